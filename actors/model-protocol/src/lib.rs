@@ -1,0 +1,1 @@
+//! The frames that a model's owner and its host process exchange.

@@ -1,0 +1,1 @@
+//! Load scenarios and side-by-side measurements against a running Headroom.

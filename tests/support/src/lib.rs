@@ -1,0 +1,1 @@
+//! What the black-box tests share: starting the real binary, generated TorchScript files, WAV samples, waiting.
