@@ -1,0 +1,146 @@
+//! The datatypes of the Open Inference Protocol that libtorch has too.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// An element type that both the Open Inference Protocol and libtorch know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Datatype {
+    /// One byte per element, 0 or 1.
+    Bool,
+    /// Unsigned 8-bit integer.
+    Uint8,
+    /// Signed 8-bit integer.
+    Int8,
+    /// Signed 16-bit integer.
+    Int16,
+    /// Signed 32-bit integer.
+    Int32,
+    /// Signed 64-bit integer.
+    Int64,
+    /// IEEE half precision.
+    Fp16,
+    /// The upper half of a single-precision number.
+    Bf16,
+    /// IEEE single precision.
+    Fp32,
+    /// IEEE double precision.
+    Fp64,
+}
+
+impl Datatype {
+    /// Every datatype, narrow before wide.
+    pub const ALL: [Self; 10] = [
+        Self::Bool,
+        Self::Uint8,
+        Self::Int8,
+        Self::Int16,
+        Self::Int32,
+        Self::Int64,
+        Self::Fp16,
+        Self::Bf16,
+        Self::Fp32,
+        Self::Fp64,
+    ];
+
+    /// The name in the Open Inference Protocol, for example `FP32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::Uint8 => "UINT8",
+            Self::Int8 => "INT8",
+            Self::Int16 => "INT16",
+            Self::Int32 => "INT32",
+            Self::Int64 => "INT64",
+            Self::Fp16 => "FP16",
+            Self::Bf16 => "BF16",
+            Self::Fp32 => "FP32",
+            Self::Fp64 => "FP64",
+        }
+    }
+
+    /// Bytes per element.
+    pub fn size(self) -> u64 {
+        match self {
+            Self::Bool | Self::Uint8 | Self::Int8 => 1,
+            Self::Int16 | Self::Fp16 | Self::Bf16 => 2,
+            Self::Int32 | Self::Fp32 => 4,
+            Self::Int64 | Self::Fp64 => 8,
+        }
+    }
+}
+
+impl fmt::Display for Datatype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a text names no [`Datatype`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DatatypeError {
+    /// The protocol has the datatype, models here cannot take it.
+    #[error("datatype {0} is not supported")]
+    Unsupported(String),
+    /// The protocol knows no such datatype.
+    #[error("unknown datatype `{0}`")]
+    Unknown(String),
+}
+
+impl FromStr for Datatype {
+    type Err = DatatypeError;
+
+    fn from_str(text: &str) -> Result<Self, DatatypeError> {
+        if let Some(datatype) = Self::ALL
+            .into_iter()
+            .find(|datatype| datatype.name() == text)
+        {
+            return Ok(datatype);
+        }
+        match text {
+            "UINT16" | "UINT32" | "UINT64" | "BYTES" => {
+                Err(DatatypeError::Unsupported(text.to_owned()))
+            }
+            _ => Err(DatatypeError::Unknown(text.chars().take(32).collect())),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_parses_back() {
+        for datatype in Datatype::ALL {
+            assert_eq!(datatype.name().parse::<Datatype>().unwrap(), datatype);
+        }
+    }
+
+    #[test]
+    fn tells_unsupported_from_unknown() {
+        for name in ["UINT16", "UINT32", "UINT64", "BYTES"] {
+            assert_eq!(
+                name.parse::<Datatype>(),
+                Err(DatatypeError::Unsupported(name.to_owned()))
+            );
+        }
+        for name in ["", "fp32", "FP8", "float"] {
+            assert_eq!(
+                name.parse::<Datatype>(),
+                Err(DatatypeError::Unknown(name.to_owned()))
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_cut_in_the_error() {
+        let DatatypeError::Unknown(name) = "x".repeat(1 << 20).parse::<Datatype>().unwrap_err()
+        else {
+            unreachable!("a long name is an unknown one");
+        };
+        assert_eq!(name.len(), 32);
+    }
+}

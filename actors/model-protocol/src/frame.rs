@@ -1,0 +1,284 @@
+//! Frames: one message and the bytes of its small tensors, on a stream.
+//!
+//! A frame is the header's length and the payload's length (each 32 bits, little-endian), the header (a message in
+//! postcard's encoding), then the payload as it is. Both lengths are bounded before anything is kept for them.
+
+use std::marker::PhantomData;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The longest header: room for some thousand tensors with names.
+pub const HEADER_MAX: usize = 1 << 20;
+
+/// The longest payload. Only small tensors travel in it, see [`crate::arena::INLINE_MAX`].
+pub const PAYLOAD_MAX: usize = 64 << 20;
+
+/// Bytes of the two lengths.
+const LENGTHS: usize = 8;
+
+/// Past this many consumed bytes the decoder moves what is left to its front.
+const COMPACT_AT: usize = 64 << 10;
+
+/// One decoded frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame<T> {
+    /// The message.
+    pub header: T,
+    /// The bytes of its inline tensors.
+    pub payload: Vec<u8>,
+}
+
+/// Why a frame cannot be written or read. After an error while reading the stream cannot be used any further.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The header is longer than [`HEADER_MAX`].
+    #[error("a header of {0} bytes is too long")]
+    HeaderTooLong(usize),
+    /// The payload is longer than [`PAYLOAD_MAX`].
+    #[error("a payload of {0} bytes is too long")]
+    PayloadTooLong(usize),
+    /// The header is no message of this conversation.
+    #[error("the header is not a known message")]
+    Header(#[from] postcard::Error),
+    /// The header is a message followed by further bytes.
+    #[error("{0} bytes follow the message in the header")]
+    Trailing(usize),
+}
+
+/// Puts a message and its inline tensors into one frame.
+///
+/// # Errors
+/// A header or payload beyond its bound.
+pub fn encode_frame<T: Serialize>(header: &T, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
+    if payload.len() > PAYLOAD_MAX {
+        return Err(FrameError::PayloadTooLong(payload.len()));
+    }
+    let mut frame = Vec::with_capacity(LENGTHS + 256 + payload.len());
+    frame.extend_from_slice(&[0; LENGTHS]);
+    let mut frame = postcard::to_extend(header, frame)?;
+    let header_len = frame.len() - LENGTHS;
+    if header_len > HEADER_MAX {
+        return Err(FrameError::HeaderTooLong(header_len));
+    }
+    let lengths = lengths(header_len, payload.len());
+    frame[..LENGTHS].copy_from_slice(&lengths);
+    frame.extend_from_slice(payload);
+    Ok(frame)
+}
+
+/// The two lengths as they travel; both are bounded far below 32 bits.
+fn lengths(header: usize, payload: usize) -> [u8; LENGTHS] {
+    let both = (payload as u64) << 32 | header as u64;
+    both.to_le_bytes()
+}
+
+/// Turns bytes of a stream into frames, in whatever pieces the bytes come.
+///
+/// It does no I/O, so a blocking and an asynchronous reader use it alike: [`push`](Self::push) what was read, then
+/// call [`next_frame`](Self::next_frame) until it gives `None`. It never holds more than was pushed.
+#[derive(Debug)]
+pub struct FrameDecoder<T> {
+    buffer: Vec<u8>,
+    /// Bytes at the front of `buffer` that earlier frames used up.
+    consumed: usize,
+    message: PhantomData<fn() -> T>,
+}
+
+impl<T> Default for FrameDecoder<T> {
+    fn default() -> Self {
+        Self {
+            buffer: Vec::new(),
+            consumed: 0,
+            message: PhantomData,
+        }
+    }
+}
+
+impl<T: DeserializeOwned> FrameDecoder<T> {
+    /// A decoder at the start of a stream.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes bytes as they came from the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, or `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// Lengths beyond their bounds, or a header that is no message. The stream is then lost: there is no way to find
+    /// the start of the next frame.
+    pub fn next_frame(&mut self) -> Result<Option<Frame<T>>, FrameError> {
+        let bytes = &self.buffer[self.consumed..];
+        let Some((lengths, rest)) = bytes.split_first_chunk::<LENGTHS>() else {
+            return Ok(None);
+        };
+        let both = u64::from_le_bytes(*lengths);
+        let (header_len, payload_len) = (both as u32 as usize, (both >> 32) as usize);
+        if header_len > HEADER_MAX {
+            return Err(FrameError::HeaderTooLong(header_len));
+        }
+        if payload_len > PAYLOAD_MAX {
+            return Err(FrameError::PayloadTooLong(payload_len));
+        }
+        if rest.len() < header_len + payload_len {
+            return Ok(None);
+        }
+        let (header, rest) = rest.split_at(header_len);
+        let (header, trailing) = postcard::take_from_bytes(header)?;
+        if !trailing.is_empty() {
+            return Err(FrameError::Trailing(trailing.len()));
+        }
+        let payload = rest[..payload_len].to_vec();
+        self.consume(LENGTHS + header_len + payload_len);
+        Ok(Some(Frame { header, payload }))
+    }
+
+    /// Whether bytes of an unfinished frame are held: at the end of a stream it tells a clean end from a cut one.
+    pub fn is_mid_frame(&self) -> bool {
+        self.consumed < self.buffer.len()
+    }
+
+    /// Drops a frame's bytes, and the buffer's memory after an unusually large frame.
+    fn consume(&mut self, bytes: usize) {
+        self.consumed += bytes;
+        if self.consumed == self.buffer.len() {
+            self.buffer.clear();
+            self.buffer.shrink_to(COMPACT_AT);
+            self.consumed = 0;
+        } else if self.consumed >= COMPACT_AT {
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{HostReply, HostRequest, Infer, Input, Place, Scalar, TensorMeta, ZygoteRequest};
+
+    fn infer(id: u64, names: Vec<String>) -> HostRequest {
+        let tensor = |name| {
+            Input::Tensor(TensorMeta {
+                name,
+                datatype: crate::Datatype::Fp32,
+                shape: vec![1, -3],
+                place: Place::Arena {
+                    offset: 64,
+                    len: u64::MAX,
+                },
+            })
+        };
+        let mut inputs: Vec<_> = names.into_iter().map(tensor).collect();
+        inputs.push(Input::Scalar {
+            name: "sr".into(),
+            value: Scalar::Int(16_000),
+        });
+        HostRequest::Infer(Infer {
+            id,
+            inputs,
+            wanted: vec![],
+            reset_before: true,
+        })
+    }
+
+    fn decode_all(bytes: &[u8], piece: usize) -> Vec<Frame<HostRequest>> {
+        let mut decoder = FrameDecoder::new();
+        let mut frames = Vec::new();
+        for piece in bytes.chunks(piece) {
+            decoder.push(piece);
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                frames.push(frame);
+            }
+        }
+        assert!(!decoder.is_mid_frame());
+        frames
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cutting(
+            ids in prop::collection::vec((any::<u64>(), prop::collection::vec(".{0,20}", 0..4)), 0..6),
+            payload in prop::collection::vec(any::<u8>(), 0..3000),
+            piece in 1usize..4000,
+        ) {
+            let requests: Vec<_> = ids.into_iter().map(|(id, names)| infer(id, names)).collect();
+            let bytes: Vec<u8> = requests.iter().flat_map(|request| encode_frame(request, &payload).unwrap()).collect();
+            let frames = decode_all(&bytes, piece);
+            prop_assert_eq!(frames.len(), requests.len());
+            for (frame, request) in frames.into_iter().zip(requests) {
+                prop_assert_eq!(frame.header, request);
+                prop_assert_eq!(&frame.payload, &payload);
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let mut decoder = FrameDecoder::<HostReply>::new();
+            decoder.push(&bytes);
+            while let Ok(Some(_)) = decoder.next_frame() {}
+        }
+
+        #[test]
+        fn a_flipped_bit_never_panics(at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let mut bytes = encode_frame(&infer(7, vec!["x".into()]), b"payload").unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            let mut decoder = FrameDecoder::<HostRequest>::new();
+            decoder.push(&bytes);
+            while let Ok(Some(_)) = decoder.next_frame() {}
+        }
+    }
+
+    #[test]
+    fn lengths_beyond_the_bounds_are_refused_before_their_bytes_come() {
+        let mut decoder = FrameDecoder::<ZygoteRequest>::new();
+        decoder.push(&lengths(HEADER_MAX + 1, 0));
+        assert!(matches!(
+            decoder.next_frame(),
+            Err(FrameError::HeaderTooLong(_))
+        ));
+        let mut decoder = FrameDecoder::<ZygoteRequest>::new();
+        decoder.push(&lengths(1, PAYLOAD_MAX + 1));
+        assert!(matches!(
+            decoder.next_frame(),
+            Err(FrameError::PayloadTooLong(_))
+        ));
+        assert!(matches!(
+            encode_frame(&0u8, &vec![0; PAYLOAD_MAX + 1]),
+            Err(FrameError::PayloadTooLong(_))
+        ));
+        let name = "n".repeat(HEADER_MAX);
+        assert!(matches!(
+            encode_frame(&ZygoteRequest::Fork { id: 1, name }, b""),
+            Err(FrameError::HeaderTooLong(_))
+        ));
+    }
+
+    #[test]
+    fn bytes_after_the_message_are_refused() {
+        let mut decoder = FrameDecoder::<HostRequest>::new();
+        let mut header = postcard::to_allocvec(&HostRequest::Stop).unwrap();
+        header.push(0);
+        decoder.push(&lengths(header.len(), 0));
+        decoder.push(&header);
+        assert!(matches!(decoder.next_frame(), Err(FrameError::Trailing(1))));
+    }
+
+    #[test]
+    fn a_large_frame_leaves_no_large_buffer() {
+        let mut decoder = FrameDecoder::<HostRequest>::new();
+        decoder.push(&encode_frame(&HostRequest::Stop, &vec![1; 8 << 20]).unwrap());
+        assert_eq!(
+            decoder.next_frame().unwrap().unwrap().payload.len(),
+            8 << 20
+        );
+        assert!(decoder.buffer.capacity() <= COMPACT_AT);
+    }
+}

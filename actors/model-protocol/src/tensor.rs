@@ -1,0 +1,175 @@
+//! What is said about a tensor: type, shape, and where its bytes are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Datatype;
+
+/// More dimensions than any real model has; libtorch itself prints and iterates well beyond it.
+pub const DIMENSIONS_MAX: usize = 64;
+
+/// The bytes of the largest tensor that may travel: 4 GiB.
+pub const TENSOR_MAX: u64 = 1 << 32;
+
+/// A tensor without its bytes. The bytes are row-major, little-endian, without gaps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorMeta {
+    /// The input's or output's name.
+    pub name: String,
+    /// Element type.
+    pub datatype: Datatype,
+    /// Sizes of the dimensions, outermost first; empty for a single number.
+    pub shape: Vec<i64>,
+    /// Where the bytes are.
+    pub place: Place,
+}
+
+impl TensorMeta {
+    /// The bytes that datatype and shape ask for.
+    ///
+    /// # Errors
+    /// A shape that is no shape, or one too large to travel.
+    pub fn byte_count(&self) -> Result<u64, ShapeError> {
+        byte_count(self.datatype, &self.shape)
+    }
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// In the payload of the frame that names the tensor.
+    Inline {
+        /// First byte within the payload.
+        offset: u64,
+        /// Number of bytes.
+        len: u64,
+    },
+    /// In the arena of the frame's direction.
+    Arena {
+        /// First byte within the arena.
+        offset: u64,
+        /// Number of bytes.
+        len: u64,
+    },
+}
+
+impl Place {
+    /// Number of bytes.
+    pub fn len(self) -> u64 {
+        match self {
+            Self::Inline { len, .. } | Self::Arena { len, .. } => len,
+        }
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A number that a model takes as it is, not as a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Scalar {
+    /// A TorchScript `int`.
+    Int(i64),
+    /// A TorchScript `float`.
+    Float(f64),
+    /// A TorchScript `bool`.
+    Bool(bool),
+}
+
+/// The kind of a [`Scalar`] without its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScalarKind {
+    /// A TorchScript `int`.
+    Int,
+    /// A TorchScript `float`.
+    Float,
+    /// A TorchScript `bool`.
+    Bool,
+}
+
+/// Why a shape cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// A dimension below zero.
+    #[error("dimension {0} is negative")]
+    Negative(i64),
+    /// More than [`DIMENSIONS_MAX`] dimensions.
+    #[error("{0} dimensions are too many, at most {DIMENSIONS_MAX} are allowed")]
+    Dimensions(usize),
+    /// More than [`TENSOR_MAX`] bytes, or more than can be counted.
+    #[error("the tensor is larger than {TENSOR_MAX} bytes")]
+    TooLarge,
+}
+
+/// Number of elements that a shape holds; 1 for the empty shape.
+///
+/// # Errors
+/// A shape that is no shape, or whose product cannot be counted, even where another dimension is 0: libtorch
+/// multiplies strides in the same way and must never see such a shape.
+pub fn element_count(shape: &[i64]) -> Result<u64, ShapeError> {
+    if shape.len() > DIMENSIONS_MAX {
+        return Err(ShapeError::Dimensions(shape.len()));
+    }
+    let mut elements = 1u64;
+    let mut empty = false;
+    for &dimension in shape {
+        let size = u64::try_from(dimension).map_err(|_| ShapeError::Negative(dimension))?;
+        empty |= size == 0;
+        elements = elements
+            .checked_mul(size.max(1))
+            .ok_or(ShapeError::TooLarge)?;
+    }
+    if elements > TENSOR_MAX {
+        return Err(ShapeError::TooLarge);
+    }
+    Ok(if empty { 0 } else { elements })
+}
+
+/// Number of bytes that a tensor of this type and shape holds.
+///
+/// # Errors
+/// See [`element_count`]; also more than [`TENSOR_MAX`] bytes.
+pub fn byte_count(datatype: Datatype, shape: &[i64]) -> Result<u64, ShapeError> {
+    let bytes = element_count(shape)?
+        .checked_mul(datatype.size())
+        .ok_or(ShapeError::TooLarge)?;
+    if bytes > TENSOR_MAX {
+        Err(ShapeError::TooLarge)
+    } else {
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_elements_and_bytes() {
+        assert_eq!(element_count(&[]), Ok(1));
+        assert_eq!(element_count(&[2, 3, 4]), Ok(24));
+        assert_eq!(element_count(&[2, 0, 4]), Ok(0));
+        assert_eq!(byte_count(Datatype::Fp64, &[3]), Ok(24));
+        assert_eq!(byte_count(Datatype::Bool, &[]), Ok(1));
+    }
+
+    #[test]
+    fn refuses_shapes_that_overflow_or_are_none() {
+        assert_eq!(element_count(&[-1]), Err(ShapeError::Negative(-1)));
+        assert_eq!(
+            element_count(&[i64::MAX, i64::MAX]),
+            Err(ShapeError::TooLarge)
+        );
+        assert_eq!(
+            element_count(&[i64::MAX, i64::MAX, 0]),
+            Err(ShapeError::TooLarge)
+        );
+        assert_eq!(element_count(&[1; 65]), Err(ShapeError::Dimensions(65)));
+        assert_eq!(
+            byte_count(Datatype::Fp64, &[1 << 30]),
+            Err(ShapeError::TooLarge)
+        );
+        assert_eq!(byte_count(Datatype::Fp32, &[1 << 30]), Ok(1 << 32));
+    }
+}
