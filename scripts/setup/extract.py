@@ -1,0 +1,47 @@
+"""Unpack chosen members of a wheel or an sdist: extract.py ARCHIVE DEST PREFIX...
+
+A member is taken when its name equals one of the prefixes or lies below one. Names keep their folders.
+Fails when a prefix matches nothing, so that a changed package is noticed here and not later.
+"""
+
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+
+
+def members(path):
+    """Yield (name, opener) for each file of the archive."""
+    if zipfile.is_zipfile(path):
+        archive = zipfile.ZipFile(path)
+        for info in archive.infolist():
+            if not info.is_dir():
+                yield info.filename, lambda info=info: archive.open(info)
+    else:
+        archive = tarfile.open(path)
+        for info in archive:
+            if info.isfile():
+                yield info.name, lambda info=info: archive.extractfile(info)
+
+
+def main(path, dest, prefixes):
+    dest = os.path.realpath(dest)
+    missing = set(prefixes)
+    for name, opened in members(path):
+        prefix = next((p for p in prefixes if name == p or name.startswith(p + "/")), None)
+        if prefix is None:
+            continue
+        target = os.path.realpath(os.path.join(dest, name))
+        if not target.startswith(dest + os.sep):
+            sys.exit(f"refused, outside the folder: {name}")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with opened() as source, open(target, "wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+        missing.discard(prefix)
+    if missing:
+        sys.exit(f"not in {os.path.basename(path)}: {', '.join(sorted(missing))}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -1,0 +1,32 @@
+# shellcheck shell=bash
+# The tools that building and checking stand on. Required ones fail with one line, optional ones say what is skipped.
+
+need_rust() {
+  local wanted found
+  { have cargo && have rustc; } ||
+    die "cargo or rustc missing: install Rust with rustup (https://rustup.rs) and run this again"
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  found=$(rustc --version | cut -d' ' -f2)
+  [ "$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)" = "$wanted" ] ||
+    die "rustc $found is too old, $wanted or newer is needed: run 'rustup update stable'"
+}
+
+need_python() {
+  have python3 || apt_install python3 python3-pip || exit 1
+  python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip || exit 1
+}
+
+need_compiler() {
+  { have g++ || have c++ || [ -n "${CXX:-}" ]; } && have cc && have nm && have strip && return
+  apt_install g++ binutils || exit 1
+}
+
+need_make() {
+  have make || apt_install make || exit 1
+}
+
+need_lint_tools() {
+  cargo fmt --version >/dev/null 2>&1 || die "rustfmt missing: run 'rustup component add rustfmt'"
+  cargo clippy --version >/dev/null 2>&1 || die "clippy missing: run 'rustup component add clippy'"
+  have shellcheck || apt_install shellcheck || true # the lint itself says that it is skipped
+}
