@@ -1,1 +1,45 @@
-//! Kernel.
+//! The actor kernel: everything that the rooms share and that knows nothing of what they own.
+//!
+//! Why it exists: actix gives us actors, mailboxes and addresses, but no supervision that survives
+//! a panic, no bound on waiting senders, and no way to tell a dead actor from a lost reply. The
+//! kernel adds those with the meaning that Erlang/OTP gave them.
+//!
+//! What it guarantees:
+//! - **Every end has a reason** ([`Exit`]), and a supervisor acts on it ([`SupervisorSpec`]).
+//! - **Every call is admitted, refused, answered or reported lost** ([`Handle::ask`]); the number
+//!   in flight is bounded, and a permit lives as long as the work.
+//! - **Order**: children start in order, each after the one before is ready; they stop in reverse.
+//! - **Nobody but the kernel holds an address**, so nothing outlives a restart by accident.
+//! - **Pressure is a level** ([`pressure`]), not a message: nobody can miss it.
+//! - **Everything is visible**: [`Tree::snapshot`] and [`Tree::record_metrics`].
+
+mod actor;
+mod backoff;
+mod budget;
+mod call;
+mod child;
+mod exit;
+mod handle;
+mod incarnation;
+mod load;
+pub mod phase;
+pub mod pressure;
+pub mod process;
+mod stats;
+mod supervisor;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod tree;
+
+pub use backoff::{Backoff, BackoffError};
+pub use budget::{Budget, BudgetError, Claim, Entry, Reservation};
+pub use call::{Call, Message, Reply};
+pub use child::{Child, ChildSpec, Heartbeat, Kind, Life, Placement, Restart};
+pub use exit::{Exit, ProcessExit, SupervisionError, chain};
+pub use handle::{AskError, Handle};
+pub use load::{Load, LoadError, LoadFault, Loaded, Ticket};
+pub use stats::StatsSnapshot;
+pub use supervisor::{
+    Root, StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,
+};
+pub use tree::{ChildState, NodeSnapshot, Tree};

@@ -1,0 +1,209 @@
+//! The only way to talk to an actor.
+//!
+//! A [`Handle`] outlives the actor's incarnations: whoever holds one never sees an address change.
+//! It admits a bounded number of calls, and it tells apart the five ways in which a call can fail,
+//! because each asks for something else of the caller.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, Context, Handler};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::call::{Call, Message};
+use super::stats::Stats;
+
+/// Why a call brought no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The actor holds as many calls as it may. It has not seen this one: try again later.
+    #[error("the actor is at its limit of calls in flight")]
+    Busy,
+    /// The actor is starting, or waits to be restarted. It has not seen the call: safe to retry.
+    #[error("the actor is restarting")]
+    Restarting {
+        /// When its supervisor will try next.
+        retry_in: Duration,
+    },
+    /// The actor was stopped for good. It has not seen the call.
+    #[error("the actor is stopped")]
+    Stopped,
+    /// The deadline passed. The work may still be done.
+    #[error("no answer within the deadline")]
+    TimedOut,
+    /// The actor took the call and died, or dropped it. The work may have been done, or half done.
+    #[error("the reply was lost")]
+    Lost,
+}
+
+impl AskError {
+    /// Whether the actor certainly never saw the call, so that sending it again is safe.
+    pub fn is_unseen(&self) -> bool {
+        matches!(self, Self::Busy | Self::Restarting { .. } | Self::Stopped)
+    }
+}
+
+/// Where calls go right now. Written by the actor's supervisor alone.
+#[derive(Clone)]
+pub(super) enum Route<A: Actor> {
+    Down { until: Option<Instant> },
+    Up(Addr<A>),
+    Stopped,
+}
+
+struct Shared<A: Actor> {
+    name: String,
+    capacity: u32,
+    admission: Arc<Semaphore>,
+    route: watch::Sender<Route<A>>,
+    stats: Arc<Stats>,
+}
+
+/// A way to an actor that survives its restarts. Clones are cheap and equal.
+pub struct Handle<A: Actor> {
+    shared: Arc<Shared<A>>,
+}
+
+impl<A: Actor> Clone for Handle<A> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<A: Actor> fmt::Debug for Handle<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({})", self.shared.name)
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Handle<A> {
+    /// A handle to an actor that no supervisor has started yet. At most `capacity` calls are in
+    /// flight at once; each counts from its admission until its work ends.
+    pub fn new(name: impl Into<String>, capacity: u32) -> Self {
+        let shared = Shared {
+            name: name.into(),
+            capacity,
+            admission: Arc::new(Semaphore::new(capacity as usize)),
+            route: watch::Sender::new(Route::Down { until: None }),
+            stats: Arc::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The name its supervisor gives the actor.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Sends `message` and waits at most `within` for the answer.
+    ///
+    /// # Errors
+    /// See [`AskError`]: each variant says whether the actor can have seen the message.
+    pub async fn ask<M>(&self, message: M, within: Duration) -> Result<M::Reply, AskError>
+    where
+        M: Message,
+        A: Handler<Call<M>>,
+    {
+        let deadline = Instant::now() + within;
+        let stats = &self.shared.stats;
+        let receiver = self.admit(message, deadline)?;
+        match timeout_at(deadline, receiver).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) => Err(AskError::Lost),
+            Err(_) => {
+                stats.timed_out();
+                Err(AskError::TimedOut)
+            }
+        }
+    }
+
+    fn admit<M>(
+        &self,
+        message: M,
+        deadline: Instant,
+    ) -> Result<tokio::sync::oneshot::Receiver<M::Reply>, AskError>
+    where
+        M: Message,
+        A: Handler<Call<M>>,
+    {
+        let shared = &self.shared;
+        let route = shared.route.borrow();
+        let address = match &*route {
+            // Between the actor's death and its supervisor's notice the address is a dead one.
+            Route::Up(address) if address.connected() => address,
+            Route::Up(_) => {
+                shared.stats.refused_unavailable();
+                return Err(AskError::Restarting {
+                    retry_in: Duration::ZERO,
+                });
+            }
+            Route::Down { until } => {
+                shared.stats.refused_unavailable();
+                let retry_in = until.map_or(Duration::ZERO, |until| {
+                    until.saturating_duration_since(Instant::now())
+                });
+                return Err(AskError::Restarting { retry_in });
+            }
+            Route::Stopped => {
+                shared.stats.refused_unavailable();
+                return Err(AskError::Stopped);
+            }
+        };
+        let Ok(permit) = Arc::clone(&shared.admission).try_acquire_owned() else {
+            shared.stats.refused_busy();
+            return Err(AskError::Busy);
+        };
+        let (call, receiver) = Call::new(message, deadline, permit, Arc::clone(&shared.stats));
+        // The permit is the bound; the mailbox itself must never refuse what was admitted.
+        #[allow(clippy::disallowed_methods)]
+        address.do_send(call);
+        Ok(receiver)
+    }
+
+    /// Waits until the actor runs. False when it was stopped or `within` passed first.
+    pub async fn running(&self, within: Duration) -> bool {
+        let mut route = self.shared.route.subscribe();
+        let settled = route.wait_for(|route| !matches!(route, Route::Down { .. }));
+        match tokio::time::timeout(within, settled).await {
+            Ok(Ok(route)) => matches!(&*route, Route::Up(_)),
+            _ => false,
+        }
+    }
+
+    /// Calls in flight: admitted, and their work not yet ended.
+    pub fn in_flight(&self) -> u32 {
+        let free = u32::try_from(self.shared.admission.available_permits()).unwrap_or(u32::MAX);
+        self.shared.capacity.saturating_sub(free)
+    }
+
+    /// Calls in flight at most.
+    pub fn capacity(&self) -> u32 {
+        self.shared.capacity
+    }
+
+    /// The actor's counters.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.shared.stats
+    }
+
+    pub(super) fn set_route(&self, route: Route<A>) {
+        self.shared.route.send_replace(route);
+    }
+
+    /// Resolves once no call is in flight. Only meaningful after the route was closed.
+    pub(super) async fn idle(&self) {
+        // The semaphore is never closed, so this cannot fail; and if it could, idle is right.
+        drop(
+            self.shared
+                .admission
+                .acquire_many(self.shared.capacity)
+                .await,
+        );
+    }
+}

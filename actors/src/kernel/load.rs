@@ -1,0 +1,87 @@
+//! What a room offers to the lazy loader: a way to load one thing, and to unload it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::budget::Entry;
+
+/// Loads and unloads one thing. The loader never calls `load` twice without `unload` between.
+pub trait Load: Send + Sync + 'static {
+    /// Loads it. `ticket` says within what bounds. If the returned future is dropped, the load is
+    /// abandoned and must leave nothing behind once [`Load::unload`] has been called.
+    fn load(&self, ticket: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>>;
+
+    /// Unloads it and returns when its memory is back. Also called after a failed or abandoned
+    /// load, and must then do nothing, or clean up.
+    fn unload(&self) -> BoxFuture<'static, ()>;
+}
+
+/// The bounds of one load.
+#[derive(Clone)]
+pub struct Ticket {
+    /// Where the load's processes are to be attached, so that their memory is counted.
+    pub entry: Arc<dyn Entry>,
+    /// How long the load may take.
+    pub deadline: Duration,
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A thing that has just been loaded.
+pub struct Loaded {
+    /// Its working set in bytes, as measured after the load; the next estimate.
+    pub bytes: u64,
+    /// Resolves when it has died for good (its supervisor gave up), with the cause. Never resolves
+    /// because of an `unload`.
+    pub died: BoxFuture<'static, LoadError>,
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whose fault a failed load is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadFault {
+    /// The thing itself cannot be loaded: a broken file, wrong settings. Trying again helps only
+    /// after somebody has mended it.
+    Invalid,
+    /// It did not work this time.
+    Unavailable,
+    /// It took longer than it may.
+    Deadline,
+}
+
+/// Why a load failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct LoadError {
+    /// Whose fault it is.
+    pub fault: LoadFault,
+    /// What happened, fit to be shown to a caller of the API: no secrets, no paths of ours.
+    pub message: Arc<str>,
+}
+
+impl LoadError {
+    /// A failed load.
+    pub fn new(fault: LoadFault, message: impl Into<Arc<str>>) -> Self {
+        Self {
+            fault,
+            message: message.into(),
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Operating system processes under supervision.
+//!
+//! Each process leads its own process group, so that a kill reaches whatever it started itself. It
+//! gets a bare environment: secrets of the server never reach it by inheritance. Its output goes
+//! to our log, line by line, and the last lines are kept to explain an unexpected end. It is
+//! always reaped.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::process::{Child as TokioChild, Command};
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{Exit, ProcessExit};
+use super::incarnation::{Birth, Launch, Running};
+
+/// Lines kept to explain an end.
+const LAST_LINES: usize = 20;
+
+/// The longest line that is kept whole; the rest of a longer one is dropped.
+const LINE_MAX: u64 = 8 * 1024;
+
+/// How often a probe is asked.
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What every process inherits from us, and nothing else.
+const INHERITED: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER"];
+
+/// When a process counts as ready.
+#[derive(Clone)]
+pub enum Readiness {
+    /// As soon as it runs.
+    Running,
+    /// When a line of its output contains this text.
+    Line(String),
+    /// When this says so; it is asked every 50 ms.
+    Probe(Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>),
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("Running"),
+            Self::Line(text) => write!(f, "Line({text:?})"),
+            Self::Probe(_) => f.write_str("Probe"),
+        }
+    }
+}
+
+/// How to start a process.
+#[derive(Debug, Clone)]
+pub struct ProcessSpec {
+    name: String,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    directory: Option<PathBuf>,
+    readiness: Readiness,
+    stop_signal: Signal,
+}
+
+impl ProcessSpec {
+    /// A process called `name` in logs. Ready as soon as it runs, stopped by SIGTERM.
+    pub fn new(name: impl Into<String>, program: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            program: program.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directory: None,
+            readiness: Readiness::Running,
+            stop_signal: Signal::SIGTERM,
+        }
+    }
+
+    /// Adds an argument. Arguments show in the process list: never a secret.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn environment(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// The folder it starts in.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// When it counts as ready.
+    #[must_use]
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.readiness = readiness;
+        self
+    }
+
+    /// The signal that asks it to stop.
+    #[must_use]
+    pub fn stop_signal(mut self, signal: Signal) -> Self {
+        self.stop_signal = signal;
+        self
+    }
+}
+
+/// The last lines that a process wrote.
+#[derive(Debug, Clone, Default)]
+pub struct LastLines {
+    lines: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl LastLines {
+    fn push(&self, line: String) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LAST_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    /// A copy of them, oldest first.
+    pub fn to_vec(&self) -> Vec<String> {
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
+    }
+}
+
+/// A running process that is ours. Dropping it kills its whole group.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    group: Pid,
+    child: TokioChild,
+    stop_signal: Signal,
+    last_lines: LastLines,
+    reaped: bool,
+    #[cfg(any(test, feature = "testing"))]
+    _alive: super::testing::AliveProcess,
+}
+
+impl Process {
+    /// Starts a process with `stdin` as its standard input. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the system cannot start it.
+    pub fn spawn(spec: &ProcessSpec, stdin: Stdio) -> io::Result<Self> {
+        Self::spawn_watched(spec, stdin).map(|(process, _)| process)
+    }
+
+    fn spawn_watched(spec: &ProcessSpec, stdin: Stdio) -> io::Result<(Self, Arc<Notify>)> {
+        let mut command = Command::new(&spec.program);
+        command
+            .args(&spec.arguments)
+            .env_clear()
+            .envs(
+                INHERITED
+                    .iter()
+                    .filter_map(|key| Some((key, std::env::var_os(key)?))),
+            )
+            .envs(spec.environment.iter().map(|(key, value)| (key, value)))
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(directory) = &spec.directory {
+            command.current_dir(directory);
+        }
+        let mut child = command.spawn()?;
+        let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else {
+            return Err(io::Error::other("the process ended before it had an id"));
+        };
+        let last_lines = LastLines::default();
+        let line_seen = Arc::new(Notify::new());
+        let awaited = match &spec.readiness {
+            Readiness::Line(text) => Some(text.clone()),
+            _ => None,
+        };
+        if let Some(output) = child.stdout.take() {
+            let capture = Capture::new(&spec.name, pid, &last_lines, awaited.as_ref(), &line_seen);
+            actix_rt::spawn(capture.run(output));
+        }
+        if let Some(output) = child.stderr.take() {
+            let capture = Capture::new(&spec.name, pid, &last_lines, awaited.as_ref(), &line_seen);
+            actix_rt::spawn(capture.run(output));
+        }
+        let process = Self {
+            name: spec.name.clone(),
+            group: Pid::from_raw(pid),
+            child,
+            stop_signal: spec.stop_signal,
+            last_lines,
+            reaped: false,
+            #[cfg(any(test, feature = "testing"))]
+            _alive: super::testing::AliveProcess::count(),
+        };
+        Ok((process, line_seen))
+    }
+
+    /// Its process id, which is also the id of its group.
+    pub fn pid(&self) -> i32 {
+        self.group.as_raw()
+    }
+
+    /// The last lines it wrote.
+    pub fn last_lines(&self) -> &LastLines {
+        &self.last_lines
+    }
+
+    /// Waits for its end and reaps it.
+    pub async fn ended(&mut self) -> ProcessExit {
+        let exit = match self.child.wait().await {
+            Ok(status) => ProcessExit::from_status(status),
+            Err(error) => {
+                tracing::warn!(process = self.name, %error, "cannot wait for a process");
+                ProcessExit::Unknown
+            }
+        };
+        self.reaped = true;
+        // Whatever it started itself goes with it.
+        self.signal_group(Signal::SIGKILL);
+        exit
+    }
+
+    /// Asks it to stop, and kills its group when it has not ended `within` that time.
+    pub async fn stop(&mut self, within: Duration) -> ProcessExit {
+        self.signal_group(self.stop_signal);
+        match tokio::time::timeout(within, self.ended()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                tracing::warn!(process = self.name, "did not stop in time and is killed");
+                self.signal_group(Signal::SIGKILL);
+                self.ended().await
+            }
+        }
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        // Fails only when the whole group is gone already.
+        killpg(self.group, signal).ok();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.reaped {
+            // tokio reaps what is dropped unreaped (`kill_on_drop`).
+            self.signal_group(Signal::SIGKILL);
+        }
+    }
+}
+
+/// Reads one output of a process into the log.
+struct Capture {
+    name: String,
+    pid: i32,
+    last_lines: LastLines,
+    awaited: Option<String>,
+    line_seen: Arc<Notify>,
+}
+
+impl Capture {
+    fn new(
+        name: &str,
+        pid: i32,
+        last_lines: &LastLines,
+        awaited: Option<&String>,
+        line_seen: &Arc<Notify>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            pid,
+            last_lines: last_lines.clone(),
+            awaited: awaited.cloned(),
+            line_seen: Arc::clone(line_seen),
+        }
+    }
+
+    async fn run(self, output: impl AsyncRead + Unpin) {
+        let mut reader = BufReader::new(output);
+        while let Some(line) = next_line(&mut reader).await {
+            tracing::info!(target: "headroom::process", process = self.name, pid = self.pid, "{line}");
+            if self
+                .awaited
+                .as_ref()
+                .is_some_and(|text| line.contains(text.as_str()))
+            {
+                self.line_seen.notify_one();
+            }
+            self.last_lines.push(line);
+        }
+    }
+}
+
+/// Writes what arrives on `output` to the log, as lines of the process `name`, until it closes.
+/// For processes whose output comes through a pipe of our own, like a forked model host's.
+pub async fn log_lines(
+    name: String,
+    pid: i32,
+    last_lines: LastLines,
+    output: impl AsyncRead + Unpin,
+) {
+    let capture = Capture {
+        name,
+        pid,
+        last_lines,
+        awaited: None,
+        line_seen: Arc::new(Notify::new()),
+    };
+    capture.run(output).await;
+}
+
+/// The next line without its end, cut at [`LINE_MAX`] bytes; `None` at the end of the output.
+async fn next_line(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Option<String> {
+    let mut line = Vec::new();
+    let read = (&mut *reader)
+        .take(LINE_MAX)
+        .read_until(b'\n', &mut line)
+        .await
+        .ok()?;
+    if read == 0 {
+        return None;
+    }
+    if !line.ends_with(b"\n") && line.len() as u64 == LINE_MAX {
+        skip_line(reader).await;
+    }
+    Some(String::from_utf8_lossy(&line).trim_end().to_owned())
+}
+
+async fn skip_line(reader: &mut (impl AsyncBufReadExt + Unpin)) {
+    while let Ok(buffer) = reader.fill_buf().await {
+        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let length = buffer.len();
+        match end {
+            Some(index) => return reader.consume(index + 1),
+            None if length == 0 => return,
+            None => reader.consume(length),
+        }
+    }
+}
+
+/// Launches a process as a child of a supervisor.
+pub(super) struct ProcessLauncher {
+    spec: ProcessSpec,
+}
+
+impl ProcessLauncher {
+    pub(super) fn new(spec: ProcessSpec) -> Self {
+        Self { spec }
+    }
+}
+
+/// A process that could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start {program}")]
+pub struct SpawnError {
+    /// What was to be started.
+    pub program: String,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Launch for ProcessLauncher {
+    fn launch(&self, birth: Birth) -> Running {
+        let (ready_sender, ready) = oneshot::channel();
+        let (exit_sender, exited) = oneshot::channel();
+        let stop = CancellationToken::new();
+        let kill = CancellationToken::new();
+        let spec = self.spec.clone();
+        let (stopping, killed) = (stop.clone(), kill.clone());
+        // The watch over us kills at the deadline; a little sooner leaves us time to reap.
+        let patience = birth.shutdown_deadline.mul_f32(0.9);
+        actix_rt::spawn(async move {
+            let exit = match Process::spawn_watched(&spec, Stdio::null()) {
+                Ok((mut process, line_seen)) => {
+                    let announce = async {
+                        ready_when(&spec.readiness, &line_seen).await;
+                        ready_sender.send(()).ok();
+                        std::future::pending::<()>().await;
+                    };
+                    tokio::select! {
+                        biased;
+                        () = killed.cancelled() => {
+                            process.signal_group(Signal::SIGKILL);
+                            process.ended().await;
+                            Exit::Killed
+                        }
+                        () = stopping.cancelled() => {
+                            process.stop(patience).await;
+                            Exit::Shutdown
+                        }
+                        exit = process.ended() => Exit::Process(exit),
+                        () = announce => Exit::Normal,
+                    }
+                }
+                Err(source) => {
+                    drop(ready_sender);
+                    let program = spec.program.display().to_string();
+                    Exit::error(SpawnError { program, source })
+                }
+            };
+            exit_sender.send(exit).ok();
+        });
+        Running {
+            ready,
+            exited,
+            stop,
+            kill,
+            beat: None,
+        }
+    }
+}
+
+async fn ready_when(readiness: &Readiness, line_seen: &Notify) {
+    match readiness {
+        Readiness::Running => {}
+        Readiness::Line(_) => line_seen.notified().await,
+        Readiness::Probe(probe) => {
+            while !probe().await {
+                tokio::time::sleep(PROBE_INTERVAL).await;
+            }
+        }
+    }
+}

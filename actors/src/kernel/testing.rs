@@ -1,0 +1,89 @@
+//! The test kit: a universe per test, with paused time, that fails the test when anything is left
+//! alive in it.
+
+use std::cell::Cell;
+use std::future::Future;
+
+use super::supervisor::{Root, SupervisorSpec};
+use super::tree::Tree;
+
+thread_local! {
+    static PROCESSES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts one process as alive on this thread until it is dropped.
+#[derive(Debug)]
+pub(super) struct AliveProcess;
+
+impl AliveProcess {
+    pub(super) fn count() -> Self {
+        PROCESSES.with(|count| count.set(count.get() + 1));
+        Self
+    }
+}
+
+impl Drop for AliveProcess {
+    fn drop(&mut self) {
+        PROCESSES.with(|count| count.set(count.get() - 1));
+    }
+}
+
+/// The world of one test: an actix system, a tree, and a check at the end that nothing outlived
+/// the test.
+#[derive(Debug, Default)]
+pub struct Universe {
+    tree: Tree,
+}
+
+impl Universe {
+    /// Runs `test` in an actix system whose clock stands still unless everything waits, so that
+    /// backoffs and deadlines cost no time and are exact.
+    ///
+    /// # Panics
+    /// When a child or a process outlives the test.
+    pub fn paused<F: Future<Output = ()>>(test: impl FnOnce(Universe) -> F) {
+        Self::run(true, test);
+    }
+
+    /// Like [`Universe::paused`], with the real clock: for tests with threads or processes.
+    ///
+    /// # Panics
+    /// When a child or a process outlives the test.
+    pub fn real_time<F: Future<Output = ()>>(test: impl FnOnce(Universe) -> F) {
+        Self::run(false, test);
+    }
+
+    #[allow(clippy::panic, clippy::expect_used)]
+    fn run<F: Future<Output = ()>>(paused: bool, test: impl FnOnce(Universe) -> F) {
+        let system = actix_rt::System::with_tokio_rt(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all();
+            builder.start_paused(paused);
+            builder.build().expect("a test needs a runtime")
+        });
+        let universe = Universe::default();
+        let tree = universe.tree.clone();
+        system.block_on(test(universe));
+        let alive = tree.alive();
+        assert!(alive.is_empty(), "children outlived the test: {alive:?}");
+        let processes = PROCESSES.with(Cell::get);
+        assert_eq!(processes, 0, "processes outlived the test");
+    }
+
+    /// The tree of this universe.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Starts a root supervisor in this universe.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[allow(clippy::panic)]
+    pub async fn start(&self, spec: SupervisorSpec) -> Root {
+        match Root::start(spec, &self.tree).await {
+            Ok(root) => root,
+            Err(exit) => panic!("the tree did not start: {exit}"),
+        }
+    }
+}
