@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 ENV := . scripts/env.sh;
-SCRIPTS := .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
+SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
 .PHONY: help setup run test build lint fmt bench clean
 

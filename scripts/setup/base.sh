@@ -23,7 +23,7 @@ can_install() {
 apt_install() {
   local log status=0
   if ! can_install; then
-    say "$* missing, and no right to install it: run 'sudo apt-get install $*'"
+    say "$* missing, and it takes root to install: run 'sudo apt-get install $*'"
     return 1
   fi
   say "installing $* with apt"
@@ -100,6 +100,9 @@ from_pypi() {
       sleep $((try * 3))
     }
   done
+  if grep -qE 'NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|timed out' "$WORK/pip.log"; then
+    die "$requirement: pip does not reach its package index (network, proxy or PIP_INDEX_URL)"
+  fi
   die "$requirement: download failed three times: $(grep -E '^ERROR' "$WORK/pip.log" | tail -n 1 | cut -c1-300)"
 }
 
