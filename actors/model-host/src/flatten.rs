@@ -1,0 +1,201 @@
+//! Naming a model's outputs. This is the one place that says how.
+//!
+//! - A single value is `output`.
+//! - Items of a tuple or list are `output_0`, `output_1`, …; nested ones `output_0_1`.
+//! - Entries of a dict are named by their key; nested ones `key.key`, items of a list within a dict `key_0`.
+//! - Single numbers become tensors without dimensions (int INT64, float FP64, bool BOOL), lists of numbers become
+//!   tensors with one dimension. `None` is left out; the names of the others do not change by it.
+//!
+//! Names declared in a model's settings either choose and order outputs by these natural names (when all of them are
+//! natural names), or replace them one by one (when there are as many as outputs).
+
+use std::collections::HashSet;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::torch::{Content, TorchError, Value};
+
+/// The outputs of one call: more would not fit into a frame's header.
+const OUTPUTS_MAX: usize = 4096;
+
+/// Nesting of tuples, lists and dicts.
+const DEPTH_MAX: usize = 32;
+
+/// Why outputs cannot be named or chosen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FlattenError {
+    /// A string, an object or the like.
+    #[error("output `{0}` is neither a tensor nor a number")]
+    NotATensor(String),
+    /// A dict with keys that are neither strings nor ints.
+    #[error("output `{0}` is a dict whose keys are neither strings nor ints")]
+    Key(String),
+    #[error("two outputs have the name `{0}`")]
+    Twice(String),
+    #[error("the model gives more than {OUTPUTS_MAX} outputs")]
+    TooMany,
+    #[error("the model's outputs are nested deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+    /// The settings do not fit the model.
+    #[error("{declared} outputs are declared, the model gives {given}: {names}")]
+    Declared {
+        declared: usize,
+        given: usize,
+        names: String,
+    },
+    #[error("the model has no output `{name}`, it has {names}")]
+    Unknown { name: String, names: String },
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+}
+
+impl FlattenError {
+    /// Whether the request, not the model, is at fault.
+    pub(crate) fn is_requests_fault(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+}
+
+/// Names all tensors of a result, applies the declared names, then keeps the wanted ones in their order.
+pub(crate) fn outputs(
+    result: &Value,
+    declared: &[String],
+    wanted: &[String],
+) -> Result<Vec<(String, Tensor)>, FlattenError> {
+    let mut outputs = Vec::new();
+    flatten(result, String::new(), 0, &mut outputs)?;
+    let mut seen = HashSet::new();
+    if let Some((name, _)) = outputs.iter().find(|(name, _)| !seen.insert(name.as_str())) {
+        return Err(FlattenError::Twice(name.clone()));
+    }
+    declare(&mut outputs, declared)?;
+    choose(outputs, wanted)
+}
+
+fn flatten(
+    value: &Value,
+    name: String,
+    depth: usize,
+    outputs: &mut Vec<(String, Tensor)>,
+) -> Result<(), FlattenError> {
+    if depth > DEPTH_MAX {
+        return Err(FlattenError::TooDeep);
+    }
+    let tensor = match value.content()? {
+        Content::None => return Ok(()),
+        Content::Tensor(tensor) => tensor,
+        Content::Int(int) => numbers(&[int], Kind::Int64, true)?,
+        Content::Float(float) => numbers(&[float], Kind::Double, true)?,
+        Content::Bool(bool) => numbers(&[bool], Kind::Bool, true)?,
+        Content::Ints(ints) => numbers(&ints, Kind::Int64, false)?,
+        Content::Floats(floats) => numbers(&floats, Kind::Double, false)?,
+        Content::Bools(bools) => numbers(&bools, Kind::Bool, false)?,
+        Content::String(_) | Content::Other => {
+            return Err(FlattenError::NotATensor(or_output(name)));
+        }
+        Content::Items(items) => {
+            let name = or_output(name);
+            for (index, item) in items.iter().enumerate() {
+                flatten(item, format!("{name}_{index}"), depth + 1, outputs)?;
+            }
+            return Ok(());
+        }
+        Content::Entries(entries) => {
+            for (key, value) in &entries {
+                let key = match key.content()? {
+                    Content::String(key) => key,
+                    Content::Int(key) => key.to_string(),
+                    _ => return Err(FlattenError::Key(or_output(name))),
+                };
+                let key = if name.is_empty() {
+                    key
+                } else {
+                    format!("{name}.{key}")
+                };
+                flatten(value, key, depth + 1, outputs)?;
+            }
+            return Ok(());
+        }
+    };
+    if outputs.len() == OUTPUTS_MAX {
+        return Err(FlattenError::TooMany);
+    }
+    outputs.push((or_output(name), tensor));
+    Ok(())
+}
+
+fn or_output(name: String) -> String {
+    if name.is_empty() {
+        "output".to_owned()
+    } else {
+        name
+    }
+}
+
+/// Numbers as a tensor with one dimension, or without any when it is a single one.
+fn numbers<T: tch::kind::Element>(
+    numbers: &[T],
+    kind: Kind,
+    single: bool,
+) -> Result<Tensor, TorchError> {
+    if numbers.is_empty() {
+        return Ok(Tensor::f_zeros([0], (kind, Device::Cpu))?);
+    }
+    let tensor = Tensor::f_from_slice(numbers)?;
+    Ok(if single { tensor.f_squeeze()? } else { tensor })
+}
+
+fn declare(outputs: &mut Vec<(String, Tensor)>, declared: &[String]) -> Result<(), FlattenError> {
+    if declared.is_empty() {
+        return Ok(());
+    }
+    if declared
+        .iter()
+        .all(|name| position(outputs, name).is_some())
+    {
+        *outputs = choose(std::mem::take(outputs), declared)?;
+        return Ok(());
+    }
+    if declared.len() != outputs.len() {
+        let (declared, given) = (declared.len(), outputs.len());
+        return Err(FlattenError::Declared {
+            declared,
+            given,
+            names: names(outputs),
+        });
+    }
+    for ((name, _), declared) in outputs.iter_mut().zip(declared) {
+        name.clone_from(declared);
+    }
+    Ok(())
+}
+
+fn choose(
+    outputs: Vec<(String, Tensor)>,
+    wanted: &[String],
+) -> Result<Vec<(String, Tensor)>, FlattenError> {
+    if wanted.is_empty() {
+        return Ok(outputs);
+    }
+    let chosen = wanted.iter().map(|name| match position(&outputs, name) {
+        Some(index) => Ok((name.clone(), outputs[index].1.shallow_clone())),
+        None => Err(FlattenError::Unknown {
+            name: name.clone(),
+            names: names(&outputs),
+        }),
+    });
+    chosen.collect()
+}
+
+fn position(outputs: &[(String, Tensor)], name: &str) -> Option<usize> {
+    outputs.iter().position(|(output, _)| output == name)
+}
+
+fn names(outputs: &[(String, Tensor)]) -> String {
+    let names: Vec<_> = outputs
+        .iter()
+        .take(16)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    names.join(", ")
+}

@@ -1,0 +1,61 @@
+//! This process's memory: measuring it and giving it back.
+
+use std::fs;
+
+use headroom_model_protocol::Memory;
+
+/// malloc's arenas: one for the thread that computes, one for the others. More only keep freed memory apart.
+const ARENAS_MAX: i32 = 2;
+
+/// Limits malloc's arenas. Called once, before a second thread exists.
+pub(crate) fn limit_arenas() {
+    // SAFETY: mallopt takes two integers and changes only malloc's own parameters.
+    unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, ARENAS_MAX) };
+}
+
+/// Gives freed memory back to the system.
+pub(crate) fn trim() {
+    // SAFETY: malloc_trim may be called at any time from any thread; it touches only memory that is free.
+    unsafe { nix::libc::malloc_trim(0) };
+}
+
+/// Measures this process. What the system does not tell is 0.
+pub(crate) fn measure() -> Memory {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    Memory {
+        pss: kilobytes(&rollup, "Pss:"),
+        private_dirty: kilobytes(&rollup, "Private_Dirty:"),
+        rss: kilobytes(&rollup, "Rss:"),
+        peak_rss: kilobytes(&status, "VmHWM:"),
+    }
+}
+
+/// The value of a line such as `Pss:   123 kB`, in bytes.
+fn kilobytes(text: &str, key: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(key));
+    let number =
+        value.and_then(|value| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    number.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_kernels_lines() {
+        let text = "Rss:  12 kB\nPss:                3 kB\nPss_Dirty: 9 kB\nVmHWM:\t 7 kB\n";
+        assert_eq!(kilobytes(text, "Pss:"), 3 * 1024);
+        assert_eq!(kilobytes(text, "VmHWM:"), 7 * 1024);
+        assert_eq!(kilobytes(text, "Swap:"), 0);
+    }
+
+    #[test]
+    fn measures_this_process() {
+        let memory = measure();
+        assert!(
+            memory.pss > 0 && memory.pss <= memory.rss && memory.rss <= memory.peak_rss + (1 << 20)
+        );
+    }
+}

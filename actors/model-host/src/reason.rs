@@ -1,0 +1,91 @@
+//! Cutting libtorch's error texts down to the reason.
+//!
+//! A C++ exception of libtorch carries many lines: a TorchScript traceback with the reason in its last line, or the
+//! reason in the first line and then C++ frames with paths of the machine that built libtorch. Callers get the reason.
+
+/// The longest reason in characters.
+const REASON_MAX: usize = 500;
+
+/// The reason within an error text, one line.
+pub(crate) fn reason(text: &str) -> String {
+    // C++ frames follow after this line, whatever came before.
+    let text = text
+        .split("Exception raised from")
+        .next()
+        .unwrap_or_default();
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("frame #"));
+    let line = if text.contains("Traceback of TorchScript") {
+        lines.next_back()
+    } else {
+        lines.next()
+    };
+    let line = without_paths(line.unwrap_or("libtorch gave no reason"));
+    line.chars()
+        .filter(|character| !character.is_control())
+        .take(REASON_MAX)
+        .collect()
+}
+
+/// Leaves out absolute paths of source files, such as `at "/pytorch/aten/src/ATen/native/Copy.cpp":12`.
+fn without_paths(line: &str) -> String {
+    let words = line.split(' ').map(|word| {
+        let bare = word.trim_matches(|character: char| {
+            "\"'(),.:;".contains(character) || character.is_ascii_digit()
+        });
+        let is_source = [".cpp", ".h", ".cu", ".hpp", ".cc"]
+            .iter()
+            .any(|end| bare.ends_with(end));
+        if bare.starts_with('/') && is_source {
+            bare.rsplit('/').next().unwrap_or_default()
+        } else {
+            word
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_traceback_is_the_reason() {
+        let text = "The following operation failed in the TorchScript interpreter.\n\
+            Traceback of TorchScript, serialized code (most recent call last):\n  \
+            File \"code/__torch__.py\", line 5, in forward\n    return x + y\n           ~~~~~ <--- HERE\n\
+            RuntimeError: The size of tensor a (2) must match the size of tensor b (3)\n";
+        assert_eq!(
+            reason(text),
+            "RuntimeError: The size of tensor a (2) must match the size of tensor b (3)"
+        );
+    }
+
+    #[test]
+    fn the_first_line_is_the_reason_where_frames_follow() {
+        let text = "PytorchStreamReader failed locating file constants.pkl: file not found\n\
+            Exception raised from valid at /pytorch/caffe2/serialize/inline_container.cc:190 (most recent call first):\n\
+            frame #0: c10::Error::Error(c10::SourceLocation, std::string) + 0x7c (0x7f) (/root/lib/libc10.so)\n";
+        assert_eq!(
+            reason(text),
+            "PytorchStreamReader failed locating file constants.pkl: file not found"
+        );
+    }
+
+    #[test]
+    fn paths_of_the_build_machine_are_left_out() {
+        let text = "x INTERNAL ASSERT FAILED at \"/pytorch/aten/src/ATen/native/Copy.cpp\":12, please report a bug";
+        assert_eq!(
+            reason(text),
+            "x INTERNAL ASSERT FAILED at Copy.cpp please report a bug"
+        );
+    }
+
+    #[test]
+    fn long_and_empty_texts_are_bounded() {
+        assert_eq!(reason(&"x".repeat(10_000)).len(), REASON_MAX);
+        assert_eq!(reason("\n \n"), "libtorch gave no reason");
+    }
+}

@@ -1,0 +1,456 @@
+//! The host: one model, one socket, two threads.
+//!
+//! The main thread loads and runs the model. The other reads the socket: it answers pings at once, so that the owner
+//! can tell a busy host from a dead one, queues work for the main thread, and ends the process when the owner closes
+//! the socket, also in the middle of a run. Replies go out under a lock, whole frames at a time.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Instant,
+};
+
+use headroom_model_protocol::{
+    ArenaReader, ArenaWriter, FailureKind, Frame, FrameDecoder, FrameError, HostReply, HostRequest,
+    Infer, Start, StartFailureKind, encode_frame,
+};
+
+use crate::{
+    descriptors, memory,
+    model::{Failure, Model},
+    process::{self, ExitCode},
+};
+
+/// Requests that wait for the main thread. One inference may be under way; the rest is room for resets and trims.
+const QUEUE: usize = 16;
+
+/// Bytes read from the socket at once.
+const CHUNK: usize = 64 << 10;
+
+/// The reading thread's stack; it keeps its buffers on the heap.
+const READER_STACK: usize = 256 << 10;
+
+/// Serves one model until told to stop.
+pub(crate) fn serve(socket: UnixStream) -> ExitCode {
+    memory::limit_arenas();
+    match Host::accept(socket) {
+        Ok(Some((host, start))) => host.run(start),
+        // The owner thought better of it before it said what to load.
+        Ok(None) => ExitCode::Ok,
+        Err(error) => {
+            process::log(&format!("the host cannot start: {error}"));
+            ExitCode::Protocol
+        }
+    }
+}
+
+/// What both threads share.
+struct Shared {
+    writer: Mutex<UnixStream>,
+    begun: Instant,
+    /// Microseconds from `begun` to the start of the request under way; 0 when there is none.
+    busy_since: AtomicU64,
+    /// Whether an inference has been queued and not been answered.
+    inferring: AtomicBool,
+}
+
+impl Shared {
+    /// Sends one frame. When the owner is gone there is nobody left to tell: the reading thread ends the process.
+    fn reply(&self, reply: &HostReply, payload: &[u8]) {
+        if let Err(error) = self.try_reply(reply, payload) {
+            process::log(&format!("a reply cannot be sent: {error}"));
+        }
+    }
+
+    /// As [`reply`](Self::reply), but tells when the frame would be too long.
+    fn try_reply(&self, reply: &HostReply, payload: &[u8]) -> Result<(), FrameError> {
+        let frame = encode_frame(reply, payload)?;
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = writer.write_all(&frame) {
+            process::log(&format!("the owner cannot be reached: {error}"));
+        }
+        Ok(())
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    }
+
+    fn busy_for_us(&self) -> Option<u64> {
+        match self.busy_since.load(Ordering::Acquire) {
+            0 => None,
+            since => Some(self.elapsed_us().saturating_sub(since)),
+        }
+    }
+}
+
+/// What the main thread does.
+enum Job {
+    Infer(Infer, Vec<u8>),
+    ResetStates(u64),
+    Trim(u64),
+    Stop,
+}
+
+/// A host that knows what to load.
+struct Host {
+    socket: UnixStream,
+    decoder: FrameDecoder<HostRequest>,
+    requests: ArenaReader,
+    replies: ArenaWriter,
+}
+
+impl Host {
+    /// Reads the first frame with its descriptors.
+    fn accept(socket: UnixStream) -> io::Result<Option<(Self, Start)>> {
+        socket.set_nonblocking(false)?;
+        let mut decoder = FrameDecoder::new();
+        let mut fds = Vec::new();
+        let mut buffer = vec![0; CHUNK];
+        let frame = loop {
+            if let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
+                break frame;
+            }
+            let (bytes, received) = descriptors::receive(&socket, &mut buffer)?;
+            if bytes == 0 {
+                return Ok(None);
+            }
+            decoder.push(&buffer[..bytes]);
+            fds.extend(received);
+        };
+        let Frame {
+            header: HostRequest::Start(start),
+            ..
+        } = frame
+        else {
+            return Err(io::Error::other("the first request is not a start"));
+        };
+        let mut fds = fds.into_iter();
+        let (Some(requests), Some(replies)) = (fds.next(), fds.next()) else {
+            return Err(io::Error::other("the start came without its two arenas"));
+        };
+        let (requests, replies) = (
+            ArenaReader::from_fd(requests),
+            ArenaWriter::from_fd(replies),
+        );
+        Ok(Some((
+            Self {
+                socket,
+                decoder,
+                requests,
+                replies,
+            },
+            start,
+        )))
+    }
+
+    fn run(self, start: Start) -> ExitCode {
+        let Self {
+            socket,
+            decoder,
+            requests,
+            replies,
+        } = self;
+        prepare_process(&start);
+        let writer = match socket.try_clone() {
+            Ok(writer) => Mutex::new(writer),
+            Err(error) => {
+                process::log(&format!("the socket cannot be shared: {error}"));
+                return ExitCode::Internal;
+            }
+        };
+        let shared = Arc::new(Shared {
+            writer,
+            begun: Instant::now(),
+            busy_since: AtomicU64::new(0),
+            inferring: AtomicBool::new(false),
+        });
+        let (jobs, queue) = sync_channel(QUEUE);
+        let reader = Reader {
+            socket,
+            decoder,
+            jobs,
+            shared: Arc::clone(&shared),
+        };
+        let thread = thread::Builder::new()
+            .name("hr-reader".to_owned())
+            .stack_size(READER_STACK);
+        if let Err(error) = thread.spawn(move || reader.run()) {
+            process::log(&format!("no thread for the socket: {error}"));
+            return ExitCode::Internal;
+        }
+        match catch_unwind(AssertUnwindSafe(|| load(start, &shared))) {
+            Ok(Ok(model)) => Worker {
+                model,
+                requests,
+                replies,
+                shared,
+            }
+            .run(&queue),
+            Ok(Err(code)) => code,
+            Err(_) => {
+                let message = "the host panicked while it loaded the model".to_owned();
+                shared.reply(
+                    &HostReply::StartFailed {
+                        kind: StartFailureKind::Internal,
+                        message,
+                    },
+                    &[],
+                );
+                ExitCode::Internal
+            }
+        }
+    }
+}
+
+/// What a start asks of the process itself.
+fn prepare_process(start: &Start) {
+    process::set_name(&format!("hr:{}", start.model));
+    if let Some(value) = start.oom_score_adj {
+        process::set_oom_score_adj(value);
+    }
+    if let Some(bytes) = start.address_space_max
+        && let Err(error) = process::limit_address_space(bytes)
+    {
+        process::log(&format!("cannot limit the address space: {error}"));
+    }
+}
+
+fn load(start: Start, shared: &Shared) -> Result<Model, ExitCode> {
+    match Model::start(start) {
+        Ok((model, ready)) => {
+            shared.reply(&HostReply::Ready(ready), &[]);
+            Ok(model)
+        }
+        Err(failure) => {
+            let (kind, message) = (failure.kind, failure.message);
+            shared.reply(&HostReply::StartFailed { kind, message }, &[]);
+            Err(ExitCode::Refused)
+        }
+    }
+}
+
+/// The main thread, once the model is loaded.
+struct Worker {
+    model: Model,
+    requests: ArenaReader,
+    replies: ArenaWriter,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Receiver<Job>) -> ExitCode {
+        while let Ok(job) = queue.recv() {
+            self.shared
+                .busy_since
+                .store(self.shared.elapsed_us(), Ordering::Release);
+            let done = match job {
+                Job::Infer(infer, payload) => self.infer(&infer, &payload),
+                Job::ResetStates(id) => self.reset_states(id),
+                Job::Trim(id) => self.trim(id),
+                Job::Stop => return ExitCode::Ok,
+            };
+            if let Err(code) = done {
+                return code;
+            }
+        }
+        // The reading thread is gone without having ended the process: it panicked.
+        ExitCode::Internal
+    }
+
+    fn infer(&mut self, infer: &Infer, payload: &[u8]) -> Result<(), ExitCode> {
+        let id = infer.id;
+        let Self {
+            model,
+            requests,
+            replies,
+            ..
+        } = self;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            model.infer(infer, payload, requests, replies)
+        }));
+        // Before the reply: the owner may send the next one as soon as it has it.
+        self.shared.inferring.store(false, Ordering::Release);
+        match result {
+            Ok(Ok(outcome)) => {
+                let (outputs, forward_us) = (outcome.outputs, outcome.forward_us);
+                self.answer(
+                    id,
+                    &HostReply::Output {
+                        id,
+                        outputs,
+                        forward_us,
+                    },
+                    &outcome.payload,
+                );
+                Ok(())
+            }
+            Ok(Err(failure)) => self.fail(id, failure),
+            Err(_) => self.fail(id, Failure::new(FailureKind::Internal, "the host panicked")),
+        }
+    }
+
+    fn reset_states(&mut self, id: u64) -> Result<(), ExitCode> {
+        match catch_unwind(AssertUnwindSafe(|| self.model.reset_states())) {
+            Ok(Ok(())) => {
+                self.answer(id, &HostReply::Done { id }, &[]);
+                Ok(())
+            }
+            Ok(Err(failure)) => self.fail(id, failure),
+            Err(_) => self.fail(id, Failure::new(FailureKind::Internal, "the host panicked")),
+        }
+    }
+
+    fn trim(&mut self, id: u64) -> Result<(), ExitCode> {
+        let before = memory::measure();
+        memory::trim();
+        self.answer(
+            id,
+            &HostReply::Trimmed {
+                id,
+                before,
+                after: memory::measure(),
+            },
+            &[],
+        );
+        Ok(())
+    }
+
+    /// Answers a failed request; past an internal failure the state is unknown, so the process ends.
+    fn fail(&self, id: u64, failure: Failure) -> Result<(), ExitCode> {
+        let Failure { kind, message } = failure;
+        self.answer(id, &HostReply::Failed { id, kind, message }, &[]);
+        if kind == FailureKind::Internal {
+            Err(ExitCode::Internal)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn answer(&self, id: u64, reply: &HostReply, payload: &[u8]) {
+        self.shared.busy_since.store(0, Ordering::Release);
+        if let Err(error) = self.shared.try_reply(reply, payload) {
+            // Thousands of outputs with long names: outputs are the one reply whose size the model decides.
+            let message = format!("the outputs cannot be sent: {error}");
+            self.shared.reply(
+                &HostReply::Failed {
+                    id,
+                    kind: FailureKind::Model,
+                    message,
+                },
+                &[],
+            );
+        }
+    }
+}
+
+/// The thread that reads the socket.
+struct Reader {
+    socket: UnixStream,
+    decoder: FrameDecoder<HostRequest>,
+    jobs: SyncSender<Job>,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// Never comes back: the end of the socket is the end of the process.
+    fn run(mut self) {
+        let code = match self.read() {
+            Ok(()) => ExitCode::Ok,
+            Err(error) => {
+                process::log(&format!("the host socket is out of step: {error}"));
+                ExitCode::Protocol
+            }
+        };
+        process::exit(code)
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            while let Some(frame) = self.decoder.next_frame().map_err(io::Error::other)? {
+                self.take(frame)?;
+            }
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(bytes) => self.decoder.push(&buffer[..bytes]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The owner died with replies unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn take(&self, frame: Frame<HostRequest>) -> io::Result<()> {
+        match frame.header {
+            HostRequest::Start(_) => return Err(io::Error::other("a second start")),
+            HostRequest::Ping { n } => {
+                let (memory, busy_for_us) = (memory::measure(), self.shared.busy_for_us());
+                self.shared.reply(
+                    &HostReply::Pong {
+                        n,
+                        memory,
+                        busy_for_us,
+                    },
+                    &[],
+                );
+            }
+            HostRequest::Infer(infer) => {
+                let id = infer.id;
+                if self.shared.inferring.swap(true, Ordering::AcqRel) {
+                    self.refuse(id, "another inference is under way");
+                } else if !self.queue(id, Job::Infer(infer, frame.payload)) {
+                    self.shared.inferring.store(false, Ordering::Release);
+                }
+            }
+            HostRequest::ResetStates { id } => {
+                self.queue(id, Job::ResetStates(id));
+            }
+            HostRequest::Trim { id } => {
+                self.queue(id, Job::Trim(id));
+            }
+            HostRequest::Stop => {
+                // The queue is only full of an owner's nonsense; ending at once is then right too.
+                if self.jobs.try_send(Job::Stop).is_err() {
+                    process::exit(ExitCode::Ok);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues work and says whether there was room.
+    fn queue(&self, id: u64, job: Job) -> bool {
+        match self.jobs.try_send(job) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.refuse(id, "too many requests are waiting");
+                false
+            }
+            // The main thread is about to end the process with its own exit code.
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    fn refuse(&self, id: u64, message: &str) {
+        let message = message.to_owned();
+        self.shared.reply(
+            &HostReply::Failed {
+                id,
+                kind: FailureKind::Protocol,
+                message,
+            },
+            &[],
+        );
+    }
+}

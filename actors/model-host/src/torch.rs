@@ -1,0 +1,271 @@
+//! The edge to libtorch's C interface: a loaded module, and the values that go in and come out.
+//!
+//! `tch` has a module type of its own, but it frees the arguments of a call only when the call succeeds: each request
+//! that makes a model raise an exception would leak its inputs. Here every value frees itself. C++ exceptions end in
+//! the C interface, which keeps their text for [`check`]; none ever unwinds into Rust.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int},
+    ptr,
+};
+
+use tch::{Tensor, jit};
+use torch_sys::{
+    CIValue, CModule_, ati_bool, ati_double, ati_free, ati_int, ati_length, ati_tag, ati_tensor,
+    ati_to_bool, ati_to_bool_list, ati_to_double, ati_to_double_list, ati_to_generic_dict,
+    ati_to_generic_list, ati_to_int, ati_to_int_list, ati_to_tensor, ati_to_tuple,
+    ati_tuple_length, atm_free, atm_load_on_device, atm_method_, get_and_reset_last_err,
+};
+
+use crate::reason::reason;
+
+/// What libtorch said, cut to its reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct TorchError(String);
+
+impl TorchError {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(reason(text))
+    }
+}
+
+impl From<tch::TchError> for TorchError {
+    fn from(error: tch::TchError) -> Self {
+        match error {
+            tch::TchError::Torch(text) => Self::new(&text),
+            other => Self::new(&other.to_string()),
+        }
+    }
+}
+
+/// Turns the exception that the last call of this thread ended with, if any, into an error.
+fn check<T>(result: T) -> Result<T, TorchError> {
+    // SAFETY: gives this thread's last error as a string made by strdup, or null; either way it is ours now.
+    let text = unsafe { get_and_reset_last_err() };
+    if text.is_null() {
+        return Ok(result);
+    }
+    // SAFETY: a C string that nobody else has; it is copied before it is freed.
+    let error = unsafe { TorchError::new(&CStr::from_ptr(text).to_string_lossy()) };
+    // SAFETY: made by malloc (strdup), not used any more.
+    unsafe { nix::libc::free(text.cast()) };
+    Err(error)
+}
+
+/// Sets what holds for the thread that computes and, where libtorch knows only one value, for the process. Must come
+/// before the first operation, and only once.
+pub(crate) fn configure(threads: u32, optimize: bool) -> Result<(), TorchError> {
+    tch::set_num_interop_threads(1);
+    tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
+    jit::f_set_graph_executor_optimize(optimize)?;
+    Ok(())
+}
+
+/// A TorchScript module in memory.
+#[derive(Debug)]
+pub(crate) struct Module {
+    /// Never null.
+    raw: *mut CModule_,
+}
+
+impl Module {
+    /// Loads a file onto a device: -1 is the processor, others count GPUs.
+    pub(crate) fn load(path: &str, device: c_int) -> Result<Self, TorchError> {
+        let path = CString::new(path).map_err(|_| TorchError::new("the path has a zero byte"))?;
+        // SAFETY: a C string that outlives the call.
+        let raw = check(unsafe { atm_load_on_device(path.as_ptr(), device) })?;
+        if raw.is_null() {
+            Err(TorchError::new("no module was given"))
+        } else {
+            Ok(Self { raw })
+        }
+    }
+
+    /// Calls a method.
+    pub(crate) fn call(&self, method: &CStr, arguments: &[Value]) -> Result<Value, TorchError> {
+        let count =
+            c_int::try_from(arguments.len()).map_err(|_| TorchError::new("too many arguments"))?;
+        let raw: Vec<*mut CIValue> = arguments.iter().map(|value| value.raw).collect();
+        // SAFETY: module, name and `count` argument pointers are all valid during the call, which copies what it keeps.
+        Value::new(unsafe { atm_method_(self.raw, method.as_ptr(), raw.as_ptr(), count) })
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: made by `atm_load_on_device`, freed once.
+        unsafe { atm_free(self.raw) };
+    }
+}
+
+/// An argument or a result.
+#[derive(Debug)]
+pub(crate) struct Value {
+    /// Never null.
+    raw: *mut CIValue,
+}
+
+/// What a [`Value`] holds.
+#[derive(Debug)]
+pub(crate) enum Content {
+    None,
+    Tensor(Tensor),
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    Ints(Vec<i64>),
+    Floats(Vec<f64>),
+    Bools(Vec<bool>),
+    String(String),
+    /// A tuple or list.
+    Items(Vec<Value>),
+    /// A dict, in the order of insertion.
+    Entries(Vec<(Value, Value)>),
+    /// Something that only TorchScript can use, such as an object.
+    Other,
+}
+
+impl Value {
+    fn new(raw: *mut CIValue) -> Result<Self, TorchError> {
+        let raw = check(raw)?;
+        if raw.is_null() {
+            Err(TorchError::new("no value was given"))
+        } else {
+            Ok(Self { raw })
+        }
+    }
+
+    /// A tensor; the value shares its memory.
+    pub(crate) fn tensor(tensor: &Tensor) -> Result<Self, TorchError> {
+        // SAFETY: the tensor is valid; the value takes a reference of its own and nothing is written.
+        Self::new(unsafe { ati_tensor(tensor.as_ptr().cast_mut()) })
+    }
+
+    pub(crate) fn int(value: i64) -> Result<Self, TorchError> {
+        // SAFETY: takes a number.
+        Self::new(unsafe { ati_int(value) })
+    }
+
+    pub(crate) fn float(value: f64) -> Result<Self, TorchError> {
+        // SAFETY: takes a number.
+        Self::new(unsafe { ati_double(value) })
+    }
+
+    pub(crate) fn bool(value: bool) -> Result<Self, TorchError> {
+        // SAFETY: takes a number.
+        Self::new(unsafe { ati_bool(value.into()) })
+    }
+
+    /// Looks inside. The tags are those of `ati_tag` in torch-sys.
+    pub(crate) fn content(&self) -> Result<Content, TorchError> {
+        // For all calls below: the value is valid, the getter is the one for its tag, and where a getter fills an
+        // array, the array has as many places as the value has items.
+        let raw = self.raw;
+        // SAFETY: see above; a value without a tag is an exception.
+        let tag = check(unsafe { ati_tag(raw) });
+        Ok(match tag {
+            Ok(0) => Content::None,
+            // SAFETY: see above; the tensor comes with a reference of its own, which is ours.
+            Ok(1) => Content::Tensor(unsafe { Tensor::from_ptr(check(ati_to_tensor(raw))?) }),
+            // SAFETY: see above.
+            Ok(2) => Content::Float(check(unsafe { ati_to_double(raw) })?),
+            // SAFETY: see above.
+            Ok(3) => Content::Int(check(unsafe { ati_to_int(raw) })?),
+            // SAFETY: see above.
+            Ok(4) => Content::Bool(check(unsafe { ati_to_bool(raw) })? != 0),
+            Ok(5) => {
+                // SAFETY: see above.
+                let len = check(unsafe { ati_tuple_length(raw) })?;
+                // SAFETY: see above.
+                Content::Items(items(len, |places| unsafe {
+                    ati_to_tuple(raw, places, len)
+                })?)
+            }
+            // SAFETY: see above.
+            Ok(6) => Content::Ints(self.list(0, |places, len| unsafe {
+                ati_to_int_list(raw, places, len)
+            })?),
+            // SAFETY: see above.
+            Ok(7) => Content::Floats(self.list(0.0, |places, len| unsafe {
+                ati_to_double_list(raw, places, len)
+            })?),
+            Ok(8) => {
+                // SAFETY: see above.
+                let bools = self.list(0 as c_char, |places, len| unsafe {
+                    ati_to_bool_list(raw, places, len)
+                })?;
+                Content::Bools(bools.into_iter().map(|bool| bool != 0).collect())
+            }
+            Ok(9) => Content::String(self.string()?),
+            // Lists of tensors are lists too: each item becomes a value.
+            Ok(10 | 12) => {
+                let len = self.len()?;
+                // SAFETY: see above.
+                Content::Items(items(len, |places| unsafe {
+                    ati_to_generic_list(raw, places, len)
+                })?)
+            }
+            Ok(13) => {
+                let len = self.len()?;
+                // SAFETY: see above; a dict fills two places per entry.
+                let both = items(len.saturating_mul(2), |places| unsafe {
+                    ati_to_generic_dict(raw, places, len)
+                })?;
+                let mut both = both.into_iter();
+                Content::Entries(
+                    std::iter::from_fn(|| Some((both.next()?, both.next()?))).collect(),
+                )
+            }
+            Ok(_) | Err(_) => Content::Other,
+        })
+    }
+
+    fn len(&self) -> Result<c_int, TorchError> {
+        // SAFETY: the value is valid; another kind of value is an exception, not undefined behaviour.
+        check(unsafe { ati_length(self.raw) })
+    }
+
+    fn list<T: Copy>(
+        &self,
+        empty: T,
+        fill: impl FnOnce(*mut T, c_int),
+    ) -> Result<Vec<T>, TorchError> {
+        let len = self.len()?;
+        let mut places = vec![empty; usize::try_from(len).unwrap_or(0)];
+        fill(places.as_mut_ptr(), len);
+        check(places)
+    }
+
+    fn string(&self) -> Result<String, TorchError> {
+        // SAFETY: the value is valid; the string was made by strdup and is ours.
+        let text = check(unsafe { torch_sys::ati_to_string(self.raw) })?;
+        if text.is_null() {
+            return Err(TorchError::new("no string was given"));
+        }
+        // SAFETY: a C string that nobody else has; it is copied before it is freed.
+        let string = unsafe { CStr::from_ptr(text).to_string_lossy().into_owned() };
+        // SAFETY: made by malloc (strdup), not used any more.
+        unsafe { nix::libc::free(text.cast()) };
+        Ok(string)
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        // SAFETY: made by the C interface with `new`, freed once.
+        unsafe { ati_free(self.raw) };
+    }
+}
+
+/// Has `fill` write `len` new values and takes them over; also those written before an exception.
+fn items(len: c_int, fill: impl FnOnce(*mut *mut CIValue)) -> Result<Vec<Value>, TorchError> {
+    let mut places = vec![ptr::null_mut(); usize::try_from(len).unwrap_or(0)];
+    fill(places.as_mut_ptr());
+    let values = places
+        .into_iter()
+        .filter(|raw| !raw.is_null())
+        .map(|raw| Value { raw })
+        .collect();
+    check(values)
+}

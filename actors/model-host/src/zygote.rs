@@ -1,0 +1,225 @@
+//! The zygote: libtorch mapped and relocated once, then forked for each model.
+//!
+//! A host forked from here shares some 54 MB with all others that a process started alone would hold for itself, and
+//! is there in milliseconds. The price is discipline: a process that has run a parallel region or set a thread count
+//! before the fork hangs or crashes in the child. So the zygote has one thread and never calls into libtorch; it only
+//! links it.
+//!
+//! Invariants: exactly one thread; no tensor, no thread setting, no autograd before the fork; every child is reaped
+//! and its end reported; when the zygote ends, for whatever reason, its children are killed.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use headroom_model_protocol::{
+    FrameDecoder, FrameError, HostExit, ZygoteReply, ZygoteRequest, encode_frame,
+};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdout, fork, getpid, getppid},
+};
+
+use crate::{descriptors, process};
+
+/// Descriptors that wait for the rest of their request. The server sends two per request and its requests are short,
+/// so more mean that the server lost count.
+const PENDING_FDS_MAX: usize = 64;
+
+/// Why [`run`] came back.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The server closed the socket.
+    Closed,
+    /// This is a forked child; it is to serve on this socket.
+    Child(UnixStream),
+}
+
+/// Why the zygote cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ZygoteError {
+    /// The operating system refused.
+    #[error("a system call failed")]
+    Io(#[from] io::Error),
+    /// The server sent something that is no request.
+    #[error("the control socket is out of step")]
+    Frame(#[from] FrameError),
+    /// A fork request without its two descriptors, or descriptors without a request.
+    #[error("descriptors and requests do not match")]
+    Descriptors,
+}
+
+impl From<Errno> for ZygoteError {
+    fn from(errno: Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
+/// Serves fork requests from standard input until the server closes it. Comes back in each child too.
+pub(crate) fn run() -> Result<End, ZygoteError> {
+    process::set_name("hr-zygote");
+    process::follow_parent();
+    let mut zygote = Zygote::new(process::take_socket_from_stdin()?)?;
+    zygote.reply(&ZygoteReply::Ready {
+        pid: getpid().as_raw(),
+    })?;
+    loop {
+        zygote.wait()?;
+        zygote.report_exits()?;
+        if let Some(end) = zygote.serve_requests()? {
+            return Ok(end);
+        }
+    }
+}
+
+struct Zygote {
+    control: UnixStream,
+    decoder: FrameDecoder<ZygoteRequest>,
+    /// Received, but their request has not been read to its end yet.
+    fds: VecDeque<OwnedFd>,
+    /// Becomes readable when a child ends.
+    child_ends: SignalFd,
+}
+
+impl Zygote {
+    fn new(control: UnixStream) -> Result<Self, ZygoteError> {
+        control.set_nonblocking(false)?;
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block()?;
+        let child_ends =
+            SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Self {
+            control,
+            decoder: FrameDecoder::new(),
+            fds: VecDeque::new(),
+            child_ends,
+        })
+    }
+
+    /// Waits for a request or the end of a child.
+    fn wait(&self) -> Result<(), ZygoteError> {
+        let mut sources = [
+            PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.child_ends.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut sources, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reaps every child that has ended.
+    fn report_exits(&mut self) -> Result<(), ZygoteError> {
+        // Signals of one kind merge, so their number says nothing: empty the queue, then ask for all children.
+        while self.child_ends.read_signal()?.is_some() {}
+        loop {
+            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, HostExit::Exited(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    (pid, HostExit::Signaled(signal as i32))
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.reply(&ZygoteReply::Exited {
+                pid: pid.as_raw(),
+                status,
+            })?;
+        }
+    }
+
+    /// Reads what has come and forks for each whole request.
+    fn serve_requests(&mut self) -> Result<Option<End>, ZygoteError> {
+        let mut sources = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut sources, PollTimeout::ZERO)? == 0 {
+            return Ok(None);
+        }
+        let mut buffer = [0; 4096];
+        let (bytes, fds) = descriptors::receive(&self.control, &mut buffer)?;
+        if bytes == 0 {
+            return Ok(Some(End::Closed));
+        }
+        self.decoder.push(&buffer[..bytes]);
+        self.fds.extend(fds);
+        while let Some(frame) = self.decoder.next_frame()? {
+            let ZygoteRequest::Fork { id, name } = frame.header;
+            let (Some(socket), Some(log)) = (self.fds.pop_front(), self.fds.pop_front()) else {
+                return Err(ZygoteError::Descriptors);
+            };
+            if let Some(socket) = self.fork(id, &name, socket, log)? {
+                return Ok(Some(End::Child(socket)));
+            }
+        }
+        if self.fds.len() > PENDING_FDS_MAX {
+            Err(ZygoteError::Descriptors)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Forks one host; gives its socket in the child, and nothing in the zygote.
+    fn fork(
+        &mut self,
+        id: u64,
+        name: &str,
+        socket: OwnedFd,
+        log: OwnedFd,
+    ) -> Result<Option<UnixStream>, ZygoteError> {
+        let zygote = getpid();
+        // SAFETY: this process has exactly one thread, so no lock can be held by a thread that the child lacks, and
+        // the child may allocate and do anything else that a fresh process may.
+        match unsafe { fork() } {
+            Ok(ForkResult::Parent { child }) => {
+                self.reply(&ZygoteReply::Forked {
+                    id,
+                    pid: child.as_raw(),
+                })?;
+                Ok(None)
+            }
+            Ok(ForkResult::Child) => {
+                become_host(zygote, name, log)?;
+                Ok(Some(UnixStream::from(socket)))
+            }
+            Err(error) => {
+                self.reply(&ZygoteReply::ForkFailed {
+                    id,
+                    message: format!("fork failed: {error}"),
+                })?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: &ZygoteReply) -> Result<(), ZygoteError> {
+        Ok(self.control.write_all(&encode_frame(reply, &[])?)?)
+    }
+}
+
+/// In a new child: its own name, group, output and fate. The zygote's descriptors close when the caller drops them.
+fn become_host(zygote: Pid, name: &str, log: OwnedFd) -> Result<(), ZygoteError> {
+    // The zygote's only thread is its main thread, so this fires when the zygote ends and never before.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != zygote {
+        process::exit(process::ExitCode::Ok);
+    }
+    process::leave_group();
+    dup2_stdout(&log)?;
+    dup2_stderr(&log)?;
+    SigSet::empty().thread_set_mask()?;
+    process::set_name(&format!("hr:{name}"));
+    Ok(())
+}
