@@ -1,0 +1,146 @@
+//! Health and metrics, on a listener, a thread and a runtime of their own: they answer while every
+//! worker of the main server is busy or stuck, which is when they are needed most.
+//!
+//! - `GET /health/live`: 200 while the process runs.
+//! - `GET /health/ready`: 200, or 503 with the reasons.
+//! - `GET /health/startup`: 200 once the server has been ready for the first time.
+//! - `GET /metrics`: Prometheus text.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::http::header;
+use actix_web::rt::System;
+use actix_web::{App, HttpResponse, HttpServer, Responder, web};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::{Map, Value, json};
+
+use crate::problem::{Problem, ProblemKind};
+use crate::readiness::Readiness;
+use crate::routes::{not_found, readable};
+
+/// How often the recorder's histograms are drained; without it they grow until someone scrapes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The media type of the Prometheus text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Called before metrics are rendered, to set gauges that are read rather than counted.
+pub type Collectors = Vec<Box<dyn Fn() + Send + Sync>>;
+
+/// What the admin endpoints tell about.
+pub struct Admin {
+    /// Whether the server should get requests.
+    pub readiness: Readiness,
+    /// Renders the metrics.
+    pub metrics: PrometheusHandle,
+    /// Run before rendering.
+    pub collectors: Collectors,
+}
+
+/// The running admin server.
+pub struct AdminServer {
+    handle: ServerHandle,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl AdminServer {
+    /// Serves on `listener`, from a new thread.
+    ///
+    /// # Errors
+    /// When the thread or its runtime cannot be made.
+    pub fn start(admin: Admin, listener: TcpListener) -> io::Result<Self> {
+        let (report, started) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("admin".into()).spawn(move || {
+            System::new().block_on(async move {
+                let upkeep = admin.metrics.clone();
+                let server = server(admin, listener)?;
+                // The starter waits for exactly this.
+                report.send(server.handle()).ok();
+                actix_web::rt::spawn(keep_up(upkeep));
+                server.await
+            })
+        })?;
+        match started.recv() {
+            Ok(handle) => Ok(Self { handle, thread }),
+            // The thread ended before it served: its result says why.
+            Err(_) => Err(match thread.join() {
+                Ok(Err(error)) => error,
+                Ok(Ok(())) | Err(_) => io::Error::other("the admin thread ended at once"),
+            }),
+        }
+    }
+
+    /// Ends the server and its thread.
+    pub async fn stop(self) {
+        self.handle.stop(false).await;
+        if let Ok(Err(error)) = self.thread.join() {
+            tracing::warn!(error = %error, "the admin server ended with an error");
+        }
+    }
+}
+
+fn server(admin: Admin, listener: TcpListener) -> io::Result<Server> {
+    let admin = web::Data::new(admin);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(admin.clone())
+            .service(readable("/health/live", live))
+            .service(readable("/health/ready", ready))
+            .service(readable("/health/startup", startup))
+            .service(readable("/metrics", metrics))
+            .default_service(web::to(not_found))
+    });
+    Ok(server.workers(1).disable_signals().listen(listener)?.run())
+}
+
+async fn keep_up(metrics: PrometheusHandle) {
+    let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+async fn live() -> impl Responder {
+    web::Json(json!({"status": "live"}))
+}
+
+async fn ready(admin: web::Data<Admin>) -> Result<impl Responder, Problem> {
+    let reasons = admin.readiness.reasons();
+    if reasons.is_empty() {
+        return Ok(web::Json(json!({"status": "ready"})));
+    }
+    Err(not_ready("the server should not get requests now", reasons))
+}
+
+async fn startup(admin: web::Data<Admin>) -> Result<impl Responder, Problem> {
+    if admin.readiness.has_started() {
+        return Ok(web::Json(json!({"status": "started"})));
+    }
+    Err(not_ready(
+        "the server has not been ready yet",
+        admin.readiness.reasons(),
+    ))
+}
+
+fn not_ready(detail: &str, reasons: Vec<(&'static str, String)>) -> Problem {
+    let reasons: Map<String, Value> = reasons
+        .into_iter()
+        .map(|(name, reason)| (name.to_owned(), Value::String(reason)))
+        .collect();
+    Problem::new(ProblemKind::NotReady, detail).with("reasons", reasons)
+}
+
+async fn metrics(admin: web::Data<Admin>) -> impl Responder {
+    for collect in &admin.collectors {
+        collect();
+    }
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, METRICS_TYPE))
+        .body(admin.metrics.render())
+}

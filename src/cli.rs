@@ -1,0 +1,194 @@
+//! The command line.
+//!
+//! Exit codes: 0 when all went well, 1 when the server could not start or did not end well, 64 when
+//! the command line is wrong (EX_USAGE), 78 when the settings are wrong (EX_CONFIG), and 128 plus
+//! the signal's number when told to stop a second time.
+
+use std::env;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use actix_web::rt::System;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use thiserror::Error;
+
+use crate::settings::layers::{DEFAULT_FILE, VARIABLE_PREFIX};
+use crate::settings::{self, Environment, Loaded, Reloader, SettingsError, Sources};
+use crate::signals;
+use crate::startup::{Application, StartupError};
+use crate::telemetry::{self, TelemetryError};
+
+/// EX_USAGE of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+/// EX_CONFIG of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+
+/// Version, commit (where the build was told it), kind of build, and platform.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{} (commit {}, {} build, {}-{})",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("HEADROOM_COMMIT").unwrap_or("unknown"),
+        if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        },
+        env::consts::ARCH,
+        env::consts::OS,
+    )
+});
+
+#[derive(Debug, Parser)]
+#[command(name = "headroom", version = VERSION.as_str(), about = env!("CARGO_PKG_DESCRIPTION"))]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until it is told to stop (SIGTERM, SIGINT); SIGHUP reads the settings again
+    Serve {
+        #[command(flatten)]
+        files: Files,
+        /// Write the bound addresses and the process id to FILE, as JSON, once the server answers
+        #[arg(long, value_name = "FILE")]
+        ready_file: Option<PathBuf>,
+    },
+    /// Check the settings and print those in force, with where each came from; secrets are masked
+    CheckConfig {
+        #[command(flatten)]
+        files: Files,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Files {
+    /// Base settings file [default: config/default.toml if it is there, else built-in defaults]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Read NAME.toml, in the base file's folder, on top of it
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+}
+
+impl From<Files> for Sources {
+    fn from(files: Files) -> Self {
+        Self {
+            config: files.config,
+            profile: files.profile,
+        }
+    }
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(clap::Error),
+    /// The settings are wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Logs cannot be written.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// Signals cannot be heard.
+    #[error("cannot listen to signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The server did not start or did not end well.
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    /// Standard output is gone.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl Failure {
+    /// Tells standard error and gives the exit code. One line per error, but for usage errors, whose
+    /// text comes with a hint.
+    pub fn report(self) -> ExitCode {
+        match self {
+            Self::Usage(error) => {
+                error.print().ok();
+                ExitCode::from(EXIT_USAGE)
+            }
+            Self::Settings(SettingsError(faults)) => {
+                faults.iter().for_each(complain);
+                ExitCode::from(EXIT_CONFIG)
+            }
+            other => {
+                complain(&other);
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn complain(error: &impl Display) {
+    // Where standard error is gone there is nobody left to tell.
+    writeln!(io::stderr(), "headroom: {error}").ok();
+}
+
+/// Reads the process's command line and environment, and does what they say.
+///
+/// # Errors
+/// Whatever kept the command from being done.
+pub fn run() -> Result<(), Failure> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            ) =>
+        {
+            return error.print().map_err(Failure::Output);
+        }
+        Err(error) => return Err(Failure::Usage(error)),
+    };
+    match cli.command {
+        None => Cli::command().print_help().map_err(Failure::Output),
+        Some(Command::CheckConfig { files }) => check_config(&files.into()),
+        Some(Command::Serve { files, ready_file }) => serve(files.into(), ready_file),
+    }
+}
+
+fn check_config(sources: &Sources) -> Result<(), Failure> {
+    let loaded = settings::load(sources, &environment())?;
+    write!(io::stdout(), "{loaded}").map_err(Failure::Output)
+}
+
+fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
+    let environment = environment();
+    let Loaded { settings, .. } = settings::load(&sources, &environment)?;
+    let log_filter = telemetry::install_logs(&settings.log)?;
+    let signals = signals::listen().map_err(Failure::Signals)?;
+    tracing::info!(
+        version = VERSION.as_str(),
+        config = %sources.config.as_deref().unwrap_or(DEFAULT_FILE.as_ref()).display(),
+        profile = sources.profile.as_deref(),
+        "starting"
+    );
+    let application = Application::build(Reloader::new(sources, environment, settings))?
+        .with_log_filter(log_filter)
+        .with_ready_file(ready_file);
+    System::new().block_on(application.run(signals))?;
+    Ok(())
+}
+
+/// The part of the environment that can be settings.
+fn environment() -> Environment {
+    env::vars_os()
+        .filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            name.starts_with(VARIABLE_PREFIX)
+                .then(|| (name, value.to_string_lossy().into_owned()))
+        })
+        .collect()
+}

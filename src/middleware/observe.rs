@@ -1,0 +1,192 @@
+//! Around every request: its id, its span, the last deadline, counters, and exactly one log event.
+//!
+//! An error is logged here and nowhere else, with the cause that the caller is not told. The event
+//! of a request that went well is at debug level: `log.filter = "info,headroom::access=debug"`
+//! shows it.
+
+use std::time::{Duration, Instant};
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, ResponseError, web};
+use metrics::{Counter, Gauge, Histogram};
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use crate::middleware::RequestId;
+use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
+
+/// The target of request events in log filters.
+const ACCESS: &str = "headroom::access";
+
+/// How much later than `server.request_deadline` a request is cut off: handlers keep the deadline
+/// themselves and say what they were waiting for; this is for those that fail to.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Counters and the deadline of all requests.
+#[derive(Clone)]
+pub struct Observer {
+    cut_off_after: Duration,
+    in_flight: Gauge,
+    seconds: Histogram,
+    by_class: [Counter; 5],
+    abandoned: Counter,
+}
+
+impl Observer {
+    /// Registers the counters; `deadline` is `server.request_deadline`.
+    pub fn new(deadline: Duration) -> Self {
+        metrics::describe_gauge!(
+            "headroom_http_requests_in_flight",
+            "Requests being answered."
+        );
+        metrics::describe_histogram!(
+            "headroom_http_request_duration_seconds",
+            "Time from a request's head to its answer's head."
+        );
+        metrics::describe_counter!(
+            "headroom_http_requests_total",
+            "Requests answered, by class of status; abandoned: the client went away before."
+        );
+        let count = |class: &'static str| metrics::counter!("headroom_http_requests_total", "class" => class);
+        Self {
+            cut_off_after: deadline + GRACE,
+            in_flight: metrics::gauge!("headroom_http_requests_in_flight"),
+            seconds: metrics::histogram!("headroom_http_request_duration_seconds"),
+            by_class: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(count),
+            abandoned: count("abandoned"),
+        }
+    }
+}
+
+/// A request under way; counts itself out however it ends.
+struct Watch {
+    observer: web::Data<Observer>,
+    id: RequestId,
+    method: Method,
+    began: Instant,
+    ended: bool,
+}
+
+/// Answers a request with everything around it.
+///
+/// # Errors
+/// A [`Problem`] when the request was cut off or failed outside its handler.
+pub async fn observe<B: MessageBody>(
+    observer: web::Data<Observer>,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let id = RequestId::accept(request.headers().get(REQUEST_ID));
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::info_span!("request", request_id = id.as_str());
+    let cut_off_after = observer.cut_off_after;
+    let watch = Watch::begin(observer, id, request.method().clone());
+
+    match timeout(cut_off_after, next.call(request).instrument(span)).await {
+        Ok(Ok(response)) => Ok(watch.answer(response)),
+        Ok(Err(error)) => Err(watch.fail(error)),
+        Err(_) => Err(watch.fail(deadline_exceeded().into())),
+    }
+}
+
+fn deadline_exceeded() -> Problem {
+    Problem::new(
+        ProblemKind::DeadlineExceeded,
+        "the request took longer than it may; it has been given up",
+    )
+}
+
+impl Watch {
+    fn begin(observer: web::Data<Observer>, id: RequestId, method: Method) -> Self {
+        observer.in_flight.increment(1.0);
+        Self {
+            observer,
+            id,
+            method,
+            began: Instant::now(),
+            ended: false,
+        }
+    }
+
+    fn answer<B: MessageBody>(
+        mut self,
+        response: ServiceResponse<B>,
+    ) -> ServiceResponse<EitherBody<B>> {
+        let pattern = response.request().match_pattern();
+        let pattern = pattern.as_deref().unwrap_or("unmatched");
+        // Problems are made again, now that the request's id is known; the framework's own errors
+        // become problems; errors of other forms (as under /v2) are left as they are.
+        let Some(problem) = response.response().error().and_then(problem_of) else {
+            self.log(response.status(), pattern, None);
+            let mut response = response.map_into_left_body();
+            response.headers_mut().insert(REQUEST_ID, self.id.header());
+            return response;
+        };
+        self.log(problem.status_code(), pattern, Some(&problem));
+        let answer = problem.in_request(self.id.as_str()).error_response();
+        let (request, _) = response.into_parts();
+        ServiceResponse::new(request, answer).map_into_right_body()
+    }
+
+    fn fail(mut self, error: Error) -> Error {
+        let Some(problem) = problem_of(&error) else {
+            self.log(error.as_response_error().status_code(), "unmatched", None);
+            return error;
+        };
+        self.log(problem.status_code(), "unmatched", Some(&problem));
+        problem.in_request(self.id.as_str()).into()
+    }
+
+    fn log(&mut self, status: StatusCode, path: &str, problem: Option<&Problem>) {
+        self.ended = true;
+        let took = self.began.elapsed();
+        self.observer.seconds.record(took);
+        let class = usize::from(status.as_u16() / 100).saturating_sub(1);
+        if let Some(counter) = self.observer.by_class.get(class) {
+            counter.increment(1);
+        }
+        /// Events of different levels are different call sites; their fields are the same.
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::event!(
+                    target: ACCESS,
+                    tracing::Level::$level,
+                    request_id = self.id.as_str(),
+                    method = self.method.as_str(),
+                    path,
+                    status = status.as_u16(),
+                    duration_ms = took.as_secs_f64() * 1e3,
+                    problem = problem.map(|problem| problem.kind().slug()),
+                    detail = problem.map(Problem::detail),
+                    cause = problem.and_then(Problem::cause),
+                    "request answered"
+                )
+            };
+        }
+        match status.as_u16() {
+            500 => event!(ERROR),
+            501.. => event!(WARN),
+            400.. => event!(INFO),
+            _ => event!(DEBUG),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.observer.in_flight.decrement(1.0);
+        if !self.ended {
+            self.observer.abandoned.increment(1);
+            tracing::debug!(
+                target: ACCESS,
+                request_id = self.id.as_str(),
+                method = self.method.as_str(),
+                duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
+                "request abandoned by its client"
+            );
+        }
+    }
+}

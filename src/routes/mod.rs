@@ -1,0 +1,37 @@
+//! The route table. One file per resource, named like its path.
+
+mod root;
+
+use actix_web::{FromRequest, Handler, Resource, Responder, guard, web};
+
+use crate::problem::Problem;
+
+/// All routes of the main listener.
+pub fn configure(config: &mut web::ServiceConfig) {
+    config
+        .service(readable("/", root::index))
+        .default_service(web::to(not_found));
+}
+
+/// A resource that can only be read.
+pub fn readable<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path)
+        .route(
+            web::route()
+                .guard(guard::Any(guard::Get()).or(guard::Head()))
+                .to(handler),
+        )
+        .default_service(web::to(|| async {
+            Problem::method_not_allowed("GET, HEAD")
+        }))
+}
+
+/// What is answered where there is no resource.
+pub async fn not_found() -> Problem {
+    Problem::not_found()
+}

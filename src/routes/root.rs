@@ -1,0 +1,23 @@
+//! `GET /`: what this is and where to look.
+
+use actix_web::{Responder, web};
+use serde::Serialize;
+
+/// What a person who opens the server's address wants to know.
+#[derive(Serialize)]
+struct Index {
+    name: &'static str,
+    version: &'static str,
+    description: &'static str,
+    look_at: &'static [&'static str],
+}
+
+/// Answers `GET /`.
+pub(super) async fn index() -> impl Responder {
+    web::Json(Index {
+        name: "Headroom",
+        version: env!("CARGO_PKG_VERSION"),
+        description: env!("CARGO_PKG_DESCRIPTION"),
+        look_at: &["/health/ready and /metrics on the admin listener"],
+    })
+}

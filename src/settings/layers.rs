@@ -1,0 +1,257 @@
+//! Where settings come from, and which place wins.
+//!
+//! Built-in defaults < the base file < the profile's file < the environment. Layers are merged
+//! key by key as they are, with the place each value came from; types come later, so that a fault
+//! can always say where the value stood.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::error::{Fault, Origin};
+use super::section::{Key, Located, Raw};
+
+/// What an environment variable must begin with to be a setting.
+pub const VARIABLE_PREFIX: &str = "HEADROOM__";
+
+/// The base file that is read, if it is there, when none is named.
+pub const DEFAULT_FILE: &str = "config/default.toml";
+
+/// The reference file, compiled in: a server without any file runs on the same defaults.
+const BUILT_IN: &str = include_str!("../../config/default.toml");
+
+/// Which files to read.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The base file; [`DEFAULT_FILE`] when not named, and then it may be missing.
+    pub config: Option<PathBuf>,
+    /// The profile: `<profile>.toml` in the base file's folder.
+    pub profile: Option<String>,
+}
+
+/// The environment, handed in: nothing here reads the process's own.
+pub type Environment = BTreeMap<String, String>;
+
+/// Similarity from which on another key is worth suggesting (Jaro-Winkler, 0 to 1).
+const NEAR: f64 = 0.8;
+
+pub(crate) struct Layers<'a> {
+    keys: &'a [Key],
+    values: BTreeMap<String, Located>,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Layers<'a> {
+    pub(crate) fn new(keys: &'a [Key]) -> Self {
+        Self {
+            keys,
+            values: BTreeMap::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Reads every layer; what is wrong is returned beside what is right.
+    pub(crate) fn read(
+        mut self,
+        sources: &Sources,
+        environment: &Environment,
+    ) -> (BTreeMap<String, Located>, Vec<Fault>) {
+        self.text(BUILT_IN, &Origin::BuiltIn);
+        let base = sources
+            .config
+            .clone()
+            .unwrap_or_else(|| DEFAULT_FILE.into());
+        self.file(&base, sources.config.is_some());
+        if let Some(profile) = &sources.profile {
+            self.profile(profile, &base);
+        }
+        self.environment(environment);
+        self.secret_files();
+        (self.values, self.faults)
+    }
+
+    fn profile(&mut self, profile: &str, base: &Path) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if profile.is_empty() || !profile.chars().all(plain) {
+            self.faults.push(Fault::ProfileName {
+                name: profile.into(),
+            });
+            return;
+        }
+        self.file(&base.with_file_name(format!("{profile}.toml")), true);
+    }
+
+    fn file(&mut self, path: &Path, required: bool) {
+        match fs::read_to_string(path) {
+            Ok(text) => self.text(&text, &Origin::File(path.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
+            Err(source) => self.faults.push(Fault::Unreadable {
+                path: path.into(),
+                source,
+            }),
+        }
+    }
+
+    fn text(&mut self, text: &str, origin: &Origin) {
+        let table: Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => {
+                let error: toml::de::Error = error;
+                let start = error.span().map_or(0, |span| span.start.min(text.len()));
+                self.faults.push(Fault::Syntax {
+                    origin: origin.clone(),
+                    line: 1 + text.as_bytes()[..start]
+                        .iter()
+                        .filter(|b| **b == b'\n')
+                        .count(),
+                    message: error.message().lines().collect::<Vec<_>>().join(", "),
+                });
+                return;
+            }
+        };
+        let mut layer = BTreeMap::new();
+        self.flatten(String::new(), table, origin, &mut layer);
+        self.merge(layer);
+    }
+
+    fn flatten(
+        &mut self,
+        prefix: String,
+        table: Table,
+        origin: &Origin,
+        layer: &mut BTreeMap<String, Located>,
+    ) {
+        for (name, value) in table {
+            let path = super::section::join(&prefix, &name);
+            if self.knows(&path) {
+                let raw = Raw::Toml(value);
+                let origin = origin.clone();
+                layer.insert(path, Located { raw, origin });
+            } else if !self.is_section(&path) {
+                self.unknown(path, origin);
+            } else if let Value::Table(inner) = value {
+                self.flatten(path, inner, origin, layer);
+            } else {
+                self.faults.push(Fault::SectionHasValue {
+                    key: path,
+                    origin: origin.clone(),
+                });
+            }
+        }
+    }
+
+    fn environment(&mut self, environment: &Environment) {
+        let mut layer = BTreeMap::new();
+        for (name, text) in environment {
+            let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else {
+                continue;
+            };
+            let path = rest.to_ascii_lowercase().replace("__", ".");
+            let origin = Origin::Variable(name.clone());
+            if self.knows(&path) {
+                let raw = Raw::Text(text.clone());
+                layer.insert(path, Located { raw, origin });
+            } else if self.is_section(&path) {
+                self.faults
+                    .push(Fault::SectionHasValue { key: path, origin });
+            } else {
+                self.unknown(path, &origin);
+            }
+        }
+        self.merge(layer);
+    }
+
+    /// Lays one layer over those below. A secret and the name of its file are two forms of one
+    /// key: the higher layer's form replaces the lower one's.
+    fn merge(&mut self, layer: BTreeMap<String, Located>) {
+        for key in self.keys.iter().filter(|key| key.secret) {
+            let (plain, file) = (key.path.clone(), file_form(&key.path));
+            match (layer.get(&plain), layer.get(&file)) {
+                (Some(_), Some(located)) => self.faults.push(Fault::BothForms {
+                    key: plain,
+                    origin: located.origin.clone(),
+                }),
+                (Some(_), None) => drop(self.values.remove(&file)),
+                (None, Some(_)) => drop(self.values.remove(&plain)),
+                (None, None) => {}
+            }
+        }
+        self.values.extend(layer);
+    }
+
+    /// Puts the content of secrets' files in the place of their names.
+    fn secret_files(&mut self) {
+        for key in self.keys.iter().filter(|key| key.secret) {
+            let Some(located) = self.values.remove(&file_form(&key.path)) else {
+                continue;
+            };
+            let path = match located.raw {
+                Raw::Toml(Value::String(text)) | Raw::Text(text) => PathBuf::from(text),
+                Raw::Toml(value) => {
+                    self.faults.push(Fault::Invalid {
+                        key: file_form(&key.path),
+                        value: Some(value.to_string()),
+                        origin: located.origin,
+                        rule: "a path",
+                    });
+                    continue;
+                }
+            };
+            if path.as_os_str().is_empty() {
+                continue;
+            }
+            match fs::read_to_string(&path) {
+                Ok(text) => {
+                    let raw = Raw::Text(text.trim_end_matches(['\r', '\n']).into());
+                    let origin = Origin::SecretFile(path);
+                    self.values
+                        .insert(key.path.clone(), Located { raw, origin });
+                }
+                Err(source) => self.faults.push(Fault::SecretFile {
+                    key: key.path.clone(),
+                    origin: located.origin,
+                    path,
+                    source,
+                }),
+            }
+        }
+    }
+
+    fn knows(&self, path: &str) -> bool {
+        self.keys.iter().any(|key| {
+            key.path == path || key.secret && path.strip_suffix("_file") == Some(&key.path)
+        })
+    }
+
+    fn is_section(&self, path: &str) -> bool {
+        self.keys.iter().any(|key| {
+            key.path
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
+    }
+
+    fn unknown(&mut self, key: String, origin: &Origin) {
+        let nearest = nearest(&key, self.keys);
+        self.faults.push(Fault::UnknownKey {
+            key,
+            origin: origin.clone(),
+            nearest,
+        });
+    }
+}
+
+fn file_form(path: &str) -> String {
+    format!("{path}_file")
+}
+
+fn nearest(unknown: &str, keys: &[Key]) -> Option<String> {
+    keys.iter()
+        .map(|key| (strsim::jaro_winkler(unknown, &key.path), &key.path))
+        .filter(|(similarity, _)| *similarity >= NEAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, path)| path.clone())
+}

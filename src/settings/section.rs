@@ -1,0 +1,270 @@
+//! How a section of the settings is declared: once.
+//!
+//! The `section!` macro makes the struct and everything the loader needs to know about it (key
+//! names, which of them are secret, which can change while the server runs), so that a new key is
+//! one line here and its documented default in `config/default.toml`.
+
+use std::collections::BTreeMap;
+
+use toml::Value;
+
+use super::error::{Fault, Origin};
+
+/// What stands for a secret wherever settings are shown.
+pub(crate) const MASK: &str = "***";
+
+/// A key the settings know.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    pub(crate) path: String,
+    pub(crate) secret: bool,
+}
+
+/// A key that differs between two settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its dotted name.
+    pub key: String,
+    /// Whether it takes effect without a restart.
+    pub live: bool,
+}
+
+/// A key with the value in force, fit to be shown: secrets are masked.
+pub(crate) struct Entry {
+    pub(crate) path: String,
+    pub(crate) value: Option<Value>,
+}
+
+/// A value as a layer gave it, before its type is known.
+#[derive(Clone, Debug)]
+pub(crate) enum Raw {
+    /// From a file: TOML has types of its own.
+    Toml(Value),
+    /// From the environment or a secret's file: only text.
+    Text(String),
+}
+
+/// A raw value and where it stood.
+#[derive(Clone, Debug)]
+pub(crate) struct Located {
+    pub(crate) raw: Raw,
+    pub(crate) origin: Origin,
+}
+
+/// The merged layers, and what was found wrong while reading them.
+pub(crate) struct Source<'a> {
+    pub(crate) values: &'a BTreeMap<String, Located>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Source<'_> {
+    /// Reads one key; `None` once a fault is noted, so that all faults are found in one go.
+    pub(crate) fn leaf<T: Leaf>(&mut self, path: &str) -> Option<T> {
+        let Some(located) = self.values.get(path) else {
+            let absent = T::absent();
+            if absent.is_none() {
+                self.faults.push(Fault::Missing { key: path.into() });
+            }
+            return absent;
+        };
+        let (value, shown) = match &located.raw {
+            Raw::Toml(value) => (T::from_toml(value), value.to_string()),
+            Raw::Text(text) => (T::from_text(text), format!("{text:?}")),
+        };
+        if value.is_none() {
+            self.faults.push(Fault::Invalid {
+                key: path.into(),
+                value: (!T::SECRET).then_some(shown),
+                origin: located.origin.clone(),
+                rule: T::RULE,
+            });
+        }
+        value
+    }
+}
+
+/// A value a key can have.
+pub(crate) trait Leaf: Clone + PartialEq {
+    /// Completes "must be …".
+    const RULE: &'static str;
+    /// Never to be shown.
+    const SECRET: bool = false;
+
+    fn from_text(text: &str) -> Option<Self>;
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        value.as_str().and_then(Self::from_text)
+    }
+
+    /// As it would stand in a file; `None` when it is not set.
+    fn to_toml(&self) -> Option<Value>;
+
+    /// What it is when no layer names it.
+    fn absent() -> Option<Self> {
+        None
+    }
+}
+
+impl<T: Leaf> Leaf for Option<T> {
+    const RULE: &'static str = T::RULE;
+    const SECRET: bool = T::SECRET;
+
+    /// An empty text unsets: an environment variable cannot be removed by a later layer.
+    fn from_text(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(None);
+        }
+        T::from_text(text).map(Some)
+    }
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        if value.as_str() == Some("") {
+            return Some(None);
+        }
+        T::from_toml(value).map(Some)
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        self.as_ref().and_then(T::to_toml)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+}
+
+/// A group of keys.
+pub(crate) trait Section: Sized {
+    fn keys(prefix: &str, keys: &mut Vec<Key>);
+    fn read(prefix: &str, source: &mut Source<'_>) -> Option<Self>;
+    fn entries(&self, prefix: &str, entries: &mut Vec<Entry>);
+    fn changes(&self, newer: &Self, prefix: &str, changes: &mut Vec<Change>);
+    fn adopt_live(&mut self, newer: &Self);
+}
+
+pub(crate) fn key_of<T: Leaf>(path: String) -> Key {
+    Key {
+        path,
+        secret: T::SECRET,
+    }
+}
+
+pub(crate) fn entry_of<T: Leaf>(path: String, value: &T) -> Entry {
+    let shown = value.to_toml();
+    Entry {
+        path,
+        value: if T::SECRET {
+            shown.map(|_| Value::String(MASK.into()))
+        } else {
+            shown
+        },
+    }
+}
+
+pub(crate) fn join(prefix: &str, field: &str) -> String {
+    if prefix.is_empty() {
+        field.into()
+    } else {
+        format!("{prefix}.{field}")
+    }
+}
+
+/// Declares a section. Each field is `restart` (a change waits for the next start), `live` (a
+/// change is taken over on SIGHUP) or `section` (a group of its own).
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident {
+        $( $(#[$field_meta:meta])* $kind:ident $field:ident : $ty:ty, )*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name { $( $(#[$field_meta])* pub $field: $ty, )* }
+
+        impl $crate::settings::section::Section for $name {
+            fn keys(prefix: &str, keys: &mut Vec<$crate::settings::section::Key>) {
+                $( section!(@keys $kind $ty, prefix, $field, keys); )*
+            }
+
+            fn read(
+                prefix: &str,
+                source: &mut $crate::settings::section::Source<'_>,
+            ) -> Option<Self> {
+                $( let $field = section!(@read $kind $ty, prefix, $field, source); )*
+                Some(Self { $( $field: $field?, )* })
+            }
+
+            fn entries(
+                &self,
+                prefix: &str,
+                entries: &mut Vec<$crate::settings::section::Entry>,
+            ) {
+                $( section!(@entries $kind self, prefix, $field, entries); )*
+            }
+
+            fn changes(
+                &self,
+                newer: &Self,
+                prefix: &str,
+                changes: &mut Vec<$crate::settings::section::Change>,
+            ) {
+                $( section!(@changes $kind self, newer, prefix, $field, changes); )*
+            }
+
+            fn adopt_live(&mut self, newer: &Self) {
+                $( section!(@adopt $kind self, newer, $field); )*
+            }
+        }
+    };
+
+    (@keys section $ty:ty, $prefix:ident, $field:ident, $keys:ident) => {
+        <$ty as $crate::settings::section::Section>::keys(
+            &$crate::settings::section::join($prefix, stringify!($field)), $keys)
+    };
+    (@keys $kind:ident $ty:ty, $prefix:ident, $field:ident, $keys:ident) => {
+        $keys.push($crate::settings::section::key_of::<$ty>(
+            $crate::settings::section::join($prefix, stringify!($field))))
+    };
+
+    (@read section $ty:ty, $prefix:ident, $field:ident, $source:ident) => {
+        <$ty as $crate::settings::section::Section>::read(
+            &$crate::settings::section::join($prefix, stringify!($field)), $source)
+    };
+    (@read $kind:ident $ty:ty, $prefix:ident, $field:ident, $source:ident) => {
+        $source.leaf::<$ty>(&$crate::settings::section::join($prefix, stringify!($field)))
+    };
+
+    (@entries section $this:ident, $prefix:ident, $field:ident, $entries:ident) => {
+        $this.$field.entries(
+            &$crate::settings::section::join($prefix, stringify!($field)), $entries)
+    };
+    (@entries $kind:ident $this:ident, $prefix:ident, $field:ident, $entries:ident) => {
+        $entries.push($crate::settings::section::entry_of(
+            $crate::settings::section::join($prefix, stringify!($field)), &$this.$field))
+    };
+
+    (@changes section $this:ident, $newer:ident, $prefix:ident, $field:ident, $changes:ident) => {
+        $this.$field.changes(
+            &$newer.$field,
+            &$crate::settings::section::join($prefix, stringify!($field)),
+            $changes,
+        )
+    };
+    (@changes $kind:ident $this:ident, $newer:ident, $prefix:ident, $field:ident, $changes:ident) => {
+        if $this.$field != $newer.$field {
+            $changes.push($crate::settings::section::Change {
+                key: $crate::settings::section::join($prefix, stringify!($field)),
+                live: stringify!($kind) == "live",
+            });
+        }
+    };
+
+    (@adopt section $this:ident, $newer:ident, $field:ident) => {
+        $this.$field.adopt_live(&$newer.$field)
+    };
+    (@adopt live $this:ident, $newer:ident, $field:ident) => {
+        $this.$field = $newer.$field.clone()
+    };
+    (@adopt restart $this:ident, $newer:ident, $field:ident) => {
+        let _kept = &$newer.$field;
+    };
+}
+pub(crate) use section;

@@ -1,0 +1,303 @@
+//! Every section and key. What a key is for, its unit and its default stand in
+//! `config/default.toml`, which is the reference and the built-in default at once; the comments
+//! here are for the reader of code.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::error::Fault;
+use super::section::section;
+use super::values::{EvictionPolicy, LogFilter, LogFormat, PostgresUrl, RedisUrl, Share, Workers};
+
+section! {
+    /// Everything that can be configured: the sum of the sections.
+    Settings {
+        /// The HTTP edge.
+        section server: ServerSettings,
+        /// Files that outlive the process.
+        section data: DataSettings,
+        /// The memory budget.
+        section memory: MemorySettings,
+        /// Models and the processes that run them.
+        section models: ModelSettings,
+        /// Logging.
+        section log: LogSettings,
+        /// Who may call.
+        section auth: AuthSettings,
+        /// PostgreSQL.
+        section postgres: PostgresSettings,
+        /// Redis, one connection per purpose.
+        section redis: RedisSettings,
+    }
+}
+
+section! {
+    /// The HTTP edge.
+    ServerSettings {
+        /// Where requests are taken; port 0 picks a free one.
+        restart listen: SocketAddr,
+        /// Where health and metrics are answered; port 0 picks a free one.
+        restart admin_listen: SocketAddr,
+        /// Threads that answer requests.
+        restart workers: Workers,
+        /// Largest request body.
+        restart request_body_max: ByteSize,
+        /// Most bytes of request bodies held at one time, over all requests.
+        restart bodies_in_flight_max: ByteSize,
+        /// How long a request waits for room among the bodies in flight.
+        restart body_admission_wait: Duration,
+        /// Longest pause between two parts of a body.
+        restart body_idle_timeout: Duration,
+        /// Longest time for a whole body.
+        restart body_timeout: Duration,
+        /// Longest time to answer a request.
+        restart request_deadline: Duration,
+        /// How long an idle connection stays open.
+        restart keep_alive: Duration,
+        /// Longest time for a request's head.
+        restart client_request_timeout: Duration,
+        /// How long a connection that is being closed may take to read its last answer.
+        restart client_disconnect_timeout: Duration,
+        /// How long requests in flight may take once the server is told to stop.
+        restart shutdown_deadline: Duration,
+    }
+}
+
+section! {
+    /// Files that outlive the process.
+    DataSettings {
+        /// The folder they are in.
+        restart dir: PathBuf,
+    }
+}
+
+section! {
+    /// The memory budget.
+    MemorySettings {
+        /// Most memory used by the whole process tree; the cgroup's limit when not set.
+        restart limit: Option<ByteSize>,
+        /// The budget as a share of physical memory, where there is neither limit nor cgroup.
+        restart physical_share: Share,
+        /// How far below its threshold usage must fall before a level is left.
+        live hysteresis: Share,
+        /// How long a level is kept before a lower one may follow.
+        live dwell: Duration,
+        /// Time between two readings of memory in use.
+        live sample_interval: Duration,
+        /// The same while loads are under way or usage is elevated.
+        live sample_interval_fast: Duration,
+        /// Shares of the budget at which a level begins.
+        section levels: LevelSettings,
+    }
+}
+
+section! {
+    /// Shares of the memory budget at which a level begins.
+    LevelSettings {
+        /// Gentle clean-up begins.
+        live elevated: Share,
+        /// Idle things are unloaded.
+        live high: Share,
+        /// Emergency clean-up.
+        live critical: Share,
+        /// New loads are refused.
+        live exhausted: Share,
+    }
+}
+
+section! {
+    /// Models and the processes that run them.
+    ModelSettings {
+        /// The folder with one folder per model.
+        restart dir: PathBuf,
+        /// The model host's binary; beside this one when not set.
+        restart host_binary: Option<PathBuf>,
+        /// Fork hosts from one warm process instead of starting each anew.
+        restart zygote: bool,
+        /// How long an unused model stays loaded.
+        live ttl: Duration,
+        /// Longest time for a load.
+        live load_deadline: Duration,
+        /// Requests that may wait for one model.
+        restart queue_max: NonZeroUsize,
+        /// Time between two signs of life asked of a host.
+        restart heartbeat_interval: Duration,
+        /// How long a host may be silent before it is ended.
+        restart heartbeat_timeout: Duration,
+        /// Which idle model goes first.
+        restart eviction: EvictionPolicy,
+        /// Time before a failed load is tried again, the first time.
+        restart failed_load_backoff_min: Duration,
+        /// The same after many failures.
+        restart failed_load_backoff_max: Duration,
+    }
+}
+
+section! {
+    /// Logging.
+    LogSettings {
+        /// How events are written.
+        restart format: LogFormat,
+        /// Which events are written.
+        live filter: LogFilter,
+    }
+}
+
+section! {
+    /// Who may call.
+    AuthSettings {
+        /// Whether callers must show who they are.
+        restart enabled: bool,
+    }
+}
+
+section! {
+    /// PostgreSQL.
+    PostgresSettings {
+        /// Where it is.
+        restart url: Option<PostgresUrl>,
+    }
+}
+
+section! {
+    /// Redis, one connection per purpose.
+    RedisSettings {
+        /// Facts shared by replicas.
+        section primary: RedisServerSettings,
+        /// What may be lost.
+        section cache: RedisServerSettings,
+        /// Messages between replicas.
+        section pubsub: RedisServerSettings,
+    }
+}
+
+section! {
+    /// One Redis.
+    RedisServerSettings {
+        /// Where it is.
+        restart url: Option<RedisUrl>,
+    }
+}
+
+impl Settings {
+    /// What no type can rule out: rules over several keys, and durations that cannot be zero.
+    pub(crate) fn check(&self) -> Vec<Fault> {
+        let mut rules = Rules(Vec::new());
+        self.server.check(&mut rules);
+        self.memory.check(&mut rules);
+        self.models.check(&mut rules);
+        rules.require(
+            !self.auth.enabled,
+            "auth.enabled must be false: this version cannot check who calls, \
+             and must not look as if it did",
+        );
+        rules.0
+    }
+}
+
+impl ServerSettings {
+    fn check(&self, rules: &mut Rules) {
+        rules.require(
+            !same_socket(self.listen, self.admin_listen),
+            "server.listen and server.admin_listen must differ",
+        );
+        rules.require(
+            self.request_body_max.as_u64() > 0,
+            "server.request_body_max must be above 0",
+        );
+        rules.require(
+            self.request_body_max <= self.bodies_in_flight_max,
+            "server.request_body_max must not be above server.bodies_in_flight_max",
+        );
+        rules.require(
+            self.bodies_in_flight_max <= ByteSize::tib(1),
+            "server.bodies_in_flight_max must be at most 1TiB",
+        );
+        rules.positive("server.body_idle_timeout", self.body_idle_timeout);
+        rules.positive("server.body_timeout", self.body_timeout);
+        rules.positive("server.request_deadline", self.request_deadline);
+        rules.positive("server.keep_alive", self.keep_alive);
+        rules.positive("server.client_request_timeout", self.client_request_timeout);
+        // Zero would reset connections whose client has not yet read why it was refused.
+        rules.positive(
+            "server.client_disconnect_timeout",
+            self.client_disconnect_timeout,
+        );
+    }
+}
+
+impl MemorySettings {
+    fn check(&self, rules: &mut Rules) {
+        let levels = [
+            self.levels.elevated,
+            self.levels.high,
+            self.levels.critical,
+            self.levels.exhausted,
+        ]
+        .map(Share::get);
+        rules.require(
+            levels.is_sorted_by(|lower, upper| lower < upper),
+            "memory.levels must ascend: elevated < high < critical < exhausted",
+        );
+        rules.require(
+            self.hysteresis.get() < levels[0],
+            "memory.hysteresis must be below memory.levels.elevated",
+        );
+        rules.require(
+            self.limit.is_none_or(|limit| limit.as_u64() > 0),
+            "memory.limit must be above 0",
+        );
+        rules.positive("memory.sample_interval", self.sample_interval);
+        rules.positive("memory.sample_interval_fast", self.sample_interval_fast);
+        rules.require(
+            self.sample_interval_fast <= self.sample_interval,
+            "memory.sample_interval_fast must not be above memory.sample_interval",
+        );
+    }
+}
+
+impl ModelSettings {
+    fn check(&self, rules: &mut Rules) {
+        rules.positive("models.ttl", self.ttl);
+        rules.positive("models.load_deadline", self.load_deadline);
+        rules.positive("models.heartbeat_interval", self.heartbeat_interval);
+        rules.require(
+            self.heartbeat_interval < self.heartbeat_timeout,
+            "models.heartbeat_timeout must be above models.heartbeat_interval",
+        );
+        rules.positive(
+            "models.failed_load_backoff_min",
+            self.failed_load_backoff_min,
+        );
+        rules.require(
+            self.failed_load_backoff_min <= self.failed_load_backoff_max,
+            "models.failed_load_backoff_min must not be above models.failed_load_backoff_max",
+        );
+    }
+}
+
+/// Collects broken rules, so that all are told at once.
+struct Rules(Vec<Fault>);
+
+impl Rules {
+    fn require(&mut self, holds: bool, rule: &str) {
+        if !holds {
+            self.0.push(Fault::Rule(rule.into()));
+        }
+    }
+
+    fn positive(&mut self, key: &str, duration: Duration) {
+        self.require(!duration.is_zero(), &format!("{key} must be above 0"));
+    }
+}
+
+/// Whether binding one address would take the other's place.
+fn same_socket(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() != 0
+        && a.port() == b.port()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}

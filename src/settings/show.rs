@@ -1,0 +1,33 @@
+//! The settings in force, as TOML, each with the place it came from.
+
+use std::fmt;
+
+use super::Loaded;
+use super::error::Origin;
+use super::section::Section;
+
+impl fmt::Display for Loaded {
+    /// TOML that `--config` would take again, but for the secrets, which are masked.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut entries = Vec::new();
+        self.settings.entries("", &mut entries);
+        let mut open = "";
+        for entry in &entries {
+            let (section, name) = entry.path.rsplit_once('.').unwrap_or(("", &entry.path));
+            if section != open {
+                let gap = if open.is_empty() { "" } else { "\n" };
+                writeln!(f, "{gap}[{section}]")?;
+                open = section;
+            }
+            match &entry.value {
+                Some(value) => write!(f, "{name} = {value}")?,
+                None => write!(f, "# {name} is not set")?,
+            }
+            match self.origins.get(&entry.path) {
+                Some(Origin::BuiltIn) | None => writeln!(f)?,
+                Some(origin) => writeln!(f, " # {origin}")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,377 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::layers::DEFAULT_FILE;
+use super::section::{MASK, Section};
+use super::{Environment, Loaded, Reloader, Settings, Sources, keys, load};
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    pairs.iter().map(owned).collect()
+}
+
+fn file(text: &str) -> (tempfile::TempDir, Sources) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("base.toml");
+    fs::write(&path, text).unwrap();
+    let sources = Sources {
+        config: Some(path),
+        profile: None,
+    };
+    (folder, sources)
+}
+
+fn defaults() -> Settings {
+    let (_folder, sources) = file("");
+    load(&sources, &Environment::new()).unwrap().settings
+}
+
+fn load_text(text: &str, pairs: &[(&str, &str)]) -> Result<Loaded, String> {
+    let (folder, sources) = file(text);
+    load(&sources, &environment(pairs)).map_err(|error| {
+        let folder = format!("{}/", folder.path().display());
+        error.to_string().replace(&folder, "")
+    })
+}
+
+#[track_caller]
+fn refuses(text: &str, pairs: &[(&str, &str)], said: &str) {
+    match load_text(text, pairs) {
+        Ok(_) => panic!("accepted: {text} {pairs:?}"),
+        Err(error) => assert_eq!(error, said),
+    }
+}
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+#[test]
+fn the_default_file_holds_the_defaults() {
+    let sources = Sources {
+        config: Some(repository(DEFAULT_FILE)),
+        profile: None,
+    };
+    let loaded = load(&sources, &Environment::new()).unwrap();
+    assert_eq!(loaded.settings, defaults());
+}
+
+#[test]
+fn the_default_file_names_and_explains_every_key() {
+    let text = fs::read_to_string(repository(DEFAULT_FILE)).unwrap();
+    let mut section = "";
+    let mut above = "";
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let plain = line.strip_prefix("# ").unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        } else if let Some((name, _)) = plain.split_once(" = ")
+            && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        {
+            assert!(above.starts_with("# "), "{section}.{name} is not explained");
+            found.push(format!("{section}.{name}"));
+        }
+        above = line;
+    }
+    let known: Vec<_> = keys().into_iter().map(|key| key.path).collect();
+    assert_eq!(found, known);
+}
+
+#[test]
+fn the_default_file_marks_exactly_what_can_change_while_running() {
+    let text = fs::read_to_string(repository(DEFAULT_FILE)).unwrap();
+    let mut loud = defaults();
+    let quiet = load_text(
+        "log.filter = 'debug'\nmodels.ttl = '1s'\nmodels.load_deadline = '1s'\n\
+         memory = { hysteresis = 0.1, dwell = '1s', sample_interval = '2s', sample_interval_fast = '1ms', \
+         levels = { elevated = 0.2, high = 0.3, critical = 0.4, exhausted = 0.5 } }",
+        &[],
+    )
+    .unwrap()
+    .settings;
+    loud.adopt_live(&quiet);
+    assert_eq!(loud, quiet, "a key in this test is not live");
+    let mut changes = Vec::new();
+    defaults().changes(&quiet, "", &mut changes);
+    assert_eq!(text.matches("# Live. ").count(), changes.len());
+}
+
+#[test]
+fn the_production_profile_is_valid() {
+    let sources = Sources {
+        config: Some(repository(DEFAULT_FILE)),
+        profile: Some("production".into()),
+    };
+    let settings = load(&sources, &Environment::new()).unwrap().settings;
+    assert!(settings.server.listen.ip().is_unspecified());
+    assert_eq!(settings.data.dir, Path::new("/var/lib/headroom"));
+}
+
+#[test]
+fn the_production_environment_example_is_valid() {
+    let text = fs::read_to_string(repository("config/production.env.example")).unwrap();
+    let known: Vec<_> = keys().into_iter().map(|key| key.path).collect();
+    for line in text
+        .lines()
+        .filter_map(|line| line.strip_prefix("#HEADROOM__"))
+    {
+        let name = line
+            .split('=')
+            .next()
+            .unwrap()
+            .to_lowercase()
+            .replace("__", ".");
+        let key = name.strip_suffix("_file").unwrap_or(&name);
+        assert!(known.iter().any(|known| known == key), "{name} is unknown");
+    }
+}
+
+#[test]
+fn higher_layers_win_key_by_key() {
+    let (folder, mut sources) =
+        file("[server]\nlisten = '127.0.0.1:1'\nworkers = 1\nkeep_alive = '1s'");
+    fs::write(
+        folder.path().join("edge.toml"),
+        "[server]\nworkers = 2\nkeep_alive = '2s'",
+    )
+    .unwrap();
+    sources.profile = Some("edge".into());
+    let variables = environment(&[("HEADROOM__SERVER__KEEP_ALIVE", "3s"), ("HOME", "/root")]);
+    let server = load(&sources, &variables).unwrap().settings.server;
+    assert_eq!(server.listen.port(), 1);
+    assert_eq!(server.workers.count(), 2);
+    assert_eq!(server.keep_alive, Duration::from_secs(3));
+    assert_eq!(server.body_timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn the_environment_is_read_by_the_keys_type() {
+    let settings = load_text(
+        "",
+        &[
+            ("HEADROOM__MODELS__ZYGOTE", "false"),
+            ("HEADROOM__MODELS__QUEUE_MAX", "7"),
+            ("HEADROOM__MEMORY__LEVELS__HIGH", "0.75"),
+            ("HEADROOM__MEMORY__LIMIT", "512MB"),
+            ("HEADROOM__MODELS__EVICTION", "lru"),
+            ("HEADROOM__MODELS__HOST_BINARY", ""),
+        ],
+    )
+    .unwrap()
+    .settings;
+    assert!(!settings.models.zygote);
+    assert_eq!(settings.models.queue_max.get(), 7);
+    assert_eq!(settings.memory.levels.high.get(), 0.75);
+    assert_eq!(settings.memory.limit.unwrap().as_u64(), 512_000_000);
+    assert_eq!(settings.models.host_binary, None);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_one() {
+    refuses(
+        "[server]\nlisten_on = '127.0.0.1:1'",
+        &[],
+        "base.toml: unknown key server.listen_on; did you mean server.listen?",
+    );
+    refuses(
+        "",
+        &[("HEADROOM__MEMROY__LIMIT", "1GiB")],
+        "environment variable HEADROOM__MEMROY__LIMIT: unknown key memroy.limit; \
+         did you mean memory.limit?",
+    );
+    refuses("[zzz]", &[], "base.toml: unknown key zzz");
+}
+
+#[test]
+fn a_wrong_value_is_told_with_key_place_and_rule() {
+    refuses(
+        "[server]\nlisten = 8080",
+        &[],
+        "base.toml: server.listen = 8080 must be an IP address and a port, \
+         such as \"127.0.0.1:8080\"",
+    );
+    refuses(
+        "",
+        &[("HEADROOM__MODELS__ZYGOTE", "maybe")],
+        "environment variable HEADROOM__MODELS__ZYGOTE: models.zygote = \"maybe\" \
+         must be true or false",
+    );
+    refuses(
+        "server = 1",
+        &[],
+        "base.toml: server is a section and cannot have a value of its own",
+    );
+    refuses(
+        "[memory]\nlimit = -1",
+        &[],
+        "base.toml: memory.limit = -1 must be a size such as \"512MiB\" (binary: KiB, MiB, GiB) \
+         or \"512MB\" (decimal: kB, MB, GB)",
+    );
+}
+
+#[test]
+fn values_that_cannot_be_right_are_refused() {
+    for text in [
+        "memory.physical_share = 0.0",
+        "memory.physical_share = 1.5",
+        "memory.physical_share = nan",
+        "server.workers = -1",
+        "server.workers = 513",
+        "models.queue_max = 0",
+        "server.keep_alive = '1000000 years'",
+        "server.keep_alive = 30",
+        "log.filter = 'a=b=c'",
+        "log.format = 'xml'",
+        "data.dir = ''",
+        "server.listen = 'localhost'",
+        "server.request_deadline = '0s'",
+        "models.heartbeat_timeout = '1s'",
+        "models.failed_load_backoff_max = '1ms'",
+        "memory.sample_interval = '1ms'",
+        "memory.hysteresis = 0.9",
+        "server.bodies_in_flight_max = '1MiB'",
+        "auth.enabled = true",
+    ] {
+        let faults = load_text(text, &[]).unwrap_err();
+        assert_eq!(faults.lines().count(), 1, "{text}: {faults}");
+    }
+}
+
+#[test]
+fn rules_over_several_keys_are_checked() {
+    refuses(
+        "memory.levels.high = 0.9",
+        &[],
+        "memory.levels must ascend: elevated < high < critical < exhausted",
+    );
+    refuses(
+        "server.admin_listen = '0.0.0.0:8080'",
+        &[],
+        "server.listen and server.admin_listen must differ",
+    );
+    load_text(
+        "server = { listen = '127.0.0.1:0', admin_listen = '127.0.0.1:0' }",
+        &[],
+    )
+    .unwrap();
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let faults = load_text(
+        "data.dri = 'x'\nmodels.zygote = 'yes'",
+        &[("HEADROOM__LOG__FORMAT", "xml")],
+    )
+    .unwrap_err();
+    assert_eq!(faults.lines().count(), 3, "{faults}");
+}
+
+#[test]
+fn broken_toml_is_told_with_its_line() {
+    let fault = load_text("[server]\nlisten = \n", &[]).unwrap_err();
+    assert!(fault.starts_with("base.toml: line 2: "), "{fault}");
+}
+
+#[test]
+fn a_named_file_must_be_there() {
+    let sources = Sources {
+        config: Some("/nonexistent/headroom.toml".into()),
+        profile: None,
+    };
+    let error = load(&sources, &Environment::new()).unwrap_err().to_string();
+    assert!(
+        error.starts_with("/nonexistent/headroom.toml: cannot be read"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_profile_cannot_leave_its_folder() {
+    let (_folder, mut sources) = file("");
+    sources.profile = Some("../base".into());
+    assert!(load(&sources, &Environment::new()).is_err());
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let url = "postgres://user:hunter2@db/headroom";
+    let loaded = load_text("", &[("HEADROOM__POSTGRES__URL", url)]).unwrap();
+    assert_eq!(loaded.settings.postgres.url.as_ref().unwrap().expose(), url);
+    assert!(!format!("{:?}", loaded.settings).contains("hunter2"));
+    let shown = loaded.to_string();
+    assert!(shown.contains(&format!("url = \"{MASK}\"")), "{shown}");
+    assert!(!shown.contains("hunter2"));
+
+    let fault = load_text("", &[("HEADROOM__REDIS__CACHE__URL", url)]).unwrap_err();
+    assert!(
+        fault.contains("redis.cache.url must be a URL such as"),
+        "{fault}"
+    );
+    assert!(!fault.contains("hunter2"));
+}
+
+#[test]
+fn a_secret_can_stand_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("url");
+    fs::write(&path, "redis://:hunter2@cache:6379/1\n").unwrap();
+    let variable = ("HEADROOM__REDIS__CACHE__URL_FILE", path.to_str().unwrap());
+    // The higher layer's form wins over the lower one's.
+    let loaded = load_text("redis.cache.url = 'redis://other'", &[variable]).unwrap();
+    let url = loaded.settings.redis.cache.url.unwrap();
+    assert_eq!(url.expose(), "redis://:hunter2@cache:6379/1");
+
+    let both = [variable, ("HEADROOM__REDIS__CACHE__URL", "redis://other")];
+    let fault = load_text("", &both).unwrap_err();
+    assert!(
+        fault.contains("redis.cache.url and redis.cache.url_file are both set"),
+        "{fault}"
+    );
+
+    let missing = [("HEADROOM__POSTGRES__URL_FILE", "/nonexistent/url")];
+    let fault = load_text("", &missing).unwrap_err();
+    assert!(
+        fault.contains("postgres.url_file names /nonexistent/url"),
+        "{fault}"
+    );
+}
+
+#[test]
+fn what_is_shown_can_be_read_again() {
+    let shown = load_text("memory.limit = '1536MiB'", &[])
+        .unwrap()
+        .to_string();
+    let again = load_text(&shown, &[]).unwrap();
+    assert_eq!(again.settings.memory.limit.unwrap().as_u64(), 1536 << 20);
+    assert!(shown.contains("limit = \"1536MiB\" # "), "{shown}");
+    assert_eq!(
+        load_text(&shown.replace("1536MiB", ""), &[])
+            .unwrap()
+            .settings,
+        defaults()
+    );
+}
+
+#[test]
+fn a_reload_applies_what_is_live_and_names_the_rest() {
+    let (_folder, sources) = file("log.filter = 'info'");
+    let path = sources.config.clone().unwrap();
+    let settings = load(&sources, &Environment::new()).unwrap().settings;
+    let reloader = Reloader::new(sources, Environment::new(), settings);
+    let published = reloader.subscribe();
+
+    fs::write(&path, "log.filter = 'debug'\nserver.workers = 3").unwrap();
+    let reload = reloader.reload().unwrap();
+    assert_eq!(reload.applied, ["log.filter"]);
+    assert_eq!(reload.restart_needed, ["server.workers"]);
+    assert_eq!(published.borrow().log.filter.as_str(), "debug");
+    assert_eq!(published.borrow().server.workers, defaults().server.workers);
+
+    fs::write(&path, "log.filter = 'trace'\nmodels.ttl = 'soon'").unwrap();
+    reloader.reload().unwrap_err();
+    assert_eq!(published.borrow().log.filter.as_str(), "debug");
+}

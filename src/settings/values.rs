@@ -1,0 +1,331 @@
+//! The types a setting can have. A value that exists is a value that makes sense by itself: what
+//! concerns several keys at once is checked in [`super::sections`].
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use toml::Value;
+use tracing_subscriber::EnvFilter;
+
+use super::section::{Leaf, MASK};
+
+/// Longest duration accepted: adding it to an instant can never overflow.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+impl Leaf for Duration {
+    const RULE: &'static str =
+        "a duration of at most a year, such as \"250ms\", \"30s\" or \"10m\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        let duration = humantime::parse_duration(text).ok()?;
+        (duration <= DURATION_MAX).then_some(duration)
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(
+            humantime::format_duration(*self)
+                .to_string()
+                .replace(' ', ""),
+        ))
+    }
+}
+
+impl Leaf for ByteSize {
+    const RULE: &'static str =
+        "a size such as \"512MiB\" (binary: KiB, MiB, GiB) or \"512MB\" (decimal: kB, MB, GB)";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        match value {
+            Value::Integer(bytes) => u64::try_from(*bytes).ok().map(ByteSize),
+            other => other.as_str().and_then(Self::from_text),
+        }
+    }
+
+    /// In the largest binary unit that divides it, so that nothing is rounded away.
+    fn to_toml(&self) -> Option<Value> {
+        let (units, mut size) = (["B", "KiB", "MiB", "GiB", "TiB"], self.as_u64());
+        let mut unit = 0;
+        while size != 0 && size % 1024 == 0 && unit + 1 < units.len() {
+            size /= 1024;
+            unit += 1;
+        }
+        Some(Value::String(format!("{size}{}", units[unit])))
+    }
+}
+
+impl Leaf for SocketAddr {
+    const RULE: &'static str = "an IP address and a port, such as \"127.0.0.1:8080\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.to_string()))
+    }
+}
+
+impl Leaf for PathBuf {
+    const RULE: &'static str = "a path";
+
+    fn from_text(text: &str) -> Option<Self> {
+        (!text.is_empty() && !text.contains('\0')).then(|| Path::new(text).to_owned())
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.display().to_string()))
+    }
+}
+
+impl Leaf for bool {
+    const RULE: &'static str = "true or false";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::Boolean(*self))
+    }
+}
+
+/// How many threads answer requests; 0 stands for one per core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers(usize);
+
+impl Workers {
+    /// Most worker threads accepted; more only cost memory.
+    const MAX: usize = 512;
+
+    /// The number of threads on this machine.
+    pub fn count(self) -> usize {
+        if self.0 > 0 {
+            return self.0;
+        }
+        std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+    }
+}
+
+impl Leaf for Workers {
+    const RULE: &'static str = "a number from 0 (one per core) to 512";
+
+    fn from_text(text: &str) -> Option<Self> {
+        let count = text.parse().ok()?;
+        (count <= Self::MAX).then_some(Self(count))
+    }
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        let count = usize::try_from(value.as_integer()?).ok()?;
+        (count <= Self::MAX).then_some(Self(count))
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        i64::try_from(self.0).ok().map(Value::Integer)
+    }
+}
+
+impl Leaf for NonZeroUsize {
+    const RULE: &'static str = "a whole number of at least 1";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        usize::try_from(value.as_integer()?)
+            .ok()
+            .and_then(Self::new)
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        i64::try_from(self.get()).ok().map(Value::Integer)
+    }
+}
+
+/// A part of a whole: above 0 and at most 1.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Share(f64);
+
+impl Share {
+    /// The share, if `value` is one.
+    pub fn new(value: f64) -> Option<Self> {
+        (value > 0.0 && value <= 1.0).then_some(Self(value))
+    }
+
+    /// As a number above 0 and at most 1.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Leaf for Share {
+    const RULE: &'static str = "a number above 0 and at most 1";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok().and_then(Self::new)
+    }
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        match value {
+            Value::Float(share) => Self::new(*share),
+            Value::Integer(1) => Self::new(1.0),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::Float(self.0))
+    }
+}
+
+/// Which log events are kept, in the notation of `tracing` filters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    /// The filter as it was written; it parses.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for LogFilter {
+    const RULE: &'static str = "a log filter such as \"info\" or \"info,headroom::access=debug\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        (!text.is_empty() && EnvFilter::builder().parse(text).is_ok()).then(|| Self(text.into()))
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.0.clone()))
+    }
+}
+
+/// Declares a setting that is one word out of a few.
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident, $rule:literal, {
+        $( $(#[$variant_meta:meta])* $variant:ident = $word:literal, )*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $( $(#[$variant_meta])* $variant, )* }
+
+        impl Leaf for $name {
+            const RULE: &'static str = $rule;
+
+            fn from_text(text: &str) -> Option<Self> {
+                match text { $( $word => Some(Self::$variant), )* _ => None }
+            }
+
+            fn to_toml(&self) -> Option<Value> {
+                Some(Value::String(match self { $( Self::$variant => $word, )* }.into()))
+            }
+        }
+    };
+}
+
+choice! {
+    /// How log events are written.
+    LogFormat, "\"text\" or \"json\"", {
+        /// For people.
+        Text = "text",
+        /// One JSON object per line, for machines.
+        Json = "json",
+    }
+}
+
+choice! {
+    /// Which idle model goes first when room is needed.
+    EvictionPolicy, "\"gdsf\" or \"lru\"", {
+        /// GreedyDual-Size-Frequency: weighs size, use, and the measured time to load again.
+        Gdsf = "gdsf",
+        /// The least recently used.
+        Lru = "lru",
+    }
+}
+
+/// A text that is never shown: not by `Debug`, not in logs, not by `check-config`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the driver that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+/// Declares a URL that may hold a password, with the schemes it can have.
+macro_rules! secret_url {
+    ($(#[$meta:meta])* $name:ident, $rule:literal, [$($scheme:literal),*]) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(Secret);
+
+        impl $name {
+            /// The whole URL, password included, for the driver that needs it.
+            pub fn expose(&self) -> &str {
+                self.0.expose()
+            }
+        }
+
+        impl Leaf for $name {
+            const RULE: &'static str = $rule;
+            const SECRET: bool = true;
+
+            fn from_text(text: &str) -> Option<Self> {
+                is_url(text, &[$($scheme),*]).then(|| Self(Secret(text.into())))
+            }
+
+            fn to_toml(&self) -> Option<Value> {
+                Some(Value::String(MASK.into()))
+            }
+        }
+    };
+}
+
+secret_url! {
+    /// Where PostgreSQL is.
+    PostgresUrl,
+    "a URL such as \"postgres://user:password@host:5432/database\"",
+    ["postgres", "postgresql"]
+}
+
+secret_url! {
+    /// Where Redis is.
+    RedisUrl,
+    "a URL such as \"redis://:password@host:6379/0\" (or rediss, redis+unix, unix)",
+    ["redis", "rediss", "redis+unix", "unix"]
+}
+
+/// The form only; what a driver makes of the rest is for the driver to say.
+fn is_url(text: &str, schemes: &[&str]) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return false;
+    };
+    schemes.contains(&scheme) && !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic())
+}

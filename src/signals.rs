@@ -1,0 +1,87 @@
+//! What the operating system asks for, heard on a thread of its own.
+//!
+//! SIGTERM and SIGINT ask for a graceful stop, SIGHUP for a reload. A second request to stop ends
+//! the process at once, from this thread, whatever the others are doing: an operator who asks twice
+//! does not want to wait for what may be stuck.
+
+use std::io;
+use std::process;
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// What the server is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Finish what is under way, then end.
+    Stop,
+    /// Read the settings again.
+    Reload,
+}
+
+/// More reloads than this waiting are as good as one.
+const WAITING_MAX: usize = 8;
+
+/// Begins listening; signals that arrive once this returned are not lost.
+///
+/// # Errors
+/// When the handlers or the thread cannot be made.
+pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    let (report, installed) = std_mpsc::sync_channel(1);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            match tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()
+            {
+                Ok(runtime) => runtime.block_on(forward(&sender, &report)),
+                Err(error) => report_once(&report, Err(error)),
+            }
+        })?;
+    installed.recv().map_err(io::Error::other)??;
+    Ok(receiver)
+}
+
+async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io::Result<()>>) {
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ];
+    let [terminate, interrupt, hangup] = kinds.map(signal);
+    let (mut terminate, mut interrupt, mut hangup) = match (terminate, interrupt, hangup) {
+        (Ok(terminate), Ok(interrupt), Ok(hangup)) => (terminate, interrupt, hangup),
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
+            return report_once(report, Err(error));
+        }
+    };
+    report_once(report, Ok(()));
+
+    let mut stopping = false;
+    loop {
+        let stop = tokio::select! {
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = interrupt.recv() => SignalKind::interrupt(),
+            _ = hangup.recv() => {
+                // A full queue holds a reload already; a closed one has no more use for it.
+                sender.try_send(Signal::Reload).ok();
+                continue;
+            }
+        };
+        if stopping {
+            tracing::warn!("told to stop a second time: ending at once");
+            process::exit(128 + stop.as_raw_value());
+        }
+        stopping = true;
+        sender.send(Signal::Stop).await.ok();
+    }
+}
+
+fn report_once(report: &std_mpsc::SyncSender<io::Result<()>>, result: io::Result<()>) {
+    // The receiver waits for exactly this; if it is gone, so is the server.
+    report.send(result).ok();
+}

@@ -1,0 +1,275 @@
+//! Building the application, running it, and ending it in order.
+//!
+//! Building binds both listeners, so that what cannot work fails at once and port 0 is known before
+//! anything runs. Running starts the actors, then the HTTP server, and tells that it answers. Ending
+//! is the reverse: not ready, no new connections, requests in flight, actors, admin server.
+
+mod actors;
+mod ready_file;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, rt, web};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{Admin, AdminServer, Collectors};
+use crate::body::BodyBudget;
+use crate::middleware::{Observer, observe};
+use crate::problem::extractors;
+use crate::readiness::{Gate, Readiness};
+use crate::routes;
+use crate::settings::sections::ServerSettings;
+use crate::settings::{Reloader, Settings};
+use crate::signals::Signal;
+use crate::telemetry::{self, FilterHandle, TelemetryError};
+
+use actors::ActorTree;
+use ready_file::ReadyFile;
+
+/// Why the server could not start, or did not end well.
+#[derive(Debug, Error)]
+pub enum StartupError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Bind {
+        /// The setting that names it.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The main server cannot be started.
+    #[error("cannot start the HTTP server: {0}")]
+    Http(#[source] io::Error),
+    /// The main server ended without being told to.
+    #[error("the HTTP server ended by itself")]
+    HttpEnded,
+    /// The admin server cannot be started.
+    #[error("cannot start the admin server: {0}")]
+    Admin(#[source] io::Error),
+    /// The ready file cannot be written.
+    #[error("cannot write the ready file {}: {source}", path.display())]
+    ReadyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Metrics cannot be recorded.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+}
+
+/// Adds routes to the route table.
+pub type Routes = fn(&mut web::ServiceConfig);
+
+/// The whole server, bound and not yet running.
+pub struct Application {
+    reloader: Reloader,
+    settings: watch::Receiver<Arc<Settings>>,
+    log_filter: Option<FilterHandle>,
+    ready_file: Option<PathBuf>,
+    routes: Routes,
+    main: Bound,
+    admin: Bound,
+}
+
+struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Application {
+    /// Binds both listeners.
+    ///
+    /// # Errors
+    /// When an address is taken or not this machine's.
+    pub fn build(reloader: Reloader) -> Result<Self, StartupError> {
+        let settings = reloader.subscribe();
+        let server = settings.borrow().server.clone();
+        Ok(Self {
+            main: Bound::new("server.listen", server.listen)?,
+            admin: Bound::new("server.admin_listen", server.admin_listen)?,
+            routes: routes::configure,
+            log_filter: None,
+            ready_file: None,
+            reloader,
+            settings,
+        })
+    }
+
+    /// Lets a reload replace the log filter.
+    #[must_use]
+    pub fn with_log_filter(mut self, filter: FilterHandle) -> Self {
+        self.log_filter = Some(filter);
+        self
+    }
+
+    /// Writes the bound addresses to `path` once the server answers.
+    #[must_use]
+    pub fn with_ready_file(mut self, path: Option<PathBuf>) -> Self {
+        self.ready_file = path;
+        self
+    }
+
+    /// Serves `routes` instead of the route table.
+    #[must_use]
+    pub fn with_routes(mut self, routes: Routes) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// Where requests are taken.
+    pub fn addr(&self) -> SocketAddr {
+        self.main.address
+    }
+
+    /// Where health and metrics are answered.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.address
+    }
+
+    /// Serves until told to stop by a signal, or until whoever sends signals is gone.
+    ///
+    /// # Errors
+    /// When a part cannot be started, or the HTTP server ends by itself.
+    pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> Result<(), StartupError> {
+        let (addr, admin_addr) = (self.addr(), self.admin_addr());
+        let server_settings = self.settings.borrow().server.clone();
+        let readiness = Readiness::default();
+        let http_gate = readiness.gate("http");
+        let actors_gate = readiness.gate("actors");
+        let bodies = BodyBudget::new(&server_settings);
+
+        let admin = Admin {
+            readiness: readiness.clone(),
+            metrics: telemetry::install_metrics()?,
+            collectors: collectors(&bodies),
+        };
+        let admin = AdminServer::start(admin, self.admin.listener).map_err(StartupError::Admin)?;
+        let actors = ActorTree::start(self.settings.clone(), actors_gate).await?;
+        let server = http_server(&server_settings, bodies, self.routes, self.main.listener)
+            .map_err(StartupError::Http)?;
+        let handle = server.handle();
+        let mut server = rt::spawn(server);
+        http_gate.open();
+        let ready_file = self
+            .ready_file
+            .map(|path| ReadyFile::write(path, addr, admin_addr))
+            .transpose()?;
+        tracing::info!(listen = %addr, admin_listen = %admin_addr, "serving");
+
+        let ended_by_itself = loop {
+            tokio::select! {
+                signal = signals.recv() => match signal {
+                    Some(Signal::Reload) => reload(&self.reloader, self.log_filter.as_ref()),
+                    Some(Signal::Stop) | None => break false,
+                },
+                _ = &mut server => break true,
+            }
+        };
+
+        readiness.drain();
+        drop(ready_file);
+        tracing::info!("stopping: finishing requests in flight");
+        handle.stop(true).await;
+        actors.stop().await;
+        admin.stop().await;
+        if ended_by_itself {
+            return Err(StartupError::HttpEnded);
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+impl Bound {
+    fn new(key: &'static str, address: SocketAddr) -> Result<Self, StartupError> {
+        let bind = || {
+            let listener = TcpListener::bind(address)?;
+            let address = listener.local_addr()?;
+            Ok(Self { listener, address })
+        };
+        bind().map_err(|source| StartupError::Bind {
+            key,
+            address,
+            source,
+        })
+    }
+}
+
+fn collectors(bodies: &BodyBudget) -> Collectors {
+    metrics::describe_gauge!(
+        "headroom_http_bodies_bytes",
+        "Memory set aside for request bodies being read or used."
+    );
+    let (bodies, gauge) = (
+        bodies.clone(),
+        metrics::gauge!("headroom_http_bodies_bytes"),
+    );
+    vec![Box::new(move || gauge.set(bodies.bytes_in_use() as f64))]
+}
+
+fn http_server(
+    settings: &ServerSettings,
+    bodies: BodyBudget,
+    routes: Routes,
+    listener: TcpListener,
+) -> io::Result<Server> {
+    let observer = web::Data::new(Observer::new(settings.request_deadline));
+    let bodies = web::Data::new(bodies);
+    let body_max = usize::try_from(settings.request_body_max.as_u64()).unwrap_or(usize::MAX);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(observer.clone())
+            .app_data(bodies.clone())
+            .configure(|config| extractors(config, body_max))
+            .configure(routes)
+            .wrap(from_fn(observe))
+    });
+    Ok(server
+        .workers(settings.workers.count())
+        .keep_alive(settings.keep_alive)
+        .client_request_timeout(settings.client_request_timeout)
+        .client_disconnect_timeout(settings.client_disconnect_timeout)
+        .shutdown_timeout(whole_seconds(settings.shutdown_deadline))
+        .disable_signals()
+        .listen(listener)?
+        .run())
+}
+
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
+    let reload = match reloader.reload() {
+        Ok(reload) => reload,
+        Err(error) => {
+            for fault in error.0 {
+                tracing::error!(fault = %fault, "settings not reloaded: all keep their values");
+            }
+            return;
+        }
+    };
+    if let Some(handle) = log_filter {
+        let settings = reloader.subscribe();
+        let replaced = handle.replace(&settings.borrow().log.filter);
+        if let Err(error) = replaced {
+            tracing::error!(error = %error, "log filter not replaced");
+        }
+    }
+    tracing::info!(
+        applied = reload.applied.join(", "),
+        restart_needed = reload.restart_needed.join(", "),
+        "settings reloaded"
+    );
+}
