@@ -1,2 +1,3 @@
 //! Actors.
 pub mod kernel;
+pub mod model;

@@ -106,6 +106,17 @@ impl Exit {
         }
     }
 
+    /// The exit behind this one: what ended the child that ended its supervisor, all the way down.
+    pub fn root(&self) -> &Exit {
+        match self.find() {
+            Some(
+                SupervisionError::StartFailed { exit, .. }
+                | SupervisionError::IntensityReached { exit, .. },
+            ) => exit.root(),
+            None => self,
+        }
+    }
+
     /// The first `T` in the chain of causes, so that a caller several supervisors up can act on
     /// what really failed.
     pub fn find<T: Error + 'static>(&self) -> Option<&T> {

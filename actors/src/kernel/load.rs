@@ -19,6 +19,31 @@ pub trait Load: Send + Sync + 'static {
     fn unload(&self) -> BoxFuture<'static, ()>;
 }
 
+/// A thing that can be loaded, as a room offers it to the lazy loader.
+#[derive(Clone)]
+pub struct Loadable {
+    /// Its name in the catalogue.
+    pub name: String,
+    /// What sort of thing it is, in one word, for metrics.
+    pub kind: &'static str,
+    /// What must be loaded before it, by name.
+    pub depends_on: Vec<String>,
+    /// How long it stays loaded after its last use; `None` for ever.
+    pub ttl: Option<Duration>,
+    /// Never evicted, never idle.
+    pub pinned: bool,
+    /// What to reserve for its first load, in bytes.
+    pub estimated_bytes: u64,
+    /// How to load it.
+    pub load: Arc<dyn Load>,
+}
+
+/// Takes loadable things into the lazy loader's catalogue while everything runs.
+pub trait Registrar: Send + Sync + 'static {
+    /// Adds `offer`, or replaces what has its name, from its next load on.
+    fn register(&self, offer: Loadable) -> BoxFuture<'static, Result<(), LoadError>>;
+}
+
 /// The bounds of one load.
 #[derive(Clone)]
 pub struct Ticket {

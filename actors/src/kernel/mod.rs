@@ -22,10 +22,13 @@ mod exit;
 mod handle;
 mod incarnation;
 mod load;
+mod newsroom;
 pub mod phase;
 pub mod pressure;
 pub mod process;
+mod root;
 mod stats;
+mod supervise;
 mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -37,9 +40,10 @@ pub use call::{Call, Message, Reply};
 pub use child::{Child, ChildSpec, Heartbeat, Kind, Life, Placement, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
-pub use load::{Load, LoadError, LoadFault, Loaded, Ticket};
+pub use load::{Load, LoadError, LoadFault, Loadable, Loaded, Registrar, Ticket};
+pub use root::Root;
 pub use stats::StatsSnapshot;
 pub use supervisor::{
-    Root, StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,
+    StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,
 };
 pub use tree::{ChildState, NodeSnapshot, Tree};

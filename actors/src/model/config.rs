@@ -1,0 +1,29 @@
+//! What the operator says about models in general.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The model room's part of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelsConfig {
+    /// The folder with one folder per model.
+    pub dir: PathBuf,
+    /// The model host binary.
+    pub host_binary: PathBuf,
+    /// Whether hosts are forked from one warm zygote, or each started alone (slower, and 56 MB of
+    /// private memory more for each).
+    pub zygote: bool,
+    /// How long a model stays loaded after its last use; `None` for ever. A model's own settings
+    /// come first.
+    pub ttl: Option<Duration>,
+    /// Calls in flight per model, waiting ones included. More are refused as busy.
+    pub queue_max: u32,
+    /// How long one host may take to start, load and warm up.
+    pub load_deadline: Duration,
+    /// How often a host is asked whether it lives.
+    pub heartbeat_interval: Duration,
+    /// Silence after which a host counts as stuck and is killed.
+    pub heartbeat_timeout: Duration,
+    /// How long an idle sequence keeps its instance.
+    pub sequence_idle: Duration,
+}

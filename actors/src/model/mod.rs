@@ -1,0 +1,35 @@
+//! Models: TorchScript files, each run by processes of its own.
+//!
+//! Why processes: ending one is the only sure way to get all of libtorch's memory back, and a
+//! crash, a hang or a kill in one model takes nothing else along.
+//!
+//! Who owns what:
+//! - [`Repository`] knows the files and offers them to the lazy loader;
+//! - `Zygote` owns the warm process that forks hosts;
+//! - `ModelHost` owns one host process, and ends with it;
+//! - [`ModelOwner`] owns a model's queue and gives its hosts work.
+//!
+//! What it guarantees: nothing that does not fit a model's inputs reaches its process; a request
+//! without a sequence survives one crash of its process; a sequence never sees another's state;
+//! every request is answered or refused, whatever happens to the processes.
+
+mod config;
+mod connection;
+mod host;
+mod infer;
+mod inputs;
+mod owner;
+mod repository;
+mod resource;
+mod settings;
+mod zygote;
+
+pub use config::ModelsConfig;
+pub use headroom_model_protocol::{Datatype, DatatypeError, Ready, byte_count, element_count};
+pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
+pub use owner::ModelOwner;
+pub use repository::{
+    Model, ModelFile, Repository, Rescan, Resolve, is_model_name, parse_version, scan, scan_model,
+};
+pub use resource::Runtime;
+pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl};

@@ -1,0 +1,360 @@
+//! One model's owner: its queue, and who of its hosts works on what.
+//!
+//! It refuses what cannot be right before it costs anything, gives requests to free hosts in the
+//! order in which they came, keeps a sequence on one host, and repeats what was lost in a crash
+//! when repeating is safe.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{Actor, AsyncContext, Context, Handler};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::host::{Facts, Forward, ModelHost};
+use super::infer::{
+    BoundInput, BoundRequest, Hold, Infer, InferError, InferOutput, InferRequest, Sequence,
+};
+use super::inputs::InputPlan;
+use crate::kernel::{AskError, Call, Child, Handle, Life, Reply};
+use crate::model::settings::ModelSettings;
+
+/// Tries per request: the first, and one more after a crash.
+const TRIES_MAX: u32 = 2;
+
+/// How often idle sequences are looked for.
+const SEQUENCE_SWEEP: Duration = Duration::from_secs(1);
+
+/// How long to wait for a host that restarts before looking again.
+const HOST_BACK_WITHIN: Duration = Duration::from_secs(60);
+
+/// Beyond the forward's own deadline, which the host enforces: the host's answer is always nearer.
+const FORWARD_MARGIN: Duration = Duration::from_secs(30);
+
+/// What the owner is made from; the same for all of its incarnations.
+#[derive(Clone)]
+pub(super) struct OwnerSpec {
+    pub(super) settings: Arc<ModelSettings>,
+    pub(super) hosts: Vec<(Handle<ModelHost>, Facts)>,
+    pub(super) sequence_idle: Duration,
+}
+
+/// Owns one loaded model.
+pub struct ModelOwner {
+    life: Life,
+    spec: OwnerSpec,
+    plan: InputPlan,
+    has_reset_states: bool,
+    instances: Vec<Instance>,
+    queue: VecDeque<Pending>,
+}
+
+struct Instance {
+    handle: Handle<ModelHost>,
+    facts: Facts,
+    work: Work,
+    bound: Option<BoundSequence>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Free,
+    Busy,
+    /// Its process died; its supervisor starts a new one.
+    Down,
+}
+
+/// A sequence that has an instance to itself.
+struct BoundSequence {
+    id: String,
+    last_use: Instant,
+    /// Keeps the model loaded between the sequence's requests: its state is in the process.
+    _hold: Hold,
+}
+
+struct Pending {
+    request: Arc<BoundRequest>,
+    sequence: Option<Sequence>,
+    hold: Hold,
+    reply: Reply<Infer>,
+    crashes: u32,
+    /// Crashes that the process brought on itself, rather than a kill from outside.
+    own_crashes: u32,
+}
+
+impl ModelOwner {
+    pub(super) fn new(life: Life, spec: OwnerSpec) -> Self {
+        // The hosts are ready before their owner starts, so at least one has told its facts.
+        let ready = spec.hosts.iter().find_map(|(_, facts)| facts.ready());
+        let signature = ready.as_ref().map_or(&[][..], |ready| &ready.inputs);
+        let settings = &spec.settings;
+        let plan = InputPlan::new(settings.input_specs(), signature, settings.max_batch);
+        let instance = |(handle, facts): &(Handle<ModelHost>, Facts)| Instance {
+            handle: handle.clone(),
+            facts: facts.clone(),
+            work: Work::Free,
+            bound: None,
+        };
+        Self {
+            life,
+            plan,
+            has_reset_states: ready.is_some_and(|ready| ready.has_reset_states),
+            instances: spec.hosts.iter().map(instance).collect(),
+            queue: VecDeque::new(),
+            spec,
+        }
+    }
+
+    fn bind(&self, request: InferRequest) -> Result<(BoundRequest, Option<Sequence>), InferError> {
+        let InferRequest {
+            inputs,
+            wanted,
+            sequence,
+            reset_states,
+        } = request;
+        let inputs: Vec<BoundInput> = self.plan.bind(inputs)?;
+        if reset_states && !self.has_reset_states {
+            let why = "reset_states was asked for, and the model has no such method";
+            return Err(InferError::InvalidInput(why.to_owned()));
+        }
+        // Outside of a sequence, a stateful model must not show one caller another's state.
+        let fresh = sequence.as_ref().is_none_or(|sequence| sequence.start);
+        let reset_before =
+            reset_states || (self.spec.settings.stateful && fresh && self.has_reset_states);
+        Ok((
+            BoundRequest {
+                inputs,
+                wanted,
+                reset_before,
+            },
+            sequence,
+        ))
+    }
+
+    /// The instance that may work on `pending` now. An error when none ever will.
+    fn place(&self, pending: &Pending) -> Result<Option<usize>, InferError> {
+        let free_unbound = || {
+            let mut instances = self.instances.iter();
+            instances.position(|it| it.work == Work::Free && it.bound.is_none())
+        };
+        let Some(sequence) = &pending.sequence else {
+            return Ok(free_unbound());
+        };
+        let bound = self.bound_to(&sequence.id);
+        match bound {
+            Some(index) => Ok((self.instances[index].work == Work::Free).then_some(index)),
+            None if sequence.start => Ok(free_unbound()),
+            None => Err(InferError::UnknownSequence(sequence.id.clone())),
+        }
+    }
+
+    fn bound_to(&self, id: &str) -> Option<usize> {
+        let is_bound = |it: &Instance| it.bound.as_ref().is_some_and(|bound| bound.id == id);
+        self.instances.iter().position(is_bound)
+    }
+
+    /// Gives out what can be given out, first come first served; a request that must wait for its
+    /// own instance does not hold up those behind it.
+    fn dispatch(&mut self, cx: &mut Context<Self>) {
+        let mut index = 0;
+        while index < self.queue.len() {
+            if self.queue[index].reply.is_cancelled() {
+                self.queue.remove(index);
+                continue;
+            }
+            match self.place(&self.queue[index]) {
+                Ok(None) if self.nothing_free() => return,
+                Ok(None) => index += 1,
+                Ok(Some(instance)) => {
+                    if let Some(pending) = self.queue.remove(index) {
+                        self.run(instance, pending, cx);
+                    }
+                }
+                Err(error) => {
+                    if let Some(pending) = self.queue.remove(index) {
+                        pending.reply.send(Err(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn nothing_free(&self) -> bool {
+        self.instances.iter().all(|it| it.work != Work::Free)
+    }
+
+    fn run(&mut self, index: usize, pending: Pending, cx: &mut Context<Self>) {
+        let instance = &mut self.instances[index];
+        instance.work = Work::Busy;
+        let handle = instance.handle.clone();
+        let request = Arc::clone(&pending.request);
+        let patience = self.spec.settings.deadline + FORWARD_MARGIN;
+        let asked = async move { handle.ask(Forward(request), patience).await };
+        cx.spawn(wrap_future::<_, Self>(asked).map(move |answer, owner, cx| {
+            owner.on_answer(index, pending, answer, cx);
+            owner.dispatch(cx);
+        }));
+    }
+
+    fn on_answer(
+        &mut self,
+        index: usize,
+        pending: Pending,
+        answer: Result<Result<InferOutput, InferError>, AskError>,
+        cx: &mut Context<Self>,
+    ) {
+        match answer {
+            Ok(Ok(output)) => {
+                self.instances[index].work = Work::Free;
+                self.finish(index, pending, output);
+            }
+            Ok(Err(error)) => {
+                let dying = matches!(error, InferError::HostLost | InferError::Deadline(_));
+                if dying {
+                    self.lose(index, cx);
+                } else {
+                    self.instances[index].work = Work::Free;
+                }
+                pending.reply.send(Err(error));
+            }
+            Err(error) if error.is_unseen() => {
+                self.lose(index, cx);
+                self.requeue(pending);
+            }
+            Err(_) => {
+                let facts = &self.instances[index].facts;
+                let own = facts.last_exit().is_some_and(|exit| exit.is_crash());
+                self.lose(index, cx);
+                self.after_crash(pending, own);
+            }
+        }
+    }
+
+    /// Answers, and binds or frees the instance as the sequence says.
+    fn finish(&mut self, index: usize, pending: Pending, output: InferOutput) {
+        let Pending {
+            sequence,
+            hold,
+            reply,
+            ..
+        } = pending;
+        self.instances[index].bound = match sequence {
+            Some(sequence) if !sequence.end => Some(BoundSequence {
+                id: sequence.id,
+                last_use: Instant::now(),
+                _hold: hold,
+            }),
+            // The hold of a request that ends or is no sequence is dropped here, with the work.
+            _ => None,
+        };
+        reply.send(Ok(output));
+    }
+
+    /// The process died with this request in it.
+    fn after_crash(&mut self, mut pending: Pending, own_crash: bool) {
+        pending.crashes += 1;
+        pending.own_crashes += u32::from(own_crash);
+        let repeatable = pending.sequence.is_none();
+        if repeatable && pending.crashes < TRIES_MAX {
+            return self.requeue(pending);
+        }
+        let poison = pending.own_crashes == TRIES_MAX;
+        let error = if poison {
+            InferError::Poison
+        } else {
+            InferError::HostLost
+        };
+        pending.reply.send(Err(error));
+    }
+
+    fn requeue(&mut self, pending: Pending) {
+        // It has waited longest.
+        self.queue.push_front(pending);
+    }
+
+    /// The instance's process is gone, and the state of its sequence with it. Waits for the next.
+    fn lose(&mut self, index: usize, cx: &mut Context<Self>) {
+        let instance = &mut self.instances[index];
+        instance.work = Work::Down;
+        instance.bound = None;
+        let handle = instance.handle.clone();
+        // The old address may still be there for a moment: a lost reply comes before the exit.
+        let back = async move { handle.restarted(HOST_BACK_WITHIN).await };
+        cx.spawn(wrap_future::<_, Self>(back).map(move |back, owner, cx| {
+            if back {
+                owner.instances[index].work = Work::Free;
+                owner.dispatch(cx);
+            } else {
+                // Stopped for good, most likely; then the owner is about to be, too.
+                cx.run_later(SEQUENCE_SWEEP, move |owner, cx| owner.lose(index, cx));
+            }
+        }));
+    }
+
+    fn sweep(&mut self, cx: &mut Context<Self>) {
+        for instance in &mut self.instances {
+            let idle = |bound: &BoundSequence| bound.last_use.elapsed() > self.spec.sequence_idle;
+            if instance.work == Work::Free && instance.bound.as_ref().is_some_and(idle) {
+                instance.bound = None;
+            }
+        }
+        self.dispatch(cx);
+    }
+}
+
+impl Actor for ModelOwner {
+    type Context = Context<Self>;
+
+    fn started(&mut self, cx: &mut Context<Self>) {
+        tracing::debug!(
+            actor = self.life.path(),
+            instances = self.instances.len(),
+            "model is up"
+        );
+        cx.run_interval(SEQUENCE_SWEEP, Self::sweep);
+    }
+}
+
+impl Child for ModelOwner {
+    fn observe(&self) -> Value {
+        let sequences: Vec<&str> = self
+            .instances
+            .iter()
+            .filter_map(|it| Some(it.bound.as_ref()?.id.as_str()))
+            .collect();
+        json!({
+            "queued": self.queue.len(),
+            "busy": self.instances.iter().filter(|it| it.work == Work::Busy).count(),
+            "down": self.instances.iter().filter(|it| it.work == Work::Down).count(),
+            "sequences": sequences,
+        })
+    }
+}
+
+impl Handler<Call<Infer>> for ModelOwner {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Infer>, cx: &mut Context<Self>) {
+        let Some((Infer { request, hold }, reply)) = call.accept() else {
+            return;
+        };
+        match self.bind(request) {
+            Ok((request, sequence)) => {
+                let request = Arc::new(request);
+                let pending = Pending {
+                    request,
+                    sequence,
+                    hold,
+                    reply,
+                    crashes: 0,
+                    own_crashes: 0,
+                };
+                self.queue.push_back(pending);
+                self.dispatch(cx);
+            }
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The models on disk: `<dir>/<model>/<version>/model.pt`, and `model.toml` beside it.
+//!
+//! The actor knows each version that it has seen, offers it to the lazy loader, and finds new ones
+//! when somebody asks for them. It loads nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{Actor, AsyncContext, Context, Handler};
+use headroom_model_protocol::Ready;
+use serde_json::{Value, json};
+
+use super::config::ModelsConfig;
+use super::owner::ModelOwner;
+use super::resource::{ModelResource, Runtime};
+use super::settings::{ModelSettings, SettingsError, Ttl};
+use crate::kernel::{
+    Call, Child, Handle, Life, LoadError, LoadFault, Loadable, Message, Registrar,
+};
+
+/// The file that holds a model.
+const MODEL_FILE: &str = "model.pt";
+
+/// The file that holds its settings.
+const SETTINGS_FILE: &str = "model.toml";
+
+/// Versions are whole numbers up to this many digits.
+const VERSION_DIGITS_MAX: usize = 18;
+
+/// Names have at most this many characters.
+const NAME_MAX: usize = 128;
+
+/// The settings file may be this large.
+const SETTINGS_BYTES_MAX: u64 = 256 * 1024;
+
+/// One version of one model, as it lies on disk.
+#[derive(Debug, Clone)]
+pub struct ModelFile {
+    /// The model's name.
+    pub name: String,
+    /// Its version, a whole number above zero.
+    pub version: u64,
+    /// Where the file is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its settings, or what is wrong with them.
+    pub settings: Result<ModelSettings, SettingsError>,
+}
+
+impl ModelFile {
+    /// Its name in the loader's catalogue.
+    pub fn resource(&self) -> String {
+        format!("{}:{}", self.name, self.version)
+    }
+}
+
+/// Whether `name` can name a model: letters, digits, `_`, `-` and `.`, not beginning with a dot.
+/// Names come from URLs and become paths, so nothing else ever gets near the file system.
+pub fn is_model_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    (1..=NAME_MAX).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed)
+}
+
+/// Reads a version number, without signs, spaces or leading zeros.
+pub fn parse_version(text: &str) -> Option<u64> {
+    let digits = (1..=VERSION_DIGITS_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && !text.starts_with('0');
+    if digits { text.parse().ok() } else { None }
+}
+
+/// All models under `dir`, by name and version. Blocks on the file system.
+///
+/// # Errors
+/// When `dir` exists and cannot be read. What is no model is passed over.
+pub fn scan(dir: &Path) -> std::io::Result<Vec<ModelFile>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        if let Ok(name) = entry?.file_name().into_string() {
+            found.extend(scan_model(dir, &name));
+        }
+    }
+    found.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
+    Ok(found)
+}
+
+/// The versions of one model. Blocks on the file system.
+pub fn scan_model(dir: &Path, name: &str) -> Vec<ModelFile> {
+    if !is_model_name(name) {
+        return Vec::new();
+    }
+    let Ok(entries) = std::fs::read_dir(dir.join(name)) else {
+        return Vec::new();
+    };
+    let versions = entries.filter_map(|entry| {
+        let file_name = entry.ok()?.file_name();
+        let version = parse_version(file_name.to_str()?)?;
+        read_version(dir, name, version)
+    });
+    let mut versions: Vec<_> = versions.collect();
+    versions.sort_by_key(|file| file.version);
+    versions
+}
+
+fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
+    let folder = dir.join(name).join(version.to_string());
+    let path = folder.join(MODEL_FILE);
+    let metadata = std::fs::metadata(&path).ok()?;
+    let settings = read_settings(&folder.join(SETTINGS_FILE));
+    metadata.is_file().then(|| ModelFile {
+        name: name.to_owned(),
+        version,
+        path,
+        bytes: metadata.len(),
+        settings,
+    })
+}
+
+fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
+    let unreadable = |error: std::io::Error| SettingsError::Parse(error.to_string());
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(ModelSettings::default());
+        }
+        Ok(metadata) if metadata.len() > SETTINGS_BYTES_MAX => {
+            return Err(SettingsError::Parse("the file is too large".to_owned()));
+        }
+        Err(error) => return Err(unreadable(error)),
+        Ok(_) => {}
+    }
+    ModelSettings::parse(&std::fs::read_to_string(path).map_err(unreadable)?)
+}
+
+/// One version of one model, ready to be asked for.
+#[derive(Clone)]
+pub struct Model {
+    /// What lies on disk.
+    pub file: Arc<ModelFile>,
+    /// Its owner, once the loader has loaded `file.resource()`.
+    pub owner: Handle<ModelOwner>,
+    resource: Arc<ModelResource>,
+}
+
+impl Model {
+    /// What its process told when it was last loaded; `None` before the first load.
+    pub fn told(&self) -> Option<Arc<Ready>> {
+        self.resource.told()
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Model({})", self.file.resource())
+    }
+}
+
+/// Knows the models on disk.
+pub struct Repository {
+    life: Life,
+    config: Arc<ModelsConfig>,
+    runtime: Runtime,
+    registrar: Arc<dyn Registrar>,
+    models: BTreeMap<(String, u64), Model>,
+}
+
+impl Repository {
+    /// A repository of the models in `config.dir`, offering them to `registrar`, running them on
+    /// `runtime`.
+    pub fn new(
+        life: Life,
+        config: Arc<ModelsConfig>,
+        runtime: Runtime,
+        registrar: Arc<dyn Registrar>,
+    ) -> Self {
+        Self {
+            life,
+            config,
+            runtime,
+            registrar,
+            models: BTreeMap::new(),
+        }
+    }
+
+    fn find(&self, name: &str, version: Option<u64>) -> Option<Model> {
+        match version {
+            Some(version) => self.models.get(&(name.to_owned(), version)).cloned(),
+            None => {
+                let versions = (name.to_owned(), 0)..=(name.to_owned(), u64::MAX);
+                self.models
+                    .range(versions)
+                    .next_back()
+                    .map(|(_, model)| model.clone())
+            }
+        }
+    }
+
+    /// Takes in what was found on disk, and answers when the loader knows it.
+    fn adopt(
+        &mut self,
+        found: Vec<ModelFile>,
+    ) -> impl Future<Output = Vec<(String, LoadError)>> + use<> {
+        let mut offers = Vec::new();
+        for file in found {
+            let key = (file.name.clone(), file.version);
+            let known = self.models.get(&key);
+            let same = known.is_some_and(|model| {
+                model.file.bytes == file.bytes && model.file.settings == file.settings
+            });
+            if same {
+                continue;
+            }
+            let owner = known.map(|model| model.owner.clone());
+            let file = Arc::new(file);
+            let resource = Arc::new(ModelResource::new(
+                &file,
+                owner,
+                &self.config,
+                self.runtime.clone(),
+            ));
+            let model = Model {
+                file,
+                owner: resource.owner().clone(),
+                resource,
+            };
+            offers.push(self.loadable(&model));
+            self.models.insert(key, model);
+        }
+        let registrar = Arc::clone(&self.registrar);
+        async move {
+            let mut refused = Vec::new();
+            for offer in offers {
+                let name = offer.name.clone();
+                if let Err(error) = registrar.register(offer).await {
+                    refused.push((name, error));
+                }
+            }
+            refused
+        }
+    }
+
+    fn loadable(&self, model: &Model) -> Loadable {
+        let settings = model.file.settings.as_ref().ok();
+        let ttl = match settings.and_then(|settings| settings.ttl) {
+            None => self.config.ttl,
+            Some(Ttl::Never) => None,
+            Some(Ttl::After(ttl)) => Some(ttl),
+        };
+        Loadable {
+            name: model.file.resource(),
+            kind: "model",
+            depends_on: self.runtime.dependencies(),
+            ttl,
+            pinned: settings.is_some_and(|settings| settings.pinned),
+            estimated_bytes: model.resource.estimated_bytes(),
+            load: Arc::clone(&model.resource) as _,
+        }
+    }
+}
+
+impl Actor for Repository {
+    type Context = Context<Self>;
+}
+
+impl Child for Repository {
+    fn observe(&self) -> Value {
+        json!({ "known_versions": self.models.len(), "dir": self.config.dir })
+    }
+}
+
+/// Asks for a model by name, and by version or the highest.
+#[derive(Debug)]
+pub struct Resolve {
+    /// The model's name, as the caller wrote it.
+    pub name: String,
+    /// The version, or the highest.
+    pub version: Option<u64>,
+}
+
+impl Message for Resolve {
+    type Reply = Option<Model>;
+    const CANCELLABLE: bool = true;
+}
+
+impl Handler<Call<Resolve>> for Repository {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Resolve>, cx: &mut Context<Self>) {
+        let Some((Resolve { name, version }, reply)) = call.accept() else {
+            return;
+        };
+        if let Some(model) = self.find(&name, version) {
+            return reply.send(Some(model));
+        }
+        if !is_model_name(&name) {
+            return reply.send(None);
+        }
+        let dir = self.config.dir.clone();
+        let wanted = name.clone();
+        let look = blocking(move || scan_model(&dir, &wanted));
+        let adopt = wrap_future::<_, Self>(look)
+            .then(|found, repository, _| wrap_future::<_, Self>(repository.adopt(found)));
+        cx.spawn(adopt.map(move |refused, repository, _| {
+            report(&repository.life, &refused);
+            reply.send(repository.find(&name, version));
+        }));
+    }
+}
+
+/// Looks at the whole folder again and lists all that is in it. Settings and files that changed
+/// take effect at the next load.
+#[derive(Debug)]
+pub struct Rescan;
+
+impl Message for Rescan {
+    type Reply = Result<Vec<Model>, LoadError>;
+}
+
+impl Handler<Call<Rescan>> for Repository {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Rescan>, cx: &mut Context<Self>) {
+        let Some((Rescan, reply)) = call.accept() else {
+            return;
+        };
+        let dir = self.config.dir.clone();
+        let look = wrap_future::<_, Self>(blocking(move || scan(&dir)));
+        let adopt = look.then(|found, repository, _| {
+            let failed = found.as_ref().err().map(ToString::to_string);
+            let adopted = repository.adopt(found.unwrap_or_default());
+            wrap_future::<_, Self>(async move { (failed, adopted.await) })
+        });
+        cx.spawn(adopt.map(move |(failed, refused), repository, _| {
+            report(&repository.life, &refused);
+            reply.send(match failed {
+                Some(error) => {
+                    tracing::error!(dir = %repository.config.dir.display(), error, "cannot read models.dir");
+                    Err(LoadError::new(LoadFault::Unavailable, "the models folder cannot be read"))
+                }
+                None => Ok(repository.models.values().cloned().collect()),
+            });
+        }));
+    }
+}
+
+fn report(life: &Life, refused: &[(String, LoadError)]) {
+    for (model, error) in refused {
+        tracing::warn!(actor = life.path(), model, %error, "the loader refused a model");
+    }
+}
+
+/// Runs file system work where it may block. Resolves to the default when the runtime shuts down.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_the_folder_are_no_names() {
+        for name in ["silero-vad", "a", "A.b_c-9"] {
+            assert!(is_model_name(name), "{name}");
+        }
+        let long = "x".repeat(129);
+        for name in [
+            "", ".", "..", ".hidden", "a/b", "a\\b", "a b", "ä", "a\0", "%2e", &long,
+        ] {
+            assert!(!is_model_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn versions_have_one_spelling() {
+        assert_eq!(parse_version("12"), Some(12));
+        for text in [
+            "",
+            "0",
+            "01",
+            "+1",
+            "-1",
+            "1 ",
+            "1.0",
+            "x",
+            "9999999999999999999",
+        ] {
+            assert_eq!(parse_version(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_and_what_is_no_model_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("a/1/model.pt", "x");
+        put("a/10/model.pt", "xyz");
+        put("a/10/model.toml", "instances = 2");
+        put("a/2/other.pt", "x");
+        put("b/1/model.pt", "x");
+        put("b/1/model.toml", "instances = 0");
+        put(".git/1/model.pt", "x");
+        put("c/latest/model.pt", "x");
+        put("file", "x");
+        let found = scan(dir.path()).unwrap();
+        let seen: Vec<_> = found
+            .iter()
+            .map(|file| (file.resource(), file.bytes, file.settings.is_ok()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("a:1".into(), 1, true),
+                ("a:10".into(), 3, true),
+                ("b:1".into(), 1, false)
+            ]
+        );
+        assert!(scan(&dir.path().join("absent")).unwrap().is_empty());
+    }
+}

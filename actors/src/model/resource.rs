@@ -1,0 +1,312 @@
+//! A model, and the zygote, as the lazy loader sees them: loading is starting supervised children,
+//! unloading is ending them, and with their processes all of their memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use headroom_model_protocol::{Ready, Start, StartFailureKind};
+
+use super::config::ModelsConfig;
+use super::host::{Facts, HostError, HostSource, HostSpec, ModelHost};
+use super::owner::{ModelOwner, OwnerSpec};
+use super::repository::ModelFile;
+use super::settings::ModelSettings;
+use super::zygote::Zygote;
+use crate::kernel::process::ProcessSpec;
+use crate::kernel::{
+    ChildSpec, Exit, Handle, Load, LoadError, LoadFault, Loadable, Loaded, Restart,
+    StartChildError, SupervisorHandle, SupervisorSpec, Ticket,
+};
+
+/// What a host needs beyond its weights before anything was measured: libtorch's own pages that
+/// are not shared, and room for a first forward. Corrected by measurement after the first load.
+const HOST_OVERHEAD_BYTES: u64 = 40 * 1024 * 1024;
+
+/// The same for the zygote: libtorch mapped and relocated.
+const ZYGOTE_BYTES: u64 = 120 * 1024 * 1024;
+
+/// Forks in flight at the zygote.
+const FORKS_MAX: u32 = 64;
+
+/// Restarts of a model's hosts, all together, before the model counts as failed.
+const HOST_RESTARTS_MAX: u32 = 5;
+
+/// Within this time.
+const HOST_RESTARTS_PERIOD: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Hosts die first when the kernel runs out of memory: far above the server's own score.
+const HOST_OOM_SCORE_ADJ: i32 = 800;
+
+/// The zygote's name in the catalogue.
+const ZYGOTE: &str = "zygote";
+
+/// Where models run: a supervisor that takes them in, and the zygote that makes their processes.
+#[derive(Clone)]
+pub struct Runtime {
+    supervisor: SupervisorHandle,
+    zygote: Option<Handle<Zygote>>,
+    config: Arc<ModelsConfig>,
+}
+
+impl Runtime {
+    /// Models become children of `supervisor`.
+    pub fn new(supervisor: SupervisorHandle, config: Arc<ModelsConfig>) -> Self {
+        let zygote = config.zygote.then(|| Handle::new(ZYGOTE, FORKS_MAX));
+        Self {
+            supervisor,
+            zygote,
+            config,
+        }
+    }
+
+    /// What must be in the loader's catalogue before any model: the zygote, if there is one.
+    pub fn loadable(&self) -> Option<Loadable> {
+        let handle = self.zygote.clone()?;
+        let load = ZygoteResource {
+            supervisor: self.supervisor.clone(),
+            spec: self.process("--zygote", ZYGOTE),
+            handle,
+        };
+        Some(Loadable {
+            name: ZYGOTE.to_owned(),
+            kind: "process",
+            depends_on: Vec::new(),
+            ttl: self.config.ttl,
+            pinned: false,
+            estimated_bytes: ZYGOTE_BYTES,
+            load: Arc::new(load),
+        })
+    }
+
+    pub(super) fn dependencies(&self) -> Vec<String> {
+        self.zygote.iter().map(|_| ZYGOTE.to_owned()).collect()
+    }
+
+    fn process(&self, mode: &str, name: &str) -> ProcessSpec {
+        ProcessSpec::new(name, &self.config.host_binary).argument(mode)
+    }
+
+    fn source(&self, name: &str) -> HostSource {
+        match &self.zygote {
+            Some(zygote) => HostSource::Zygote(zygote.clone()),
+            None => HostSource::Spawn(self.process("--serve", name)),
+        }
+    }
+}
+
+struct ZygoteResource {
+    supervisor: SupervisorHandle,
+    spec: ProcessSpec,
+    handle: Handle<Zygote>,
+}
+
+impl Load for ZygoteResource {
+    fn load(&self, ticket: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+        let spec = self.spec.clone();
+        let entry = Arc::clone(&ticket.entry);
+        let make = move |life| Zygote::new(life, spec.clone(), Arc::clone(&entry));
+        let child = ChildSpec::actor(&self.handle, make).start_deadline(ticket.deadline);
+        start(self.supervisor.clone(), child, ticket, |_| 0).boxed()
+    }
+
+    fn unload(&self) -> BoxFuture<'static, ()> {
+        end(self.supervisor.clone(), ZYGOTE.to_owned()).boxed()
+    }
+}
+
+/// One version of one model.
+pub(super) struct ModelResource {
+    file: Arc<ModelFile>,
+    config: Arc<ModelsConfig>,
+    runtime: Runtime,
+    owner: Handle<ModelOwner>,
+    hosts: Vec<(Handle<ModelHost>, Facts)>,
+    /// The size of the last load, by the hosts' own measure.
+    measured: Arc<Mutex<u64>>,
+}
+
+impl ModelResource {
+    /// `owner` is the handle that callers already hold, when the model's files have changed.
+    pub(super) fn new(
+        file: &Arc<ModelFile>,
+        owner: Option<Handle<ModelOwner>>,
+        config: &Arc<ModelsConfig>,
+        runtime: Runtime,
+    ) -> Self {
+        let instances = file
+            .settings
+            .as_ref()
+            .map_or(1, |settings| settings.instances);
+        let host = |index| (Handle::new(format!("host-{index}"), 1), Facts::new());
+        Self {
+            owner: owner.unwrap_or_else(|| Handle::new("owner", config.queue_max)),
+            hosts: (0..instances).map(host).collect(),
+            file: Arc::clone(file),
+            config: Arc::clone(config),
+            runtime,
+            measured: Arc::default(),
+        }
+    }
+
+    pub(super) fn owner(&self) -> &Handle<ModelOwner> {
+        &self.owner
+    }
+
+    pub(super) fn told(&self) -> Option<Arc<Ready>> {
+        self.hosts.iter().find_map(|(_, facts)| facts.ready())
+    }
+
+    /// Bytes to reserve before anything was measured. Weights lie in the file uncompressed.
+    pub(super) fn estimated_bytes(&self) -> u64 {
+        let instances = self.hosts.len() as u64;
+        self.file
+            .bytes
+            .saturating_add(HOST_OVERHEAD_BYTES)
+            .saturating_mul(instances)
+    }
+
+    /// The supervisor of one loaded model: its hosts, and then its owner.
+    fn tree(&self, settings: Arc<ModelSettings>, ticket: &Ticket) -> SupervisorSpec {
+        let mut tree = SupervisorSpec::new(self.file.resource())
+            .intensity(HOST_RESTARTS_MAX * settings.instances, HOST_RESTARTS_PERIOD);
+        for (index, (handle, facts)) in self.hosts.iter().enumerate() {
+            let name = format!("{}/{index}", self.file.resource());
+            let spec = HostSpec {
+                start: self.start(&settings),
+                source: self.runtime.source(&name),
+                name,
+                heartbeat_interval: self.config.heartbeat_interval,
+                heartbeat_timeout: self.config.heartbeat_timeout,
+                forward_deadline: settings.deadline,
+                entry: Arc::clone(&ticket.entry),
+                facts: facts.clone(),
+            };
+            let make = move |life| ModelHost::new(life, spec.clone());
+            tree = tree.child(ChildSpec::actor(handle, make).start_deadline(ticket.deadline));
+        }
+        let spec = OwnerSpec {
+            settings,
+            hosts: self.hosts.clone(),
+            sequence_idle: self.config.sequence_idle,
+        };
+        tree.child(ChildSpec::actor(&self.owner, move |life| {
+            ModelOwner::new(life, spec.clone())
+        }))
+    }
+
+    fn start(&self, settings: &ModelSettings) -> Start {
+        Start {
+            threads: settings.threads,
+            optimize: settings.optimize,
+            warm_up: settings.warmup,
+            inputs: settings.input_specs(),
+            output_names: settings
+                .outputs
+                .iter()
+                .map(|output| output.name.clone())
+                .collect(),
+            stateful: settings.stateful,
+            oom_score_adj: Some(HOST_OOM_SCORE_ADJ),
+            ..Start::new(
+                &self.file.name,
+                self.file.version.to_string(),
+                &self.file.path,
+            )
+        }
+    }
+}
+
+impl Load for ModelResource {
+    fn load(&self, ticket: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+        let settings = match &self.file.settings {
+            Ok(settings) => Arc::new(settings.clone()),
+            Err(error) => {
+                let error = LoadError::new(LoadFault::Invalid, error.to_string());
+                return std::future::ready(Err(error)).boxed();
+            }
+        };
+        let tree = self.tree(settings, &ticket);
+        // A model that fails is not restarted here: the loader decides when to load it again.
+        let child = ChildSpec::supervisor(tree).restart(Restart::Temporary);
+        let hosts = self.hosts.clone();
+        let measured = Arc::clone(&self.measured);
+        let measure = move |()| {
+            let told = hosts.iter().filter_map(|(_, facts)| facts.ready());
+            let bytes = told.map(|ready| ready.memory.pss).sum();
+            *measured.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+            bytes
+        };
+        start(self.runtime.supervisor.clone(), child, ticket, measure).boxed()
+    }
+
+    fn unload(&self) -> BoxFuture<'static, ()> {
+        end(self.runtime.supervisor.clone(), self.file.resource()).boxed()
+    }
+}
+
+async fn start(
+    supervisor: SupervisorHandle,
+    child: ChildSpec,
+    ticket: Ticket,
+    measure: impl FnOnce(()) -> u64,
+) -> Result<Loaded, LoadError> {
+    let started = match tokio::time::timeout(ticket.deadline, supervisor.start_child(child)).await {
+        Ok(started) => started.map_err(load_error)?,
+        Err(_) => {
+            let limit = humantime::format_duration(ticket.deadline);
+            let message = format!("loading took longer than {limit}");
+            return Err(LoadError::new(LoadFault::Deadline, message));
+        }
+    };
+    let bytes = measure(());
+    let died = started.ended().map(|exit| load_error_of(&exit)).boxed();
+    Ok(Loaded { bytes, died })
+}
+
+async fn end(supervisor: SupervisorHandle, id: String) {
+    supervisor.terminate_child(&id).await;
+}
+
+fn load_error(error: StartChildError) -> LoadError {
+    match error {
+        StartChildError::Failed(exit) => load_error_of(&exit),
+        error @ (StartChildError::AlreadyPresent(_)
+        | StartChildError::SupervisorDown
+        | StartChildError::Busy) => LoadError::new(LoadFault::Unavailable, error.to_string()),
+    }
+}
+
+/// What a caller may be told of the end of a model.
+fn load_error_of(exit: &Exit) -> LoadError {
+    let Some(cause) = exit.find::<HostError>() else {
+        return match exit.root() {
+            Exit::Process(process) if process.is_crash() => {
+                let message = format!("the model's process keeps crashing: {process}");
+                LoadError::new(LoadFault::Invalid, message)
+            }
+            root => LoadError::new(
+                LoadFault::Unavailable,
+                format!("it ended: {}", root.label()),
+            ),
+        };
+    };
+    let fault = match cause {
+        HostError::StartFailed { kind, .. } => match kind {
+            StartFailureKind::BadFile | StartFailureKind::Load | StartFailureKind::Settings => {
+                LoadFault::Invalid
+            }
+            StartFailureKind::Unreadable
+            | StartFailureKind::Device
+            | StartFailureKind::Internal => LoadFault::Unavailable,
+        },
+        HostError::EndedEarly(exit) if exit.is_crash() => LoadFault::Invalid,
+        HostError::ForwardDeadline(_) => LoadFault::Deadline,
+        HostError::Prepare(_)
+        | HostError::NoZygote(_)
+        | HostError::Fork(_)
+        | HostError::EndedEarly(_)
+        | HostError::Connection(_)
+        | HostError::BadTensor(_) => LoadFault::Unavailable,
+    };
+    LoadError::new(fault, cause.to_string())
+}

@@ -1,0 +1,318 @@
+//! What a model's folder says about the model: `model.toml`, beside `model.pt`.
+
+use std::time::Duration;
+
+use headroom_model_protocol::{Datatype, InputKind, InputSpec, Scalar, ScalarKind};
+use serde::{Deserialize, Deserializer};
+
+/// Instances at most: each is a process.
+const INSTANCES_MAX: u32 = 64;
+
+/// One model's settings. Every key is optional.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// For people.
+    pub description: String,
+    /// Host processes that serve it side by side.
+    pub instances: u32,
+    /// Threads that one forward may use.
+    pub threads: u32,
+    /// How long it stays loaded after its last use; the room's default when missing.
+    pub ttl: Option<Ttl>,
+    /// Never evicted, never idle.
+    pub pinned: bool,
+    /// Rows (first dimension) that one request may carry; 0 for any number.
+    pub max_batch: u32,
+    /// It keeps state between calls: requests of a sequence go to one instance, others start from
+    /// a reset state.
+    pub stateful: bool,
+    /// Whether TorchScript's graph optimiser runs.
+    pub optimize: bool,
+    /// Whether it is run on zeros before its first request.
+    pub warmup: bool,
+    /// How long one forward may take before its process is ended.
+    #[serde(deserialize_with = "duration")]
+    pub deadline: Duration,
+    /// The arguments of `forward`, in order. Without them, the file's own signature is used.
+    pub inputs: Vec<InputSetting>,
+    /// The outputs, in order. Without them, they are named by where they stand.
+    pub outputs: Vec<OutputSetting>,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            description: String::new(),
+            instances: 1,
+            threads: 1,
+            ttl: None,
+            pinned: false,
+            max_batch: 0,
+            stateful: false,
+            optimize: true,
+            warmup: true,
+            deadline: Duration::from_secs(30),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+}
+
+/// How long something stays loaded without use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// For ever.
+    Never,
+    /// This long.
+    After(Duration),
+}
+
+impl<'de> Deserialize<'de> for Ttl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "never" {
+            return Ok(Self::Never);
+        }
+        humantime::parse_duration(&text)
+            .map(Self::After)
+            .map_err(|error| {
+                serde::de::Error::custom(format!(
+                    "{text:?} is neither \"never\" nor a duration such as \"10m\": {error}"
+                ))
+            })
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(|error| {
+        serde::de::Error::custom(format!("{text:?} is no duration such as \"30s\": {error}"))
+    })
+}
+
+/// One argument of `forward`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputSetting {
+    /// Its name in requests.
+    pub name: String,
+    /// Its element type.
+    #[serde(deserialize_with = "datatype")]
+    pub datatype: Datatype,
+    /// Its shape, -1 where any size goes. Not for scalars.
+    #[serde(default)]
+    pub shape: Vec<i64>,
+    /// A plain number or truth value to the model, no tensor.
+    #[serde(default)]
+    pub scalar: bool,
+    /// For a scalar: its value when a request leaves it out.
+    #[serde(default)]
+    pub constant: Option<toml::Value>,
+}
+
+/// One output.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSetting {
+    /// Its name in answers.
+    pub name: String,
+    /// Its element type.
+    #[serde(deserialize_with = "datatype")]
+    pub datatype: Datatype,
+    /// Its shape, -1 where any size comes.
+    pub shape: Vec<i64>,
+}
+
+fn datatype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Datatype, D::Error> {
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(serde::de::Error::custom)
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// Not the TOML that is expected.
+    #[error("model.toml: {0}")]
+    Parse(String),
+    /// A value that makes no sense.
+    #[error("model.toml: {key}: {rule}")]
+    Value {
+        /// Which key.
+        key: String,
+        /// What it must be.
+        rule: String,
+    },
+}
+
+impl ModelSettings {
+    /// Reads and checks settings.
+    ///
+    /// # Errors
+    /// Names the key and the rule.
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        let settings: Self = toml::from_str(text)
+            .map_err(|error| SettingsError::Parse(error.message().to_owned()))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let refuse = |key: &str, rule: &str| {
+            Err(SettingsError::Value {
+                key: key.to_owned(),
+                rule: rule.to_owned(),
+            })
+        };
+        if !(1..=INSTANCES_MAX).contains(&self.instances) {
+            return refuse("instances", "must be from 1 to 64");
+        }
+        if !(1..=1024).contains(&self.threads) {
+            return refuse("threads", "must be from 1 to 1024");
+        }
+        if self.deadline.is_zero() {
+            return refuse("deadline", "must be above zero");
+        }
+        for (index, input) in self.inputs.iter().enumerate() {
+            let key = format!("inputs[{index}] ({})", input.name);
+            if self.inputs[..index]
+                .iter()
+                .any(|other| other.name == input.name)
+            {
+                return refuse(&key, "this name is there twice");
+            }
+            if input.scalar && !input.shape.is_empty() {
+                return refuse(&key, "a scalar has no shape");
+            }
+            if !input.scalar && input.constant.is_some() {
+                return refuse(&key, "only a scalar can have a constant");
+            }
+            if input.shape.iter().any(|size| *size < -1) {
+                return refuse(&key, "sizes are -1 (any), or zero and more");
+            }
+            if input.scalar && input.constant.is_some() && input.constant_value().is_none() {
+                return refuse(&key, "the constant does not fit the datatype");
+            }
+        }
+        Ok(())
+    }
+
+    /// The inputs as the host is told them.
+    pub(super) fn input_specs(&self) -> Vec<InputSpec> {
+        self.inputs.iter().map(InputSetting::spec).collect()
+    }
+}
+
+impl InputSetting {
+    fn spec(&self) -> InputSpec {
+        let kind = if self.scalar {
+            InputKind::Scalar {
+                kind: scalar_kind(self.datatype),
+                constant: self.constant_value(),
+            }
+        } else {
+            InputKind::Tensor {
+                datatype: self.datatype,
+                shape: self.shape.clone(),
+            }
+        };
+        InputSpec {
+            name: self.name.clone(),
+            kind,
+        }
+    }
+
+    fn constant_value(&self) -> Option<Scalar> {
+        match (scalar_kind(self.datatype), self.constant.as_ref()?) {
+            (ScalarKind::Int, toml::Value::Integer(value)) => Some(Scalar::Int(*value)),
+            (ScalarKind::Float, toml::Value::Float(value)) => Some(Scalar::Float(*value)),
+            #[allow(clippy::cast_precision_loss)]
+            (ScalarKind::Float, toml::Value::Integer(value)) => Some(Scalar::Float(*value as f64)),
+            (ScalarKind::Bool, toml::Value::Boolean(value)) => Some(Scalar::Bool(*value)),
+            _ => None,
+        }
+    }
+}
+
+/// What a scalar of this datatype is to TorchScript.
+fn scalar_kind(datatype: Datatype) -> ScalarKind {
+    match datatype {
+        Datatype::Bool => ScalarKind::Bool,
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => ScalarKind::Float,
+        Datatype::Uint8 | Datatype::Int8 | Datatype::Int16 | Datatype::Int32 | Datatype::Int64 => {
+            ScalarKind::Int
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_models_settings_are_understood() {
+        let settings =
+            ModelSettings::parse(include_str!("../../../config/models/silero-vad.toml")).unwrap();
+        assert!(settings.stateful);
+        let specs = settings.input_specs();
+        assert_eq!(
+            specs[0].kind,
+            InputKind::Tensor {
+                datatype: Datatype::Fp32,
+                shape: vec![-1, 512]
+            }
+        );
+        assert_eq!(
+            specs[1].kind,
+            InputKind::Scalar {
+                kind: ScalarKind::Int,
+                constant: Some(Scalar::Int(16000))
+            }
+        );
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        assert_eq!(ModelSettings::parse("").unwrap(), ModelSettings::default());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_key_and_rule() {
+        let cases = [
+            ("instances = 0", "instances"),
+            ("threads = 0", "threads"),
+            ("deadline = \"0s\"", "deadline"),
+            ("deadline = 3", "deadline"),
+            ("colour = \"red\"", "colour"),
+            ("ttl = \"soon\"", "soon"),
+            ("[[inputs]]\nname = \"x\"\ndatatype = \"BYTES\"", "BYTES"),
+            (
+                "[[inputs]]\nname = \"x\"\ndatatype = \"FP32\"\nshape = [-2]",
+                "inputs[0]",
+            ),
+            (
+                "[[inputs]]\nname = \"x\"\ndatatype = \"FP32\"\nconstant = 1",
+                "scalar",
+            ),
+            (
+                "[[inputs]]\nname = \"x\"\ndatatype = \"INT64\"\nscalar = true\nconstant = 1.5",
+                "constant",
+            ),
+        ];
+        for (text, word) in cases {
+            let error = ModelSettings::parse(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn ttl_is_a_duration_or_never() {
+        let ttl = |text: &str| ModelSettings::parse(text).unwrap().ttl;
+        assert_eq!(ttl("ttl = \"never\""), Some(Ttl::Never));
+        assert_eq!(
+            ttl("ttl = \"90s\""),
+            Some(Ttl::After(Duration::from_secs(90)))
+        );
+    }
+}

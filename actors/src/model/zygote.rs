@@ -1,0 +1,241 @@
+//! The zygote: one warm process that has libtorch mapped and relocated, and forks a host per
+//! request. Why: 56 MB of relocations and a good part of the start are paid once, and shared.
+//!
+//! It reaps its hosts and tells us how they ended. When it dies, its hosts die with it (the kernel
+//! sees to that), so nothing is ever left behind.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
+use futures_util::stream::{LocalBoxStream, StreamExt};
+use headroom_model_protocol::{Frame, HostExit, ZygoteReply, ZygoteRequest};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::connection::{self, ConnectionError, Sender};
+use crate::kernel::process::{Process, ProcessSpec};
+use crate::kernel::{Call, Child, Entry, Exit, Life, Message, ProcessExit, Reply};
+
+/// After its socket closed, how long the process may take to end by itself.
+const END_WITHIN: Duration = Duration::from_secs(2);
+
+/// Owns the zygote process.
+pub(super) struct Zygote {
+    life: Life,
+    spec: ProcessSpec,
+    entry: Arc<dyn Entry>,
+    running: Option<Running>,
+    forking: HashMap<u64, Reply<Fork>>,
+    hosts: HashMap<i32, oneshot::Sender<ProcessExit>>,
+    next_id: u64,
+}
+
+struct Running {
+    process: Process,
+    sender: Sender,
+}
+
+type Frames = LocalBoxStream<'static, Result<Frame<ZygoteReply>, ConnectionError>>;
+
+/// Why the zygote cannot do what it is for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ZygoteError {
+    #[error("cannot start {program}")]
+    Spawn {
+        program: String,
+        source: std::io::Error,
+    },
+    #[error("the zygote closed its connection before it was ready")]
+    NotReady,
+    #[error("the conversation with the zygote broke")]
+    Connection(#[from] ConnectionError),
+}
+
+impl Zygote {
+    /// A zygote started as `spec` says, its process counted under `entry`.
+    pub(super) fn new(life: Life, spec: ProcessSpec, entry: Arc<dyn Entry>) -> Self {
+        Self {
+            life,
+            spec,
+            entry,
+            running: None,
+            forking: HashMap::new(),
+            hosts: HashMap::new(),
+            next_id: 0,
+        }
+    }
+
+    fn on_frame(
+        &mut self,
+        frame: Result<Frame<ZygoteReply>, ConnectionError>,
+        cx: &mut Context<Self>,
+    ) {
+        let reply = match frame {
+            Ok(frame) => frame.header,
+            Err(error) => return self.life.end(cx, Exit::error(ZygoteError::from(error))),
+        };
+        match reply {
+            ZygoteReply::Ready { .. } => {}
+            ZygoteReply::Forked { id, pid } => {
+                let (ended, watch) = oneshot::channel();
+                self.hosts.insert(pid, ended);
+                match self.forking.remove(&id) {
+                    Some(reply) => reply.send(Ok(Forked { pid, ended: watch })),
+                    // Nobody waits: the host sees its socket closed and ends.
+                    None => tracing::warn!(pid, "the zygote forked a host that nobody asked for"),
+                }
+            }
+            ZygoteReply::ForkFailed { id, message } => {
+                if let Some(reply) = self.forking.remove(&id) {
+                    reply.send(Err(ForkError(message)));
+                }
+            }
+            ZygoteReply::Exited { pid, status } => {
+                if let Some(ended) = self.hosts.remove(&pid) {
+                    let exit = match status {
+                        HostExit::Exited(code) => ProcessExit::Code(code),
+                        HostExit::Signaled(signal) => ProcessExit::Signal(signal),
+                    };
+                    ended.send(exit).ok();
+                }
+            }
+        }
+    }
+
+    /// The socket closed: the process has ended, or is about to.
+    fn on_closed(&mut self, cx: &mut Context<Self>) {
+        let Some(mut running) = self.running.take() else {
+            return;
+        };
+        self.entry.detach(running.process.pid());
+        let end = wrap_future::<_, Self>(async move { running.process.stop(END_WITHIN).await });
+        cx.spawn(end.map(|exit, zygote, cx| zygote.life.end(cx, Exit::Process(exit))));
+    }
+}
+
+async fn boot(spec: ProcessSpec) -> Result<(Running, Frames), ZygoteError> {
+    let spawn_error = |source| ZygoteError::Spawn {
+        program: spec.program().display().to_string(),
+        source,
+    };
+    let (sender, frames, theirs) = connection::pair::<ZygoteReply>().map_err(spawn_error)?;
+    let mut frames = frames.boxed_local();
+    let process = Process::spawn(&spec, Stdio::from(theirs)).map_err(spawn_error)?;
+    match frames.next().await {
+        Some(Ok(Frame {
+            header: ZygoteReply::Ready { .. },
+            ..
+        })) => Ok((Running { process, sender }, frames)),
+        Some(Err(error)) => Err(error.into()),
+        _ => Err(ZygoteError::NotReady),
+    }
+}
+
+impl Actor for Zygote {
+    type Context = Context<Self>;
+}
+
+impl Child for Zygote {
+    fn start(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        let boot = wrap_future::<_, Self>(boot(self.spec.clone()));
+        Box::pin(boot.map(|booted, zygote, cx| {
+            let (running, frames) = booted.map_err(Exit::error)?;
+            zygote.entry.attach(running.process.pid());
+            zygote.running = Some(running);
+            let frames = wrap_stream::<_, Self>(frames);
+            let read = frames
+                .map(|frame, zygote, cx| zygote.on_frame(frame, cx))
+                .finish();
+            cx.spawn(read.map(|(), zygote, cx| zygote.on_closed(cx)));
+            Ok(())
+        }))
+    }
+
+    fn stop(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
+        let running = self.running.take();
+        let entry = Arc::clone(&self.entry);
+        Box::pin(wrap_future(async move {
+            if let Some(Running {
+                mut process,
+                sender,
+            }) = running
+            {
+                entry.detach(process.pid());
+                // It ends when its control socket closes.
+                drop(sender);
+                process.stop(END_WITHIN).await;
+            }
+        }))
+    }
+
+    fn observe(&self) -> Value {
+        json!({
+            "pid": self.running.as_ref().map(|running| running.process.pid()),
+            "hosts": self.hosts.keys().collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            self.entry.detach(running.process.pid());
+        }
+    }
+}
+
+/// Asks for a host whose standard descriptors are these.
+#[derive(Debug)]
+pub(super) struct Fork {
+    /// For the process title.
+    pub(super) name: String,
+    /// The host's end of its conversation with its owner.
+    pub(super) socket: OwnedFd,
+    /// Where it writes its log.
+    pub(super) log: OwnedFd,
+}
+
+/// A host that was forked.
+#[derive(Debug)]
+pub(super) struct Forked {
+    pub(super) pid: i32,
+    /// How it ended; dropped when the zygote ended first.
+    pub(super) ended: oneshot::Receiver<ProcessExit>,
+}
+
+/// Why a fork failed, in the zygote's words.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the zygote cannot fork: {0}")]
+pub(super) struct ForkError(String);
+
+impl Message for Fork {
+    type Reply = Result<Forked, ForkError>;
+}
+
+impl Handler<Call<Fork>> for Zygote {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Fork>, cx: &mut Context<Self>) {
+        let Some((Fork { name, socket, log }, reply)) = call.accept() else {
+            return;
+        };
+        // Without a process the actor is about to end, and the dropped reply says so.
+        let Some(running) = &self.running else { return };
+        self.next_id += 1;
+        let request = ZygoteRequest::Fork {
+            id: self.next_id,
+            name,
+        };
+        match running.sender.send_with(&request, &[], vec![socket, log]) {
+            Ok(()) => {
+                self.forking.insert(self.next_id, reply);
+            }
+            Err(error) => self.life.end(cx, Exit::error(ZygoteError::from(error))),
+        }
+    }
+}
