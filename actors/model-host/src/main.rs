@@ -4,7 +4,7 @@
 //! and because a crash or a hang in a model then takes nothing else along.
 //!
 //! - `--zygote`: maps libtorch once and forks a host per request ([`zygote`]);
-//! - `--serve`: is a host itself, without fork ([`serve`]);
+//! - `--serve`: is a host itself, without fork ([`serve`], [`reader`]);
 //! - `--check FILE`: says whether a file can be loaded ([`check`]).
 //!
 //! Layout: [`archive`], [`pickle`] and [`signature`] read a model file without libtorch and refuse what libtorch would
@@ -19,6 +19,7 @@ mod memory;
 mod model;
 mod pickle;
 mod process;
+mod reader;
 mod reason;
 mod serve;
 mod signature;

@@ -5,34 +5,31 @@
 //! the socket, also in the middle of a run. Replies go out under a lock, whole frames at a time.
 
 use std::{
-    io::{self, Read, Write},
+    io,
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, sync_channel},
     },
     thread,
-    time::Instant,
 };
 
 use headroom_model_protocol::{
-    ArenaReader, ArenaWriter, FailureKind, Frame, FrameDecoder, FrameError, HostReply, HostRequest,
-    Infer, Start, StartFailureKind, encode_frame,
+    ArenaReader, ArenaWriter, FailureKind, Frame, FrameDecoder, HostReply, HostRequest, Infer,
+    Start, StartFailureKind,
 };
 
 use crate::{
     descriptors, memory,
     model::{Failure, Model},
     process::{self, ExitCode},
+    reader::{CHUNK, Job, Reader, Shared},
 };
 
 /// Requests that wait for the main thread. One inference may be under way; the rest is room for resets and trims.
 const QUEUE: usize = 16;
-
-/// Bytes read from the socket at once.
-const CHUNK: usize = 64 << 10;
 
 /// The reading thread's stack; it keeps its buffers on the heap.
 const READER_STACK: usize = 256 << 10;
@@ -49,56 +46,6 @@ pub(crate) fn serve(socket: UnixStream) -> ExitCode {
             ExitCode::Protocol
         }
     }
-}
-
-/// What both threads share.
-struct Shared {
-    writer: Mutex<UnixStream>,
-    begun: Instant,
-    /// Microseconds from `begun` to the start of the request under way; 0 when there is none.
-    busy_since: AtomicU64,
-    /// Whether an inference has been queued and not been answered.
-    inferring: AtomicBool,
-}
-
-impl Shared {
-    /// Sends one frame. When the owner is gone there is nobody left to tell: the reading thread ends the process.
-    fn reply(&self, reply: &HostReply, payload: &[u8]) {
-        if let Err(error) = self.try_reply(reply, payload) {
-            process::log(&format!("a reply cannot be sent: {error}"));
-        }
-    }
-
-    /// As [`reply`](Self::reply), but tells when the frame would be too long.
-    fn try_reply(&self, reply: &HostReply, payload: &[u8]) -> Result<(), FrameError> {
-        let frame = encode_frame(reply, payload)?;
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = writer.write_all(&frame) {
-            process::log(&format!("the owner cannot be reached: {error}"));
-        }
-        Ok(())
-    }
-
-    fn elapsed_us(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros())
-            .unwrap_or(u64::MAX)
-            .max(1)
-    }
-
-    fn busy_for_us(&self) -> Option<u64> {
-        match self.busy_since.load(Ordering::Acquire) {
-            0 => None,
-            since => Some(self.elapsed_us().saturating_sub(since)),
-        }
-    }
-}
-
-/// What the main thread does.
-enum Job {
-    Infer(Infer, Vec<u8>),
-    ResetStates(u64),
-    Trim(u64),
-    Stop,
 }
 
 /// A host that knows what to load.
@@ -161,19 +108,13 @@ impl Host {
             replies,
         } = self;
         prepare_process(&start);
-        let writer = match socket.try_clone() {
-            Ok(writer) => Mutex::new(writer),
+        let shared = match socket.try_clone() {
+            Ok(writer) => Arc::new(Shared::new(writer)),
             Err(error) => {
                 process::log(&format!("the socket cannot be shared: {error}"));
                 return ExitCode::Internal;
             }
         };
-        let shared = Arc::new(Shared {
-            writer,
-            begun: Instant::now(),
-            busy_since: AtomicU64::new(0),
-            inferring: AtomicBool::new(false),
-        });
         let (jobs, queue) = sync_channel(QUEUE);
         let reader = Reader {
             socket,
@@ -350,107 +291,5 @@ impl Worker {
                 &[],
             );
         }
-    }
-}
-
-/// The thread that reads the socket.
-struct Reader {
-    socket: UnixStream,
-    decoder: FrameDecoder<HostRequest>,
-    jobs: SyncSender<Job>,
-    shared: Arc<Shared>,
-}
-
-impl Reader {
-    /// Never comes back: the end of the socket is the end of the process.
-    fn run(mut self) {
-        let code = match self.read() {
-            Ok(()) => ExitCode::Ok,
-            Err(error) => {
-                process::log(&format!("the host socket is out of step: {error}"));
-                ExitCode::Protocol
-            }
-        };
-        process::exit(code)
-    }
-
-    fn read(&mut self) -> io::Result<()> {
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            while let Some(frame) = self.decoder.next_frame().map_err(io::Error::other)? {
-                self.take(frame)?;
-            }
-            match self.socket.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(bytes) => self.decoder.push(&buffer[..bytes]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The owner died with replies unread.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn take(&self, frame: Frame<HostRequest>) -> io::Result<()> {
-        match frame.header {
-            HostRequest::Start(_) => return Err(io::Error::other("a second start")),
-            HostRequest::Ping { n } => {
-                let (memory, busy_for_us) = (memory::measure(), self.shared.busy_for_us());
-                self.shared.reply(
-                    &HostReply::Pong {
-                        n,
-                        memory,
-                        busy_for_us,
-                    },
-                    &[],
-                );
-            }
-            HostRequest::Infer(infer) => {
-                let id = infer.id;
-                if self.shared.inferring.swap(true, Ordering::AcqRel) {
-                    self.refuse(id, "another inference is under way");
-                } else if !self.queue(id, Job::Infer(infer, frame.payload)) {
-                    self.shared.inferring.store(false, Ordering::Release);
-                }
-            }
-            HostRequest::ResetStates { id } => {
-                self.queue(id, Job::ResetStates(id));
-            }
-            HostRequest::Trim { id } => {
-                self.queue(id, Job::Trim(id));
-            }
-            HostRequest::Stop => {
-                // The queue is only full of an owner's nonsense; ending at once is then right too.
-                if self.jobs.try_send(Job::Stop).is_err() {
-                    process::exit(ExitCode::Ok);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Queues work and says whether there was room.
-    fn queue(&self, id: u64, job: Job) -> bool {
-        match self.jobs.try_send(job) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.refuse(id, "too many requests are waiting");
-                false
-            }
-            // The main thread is about to end the process with its own exit code.
-            Err(TrySendError::Disconnected(_)) => false,
-        }
-    }
-
-    fn refuse(&self, id: u64, message: &str) {
-        let message = message.to_owned();
-        self.shared.reply(
-            &HostReply::Failed {
-                id,
-                kind: FailureKind::Protocol,
-                message,
-            },
-            &[],
-        );
     }
 }

@@ -71,16 +71,18 @@ impl From<Errno> for ZygoteError {
 pub(crate) fn run() -> Result<End, ZygoteError> {
     process::set_name("hr-zygote");
     process::follow_parent();
-    let mut zygote = Zygote::new(process::take_socket_from_stdin()?)?;
-    zygote.reply(&ZygoteReply::Ready {
-        pid: getpid().as_raw(),
-    })?;
-    loop {
-        zygote.wait()?;
-        zygote.report_exits()?;
-        if let Some(end) = zygote.serve_requests()? {
-            return Ok(end);
+    let zygote = Zygote::new(process::take_socket_from_stdin()?)?;
+    match zygote.serve() {
+        // The server died with replies unread, or before it could read one.
+        Err(ZygoteError::Io(error))
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ) =>
+        {
+            Ok(End::Closed)
         }
+        result => result,
     }
 }
 
@@ -107,6 +109,20 @@ impl Zygote {
             fds: VecDeque::new(),
             child_ends,
         })
+    }
+
+    /// Works until the server closes the socket, or until this is a forked child.
+    fn serve(mut self) -> Result<End, ZygoteError> {
+        self.reply(&ZygoteReply::Ready {
+            pid: getpid().as_raw(),
+        })?;
+        loop {
+            self.wait()?;
+            self.report_exits()?;
+            if let Some(end) = self.serve_requests()? {
+                return Ok(end);
+            }
+        }
     }
 
     /// Waits for a request or the end of a child.

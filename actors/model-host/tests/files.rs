@@ -1,0 +1,212 @@
+//! Files that are no models, or no longer: each is refused with a reason, none crashes a host.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs)]
+
+#[allow(dead_code)] // Each test binary uses another part.
+mod owner;
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Output},
+};
+
+use headroom_test_support::torchscript::{self, Script};
+use owner::*;
+use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+fn check(path: &Path) -> (Output, serde_json::Value) {
+    let output = Command::new(BINARY)
+        .arg("--check")
+        .arg(path)
+        .output()
+        .unwrap();
+    let report = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", path.display()));
+    (output, report)
+}
+
+fn refusal(path: &Path) -> String {
+    let (output, report) = check(path);
+    assert_eq!(output.status.code(), Some(65), "{report}");
+    assert_eq!(report["loadable"], false);
+    let error = report["error"].as_str().unwrap().to_owned();
+    assert!(error.len() < 1000 && !error.contains('\n'), "{error}");
+    error
+}
+
+/// Copies an archive, changing, dropping (`None`) or adding entries.
+fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>) {
+    let mut source = ZipArchive::new(fs::File::open(from).unwrap()).unwrap();
+    let mut target = ZipWriter::new(fs::File::create(to).unwrap());
+    for index in 0..source.len() {
+        let mut entry = source.by_index(index).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        let mut bytes = Vec::new();
+        std::io::copy(&mut entry, &mut bytes).unwrap();
+        if let Some(bytes) = change(&name, bytes) {
+            let options =
+                SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+            target.start_file(name, options).unwrap();
+            target.write_all(&bytes).unwrap();
+        }
+    }
+    target.finish().unwrap();
+}
+
+#[test]
+fn a_sound_file_is_described() {
+    let (output, report) = check(&sample_model());
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(report["loadable"], true);
+    assert_eq!(report["inputs"][0]["name"], "x");
+    assert_eq!(report["inputs"][1]["type"], "int");
+    assert_eq!(report["has_reset_states"], true);
+    assert_eq!(report["parameter_bytes"], 2_181_128);
+}
+
+#[test]
+fn what_is_no_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    for garbage in [
+        &b""[..],
+        b"PK\x05\x06",
+        b"#!/bin/sh\n",
+        &[0; 4096],
+        &[0xff; 4096],
+    ] {
+        fs::write(&path, garbage).unwrap();
+        assert!(refusal(&path).starts_with("it is not a TorchScript file"));
+    }
+    assert!(refusal(&folder.path().join("absent.pt")).starts_with("the file cannot be read"));
+    assert_eq!(refusal(folder.path()), "it is not a regular file");
+    assert_eq!(refusal(Path::new("/dev/zero")), "it is not a regular file");
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(refusal(&pipe), "it is not a regular file");
+}
+
+#[test]
+fn other_zip_archives_are_refused() {
+    let (folder, model) = model(torchscript::affine);
+    let path = folder.path().join("other.pt");
+    rewrite(&model, &path, |name, bytes| {
+        (!name.contains("/code/")).then_some(bytes)
+    });
+    assert!(
+        refusal(&path).contains("pickled weights"),
+        "{}",
+        refusal(&path)
+    );
+    rewrite(&model, &path, |name, bytes| {
+        (!name.ends_with("/data.pkl")).then_some(bytes)
+    });
+    assert_eq!(
+        refusal(&path),
+        "the archive is not a TorchScript module: it has no `data.pkl`"
+    );
+    rewrite(&model, &path, |name, bytes| {
+        (!name.ends_with("/constants.pkl")).then_some(bytes)
+    });
+    assert_eq!(
+        refusal(&path),
+        "the archive is not a TorchScript module: it has no `constants.pkl`"
+    );
+    rewrite(&model, &path, |name, bytes| {
+        Some(if name.ends_with(".pkl") {
+            b"\x80\x02\xff.".to_vec()
+        } else {
+            bytes
+        })
+    });
+    assert_eq!(
+        refusal(&path),
+        "`data.pkl` cannot be understood: unknown instruction 0xff"
+    );
+}
+
+#[test]
+fn weights_without_a_forward_are_refused() {
+    let (_folder, path) =
+        model(|path| Script::new("def other(self) -> int:\n  return 1\n").write(path));
+    assert_eq!(
+        refusal(&path),
+        "the module has no method `forward` (it may hold weights only)"
+    );
+}
+
+#[test]
+fn code_that_is_none_is_refused() {
+    let (_folder, path) = model(|path| {
+        Script::new("def forward(self, x: Tensor) -> Tensor:\n  return y(((\n").write(path)
+    });
+    let error = refusal(&path);
+    assert!(!error.contains('/'), "{error}");
+}
+
+#[test]
+fn a_record_shorter_than_declared_is_refused() {
+    let (folder, model) = model(|path| torchscript::weights(path, 8192));
+    let path = folder.path().join("short.pt");
+    rewrite(&model, &path, |name, mut bytes| {
+        if name.ends_with("/data/0") {
+            bytes.truncate(8188);
+        }
+        Some(bytes)
+    });
+    assert_eq!(
+        refusal(&path),
+        "tensor record `data/0` has 8188 bytes, 8192 are needed"
+    );
+    rewrite(&model, &path, |name, bytes| {
+        (!name.ends_with("/data/0")).then_some(bytes)
+    });
+    assert_eq!(
+        refusal(&path),
+        "tensor record `data/0` has 0 bytes, 8192 are needed"
+    );
+}
+
+#[test]
+fn a_cut_file_is_refused_wherever_it_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.pt");
+    let whole = fs::read(sample_model()).unwrap();
+    for part in 0..16 {
+        fs::write(&path, &whole[..whole.len() * part / 16]).unwrap();
+        refusal(&path);
+    }
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    refusal(&path);
+}
+
+#[test]
+fn a_flipped_byte_in_any_entry_is_found() {
+    let (folder, model) = model(|path| torchscript::weights(path, 16_384));
+    let path = folder.path().join("flipped.pt");
+    let whole = fs::read(&model).unwrap();
+    let ranges: Vec<_> = {
+        let mut archive = ZipArchive::new(fs::File::open(&model).unwrap()).unwrap();
+        (0..archive.len())
+            .map(|index| {
+                let entry = archive.by_index(index).unwrap();
+                let start = entry.data_start().unwrap() as usize;
+                start..start + entry.size() as usize
+            })
+            .collect()
+    };
+    let mut flips = 0;
+    for range in ranges {
+        let step = (range.len() / 6).max(1);
+        for at in range.step_by(step) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            fs::write(&path, &bytes).unwrap();
+            assert!(refusal(&path).contains("damaged"), "byte {at}");
+            flips += 1;
+        }
+    }
+    assert!(flips > 30);
+}

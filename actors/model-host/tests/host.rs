@@ -1,0 +1,654 @@
+//! One host over the real protocol: tensors, failures, pings, the end of the socket.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs)]
+
+#[allow(dead_code)] // Each test binary uses another part.
+mod owner;
+
+use std::net::Shutdown;
+
+use headroom_model_protocol::*;
+use headroom_test_support::torchscript::{self, Fill, Script};
+use owner::*;
+
+fn plain(path: impl Into<std::path::PathBuf>) -> Start {
+    Start::new("test", "1", path)
+}
+
+#[test]
+fn every_datatype_comes_back_as_it_went_in() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, ready) = Host::ready(plain(path));
+    assert_eq!(
+        ready.inputs,
+        [SignatureInput {
+            name: "x".into(),
+            type_text: "Tensor".into()
+        }]
+    );
+    for datatype in Datatype::ALL {
+        // From nothing over inline to the arena.
+        for shape in [
+            vec![],
+            vec![0],
+            vec![3, 0, 2],
+            vec![1],
+            vec![2, 3, 4],
+            vec![64, 1024, 3],
+        ] {
+            let len = byte_count(datatype, &shape).unwrap() as usize;
+            let is_bool = datatype == Datatype::Bool;
+            let bytes = (0..len)
+                .map(|at| if is_bool { at as u8 % 2 } else { at as u8 })
+                .collect();
+            let data = Data {
+                name: "output".into(),
+                ..Data::new(datatype, &shape, bytes)
+            };
+            assert_eq!(host.run(&data), data, "{datatype} {shape:?}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_none_travel_too() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(path));
+    let floats = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        -0.0,
+        f32::MIN_POSITIVE / 2.0,
+    ];
+    let data = Data::floats(&[5], &floats);
+    assert_eq!(host.run(&data).bytes, data.bytes);
+}
+
+#[test]
+fn a_bool_is_0_or_1() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(path));
+    let (kind, message) = host
+        .infer(&[Arg::Tensor(&Data::new(Datatype::Bool, &[2], vec![1, 2]))])
+        .unwrap_err();
+    assert_eq!(kind, FailureKind::InvalidInput);
+    assert_eq!(
+        message,
+        "tensor `x` is BOOL and has a byte that is neither 0 nor 1"
+    );
+}
+
+#[test]
+fn computes() {
+    let (_folder, path) = model(torchscript::affine);
+    let (mut host, ready) = Host::ready(plain(path));
+    assert_eq!(ready.parameter_bytes, 8);
+    assert_eq!(
+        host.run(&Data::floats(&[3], &[0.0, 1.0, -2.0])).to_floats(),
+        [0.5, 3.5, -5.5]
+    );
+}
+
+#[test]
+fn outputs_of_any_layout_are_made_plain() {
+    let code = "def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:\n  \
+        return (torch.t(x), torch.expand(x[0], [2, 3]), torch.to_sparse(x))\n";
+    let (_folder, path) = model(|path| Script::new(code).write(path));
+    let (mut host, _) = Host::ready(plain(path));
+    let x = Data::floats(&[2, 3], &[1., 2., 3., 4., 5., 6.]);
+    let outputs = host.infer(&[Arg::Tensor(&x)]).unwrap();
+    let floats: Vec<_> = outputs.iter().map(Data::to_floats).collect();
+    assert_eq!(floats[0], [1., 4., 2., 5., 3., 6.]);
+    assert_eq!(outputs[0].shape, [3, 2]);
+    assert_eq!(floats[1], [1., 2., 3., 1., 2., 3.]);
+    assert_eq!(floats[2], [1., 2., 3., 4., 5., 6.]);
+}
+
+#[test]
+fn nested_outputs_have_stable_names() {
+    let (_folder, path) = model(torchscript::tuple_list_dict);
+    let (mut host, ready) = Host::ready(plain(&path));
+    assert_eq!(
+        ready.output_type,
+        "Tuple[Tensor, List[Tensor], Dict[str, Tensor]]"
+    );
+    let x = Data::floats(&[2], &[1., 2.]);
+    let outputs = host.infer(&[Arg::Tensor(&x)]).unwrap();
+    let names: Vec<_> = outputs.iter().map(|output| output.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "output_0",
+            "output_1_0",
+            "output_1_1",
+            "output_2.sum",
+            "output_2.seven"
+        ]
+    );
+    assert_eq!(outputs[2].to_floats(), [3., 4.]);
+    assert_eq!(outputs[3].shape, [0i64; 0]);
+
+    let id = host.send_infer(&[Arg::Tensor(&x)], &["output_2.sum", "output_0"], false);
+    let wanted: Vec<_> = host
+        .receive_infer(id)
+        .unwrap()
+        .into_iter()
+        .map(|output| output.name)
+        .collect();
+    assert_eq!(wanted, ["output_2.sum", "output_0"]);
+
+    let id = host.send_infer(&[Arg::Tensor(&x)], &["nope"], false);
+    let (kind, message) = host.receive_infer(id).unwrap_err();
+    assert_eq!(kind, FailureKind::InvalidInput);
+    assert!(
+        message.starts_with("the model has no output `nope`, it has output_0"),
+        "{message}"
+    );
+}
+
+#[test]
+fn declared_names_rename_choose_or_are_refused() {
+    let (_folder, path) = model(torchscript::tuple_list_dict);
+    let x = Data::floats(&[2], &[1., 2.]);
+    let names_with = |declared: &[&str]| {
+        let output_names = declared.iter().map(|name| name.to_string()).collect();
+        let (mut host, _) = Host::ready(Start {
+            output_names,
+            ..plain(&path)
+        });
+        let outputs = host.infer(&[Arg::Tensor(&x)]);
+        outputs.map(|outputs| {
+            outputs
+                .into_iter()
+                .map(|output| output.name)
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(
+        names_with(&["a", "b", "c", "d", "e"]).unwrap(),
+        ["a", "b", "c", "d", "e"]
+    );
+    assert_eq!(
+        names_with(&["output_1_1", "output_0"]).unwrap(),
+        ["output_1_1", "output_0"]
+    );
+    let (kind, message) = names_with(&["a"]).unwrap_err();
+    assert_eq!(kind, FailureKind::Model);
+    assert!(
+        message.starts_with("1 outputs are declared, the model gives 5: "),
+        "{message}"
+    );
+}
+
+#[test]
+fn numbers_go_in_and_come_out() {
+    let code = "def forward(self, x: Tensor, n: int, f: float, b: bool) -> \
+        Tuple[int, float, bool, List[int], Optional[Tensor], Dict[int, Tensor], List[float]]:\n  \
+        return (n + 1, f * 2., b, [n, n], None, {5: x}, annotate(List[float], []))\n";
+    let (_folder, path) = model(|path| Script::new(code).write(path));
+    let (mut host, _) = Host::ready(plain(path));
+    let x = Data::floats(&[1], &[1.]);
+    let arguments = |n| {
+        [
+            Arg::Tensor(&x),
+            Arg::Scalar(n),
+            Arg::Scalar(Scalar::Float(1.5)),
+            Arg::Scalar(Scalar::Bool(true)),
+        ]
+    };
+    let outputs = host.infer(&arguments(Scalar::Int(41))).unwrap();
+    let expected = [
+        (
+            "output_0",
+            Datatype::Int64,
+            vec![],
+            42i64.to_le_bytes().to_vec(),
+        ),
+        (
+            "output_1",
+            Datatype::Fp64,
+            vec![],
+            3f64.to_le_bytes().to_vec(),
+        ),
+        ("output_2", Datatype::Bool, vec![], vec![1]),
+        (
+            "output_3",
+            Datatype::Int64,
+            vec![2],
+            [41i64.to_le_bytes(); 2].concat(),
+        ),
+        (
+            "output_5.5",
+            Datatype::Fp32,
+            vec![1],
+            1f32.to_le_bytes().to_vec(),
+        ),
+        ("output_6", Datatype::Fp64, vec![0], vec![]),
+    ];
+    let expected = expected.map(|(name, datatype, shape, bytes)| Data {
+        name: name.into(),
+        datatype,
+        shape,
+        bytes,
+    });
+    assert_eq!(outputs, expected);
+
+    let (kind, message) = host.infer(&arguments(Scalar::Float(1.0))).unwrap_err();
+    assert_eq!(
+        (kind, message.as_str()),
+        (
+            FailureKind::InvalidInput,
+            "input `n` is of type int, another is given"
+        )
+    );
+    let (kind, message) = host.infer(&[Arg::Tensor(&x)]).unwrap_err();
+    assert_eq!(kind, FailureKind::InvalidInput);
+    assert_eq!(
+        message,
+        "the model takes 4 inputs (x: Tensor, n: int, f: float, b: bool), 1 given"
+    );
+}
+
+#[test]
+fn an_exception_is_told_in_one_line_and_the_host_goes_on() {
+    let (_folder, path) = model(torchscript::throws);
+    let (mut host, _) = Host::ready(plain(path));
+    for _ in 0..3 {
+        let (kind, message) = host
+            .infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))])
+            .unwrap_err();
+        assert_eq!(kind, FailureKind::Model);
+        assert_eq!(message, "builtins.ValueError: the model refuses");
+    }
+}
+
+#[test]
+fn a_wrong_shape_is_told_without_paths_of_the_build() {
+    let code = "def forward(self, x: Tensor) -> Tensor:\n  return torch.matmul(x, self.w)\n";
+    let (_folder, path) = model(|path| {
+        Script::new(code)
+            .tensor("w", &[3, 2], Fill::Random(1))
+            .write(path)
+    });
+    for optimize in [false, true] {
+        let (mut host, _) = Host::ready(Start {
+            optimize,
+            ..plain(&path)
+        });
+        let (kind, message) = host
+            .infer(&[Arg::Tensor(&Data::floats(&[1, 4], &[1.; 4]))])
+            .unwrap_err();
+        assert_eq!(kind, FailureKind::Model);
+        assert_eq!(
+            message,
+            "RuntimeError: mat1 and mat2 shapes cannot be multiplied (1x4 and 3x2)"
+        );
+        assert_eq!(
+            host.run(&Data::floats(&[1, 3], &[0.; 3])).to_floats(),
+            [0., 0.]
+        );
+    }
+}
+
+#[test]
+fn outputs_that_no_client_could_read_are_refused() {
+    let refusals = [
+        (
+            "Tensor",
+            "torch.complex(x, x)",
+            "output `output` is of kind ComplexFloat, which cannot be sent",
+        ),
+        (
+            "str",
+            "\"text\"",
+            "output `output` is neither a tensor nor a number",
+        ),
+    ];
+    for (kind, result, expected) in refusals {
+        let code = format!("def forward(self, x: Tensor) -> {kind}:\n  return {result}\n");
+        let (_folder, path) = model(|path| Script::new(&code).write(path));
+        let (mut host, _) = Host::ready(plain(path));
+        let failure = host
+            .infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))])
+            .unwrap_err();
+        assert_eq!(failure, (FailureKind::Model, expected.to_owned()));
+    }
+}
+
+#[test]
+fn pings_are_answered_during_a_run() {
+    let (_folder, path) = model(torchscript::slow);
+    let (mut host, _) = Host::ready(plain(path));
+    host.line.send(&HostRequest::Ping { n: 1 }, &[]);
+    let HostReply::Pong {
+        n: 1,
+        memory,
+        busy_for_us: None,
+    } = host.reply()
+    else {
+        panic!("not an idle pong")
+    };
+    assert!(memory.pss > 0 && memory.peak_rss >= memory.private_dirty);
+    let milliseconds = Data::new(Datatype::Int64, &[1], 400i64.to_le_bytes().to_vec());
+    let id = host.send_infer(&[Arg::Tensor(&milliseconds)], &[], false);
+    let mut busy = 0;
+    for n in 2..6 {
+        host.line.send(&HostRequest::Ping { n }, &[]);
+        match host.reply() {
+            HostReply::Pong {
+                n: answered,
+                busy_for_us,
+                ..
+            } => {
+                assert_eq!(answered, n);
+                busy = busy.max(busy_for_us.unwrap_or(0));
+            }
+            other => panic!("not a pong: {other:?}"),
+        }
+    }
+    assert!(busy > 0, "no pong told of the run");
+    host.receive_infer(id).unwrap();
+}
+
+#[test]
+fn a_second_inference_while_one_runs_is_refused() {
+    let (_folder, path) = model(torchscript::slow);
+    let (mut host, _) = Host::ready(plain(path));
+    let milliseconds = Data::new(Datatype::Int64, &[1], 300i64.to_le_bytes().to_vec());
+    let first = host.send_infer(&[Arg::Tensor(&milliseconds)], &[], false);
+    let second = host.send_infer(&[Arg::Tensor(&milliseconds)], &[], false);
+    assert_eq!(
+        host.receive_infer(second).unwrap_err().0,
+        FailureKind::Protocol
+    );
+    host.receive_infer(first).unwrap();
+}
+
+#[test]
+fn the_end_of_the_socket_ends_a_host_that_hangs() {
+    let (_folder, path) = model(torchscript::hangs);
+    let (mut host, _) = Host::ready(plain(path));
+    host.send_infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))], &[], false);
+    let mut busy = false;
+    wait_for("the run to begin", || {
+        host.line.send(&HostRequest::Ping { n: 0 }, &[]);
+        busy |= matches!(
+            host.reply(),
+            HostReply::Pong {
+                busy_for_us: Some(_),
+                ..
+            }
+        );
+        busy
+    });
+    host.line.socket.shutdown(Shutdown::Both).unwrap();
+    assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(0));
+}
+
+#[test]
+fn stop_ends_it() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(path));
+    host.line.send(&HostRequest::Stop, &[]);
+    assert!(host.line.receive().is_none());
+    assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(0));
+}
+
+#[test]
+fn garbage_on_the_socket_ends_it_with_its_own_code() {
+    use std::io::Write;
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(path));
+    host.line.socket.write_all(&[0xff; 64]).unwrap();
+    assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(76));
+}
+
+#[test]
+fn descriptions_that_lie_are_refused() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(path));
+    let lies = [
+        (vec![4], Place::Inline { offset: 0, len: 16 }),
+        (vec![2], Place::Inline { offset: 0, len: 16 }),
+        (
+            vec![1 << 20],
+            Place::Arena {
+                offset: 0,
+                len: 4 << 20,
+            },
+        ),
+        (vec![-1], Place::Inline { offset: 0, len: 8 }),
+        (
+            vec![i64::MAX, i64::MAX, 0],
+            Place::Inline { offset: 0, len: 0 },
+        ),
+    ];
+    for (id, (shape, place)) in lies.into_iter().enumerate() {
+        let tensor = TensorMeta {
+            name: "x".into(),
+            datatype: Datatype::Fp32,
+            shape,
+            place,
+        };
+        let inputs = vec![Input::Tensor(tensor)];
+        let infer = Infer {
+            id: id as u64,
+            inputs,
+            wanted: vec![],
+            reset_before: false,
+        };
+        host.line.send(&HostRequest::Infer(infer), &[0; 8]);
+        assert_eq!(
+            host.receive_infer(id as u64).unwrap_err().0,
+            FailureKind::InvalidInput
+        );
+    }
+    assert_eq!(host.run(&Data::floats(&[1], &[7.])).to_floats(), [7.]);
+}
+
+#[test]
+fn a_state_is_kept_and_forgotten() {
+    let (_folder, path) = model(torchscript::counter);
+    let (mut host, ready) = Host::ready(Start {
+        stateful: true,
+        ..plain(path)
+    });
+    assert!(ready.has_reset_states);
+    let x = Data::floats(&[1], &[10.]);
+    assert_eq!(host.run(&x).to_floats(), [11.]);
+    assert_eq!(host.run(&x).to_floats(), [12.]);
+    host.line.send(&HostRequest::ResetStates { id: 9 }, &[]);
+    assert_eq!(host.reply(), HostReply::Done { id: 9 });
+    assert_eq!(host.run(&x).to_floats(), [11.]);
+    let id = host.send_infer(&[Arg::Tensor(&x)], &[], true);
+    assert_eq!(host.receive_infer(id).unwrap()[0].to_floats(), [11.]);
+}
+
+#[test]
+fn a_model_without_states_cannot_be_reset() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(&path));
+    let id = host.send_infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))], &[], true);
+    let expected = (
+        FailureKind::InvalidInput,
+        "the model has no method `reset_states`".to_owned(),
+    );
+    assert_eq!(host.receive_infer(id).unwrap_err(), expected);
+    let (_, reply) = Host::serve(Start {
+        stateful: true,
+        ..plain(path)
+    });
+    assert!(
+        matches!(
+            reply,
+            HostReply::StartFailed {
+                kind: StartFailureKind::Settings,
+                ..
+            }
+        ),
+        "{reply:?}"
+    );
+}
+
+#[test]
+fn a_warm_up_that_fails_with_declared_shapes_fails_the_start() {
+    let code = "def forward(self, x: Tensor) -> Tensor:\n  return torch.matmul(x, self.w)\n";
+    let (_folder, path) = model(|path| {
+        Script::new(code)
+            .tensor("w", &[3, 2], Fill::Random(1))
+            .write(path)
+    });
+    let with = |shape: Vec<i64>| {
+        let kind = InputKind::Tensor {
+            datatype: Datatype::Fp32,
+            shape,
+        };
+        let inputs = vec![InputSpec {
+            name: "x".into(),
+            kind,
+        }];
+        Host::serve(Start {
+            warm_up: true,
+            inputs,
+            ..plain(&path)
+        })
+        .1
+    };
+    let HostReply::Ready(Ready {
+        warm_up: Some(warm_up),
+        ..
+    }) = with(vec![-1, 3])
+    else {
+        panic!("not warm")
+    };
+    assert!(
+        warm_up.error.is_none() && warm_up.runs >= 3 && warm_up.runs <= 12,
+        "{warm_up:?}"
+    );
+    let HostReply::Ready(Ready {
+        warm_up: Some(warm_up),
+        ..
+    }) = with(vec![1, -1])
+    else {
+        panic!("not ready")
+    };
+    assert!(
+        warm_up
+            .error
+            .unwrap()
+            .contains("shapes cannot be multiplied")
+    );
+    let HostReply::StartFailed { kind, message } = with(vec![1, 4]) else {
+        panic!("started")
+    };
+    assert_eq!(kind, StartFailureKind::Settings);
+    assert!(
+        message.contains("shapes cannot be multiplied (1x4 and 3x2)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn failing_calls_leak_no_inputs() {
+    let (_folder, path) = model(torchscript::throws);
+    let (mut host, _) = Host::ready(plain(path));
+    let large = Data::new(Datatype::Uint8, &[8 << 20], vec![1; 8 << 20]);
+    let trimmed = |host: &mut Host| {
+        host.line.send(&HostRequest::Trim { id: 1 }, &[]);
+        let HostReply::Trimmed { after, .. } = host.reply() else {
+            panic!("not trimmed")
+        };
+        after.private_dirty
+    };
+    host.infer(&[Arg::Tensor(&large)]).unwrap_err();
+    let before = trimmed(&mut host);
+    for _ in 0..20 {
+        host.infer(&[Arg::Tensor(&large)]).unwrap_err();
+    }
+    let after = trimmed(&mut host);
+    assert!(after < before + (8 << 20), "{before} bytes grew to {after}");
+}
+
+#[test]
+fn large_tensors_leave_the_arenas_empty() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(path));
+    let large = Data::new(
+        Datatype::Uint8,
+        &[20 << 20],
+        (0..20 << 20).map(|at| (at % 251) as u8).collect(),
+    );
+    assert_eq!(host.run(&large).bytes, large.bytes);
+    assert_eq!(host.replies.len().unwrap(), 0);
+}
+
+#[test]
+fn crashes_end_only_the_host() {
+    use std::os::unix::process::ExitStatusExt;
+    let (_folder, path) = model(torchscript::crashes);
+    let (mut host, _) = Host::ready(plain(path));
+    host.send_infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))], &[], false);
+    assert_eq!(host.line.receive(), None);
+    assert_eq!(host.process.as_mut().unwrap().wait().signal(), Some(11));
+
+    let (_folder, path) = model(torchscript::crashes_on_load);
+    let output = std::process::Command::new(BINARY)
+        .arg("--check")
+        .arg(path)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(11), "{output:?}");
+}
+
+#[test]
+fn the_sample_model_listens() {
+    let (mut host, ready) = Host::ready(sample_start());
+    assert_eq!(
+        ready.inputs[1],
+        SignatureInput {
+            name: "sr".into(),
+            type_text: "int".into()
+        }
+    );
+    assert_eq!(ready.output_type, "Tensor");
+    assert!(ready.parameter_bytes > 1 << 20 && ready.has_reset_states);
+    let fresh: Vec<f32> = (0..20)
+        .map(|index| host.listen(&chunk(index), false))
+        .collect();
+    assert!(
+        fresh
+            .iter()
+            .all(|probability| (0.0..=1.0).contains(probability)),
+        "{fresh:?}"
+    );
+    // The same again, after a reset, and in another process.
+    let again: Vec<f32> = (0..20)
+        .map(|index| host.listen(&chunk(index), index == 0))
+        .collect();
+    assert_eq!(fresh, again);
+    let unreset: Vec<f32> = (0..20)
+        .map(|index| host.listen(&chunk(index), false))
+        .collect();
+    assert_ne!(fresh, unreset, "the model has no state after all");
+    let (mut other, _) = Host::ready(sample_start());
+    let elsewhere: Vec<f32> = (0..20)
+        .map(|index| other.listen(&chunk(index), false))
+        .collect();
+    assert_eq!(fresh, elsewhere);
+}
+
+#[test]
+fn a_host_that_is_told_nothing_ends_with_its_socket() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let stdin = std::process::Stdio::from(std::os::fd::OwnedFd::from(theirs));
+    let mut process = Process(
+        std::process::Command::new(BINARY)
+            .arg("--serve")
+            .stdin(stdin)
+            .spawn()
+            .unwrap(),
+    );
+    drop(ours);
+    assert_eq!(process.wait().code(), Some(0));
+}

@@ -1,0 +1,451 @@
+//! A minimal owner: starts hosts and zygotes as the server does, over the real protocol, but blocking.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use headroom_model_protocol::*;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Longer than anything here takes on a loaded machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom-model-host");
+
+/// The sample model that setup fetches.
+pub(crate) fn sample_model() -> PathBuf {
+    let path = std::env::var_os("HEADROOM_SAMPLE_MODEL")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            let cache = cache
+                .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
+            cache.join("headroom/models/silero-vad/1/model.pt")
+        });
+    assert!(
+        path.is_file(),
+        "the sample model is not at {}: run the setup first",
+        path.display()
+    );
+    path
+}
+
+/// How the sample model is declared: one chunk of 512 samples at 16 kHz.
+pub(crate) fn sample_start() -> Start {
+    let inputs = vec![
+        InputSpec {
+            name: "x".into(),
+            kind: InputKind::Tensor {
+                datatype: Datatype::Fp32,
+                shape: vec![1, 512],
+            },
+        },
+        InputSpec {
+            name: "sr".into(),
+            kind: InputKind::Scalar {
+                kind: ScalarKind::Int,
+                constant: Some(Scalar::Int(16_000)),
+            },
+        },
+    ];
+    Start {
+        warm_up: true,
+        stateful: true,
+        inputs,
+        ..Start::new("silero-vad", "1", sample_model())
+    }
+}
+
+/// A socket with frames on it.
+pub(crate) struct Line<R> {
+    pub(crate) socket: UnixStream,
+    decoder: FrameDecoder<R>,
+}
+
+impl<R: DeserializeOwned> Line<R> {
+    pub(crate) fn new(socket: UnixStream) -> Self {
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self {
+            socket,
+            decoder: FrameDecoder::new(),
+        }
+    }
+
+    pub(crate) fn send<T: Serialize>(&mut self, message: &T, payload: &[u8]) {
+        self.socket
+            .write_all(&encode_frame(message, payload).unwrap())
+            .unwrap();
+    }
+
+    /// The next frame, or `None` at the end of the stream.
+    pub(crate) fn receive(&mut self) -> Option<Frame<R>> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                return Some(frame);
+            }
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(bytes) => self.decoder.push(&buffer[..bytes]),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("no reply: {error}"),
+            }
+        }
+    }
+}
+
+/// A tensor with its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Data {
+    pub(crate) name: String,
+    pub(crate) datatype: Datatype,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Data {
+    pub(crate) fn new(datatype: Datatype, shape: &[i64], bytes: Vec<u8>) -> Self {
+        Self {
+            name: "x".into(),
+            datatype,
+            shape: shape.to_vec(),
+            bytes,
+        }
+    }
+
+    pub(crate) fn floats(shape: &[i64], floats: &[f32]) -> Self {
+        Self::new(
+            Datatype::Fp32,
+            shape,
+            floats
+                .iter()
+                .flat_map(|float| float.to_le_bytes())
+                .collect(),
+        )
+    }
+
+    pub(crate) fn to_floats(&self) -> Vec<f32> {
+        assert_eq!(self.datatype, Datatype::Fp32);
+        self.bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&bytes| f32::from_le_bytes(bytes))
+            .collect()
+    }
+}
+
+pub(crate) enum Arg<'a> {
+    Tensor(&'a Data),
+    Scalar(Scalar),
+}
+
+pub(crate) type Outputs = Result<Vec<Data>, (FailureKind, String)>;
+
+/// The owner's end of one host.
+pub(crate) struct Host {
+    pub(crate) line: Line<HostReply>,
+    requests: ArenaWriter,
+    pub(crate) replies: ArenaReader,
+    id: u64,
+    /// The process, where this test started it itself.
+    pub(crate) process: Option<Process>,
+}
+
+impl Host {
+    /// Starts `--serve` and has it load a model.
+    pub(crate) fn serve(start: Start) -> (Self, HostReply) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let process = Command::new(BINARY)
+            .arg("--serve")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .unwrap();
+        let mut host = Self::over(ours);
+        host.process = Some(Process(process));
+        let reply = host.start(start);
+        (host, reply)
+    }
+
+    /// As [`serve`](Self::serve), for a model that loads.
+    pub(crate) fn ready(start: Start) -> (Self, Ready) {
+        match Self::serve(start) {
+            (host, HostReply::Ready(ready)) => (host, ready),
+            (_, reply) => panic!("not ready: {reply:?}"),
+        }
+    }
+
+    pub(crate) fn over(socket: UnixStream) -> Self {
+        let requests = ArenaWriter::create("test-request").unwrap();
+        let replies = ArenaReader::create("test-reply").unwrap();
+        Self {
+            line: Line::new(socket),
+            requests,
+            replies,
+            id: 0,
+            process: None,
+        }
+    }
+
+    pub(crate) fn start(&mut self, start: Start) -> HostReply {
+        let frame = encode_frame(&HostRequest::Start(start), &[]).unwrap();
+        let arenas = [self.requests.as_fd(), self.replies.as_fd()];
+        fds::send_all_with_fds(&self.line.socket, &frame, &arenas).unwrap();
+        self.reply()
+    }
+
+    pub(crate) fn reply(&mut self) -> HostReply {
+        self.line
+            .receive()
+            .expect("the host closed the socket")
+            .header
+    }
+
+    pub(crate) fn send_infer(
+        &mut self,
+        arguments: &[Arg<'_>],
+        wanted: &[&str],
+        reset_before: bool,
+    ) -> u64 {
+        self.id += 1;
+        let id = self.id;
+        let mut frame = TensorWriter::new(&mut self.requests);
+        let inputs = arguments.iter().map(|argument| match argument {
+            Arg::Tensor(data) => Input::Tensor(TensorMeta {
+                name: data.name.clone(),
+                datatype: data.datatype,
+                shape: data.shape.clone(),
+                place: frame.put(&data.bytes).unwrap(),
+            }),
+            Arg::Scalar(value) => Input::Scalar {
+                name: "scalar".into(),
+                value: *value,
+            },
+        });
+        let inputs = inputs.collect();
+        let payload = frame.into_payload();
+        let wanted = wanted.iter().map(|name| name.to_string()).collect();
+        self.line.send(
+            &HostRequest::Infer(Infer {
+                id,
+                inputs,
+                wanted,
+                reset_before,
+            }),
+            &payload,
+        );
+        id
+    }
+
+    pub(crate) fn receive_infer(&mut self, expected: u64) -> Outputs {
+        let frame = self.line.receive().expect("the host closed the socket");
+        match frame.header {
+            HostReply::Output { id, outputs, .. } => {
+                assert_eq!(id, expected);
+                let reader = TensorReader::new(&frame.payload, &self.replies);
+                let read = |meta: TensorMeta| Data {
+                    bytes: reader.read(&meta).unwrap(),
+                    name: meta.name,
+                    datatype: meta.datatype,
+                    shape: meta.shape,
+                };
+                let outputs = outputs.into_iter().map(read).collect();
+                self.replies.release().unwrap();
+                Ok(outputs)
+            }
+            HostReply::Failed { id, kind, message } => {
+                assert_eq!(id, expected);
+                Err((kind, message))
+            }
+            other => panic!("not an answer: {other:?}"),
+        }
+    }
+
+    pub(crate) fn infer(&mut self, arguments: &[Arg<'_>]) -> Outputs {
+        let id = self.send_infer(arguments, &[], false);
+        self.receive_infer(id)
+    }
+
+    /// One tensor in, one out.
+    pub(crate) fn run(&mut self, data: &Data) -> Data {
+        let mut outputs = self.infer(&[Arg::Tensor(data)]).unwrap();
+        assert_eq!(outputs.len(), 1);
+        outputs.remove(0)
+    }
+
+    /// One chunk of sound for the sample model.
+    pub(crate) fn listen(&mut self, chunk: &[f32], reset_before: bool) -> f32 {
+        let x = Data::floats(&[1, 512], chunk);
+        let id = self.send_infer(
+            &[Arg::Tensor(&x), Arg::Scalar(Scalar::Int(16_000))],
+            &[],
+            reset_before,
+        );
+        self.receive_infer(id).unwrap()[0].to_floats()[0]
+    }
+}
+
+/// A process that ends with the test.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        let mut status = None;
+        wait_for("the process to end", || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The server's end of a zygote.
+pub(crate) struct Zygote {
+    pub(crate) line: Line<ZygoteReply>,
+    pub(crate) process: Process,
+    pub(crate) pid: i32,
+    /// Replies that came while another was waited for.
+    waiting: VecDeque<ZygoteReply>,
+    id: u64,
+}
+
+impl Zygote {
+    pub(crate) fn spawn() -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let process = Command::new(BINARY)
+            .arg("--zygote")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .unwrap();
+        let mut line = Line::new(ours);
+        let Some(Frame {
+            header: ZygoteReply::Ready { pid },
+            ..
+        }) = line.receive()
+        else {
+            panic!("no zygote")
+        };
+        assert_eq!(pid as u32, process.id());
+        Self {
+            line,
+            process: Process(process),
+            pid,
+            waiting: VecDeque::new(),
+            id: 0,
+        }
+    }
+
+    /// Forks a host; gives it, its process id, and the reading end of its log.
+    pub(crate) fn fork(&mut self, name: &str) -> (Host, i32, File) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (log, log_writer) = io::pipe().unwrap();
+        self.id += 1;
+        let frame = encode_frame(
+            &ZygoteRequest::Fork {
+                id: self.id,
+                name: name.into(),
+            },
+            &[],
+        )
+        .unwrap();
+        fds::send_all_with_fds(
+            &self.line.socket,
+            &frame,
+            &[theirs.as_fd(), log_writer.as_fd()],
+        )
+        .unwrap();
+        let expected = self.id;
+        let reply =
+            self.reply(|reply| matches!(reply, ZygoteReply::Forked { id, .. } if *id == expected));
+        let ZygoteReply::Forked { pid, .. } = reply else {
+            unreachable!()
+        };
+        (Host::over(ours), pid, File::from(OwnedFd::from(log)))
+    }
+
+    /// Waits for the report of a host's end.
+    pub(crate) fn exit_of(&mut self, wanted: i32) -> HostExit {
+        let reply =
+            self.reply(|reply| matches!(reply, ZygoteReply::Exited { pid, .. } if *pid == wanted));
+        let ZygoteReply::Exited { status, .. } = reply else {
+            unreachable!()
+        };
+        status
+    }
+
+    fn reply(&mut self, is_wanted: impl Fn(&ZygoteReply) -> bool) -> ZygoteReply {
+        if let Some(at) = self.waiting.iter().position(&is_wanted) {
+            return self.waiting.remove(at).unwrap();
+        }
+        loop {
+            let reply = self
+                .line
+                .receive()
+                .expect("the zygote closed the socket")
+                .header;
+            if is_wanted(&reply) {
+                return reply;
+            }
+            self.waiting.push_back(reply);
+        }
+    }
+}
+
+/// Polls until something holds.
+pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    headroom_test_support::wait::wait_for(DEADLINE, || if holds() { Ok(()) } else { Err(what) });
+}
+
+/// Whether a process runs (a zombie does not).
+pub(crate) fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state is the first field after the name in parentheses.
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+pub(crate) fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// A generated model in a folder of its own.
+pub(crate) fn model(write: impl FnOnce(&Path) -> io::Result<()>) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    write(&path).unwrap();
+    (folder, path)
+}
+
+/// Some sound: a tone that swells, then noise.
+pub(crate) fn chunk(index: usize) -> Vec<f32> {
+    let sample = |at: usize| {
+        let time = (index * 512 + at) as f32 / 16_000.0;
+        let noise =
+            ((index * 512 + at) as u32).wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 - 0.5;
+        (time * 220.0 * std::f32::consts::TAU).sin() * (time * 3.0).sin() * 0.4 + noise * 0.05
+    };
+    (0..512).map(sample).collect()
+}
