@@ -1,3 +1,4 @@
 //! Actors.
 pub mod kernel;
+pub mod memory;
 pub mod model;

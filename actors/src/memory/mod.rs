@@ -1,0 +1,49 @@
+//! The memory room: what may be used, what is used, and who was promised what.
+//!
+//! Why it exists: the heavy things that Headroom loads must never together outgrow the memory that
+//! the server was given, and nobody but one keeper of the accounts can promise that.
+//!
+//! What it owns: the budget (read from the settings, the cgroups or the machine), the reading of
+//! what the whole process tree uses, the ledger of reservations, and the one writer of the
+//! pressure level. It evicts nothing: who holds something reacts to the level.
+//!
+//! What it guarantees:
+//! - **No reservation, no load; no room, no reservation**: a claim is granted only when what is
+//!   used and what is promised already leaves room for it ([`Ledger`]).
+//! - **A refusal is never stale**: before a claim is refused, memory is read again, so that what
+//!   was given back a moment ago counts.
+//! - **A dropped reservation is free at once**, without a message, also while the actor restarts.
+//! - **Reality wins**: an entry counts with what its processes really use where that is more than
+//!   what it reserved, and what belongs to no entry counts as well.
+//! - **Reading never blocks an actor's thread**, and takes at most a tenth of one core.
+//! - **The level rises at once and falls late** ([`next_level`]).
+//!
+//! What it does not see: memory that no process has mapped and that is not in one of our own
+//! anonymous files (page cache, the kernel's own structures), and pages that were swapped out.
+//! Where Headroom has a cgroup to itself, the group's working set is shown beside for comparison.
+
+mod budget;
+mod config;
+mod entry;
+mod history;
+mod ledger;
+mod levels;
+mod metrics;
+mod probe;
+mod room;
+mod sampler;
+mod status;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+
+pub use budget::{BudgetReading, BudgetSource, Considered};
+pub use config::{Levels, MemoryConfig, MemoryConfigError};
+pub use entry::MemoryBudget;
+pub use history::Event;
+pub use ledger::{EntryId, EntryStatus, Ledger, Short};
+pub use levels::{next_level, wanted_bytes};
+pub use probe::{ProcessUsage, TreeUsage};
+pub use room::Memory;
+pub use status::{KindUsage, MemoryStatus};
+pub use supervisor::{MemorySupervisor, Reconfigure, Reserve, Sample};

@@ -1,0 +1,124 @@
+//! What one process uses.
+
+use super::{System, kilobytes, read_text};
+
+/// What one process uses, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessUsage {
+    /// The process that made it.
+    pub parent: i32,
+    /// Its name, at most 15 bytes of it.
+    pub name: String,
+    /// Its proportional share: pages that several processes map count in parts. 0 for a process
+    /// that has ended and not been reaped.
+    pub pss: u64,
+    /// All pages that it maps.
+    pub rss: u64,
+    /// What it alone has written: what its end gives back for certain.
+    pub private_dirty: u64,
+    /// Pages without a file behind them.
+    pub anonymous: u64,
+    /// The kernel did not tell the proportional share; `pss` is the anonymous part, which counts
+    /// pages shared since a fork more than once.
+    pub estimated: bool,
+}
+
+/// Parent and name of a process; `None` when it is gone.
+pub(super) fn identity(system: &System, pid: i32) -> Option<(i32, String)> {
+    parse_stat(&read_text(&system.proc(&format!("{pid}/stat"))).ok()?)
+}
+
+/// `42 (na (me)) S 1 ...`: the name may hold anything, closing brackets included.
+fn parse_stat(text: &str) -> Option<(i32, String)> {
+    let (head, rest) = text.rsplit_once(')')?;
+    let (_, name) = head.split_once('(')?;
+    let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some((parent, name.to_owned()))
+}
+
+/// Measures a process; `None` when it is gone.
+pub(super) fn measure(
+    system: &System,
+    pid: i32,
+    parent: i32,
+    name: String,
+) -> Option<ProcessUsage> {
+    let rollup = read_text(&system.proc(&format!("{pid}/smaps_rollup"))).ok();
+    // No permission, an old kernel, or ended a moment ago: the process's status tells which.
+    let usage = rollup.and_then(|text| from_rollup(&text)).or_else(|| {
+        let status = read_text(&system.proc(&format!("{pid}/status"))).ok()?;
+        Some(from_status(&status))
+    })?;
+    Some(ProcessUsage {
+        parent,
+        name,
+        ..usage
+    })
+}
+
+fn from_rollup(text: &str) -> Option<ProcessUsage> {
+    let value = |key| kilobytes(text, key).unwrap_or(0);
+    Some(ProcessUsage {
+        parent: 0,
+        name: String::new(),
+        pss: kilobytes(text, "Pss")?,
+        rss: value("Rss"),
+        private_dirty: value("Private_Dirty"),
+        anonymous: value("Anonymous"),
+        estimated: false,
+    })
+}
+
+/// What is left where the rollup is not to be had: resident minus shared, which is what the kernel
+/// calls the anonymous part. A process that has ended has no such lines and counts as nothing.
+fn from_status(text: &str) -> ProcessUsage {
+    let anonymous = kilobytes(text, "RssAnon").unwrap_or(0);
+    ProcessUsage {
+        parent: 0,
+        name: String::new(),
+        pss: anonymous,
+        rss: kilobytes(text, "VmRSS").unwrap_or(0),
+        private_dirty: 0,
+        anonymous,
+        estimated: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let parsed = parse_stat("42 (a) R 7 (b)) S 13 42 42 0").unwrap();
+        assert_eq!(parsed, (13, "a) R 7 (b)".to_owned()));
+        for broken in ["", "42", "42 (x", "42 (x)", "42 (x) S", "42 (x) S y", ")("] {
+            assert_eq!(parse_stat(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn without_the_rollup_the_anonymous_part_counts() {
+        let status = "Name: x\nVmRSS:   900 kB\nRssAnon:   500 kB\nRssFile: 400 kB\n";
+        let fixture = Fixture::new()
+            .file("proc/8/status", status)
+            .file("proc/9/status", "Name: zombie\nState: Z\n");
+        let system = fixture.system();
+        let usage = measure(&system, 8, 1, "x".into()).unwrap();
+        assert_eq!((usage.pss, usage.rss), (500 << 10, 900 << 10));
+        assert!(usage.estimated);
+        assert_eq!(measure(&system, 9, 1, "z".into()).unwrap().pss, 0);
+        assert_eq!(measure(&system, 10, 1, "gone".into()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(text in "[ -~\\n]{0,200}") {
+            parse_stat(&text);
+            from_rollup(&text);
+            from_status(&text);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The room as it is wired into the server: what others get of it, and how it is started.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::config::{MemoryConfig, MemoryConfigError};
+use super::entry::{MemoryBudget, SharedLedger};
+use super::history::History;
+use super::probe::System;
+use super::supervisor::MemorySupervisor;
+use crate::kernel::pressure::{self, PressureReader, PressureWriter};
+use crate::kernel::{ChildSpec, Handle};
+
+/// Claims come from loads, of which there is one at a time for each thing; the rest are operators.
+const CALLS_MAX: u32 = 256;
+
+/// What outlives the incarnations of the room's actor.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) ledger: SharedLedger,
+    pub(super) writer: PressureWriter,
+    config: Mutex<MemoryConfig>,
+    history: Mutex<History>,
+}
+
+impl Shared {
+    pub(super) fn config(&self) -> MemoryConfig {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_config(&self, config: MemoryConfig) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The memory room. Start it by making [`Memory::child`] a child of a supervisor, before everything
+/// that loads something.
+#[derive(Debug)]
+pub struct Memory {
+    handle: Handle<MemorySupervisor>,
+    shared: Arc<Shared>,
+    pressure: PressureReader,
+    system: System,
+}
+
+impl Memory {
+    /// A room with these settings. Nothing is read before it is started.
+    ///
+    /// # Errors
+    /// A rule that the settings break.
+    pub fn new(config: MemoryConfig) -> Result<Self, MemoryConfigError> {
+        Self::build(config, System::default())
+    }
+
+    /// Like [`Memory::new`], but `/proc` and the control groups are looked for below `root`, for
+    /// tests.
+    ///
+    /// # Errors
+    /// A rule that the settings break.
+    pub fn rooted(
+        config: MemoryConfig,
+        root: impl Into<PathBuf>,
+    ) -> Result<Self, MemoryConfigError> {
+        Self::build(config, System::rooted(root))
+    }
+
+    fn build(config: MemoryConfig, system: System) -> Result<Self, MemoryConfigError> {
+        config.validate()?;
+        let (writer, pressure) = pressure::channel();
+        let shared = Shared {
+            ledger: SharedLedger::default(),
+            writer,
+            config: Mutex::new(config),
+            history: Mutex::default(),
+        };
+        Ok(Self {
+            handle: Handle::new("memory", CALLS_MAX),
+            shared: Arc::new(shared),
+            pressure,
+            system,
+        })
+    }
+
+    /// How to start the room's actor. It is ready once memory has been read for the first time.
+    pub fn child(&self) -> ChildSpec {
+        let shared = Arc::clone(&self.shared);
+        let system = self.system.clone();
+        ChildSpec::actor(&self.handle, move |_| {
+            MemorySupervisor::new(Arc::clone(&shared), system.clone())
+        })
+    }
+
+    /// The way to the room's actor.
+    pub fn handle(&self) -> &Handle<MemorySupervisor> {
+        &self.handle
+    }
+
+    /// The budget, for those who load things.
+    pub fn budget(&self) -> MemoryBudget {
+        MemoryBudget::new(self.handle.clone())
+    }
+
+    /// The pressure, for those who can give something back.
+    pub fn pressure(&self) -> PressureReader {
+        self.pressure.clone()
+    }
+}

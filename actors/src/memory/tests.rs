@@ -1,0 +1,360 @@
+//! The room as a whole: its actor under a supervisor, reading trees of files or real processes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::probe::System;
+use super::probe::fixture::Fixture;
+use super::sampler::Sampler;
+use super::{BudgetSource, Levels, Memory, MemoryConfig, MemoryStatus, Reconfigure, Sample};
+use crate::kernel::pressure::Level;
+use crate::kernel::testing::Universe;
+use crate::kernel::{Budget, BudgetError, Claim, Reservation, SupervisorSpec};
+
+const WITHIN: Duration = Duration::from_secs(10);
+const OWN: i32 = 100;
+const KIB: u64 = 1 << 10;
+
+fn config(limit_kib: u64) -> MemoryConfig {
+    MemoryConfig {
+        limit: Some(limit_kib * KIB),
+        levels: Levels {
+            dwell: Duration::from_millis(100),
+            ..Levels::default()
+        },
+        sample_interval: Duration::from_millis(200),
+        sample_interval_fast: Duration::from_millis(20),
+        ..MemoryConfig::default()
+    }
+}
+
+/// A server that uses 100 KiB.
+fn server() -> Fixture {
+    let fixture = Fixture::new().file("proc/meminfo", "MemTotal: 16777216 kB\n");
+    fixture.process(OWN, 1, "headroom", 100);
+    fixture
+}
+
+fn claim(kib: u64) -> Claim {
+    Claim {
+        name: "model".into(),
+        bytes: kib * KIB,
+    }
+}
+
+async fn reserve(memory: &Memory, kib: u64) -> Result<Reservation, BudgetError> {
+    memory.budget().reserve(claim(kib)).await
+}
+
+fn short(need: u64, free: u64, budget: u64) -> BudgetError {
+    BudgetError::Short {
+        need: need * KIB,
+        free: free * KIB,
+        budget: budget * KIB,
+    }
+}
+
+async fn status(memory: &Memory) -> MemoryStatus {
+    let answer = memory.handle().ask(Sample { events: 9 }, WITHIN).await;
+    answer.unwrap().unwrap()
+}
+
+/// Polls the state until it is as wanted.
+async fn until(memory: &Memory, what: &str, is_so: impl Fn(&MemoryStatus) -> bool) -> MemoryStatus {
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let status = status(memory).await;
+        if is_so(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "never {what}: {status:#?}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn spec(memory: &Memory) -> SupervisorSpec {
+    SupervisorSpec::new("headroom").child(memory.child())
+}
+
+#[test]
+fn claims_are_granted_until_the_budget_is_promised_and_given_back_by_dropping() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        let first = reserve(&memory, 500).await.unwrap();
+        let second = reserve(&memory, 400).await.unwrap();
+        assert_eq!(reserve(&memory, 1).await.unwrap_err(), short(1, 0, 1000));
+        drop(first);
+        let third = reserve(&memory, 450).await.unwrap();
+        assert_eq!(reserve(&memory, 51).await.unwrap_err(), short(51, 50, 1000));
+
+        // The process of an entry takes what the entry has reserved, and no more of the rest.
+        fixture.process(101, OWN, "hr:model", 300);
+        third.entry().attach(101);
+        third.entry().settle(300 * KIB);
+        let seen = until(&memory, "measured", |s| s.used_bytes == 400 * KIB).await;
+        assert_eq!(seen.free_bytes, 200 * KIB);
+        assert_eq!(third.entry().measured(), 300 * KIB);
+        let kinds: Vec<_> = seen.kinds.iter().map(|kind| &*kind.kind).collect();
+        assert_eq!(kinds, ["hr", "server"]);
+        drop((second, third));
+        // Released, but its process still lives: its memory is not promised to anybody else.
+        assert_eq!(
+            reserve(&memory, 700).await.unwrap_err(),
+            short(700, 600, 1000)
+        );
+        fixture.remove("proc/101");
+        // A reading of a moment ago still shows it, and must not be the reason of a refusal.
+        drop(reserve(&memory, 900).await.unwrap());
+        root.stop().await;
+        assert_eq!(
+            reserve(&memory, 1).await.unwrap_err(),
+            BudgetError::Unavailable
+        );
+    });
+}
+
+#[test]
+fn many_claims_at_once_never_pass_the_budget() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        let claims = (0..64).map(|_| reserve(&memory, 100));
+        let answers = futures_util::future::join_all(claims).await;
+        let granted = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert_eq!(granted, 9);
+        let refused = answers.into_iter().filter_map(Result::err);
+        assert!(
+            refused
+                .into_iter()
+                .all(|refusal| refusal == short(100, 0, 1000))
+        );
+        assert_eq!(status(&memory).await.reserved_bytes, 0);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn the_level_follows_usage_and_asks_until_it_is_answered() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        let mut loader = memory.pressure().subscribe("loader");
+        assert_eq!(loader.changed().await.unwrap().level, Level::Normal);
+
+        fixture.process(101, OWN, "hr:model", 760);
+        let pressure = loader.changed().await.unwrap();
+        assert_eq!(pressure.level, Level::Critical);
+        assert_eq!(pressure.wanted_bytes, 160 * KIB + 1);
+        // Another amount is wanted, but the first request is not answered.
+        fixture.process(101, OWN, "hr:model", 790);
+        until(&memory, "more used", |s| s.used_bytes == 890 * KIB).await;
+        assert_eq!(memory.pressure().current(), pressure);
+        loader.acknowledge(pressure.epoch, 0);
+        let again = loader.changed().await.unwrap();
+        assert_eq!(
+            (again.level, again.wanted_bytes),
+            (Level::Critical, 190 * KIB + 1)
+        );
+        fixture.process(101, OWN, "hr:model", 500);
+        loader.acknowledge(again.epoch, 290 * KIB);
+        let relieved = loader.changed().await.unwrap();
+        assert_eq!((relieved.level, relieved.wanted_bytes), (Level::Normal, 0));
+
+        let seen = status(&memory).await;
+        let [risen, fallen] = &seen.events[..] else {
+            panic!("{:?}", seen.events);
+        };
+        assert_eq!((risen.from, risen.to), (Level::Normal, Level::Critical));
+        assert_eq!(
+            (risen.used_bytes, risen.wanted_bytes),
+            (860 * KIB, 160 * KIB + 1)
+        );
+        assert_eq!(risen.acknowledged_bytes, 290 * KIB);
+        assert_eq!(risen.used_after_bytes, Some(600 * KIB));
+        assert_eq!((fallen.from, fallen.to), (Level::Critical, Level::Normal));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_high_level_that_lasts_is_published_again() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        fixture.process(101, OWN, "hr:model", 720);
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let mut loader = memory.pressure().subscribe("loader");
+        let root = universe.start(spec(&memory)).await;
+        let mut epochs = Vec::new();
+        while epochs.len() < 3 {
+            let pressure = loader.changed().await.unwrap();
+            if pressure.level == Level::High {
+                loader.acknowledge(pressure.epoch, 0);
+                epochs.push(pressure.epoch);
+            }
+        }
+        assert!(epochs.is_sorted_by(|one, next| one < next));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn nothing_new_is_loaded_when_memory_is_exhausted() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        fixture.process(101, OWN, "hr:model", 860);
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        assert_eq!(status(&memory).await.level, Level::Exhausted);
+        assert_eq!(reserve(&memory, 1).await.unwrap_err(), short(1, 0, 1000));
+        // What counts is what is used, not a level that its dwell still holds.
+        fixture.process(101, OWN, "hr:model", 200);
+        drop(reserve(&memory, 700).await.unwrap());
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_claim_is_not_answered_while_memory_cannot_be_read() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        fixture.remove(&format!("proc/{OWN}"));
+        let refusal = loop {
+            // A reading from before may be good for some milliseconds more.
+            if let Err(refusal) = reserve(&memory, 1).await {
+                break refusal;
+            }
+        };
+        assert_eq!(refusal, BudgetError::Unavailable);
+        fixture.process(OWN, 1, "headroom", 100);
+        drop(reserve(&memory, 900).await.unwrap());
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_server_that_cannot_read_memory_does_not_start() {
+    Universe::real_time(|universe| async move {
+        let memory = Memory::rooted(config(1000), Fixture::new().path("/")).unwrap();
+        let exit = crate::kernel::Root::start(spec(&memory), universe.tree()).await;
+        let text = exit.err().unwrap().to_string();
+        assert!(
+            text.contains("processes of the server cannot be read"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn changed_settings_are_taken_over_and_broken_ones_refused() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        let handle = memory.handle();
+        let halved = Reconfigure {
+            config: config(500),
+        };
+        handle.ask(halved, WITHIN).await.unwrap().unwrap();
+        until(&memory, "halved", |s| s.budget.bytes == 500 * KIB).await;
+        assert_eq!(
+            reserve(&memory, 401).await.unwrap_err(),
+            short(401, 400, 500)
+        );
+        let broken = Reconfigure { config: config(0) };
+        assert!(handle.ask(broken, WITHIN).await.unwrap().is_err());
+        assert_eq!(status(&memory).await.budget.bytes, 500 * KIB);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn the_real_tree_is_read_and_shown() {
+    Universe::real_time(|universe| async move {
+        let memory = Memory::new(MemoryConfig::default()).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        let first = status(&memory).await;
+        assert!(first.used_bytes > 0 && first.used_bytes < first.budget.bytes);
+        assert!(first.kinds.iter().any(|kind| kind.kind == "server"));
+        let nodes = universe.tree().snapshot().await;
+        let node = nodes[0].find("headroom/memory").unwrap();
+        let shown = node.observed.as_ref().unwrap();
+        assert_eq!(shown["budget"]["bytes"], first.budget.bytes);
+        root.stop().await;
+    });
+}
+
+/// A control group of version 1 with one process in it, gone when dropped.
+struct RealGroup {
+    directory: PathBuf,
+    member: std::process::Child,
+}
+
+impl RealGroup {
+    /// `None` where this process may not make one.
+    fn new(limit: u64) -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let mut lines = groups.lines();
+        let own = lines.find_map(|line| line.split_once(":memory:"))?.1;
+        let name = format!("headroom-test-{}", std::process::id());
+        let directory = Path::new("/sys/fs/cgroup/memory")
+            .join(own.trim_start_matches('/'))
+            .join(name);
+        fs::create_dir(&directory).ok()?;
+        let member = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let group = Self { directory, member };
+        let write = |file, value: u64| fs::write(group.directory.join(file), value.to_string());
+        write("memory.limit_in_bytes", limit).unwrap();
+        write("cgroup.procs", group.member.id().into()).unwrap();
+        Some(group)
+    }
+}
+
+impl Drop for RealGroup {
+    fn drop(&mut self) {
+        self.member.kill().unwrap();
+        self.member.wait().unwrap();
+        // The kernel may need a moment more to see it empty.
+        let deadline = std::time::Instant::now() + WITHIN;
+        while let Err(error) = fs::remove_dir(&self.directory) {
+            assert!(std::time::Instant::now() < deadline, "{error}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_real_group_of_version_1_limits_what_is_in_it() {
+    const LIMIT: u64 = 64 << 20;
+    let Some(group) = RealGroup::new(LIMIT) else {
+        eprintln!("skipped: no control group of version 1 can be made here");
+        return;
+    };
+    let pid = group.member.id();
+    let mut sampler = Sampler::new(&System::of(pid));
+    let reading = sampler.read(&MemoryConfig::default()).unwrap();
+    assert_eq!(reading.budget.source, BudgetSource::CgroupV1);
+    assert_eq!(reading.budget.bytes, LIMIT);
+    // The group is that process's alone, so what the kernel counts for it is told as well.
+    assert!(reading.working_set.is_some());
+    assert_eq!(reading.usage.processes.len(), 1);
+    let tighter = MemoryConfig {
+        limit: Some(LIMIT / 2),
+        ..MemoryConfig::default()
+    };
+    let reading = sampler.read(&tighter).unwrap();
+    assert_eq!(reading.budget.source, BudgetSource::Configured);
+}
