@@ -74,11 +74,19 @@ async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io
         };
         if stopping {
             tracing::warn!("told to stop a second time: ending at once");
-            process::exit(128 + stop.as_raw_value());
+            end_at_once(stop);
         }
         stopping = true;
         sender.send(Signal::Stop).await.ok();
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the ordered stop is what the operator no longer wants to wait for"
+)]
+fn end_at_once(asked_by: SignalKind) -> ! {
+    process::exit(128 + asked_by.as_raw_value())
 }
 
 fn report_once(report: &std_mpsc::SyncSender<io::Result<()>>, result: io::Result<()>) {

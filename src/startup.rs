@@ -16,6 +16,7 @@ use std::time::Duration;
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, rt, web};
+use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
@@ -67,6 +68,9 @@ pub enum StartupError {
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
 }
+
+/// Connections that may wait to be accepted; the kernel caps it at its own maximum.
+const BACKLOG: i32 = 4096;
 
 /// Adds routes to the route table.
 pub type Routes = fn(&mut web::ServiceConfig);
@@ -195,6 +199,9 @@ impl Bound {
     fn new(key: &'static str, address: SocketAddr) -> Result<Self, StartupError> {
         let bind = || {
             let listener = TcpListener::bind(address)?;
+            // The standard library's backlog of 128 makes a burst of clients wait for their SYN's
+            // retransmission; listening again only changes it.
+            listen(&listener, Backlog::new(BACKLOG)?)?;
             let address = listener.local_addr()?;
             Ok(Self { listener, address })
         };

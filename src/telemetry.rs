@@ -8,7 +8,7 @@ use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 use std::panic::{self, PanicHookInfo};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use thiserror::Error;
@@ -127,17 +127,16 @@ fn payload_text(payload: &dyn Any) -> &str {
 /// # Errors
 /// When this process has another recorder already.
 pub fn install_metrics() -> Result<PrometheusHandle, TelemetryError> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
+    // Held while installing: of two callers at once, the second must see the first one's handle.
+    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut installed = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*installed {
         return Ok(handle.clone());
     }
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?
         .build_recorder();
     let handle = recorder.handle();
-    match metrics::set_global_recorder(recorder) {
-        Ok(()) => Ok(HANDLE.get_or_init(|| handle).clone()),
-        // Two callers at once: the other one's handle is about to be there or is.
-        Err(_) => HANDLE.get().cloned().ok_or(TelemetryError::RecorderTaken),
-    }
+    metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::RecorderTaken)?;
+    Ok(installed.insert(handle).clone())
 }

@@ -96,10 +96,10 @@ impl ProblemKind {
 pub struct Problem {
     kind: ProblemKind,
     detail: String,
-    cause: Option<String>,
+    cause: Option<Box<str>>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
-    request_id: Option<String>,
+    request_id: Option<Box<str>>,
     extensions: Map<String, Value>,
 }
 
@@ -136,7 +136,7 @@ impl Problem {
             text.push_str(&error.to_string());
             source = error.source();
         }
-        self.cause = Some(text);
+        self.cause = Some(text.into());
         self
     }
 

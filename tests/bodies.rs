@@ -1,0 +1,310 @@
+//! Request bodies over real sockets: every bound refuses with an answer that the client can read,
+//! and a body that was begun before a stop is answered after it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use actix_web::rt::System;
+use actix_web::{HttpRequest, HttpResponse, web};
+use headroom::body::{BodyBudget, read_body};
+use headroom::problem::Problem;
+use headroom::settings::{Environment, Reloader, Sources, load};
+use headroom::signals::Signal;
+use headroom::startup::{Application, StartupError};
+use headroom_test_support::wait::wait_for;
+use tokio::sync::mpsc;
+
+/// Far above what anything here takes; a test that reaches it has failed.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// An application with one route that tells how long the body was.
+struct Running {
+    address: SocketAddr,
+    admin: SocketAddr,
+    signals: mpsc::Sender<Signal>,
+    thread: Option<JoinHandle<Result<(), StartupError>>>,
+}
+
+async fn measure(
+    request: HttpRequest,
+    payload: web::Payload,
+    budget: web::Data<BodyBudget>,
+) -> Result<HttpResponse, Problem> {
+    let body = read_body(&request, payload, &budget).await?;
+    Ok(HttpResponse::Ok().body(body.len().to_string()))
+}
+
+fn start(settings: &[(&str, &str)]) -> Running {
+    let fixed = [
+        ("HEADROOM__SERVER__LISTEN", "127.0.0.1:0"),
+        ("HEADROOM__SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+        ("HEADROOM__SERVER__WORKERS", "1"),
+    ];
+    let environment: Environment = fixed
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .chain(settings.iter().map(|(key, value)| {
+            (
+                format!("HEADROOM__SERVER__{}", key.to_uppercase()),
+                (*value).to_owned(),
+            )
+        }))
+        .collect();
+    let sources = Sources::default();
+    let loaded = load(&sources, &environment).unwrap();
+    let application = Application::build(Reloader::new(sources, environment, loaded.settings))
+        .unwrap()
+        .with_routes(|config| {
+            config.route("/measure", web::post().to(measure));
+        });
+    let (address, admin) = (application.addr(), application.admin_addr());
+    let (signals, receiver) = mpsc::channel(1);
+    let thread = std::thread::spawn(move || System::new().block_on(application.run(receiver)));
+    Running {
+        address,
+        admin,
+        signals,
+        thread: Some(thread),
+    }
+}
+
+impl Running {
+    /// Begins a request: the head, and what else is given.
+    fn begin(&self, head: &str, body: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let head = format!("POST /measure HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        stream
+    }
+
+    fn announced(&self, length: usize, body: &[u8]) -> TcpStream {
+        self.begin(&format!("content-length: {length}"), body)
+    }
+
+    fn whole(&self, length: usize) -> String {
+        answer(self.announced(length, &vec![b'x'; length]))
+    }
+
+    fn is_draining(&self) -> bool {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        stream
+            .write_all(b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.starts_with("HTTP/1.1 503")
+    }
+
+    fn stop(&mut self) -> Result<(), StartupError> {
+        self.signals.blocking_send(Signal::Stop).ok();
+        self.thread
+            .take()
+            .map_or(Ok(()), |thread| thread.join().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let stopped = self.stop();
+        match stopped {
+            Err(error) if std::thread::panicking() => println!("the server failed: {error}"),
+            stopped => stopped.unwrap(),
+        }
+    }
+}
+
+/// One answer: up to the end of its body, which every answer here announces.
+fn answer(mut stream: TcpStream) -> String {
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let read = stream.read(&mut part).unwrap();
+        text.extend_from_slice(&part[..read]);
+        let all = String::from_utf8_lossy(&text).to_string();
+        if let Some((head, body)) = all.split_once("\r\n\r\n") {
+            let length: usize = head
+                .lines()
+                .find_map(|line| {
+                    line.to_lowercase()
+                        .strip_prefix("content-length: ")?
+                        .parse()
+                        .ok()
+                })
+                .unwrap();
+            if body.len() >= length {
+                return all;
+            }
+        }
+        assert_ne!(read, 0, "closed in the middle of {all:?}");
+    }
+}
+
+#[track_caller]
+fn assert_status(answer: &str, status: u16) {
+    assert!(
+        answer.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{answer}"
+    );
+}
+
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
+#[test]
+fn a_body_within_bounds_arrives_whole() {
+    let app = start(&[
+        ("request_body_max", "1MiB"),
+        ("bodies_in_flight_max", "1MiB"),
+    ]);
+    for length in [0, 1, 1023, 1024, 1025, 65_537, 1 << 20] {
+        let text = app.whole(length);
+        assert_status(&text, 200);
+        assert!(text.ends_with(&format!("\r\n\r\n{length}")), "{text}");
+    }
+}
+
+#[test]
+fn a_chunked_body_arrives_whole() {
+    let app = start(&[
+        ("request_body_max", "1MiB"),
+        ("bodies_in_flight_max", "1MiB"),
+    ]);
+    let mut body: Vec<u8> = (0..16).flat_map(|_| chunk(&[b'x'; 65_536])).collect();
+    body.extend_from_slice(b"0\r\n\r\n");
+    let text = answer(app.begin("transfer-encoding: chunked", &body));
+    assert_status(&text, 200);
+    assert!(text.ends_with("\r\n\r\n1048576"), "{text}");
+}
+
+#[test]
+fn an_announced_length_beyond_the_bound_is_refused_before_the_body_is_sent() {
+    let app = start(&[("request_body_max", "1KiB")]);
+    let text = answer(app.announced(1025, b""));
+    assert_status(&text, 413);
+    assert!(text.contains("\"limit_bytes\":1024"), "{text}");
+}
+
+#[test]
+fn a_chunked_body_is_refused_once_it_passes_the_bound() {
+    let app = start(&[("request_body_max", "1KiB")]);
+    let text = answer(app.begin("transfer-encoding: chunked", &chunk(&[b'x'; 1025])));
+    assert_status(&text, 413);
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_sending_can_read_why_it_was_refused() {
+    let app = start(&[("request_body_max", "1MiB")]);
+    let url = format!("http://{}/measure", app.address);
+    let client = reqwest::Client::new();
+    for _ in 0..5 {
+        let body = vec![b'['; 100 << 20];
+        let response = client.post(&url).body(body).send().await.unwrap();
+        assert_eq!(response.status(), 413);
+        let text = response.text().await.unwrap();
+        assert!(text.contains("/problems/payload-too-large"), "{text}");
+    }
+    // Dropping blocks, which a runtime's thread must not.
+    tokio::task::spawn_blocking(move || drop(app))
+        .await
+        .unwrap();
+}
+
+#[test]
+fn a_body_without_room_is_refused_until_there_is_some() {
+    let app = start(&[
+        ("request_body_max", "64KiB"),
+        ("bodies_in_flight_max", "64KiB"),
+        ("body_admission_wait", "20ms"),
+    ]);
+    let mut first = app.announced(60_000, &[b'x'; 100]);
+    let refused = wait_for(DEADLINE, || {
+        let text = app.whole(60_000);
+        text.starts_with("HTTP/1.1 503 ")
+            .then_some(text)
+            .ok_or("not refused yet")
+    });
+    assert!(
+        refused.to_lowercase().contains("\r\nretry-after: 1\r\n"),
+        "{refused}"
+    );
+    assert!(refused.contains("/problems/overloaded"), "{refused}");
+    // A small one still fits.
+    assert_status(&app.whole(1000), 200);
+
+    first.write_all(&[b'x'; 59_900]).unwrap();
+    assert_status(&answer(first), 200);
+    assert_status(&app.whole(60_000), 200);
+}
+
+#[test]
+fn a_client_that_goes_away_gives_its_room_back() {
+    let app = start(&[
+        ("request_body_max", "64KiB"),
+        ("bodies_in_flight_max", "64KiB"),
+    ]);
+    for _ in 0..10 {
+        drop(app.announced(65_536, &[b'x'; 100]));
+    }
+    wait_for(DEADLINE, || {
+        let text = app.whole(65_536);
+        text.starts_with("HTTP/1.1 200 ").then_some(()).ok_or(text)
+    });
+}
+
+#[test]
+fn a_slow_client_is_timed_out() {
+    let idle = start(&[("body_idle_timeout", "50ms")]);
+    assert_status(&answer(idle.announced(100, b"x")), 408);
+    let total = start(&[("body_timeout", "50ms")]);
+    assert_status(&answer(total.announced(100, b"x")), 408);
+}
+
+#[test]
+fn a_compressed_body_is_refused() {
+    let app = start(&[]);
+    let text = answer(app.begin(
+        "content-encoding: gzip\r\ncontent-length: 4",
+        b"\x1f\x8b\0\0",
+    ));
+    assert_status(&text, 415);
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_given_up() {
+    let app = start(&[("request_deadline", "50ms")]);
+    let text = answer(app.announced(100, b"x"));
+    assert_status(&text, 504);
+    assert!(text.to_lowercase().contains("\r\nx-request-id: "), "{text}");
+}
+
+#[test]
+fn a_request_in_flight_is_finished_before_the_server_ends() {
+    let mut app = start(&[]);
+    let mut stream = app.announced(10, b"12345");
+    // The server has the request once a later one on the only worker was answered.
+    assert_status(&app.whole(1), 200);
+    app.signals.blocking_send(Signal::Stop).unwrap();
+    wait_for(DEADLINE, || {
+        app.is_draining().then_some(()).ok_or("not draining yet")
+    });
+    stream.write_all(b"67890").unwrap();
+    let text = answer(stream);
+    assert_status(&text, 200);
+    assert!(
+        text.to_lowercase().contains("\r\nconnection: close\r\n"),
+        "{text}"
+    );
+    app.stop().unwrap();
+}

@@ -1,0 +1,446 @@
+//! The HTTP edge from outside: the real binary, real signals, real sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use headroom_test_support::server::{Options, Server};
+use headroom_test_support::wait::{wait_for, wait_for_async};
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
+
+/// Far above what anything here takes; a test that reaches it has failed.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+fn headroom(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    Command::new(BINARY)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(folder.path())
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn start() -> Server {
+    Server::start(Options::new(BINARY))
+}
+
+async fn assert_problem(response: reqwest::Response, status: u16, slug: &str) -> Value {
+    assert_eq!(response.status(), status);
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
+    let id = response.headers().get("x-request-id").cloned();
+    let problem: Value = response.json().await.unwrap();
+    assert_eq!(problem["type"], format!("/problems/{slug}"));
+    assert_eq!(problem["status"], status);
+    if let Some(id) = id {
+        assert_eq!(problem["instance"], id.to_str().unwrap());
+    }
+    problem
+}
+
+#[test]
+fn no_arguments_print_help() {
+    let output = headroom(&[], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    for command in ["serve", "check-config"] {
+        assert!(stdout(&output).contains(command));
+    }
+}
+
+#[test]
+fn the_version_tells_the_build() {
+    let output = headroom(&["--version"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).starts_with(concat!(
+        "headroom ",
+        env!("CARGO_PKG_VERSION"),
+        " (commit "
+    )));
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    for arguments in [
+        &["serf"][..],
+        &["serve", "--colour"],
+        &["serve", "--config"],
+    ] {
+        let output = headroom(arguments, &[]);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert!(stderr(&output).starts_with("error: "));
+    }
+}
+
+#[test]
+fn wrong_settings_are_one_line_each_and_bind_nothing() {
+    for command in ["serve", "check-config"] {
+        let variables = [
+            ("HEADROOM__SERVER__LISTN", "127.0.0.1:0"),
+            ("HEADROOM__MODELS__TTL", "soon"),
+        ];
+        let output = headroom(&[command], &variables);
+        assert_eq!(output.status.code(), Some(78));
+        assert_eq!(
+            stderr(&output),
+            "headroom: environment variable HEADROOM__SERVER__LISTN: unknown key server.listn; \
+             did you mean server.listen?\n\
+             headroom: environment variable HEADROOM__MODELS__TTL: models.ttl = \"soon\" must be a \
+             duration of at most a year, such as \"250ms\", \"30s\" or \"10m\"\n"
+        );
+    }
+}
+
+#[test]
+fn check_config_shows_what_is_in_force_without_secrets() {
+    let output = headroom(
+        &["check-config"],
+        &[
+            ("HEADROOM__MEMORY__LIMIT", "2GiB"),
+            ("HEADROOM__POSTGRES__URL", "postgres://user:hunter2@db/x"),
+        ],
+    );
+    assert_eq!(output.status.code(), Some(0));
+    let shown = stdout(&output);
+    assert!(
+        shown.contains("[server]\nlisten = \"127.0.0.1:8080\"\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("limit = \"2GiB\" # environment variable HEADROOM__MEMORY__LIMIT\n"),
+        "{shown}"
+    );
+    assert!(shown.contains("url = \"***\""), "{shown}");
+    assert!(!shown.contains("hunter2"));
+}
+
+#[test]
+fn a_taken_address_is_one_clear_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (key, other) in [("LISTEN", "ADMIN_LISTEN"), ("ADMIN_LISTEN", "LISTEN")] {
+        let (key, other) = (
+            format!("HEADROOM__SERVER__{key}"),
+            format!("HEADROOM__SERVER__{other}"),
+        );
+        let variables = [
+            (key.as_str(), address.as_str()),
+            (other.as_str(), "127.0.0.1:0"),
+            ("HEADROOM__LOG__FILTER", "error"),
+        ];
+        let output = headroom(&["serve"], &variables);
+        assert_eq!(output.status.code(), Some(1));
+        let said = stderr(&output);
+        assert!(
+            said.starts_with(&format!("headroom: cannot listen on {address}")),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_root_says_what_this_is() {
+    let server = start();
+    let response = server.get("/").await;
+    assert_eq!(response.status(), 200);
+    let index: Value = response.json().await.unwrap();
+    assert_eq!(index["name"], "Headroom");
+    assert_eq!(index["version"], env!("CARGO_PKG_VERSION"));
+
+    let head = server.client().head(server.url("/")).send().await.unwrap();
+    assert_eq!(head.status(), 200);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_problem() {
+    let server = start();
+    for path in ["/nothing", "/../etc/passwd", "/%2e%2e/%00", "//"] {
+        assert_problem(server.get(path).await, 404, "not-found").await;
+    }
+    assert_problem(server.admin("/nothing").await, 404, "not-found").await;
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let server = start();
+    for url in [server.url("/"), server.admin_url("/metrics")] {
+        for method in [Method::POST, Method::DELETE, Method::PUT, Method::PATCH] {
+            let response = server.client().request(method, &url).send().await.unwrap();
+            assert_eq!(response.headers()["allow"], "GET, HEAD");
+            assert_problem(response, 405, "method-not-allowed").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_answer_names_its_request() {
+    let server = start();
+    let ask = async |id: Option<&str>, path: &str| {
+        let mut request = server.client().get(server.url(path));
+        if let Some(id) = id {
+            request = request.header("x-request-id", id);
+        }
+        let response = request.send().await.unwrap();
+        response.headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    for path in ["/", "/nothing"] {
+        assert_eq!(ask(Some("order-17"), path).await, "order-17");
+        assert_ne!(ask(Some("two words"), path).await, "two words");
+        assert_ne!(ask(Some(&"x".repeat(129)), path).await, "x".repeat(129));
+        assert_ne!(ask(None, path).await, ask(None, path).await);
+    }
+}
+
+#[tokio::test]
+async fn the_admin_listener_tells_health_and_metrics() {
+    let server = start();
+    for (path, status) in [
+        ("/health/live", "live"),
+        ("/health/ready", "ready"),
+        ("/health/startup", "started"),
+    ] {
+        let response = server.admin(path).await;
+        assert_eq!(response.status(), 200, "{path}");
+        assert_eq!(
+            response.json::<Value>().await.unwrap(),
+            json!({"status": status})
+        );
+    }
+
+    server.get("/").await;
+    server.get("/nothing").await;
+    let metrics = server.metrics().await;
+    for line in [
+        "headroom_http_requests_total{class=\"2xx\"} 1",
+        "headroom_http_requests_total{class=\"4xx\"} 1",
+        "headroom_http_requests_in_flight 0",
+        "headroom_http_bodies_bytes 0",
+        "headroom_http_request_duration_seconds_count 2",
+    ] {
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "no {line} in\n{metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_head_that_makes_no_sense_is_not_our_fault() {
+    let server = start();
+    for head in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "\0\0\0\0\r\n\r\n",
+        "GET / HTTP/9.9\r\nhost: x\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{head:?}: {answer}");
+    }
+    assert_eq!(server.get("/").await.status(), 200);
+}
+
+#[test]
+fn the_ready_file_is_there_exactly_while_it_answers() {
+    let mut server = start();
+    let content: Value =
+        serde_json::from_str(&fs::read_to_string(server.ready_file()).unwrap()).unwrap();
+    assert_eq!(content["listen"], server.address().to_string());
+    assert_eq!(content["pid"], server.pid());
+    TcpStream::connect(content["admin_listen"].as_str().unwrap()).unwrap();
+
+    server.signal(Signal::SIGTERM);
+    server.wait_for_end(DEADLINE);
+    let left: Vec<_> = fs::read_dir(server.folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("ready"))
+        .collect();
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn a_ready_file_that_cannot_be_written_ends_the_start() {
+    let output = headroom(
+        &["serve", "--ready-file", "/nonexistent/ready.json"],
+        &[
+            ("HEADROOM__SERVER__LISTEN", "127.0.0.1:0"),
+            ("HEADROOM__SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+            ("HEADROOM__LOG__FILTER", "off"),
+        ],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(
+        said.starts_with("headroom: cannot write the ready file /nonexistent/ready.json"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn being_told_to_stop_ends_it_with_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = start();
+        // An idle keep-alive connection must not hold it up.
+        server.get("/").await;
+        server.signal(signal);
+        assert_eq!(server.wait_for_end(DEADLINE).code(), Some(0));
+        assert!(server.log().contains("stopped"), "{}", server.log());
+    }
+}
+
+#[tokio::test]
+async fn while_it_stops_it_is_alive_and_not_ready() {
+    let mut server =
+        Server::start(Options::new(BINARY).settings("server.client_disconnect_timeout = '60s'"));
+    let unfinished = unfinished_request(&server);
+    server.signal(Signal::SIGTERM);
+    wait_for_async(DEADLINE, || async {
+        let response = server.admin("/health/ready").await;
+        match response.status().as_u16() {
+            503 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let problem = assert_problem(server.admin("/health/ready").await, 503, "not-ready").await;
+    assert!(
+        problem["reasons"]["server"]
+            .as_str()
+            .unwrap()
+            .starts_with("draining")
+    );
+    assert_eq!(server.admin("/health/live").await.status(), 200);
+    assert_eq!(server.admin("/health/startup").await.status(), 200);
+
+    drop(unfinished);
+    assert_eq!(server.wait_for_end(DEADLINE).code(), Some(0));
+}
+
+#[test]
+fn being_told_to_stop_twice_ends_it_at_once() {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        let mut server = Server::start(
+            Options::new(BINARY).settings("server.client_disconnect_timeout = '60s'"),
+        );
+        let _unfinished = unfinished_request(&server);
+        server.signal(Signal::SIGTERM);
+        wait_for(DEADLINE, || {
+            match server.log().contains("finishing requests in flight") {
+                true => Ok(()),
+                false => Err("not stopping yet"),
+            }
+        });
+        server.signal(signal);
+        assert_eq!(server.wait_for_end(DEADLINE).code(), Some(code));
+    }
+}
+
+/// A connection whose request has its answer and goes on sending: the server lets it for as long as
+/// `server.client_disconnect_timeout` says.
+fn unfinished_request(server: &Server) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n")
+        .unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 405");
+    stream
+}
+
+#[tokio::test]
+async fn a_reload_replaces_the_log_filter_and_names_what_needs_a_restart() {
+    let server = Server::start(Options::new(BINARY).settings("log.filter = 'info'"));
+    server.get("/").await;
+    assert!(!server.log().contains("request answered"));
+
+    fs::write(
+        server.settings_file(),
+        "log.filter = 'info,headroom::access=debug'\nserver.workers = 3\n",
+    )
+    .unwrap();
+    server.signal(Signal::SIGHUP);
+    let log = wait_for(DEADLINE, || {
+        let log = server.log();
+        log.contains("settings reloaded")
+            .then_some(log)
+            .ok_or("not reloaded yet")
+    });
+    assert!(
+        log.contains("log.filter") && log.contains("server.workers"),
+        "{log}"
+    );
+    server.get("/").await;
+    wait_for(DEADLINE, || {
+        server
+            .log()
+            .contains("request answered")
+            .then_some(())
+            .ok_or(())
+    });
+
+    fs::write(server.settings_file(), "log.filter = 7\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    wait_for(DEADLINE, || {
+        server
+            .log()
+            .contains("settings not reloaded")
+            .then_some(())
+            .ok_or(())
+    });
+    assert_eq!(server.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn json_logs_are_one_object_per_line() {
+    let mut server =
+        Server::start(Options::new(BINARY).settings("log = { format = 'json', filter = 'debug' }"));
+    server.get("/nothing").await;
+    server.signal(Signal::SIGTERM);
+    server.wait_for_end(DEADLINE);
+    let events: Vec<Value> = server
+        .log()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+        .collect();
+    let request = events
+        .iter()
+        .find(|event| event["target"] == "headroom::access")
+        .unwrap();
+    assert_eq!(request["status"], 404);
+    assert_eq!(request["problem"], "not-found");
+    assert_eq!(request["path"], "unmatched");
+    let timestamp = request["timestamp"].as_str().unwrap();
+    assert!(
+        timestamp.contains('T') && timestamp.ends_with('Z'),
+        "{timestamp}"
+    );
+}

@@ -1,0 +1,269 @@
+//! Starting the real binary, on free ports and in a folder of its own.
+//!
+//! A [`Server`] is ready when [`Server::start`] returns and dead when it is dropped: its whole
+//! process group is killed and waited for. Everything it wrote to its log is shown when the test
+//! fails.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "how a test fails, and what it tells then"
+)]
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::wait::wait_for;
+
+/// Longest time from the start of a process to its answering, on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How to start a server.
+#[derive(Clone, Debug)]
+pub struct Options {
+    binary: PathBuf,
+    settings: String,
+    environment: Vec<(String, String)>,
+}
+
+impl Options {
+    /// The binary under test: `env!("CARGO_BIN_EXE_headroom")`.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            settings: String::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Lines of TOML on top of what every test gets, as dotted keys: `models.dir = "…"`.
+    #[must_use]
+    pub fn settings(mut self, lines: &str) -> Self {
+        self.settings.push_str(lines);
+        self.settings.push('\n');
+        self
+    }
+
+    /// An environment variable.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    folder: TempDir,
+    addresses: Addresses,
+    client: reqwest::Client,
+    ended: bool,
+}
+
+/// What the ready file says.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Addresses {
+    listen: SocketAddr,
+    admin_listen: SocketAddr,
+    pid: u32,
+}
+
+impl Server {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Panics
+    /// When it ends or does not answer in time; with its log.
+    #[track_caller]
+    pub fn start(options: Options) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let base = format!(
+            "server.listen = '127.0.0.1:0'\nserver.admin_listen = '127.0.0.1:0'\n\
+             data.dir = '{0}/data'\nmodels.dir = '{0}/models'\n",
+            folder.path().display(),
+        );
+        // The test's own lines are a profile, so that they can override the base.
+        fs::write(folder.path().join("base.toml"), base).expect("settings are written");
+        fs::write(folder.path().join("test.toml"), options.settings).expect("settings are written");
+        let log = File::create(folder.path().join("log")).expect("a log file");
+        let mut command = Command::new(&options.binary);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(folder.path().join("base.toml"))
+            .args(["--profile", "test"])
+            .arg("--ready-file")
+            .arg(folder.path().join("ready.json"))
+            .envs(options.environment)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .process_group(0);
+        let child = command.spawn().expect("the binary starts");
+        let mut server = Self {
+            child,
+            folder,
+            addresses: Addresses {
+                listen: ([127, 0, 0, 1], 0).into(),
+                admin_listen: ([127, 0, 0, 1], 0).into(),
+                pid: 0,
+            },
+            client: client(),
+            ended: false,
+        };
+        server.addresses = server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&mut self) -> Addresses {
+        let path = self.ready_file();
+        wait_for(START_DEADLINE, || {
+            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                self.ended = true;
+                panic!("the server ended while starting: {status}");
+            }
+            let text = fs::read_to_string(&path).map_err(|error| error.to_string())?;
+            // It is renamed into place: what is there is whole.
+            Ok::<_, String>(serde_json::from_str(&text).expect("the ready file is JSON"))
+        })
+    }
+
+    /// The URL of a path on the main listener.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses.listen)
+    }
+
+    /// The URL of a path on the admin listener.
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses.admin_listen)
+    }
+
+    /// Where requests are taken.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses.listen
+    }
+
+    /// The process, as the ready file names it.
+    pub fn pid(&self) -> u32 {
+        self.addresses.pid
+    }
+
+    /// The client whose connections this server's requests share.
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// `GET` on the main listener.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn get(&self, path: &str) -> reqwest::Response {
+        answer(self.client.get(self.url(path))).await
+    }
+
+    /// `GET` on the admin listener.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn admin(&self, path: &str) -> reqwest::Response {
+        answer(self.client.get(self.admin_url(path))).await
+    }
+
+    /// `POST` of JSON to the main listener.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn post(&self, path: &str, json: &serde_json::Value) -> reqwest::Response {
+        answer(self.client.post(self.url(path)).json(json)).await
+    }
+
+    /// The metrics, as text.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn metrics(&self) -> String {
+        self.admin("/metrics").await.text().await.expect("text")
+    }
+
+    /// The folder it runs in: base.toml, test.toml, log, ready.json, data, models.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The file with the test's own settings, to be changed before a reload.
+    pub fn settings_file(&self) -> PathBuf {
+        self.folder.path().join("test.toml")
+    }
+
+    /// The file that is there while it answers.
+    pub fn ready_file(&self) -> PathBuf {
+        self.folder.path().join("ready.json")
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Sends a signal to the server's process alone.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.process(), signal).expect("the server can be signalled");
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it has not in time; with its log.
+    #[track_caller]
+    pub fn wait_for_end(&mut self, deadline: Duration) -> ExitStatus {
+        let status = wait_for(deadline, || {
+            let status = self.child.try_wait().expect("the child can be waited for");
+            status.ok_or("still running")
+        });
+        self.ended = true;
+        status
+    }
+
+    fn process(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are small"))
+    }
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(60))
+        .build()
+        .expect("a client")
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> reqwest::Response {
+    request.send().await.expect("the server answers")
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The group outlives its leader as long as anything of it lives.
+        killpg(self.process(), Signal::SIGKILL).ok();
+        if !self.ended {
+            self.child.wait().ok();
+        }
+        if std::thread::panicking() {
+            println!("--- log of the server ---\n{}", self.log());
+        }
+    }
+}
