@@ -111,7 +111,7 @@ impl Machine<'_> {
             b'j' => self.get(4)?,
             b't' => {
                 let items = self.pop_to_mark()?;
-                self.push(Item::Tuple(items.into()))?;
+                self.push(flat_tuple(items))?;
             }
             0x85 => self.tuple(1)?,
             0x86 => self.tuple(2)?,
@@ -208,7 +208,7 @@ impl Machine<'_> {
             .checked_sub(len)
             .ok_or(PickleError::Underflow)?;
         let items = self.stack.split_off(start);
-        self.push(Item::Tuple(items.into()))
+        self.push(flat_tuple(items))
     }
 
     fn int(&mut self, width: usize) -> Result<(), PickleError> {
@@ -304,6 +304,17 @@ impl Machine<'_> {
     }
 }
 
+/// A tuple without the content of tuples within it. Only flat ones are needed, and a chain of a million nested ones
+/// would overflow the stack when it is dropped.
+fn flat_tuple(mut items: Vec<Item>) -> Item {
+    for item in &mut items {
+        if matches!(item, Item::Tuple(_)) {
+            *item = Item::Other;
+        }
+    }
+    Item::Tuple(items.into())
+}
+
 fn element_size(class: &str) -> Option<u64> {
     Some(
         match class.strip_prefix("torch.")?.strip_suffix("Storage")? {
@@ -322,6 +333,8 @@ fn element_size(class: &str) -> Option<u64> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -336,6 +349,28 @@ mod tests {
                 bytes: 1024
             }]
         );
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            read(&bytes).ok();
+        }
+
+        #[test]
+        fn any_instructions_are_read_or_refused(
+            picks in prop::collection::vec(prop::sample::select(b".(N)\x88]}KMJ\x8aXUcqht\x85\x86\x87ldeua0s\x81RbQ\0\x01\n".to_vec()), 0..200),
+        ) {
+            read(&picks).ok();
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_no_matter() {
+        let mut bytes = vec![b')'];
+        bytes.resize(1 << 20, 0x85);
+        bytes.push(b'.');
+        read(&bytes).unwrap();
     }
 
     #[test]

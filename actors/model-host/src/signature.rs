@@ -128,6 +128,8 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn pairs(signature: &Signature) -> Vec<(&str, &str)> {
@@ -175,6 +177,17 @@ mod tests {
             None
         );
         assert_eq!(read("", ""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[ \\n()\\[\\]:,=\"'\\\\a-cé>-]{0,80}") {
+            read(&text, "a");
+            let signature = read(&format!("class a(Module):\n  def forward(self{text}"), "a");
+            if let Some(signature) = signature {
+                prop_assert!(signature.required <= signature.inputs.len());
+            }
+        }
     }
 
     #[test]
