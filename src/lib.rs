@@ -13,6 +13,7 @@
 //! - [`problem`]: the one form of an HTTP error.
 //! - [`admin`]: health and metrics, on their own listener and thread.
 //! - [`readiness`]: whether the server should get requests.
+//! - [`rooms`]: what the routes can ask the actors.
 //!
 //! Dependencies point one way: cli → startup → routes → actors.
 
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod middleware;
 pub mod problem;
 pub mod readiness;
+pub mod rooms;
 pub mod routes;
 pub mod settings;
 pub mod signals;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, rt, web};
+use headroom_actors::kernel::{Exit, Tree};
 use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -24,14 +25,15 @@ use crate::admin::{Admin, AdminServer, Collectors};
 use crate::body::BodyBudget;
 use crate::middleware::{Observer, observe};
 use crate::problem::extractors;
-use crate::readiness::{Gate, Readiness};
+use crate::readiness::Readiness;
+use crate::rooms::Rooms;
 use crate::routes;
 use crate::settings::sections::ServerSettings;
 use crate::settings::{Reloader, Settings};
 use crate::signals::Signal;
 use crate::telemetry::{self, FilterHandle, TelemetryError};
 
-use actors::ActorTree;
+use actors::{ActorTree, ActorsError};
 use ready_file::ReadyFile;
 
 /// Why the server could not start, or did not end well.
@@ -67,6 +69,12 @@ pub enum StartupError {
     /// Metrics cannot be recorded.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// The actors did not start.
+    #[error(transparent)]
+    Actors(#[from] ActorsError),
+    /// The actors gave up: their supervisors could not keep them running.
+    #[error("the actors failed: {0}")]
+    ActorsFailed(Exit),
 }
 
 /// Connections that may wait to be accepted; the kernel caps it at its own maximum.
@@ -153,14 +161,21 @@ impl Application {
         let actors_gate = readiness.gate("actors");
         let bodies = BodyBudget::new(&server_settings);
 
+        let metrics = telemetry::install_metrics()?;
+        let tree = Tree::default();
         let admin = Admin {
             readiness: readiness.clone(),
-            metrics: telemetry::install_metrics()?,
-            collectors: collectors(&bodies),
+            metrics,
+            collectors: collectors(&bodies, &tree),
         };
         let admin = AdminServer::start(admin, self.admin.listener).map_err(StartupError::Admin)?;
-        let actors = ActorTree::start(self.settings.clone(), actors_gate).await?;
-        let server = http_server(&server_settings, bodies, self.routes, self.main.listener)
+        let mut actors = ActorTree::start(self.settings.clone(), tree, actors_gate).await?;
+        let shared = Shared {
+            bodies,
+            readiness: readiness.clone(),
+            rooms: actors.rooms(),
+        };
+        let server = http_server(&server_settings, shared, self.routes, self.main.listener)
             .map_err(StartupError::Http)?;
         let handle = server.handle();
         let mut server = rt::spawn(server);
@@ -171,13 +186,14 @@ impl Application {
             .transpose()?;
         tracing::info!(listen = %addr, admin_listen = %admin_addr, "serving");
 
-        let ended_by_itself = loop {
+        let outcome = loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => reload(&self.reloader, self.log_filter.as_ref()),
-                    Some(Signal::Stop) | None => break false,
+                    Some(Signal::Stop) | None => break Ok(()),
                 },
-                _ = &mut server => break true,
+                _ = &mut server => break Err(StartupError::HttpEnded),
+                exit = actors.failed() => break Err(StartupError::ActorsFailed(exit)),
             }
         };
 
@@ -187,11 +203,10 @@ impl Application {
         handle.stop(true).await;
         actors.stop().await;
         admin.stop().await;
-        if ended_by_itself {
-            return Err(StartupError::HttpEnded);
+        if outcome.is_ok() {
+            tracing::info!("stopped");
         }
-        tracing::info!("stopped");
-        Ok(())
+        outcome
     }
 }
 
@@ -213,7 +228,15 @@ impl Bound {
     }
 }
 
-fn collectors(bodies: &BodyBudget) -> Collectors {
+/// What all worker threads share.
+#[derive(Clone)]
+struct Shared {
+    bodies: BodyBudget,
+    readiness: Readiness,
+    rooms: Rooms,
+}
+
+fn collectors(bodies: &BodyBudget, tree: &Tree) -> Collectors {
     metrics::describe_gauge!(
         "headroom_http_bodies_bytes",
         "Memory set aside for request bodies being read or used."
@@ -222,22 +245,30 @@ fn collectors(bodies: &BodyBudget) -> Collectors {
         bodies.clone(),
         metrics::gauge!("headroom_http_bodies_bytes"),
     );
-    vec![Box::new(move || gauge.set(bodies.bytes_in_use() as f64))]
+    let tree = tree.clone();
+    vec![
+        Box::new(move || gauge.set(bodies.bytes_in_use() as f64)),
+        Box::new(move || tree.record_metrics()),
+    ]
 }
 
 fn http_server(
     settings: &ServerSettings,
-    bodies: BodyBudget,
+    shared: Shared,
     routes: Routes,
     listener: TcpListener,
 ) -> io::Result<Server> {
     let observer = web::Data::new(Observer::new(settings.request_deadline));
-    let bodies = web::Data::new(bodies);
+    let bodies = web::Data::new(shared.bodies);
+    let readiness = web::Data::new(shared.readiness);
+    let rooms = web::Data::new(shared.rooms);
     let body_max = usize::try_from(settings.request_body_max.as_u64()).unwrap_or(usize::MAX);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(observer.clone())
             .app_data(bodies.clone())
+            .app_data(readiness.clone())
+            .app_data(rooms.clone())
             .configure(|config| extractors(config, body_max))
             .configure(routes)
             .wrap(from_fn(observe))

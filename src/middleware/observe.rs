@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::middleware::RequestId;
-use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
+use crate::problem::{Problem, ProblemKind, ProtocolError, REQUEST_ID, problem_of};
 
 /// The target of request events in log filters.
 const ACCESS: &str = "headroom::access";
@@ -120,7 +120,9 @@ impl Watch {
         // Problems are made again, now that the request's id is known; the framework's own errors
         // become problems; errors of other forms (as under /v2) are left as they are.
         let Some(problem) = response.response().error().and_then(problem_of) else {
-            self.log(response.status(), pattern, None);
+            let error = response.response().error();
+            let told = error.and_then(|error| error.as_error::<ProtocolError>());
+            self.log(response.status(), pattern, told.map(ProtocolError::problem));
             let mut response = response.map_into_left_body();
             response.headers_mut().insert(REQUEST_ID, self.id.header());
             return response;

@@ -6,6 +6,8 @@
 //! 5xx: 500 is a bug of ours, 503 and 504 mean that the same request can work later.
 
 mod convert;
+mod protocol;
+mod rooms;
 
 use std::fmt;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use convert::too_large;
 pub use convert::{extractors, problem_of};
+pub use protocol::ProtocolError;
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -70,6 +73,10 @@ kinds! {
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The request body has an unsupported form";
     /// The request is well formed, and what it says is not possible.
     InvalidInput = "invalid-input", UNPROCESSABLE_ENTITY, "The request's content is not valid";
+    /// The resource is there, and is not what it should be.
+    Unusable = "unusable", UNPROCESSABLE_ENTITY, "The resource cannot be used";
+    /// The request was tried, and fails by what is in it.
+    Unprocessable = "unprocessable", UNPROCESSABLE_ENTITY, "The request cannot be processed";
     /// A bug of ours.
     Internal = "internal-error", INTERNAL_SERVER_ERROR, "The server made a mistake";
     /// As much work as can be done is under way.

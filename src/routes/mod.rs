@@ -1,6 +1,8 @@
 //! The route table. One file per resource, named like its path.
 
+mod actors;
 mod root;
+mod v2;
 
 use actix_web::{FromRequest, Handler, Resource, Responder, guard, web};
 
@@ -10,6 +12,8 @@ use crate::problem::Problem;
 pub fn configure(config: &mut web::ServiceConfig) {
     config
         .service(readable("/", root::index))
+        .service(readable("/api/actors", actors::list))
+        .configure(v2::configure)
         .default_service(web::to(not_found));
 }
 
@@ -29,6 +33,18 @@ where
         .default_service(web::to(|| async {
             Problem::method_not_allowed("GET, HEAD")
         }))
+}
+
+/// A resource that can only be posted to.
+fn postable<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path)
+        .route(web::post().to(handler))
+        .default_service(web::to(|| async { Problem::method_not_allowed("POST") }))
 }
 
 /// What is answered where there is no resource.

@@ -119,7 +119,7 @@ section! {
         /// Fork hosts from one warm process instead of starting each anew.
         restart zygote: bool,
         /// How long an unused model stays loaded.
-        live ttl: Duration,
+        restart ttl: Duration,
         /// Longest time for a load.
         live load_deadline: Duration,
         /// Requests that may wait for one model.
@@ -128,6 +128,8 @@ section! {
         restart heartbeat_interval: Duration,
         /// How long a host may be silent before it is ended.
         restart heartbeat_timeout: Duration,
+        /// How long an idle sequence keeps its instance.
+        restart sequence_idle: Duration,
         /// Which idle model goes first.
         restart eviction: EvictionPolicy,
         /// Time before a failed load is tried again, the first time.
@@ -265,6 +267,7 @@ impl ModelSettings {
         rules.positive("models.ttl", self.ttl);
         rules.positive("models.load_deadline", self.load_deadline);
         rules.positive("models.heartbeat_interval", self.heartbeat_interval);
+        rules.positive("models.sequence_idle", self.sequence_idle);
         rules.require(
             self.heartbeat_interval < self.heartbeat_timeout,
             "models.heartbeat_timeout must be above models.heartbeat_interval",

@@ -1,26 +1,228 @@
-//! The seam between the HTTP edge and the actors: the root supervisor is started before the HTTP
-//! server takes its first request and stopped after it answered its last.
+//! The actors: which rooms there are, in which order they start, and what of each the others get.
+//!
+//! This is the one place that knows all rooms. Order: the memory budget, before anything that needs
+//! memory; the supervisor that loaded models become children of; the loader; the repository that
+//! offers it models. They stop in reverse: nothing new is found, everything is unloaded, and only
+//! then does the keeper of the budget go.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use headroom_actors::kernel::{
+    Backoff, BackoffError, ChildSpec, Exit, Handle, Root, SupervisorSpec, Tree,
+};
+use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, PolicyKind, SetLoadDeadline};
+use headroom_actors::memory::{Levels, Memory, MemoryConfig, MemoryConfigError, Reconfigure};
+use headroom_actors::model::{ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
 
-use super::{Gate, StartupError};
+use crate::readiness::Gate;
+use crate::rooms::Rooms;
 use crate::settings::Settings;
+use crate::settings::sections::{MemorySettings, ModelSettings};
+use crate::settings::values::EvictionPolicy;
+
+/// Questions to the repository that may wait at one time.
+const REPOSITORY_CALLS_MAX: u32 = 4096;
+
+/// The binary that runs models, where the settings name none.
+const HOST_BINARY: &str = "headroom-model-host";
+
+/// The zygote may be restarted this often, one restart taking all model processes with it.
+const ZYGOTE_RESTARTS_MAX: u32 = 10;
+
+/// Within this time.
+const ZYGOTE_RESTARTS_PERIOD: Duration = Duration::from_secs(60);
+
+/// How long live settings may take to reach an actor.
+const RECONFIGURE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why the actors did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ActorsError {
+    /// The memory settings cannot work.
+    #[error(transparent)]
+    Memory(#[from] MemoryConfigError),
+    /// The backoff settings cannot work.
+    #[error(transparent)]
+    Backoff(#[from] BackoffError),
+    /// The catalogue of what can be loaded makes no sense.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// This program's own path is not known, and no host binary is set.
+    #[error("cannot tell where {HOST_BINARY} is; set models.host_binary")]
+    NoHostBinary(#[source] std::io::Error),
+    /// The root supervisor failed.
+    #[error("the actors did not start: {0}")]
+    Tree(Exit),
+}
 
 /// The running actors.
-pub(super) struct ActorTree;
+pub(super) struct ActorTree {
+    root: Root,
+    rooms: Rooms,
+}
 
 impl ActorTree {
     /// Starts everything that the routes ask, and opens `ready` once it can be asked.
     pub(super) async fn start(
-        _settings: watch::Receiver<Arc<Settings>>,
+        settings: watch::Receiver<Arc<Settings>>,
+        tree: Tree,
         ready: Gate,
-    ) -> Result<Self, StartupError> {
+    ) -> Result<Self, ActorsError> {
+        let now = Arc::clone(&settings.borrow());
+        let (spec, rooms) = compose(&now, tree)?;
+        let root = Root::start(spec, &rooms.tree)
+            .await
+            .map_err(ActorsError::Tree)?;
+        actix_web::rt::spawn(follow(settings, rooms.clone()));
         ready.open();
-        Ok(Self)
+        Ok(Self { root, rooms })
+    }
+
+    /// What the routes may ask.
+    pub(super) fn rooms(&self) -> Rooms {
+        self.rooms.clone()
+    }
+
+    /// Resolves when the tree has failed for good.
+    pub(super) async fn failed(&mut self) -> Exit {
+        self.root.failed().await
     }
 
     /// Stops everything, in reverse order.
-    pub(super) async fn stop(self) {}
+    pub(super) async fn stop(self) {
+        let exit = self.root.stop().await;
+        if !exit.is_normal() {
+            tracing::error!(%exit, "the actors did not stop in order");
+        }
+    }
+}
+
+/// Says what the tree is made of, and hands each room what it needs of the others.
+fn compose(settings: &Settings, tree: Tree) -> Result<(SupervisorSpec, Rooms), ActorsError> {
+    let memory = Memory::new(memory_config(&settings.memory))?;
+    let models_config = Arc::new(models_config(&settings.models)?);
+    let lazy_config = lazy_config(&settings.models)?;
+
+    let models =
+        SupervisorSpec::new("models").intensity(ZYGOTE_RESTARTS_MAX, ZYGOTE_RESTARTS_PERIOD);
+    let runtime = Runtime::new(models.handle(), Arc::clone(&models_config));
+    let catalogue = Catalogue::build(runtime.loadable().into_iter().collect())?;
+
+    let loader = Loader::handle(&lazy_config);
+    let loader_child = Loader::child(
+        &loader,
+        lazy_config,
+        catalogue,
+        Arc::new(memory.budget()),
+        memory.pressure(),
+    );
+    let repository = Handle::new("repository", REPOSITORY_CALLS_MAX);
+    let registrar = Arc::new(loader.clone());
+    let repository_child = ChildSpec::actor(&repository, move |life| {
+        Repository::new(
+            life,
+            Arc::clone(&models_config),
+            runtime.clone(),
+            registrar.clone(),
+        )
+    });
+
+    let spec = SupervisorSpec::new("headroom")
+        .child(memory.child())
+        .child(ChildSpec::supervisor(models))
+        .child(loader_child)
+        .child(repository_child);
+    let rooms = Rooms {
+        tree,
+        memory: memory.handle().clone(),
+        loader,
+        repository,
+        request_deadline: settings.server.request_deadline,
+    };
+    Ok((spec, rooms))
+}
+
+/// Hands on what can change while the server runs.
+async fn follow(mut settings: watch::Receiver<Arc<Settings>>, rooms: Rooms) {
+    while settings.changed().await.is_ok() {
+        let now = Arc::clone(&settings.borrow_and_update());
+        let config = memory_config(&now.memory);
+        match rooms
+            .memory
+            .ask(Reconfigure { config }, RECONFIGURE_WITHIN)
+            .await
+        {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "memory settings not taken over"),
+            Err(error) => tracing::error!(%error, "memory settings not taken over"),
+        }
+        let deadline = SetLoadDeadline {
+            deadline: now.models.load_deadline,
+        };
+        if let Err(error) = rooms.loader.ask(deadline, RECONFIGURE_WITHIN).await {
+            tracing::error!(%error, "models.load_deadline not taken over");
+        }
+    }
+}
+
+fn memory_config(settings: &MemorySettings) -> MemoryConfig {
+    MemoryConfig {
+        limit: settings.limit.map(|limit| limit.as_u64()),
+        physical_share: settings.physical_share.get(),
+        levels: Levels {
+            elevated: settings.levels.elevated.get(),
+            high: settings.levels.high.get(),
+            critical: settings.levels.critical.get(),
+            exhausted: settings.levels.exhausted.get(),
+            hysteresis: settings.hysteresis.get(),
+            dwell: settings.dwell,
+        },
+        sample_interval: settings.sample_interval,
+        sample_interval_fast: settings.sample_interval_fast,
+    }
+}
+
+fn models_config(settings: &ModelSettings) -> Result<ModelsConfig, ActorsError> {
+    let host_binary = match &settings.host_binary {
+        Some(path) => path.clone(),
+        None => beside_this_program()?,
+    };
+    Ok(ModelsConfig {
+        dir: settings.dir.clone(),
+        host_binary,
+        zygote: settings.zygote,
+        ttl: Some(settings.ttl),
+        queue_max: u32::try_from(settings.queue_max.get()).unwrap_or(u32::MAX),
+        heartbeat_interval: settings.heartbeat_interval,
+        heartbeat_timeout: settings.heartbeat_timeout,
+        sequence_idle: settings.sequence_idle,
+    })
+}
+
+fn beside_this_program() -> Result<PathBuf, ActorsError> {
+    let program = std::env::current_exe().map_err(ActorsError::NoHostBinary)?;
+    Ok(program.with_file_name(HOST_BINARY))
+}
+
+fn policy(eviction: EvictionPolicy) -> PolicyKind {
+    match eviction {
+        EvictionPolicy::Gdsf => PolicyKind::Gdsf,
+        EvictionPolicy::Lru => PolicyKind::Lru,
+    }
+}
+
+fn lazy_config(settings: &ModelSettings) -> Result<lazy::Config, ActorsError> {
+    Ok(lazy::Config {
+        policy: policy(settings.eviction),
+        load_deadline: settings.load_deadline,
+        failure_backoff: Backoff::try_new(
+            settings.failed_load_backoff_min,
+            settings.failed_load_backoff_max,
+            Duration::ZERO,
+        )?,
+        ..lazy::Config::default()
+    })
 }

@@ -18,8 +18,6 @@ pub struct ModelsConfig {
     pub ttl: Option<Duration>,
     /// Calls in flight per model, waiting ones included. More are refused as busy.
     pub queue_max: u32,
-    /// How long one host may take to start, load and warm up.
-    pub load_deadline: Duration,
     /// How often a host is asked whether it lives.
     pub heartbeat_interval: Duration,
     /// Silence after which a host counts as stuck and is killed.

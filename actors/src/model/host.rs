@@ -134,7 +134,7 @@ enum HostProcess {
     Forked {
         pid: i32,
         ended: oneshot::Receiver<ProcessExit>,
-        over: bool,
+        exit: Option<ProcessExit>,
     },
     Spawned(Process),
 }
@@ -151,19 +151,20 @@ impl HostProcess {
     async fn end(&mut self, within: Duration) -> ProcessExit {
         match self {
             Self::Spawned(process) => process.stop(within).await,
-            Self::Forked { pid, ended, over } => {
-                let exit = match timeout(within, &mut *ended).await {
-                    Ok(exit) => exit,
+            Self::Forked {
+                exit: Some(exit), ..
+            } => *exit,
+            Self::Forked { pid, ended, exit } => {
+                let told = match timeout(within, &mut *ended).await {
+                    Ok(told) => told,
                     Err(_) => {
                         kill(*pid);
-                        timeout(within, ended)
-                            .await
-                            .unwrap_or(Ok(ProcessExit::Unknown))
+                        let patience = timeout(within, ended).await;
+                        patience.unwrap_or(Ok(ProcessExit::Unknown))
                     }
                 };
-                *over = true;
                 // Without a word from the zygote, the zygote died, and all its hosts with it.
-                exit.unwrap_or(ProcessExit::Unknown)
+                *exit.insert(told.unwrap_or(ProcessExit::Unknown))
             }
         }
     }
@@ -174,7 +175,7 @@ impl Drop for HostProcess {
         if let Self::Forked {
             pid,
             ended,
-            over: false,
+            exit: None,
         } = self
             && ended.try_recv() == Err(oneshot::error::TryRecvError::Empty)
         {
@@ -542,7 +543,7 @@ async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostErr
             Ok(HostProcess::Forked {
                 pid: forked.pid,
                 ended: forked.ended,
-                over: false,
+                exit: None,
             })
         }
     }

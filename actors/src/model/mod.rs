@@ -25,11 +25,14 @@ mod settings;
 mod zygote;
 
 pub use config::ModelsConfig;
-pub use headroom_model_protocol::{Datatype, DatatypeError, Ready, byte_count, element_count};
+pub use headroom_model_protocol::{
+    Datatype, DatatypeError, Ready, SignatureInput, byte_count, element_count,
+};
 pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
 pub use owner::ModelOwner;
 pub use repository::{
-    Model, ModelFile, Repository, Rescan, Resolve, is_model_name, parse_version, scan, scan_model,
+    Inventory, Model, ModelFile, Repository, Rescan, Resolve, is_model_name, parse_version, scan,
+    scan_model,
 };
 pub use resource::Runtime;
 pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl};

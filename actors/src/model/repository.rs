@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler};
@@ -46,11 +47,19 @@ pub struct ModelFile {
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,
+    /// When it was last written.
+    pub modified: SystemTime,
     /// Its settings, or what is wrong with them.
     pub settings: Result<ModelSettings, SettingsError>,
 }
 
 impl ModelFile {
+    fn is_same(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+            && self.modified == other.modified
+            && self.settings == other.settings
+    }
+
     /// Its name in the loader's catalogue.
     pub fn resource(&self) -> String {
         format!("{}:{}", self.name, self.version)
@@ -120,6 +129,7 @@ fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
         version,
         path,
         bytes: metadata.len(),
+        modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
         settings,
     })
 }
@@ -162,6 +172,12 @@ impl std::fmt::Debug for Model {
     }
 }
 
+/// What became of what was found.
+struct Adopted {
+    /// Catalogue names of models whose files or settings are no longer those that were known.
+    changed: Vec<String>,
+}
+
 /// Knows the models on disk.
 pub struct Repository {
     life: Life,
@@ -202,22 +218,21 @@ impl Repository {
         }
     }
 
-    /// Takes in what was found on disk, and answers when the loader knows it.
-    fn adopt(
-        &mut self,
-        found: Vec<ModelFile>,
-    ) -> impl Future<Output = Vec<(String, LoadError)>> + use<> {
+    /// Takes in what was found on disk. The future offers what is new or changed to the loader.
+    fn adopt(&mut self, found: Vec<ModelFile>) -> impl Future<Output = Adopted> + use<> {
         let mut offers = Vec::new();
+        let mut changed = Vec::new();
         for file in found {
             let key = (file.name.clone(), file.version);
             let known = self.models.get(&key);
-            let same = known.is_some_and(|model| {
-                model.file.bytes == file.bytes && model.file.settings == file.settings
-            });
-            if same {
+            if known.is_some_and(|model| model.file.is_same(&file)) {
                 continue;
             }
+            // Whoever holds the handle of a model that changed keeps a good one.
             let owner = known.map(|model| model.owner.clone());
+            if owner.is_some() {
+                changed.push(file.resource());
+            }
             let file = Arc::new(file);
             let resource = Arc::new(ModelResource::new(
                 &file,
@@ -234,15 +249,15 @@ impl Repository {
             self.models.insert(key, model);
         }
         let registrar = Arc::clone(&self.registrar);
+        let path = self.life.path().to_owned();
         async move {
-            let mut refused = Vec::new();
             for offer in offers {
-                let name = offer.name.clone();
+                let model = offer.name.clone();
                 if let Err(error) = registrar.register(offer).await {
-                    refused.push((name, error));
+                    tracing::warn!(actor = path, model, %error, "the loader refused a model");
                 }
             }
-            refused
+            Adopted { changed }
         }
     }
 
@@ -307,20 +322,26 @@ impl Handler<Call<Resolve>> for Repository {
         let look = blocking(move || scan_model(&dir, &wanted));
         let adopt = wrap_future::<_, Self>(look)
             .then(|found, repository, _| wrap_future::<_, Self>(repository.adopt(found)));
-        cx.spawn(adopt.map(move |refused, repository, _| {
-            report(&repository.life, &refused);
-            reply.send(repository.find(&name, version));
-        }));
+        cx.spawn(adopt.map(move |_, repository, _| reply.send(repository.find(&name, version))));
     }
 }
 
-/// Looks at the whole folder again and lists all that is in it. Settings and files that changed
-/// take effect at the next load.
+/// Looks at the whole folder again and tells all that is in it. What is new or has changed takes
+/// effect at the next load.
 #[derive(Debug)]
 pub struct Rescan;
 
+/// What is in the folder.
+#[derive(Debug)]
+pub struct Inventory {
+    /// All models, by name and version.
+    pub models: Vec<Model>,
+    /// Catalogue names of those that changed since they were last looked at.
+    pub changed: Vec<String>,
+}
+
 impl Message for Rescan {
-    type Reply = Result<Vec<Model>, LoadError>;
+    type Reply = Result<Inventory, LoadError>;
 }
 
 impl Handler<Call<Rescan>> for Repository {
@@ -337,22 +358,19 @@ impl Handler<Call<Rescan>> for Repository {
             let adopted = repository.adopt(found.unwrap_or_default());
             wrap_future::<_, Self>(async move { (failed, adopted.await) })
         });
-        cx.spawn(adopt.map(move |(failed, refused), repository, _| {
-            report(&repository.life, &refused);
-            reply.send(match failed {
-                Some(error) => {
-                    tracing::error!(dir = %repository.config.dir.display(), error, "cannot read models.dir");
-                    Err(LoadError::new(LoadFault::Unavailable, "the models folder cannot be read"))
-                }
-                None => Ok(repository.models.values().cloned().collect()),
-            });
+        cx.spawn(adopt.map(move |(failed, adopted), repository, _| {
+            if let Some(error) = failed {
+                let dir = repository.config.dir.display();
+                tracing::error!(%dir, error, "cannot read models.dir");
+                let message = "the models folder cannot be read";
+                return reply.send(Err(LoadError::new(LoadFault::Unavailable, message)));
+            }
+            let models = repository.models.values().cloned().collect();
+            reply.send(Ok(Inventory {
+                models,
+                changed: adopted.changed,
+            }));
         }));
-    }
-}
-
-fn report(life: &Life, refused: &[(String, LoadError)]) {
-    for (model, error) in refused {
-        tracing::warn!(actor = life.path(), model, %error, "the loader refused a model");
     }
 }
 

@@ -1,0 +1,149 @@
+//! `GET /v2/models/{model}[/versions/{version}]` and its `/ready`.
+
+use actix_web::{Responder, web};
+use headroom_actors::kernel::phase::Phase;
+use headroom_actors::lazy::{ResourceStatus, Status};
+use headroom_actors::model::{
+    InputSetting, Model, ModelSettings, OutputSetting, Ready, Resolve, SignatureInput,
+    parse_version,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::problem::{Problem, ProblemKind};
+use crate::rooms::Rooms;
+
+/// What the files are, in the protocol's words.
+const PLATFORM: &str = "pytorch_torchscript";
+
+/// The variable parts of a model's paths.
+#[derive(Deserialize)]
+pub(super) struct ModelPath {
+    model: String,
+    version: Option<String>,
+}
+
+/// The model that a path names: its version, or the highest.
+pub(super) async fn resolve(rooms: &Rooms, path: &ModelPath) -> Result<Model, Problem> {
+    let version = match &path.version {
+        None => None,
+        Some(text) => Some(parse_version(text).ok_or_else(|| unknown(path))?),
+    };
+    let resolve = Resolve {
+        name: path.model.clone(),
+        version,
+    };
+    let found = rooms
+        .repository
+        .ask(resolve, rooms.request_deadline)
+        .await?;
+    found.ok_or_else(|| unknown(path))
+}
+
+fn unknown(path: &ModelPath) -> Problem {
+    let ModelPath { model, version } = path;
+    let detail = match version {
+        Some(version) => format!("there is no version {version:?} of a model named {model:?}"),
+        None => format!("there is no model named {model:?}"),
+    };
+    Problem::new(ProblemKind::NotFound, detail)
+}
+
+/// Where each resource stands, by its name in the catalogue.
+pub(super) async fn phases(rooms: &Rooms) -> Result<Vec<ResourceStatus>, Problem> {
+    Ok(rooms.loader.ask(Status, rooms.request_deadline).await?)
+}
+
+#[derive(Serialize)]
+struct Metadata {
+    name: String,
+    versions: Vec<String>,
+    platform: &'static str,
+    inputs: Vec<TensorMetadata>,
+    outputs: Vec<TensorMetadata>,
+}
+
+#[derive(Serialize)]
+struct TensorMetadata {
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+}
+
+pub(super) async fn metadata(
+    path: web::Path<ModelPath>,
+    rooms: web::Data<Rooms>,
+) -> Result<impl Responder, Problem> {
+    let model = resolve(&rooms, &path).await?;
+    let settings = model.file.settings.clone().unwrap_or_default();
+    let told = model.told();
+    Ok(web::Json(Metadata {
+        name: model.file.name.clone(),
+        versions: vec![model.file.version.to_string()],
+        platform: PLATFORM,
+        inputs: inputs(&settings, told.as_deref()),
+        outputs: outputs(&settings),
+    }))
+}
+
+/// From the settings; else from what the file told when it was last loaded, which knows names and
+/// no shapes; else none are known yet.
+fn inputs(settings: &ModelSettings, told: Option<&Ready>) -> Vec<TensorMetadata> {
+    if settings.inputs.is_empty() {
+        let signature = told.map_or(&[][..], |told| &told.inputs);
+        let input = |input: &SignatureInput| TensorMetadata {
+            name: input.name.clone(),
+            datatype: input.type_text.clone(),
+            shape: Vec::new(),
+        };
+        return signature.iter().map(input).collect();
+    }
+    let input = |input: &InputSetting| TensorMetadata {
+        name: input.name.clone(),
+        datatype: input.datatype.name().to_owned(),
+        shape: if input.scalar {
+            vec![1]
+        } else {
+            input.shape.clone()
+        },
+    };
+    settings.inputs.iter().map(input).collect()
+}
+
+fn outputs(settings: &ModelSettings) -> Vec<TensorMetadata> {
+    let output = |output: &OutputSetting| TensorMetadata {
+        name: output.name.clone(),
+        datatype: output.datatype.name().to_owned(),
+        shape: output.shape.clone(),
+    };
+    settings.outputs.iter().map(output).collect()
+}
+
+/// A model is ready when a request for it can be served: loaded, or to be loaded by that request.
+/// It is not while its last load has failed and the next try is not due.
+pub(super) async fn ready(
+    path: web::Path<ModelPath>,
+    rooms: web::Data<Rooms>,
+) -> Result<impl Responder, Problem> {
+    let model = resolve(&rooms, &path).await?;
+    let resource = model.file.resource();
+    let status = phases(&rooms)
+        .await?
+        .into_iter()
+        .find(|status| status.name == resource);
+    let phase = status.as_ref().map_or(Phase::Cold, |status| status.phase);
+    if phase == Phase::Failed {
+        let error = status
+            .and_then(|status| status.last_error)
+            .unwrap_or_default();
+        let detail = format!("its last load failed: {error}");
+        return Err(Problem::new(ProblemKind::Unavailable, detail)
+            .retry_after(std::time::Duration::from_secs(1)));
+    }
+    Ok(web::Json(json!({
+        "name": model.file.name,
+        "version": model.file.version.to_string(),
+        "ready": true,
+        "state": phase,
+    })))
+}

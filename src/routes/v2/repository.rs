@@ -1,0 +1,123 @@
+//! The model repository extension: `POST /v2/repository/index`, and load and unload of one model.
+
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
+use headroom_actors::kernel::phase::Phase;
+use headroom_actors::lazy::{Preload, Unload};
+use headroom_actors::model::{Inventory, Model, Rescan};
+use serde::{Deserialize, Serialize};
+
+use super::models::{self, ModelPath};
+use crate::body::{BodyBudget, read_body};
+use crate::problem::Problem;
+use crate::rooms::Rooms;
+
+/// What a client may send with an index request; nothing at all is fine too.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct IndexRequest {
+    /// Only models that are loaded.
+    ready: bool,
+}
+
+#[derive(Serialize)]
+struct IndexEntry {
+    name: String,
+    version: String,
+    state: &'static str,
+    reason: String,
+}
+
+pub(super) async fn index(
+    request: HttpRequest,
+    payload: web::Payload,
+    bodies: web::Data<BodyBudget>,
+    rooms: web::Data<Rooms>,
+) -> Result<impl Responder, Problem> {
+    let body = read_body(&request, payload, &bodies).await?;
+    let asked: IndexRequest = if body.is_empty() {
+        IndexRequest::default()
+    } else {
+        serde_json::from_slice(&body)?
+    };
+    let Inventory { models, .. } = rescan(&rooms).await?;
+    let phases = models::phases(&rooms).await?;
+    let entry = |model: &Model| {
+        let resource = model.file.resource();
+        let status = phases.iter().find(|status| status.name == resource);
+        let (state, reason) = match (&model.file.settings, status.map(|status| status.phase)) {
+            (Err(error), _) => ("UNAVAILABLE", error.to_string()),
+            (_, Some(Phase::Ready)) => ("READY", String::new()),
+            (_, Some(Phase::Loading)) => ("LOADING", String::new()),
+            (_, Some(Phase::Draining)) => ("UNLOADING", String::new()),
+            (_, Some(Phase::Failed)) => {
+                let error = status.and_then(|status| status.last_error.clone());
+                ("UNAVAILABLE", error.unwrap_or_default())
+            }
+            (_, Some(Phase::Cold) | None) => (
+                "UNAVAILABLE",
+                "not loaded; its first request loads it".to_owned(),
+            ),
+        };
+        let version = model.file.version.to_string();
+        IndexEntry {
+            name: model.file.name.clone(),
+            version,
+            state,
+            reason,
+        }
+    };
+    let entries: Vec<IndexEntry> = models
+        .iter()
+        .map(entry)
+        .filter(|entry| !asked.ready || entry.state == "READY")
+        .collect();
+    Ok(web::Json(entries))
+}
+
+async fn rescan(rooms: &Rooms) -> Result<Inventory, Problem> {
+    Ok(rooms
+        .repository
+        .ask(Rescan, rooms.request_deadline)
+        .await??)
+}
+
+/// Loads the highest version. Files or settings that changed take effect: then the model is
+/// unloaded first, when its requests in flight are done.
+pub(super) async fn load(
+    path: web::Path<ModelPath>,
+    rooms: web::Data<Rooms>,
+) -> Result<impl Responder, Problem> {
+    let inventory = rescan(&rooms).await?;
+    let model = models::resolve(&rooms, &path).await?;
+    let name = model.file.resource();
+    if inventory.changed.contains(&name) {
+        rooms
+            .loader
+            .ask(Unload { name: name.clone() }, rooms.request_deadline)
+            .await??;
+    }
+    rooms
+        .loader
+        .ask(Preload { name }, rooms.request_deadline)
+        .await??;
+    Ok(HttpResponse::Ok().finish())
+}
+
+/// Unloads every version, when their requests in flight are done.
+pub(super) async fn unload(
+    path: web::Path<ModelPath>,
+    rooms: web::Data<Rooms>,
+) -> Result<impl Responder, Problem> {
+    let newest = models::resolve(&rooms, &path).await?;
+    let Inventory { models, .. } = rescan(&rooms).await?;
+    for model in models
+        .iter()
+        .filter(|model| model.file.name == newest.file.name)
+    {
+        let unload = Unload {
+            name: model.file.resource(),
+        };
+        rooms.loader.ask(unload, rooms.request_deadline).await??;
+    }
+    Ok(HttpResponse::Ok().finish())
+}
