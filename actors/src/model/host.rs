@@ -5,7 +5,6 @@
 //! When the process ends, so does the actor, with the process's exit as the reason: the supervisor
 //! starts a new one.
 
-use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -588,20 +587,18 @@ impl Child for ModelHost {
     }
 }
 
-fn end_in_order(running: Option<Running>, entry: Arc<dyn Entry>) -> impl Future<Output = ()> {
-    async move {
-        if let Some(Running {
-            mut process,
-            sender,
-            ..
-        }) = running
-        {
-            // It also ends when the socket closes, whether or not it reads this.
-            sender.send(&HostRequest::Stop, &[]).ok();
-            let pid = process.pid();
-            process.end(END_WITHIN).await;
-            entry.detach(pid);
-        }
+async fn end_in_order(running: Option<Running>, entry: Arc<dyn Entry>) {
+    if let Some(Running {
+        mut process,
+        sender,
+        ..
+    }) = running
+    {
+        // It also ends when the socket closes, whether or not it reads this.
+        sender.send(&HostRequest::Stop, &[]).ok();
+        let pid = process.pid();
+        process.end(END_WITHIN).await;
+        entry.detach(pid);
     }
 }
 

@@ -210,9 +210,13 @@ impl ModelOwner {
                 self.instances[index].work = Work::Free;
                 self.finish(index, pending, output);
             }
+            // The process failed by its own fault and is about to end.
+            Ok(Err(InferError::HostLost)) => {
+                self.lose(index, cx);
+                self.after_crash(pending, true);
+            }
             Ok(Err(error)) => {
-                let dying = matches!(error, InferError::HostLost | InferError::Deadline(_));
-                if dying {
+                if matches!(error, InferError::Deadline(_)) {
                     self.lose(index, cx);
                 } else {
                     self.instances[index].work = Work::Free;

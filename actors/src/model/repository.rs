@@ -3,13 +3,14 @@
 //! The actor knows each version that it has seen, offers it to the lazy loader, and finds new ones
 //! when somebody asks for them. It loads nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler};
+use futures_util::future::join_all;
 use headroom_model_protocol::Ready;
 use serde_json::{Value, json};
 
@@ -58,6 +59,10 @@ impl ModelFile {
         self.bytes == other.bytes
             && self.modified == other.modified
             && self.settings == other.settings
+    }
+
+    fn key(&self) -> Key {
+        (self.name.clone(), self.version)
     }
 
     /// Its name in the loader's catalogue.
@@ -172,10 +177,15 @@ impl std::fmt::Debug for Model {
     }
 }
 
+/// A model's name and version.
+type Key = (String, u64);
+
 /// What became of what was found.
 struct Adopted {
     /// Catalogue names of models whose files or settings are no longer those that were known.
     changed: Vec<String>,
+    /// What the loader did not take.
+    refused: Vec<(Key, LoadError)>,
 }
 
 /// Knows the models on disk.
@@ -184,7 +194,7 @@ pub struct Repository {
     config: Arc<ModelsConfig>,
     runtime: Runtime,
     registrar: Arc<dyn Registrar>,
-    models: BTreeMap<(String, u64), Model>,
+    models: BTreeMap<Key, Model>,
 }
 
 impl Repository {
@@ -218,12 +228,15 @@ impl Repository {
         }
     }
 
-    /// Takes in what was found on disk. The future offers what is new or changed to the loader.
+    /// Takes in what was found on disk, new or changed, and offers it to the loader.
+    ///
+    /// A model can be asked for from now on. That is not too early: all offers are sent before this
+    /// actor answers anybody else, and the loader works in order.
     fn adopt(&mut self, found: Vec<ModelFile>) -> impl Future<Output = Adopted> + use<> {
         let mut offers = Vec::new();
         let mut changed = Vec::new();
         for file in found {
-            let key = (file.name.clone(), file.version);
+            let key = file.key();
             let known = self.models.get(&key);
             if known.is_some_and(|model| model.file.is_same(&file)) {
                 continue;
@@ -245,19 +258,48 @@ impl Repository {
                 owner: resource.owner().clone(),
                 resource,
             };
-            offers.push(self.loadable(&model));
+            offers.push((key.clone(), self.loadable(&model)));
             self.models.insert(key, model);
         }
         let registrar = Arc::clone(&self.registrar);
-        let path = self.life.path().to_owned();
+        let register = move |(key, offer)| {
+            let registered = registrar.register(offer);
+            async move { registered.await.err().map(|error| (key, error)) }
+        };
+        let registered = join_all(offers.into_iter().map(register));
         async move {
-            for offer in offers {
-                let model = offer.name.clone();
-                if let Err(error) = registrar.register(offer).await {
-                    tracing::warn!(actor = path, model, %error, "the loader refused a model");
-                }
+            Adopted {
+                changed,
+                refused: registered.await.into_iter().flatten().collect(),
             }
-            Adopted { changed }
+        }
+    }
+
+    /// Forgets what the loader did not take, so that it is found and offered again.
+    fn forget(&mut self, refused: Vec<(Key, LoadError)>) {
+        for (key, error) in refused {
+            let (model, version) = &key;
+            tracing::warn!(actor = self.life.path(), model, version, %error, "model not taken in");
+            self.models.remove(&key);
+        }
+    }
+
+    /// Takes what is no longer on disk out of the catalogue. The loader unloads it, when its
+    /// requests in flight are done.
+    fn drop_missing(&mut self, found: &[ModelFile]) -> impl Future<Output = ()> + use<> {
+        let there: BTreeSet<Key> = found.iter().map(ModelFile::key).collect();
+        let gone: Vec<Model> = self
+            .models
+            .extract_if(.., |key, _| !there.contains(key))
+            .map(|(_, gone)| gone)
+            .collect();
+        let registrar = Arc::clone(&self.registrar);
+        let unregistered = join_all(
+            gone.iter()
+                .map(move |model| registrar.unregister(model.file.resource())),
+        );
+        async move {
+            unregistered.await;
         }
     }
 
@@ -322,12 +364,15 @@ impl Handler<Call<Resolve>> for Repository {
         let look = blocking(move || scan_model(&dir, &wanted));
         let adopt = wrap_future::<_, Self>(look)
             .then(|found, repository, _| wrap_future::<_, Self>(repository.adopt(found)));
-        cx.spawn(adopt.map(move |_, repository, _| reply.send(repository.find(&name, version))));
+        cx.spawn(adopt.map(move |adopted, repository, _| {
+            repository.forget(adopted.refused);
+            reply.send(repository.find(&name, version));
+        }));
     }
 }
 
 /// Looks at the whole folder again and tells all that is in it. What is new or has changed takes
-/// effect at the next load.
+/// effect at the next load; what is gone is unloaded.
 #[derive(Debug)]
 pub struct Rescan;
 
@@ -353,23 +398,35 @@ impl Handler<Call<Rescan>> for Repository {
         };
         let dir = self.config.dir.clone();
         let look = wrap_future::<_, Self>(blocking(move || scan(&dir)));
-        let adopt = look.then(|found, repository, _| {
-            let failed = found.as_ref().err().map(ToString::to_string);
-            let adopted = repository.adopt(found.unwrap_or_default());
-            wrap_future::<_, Self>(async move { (failed, adopted.await) })
+        let adopt = look.then(|found, repository, cx| {
+            let adopted = found.map(|found| {
+                // What is still in use may take its time to leave; nobody has to wait for that.
+                cx.spawn(wrap_future(repository.drop_missing(&found)));
+                repository.adopt(found)
+            });
+            wrap_future::<_, Self>(async move {
+                match adopted {
+                    Ok(adopted) => Ok(adopted.await),
+                    Err(error) => Err(error),
+                }
+            })
         });
-        cx.spawn(adopt.map(move |(failed, adopted), repository, _| {
-            if let Some(error) = failed {
-                let dir = repository.config.dir.display();
-                tracing::error!(%dir, error, "cannot read models.dir");
-                let message = "the models folder cannot be read";
-                return reply.send(Err(LoadError::new(LoadFault::Unavailable, message)));
-            }
-            let models = repository.models.values().cloned().collect();
-            reply.send(Ok(Inventory {
-                models,
-                changed: adopted.changed,
-            }));
+        cx.spawn(adopt.map(move |adopted, repository, _| {
+            reply.send(match adopted {
+                Ok(Adopted { changed, refused }) => {
+                    repository.forget(refused);
+                    Ok(Inventory {
+                        models: repository.models.values().cloned().collect(),
+                        changed,
+                    })
+                }
+                Err(error) => {
+                    let dir = repository.config.dir.display();
+                    tracing::error!(%dir, %error, "cannot read models.dir");
+                    let message = "the models folder cannot be read";
+                    Err(LoadError::new(LoadFault::Unavailable, message))
+                }
+            });
         }));
     }
 }
