@@ -1,0 +1,10 @@
+//! The loader's promises, each as a test. What it loads here is scripted: the unit is the loader.
+
+pub(super) mod double;
+mod eviction;
+mod failure;
+mod leaving;
+mod pressure;
+mod registering;
+mod single_flight;
+mod stop;
