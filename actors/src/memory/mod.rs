@@ -14,8 +14,9 @@
 //!   was given back a moment ago counts.
 //! - **A dropped reservation is free at once**, without a message, also while the actor restarts.
 //! - **Reality wins**: an entry counts with what its processes really use where that is more than
-//!   what it reserved, and what belongs to no entry counts as well.
-//! - **Reading never blocks an actor's thread**, and takes at most a tenth of one core.
+//!   what it reserved, and what belongs to no entry counts as well. A process at rest is measured
+//!   once a second, one that grows or shrinks each time.
+//! - **Reading never blocks an actor's thread**; unasked, it takes at most a tenth of one core.
 //! - **The level rises at once and falls late** ([`next_level`]).
 //!
 //! What it does not see: memory that no process has mapped and that is not in one of our own

@@ -5,41 +5,26 @@
 //! outside ([`Shared`]): they survive a restart of the actor, and a reservation is given back
 //! without it.
 
+mod publishing;
+mod reading;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
+use actix::{Actor, Context, Handler, ResponseActFuture, SpawnHandle};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::budget::BudgetReading;
+use self::publishing::Published;
+use self::reading::{Last, Mark, read};
 use super::config::{MemoryConfig, MemoryConfigError};
-use super::levels::{next_level, used_share, wanted_bytes};
+use super::levels::used_share;
 use super::metrics;
 use super::probe::System;
 use super::room::Shared;
-use super::sampler::{Reading, SampleError, Sampler};
+use super::sampler::Sampler;
 use super::status::{KindUsage, MemoryStatus};
-use crate::kernel::pressure::{Acknowledgement, Level};
-use crate::kernel::{BudgetError, Call, Child, Claim, Exit, Message, Reply, Reservation, chain};
-
-/// A reading is good for a grant this long. (Never for a refusal.)
-const FRESH: Duration = Duration::from_millis(50);
-
-/// The pause after a reading is at least this many times as long as the reading took.
-const PAUSE_PER_READING: u32 = 9;
-
-/// How long subscribers may take to answer before they count as silent.
-const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(2);
-
-/// A high level that lasts is published again after this time: what was in use then may be idle
-/// now.
-const REPUBLISH_AFTER: Duration = Duration::from_secs(1);
-
-/// A share of the budget (one part in so many) by which what is wanted must change to be published
-/// again at once.
-const MATERIAL_PART: u64 = 100;
+use crate::kernel::{BudgetError, Call, Child, Claim, Exit, Message, Reply, Reservation};
 
 /// Changes of the level that the state for operators shows.
 const EVENTS_OBSERVED: usize = 10;
@@ -58,16 +43,6 @@ pub struct MemorySupervisor {
     failing: bool,
 }
 
-/// The last reading, apart from what the ledger took over.
-struct Last {
-    began: Instant,
-    /// [`Ledger::given_back`](super::Ledger::given_back) when it began.
-    given_back: u64,
-    took: Duration,
-    budget: BudgetReading,
-    working_set: Option<u64>,
-}
-
 /// A call that waits for a reading.
 struct Waiting {
     arrived: Instant,
@@ -77,25 +52,6 @@ struct Waiting {
 enum Wish {
     Reserve(Claim, Reply<Reserve>),
     Sample(Sample, Reply<Sample>),
-}
-
-/// The last publication of the level.
-struct Published {
-    epoch: u64,
-    at: Instant,
-    wanted: u64,
-    /// Answers are still waited for.
-    open: bool,
-}
-
-/// What comes back from the thread that read.
-type Outcome = (Sampler, Result<Reading, SampleError>);
-
-/// When a reading began.
-#[derive(Clone, Copy)]
-struct Mark {
-    began: Instant,
-    given_back: u64,
 }
 
 impl MemorySupervisor {
@@ -235,139 +191,6 @@ impl Handler<Call<Reconfigure>> for MemorySupervisor {
     }
 }
 
-/// Reading memory.
-impl MemorySupervisor {
-    fn mark(&self) -> Mark {
-        Mark {
-            began: Instant::now(),
-            given_back: self.shared.ledger.lock().given_back(),
-        }
-    }
-
-    /// Whether the last reading still tells how much may be granted.
-    fn is_fresh(&self) -> bool {
-        self.last.as_ref().is_some_and(|last| {
-            last.began.elapsed() <= FRESH
-                && last.given_back == self.shared.ledger.lock().given_back()
-        })
-    }
-
-    fn wait_for_reading(&mut self, wish: Wish, context: &mut Context<Self>) {
-        self.waiting.push(Waiting {
-            arrived: Instant::now(),
-            wish,
-        });
-        self.begin_reading(context);
-    }
-
-    /// Reads, unless a reading is under way.
-    fn begin_reading(&mut self, context: &mut Context<Self>) {
-        let Some(sampler) = self.sampler.take() else {
-            return;
-        };
-        if let Some(timer) = self.timer.take() {
-            context.cancel_future(timer);
-        }
-        let mark = self.mark();
-        let read = wrap_future::<_, Self>(read(sampler, self.shared.config()));
-        context.spawn(read.map(move |outcome, actor, context| {
-            // A failure was told to whoever waited, and to the log.
-            let known = actor.take_back(mark, outcome, context).is_ok();
-            actor.answer(mark, known);
-            if actor.waiting.is_empty() {
-                actor.schedule(context);
-            } else {
-                actor.begin_reading(context);
-            }
-        }));
-    }
-
-    /// Reads again after the pause that the situation asks for.
-    fn schedule(&mut self, context: &mut Context<Self>) {
-        if self.sampler.is_none() {
-            // A reading is under way; its end comes back here.
-            return;
-        }
-        if let Some(timer) = self.timer.take() {
-            context.cancel_future(timer);
-        }
-        let timer = context.run_later(self.pause(), |actor, context| {
-            actor.timer = None;
-            actor.begin_reading(context);
-        });
-        self.timer = Some(timer);
-    }
-
-    fn pause(&self) -> Duration {
-        let config = self.shared.config();
-        let is_short = self.shared.history().level() > Level::Normal;
-        let interval = if is_short || self.shared.ledger.lock().is_loading() {
-            config.sample_interval_fast
-        } else {
-            config.sample_interval
-        };
-        let took = self.last.as_ref().map_or(Duration::ZERO, |last| last.took);
-        interval.max(took.saturating_mul(PAUSE_PER_READING))
-    }
-
-    /// Takes over what a reading found.
-    fn take_back(
-        &mut self,
-        mark: Mark,
-        outcome: Option<Outcome>,
-        context: &mut Context<Self>,
-    ) -> Result<(), SampleError> {
-        let (sampler, outcome) = match outcome {
-            Some((sampler, outcome)) => (sampler, outcome),
-            None => (Sampler::new(&self.system), Err(SampleError::Panicked)),
-        };
-        self.sampler = Some(sampler);
-        match outcome {
-            Ok(reading) => {
-                self.failing = false;
-                self.take_over(mark, reading, context);
-                Ok(())
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(error = chain(&error), "memory cannot be read");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn take_over(&mut self, mark: Mark, reading: Reading, context: &mut Context<Self>) {
-        let before = self.last.as_ref().map(|last| &last.budget);
-        if before.is_none_or(|before| before.bytes != reading.budget.bytes) {
-            tracing::info!(
-                budget_bytes = reading.budget.bytes,
-                source = reading.budget.source.label(),
-                considered = reading.budget.describe(),
-                "memory budget"
-            );
-        }
-        let used = reading.usage.total();
-        {
-            let mut ledger = self.shared.ledger.lock();
-            ledger.set_budget(reading.budget.bytes);
-            ledger.measure(reading.usage);
-        }
-        let took = reading.took;
-        self.shared.history().verify(mark.began, used);
-        self.set_level(used, reading.budget.bytes, context);
-        let level = self.shared.history().level();
-        metrics::reading(&self.shared.ledger.lock(), used, level, took);
-        self.last = Some(Last {
-            began: mark.began,
-            given_back: mark.given_back,
-            took,
-            budget: reading.budget,
-            working_set: reading.working_set,
-        });
-    }
-}
-
 /// Granting claims.
 impl MemorySupervisor {
     fn grant(&self, claim: &Claim) -> Result<Reservation, BudgetError> {
@@ -414,94 +237,6 @@ impl MemorySupervisor {
     }
 }
 
-/// Publishing the level.
-impl MemorySupervisor {
-    fn set_level(&mut self, used: u64, budget: u64, context: &mut Context<Self>) {
-        let levels = self.shared.config().levels;
-        let (from, to, wanted) = {
-            let mut history = self.shared.history();
-            let from = history.level();
-            let to = next_level(from, used_share(used, budget), history.held(), &levels);
-            let wanted = wanted_bytes(to, used, budget, &levels);
-            if to != from {
-                history.change(to, used, wanted);
-            }
-            (from, to, wanted)
-        };
-        if to != from {
-            metrics::level_change(to);
-            tracing::info!(
-                from = from.label(),
-                to = to.label(),
-                used_bytes = used,
-                budget_bytes = budget,
-                wanted_bytes = wanted,
-                "memory level changed"
-            );
-            self.publish(to, wanted, context);
-        } else if self.is_due_again(to, wanted, budget) {
-            self.publish(to, wanted, context);
-        }
-    }
-
-    /// Whether a level that lasts must be published again: it is high, what was asked for last was
-    /// answered, and either something else is wanted now or some time has passed.
-    fn is_due_again(&self, level: Level, wanted: u64, budget: u64) -> bool {
-        if level < Level::High || wanted == 0 {
-            return false;
-        }
-        self.published.as_ref().is_none_or(|published| {
-            let is_material = wanted.abs_diff(published.wanted) > budget / MATERIAL_PART;
-            !published.open && (is_material || published.at.elapsed() >= REPUBLISH_AFTER)
-        })
-    }
-
-    fn publish(&mut self, level: Level, wanted: u64, context: &mut Context<Self>) {
-        let epoch = self.shared.writer.publish(level, wanted);
-        self.published = Some(Published {
-            epoch,
-            at: Instant::now(),
-            wanted,
-            open: wanted > 0,
-        });
-        if wanted == 0 {
-            return;
-        }
-        let shared = Arc::clone(&self.shared);
-        let answers = async move {
-            let writer = &shared.writer;
-            writer.acknowledgements(epoch, ACKNOWLEDGE_WITHIN).await
-        };
-        context.spawn(wrap_future::<_, Self>(answers).map(
-            move |(came, silent), actor, context| {
-                actor.answered(epoch, &came, silent, context);
-            },
-        ));
-    }
-
-    fn answered(
-        &mut self,
-        epoch: u64,
-        came: &[Acknowledgement],
-        silent: Vec<String>,
-        context: &mut Context<Self>,
-    ) {
-        match &mut self.published {
-            Some(published) if published.epoch == epoch => published.open = false,
-            // The level has changed since; these answers are about another one.
-            _ => return,
-        }
-        if !silent.is_empty() {
-            tracing::warn!(?silent, "no answer to memory pressure");
-        }
-        self.shared.history().acknowledge(came, silent);
-        if came.iter().any(|answer| answer.bytes > 0) {
-            // What was promised back is believed when it is seen.
-            self.begin_reading(context);
-        }
-    }
-}
-
 /// Showing the state.
 impl MemorySupervisor {
     fn status(&self, events: usize) -> Option<MemoryStatus> {
@@ -521,19 +256,10 @@ impl MemorySupervisor {
             kinds: KindUsage::of(usage),
             shared_file_bytes: usage.shared_files,
             working_set_bytes: last.working_set,
-            read_seconds_ago: last.began.elapsed().as_secs_f64(),
+            read_seconds_ago: last.mark.began.elapsed().as_secs_f64(),
             reading_seconds: last.took.as_secs_f64(),
             entries: ledger.entries(),
             events: history.latest(events),
         })
     }
-}
-
-/// Reads on a thread that may block. `None` when that panicked.
-async fn read(mut sampler: Sampler, config: MemoryConfig) -> Option<Outcome> {
-    let read = move || {
-        let reading = sampler.read(&config);
-        (sampler, reading)
-    };
-    tokio::task::spawn_blocking(read).await.ok()
 }

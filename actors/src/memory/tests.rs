@@ -120,6 +120,28 @@ fn claims_are_granted_until_the_budget_is_promised_and_given_back_by_dropping() 
 }
 
 #[test]
+fn reservations_outlive_the_actor_and_are_given_back_without_it() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        let kept = reserve(&memory, 500).await.unwrap();
+        let given_back = reserve(&memory, 400).await.unwrap();
+        root.stop().await;
+        drop(given_back);
+        let root = universe.start(spec(&memory)).await;
+        assert_eq!(
+            reserve(&memory, 401).await.unwrap_err(),
+            short(401, 400, 1000)
+        );
+        assert_eq!(kept.entry().reserved(), 500 * KIB);
+        drop(kept);
+        drop(reserve(&memory, 900).await.unwrap());
+        root.stop().await;
+    });
+}
+
+#[test]
 fn many_claims_at_once_never_pass_the_budget() {
     Universe::real_time(|universe| async move {
         let fixture = server();

@@ -173,6 +173,11 @@ pub(super) mod fixture {
     use std::fs;
     use std::path::Path;
 
+    /// The first fields of `/proc/<pid>/stat`.
+    pub(in crate::memory) fn stat(pid: i32, name: &str, parent: i32) -> String {
+        format!("{pid} ({name}) S {parent} 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 1 1\n")
+    }
+
     pub(in crate::memory) struct Fixture {
         folder: tempfile::TempDir,
     }
@@ -219,10 +224,7 @@ pub(super) mod fixture {
                     kilobytes + 1
                 ),
             );
-            self.write(
-                &format!("proc/{pid}/stat"),
-                format!("{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 0"),
-            );
+            self.write(&format!("proc/{pid}/stat"), stat(pid, name, parent));
         }
 
         pub(in crate::memory) fn system(&self) -> System {

@@ -23,26 +23,45 @@ pub struct ProcessUsage {
     pub estimated: bool,
 }
 
-/// Parent and name of a process; `None` when it is gone.
-pub(super) fn identity(system: &System, pid: i32) -> Option<(i32, String)> {
+/// Which process a number stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) parent: i32,
+    pub(super) name: String,
+    /// When it was made, in ticks of the kernel: tells it from a later process of the same number.
+    started: u64,
+}
+
+/// Which process `pid` is; `None` when it is gone.
+pub(super) fn identity(system: &System, pid: i32) -> Option<Identity> {
     parse_stat(&read_text(&system.proc(&format!("{pid}/stat"))).ok()?)
 }
 
-/// `42 (na (me)) S 1 ...`: the name may hold anything, closing brackets included.
-fn parse_stat(text: &str) -> Option<(i32, String)> {
+/// `42 (na (me)) S 1 ...`: the name may hold anything, closing brackets included. The parent is
+/// the second field after it, the start the twentieth.
+fn parse_stat(text: &str) -> Option<Identity> {
     let (head, rest) = text.rsplit_once(')')?;
     let (_, name) = head.split_once('(')?;
-    let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some((parent, name.to_owned()))
+    let mut fields = rest.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let started = fields.nth(17)?.parse().ok()?;
+    Some(Identity {
+        parent,
+        name: name.to_owned(),
+        started,
+    })
+}
+
+/// Resident pages of a process, told without walking over them; `None` when it is gone.
+pub(super) fn resident_pages(system: &System, pid: i32) -> Option<u64> {
+    let statm = read_text(&system.proc(&format!("{pid}/statm"))).ok()?;
+    statm.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Measures a process; `None` when it is gone.
-pub(super) fn measure(
-    system: &System,
-    pid: i32,
-    parent: i32,
-    name: String,
-) -> Option<ProcessUsage> {
+///
+/// The kernel walks over all its pages for this: about 15 ms for each GiB.
+pub(super) fn measure(system: &System, pid: i32, identity: &Identity) -> Option<ProcessUsage> {
     let rollup = read_text(&system.proc(&format!("{pid}/smaps_rollup"))).ok();
     // No permission, an old kernel, or ended a moment ago: the process's status tells which.
     let usage = rollup.and_then(|text| from_rollup(&text)).or_else(|| {
@@ -50,8 +69,8 @@ pub(super) fn measure(
         Some(from_status(&status))
     })?;
     Some(ProcessUsage {
-        parent,
-        name,
+        parent: identity.parent,
+        name: identity.name.clone(),
         ..usage
     })
 }
@@ -90,11 +109,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn somebody() -> Identity {
+        parse_stat("42 (a) R 7 (b)) S 13 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 4711").unwrap()
+    }
+
     #[test]
     fn a_name_may_hold_anything() {
-        let parsed = parse_stat("42 (a) R 7 (b)) S 13 42 42 0").unwrap();
-        assert_eq!(parsed, (13, "a) R 7 (b)".to_owned()));
-        for broken in ["", "42", "42 (x", "42 (x)", "42 (x) S", "42 (x) S y", ")("] {
+        let parsed = somebody();
+        assert_eq!((parsed.parent, &*parsed.name), (13, "a) R 7 (b)"));
+        assert_eq!(parsed.started, 4711);
+        for broken in [
+            "",
+            "42",
+            "42 (x",
+            "42 (x)",
+            "42 (x) S",
+            "42 (x) S y",
+            "42 (x) S 1 2",
+            ")(",
+        ] {
             assert_eq!(parse_stat(broken), None, "{broken}");
         }
     }
@@ -106,11 +139,11 @@ mod tests {
             .file("proc/8/status", status)
             .file("proc/9/status", "Name: zombie\nState: Z\n");
         let system = fixture.system();
-        let usage = measure(&system, 8, 1, "x".into()).unwrap();
+        let usage = measure(&system, 8, &somebody()).unwrap();
         assert_eq!((usage.pss, usage.rss), (500 << 10, 900 << 10));
         assert!(usage.estimated);
-        assert_eq!(measure(&system, 9, 1, "z".into()).unwrap().pss, 0);
-        assert_eq!(measure(&system, 10, 1, "gone".into()), None);
+        assert_eq!(measure(&system, 9, &somebody()).unwrap().pss, 0);
+        assert_eq!(measure(&system, 10, &somebody()), None);
     }
 
     proptest! {

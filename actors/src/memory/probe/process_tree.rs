@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
+use std::time::{Duration, Instant};
 
-use super::process::{self, ProcessUsage};
+use super::process::{self, Identity, ProcessUsage, resident_pages};
 use super::{System, read_text};
 
 /// What the whole tree uses at one moment.
@@ -33,16 +34,39 @@ impl TreeUsage {
     }
 }
 
+/// A measurement of a process is used again for this long as long as nothing speaks against it.
+const MEASURE_AGAIN: Duration = Duration::from_secs(1);
+
+/// A process whose resident pages changed by more than this is measured again at once. The kernel
+/// counts them per processor and tells the sum only roughly.
+const PAGES_CHANGED: u64 = 64;
+
 /// Reads the processes of a tree.
+///
+/// Measuring a process costs in proportion to its pages, so one at rest is not measured each time.
+/// All are measured when any process came or went, since that changes what the others share.
 #[derive(Debug)]
 pub(in crate::memory) struct ProcessTree {
     system: System,
+    known: BTreeMap<i32, Known>,
+    measure_again: Duration,
+}
+
+/// What was last measured of one process.
+#[derive(Debug)]
+struct Known {
+    identity: Identity,
+    pages: Option<u64>,
+    usage: ProcessUsage,
+    at: Instant,
 }
 
 impl ProcessTree {
     pub(in crate::memory) fn new(system: &System) -> Self {
         Self {
             system: system.clone(),
+            known: BTreeMap::new(),
+            measure_again: MEASURE_AGAIN,
         }
     }
 
@@ -50,31 +74,60 @@ impl ProcessTree {
     ///
     /// # Errors
     /// Not even the process at its root can be read.
-    pub(in crate::memory) fn measure(&self) -> io::Result<TreeUsage> {
-        let system = &self.system;
-        let own = system.pid().ok_or(io::ErrorKind::NotFound)?;
+    pub(in crate::memory) fn measure(&mut self) -> io::Result<TreeUsage> {
+        let own = self.system.pid().ok_or(io::ErrorKind::NotFound)?;
         let members = match self.by_children(own) {
             Some(members) => members,
             None => self.by_parents(own)?,
         };
-        let mut processes = BTreeMap::new();
-        for (pid, (parent, name)) in members {
-            if let Some(usage) = process::measure(system, pid, parent, name) {
-                processes.insert(pid, usage);
+        let mut before = std::mem::take(&mut self.known);
+        if !before.keys().eq(members.keys()) {
+            before.clear();
+        }
+        for (pid, identity) in members {
+            if let Some(known) = self.measure_one(pid, identity, before.remove(&pid)) {
+                self.known.insert(pid, known);
             }
         }
-        if !processes.contains_key(&own) {
+        if !self.known.contains_key(&own) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        let measured = self.known.iter();
         Ok(TreeUsage {
             own,
-            processes,
+            processes: measured
+                .map(|(pid, known)| (*pid, known.usage.clone()))
+                .collect(),
             shared_files: 0,
         })
     }
 
+    fn measure_one(&self, pid: i32, identity: Identity, before: Option<Known>) -> Option<Known> {
+        let pages = resident_pages(&self.system, pid);
+        let is_same = |before: &Known| {
+            let changed = before
+                .pages
+                .zip(pages)
+                .map(|(then, now)| then.abs_diff(now));
+            before.identity == identity
+                && before.at.elapsed() < self.measure_again
+                && changed.is_some_and(|pages| pages <= PAGES_CHANGED)
+        };
+        if let Some(known) = before.filter(is_same) {
+            return Some(known);
+        }
+        let at = Instant::now();
+        let usage = process::measure(&self.system, pid, &identity)?;
+        Some(Known {
+            identity,
+            pages,
+            usage,
+            at,
+        })
+    }
+
     /// Walks down by the lists of children. `None` where the kernel was built without them.
-    fn by_children(&self, own: i32) -> Option<BTreeMap<i32, (i32, String)>> {
+    fn by_children(&self, own: i32) -> Option<BTreeMap<i32, Identity>> {
         let system = &self.system;
         fs::metadata(system.proc(&format!("{own}/task/{own}/children"))).ok()?;
         let mut members = BTreeMap::new();
@@ -101,7 +154,7 @@ impl ProcessTree {
     }
 
     /// Asks every process for its parent.
-    fn by_parents(&self, own: i32) -> io::Result<BTreeMap<i32, (i32, String)>> {
+    fn by_parents(&self, own: i32) -> io::Result<BTreeMap<i32, Identity>> {
         let mut all = BTreeMap::new();
         let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
         for entry in fs::read_dir(self.system.proc(""))?.flatten() {
@@ -110,7 +163,7 @@ impl ProcessTree {
                 continue;
             };
             if let Some(identity) = process::identity(&self.system, pid) {
-                children.entry(identity.0).or_default().push(pid);
+                children.entry(identity.parent).or_default().push(pid);
                 all.insert(pid, identity);
             }
         }
@@ -128,11 +181,10 @@ impl ProcessTree {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Fixture;
+    use super::super::fixture::{Fixture, stat};
     use super::*;
     use std::io::Write;
     use std::process::{Child, Command, Stdio};
-    use std::time::{Duration, Instant};
 
     fn names(tree: &TreeUsage) -> Vec<(i32, &str)> {
         let named = tree.processes.iter();
@@ -175,16 +227,48 @@ mod tests {
     #[test]
     fn processes_that_are_gone_or_broken_are_left_out_and_rings_end() {
         let fixture = family()
-            .file("proc/300/stat", "300 (gone) S 100 1")
+            .file("proc/300/stat", stat(300, "gone", 100))
             .file("proc/301/stat", "garbage")
-            .file("proc/302/stat", "302 (own parent) S 302 1");
+            .file("proc/302/stat", stat(302, "own parent", 302));
         fixture.process(303, 102, "deep", 1);
         fixture.process(102, 101, "hr:a", 30);
-        fixture.write("proc/101/stat", "101 (ring) S 303 1");
+        fixture.write("proc/101/stat", stat(101, "ring", 303));
         let tree = ProcessTree::new(&fixture.system()).measure().unwrap();
         assert_eq!(names(&tree), [(100, "headroom")]);
         fixture.remove("proc/100");
         assert!(ProcessTree::new(&fixture.system()).measure().is_err());
+    }
+
+    #[test]
+    fn only_what_may_have_changed_is_measured_again() {
+        let fixture = family();
+        let mut tree = ProcessTree::new(&fixture.system());
+        tree.measure_again = Duration::MAX;
+        let shares = |tree: &mut ProcessTree| {
+            let processes = tree.measure().unwrap().processes;
+            let shares = processes.values().map(|process| process.pss >> 10);
+            shares.collect::<Vec<_>>()
+        };
+        let rollup = |kilobytes| format!("Pss: {kilobytes} kB\n");
+        for pid in [100, 101, 102] {
+            fixture.write(&format!("proc/{pid}/statm"), "900 500 300 1 0 1 0");
+        }
+        assert_eq!(shares(&mut tree), [10, 20, 30]);
+        fixture.write("proc/101/smaps_rollup", rollup(21));
+        fixture.write("proc/102/smaps_rollup", rollup(31));
+        assert_eq!(shares(&mut tree), [10, 20, 30], "at rest");
+        fixture.write("proc/102/statm", "900 565 300 1 0 1 0");
+        assert_eq!(shares(&mut tree), [10, 20, 31], "one grew");
+        fixture.process(103, 101, "hr:b", 40);
+        assert_eq!(shares(&mut tree), [10, 21, 31, 40], "one came");
+        // Another process under the same number.
+        fixture.write("proc/103/statm", "900 500 300 1 0 1 0");
+        shares(&mut tree);
+        fixture.process(103, 101, "hr:c", 50);
+        assert_eq!(shares(&mut tree), [10, 21, 31, 50], "one was replaced");
+        fixture.write("proc/101/smaps_rollup", rollup(22));
+        tree.measure_again = Duration::ZERO;
+        assert_eq!(shares(&mut tree), [10, 22, 31, 50], "time passed");
     }
 
     /// A child that holds `bytes` until it is dropped.
@@ -218,7 +302,7 @@ mod tests {
     #[test]
     fn a_real_childs_memory_is_seen_and_gone_when_it_is() {
         const BYTES: usize = 50 << 20;
-        let tree = ProcessTree::new(&System::default());
+        let mut tree = ProcessTree::new(&System::default());
         let hog = Hog::new(BYTES);
         let family = |usage: &TreeUsage, pid: i32| {
             let members = usage.processes.iter();
@@ -249,7 +333,7 @@ mod tests {
             .args(["-c", "for i in 1 2 3 4 5 6 7 8 9; do for j in 1 2 3 4 5 6 7 8 9; do (:) & done; wait; done"])
             .spawn()
             .unwrap();
-        let tree = ProcessTree::new(&System::default());
+        let mut tree = ProcessTree::new(&System::default());
         while busy.try_wait().unwrap().is_none() {
             let usage = tree.measure().unwrap();
             assert!(usage.processes[&usage.own].pss > 0);

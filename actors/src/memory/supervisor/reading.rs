@@ -1,0 +1,181 @@
+//! When memory is read, and what becomes of a reading. At most one is under way: what it needs
+//! travels with it.
+
+use std::time::Duration;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{AsyncContext, Context};
+use tokio::time::Instant;
+
+use super::super::budget::BudgetReading;
+use super::super::config::MemoryConfig;
+use super::super::metrics;
+use super::super::sampler::{Reading, SampleError, Sampler};
+use super::{MemorySupervisor, Waiting, Wish};
+use crate::kernel::chain;
+use crate::kernel::pressure::Level;
+
+/// A reading is good for a grant this long. (Never for a refusal.)
+const FRESH: Duration = Duration::from_millis(50);
+
+/// The pause after a reading is at least this many times as long as the reading took.
+const PAUSE_PER_READING: u32 = 9;
+
+/// The last reading, apart from what the ledger took over.
+pub(super) struct Last {
+    pub(super) mark: Mark,
+    pub(super) took: Duration,
+    pub(super) budget: BudgetReading,
+    pub(super) working_set: Option<u64>,
+}
+
+/// When a reading began.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    pub(super) began: Instant,
+    /// [`Ledger::given_back`](super::super::Ledger::given_back) at that moment.
+    given_back: u64,
+}
+
+/// What comes back from the thread that read.
+pub(super) type Outcome = (Sampler, Result<Reading, SampleError>);
+
+impl MemorySupervisor {
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            began: Instant::now(),
+            given_back: self.shared.ledger.lock().given_back(),
+        }
+    }
+
+    /// Whether the last reading still tells how much may be granted.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| {
+            last.mark.began.elapsed() <= FRESH
+                && last.mark.given_back == self.shared.ledger.lock().given_back()
+        })
+    }
+
+    pub(super) fn wait_for_reading(&mut self, wish: Wish, context: &mut Context<Self>) {
+        self.waiting.push(Waiting {
+            arrived: Instant::now(),
+            wish,
+        });
+        self.begin_reading(context);
+    }
+
+    /// Reads, unless a reading is under way.
+    pub(super) fn begin_reading(&mut self, context: &mut Context<Self>) {
+        let Some(sampler) = self.sampler.take() else {
+            return;
+        };
+        if let Some(timer) = self.timer.take() {
+            context.cancel_future(timer);
+        }
+        let mark = self.mark();
+        let read = wrap_future::<_, Self>(read(sampler, self.shared.config()));
+        context.spawn(read.map(move |outcome, actor, context| {
+            // A failure was told to whoever waited, and to the log.
+            let known = actor.take_back(mark, outcome, context).is_ok();
+            actor.answer(mark, known);
+            if actor.waiting.is_empty() {
+                actor.schedule(context);
+            } else {
+                actor.begin_reading(context);
+            }
+        }));
+    }
+
+    /// Reads again after the pause that the situation asks for.
+    pub(super) fn schedule(&mut self, context: &mut Context<Self>) {
+        if self.sampler.is_none() {
+            // A reading is under way; its end comes back here.
+            return;
+        }
+        if let Some(timer) = self.timer.take() {
+            context.cancel_future(timer);
+        }
+        let timer = context.run_later(self.pause(), |actor, context| {
+            actor.timer = None;
+            actor.begin_reading(context);
+        });
+        self.timer = Some(timer);
+    }
+
+    fn pause(&self) -> Duration {
+        let config = self.shared.config();
+        let is_short = self.shared.history().level() > Level::Normal;
+        let interval = if is_short || self.shared.ledger.lock().is_loading() {
+            config.sample_interval_fast
+        } else {
+            config.sample_interval
+        };
+        let took = self.last.as_ref().map_or(Duration::ZERO, |last| last.took);
+        interval.max(took.saturating_mul(PAUSE_PER_READING))
+    }
+
+    /// Takes over what a reading found.
+    pub(super) fn take_back(
+        &mut self,
+        mark: Mark,
+        outcome: Option<Outcome>,
+        context: &mut Context<Self>,
+    ) -> Result<(), SampleError> {
+        let (sampler, outcome) = match outcome {
+            Some((sampler, outcome)) => (sampler, outcome),
+            None => (Sampler::new(&self.system), Err(SampleError::Panicked)),
+        };
+        self.sampler = Some(sampler);
+        match outcome {
+            Ok(reading) => {
+                self.failing = false;
+                self.take_over(mark, reading, context);
+                Ok(())
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(error = chain(&error), "memory cannot be read");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn take_over(&mut self, mark: Mark, reading: Reading, context: &mut Context<Self>) {
+        let before = self.last.as_ref().map(|last| &last.budget);
+        if before.is_none_or(|before| before.bytes != reading.budget.bytes) {
+            tracing::info!(
+                budget_bytes = reading.budget.bytes,
+                source = reading.budget.source.label(),
+                considered = reading.budget.describe(),
+                "memory budget"
+            );
+        }
+        let used = reading.usage.total();
+        {
+            let mut ledger = self.shared.ledger.lock();
+            ledger.set_budget(reading.budget.bytes);
+            ledger.measure(reading.usage);
+        }
+        let took = reading.took;
+        self.shared.history().verify(mark.began, used);
+        self.set_level(used, reading.budget.bytes, context);
+        let level = self.shared.history().level();
+        metrics::reading(&self.shared.ledger.lock(), used, level, took);
+        self.last = Some(Last {
+            mark,
+            took,
+            budget: reading.budget,
+            working_set: reading.working_set,
+        });
+    }
+}
+
+/// Reads on a thread that may block. `None` when that panicked.
+pub(super) async fn read(mut sampler: Sampler, config: MemoryConfig) -> Option<Outcome> {
+    let read = move || {
+        let reading = sampler.read(&config);
+        (sampler, reading)
+    };
+    tokio::task::spawn_blocking(read).await.ok()
+}
