@@ -4,27 +4,32 @@
 //! ourselves, turn it into a future (`Context::into_future`) and drive that. Around every poll
 //! stands a `catch_unwind`: a panic must not reach tokio, because tokio would drop the context
 //! while unwinding, and dropping a live actix context polls it once more.
+//!
+//! Calls do not come through actix's mailbox but through a lane of ours, because actix handles
+//! messages as long as there are any before it looks at anything else: callers on other threads
+//! that keep a mailbox filled would keep the actor from its heartbeat and its stop, and every other
+//! actor of the thread from its turn. The lane yields.
 
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant as WallInstant;
+use std::time::{Duration, Instant as WallInstant};
 
 use actix::dev::ContextFut;
 use actix::fut::{ActorFuture, ActorFutureExt, wrap_future};
-use actix::{AsyncContext, Context};
+use actix::{ActorContext, AsyncContext, Context};
 use actix_rt::Arbiter;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Interval;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::child::{Child, Life, Placement};
 use super::exit::Exit;
-use super::handle::{Handle, Route};
+use super::handle::{Envelope, Handle, Route};
 use super::incarnation::{Beat, Birth, Launch, Running};
 use super::stats::Stats;
 
@@ -33,6 +38,9 @@ pub(super) type Observe = oneshot::Sender<Value>;
 
 /// Requests for state that may wait: operators look at actors now and then, not all at once.
 const OBSERVERS_MAX: usize = 4;
+
+/// The shortest heartbeat: a shorter one would only heat the machine.
+const BEAT_MIN: Duration = Duration::from_millis(1);
 
 pub(super) struct ActorLauncher<A: Child> {
     handle: Handle<A>,
@@ -59,64 +67,53 @@ impl<A: Child> Launch for ActorLauncher<A> {
         let (ready_sender, ready) = oneshot::channel();
         let (exit_sender, exited) = oneshot::channel();
         let (observe_sender, observers) = mpsc::channel(OBSERVERS_MAX);
+        let (lane, calls) = mpsc::channel((self.handle.capacity() as usize).max(1));
+        let calls = Calls::new(calls);
+        let cut = calls.clone();
         let stop = CancellationToken::new();
         let kill = CancellationToken::new();
         let beat = Beat::new();
-        let life = Life::new(birth.node.path().into(), birth.incarnation);
         birth
             .node
             .attach(Some(Arc::clone(self.handle.stats())), Some(observe_sender));
 
+        let born = Born {
+            life: Life::new(birth.node.path().into(), birth.incarnation),
+            ready: ready_sender,
+            stop: stop.clone(),
+            observers,
+            calls,
+            beat: beat.clone(),
+            interval: birth.heartbeat.interval,
+        };
         let handle = self.handle.clone();
         let factory = Arc::clone(&self.factory);
-        let (stopping, killed, beating) = (stop.clone(), kill.clone(), beat.clone());
-        let interval = birth.heartbeat.interval;
+        let killed = kill.clone();
         let run = move || {
             actix_rt::spawn(async move {
-                let born = Born {
-                    life,
-                    ready: ready_sender,
-                    stop: stopping,
-                    observers,
-                };
-                let alive = catch_unwind(AssertUnwindSafe(|| {
-                    conceive(&handle, &*factory, born, beating, interval)
-                }));
-                let exit = match alive {
-                    Ok(alive) => tokio::select! {
-                        biased;
-                        () = killed.cancelled() => Exit::Killed,
-                        exit = alive => exit,
-                    },
-                    Err(payload) => Exit::Panic(panic_text(&*payload)),
-                };
+                let exit = run(handle, &*factory, born, killed).await;
                 // The supervisor stops listening only when it has abandoned us.
                 exit_sender.send(exit).ok();
             });
         };
         match self.placement {
             Placement::Shared => run(),
-            Placement::Dedicated => {
-                let arbiter = Arbiter::new();
-                let thread = arbiter.handle();
-                let finished = kill.clone();
-                arbiter.spawn_fn(move || {
-                    run();
-                    // The thread ends with its actor, which ends every path by this token.
-                    actix_rt::spawn(async move {
-                        finished.cancelled().await;
-                        thread.stop();
-                    });
-                });
-            }
+            Placement::Dedicated => run_apart(run, kill.clone()),
         }
+        let opened = self.handle.clone();
         Running {
             ready,
+            open: Box::new(move || opened.set_route(Route::Up(lane))),
+            cut_off: Box::new(move || cut.drop_all()),
             exited,
             stop,
             kill,
             beat: Some(beat),
         }
+    }
+
+    fn close(&self) {
+        self.mark_down(None);
     }
 
     fn mark_down(&self, until: Option<tokio::time::Instant>) {
@@ -128,57 +125,110 @@ impl<A: Child> Launch for ActorLauncher<A> {
     }
 }
 
-struct Born {
+/// Runs `run` on a thread of its own, which ends once `over` is cancelled: every life does that at
+/// its end. When there is no thread to be had, the drop of `run` tells the supervisor.
+fn run_apart(run: impl FnOnce() + Send + 'static, over: CancellationToken) {
+    let arbiter = match Arbiter::try_new() {
+        Ok(arbiter) => arbiter,
+        Err(error) => return tracing::error!(%error, "cannot start a thread for an actor"),
+    };
+    let thread = arbiter.handle();
+    arbiter.spawn_fn(move || {
+        run();
+        actix_rt::spawn(async move {
+            over.cancelled().await;
+            thread.stop();
+        });
+    });
+}
+
+/// What an incarnation is made of.
+struct Born<A: Child> {
     life: Life,
     ready: oneshot::Sender<()>,
     stop: CancellationToken,
     observers: mpsc::Receiver<Observe>,
+    calls: Calls<A>,
+    beat: Beat,
+    interval: Duration,
+}
+
+/// One whole life, from the factory to the drop. Returns after nothing of the actor is left.
+async fn run<A: Child>(
+    handle: Handle<A>,
+    factory: &(dyn Fn(Life) -> A + Send + Sync),
+    born: Born<A>,
+    killed: CancellationToken,
+) -> Exit {
+    let conceived = catch_unwind(AssertUnwindSafe(|| conceive(handle, factory, born)));
+    let mut alive = match conceived {
+        Ok(alive) => alive,
+        Err(payload) => return Exit::Panic(panic_text(&*payload)),
+    };
+    let exit = tokio::select! {
+        biased;
+        () = killed.cancelled() => Exit::Killed,
+        exit = &mut alive => exit,
+    };
+    match (alive.bury(), exit) {
+        // The panic that ended it explains more than those that followed from it.
+        (Some(panic), Exit::Panic(first)) => {
+            tracing::error!(panic, "an actor panicked again while it was dropped");
+            Exit::Panic(first)
+        }
+        (Some(panic), _) => Exit::Panic(panic),
+        (None, exit) => exit,
+    }
 }
 
 /// Makes the actor and its context and arranges the order of its life.
 fn conceive<A: Child>(
-    handle: &Handle<A>,
+    handle: Handle<A>,
     factory: &(dyn Fn(Life) -> A + Send + Sync),
-    born: Born,
-    beat: Beat,
-    interval: std::time::Duration,
+    born: Born<A>,
 ) -> Alive<A> {
     let Born {
         life,
         ready,
         stop,
         observers,
+        calls,
+        beat,
+        interval,
     } = born;
     let actor = factory(life.clone());
+    let stats = Arc::clone(handle.stats());
     let mut context = Context::<A>::new();
-    let address = context.address();
-    let opened = handle.clone();
     let own_life = life.clone();
+    let first_beat = beat.clone();
     let start = wrap_future::<_, A>(std::future::ready(()))
         .then(|(), actor: &mut A, context: &mut Context<A>| actor.start(context))
         .map(move |started, _, context: &mut Context<A>| match started {
             Ok(()) => {
-                opened.set_route(Route::Up(address));
+                // From now on silence counts; the time that the start took does not.
+                first_beat.strike();
                 // A supervisor that does not wait any more has already asked for the kill.
                 ready.send(()).ok();
             }
             Err(exit) => own_life.end(context, exit),
         });
     context.wait(start);
-    context.spawn(ControlLane {
-        beat: beat.clone(),
-        interval: tokio::time::interval(interval),
+    let mut interval = tokio::time::interval(interval.max(BEAT_MIN));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    context.spawn(Lane {
+        beat,
+        interval,
         observers,
+        calls,
         stop: Box::pin(stop.cancelled_owned()),
         draining: None,
-        handle: handle.clone(),
+        handle,
         life: life.clone(),
     });
-    beat.strike();
     Alive {
         context: Some(context.into_future(actor)),
         life,
-        stats: Arc::clone(handle.stats()),
+        stats,
     }
 }
 
@@ -209,14 +259,24 @@ impl<A: Child> Future for Alive<A> {
     }
 }
 
+impl<A: Child> Alive<A> {
+    /// Drops the actor with all that it has spawned, and returns the text if that panicked.
+    fn bury(&mut self) -> Option<String> {
+        let mut context = self.context.take()?;
+        // A live context would be polled once more by its drop, with an actor that may be broken.
+        context.ctx().terminate();
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(context)));
+        dropped.err().map(|payload| panic_text(&*payload))
+    }
+}
+
 impl<A: Child> Drop for Alive<A> {
     fn drop(&mut self) {
-        // Dropping a live context runs the actor's `stopped`, which may panic on a broken actor.
-        let context = self.context.take();
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(context))) {
+        // Only when the whole system goes down under us is there something left to bury.
+        if let Some(panic) = self.bury() {
             tracing::error!(
                 actor = self.life.path(),
-                panic = panic_text(&*payload),
+                panic,
                 "actor panicked while it was dropped"
             );
         }
@@ -233,21 +293,62 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// The kernel's own future inside every actor: it beats, answers observers, and carries out the
-/// stop. It runs in the actor's loop on purpose: what it proves alive is that very loop.
-struct ControlLane<A: Child> {
+/// The calls that wait for an actor. Shared with its supervisor, who drops them at a kill: an actor
+/// that blocks its thread must not keep the places of calls that it will never look at.
+struct Calls<A: Child> {
+    waiting: Arc<Mutex<Option<mpsc::Receiver<Envelope<A>>>>>,
+}
+
+impl<A: Child> Clone for Calls<A> {
+    fn clone(&self) -> Self {
+        Self {
+            waiting: Arc::clone(&self.waiting),
+        }
+    }
+}
+
+impl<A: Child> Calls<A> {
+    fn new(receiver: mpsc::Receiver<Envelope<A>>) -> Self {
+        Self {
+            waiting: Arc::new(Mutex::new(Some(receiver))),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<mpsc::Receiver<Envelope<A>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll_next(&self, task: &mut TaskContext<'_>) -> Poll<Option<Envelope<A>>> {
+        match &mut *self.lock() {
+            Some(receiver) => receiver.poll_recv(task),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn drop_all(&self) {
+        // Messages are dropped outside of the lock: they may run code of anybody.
+        let receiver = self.lock().take();
+        drop(receiver);
+    }
+}
+
+/// The kernel's own future inside every actor: it beats, answers observers, carries out the stop,
+/// and hands over the calls, in this order at every turn. It runs in the actor's loop on purpose:
+/// what it proves alive is that very loop.
+struct Lane<A: Child> {
     beat: Beat,
     interval: Interval,
     observers: mpsc::Receiver<Observe>,
+    calls: Calls<A>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     draining: Option<Pin<Box<dyn ActorFuture<A, Output = ()>>>>,
     handle: Handle<A>,
     life: Life,
 }
 
-impl<A: Child> Unpin for ControlLane<A> {}
+impl<A: Child> Unpin for Lane<A> {}
 
-impl<A: Child> ActorFuture<A> for ControlLane<A> {
+impl<A: Child> ActorFuture<A> for Lane<A> {
     type Output = ();
 
     fn poll(
@@ -274,6 +375,12 @@ impl<A: Child> ActorFuture<A> for ControlLane<A> {
         {
             self.life.end(context, Exit::Shutdown);
             return Poll::Ready(());
+        }
+        // The channel takes part in tokio's cooperative budget: a full one cannot hold the thread.
+        while !context.waiting()
+            && let Poll::Ready(Some(call)) = self.calls.poll_next(task)
+        {
+            call(actor, context);
         }
         Poll::Pending
     }

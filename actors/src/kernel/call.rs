@@ -53,7 +53,7 @@ impl<M: Message> Call<M> {
             deadline,
             queued: true,
             stats,
-            _permit: permit,
+            permit: Some(permit),
         };
         (Self { message, reply }, receiver)
     }
@@ -63,12 +63,8 @@ impl<M: Message> Call<M> {
     pub fn accept(self) -> Option<(M, Reply<M>)> {
         let Self { message, mut reply } = self;
         reply.dequeue();
-        if reply.is_cancelled() {
-            reply.stats.cancelled();
-            reply.sender = None;
-            return None;
-        }
-        Some((message, reply))
+        // A reply that is dropped cancelled is counted as that.
+        (!reply.is_cancelled()).then_some((message, reply))
     }
 }
 
@@ -79,7 +75,7 @@ pub struct Reply<M: Message> {
     deadline: Instant,
     queued: bool,
     stats: Arc<Stats>,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<M: Message> Reply<M> {
@@ -90,6 +86,8 @@ impl<M: Message> Reply<M> {
         } else {
             self.stats.handled()
         }
+        // Before the answer: whoever has it may call again at once.
+        self.permit = None;
         if let Some(sender) = self.sender.take() {
             // The caller may have given up; that is its right and already counted there.
             sender.send(reply).ok();
@@ -129,8 +127,15 @@ impl<M: Message> Reply<M> {
 impl<M: Message> Drop for Reply<M> {
     fn drop(&mut self) {
         self.dequeue();
-        if self.sender.take().is_some() {
+        if self.sender.is_none() {
+            return;
+        }
+        if self.is_cancelled() {
+            self.stats.cancelled();
+        } else {
             self.stats.lost();
         }
+        // Before the caller hears of it, as in `send`; the sender is dropped after this.
+        self.permit = None;
     }
 }

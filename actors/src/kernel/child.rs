@@ -65,13 +65,14 @@ impl Life {
         self.incarnation
     }
 
-    /// Ends the actor with `exit`. The first reason given stands.
+    /// Ends the actor with `exit` before it does anything else. The first reason given stands.
     pub fn end<A: Child>(&self, context: &mut Context<A>, exit: Exit) {
         self.exit
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(exit);
-        context.terminate();
+        // Not `terminate`: with a cancelled future pending, actix 0.13 then turns in its loop for ever.
+        context.stop();
     }
 
     pub(super) fn take_exit(&self) -> Option<Exit> {

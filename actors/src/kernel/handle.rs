@@ -8,8 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, Context, Handler};
-use tokio::sync::{Semaphore, watch};
+use actix::dev::MessageResponse;
+use actix::{Actor, Context, Handler};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Call, Message};
@@ -45,13 +46,19 @@ impl AskError {
     }
 }
 
-/// Where calls go right now. Written by the actor's supervisor alone.
-#[derive(Clone)]
+/// A call on its way, with its message's type forgotten: hands itself to the actor's handler.
+pub(super) type Envelope<A> = Box<dyn FnOnce(&mut A, &mut <A as Actor>::Context) + Send>;
+
+/// Where calls go right now. Written on the thread of the actor's supervisor alone, so that no
+/// incarnation that is on its way out can open what was closed.
 pub(super) enum Route<A: Actor> {
     Down { until: Option<Instant> },
-    Up(Addr<A>),
+    Up(mpsc::Sender<Envelope<A>>),
     Stopped,
 }
+
+/// Longer than anything waits; a deadline further away than this is none.
+const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 struct Shared<A: Actor> {
     name: String,
@@ -110,7 +117,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         M: Message,
         A: Handler<Call<M>>,
     {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + within.min(FOR_EVER);
         let stats = &self.shared.stats;
         let receiver = self.admit(message, deadline)?;
         match timeout_at(deadline, receiver).await {
@@ -134,9 +141,9 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
     {
         let shared = &self.shared;
         let route = shared.route.borrow();
-        let address = match &*route {
-            // Between the actor's death and its supervisor's notice the address is a dead one.
-            Route::Up(address) if address.connected() => address,
+        let lane = match &*route {
+            // Between the actor's death and its supervisor's notice the lane is a dead one.
+            Route::Up(lane) if !lane.is_closed() => lane,
             Route::Up(_) => {
                 shared.stats.refused_unavailable();
                 return Err(AskError::Restarting {
@@ -160,9 +167,11 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
             return Err(AskError::Busy);
         };
         let (call, receiver) = Call::new(message, deadline, permit, Arc::clone(&shared.stats));
-        // The permit is the bound; the mailbox itself must never refuse what was admitted.
-        #[allow(clippy::disallowed_methods)]
-        address.do_send(call);
+        let envelope: Envelope<A> =
+            Box::new(move |actor, context| actor.handle(call, context).handle(context, None));
+        // The permit is the bound: the lane has room for whoever has one. If the actor dies at this
+        // very moment the call is dropped, and its caller hears that from the receiver.
+        lane.try_send(envelope).ok();
         Ok(receiver)
     }
 
@@ -174,6 +183,25 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
             Ok(Ok(route)) => matches!(&*route, Route::Up(_)),
             _ => false,
         }
+    }
+
+    /// Waits until an incarnation runs that did not when this was called. False when the actor was
+    /// stopped or `within` passed first.
+    pub async fn restarted(&self, within: Duration) -> bool {
+        let alive = |route: &Route<A>| matches!(route, Route::Up(lane) if !lane.is_closed());
+        let mut route = self.shared.route.subscribe();
+        let restarted = async {
+            // The receiver cannot fail: the sender lives as long as this handle.
+            route.wait_for(|route| !alive(route)).await.ok();
+            let settled = |route: &Route<A>| alive(route) || matches!(route, Route::Stopped);
+            route
+                .wait_for(settled)
+                .await
+                .is_ok_and(|route| alive(&route))
+        };
+        tokio::time::timeout(within, restarted)
+            .await
+            .unwrap_or(false)
     }
 
     /// Calls in flight: admitted, and their work not yet ended.

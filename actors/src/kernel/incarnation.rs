@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::child::{ChildSpec, Heartbeat};
+use super::child::{ChildSpec, Heartbeat, Kind};
 use super::exit::Exit;
 use super::tree::{Node, Tree};
 
 /// After a kill, how long to wait for the end before the child's thread is abandoned. A kill is
-/// carried out at the next await point; only code that blocks its thread can outlast this.
+/// carried out at the next await point; only code that blocks its thread, or a process that is held
+/// inside the system, can outlast this.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 
 /// Makes running children. One implementation per kind of child.
@@ -23,10 +24,14 @@ pub(super) trait Launch: Send + Sync {
     /// Starts an incarnation and returns at once.
     fn launch(&self, birth: Birth) -> Running;
 
-    /// Says to the child's callers that it is down, and until when it will stay so.
+    /// Lets no more callers in, before the child is asked to stop. A supervisor's children are not
+    /// closed with it: those that stop first may still need the others.
+    fn close(&self) {}
+
+    /// Says to the callers of a child that has ended that it is down, and until when.
     fn mark_down(&self, _until: Option<Instant>) {}
 
-    /// Says to the child's callers that it will not come back.
+    /// Says to the callers of a child that has ended that it will not come back.
     fn mark_stopped(&self) {}
 }
 
@@ -36,14 +41,17 @@ pub(super) struct Birth {
     pub(super) node: Arc<Node>,
     pub(super) incarnation: u64,
     pub(super) heartbeat: Heartbeat,
-    pub(super) shutdown_deadline: Duration,
 }
 
 /// A launched child.
 pub(super) struct Running {
     /// Resolves when the child has started; dropped when it ends before.
     pub(super) ready: oneshot::Receiver<()>,
-    /// Resolves with the child's own account of its end.
+    /// Called once it is ready: lets its callers in.
+    pub(super) open: Box<dyn FnOnce() + Send>,
+    /// Called at a kill: drops the calls that wait for it.
+    pub(super) cut_off: Box<dyn Fn() + Send>,
+    /// Resolves with the child's own account of its end, after all of it is gone.
     pub(super) exited: oneshot::Receiver<Exit>,
     /// Cancelled to ask for an orderly stop.
     pub(super) stop: CancellationToken,
@@ -51,13 +59,6 @@ pub(super) struct Running {
     pub(super) kill: CancellationToken,
     /// Written by the child's loop at every turn; none for children that have no loop of ours.
     pub(super) beat: Option<Beat>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Whatever still stands of the child (its thread, if it had one) ends with our interest.
-        self.kill.cancel();
-    }
 }
 
 /// The time of the last sign of life, shared between an actor's loop and its supervisor.
@@ -98,31 +99,42 @@ pub(super) struct Ended {
     pub(super) uptime: Option<Duration>,
 }
 
+/// What an incarnation tells its supervisor: at most once that it is ready, then that it ended.
+#[derive(Debug)]
+pub(super) enum News {
+    Ready,
+    Ended(Ended),
+}
+
+/// Ready, ended: there is never more to tell.
+const NEWS_MAX: usize = 2;
+
 /// The supervisor's grip on one incarnation. Dropping it kills the child.
 pub(super) struct Incarnation {
     stop: CancellationToken,
     kill: CancellationToken,
-    ready: Option<oneshot::Receiver<()>>,
-    ended: Option<oneshot::Receiver<Ended>>,
 }
 
 impl Incarnation {
     /// Launches `spec`. Must be called inside an actix system.
-    pub(super) fn launch(spec: &ChildSpec, tree: &Tree, node: &Arc<Node>) -> Self {
+    pub(super) fn launch(
+        spec: &ChildSpec,
+        tree: &Tree,
+        node: &Arc<Node>,
+    ) -> (Self, mpsc::Receiver<News>) {
         let incarnation = node.begin_incarnation();
         let running = spec.launch.launch(Birth {
             tree: tree.clone(),
             node: Arc::clone(node),
             incarnation,
             heartbeat: spec.heartbeat,
-            shutdown_deadline: spec.shutdown_deadline,
         });
         let stop = CancellationToken::new();
         let kill = CancellationToken::new();
-        let (ready_sender, ready) = oneshot::channel();
-        let (ended_sender, ended) = oneshot::channel();
+        let (sender, news) = mpsc::channel(NEWS_MAX);
         let watch = Watch {
             running,
+            kind: spec.kind,
             stop: stop.clone(),
             kill: kill.clone(),
             start_deadline: spec.start_deadline,
@@ -130,32 +142,13 @@ impl Incarnation {
             heartbeat: spec.heartbeat,
             tree: tree.clone(),
         };
-        actix_rt::spawn(async move {
-            let ended = watch.run(ready_sender).await;
-            // Nobody left to tell means that the supervisor itself was killed.
-            ended_sender.send(ended).ok();
-        });
-        Self {
-            stop,
-            kill,
-            ready: Some(ready),
-            ended: Some(ended),
-        }
+        actix_rt::spawn(watch.run(sender));
+        (Self { stop, kill }, news)
     }
 
-    /// Asks for the stop; the end comes through [`Incarnation::take_ended`].
+    /// Asks for the stop; the end comes as news.
     pub(super) fn request_stop(&self) {
         self.stop.cancel();
-    }
-
-    /// Resolves when the child is ready, with an error when it ends before. Can be taken once.
-    pub(super) fn take_ready(&mut self) -> Option<oneshot::Receiver<()>> {
-        self.ready.take()
-    }
-
-    /// Resolves when the child has ended. Can be taken once.
-    pub(super) fn take_ended(&mut self) -> Option<oneshot::Receiver<Ended>> {
-        self.ended.take()
     }
 }
 
@@ -167,6 +160,7 @@ impl Drop for Incarnation {
 
 struct Watch {
     running: Running,
+    kind: Kind,
     stop: CancellationToken,
     kill: CancellationToken,
     start_deadline: Duration,
@@ -176,34 +170,41 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(mut self, announce: oneshot::Sender<()>) -> Ended {
-        let started = tokio::select! {
-            biased;
-            exit = &mut self.running.exited => return Ended { exit: told(exit), uptime: None },
-            () = self.kill.cancelled() => Err(Exit::Killed),
-            () = self.stop.cancelled() => Err(Exit::Shutdown),
-            ready = &mut self.running.ready => match ready {
-                Ok(()) => Ok(Instant::now()),
-                Err(_) => {
-                    let exit = told((&mut self.running.exited).await);
-                    return Ended { exit, uptime: None };
+    async fn run(mut self, news: mpsc::Sender<News>) {
+        let ended = match self.start().await {
+            Ok(()) => {
+                let since = Instant::now();
+                std::mem::replace(&mut self.running.open, Box::new(|| {}))();
+                // The supervisor may be gone; then it has asked for the kill by that.
+                news.try_send(News::Ready).ok();
+                Ended {
+                    exit: self.live().await,
+                    uptime: Some(since.elapsed()),
                 }
-            },
-            () = after(self.start_deadline) => Err(Exit::Killed),
-        };
-        let since = match started {
-            Ok(since) => since,
-            Err(reason) => {
-                // A child that is still starting is not listening for a stop: only a kill ends it.
-                return Ended {
-                    exit: self.end_by_force(reason).await,
-                    uptime: None,
-                };
             }
+            Err(exit) => Ended { exit, uptime: None },
         };
-        // A supervisor that is gone has cancelled `kill` by that: the next select sees it.
-        announce.send(()).ok();
-        let exit = tokio::select! {
+        news.try_send(News::Ended(ended)).ok();
+    }
+
+    /// Waits until the child is ready; else says how it ended instead.
+    async fn start(&mut self) -> Result<(), Exit> {
+        let running = &mut self.running;
+        tokio::select! {
+            biased;
+            () = self.kill.cancelled() => Err(self.end_by_force(Exit::Killed).await),
+            () = self.stop.cancelled() => Err(match self.kind {
+                // An actor that is still starting is not listening: only a kill ends it.
+                Kind::Actor => self.end_by_force(Exit::Shutdown).await,
+                Kind::Supervisor | Kind::Process => self.end_in_order().await,
+            }),
+            started = started(&mut running.ready, &mut running.exited) => started,
+            () = after(self.start_deadline) => Err(self.end_by_force(Exit::Killed).await),
+        }
+    }
+
+    async fn live(&mut self) -> Exit {
+        tokio::select! {
             biased;
             exit = &mut self.running.exited => told(exit),
             () = self.kill.cancelled() => self.end_by_force(Exit::Killed).await,
@@ -211,10 +212,6 @@ impl Watch {
             silent = silence(self.running.beat.clone(), self.heartbeat) => {
                 self.end_by_force(Exit::Stuck { silent }).await
             }
-        };
-        Ended {
-            exit,
-            uptime: Some(since.elapsed()),
         }
     }
 
@@ -228,15 +225,41 @@ impl Watch {
         }
     }
 
+    /// Kills the child. If it had ended by itself before, its own reason stands.
     async fn end_by_force(&mut self, reason: Exit) -> Exit {
+        if let Ok(exit) = self.running.exited.try_recv() {
+            return exit;
+        }
         self.running.kill.cancel();
-        if tokio::time::timeout(KILL_GRACE, &mut self.running.exited)
-            .await
-            .is_err()
-        {
-            self.tree.count_abandoned_thread();
+        (self.running.cut_off)();
+        let grace = match self.kind {
+            // It waits for nothing but its own children, each of which has its grace.
+            Kind::Supervisor => Duration::MAX,
+            Kind::Actor | Kind::Process => KILL_GRACE,
+        };
+        tokio::select! {
+            biased;
+            exit = &mut self.running.exited => drop(exit),
+            () = after(grace) => self.tree.count_abandoned(self.kind),
         }
         reason
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Whatever still stands of the child (its thread, if it had one) ends with our interest.
+        self.running.kill.cancel();
+    }
+}
+
+async fn started(
+    ready: &mut oneshot::Receiver<()>,
+    exited: &mut oneshot::Receiver<Exit>,
+) -> Result<(), Exit> {
+    match ready.await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(told(exited.await)),
     }
 }
 
@@ -258,10 +281,10 @@ async fn silence(beat: Option<Beat>, heartbeat: Heartbeat) -> Duration {
         return std::future::pending().await;
     };
     loop {
-        let due = beat.last() + heartbeat.timeout;
-        if due <= Instant::now() {
-            return beat.last().elapsed();
+        let silent = beat.last().elapsed();
+        match heartbeat.timeout.checked_sub(silent) {
+            Some(left) if !left.is_zero() => after(left).await,
+            _ => return silent,
         }
-        sleep_until(due).await;
     }
 }

@@ -43,7 +43,5 @@ pub use handle::{AskError, Handle};
 pub use load::{Load, LoadError, LoadFault, Loadable, Loaded, Registrar, Ticket};
 pub use root::Root;
 pub use stats::StatsSnapshot;
-pub use supervisor::{
-    StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,
-};
+pub use supervisor::{StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec};
 pub use tree::{ChildState, NodeSnapshot, Tree};

@@ -8,13 +8,15 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -82,6 +84,11 @@ impl ProcessSpec {
             readiness: Readiness::Running,
             stop_signal: Signal::SIGTERM,
         }
+    }
+
+    /// What is started.
+    pub fn program(&self) -> &std::path::Path {
+        &self.program
     }
 
     /// Adds an argument. Arguments show in the process list: never a secret.
@@ -383,37 +390,21 @@ pub struct SpawnError {
 }
 
 impl Launch for ProcessLauncher {
-    fn launch(&self, birth: Birth) -> Running {
+    fn launch(&self, _: Birth) -> Running {
         let (ready_sender, ready) = oneshot::channel();
         let (exit_sender, exited) = oneshot::channel();
         let stop = CancellationToken::new();
         let kill = CancellationToken::new();
         let spec = self.spec.clone();
         let (stopping, killed) = (stop.clone(), kill.clone());
-        // The watch over us kills at the deadline; a little sooner leaves us time to reap.
-        let patience = birth.shutdown_deadline.mul_f32(0.9);
         actix_rt::spawn(async move {
             let exit = match Process::spawn_watched(&spec, Stdio::null()) {
-                Ok((mut process, line_seen)) => {
-                    let announce = async {
+                Ok((process, line_seen)) => {
+                    let ready = async move {
                         ready_when(&spec.readiness, &line_seen).await;
                         ready_sender.send(()).ok();
-                        std::future::pending::<()>().await;
                     };
-                    tokio::select! {
-                        biased;
-                        () = killed.cancelled() => {
-                            process.signal_group(Signal::SIGKILL);
-                            process.ended().await;
-                            Exit::Killed
-                        }
-                        () = stopping.cancelled() => {
-                            process.stop(patience).await;
-                            Exit::Shutdown
-                        }
-                        exit = process.ended() => Exit::Process(exit),
-                        () = announce => Exit::Normal,
-                    }
+                    supervise(process, ready, stopping, killed).await
                 }
                 Err(source) => {
                     drop(ready_sender);
@@ -425,10 +416,42 @@ impl Launch for ProcessLauncher {
         });
         Running {
             ready,
+            open: Box::new(|| {}),
+            cut_off: Box::new(|| {}),
             exited,
             stop,
             kill,
             beat: None,
+        }
+    }
+}
+
+/// Sees a process through to its end, which is also its reaping. The deadline of a stop is kept by
+/// whoever asked for it: past it comes the kill.
+async fn supervise(
+    mut process: Process,
+    ready: impl Future<Output = ()>,
+    stop: CancellationToken,
+    kill: CancellationToken,
+) -> Exit {
+    let mut ready = pin!(ready.fuse());
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = kill.cancelled() => {
+                process.signal_group(Signal::SIGKILL);
+                process.ended().await;
+                return Exit::Killed;
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                process.signal_group(process.stop_signal);
+            }
+            exit = process.ended() => {
+                return if stopping { Exit::Shutdown } else { Exit::Process(exit) };
+            }
+            () = &mut ready => {}
         }
     }
 }

@@ -3,9 +3,16 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::time::Duration;
 
-use super::supervisor::{Root, SupervisorSpec};
+use tokio::time::Instant;
+
+use super::root::Root;
+use super::supervisor::SupervisorSpec;
 use super::tree::Tree;
+
+/// How long a kill at the end of a test may take: a little more than the kernel's own grace.
+const SETTLE_WITHIN: Duration = Duration::from_secs(3);
 
 thread_local! {
     static PROCESSES: Cell<usize> = const { Cell::new(0) };
@@ -63,7 +70,10 @@ impl Universe {
         });
         let universe = Universe::default();
         let tree = universe.tree.clone();
-        system.block_on(test(universe));
+        system.block_on(async {
+            test(universe).await;
+            settle(|| tree.alive().is_empty() && PROCESSES.with(Cell::get) == 0).await;
+        });
         let alive = tree.alive();
         assert!(alive.is_empty(), "children outlived the test: {alive:?}");
         let processes = PROCESSES.with(Cell::get);
@@ -85,5 +95,13 @@ impl Universe {
             Ok(root) => root,
             Err(exit) => panic!("the tree did not start: {exit}"),
         }
+    }
+}
+
+/// Waits a little for what a dropped tree still has to carry out.
+async fn settle(done: impl Fn() -> bool) {
+    let deadline = Instant::now() + SETTLE_WITHIN;
+    while !done() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

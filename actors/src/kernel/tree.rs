@@ -221,9 +221,12 @@ impl Tree {
             .retain(|other, _| other != path && !other.starts_with(&below));
     }
 
-    pub(super) fn count_abandoned_thread(&self) {
-        self.shared.abandoned_threads.fetch_add(1, Relaxed);
-        tracing::error!("a thread did not end after a kill and was abandoned");
+    /// Notes that a child outlived its kill and was left behind.
+    pub(super) fn count_abandoned(&self, kind: Kind) {
+        if kind == Kind::Actor {
+            self.shared.abandoned_threads.fetch_add(1, Relaxed);
+        }
+        tracing::error!(?kind, "a child did not end after a kill and was abandoned");
     }
 
     /// Threads that blocked for ever and were left behind.

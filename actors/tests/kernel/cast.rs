@@ -1,0 +1,364 @@
+//! The actors that the tests put on the stage: each does what its script says and notes in a
+//! journal what happens to it.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix::fut::{ActorFutureExt, ready, wrap_future};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
+use headroom_actors::kernel::{
+    AskError, Backoff, Call, Child, ChildSpec, Exit, Handle, Life, Message, SupervisorSpec, Tree,
+};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// A wait that no test should ever reach the end of.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A backoff of at most a millisecond, for tests that are not about it.
+pub fn quick() -> Backoff {
+    Backoff::try_new(Duration::from_millis(1), Duration::from_millis(1), LONG).unwrap()
+}
+
+/// What happened, in order.
+#[derive(Clone, Default)]
+pub struct Journal {
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Journal {
+    pub fn note(&self, line: impl Into<String>) {
+        self.lines.lock().unwrap().push(line.into());
+    }
+
+    /// What happened since the last call.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.lines.lock().unwrap())
+    }
+
+    /// What happened, joined by spaces, since the last call.
+    pub fn story(&self) -> String {
+        self.take().join(" ")
+    }
+
+    pub fn contains(&self, line: &str) -> bool {
+        self.lines.lock().unwrap().iter().any(|other| other == line)
+    }
+}
+
+/// The cause of a scripted failure.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("scripted failure: {0}")]
+pub struct Scripted(pub &'static str);
+
+pub fn failure(cause: &'static str) -> Exit {
+    Exit::error(Scripted(cause))
+}
+
+/// How a step of an actor's life goes.
+#[derive(Clone, Default)]
+pub enum Step {
+    #[default]
+    AtOnce,
+    After(Duration),
+    Never,
+    Ends(Exit),
+    Panics,
+}
+
+impl Step {
+    async fn go(self, step: &'static str) -> Result<(), Exit> {
+        match self {
+            Self::AtOnce => Ok(()),
+            Self::After(time) => {
+                sleep(time).await;
+                Ok(())
+            }
+            Self::Never => pending().await,
+            Self::Ends(exit) => Err(exit),
+            Self::Panics => panic!("panic in {step}"),
+        }
+    }
+}
+
+/// What one incarnation does.
+#[derive(Clone, Default)]
+pub struct Script {
+    pub factory_panics: bool,
+    pub started_panics: bool,
+    pub start: Step,
+    pub stop: Step,
+    pub stopped_panics: bool,
+    pub drop_panics: bool,
+}
+
+/// Its journal: `+a` started, `-a` stopped in order, `~a` dropped.
+pub struct Player {
+    name: String,
+    life: Life,
+    script: Script,
+    journal: Journal,
+}
+
+impl Actor for Player {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Context<Self>) {
+        assert!(!self.script.started_panics, "panic in started");
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        assert!(!self.script.stopped_panics, "panic in stopped");
+    }
+}
+
+impl Child for Player {
+    fn start(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        let start = self.script.start.clone().go("start");
+        Box::pin(wrap_future(start).map(|started, player: &mut Self, _| {
+            if started.is_ok() {
+                player.journal.note(format!("+{}", player.name));
+            }
+            started
+        }))
+    }
+
+    fn stop(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
+        let stop = self.script.stop.clone().go("stop");
+        Box::pin(wrap_future(stop).map(|_, player: &mut Self, _| {
+            player.journal.note(format!("-{}", player.name));
+        }))
+    }
+
+    fn observe(&self) -> Value {
+        json!({ "incarnation": self.life.incarnation() })
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        self.journal.note(format!("~{}", self.name));
+        assert!(!self.script.drop_panics, "panic in drop");
+    }
+}
+
+/// An instruction to a player. It answers with a number.
+pub enum Do {
+    Echo(u64),
+    Incarnation,
+    /// Waits in the actor's context until told to go on.
+    Hold(oneshot::Receiver<()>),
+    /// The same, in a task that the actor's end does not touch.
+    HoldDetached(oneshot::Receiver<()>),
+    End(Exit),
+    Panic,
+    PanicInSpawnedFuture,
+    PanicInDetachedFuture,
+    /// Drops the reply.
+    Forget,
+    /// Never lets go of the actor's loop, without holding its thread.
+    Hang,
+    /// Holds the thread until the other end is dropped.
+    Block(std::sync::mpsc::Receiver<()>),
+    /// Cancels a future of its own and then ends: what actix's `terminate` cannot take.
+    CancelAndEnd,
+}
+
+impl Message for Do {
+    type Reply = u64;
+}
+
+impl Handler<Call<Do>> for Player {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Do>, context: &mut Context<Self>) {
+        let Some((what, reply)) = call.accept() else {
+            return;
+        };
+        match what {
+            Do::Echo(number) => reply.send(number),
+            Do::Incarnation => reply.send(self.life.incarnation()),
+            Do::Hold(go_on) => {
+                context.spawn(wrap_future::<_, Self>(go_on).map(|_, _, _| reply.send(0)));
+            }
+            Do::HoldDetached(go_on) => {
+                actix_rt::spawn(async move {
+                    go_on.await.ok();
+                    reply.send(0);
+                });
+            }
+            Do::End(exit) => self.life.end(context, exit),
+            Do::Panic => panic!("panic in handler"),
+            Do::PanicInSpawnedFuture => {
+                context.spawn(ready(()).map(|(), _: &mut Self, _| panic!("panic in future")));
+            }
+            Do::PanicInDetachedFuture => {
+                actix_rt::spawn(async move {
+                    let _reply = reply;
+                    panic!("panic in a detached future");
+                });
+            }
+            Do::Forget => {}
+            Do::Hang => context.wait(wrap_future(async move {
+                let _reply = reply;
+                pending().await
+            })),
+            Do::Block(until) => {
+                until.recv().ok();
+                reply.send(0);
+            }
+            Do::CancelAndEnd => {
+                let other = context.spawn(wrap_future(pending()));
+                context.spawn(wrap_future(pending()));
+                context.cancel_future(other);
+                self.life.end(context, Exit::Normal);
+            }
+        }
+    }
+}
+
+/// Work that may be dropped with its caller.
+pub struct Cancellable(pub Journal);
+
+impl Message for Cancellable {
+    type Reply = ();
+    const CANCELLABLE: bool = true;
+}
+
+impl Handler<Call<Cancellable>> for Player {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Cancellable>, _: &mut Context<Self>) {
+        let Some((Cancellable(journal), mut reply)) = call.accept() else {
+            return;
+        };
+        actix_rt::spawn(async move {
+            reply.cancelled().await;
+            assert!(reply.is_cancelled());
+            journal.note("cancelled");
+        });
+    }
+}
+
+/// A player before it is cast: its handle, and the scripts of its incarnations.
+#[derive(Clone)]
+pub struct Role {
+    pub handle: Handle<Player>,
+    journal: Journal,
+    script: Arc<dyn Fn(u64) -> Script + Send + Sync>,
+}
+
+impl Role {
+    /// A player that does nothing wrong.
+    pub fn new(name: &str, journal: &Journal) -> Self {
+        Self::with_capacity(name, 16, journal)
+    }
+
+    pub fn with_capacity(name: &str, capacity: u32, journal: &Journal) -> Self {
+        Self {
+            handle: Handle::new(name, capacity),
+            journal: journal.clone(),
+            script: Arc::new(|_| Script::default()),
+        }
+    }
+
+    /// Every incarnation follows what `script` says of its number.
+    pub fn script(mut self, script: impl Fn(u64) -> Script + Send + Sync + 'static) -> Self {
+        self.script = Arc::new(script);
+        self
+    }
+
+    pub fn start(self, step: Step) -> Self {
+        self.script(move |_| Script {
+            start: step.clone(),
+            ..Script::default()
+        })
+    }
+
+    pub fn stop(self, step: Step) -> Self {
+        self.script(move |_| Script {
+            stop: step.clone(),
+            ..Script::default()
+        })
+    }
+
+    fn factory(&self) -> impl Fn(Life) -> Player + Send + Sync + 'static {
+        let Self {
+            handle,
+            journal,
+            script,
+        } = self.clone();
+        let name = handle.name().to_owned();
+        move |life| {
+            let script = script(life.incarnation());
+            assert!(!script.factory_panics, "panic in factory");
+            Player {
+                name: name.clone(),
+                life,
+                script,
+                journal: journal.clone(),
+            }
+        }
+    }
+
+    pub fn spec(&self) -> ChildSpec {
+        ChildSpec::actor(&self.handle, self.factory()).backoff(quick())
+    }
+
+    pub fn dedicated(&self) -> ChildSpec {
+        ChildSpec::dedicated_actor(&self.handle, self.factory()).backoff(quick())
+    }
+
+    pub async fn ask(&self, what: Do) -> Result<u64, AskError> {
+        self.handle.ask(what, LONG).await
+    }
+
+    /// Ends the incarnation that runs, and waits until it has.
+    pub async fn end(&self, exit: Exit) {
+        assert_eq!(self.ask(Do::End(exit)).await, Err(AskError::Lost));
+    }
+
+    /// Which incarnation answers, once one does.
+    pub async fn incarnation(&self) -> u64 {
+        assert!(self.handle.running(LONG).await, "does not run");
+        self.ask(Do::Incarnation).await.unwrap()
+    }
+}
+
+/// Three roles of one journal.
+pub fn three(journal: &Journal) -> [Role; 3] {
+    ["a", "b", "c"].map(|name| Role::new(name, journal))
+}
+
+/// A root over `roles`, in order.
+pub fn over<'a>(roles: impl IntoIterator<Item = &'a Role>) -> SupervisorSpec {
+    roles
+        .into_iter()
+        .fold(SupervisorSpec::new("root"), |spec, role| {
+            spec.child(role.spec())
+        })
+}
+
+/// Waits until `condition` holds; the paused clock makes this free.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never came: {what}");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The node at `path`, as operators see it.
+pub async fn node(tree: &Tree, path: &str) -> headroom_actors::kernel::NodeSnapshot {
+    let roots = tree.snapshot().await;
+    let found = roots.iter().find_map(|root| root.find(path)).cloned();
+    found.unwrap_or_else(|| panic!("{path} is not in the tree"))
+}
+
+pub async fn last_exit(tree: &Tree, path: &str) -> String {
+    node(tree, path).await.last_exit.unwrap_or_default()
+}

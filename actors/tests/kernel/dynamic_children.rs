@@ -1,0 +1,311 @@
+//! Children that are added and ended while their supervisor runs.
+
+use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::{
+    AskError, ChildSpec, Exit, Restart, Root, StartChildError, Strategy, SupervisorHandle,
+    SupervisorSpec,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::cast::*;
+
+async fn empty(universe: &Universe) -> (Root, SupervisorHandle) {
+    let spec = SupervisorSpec::new("root");
+    let handle = spec.handle();
+    (universe.start(spec).await, handle)
+}
+
+#[test]
+fn start_child_waits_until_the_child_is_ready() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let role = Role::new("a", &journal).start(Step::After(3 * SECOND));
+        let begun = Instant::now();
+        supervisor.start_child(role.spec()).await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 3);
+        assert_eq!(role.ask(Do::Echo(1)).await, Ok(1));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_failed_start_is_returned_with_its_cause_and_leaves_nothing() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let role = Role::new("a", &journal).start(Step::Ends(failure("no disk")));
+        let Err(StartChildError::Failed(exit)) = supervisor.start_child(role.spec()).await else {
+            panic!("started");
+        };
+        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("no disk")));
+        sleep(LONG).await;
+        assert_eq!(journal.story(), "~a", "not tried again");
+        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        assert_eq!(universe.tree().snapshot().await[0].children.len(), 0);
+        // Its name is free again.
+        let healed = Role::new("a", &journal);
+        supervisor.start_child(healed.spec()).await.unwrap();
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_child_of_a_name_that_exists_is_refused() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let role = Role::new("a", &journal);
+        supervisor.start_child(role.spec()).await.unwrap();
+        let twice = supervisor
+            .start_child(Role::new("a", &journal).spec())
+            .await;
+        assert!(matches!(twice, Err(StartChildError::AlreadyPresent(id)) if id == "a"));
+        assert_eq!(role.incarnation().await, 1);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn terminate_child_stops_it_in_order_and_forgets_it() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let role = Role::new("a", &journal).stop(Step::After(SECOND));
+        let child = supervisor.start_child(role.spec()).await.unwrap();
+        let exit = supervisor.terminate_child("a").await;
+        assert!(matches!(exit, Some(Exit::Shutdown)), "{exit:?}");
+        assert!(matches!(child.ended().await, Exit::Shutdown));
+        assert_eq!(journal.story(), "+a -a ~a");
+        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        assert!(supervisor.terminate_child("a").await.is_none());
+        assert_eq!(universe.tree().snapshot().await[0].children.len(), 0);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn everyone_who_terminates_one_child_is_answered() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let role = Role::new("a", &journal).stop(Step::After(SECOND));
+        supervisor.start_child(role.spec()).await.unwrap();
+        let (first, second) = tokio::join!(
+            supervisor.terminate_child("a"),
+            supervisor.terminate_child("a")
+        );
+        assert!(first.is_some() && second.is_some());
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_child_can_be_terminated_while_it_starts() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let role = Role::new("a", &journal).start(Step::Never);
+        let starting = supervisor.clone();
+        let spec = role.spec();
+        let started = actix_rt::spawn(async move { starting.start_child(spec).await });
+        sleep(SECOND).await;
+        let begun = Instant::now();
+        assert!(supervisor.terminate_child("a").await.is_some());
+        assert!(begun.elapsed() < SECOND);
+        assert!(matches!(
+            started.await.unwrap(),
+            Err(StartChildError::Failed(Exit::Shutdown))
+        ));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_child_that_waits_for_its_restart_can_be_terminated() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let backoff = headroom_actors::kernel::Backoff::try_new(LONG, LONG, LONG).unwrap();
+        let spec = SupervisorSpec::new("root").child(a.spec().backoff(backoff));
+        let supervisor = spec.handle();
+        let root = universe.start(spec).await;
+        supervisor
+            .start_child(b.spec().backoff(backoff))
+            .await
+            .unwrap();
+        for role in [&a, &b] {
+            role.end(failure("x")).await;
+            let name = role.handle.name().to_owned();
+            assert!(supervisor.terminate_child(&name).await.is_some());
+        }
+        journal.take();
+        sleep(3 * LONG).await;
+        assert_eq!(journal.story(), "", "came back after it was terminated");
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_slow_start_does_not_hold_up_other_children() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let slow = Role::new("slow", &journal).start(Step::After(50 * SECOND));
+        let quick = Role::new("quick", &journal);
+        let starting = supervisor.clone();
+        let spec = slow.spec();
+        let started = actix_rt::spawn(async move { starting.start_child(spec).await });
+        let begun = Instant::now();
+        supervisor.start_child(quick.spec()).await.unwrap();
+        quick.end(failure("x")).await;
+        assert_eq!(quick.incarnation().await, 2);
+        assert!(begun.elapsed() < SECOND);
+        assert!(started.await.unwrap().is_ok());
+        root.stop().await;
+    });
+}
+
+#[test]
+fn ended_resolves_when_the_child_is_not_restarted_and_not_before() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let role = Role::new("a", &journal);
+        let spec = role.spec().restart(Restart::Transient);
+        let child = supervisor.start_child(spec).await.unwrap();
+        let ended = actix_rt::spawn(child.ended());
+        role.end(failure("again")).await;
+        assert_eq!(role.incarnation().await, 2);
+        assert!(!ended.is_finished());
+        role.end(Exit::Normal).await;
+        assert!(matches!(ended.await.unwrap(), Exit::Normal));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn children_added_on_request_vanish_when_their_supervisor_is_restarted() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [fixed, added, _] = three(&journal);
+        let branch = SupervisorSpec::new("branch")
+            .intensity(0, SECOND)
+            .child(fixed.spec());
+        let supervisor = branch.handle();
+        let branch = ChildSpec::supervisor(branch).backoff(quick());
+        let root = universe
+            .start(SupervisorSpec::new("root").child(branch))
+            .await;
+        let child = supervisor.start_child(added.spec()).await.unwrap();
+        fixed.end(failure("x")).await;
+        assert_eq!(fixed.incarnation().await, 2);
+        assert!(matches!(child.ended().await, Exit::Shutdown));
+        assert_eq!(added.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        let branch = node(universe.tree(), "root/branch").await;
+        assert_eq!(branch.children.len(), 1);
+        // The handle survives: it reaches the new supervisor.
+        supervisor.start_child(added.spec()).await.unwrap();
+        assert_eq!(added.ask(Do::Echo(1)).await, Ok(1));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn commands_to_a_supervisor_that_is_down_are_refused() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let spec = SupervisorSpec::new("root");
+        let supervisor = spec.handle();
+        let refused = supervisor.start_child(role.spec()).await;
+        assert!(matches!(refused, Err(StartChildError::SupervisorDown)));
+        let root = universe.start(spec).await;
+        root.stop().await;
+        let refused = supervisor.start_child(role.spec()).await;
+        assert!(matches!(refused, Err(StartChildError::SupervisorDown)));
+        assert!(supervisor.terminate_child("a").await.is_none());
+    });
+}
+
+#[test]
+fn a_group_restart_takes_children_added_on_request_along_once() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [fixed, added, late] = three(&journal);
+        let backoff = headroom_actors::kernel::Backoff::try_new(LONG, LONG, LONG).unwrap();
+        let spec = SupervisorSpec::new("root")
+            .strategy(Strategy::OneForAll)
+            .child(fixed.spec().backoff(backoff));
+        let supervisor = spec.handle();
+        let root = universe.start(spec).await;
+        supervisor.start_child(added.spec()).await.unwrap();
+        fixed.end(failure("x")).await;
+        // Added while the group waits for its restart: it must not be started a second time.
+        supervisor.start_child(late.spec()).await.unwrap();
+        assert!(fixed.handle.running(2 * LONG).await);
+        assert_eq!(added.incarnation().await, 2);
+        assert_eq!(late.incarnation().await, 1);
+        journal.take();
+        root.stop().await;
+        assert_eq!(journal.story(), "-c ~c -b ~b -a ~a");
+    });
+}
+
+#[test]
+fn a_child_that_is_being_terminated_does_not_come_back_with_its_group() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [fixed, added, _] = three(&journal);
+        let added = added.stop(Step::After(SECOND));
+        let spec = SupervisorSpec::new("root")
+            .strategy(Strategy::OneForAll)
+            .child(fixed.spec());
+        let supervisor = spec.handle();
+        let root = universe.start(spec).await;
+        supervisor.start_child(added.spec()).await.unwrap();
+        let terminating = actix_rt::spawn(async move { supervisor.terminate_child("b").await });
+        sleep(SECOND / 2).await;
+        fixed.end(failure("x")).await;
+        assert!(terminating.await.unwrap().is_some());
+        assert_eq!(fixed.incarnation().await, 2);
+        sleep(LONG).await;
+        assert_eq!(added.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_temporary_child_added_on_request_is_told_and_forgotten_when_its_group_restarts() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [fixed, added, _] = three(&journal);
+        let spec = SupervisorSpec::new("root")
+            .strategy(Strategy::OneForAll)
+            .child(fixed.spec());
+        let supervisor = spec.handle();
+        let root = universe.start(spec).await;
+        let child = supervisor
+            .start_child(added.spec().restart(Restart::Temporary))
+            .await
+            .unwrap();
+        fixed.end(failure("x")).await;
+        assert!(matches!(child.ended().await, Exit::Shutdown));
+        assert_eq!(fixed.incarnation().await, 2);
+        assert_eq!(universe.tree().snapshot().await[0].children.len(), 1);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_start_goes_on_when_whoever_asked_for_it_goes_away() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let role = Role::new("a", &journal).start(Step::After(2 * SECOND));
+        let start = supervisor.start_child(role.spec());
+        assert!(tokio::time::timeout(SECOND, start).await.is_err());
+        assert!(role.handle.running(LONG).await);
+        root.stop().await;
+    });
+}

@@ -1,0 +1,200 @@
+//! Every end has a reason, and no panic gets past the actor it happened in.
+
+use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::{AskError, Exit, Restart, Root, SupervisorSpec};
+
+use crate::cast::*;
+
+/// Runs one temporary child, does `what` to it, and compares the recorded end.
+fn ends_with(script: Script, what: Do, expected: &'static str) {
+    Universe::paused(move |universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal).script(move |_| script.clone());
+        let spec = SupervisorSpec::new("root").child(role.spec().restart(Restart::Temporary));
+        let root = universe.start(spec).await;
+        assert_eq!(role.ask(what).await, Err(AskError::Lost));
+        assert!(!role.handle.running(LONG).await);
+        assert_eq!(last_exit(universe.tree(), "root/a").await, expected);
+        assert!(journal.contains("~a"), "not dropped");
+        assert_eq!(role.handle.in_flight(), 0);
+        root.stop().await;
+    });
+}
+
+fn start_fails_with(script: Script, expected: &'static str) {
+    Universe::paused(move |universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal).script(move |_| script.clone());
+        let Err(exit) = Root::start(over([&role]), universe.tree()).await else {
+            panic!("started");
+        };
+        assert!(exit.to_string().ends_with(expected), "{exit}");
+    });
+}
+
+#[test]
+fn an_end_without_a_fault_is_normal() {
+    ends_with(Script::default(), Do::End(Exit::Normal), "normal");
+}
+
+#[test]
+fn an_error_is_told_with_its_cause() {
+    ends_with(
+        Script::default(),
+        Do::End(failure("cause")),
+        "error: scripted failure: cause",
+    );
+}
+
+#[test]
+fn a_panic_in_a_handler_is_an_exit() {
+    ends_with(Script::default(), Do::Panic, "panic: panic in handler");
+}
+
+#[test]
+fn a_panic_in_a_spawned_future_is_an_exit() {
+    ends_with(
+        Script::default(),
+        Do::PanicInSpawnedFuture,
+        "panic: panic in future",
+    );
+}
+
+#[test]
+fn a_panic_in_the_factory_is_a_failed_start() {
+    let script = Script {
+        factory_panics: true,
+        ..Script::default()
+    };
+    start_fails_with(script, "panic: panic in factory");
+}
+
+#[test]
+fn a_panic_in_started_is_a_failed_start() {
+    let script = Script {
+        started_panics: true,
+        ..Script::default()
+    };
+    start_fails_with(script, "panic: panic in started");
+}
+
+#[test]
+fn a_panic_in_start_is_a_failed_start() {
+    let script = Script {
+        start: Step::Panics,
+        ..Script::default()
+    };
+    start_fails_with(script, "panic: panic in start");
+}
+
+#[test]
+fn a_panic_in_stop_is_an_exit_and_the_stop_goes_on() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let b = b.stop(Step::Panics);
+        let root = universe.start(over([&a, &b])).await;
+        journal.take();
+        assert!(matches!(root.stop().await, Exit::Shutdown));
+        assert_eq!(journal.story(), "~b -a ~a");
+        assert_eq!(
+            last_exit(universe.tree(), "root/b").await,
+            "panic: panic in stop"
+        );
+    });
+}
+
+#[test]
+fn a_panic_in_drop_is_an_exit() {
+    let script = Script {
+        drop_panics: true,
+        ..Script::default()
+    };
+    ends_with(script, Do::End(Exit::Normal), "panic: panic in drop");
+}
+
+#[test]
+fn a_panic_in_stopped_is_an_exit() {
+    let script = Script {
+        stopped_panics: true,
+        ..Script::default()
+    };
+    ends_with(script, Do::End(Exit::Normal), "panic: panic in stopped");
+}
+
+#[test]
+fn an_actor_that_panics_again_and_again_while_it_goes_does_not_abort_the_process() {
+    let script = Script {
+        stopped_panics: true,
+        drop_panics: true,
+        ..Script::default()
+    };
+    ends_with(script.clone(), Do::Panic, "panic: panic in handler");
+    ends_with(script, Do::End(Exit::Normal), "panic: panic in stopped");
+}
+
+#[test]
+fn a_killed_actor_that_panics_in_drop_does_not_take_the_others_along() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let b = b.script(|_| Script {
+            stop: Step::Never,
+            drop_panics: true,
+            stopped_panics: true,
+            ..Script::default()
+        });
+        let root = universe.start(over([&a, &b])).await;
+        journal.take();
+        root.stop().await;
+        assert_eq!(journal.story(), "~b -a ~a");
+    });
+}
+
+#[test]
+fn a_panic_in_a_detached_future_loses_its_call_and_nothing_else() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        let lost = role.ask(Do::PanicInDetachedFuture).await;
+        assert_eq!(lost, Err(AskError::Lost));
+        assert_eq!(role.incarnation().await, 1);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn an_actor_that_is_ready_and_ends_at_once_has_been_started() {
+    Universe::paused(|universe| async move {
+        let dynamic = SupervisorSpec::new("root");
+        let handle = dynamic.handle();
+        let root = universe.start(dynamic).await;
+        let one_shot = headroom_actors::kernel::Handle::new("one-shot", 1);
+        let spec = headroom_actors::kernel::ChildSpec::actor(&one_shot, OneShot);
+        let child = handle
+            .start_child(spec.restart(Restart::Temporary))
+            .await
+            .expect("it was ready");
+        assert!(matches!(child.ended().await, Exit::Normal));
+        root.stop().await;
+    });
+}
+
+/// Ends as soon as it is ready.
+struct OneShot(headroom_actors::kernel::Life);
+
+impl actix::Actor for OneShot {
+    type Context = actix::Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        use actix::AsyncContext;
+        use actix::fut::{ActorFutureExt, ready};
+        let life = self.0.clone();
+        context.spawn(ready(()).map(move |(), _: &mut Self, context| {
+            life.end(context, Exit::Normal);
+        }));
+    }
+}
+
+impl headroom_actors::kernel::Child for OneShot {}

@@ -1,0 +1,269 @@
+//! Restart types, restart intensity, escalation and backoff.
+
+use std::time::Duration;
+
+use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::{
+    AskError, Backoff, ChildSpec, ChildState, Exit, Restart, SupervisionError, SupervisorSpec,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::cast::*;
+
+/// Whether a child of this restart type comes back after `exit`.
+fn is_restarted(restart: Restart, exit: Option<Exit>, expected: bool) {
+    Universe::paused(move |universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let spec = SupervisorSpec::new("root").child(role.spec().restart(restart));
+        let root = universe.start(spec).await;
+        let how = format!("{restart:?} after {exit:?}");
+        match exit {
+            Some(exit) => role.end(exit).await,
+            None => assert_eq!(role.ask(Do::Panic).await, Err(AskError::Lost)),
+        }
+        assert_eq!(role.handle.running(LONG).await, expected, "{how}");
+        if !expected {
+            assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+            assert_eq!(
+                node(universe.tree(), "root/a").await.state,
+                ChildState::Stopped
+            );
+        }
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_permanent_child_is_always_restarted() {
+    is_restarted(Restart::Permanent, Some(Exit::Normal), true);
+    is_restarted(Restart::Permanent, Some(Exit::Shutdown), true);
+    is_restarted(Restart::Permanent, Some(failure("a")), true);
+    is_restarted(Restart::Permanent, None, true);
+}
+
+#[test]
+fn a_transient_child_is_restarted_only_if_it_ends_abnormally() {
+    is_restarted(Restart::Transient, Some(Exit::Normal), false);
+    is_restarted(Restart::Transient, Some(Exit::Shutdown), false);
+    is_restarted(Restart::Transient, Some(failure("a")), true);
+    is_restarted(Restart::Transient, None, true);
+}
+
+#[test]
+fn a_temporary_child_is_never_restarted() {
+    is_restarted(Restart::Temporary, Some(Exit::Normal), false);
+    is_restarted(Restart::Temporary, Some(Exit::Shutdown), false);
+    is_restarted(Restart::Temporary, Some(failure("a")), false);
+    is_restarted(Restart::Temporary, None, false);
+}
+
+#[test]
+fn more_than_three_restarts_within_five_seconds_make_the_supervisor_terminate_itself() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let mut root = universe.start(over([&a, &b])).await;
+        for restart in 1..=3 {
+            a.end(failure("a")).await;
+            assert_eq!(a.incarnation().await, restart + 1, "three are allowed");
+        }
+        journal.take();
+        a.end(failure("the last straw")).await;
+        let exit = root.failed().await;
+        assert!(matches!(
+            exit.find::<SupervisionError>(),
+            Some(SupervisionError::IntensityReached { child, restarts: 3, .. }) if child == "root/a"
+        ));
+        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("the last straw")));
+        assert_eq!(journal.story(), "~a -b ~b", "it stops its other children");
+        assert_eq!(b.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+    });
+}
+
+#[test]
+fn four_restarts_over_a_longer_time_are_not_too_many() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        for restart in 1..=12 {
+            role.end(failure("a")).await;
+            assert_eq!(role.incarnation().await, restart + 1);
+            sleep(Duration::from_millis(1700)).await;
+        }
+        root.stop().await;
+    });
+}
+
+#[test]
+fn restarts_of_all_children_count_together() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let mut root = universe
+            .start(over([&a, &b]).intensity(1, 5 * SECOND))
+            .await;
+        a.end(failure("a")).await;
+        assert_eq!(a.incarnation().await, 2);
+        b.end(failure("b")).await;
+        assert_eq!(root.failed().await.find::<Scripted>(), Some(&Scripted("b")));
+    });
+}
+
+#[test]
+fn a_restart_that_fails_counts_as_a_failure() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal).script(|incarnation| Script {
+            start: match incarnation {
+                1 => Step::AtOnce,
+                _ => Step::Ends(failure("cannot come back")),
+            },
+            ..Script::default()
+        });
+        let mut root = universe.start(over([&role])).await;
+        role.end(failure("a")).await;
+        let exit = root.failed().await;
+        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("cannot come back")));
+        assert_eq!(
+            journal.story(),
+            "+a ~a ~a ~a ~a",
+            "one run and three restarts"
+        );
+    });
+}
+
+#[test]
+fn the_parent_restarts_the_whole_branch_and_fails_past_its_own_intensity() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, c] = three(&journal);
+        let branch = SupervisorSpec::new("branch")
+            .intensity(0, SECOND)
+            .child(a.spec())
+            .child(b.spec());
+        let spec = SupervisorSpec::new("root")
+            .intensity(1, LONG)
+            .child(c.spec())
+            .child(ChildSpec::supervisor(branch).backoff(quick()));
+        let mut root = universe.start(spec).await;
+        journal.take();
+        a.end(failure("first")).await;
+        assert_eq!(b.incarnation().await, 2);
+        assert_eq!(journal.story(), "~a -b ~b +a +b", "c is not touched");
+        let seen = node(universe.tree(), "root/branch").await;
+        assert_eq!(seen.restarts, 1);
+        a.end(failure("second")).await;
+        let exit = root.failed().await;
+        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("second")));
+        assert_eq!(journal.story(), "~a -b ~b -c ~c");
+        assert!(exit.to_string().starts_with(
+            "error: root/branch needed more than 1 restarts in 60s: \
+             root/branch/a needed more than 0 restarts in 1s"
+        ));
+    });
+}
+
+#[test]
+fn callers_of_a_branch_that_is_restarted_hear_restarting_and_not_stopped() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let backoff = Backoff::try_new(LONG, LONG, LONG).unwrap();
+        let branch = SupervisorSpec::new("branch")
+            .intensity(0, SECOND)
+            .child(a.spec())
+            .child(b.spec());
+        let branch = ChildSpec::supervisor(branch).backoff(backoff);
+        let root = universe
+            .start(SupervisorSpec::new("root").child(branch))
+            .await;
+        a.end(failure("a")).await;
+        for role in [&a, &b] {
+            eventually("down", || !role_is_up(role)).await;
+            let refused = role.ask(Do::Echo(1)).await;
+            assert!(
+                matches!(refused, Err(AskError::Restarting { .. })),
+                "{refused:?}"
+            );
+        }
+        root.stop().await;
+    });
+}
+
+fn role_is_up(role: &Role) -> bool {
+    use futures_util::FutureExt;
+    role.handle.running(LONG).now_or_never() == Some(true)
+}
+
+#[test]
+fn the_backoff_grows_with_each_failure_and_is_forgotten_after_a_stable_run() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let stable = 20 * SECOND;
+        let backoff = Backoff::try_new(SECOND, 4 * SECOND, stable).unwrap();
+        // Full jitter draws from zero up to the ceiling, so many draws are needed to see it.
+        let mut longest = [Duration::ZERO; 5];
+        let root = universe
+            .start(
+                SupervisorSpec::new("root")
+                    .intensity(10_000, SECOND)
+                    .child(role.spec().backoff(backoff)),
+            )
+            .await;
+        for _ in 0..200 {
+            for (failures, longest) in longest.iter_mut().enumerate() {
+                let begun = Instant::now();
+                role.end(failure("a")).await;
+                assert!(role.handle.running(LONG).await);
+                let waited = begun.elapsed();
+                let ceiling = backoff.ceiling(u32::try_from(failures).unwrap() + 1);
+                let slack = Duration::from_millis(10);
+                assert!(waited <= ceiling + slack, "{failures}: {waited:?}");
+                *longest = waited.max(*longest);
+            }
+            sleep(stable).await;
+        }
+        let seconds = longest.map(|longest| longest.as_secs_f64());
+        assert!(seconds[0] > 0.9 && seconds[1] > 1.8, "{seconds:?}");
+        assert!(seconds[2] > 3.6 && seconds[4] > 3.6, "{seconds:?}");
+        root.stop().await;
+    });
+}
+
+#[test]
+fn callers_hear_when_the_next_try_is_due() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let backoff = Backoff::try_new(LONG, LONG, LONG).unwrap();
+        let spec = SupervisorSpec::new("root").child(role.spec().backoff(backoff));
+        let root = universe.start(spec).await;
+        role.end(failure("a")).await;
+        eventually("down", || !role_is_up(&role)).await;
+        let Err(AskError::Restarting { retry_in }) = role.ask(Do::Echo(1)).await else {
+            panic!("not restarting");
+        };
+        sleep(retry_in + Duration::from_millis(2)).await;
+        assert_eq!(role.ask(Do::Incarnation).await, Ok(2));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_backoff() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let backoff = Backoff::try_new(1000 * LONG, 1000 * LONG, LONG).unwrap();
+        let spec = SupervisorSpec::new("root").child(role.spec().backoff(backoff));
+        let root = universe.start(spec).await;
+        role.end(failure("a")).await;
+        let begun = Instant::now();
+        root.stop().await;
+        assert!(begun.elapsed() < SECOND);
+        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+    });
+}

@@ -1,0 +1,127 @@
+//! Start: in order, each child after the one before is ready; all or nothing.
+
+use std::time::Duration;
+
+use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::{ChildSpec, Root, SupervisionError, SupervisorSpec};
+use tokio::time::Instant;
+
+use crate::cast::*;
+
+#[test]
+fn children_are_started_in_order_each_after_the_one_before_is_ready() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, c] = three(&journal);
+        // The first takes longest: only waiting for it keeps the order.
+        let a = a.start(Step::After(3 * SECOND));
+        let b = b.start(Step::After(2 * SECOND));
+        let begun = Instant::now();
+        let root = universe.start(over([&a, &b, &c])).await;
+        assert_eq!(journal.story(), "+a +b +c");
+        assert!(begun.elapsed() >= 5 * SECOND);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_child_that_fails_to_start_stops_the_earlier_ones_in_reverse_and_fails_the_supervisor() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, c] = three(&journal);
+        let c = c.start(Step::Ends(failure("no disk")));
+        let Err(exit) = Root::start(over([&a, &b, &c]), universe.tree()).await else {
+            panic!("started");
+        };
+        assert_eq!(journal.story(), "+a +b ~c -b ~b -a ~a");
+        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("no disk")));
+        assert!(matches!(
+            exit.find::<SupervisionError>(),
+            Some(SupervisionError::StartFailed { child, .. }) if child == "root/c"
+        ));
+        assert!(universe.tree().alive().is_empty());
+    });
+}
+
+#[test]
+fn the_cause_of_a_failed_start_is_found_through_nested_supervisors() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("leaf", &journal).start(Step::Ends(failure("deep")));
+        let inner = SupervisorSpec::new("inner").child(role.spec());
+        let outer = SupervisorSpec::new("outer").child(ChildSpec::supervisor(inner));
+        let root = SupervisorSpec::new("root").child(ChildSpec::supervisor(outer));
+        let Err(exit) = Root::start(root, universe.tree()).await else {
+            panic!("started");
+        };
+        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("deep")));
+        assert_eq!(
+            exit.to_string(),
+            "error: root/outer failed to start: root/outer/inner failed to start: \
+             root/outer/inner/leaf failed to start: scripted failure: deep"
+        );
+    });
+}
+
+#[test]
+fn a_start_that_passes_its_deadline_is_killed_and_fails() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal).start(Step::Never);
+        let spec = SupervisorSpec::new("root").child(role.spec().start_deadline(7 * SECOND));
+        let begun = Instant::now();
+        let Err(exit) = Root::start(spec, universe.tree()).await else {
+            panic!("started");
+        };
+        assert_eq!(begun.elapsed().as_secs(), 7);
+        assert!(exit.to_string().contains("killed"), "{exit}");
+        assert_eq!(journal.story(), "~a");
+    });
+}
+
+#[test]
+fn the_time_that_a_start_takes_is_not_silence() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        // Longer than the heartbeat's 30 s.
+        let role = Role::new("a", &journal).start(Step::After(Duration::from_secs(50)));
+        let root = universe.start(over([&role])).await;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(role.incarnation().await, 1);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn no_caller_is_let_in_before_the_start_is_done() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal).start(Step::After(SECOND));
+        let (handle, asking) = (role.handle.clone(), role.clone());
+        let early = actix_rt::spawn(async move { asking.ask(Do::Echo(1)).await });
+        let running = actix_rt::spawn(async move { handle.running(LONG).await });
+        let root = universe.start(over([&role])).await;
+        assert!(matches!(
+            early.await.unwrap(),
+            Err(headroom_actors::kernel::AskError::Restarting { .. })
+        ));
+        assert!(running.await.unwrap());
+        assert_eq!(role.ask(Do::Echo(2)).await, Ok(2));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn dropping_a_start_that_is_under_way_kills_what_was_started() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let b = b.start(Step::Never);
+        let start = Root::start(over([&a, &b]), universe.tree());
+        assert!(tokio::time::timeout(SECOND, start).await.is_err());
+        eventually("both are gone", || universe.tree().alive().is_empty()).await;
+        let mut story = journal.take();
+        story.sort();
+        assert_eq!(story, ["+a", "~a", "~b"]);
+    });
+}

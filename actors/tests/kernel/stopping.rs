@@ -1,0 +1,211 @@
+//! Stop: in reverse order, each child within its own deadline, and nothing survives.
+
+use std::time::Duration;
+
+use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::{AskError, ChildSpec, Exit, SupervisorSpec};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::cast::*;
+
+#[test]
+fn children_are_stopped_in_reverse_start_order() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let roles = three(&journal);
+        let root = universe.start(over(&roles)).await;
+        journal.take();
+        assert!(matches!(root.stop().await, Exit::Shutdown));
+        assert_eq!(journal.story(), "-c ~c -b ~b -a ~a");
+    });
+}
+
+#[test]
+fn a_child_that_does_not_stop_in_time_is_killed_and_the_rest_still_stops_in_order() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, c] = three(&journal);
+        let b = b.stop(Step::Never);
+        let spec = SupervisorSpec::new("root")
+            .child(a.spec())
+            .child(b.spec().shutdown_deadline(9 * SECOND))
+            .child(c.spec());
+        let root = universe.start(spec).await;
+        journal.take();
+        let begun = Instant::now();
+        root.stop().await;
+        assert_eq!(begun.elapsed().as_secs(), 9);
+        assert_eq!(journal.story(), "-c ~c ~b -a ~a");
+        assert!(
+            last_exit(universe.tree(), "root/b")
+                .await
+                .contains("killed")
+        );
+        assert_eq!(last_exit(universe.tree(), "root/a").await, "shutdown");
+    });
+}
+
+#[test]
+fn each_child_has_a_deadline_of_its_own() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let roles = three(&journal).map(|role| role.stop(Step::Never));
+        let mut spec = SupervisorSpec::new("root");
+        for (role, seconds) in roles.iter().zip([1, 2, 4]) {
+            spec = spec.child(role.spec().shutdown_deadline(seconds * SECOND));
+        }
+        let root = universe.start(spec).await;
+        let begun = Instant::now();
+        root.stop().await;
+        assert_eq!(begun.elapsed().as_secs(), 7);
+    });
+}
+
+#[test]
+fn a_stop_finishes_the_calls_in_flight_and_refuses_new_ones() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        let (go_on, held) = oneshot::channel();
+        let caller = role.clone();
+        let in_flight = actix_rt::spawn(async move { caller.ask(Do::Hold(held)).await });
+        eventually("the call is in flight", || role.handle.in_flight() == 1).await;
+        let stopped = actix_rt::spawn(root.stop());
+        tokio::time::sleep(SECOND).await;
+        assert!(matches!(
+            role.ask(Do::Echo(1)).await,
+            Err(AskError::Restarting { .. })
+        ));
+        assert!(!stopped.is_finished(), "did not wait for the call");
+        journal.take();
+        go_on.send(()).unwrap();
+        assert_eq!(in_flight.await.unwrap(), Ok(0));
+        stopped.await.unwrap();
+        assert_eq!(journal.story(), "-a ~a");
+        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+    });
+}
+
+#[test]
+fn a_drain_that_takes_too_long_ends_at_the_deadline_and_tells_the_caller() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        let (_never, held) = oneshot::channel();
+        let caller = role.clone();
+        let in_flight = actix_rt::spawn(async move { caller.ask(Do::Hold(held)).await });
+        eventually("the call is in flight", || role.handle.in_flight() == 1).await;
+        let begun = Instant::now();
+        root.stop().await;
+        assert_eq!(begun.elapsed().as_secs(), 5);
+        assert_eq!(in_flight.await.unwrap(), Err(AskError::Lost));
+        assert_eq!(role.handle.in_flight(), 0);
+    });
+}
+
+#[test]
+fn a_child_may_use_the_ones_before_it_until_it_has_stopped() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        // Two branches: while the second drains, the first must still let callers in.
+        let below = Role::new("store", &journal);
+        let above = Role::new("user", &journal).stop(Step::After(SECOND));
+        let stores = SupervisorSpec::new("stores").child(below.spec());
+        let users = SupervisorSpec::new("users").child(above.spec());
+        let branches = SupervisorSpec::new("branches")
+            .child(ChildSpec::supervisor(stores))
+            .child(ChildSpec::supervisor(users));
+        let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(branches));
+        let root = universe.start(spec).await;
+        let stopped = actix_rt::spawn(root.stop());
+        tokio::time::sleep(SECOND / 2).await;
+        assert_eq!(below.ask(Do::Echo(1)).await, Ok(1));
+        stopped.await.unwrap();
+    });
+}
+
+#[test]
+fn a_branch_that_is_still_starting_stops_in_order() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let b = b.start(Step::Never);
+        let branch = SupervisorSpec::new("branch")
+            .child(a.spec())
+            .child(b.spec());
+        let dynamic = SupervisorSpec::new("dynamic");
+        let handle = dynamic.handle();
+        let root = universe
+            .start(SupervisorSpec::new("root").child(ChildSpec::supervisor(dynamic)))
+            .await;
+        let started =
+            actix_rt::spawn(async move { handle.start_child(ChildSpec::supervisor(branch)).await });
+        eventually("the first runs", || journal.contains("+a")).await;
+        journal.take();
+        root.stop().await;
+        assert_eq!(journal.story(), "~b -a ~a");
+        assert!(started.await.unwrap().is_err());
+    });
+}
+
+#[test]
+fn dropping_the_root_kills_the_whole_tree() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, c] = three(&journal);
+        let branch = SupervisorSpec::new("branch")
+            .child(b.spec())
+            .child(c.spec());
+        let spec = SupervisorSpec::new("root")
+            .child(a.spec())
+            .child(ChildSpec::supervisor(branch));
+        let root = universe.start(spec).await;
+        journal.take();
+        drop(root);
+        eventually("all are gone", || universe.tree().alive().is_empty()).await;
+        let mut story = journal.take();
+        story.sort();
+        assert_eq!(story, ["~a", "~b", "~c"]);
+        for role in [&a, &b, &c] {
+            assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        }
+    });
+}
+
+#[test]
+fn a_supervisor_that_is_killed_takes_its_children_along_before_it_counts_as_ended() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let a = a.stop(Step::Never);
+        let branch = SupervisorSpec::new("branch")
+            .child(a.spec().shutdown_deadline(Duration::MAX))
+            .child(b.spec());
+        let branch = ChildSpec::supervisor(branch).shutdown_deadline(3 * SECOND);
+        let root = universe
+            .start(SupervisorSpec::new("root").child(branch))
+            .await;
+        journal.take();
+        let begun = Instant::now();
+        root.stop().await;
+        assert_eq!(begun.elapsed().as_secs(), 3);
+        assert_eq!(journal.story(), "-b ~b ~a");
+        assert!(universe.tree().alive().is_empty());
+    });
+}
+
+#[test]
+fn a_child_may_cancel_its_own_futures_while_it_ends() {
+    // With actix's `terminate` the loop would never end: this test would hang.
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        assert_eq!(role.ask(Do::CancelAndEnd).await, Err(AskError::Lost));
+        assert_eq!(role.incarnation().await, 2);
+        root.stop().await;
+    });
+}

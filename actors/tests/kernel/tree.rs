@@ -1,0 +1,185 @@
+//! What operators see: the tree, its counters, and what actors show of themselves.
+
+use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::{ChildSpec, ChildState, Kind, Restart, SupervisorSpec};
+use serde_json::json;
+
+use crate::cast::*;
+
+#[test]
+fn the_snapshot_nests_children_under_their_supervisors_and_shows_what_they_show() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, c] = three(&journal);
+        let branch = SupervisorSpec::new("branch").child(b.spec());
+        // Sorts between the branch and its children.
+        let beside = SupervisorSpec::new("branch-2").child(c.spec());
+        let spec = SupervisorSpec::new("root")
+            .child(a.spec())
+            .child(ChildSpec::supervisor(branch))
+            .child(ChildSpec::supervisor(beside));
+        let root = universe.start(spec).await;
+        let seen = root.tree().snapshot().await;
+        assert_eq!(seen.len(), 1);
+        let paths: Vec<_> = seen[0].children.iter().map(|node| &*node.path).collect();
+        assert_eq!(paths, ["root/a", "root/branch", "root/branch-2"]);
+        let leaf = seen[0].find("root/branch/b").unwrap();
+        assert_eq!((leaf.kind, leaf.state), (Kind::Actor, ChildState::Running));
+        assert_eq!(leaf.observed, Some(json!({ "incarnation": 1 })));
+        assert_eq!(seen[0].children[1].children.len(), 1);
+        assert_eq!(seen[0].children[1].kind, Kind::Supervisor);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn an_actor_that_does_not_answer_is_listed_without_its_state() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let [a, b, _] = three(&journal);
+        let root = universe.start(over([&a, &b])).await;
+        let hanging = a.clone();
+        let call = actix_rt::spawn(async move { hanging.ask(Do::Hang).await });
+        eventually("it hangs", || {
+            a.handle.stats().snapshot().mailbox_depth == 0
+        })
+        .await;
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(node(universe.tree(), "root/a").await.observed, None);
+        assert!(node(universe.tree(), "root/b").await.observed.is_some());
+        root.stop().await;
+        call.await.unwrap().unwrap_err();
+    });
+}
+
+#[test]
+fn counters_survive_restarts_also_of_the_branch() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let branch = SupervisorSpec::new("branch")
+            .intensity(1, LONG)
+            .child(role.spec());
+        let branch = ChildSpec::supervisor(branch).backoff(quick());
+        let root = universe
+            .start(SupervisorSpec::new("root").child(branch))
+            .await;
+        for restarts in 0..3 {
+            assert_eq!(role.ask(Do::Echo(7)).await, Ok(7));
+            assert_eq!(
+                role.ask(Do::Panic).await,
+                Err(headroom_actors::kernel::AskError::Lost)
+            );
+            assert_eq!(role.incarnation().await, restarts + 2);
+        }
+        let seen = node(universe.tree(), "root/branch/a").await;
+        assert_eq!((seen.incarnation, seen.exits["panic"]), (4, 3));
+        assert_eq!(seen.restarts, 2, "the other restart was the branch's");
+        let stats = seen.stats.unwrap();
+        assert_eq!((stats.handled, stats.lost), (6, 3));
+        assert_eq!(node(universe.tree(), "root/branch").await.restarts, 1);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn states_follow_the_life_of_a_child() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal).script(|_| Script {
+            start: Step::After(SECOND),
+            stop: Step::After(SECOND),
+            ..Script::default()
+        });
+        let slow = headroom_actors::kernel::Backoff::try_new(SECOND, SECOND, LONG).unwrap();
+        let spec = SupervisorSpec::new("root");
+        let supervisor = spec.handle();
+        let root = universe.start(spec).await;
+        let starting = supervisor.clone();
+        let child = role.spec().backoff(slow).restart(Restart::Permanent);
+        let started = actix_rt::spawn(async move { starting.start_child(child).await });
+        tokio::time::sleep(SECOND / 2).await;
+        let state = async || node(universe.tree(), "root/a").await.state;
+        assert_eq!(state().await, ChildState::Starting);
+        let child = started.await.unwrap().unwrap();
+        assert_eq!(state().await, ChildState::Running);
+        role.end(failure("x")).await;
+        tokio::time::sleep(SECOND / 1000).await;
+        assert!(matches!(
+            state().await,
+            ChildState::Restarting | ChildState::Starting
+        ));
+        assert!(role.handle.running(LONG).await);
+        let terminating = actix_rt::spawn(async move { supervisor.terminate_child("a").await });
+        tokio::time::sleep(SECOND / 2).await;
+        assert_eq!(state().await, ChildState::Stopping);
+        terminating.await.unwrap();
+        child.ended().await;
+        assert!(universe.tree().snapshot().await[0].find("root/a").is_none());
+        root.stop().await;
+        assert_eq!(
+            node(universe.tree(), "root").await.state,
+            ChildState::Stopped
+        );
+    });
+}
+
+#[test]
+fn counters_are_written_to_whatever_recorder_is_installed() {
+    use metrics::{
+        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    };
+    use std::sync::Arc;
+
+    /// Notes the names and labels of what is written.
+    struct Names(Journal);
+
+    struct Sink;
+    impl metrics::CounterFn for Sink {
+        fn increment(&self, _: u64) {}
+        fn absolute(&self, _: u64) {}
+    }
+
+    impl Recorder for Names {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            self.0.note(key.to_string());
+            Counter::from_arc(Arc::new(Sink))
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            self.0.note(key.to_string());
+            Gauge::noop()
+        }
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            self.0.note(key.to_string());
+            Histogram::noop()
+        }
+    }
+
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        role.end(failure("x")).await;
+        assert_eq!(role.incarnation().await, 2);
+        let written = Journal::default();
+        metrics::with_local_recorder(&Names(written.clone()), || root.tree().record_metrics());
+        for expected in [
+            "Key(headroom_actor_up, [actor = root/a])",
+            "Key(headroom_actor_restarts_total, [actor = root/a])",
+            "Key(headroom_actor_exits_total, [actor = root/a, reason = error])",
+            "Key(headroom_actor_mailbox_depth, [actor = root/a])",
+            "Key(headroom_actor_messages_total, [actor = root/a, outcome = lost])",
+            "Key(headroom_abandoned_threads_total)",
+        ] {
+            assert!(
+                written.contains(expected),
+                "{expected}: {:?}",
+                written.take()
+            );
+        }
+        root.stop().await;
+    });
+}
