@@ -1,5 +1,8 @@
 //! What the black-box tests share: starting the real binary, generated TorchScript files, WAV samples, waiting.
 
+pub mod models;
+pub mod protocol;
 pub mod server;
 pub mod torchscript;
 pub mod wait;
+pub mod wav;
