@@ -6,99 +6,18 @@
 //! at stop, and when a strategy restarts a group.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::child::{ChildSpec, Restart};
+use super::child::ChildSpec;
 use super::exit::{Exit, SupervisionError};
 use super::incarnation::{Birth, Ended, Incarnation, News};
 use super::newsroom::Newsroom;
+use super::slot::{OnRequest, Slot};
 use super::supervisor::{Command, StartChildError, StartedChild, Strategy, SupervisorSpec};
-use super::tree::{ChildState, Node, Tree};
-
-/// One child of a running supervisor.
-struct Slot {
-    key: u64,
-    spec: ChildSpec,
-    node: Arc<Node>,
-    incarnation: Option<Incarnation>,
-    /// Failures in a row, for the backoff.
-    failures: u32,
-    restart_at: Option<Instant>,
-    last_exit: Exit,
-    /// Those who want it ended, and are told when it has.
-    terminating: Vec<oneshot::Sender<Exit>>,
-    on_request: Option<OnRequest>,
-}
-
-/// What those who started a child on request wait for.
-struct OnRequest {
-    starting: Option<oneshot::Sender<Result<StartedChild, StartChildError>>>,
-    ended: Option<oneshot::Sender<Exit>>,
-}
-
-impl Slot {
-    fn never_ready(&self) -> bool {
-        let request = self.on_request.as_ref();
-        request.is_some_and(|request| request.starting.is_some())
-    }
-
-    fn is_unwanted(&self) -> bool {
-        !self.terminating.is_empty()
-    }
-
-    /// Whether a restart of its group leaves it out: a temporary child is never started again, and
-    /// one that was to be ended for good has ended.
-    fn leaves_group(&self) -> bool {
-        self.spec.restart == Restart::Temporary || (self.on_request.is_some() && self.is_unwanted())
-    }
-
-    fn record_exit(&mut self, exit: &Exit) {
-        self.incarnation = None;
-        self.last_exit = exit.clone();
-        self.node.record_exit(exit);
-        let actor = self.node.path();
-        if exit.is_normal() {
-            tracing::debug!(actor, %exit, "child ended");
-        } else {
-            tracing::warn!(actor, reason = exit.label(), %exit, "child ended");
-        }
-    }
-
-    fn await_restart(&mut self, due: Option<Instant>) {
-        self.node.set_state(ChildState::Restarting);
-        self.spec.launch.mark_down(due);
-        self.answer_terminating();
-    }
-
-    /// It is not started again: tells all who wait for that.
-    fn retire(&mut self, tree: &Tree) {
-        self.restart_at = None;
-        self.spec.launch.mark_stopped();
-        self.node.set_state(ChildState::Stopped);
-        if let Some(request) = self.on_request.take() {
-            // Forgotten before anyone is told, so that a child of the same name can follow at once.
-            tree.forget(self.node.path());
-            if let Some(starting) = request.starting {
-                let failed = StartChildError::Failed(self.last_exit.clone());
-                starting.send(Err(failed)).ok();
-            }
-            if let Some(ended) = request.ended {
-                ended.send(self.last_exit.clone()).ok();
-            }
-        }
-        self.answer_terminating();
-    }
-
-    fn answer_terminating(&mut self) {
-        for waiting in self.terminating.drain(..) {
-            waiting.send(self.last_exit.clone()).ok();
-        }
-    }
-}
+use super::tree::{ChildState, Tree};
 
 enum Event {
     News(u64, News),

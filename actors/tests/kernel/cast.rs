@@ -14,38 +14,38 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-pub const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A wait that no test should ever reach the end of.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// A backoff of at most a millisecond, for tests that are not about it.
-pub fn quick() -> Backoff {
+pub(crate) fn quick() -> Backoff {
     Backoff::try_new(Duration::from_millis(1), Duration::from_millis(1), LONG).unwrap()
 }
 
 /// What happened, in order.
 #[derive(Clone, Default)]
-pub struct Journal {
+pub(crate) struct Journal {
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Journal {
-    pub fn note(&self, line: impl Into<String>) {
+    pub(crate) fn note(&self, line: impl Into<String>) {
         self.lines.lock().unwrap().push(line.into());
     }
 
     /// What happened since the last call.
-    pub fn take(&self) -> Vec<String> {
+    pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.lines.lock().unwrap())
     }
 
     /// What happened, joined by spaces, since the last call.
-    pub fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         self.take().join(" ")
     }
 
-    pub fn contains(&self, line: &str) -> bool {
+    pub(crate) fn contains(&self, line: &str) -> bool {
         self.lines.lock().unwrap().iter().any(|other| other == line)
     }
 }
@@ -53,15 +53,15 @@ impl Journal {
 /// The cause of a scripted failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("scripted failure: {0}")]
-pub struct Scripted(pub &'static str);
+pub(crate) struct Scripted(pub &'static str);
 
-pub fn failure(cause: &'static str) -> Exit {
+pub(crate) fn failure(cause: &'static str) -> Exit {
     Exit::error(Scripted(cause))
 }
 
 /// How a step of an actor's life goes.
 #[derive(Clone, Default)]
-pub enum Step {
+pub(crate) enum Step {
     #[default]
     AtOnce,
     After(Duration),
@@ -87,17 +87,17 @@ impl Step {
 
 /// What one incarnation does.
 #[derive(Clone, Default)]
-pub struct Script {
-    pub factory_panics: bool,
-    pub started_panics: bool,
-    pub start: Step,
-    pub stop: Step,
-    pub stopped_panics: bool,
-    pub drop_panics: bool,
+pub(crate) struct Script {
+    pub(crate) factory_panics: bool,
+    pub(crate) started_panics: bool,
+    pub(crate) start: Step,
+    pub(crate) stop: Step,
+    pub(crate) stopped_panics: bool,
+    pub(crate) drop_panics: bool,
 }
 
 /// Its journal: `+a` started, `-a` stopped in order, `~a` dropped.
-pub struct Player {
+pub(crate) struct Player {
     name: String,
     life: Life,
     script: Script,
@@ -147,7 +147,7 @@ impl Drop for Player {
 }
 
 /// An instruction to a player. It answers with a number.
-pub enum Do {
+pub(crate) enum Do {
     Echo(u64),
     Incarnation,
     /// Waits in the actor's context until told to go on.
@@ -222,7 +222,7 @@ impl Handler<Call<Do>> for Player {
 }
 
 /// Work that may be dropped with its caller.
-pub struct Cancellable(pub Journal);
+pub(crate) struct Cancellable(pub Journal);
 
 impl Message for Cancellable {
     type Reply = ();
@@ -246,19 +246,19 @@ impl Handler<Call<Cancellable>> for Player {
 
 /// A player before it is cast: its handle, and the scripts of its incarnations.
 #[derive(Clone)]
-pub struct Role {
-    pub handle: Handle<Player>,
+pub(crate) struct Role {
+    pub(crate) handle: Handle<Player>,
     journal: Journal,
     script: Arc<dyn Fn(u64) -> Script + Send + Sync>,
 }
 
 impl Role {
     /// A player that does nothing wrong.
-    pub fn new(name: &str, journal: &Journal) -> Self {
+    pub(crate) fn new(name: &str, journal: &Journal) -> Self {
         Self::with_capacity(name, 16, journal)
     }
 
-    pub fn with_capacity(name: &str, capacity: u32, journal: &Journal) -> Self {
+    pub(crate) fn with_capacity(name: &str, capacity: u32, journal: &Journal) -> Self {
         Self {
             handle: Handle::new(name, capacity),
             journal: journal.clone(),
@@ -267,19 +267,19 @@ impl Role {
     }
 
     /// Every incarnation follows what `script` says of its number.
-    pub fn script(mut self, script: impl Fn(u64) -> Script + Send + Sync + 'static) -> Self {
+    pub(crate) fn script(mut self, script: impl Fn(u64) -> Script + Send + Sync + 'static) -> Self {
         self.script = Arc::new(script);
         self
     }
 
-    pub fn start(self, step: Step) -> Self {
+    pub(crate) fn start(self, step: Step) -> Self {
         self.script(move |_| Script {
             start: step.clone(),
             ..Script::default()
         })
     }
 
-    pub fn stop(self, step: Step) -> Self {
+    pub(crate) fn stop(self, step: Step) -> Self {
         self.script(move |_| Script {
             stop: step.clone(),
             ..Script::default()
@@ -305,37 +305,37 @@ impl Role {
         }
     }
 
-    pub fn spec(&self) -> ChildSpec {
+    pub(crate) fn spec(&self) -> ChildSpec {
         ChildSpec::actor(&self.handle, self.factory()).backoff(quick())
     }
 
-    pub fn dedicated(&self) -> ChildSpec {
+    pub(crate) fn dedicated(&self) -> ChildSpec {
         ChildSpec::dedicated_actor(&self.handle, self.factory()).backoff(quick())
     }
 
-    pub async fn ask(&self, what: Do) -> Result<u64, AskError> {
+    pub(crate) async fn ask(&self, what: Do) -> Result<u64, AskError> {
         self.handle.ask(what, LONG).await
     }
 
     /// Ends the incarnation that runs, and waits until it has.
-    pub async fn end(&self, exit: Exit) {
+    pub(crate) async fn end(&self, exit: Exit) {
         assert_eq!(self.ask(Do::End(exit)).await, Err(AskError::Lost));
     }
 
     /// Which incarnation answers, once one does.
-    pub async fn incarnation(&self) -> u64 {
+    pub(crate) async fn incarnation(&self) -> u64 {
         assert!(self.handle.running(LONG).await, "does not run");
         self.ask(Do::Incarnation).await.unwrap()
     }
 }
 
 /// Three roles of one journal.
-pub fn three(journal: &Journal) -> [Role; 3] {
+pub(crate) fn three(journal: &Journal) -> [Role; 3] {
     ["a", "b", "c"].map(|name| Role::new(name, journal))
 }
 
 /// A root over `roles`, in order.
-pub fn over<'a>(roles: impl IntoIterator<Item = &'a Role>) -> SupervisorSpec {
+pub(crate) fn over<'a>(roles: impl IntoIterator<Item = &'a Role>) -> SupervisorSpec {
     roles
         .into_iter()
         .fold(SupervisorSpec::new("root"), |spec, role| {
@@ -344,7 +344,7 @@ pub fn over<'a>(roles: impl IntoIterator<Item = &'a Role>) -> SupervisorSpec {
 }
 
 /// Waits until `condition` holds; the paused clock makes this free.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
     while !condition() {
         assert!(Instant::now() < deadline, "never came: {what}");
@@ -353,12 +353,12 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// The node at `path`, as operators see it.
-pub async fn node(tree: &Tree, path: &str) -> headroom_actors::kernel::NodeSnapshot {
+pub(crate) async fn node(tree: &Tree, path: &str) -> headroom_actors::kernel::NodeSnapshot {
     let roots = tree.snapshot().await;
     let found = roots.iter().find_map(|root| root.find(path)).cloned();
     found.unwrap_or_else(|| panic!("{path} is not in the tree"))
 }
 
-pub async fn last_exit(tree: &Tree, path: &str) -> String {
+pub(crate) async fn last_exit(tree: &Tree, path: &str) -> String {
     node(tree, path).await.last_exit.unwrap_or_default()
 }
