@@ -1,6 +1,7 @@
 //! What the black-box tests share: starting the real binary, generated TorchScript files, WAV samples, waiting.
 
 pub mod models;
+pub mod process_tree;
 pub mod protocol;
 pub mod server;
 pub mod torchscript;

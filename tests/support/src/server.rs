@@ -32,6 +32,7 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub struct Options {
     binary: PathBuf,
+    launcher: Vec<String>,
     settings: String,
     environment: Vec<(String, String)>,
 }
@@ -41,9 +42,18 @@ impl Options {
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         Self {
             binary: binary.into(),
+            launcher: Vec::new(),
             settings: String::new(),
             environment: Vec::new(),
         }
+    }
+
+    /// A program and its first arguments that become the server: they get its command line as
+    /// their last arguments.
+    #[must_use]
+    pub fn launched_by(mut self, command: &[&str]) -> Self {
+        self.launcher = command.iter().map(|&word| word.into()).collect();
+        self
     }
 
     /// Lines of TOML on top of what every test gets, as dotted keys: `models.dir = "…"`.
@@ -59,6 +69,15 @@ impl Options {
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
         self
+    }
+
+    fn command(&self) -> Command {
+        let Some((program, arguments)) = self.launcher.split_first() else {
+            return Command::new(&self.binary);
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).arg(&self.binary);
+        command
     }
 }
 
@@ -95,9 +114,9 @@ impl Server {
         );
         // The test's own lines are a profile, so that they can override the base.
         fs::write(folder.path().join("base.toml"), base).expect("settings are written");
-        fs::write(folder.path().join("test.toml"), options.settings).expect("settings are written");
+        fs::write(folder.path().join("test.toml"), &options.settings).expect("settings are written");
         let log = File::create(folder.path().join("log")).expect("a log file");
-        let mut command = Command::new(&options.binary);
+        let mut command = options.command();
         command
             .arg("serve")
             .arg("--config")
