@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::{self, ConnectionError, Sender};
 use super::infer::{BoundInput, BoundRequest, InferError, InferOutput, Tensor};
-use super::zygote::{Fork, ForkError, Zygote};
+use super::zygote::{Fork, ForkError, Forked, Zygote};
 use crate::kernel::process::{LastLines, Process, ProcessSpec, log_lines};
 use crate::kernel::{
     AskError, Call, Child, Entry, Exit, Handle, Life, Message, ProcessExit, Reply,
@@ -32,7 +32,8 @@ use crate::kernel::{
 /// After its socket closed, or after it was asked to stop, how long a host may take to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a fork may take, waiting for a restarting zygote included.
+/// How long a fork may take, waiting for a restarting zygote included. A zygote that is found stuck
+/// by this very fork adds the time that finding it takes.
 const FORK_WITHIN: Duration = Duration::from_secs(15);
 
 /// Tensors up to this size are copied on the actor's thread; a larger copy would hold up others.
@@ -525,18 +526,8 @@ async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostErr
         HostSource::Zygote(zygote) => {
             let (log, log_end) = std::io::pipe()?;
             let log = pipe::Receiver::from_owned_fd(log.into())?;
-            let fork = Fork {
-                name: spec.name.clone(),
-                socket,
-                log: log_end.into(),
-            };
-            if !zygote.running(FORK_WITHIN).await {
-                return Err(HostError::NoZygote(AskError::TimedOut));
-            }
-            let forked = zygote
-                .ask(fork, FORK_WITHIN)
-                .await
-                .map_err(HostError::NoZygote)??;
+            let within = FORK_WITHIN.saturating_add(spec.heartbeat_timeout);
+            let forked = fork(zygote, &spec.name, &socket, &log_end.into(), within).await?;
             let lines = LastLines::default();
             actix_rt::spawn(log_lines(spec.name.clone(), forked.pid, lines, log));
             Ok(HostProcess::Forked {
@@ -546,6 +537,35 @@ async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostErr
             })
         }
     }
+}
+
+/// Asks for a fork until a zygote has answered: one that is dead, or dies of this request, is
+/// replaced by its supervisor, and what it may have forked has died with it.
+async fn fork(
+    zygote: &Handle<Zygote>,
+    name: &str,
+    socket: &OwnedFd,
+    log: &OwnedFd,
+    within: Duration,
+) -> Result<Forked, HostError> {
+    let deadline = Instant::now() + within;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let mut runs = zygote.running(left()).await;
+    while runs {
+        let fork = Fork {
+            name: name.to_owned(),
+            socket: socket.try_clone()?,
+            log: log.try_clone()?,
+        };
+        match zygote.ask(fork, left()).await {
+            Ok(forked) => return Ok(forked?),
+            Err(AskError::Restarting { .. } | AskError::Lost) => {
+                runs = zygote.restarted(left()).await;
+            }
+            Err(error) => return Err(HostError::NoZygote(error)),
+        }
+    }
+    Err(HostError::NoZygote(AskError::TimedOut))
 }
 
 impl Actor for ModelHost {

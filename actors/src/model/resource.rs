@@ -2,6 +2,7 @@
 //! unloading is ending them, and with their processes all of their memory.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use headroom_model_protocol::{Ready, Start, StartFailureKind};
@@ -32,7 +33,7 @@ const FORKS_MAX: u32 = 64;
 const HOST_RESTARTS_MAX: u32 = 5;
 
 /// Within this time.
-const HOST_RESTARTS_PERIOD: std::time::Duration = std::time::Duration::from_secs(30);
+const HOST_RESTARTS_PERIOD: Duration = Duration::from_secs(30);
 
 /// Hosts die first when the kernel runs out of memory: far above the server's own score.
 const HOST_OOM_SCORE_ADJ: i32 = 800;
@@ -65,6 +66,7 @@ impl Runtime {
         let load = ZygoteResource {
             supervisor: self.supervisor.clone(),
             spec: self.process("--zygote", ZYGOTE),
+            patience: self.config.heartbeat_timeout,
             handle,
         };
         Some(Loadable {
@@ -97,14 +99,16 @@ impl Runtime {
 struct ZygoteResource {
     supervisor: SupervisorHandle,
     spec: ProcessSpec,
+    patience: Duration,
     handle: Handle<Zygote>,
 }
 
 impl Load for ZygoteResource {
     fn load(&self, ticket: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>> {
         let spec = self.spec.clone();
+        let patience = self.patience;
         let entry = Arc::clone(&ticket.entry);
-        let make = move |life| Zygote::new(life, spec.clone(), Arc::clone(&entry));
+        let make = move |life| Zygote::new(life, spec.clone(), Arc::clone(&entry), patience);
         let child = ChildSpec::actor(&self.handle, make).start_deadline(ticket.deadline);
         start(self.supervisor.clone(), child, ticket, |_| 0).boxed()
     }

@@ -29,6 +29,7 @@ pub(super) struct Zygote {
     life: Life,
     spec: ProcessSpec,
     entry: Arc<dyn Entry>,
+    patience: Duration,
     running: Option<Running>,
     forking: HashMap<u64, Reply<Fork>>,
     hosts: HashMap<i32, oneshot::Sender<ProcessExit>>,
@@ -57,12 +58,19 @@ pub(super) enum ZygoteError {
 }
 
 impl Zygote {
-    /// A zygote started as `spec` says, its process counted under `entry`.
-    pub(super) fn new(life: Life, spec: ProcessSpec, entry: Arc<dyn Entry>) -> Self {
+    /// A zygote started as `spec` says, its process counted under `entry`. When a fork takes longer
+    /// than `patience` it counts as stuck: it is killed, and its hosts with it.
+    pub(super) fn new(
+        life: Life,
+        spec: ProcessSpec,
+        entry: Arc<dyn Entry>,
+        patience: Duration,
+    ) -> Self {
         Self {
             life,
             spec,
             entry,
+            patience,
             running: None,
             forking: HashMap::new(),
             hosts: HashMap::new(),
@@ -104,6 +112,16 @@ impl Zygote {
                     ended.send(exit).ok();
                 }
             }
+        }
+    }
+
+    /// Ends a zygote that has not answered request `id` yet. It has nothing to do but to answer, so
+    /// it is not asked for signs of life: while nobody needs it, its silence harms nobody, and its
+    /// end would take hosts along that work.
+    fn on_overdue(&mut self, id: u64, cx: &mut Context<Self>) {
+        if self.forking.contains_key(&id) {
+            let silent = self.patience;
+            self.life.end(cx, Exit::Stuck { silent });
         }
     }
 
@@ -227,13 +245,12 @@ impl Handler<Call<Fork>> for Zygote {
         // Without a process the actor is about to end, and the dropped reply says so.
         let Some(running) = &self.running else { return };
         self.next_id += 1;
-        let request = ZygoteRequest::Fork {
-            id: self.next_id,
-            name,
-        };
+        let id = self.next_id;
+        let request = ZygoteRequest::Fork { id, name };
         match running.sender.send_with(&request, &[], vec![socket, log]) {
             Ok(()) => {
-                self.forking.insert(self.next_id, reply);
+                self.forking.insert(id, reply);
+                cx.run_later(self.patience, move |zygote, cx| zygote.on_overdue(id, cx));
             }
             Err(error) => self.life.end(cx, Exit::error(ZygoteError::from(error))),
         }
