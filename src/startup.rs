@@ -278,6 +278,9 @@ fn http_server(
         .keep_alive(settings.keep_alive)
         .client_request_timeout(settings.client_request_timeout)
         .client_disconnect_timeout(settings.client_disconnect_timeout)
+        // A client that closes its side has gone away: otherwise nobody notices before the answer is
+        // written, and its work is done for nobody.
+        .h1_allow_half_closed(false)
         .shutdown_timeout(whole_seconds(settings.shutdown_deadline))
         .disable_signals()
         .listen(listener)?
