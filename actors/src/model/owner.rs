@@ -304,6 +304,8 @@ impl ModelOwner {
                 instance.bound = None;
             }
         }
+        // Those whose callers have gone away make room, even behind one that waits.
+        self.queue.retain(|pending| !pending.reply.is_cancelled());
         self.dispatch(cx);
     }
 }
