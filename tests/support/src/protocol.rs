@@ -125,6 +125,34 @@ impl Server {
         index.as_array().expect("an array").clone()
     }
 
+    /// What `/api/actors` shows of one actor, such as "headroom/repository"; null when it is not
+    /// there.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn actor(&self, path: &str) -> Value {
+        let tree = self.read("/api/actors").await.ok();
+        let mut left: Vec<Value> = tree["actors"].as_array().cloned().unwrap_or_default();
+        while let Some(mut node) = left.pop() {
+            if node["path"] == path {
+                return node;
+            }
+            if let Value::Array(children) = node["children"].take() {
+                left.extend(children);
+            }
+        }
+        Value::Null
+    }
+
+    /// What a loaded model's owner tells of its queue; `model` is as "silero-vad:1".
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn owner(&self, model: &str) -> Value {
+        let path = format!("headroom/models/{model}/owner");
+        self.actor(&path).await["observed"].take()
+    }
+
     /// The sum of a metric's samples whose labels contain all of `labels` (such as `kind="model"`).
     ///
     /// # Panics
