@@ -35,6 +35,13 @@ const HOST_RESTARTS_MAX: u32 = 5;
 /// Within this time.
 const HOST_RESTARTS_PERIOD: Duration = Duration::from_secs(30);
 
+/// How long an owner may take to stop. It is stopped when nothing uses the model any more, or when
+/// whoever does has been waited for already: then it is not waited for again.
+const OWNER_STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// The same for a host, the orderly end of its process included.
+const HOST_STOP_WITHIN: Duration = Duration::from_secs(3);
+
 /// Hosts die first when the kernel runs out of memory: far above the server's own score.
 const HOST_OOM_SCORE_ADJ: i32 = 800;
 
@@ -186,16 +193,18 @@ impl ModelResource {
                 facts: facts.clone(),
             };
             let make = move |life| ModelHost::new(life, spec.clone());
-            tree = tree.child(ChildSpec::actor(handle, make).start_deadline(ticket.deadline));
+            let host = ChildSpec::actor(handle, make)
+                .start_deadline(ticket.deadline)
+                .shutdown_deadline(HOST_STOP_WITHIN);
+            tree = tree.child(host);
         }
         let spec = OwnerSpec {
             settings,
             hosts: self.hosts.clone(),
             sequence_idle: self.config.sequence_idle,
         };
-        tree.child(ChildSpec::actor(&self.owner, move |life| {
-            ModelOwner::new(life, spec.clone())
-        }))
+        let owner = ChildSpec::actor(&self.owner, move |life| ModelOwner::new(life, spec.clone()));
+        tree.child(owner.shutdown_deadline(OWNER_STOP_WITHIN))
     }
 
     fn start(&self, settings: &ModelSettings) -> Start {

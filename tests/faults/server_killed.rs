@@ -1,0 +1,58 @@
+//! SIGKILL for the server itself: whatever its processes are doing, they go with it.
+
+use headroom_test_support::server::Server;
+use headroom_test_support::torchscript;
+use nix::sys::signal::Signal;
+
+use crate::house::{BINARY, DEADLINE, House, floats, milliseconds};
+use crate::processes::wait_until_all_gone;
+
+#[tokio::test]
+async fn a_killed_server_leaves_no_process_behind_whatever_they_were_doing() {
+    let mut house = House::start("");
+    house.place("affine", torchscript::affine);
+    house.place("busy", torchscript::slow);
+    house.place("stopped", torchscript::affine);
+    house.infer("affine", &floats(&[2.0])).await.output();
+    house.infer("stopped", &floats(&[2.0])).await.output();
+    house.infer("busy", &milliseconds(1)).await.output();
+    let busy = house.begin("busy", &milliseconds(60_000));
+    house.wait_until_busy("busy").await;
+    house.host("stopped").hold();
+    house.zygote().hold();
+
+    let processes = house.processes();
+    assert_eq!(processes.len(), 4, "{processes:?}");
+    house.server.signal(Signal::SIGKILL);
+    house.server.wait_for_end(DEADLINE);
+    wait_until_all_gone(&processes);
+    busy.abort();
+}
+
+#[tokio::test]
+async fn a_killed_server_starts_again_on_the_same_ports_and_folders() {
+    let mut house = House::start("");
+    house.place("affine", torchscript::affine);
+    house.infer("affine", &floats(&[2.0])).await.output();
+    let listen = house.server.address();
+    let admin_url = house.server.admin_url("");
+    let folder = house.server.folder().join("data");
+    let processes = house.processes();
+    house.server.signal(Signal::SIGKILL);
+    house.server.wait_for_end(DEADLINE);
+
+    // At once: nothing waits for the old processes.
+    let settings = format!(
+        "server.listen = '{}'\nserver.admin_listen = '{}'\ndata.dir = '{}'",
+        listen,
+        admin_url.trim_start_matches("http://"),
+        folder.display()
+    );
+    let server = Server::start(house.models.options(BINARY).settings(&settings));
+    assert_eq!(server.address(), listen);
+    let first = std::mem::replace(&mut house.server, server);
+    house.infer("affine", &floats(&[2.0])).await.output();
+    wait_until_all_gone(&processes);
+    drop(first);
+    house.infer("affine", &floats(&[2.0])).await.output();
+}

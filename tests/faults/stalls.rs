@@ -1,0 +1,100 @@
+//! Processes that are there and do nothing: stopped by SIGSTOP, or lost in an endless loop.
+
+use headroom_test_support::torchscript;
+
+use crate::house::{Bystander, House, IMPATIENT, floats, host_path, milliseconds};
+
+#[tokio::test]
+async fn a_stopped_host_is_found_by_its_heartbeat_and_replaced() {
+    let house = House::start(IMPATIENT);
+    house.place("slow", torchscript::slow);
+    house.infer("slow", &milliseconds(1)).await.output();
+    let bystander = Bystander::start(&house).await;
+
+    // Idle: nobody asks it anything, and it is found all the same.
+    let host = house.host("slow");
+    host.hold();
+    host.wait_until_gone();
+    house
+        .wait_until_served("slow", &milliseconds(1), &[1.0])
+        .await;
+
+    // At work: its request is repeated.
+    let host = house.host("slow");
+    let answer = house.begin("slow", &milliseconds(300));
+    house.wait_until_busy("slow").await;
+    host.hold();
+    assert!(answer.await.unwrap().is_right(&[300.0]));
+    host.wait_until_gone();
+
+    house.wait_for_restarts(&host_path("slow"), 2).await;
+    let stuck = [
+        "actor=\"headroom/models/slow:1/host-0\"",
+        "reason=\"stuck\"",
+    ];
+    assert_eq!(
+        house
+            .server
+            .metric("headroom_actor_exits_total", &stuck)
+            .await,
+        2.0
+    );
+    bystander.assert_undisturbed().await;
+}
+
+#[tokio::test]
+async fn a_stopped_zygote_is_replaced_when_it_is_needed() {
+    let house = House::start(IMPATIENT);
+    house.place("slow", torchscript::slow);
+    house.place("affine", torchscript::affine);
+    house.infer("slow", &milliseconds(1)).await.output();
+
+    let zygote = house.zygote();
+    zygote.hold();
+    // What is loaded goes on.
+    house.infer("slow", &milliseconds(1)).await.output();
+    // What is not gets loaded.
+    house
+        .wait_until_served("affine", &floats(&[2.0]), &[6.5])
+        .await;
+    zygote.wait_until_gone();
+    house
+        .wait_until_served("slow", &milliseconds(1), &[1.0])
+        .await;
+    house.wait_for_restarts("headroom/models/zygote", 1).await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_killed_under_a_stopped_zygote_comes_back() {
+    let house = House::start(IMPATIENT);
+    house.place("slow", torchscript::slow);
+    house.infer("slow", &milliseconds(1)).await.output();
+    let zygote = house.zygote();
+    zygote.hold();
+    house.host("slow").kill();
+    house
+        .wait_until_served("slow", &milliseconds(1), &[1.0])
+        .await;
+    zygote.wait_until_gone();
+}
+
+#[tokio::test]
+async fn a_forward_that_never_ends_is_ended_by_its_deadline_alone() {
+    let house = House::start("");
+    house.place("hangs", torchscript::hangs);
+    house.settings("hangs", "deadline = '1s'\n");
+    let bystander = Bystander::start(&house).await;
+
+    for round in 1..=2 {
+        let answer = house.infer("hangs", &floats(&[1.0])).await;
+        answer.assert_refused(504, "deadline of 1s");
+        // The answer comes first, then the old process's end and the new one.
+        house.wait_for_restarts(&host_path("hangs"), round).await;
+    }
+    let first = house.begin("hangs", &floats(&[1.0]));
+    let second = house.begin("hangs", &floats(&[1.0]));
+    // Each gets its own second.
+    first.await.unwrap().assert_refused(504, "deadline of 1s");
+    second.await.unwrap().assert_refused(504, "deadline of 1s");
+    bystander.assert_undisturbed().await;
+}
