@@ -14,6 +14,7 @@ use tokio::time::Instant;
 /// do not count for its successor.
 #[derive(Debug)]
 pub(super) struct Uses {
+    name: Arc<str>,
     held: AtomicUsize,
     origin: Instant,
     last_nanos: AtomicU64,
@@ -22,8 +23,9 @@ pub(super) struct Uses {
 }
 
 impl Uses {
-    pub(super) fn new(idle: Arc<Notify>) -> Arc<Self> {
+    pub(super) fn new(name: &str, idle: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self {
+            name: name.into(),
             held: AtomicUsize::new(0),
             origin: Instant::now(),
             last_nanos: AtomicU64::new(0),
@@ -52,23 +54,21 @@ impl Uses {
 #[derive(Debug)]
 #[must_use = "without its lease the resource may be unloaded at once"]
 pub struct Lease {
-    name: Arc<str>,
     uses: Arc<Uses>,
 }
 
 impl Lease {
-    pub(super) fn take(name: &str, uses: &Arc<Uses>) -> Self {
+    pub(super) fn take(uses: &Arc<Uses>) -> Self {
         uses.touch();
         uses.held.fetch_add(1, Ordering::AcqRel);
         Self {
-            name: name.into(),
             uses: Arc::clone(uses),
         }
     }
 
     /// The name of the resource.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.uses.name
     }
 }
 

@@ -199,7 +199,7 @@ impl Loader {
             self.unload_if_unused(&name, context);
         }
         self.arm_expiry(context);
-        self.room_changed(context);
+        self.look_for_victims(context);
     }
 
     pub(super) fn watch_for_death(

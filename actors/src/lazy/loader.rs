@@ -134,7 +134,7 @@ impl Loader {
             return Acquired::Now(Err(AcquireError::Stopping));
         }
         if let State::Ready(held) = slot.state() {
-            let lease = Lease::take(name, &held.uses);
+            let lease = Lease::take(&held.uses);
             if counted {
                 slot.meter.hit();
                 self.policy.touch(&mut slot.usage, now);

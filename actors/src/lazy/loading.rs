@@ -162,7 +162,7 @@ impl Loader {
             seconds = took.as_secs_f64(),
             "resource loaded"
         );
-        let uses = Uses::new(idle);
+        let uses = Uses::new(name, idle);
         slot.usage = Usage {
             last_use: now,
             ..Usage::default()
@@ -171,7 +171,7 @@ impl Loader {
             if !waiter.is_closed() {
                 self.policy.touch(&mut slot.usage, now);
                 // One that gives up in this very moment drops its lease with the channel.
-                waiter.send(Ok(Lease::take(name, &uses))).ok();
+                waiter.send(Ok(Lease::take(&uses))).ok();
             }
         }
         slot.enter(State::Ready(Held {

@@ -71,12 +71,25 @@ impl Loader {
         self.ask_budget(context);
     }
 
-    /// Something has gone, or is no longer in use: there may be room now.
+    /// Something has gone: there may be room now.
     pub(super) fn room_changed(&mut self, context: &mut Context<Self>) {
         match &mut self.room.head {
             Some(head) if head.asking => head.outdated = true,
             Some(_) => self.ask_budget(context),
             None => {}
+        }
+    }
+
+    /// Something is no longer in use: it may be what a waiting load lacked. The budget is not asked
+    /// unless that is so; leases end by the thousands.
+    pub(super) fn look_for_victims(&mut self, context: &mut Context<Self>) {
+        let waiting = self.room.head.as_ref().filter(|head| !head.asking);
+        let Some(shortage) = waiting.and_then(|head| head.shortage) else {
+            return;
+        };
+        let victims = self.victims(missing(&shortage));
+        if victims.is_some_and(|victims| !victims.is_empty()) {
+            self.ask_budget(context);
         }
     }
 
@@ -144,8 +157,7 @@ impl Loader {
     }
 
     fn make_room(&mut self, shortage: Shortage, context: &mut Context<Self>) {
-        // A refusal means that something is missing, whatever the figures say.
-        let missing = shortage.need.saturating_sub(shortage.free).max(1);
+        let missing = missing(&shortage);
         let victims = self.victims(missing);
         let within_reach = self.within_reach();
         let Some(head) = &mut self.room.head else {
@@ -309,4 +321,9 @@ impl Loader {
             self.drain(name, reason, context);
         }
     }
+}
+
+/// Bytes to be freed. A refusal means that something is missing, whatever the figures say.
+fn missing(shortage: &Shortage) -> u64 {
+    shortage.need.saturating_sub(shortage.free).max(1)
 }

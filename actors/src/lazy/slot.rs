@@ -285,3 +285,21 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::double::Scripted;
+    use super::*;
+
+    #[test]
+    fn callers_that_gave_up_do_not_pile_up() {
+        let mut slot = Slot::new(Scripted::new().resource("thing", &[]));
+        let (patient, _answer) = oneshot::channel();
+        slot.push_waiter(patient);
+        for _ in 0..10_000 {
+            slot.push_waiter(oneshot::channel().0);
+        }
+        assert_eq!(slot.waiting(), 1);
+        assert!(slot.waiters.capacity() < 100, "{}", slot.waiters.capacity());
+    }
+}

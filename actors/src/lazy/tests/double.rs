@@ -50,6 +50,8 @@ struct Inner {
     /// Whether something may be loaded: a load was begun and not unloaded since.
     occupied: Mutex<bool>,
     death: Mutex<Option<oneshot::Sender<LoadError>>>,
+    /// Its place in the ledger, which it must have until it is unloaded.
+    entry: Mutex<Option<Arc<dyn Entry>>>,
     name: Mutex<String>,
     loads: AtomicU64,
 }
@@ -72,6 +74,7 @@ impl Scripted {
                 script: Mutex::default(),
                 occupied: Mutex::default(),
                 death: Mutex::default(),
+                entry: Mutex::default(),
                 name: Mutex::default(),
                 loads: AtomicU64::new(0),
             }),
@@ -167,6 +170,7 @@ impl Load for Scripted {
         if ticket.entry.reserved() == 0 {
             violated("load without a reservation");
         }
+        *inner.entry.lock().unwrap() = Some(ticket.entry);
         let step = inner.script.lock().unwrap().pop_front();
         async move {
             sleep(inner.takes).await;
@@ -199,6 +203,10 @@ impl Load for Scripted {
             inner.note("unload");
             sleep(inner.unload_takes).await;
             inner.note("unloaded");
+            let entry = inner.entry.lock().unwrap().take();
+            if entry.is_some_and(|entry| entry.reserved() == 0) {
+                violated("the reservation ended before the unload");
+            }
             *inner.occupied.lock().unwrap() = false;
             *inner.death.lock().unwrap() = None;
         }
@@ -224,6 +232,8 @@ pub(crate) enum Mood {
     #[default]
     Answers,
     Silent,
+    /// Looks, and says a second later what it saw.
+    Slow,
     Panics,
 }
 
@@ -275,12 +285,15 @@ impl Budget for FixedBudget {
             tokio::task::yield_now().await;
             let mood = *ledger.mood.lock().unwrap();
             match mood {
-                Mood::Answers => {}
+                Mood::Answers | Mood::Slow => {}
                 Mood::Silent => return Err(BudgetError::Unavailable),
                 // Inside the loader's own future: what a bug in the loader would be.
                 Mood::Panics => std::panic::resume_unwind(Box::new("a bug")),
             }
             let free = ledger.total.saturating_sub(ledger.used());
+            if let Mood::Slow = mood {
+                sleep(SECOND).await;
+            }
             if claim.bytes > free {
                 return Err(BudgetError::Short {
                     need: claim.bytes,

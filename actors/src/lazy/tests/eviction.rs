@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::super::{AcquireError, Config, Evict, PolicyKind, Shortage};
+use super::super::{AcquireError, Config, Evict, PolicyKind, Shortage, Unload};
 use super::double::{MINUTE, Mood, SECOND, Scripted, Yard, acquire, config, eventually, paused};
 use crate::kernel::Loadable;
 use crate::kernel::phase::Phase;
@@ -294,6 +294,73 @@ fn callers_of_what_is_being_evicted_wait_and_load_it_again() {
         yard.touch("a").await;
         other.await.unwrap();
         assert_eq!(a.loads(), 2);
+        yard.close().await;
+    });
+}
+
+async fn unload(yard: &Yard, name: &str) {
+    let name = name.to_owned();
+    let unloaded = yard.loader.ask(Unload { name }, MINUTE).await;
+    unloaded.unwrap().unwrap();
+}
+
+#[test]
+fn while_a_victim_goes_nobody_else_has_to_and_nobody_loses_patience() {
+    paused(|universe| async move {
+        let slow = Scripted::new().bytes(40).unload_takes(5 * SECOND);
+        let mut resources = things(&[("other", 40), ("tiny", 5), ("next", 40)]);
+        resources.push(slow.resource("slow", &[]));
+        let yard = Yard::open_with(&universe, lru(), 100, resources).await;
+        for name in ["slow", "other", "tiny"] {
+            yard.touch(name).await;
+            sleep(SECOND).await;
+        }
+        let (next, ()) = tokio::join!(yard.acquire("next"), async {
+            eventually(async || yard.status("slow").await.phase == Phase::Draining).await;
+            // Leases end and things go while it waits: neither makes it choose again.
+            yard.touch("other").await;
+            sleep(SECOND).await;
+            unload(&yard, "tiny").await;
+        });
+        drop(next.unwrap());
+        assert_eq!(yard.ready().await, ["next", "other"]);
+        yard.close().await;
+    });
+}
+
+#[test]
+fn an_answer_of_the_budget_that_is_out_of_date_evicts_nobody() {
+    paused(|universe| async move {
+        let resources = things(&[("a", 40), ("b", 40), ("next", 40)]);
+        let yard = Yard::open(&universe, 100, resources).await;
+        yard.touch("a").await;
+        yard.touch("b").await;
+        *yard.ledger.mood.lock().unwrap() = Mood::Slow;
+        let (next, ()) = tokio::join!(yard.acquire("next"), async {
+            sleep(SECOND / 2).await;
+            unload(&yard, "a").await;
+        });
+        drop(next.unwrap());
+        assert_eq!(yard.ready().await, ["b", "next"]);
+        yard.close().await;
+    });
+}
+
+#[test]
+fn what_was_once_popular_ages_by_what_goes_in_its_stead() {
+    paused(|universe| async move {
+        let resources = things(&[("popular", 40), ("x", 40), ("y", 40)]);
+        let yard = Yard::open(&universe, 100, resources).await;
+        for _ in 0..20 {
+            yard.touch("popular").await;
+        }
+        let mut kept = 0;
+        while yard.ready().await.contains(&"popular".to_owned()) {
+            yard.touch(["x", "y"][kept % 2]).await;
+            kept += 1;
+            assert!(kept < 100, "it never aged");
+        }
+        assert!(kept > 10, "its popularity counted for {kept} rounds only");
         yard.close().await;
     });
 }

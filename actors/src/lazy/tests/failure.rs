@@ -1,9 +1,9 @@
 //! Failures: told with their cause, remembered, forgotten in time, and never anybody else's.
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, advance};
+use tokio::time::{Instant, advance, sleep};
 
-use super::super::{AcquireError, Unload, Unloaded};
+use super::super::{AcquireError, Evict, Unload, Unloaded};
 use super::double::{Log, MINUTE, SECOND, Scripted, Step, Yard, eventually, paused, unavailable};
 use crate::kernel::phase::Phase;
 use crate::kernel::{LoadError, LoadFault};
@@ -191,6 +191,32 @@ fn an_unload_forgets_a_failure() {
         let unloaded = yard.loader.ask(unload, SECOND).await.unwrap();
         assert_eq!(unloaded, Ok(Unloaded { bytes: 0 }));
         yard.touch("thing").await;
+        yard.close().await;
+    });
+}
+
+#[test]
+fn the_backoff_grows_with_each_death_and_begins_anew_after_a_long_life_or_an_orderly_end() {
+    paused(|universe| async move {
+        let thing = Scripted::new();
+        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
+        let die_after = async |life| {
+            yard.touch("thing").await;
+            sleep(life).await;
+            thing.die("crashed");
+            eventually(async || yard.status("thing").await.phase == Phase::Failed).await;
+            let next = yard.status("thing").await.next_try_in_seconds.unwrap();
+            advance(MINUTE).await;
+            next.round()
+        };
+        assert_eq!(die_after(SECOND).await, 1.0);
+        assert_eq!(die_after(SECOND).await, 2.0);
+        assert_eq!(die_after(11 * MINUTE).await, 1.0);
+        assert_eq!(die_after(SECOND).await, 2.0);
+        yard.touch("thing").await;
+        let evicted = yard.loader.ask(Evict { bytes: 1 }, MINUTE).await.unwrap();
+        assert_eq!(evicted.bytes, 10);
+        assert_eq!(die_after(SECOND).await, 1.0);
         yard.close().await;
     });
 }

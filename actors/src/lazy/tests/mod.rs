@@ -3,6 +3,7 @@
 pub(super) mod double;
 mod eviction;
 mod failure;
+mod figures;
 mod leaving;
 mod pressure;
 mod registering;

@@ -62,13 +62,19 @@ fn a_stop_waits_for_leases_but_not_for_ever() {
         assert!((2.0..2.1).contains(&took), "{took}");
     });
     paused(|universe| async move {
-        let base = Scripted::new();
-        let top = Scripted::new();
-        let resources = vec![base.resource("base", &[]), top.resource("top", &["base"])];
+        let log = Log::default();
+        let part = || Scripted::new().log(&log);
+        let resources = vec![
+            part().resource("base", &[]),
+            part().resource("top", &["base"]),
+        ];
         let yard = Yard::open(&universe, 100, resources).await;
         let lease = yard.acquire("top").await.unwrap();
+        log.lock().unwrap().clear();
         let took = stopped_with(lease, yard, 100 * SECOND).await;
         assert!((5.0..5.1).contains(&took), "{took}");
+        let order = ["unload top", "unloaded top", "unload base", "unloaded base"];
+        assert_eq!(*log.lock().unwrap(), order);
     });
 }
 
