@@ -1,0 +1,12 @@
+//! Memory from outside: the real binary, models with real weights, and a measure of its own.
+//!
+//! Every test that speaks of the budget samples the proportional shares of the whole process tree
+//! every 20 ms, and compares the highest sum with the limit that the server was given.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod budget;
+mod cgroup;
+mod leaving;
+mod pressure;
+mod stage;
