@@ -81,13 +81,6 @@ impl Catalogue {
         self.resources.remove(name);
     }
 
-    /// Changes how long a resource stays loaded after its last use.
-    pub(super) fn set_ttl(&mut self, name: &str, ttl: Option<Duration>) {
-        if let Some(resource) = self.resources.get_mut(name) {
-            resource.ttl = ttl;
-        }
-    }
-
     /// All resources, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Loadable> {
         self.resources.values()

@@ -8,7 +8,7 @@ use tokio::time::sleep_until;
 use super::error::UnloadError;
 use super::loader::{Acquired, Departed, Loader};
 use super::messages::{
-    Acquire, Deregister, Evict, Evicted, Preload, Register, SetLoadDeadline, SetTtl, Status, Unload,
+    Acquire, Deregister, Evict, Evicted, Preload, Register, SetLoadDeadline, Status, Unload,
 };
 use super::metrics::Reason;
 use crate::kernel::{Call, Message, Reply};
@@ -136,17 +136,6 @@ impl Handler<Call<SetLoadDeadline>> for Loader {
         };
         self.config.load_deadline = deadline;
         reply.send(());
-    }
-}
-
-impl Handler<Call<SetTtl>> for Loader {
-    type Result = ();
-
-    fn handle(&mut self, call: Call<SetTtl>, context: &mut Context<Self>) {
-        let Some((SetTtl { name, ttl }, reply)) = call.accept() else {
-            return;
-        };
-        reply.send(self.set_ttl(&name, ttl, context));
     }
 }
 

@@ -208,23 +208,6 @@ impl Loader {
         Ok(self.depart(name, Reason::Request, context))
     }
 
-    pub(super) fn set_ttl(
-        &mut self,
-        name: &str,
-        ttl: Option<Duration>,
-        context: &mut Context<Self>,
-    ) -> bool {
-        let Some(slot) = self.slots.get_mut(name) else {
-            return false;
-        };
-        slot.resource.ttl = ttl;
-        if let Some(catalogue) = &mut self.catalogue {
-            catalogue.set_ttl(name, ttl);
-        }
-        self.arm_expiry(context);
-        true
-    }
-
     pub(super) fn status(&self) -> Vec<ResourceStatus> {
         self.slots.values().map(ResourceStatus::of).collect()
     }

@@ -135,20 +135,6 @@ impl Message for SetLoadDeadline {
     type Reply = ();
 }
 
-/// Changes how long a resource stays loaded after its last use, at once. False when there is none
-/// of that name.
-#[derive(Debug, Clone)]
-pub struct SetTtl {
-    /// The resource's name.
-    pub name: String,
-    /// The new time; for ever when `None`.
-    pub ttl: Option<Duration>,
-}
-
-impl Message for SetTtl {
-    type Reply = bool;
-}
-
 /// Asks where every resource stands, by name.
 #[derive(Debug, Clone, Copy)]
 pub struct Status;

@@ -53,8 +53,8 @@ pub use error::{AcquireError, DeregisterError, Shortage, UnloadError};
 pub use lease::Lease;
 pub use loader::Loader;
 pub use messages::{
-    Acquire, Deregister, Evict, Evicted, Preload, Register, SetLoadDeadline, SetTtl, Status,
-    Unload, Unloaded,
+    Acquire, Deregister, Evict, Evicted, Preload, Register, SetLoadDeadline, Status, Unload,
+    Unloaded,
 };
 pub use policy::{
     Candidate, Gdsf, Lru, Policy, PolicyKind, UnknownPolicy, Usage, choose, evictable,

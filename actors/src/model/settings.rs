@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer};
 /// Instances at most: each is a process.
 const INSTANCES_MAX: u32 = 64;
 
+/// Characters of a line that an error shows.
+const LINE_SHOWN_MAX: usize = 80;
+
 /// One model's settings. Every key is optional.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -91,6 +94,15 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     })
 }
 
+/// The error with the line that it stands in, which names the key.
+fn told(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let number = text[..at].matches('\n').count();
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    let line: String = line.chars().take(LINE_SHOWN_MAX).collect();
+    format!("line {} ({line}): {}", number + 1, error.message())
+}
+
 /// One argument of `forward`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -152,8 +164,8 @@ impl ModelSettings {
     /// # Errors
     /// Names the key and the rule.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
-        let settings: Self = toml::from_str(text)
-            .map_err(|error| SettingsError::Parse(error.message().to_owned()))?;
+        let settings: Self =
+            toml::from_str(text).map_err(|error| SettingsError::Parse(told(text, &error)))?;
         settings.check()?;
         Ok(settings)
     }

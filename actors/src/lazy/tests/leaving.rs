@@ -2,7 +2,7 @@
 
 use tokio::time::{advance, sleep};
 
-use super::super::{Evict, SetTtl, Unload, UnloadError, Unloaded};
+use super::super::{Evict, Unload, UnloadError, Unloaded};
 use super::double::{Log, MINUTE, SECOND, Scripted, Yard, acquire, eventually, paused};
 use crate::kernel::phase::Phase;
 
@@ -87,23 +87,6 @@ fn pinned_resources_have_no_ttl_but_can_be_unloaded_on_request() {
         assert_eq!(yard.ready().await, ["thing"]);
         let unloaded = yard.loader.ask(unload("thing"), MINUTE).await.unwrap();
         assert_eq!(unloaded, Ok(Unloaded { bytes: 10 }));
-        yard.close().await;
-    });
-}
-
-#[test]
-fn a_new_ttl_counts_at_once() {
-    paused(|universe| async move {
-        let thing = Scripted::new();
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
-        yard.touch("thing").await;
-        sleep(MINUTE).await;
-        let set = SetTtl {
-            name: "thing".to_owned(),
-            ttl: Some(10 * SECOND),
-        };
-        assert!(yard.loader.ask(set, SECOND).await.unwrap());
-        eventually(async || yard.ready().await.is_empty()).await;
         yard.close().await;
     });
 }
