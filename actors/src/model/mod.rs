@@ -31,7 +31,7 @@ pub use headroom_model_protocol::{
 pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
 pub use owner::ModelOwner;
 pub use repository::{
-    Inventory, Model, ModelFile, Repository, Rescan, Resolve, is_model_name, parse_version, scan,
+    Model, ModelFile, Repository, Rescan, Resolve, Versions, is_model_name, parse_version, scan,
     scan_model,
 };
 pub use resource::Runtime;

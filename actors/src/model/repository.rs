@@ -165,7 +165,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// What its process told when it was last loaded; `None` before the first load.
+    /// What its process told when it was last loaded; `None` as long as these files, with these
+    /// settings, were not.
     pub fn told(&self) -> Option<Arc<Ready>> {
         self.resource.told()
     }
@@ -180,13 +181,8 @@ impl std::fmt::Debug for Model {
 /// A model's name and version.
 type Key = (String, u64);
 
-/// What became of what was found.
-struct Adopted {
-    /// Catalogue names of models whose files or settings are no longer those that were known.
-    changed: Vec<String>,
-    /// What the loader did not take.
-    refused: Vec<(Key, LoadError)>,
-}
+/// What the loader did not take.
+type Refused = Vec<(Key, LoadError)>;
 
 /// Knows the models on disk.
 pub struct Repository {
@@ -232,9 +228,8 @@ impl Repository {
     ///
     /// A model can be asked for from now on. That is not too early: all offers are sent before this
     /// actor answers anybody else, and the loader works in order.
-    fn adopt(&mut self, found: Vec<ModelFile>) -> impl Future<Output = Adopted> + use<> {
+    fn adopt(&mut self, found: Vec<ModelFile>) -> impl Future<Output = Refused> + use<> {
         let mut offers = Vec::new();
-        let mut changed = Vec::new();
         for file in found {
             let key = file.key();
             let known = self.models.get(&key);
@@ -243,9 +238,6 @@ impl Repository {
             }
             // Whoever holds the handle of a model that changed keeps a good one.
             let owner = known.map(|model| model.owner.clone());
-            if owner.is_some() {
-                changed.push(file.resource());
-            }
             let file = Arc::new(file);
             let resource = Arc::new(ModelResource::new(
                 &file,
@@ -267,16 +259,11 @@ impl Repository {
             async move { registered.await.err().map(|error| (key, error)) }
         };
         let registered = join_all(offers.into_iter().map(register));
-        async move {
-            Adopted {
-                changed,
-                refused: registered.await.into_iter().flatten().collect(),
-            }
-        }
+        async move { registered.await.into_iter().flatten().collect() }
     }
 
     /// Forgets what the loader did not take, so that it is found and offered again.
-    fn forget(&mut self, refused: Vec<(Key, LoadError)>) {
+    fn forget(&mut self, refused: Refused) {
         for (key, error) in refused {
             let (model, version) = &key;
             tracing::warn!(actor = self.life.path(), model, version, %error, "model not taken in");
@@ -364,29 +351,43 @@ impl Handler<Call<Resolve>> for Repository {
         let look = blocking(move || scan_model(&dir, &wanted));
         let adopt = wrap_future::<_, Self>(look)
             .then(|found, repository, _| wrap_future::<_, Self>(repository.adopt(found)));
-        cx.spawn(adopt.map(move |adopted, repository, _| {
-            repository.forget(adopted.refused);
+        cx.spawn(adopt.map(move |refused, repository, _| {
+            repository.forget(refused);
             reply.send(repository.find(&name, version));
         }));
     }
 }
 
-/// Looks at the whole folder again and tells all that is in it. What is new or has changed takes
-/// effect at the next load; what is gone is unloaded.
+/// Asks which versions of a model are known, lowest first.
+#[derive(Debug)]
+pub struct Versions {
+    /// The model's name.
+    pub name: String,
+}
+
+impl Message for Versions {
+    type Reply = Vec<u64>;
+    const CANCELLABLE: bool = true;
+}
+
+impl Handler<Call<Versions>> for Repository {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Versions>, _: &mut Context<Self>) {
+        if let Some((Versions { name }, reply)) = call.accept() {
+            let versions = self.models.range((name.clone(), 0)..=(name, u64::MAX));
+            reply.send(versions.map(|((_, version), _)| *version).collect());
+        }
+    }
+}
+
+/// Looks at the whole folder again and tells all models in it, by name and version. What is new or
+/// has changed takes effect at the next load; what is gone is unloaded.
 #[derive(Debug)]
 pub struct Rescan;
 
-/// What is in the folder.
-#[derive(Debug)]
-pub struct Inventory {
-    /// All models, by name and version.
-    pub models: Vec<Model>,
-    /// Catalogue names of those that changed since they were last looked at.
-    pub changed: Vec<String>,
-}
-
 impl Message for Rescan {
-    type Reply = Result<Inventory, LoadError>;
+    type Reply = Result<Vec<Model>, LoadError>;
 }
 
 impl Handler<Call<Rescan>> for Repository {
@@ -411,14 +412,11 @@ impl Handler<Call<Rescan>> for Repository {
                 }
             })
         });
-        cx.spawn(adopt.map(move |adopted, repository, _| {
-            reply.send(match adopted {
-                Ok(Adopted { changed, refused }) => {
+        cx.spawn(adopt.map(move |refused, repository, _| {
+            reply.send(match refused {
+                Ok(refused) => {
                     repository.forget(refused);
-                    Ok(Inventory {
-                        models: repository.models.values().cloned().collect(),
-                        changed,
-                    })
+                    Ok(repository.models.values().cloned().collect())
                 }
                 Err(error) => {
                     let dir = repository.config.dir.display();

@@ -4,7 +4,7 @@ use actix_web::{Responder, web};
 use headroom_actors::kernel::phase::Phase;
 use headroom_actors::lazy::{ResourceStatus, Status};
 use headroom_actors::model::{
-    InputSetting, Model, ModelSettings, OutputSetting, Ready, Resolve, SignatureInput,
+    InputSetting, Model, ModelSettings, OutputSetting, Ready, Resolve, SignatureInput, Versions,
     parse_version,
 };
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,19 @@ pub(super) async fn phases(rooms: &Rooms) -> Result<Vec<ResourceStatus>, Problem
     Ok(rooms.loader.ask(Status, rooms.request_deadline).await?)
 }
 
+/// Where one model stands.
+pub(super) async fn phase(rooms: &Rooms, model: &Model) -> Result<Phase, Problem> {
+    Ok(status(rooms, model)
+        .await?
+        .map_or(Phase::Cold, |status| status.phase))
+}
+
+async fn status(rooms: &Rooms, model: &Model) -> Result<Option<ResourceStatus>, Problem> {
+    let resource = model.file.resource();
+    let mut phases = phases(rooms).await?.into_iter();
+    Ok(phases.find(|status| status.name == resource))
+}
+
 #[derive(Serialize)]
 struct Metadata {
     name: String,
@@ -77,9 +90,20 @@ pub(super) async fn metadata(
     let model = resolve(&rooms, &path).await?;
     let settings = model.file.settings.clone().unwrap_or_default();
     let told = model.told();
+    let versions = match path.version {
+        Some(_) => vec![model.file.version],
+        None => {
+            let name = model.file.name.clone();
+            let versions = Versions { name };
+            rooms
+                .repository
+                .ask(versions, rooms.request_deadline)
+                .await?
+        }
+    };
     Ok(web::Json(Metadata {
         name: model.file.name.clone(),
-        versions: vec![model.file.version.to_string()],
+        versions: versions.iter().map(u64::to_string).collect(),
         platform: PLATFORM,
         inputs: inputs(&settings, told.as_deref()),
         outputs: outputs(&settings),
@@ -91,12 +115,7 @@ pub(super) async fn metadata(
 fn inputs(settings: &ModelSettings, told: Option<&Ready>) -> Vec<TensorMetadata> {
     if settings.inputs.is_empty() {
         let signature = told.map_or(&[][..], |told| &told.inputs);
-        let input = |input: &SignatureInput| TensorMetadata {
-            name: input.name.clone(),
-            datatype: input.type_text.clone(),
-            shape: Vec::new(),
-        };
-        return signature.iter().map(input).collect();
+        return signature.iter().map(signature_input).collect();
     }
     let input = |input: &InputSetting| TensorMetadata {
         name: input.name.clone(),
@@ -108,6 +127,21 @@ fn inputs(settings: &ModelSettings, told: Option<&Ready>) -> Vec<TensorMetadata>
         },
     };
     settings.inputs.iter().map(input).collect()
+}
+
+/// Numbers have a datatype of the protocol; of a tensor, the file tells no more than that it is one.
+fn signature_input(input: &SignatureInput) -> TensorMetadata {
+    let (datatype, shape) = match input.type_text.as_str() {
+        "int" => ("INT64", vec![1]),
+        "float" => ("FP64", vec![1]),
+        "bool" => ("BOOL", vec![1]),
+        other => (other, Vec::new()),
+    };
+    TensorMetadata {
+        name: input.name.clone(),
+        datatype: datatype.to_owned(),
+        shape,
+    }
 }
 
 fn outputs(settings: &ModelSettings) -> Vec<TensorMetadata> {
@@ -126,11 +160,7 @@ pub(super) async fn ready(
     rooms: web::Data<Rooms>,
 ) -> Result<impl Responder, Problem> {
     let model = resolve(&rooms, &path).await?;
-    let resource = model.file.resource();
-    let status = phases(&rooms)
-        .await?
-        .into_iter()
-        .find(|status| status.name == resource);
+    let status = status(&rooms, &model).await?;
     let phase = status.as_ref().map_or(Phase::Cold, |status| status.phase);
     if phase == Phase::Failed {
         let error = status

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use headroom_actors::kernel::phase::Phase;
 use headroom_actors::lazy::{Preload, Unload};
-use headroom_actors::model::{Inventory, Model, Rescan};
+use headroom_actors::model::{Model, Rescan};
 use serde::{Deserialize, Serialize};
 
 use super::models::{self, ModelPath};
@@ -39,7 +39,7 @@ pub(super) async fn index(
     } else {
         serde_json::from_slice(&body)?
     };
-    let Inventory { models, .. } = rescan(&rooms).await?;
+    let models = rescan(&rooms).await?;
     let phases = models::phases(&rooms).await?;
     let entry = |model: &Model| {
         let resource = model.file.resource();
@@ -74,7 +74,7 @@ pub(super) async fn index(
     Ok(web::Json(entries))
 }
 
-async fn rescan(rooms: &Rooms) -> Result<Inventory, Problem> {
+async fn rescan(rooms: &Rooms) -> Result<Vec<Model>, Problem> {
     Ok(rooms
         .repository
         .ask(Rescan, rooms.request_deadline)
@@ -82,25 +82,39 @@ async fn rescan(rooms: &Rooms) -> Result<Inventory, Problem> {
 }
 
 /// Loads the highest version. Files or settings that changed take effect: then the model is
-/// unloaded first, when its requests in flight are done.
+/// unloaded first, when its requests in flight are done. Who asks does not wait until the next try
+/// after a failure is due.
 pub(super) async fn load(
     path: web::Path<ModelPath>,
     rooms: web::Data<Rooms>,
 ) -> Result<impl Responder, Problem> {
-    let inventory = rescan(&rooms).await?;
+    rescan(&rooms).await?;
     let model = models::resolve(&rooms, &path).await?;
-    let name = model.file.resource();
-    if inventory.changed.contains(&name) {
-        rooms
-            .loader
-            .ask(Unload { name: name.clone() }, rooms.request_deadline)
-            .await??;
+    if models::phase(&rooms, &model).await? == Phase::Failed {
+        unload_one(&rooms, &model).await?;
     }
-    rooms
-        .loader
-        .ask(Preload { name }, rooms.request_deadline)
-        .await??;
+    load_one(&rooms, &model).await?;
+    if model.told().is_none() {
+        // What is loaded is what lay there before, whoever noticed the change.
+        unload_one(&rooms, &model).await?;
+        load_one(&rooms, &model).await?;
+    }
     Ok(HttpResponse::Ok().finish())
+}
+
+async fn load_one(rooms: &Rooms, model: &Model) -> Result<(), Problem> {
+    let load = Preload {
+        name: model.file.resource(),
+    };
+    Ok(rooms.loader.ask(load, rooms.request_deadline).await??)
+}
+
+async fn unload_one(rooms: &Rooms, model: &Model) -> Result<(), Problem> {
+    let unload = Unload {
+        name: model.file.resource(),
+    };
+    rooms.loader.ask(unload, rooms.request_deadline).await??;
+    Ok(())
 }
 
 /// Unloads every version, when their requests in flight are done.
@@ -109,15 +123,12 @@ pub(super) async fn unload(
     rooms: web::Data<Rooms>,
 ) -> Result<impl Responder, Problem> {
     let newest = models::resolve(&rooms, &path).await?;
-    let Inventory { models, .. } = rescan(&rooms).await?;
+    let models = rescan(&rooms).await?;
     for model in models
         .iter()
         .filter(|model| model.file.name == newest.file.name)
     {
-        let unload = Unload {
-            name: model.file.resource(),
-        };
-        rooms.loader.ask(unload, rooms.request_deadline).await??;
+        unload_one(&rooms, model).await?;
     }
     Ok(HttpResponse::Ok().finish())
 }
