@@ -1,0 +1,259 @@
+//! Every error under `/v2` has the protocol's form, whoever notices it.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use headroom_test_support::models::Models;
+use headroom_test_support::protocol::{Answer, floats, infer_path, tensor};
+use headroom_test_support::server::Server;
+use headroom_test_support::torchscript;
+use headroom_test_support::wait::wait_for_async;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{BINARY, DEADLINE};
+
+fn start(models: &Models, settings: &str) -> Server {
+    models.add("affine", 1, torchscript::affine);
+    Server::start(models.options(BINARY).settings(settings))
+}
+
+/// Checks form and headers, gives the text.
+async fn error(response: reqwest::Response, status: u16) -> String {
+    assert_eq!(response.headers()["content-type"], "application/json");
+    assert!(response.headers().contains_key("x-request-id"));
+    let error = Answer::of(response).await.error(status);
+    assert!(!error.is_empty());
+    error
+}
+
+#[tokio::test]
+async fn what_is_not_there() {
+    let models = Models::new();
+    let server = start(&models, "");
+    for path in [
+        "/v2/",
+        "/v2/nothing",
+        "/v2/health",
+        "/v2/models",
+        "/v2/models/none",
+        "/v2/models/none/ready",
+        "/v2/models/affine/versions/2",
+        "/v2/models/affine/versions/",
+        "/v2/models/affine/nothing",
+        "/v2/models/%ff",
+        "/v2/models/..%2f..%2fetc",
+        "/v2/models/affine%00",
+        "/v2/models/.hidden",
+        "/v2/repository",
+    ] {
+        error(server.get(path).await, 404).await;
+    }
+    for path in [
+        "/v2/models/none/infer",
+        "/v2/models/affine/versions/7/infer",
+        "/v2/models/..%2Faffine/infer",
+        "/v2/repository/models/none/load",
+        "/v2/repository/models/none/unload",
+    ] {
+        error(server.post(path, &floats("x", &[1.0])).await, 404).await;
+    }
+    let none = server.read("/v2/models/none").await.error(404);
+    assert_eq!(none, "there is no model named \"none\"");
+}
+
+#[tokio::test]
+async fn a_method_that_the_resource_does_not_have() {
+    let models = Models::new();
+    let server = start(&models, "");
+    for (path, method, allowed) in [
+        ("/v2", Method::POST, "GET, HEAD"),
+        ("/v2/health/ready", Method::DELETE, "GET, HEAD"),
+        ("/v2/models/affine", Method::PUT, "GET, HEAD"),
+        (
+            "/v2/models/affine/versions/1/ready",
+            Method::POST,
+            "GET, HEAD",
+        ),
+        ("/v2/models/affine/infer", Method::GET, "POST"),
+        ("/v2/models/affine/versions/1/infer", Method::PATCH, "POST"),
+        ("/v2/repository/index", Method::GET, "POST"),
+        ("/v2/repository/models/affine/load", Method::GET, "POST"),
+        (
+            "/v2/repository/models/affine/unload",
+            Method::DELETE,
+            "POST",
+        ),
+    ] {
+        let response = server.client().request(method, server.url(path));
+        let response = response.send().await.unwrap();
+        assert_eq!(response.headers()["allow"], allowed, "{path}");
+        error(response, 405).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_compressed_or_in_another_form() {
+    let models = Models::new();
+    let server = start(&models, "server.request_body_max = '4KiB'");
+    let large = floats("x", &[0.5; 4096]);
+    for path in ["/v2/models/affine/infer", "/v2/repository/index"] {
+        error(server.post(path, &large).await, 413).await;
+        let packed = server
+            .client()
+            .post(server.url(path))
+            .header("content-encoding", "gzip")
+            .body("packed");
+        error(packed.send().await.unwrap(), 415).await;
+        let broken = server
+            .client()
+            .post(server.url(path))
+            .body("{\"inputs\": [");
+        error(broken.send().await.unwrap(), 400).await;
+    }
+    let binary = server
+        .client()
+        .post(server.url("/v2/models/affine/infer"))
+        .header("inference-header-content-length", "10")
+        .body("{}........");
+    let text = error(binary.send().await.unwrap(), 400).await;
+    assert!(text.contains("binary tensor extension"), "{text}");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come() {
+    let models = Models::new();
+    let server = start(&models, "server.body_idle_timeout = '200ms'");
+    let address = server.address();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let head =
+            "POST /v2/models/affine/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let answer = read.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert!(body["error"].is_string());
+    assert_eq!(body.as_object().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn requests_that_do_not_fit_the_model() {
+    let models = Models::new();
+    let server = start(&models, "");
+    models.add("declared", 1, torchscript::affine).settings(
+        "declared",
+        1,
+        "max_batch = 2\n[[inputs]]\nname = 'x'\ndatatype = 'FP32'\nshape = [-1, 3]",
+    );
+    let row = |datatype: &str, shape: &[i64], data: Value| json!({ "inputs": [tensor("x", datatype, shape, data)] });
+    for (model, request, word) in [
+        ("affine", json!({}), "inputs"),
+        ("affine", json!({ "inputs": [] }), "missing"),
+        ("affine", json!({ "inputs": {} }), "form"),
+        ("affine", json!({ "inputs": [{ "name": "x" }] }), "form"),
+        ("affine", row("FP32", &[2], json!([1])), "1 elements"),
+        ("affine", row("FP32", &[1], json!([1, 2])), "more elements"),
+        ("affine", row("FP32", &[1], json!(["1"])), "string"),
+        ("affine", row("FP32", &[1], json!([null])), "null"),
+        ("affine", row("FP32", &[-1], json!([1])), "-1"),
+        ("affine", row("FP33", &[1], json!([1])), "FP33"),
+        ("affine", row("BYTES", &[1], json!(["a"])), "BYTES"),
+        ("affine", floats("z", &[1.0]), "x"),
+        ("affine", json!({ "id": 7, "inputs": [] }), "form"),
+        (
+            "affine",
+            json!({ "inputs": [
+                tensor("x", "FP32", &[1], json!([1])),
+                tensor("x", "FP32", &[1], json!([1])),
+            ] }),
+            "twice",
+        ),
+        (
+            "affine",
+            json!({ "inputs": [tensor("x", "FP32", &[1], json!([1]))], "outputs": [{ "name": "q" }] }),
+            "no output `q`",
+        ),
+        (
+            "affine",
+            json!({
+                "inputs": [tensor("x", "FP32", &[1], json!([1]))],
+                "parameters": { "reset_states": true },
+            }),
+            "reset_states",
+        ),
+        ("declared", row("FP64", &[1, 3], json!([1, 2, 3])), "FP32"),
+        ("declared", row("FP32", &[1, 2], json!([1, 2])), "[-1, 3]"),
+        ("declared", row("FP32", &[3], json!([1, 2, 3])), "[-1, 3]"),
+        (
+            "declared",
+            row("FP32", &[3, 3], json!([1, 2, 3, 4, 5, 6, 7, 8, 9])),
+            "at most 2",
+        ),
+    ] {
+        let response = server.post(&infer_path(model), &request).await;
+        let text = error(response, 400).await;
+        assert!(text.contains(word), "{request}: {text}");
+    }
+    // Whatever was refused left the model as it was.
+    let good = row("FP32", &[2, 3], json!([[1, 2, 3], [4, 5, 6]]));
+    let answer = server.infer("declared", &good).await;
+    assert_eq!(answer.numbers("output"), [3.5, 6.5, 9.5, 12.5, 15.5, 18.5]);
+}
+
+#[tokio::test]
+async fn a_model_that_throws_is_not_the_servers_mistake() {
+    let models = Models::new();
+    models.add("throws", 1, torchscript::throws);
+    let server = start(&models, "");
+    let text = server
+        .infer("throws", &floats("x", &[1.0]))
+        .await
+        .error(422);
+    assert!(text.contains("the model refuses"), "{text}");
+    // libtorch's own text has frames and paths of the machine that built it.
+    assert!(text.len() < 300 && !text.contains(".cpp"), "{text}");
+}
+
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_back() {
+    let models = Models::new();
+    models.add("slow", 1, torchscript::slow);
+    let server = start(&models, "models.queue_max = 1");
+    let work = json!({ "inputs": [tensor("milliseconds", "INT64", &[1], json!([1000]))] });
+    let first = server.infer("slow", &work);
+    let second = async {
+        wait_for_async(DEADLINE, || async {
+            let owner = server.owner("slow:1").await;
+            if owner["busy"] == 1 {
+                Ok(())
+            } else {
+                Err(owner)
+            }
+        })
+        .await;
+        server.post(&infer_path("slow"), &work).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    first.ok();
+    assert_eq!(second.headers()["retry-after"], "1");
+    error(second, 503).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_in_time() {
+    let models = Models::new();
+    models.add("slow", 1, torchscript::slow);
+    let server = start(&models, "server.request_deadline = '1s'");
+    let work =
+        |time: i64| json!({ "inputs": [tensor("milliseconds", "INT64", &[1], json!([time]))] });
+    server.infer("slow", &work(0)).await.ok();
+    let response = server.post(&infer_path("slow"), &work(2000)).await;
+    error(response, 504).await;
+}

@@ -1,0 +1,199 @@
+//! Tensors there and back: every datatype, every shape, large ones, several at once.
+
+use headroom_test_support::models::Models;
+use headroom_test_support::protocol::{floats, output_of, tensor};
+use headroom_test_support::server::Server;
+use headroom_test_support::torchscript;
+use serde_json::{Value, json};
+
+use crate::BINARY;
+
+fn start(models: &Models) -> Server {
+    models.add("echo", 1, torchscript::echo);
+    models.add("many", 1, torchscript::tuple_list_dict);
+    Server::start(models.options(BINARY))
+}
+
+/// Sends a tensor through the echo and expects it back, flat.
+async fn echo(server: &Server, datatype: &str, shape: &[i64], data: Value, flat: &Value) {
+    let request = json!({ "inputs": [tensor("x", datatype, shape, data)] });
+    let answer = server.infer("echo", &request).await.ok();
+    assert_eq!(
+        answer["outputs"],
+        json!([tensor("output", datatype, shape, flat.clone())])
+    );
+}
+
+#[tokio::test]
+async fn every_datatype_comes_back_as_it_went() {
+    let models = Models::new();
+    let server = start(&models);
+    for (datatype, data) in [
+        ("BOOL", json!([true, false, true])),
+        ("UINT8", json!([0, 1, 255])),
+        ("INT8", json!([-128, 0, 127])),
+        ("INT16", json!([-32768, 1, 32767])),
+        ("INT32", json!([-2147483648, 1, 2147483647])),
+        (
+            "INT64",
+            json!([i64::MIN, 9_007_199_254_740_993_i64, i64::MAX]),
+        ),
+        ("FP16", json!([0.5, -65504.0, 0.25])),
+        ("BF16", json!([1.0, -0.5, 2.0])),
+        ("FP32", json!([0.1_f32, -3.4028235e38, 1e-45])),
+        ("FP64", json!([0.1, -1.7976931348623157e308, 5e-324])),
+    ] {
+        // FP32's numbers are told in the fewest digits that mean them.
+        let flat = match datatype {
+            "FP32" => json!([0.1, -3.4028235e38, 1e-45]),
+            _ => data.clone(),
+        };
+        echo(&server, datatype, &[3], data.clone(), &flat).await;
+        let nested = json!([[data[0]], [data[1]], [data[2]]]);
+        echo(&server, datatype, &[3, 1], nested, &flat).await;
+    }
+}
+
+#[tokio::test]
+async fn every_shape_comes_back_as_it_went() {
+    let models = Models::new();
+    let server = start(&models);
+    for (shape, data, flat) in [
+        (&[][..], json!([7]), json!([7])),
+        (&[1], json!([7]), json!([7])),
+        (&[0], json!([]), json!([])),
+        (&[0, 3], json!([]), json!([])),
+        (&[2, 0], json!([[], []]), json!([])),
+        (
+            &[2, 3],
+            json!([[1, 2, 3], [4, 5, 6]]),
+            json!([1, 2, 3, 4, 5, 6]),
+        ),
+        (
+            &[2, 3],
+            json!([1, 2, 3, 4, 5, 6]),
+            json!([1, 2, 3, 4, 5, 6]),
+        ),
+        (
+            &[1, 1, 1, 1, 1, 1, 1, 2],
+            json!([[[[[[[[8, 9]]]]]]]]),
+            json!([8, 9]),
+        ),
+    ] {
+        echo(&server, "INT32", shape, data, &flat).await;
+    }
+}
+
+#[tokio::test]
+async fn random_doubles_come_back_to_the_last_bit() {
+    let models = Models::new();
+    let server = start(&models);
+    let data: Vec<f64> = doubles().take(10_000).collect();
+    assert_same(&echoed(&server, &data).await, &data);
+}
+
+#[tokio::test]
+async fn large_tensors_come_back_as_they_went() {
+    let models = Models::new();
+    let server = start(&models);
+    // 8 MiB: far above what fits into a frame, so both ways go through shared memory.
+    let data: Vec<f64> = doubles().take(1 << 20).collect();
+    assert_same(&echoed(&server, &data).await, &data);
+    // The arenas are used again, by smaller ones and by the same.
+    for size in [1, 300_000, 70_000, 1 << 20] {
+        assert_same(&echoed(&server, &data[..size]).await, &data[..size]);
+    }
+}
+
+/// Finite numbers of every size.
+fn doubles() -> impl Iterator<Item = f64> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        f64::from_bits(state)
+    })
+    .filter(|number| number.is_finite())
+}
+
+async fn echoed(server: &Server, data: &[f64]) -> Vec<f64> {
+    let input = tensor("x", "FP64", &[data.len() as i64], json!(data));
+    let answer = server.infer("echo", &json!({ "inputs": [input] })).await;
+    answer.numbers("output")
+}
+
+#[track_caller]
+fn assert_same(left: &[f64], right: &[f64]) {
+    assert_eq!(left.len(), right.len());
+    let differing = left
+        .iter()
+        .zip(right)
+        .position(|(a, b)| a.to_bits() != b.to_bits());
+    if let Some(index) = differing {
+        panic!(
+            "element {index} is {:e}, was {:e}",
+            left[index], right[index]
+        );
+    }
+}
+
+#[tokio::test]
+async fn tuples_lists_and_dicts_are_outputs_with_names() {
+    let models = Models::new();
+    let server = start(&models);
+    let answer = server.infer("many", &floats("x", &[1.0, 2.0])).await.ok();
+    let outputs: Vec<(Value, Value)> = answer["outputs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|output| (output["name"].clone(), output["data"].clone()))
+        .collect();
+    let expected = [
+        ("output_0", json!([1.0, 2.0])),
+        ("output_1_0", json!([2.0, 3.0])),
+        ("output_1_1", json!([3.0, 4.0])),
+        ("output_2.sum", json!([3.0])),
+        (
+            "output_2.seven",
+            output_of(&answer, "output_2.seven")["data"].clone(),
+        ),
+    ];
+    assert_eq!(outputs, expected.map(|(name, data)| (json!(name), data)));
+    assert_eq!(output_of(&answer, "output_2.sum")["shape"], json!([]));
+    assert_eq!(
+        output_of(&answer, "output_2.seven")["data"][0].as_f64(),
+        Some(7.0)
+    );
+}
+
+#[tokio::test]
+async fn only_the_wanted_outputs_come_in_the_order_asked() {
+    let models = Models::new();
+    let server = start(&models);
+    let mut request = floats("x", &[1.0]);
+    request["outputs"] = json!([{ "name": "output_1_1" }, { "name": "output_0" }]);
+    let answer = server.infer("many", &request).await.ok();
+    let names = |answer: &Value| {
+        let outputs = answer["outputs"].as_array().unwrap().iter();
+        outputs
+            .map(|output| output["name"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&answer), ["output_1_1", "output_0"]);
+}
+
+#[tokio::test]
+async fn numbers_that_json_does_not_have_come_as_null() {
+    let models = Models::new();
+    let code = "def forward(self, x: Tensor) -> Tensor:\n  return torch.div(x, x - x)\n";
+    models.add("divides", 1, |path| {
+        torchscript::Script::new(code).write(path)
+    });
+    let server = Server::start(models.options(BINARY));
+    let answer = server
+        .infer("divides", &floats("x", &[1.0, 0.0]))
+        .await
+        .ok();
+    assert_eq!(output_of(&answer, "output")["data"], json!([null, null]));
+}
