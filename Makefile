@@ -21,8 +21,10 @@ run: build ## build for release and start the server on 127.0.0.1:8080
 	@scripts/run.sh
 
 test: setup ## build everything and run every test
+	@scripts/setup.sh protocol_client
 	@echo "test: building the binaries that the black-box tests start"
 	@$(ENV) cargo build --workspace --bins
+	@$(ENV) cargo build -p headroom-model-host --examples
 	@echo "test: running all tests"
 	@$(ENV) if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run --workspace; \

@@ -19,6 +19,8 @@ SETUP=scripts/setup
 . "$SETUP/libtorch.sh"
 # shellcheck source=scripts/setup/samples.sh
 . "$SETUP/samples.sh"
+# shellcheck source=scripts/setup/client.sh
+. "$SETUP/client.sh"
 
 [ $# -gt 0 ] || set -- rust make compiler libtorch sample_model speech_samples
 for need in "$@"; do

@@ -107,8 +107,11 @@ pub fn speech_60s() -> PathBuf {
     cached("samples/speech-60s.wav")
 }
 
-/// A file that the setup put into the cache.
-fn cached(path: &str) -> PathBuf {
+/// A file or folder that the setup put into the cache.
+///
+/// # Panics
+/// When it is not there.
+pub fn cached(path: &str) -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let cache = match (set("HEADROOM_CACHE"), set("XDG_CACHE_HOME"), set("HOME")) {
         (Some(cache), _, _) => PathBuf::from(cache),
@@ -118,7 +121,7 @@ fn cached(path: &str) -> PathBuf {
     let path = cache.join(path);
     assert!(
         path.exists(),
-        "{} is missing: run scripts/setup.sh first",
+        "{} is missing: run `make setup` and `scripts/setup.sh protocol_client` first",
         path.display()
     );
     path

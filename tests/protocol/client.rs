@@ -1,0 +1,35 @@
+//! A client that no one here made speaks to the server: Triton's own, from PyPI.
+
+use std::path::Path;
+use std::process::Command;
+
+use headroom_test_support::models::{Models, cached};
+use headroom_test_support::server::Server;
+use headroom_test_support::torchscript;
+
+use crate::BINARY;
+
+#[test]
+fn tritons_own_client_is_content() {
+    let models = Models::new();
+    models
+        .add_sample()
+        .add("echo", 1, torchscript::echo)
+        .add("many", 1, torchscript::tuple_list_dict)
+        .add("throws", 1, torchscript::throws);
+    let server = Server::start(models.options(BINARY));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/protocol/client.py");
+    let output = Command::new("python3")
+        .arg(script)
+        .arg(server.address().to_string())
+        .env("PYTHONPATH", cached("protocol-client"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
