@@ -4,6 +4,8 @@
 //! the command line is wrong (EX_USAGE), 78 when the settings are wrong (EX_CONFIG), and 128 plus
 //! the signal's number when told to stop a second time.
 
+mod models;
+
 use std::env;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -65,6 +67,23 @@ enum Command {
         #[command(flatten)]
         files: Files,
     },
+    /// Look at the models without a server
+    Models {
+        #[command(subcommand)]
+        command: ModelsCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// List the models in models.dir: every version, its size, and what is wrong with its settings
+    List {
+        #[command(flatten)]
+        files: Files,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +123,14 @@ pub enum Failure {
     /// The server did not start or did not end well.
     #[error(transparent)]
     Startup(#[from] StartupError),
+    /// The models folder is there and cannot be read.
+    #[error("cannot read models.dir {}: {source}", dir.display())]
+    ModelsDir {
+        /// Where it is.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
@@ -156,6 +183,12 @@ pub fn run() -> Result<(), Failure> {
         None => Cli::command().print_help().map_err(Failure::Output),
         Some(Command::CheckConfig { files }) => check_config(&files.into()),
         Some(Command::Serve { files, ready_file }) => serve(files.into(), ready_file),
+        Some(Command::Models {
+            command: ModelsCommand::List { files, json },
+        }) => {
+            let loaded = settings::load(&files.into(), &environment())?;
+            models::list(&loaded.settings.models.dir, json)
+        }
     }
 }
 
