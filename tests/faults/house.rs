@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{self, infer_path};
-use headroom_test_support::server::Server;
+use headroom_test_support::server::{Options, Server};
 use headroom_test_support::torchscript;
 use headroom_test_support::wait::{wait_for, wait_for_async};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    async fn of(request: reqwest::RequestBuilder) -> Self {
+    pub(crate) async fn of(request: reqwest::RequestBuilder) -> Self {
         let begun = Instant::now();
         let response = request.send().await.expect("the server answers");
         let status = response.status().as_u16();
@@ -104,8 +104,12 @@ impl Answer {
 
 impl House {
     pub(crate) fn start(settings: &str) -> Self {
+        Self::start_with(|options| options.settings(settings))
+    }
+
+    pub(crate) fn start_with(more: impl FnOnce(Options) -> Options) -> Self {
         let models = Models::new();
-        let server = Server::start(models.options(BINARY).settings(settings));
+        let server = Server::start(more(models.options(BINARY)));
         Self { server, models }
     }
 
@@ -141,11 +145,16 @@ impl House {
 
     /// The same without waiting for the answer.
     pub(crate) fn begin(&self, model: &str, body: &Value) -> JoinHandle<Answer> {
+        self.begin_with(model, body.to_string().into())
+    }
+
+    pub(crate) fn begin_with(&self, model: &str, body: bytes::Bytes) -> JoinHandle<Answer> {
         let request = self
             .server
             .client()
             .post(self.server.url(&infer_path(model)));
-        tokio::spawn(Answer::of(request.json(body)))
+        let request = request.header("content-type", "application/json");
+        tokio::spawn(Answer::of(request.body(body)))
     }
 
     pub(crate) async fn load(&self, model: &str) -> Answer {

@@ -1,1 +1,118 @@
-//! wip
+//! Secrets of the settings show nowhere: not in the log, the metrics, the tree, the process list, nor in what model
+//! processes inherit.
+
+use std::fs;
+use std::process::Command;
+
+use headroom_test_support::torchscript;
+use nix::sys::signal::Signal;
+
+use crate::house::{BINARY, DEADLINE, House, floats};
+
+/// Each password stands in another place of the settings.
+const PASSWORDS: [&str; 4] = [
+    "hunter2-file",
+    "hunter2-variable",
+    "hunter2-urlfile",
+    "hunter2-wrong",
+];
+
+#[tokio::test]
+async fn passwords_show_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let url_file = folder.path().join("url");
+    fs::write(
+        &url_file,
+        format!("redis://:{}@127.0.0.1:1/0\n", PASSWORDS[2]),
+    )
+    .unwrap();
+    let settings = format!(
+        "log.filter = 'trace'\npostgres.url = 'postgres://headroom:{}@127.0.0.1:1/x'\n\
+         redis.primary.url_file = '{}'",
+        PASSWORDS[0],
+        url_file.display()
+    );
+    let variable = (
+        "HEADROOM__REDIS__CACHE__URL",
+        format!("redis://:{}@127.0.0.1:1/1", PASSWORDS[1]),
+    );
+    let mut house = House::start_with(|options| {
+        options
+            .settings(&settings)
+            .variable(variable.0, &variable.1)
+    });
+    house.place("affine", torchscript::affine);
+    house.infer("affine", &floats(&[2.0])).await.output();
+
+    let mut shown = vec![
+        ("metrics", house.server.metrics().await),
+        ("tree", house.get("/api/actors").await.text),
+        ("root", house.get("/").await.text),
+        ("problem", house.get("/nothing").await.text),
+    ];
+    for process in house.processes() {
+        let read = |file: &str| fs::read(format!("/proc/{}/{file}", process.pid)).unwrap();
+        shown.push((
+            "arguments",
+            String::from_utf8_lossy(&read("cmdline")).into(),
+        ));
+        shown.push((
+            "environment",
+            String::from_utf8_lossy(&read("environ")).into(),
+        ));
+    }
+    let own = fs::read(format!("/proc/{}/cmdline", house.server.pid())).unwrap();
+    shown.push(("own arguments", String::from_utf8_lossy(&own).into()));
+
+    for arguments in [
+        &["check-config"][..],
+        &["check-config", "--config", "base.toml", "--profile", "test"],
+    ] {
+        let output = Command::new(BINARY)
+            .args(arguments)
+            .env(variable.0, &variable.1)
+            .current_dir(house.server.folder())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        shown.push((
+            "check-config",
+            String::from_utf8_lossy(&output.stdout).into(),
+        ));
+        shown.push((
+            "check-config",
+            String::from_utf8_lossy(&output.stderr).into(),
+        ));
+    }
+
+    // A reload with a wrong value is told without the value.
+    let wrong = format!(
+        "postgres.url = 'http://headroom:{}@127.0.0.1/x'\n",
+        PASSWORDS[3]
+    );
+    fs::write(house.server.settings_file(), wrong).unwrap();
+    house.server.signal(Signal::SIGHUP);
+    headroom_test_support::wait::wait_for(DEADLINE, || {
+        let told = house.server.log().contains("settings not reloaded");
+        told.then_some(()).ok_or("no word of the reload")
+    });
+    let output = Command::new(BINARY)
+        .args(["check-config", "--config", "base.toml", "--profile", "test"])
+        .current_dir(house.server.folder())
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    shown.push((
+        "check-config",
+        String::from_utf8_lossy(&output.stderr).into(),
+    ));
+
+    house.server.signal(Signal::SIGTERM);
+    house.server.wait_for_end(DEADLINE);
+    shown.push(("log", house.server.log()));
+    for (place, text) in shown {
+        for password in PASSWORDS {
+            assert!(!text.contains(password), "{password} in {place}: {text}");
+        }
+    }
+}

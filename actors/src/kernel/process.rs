@@ -269,6 +269,14 @@ pub struct SpawnError {
     pub source: io::Error,
 }
 
+impl SpawnError {
+    /// That `spec` could not be started, because of `source`.
+    pub fn new(spec: &ProcessSpec, source: io::Error) -> Self {
+        let program = spec.program.display().to_string();
+        Self { program, source }
+    }
+}
+
 impl Launch for ProcessLauncher {
     fn launch(&self, _: Birth) -> Running {
         let (ready_sender, ready) = oneshot::channel();
@@ -288,8 +296,7 @@ impl Launch for ProcessLauncher {
                 }
                 Err(source) => {
                     drop(ready_sender);
-                    let program = spec.program.display().to_string();
-                    Exit::error(SpawnError { program, source })
+                    Exit::error(SpawnError::new(&spec, source))
                 }
             };
             exit_sender.send(exit).ok();

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout};
 use super::connection::{self, ConnectionError, Sender};
 use super::infer::{BoundInput, BoundRequest, InferError, InferOutput, Tensor};
 use super::zygote::{Fork, ForkError, Forked, Zygote};
-use crate::kernel::process::{LastLines, Process, ProcessSpec, log_lines};
+use crate::kernel::process::{LastLines, Process, ProcessSpec, SpawnError, log_lines};
 use crate::kernel::{
     AskError, Call, Child, Entry, Exit, Handle, Life, Message, ProcessExit, Reply,
 };
@@ -110,6 +110,8 @@ impl Facts {
 pub(super) enum HostError {
     #[error("cannot prepare a process: {0}")]
     Prepare(#[from] std::io::Error),
+    #[error("there is no process")]
+    Spawn(#[from] SpawnError),
     #[error("the zygote is not there: {0}")]
     NoZygote(AskError),
     #[error(transparent)]
@@ -519,10 +521,11 @@ async fn first_word(frames: &mut Frames, process: &mut HostProcess) -> Result<Re
 
 async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostError> {
     match &spec.source {
-        HostSource::Spawn(process) => Ok(HostProcess::Spawned(Process::spawn(
-            process,
-            socket.into(),
-        )?)),
+        HostSource::Spawn(process) => {
+            let spawned = Process::spawn(process, socket.into());
+            let process = spawned.map_err(|source| SpawnError::new(process, source))?;
+            Ok(HostProcess::Spawned(process))
+        }
         HostSource::Zygote(zygote) => {
             let (log, log_end) = std::io::pipe()?;
             let log = pipe::Receiver::from_owned_fd(log.into())?;

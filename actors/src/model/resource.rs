@@ -1,6 +1,7 @@
 //! A model, and the zygote, as the lazy loader sees them: loading is starting supervised children,
 //! unloading is ending them, and with their processes all of their memory.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use super::host::{Facts, HostError, HostSource, HostSpec, ModelHost};
 use super::owner::{ModelOwner, OwnerSpec};
 use super::repository::ModelFile;
 use super::settings::ModelSettings;
-use super::zygote::Zygote;
-use crate::kernel::process::ProcessSpec;
+use super::zygote::{Zygote, ZygoteError};
+use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
     ChildSpec, Exit, Handle, Load, LoadError, LoadFault, Loadable, Loaded, Restart,
     StartChildError, SupervisorHandle, SupervisorSpec, Ticket,
@@ -291,11 +292,22 @@ fn load_error(error: StartChildError) -> LoadError {
 
 /// What a caller may be told of the end of a model.
 fn load_error_of(exit: &Exit) -> LoadError {
+    if let Some(SpawnError { program, source }) = exit.find() {
+        // The folder is the operator's business; the log has it.
+        let program = Path::new(program).file_name().unwrap_or_default().display();
+        let message = format!("{program} cannot be started: {source}");
+        return LoadError::new(LoadFault::Unavailable, message);
+    }
+    if let Some(error) = exit.find::<ZygoteError>() {
+        return LoadError::new(LoadFault::Unavailable, error.to_string());
+    }
     let Some(cause) = exit.find::<HostError>() else {
         return match exit.root() {
             Exit::Process(process) if process.is_crash() => {
+                // It was loaded and has served: its file is as good as it was, and whoever comes now
+                // need not be one of those whose requests it crashes on.
                 let message = format!("the model's process keeps crashing: {process}");
-                LoadError::new(LoadFault::Invalid, message)
+                LoadError::new(LoadFault::Unavailable, message)
             }
             root => LoadError::new(
                 LoadFault::Unavailable,
@@ -315,6 +327,7 @@ fn load_error_of(exit: &Exit) -> LoadError {
         HostError::EndedEarly(exit) if exit.is_crash() => LoadFault::Invalid,
         HostError::ForwardDeadline(_) => LoadFault::Deadline,
         HostError::Prepare(_)
+        | HostError::Spawn(_)
         | HostError::NoZygote(_)
         | HostError::Fork(_)
         | HostError::EndedEarly(_)

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::connection::{self, ConnectionError, Sender};
-use crate::kernel::process::{Process, ProcessSpec};
+use crate::kernel::process::{Process, ProcessSpec, SpawnError};
 use crate::kernel::{Call, Child, Entry, Exit, Life, Message, ProcessExit, Reply};
 
 /// After its socket closed, how long the process may take to end by itself.
@@ -46,13 +46,10 @@ type Frames = LocalBoxStream<'static, Result<Frame<ZygoteReply>, ConnectionError
 /// Why the zygote cannot do what it is for.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ZygoteError {
-    #[error("cannot start {program}")]
-    Spawn {
-        program: String,
-        source: std::io::Error,
-    },
-    #[error("the zygote closed its connection before it was ready")]
-    NotReady,
+    #[error("there is no zygote")]
+    Spawn(#[from] SpawnError),
+    #[error("the zygote ended before it was ready: {0}")]
+    NotReady(ProcessExit),
     #[error("the conversation with the zygote broke")]
     Connection(#[from] ConnectionError),
 }
@@ -137,20 +134,17 @@ impl Zygote {
 }
 
 async fn boot(spec: ProcessSpec) -> Result<(Running, Frames), ZygoteError> {
-    let spawn_error = |source| ZygoteError::Spawn {
-        program: spec.program().display().to_string(),
-        source,
-    };
-    let (sender, frames, theirs) = connection::pair::<ZygoteReply>().map_err(spawn_error)?;
+    let failed = |source| SpawnError::new(&spec, source);
+    let (sender, frames, theirs) = connection::pair::<ZygoteReply>().map_err(failed)?;
     let mut frames = frames.boxed_local();
-    let process = Process::spawn(&spec, Stdio::from(theirs)).map_err(spawn_error)?;
+    let mut process = Process::spawn(&spec, Stdio::from(theirs)).map_err(failed)?;
     match frames.next().await {
         Some(Ok(Frame {
             header: ZygoteReply::Ready { .. },
             ..
         })) => Ok((Running { process, sender }, frames)),
         Some(Err(error)) => Err(error.into()),
-        _ => Err(ZygoteError::NotReady),
+        _ => Err(ZygoteError::NotReady(process.stop(END_WITHIN).await)),
     }
 }
 
