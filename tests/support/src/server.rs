@@ -114,7 +114,8 @@ impl Server {
         );
         // The test's own lines are a profile, so that they can override the base.
         fs::write(folder.path().join("base.toml"), base).expect("settings are written");
-        fs::write(folder.path().join("test.toml"), &options.settings).expect("settings are written");
+        fs::write(folder.path().join("test.toml"), &options.settings)
+            .expect("settings are written");
         let log = File::create(folder.path().join("log")).expect("a log file");
         let mut command = options.command();
         command
