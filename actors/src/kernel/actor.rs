@@ -11,6 +11,7 @@
 //! actor of the thread from its turn. The lane yields.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -25,11 +26,11 @@ use actix_rt::Arbiter;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use super::child::{Child, Life, Placement};
 use super::exit::Exit;
-use super::handle::{Envelope, Handle, Route};
+use super::handle::{Envelope, Handle, Lane, Route};
 use super::incarnation::{Beat, Birth, Launch, Running};
 use super::stats::Stats;
 
@@ -70,6 +71,11 @@ impl<A: Child> Launch for ActorLauncher<A> {
         let (lane, calls) = mpsc::channel((self.handle.capacity() as usize).max(1));
         let calls = Calls::new(calls);
         let cut = calls.clone();
+        let (in_flight, idle) = mpsc::channel(1);
+        let lane = Lane {
+            calls: lane,
+            in_flight,
+        };
         let stop = CancellationToken::new();
         let kill = CancellationToken::new();
         let beat = Beat::new();
@@ -83,15 +89,16 @@ impl<A: Child> Launch for ActorLauncher<A> {
             stop: stop.clone(),
             observers,
             calls,
+            idle,
             beat: beat.clone(),
             interval: birth.heartbeat.interval,
         };
-        let handle = self.handle.clone();
+        let stats = Arc::clone(self.handle.stats());
         let factory = Arc::clone(&self.factory);
         let killed = kill.clone();
         let run = move || {
             actix_rt::spawn(async move {
-                let exit = run(handle, &*factory, born, killed).await;
+                let exit = run(stats, &*factory, born, killed).await;
                 // The supervisor stops listening only when it has abandoned us.
                 exit_sender.send(exit).ok();
             });
@@ -149,18 +156,20 @@ struct Born<A: Child> {
     stop: CancellationToken,
     observers: mpsc::Receiver<Observe>,
     calls: Calls<A>,
+    /// Closes when no call is in flight and none can follow.
+    idle: mpsc::Receiver<Infallible>,
     beat: Beat,
     interval: Duration,
 }
 
 /// One whole life, from the factory to the drop. Returns after nothing of the actor is left.
 async fn run<A: Child>(
-    handle: Handle<A>,
+    stats: Arc<Stats>,
     factory: &(dyn Fn(Life) -> A + Send + Sync),
     born: Born<A>,
     killed: CancellationToken,
 ) -> Exit {
-    let conceived = catch_unwind(AssertUnwindSafe(|| conceive(handle, factory, born)));
+    let conceived = catch_unwind(AssertUnwindSafe(|| conceive(stats, factory, born)));
     let mut alive = match conceived {
         Ok(alive) => alive,
         Err(payload) => return Exit::Panic(panic_text(&*payload)),
@@ -183,7 +192,7 @@ async fn run<A: Child>(
 
 /// Makes the actor and its context and arranges the order of its life.
 fn conceive<A: Child>(
-    handle: Handle<A>,
+    stats: Arc<Stats>,
     factory: &(dyn Fn(Life) -> A + Send + Sync),
     born: Born<A>,
 ) -> Alive<A> {
@@ -193,11 +202,11 @@ fn conceive<A: Child>(
         stop,
         observers,
         calls,
+        mut idle,
         beat,
         interval,
     } = born;
     let actor = factory(life.clone());
-    let stats = Arc::clone(handle.stats());
     let mut context = Context::<A>::new();
     let own_life = life.clone();
     let first_beat = beat.clone();
@@ -213,16 +222,20 @@ fn conceive<A: Child>(
             Err(exit) => own_life.end(context, exit),
         });
     context.wait(start);
+    let stopping = wrap_future::<_, A>(async move {
+        stop.cancelled().await;
+        // The supervisor has closed the handle before, so the calls in flight only get fewer.
+        idle.recv().await
+    })
+    .then(|_, actor: &mut A, context: &mut Context<A>| actor.stop(context));
     let mut interval = tokio::time::interval(interval.max(BEAT_MIN));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    context.spawn(Lane {
+    context.spawn(Pump {
         beat,
         interval,
         observers,
         calls,
-        stop: Box::pin(stop.cancelled_owned()),
-        draining: None,
-        handle,
+        stopping: Box::pin(stopping),
         life: life.clone(),
     });
     Alive {
@@ -335,20 +348,19 @@ impl<A: Child> Calls<A> {
 /// The kernel's own future inside every actor: it beats, answers observers, carries out the stop,
 /// and hands over the calls, in this order at every turn. It runs in the actor's loop on purpose:
 /// what it proves alive is that very loop.
-struct Lane<A: Child> {
+struct Pump<A: Child> {
     beat: Beat,
     interval: Interval,
     observers: mpsc::Receiver<Observe>,
     calls: Calls<A>,
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
-    draining: Option<Pin<Box<dyn ActorFuture<A, Output = ()>>>>,
-    handle: Handle<A>,
+    /// Waits for the stop, then for the calls in flight, then for the actor.
+    stopping: Pin<Box<dyn ActorFuture<A, Output = ()>>>,
     life: Life,
 }
 
-impl<A: Child> Unpin for Lane<A> {}
+impl<A: Child> Unpin for Pump<A> {}
 
-impl<A: Child> ActorFuture<A> for Lane<A> {
+impl<A: Child> ActorFuture<A> for Pump<A> {
     type Output = ();
 
     fn poll(
@@ -363,16 +375,7 @@ impl<A: Child> ActorFuture<A> for Lane<A> {
             // Whoever asked may have stopped waiting.
             observer.send(actor.observe()).ok();
         }
-        if self.draining.is_none() && self.stop.as_mut().poll(task).is_ready() {
-            // The supervisor has closed the handle already, so the calls in flight only get fewer.
-            let handle = self.handle.clone();
-            let drain = wrap_future::<_, A>(async move { handle.idle().await })
-                .then(|(), actor: &mut A, context: &mut Context<A>| actor.stop(context));
-            self.draining = Some(Box::pin(drain));
-        }
-        if let Some(drain) = &mut self.draining
-            && drain.as_mut().poll(actor, context, task).is_ready()
-        {
+        if self.stopping.as_mut().poll(actor, context, task).is_ready() {
             self.life.end(context, Exit::Shutdown);
             return Poll::Ready(());
         }

@@ -5,10 +5,11 @@
 //! as the work and not as long as the caller's patience; the deadline; and a reply slot whose
 //! fate is counted.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::stats::Stats;
@@ -28,6 +29,18 @@ pub trait Message: Send + 'static {
     }
 }
 
+/// The place of a call among those in flight, given back when its work ends.
+pub(super) struct Place {
+    /// Counts against the handle's capacity, whatever becomes of the actor.
+    pub(super) _permit: OwnedSemaphorePermit,
+    /// Counts against the incarnation that works on it: its stop waits for this.
+    pub(super) _in_flight: InFlight,
+}
+
+/// As long as a clone of this lives, a call of the incarnation is in flight: the other end learns
+/// when there is none. Nothing is ever sent.
+pub(super) type InFlight = mpsc::Sender<Infallible>;
+
 /// A message on its way to an actor. Open it with [`Call::accept`].
 #[must_use = "a dropped call tells its caller that the reply was lost"]
 pub struct Call<M: Message> {
@@ -43,7 +56,7 @@ impl<M: Message> Call<M> {
     pub(super) fn new(
         message: M,
         deadline: Instant,
-        permit: OwnedSemaphorePermit,
+        place: Place,
         stats: Arc<Stats>,
     ) -> (Self, oneshot::Receiver<M::Reply>) {
         let (sender, receiver) = oneshot::channel();
@@ -53,7 +66,7 @@ impl<M: Message> Call<M> {
             deadline,
             queued: true,
             stats,
-            permit: Some(permit),
+            place: Some(place),
         };
         (Self { message, reply }, receiver)
     }
@@ -75,7 +88,7 @@ pub struct Reply<M: Message> {
     deadline: Instant,
     queued: bool,
     stats: Arc<Stats>,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl<M: Message> Reply<M> {
@@ -87,7 +100,7 @@ impl<M: Message> Reply<M> {
             self.stats.handled()
         }
         // Before the answer: whoever has it may call again at once.
-        self.permit = None;
+        self.place = None;
         if let Some(sender) = self.sender.take() {
             // The caller may have given up; that is its right and already counted there.
             sender.send(reply).ok();
@@ -136,6 +149,6 @@ impl<M: Message> Drop for Reply<M> {
             self.stats.lost();
         }
         // Before the caller hears of it, as in `send`; the sender is dropped after this.
-        self.permit = None;
+        self.place = None;
     }
 }

@@ -13,7 +13,7 @@ use actix::{Actor, Context, Handler};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::call::{Call, Message};
+use super::call::{Call, InFlight, Message, Place};
 use super::stats::Stats;
 
 /// Why a call brought no answer.
@@ -53,8 +53,21 @@ pub(super) type Envelope<A> = Box<dyn FnOnce(&mut A, &mut <A as Actor>::Context)
 /// incarnation that is on its way out can open what was closed.
 pub(super) enum Route<A: Actor> {
     Down { until: Option<Instant> },
-    Up(mpsc::Sender<Envelope<A>>),
+    Up(Lane<A>),
     Stopped,
+}
+
+/// The way to one incarnation.
+pub(super) struct Lane<A: Actor> {
+    pub(super) calls: mpsc::Sender<Envelope<A>>,
+    pub(super) in_flight: InFlight,
+}
+
+impl<A: Actor> Lane<A> {
+    /// False from the actor's death on, which its supervisor may not have noticed yet.
+    fn is_open(&self) -> bool {
+        !self.calls.is_closed()
+    }
 }
 
 /// Longer than anything waits; a deadline further away than this is none.
@@ -142,8 +155,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         let shared = &self.shared;
         let route = shared.route.borrow();
         let lane = match &*route {
-            // Between the actor's death and its supervisor's notice the lane is a dead one.
-            Route::Up(lane) if !lane.is_closed() => lane,
+            Route::Up(lane) if lane.is_open() => lane,
             Route::Up(_) => {
                 shared.stats.refused_unavailable();
                 return Err(AskError::Restarting {
@@ -162,46 +174,54 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
                 return Err(AskError::Stopped);
             }
         };
-        let Ok(permit) = Arc::clone(&shared.admission).try_acquire_owned() else {
+        let Ok(_permit) = Arc::clone(&shared.admission).try_acquire_owned() else {
             shared.stats.refused_busy();
             return Err(AskError::Busy);
         };
-        let (call, receiver) = Call::new(message, deadline, permit, Arc::clone(&shared.stats));
+        let place = Place {
+            _permit,
+            _in_flight: lane.in_flight.clone(),
+        };
+        let (call, receiver) = Call::new(message, deadline, place, Arc::clone(&shared.stats));
         let envelope: Envelope<A> =
             Box::new(move |actor, context| actor.handle(call, context).handle(context, None));
         // The permit is the bound: the lane has room for whoever has one. If the actor dies at this
         // very moment the call is dropped, and its caller hears that from the receiver.
-        lane.try_send(envelope).ok();
+        lane.calls.try_send(envelope).ok();
         Ok(receiver)
     }
 
     /// Waits until the actor runs. False when it was stopped or `within` passed first.
     pub async fn running(&self, within: Duration) -> bool {
-        let mut route = self.shared.route.subscribe();
-        let settled = route.wait_for(|route| !matches!(route, Route::Down { .. }));
-        match tokio::time::timeout(within, settled).await {
-            Ok(Ok(route)) => matches!(&*route, Route::Up(_)),
-            _ => false,
-        }
+        self.up(within, |_| true).await
     }
 
     /// Waits until an incarnation runs that did not when this was called. False when the actor was
     /// stopped or `within` passed first.
     pub async fn restarted(&self, within: Duration) -> bool {
-        let alive = |route: &Route<A>| matches!(route, Route::Up(lane) if !lane.is_closed());
-        let mut route = self.shared.route.subscribe();
-        let restarted = async {
-            // The receiver cannot fail: the sender lives as long as this handle.
-            route.wait_for(|route| !alive(route)).await.ok();
-            let settled = |route: &Route<A>| alive(route) || matches!(route, Route::Stopped);
-            route
-                .wait_for(settled)
-                .await
-                .is_ok_and(|route| alive(&route))
+        let before = match &*self.shared.route.borrow() {
+            Route::Up(lane) => Some(lane.calls.clone()),
+            Route::Down { .. } | Route::Stopped => None,
         };
-        tokio::time::timeout(within, restarted)
-            .await
-            .unwrap_or(false)
+        let is_new = |lane: &Lane<A>| {
+            let old = before.as_ref();
+            old.is_none_or(|before| !before.same_channel(&lane.calls))
+        };
+        self.up(within, is_new).await
+    }
+
+    /// Waits until an incarnation is up that `is_wanted`.
+    async fn up(&self, within: Duration, is_wanted: impl Fn(&Lane<A>) -> bool) -> bool {
+        let mut route = self.shared.route.subscribe();
+        let settled = route.wait_for(|route| match route {
+            Route::Up(lane) => lane.is_open() && is_wanted(lane),
+            Route::Down { .. } => false,
+            Route::Stopped => true,
+        });
+        match tokio::time::timeout(within, settled).await {
+            Ok(Ok(route)) => matches!(&*route, Route::Up(_)),
+            _ => false,
+        }
     }
 
     /// Calls in flight: admitted, and their work not yet ended.
@@ -222,16 +242,5 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
 
     pub(super) fn set_route(&self, route: Route<A>) {
         self.shared.route.send_replace(route);
-    }
-
-    /// Resolves once no call is in flight. Only meaningful after the route was closed.
-    pub(super) async fn idle(&self) {
-        // The semaphore is never closed, so this cannot fail; and if it could, idle is right.
-        drop(
-            self.shared
-                .admission
-                .acquire_many(self.shared.capacity)
-                .await,
-        );
     }
 }

@@ -189,6 +189,27 @@ fn running_resolves_when_the_actor_runs_and_fails_when_it_is_stopped() {
 }
 
 #[test]
+fn restarted_resolves_for_the_next_incarnation_and_not_for_the_one_that_runs() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        assert!(!role.handle.restarted(SECOND).await, "nothing happened");
+        let handle = role.handle.clone();
+        let waiting = actix_rt::spawn(async move { handle.restarted(LONG).await });
+        tokio::task::yield_now().await;
+        role.end(failure("x")).await;
+        assert!(waiting.await.unwrap());
+        assert_eq!(role.ask(Do::Incarnation).await, Ok(2));
+        let handle = role.handle.clone();
+        let waiting = actix_rt::spawn(async move { handle.restarted(LONG).await });
+        tokio::task::yield_now().await;
+        root.stop().await;
+        assert!(!waiting.await.unwrap());
+    });
+}
+
+#[test]
 fn only_work_that_says_so_is_cancelled_with_its_caller() {
     Universe::paused(|universe| async move {
         let journal = Journal::default();

@@ -102,6 +102,7 @@ pub(crate) struct Player {
     life: Life,
     script: Script,
     journal: Journal,
+    cancels: bool,
 }
 
 impl Actor for Player {
@@ -127,7 +128,12 @@ impl Child for Player {
         }))
     }
 
-    fn stop(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
+    fn stop(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
+        if self.cancels {
+            let cancelled = context.spawn(wrap_future(pending()));
+            context.spawn(wrap_future(pending()));
+            context.cancel_future(cancelled);
+        }
         let stop = self.script.stop.clone().go("stop");
         Box::pin(wrap_future(stop).map(|_, player: &mut Self, _| {
             player.journal.note(format!("-{}", player.name));
@@ -164,8 +170,8 @@ pub(crate) enum Do {
     Hang,
     /// Holds the thread until the other end is dropped.
     Block(std::sync::mpsc::Receiver<()>),
-    /// Cancels a future of its own and then ends: what actix's `terminate` cannot take.
-    CancelAndEnd,
+    /// From now on it cancels a future of its own when it is stopped.
+    CancelWhenStopped,
 }
 
 impl Message for Do {
@@ -211,11 +217,9 @@ impl Handler<Call<Do>> for Player {
                 until.recv().ok();
                 reply.send(0);
             }
-            Do::CancelAndEnd => {
-                let other = context.spawn(wrap_future(pending()));
-                context.spawn(wrap_future(pending()));
-                context.cancel_future(other);
-                self.life.end(context, Exit::Normal);
+            Do::CancelWhenStopped => {
+                self.cancels = true;
+                reply.send(0);
             }
         }
     }
@@ -301,6 +305,7 @@ impl Role {
                 life,
                 script,
                 journal: journal.clone(),
+                cancels: false,
             }
         }
     }

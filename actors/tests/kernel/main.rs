@@ -6,6 +6,7 @@
 mod cast;
 
 mod calls;
+mod documented;
 mod dynamic_children;
 mod exits;
 mod flood;

@@ -2,6 +2,7 @@
 //!
 //! A failure prints its seed. `KERNEL_SEED=<seed>` runs that tree alone.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -51,7 +52,10 @@ async fn live_through(universe: Universe, seed: u64) {
     let root = universe.start(spec).await;
     let names: Vec<_> = world.roles.iter().map(|role| role.handle.name()).collect();
     let in_order: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
-    assert_eq!(journal.take(), in_order, "started in order");
+    let mut lives = Lives::default();
+    let started = journal.take();
+    lives.follow(&started);
+    assert_eq!(started, in_order, "started in order");
 
     let added = Arc::new(Mutex::new(Vec::new()));
     for event in 0..EVENTS {
@@ -62,22 +66,23 @@ async fn live_through(universe: Universe, seed: u64) {
     }
     // Wait out every backoff, so that the tree is whole again.
     sleep(LONG).await;
-    check_lives(&journal.take());
-    let up = world.roles.iter().filter(|role| up(role));
-    let up: Vec<_> = up.map(|role| role.handle.name().to_owned()).collect();
+    lives.follow(&journal.take());
+    let running = world.roles.iter().filter(|role| up(role));
+    let running: Vec<_> = running.map(|role| role.handle.name()).collect();
     let added: Vec<Role> = std::mem::take(&mut *added.lock().unwrap());
-    let extra: Vec<_> = added.iter().filter(|role| up_now(role)).collect();
+    let extra: Vec<_> = added.iter().filter(|role| up(role)).collect();
 
     root.stop().await;
     assert!(universe.tree().alive().is_empty(), "all is stopped");
     let stopped = journal.take();
+    lives.follow(&stopped);
+    assert!(lives.alive.is_empty(), "orphans: {:?}", lives.alive);
     let fixed: Vec<_> = stopped
         .iter()
         .filter_map(|line| line.strip_prefix('-'))
         .filter(|name| !name.starts_with("added"))
-        .map(str::to_owned)
         .collect();
-    let reversed: Vec<_> = up.iter().rev().cloned().collect();
+    let reversed: Vec<_> = running.iter().rev().copied().collect();
     assert_eq!(fixed, reversed, "stopped in reverse order");
     let stops = stopped.iter().filter(|line| line.starts_with("-added"));
     assert_eq!(
@@ -94,26 +99,26 @@ async fn live_through(universe: Universe, seed: u64) {
 }
 
 fn up(role: &Role) -> bool {
-    up_now(role)
-}
-
-fn up_now(role: &Role) -> bool {
     use futures_util::FutureExt;
     role.handle.running(LONG).now_or_never() == Some(true)
 }
 
-/// No two incarnations of one actor ever live at the same time: `+` and `~` alternate.
-fn check_lives(lines: &[String]) {
-    let mut alive = std::collections::BTreeMap::<&str, bool>::new();
-    for line in lines {
-        let (sign, name) = line.split_at(1);
-        match sign {
-            "+" => {
-                let was = alive.insert(name, true);
-                assert_ne!(was, Some(true), "{name} was started while it lived");
+/// Who lives, by what the journal says.
+#[derive(Default)]
+struct Lives {
+    alive: BTreeSet<String>,
+}
+
+impl Lives {
+    /// No two incarnations of one actor ever live at the same time: `+` and `~` alternate.
+    fn follow(&mut self, lines: &[String]) {
+        for line in lines {
+            let (sign, name) = line.split_at(1);
+            match sign {
+                "+" => assert!(self.alive.insert(name.to_owned()), "{name} lives twice"),
+                "~" => drop(self.alive.remove(name)),
+                _ => {}
             }
-            "~" => drop(alive.insert(name, false)),
-            _ => {}
         }
     }
 }

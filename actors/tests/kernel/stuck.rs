@@ -97,6 +97,31 @@ fn a_thread_that_blocks_for_ever_is_abandoned_counted_and_replaced() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_the_calls_of_an_abandoned_thread() {
+    Universe::real_time(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let spec = SupervisorSpec::new("root").child(
+            role.dedicated()
+                .heartbeat(impatient())
+                .shutdown_deadline(LONG),
+        );
+        let root = universe.start(spec).await;
+        let (release, block) = std::sync::mpsc::sync_channel(0);
+        let caller = role.clone();
+        let blocked = actix_rt::spawn(async move { caller.ask(Do::Block(block)).await });
+        assert!(eventually_incarnation(&role, 2).await);
+        journal.take();
+        let begun = Instant::now();
+        root.stop().await;
+        assert!(begun.elapsed() < LONG);
+        assert_eq!(journal.story(), "-a ~a", "the new one stopped in order");
+        drop(release);
+        assert_eq!(blocked.await.unwrap(), Ok(0));
+    });
+}
+
+#[test]
 fn a_blocked_thread_holds_up_no_sibling() {
     Universe::real_time(|universe| async move {
         let journal = Journal::default();

@@ -1,0 +1,163 @@
+//! What the kernel costs: a call and its answer, a child's start and stop, a restart after a panic.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Context, Handler};
+use actix_rt::{System, SystemRunner};
+use criterion::{Criterion, criterion_group, criterion_main};
+use futures_util::future::join_all;
+use headroom_actors::kernel::{
+    AskError, Backoff, Call, Child, ChildSpec, Handle, Message, Root, SupervisorSpec, Tree,
+};
+
+const LONG: Duration = Duration::from_secs(60);
+
+struct Echo;
+
+impl Actor for Echo {
+    type Context = Context<Self>;
+}
+
+impl Child for Echo {}
+
+enum Do {
+    Echo(u64),
+    Panic,
+}
+
+impl Message for Do {
+    type Reply = u64;
+}
+
+impl Handler<Call<Do>> for Echo {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Do>, _: &mut Context<Self>) {
+        match call.accept() {
+            Some((Do::Echo(number), reply)) => reply.send(number),
+            Some((Do::Panic, _)) => panic!("as told"),
+            None => {}
+        }
+    }
+}
+
+fn handle() -> Handle<Echo> {
+    Handle::new("echo", 256)
+}
+
+/// Starts one child under a root that forgives everything, and measures `work` on it.
+fn bench<F: Future<Output = ()>>(
+    criterion: &mut Criterion,
+    name: &str,
+    handle: &Handle<Echo>,
+    child: ChildSpec,
+    work: impl Fn(Handle<Echo>, u64) -> F,
+) {
+    let system = System::new();
+    let spec = SupervisorSpec::new("root")
+        .intensity(u32::MAX, Duration::from_nanos(1))
+        .child(child);
+    let root = system.block_on(Root::start(spec, &Tree::default()));
+    let root = root.unwrap_or_else(|exit| panic!("{exit}"));
+    criterion.bench_function(name, |bencher| {
+        bencher.iter_custom(|times| timed(&system, work(handle.clone(), times)));
+    });
+    system.block_on(root.stop());
+}
+
+fn timed(system: &SystemRunner, work: impl Future<Output = ()>) -> Duration {
+    let begun = Instant::now();
+    system.block_on(work);
+    begun.elapsed()
+}
+
+async fn one_caller(handle: Handle<Echo>, times: u64) {
+    for number in 0..times {
+        assert_eq!(handle.ask(Do::Echo(number), LONG).await, Ok(number));
+    }
+}
+
+async fn many_callers(handle: Handle<Echo>, times: u64) {
+    join_all((0..64).map(|caller| {
+        let share = times / 64 + u64::from(caller < times % 64);
+        one_caller(handle.clone(), share)
+    }))
+    .await;
+}
+
+fn asks(criterion: &mut Criterion) {
+    let echo = handle();
+    let shared = || ChildSpec::actor(&echo, |_| Echo);
+    let apart = || ChildSpec::dedicated_actor(&echo, |_| Echo);
+    bench(criterion, "ask, same thread", &echo, shared(), one_caller);
+    bench(criterion, "ask, other thread", &echo, apart(), one_caller);
+    bench(
+        criterion,
+        "ask, same thread, 64 callers",
+        &echo,
+        shared(),
+        many_callers,
+    );
+    bench(
+        criterion,
+        "ask, other thread, 64 callers",
+        &echo,
+        apart(),
+        many_callers,
+    );
+}
+
+fn start_and_stop(criterion: &mut Criterion) {
+    let system = System::new();
+    let spec = SupervisorSpec::new("root");
+    let supervisor = spec.handle();
+    let root = system.block_on(Root::start(spec, &Tree::default()));
+    let root = root.unwrap_or_else(|exit| panic!("{exit}"));
+    let echo = handle();
+    criterion.bench_function("start_child and terminate_child", |bencher| {
+        bencher.iter_custom(|times| {
+            timed(&system, async {
+                for _ in 0..times {
+                    let spec = ChildSpec::actor(&echo, |_| Echo);
+                    supervisor.start_child(spec).await.unwrap();
+                    supervisor.terminate_child("echo").await.unwrap();
+                }
+            })
+        });
+    });
+    system.block_on(root.stop());
+}
+
+fn restart(criterion: &mut Criterion) {
+    // The panics are meant: their reports would only hide the figures.
+    std::panic::set_hook(Box::new(|_| {}));
+    let echo = handle();
+    let least = Duration::from_nanos(1);
+    let backoff = Backoff::try_new(least, least, LONG).unwrap();
+    let child = ChildSpec::actor(&echo, |_| Echo).backoff(backoff);
+    bench(
+        criterion,
+        "restart after a panic",
+        &echo,
+        child,
+        |echo, times| async move {
+            for _ in 0..times {
+                assert_eq!(echo.ask(Do::Panic, LONG).await, Err(AskError::Lost));
+                assert!(echo.running(LONG).await);
+            }
+        },
+    );
+}
+
+criterion_group! {
+    name = kernel;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(5))
+        .sample_size(40);
+    targets = asks, start_and_stop, restart
+}
+criterion_main!(kernel);

@@ -1,0 +1,26 @@
+//! The page of guarantees names a test for each; none of those names may be wrong.
+
+use std::path::Path;
+
+#[test]
+fn every_test_that_the_guarantees_name_exists() {
+    let actors = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(actors.join("../docs/runtime-semantics.md")).unwrap();
+    let mut sources = std::fs::read_to_string(actors.join("tests/actix_contract.rs")).unwrap();
+    for file in std::fs::read_dir(actors.join("tests/kernel")).unwrap() {
+        sources += &std::fs::read_to_string(file.unwrap().path()).unwrap();
+    }
+    let named: Vec<_> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.matches('_').count() > 2)
+        .collect();
+    assert!(named.len() > 40, "found only {}", named.len());
+    for name in named {
+        assert!(
+            sources.contains(&format!("#[test]\nfn {name}()")),
+            "no test is called {name}"
+        );
+    }
+}
