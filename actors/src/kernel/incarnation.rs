@@ -225,11 +225,8 @@ impl Watch {
         }
     }
 
-    /// Kills the child. If it had ended by itself before, its own reason stands.
+    /// Kills the child, for `reason`.
     async fn end_by_force(&mut self, reason: Exit) -> Exit {
-        if let Ok(exit) = self.running.exited.try_recv() {
-            return exit;
-        }
         self.running.kill.cancel();
         (self.running.cut_off)();
         let grace = match self.kind {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, ready, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
+
 use headroom_actors::kernel::{
     AskError, Backoff, Call, Child, ChildSpec, Exit, Handle, Life, Message, SupervisorSpec, Tree,
 };
@@ -103,6 +104,7 @@ pub(crate) struct Player {
     script: Script,
     journal: Journal,
     cancels: bool,
+    refused_itself: bool,
 }
 
 impl Actor for Player {
@@ -141,7 +143,7 @@ impl Child for Player {
     }
 
     fn observe(&self) -> Value {
-        json!({ "incarnation": self.life.incarnation() })
+        json!({ "incarnation": self.life.incarnation(), "refused": self.refused_itself })
     }
 }
 
@@ -155,6 +157,8 @@ impl Drop for Player {
 /// An instruction to a player. It answers with a number.
 pub(crate) enum Do {
     Echo(u64),
+    /// Notes the number in the journal.
+    Note(u64),
     Incarnation,
     /// Waits in the actor's context until told to go on.
     Hold(oneshot::Receiver<()>),
@@ -170,6 +174,8 @@ pub(crate) enum Do {
     Hang,
     /// Holds the thread until the other end is dropped.
     Block(std::sync::mpsc::Receiver<()>),
+    /// Calls itself again, and so on, without end: its queue never runs dry.
+    Again(Handle<Player>),
     /// From now on it cancels a future of its own when it is stopped.
     CancelWhenStopped,
 }
@@ -187,6 +193,10 @@ impl Handler<Call<Do>> for Player {
         };
         match what {
             Do::Echo(number) => reply.send(number),
+            Do::Note(number) => {
+                self.journal.note(number.to_string());
+                reply.send(number);
+            }
             Do::Incarnation => reply.send(self.life.incarnation()),
             Do::Hold(go_on) => {
                 context.spawn(wrap_future::<_, Self>(go_on).map(|_, _, _| reply.send(0)));
@@ -216,6 +226,13 @@ impl Handler<Call<Do>> for Player {
             Do::Block(until) => {
                 until.recv().ok();
                 reply.send(0);
+            }
+            Do::Again(handle) => {
+                reply.send(0);
+                // The first poll of a call admits it; nobody waits for the answer.
+                let again = handle.ask(Do::Again(handle.clone()), LONG);
+                let refused = futures_util::FutureExt::now_or_never(again);
+                self.refused_itself |= refused.is_some();
             }
             Do::CancelWhenStopped => {
                 self.cancels = true;
@@ -306,6 +323,7 @@ impl Role {
                 script,
                 journal: journal.clone(),
                 cancels: false,
+                refused_itself: false,
             }
         }
     }

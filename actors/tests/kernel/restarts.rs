@@ -179,15 +179,19 @@ fn callers_of_a_branch_that_is_restarted_hear_restarting_and_not_stopped() {
         let root = universe
             .start(SupervisorSpec::new("root").child(branch))
             .await;
+        let handle = b.handle.clone();
+        let waiting = actix_rt::spawn(async move { handle.restarted(2 * LONG).await });
+        tokio::task::yield_now().await;
         a.end(failure("a")).await;
         for role in [&a, &b] {
             eventually("down", || !role_is_up(role)).await;
             let refused = role.ask(Do::Echo(1)).await;
-            assert!(
-                matches!(refused, Err(AskError::Restarting { .. })),
-                "{refused:?}"
-            );
+            let Err(AskError::Restarting { retry_in }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert!(!retry_in.is_zero(), "the wait of the branch is theirs");
         }
+        assert!(waiting.await.unwrap(), "whoever waits was not sent away");
         root.stop().await;
     });
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use headroom_actors::kernel::testing::Universe;
-use headroom_actors::kernel::{AskError, Heartbeat, Restart, SupervisorSpec};
+use headroom_actors::kernel::{AskError, ChildSpec, Heartbeat, Restart, SupervisorSpec};
 use tokio::time::Instant;
 
 use crate::cast::*;
@@ -116,6 +116,31 @@ fn a_stop_does_not_wait_for_the_calls_of_an_abandoned_thread() {
         root.stop().await;
         assert!(begun.elapsed() < LONG);
         assert_eq!(journal.story(), "-a ~a", "the new one stopped in order");
+        drop(release);
+        assert_eq!(blocked.await.unwrap(), Ok(0));
+    });
+}
+
+#[test]
+fn a_killed_supervisor_waits_until_the_thread_of_its_child_is_given_up() {
+    Universe::real_time(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let branch = SupervisorSpec::new("branch").child(role.dedicated());
+        let branch = ChildSpec::supervisor(branch).shutdown_deadline(SECOND / 10);
+        let root = universe
+            .start(SupervisorSpec::new("root").child(branch))
+            .await;
+        let (release, block) = std::sync::mpsc::sync_channel(0);
+        let caller = role.clone();
+        let blocked = actix_rt::spawn(async move { caller.ask(Do::Block(block)).await });
+        eventually("it blocks", || {
+            let stats = role.handle.stats().snapshot();
+            role.handle.in_flight() == 1 && stats.mailbox_depth == 0
+        })
+        .await;
+        root.stop().await;
+        assert_eq!(universe.tree().abandoned_threads(), 1);
         drop(release);
         assert_eq!(blocked.await.unwrap(), Ok(0));
     });

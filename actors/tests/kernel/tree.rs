@@ -25,7 +25,10 @@ fn the_snapshot_nests_children_under_their_supervisors_and_shows_what_they_show(
         assert_eq!(paths, ["root/a", "root/branch", "root/branch-2"]);
         let leaf = seen[0].find("root/branch/b").unwrap();
         assert_eq!((leaf.kind, leaf.state), (Kind::Actor, ChildState::Running));
-        assert_eq!(leaf.observed, Some(json!({ "incarnation": 1 })));
+        assert_eq!(
+            leaf.observed,
+            Some(json!({ "incarnation": 1, "refused": false }))
+        );
         assert_eq!(seen[0].children[1].children.len(), 1);
         assert_eq!(seen[0].children[1].kind, Kind::Supervisor);
         root.stop().await;
