@@ -5,6 +5,8 @@
 //! question, so that the model stays as long as the work takes, whether or not the caller does.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -12,6 +14,7 @@ use headroom_actors::lazy::Acquire;
 use headroom_actors::model::{
     Datatype, Hold, Infer, InferOutput, InferRequest, Model, Sequence, Tensor,
 };
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -24,6 +27,10 @@ use crate::rooms::Rooms;
 
 /// Above this, turning JSON into tensors or back would hold up the other requests of the thread.
 const CONVERT_INLINE_MAX: usize = 256 * 1024;
+
+/// Inputs that a request may have, and outputs that it may name. No model has as many; a body full
+/// of tiny ones would leave the heap in so many small pieces that it cannot be given back.
+const TENSORS_MAX: usize = 1024;
 
 /// The header of the binary tensor extension, which is not spoken here.
 const BINARY_HEADER: &str = "inference-header-content-length";
@@ -109,10 +116,41 @@ struct RequestJson<'a> {
     id: Option<String>,
     #[serde(default)]
     parameters: ParametersJson,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "bounded")]
     inputs: Vec<InputJson<'a>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded")]
     outputs: Vec<OutputJson<'a>>,
+}
+
+/// Reads a list of tensors, as long as a request may have.
+fn bounded<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Tensors<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Tensors<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of tensors")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut tensors = Vec::new();
+            while let Some(tensor) = list.next_element()? {
+                if tensors.len() == TENSORS_MAX {
+                    let text = format!("more than {TENSORS_MAX} tensors");
+                    return Err(A::Error::custom(text));
+                }
+                tensors.push(tensor);
+            }
+            Ok(tensors)
+        }
+    }
+
+    deserializer.deserialize_seq(Tensors(PhantomData))
 }
 
 #[derive(Deserialize, Default)]
