@@ -42,6 +42,9 @@ pub struct Loadable {
 pub trait Registrar: Send + Sync + 'static {
     /// Adds `offer`, or replaces what has its name, from its next load on.
     fn register(&self, offer: Loadable) -> BoxFuture<'static, Result<(), LoadError>>;
+
+    /// Takes what is called `name` out of the catalogue, and resolves when it is unloaded.
+    fn unregister(&self, name: String) -> BoxFuture<'static, Result<(), LoadError>>;
 }
 
 /// The bounds of one load.
