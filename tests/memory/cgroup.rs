@@ -122,8 +122,8 @@ async fn a_configured_limit_above_the_groups_changes_nothing_and_one_below_wins(
 
 #[tokio::test]
 async fn models_take_turns_in_a_group_and_the_kernel_never_has_to_step_in() {
-    const EACH: u64 = 150;
-    let limit = 600 * MIB;
+    const EACH: u64 = 100;
+    let limit = 450 * MIB;
     let Some(group) = Group::new("turns", limit) else {
         return;
     };

@@ -4,17 +4,16 @@ use headroom_test_support::models::Models;
 use headroom_test_support::process_tree::{Watch, tree_pss};
 use headroom_test_support::wait::wait_for_async;
 
-use super::stage::{DEADLINE, MIB, Stage, ask, evictions, number};
+use super::stage::{DEADLINE, Stage, ask, evictions, number, room_for};
 
 #[tokio::test]
 async fn idle_models_go_when_the_level_is_high_and_then_it_falls() {
     const EACH: u64 = 120;
     let models = Models::new();
     models.adds("one", EACH, 1.0).adds("two", EACH, 2.0);
-    // High begins between one model and two. There is room for far more.
-    let one = models.size_with(&["one"]).await;
-    let limit = 4 * one;
-    let high = (one + EACH * MIB / 2) as f64 / limit as f64;
+    // High begins where there is room for one and not for two. Far more is free.
+    let limit = room_for(4, EACH);
+    let high = room_for(1, EACH) as f64 / limit as f64;
     let elevated = high - 0.02;
     let server = models.serve_within(
         limit,

@@ -255,9 +255,12 @@ fn write_floats(out: &mut impl Write, count: u64, fill: Fill) -> io::Result<()> 
     let mut chunk = Vec::with_capacity(CHUNK * 4);
     while left > 0 {
         let now = left.min(CHUNK as u64);
-        chunk.clear();
-        chunk.extend((0..now).flat_map(|_| next().to_le_bytes()));
-        out.write_all(&chunk)?;
+        // The same number everywhere needs to be written down only once.
+        if chunk.is_empty() || matches!(fill, Fill::Random(_)) {
+            chunk.clear();
+            chunk.extend((0..CHUNK).flat_map(|_| next().to_le_bytes()));
+        }
+        out.write_all(&chunk[..now as usize * 4])?;
         left -= now;
     }
     Ok(())
