@@ -62,7 +62,7 @@ async fn a_request_that_waits_is_dropped_with_its_client() {
     let models = Models::new();
     let server = start(&models);
     server.infer("slow", &work(0)).await.ok();
-    let running = send(&server, 3000);
+    let running = send(&server, 6000);
     wait_for_owner(&server, 1, 0).await;
     let patient = send(&server, 1);
     wait_for_owner(&server, 1, 1).await;
@@ -73,7 +73,7 @@ async fn a_request_that_waits_is_dropped_with_its_client() {
     wait_for_abandoned(&server, 1.0).await;
     // Its place in the queue is free again while the others still work and wait.
     wait_for_owner(&server, 1, 1).await;
-    assert_eq!(running.await.unwrap()["outputs"][0]["data"], json!([3000]));
+    assert_eq!(running.await.unwrap()["outputs"][0]["data"], json!([6000]));
     assert_eq!(patient.await.unwrap()["outputs"][0]["data"], json!([1]));
     assert_eq!(outcomes(&server, "cancelled").await, 1.0);
     assert_eq!(outcomes(&server, "handled").await, 3.0);
@@ -84,7 +84,7 @@ async fn a_request_in_the_process_runs_to_its_end_without_its_client() {
     let models = Models::new();
     let server = start(&models);
     server.infer("slow", &work(0)).await.ok();
-    let leaving = send(&server, 800);
+    let leaving = send(&server, 2500);
     wait_for_owner(&server, 1, 0).await;
     leaving.abort();
     wait_for_abandoned(&server, 1.0).await;
