@@ -19,7 +19,8 @@ use super::supervisor::{SupervisorLauncher, SupervisorSpec};
 /// Its life: [`Child::start`] runs before any message is looked at; then messages; then, when the
 /// supervisor asks for the stop, the handle refuses new calls, the calls in flight end,
 /// [`Child::stop`] runs, and the actor is dropped. A panic anywhere ends the incarnation at once
-/// and drops the actor, so release in `Drop` what must never leak.
+/// and drops the actor, as does a kill, and neither runs actix's `stopped`: release in `Drop` what
+/// must never leak.
 pub trait Child: Actor<Context = Context<Self>> {
     /// Acquires what the actor owns. The actor counts as started when this returns `Ok`; an error
     /// is its exit.

@@ -9,7 +9,7 @@
 //! - **Every call is admitted, refused, answered or reported lost** ([`Handle::ask`]); the number
 //!   in flight is bounded, and a permit lives as long as the work.
 //! - **Order**: children start in order, each after the one before is ready; they stop in reverse.
-//! - **Nobody but the kernel holds an address**, so nothing outlives a restart by accident.
+//! - **Nobody holds an address**: a handle leads to whichever incarnation runs.
 //! - **Pressure is a level** ([`pressure`]), not a message: nobody can miss it.
 //! - **Everything is visible**: [`Tree::snapshot`] and [`Tree::record_metrics`].
 
