@@ -5,39 +5,28 @@
 //! When the process ends, so does the actor, with the process's exit as the reason: the supervisor
 //! starts a new one.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
-use futures_util::stream::{LocalBoxStream, StreamExt};
 use headroom_model_protocol::{
-    ArenaError, ArenaReader, ArenaWriter, FailureKind, Frame, HostReply, HostRequest, Infer, Input,
-    Memory, Ready, Start, StartFailureKind, TensorMeta, TensorReader, TensorWriter,
+    ArenaError, FailureKind, Frame, HostReply, HostRequest, Memory, Ready, Start, StartFailureKind,
+    TensorMeta,
 };
 use serde_json::{Value, json};
-use tokio::net::unix::pipe;
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::connection::{self, ConnectionError, Sender};
-use super::infer::{BoundInput, BoundRequest, InferError, InferOutput, Tensor};
-use super::zygote::{Fork, ForkError, Forked, Zygote};
-use crate::kernel::process::{LastLines, Process, ProcessSpec, SpawnError, log_lines};
+use super::connection::ConnectionError;
+use super::host_process::{END_WITHIN, Running, boot, end_in_order};
+use super::infer::{BoundInput, BoundRequest, InferError, InferOutput};
+use super::transfer::{COPY_INLINE_MAX, copy, read_outputs, write_request};
+use super::zygote::{ForkError, Zygote};
+use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
     AskError, Call, Child, Entry, Exit, Handle, Life, Message, ProcessExit, Reply,
 };
-
-/// After its socket closed, or after it was asked to stop, how long a host may take to end.
-const END_WITHIN: Duration = Duration::from_secs(2);
-
-/// How long a fork may take, waiting for a restarting zygote included. A zygote that is found stuck
-/// by this very fork adds the time that finding it takes.
-const FORK_WITHIN: Duration = Duration::from_secs(15);
-
-/// Tensors up to this size are copied on the actor's thread; a larger copy would hold up others.
-const COPY_INLINE_MAX: u64 = 256 * 1024;
 
 /// What all incarnations of one host share.
 #[derive(Clone)]
@@ -131,73 +120,6 @@ pub(super) enum HostError {
     ForwardDeadline(Duration),
 }
 
-/// A process of ours, however it came to be. Dropping it kills it.
-enum HostProcess {
-    Forked {
-        pid: i32,
-        ended: oneshot::Receiver<ProcessExit>,
-        exit: Option<ProcessExit>,
-    },
-    Spawned(Process),
-}
-
-impl HostProcess {
-    fn pid(&self) -> i32 {
-        match self {
-            Self::Forked { pid, .. } => *pid,
-            Self::Spawned(process) => process.pid(),
-        }
-    }
-
-    /// Waits for its end; when that takes too long, kills it and waits again.
-    async fn end(&mut self, within: Duration) -> ProcessExit {
-        match self {
-            Self::Spawned(process) => process.stop(within).await,
-            Self::Forked {
-                exit: Some(exit), ..
-            } => *exit,
-            Self::Forked { pid, ended, exit } => {
-                let told = match timeout(within, &mut *ended).await {
-                    Ok(told) => told,
-                    Err(_) => {
-                        kill(*pid);
-                        let patience = timeout(within, ended).await;
-                        patience.unwrap_or(Ok(ProcessExit::Unknown))
-                    }
-                };
-                // Without a word from the zygote, the zygote died, and all its hosts with it.
-                *exit.insert(told.unwrap_or(ProcessExit::Unknown))
-            }
-        }
-    }
-}
-
-impl Drop for HostProcess {
-    fn drop(&mut self) {
-        if let Self::Forked {
-            pid,
-            ended,
-            exit: None,
-        } = self
-            && ended.try_recv() == Err(oneshot::error::TryRecvError::Empty)
-        {
-            // Not reaped yet, so the number still means our process.
-            kill(*pid);
-        }
-    }
-}
-
-/// Kills a forked host with all that it may have started.
-fn kill(pid: i32) {
-    use nix::sys::signal::{Signal, kill, killpg};
-    let pid = nix::unistd::Pid::from_raw(pid);
-    // Each fails only when there is nothing left to kill.
-    killpg(pid, Signal::SIGKILL).ok();
-    kill(pid, Signal::SIGKILL).ok();
-}
-
-type Frames = LocalBoxStream<'static, Result<Frame<HostReply>, ConnectionError>>;
-
 /// Owns one host process.
 pub(super) struct ModelHost {
     life: Life,
@@ -208,14 +130,6 @@ pub(super) struct ModelHost {
     next_id: u64,
     last_sign: Instant,
     memory: Memory,
-}
-
-struct Running {
-    process: HostProcess,
-    sender: Sender,
-    /// Absent while a request is being written.
-    requests: Option<ArenaWriter>,
-    replies: Arc<ArenaReader>,
 }
 
 impl ModelHost {
@@ -387,190 +301,6 @@ impl ModelHost {
     }
 }
 
-/// Runs a copy here when it is small, else on a thread that may be held up.
-async fn copy<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if !large {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        // The work does not panic, and the runtime is not shut down under a running actor.
-        Err(_) => std::future::pending().await,
-    }
-}
-
-type WrittenRequest = Result<(HostRequest, Vec<u8>), ArenaError>;
-
-fn write_request(
-    id: u64,
-    request: &BoundRequest,
-    mut arena: ArenaWriter,
-) -> (ArenaWriter, WrittenRequest) {
-    let mut writer = TensorWriter::new(&mut arena);
-    let mut put = |input: &BoundInput| match input {
-        BoundInput::Scalar { name, value } => Ok(Input::Scalar {
-            name: name.clone(),
-            value: *value,
-        }),
-        BoundInput::Tensor(tensor) => Ok(Input::Tensor(TensorMeta {
-            name: tensor.name.clone(),
-            datatype: tensor.datatype,
-            shape: tensor.shape.clone(),
-            place: writer.put(&tensor.data)?,
-        })),
-    };
-    let inputs: Result<Vec<Input>, ArenaError> = request.inputs.iter().map(&mut put).collect();
-    let payload = writer.into_payload();
-    let written = inputs.map(|inputs| {
-        let infer = Infer {
-            id,
-            inputs,
-            wanted: request.wanted.clone(),
-            reset_before: request.reset_before,
-        };
-        (HostRequest::Infer(infer), payload)
-    });
-    (arena, written)
-}
-
-fn read_outputs(
-    metas: &[TensorMeta],
-    payload: &[u8],
-    replies: &ArenaReader,
-) -> Result<Vec<Tensor>, ArenaError> {
-    let reader = TensorReader::new(payload, replies);
-    let read = |meta: &TensorMeta| {
-        Ok(Tensor {
-            name: meta.name.clone(),
-            datatype: meta.datatype,
-            shape: meta.shape.clone(),
-            data: reader.read(meta)?.into(),
-        })
-    };
-    let outputs = metas.iter().map(read).collect::<Result<_, ArenaError>>()?;
-    replies.release()?;
-    Ok(outputs)
-}
-
-impl BoundInput {
-    fn size(&self) -> usize {
-        match self {
-            Self::Tensor(tensor) => tensor.data.len(),
-            Self::Scalar { .. } => 0,
-        }
-    }
-}
-
-/// Gets a process, has it load the model, and waits until it is ready.
-async fn boot(spec: HostSpec) -> Result<(Running, Frames, Ready), HostError> {
-    let (sender, frames, theirs) = connection::pair::<HostReply>()?;
-    let mut frames = frames.boxed_local();
-    let requests = ArenaWriter::create("headroom-requests")?;
-    let replies = ArenaReader::create("headroom-replies")?;
-    let mut process = create(&spec, theirs).await?;
-    // Counted from its first byte on, so that a load shows in the budget while it happens.
-    spec.entry.attach(process.pid());
-    let arenas = vec![owned(&requests)?, owned(&replies)?];
-    let begun = sender.send_with(&HostRequest::Start(spec.start.clone()), &[], arenas);
-    let ready = match begun {
-        Ok(()) => first_word(&mut frames, &mut process).await,
-        Err(error) => Err(error.into()),
-    };
-    match ready {
-        Ok(ready) => {
-            let replies = Arc::new(replies);
-            Ok((
-                Running {
-                    process,
-                    sender,
-                    requests: Some(requests),
-                    replies,
-                },
-                frames,
-                ready,
-            ))
-        }
-        Err(error) => {
-            spec.entry.detach(process.pid());
-            drop(sender);
-            process.end(END_WITHIN).await;
-            Err(error)
-        }
-    }
-}
-
-fn owned(arena: &impl AsFd) -> std::io::Result<OwnedFd> {
-    arena.as_fd().try_clone_to_owned()
-}
-
-async fn first_word(frames: &mut Frames, process: &mut HostProcess) -> Result<Ready, HostError> {
-    loop {
-        match frames.next().await {
-            Some(Ok(frame)) => match frame.header {
-                HostReply::Ready(ready) => return Ok(ready),
-                HostReply::StartFailed { kind, message } => {
-                    return Err(HostError::StartFailed { kind, message });
-                }
-                _ => {}
-            },
-            Some(Err(error)) => return Err(error.into()),
-            None => return Err(HostError::EndedEarly(process.end(END_WITHIN).await)),
-        }
-    }
-}
-
-async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostError> {
-    match &spec.source {
-        HostSource::Spawn(process) => {
-            let spawned = Process::spawn(process, socket.into());
-            let process = spawned.map_err(|source| SpawnError::new(process, source))?;
-            Ok(HostProcess::Spawned(process))
-        }
-        HostSource::Zygote(zygote) => {
-            let (log, log_end) = std::io::pipe()?;
-            let log = pipe::Receiver::from_owned_fd(log.into())?;
-            let within = FORK_WITHIN.saturating_add(spec.heartbeat_timeout);
-            let forked = fork(zygote, &spec.name, &socket, &log_end.into(), within).await?;
-            let lines = LastLines::default();
-            actix_rt::spawn(log_lines(spec.name.clone(), forked.pid, lines, log));
-            Ok(HostProcess::Forked {
-                pid: forked.pid,
-                ended: forked.ended,
-                exit: None,
-            })
-        }
-    }
-}
-
-/// Asks for a fork until a zygote has answered: one that is dead, or dies of this request, is
-/// replaced by its supervisor, and what it may have forked has died with it.
-async fn fork(
-    zygote: &Handle<Zygote>,
-    name: &str,
-    socket: &OwnedFd,
-    log: &OwnedFd,
-    within: Duration,
-) -> Result<Forked, HostError> {
-    let deadline = Instant::now() + within;
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let mut runs = zygote.running(left()).await;
-    while runs {
-        let fork = Fork {
-            name: name.to_owned(),
-            socket: socket.try_clone()?,
-            log: log.try_clone()?,
-        };
-        match zygote.ask(fork, left()).await {
-            Ok(forked) => return Ok(forked?),
-            Err(AskError::Restarting { .. } | AskError::Lost) => {
-                runs = zygote.restarted(left()).await;
-            }
-            Err(error) => return Err(HostError::NoZygote(error)),
-        }
-    }
-    Err(HostError::NoZygote(AskError::TimedOut))
-}
-
 impl Actor for ModelHost {
     type Context = Context<Self>;
 }
@@ -607,21 +337,6 @@ impl Child for ModelHost {
             "pss_bytes": self.memory.pss,
             "rss_bytes": self.memory.rss,
         })
-    }
-}
-
-async fn end_in_order(running: Option<Running>, entry: Arc<dyn Entry>) {
-    if let Some(Running {
-        mut process,
-        sender,
-        ..
-    }) = running
-    {
-        // It also ends when the socket closes, whether or not it reads this.
-        sender.send(&HostRequest::Stop, &[]).ok();
-        let pid = process.pid();
-        process.end(END_WITHIN).await;
-        entry.detach(pid);
     }
 }
 

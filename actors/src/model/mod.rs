@@ -15,24 +15,25 @@
 
 mod config;
 mod connection;
+mod files;
 mod host;
+mod host_process;
 mod infer;
 mod inputs;
 mod owner;
 mod repository;
 mod resource;
 mod settings;
+mod transfer;
 mod zygote;
 
 pub use config::ModelsConfig;
+pub use files::{ModelFile, is_model_name, parse_version, scan, scan_model};
 pub use headroom_model_protocol::{
     Datatype, DatatypeError, Ready, SignatureInput, byte_count, element_count,
 };
 pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
 pub use owner::ModelOwner;
-pub use repository::{
-    Model, ModelFile, Repository, Rescan, Resolve, Versions, is_model_name, parse_version, scan,
-    scan_model,
-};
+pub use repository::{Model, Repository, Rescan, Resolve, Versions};
 pub use resource::Runtime;
 pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl};

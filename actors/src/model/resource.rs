@@ -9,9 +9,9 @@ use futures_util::future::{BoxFuture, FutureExt};
 use headroom_model_protocol::{Ready, Start, StartFailureKind};
 
 use super::config::ModelsConfig;
+use super::files::ModelFile;
 use super::host::{Facts, HostError, HostSource, HostSpec, ModelHost};
 use super::owner::{ModelOwner, OwnerSpec};
-use super::repository::ModelFile;
 use super::settings::ModelSettings;
 use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};

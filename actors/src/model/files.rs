@@ -1,0 +1,212 @@
+//! The models on disk: `<dir>/<model>/<version>/model.pt`, and `model.toml` beside it.
+//!
+//! Which names there can be, and what lies in a folder. Everything here blocks on the file system.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::settings::{ModelSettings, SettingsError};
+
+/// A model's name and version.
+pub(super) type Key = (String, u64);
+
+/// The file that holds a model.
+const MODEL_FILE: &str = "model.pt";
+
+/// The file that holds its settings.
+const SETTINGS_FILE: &str = "model.toml";
+
+/// Versions are whole numbers up to this many digits.
+const VERSION_DIGITS_MAX: usize = 18;
+
+/// Names have at most this many characters.
+const NAME_MAX: usize = 128;
+
+/// The settings file may be this large.
+const SETTINGS_BYTES_MAX: u64 = 256 * 1024;
+
+/// One version of one model, as it lies on disk.
+#[derive(Debug, Clone)]
+pub struct ModelFile {
+    /// The model's name.
+    pub name: String,
+    /// Its version, a whole number above zero.
+    pub version: u64,
+    /// Where the file is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// When it was last written.
+    pub modified: SystemTime,
+    /// Its settings, or what is wrong with them.
+    pub settings: Result<ModelSettings, SettingsError>,
+}
+
+impl ModelFile {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+            && self.modified == other.modified
+            && self.settings == other.settings
+    }
+
+    pub(super) fn key(&self) -> Key {
+        (self.name.clone(), self.version)
+    }
+
+    /// Its name in the loader's catalogue.
+    pub fn resource(&self) -> String {
+        format!("{}:{}", self.name, self.version)
+    }
+}
+
+/// Whether `name` can name a model: letters, digits, `_`, `-` and `.`, not beginning with a dot.
+/// Names come from URLs and become paths, so nothing else ever gets near the file system.
+pub fn is_model_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    (1..=NAME_MAX).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed)
+}
+
+/// Reads a version number, without signs, spaces or leading zeros.
+pub fn parse_version(text: &str) -> Option<u64> {
+    let digits = (1..=VERSION_DIGITS_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && !text.starts_with('0');
+    if digits { text.parse().ok() } else { None }
+}
+
+/// All models under `dir`, by name and version. Blocks on the file system.
+///
+/// # Errors
+/// When `dir` exists and cannot be read. What is no model is passed over.
+pub fn scan(dir: &Path) -> std::io::Result<Vec<ModelFile>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        if let Ok(name) = entry?.file_name().into_string() {
+            found.extend(scan_model(dir, &name));
+        }
+    }
+    found.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
+    Ok(found)
+}
+
+/// The versions of one model. Blocks on the file system.
+pub fn scan_model(dir: &Path, name: &str) -> Vec<ModelFile> {
+    if !is_model_name(name) {
+        return Vec::new();
+    }
+    let Ok(entries) = std::fs::read_dir(dir.join(name)) else {
+        return Vec::new();
+    };
+    let versions = entries.filter_map(|entry| {
+        let file_name = entry.ok()?.file_name();
+        let version = parse_version(file_name.to_str()?)?;
+        read_version(dir, name, version)
+    });
+    let mut versions: Vec<_> = versions.collect();
+    versions.sort_by_key(|file| file.version);
+    versions
+}
+
+fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
+    let folder = dir.join(name).join(version.to_string());
+    let path = folder.join(MODEL_FILE);
+    let metadata = std::fs::metadata(&path).ok()?;
+    let settings = read_settings(&folder.join(SETTINGS_FILE));
+    metadata.is_file().then(|| ModelFile {
+        name: name.to_owned(),
+        version,
+        path,
+        bytes: metadata.len(),
+        modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+        settings,
+    })
+}
+
+fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
+    let unreadable = |error: std::io::Error| SettingsError::Parse(error.to_string());
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(ModelSettings::default());
+        }
+        Ok(metadata) if metadata.len() > SETTINGS_BYTES_MAX => {
+            return Err(SettingsError::Parse("the file is too large".to_owned()));
+        }
+        Err(error) => return Err(unreadable(error)),
+        Ok(_) => {}
+    }
+    ModelSettings::parse(&std::fs::read_to_string(path).map_err(unreadable)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_the_folder_are_no_names() {
+        for name in ["silero-vad", "a", "A.b_c-9"] {
+            assert!(is_model_name(name), "{name}");
+        }
+        let long = "x".repeat(129);
+        for name in [
+            "", ".", "..", ".hidden", "a/b", "a\\b", "a b", "ä", "a\0", "%2e", &long,
+        ] {
+            assert!(!is_model_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn versions_have_one_spelling() {
+        assert_eq!(parse_version("12"), Some(12));
+        for text in [
+            "",
+            "0",
+            "01",
+            "+1",
+            "-1",
+            "1 ",
+            "1.0",
+            "x",
+            "9999999999999999999",
+        ] {
+            assert_eq!(parse_version(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_and_what_is_no_model_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("a/1/model.pt", "x");
+        put("a/10/model.pt", "xyz");
+        put("a/10/model.toml", "instances = 2");
+        put("a/2/other.pt", "x");
+        put("b/1/model.pt", "x");
+        put("b/1/model.toml", "instances = 0");
+        put(".git/1/model.pt", "x");
+        put("c/latest/model.pt", "x");
+        put("file", "x");
+        let found = scan(dir.path()).unwrap();
+        let seen: Vec<_> = found
+            .iter()
+            .map(|file| (file.resource(), file.bytes, file.settings.is_ok()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("a:1".into(), 1, true),
+                ("a:10".into(), 3, true),
+                ("b:1".into(), 1, false)
+            ]
+        );
+        assert!(scan(&dir.path().join("absent")).unwrap().is_empty());
+    }
+}
