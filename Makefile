@@ -64,9 +64,9 @@ fmt: ## format all Rust code
 bench: build ## criterion benches, then the load scenarios
 	@echo "bench: criterion"
 	@$(ENV) cargo bench --workspace --benches
-	@$(ENV) if [ -f loadtest/src/main.rs ]; then \
-	  echo "bench: load scenarios"; cargo run --release -p headroom-loadtest; \
-	fi
+	@echo "bench: load scenarios"
+	@$(ENV) cargo build --release -p headroom-model-host --examples
+	@$(ENV) cargo run --release -p headroom-loadtest -- all
 
 clean: ## remove target/ (the cache and data/ stay)
 	@echo "clean: removing target/"

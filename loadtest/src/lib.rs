@@ -1,1 +1,0 @@
-//! Load scenarios and side-by-side measurements against a running Headroom.

@@ -1,0 +1,195 @@
+//! Inference of the sample model: what the server adds to a bare forward, and how many it does.
+//!
+//! The overhead is that of one client that asks, waits, and asks again: nothing queues, so it is
+//! the way there and back. Throughput is that of a closed loop, which never asks for more than it
+//! gets. Latency under load is that of an open loop: requests come at a constant rate whether or
+//! not earlier ones were answered, and each counts from when it was due.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use headroom_test_support::models::{Models, SAMPLE, SAMPLE_CHUNK, speech_60s};
+use headroom_test_support::protocol::infer_path;
+use headroom_test_support::wav;
+use serde_json::json;
+
+use super::pause;
+use crate::Error;
+use crate::client::{Connection, Request};
+use crate::report::Figure;
+use crate::sample::Samples;
+use crate::server::Binaries;
+
+/// Rounds in which the server and the bare forward take turns, so that both see the same machine.
+const ROUNDS: usize = 7;
+
+/// Requests, and bare forwards, per round.
+const PER_ROUND: usize = 600;
+
+const WARM_UP: usize = 50;
+
+/// How long one throughput or one rate is held.
+const HELD: Duration = Duration::from_secs(5);
+
+/// The share of the best throughput at which latency under load is measured.
+const OPEN_LOOP_SHARE: f64 = 0.7;
+
+const OPEN_LOOP_CONNECTIONS: usize = 64;
+
+pub(crate) fn infer(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
+    let models = Models::new();
+    models.add_sample();
+    let server = binaries.start(&models, "");
+    let address = server.address();
+    let requests = requests();
+    let mut figures = overhead(binaries, address, &requests)?;
+    let mut best: f64 = 0.0;
+    for connections in [1, 8, 64] {
+        let rate = throughput(address, &requests, connections)?;
+        let name = format!("throughput, closed loop, {connections} connections");
+        figures.push(Figure::new(name, rate, "/s"));
+        best = best.max(rate);
+    }
+    let rate = best * OPEN_LOOP_SHARE;
+    let times = open_loop(address, &requests, rate)?;
+    for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+        let name =
+            format!("{name}, open loop, {rate:.0}/s over {OPEN_LOOP_CONNECTIONS} connections");
+        figures.push(Figure::new(name, times.at(share), "ms"));
+    }
+    Ok(figures)
+}
+
+/// One request per chunk of real speech.
+fn requests() -> Vec<Request> {
+    let chunks = wav::chunks(&speech_60s(), SAMPLE_CHUNK);
+    let request = |chunk: &Vec<f32>| {
+        let shape = [1, chunk.len()];
+        let input = json!({"name": "input", "datatype": "FP32", "shape": shape, "data": chunk});
+        let body = json!({ "inputs": [input] });
+        Request::post(&infer_path(SAMPLE), &body.to_string())
+    };
+    chunks.iter().map(request).collect()
+}
+
+fn overhead(
+    binaries: &Binaries,
+    address: SocketAddr,
+    requests: &[Request],
+) -> Result<Vec<Figure>, Error> {
+    let mut connection = Connection::open(address)?;
+    let live = [Request::get("/v2/health/live")];
+    one_by_one(&mut connection, requests, WARM_UP)?;
+    one_by_one(&mut connection, &live, WARM_UP)?;
+    let mut rounds: [Vec<f64>; 6] = Default::default();
+    for _ in 0..ROUNDS {
+        let bare = binaries.bare_forward(PER_ROUND)?;
+        let served = one_by_one(&mut connection, requests, PER_ROUND)?;
+        let floor = one_by_one(&mut connection, &live, PER_ROUND)?;
+        let (p50, p99) = (served.at(0.5), served.at(0.99));
+        let of_round = [
+            bare.p50_ms,
+            bare.p99_ms,
+            p50,
+            p99,
+            p50 - bare.p50_ms,
+            floor.median(),
+        ];
+        for (row, value) in rounds.iter_mut().zip(of_round) {
+            row.push(value);
+        }
+    }
+    let names = [
+        ("bare forward, one process, p50", None),
+        ("bare forward, one process, p99", None),
+        ("over HTTP, 1 connection, p50", None),
+        ("over HTTP, 1 connection, p99", None),
+        ("overhead over a bare forward, p50", Some(0.3)),
+        ("of it: an HTTP request that does nothing, p50", None),
+    ];
+    let figures = rounds.into_iter().zip(names).map(|(row, (name, target))| {
+        let figure = Figure::new(name, Samples::new(row).median(), "ms");
+        match target {
+            Some(target) => figure.at_most(target),
+            None => figure,
+        }
+    });
+    Ok(figures.collect())
+}
+
+fn one_by_one(
+    connection: &mut Connection,
+    requests: &[Request],
+    count: usize,
+) -> Result<Samples, Error> {
+    let mut times = Vec::with_capacity(count);
+    for request in requests.iter().cycle().take(count) {
+        let begun = Instant::now();
+        connection.ask(request)?;
+        times.push(begun.elapsed());
+    }
+    Ok(Samples::of_times(times))
+}
+
+/// Answers per second with so many clients that each ask, wait, and ask again.
+fn throughput(address: SocketAddr, requests: &[Request], clients: usize) -> Result<f64, Error> {
+    let begun = Instant::now();
+    let answered = on_threads(clients, |index| {
+        let mut connection = Connection::open(address)?;
+        let mut answered = 0;
+        for request in requests.iter().cycle().skip(index) {
+            if begun.elapsed() >= HELD {
+                break;
+            }
+            connection.ask(request)?;
+            answered += 1;
+        }
+        Ok(answered)
+    })?;
+    let answered: u32 = answered.into_iter().sum();
+    Ok(f64::from(answered) / begun.elapsed().as_secs_f64())
+}
+
+/// Latencies at a constant rate, each from when its request was due.
+fn open_loop(address: SocketAddr, requests: &[Request], rate: f64) -> Result<Samples, Error> {
+    let count = (rate * HELD.as_secs_f64()) as usize;
+    let next = AtomicUsize::new(0);
+    let begun = Instant::now();
+    let times = on_threads(OPEN_LOOP_CONNECTIONS, |_| {
+        let mut connection = Connection::open(address)?;
+        let mut times = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(request) = requests
+                .get(index % requests.len())
+                .filter(|_| index < count)
+            else {
+                return Ok(times);
+            };
+            let due = begun + Duration::from_secs_f64(index as f64 / rate);
+            pause(due.saturating_duration_since(Instant::now()));
+            connection.ask(request)?;
+            times.push(due.elapsed());
+        }
+    })?;
+    Ok(Samples::of_times(times.into_iter().flatten()))
+}
+
+/// Runs `work` on so many threads and collects what each gives.
+fn on_threads<T: Send>(
+    threads: usize,
+    work: impl Fn(usize) -> Result<T, Error> + Sync,
+) -> Result<Vec<T>, Error> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let running: Vec<_> = (0..threads)
+            .map(|index| scope.spawn(move || work(index)))
+            .collect();
+        let joined = running.into_iter().map(|thread| {
+            let died = |_| Err(Error::Program("a client's thread panicked".to_owned()));
+            thread.join().unwrap_or_else(died)
+        });
+        joined.collect()
+    })
+}

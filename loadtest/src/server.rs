@@ -1,0 +1,79 @@
+//! The programs that are measured, and how a server is started for it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use headroom_test_support::models::{Models, sample_file, speech_60s};
+use headroom_test_support::server::{Options, Server};
+use serde::Deserialize;
+
+use crate::Error;
+use crate::client::{Connection, Request};
+
+/// The programs.
+pub(crate) struct Binaries {
+    pub(crate) server: PathBuf,
+    bare_forward: PathBuf,
+}
+
+impl Binaries {
+    /// The server at `path`, and what was built beside it.
+    pub(crate) fn at(path: &Path) -> Result<Self, Error> {
+        let server = path.canonicalize().map_err(Error::io(format!(
+            "{}: build it first (cargo build --release -p headroom -p headroom-model-host)",
+            path.display()
+        )))?;
+        let bare_forward = server.with_file_name("examples").join("bare_forward");
+        Ok(Self {
+            server,
+            bare_forward,
+        })
+    }
+
+    /// A server with these models and these lines of settings.
+    pub(crate) fn start(&self, models: &Models, settings: &str) -> Server {
+        let dir = format!("models.dir = '{}'", models.path().display());
+        let quiet = "log.filter = 'warn'";
+        let options = Options::new(&self.server).settings(&dir).settings(quiet);
+        Server::start(options.settings(settings))
+    }
+
+    /// Times `runs` forwards of the sample model in a process with libtorch and nothing else. State
+    /// is reset before each, as the server does for requests that belong to no sequence.
+    pub(crate) fn bare_forward(&self, runs: usize) -> Result<BareTimes, Error> {
+        let program = self.bare_forward.display();
+        let mut command = Command::new(&self.bare_forward);
+        command.arg(sample_file()).arg(speech_60s()).arg("--fresh");
+        let output = command.arg("--bench").arg(runs.to_string()).output();
+        let output = output.map_err(Error::io(format!(
+            "{program}: build it first (cargo build --release -p headroom-model-host --examples)"
+        )))?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr);
+            return Err(Error::Program(format!("{program} failed: {words}")));
+        }
+        let report: BareReport = serde_json::from_slice(&output.stdout)
+            .map_err(|error| Error::Program(format!("{program} told no times: {error}")))?;
+        // The sample model's settings turn the optimiser off.
+        Ok(report.plain)
+    }
+}
+
+#[derive(Deserialize)]
+struct BareReport {
+    plain: BareTimes,
+}
+
+/// Times of bare forwards.
+#[derive(Deserialize)]
+pub(crate) struct BareTimes {
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+}
+
+/// Asks for a load or an unload of a model and waits for the answer.
+pub(crate) fn repository(server: &Server, model: &str, what: &str) -> Result<(), Error> {
+    let path = format!("/v2/repository/models/{model}/{what}");
+    let mut connection = Connection::open(server.address())?;
+    connection.ask(&Request::post(&path, "{}")).map(drop)
+}
