@@ -3,7 +3,12 @@
 //! Every test that speaks of the budget samples the proportional shares of the whole process tree
 //! every 20 ms, and compares the highest sum with the limit that the server was given.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod budget;
 mod cgroup;
