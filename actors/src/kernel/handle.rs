@@ -135,8 +135,9 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         let receiver = self.admit(message, deadline)?;
         match timeout_at(deadline, receiver).await {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(_)) => Err(AskError::Lost),
-            Err(_) => {
+            // An actor may drop a call whose deadline has passed, before we look at the clock.
+            Ok(Err(_)) if Instant::now() < deadline => Err(AskError::Lost),
+            Ok(Err(_)) | Err(_) => {
                 stats.timed_out();
                 Err(AskError::TimedOut)
             }
