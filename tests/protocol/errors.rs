@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{Answer, floats, infer_path, tensor};
 use headroom_test_support::server::Server;
-use headroom_test_support::torchscript;
+use headroom_test_support::torchscript::{self, Script};
 use headroom_test_support::wait::wait_for_async;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -254,4 +254,28 @@ async fn an_answer_that_does_not_come_in_time() {
     let work = json!({ "inputs": [tensor("milliseconds", "INT64", &[1], json!([20_000]))] });
     let response = server.post(&infer_path("slow"), &work).await;
     error(response, 504).await;
+}
+
+#[tokio::test]
+async fn a_load_that_takes_longer_than_the_request_may() {
+    let models = Models::new();
+    let code = "def forward(self, x: Tensor) -> Tensor:\n  return x\n\
+                def __getstate__(self) -> Dict[str, bool]:\n  return annotate(Dict[str, bool], {})\n\
+                def __setstate__(self, state: Dict[str, bool]) -> NoneType:\n  \
+                self.training = True\n  while True:\n    self.training = True\n  return None\n";
+    models.add("endless", 1, |path| Script::new(code).write(path));
+    let server = start(&models, "server.request_deadline = '300ms'");
+    // Often: who notices first that the time is over must not matter.
+    for _ in 0..10 {
+        let request = floats("x", &[1.0]);
+        let response = server.post(&infer_path("endless"), &request).await;
+        error(response, 504).await;
+    }
+    // What the load needs it keeps to itself.
+    assert_eq!(
+        server
+            .metric("headroom_lazy_resources", &["phase=\"loading\""])
+            .await,
+        1.0
+    );
 }
