@@ -263,6 +263,7 @@ async fn names_never_leave_the_models_folder() {
     let address = house.server.address();
     let long = "x".repeat(5000);
     let names = [
+        "absent",
         "../outside-of-models",
         "..%2foutside-of-models",
         "%2e%2e%2foutside-of-models",

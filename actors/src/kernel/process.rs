@@ -81,11 +81,6 @@ impl ProcessSpec {
         }
     }
 
-    /// What is started.
-    pub fn program(&self) -> &std::path::Path {
-        &self.program
-    }
-
     /// Adds an argument. Arguments show in the process list: never a secret.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
