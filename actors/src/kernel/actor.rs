@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant as WallInstant};
 
@@ -70,7 +70,7 @@ impl<A: Child> Launch for ActorLauncher<A> {
         let (observe_sender, observers) = mpsc::channel(OBSERVERS_MAX);
         let (lane, calls) = mpsc::channel((self.handle.capacity() as usize).max(1));
         let calls = Calls::new(calls);
-        let cut = calls.clone();
+        let cut = calls.cutter();
         let (in_flight, idle) = mpsc::channel(1);
         let lane = Lane {
             calls: lane,
@@ -111,7 +111,7 @@ impl<A: Child> Launch for ActorLauncher<A> {
         Running {
             ready,
             open: Box::new(move || opened.set_route(Route::Up(lane))),
-            cut_off: Box::new(move || cut.drop_all()),
+            cut_off: Box::new(cut),
             exited,
             stop,
             kill,
@@ -306,18 +306,10 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// The calls that wait for an actor. Shared with its supervisor, who drops them at a kill: an actor
-/// that blocks its thread must not keep the places of calls that it will never look at.
+/// The calls that wait for an actor: gone with it, or at a kill, because an actor that blocks its
+/// thread must not keep the places of calls that it will never look at.
 struct Calls<A: Child> {
     waiting: Arc<Mutex<Option<mpsc::Receiver<Envelope<A>>>>>,
-}
-
-impl<A: Child> Clone for Calls<A> {
-    fn clone(&self) -> Self {
-        Self {
-            waiting: Arc::clone(&self.waiting),
-        }
-    }
 }
 
 impl<A: Child> Calls<A> {
@@ -327,21 +319,27 @@ impl<A: Child> Calls<A> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<mpsc::Receiver<Envelope<A>>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn poll_next(&self, task: &mut TaskContext<'_>) -> Poll<Option<Envelope<A>>> {
-        match &mut *self.lock() {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *waiting {
             Some(receiver) => receiver.poll_recv(task),
             None => Poll::Ready(None),
         }
     }
 
-    fn drop_all(&self) {
-        // Messages are dropped outside of the lock: they may run code of anybody.
-        let receiver = self.lock().take();
-        drop(receiver);
+    /// Drops those that wait and lets in no more, from any thread.
+    fn cutter(&self) -> impl Fn() + Send + 'static {
+        let waiting = Arc::downgrade(&self.waiting);
+        move || {
+            if let Some(waiting) = waiting.upgrade() {
+                // Messages are dropped outside of the lock: they may run code of anybody.
+                let receiver = waiting
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
+                drop(receiver);
+            }
+        }
     }
 }
 

@@ -204,6 +204,23 @@ fn restarted_resolves_for_the_next_incarnation_and_not_for_the_one_that_runs() {
 }
 
 #[test]
+fn running_is_not_fooled_by_an_actor_that_has_died_unnoticed() {
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        let caller = role.clone();
+        // A task of its own hears of the death before the supervisor does.
+        let second = actix_rt::spawn(async move {
+            caller.end(failure("x")).await;
+            caller.incarnation().await
+        });
+        assert_eq!(second.await.unwrap(), 2);
+        root.stop().await;
+    });
+}
+
+#[test]
 fn only_work_that_says_so_is_cancelled_with_its_caller() {
     Universe::paused(|universe| async move {
         let journal = Journal::default();
