@@ -14,8 +14,7 @@ use crate::stream::{request, speech};
 async fn a_thousand_first_requests_cause_one_load() {
     let models = Models::new();
     models.add("affine", 1, torchscript::affine);
-    let options = models.options(BINARY).settings("models.queue_max = 1000");
-    let server = Server::start(options);
+    let server = Server::start(models.options(BINARY));
     assert_eq!(server.metric("headroom_lazy_loads_total", &[]).await, 0.0);
     let mut requests = JoinSet::new();
     for number in 0..1000u16 {

@@ -135,6 +135,22 @@ async fn an_idle_one_loses_its_instance() {
 }
 
 #[tokio::test]
+async fn an_open_one_does_not_hold_up_an_unload() {
+    let models = models(1);
+    // Were it waited for, the answer would be that the deadline passed.
+    let options = models
+        .options(BINARY)
+        .settings("server.request_deadline = \"15s\"\nmodels.sequence_idle = \"10m\"");
+    let server = Server::start(options);
+    let chunks = speech();
+    let stream = Stream::new(&server, "open");
+    stream.start(&chunks[0]).await;
+    server.repository(SAMPLE, "unload").await.ok();
+    let late = stream.send(&chunks[1], json!({})).await;
+    assert!(late.error(400).contains("sequence"));
+}
+
+#[tokio::test]
 async fn a_third_waits_until_one_of_two_ends() {
     let models = models(2);
     let server = Server::start(models.options(BINARY));

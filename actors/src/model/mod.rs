@@ -33,7 +33,7 @@ pub use headroom_model_protocol::{
     Datatype, DatatypeError, Ready, SignatureInput, byte_count, element_count,
 };
 pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
-pub use owner::ModelOwner;
+pub use owner::{EndSequences, ModelOwner};
 pub use repository::{Model, Repository, Rescan, Resolve, Versions};
 pub use resource::Runtime;
 pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl};

@@ -18,7 +18,7 @@ use super::infer::{
     BoundInput, BoundRequest, Hold, Infer, InferError, InferOutput, InferRequest, Sequence,
 };
 use super::inputs::InputPlan;
-use crate::kernel::{AskError, Call, Child, Handle, Life, Reply};
+use crate::kernel::{AskError, Call, Child, Handle, Life, Message, Reply};
 use crate::model::settings::ModelSettings;
 
 /// Tries per request: the first, and one more after a crash.
@@ -56,6 +56,8 @@ struct Instance {
     facts: Facts,
     work: Work,
     bound: Option<BoundSequence>,
+    /// The sequence whose request it works on is to end with that request.
+    ending: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,7 @@ impl ModelOwner {
             facts: facts.clone(),
             work: Work::Free,
             bound: None,
+            ending: false,
         };
         Self {
             life,
@@ -188,6 +191,7 @@ impl ModelOwner {
     fn run(&mut self, index: usize, pending: Pending, cx: &mut Context<Self>) {
         let instance = &mut self.instances[index];
         instance.work = Work::Busy;
+        instance.ending = false;
         let handle = instance.handle.clone();
         let request = Arc::clone(&pending.request);
         let patience = self.spec.settings.deadline + FORWARD_MARGIN;
@@ -244,8 +248,9 @@ impl ModelOwner {
             reply,
             ..
         } = pending;
+        let ending = std::mem::take(&mut self.instances[index].ending);
         self.instances[index].bound = match sequence {
-            Some(sequence) if !sequence.end => Some(BoundSequence {
+            Some(sequence) if !(sequence.end || ending) => Some(BoundSequence {
                 id: sequence.id,
                 last_use: Instant::now(),
                 _hold: hold,
@@ -336,6 +341,32 @@ impl Child for ModelOwner {
             "down": self.instances.iter().filter(|it| it.work == Work::Down).count(),
             "sequences": sequences,
         })
+    }
+}
+
+/// Ends all sequences, so that nothing but requests in flight keeps the model loaded. For those who
+/// unload a model on purpose: a sequence that pauses would hold that up, and could not go on or end
+/// meanwhile.
+#[derive(Debug)]
+pub struct EndSequences;
+
+impl Message for EndSequences {
+    type Reply = ();
+}
+
+impl Handler<Call<EndSequences>> for ModelOwner {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<EndSequences>, cx: &mut Context<Self>) {
+        let Some((EndSequences, reply)) = call.accept() else {
+            return;
+        };
+        for instance in &mut self.instances {
+            instance.bound = None;
+            instance.ending = instance.work == Work::Busy;
+        }
+        self.dispatch(cx);
+        reply.send(());
     }
 }
 

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use headroom_actors::kernel::phase::Phase;
 use headroom_actors::lazy::{Preload, Unload};
-use headroom_actors::model::{Model, Rescan};
+use headroom_actors::model::{EndSequences, Model, Rescan};
 use serde::{Deserialize, Serialize};
 
 use super::models::{self, ModelPath};
@@ -110,6 +110,12 @@ async fn load_one(rooms: &Rooms, model: &Model) -> Result<(), Problem> {
 }
 
 async fn unload_one(rooms: &Rooms, model: &Model) -> Result<(), Problem> {
+    // An owner that does not run has no sequences.
+    model
+        .owner
+        .ask(EndSequences, rooms.request_deadline)
+        .await
+        .ok();
     let unload = Unload {
         name: model.file.resource(),
     };
@@ -117,7 +123,7 @@ async fn unload_one(rooms: &Rooms, model: &Model) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Unloads every version, when their requests in flight are done.
+/// Unloads every version, when their requests in flight are done. Open sequences end.
 pub(super) async fn unload(
     path: web::Path<ModelPath>,
     rooms: web::Data<Rooms>,
