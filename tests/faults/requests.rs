@@ -15,8 +15,10 @@ use crate::house::{Answer, Bystander, DEADLINE, House, floats};
 /// Two FP32 numbers, and nothing else.
 const SETTINGS: &str = "[[inputs]]\nname = 'x'\ndatatype = 'FP32'\nshape = [2]\n";
 
-/// How much more memory the server may have, once it is quiet again, than before the garbage.
-const MEMORY_BOUND: u64 = 32 << 20;
+/// How much more memory the server may have, once it is quiet again, than before the garbage, which is 1.5 GB. glibc
+/// keeps freed pieces in as many arenas as there were threads at work at one time: 20 to 45 MiB here, and no more
+/// however often it is repeated.
+const MEMORY_BOUND: u64 = 80 << 20;
 
 async fn house(settings: &str) -> House {
     let house = House::start(settings);
@@ -412,7 +414,6 @@ async fn memory_comes_back_after_large_garbage() {
         "FP32",
         &format!("[{}1]", "1,".repeat(20_000_000 - 1)),
     );
-    // One of each first: what the server needs to have once to have seen it all is not lost memory.
     let before = pss(pid);
     for round in 0..3 {
         let answer = house
