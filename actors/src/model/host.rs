@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
-use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
 use headroom_model_protocol::{
     ArenaError, FailureKind, Frame, HostReply, HostRequest, Memory, Ready, Start, StartFailureKind,
     TensorMeta,
@@ -125,11 +125,19 @@ pub(super) struct ModelHost {
     life: Life,
     spec: HostSpec,
     running: Option<Running>,
-    /// The request in the process, and its number.
-    current: Option<(u64, Reply<Forward>)>,
+    current: Option<Current>,
     next_id: u64,
     last_sign: Instant,
     memory: Memory,
+}
+
+/// The request in the process.
+struct Current {
+    id: u64,
+    reply: Reply<Forward>,
+    /// The timer of its deadline. It must end with the request: the context looks at every timer
+    /// at every turn, and those of a busy model's last thirty seconds are tens of thousands.
+    overdue: SpawnHandle,
 }
 
 impl ModelHost {
@@ -165,12 +173,12 @@ impl ModelHost {
                 outputs,
                 forward_us,
             } => {
-                if let Some(reply) = self.take_current(id) {
+                if let Some(reply) = self.take_current(id, cx) {
                     self.on_output(reply, outputs, payload, forward_us, cx);
                 }
             }
             HostReply::Failed { id, kind, message } => {
-                if let Some(reply) = self.take_current(id) {
+                if let Some(reply) = self.take_current(id, cx) {
                     reply.send(Err(match kind {
                         FailureKind::InvalidInput => InferError::InvalidInput(message),
                         FailureKind::Model => InferError::Model(message),
@@ -191,10 +199,10 @@ impl ModelHost {
         }
     }
 
-    fn take_current(&mut self, id: u64) -> Option<Reply<Forward>> {
-        self.current
-            .take_if(|(current, _)| *current == id)
-            .map(|(_, reply)| reply)
+    fn take_current(&mut self, id: u64, cx: &mut Context<Self>) -> Option<Reply<Forward>> {
+        let current = self.current.take_if(|current| current.id == id)?;
+        cx.cancel_future(current.overdue);
+        Some(current.reply)
     }
 
     fn on_output(
@@ -266,7 +274,9 @@ impl ModelHost {
         };
         self.next_id += 1;
         let id = self.next_id;
-        self.current = Some((id, reply));
+        let deadline = self.spec.forward_deadline;
+        let overdue = cx.run_later(deadline, move |host, cx| host.on_overdue(id, deadline, cx));
+        self.current = Some(Current { id, reply, overdue });
         let size: usize = request.inputs.iter().map(BoundInput::size).sum();
         let written = copy(size as u64 > COPY_INLINE_MAX, move || {
             write_request(id, &request, requests)
@@ -290,14 +300,14 @@ impl ModelHost {
                 }
             }),
         );
-        let deadline = self.spec.forward_deadline;
-        cx.run_later(deadline, move |host, cx| {
-            if let Some(reply) = host.take_current(id) {
-                let limit = humantime::format_duration(deadline).to_string();
-                reply.send(Err(InferError::Deadline(limit)));
-                host.fail(cx, HostError::ForwardDeadline(deadline));
-            }
-        });
+    }
+
+    fn on_overdue(&mut self, id: u64, deadline: Duration, cx: &mut Context<Self>) {
+        if let Some(reply) = self.take_current(id, cx) {
+            let limit = humantime::format_duration(deadline).to_string();
+            reply.send(Err(InferError::Deadline(limit)));
+            self.fail(cx, HostError::ForwardDeadline(deadline));
+        }
     }
 }
 
