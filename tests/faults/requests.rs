@@ -15,10 +15,9 @@ use crate::house::{Answer, Bystander, DEADLINE, House, floats};
 /// Two FP32 numbers, and nothing else.
 const SETTINGS: &str = "[[inputs]]\nname = 'x'\ndatatype = 'FP32'\nshape = [2]\n";
 
-/// How much more memory the server may have, once it is quiet again, than before the garbage, which is 1.5 GB. glibc
-/// keeps freed pieces in as many arenas as there were threads at work at one time: 20 to 45 MiB here, and no more
-/// however often it is repeated.
-const MEMORY_BOUND: u64 = 80 << 20;
+/// How much more memory the server may have, once it is quiet again, than before the garbage, which is 1.5 GB: what
+/// the allocator keeps for the threads that were at work.
+const MEMORY_BOUND: u64 = 16 << 20;
 
 async fn house(settings: &str) -> House {
     let house = House::start(settings);
