@@ -18,7 +18,7 @@ use headroom_actors::model::{ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
 
 use crate::readiness::Gate;
-use crate::rooms::Rooms;
+use crate::rooms::{ActorThread, Rooms};
 use crate::settings::Settings;
 use crate::settings::sections::{MemorySettings, ModelSettings};
 use crate::settings::values::EvictionPolicy;
@@ -136,6 +136,7 @@ fn compose(settings: &Settings, tree: Tree) -> Result<(SupervisorSpec, Rooms), A
         .child(loader_child)
         .child(repository_child);
     let rooms = Rooms {
+        thread: ActorThread::current(),
         tree,
         memory: memory.handle().clone(),
         loader,

@@ -52,8 +52,8 @@ pub(super) async fn infer(
     let large = body.len() > CONVERT_INLINE_MAX;
     // The body, and its hold on the budget, end with the reading.
     let (id, infer) = convert(large, move || parse(&body)).await??;
-    let model = models::resolve(&rooms, &path).await?;
-    let output = ask(&rooms, &model, infer, deadline).await?;
+    let work = ask(rooms.clone(), path.into_inner(), infer, deadline);
+    let (model, output) = rooms.thread.run(work).await??;
     let large = output
         .outputs
         .iter()
@@ -69,11 +69,12 @@ pub(super) async fn infer(
 }
 
 async fn ask(
-    rooms: &Rooms,
-    model: &Model,
+    rooms: web::Data<Rooms>,
+    path: ModelPath,
     request: InferRequest,
     deadline: Instant,
-) -> Result<InferOutput, Problem> {
+) -> Result<(Model, InferOutput), Problem> {
+    let model = models::resolve(&rooms, &path).await?;
     let left = || deadline.saturating_duration_since(Instant::now());
     let lease = rooms
         .loader
@@ -88,7 +89,8 @@ async fn ask(
         request,
         hold: Hold::new(lease),
     };
-    Ok(model.owner.ask(infer, left()).await??)
+    let output = model.owner.ask(infer, left()).await??;
+    Ok((model, output))
 }
 
 /// Runs a conversion here when it is small, else on a thread that may be held up.
