@@ -129,6 +129,8 @@ pub(super) struct ModelHost {
     next_id: u64,
     last_sign: Instant,
     memory: Memory,
+    /// Time inside the model: what is left of a request's time is ours.
+    forward_seconds: metrics::Histogram,
 }
 
 /// The request in the process.
@@ -142,7 +144,9 @@ struct Current {
 
 impl ModelHost {
     pub(super) fn new(life: Life, spec: HostSpec) -> Self {
+        let name = format!("{}:{}", spec.start.model, spec.start.version);
         Self {
+            forward_seconds: metrics::histogram!("headroom_model_forward_seconds", "name" => name),
             life,
             spec,
             running: None,
@@ -173,6 +177,7 @@ impl ModelHost {
                 outputs,
                 forward_us,
             } => {
+                self.forward_seconds.record(forward_us as f64 / 1e6);
                 if let Some(reply) = self.take_current(id, cx) {
                     self.on_output(reply, outputs, payload, forward_us, cx);
                 }

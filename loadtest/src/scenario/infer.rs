@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use headroom_test_support::models::{Models, SAMPLE, SAMPLE_CHUNK, speech_60s};
 use headroom_test_support::protocol::infer_path;
+use headroom_test_support::server::Server;
 use headroom_test_support::wav;
 use serde_json::json;
 
@@ -43,7 +44,7 @@ pub(crate) fn infer(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
     let server = binaries.start(&models, "");
     let address = server.address();
     let requests = requests();
-    let mut figures = overhead(binaries, address, &requests)?;
+    let mut figures = overhead(binaries, &server, &requests)?;
     let mut best: f64 = 0.0;
     for connections in [1, 8, 64] {
         let rate = throughput(address, &requests, connections)?;
@@ -75,13 +76,14 @@ fn requests() -> Vec<Request> {
 
 fn overhead(
     binaries: &Binaries,
-    address: SocketAddr,
+    server: &Server,
     requests: &[Request],
 ) -> Result<Vec<Figure>, Error> {
-    let mut connection = Connection::open(address)?;
+    let mut connection = Connection::open(server.address())?;
     let live = [Request::get("/v2/health/live")];
     one_by_one(&mut connection, requests, WARM_UP)?;
     one_by_one(&mut connection, &live, WARM_UP)?;
+    let before = Forwards::of(server)?;
     let mut rounds: [Vec<f64>; 6] = Default::default();
     for _ in 0..ROUNDS {
         let bare = binaries.bare_forward(PER_ROUND)?;
@@ -106,7 +108,7 @@ fn overhead(
         ("over HTTP, 1 connection, p50", None),
         ("over HTTP, 1 connection, p99", None),
         ("overhead over a bare forward, p50", Some(0.3)),
-        ("of it: an HTTP request that does nothing, p50", None),
+        ("an HTTP request that does nothing, p50", None),
     ];
     let figures = rounds.into_iter().zip(names).map(|(row, (name, target))| {
         let figure = Figure::new(name, Samples::new(row).median(), "ms");
@@ -115,7 +117,38 @@ fn overhead(
             None => figure,
         }
     });
-    Ok(figures.collect())
+    let mut figures: Vec<Figure> = figures.collect();
+    let inside = Forwards::of(server)?.mean_since(&before);
+    let name = "inside the served model's forward, mean";
+    figures.push(Figure::new(name, inside, "ms"));
+    Ok(figures)
+}
+
+/// Forwards that the server has counted, and how long they took.
+struct Forwards {
+    count: f64,
+    seconds: f64,
+}
+
+impl Forwards {
+    fn of(server: &Server) -> Result<Self, Error> {
+        let mut admin = Connection::open(server.admin_address())?;
+        let text = String::from_utf8_lossy(admin.ask(&Request::get("/metrics"))?).into_owned();
+        let sum = |name: &str| -> f64 {
+            let samples = text.lines().filter(|line| line.starts_with(name));
+            let values = samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+            values.sum()
+        };
+        Ok(Self {
+            count: sum("headroom_model_forward_seconds_count"),
+            seconds: sum("headroom_model_forward_seconds_sum"),
+        })
+    }
+
+    /// In milliseconds.
+    fn mean_since(&self, before: &Self) -> f64 {
+        (self.seconds - before.seconds) / (self.count - before.count) * 1e3
+    }
 }
 
 fn one_by_one(

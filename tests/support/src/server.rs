@@ -175,6 +175,11 @@ impl Server {
         self.addresses.listen
     }
 
+    /// Where health and metrics are answered.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.addresses.admin_listen
+    }
+
     /// The process, as the ready file names it.
     pub fn pid(&self) -> u32 {
         self.addresses.pid
