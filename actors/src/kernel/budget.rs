@@ -12,6 +12,9 @@ pub struct Claim {
     pub name: String,
     /// The estimated peak, in bytes.
     pub bytes: u64,
+    /// Whether it may take what is kept free as long as something can be evicted instead: set when
+    /// nothing can.
+    pub stretch: bool,
 }
 
 /// Why a claim was not granted.
@@ -57,8 +60,73 @@ pub trait Entry: Send + Sync {
     /// Bytes that the attached processes really used when they were last measured; 0 before that.
     fn measured(&self) -> u64;
 
+    /// The most that was ever measured.
+    fn peak(&self) -> u64;
+
     /// Gives the bytes back. Called once, at the end.
     fn release(&self);
+}
+
+/// Sets memory aside for buffers of this process: bodies of requests, caches. Granted or refused at
+/// once, since whoever asks is serving a request.
+pub trait Buffers: Send + Sync + 'static {
+    /// Sets `bytes` aside.
+    ///
+    /// # Errors
+    /// [`BudgetError::Short`].
+    fn hold(&self, bytes: u64) -> Result<Hold, BudgetError>;
+}
+
+/// The account behind holds, as they may touch it.
+pub trait Held: Send + Sync {
+    /// `bytes` of what was set aside are in use now.
+    fn fill(&self, bytes: u64);
+
+    /// Gives back `held` bytes, of which `filled` were in use.
+    fn release(&self, held: u64, filled: u64);
+}
+
+/// Bytes set aside for a buffer. Dropping it gives them back.
+pub struct Hold {
+    account: Arc<dyn Held>,
+    bytes: u64,
+    filled: u64,
+}
+
+impl Hold {
+    /// Wraps `bytes` that were just set aside.
+    pub fn new(account: Arc<dyn Held>, bytes: u64) -> Self {
+        Self {
+            account,
+            bytes,
+            filled: 0,
+        }
+    }
+
+    /// Says that `bytes` more of it are in use: they show in the memory of the process from now on.
+    pub fn fill(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes - self.filled);
+        self.filled += bytes;
+        self.account.fill(bytes);
+    }
+
+    /// Joins `other`, of the same account, to this one.
+    pub fn merge(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.filled += std::mem::take(&mut other.filled);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.account.release(self.bytes, self.filled);
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hold({} of {} bytes)", self.filled, self.bytes)
+    }
 }
 
 /// Bytes of the budget that are set aside for one thing. Dropping it gives them back.

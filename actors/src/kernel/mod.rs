@@ -37,7 +37,7 @@ pub mod testing;
 mod tree;
 
 pub use backoff::{Backoff, BackoffError};
-pub use budget::{Budget, BudgetError, Claim, Entry, Reservation};
+pub use budget::{Budget, BudgetError, Buffers, Claim, Entry, Held, Hold, Reservation};
 pub use call::{Call, Message, Reply};
 pub use child::{Child, ChildSpec, Heartbeat, Kind, Life, Placement, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};

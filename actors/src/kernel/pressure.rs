@@ -1,14 +1,16 @@
 //! Memory pressure as a level that everyone can read, with one writer.
 //!
-//! A level cannot be missed, queued twice or delivered late, as messages can. Each change has an
-//! epoch; whoever cleans up acknowledges the epoch with the bytes it gave back, and the writer can
-//! wait for that.
+//! A level cannot be missed, queued twice or delivered late, as messages can. Each publication has
+//! an epoch and says through which [`Stage`] subscribers are asked to give back: what costs users
+//! nothing first, what they are using last. Whoever cleans up acknowledges the epoch with what it
+//! did, and the writer can wait for that.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use tokio::sync::{Notify, watch};
 
 /// How short memory is.
@@ -50,31 +52,125 @@ impl Level {
     }
 }
 
+/// What may be given back, in the order of what its loss costs users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Memory that is free already and only kept by an allocator.
+    Slack,
+    /// Cached answers, which can be had again.
+    Caches,
+    /// Idle connections, which can be opened again.
+    Connections,
+    /// Loaded things that nobody uses.
+    Idle,
+    /// Loaded things in use: they are drained, and ended only when memory is exhausted.
+    InUse,
+}
+
+impl Stage {
+    /// All stages, cheapest first.
+    pub const ALL: [Self; 5] = [
+        Self::Slack,
+        Self::Caches,
+        Self::Connections,
+        Self::Idle,
+        Self::InUse,
+    ];
+
+    /// A fixed word for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Slack => "slack",
+            Self::Caches => "caches",
+            Self::Connections => "connections",
+            Self::Idle => "idle",
+            Self::InUse => "in_use",
+        }
+    }
+}
+
 /// The pressure at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Pressure {
     /// How short memory is.
     pub level: Level,
+    /// The last stage that is asked to give back; `None` when nobody is.
+    pub through: Option<Stage>,
     /// Bytes to give back, all together, to be below the level again.
     pub wanted_bytes: u64,
-    /// Grows with every change; acknowledgements name it.
+    /// Grows with every publication; acknowledgements name it.
     pub epoch: u64,
 }
 
-/// What one subscriber gave back.
+impl Pressure {
+    /// Whether what belongs to `stage` is asked for.
+    pub fn asks(&self, stage: Stage) -> bool {
+        self.through.is_some_and(|through| stage <= through)
+    }
+}
+
+/// One thing that was done to give memory back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    /// To what: a resource, a host, an allocator.
+    pub what: String,
+    /// Bytes that it was expected to give; 0 where nobody could tell.
+    pub promised_bytes: u64,
+    /// Bytes that it used before, as measured by whoever did it.
+    pub before_bytes: u64,
+    /// Bytes that it used afterwards.
+    pub after_bytes: u64,
+}
+
+impl Action {
+    /// Bytes that came.
+    pub fn gained_bytes(&self) -> u64 {
+        self.before_bytes.saturating_sub(self.after_bytes)
+    }
+}
+
+impl Serialize for Action {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut shown = serializer.serialize_struct("Action", 5)?;
+        shown.serialize_field("what", &self.what)?;
+        shown.serialize_field("promised_bytes", &self.promised_bytes)?;
+        shown.serialize_field("before_bytes", &self.before_bytes)?;
+        shown.serialize_field("after_bytes", &self.after_bytes)?;
+        shown.serialize_field("gained_bytes", &self.gained_bytes())?;
+        shown.end()
+    }
+}
+
+/// What one subscriber did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Acknowledgement {
     /// Who.
     pub name: String,
-    /// How many bytes.
-    pub bytes: u64,
+    /// What it did; empty when it had nothing to give.
+    pub actions: Vec<Action>,
 }
 
 #[derive(Debug, Default)]
 struct Board {
     epoch: u64,
-    /// Every subscriber, with the bytes it acknowledged for the epoch.
-    subscribers: BTreeMap<String, Option<u64>>,
+    through: Option<Stage>,
+    subscribers: BTreeMap<String, Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    stage: Stage,
+    /// What it did for the epoch.
+    answer: Option<Vec<Action>>,
+}
+
+impl Board {
+    /// The subscribers whose answer is waited for.
+    fn asked(&self) -> impl Iterator<Item = (&String, &Member)> {
+        let members = self.subscribers.iter();
+        members.filter(|(_, member)| self.through.is_some_and(|through| member.stage <= through))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -110,38 +206,41 @@ pub struct PressureWriter {
 }
 
 impl PressureWriter {
-    /// Publishes a level and says its epoch.
-    pub fn publish(&self, level: Level, wanted_bytes: u64) -> u64 {
-        let epoch = {
-            let mut board = self.shared.board();
-            board.epoch += 1;
-            board
-                .subscribers
-                .values_mut()
-                .for_each(|bytes| *bytes = None);
-            board.epoch
-        };
+    /// Publishes a level, asks for `wanted_bytes` from every stage up to `through`, and says the
+    /// epoch.
+    pub fn publish(&self, level: Level, through: Option<Stage>, wanted_bytes: u64) -> u64 {
+        let mut board = self.shared.board();
+        board.epoch += 1;
+        board.through = through;
+        for member in board.subscribers.values_mut() {
+            member.answer = None;
+        }
+        let epoch = board.epoch;
+        drop(board);
         self.sender.send_replace(Pressure {
             level,
+            through,
             wanted_bytes,
             epoch,
         });
         epoch
     }
 
-    /// Waits until every subscriber has acknowledged `epoch`, at most `within`. Returns what came,
-    /// and the names of those who did not answer.
+    /// Waits until every subscriber that `epoch` asks has acknowledged it, at most `within`. Returns
+    /// what came, and the names of those who did not answer; `None` when another epoch has begun.
     pub async fn acknowledgements(
         &self,
         epoch: u64,
         within: Duration,
-    ) -> (Vec<Acknowledgement>, Vec<String>) {
+    ) -> Option<(Vec<Acknowledgement>, Vec<String>)> {
         let all = async {
             loop {
                 let notified = self.shared.acknowledged.notified();
                 {
                     let board = self.shared.board();
-                    if board.epoch != epoch || board.subscribers.values().all(Option::is_some) {
+                    if board.epoch != epoch
+                        || board.asked().all(|(_, member)| member.answer.is_some())
+                    {
                         return;
                     }
                 }
@@ -151,20 +250,23 @@ impl PressureWriter {
         // Whether all came or the time passed, the board says who did.
         drop(tokio::time::timeout(within, all).await);
         let board = self.shared.board();
+        if board.epoch != epoch {
+            return None;
+        }
         let mut came = Vec::new();
         let mut silent = Vec::new();
-        for (name, bytes) in &board.subscribers {
-            match bytes {
-                Some(bytes) if board.epoch == epoch => {
+        for (name, member) in board.asked() {
+            match &member.answer {
+                Some(actions) => {
                     came.push(Acknowledgement {
                         name: name.clone(),
-                        bytes: *bytes,
+                        actions: actions.clone(),
                     });
                 }
-                _ => silent.push(name.clone()),
+                None => silent.push(name.clone()),
             }
         }
-        (came, silent)
+        Some((came, silent))
     }
 }
 
@@ -181,11 +283,16 @@ impl PressureReader {
         *self.receiver.borrow()
     }
 
-    /// Takes part in clean-ups under `name`, until the subscription is dropped. A level that is
-    /// already there counts as a change to react to.
-    pub fn subscribe(&self, name: impl Into<String>) -> Subscription {
+    /// Takes part in clean-ups under `name`, which must be its own, until the subscription is
+    /// dropped. It is asked from `stage` on. A level that is already there counts as a change to
+    /// react to.
+    pub fn subscribe(&self, name: impl Into<String>, stage: Stage) -> Subscription {
         let name = name.into();
-        self.shared.board().subscribers.insert(name.clone(), None);
+        let member = Member {
+            stage,
+            answer: None,
+        };
+        self.shared.board().subscribers.insert(name.clone(), member);
         let mut receiver = self.receiver.clone();
         receiver.mark_changed();
         Subscription {
@@ -211,14 +318,14 @@ impl Subscription {
         Some(*self.receiver.borrow_and_update())
     }
 
-    /// Says that the clean-up for `epoch` gave back `bytes`. Late answers, to an epoch that has
+    /// Says what was done for `epoch`; nothing is an answer, too. Late answers, to an epoch that has
     /// passed, are dropped.
-    pub fn acknowledge(&self, epoch: u64, bytes: u64) {
+    pub fn acknowledge(&self, epoch: u64, actions: Vec<Action>) {
         let mut board = self.shared.board();
         if board.epoch == epoch
-            && let Some(slot) = board.subscribers.get_mut(&self.name)
+            && let Some(member) = board.subscribers.get_mut(&self.name)
         {
-            *slot = Some(bytes);
+            member.answer = Some(actions);
         }
         drop(board);
         self.shared.acknowledged.notify_waiters();
@@ -239,59 +346,88 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn freed(bytes: u64) -> Vec<Action> {
+        vec![Action {
+            what: "something".into(),
+            promised_bytes: bytes,
+            before_bytes: bytes,
+            after_bytes: 0,
+        }]
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_writer_learns_who_gave_back_what_and_who_kept_silent() {
         let (writer, reader) = channel();
-        let mut loader = reader.subscribe("loader");
-        let _silent = reader.subscribe("silent");
-        let epoch = writer.publish(Level::High, 100);
+        let mut loader = reader.subscribe("loader", Stage::Idle);
+        let _silent = reader.subscribe("silent", Stage::Slack);
+        let epoch = writer.publish(Level::High, Some(Stage::Idle), 100);
         let seen = loader.changed().await.unwrap();
         assert_eq!(
             (seen.level, seen.wanted_bytes, seen.epoch),
             (Level::High, 100, epoch)
         );
-        loader.acknowledge(epoch, 60);
-        let (came, silent) = writer.acknowledgements(epoch, SECOND).await;
+        loader.acknowledge(epoch, freed(60));
+        let (came, silent) = writer.acknowledgements(epoch, SECOND).await.unwrap();
         assert_eq!(
             came,
             [Acknowledgement {
                 name: "loader".into(),
-                bytes: 60
+                actions: freed(60)
             }]
         );
         assert_eq!(silent, ["silent"]);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn only_those_are_waited_for_whose_stage_is_asked() {
+        let (writer, reader) = channel();
+        let mut cheap = reader.subscribe("cheap", Stage::Slack);
+        let mut dear = reader.subscribe("dear", Stage::InUse);
+        let epoch = writer.publish(Level::Elevated, Some(Stage::Slack), 1);
+        assert!(cheap.changed().await.unwrap().asks(Stage::Slack));
+        assert!(!dear.changed().await.unwrap().asks(Stage::InUse));
+        cheap.acknowledge(epoch, Vec::new());
+        let started = tokio::time::Instant::now();
+        let (came, silent) = writer.acknowledgements(epoch, SECOND).await.unwrap();
+        assert_eq!((came.len(), silent.len()), (1, 0));
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        // A level without a wish asks nobody.
+        let epoch = writer.publish(Level::Normal, None, 0);
+        let (came, silent) = writer.acknowledgements(epoch, SECOND).await.unwrap();
+        assert_eq!((came.len(), silent.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_late_subscriber_sees_the_level_that_is_there() {
         let (writer, reader) = channel();
-        writer.publish(Level::Critical, 7);
-        let mut late = reader.subscribe("late");
+        writer.publish(Level::Critical, Some(Stage::Idle), 7);
+        let mut late = reader.subscribe("late", Stage::Idle);
         assert_eq!(late.changed().await.unwrap().level, Level::Critical);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_late_acknowledgement_does_not_count_for_the_next_epoch() {
         let (writer, reader) = channel();
-        let mut slow = reader.subscribe("slow");
-        let first = writer.publish(Level::High, 1);
+        let mut slow = reader.subscribe("slow", Stage::Idle);
+        let first = writer.publish(Level::High, Some(Stage::Idle), 1);
         slow.changed().await.unwrap();
-        let second = writer.publish(Level::Critical, 2);
-        slow.acknowledge(first, 1);
-        let (came, silent) = writer.acknowledgements(second, SECOND).await;
+        let second = writer.publish(Level::Critical, Some(Stage::Idle), 2);
+        slow.acknowledge(first, freed(1));
+        assert_eq!(writer.acknowledgements(first, SECOND).await, None);
+        let (came, silent) = writer.acknowledgements(second, SECOND).await.unwrap();
         assert_eq!((came.len(), silent.len()), (0, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_a_subscriber_that_left() {
         let (writer, reader) = channel();
-        let gone = reader.subscribe("gone");
-        let epoch = writer.publish(Level::High, 1);
+        let gone = reader.subscribe("gone", Stage::Idle);
+        let epoch = writer.publish(Level::High, Some(Stage::Idle), 1);
         let started = tokio::time::Instant::now();
         let (answer, ()) = tokio::join!(writer.acknowledgements(epoch, SECOND), async {
             drop(gone);
         });
-        assert_eq!(answer, (Vec::new(), Vec::new()));
+        assert_eq!(answer, Some((Vec::new(), Vec::new())));
         assert_eq!(started.elapsed(), Duration::ZERO);
     }
 }

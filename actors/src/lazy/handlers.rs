@@ -93,7 +93,8 @@ impl Handler<Call<Evict>> for Loader {
         };
         let (names, freed) = self.evict_idle(bytes, Reason::Request, context);
         answer_later(reply, async {
-            let bytes = freed.await;
+            let freed = freed.await;
+            let bytes = freed.iter().map(|action| action.promised_bytes).sum();
             Some(Evicted { names, bytes })
         });
     }

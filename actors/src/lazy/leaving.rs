@@ -106,6 +106,25 @@ impl Loader {
         }
     }
 
+    /// Unloads a resource that is on its way out although it has users: their calls fail. What
+    /// something else loaded depends on stays until that is gone.
+    pub(super) fn end_under_users(&mut self, name: &str, context: &mut Context<Self>) {
+        let Some(State::Draining { held, unloading }) = self.slots.get(name).map(Slot::state)
+        else {
+            return;
+        };
+        if *unloading || self.has_loaded_dependents(name) {
+            return;
+        }
+        tracing::warn!(
+            resource = name,
+            bytes = held.bytes(),
+            leases = held.uses.held(),
+            "memory is exhausted: ending a resource in use"
+        );
+        self.unload_now(name, context);
+    }
+
     fn has_loaded_dependents(&self, name: &str) -> bool {
         self.slots
             .values()
@@ -146,7 +165,7 @@ impl Loader {
         };
         if let Some(held) = held {
             let bytes = held.bytes();
-            slot.measured = slot.measured.max(held.reservation.entry().measured());
+            slot.measured = slot.measured.max(held.reservation.entry().peak());
             slot.last_use = Some(held.uses.last());
             // The memory is back before anyone is told so.
             drop(held);

@@ -37,6 +37,8 @@ struct Head {
     evictions: u32,
     /// Since when it can only hope that others end their use.
     hoping_since: Option<Instant>,
+    /// Whether nothing could be evicted, so that it may take what is kept free otherwise.
+    stretch: bool,
     /// Whether the budget is being asked, and whether something has gone since.
     asking: bool,
     outdated: bool,
@@ -63,6 +65,7 @@ impl Loader {
             since: Instant::now(),
             evictions: 0,
             hoping_since: None,
+            stretch: false,
             asking: false,
             outdated: false,
             timer: None,
@@ -108,6 +111,7 @@ impl Loader {
         let answer = self.budget.reserve(Claim {
             name: head.name.clone(),
             bytes: slot.estimate(),
+            stretch: head.stretch,
         });
         context.spawn(
             wrap_future::<_, Self>(answer)
@@ -165,6 +169,11 @@ impl Loader {
         };
         let refused = AcquireError::Short(shortage);
         head.shortage = Some(shortage);
+        if victims.is_none() && !head.stretch {
+            // Better to use what is kept free than to refuse.
+            head.stretch = true;
+            return self.ask_budget(context);
+        }
         let due = match victims {
             _ if shortage.level == Level::Exhausted => return self.refuse(&refused, context),
             // What is under way is enough: nothing to do but to see it come.
@@ -249,6 +258,22 @@ impl Loader {
     pub(super) fn choose_up_to(&self, bytes: u64) -> Vec<String> {
         let most = evictable(&self.candidates());
         self.choose(bytes.min(most)).unwrap_or_default()
+    }
+
+    /// Who of what is in use goes so that `bytes` come free, or all that may: as
+    /// [`Self::choose_up_to`], as if callers had no leases.
+    pub(super) fn choose_used(&self, bytes: u64) -> Vec<String> {
+        let mut candidates = self.candidates();
+        for index in 0..candidates.len() {
+            let holders = candidates.iter().filter(|it| it.holds.contains(&index));
+            candidates[index].leases = holders.count();
+        }
+        let bytes = bytes.min(evictable(&candidates));
+        let chosen = choose(&*self.policy, &candidates, bytes).unwrap_or_default();
+        let names = chosen
+            .iter()
+            .map(|index| candidates[*index].name.to_owned());
+        names.collect()
     }
 
     /// Everything that is loaded and not yet on its way out, as the policy sees it.

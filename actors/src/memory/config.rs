@@ -15,6 +15,10 @@ pub struct MemoryConfig {
     pub sample_interval: Duration,
     /// Time between two readings while something is being loaded or memory is short.
     pub sample_interval_fast: Duration,
+    /// How long an emergency clean-up may take.
+    pub emergency_deadline: Duration,
+    /// Time between two purges of the allocator at rest.
+    pub gc_interval: Duration,
 }
 
 /// Shares of the budget at which the levels begin, and what keeps them from flapping.
@@ -55,6 +59,8 @@ impl Default for MemoryConfig {
             levels: Levels::default(),
             sample_interval: Duration::from_secs(1),
             sample_interval_fast: Duration::from_millis(50),
+            emergency_deadline: Duration::from_secs(1),
+            gc_interval: Duration::from_secs(60),
         }
     }
 }

@@ -1,14 +1,16 @@
-//! The two faces that the room shows to others through the kernel's traits: the budget that grants
-//! claims, and the entry that a reservation holds on to.
+//! The faces that the room shows to others through the kernel's traits: the budget that grants
+//! claims, the entry that a reservation holds on to, and memory set aside for buffers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::ledger::{EntryId, Ledger};
+use super::ledger::{EntryId, Ledger, Short};
+use super::levels::most_below;
+use super::room::Shared;
 use super::supervisor::{MemorySupervisor, Reserve};
-use crate::kernel::{Budget, BudgetError, Claim, Entry, Handle, Reservation};
+use crate::kernel::{Budget, BudgetError, Buffers, Claim, Entry, Handle, Held, Hold, Reservation};
 
 /// A reading takes milliseconds. A keeper that is silent for this long is in trouble, and its
 /// caller has a deadline of its own to keep.
@@ -22,19 +24,36 @@ impl SharedLedger {
     pub(super) fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Shared {
     /// Reserves, or says what is missing.
+    ///
+    /// A load may fill the budget up to where idle things begin to leave; when there are none, up
+    /// to where an emergency begins: what was let in never causes one by its mere presence.
     pub(super) fn reserve(&self, claim: &Claim) -> Result<Reservation, BudgetError> {
-        match self.lock().try_reserve(&claim.name, claim.bytes) {
-            Ok(id) => Ok(Reservation::new(Arc::new(LedgerEntry {
-                ledger: self.clone(),
-                id,
-            }))),
-            Err(short) => Err(BudgetError::Short {
-                need: short.need,
-                free: short.free,
-                budget: short.budget,
-            }),
+        let levels = self.config().levels;
+        let mut ledger = self.ledger.lock();
+        let share = if claim.stretch {
+            levels.critical
+        } else {
+            levels.high
+        };
+        let ceiling = most_below(ledger.budget(), share);
+        let id = ledger.try_reserve(&claim.name, claim.bytes, ceiling)?;
+        Ok(Reservation::new(Arc::new(LedgerEntry {
+            ledger: self.ledger.clone(),
+            id,
+        })))
+    }
+}
+
+impl From<Short> for BudgetError {
+    fn from(short: Short) -> Self {
+        Self::Short {
+            need: short.need,
+            free: short.free,
+            budget: short.budget,
         }
     }
 }
@@ -65,6 +84,10 @@ impl Entry for LedgerEntry {
         self.ledger.lock().measured(self.id)
     }
 
+    fn peak(&self) -> u64 {
+        self.ledger.lock().peak(self.id)
+    }
+
     fn release(&self) {
         self.ledger.lock().release(self.id);
     }
@@ -92,5 +115,34 @@ impl Budget for MemoryBudget {
                 Err(BudgetError::Unavailable)
             })
         })
+    }
+}
+
+/// Memory for one sort of buffers in this process. Clones share the account.
+#[derive(Debug, Clone)]
+pub struct BufferAccount {
+    pub(super) shared: Arc<Shared>,
+    pub(super) name: &'static str,
+}
+
+impl Buffers for BufferAccount {
+    /// Grants as long as memory would not be exhausted: a request costs little beside a load, and
+    /// what it waits for may be what gives memory back.
+    fn hold(&self, bytes: u64) -> Result<Hold, BudgetError> {
+        let exhausted = self.shared.config().levels.exhausted;
+        let mut ledger = self.shared.ledger.lock();
+        let ceiling = most_below(ledger.budget(), exhausted);
+        ledger.try_hold(self.name, bytes, ceiling)?;
+        Ok(Hold::new(Arc::new(self.clone()), bytes))
+    }
+}
+
+impl Held for BufferAccount {
+    fn fill(&self, bytes: u64) {
+        self.shared.ledger.lock().fill(self.name, bytes);
+    }
+
+    fn release(&self, held: u64, filled: u64) {
+        self.shared.ledger.lock().unhold(self.name, held, filled);
     }
 }

@@ -1,51 +1,149 @@
-//! The level now, and how it got there.
+//! The level now, and the ring of what happened: told in order, with the usage before and after.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use crate::kernel::pressure::{Acknowledgement, Level};
+use crate::kernel::pressure::{Acknowledgement, Action, Level, Stage};
 
-/// Changes of the level that are remembered.
+/// Events that are remembered.
 const EVENTS_MAX: usize = 1000;
 
-/// One change of the level, and what came of it.
+/// Events that a subscriber may lag behind; it then misses the oldest, and is told how many.
+const LAG_MAX: usize = 256;
+
+/// Something that happened to the memory budget. All sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
+    /// Grows by one with every event, from 1 on; starts again with the server.
+    pub number: u64,
     /// When.
     #[serde(serialize_with = "as_text")]
     pub at: SystemTime,
-    /// The level before.
-    pub from: Level,
-    /// The level after.
-    pub to: Level,
-    /// Bytes used when it changed.
-    pub used_bytes: u64,
-    /// Bytes that were asked back first.
-    pub wanted_bytes: u64,
-    /// Bytes that subscribers say they gave back while the level lasted.
-    pub acknowledged_bytes: u64,
-    /// Who did not answer the last request in time.
-    pub silent: Vec<String>,
-    /// Bytes really used, read after the last answers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub used_after_bytes: Option<u64>,
+    /// Bytes used before.
+    pub used_before_bytes: u64,
+    /// Bytes used afterwards.
+    pub used_after_bytes: u64,
+    /// What.
+    #[serde(flatten)]
+    pub happening: Happening,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Happening {
+    /// The level changed.
+    Level {
+        /// The level before.
+        from: Level,
+        /// The level now.
+        to: Level,
+        /// Bytes that have to come back.
+        wanted_bytes: u64,
+    },
+    /// Subscribers were asked to give memory back, and did.
+    CleanUp {
+        /// The level that asked.
+        level: Level,
+        /// The last stage that was asked.
+        through: Stage,
+        /// Bytes asked for.
+        wanted_bytes: u64,
+        /// What was done, by whom.
+        actions: Vec<Deed>,
+        /// Who did not answer in time.
+        silent: Vec<String>,
+    },
+    /// Memory that is free already was taken from the allocators.
+    Gc {
+        /// Why.
+        reason: GcReason,
+        /// What was done, by whom.
+        actions: Vec<Deed>,
+        /// Who did not answer in time.
+        silent: Vec<String>,
+    },
+}
+
+impl Happening {
+    /// A fixed word for metrics and logs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Level { .. } => "level",
+            Self::CleanUp { .. } => "clean_up",
+            Self::Gc { .. } => "gc",
+        }
+    }
+}
+
+/// One action, and who took it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Deed {
+    /// The subscriber.
+    pub by: String,
+    /// What it did.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+impl Deed {
+    /// Every action of every answer.
+    pub(super) fn all(answers: Vec<Acknowledgement>) -> Vec<Self> {
+        let deeds = answers.into_iter().flat_map(|answer| {
+            let by = answer.name;
+            let actions = answer.actions.into_iter();
+            actions.map(move |action| Self {
+                by: by.clone(),
+                action,
+            })
+        });
+        deeds.collect()
+    }
+}
+
+/// Why allocators were purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GcReason {
+    /// Somebody asked for it.
+    Request,
+    /// The schedule at rest.
+    Schedule,
+    /// Much was given back at once.
+    Release,
+    /// Tasks stalled for want of memory.
+    Stall,
+}
+
+impl GcReason {
+    /// A fixed word for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Schedule => "schedule",
+            Self::Release => "release",
+            Self::Stall => "stall",
+        }
+    }
 }
 
 fn as_text<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
 
-/// The level now, since when, and the changes before it.
+/// The level now, since when, and what happened before.
 #[derive(Debug)]
 pub(super) struct History {
     level: Level,
     since: Instant,
-    events: VecDeque<Event>,
-    /// When the last answers came in, until a reading that began later verifies them.
-    unverified: Option<Instant>,
+    events: VecDeque<Arc<Event>>,
+    last: u64,
+    subscribers: broadcast::Sender<Arc<Event>>,
 }
 
 impl Default for History {
@@ -54,7 +152,8 @@ impl Default for History {
             level: Level::Normal,
             since: Instant::now(),
             events: VecDeque::new(),
-            unverified: None,
+            last: 0,
+            subscribers: broadcast::Sender::new(LAG_MAX),
         }
     }
 }
@@ -69,50 +168,45 @@ impl History {
         self.since.elapsed()
     }
 
-    pub(super) fn change(&mut self, to: Level, used_bytes: u64, wanted_bytes: u64) {
+    pub(super) fn change(&mut self, to: Level, before: u64, after: u64, wanted_bytes: u64) {
+        let from = std::mem::replace(&mut self.level, to);
+        self.since = Instant::now();
+        let happening = Happening::Level {
+            from,
+            to,
+            wanted_bytes,
+        };
+        self.record(before, after, happening);
+    }
+
+    /// Remembers it, and tells whoever subscribed.
+    pub(super) fn record(&mut self, before: u64, after: u64, happening: Happening) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(Event {
+        self.last += 1;
+        let event = Arc::new(Event {
+            number: self.last,
             at: SystemTime::now(),
-            from: self.level,
-            to,
-            used_bytes,
-            wanted_bytes,
-            acknowledged_bytes: 0,
-            silent: Vec::new(),
-            used_after_bytes: None,
+            used_before_bytes: before,
+            used_after_bytes: after,
+            happening,
         });
-        self.level = to;
-        self.since = Instant::now();
-        self.unverified = None;
+        self.events.push_back(Arc::clone(&event));
+        // Nobody has to listen.
+        self.subscribers.send(event).ok();
     }
 
-    /// Notes what the subscribers answered to a request at the present level.
-    pub(super) fn acknowledge(&mut self, came: &[Acknowledgement], silent: Vec<String>) {
-        let Some(event) = self.events.back_mut() else {
-            return;
-        };
-        let bytes = came.iter().map(|answer| answer.bytes);
-        event.acknowledged_bytes = bytes.fold(event.acknowledged_bytes, u64::saturating_add);
-        event.silent = silent;
-        self.unverified = Some(Instant::now());
+    /// Every event from now on.
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.subscribers.subscribe()
     }
 
-    /// Notes what a reading that began at `began` found, if that verifies earlier answers.
-    pub(super) fn verify(&mut self, began: Instant, used_bytes: u64) {
-        if self.unverified.is_some_and(|answered| answered <= began)
-            && let Some(event) = self.events.back_mut()
-        {
-            event.used_after_bytes = Some(used_bytes);
-            self.unverified = None;
-        }
-    }
-
-    /// The latest `count` changes, oldest first.
+    /// The latest `count` events, oldest first.
     pub(super) fn latest(&self, count: usize) -> Vec<Event> {
         let skipped = self.events.len().saturating_sub(count);
-        self.events.iter().skip(skipped).cloned().collect()
+        let latest = self.events.iter().skip(skipped);
+        latest.map(|event| Event::clone(event)).collect()
     }
 }
 
@@ -120,42 +214,61 @@ impl History {
 mod tests {
     use super::*;
 
-    fn answer(bytes: u64) -> Acknowledgement {
-        Acknowledgement {
-            name: "loader".into(),
-            bytes,
-        }
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn a_change_remembers_what_was_promised_and_what_came() {
+    async fn events_are_told_in_order_to_readers_and_to_subscribers() {
         let mut history = History::default();
-        history.acknowledge(&[answer(1)], Vec::new());
-        let early = Instant::now();
-        tokio::time::advance(Duration::from_millis(1)).await;
-        history.change(Level::High, 90, 20);
-        history.acknowledge(&[answer(5), answer(6)], vec!["cache".into()]);
-        history.acknowledge(&[answer(u64::MAX)], Vec::new());
-        history.verify(early, 99);
-        history.verify(Instant::now(), 70);
-        history.verify(Instant::now(), 10);
-        let event = &history.latest(9)[0];
-        assert_eq!((event.from, event.to), (Level::Normal, Level::High));
-        assert_eq!(event.acknowledged_bytes, u64::MAX);
-        assert_eq!(event.used_after_bytes, Some(70));
-        assert_eq!(event.silent, Vec::<String>::new());
-        let shown = serde_json::to_value(event).unwrap();
+        history.record(
+            0,
+            0,
+            Happening::Level {
+                from: Level::Normal,
+                to: Level::Normal,
+                wanted_bytes: 0,
+            },
+        );
+        let mut subscriber = history.subscribe();
+        history.change(Level::High, 10, 90, 20);
+        let deeds = Deed::all(vec![Acknowledgement {
+            name: "loader".into(),
+            actions: vec![Action {
+                what: "model".into(),
+                promised_bytes: 30,
+                before_bytes: 25,
+                after_bytes: 5,
+            }],
+        }]);
+        let done = Happening::CleanUp {
+            level: Level::High,
+            through: Stage::Idle,
+            wanted_bytes: 20,
+            actions: deeds,
+            silent: Vec::new(),
+        };
+        history.record(90, 70, done);
+        assert_eq!(history.level(), Level::High);
+        let latest = history.latest(2);
+        for event in &latest {
+            assert_eq!(*event, *subscriber.recv().await.unwrap());
+        }
+        assert_eq!(latest[1].number, latest[0].number + 1);
+        let shown = serde_json::to_value(&latest[1]).unwrap();
+        assert_eq!(
+            (&shown["event"], &shown["through"]),
+            (&"clean_up".into(), &"idle".into())
+        );
+        assert_eq!(shown["actions"][0]["by"], "loader");
+        assert_eq!(shown["actions"][0]["gained_bytes"], 20);
         assert!(shown["at"].as_str().unwrap().ends_with('Z'), "{shown}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_changes_are_forgotten() {
+    async fn the_oldest_events_are_forgotten() {
         let mut history = History::default();
         for used in 0..=EVENTS_MAX as u64 {
-            history.change(Level::High, used, 0);
+            history.change(Level::High, used, used, 0);
         }
         let all = history.latest(usize::MAX);
-        assert_eq!((all.len(), all[0].used_bytes), (EVENTS_MAX, 1));
-        assert_eq!(history.latest(1)[0].used_bytes, EVENTS_MAX as u64);
+        assert_eq!((all.len(), all[0].used_after_bytes), (EVENTS_MAX, 1));
+        assert_eq!(history.latest(1)[0].number, EVENTS_MAX as u64 + 1);
     }
 }

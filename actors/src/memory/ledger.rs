@@ -1,7 +1,9 @@
 //! Who was promised how much, and what is really used. Pure: it reads no clock and no file.
 //!
-//! The rule: `projected = baseline + sum(max(reserved, measured))` never passes the budget because
-//! of a grant. The baseline is what is used and attached to no entry, the server itself included.
+//! The rule: `projected = baseline + sum(max(reserved, measured)) + buffers` never passes a ceiling
+//! within the budget because of a grant. The baseline is what is used and attached to no entry: the
+//! server itself, and what the kernel counts for our control group beyond all processes. Buffers
+//! count with what is set aside and not filled yet: what is filled shows in the baseline.
 
 use std::collections::BTreeMap;
 
@@ -39,12 +41,40 @@ pub struct EntryStatus {
     pub processes: Vec<i32>,
 }
 
+/// Memory set aside in this process, all of one sort together, as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BufferStatus {
+    /// For what.
+    pub name: &'static str,
+    /// Bytes set aside.
+    pub held_bytes: u64,
+    /// Bytes of these that are in use.
+    pub filled_bytes: u64,
+}
+
 #[derive(Debug)]
 struct Account {
     name: String,
     reserved: u64,
     measured: u64,
+    peak: u64,
     settled: bool,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    held: u64,
+    filled: u64,
+    /// What was filled when the reading under way began.
+    seen: u64,
+    /// What of it the last reading shows.
+    measured: u64,
+}
+
+impl Buffer {
+    fn counted(&self) -> u64 {
+        self.held.saturating_sub(self.measured)
+    }
 }
 
 impl Account {
@@ -60,12 +90,17 @@ pub struct Ledger {
     accounts: BTreeMap<EntryId, Account>,
     /// Which entry each attached process counts under.
     attached: BTreeMap<i32, EntryId>,
+    buffers: BTreeMap<&'static str, Buffer>,
     usage: TreeUsage,
-    /// What is used and belongs to no entry; follows from `usage` and `attached`.
+    /// What the kernel counts for our control group beyond the processes in it.
+    outside: u64,
+    /// What is used and belongs to no entry; follows from `usage`, `outside` and `attached`.
     baseline: u64,
     next_id: u64,
     /// Grows whenever memory may have been given back that the last sample still shows.
     given_back: u64,
+    /// Bytes given back since that was last asked.
+    released: u64,
 }
 
 impl Ledger {
@@ -87,10 +122,33 @@ impl Ledger {
         self.budget = bytes;
     }
 
-    /// Takes over a new measurement.
-    pub fn measure(&mut self, usage: TreeUsage) {
+    /// To be called before a measurement: what is in buffers now will show in it.
+    pub fn begin_measurement(&mut self) {
+        for buffer in self.buffers.values_mut() {
+            buffer.seen = buffer.filled;
+        }
+    }
+
+    /// Takes over a new measurement: what the processes use, and what the kernel counts for all of
+    /// them together, where it does. An entry that outgrew its reservation keeps what it took.
+    pub fn measure(&mut self, usage: TreeUsage, group: Option<u64>) {
+        self.outside = group.unwrap_or(0).saturating_sub(usage.total());
         self.usage = usage;
+        for buffer in self.buffers.values_mut() {
+            buffer.measured = buffer.seen.min(buffer.filled);
+        }
         self.attribute();
+        for account in self.accounts.values_mut() {
+            account.peak = account.peak.max(account.measured);
+            if account.settled {
+                account.reserved = account.reserved.max(account.measured);
+            }
+        }
+    }
+
+    /// What is used, by processes and otherwise.
+    pub fn used(&self) -> u64 {
+        self.usage.total().saturating_add(self.outside)
     }
 
     /// The last measurement.
@@ -98,25 +156,74 @@ impl Ledger {
         &self.usage
     }
 
+    /// Whether `bytes` more would leave what is used and promised at `ceiling` or below.
+    fn admit(&self, bytes: u64, ceiling: u64) -> Result<(), Short> {
+        let ceiling = ceiling.min(self.budget);
+        let projected = self.projected();
+        let after = projected.checked_add(bytes);
+        if after.is_some_and(|after| after <= ceiling) {
+            return Ok(());
+        }
+        Err(Short {
+            need: bytes,
+            free: ceiling.saturating_sub(projected),
+            budget: self.budget,
+        })
+    }
+
+    /// Sets `bytes` aside for buffers of one sort.
+    ///
+    /// # Errors
+    /// What is used and promised would pass `ceiling`, or the budget.
+    pub fn try_hold(&mut self, name: &'static str, bytes: u64, ceiling: u64) -> Result<(), Short> {
+        self.admit(bytes, ceiling)?;
+        self.buffers.entry(name).or_default().held += bytes;
+        Ok(())
+    }
+
+    /// `bytes` of what was set aside are in use now.
+    pub fn fill(&mut self, name: &'static str, bytes: u64) {
+        if let Some(buffer) = self.buffers.get_mut(name) {
+            buffer.filled = buffer.filled.saturating_add(bytes).min(buffer.held);
+        }
+    }
+
+    /// Gives back `held` bytes of which `filled` were in use. What the last measurement shows of
+    /// them stays counted until the next.
+    pub fn unhold(&mut self, name: &'static str, held: u64, filled: u64) {
+        self.released = self.released.saturating_add(filled);
+        if let Some(buffer) = self.buffers.get_mut(name) {
+            buffer.held = buffer.held.saturating_sub(held);
+            buffer.filled = buffer.filled.saturating_sub(filled).min(buffer.held);
+            buffer.seen = buffer.seen.min(buffer.filled);
+            buffer.measured = buffer.measured.min(buffer.filled);
+        }
+    }
+
+    /// All sorts of buffers.
+    pub fn buffers(&self) -> Vec<BufferStatus> {
+        let buffers = self.buffers.iter();
+        let shown = buffers.map(|(name, buffer)| BufferStatus {
+            name,
+            held_bytes: buffer.held,
+            filled_bytes: buffer.filled,
+        });
+        shown.collect()
+    }
+
     /// Reserves `bytes` for `name`.
     ///
     /// # Errors
-    /// What is used and promised leaves too little of the budget.
-    pub fn try_reserve(&mut self, name: &str, bytes: u64) -> Result<EntryId, Short> {
-        let after = self.projected().checked_add(bytes);
-        if after.is_none_or(|after| after > self.budget) {
-            return Err(Short {
-                need: bytes,
-                free: self.free(),
-                budget: self.budget,
-            });
-        }
+    /// What is used and promised would pass `ceiling`, or the budget.
+    pub fn try_reserve(&mut self, name: &str, bytes: u64, ceiling: u64) -> Result<EntryId, Short> {
+        self.admit(bytes, ceiling)?;
         let id = EntryId(self.next_id);
         self.next_id += 1;
         let account = Account {
             name: name.to_owned(),
             reserved: bytes,
             measured: 0,
+            peak: 0,
             settled: false,
         };
         self.accounts.insert(id, account);
@@ -152,7 +259,8 @@ impl Ledger {
     /// Removes the entry. What its processes still use then counts for nobody in particular, until
     /// a measurement shows it gone.
     pub fn release(&mut self, id: EntryId) {
-        if self.accounts.remove(&id).is_some() {
+        if let Some(account) = self.accounts.remove(&id) {
+            self.released = self.released.saturating_add(account.counted());
             self.attached.retain(|_, other| *other != id);
             self.given_back += 1;
             self.attribute();
@@ -169,6 +277,11 @@ impl Ledger {
         self.accounts.get(&id).map_or(0, |account| account.measured)
     }
 
+    /// The most that was ever measured of the entry.
+    pub fn peak(&self, id: EntryId) -> u64 {
+        self.accounts.get(&id).map_or(0, |account| account.peak)
+    }
+
     /// What is used and belongs to no entry.
     pub fn baseline(&self) -> u64 {
         self.baseline
@@ -182,10 +295,11 @@ impl Ledger {
 
     /// What will be used once every promise is called in.
     pub fn projected(&self) -> u64 {
-        let accounts = self.accounts.values();
-        accounts.fold(self.baseline, |sum, account| {
-            sum.saturating_add(account.counted())
-        })
+        let accounts = self.accounts.values().map(Account::counted);
+        let buffers = self.buffers.values().map(Buffer::counted);
+        accounts
+            .chain(buffers)
+            .fold(self.baseline, u64::saturating_add)
     }
 
     /// Bytes of the budget that nobody uses or was promised.
@@ -202,6 +316,15 @@ impl Ledger {
     /// number may show too much.
     pub fn given_back(&self) -> u64 {
         self.given_back
+    }
+
+    /// Whether `bytes` or more were given back since this was last true.
+    pub fn take_released(&mut self, bytes: u64) -> bool {
+        let many = self.released >= bytes;
+        if many {
+            self.released = 0;
+        }
+        many
     }
 
     /// All entries, oldest first.
@@ -229,7 +352,7 @@ impl Ledger {
         for account in self.accounts.values_mut() {
             account.measured = 0;
         }
-        self.baseline = self.usage.shared_files;
+        self.baseline = self.usage.shared_files.saturating_add(self.outside);
         for (pid, process) in &self.usage.processes {
             let owner = self.owner(*pid).and_then(|id| self.accounts.get_mut(&id));
             let sum = owner.map_or(&mut self.baseline, |account| &mut account.measured);
@@ -282,27 +405,27 @@ mod tests {
     #[test]
     fn a_claim_is_granted_up_to_the_last_byte_and_not_beyond() {
         let mut ledger = Ledger::new(100);
-        ledger.measure(usage(&[(SERVER, 0, 10)], 5));
-        let first = ledger.try_reserve("a", 60).unwrap();
-        let short = ledger.try_reserve("b", 26).unwrap_err();
+        ledger.measure(usage(&[(SERVER, 0, 10)], 5), None);
+        let first = ledger.try_reserve("a", 60, u64::MAX).unwrap();
+        let short = ledger.try_reserve("b", 26, u64::MAX).unwrap_err();
         assert_eq!((short.need, short.free, short.budget), (26, 25, 100));
-        ledger.try_reserve("b", 25).unwrap();
+        ledger.try_reserve("b", 25, u64::MAX).unwrap();
         assert_eq!(ledger.free(), 0);
         ledger.release(first);
         assert_eq!(ledger.free(), 60);
-        assert!(ledger.try_reserve("huge", u64::MAX).is_err());
+        assert!(ledger.try_reserve("huge", u64::MAX, u64::MAX).is_err());
     }
 
     #[test]
     fn an_entry_counts_with_the_larger_of_promise_and_reality() {
         let mut ledger = Ledger::new(1000);
-        let id = ledger.try_reserve("a", 100).unwrap();
-        ledger.measure(usage(&[(SERVER, 0, 10), (3, SERVER, 40)], 0));
+        let id = ledger.try_reserve("a", 100, u64::MAX).unwrap();
+        ledger.measure(usage(&[(SERVER, 0, 10), (3, SERVER, 40)], 0), None);
         assert_eq!((ledger.baseline(), ledger.projected()), (50, 150));
         // Attaching moves what was measured before, without a new measurement.
         ledger.attach(id, 3);
         assert_eq!((ledger.baseline(), ledger.projected()), (10, 110));
-        ledger.measure(usage(&[(SERVER, 0, 10), (3, SERVER, 140)], 0));
+        ledger.measure(usage(&[(SERVER, 0, 10), (3, SERVER, 140)], 0), None);
         assert_eq!((ledger.measured(id), ledger.projected()), (140, 150));
         ledger.settle(id, 120);
         assert_eq!((ledger.reserved(id), ledger.projected()), (120, 150));
@@ -310,15 +433,15 @@ mod tests {
         ledger.release(id);
         assert_eq!((ledger.baseline(), ledger.projected()), (150, 150));
         assert_eq!((ledger.reserved(id), ledger.measured(id)), (0, 0));
-        ledger.measure(usage(&[(SERVER, 0, 10)], 0));
+        ledger.measure(usage(&[(SERVER, 0, 10)], 0), None);
         assert_eq!(ledger.projected(), 10);
     }
 
     #[test]
     fn a_process_counts_under_the_nearest_attached_process_above_it() {
         let mut ledger = Ledger::new(1000);
-        let zygote = ledger.try_reserve("zygote", 0).unwrap();
-        let host = ledger.try_reserve("host", 0).unwrap();
+        let zygote = ledger.try_reserve("zygote", 0, u64::MAX).unwrap();
+        let host = ledger.try_reserve("host", 0, u64::MAX).unwrap();
         ledger.attach(zygote, ZYGOTE);
         let family = [
             (SERVER, 0, 1),
@@ -326,7 +449,7 @@ mod tests {
             (3, ZYGOTE, 100),
             (4, 3, 200),
         ];
-        ledger.measure(usage(&family, 0));
+        ledger.measure(usage(&family, 0), None);
         assert_eq!((ledger.measured(zygote), ledger.measured(host)), (310, 0));
         ledger.attach(host, 3);
         assert_eq!((ledger.measured(zygote), ledger.measured(host)), (10, 300));
@@ -345,7 +468,7 @@ mod tests {
     #[test]
     fn what_may_be_back_is_told_from_what_was_only_added() {
         let mut ledger = Ledger::new(1000);
-        let id = ledger.try_reserve("a", 1).unwrap();
+        let id = ledger.try_reserve("a", 1, u64::MAX).unwrap();
         ledger.attach(id, 3);
         assert!(ledger.is_loading());
         ledger.settle(id, 2);
@@ -359,6 +482,68 @@ mod tests {
         assert_eq!((ledger.given_back(), ledger.projected()), (1, 0));
     }
 
+    #[test]
+    fn a_grant_stays_below_its_own_ceiling() {
+        let mut ledger = Ledger::new(100);
+        ledger.try_reserve("a", 70, 80).unwrap();
+        let short = ledger.try_reserve("b", 11, 80).unwrap_err();
+        assert_eq!((short.need, short.free, short.budget), (11, 10, 100));
+        ledger.try_reserve("b", 11, 85).unwrap();
+        assert_eq!(ledger.try_reserve("c", 1, 80).unwrap_err().free, 0);
+        // No ceiling lifts the budget.
+        assert_eq!(ledger.try_reserve("c", 20, 1000).unwrap_err().free, 19);
+    }
+
+    #[test]
+    fn a_running_entry_keeps_what_it_grew_to_and_a_loading_one_does_not() {
+        let mut ledger = Ledger::new(1000);
+        let id = ledger.try_reserve("a", 100, 1000).unwrap();
+        ledger.attach(id, 3);
+        let grown = |bytes| usage(&[(SERVER, 0, 10), (3, SERVER, bytes)], 0);
+        ledger.measure(grown(300), None);
+        assert_eq!((ledger.reserved(id), ledger.peak(id)), (100, 300));
+        ledger.settle(id, 120);
+        ledger.measure(grown(200), None);
+        ledger.measure(grown(150), None);
+        assert_eq!((ledger.reserved(id), ledger.peak(id)), (200, 300));
+        assert_eq!(ledger.projected(), 210);
+    }
+
+    #[test]
+    fn what_the_kernel_counts_beyond_the_processes_counts() {
+        let mut ledger = Ledger::new(1000);
+        let processes = [(SERVER, 0, 100)];
+        ledger.measure(usage(&processes, 50), Some(180));
+        assert_eq!((ledger.used(), ledger.baseline()), (180, 180));
+        // Pages that another group was charged for are no credit.
+        ledger.measure(usage(&processes, 50), Some(120));
+        assert_eq!((ledger.used(), ledger.free()), (150, 850));
+    }
+
+    #[test]
+    fn a_buffer_counts_once_whether_it_is_filled_or_only_set_aside() {
+        let mut ledger = Ledger::new(1000);
+        ledger.measure(usage(&[(SERVER, 0, 100)], 0), None);
+        ledger.try_hold("bodies", 400, 900).unwrap();
+        assert_eq!(ledger.try_hold("bodies", 401, 900).unwrap_err().free, 400);
+        ledger.fill("bodies", 300);
+        assert_eq!(
+            ledger.projected(),
+            500,
+            "filled, but not seen by a reading yet"
+        );
+        ledger.begin_measurement();
+        ledger.fill("bodies", 50);
+        ledger.measure(usage(&[(SERVER, 0, 400)], 0), None);
+        assert_eq!(ledger.projected(), 500);
+        assert_eq!(ledger.buffers()[0].filled_bytes, 350);
+        // Given back, the process still shows it until it is read again.
+        ledger.unhold("bodies", 400, 350);
+        assert_eq!(ledger.projected(), 400);
+        ledger.measure(usage(&[(SERVER, 0, 100)], 0), None);
+        assert_eq!(ledger.projected(), 100);
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Reserve(u64),
@@ -366,7 +551,9 @@ mod tests {
         Attach(usize, i32),
         Detach(usize, i32),
         Release(usize),
-        Measure(Vec<(i32, i32, u64)>, u64),
+        Measure(Vec<(i32, i32, u64)>, u64, Option<u64>),
+        Hold(u64, u64),
+        Unhold(usize),
         Budget(u64),
     }
 
@@ -382,8 +569,10 @@ mod tests {
             3 => (0usize..6, 1i32..9).prop_map(|(entry, pid)| Step::Attach(entry, pid)),
             1 => (0usize..6, 1i32..9).prop_map(|(entry, pid)| Step::Detach(entry, pid)),
             2 => (0usize..6).prop_map(Step::Release),
-            3 => (prop::collection::vec(process, 0..6), bytes())
-                .prop_map(|(processes, files)| Step::Measure(processes, files)),
+            3 => (prop::collection::vec(process, 0..6), bytes(), prop::option::of(bytes()))
+                .prop_map(|(processes, files, group)| Step::Measure(processes, files, group)),
+            3 => (bytes(), bytes()).prop_map(|(held, filled)| Step::Hold(held, filled)),
+            2 => (0usize..6).prop_map(Step::Unhold),
             1 => bytes().prop_map(Step::Budget),
         ];
         prop::collection::vec(step, 0..60)
@@ -394,11 +583,12 @@ mod tests {
         fn no_grant_ever_passes_the_budget(steps in steps()) {
             let mut ledger = Ledger::new(5000);
             let mut live: Vec<EntryId> = Vec::new();
+            let mut held: Vec<(u64, u64)> = Vec::new();
             for step in steps {
                 let nth = |index: usize, live: &[EntryId]| live.get(index).copied();
                 let before = ledger.projected();
                 match step {
-                    Step::Reserve(bytes) => match ledger.try_reserve("x", bytes) {
+                    Step::Reserve(bytes) => match ledger.try_reserve("x", bytes, u64::MAX) {
                         Ok(id) => {
                             prop_assert!(ledger.projected() <= ledger.budget());
                             prop_assert_eq!(ledger.projected(), before + bytes);
@@ -426,7 +616,24 @@ mod tests {
                         ledger.release(live.swap_remove(index));
                         prop_assert!(ledger.projected() <= before);
                     },
-                    Step::Measure(processes, files) => ledger.measure(usage(&processes, files)),
+                    Step::Measure(processes, files, group) => {
+                        ledger.begin_measurement();
+                        ledger.measure(usage(&processes, files), group);
+                        prop_assert!(ledger.used() >= group.unwrap_or(0));
+                    }
+                    Step::Hold(bytes, filled) => match ledger.try_hold("b", bytes, 4000) {
+                        Ok(()) => {
+                            prop_assert!(ledger.projected() <= ledger.budget().min(4000));
+                            ledger.fill("b", filled.min(bytes));
+                            held.push((bytes, filled.min(bytes)));
+                        }
+                        Err(_) => prop_assert_eq!(ledger.projected(), before),
+                    },
+                    Step::Unhold(index) => if index < held.len() {
+                        let (bytes, filled) = held.swap_remove(index);
+                        ledger.unhold("b", bytes, filled);
+                        prop_assert!(ledger.projected() <= before);
+                    },
                     Step::Budget(bytes) => ledger.set_budget(bytes),
                 }
                 // Everything measured is counted exactly once.
@@ -434,16 +641,20 @@ mod tests {
                 let counted = u128::from(ledger.baseline()) + measured;
                 let processes = ledger.usage().processes.values();
                 let real = processes.map(|process| u128::from(process.pss)).sum::<u128>()
-                    + u128::from(ledger.usage().shared_files);
+                    + u128::from(ledger.usage().shared_files)
+                    + u128::from(ledger.outside);
                 prop_assert!(counted == real || real > u128::from(u64::MAX));
-                prop_assert!(ledger.projected() >= ledger.usage().total());
+                prop_assert!(ledger.projected() >= ledger.used());
                 prop_assert_eq!(ledger.entries().len(), live.len());
             }
             for id in live {
                 ledger.release(id);
             }
+            for (bytes, filled) in held {
+                ledger.unhold("b", bytes, filled);
+            }
             prop_assert_eq!(ledger.reserved_total(), 0);
-            prop_assert_eq!(ledger.projected(), ledger.usage().total());
+            prop_assert_eq!(ledger.projected(), ledger.used());
         }
     }
 }

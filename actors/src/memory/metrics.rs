@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::history::{Deed, GcReason};
 use super::ledger::Ledger;
 use crate::kernel::pressure::Level;
 
@@ -25,4 +26,32 @@ pub(super) fn level_change(to: Level) {
 /// Counts a claim that was refused.
 pub(super) fn refusal() {
     metrics::counter!("headroom_memory_refusals_total").increment(1);
+}
+
+/// Counts what was done to give memory back.
+pub(super) fn actions(deeds: &[Deed]) {
+    for deed in deeds {
+        let by = subscriber(&deed.by);
+        let action = &deed.action;
+        metrics::counter!("headroom_memory_reclaim_actions_total", "by" => by).increment(1);
+        metrics::counter!("headroom_memory_reclaim_promised_bytes_total", "by" => by)
+            .increment(action.promised_bytes);
+        metrics::counter!("headroom_memory_reclaim_gained_bytes_total", "by" => by)
+            .increment(action.gained_bytes());
+    }
+}
+
+/// Counts a purge of allocators.
+pub(super) fn gc(reason: GcReason, deeds: &[Deed]) {
+    metrics::counter!("headroom_memory_gc_total", "reason" => reason.label()).increment(1);
+    actions(deeds);
+}
+
+/// A label with few values: every host subscribes under a name of its own.
+fn subscriber(name: &str) -> &'static str {
+    match name {
+        "memory" => "memory",
+        "lazy-loader" => "lazy-loader",
+        _ => "hosts",
+    }
 }

@@ -23,6 +23,7 @@
 //! anonymous files (page cache, the kernel's own structures), and pages that were swapped out.
 //! Where Headroom has a cgroup to itself, the group's working set is shown beside for comparison.
 
+mod allocator;
 mod budget;
 mod config;
 mod entry;
@@ -30,6 +31,7 @@ mod history;
 mod ledger;
 mod levels;
 mod metrics;
+mod plan;
 mod probe;
 mod room;
 mod sampler;
@@ -40,11 +42,11 @@ mod tests;
 
 pub use budget::{BudgetReading, BudgetSource, Considered};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
-pub use entry::MemoryBudget;
-pub use history::Event;
-pub use ledger::{EntryId, EntryStatus, Ledger, Short};
+pub use entry::{BufferAccount, MemoryBudget};
+pub use history::{Deed, Event, GcReason, Happening};
+pub use ledger::{BufferStatus, EntryId, EntryStatus, Ledger, Short};
 pub use levels::{next_level, wanted_bytes};
 pub use probe::{ProcessUsage, TreeUsage};
 pub use room::Memory;
 pub use status::{KindUsage, MemoryStatus};
-pub use supervisor::{MemorySupervisor, Reconfigure, Reserve, Sample};
+pub use supervisor::{CollectGarbage, GcReport, MemorySupervisor, Reconfigure, Reserve, Sample};

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::allocator::Allocator;
 use super::config::{MemoryConfig, MemoryConfigError};
-use super::entry::{MemoryBudget, SharedLedger};
-use super::history::History;
+use super::entry::{BufferAccount, MemoryBudget, SharedLedger};
+use super::history::{Event, History};
 use super::probe::System;
 use super::supervisor::MemorySupervisor;
+use tokio::sync::broadcast;
+
 use crate::kernel::pressure::{self, PressureReader, PressureWriter};
 use crate::kernel::{ChildSpec, Handle};
 
@@ -19,6 +22,7 @@ const CALLS_MAX: u32 = 256;
 pub(super) struct Shared {
     pub(super) ledger: SharedLedger,
     pub(super) writer: PressureWriter,
+    pub(super) allocator: Arc<Allocator>,
     config: Mutex<MemoryConfig>,
     history: Mutex<History>,
 }
@@ -74,6 +78,7 @@ impl Memory {
         let shared = Shared {
             ledger: SharedLedger::default(),
             writer,
+            allocator: Arc::default(),
             config: Mutex::new(config),
             history: Mutex::default(),
         };
@@ -102,6 +107,19 @@ impl Memory {
     /// The budget, for those who load things.
     pub fn budget(&self) -> MemoryBudget {
         MemoryBudget::new(self.handle.clone())
+    }
+
+    /// An account for one sort of buffers in this process.
+    pub fn buffers(&self, name: &'static str) -> BufferAccount {
+        BufferAccount {
+            shared: Arc::clone(&self.shared),
+            name,
+        }
+    }
+
+    /// Every event from now on. Who lags far behind misses some, and is told how many.
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.shared.history().subscribe()
     }
 
     /// The pressure, for those who can give something back.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::budget::BudgetReading;
 use super::history::Event;
-use super::ledger::EntryStatus;
+use super::ledger::{BufferStatus, EntryStatus};
 use super::probe::TreeUsage;
 use crate::kernel::pressure::Level;
 
@@ -43,7 +43,9 @@ pub struct MemoryStatus {
     pub reading_seconds: f64,
     /// Everything that has a reservation.
     pub entries: Vec<EntryStatus>,
-    /// The latest changes of the level, oldest first.
+    /// What is set aside for buffers.
+    pub buffers: Vec<BufferStatus>,
+    /// The latest events, oldest first.
     pub events: Vec<Event>,
 }
 

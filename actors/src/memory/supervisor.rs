@@ -5,7 +5,8 @@
 //! outside ([`Shared`]): they survive a restart of the actor, and a reservation is given back
 //! without it.
 
-mod publishing;
+mod cleaning;
+mod collecting;
 mod reading;
 
 use std::sync::Arc;
@@ -15,10 +16,11 @@ use actix::{Actor, Context, Handler, ResponseActFuture, SpawnHandle};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use self::publishing::Published;
+use self::cleaning::CleanUp;
+use self::collecting::Collector;
+pub use self::collecting::{CollectGarbage, GcReport};
 use self::reading::{Last, Mark, read};
 use super::config::{MemoryConfig, MemoryConfigError};
-use super::levels::used_share;
 use super::metrics;
 use super::probe::System;
 use super::room::Shared;
@@ -26,7 +28,7 @@ use super::sampler::Sampler;
 use super::status::{KindUsage, MemoryStatus};
 use crate::kernel::{BudgetError, Call, Child, Claim, Exit, Message, Reply, Reservation};
 
-/// Changes of the level that the state for operators shows.
+/// Events that the state for operators shows.
 const EVENTS_OBSERVED: usize = 10;
 
 /// Keeps the memory budget. See the module.
@@ -38,7 +40,10 @@ pub struct MemorySupervisor {
     last: Option<Last>,
     waiting: Vec<Waiting>,
     timer: Option<SpawnHandle>,
-    published: Option<Published>,
+    clean_up: Option<CleanUp>,
+    collector: Collector,
+    /// What the last reading found in use.
+    used_last: Option<u64>,
     /// Whether the last reading failed, so that a lasting failure is logged once.
     failing: bool,
 }
@@ -63,7 +68,9 @@ impl MemorySupervisor {
             last: None,
             waiting: Vec::new(),
             timer: None,
-            published: None,
+            clean_up: None,
+            collector: Collector::default(),
+            used_last: None,
             failing: false,
         }
     }
@@ -121,7 +128,7 @@ impl Handler<Call<Reserve>> for MemorySupervisor {
             return;
         };
         if self.is_fresh()
-            && let Ok(reservation) = self.grant(&claim)
+            && let Ok(reservation) = self.shared.reserve(&claim)
         {
             reply.send(Ok(reservation));
             // A load is under way now.
@@ -136,7 +143,7 @@ impl Handler<Call<Reserve>> for MemorySupervisor {
 /// never could.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sample {
-    /// How many of the latest changes of the level to tell.
+    /// How many of the latest events to tell.
     pub events: usize,
 }
 
@@ -191,24 +198,8 @@ impl Handler<Call<Reconfigure>> for MemorySupervisor {
     }
 }
 
-/// Granting claims.
+/// Answering who waits for a reading.
 impl MemorySupervisor {
-    fn grant(&self, claim: &Claim) -> Result<Reservation, BudgetError> {
-        {
-            // The level may be held by its dwell; what counts here is what is used now.
-            let ledger = self.shared.ledger.lock();
-            let share = used_share(ledger.usage().total(), ledger.budget());
-            if share >= self.shared.config().levels.exhausted {
-                return Err(BudgetError::Short {
-                    need: claim.bytes,
-                    free: 0,
-                    budget: ledger.budget(),
-                });
-            }
-        }
-        self.shared.ledger.reserve(claim)
-    }
-
     /// Answers what a reading that began at `mark` can answer.
     fn answer(&mut self, mark: Mark, known: bool) {
         for waiting in std::mem::take(&mut self.waiting) {
@@ -220,7 +211,7 @@ impl MemorySupervisor {
                 Wish::Reserve(_, reply) if began_after && !known => {
                     reply.send(Err(BudgetError::Unavailable));
                 }
-                Wish::Reserve(claim, reply) if known => match self.grant(&claim) {
+                Wish::Reserve(claim, reply) if known => match self.shared.reserve(&claim) {
                     Err(refusal) if began_after => {
                         metrics::refusal();
                         reply.send(Err(refusal));
@@ -246,7 +237,7 @@ impl MemorySupervisor {
         let usage = ledger.usage();
         Some(MemoryStatus {
             budget: last.budget.clone(),
-            used_bytes: usage.total(),
+            used_bytes: ledger.used(),
             baseline_bytes: ledger.baseline(),
             reserved_bytes: ledger.reserved_total(),
             projected_bytes: ledger.projected(),
@@ -259,6 +250,7 @@ impl MemorySupervisor {
             read_seconds_ago: last.mark.began.elapsed().as_secs_f64(),
             reading_seconds: last.took.as_secs_f64(),
             entries: ledger.entries(),
+            buffers: ledger.buffers(),
             events: history.latest(events),
         })
     }

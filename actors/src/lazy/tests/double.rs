@@ -255,12 +255,14 @@ impl Ledger {
 struct Line {
     ledger: Arc<Ledger>,
     key: u64,
+    settled: AtomicU64,
 }
 
 impl Entry for Line {
     fn attach(&self, _pid: i32) {}
     fn detach(&self, _pid: i32) {}
     fn settle(&self, bytes: u64) {
+        self.settled.store(bytes, SeqCst);
         self.ledger.entries.lock().unwrap().insert(self.key, bytes);
     }
     fn reserved(&self) -> u64 {
@@ -268,6 +270,9 @@ impl Entry for Line {
         entries.get(&self.key).copied().unwrap_or(0)
     }
     fn measured(&self) -> u64 {
+        self.settled.load(SeqCst)
+    }
+    fn peak(&self) -> u64 {
         0
     }
     fn release(&self) {
@@ -303,7 +308,11 @@ impl Budget for FixedBudget {
             }
             let key = ledger.next.fetch_add(1, SeqCst);
             ledger.entries.lock().unwrap().insert(key, claim.bytes);
-            Ok(Reservation::new(Arc::new(Line { ledger, key })))
+            Ok(Reservation::new(Arc::new(Line {
+                ledger,
+                key,
+                settled: AtomicU64::new(0),
+            })))
         }
         .boxed()
     }

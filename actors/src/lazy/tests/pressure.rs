@@ -1,8 +1,11 @@
 //! The loader's part in a clean-up.
 
+use tokio::time::sleep;
+
 use super::super::{AcquireError, Shortage};
-use super::double::{MINUTE, SECOND, Scripted, Yard, paused};
-use crate::kernel::pressure::{Acknowledgement, Level};
+use super::double::{MINUTE, SECOND, Scripted, Yard, eventually, paused};
+use crate::kernel::phase::Phase;
+use crate::kernel::pressure::{Action, Level, Stage};
 
 async fn yard(universe: &crate::kernel::testing::Universe) -> Yard {
     let resources = vec![
@@ -15,14 +18,20 @@ async fn yard(universe: &crate::kernel::testing::Universe) -> Yard {
 }
 
 async fn freed(yard: &Yard, level: Level, wanted: u64) -> u64 {
-    let epoch = yard.pressure.publish(level, wanted);
-    let (came, silent) = yard.pressure.acknowledgements(epoch, MINUTE).await;
-    assert!(silent.is_empty(), "the loader did not answer");
-    let [Acknowledgement { name, bytes }] = &came[..] else {
-        panic!("one subscriber, one answer");
+    let through = match level {
+        Level::Normal => None,
+        Level::Elevated => Some(Stage::Connections),
+        Level::High | Level::Critical | Level::Exhausted => Some(Stage::Idle),
     };
-    assert_eq!(name, "lazy-loader");
-    *bytes
+    asked(yard, level, through, wanted).await
+}
+
+async fn asked(yard: &Yard, level: Level, through: Option<Stage>, wanted: u64) -> u64 {
+    let epoch = yard.pressure.publish(level, through, wanted);
+    let (came, silent) = yard.pressure.acknowledgements(epoch, MINUTE).await.unwrap();
+    assert!(silent.is_empty(), "the loader did not answer");
+    let answers = came.iter().flat_map(|answer| &answer.actions);
+    answers.map(Action::gained_bytes).sum()
 }
 
 #[test]
@@ -49,6 +58,61 @@ fn idle_resources_go_until_what_is_wanted_is_free_and_the_writer_hears_how_much(
         drop(lease);
         let status = yard.status("a").await;
         assert_eq!(status.evictions["pressure"], 1);
+        yard.close().await;
+    });
+}
+
+#[test]
+fn what_is_in_use_is_drained_in_an_emergency_and_comes_back_when_it_is_asked_for_again() {
+    paused(|universe| async move {
+        let yard = yard(&universe).await;
+        yard.touch("a").await;
+        let lease = yard.acquire("b").await.unwrap();
+        // What is idle and what is in use: both go, but nobody loses what they hold.
+        let through = Some(Stage::InUse);
+        assert_eq!(asked(&yard, Level::Critical, through, 15).await, 10);
+        assert_eq!(yard.status("b").await.phase, Phase::Draining);
+        assert_eq!(yard.ledger.used(), 10);
+        sleep(MINUTE).await;
+        assert_eq!(yard.status("b").await.phase, Phase::Draining);
+        // It counts as coming: nothing else is sent away for it.
+        let other = yard.acquire("c").await.unwrap();
+        assert_eq!(asked(&yard, Level::Critical, through, 10).await, 0);
+        assert_eq!(yard.status("c").await.phase, Phase::Ready);
+        drop((lease, other));
+        eventually(async || yard.status("b").await.phase == Phase::Cold).await;
+        yard.touch("b").await;
+        yard.close().await;
+    });
+}
+
+#[test]
+fn only_when_memory_is_exhausted_is_the_largest_in_use_ended_under_its_users() {
+    paused(|universe| async move {
+        let resources = vec![
+            Scripted::new().bytes(10).resource("small", &[]),
+            Scripted::new().bytes(30).resource("large", &[]),
+            Scripted::new().bytes(50).pinned().resource("pinned", &[]),
+        ];
+        let yard = Yard::open(&universe, 100, resources).await;
+        let mut leases = Vec::new();
+        for name in ["small", "large", "pinned"] {
+            leases.push(yard.acquire(name).await.unwrap());
+        }
+        let through = Some(Stage::InUse);
+        asked(&yard, Level::Exhausted, through, 40).await;
+        assert_eq!(yard.ledger.used(), 90, "it is given a moment to finish");
+        eventually(async || yard.ledger.used() == 60).await;
+        sleep(MINUTE).await;
+        assert_eq!(yard.status("large").await.phase, Phase::Cold);
+        assert_eq!(yard.status("small").await.phase, Phase::Draining);
+        assert_eq!(yard.status("pinned").await.phase, Phase::Ready);
+        // Memory came back meanwhile: nobody is ended.
+        asked(&yard, Level::Exhausted, through, 10).await;
+        asked(&yard, Level::High, None, 0).await;
+        sleep(MINUTE).await;
+        assert_eq!(yard.status("small").await.phase, Phase::Draining);
+        drop(leases);
         yard.close().await;
     });
 }
@@ -91,7 +155,7 @@ fn a_clean_up_counts_what_is_already_on_its_way_out() {
             name: "a".to_owned(),
         };
         let unloading = actix_rt::spawn(async move { first.ask(unload, MINUTE).await });
-        super::double::eventually(async || yard.ready().await == ["b"]).await;
+        eventually(async || yard.ready().await == ["b"]).await;
         assert_eq!(freed(&yard, Level::High, 10).await, 10);
         assert_eq!(yard.ready().await, ["b"]);
         unloading.await.unwrap().unwrap().unwrap();

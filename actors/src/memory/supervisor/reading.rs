@@ -42,9 +42,11 @@ pub(super) type Outcome = (Sampler, Result<Reading, SampleError>);
 
 impl MemorySupervisor {
     pub(super) fn mark(&self) -> Mark {
+        let mut ledger = self.shared.ledger.lock();
+        ledger.begin_measurement();
         Mark {
             began: Instant::now(),
-            given_back: self.shared.ledger.lock().given_back(),
+            given_back: ledger.given_back(),
         }
     }
 
@@ -151,15 +153,15 @@ impl MemorySupervisor {
                 "memory budget"
             );
         }
-        let used = reading.usage.total();
-        {
+        let used = {
             let mut ledger = self.shared.ledger.lock();
             ledger.set_budget(reading.budget.bytes);
-            ledger.measure(reading.usage);
-        }
+            ledger.measure(reading.usage, reading.working_set);
+            ledger.used()
+        };
         let took = reading.took;
-        self.shared.history().verify(mark.began, used);
-        self.set_level(used, reading.budget.bytes, context);
+        self.follow(mark.began, used, reading.budget.bytes, context);
+        self.collect(mark.began, used, context);
         let level = self.shared.history().level();
         metrics::reading(&self.shared.ledger.lock(), used, level, took);
         self.last = Some(Last {
