@@ -1,7 +1,7 @@
 //! Request bodies within bounds.
 //!
-//! Three bounds hold for every body: its own size, the bytes of all bodies held at one time, and
-//! time. A body takes its bytes out of the [`BodyBudget`] before it takes memory and gives them back
+//! Four bounds hold for every body: its own size, the bytes of all bodies held at one time, what the
+//! memory budget has left, and time. A body takes its bytes out of the [`BodyBudget`] before it takes memory and gives them back
 //! when it is dropped, so the [`Body`] must live as long as its bytes are used. Where the length is
 //! announced, all of it is taken before the first byte is read: who cannot be served learns so at
 //! once. Without it, room is taken in growing steps.
@@ -17,6 +17,7 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use headroom_actors::kernel::{BudgetError, Buffers, Hold};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -33,8 +34,10 @@ const STEP_BYTES_MIN: u64 = 64 * 1024;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The bytes that all request bodies together may hold; clones share them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct BodyBudget {
+    /// Their part of the memory budget.
+    buffers: Arc<dyn Buffers>,
     room: Arc<Semaphore>,
     units_max: u32,
     body_max: u64,
@@ -47,7 +50,14 @@ pub struct BodyBudget {
 #[derive(Debug)]
 pub struct Body {
     bytes: Bytes,
-    _hold: Option<OwnedSemaphorePermit>,
+    _held: Option<Held>,
+}
+
+/// What a body takes: of the bound on all bodies, and of the memory budget.
+#[derive(Debug)]
+struct Held {
+    permit: OwnedSemaphorePermit,
+    memory: Hold,
 }
 
 impl Deref for Body {
@@ -59,10 +69,11 @@ impl Deref for Body {
 }
 
 impl BodyBudget {
-    /// A budget as the settings say.
-    pub fn new(settings: &ServerSettings) -> Self {
+    /// A budget as the settings say, whose bytes are set aside in `buffers`.
+    pub fn new(settings: &ServerSettings, buffers: Arc<dyn Buffers>) -> Self {
         let units_max = units(settings.bodies_in_flight_max.as_u64());
         Self {
+            buffers,
             room: Arc::new(Semaphore::new(units_max as usize)),
             units_max,
             body_max: settings.request_body_max.as_u64(),
@@ -77,10 +88,13 @@ impl BodyBudget {
         (u64::from(self.units_max) - self.room.available_permits() as u64) * UNIT_BYTES
     }
 
-    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
+    async fn take(&self, bytes: u64) -> Result<Held, Problem> {
         let room = Arc::clone(&self.room).acquire_many_owned(units(bytes));
         match timeout(self.admission_wait, room).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => {
+                let memory = self.buffers.hold(bytes).map_err(no_memory)?;
+                Ok(Held { permit, memory })
+            }
             // The semaphore is never closed; an elapsed wait is the only way here.
             Ok(Err(_)) | Err(_) => Err(Problem::new(
                 ProblemKind::Overloaded,
@@ -125,11 +139,13 @@ async fn read(
     let mut buffer = BytesMut::new();
     while let Some(chunk) = next(&mut payload, budget).await? {
         let length = (buffer.len() + chunk.len()) as u64;
+        let came = chunk.len() as u64;
         if length > budget.body_max {
             return Err(too_large(budget.body_max));
         }
         if Some(length) == announced && buffer.is_empty() {
             // All of it came at once: no copy.
+            room.fill(came);
             return Ok(room.into_body(chunk));
         }
         if length > room.bytes {
@@ -145,6 +161,7 @@ async fn read(
             buffer.reserve(usize::try_from(room.bytes).unwrap_or(usize::MAX) - buffer.len());
         }
         buffer.extend_from_slice(&chunk);
+        room.fill(came);
     }
     Ok(room.into_body(buffer.freeze()))
 }
@@ -164,7 +181,7 @@ async fn next(payload: &mut web::Payload, budget: &BodyBudget) -> Result<Option<
 /// A body's part of the budget.
 struct Room<'a> {
     budget: &'a BodyBudget,
-    hold: Option<OwnedSemaphorePermit>,
+    held: Option<Held>,
     bytes: u64,
 }
 
@@ -172,25 +189,35 @@ impl<'a> Room<'a> {
     fn new(budget: &'a BodyBudget) -> Self {
         Self {
             budget,
-            hold: None,
+            held: None,
             bytes: 0,
         }
     }
 
     async fn grow_to(&mut self, bytes: u64) -> Result<(), Problem> {
         let more = self.budget.take(bytes - self.bytes).await?;
-        match &mut self.hold {
-            Some(hold) => hold.merge(more),
-            None => self.hold = Some(more),
+        match &mut self.held {
+            Some(held) => {
+                held.permit.merge(more.permit);
+                held.memory.merge(more.memory);
+            }
+            None => self.held = Some(more),
         }
         self.bytes = bytes;
         Ok(())
     }
 
+    /// `bytes` more of it are in use.
+    fn fill(&mut self, bytes: u64) {
+        if let Some(held) = &mut self.held {
+            held.memory.fill(bytes);
+        }
+    }
+
     fn into_body(self, bytes: Bytes) -> Body {
         Body {
             bytes,
-            _hold: self.hold,
+            _held: self.held,
         }
     }
 }
@@ -216,6 +243,15 @@ fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
         }
         _ => Ok(()),
     }
+}
+
+fn no_memory(error: BudgetError) -> Problem {
+    Problem::new(
+        ProblemKind::InsufficientMemory,
+        "there is no memory for this body now",
+    )
+    .caused_by(&error)
+    .retry_after(RETRY_AFTER)
 }
 
 fn too_slow(limit: Duration, what: &str) -> Problem {

@@ -33,7 +33,7 @@ use crate::settings::{Reloader, Settings};
 use crate::signals::Signal;
 use crate::telemetry::{self, FilterHandle, TelemetryError};
 
-use actors::{ActorTree, ActorsError};
+use actors::ActorsError;
 use ready_file::ReadyFile;
 
 /// Why the server could not start, or did not end well.
@@ -159,17 +159,17 @@ impl Application {
         let readiness = Readiness::default();
         let http_gate = readiness.gate("http");
         let actors_gate = readiness.gate("actors");
-        let bodies = BodyBudget::new(&server_settings);
-
         let metrics = telemetry::install_metrics()?;
         let tree = Tree::default();
+        let actors = actors::compose(&self.settings.borrow(), tree.clone())?;
+        let bodies = BodyBudget::new(&server_settings, Arc::new(actors.buffers("request_bodies")));
         let admin = Admin {
             readiness: readiness.clone(),
             metrics,
             collectors: collectors(&bodies, &tree),
         };
         let admin = AdminServer::start(admin, self.admin.listener).map_err(StartupError::Admin)?;
-        let mut actors = ActorTree::start(self.settings.clone(), tree, actors_gate).await?;
+        let mut actors = actors.start(self.settings.clone(), actors_gate).await?;
         let shared = Shared {
             bodies,
             readiness: readiness.clone(),

@@ -1,6 +1,7 @@
 //! The route table. One file per resource, named like its path.
 
 mod actors;
+mod performance;
 mod root;
 mod v2;
 
@@ -13,6 +14,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
     config
         .service(readable("/", root::index))
         .service(readable("/api/actors", actors::list))
+        .configure(performance::configure)
         .configure(v2::configure)
         .default_service(web::to(not_found));
 }

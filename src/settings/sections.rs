@@ -90,6 +90,10 @@ section! {
         live sample_interval: Duration,
         /// The same while loads are under way or usage is elevated.
         live sample_interval_fast: Duration,
+        /// How long an emergency clean-up may take.
+        live emergency_deadline: Duration,
+        /// Time between two purges of the allocator at rest.
+        live gc_interval: Duration,
         /// Shares of the budget at which a level begins.
         section levels: LevelSettings,
     }
@@ -255,6 +259,8 @@ impl MemorySettings {
         );
         rules.positive("memory.sample_interval", self.sample_interval);
         rules.positive("memory.sample_interval_fast", self.sample_interval_fast);
+        rules.positive("memory.emergency_deadline", self.emergency_deadline);
+        rules.positive("memory.gc_interval", self.gc_interval);
         rules.require(
             self.sample_interval_fast <= self.sample_interval,
             "memory.sample_interval_fast must not be above memory.sample_interval",

@@ -13,7 +13,9 @@ use headroom_actors::kernel::{
     Backoff, BackoffError, ChildSpec, Exit, Handle, Root, SupervisorSpec, Tree,
 };
 use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, PolicyKind, SetLoadDeadline};
-use headroom_actors::memory::{Levels, Memory, MemoryConfig, MemoryConfigError, Reconfigure};
+use headroom_actors::memory::{
+    BufferAccount, Levels, Memory, MemoryConfig, MemoryConfigError, Reconfigure,
+};
 use headroom_actors::model::{ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
 
@@ -58,29 +60,42 @@ pub enum ActorsError {
     Tree(Exit),
 }
 
+/// The actors, wired and not yet started.
+pub(super) struct ActorPlan {
+    spec: SupervisorSpec,
+    rooms: Rooms,
+    memory: Memory,
+}
+
 /// The running actors.
 pub(super) struct ActorTree {
     root: Root,
     rooms: Rooms,
 }
 
-impl ActorTree {
+impl ActorPlan {
+    /// Memory for one sort of buffers in this process.
+    pub(super) fn buffers(&self, name: &'static str) -> BufferAccount {
+        self.memory.buffers(name)
+    }
+
     /// Starts everything that the routes ask, and opens `ready` once it can be asked.
     pub(super) async fn start(
+        self,
         settings: watch::Receiver<Arc<Settings>>,
-        tree: Tree,
         ready: Gate,
-    ) -> Result<Self, ActorsError> {
-        let now = Arc::clone(&settings.borrow());
-        let (spec, rooms) = compose(&now, tree)?;
+    ) -> Result<ActorTree, ActorsError> {
+        let Self { spec, rooms, .. } = self;
         let root = Root::start(spec, &rooms.tree)
             .await
             .map_err(ActorsError::Tree)?;
         actix_web::rt::spawn(follow(settings, rooms.clone()));
         ready.open();
-        Ok(Self { root, rooms })
+        Ok(ActorTree { root, rooms })
     }
+}
 
+impl ActorTree {
     /// What the routes may ask.
     pub(super) fn rooms(&self) -> Rooms {
         self.rooms.clone()
@@ -101,7 +116,7 @@ impl ActorTree {
 }
 
 /// Says what the tree is made of, and hands each room what it needs of the others.
-fn compose(settings: &Settings, tree: Tree) -> Result<(SupervisorSpec, Rooms), ActorsError> {
+pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, ActorsError> {
     let memory = Memory::new(memory_config(&settings.memory))?;
     let models_config = Arc::new(models_config(&settings.models)?);
     let lazy_config = lazy_config(&settings.models)?;
@@ -143,7 +158,11 @@ fn compose(settings: &Settings, tree: Tree) -> Result<(SupervisorSpec, Rooms), A
         repository,
         request_deadline: settings.server.request_deadline,
     };
-    Ok((spec, rooms))
+    Ok(ActorPlan {
+        spec,
+        rooms,
+        memory,
+    })
 }
 
 /// Hands on what can change while the server runs.
@@ -183,6 +202,8 @@ fn memory_config(settings: &MemorySettings) -> MemoryConfig {
         },
         sample_interval: settings.sample_interval,
         sample_interval_fast: settings.sample_interval_fast,
+        emergency_deadline: settings.emergency_deadline,
+        gc_interval: settings.gc_interval,
     }
 }
 

@@ -10,8 +10,9 @@ use super::stage::{DEADLINE, Stage, ask, evictions, number, room_for};
 async fn idle_models_go_when_the_level_is_high_and_then_it_falls() {
     const EACH: u64 = 120;
     let models = Models::new();
-    models.adds("one", EACH, 1.0).adds("two", EACH, 2.0);
-    // High begins where there is room for one and not for two. Far more is free.
+    models.works("one", EACH, 1.0).adds("two", EACH, 2.0);
+    // High begins where there is room for one and not for two. Far more is free: a load takes of it
+    // while nothing can leave instead.
     let limit = room_for(4, EACH);
     let high = room_for(1, EACH) as f64 / limit as f64;
     let elevated = high - 0.02;
@@ -25,7 +26,9 @@ async fn idle_models_go_when_the_level_is_high_and_then_it_falls() {
     let watch = Watch::start(server.pid());
     assert_eq!(number(ask(&server, "one", 1).await), 2.0);
     assert_eq!(server.metric("headroom_memory_level", &[]).await, 0.0);
-    assert_eq!(number(ask(&server, "two", 1).await), 3.0);
+    let (busy, answer) = tokio::join!(ask(&server, "one", 3000), ask(&server, "two", 1));
+    assert_eq!((number(busy), number(answer)), (3001.0, 3.0));
+    assert_eq!(evictions(&server, "room").await, 0.0);
 
     wait_for_async(DEADLINE, || async {
         let gone = evictions(&server, "pressure").await;

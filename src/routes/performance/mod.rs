@@ -1,0 +1,13 @@
+//! `/api/performance`: what the server uses, and what it can give back.
+
+mod memory;
+
+use actix_web::web;
+
+use super::{postable, readable};
+
+pub(super) fn configure(config: &mut web::ServiceConfig) {
+    config
+        .service(readable("/api/performance/memory/stats", memory::stats))
+        .service(postable("/api/performance/memory/gc", memory::gc));
+}
