@@ -10,8 +10,10 @@
     clippy::print_stdout
 )]
 
+mod ballast;
 mod budget;
 mod cgroup;
+mod hard_limit;
 mod leaving;
 mod pressure;
 mod stage;
