@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use super::config::MemoryConfig;
 use super::levels::share_of;
-use super::probe::{CgroupV1, CgroupV2, Limit, NoLimit, Physical, Probe, System};
+use super::probe::{
+    CgroupV1, CgroupV2, GroupUsage, Health, Limit, Physical, Probe, Silence, Source, System,
+};
 
 /// Who set the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,6 +36,16 @@ impl BudgetSource {
             Self::Physical => "physical",
         }
     }
+
+    /// The source of numbers that sets this limit.
+    pub(super) fn probe(self) -> Source {
+        match self {
+            Self::Configured => Source::Configured,
+            Self::CgroupV2 => Source::CgroupV2,
+            Self::CgroupV1 => Source::CgroupV1,
+            Self::Physical => Source::Machine,
+        }
+    }
 }
 
 /// What one source said.
@@ -46,6 +58,9 @@ pub struct Considered {
     pub bytes: Option<u64>,
     /// Where that is set, or why it sets no limit.
     pub detail: String,
+    /// Whether that is to be believed; shown with everything else about the source.
+    #[serde(skip)]
+    pub(super) health: Health,
 }
 
 /// The budget, and how it came about.
@@ -66,8 +81,8 @@ pub(super) struct NoBudget(String);
 
 /// The control groups that we are in, found once per reading of the budget.
 pub(super) struct Groups {
-    v2: Result<CgroupV2, NoLimit>,
-    v1: Result<CgroupV1, NoLimit>,
+    v2: Result<CgroupV2, Silence>,
+    v1: Result<CgroupV1, Silence>,
 }
 
 impl Groups {
@@ -78,13 +93,34 @@ impl Groups {
         }
     }
 
-    /// The one group, if any, whose count of memory is that of `tree` alone.
-    pub(super) fn working_set(&self, tree: &std::collections::BTreeSet<i32>) -> Option<u64> {
-        let v2 = self.v2.as_ref().ok();
-        let v1 = self.v1.as_ref().ok();
-        v2.and_then(|group| group.working_set(tree))
-            .or_else(|| v1.and_then(|group| group.working_set(tree)))
+    /// What each of them counts.
+    pub(super) fn read(&mut self) -> GroupCounts {
+        GroupCounts {
+            v2: read(&mut self.v2),
+            v1: read(&mut self.v1),
+        }
     }
+}
+
+/// What our control groups count.
+pub(super) struct GroupCounts {
+    pub(super) v2: Result<GroupUsage, Silence>,
+    pub(super) v1: Result<GroupUsage, Silence>,
+}
+
+impl GroupCounts {
+    /// The count of the group that the memory controller acts on.
+    pub(super) fn charged(&self) -> Option<(Source, &GroupUsage)> {
+        let v2 = self.v2.as_ref().ok().map(|usage| (CgroupV2::SOURCE, usage));
+        let v1 = self.v1.as_ref().ok();
+        v2.or_else(|| v1.map(|usage| (CgroupV1::SOURCE, usage)))
+    }
+}
+
+fn read<P: Probe<Told = GroupUsage>>(
+    group: &mut Result<P, Silence>,
+) -> Result<GroupUsage, Silence> {
+    group.as_mut().map_err(|reason| reason.clone())?.read()
 }
 
 impl BudgetReading {
@@ -133,60 +169,63 @@ fn describe(considered: &[Considered]) -> String {
 }
 
 fn configured(limit: Option<u64>, machine: Option<u64>) -> Considered {
-    let detail = match (limit, machine) {
-        (None, _) => "memory.limit is not set",
-        (Some(limit), Some(machine)) if limit > machine => {
-            "memory.limit; more than the machine has"
-        }
-        (Some(_), _) => "memory.limit",
+    let (health, detail) = match (limit, machine) {
+        (None, _) => (Health::Absent, "memory.limit is not set"),
+        (Some(limit), Some(machine)) if limit > machine => (
+            Health::Misleading,
+            "memory.limit; more than the machine has",
+        ),
+        (Some(_), _) => (Health::Healthy, "memory.limit"),
     };
     Considered {
         source: BudgetSource::Configured,
         bytes: limit,
         detail: detail.to_owned(),
+        health,
     }
 }
 
-fn limit<P: Probe>(group: &Result<P, NoLimit>) -> Result<Limit, NoLimit> {
+fn limit<P: Probe>(group: &Result<P, Silence>) -> Result<Limit, Silence> {
     group.as_ref().map_err(Clone::clone)?.limit()
 }
 
 fn considered(
     source: BudgetSource,
-    limit: Result<Limit, NoLimit>,
+    limit: Result<Limit, Silence>,
     machine: Option<u64>,
 ) -> Considered {
-    let (bytes, detail) = match limit {
+    let (bytes, health, detail) = match limit {
         // Some tools write a huge number where they mean none.
         Ok(Limit { bytes, set_by }) if machine.is_some_and(|machine| bytes >= machine) => {
             let path = set_by.display();
-            (
-                None,
-                format!("{path} allows {bytes} bytes, no less than the machine has"),
-            )
+            let detail = format!("{path} allows {bytes} bytes, no less than the machine has");
+            (None, Health::Misleading, detail)
         }
-        Ok(Limit { bytes, set_by }) => (Some(bytes), set_by.display().to_string()),
-        Err(reason) => (None, reason.to_string()),
+        Ok(Limit { bytes, set_by }) => (Some(bytes), Health::Healthy, set_by.display().to_string()),
+        Err(reason) => (None, reason.health(), reason.to_string()),
     };
     Considered {
         source,
         bytes,
         detail,
+        health,
     }
 }
 
-fn share(physical: Result<Limit, NoLimit>, share: f64) -> Considered {
-    let (bytes, detail) = match physical {
+fn share(physical: Result<Limit, Silence>, share: f64) -> Considered {
+    let (bytes, health, detail) = match physical {
         Ok(Limit { bytes, set_by }) => (
             Some(share_of(bytes, share)),
+            Health::Healthy,
             format!("{share} of {bytes} ({})", set_by.display()),
         ),
-        Err(reason) => (None, reason.to_string()),
+        Err(reason) => (None, reason.health(), reason.to_string()),
     };
     Considered {
         source: BudgetSource::Physical,
         bytes,
         detail,
+        health,
     }
 }
 
@@ -367,30 +406,21 @@ mod tests {
     }
 
     #[test]
-    fn the_working_set_is_told_only_where_the_group_is_ours_alone() {
-        let fixture = v2("/a")
-            .file("sys/fs/cgroup/a/memory.current", "1000\n")
-            .file("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 300\n")
-            .file("sys/fs/cgroup/a/cgroup.procs", "7\n8\n");
-        let working_set = |tree: &[i32]| {
-            Groups::find(&fixture.system()).working_set(&tree.iter().copied().collect())
-        };
-        assert_eq!(working_set(&[7, 8, 9]), Some(700));
-        assert_eq!(working_set(&[7]), None);
-        fixture.write("sys/fs/cgroup/a/below/cgroup.procs", "9\n");
-        assert_eq!(working_set(&[7, 8, 9]), Some(700));
-        assert_eq!(working_set(&[7, 8]), None);
-        fixture.write("sys/fs/cgroup/a/memory.stat", "inactive_file many\n");
-        assert_eq!(working_set(&[7, 8, 9]), None);
-
-        let fixture = v1("2000\n", "inactive_file 5\ntotal_inactive_file 400\n")
-            .file(
-                "sys/fs/cgroup/memory/docker/c/memory.usage_in_bytes",
-                "900\n",
-            )
-            .file("sys/fs/cgroup/memory/docker/c/cgroup.procs", "7\n");
-        let groups = Groups::find(&fixture.system());
-        assert_eq!(groups.working_set(&[7].into()), Some(500));
+    fn the_point_at_which_the_kernel_slows_us_down_is_a_limit_too() {
+        let fixture = v2("/a/b")
+            .file("sys/fs/cgroup/a/b/memory.max", "9000\n")
+            .file("sys/fs/cgroup/a/b/memory.high", "7000\n");
+        assert_eq!(take(&fixture), (7000, V2));
+        assert!(said(&fixture, V2).ends_with("/a/b/memory.high"));
+        fixture.write("sys/fs/cgroup/a/memory.high", "6000\n");
+        assert_eq!(take(&fixture), (6000, V2));
+        fixture.write("sys/fs/cgroup/a/memory.high", "max\n");
+        fixture.write("sys/fs/cgroup/a/b/memory.high", "max\n");
+        assert_eq!(take(&fixture), (9000, V2));
+        fixture.write("sys/fs/cgroup/a/b/memory.max", "max\n");
+        assert_eq!(said(&fixture, V2), "it sets no limit");
+        fixture.write("sys/fs/cgroup/a/b/memory.high", "some\n");
+        assert!(said(&fixture, V2).ends_with("memory.high is not understood"));
     }
 
     proptest! {

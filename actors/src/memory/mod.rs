@@ -15,13 +15,15 @@
 //! - **A dropped reservation is free at once**, without a message, also while the actor restarts.
 //! - **Reality wins**: an entry counts with what its processes really use where that is more than
 //!   what it reserved, and what belongs to no entry counts as well. A process at rest is measured
-//!   once a second, one that grows or shrinks each time.
+//!   every ten seconds, one that grows or shrinks each time.
 //! - **Reading never blocks an actor's thread**; unasked, it takes at most a tenth of one core.
 //! - **The level rises at once and falls late** ([`next_level`]).
 //!
+//! - **A source that fails or lies is named and never crashes anything** ([`SourceStatus`]).
+//!
 //! What it does not see: memory that no process has mapped and that is not in one of our own
 //! anonymous files (page cache, the kernel's own structures), and pages that were swapped out.
-//! Where Headroom has a cgroup to itself, the group's working set is shown beside for comparison.
+//! Where Headroom has a cgroup to itself, the group's working set counts such memory too.
 
 mod allocator;
 mod budget;
@@ -33,20 +35,32 @@ mod levels;
 mod metrics;
 mod plan;
 mod probe;
+mod protection;
 mod room;
 mod sampler;
+mod sources;
 mod status;
 mod supervisor;
 #[cfg(test)]
 mod tests;
 
+/// The server's allocator, so that its statistics can be tested.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+pub use allocator::AllocatorStats;
 pub use budget::{BudgetReading, BudgetSource, Considered};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
 pub use entry::{BufferAccount, MemoryBudget};
 pub use history::{Deed, Event, GcReason, Happening};
 pub use ledger::{BufferStatus, EntryId, EntryStatus, Ledger, Short};
 pub use levels::{next_level, wanted_bytes};
-pub use probe::{ProcessUsage, TreeUsage};
+pub use probe::{
+    GroupUsage, Health, KernelKills, ProcessUsage, Scope, Source, SourceStatus, StallReading,
+    TreeUsage,
+};
+pub use protection::Protection;
 pub use room::Memory;
 pub use status::{KindUsage, MemoryStatus};
 pub use supervisor::{CollectGarbage, GcReport, MemorySupervisor, Reconfigure, Reserve, Sample};

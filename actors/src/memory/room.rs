@@ -78,7 +78,7 @@ impl Memory {
         let shared = Shared {
             ledger: SharedLedger::default(),
             writer,
-            allocator: Arc::default(),
+            allocator: Arc::new(Allocator::new()),
             config: Mutex::new(config),
             history: Mutex::default(),
         };

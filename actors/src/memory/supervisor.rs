@@ -62,7 +62,7 @@ enum Wish {
 impl MemorySupervisor {
     pub(super) fn new(shared: Arc<Shared>, system: System) -> Self {
         Self {
-            sampler: Some(Sampler::new(&system)),
+            sampler: Some(Sampler::new(&system, Arc::clone(&shared.allocator))),
             shared,
             system,
             last: None,
@@ -85,7 +85,7 @@ impl Child for MemorySupervisor {
         let mark = self.mark();
         let config = self.shared.config();
         let sampler = self.sampler.take();
-        let sampler = sampler.unwrap_or_else(|| Sampler::new(&self.system));
+        let sampler = sampler.unwrap_or_else(|| self.fresh_sampler());
         let read = wrap_future::<_, Self>(read(sampler, config));
         Box::pin(read.map(move |outcome, actor, context| {
             let ended = actor.take_back(mark, outcome, context);
@@ -200,6 +200,10 @@ impl Handler<Call<Reconfigure>> for MemorySupervisor {
 
 /// Answering who waits for a reading.
 impl MemorySupervisor {
+    fn fresh_sampler(&self) -> Sampler {
+        Sampler::new(&self.system, Arc::clone(&self.shared.allocator))
+    }
+
     /// Answers what a reading that began at `mark` can answer.
     fn answer(&mut self, mark: Mark, known: bool) {
         for waiting in std::mem::take(&mut self.waiting) {

@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::allocator::Allocator;
 use super::probe::System;
 use super::probe::fixture::Fixture;
 use super::sampler::Sampler;
@@ -517,7 +519,7 @@ fn a_real_group_of_version_1_limits_what_is_in_it() {
         return;
     };
     let pid = group.member.id();
-    let mut sampler = Sampler::new(&System::of(pid));
+    let mut sampler = Sampler::new(&System::of(pid), Arc::new(Allocator::new()));
     let reading = sampler.read(&MemoryConfig::default()).unwrap();
     assert_eq!(reading.budget.source, BudgetSource::CgroupV1);
     assert_eq!(reading.budget.bytes, LIMIT);

@@ -1,11 +1,15 @@
-//! The limit of a version 1 control group, as it also stands in hybrid set-ups.
+//! A version 1 control group, as it also stands in hybrid set-ups: what it allows, and what it
+//! counts.
 //!
 //! `memory.stat` tells the tightest limit on the way up, also of groups that we cannot see.
 
-use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::cgroup::{self, Group};
-use super::{Limit, NoLimit, Probe, System, is_alone, read_text, stat_value};
+use super::group_usage::counter;
+use super::{
+    GroupUsage, Limit, Probe, Silence, Source, System, read_number, read_text, stat_value,
+};
 
 /// The kernel says "unlimited" with the largest multiple of its page size that a long can hold,
 /// older ones with other numbers as huge. Nothing real comes near.
@@ -16,7 +20,7 @@ const UNLIMITED: u64 = 1 << 62;
 pub(in crate::memory) struct CgroupV1(Group);
 
 impl CgroupV1 {
-    pub(in crate::memory) fn find(system: &System) -> Result<Self, NoLimit> {
+    pub(in crate::memory) fn find(system: &System) -> Result<Self, Silence> {
         let has_memory = |list: &str| list.split(',').any(|name| name == "memory");
         cgroup::find(
             system,
@@ -25,16 +29,35 @@ impl CgroupV1 {
         )
         .map(Self)
     }
+
+    /// A file of the group.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.0.directory.join(name)
+    }
 }
 
 impl Probe for CgroupV1 {
-    fn limit(&self) -> Result<Limit, NoLimit> {
-        let own = self.0.directory.join("memory.limit_in_bytes");
-        let stat = self.0.directory.join("memory.stat");
-        let own_limit = read_text(&own).and_then(|text| {
-            let parsed = text.trim().parse::<u64>();
-            parsed.map_err(|_| NoLimit::Garbled(own.clone()))
-        });
+    type Told = GroupUsage;
+
+    const SOURCE: Source = Source::CgroupV1;
+
+    fn read(&mut self) -> Result<GroupUsage, Silence> {
+        let current = read_number(&self.file("memory.usage_in_bytes"))?;
+        let stat = read_text(&self.file("memory.stat"))?;
+        let directory = &self.0.directory;
+        let usage = GroupUsage::parse(directory, current, &stat, "total_", "rss", "cache")?;
+        let control = read_text(&self.file("memory.oom_control"));
+        Ok(GroupUsage {
+            limit_hits: read_number(&self.file("memory.failcnt")).ok(),
+            oom_kills: counter(&control, "oom_kill"),
+            ..usage
+        })
+    }
+
+    fn limit(&self) -> Result<Limit, Silence> {
+        let own = self.file("memory.limit_in_bytes");
+        let stat = self.file("memory.stat");
+        let own_limit = read_number(&own);
         let above = read_text(&stat)
             .ok()
             .and_then(|text| stat_value(&text, "hierarchical_memory_limit"));
@@ -48,17 +71,8 @@ impl Probe for CgroupV1 {
             (Err(reason), None) => return Err(reason),
         };
         if limit.bytes >= UNLIMITED {
-            return Err(NoLimit::Unlimited);
+            return Err(Silence::Unlimited);
         }
         Ok(limit)
-    }
-
-    fn working_set(&self, tree: &BTreeSet<i32>) -> Option<u64> {
-        let directory = &self.0.directory;
-        let usage = read_text(&directory.join("memory.usage_in_bytes")).ok()?;
-        let usage: u64 = usage.trim().parse().ok()?;
-        let stat = read_text(&directory.join("memory.stat")).ok()?;
-        let inactive = stat_value(&stat, "total_inactive_file")?;
-        is_alone(directory, tree).then(|| usage.saturating_sub(inactive))
     }
 }

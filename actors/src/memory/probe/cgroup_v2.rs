@@ -1,42 +1,74 @@
-//! The limit of a version 2 control group.
+//! A version 2 control group: what it allows, and what it counts.
 //!
 //! A group can never use more than any group above it, so the whole path up to the top counts.
+//! Where `memory.high` is set it counts as a limit like `memory.max`: above it the kernel kills
+//! nobody, but makes every allocation wait until as much was reclaimed, so that a server that lives
+//! there answers late or never.
 
-use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::cgroup::{self, Group};
-use super::{Limit, NoLimit, Probe, System, is_alone, read_text, stat_value};
+use super::group_usage::counter;
+use super::{GroupUsage, Limit, Probe, Silence, Source, System, read_number, read_text};
 
 /// Our group in the unified hierarchy.
 #[derive(Debug)]
 pub(in crate::memory) struct CgroupV2(Group);
 
 impl CgroupV2 {
-    pub(in crate::memory) fn find(system: &System) -> Result<Self, NoLimit> {
+    pub(in crate::memory) fn find(system: &System) -> Result<Self, Silence> {
         let is_unified = |number: &str, controllers: &str| number == "0" && controllers.is_empty();
         cgroup::find(system, is_unified, |kind, _| kind == "cgroup2").map(Self)
+    }
+
+    /// A file of the group.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.0.directory.join(name)
     }
 }
 
 impl Probe for CgroupV2 {
-    fn limit(&self) -> Result<Limit, NoLimit> {
+    type Told = GroupUsage;
+
+    const SOURCE: Source = Source::CgroupV2;
+
+    fn read(&mut self) -> Result<GroupUsage, Silence> {
+        let current = match read_number(&self.file("memory.current")) {
+            Err(reason) if reason.is_absence() => return Err(Silence::NoController),
+            current => current?,
+        };
+        let stat = read_text(&self.file("memory.stat"))?;
+        let usage = GroupUsage::parse(&self.0.directory, current, &stat, "", "anon", "file")?;
+        let events = read_text(&self.file("memory.events"));
+        Ok(GroupUsage {
+            high: read_number(&self.file("memory.high")).ok(),
+            throttled: counter(&events, "high"),
+            limit_hits: counter(&events, "max"),
+            oom_kills: counter(&events, "oom_kill"),
+            ..usage
+        })
+    }
+
+    fn limit(&self) -> Result<Limit, Silence> {
         let mut tightest: Option<Limit> = None;
-        let mut none = NoLimit::NoController;
+        let mut none = Silence::NoController;
         for directory in self.0.directory.ancestors() {
-            let path = directory.join("memory.max");
-            // The root has no such file, nor has a group that the controller does not act on; a
-            // group above it may.
-            if let Ok(text) = read_text(&path) {
-                match text.trim().parse::<u64>() {
-                    Ok(bytes) if tightest.as_ref().is_none_or(|limit| bytes < limit.bytes) => {
-                        tightest = Some(Limit {
-                            bytes,
-                            set_by: path,
-                        });
+            for name in ["memory.max", "memory.high"] {
+                match limit(directory.join(name)) {
+                    Ok(limit) => {
+                        if tightest
+                            .as_ref()
+                            .is_none_or(|least| limit.bytes < least.bytes)
+                        {
+                            tightest = Some(limit);
+                        }
                     }
-                    Ok(_) => {}
-                    Err(_) if text.trim() == "max" => none = NoLimit::Unlimited,
-                    Err(_) => none = NoLimit::Garbled(path),
+                    // The root has no such file, nor has a group that the controller does not act
+                    // on; a group above it may.
+                    Err(Silence::Unreadable { .. }) => {}
+                    // What is broken is worth more telling than what is not set.
+                    Err(reason) if !matches!(none, Silence::Garbled(_)) => none = reason,
+                    Err(_) => {}
                 }
             }
             if directory == self.0.top {
@@ -45,13 +77,18 @@ impl Probe for CgroupV2 {
         }
         tightest.ok_or(none)
     }
+}
 
-    fn working_set(&self, tree: &BTreeSet<i32>) -> Option<u64> {
-        let directory = &self.0.directory;
-        let current = read_text(&directory.join("memory.current")).ok()?;
-        let current: u64 = current.trim().parse().ok()?;
-        let stat = read_text(&directory.join("memory.stat")).ok()?;
-        let inactive = stat_value(&stat, "inactive_file")?;
-        is_alone(directory, tree).then(|| current.saturating_sub(inactive))
+fn limit(path: PathBuf) -> Result<Limit, Silence> {
+    let text = read_text(&path)?;
+    match text.trim() {
+        "max" => Err(Silence::Unlimited),
+        number => match number.parse() {
+            Ok(bytes) => Ok(Limit {
+                bytes,
+                set_by: path,
+            }),
+            Err(_) => Err(Silence::Garbled(path)),
+        },
     }
 }

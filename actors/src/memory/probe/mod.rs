@@ -1,28 +1,47 @@
 //! Where the numbers come from: one file per source.
 //!
-//! A [`Probe`] is a place that may limit us. All of them read plain files below a root that tests
-//! replace by a folder of fixtures.
+//! A [`Probe`] is one source. It tells what it knows or why it is silent, and never fails in any
+//! other way: whatever stands in the files, the worst that comes of it is [`Silence`]. What the
+//! sources say is put together, doubted and reported elsewhere. All of them read plain files below
+//! a root that tests replace by a folder of fixtures; only the allocator's numbers come from within.
 
 mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;
+mod company;
+#[cfg(test)]
+pub(super) mod fixture;
+mod group_usage;
+mod kills;
 mod physical;
 mod process;
 mod process_tree;
 mod shared_files;
+mod source;
+mod stall_trigger;
+mod stalls;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 pub(super) use cgroup_v1::CgroupV1;
 pub(super) use cgroup_v2::CgroupV2;
-pub(super) use physical::Physical;
+pub(super) use company::{Company, Others};
+pub use group_usage::GroupUsage;
+pub use kills::KernelKills;
+pub(super) use kills::KillCounter;
+pub(super) use physical::{MachineMemory, Physical};
 pub use process::ProcessUsage;
 pub(super) use process_tree::ProcessTree;
 pub use process_tree::TreeUsage;
 pub(super) use shared_files::SharedFiles;
+pub use source::{Health, Source, SourceStatus};
+pub(super) use stall_trigger::StallWatch;
+pub use stalls::StallReading;
+pub(super) use stalls::Stalls;
 
 /// A limit, and the file that sets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,9 +50,19 @@ pub(super) struct Limit {
     pub(super) set_by: PathBuf,
 }
 
-/// Why a source limits nothing.
+/// What a number of the kernel is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Our control group.
+    Group,
+    /// The whole machine.
+    Machine,
+}
+
+/// Why a source says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoLimit {
+pub(super) enum Silence {
     #[error("this process is in no such group")]
     NoGroup,
     #[error("no such hierarchy is mounted")]
@@ -42,20 +71,59 @@ pub(super) enum NoLimit {
     NoController,
     #[error("it sets no limit")]
     Unlimited,
+    #[error("the process itself cannot be found")]
+    NoProcess,
+    #[error("the program's memory does not come from this allocator")]
+    OtherAllocator,
     #[error("{} cannot be read: {kind}", .path.display())]
     Unreadable { path: PathBuf, kind: io::ErrorKind },
     #[error("{} is not understood", .0.display())]
     Garbled(PathBuf),
+    #[error("the allocator refuses {0}")]
+    Refused(String),
 }
 
-/// A place that may limit the memory of a process.
-pub(super) trait Probe: Send {
-    /// The limit that holds now.
-    fn limit(&self) -> Result<Limit, NoLimit>;
+impl Silence {
+    pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
+        Self::Unreadable {
+            path: path.to_owned(),
+            kind: error.kind(),
+        }
+    }
 
-    /// What the kernel counts as not easily reclaimed, if `tree` is all that is counted there.
-    fn working_set(&self, _tree: &BTreeSet<i32>) -> Option<u64> {
-        None
+    /// What it says of the source.
+    pub(super) fn health(&self) -> Health {
+        match self {
+            Self::Unlimited => Health::Healthy,
+            reason if reason.is_absence() => Health::Absent,
+            _ => Health::Failing,
+        }
+    }
+
+    /// Whether the source is simply not there on this machine, which is no failure.
+    pub(super) fn is_absence(&self) -> bool {
+        match self {
+            Self::NoGroup | Self::NotMounted | Self::NoController | Self::OtherAllocator => true,
+            Self::Unreadable { kind, .. } => *kind == io::ErrorKind::NotFound,
+            Self::Unlimited | Self::NoProcess | Self::Garbled(_) | Self::Refused(_) => false,
+        }
+    }
+}
+
+/// One source of numbers.
+pub(super) trait Probe {
+    /// What it tells.
+    type Told;
+
+    /// Which source it is.
+    const SOURCE: Source;
+
+    /// What it tells now.
+    fn read(&mut self) -> Result<Self::Told, Silence>;
+
+    /// The limit that it sets us now; most set none.
+    fn limit(&self) -> Result<Limit, Silence> {
+        Err(Silence::Unlimited)
     }
 }
 
@@ -105,7 +173,7 @@ impl System {
     }
 
     /// A file of the process whose view is taken.
-    fn own(&self, name: &str) -> PathBuf {
+    pub(super) fn own(&self, name: &str) -> PathBuf {
         self.proc(&self.process).join(name)
     }
 
@@ -121,14 +189,19 @@ impl System {
 
 /// Reads a small file of the kernel as text; what is not UTF-8 (a process may choose its name
 /// freely) does not matter to any number in it.
-fn read_text(path: &Path) -> Result<String, NoLimit> {
+fn read_text(path: &Path) -> Result<String, Silence> {
     match fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) => Err(NoLimit::Unreadable {
-            path: path.to_owned(),
-            kind: error.kind(),
-        }),
+        Ok(bytes) => Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())),
+        Err(error) => Err(Silence::unreadable(path, &error)),
     }
+}
+
+/// Reads a file that holds one number.
+fn read_number(path: &Path) -> Result<u64, Silence> {
+    let text = read_text(path)?;
+    let number = text.trim().parse();
+    number.map_err(|_| Silence::Garbled(path.to_owned()))
 }
 
 /// The value of a line such as `inactive_file 4096`.
@@ -143,100 +216,6 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(key))?;
     let number = value.strip_prefix(':')?.trim().strip_suffix("kB")?;
     number.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// Whether `tree` is all there is in the group at `directory`.
-fn is_alone(directory: &Path, tree: &BTreeSet<i32>) -> bool {
-    let Ok(processes) = read_text(&directory.join("cgroup.procs")) else {
-        return false;
-    };
-    let mut lines = processes.lines();
-    // 0 stands for a process that our namespace cannot see.
-    if !lines.all(|line| line.parse().is_ok_and(|pid| tree.contains(&pid))) {
-        return false;
-    }
-    // What is in a group below is counted in this one too.
-    let Ok(below) = fs::read_dir(directory) else {
-        return false;
-    };
-    below.flatten().all(|entry| {
-        let is_group = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        !is_group || is_alone(&entry.path(), tree)
-    })
-}
-
-#[cfg(test)]
-pub(super) mod fixture {
-    //! Trees of files in a temporary folder.
-
-    use super::System;
-    use std::fs;
-    use std::path::Path;
-
-    /// The first fields of `/proc/<pid>/stat`.
-    pub(in crate::memory) fn stat(pid: i32, name: &str, parent: i32) -> String {
-        format!("{pid} ({name}) S {parent} 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 1 1\n")
-    }
-
-    pub(in crate::memory) struct Fixture {
-        folder: tempfile::TempDir,
-    }
-
-    impl Fixture {
-        pub(in crate::memory) fn new() -> Self {
-            Self {
-                folder: tempfile::tempdir().unwrap(),
-            }
-        }
-
-        /// Writes one file, making the folders above it.
-        pub(in crate::memory) fn file(self, path: &str, text: impl AsRef<[u8]>) -> Self {
-            self.write(path, text);
-            self
-        }
-
-        pub(in crate::memory) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
-            let path = self.path(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            // Replaced at once: whoever reads meanwhile sees the old or the new.
-            let fresh = path.with_extension("fresh");
-            fs::write(&fresh, text).unwrap();
-            fs::rename(fresh, path).unwrap();
-        }
-
-        pub(in crate::memory) fn remove(&self, path: &str) {
-            fs::remove_dir_all(self.path(path)).unwrap();
-        }
-
-        /// A process of `kilobytes` PSS; the first one written is the one whose view is taken.
-        pub(in crate::memory) fn process(&self, pid: i32, parent: i32, name: &str, kilobytes: u64) {
-            let own = self.path("proc/self");
-            if !own.is_symlink() {
-                fs::create_dir_all(own.parent().unwrap()).unwrap();
-                std::os::unix::fs::symlink(pid.to_string(), own).unwrap();
-            }
-            self.write(
-                &format!("proc/{pid}/smaps_rollup"),
-                format!(
-                    "1000-2000 ---p 00000000 00:00 0  [rollup]\n\
-                     Rss:  {} kB\nPss:  {kilobytes} kB\nPss_Dirty: 9 kB\n\
-                     Private_Dirty: {kilobytes} kB\nAnonymous: {kilobytes} kB\n",
-                    kilobytes + 1
-                ),
-            );
-            self.write(&format!("proc/{pid}/stat"), stat(pid, name, parent));
-        }
-
-        pub(in crate::memory) fn system(&self) -> System {
-            System::rooted(self.folder.path())
-        }
-
-        pub(in crate::memory) fn path(&self, path: &str) -> std::path::PathBuf {
-            self.folder
-                .path()
-                .join(Path::new(path).strip_prefix("/").unwrap_or(Path::new(path)))
-        }
-    }
 }
 
 #[cfg(test)]

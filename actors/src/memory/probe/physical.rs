@@ -1,6 +1,15 @@
 //! The machine's memory, for where nothing else sets a limit.
 
-use super::{Limit, NoLimit, Probe, System, kilobytes, read_text};
+use super::{Limit, Probe, Silence, Source, System, kilobytes, read_text};
+
+/// The machine's memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::memory) struct MachineMemory {
+    /// All that the kernel manages.
+    pub(in crate::memory) total: u64,
+    /// What could be had without swapping, by the kernel's own estimate; old ones tell none.
+    pub(in crate::memory) available: Option<u64>,
+}
 
 /// All memory that the kernel manages.
 #[derive(Debug)]
@@ -14,18 +23,31 @@ impl Physical {
             system: system.clone(),
         }
     }
+
+    fn look(&self) -> Result<MachineMemory, Silence> {
+        let path = self.system.proc("meminfo");
+        let text = read_text(&path)?;
+        let total = kilobytes(&text, "MemTotal").ok_or(Silence::Garbled(path))?;
+        Ok(MachineMemory {
+            total,
+            available: kilobytes(&text, "MemAvailable"),
+        })
+    }
 }
 
 impl Probe for Physical {
-    fn limit(&self) -> Result<Limit, NoLimit> {
-        let path = self.system.proc("meminfo");
-        let text = read_text(&path)?;
-        match kilobytes(&text, "MemTotal") {
-            Some(bytes) => Ok(Limit {
-                bytes,
-                set_by: path,
-            }),
-            None => Err(NoLimit::Garbled(path)),
-        }
+    type Told = MachineMemory;
+
+    const SOURCE: Source = Source::Machine;
+
+    fn read(&mut self) -> Result<MachineMemory, Silence> {
+        self.look()
+    }
+
+    fn limit(&self) -> Result<Limit, Silence> {
+        Ok(Limit {
+            bytes: self.look()?.total,
+            set_by: self.system.proc("meminfo"),
+        })
     }
 }

@@ -3,7 +3,7 @@
 use super::{System, kilobytes, read_text};
 
 /// What one process uses, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessUsage {
     /// The process that made it.
     pub parent: i32,
@@ -32,30 +32,72 @@ pub(super) struct Identity {
     started: u64,
 }
 
-/// Which process `pid` is; `None` when it is gone.
-pub(super) fn identity(system: &System, pid: i32) -> Option<Identity> {
+/// What the kernel tells of a process without walking over its pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Vitals {
+    pub(super) identity: Identity,
+    pub(super) threads: u64,
+    /// Page faults since it was made. A page cannot become its own without one.
+    pub(super) faults: u64,
+    /// Its resident pages; the kernel counts them per processor and tells the sum only roughly.
+    pub(super) pages: Option<u64>,
+}
+
+/// Reads the vitals of `pid`; `None` when it is gone.
+pub(super) fn vitals(system: &System, pid: i32) -> Option<Vitals> {
     parse_stat(&read_text(&system.proc(&format!("{pid}/stat"))).ok()?)
 }
 
-/// `42 (na (me)) S 1 ...`: the name may hold anything, closing brackets included. The parent is
-/// the second field after it, the start the twentieth.
-fn parse_stat(text: &str) -> Option<Identity> {
+/// `42 (na (me)) S 1 ...`: the name may hold anything, closing brackets included. Counted from
+/// there, the state is field 0, the parent 1, the faults 7, the threads 17, the start 19 and the
+/// resident pages 21.
+fn parse_stat(text: &str) -> Option<Vitals> {
     let (head, rest) = text.rsplit_once(')')?;
     let (_, name) = head.split_once('(')?;
     let mut fields = rest.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Identity {
-        parent,
-        name: name.to_owned(),
-        started,
+    let faults = fields.nth(5)?.parse().ok()?;
+    let threads = fields.nth(9)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
+    let pages = fields.nth(1).and_then(|pages| pages.parse().ok());
+    Some(Vitals {
+        identity: Identity {
+            parent,
+            name: name.to_owned(),
+            started,
+        },
+        threads,
+        faults,
+        pages,
     })
 }
 
-/// Resident pages of a process, told without walking over them; `None` when it is gone.
-pub(super) fn resident_pages(system: &System, pid: i32) -> Option<u64> {
-    let statm = read_text(&system.proc(&format!("{pid}/statm"))).ok()?;
-    statm.split_ascii_whitespace().nth(1)?.parse().ok()
+/// What `pid` uses as far as that is told without walking over its pages; `None` when it is gone.
+/// `before` is what was measured of it last: its share has changed by about as much as its
+/// anonymous part has.
+pub(super) fn estimate(
+    system: &System,
+    pid: i32,
+    identity: &Identity,
+    before: Option<&ProcessUsage>,
+) -> Option<ProcessUsage> {
+    let status = read_text(&system.proc(&format!("{pid}/status"))).ok()?;
+    let now = from_status(&status);
+    let (pss, private_dirty) = match before {
+        Some(before) => {
+            let pss = before.pss.saturating_add(now.anonymous);
+            let pss = pss.saturating_sub(before.anonymous);
+            (pss, before.private_dirty)
+        }
+        None => (now.pss, now.private_dirty),
+    };
+    Some(ProcessUsage {
+        parent: identity.parent,
+        name: identity.name.clone(),
+        pss,
+        private_dirty,
+        ..now
+    })
 }
 
 /// Measures a process; `None` when it is gone.
@@ -109,8 +151,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SOMEBODY: &str =
+        "42 (a) R 7 (b)) S 13 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 4711 21 22 23";
+
     fn somebody() -> Identity {
-        parse_stat("42 (a) R 7 (b)) S 13 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 4711").unwrap()
+        parse_stat(SOMEBODY).unwrap().identity
     }
 
     #[test]
@@ -118,6 +163,9 @@ mod tests {
         let parsed = somebody();
         assert_eq!((parsed.parent, &*parsed.name), (13, "a) R 7 (b)"));
         assert_eq!(parsed.started, 4711);
+        let vitals = parse_stat(SOMEBODY).unwrap();
+        assert_eq!((vitals.faults, vitals.threads), (8, 18));
+        assert_eq!(vitals.pages, Some(22));
         for broken in [
             "",
             "42",
@@ -144,6 +192,21 @@ mod tests {
         assert!(usage.estimated);
         assert_eq!(measure(&system, 9, &somebody()).unwrap().pss, 0);
         assert_eq!(measure(&system, 10, &somebody()), None);
+    }
+
+    #[test]
+    fn an_estimate_moves_a_measured_share_by_what_the_anonymous_part_grew() {
+        let fixture = Fixture::new().file("proc/8/status", "VmRSS:   900 kB\nRssAnon:   500 kB\n");
+        let system = fixture.system();
+        let estimate = |before: Option<&ProcessUsage>| {
+            estimate(&system, 8, &somebody(), before).unwrap().pss >> 10
+        };
+        assert_eq!(estimate(None), 500);
+        let text = "Pss: 300 kB\nAnonymous: 450 kB\nPrivate_Dirty: 7 kB\n";
+        let mut before = from_rollup(text).unwrap();
+        assert_eq!(estimate(Some(&before)), 350);
+        before.anonymous = 2000 << 10;
+        assert_eq!(estimate(Some(&before)), 0);
     }
 
     proptest! {

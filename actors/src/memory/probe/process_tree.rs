@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
-use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::process::{self, Identity, ProcessUsage, resident_pages};
-use super::{System, read_text};
+use super::process::{self, ProcessUsage, Vitals};
+use super::{Probe, Silence, Source, System, read_text};
 
 /// What the whole tree uses at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +24,12 @@ pub struct TreeUsage {
 }
 
 impl TreeUsage {
+    /// How many processes could only be estimated.
+    pub fn estimated(&self) -> usize {
+        let processes = self.processes.values();
+        processes.filter(|process| process.estimated).count()
+    }
+
     /// All bytes together.
     pub fn total(&self) -> u64 {
         self.processes
@@ -34,137 +40,277 @@ impl TreeUsage {
     }
 }
 
-/// A measurement of a process is used again for this long as long as nothing speaks against it.
-const MEASURE_AGAIN: Duration = Duration::from_secs(1);
+/// What a look at the tree may cost, and how old what it says may be.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Time for measuring processes within one look. What does not fit is estimated until its turn
+    /// comes; at least one is measured each time.
+    slice: Duration,
+    /// Part of it for those of which nothing says that they changed.
+    routine: Duration,
+    /// A process that only took page faults is measured again after this time.
+    moved: Duration,
+    /// One that did not even do that, after this time.
+    still: Duration,
+    /// The children of a process that had none are asked for again after this time, or when it
+    /// took a page fault: a fork cannot be without one, a `vfork` can.
+    childless: Duration,
+}
+
+const PACE: Pace = Pace {
+    slice: Duration::from_millis(20),
+    routine: Duration::from_millis(1),
+    moved: Duration::from_secs(1),
+    still: Duration::from_secs(10),
+    childless: Duration::from_secs(5),
+};
 
 /// A process whose resident pages changed by more than this is measured again at once. The kernel
 /// counts them per processor and tells the sum only roughly.
 const PAGES_CHANGED: u64 = 64;
 
+/// Faster changes than this many pages count as none until [`Pace::still`] has passed.
+const FAULTS_CHANGED: u64 = 64;
+
 /// Reads the processes of a tree.
 ///
-/// Measuring a process costs in proportion to its pages, so one at rest is not measured each time.
-/// All are measured when any process came or went, since that changes what the others share.
+/// Measuring a process costs in proportion to its pages (15 ms for each GiB), so one at rest is
+/// not measured each time, and one look at the tree measures no more than fits into a slice of
+/// time. All are measured again when any process came or went, since that changes what the others
+/// share.
 #[derive(Debug)]
 pub(in crate::memory) struct ProcessTree {
     system: System,
+    /// Who was in the tree at the last look.
+    members: BTreeSet<i32>,
     known: BTreeMap<i32, Known>,
-    measure_again: Duration,
+    childless: BTreeMap<i32, Childless>,
+    pace: Pace,
 }
 
 /// What was last measured of one process.
 #[derive(Debug)]
 struct Known {
-    identity: Identity,
-    pages: Option<u64>,
+    vitals: Vitals,
     usage: ProcessUsage,
     at: Instant,
+    /// Processes came or went since.
+    is_stale: bool,
+}
+
+/// A process that had no children.
+#[derive(Debug)]
+struct Childless {
+    vitals: Vitals,
+    at: Instant,
+}
+
+/// Why a process is to be measured, most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    New,
+    Changed,
+    Stale,
+    Routine,
 }
 
 impl ProcessTree {
     pub(in crate::memory) fn new(system: &System) -> Self {
         Self {
             system: system.clone(),
+            members: BTreeSet::new(),
             known: BTreeMap::new(),
-            measure_again: MEASURE_AGAIN,
+            childless: BTreeMap::new(),
+            pace: PACE,
         }
     }
 
-    /// Measures the tree, without the shared files. Processes that end meanwhile are left out.
-    ///
-    /// # Errors
-    /// Not even the process at its root can be read.
-    pub(in crate::memory) fn measure(&mut self) -> io::Result<TreeUsage> {
-        let own = self.system.pid().ok_or(io::ErrorKind::NotFound)?;
+    fn look(&mut self) -> Result<TreeUsage, Silence> {
+        let own = self.system.pid().ok_or(Silence::NoProcess)?;
         let members = match self.by_children(own) {
             Some(members) => members,
             None => self.by_parents(own)?,
         };
-        let mut before = std::mem::take(&mut self.known);
-        if !before.keys().eq(members.keys()) {
-            before.clear();
+        self.notice(&members);
+        let began = Instant::now();
+        self.measure_due(&members, began);
+        let told = members.iter().filter_map(|(pid, vitals)| {
+            let usage = self.told(*pid, vitals, began)?;
+            Some((*pid, usage))
+        });
+        let processes: BTreeMap<_, _> = told.collect();
+        if !processes.contains_key(&own) {
+            return Err(Silence::NoProcess);
         }
-        for (pid, identity) in members {
-            if let Some(known) = self.measure_one(pid, identity, before.remove(&pid)) {
-                self.known.insert(pid, known);
-            }
-        }
-        if !self.known.contains_key(&own) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let measured = self.known.iter();
         Ok(TreeUsage {
             own,
-            processes: measured
-                .map(|(pid, known)| (*pid, known.usage.clone()))
-                .collect(),
+            processes,
             shared_files: 0,
         })
     }
 
-    fn measure_one(&self, pid: i32, identity: Identity, before: Option<Known>) -> Option<Known> {
-        let pages = resident_pages(&self.system, pid);
-        let is_same = |before: &Known| {
-            let changed = before
-                .pages
-                .zip(pages)
-                .map(|(then, now)| then.abs_diff(now));
-            before.identity == identity
-                && before.at.elapsed() < self.measure_again
-                && changed.is_some_and(|pages| pages <= PAGES_CHANGED)
-        };
-        if let Some(known) = before.filter(is_same) {
-            return Some(known);
+    /// Takes note of who came and went.
+    fn notice(&mut self, members: &BTreeMap<i32, Vitals>) {
+        self.childless.retain(|pid, _| members.contains_key(pid));
+        self.known.retain(|pid, known| {
+            let same = members.get(pid);
+            same.is_some_and(|vitals| vitals.identity == known.vitals.identity)
+        });
+        if !self.members.iter().eq(members.keys()) || self.known.len() != members.len() {
+            self.members = members.keys().copied().collect();
+            for known in self.known.values_mut() {
+                known.is_stale = true;
+            }
         }
-        let at = Instant::now();
-        let usage = process::measure(&self.system, pid, &identity)?;
-        Some(Known {
-            identity,
-            pages,
-            usage,
-            at,
-        })
+    }
+
+    /// Measures as many processes as the slice of time allows, the most urgent and of these the
+    /// longest known first.
+    fn measure_due(&mut self, members: &BTreeMap<i32, Vitals>, began: Instant) {
+        let due = members.iter().filter_map(|(pid, vitals)| {
+            let known = self.known.get(pid);
+            let due = self.due(vitals, known)?;
+            Some((due, known.map(|known| known.at), *pid))
+        });
+        let mut due: Vec<_> = due.collect();
+        due.sort_unstable();
+        for (turn, (due, _, pid)) in due.into_iter().enumerate() {
+            let slice = match due {
+                Due::Routine => self.pace.routine,
+                Due::New | Due::Changed | Due::Stale => self.pace.slice,
+            };
+            if turn > 0 && began.elapsed() >= slice {
+                return;
+            }
+            let vitals = &members[&pid];
+            let measured = process::measure(&self.system, pid, &vitals.identity);
+            match measured {
+                Some(usage) => {
+                    let known = Known {
+                        vitals: vitals.clone(),
+                        usage,
+                        at: Instant::now(),
+                        is_stale: false,
+                    };
+                    self.known.insert(pid, known);
+                }
+                None => {
+                    self.known.remove(&pid);
+                }
+            }
+        }
+    }
+
+    /// Whether and why a process is to be measured now.
+    fn due(&self, vitals: &Vitals, known: Option<&Known>) -> Option<Due> {
+        let Some(known) = known else {
+            return Some(Due::New);
+        };
+        if known.has_changed(vitals) {
+            return Some(Due::Changed);
+        }
+        let age = known.at.elapsed();
+        let faults = known.vitals.faults.abs_diff(vitals.faults);
+        if faults > FAULTS_CHANGED && age >= self.pace.moved {
+            return Some(Due::Changed);
+        }
+        if known.is_stale {
+            return Some(Due::Stale);
+        }
+        (age >= self.pace.still).then_some(Due::Routine)
+    }
+
+    /// What is told of a process: what was measured, unless that holds no longer.
+    fn told(&self, pid: i32, vitals: &Vitals, began: Instant) -> Option<ProcessUsage> {
+        let known = self.known.get(&pid);
+        if let Some(known) = known
+            && (known.at >= began || !known.has_changed(vitals))
+        {
+            return Some(known.usage.clone());
+        }
+        let before = known.map(|known| &known.usage);
+        process::estimate(&self.system, pid, &vitals.identity, before)
     }
 
     /// Walks down by the lists of children. `None` where the kernel was built without them.
-    fn by_children(&self, own: i32) -> Option<BTreeMap<i32, Identity>> {
-        let system = &self.system;
-        fs::metadata(system.proc(&format!("{own}/task/{own}/children"))).ok()?;
+    fn by_children(&mut self, own: i32) -> Option<BTreeMap<i32, Vitals>> {
+        let list = self.system.proc(&format!("{own}/task/{own}/children"));
+        fs::metadata(list).ok()?;
         let mut members = BTreeMap::new();
         let mut queue = VecDeque::from([own]);
         while let Some(pid) = queue.pop_front() {
             if members.contains_key(&pid) {
                 continue;
             }
-            let Some(identity) = process::identity(system, pid) else {
+            let Some(vitals) = process::vitals(&self.system, pid) else {
                 continue;
             };
-            members.insert(pid, identity);
-            // Every thread has a list of the children that it made.
-            let Ok(threads) = fs::read_dir(system.proc(&format!("{pid}/task"))) else {
-                continue;
-            };
-            for thread in threads.flatten() {
-                let children = read_text(&thread.path().join("children")).unwrap_or_default();
-                let children = children.split_ascii_whitespace();
-                queue.extend(children.filter_map(|child| child.parse::<i32>().ok()));
+            if pid == own || !self.is_childless(pid, &vitals) {
+                let children = self.children(pid, vitals.threads);
+                if children.is_empty() {
+                    let at = Instant::now();
+                    let vitals = vitals.clone();
+                    self.childless.insert(pid, Childless { vitals, at });
+                } else {
+                    self.childless.remove(&pid);
+                }
+                queue.extend(children);
             }
+            members.insert(pid, vitals);
         }
         Some(members)
     }
 
+    /// Whether a process had no children when they were last asked for, and can hardly have made
+    /// any since.
+    fn is_childless(&self, pid: i32, vitals: &Vitals) -> bool {
+        self.childless.get(&pid).is_some_and(|known| {
+            known.at.elapsed() < self.pace.childless
+                && known.vitals.identity == vitals.identity
+                && known.vitals.faults == vitals.faults
+                // Without this number the kernel may be telling no faults either.
+                && vitals.pages.is_some()
+        })
+    }
+
+    /// The children of a process: every thread has a list of those that it made.
+    fn children(&self, pid: i32, threads: u64) -> Vec<i32> {
+        let of_thread = |path: &Path| {
+            let children = read_text(&path.join("children")).unwrap_or_default();
+            let children = children.split_ascii_whitespace();
+            children
+                .filter_map(|child| child.parse().ok())
+                .collect::<Vec<i32>>()
+        };
+        let tasks = self.system.proc(&format!("{pid}/task"));
+        if threads == 1 {
+            return of_thread(&tasks.join(pid.to_string()));
+        }
+        let Ok(threads) = fs::read_dir(tasks) else {
+            return Vec::new();
+        };
+        let threads = threads.flatten();
+        threads
+            .flat_map(|thread| of_thread(&thread.path()))
+            .collect()
+    }
+
     /// Asks every process for its parent.
-    fn by_parents(&self, own: i32) -> io::Result<BTreeMap<i32, Identity>> {
+    fn by_parents(&self, own: i32) -> Result<BTreeMap<i32, Vitals>, Silence> {
         let mut all = BTreeMap::new();
         let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        for entry in fs::read_dir(self.system.proc(""))?.flatten() {
+        let processes = self.system.proc("");
+        let entries =
+            fs::read_dir(&processes).map_err(|error| Silence::unreadable(&processes, &error))?;
+        for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
                 continue;
             };
-            if let Some(identity) = process::identity(&self.system, pid) {
-                children.entry(identity.parent).or_default().push(pid);
-                all.insert(pid, identity);
+            if let Some(vitals) = process::vitals(&self.system, pid) {
+                let parent = vitals.identity.parent;
+                children.entry(parent).or_default().push(pid);
+                all.insert(pid, vitals);
             }
         }
         let mut seen = BTreeSet::new();
@@ -176,6 +322,26 @@ impl ProcessTree {
         }
         all.retain(|pid, _| seen.contains(pid));
         Ok(all)
+    }
+}
+
+impl Known {
+    /// Whether the process has grown or shrunk, as far as the kernel tells.
+    fn has_changed(&self, vitals: &Vitals) -> bool {
+        let changed = self.vitals.pages.zip(vitals.pages);
+        changed.is_none_or(|(then, now)| then.abs_diff(now) > PAGES_CHANGED)
+    }
+}
+
+impl Probe for ProcessTree {
+    type Told = TreeUsage;
+
+    const SOURCE: Source = Source::Processes;
+
+    /// The tree without the shared files. Processes that end meanwhile are left out. Fails only
+    /// when not even the process at its root can be read.
+    fn read(&mut self) -> Result<TreeUsage, Silence> {
+        self.look()
     }
 }
 
@@ -204,7 +370,7 @@ mod tests {
     #[test]
     fn the_tree_is_this_process_and_all_below_it() {
         let fixture = family();
-        let tree = ProcessTree::new(&fixture.system()).measure().unwrap();
+        let tree = ProcessTree::new(&fixture.system()).read().unwrap();
         let expected = [(100, "headroom"), (101, "hr-zygote"), (102, "hr:a")];
         assert_eq!(names(&tree), expected);
         assert_eq!(tree.total(), 60 << 10);
@@ -216,10 +382,14 @@ mod tests {
         let fixture = family()
             .file("proc/100/task/100/children", "")
             .file("proc/100/task/107/children", "101 9999 x ")
+            .file(
+                "proc/100/stat",
+                "100 (headroom) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 2 0 4711\n",
+            )
             .file("proc/101/task/101/children", "102 100 ");
         // The parents would say otherwise.
         fixture.process(103, 100, "not listed", 1);
-        let tree = ProcessTree::new(&fixture.system()).measure().unwrap();
+        let tree = ProcessTree::new(&fixture.system()).read().unwrap();
         let expected = [(100, "headroom"), (101, "hr-zygote"), (102, "hr:a")];
         assert_eq!(names(&tree), expected);
     }
@@ -233,42 +403,149 @@ mod tests {
         fixture.process(303, 102, "deep", 1);
         fixture.process(102, 101, "hr:a", 30);
         fixture.write("proc/101/stat", stat(101, "ring", 303));
-        let tree = ProcessTree::new(&fixture.system()).measure().unwrap();
+        let tree = ProcessTree::new(&fixture.system()).read().unwrap();
         assert_eq!(names(&tree), [(100, "headroom")]);
         fixture.remove("proc/100");
-        assert!(ProcessTree::new(&fixture.system()).measure().is_err());
+        assert!(ProcessTree::new(&fixture.system()).read().is_err());
+    }
+
+    /// The shares of all processes, in KiB.
+    fn shares(tree: &mut ProcessTree) -> Vec<u64> {
+        let processes = tree.read().unwrap().processes;
+        processes
+            .values()
+            .map(|process| process.pss >> 10)
+            .collect()
+    }
+
+    /// Sets the share, in KiB, and what a look at the vitals tells.
+    fn set(fixture: &Fixture, pid: i32, share: u64, vitals: Told) {
+        let parents = [(100, 1), (101, 100), (102, 101), (103, 101)];
+        let (_, parent) = parents.into_iter().find(|(own, _)| *own == pid).unwrap();
+        fixture.write(
+            &format!("proc/{pid}/smaps_rollup"),
+            format!("Pss: {share} kB\nAnonymous: {share} kB\n"),
+        );
+        let Told {
+            name,
+            faults,
+            pages,
+        } = vitals;
+        let tail = format!("0 0 0 0 0 0 0 20 0 1 0 4711 1 {pages}");
+        let stat = format!("{pid} ({name}) S {parent} 1 1 0 -1 0 {faults} {tail}\n");
+        fixture.write(&format!("proc/{pid}/stat"), stat);
+    }
+
+    #[derive(Clone, Copy)]
+    struct Told {
+        name: &'static str,
+        faults: u64,
+        pages: u64,
+    }
+
+    const REST: Told = Told {
+        name: "a",
+        faults: 1000,
+        pages: 500,
+    };
+
+    /// 10, 20 and 30 KiB at rest, and a tree that measures nothing by the clock.
+    fn at_rest() -> (Fixture, ProcessTree) {
+        let fixture = family();
+        for (pid, share) in [(100, 10), (101, 20), (102, 30)] {
+            set(&fixture, pid, share, REST);
+        }
+        let mut tree = ProcessTree::new(&fixture.system());
+        tree.pace = Pace {
+            slice: Duration::MAX,
+            routine: Duration::MAX,
+            moved: Duration::MAX,
+            still: Duration::MAX,
+            childless: Duration::MAX,
+        };
+        assert_eq!(shares(&mut tree), [10, 20, 30]);
+        (fixture, tree)
     }
 
     #[test]
     fn only_what_may_have_changed_is_measured_again() {
-        let fixture = family();
-        let mut tree = ProcessTree::new(&fixture.system());
-        tree.measure_again = Duration::MAX;
-        let shares = |tree: &mut ProcessTree| {
-            let processes = tree.measure().unwrap().processes;
-            let shares = processes.values().map(|process| process.pss >> 10);
-            shares.collect::<Vec<_>>()
-        };
-        let rollup = |kilobytes| format!("Pss: {kilobytes} kB\n");
-        for pid in [100, 101, 102] {
-            fixture.write(&format!("proc/{pid}/statm"), "900 500 300 1 0 1 0");
-        }
-        assert_eq!(shares(&mut tree), [10, 20, 30]);
-        fixture.write("proc/101/smaps_rollup", rollup(21));
-        fixture.write("proc/102/smaps_rollup", rollup(31));
+        let (fixture, mut tree) = at_rest();
+        set(&fixture, 101, 21, REST);
+        let grown = Told { pages: 565, ..REST };
+        set(&fixture, 102, 31, Told { pages: 564, ..REST });
         assert_eq!(shares(&mut tree), [10, 20, 30], "at rest");
-        fixture.write("proc/102/statm", "900 565 300 1 0 1 0");
+        set(&fixture, 102, 31, grown);
         assert_eq!(shares(&mut tree), [10, 20, 31], "one grew");
-        fixture.process(103, 101, "hr:b", 40);
+        set(&fixture, 103, 40, REST);
         assert_eq!(shares(&mut tree), [10, 21, 31, 40], "one came");
         // Another process under the same number.
-        fixture.write("proc/103/statm", "900 500 300 1 0 1 0");
-        shares(&mut tree);
-        fixture.process(103, 101, "hr:c", 50);
+        set(&fixture, 103, 50, Told { name: "b", ..REST });
         assert_eq!(shares(&mut tree), [10, 21, 31, 50], "one was replaced");
-        fixture.write("proc/101/smaps_rollup", rollup(22));
-        tree.measure_again = Duration::ZERO;
-        assert_eq!(shares(&mut tree), [10, 22, 31, 50], "time passed");
+        set(
+            &fixture,
+            101,
+            22,
+            Told {
+                faults: 1065,
+                ..REST
+            },
+        );
+        assert_eq!(shares(&mut tree), [10, 21, 31, 50], "a moment ago");
+        tree.pace.moved = Duration::ZERO;
+        assert_eq!(shares(&mut tree), [10, 22, 31, 50], "it took faults");
+        set(&fixture, 102, 32, grown);
+        tree.pace.still = Duration::ZERO;
+        assert_eq!(shares(&mut tree), [10, 22, 32, 50], "time passed");
+    }
+
+    #[test]
+    fn one_look_measures_no_more_than_its_slice_and_estimates_the_rest_until_its_turn() {
+        let (fixture, mut tree) = at_rest();
+        tree.pace.slice = Duration::ZERO;
+        let status = "VmRSS: 90 kB\nRssAnon: 70 kB\n";
+        for (pid, share) in [(100, 15), (101, 25), (102, 35)] {
+            set(&fixture, pid, share, Told { pages: 900, ..REST });
+            fixture.write(&format!("proc/{pid}/status"), status);
+        }
+        set(&fixture, 103, 45, REST);
+        // The new one first, of the others the one that was measured longest ago; what the others
+        // grew by is the growth of their anonymous part.
+        assert_eq!(shares(&mut tree), [80 - 10, 70, 70, 45]);
+        assert_eq!(tree.read().unwrap().estimated(), 2);
+        assert_eq!(shares(&mut tree), [15, 25, 70, 45]);
+        assert_eq!(shares(&mut tree), [15, 25, 35, 45]);
+        // Nothing left but what changed only in its sharing: one at a time as well.
+        let seen: Vec<_> = (0..4).map(|_| tree.read().unwrap().estimated()).collect();
+        assert_eq!(seen, [0; 4]);
+        set(&fixture, 101, 26, Told { pages: 900, ..REST });
+        fixture.remove("proc/103");
+        let turns = (0..4).find(|_| shares(&mut tree) == [15, 26, 35]);
+        assert!(turns.is_some(), "everyone has a turn");
+    }
+
+    #[test]
+    fn a_childless_process_is_asked_again_once_it_took_a_fault_or_time_passed() {
+        let (fixture, mut tree) = at_rest();
+        fixture.write("proc/100/task/100/children", "101 ");
+        fixture.write("proc/101/task/101/children", "");
+        assert_eq!(shares(&mut tree), [10, 20]);
+        fixture.write("proc/101/task/101/children", "102 ");
+        assert_eq!(shares(&mut tree), [10, 20]);
+        set(
+            &fixture,
+            101,
+            20,
+            Told {
+                faults: 1001,
+                ..REST
+            },
+        );
+        assert_eq!(shares(&mut tree), [10, 20, 30]);
+        fixture.write("proc/101/task/101/children", "");
+        assert_eq!(shares(&mut tree), [10, 20]);
+        fixture.write("proc/101/task/101/children", "102 ");
+        tree.pace.childless = Duration::ZERO;
+        assert_eq!(shares(&mut tree), [10, 20, 30]);
     }
 
     /// A child that holds `bytes` until it is dropped.
@@ -312,7 +589,7 @@ mod tests {
         let shell = i32::try_from(hog.child.id()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let held = family(&tree.measure().unwrap(), shell);
+            let held = family(&tree.read().unwrap(), shell);
             if held >= BYTES as u64 {
                 assert!(held < 2 * BYTES as u64, "{held}");
                 break;
@@ -324,7 +601,7 @@ mod tests {
             std::thread::yield_now();
         }
         drop(hog);
-        assert_eq!(family(&tree.measure().unwrap(), shell), 0);
+        assert_eq!(family(&tree.read().unwrap(), shell), 0);
     }
 
     #[test]
@@ -335,7 +612,7 @@ mod tests {
             .unwrap();
         let mut tree = ProcessTree::new(&System::default());
         while busy.try_wait().unwrap().is_none() {
-            let usage = tree.measure().unwrap();
+            let usage = tree.read().unwrap();
             assert!(usage.processes[&usage.own].pss > 0);
         }
     }

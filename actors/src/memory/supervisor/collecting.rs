@@ -218,20 +218,19 @@ impl Shared {
     /// Takes what is free from the allocator of this process. `None` where that cannot be done.
     pub(super) async fn purge(&self) -> Option<Acknowledgement> {
         let allocator = Arc::clone(&self.allocator);
-        let purged = tokio::task::spawn_blocking(move || {
-            let before = allocator.stats().ok()?;
-            allocator.purge();
-            let after = allocator.stats().ok()?;
-            Some((before, after))
-        });
-        let (before, after) = purged.await.ok()??;
+        let purge = move || {
+            let purgeable = allocator.stats().ok()?.purgeable();
+            let purged = allocator.purge().ok()?;
+            Some((purgeable, purged))
+        };
+        let (promised_bytes, purged) = tokio::task::spawn_blocking(purge).await.ok()??;
         Some(Acknowledgement {
             name: "memory".to_owned(),
             actions: vec![Action {
                 what: "server".to_owned(),
-                promised_bytes: before.resident.saturating_sub(before.active),
-                before_bytes: before.resident,
-                after_bytes: after.resident,
+                promised_bytes,
+                before_bytes: purged.before,
+                after_bytes: purged.after,
             }],
         })
     }

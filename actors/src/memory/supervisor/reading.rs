@@ -125,7 +125,7 @@ impl MemorySupervisor {
     ) -> Result<(), SampleError> {
         let (sampler, outcome) = match outcome {
             Some((sampler, outcome)) => (sampler, outcome),
-            None => (Sampler::new(&self.system), Err(SampleError::Panicked)),
+            None => (self.fresh_sampler(), Err(SampleError::Panicked)),
         };
         self.sampler = Some(sampler);
         match outcome {

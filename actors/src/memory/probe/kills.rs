@@ -1,0 +1,91 @@
+//! How many processes the kernel has killed for want of memory.
+//!
+//! Cheap enough to be asked at the end of any process that was ended by SIGKILL without our asking.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{CgroupV1, CgroupV2, Scope, System, read_text, stat_value};
+
+/// A count of processes that the kernel has killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KernelKills {
+    /// How many, since the group or the machine began.
+    pub count: u64,
+    /// Where.
+    pub scope: Scope,
+}
+
+/// Reads the counter, wherever the kernel keeps one that tells most about us.
+#[derive(Debug, Clone)]
+pub(in crate::memory) struct KillCounter {
+    /// The most telling first.
+    candidates: Vec<(PathBuf, Scope)>,
+}
+
+/// The line of the counter, the same in all three files.
+const KEY: &str = "oom_kill";
+
+impl KillCounter {
+    pub(in crate::memory) fn find(system: &System) -> Self {
+        let v2 = CgroupV2::find(system).map(|group| group.file("memory.events"));
+        let v1 = CgroupV1::find(system).map(|group| group.file("memory.oom_control"));
+        let groups = v2.into_iter().chain(v1).map(|path| (path, Scope::Group));
+        let machine = (system.proc("vmstat"), Scope::Machine);
+        Self {
+            candidates: groups.chain([machine]).collect(),
+        }
+    }
+
+    /// The count now; `None` where no kernel file tells one.
+    pub(in crate::memory) fn read(&self) -> Option<KernelKills> {
+        self.candidates.iter().find_map(|(path, scope)| {
+            let text = read_text(path).ok()?;
+            let count = stat_value(&text, KEY)?;
+            Some(KernelKills {
+                count,
+                scope: *scope,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    #[test]
+    fn the_groups_own_counter_goes_before_the_machines() {
+        let fixture = Fixture::new();
+        let read = || KillCounter::find(&fixture.system()).read();
+        assert_eq!(read(), None);
+        let machine = |count| {
+            let scope = Scope::Machine;
+            Some(KernelKills { count, scope })
+        };
+        let group = |count| {
+            let scope = Scope::Group;
+            Some(KernelKills { count, scope })
+        };
+        fixture.write("proc/vmstat", "nr_free_pages 1\noom_kill 3\n");
+        assert_eq!(read(), machine(3));
+        fixture.write("proc/self/cgroup", "4:memory:/c\n0::/c\n");
+        fixture.write(
+            "proc/self/mountinfo",
+            "35 31 0:32 / /v1 rw - cgroup cgroup rw,memory\n29 23 0:26 / /v2 rw - cgroup2 c rw\n",
+        );
+        assert_eq!(read(), machine(3));
+        let control = "oom_kill_disable 0\nunder_oom 0\n";
+        fixture.write("v1/c/memory.oom_control", control);
+        assert_eq!(read(), machine(3), "an old kernel counts none there");
+        fixture.write("v1/c/memory.oom_control", format!("{control}oom_kill 2\n"));
+        assert_eq!(read(), group(2));
+        fixture.write(
+            "v2/c/memory.events",
+            "oom 9\noom_kill 1\noom_group_kill 8\n",
+        );
+        assert_eq!(read(), group(1));
+    }
+}
