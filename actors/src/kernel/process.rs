@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -162,6 +162,11 @@ impl Process {
         let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else {
             return Err(io::Error::other("the process ended before it had an id"));
         };
+        let adjustment = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+        if let Err(error) = forgo_protection(&adjustment) {
+            let process = &spec.name;
+            tracing::warn!(process, pid, %error, "a process stays as protected as the server");
+        }
         let last_lines = LastLines::default();
         let line_seen = Arc::new(Notify::new());
         let awaited = match &spec.readiness {
@@ -240,6 +245,19 @@ impl Drop for Process {
             self.signal_group(Signal::SIGKILL);
         }
     }
+}
+
+/// Takes back what a process has inherited of the server's own protection from the kernel's choice
+/// when memory runs out. What it starts itself inherits the value in turn, so this is done before
+/// anybody talks to it.
+fn forgo_protection(adjustment: &Path) -> io::Result<()> {
+    // Unreadable when the process has ended already.
+    let value = std::fs::read_to_string(adjustment).ok();
+    let value = value.and_then(|text| text.trim().parse::<i32>().ok());
+    if value.is_some_and(|value| value < 0) {
+        std::fs::write(adjustment, "0")?;
+    }
+    Ok(())
 }
 
 /// Launches a process as a child of a supervisor.
@@ -346,6 +364,23 @@ async fn ready_when(readiness: &Readiness, line_seen: &Notify) {
             while !probe().await {
                 tokio::time::sleep(PROBE_INTERVAL).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inherited_protection_is_taken_back_and_nothing_else_is_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("oom_score_adj");
+        assert!(forgo_protection(&path).is_ok());
+        for (before, after) in [("-500\n", "0"), ("0\n", "0\n"), ("700\n", "700\n")] {
+            std::fs::write(&path, before).unwrap();
+            forgo_protection(&path).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
         }
     }
 }

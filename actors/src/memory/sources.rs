@@ -70,6 +70,14 @@ impl Reporter {
         ]
     }
 
+    /// Makes every doubt this much older.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, by: Duration) {
+        for since in self.doubts.values_mut() {
+            *since -= by;
+        }
+    }
+
     /// Whether a doubt has stood long enough to be told.
     fn stands(&mut self, doubt: Doubt, is_so: bool, now: Instant) -> bool {
         if !is_so {

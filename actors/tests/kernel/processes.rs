@@ -316,3 +316,20 @@ fn a_process_shows_in_the_tree() {
         root.stop().await;
     });
 }
+
+#[test]
+fn a_process_does_not_inherit_the_servers_protection_when_memory_runs_out() {
+    // Lowering it takes a capability that few have; where it is refused, whatever is inherited was
+    // given to the test itself, and must not be kept either.
+    let lowered = std::fs::write("/proc/self/oom_score_adj", "-500").is_ok();
+    if !lowered {
+        eprintln!("only half a test: this process may not lower its own value");
+    }
+    Universe::real_time(|_| async move {
+        let mut process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
+        let path = format!("/proc/{}/oom_score_adj", process.pid());
+        let value = std::fs::read_to_string(path).unwrap();
+        assert!(value.trim().parse::<i32>().unwrap() >= 0, "{value}");
+        process.stop(Duration::from_secs(5)).await;
+    });
+}

@@ -95,9 +95,12 @@ impl Stalls {
     }
 }
 
-/// The files that tell lost time, our own group's first.
+/// The files that tell lost time, our own group's first. The root of all groups, which alone has no
+/// `cgroup.events`, is no group of ours: its file tells what the machine's does.
 pub(super) fn candidates(system: &System) -> Vec<(PathBuf, Scope)> {
-    let group = CgroupV2::find(system).map(|group| (group.file("memory.pressure"), Scope::Group));
+    let group = CgroupV2::find(system).ok();
+    let group = group.filter(|group| group.file("cgroup.events").exists());
+    let group = group.map(|group| (group.file("memory.pressure"), Scope::Group));
     let machine = (system.proc("pressure/memory"), Scope::Machine);
     group.into_iter().chain([machine]).collect()
 }
@@ -174,6 +177,8 @@ mod tests {
         fixture.write("proc/self/mountinfo", mount);
         assert_eq!(read().unwrap().scope, Scope::Machine);
         fixture.write("v2/a/memory.pressure", "some avg10=0.00 total=4\n");
+        assert_eq!(read().unwrap().scope, Scope::Machine, "the root of all");
+        fixture.write("v2/a/cgroup.events", "populated 1\n");
         let reading = read().unwrap();
         assert_eq!((reading.scope, reading.some_total_us), (Scope::Group, 4));
         fixture.write("v2/a/memory.pressure", "some avg10=NaN total=4\n");
