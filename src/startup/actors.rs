@@ -85,7 +85,20 @@ impl ActorPlan {
         settings: watch::Receiver<Arc<Settings>>,
         ready: Gate,
     ) -> Result<ActorTree, ActorsError> {
-        let Self { spec, rooms, .. } = self;
+        let Self {
+            spec,
+            rooms,
+            memory,
+        } = self;
+        match memory.protect() {
+            Protection::Lowered { from } => {
+                tracing::info!(from, "the kernel is told to end other processes first");
+            }
+            Protection::Given(_) => {}
+            Protection::Refused(reason) => {
+                tracing::info!(reason, "the kernel may end this process as any other");
+            }
+        }
         let root = Root::start(spec, &rooms.tree)
             .await
             .map_err(ActorsError::Tree)?;

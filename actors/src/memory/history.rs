@@ -8,6 +8,8 @@ use serde::{Serialize, Serializer};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use super::probe::SourceStatus;
+use crate::kernel::Notice;
 use crate::kernel::pressure::{Acknowledgement, Action, Level, Stage};
 
 /// Events that are remembered.
@@ -59,6 +61,10 @@ pub enum Happening {
         /// Who did not answer in time.
         silent: Vec<String>,
     },
+    /// A source of figures began or ceased to fail or to mislead.
+    Source(SourceStatus),
+    /// A room had something to tell.
+    Notice(Notice),
     /// Memory that is free already was taken from the allocators.
     Gc {
         /// Why.
@@ -77,6 +83,8 @@ impl Happening {
             Self::Level { .. } => "level",
             Self::CleanUp { .. } => "clean_up",
             Self::Gc { .. } => "gc",
+            Self::Source(_) => "source",
+            Self::Notice(_) => "notice",
         }
     }
 }

@@ -1,21 +1,49 @@
 //! The room's metrics, all in one place.
 
-use std::time::Duration;
-
 use super::history::{Deed, GcReason};
 use super::ledger::Ledger;
+use super::probe::{Health, Scope};
+use super::supervisor::Last;
 use crate::kernel::pressure::Level;
 
 /// Writes what a reading found.
 #[allow(clippy::cast_precision_loss)]
-pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, took: Duration) {
+pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, last: &Last) {
     metrics::gauge!("headroom_memory_budget_bytes").set(ledger.budget() as f64);
     metrics::gauge!("headroom_memory_usage_bytes").set(used as f64);
     metrics::gauge!("headroom_memory_reserved_bytes").set(ledger.reserved_total() as f64);
     metrics::gauge!("headroom_memory_free_bytes").set(ledger.free() as f64);
     metrics::gauge!("headroom_memory_level").set(f64::from(level as u8));
     metrics::counter!("headroom_memory_samples_total").increment(1);
-    metrics::histogram!("headroom_memory_sample_seconds").record(took.as_secs_f64());
+    metrics::histogram!("headroom_memory_sample_seconds").record(last.took.as_secs_f64());
+    if let Some(allocator) = &last.allocator {
+        let parts = [
+            ("allocated", allocator.allocated),
+            ("active", allocator.active),
+            ("metadata", allocator.metadata),
+            ("resident", allocator.resident),
+            ("retained", allocator.retained),
+        ];
+        for (part, bytes) in parts {
+            metrics::gauge!("headroom_memory_allocator_bytes", "part" => part).set(bytes as f64);
+        }
+    }
+    if let Some(group) = &last.group {
+        metrics::gauge!("headroom_memory_group_bytes").set(group.current as f64);
+    }
+    if let Some(stalls) = &last.stalls {
+        let share = stalls.some_avg10 / 100.0;
+        metrics::gauge!("headroom_memory_stall_ratio", "scope" => stalls.scope.label()).set(share);
+    }
+    if let Some(kills) = &last.kernel_kills {
+        metrics::counter!("headroom_memory_kernel_kills_total", "scope" => kills.scope.label())
+            .absolute(kills.count);
+    }
+    for status in &last.sources {
+        let well = matches!(status.health, Health::Healthy | Health::Absent);
+        metrics::gauge!("headroom_memory_source_healthy", "source" => status.source.label())
+            .set(f64::from(u8::from(well)));
+    }
 }
 
 /// Counts a change of the level.
@@ -54,4 +82,9 @@ fn subscriber(name: &str) -> &'static str {
         "lazy-loader" => "lazy-loader",
         _ => "hosts",
     }
+}
+
+/// Counts a stall.
+pub(super) fn stall(scope: Scope) {
+    metrics::counter!("headroom_memory_stalls_total", "scope" => scope.label()).increment(1);
 }

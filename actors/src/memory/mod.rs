@@ -5,7 +5,8 @@
 //!
 //! What it owns: the budget (read from the settings, the cgroups or the machine), the reading of
 //! what the whole process tree uses, the ledger of reservations, and the one writer of the
-//! pressure level. It evicts nothing: who holds something reacts to the level.
+//! pressure level, with the plan of what is asked back at each, and the story of what happened. It
+//! evicts nothing: who holds something reacts to the level.
 //!
 //! What it guarantees:
 //! - **No reservation, no load; no room, no reservation**: a claim is granted only when what is
@@ -18,12 +19,13 @@
 //!   every ten seconds, one that grows or shrinks each time.
 //! - **Reading never blocks an actor's thread**; unasked, it takes at most a tenth of one core.
 //! - **The level rises at once and falls late** ([`next_level`]).
-//!
+//! - **Users lose what costs them least**: a clean-up asks in rounds (`plan`), reads memory after
+//!   each, and stops when enough came back. What was promised and what came are both told.
 //! - **A source that fails or lies is named and never crashes anything** ([`SourceStatus`]).
 //!
-//! What it does not see: memory that no process has mapped and that is not in one of our own
-//! anonymous files (page cache, the kernel's own structures), and pages that were swapped out.
-//! Where Headroom has a cgroup to itself, the group's working set counts such memory too.
+//! What it does not see by the processes' shares: memory that none of them has mapped and that is
+//! not in one of our own anonymous files (page cache, the kernel's own structures), and pages that
+//! were swapped out. Where there is a control group, its count shows such memory, too.
 
 mod allocator;
 mod budget;

@@ -7,12 +7,13 @@ use super::allocator::Allocator;
 use super::config::{MemoryConfig, MemoryConfigError};
 use super::entry::{BufferAccount, MemoryBudget, SharedLedger};
 use super::history::{Event, History};
-use super::probe::System;
+use super::probe::{KillCounter, System};
+use super::protection::{Protection, protect_server};
 use super::supervisor::MemorySupervisor;
 use tokio::sync::broadcast;
 
 use crate::kernel::pressure::{self, PressureReader, PressureWriter};
-use crate::kernel::{ChildSpec, Handle};
+use crate::kernel::{ChildSpec, Handle, Notices, OomCounter};
 
 /// Claims come from loads, of which there is one at a time for each thing; the rest are operators.
 const CALLS_MAX: u32 = 256;
@@ -23,6 +24,8 @@ pub(super) struct Shared {
     pub(super) ledger: SharedLedger,
     pub(super) writer: PressureWriter,
     pub(super) allocator: Arc<Allocator>,
+    /// What rooms have to tell.
+    pub(super) notices: Notices,
     config: Mutex<MemoryConfig>,
     history: Mutex<History>,
 }
@@ -78,6 +81,7 @@ impl Memory {
         let shared = Shared {
             ledger: SharedLedger::default(),
             writer,
+            notices: Notices::default(),
             allocator: Arc::new(Allocator::new()),
             config: Mutex::new(config),
             history: Mutex::default(),
@@ -120,6 +124,21 @@ impl Memory {
     /// Every event from now on. Who lags far behind misses some, and is told how many.
     pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
         self.shared.history().subscribe()
+    }
+
+    /// How often the kernel has killed for want of memory.
+    pub fn oom_counter(&self) -> Arc<dyn OomCounter> {
+        Arc::new(KillCounter::find(&self.system))
+    }
+
+    /// Protects the server from being killed first when memory runs out, where that is allowed.
+    pub fn protect(&self) -> Protection {
+        protect_server(&self.system)
+    }
+
+    /// Where rooms tell what the history of the budget should hold.
+    pub fn notices(&self) -> Notices {
+        self.shared.notices.clone()
     }
 
     /// The pressure, for those who can give something back.

@@ -19,9 +19,8 @@ const BUDGET_AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) usage: TreeUsage,
-    /// What the kernel counts for our control group and cannot easily reclaim, where the group is
-    /// ours alone.
-    pub(super) working_set: Option<u64>,
+    /// What is used by the word of our control group.
+    pub(super) counted: Option<u64>,
     pub(super) budget: BudgetReading,
     /// Everything that the kernel counts for our control group, ours alone or not.
     pub(super) group: Option<GroupUsage>,
@@ -33,13 +32,6 @@ pub(super) struct Reading {
     pub(super) sources: Vec<SourceStatus>,
     /// How long it took.
     pub(super) took: Duration,
-}
-
-impl Reading {
-    /// What is used: the larger of what the processes share and what the group counts.
-    pub(super) fn used(&self) -> u64 {
-        self.usage.total().max(self.working_set.unwrap_or(0))
-    }
 }
 
 /// Why there is no reading.
@@ -114,9 +106,9 @@ impl Sampler {
             kills: kernel_kills,
         };
         let sources = self.reporter.report(&found, began);
-        let working_set = found.working_set();
+        let counted = found.counted();
         Ok(Reading {
-            working_set,
+            counted,
             group: charged.cloned(),
             budget: last.reading.clone(),
             usage,
@@ -161,6 +153,12 @@ mod tests {
     use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
+
+    impl Reading {
+        fn used(&self) -> u64 {
+            self.usage.total().max(self.counted.unwrap_or(0))
+        }
+    }
     const GROUP: &str = "sys/fs/cgroup/a";
 
     /// A server of 300 MiB on a machine of 16 GiB, alone in a group of version 2.
@@ -245,7 +243,7 @@ mod tests {
         let reading = read(&fixture);
         assert_eq!(reading.budget.bytes, 1 << 30);
         // 400 MiB less what nobody maps of 80 MiB of cache, of which 10 MiB are mapped.
-        assert_eq!(reading.working_set, Some(330 * MIB));
+        assert_eq!(reading.counted, Some(330 * MIB));
         assert_eq!(reading.used(), 330 * MIB);
         let group = reading.group.as_ref().unwrap();
         assert_eq!((group.throttled, group.limit_hits), (Some(3), Some(7)));
@@ -304,7 +302,7 @@ mod tests {
             fixture.write(&format!("sys/fs/cgroup/memory/docker/c/{name}"), text);
         }
         let reading = read(&fixture);
-        assert_eq!(reading.working_set, Some(330 * MIB));
+        assert_eq!(reading.counted, Some(330 * MIB));
         let group = reading.group.as_ref().unwrap();
         assert_eq!((group.limit_hits, group.oom_kills), (Some(6), Some(2)));
         assert_eq!((group.anonymous, group.file, group.high), (8, 9, None));
@@ -315,7 +313,7 @@ mod tests {
             "total_inactive_file x\n",
         );
         let reading = read(&fixture);
-        assert_eq!((reading.working_set, reading.used()), (None, 300 * MIB));
+        assert_eq!((reading.counted, reading.used()), (None, 300 * MIB));
         let v1 = status(&reading, Source::CgroupV1);
         assert_status(v1, true, Health::Failing, "memory.stat is not understood");
     }
@@ -416,17 +414,28 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_not_ours_alone_limits_us_and_counts_for_nothing() {
+    fn in_a_group_that_is_not_ours_alone_what_others_leave_below_its_limit_counts() {
         let fixture = in_v2();
         fixture.write(&format!("{GROUP}/cgroup.procs"), "100\n4711\n");
         let reading = read(&fixture);
-        assert_eq!((reading.working_set, reading.used()), (None, 300 * MIB));
+        assert_eq!(reading.counted, Some(330 * MIB));
+        let tighter = MemoryConfig {
+            limit: Some(512 * MIB),
+            ..MemoryConfig::default()
+        };
+        let system = fixture.system();
+        let mut sampler = Sampler::new(&system, Arc::new(Allocator::new()));
+        let reading = sampler.read(&tighter).unwrap();
+        // 694 MiB are left below the group's limit: more than our own leaves.
+        assert_eq!((reading.counted, reading.used()), (Some(0), 300 * MIB));
+        let reading = read(&fixture);
         assert_eq!(reading.budget.bytes, 1 << 30);
         assert!(reading.group.is_some());
         let v2 = status(&reading, Source::CgroupV2);
         assert_status(v2, true, Health::Misleading, "shared with process 4711");
         fixture.write(&format!("{GROUP}/cgroup.procs"), "everybody\n");
         let reading = read(&fixture);
+        assert_eq!((reading.counted, reading.used()), (None, 300 * MIB));
         let v2 = status(&reading, Source::CgroupV2);
         assert_status(v2, true, Health::Failing, "does not tell its processes");
     }

@@ -146,8 +146,10 @@ impl Reporter {
             }
             (Ok(usage), Others::Stranger(pid)) => {
                 let directory = usage.directory.display();
+                status.in_use = found.counted().is_some();
                 status.doubt(format!(
-                    "count: not used, since {directory} is shared with process {pid}"
+                    "count: {directory} is shared with process {pid}; only what it leaves below \
+                     its limit counts"
                 ));
             }
             (Ok(usage), Others::Unknown) => {
@@ -183,8 +185,26 @@ impl Found<'_> {
         (self.others == Others::None).then(|| usage.working_set())
     }
 
+    /// What the group's count says of the budget: all of it is ours where the group is; where it is
+    /// shared, what others leave below its limit is all that there is, whoever took the rest.
+    pub(super) fn counted(&self) -> Option<u64> {
+        let (source, usage) = self.groups.charged()?;
+        match self.others {
+            Others::None => Some(usage.working_set()),
+            Others::Stranger(_) => {
+                let said = self.budget.considered.iter();
+                let limit = said
+                    .filter(|said| said.source.probe() == source)
+                    .find_map(|said| said.bytes)?;
+                let left = limit.saturating_sub(usage.working_set());
+                Some(self.budget.bytes.saturating_sub(left))
+            }
+            Others::Unknown => None,
+        }
+    }
+
     fn used(&self) -> u64 {
-        self.usage.total().max(self.working_set().unwrap_or(0))
+        self.usage.total().max(self.counted().unwrap_or(0))
     }
 
     /// Whether the processes' shares and the group's count contradict each other. Estimates prove

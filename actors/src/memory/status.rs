@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::allocator::AllocatorStats;
 use super::budget::BudgetReading;
 use super::history::Event;
 use super::ledger::{BufferStatus, EntryStatus};
-use super::probe::TreeUsage;
+use super::probe::{GroupUsage, KernelKills, SourceStatus, StallReading, TreeUsage};
 use crate::kernel::pressure::Level;
 
 /// The state of the memory budget at one moment. All sizes in bytes.
@@ -33,10 +34,20 @@ pub struct MemoryStatus {
     pub kinds: Vec<KindUsage>,
     /// What is in anonymous files that no process maps; part of `used_bytes`.
     pub shared_file_bytes: u64,
-    /// What the kernel counts for the control group, less what it can reclaim easily; only where
-    /// the server has the group to itself.
+    /// What the kernel counts for the control group, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub working_set_bytes: Option<u64>,
+    pub group: Option<GroupUsage>,
+    /// Time lost waiting for memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stalls: Option<StallReading>,
+    /// What the server's own allocator holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocator: Option<AllocatorStats>,
+    /// Processes that the kernel has killed for want of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_kills: Option<KernelKills>,
+    /// Every source of these figures: whether it is used, whether it is to be believed, and why.
+    pub sources: Vec<SourceStatus>,
     /// The age of these numbers.
     pub read_seconds_ago: f64,
     /// How long it took to read them.

@@ -8,6 +8,7 @@
 mod cleaning;
 mod collecting;
 mod reading;
+mod stalling;
 
 use std::sync::Arc;
 
@@ -19,7 +20,9 @@ use tokio::time::Instant;
 use self::cleaning::CleanUp;
 use self::collecting::Collector;
 pub use self::collecting::{CollectGarbage, GcReport};
-use self::reading::{Last, Mark, read};
+pub(super) use self::reading::Last;
+use self::reading::{Mark, read};
+use self::stalling::Stalling;
 use super::config::{MemoryConfig, MemoryConfigError};
 use super::metrics;
 use super::probe::System;
@@ -42,6 +45,7 @@ pub struct MemorySupervisor {
     timer: Option<SpawnHandle>,
     clean_up: Option<CleanUp>,
     collector: Collector,
+    stalls: Stalling,
     /// What the last reading found in use.
     used_last: Option<u64>,
     /// Whether the last reading failed, so that a lasting failure is logged once.
@@ -70,6 +74,7 @@ impl MemorySupervisor {
             timer: None,
             clean_up: None,
             collector: Collector::default(),
+            stalls: Stalling::default(),
             used_last: None,
             failing: false,
         }
@@ -90,6 +95,8 @@ impl Child for MemorySupervisor {
         Box::pin(read.map(move |outcome, actor, context| {
             let ended = actor.take_back(mark, outcome, context);
             actor.schedule(context);
+            actor.listen_to_kernel(context);
+            actor.listen_to_rooms(context);
             ended.map_err(Exit::error)
         }))
     }
@@ -250,7 +257,11 @@ impl MemorySupervisor {
             level_for_seconds: history.held().as_secs_f64(),
             kinds: KindUsage::of(usage),
             shared_file_bytes: usage.shared_files,
-            working_set_bytes: last.working_set,
+            group: last.group.clone(),
+            stalls: last.stalls.clone(),
+            allocator: last.allocator,
+            kernel_kills: last.kernel_kills,
+            sources: last.sources.clone(),
             read_seconds_ago: last.mark.began.elapsed().as_secs_f64(),
             reading_seconds: last.took.as_secs_f64(),
             entries: ledger.entries(),

@@ -249,7 +249,13 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
             ),
             level(Level::Critical, Level::Normal, 0),
         ];
-        let happened: Vec<_> = events.iter().map(|event| event.happening.clone()).collect();
+        let mut happened: Vec<_> = events.iter().map(|event| event.happening.clone()).collect();
+        for happening in &mut happened {
+            if let Happening::CleanUp { actions, .. } = happening {
+                // Our own allocator's part is another test's.
+                actions.retain(|deed| deed.by != "memory");
+            }
+        }
         assert_eq!(happened, expected);
         // Who subscribed was told the same.
         for event in &events {
@@ -265,20 +271,18 @@ fn a_high_level_asks_for_the_cheapest_first_and_again_while_it_lasts() {
         let fixture = server();
         fixture.process(101, OWN, "hr:model", 720);
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
+        // Asked in every round, so that none is over before it was seen.
+        let mut host = memory.pressure().subscribe("host", Stage::Slack);
         let root = universe.start(spec(&memory)).await;
         let mut asked = Vec::new();
         while asked.len() < 6 {
-            let pressure = loader.changed().await.unwrap();
+            let pressure = host.changed().await.unwrap();
             if let Some(through) = pressure.through {
                 assert_eq!(pressure.level, Level::High);
                 asked.push(through);
-            }
-            if pressure.asks(Stage::Idle) {
-                loader.acknowledge(pressure.epoch, Vec::new());
+                host.acknowledge(pressure.epoch, Vec::new());
             }
         }
-        // A level may follow the next within one wait of the subscriber, never out of order.
         let order = [Stage::Slack, Stage::Connections, Stage::Idle];
         assert_eq!(asked, [order, order].concat());
         root.stop().await;
@@ -524,7 +528,7 @@ fn a_real_group_of_version_1_limits_what_is_in_it() {
     assert_eq!(reading.budget.source, BudgetSource::CgroupV1);
     assert_eq!(reading.budget.bytes, LIMIT);
     // The group is that process's alone, so what the kernel counts for it is told as well.
-    assert!(reading.working_set.is_some());
+    assert!(reading.counted.is_some());
     assert_eq!(reading.usage.processes.len(), 1);
     let tighter = MemoryConfig {
         limit: Some(LIMIT / 2),

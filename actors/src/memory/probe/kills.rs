@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{CgroupV1, CgroupV2, Scope, System, read_text, stat_value};
+use crate::kernel::OomCounter;
 
 /// A count of processes that the kernel has killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,6 +49,12 @@ impl KillCounter {
                 scope: *scope,
             })
         })
+    }
+}
+
+impl OomCounter for KillCounter {
+    fn oom_kills(&self) -> Option<u64> {
+        self.read().map(|kills| kills.count)
     }
 }
 

@@ -60,6 +60,16 @@ pub enum Scope {
     Machine,
 }
 
+impl Scope {
+    /// A fixed word for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Group => "group",
+            Self::Machine => "machine",
+        }
+    }
+}
+
 /// Why a source says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Silence {

@@ -68,7 +68,8 @@ impl MemorySupervisor {
             let history = self.shared.history();
             (history.level(), history.held())
         };
-        let to = next_level(from, used_share(used, budget), held, &levels);
+        let share = self.stalls.raise(used_share(used, budget), &levels);
+        let to = next_level(from, share, held, &levels);
         let wanted = wanted_bytes(to, used, budget, &levels);
         let verified = self.verify(began, used, from);
         if to != from {

@@ -109,7 +109,7 @@ impl MemorySupervisor {
     }
 
     /// Tasks stalled for want of memory.
-    pub(super) fn on_stall(&mut self, context: &mut Context<Self>) {
+    pub(super) fn collect_on_stall(&mut self, context: &mut Context<Self>) {
         let paused = self.collector.last_stall;
         if self.collector.running.is_none()
             && paused.is_none_or(|last| last.elapsed() >= STALL_PAUSE)

@@ -7,9 +7,12 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context};
 use tokio::time::Instant;
 
+use super::super::allocator::AllocatorStats;
 use super::super::budget::BudgetReading;
 use super::super::config::MemoryConfig;
+use super::super::history::Happening;
 use super::super::metrics;
+use super::super::probe::{GroupUsage, Health, KernelKills, SourceStatus, StallReading};
 use super::super::sampler::{Reading, SampleError, Sampler};
 use super::{MemorySupervisor, Waiting, Wish};
 use crate::kernel::chain;
@@ -22,16 +25,20 @@ const FRESH: Duration = Duration::from_millis(50);
 const PAUSE_PER_READING: u32 = 9;
 
 /// The last reading, apart from what the ledger took over.
-pub(super) struct Last {
-    pub(super) mark: Mark,
-    pub(super) took: Duration,
-    pub(super) budget: BudgetReading,
-    pub(super) working_set: Option<u64>,
+pub(in crate::memory) struct Last {
+    pub(in crate::memory) mark: Mark,
+    pub(in crate::memory) took: Duration,
+    pub(in crate::memory) budget: BudgetReading,
+    pub(in crate::memory) group: Option<GroupUsage>,
+    pub(in crate::memory) stalls: Option<StallReading>,
+    pub(in crate::memory) allocator: Option<AllocatorStats>,
+    pub(in crate::memory) kernel_kills: Option<KernelKills>,
+    pub(in crate::memory) sources: Vec<SourceStatus>,
 }
 
 /// When a reading began.
 #[derive(Clone, Copy)]
-pub(super) struct Mark {
+pub(in crate::memory) struct Mark {
     pub(super) began: Instant,
     /// [`Ledger::given_back`](super::super::Ledger::given_back) at that moment.
     given_back: u64,
@@ -156,20 +163,52 @@ impl MemorySupervisor {
         let used = {
             let mut ledger = self.shared.ledger.lock();
             ledger.set_budget(reading.budget.bytes);
-            ledger.measure(reading.usage, reading.working_set);
+            ledger.measure(reading.usage, reading.counted);
             ledger.used()
         };
         let took = reading.took;
+        let mut sources = reading.sources;
+        sources.extend(self.stalls.status());
+        self.tell_sources(&sources, used);
+        if let Some(stalls) = &reading.stalls {
+            self.heed_samples(stalls, context);
+        }
         self.follow(mark.began, used, reading.budget.bytes, context);
         self.collect(mark.began, used, context);
         let level = self.shared.history().level();
-        metrics::reading(&self.shared.ledger.lock(), used, level, took);
-        self.last = Some(Last {
+        let last = Last {
             mark,
             took,
             budget: reading.budget,
-            working_set: reading.working_set,
-        });
+            group: reading.group,
+            stalls: reading.stalls,
+            allocator: reading.allocator,
+            kernel_kills: reading.kernel_kills,
+            sources,
+        };
+        metrics::reading(&self.shared.ledger.lock(), used, level, &last);
+        self.last = Some(last);
+    }
+
+    /// Tells which sources began or ceased to fail or to mislead.
+    fn tell_sources(&self, now: &[SourceStatus], used: u64) {
+        let before = self.last.as_ref().map_or(&[][..], |last| &last.sources);
+        for status in SourceStatus::changes(before, now) {
+            let (source, detail) = (status.source.label(), &status.detail);
+            match status.health {
+                Health::Healthy | Health::Absent => {
+                    tracing::info!(source, detail, "a source of memory figures is well again");
+                }
+                Health::Failing => {
+                    tracing::warn!(source, detail, "a source of memory figures fails")
+                }
+                Health::Misleading => {
+                    tracing::warn!(source, detail, "a source of memory figures misleads");
+                }
+            }
+            let happening = Happening::Source(status.clone());
+            self.shared.history().record(used, used, happening);
+        }
     }
 }
 
