@@ -14,7 +14,7 @@ use headroom_actors::kernel::{
 };
 use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, PolicyKind, SetLoadDeadline};
 use headroom_actors::memory::{
-    BufferAccount, Levels, Memory, MemoryConfig, MemoryConfigError, Reconfigure,
+    BufferAccount, Levels, Memory, MemoryConfig, MemoryConfigError, Protection, Reconfigure,
 };
 use headroom_actors::model::{ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
