@@ -99,7 +99,8 @@ pub struct Ledger {
     next_id: u64,
     /// Grows whenever memory may have been given back that the last sample still shows.
     given_back: u64,
-    /// Bytes given back since that was last asked.
+    /// Bytes of buffers, which leave the allocator of this process with free pages, given back since
+    /// that was last asked.
     released: u64,
 }
 
@@ -259,8 +260,7 @@ impl Ledger {
     /// Removes the entry. What its processes still use then counts for nobody in particular, until
     /// a measurement shows it gone.
     pub fn release(&mut self, id: EntryId) {
-        if let Some(account) = self.accounts.remove(&id) {
-            self.released = self.released.saturating_add(account.counted());
+        if self.accounts.remove(&id).is_some() {
             self.attached.retain(|_, other| *other != id);
             self.given_back += 1;
             self.attribute();
@@ -318,7 +318,7 @@ impl Ledger {
         self.given_back
     }
 
-    /// Whether `bytes` or more were given back since this was last true.
+    /// Whether `bytes` or more of buffers were given back since this was last true.
     pub fn take_released(&mut self, bytes: u64) -> bool {
         let many = self.released >= bytes;
         if many {

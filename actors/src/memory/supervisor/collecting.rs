@@ -23,7 +23,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Much given back at once is at least this many bytes.
 const BIG_RELEASE: u64 = 64 << 20;
 
-/// What a scheduled purge must give to be worth an event.
+/// What a purge that nobody asked for must give to be worth an event.
 const NOTEWORTHY: u64 = 1 << 20;
 
 /// Time between two purges because of stalls.
@@ -185,7 +185,7 @@ impl MemorySupervisor {
         let actors = Deed::all(came);
         let gained: u64 = actors.iter().map(|deed| deed.action.gained_bytes()).sum();
         metrics::gc(running.reason, &actors);
-        if running.reason != GcReason::Schedule || gained >= NOTEWORTHY {
+        if running.reason == GcReason::Request || gained >= NOTEWORTHY {
             tracing::info!(
                 reason = running.reason.label(),
                 used_before_bytes = running.used_before,
