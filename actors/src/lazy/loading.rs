@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::error::AcquireError;
 use super::lease::{Lease, Uses};
 use super::loader::{Acquired, Loader};
-use super::policy::Usage;
 use super::slot::{Failure, Held, Stage, State};
 use crate::kernel::{Load, LoadError, LoadFault, Loaded, Reservation, Ticket};
 
@@ -163,10 +162,7 @@ impl Loader {
             "resource loaded"
         );
         let uses = Uses::new(name, idle);
-        slot.usage = Usage {
-            last_use: now,
-            ..Usage::default()
-        };
+        slot.usage.last_use = now;
         for waiter in std::mem::take(&mut slot.waiters) {
             if !waiter.is_closed() {
                 self.policy.touch(&mut slot.usage, now);

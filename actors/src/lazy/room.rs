@@ -334,15 +334,8 @@ impl Loader {
 
     /// Sends `names` on their way out to make room.
     pub(super) fn evict(&mut self, names: &[String], reason: Reason, context: &mut Context<Self>) {
-        let candidates = self.candidates();
-        let leaving = candidates
-            .iter()
-            .filter(|candidate| names.iter().any(|name| name == candidate.name));
-        let worths: Vec<f64> = leaving.map(|it| self.policy.worth(it)).collect();
-        for worth in worths {
-            self.policy.evicted(worth);
-        }
         for name in names {
+            self.policy.evicted();
             self.drain(name, reason, context);
         }
     }

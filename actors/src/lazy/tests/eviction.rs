@@ -364,3 +364,23 @@ fn what_was_once_popular_ages_by_what_goes_in_its_stead() {
         yard.close().await;
     });
 }
+
+#[test]
+fn popularity_outlives_an_unload() {
+    paused(|universe| async move {
+        let resources = things(&[("popular", 40), ("other", 40), ("next", 40)]);
+        let yard = Yard::open(&universe, 100, resources).await;
+        for _ in 0..5 {
+            yard.touch("popular").await;
+        }
+        unload(&yard, "popular").await;
+        yard.touch("popular").await;
+        sleep(SECOND).await;
+        for _ in 0..3 {
+            yard.touch("other").await;
+        }
+        yard.touch("next").await;
+        assert_eq!(yard.ready().await, ["next", "popular"]);
+        yard.close().await;
+    });
+}
