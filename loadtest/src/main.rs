@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "its report is what it is for")]
 
 mod client;
+mod policy;
 mod report;
 mod sample;
 mod scenario;
@@ -57,6 +58,14 @@ struct Arguments {
     /// Also write the figures to this file.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// For `policy`: replay this trace instead of the built-in ones. A request a line: name, bytes,
+    /// seconds to load.
+    #[arg(long)]
+    trace: Option<PathBuf>,
+    /// For `policy` with a trace: the bytes that it is replayed within. Otherwise a third of what all
+    /// its models take.
+    #[arg(long, requires = "trace")]
+    budget: Option<u64>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -69,8 +78,10 @@ enum Scenario {
     Load,
     /// Latency and throughput of inference, beside a bare forward.
     Infer,
-    /// All of them.
+    /// All of the above.
     All,
+    /// Eviction policies beside an offline optimum. A replay: starts no server, measures nothing.
+    Policy,
 }
 
 fn main() -> ExitCode {
@@ -85,6 +96,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
+    if let Scenario::Policy = arguments.scenario {
+        return policy::compare(arguments.trace.as_deref(), arguments.budget);
+    }
     let binaries = Binaries::at(&arguments.server)?;
     let mut report = Report::begin();
     let scenario = arguments.scenario;

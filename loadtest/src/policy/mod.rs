@@ -1,0 +1,151 @@
+//! How near eviction comes to an optimum that knows the future: the lazy loader's own policy code,
+//! replaying traces. See `docs/eviction.md`.
+//!
+//! Nothing is measured here and no server is started, but for how long a choice takes: the table is
+//! the same at every run.
+
+mod bound;
+mod flow;
+mod generate;
+mod offline;
+mod optimum;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use headroom_actors::lazy::{Candidate, PolicyKind, Usage, choose};
+
+use crate::Error;
+use bound::lower_bound;
+use generate::{Random, Sample, samples};
+use offline::{Informed, feasible};
+use optimum::optimum;
+use replay::{Keeper, NoRoom, Online, replay};
+use trace::Trace;
+
+/// Requests of each built-in trace.
+const REQUESTS: usize = 8_000;
+
+/// All models together are this many times as large as the budget.
+const WORKING_SET: u64 = 3;
+
+/// Shows the table for the built-in traces, or for the trace in `file` within `budget` bytes; else the
+/// budget is a third of what there is.
+pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<(), Error> {
+    let samples = match file {
+        Some(path) => vec![read(path)?],
+        None => samples(REQUESTS),
+    };
+    println!(
+        "| trace | requests | lru s | gdsf s | popularity known s | feasible offline s \
+         | lower bound s | gdsf / feasible | gdsf / bound |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for sample in &samples {
+        let budget = budget.unwrap_or_else(|| third(&sample.trace));
+        println!("{}", row(sample, budget).map_err(refused)?);
+    }
+    println!();
+    for candidates in [200, 2000] {
+        for kind in [PolicyKind::Lru, PolicyKind::Gdsf] {
+            let (one, half) = choice_times(kind, candidates);
+            println!(
+                "a choice among {candidates} by {kind}: {one:.1?} for one victim, {half:.1?} for half"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Sample, Error> {
+    let name = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(Error::io(format!("cannot read {name}")))?;
+    let trace = Trace::parse(&text).map_err(|error| Error::Program(format!("{name}: {error}")))?;
+    Ok(Sample {
+        name,
+        trace,
+        informed: None,
+    })
+}
+
+fn refused(error: NoRoom) -> Error {
+    Error::Program(error.to_string())
+}
+
+/// A third of what there is, but room for each model at least.
+fn third(trace: &Trace) -> u64 {
+    (trace.bytes() / WORKING_SET).max(trace.largest())
+}
+
+fn row(sample: &Sample, budget: u64) -> Result<String, NoRoom> {
+    let Sample {
+        name,
+        trace,
+        informed,
+    } = sample;
+    let run = |keeper: &mut dyn Keeper| {
+        let outcome = replay(trace, budget, keeper)?;
+        Ok(outcome.reload.as_secs_f64())
+    };
+    let lru = run(&mut Online::new(PolicyKind::Lru, trace))?;
+    let gdsf = run(&mut Online::new(PolicyKind::Gdsf, trace))?;
+    let informed = match informed {
+        Some(informed) => format!("{:.1}", run(&mut Informed::new(informed))?),
+        None => String::new(),
+    };
+    let bound = lower_bound(trace, budget);
+    let optimum = optimum(trace, budget);
+    let mark = if optimum.is_some() { " (optimal)" } else { "" };
+    let feasible = match optimum {
+        Some(optimum) => optimum,
+        None => feasible(trace, budget, &bound)?.reload.as_secs_f64(),
+    };
+    let requests = trace.requests.len();
+    let least = bound.seconds;
+    let ratios = format!("{:.2} | {:.2}", gdsf / feasible, gdsf / least);
+    Ok(format!(
+        "| {name} | {requests} | {lru:.1} | {gdsf:.1} | {informed} | {feasible:.1}{mark} | {least:.1} | {ratios} |"
+    ))
+}
+
+/// The median times of a choice of one victim, and of half of all bytes.
+fn choice_times(kind: PolicyKind, count: usize) -> (Duration, Duration) {
+    let mut random = Random::new(count as u64);
+    let names: Vec<String> = (0..count).map(|index| format!("model-{index}")).collect();
+    let candidates: Vec<_> = names
+        .iter()
+        .map(|name| Candidate {
+            name,
+            bytes: 1 + random.next() % 1000,
+            pinned: random.next().is_multiple_of(20),
+            leases: usize::from(random.next().is_multiple_of(5)),
+            holds: Vec::new(),
+            usage: Usage {
+                frequency: (random.next() % 100) as f64,
+                last_use: Duration::from_millis(random.next() % 100_000),
+                ..Usage::default()
+            },
+            reload: Duration::from_millis(random.next() % 1000),
+        })
+        .collect();
+    let policy = kind.policy();
+    let half = candidates.iter().map(|it| it.bytes).sum::<u64>() / 2;
+    let median = |need| {
+        let mut times: Vec<_> = (0..201)
+            .map(|_| {
+                let begun = Instant::now();
+                black_box(choose(&*policy, black_box(&candidates), need));
+                begun.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    (median(1), median(half))
+}

@@ -1,0 +1,182 @@
+//! Traces: which models were asked for, in order.
+//!
+//! As a text file: one request a line, with the model's name, its bytes while loaded, and the seconds
+//! that loading it takes (or would take) at this point, separated by blanks. Empty lines, and what
+//! follows a `#`, do not count:
+//!
+//! ```text
+//! # name   bytes      seconds
+//! vad      9437184    0.068
+//! encoder  209715200  0.410
+//! vad      9437184    0.071
+//! ```
+//!
+//! The bytes of one name must always be the same; the seconds may differ from load to load.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// No model is larger; so no sum of them overflows.
+const BYTES_MAX: u64 = 1 << 50;
+
+/// What can be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// Which one is asked for, as an index of [`Trace::models`].
+    pub(crate) model: usize,
+    /// How long it takes to load, should it not be loaded.
+    pub(crate) reload: Duration,
+}
+
+/// Requests, in order, and the models that they are for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Trace {
+    pub(crate) models: Vec<Model>,
+    pub(crate) requests: Vec<Request>,
+}
+
+/// Why a text is no trace.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TraceError {
+    #[error("line {line} is not a name, bytes and seconds")]
+    Malformed { line: usize },
+    #[error("line {line}: {name:?} had {before} bytes before")]
+    Resized {
+        line: usize,
+        name: String,
+        before: u64,
+    },
+    #[error("there is no request in it")]
+    Empty,
+}
+
+impl Trace {
+    /// Reads the text form.
+    pub(crate) fn parse(text: &str) -> Result<Self, TraceError> {
+        let mut trace = Self::default();
+        let mut known = HashMap::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default();
+            if line.trim().is_empty() {
+                continue;
+            }
+            let number = index + 1;
+            let (name, bytes, reload) =
+                fields(line).ok_or(TraceError::Malformed { line: number })?;
+            let model = *known.entry(name.to_owned()).or_insert_with(|| {
+                let name = name.to_owned();
+                trace.models.push(Model { name, bytes });
+                trace.models.len() - 1
+            });
+            let before = trace.models[model].bytes;
+            if before != bytes {
+                return Err(TraceError::Resized {
+                    line: number,
+                    name: name.to_owned(),
+                    before,
+                });
+            }
+            trace.requests.push(Request { model, reload });
+        }
+        if trace.requests.is_empty() {
+            return Err(TraceError::Empty);
+        }
+        Ok(trace)
+    }
+
+    /// Bytes of all its models together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.models.iter().map(|model| model.bytes).sum()
+    }
+
+    /// Bytes of its largest model: no budget may be less.
+    pub(crate) fn largest(&self) -> u64 {
+        let bytes = self.models.iter().map(|model| model.bytes);
+        bytes.max().unwrap_or_default()
+    }
+
+    /// For each request, the next one for the same model.
+    pub(crate) fn next_uses(&self) -> Vec<Option<usize>> {
+        let mut coming = vec![None; self.models.len()];
+        let mut next: Vec<_> = (0..self.requests.len())
+            .rev()
+            .map(|at| coming[self.requests[at].model].replace(at))
+            .collect();
+        next.reverse();
+        next
+    }
+
+    pub(crate) fn bytes_at(&self, at: usize) -> u64 {
+        self.models[self.requests[at].model].bytes
+    }
+
+    /// Seconds that a load takes at request `at`.
+    pub(crate) fn seconds_at(&self, at: usize) -> f64 {
+        self.requests[at].reload.as_secs_f64()
+    }
+}
+
+fn fields(line: &str) -> Option<(&str, u64, Duration)> {
+    let mut words = line.split_whitespace();
+    let name = words.next()?;
+    let bytes = words.next()?.parse().ok()?;
+    if !(1..=BYTES_MAX).contains(&bytes) {
+        return None;
+    }
+    let seconds = words.next()?.parse().ok()?;
+    let reload = Duration::try_from_secs_f64(seconds).ok()?;
+    words.next().is_none().then_some((name, bytes, reload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_read_line_by_line() {
+        let text = "# a trace\na 10 0.5 # first\n\n b\t20 1\na 10 0.25\n";
+        let trace = Trace::parse(text).unwrap();
+        let request = |model, millis| Request {
+            model,
+            reload: Duration::from_millis(millis),
+        };
+        assert_eq!(
+            trace.requests,
+            [request(0, 500), request(1, 1000), request(0, 250)]
+        );
+        assert_eq!(trace.models[1].name, "b");
+        assert_eq!((trace.bytes(), trace.largest()), (30, 20));
+        assert_eq!(trace.next_uses(), [Some(2), None, None]);
+    }
+
+    #[test]
+    fn what_is_no_trace_is_refused_with_its_line() {
+        for bad in [
+            "a",
+            "a 1",
+            "a x 1",
+            "a 0 1",
+            "a 9000000000000000 1",
+            "a 1 -1",
+            "a 1 nan",
+            "a 1 1 1",
+        ] {
+            let text = format!("a 1 1\n{bad}\n");
+            assert_eq!(
+                Trace::parse(&text).unwrap_err(),
+                TraceError::Malformed { line: 2 },
+                "{bad}"
+            );
+        }
+        let resized = Trace::parse("a 1 1\na 2 1").unwrap_err();
+        assert_eq!(resized.to_string(), "line 2: \"a\" had 1 bytes before");
+        assert_eq!(Trace::parse("# nothing\n"), Err(TraceError::Empty));
+    }
+}
