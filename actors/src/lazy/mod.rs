@@ -57,6 +57,6 @@ pub use messages::{
     Unloaded,
 };
 pub use policy::{
-    Candidate, Gdsf, Lru, Policy, PolicyKind, UnknownPolicy, Usage, choose, evictable,
+    Candidate, Count, Gdsf, Lru, Policy, PolicyKind, UnknownPolicy, Usage, choose, evictable,
 };
 pub use status::ResourceStatus;

@@ -14,14 +14,41 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// A count of uses in which each loses half its weight in each half-life.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Count {
+    /// What the uses weighed together at `age`.
+    pub amount: f64,
+    /// When the last one came, in half-lives.
+    pub age: f64,
+}
+
+impl Count {
+    fn add(&mut self, age: f64) {
+        *self = Self {
+            amount: self.at(age) + 1.0,
+            age,
+        };
+    }
+
+    fn at(&self, age: f64) -> f64 {
+        self.amount * (self.age - age).exp2()
+    }
+
+    /// Which part of `all`, to which the last use was added, is this.
+    fn share(&self, all: &Self) -> f64 {
+        self.at(all.age) / all.amount.max(1.0)
+    }
+}
+
 /// How a resource has been used, as far as policies care. It outlives unloads: what was popular is
 /// so when it comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Usage {
-    /// Its uses up to the last one, earlier ones counting less.
-    pub frequency: f64,
-    /// The policy's age at the last use, in half-lives of a use; 0 for policies without one.
-    pub age: f64,
+    /// Its uses in the long run. Policies that do not care leave it empty.
+    pub popularity: Count,
+    /// Its latest uses. Policies that do not care leave it empty.
+    pub recent: Count,
     /// When it was last used, from any fixed moment on.
     pub last_use: Duration,
 }
@@ -69,48 +96,76 @@ impl Policy for Lru {
     }
 }
 
-/// Evictions after which a use counts half. From 150 to 400 the table in `docs/eviction.md` hardly
-/// changes; fewer forget what is asked for rarely, more are slow when popularity shifts.
+/// Evictions after which a use counts half for popularity. From 150 to 400 the table in
+/// `docs/eviction.md` hardly changes; fewer forget what is asked for rarely, more are slow when
+/// popularity shifts.
 const HALF_LIFE_EVICTIONS: f64 = 200.0;
 
-/// Time after which a use counts half: where nothing was evicted for long, what was popular then need
-/// not be so now.
+/// Time after which a use counts half for popularity: where nothing was evicted for long, what was
+/// popular then need not be so now.
 const HALF_LIFE_SECONDS: f64 = 6.0 * 3600.0;
+
+/// Uses, of anything, after which a use counts half as a recent one.
+const RECENT_USES: f64 = 50.0;
+
+/// Time after which a use counts half as a recent one, should so few others come.
+const RECENT_SECONDS: f64 = 1800.0;
+
+/// How far recent uses must be from what popularity makes expect, to be believed instead of it: two
+/// standard deviations, as a square.
+const SURPRISE: f64 = 4.0;
 
 /// What saves least reload time per byte goes first.
 ///
-/// A use counts half after some evictions or hours (LRFU: D. Lee et al., "LRFU: A Spectrum of Policies
-/// that Subsumes the Least Recently Used and Least Frequently Used Policies", IEEE Transactions on
-/// Computers 50(12), 2001), and counts on after an unload. GreedyDual-Size-Frequency itself forgets
-/// with the unload and adds a rising floor to all that is used. Both lose against this in a replay: a
-/// model's chance to be asked for again does not depend on whether it was evicted, and the floor blurs
-/// differences in popularity that last.
+/// The frequency is a resource's share in all uses, in the long run: a use counts half after some
+/// evictions or hours (LRFU: D. Lee et al., "LRFU: A Spectrum of Policies that Subsumes the Least
+/// Recently Used and Least Frequently Used Policies", IEEE Transactions on Computers 50(12), 2001),
+/// and counts on after an unload. GreedyDual-Size-Frequency itself forgets with the unload and adds a
+/// rising floor to all that is used. A replay shows both to lose: a model's chance to be asked for
+/// again does not depend on whether it was evicted, and the floor blurs lasting differences.
 ///
-/// Evictions are the clock, and not uses, so that one thing asked for thousands of times a second does
-/// not make all others look forgotten.
+/// But users come and go, and what many requests in a row asked for will be asked for again. Where the
+/// latest uses differ from the long run by more than chance explains, their share counts instead.
+///
+/// Evictions are the clock of popularity, and not uses, so that one thing asked for thousands of times
+/// a second does not make all others look forgotten.
 #[derive(Debug, Default)]
 pub struct Gdsf {
     evictions: f64,
-    last_use: Duration,
+    uses: f64,
+    /// Of everything.
+    popularity: Count,
+    recent: Count,
 }
 
 impl Gdsf {
-    /// In half-lives.
-    fn age(&self) -> f64 {
-        self.evictions / HALF_LIFE_EVICTIONS + self.last_use.as_secs_f64() / HALF_LIFE_SECONDS
-    }
-
-    /// What its uses count by now.
+    /// Which part of all uses to come is probably this one's.
     fn frequency(&self, usage: &Usage) -> f64 {
-        usage.frequency * (usage.age - self.age()).exp2()
+        let usual = usage.popularity.share(&self.popularity);
+        let recent = usage.recent.share(&self.recent);
+        let (expected, seen) = (usual * self.recent.amount, recent * self.recent.amount);
+        if (seen - expected).powi(2) > SURPRISE * (expected + 1.0) {
+            recent
+        } else {
+            usual
+        }
     }
 }
 
 impl Policy for Gdsf {
     fn touch(&mut self, usage: &mut Usage, now: Duration) {
-        self.last_use = self.last_use.max(now);
-        usage.frequency = self.frequency(usage) + 1.0;
-        usage.age = self.age();
+        self.uses += 1.0;
+        let seconds = now.as_secs_f64();
+        let popularity = self.evictions / HALF_LIFE_EVICTIONS + seconds / HALF_LIFE_SECONDS;
+        let recent = self.uses / RECENT_USES + seconds / RECENT_SECONDS;
+        for (count, age) in [
+            (&mut self.popularity, popularity),
+            (&mut usage.popularity, popularity),
+            (&mut self.recent, recent),
+            (&mut usage.recent, recent),
+        ] {
+            count.add(age);
+        }
         usage.last_use = now;
     }
 
@@ -298,6 +353,10 @@ mod tests {
 
     use super::*;
 
+    fn count(amount: f64) -> Count {
+        Count { amount, age: 0.0 }
+    }
+
     fn candidate(name: &'static str, bytes: u64, last_use: u64) -> Candidate<'static> {
         Candidate {
             name,
@@ -306,8 +365,8 @@ mod tests {
             leases: 0,
             holds: Vec::new(),
             usage: Usage {
-                frequency: 1.0,
-                age: 0.0,
+                popularity: count(1.0),
+                recent: Count::default(),
                 last_use: Duration::from_secs(last_use),
             },
             reload: Duration::from_secs(1),
@@ -353,7 +412,7 @@ mod tests {
         let often = Candidate {
             name: "often",
             usage: Usage {
-                frequency: 9.0,
+                popularity: count(9.0),
                 ..plain.usage
             },
             ..plain.clone()
@@ -390,31 +449,41 @@ mod tests {
 
     #[test]
     fn gdsf_lets_what_was_once_popular_age_by_evictions_and_by_time() {
-        // 20 uses are worth one after log2(20) = 4.3 half-lives.
         let by_evictions = rounds_until_aged(&mut Gdsf::default(), true, Duration::ZERO);
-        assert_eq!(by_evictions, 865);
+        assert!((200..900).contains(&by_evictions), "{by_evictions}");
+        // 20 uses are worth one after log2(20) = 4.3 half-lives.
         let hour = Duration::from_secs(3600);
         assert_eq!(rounds_until_aged(&mut Gdsf::default(), false, hour), 26);
     }
 
+    /// Uses one after the other, in turns, and says which one `choose` then takes.
+    fn victim_after(policy: &mut Gdsf, turns: &[(&'static str, usize)]) -> &'static str {
+        let mut all: Vec<Candidate<'static>> = Vec::new();
+        for (name, uses) in turns {
+            let place = all.iter().position(|it| it.name == *name);
+            let place = place.unwrap_or_else(|| {
+                let new = Candidate {
+                    usage: Usage::default(),
+                    ..candidate(name, 10, 0)
+                };
+                all.push(new);
+                all.len() - 1
+            });
+            for _ in 0..*uses {
+                policy.touch(&mut all[place].usage, Duration::ZERO);
+            }
+        }
+        names(policy, &all, 1).unwrap()[0]
+    }
+
     #[test]
-    fn gdsf_counts_recent_uses_more_than_old_ones() {
-        let mut policy = Gdsf::default();
-        let (mut old, mut new) = (candidate("old", 10, 1), candidate("new", 10, 1));
-        for _ in 0..3 {
-            policy.touch(&mut old.usage, Duration::ZERO);
-        }
-        for _ in 0..200 {
-            policy.evicted();
-        }
-        for _ in 0..3 {
-            policy.touch(&mut new.usage, Duration::ZERO);
-        }
-        policy.touch(&mut old.usage, Duration::ZERO);
-        let worth = |it: &Candidate<'_>| policy.worth(it) * 10.0;
-        // Each had one use before; half of four, and one; half of one, and three.
-        assert!((worth(&old) - 3.0).abs() < 1e-9, "{}", worth(&old));
-        assert!((worth(&new) - 3.5).abs() < 1e-9, "{}", worth(&new));
+    fn gdsf_believes_many_recent_uses_more_than_popularity_but_not_a_few() {
+        // "known" has 5 % of all uses.
+        let mut usual = [("known", 1), ("main", 19)].repeat(30);
+        usual.push(("new", 1));
+        assert_eq!(victim_after(&mut Gdsf::default(), &usual), "new");
+        usual.push(("new", 7));
+        assert_eq!(victim_after(&mut Gdsf::default(), &usual), "known");
     }
 
     #[test]
@@ -472,8 +541,11 @@ mod tests {
                     leases: *leases,
                     holds: Vec::new(),
                     usage: Usage {
-                        frequency: *frequency as f64,
-                        age: *seconds as f64 / 100.0,
+                        popularity: Count {
+                            amount: *frequency as f64,
+                            age: *seconds as f64 / 100.0,
+                        },
+                        recent: count(*seconds as f64),
                         last_use: Duration::from_secs(*seconds),
                     },
                     reload: Duration::from_millis(seconds * 37),
