@@ -24,8 +24,8 @@ pub(crate) struct LongRun {
 
 /// All of them, with `requests` requests each.
 pub(crate) fn samples(requests: usize) -> Vec<Sample> {
-    let mut samples = vec![zipf(12, 1.0, requests)];
-    for models in [32, 200] {
+    let mut samples = Vec::new();
+    for models in [12, 32, 200] {
         for exponent in [0.6, 0.8, 1.0, 1.2] {
             samples.push(zipf(models, exponent, requests));
         }
@@ -33,6 +33,7 @@ pub(crate) fn samples(requests: usize) -> Vec<Sample> {
     samples.push(scan(requests));
     samples.push(mixed_sizes(requests));
     samples.push(shifting(requests));
+    samples.push(sessions(requests));
     samples
 }
 
@@ -91,6 +92,29 @@ fn shifting(requests: usize) -> Sample {
     let asked = asked.collect();
     Sample {
         name: "shift every 1000, zipf 1.0, 96 models".to_owned(),
+        trace: catalogue.trace(asked, &mut random),
+        informed: None,
+    }
+}
+
+/// Users come, each for one model, ask for it 20 times on average, and go: 8 at a time, in turns as
+/// it happens. What was asked for a moment ago is most likely to be asked for again.
+fn sessions(requests: usize) -> Sample {
+    let (models, users, goes) = (96, 8u64, 1.0 / 20.0);
+    let mut random = Random::new(17);
+    let catalogue = Catalogue::new(models, 60.0, 200.0, &mut random);
+    let wheel = Wheel::zipf(models, 0.8);
+    let mut wanted: Vec<_> = (0..users).map(|_| wheel.turn(&mut random)).collect();
+    let asked = (0..requests).map(|_| {
+        let user = (random.next() % users) as usize;
+        if random.fraction() < goes {
+            wanted[user] = wheel.turn(&mut random);
+        }
+        wanted[user]
+    });
+    let asked = asked.collect();
+    Sample {
+        name: "8 users, 20 requests each, zipf 0.8, 96 models".to_owned(),
         trace: catalogue.trace(asked, &mut random),
         informed: None,
     }

@@ -117,24 +117,26 @@ fn row(sample: &Sample, budget: u64) -> Result<String, NoRoom> {
 /// The median times of a choice of one victim, and of half of all bytes.
 fn choice_times(kind: PolicyKind, count: usize) -> (Duration, Duration) {
     let mut random = Random::new(count as u64);
+    let mut policy = kind.policy();
     let names: Vec<String> = (0..count).map(|index| format!("model-{index}")).collect();
     let candidates: Vec<_> = names
         .iter()
-        .map(|name| Candidate {
-            name,
-            bytes: 1 + random.next() % 1000,
-            pinned: random.next().is_multiple_of(20),
-            leases: usize::from(random.next().is_multiple_of(5)),
-            holds: Vec::new(),
-            usage: Usage {
-                frequency: (random.next() % 100) as f64,
-                last_use: Duration::from_millis(random.next() % 100_000),
-                ..Usage::default()
-            },
-            reload: Duration::from_millis(random.next() % 1000),
+        .map(|name| {
+            let mut usage = Usage::default();
+            for _ in 0..random.next() % 10 {
+                policy.touch(&mut usage, Duration::from_millis(random.next() % 100_000));
+            }
+            Candidate {
+                name,
+                bytes: 1 + random.next() % 1000,
+                pinned: random.next().is_multiple_of(20),
+                leases: usize::from(random.next().is_multiple_of(5)),
+                holds: Vec::new(),
+                usage,
+                reload: Duration::from_millis(random.next() % 1000),
+            }
         })
         .collect();
-    let policy = kind.policy();
     let half = candidates.iter().map(|it| it.bytes).sum::<u64>() / 2;
     let median = |need| {
         let mut times: Vec<_> = (0..201)
