@@ -121,8 +121,9 @@ const SURPRISE: f64 = 4.0;
 /// evictions or hours (LRFU: D. Lee et al., "LRFU: A Spectrum of Policies that Subsumes the Least
 /// Recently Used and Least Frequently Used Policies", IEEE Transactions on Computers 50(12), 2001),
 /// and counts on after an unload. GreedyDual-Size-Frequency itself forgets with the unload and adds a
-/// rising floor to all that is used. A replay shows both to lose: a model's chance to be asked for
-/// again does not depend on whether it was evicted, and the floor blurs lasting differences.
+/// rising floor to all that is used. Replays of independent requests show both to lose: a model's
+/// chance to be asked for again does not depend on whether it was evicted, and the floor blurs
+/// lasting differences.
 ///
 /// But users come and go, and what many requests in a row asked for will be asked for again. Where the
 /// latest uses differ from the long run by more than chance explains, their share counts instead.
