@@ -16,7 +16,7 @@
 //! - **A dropped reservation is free at once**, without a message, also while the actor restarts.
 //! - **Reality wins**: an entry counts with what its processes really use where that is more than
 //!   what it reserved, and what belongs to no entry counts as well. A process at rest is measured
-//!   every ten seconds, one that grows or shrinks each time.
+//!   every half a minute, one that grows or shrinks each time.
 //! - **Reading never blocks an actor's thread**; unasked, it takes at most a tenth of one core.
 //! - **The level rises at once and falls late** ([`next_level`]).
 //! - **Users lose what costs them least**: a clean-up asks in rounds (`plan`), reads memory after

@@ -61,7 +61,7 @@ const PACE: Pace = Pace {
     slice: Duration::from_millis(20),
     routine: Duration::from_millis(1),
     moved: Duration::from_secs(1),
-    still: Duration::from_secs(10),
+    still: Duration::from_secs(30),
     childless: Duration::from_secs(5),
 };
 
