@@ -11,7 +11,10 @@ use bytesize::ByteSize;
 
 use super::error::Fault;
 use super::section::section;
-use super::values::{EvictionPolicy, LogFilter, LogFormat, PostgresUrl, RedisUrl, Share, Workers};
+use super::values::{
+    AlertLevel, EvictionPolicy, LogFilter, LogFormat, PostgresUrl, RedisUrl, Share, WebhookUrl,
+    Workers,
+};
 
 section! {
     /// Everything that can be configured: the sum of the sections.
@@ -96,6 +99,18 @@ section! {
         live gc_interval: Duration,
         /// Shares of the budget at which a level begins.
         section levels: LevelSettings,
+        /// Where to tell that somebody should act.
+        section alerts: AlertSettings,
+    }
+}
+
+section! {
+    /// Where to tell that somebody should act.
+    AlertSettings {
+        /// What takes alerts; none are sent when not set.
+        restart webhook_url: Option<WebhookUrl>,
+        /// The level from which on memory being short is an alert.
+        restart level: AlertLevel,
     }
 }
 

@@ -256,6 +256,20 @@ choice! {
     }
 }
 
+choice! {
+    /// The level from which on memory being short is told as an alert.
+    AlertLevel, "\"elevated\", \"high\", \"critical\" or \"exhausted\"", {
+        /// Allocators are purged.
+        Elevated = "elevated",
+        /// Idle models go.
+        High = "high",
+        /// Emergency clean-up.
+        Critical = "critical",
+        /// Nothing new may be loaded.
+        Exhausted = "exhausted",
+    }
+}
+
 /// A text that is never shown: not by `Debug`, not in logs, not by `check-config`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -320,6 +334,13 @@ secret_url! {
     RedisUrl,
     "a URL such as \"redis://:password@host:6379/0\" (or rediss, redis+unix, unix)",
     ["redis", "rediss", "redis+unix", "unix"]
+}
+
+secret_url! {
+    /// Where alerts are posted to.
+    WebhookUrl,
+    "a URL such as \"https://host/path\"",
+    ["http", "https"]
 }
 
 /// The form only; what a driver makes of the rest is for the driver to say.

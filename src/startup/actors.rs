@@ -9,12 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use headroom_actors::kernel::pressure::Level;
 use headroom_actors::kernel::{
     Backoff, BackoffError, ChildSpec, Exit, Handle, Root, SupervisorSpec, Tree,
 };
 use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, PolicyKind, SetLoadDeadline};
 use headroom_actors::memory::{
-    BufferAccount, Levels, Memory, MemoryConfig, MemoryConfigError, Protection, Reconfigure,
+    AlertConfig, AlertError, BufferAccount, Levels, Memory, MemoryConfig, MemoryConfigError,
+    Protection, Reconfigure,
 };
 use headroom_actors::model::{ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
@@ -22,8 +24,8 @@ use tokio::sync::watch;
 use crate::readiness::Gate;
 use crate::rooms::{ActorThread, Rooms};
 use crate::settings::Settings;
-use crate::settings::sections::{MemorySettings, ModelSettings};
-use crate::settings::values::EvictionPolicy;
+use crate::settings::sections::{AlertSettings, MemorySettings, ModelSettings};
+use crate::settings::values::{AlertLevel, EvictionPolicy};
 
 /// Questions to the repository that may wait at one time.
 const REPOSITORY_CALLS_MAX: u32 = 4096;
@@ -46,6 +48,9 @@ pub enum ActorsError {
     /// The memory settings cannot work.
     #[error(transparent)]
     Memory(#[from] MemoryConfigError),
+    /// Alerts cannot be sent.
+    #[error(transparent)]
+    Alerts(#[from] AlertError),
     /// The backoff settings cannot work.
     #[error(transparent)]
     Backoff(#[from] BackoffError),
@@ -158,7 +163,12 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         )
     });
 
-    let spec = SupervisorSpec::new("headroom")
+    let mut spec = SupervisorSpec::new("headroom");
+    if let Some(alerts) = alert_config(&settings.memory.alerts) {
+        // Before the room that it listens to, so that it hears of the first reading.
+        spec = spec.child(memory.alerts(alerts)?);
+    }
+    let spec = spec
         .child(memory.child())
         .child(ChildSpec::supervisor(models))
         .child(loader_child)
@@ -218,6 +228,19 @@ fn memory_config(settings: &MemorySettings) -> MemoryConfig {
         emergency_deadline: settings.emergency_deadline,
         gc_interval: settings.gc_interval,
     }
+}
+
+fn alert_config(settings: &AlertSettings) -> Option<AlertConfig> {
+    let url = settings.webhook_url.as_ref()?;
+    Some(AlertConfig {
+        url: url.expose().to_owned(),
+        level: match settings.level {
+            AlertLevel::Elevated => Level::Elevated,
+            AlertLevel::High => Level::High,
+            AlertLevel::Critical => Level::Critical,
+            AlertLevel::Exhausted => Level::Exhausted,
+        },
+    })
 }
 
 fn models_config(settings: &ModelSettings) -> Result<ModelsConfig, ActorsError> {

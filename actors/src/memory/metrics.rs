@@ -88,3 +88,8 @@ fn subscriber(name: &str) -> &'static str {
 pub(super) fn stall(scope: Scope) {
     metrics::counter!("headroom_memory_stalls_total", "scope" => scope.label()).increment(1);
 }
+
+/// Counts what became of an alert.
+pub(super) fn alert(outcome: &'static str) {
+    metrics::counter!("headroom_memory_alerts_total", "outcome" => outcome).increment(1);
+}

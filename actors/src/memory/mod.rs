@@ -27,6 +27,7 @@
 //! not in one of our own anonymous files (page cache, the kernel's own structures), and pages that
 //! were swapped out. Where there is a control group, its count shows such memory, too.
 
+mod alerts;
 mod allocator;
 mod budget;
 mod config;
@@ -51,6 +52,7 @@ mod tests;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+pub use alerts::{AlertConfig, AlertError, AlertSender};
 pub use allocator::AllocatorStats;
 pub use budget::{BudgetReading, BudgetSource, Considered};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};

@@ -49,7 +49,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Memory {
     handle: Handle<MemorySupervisor>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pressure: PressureReader,
     system: System,
 }

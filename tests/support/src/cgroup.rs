@@ -1,6 +1,11 @@
 //! A memory control group of the test's own, of whichever version this machine has.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "how a test fails")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "how a test fails, and what it tells then"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
