@@ -14,6 +14,7 @@ use std::{
         mpsc::{Receiver, sync_channel},
     },
     thread,
+    time::Instant,
 };
 
 use headroom_model_protocol::{
@@ -252,14 +253,18 @@ impl Worker {
     }
 
     fn trim(&mut self, id: u64) -> Result<(), ExitCode> {
-        let before = memory::measure();
+        let begun = Instant::now();
+        let before = memory::anonymous();
         memory::trim();
+        let after = memory::anonymous();
+        let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.answer(
             id,
             &HostReply::Trimmed {
                 id,
                 before,
-                after: memory::measure(),
+                after,
+                took_us,
             },
             &[],
         );

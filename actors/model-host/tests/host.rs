@@ -559,7 +559,7 @@ fn failing_calls_leak_no_inputs() {
         let HostReply::Trimmed { after, .. } = host.reply() else {
             panic!("not trimmed")
         };
-        after.private_dirty
+        after
     };
     host.infer(&[Arg::Tensor(&large)]).unwrap_err();
     let before = trimmed(&mut host);

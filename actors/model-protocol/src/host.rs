@@ -194,10 +194,12 @@ pub enum HostReply {
     Trimmed {
         /// The request's id.
         id: u64,
-        /// Before.
-        before: Memory,
-        /// After.
-        after: Memory,
+        /// Anonymous bytes before, see [`Memory::anonymous`].
+        before: u64,
+        /// The same after.
+        after: u64,
+        /// Microseconds that it took, both measurements included. No inference ran meanwhile.
+        took_us: u64,
     },
     /// The answer to a ping.
     Pong {
@@ -260,6 +262,9 @@ pub struct Memory {
     pub pss: u64,
     /// Pages that this process alone has written.
     pub private_dirty: u64,
+    /// Pages that belong to no file, those swapped out included: what a leak adds to, and what neither a shared file
+    /// nor another process's end changes.
+    pub anonymous: u64,
     /// Resident set size: shared pages count in full.
     pub rss: u64,
     /// The highest resident set size so far.

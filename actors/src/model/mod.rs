@@ -20,6 +20,7 @@ mod host;
 mod host_process;
 mod infer;
 mod inputs;
+mod leak;
 mod owner;
 mod repository;
 mod resource;
@@ -33,6 +34,7 @@ pub use headroom_model_protocol::{
     Datatype, DatatypeError, Ready, SignatureInput, byte_count, element_count,
 };
 pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
+pub use leak::LeakConfig;
 pub use owner::{EndSequences, ModelOwner};
 pub use repository::{Model, Repository, Rescan, Resolve, Versions};
 pub use resource::Runtime;

@@ -1,0 +1,341 @@
+//! Whether a host's memory grows without end: the decision alone, from one measurement after
+//! another.
+//!
+//! Each point is what a host holds right after it gave back all that was free, between two calls,
+//! so that neither a call's temporaries nor the allocator's reserves show. Over the last points:
+//!
+//! - the Mann-Kendall test (Mann 1945, Kendall 1975) says whether they rise at all. It asks of each
+//!   pair of points only which is larger, so that one wild point changes little;
+//! - the Theil-Sen estimator (Theil 1950, Sen 1968), the median of the slopes of all pairs, says
+//!   how fast. A step somewhere has no slope by it, unlike by least squares;
+//! - the last half must rise nearly as fast as all of it: growth that levels off is a cache that
+//!   fills, or a model that warms up;
+//! - the lowest point of the last third must be above the highest of the first: a sawtooth is not.
+//!
+//! A slow leak needs more time than a fast one to grow by as much, and a host that has been well
+//! for a week may begin to leak today. So the same question is asked at several scales: each scale
+//! sees the lower one of each two points of the scale below, and spans twice the calls.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Scales at most: at the last, one point stands for 65,536 measurements.
+const SCALES_MAX: usize = 17;
+
+/// Standard deviations by which Mann-Kendall's sum must pass what chance makes of it: once in a
+/// thousand.
+const TREND_MIN: f64 = 3.09;
+
+/// How fast the last half must rise, as a share of the whole. Growth that comes to its end
+/// exponentially is at 0.8 when the points span 0.8 of its time constant.
+const STEADY_MIN: f64 = 0.8;
+
+/// For how long it must go on looking like a leak, as a part of the points: chance and steps do not.
+const CONFIRMING: usize = 2;
+
+/// When a host is looked at, and what counts as a leak.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LeakConfig {
+    /// Whether hosts are looked at and replaced at all.
+    pub enabled: bool,
+    /// Calls between two measurements, at most.
+    pub every_calls: u64,
+    /// Time in use between two measurements, at most.
+    pub every: Duration,
+    /// Points that a decision takes.
+    pub points: usize,
+    /// Growth over these points that counts, in bytes ...
+    pub growth_min: u64,
+    /// ... and as a share of what the host held at the first of them: the larger one counts.
+    pub growth_share: f64,
+}
+
+impl Default for LeakConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            every_calls: 500,
+            every: Duration::from_secs(30),
+            points: 12,
+            growth_min: 32 * 1024 * 1024,
+            growth_share: 0.25,
+        }
+    }
+}
+
+/// What a host held after so many calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Point {
+    pub(super) calls: u64,
+    pub(super) bytes: u64,
+}
+
+/// A leak, as it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leak {
+    pub(super) from_bytes: u64,
+    pub(super) to_bytes: u64,
+    /// Calls between the two.
+    pub(super) calls: u64,
+}
+
+/// The points of one host.
+#[derive(Debug)]
+pub(super) struct Trend {
+    points: usize,
+    growth_min: u64,
+    growth_share: f64,
+    scales: Vec<Scale>,
+}
+
+#[derive(Debug, Default)]
+struct Scale {
+    points: VecDeque<Point>,
+    /// The first of two points that make one of the next scale.
+    half: Option<Point>,
+    /// How often in a row its points looked like a leak.
+    suspicions: usize,
+}
+
+impl Trend {
+    pub(super) fn new(config: &LeakConfig) -> Self {
+        Self {
+            points: config.points,
+            growth_min: config.growth_min,
+            growth_share: config.growth_share,
+            scales: Vec::new(),
+        }
+    }
+
+    /// Takes in a point, and says whether with it the host leaks.
+    pub(super) fn add(&mut self, point: Point) -> Option<Leak> {
+        let mut next = Some(point);
+        let mut level = 0;
+        let mut found = None;
+        while let Some(point) = next
+            && level < SCALES_MAX
+        {
+            if level == self.scales.len() {
+                self.scales.push(Scale::default());
+            }
+            next = self.scales[level].add(point, self.points);
+            let suspected = self.leak_in(&self.scales[level]);
+            let scale = &mut self.scales[level];
+            scale.suspicions = suspected.map_or(0, |_| scale.suspicions + 1);
+            if scale.suspicions >= self.points.div_ceil(CONFIRMING) {
+                found = found.or(suspected);
+            }
+            level += 1;
+        }
+        found
+    }
+
+    fn leak_in(&self, scale: &Scale) -> Option<Leak> {
+        if scale.points.len() < self.points {
+            return None;
+        }
+        let points: Vec<Point> = scale.points.iter().copied().collect();
+        let (first, last) = (points[0], points[points.len() - 1]);
+        let calls = last.calls.saturating_sub(first.calls);
+        let slope = theil_sen(&points);
+        let growth = slope * calls as f64;
+        let bound = (first.bytes as f64 * self.growth_share).max(self.growth_min as f64);
+        let leaks = growth >= bound
+            && rises(&points)
+            && floor_rises(&points)
+            && theil_sen(&points[points.len() / 2..]) >= slope * STEADY_MIN;
+        leaks.then_some(Leak {
+            from_bytes: first.bytes,
+            to_bytes: last.bytes,
+            calls,
+        })
+    }
+}
+
+impl Scale {
+    /// Takes in a point; every second time, gives the lower one of two to the next scale.
+    fn add(&mut self, point: Point, points: usize) -> Option<Point> {
+        if self.points.len() == points {
+            self.points.pop_front();
+        }
+        self.points.push_back(point);
+        match self.half.take() {
+            None => {
+                self.half = Some(point);
+                None
+            }
+            Some(half) => Some(if half.bytes < point.bytes { half } else { point }),
+        }
+    }
+}
+
+/// Mann-Kendall, one-sided, with its correction for equal values.
+fn rises(points: &[Point]) -> bool {
+    let n = points.len() as f64;
+    let mut sum = 0.0;
+    for (index, earlier) in points.iter().enumerate() {
+        for later in &points[index + 1..] {
+            sum += match later.bytes.cmp(&earlier.bytes) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.0,
+                std::cmp::Ordering::Less => -1.0,
+            };
+        }
+    }
+    let mut bytes: Vec<u64> = points.iter().map(|point| point.bytes).collect();
+    bytes.sort_unstable();
+    let ties: f64 = bytes
+        .chunk_by(|a, b| a == b)
+        .map(|equal| weight(equal.len() as f64))
+        .sum();
+    let variance = (weight(n) - ties) / 18.0;
+    variance > 0.0 && (sum - 1.0) / variance.sqrt() >= TREND_MIN
+}
+
+/// What `n` values, or `n` equal values, weigh in the variance of Mann-Kendall's sum.
+fn weight(n: f64) -> f64 {
+    n * (n - 1.0) * (2.0 * n + 5.0)
+}
+
+/// The median slope of all pairs, in bytes per call; 0 where there is none.
+fn theil_sen(points: &[Point]) -> f64 {
+    let mut slopes = Vec::with_capacity(points.len() * points.len() / 2);
+    for (index, earlier) in points.iter().enumerate() {
+        for later in &points[index + 1..] {
+            let calls = later.calls.saturating_sub(earlier.calls);
+            if calls > 0 {
+                slopes.push((later.bytes as f64 - earlier.bytes as f64) / calls as f64);
+            }
+        }
+    }
+    if slopes.is_empty() {
+        return 0.0;
+    }
+    let middle = slopes.len() / 2;
+    *slopes.select_nth_unstable_by(middle, f64::total_cmp).1
+}
+
+/// Whether the lowest of the last third is above the highest of the first.
+fn floor_rises(points: &[Point]) -> bool {
+    let third = points.len() / 3;
+    let bytes = |points: &[Point]| points.iter().map(|point| point.bytes).collect::<Vec<_>>();
+    let ceiling = bytes(&points[..third]).into_iter().max();
+    let floor = bytes(&points[points.len() - third..]).into_iter().min();
+    floor > ceiling
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: f64 = 1048576.0;
+
+    /// Bytes that readings of a host at rest differ by, at most.
+    const NOISE: f64 = 2.0 * MIB;
+
+    /// How many points it took to find a leak in `bytes`, one value per 500 calls.
+    fn found_after(bytes: impl IntoIterator<Item = f64>) -> Option<usize> {
+        let mut trend = Trend::new(&LeakConfig::default());
+        let mut points = bytes.into_iter().zip(1..).map(|(bytes, number)| Point {
+            calls: number * 500,
+            bytes: bytes.max(0.0) as u64,
+        });
+        points.position(|point| trend.add(point).is_some())
+    }
+
+    fn noise(count: usize) -> impl Strategy<Value = Vec<f64>> {
+        prop::collection::vec(-NOISE..NOISE, count)
+    }
+
+    #[test]
+    fn a_leak_is_told_by_where_it_began_and_where_it_is() {
+        let mut trend = Trend::new(&LeakConfig::default());
+        let found: Vec<Leak> = (0..17)
+            .filter_map(|index| {
+                trend.add(Point {
+                    calls: 100 + index * 500,
+                    bytes: (100 + index * 10) << 20,
+                })
+            })
+            .collect();
+        let leak = Leak {
+            from_bytes: 150 << 20,
+            to_bytes: 260 << 20,
+            calls: 5500,
+        };
+        assert_eq!(found, [leak]);
+    }
+
+    #[test]
+    fn growth_below_the_share_of_a_large_host_is_no_leak_yet() {
+        let grows = |from: f64| (0..17).map(move |index| (from + f64::from(index) * 10.0) * MIB);
+        assert_eq!(found_after(grows(100.0)), Some(16));
+        assert_eq!(found_after(grows(2000.0)), None);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut trend = Trend::new(&LeakConfig::default());
+        for calls in 0..300_000 {
+            trend.add(Point { calls, bytes: 5 });
+        }
+        assert_eq!(trend.scales.len(), SCALES_MAX);
+        assert!(trend.scales.iter().all(|scale| scale.points.len() <= 12));
+    }
+
+    proptest! {
+        #[test]
+        fn what_stays_level_is_no_leak(level in 50.0..2000.0, noise in noise(600)) {
+            let series = noise.iter().map(|noise| level * MIB + noise);
+            prop_assert_eq!(found_after(series), None);
+        }
+
+        #[test]
+        fn what_wobbles_wildly_is_no_leak(values in prop::collection::vec(60.0..500.0, 600)) {
+            prop_assert_eq!(found_after(values.into_iter().map(|value| value * MIB)), None);
+        }
+
+        #[test]
+        fn a_sawtooth_is_no_leak(
+            period in 2usize..12, height in 10.0..800.0, noise in noise(600)
+        ) {
+            let tooth = |index: usize| (index % period) as f64 / period as f64 * height;
+            let series = noise.iter().enumerate().map(|(index, noise)| (100.0 + tooth(index)) * MIB + noise);
+            prop_assert_eq!(found_after(series), None);
+        }
+
+        #[test]
+        fn a_step_to_a_plateau_is_no_leak(
+            at in 0usize..200, steps in 1usize..3, height in 10.0..1000.0, noise in noise(600)
+        ) {
+            let level = |index: usize| (0..steps).filter(|step| index >= at + step * 17).count();
+            let series = noise.iter().enumerate()
+                .map(|(index, noise)| (100.0 + level(index) as f64 * height) * MIB + noise);
+            prop_assert_eq!(found_after(series), None);
+        }
+
+        #[test]
+        fn growth_that_levels_off_is_no_leak(
+            height in 10.0..1000.0, constant in 0.5f64..8.0, noise in noise(600)
+        ) {
+            let grown = |index: usize| height * (1.0 - (-(index as f64) / constant).exp());
+            let series = noise.iter().enumerate()
+                .map(|(index, noise)| (100.0 + grown(index)) * MIB + noise);
+            prop_assert_eq!(found_after(series), None);
+        }
+
+        #[test]
+        fn steady_growth_is_found_before_it_has_cost_much(
+            well in 0usize..100, per_point in 0.2..200.0, noise in noise(3000)
+        ) {
+            let grown = |index: usize| index.saturating_sub(well) as f64 * per_point;
+            let series = noise.iter().enumerate()
+                .map(|(index, noise)| (60.0 + grown(index)) * MIB + noise);
+            let found = found_after(series).expect("a leak is found");
+            let lost = grown(found);
+            // Either within two windows of the leak's begin, or with few bytes lost.
+            prop_assert!(found <= well + 24 || lost <= 350.0, "{found} points, {lost} MiB");
+        }
+    }
+}
