@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -54,6 +55,8 @@ pub struct Ticket {
     pub entry: Arc<dyn Entry>,
     /// How long the load may take.
     pub deadline: Duration,
+    /// Where whoever runs it says what it turned out to need.
+    pub estimate: Estimate,
 }
 
 impl fmt::Debug for Ticket {
@@ -61,6 +64,23 @@ impl fmt::Debug for Ticket {
         f.debug_struct("Ticket")
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
+    }
+}
+
+/// What the next load of a thing must reserve at least, in bytes: raised while it runs, by whoever
+/// sees that it needs more than was measured at its load. Clones are the same estimate.
+#[derive(Debug, Clone, Default)]
+pub struct Estimate(Arc<AtomicU64>);
+
+impl Estimate {
+    /// Raises it to `bytes`, where it is lower.
+    pub fn raise(&self, bytes: u64) {
+        self.0.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// What it was raised to; 0 when nobody did.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

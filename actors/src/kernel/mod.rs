@@ -43,7 +43,7 @@ pub use call::{Call, Message, Reply};
 pub use child::{Child, ChildSpec, Heartbeat, Kind, Life, Placement, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
-pub use load::{Load, LoadError, LoadFault, Loadable, Loaded, Registrar, Ticket};
+pub use load::{Estimate, Load, LoadError, LoadFault, Loadable, Loaded, Registrar, Ticket};
 pub use notice::{Notice, NoticeKind, NoticeReader, Notices, OomCounter};
 pub use root::Root;
 pub use stats::StatsSnapshot;

@@ -104,14 +104,16 @@ impl Loader {
         let Stage::Room { dependencies } = std::mem::replace(stage, Stage::Dependencies) else {
             return;
         };
-        let ticket = Ticket {
-            entry: Arc::clone(reservation.entry()),
-            deadline,
-        };
+        let entry = Arc::clone(reservation.entry());
         *stage = Stage::Running {
             dependencies,
             reservation,
             since: Instant::now(),
+        };
+        let ticket = Ticket {
+            entry,
+            deadline,
+            estimate: slot.learned.clone(),
         };
         slot.meter.load_begins();
         let load = Arc::clone(&slot.resource.load);

@@ -13,7 +13,7 @@ use super::messages::Unloaded;
 use super::metrics::{Meter, Reason};
 use super::policy::Usage;
 use crate::kernel::phase::{Phase, Timed};
-use crate::kernel::{LoadError, Loadable, Reservation};
+use crate::kernel::{Estimate, LoadError, Loadable, Reservation};
 
 /// Somebody who waits for a resource.
 pub(super) type Waiter = oneshot::Sender<Result<Lease, AcquireError>>;
@@ -106,6 +106,8 @@ pub(super) struct Slot {
     pub(super) usage: Usage,
     /// The highest peak measured so far.
     pub(super) measured: u64,
+    /// What those who ran it say that it needs.
+    pub(super) learned: Estimate,
     /// Failures since it last ran for long or left in order.
     pub(super) failures_in_a_row: u32,
     pub(super) last_error: Option<LoadError>,
@@ -125,6 +127,7 @@ impl Slot {
             removed: false,
             usage: Usage::default(),
             measured: 0,
+            learned: Estimate::default(),
             failures_in_a_row: 0,
             last_error: None,
             last_use: None,
@@ -151,6 +154,7 @@ impl Slot {
         self.meter.kind = successor.kind;
         self.resource = successor;
         self.measured = 0;
+        self.learned = Estimate::default();
         self.failures_in_a_row = 0;
         self.last_error = None;
     }
@@ -237,10 +241,11 @@ impl Slot {
 
     /// What to reserve for its next load.
     pub(super) fn estimate(&self) -> u64 {
-        match self.measured {
+        let measured = match self.measured {
             0 => self.resource.estimated_bytes,
             measured => measured,
-        }
+        };
+        measured.max(self.learned.bytes())
     }
 
     /// When its idle time will have lasted too long; `None` while it is in use, or never.
@@ -290,6 +295,19 @@ impl Slot {
 mod tests {
     use super::super::tests::double::Scripted;
     use super::*;
+
+    #[test]
+    fn what_was_learned_raises_the_next_loads_claim_and_goes_with_the_thing_itself() {
+        let mut slot = Slot::new(Scripted::new().resource("thing", &[]));
+        let at_first = slot.estimate();
+        slot.learned.clone().raise(at_first + 5);
+        slot.learned.raise(3);
+        assert_eq!(slot.estimate(), at_first + 5);
+        slot.measured = at_first + 9;
+        assert_eq!(slot.estimate(), at_first + 9);
+        slot.replace(Scripted::new().resource("thing", &[]));
+        assert_eq!(slot.estimate(), at_first);
+    }
 
     #[test]
     fn callers_that_gave_up_do_not_pile_up() {

@@ -1,10 +1,15 @@
 //! What the operator says about models in general.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::leak::LeakConfig;
+use crate::kernel::pressure::PressureReader;
+use crate::kernel::{Notices, OomCounter};
+
 /// The model room's part of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelsConfig {
     /// The folder with one folder per model.
     pub dir: PathBuf,
@@ -24,4 +29,23 @@ pub struct ModelsConfig {
     pub heartbeat_timeout: Duration,
     /// How long an idle sequence keeps its instance.
     pub sequence_idle: Duration,
+    /// When hosts are looked at for leaks, and what counts as one.
+    pub leak: LeakConfig,
+}
+
+/// What the room gets of those who keep the memory of all.
+#[derive(Clone)]
+pub struct MemoryTies {
+    /// Under which hosts give their free memory back.
+    pub pressure: PressureReader,
+    /// Where hosts that misbehave are told of.
+    pub notices: Notices,
+    /// The kernel's kills; without it, none of a host is recognised.
+    pub oom: Option<Arc<dyn OomCounter>>,
+}
+
+impl MemoryTies {
+    pub(super) fn oom_kills(&self) -> Option<u64> {
+        self.oom.as_ref()?.oom_kills()
+    }
 }

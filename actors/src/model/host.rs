@@ -5,7 +5,7 @@
 //! When the process ends, so does the actor, with the process's exit as the reason: the supervisor
 //! starts a new one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
@@ -15,17 +15,21 @@ use headroom_model_protocol::{
     TensorMeta,
 };
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::care::Trims;
+use super::config::MemoryTies;
 use super::connection::ConnectionError;
-use super::host_process::{END_WITHIN, Running, boot, end_in_order};
+use super::facts::{Facts, Trimmed};
+use super::host_process::{END_WITHIN, Frames, Running, boot, end_in_order};
 use super::infer::{BoundInput, BoundRequest, InferError, InferOutput};
+use super::leak::LeakConfig;
 use super::transfer::{COPY_INLINE_MAX, copy, read_outputs, write_request};
+use super::upkeep::{Misbehaviour, Upkeep};
 use super::zygote::{ForkError, Zygote};
 use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
-    AskError, Call, Child, Entry, Exit, Handle, Life, Message, ProcessExit, Reply,
+    AskError, Call, Child, Entry, Estimate, Exit, Handle, Life, Message, ProcessExit, Reply,
 };
 
 /// What all incarnations of one host share.
@@ -45,8 +49,14 @@ pub(super) struct HostSpec {
     pub(super) forward_deadline: Duration,
     /// Where its memory is counted.
     pub(super) entry: Arc<dyn Entry>,
+    /// Where it is said what the next load must reserve.
+    pub(super) estimate: Estimate,
     /// What it tells of itself.
     pub(super) facts: Facts,
+    /// What it has to do with the memory of all.
+    pub(super) memory: MemoryTies,
+    /// When it is looked at for leaks.
+    pub(super) leak: LeakConfig,
 }
 
 /// Where processes come from.
@@ -56,42 +66,6 @@ pub(super) enum HostSource {
     Zygote(Handle<Zygote>),
     /// Started alone.
     Spawn(ProcessSpec),
-}
-
-/// What a host tells, for its owner and for the model's metadata. Outlives the processes.
-#[derive(Debug, Clone)]
-pub(super) struct Facts {
-    ready: Arc<watch::Sender<Option<Arc<Ready>>>>,
-    last_exit: Arc<Mutex<Option<ProcessExit>>>,
-}
-
-impl Facts {
-    pub(super) fn new() -> Self {
-        Self {
-            ready: Arc::new(watch::Sender::new(None)),
-            last_exit: Arc::default(),
-        }
-    }
-
-    /// What the last process said when it was ready.
-    pub(super) fn ready(&self) -> Option<Arc<Ready>> {
-        self.ready.borrow().clone()
-    }
-
-    /// How the last process that ended did so.
-    pub(super) fn last_exit(&self) -> Option<ProcessExit> {
-        *self
-            .last_exit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ended(&self, exit: ProcessExit) {
-        *self
-            .last_exit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(exit);
-    }
 }
 
 /// Why a host did not start, or could not go on.
@@ -123,18 +97,27 @@ pub(super) enum HostError {
 /// Owns one host process.
 pub(super) struct ModelHost {
     life: Life,
-    spec: HostSpec,
-    running: Option<Running>,
-    current: Option<Current>,
-    next_id: u64,
+    pub(super) spec: HostSpec,
+    pub(super) running: Option<Running>,
+    /// What reads from the process's socket.
+    pub(super) reader: Option<SpawnHandle>,
+    pub(super) current: Option<Current>,
+    pub(super) next_id: u64,
     last_sign: Instant,
     memory: Memory,
+    pub(super) upkeep: Upkeep,
+    pub(super) trims: Trims,
+    /// The kernel's kills before the process began.
+    pub(super) oom_kills: Option<u64>,
+    /// The model and its version, as metrics name them.
+    pub(super) metrics_name: String,
+    pub(super) growth: metrics::Gauge,
     /// Time inside the model: what is left of a request's time is ours.
     forward_seconds: metrics::Histogram,
 }
 
 /// The request in the process.
-struct Current {
+pub(super) struct Current {
     id: u64,
     reply: Reply<Forward>,
     /// The timer of its deadline. It must end with the request: the context looks at every timer
@@ -145,19 +128,57 @@ struct Current {
 impl ModelHost {
     pub(super) fn new(life: Life, spec: HostSpec) -> Self {
         let name = format!("{}:{}", spec.start.model, spec.start.version);
+        let now = Instant::now();
         Self {
-            forward_seconds: metrics::histogram!("headroom_model_forward_seconds", "name" => name),
+            forward_seconds: metrics::histogram!("headroom_model_forward_seconds", "name" => name.clone()),
+            growth: metrics::gauge!(
+                "headroom_model_growth_bytes", "name" => name.clone(), "host" => spec.name.clone()
+            ),
+            metrics_name: name,
+            upkeep: Upkeep::new(&spec.leak, 0, 0, now),
+            trims: Trims::default(),
+            oom_kills: None,
             life,
             spec,
             running: None,
+            reader: None,
             current: None,
             next_id: 0,
-            last_sign: Instant::now(),
+            last_sign: now,
             memory: Memory::default(),
         }
     }
 
-    fn fail(&self, cx: &mut Context<Self>, error: HostError) {
+    /// Takes in a process that has loaded its model.
+    pub(super) fn install(
+        &mut self,
+        running: Running,
+        frames: Frames,
+        ready: Ready,
+        cx: &mut Context<Self>,
+    ) {
+        let now = Instant::now();
+        let (bytes, held) = (ready.memory.anonymous, self.spec.facts.held());
+        self.upkeep = Upkeep::new(&self.spec.leak, bytes, held, now);
+        self.memory = ready.memory;
+        self.spec.facts.started(ready);
+        self.running = Some(running);
+        self.last_sign = now;
+        let frames = wrap_stream::<_, Self>(frames);
+        let read = frames
+            .map(|frame, host, cx| host.on_frame(frame, cx))
+            .finish();
+        self.reader = Some(cx.spawn(read.map(|(), host, cx| host.on_closed(cx))));
+    }
+
+    /// There is no process: it may have been the kernel's doing.
+    pub(super) fn on_boot_failed(&self, error: &HostError) {
+        if let HostError::EndedEarly(exit) = error {
+            self.on_ended_unasked(*exit, 0);
+        }
+    }
+
+    pub(super) fn fail(&self, cx: &mut Context<Self>, error: HostError) {
         self.life.end(cx, Exit::error(error));
     }
 
@@ -180,6 +201,8 @@ impl ModelHost {
                 self.forward_seconds.record(forward_us as f64 / 1e6);
                 if let Some(reply) = self.take_current(id, cx) {
                     self.on_output(reply, outputs, payload, forward_us, cx);
+                    self.upkeep.on_call(self.last_sign);
+                    self.trim_if_due(cx);
                 }
             }
             HostReply::Failed { id, kind, message } => {
@@ -194,11 +217,21 @@ impl ModelHost {
                     }));
                 }
             }
-            HostReply::Pong { memory, .. } => self.memory = memory,
-            HostReply::Ready(_)
-            | HostReply::StartFailed { .. }
-            | HostReply::Done { .. }
-            | HostReply::Trimmed { .. } => {
+            HostReply::Pong { memory, .. } => {
+                self.memory = memory;
+                self.upkeep.on_sign_of_life(memory.anonymous);
+                self.trim_if_due(cx);
+            }
+            HostReply::Trimmed {
+                id,
+                before,
+                after,
+                took_us,
+            } => {
+                let took = Duration::from_micros(took_us);
+                self.on_trimmed(id, Trimmed { before, after }, took);
+            }
+            HostReply::Ready(_) | HostReply::StartFailed { .. } | HostReply::Done { .. } => {
                 tracing::warn!(host = self.spec.name, "a host answered what nobody asked");
             }
         }
@@ -241,21 +274,27 @@ impl ModelHost {
         let Some(mut running) = self.running.take() else {
             return;
         };
+        let measured = self.memory.pss.max(self.spec.entry.measured());
         self.spec.entry.detach(running.process.pid());
+        let begun = Instant::now();
         let end = wrap_future::<_, Self>(async move { running.process.end(END_WITHIN).await });
-        cx.spawn(end.map(|exit, host, cx| {
+        cx.spawn(end.map(move |exit, host, cx| {
             host.spec.facts.ended(exit);
+            // After that time it was us who killed it.
+            if begun.elapsed() < END_WITHIN {
+                host.on_ended_unasked(exit, measured);
+            }
             host.life.end(cx, Exit::Process(exit));
         }));
     }
 
     fn beat(&mut self, cx: &mut Context<Self>) {
+        let Some(running) = &self.running else { return };
         let silent = self.last_sign.elapsed();
         if silent > self.spec.heartbeat_timeout {
             self.spec.facts.ended(ProcessExit::Unknown);
             return self.life.end(cx, Exit::Stuck { silent });
         }
-        let Some(running) = &self.running else { return };
         if let Err(error) = running
             .sender
             .send(&HostRequest::Ping { n: self.next_id }, &[])
@@ -322,18 +361,15 @@ impl Actor for ModelHost {
 
 impl Child for ModelHost {
     fn start(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        self.oom_kills = self.spec.memory.oom_kills();
         let boot = wrap_future::<_, Self>(boot(self.spec.clone()));
         Box::pin(boot.map(|booted, host, cx| {
-            let (running, frames, ready) = booted.map_err(Exit::error)?;
-            host.memory = ready.memory;
-            host.spec.facts.ready.send_replace(Some(Arc::new(ready)));
-            host.running = Some(running);
-            host.last_sign = Instant::now();
-            let frames = wrap_stream::<_, Self>(frames);
-            let read = frames
-                .map(|frame, host, cx| host.on_frame(frame, cx))
-                .finish();
-            cx.spawn(read.map(|(), host, cx| host.on_closed(cx)));
+            let (running, frames, ready) = booted.map_err(|error| {
+                host.on_boot_failed(&error);
+                Exit::error(error)
+            })?;
+            host.install(running, frames, ready, cx);
+            host.hear_trims(cx);
             cx.run_interval(host.spec.heartbeat_interval, Self::beat);
             Ok(())
         }))
@@ -351,6 +387,8 @@ impl Child for ModelHost {
             "busy": self.current.is_some(),
             "pss_bytes": self.memory.pss,
             "rss_bytes": self.memory.rss,
+            "growth_bytes": self.upkeep.growth(),
+            "misbehaves": self.spec.facts.misbehaviour().map(Misbehaviour::label),
         })
     }
 }

@@ -164,7 +164,11 @@ impl Scale {
                 self.half = Some(point);
                 None
             }
-            Some(half) => Some(if half.bytes < point.bytes { half } else { point }),
+            Some(half) => Some(if half.bytes < point.bytes {
+                half
+            } else {
+                point
+            }),
         }
     }
 }

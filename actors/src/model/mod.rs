@@ -13,8 +13,10 @@
 //! without a sequence survives one crash of its process; a sequence never sees another's state;
 //! every request is answered or refused, whatever happens to the processes.
 
+mod care;
 mod config;
 mod connection;
+mod facts;
 mod files;
 mod host;
 mod host_process;
@@ -26,9 +28,10 @@ mod repository;
 mod resource;
 mod settings;
 mod transfer;
+mod upkeep;
 mod zygote;
 
-pub use config::ModelsConfig;
+pub use config::{MemoryTies, ModelsConfig};
 pub use files::{ModelFile, is_model_name, parse_version, scan, scan_model};
 pub use headroom_model_protocol::{
     Datatype, DatatypeError, Ready, SignatureInput, byte_count, element_count,
@@ -36,6 +39,6 @@ pub use headroom_model_protocol::{
 pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
 pub use leak::LeakConfig;
 pub use owner::{EndSequences, ModelOwner};
-pub use repository::{Model, Repository, Rescan, Resolve, Versions};
+pub use repository::{HostTrim, Model, Repository, Rescan, Resolve, Trim, Versions};
 pub use resource::Runtime;
 pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl};

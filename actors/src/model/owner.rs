@@ -13,11 +13,14 @@ use actix::{Actor, AsyncContext, Context, Handler};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::host::{Facts, Forward, ModelHost};
+use super::care::Renew;
+use super::facts::Facts;
+use super::host::{Forward, ModelHost};
 use super::infer::{
     BoundInput, BoundRequest, Hold, Infer, InferError, InferOutput, InferRequest, Sequence,
 };
 use super::inputs::InputPlan;
+use super::upkeep::Misbehaviour;
 use crate::kernel::{AskError, Call, Child, Handle, Life, Message, Reply};
 use crate::model::settings::ModelSettings;
 
@@ -32,6 +35,11 @@ const HOST_BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Beyond the forward's own deadline, which the host enforces: the host's answer is always nearer.
 const FORWARD_MARGIN: Duration = Duration::from_secs(30);
+
+/// How long a sequence may keep a process that misbehaves: it has the same time to come to its end
+/// as the owner waits for a host that restarts, ten times over. Then it loses its instance, as if it
+/// had been idle for too long.
+const SEQUENCE_KEEPS_FOR: Duration = Duration::from_secs(600);
 
 /// What the owner is made from; the same for all of its incarnations.
 #[derive(Clone)]
@@ -56,6 +64,8 @@ struct Instance {
     facts: Facts,
     work: Work,
     bound: Option<BoundSequence>,
+    /// Since when its process should be replaced and a sequence is in the way.
+    kept_since: Option<Instant>,
     /// The sequence whose request it works on is to end with that request.
     ending: bool,
 }
@@ -66,6 +76,8 @@ enum Work {
     Busy,
     /// Its process died; its supervisor starts a new one.
     Down,
+    /// Its process misbehaved and is being replaced, in order.
+    Renewing,
 }
 
 /// A sequence that has an instance to itself.
@@ -86,6 +98,31 @@ struct Pending {
     own_crashes: u32,
 }
 
+impl Instance {
+    /// Whether its process is to be replaced now; `idle` when no request waits.
+    fn is_to_renew(&self, idle: bool) -> bool {
+        self.work == Work::Free
+            && self.bound.is_none()
+            && match self.facts.misbehaviour() {
+                Some(Misbehaviour::Leak(_)) => true,
+                Some(Misbehaviour::Overgrown { .. }) => idle,
+                None => false,
+            }
+    }
+
+    /// Ends the sequence when it has stood in the way of a fresh process for too long.
+    fn end_overlong_sequence(&mut self) {
+        if self.bound.is_none() || self.facts.misbehaviour().is_none() {
+            self.kept_since = None;
+            return;
+        }
+        let since = *self.kept_since.get_or_insert_with(Instant::now);
+        if self.work == Work::Free && since.elapsed() > SEQUENCE_KEEPS_FOR {
+            self.bound = None;
+        }
+    }
+}
+
 impl ModelOwner {
     pub(super) fn new(life: Life, spec: OwnerSpec) -> Self {
         // The hosts are ready before their owner starts, so at least one has told its facts.
@@ -98,6 +135,7 @@ impl ModelOwner {
             facts: facts.clone(),
             work: Work::Free,
             bound: None,
+            kept_since: None,
             ending: false,
         };
         Self {
@@ -161,6 +199,7 @@ impl ModelOwner {
     /// Gives out what can be given out, first come first served; a request that must wait for its
     /// own instance does not hold up those behind it.
     fn dispatch(&mut self, cx: &mut Context<Self>) {
+        self.renew(cx);
         let mut index = 0;
         while index < self.queue.len() {
             if self.queue[index].reply.is_cancelled() {
@@ -182,6 +221,32 @@ impl ModelOwner {
                 }
             }
         }
+    }
+
+    /// Replaces a process that misbehaves and has nothing to do: a leaking one as soon as that, one
+    /// that is too large when nobody waits. One at a time, so that the others serve meanwhile.
+    fn renew(&mut self, cx: &mut Context<Self>) {
+        if self.instances.iter().any(|it| it.work == Work::Renewing) {
+            return;
+        }
+        let idle = self.queue.is_empty();
+        let Some(index) = self.instances.iter().position(|it| it.is_to_renew(idle)) else {
+            return;
+        };
+        let instance = &mut self.instances[index];
+        instance.work = Work::Renewing;
+        instance.kept_since = None;
+        let handle = instance.handle.clone();
+        let asked = async move { handle.ask(Renew, HOST_BACK_WITHIN).await };
+        cx.spawn(
+            wrap_future::<_, Self>(asked).map(move |renewed, owner, cx| {
+                match renewed {
+                    Ok(()) => owner.instances[index].work = Work::Free,
+                    Err(_) => owner.lose(index, cx),
+                }
+                owner.dispatch(cx);
+            }),
+        );
     }
 
     fn nothing_free(&self) -> bool {
@@ -308,6 +373,7 @@ impl ModelOwner {
             if instance.work == Work::Free && instance.bound.as_ref().is_some_and(idle) {
                 instance.bound = None;
             }
+            instance.end_overlong_sequence();
         }
         // Those whose callers have gone away make room, even behind one that waits.
         self.queue.retain(|pending| !pending.reply.is_cancelled());
@@ -338,6 +404,7 @@ impl Child for ModelOwner {
         json!({
             "queued": self.queue.len(),
             "busy": self.instances.iter().filter(|it| it.work == Work::Busy).count(),
+            "renewing": self.instances.iter().filter(|it| it.work == Work::Renewing).count(),
             "down": self.instances.iter().filter(|it| it.work == Work::Down).count(),
             "sequences": sequences,
         })

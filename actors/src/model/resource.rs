@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use headroom_model_protocol::{Ready, Start, StartFailureKind};
 
-use super::config::ModelsConfig;
+use super::config::{MemoryTies, ModelsConfig};
+use super::facts::Facts;
 use super::files::ModelFile;
-use super::host::{Facts, HostError, HostSource, HostSpec, ModelHost};
+use super::host::{HostError, HostSource, HostSpec, ModelHost};
 use super::owner::{ModelOwner, OwnerSpec};
+use super::repository::HostTrim;
 use super::settings::ModelSettings;
 use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};
@@ -55,16 +57,22 @@ pub struct Runtime {
     supervisor: SupervisorHandle,
     zygote: Option<Handle<Zygote>>,
     config: Arc<ModelsConfig>,
+    memory: MemoryTies,
 }
 
 impl Runtime {
     /// Models become children of `supervisor`.
-    pub fn new(supervisor: SupervisorHandle, config: Arc<ModelsConfig>) -> Self {
+    pub fn new(
+        supervisor: SupervisorHandle,
+        config: Arc<ModelsConfig>,
+        memory: MemoryTies,
+    ) -> Self {
         let zygote = config.zygote.then(|| Handle::new(ZYGOTE, FORKS_MAX));
         Self {
             supervisor,
             zygote,
             config,
+            memory,
         }
     }
 
@@ -168,6 +176,28 @@ impl ModelResource {
         self.hosts.iter().find_map(|(_, facts)| facts.ready())
     }
 
+    /// A host as logs and notices name it, for example `silero-vad:1/host-0`.
+    fn host_name(&self, handle: &Handle<ModelHost>) -> String {
+        format!("{}/{}", self.file.resource(), handle.name())
+    }
+
+    /// Has all hosts that run give their free memory back. Those that do not come to it `within`
+    /// that time are left out.
+    pub(super) fn trim(&self, within: Duration) -> impl Future<Output = Vec<HostTrim>> + use<> {
+        let trims = self.hosts.iter().map(|(handle, facts)| {
+            let (host, facts) = (self.host_name(handle), facts.clone());
+            async move {
+                let trimmed = facts.trim(within).await?;
+                Some(HostTrim {
+                    host,
+                    before_bytes: trimmed.before,
+                    after_bytes: trimmed.after,
+                })
+            }
+        });
+        join_all(trims).map(|trims| trims.into_iter().flatten().collect())
+    }
+
     /// Bytes to reserve before anything was measured. Weights lie in the file uncompressed.
     pub(super) fn estimated_bytes(&self) -> u64 {
         let instances = self.hosts.len() as u64;
@@ -181,8 +211,8 @@ impl ModelResource {
     fn tree(&self, settings: Arc<ModelSettings>, ticket: &Ticket) -> SupervisorSpec {
         let mut tree = SupervisorSpec::new(self.file.resource())
             .intensity(HOST_RESTARTS_MAX * settings.instances, HOST_RESTARTS_PERIOD);
-        for (index, (handle, facts)) in self.hosts.iter().enumerate() {
-            let name = format!("{}/{index}", self.file.resource());
+        for (handle, facts) in &self.hosts {
+            let name = self.host_name(handle);
             let spec = HostSpec {
                 start: self.start(&settings),
                 source: self.runtime.source(&name),
@@ -191,7 +221,10 @@ impl ModelResource {
                 heartbeat_timeout: self.config.heartbeat_timeout,
                 forward_deadline: settings.deadline,
                 entry: Arc::clone(&ticket.entry),
+                estimate: ticket.estimate.clone(),
                 facts: facts.clone(),
+                memory: self.runtime.memory.clone(),
+                leak: self.config.leak,
             };
             let make = move |life| ModelHost::new(life, spec.clone());
             let host = ChildSpec::actor(handle, make)

@@ -1,0 +1,224 @@
+//! What a host does for the memory of all: gives free memory back, is looked at, and is replaced by
+//! a fresh process when it misbehaves; and what it says when the kernel ended it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
+use actix::{AsyncContext, Context, Handler};
+use futures_util::stream;
+use headroom_model_protocol::HostRequest;
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+use super::facts::{Facts, TrimReply, Trimmed};
+use super::host::ModelHost;
+use super::host_process::{boot, end_in_order};
+use super::upkeep::Misbehaviour;
+use crate::kernel::{Call, Message, NoticeKind, ProcessExit, Reply};
+
+/// The trims of one host.
+#[derive(Debug, Default)]
+pub(super) struct Trims {
+    /// The one that the process was asked for.
+    under_way: Option<u64>,
+    waiting: Vec<TrimReply>,
+    /// Bytes after the last one.
+    last: u64,
+}
+
+impl ModelHost {
+    /// Does what it is asked for beside its calls, as long as this incarnation lives.
+    pub(super) fn hear_trims(&self, cx: &mut Context<Self>) {
+        let asked = stream::unfold(self.spec.facts.hear_trims(), |mut asked| async {
+            let reply = asked.recv().await?;
+            Some((reply, asked))
+        });
+        let heard = wrap_stream::<_, Self>(asked).map(|reply, host, cx| {
+            if host.upkeep.is_fresh(Instant::now()) {
+                let (before, after) = (host.trims.last, host.trims.last);
+                // Whoever gave up needs no answer, here and below.
+                reply.send(Trimmed { before, after }).ok();
+            } else {
+                host.trims.waiting.push(reply);
+                host.trim(cx);
+            }
+        });
+        cx.spawn(heard.finish());
+    }
+
+    /// Trims the process when it is time for that.
+    pub(super) fn trim_if_due(&mut self, cx: &mut Context<Self>) {
+        if self.upkeep.is_due(Instant::now()) {
+            self.trim(cx);
+        }
+    }
+
+    /// Asks the process, which does it between two calls; one that works finishes its call first.
+    fn trim(&mut self, cx: &mut Context<Self>) {
+        let Some(running) = &self.running else { return };
+        if self.trims.under_way.is_some() {
+            return;
+        }
+        self.next_id += 1;
+        let id = self.next_id;
+        self.trims.under_way = Some(id);
+        if let Err(error) = running.sender.send(&HostRequest::Trim { id }, &[]) {
+            self.fail(cx, error.into());
+        }
+    }
+
+    pub(super) fn on_trimmed(&mut self, id: u64, trimmed: Trimmed, took: Duration) {
+        if self.trims.under_way != Some(id) {
+            return;
+        }
+        self.trims.under_way = None;
+        self.trims.last = trimmed.after;
+        for reply in self.trims.waiting.drain(..) {
+            reply.send(trimmed).ok();
+        }
+        let found = self.upkeep.on_trimmed(trimmed.after, took, Instant::now());
+        self.growth.set(self.upkeep.growth() as f64);
+        if let Some(misbehaviour) = found {
+            self.on_misbehaviour(misbehaviour);
+        }
+    }
+
+    /// Says so once; the owner sees to the rest when the process has nothing to do.
+    fn on_misbehaviour(&self, found: Misbehaviour) {
+        let known = self.spec.facts.misbehaviour();
+        let known = known.map(Misbehaviour::label);
+        if known == Some(found.label()) || known == Some("leak") {
+            return;
+        }
+        self.spec.facts.misbehaves(found);
+        let (host, name) = (&self.spec.name, self.metrics_name.clone());
+        match found {
+            Misbehaviour::Leak(leak) => {
+                metrics::counter!("headroom_model_leaks_total", "name" => name).increment(1);
+                let (from_bytes, to_bytes, calls) = (leak.from_bytes, leak.to_bytes, leak.calls);
+                tracing::warn!(host, from_bytes, to_bytes, calls, "a model leaks memory");
+                let kind = NoticeKind::Leaking {
+                    from_bytes,
+                    to_bytes,
+                    calls,
+                };
+                self.spec.memory.notices.tell(host, kind);
+            }
+            Misbehaviour::Overgrown { expected, bytes } => {
+                metrics::counter!("headroom_model_past_estimate_total", "name" => name)
+                    .increment(1);
+                tracing::warn!(host, expected, bytes, "a model takes far more than thought");
+                let measured = self.spec.entry.measured().max(bytes);
+                self.spec.estimate.raise(measured);
+                let kind = NoticeKind::PastEstimate {
+                    estimated_bytes: expected,
+                    measured_bytes: bytes,
+                };
+                self.spec.memory.notices.tell(host, kind);
+            }
+        }
+    }
+
+    /// Ends the process in order and has a fresh one load the model. Not an end of the actor, so it
+    /// does not count against the restarts that its supervisor allows.
+    fn renew(&mut self, reply: Reply<Renew>, cx: &mut Context<Self>) {
+        // Without a process, or in the middle of a call, the dropped reply says that it was not done.
+        if self.current.is_some() {
+            return;
+        }
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        if let Some(reader) = self.reader.take() {
+            cx.cancel_future(reader);
+        }
+        let before = self.trims.last;
+        self.trims = Trims::default();
+        let reason = self.spec.facts.misbehaviour().map(Misbehaviour::label);
+        let spec = self.spec.clone();
+        self.oom_kills = spec.memory.oom_kills();
+        let renewed = async move {
+            end_in_order(Some(running), Arc::clone(&spec.entry)).await;
+            boot(spec).await
+        };
+        cx.spawn(
+            wrap_future::<_, Self>(renewed).map(move |booted, host, cx| match booted {
+                Ok((running, frames, ready)) => {
+                    let after = ready.memory.anonymous;
+                    host.install(running, frames, ready, cx);
+                    host.on_renewed(reason.unwrap_or("request"), before, after);
+                    reply.send(());
+                }
+                // Its owner hears of it by the lost reply, its supervisor by its end.
+                Err(error) => {
+                    host.on_boot_failed(&error);
+                    host.fail(cx, error);
+                }
+            }),
+        );
+    }
+
+    fn on_renewed(&self, reason: &'static str, before_bytes: u64, after_bytes: u64) {
+        let host = &self.spec.name;
+        tracing::info!(
+            host,
+            reason,
+            before_bytes,
+            after_bytes,
+            "a model's process was replaced"
+        );
+        let name = self.metrics_name.clone();
+        metrics::counter!("headroom_model_recycles_total", "name" => name, "reason" => reason)
+            .increment(1);
+        let kind = NoticeKind::Recycled {
+            before_bytes,
+            after_bytes,
+        };
+        self.spec.memory.notices.tell(host, kind);
+    }
+
+    /// The process ended by itself, having held `measured` bytes. When it was the kernel that ended
+    /// it, for want of memory, the next load must reserve more.
+    pub(super) fn on_ended_unasked(&self, exit: ProcessExit, measured: u64) {
+        let kills = self.spec.memory.oom_kills();
+        let killed = exit == ProcessExit::Signal(Signal::SIGKILL as i32);
+        if !(killed && kills > self.oom_kills) {
+            return;
+        }
+        let host = &self.spec.name;
+        let entry = &self.spec.entry;
+        let needed = measured.max(entry.reserved()).max(entry.measured());
+        self.spec.estimate.raise(needed.saturating_add(needed / 2));
+        tracing::error!(
+            host,
+            measured,
+            "the kernel ended a model for want of memory"
+        );
+        let name = self.metrics_name.clone();
+        metrics::counter!("headroom_model_oom_kills_total", "name" => name).increment(1);
+        let kind = NoticeKind::KilledByKernel {
+            measured_bytes: measured,
+        };
+        self.spec.memory.notices.tell(host, kind);
+    }
+}
+
+/// Replaces the process by a fresh one. The reply is lost when there is none to replace, or no fresh
+/// one to be had.
+#[derive(Debug)]
+pub(super) struct Renew;
+
+impl Message for Renew {
+    type Reply = ();
+}
+
+impl Handler<Call<Renew>> for ModelHost {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Renew>, cx: &mut Context<Self>) {
+        if let Some((Renew, reply)) = call.accept() {
+            self.renew(reply, cx);
+        }
+    }
+}
