@@ -155,6 +155,26 @@ section! {
         restart failed_load_backoff_min: Duration,
         /// The same after many failures.
         restart failed_load_backoff_max: Duration,
+        /// Model processes whose memory rises without end.
+        section leak: LeakSettings,
+    }
+}
+
+section! {
+    /// When a model process is looked at, and when it counts as leaking.
+    LeakSettings {
+        /// Look for leaks, and replace processes that leak.
+        restart enabled: bool,
+        /// Requests between two looks, at most.
+        restart every_calls: NonZeroUsize,
+        /// Time in use between two looks, at most.
+        restart every: Duration,
+        /// Looks that a decision takes.
+        restart points: NonZeroUsize,
+        /// Growth that counts, in bytes.
+        restart growth_min: ByteSize,
+        /// The same as a share of what the process held at first.
+        restart growth_share: Share,
     }
 }
 
@@ -300,6 +320,11 @@ impl ModelSettings {
         rules.require(
             self.failed_load_backoff_min <= self.failed_load_backoff_max,
             "models.failed_load_backoff_min must not be above models.failed_load_backoff_max",
+        );
+        rules.positive("models.leak.every", self.leak.every);
+        rules.require(
+            (6..=1000).contains(&self.leak.points.get()),
+            "models.leak.points must be from 6 to 1000",
         );
     }
 }

@@ -11,20 +11,20 @@ use std::time::Duration;
 
 use headroom_actors::kernel::pressure::Level;
 use headroom_actors::kernel::{
-    Backoff, BackoffError, ChildSpec, Exit, Handle, Root, SupervisorSpec, Tree,
+    Backoff, BackoffError, ChildSpec, Exit, Handle, Notices, Root, SupervisorSpec, Tree,
 };
 use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, PolicyKind, SetLoadDeadline};
 use headroom_actors::memory::{
     AlertConfig, AlertError, BufferAccount, Levels, Memory, MemoryConfig, MemoryConfigError,
     Protection, Reconfigure,
 };
-use headroom_actors::model::{ModelsConfig, Repository, Runtime};
+use headroom_actors::model::{LeakConfig, MemoryTies, ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
 
 use crate::readiness::Gate;
 use crate::rooms::{ActorThread, Rooms};
 use crate::settings::Settings;
-use crate::settings::sections::{AlertSettings, MemorySettings, ModelSettings};
+use crate::settings::sections::{AlertSettings, LeakSettings, MemorySettings, ModelSettings};
 use crate::settings::values::{AlertLevel, EvictionPolicy};
 
 /// Questions to the repository that may wait at one time.
@@ -141,7 +141,12 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
 
     let models =
         SupervisorSpec::new("models").intensity(ZYGOTE_RESTARTS_MAX, ZYGOTE_RESTARTS_PERIOD);
-    let runtime = Runtime::new(models.handle(), Arc::clone(&models_config));
+    let ties = MemoryTies {
+        pressure: memory.pressure(),
+        notices: Notices::default(),
+        oom: None,
+    };
+    let runtime = Runtime::new(models.handle(), Arc::clone(&models_config), ties);
     let catalogue = Catalogue::build(runtime.loadable().into_iter().collect())?;
 
     let loader = Loader::handle(&lazy_config);
@@ -257,7 +262,19 @@ fn models_config(settings: &ModelSettings) -> Result<ModelsConfig, ActorsError> 
         heartbeat_interval: settings.heartbeat_interval,
         heartbeat_timeout: settings.heartbeat_timeout,
         sequence_idle: settings.sequence_idle,
+        leak: leak_config(&settings.leak),
     })
+}
+
+fn leak_config(settings: &LeakSettings) -> LeakConfig {
+    LeakConfig {
+        enabled: settings.enabled,
+        every_calls: u64::try_from(settings.every_calls.get()).unwrap_or(u64::MAX),
+        every: settings.every,
+        points: settings.points.get(),
+        growth_min: settings.growth_min.as_u64(),
+        growth_share: settings.growth_share.get(),
+    }
 }
 
 fn beside_this_program() -> Result<PathBuf, ActorsError> {

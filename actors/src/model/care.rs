@@ -15,7 +15,12 @@ use super::facts::{Facts, TrimReply, Trimmed};
 use super::host::ModelHost;
 use super::host_process::{boot, end_in_order};
 use super::upkeep::Misbehaviour;
+use crate::kernel::pressure::{Action, Stage, Subscription};
 use crate::kernel::{Call, Message, NoticeKind, ProcessExit, Reply};
+
+/// Longest wait for a host in the middle of a call before a clean-up goes on without it. The trim
+/// then follows that call, and the next reading of memory shows what it brought.
+const CLEAN_UP_WAIT: Duration = Duration::from_millis(250);
 
 /// The trims of one host.
 #[derive(Debug, Default)]
@@ -45,6 +50,10 @@ impl ModelHost {
             }
         });
         cx.spawn(heard.finish());
+        let pressure = &self.spec.memory.pressure;
+        let subscription = pressure.subscribe(self.spec.name.clone(), Stage::Slack);
+        let (name, facts) = (self.spec.name.clone(), self.spec.facts.clone());
+        cx.spawn(wrap_future(give_slack(subscription, name, facts)));
     }
 
     /// Trims the process when it is time for that.
@@ -201,6 +210,24 @@ impl ModelHost {
             measured_bytes: measured,
         };
         self.spec.memory.notices.tell(host, kind);
+    }
+}
+
+/// Gives free memory back whenever that is asked for.
+async fn give_slack(mut subscription: Subscription, name: String, facts: Facts) {
+    while let Some(pressure) = subscription.changed().await {
+        if !pressure.asks(Stage::Slack) {
+            continue;
+        }
+        let trimmed = facts.trim(CLEAN_UP_WAIT).await;
+        let action = trimmed.map(|trimmed| Action {
+            what: name.clone(),
+            promised_bytes: 0,
+            before_bytes: trimmed.before,
+            after_bytes: trimmed.after,
+        });
+        let actions = action.into_iter().collect();
+        subscription.acknowledge(pressure.epoch, actions);
     }
 }
 
