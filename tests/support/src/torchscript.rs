@@ -348,14 +348,23 @@ pub fn leaks(path: &Path, bytes: u64) -> io::Result<()> {
     Script::new(&code).tensors("kept").write(path)
 }
 
-/// Takes between 1 and 7 times `bytes` during a call, another amount each time, and keeps none.
+/// Takes between 1 and 7 times `bytes` during a call, another amount each time, and keeps a rolling buffer: the last 64
+/// tensors, whose size goes from 1 to 7 times `bytes` and back to 1 in 350 calls. Its memory rises and falls and has an
+/// upper bound.
 pub fn wobbles(path: &Path, bytes: u64) -> io::Result<()> {
     let code = format!(
         "def forward(self, x: Tensor) -> Tensor:\n  \
          self.calls = self.calls + 3\n  \
-         taken = torch.ones([{bytes} * (self.calls % 7 + 1)], dtype=0)\n  return x + taken[0]\n"
+         taken = torch.ones([{bytes} * (self.calls % 7 + 1)], dtype=0)\n  \
+         _0 = torch.append(self.kept, torch.ones([{bytes} * (self.calls // 150 % 7 + 1)], dtype=0))\n  \
+         if torch.gt(torch.len(self.kept), 64):\n    _1 = torch.pop(self.kept, 0)\n  \
+         else:\n    pass\n  \
+         return x + taken[0]\n"
     );
-    Script::new(&code).int("calls", 0).write(path)
+    Script::new(&code)
+        .int("calls", 0)
+        .tensors("kept")
+        .write(path)
 }
 
 /// Adds the number of calls since the last `reset_states` to its input.
