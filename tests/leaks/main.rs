@@ -192,9 +192,9 @@ async fn a_model_whose_memory_wobbles_is_left_alone_in_ten_thousand_calls() {
 async fn a_sequence_keeps_its_leaking_process_to_its_end() {
     let code = format!(
         "def forward(self, x: Tensor) -> Tensor:\n  self.count = self.count + 1\n  \
-         _0 = torch.append(self.kept, torch.ones([{}], dtype=0))\n  return x + self.count\n\
+         _0 = torch.append(self.kept, torch.rand([{}]))\n  return x + self.count\n\
          def reset_states(self) -> NoneType:\n  self.count = 0\n  return None\n",
-        LEAK * 4
+        LEAK
     );
     let models = Models::new();
     models

@@ -339,11 +339,13 @@ const CRASH: &str = "  index = torch.full([1, 1], 100000000000000, dtype=4)\n  \
     sparse = torch._sparse_coo_tensor_unsafe(index, value, [1])\n  \
     dense = torch.to_dense(sparse)\n";
 
-/// Keeps `bytes` more at every call.
+/// Keeps `bytes` (rounded down to whole floats) more at every call. Random numbers: what is always the same tensor, the
+/// optimiser makes once and keeps only once.
 pub fn leaks(path: &Path, bytes: u64) -> io::Result<()> {
     let code = format!(
         "def forward(self, x: Tensor) -> Tensor:\n  \
-         _0 = torch.append(self.kept, torch.ones([{bytes}], dtype=0))\n  return x\n"
+         _0 = torch.append(self.kept, torch.rand([{}]))\n  return x\n",
+        bytes / 4
     );
     Script::new(&code).tensors("kept").write(path)
 }
