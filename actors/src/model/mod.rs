@@ -39,6 +39,6 @@ pub use headroom_model_protocol::{
 pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
 pub use leak::LeakConfig;
 pub use owner::{EndSequences, ModelOwner};
-pub use repository::{HostTrim, Model, Repository, Rescan, Resolve, Trim, Versions};
+pub use repository::{Model, Repository, Rescan, Resolve, Versions};
 pub use resource::Runtime;
 pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl};

@@ -5,13 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler};
 use futures_util::future::join_all;
 use headroom_model_protocol::Ready;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::config::ModelsConfig;
@@ -244,43 +242,6 @@ impl Handler<Call<Versions>> for Repository {
             let versions = self.models.range((name.clone(), 0)..=(name, u64::MAX));
             reply.send(versions.map(|((_, version), _)| *version).collect());
         }
-    }
-}
-
-/// Has all hosts give their free memory back, now. Each does so between two requests.
-#[derive(Debug)]
-pub struct Trim {
-    /// How long to wait for hosts in the middle of a request. Later ones still do it.
-    pub within: Duration,
-}
-
-/// What one host gave back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HostTrim {
-    /// Which, for example `silero-vad:1/host-0`.
-    pub host: String,
-    /// Bytes that it held before, those of files left out.
-    pub before_bytes: u64,
-    /// The same after.
-    pub after_bytes: u64,
-}
-
-impl Message for Trim {
-    type Reply = Vec<HostTrim>;
-}
-
-impl Handler<Call<Trim>> for Repository {
-    type Result = ();
-
-    fn handle(&mut self, call: Call<Trim>, cx: &mut Context<Self>) {
-        let Some((Trim { within }, reply)) = call.accept() else {
-            return;
-        };
-        let models = self.models.values();
-        let trims = join_all(models.map(|model| model.resource.trim(within)));
-        cx.spawn(wrap_future::<_, Self>(trims).map(|trims, _, _| {
-            reply.send(trims.into_iter().flatten().collect());
-        }));
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::future::{BoxFuture, FutureExt};
 use headroom_model_protocol::{Ready, Start, StartFailureKind};
 
 use super::config::{MemoryTies, ModelsConfig};
@@ -13,7 +13,6 @@ use super::facts::Facts;
 use super::files::ModelFile;
 use super::host::{HostError, HostSource, HostSpec, ModelHost};
 use super::owner::{ModelOwner, OwnerSpec};
-use super::repository::HostTrim;
 use super::settings::ModelSettings;
 use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};
@@ -179,23 +178,6 @@ impl ModelResource {
     /// A host as logs and notices name it, for example `silero-vad:1/host-0`.
     fn host_name(&self, handle: &Handle<ModelHost>) -> String {
         format!("{}/{}", self.file.resource(), handle.name())
-    }
-
-    /// Has all hosts that run give their free memory back. Those that do not come to it `within`
-    /// that time are left out.
-    pub(super) fn trim(&self, within: Duration) -> impl Future<Output = Vec<HostTrim>> + use<> {
-        let trims = self.hosts.iter().map(|(handle, facts)| {
-            let (host, facts) = (self.host_name(handle), facts.clone());
-            async move {
-                let trimmed = facts.trim(within).await?;
-                Some(HostTrim {
-                    host,
-                    before_bytes: trimmed.before,
-                    after_bytes: trimmed.after,
-                })
-            }
-        });
-        join_all(trims).map(|trims| trims.into_iter().flatten().collect())
     }
 
     /// Bytes to reserve before anything was measured. Weights lie in the file uncompressed.
