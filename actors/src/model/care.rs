@@ -118,7 +118,7 @@ impl ModelHost {
                 metrics::counter!("headroom_model_past_estimate_total", "name" => name)
                     .increment(1);
                 tracing::warn!(host, expected, bytes, "a model takes far more than thought");
-                let measured = self.spec.entry.measured().max(bytes);
+                let measured = self.spec.entry.peak().max(bytes);
                 self.spec.estimate.raise(measured);
                 let kind = NoticeKind::PastEstimate {
                     estimated_bytes: expected,
@@ -197,7 +197,7 @@ impl ModelHost {
         }
         let host = &self.spec.name;
         let entry = &self.spec.entry;
-        let needed = measured.max(entry.reserved()).max(entry.measured());
+        let needed = measured.max(entry.reserved()).max(entry.peak());
         self.spec.estimate.raise(needed.saturating_add(needed / 2));
         tracing::error!(
             host,

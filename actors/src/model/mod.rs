@@ -27,6 +27,8 @@ mod owner;
 mod repository;
 mod resource;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod upkeep;
 mod zygote;

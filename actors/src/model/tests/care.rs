@@ -1,0 +1,287 @@
+//! Hosts that misbehave are replaced between two requests, hosts that were killed are recognised,
+//! and all give back what is free when they are asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::fake::{AT_FIRST, DIES, LEAKS, MIB, OVERGROWS, program};
+use crate::kernel::pressure::{self, Level, PressureWriter, Stage};
+use crate::kernel::testing::Universe;
+use crate::kernel::{
+    AskError, ChildSpec, Entry, Estimate, Handle, Load, NoticeKind, NoticeReader, Notices,
+    OomCounter, Root, SupervisorSpec, Ticket,
+};
+use crate::model::resource::ModelResource;
+use crate::model::{
+    Hold, Infer, InferError, InferOutput, InferRequest, LeakConfig, MemoryTies, ModelOwner,
+    ModelsConfig, Runtime, Sequence, scan_model,
+};
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// An entry that nobody measures.
+struct Unmeasured;
+
+impl Entry for Unmeasured {
+    fn attach(&self, _: i32) {}
+    fn detach(&self, _: i32) {}
+    fn settle(&self, _: u64) {}
+    fn reserved(&self) -> u64 {
+        200 * MIB
+    }
+    fn measured(&self) -> u64 {
+        0
+    }
+    fn peak(&self) -> u64 {
+        300 * MIB
+    }
+    fn release(&self) {}
+}
+
+#[derive(Default)]
+struct Kills(AtomicU64);
+
+impl OomCounter for Kills {
+    fn oom_kills(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A loaded model, and all that its room has to do with memory.
+struct Loaded {
+    owner: Handle<ModelOwner>,
+    estimate: Estimate,
+    notices: NoticeReader,
+    pressure: PressureWriter,
+    kills: Arc<Kills>,
+    root: Root,
+    _folder: TempDir,
+}
+
+async fn load(universe: &Universe, model: &str, settings: &str) -> Loaded {
+    let folder = tempfile::tempdir().unwrap();
+    let version = folder.path().join(model).join("1");
+    std::fs::create_dir_all(&version).unwrap();
+    std::fs::write(version.join("model.pt"), "").unwrap();
+    std::fs::write(version.join("model.toml"), settings).unwrap();
+    let (pressure, reader) = pressure::channel();
+    let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
+    let ties = MemoryTies {
+        pressure: reader,
+        notices: notices.clone(),
+        oom: Some(Arc::clone(&kills) as _),
+    };
+    let config = Arc::new(ModelsConfig {
+        dir: folder.path().to_owned(),
+        host_binary: program(folder.path()),
+        zygote: false,
+        ttl: None,
+        queue_max: 1000,
+        heartbeat_interval: Duration::from_millis(20),
+        heartbeat_timeout: WITHIN,
+        sequence_idle: WITHIN,
+        leak: LeakConfig {
+            every_calls: 4,
+            ..LeakConfig::default()
+        },
+    });
+    let models = SupervisorSpec::new("models");
+    let runtime = Runtime::new(models.handle(), Arc::clone(&config), ties);
+    let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
+    let root = universe.start(spec).await;
+    let file = Arc::new(scan_model(folder.path(), model).remove(0));
+    let resource = ModelResource::new(&file, None, &config, runtime);
+    let estimate = Estimate::default();
+    let ticket = Ticket {
+        entry: Arc::new(Unmeasured),
+        deadline: WITHIN,
+        estimate: estimate.clone(),
+    };
+    let loaded = resource.load(ticket).await.unwrap();
+    assert_eq!(loaded.bytes % AT_FIRST, 0);
+    Loaded {
+        owner: resource.owner().clone(),
+        notices: notices.read(),
+        estimate,
+        pressure,
+        kills,
+        root,
+        _folder: folder,
+    }
+}
+
+impl Loaded {
+    async fn ask(&self, sequence: Option<Sequence>) -> Result<InferOutput, InferError> {
+        let request = InferRequest {
+            sequence,
+            ..InferRequest::default()
+        };
+        let hold = Hold::new(());
+        let asked = self.owner.ask(Infer { request, hold }, WITHIN).await;
+        asked.unwrap_or_else(|error: AskError| panic!("no answer: {error}"))
+    }
+
+    /// Asks once, and says which process answered.
+    async fn pid(&self) -> u64 {
+        self.ask(None).await.unwrap().forward_us
+    }
+
+    async fn notice(&mut self) -> NoticeKind {
+        let told = tokio::time::timeout(WITHIN, self.notices.next()).await;
+        told.expect("a notice comes").expect("hosts live").kind
+    }
+}
+
+fn step(start: bool, end: bool) -> Option<Sequence> {
+    let id = "s".to_owned();
+    Some(Sequence { id, start, end })
+}
+
+/// Looks until `is_so`, asking nothing of the model.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "never {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_leaking_host_is_replaced_while_requests_wait_and_none_fails() {
+    Universe::real_time(|universe| async move {
+        let mut stage = load(&universe, LEAKS, "").await;
+        let first = stage.pid().await;
+        let asked = join_all((0..400).map(|_| stage.pid())).await;
+        let replaced = asked.iter().position(|pid| *pid != first).unwrap();
+        assert!(replaced < 200, "{replaced}");
+        let leak = stage.notice().await;
+        let NoticeKind::Leaking {
+            from_bytes,
+            to_bytes,
+            calls,
+        } = leak
+        else {
+            panic!("{leak:?}")
+        };
+        assert_eq!(to_bytes - from_bytes, calls * MIB);
+        let recycled = stage.notice().await;
+        let NoticeKind::Recycled {
+            before_bytes,
+            after_bytes: AT_FIRST,
+        } = recycled
+        else {
+            panic!("{recycled:?}")
+        };
+        assert!(before_bytes >= to_bytes);
+        assert_eq!(stage.estimate.bytes(), 0, "a leak is no need");
+        stage.root.stop().await;
+    });
+}
+
+#[test]
+fn a_sequence_keeps_its_leaking_host_and_others_are_served_by_the_other() {
+    Universe::real_time(|universe| async move {
+        let mut stage = load(&universe, LEAKS, "instances = 2").await;
+        let bound = stage.ask(step(true, false)).await.unwrap().forward_us;
+        for _ in 0..200 {
+            assert_eq!(
+                stage.ask(step(false, false)).await.unwrap().forward_us,
+                bound
+            );
+        }
+        assert!(matches!(stage.notice().await, NoticeKind::Leaking { .. }));
+        assert_ne!(stage.pid().await, bound);
+        assert_eq!(
+            stage.ask(step(false, true)).await.unwrap().forward_us,
+            bound
+        );
+        assert!(matches!(stage.notice().await, NoticeKind::Recycled { .. }));
+        for _ in 0..4 {
+            assert_ne!(stage.pid().await, bound);
+        }
+        stage.root.stop().await;
+    });
+}
+
+#[test]
+fn a_host_far_past_its_estimate_is_replaced_when_idle_and_its_next_load_reserves_more() {
+    Universe::real_time(|universe| async move {
+        let mut stage = load(&universe, OVERGROWS, "").await;
+        let first = stage.pid().await;
+        for _ in 0..4 {
+            stage.pid().await;
+        }
+        let expected = NoticeKind::PastEstimate {
+            estimated_bytes: AT_FIRST,
+            measured_bytes: 600 * MIB,
+        };
+        assert_eq!(stage.notice().await, expected);
+        assert!(matches!(stage.notice().await, NoticeKind::Recycled { .. }));
+        assert_ne!(stage.pid().await, first);
+        assert_eq!(stage.estimate.bytes(), 600 * MIB);
+        // It does so again, and by now that is what it is known to need.
+        let second = stage.pid().await;
+        for _ in 0..20 {
+            assert_eq!(stage.pid().await, second);
+        }
+        stage.root.stop().await;
+    });
+}
+
+#[test]
+fn a_kill_that_the_kernels_count_explains_raises_the_next_loads_claim() {
+    Universe::real_time(|universe| async move {
+        let stage = load(&universe, DIES, "").await;
+        assert_eq!(stage.ask(None).await, Err(InferError::HostLost));
+        assert_eq!(stage.estimate.bytes(), 0, "the kernel did not do it");
+        stage.root.stop().await;
+
+        let mut stage = load(&universe, DIES, "").await;
+        stage.kills.0.store(1, Ordering::Relaxed);
+        // The first process began before the count moved, the one of the second try after.
+        assert_eq!(stage.ask(None).await, Err(InferError::HostLost));
+        let killed = NoticeKind::KilledByKernel {
+            measured_bytes: AT_FIRST,
+        };
+        assert_eq!(stage.notice().await, killed);
+        assert_eq!(stage.estimate.bytes(), 450 * MIB);
+        stage.root.stop().await;
+    });
+}
+
+#[test]
+fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
+    Universe::real_time(|universe| async move {
+        let stage = load(&universe, "plain", "instances = 2").await;
+        let ask = async || {
+            let epoch = stage
+                .pressure
+                .publish(Level::Elevated, Some(Stage::Slack), 1);
+            let answers = stage.pressure.acknowledgements(epoch, WITHIN).await;
+            answers.expect("no other epoch")
+        };
+        let (came, silent) = ask().await;
+        assert_eq!(silent, [""; 0]);
+        let names: Vec<&str> = came.iter().map(|answer| answer.name.as_str()).collect();
+        assert_eq!(names, ["plain:1/host-0", "plain:1/host-1"]);
+        for answer in came {
+            assert_eq!(answer.actions[0].gained_bytes(), MIB);
+        }
+        // There is nothing to give so soon after.
+        let (came, _) = ask().await;
+        assert_eq!(came[0].actions[0].gained_bytes(), 0);
+        let pressure = &stage.pressure;
+        stage.root.stop().await;
+        until("unsubscribed", async || {
+            let epoch = pressure.publish(Level::Elevated, Some(Stage::Slack), 1);
+            let answers = pressure.acknowledgements(epoch, Duration::ZERO).await;
+            answers.is_some_and(|(came, silent)| came.is_empty() && silent.is_empty())
+        })
+        .await;
+    });
+}

@@ -1,0 +1,146 @@
+//! A host without libtorch: this very test binary, started again as a model's process. What it
+//! does to memory is told by the model's name.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use headroom_model_protocol::{
+    Frame, FrameDecoder, HostReply, HostRequest, Memory, Ready, encode_frame,
+};
+use nix::sys::signal::{Signal, raise};
+
+/// Set in the process that is to act.
+const ACTS: &str = "HEADROOM_TEST_HOST";
+
+pub(super) const MIB: u64 = 1 << 20;
+
+/// What every process holds at first.
+pub(super) const AT_FIRST: u64 = 100 * MIB;
+
+/// Grows by 1 MiB with each call.
+pub(super) const LEAKS: &str = "leaks";
+/// Holds 600 MiB from its third call on.
+pub(super) const OVERGROWS: &str = "overgrows";
+/// Is killed at its first call.
+pub(super) const DIES: &str = "dies";
+
+/// A program that acts as a model host, in `folder`.
+pub(super) fn program(folder: &Path) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let script = format!(
+        "#!/bin/sh\n{ACTS}=1 exec '{}' --exact model::tests::fake::act --nocapture\n",
+        test.display()
+    );
+    let program = folder.join("host");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+/// Not a test, but what the program runs.
+#[test]
+fn act() {
+    if std::env::var_os(ACTS).is_none() {
+        return;
+    }
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    Actor {
+        socket: socket.into(),
+        model: String::new(),
+        calls: 0,
+    }
+    .run();
+    std::process::exit(0);
+}
+
+struct Actor {
+    socket: UnixStream,
+    model: String,
+    calls: u64,
+}
+
+impl Actor {
+    fn run(&mut self) {
+        self.socket.set_nonblocking(false).unwrap();
+        let mut decoder = FrameDecoder::<HostRequest>::new();
+        let mut chunk = [0; 4096];
+        loop {
+            while let Some(Frame { header, .. }) = decoder.next_frame().unwrap() {
+                match self.answer(header) {
+                    Some(reply) => {
+                        let frame = encode_frame(&reply, &[]).unwrap();
+                        self.socket.write_all(&frame).unwrap();
+                    }
+                    None => return,
+                }
+            }
+            match self.socket.read(&mut chunk) {
+                Ok(0) | Err(_) => return,
+                Ok(read) => decoder.push(&chunk[..read]),
+            }
+        }
+    }
+
+    fn answer(&mut self, request: HostRequest) -> Option<HostReply> {
+        let memory = self.memory();
+        Some(match request {
+            HostRequest::Start(start) => {
+                self.model = start.model;
+                HostReply::Ready(Ready {
+                    inputs: Vec::new(),
+                    output_type: "Tensor".to_owned(),
+                    parameter_bytes: 0,
+                    load_us: 1,
+                    warm_up: None,
+                    memory,
+                    has_reset_states: false,
+                    threads: 1,
+                })
+            }
+            HostRequest::Infer(infer) => {
+                if self.model == DIES {
+                    raise(Signal::SIGKILL).unwrap();
+                }
+                self.calls += 1;
+                HostReply::Output {
+                    id: infer.id,
+                    outputs: Vec::new(),
+                    // So that the test sees which process answered.
+                    forward_us: u64::from(std::process::id()),
+                }
+            }
+            HostRequest::Trim { id } => HostReply::Trimmed {
+                id,
+                before: memory.anonymous + MIB,
+                after: memory.anonymous,
+                took_us: 1,
+            },
+            HostRequest::Ping { n } => HostReply::Pong {
+                n,
+                memory,
+                busy_for_us: None,
+            },
+            HostRequest::ResetStates { id } => HostReply::Done { id },
+            HostRequest::Stop => return None,
+        })
+    }
+
+    fn memory(&self) -> Memory {
+        let grown = match self.model.as_str() {
+            LEAKS => self.calls * MIB,
+            OVERGROWS if self.calls >= 3 => 500 * MIB,
+            _ => 0,
+        };
+        let bytes = AT_FIRST + grown;
+        Memory {
+            pss: bytes,
+            private_dirty: bytes,
+            anonymous: bytes,
+            rss: bytes,
+            peak_rss: bytes,
+        }
+    }
+}
