@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use headroom_actors::kernel::pressure::Level;
 use headroom_actors::kernel::{
-    Backoff, BackoffError, ChildSpec, Exit, Handle, Notices, Root, SupervisorSpec, Tree,
+    Backoff, BackoffError, ChildSpec, Exit, Handle, Root, SupervisorSpec, Tree,
 };
 use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, PolicyKind, SetLoadDeadline};
 use headroom_actors::memory::{
@@ -143,8 +143,8 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         SupervisorSpec::new("models").intensity(ZYGOTE_RESTARTS_MAX, ZYGOTE_RESTARTS_PERIOD);
     let ties = MemoryTies {
         pressure: memory.pressure(),
-        notices: Notices::default(),
-        oom: None,
+        notices: memory.notices(),
+        oom: Some(memory.oom_counter()),
     };
     let runtime = Runtime::new(models.handle(), Arc::clone(&models_config), ties);
     let catalogue = Catalogue::build(runtime.loadable().into_iter().collect())?;

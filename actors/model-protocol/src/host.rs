@@ -205,8 +205,8 @@ pub enum HostReply {
     Pong {
         /// The ping's number.
         n: u64,
-        /// Memory now.
-        memory: Memory,
+        /// Anonymous bytes now, see [`Memory::anonymous`]: the one measure that is cheap enough for every second.
+        anonymous: u64,
         /// Microseconds since the request under way began, if there is one.
         busy_for_us: Option<u64>,
     },

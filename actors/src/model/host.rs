@@ -11,7 +11,7 @@ use std::time::Duration;
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
 use headroom_model_protocol::{
-    ArenaError, FailureKind, Frame, HostReply, HostRequest, Memory, Ready, Start, StartFailureKind,
+    ArenaError, FailureKind, Frame, HostReply, HostRequest, Ready, Start, StartFailureKind,
     TensorMeta,
 };
 use serde_json::{Value, json};
@@ -104,7 +104,8 @@ pub(super) struct ModelHost {
     pub(super) current: Option<Current>,
     pub(super) next_id: u64,
     last_sign: Instant,
-    memory: Memory,
+    /// What its process holds that belongs to no file, by the last sign of life.
+    bytes: u64,
     pub(super) upkeep: Upkeep,
     pub(super) trims: Trims,
     /// The kernel's kills before the process began.
@@ -145,7 +146,7 @@ impl ModelHost {
             current: None,
             next_id: 0,
             last_sign: now,
-            memory: Memory::default(),
+            bytes: 0,
         }
     }
 
@@ -160,7 +161,7 @@ impl ModelHost {
         let now = Instant::now();
         let (bytes, held) = (ready.memory.anonymous, self.spec.facts.held());
         self.upkeep = Upkeep::new(&self.spec.leak, bytes, held, now);
-        self.memory = ready.memory;
+        self.bytes = bytes;
         self.spec.facts.started(ready);
         self.running = Some(running);
         self.last_sign = now;
@@ -217,9 +218,9 @@ impl ModelHost {
                     }));
                 }
             }
-            HostReply::Pong { memory, .. } => {
-                self.memory = memory;
-                self.upkeep.on_sign_of_life(memory.anonymous);
+            HostReply::Pong { anonymous, .. } => {
+                self.bytes = anonymous;
+                self.upkeep.on_sign_of_life(anonymous);
                 self.trim_if_due(cx);
             }
             HostReply::Trimmed {
@@ -274,7 +275,7 @@ impl ModelHost {
         let Some(mut running) = self.running.take() else {
             return;
         };
-        let measured = self.memory.pss.max(self.spec.entry.measured());
+        let measured = self.bytes.max(self.spec.entry.measured());
         self.spec.entry.detach(running.process.pid());
         let begun = Instant::now();
         let end = wrap_future::<_, Self>(async move { running.process.end(END_WITHIN).await });
@@ -385,8 +386,7 @@ impl Child for ModelHost {
         json!({
             "pid": self.running.as_ref().map(|running| running.process.pid()),
             "busy": self.current.is_some(),
-            "pss_bytes": self.memory.pss,
-            "rss_bytes": self.memory.rss,
+            "bytes": self.bytes,
             "growth_bytes": self.upkeep.growth(),
             "misbehaves": self.spec.facts.misbehaviour().map(Misbehaviour::label),
         })

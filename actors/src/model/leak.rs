@@ -290,19 +290,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_stays_level_is_no_leak(level in 50.0..2000.0, noise in noise(600)) {
+        fn what_stays_level_is_no_leak(level in 50.0..2000.0, noise in noise(300)) {
             let series = noise.iter().map(|noise| level * MIB + noise);
             prop_assert_eq!(found_after(series), None);
         }
 
         #[test]
-        fn what_wobbles_wildly_is_no_leak(values in prop::collection::vec(60.0..500.0, 600)) {
+        fn what_wobbles_wildly_is_no_leak(values in prop::collection::vec(60.0..500.0, 300)) {
             prop_assert_eq!(found_after(values.into_iter().map(|value| value * MIB)), None);
         }
 
         #[test]
         fn a_sawtooth_is_no_leak(
-            period in 2usize..12, height in 10.0..800.0, noise in noise(600)
+            period in 2usize..12, height in 10.0..800.0, noise in noise(300)
         ) {
             let tooth = |index: usize| (index % period) as f64 / period as f64 * height;
             let series = noise.iter().enumerate().map(|(index, noise)| (100.0 + tooth(index)) * MIB + noise);
@@ -311,7 +311,7 @@ mod tests {
 
         #[test]
         fn a_step_to_a_plateau_is_no_leak(
-            at in 0usize..200, steps in 1usize..3, height in 10.0..1000.0, noise in noise(600)
+            at in 0usize..200, steps in 1usize..3, height in 10.0..1000.0, noise in noise(300)
         ) {
             let level = |index: usize| (0..steps).filter(|step| index >= at + step * 17).count();
             let series = noise.iter().enumerate()
@@ -321,7 +321,7 @@ mod tests {
 
         #[test]
         fn growth_that_levels_off_is_no_leak(
-            height in 10.0..1000.0, constant in 0.5f64..8.0, noise in noise(600)
+            height in 10.0..1000.0, constant in 0.5f64..8.0, noise in noise(300)
         ) {
             let grown = |index: usize| height * (1.0 - (-(index as f64) / constant).exp());
             let series = noise.iter().enumerate()
