@@ -44,8 +44,8 @@ fn a_model_that_leaks_keeps_what_a_trim_does_not_give_back() {
 }
 
 #[test]
-fn a_model_that_wobbles_keeps_nothing_beyond_a_trim() {
-    let (_folder, path) = model(|path| torchscript::wobbles(path, 64 << 10));
+fn a_model_that_wobbles_keeps_no_more_than_its_buffer_beyond_a_trim() {
+    let (_folder, path) = model(|path| torchscript::wobbles(path, 4 << 10));
     let (mut host, _) = Host::ready(Start::new("wobbles", "1", path));
     call(&mut host, 100);
     let (_, first) = trim(&mut host);
@@ -53,6 +53,7 @@ fn a_model_that_wobbles_keeps_nothing_beyond_a_trim() {
         call(&mut host, 101);
         let (before, after) = trim(&mut host);
         assert!(after <= before);
-        assert!(after < first + MIB, "{first:?} {after:?}");
+        // Its rolling buffer holds 1.75 MiB at most.
+        assert!(after < first + 3 * MIB, "{first:?} {after:?}");
     }
 }
