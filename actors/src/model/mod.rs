@@ -6,11 +6,13 @@
 //! Who owns what:
 //! - [`Repository`] knows the files and offers them to the lazy loader;
 //! - `Zygote` owns the warm process that forks hosts;
-//! - `ModelHost` owns one host process, and ends with it;
+//! - `ModelHost` owns one host process, and ends with it; it looks at its memory, gives back what
+//!   is free, and takes a fresh process for one that misbehaves;
 //! - [`ModelOwner`] owns a model's queue and gives its hosts work.
 //!
 //! What it guarantees: nothing that does not fit a model's inputs reaches its process; a request
-//! without a sequence survives one crash of its process; a sequence never sees another's state;
+//! without a sequence survives one crash of its process; a sequence never sees another's state; a
+//! process that leaks is replaced between two requests, and none of them fails or is told;
 //! every request is answered or refused, whatever happens to the processes.
 
 mod care;

@@ -4,6 +4,8 @@
 //! order in which they came, keeps a sequence on one host, and repeats what was lost in a crash
 //! when repeating is safe.
 
+mod renewing;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +15,12 @@ use actix::{Actor, AsyncContext, Context, Handler};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::care::Renew;
 use super::facts::Facts;
 use super::host::{Forward, ModelHost};
 use super::infer::{
     BoundInput, BoundRequest, Hold, Infer, InferError, InferOutput, InferRequest, Sequence,
 };
 use super::inputs::InputPlan;
-use super::upkeep::Misbehaviour;
 use crate::kernel::{AskError, Call, Child, Handle, Life, Message, Reply};
 use crate::model::settings::ModelSettings;
 
@@ -35,11 +35,6 @@ const HOST_BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Beyond the forward's own deadline, which the host enforces: the host's answer is always nearer.
 const FORWARD_MARGIN: Duration = Duration::from_secs(30);
-
-/// How long a sequence may keep a process that misbehaves: it has the same time to come to its end
-/// as the owner waits for a host that restarts, ten times over. Then it loses its instance, as if it
-/// had been idle for too long.
-const SEQUENCE_KEEPS_FOR: Duration = Duration::from_secs(600);
 
 /// What the owner is made from; the same for all of its incarnations.
 #[derive(Clone)]
@@ -96,31 +91,6 @@ struct Pending {
     crashes: u32,
     /// Crashes that the process brought on itself, rather than a kill from outside.
     own_crashes: u32,
-}
-
-impl Instance {
-    /// Whether its process is to be replaced now; `idle` when no request waits.
-    fn is_to_renew(&self, idle: bool) -> bool {
-        self.work == Work::Free
-            && self.bound.is_none()
-            && match self.facts.misbehaviour() {
-                Some(Misbehaviour::Leak(_)) => true,
-                Some(Misbehaviour::Overgrown { .. }) => idle,
-                None => false,
-            }
-    }
-
-    /// Ends the sequence when it has stood in the way of a fresh process for too long.
-    fn end_overlong_sequence(&mut self) {
-        if self.bound.is_none() || self.facts.misbehaviour().is_none() {
-            self.kept_since = None;
-            return;
-        }
-        let since = *self.kept_since.get_or_insert_with(Instant::now);
-        if self.work == Work::Free && since.elapsed() > SEQUENCE_KEEPS_FOR {
-            self.bound = None;
-        }
-    }
 }
 
 impl ModelOwner {
@@ -221,32 +191,6 @@ impl ModelOwner {
                 }
             }
         }
-    }
-
-    /// Replaces a process that misbehaves and has nothing to do: a leaking one as soon as that, one
-    /// that is too large when nobody waits. One at a time, so that the others serve meanwhile.
-    fn renew(&mut self, cx: &mut Context<Self>) {
-        if self.instances.iter().any(|it| it.work == Work::Renewing) {
-            return;
-        }
-        let idle = self.queue.is_empty();
-        let Some(index) = self.instances.iter().position(|it| it.is_to_renew(idle)) else {
-            return;
-        };
-        let instance = &mut self.instances[index];
-        instance.work = Work::Renewing;
-        instance.kept_since = None;
-        let handle = instance.handle.clone();
-        let asked = async move { handle.ask(Renew, HOST_BACK_WITHIN).await };
-        cx.spawn(
-            wrap_future::<_, Self>(asked).map(move |renewed, owner, cx| {
-                match renewed {
-                    Ok(()) => owner.instances[index].work = Work::Free,
-                    Err(_) => owner.lose(index, cx),
-                }
-                owner.dispatch(cx);
-            }),
-        );
     }
 
     fn nothing_free(&self) -> bool {

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use super::fake::{AT_FIRST, DIES, LEAKS, MIB, OVERGROWS, program};
+use super::fake::{AT_FIRST, DIES, LEAKS, MIB, OVERGROWS, STALLS, program};
 use crate::kernel::pressure::{self, Level, PressureWriter, Stage};
 use crate::kernel::testing::Universe;
 use crate::kernel::{
@@ -54,6 +54,7 @@ impl OomCounter for Kills {
 
 /// A loaded model, and all that its room has to do with memory.
 struct Loaded {
+    resource: ModelResource,
     owner: Handle<ModelOwner>,
     estimate: Estimate,
     notices: NoticeReader,
@@ -106,6 +107,7 @@ async fn load(universe: &Universe, model: &str, settings: &str) -> Loaded {
     assert_eq!(loaded.bytes % AT_FIRST, 0);
     Loaded {
         owner: resource.owner().clone(),
+        resource,
         notices: notices.read(),
         estimate,
         pressure,
@@ -117,13 +119,20 @@ async fn load(universe: &Universe, model: &str, settings: &str) -> Loaded {
 
 impl Loaded {
     async fn ask(&self, sequence: Option<Sequence>) -> Result<InferOutput, InferError> {
+        let asked = self.try_ask(sequence).await;
+        asked.unwrap_or_else(|error| panic!("no answer: {error}"))
+    }
+
+    async fn try_ask(
+        &self,
+        sequence: Option<Sequence>,
+    ) -> Result<Result<InferOutput, InferError>, AskError> {
         let request = InferRequest {
             sequence,
             ..InferRequest::default()
         };
         let hold = Hold::new(());
-        let asked = self.owner.ask(Infer { request, hold }, WITHIN).await;
-        asked.unwrap_or_else(|error: AskError| panic!("no answer: {error}"))
+        self.owner.ask(Infer { request, hold }, WITHIN).await
     }
 
     /// Asks once, and says which process answered.
@@ -283,5 +292,25 @@ fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
             answers.is_some_and(|(came, silent)| came.is_empty() && silent.is_empty())
         })
         .await;
+    });
+}
+
+#[test]
+fn those_who_wait_for_a_model_that_is_ended_for_its_memory_hear_so_at_once() {
+    Universe::real_time(|universe| async move {
+        let stage = load(&universe, STALLS, "").await;
+        let begun = Instant::now();
+        // One is in the process, the others wait for it.
+        let asked = join_all((0..5).map(|_| stage.try_ask(None)));
+        let (answers, ()) = tokio::join!(asked, stage.resource.unload());
+        for answer in answers {
+            assert_eq!(answer, Err(AskError::Lost));
+        }
+        assert!(begun.elapsed() < WITHIN / 2);
+        assert!(matches!(
+            stage.try_ask(None).await,
+            Err(AskError::Stopped | AskError::Restarting { .. })
+        ));
+        stage.root.stop().await;
     });
 }

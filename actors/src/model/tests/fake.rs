@@ -26,6 +26,8 @@ pub(super) const LEAKS: &str = "leaks";
 pub(super) const OVERGROWS: &str = "overgrows";
 /// Is killed at its first call.
 pub(super) const DIES: &str = "dies";
+/// Never answers a call.
+pub(super) const STALLS: &str = "stalls";
 
 /// A program that acts as a model host, in `folder`.
 pub(super) fn program(folder: &Path) -> PathBuf {
@@ -100,8 +102,12 @@ impl Actor {
                 })
             }
             HostRequest::Infer(infer) => {
-                if self.model == DIES {
-                    raise(Signal::SIGKILL).unwrap();
+                match self.model.as_str() {
+                    DIES => raise(Signal::SIGKILL).unwrap(),
+                    STALLS => loop {
+                        std::thread::park();
+                    },
+                    _ => {}
                 }
                 self.calls += 1;
                 HostReply::Output {
