@@ -58,7 +58,8 @@ struct Account {
     reserved: u64,
     measured: u64,
     peak: u64,
-    settled: bool,
+    /// What was measured when the load was over.
+    settled: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -141,7 +142,7 @@ impl Ledger {
         self.attribute();
         for account in self.accounts.values_mut() {
             account.peak = account.peak.max(account.measured);
-            if account.settled {
+            if account.settled.is_some() {
                 account.reserved = account.reserved.max(account.measured);
             }
         }
@@ -225,16 +226,22 @@ impl Ledger {
             reserved: bytes,
             measured: 0,
             peak: 0,
-            settled: false,
+            settled: None,
         };
         self.accounts.insert(id, account);
         Ok(id)
     }
 
     /// Counts the process `pid`, and what it starts, under the entry, and under no other any more.
-    /// Nothing happens when the entry was released.
+    /// Nothing happens when the entry was released. A process that takes the place of all that were
+    /// there before has grown to nothing yet: what those grew to is forgotten.
     pub fn attach(&mut self, id: EntryId, pid: i32) {
-        if self.accounts.contains_key(&id) {
+        let is_first = !self.attached.values().any(|other| *other == id);
+        if let Some(account) = self.accounts.get_mut(&id) {
+            if let Some(settled) = account.settled.filter(|_| is_first) {
+                account.reserved = settled;
+                account.peak = 0;
+            }
             self.attached.insert(pid, id);
             self.attribute();
         }
@@ -253,7 +260,7 @@ impl Ledger {
     pub fn settle(&mut self, id: EntryId, bytes: u64) {
         if let Some(account) = self.accounts.get_mut(&id) {
             account.reserved = bytes;
-            account.settled = true;
+            account.settled = Some(bytes);
         }
     }
 
@@ -309,7 +316,9 @@ impl Ledger {
 
     /// Whether any reservation is still an estimate.
     pub fn is_loading(&self) -> bool {
-        self.accounts.values().any(|account| !account.settled)
+        self.accounts
+            .values()
+            .any(|account| account.settled.is_none())
     }
 
     /// Grows whenever memory may have been given back: a measurement that began at a smaller
@@ -334,7 +343,7 @@ impl Ledger {
             name: account.name.clone(),
             reserved_bytes: account.reserved,
             measured_bytes: account.measured,
-            loading: !account.settled,
+            loading: account.settled.is_none(),
             processes: self.processes(*id),
         });
         entries.collect()
@@ -507,6 +516,18 @@ mod tests {
         ledger.measure(grown(150), None);
         assert_eq!((ledger.reserved(id), ledger.peak(id)), (200, 300));
         assert_eq!(ledger.projected(), 210);
+        // The process is gone: how far it grew is still of interest.
+        ledger.detach(id, 3);
+        assert_eq!(ledger.peak(id), 300);
+        // A fresh one takes its place.
+        ledger.attach(id, 4);
+        assert_eq!((ledger.reserved(id), ledger.peak(id)), (120, 0));
+        ledger.attach(id, 5);
+        let both = [(SERVER, 0, 10), (4, SERVER, 130), (5, SERVER, 20)];
+        ledger.measure(usage(&both, 0), None);
+        ledger.detach(id, 5);
+        ledger.attach(id, 6);
+        assert_eq!(ledger.reserved(id), 150, "one of several was replaced");
     }
 
     #[test]
