@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use headroom_test_support::models::Models;
+use headroom_test_support::protocol::{floats, infer_path};
 use headroom_test_support::server::Server;
 use headroom_test_support::wait::wait_for_async;
 use serde_json::Value;
@@ -85,7 +86,8 @@ async fn a_sudden_growth_is_answered_at_once_and_the_events_tell_the_story() {
     );
     assert_eq!(number(ask(&server, "one", 1).await), 2.0);
     assert_eq!(number(ask(&server, "two", 1).await), 3.0);
-    assert_eq!(events(&server).await, [Value::Null; 0]);
+    let quiet = |event: &Value| event["event"] != "level" && event["event"] != "clean_up";
+    assert!(events(&server).await.iter().all(quiet));
 
     writeln!(orders, "{}", BALLAST * MIB).unwrap();
     wait_for_async(DEADLINE, || async {
@@ -100,35 +102,38 @@ async fn a_sudden_growth_is_answered_at_once_and_the_events_tell_the_story() {
 
     let events = events(&server).await;
     println!("{events:#?}");
-    // It rose to an emergency; what is idle went; then it fell, one event after the other.
-    let of = |event: &Value, name: &str| event["event"] == name;
+    // It rose; what is idle went, for which a high level is enough; then it fell.
+    let is = |event: &Value, name: &str| event["event"] == name;
     let risen = events
         .iter()
-        .position(|it| of(it, "level") && rank(&it["to"]) >= 3);
-    let risen = risen.expect("an emergency");
-    let emergency = |it: &&Value| of(it, "clean_up") && rank(&it["level"]) >= 3;
-    let clean_ups: Vec<&Value> = events.iter().filter(emergency).collect();
-    let last = *clean_ups.last().expect("a clean-up");
-    let fallen = events.iter().rfind(|it| of(it, "level")).unwrap();
-    let order = |event: &Value| event["number"].as_u64().unwrap();
-    assert!(order(&events[risen]) < order(clean_ups[0]));
-    assert!(order(last) < order(fallen));
-    let numbers = events.iter().map(order);
-    assert!(numbers.eq(1..=events.len() as u64));
-    let bytes = |event: &Value, key: &str| event[key].as_u64().unwrap();
-    assert!(bytes(&events[risen], "used_after_bytes") > limit * 85 / 100);
-    assert!(bytes(last, "used_after_bytes") < limit * 75 / 100);
-    let actions = clean_ups
+        .find(|it| is(it, "level") && rank(&it["to"]) >= 2)
+        .expect("memory was short");
+    let by_loader = |event: &Value| {
+        let actions = event["actions"].as_array().into_iter().flatten();
+        actions
+            .filter(|it| it["by"] == "lazy-loader")
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let clean_ups: Vec<&Value> = events
         .iter()
-        .flat_map(|it| it["actions"].as_array().unwrap());
-    let by_loader: Vec<&Value> = actions.filter(|it| it["by"] == "lazy-loader").collect();
-    assert!(!by_loader.is_empty(), "{clean_ups:?}");
-    for action in by_loader {
-        assert!(bytes(action, "promised_bytes") > 100 * MIB, "{action}");
-        assert!(bytes(action, "gained_bytes") > 100 * MIB, "{action}");
+        .filter(|it| !by_loader(it).is_empty())
+        .collect();
+    let last = *clean_ups.last().expect("a clean-up");
+    let fallen = events.iter().rfind(|it| is(it, "level")).unwrap();
+    let order = |event: &Value| event["number"].as_u64().unwrap();
+    assert!(order(risen) < order(clean_ups[0]));
+    assert!(order(last) < order(fallen));
+    assert!(events.iter().map(order).eq(1..=events.len() as u64));
+    let bytes = |event: &Value, key: &str| event[key].as_u64().unwrap();
+    assert!(bytes(risen, "used_after_bytes") > limit * 80 / 100);
+    assert!(bytes(last, "used_after_bytes") < limit * 80 / 100);
+    for action in clean_ups.iter().flat_map(|it| by_loader(it)) {
+        assert!(bytes(&action, "promised_bytes") > 100 * MIB, "{action}");
+        assert!(bytes(&action, "gained_bytes") > 100 * MIB, "{action}");
     }
-    let took = at(last).duration_since(at(&events[risen])).unwrap();
-    println!("from the emergency to below three quarters: {took:?}");
+    let took = at(last).duration_since(at(risen)).unwrap();
+    println!("from a high level to below it: {took:?}");
     // The promise is one second; a machine that is busy with other tests gets some more.
     assert!(took < Duration::from_secs(5), "{took:?}");
 
@@ -137,4 +142,55 @@ async fn a_sudden_growth_is_answered_at_once_and_the_events_tell_the_story() {
     assert_eq!(number(ask(&server, "one", 2).await), 3.0);
     let failures = server.metric("headroom_lazy_load_failures_total", &[]);
     assert_eq!(failures.await, 0.0);
+}
+
+#[tokio::test]
+async fn when_memory_is_exhausted_the_model_in_use_ends_and_its_caller_is_told_to_come_back() {
+    let models = Models::new();
+    models.works("busy", 100, 1.0).adds("other", 8, 2.0);
+    let ballast = Ballast::new();
+    let mut orders = ballast.open();
+    let limit = 680 * MIB;
+    let server = ballast.serve(
+        &models,
+        &format!("memory.limit = '{limit}B'\nmemory.dwell = '300ms'"),
+    );
+    assert_eq!(number(ask(&server, "busy", 1).await), 2.0);
+
+    // More than it may ever work: without an end by force, this would take twenty seconds.
+    let work = floats("x", &[20_000.0]);
+    let path = infer_path("busy");
+    let working = server.post(&path, &work);
+    let growing = async {
+        wait_for_async(DEADLINE, || async {
+            let actor = server.actor("headroom/models/busy:1/owner").await;
+            match actor["observed"]["busy"].as_u64() {
+                Some(1) => Ok(()),
+                _ => Err(actor),
+            }
+        })
+        .await;
+        writeln!(orders, "{}", 520 * MIB).unwrap();
+    };
+    let begun = std::time::Instant::now();
+    let (response, ()) = tokio::join!(working, growing);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    // Nothing is loaded as long as it lasts.
+    let refused = server
+        .post(&infer_path("other"), &floats("x", &[1.0]))
+        .await;
+    assert_eq!(refused.status(), 503);
+    assert!(server.log().contains("ending a resource in use"));
+
+    writeln!(orders, "1").unwrap();
+    wait_for_async(DEADLINE, || async {
+        let response = server.post(&infer_path("busy"), &floats("x", &[1.0])).await;
+        match response.status().as_u16() {
+            200 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
 }

@@ -88,3 +88,46 @@ async fn models_take_turns_in_a_group_and_the_kernel_never_has_to_step_in() {
     assert_eq!(group.kills(), 0);
     drop(server);
 }
+
+#[tokio::test]
+async fn a_model_that_the_kernel_kills_is_recognised_and_comes_back_although_it_reserves_more() {
+    let limit = 500 * MIB;
+    let Some(group) = Group::new("killed", limit) else {
+        return;
+    };
+    let models = Models::new();
+    models.takes("hungry").adds("other", 8, 1.0);
+    models.settings("hungry", 1, "warmup = false");
+    // The supervisor looks too rarely to come before the kernel.
+    let settings = "memory.sample_interval = '1h'\nmemory.sample_interval_fast = '1h'";
+    let server = serve(&group, &models, settings);
+    assert_eq!(number(ask(&server, "other", 1).await), 2.0);
+    assert_eq!(number(ask(&server, "hungry", 2).await), 2.0);
+
+    let answer = ask(&server, "hungry", 3000).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(group.kills() >= 1);
+    let kills = "headroom_model_oom_kills_total";
+    let told = server.metric(kills, &["name=\"hungry:1\""]).await;
+    assert!(told >= 1.0);
+    // The server and the others go on, and so does the model.
+    assert_eq!(number(ask(&server, "other", 2).await), 3.0);
+    headroom_test_support::wait::wait_for_async(DEADLINE, || async {
+        let answer = ask(&server, "hungry", 3).await;
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    })
+    .await;
+    let unload = server.repository("hungry", "unload").await;
+    unload.ok();
+    assert_eq!(number(ask(&server, "hungry", 2).await), 2.0);
+    let log = server.log();
+    assert!(
+        log.contains("the kernel ended a model for want of memory"),
+        "{log}"
+    );
+    drop(server);
+}

@@ -38,6 +38,9 @@ pub(crate) trait Stage {
     /// The same, but it first works for as many milliseconds as its input says.
     fn works(&self, name: &str, mib: u64, value: f32) -> &Self;
 
+    /// A model that takes as many MiB for a moment as its input says, and returns its input.
+    fn takes(&self, name: &str) -> &Self;
+
     /// A server with these models and these settings.
     fn serve(&self, settings: &str) -> Server;
 
@@ -60,6 +63,13 @@ impl Stage for Models {
             while ops.prim.TimePoint() - begun < wanted:\n    pass\n  \
             return x + self.w[0][0]\n";
         self.add(name, 1, |path| write(path, code, mib, value))
+    }
+
+    fn takes(&self, name: &str) -> &Self {
+        let code = "def forward(self, x: Tensor) -> Tensor:\n  \
+            taken = torch.rand([int(x), 262144])\n  \
+            return x + torch.mul(taken[0][0], 0.)\n";
+        self.add(name, 1, |path| write(path, code, 1, 0.0))
     }
 
     fn serve(&self, settings: &str) -> Server {

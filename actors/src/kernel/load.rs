@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -67,20 +67,37 @@ impl fmt::Debug for Ticket {
     }
 }
 
-/// What the next load of a thing must reserve at least, in bytes: raised while it runs, by whoever
-/// sees that it needs more than was measured at its load. Clones are the same estimate.
+/// What whoever runs a thing has learned of its memory. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Estimate(Arc<AtomicU64>);
+pub struct Estimate(Arc<Learned>);
+
+#[derive(Debug, Default)]
+struct Learned {
+    bytes: AtomicU64,
+    suspect: AtomicBool,
+}
 
 impl Estimate {
-    /// Raises it to `bytes`, where it is lower.
+    /// Raises what the next load must reserve at least to `bytes`, where it is lower: the thing was
+    /// seen to need more than was measured at its load.
     pub fn raise(&self, bytes: u64) {
-        self.0.fetch_max(bytes, Ordering::Relaxed);
+        self.0.bytes.fetch_max(bytes, Ordering::Relaxed);
     }
 
     /// What it was raised to; 0 when nobody did.
     pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says whether what runs now takes ever more memory, or far more than it should: then it is
+    /// the first to go when memory is short.
+    pub fn set_suspect(&self, suspect: bool) {
+        self.0.suspect.store(suspect, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    pub fn is_suspect(&self) -> bool {
+        self.0.suspect.load(Ordering::Relaxed)
     }
 }
 

@@ -110,6 +110,8 @@ impl Loader {
             reservation,
             since: Instant::now(),
         };
+        // What the last process did is no sin of the next.
+        slot.learned.set_suspect(false);
         let ticket = Ticket {
             entry,
             deadline,
@@ -153,6 +155,7 @@ impl Loader {
         slot.measured = slot.measured.max(bytes);
         if bytes > 0 {
             // Nothing measured is no measurement: the estimate stands.
+            slot.loaded = bytes;
             reservation.entry().settle(bytes);
         }
         let took = since.elapsed();

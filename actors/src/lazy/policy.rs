@@ -62,6 +62,9 @@ pub struct Candidate<'a> {
     pub bytes: u64,
     /// Whether it must stay whatever happens.
     pub pinned: bool,
+    /// Whether it takes ever more memory, or far more than it should: it goes before all others,
+    /// whatever it is worth, since what it holds is not what it needs.
+    pub suspect: bool,
     /// Leases on it: by callers, and one by each loaded resource that depends on it.
     pub leases: usize,
     /// Positions, among the candidates, of those that it holds a lease on.
@@ -282,7 +285,10 @@ fn greedy(policy: &dyn Policy, candidates: &[Candidate<'_>], need: u64) -> Vec<u
     let turn = |index: usize| {
         let candidate = &candidates[index];
         Reverse(Turn {
-            worth: policy.worth(candidate),
+            worth: match candidate.suspect {
+                true => f64::NEG_INFINITY,
+                false => policy.worth(candidate),
+            },
             last_use: candidate.usage.last_use,
             name: candidate.name,
             index,
@@ -370,6 +376,7 @@ mod tests {
                 recent: Count::default(),
                 last_use: Duration::from_secs(last_use),
             },
+            suspect: false,
             reload: Duration::from_secs(1),
         }
     }
@@ -394,6 +401,16 @@ mod tests {
         assert_eq!(names(&Lru, &candidates, 11).unwrap(), ["old", "middle"]);
         assert_eq!(names(&Lru, &candidates, 31), None);
         assert_eq!(names(&Lru, &candidates, 0).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn what_takes_more_than_it_should_goes_before_all_others() {
+        let mut leaking = candidate("leaking", 10, 9);
+        leaking.suspect = true;
+        let candidates = [candidate("old", 10, 1), leaking, candidate("older", 10, 0)];
+        for policy in [&Lru as &dyn Policy, &Gdsf::default()] {
+            assert_eq!(names(policy, &candidates, 10).unwrap(), ["leaking"]);
+        }
     }
 
     #[test]
@@ -549,6 +566,7 @@ mod tests {
                         recent: count(*seconds as f64),
                         last_use: Duration::from_secs(*seconds),
                     },
+                    suspect: seconds % 5 == 0,
                     reload: Duration::from_millis(seconds * 37),
                 })
                 .collect();

@@ -39,6 +39,9 @@ struct Head {
     hoping_since: Option<Instant>,
     /// Whether nothing could be evicted, so that it may take what is kept free otherwise.
     stretch: bool,
+    /// Whether it makes do with what its last load took, since there is no room for what its use
+    /// took at the most. What grew once must not be shut out for good.
+    modest: bool,
     /// Whether the budget is being asked, and whether something has gone since.
     asking: bool,
     outdated: bool,
@@ -66,6 +69,7 @@ impl Loader {
             evictions: 0,
             hoping_since: None,
             stretch: false,
+            modest: false,
             asking: false,
             outdated: false,
             timer: None,
@@ -110,7 +114,11 @@ impl Loader {
         head.outdated = false;
         let answer = self.budget.reserve(Claim {
             name: head.name.clone(),
-            bytes: slot.estimate(),
+            bytes: if head.modest {
+                slot.least()
+            } else {
+                slot.estimate()
+            },
             stretch: head.stretch,
         });
         context.spawn(
@@ -185,7 +193,7 @@ impl Loader {
                 self.evict(&victims, Reason::Room, context);
                 due
             }
-            _ if within_reach < missing => return self.refuse(&refused, context),
+            _ if within_reach < missing => return self.make_do(shortage, context),
             _ => {
                 let patience = self.config.wait_for_room.min(self.config.load_deadline);
                 *head.hoping_since.get_or_insert_with(Instant::now) + patience
@@ -193,7 +201,7 @@ impl Loader {
         };
         let left = due.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return self.refuse(&refused, context);
+            return self.make_do(shortage, context);
         }
         let timer = context.run_later(left, Self::lose_patience);
         if let Some(head) = &mut self.room.head {
@@ -207,8 +215,24 @@ impl Loader {
         };
         head.timer = None;
         if let Some(shortage) = head.shortage {
-            self.refuse(&AcquireError::Short(shortage), context);
+            self.make_do(shortage, context);
         }
+    }
+
+    /// There is no room for all that the load may come to need: it makes do with the least that it
+    /// needs, or is refused if that is what was asked for.
+    fn make_do(&mut self, shortage: Shortage, context: &mut Context<Self>) {
+        if let Some(head) = &mut self.room.head
+            && let Some(slot) = self.slots.get(&head.name)
+            && slot.least() < shortage.need
+        {
+            head.modest = true;
+            head.since = Instant::now();
+            head.evictions = 0;
+            head.hoping_since = None;
+            return self.ask_budget(context);
+        }
+        self.refuse(&AcquireError::Short(shortage), context);
     }
 
     fn refuse(&mut self, error: &AcquireError, context: &mut Context<Self>) {
@@ -302,6 +326,7 @@ impl Loader {
                     leases: held.uses.held(),
                     holds: holds.collect(),
                     usage,
+                    suspect: slot.learned.is_suspect(),
                     reload: slot.meter.counters.average_load_time().unwrap_or_default(),
                 }
             })

@@ -104,6 +104,8 @@ pub(super) struct Slot {
     pub(super) removed: bool,
     pub(super) meter: Meter,
     pub(super) usage: Usage,
+    /// What was measured at the end of its last load.
+    pub(super) loaded: u64,
     /// The highest peak measured so far.
     pub(super) measured: u64,
     /// What those who ran it say that it needs.
@@ -126,6 +128,7 @@ impl Slot {
             departures: Vec::new(),
             removed: false,
             usage: Usage::default(),
+            loaded: 0,
             measured: 0,
             learned: Estimate::default(),
             failures_in_a_row: 0,
@@ -153,6 +156,7 @@ impl Slot {
         }
         self.meter.kind = successor.kind;
         self.resource = successor;
+        self.loaded = 0;
         self.measured = 0;
         self.learned = Estimate::default();
         self.failures_in_a_row = 0;
@@ -237,6 +241,14 @@ impl Slot {
                 ..
             }
         )
+    }
+
+    /// What its next load takes at least: what the last one did. What came later came from its use.
+    pub(super) fn least(&self) -> u64 {
+        match self.loaded {
+            0 => self.estimate(),
+            loaded => loaded,
+        }
     }
 
     /// What to reserve for its next load.

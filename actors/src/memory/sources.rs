@@ -146,11 +146,14 @@ impl Reporter {
             }
             (Ok(usage), Others::Stranger(pid)) => {
                 let directory = usage.directory.display();
+                let shared = format!("count: {directory} is shared with process {pid}");
                 status.in_use = found.counted().is_some();
-                status.doubt(format!(
-                    "count: {directory} is shared with process {pid}; only what it leaves below \
-                     its limit counts"
-                ));
+                if status.in_use {
+                    status.doubt(format!("{shared}; what is left below its limit counts"));
+                } else {
+                    // Without a limit, what others do there is none of our business.
+                    status.add(format!("{shared}, not used"));
+                }
             }
             (Ok(usage), Others::Unknown) => {
                 status.health = Health::Failing;

@@ -101,6 +101,7 @@ impl ModelHost {
             return;
         }
         self.spec.facts.misbehaves(found);
+        self.spec.estimate.set_suspect(true);
         let (host, name) = (&self.spec.name, self.metrics_name.clone());
         match found {
             Misbehaviour::Leak(leak) => {
@@ -169,6 +170,7 @@ impl ModelHost {
     }
 
     fn on_renewed(&self, reason: &'static str, before_bytes: u64, after_bytes: u64) {
+        self.spec.estimate.set_suspect(false);
         let host = &self.spec.name;
         tracing::info!(
             host,

@@ -133,6 +133,7 @@ fn choice_times(kind: PolicyKind, count: usize) -> (Duration, Duration) {
                 leases: usize::from(random.next().is_multiple_of(5)),
                 holds: Vec::new(),
                 usage,
+                suspect: false,
                 reload: Duration::from_millis(random.next() % 1000),
             }
         })

@@ -114,6 +114,7 @@ impl Online {
             let known = &self.models[*model];
             Candidate {
                 usage: known.usage,
+                suspect: false,
                 reload: known.loading / known.loads.max(1),
                 ..idle(trace, *model)
             }
@@ -162,6 +163,7 @@ pub(crate) fn idle(trace: &Trace, model: usize) -> Candidate<'_> {
         leases: 0,
         holds: Vec::new(),
         usage: Usage::default(),
+        suspect: false,
         reload: Duration::ZERO,
     }
 }

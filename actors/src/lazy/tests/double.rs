@@ -242,11 +242,17 @@ pub(crate) struct Ledger {
     total: u64,
     entries: Mutex<BTreeMap<u64, u64>>,
     next: AtomicU64,
+    /// What every entry says that it grew to.
+    grown: AtomicU64,
     /// What it does when it is asked.
     pub(crate) mood: Mutex<Mood>,
 }
 
 impl Ledger {
+    pub(crate) fn grow_all_to(&self, bytes: u64) {
+        self.grown.store(bytes, SeqCst);
+    }
+
     pub(crate) fn used(&self) -> u64 {
         self.entries.lock().unwrap().values().sum()
     }
@@ -273,7 +279,7 @@ impl Entry for Line {
         self.settled.load(SeqCst)
     }
     fn peak(&self) -> u64 {
-        0
+        self.ledger.grown.load(SeqCst)
     }
     fn release(&self) {
         self.ledger.entries.lock().unwrap().remove(&self.key);
@@ -351,6 +357,7 @@ impl Yard {
             total,
             entries: Mutex::default(),
             next: AtomicU64::new(0),
+            grown: AtomicU64::new(0),
             mood: Mutex::default(),
         });
         let (writer, reader) = pressure::channel();

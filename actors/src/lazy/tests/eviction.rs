@@ -254,6 +254,31 @@ fn loads_run_in_parallel_once_they_have_room() {
 }
 
 #[test]
+fn what_grew_in_use_makes_do_with_what_its_load_took_when_there_is_no_room_for_more() {
+    paused(|universe| async move {
+        let resources = vec![
+            Scripted::new()
+                .bytes(30)
+                .measured(30)
+                .resource("grows", &[]),
+            Scripted::new().bytes(60).pinned().resource("pinned", &[]),
+        ];
+        let yard = Yard::open(&universe, 100, resources).await;
+        yard.touch("grows").await;
+        yard.ledger.grow_all_to(90);
+        let unload = Unload {
+            name: "grows".to_owned(),
+        };
+        yard.loader.ask(unload, MINUTE).await.unwrap().unwrap();
+        yard.touch("pinned").await;
+        // 90 bytes will never be free again; 30 are.
+        yard.touch("grows").await;
+        assert_eq!(yard.ledger.used(), 90);
+        yard.close().await;
+    });
+}
+
+#[test]
 fn what_was_measured_is_the_next_estimate() {
     paused(|universe| async move {
         let thing = Scripted::new().bytes(90).measured(30);
