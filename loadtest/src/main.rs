@@ -78,6 +78,8 @@ enum Scenario {
     Load,
     /// Latency and throughput of inference, beside a bare forward.
     Infer,
+    /// What the memory supervisor costs at rest, and how fast it brings memory back.
+    Pressure,
     /// All of the above.
     All,
     /// Eviction policies beside an offline optimum. A replay: starts no server, measures nothing.
@@ -114,6 +116,9 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     if wanted(Scenario::Infer) {
         report.section("infer", scenario::infer(&binaries)?);
+    }
+    if wanted(Scenario::Pressure) {
+        report.section("memory pressure", scenario::pressure(&binaries)?);
     }
     report.end();
     match &arguments.json {

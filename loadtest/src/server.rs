@@ -30,11 +30,16 @@ impl Binaries {
         })
     }
 
+    /// The server, without any settings.
+    pub(crate) fn options(&self) -> Options {
+        Options::new(&self.server)
+    }
+
     /// A server with these models and these lines of settings.
     pub(crate) fn start(&self, models: &Models, settings: &str) -> Server {
         let dir = format!("models.dir = '{}'", models.path().display());
         let quiet = "log.filter = 'warn'";
-        let options = Options::new(&self.server).settings(&dir).settings(quiet);
+        let options = self.options().settings(&dir).settings(quiet);
         Server::start(options.settings(settings))
     }
 

@@ -1,55 +1,21 @@
 //! Memory that nobody reserved: a process within the budget grows all at once.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use headroom_test_support::ballast::Ballast;
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{floats, infer_path};
 use headroom_test_support::server::Server;
 use headroom_test_support::wait::wait_for_async;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::stage::{BINARY, DEADLINE, MIB, Stage, ask, number};
 
 /// What the ballast takes at once, in MiB.
 const BALLAST: u64 = 300;
 
-/// A child of the server that takes memory when told to, and ends with the server.
-struct Ballast {
-    folder: TempDir,
-}
-
-impl Ballast {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let pipe = folder.path().join("orders");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        Self { folder }
-    }
-
-    fn pipe(&self) -> PathBuf {
-        self.folder.path().join("orders")
-    }
-
-    /// The server's command becomes that of a shell that has started the ballast before.
-    fn serve(&self, models: &Models, settings: &str) -> Server {
-        let grow = "import sys\nfor line in sys.stdin:\n  held = bytearray(b'x') * int(line)";
-        let start = format!(
-            "python3 -c \"{grow}\" < '{}' & exec \"$0\" \"$@\"",
-            self.pipe().display()
-        );
-        let options = models.options(BINARY).settings(settings);
-        Server::start(options.launched_by(&["sh", "-c", &start]))
-    }
-
-    /// For reading too, so that the pipe always has both ends.
-    fn open(&self) -> File {
-        let mut both = File::options();
-        both.read(true).write(true).open(self.pipe()).unwrap()
-    }
+fn serve(ballast: &Ballast, models: &Models, settings: &str) -> Server {
+    ballast.serve(models.options(BINARY).settings(settings))
 }
 
 async fn events(server: &Server) -> Vec<Value> {
@@ -78,9 +44,9 @@ async fn a_sudden_growth_is_answered_at_once_and_the_events_tell_the_story() {
     let models = Models::new();
     models.adds("one", 100, 1.0).adds("two", 100, 2.0);
     let ballast = Ballast::new();
-    let mut orders = ballast.open();
     let limit = 680 * MIB;
-    let server = ballast.serve(
+    let server = serve(
+        &ballast,
         &models,
         &format!("memory.limit = '{limit}B'\nmemory.dwell = '300ms'"),
     );
@@ -89,7 +55,7 @@ async fn a_sudden_growth_is_answered_at_once_and_the_events_tell_the_story() {
     let quiet = |event: &Value| event["event"] != "level" && event["event"] != "clean_up";
     assert!(events(&server).await.iter().all(quiet));
 
-    writeln!(orders, "{}", BALLAST * MIB).unwrap();
+    ballast.take(BALLAST * MIB);
     wait_for_async(DEADLINE, || async {
         let events = events(&server).await;
         let last = events.iter().rev().find(|event| event["event"] == "level");
@@ -138,7 +104,7 @@ async fn a_sudden_growth_is_answered_at_once_and_the_events_tell_the_story() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 
     // Memory comes back, and with it the models.
-    writeln!(orders, "1").unwrap();
+    ballast.take(1);
     assert_eq!(number(ask(&server, "one", 2).await), 3.0);
     let failures = server.metric("headroom_lazy_load_failures_total", &[]);
     assert_eq!(failures.await, 0.0);
@@ -149,9 +115,9 @@ async fn when_memory_is_exhausted_the_model_in_use_ends_and_its_caller_is_told_t
     let models = Models::new();
     models.works("busy", 100, 1.0).adds("other", 8, 2.0);
     let ballast = Ballast::new();
-    let mut orders = ballast.open();
     let limit = 680 * MIB;
-    let server = ballast.serve(
+    let server = serve(
+        &ballast,
         &models,
         &format!("memory.limit = '{limit}B'\nmemory.dwell = '300ms'"),
     );
@@ -170,7 +136,7 @@ async fn when_memory_is_exhausted_the_model_in_use_ends_and_its_caller_is_told_t
             }
         })
         .await;
-        writeln!(orders, "{}", 520 * MIB).unwrap();
+        ballast.take(520 * MIB);
     };
     let begun = std::time::Instant::now();
     let (response, ()) = tokio::join!(working, growing);
@@ -184,7 +150,7 @@ async fn when_memory_is_exhausted_the_model_in_use_ends_and_its_caller_is_told_t
     assert_eq!(refused.status(), 503);
     assert!(server.log().contains("ending a resource in use"));
 
-    writeln!(orders, "1").unwrap();
+    ballast.take(1);
     wait_for_async(DEADLINE, || async {
         let response = server.post(&infer_path("busy"), &floats("x", &[1.0])).await;
         match response.status().as_u16() {

@@ -17,3 +17,4 @@ mod hard_limit;
 mod leaving;
 mod pressure;
 mod stage;
+mod telling;

@@ -3,11 +3,13 @@
 mod cold_start;
 mod infer;
 mod load;
+mod pressure;
 mod resident;
 
 pub(crate) use cold_start::cold_start;
 pub(crate) use infer::infer;
 pub(crate) use load::load;
+pub(crate) use pressure::pressure;
 pub(crate) use resident::resident;
 
 #[expect(

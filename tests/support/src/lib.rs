@@ -1,5 +1,6 @@
 //! What the black-box tests share: starting the real binary, generated TorchScript files, WAV samples, waiting.
 
+pub mod ballast;
 pub mod cgroup;
 pub mod models;
 pub mod process_tree;

@@ -1,0 +1,181 @@
+//! The memory supervisor: what it costs at rest, and what becomes of a sudden growth.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use headroom_test_support::ballast::Ballast;
+use headroom_test_support::models::Models;
+use headroom_test_support::process_tree::Watch;
+use headroom_test_support::torchscript;
+use serde_json::Value;
+
+use super::pause;
+use crate::Error;
+use crate::client::{Connection, Request};
+use crate::report::Figure;
+use crate::sample::Samples;
+use crate::server::{Binaries, repository};
+
+const MIB: u64 = 1 << 20;
+
+/// Models loaded and idle, and the weights of each.
+const MODELS: usize = 3;
+const WEIGHTS: u64 = 100 * MIB;
+
+/// How long a server is watched at rest.
+const REST: Duration = Duration::from_secs(30);
+
+/// What comes all at once, how often, and the budget: 85 % of it are passed by far.
+const GROWTH: u64 = 300 * MIB;
+const ROUNDS: usize = 7;
+const BUDGET: u64 = 740 * MIB;
+
+/// Until nothing happens any more after a change.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Longest wait for a clean-up.
+const WITHIN: Duration = Duration::from_secs(20);
+
+pub(crate) fn pressure(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
+    let watched = rest(binaries, "1s")?;
+    let unwatched = rest(binaries, "1h")?;
+    let mut figures = vec![
+        Figure::new(
+            "reading memory at rest, share of a core",
+            watched - unwatched,
+            "%",
+        )
+        .at_most(0.2),
+        Figure::new("the whole server at rest, share of a core", watched, "%"),
+    ];
+    figures.extend(emergency(binaries)?);
+    Ok(figures)
+}
+
+/// The percentage of one core that a server takes with idle models.
+fn rest(binaries: &Binaries, interval: &str) -> Result<f64, Error> {
+    let models = models();
+    let settings = format!(
+        "memory.sample_interval = '{interval}'\nmemory.sample_interval_fast = '50ms'\n\
+         memory.gc_interval = '1h'"
+    );
+    let server = binaries.start(&models, &settings);
+    for index in 0..MODELS {
+        repository(&server, &name(index), "load")?;
+    }
+    pause(SETTLE);
+    let before = on_core(server.pid())?;
+    pause(REST);
+    let took = on_core(server.pid())?.saturating_sub(before);
+    Ok(took.as_secs_f64() / REST.as_secs_f64() * 100.0)
+}
+
+/// Time that all threads of a process have run.
+fn on_core(pid: u32) -> Result<Duration, Error> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut sum = 0;
+    for task in fs::read_dir(&tasks).map_err(Error::io(&tasks))?.flatten() {
+        // A thread may have ended meanwhile.
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let nanoseconds = text.split_ascii_whitespace().next();
+        sum += nanoseconds
+            .and_then(|it| it.parse::<u64>().ok())
+            .unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(sum))
+}
+
+/// Grows at once by more than there is, again and again.
+fn emergency(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
+    let models = models();
+    let ballast = Ballast::new();
+    let settings = format!(
+        "models.dir = '{}'\nlog.filter = 'warn'\nmemory.limit = '{BUDGET}B'\nmemory.dwell = '500ms'",
+        models.path().display()
+    );
+    let server = ballast.serve(binaries.options().settings(&settings));
+    let mut connection = Connection::open(server.address())?;
+    let (mut below, mut over) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        for index in 0..MODELS {
+            repository(&server, &name(index), "load")?;
+        }
+        pause(SETTLE);
+        let seen = events(&mut connection)?.len();
+        let watch = Watch::start(server.pid());
+        ballast.take(GROWTH);
+        let story = wait_for_end(&mut connection, seen)?;
+        over.push(watch.finish().bytes.saturating_sub(BUDGET) as f64 / MIB as f64);
+        below.extend(time_to_relief(&story));
+        ballast.take(1);
+        pause(SETTLE);
+    }
+    let (below, over) = (Samples::new(below), Samples::new(over));
+    Ok(vec![
+        Figure::new("from critical to below 75 %, median", below.median(), "ms").at_most(1000.0),
+        Figure::new("from critical to below 75 %, longest", below.at(1.0), "ms").at_most(1000.0),
+        Figure::new(
+            "above the budget while growing, median",
+            over.median(),
+            "MiB",
+        ),
+    ])
+}
+
+fn models() -> Models {
+    let models = Models::new();
+    for index in 0..MODELS {
+        models.add(&name(index), 1, |path| torchscript::weights(path, WEIGHTS));
+    }
+    models
+}
+
+fn name(index: usize) -> String {
+    format!("model-{index}")
+}
+
+fn events(connection: &mut Connection) -> Result<Vec<Value>, Error> {
+    let answer = connection.ask(&Request::get("/api/performance/memory/stats?events=1000"))?;
+    let mut stats: Value = serde_json::from_slice(answer)
+        .map_err(|error| Error::Answer(format!("the statistics are no JSON: {error}")))?;
+    match stats["events"].take() {
+        Value::Array(events) => Ok(events),
+        _ => Err(Error::Answer("the statistics tell no events".to_owned())),
+    }
+}
+
+/// What happened after the first `seen` events, once the level has risen and fallen again.
+fn wait_for_end(connection: &mut Connection, seen: usize) -> Result<Vec<Value>, Error> {
+    let begun = std::time::Instant::now();
+    loop {
+        let story = events(connection)?.split_off(seen);
+        let levels = || story.iter().filter(|event| event["event"] == "level");
+        let fell = |event: &Value| event["to"] == "normal" || event["to"] == "elevated";
+        if levels().any(is_emergency) && levels().next_back().is_some_and(fell) {
+            return Ok(story);
+        }
+        if begun.elapsed() > WITHIN {
+            return Err(Error::Answer(format!(
+                "no clean-up came to its end: {story:?}"
+            )));
+        }
+        pause(Duration::from_millis(50));
+    }
+}
+
+fn is_emergency(event: &Value) -> bool {
+    event["event"] == "level" && (event["to"] == "critical" || event["to"] == "exhausted")
+}
+
+/// Milliseconds from the first emergency to the first reading below three quarters of the budget.
+fn time_to_relief(story: &[Value]) -> Option<f64> {
+    let at = |event: &Value| humantime::parse_rfc3339(event["at"].as_str()?).ok();
+    let mut after = story.iter().skip_while(|event| !is_emergency(event));
+    let began: SystemTime = at(after.next()?)?;
+    let relieved = after.find(|event| {
+        let used = event["used_after_bytes"].as_u64();
+        used.is_some_and(|used| used < BUDGET / 4 * 3)
+    })?;
+    let took = at(relieved)?.duration_since(began).ok()?;
+    Some(took.as_secs_f64() * 1e3)
+}
