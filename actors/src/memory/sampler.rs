@@ -85,7 +85,7 @@ impl Sampler {
     pub(super) fn read(&mut self, config: &MemoryConfig) -> Result<Reading, SampleError> {
         let began = Instant::now();
         let mut usage = self.tree.read().map_err(SampleError::Processes)?;
-        usage.shared_files = self.shared_files.bytes();
+        usage.shared_files = self.shared_files.bytes(usage.processes.keys());
         let allocator = (&*self.allocator).read();
         let stalls = self.stalls.read();
         let kernel_kills = self.kills.read();

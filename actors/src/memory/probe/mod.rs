@@ -22,7 +22,7 @@ mod stall_trigger;
 mod stalls;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -200,7 +200,13 @@ impl System {
 /// Reads a small file of the kernel as text; what is not UTF-8 (a process may choose its name
 /// freely) does not matter to any number in it.
 fn read_text(path: &Path) -> Result<String, Silence> {
-    match fs::read(path) {
+    let read = || {
+        // The kernel tells no size beforehand; most of its files fit in here, and take one read.
+        let mut bytes = Vec::with_capacity(4096);
+        fs::File::open(path)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
         Ok(bytes) => Ok(String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())),
         Err(error) => Err(Silence::unreadable(path, &error)),

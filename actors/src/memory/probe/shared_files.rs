@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::System;
 
-/// Time between two looks at all descriptors. A server may have tens of thousands; in between only
-/// the files already known are asked for their size.
-const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks at all descriptors while the same processes are there. A server may have
+/// tens of thousands, and such files come and go with processes; in between only the files already
+/// known are asked for their size.
+const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The kernel counts blocks of a file in this unit, whatever the file system.
 const BLOCK: u64 = 512;
@@ -24,6 +25,8 @@ pub(in crate::memory) struct SharedFiles {
     descriptors: PathBuf,
     known: Vec<PathBuf>,
     scanned: Option<Instant>,
+    /// The processes at that time.
+    processes: Vec<i32>,
 }
 
 impl SharedFiles {
@@ -32,14 +35,20 @@ impl SharedFiles {
             descriptors: system.own("fd"),
             known: Vec::new(),
             scanned: None,
+            processes: Vec::new(),
         }
     }
 
-    /// Bytes in all of them, each file once.
-    pub(in crate::memory) fn bytes(&mut self) -> u64 {
-        if self.scanned.is_none_or(|at| at.elapsed() >= SCAN_INTERVAL) {
+    /// Bytes in all of them, each file once. `processes` are those that may share them.
+    pub(in crate::memory) fn bytes<'a>(
+        &mut self,
+        processes: impl Iterator<Item = &'a i32> + Clone,
+    ) -> u64 {
+        let is_old = self.scanned.is_none_or(|at| at.elapsed() >= SCAN_INTERVAL);
+        if is_old || !self.processes.iter().eq(processes.clone()) {
             self.scan();
             self.scanned = Some(Instant::now());
+            self.processes = processes.copied().collect();
         }
         let mut seen = BTreeSet::new();
         let mut sum: u64 = 0;
@@ -81,14 +90,22 @@ mod tests {
     #[test]
     fn bytes_in_an_arena_are_counted_once_and_gone_with_it() {
         const BYTES: u64 = 64 << 20;
-        let bytes = || SharedFiles::new(&System::default()).bytes();
+        let bytes = || SharedFiles::new(&System::default()).bytes([].iter());
         let mut arena = ArenaWriter::create("headroom-test").unwrap();
         let second = arena.as_fd().try_clone_to_owned().unwrap();
         let before = bytes();
+        let mut files = SharedFiles::new(&System::default());
+        files.bytes([1].iter());
+        let mut another = ArenaWriter::create("headroom-test").unwrap();
         arena.write(&vec![1; BYTES as usize]).unwrap();
         let held = bytes();
         // Another test of this process may hold an arena too, but none as large as this.
         assert!(held >= before + BYTES && held < before + 2 * BYTES);
+        // One that came after the last look at all descriptors is found when a process comes.
+        another.write(&vec![1; BYTES as usize]).unwrap();
+        let known = files.bytes([1].iter());
+        assert!(files.bytes([1, 2].iter()) >= known + BYTES);
+        drop(another);
         drop((arena, second));
         assert!(bytes() < held - BYTES / 2);
     }
