@@ -40,6 +40,16 @@ pub(super) struct CleanUp {
     step: Step,
 }
 
+/// One change of the level. All sizes in bytes.
+struct Change {
+    from: Level,
+    to: Level,
+    used_before: u64,
+    used: u64,
+    budget: u64,
+    wanted: u64,
+}
+
 enum Step {
     /// Answers are waited for.
     Asked,
@@ -73,7 +83,15 @@ impl MemorySupervisor {
         let wanted = wanted_bytes(to, used, budget, &levels);
         let verified = self.verify(began, used, from);
         if to != from {
-            self.change_level(from, to, before, used, wanted, budget, context);
+            let change = Change {
+                from,
+                to,
+                used_before: before,
+                used,
+                budget,
+                wanted,
+            };
+            self.change_level(&change, context);
         } else if verified && wanted > 0 {
             self.next_round(to, used, wanted, context);
         } else if self.is_due_again(to, wanted, budget) {
@@ -81,34 +99,30 @@ impl MemorySupervisor {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one event, told once")]
-    fn change_level(
-        &mut self,
-        from: Level,
-        to: Level,
-        before: u64,
-        used: u64,
-        wanted: u64,
-        budget: u64,
-        context: &mut Context<Self>,
-    ) {
-        self.shared.history().change(to, before, used, wanted);
+    fn change_level(&mut self, change: &Change, context: &mut Context<Self>) {
+        let Change { to, .. } = *change;
+        let (before, used) = (change.used_before, change.used);
+        let mut history = self.shared.history();
+        history.change(to, before, used, change.wanted);
+        drop(history);
         metrics::level_change(to);
         tracing::info!(
-            from = from.label(),
+            from = change.from.label(),
             to = to.label(),
             used_before_bytes = before,
             used_bytes = used,
-            budget_bytes = budget,
-            wanted_bytes = wanted,
+            budget_bytes = change.budget,
+            wanted_bytes = change.wanted,
             "memory level changed"
         );
-        let allocator = Arc::clone(&self.shared.allocator);
-        // Nobody waits for it: if it fails, memory goes back a little later.
+        let shared = Arc::clone(&self.shared);
+        // Nobody waits for it: if it fails, memory goes back a little later. The level is the one of
+        // that moment, so that of two changes the last to run is right.
         drop(tokio::task::spawn_blocking(move || {
-            allocator.set_decay(decay(to))
+            let level = shared.history().level();
+            shared.allocator.set_decay(decay(level))
         }));
-        self.clean_up(to, used, wanted, context);
+        self.clean_up(to, used, change.wanted, context);
     }
 
     /// Begins the clean-up of `level`, instead of the one under way.
