@@ -52,9 +52,9 @@ struct Pace {
     moved: Duration,
     /// One that did not even do that, after this time.
     still: Duration,
-    /// The children of a process that had none are asked for again after this time, or when it
-    /// took a page fault: a fork cannot be without one, a `vfork` can.
-    childless: Duration,
+    /// The children of a process are listed again after this time, or when it took a page fault: a
+    /// fork cannot be without one, a `vfork` can.
+    listed: Duration,
 }
 
 const PACE: Pace = Pace {
@@ -62,7 +62,7 @@ const PACE: Pace = Pace {
     routine: Duration::from_millis(1),
     moved: Duration::from_secs(1),
     still: Duration::from_secs(30),
-    childless: Duration::from_secs(5),
+    listed: Duration::from_secs(5),
 };
 
 /// A process whose resident pages changed by more than this is measured again at once. The kernel
@@ -84,7 +84,7 @@ pub(in crate::memory) struct ProcessTree {
     /// Who was in the tree at the last look.
     members: BTreeSet<i32>,
     known: BTreeMap<i32, Known>,
-    childless: BTreeMap<i32, Childless>,
+    listed: BTreeMap<i32, Listed>,
     pace: Pace,
 }
 
@@ -98,11 +98,12 @@ struct Known {
     is_stale: bool,
 }
 
-/// A process that had no children.
+/// The children of a process, as they were last listed.
 #[derive(Debug)]
-struct Childless {
+struct Listed {
     vitals: Vitals,
     at: Instant,
+    children: Vec<i32>,
 }
 
 /// Why a process is to be measured, most urgent first.
@@ -120,7 +121,7 @@ impl ProcessTree {
             system: system.clone(),
             members: BTreeSet::new(),
             known: BTreeMap::new(),
-            childless: BTreeMap::new(),
+            listed: BTreeMap::new(),
             pace: PACE,
         }
     }
@@ -151,7 +152,7 @@ impl ProcessTree {
 
     /// Takes note of who came and went.
     fn notice(&mut self, members: &BTreeMap<i32, Vitals>) {
-        self.childless.retain(|pid, _| members.contains_key(pid));
+        self.listed.retain(|pid, _| members.contains_key(pid));
         self.known.retain(|pid, known| {
             let same = members.get(pid);
             same.is_some_and(|vitals| vitals.identity == known.vitals.identity)
@@ -245,27 +246,25 @@ impl ProcessTree {
             let Some(vitals) = process::vitals(&self.system, pid) else {
                 continue;
             };
-            if pid == own || !self.is_childless(pid, &vitals) {
-                let children = self.children(pid, vitals.threads);
-                if children.is_empty() {
-                    let at = Instant::now();
-                    let vitals = vitals.clone();
-                    self.childless.insert(pid, Childless { vitals, at });
-                } else {
-                    self.childless.remove(&pid);
-                }
-                queue.extend(children);
+            if !self.is_listed(pid, &vitals) {
+                let listed = Listed {
+                    children: self.children(pid, vitals.threads),
+                    vitals: vitals.clone(),
+                    at: Instant::now(),
+                };
+                self.listed.insert(pid, listed);
             }
+            let listed = self.listed.get(&pid);
+            queue.extend(listed.iter().flat_map(|listed| &listed.children));
             members.insert(pid, vitals);
         }
         Some(members)
     }
 
-    /// Whether a process had no children when they were last asked for, and can hardly have made
-    /// any since.
-    fn is_childless(&self, pid: i32, vitals: &Vitals) -> bool {
-        self.childless.get(&pid).is_some_and(|known| {
-            known.at.elapsed() < self.pace.childless
+    /// Whether the children of a process were listed, and it can hardly have made any since.
+    fn is_listed(&self, pid: i32, vitals: &Vitals) -> bool {
+        self.listed.get(&pid).is_some_and(|known| {
+            known.at.elapsed() < self.pace.listed
                 && known.vitals.identity == vitals.identity
                 && known.vitals.faults == vitals.faults
                 // Without this number the kernel may be telling no faults either.
@@ -461,7 +460,7 @@ mod tests {
             routine: Duration::MAX,
             moved: Duration::MAX,
             still: Duration::MAX,
-            childless: Duration::MAX,
+            listed: Duration::MAX,
         };
         assert_eq!(shares(&mut tree), [10, 20, 30]);
         (fixture, tree)
@@ -524,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn a_childless_process_is_asked_again_once_it_took_a_fault_or_time_passed() {
+    fn children_are_listed_again_once_their_parent_took_a_fault_or_time_passed() {
         let (fixture, mut tree) = at_rest();
         fixture.write("proc/100/task/100/children", "101 ");
         fixture.write("proc/101/task/101/children", "");
@@ -541,11 +540,12 @@ mod tests {
             },
         );
         assert_eq!(shares(&mut tree), [10, 20, 30]);
+        fixture.remove("proc/102");
+        assert_eq!(shares(&mut tree), [10, 20], "listed, but gone");
+        set(&fixture, 102, 30, REST);
         fixture.write("proc/101/task/101/children", "");
-        assert_eq!(shares(&mut tree), [10, 20]);
-        fixture.write("proc/101/task/101/children", "102 ");
-        tree.pace.childless = Duration::ZERO;
-        assert_eq!(shares(&mut tree), [10, 20, 30]);
+        tree.pace.listed = Duration::ZERO;
+        assert_eq!(shares(&mut tree), [10, 20], "no longer listed");
     }
 
     /// A child that holds `bytes` until it is dropped.
