@@ -30,6 +30,9 @@ const UNIT_BYTES: u64 = 1024;
 /// First step of a body of unknown length.
 const STEP_BYTES_MIN: u64 = 64 * 1024;
 
+/// Bodies up to this size are not set aside in the memory budget.
+const SMALL_BYTES: u64 = STEP_BYTES_MIN;
+
 /// When a refused request may be tried again: bodies come and go within moments.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -57,7 +60,8 @@ pub struct Body {
 #[derive(Debug)]
 struct Held {
     permit: OwnedSemaphorePermit,
-    memory: Hold,
+    /// None for a small one: there is always room for those, or nobody could ask for anything.
+    memory: Option<Hold>,
 }
 
 impl Deref for Body {
@@ -88,11 +92,22 @@ impl BodyBudget {
         (u64::from(self.units_max) - self.room.available_permits() as u64) * UNIT_BYTES
     }
 
+    async fn hold(&self, bytes: u64) -> Result<Option<Hold>, Problem> {
+        if bytes <= SMALL_BYTES {
+            return Ok(None);
+        }
+        if let Ok(hold) = self.buffers.hold(bytes) {
+            return Ok(Some(hold));
+        }
+        self.buffers.refresh().await;
+        self.buffers.hold(bytes).map(Some).map_err(no_memory)
+    }
+
     async fn take(&self, bytes: u64) -> Result<Held, Problem> {
         let room = Arc::clone(&self.room).acquire_many_owned(units(bytes));
         match timeout(self.admission_wait, room).await {
             Ok(Ok(permit)) => {
-                let memory = self.buffers.hold(bytes).map_err(no_memory)?;
+                let memory = self.hold(bytes).await?;
                 Ok(Held { permit, memory })
             }
             // The semaphore is never closed; an elapsed wait is the only way here.
@@ -199,7 +214,11 @@ impl<'a> Room<'a> {
         match &mut self.held {
             Some(held) => {
                 held.permit.merge(more.permit);
-                held.memory.merge(more.memory);
+                match (&mut held.memory, more.memory) {
+                    (Some(memory), Some(more)) => memory.merge(more),
+                    (memory @ None, more) => *memory = more,
+                    (Some(_), None) => {}
+                }
             }
             None => self.held = Some(more),
         }
@@ -209,8 +228,9 @@ impl<'a> Room<'a> {
 
     /// `bytes` more of it are in use.
     fn fill(&mut self, bytes: u64) {
-        if let Some(held) = &mut self.held {
-            held.memory.fill(bytes);
+        let held = self.held.as_mut();
+        if let Some(memory) = held.and_then(|held| held.memory.as_mut()) {
+            memory.fill(bytes);
         }
     }
 

@@ -70,11 +70,15 @@ pub trait Entry: Send + Sync {
 /// Sets memory aside for buffers of this process: bodies of requests, caches. Granted or refused at
 /// once, since whoever asks is serving a request.
 pub trait Buffers: Send + Sync + 'static {
-    /// Sets `bytes` aside.
+    /// Sets `bytes` aside, by what was last read of memory.
     ///
     /// # Errors
     /// [`BudgetError::Short`].
     fn hold(&self, bytes: u64) -> Result<Hold, BudgetError>;
+
+    /// Has memory read again, unless that was done just now: to be waited for before a refusal is
+    /// believed.
+    fn refresh(&self) -> BoxFuture<'static, ()>;
 }
 
 /// The account behind holds, as they may touch it.

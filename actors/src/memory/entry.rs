@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::ledger::{EntryId, Ledger, Short};
 use super::levels::most_below;
 use super::room::Shared;
-use super::supervisor::{MemorySupervisor, Reserve};
+use super::supervisor::{MemorySupervisor, Reserve, Sample};
 use crate::kernel::{Budget, BudgetError, Buffers, Claim, Entry, Handle, Held, Hold, Reservation};
 
 /// A reading takes milliseconds. A keeper that is silent for this long is in trouble, and its
@@ -122,6 +122,7 @@ impl Budget for MemoryBudget {
 #[derive(Debug, Clone)]
 pub struct BufferAccount {
     pub(super) shared: Arc<Shared>,
+    pub(super) keeper: Handle<MemorySupervisor>,
     pub(super) name: &'static str,
 }
 
@@ -134,6 +135,14 @@ impl Buffers for BufferAccount {
         let ceiling = most_below(ledger.budget(), exhausted);
         ledger.try_hold(self.name, bytes, ceiling)?;
         Ok(Hold::new(Arc::new(self.clone()), bytes))
+    }
+
+    fn refresh(&self) -> BoxFuture<'static, ()> {
+        let keeper = self.keeper.clone();
+        Box::pin(async move {
+            // Without an answer, what was read last must do.
+            keeper.ask(Sample { events: 0 }, RESERVE_WITHIN).await.ok();
+        })
     }
 }
 

@@ -117,6 +117,7 @@ impl Memory {
     pub fn buffers(&self, name: &'static str) -> BufferAccount {
         BufferAccount {
             shared: Arc::clone(&self.shared),
+            keeper: self.handle.clone(),
             name,
         }
     }
