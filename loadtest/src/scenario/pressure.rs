@@ -37,23 +37,20 @@ const SETTLE: Duration = Duration::from_secs(3);
 const WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) fn pressure(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
-    let watched = rest(binaries, "1s")?;
-    let unwatched = rest(binaries, "1h")?;
+    let (reading, watched) = rest(binaries, "1s")?;
+    let (_, unwatched) = rest(binaries, "1h")?;
     let mut figures = vec![
-        Figure::new(
-            "reading memory at rest, share of a core",
-            watched - unwatched,
-            "%",
-        )
-        .at_most(0.2),
+        Figure::new("reading memory at rest, share of a core", reading, "%").at_most(0.2),
         Figure::new("the whole server at rest, share of a core", watched, "%"),
+        Figure::new("the same without readings", unwatched, "%"),
     ];
     figures.extend(emergency(binaries)?);
     Ok(figures)
 }
 
-/// The percentage of one core that a server takes with idle models.
-fn rest(binaries: &Binaries, interval: &str) -> Result<f64, Error> {
+/// The percentages of one core that a server with idle models takes: the threads that read memory,
+/// and all of them.
+fn rest(binaries: &Binaries, interval: &str) -> Result<(f64, f64), Error> {
     let models = models();
     let settings = format!(
         "memory.sample_interval = '{interval}'\nmemory.sample_interval_fast = '50ms'\n\
@@ -66,23 +63,32 @@ fn rest(binaries: &Binaries, interval: &str) -> Result<f64, Error> {
     pause(SETTLE);
     let before = on_core(server.pid())?;
     pause(REST);
-    let took = on_core(server.pid())?.saturating_sub(before);
-    Ok(took.as_secs_f64() / REST.as_secs_f64() * 100.0)
+    let after = on_core(server.pid())?;
+    let share = |before: Duration, after: Duration| {
+        after.saturating_sub(before).as_secs_f64() / REST.as_secs_f64() * 100.0
+    };
+    Ok((share(before.0, after.0), share(before.1, after.1)))
 }
 
-/// Time that all threads of a process have run.
-fn on_core(pid: u32) -> Result<Duration, Error> {
+/// Time that threads of a process have run: those for work that blocks, which at rest is reading
+/// memory and nothing else, and all of them.
+fn on_core(pid: u32) -> Result<(Duration, Duration), Error> {
     let tasks = format!("/proc/{pid}/task");
-    let mut sum = 0;
+    let (mut blocking, mut all) = (0, 0);
     for task in fs::read_dir(&tasks).map_err(Error::io(&tasks))?.flatten() {
         // A thread may have ended meanwhile.
-        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        let nanoseconds = text.split_ascii_whitespace().next();
-        sum += nanoseconds
+        let text = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let schedstat = text("schedstat");
+        let nanoseconds = schedstat.split_ascii_whitespace().next();
+        let ran = nanoseconds
             .and_then(|it| it.parse::<u64>().ok())
             .unwrap_or(0);
+        all += ran;
+        if text("comm").starts_with("tokio-rt") {
+            blocking += ran;
+        }
     }
-    Ok(Duration::from_nanos(sum))
+    Ok((Duration::from_nanos(blocking), Duration::from_nanos(all)))
 }
 
 /// Grows at once by more than there is, again and again.
