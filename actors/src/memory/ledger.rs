@@ -60,6 +60,10 @@ struct Account {
     peak: u64,
     /// What was measured when the load was over.
     settled: Option<u64>,
+    /// Bytes that only its processes have written.
+    private: u64,
+    /// The most of them since the load was over, or the process is there.
+    private_peak: u64,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +136,9 @@ impl Ledger {
     }
 
     /// Takes over a new measurement: what the processes use, and what the kernel counts for all of
-    /// them together, where it does. An entry that outgrew its reservation keeps what it took.
+    /// them together, where it does. From then on an entry whose load is over reserves what it
+    /// takes now, and what it once took of its own beyond that, since it may do so again. What it
+    /// shares with others is no part of that: it gets less with each of them.
     pub fn measure(&mut self, usage: TreeUsage, group: Option<u64>) {
         self.outside = group.unwrap_or(0).saturating_sub(usage.total());
         self.usage = usage;
@@ -142,8 +148,10 @@ impl Ledger {
         self.attribute();
         for account in self.accounts.values_mut() {
             account.peak = account.peak.max(account.measured);
-            if account.settled.is_some() {
-                account.reserved = account.reserved.max(account.measured);
+            if account.settled.is_some() && account.measured > 0 {
+                account.private_peak = account.private_peak.max(account.private);
+                let again = account.private_peak - account.private;
+                account.reserved = account.measured.saturating_add(again);
             }
         }
     }
@@ -227,6 +235,8 @@ impl Ledger {
             measured: 0,
             peak: 0,
             settled: None,
+            private: 0,
+            private_peak: 0,
         };
         self.accounts.insert(id, account);
         Ok(id)
@@ -241,6 +251,7 @@ impl Ledger {
             if let Some(settled) = account.settled.filter(|_| is_first) {
                 account.reserved = settled;
                 account.peak = 0;
+                account.private_peak = 0;
             }
             self.attached.insert(pid, id);
             self.attribute();
@@ -261,6 +272,8 @@ impl Ledger {
         if let Some(account) = self.accounts.get_mut(&id) {
             account.reserved = bytes;
             account.settled = Some(bytes);
+            // What the warm-up took it will take again.
+            account.private_peak = account.private.min(bytes);
         }
     }
 
@@ -360,11 +373,18 @@ impl Ledger {
     fn attribute(&mut self) {
         for account in self.accounts.values_mut() {
             account.measured = 0;
+            account.private = 0;
         }
         self.baseline = self.usage.shared_files.saturating_add(self.outside);
         for (pid, process) in &self.usage.processes {
             let owner = self.owner(*pid).and_then(|id| self.accounts.get_mut(&id));
-            let sum = owner.map_or(&mut self.baseline, |account| &mut account.measured);
+            let sum = match owner {
+                Some(account) => {
+                    account.private = account.private.saturating_add(process.private_dirty);
+                    &mut account.measured
+                }
+                None => &mut self.baseline,
+            };
             *sum = sum.saturating_add(process.pss);
         }
     }
@@ -528,6 +548,36 @@ mod tests {
         ledger.detach(id, 5);
         ledger.attach(id, 6);
         assert_eq!(ledger.reserved(id), 150, "one of several was replaced");
+    }
+
+    #[test]
+    fn what_is_shared_with_more_and_more_is_reserved_once() {
+        let mut ledger = Ledger::new(1000);
+        // Each host has 20 of its own, and its part of 40 that all of them share.
+        let hosts = |count: u64| {
+            let share = 20 + 40 / count;
+            let mut usage = usage(&[(SERVER, 0, 10)], 0);
+            for pid in 0..count {
+                let pid = 10 + i32::try_from(pid).unwrap();
+                let host = ProcessUsage {
+                    parent: SERVER,
+                    pss: share,
+                    private_dirty: 20,
+                    ..usage.processes[&SERVER].clone()
+                };
+                usage.processes.insert(pid, host);
+            }
+            usage
+        };
+        for count in 1..=4 {
+            let id = ledger.try_reserve("host", 60, 1000).unwrap();
+            ledger.attach(id, 9 + count);
+            ledger.measure(hosts(u64::try_from(count).unwrap()), None);
+            ledger.settle(id, ledger.measured(id));
+        }
+        ledger.measure(hosts(4), None);
+        assert_eq!(ledger.reserved_total(), 4 * 20 + 40);
+        assert_eq!(ledger.projected(), 10 + 4 * 20 + 40);
     }
 
     #[test]
