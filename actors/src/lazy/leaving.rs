@@ -211,7 +211,7 @@ impl Loader {
         let draining: Vec<_> = self
             .slots
             .iter()
-            .filter(|(_, slot)| matches!(slot.state(), State::Draining { .. }))
+            .filter(|(_, slot)| slot.is_draining())
             .map(|(name, _)| name.clone())
             .collect();
         for name in draining {

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::loader::Loader;
 use super::metrics::Reason;
-use super::slot::{Slot, State};
+use super::slot::Slot;
 use crate::kernel::pressure::{Action, Level, Pressure, Stage, Subscription};
 
 /// When memory is exhausted, how long the largest resource in use may go on before it is ended
@@ -135,14 +135,4 @@ fn departure(slot: &mut Slot) -> Option<impl Future<Output = Option<Action>> + S
             after_bytes: 0,
         })
     })
-}
-
-impl Slot {
-    fn is_draining(&self) -> bool {
-        matches!(self.state(), State::Draining { .. })
-    }
-
-    fn is_draining_used(&self) -> bool {
-        matches!(self.state(), State::Draining { held, unloading: false, .. } if held.uses.held() > 0)
-    }
 }

@@ -270,8 +270,11 @@ impl Loader {
     }
 
     fn choose(&self, bytes: u64) -> Option<Vec<String>> {
-        let candidates = self.candidates();
-        let chosen = choose(&*self.policy, &candidates, bytes)?;
+        self.choose_of(&self.candidates(), bytes)
+    }
+
+    fn choose_of(&self, candidates: &[Candidate<'_>], bytes: u64) -> Option<Vec<String>> {
+        let chosen = choose(&*self.policy, candidates, bytes)?;
         let names = chosen
             .iter()
             .map(|index| candidates[*index].name.to_owned());
@@ -293,11 +296,7 @@ impl Loader {
             candidates[index].leases = holders.count();
         }
         let bytes = bytes.min(evictable(&candidates));
-        let chosen = choose(&*self.policy, &candidates, bytes).unwrap_or_default();
-        let names = chosen
-            .iter()
-            .map(|index| candidates[*index].name.to_owned());
-        names.collect()
+        self.choose_of(&candidates, bytes).unwrap_or_default()
     }
 
     /// Everything that is loaded and not yet on its way out, as the policy sees it.

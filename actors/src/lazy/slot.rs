@@ -243,6 +243,16 @@ impl Slot {
         )
     }
 
+    /// Whether it is on its way out.
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining { .. })
+    }
+
+    /// Whether it is on its way out and waits for its users.
+    pub(super) fn is_draining_used(&self) -> bool {
+        matches!(&self.state, State::Draining { held, unloading: false } if held.uses.held() > 0)
+    }
+
     /// What its next load takes at least: what the last one did. What came later came from its use.
     pub(super) fn least(&self) -> u64 {
         match self.loaded {

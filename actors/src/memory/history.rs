@@ -76,19 +76,6 @@ pub enum Happening {
     },
 }
 
-impl Happening {
-    /// A fixed word for metrics and logs.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Level { .. } => "level",
-            Self::CleanUp { .. } => "clean_up",
-            Self::Gc { .. } => "gc",
-            Self::Source(_) => "source",
-            Self::Notice(_) => "notice",
-        }
-    }
-}
-
 /// One action, and who took it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Deed {
