@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child as TokioChild, Command};
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, ProcessExit};
@@ -30,6 +31,9 @@ pub use super::output::{LastLines, log_lines};
 
 /// How often a probe is asked.
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the output of a process that has ended may stay open.
+const OUTPUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// What every process inherits from us, and nothing else.
 const INHERITED: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER"];
@@ -65,6 +69,8 @@ pub struct ProcessSpec {
     directory: Option<PathBuf>,
     readiness: Readiness,
     stop_signal: Signal,
+    user: Option<(u32, u32)>,
+    orphan_signal: Option<Signal>,
 }
 
 impl ProcessSpec {
@@ -78,6 +84,8 @@ impl ProcessSpec {
             directory: None,
             readiness: Readiness::Running,
             stop_signal: Signal::SIGTERM,
+            user: None,
+            orphan_signal: None,
         }
     }
 
@@ -115,6 +123,63 @@ impl ProcessSpec {
         self.stop_signal = signal;
         self
     }
+
+    /// The user and the group to run as, without any other group. Takes a server that runs as root.
+    #[must_use]
+    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+        self.user = Some((uid, gid));
+        self
+    }
+
+    /// Has the kernel send `signal` to it when the thread that starts it ends, however that happens.
+    /// Needs the `setpriv` of util-linux; without it the process outlives a server that is killed.
+    #[must_use]
+    pub fn ends_with_server(mut self, signal: Signal) -> Self {
+        self.orphan_signal = Some(signal);
+        self
+    }
+
+    pub(super) fn readiness_rule(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    fn command(&self) -> Command {
+        // The kernel forgets the request when a process changes its user, so it is made by whoever
+        // comes after that change, and before the program.
+        let wrapped = self.orphan_signal.and_then(|signal| {
+            let mut command = Command::new(setpriv()?);
+            command.arg("--pdeathsig").arg(signal.as_str()).arg("--");
+            command.arg(&self.program);
+            Some(command)
+        });
+        let mut command = wrapped.unwrap_or_else(|| Command::new(&self.program));
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .envs(
+                INHERITED
+                    .iter()
+                    .filter_map(|key| Some((key, std::env::var_os(key)?))),
+            )
+            .envs(self.environment.iter().map(|(key, value)| (key, value)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+}
+
+/// The `setpriv` of util-linux. That of busybox does not know what is asked of it.
+fn setpriv() -> Option<PathBuf> {
+    let known = ["/usr/bin/setpriv", "/bin/setpriv"]
+        .iter()
+        .map(PathBuf::from);
+    known
+        .filter_map(|path| path.canonicalize().ok())
+        .find(|path| path.file_name().is_some_and(|name| name == "setpriv"))
 }
 
 /// A running process that is ours. Dropping it kills its whole group.
@@ -125,6 +190,7 @@ pub struct Process {
     child: TokioChild,
     stop_signal: Signal,
     last_lines: LastLines,
+    captures: Vec<JoinHandle<()>>,
     reaped: bool,
     #[cfg(any(test, feature = "testing"))]
     _alive: super::testing::AliveProcess,
@@ -139,25 +205,17 @@ impl Process {
         Self::spawn_watched(spec, stdin).map(|(process, _)| process)
     }
 
-    fn spawn_watched(spec: &ProcessSpec, stdin: Stdio) -> io::Result<(Self, Arc<Notify>)> {
-        let mut command = Command::new(&spec.program);
+    pub(super) fn spawn_watched(
+        spec: &ProcessSpec,
+        stdin: Stdio,
+    ) -> io::Result<(Self, Arc<Notify>)> {
+        let mut command = spec.command();
         command
-            .args(&spec.arguments)
-            .env_clear()
-            .envs(
-                INHERITED
-                    .iter()
-                    .filter_map(|key| Some((key, std::env::var_os(key)?))),
-            )
-            .envs(spec.environment.iter().map(|(key, value)| (key, value)))
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        if let Some(directory) = &spec.directory {
-            command.current_dir(directory);
-        }
         let mut child = command.spawn()?;
         let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else {
             return Err(io::Error::other("the process ended before it had an id"));
@@ -173,13 +231,14 @@ impl Process {
             Readiness::Line(text) => Some(text.clone()),
             _ => None,
         };
+        let mut captures = Vec::new();
         if let Some(output) = child.stdout.take() {
             let capture = Capture::new(&spec.name, pid, &last_lines, awaited.as_ref(), &line_seen);
-            actix_rt::spawn(capture.run(output));
+            captures.push(actix_rt::spawn(capture.run(output)));
         }
         if let Some(output) = child.stderr.take() {
             let capture = Capture::new(&spec.name, pid, &last_lines, awaited.as_ref(), &line_seen);
-            actix_rt::spawn(capture.run(output));
+            captures.push(actix_rt::spawn(capture.run(output)));
         }
         let process = Self {
             name: spec.name.clone(),
@@ -187,6 +246,7 @@ impl Process {
             child,
             stop_signal: spec.stop_signal,
             last_lines,
+            captures,
             reaped: false,
             #[cfg(any(test, feature = "testing"))]
             _alive: super::testing::AliveProcess::count(),
@@ -202,6 +262,25 @@ impl Process {
     /// The last lines it wrote.
     pub fn last_lines(&self) -> &LastLines {
         &self.last_lines
+    }
+
+    /// Runs a process to its end. Says how it ended, and the last lines of what it wrote.
+    ///
+    /// # Errors
+    /// When the system cannot start it.
+    pub async fn run(spec: &ProcessSpec, stdin: Stdio) -> io::Result<(ProcessExit, Vec<String>)> {
+        let mut process = Self::spawn(spec, stdin)?;
+        let exit = process.ended().await;
+        Ok((exit, process.all_lines().await))
+    }
+
+    /// The last lines of a process that has ended, once all that it wrote is read.
+    pub async fn all_lines(&mut self) -> Vec<String> {
+        for capture in self.captures.drain(..) {
+            // What it started itself may hold its output open.
+            drop(tokio::time::timeout(OUTPUT_WITHIN, capture).await);
+        }
+        self.last_lines.to_vec()
     }
 
     /// Waits for its end and reaps it.
@@ -356,7 +435,7 @@ async fn supervise(
     }
 }
 
-async fn ready_when(readiness: &Readiness, line_seen: &Notify) {
+pub(super) async fn ready_when(readiness: &Readiness, line_seen: &Notify) {
     match readiness {
         Readiness::Running => {}
         Readiness::Line(_) => line_seen.notified().await,
@@ -381,6 +460,63 @@ mod tests {
             std::fs::write(&path, before).unwrap();
             forgo_protection(&path).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+        }
+    }
+
+    /// Whatever ends a server takes its processes along: here it is the end of its thread, without
+    /// a chance to say anything.
+    #[test]
+    fn a_process_ends_with_its_server_as_the_user_that_it_runs_as() {
+        use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+        if setpriv().is_none() {
+            return; // It is not promised without.
+        }
+        let is_root = nix::unistd::Uid::effective().is_root();
+        let server = std::thread::spawn(move || {
+            actix_rt::System::new().block_on(async move {
+                let mut spec = ProcessSpec::new("sleep", "/bin/sleep")
+                    .argument("100")
+                    .directory("/")
+                    .ends_with_server(Signal::SIGINT);
+                if is_root {
+                    spec = spec.user(65534, 65534);
+                }
+                let process = Process::spawn(&spec, Stdio::null()).unwrap();
+                let pid = process.pid();
+                let comm = format!("/proc/{pid}/comm");
+                while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+                if is_root {
+                    assert!(
+                        status.contains("Uid:\t65534\t65534\t65534\t65534"),
+                        "{status}"
+                    );
+                    assert!(
+                        status.contains("Gid:\t65534\t65534\t65534\t65534"),
+                        "{status}"
+                    );
+                    assert!(status.contains("Groups:\t \n"), "{status}");
+                }
+                std::mem::forget(process);
+                pid
+            })
+        });
+        let pid = Pid::from_raw(server.join().unwrap());
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            match waitpid(pid, Some(WaitPidFlag::WNOHANG)).unwrap() {
+                WaitStatus::StillAlive => std::thread::yield_now(),
+                ended => {
+                    assert_eq!(ended, WaitStatus::Signaled(pid, Signal::SIGINT, false));
+                    break;
+                }
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "it outlives its server"
+            );
         }
     }
 }

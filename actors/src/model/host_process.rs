@@ -31,7 +31,7 @@ pub(super) enum HostProcess {
         ended: oneshot::Receiver<ProcessExit>,
         exit: Option<ProcessExit>,
     },
-    Spawned(Process),
+    Spawned(Box<Process>),
 }
 
 impl HostProcess {
@@ -162,7 +162,7 @@ async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostErr
         HostSource::Spawn(process) => {
             let spawned = Process::spawn(process, socket.into());
             let process = spawned.map_err(|source| SpawnError::new(process, source))?;
-            Ok(HostProcess::Spawned(process))
+            Ok(HostProcess::Spawned(Box::new(process)))
         }
         HostSource::Zygote(zygote) => {
             let (log, log_end) = std::io::pipe()?;

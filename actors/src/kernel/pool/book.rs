@@ -1,0 +1,419 @@
+//! Who waits, who holds what, and what is being opened: the state of a pool, and its rules.
+//!
+//! Nothing here knows of actors, tasks or the network. Each method takes the time and leaves
+//! [`Effect`]s to be carried out; what they lead to comes back as another method call. After every
+//! call, whoever can be served is.
+
+use std::collections::BTreeMap;
+use std::panic::Location;
+use std::sync::Arc;
+
+use rand::Rng;
+use tokio::time::Instant;
+
+use super::circuit::Circuit;
+use super::config::PoolConfig;
+use super::connect::ConnectError;
+use super::error::CheckoutError;
+use super::figures::{Figures, Reading};
+use super::lease::Condition;
+use super::messages::Mode;
+use super::queue::{Queue, Waits};
+use super::status::CloseReason;
+
+/// The part of a lifetime that jitter may take away: a tenth.
+const JITTER_PART: u32 = 10;
+
+/// Something to be done for the book.
+pub(super) enum Effect<T, W> {
+    /// Give the connection to the one who waited.
+    Grant {
+        ticket: W,
+        lease: u64,
+        connection: Arc<T>,
+    },
+    /// Tell the one who waited.
+    Refuse { ticket: W, error: CheckoutError },
+    /// Open a connection; then [`Book::opened`].
+    Open { id: u64 },
+    /// Ask whether it is well; then [`Book::checked`].
+    Check { id: u64, connection: Arc<T> },
+    /// Make it fit for the next one; then [`Book::cleaned`].
+    Clean { id: u64, connection: Arc<T> },
+    /// Let go of it.
+    Close { connection: Arc<T> },
+}
+
+/// One open connection.
+pub(super) struct Slot<T> {
+    pub(super) connection: Arc<T>,
+    pub(super) expires: Instant,
+    pub(super) used: bool,
+    pub(super) state: Use,
+}
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Idle {
+        since: Instant,
+    },
+    Checking,
+    Cleaning,
+    Exclusive,
+    Shared {
+        in_flight: u32,
+        /// Set when nobody new may have it, and why.
+        retiring: Option<CloseReason>,
+    },
+}
+
+/// One lease.
+pub(super) struct Held {
+    pub(super) slot: u64,
+    pub(super) mode: Mode,
+    pub(super) holder: &'static Location<'static>,
+    pub(super) since: Instant,
+    pub(super) leaked: bool,
+}
+
+/// The state of a pool of `T`s; `W` is where an answer goes.
+pub(super) struct Book<T, W> {
+    pub(super) config: PoolConfig,
+    pub(super) is_closed: Box<dyn Fn(&T) -> bool + Send>,
+    pub(super) slots: BTreeMap<u64, Slot<T>>,
+    /// Idle ones, the one used last on top, so that those not needed age at the bottom.
+    pub(super) idle: Vec<u64>,
+    /// Those being opened, and since when.
+    pub(super) opening: BTreeMap<u64, Instant>,
+    pub(super) leases: BTreeMap<u64, Held>,
+    pub(super) queue: Queue<W>,
+    pub(super) circuit: Circuit,
+    pub(super) figures: Figures,
+    pub(super) draining: bool,
+    next_id: u64,
+    pub(super) effects: Vec<Effect<T, W>>,
+}
+
+impl<T, W: Waits> Book<T, W> {
+    pub(super) fn new(
+        name: &str,
+        config: PoolConfig,
+        is_closed: impl Fn(&T) -> bool + Send + 'static,
+    ) -> Self {
+        Self {
+            circuit: Circuit::new(config.circuit_failures, config.circuit_backoff),
+            config,
+            is_closed: Box::new(is_closed),
+            slots: BTreeMap::new(),
+            idle: Vec::new(),
+            opening: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            queue: Queue::new(),
+            figures: Figures::new(name),
+            draining: false,
+            next_id: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done since the last call.
+    pub(super) fn take_effects(&mut self) -> Vec<Effect<T, W>> {
+        self.figures.read(&Reading {
+            size: self.slots.len(),
+            idle: self.idle.len(),
+            waiting: self.queue.len(),
+            opening: self.opening.len(),
+            circuit_open: self.circuit.is_open(),
+        });
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Somebody wants a connection.
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        mode: Mode,
+        holder: &'static Location<'static>,
+        deadline: Instant,
+        ticket: W,
+    ) {
+        if self.draining {
+            return self.refuse(ticket, CheckoutError::Draining);
+        }
+        if let Some((retry_in, last)) = self.circuit.refusal(now)
+            && self.slots.is_empty()
+        {
+            return self.refuse(ticket, CheckoutError::CircuitOpen { retry_in, last });
+        }
+        if self.queue.len() >= self.config.waiting_max as usize {
+            self.queue.purge();
+        }
+        let waiting = self.queue.len();
+        if waiting >= self.config.waiting_max as usize {
+            let waiting = count(waiting);
+            return self.refuse(ticket, CheckoutError::Full { waiting });
+        }
+        self.queue.push(mode, holder, now, deadline, ticket);
+        self.settle(now);
+    }
+
+    /// A lease has ended.
+    pub(super) fn returned(&mut self, now: Instant, lease: u64, condition: Condition) {
+        let Some(held) = self.leases.remove(&lease) else {
+            return;
+        };
+        let lasted = now.saturating_duration_since(held.since);
+        self.figures.returned(lasted, held.mode == Mode::Exclusive);
+        if held.leaked {
+            tracing::info!(
+                pool = self.figures.name(),
+                holder = %held.holder,
+                held_ms = lasted.as_millis(),
+                "a connection that was held for too long is back"
+            );
+        }
+        let Some(slot) = self.slots.get_mut(&held.slot) else {
+            return;
+        };
+        let broken = condition == Condition::Broken || (self.is_closed)(&slot.connection);
+        match &mut slot.state {
+            Use::Shared {
+                in_flight,
+                retiring,
+            } => {
+                *in_flight = in_flight.saturating_sub(1);
+                if broken {
+                    retiring.get_or_insert(CloseReason::Broken);
+                }
+                let (left, retiring) = (*in_flight, *retiring);
+                match retiring {
+                    Some(reason) if left == 0 => self.close(held.slot, reason),
+                    None if left == 0 => self.rest(now, held.slot),
+                    _ => {}
+                }
+            }
+            _ if broken => self.close(held.slot, CloseReason::Broken),
+            state if condition == Condition::Dirty => {
+                *state = Use::Cleaning;
+                let connection = Arc::clone(&slot.connection);
+                let id = held.slot;
+                self.effects.push(Effect::Clean { id, connection });
+            }
+            _ => self.rest(now, held.slot),
+        }
+        self.settle(now);
+    }
+
+    /// A connect has ended.
+    pub(super) fn opened(&mut self, now: Instant, id: u64, result: Result<T, ConnectError>) {
+        let began = self.opening.remove(&id).unwrap_or(now);
+        match result {
+            Ok(connection) => {
+                self.circuit.succeeded();
+                self.figures.opened(now.saturating_duration_since(began));
+                let jitter = rand::rng().random_range(0.0..=1.0) / f64::from(JITTER_PART);
+                let lifetime = self.config.lifetime.mul_f64(1.0 - jitter);
+                let slot = Slot {
+                    connection: Arc::new(connection),
+                    expires: now + lifetime,
+                    used: false,
+                    state: Use::Cleaning,
+                };
+                self.slots.insert(id, slot);
+                self.rest(now, id);
+            }
+            Err(error) => {
+                self.figures.failed();
+                self.circuit.failed(began, now, error.clone());
+                self.dismiss(now, &error);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// After a failed connect: without any connection, there is no use in waiting while none is
+    /// tried.
+    fn dismiss(&mut self, now: Instant, error: &ConnectError) {
+        let Some((retry_in, last)) = self.circuit.refusal(now) else {
+            return;
+        };
+        if !self.slots.is_empty() {
+            return;
+        }
+        for waiter in self.queue.take_all() {
+            let answer = if error.kind.may_pass() {
+                let last = last.clone();
+                CheckoutError::CircuitOpen { retry_in, last }
+            } else {
+                CheckoutError::Connect(error.clone())
+            };
+            self.refuse(waiter.ticket, answer);
+        }
+    }
+
+    /// A check has ended.
+    pub(super) fn checked(&mut self, now: Instant, id: u64, well: bool) {
+        self.looked_after(now, id, well, CloseReason::Check);
+    }
+
+    /// A clean-up has ended.
+    pub(super) fn cleaned(&mut self, now: Instant, id: u64, well: bool) {
+        self.looked_after(now, id, well, CloseReason::Broken);
+    }
+
+    fn looked_after(&mut self, now: Instant, id: u64, well: bool, otherwise: CloseReason) {
+        if well {
+            self.rest(now, id);
+        } else {
+            self.close(id, otherwise);
+        }
+        self.settle(now);
+    }
+
+    /// Closes idle connections until `bytes` are given back, at `each` bytes per connection, also
+    /// below the minimum. Says how many went.
+    pub(super) fn relieve(&mut self, bytes: u64, each: u64) -> u64 {
+        let wanted = bytes.div_ceil(each.max(1));
+        let going = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let going = going.min(self.idle.len());
+        let oldest: Vec<u64> = self.idle.drain(..going).collect();
+        for id in oldest {
+            self.close(id, CloseReason::Pressure);
+        }
+        going as u64
+    }
+
+    /// No more leases; idle connections go now, the others when they come back.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        for waiter in self.queue.take_all() {
+            self.refuse(waiter.ticket, CheckoutError::Draining);
+        }
+        for id in std::mem::take(&mut self.idle) {
+            self.close(id, CloseReason::Shutdown);
+        }
+    }
+
+    /// Time has passed: [`Book::next_wake`] says when that matters.
+    pub(super) fn tick(&mut self, now: Instant) {
+        while let Some(waiter) = self.queue.expired(now) {
+            if waiter.ticket.is_gone() {
+                continue;
+            }
+            self.figures.timed_out();
+            let cause = self.cause(now);
+            self.effects.push(Effect::Refuse {
+                ticket: waiter.ticket,
+                error: CheckoutError::TimedOut { cause },
+            });
+        }
+        self.find_leaks(now);
+        self.reap(now);
+        self.settle(now);
+    }
+
+    /// Closes idle connections that have lived for long enough, and those above the minimum that
+    /// nobody has used for long.
+    fn reap(&mut self, now: Instant) {
+        let slots = &self.slots;
+        let is_old = |id: &u64| slots.get(id).is_some_and(|slot| slot.expires <= now);
+        let (old, kept) = self.idle.iter().partition(|id| is_old(id));
+        self.idle = kept;
+        let old: Vec<u64> = old;
+        for id in old {
+            self.close(id, CloseReason::Lifetime);
+        }
+        while self.slots.len() > self.config.connections_min as usize
+            && self.bored_at().is_some_and(|bored_at| bored_at <= now)
+        {
+            let id = self.idle.remove(0);
+            self.close(id, CloseReason::Idle);
+        }
+    }
+
+    /// When the idle connection that was used longest ago has been idle for too long.
+    fn bored_at(&self) -> Option<Instant> {
+        let oldest = self.slots.get(self.idle.first()?)?;
+        match oldest.state {
+            Use::Idle { since } => Some(since + self.config.idle_timeout),
+            _ => None,
+        }
+    }
+
+    /// When [`Book::tick`] is to be called next.
+    pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let expires = |id: &u64| self.slots.get(id).map(|slot| slot.expires);
+        let above = self.slots.len() > self.config.connections_min as usize;
+        let due = [
+            self.queue.first_deadline(),
+            self.next_leak(),
+            self.bored_at().filter(|_| above),
+            self.idle.iter().filter_map(expires).min(),
+            self.next_growth(now),
+        ];
+        due.into_iter().flatten().min()
+    }
+
+    /// Leases, and what is being looked after: what a stop waits for.
+    pub(super) fn busy(&self) -> usize {
+        let looked_after = self.slots.values();
+        let looked_after =
+            looked_after.filter(|slot| matches!(slot.state, Use::Checking | Use::Cleaning));
+        self.leases.len() + looked_after.count()
+    }
+
+    /// Has up to `wanted` connections opened, as many as the circuit allows.
+    pub(super) fn open(&mut self, now: Instant, wanted: usize) {
+        let total = self.slots.len() + self.opening.len();
+        let free = (self.config.connections_max as usize).saturating_sub(total);
+        let allowed = self.circuit.allows(now, self.opening.len());
+        for _ in 0..wanted.min(free).min(allowed.unwrap_or(usize::MAX)) {
+            if self.circuit.is_failing() {
+                self.figures.retries += 1;
+            }
+            let id = self.new_id();
+            self.opening.insert(id, now);
+            self.effects.push(Effect::Open { id });
+        }
+    }
+
+    /// The connection is free: for the next one, if it may be.
+    pub(super) fn rest(&mut self, now: Instant, id: u64) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        if self.draining {
+            self.close(id, CloseReason::Shutdown);
+        } else if (self.is_closed)(&slot.connection) {
+            self.close(id, CloseReason::Broken);
+        } else if slot.expires <= now {
+            self.close(id, CloseReason::Lifetime);
+        } else {
+            slot.state = Use::Idle { since: now };
+            self.idle.push(id);
+        }
+    }
+
+    pub(super) fn close(&mut self, id: u64, reason: CloseReason) {
+        if let Some(slot) = self.slots.remove(&id) {
+            self.figures.closed(reason);
+            let connection = slot.connection;
+            self.effects.push(Effect::Close { connection });
+        }
+    }
+
+    fn refuse(&mut self, ticket: W, error: CheckoutError) {
+        self.figures.refused();
+        self.effects.push(Effect::Refuse { ticket, error });
+    }
+
+    pub(super) fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+pub(super) fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,157 @@
+//! Leases: how they come back, and what if not.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use tokio::time::{Instant, sleep};
+
+use super::super::{CheckoutError, CloseReason, Mode, PoolConfig};
+use super::double::{Bath, closed, config, ms, secs};
+use crate::kernel::testing::Universe;
+
+fn single() -> PoolConfig {
+    PoolConfig {
+        connections_min: 1,
+        connections_max: 1,
+        ..config()
+    }
+}
+
+#[test]
+fn what_was_left_open_is_cleaned_before_the_next_user() {
+    Universe::paused(|universe| async move {
+        let bath = Bath::open(&universe, single(), ms(1)).await;
+        let lease = bath.own().await;
+        lease.dirty();
+        lease.finished();
+        drop(lease);
+        let lease = bath.own().await;
+        assert_eq!(bath.server.cleans.load(SeqCst), 0);
+        lease.dirty();
+        drop(lease);
+        let lease = bath.own().await;
+        assert_eq!((lease.number, bath.server.cleans.load(SeqCst)), (0, 1));
+        // What cannot be cleaned is closed.
+        bath.server.unwell.store(true, SeqCst);
+        lease.dirty();
+        drop(lease);
+        let lease = bath.own().await;
+        assert_eq!(lease.number, 1);
+        drop(lease);
+        bath.close().await;
+    });
+}
+
+#[test]
+fn a_thousand_abandoned_uses_cost_no_connection() {
+    Universe::paused(|universe| async move {
+        let bath = Bath::open(&universe, config(), ms(1)).await;
+        for _ in 0..1000 {
+            let user = async {
+                let lease = bath.own().await;
+                lease.dirty();
+                sleep(secs(1)).await;
+                lease.finished();
+            };
+            // Given up half-way.
+            drop(tokio::time::timeout(ms(5), user).await);
+        }
+        let status = bath.until(|status| status.in_use == 0).await;
+        assert_eq!((status.idle, status.leaks), (status.size, 0));
+        assert_eq!(bath.server.cleans.load(SeqCst), 1000);
+        bath.close().await;
+    });
+}
+
+#[test]
+fn broken_connections_are_not_given_out_again() {
+    Universe::paused(|universe| async move {
+        let bath = Bath::open(&universe, single(), ms(1)).await;
+        let lease = bath.own().await;
+        lease.broken();
+        lease.finished();
+        drop(lease);
+        let lease = bath.own().await;
+        assert_eq!(lease.number, 1);
+        lease.dead.store(true, SeqCst);
+        drop(lease);
+        let first = bath.share().await;
+        let second = bath.share().await;
+        assert_eq!((first.number, second.number), (2, 2));
+        first.broken();
+        drop(first);
+        // The other may end what it began; nobody new comes to it.
+        assert!(bath.take(Mode::Shared, ms(20)).await.is_err());
+        drop(second);
+        assert_eq!(bath.share().await.number, 3);
+        let status = bath.status().await;
+        assert_eq!(status.closed, closed(&[(CloseReason::Broken, 3)]));
+        bath.close().await;
+    });
+}
+
+#[test]
+fn what_died_while_it_was_idle_is_not_given_out() {
+    Universe::paused(|universe| async move {
+        let bath = Bath::open(&universe, single(), ms(1)).await;
+        let lease = bath.own().await;
+        let line = std::sync::Arc::clone(lease.connection());
+        drop(lease);
+        bath.until(|status| status.idle == 1).await;
+        line.dead.store(true, SeqCst);
+        assert_eq!(bath.own().await.number, 1);
+        bath.close().await;
+    });
+}
+
+#[test]
+fn who_keeps_a_connection_for_too_long_is_named_until_it_is_back() {
+    Universe::paused(|universe| async move {
+        let bath = Bath::open(&universe, config(), ms(1)).await;
+        let line = line!() + 1;
+        let lease = bath.own().await;
+        sleep(secs(29)).await;
+        assert!(bath.status().await.leaked.is_empty());
+        sleep(secs(32)).await;
+        let status = bath.status().await;
+        assert_eq!(
+            (status.leaks, status.leaked.len()),
+            (1, 1),
+            "once: {status:?}"
+        );
+        let leaked = &status.leaked[0];
+        assert!(
+            leaked.place.ends_with(&format!("tests/leases.rs:{line}")),
+            "{leaked:?}"
+        );
+        assert!(leaked.since_seconds >= 60.0);
+        drop(lease);
+        let status = bath.until(|status| status.in_use == 0).await;
+        assert_eq!((status.leaks, status.leaked.len()), (1, 0));
+        bath.close().await;
+    });
+}
+
+#[test]
+fn a_stop_waits_for_leases_but_not_for_ever() {
+    Universe::paused(|universe| async move {
+        let bath = Bath::open(&universe, config(), ms(1)).await;
+        let pool = bath.pool.clone();
+        let lease = bath.own().await;
+        let began = Instant::now();
+        let user = async {
+            sleep(secs(2)).await;
+            drop(lease);
+        };
+        tokio::join!(bath.close(), user);
+        assert_eq!(began.elapsed().as_secs(), 2);
+        let refused = super::super::check_out(&pool, Mode::Exclusive, secs(1)).await;
+        assert!(matches!(refused, Err(CheckoutError::Draining)));
+
+        let bath = Bath::open(&universe, config(), ms(1)).await;
+        let lease = bath.own().await;
+        let began = Instant::now();
+        bath.close().await;
+        assert_eq!(began.elapsed().as_secs(), 5);
+        drop(lease);
+    });
+}

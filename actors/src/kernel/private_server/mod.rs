@@ -1,0 +1,305 @@
+//! Private servers: a PostgreSQL or a Redis of our own, started from installed binaries when the
+//! first caller needs it, and supervised like everything else.
+//!
+//! Owned here is what they have in common: the folder that is theirs alone (`site`), the user
+//! without privileges that they run as (`account`), what an earlier run left behind (`orphans`),
+//! and the one start that any number of callers wait for (`PrivateServer::ensure`). What makes a
+//! PostgreSQL or a Redis of it is a `Server`, in the room that uses it.
+//!
+//! Who may get in: nobody but the server's user and root. There is no TCP listener; the socket lies
+//! in a folder of mode 0700; and a password of 128 random bits, in a file of mode 0600 in that
+//! folder, is asked for on top, since the user may be one that others run as, too (`nobody`), and
+//! since the folder of a socket with a long path lies elsewhere. `peer`, PostgreSQL's look at who is
+//! on the other end, is no choice: a server that runs as root is root there, not the cluster's user.
+//!
+//! When it fails: after a start its process is restarted by its supervisor, with backoff, and each
+//! time as carefully as the first time. When that fails too often the supervisor gives up, and the
+//! next caller after a pause starts it again; until then callers are told at once what is wrong.
+//!
+//! The folder is locked as long as a server of this process uses it. So whatever else is found to
+//! work in it is an orphan, and is ended before ours starts: two never write to the same files.
+
+mod account;
+mod binaries;
+mod config;
+mod error;
+mod orphans;
+mod process_owner;
+mod site;
+mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub(crate) use account::Account;
+pub use binaries::SearchPath;
+pub(crate) use config::percent_encoded;
+pub use config::{EmbeddedConfig, Socket};
+pub use error::EmbeddedError;
+pub(crate) use orphans::Orphans;
+pub(crate) use site::{Site, new_secret};
+pub use state::ServerState;
+
+use super::backoff::Backoff;
+use super::budget::{Budget, Claim, Entry, Reservation};
+use super::child::{ChildSpec, Restart};
+use super::exit::Exit;
+use super::handle::Handle;
+use super::process::ProcessSpec;
+use super::supervisor::{StartChildError, SupervisorHandle, SupervisorSpec};
+use process_owner::ProcessOwner;
+
+/// Restarts in [`RESTARTS_PERIOD`] after which the supervisor gives up.
+const RESTARTS_MAX: u32 = 6;
+
+/// See [`RESTARTS_MAX`].
+const RESTARTS_PERIOD: Duration = Duration::from_secs(60);
+
+/// Its name among the children of the room's supervisor, beside the pools.
+const CHILD: &str = "server";
+
+/// How long an orderly stop may take: what is in memory is written to the disk.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+
+/// What tells one private server from another.
+pub(crate) trait Server: Send + Sync + 'static {
+    /// Its name in logs, in the tree and in the ledger.
+    fn name(&self) -> &'static str;
+
+    /// The user that packages make for it.
+    fn usual_user(&self) -> &'static str;
+
+    /// What it needs when it has just started, in bytes.
+    fn estimated_bytes(&self) -> u64;
+
+    /// What an earlier run of it may have left in `site`.
+    fn orphans(&self, site: &Site) -> Orphans;
+
+    /// Finds its binaries, lays out its data, writes its settings: all but the start. Nothing works
+    /// in `site` while this runs.
+    fn prepare(
+        &self,
+        site: Arc<Site>,
+        config: EmbeddedConfig,
+    ) -> BoxFuture<'static, Result<Prepared, EmbeddedError>>;
+}
+
+/// A server that is ready to be started.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) process: ProcessSpec,
+    pub(crate) socket: Socket,
+}
+
+/// A server that is started when it is needed. Clones are cheap and equal.
+#[derive(Clone)]
+pub(crate) struct PrivateServer {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    server: Arc<dyn Server>,
+    config: EmbeddedConfig,
+    supervisor: SupervisorHandle,
+    budget: Arc<dyn Budget>,
+    states: watch::Sender<ServerState>,
+    /// Counts the starts on request, so that what is left of an old one does not touch a new one.
+    tenures: AtomicU64,
+    /// Failures in a row of starts on request.
+    failures: AtomicU32,
+}
+
+impl PrivateServer {
+    pub(crate) fn new(
+        server: impl Server,
+        config: EmbeddedConfig,
+        supervisor: SupervisorHandle,
+        budget: Arc<dyn Budget>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                server: Arc::new(server),
+                config,
+                supervisor,
+                budget,
+                states: watch::Sender::new(ServerState::Idle),
+                tenures: AtomicU64::new(0),
+                failures: AtomicU32::new(0),
+            }),
+        }
+    }
+
+    /// Where it stands.
+    pub(crate) fn states(&self) -> watch::Receiver<ServerState> {
+        self.shared.states.subscribe()
+    }
+
+    /// Starts the server if it does not run, and waits until it is ready. A caller that goes away
+    /// ends nothing. Needs a tokio runtime.
+    pub(crate) async fn ensure(&self) -> Result<Socket, EmbeddedError> {
+        let mut states = self.shared.states.subscribe();
+        if self.shared.claim_start() {
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(shared.start());
+        }
+        let settled = states.wait_for(|state| !state.is_on_its_way()).await;
+        let name = self.shared.server.name();
+        let unavailable = |why: &str| EmbeddedError::Unavailable {
+            what: name,
+            why: why.to_owned(),
+        };
+        match settled.as_deref() {
+            Ok(ServerState::Running { socket, .. }) => Ok(socket.clone()),
+            Ok(ServerState::Failed { error, .. }) => Err(error.clone()),
+            Ok(_) => Err(unavailable("it was stopped meanwhile")),
+            Err(_) => Err(unavailable("it is gone")),
+        }
+    }
+}
+
+impl Shared {
+    /// Whether the caller is the one who has to start it.
+    fn claim_start(&self) -> bool {
+        self.states.send_if_modified(|state| {
+            let is_due = match state {
+                ServerState::Idle => true,
+                ServerState::Failed { retry_at, .. } => {
+                    retry_at.is_some_and(|at| at <= Instant::now())
+                }
+                _ => false,
+            };
+            if is_due {
+                *state = ServerState::Starting;
+            }
+            is_due
+        })
+    }
+
+    async fn start(self: Arc<Self>) {
+        let number = self.tenures.fetch_add(1, Relaxed) + 1;
+        // Also when this task is dropped half-way: nobody waits for a start that nobody makes.
+        let tenure = Tenure {
+            shared: Arc::clone(&self),
+            number,
+            _reservation: None,
+        };
+        self.try_start(tenure).await;
+    }
+
+    async fn try_start(self: &Arc<Self>, mut tenure: Tenure) {
+        let (what, number) = (self.server.name(), tenure.number);
+        let claim = Claim {
+            name: what.to_owned(),
+            bytes: self.server.estimated_bytes(),
+            stretch: true,
+        };
+        let reservation = match self.budget.reserve(claim).await {
+            Ok(reservation) => reservation,
+            Err(source) => return self.fail(number, EmbeddedError::Memory { what, source }),
+        };
+        let entry = Arc::clone(reservation.entry());
+        tenure._reservation = Some(reservation);
+        // Kept until the outcome is told, which is more than that nobody keeps the server.
+        let tenure = Arc::new(tenure);
+        let child = self.child(Arc::clone(&tenure), entry);
+        match self.supervisor.start_child(child).await {
+            Ok(_) => {}
+            Err(StartChildError::Failed(exit)) => self.fail(number, self.why(&exit)),
+            Err(error) => {
+                let why = error.to_string();
+                self.fail(number, EmbeddedError::Unavailable { what, why });
+            }
+        }
+    }
+
+    /// The supervisor of the server's process. It keeps `tenure` as long as it is kept itself.
+    fn child(self: &Arc<Self>, tenure: Arc<Tenure>, entry: Arc<dyn Entry>) -> ChildSpec {
+        let shared = Arc::clone(self);
+        let owner = ChildSpec::actor(&Handle::new("process", 1), move |life| {
+            let number = tenure.number;
+            ProcessOwner::new(life, Arc::clone(&shared), Arc::clone(&entry), number)
+        });
+        let owner = owner
+            .start_deadline(self.config.start_within.saturating_mul(2))
+            .shutdown_deadline(STOP_WITHIN + Duration::from_secs(2));
+        let tree = SupervisorSpec::new(CHILD)
+            .intensity(RESTARTS_MAX, RESTARTS_PERIOD)
+            .child(owner);
+        ChildSpec::supervisor(tree).restart(Restart::Temporary)
+    }
+
+    fn why(&self, exit: &Exit) -> EmbeddedError {
+        let known = exit.find::<EmbeddedError>().cloned();
+        known.unwrap_or_else(|| EmbeddedError::Start {
+            what: self.server.name(),
+            why: exit.root().to_string(),
+            lines: Vec::new(),
+        })
+    }
+
+    /// Says where start `number` stands, unless a later one has begun.
+    pub(crate) fn tell(&self, number: u64, state: ServerState) {
+        if self.tenures.load(Relaxed) == number {
+            self.states.send_replace(state);
+        }
+    }
+
+    /// It ended by itself after this time: long enough, and what was before is forgotten.
+    pub(crate) fn ran_for(&self, uptime: Duration) {
+        if Backoff::DEFAULT.is_stable(uptime) {
+            self.failures.store(0, Relaxed);
+        }
+    }
+
+    /// Start `number` has failed for good: it is tried again when somebody asks after a pause.
+    fn fail(&self, number: u64, error: EmbeddedError) {
+        let is_told = matches!(
+            &*self.states.borrow(),
+            ServerState::Failed { retry_at, .. } if retry_at.is_some()
+        );
+        if is_told || self.tenures.load(Relaxed) != number {
+            return;
+        }
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        let pause = Backoff::DEFAULT.delay(failures);
+        let server = self.server.name();
+        tracing::warn!(server, %error, "a private server does not run");
+        let retry_at = Some(Instant::now() + pause);
+        self.tell(number, ServerState::Failed { error, retry_at });
+    }
+}
+
+/// One start on request and all restarts that follow from it: lives as long as a supervisor keeps
+/// the server, and the memory is reserved as long.
+struct Tenure {
+    shared: Arc<Shared>,
+    number: u64,
+    _reservation: Option<Reservation>,
+}
+
+impl Drop for Tenure {
+    fn drop(&mut self) {
+        let state = self.shared.states.borrow().clone();
+        match state {
+            ServerState::Failed { error, .. } | ServerState::Restarting { error } => {
+                self.shared.fail(self.number, error);
+            }
+            ServerState::Starting => {
+                let what = self.shared.server.name();
+                let why = "its start was broken off".to_owned();
+                let error = EmbeddedError::Unavailable { what, why };
+                self.shared.fail(self.number, error);
+            }
+            ServerState::Idle | ServerState::Running { .. } => {
+                self.shared.tell(self.number, ServerState::Idle);
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What the tests of private servers share: a folder that any user may pass through, a budget that
+//! remembers, a supervisor, and a look at processes from outside.
+
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::{EmbeddedConfig, SearchPath, ServerState};
+use crate::kernel::testing::Universe;
+use crate::kernel::{
+    Budget, BudgetError, ChildSpec, Claim, Entry, Reservation, Root, SupervisorHandle,
+    SupervisorSpec,
+};
+
+/// Longer than anything in a test takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Remembers what was asked of it.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) is_full: AtomicBool,
+    pub(crate) claims: AtomicU32,
+    pub(crate) reserved: AtomicI64,
+    pub(crate) attached: Mutex<Vec<i32>>,
+}
+
+struct LedgerEntry(Arc<Ledger>, i64);
+
+impl Entry for LedgerEntry {
+    fn attach(&self, pid: i32) {
+        self.0.attached.lock().unwrap().push(pid);
+    }
+    fn detach(&self, pid: i32) {
+        self.0
+            .attached
+            .lock()
+            .unwrap()
+            .retain(|other| *other != pid);
+    }
+    fn settle(&self, _: u64) {}
+    fn reserved(&self) -> u64 {
+        self.1.unsigned_abs()
+    }
+    fn measured(&self) -> u64 {
+        0
+    }
+    fn peak(&self) -> u64 {
+        0
+    }
+    fn release(&self) {
+        self.0.reserved.fetch_sub(self.1, SeqCst);
+    }
+}
+
+pub(crate) struct TestBudget(pub(crate) Arc<Ledger>);
+
+impl Budget for TestBudget {
+    fn reserve(&self, claim: Claim) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
+        let ledger = Arc::clone(&self.0);
+        ledger.claims.fetch_add(1, SeqCst);
+        let result = if ledger.is_full.load(SeqCst) {
+            Err(BudgetError::Short {
+                need: claim.bytes,
+                free: 0,
+                budget: 1,
+            })
+        } else {
+            let bytes = i64::try_from(claim.bytes).unwrap();
+            ledger.reserved.fetch_add(bytes, SeqCst);
+            Ok(Reservation::new(Arc::new(LedgerEntry(ledger, bytes))))
+        };
+        std::future::ready(result).boxed()
+    }
+}
+
+/// One test's world.
+pub(crate) struct World {
+    pub(crate) home: TempDir,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) supervisor: SupervisorHandle,
+    pub(crate) root: Root,
+}
+
+impl World {
+    /// Runs `test` in a world of its own, and ends that in order.
+    pub(crate) fn run<F: Future<Output = World>>(test: impl FnOnce(World) -> F) {
+        Universe::real_time(|universe| async move {
+            let embedded = SupervisorSpec::new("embedded");
+            let supervisor = embedded.handle();
+            let spec = SupervisorSpec::new("headroom").child(ChildSpec::supervisor(embedded));
+            let world = World {
+                home: open_folder(),
+                ledger: Arc::default(),
+                supervisor,
+                root: universe.start(spec).await,
+            };
+            let world = test(world).await;
+            world.root.stop().await;
+            assert_eq!(world.ledger.reserved.load(SeqCst), 0);
+            assert!(world.ledger.attached.lock().unwrap().is_empty());
+        });
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.home.path().join("server")
+    }
+
+    pub(crate) fn config(&self) -> EmbeddedConfig {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        EmbeddedConfig::new(self.folder(), SearchPath::installed(&path))
+    }
+
+    pub(crate) fn budget(&self) -> Arc<dyn Budget> {
+        Arc::new(TestBudget(Arc::clone(&self.ledger)))
+    }
+
+    /// Stops whatever was started on request, in order.
+    pub(crate) async fn stop(&self, name: &str) {
+        self.supervisor.terminate_child(name).await;
+    }
+}
+
+/// A new folder that any user may pass through.
+pub(crate) fn open_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mode = std::fs::Permissions::from_mode(0o711);
+    std::fs::set_permissions(folder.path(), mode).unwrap();
+    folder
+}
+
+pub(crate) fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().permissions().mode() & 0o777
+}
+
+/// The process of a server that runs.
+pub(crate) fn pid(states: &watch::Receiver<ServerState>) -> i32 {
+    match &*states.borrow() {
+        ServerState::Running { pid, .. } => *pid,
+        other => panic!("it does not run: {other:?}"),
+    }
+}
+
+pub(crate) fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// The user that a process runs as.
+pub(crate) fn uid_of(pid: i32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("Uid:"))
+        .unwrap();
+    line.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+/// The names of what a process and its children listen on: inodes of sockets on TCP.
+pub(crate) fn listens_on_tcp(pid: i32) -> bool {
+    let mut inodes = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .flatten()
+    {
+        if let Ok(target) = std::fs::read_link(entry.path())
+            && let Some(inode) = target.to_string_lossy().strip_prefix("socket:[")
+        {
+            inodes.push(inode.trim_end_matches(']').to_owned());
+        }
+    }
+    assert!(!inodes.is_empty(), "a server has a socket");
+    ["tcp", "tcp6"].iter().any(|family| {
+        let table = std::fs::read_to_string(format!("/proc/{pid}/net/{family}"));
+        let table = table.unwrap_or_default();
+        table.lines().skip(1).any(|line| {
+            let inode = line.split_whitespace().nth(9).unwrap_or_default();
+            inodes.iter().any(|ours| ours == inode)
+        })
+    })
+}
+
+/// Waits until `done`.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !done() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "not in time: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
