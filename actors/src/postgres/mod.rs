@@ -1,0 +1,44 @@
+//! PostgreSQL: a pool of connections, and a way to use it that cannot be used wrongly by accident.
+//!
+//! What it owns: the connections (through [`crate::kernel::pool`]), their statement caches, the
+//! schema's migrations.
+//!
+//! Two ways to use it:
+//! - **Single statements** ([`Database::query`] and its kin) travel over shared connections, many at
+//!   once on each. One caller's error or departure touches no other.
+//! - **Transactions** ([`Database::begin`], [`Database::transaction`]) have a connection of their own.
+//!   One that is dropped unfinished is rolled back before anybody else has the connection.
+//!
+//! What it promises:
+//! - Every call has a deadline, and ends with an answer or an [`Error`] that says whether the server
+//!   can have acted on it.
+//! - Only what is safe is tried again: what the server certainly has not seen or has undone.
+//! - No error, log line or status holds a password or the value of a parameter.
+//! - Nothing is opened before the first use, and the first use brings the schema up to date.
+
+mod address;
+mod config;
+mod connection;
+mod connector;
+mod database;
+mod embedded;
+mod error;
+mod facts;
+mod migrate;
+mod statements;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod transaction;
+
+pub use config::PostgresConfig;
+pub use connection::Connection;
+pub use connector::Connector;
+pub use database::{Database, Params};
+pub use embedded::EmbeddedPostgres;
+pub use error::{Error, ServerError};
+pub use facts::Facts;
+pub use migrate::{MIGRATIONS, Migration, SchemaError};
+pub use tokio_postgres::Row;
+pub use tokio_postgres::types::{FromSql, ToSql};
+pub use transaction::{Isolation, Transaction, TransactionOptions};

@@ -1,0 +1,267 @@
+//! A real server for one test: its files in a temporary folder, gone with it.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, User};
+use tempfile::TempDir;
+
+/// How long a server may take to be there.
+const START_WITHIN: Duration = Duration::from_secs(20);
+
+/// A user that the server may run as: PostgreSQL refuses root.
+#[derive(Clone, Copy)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+impl Owner {
+    fn of_tests() -> Option<Self> {
+        if !Uid::effective().is_root() {
+            return None;
+        }
+        let known = ["postgres", "nobody"]
+            .into_iter()
+            .find_map(|name| User::from_name(name).unwrap());
+        let user = known.expect("an unprivileged user");
+        Some(Self {
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+        })
+    }
+}
+
+pub(super) struct Cluster {
+    dir: TempDir,
+    owner: Option<Owner>,
+    port: u16,
+    settings: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Cluster {
+    /// A server that only this test knows, on a Unix socket and on loopback.
+    pub(super) fn start(settings: &[&str]) -> Self {
+        let mut cluster = Self::empty(settings);
+        cluster.own(&cluster.data());
+        let mut initdb = cluster.command("initdb");
+        initdb.args([
+            "-N",
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-D",
+        ]);
+        let done = initdb.arg(cluster.data()).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        let rules = "local all guarded scram-sha-256\nhost all guarded all scram-sha-256\n\
+                     local all all trust\nlocal replication all trust\n\
+                     hostssl all all 127.0.0.1/32 trust\n";
+        std::fs::write(cluster.data().join("pg_hba.conf"), rules).unwrap();
+        cluster.run();
+        cluster
+    }
+
+    /// A server that follows this one and gives its word for what it has.
+    pub(super) fn replica(&self, settings: &[&str]) -> Self {
+        let mut replica = Self::empty(settings);
+        replica.own(&replica.data());
+        std::fs::set_permissions(replica.data(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let mut copy = replica.command("pg_basebackup");
+        copy.args([
+            "-N", "-R", "-X", "stream", "-c", "fast", "-U", "postgres", "-D",
+        ])
+        .arg(replica.data());
+        copy.arg("-h")
+            .arg(self.dir.path())
+            .arg("-p")
+            .arg(self.port.to_string());
+        let done = copy.output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        replica.run();
+        replica
+    }
+
+    /// Makes a replica take writes.
+    pub(super) fn promote(&self) {
+        let mut promote = self.command("pg_ctl");
+        let done = promote
+            .args(["promote", "-w", "-D"])
+            .arg(self.data())
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+
+    fn empty(settings: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let cluster = Self {
+            dir,
+            owner: Owner::of_tests(),
+            port: free.local_addr().unwrap().port(),
+            settings: settings.iter().map(ToString::to_string).collect(),
+            process: None,
+        };
+        cluster.own(cluster.dir.path());
+        std::fs::create_dir(cluster.data()).unwrap();
+        cluster
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it is, for `user`, with `more` options.
+    pub(super) fn url(&self, user: &str, more: &str) -> String {
+        let host = self.dir.path().display();
+        format!(
+            "host={host} port={} user={user} dbname=postgres {more}",
+            self.port
+        )
+    }
+
+    fn own(&self, path: &Path) {
+        if let Some(owner) = self.owner {
+            chown(path, Some(owner.uid), Some(owner.gid)).unwrap();
+        }
+    }
+
+    /// Puts a file that only the server may read.
+    pub(super) fn put(&self, name: &str, content: &[u8]) -> PathBuf {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = self.data().join(name);
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .unwrap();
+        file.write_all(content).unwrap();
+        self.own(&path);
+        path
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let folder = std::fs::read_dir("/usr/lib/postgresql").unwrap();
+        let mut versions: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+        versions.sort();
+        let newest = versions.pop().expect("PostgreSQL's binaries");
+        let mut command = Command::new(newest.join("bin").join(program));
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        if let Some(owner) = self.owner {
+            command.uid(owner.uid).gid(owner.gid);
+        }
+        command
+    }
+
+    /// Starts the server and waits until it takes connections.
+    pub(super) fn run(&mut self) {
+        let until = Instant::now() + START_WITHIN;
+        loop {
+            let mut process = self.spawn();
+            while process.try_wait().unwrap().is_none() {
+                assert!(
+                    Instant::now() < until,
+                    "the server does not start:\n{}",
+                    self.log()
+                );
+                if self.is_ready() {
+                    self.process = Some(process);
+                    return;
+                }
+            }
+            // What is left of a killed one still goes.
+            assert!(Instant::now() < until, "the server ends:\n{}", self.log());
+        }
+    }
+
+    fn spawn(&self) -> Child {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data());
+        command.arg("-k").arg(self.dir.path());
+        command.arg("-p").arg(self.port.to_string());
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "fsync=off",
+            "shared_buffers=16MB",
+        ] {
+            command.args(["-c", setting]);
+        }
+        for setting in &self.settings {
+            command.args(["-c", setting]);
+        }
+        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    fn is_ready(&self) -> bool {
+        let mut ready = self.command("pg_isready");
+        ready
+            .arg("-q")
+            .arg("-t")
+            .arg("1")
+            .arg("-h")
+            .arg(self.dir.path());
+        ready.arg("-p").arg(self.port.to_string());
+        ready.status().unwrap().success()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Kills the server's first process; the others notice.
+    pub(super) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        if let Some(mut process) = self.process.take() {
+            process.wait().unwrap();
+        }
+    }
+
+    /// Ends it quickly, its connections with it.
+    pub(super) fn stop(&mut self) {
+        self.signal(Signal::SIGQUIT);
+        if let Some(mut process) = self.process.take() {
+            process.wait().unwrap();
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            let pid = Pid::from_raw(i32::try_from(process.id()).unwrap());
+            kill(pid, signal).ok();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

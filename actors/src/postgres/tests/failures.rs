@@ -1,0 +1,247 @@
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::kernel::pool::CheckoutError;
+
+#[test]
+fn connections_that_the_server_ends_cost_their_calls_at_most() {
+    with_database(8, |database| async move {
+        database
+            .execute("create table t (n int8 primary key)", &[], LONG)
+            .await
+            .unwrap();
+        let (acknowledged, lost) = (AtomicU64::new(0), AtomicU64::new(0));
+        let done = AtomicBool::new(false);
+        let write = async |worker: i64| {
+            for n in 0..200 {
+                let n = worker * 1000 + n;
+                let insert = "insert into t values ($1)";
+                match database.execute(insert, &[&n], LONG).await {
+                    Ok(_) => acknowledged.fetch_add(1, Ordering::Relaxed),
+                    Err(Error::Lost { sent: true, .. }) => lost.fetch_add(1, Ordering::Relaxed),
+                    Err(error) => panic!("{error:?}"),
+                };
+            }
+        };
+        let writers = async {
+            join_all((0..50).map(write)).await;
+            done.store(true, Ordering::Relaxed);
+        };
+        let terminator = async {
+            let mut ended = 0;
+            while !done.load(Ordering::Relaxed) {
+                // One other at random, by the hand of one of them.
+                let sql = "select pg_terminate_backend(pid) from pg_stat_activity
+                           where backend_type = 'client backend' and pid <> pg_backend_pid()
+                           order by random() limit 1";
+                ended += database
+                    .query(sql, &[], LONG)
+                    .await
+                    .map_or(0, |rows| rows.len());
+                tokio::time::sleep(ms(3)).await;
+            }
+            ended
+        };
+        let began = Instant::now();
+        let ((), ended) = tokio::join!(writers, terminator);
+        let (acknowledged, lost) = (acknowledged.into_inner(), lost.into_inner());
+        assert_eq!(acknowledged + lost, 10_000);
+        let there = u64::try_from(count(&database, "select count(*) from t").await).unwrap();
+        println!(
+            "{ended} ended, {lost} lost, {there} there, {:?}",
+            began.elapsed()
+        );
+        assert!(ended > 3 && there >= acknowledged && there <= acknowledged + lost);
+        let rest = at_rest(&database).await;
+        assert!(rest.size <= 8, "{rest:?}");
+    });
+}
+
+#[test]
+fn a_killed_server_is_found_again_when_it_is_back_and_nobody_hangs() {
+    let mut cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let database = database(&cluster.url("postgres", ""), 4, &[]);
+        let root = start(&universe, &database).await;
+        database
+            .execute("create table t (n int8)", &[], LONG)
+            .await
+            .unwrap();
+        let insert = "insert into t values (1)";
+        let calls = join_all((0..50).map(|_| database.execute(insert, &[], ms(5000))));
+        let kill = async {
+            tokio::time::sleep(ms(2)).await;
+            cluster.kill();
+        };
+        let (answers, ()) = tokio::join!(calls, kill);
+        let mut acknowledged = answers.iter().filter(|answer| answer.is_ok()).count();
+        // A session may outlive the server's first process for a moment, and answer.
+        let asked = Instant::now();
+        let gone = database.query("select pg_sleep(0)", &[], ms(300)).await;
+        assert!(asked.elapsed() < ms(1500), "{gone:?} {:?}", asked.elapsed());
+        cluster.run();
+        let back = Instant::now();
+        eventually(async || database.execute(insert, &[], ms(1000)).await.ok()).await;
+        acknowledged += 1;
+        let after = back.elapsed();
+        println!("recovered {after:?} after the return");
+        assert!(after < ms(2000), "{after:?}");
+        let there = usize::try_from(count(&database, "select count(*) from t").await).unwrap();
+        assert!(there >= acknowledged, "{there} of {acknowledged}");
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_wrong_password_is_told_at_once_and_never_shown() {
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let admin = database(&cluster.url("postgres", ""), 1, &[]);
+        let root = start(&universe, &admin).await;
+        let create = "create role guarded login password 'correct'";
+        admin.execute(create, &[], LONG).await.unwrap();
+        root.stop().await;
+        for (password, fits) in [("hunter2", false), ("correct", true)] {
+            let url = cluster.url("guarded", &format!("password={password}"));
+            let database = database(&url, 2, &[]);
+            let root = start(&universe, &database).await;
+            let asked = Instant::now();
+            let answer = database.query("select 1", &[], LONG).await;
+            assert!(asked.elapsed() < LONG / 2);
+            assert_eq!(answer.is_ok(), fits, "{answer:?}");
+            if let Err(error) = answer {
+                let status = status(&database).await;
+                let shown = format!("{error} {error:?} {status:?}");
+                assert!(shown.contains("28P01") || shown.contains("password authentication"));
+                assert!(!shown.contains("hunter2"), "{shown}");
+                assert!(
+                    matches!(error, Error::Checkout(CheckoutError::Connect(_))),
+                    "{error:?}"
+                );
+            }
+            root.stop().await;
+        }
+    });
+}
+
+#[test]
+fn too_many_connections_are_waited_out() {
+    let cluster = Cluster::start(&["max_connections=4", "superuser_reserved_connections=0"]);
+    Universe::real_time(|universe| async move {
+        let database = database(&cluster.url("postgres", ""), 20, &[]);
+        let root = start(&universe, &database).await;
+        let hold = async |_| {
+            let options = crate::postgres::TransactionOptions::within(LONG);
+            let transaction = database.begin(options).await?;
+            transaction.query("select pg_sleep(0.02)", &[]).await?;
+            transaction.commit().await
+        };
+        for answer in join_all((0..30).map(hold)).await {
+            // The circuit may have opened on the way: told, not hung.
+            assert!(
+                matches!(
+                    answer,
+                    Ok(()) | Err(Error::Checkout(CheckoutError::CircuitOpen { .. }))
+                ),
+                "{answer:?}"
+            );
+        }
+        eventually(async || database.query("select 1", &[], ms(1000)).await.ok()).await;
+        root.stop().await;
+    });
+}
+
+/// A server behind something that forwards, until connections lead nowhere: nothing comes through and
+/// nothing ends.
+struct Proxy {
+    address: std::net::SocketAddr,
+    holes: Arc<AtomicBool>,
+    /// Connections that still lead somewhere.
+    leading: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    async fn start(socket: std::path::PathBuf) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let holes = Arc::new(AtomicBool::new(false));
+        let leading = Arc::new(AtomicU64::new(0));
+        let (hole, lead) = (Arc::clone(&holes), Arc::clone(&leading));
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                // What is opened after the holes were made works.
+                let works = hole.load(Ordering::Acquire);
+                let (socket, hole, lead) = (socket.clone(), Arc::clone(&hole), Arc::clone(&lead));
+                lead.fetch_add(1, Ordering::AcqRel);
+                tokio::spawn(async move {
+                    let mut far = tokio::net::UnixStream::connect(socket).await.unwrap();
+                    let made = async {
+                        while works || !hole.load(Ordering::Acquire) {
+                            tokio::time::sleep(ms(1)).await;
+                        }
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                        () = made => {}
+                    }
+                    lead.fetch_sub(1, Ordering::AcqRel);
+                    // Both ends stay open.
+                    tokio::time::sleep(LONG).await;
+                });
+            }
+        });
+        Self {
+            address,
+            holes,
+            leading,
+        }
+    }
+
+    async fn make_holes(&self) {
+        self.holes.store(true, Ordering::Release);
+        eventually(async || (self.leading.load(Ordering::Acquire) == 0).then_some(())).await;
+    }
+}
+
+async fn lead_nowhere(universe: &Universe, cluster: &Cluster, exclusive: bool) {
+    let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
+    let proxy = Proxy::start(socket).await;
+    let (ip, port) = (proxy.address.ip(), proxy.address.port());
+    let url = format!("postgres://postgres@{ip}:{port}/postgres?sslmode=disable");
+    let database = database(&url, 4, &[]);
+    let root = start(universe, &database).await;
+    let calls = || join_all((0..20).map(|_| database.query("select 1", &[], ms(300))));
+    assert!(calls().await.iter().all(Result::is_ok));
+    at_rest(&database).await;
+    let options = crate::postgres::TransactionOptions::within(ms(300));
+    let transaction = database.begin(options).await.unwrap();
+    let transaction = exclusive.then_some(transaction);
+    if !exclusive {
+        at_rest(&database).await;
+    }
+    proxy.make_holes().await;
+    let asked = Instant::now();
+    if let Some(transaction) = transaction {
+        let answer = transaction.query("select 1", &[]).await;
+        assert!(matches!(answer, Err(Error::Deadline { .. })), "{answer:?}");
+    }
+    let answers = calls().await;
+    // One that was in use is closed at once, and stands in nobody's way.
+    assert!(exclusive || answers.iter().any(Result::is_err));
+    assert!(asked.elapsed() < ms(1500), "{:?}", asked.elapsed());
+    eventually(async || database.query("select 1", &[], ms(300)).await.ok()).await;
+    println!("another way was found after {:?}", asked.elapsed());
+    assert!(asked.elapsed() < ms(4000), "{:?}", asked.elapsed());
+    root.stop().await;
+}
+
+#[test]
+fn connections_that_lead_nowhere_are_left() {
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        lead_nowhere(&universe, &cluster, false).await;
+        lead_nowhere(&universe, &cluster, true).await;
+    });
+}

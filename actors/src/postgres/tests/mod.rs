@@ -1,0 +1,95 @@
+//! The room against real servers.
+
+mod cluster;
+mod failures;
+mod reach;
+mod schema;
+mod statements;
+mod transactions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::Cluster;
+use tokio::time::Instant;
+
+use super::{Connector, Database, Error, Migration, PostgresConfig};
+use crate::kernel::pool::{ConfiguredUrl, PoolConfig, PoolStatus, Status};
+use crate::kernel::testing::Universe;
+use crate::kernel::{Backoff, Root, SupervisorSpec};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn settings() -> PostgresConfig {
+    PostgresConfig::default()
+}
+
+fn pool(connections_max: u32) -> PoolConfig {
+    PoolConfig {
+        connections_min: 1,
+        connections_max,
+        circuit_backoff: Backoff::try_new(ms(20), ms(200), LONG).unwrap(),
+        ..PoolConfig::default()
+    }
+}
+
+fn database(url: &str, connections_max: u32, migrations: &'static [Migration]) -> Database {
+    let connector = Connector::new(Arc::new(ConfiguredUrl::new(url)), settings());
+    Database::new(
+        "postgres",
+        connector,
+        settings(),
+        pool(connections_max),
+        migrations,
+    )
+}
+
+async fn start(universe: &Universe, database: &Database) -> Root {
+    let spec = SupervisorSpec::new("root").child(database.child(None));
+    universe.start(spec).await
+}
+
+/// Runs `test` with a database on a server of its own, without migrations.
+fn with_database<F: Future<Output = ()>>(connections_max: u32, test: impl FnOnce(Database) -> F) {
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let database = database(&cluster.url("postgres", ""), connections_max, &[]);
+        let root = start(&universe, &database).await;
+        test(database).await;
+        root.stop().await;
+    });
+}
+
+async fn status(database: &Database) -> PoolStatus {
+    database.pool().ask(Status, LONG).await.unwrap()
+}
+
+async fn count(database: &Database, sql: &str) -> i64 {
+    database.query_one(sql, &[], LONG).await.unwrap().get(0)
+}
+
+/// Waits until nobody uses a connection.
+async fn at_rest(database: &Database) -> PoolStatus {
+    eventually(async || {
+        let status = status(database).await;
+        (status.in_use == 0 && status.shared_in_flight == 0).then_some(status)
+    })
+    .await
+}
+
+/// Waits until `look` finds something.
+async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let until = Instant::now() + LONG;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "it never came to be");
+        tokio::time::sleep(ms(5)).await;
+    }
+}

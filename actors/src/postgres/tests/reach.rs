@@ -1,0 +1,233 @@
+use std::process::Command;
+
+use super::*;
+
+#[test]
+fn the_first_host_that_takes_writes_is_used() {
+    let other = Cluster::start(&["default_transaction_read_only=on"]);
+    let writable = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let nobody = tempfile::tempdir().unwrap();
+        let hosts = [nobody.path(), other.path(), writable.path()];
+        let hosts: Vec<_> = hosts
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let ports = format!("1,{},{}", other.port(), writable.port());
+        let url = format!(
+            "host={} port={ports} user=postgres dbname=postgres",
+            hosts.join(",")
+        );
+        let database = database(&url, 2, &[]);
+        let root = start(&universe, &database).await;
+        database
+            .execute("create table t (n int8)", &[], LONG)
+            .await
+            .unwrap();
+        let facts = database.facts(LONG).await.unwrap().unwrap();
+        assert!(facts.server.starts_with(&hosts[2]), "{facts:?}");
+        root.stop().await;
+        let url = format!(
+            "host={},{} port=1,{} user=postgres",
+            hosts[0],
+            hosts[1],
+            other.port()
+        );
+        let database = super::database(&url, 2, &[]);
+        let root = start(&universe, &database).await;
+        let error = database
+            .query("select 1", &[], ms(500))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&hosts[0]) && error.contains("does not allow writes"),
+            "{error}"
+        );
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_server_that_takes_no_writes_any_more_is_left() {
+    let mut first = Cluster::start(&[]);
+    let second = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let (one, two) = (first.path().display(), second.path().display());
+        let ports = format!("{},{}", first.port(), second.port());
+        let url = format!("host={one},{two} port={ports} user=postgres dbname=postgres");
+        let database = database(&url, 2, &[]);
+        let root = start(&universe, &database).await;
+        let table = "create table if not exists t (n int8)";
+        database.execute(table, &[], LONG).await.unwrap();
+        database
+            .execute(
+                "alter system set default_transaction_read_only = on",
+                &[],
+                LONG,
+            )
+            .await
+            .unwrap();
+        database
+            .query("select pg_reload_conf()", &[], LONG)
+            .await
+            .unwrap();
+        eventually(async || {
+            database.execute(table, &[], LONG).await.unwrap();
+            let facts = database.facts(LONG).await.unwrap()?;
+            facts
+                .server
+                .starts_with(&second.path().display().to_string())
+                .then_some(())
+        })
+        .await;
+        first.stop();
+        database
+            .execute("insert into t values (1)", &[], LONG)
+            .await
+            .unwrap();
+        root.stop().await;
+    });
+}
+
+#[test]
+fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
+    let mut primary = Cluster::start(&[]);
+    let replica = primary.replica(&["hot_standby=on"]);
+    Universe::real_time(|universe| async move {
+        let (one, two) = (primary.path().display(), replica.path().display());
+        let ports = format!("{},{}", primary.port(), replica.port());
+        let url = format!("host={one},{two} port={ports} user=postgres dbname=postgres");
+        let database = database(&url, 4, &[]);
+        let root = start(&universe, &database).await;
+        database
+            .execute("create table t (n int8 primary key)", &[], LONG)
+            .await
+            .unwrap();
+        // From here on an answer means that the replica has it.
+        let names = "alter system set synchronous_standby_names = '*'";
+        database.execute(names, &[], LONG).await.unwrap();
+        database
+            .query("select pg_reload_conf()", &[], LONG)
+            .await
+            .unwrap();
+        eventually(async || {
+            let sql = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+            (count(&database, sql).await == 1).then_some(())
+        })
+        .await;
+        let facts = database.facts(LONG).await.unwrap().unwrap();
+        assert_eq!((facts.replicas, facts.in_recovery), (1, false));
+        let promoted = std::sync::atomic::AtomicBool::new(false);
+        let insert = "insert into t values ($1)";
+        let writes = async {
+            let (mut acknowledged, mut after, mut n) = (Vec::new(), 0, 0_i64);
+            while after < 50 {
+                n += 1;
+                // Which calls began after the end of the promotion.
+                let is_after = promoted.load(std::sync::atomic::Ordering::Acquire);
+                if database.execute(insert, &[&n], ms(500)).await.is_ok() {
+                    acknowledged.push(n);
+                    after += i32::from(is_after);
+                } else {
+                    tokio::time::sleep(ms(5)).await;
+                }
+            }
+            acknowledged
+        };
+        let change = async {
+            tokio::time::sleep(ms(200)).await;
+            primary.stop();
+            replica.promote();
+            promoted.store(true, std::sync::atomic::Ordering::Release);
+            Instant::now()
+        };
+        let (acknowledged, back) = tokio::join!(writes, change);
+        println!(
+            "{} acknowledged, 50 within {:?}",
+            acknowledged.len(),
+            back.elapsed()
+        );
+        assert!(back.elapsed() < ms(2000), "{:?}", back.elapsed());
+        let sql = "select count(*) from t where n = any($1)";
+        let there = database
+            .query_one(sql, &[&acknowledged], LONG)
+            .await
+            .unwrap();
+        assert_eq!(
+            there.get::<_, i64>(0),
+            i64::try_from(acknowledged.len()).unwrap()
+        );
+        let facts = database.facts(LONG).await.unwrap().unwrap();
+        assert!(facts.server.starts_with(&two.to_string()) && !facts.in_recovery);
+        root.stop().await;
+    });
+}
+
+/// A certificate for `localhost`, signed by itself, and its key.
+fn certificate(folder: &std::path::Path) -> (Vec<u8>, Vec<u8>) {
+    let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    (
+        std::fs::read(certificate).unwrap(),
+        std::fs::read(key).unwrap(),
+    )
+}
+
+#[test]
+fn a_certificate_is_verified_as_far_as_was_asked() {
+    let mut cluster = Cluster::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = certificate(folder.path());
+    cluster.stop();
+    cluster.put("server.crt", &certificate);
+    cluster.put("server.key", &key);
+    cluster.put("postgresql.auto.conf", b"ssl = on\n");
+    cluster.run();
+    let root_file = folder.path().join("certificate.pem").display().to_string();
+    Universe::real_time(|universe| async move {
+        let port = cluster.port();
+        let own = format!("sslrootcert={root_file}");
+        for (host, options, fits) in [
+            ("localhost", format!("sslmode=verify-full {own}"), true),
+            ("127.0.0.1", format!("sslmode=verify-full {own}"), false),
+            ("127.0.0.1", format!("sslmode=verify-ca {own}"), true),
+            ("localhost", "sslmode=verify-full".to_owned(), false),
+            ("127.0.0.1", "sslmode=require".to_owned(), true),
+            ("127.0.0.1", String::new(), true),
+            ("127.0.0.1", "sslmode=disable".to_owned(), false),
+        ] {
+            let hostaddr = "hostaddr=127.0.0.1";
+            let url = format!(
+                "host={host} {hostaddr} port={port} user=postgres dbname=postgres {options}"
+            );
+            let database = database(&url, 1, &[]);
+            let root = start(&universe, &database).await;
+            let sql = "select count(*) from pg_stat_ssl where pid = pg_backend_pid() and ssl";
+            let answer = database.query_one(sql, &[], LONG).await;
+            assert_eq!(answer.is_ok(), fits, "{host} {options}: {answer:?}");
+            match answer {
+                Ok(row) => assert_eq!(row.get::<_, i64>(0), 1, "{host} {options}"),
+                Err(error) => println!("{host} {options}: {error}"),
+            }
+            root.stop().await;
+        }
+    });
+}

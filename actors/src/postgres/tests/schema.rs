@@ -1,0 +1,103 @@
+use super::*;
+use crate::postgres::{MIGRATIONS, SchemaError};
+
+const TWO: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "one",
+        sql: "select pg_sleep(0.2); create table one (n int8)",
+    },
+    Migration {
+        version: 2,
+        name: "two",
+        sql: "create table two (n int8); insert into one values (1)",
+    },
+];
+
+#[test]
+fn two_that_come_at_once_migrate_once() {
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let url = cluster.url("postgres", "");
+        let (left, right) = (database(&url, 2, TWO), database(&url, 2, TWO));
+        let (one, two) = (
+            start(&universe, &left).await,
+            start(&universe, &right).await,
+        );
+        let sql = "select (select count(*) from one) * 10 + count(*) from headroom.migrations";
+        let (left, right) = tokio::join!(count(&left, sql), count(&right, sql));
+        assert_eq!((left, right), (12, 12));
+        one.stop().await;
+        two.stop().await;
+    });
+}
+
+#[test]
+fn a_caller_that_goes_away_does_not_end_the_migration() {
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let database = database(&cluster.url("postgres", ""), 2, TWO);
+        let root = start(&universe, &database).await;
+        let answer = database.query("select 1", &[], ms(100)).await;
+        assert!(
+            matches!(answer, Err(Error::Deadline { sent: false })),
+            "{answer:?}"
+        );
+        assert_eq!(count(&database, "select count(*) from one").await, 1);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_newer_or_changed_schema_is_refused() {
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let url = cluster.url("postgres", "");
+        let newer = database(&url, 2, TWO);
+        let root = start(&universe, &newer).await;
+        newer.migrate(LONG).await.unwrap();
+        root.stop().await;
+        let older = database(&url, 2, &TWO[..1]);
+        let root = start(&universe, &older).await;
+        let refused = older.query("select 1", &[], LONG).await.unwrap_err();
+        let Error::Schema(SchemaError::Newer { found: 2, known: 1 }) = refused else {
+            panic!("{refused}");
+        };
+        root.stop().await;
+        let other = database(&url, 2, MIGRATIONS);
+        let root = start(&universe, &other).await;
+        let refused = other
+            .begin(crate::postgres::TransactionOptions::default())
+            .await;
+        let refused = refused
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(refused.contains("another migration 1 (one)"), "{refused}");
+        root.stop().await;
+    });
+}
+
+#[test]
+fn the_first_use_makes_the_schema() {
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let database = database(&cluster.url("postgres", ""), 2, MIGRATIONS);
+        let root = start(&universe, &database).await;
+        let put = "insert into headroom.instance (key, value) values ($1, $2)";
+        let value = serde_json::json!({"a": 1});
+        assert_eq!(
+            database.execute(put, &[&"id", &value], LONG).await.unwrap(),
+            1
+        );
+        assert_eq!(
+            count(
+                &database,
+                "select (value->>'a')::int8 from headroom.instance"
+            )
+            .await,
+            1
+        );
+        root.stop().await;
+    });
+}

@@ -1,0 +1,193 @@
+use futures_util::future::join_all;
+
+use super::*;
+
+#[test]
+fn many_callers_share_few_connections_and_an_error_touches_only_its_own() {
+    with_database(8, |database| async move {
+        let calls = (0..400_i64).map(|n| {
+            let database = database.clone();
+            async move {
+                // Every fourth divides by zero, in the midst of the others on the same connection.
+                let by = n % 4;
+                let sql = "select $1::int8 / $2::int8";
+                (n, by, database.query_one(sql, &[&n, &by], LONG).await)
+            }
+        });
+        for (n, by, answer) in join_all(calls).await {
+            match answer {
+                Ok(row) => assert_eq!((row.get::<_, i64>(0), by != 0), (n / by.max(1), true)),
+                Err(error) => assert_eq!((error.sqlstate(), by), (Some("22012"), 0), "{error}"),
+            }
+        }
+        let status = at_rest(&database).await;
+        assert!(status.size <= 4, "{status:?}");
+        assert_eq!(status.checkouts, 400);
+    });
+}
+
+#[test]
+fn a_caller_that_goes_away_disturbs_no_other() {
+    with_database(1, |database| async move {
+        database
+            .execute("create table t (n int8)", &[], LONG)
+            .await
+            .unwrap();
+        for round in 0..20_i64 {
+            let slow = database.query("select pg_sleep(0.02)", &[], LONG);
+            let insert = "insert into t values ($1) returning n";
+            let calls = (0..10_i64).map(|n| {
+                let (database, n) = (database.clone(), round * 10 + n);
+                async move {
+                    database
+                        .query_one(insert, &[&n], LONG)
+                        .await
+                        .map(|row| (n, row))
+                }
+            });
+            // The first caller leaves while the server works for it and the others wait behind.
+            let gone = tokio::time::timeout(ms(5), slow);
+            let (gone, answers) = tokio::join!(gone, join_all(calls));
+            assert!(gone.is_err());
+            for answer in answers {
+                let (n, row) = answer.unwrap();
+                assert_eq!(row.get::<_, i64>(0), n);
+            }
+        }
+        assert_eq!(count(&database, "select count(*) from t").await, 200);
+        let status = at_rest(&database).await;
+        assert_eq!((status.opened, status.size), (1, 1), "{status:?}");
+    });
+}
+
+#[test]
+fn a_caller_that_goes_away_while_preparing_leaves_no_statement_behind() {
+    with_database(1, |database| async move {
+        for _ in 0..20 {
+            let mut call = Box::pin(database.query("select 7", &[], LONG));
+            // Polled, and gone before the answer.
+            futures_util::poll!(&mut call).is_ready();
+            tokio::task::yield_now().await;
+            futures_util::poll!(&mut call).is_ready();
+            drop(call);
+            at_rest(&database).await;
+        }
+        let sql = "select count(*) from pg_prepared_statements where statement = 'select 7'";
+        let kept = count(&database, sql).await;
+        assert!(kept <= 1, "{kept}");
+    });
+}
+
+#[test]
+fn a_deadline_ends_the_call_and_the_connection_is_of_use_again() {
+    with_database(1, |database| async move {
+        let asked = Instant::now();
+        let answer = database.query("select pg_sleep(0.5)", &[], ms(50)).await;
+        assert!(
+            matches!(answer, Err(Error::Deadline { sent: true })),
+            "{answer:?}"
+        );
+        assert!(asked.elapsed() < ms(400));
+        // Not idle before the server is done with it.
+        assert_eq!(status(&database).await.idle, 0);
+        assert_eq!(count(&database, "select 1::int8").await, 1);
+        assert_eq!(at_rest(&database).await.opened, 1);
+    });
+}
+
+#[test]
+fn a_statement_whose_table_changed_is_prepared_anew() {
+    with_database(1, |database| async move {
+        database
+            .execute("create table t as select 1::int8 as a", &[], LONG)
+            .await
+            .unwrap();
+        let rows = database.query("select * from t", &[], LONG).await.unwrap();
+        assert_eq!(rows[0].len(), 1);
+        database
+            .execute("alter table t add b text", &[], LONG)
+            .await
+            .unwrap();
+        let rows = database.query("select * from t", &[], LONG).await.unwrap();
+        assert_eq!(rows[0].len(), 2);
+        database.execute("deallocate all", &[], LONG).await.unwrap();
+        assert_eq!(
+            database
+                .query("select * from t", &[], LONG)
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
+    });
+}
+
+#[test]
+fn errors_hold_no_values() {
+    with_database(1, |database| async move {
+        let value = "hunter2".to_owned();
+        database
+            .execute("create table t (v text primary key)", &[], LONG)
+            .await
+            .unwrap();
+        let insert = "insert into t values ($1)";
+        database.execute(insert, &[&value], LONG).await.unwrap();
+        let errors = [
+            database.execute(insert, &[&value], LONG).await.unwrap_err(),
+            database
+                .query("select $1::text::int4", &[&value], LONG)
+                .await
+                .unwrap_err(),
+            database
+                .query("select $1::int4", &[&value], LONG)
+                .await
+                .unwrap_err(),
+            database
+                .query("select $1::text::date", &[&value], LONG)
+                .await
+                .unwrap_err(),
+            database
+                .query("select 1", &[&value], LONG)
+                .await
+                .unwrap_err(),
+        ];
+        for error in &errors {
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+        let Error::Server(error) = &errors[0] else {
+            panic!("{:?}", errors[0]);
+        };
+        assert_eq!(
+            (&*error.sqlstate, error.constraint.as_deref()),
+            ("23505", Some("t_pkey"))
+        );
+        let sorts: Vec<_> = errors.iter().map(Error::label).collect();
+        assert_eq!(sorts, ["server", "server", "invalid", "server", "invalid"]);
+    });
+}
+
+#[test]
+fn the_session_is_set_up_and_the_facts_are_told() {
+    with_database(2, |database| async move {
+        assert_eq!(
+            database.facts(LONG).await.unwrap(),
+            None,
+            "nothing is opened for them"
+        );
+        let sql =
+            "select current_setting('application_name'), current_setting('statement_timeout'),
+                   current_setting('lock_timeout'),
+                   current_setting('idle_in_transaction_session_timeout')";
+        let row = database.query_one(sql, &[], LONG).await.unwrap();
+        let found: Vec<String> = (0..4).map(|index| row.get(index)).collect();
+        assert_eq!(found, ["headroom", "30s", "10s", "30s"]);
+        let facts = database.facts(LONG).await.unwrap().unwrap();
+        assert!(!facts.in_recovery && !facts.read_only, "{facts:?}");
+        assert!(
+            facts.connections_max > 0 && facts.started_at_unix_seconds > 1.0e9,
+            "{facts:?}"
+        );
+        assert!(facts.latency_seconds > 0.0 && facts.version.starts_with(char::is_numeric));
+    });
+}

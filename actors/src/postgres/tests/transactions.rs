@@ -1,0 +1,132 @@
+use super::*;
+use crate::postgres::{Isolation, TransactionOptions};
+
+fn options() -> TransactionOptions {
+    TransactionOptions::within(LONG)
+}
+
+#[test]
+fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
+    with_database(4, |database| async move {
+        database
+            .execute("create table t (n int8)", &[], LONG)
+            .await
+            .unwrap();
+        let abandon = async |from: i64| {
+            for n in from..from + 250 {
+                let transaction = database.begin(options()).await.unwrap();
+                let insert = "insert into t values ($1)";
+                transaction.execute(insert, &[&n]).await.unwrap();
+                transaction
+                    .batch("set statement_timeout = 7")
+                    .await
+                    .unwrap();
+                // Some while the server works for them.
+                if n % 50 == 0 {
+                    let sleep = transaction.query("select pg_sleep(60)", &[]);
+                    assert!(tokio::time::timeout(ms(2), sleep).await.is_err());
+                }
+            }
+        };
+        tokio::join!(abandon(0), abandon(1000), abandon(2000), abandon(3000));
+        let rest = at_rest(&database).await;
+        assert!(rest.size <= 4 && rest.opened <= 4 + 20, "{rest:?}");
+        assert_eq!(count(&database, "select count(*) from t").await, 0);
+        let open = "select count(*) from pg_stat_activity where state like 'idle in transaction%'";
+        assert_eq!(count(&database, open).await, 0);
+        let timeout = "select setting::int8 from pg_settings where name = 'statement_timeout'";
+        assert_eq!(
+            count(&database, timeout).await,
+            30_000,
+            "what it set is set back"
+        );
+    });
+}
+
+#[test]
+fn nothing_is_committed_after_a_failure_or_a_statement_given_up() {
+    with_database(2, |database| async move {
+        database
+            .execute("create table t (n int8)", &[], LONG)
+            .await
+            .unwrap();
+        let failed = database.begin(options()).await.unwrap();
+        failed
+            .execute("insert into t values (1)", &[])
+            .await
+            .unwrap();
+        assert!(failed.query("select 1/0", &[]).await.is_err());
+        assert!(matches!(failed.commit().await, Err(Error::Aborted)));
+        let given_up = database.begin(options()).await.unwrap();
+        given_up
+            .execute("insert into t values (2)", &[])
+            .await
+            .unwrap();
+        let sleep = given_up.query("select pg_sleep(60)", &[]);
+        assert!(tokio::time::timeout(ms(20), sleep).await.is_err());
+        drop(given_up);
+        let late = TransactionOptions::within(ms(100));
+        let late = database.begin(late).await.unwrap();
+        let answer = late.query("select pg_sleep(60)", &[]).await;
+        assert!(
+            matches!(answer, Err(Error::Deadline { sent: true })),
+            "{answer:?}"
+        );
+        drop(late);
+        let done = database.begin(options()).await.unwrap();
+        done.execute("insert into t values (3)", &[]).await.unwrap();
+        done.commit().await.unwrap();
+        assert_eq!(count(&database, "select sum(n)::int8 from t").await, 3);
+        // What ran for those who left does not run on.
+        let running =
+            "select count(*) from pg_stat_activity where state = 'active' and query ~ 'sleep.60'
+                       and pid <> pg_backend_pid()";
+        eventually(async || (count(&database, running).await == 0).then_some(())).await;
+    });
+}
+
+#[test]
+fn serialization_failures_are_tried_again_where_that_was_allowed() {
+    with_database(4, |database| async move {
+        database
+            .execute("create table t as select 0::int8 as n", &[], LONG)
+            .await
+            .unwrap();
+        let add = |attempts: u32| {
+            let database = database.clone();
+            // On any thread: the future can be sent.
+            tokio::spawn(async move {
+                let options = options()
+                    .isolation(Isolation::Serializable)
+                    .retryable(attempts);
+                database
+                    .transaction(options, async |transaction| {
+                        let n: i64 = transaction.query_one("select n from t", &[]).await?.get(0);
+                        tokio::time::sleep(ms(5)).await;
+                        transaction
+                            .execute("update t set n = $1", &[&(n + 1)])
+                            .await?;
+                        Ok::<_, Error>(())
+                    })
+                    .await
+            })
+        };
+        let calls: Vec<_> = (0..4).map(|_| add(50)).collect();
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+        assert_eq!(count(&database, "select n from t").await, 4);
+        assert!(database.retries() > 0);
+        let before = database.retries();
+        let calls: Vec<_> = (0..4).map(|_| add(1)).collect();
+        let mut failed = 0;
+        for call in calls {
+            if let Err(error) = call.await.unwrap() {
+                assert!(error.is_serialization_failure(), "{error}");
+                failed += 1;
+            }
+        }
+        assert!(failed > 0);
+        assert_eq!(database.retries(), before);
+    });
+}
