@@ -6,3 +6,5 @@ pub mod kernel;
 pub mod lazy;
 pub mod memory;
 pub mod model;
+pub mod postgres;
+pub mod redis;

@@ -1,0 +1,222 @@
+//! A private Redis, for when no other is configured.
+//!
+//! It is a store, not a cache: what it acknowledges is on the disk (`appendfsync always`), it loses
+//! nothing to make room (`noeviction`), and it ends rather than to go on when it cannot write. A
+//! file that a crash cut off within its last command is loaded without that command, which was
+//! never acknowledged.
+//!
+//! Its settings are written anew before each start. They hold the password, so they are for its
+//! user's eyes alone; who may get in at all is told in
+//! [`private_server`](crate::kernel::private_server).
+
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use nix::sys::signal::Signal;
+use tokio::sync::watch;
+
+use crate::kernel::pool::{ConnectError, Locate};
+use crate::kernel::private_server::{
+    EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, ServerState, Site,
+    Socket, new_secret, percent_encoded,
+};
+use crate::kernel::process::{Process, ProcessSpec, Readiness};
+use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
+
+/// Its name in logs, in errors, in the tree and in the ledger.
+const NAME: &str = "redis";
+
+/// What an idle server takes, and a first few megabytes of data.
+const ESTIMATED_BYTES: u64 = 16 << 20;
+
+/// The program that is needed.
+const PROGRAMS: [&str; 1] = ["redis-server"];
+
+/// The file with the password.
+const PASSWORD: &str = "password";
+
+/// The file of the socket.
+const SOCKET: &str = "redis.sock";
+
+/// The line that says that it answers, as much of it as all versions agree on.
+const READY: &str = "eady to accept connections";
+
+/// Settings that do not depend on where it runs.
+const SETTINGS: &str = "\
+port 0
+unixsocketperm 700
+daemonize no
+supervised no
+logfile \"\"
+loglevel notice
+always-show-logo no
+databases 16
+maxclients 200
+maxmemory 64mb
+maxmemory-policy noeviction
+save \"\"
+appendonly yes
+appendfsync always
+aof-load-truncated yes
+no-appendfsync-on-rewrite no
+auto-aof-rewrite-min-size 16mb
+stop-writes-on-bgsave-error no
+";
+
+/// A Redis of our own, started when somebody needs it. Clones are cheap and equal.
+#[derive(Clone)]
+pub struct EmbeddedRedis {
+    server: PrivateServer,
+}
+
+impl EmbeddedRedis {
+    /// One with its data where `config` says, that runs under `supervisor` within `budget`. Nothing
+    /// is started or written yet.
+    pub fn new(
+        config: EmbeddedConfig,
+        supervisor: SupervisorHandle,
+        budget: Arc<dyn Budget>,
+    ) -> Self {
+        let server = PrivateServer::new(Redis, config, supervisor, budget);
+        Self { server }
+    }
+
+    /// Where it listens, once it is ready; starts it if need be. Any number of callers wait for one
+    /// start, and one that goes away ends nothing. The URL is `redis+unix:`, with the password.
+    ///
+    /// # Errors
+    /// See [`EmbeddedError`]. After a failed start the error stands for a pause that grows with
+    /// each failure; the first call after it tries again.
+    pub async fn ensure(&self) -> Result<Socket, EmbeddedError> {
+        self.server.ensure().await
+    }
+
+    /// Where it stands, now and from now on.
+    pub fn state(&self) -> watch::Receiver<ServerState> {
+        self.server.states()
+    }
+}
+
+impl Locate for EmbeddedRedis {
+    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
+        let server = self.server.clone();
+        async move { Ok(server.ensure().await?.url().to_owned()) }.boxed()
+    }
+}
+
+struct Redis;
+
+impl Server for Redis {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn usual_user(&self) -> &'static str {
+        "redis"
+    }
+
+    fn estimated_bytes(&self) -> u64 {
+        ESTIMATED_BYTES
+    }
+
+    fn orphans(&self, site: &Site) -> Orphans {
+        Orphans {
+            what: NAME,
+            programs: &PROGRAMS,
+            folders: vec![site.folder.clone()],
+            signals: &[Signal::SIGTERM],
+        }
+    }
+
+    fn prepare(
+        &self,
+        site: Arc<Site>,
+        config: EmbeddedConfig,
+    ) -> BoxFuture<'static, Result<Prepared, EmbeddedError>> {
+        prepare(site, config).boxed()
+    }
+}
+
+async fn prepare(site: Arc<Site>, config: EmbeddedConfig) -> Result<Prepared, EmbeddedError> {
+    let binary = find(&site, &config).await?;
+    let password = match site.secret(PASSWORD) {
+        Some(password) => password,
+        None => {
+            let made = new_secret().map_err(|error| EmbeddedError::folder(&site.folder, &error));
+            let password = made?;
+            site.write(PASSWORD, password.as_bytes())?;
+            password
+        }
+    };
+    let sockets = site.socket_folder(SOCKET)?;
+    let socket = sockets.join(SOCKET);
+    let settings = settings(&site.folder, &socket, &password);
+    let settings = site.write("redis.conf", &settings)?;
+    let process = program(&site, &binary)
+        .argument(settings)
+        .readiness(Readiness::Line(READY.to_owned()))
+        .ends_with_server(Signal::SIGTERM);
+    let path = percent_encoded(&socket, b"/");
+    let socket = Socket::new(socket, format!("redis+unix://{path}?pass={password}"));
+    Ok(Prepared { process, socket })
+}
+
+/// The first binary that runs.
+async fn find(site: &Site, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedError> {
+    for folder in config.search.with_all(&PROGRAMS) {
+        let binary = folder.join(PROGRAMS[0]);
+        let spec = program(site, &binary).argument("--version");
+        let ran = Process::run(&spec, Stdio::null()).await;
+        let (exit, _) = ran.map_err(|error| site.not_started(NAME, &error))?;
+        if exit == ProcessExit::Code(0) {
+            return Ok(binary);
+        }
+    }
+    Err(EmbeddedError::Missing {
+        what: "the server of Redis (redis-server)",
+        looked_in: config.search.folders().to_vec(),
+        remedy: "install it ('apt-get install redis-server' on Debian and Ubuntu, 'brew install \
+                 redis' on macOS), or configure the URL of another one"
+            .to_owned(),
+    })
+}
+
+/// The server, as its user, in its folder.
+fn program(site: &Site, binary: &Path) -> ProcessSpec {
+    let spec = ProcessSpec::new(PROGRAMS[0], binary)
+        .directory(&site.folder)
+        .environment("HOME", &site.folder)
+        .environment("LC_ALL", "C");
+    site.account.run(spec)
+}
+
+fn settings(folder: &Path, socket: &Path, password: &str) -> Vec<u8> {
+    let mut text = SETTINGS.to_owned();
+    for (key, path) in [("dir", folder), ("unixsocket", socket)] {
+        // Writing to a string cannot fail.
+        writeln!(text, "{key} {}", quoted(path)).ok();
+    }
+    writeln!(text, "requirepass {password}").ok();
+    text.into_bytes()
+}
+
+/// A path as a value in the settings: every byte that could mean something else by its number.
+fn quoted(path: &Path) -> String {
+    let mut text = String::from("\"");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~ ".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            write!(text, "\\x{byte:02x}").ok();
+        }
+    }
+    text.push('"');
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! With the real Redis.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use tokio::process::Command;
+
+use super::*;
+use crate::kernel::private_server::SearchPath;
+use crate::kernel::private_server::testing::{
+    World, is_alive, listens_on_tcp, mode, pid, uid_of, until,
+};
+
+fn server(world: &World, config: EmbeddedConfig) -> EmbeddedRedis {
+    EmbeddedRedis::new(config, world.supervisor.clone(), world.budget())
+}
+
+fn password(socket: &Socket) -> &str {
+    socket.url().split_once("?pass=").unwrap().1
+}
+
+/// What a client of Redis's own is answered.
+async fn ask(socket: &Socket, password: &str, command: &[&str]) -> String {
+    let client = Command::new("redis-cli")
+        .arg("-s")
+        .arg(socket.path())
+        .env("REDISCLI_AUTH", password)
+        .args(command)
+        .output();
+    let output = client.await.unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+async fn tell(socket: &Socket, command: &[&str]) -> String {
+    ask(socket, password(socket), command).await
+}
+
+#[test]
+fn a_second_start_finds_what_the_first_one_kept() {
+    World::run(|world| async move {
+        let server = server(&world, world.config());
+        let callers = (0..50).map(|_| server.ensure());
+        let sockets = futures_util::future::join_all(callers).await;
+        let socket = sockets[0].as_ref().unwrap().clone();
+        assert!(
+            sockets
+                .iter()
+                .all(|other| other.as_ref().unwrap() == &socket)
+        );
+        assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
+        let process = pid(&server.state());
+        assert_eq!(*world.ledger.attached.lock().unwrap(), [process]);
+        world.stop(NAME).await;
+        assert!(!is_alive(process));
+        let socket = server.ensure().await.unwrap();
+        assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
+        let appended = tell(&socket, &["CONFIG", "GET", "appendfsync"]).await;
+        assert_eq!(appended, "appendfsync\nalways");
+        world
+    });
+}
+
+#[test]
+fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
+    World::run(|world| async move {
+        let server = server(&world, world.config());
+        let socket = server.ensure().await.unwrap();
+        let process = pid(&server.state());
+        assert_ne!(uid_of(process), 0, "never as root");
+        assert!(!listens_on_tcp(process));
+        assert_eq!(mode(&world.folder()), 0o700);
+        assert_eq!(mode(socket.path()), 0o700);
+        for secret in ["password", "redis.conf"] {
+            assert_eq!(mode(&world.folder().join(secret)), 0o600);
+        }
+        assert_eq!(tell(&socket, &["PING"]).await, "PONG");
+        assert!(ask(&socket, "wrong", &["PING"]).await.contains("NOAUTH"));
+        world
+    });
+}
+
+#[test]
+fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
+    World::run(|world| async move {
+        let server = server(&world, world.config());
+        let socket = server.ensure().await.unwrap();
+        let mut states = server.state();
+        for round in ["1", "2"] {
+            assert_eq!(tell(&socket, &["SET", round, round]).await, "OK");
+            let before = pid(&states);
+            let killed = std::time::Instant::now();
+            kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+            let is_new = |state: &ServerState| matches!(state, ServerState::Running { pid, .. } if *pid != before);
+            let back = tokio::time::timeout(Duration::from_secs(20), states.wait_for(is_new));
+            drop(back.await.unwrap().unwrap());
+            eprintln!("back after {:?}", killed.elapsed());
+            let socket = server.ensure().await.unwrap();
+            assert_eq!(tell(&socket, &["GET", round]).await, round);
+        }
+        world
+    });
+}
+
+#[test]
+fn a_file_that_a_crash_cut_off_is_loaded_up_to_there() {
+    World::run(|world| async move {
+        let server = server(&world, world.config());
+        let socket = server.ensure().await.unwrap();
+        assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
+        world.stop(NAME).await;
+        let folder = world.folder().join("appendonlydir");
+        let file = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.to_string_lossy().ends_with(".incr.aof"))
+            .unwrap();
+        let mut file = std::fs::OpenOptions::new().append(true).open(file).unwrap();
+        file.write_all(b"*3\r\n$3\r\nSET\r\n$4\r\nlo").unwrap();
+        let socket = server.ensure().await.unwrap();
+        assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
+        assert_eq!(tell(&socket, &["DBSIZE"]).await, "1");
+        world
+    });
+}
+
+#[test]
+fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
+    World::run(|world| async move {
+        let server = server(&world, world.config());
+        let socket = server.ensure().await.unwrap();
+        world.stop(NAME).await;
+        let folder = world.folder().canonicalize().unwrap();
+        let mut orphan = Command::new("redis-server");
+        if nix::unistd::Uid::effective().is_root() {
+            use std::os::unix::fs::MetadataExt;
+            let owner = folder.metadata().unwrap();
+            orphan.uid(owner.uid()).gid(owner.gid());
+        }
+        let mut orphan = orphan
+            .arg(folder.join("redis.conf"))
+            .current_dir(&folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the orphan listens", || {
+            std::os::unix::net::UnixStream::connect(socket.path()).is_ok()
+        })
+        .await;
+        assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
+        let socket = server.ensure().await.unwrap();
+        assert!(
+            orphan.wait().await.unwrap().success(),
+            "it was ended in order"
+        );
+        assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
+        world
+    });
+}
+
+#[test]
+fn without_binaries_it_says_what_to_install() {
+    World::run(|world| async move {
+        let mut config = world.config();
+        config.search = SearchPath::new([world.home.path().join("bin")]);
+        let error = server(&world, config).ensure().await.unwrap_err();
+        assert!(matches!(error, EmbeddedError::Missing { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("apt-get install redis-server"), "{text}");
+        world
+    });
+}
+
+#[test]
+fn a_long_path_is_no_obstacle() {
+    World::run(|world| async move {
+        let mut config = world.config();
+        config.folder = world
+            .home
+            .path()
+            .join("it's, \"a\" long $name %d".repeat(6));
+        let server = server(&world, config);
+        let socket = server.ensure().await.unwrap();
+        assert!(socket.path().as_os_str().len() <= 107);
+        assert_eq!(tell(&socket, &["PING"]).await, "PONG");
+        world.stop(NAME).await;
+        std::fs::remove_dir_all(socket.path().parent().unwrap()).unwrap();
+        world
+    });
+}
+
+#[test]
+fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
+    World::run(|world| async move {
+        let server = server(&world, world.config());
+        server.ensure().await.unwrap();
+        world.stop(NAME).await;
+        // Nothing can be appended to a folder.
+        let data = world.folder().join("appendonlydir");
+        std::fs::rename(&data, world.folder().join("aside")).unwrap();
+        std::fs::write(&data, "").unwrap();
+        let asked = std::time::Instant::now();
+        let (mut starts, mut last) = (0, None);
+        while asked.elapsed() < Duration::from_secs(3) {
+            let error = server.ensure().await.unwrap_err();
+            assert!(matches!(error, EmbeddedError::Start { .. }), "{error}");
+            if let ServerState::Failed { retry_at, .. } = &*server.state().borrow()
+                && last != *retry_at
+            {
+                starts += 1;
+                last = *retry_at;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(
+            (2..20).contains(&starts),
+            "{starts} starts in three seconds"
+        );
+        std::fs::remove_file(&data).unwrap();
+        std::fs::rename(world.folder().join("aside"), &data).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while server.ensure().await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "it comes back");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        world
+    });
+}

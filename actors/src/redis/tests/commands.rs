@@ -1,0 +1,254 @@
+//! Commands, and what becomes of them when the server does not.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::super::{Cache, Error, Redis, Script, cmd, pipe};
+use super::server::{House, RealServer, SECOND};
+use crate::kernel::pool::{CheckoutError, ConnectErrorKind};
+use crate::kernel::testing::Universe;
+
+#[test]
+fn many_callers_share_few_connections() {
+    Universe::real_time(|universe| async move {
+        let server = RealServer::start(&[]);
+        let house = House::open(&universe, &server).await;
+        house.until_up().await;
+        let mut increment = cmd("INCR");
+        increment.arg("n");
+        let callers = (0..1000).map(|_| house.redis.command::<u64>(&increment, 10 * SECOND));
+        let mut seen = join_all(callers)
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap();
+        seen.sort_unstable();
+        assert_eq!(seen, (1..=1000).collect::<Vec<_>>());
+        let status = house.redis.status(SECOND).await.unwrap();
+        assert!(status.size <= 5, "{status:?}");
+        assert!(status.reuse_rate > 0.99, "{status:?}");
+        let facts = house.redis.facts(SECOND).await.unwrap();
+        assert_eq!(facts.role, "master");
+        assert!(facts.version.starts_with(|it: char| it.is_ascii_digit()));
+        house.close().await;
+    });
+}
+
+#[test]
+fn scripts_are_called_by_hash_and_sent_when_unknown() {
+    Universe::real_time(|universe| async move {
+        let server = RealServer::start(&[]);
+        let house = House::open(&universe, &server).await;
+        house.until_up().await;
+        let script = Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])");
+        let mut call = script.key("n");
+        call.arg(5);
+        for expected in [5, 10] {
+            let sum: i64 = house.redis.script(&call, SECOND).await.unwrap();
+            assert_eq!(sum, expected);
+        }
+        // What the server forgets, it is told again.
+        let mut flush = cmd("SCRIPT");
+        flush.arg("FLUSH");
+        house.redis.command::<()>(&flush, SECOND).await.unwrap();
+        assert_eq!(house.redis.script::<i64>(&call, SECOND).await.unwrap(), 15);
+        house.close().await;
+    });
+}
+
+#[test]
+fn pipelines_come_back_in_order_and_errors_say_what_happened() {
+    Universe::real_time(|universe| async move {
+        let server = RealServer::start(&[]);
+        let house = House::open(&universe, &server).await;
+        house.until_up().await;
+        let redis: &Redis = &house.redis;
+        let mut both = pipe();
+        both.atomic().cmd("SET").arg("a").arg("b").ignore();
+        both.cmd("APPEND").arg("a").arg("c").cmd("GET").arg("a");
+        let (length, text): (u32, String) = redis.pipeline(&both, SECOND).await.unwrap();
+        assert_eq!((length, text.as_str()), (2, "bc"));
+        let mut wrong = cmd("LPUSH");
+        wrong.arg("a").arg("secret-value");
+        let error = redis.command::<u32>(&wrong, SECOND).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Server { code } if code == "WRONGTYPE"),
+            "{error:?}"
+        );
+        let error = redis
+            .command::<u32>(cmd("GET").arg("a"), SECOND)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Error::Type), "{error:?}");
+        let error = redis
+            .command::<u32>(cmd("NOSUCH").arg("secret-value"), SECOND)
+            .await;
+        let error = error.unwrap_err();
+        assert!(
+            !format!("{error} {error:?}").contains("secret"),
+            "{error:?}"
+        );
+        // None of these costs the connection.
+        let status = redis.status(SECOND).await.unwrap();
+        assert!(status.closed.is_empty(), "{status:?}");
+        house.close().await;
+    });
+}
+
+#[test]
+fn a_wrong_password_is_told_at_once_and_shown_to_nobody() {
+    Universe::real_time(|universe| async move {
+        let mut server = RealServer::start(&["--requirepass", "right"]);
+        server.password = Some("wrong-secret");
+        let house = House::open(&universe, &server).await;
+        let began = Instant::now();
+        let kind = loop {
+            let error = house
+                .redis
+                .command::<String>(&cmd("PING"), 5 * SECOND)
+                .await;
+            let error = error.unwrap_err();
+            assert!(
+                !format!("{error} {error:?}").contains("secret"),
+                "{error:?}"
+            );
+            match error {
+                Error::Checkout(CheckoutError::Connect(error)) => break error.kind,
+                // It has not opened its socket yet.
+                _ if began.elapsed() < 20 * SECOND => sleep(Duration::from_millis(20)).await,
+                error => panic!("{error:?}"),
+            }
+        };
+        assert_eq!(kind, ConnectErrorKind::Denied);
+        let status = serde_json::to_string(&house.redis.status(SECOND).await.unwrap()).unwrap();
+        assert!(!status.contains("secret"), "{status}");
+        house.close().await;
+    });
+}
+
+#[test]
+fn without_a_server_primary_fails_and_the_cache_misses() {
+    Universe::real_time(|universe| async move {
+        let server = RealServer::absent();
+        let house = House::open(&universe, &server).await;
+        let began = Instant::now();
+        let error = house
+            .redis
+            .command::<String>(&cmd("PING"), 30 * SECOND)
+            .await;
+        let error = error.unwrap_err();
+        assert!(error.is_unsent(), "{error:?}");
+        assert!(
+            began.elapsed() < 5 * SECOND,
+            "told by the circuit, not by the deadline"
+        );
+        let cache = Cache::new(house.redis.clone());
+        assert_eq!(cache.get::<String>("key", SECOND).await, None);
+        assert!(!cache.set("key", "value", SECOND, SECOND).await);
+        let status = cache.status();
+        assert_eq!((status.hits, status.misses, status.failures), (0, 1, 2));
+        house.close().await;
+    });
+}
+
+#[test]
+fn the_cache_keeps_and_forgets() {
+    Universe::real_time(|universe| async move {
+        let server = RealServer::start(&[]);
+        let house = House::open(&universe, &server).await;
+        house.until_up().await;
+        let cache = Cache::new(house.redis.clone());
+        assert_eq!(cache.get::<String>("key", SECOND).await, None);
+        assert!(cache.set("key", "value", 60 * SECOND, SECOND).await);
+        assert_eq!(cache.get("key", SECOND).await, Some("value".to_owned()));
+        let left: i64 = house
+            .redis
+            .command(cmd("PTTL").arg("key"), SECOND)
+            .await
+            .unwrap();
+        assert!((50_000..=60_000).contains(&left), "{left}");
+        assert!(cache.remove("key", SECOND).await);
+        assert_eq!(cache.get::<String>("key", SECOND).await, None);
+        let status = cache.status();
+        assert_eq!((status.hits, status.misses, status.failures), (1, 2, 0));
+        house.close().await;
+    });
+}
+
+#[test]
+fn a_server_that_says_nothing_costs_no_more_than_the_deadline() {
+    Universe::real_time(|universe| async move {
+        let server = RealServer::start(&[]);
+        let house = House::open(&universe, &server).await;
+        house.until_up().await;
+        server.signal(Signal::SIGSTOP);
+        let began = Instant::now();
+        let error = house
+            .redis
+            .command::<String>(&cmd("PING"), SECOND / 5)
+            .await;
+        assert!(matches!(error, Err(Error::Deadline)), "{error:?}");
+        assert!(began.elapsed() < SECOND);
+        server.signal(Signal::SIGCONT);
+        house.until_up().await;
+        house.close().await;
+    });
+}
+
+/// Writers go on while the server is killed and started again. Nobody hangs, what was acknowledged
+/// is there, and what is written afterwards succeeds soon.
+#[test]
+fn a_killed_server_is_found_again_and_no_acknowledged_write_is_lost() {
+    Universe::real_time(|universe| async move {
+        let mut server = RealServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let house = House::open(&universe, &server).await;
+        house.until_up().await;
+        let end = Instant::now() + 3 * SECOND;
+        let mut increment = cmd("INCR");
+        increment.arg("n");
+        let within = SECOND / 2;
+        let writers = (0..50).map(|_| async {
+            let (mut acknowledged, mut unknown) = (0u64, 0u64);
+            while Instant::now() < end {
+                let began = Instant::now();
+                match house.redis.command::<u64>(&increment, within).await {
+                    Ok(_) => acknowledged += 1,
+                    Err(error) if error.is_unsent() => sleep(Duration::from_millis(5)).await,
+                    Err(_) => unknown += 1,
+                }
+                assert!(
+                    began.elapsed() < within + SECOND,
+                    "hung: {:?}",
+                    began.elapsed()
+                );
+            }
+            (acknowledged, unknown)
+        });
+        let trouble = async {
+            sleep(SECOND / 2).await;
+            server.kill();
+            sleep(SECOND / 2).await;
+            server.run();
+            house.until_up().await
+        };
+        let (counts, recovered) = tokio::join!(join_all(writers), trouble);
+        assert!(recovered < 2 * SECOND, "recovered after {recovered:?}");
+        let acknowledged: u64 = counts.iter().map(|(sure, _)| sure).sum();
+        let unknown: u64 = counts.iter().map(|(_, unknown)| unknown).sum();
+        let kept: u64 = house
+            .redis
+            .command(cmd("GET").arg("n"), SECOND)
+            .await
+            .unwrap();
+        println!("recovered after {recovered:?}; {acknowledged} acknowledged, {unknown} unknown");
+        assert!(
+            (acknowledged..=acknowledged + unknown).contains(&kept),
+            "{acknowledged} acknowledged, {unknown} unknown, {kept} kept"
+        );
+        assert!(house.pool.in_flight() == 0);
+        house.close().await;
+    });
+}

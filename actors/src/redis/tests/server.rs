@@ -1,0 +1,135 @@
+//! A real `redis-server` of the test's own: on a Unix socket in a folder of its own, without TCP.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::super::{Connector, Redis, Role, Server, cmd, pool, pool_config};
+use crate::kernel::pool::{ConnectError, Locate, Pool, PoolConfig};
+use crate::kernel::testing::Universe;
+use crate::kernel::{Handle, Root, SupervisorSpec};
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) struct RealServer {
+    dir: TempDir,
+    arguments: Vec<&'static str>,
+    process: Option<Child>,
+    pub(super) password: Option<&'static str>,
+}
+
+impl RealServer {
+    pub(super) fn absent() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            arguments: Vec::new(),
+            process: None,
+            password: None,
+        }
+    }
+
+    pub(super) fn start(arguments: &[&'static str]) -> Self {
+        let mut server = Self::absent();
+        server.arguments = arguments.to_vec();
+        server.run();
+        server
+    }
+
+    /// Starts it, or starts it again over the same data.
+    pub(super) fn run(&mut self) {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", "0", "--save", "", "--unixsocket", "redis.sock"]);
+        command.args(&self.arguments).current_dir(self.dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        self.process = Some(command.spawn().expect("redis-server is installed"));
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap();
+        kill(Pid::from_raw(process.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// `kill -9`.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().ok();
+            process.wait().ok();
+        }
+    }
+
+    pub(super) fn url(&self) -> String {
+        let path = self.dir.path().join("redis.sock");
+        let password = self.password.map(|it| format!("?pass={it}"));
+        format!("unix://{}{}", path.display(), password.unwrap_or_default())
+    }
+
+    pub(super) fn place(&self) -> Server {
+        Server::One(Arc::new(Place(self.url())))
+    }
+}
+
+impl Drop for RealServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+struct Place(String);
+
+impl Locate for Place {
+    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
+        let url = self.0.clone();
+        async move { Ok(url) }.boxed()
+    }
+}
+
+/// A running room with one pool.
+pub(super) struct House {
+    root: Root,
+    pub(super) pool: Handle<Pool<Connector>>,
+    pub(super) redis: Redis,
+}
+
+impl House {
+    pub(super) async fn open(universe: &Universe, server: &RealServer) -> Self {
+        Self::open_with(universe, server, pool_config()).await
+    }
+
+    pub(super) async fn open_with(
+        universe: &Universe,
+        server: &RealServer,
+        config: PoolConfig,
+    ) -> Self {
+        let (handle, child) = pool(Role::Primary, server.place(), config, None);
+        let root = universe
+            .start(SupervisorSpec::new("house").child(child))
+            .await;
+        Self {
+            root,
+            redis: Redis::new(handle.clone()),
+            pool: handle,
+        }
+    }
+
+    /// Waits until the server answers, and says how long that took.
+    pub(super) async fn until_up(&self) -> Duration {
+        let began = Instant::now();
+        loop {
+            match self.redis.command::<String>(&cmd("PING"), SECOND).await {
+                Ok(_) => return began.elapsed(),
+                Err(error) if began.elapsed() > 20 * SECOND => panic!("not up: {error}"),
+                Err(_) => sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    pub(super) async fn close(self) {
+        self.root.stop().await;
+    }
+}
