@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts everything in place that building, running and testing Headroom need, and does nothing where it is there
 # already. Writes only to the cache folder (HEADROOM_CACHE, by default ~/.cache/headroom) and, for missing
-# compilers, through apt.
+# compilers and servers, through apt.
 #
 # Usage: scripts/setup.sh [NEED...]
 # A need is the name of a need_ function without its prefix; what building, running and testing use is the default.
@@ -21,8 +21,10 @@ SETUP=scripts/setup
 . "$SETUP/samples.sh"
 # shellcheck source=scripts/setup/client.sh
 . "$SETUP/client.sh"
+# shellcheck source=scripts/setup/servers.sh
+. "$SETUP/servers.sh"
 
-[ $# -gt 0 ] || set -- rust make compiler libtorch sample_model speech_samples
+[ $# -gt 0 ] || set -- rust make compiler libtorch sample_model speech_samples postgres redis
 for need in "$@"; do
   declare -F "need_$need" >/dev/null || die "no need is called '$need'"
   "need_$need"

@@ -1,0 +1,71 @@
+# shellcheck shell=bash
+# PostgreSQL and Redis, whose binaries Headroom starts by itself when no other server is configured. Nothing that
+# the packages bring runs: no daemon is started, and no cluster of theirs is left. Without them Headroom runs, too:
+# what needs them answers with how to install them.
+
+need_postgres() {
+  local dir had_cluster=false
+  for dir in /usr/lib/postgresql/*/bin /usr/local/bin /usr/local/pgsql/bin /usr/pgsql-*/bin /opt/homebrew/bin; do
+    if [ -x "$dir/postgres" ] && [ -x "$dir/initdb" ]; then return; fi
+  done
+  if have postgres && have initdb; then return; fi
+  if [ -n "$(ls /etc/postgresql 2>/dev/null)" ]; then had_cluster=true; fi
+  install_idle postgresql || return 0
+  [ "$had_cluster" = true ] || drop_fresh_clusters
+}
+
+need_redis() {
+  have redis-server || install_idle redis-server || return 0
+}
+
+# The package makes a cluster for everybody, which nobody has started or asked for.
+drop_fresh_clusters() {
+  local dir
+  for dir in /etc/postgresql/*/main; do
+    [ -d "$dir" ] || continue
+    as_root pg_dropcluster "$(basename "$(dirname "$dir")")" main ||
+      say "the unused cluster in $dir stays: pg_dropcluster removes it"
+  done
+}
+
+# install_idle PACKAGE: installs a package and keeps its services from being started, by the policy that Debian has
+# for that; what was there before is put back, also when this is interrupted. Says so and fails if it cannot.
+install_idle() {
+  if ! have apt-get; then
+    say "$1 missing: install it with this system's packages (macOS: 'brew install ${1%-server}')," \
+      "or configure the URL of a server; Headroom runs without, and what needs it answers 503"
+    return 1
+  fi
+  if ! can_install; then
+    say "$1 missing, and it takes root to install: run 'sudo apt-get install $1'; Headroom runs without it," \
+      "and what needs it answers 503"
+    return 1
+  fi
+  (
+    trap restore_policy EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    forbid_services && apt_install "$1"
+  )
+}
+
+POLICY=/usr/sbin/policy-rc.d
+POLICY_KEPT=$POLICY.before-headroom
+
+forbid_services() {
+  local status=0
+  if [ -x "$POLICY" ]; then
+    "$POLICY" headroom start >/dev/null 2>&1 || status=$?
+    # It forbids already, as in containers.
+    if [ "$status" = 101 ] && ! grep -q 'put here by Headroom' "$POLICY"; then return; fi
+  fi
+  if [ -e "$POLICY" ] && [ ! -e "$POLICY_KEPT" ]; then as_root mv "$POLICY" "$POLICY_KEPT" || return; fi
+  printf '#!/bin/sh\n# put here by Headroom for the time of an installation\nexit 101\n' |
+    as_root tee "$POLICY" >/dev/null && as_root chmod 755 "$POLICY"
+}
+
+restore_policy() {
+  if ! grep -qs 'put here by Headroom' "$POLICY"; then return; fi
+  as_root rm -f "$POLICY"
+  if [ -e "$POLICY_KEPT" ]; then as_root mv "$POLICY_KEPT" "$POLICY"; fi
+}
