@@ -1,5 +1,6 @@
 //! What the routes can ask: one handle per room. Handlers hold nothing else of the actors.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle};
@@ -8,6 +9,8 @@ use headroom_actors::lazy::Loader;
 use headroom_actors::memory::MemorySupervisor;
 use headroom_actors::model::Repository;
 use tokio::sync::oneshot;
+
+use crate::pools::Pool;
 
 /// The handles of all rooms, and how long an answer may take.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct Rooms {
     pub loader: Handle<Loader>,
     /// The models on disk.
     pub repository: Handle<Repository>,
+    /// The pools of connections.
+    pub pools: Arc<[Pool]>,
     /// `server.request_deadline`: no answer takes longer.
     pub request_deadline: Duration,
 }

@@ -5,6 +5,7 @@
 //! is the reverse: not ready, no new connections, requests in flight, actors, admin server.
 
 mod actors;
+mod pools;
 mod ready_file;
 
 use std::io;

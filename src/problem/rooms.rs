@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, LoadError, LoadFault};
 use headroom_actors::lazy::{AcquireError, Shortage, UnloadError};
 use headroom_actors::model::InferError;
+use headroom_actors::{postgres, redis};
 
 use super::{Problem, ProblemKind};
 
@@ -15,6 +17,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// When to come back for memory: idle things leave, and work in flight ends, within this order of
 /// time.
 const MEMORY_SOON: Duration = Duration::from_secs(5);
+
+/// When to come back for what somebody has to mend first.
+const MISSING_SOON: Duration = Duration::from_secs(30);
 
 impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
@@ -143,5 +148,103 @@ impl From<InferError> for Problem {
 impl From<LoadError> for Problem {
     fn from(error: LoadError) -> Self {
         load_failed(&error, SOON)
+    }
+}
+
+impl From<CheckoutError> for Problem {
+    fn from(error: CheckoutError) -> Self {
+        let detail = error.to_string();
+        match &error {
+            CheckoutError::Full { .. } => {
+                Self::new(ProblemKind::Overloaded, detail).retry_after(SOON)
+            }
+            CheckoutError::TimedOut {
+                cause: TimeoutCause::Unreachable(last),
+            } => unreachable(last, SOON),
+            // Places in our own code say nothing to a caller.
+            CheckoutError::TimedOut {
+                cause: TimeoutCause::Busy { .. },
+            } => Self::new(
+                ProblemKind::Overloaded,
+                "all connections are in use; send fewer requests at once, or come back",
+            )
+            .retry_after(SOON),
+            CheckoutError::TimedOut { .. } => {
+                Self::new(ProblemKind::Unavailable, detail).retry_after(SOON)
+            }
+            CheckoutError::CircuitOpen { retry_in, last } => unreachable(last, *retry_in),
+            CheckoutError::Connect(last) => unreachable(last, MISSING_SOON),
+            CheckoutError::Draining => {
+                Self::new(ProblemKind::NotReady, "the server is stopping").retry_after(SOON)
+            }
+            CheckoutError::Owner(error) => Self::from(*error),
+        }
+        .caused_by(&error)
+    }
+}
+
+/// That a server which is needed cannot be had. The message of a connect error holds no secret, and
+/// says the remedy where there is one.
+fn unreachable(error: &ConnectError, retry_in: Duration) -> Problem {
+    Problem::new(ProblemKind::Unavailable, error.to_string())
+        .with("cause", error.kind.label())
+        .retry_after(retry_in.max(SOON))
+}
+
+impl From<postgres::Error> for Problem {
+    fn from(error: postgres::Error) -> Self {
+        use postgres::Error as E;
+        match &error {
+            E::Checkout(checkout) => return Self::from(checkout.clone()),
+            E::Deadline { .. } => Self::new(
+                ProblemKind::DeadlineExceeded,
+                "the database did not answer within the deadline",
+            ),
+            E::Lost { .. } => Self::new(
+                ProblemKind::Unavailable,
+                "the connection to the database was lost; it may or may not have been done",
+            )
+            .retry_after(SOON),
+            E::Aborted => Self::new(
+                ProblemKind::Unavailable,
+                "other work got in the way of this, and nothing of it was done",
+            )
+            .retry_after(SOON),
+            E::Server(server) if error.is_serialization_failure() => {
+                Self::new(ProblemKind::Unavailable, server.message.clone()).retry_after(SOON)
+            }
+            E::Server(_) | E::Protocol(_) | E::Schema(_) => Self::new(
+                ProblemKind::Unavailable,
+                "the database does not do its part; the log says why",
+            )
+            .retry_after(MISSING_SOON),
+            E::Rows { .. } | E::Invalid(_) => return Self::internal(&error),
+        }
+        .caused_by(&error)
+    }
+}
+
+impl From<redis::Error> for Problem {
+    fn from(error: redis::Error) -> Self {
+        use redis::Error as E;
+        match &error {
+            E::Checkout(checkout) => return Self::from(checkout.clone()),
+            E::Deadline => Self::new(
+                ProblemKind::DeadlineExceeded,
+                "redis did not answer within the deadline; it may or may not have been done",
+            ),
+            E::Lost => Self::new(
+                ProblemKind::Unavailable,
+                "the connection to redis was lost; it may or may not have been done",
+            )
+            .retry_after(SOON),
+            E::Server { .. } => Self::new(
+                ProblemKind::Unavailable,
+                "redis does not do its part; the log says why",
+            )
+            .retry_after(MISSING_SOON),
+            E::Type => return Self::internal(&error),
+        }
+        .caused_by(&error)
     }
 }

@@ -2,6 +2,7 @@
 
 mod actors;
 mod performance;
+mod pools;
 mod root;
 mod v2;
 
@@ -15,6 +16,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .service(readable("/", root::index))
         .service(readable("/api/actors", actors::list))
         .configure(performance::configure)
+        .configure(pools::configure)
         .configure(v2::configure)
         .default_service(web::to(not_found));
 }

@@ -12,9 +12,12 @@ use bytesize::ByteSize;
 use super::error::Fault;
 use super::section::section;
 use super::values::{
-    AlertLevel, EvictionPolicy, LogFilter, LogFormat, PostgresUrl, RedisUrl, Share, WebhookUrl,
-    Workers,
+    AlertLevel, EvictionPolicy, LogFilter, LogFormat, PostgresUrl, RedisUrl, Share, UserName,
+    WebhookUrl, Workers,
 };
+
+/// No pool has more of anything: a number this large is a slip of the pen.
+const POOL_SIZE_MAX: usize = 100_000;
 
 section! {
     /// Everything that can be configured: the sum of the sections.
@@ -199,28 +202,78 @@ section! {
 section! {
     /// PostgreSQL.
     PostgresSettings {
-        /// Where it is.
+        /// Where it is; a private one is started when not set.
         restart url: Option<PostgresUrl>,
+        /// Longest time for one statement.
+        restart statement_timeout: Duration,
+        /// Longest wait of a statement for a lock.
+        restart lock_timeout: Duration,
+        /// Longest pause between two statements of a transaction.
+        restart idle_in_transaction_timeout: Duration,
+        /// Its connections.
+        section pool: PoolSettings,
+        /// The private one.
+        section embedded: EmbeddedSettings,
     }
 }
 
 section! {
-    /// Redis, one connection per purpose.
+    /// Redis, one pool per purpose.
     RedisSettings {
         /// Facts shared by replicas.
-        section primary: RedisServerSettings,
+        section primary: RedisRoleSettings,
         /// What may be lost.
-        section cache: RedisServerSettings,
+        section cache: RedisRoleSettings,
         /// Messages between replicas.
-        section pubsub: RedisServerSettings,
+        section pubsub: RedisRoleSettings,
+        /// The private one, for every purpose that names no other.
+        section embedded: EmbeddedSettings,
     }
 }
 
 section! {
-    /// One Redis.
-    RedisServerSettings {
-        /// Where it is.
+    /// Redis for one purpose.
+    RedisRoleSettings {
+        /// Where it is; a private one is started when not set.
         restart url: Option<RedisUrl>,
+        /// Its connections.
+        section pool: PoolSettings,
+    }
+}
+
+section! {
+    /// A pool of connections.
+    PoolSettings {
+        /// Connections kept open at rest, once there was use for them.
+        restart connections_min: NonZeroUsize,
+        /// Most connections.
+        restart connections_max: NonZeroUsize,
+        /// Calls that may wait for a connection.
+        restart waiting_max: NonZeroUsize,
+        /// Longest time to open a connection.
+        restart connect_timeout: Duration,
+        /// How long a connection above the minimum may be idle.
+        restart idle_timeout: Duration,
+        /// How old a connection may become.
+        restart lifetime: Duration,
+        /// How long a connection may be idle before it is asked whether it lives.
+        restart check_after_idle: Duration,
+        /// How long a connection may be out before its holder is named in the log.
+        restart leak_after: Duration,
+        /// Most connections whose use is shared.
+        restart shared_max: NonZeroUsize,
+        /// Calls in flight on one shared connection.
+        restart shared_depth: NonZeroUsize,
+    }
+}
+
+section! {
+    /// A private server, started when no URL is set.
+    EmbeddedSettings {
+        /// Where its programs are; searched for in the usual places when not set.
+        restart bin_dir: Option<PathBuf>,
+        /// Who it runs as when this server runs as root.
+        restart user: Option<UserName>,
     }
 }
 
@@ -231,6 +284,16 @@ impl Settings {
         self.server.check(&mut rules);
         self.memory.check(&mut rules);
         self.models.check(&mut rules);
+        self.postgres.check(&mut rules);
+        self.redis
+            .primary
+            .pool
+            .check("redis.primary.pool", &mut rules);
+        self.redis.cache.pool.check("redis.cache.pool", &mut rules);
+        self.redis
+            .pubsub
+            .pool
+            .check("redis.pubsub.pool", &mut rules);
         rules.require(
             !self.auth.enabled,
             "auth.enabled must be false: this version cannot check who calls, \
@@ -300,6 +363,50 @@ impl MemorySettings {
             self.sample_interval_fast <= self.sample_interval,
             "memory.sample_interval_fast must not be above memory.sample_interval",
         );
+    }
+}
+
+impl PostgresSettings {
+    fn check(&self, rules: &mut Rules) {
+        rules.positive("postgres.statement_timeout", self.statement_timeout);
+        rules.positive("postgres.lock_timeout", self.lock_timeout);
+        rules.positive(
+            "postgres.idle_in_transaction_timeout",
+            self.idle_in_transaction_timeout,
+        );
+        self.pool.check("postgres.pool", rules);
+    }
+}
+
+impl PoolSettings {
+    fn check(&self, section: &str, rules: &mut Rules) {
+        let is_in_order = self.connections_min <= self.connections_max;
+        rules.require(
+            is_in_order,
+            &format!("{section}.connections_min must not be above {section}.connections_max"),
+        );
+        rules.require(
+            self.shared_max <= self.connections_max,
+            &format!("{section}.shared_max must not be above {section}.connections_max"),
+        );
+        for (key, size) in [
+            ("connections_max", self.connections_max),
+            ("waiting_max", self.waiting_max),
+            ("shared_depth", self.shared_depth),
+        ] {
+            rules.require(
+                size.get() <= POOL_SIZE_MAX,
+                &format!("{section}.{key} must be at most {POOL_SIZE_MAX}"),
+            );
+        }
+        for (key, duration) in [
+            ("connect_timeout", self.connect_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("lifetime", self.lifetime),
+            ("leak_after", self.leak_after),
+        ] {
+            rules.positive(&format!("{section}.{key}"), duration);
+        }
     }
 }
 

@@ -254,6 +254,17 @@ fn rules_over_several_keys_are_checked() {
         &[],
         "server.listen and server.admin_listen must differ",
     );
+    refuses(
+        "redis.cache.pool.connections_min = 9",
+        &[],
+        "redis.cache.pool.connections_min must not be above redis.cache.pool.connections_max",
+    );
+    refuses(
+        "postgres.pool = { shared_max = 31, lifetime = '0s' }",
+        &[],
+        "postgres.pool.shared_max must not be above postgres.pool.connections_max\n\
+         postgres.pool.lifetime must be above 0",
+    );
     load_text(
         "server = { listen = '127.0.0.1:0', admin_listen = '127.0.0.1:0' }",
         &[],

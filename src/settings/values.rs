@@ -154,6 +154,36 @@ impl Leaf for NonZeroUsize {
     }
 }
 
+/// The name of a user of this system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserName(Box<str>);
+
+impl UserName {
+    /// Longest name accepted, as by `useradd`.
+    const LENGTH_MAX: usize = 32;
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for UserName {
+    const RULE: &'static str = "the name of a user of this system, such as \"postgres\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        let is_name = (1..=Self::LENGTH_MAX).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        is_name.then(|| Self(text.into()))
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.0.clone().into()))
+    }
+}
+
 /// A part of a whole: above 0 and at most 1.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Share(f64);

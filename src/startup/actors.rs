@@ -1,9 +1,10 @@
 //! The actors: which rooms there are, in which order they start, and what of each the others get.
 //!
-//! This is the one place that knows all rooms. Order: the memory budget, before anything that needs
-//! memory; the supervisor that loaded models become children of; the loader; the repository that
-//! offers it models. They stop in reverse: nothing new is found, everything is unloaded, and only
-//! then does the keeper of the budget go.
+//! This is the one place that knows all rooms, with `pools` for those of connections. Order: the
+//! memory budget, before anything that needs memory; the pools; the supervisor that loaded models
+//! become children of; the loader; the repository that offers it models. They stop in reverse:
+//! nothing new is found, everything is unloaded, connections are closed, and only then does the
+//! keeper of the budget go.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use headroom_actors::memory::{
 use headroom_actors::model::{LeakConfig, MemoryTies, ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
 
+use super::pools;
 use crate::readiness::Gate;
 use crate::rooms::{ActorThread, Rooms};
 use crate::settings::Settings;
@@ -168,13 +170,21 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         )
     });
 
+    let ties = pools::Ties {
+        budget: Arc::new(memory.budget()),
+        pressure: memory.pressure(),
+    };
+    let composed = pools::compose(settings, &ties);
     let mut spec = SupervisorSpec::new("headroom");
     if let Some(alerts) = alert_config(&settings.memory.alerts) {
         // Before the room that it listens to, so that it hears of the first reading.
         spec = spec.child(memory.alerts(alerts)?);
     }
+    let mut spec = spec.child(memory.child());
+    for branch in composed.branches {
+        spec = spec.child(branch);
+    }
     let spec = spec
-        .child(memory.child())
         .child(ChildSpec::supervisor(models))
         .child(loader_child)
         .child(repository_child);
@@ -184,6 +194,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         memory: memory.handle().clone(),
         loader,
         repository,
+        pools: composed.pools.into(),
         request_deadline: settings.server.request_deadline,
     };
     Ok(ActorPlan {

@@ -1,5 +1,6 @@
 //! `/api/performance`: what the server uses, and what it can give back.
 
+mod connections;
 mod memory;
 
 use actix_web::web;
@@ -9,5 +10,13 @@ use super::{postable, readable};
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     config
         .service(readable("/api/performance/memory/stats", memory::stats))
-        .service(postable("/api/performance/memory/gc", memory::gc));
+        .service(postable("/api/performance/memory/gc", memory::gc))
+        .service(readable(
+            "/api/performance/connections/stats",
+            connections::stats,
+        ))
+        .service(readable(
+            "/api/performance/connections/health",
+            connections::health,
+        ));
 }

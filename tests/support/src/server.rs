@@ -13,6 +13,7 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -107,6 +108,9 @@ impl Server {
     #[track_caller]
     pub fn start(options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        // The private servers run as somebody else when the tests run as root.
+        let passable = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(folder.path(), passable).expect("the folder is ours");
         let base = format!(
             "server.listen = '127.0.0.1:0'\nserver.admin_listen = '127.0.0.1:0'\n\
              data.dir = '{0}/data'\nmodels.dir = '{0}/models'\n",

@@ -1,0 +1,102 @@
+//! `GET /api/performance/connections/stats`: what every pool of connections counts.
+//!
+//! `GET /api/performance/connections/health`: whether each can be used, and, where it has connections, what its server
+//! says of itself. Opens nothing and starts nothing; answers while everything behind it is down.
+
+use std::time::{Duration, Instant};
+
+use actix_web::{Responder, web};
+use futures_util::future::join_all;
+use headroom_actors::kernel::pool::{CircuitStatus, PoolStatus};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::pools::{Health, Pool};
+use crate::problem::Problem;
+use crate::rooms::Rooms;
+
+/// How long a server may take to tell of itself. One that takes longer is not well.
+const FACTS_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Serialize)]
+struct Stats {
+    pools: Vec<PoolStatus>,
+}
+
+pub(super) async fn stats(rooms: web::Data<Rooms>) -> Result<impl Responder, Problem> {
+    let asked = rooms
+        .pools
+        .iter()
+        .map(|pool| pool.status(rooms.request_deadline));
+    let pools: Result<_, _> = join_all(asked).await.into_iter().collect();
+    Ok(web::Json(Stats { pools: pools? }))
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// Of the worst.
+    status: Health,
+    pools: Vec<PoolHealth>,
+}
+
+#[derive(Serialize)]
+struct PoolHealth {
+    name: &'static str,
+    status: Health,
+    circuit: Option<CircuitStatus>,
+    /// Why the last connect that failed did.
+    last_error: Option<String>,
+    /// How long the server took to tell of itself.
+    latency_seconds: Option<f64>,
+    server: Option<Value>,
+}
+
+pub(super) async fn health(rooms: web::Data<Rooms>) -> impl Responder {
+    let pools = join_all(
+        rooms
+            .pools
+            .iter()
+            .map(|pool| look(pool, rooms.request_deadline)),
+    )
+    .await;
+    let worst = pools.iter().map(|pool| pool.status).max();
+    web::Json(Report {
+        status: worst.unwrap_or(Health::Cold),
+        pools,
+    })
+}
+
+async fn look(pool: &Pool, within: Duration) -> PoolHealth {
+    let mut found = PoolHealth {
+        name: pool.name(),
+        status: Health::Down,
+        circuit: None,
+        last_error: None,
+        latency_seconds: None,
+        server: None,
+    };
+    let status = match pool.status(within).await {
+        Ok(status) => status,
+        Err(error) => {
+            found.last_error = Some(error.to_string());
+            return found;
+        }
+    };
+    found.status = Health::of(&status);
+    found.circuit = Some(status.circuit);
+    found.last_error = status.last_error;
+    if status.size > 0 {
+        let began = Instant::now();
+        match pool.facts(FACTS_WITHIN.min(within)).await {
+            Ok(facts) => {
+                found.latency_seconds = Some(began.elapsed().as_secs_f64());
+                found.server = facts;
+            }
+            Err(error) => {
+                found.status = found.status.max(Health::Degraded);
+                found.last_error = Some(error.detail().to_owned());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,110 @@
+//! `GET /api/pools`: every pool of connections, in short. `GET /api/pools/{pool}`: one, with all that is counted.
+//!
+//! `POST /api/pools/{pool}/probe`: uses the pool as anybody would, which opens it when it is cold, and tells what the
+//! server at the other end says of itself.
+
+use std::time::Instant;
+
+use actix_web::{Responder, web};
+use headroom_actors::kernel::pool::PoolStatus;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::pools::{Health, Kind, Origin, Pool};
+use crate::problem::Problem;
+use crate::rooms::Rooms;
+
+use super::{postable, readable};
+
+pub(super) fn configure(config: &mut web::ServiceConfig) {
+    config
+        .service(readable("/api/pools", list))
+        .service(readable("/api/pools/{pool}", one))
+        .service(postable("/api/pools/{pool}/probe", probe));
+}
+
+#[derive(Serialize)]
+struct Summary {
+    name: &'static str,
+    kind: Kind,
+    /// Who runs the server.
+    server: Origin,
+    health: Health,
+    size: u32,
+    idle: u32,
+    in_use: u32,
+    waiting: u32,
+    connections_min: u32,
+    connections_max: u32,
+}
+
+async fn list(rooms: web::Data<Rooms>) -> Result<impl Responder, Problem> {
+    let mut pools = Vec::new();
+    for pool in rooms.pools.iter() {
+        let status = pool.status(rooms.request_deadline).await?;
+        let (connections_min, connections_max) = pool.bounds();
+        pools.push(Summary {
+            name: pool.name(),
+            kind: pool.kind(),
+            server: pool.origin(),
+            health: Health::of(&status),
+            size: status.size,
+            idle: status.idle,
+            in_use: status.in_use,
+            waiting: status.waiting,
+            connections_min,
+            connections_max,
+        });
+    }
+    Ok(web::Json(serde_json::json!({ "pools": pools })))
+}
+
+#[derive(Serialize)]
+struct Details {
+    kind: Kind,
+    server: Origin,
+    health: Health,
+    #[serde(flatten)]
+    status: PoolStatus,
+}
+
+async fn one(rooms: web::Data<Rooms>, name: web::Path<String>) -> Result<impl Responder, Problem> {
+    let pool = find(&rooms, &name)?;
+    let status = pool.status(rooms.request_deadline).await?;
+    Ok(web::Json(Details {
+        kind: pool.kind(),
+        server: pool.origin(),
+        health: Health::of(&status),
+        status,
+    }))
+}
+
+#[derive(Serialize)]
+struct Probed {
+    name: &'static str,
+    /// Opening a connection, where that was needed, included.
+    took_seconds: f64,
+    server: Option<Value>,
+}
+
+async fn probe(
+    rooms: web::Data<Rooms>,
+    name: web::Path<String>,
+) -> Result<impl Responder, Problem> {
+    let pool = find(&rooms, &name)?;
+    let began = Instant::now();
+    pool.touch(rooms.request_deadline).await?;
+    let server = pool.facts(rooms.request_deadline).await?;
+    Ok(web::Json(Probed {
+        name: pool.name(),
+        took_seconds: began.elapsed().as_secs_f64(),
+        server,
+    }))
+}
+
+fn find<'rooms>(rooms: &'rooms Rooms, name: &str) -> Result<&'rooms Pool, Problem> {
+    let mut pools = rooms.pools.iter();
+    pools
+        .find(|pool| pool.name() == name)
+        .ok_or_else(Problem::not_found)
+}

@@ -1,0 +1,142 @@
+//! The pools of connections, and the private servers where no URL names another: one branch of the
+//! tree for each kind.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headroom_actors::kernel::pool::{ConfiguredUrl, Locate, PoolConfig};
+use headroom_actors::kernel::pressure::PressureReader;
+use headroom_actors::kernel::private_server::{EmbeddedConfig, SearchPath};
+use headroom_actors::kernel::{Budget, ChildSpec, SupervisorSpec};
+use headroom_actors::postgres::{
+    Connector, Database, EmbeddedPostgres, MIGRATIONS, PostgresConfig,
+};
+use headroom_actors::redis::{self, EmbeddedRedis, Redis, Role};
+
+use crate::pools::{Origin, Pool};
+use crate::settings::Settings;
+use crate::settings::sections::{EmbeddedSettings, PoolSettings, PostgresSettings, RedisSettings};
+
+/// How long a private server may take until it is ready, recovery after a crash included.
+const PRIVATE_START_WITHIN: Duration = Duration::from_secs(60);
+
+/// What pools need of the keeper of the memory.
+pub(super) struct Ties {
+    pub(super) budget: Arc<dyn Budget>,
+    pub(super) pressure: PressureReader,
+}
+
+/// The pools, and the branches of the tree that they live in.
+pub(super) struct Composed {
+    pub(super) branches: Vec<ChildSpec>,
+    pub(super) pools: Vec<Pool>,
+}
+
+pub(super) fn compose(settings: &Settings, ties: &Ties) -> Composed {
+    let (postgres, database) = postgres(&settings.postgres, &settings.data.dir, ties);
+    let (redis, roles) = redis(&settings.redis, &settings.data.dir, ties);
+    Composed {
+        branches: vec![postgres, redis],
+        pools: std::iter::once(database).chain(roles).collect(),
+    }
+}
+
+fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec, Pool) {
+    let branch = SupervisorSpec::new("postgres");
+    let (origin, locate): (_, Arc<dyn Locate>) = match &settings.url {
+        Some(url) => (
+            Origin::Configured,
+            Arc::new(ConfiguredUrl::new(url.expose())),
+        ),
+        None => {
+            let config = embedded(&settings.embedded, data.join("postgres"));
+            let server = EmbeddedPostgres::new(config, branch.handle(), Arc::clone(&ties.budget));
+            (Origin::Embedded, Arc::new(server))
+        }
+    };
+    let config = PostgresConfig {
+        connect_timeout: settings.pool.connect_timeout,
+        statement_timeout: settings.statement_timeout,
+        lock_timeout: settings.lock_timeout,
+        idle_in_transaction_timeout: settings.idle_in_transaction_timeout,
+        ..PostgresConfig::default()
+    };
+    let pool = pool(&settings.pool, origin);
+    let bounds = (pool.connections_min, pool.connections_max);
+    let connector = Connector::new(locate, config.clone());
+    let database = Database::new("postgres", connector, config, pool, MIGRATIONS);
+    let branch = branch.child(database.child(Some(ties.pressure.clone())));
+    (
+        ChildSpec::supervisor(branch),
+        Pool::postgres("postgres", origin, bounds, database),
+    )
+}
+
+/// One pool for each role. Those without a URL share one private server.
+fn redis(settings: &RedisSettings, data: &Path, ties: &Ties) -> (ChildSpec, Vec<Pool>) {
+    let mut branch = SupervisorSpec::new("redis");
+    let config = embedded(&settings.embedded, data.join("redis"));
+    let private: Arc<dyn Locate> = Arc::new(EmbeddedRedis::new(
+        config,
+        branch.handle(),
+        Arc::clone(&ties.budget),
+    ));
+    let mut pools = Vec::new();
+    for (role, settings) in [
+        (Role::Primary, &settings.primary),
+        (Role::Cache, &settings.cache),
+        (Role::PubSub, &settings.pubsub),
+    ] {
+        let (origin, locate) = match &settings.url {
+            Some(url) => {
+                let url: Arc<dyn Locate> = Arc::new(ConfiguredUrl::new(url.expose()));
+                (Origin::Configured, url)
+            }
+            None => (Origin::Embedded, Arc::clone(&private)),
+        };
+        let config = pool(&settings.pool, origin);
+        let bounds = (config.connections_min, config.connections_max);
+        let server = redis::Server::One(locate);
+        let (handle, child) = redis::pool(role, server, config, Some(ties.pressure.clone()));
+        branch = branch.child(child);
+        pools.push(Pool::redis(role.name(), origin, bounds, Redis::new(handle)));
+    }
+    (ChildSpec::supervisor(branch), pools)
+}
+
+fn pool(settings: &PoolSettings, origin: Origin) -> PoolConfig {
+    let count = |setting: NonZeroUsize| u32::try_from(setting.get()).unwrap_or(u32::MAX);
+    let connect_timeout = match origin {
+        Origin::Configured => settings.connect_timeout,
+        // Its start, the very first one included, is a part of the first connect.
+        Origin::Embedded => settings.connect_timeout + PRIVATE_START_WITHIN,
+    };
+    PoolConfig {
+        connections_min: count(settings.connections_min),
+        connections_max: count(settings.connections_max),
+        waiting_max: count(settings.waiting_max),
+        connect_timeout,
+        idle_timeout: settings.idle_timeout,
+        lifetime: settings.lifetime,
+        check_after_idle: settings.check_after_idle,
+        leak_after: settings.leak_after,
+        shared_max: count(settings.shared_max),
+        shared_depth: count(settings.shared_depth),
+        ..PoolConfig::default()
+    }
+}
+
+fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> EmbeddedConfig {
+    let search = match &settings.bin_dir {
+        Some(folder) => SearchPath::new([folder.clone()]),
+        None => SearchPath::installed(&std::env::var_os("PATH").unwrap_or_default()),
+    };
+    let user = settings.user.as_ref().map(|user| user.as_str().to_owned());
+    EmbeddedConfig {
+        user,
+        start_within: PRIVATE_START_WITHIN,
+        ..EmbeddedConfig::new(folder, search)
+    }
+}
