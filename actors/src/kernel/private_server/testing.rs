@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::{EmbeddedConfig, SearchPath, ServerState};
+use super::{CHILD, EmbeddedConfig, SearchPath, ServerState};
 use crate::kernel::testing::Universe;
 use crate::kernel::{
     Budget, BudgetError, ChildSpec, Claim, Entry, Reservation, Root, SupervisorHandle,
@@ -122,8 +122,8 @@ impl World {
     }
 
     /// Stops whatever was started on request, in order.
-    pub(crate) async fn stop(&self, name: &str) {
-        self.supervisor.terminate_child(name).await;
+    pub(crate) async fn stop(&self) {
+        self.supervisor.terminate_child(CHILD).await;
     }
 }
 

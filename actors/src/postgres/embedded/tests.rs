@@ -89,7 +89,7 @@ fn it_is_laid_out_once_and_any_number_of_callers_wait_for_one_start() {
             .await
             .unwrap();
         // A second life begins where the first one ended.
-        world.stop(NAME).await;
+        world.stop().await;
         assert!(!is_alive(first));
         assert!(matches!(*server.state().borrow(), ServerState::Idle));
         let socket = server.ensure().await.unwrap();
@@ -126,7 +126,7 @@ fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
             assert!(query(&intruder, "SELECT 1").await.is_err());
         }
         // A lost password is replaced, and what is stored stays.
-        world.stop(NAME).await;
+        world.stop().await;
         std::fs::remove_file(world.folder().join("password")).unwrap();
         let after = server.ensure().await.unwrap();
         assert!(!after.url().contains(&password));
@@ -168,7 +168,7 @@ fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
 fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
     World::run(|world| async move {
         let (server, _) = with_a_row(&world).await;
-        world.stop(NAME).await;
+        world.stop().await;
         // What is left of a server that was killed: a postmaster that nobody owns.
         let folder = world.folder().canonicalize().unwrap();
         let search = world.config().search;
@@ -212,7 +212,7 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
 fn the_pid_file_of_a_process_that_is_gone_or_somebody_elses_is_no_obstacle() {
     World::run(|world| async move {
         let (server, socket) = with_a_row(&world).await;
-        world.stop(NAME).await;
+        world.stop().await;
         let folder = world.folder();
         // A process that the server's user may send signals to: PostgreSQL itself would give way.
         let mut stranger = Command::new("sleep");
@@ -232,7 +232,7 @@ fn the_pid_file_of_a_process_that_is_gone_or_somebody_elses_is_no_obstacle() {
             std::fs::write(folder.join(format!("{SOCKET}.lock")), &text).unwrap();
             std::fs::write(socket.path(), "").unwrap();
             assert_row(&server.ensure().await.unwrap()).await;
-            world.stop(NAME).await;
+            world.stop().await;
         }
         world
     });
@@ -304,7 +304,7 @@ fn without_binaries_it_says_what_to_install_and_starts_once_they_are_there() {
 fn a_cluster_of_another_version_is_left_alone() {
     World::run(|world| async move {
         let (server, _) = with_a_row(&world).await;
-        world.stop(NAME).await;
+        world.stop().await;
         let version = world.folder().join(CLUSTER).join("PG_VERSION");
         let ours = std::fs::read_to_string(&version).unwrap();
         std::fs::write(&version, "9\n").unwrap();
@@ -339,7 +339,7 @@ fn a_long_path_is_no_obstacle() {
         assert!(socket.path().as_os_str().len() <= 107);
         assert_eq!(mode(socket.path().parent().unwrap()), 0o700);
         assert_eq!(query(&socket, "SELECT 1").await.as_deref(), Ok("1"));
-        world.stop(NAME).await;
+        world.stop().await;
         std::fs::remove_dir_all(socket.path().parent().unwrap()).unwrap();
         world
     });
@@ -470,7 +470,7 @@ fn a_full_disk_is_told_of_and_it_starts_when_there_is_room() {
         }
         std::fs::remove_file(&filler).unwrap();
         assert_row(&once_there_is_room(&server).await).await;
-        world.stop(NAME).await;
+        world.stop().await;
         world
     });
 }

@@ -52,7 +52,7 @@ fn a_second_start_finds_what_the_first_one_kept() {
         assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
         let process = pid(&server.state());
         assert_eq!(*world.ledger.attached.lock().unwrap(), [process]);
-        world.stop(NAME).await;
+        world.stop().await;
         assert!(!is_alive(process));
         let socket = server.ensure().await.unwrap();
         assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
@@ -109,7 +109,7 @@ fn a_file_that_a_crash_cut_off_is_loaded_up_to_there() {
         let server = server(&world, world.config());
         let socket = server.ensure().await.unwrap();
         assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
-        world.stop(NAME).await;
+        world.stop().await;
         let folder = world.folder().join("appendonlydir");
         let file = std::fs::read_dir(folder)
             .unwrap()
@@ -130,7 +130,7 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
     World::run(|world| async move {
         let server = server(&world, world.config());
         let socket = server.ensure().await.unwrap();
-        world.stop(NAME).await;
+        world.stop().await;
         let folder = world.folder().canonicalize().unwrap();
         let mut orphan = Command::new("redis-server");
         if nix::unistd::Uid::effective().is_root() {
@@ -184,7 +184,7 @@ fn a_long_path_is_no_obstacle() {
         let socket = server.ensure().await.unwrap();
         assert!(socket.path().as_os_str().len() <= 107);
         assert_eq!(tell(&socket, &["PING"]).await, "PONG");
-        world.stop(NAME).await;
+        world.stop().await;
         std::fs::remove_dir_all(socket.path().parent().unwrap()).unwrap();
         world
     });
@@ -195,7 +195,7 @@ fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
     World::run(|world| async move {
         let server = server(&world, world.config());
         server.ensure().await.unwrap();
-        world.stop(NAME).await;
+        world.stop().await;
         // Nothing can be appended to a folder.
         let data = world.folder().join("appendonlydir");
         std::fs::rename(&data, world.folder().join("aside")).unwrap();
