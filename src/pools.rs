@@ -146,16 +146,8 @@ impl Pool {
     /// When the server cannot be asked.
     pub async fn facts(&self, within: Duration) -> Result<Option<Value>, Problem> {
         let facts = match &self.way {
-            Way::Postgres(database) => {
-                let facts = database.facts(within).await?;
-                facts.map(serde_json::to_value)
-            }
-            Way::Redis(redis) => {
-                if redis.status(within).await?.size == 0 {
-                    return Ok(None);
-                }
-                Some(serde_json::to_value(redis.facts(within).await?))
-            }
+            Way::Postgres(database) => database.facts(within).await?.map(serde_json::to_value),
+            Way::Redis(redis) => redis.facts(within).await?.map(serde_json::to_value),
         };
         facts.transpose().map_err(|error| Problem::internal(&error))
     }

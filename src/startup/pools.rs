@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use headroom_actors::kernel::pool::{ConfiguredUrl, Locate, PoolConfig};
 use headroom_actors::kernel::pressure::PressureReader;
-use headroom_actors::kernel::private_server::{EmbeddedConfig, SearchPath};
+use headroom_actors::kernel::private_server::{EmbeddedConfig, PrivateServer, SearchPath};
 use headroom_actors::kernel::{Budget, ChildSpec, SupervisorSpec};
-use headroom_actors::postgres::{
-    Connector, Database, EmbeddedPostgres, MIGRATIONS, PostgresConfig,
-};
-use headroom_actors::redis::{self, EmbeddedRedis, Redis, Role};
+use headroom_actors::postgres::{self, Connector, Database, MIGRATIONS, PostgresConfig};
+use headroom_actors::redis::{self, Redis, Role};
 
 use crate::pools::{Origin, Pool};
 use crate::settings::Settings;
@@ -45,17 +43,12 @@ pub(super) fn compose(settings: &Settings, ties: &Ties) -> Composed {
 
 fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec, Pool) {
     let branch = SupervisorSpec::new("postgres");
-    let (origin, locate): (_, Arc<dyn Locate>) = match &settings.url {
-        Some(url) => (
-            Origin::Configured,
-            Arc::new(ConfiguredUrl::new(url.expose())),
-        ),
-        None => {
-            let config = embedded(&settings.embedded, data.join("postgres"));
-            let server = EmbeddedPostgres::new(config, branch.handle(), Arc::clone(&ties.budget));
-            (Origin::Embedded, Arc::new(server))
-        }
-    };
+    let private = postgres::embedded(
+        embedded(&settings.embedded, data.join("postgres")),
+        branch.handle(),
+        Arc::clone(&ties.budget),
+    );
+    let (origin, locate) = locate(settings.url.as_ref().map(|url| url.expose()), &private);
     let config = PostgresConfig {
         connect_timeout: settings.pool.connect_timeout,
         statement_timeout: settings.statement_timeout,
@@ -77,25 +70,18 @@ fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec
 /// One pool for each role. Those without a URL share one private server.
 fn redis(settings: &RedisSettings, data: &Path, ties: &Ties) -> (ChildSpec, Vec<Pool>) {
     let mut branch = SupervisorSpec::new("redis");
-    let config = embedded(&settings.embedded, data.join("redis"));
-    let private: Arc<dyn Locate> = Arc::new(EmbeddedRedis::new(
-        config,
+    let private = redis::embedded(
+        embedded(&settings.embedded, data.join("redis")),
         branch.handle(),
         Arc::clone(&ties.budget),
-    ));
+    );
     let mut pools = Vec::new();
     for (role, settings) in [
         (Role::Primary, &settings.primary),
         (Role::Cache, &settings.cache),
         (Role::PubSub, &settings.pubsub),
     ] {
-        let (origin, locate) = match &settings.url {
-            Some(url) => {
-                let url: Arc<dyn Locate> = Arc::new(ConfiguredUrl::new(url.expose()));
-                (Origin::Configured, url)
-            }
-            None => (Origin::Embedded, Arc::clone(&private)),
-        };
+        let (origin, locate) = locate(settings.url.as_ref().map(|url| url.expose()), &private);
         let config = pool(&settings.pool, origin);
         let bounds = (config.connections_min, config.connections_max);
         let server = redis::Server::One(locate);
@@ -104,6 +90,14 @@ fn redis(settings: &RedisSettings, data: &Path, ties: &Ties) -> (ChildSpec, Vec<
         pools.push(Pool::redis(role.name(), origin, bounds, Redis::new(handle)));
     }
     (ChildSpec::supervisor(branch), pools)
+}
+
+/// The server at the URL, or our own where there is none.
+fn locate(url: Option<&str>, private: &PrivateServer) -> (Origin, Arc<dyn Locate>) {
+    match url {
+        Some(url) => (Origin::Configured, Arc::new(ConfiguredUrl::new(url))),
+        None => (Origin::Embedded, Arc::new(private.clone())),
+    }
 }
 
 fn pool(settings: &PoolSettings, origin: Origin) -> PoolConfig {

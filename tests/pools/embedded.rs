@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use headroom_test_support::process_tree::{Process, is_alive};
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{wait_for, wait_for_async};
 use nix::sys::signal::{Signal, kill};
@@ -19,21 +19,12 @@ fn kill_process(pid: u32) {
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
 }
 
-fn is_alive(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
-}
-
 /// The one process of this name that the server itself started: PostgreSQL's others are its children.
 fn main_process(server: &Server, name: &str) -> u32 {
-    let parent = |pid: &u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-        line.and_then(|line| line.trim().parse::<u32>().ok())
-    };
     let mut found = processes(server, name);
-    found.retain(|pid| parent(pid) == Some(server.pid()));
+    found.retain(|process| process.parent == server.pid());
     assert_eq!(found.len(), 1, "{name}: {found:?}");
-    found[0]
+    found[0].pid
 }
 
 #[tokio::test]
@@ -94,7 +85,7 @@ async fn private_servers_listen_on_no_network() {
     });
     let sockets = listening.concat();
     for name in ["postgres", "redis-server"] {
-        for pid in processes(&server, name) {
+        for Process { pid, .. } in processes(&server, name) {
             let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
             for link in descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()) {
                 let link = link.to_string_lossy().into_owned();

@@ -8,7 +8,7 @@ mod remote;
 
 use std::time::Duration;
 
-use headroom_test_support::process_tree::tree;
+use headroom_test_support::process_tree::{Process, tree};
 use headroom_test_support::server::{Options, Server};
 use serde_json::{Value, json};
 
@@ -46,8 +46,9 @@ pub(crate) async fn get(server: &Server, path: &str) -> Value {
 }
 
 /// The processes below the server with this name.
-pub(crate) fn processes(server: &Server, name: &str) -> Vec<u32> {
+pub(crate) fn processes(server: &Server, name: &str) -> Vec<Process> {
     let below = tree(server.pid()).into_iter();
-    let named = below.filter(|process| process.name == name && !process.is_zombie);
-    named.map(|process| process.pid).collect()
+    below
+        .filter(|process| process.name == name && !process.is_zombie)
+        .collect()
 }

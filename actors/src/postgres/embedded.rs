@@ -21,17 +21,15 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use nix::sys::signal::Signal;
-use tokio::sync::watch;
 
-use crate::kernel::pool::{ConnectError, Locate};
 use crate::kernel::private_server::{
-    EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, ServerState, Site,
-    Socket, new_secret, percent_encoded,
+    EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, Site, Socket,
+    new_secret, percent_encoded,
 };
 use crate::kernel::process::{Process, ProcessSpec, Readiness};
 use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
 
-/// Its name in logs, in errors, in the tree and in the ledger.
+/// Its name in logs, in errors and in the ledger.
 const NAME: &str = "postgres";
 
 /// What an idle server and a few connections take: 16 MB of buffers, six processes, and what a
@@ -95,45 +93,14 @@ log_timezone = 'UTC'
 /// Who may log in, and how: nobody but the role of ours.
 const ACCESS: &str = "local all headroom scram-sha-256\n";
 
-/// A PostgreSQL of our own, started when somebody needs it. Clones are cheap and equal.
-#[derive(Clone)]
-pub struct EmbeddedPostgres {
-    server: PrivateServer,
-}
-
-impl EmbeddedPostgres {
-    /// One with its data where `config` says, that runs under `supervisor` within `budget`. Nothing
-    /// is started or written yet.
-    pub fn new(
-        config: EmbeddedConfig,
-        supervisor: SupervisorHandle,
-        budget: Arc<dyn Budget>,
-    ) -> Self {
-        let server = PrivateServer::new(Postgres, config, supervisor, budget);
-        Self { server }
-    }
-
-    /// Where it listens, once it is ready; starts it if need be. Any number of callers wait for one
-    /// start, and one that goes away ends nothing. The URL is libpq's, with the password.
-    ///
-    /// # Errors
-    /// See [`EmbeddedError`]. After a failed start the error stands for a pause that grows with
-    /// each failure; the first call after it tries again.
-    pub async fn ensure(&self) -> Result<Socket, EmbeddedError> {
-        self.server.ensure().await
-    }
-
-    /// Where it stands, now and from now on.
-    pub fn state(&self) -> watch::Receiver<ServerState> {
-        self.server.states()
-    }
-}
-
-impl Locate for EmbeddedPostgres {
-    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
-        let server = self.server.clone();
-        async move { Ok(server.ensure().await?.url().to_owned()) }.boxed()
-    }
+/// A PostgreSQL of our own with its data where `config` says, that runs under `supervisor` within
+/// `budget`. Nothing is started or written before it is needed. Its URL is libpq's, with the password.
+pub fn embedded(
+    config: EmbeddedConfig,
+    supervisor: SupervisorHandle,
+    budget: Arc<dyn Budget>,
+) -> PrivateServer {
+    PrivateServer::new(Postgres, config, supervisor, budget)
 }
 
 struct Postgres;

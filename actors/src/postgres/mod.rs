@@ -35,7 +35,7 @@ pub use config::PostgresConfig;
 pub use connection::Connection;
 pub use connector::Connector;
 pub use database::{Database, Params};
-pub use embedded::EmbeddedPostgres;
+pub use embedded::embedded;
 pub use error::{Error, ServerError};
 pub use facts::Facts;
 pub use migrate::{MIGRATIONS, Migration, SchemaError};

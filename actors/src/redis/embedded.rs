@@ -17,17 +17,15 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use nix::sys::signal::Signal;
-use tokio::sync::watch;
 
-use crate::kernel::pool::{ConnectError, Locate};
 use crate::kernel::private_server::{
-    EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, ServerState, Site,
-    Socket, new_secret, percent_encoded,
+    EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, Site, Socket,
+    new_secret, percent_encoded,
 };
 use crate::kernel::process::{Process, ProcessSpec, Readiness};
 use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
 
-/// Its name in logs, in errors, in the tree and in the ledger.
+/// Its name in logs, in errors and in the ledger.
 const NAME: &str = "redis";
 
 /// What an idle server takes, and a first few megabytes of data.
@@ -67,45 +65,14 @@ auto-aof-rewrite-min-size 16mb
 stop-writes-on-bgsave-error no
 ";
 
-/// A Redis of our own, started when somebody needs it. Clones are cheap and equal.
-#[derive(Clone)]
-pub struct EmbeddedRedis {
-    server: PrivateServer,
-}
-
-impl EmbeddedRedis {
-    /// One with its data where `config` says, that runs under `supervisor` within `budget`. Nothing
-    /// is started or written yet.
-    pub fn new(
-        config: EmbeddedConfig,
-        supervisor: SupervisorHandle,
-        budget: Arc<dyn Budget>,
-    ) -> Self {
-        let server = PrivateServer::new(Redis, config, supervisor, budget);
-        Self { server }
-    }
-
-    /// Where it listens, once it is ready; starts it if need be. Any number of callers wait for one
-    /// start, and one that goes away ends nothing. The URL is `redis+unix:`, with the password.
-    ///
-    /// # Errors
-    /// See [`EmbeddedError`]. After a failed start the error stands for a pause that grows with
-    /// each failure; the first call after it tries again.
-    pub async fn ensure(&self) -> Result<Socket, EmbeddedError> {
-        self.server.ensure().await
-    }
-
-    /// Where it stands, now and from now on.
-    pub fn state(&self) -> watch::Receiver<ServerState> {
-        self.server.states()
-    }
-}
-
-impl Locate for EmbeddedRedis {
-    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
-        let server = self.server.clone();
-        async move { Ok(server.ensure().await?.url().to_owned()) }.boxed()
-    }
+/// A Redis of our own with its data where `config` says, that runs under `supervisor` within
+/// `budget`. Nothing is started or written before it is needed. Its URL is `redis+unix:`, with the password.
+pub fn embedded(
+    config: EmbeddedConfig,
+    supervisor: SupervisorHandle,
+    budget: Arc<dyn Budget>,
+) -> PrivateServer {
+    PrivateServer::new(Redis, config, supervisor, budget)
 }
 
 struct Redis;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::client::Redis;
 use super::error::Error;
+use crate::kernel::pool::CheckoutError;
 
 /// What a server says of itself, and how long that took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,14 +31,21 @@ pub struct Facts {
 }
 
 impl Redis {
-    /// Asks the server for its facts. Not for a cluster, of which each node has its own.
+    /// Asks the server for its facts, over a connection that is open: `None` where none is. Not for
+    /// a cluster, of which each node has its own.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn facts(&self, within: Duration) -> Result<Facts, Error> {
+    pub async fn facts(&self, within: Duration) -> Result<Option<Facts>, Error> {
+        let deadline = Instant::now() + within;
+        let status = self.status(within).await.map_err(CheckoutError::from)?;
+        if status.size == 0 {
+            return Ok(None);
+        }
         let began = Instant::now();
-        let text: String = self.command(&cmd("INFO"), within).await?;
-        Ok(parse(&text, began.elapsed()))
+        let rest = deadline.saturating_duration_since(began);
+        let text: String = self.command(&cmd("INFO"), rest).await?;
+        Ok(Some(parse(&text, began.elapsed())))
     }
 }
 

@@ -36,7 +36,7 @@ pub use deadpool_redis::redis::{
 pub use cache::{Cache, CacheStatus};
 pub use client::Redis;
 pub use connector::{Connector, Server};
-pub use embedded::EmbeddedRedis;
+pub use embedded::embedded;
 pub use error::Error;
 pub use facts::Facts;
 pub use link::Link;

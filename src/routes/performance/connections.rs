@@ -85,17 +85,16 @@ async fn look(pool: &Pool, within: Duration) -> PoolHealth {
     found.status = Health::of(&status);
     found.circuit = Some(status.circuit);
     found.last_error = status.last_error;
-    if status.size > 0 {
-        let began = Instant::now();
-        match pool.facts(FACTS_WITHIN.min(within)).await {
-            Ok(facts) => {
-                found.latency_seconds = Some(began.elapsed().as_secs_f64());
-                found.server = facts;
-            }
-            Err(error) => {
-                found.status = found.status.max(Health::Degraded);
-                found.last_error = Some(error.detail().to_owned());
-            }
+    let began = Instant::now();
+    match pool.facts(FACTS_WITHIN.min(within)).await {
+        Ok(None) => {}
+        Ok(facts) => {
+            found.latency_seconds = Some(began.elapsed().as_secs_f64());
+            found.server = facts;
+        }
+        Err(error) => {
+            found.status = found.status.max(Health::Degraded);
+            found.last_error = Some(error.detail().to_owned());
         }
     }
     found

@@ -16,6 +16,8 @@ const INTERVAL: Duration = Duration::from_millis(20);
 pub struct Process {
     /// Its number.
     pub pid: u32,
+    /// The number of the process that started it.
+    pub parent: u32,
     /// Its short name: `headroom`, `hr-zygote`, `hr:<model>`.
     pub name: String,
     /// Whether it has ended and nobody has waited for it.
@@ -34,6 +36,11 @@ impl Process {
     pub fn threads(&self) -> usize {
         entries(&format!("/proc/{}/task", self.pid))
     }
+}
+
+/// Whether the process `pid` runs; one that nobody has waited for does not.
+pub fn is_alive(pid: u32) -> bool {
+    Stat::read(pid).is_some_and(|stat| !stat.is_zombie)
 }
 
 fn entries(folder: &str) -> usize {
@@ -55,6 +62,7 @@ pub fn tree(root: u32) -> Vec<Process> {
     }
     let process = |stat: &Stat| Process {
         pid: stat.pid,
+        parent: stat.parent,
         name: stat.name.clone(),
         is_zombie: stat.is_zombie,
         pss: pss(stat.pid),

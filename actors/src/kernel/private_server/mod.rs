@@ -30,11 +30,12 @@ mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -52,6 +53,7 @@ use super::budget::{Budget, Claim, Entry, Reservation};
 use super::child::{ChildSpec, Restart};
 use super::exit::Exit;
 use super::handle::Handle;
+use super::pool::{ConnectError, Locate};
 use super::process::ProcessSpec;
 use super::supervisor::{StartChildError, SupervisorHandle, SupervisorSpec};
 use process_owner::ProcessOwner;
@@ -70,7 +72,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 
 /// What tells one private server from another.
 pub(crate) trait Server: Send + Sync + 'static {
-    /// Its name in logs, in the tree and in the ledger.
+    /// Its name in logs, in errors and in the ledger.
     fn name(&self) -> &'static str;
 
     /// The user that packages make for it.
@@ -100,7 +102,7 @@ pub(crate) struct Prepared {
 
 /// A server that is started when it is needed. Clones are cheap and equal.
 #[derive(Clone)]
-pub(crate) struct PrivateServer {
+pub struct PrivateServer {
     shared: Arc<Shared>,
 }
 
@@ -117,6 +119,8 @@ pub(crate) struct Shared {
 }
 
 impl PrivateServer {
+    /// One with its data where `config` says, that runs under `supervisor` within `budget`. Nothing
+    /// is started or written yet.
     pub(crate) fn new(
         server: impl Server,
         config: EmbeddedConfig,
@@ -136,14 +140,18 @@ impl PrivateServer {
         }
     }
 
-    /// Where it stands.
-    pub(crate) fn states(&self) -> watch::Receiver<ServerState> {
+    /// Where it stands, now and from now on.
+    pub fn state(&self) -> watch::Receiver<ServerState> {
         self.shared.states.subscribe()
     }
 
-    /// Starts the server if it does not run, and waits until it is ready. A caller that goes away
-    /// ends nothing. Needs a tokio runtime.
-    pub(crate) async fn ensure(&self) -> Result<Socket, EmbeddedError> {
+    /// Where it listens, once it is ready; starts it if need be. Any number of callers wait for one
+    /// start, and one that goes away ends nothing. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`EmbeddedError`]. After a failed start the error stands for a pause that grows with
+    /// each failure; the first call after it tries again.
+    pub async fn ensure(&self) -> Result<Socket, EmbeddedError> {
         let mut states = self.shared.states.subscribe();
         if self.shared.claim_start() {
             let shared = Arc::clone(&self.shared);
@@ -161,6 +169,20 @@ impl PrivateServer {
             Ok(_) => Err(unavailable("it was stopped meanwhile")),
             Err(_) => Err(unavailable("it is gone")),
         }
+    }
+}
+
+impl Locate for PrivateServer {
+    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
+        let server = self.clone();
+        async move { Ok(server.ensure().await?.url().to_owned()) }.boxed()
+    }
+}
+
+impl fmt::Debug for PrivateServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.states.borrow().label();
+        write!(f, "PrivateServer({}, {state})", self.shared.server.name())
     }
 }
 

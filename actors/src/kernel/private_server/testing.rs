@@ -1,18 +1,22 @@
 //! What the tests of private servers share: a folder that any user may pass through, a budget that
 //! remembers, a supervisor, and a look at processes from outside.
 
+use std::ffi::OsStr;
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::{CHILD, EmbeddedConfig, SearchPath, ServerState};
+use super::{CHILD, EmbeddedConfig, PrivateServer, SearchPath, ServerState};
 use crate::kernel::testing::Universe;
 use crate::kernel::{
     Budget, BudgetError, ChildSpec, Claim, Entry, Reservation, Root, SupervisorHandle,
@@ -117,6 +121,26 @@ impl World {
         EmbeddedConfig::new(self.folder(), SearchPath::installed(&path))
     }
 
+    /// The same, with a path that holds all that is awkward in a path and is longer than a socket's
+    /// may be.
+    pub(crate) fn config_with_long_path(&self) -> EmbeddedConfig {
+        let name = "it's, \"a\" long $name %d".repeat(6);
+        EmbeddedConfig {
+            folder: self.home.path().join(name),
+            ..self.config()
+        }
+    }
+
+    /// A command as the owner of the server's folder, when somebody else than root is wanted.
+    pub(crate) fn as_owner(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        if nix::unistd::Uid::effective().is_root() {
+            let owner = self.folder().metadata().unwrap();
+            command.uid(owner.uid()).gid(owner.gid());
+        }
+        command
+    }
+
     pub(crate) fn budget(&self) -> Arc<dyn Budget> {
         Arc::new(TestBudget(Arc::clone(&self.ledger)))
     }
@@ -145,6 +169,17 @@ pub(crate) fn pid(states: &watch::Receiver<ServerState>) -> i32 {
         ServerState::Running { pid, .. } => *pid,
         other => panic!("it does not run: {other:?}"),
     }
+}
+
+/// Kills a server that runs, and waits until it runs again.
+pub(crate) async fn kill_and_wait(server: &PrivateServer) {
+    let mut states = server.state();
+    let before = pid(&states);
+    kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+    let is_new =
+        |state: &ServerState| matches!(state, ServerState::Running { pid, .. } if *pid != before);
+    let back = tokio::time::timeout(PATIENCE, states.wait_for(is_new));
+    drop(back.await.unwrap().unwrap());
 }
 
 pub(crate) fn is_alive(pid: i32) -> bool {

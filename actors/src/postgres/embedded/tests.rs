@@ -9,13 +9,13 @@ use tokio::process::Command;
 
 use super::*;
 use crate::kernel::BudgetError;
-use crate::kernel::private_server::SearchPath;
 use crate::kernel::private_server::testing::{
-    World, is_alive, listens_on_tcp, mode, open_folder, pid, uid_of, until,
+    World, is_alive, kill_and_wait, listens_on_tcp, mode, open_folder, pid, uid_of, until,
 };
+use crate::kernel::private_server::{SearchPath, ServerState};
 
-fn server(world: &World, config: EmbeddedConfig) -> EmbeddedPostgres {
-    EmbeddedPostgres::new(config, world.supervisor.clone(), world.budget())
+fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
+    embedded(config, world.supervisor.clone(), world.budget())
 }
 
 /// What a client of PostgreSQL's own says.
@@ -32,7 +32,7 @@ async fn query(socket: &Socket, sql: &str) -> Result<String, String> {
 }
 
 /// A server with one row in it.
-async fn with_a_row(world: &World) -> (EmbeddedPostgres, Socket) {
+async fn with_a_row(world: &World) -> (PrivateServer, Socket) {
     let server = server(world, world.config());
     let socket = server.ensure().await.unwrap();
     query(&socket, "CREATE TABLE kept (id int PRIMARY KEY)")
@@ -147,15 +147,8 @@ fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut states = server.state();
         for _ in 0..2 {
-            let before = pid(&states);
-            let killed = std::time::Instant::now();
-            hang_up(before, Signal::SIGKILL);
-            let is_new = |state: &ServerState| matches!(state, ServerState::Running { pid, .. } if *pid != before);
-            let back = tokio::time::timeout(Duration::from_secs(20), states.wait_for(is_new));
-            drop(back.await.unwrap().unwrap());
-            eprintln!("back after {:?}", killed.elapsed());
+            kill_and_wait(&server).await;
             assert_row(&server.ensure().await.unwrap()).await;
         }
         assert_eq!(world.ledger.claims.load(SeqCst), 1);
@@ -173,13 +166,8 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
         let folder = world.folder().canonicalize().unwrap();
         let search = world.config().search;
         let binaries = search.with_all(&PROGRAMS).next().unwrap();
-        let site = folder.metadata().unwrap();
-        let mut orphan = Command::new(binaries.join("postgres"));
-        if nix::unistd::Uid::effective().is_root() {
-            use std::os::unix::fs::MetadataExt;
-            orphan.uid(site.uid()).gid(site.gid());
-        }
-        let mut orphan = orphan
+        let mut orphan = world
+            .as_owner(binaries.join("postgres"))
             .arg("-D")
             .arg(folder.join(CLUSTER))
             .arg(format!(
@@ -215,12 +203,8 @@ fn the_pid_file_of_a_process_that_is_gone_or_somebody_elses_is_no_obstacle() {
         world.stop().await;
         let folder = world.folder();
         // A process that the server's user may send signals to: PostgreSQL itself would give way.
-        let mut stranger = Command::new("sleep");
-        if nix::unistd::Uid::effective().is_root() {
-            use std::os::unix::fs::MetadataExt;
-            stranger.uid(folder.metadata().unwrap().uid());
-        }
-        let stranger = stranger
+        let stranger = world
+            .as_owner("sleep")
             .arg("100")
             .current_dir("/")
             .kill_on_drop(true)
@@ -329,12 +313,7 @@ fn a_cluster_of_another_version_is_left_alone() {
 #[test]
 fn a_long_path_is_no_obstacle() {
     World::run(|world| async move {
-        let mut config = world.config();
-        config.folder = world
-            .home
-            .path()
-            .join("it's, \"a\" long $name %d".repeat(6));
-        let server = server(&world, config);
+        let server = server(&world, world.config_with_long_path());
         let socket = server.ensure().await.unwrap();
         assert!(socket.path().as_os_str().len() <= 107);
         assert_eq!(mode(socket.path().parent().unwrap()), 0o700);
@@ -419,7 +398,7 @@ impl Drop for Disk {
 }
 
 /// Asks until it runs. What it is told until then must be that the disk is full.
-async fn once_there_is_room(server: &EmbeddedPostgres) -> Socket {
+async fn once_there_is_room(server: &PrivateServer) -> Socket {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         match server.ensure().await {

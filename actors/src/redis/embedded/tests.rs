@@ -3,18 +3,16 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 use tokio::process::Command;
 
 use super::*;
-use crate::kernel::private_server::SearchPath;
 use crate::kernel::private_server::testing::{
-    World, is_alive, listens_on_tcp, mode, pid, uid_of, until,
+    World, is_alive, kill_and_wait, listens_on_tcp, mode, pid, uid_of, until,
 };
+use crate::kernel::private_server::{SearchPath, ServerState};
 
-fn server(world: &World, config: EmbeddedConfig) -> EmbeddedRedis {
-    EmbeddedRedis::new(config, world.supervisor.clone(), world.budget())
+fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
+    embedded(config, world.supervisor.clone(), world.budget())
 }
 
 fn password(socket: &Socket) -> &str {
@@ -86,16 +84,9 @@ fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
     World::run(|world| async move {
         let server = server(&world, world.config());
         let socket = server.ensure().await.unwrap();
-        let mut states = server.state();
         for round in ["1", "2"] {
             assert_eq!(tell(&socket, &["SET", round, round]).await, "OK");
-            let before = pid(&states);
-            let killed = std::time::Instant::now();
-            kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
-            let is_new = |state: &ServerState| matches!(state, ServerState::Running { pid, .. } if *pid != before);
-            let back = tokio::time::timeout(Duration::from_secs(20), states.wait_for(is_new));
-            drop(back.await.unwrap().unwrap());
-            eprintln!("back after {:?}", killed.elapsed());
+            kill_and_wait(&server).await;
             let socket = server.ensure().await.unwrap();
             assert_eq!(tell(&socket, &["GET", round]).await, round);
         }
@@ -132,13 +123,8 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
         let socket = server.ensure().await.unwrap();
         world.stop().await;
         let folder = world.folder().canonicalize().unwrap();
-        let mut orphan = Command::new("redis-server");
-        if nix::unistd::Uid::effective().is_root() {
-            use std::os::unix::fs::MetadataExt;
-            let owner = folder.metadata().unwrap();
-            orphan.uid(owner.uid()).gid(owner.gid());
-        }
-        let mut orphan = orphan
+        let mut orphan = world
+            .as_owner("redis-server")
             .arg(folder.join("redis.conf"))
             .current_dir(&folder)
             .stdout(Stdio::null())
@@ -175,12 +161,7 @@ fn without_binaries_it_says_what_to_install() {
 #[test]
 fn a_long_path_is_no_obstacle() {
     World::run(|world| async move {
-        let mut config = world.config();
-        config.folder = world
-            .home
-            .path()
-            .join("it's, \"a\" long $name %d".repeat(6));
-        let server = server(&world, config);
+        let server = server(&world, world.config_with_long_path());
         let socket = server.ensure().await.unwrap();
         assert!(socket.path().as_os_str().len() <= 107);
         assert_eq!(tell(&socket, &["PING"]).await, "PONG");

@@ -117,6 +117,15 @@ pub(super) fn config() -> PoolConfig {
     }
 }
 
+/// One connection at most.
+pub(super) fn single() -> PoolConfig {
+    PoolConfig {
+        connections_min: 1,
+        connections_max: 1,
+        ..config()
+    }
+}
+
 /// A running pool.
 pub(super) struct Bath {
     root: Option<Root>,

@@ -4,17 +4,9 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::time::{Instant, sleep};
 
-use super::super::{CheckoutError, CloseReason, Mode, PoolConfig};
-use super::double::{Bath, closed, config, ms, secs};
+use super::super::{CheckoutError, CloseReason, Mode};
+use super::double::{Bath, closed, config, ms, secs, single};
 use crate::kernel::testing::Universe;
-
-fn single() -> PoolConfig {
-    PoolConfig {
-        connections_min: 1,
-        connections_max: 1,
-        ..config()
-    }
-}
 
 #[test]
 fn what_was_left_open_is_cleaned_before_the_next_user() {

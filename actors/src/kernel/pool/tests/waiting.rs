@@ -7,16 +7,8 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::super::{CheckoutError, Mode, PoolConfig, TimeoutCause};
-use super::double::{Bath, config, ms, secs};
+use super::double::{Bath, config, ms, secs, single};
 use crate::kernel::testing::Universe;
-
-fn single() -> PoolConfig {
-    PoolConfig {
-        connections_min: 1,
-        connections_max: 1,
-        ..config()
-    }
-}
 
 #[test]
 fn who_came_first_is_served_first() {
