@@ -58,8 +58,10 @@ pub(super) enum Use {
     Idle {
         since: Instant,
     },
-    Checking,
-    Cleaning,
+    /// It is being checked or cleaned.
+    Tended {
+        since: Instant,
+    },
     Exclusive,
     Shared {
         in_flight: u32,
@@ -195,7 +197,7 @@ impl<T, W: Waits> Book<T, W> {
             }
             _ if broken => self.close(held.slot, CloseReason::Broken),
             state if condition == Condition::Dirty => {
-                *state = Use::Cleaning;
+                *state = Use::Tended { since: now };
                 let connection = Arc::clone(&slot.connection);
                 let id = held.slot;
                 self.effects.push(Effect::Clean { id, connection });
@@ -218,7 +220,7 @@ impl<T, W: Waits> Book<T, W> {
                     connection: Arc::new(connection),
                     expires: now + lifetime,
                     used: false,
-                    state: Use::Cleaning,
+                    state: Use::Idle { since: now },
                 };
                 self.slots.insert(id, slot);
                 self.rest(now, id);
@@ -271,19 +273,6 @@ impl<T, W: Waits> Book<T, W> {
         self.settle(now);
     }
 
-    /// Closes idle connections until `bytes` are given back, at `each` bytes per connection, also
-    /// below the minimum. Says how many went.
-    pub(super) fn relieve(&mut self, bytes: u64, each: u64) -> u64 {
-        let wanted = bytes.div_ceil(each.max(1));
-        let going = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let going = going.min(self.idle.len());
-        let oldest: Vec<u64> = self.idle.drain(..going).collect();
-        for id in oldest {
-            self.close(id, CloseReason::Pressure);
-        }
-        going as u64
-    }
-
     /// No more leases; idle connections go now, the others when they come back.
     pub(super) fn drain(&mut self) {
         self.draining = true;
@@ -295,72 +284,11 @@ impl<T, W: Waits> Book<T, W> {
         }
     }
 
-    /// Time has passed: [`Book::next_wake`] says when that matters.
-    pub(super) fn tick(&mut self, now: Instant) {
-        while let Some(waiter) = self.queue.expired(now) {
-            if waiter.ticket.is_gone() {
-                continue;
-            }
-            self.figures.timed_out();
-            let cause = self.cause(now);
-            self.effects.push(Effect::Refuse {
-                ticket: waiter.ticket,
-                error: CheckoutError::TimedOut { cause },
-            });
-        }
-        self.find_leaks(now);
-        self.reap(now);
-        self.settle(now);
-    }
-
-    /// Closes idle connections that have lived for long enough, and those above the minimum that
-    /// nobody has used for long.
-    fn reap(&mut self, now: Instant) {
-        let slots = &self.slots;
-        let is_old = |id: &u64| slots.get(id).is_some_and(|slot| slot.expires <= now);
-        let (old, kept) = self.idle.iter().partition(|id| is_old(id));
-        self.idle = kept;
-        let old: Vec<u64> = old;
-        for id in old {
-            self.close(id, CloseReason::Lifetime);
-        }
-        while self.slots.len() > self.config.connections_min as usize
-            && self.bored_at().is_some_and(|bored_at| bored_at <= now)
-        {
-            let id = self.idle.remove(0);
-            self.close(id, CloseReason::Idle);
-        }
-    }
-
-    /// When the idle connection that was used longest ago has been idle for too long.
-    fn bored_at(&self) -> Option<Instant> {
-        let oldest = self.slots.get(self.idle.first()?)?;
-        match oldest.state {
-            Use::Idle { since } => Some(since + self.config.idle_timeout),
-            _ => None,
-        }
-    }
-
-    /// When [`Book::tick`] is to be called next.
-    pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let expires = |id: &u64| self.slots.get(id).map(|slot| slot.expires);
-        let above = self.slots.len() > self.config.connections_min as usize;
-        let due = [
-            self.queue.first_deadline(),
-            self.next_leak(),
-            self.bored_at().filter(|_| above),
-            self.idle.iter().filter_map(expires).min(),
-            self.next_growth(now),
-        ];
-        due.into_iter().flatten().min()
-    }
-
-    /// Leases, and what is being looked after: what a stop waits for.
+    /// Leases, and connections being tended: what a stop waits for.
     pub(super) fn busy(&self) -> usize {
-        let looked_after = self.slots.values();
-        let looked_after =
-            looked_after.filter(|slot| matches!(slot.state, Use::Checking | Use::Cleaning));
-        self.leases.len() + looked_after.count()
+        let slots = self.slots.values();
+        let tended = slots.filter(|slot| matches!(slot.state, Use::Tended { .. }));
+        self.leases.len() + tended.count()
     }
 
     /// Has up to `wanted` connections opened, as many as the circuit allows.

@@ -51,7 +51,7 @@ pub(super) struct Figures {
 
 struct Counters {
     opened: Counter,
-    closed: Counter,
+    closed: BTreeMap<CloseReason, Counter>,
     checkouts: Counter,
     reused: Counter,
     refused: Counter,
@@ -97,11 +97,19 @@ impl Figures {
                 metrics::histogram!($metric, "pool" => name.to_owned())
             };
         }
+        let closed = CloseReason::ALL.into_iter().map(|reason| {
+            let labels = [
+                ("pool", name.to_owned()),
+                ("reason", reason.label().to_owned()),
+            ];
+            let counter = metrics::counter!("headroom_pool_closed_total", &labels);
+            (reason, counter)
+        });
         Self {
             name: name.to_owned(),
             counters: Counters {
                 opened: counter!("headroom_pool_opened_total"),
-                closed: counter!("headroom_pool_closed_total"),
+                closed: closed.collect(),
                 checkouts: counter!("headroom_pool_checkouts_total"),
                 reused: counter!("headroom_pool_reused_total"),
                 refused: counter!("headroom_pool_refused_total"),
@@ -150,7 +158,9 @@ impl Figures {
 
     pub(super) fn closed(&mut self, reason: CloseReason) {
         *self.closed.entry(reason).or_default() += 1;
-        self.counters.closed.increment(1);
+        if let Some(counter) = self.counters.closed.get(&reason) {
+            counter.increment(1);
+        }
     }
 
     pub(super) fn granted(&mut self, waited: Duration, reused: bool) {

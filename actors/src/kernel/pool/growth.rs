@@ -17,17 +17,19 @@ use super::queue::Waits;
 const WAIT_PART: u32 = 2;
 /// Waits below this are not worth a connection, however fast connects are.
 const WAIT_MIN: Duration = Duration::from_millis(1);
+/// A check or a clean-up that takes more than this many times a connect is not waited for.
+const TENDING_FACTOR: u32 = 2;
 /// How often growth is thought over while somebody waits, at most.
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(2);
 
 impl<T, W: Waits> Book<T, W> {
     /// Opens as many connections as those who wait are worth.
     pub(super) fn grow(&mut self, now: Instant) {
-        if self.demand() > self.coming() {
+        if self.demand() > self.coming(now) {
             // Those who have gone away are no demand.
             self.queue.purge();
         }
-        let missing = self.demand().saturating_sub(self.coming());
+        let missing = self.demand().saturating_sub(self.coming(now));
         if missing == 0 {
             return;
         }
@@ -83,18 +85,37 @@ impl<T, W: Waits> Book<T, W> {
     }
 
     /// Connections that will be there soon.
-    pub(super) fn coming(&self) -> usize {
-        let slots = self.slots.values();
-        let soon = slots.filter(|slot| matches!(slot.state, Use::Checking | Use::Cleaning));
-        self.opening.len() + soon.count()
+    pub(super) fn coming(&self, now: Instant) -> usize {
+        let tended = self.tended_until().filter(|until| *until > now);
+        self.opening.len() + tended.count()
+    }
+
+    /// Until when each connection that is being checked or cleaned is counted on: after twice the
+    /// time that opening another one takes, it may as well be lost.
+    fn tended_until(&self) -> impl Iterator<Item = Instant> {
+        let patience = self.figures.recent_connect.get().unwrap_or_default();
+        let patience = (patience * TENDING_FACTOR).max(WAIT_MIN);
+        self.slots
+            .values()
+            .filter_map(move |slot| match slot.state {
+                Use::Tended { since } => Some(since + patience),
+                _ => None,
+            })
     }
 
     /// When growth is to be thought over again.
     pub(super) fn next_growth(&self, now: Instant) -> Option<Instant> {
         let total = self.slots.len() + self.opening.len();
         let possible = total < self.config.connections_max as usize;
-        if !possible || self.demand() <= self.coming() {
+        if !possible {
             return None;
+        }
+        if self.demand() <= self.coming(now) {
+            let waited_for = self.demand() > self.opening.len();
+            let tended = self
+                .tended_until()
+                .filter(|until| waited_for && *until > now);
+            return tended.min();
         }
         let soon = now + (self.bearable_wait() / 2).max(LOOK_AGAIN_MIN);
         Some(

@@ -29,6 +29,7 @@ mod lease;
 mod messages;
 mod owner;
 mod queue;
+mod reaping;
 mod serving;
 mod status;
 #[cfg(test)]

@@ -140,11 +140,11 @@ impl<T, W: Waits> Book<T, W> {
                 self.close(id, CloseReason::Lifetime);
             } else if rested <= self.config.check_after_idle {
                 return Some(id);
-            } else if self.coming() >= self.demand() {
+            } else if self.coming(now) >= self.demand() {
                 self.idle.push(id);
                 return None;
             } else if let Some(slot) = self.slots.get_mut(&id) {
-                slot.state = Use::Checking;
+                slot.state = Use::Tended { since: now };
                 let connection = Arc::clone(&slot.connection);
                 self.effects.push(Effect::Check { id, connection });
             }

@@ -24,6 +24,30 @@ pub enum CloseReason {
     Shutdown,
 }
 
+impl CloseReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::Lifetime,
+        Self::Idle,
+        Self::Broken,
+        Self::Check,
+        Self::Pressure,
+        Self::Shutdown,
+    ];
+
+    /// A fixed word for metrics, the same as in answers.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Lifetime => "lifetime",
+            Self::Idle => "idle",
+            Self::Broken => "broken",
+            Self::Check => "check",
+            Self::Pressure => "pressure",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 /// A place in the code that holds connections.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Holder {

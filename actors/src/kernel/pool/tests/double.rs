@@ -36,6 +36,7 @@ pub(super) struct Line {
 /// The scripted server.
 pub(super) struct Server {
     pub(super) connect_takes: Mutex<Duration>,
+    pub(super) tending_takes: Mutex<Duration>,
     pub(super) away: Mutex<Option<ConnectErrorKind>>,
     pub(super) unwell: AtomicBool,
     pub(super) connects: AtomicU32,
@@ -47,6 +48,7 @@ impl Server {
     pub(super) fn new(connect_takes: Duration) -> Arc<Self> {
         Arc::new(Self {
             connect_takes: Mutex::new(connect_takes),
+            tending_takes: Mutex::new(ms(1)),
             away: Mutex::new(None),
             unwell: AtomicBool::new(false),
             connects: AtomicU32::new(0),
@@ -60,10 +62,11 @@ impl Server {
     }
 
     fn well(&self) -> BoxFuture<'static, Result<(), ConnectError>> {
+        let takes = *self.tending_takes.lock().unwrap();
         let unwell = self.unwell.load(SeqCst);
         let error = ConnectError::new(ConnectErrorKind::Protocol, "unwell");
         async move {
-            sleep(ms(1)).await;
+            sleep(takes).await;
             if unwell { Err(error) } else { Ok(()) }
         }
         .boxed()

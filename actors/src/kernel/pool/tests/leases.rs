@@ -9,6 +9,24 @@ use super::double::{Bath, closed, config, ms, secs, single};
 use crate::kernel::testing::Universe;
 
 #[test]
+fn nobody_waits_for_a_clean_up_that_takes_longer_than_a_connect() {
+    Universe::paused(|universe| async move {
+        let bath = Bath::open(&universe, config(), ms(10)).await;
+        let lease = bath.own().await;
+        *bath.server.tending_takes.lock().unwrap() = secs(4);
+        lease.dirty();
+        drop(lease);
+        let asked = Instant::now();
+        let next = bath.own().await;
+        assert_eq!(next.number, 1, "a new one");
+        assert!(asked.elapsed() < ms(40), "{:?}", asked.elapsed());
+        drop(next);
+        bath.until(|status| status.idle == 2).await;
+        bath.close().await;
+    });
+}
+
+#[test]
 fn what_was_left_open_is_cleaned_before_the_next_user() {
     Universe::paused(|universe| async move {
         let bath = Bath::open(&universe, single(), ms(1)).await;

@@ -194,7 +194,7 @@ impl World {
         // Nobody waits beside an idle connection, unless it is being looked after for them.
         if !book.idle.is_empty() && book.queue.exclusive() > 0 {
             assert!(
-                book.coming() >= book.demand(),
+                book.coming(self.now) >= book.demand(),
                 "forgotten beside an idle connection"
             );
         }
