@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use headroom_actors::kernel::AskError;
 use headroom_actors::kernel::pool::{CircuitState, PoolStatus, Status};
+use headroom_actors::kernel::private_server::{PrivateServer, ServerState};
 use headroom_actors::postgres::Database;
 use headroom_actors::redis::{Redis, cmd};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::problem::Problem;
@@ -23,13 +24,21 @@ pub enum Kind {
 }
 
 /// Who runs the server at the other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug)]
 pub enum Origin {
     /// We do, as a process of ours.
-    Embedded,
+    Embedded(PrivateServer),
     /// Somebody else, at the configured URL.
     Configured,
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::Embedded(_) => "embedded",
+            Self::Configured => "configured",
+        })
+    }
 }
 
 /// Whether a pool can be used, best first.
@@ -119,8 +128,16 @@ impl Pool {
     }
 
     /// Who runs the server.
-    pub fn origin(&self) -> Origin {
-        self.origin
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Where the private server stands, if it is one.
+    pub fn private_server(&self) -> Option<ServerState> {
+        match &self.origin {
+            Origin::Embedded(server) => Some(server.state().borrow().clone()),
+            Origin::Configured => None,
+        }
     }
 
     /// Connections at rest, and at most.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use actix_web::{Responder, web};
 use headroom_actors::kernel::pool::PoolStatus;
+use headroom_actors::kernel::private_server::ServerState;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -46,7 +47,7 @@ async fn list(rooms: web::Data<Rooms>) -> Result<impl Responder, Problem> {
         pools.push(Summary {
             name: pool.name(),
             kind: pool.kind(),
-            server: pool.origin(),
+            server: pool.origin().clone(),
             health: Health::of(&status),
             size: status.size,
             idle: status.idle,
@@ -63,6 +64,8 @@ async fn list(rooms: web::Data<Rooms>) -> Result<impl Responder, Problem> {
 struct Details {
     kind: Kind,
     server: Origin,
+    /// How that does, where it is ours.
+    private_server: Option<ServerState>,
     health: Health,
     #[serde(flatten)]
     status: PoolStatus,
@@ -73,7 +76,8 @@ async fn one(rooms: web::Data<Rooms>, name: web::Path<String>) -> Result<impl Re
     let status = pool.status(rooms.request_deadline).await?;
     Ok(web::Json(Details {
         kind: pool.kind(),
-        server: pool.origin(),
+        server: pool.origin().clone(),
+        private_server: pool.private_server(),
         health: Health::of(&status),
         status,
     }))

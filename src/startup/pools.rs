@@ -56,7 +56,7 @@ fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec
         idle_in_transaction_timeout: settings.idle_in_transaction_timeout,
         ..PostgresConfig::default()
     };
-    let pool = pool(&settings.pool, origin);
+    let pool = pool(&settings.pool, &origin);
     let bounds = (pool.connections_min, pool.connections_max);
     let connector = Connector::new(locate, config.clone());
     let database = Database::new("postgres", connector, config, pool, MIGRATIONS);
@@ -82,7 +82,7 @@ fn redis(settings: &RedisSettings, data: &Path, ties: &Ties) -> (ChildSpec, Vec<
         (Role::PubSub, &settings.pubsub),
     ] {
         let (origin, locate) = locate(settings.url.as_ref().map(|url| url.expose()), &private);
-        let config = pool(&settings.pool, origin);
+        let config = pool(&settings.pool, &origin);
         let bounds = (config.connections_min, config.connections_max);
         let server = redis::Server::One(locate);
         let (handle, child) = redis::pool(role, server, config, Some(ties.pressure.clone()));
@@ -96,16 +96,16 @@ fn redis(settings: &RedisSettings, data: &Path, ties: &Ties) -> (ChildSpec, Vec<
 fn locate(url: Option<&str>, private: &PrivateServer) -> (Origin, Arc<dyn Locate>) {
     match url {
         Some(url) => (Origin::Configured, Arc::new(ConfiguredUrl::new(url))),
-        None => (Origin::Embedded, Arc::new(private.clone())),
+        None => (Origin::Embedded(private.clone()), Arc::new(private.clone())),
     }
 }
 
-fn pool(settings: &PoolSettings, origin: Origin) -> PoolConfig {
+fn pool(settings: &PoolSettings, origin: &Origin) -> PoolConfig {
     let count = |setting: NonZeroUsize| u32::try_from(setting.get()).unwrap_or(u32::MAX);
     let connect_timeout = match origin {
         Origin::Configured => settings.connect_timeout,
         // Its start, the very first one included, is a part of the first connect.
-        Origin::Embedded => settings.connect_timeout + PRIVATE_START_WITHIN,
+        Origin::Embedded(_) => settings.connect_timeout + PRIVATE_START_WITHIN,
     };
     PoolConfig {
         connections_min: count(settings.connections_min),

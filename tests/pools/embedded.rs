@@ -43,7 +43,15 @@ async fn nothing_is_started_before_the_first_use_and_nobody_is_left_after_the_en
     assert_eq!(processes(&server, "postgres").len(), 0);
     assert_eq!(processes(&server, "redis-server").len(), 0);
 
+    let idle = get(&server, "/api/pools/postgres").await;
+    assert_eq!(idle["private_server"]["state"], "idle", "{idle}");
     let facts = use_pool(&server, "postgres").await;
+    let running = get(&server, "/api/pools/postgres").await;
+    assert_eq!(
+        running["private_server"]["pid"],
+        main_process(&server, "postgres"),
+        "{running}"
+    );
     assert!(
         facts["server"]["version"]
             .as_str()

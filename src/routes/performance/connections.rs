@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use actix_web::{Responder, web};
 use futures_util::future::join_all;
 use headroom_actors::kernel::pool::{CircuitStatus, PoolStatus};
+use headroom_actors::kernel::private_server::ServerState;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -46,6 +47,8 @@ struct PoolHealth {
     circuit: Option<CircuitStatus>,
     /// Why the last connect that failed did.
     last_error: Option<String>,
+    /// How the private server does, where it is one.
+    private_server: Option<ServerState>,
     /// How long the server took to tell of itself.
     latency_seconds: Option<f64>,
     server: Option<Value>,
@@ -72,6 +75,7 @@ async fn look(pool: &Pool, within: Duration) -> PoolHealth {
         status: Health::Down,
         circuit: None,
         last_error: None,
+        private_server: pool.private_server(),
         latency_seconds: None,
         server: None,
     };
