@@ -1,6 +1,9 @@
 //! The test kit: a universe per test, with paused time, that fails the test when anything is left
 //! alive in it.
 
+#[cfg(test)]
+pub(crate) mod proxy;
+
 use std::cell::Cell;
 use std::future::Future;
 use std::time::Duration;
