@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connector::Connector;
 use super::error::Error;
-use super::link::Link;
-use crate::kernel::pool::{Checkout, CheckoutError, Lease, Mode, Pool, PoolStatus, Status};
+use super::link::{Link, Wire};
+use crate::kernel::pool::{Checkout, CheckoutError, Mode, Pool, PoolStatus, Status};
 use crate::kernel::{AskError, Handle};
 
 /// A way to Redis. Clones are cheap and equal.
@@ -36,15 +36,9 @@ impl Redis {
         command: &Cmd,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        let (redis, holder) = (self.clone(), Location::caller());
-        async move {
-            let (lease, deadline) = redis.lease(holder, within).await?;
-            let mut wire = lease.wire();
-            judge(
-                &lease,
-                timeout_at(deadline, command.query_async(&mut wire)).await,
-            )
-        }
+        self.over(Location::caller(), within, move |mut wire| async move {
+            command.query_async(&mut wire).await
+        })
     }
 
     /// Sends all commands of `pipeline` at once and waits at most `within` for all answers. An
@@ -58,15 +52,9 @@ impl Redis {
         pipeline: &Pipeline,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        let (redis, holder) = (self.clone(), Location::caller());
-        async move {
-            let (lease, deadline) = redis.lease(holder, within).await?;
-            let mut wire = lease.wire();
-            judge(
-                &lease,
-                timeout_at(deadline, pipeline.query_async(&mut wire)).await,
-            )
-        }
+        self.over(Location::caller(), within, move |mut wire| async move {
+            pipeline.query_async(&mut wire).await
+        })
     }
 
     /// Calls a script by its hash, and sends its text first if the server does not know it.
@@ -79,15 +67,9 @@ impl Redis {
         script: &ScriptInvocation<'_>,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        let (redis, holder) = (self.clone(), Location::caller());
-        async move {
-            let (lease, deadline) = redis.lease(holder, within).await?;
-            let mut wire = lease.wire();
-            judge(
-                &lease,
-                timeout_at(deadline, script.invoke_async(&mut wire)).await,
-            )
-        }
+        self.over(Location::caller(), within, move |mut wire| async move {
+            script.invoke_async(&mut wire).await
+        })
     }
 
     /// How the pool does.
@@ -98,15 +80,26 @@ impl Redis {
         self.pool.ask(Status, within).await
     }
 
-    async fn lease(
+    /// Does `work` over a connection, which both have to be there and answer `within` the time.
+    fn over<T, F>(
         &self,
         holder: &'static Location<'static>,
         within: Duration,
-    ) -> Result<(Lease<Link>, Instant), CheckoutError> {
-        let deadline = Instant::now() + within;
-        let checkout = Checkout::by(Mode::Shared, holder);
-        let lease = self.pool.ask(checkout, within).await??;
-        Ok((lease, deadline))
+        work: impl FnOnce(Wire) -> F + Send,
+    ) -> impl Future<Output = Result<T, Error>> + Send
+    where
+        T: FromRedisValue + Send,
+        F: Future<Output = RedisResult<Value>> + Send,
+    {
+        let pool = self.pool.clone();
+        async move {
+            let deadline = Instant::now() + within;
+            let checkout = Checkout::by(Mode::Shared, holder);
+            let asked = pool.ask(checkout, within).await;
+            let lease = asked.map_err(CheckoutError::from)??;
+            let answer = timeout_at(deadline, work(lease.wire())).await;
+            judge(&lease, answer)
+        }
     }
 }
 
@@ -122,7 +115,6 @@ fn judge<T: FromRedisValue>(
             T::from_redis_value(value).map_err(|_| Error::Type)
         }
         Ok(Err(error)) => {
-            link.answered();
             link.failed(&error);
             Err(Error::of(&error))
         }
