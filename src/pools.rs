@@ -7,7 +7,7 @@ use headroom_actors::kernel::AskError;
 use headroom_actors::kernel::pool::{CircuitState, PoolStatus, Status};
 use headroom_actors::kernel::private_server::{PrivateServer, ServerState};
 use headroom_actors::postgres::Database;
-use headroom_actors::redis::{Redis, cmd};
+use headroom_actors::redis::{PubSub, Redis, SubscriberStatus, cmd};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -86,6 +86,7 @@ pub struct Pool {
 enum Way {
     Postgres(Database),
     Redis(Redis),
+    PubSub(PubSub),
 }
 
 impl Pool {
@@ -114,6 +115,16 @@ impl Pool {
         }
     }
 
+    /// The pool of a Redis for messages, with what listens to them.
+    pub fn pubsub(name: &'static str, origin: Origin, bounds: (u32, u32), pubsub: PubSub) -> Self {
+        Self {
+            name,
+            origin,
+            bounds,
+            way: Way::PubSub(pubsub),
+        }
+    }
+
     /// Its name in paths, metrics and the tree.
     pub fn name(&self) -> &'static str {
         self.name
@@ -123,7 +134,7 @@ impl Pool {
     pub fn kind(&self) -> Kind {
         match self.way {
             Way::Postgres(_) => Kind::Postgres,
-            Way::Redis(_) => Kind::Redis,
+            Way::Redis(_) | Way::PubSub(_) => Kind::Redis,
         }
     }
 
@@ -153,6 +164,18 @@ impl Pool {
         match &self.way {
             Way::Postgres(database) => database.pool().ask(Status, within).await,
             Way::Redis(redis) => redis.status(within).await,
+            Way::PubSub(pubsub) => pubsub.redis().status(within).await,
+        }
+    }
+
+    /// How its subscribed connection does, if it has one.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn subscriber(&self, within: Duration) -> Result<Option<SubscriberStatus>, AskError> {
+        match &self.way {
+            Way::PubSub(pubsub) => pubsub.status(within).await.map(Some),
+            Way::Postgres(_) | Way::Redis(_) => Ok(None),
         }
     }
 
@@ -165,12 +188,16 @@ impl Pool {
         let facts = match &self.way {
             Way::Postgres(database) => database.facts(within).await?.map(serde_json::to_value),
             Way::Redis(redis) => redis.facts(within).await?.map(serde_json::to_value),
+            Way::PubSub(pubsub) => {
+                let facts = pubsub.redis().facts(within).await?;
+                facts.map(serde_json::to_value)
+            }
         };
         facts.transpose().map_err(|error| Problem::internal(&error))
     }
 
     /// Uses it, as anybody would: opens a connection where there is none, and has the server do
-    /// nothing.
+    /// nothing, or send a message back.
     ///
     /// # Errors
     /// When it cannot be used.
@@ -180,6 +207,7 @@ impl Pool {
                 database.query_one("select 1", &[], within).await?;
             }
             Way::Redis(redis) => redis.command::<()>(&cmd("PING"), within).await?,
+            Way::PubSub(pubsub) => pubsub.round_trip(within).await?,
         }
         Ok(())
     }

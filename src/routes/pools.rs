@@ -8,6 +8,7 @@ use std::time::Instant;
 use actix_web::{Responder, web};
 use headroom_actors::kernel::pool::PoolStatus;
 use headroom_actors::kernel::private_server::ServerState;
+use headroom_actors::redis::SubscriberStatus;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -69,6 +70,9 @@ struct Details {
     health: Health,
     #[serde(flatten)]
     status: PoolStatus,
+    /// The connection that is subscribed, where there is one beside the pool's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscriber: Option<SubscriberStatus>,
 }
 
 async fn one(rooms: web::Data<Rooms>, name: web::Path<String>) -> Result<impl Responder, Problem> {
@@ -80,6 +84,7 @@ async fn one(rooms: web::Data<Rooms>, name: web::Path<String>) -> Result<impl Re
         private_server: pool.private_server(),
         health: Health::of(&status),
         status,
+        subscriber: pool.subscriber(rooms.request_deadline).await?,
     }))
 }
 

@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod layers;
+mod redis;
 mod reload;
 mod section;
 pub mod sections;

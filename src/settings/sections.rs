@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::error::Fault;
+pub use super::redis::{RedisRoleSettings, RedisSettings};
 use super::section::section;
 use super::values::{
-    AlertLevel, EvictionPolicy, LogFilter, LogFormat, PostgresUrl, RedisUrl, Share, UserName,
-    WebhookUrl, Workers,
+    AlertLevel, EvictionPolicy, LogFilter, LogFormat, PostgresUrl, Share, UserName, WebhookUrl,
+    Workers,
 };
 
 /// No pool has more of anything: a number this large is a slip of the pen.
@@ -218,30 +219,6 @@ section! {
 }
 
 section! {
-    /// Redis, one pool per purpose.
-    RedisSettings {
-        /// Facts shared by replicas.
-        section primary: RedisRoleSettings,
-        /// What may be lost.
-        section cache: RedisRoleSettings,
-        /// Messages between replicas.
-        section pubsub: RedisRoleSettings,
-        /// The private one, for every purpose that names no other.
-        section embedded: EmbeddedSettings,
-    }
-}
-
-section! {
-    /// Redis for one purpose.
-    RedisRoleSettings {
-        /// Where it is; a private one is started when not set.
-        restart url: Option<RedisUrl>,
-        /// Its connections.
-        section pool: PoolSettings,
-    }
-}
-
-section! {
     /// A pool of connections.
     PoolSettings {
         /// Connections kept open at rest, once there was use for them.
@@ -285,15 +262,7 @@ impl Settings {
         self.memory.check(&mut rules);
         self.models.check(&mut rules);
         self.postgres.check(&mut rules);
-        self.redis
-            .primary
-            .pool
-            .check("redis.primary.pool", &mut rules);
-        self.redis.cache.pool.check("redis.cache.pool", &mut rules);
-        self.redis
-            .pubsub
-            .pool
-            .check("redis.pubsub.pool", &mut rules);
+        self.redis.check(&mut rules);
         rules.require(
             !self.auth.enabled,
             "auth.enabled must be false: this version cannot check who calls, \
@@ -379,7 +348,7 @@ impl PostgresSettings {
 }
 
 impl PoolSettings {
-    fn check(&self, section: &str, rules: &mut Rules) {
+    pub(super) fn check(&self, section: &str, rules: &mut Rules) {
         let is_in_order = self.connections_min <= self.connections_max;
         rules.require(
             is_in_order,
@@ -437,10 +406,10 @@ impl ModelSettings {
 }
 
 /// Collects broken rules, so that all are told at once.
-struct Rules(Vec<Fault>);
+pub(super) struct Rules(Vec<Fault>);
 
 impl Rules {
-    fn require(&mut self, holds: bool, rule: &str) {
+    pub(super) fn require(&mut self, holds: bool, rule: &str) {
         if !holds {
             self.0.push(Fault::Rule(rule.into()));
         }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod redis;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -2,12 +2,13 @@
 //! concerns several keys at once is checked in [`super::sections`].
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use headroom_actors::redis::{self, Node};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -184,6 +185,102 @@ impl Leaf for UserName {
     }
 }
 
+/// A name that another system gives: a user, a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(Box<str>);
+
+impl Name {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for Name {
+    const RULE: &'static str = "a name without spaces";
+
+    fn from_text(text: &str) -> Option<Self> {
+        let is_name = !text.is_empty() && text.chars().all(|c| !c.is_whitespace());
+        is_name.then(|| Self(text.into()))
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.0.clone().into()))
+    }
+}
+
+impl Leaf for u32 {
+    const RULE: &'static str = "a whole number of at least 0";
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        Self::try_from(value.as_integer()?).ok()
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::Integer((*self).into()))
+    }
+}
+
+/// Some servers that are one to their clients: at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nodes(Vec<Node>);
+
+impl Nodes {
+    /// The servers.
+    pub fn get(&self) -> &[Node] {
+        &self.0
+    }
+
+    fn from_texts<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let nodes: Vec<Node> = texts.map(node).collect::<Option<_>>()?;
+        (!nodes.is_empty()).then_some(Self(nodes))
+    }
+}
+
+fn node(text: &str) -> Option<Node> {
+    let (host, port) = text.trim().rsplit_once(':')?;
+    let in_brackets = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let host = match in_brackets {
+        Some(address) => address.parse::<Ipv6Addr>().ok()?.to_string(),
+        None => host.to_owned(),
+    };
+    let is_host = !host.is_empty() && !host.contains(['/', '@', ' ']);
+    let is_host = is_host && (in_brackets.is_some() || !host.contains(':'));
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    is_host.then_some(Node { host, port })
+}
+
+impl Leaf for Nodes {
+    const RULE: &'static str = "a list such as [\"host:6379\", \"[::1]:6379\"]";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Self::from_texts(text.split(','))
+    }
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        match value.as_array() {
+            Some(list) => {
+                let texts: Option<Vec<_>> = list.iter().map(Value::as_str).collect();
+                Self::from_texts(texts?.into_iter())
+            }
+            None => value.as_str().and_then(Self::from_text),
+        }
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        let text = |node: &Node| {
+            let is_v6 = node.host.contains(':');
+            let (open, close) = if is_v6 { ("[", "]") } else { ("", "") };
+            Value::String(format!("{open}{}{close}:{}", node.host, node.port))
+        };
+        Some(Value::Array(self.0.iter().map(text).collect()))
+    }
+}
+
 /// A part of a whole: above 0 and at most 1.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Share(f64);
@@ -311,6 +408,19 @@ impl Secret {
     }
 }
 
+impl Leaf for Secret {
+    const RULE: &'static str = "a text that is not empty";
+    const SECRET: bool = true;
+
+    fn from_text(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self(text.into()))
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(MASK.into()))
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
@@ -325,7 +435,7 @@ impl fmt::Display for Secret {
 
 /// Declares a URL that may hold a password, with the schemes it can have.
 macro_rules! secret_url {
-    ($(#[$meta:meta])* $name:ident, $rule:literal, [$($scheme:literal),*]) => {
+    ($(#[$meta:meta])* $name:ident, $rule:literal, [$($scheme:literal),*] $(, $and:path)?) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $name(Secret);
@@ -342,7 +452,8 @@ macro_rules! secret_url {
             const SECRET: bool = true;
 
             fn from_text(text: &str) -> Option<Self> {
-                is_url(text, &[$($scheme),*]).then(|| Self(Secret(text.into())))
+                let is_one = is_url(text, &[$($scheme),*]) $(&& $and(text))?;
+                is_one.then(|| Self(Secret(text.into())))
             }
 
             fn to_toml(&self) -> Option<Value> {
@@ -363,7 +474,8 @@ secret_url! {
     /// Where Redis is.
     RedisUrl,
     "a URL such as \"redis://:password@host:6379/0\" (or rediss, redis+unix, unix)",
-    ["redis", "rediss", "redis+unix", "unix"]
+    ["redis", "rediss", "redis+unix", "unix"],
+    redis::is_url
 }
 
 secret_url! {

@@ -1,6 +1,8 @@
 //! The pools of connections, and the private servers where no URL names another: one branch of the
 //! tree for each kind.
 
+mod redis;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,11 +13,10 @@ use headroom_actors::kernel::pressure::PressureReader;
 use headroom_actors::kernel::private_server::{EmbeddedConfig, PrivateServer, SearchPath};
 use headroom_actors::kernel::{Budget, ChildSpec, SupervisorSpec};
 use headroom_actors::postgres::{self, Connector, Database, MIGRATIONS, PostgresConfig};
-use headroom_actors::redis::{self, Redis, Role};
 
 use crate::pools::{Origin, Pool};
 use crate::settings::Settings;
-use crate::settings::sections::{EmbeddedSettings, PoolSettings, PostgresSettings, RedisSettings};
+use crate::settings::sections::{EmbeddedSettings, PoolSettings, PostgresSettings};
 
 /// How long a private server may take until it is ready, recovery after a crash included.
 const PRIVATE_START_WITHIN: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ pub(super) struct Composed {
 
 pub(super) fn compose(settings: &Settings, ties: &Ties) -> Composed {
     let (postgres, database) = postgres(&settings.postgres, &settings.data.dir, ties);
-    let (redis, roles) = redis(&settings.redis, &settings.data.dir, ties);
+    let (redis, roles) = redis::compose(&settings.redis, &settings.data.dir, ties);
     Composed {
         branches: vec![postgres, redis],
         pools: std::iter::once(database).chain(roles).collect(),
@@ -65,31 +66,6 @@ fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec
         ChildSpec::supervisor(branch),
         Pool::postgres("postgres", origin, bounds, database),
     )
-}
-
-/// One pool for each role. Those without a URL share one private server.
-fn redis(settings: &RedisSettings, data: &Path, ties: &Ties) -> (ChildSpec, Vec<Pool>) {
-    let mut branch = SupervisorSpec::new("redis");
-    let private = redis::embedded(
-        embedded(&settings.embedded, data.join("redis")),
-        branch.handle(),
-        Arc::clone(&ties.budget),
-    );
-    let mut pools = Vec::new();
-    for (role, settings) in [
-        (Role::Primary, &settings.primary),
-        (Role::Cache, &settings.cache),
-        (Role::PubSub, &settings.pubsub),
-    ] {
-        let (origin, locate) = locate(settings.url.as_ref().map(|url| url.expose()), &private);
-        let config = pool(&settings.pool, &origin);
-        let bounds = (config.connections_min, config.connections_max);
-        let server = redis::Server::One(locate);
-        let (handle, child) = redis::pool(role, server, config, Some(ties.pressure.clone()));
-        branch = branch.child(child);
-        pools.push(Pool::redis(role.name(), origin, bounds, Redis::new(handle)));
-    }
-    (ChildSpec::supervisor(branch), pools)
 }
 
 /// The server at the URL, or our own where there is none.

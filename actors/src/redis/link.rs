@@ -91,8 +91,13 @@ impl Link {
             error.kind(),
             ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
         );
-        if error.is_unrecoverable_error() || error.is_connection_dropped() || replaced {
-            self.dead.store(true, Ordering::Release);
+        if !(error.is_unrecoverable_error() || error.is_connection_dropped() || replaced) {
+            return self.answered();
+        }
+        match self.wire {
+            Wire::One(_) => self.dead.store(true, Ordering::Release),
+            // One node of many, to which the driver connects again by itself; or all of them.
+            Wire::Cluster(_) => self.missed(),
         }
     }
 }

@@ -22,8 +22,13 @@ mod connector;
 mod embedded;
 mod error;
 mod facts;
+mod line;
 mod link;
+mod listen;
+mod pubsub;
+mod refusal;
 mod role;
+mod server;
 mod subscriber;
 mod subscriptions;
 #[cfg(test)]
@@ -35,11 +40,14 @@ pub use deadpool_redis::redis::{
 
 pub use cache::{Cache, CacheStatus};
 pub use client::Redis;
-pub use connector::{Connector, Server};
+pub use connector::Connector;
 pub use embedded::embedded;
 pub use error::Error;
 pub use facts::Facts;
 pub use link::Link;
+pub use listen::{Listen, ListenError, SubscriberQuery, SubscriberStatus};
+pub use pubsub::PubSub;
 pub use role::{Role, pool, pool_config};
-pub use subscriber::{Listen, ListenError, Subscriber, SubscriberQuery, SubscriberStatus};
+pub use server::{Access, Login, Node, Server, check_authorities_in, is_url};
+pub use subscriber::{Subscriber, SubscriberConfig};
 pub use subscriptions::{Event, Subscription, Topic};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::connector::{Connector, Server};
+use super::connector::Connector;
+use super::server::Server;
 use crate::kernel::pool::{Pool, PoolConfig};
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::{ChildSpec, Handle};

@@ -11,73 +11,36 @@ use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
-use bytes::Bytes;
-use deadpool_redis::redis::aio::{PubSubSink, PubSubStream};
-use deadpool_redis::redis::{Client, RedisError, RedisResult};
-use futures_util::StreamExt;
-use serde::Serialize;
+use deadpool_redis::redis::RedisError;
+use deadpool_redis::redis::aio::PubSubSink;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::connector::{Server, explain, locate};
-use super::role::Role;
-use super::subscriptions::{Board, Event, Subscription, Topic};
+use super::line::{Line, Pulse, read, subscribe, unsubscribe};
+use super::listen::{Listen, ListenError, SubscriberQuery, SubscriberStatus};
+use super::refusal::explain;
+use super::server::Server;
+use super::subscriptions::{Board, Topic};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
-use crate::kernel::{Backoff, Call, Child, ChildSpec, Exit, Handle, Message, Reply};
+use crate::kernel::{Backoff, Call, Child, ChildSpec, Exit, Handle, Reply};
 
 /// Calls in flight at most; each waits for a subscription to be confirmed.
 const IN_FLIGHT_MAX: u32 = 256;
 
-/// Asks for the messages of a topic. Answers when the server has confirmed it, so that nothing
-/// published afterwards is missed.
-#[derive(Debug, Clone)]
-pub struct Listen {
-    /// To what.
-    pub topic: Topic,
-}
+/// Signs of life are asked for no more often than this, whatever the settings say.
+const PULSE_MIN: Duration = Duration::from_millis(100);
 
-impl Message for Listen {
-    type Reply = Result<Subscription, ListenError>;
-    const CANCELLABLE: bool = true;
-
-    fn is_failure(reply: &Self::Reply) -> bool {
-        reply.is_err()
-    }
-}
-
-/// Why there is no subscription.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ListenError {
-    /// There is no server, or it will not have us, and trying again would not change that soon.
-    #[error(transparent)]
-    Connect(ConnectError),
-}
-
-/// Asks how the subscriber does.
+/// How the subscriber behaves.
 #[derive(Debug, Clone, Copy)]
-pub struct SubscriberQuery;
-
-impl Message for SubscriberQuery {
-    type Reply = SubscriberStatus;
-}
-
-/// The subscriber at one moment. Counters begin with its incarnation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SubscriberStatus {
-    /// Whether all subscriptions stand.
-    pub connected: bool,
-    /// Topics that are listened to.
-    pub topics: usize,
-    /// Those who listen.
-    pub listeners: usize,
-    /// Messages received.
-    pub messages: u64,
-    /// Times that the connection was made.
-    pub connects: u64,
-    /// Failed tries in a row.
-    pub failures: u32,
-    /// Why the last failed try failed.
-    pub last_error: Option<String>,
+pub struct SubscriberConfig {
+    /// How long it may take to connect and to make all subscriptions anew.
+    pub connect_timeout: Duration,
+    /// A connection on which nothing came for this long is asked for a sign of life ...
+    pub check_after_idle: Duration,
+    /// ... and counts as dead when it gives none for this long.
+    pub answer_within: Duration,
+    /// How long to wait between failed tries.
+    pub backoff: Backoff,
 }
 
 enum State {
@@ -95,8 +58,7 @@ enum State {
 /// The owner of the subscribed connection. See the module's documentation.
 pub struct Subscriber {
     server: Server,
-    connect_timeout: Duration,
-    backoff: Backoff,
+    config: SubscriberConfig,
     state: State,
     board: Arc<Board>,
     confirmed: BTreeSet<Topic>,
@@ -111,20 +73,14 @@ pub struct Subscriber {
 impl Subscriber {
     /// A handle for the subscriber.
     pub fn handle() -> Handle<Self> {
-        Handle::new(Role::PubSub.name(), IN_FLIGHT_MAX)
+        Handle::new("redis-subscriber", IN_FLIGHT_MAX)
     }
 
     /// The subscriber as a child of a supervisor.
-    pub fn child(
-        handle: &Handle<Self>,
-        server: Server,
-        connect_timeout: Duration,
-        backoff: Backoff,
-    ) -> ChildSpec {
+    pub fn child(handle: &Handle<Self>, server: Server, config: SubscriberConfig) -> ChildSpec {
         ChildSpec::actor(handle, move |_| Self {
             server: server.clone(),
-            connect_timeout,
-            backoff,
+            config,
             state: State::Resting,
             board: Arc::default(),
             confirmed: BTreeSet::new(),
@@ -136,16 +92,23 @@ impl Subscriber {
         })
     }
 
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        let connected = matches!(self.state, State::Connected { .. });
+        metrics::gauge!("headroom_redis_subscriber_connected").set(f64::from(u8::from(connected)));
+    }
+
     fn connect(&mut self, context: &mut Context<Self>) {
-        self.state = State::Away;
+        self.enter(State::Away);
         let topics = self.board.all();
-        let (server, within) = (self.server.clone(), self.connect_timeout);
+        let (server, within) = (self.server.clone(), self.config.connect_timeout);
+        let turn = usize::try_from(self.connects + u64::from(self.failures)).unwrap_or(0);
         let connected = async move {
             let late = |_| {
                 let words = "redis did not answer in time";
                 ConnectError::new(ConnectErrorKind::TimedOut, words)
             };
-            let subscribed = subscribe_all(&server, topics);
+            let subscribed = Line::open(&server, topics, turn);
             tokio::time::timeout(within, subscribed)
                 .await
                 .map_err(late)?
@@ -165,8 +128,13 @@ impl Subscriber {
         let mut reader = JoinSet::new();
         let (board, messages) = (Arc::clone(&self.board), Arc::clone(&self.messages));
         let (over, lost) = tokio::sync::oneshot::channel::<()>();
+        let (sink, stream) = (line.sink.clone(), line.stream);
+        let pulse = Pulse {
+            after_idle: self.config.check_after_idle.max(PULSE_MIN),
+            within: self.config.answer_within,
+        };
         reader.spawn(async move {
-            read(line.stream, &board, &messages).await;
+            read(stream, sink, pulse, &board, &messages).await;
             drop(over);
         });
         let lost = wrap_future::<_, Self>(async move { lost.await.ok() });
@@ -180,10 +148,10 @@ impl Subscriber {
         if self.connects > 1 {
             self.board.tell_gap();
         }
-        self.state = State::Connected {
+        self.enter(State::Connected {
             sink: line.sink,
             _reader: reader,
-        };
+        });
         for topic in line.topics {
             self.on_confirmed(topic);
         }
@@ -217,11 +185,11 @@ impl Subscriber {
     fn try_again(&mut self, context: &mut Context<Self>) {
         self.board.sweep();
         if self.is_unneeded() {
-            self.state = State::Resting;
+            self.enter(State::Resting);
             return;
         }
-        self.state = State::Away;
-        let wait = self.backoff.delay(self.failures);
+        self.enter(State::Away);
+        let wait = self.config.backoff.delay(self.failures);
         context.run_later(wait, Self::connect);
     }
 
@@ -280,19 +248,13 @@ impl Subscriber {
             }
             if let State::Connected { sink, .. } = &self.state {
                 let mut sink = sink.clone();
-                let ended = async move {
-                    // When it fails the connection is over, and with it the subscription.
-                    match topic {
-                        Topic::Channel(name) => sink.unsubscribe(name).await.ok(),
-                        Topic::Pattern(name) => sink.punsubscribe(name).await.ok(),
-                    }
-                };
-                context.spawn(wrap_future::<_, Self>(ended).map(|_, _, _| ()));
+                let ended = async move { unsubscribe(&mut sink, &topic).await };
+                context.spawn(wrap_future::<_, Self>(ended));
             }
         }
         if matches!(self.state, State::Connected { .. }) && self.is_unneeded() {
             self.confirmed.clear();
-            self.state = State::Resting;
+            self.enter(State::Resting);
         }
     }
 
@@ -315,50 +277,6 @@ impl Subscriber {
             failures: self.failures,
             last_error: self.last_error.as_ref().map(ToString::to_string),
         }
-    }
-}
-
-/// A subscribed connection.
-struct Line {
-    sink: PubSubSink,
-    stream: PubSubStream,
-    topics: Vec<Topic>,
-}
-
-async fn subscribe_all(server: &Server, topics: Vec<Topic>) -> Result<Line, ConnectError> {
-    let info = locate(server).await?;
-    let client = Client::open(info).map_err(|error| explain(&error))?;
-    let connection = client.get_async_pubsub().await;
-    let (mut sink, stream) = connection.map_err(|error| explain(&error))?.split();
-    for topic in &topics {
-        let done = subscribe(&mut sink, topic).await;
-        done.map_err(|error| explain(&error))?;
-    }
-    Ok(Line {
-        sink,
-        stream,
-        topics,
-    })
-}
-
-async fn subscribe(sink: &mut PubSubSink, topic: &Topic) -> RedisResult<()> {
-    match topic {
-        Topic::Channel(name) => sink.subscribe(name).await,
-        Topic::Pattern(name) => sink.psubscribe(name).await,
-    }
-}
-
-/// Hands messages to those who listen until the connection ends.
-async fn read(mut stream: PubSubStream, board: &Board, messages: &AtomicU64) {
-    while let Some(message) = stream.next().await {
-        messages.fetch_add(1, Relaxed);
-        let channel = message.get_channel_name().to_owned();
-        let topic = match message.get_pattern::<Option<String>>() {
-            Ok(Some(pattern)) => Topic::Pattern(pattern),
-            _ => Topic::Channel(channel.clone()),
-        };
-        let payload = Bytes::copy_from_slice(message.get_payload_bytes());
-        board.tell(&topic, &Event::Message { channel, payload });
     }
 }
 

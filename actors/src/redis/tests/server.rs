@@ -4,14 +4,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::super::{Connector, Redis, Role, Server, cmd, pool, pool_config};
-use crate::kernel::pool::{ConnectError, Locate, Pool, PoolConfig};
+use crate::kernel::pool::{ConfiguredUrl, Pool, PoolConfig};
 use crate::kernel::testing::Universe;
 use crate::kernel::{Handle, Root, SupervisorSpec};
 
@@ -70,22 +69,13 @@ impl RealServer {
     }
 
     pub(super) fn place(&self) -> Server {
-        Server::One(Arc::new(Place(self.url())))
+        Server::one(Arc::new(ConfiguredUrl::new(self.url())))
     }
 }
 
 impl Drop for RealServer {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-struct Place(String);
-
-impl Locate for Place {
-    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
-        let url = self.0.clone();
-        async move { Ok(url) }.boxed()
     }
 }
 

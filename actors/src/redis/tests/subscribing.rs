@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::Redis;
 use super::super::{
-    Event, Listen, Role, Subscriber, SubscriberQuery, SubscriberStatus, Subscription, Topic, cmd,
-    pool, pool_config,
+    Event, Listen, Role, Subscriber, SubscriberConfig, SubscriberQuery, SubscriberStatus,
+    Subscription, Topic, cmd, pool, pool_config,
 };
 use super::server::{RealServer, SECOND};
 use crate::kernel::testing::Universe;
@@ -25,7 +25,13 @@ impl Post {
         let (handle, child) = pool(Role::Primary, server.place(), pool_config(), None);
         let subscriber = Subscriber::handle();
         let backoff = Backoff::try_new(Duration::from_millis(10), SECOND / 5, SECOND).unwrap();
-        let listening = Subscriber::child(&subscriber, server.place(), 5 * SECOND, backoff);
+        let config = SubscriberConfig {
+            connect_timeout: 5 * SECOND,
+            check_after_idle: SECOND / 5,
+            answer_within: SECOND / 2,
+            backoff,
+        };
+        let listening = Subscriber::child(&subscriber, server.place(), config);
         let spec = SupervisorSpec::new("post").child(child).child(listening);
         Self {
             root: universe.start(spec).await,

@@ -1,0 +1,140 @@
+//! Where Redis is: which keys go together, and what is said of those that do not.
+
+use super::*;
+
+/// A certificate, as far as its form goes.
+const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
+#[test]
+fn each_role_can_have_sentinels_or_a_cluster() {
+    let loaded = load_text(
+        "[redis.primary]\nsentinels = ['a:26379', '[::1]:26380']\nsentinel_master = 'main'\n\
+         sentinel_password = 'hunter1'\nusername = 'headroom'\npassword = 'hunter2'\n\
+         database = 3\ntls = true\n[redis.cache]\nurl = 'rediss://user:hunter3@host/1'",
+        &[("HEADROOM__REDIS__PUBSUB__CLUSTER", "b:6379, c:6380")],
+    )
+    .unwrap();
+    let redis = &loaded.settings.redis;
+    let sentinels = redis.primary.sentinels.as_ref().unwrap().get();
+    assert_eq!(
+        (sentinels[1].host.as_str(), sentinels[1].port),
+        ("::1", 26380)
+    );
+    assert_eq!(redis.primary.database, Some(3));
+    let cluster = redis.pubsub.cluster.as_ref().unwrap().get();
+    assert_eq!((cluster[1].host.as_str(), cluster[1].port), ("c", 6380));
+    let shown = loaded.to_string();
+    assert!(
+        shown.contains("sentinels = [\"a:26379\", \"[::1]:26380\"]"),
+        "{shown}"
+    );
+    assert!(
+        !format!("{shown} {:?}", loaded.settings).contains("hunter"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn what_does_not_go_together_is_told() {
+    let url = "url = 'redis://host'";
+    let sentinels = "sentinels = ['a:1']\nsentinel_master = 'm'";
+    let cluster = "cluster = ['a:1']";
+    for (keys, said) in [
+        (
+            format!("{url}\n{cluster}"),
+            "redis.cache.url, redis.cache.sentinels and redis.cache.cluster exclude each other; \
+             keep one of them",
+        ),
+        (
+            format!("{sentinels}\n{cluster}"),
+            "redis.cache.url, redis.cache.sentinels and redis.cache.cluster exclude each other; \
+             keep one of them",
+        ),
+        (
+            "sentinels = ['a:1']".to_owned(),
+            "redis.cache.sentinels and redis.cache.sentinel_master go together",
+        ),
+        (
+            format!("{cluster}\nsentinel_password = 'x'"),
+            "redis.cache.sentinel_username and redis.cache.sentinel_password go with \
+             redis.cache.sentinels",
+        ),
+        (
+            format!("{sentinels}\nusername = 'x'"),
+            "redis.cache.username needs redis.cache.password",
+        ),
+        (
+            format!("{url}\npassword = 'x'"),
+            "redis.cache.password goes with redis.cache.sentinels or redis.cache.cluster; with \
+             redis.cache.url it is a part of that",
+        ),
+        (
+            "tls = true".to_owned(),
+            "redis.cache.tls goes with redis.cache.sentinels or redis.cache.cluster; with \
+             redis.cache.url it is a part of that",
+        ),
+        (
+            format!("{cluster}\ndatabase = 1"),
+            "redis.cache.database must be 0 with redis.cache.cluster, which has no other",
+        ),
+    ] {
+        refuses(&format!("[redis.cache]\n{keys}"), &[], said);
+    }
+}
+
+#[test]
+fn what_cannot_be_an_address_is_refused() {
+    for key in [
+        "url = 'redis://host:99999'",
+        "url = 'redis://host/first'",
+        "url = 'rediss://host/#insecure'",
+        "sentinels = []",
+        "cluster = ['host']",
+        "cluster = ['host:0']",
+        "cluster = ['redis://host:1']",
+        "cluster = ['::1:6379']",
+        "cluster = [6379]",
+    ] {
+        let faults = load_text(&format!("[redis.cache]\n{key}"), &[]).unwrap_err();
+        assert!(
+            faults.lines().any(|line| line.contains(" must be a")),
+            "{key}: {faults}"
+        );
+    }
+    let faults = load_text("redis.cache.url = 'redis://:hunter2@host:x'", &[]).unwrap_err();
+    assert!(!faults.contains("hunter2"), "{faults}");
+}
+
+#[test]
+fn authorities_are_read_before_anything_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = folder.path().join("ca.pem");
+    fs::write(&good, PEM).unwrap();
+    let key = folder.path().join("key.pem");
+    fs::write(&key, "hello").unwrap();
+    let with = |path: &Path, rest: &str| {
+        let path = path.display();
+        load_text(
+            &format!("[redis.cache]\ntls_ca_file = '{path}'\n{rest}"),
+            &[],
+        )
+    };
+    let tls = "url = 'rediss://host'";
+    with(&good, tls).unwrap();
+    with(&good, "cluster = ['a:1']\ntls = true").unwrap();
+    let fault = with(&good, "url = 'redis://host'").unwrap_err();
+    assert!(
+        fault.starts_with("redis.cache.tls_ca_file needs redis.cache.tls = true"),
+        "{fault}"
+    );
+    let fault = with(&key, tls).unwrap_err();
+    assert!(
+        fault.ends_with("which holds no certificate in PEM"),
+        "{fault}"
+    );
+    let fault = with(&folder.path().join("none"), tls).unwrap_err();
+    assert!(
+        fault.contains("which cannot be read: No such file"),
+        "{fault}"
+    );
+}

@@ -1,0 +1,96 @@
+//! The pools of Redis: one for each purpose, with a subscriber for messages between replicas.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use headroom_actors::kernel::private_server::PrivateServer;
+use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
+use headroom_actors::redis::{
+    self, Access, Login, PubSub, Redis, Role, Server, Subscriber, SubscriberConfig,
+};
+
+use crate::pools::{Origin, Pool};
+use crate::settings::sections::{RedisRoleSettings, RedisSettings};
+use crate::settings::values::{Name, Secret};
+
+use super::{Ties, embedded, locate, pool};
+
+/// One pool for each role. Those that name no server share a private one.
+pub(super) fn compose(
+    settings: &RedisSettings,
+    data: &Path,
+    ties: &Ties,
+) -> (ChildSpec, Vec<Pool>) {
+    let mut branch = SupervisorSpec::new("redis");
+    let private = redis::embedded(
+        embedded(&settings.embedded, data.join("redis")),
+        branch.handle(),
+        Arc::clone(&ties.budget),
+    );
+    let mut pools = Vec::new();
+    for (role, settings) in [
+        (Role::Primary, &settings.primary),
+        (Role::Cache, &settings.cache),
+        (Role::PubSub, &settings.pubsub),
+    ] {
+        let (origin, server) = server(settings, &private);
+        let config = pool(&settings.pool, &origin);
+        let bounds = (config.connections_min, config.connections_max);
+        let listening = SubscriberConfig {
+            connect_timeout: config.connect_timeout,
+            check_after_idle: config.check_after_idle,
+            answer_within: settings.pool.connect_timeout,
+            backoff: config.circuit_backoff,
+        };
+        let pressure = Some(ties.pressure.clone());
+        let (handle, child) = redis::pool(role, server.clone(), config, pressure);
+        branch = branch.child(child);
+        let redis = Redis::new(handle);
+        pools.push(if role == Role::PubSub {
+            let subscriber = Subscriber::handle();
+            branch = branch.child(Subscriber::child(&subscriber, server, listening));
+            let pubsub = PubSub::new(redis, subscriber);
+            Pool::pubsub(role.name(), origin, bounds, pubsub)
+        } else {
+            Pool::redis(role.name(), origin, bounds, redis)
+        });
+    }
+    (ChildSpec::supervisor(branch), pools)
+}
+
+/// The server that the settings name, or our own where they name none.
+fn server(settings: &RedisRoleSettings, private: &PrivateServer) -> (Origin, Server) {
+    let access = || Access {
+        login: login(settings.username.as_ref(), settings.password.as_ref()),
+        database: settings.database.unwrap_or(0),
+        tls: settings.tls,
+    };
+    let (origin, server) = match (&settings.sentinels, &settings.cluster) {
+        (Some(sentinels), _) => {
+            let known_as = login(
+                settings.sentinel_username.as_ref(),
+                settings.sentinel_password.as_ref(),
+            );
+            let master = settings.sentinel_master.as_ref().map_or("", Name::as_str);
+            let sentinels = sentinels.get().to_vec();
+            let server = Server::sentinels(sentinels, known_as, master, access());
+            (Origin::Configured, server)
+        }
+        (None, Some(nodes)) => {
+            let server = Server::cluster(nodes.get().to_vec(), access());
+            (Origin::Configured, server)
+        }
+        (None, None) => {
+            let (origin, locate) = locate(settings.url.as_ref().map(|url| url.expose()), private);
+            (origin, Server::one(locate))
+        }
+    };
+    (origin, server.trusting(settings.tls_ca_file.clone()))
+}
+
+fn login(username: Option<&Name>, password: Option<&Secret>) -> Login {
+    Login {
+        username: username.map(|name| name.as_str().to_owned()),
+        password: password.map(|secret| secret.expose().to_owned()),
+    }
+}
