@@ -238,6 +238,11 @@ impl From<redis::Error> for Problem {
                 "the connection to redis was lost; it may or may not have been done",
             )
             .retry_after(SOON),
+            E::NoNode => Self::new(
+                ProblemKind::Unavailable,
+                "the node of redis that has the key is away; it may or may not have been done",
+            )
+            .retry_after(SOON),
             E::Server { .. } => Self::new(
                 ProblemKind::Unavailable,
                 "redis does not do its part; the log says why",

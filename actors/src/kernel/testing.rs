@@ -2,6 +2,8 @@
 //! alive in it.
 
 #[cfg(test)]
+pub(crate) mod certificate;
+#[cfg(test)]
 pub(crate) mod proxy;
 
 use std::cell::Cell;

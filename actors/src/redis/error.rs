@@ -1,6 +1,6 @@
 //! Why a command brought no answer.
 
-use deadpool_redis::redis::RedisError;
+use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::kernel::pool::CheckoutError;
 
@@ -16,6 +16,10 @@ pub enum Error {
     /// The connection ended before the answer. The command may have been carried out.
     #[error("the connection to redis was lost")]
     Lost,
+    /// In a cluster: the node that has the key is away, and no other took its place. The command may
+    /// have been carried out before it went.
+    #[error("the node of redis that has the key is away")]
+    NoNode,
     /// Redis refused the command. It was not carried out, except for a script, which may have
     /// failed half-way, and a pipeline that is not atomic.
     #[error("redis refused the command: {code}")]
@@ -40,13 +44,22 @@ impl Error {
             Self::Checkout(error) => error.label(),
             Self::Deadline => "deadline",
             Self::Lost => "lost",
+            Self::NoNode => "no_node",
             Self::Server { .. } => "server",
             Self::Type => "type",
         }
     }
 
     pub(super) fn of(error: &RedisError) -> Self {
+        // The driver goes where it is sent, as often as makes sense.
+        let is_sent_on = matches!(
+            error.kind(),
+            ErrorKind::Server(
+                ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::ClusterDown
+            )
+        );
         match error.code() {
+            _ if is_sent_on => Self::NoNode,
             Some(code) => Self::Server {
                 code: code.to_owned(),
             },

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use deadpool_redis::redis::cmd;
+use deadpool_redis::redis::{FromRedisValue, ParsingError, Value, cmd, from_redis_value};
 use serde::Serialize;
 
 use super::client::Redis;
@@ -26,13 +26,16 @@ pub struct Facts {
     pub loading: bool,
     /// On a replica: whether its master is connected.
     pub master_link_up: Option<bool>,
+    /// How many nodes say so: more than one in a cluster. Clients and memory are those of all, the
+    /// rest is of the one that was started last.
+    pub nodes: usize,
     /// How long it took to say so.
     pub latency_seconds: f64,
 }
 
 impl Redis {
-    /// Asks the server for its facts, over a connection that is open: `None` where none is. Not for
-    /// a cluster, of which each node has its own.
+    /// Asks the server for its facts, over a connection that is open: `None` where none is. In a
+    /// cluster all nodes are asked.
     ///
     /// # Errors
     /// See [`Error`].
@@ -44,8 +47,39 @@ impl Redis {
         }
         let began = Instant::now();
         let rest = deadline.saturating_duration_since(began);
-        let text: String = self.command(&cmd("INFO"), rest).await?;
-        Ok(Some(parse(&text, began.elapsed())))
+        let Texts(texts) = self.command(&cmd("INFO"), rest).await?;
+        let took = began.elapsed();
+        let facts = texts.iter().map(|text| parse(text, took));
+        Ok(facts.reduce(Facts::and))
+    }
+}
+
+/// What one server says, or each node of a cluster.
+struct Texts(Vec<String>);
+
+impl FromRedisValue for Texts {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        if let Value::Map(nodes) = value {
+            let texts = nodes.into_iter().map(|(_, text)| from_redis_value(text));
+            return texts.collect::<Result<_, _>>().map(Self);
+        }
+        from_redis_value(value).map(|text| Self(vec![text]))
+    }
+}
+
+impl Facts {
+    fn and(self, other: Self) -> Self {
+        let nodes = self.nodes + other.nodes;
+        let clients = self.clients + other.clients;
+        let used_memory_bytes = self.used_memory_bytes + other.used_memory_bytes;
+        let is_later = other.uptime_seconds < self.uptime_seconds;
+        let last = if is_later { other } else { self };
+        Self {
+            nodes,
+            clients,
+            used_memory_bytes,
+            ..last
+        }
     }
 }
 
@@ -64,6 +98,7 @@ fn parse(text: &str, latency: Duration) -> Facts {
         used_memory_bytes: number("used_memory"),
         loading: number("loading") != 0,
         master_link_up: value("master_link_status").map(|state| state == "up"),
+        nodes: 1,
         latency_seconds: latency.as_secs_f64(),
     }
 }
@@ -86,8 +121,19 @@ mod tests {
             used_memory_bytes: 1024,
             loading: true,
             master_link_up: Some(false),
+            nodes: 1,
             latency_seconds: 0.002,
         };
         assert_eq!(facts, expected);
+        let both = facts.clone().and(Facts {
+            uptime_seconds: 3,
+            version: "7.2".into(),
+            ..facts
+        });
+        assert_eq!(
+            (both.nodes, both.clients, both.used_memory_bytes),
+            (2, 6, 2048)
+        );
+        assert_eq!(both.version, "7.2");
     }
 }

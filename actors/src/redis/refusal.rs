@@ -36,6 +36,9 @@ pub(super) fn explain(error: &RedisError) -> ConnectError {
         ErrorKind::Server(_) if too_many() => {
             (ConnectErrorKind::Refused, "redis has too many connections")
         }
+        ErrorKind::Server(_) if error.to_string().contains("switch database") => {
+            (ConnectErrorKind::Denied, "redis refused the database")
+        }
         ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::ClusterConnectionNotFound => (
             ConnectErrorKind::Unreachable,
             "no master of redis was found",
@@ -46,6 +49,10 @@ pub(super) fn explain(error: &RedisError) -> ConnectError {
         _ if error.is_timeout() => (ConnectErrorKind::TimedOut, "redis did not answer in time"),
         ErrorKind::Io => match broken_channel(error) {
             Some(words) => (ConnectErrorKind::Tls, words),
+            None if hung_up(error) => (
+                ConnectErrorKind::Refused,
+                "redis hung up at once: it has too many connections, or wants TLS",
+            ),
             None => (ConnectErrorKind::Unreachable, "redis cannot be reached"),
         },
         _ => (
@@ -56,12 +63,25 @@ pub(super) fn explain(error: &RedisError) -> ConnectError {
     ConnectError::new(kind, words).caused_by(error.clone())
 }
 
+/// Whether somebody was there and ended the connection: what a server that is full says before it
+/// does so is lost when we were not yet done speaking.
+fn hung_up(error: &RedisError) -> bool {
+    use io::ErrorKind as E;
+    let cause = io_cause(error).map(io::Error::kind);
+    matches!(
+        cause,
+        Some(E::ConnectionReset | E::ConnectionAborted | E::BrokenPipe | E::UnexpectedEof)
+    )
+}
+
+fn io_cause(error: &RedisError) -> Option<&io::Error> {
+    let cause: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
+    cause.downcast_ref()
+}
+
 /// What is wrong with the secure channel, if that is what failed.
 fn broken_channel(error: &RedisError) -> Option<&'static str> {
-    let cause = error.source()?;
-    let cause: &Arc<dyn Error + Send + Sync> = cause.downcast_ref()?;
-    let cause: &io::Error = cause.downcast_ref()?;
-    let words = match cause.get_ref()?.downcast_ref()? {
+    let words = match io_cause(error)?.get_ref()?.downcast_ref()? {
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
         ) => "the certificate of redis is from nobody who is trusted",

@@ -1,6 +1,5 @@
-use std::process::Command;
-
 use super::*;
+use crate::kernel::testing::certificate::certificate;
 
 #[test]
 fn the_first_host_that_takes_writes_is_used() {
@@ -162,33 +161,6 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
         assert!(facts.server.starts_with(&two.to_string()) && !facts.in_recovery);
         root.stop().await;
     });
-}
-
-/// A certificate for `localhost`, signed by itself, and its key.
-fn certificate(folder: &std::path::Path) -> (Vec<u8>, Vec<u8>) {
-    let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-        ])
-        .args([
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-        ])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
-    (
-        std::fs::read(certificate).unwrap(),
-        std::fs::read(key).unwrap(),
-    )
 }
 
 #[test]

@@ -96,7 +96,15 @@ impl House {
         server: &RealServer,
         config: PoolConfig,
     ) -> Self {
-        let (handle, child) = pool(Role::Primary, server.place(), config, None);
+        Self::at_with(universe, server.place(), config).await
+    }
+
+    pub(super) async fn at(universe: &Universe, server: Server) -> Self {
+        Self::at_with(universe, server, pool_config()).await
+    }
+
+    pub(super) async fn at_with(universe: &Universe, server: Server, config: PoolConfig) -> Self {
+        let (handle, child) = pool(Role::Primary, server, config, None);
         let root = universe
             .start(SupervisorSpec::new("house").child(child))
             .await;

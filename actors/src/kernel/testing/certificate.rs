@@ -1,0 +1,31 @@
+//! Certificates for servers of tests.
+
+use std::path::Path;
+use std::process::Command;
+
+/// A certificate for `localhost`, signed by itself, and its key.
+pub(crate) fn certificate(folder: &Path) -> (Vec<u8>, Vec<u8>) {
+    let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    (
+        std::fs::read(certificate).unwrap(),
+        std::fs::read(key).unwrap(),
+    )
+}

@@ -1,0 +1,153 @@
+//! A cluster of three masters.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::super::{Access, Error, Redis, Server, cmd};
+use super::network::{Instance, cluster, eventually};
+use super::server::{House, SECOND};
+use crate::kernel::testing::Universe;
+
+async fn set(redis: &Redis, key: &str) -> Result<(), Error> {
+    redis.command(cmd("SET").arg(key).arg(key), SECOND).await
+}
+
+async fn get(redis: &Redis, key: &str) -> Result<String, Error> {
+    redis.command(cmd("GET").arg(key), SECOND).await
+}
+
+/// The slot of a key.
+fn slot(node: &Instance, key: &str) -> String {
+    node.ask(&["CLUSTER", "KEYSLOT", key])
+}
+
+/// Which node has the slot of which of the keys, by the keys that it tells of itself.
+fn owners(nodes: &[Instance], keys: &[String]) -> BTreeMap<String, usize> {
+    let mut owners = BTreeMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        for key in node.ask(&["KEYS", "*"]).lines() {
+            owners.insert(key.to_owned(), index);
+        }
+    }
+    assert_eq!(owners.len(), keys.len());
+    owners
+}
+
+#[test]
+fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
+    Universe::real_time(|universe| async move {
+        let nodes = cluster().await;
+        // One that is named is not there.
+        let mut named = vec![Instance::start(&[]).await];
+        named[0].kill();
+        let named: Vec<_> = named
+            .iter()
+            .chain(&nodes[..1])
+            .map(Instance::node)
+            .collect();
+        let house = House::at(&universe, Server::cluster(named, Access::default())).await;
+        house.until_up().await;
+        let keys: Vec<String> = (0..300).map(|number| format!("key:{number}")).collect();
+        for key in &keys {
+            set(&house.redis, key).await.unwrap();
+        }
+        for key in &keys {
+            assert_eq!(&get(&house.redis, key).await.unwrap(), key);
+        }
+        let owners = owners(&nodes, &keys);
+        for index in 0..3 {
+            assert!(owners.values().any(|it| *it == index), "{index} has no key");
+        }
+        // A slot without a key goes to another node, of which nobody tells us.
+        let moved = slot(&nodes[0], "moved");
+        set(&house.redis, "moved").await.unwrap();
+        let from = nodes
+            .iter()
+            .position(|node| node.ask(&["GET", "moved"]) == "moved")
+            .unwrap();
+        house
+            .redis
+            .command::<u64>(cmd("DEL").arg("moved"), SECOND)
+            .await
+            .unwrap();
+        let to = (from + 1) % nodes.len();
+        let id = nodes[to].ask(&["CLUSTER", "MYID"]);
+        for node in [&nodes[to], &nodes[from]] {
+            assert_eq!(node.ask(&["CLUSTER", "SETSLOT", &moved, "NODE", &id]), "OK");
+        }
+        set(&house.redis, "moved").await.unwrap();
+        assert_eq!(nodes[to].ask(&["GET", "moved"]), "moved");
+        let facts = house.redis.facts(SECOND).await.unwrap().unwrap();
+        assert_eq!((facts.nodes, facts.role.as_str()), (3, "master"));
+        let status = house.redis.status(SECOND).await.unwrap();
+        assert!(status.closed.is_empty(), "{status:?}");
+        house.close().await;
+    });
+}
+
+#[test]
+fn a_dead_node_costs_its_slots_alone_and_is_found_again() {
+    Universe::real_time(|universe| async move {
+        let mut nodes = cluster().await;
+        let named = nodes.iter().map(Instance::node).collect();
+        let house = House::at(&universe, Server::cluster(named, Access::default())).await;
+        house.until_up().await;
+        let keys: Vec<String> = (0..60).map(|number| format!("key:{number}")).collect();
+        for key in &keys {
+            set(&house.redis, key).await.unwrap();
+        }
+        let owners = owners(&nodes, &keys);
+        nodes[1].kill();
+        let end = Instant::now() + 3 * SECOND;
+        let (mut served, mut failed) = (0, BTreeMap::new());
+        while Instant::now() < end {
+            for key in &keys {
+                let asked = Instant::now();
+                let answer = get(&house.redis, key).await;
+                let took = asked.elapsed();
+                assert!(took < 2 * SECOND, "{key}: {took:?}");
+                match answer {
+                    Ok(value) => {
+                        assert!(&value == key && owners[key] != 1, "{key}");
+                        served += 1;
+                    }
+                    Err(error) => {
+                        *failed
+                            .entry((owners[key] == 1, error.to_string()))
+                            .or_insert(0) += 1;
+                    }
+                }
+            }
+        }
+        println!("{served} served, {failed:?}");
+        let told = [
+            "the node of redis that has the key is away",
+            "the connection to redis was lost",
+        ];
+        assert!(
+            failed
+                .keys()
+                .all(|(_, error)| told.contains(&error.as_str())),
+            "{failed:?}"
+        );
+        let others: i32 = failed
+            .iter()
+            .filter(|((its, _), _)| !its)
+            .map(|(_, n)| n)
+            .sum();
+        assert!(
+            served > 10 && others * 10 < served,
+            "{served} served, {failed:?}"
+        );
+        nodes[1].run().await;
+        let began = Instant::now();
+        let lost = owners.iter().find(|(_, owner)| **owner == 1).unwrap().0;
+        eventually("its slots answer", async || {
+            set(&house.redis, lost).await.is_ok()
+        })
+        .await;
+        println!("its slots are back {:?} after it answered", began.elapsed());
+        house.close().await;
+    });
+}

@@ -1,0 +1,135 @@
+//! A primary that dies, and sentinels that name another.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use super::super::{Access, Login, Redis, Server, cmd, pipe};
+use super::network::{Watched, eventually};
+use super::server::{House, SECOND};
+use crate::kernel::testing::Universe;
+
+/// Writes a number, and waits until a replica has it too: only then does it count.
+async fn write(redis: &Redis, number: u64, within: Duration) -> bool {
+    let mut both = pipe();
+    both.cmd("SADD").arg("numbers").arg(number).ignore();
+    both.cmd("WAIT").arg(1).arg(100);
+    let answer = redis.pipeline::<(u32,)>(&both, within).await;
+    matches!(answer, Ok((1..,)))
+}
+
+#[test]
+fn a_killed_primary_is_left_for_the_promoted_replica_and_no_acknowledged_write_is_lost() {
+    Universe::real_time(|universe| async move {
+        let mut watched = Watched::start().await;
+        let access = Access::default();
+        let server = Server::sentinels(watched.nodes(), Login::default(), "main", access);
+        let house = House::at(&universe, server).await;
+        house.until_up().await;
+        let redis = &house.redis;
+        let (within, end) = (SECOND, Instant::now() + 20 * SECOND);
+        let is_back = Cell::new(false);
+        let writers = (0..20u64).map(async |writer| {
+            let mut acknowledged = Vec::new();
+            for number in (writer * 1_000_000).. {
+                let began = Instant::now();
+                if is_back.get() || began > end {
+                    break;
+                }
+                if write(redis, number, within).await {
+                    acknowledged.push(number);
+                } else {
+                    sleep(Duration::from_millis(5)).await;
+                }
+                let took = began.elapsed();
+                assert!(took < within + SECOND, "hung for {took:?}");
+            }
+            acknowledged
+        });
+        let trouble = async {
+            sleep(SECOND / 2).await;
+            watched.primary.kill();
+            let killed = Instant::now();
+            eventually("a promotion", async || {
+                watched.replica.ask(&["ROLE"]).starts_with("master")
+            })
+            .await;
+            let promotion = Instant::now();
+            // The promoted one has no replica: a write there is one without a `WAIT`.
+            eventually("a write", async || {
+                let mut write = cmd("SET");
+                write.arg("back").arg(1);
+                redis.command::<()>(&write, SECOND / 5).await.is_ok()
+            })
+            .await;
+            is_back.set(true);
+            (promotion.duration_since(killed), promotion.elapsed())
+        };
+        let (acknowledged, (promotion, after)) = tokio::join!(join_all(writers), trouble);
+        let acknowledged = acknowledged.concat();
+        println!(
+            "{} acknowledged; promoted {promotion:?} after the kill, writes resumed {after:?} later",
+            acknowledged.len()
+        );
+        assert!(after < 3 * SECOND, "{after:?}");
+        assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+        assert_eq!(watched.replica.ask(&["GET", "back"]), "1");
+        for numbers in acknowledged.chunks(1000) {
+            let mut there = cmd("SMISMEMBER");
+            let there: Vec<bool> = redis
+                .command(there.arg("numbers").arg(numbers), SECOND)
+                .await
+                .unwrap();
+            assert!(there.iter().all(|it| *it), "an acknowledged write is lost");
+        }
+        // The old one is back, as a replica: nobody writes to it.
+        watched.primary.run().await;
+        watched
+            .primary
+            .until(&["INFO", "replication"], "role:slave")
+            .await;
+        let mut set = cmd("SET");
+        redis
+            .command::<()>(set.arg("later").arg(1), SECOND)
+            .await
+            .unwrap();
+        assert_eq!(watched.replica.ask(&["GET", "later"]), "1");
+        house.close().await;
+    });
+}
+
+#[test]
+fn a_primary_that_became_a_replica_is_left_and_dead_sentinels_are_passed_over() {
+    Universe::real_time(|universe| async move {
+        let mut watched = Watched::start().await;
+        let access = Access::default();
+        let server = Server::sentinels(watched.nodes(), Login::default(), "main", access);
+        let house = House::at(&universe, server).await;
+        house.until_up().await;
+        let asked = watched.sentinels[2].ask(&["SENTINEL", "FAILOVER", "main"]);
+        assert_eq!(asked, "OK");
+        watched
+            .primary
+            .until(&["INFO", "replication"], "role:slave")
+            .await;
+        watched.sentinels[0].kill();
+        let began = Instant::now();
+        let redis = &house.redis;
+        eventually("a write", async || {
+            let mut set = cmd("SET");
+            redis
+                .command::<()>(set.arg("key").arg("new"), SECOND)
+                .await
+                .is_ok()
+        })
+        .await;
+        println!(
+            "writes resumed {:?} after the change of roles",
+            began.elapsed()
+        );
+        assert_eq!(watched.replica.ask(&["GET", "key"]), "new");
+        house.close().await;
+    });
+}

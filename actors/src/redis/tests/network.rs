@@ -1,0 +1,252 @@
+//! Real servers on the loopback: one, a replica of it, sentinels, or a cluster. Each has a folder of
+//! its own, and ends with its value.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::super::Node;
+use super::server::SECOND;
+
+/// How long a server may take to be there.
+const START_WITHIN: Duration = Duration::from_secs(20);
+
+/// A port that was free a moment ago.
+pub(super) fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
+}
+
+/// One `redis-server`.
+pub(super) struct Instance {
+    dir: TempDir,
+    port: u16,
+    arguments: Vec<String>,
+    /// What a client of Redis's own needs to get in.
+    client: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Instance {
+    /// A server that takes TCP at its port, and is asked by `client`s with these arguments.
+    pub(super) async fn start_for(client: &[&str], arguments: &[&str]) -> Self {
+        let port = free_port();
+        let port_key = if arguments.contains(&"--tls-cert-file") {
+            ["--port", "0", "--tls-port"].as_slice()
+        } else {
+            &["--port"]
+        };
+        let mut instance = Self {
+            dir: tempfile::tempdir().unwrap(),
+            port,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            client: client.iter().map(ToString::to_string).collect(),
+            process: None,
+        };
+        let port_key = port_key.iter().map(ToString::to_string);
+        instance
+            .arguments
+            .extend(port_key.chain([port.to_string()]));
+        instance.run().await;
+        instance
+    }
+
+    pub(super) async fn start(arguments: &[&str]) -> Self {
+        Self::start_for(&[], arguments).await
+    }
+
+    /// A sentinel that watches `master` under the name `main`, one of three.
+    pub(super) async fn sentinel(master: u16, settings: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 1000\n"
+        );
+        for setting in settings {
+            text.push_str(setting);
+            text.push('\n');
+        }
+        let file = dir.path().join("sentinel.conf");
+        std::fs::write(&file, text).unwrap();
+        let mut sentinel = Self {
+            dir,
+            port,
+            arguments: vec![file.display().to_string(), "--sentinel".to_owned()],
+            client: Vec::new(),
+            process: None,
+        };
+        sentinel.run().await;
+        // They look and talk more often than they would by themselves: a test need not wait for it.
+        let sooner = sentinel.ask(&[
+            "SENTINEL",
+            "DEBUG",
+            "info-period",
+            "200",
+            "publish-period",
+            "200",
+        ]);
+        assert_eq!(sooner, "OK");
+        sentinel
+    }
+
+    /// Starts it, or starts it again over the same data, and waits until it answers.
+    pub(super) async fn run(&mut self) {
+        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+        let mut command = Command::new("redis-server");
+        let is_sentinel = self.arguments.iter().any(|it| it == "--sentinel");
+        command.args(&self.arguments).current_dir(self.dir.path());
+        if !is_sentinel {
+            command.args(["--save", "", "--bind", "127.0.0.1"]);
+            command.args(["--repl-diskless-sync-delay", "0"]);
+        }
+        command.stdin(Stdio::null()).stdout(log);
+        self.process = Some(command.spawn().expect("redis-server is installed"));
+        let until = Instant::now() + START_WITHIN;
+        loop {
+            let answer = self.ask(&["PING"]);
+            if ["PONG", "NOAUTH", "NOPERM"]
+                .iter()
+                .any(|it| answer.contains(it))
+            {
+                return;
+            }
+            assert!(Instant::now() < until, "{answer}\n{}", self.log());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    pub(super) fn node(&self) -> Node {
+        Node {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+        }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// What a client of Redis's own is answered.
+    pub(super) fn ask(&self, command: &[&str]) -> String {
+        let mut client = Command::new("redis-cli");
+        client.arg("-p").arg(self.port.to_string());
+        client.args(&self.client).args(command);
+        let output = client.stdin(Stdio::null()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&text).trim().to_owned()
+    }
+
+    /// Asks until the answer holds `expected`.
+    pub(super) async fn until(&self, command: &[&str], expected: &str) {
+        let until = Instant::now() + START_WITHIN;
+        loop {
+            let answer = self.ask(command);
+            if answer.contains(expected) {
+                return;
+            }
+            assert!(
+                Instant::now() < until,
+                "{command:?}: {answer}\n{}",
+                self.log()
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// `kill -9`.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().ok();
+            process.wait().ok();
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A primary, one replica of it, and three sentinels that agree on them.
+pub(super) struct Watched {
+    pub(super) primary: Instance,
+    pub(super) replica: Instance,
+    pub(super) sentinels: Vec<Instance>,
+}
+
+impl Watched {
+    pub(super) async fn start() -> Self {
+        let primary = Instance::start(&[]).await;
+        let port = primary.port().to_string();
+        let replica = Instance::start(&["--replicaof", "127.0.0.1", &port]).await;
+        replica
+            .until(&["INFO", "replication"], "master_link_status:up")
+            .await;
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            sentinels.push(Instance::sentinel(primary.port(), &[]).await);
+        }
+        for sentinel in &sentinels {
+            // The other two, and the replica.
+            let master = ["SENTINEL", "MASTER", "main"];
+            sentinel.until(&master, "num-other-sentinels\n2").await;
+            sentinel.until(&master, "num-slaves\n1").await;
+        }
+        Self {
+            primary,
+            replica,
+            sentinels,
+        }
+    }
+
+    pub(super) fn nodes(&self) -> Vec<Node> {
+        self.sentinels.iter().map(Instance::node).collect()
+    }
+}
+
+/// A cluster of three masters.
+pub(super) async fn cluster() -> Vec<Instance> {
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        let bus = free_port().to_string();
+        let mut arguments = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
+        arguments.extend(["--cluster-node-timeout", "1000"]);
+        arguments.extend(["--cluster-require-full-coverage", "no"]);
+        nodes.push(Instance::start(&arguments).await);
+    }
+    let mut create = Command::new("redis-cli");
+    create.args(["--cluster", "create"]);
+    create.args(nodes.iter().map(|node| node.address().to_string()));
+    let done = create.arg("--cluster-yes").output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    for node in &nodes {
+        node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+    }
+    nodes
+}
+
+/// Waits until `done` says so, asked again and again.
+pub(super) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + 20 * SECOND;
+    while !done().await {
+        assert!(Instant::now() < until, "not in time: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,263 @@
+//! Who is let in, and by what channel.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::super::{Access, Error, Login, Node, Redis, Server, cmd, pool_config};
+use super::network::{Instance, eventually};
+use super::server::{House, SECOND};
+use crate::kernel::pool::{
+    CheckoutError, ConfiguredUrl, ConnectError, ConnectErrorKind, PoolConfig, TimeoutCause,
+};
+use crate::kernel::testing::Universe;
+use crate::kernel::testing::certificate::certificate;
+
+fn at(url: String) -> Server {
+    Server::one(Arc::new(ConfiguredUrl::new(url)))
+}
+
+/// Why no connection could be opened.
+fn refusal(error: Error) -> ConnectError {
+    match error {
+        Error::Checkout(
+            CheckoutError::Connect(error)
+            | CheckoutError::CircuitOpen { last: error, .. }
+            | CheckoutError::TimedOut {
+                cause: TimeoutCause::Unreachable(error),
+            },
+        ) => error,
+        error => panic!("{error:?}"),
+    }
+}
+
+async fn ping(redis: &Redis) -> Result<String, Error> {
+    redis.command(&cmd("PING"), 5 * SECOND).await
+}
+
+/// A folder with a certificate for `localhost`, and a server that shows it.
+async fn secured(more: &[&str]) -> (TempDir, Instance) {
+    let folder = tempfile::tempdir().unwrap();
+    certificate(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (own, key) = (path("certificate.pem"), path("key.pem"));
+    let mut arguments = vec!["--tls-cert-file", &own, "--tls-key-file", &key];
+    arguments.extend(["--tls-ca-cert-file", &own, "--tls-auth-clients", "no"]);
+    arguments.extend(more);
+    let server = Instance::start_for(&["--tls", "--insecure"], &arguments).await;
+    (folder, server)
+}
+
+#[test]
+fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
+    Universe::real_time(|universe| async move {
+        let (folder, server) = secured(&[]).await;
+        let plain = Instance::start(&[]).await;
+        let other = tempfile::tempdir().unwrap();
+        certificate(other.path());
+        let (own, other) = (Some(folder.path()), Some(other.path()));
+        let (tls, text) = (server.port(), plain.port());
+        let untrusted = "the certificate of redis is from nobody who is trusted";
+        let elsewhere = "the certificate of redis is for another host";
+        for (url, ca, refused) in [
+            (format!("rediss://localhost:{tls}"), own, None),
+            (format!("rediss://localhost:{tls}"), other, Some(untrusted)),
+            (format!("rediss://localhost:{tls}"), None, Some(untrusted)),
+            (format!("rediss://127.0.0.1:{tls}"), own, Some(elsewhere)),
+        ] {
+            let ca = ca.map(|folder: &Path| folder.join("certificate.pem"));
+            let house = House::at(&universe, at(url.clone()).trusting(ca)).await;
+            let answer = ping(&house.redis).await;
+            match (answer, refused) {
+                (Ok(answer), None) => assert_eq!(answer, "PONG"),
+                (Err(error), Some(words)) => {
+                    let error = refusal(error);
+                    assert_eq!(error.kind, ConnectErrorKind::Tls, "{url}: {error}");
+                    assert_eq!(error.to_string(), words, "{url}");
+                }
+                (answer, _) => panic!("{url}: {answer:?}"),
+            }
+            house.close().await;
+        }
+        // Text where TLS is spoken.
+        let house = House::at(&universe, at(format!("redis://localhost:{tls}"))).await;
+        let error = refusal(ping(&house.redis).await.unwrap_err());
+        assert!(error.to_string().ends_with("or wants TLS"), "{error}");
+        house.close().await;
+        // TLS where text is spoken: it waits for the end of what it takes for a command.
+        let config = PoolConfig {
+            connect_timeout: SECOND / 2,
+            ..pool_config()
+        };
+        let server = at(format!("rediss://localhost:{text}"));
+        let house = House::at_with(&universe, server, config).await;
+        let error = refusal(ping(&house.redis).await.unwrap_err());
+        println!("TLS where text is spoken: {error} ({:?})", error.kind);
+        assert_ne!(error.kind, ConnectErrorKind::Unreachable);
+        house.close().await;
+        let none = Some("/nonexistent/ca.pem".into());
+        let house = House::at(
+            &universe,
+            at(format!("rediss://localhost:{tls}")).trusting(none),
+        );
+        let house = house.await;
+        let error = refusal(ping(&house.redis).await.unwrap_err());
+        assert_eq!(error.to_string(), "/nonexistent/ca.pem cannot be read");
+        house.close().await;
+    });
+}
+
+#[test]
+fn a_cluster_is_reached_through_a_secured_channel() {
+    Universe::real_time(|universe| async move {
+        let bus = super::network::free_port().to_string();
+        let (folder, server) = secured(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-port",
+            &bus,
+            "--tls-cluster",
+            "yes",
+            "--cluster-announce-hostname",
+            "localhost",
+            "--cluster-preferred-endpoint-type",
+            "hostname",
+            "--requirepass",
+            "hunter2",
+        ])
+        .await;
+        let auth =
+            |rest: &[&str]| server.ask(&[&["--no-auth-warning", "-a", "hunter2"], rest].concat());
+        assert_eq!(auth(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
+        eventually("a cluster", async || {
+            auth(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+        })
+        .await;
+        let node = Node {
+            host: "localhost".to_owned(),
+            port: server.port(),
+        };
+        let access = Access {
+            login: Login {
+                username: None,
+                password: Some("hunter2".to_owned()),
+            },
+            tls: true,
+            ..Access::default()
+        };
+        let ca = folder.path().join("certificate.pem");
+        let cluster = || Server::cluster(vec![node.clone()], access.clone());
+        let house = House::at(&universe, cluster().trusting(Some(ca))).await;
+        assert_eq!(ping(&house.redis).await.unwrap(), "PONG");
+        house.close().await;
+        let house = House::at(&universe, cluster()).await;
+        let error = refusal(
+            house
+                .redis
+                .command::<()>(&cmd("PING"), SECOND)
+                .await
+                .unwrap_err(),
+        );
+        println!("without the authority: {error} ({:?})", error.kind);
+        house.close().await;
+    });
+}
+
+#[test]
+fn a_user_does_what_it_may_in_its_database() {
+    Universe::real_time(|universe| async move {
+        let user = "limited on >hunter2 ~app:* +get +set +select +ping +unwatch";
+        let mut arguments = vec!["--user"];
+        arguments.extend(user.split(' '));
+        let server = Instance::start(&arguments).await;
+        let port = server.port();
+        let house = House::at(
+            &universe,
+            at(format!("redis://limited:hunter2@127.0.0.1:{port}/3")),
+        )
+        .await;
+        let redis = &house.redis;
+        redis
+            .command::<()>(cmd("SET").arg("app:a").arg(1), SECOND)
+            .await
+            .unwrap();
+        assert_eq!(server.ask(&["-n", "3", "GET", "app:a"]), "1");
+        for denied in [cmd("GET").arg("other"), cmd("DEL").arg("app:a")] {
+            let error = redis.command::<()>(denied, SECOND).await.unwrap_err();
+            assert!(
+                matches!(&error, Error::Server { code } if code == "NOPERM"),
+                "{error:?}"
+            );
+        }
+        let status = redis.status(SECOND).await.unwrap();
+        assert!(status.closed.is_empty() && status.opened == 1, "{status:?}");
+        house.close().await;
+        // One who may not even choose its database is told so.
+        assert_eq!(server.ask(&["ACL", "SETUSER", "limited", "-select"]), "OK");
+        let house = House::at(
+            &universe,
+            at(format!("redis://limited:hunter2@127.0.0.1:{port}/3")),
+        )
+        .await;
+        let error = refusal(ping(&house.redis).await.unwrap_err());
+        assert_eq!(error.kind, ConnectErrorKind::Denied);
+        assert_eq!(error.to_string(), "redis refused the database");
+        house.close().await;
+        // There are sixteen databases.
+        let house = House::at(&universe, at(format!("redis://127.0.0.1:{port}/99"))).await;
+        let error = refusal(ping(&house.redis).await.unwrap_err());
+        assert_eq!(error.to_string(), "redis refused the database");
+        house.close().await;
+    });
+}
+
+#[test]
+fn a_wrong_password_is_not_tried_over_and_over() {
+    Universe::real_time(|universe| async move {
+        let server = Instance::start(&["--requirepass", "right"]).await;
+        let url = format!("redis://:wrong-secret@127.0.0.1:{}", server.port());
+        let house = House::at(&universe, at(url)).await;
+        let began = Instant::now();
+        while began.elapsed() < 2 * SECOND {
+            let error = ping(&house.redis).await.unwrap_err();
+            let error = refusal(error);
+            assert_eq!(error.kind, ConnectErrorKind::Denied, "{error}");
+            assert!(
+                !format!("{error} {error:?}").contains("secret"),
+                "{error:?}"
+            );
+            sleep(SECOND / 200).await;
+        }
+        let status = house.redis.status(SECOND).await.unwrap();
+        println!("{} tries in two seconds of calls", status.failed);
+        assert!((1..20).contains(&status.failed), "{status:?}");
+        assert!(!format!("{status:?}").contains("secret"), "{status:?}");
+        house.close().await;
+    });
+}
+
+#[test]
+fn too_many_connections_are_told_and_waited_out() {
+    Universe::real_time(|universe| async move {
+        let server = Instance::start(&["--maxclients", "4"]).await;
+        let mut taken = Vec::new();
+        for _ in 0..8 {
+            taken.push(TcpStream::connect(server.address()).await.unwrap());
+        }
+        let house = House::at(&universe, at(server.url())).await;
+        let error = refusal(ping(&house.redis).await.unwrap_err());
+        // What it says before it hangs up may be lost.
+        assert_eq!(error.kind, ConnectErrorKind::Refused, "{error:?}");
+        assert!(
+            error.to_string().contains("too many connections"),
+            "{error}"
+        );
+        drop(taken);
+        let back = house.until_up().await;
+        assert!(back < 2 * SECOND, "{back:?}");
+        house.close().await;
+    });
+}
