@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod embedded;
+mod redis;
 mod remote;
 
 use std::time::Duration;

@@ -39,7 +39,7 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
     Universe::real_time(|universe| async move {
         let nodes = cluster().await;
         // One that is named is not there.
-        let mut named = vec![Instance::start(&[]).await];
+        let mut named = [Instance::start(&[]).await];
         named[0].kill();
         let named: Vec<_> = named
             .iter()

@@ -3,6 +3,7 @@
 mod cluster;
 mod commands;
 mod failover;
+mod faults;
 mod network;
 mod reach;
 mod server;

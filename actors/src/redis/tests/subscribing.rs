@@ -1,17 +1,21 @@
 //! Subscriptions, and that none is lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::Redis;
 use super::super::{
-    Event, Listen, Role, Subscriber, SubscriberConfig, SubscriberQuery, SubscriberStatus,
-    Subscription, Topic, cmd, pool, pool_config,
+    Access, Event, Listen, Login, PubSub, Redis, Role, Server, Subscriber, SubscriberConfig,
+    SubscriberQuery, SubscriberStatus, Subscription, Topic, cmd, pool, pool_config,
 };
+use super::faults::through;
+use super::network::{Instance, Watched, cluster};
 use super::server::{RealServer, SECOND};
+use crate::kernel::pool::ConfiguredUrl;
 use crate::kernel::testing::Universe;
+use crate::kernel::testing::proxy::{Conduct, Proxy};
 use crate::kernel::{Backoff, Handle, Root, SupervisorSpec};
 
 struct Post {
@@ -22,16 +26,21 @@ struct Post {
 
 impl Post {
     async fn open(universe: &Universe, server: &RealServer) -> Self {
-        let (handle, child) = pool(Role::Primary, server.place(), pool_config(), None);
+        Self::at(universe, server.place(), server.place()).await
+    }
+
+    /// Publishes at one server, listens at the other.
+    async fn at(universe: &Universe, here: Server, there: Server) -> Self {
+        let (handle, child) = pool(Role::Primary, here, pool_config(), None);
         let subscriber = Subscriber::handle();
         let backoff = Backoff::try_new(Duration::from_millis(10), SECOND / 5, SECOND).unwrap();
         let config = SubscriberConfig {
-            connect_timeout: 5 * SECOND,
+            connect_timeout: SECOND,
             check_after_idle: SECOND / 5,
             answer_within: SECOND / 2,
             backoff,
         };
-        let listening = Subscriber::child(&subscriber, server.place(), config);
+        let listening = Subscriber::child(&subscriber, there, config);
         let spec = SupervisorSpec::new("post").child(child).child(listening);
         Self {
             root: universe.start(spec).await,
@@ -161,5 +170,62 @@ fn a_subscription_ends_with_its_last_listener() {
             Event::Gap | Event::Message { .. }
         ));
         post.root.stop().await;
+    });
+}
+
+#[test]
+fn a_connection_that_died_without_a_word_is_found_and_made_anew() {
+    Universe::real_time(|universe| async move {
+        let instance = Instance::start(&[]).await;
+        let proxy = Proxy::start(instance.address()).await;
+        let here = Server::one(Arc::new(ConfiguredUrl::new(instance.url())));
+        let post = Post::at(&universe, here, through(&proxy)).await;
+        let mut news = post.listen(channel("news")).await;
+        // A quiet connection that lives is left alone.
+        sleep(SECOND).await;
+        assert_eq!(post.status().await.connects, 1);
+        for coming in [Conduct::Pass, Conduct::Hole] {
+            proxy.order(Conduct::Hole, coming);
+            let cut = Instant::now();
+            if coming == Conduct::Hole {
+                sleep(2 * SECOND).await;
+                proxy.order(Conduct::Hole, Conduct::Pass);
+            }
+            assert_eq!(next(&mut news).await, Event::Gap);
+            let took = cut.elapsed();
+            println!("made anew {took:?} after it died, {coming:?} for those to come");
+            assert!(took < 5 * SECOND, "{took:?}");
+            post.publish("news", "again").await;
+            assert_eq!(next(&mut news).await, message("news", "again"));
+        }
+        post.root.stop().await;
+    });
+}
+
+#[test]
+fn messages_come_round_at_one_server_by_sentinels_and_in_a_cluster() {
+    Universe::real_time(|universe| async move {
+        let one = Instance::start(&[]).await;
+        let watched = Watched::start().await;
+        let nodes = cluster().await;
+        // The subscriber passes over a node that is not there.
+        let mut dead = Instance::start(&[]).await;
+        dead.kill();
+        let named = vec![dead.node(), nodes[1].node()];
+        for server in [
+            Server::one(Arc::new(ConfiguredUrl::new(one.url()))),
+            Server::sentinels(watched.nodes(), Login::default(), "main", Access::default()),
+            Server::cluster(named, Access::default()),
+        ] {
+            let post = Post::at(&universe, server.clone(), server.clone()).await;
+            assert!(!post.status().await.connected, "before anybody listens");
+            let pubsub = PubSub::new(post.redis.clone(), post.subscriber.clone());
+            for _ in 0..3 {
+                pubsub.round_trip(10 * SECOND).await.unwrap();
+            }
+            let status = post.status().await;
+            assert!(status.messages >= 3, "{server:?}: {status:?}");
+            post.root.stop().await;
+        }
     });
 }

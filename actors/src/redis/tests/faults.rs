@@ -1,0 +1,113 @@
+//! Between us and the server something goes wrong: nobody hangs, nobody is given another's answer,
+//! and the pool finds its way back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use super::super::{Error, Redis, Server, cmd, pool_config};
+use super::network::{Instance, eventually};
+use super::server::{House, SECOND};
+use crate::kernel::pool::{ConfiguredUrl, PoolConfig};
+use crate::kernel::testing::Universe;
+use crate::kernel::testing::proxy::{Conduct, Proxy};
+
+/// How long a caller waits.
+const WITHIN: Duration = Duration::from_millis(300);
+
+pub(super) fn through(proxy: &Proxy) -> Server {
+    let url = format!("redis://{}", proxy.address());
+    Server::one(Arc::new(ConfiguredUrl::new(url)))
+}
+
+/// Asks for something that nobody else asks for. The answer, if there is one, must be the own.
+async fn ask(redis: &Redis) -> Result<(), Error> {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let own = format!("{}", LAST.fetch_add(1, Relaxed)).repeat(20);
+    let began = Instant::now();
+    let answer = redis.command::<String>(cmd("ECHO").arg(&own), WITHIN).await;
+    let took = began.elapsed();
+    assert!(took < WITHIN + SECOND, "hung for {took:?}");
+    answer.map(|answer| assert_eq!(answer, own, "another's answer"))
+}
+
+/// Many ask for a while: how many were answered, and how many not.
+async fn ask_for(redis: &Redis, time: Duration) -> (u64, u64) {
+    let end = Instant::now() + time;
+    let callers = (0..20).map(async |_| {
+        let (mut answered, mut failed) = (0, 0);
+        while Instant::now() < end {
+            match ask(redis).await {
+                Ok(()) => answered += 1,
+                Err(_) => {
+                    failed += 1;
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+        }
+        (answered, failed)
+    });
+    let counts = join_all(callers).await;
+    counts
+        .into_iter()
+        .fold((0, 0), |(a, f), (answered, failed)| {
+            (a + answered, f + failed)
+        })
+}
+
+#[test]
+fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
+    Universe::real_time(|universe| async move {
+        let server = Instance::start(&[]).await;
+        let proxy = Proxy::start(server.address()).await;
+        // A connect that began in a hole is given up then, and not before.
+        let config = PoolConfig {
+            connect_timeout: SECOND,
+            ..pool_config()
+        };
+        let house = House::at_with(&universe, through(&proxy), config).await;
+        house.until_up().await;
+        for fault in [
+            Conduct::Delay(Duration::from_millis(20)),
+            // Answers come when nobody waits for them any more.
+            Conduct::Delay(WITHIN + Duration::from_millis(50)),
+            Conduct::Cut(33),
+            Conduct::Close,
+            Conduct::Hole,
+        ] {
+            for coming in [Conduct::Pass, fault] {
+                let before = proxy.accepted();
+                proxy.order(fault, coming);
+                let (answered, failed) = ask_for(&house.redis, SECOND).await;
+                // What is in a hole stays there: only new connections pass.
+                let there = if fault == Conduct::Hole {
+                    fault
+                } else {
+                    Conduct::Pass
+                };
+                proxy.order(there, Conduct::Pass);
+                let healed = Instant::now();
+                eventually("an answer", async || ask(&house.redis).await.is_ok()).await;
+                let took = healed.elapsed();
+                let opened = proxy.accepted() - before;
+                println!(
+                    "{fault:?}, then {coming:?}: {answered} answered, {failed} not, {opened} opened, \
+                     back after {took:?}"
+                );
+                assert!(took < 3 * SECOND, "{fault:?}: {took:?}");
+                assert!(answered + failed > 20, "{fault:?}");
+                assert!(opened < 100, "{opened} opened in a second");
+            }
+        }
+        let (answered, failed) = ask_for(&house.redis, SECOND / 5).await;
+        assert!(
+            answered > 0 && failed == 0,
+            "{answered} answered, {failed} not"
+        );
+        assert_eq!(house.pool.in_flight(), 0);
+        house.close().await;
+    });
+}

@@ -1,0 +1,103 @@
+//! What is special about Redis: messages that come round, and who is let in.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use headroom_test_support::wait::wait_for;
+
+use super::{DEADLINE, get, probe, start, use_pool};
+
+const SECRET: &str = "hunter2-never-to-be-seen";
+
+/// A `redis-server` that somebody else runs.
+struct Theirs {
+    process: Child,
+    port: u16,
+}
+
+impl Theirs {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+        ]);
+        command.args(arguments).current_dir(folder);
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let theirs = Self {
+            process: process.expect("redis-server is installed"),
+            port,
+        };
+        wait_for(DEADLINE, || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())
+        });
+        theirs
+    }
+}
+
+impl Drop for Theirs {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+#[tokio::test]
+async fn a_probe_of_pubsub_sends_a_message_round_and_nothing_is_subscribed_before() {
+    let server = start("");
+    let cold = get(&server, "/api/pools/redis-pubsub").await;
+    assert_eq!(cold["subscriber"]["connects"], 0, "{cold}");
+    assert!(get(&server, "/api/pools/redis-primary").await["subscriber"].is_null());
+    let facts = use_pool(&server, "redis-pubsub").await;
+    assert_eq!(facts["server"]["nodes"], 1, "{facts}");
+    let warm = get(&server, "/api/pools/redis-pubsub").await;
+    assert_eq!(warm["subscriber"]["connects"], 1, "{warm}");
+    assert_eq!(warm["subscriber"]["messages"], 1, "{warm}");
+    let metrics = server.metrics().await;
+    assert!(
+        metrics.contains("headroom_redis_subscriber_messages_total 1"),
+        "{metrics}"
+    );
+    let tree = get(&server, "/api/actors").await.to_string();
+    assert!(tree.contains("redis-subscriber"), "{tree}");
+}
+
+#[tokio::test]
+async fn each_role_is_let_in_by_its_own_password_and_none_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let theirs = Theirs::start(folder.path(), &["--requirepass", SECRET]);
+    let port = theirs.port;
+    let server = start(&format!(
+        "log.filter = 'trace'\n\
+         redis.primary.url = 'redis://:{SECRET}@127.0.0.1:{port}/1'\n\
+         redis.pubsub.url = 'redis://:{SECRET}@127.0.0.1:{port}/2'\n\
+         redis.cache.url = 'redis://:wrong-{SECRET}@127.0.0.1:{port}/3'"
+    ));
+    use_pool(&server, "redis-primary").await;
+    use_pool(&server, "redis-pubsub").await;
+    let (status, body) = probe(&server, "redis-cache").await;
+    assert_eq!(status, 503, "{body}");
+    let health = get(&server, "/api/performance/connections/health").await;
+    assert!(
+        health.to_string().contains("refused user or password"),
+        "{health}"
+    );
+    for text in [
+        body.to_string(),
+        health.to_string(),
+        get(&server, "/api/pools/redis-cache").await.to_string(),
+        get(&server, "/api/actors").await.to_string(),
+        server.metrics().await,
+        server.log(),
+    ] {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+}
