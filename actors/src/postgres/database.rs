@@ -2,7 +2,7 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -11,11 +11,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::config::PostgresConfig;
-use super::connection::{Answer, Connection};
+use super::connection::Connection;
 use super::connector::Connector;
 use super::error::Error;
 use super::facts::{self, Facts};
-use super::migrate::{self, Migration};
+use super::migrate::Migration;
+use super::pipelined::{at_most_one, one};
 use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::pool::{Checkout, CheckoutError, Lease, Mode, Pool, PoolConfig, Status};
 use crate::kernel::pressure::PressureReader;
@@ -25,26 +26,22 @@ use crate::kernel::{AskError, ChildSpec, Handle};
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// Longer than anything waits; a deadline further away than this is none.
-const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
-
-/// How long a server may go on with what nobody waits for any more, before no new caller is put
-/// behind it. A connection that leads nowhere is found in the same way.
-const UNANSWERED_MAX: Duration = Duration::from_secs(2);
+pub(super) const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 /// A database. Clones are cheap and equal. Works on any thread with a tokio runtime.
 #[derive(Clone)]
 pub struct Database {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     pool: Handle<Pool<Connector>>,
     connector: Arc<Connector>,
     pool_config: PoolConfig,
-    settings: PostgresConfig,
-    migrations: &'static [Migration],
+    pub(super) settings: PostgresConfig,
+    pub(super) migrations: &'static [Migration],
     /// Set once the schema is up to date.
-    ready: OnceCell<()>,
+    pub(super) ready: OnceCell<()>,
     retries: AtomicU64,
 }
 
@@ -64,7 +61,7 @@ impl Caller {
         }
     }
 
-    fn remaining(&self) -> Duration {
+    pub(super) fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 }
@@ -240,7 +237,7 @@ impl Database {
         }
     }
 
-    async fn begin_by(
+    pub(super) async fn begin_by(
         &self,
         options: TransactionOptions,
         caller: Caller,
@@ -289,71 +286,7 @@ impl Database {
         self.ready(Caller::new(within))
     }
 
-    /// Waits until the schema is up to date. The work is done by a task of its own, once for all who
-    /// wait: none of them ends it by going away.
-    async fn ready(&self, caller: Caller) -> Result<(), Error> {
-        let shared = &self.shared;
-        if shared.ready.initialized() || shared.migrations.is_empty() {
-            return Ok(());
-        }
-        let ready = shared.ready.get_or_try_init(|| async {
-            let database = self.clone();
-            let task = tokio::spawn(async move { database.bring_up_to_date(caller.holder).await });
-            task.await.unwrap_or_else(|_| {
-                Err(Error::Lost {
-                    sent: true,
-                    reason: "the task that changes the schema ended".to_owned(),
-                })
-            })
-        });
-        let waited = timeout_at(caller.deadline, ready).await;
-        waited.unwrap_or(Err(Error::Deadline { sent: false }))?;
-        Ok(())
-    }
-
-    async fn bring_up_to_date(&self, holder: &'static Location<'static>) -> Result<(), Error> {
-        let shared = &self.shared;
-        let caller = Caller {
-            holder,
-            deadline: Instant::now() + shared.settings.migrate_timeout.min(FOR_EVER),
-        };
-        let lease = self.check_out(Mode::Exclusive, caller).await?;
-        let options = TransactionOptions::default();
-        let transaction = Transaction::begin(lease, options, caller.deadline).await?;
-        migrate::run(&transaction, shared.migrations).await?;
-        transaction.commit().await
-    }
-
-    /// One statement over a shared connection, tried again where that is safe.
-    async fn statement(
-        &self,
-        sql: &str,
-        params: Params<'_>,
-        caller: Caller,
-    ) -> Result<Answer, Error> {
-        self.ready(caller).await?;
-        let mut tries = 1;
-        loop {
-            let lease = self.check_out(Mode::Shared, caller).await?;
-            let connection = Arc::clone(lease.connection());
-            let error = match attempt(lease, sql, params, caller.deadline).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            // A statement by itself that the server refused for one of these reasons did nothing. A
-            // server that was demoted was left by closing the connection.
-            let again = error.is_retryable()
-                || error.is_stale_statement()
-                || connection.was_demoted(&error);
-            drop(connection);
-            if !again || !self.may_retry(tries, caller).await {
-                return Err(error);
-            }
-            tries += 1;
-        }
-    }
-
-    async fn may_retry(&self, tries: u32, caller: Caller) -> bool {
+    pub(super) async fn may_retry(&self, tries: u32, caller: Caller) -> bool {
         tries < self.shared.settings.attempts_max && self.pause(tries, caller).await
     }
 
@@ -373,80 +306,13 @@ impl Database {
         true
     }
 
-    async fn check_out(&self, mode: Mode, caller: Caller) -> Result<Lease<Connection>, Error> {
+    pub(super) async fn check_out(
+        &self,
+        mode: Mode,
+        caller: Caller,
+    ) -> Result<Lease<Connection>, Error> {
         let checkout = Checkout::by(mode, caller.holder);
         let asked = self.shared.pool.ask(checkout, caller.remaining()).await;
         Ok(asked.map_err(|error: AskError| CheckoutError::from(error))??)
-    }
-}
-
-/// Runs a statement over a shared connection. If the caller goes away or its deadline passes while the
-/// server works on it, the lease is kept until the server is done, so that the connection does not pass
-/// for an idle one; and if that takes long, nobody new gets the connection.
-async fn attempt(
-    lease: Lease<Connection>,
-    sql: &str,
-    params: Params<'_>,
-    deadline: Instant,
-) -> Result<Answer, Error> {
-    let mut using = Using { lease: Some(lease) };
-    let Some(lease) = &using.lease else {
-        return Err(Error::Deadline { sent: false });
-    };
-    let sent = AtomicBool::new(false);
-    let answer = timeout_at(deadline, lease.connection().run(sql, params, &sent)).await;
-    let Ok(answer) = answer else {
-        let sent = sent.load(Ordering::Relaxed);
-        return Err(Error::Deadline { sent });
-    };
-    if let Err(error) = &answer
-        && (error.ends_connection() || lease.connection().was_demoted(error))
-    {
-        lease.broken();
-    }
-    using.lease = None;
-    answer
-}
-
-struct Using {
-    lease: Option<Lease<Connection>>,
-}
-
-impl Drop for Using {
-    fn drop(&mut self) {
-        let Some(lease) = self.lease.take() else {
-            return;
-        };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // An end of the connection is an end of the wait too.
-                let settled = lease.connection().settled();
-                if tokio::time::timeout(UNANSWERED_MAX, settled).await.is_err() {
-                    lease.broken();
-                }
-            });
-        }
-    }
-}
-
-/// The only row.
-pub(super) fn one(rows: Vec<Row>) -> Result<Row, Error> {
-    match <[Row; 1]>::try_from(rows) {
-        Ok([row]) => Ok(row),
-        Err(rows) => Err(Error::Rows {
-            expected: "one",
-            found: rows.len(),
-        }),
-    }
-}
-
-/// The only row, if there is one.
-pub(super) fn at_most_one(mut rows: Vec<Row>) -> Result<Option<Row>, Error> {
-    match rows.len() {
-        0 | 1 => Ok(rows.pop()),
-        found => Err(Error::Rows {
-            expected: "at most one",
-            found,
-        }),
     }
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::database::one;
 use super::error::Error;
+use super::pipelined::one;
 
 /// A server at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]

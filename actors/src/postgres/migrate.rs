@@ -4,8 +4,14 @@
 //! waits, and finds nothing to do; whoever fails leaves nothing behind. A runner of our own, since the
 //! usual ones want a connection for themselves alone and take no lock.
 
+use std::panic::Location;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::database::{Caller, Database, FOR_EVER};
 use super::error::Error;
-use super::transaction::Transaction;
+use super::transaction::{Transaction, TransactionOptions};
+use crate::kernel::pool::Mode;
 
 /// One step of the schema. Never changed once it was released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +73,45 @@ create table if not exists headroom.migrations (
     applied_at timestamptz not null default now()
 )";
 
+impl Database {
+    /// Waits until the schema is up to date. The work is done by a task of its own, once for all who
+    /// wait: none of them ends it by going away.
+    pub(super) async fn ready(&self, caller: Caller) -> Result<(), Error> {
+        let shared = &self.shared;
+        if shared.ready.initialized() || shared.migrations.is_empty() {
+            return Ok(());
+        }
+        let ready = shared.ready.get_or_try_init(|| async {
+            let database = self.clone();
+            let task = tokio::spawn(async move { database.bring_up_to_date(caller.holder).await });
+            task.await.unwrap_or_else(|_| {
+                Err(Error::Lost {
+                    sent: true,
+                    reason: "the task that changes the schema ended".to_owned(),
+                })
+            })
+        });
+        let waited = timeout_at(caller.deadline, ready).await;
+        waited.unwrap_or(Err(Error::Deadline { sent: false }))?;
+        Ok(())
+    }
+
+    async fn bring_up_to_date(&self, holder: &'static Location<'static>) -> Result<(), Error> {
+        let shared = &self.shared;
+        let caller = Caller {
+            holder,
+            deadline: Instant::now() + shared.settings.migrate_timeout.min(FOR_EVER),
+        };
+        let lease = self.check_out(Mode::Exclusive, caller).await?;
+        let options = TransactionOptions::default();
+        let transaction = Transaction::begin(lease, options, caller.deadline).await?;
+        run(&transaction, shared.migrations).await?;
+        transaction.commit().await
+    }
+}
+
 /// Applies what is due of `migrations`. The caller commits.
-pub(super) async fn run(transaction: &Transaction, migrations: &[Migration]) -> Result<(), Error> {
+async fn run(transaction: &Transaction, migrations: &[Migration]) -> Result<(), Error> {
     numbered(migrations)?;
     // These two are for statements that others wait for. Here the caller's deadline is the bound.
     let unbounded = "set local statement_timeout = 0; set local lock_timeout = 0";

@@ -25,6 +25,7 @@ mod embedded;
 mod error;
 mod facts;
 mod migrate;
+mod pipelined;
 mod statements;
 #[cfg(test)]
 mod tests;

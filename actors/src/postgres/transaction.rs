@@ -7,8 +7,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 
 use super::connection::{Answer, Connection};
-use super::database::{Params, at_most_one, one};
+use super::database::Params;
 use super::error::Error;
+use super::pipelined::{at_most_one, one};
 use crate::kernel::pool::Lease;
 
 /// What transactions may see of each other.
