@@ -2,7 +2,7 @@
 //!
 //! tokio-postgres reads most of it. Three options it does not have or not as libpq does are taken out
 //! before: `sslmode` (`verify-ca`, `verify-full`), `sslrootcert`, and `target_session_attrs`, whose
-//! default is `read-write` here.
+//! default is for the user of this to say.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -52,17 +52,21 @@ impl Taken {
     }
 }
 
-/// Reads `location`.
+/// Reads `location`. `wanted` is the sort of session where it does not say.
 ///
 /// # Errors
 /// `Denied`, which is not tried again soon, in words that hold nothing of the location but names of
 /// options.
-pub(super) fn read(location: &str, settings: &PostgresConfig) -> Result<Address, ConnectError> {
+pub(super) fn read(
+    location: &str,
+    wanted: TargetSessionAttrs,
+    settings: &PostgresConfig,
+) -> Result<Address, ConnectError> {
     let (rest, taken) = take_apart(location).ok_or_else(unreadable)?;
     let mut config: Config = rest.parse().map_err(|_| unreadable())?;
     let (mode, trust) = ssl(&taken)?;
     config.ssl_mode(mode);
-    config.target_session_attrs(session(&taken)?);
+    config.target_session_attrs(session(&taken, wanted)?);
     let servers = servers(&config, settings)?;
     Ok(Address { servers, trust })
 }
@@ -94,9 +98,10 @@ fn ssl(taken: &Taken) -> Result<(SslMode, Trust), ConnectError> {
     })
 }
 
-fn session(taken: &Taken) -> Result<TargetSessionAttrs, ConnectError> {
+fn session(taken: &Taken, wanted: TargetSessionAttrs) -> Result<TargetSessionAttrs, ConnectError> {
     match taken.session.as_deref() {
-        None | Some("read-write" | "primary") => Ok(TargetSessionAttrs::ReadWrite),
+        None => Ok(wanted),
+        Some("read-write" | "primary") => Ok(TargetSessionAttrs::ReadWrite),
         Some("read-only" | "standby") => Ok(TargetSessionAttrs::ReadOnly),
         Some("any") => Ok(TargetSessionAttrs::Any),
         Some(_) => Err(refuse(
@@ -288,7 +293,8 @@ mod tests {
     use super::*;
 
     fn parsed(location: &str) -> Address {
-        read(location, &PostgresConfig::default()).unwrap()
+        let wanted = TargetSessionAttrs::ReadWrite;
+        read(location, wanted, &PostgresConfig::default()).unwrap()
     }
 
     #[test]
@@ -338,7 +344,8 @@ mod tests {
             "hunter2",
             "postgres://h/?sslmode=%zz&password=hunter2",
         ] {
-            let Err(error) = read(location, &PostgresConfig::default()) else {
+            let settings = PostgresConfig::default();
+            let Err(error) = read(location, TargetSessionAttrs::Any, &settings) else {
                 panic!("{location} was read");
             };
             assert!(!format!("{error} {error:?}").contains("hunter2"));

@@ -16,6 +16,7 @@ use tokio_postgres::{CancelToken, Client, Row, Statement};
 use super::address::Server;
 use super::database::Params;
 use super::error::Error;
+use super::freshness::Freshness;
 use super::statements::{Slot, Statements};
 use super::tls::Tls;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
@@ -28,10 +29,12 @@ pub struct Connection {
     tls: Tls,
     server: String,
     version: String,
-    /// Whether it was opened to write, so that a server which takes no writes is the wrong one.
-    writes: bool,
+    /// The sort of session that it was opened for.
+    session: TargetSessionAttrs,
     /// Drives the connection.
     driver: AbortHandle,
+    /// How recent what it shows is, where it leads to a replica.
+    pub(super) freshness: Freshness,
     /// Whether a question about its health stayed without an answer so far.
     doubtful: AtomicBool,
     /// Whether an exclusive user went away while the server worked for it.
@@ -76,8 +79,9 @@ impl Connection {
             tls: tls.clone(),
             server: server.name.clone(),
             version,
-            writes: server.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite,
+            session: server.config.get_target_session_attrs(),
             driver: driver.abort_handle(),
+            freshness: Freshness::default(),
             doubtful: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             client,
@@ -101,7 +105,12 @@ impl Connection {
 
     /// Whether `error` says that the server, opened to write, takes no writes any more: it was demoted.
     pub(super) fn was_demoted(&self, error: &Error) -> bool {
-        self.writes && error.is_read_only()
+        self.session == TargetSessionAttrs::ReadWrite && error.is_read_only()
+    }
+
+    /// Whether it was opened to a replica, so that a server which takes writes is the wrong one.
+    pub(super) fn is_for_replicas(&self) -> bool {
+        self.session == TargetSessionAttrs::ReadOnly
     }
 
     /// Runs one statement. `sent` becomes true as soon as the server can have acted on it.

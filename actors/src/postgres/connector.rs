@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio_postgres::config::TargetSessionAttrs;
 
 use super::address::{self, Address, Server};
 use super::config::PostgresConfig;
@@ -18,8 +19,8 @@ use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind, Locate};
 /// the connection waits for that long, and another one is quickly opened.
 const WELL_WITHIN: Duration = Duration::from_secs(1);
 
-/// Opens connections to the first of the database's servers that takes one and is of the wanted sort.
-/// Names are resolved at every try.
+/// Opens connections to a server of the database's that takes one and is of the wanted sort: the first
+/// such, or each replica in its turn. Names are resolved at every try.
 pub struct Connector {
     shared: Arc<Shared>,
 }
@@ -27,8 +28,28 @@ pub struct Connector {
 struct Shared {
     locate: Arc<dyn Locate>,
     settings: PostgresConfig,
+    sort: Sort,
     /// What was last read; the location rarely changes.
     target: Mutex<Option<Arc<Target>>>,
+}
+
+/// Which of the servers are meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// The one that takes writes.
+    Primary,
+    /// Those that follow it: each takes its part.
+    Replicas,
+}
+
+impl Sort {
+    /// What `target_session_attrs` is where the location does not say.
+    fn session(self) -> TargetSessionAttrs {
+        match self {
+            Self::Primary => TargetSessionAttrs::ReadWrite,
+            Self::Replicas => TargetSessionAttrs::ReadOnly,
+        }
+    }
 }
 
 /// A location that was read.
@@ -36,17 +57,27 @@ struct Target {
     location: String,
     servers: Vec<Server>,
     tls: Tls,
-    /// The server that took the last connection: tried first.
+    /// The server that is tried first: the one that took the last connection, or the replica after it.
     preferred: AtomicUsize,
 }
 
 impl Connector {
-    /// A connector for the database that `locate` finds.
+    /// A connector for the database that `locate` finds, to the server that takes writes.
     pub fn new(locate: Arc<dyn Locate>, settings: PostgresConfig) -> Self {
+        Self::of(Sort::Primary, locate, settings)
+    }
+
+    /// A connector for those of the servers that `locate` finds which take no writes.
+    pub fn replicas(locate: Arc<dyn Locate>, settings: PostgresConfig) -> Self {
+        Self::of(Sort::Replicas, locate, settings)
+    }
+
+    fn of(sort: Sort, locate: Arc<dyn Locate>, settings: PostgresConfig) -> Self {
         Self {
             shared: Arc::new(Shared {
                 locate,
                 settings,
+                sort,
                 target: Mutex::new(None),
             }),
         }
@@ -61,7 +92,8 @@ impl Shared {
         if let Some(target) = last.filter(|target| target.location == location) {
             return Ok(target);
         }
-        let Address { servers, trust } = address::read(&location, &self.settings)?;
+        let Address { servers, trust } =
+            address::read(&location, self.sort.session(), &self.settings)?;
         let tls = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
         let tls = tokio::task::spawn_blocking(move || Tls::new(&trust))
             .await
@@ -90,7 +122,9 @@ impl Shared {
                 Connection::open(server, &target.tls, within, self.settings.statements_max);
             match opening.await {
                 Ok(connection) => {
-                    target.preferred.store(index, Ordering::Relaxed);
+                    let step = usize::from(self.sort == Sort::Replicas);
+                    let next = (index + step) % count;
+                    target.preferred.store(next, Ordering::Relaxed);
                     return Ok(connection);
                 }
                 Err(error) => failed.push(error),

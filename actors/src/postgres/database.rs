@@ -17,6 +17,7 @@ use super::error::Error;
 use super::facts::{self, Facts};
 use super::migrate::Migration;
 use super::pipelined::{at_most_one, one};
+use super::replicas::{ReadOnly, Replicas};
 use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::pool::{Checkout, CheckoutError, Lease, Mode, Pool, PoolConfig, Status};
 use crate::kernel::pressure::PressureReader;
@@ -32,6 +33,7 @@ pub(super) const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 #[derive(Clone)]
 pub struct Database {
     pub(super) shared: Arc<Shared>,
+    pub(super) replicas: Option<Arc<Replicas>>,
 }
 
 pub(super) struct Shared {
@@ -40,8 +42,8 @@ pub(super) struct Shared {
     pool_config: PoolConfig,
     pub(super) settings: PostgresConfig,
     pub(super) migrations: &'static [Migration],
-    /// Set once the schema is up to date.
-    pub(super) ready: OnceCell<()>,
+    /// Set once the schema is up to date, to when it was.
+    pub(super) ready: OnceCell<Instant>,
     retries: AtomicU64,
 }
 
@@ -58,6 +60,14 @@ impl Caller {
         Self {
             holder: Location::caller(),
             deadline: Instant::now() + within.min(FOR_EVER),
+        }
+    }
+
+    /// The same with `within` left at most.
+    pub(super) fn at_most(self, within: Duration) -> Self {
+        Self {
+            deadline: self.deadline.min(Instant::now() + within),
+            ..self
         }
     }
 
@@ -86,6 +96,7 @@ impl Database {
                 ready: OnceCell::new(),
                 retries: AtomicU64::new(0),
             }),
+            replicas: None,
         }
     }
 
@@ -97,6 +108,15 @@ impl Database {
             Arc::clone(&self.shared.connector),
             pressure,
         )
+    }
+
+    /// The same with `replicas` for what is marked as reading only, as long as they are no more than
+    /// `lag_max` behind. They are a database of their own ([`Connector::replicas`], no migrations), with
+    /// its own owner of connections.
+    #[must_use]
+    pub fn with_replicas(mut self, replicas: Database, lag_max: Duration) -> Self {
+        self.replicas = Some(Arc::new(Replicas::new(replicas, lag_max)));
+        self
     }
 
     /// The owner of the connections.
@@ -199,13 +219,15 @@ impl Database {
         E: From<Error>,
     {
         let caller = Caller::new(options.within);
-        self.transact(options, caller, work)
+        self.transact(options, caller, None, work)
     }
 
-    async fn transact<T, E, F>(
+    /// With `first`, its first try may be on a replica.
+    pub(super) async fn transact<T, E, F>(
         &self,
         options: TransactionOptions,
         caller: Caller,
+        first: Option<ReadOnly<'_>>,
         mut work: F,
     ) -> Result<T, E>
     where
@@ -214,7 +236,10 @@ impl Database {
     {
         let mut tries = 1;
         loop {
-            let transaction = self.begin_by(options, caller).await?;
+            let transaction = match first.filter(|_| tries == 1) {
+                Some(first) => first.begin_by(options, caller).await?,
+                None => self.begin_by(options, caller).await?,
+            };
             let (error, again) = match work(&transaction).await {
                 Ok(done) => match transaction.commit().await {
                     Ok(()) => return Ok(done),

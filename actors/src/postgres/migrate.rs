@@ -84,12 +84,13 @@ impl Database {
         let ready = shared.ready.get_or_try_init(|| async {
             let database = self.clone();
             let task = tokio::spawn(async move { database.bring_up_to_date(caller.holder).await });
-            task.await.unwrap_or_else(|_| {
+            let done = task.await.unwrap_or_else(|_| {
                 Err(Error::Lost {
                     sent: true,
                     reason: "the task that changes the schema ended".to_owned(),
                 })
-            })
+            });
+            done.map(|()| Instant::now())
         });
         let waited = timeout_at(caller.deadline, ready).await;
         waited.unwrap_or(Err(Error::Deadline { sent: false }))?;

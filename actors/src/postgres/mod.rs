@@ -9,6 +9,9 @@
 //! - **Transactions** ([`Database::begin`], [`Database::transaction`]) have a connection of their own.
 //!   One that is dropped unfinished is rolled back before anybody else has the connection.
 //!
+//! Either may be marked as reading only ([`Database::read_only`]): a replica serves it then, as long as
+//! one is there that is not too far behind, and else the primary.
+//!
 //! What it promises:
 //! - Every call has a deadline, and ends with an answer or an [`Error`] that says whether the server
 //!   can have acted on it.
@@ -24,8 +27,10 @@ mod database;
 mod embedded;
 mod error;
 mod facts;
+mod freshness;
 mod migrate;
 mod pipelined;
+mod replicas;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -40,6 +45,7 @@ pub use embedded::embedded;
 pub use error::{Error, ServerError};
 pub use facts::Facts;
 pub use migrate::{MIGRATIONS, Migration, SchemaError};
+pub use replicas::ReadOnly;
 pub use tokio_postgres::Row;
 pub use tokio_postgres::types::{FromSql, ToSql};
 pub use transaction::{Isolation, Transaction, TransactionOptions};

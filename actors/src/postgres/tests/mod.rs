@@ -3,6 +3,7 @@
 mod cluster;
 mod failures;
 mod reach;
+mod replicas;
 mod schema;
 mod statements;
 mod transactions;

@@ -1,0 +1,244 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::postgres::TransactionOptions;
+
+const LAG_MAX: Duration = Duration::from_secs(10);
+
+const TABLE: &[Migration] = &[Migration {
+    version: 1,
+    name: "table",
+    sql: "create table t (n int8)",
+}];
+
+/// Whether a replica served it.
+const BY_REPLICA: &str = "select pg_is_in_recovery()";
+
+/// A primary with replicas, as a database and the database of the replicas.
+fn with_replicas(primary: &str, replicas: &str, lag_max: Duration) -> (Database, Database) {
+    let connector = Connector::replicas(Arc::new(ConfiguredUrl::new(replicas)), settings());
+    let pool = PoolConfig {
+        circuit_failures: 1,
+        ..pool(4)
+    };
+    let replicas = Database::new("postgres-replicas", connector, settings(), pool, &[]);
+    let database = database(primary, 4, TABLE).with_replicas(replicas.clone(), lag_max);
+    (database, replicas)
+}
+
+async fn start_both(universe: &Universe, database: &Database, replicas: &Database) -> Root {
+    let spec = SupervisorSpec::new("root")
+        .child(database.child(None))
+        .child(replicas.child(None));
+    universe.start(spec).await
+}
+
+async fn is_by_replica(database: &Database) -> bool {
+    let row = database.read_only().query_one(BY_REPLICA, &[], LONG).await;
+    row.unwrap().get(0)
+}
+
+/// Waits until a replica serves.
+async fn replica_serves(database: &Database) {
+    eventually(async || is_by_replica(database).await.then_some(())).await;
+}
+
+async fn insert(database: &Database, n: i64) {
+    let insert = "insert into t values ($1)";
+    assert_eq!(database.execute(insert, &[&n], LONG).await.unwrap(), 1);
+}
+
+#[test]
+fn what_is_marked_is_read_from_a_replica_and_nothing_else_is() {
+    let primary = Cluster::start(&[]);
+    let replica = primary.replica(&["hot_standby=on"]);
+    Universe::real_time(|universe| async move {
+        let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
+        let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
+        let root = start_both(&universe, &database, &replicas).await;
+        replica_serves(&database).await;
+        let calls = (0..100).map(|_| is_by_replica(&database));
+        assert!(join_all(calls).await.into_iter().all(|by| by));
+        let row = database.query_one(BY_REPLICA, &[], LONG).await.unwrap();
+        assert!(!row.get::<_, bool>(0), "not marked");
+        // The error is the statement's own: nobody else is asked.
+        let asked = status(&database).await.checkouts;
+        let failed = database.read_only().query("select 1/0", &[], LONG).await;
+        assert_eq!(failed.unwrap_err().sqlstate(), Some("22012"));
+        let write = "insert into t values (1)";
+        let refused = database.read_only().query(write, &[], LONG).await;
+        assert!(refused.unwrap_err().is_read_only());
+        assert_eq!(status(&database).await.checkouts, asked);
+        // Transactions.
+        let options = TransactionOptions::within(LONG);
+        let transaction = database.read_only().begin(options).await.unwrap();
+        let row = transaction.query_one(BY_REPLICA, &[]).await.unwrap();
+        assert!(row.get::<_, bool>(0));
+        let refused = transaction.execute(write, &[]).await.unwrap_err();
+        assert!(refused.is_read_only());
+        drop(transaction);
+        let work = async |transaction: &crate::postgres::Transaction| {
+            Ok::<bool, Error>(transaction.query_one(BY_REPLICA, &[]).await?.get(0))
+        };
+        let by_replica = database.read_only().transaction(options, work).await;
+        assert!(by_replica.unwrap());
+        let facts = replicas.facts(LONG).await.unwrap().unwrap();
+        assert!(facts.in_recovery && facts.replication_lag_seconds == Some(0.0));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn reads_see_all_that_is_older_than_the_bound() {
+    const BOUND: Duration = Duration::from_millis(400);
+    let primary = Cluster::start(&[]);
+    let replica = primary.replica(&["hot_standby=on"]);
+    Universe::real_time(|universe| async move {
+        let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
+        let (database, replicas) = with_replicas(&one, &two, BOUND);
+        let root = start_both(&universe, &database, &replicas).await;
+        let count = async |lag_max: Duration| -> (i64, bool) {
+            let sql = "select count(*), pg_is_in_recovery() from t";
+            let view = database.read_only().lag_max(lag_max);
+            let row = view.query_one(sql, &[], LONG).await.unwrap();
+            (row.get(0), row.get(1))
+        };
+        replica_serves(&database).await;
+        for round in 1..=2 {
+            // Nothing is behind when nothing is written, however long ago the last write was.
+            let pause = "select pg_wal_replay_pause()";
+            replicas.query(pause, &[], LONG).await.unwrap();
+            tokio::time::sleep(BOUND * 2).await;
+            assert!(is_by_replica(&database).await);
+            insert(&database, round).await;
+            let written = Instant::now();
+            let mut stale = 0;
+            loop {
+                let asked = written.elapsed();
+                let (n, by_replica) = count(BOUND).await;
+                if !by_replica {
+                    assert_eq!(n, round);
+                    break;
+                }
+                // Some moments for the way from the primary to the replica.
+                assert!(asked < BOUND + ms(250), "{n} {asked:?}");
+                stale += 1;
+            }
+            println!("{stale} stale reads, the last within the bound");
+            // Whoever is content with less is served by the replica all the same.
+            assert_eq!(count(LONG * 100).await, (round - 1, true));
+            let resume = "select pg_wal_replay_resume()";
+            replicas.query(resume, &[], LONG).await.unwrap();
+            replica_serves(&database).await;
+            assert_eq!(count(BOUND).await.0, round);
+        }
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_killed_replica_costs_no_read_and_is_used_again_when_it_is_back() {
+    let primary = Cluster::start(&[]);
+    let mut replica = primary.replica(&["hot_standby=on"]);
+    Universe::real_time(|universe| async move {
+        let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
+        let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
+        let root = start_both(&universe, &database, &replicas).await;
+        replica_serves(&database).await;
+        let done = AtomicBool::new(false);
+        let reader = async |_| {
+            let (mut slowest, mut reads) = (Duration::ZERO, 0);
+            while !done.load(Ordering::Acquire) {
+                let asked = Instant::now();
+                // Unwraps: none fails.
+                is_by_replica(&database).await;
+                slowest = slowest.max(asked.elapsed());
+                reads += 1;
+            }
+            (slowest, reads)
+        };
+        let readers = join_all((0..10).map(reader));
+        let change = async {
+            tokio::time::sleep(ms(100)).await;
+            replica.kill();
+            let killed = Instant::now();
+            eventually(async || (!is_by_replica(&database).await).then_some(())).await;
+            let instead = killed.elapsed();
+            tokio::time::sleep(ms(100)).await;
+            replica.run();
+            let back = Instant::now();
+            replica_serves(&database).await;
+            done.store(true, Ordering::Release);
+            (instead, back.elapsed())
+        };
+        let (readers, (instead, back)) = tokio::join!(readers, change);
+        let slowest = readers.iter().map(|(slowest, _)| *slowest).max().unwrap();
+        let reads: u32 = readers.iter().map(|(_, reads)| reads).sum();
+        println!("the primary after {instead:?}, the replica again {back:?} after its return");
+        println!("{reads} reads, the slowest {slowest:?}");
+        assert!(
+            instead < ms(2000) && back < ms(4000),
+            "{instead:?} {back:?}"
+        );
+        // Starting and ending the servers holds this thread up for a while.
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_promoted_replica_is_none() {
+    let primary = Cluster::start(&[]);
+    let replica = primary.replica(&["hot_standby=on"]);
+    Universe::real_time(|universe| async move {
+        let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
+        let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
+        let root = start_both(&universe, &database, &replicas).await;
+        replica_serves(&database).await;
+        replica.promote();
+        let port = format!("{}", primary.port());
+        let sql = "select current_setting('port')";
+        eventually(async || {
+            let row = database.read_only().query_one(sql, &[], LONG).await;
+            (row.unwrap().get::<_, String>(0) == port).then_some(())
+        })
+        .await;
+        // From then on it is the primary, and nothing is opened to the other.
+        let row = database.read_only().query_one(sql, &[], LONG).await;
+        assert_eq!(row.unwrap().get::<_, String>(0), port);
+        eventually(async || (status(&replicas).await.size == 0).then_some(())).await;
+        root.stop().await;
+    });
+}
+
+#[test]
+fn several_replicas_have_a_part_each() {
+    let primary = Cluster::start(&[]);
+    let first = primary.replica(&["hot_standby=on"]);
+    let mut second = primary.replica(&["hot_standby=on"]);
+    Universe::real_time(|universe| async move {
+        let hosts = format!("{},{}", first.path().display(), second.path().display());
+        let ports = format!("{},{}", first.port(), second.port());
+        let url = format!("host={hosts} port={ports} user=postgres dbname=postgres");
+        let (database, replicas) = with_replicas(&primary.url("postgres", ""), &url, LAG_MAX);
+        let root = start_both(&universe, &database, &replicas).await;
+        replica_serves(&database).await;
+        let options = TransactionOptions::within(LONG);
+        let mut held = Vec::new();
+        let mut ports = std::collections::BTreeSet::new();
+        for _ in 0..4 {
+            let transaction = database.read_only().begin(options).await.unwrap();
+            let sql = "select current_setting('port')";
+            let row = transaction.query_one(sql, &[]).await.unwrap();
+            ports.insert(row.get::<_, String>(0));
+            held.push(transaction);
+        }
+        let all = [&first, &second].map(|replica| replica.port().to_string());
+        assert!(all.iter().all(|port| ports.contains(port)), "{ports:?}");
+        held.clear();
+        second.stop();
+        replica_serves(&database).await;
+        root.stop().await;
+    });
+}
