@@ -213,8 +213,22 @@ section! {
         restart idle_in_transaction_timeout: Duration,
         /// Its connections.
         section pool: PoolSettings,
+        /// Servers that follow it and take reads.
+        section replicas: ReplicaSettings,
         /// The private one.
         section embedded: EmbeddedSettings,
+    }
+}
+
+section! {
+    /// Servers that follow the primary and take reads.
+    ReplicaSettings {
+        /// Where they are; the primary takes all reads when not set.
+        restart url: Option<PostgresUrl>,
+        /// How far one may be behind the primary.
+        restart lag_max: Duration,
+        /// Connections to them.
+        section pool: PoolSettings,
     }
 }
 
@@ -344,6 +358,12 @@ impl PostgresSettings {
             self.idle_in_transaction_timeout,
         );
         self.pool.check("postgres.pool", rules);
+        self.replicas.pool.check("postgres.replicas.pool", rules);
+        rules.positive("postgres.replicas.lag_max", self.replicas.lag_max);
+        rules.require(
+            self.replicas.url.is_none() || self.url.is_some(),
+            "postgres.replicas.url needs postgres.url: the private PostgreSQL has no replicas",
+        );
     }
 }
 

@@ -267,6 +267,11 @@ fn rules_over_several_keys_are_checked() {
         "postgres.pool.shared_max must not be above postgres.pool.connections_max\n\
          postgres.pool.lifetime must be above 0",
     );
+    refuses(
+        "postgres.replicas.url = 'postgres://replica/headroom'",
+        &[],
+        "postgres.replicas.url needs postgres.url: the private PostgreSQL has no replicas",
+    );
     load_text(
         "server = { listen = '127.0.0.1:0', admin_listen = '127.0.0.1:0' }",
         &[],

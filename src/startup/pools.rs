@@ -16,7 +16,9 @@ use headroom_actors::postgres::{self, Connector, Database, MIGRATIONS, PostgresC
 
 use crate::pools::{Origin, Pool};
 use crate::settings::Settings;
-use crate::settings::sections::{EmbeddedSettings, PoolSettings, PostgresSettings};
+use crate::settings::sections::{
+    EmbeddedSettings, PoolSettings, PostgresSettings, ReplicaSettings,
+};
 
 /// How long a private server may take until it is ready, recovery after a crash included.
 const PRIVATE_START_WITHIN: Duration = Duration::from_secs(60);
@@ -34,15 +36,16 @@ pub(super) struct Composed {
 }
 
 pub(super) fn compose(settings: &Settings, ties: &Ties) -> Composed {
-    let (postgres, database) = postgres(&settings.postgres, &settings.data.dir, ties);
+    let (postgres, databases) = postgres(&settings.postgres, &settings.data.dir, ties);
     let (redis, roles) = redis::compose(&settings.redis, &settings.data.dir, ties);
     Composed {
         branches: vec![postgres, redis],
-        pools: std::iter::once(database).chain(roles).collect(),
+        pools: databases.into_iter().chain(roles).collect(),
     }
 }
 
-fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec, Pool) {
+/// The database, and beside it its replicas where there are some.
+fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec, Vec<Pool>) {
     let branch = SupervisorSpec::new("postgres");
     let private = postgres::embedded(
         embedded(&settings.embedded, data.join("postgres")),
@@ -57,15 +60,40 @@ fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec
         idle_in_transaction_timeout: settings.idle_in_transaction_timeout,
         ..PostgresConfig::default()
     };
-    let pool = pool(&settings.pool, &origin);
-    let bounds = (pool.connections_min, pool.connections_max);
+    let primary = pool(&settings.pool, &origin);
+    let bounds = (primary.connections_min, primary.connections_max);
     let connector = Connector::new(locate, config.clone());
-    let database = Database::new("postgres", connector, config, pool, MIGRATIONS);
-    let branch = branch.child(database.child(Some(ties.pressure.clone())));
-    (
-        ChildSpec::supervisor(branch),
-        Pool::postgres("postgres", origin, bounds, database),
-    )
+    let mut database = Database::new("postgres", connector, config.clone(), primary, MIGRATIONS);
+    let mut branch = branch.child(database.child(Some(ties.pressure.clone())));
+    let mut others = Vec::new();
+    if let Some((replicas, bounds)) = replicas(&settings.replicas, config) {
+        branch = branch.child(replicas.child(Some(ties.pressure.clone())));
+        database = database.with_replicas(replicas.clone(), settings.replicas.lag_max);
+        let name = "postgres-replicas";
+        others.push(Pool::postgres(name, Origin::Configured, bounds, replicas));
+    }
+    let pool = Pool::postgres("postgres", origin, bounds, database);
+    let pools = std::iter::once(pool).chain(others).collect();
+    (ChildSpec::supervisor(branch), pools)
+}
+
+/// The replicas as a database to read from, and how many connections to them there may be.
+fn replicas(settings: &ReplicaSettings, config: PostgresConfig) -> Option<(Database, (u32, u32))> {
+    let url = settings.url.as_ref()?;
+    let config = PostgresConfig {
+        connect_timeout: settings.pool.connect_timeout,
+        ..config
+    };
+    let pool = PoolConfig {
+        // Nobody needs to wait for them: there is the primary.
+        circuit_failures: 1,
+        ..pool(&settings.pool, &Origin::Configured)
+    };
+    let bounds = (pool.connections_min, pool.connections_max);
+    let locate = Arc::new(ConfiguredUrl::new(url.expose()));
+    let connector = Connector::replicas(locate, config.clone());
+    let database = Database::new("postgres-replicas", connector, config, pool, &[]);
+    Some((database, bounds))
 }
 
 /// The server at the URL, or our own where there is none.

@@ -9,9 +9,10 @@ async fn a_server_that_is_not_there_is_told_and_its_password_is_not() {
     let server = start(&format!(
         "log.filter = 'trace'\n\
          postgres.url = 'postgres://headroom:{PASSWORD}@127.0.0.1:1/headroom'\n\
+         postgres.replicas.url = 'postgres://headroom:{PASSWORD}@127.0.0.1:1/headroom'\n\
          redis.primary.url = 'redis://:{PASSWORD}@127.0.0.1:1/0'"
     ));
-    for pool in ["postgres", "redis-primary"] {
+    for pool in ["postgres", "postgres-replicas", "redis-primary"] {
         let answer = server
             .client()
             .post(server.url(&format!("/api/pools/{pool}/probe")))
