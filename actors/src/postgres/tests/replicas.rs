@@ -8,8 +8,7 @@ use crate::postgres::TransactionOptions;
 const LAG_MAX: Duration = Duration::from_secs(10);
 
 const TABLE: &[Migration] = &[Migration {
-    version: 1,
-    name: "table",
+    file: "V1__table",
     sql: "create table t (n int8)",
 }];
 

@@ -3,13 +3,11 @@ use crate::postgres::{MIGRATIONS, SchemaError};
 
 const TWO: &[Migration] = &[
     Migration {
-        version: 1,
-        name: "one",
+        file: "V1__one",
         sql: "select pg_sleep(0.2); create table one (n int8)",
     },
     Migration {
-        version: 2,
-        name: "two",
+        file: "V2__two",
         sql: "create table two (n int8); insert into one values (1)",
     },
 ];
@@ -24,7 +22,7 @@ fn two_that_come_at_once_migrate_once() {
             start(&universe, &left).await,
             start(&universe, &right).await,
         );
-        let sql = "select (select count(*) from one) * 10 + count(*) from headroom.migrations";
+        let sql = "select (select count(*) from one) * 10 + count(*) from headroom.schema_history";
         let (left, right) = tokio::join!(count(&left, sql), count(&right, sql));
         assert_eq!((left, right), (12, 12));
         one.stop().await;
@@ -74,6 +72,42 @@ fn a_newer_or_changed_schema_is_refused() {
             .map(|error| error.to_string())
             .unwrap_or_default();
         assert!(refused.contains("another migration 1 (one)"), "{refused}");
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_step_that_fails_leaves_nothing_of_any_behind() {
+    const BAD: &[Migration] = &[
+        Migration {
+            file: "V1__one",
+            sql: "create table one (n int8)",
+        },
+        Migration {
+            file: "V2__two",
+            sql: "create table two (n int8); select 1/0",
+        },
+    ];
+    const GAP: &[Migration] = &[TWO[1], TWO[1]];
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let url = cluster.url("postgres", "");
+        let bad = database(&url, 2, BAD);
+        let root = start(&universe, &bad).await;
+        for _ in 0..2 {
+            let refused = bad.migrate(LONG).await.unwrap_err();
+            assert_eq!(refused.sqlstate(), Some("22012"), "{refused}");
+        }
+        root.stop().await;
+        let twice = database(&url, 2, GAP);
+        let root = start(&universe, &twice).await;
+        let refused = twice.migrate(LONG).await.unwrap_err();
+        let steps = matches!(refused, Error::Schema(SchemaError::Steps(_)));
+        assert!(steps, "{refused}");
+        root.stop().await;
+        let good = database(&url, 2, TWO);
+        let root = start(&universe, &good).await;
+        assert_eq!(count(&good, "select count(*) from one").await, 1);
         root.stop().await;
     });
 }
