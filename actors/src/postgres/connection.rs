@@ -21,6 +21,24 @@ use super::statements::{Slot, Statements};
 use super::tls::Tls;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
+/// Ends a transaction with `$end`, and takes the session back to what it was when it was opened: `DISCARD
+/// ALL` but for the prepared statements, which are ours. In one go with the end of the transaction it
+/// costs no way to the server and back.
+macro_rules! ended_by {
+    ($end:literal) => {
+        concat!(
+            $end,
+            "; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+             SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
+        )
+    };
+}
+
+/// Commits, and leaves nothing of it in the session.
+pub(super) const COMMIT: &str = ended_by!("COMMIT");
+/// Rolls back, and leaves nothing of it in the session.
+pub(super) const ROLLBACK: &str = ended_by!("ROLLBACK");
+
 /// A connection to a PostgreSQL server. Many may use it at once: what they send is answered in order.
 pub struct Connection {
     client: Client,
@@ -204,7 +222,6 @@ impl Connection {
     /// the server still works on is cancelled and fails: a cancellation may come late, and would then
     /// meet the next user's statement.
     pub(super) async fn clean(&self) -> Result<(), Error> {
-        const CLEAN: &str = "ROLLBACK; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all()";
         if self.abandoned.load(Ordering::Acquire) {
             self.doubtful.store(true, Ordering::Release);
             // Without it the statement runs until its timeout, no more.
@@ -215,7 +232,7 @@ impl Connection {
             });
         }
         self.settled().await?;
-        self.batch(CLEAN).await
+        self.batch(ROLLBACK).await
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! Two ways to use it:
 //! - **Single statements** ([`Database::query`] and its kin) travel over shared connections, many at
-//!   once on each. One caller's error or departure touches no other.
+//!   once on each. One caller's error or departure touches no other. What they set in the session
+//!   stays there: such things belong in a transaction.
 //! - **Transactions** ([`Database::begin`], [`Database::transaction`]) have a connection of their own.
 //!   One that is dropped unfinished is rolled back before anybody else has the connection.
 //!

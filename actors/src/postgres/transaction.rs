@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 
-use super::connection::{Answer, Connection};
+use super::connection::{Answer, COMMIT, Connection, ROLLBACK};
 use super::database::Params;
 use super::error::Error;
 use super::pipelined::{at_most_one, one};
@@ -91,7 +91,9 @@ impl TransactionOptions {
 }
 
 /// A transaction that was begun. Dropped unfinished, it is rolled back, and what the server still
-/// does for it is cancelled, before anybody else has the connection.
+/// does for it is cancelled, before anybody else has the connection. What it left in the session
+/// (settings, temporary tables, advisory locks, channels listened to) is taken away with its end,
+/// whichever that is.
 #[must_use = "a dropped transaction is rolled back"]
 pub struct Transaction {
     lease: Lease<Connection>,
@@ -181,7 +183,7 @@ impl Transaction {
             self.rollback().await.ok();
             return Err(Error::Aborted);
         }
-        self.batch("COMMIT").await?;
+        self.batch(COMMIT).await?;
         self.lease.finished();
         Ok(())
     }
@@ -191,7 +193,7 @@ impl Transaction {
     /// # Errors
     /// See [`Error`]. It is undone all the same, before the connection is used again.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.batch("ROLLBACK").await?;
+        self.batch(ROLLBACK).await?;
         self.lease.finished();
         Ok(())
     }

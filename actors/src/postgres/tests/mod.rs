@@ -5,6 +5,7 @@ mod failures;
 mod reach;
 mod replicas;
 mod schema;
+mod sessions;
 mod statements;
 mod transactions;
 
