@@ -53,13 +53,16 @@ fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec
         Arc::clone(&ties.budget),
     );
     let (origin, locate) = locate(settings.url.as_ref().map(|url| url.expose()), &private);
-    let config = PostgresConfig {
+    let mut config = PostgresConfig {
         connect_timeout: settings.pool.connect_timeout,
         statement_timeout: settings.statement_timeout,
         lock_timeout: settings.lock_timeout,
         idle_in_transaction_timeout: settings.idle_in_transaction_timeout,
         ..PostgresConfig::default()
     };
+    if matches!(origin, Origin::Embedded(_)) {
+        config.bytes_per_connection = postgres::PRIVATE_SERVER_CONNECTION_BYTES;
+    }
     let primary = pool(&settings.pool, &origin);
     let bounds = (primary.connections_min, primary.connections_max);
     let connector = Connector::new(locate, config.clone());

@@ -38,7 +38,7 @@ mod tests;
 mod tls;
 mod transaction;
 
-pub use config::PostgresConfig;
+pub use config::{PRIVATE_SERVER_CONNECTION_BYTES, PostgresConfig};
 pub use connection::Connection;
 pub use connector::Connector;
 pub use database::{Database, Params};
