@@ -4,6 +4,8 @@
 #[cfg(test)]
 pub(crate) mod certificate;
 #[cfg(test)]
+pub(crate) mod disk;
+#[cfg(test)]
 pub(crate) mod proxy;
 
 use std::cell::Cell;

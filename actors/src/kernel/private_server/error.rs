@@ -156,7 +156,14 @@ fn list(folders: &[PathBuf]) -> String {
 /// last ones.
 fn last(lines: &[String]) -> String {
     const SHOWN: usize = 4;
-    const TELLING: [&str; 5] = ["PANIC", "FATAL", "error", "No space left", "denied"];
+    const TELLING: [&str; 6] = [
+        "PANIC",
+        "FATAL",
+        "error",
+        "No space left",
+        "Short write",
+        "denied",
+    ];
     let is_telling = |line: &&String| TELLING.iter().any(|word| line.contains(word));
     let mut chosen: Vec<&String> = lines.iter().filter(is_telling).collect();
     if chosen.is_empty() {
@@ -173,7 +180,13 @@ fn last(lines: &[String]) -> String {
 /// What to do, where what was written tells.
 fn advice(lines: &[String]) -> &'static str {
     let says = |text: &str| lines.iter().any(|line| line.contains(text));
-    if says("No space left on device") || says("Disk quota exceeded") {
+    // The last is what Redis says when a part still found room.
+    let full = [
+        "No space left on device",
+        "Disk quota exceeded",
+        "Short write",
+    ];
+    if full.into_iter().any(says) {
         "; free space on the disk of the data folder, it is tried again by itself"
     } else if says("Permission denied") {
         "; let its user write to the data folder"

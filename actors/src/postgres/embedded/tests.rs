@@ -13,6 +13,7 @@ use crate::kernel::private_server::testing::{
     World, is_alive, kill_and_wait, listens_on_tcp, mode, open_folder, pid, uid_of, until,
 };
 use crate::kernel::private_server::{SearchPath, ServerState};
+use crate::kernel::testing::disk::Disk;
 
 fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
     embedded(config, world.supervisor.clone(), world.budget())
@@ -365,38 +366,6 @@ fn without_memory_nothing_is_started() {
     });
 }
 
-/// A small disk of its own; gone with this value.
-struct Disk(std::path::PathBuf);
-
-impl Disk {
-    /// `None` where nothing can be mounted.
-    fn mount(path: &Path, mebibytes: u32) -> Option<Self> {
-        std::fs::create_dir(path).unwrap();
-        mount(path, "mode=711", mebibytes).then(|| Self(path.to_owned()))
-    }
-}
-
-fn mount(path: &Path, option: &str, mebibytes: u32) -> bool {
-    let mount = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o"])
-        .arg(format!("{option},size={mebibytes}m"))
-        .arg("tmpfs")
-        .arg(path)
-        .stderr(Stdio::null())
-        .status();
-    mount.is_ok_and(|status| status.success())
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let umount = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-        assert!(umount.unwrap().success());
-    }
-}
-
 /// Asks until it runs. What it is told until then must be that the disk is full.
 async fn once_there_is_room(server: &PrivateServer) -> Socket {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
@@ -417,22 +386,24 @@ fn a_full_disk_is_told_of_and_it_starts_when_there_is_room() {
             return world;
         };
         let mut config = world.config();
-        config.folder = disk.0.join("server");
+        config.folder = disk.path().join("server");
         let server = server(&world, config);
         let error = server.ensure().await.unwrap_err();
         assert!(matches!(error, EmbeddedError::Initialise { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains("No space left on device"), "{text}");
         assert!(text.contains("free space on the disk"), "{text}");
-        let left: Vec<_> = std::fs::read_dir(disk.0.join("server")).unwrap().collect();
+        let left: Vec<_> = std::fs::read_dir(disk.path().join("server"))
+            .unwrap()
+            .collect();
         assert_eq!(left.len(), 1, "only the lock is left: {left:?}");
-        assert!(mount(&disk.0, "remount", 200));
+        disk.grow(200);
         let socket = once_there_is_room(&server).await;
         query(&socket, "CREATE TABLE kept AS SELECT 7 AS id")
             .await
             .unwrap();
         // It gets full while the server runs, and the server ends.
-        let filler = disk.0.join("filler");
+        let filler = disk.path().join("filler");
         let mut file = std::fs::File::create(&filler).unwrap();
         while file.write_all(&[0; 1 << 16]).is_ok() {}
         let before = pid(&server.state());

@@ -10,6 +10,8 @@ use crate::kernel::private_server::testing::{
     World, is_alive, kill_and_wait, listens_on_tcp, mode, pid, uid_of, until,
 };
 use crate::kernel::private_server::{SearchPath, ServerState};
+use crate::kernel::testing::disk::Disk;
+use crate::redis::{Redis as Client, Role, cmd, pool, pool_config};
 
 fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
     embedded(config, world.supervisor.clone(), world.budget())
@@ -205,6 +207,77 @@ fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
             assert!(std::time::Instant::now() < deadline, "it comes back");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        world
+    });
+}
+
+#[test]
+fn a_disk_that_gets_full_under_load_loses_nothing_that_was_acknowledged() {
+    World::run(|world| async move {
+        let Some(disk) = Disk::mount(&world.home.path().join("disk"), 8) else {
+            return world;
+        };
+        let mut config = world.config();
+        config.folder = disk.path().join("server");
+        let server = server(&world, config);
+        let place = crate::redis::Server::one(Arc::new(server.clone()));
+        let (handle, child) = pool(Role::Primary, place, pool_config(), None);
+        world.supervisor.start_child(child).await.unwrap();
+        let redis = Client::new(handle);
+        let second = Duration::from_secs(1);
+        let value = "x".repeat(16 * 1024);
+        let set = async |number: u32| {
+            let mut set = cmd("SET");
+            set.arg(number).arg(&value);
+            redis.command::<()>(&set, second).await.is_ok()
+        };
+        let is_full = std::cell::Cell::new(false);
+        let writers = (0..8u32).map(async |writer| {
+            let mut acknowledged = Vec::new();
+            for number in (writer * 10_000).. {
+                if is_full.get() {
+                    break;
+                }
+                if set(number).await {
+                    acknowledged.push(number);
+                }
+            }
+            acknowledged
+        });
+        let told = async {
+            let mut states = server.state();
+            let says_so = |state: &ServerState| {
+                let error = state.error().map(ToString::to_string).unwrap_or_default();
+                error.contains("free space on the disk")
+            };
+            let told = tokio::time::timeout(Duration::from_secs(30), states.wait_for(says_so));
+            drop(told.await.unwrap().unwrap());
+            is_full.set(true);
+        };
+        let (acknowledged, ()) = tokio::join!(futures_util::future::join_all(writers), told);
+        let acknowledged = acknowledged.concat();
+        disk.grow(100);
+        let room = std::time::Instant::now();
+        while !set(1_000_000).await {
+            assert!(room.elapsed() < 30 * second, "it does not recover");
+        }
+        println!(
+            "{} acknowledged, back {:?} after there was room",
+            acknowledged.len(),
+            room.elapsed()
+        );
+        assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+        for number in acknowledged {
+            let mut get = cmd("GET");
+            let there: Option<String> = redis.command(get.arg(number), second).await.unwrap();
+            assert_eq!(
+                there.map(|it| it.len()),
+                Some(value.len()),
+                "{number} is lost"
+            );
+        }
+        world.supervisor.terminate_child(Role::Primary.name()).await;
+        world.stop().await;
         world
     });
 }
