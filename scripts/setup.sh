@@ -23,6 +23,8 @@ SETUP=scripts/setup
 . "$SETUP/client.sh"
 # shellcheck source=scripts/setup/servers.sh
 . "$SETUP/servers.sh"
+# shellcheck source=scripts/setup/peers.sh
+. "$SETUP/peers.sh"
 
 [ $# -gt 0 ] || set -- rust make compiler libtorch sample_model speech_samples postgres redis
 for need in "$@"; do

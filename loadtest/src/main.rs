@@ -8,6 +8,8 @@
 
 mod client;
 mod policy;
+mod pools;
+mod random;
 mod report;
 mod sample;
 mod scenario;
@@ -66,6 +68,15 @@ struct Arguments {
     /// its models take.
     #[arg(long, requires = "trace")]
     budget: Option<u64>,
+    /// For `postgres` and `redis`: how long each pool is measured.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// For `postgres` and `redis`: also draw the figures into this file.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// For `postgres` and `redis`: be the peer of this name, as the plan on the input says.
+    #[arg(long, hide = true)]
+    peer: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -84,6 +95,10 @@ enum Scenario {
     All,
     /// Eviction policies beside an offline optimum. A replay: starts no server, measures nothing.
     Policy,
+    /// Pools of PostgreSQL beside those that others use, on a private server. Starts no Headroom.
+    Postgres,
+    /// The same for Redis.
+    Redis,
 }
 
 fn main() -> ExitCode {
@@ -98,8 +113,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
-    if let Scenario::Policy = arguments.scenario {
-        return policy::compare(arguments.trace.as_deref(), arguments.budget);
+    match arguments.scenario {
+        Scenario::Policy => {
+            return policy::compare(arguments.trace.as_deref(), arguments.budget);
+        }
+        Scenario::Postgres => return compare_pools(pools::Kind::Postgres, arguments),
+        Scenario::Redis => return compare_pools(pools::Kind::Redis, arguments),
+        _ => {}
     }
     let binaries = Binaries::at(&arguments.server)?;
     let mut report = Report::begin();
@@ -125,6 +145,18 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(path) => report.write(path),
         None => Ok(()),
     }
+}
+
+fn compare_pools(kind: pools::Kind, arguments: &Arguments) -> Result<(), Error> {
+    if let Some(peer) = &arguments.peer {
+        return pools::run_peer(peer);
+    }
+    let options = pools::Options {
+        seconds: arguments.seconds,
+        json: arguments.json.as_deref(),
+        svg: arguments.svg.as_deref(),
+    };
+    pools::compare(kind, &options)
 }
 
 fn same(a: Scenario, b: Scenario) -> bool {

@@ -92,7 +92,8 @@ impl Report {
     }
 }
 
-fn load_average() -> f64 {
+/// Processes that wanted to run in the last minute, on average.
+pub(crate) fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let first = text.split_ascii_whitespace().next();
     first.and_then(|word| word.parse().ok()).unwrap_or(f64::NAN)

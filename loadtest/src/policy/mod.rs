@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 use headroom_actors::lazy::{Candidate, PolicyKind, Usage, choose};
 
 use crate::Error;
+use crate::random::Random;
 use bound::lower_bound;
-use generate::{Random, Sample, samples};
+use generate::{Sample, samples};
 use offline::{Informed, feasible};
 use optimum::optimum;
 use replay::{Keeper, NoRoom, Online, replay};

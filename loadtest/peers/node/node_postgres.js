@@ -1,0 +1,21 @@
+// node-postgres with its Pool, each statement prepared under a name.
+
+import { measure, packages, readPlan, value } from './closed_loop.js';
+
+const pg = packages('pg');
+const plan = await readPlan();
+const pool = new pg.Pool({
+  connectionString: plan.url,
+  max: plan.connections_max,
+  connectionTimeoutMillis: plan.deadline_ms,
+  query_timeout: plan.deadline_ms,
+});
+await measure(plan, async (key) => {
+  const { rows } = await pool.query({
+    name: 'select-item',
+    text: 'SELECT payload FROM item WHERE id = $1',
+    values: [key],
+  });
+  return rows[0].payload === value(key);
+});
+await pool.end();

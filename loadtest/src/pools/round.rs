@@ -1,0 +1,176 @@
+//! One peer, measured once: its process, watched from outside.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use super::peers::{Peer, Program, node_folder};
+use super::plan::{BEGIN, Outcome, Plan};
+use super::private::Private;
+use super::processor::{seconds_of, seconds_of_family};
+use crate::Error;
+
+/// How often the open connections are counted.
+const COUNT_EVERY: Duration = Duration::from_millis(250);
+
+/// What a peer may take beyond its time: to start, to connect, to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Round {
+    #[serde(flatten)]
+    pub(super) outcome: Outcome,
+    pub(super) per_second: f64,
+    /// Connections that it opened, as the server counts them.
+    pub(super) opened: u64,
+    /// The most that were open when they were counted.
+    pub(super) most_at_once: u64,
+    /// The share of requests that opened no connection.
+    pub(super) reuse: f64,
+    /// Cores that the peer kept busy.
+    pub(super) peer_cores: f64,
+    /// Cores that the server kept busy meanwhile.
+    pub(super) server_cores: f64,
+}
+
+/// Runs `peer` as `plan` says.
+pub(super) async fn round(
+    peer: &Peer,
+    scenario: &str,
+    plan: &Plan,
+    server: &Private,
+) -> Result<Round, Error> {
+    let before = server.opened().await?;
+    let mut process = Process::start(peer, scenario, plan).await?;
+    let took = Duration::from_millis(plan.warm_up_ms + plan.measured_ms) + PATIENCE;
+    let watched = tokio::time::timeout(took, process.watch(server)).await;
+    let late = || Error::Program(format!("{} takes too long", peer.label));
+    let watched = watched.map_err(|_| late())??;
+    process.end().await?;
+    server.left_alone().await?;
+    let opened = server.opened().await? - before;
+    let Watched {
+        outcome,
+        most_at_once,
+        peer_seconds,
+        server_seconds,
+    } = watched;
+    Ok(Round {
+        per_second: outcome.answers as f64 / outcome.seconds,
+        opened,
+        most_at_once,
+        reuse: 1.0 - opened as f64 / (outcome.requests.max(1)) as f64,
+        peer_cores: peer_seconds / outcome.seconds,
+        server_cores: server_seconds / outcome.seconds,
+        outcome,
+    })
+}
+
+struct Watched {
+    outcome: Outcome,
+    most_at_once: u64,
+    peer_seconds: f64,
+    server_seconds: f64,
+}
+
+struct Process {
+    label: &'static str,
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    async fn start(peer: &Peer, scenario: &str, plan: &Plan) -> Result<Self, Error> {
+        let failed = |error| Error::io(format!("cannot start {}", peer.label))(error);
+        let mut command = match peer.program {
+            Program::Own => {
+                let mut own = Command::new(std::env::current_exe().map_err(failed)?);
+                own.args([scenario, "--peer", peer.name]);
+                own
+            }
+            Program::Node(file) => {
+                let mut node = Command::new("node");
+                node.arg(node_folder().join(file));
+                node
+            }
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().map_err(failed)?;
+        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Error::Program(format!("{} has no pipes", peer.label)));
+        };
+        let plan = serde_json::to_string(plan).map_err(|error| failed(error.into()))?;
+        let sent = input.write_all(format!("{plan}\n").as_bytes()).await;
+        sent.map_err(failed)?;
+        Ok(Self {
+            label: peer.label,
+            child,
+            input,
+            output: BufReader::new(output).lines(),
+        })
+    }
+
+    /// Waits until it tells what came of it, and looks at it and the server meanwhile.
+    async fn watch(&mut self, server: &Private) -> Result<Watched, Error> {
+        let peer = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        let (peer, server_pid) = (peer.unwrap_or_default(), server.pid()?);
+        let spent = || (seconds_of(peer), seconds_of_family(server_pid));
+        if self.line().await? != BEGIN {
+            return Err(self.strange());
+        }
+        let before = spent();
+        let mut most_at_once = 0;
+        let mut count = tokio::time::interval(COUNT_EVERY);
+        let line = loop {
+            tokio::select! {
+                line = self.line() => break line?,
+                _ = count.tick() => most_at_once = most_at_once.max(server.open_now().await?),
+            }
+        };
+        let after = spent();
+        Ok(Watched {
+            outcome: serde_json::from_str(&line).map_err(|_| self.strange())?,
+            most_at_once,
+            peer_seconds: after.0 - before.0,
+            server_seconds: after.1 - before.1,
+        })
+    }
+
+    async fn line(&mut self) -> Result<String, Error> {
+        let line = self.output.next_line().await;
+        let line = line.map_err(Error::io(format!("cannot listen to {}", self.label)))?;
+        line.ok_or_else(|| Error::Program(format!("{} ended without a word", self.label)))
+    }
+
+    fn strange(&self) -> Error {
+        Error::Program(format!("{} tells something else", self.label))
+    }
+
+    /// Lets it close its connections, and waits until it has ended.
+    async fn end(mut self) -> Result<(), Error> {
+        drop(self.input);
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        match ended {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(Error::Program(format!("{} ended: {status}", self.label))),
+            Ok(Err(error)) => Err(Error::io(format!("cannot wait for {}", self.label))(error)),
+            Err(_) => Err(Error::Program(format!("{} does not end", self.label))),
+        }
+    }
+}
+
+/// Why the peers in JavaScript cannot run, if they cannot.
+pub(super) fn node_is_missing(modules: &Path) -> Option<&'static str> {
+    let node = std::process::Command::new("node").arg("--version").output();
+    if node.is_err() {
+        return Some("node is missing");
+    }
+    let there = ["pg", "ioredis"].map(|name| modules.join(name).is_dir());
+    (there != [true, true]).then_some("its packages are missing: scripts/setup.sh bench_peers")
+}

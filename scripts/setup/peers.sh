@@ -1,0 +1,25 @@
+# shellcheck shell=bash
+# Pools in JavaScript that ours are measured beside, from npm: for `make bench` alone. Their versions are in
+# loadtest/peers/node/package.json.
+
+need_bench_peers() {
+  local folder=$HEADROOM_CACHE/bench-peers made_of
+  if ! have node || ! have npm; then
+    say "node or npm missing: the bench leaves node-postgres and ioredis out (apt-get install nodejs npm)"
+    return
+  fi
+  made_of="$(sha256sum <loadtest/peers/node/package.json) $(node --version)"
+  [ "$(cat "$folder/made-of" 2>/dev/null)" = "$made_of" ] && return
+  open_work
+  [ "$(cat "$folder/made-of" 2>/dev/null)" = "$made_of" ] && return
+  need_space 50 "node-postgres and ioredis"
+  say "fetching node-postgres and ioredis from npm (5 MiB, for the bench)"
+  mkdir -p "$WORK/bench-peers"
+  cp loadtest/peers/node/package.json "$WORK/bench-peers/"
+  npm install --prefix "$WORK/bench-peers" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund \
+    --ignore-scripts --silent >"$WORK/npm.log" 2>&1 ||
+    die "node-postgres and ioredis do not install: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
+  echo "$made_of" >"$WORK/bench-peers/made-of"
+  if [ -e "$folder" ]; then mv "$folder" "$WORK/replaced-peers"; fi
+  mv -T "$WORK/bench-peers" "$folder"
+}
