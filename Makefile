@@ -67,6 +67,10 @@ bench: build ## criterion benches, then the load scenarios
 	@echo "bench: load scenarios"
 	@$(ENV) cargo build --release -p headroom-model-host --examples
 	@$(ENV) cargo run --release -p headroom-loadtest -- all
+	@echo "bench: pools beside others"
+	@scripts/setup.sh bench_peers
+	@$(ENV) cargo run --release -p headroom-loadtest --features peers -- postgres
+	@$(ENV) cargo run --release -p headroom-loadtest --features peers -- redis
 
 clean: ## remove target/ (the cache and data/ stay)
 	@echo "clean: removing target/"

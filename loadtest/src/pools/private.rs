@@ -10,8 +10,8 @@ use headroom_actors::kernel::private_server::{
     EmbeddedConfig, EmbeddedError, SearchPath, ServerState, Socket,
 };
 use headroom_actors::kernel::{Root, SupervisorSpec, Tree};
-use headroom_actors::postgres::{Connector, Database, EmbeddedPostgres, PostgresConfig};
-use headroom_actors::redis::{self, EmbeddedRedis, Redis, Role, cmd, pipe};
+use headroom_actors::postgres::{self, Connector, Database, PostgresConfig};
+use headroom_actors::redis::{self, Redis, Role, cmd, pipe};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -51,7 +51,7 @@ impl Private {
     pub(super) async fn postgres(keys: u32) -> Result<Self, Error> {
         let (folder, config) = place()?;
         let branch = SupervisorSpec::new("server");
-        let server = EmbeddedPostgres::new(config, branch.handle(), Arc::new(Unlimited));
+        let server = postgres::embedded(config, branch.handle(), Arc::new(Unlimited));
         let settings = PostgresConfig {
             application_name: WATCHER.to_owned(),
             statement_timeout: PATIENCE,
@@ -76,8 +76,8 @@ impl Private {
     pub(super) async fn redis(keys: u32) -> Result<Self, Error> {
         let (folder, config) = place()?;
         let branch = SupervisorSpec::new("server");
-        let server = EmbeddedRedis::new(config, branch.handle(), Arc::new(Unlimited));
-        let locate = redis::Server::One(Arc::new(server.clone()));
+        let server = redis::embedded(config, branch.handle(), Arc::new(Unlimited));
+        let locate = redis::Server::one(Arc::new(server.clone()));
         let (handle, child) = redis::pool(Role::Primary, locate, one_connection(), None);
         let root = start(branch.child(child)).await?;
         let private = Self {

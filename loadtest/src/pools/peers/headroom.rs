@@ -56,7 +56,7 @@ pub(super) async fn leased(plan: &Plan) -> Result<(), Error> {
 
 /// Single commands over shared connections.
 pub(super) async fn redis(plan: &Plan) -> Result<(), Error> {
-    let server = redis::Server::One(locate(plan));
+    let server = redis::Server::one(locate(plan));
     let (handle, child) = redis::pool(Role::Primary, server, redis::pool_config(), None);
     let redis = Redis::new(handle);
     let (within, what) = (plan.deadline(), plan.ask);
