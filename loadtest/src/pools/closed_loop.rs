@@ -16,8 +16,6 @@ use crate::sample::Samples;
 pub(super) enum Failure {
     #[error("the answer is not the one of the key")]
     Wrong,
-    #[error("no answer within the deadline")]
-    Deadline,
     #[error("{0}")]
     Refused(String),
 }
@@ -33,15 +31,6 @@ impl Failure {
 /// `Ok` if `is_right`.
 pub(super) fn right(is_right: bool) -> Result<(), Failure> {
     is_right.then_some(()).ok_or(Failure::Wrong)
-}
-
-/// For drivers without a deadline of their own for the whole of a request.
-pub(super) async fn within<T>(
-    deadline: Duration,
-    request: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let answer = tokio::time::timeout(deadline, request).await;
-    answer.unwrap_or(Err(Failure::Deadline))
 }
 
 /// What one caller saw.

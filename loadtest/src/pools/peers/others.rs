@@ -11,7 +11,7 @@ use tokio_postgres::NoTls;
 use super::{Failure, measure, unknown};
 use crate::Error;
 use crate::pools::SELECT;
-use crate::pools::closed_loop::{right, within};
+use crate::pools::closed_loop::right;
 use crate::pools::plan::{Ask, Plan, name, value};
 
 pub(super) async fn run(peer: &str, plan: &Plan) -> Result<(), Error> {
@@ -171,6 +171,15 @@ async fn multiplexed(plan: &Plan) -> Result<(), Error> {
         )
     };
     measure(plan, ask).await
+}
+
+/// For drivers without a deadline of their own for the whole of a request.
+async fn within<T>(
+    deadline: Duration,
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let answer = tokio::time::timeout(deadline, request).await;
+    answer.unwrap_or_else(|_| Err(Failure::of("no answer within the deadline")))
 }
 
 /// The deadline of the whole request is around it.
