@@ -103,12 +103,20 @@ impl<T, W: Waits> Book<T, W> {
     }
 
     /// Whether another connection may be put to shared use. One is left for those who want it alone,
-    /// where there is more than one.
+    /// where there is more than one. Retiring connections take nobody any more: they do not count
+    /// towards the most that share, and the last connection is shared where all others retire.
     pub(super) fn may_share_more(&self) -> bool {
+        let (mut active, mut retiring) = (0, 0);
+        for slot in self.slots.values() {
+            match slot.state {
+                Use::Shared { retiring: None, .. } => active += 1,
+                Use::Shared { .. } => retiring += 1,
+                _ => {}
+            }
+        }
         let most = self.config.connections_max.saturating_sub(1).max(1);
-        let shared = self.slots.values();
-        let shared = shared.filter(|slot| matches!(slot.state, Use::Shared { .. }));
-        shared.count() < self.config.shared_max.min(most) as usize
+        let leaves_one = active + retiring < most || active == 0;
+        active < self.config.shared_max && leaves_one
     }
 
     /// Whose turn it is to have an idle connection.

@@ -6,6 +6,7 @@ mod reach;
 mod replicas;
 mod schema;
 mod sessions;
+mod shared;
 mod statements;
 mod transactions;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::super::book::{Book, Effect, Use};
+use super::super::book::{Book, Effect, Slot, Use};
 use super::super::lease::Condition;
 use super::super::queue::Waits;
 use super::super::{ConnectError, ConnectErrorKind, Mode, PoolConfig};
@@ -191,6 +191,17 @@ impl World {
             .filter(|slot| slot.state == Use::Exclusive)
             .count();
         assert_eq!(shared + exclusive, self.leases.len());
+        // Nobody who would share waits beside an idle connection either, as long as few enough are
+        // shared; those that take nobody any more do not count.
+        let takes_more =
+            |slot: &&Slot<()>| matches!(slot.state, Use::Shared { retiring: None, .. });
+        let active = book.slots.values().filter(takes_more).count();
+        if !book.idle.is_empty() && active == 0 && book.queue.shared() > 0 {
+            assert!(
+                book.coming(self.now) >= book.demand(),
+                "forgotten while no connection takes those who share"
+            );
+        }
         // Nobody waits beside an idle connection, unless it is being looked after for them.
         if !book.idle.is_empty() && book.queue.exclusive() > 0 {
             assert!(
@@ -199,6 +210,58 @@ impl World {
             );
         }
     }
+}
+
+/// Ends a lease on each connection that takes those who share: it is of no use any more, and those
+/// who have it besides stay.
+fn break_all_shared(world: &mut World) {
+    for lease in world.leases.clone() {
+        let slot = world.book.leases[&lease].slot;
+        let state = world.book.slots[&slot].state;
+        if matches!(state, Use::Shared { retiring: None, .. }) {
+            world.leases.retain(|kept| *kept != lease);
+            world.book.returned(world.now, lease, Condition::Broken);
+            world.carry_out();
+        }
+    }
+}
+
+/// One more wants to share; whatever is opened for that opens. Says whether it got a connection.
+fn share(world: &mut World) -> bool {
+    let before = world.leases.len();
+    world.step(&Step::Ask(Mode::Shared, 60_000));
+    // Opening another one is thought over when somebody has waited.
+    world.step(&Step::Pass(20));
+    while let Some(id) = world.opening.pop() {
+        world.opened(id, true);
+        world.carry_out();
+    }
+    world.leases.len() > before
+}
+
+#[test]
+fn connections_that_take_nobody_any_more_keep_nobody_from_sharing_others() {
+    let config = PoolConfig {
+        connections_min: 1,
+        connections_max: 7,
+        shared_max: 2,
+        shared_depth: 2,
+        ..config()
+    };
+    let mut world = World::new(config);
+    for round in 0..3 {
+        for user in 0..4 {
+            assert!(share(&mut world), "user {user} of round {round} waits");
+            world.assert_rules();
+        }
+        break_all_shared(&mut world);
+    }
+    // Six retire, with a user each; the last one that is left is shared too.
+    assert_eq!(world.book.slots.len(), 6);
+    assert!(share(&mut world));
+    assert!(share(&mut world));
+    // Now there is nothing more to be had.
+    assert!(!share(&mut world));
 }
 
 proptest! {
