@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{CancelToken, Client, Row, Statement};
+use tokio_postgres::{CancelToken, Client, Row, RowStream, SimpleQueryMessage, Statement};
 
 use super::address::Server;
 use super::database::Params;
@@ -35,7 +35,7 @@ macro_rules! ended_by {
 }
 
 /// Commits, and leaves nothing of it in the session.
-pub(super) const COMMIT: &str = ended_by!("COMMIT");
+const COMMIT: &str = ended_by!("COMMIT");
 /// Rolls back, and leaves nothing of it in the session.
 pub(super) const ROLLBACK: &str = ended_by!("ROLLBACK");
 
@@ -146,25 +146,16 @@ impl Connection {
             });
         }
         sent.store(true, Ordering::Relaxed);
-        let collect = async {
-            let params = params.iter().copied();
-            let mut rows = pin!(self.client.query_raw(&statement, params).await?);
-            let mut collected = Vec::new();
-            while let Some(row) = rows.try_next().await? {
-                collected.push(row);
-            }
-            let affected = rows.rows_affected().unwrap_or_default();
-            Ok::<_, tokio_postgres::Error>(Answer {
-                rows: collected,
-                affected,
-            })
+        let params = params.iter().copied();
+        let answer = match self.client.query_raw(&statement, params).await {
+            Ok(rows) => collect(rows).await.map_err(|error| Error::of(&error, true)),
+            // Nothing is run of what cannot be bound.
+            Err(error) => Err(Error::before_it_ran(&error)),
         };
-        collect.await.map_err(|error| {
-            let error = Error::of(&error, true);
+        answer.inspect_err(|error| {
             if error.is_stale_statement() {
                 self.statements.forget(sql);
             }
-            error
         })
     }
 
@@ -173,6 +164,24 @@ impl Connection {
         let sent = !self.is_closed();
         let done = self.client.batch_execute(sql).await;
         done.map_err(|error| Error::of(&error, sent))
+    }
+
+    /// Commits the open transaction. Says whether the session is as new afterwards: what follows the
+    /// commit in the same go may fail by itself, which does not undo it.
+    pub(super) async fn commit(&self) -> Result<bool, Error> {
+        let sent = !self.is_closed();
+        let answers = self.client.simple_query_raw(COMMIT).await;
+        let mut answers = pin!(answers.map_err(|error| Error::of(&error, sent))?);
+        let mut committed = false;
+        loop {
+            match answers.try_next().await {
+                Ok(Some(SimpleQueryMessage::CommandComplete(_))) => committed = true,
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(true),
+                Err(_) if committed => return Ok(false),
+                Err(error) => return Err(Error::of(&error, sent)),
+            }
+        }
     }
 
     /// Waits until the server has answered all that was sent before.
@@ -234,6 +243,19 @@ impl Connection {
         self.settled().await?;
         self.batch(ROLLBACK).await
     }
+}
+
+async fn collect(rows: RowStream) -> Result<Answer, tokio_postgres::Error> {
+    let mut rows = pin!(rows);
+    let mut collected = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        collected.push(row);
+    }
+    let affected = rows.rows_affected().unwrap_or_default();
+    Ok(Answer {
+        rows: collected,
+        affected,
+    })
 }
 
 impl Drop for Connection {

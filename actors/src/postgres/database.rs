@@ -17,6 +17,7 @@ use super::error::Error;
 use super::facts::{self, Facts};
 use super::migrate::Migration;
 use super::pipelined::{at_most_one, one};
+use super::repeat::{Failed, may_repeat};
 use super::replicas::{ReadOnly, Replicas};
 use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::pool::{Checkout, CheckoutError, Lease, Mode, Pool, PoolConfig, Status};
@@ -141,7 +142,7 @@ impl Database {
         within: Duration,
     ) -> impl Future<Output = Result<Vec<Row>, Error>> + Send + 'a {
         let caller = Caller::new(within);
-        async move { Ok(self.statement(sql, params, caller).await?.rows) }
+        async move { Ok(self.statement(sql, params, false, caller).await?.rows) }
     }
 
     /// The one row that `sql` returns.
@@ -156,7 +157,7 @@ impl Database {
         within: Duration,
     ) -> impl Future<Output = Result<Row, Error>> + Send + 'a {
         let caller = Caller::new(within);
-        async move { one(self.statement(sql, params, caller).await?.rows) }
+        async move { one(self.statement(sql, params, false, caller).await?.rows) }
     }
 
     /// The row that `sql` returns, if there is one.
@@ -171,7 +172,7 @@ impl Database {
         within: Duration,
     ) -> impl Future<Output = Result<Option<Row>, Error>> + Send + 'a {
         let caller = Caller::new(within);
-        async move { at_most_one(self.statement(sql, params, caller).await?.rows) }
+        async move { at_most_one(self.statement(sql, params, false, caller).await?.rows) }
     }
 
     /// Runs `sql` and says how many rows it changed.
@@ -186,7 +187,7 @@ impl Database {
         within: Duration,
     ) -> impl Future<Output = Result<u64, Error>> + Send + 'a {
         let caller = Caller::new(within);
-        async move { Ok(self.statement(sql, params, caller).await?.affected) }
+        async move { Ok(self.statement(sql, params, false, caller).await?.affected) }
     }
 
     /// Begins a transaction on a connection of its own. Dropped unfinished, it is rolled back.
@@ -244,7 +245,7 @@ impl Database {
                 Ok(done) => match transaction.commit().await {
                     Ok(()) => return Ok(done),
                     Err(error) => {
-                        let again = error.is_retryable();
+                        let again = may_repeat(Failed::Commit, &error, false);
                         (error.into(), again)
                     }
                 },
@@ -272,7 +273,10 @@ impl Database {
         loop {
             let lease = self.check_out(Mode::Exclusive, caller).await?;
             match Transaction::begin(lease, options, caller.deadline).await {
-                Err(error) if error.is_retryable() && self.may_retry(tries, caller).await => {
+                Err(error)
+                    if may_repeat(Failed::Begin, &error, false)
+                        && self.may_retry(tries, caller).await =>
+                {
                     tries += 1;
                 }
                 other => return other,

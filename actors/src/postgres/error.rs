@@ -65,6 +65,8 @@ pub struct ServerError {
     pub constraint: Option<String>,
     /// The table it is about.
     pub table: Option<String>,
+    /// Whether the statement had begun to run.
+    pub(super) begun: bool,
 }
 
 impl Error {
@@ -92,6 +94,17 @@ impl Error {
         }
     }
 
+    /// As [`Error::of`], of a statement that the server refused before it ran it.
+    pub(super) fn before_it_ran(error: &tokio_postgres::Error) -> Self {
+        match Self::of(error, true) {
+            Self::Server(server) => Self::Server(Box::new(ServerError {
+                begun: false,
+                ..*server
+            })),
+            other => other,
+        }
+    }
+
     fn of_server(error: &DbError, sent: bool) -> Self {
         let fatal = [Some(Severity::Fatal), Some(Severity::Panic)];
         if fatal.contains(&error.parsed_severity()) {
@@ -103,6 +116,7 @@ impl Error {
             message: without_values(error.code(), error.message()).to_owned(),
             constraint: error.constraint().map(ToOwned::to_owned),
             table: error.table().map(ToOwned::to_owned),
+            begun: sent && !is_refused_whole(error),
         }))
     }
 
@@ -140,11 +154,6 @@ impl Error {
                 && error.message.contains("cached plan"))
     }
 
-    /// Whether nothing of it was done, for sure, and the same again could succeed.
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Lost { sent: false, .. }) || self.is_serialization_failure()
-    }
-
     /// Whether the connection is of no use any more.
     pub(super) fn ends_connection(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Protocol(_))
@@ -171,6 +180,12 @@ impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::of(&error, true)
     }
+}
+
+/// Whether the server refused the statement before it did anything of it, since it may not write.
+/// Of one that was refused within another, the server says where.
+fn is_refused_whole(error: &DbError) -> bool {
+    *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION && error.where_().is_none()
 }
 
 /// The message without the value that errors of the class "data exception" end with. Details and

@@ -16,7 +16,9 @@
 //! What it promises:
 //! - Every call has a deadline, and ends with an answer or an [`Error`] that says whether the server
 //!   can have acted on it.
-//! - Only what is safe is tried again: what the server certainly has not seen or has undone.
+//! - Only what is safe is tried again: what the server has certainly not begun, and what it has undone if
+//!   the caller allows that (a call that only reads, a transaction marked as retryable). What can commit
+//!   while it runs never is.
 //! - No error, log line or status holds a password or the value of a parameter.
 //! - Nothing is opened before the first use, and the first use brings the schema up to date.
 
@@ -31,6 +33,7 @@ mod facts;
 mod freshness;
 mod migrate;
 mod pipelined;
+mod repeat;
 mod replicas;
 mod statements;
 #[cfg(test)]

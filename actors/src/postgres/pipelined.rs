@@ -10,6 +10,7 @@ use tokio_postgres::Row;
 use super::connection::{Answer, Connection};
 use super::database::{Caller, Database, Params};
 use super::error::Error;
+use super::repeat::{Failed, may_repeat};
 use crate::kernel::pool::{Lease, Mode};
 
 /// How long a server may go on with what nobody waits for any more, before no new caller is put
@@ -17,11 +18,13 @@ use crate::kernel::pool::{Lease, Mode};
 const UNANSWERED_MAX: Duration = Duration::from_secs(2);
 
 impl Database {
-    /// One statement over a shared connection, tried again where that is safe.
+    /// One statement over a shared connection, sent again where [`may_repeat`] says so. `only_reads` is
+    /// the word of its caller.
     pub(super) async fn statement(
         &self,
         sql: &str,
         params: Params<'_>,
+        only_reads: bool,
         caller: Caller,
     ) -> Result<Answer, Error> {
         self.ready(caller).await?;
@@ -33,11 +36,9 @@ impl Database {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            // A statement by itself that the server refused for one of these reasons did nothing. A
-            // server that was demoted was left by closing the connection.
-            let again = error.is_retryable()
-                || error.is_stale_statement()
-                || connection.was_demoted(&error);
+            let failed = Failed::Statement { sql, only_reads };
+            // A server that was demoted was left by closing the connection.
+            let again = may_repeat(failed, &error, connection.was_demoted(&error));
             drop(connection);
             if !again || !self.may_retry(tries, caller).await {
                 return Err(error);

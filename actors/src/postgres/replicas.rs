@@ -14,6 +14,7 @@ use super::database::{Caller, Database, Params};
 use super::error::Error;
 use super::freshness::{Verdict, Wanted};
 use super::pipelined::{at_most_one, attempt, one};
+use super::repeat::may_go_elsewhere;
 use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::pool::{Lease, Mode};
 
@@ -120,8 +121,8 @@ impl Replicas {
         let lease = self.lease(Mode::Shared, wanted, caller).await?;
         let answer = attempt(lease, sql, params, caller.deadline).await;
         match answer.as_ref().err().and_then(Reason::of) {
-            Some(reason) => Err(reason),
-            None => Ok(answer),
+            Some(reason) if may_go_elsewhere(sql) => Err(reason),
+            _ => Ok(answer),
         }
     }
 
@@ -275,7 +276,7 @@ impl<'a> ReadOnly<'a> {
                 return answer;
             }
         }
-        database.statement(sql, params, caller).await
+        database.statement(sql, params, true, caller).await
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 
-use super::connection::{Answer, COMMIT, Connection, ROLLBACK};
+use super::connection::{Answer, Connection, ROLLBACK};
 use super::database::Params;
 use super::error::Error;
 use super::pipelined::{at_most_one, one};
+use super::repeat::{Failed, may_repeat};
 use crate::kernel::pool::Lease;
 
 /// What transactions may see of each other.
@@ -183,8 +184,11 @@ impl Transaction {
             self.rollback().await.ok();
             return Err(Error::Aborted);
         }
-        self.batch(COMMIT).await?;
-        self.lease.finished();
+        if self.watch(self.lease.connection().commit()).await? {
+            self.lease.finished();
+        } else {
+            self.lease.broken();
+        }
         Ok(())
     }
 
@@ -228,10 +232,8 @@ impl Transaction {
 
     fn note(&self, error: &Error) {
         self.failed.store(true, Ordering::Release);
-        // Before the commit, what is lost is undone.
-        let retryable = error.is_serialization_failure() || error.ends_connection();
         let demoted = !self.read_only && self.lease.connection().was_demoted(error);
-        if retryable || demoted {
+        if may_repeat(Failed::Work, error, demoted) {
             self.retryable.store(true, Ordering::Release);
         }
         if error.ends_connection() || demoted {

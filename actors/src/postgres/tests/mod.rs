@@ -3,6 +3,7 @@
 mod cluster;
 mod failures;
 mod reach;
+mod repeats;
 mod replicas;
 mod schema;
 mod sessions;

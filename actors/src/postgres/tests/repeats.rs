@@ -1,0 +1,159 @@
+//! What is done a second time, counted by its effects.
+
+use super::*;
+use crate::postgres::{Transaction, TransactionOptions};
+
+/// A procedure that pays, commits that, and then fails as it is told.
+const PAY: &str = "create procedure pay(code text, said text) language plpgsql as $$
+    begin
+        insert into paid default values;
+        commit;
+        if code = 'cut' then
+            perform pg_terminate_backend(pg_backend_pid());
+        else
+            raise exception using errcode = code, message = said;
+        end if;
+    end $$";
+
+/// Everything that a server can say and that made calls be tried again.
+const FAILURES: [(&str, &str); 6] = [
+    ("40001", "could not serialize access"),
+    ("40P01", "deadlock detected"),
+    ("25006", "cannot execute INSERT in a read-only transaction"),
+    ("26000", "prepared statement does not exist"),
+    ("0A000", "cached plan must not change result type"),
+    ("cut", ""),
+];
+
+async fn set_up(database: &Database) {
+    for sql in [
+        "create table paid (n int8 generated always as identity)",
+        "create sequence tries",
+        PAY,
+        // Not undone by a rollback, so that every try counts.
+        "create function fails_at_first() returns int8 language plpgsql as $$
+         begin
+             if nextval('tries') < 3 then
+                 raise exception using errcode = '40001';
+             end if;
+             return currval('tries');
+         end $$",
+    ] {
+        database.execute(sql, &[], LONG).await.unwrap();
+    }
+}
+
+async fn paid(database: &Database) -> i64 {
+    count(database, "select count(*) from paid").await
+}
+
+#[test]
+fn a_procedure_that_commits_runs_once_however_it_fails() {
+    with_database(4, |database| async move {
+        set_up(&database).await;
+        let mut expected = 0;
+        for (code, said) in FAILURES {
+            let call = format!("call pay('{code}', '{said}')");
+            let block = format!("do $$begin call pay('{code}', '{said}'); end$$");
+            let commented = format!("-- pays\n/* once */ {call}");
+            for sql in [&call, &block, &commented] {
+                let failed = [
+                    database.execute(sql, &[], LONG).await.map(drop),
+                    database.query(sql, &[], LONG).await.map(drop),
+                    database.read_only().query(sql, &[], LONG).await.map(drop),
+                ];
+                for failed in failed {
+                    assert!(failed.is_err(), "{sql}");
+                    if code == "cut" {
+                        assert!(
+                            matches!(failed, Err(Error::Lost { sent: true, .. })),
+                            "{failed:?}"
+                        );
+                    }
+                }
+                expected += 3;
+                assert_eq!(paid(&database).await, expected, "{sql}");
+            }
+        }
+        assert_eq!(database.retries(), 0);
+    });
+}
+
+#[test]
+fn what_began_is_repeated_only_where_its_caller_allows_it() {
+    with_database(4, |database| async move {
+        set_up(&database).await;
+        let sql = "select fails_at_first()";
+        let once = database.query_one(sql, &[], LONG).await;
+        assert!(once.unwrap_err().is_serialization_failure());
+        assert_eq!(count(&database, "select last_value from tries").await, 1);
+        let write = "insert into paid select from fails_at_first()";
+        let once = database.execute(write, &[], LONG).await;
+        assert!(once.unwrap_err().is_serialization_failure());
+        assert_eq!(count(&database, "select last_value from tries").await, 2);
+
+        // A read: it is tried until it succeeds.
+        database
+            .execute("alter sequence tries restart", &[], LONG)
+            .await
+            .unwrap();
+        let row = database.read_only().query_one(sql, &[], LONG).await;
+        assert_eq!(row.unwrap().get::<_, i64>(0), 3);
+
+        // A transaction: as often as it is marked for.
+        for (attempts, succeeds) in [(1, false), (2, false), (3, true)] {
+            database
+                .execute("alter sequence tries restart", &[], LONG)
+                .await
+                .unwrap();
+            let options = TransactionOptions::within(LONG).retryable(attempts);
+            let work = async |transaction: &Transaction| transaction.execute(write, &[]).await;
+            let done = database.transaction::<_, Error, _>(options, work).await;
+            assert_eq!(done.is_ok(), succeeds, "{attempts}: {done:?}");
+            let tries = count(&database, "select last_value from tries").await;
+            assert_eq!(tries, i64::from(attempts));
+        }
+        assert_eq!(paid(&database).await, 1);
+    });
+}
+
+#[test]
+fn a_commit_counts_although_the_session_cannot_be_reset_after_it() {
+    let cluster = Cluster::start(&[]);
+    Universe::real_time(|universe| async move {
+        let owner = database(&cluster.url("postgres", ""), 2, &[]);
+        let root = start(&universe, &owner).await;
+        set_up(&owner).await;
+        for sql in [
+            "create role clerk login",
+            "grant insert on paid to clerk",
+            "revoke execute on function pg_catalog.pg_advisory_unlock_all() from public",
+        ] {
+            owner.execute(sql, &[], LONG).await.unwrap();
+        }
+        root.stop().await;
+
+        let url = cluster.url("clerk", "");
+        let clerk = database(&url, 2, &[]);
+        let root = start(&universe, &clerk).await;
+        let options = TransactionOptions::within(LONG).retryable(3);
+        let work = async |transaction: &Transaction| {
+            let insert = "insert into paid default values";
+            transaction.execute(insert, &[]).await
+        };
+        let done = clerk.transaction::<_, Error, _>(options, work).await;
+        assert!(done.is_ok(), "{done:?}");
+        let rest = at_rest(&clerk).await;
+        assert_eq!(
+            (rest.size, rest.opened),
+            (0, 1),
+            "nobody else gets the session"
+        );
+        root.stop().await;
+
+        let owner = database(&cluster.url("postgres", ""), 2, &[]);
+        let root = start(&universe, &owner).await;
+        assert_eq!(paid(&owner).await, 1);
+        root.stop().await;
+    });
+}
