@@ -22,7 +22,7 @@ use crate::settings::layers::{DEFAULT_FILE, VARIABLE_PREFIX};
 use crate::settings::{self, Environment, Loaded, Reloader, SettingsError, Sources};
 use crate::signals;
 use crate::startup::{Application, StartupError};
-use crate::telemetry::{self, TelemetryError};
+use crate::telemetry::{self, TelemetryError, stderr};
 
 /// EX_USAGE of sysexits.h.
 const EXIT_USAGE: u8 = 64;
@@ -158,8 +158,7 @@ impl Failure {
 }
 
 fn complain(error: &impl Display) {
-    // Where standard error is gone there is nobody left to tell.
-    writeln!(io::stderr(), "headroom: {error}").ok();
+    stderr::write_line(&format!("headroom: {error}"));
 }
 
 /// Reads the process's command line and environment, and does what they say.

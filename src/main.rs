@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use headroom::cli;
+use headroom::telemetry::stderr::FlushOnDrop;
 use tikv_jemallocator::Jemalloc;
 
 /// glibc's allocator keeps what a burst of large requests has freed; this one gives it back. How
@@ -12,6 +13,7 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
+    let _flush = FlushOnDrop;
     match cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

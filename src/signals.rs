@@ -26,10 +26,13 @@ const WAITING_MAX: usize = 8;
 
 /// Begins listening; signals that arrive once this returned are not lost.
 ///
+/// Nothing on this thread waits for another part of the server: neither for room in the channel,
+/// where a place is kept for the stop, nor for the log.
+///
 /// # Errors
 /// When the handlers or the thread cannot be made.
 pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
-    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    let (sender, receiver) = mpsc::channel(WAITING_MAX + 1);
     let (report, installed) = std_mpsc::sync_channel(1);
     thread::Builder::new()
         .name("signals".into())
@@ -61,6 +64,8 @@ async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io
     };
     report_once(report, Ok(()));
 
+    // Nobody else sends, so there is a place.
+    let mut place_for_stop = sender.try_reserve().ok();
     let mut stopping = false;
     loop {
         let stop = tokio::select! {
@@ -73,11 +78,12 @@ async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io
             }
         };
         if stopping {
-            tracing::warn!("told to stop a second time: ending at once");
             end_at_once(stop);
         }
         stopping = true;
-        sender.send(Signal::Stop).await.ok();
+        if let Some(place) = place_for_stop.take() {
+            place.send(Signal::Stop);
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::routes;
 use crate::settings::sections::ServerSettings;
 use crate::settings::{Reloader, Settings};
 use crate::signals::Signal;
-use crate::telemetry::{self, FilterHandle, TelemetryError};
+use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle, TelemetryError};
 
 use actors::ActorsError;
 use ready_file::ReadyFile;
@@ -250,6 +250,7 @@ fn collectors(bodies: &BodyBudget, tree: &Tree) -> Collectors {
     vec![
         Box::new(move || gauge.set(bodies.bytes_in_use() as f64)),
         Box::new(move || tree.record_metrics()),
+        Box::new(telemetry::record_metrics),
     ]
 }
 
@@ -297,7 +298,11 @@ fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
         Ok(reload) => reload,
         Err(error) => {
             for fault in error.0 {
-                tracing::error!(fault = %fault, "settings not reloaded: all keep their values");
+                tracing::error!(
+                    target: ALWAYS_KEPT,
+                    fault = %fault,
+                    "settings not reloaded: all keep their values"
+                );
             }
             return;
         }
@@ -306,10 +311,11 @@ fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
         let settings = reloader.subscribe();
         let replaced = handle.replace(&settings.borrow().log.filter);
         if let Err(error) = replaced {
-            tracing::error!(error = %error, "log filter not replaced");
+            tracing::error!(target: ALWAYS_KEPT, error = %error, "log filter not replaced");
         }
     }
     tracing::info!(
+        target: ALWAYS_KEPT,
         applied = reload.applied.join(", "),
         restart_needed = reload.restart_needed.join(", "),
         "settings reloaded"

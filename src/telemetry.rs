@@ -1,17 +1,22 @@
 //! What the server tells about itself: log events, panics, and the metrics recorder.
 //!
-//! Log events go to standard error, as text or as JSON, with RFC 3339 times in UTC. The filter can
-//! be replaced in a running server. A panic is an error event like any other, so that it cannot
-//! get lost between lines of JSON.
+//! Log events go to standard error, as text or as JSON, with RFC 3339 times in UTC. Logging never
+//! blocks: see [`stderr`]. The filter can be replaced in a running server. A panic is an error event
+//! like any other, so that it cannot get lost between lines of JSON.
+
+mod client_errors;
+pub mod stderr;
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 use std::panic::{self, PanicHookInfo};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use thiserror::Error;
+use tracing_subscriber::filter::Directive;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -20,11 +25,21 @@ use tracing_subscriber::{EnvFilter, Registry};
 use crate::settings::sections::LogSettings;
 use crate::settings::values::{LogFilter, LogFormat};
 
+use client_errors::ClientErrors;
+
 /// Upper bounds of every duration histogram, in seconds: from an actor's round trip to a slow load.
 const SECONDS_BUCKETS: [f64; 16] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0, 60.0,
 ];
+
+/// The target of events that are kept whatever the filter says: what an operator's own request to
+/// the server led to, such as a reload.
+pub const ALWAYS_KEPT: &str = "headroom::operator";
+
+/// How long a panic waits for its line to be written: it may be the last thing that the process
+/// does.
+const PANIC_FLUSH_WITHIN: Duration = Duration::from_millis(100);
 
 /// Why telemetry could not be set up.
 #[derive(Debug, Error)]
@@ -32,6 +47,9 @@ pub enum TelemetryError {
     /// Something else in this process collects log events already.
     #[error("cannot install the log subscriber: {0}")]
     Subscriber(#[from] TryInitError),
+    /// Standard error cannot be written to.
+    #[error("cannot write to standard error: {0}")]
+    Stderr(#[from] io::Error),
     /// The filter does not parse.
     #[error("cannot parse the log filter {filter:?}: {source}")]
     Filter {
@@ -68,14 +86,15 @@ impl FilterHandle {
 /// Sends log events and panics to standard error, as `settings` say.
 ///
 /// # Errors
-/// When this process has a subscriber already.
+/// When this process has a subscriber already, or the thread that writes cannot be started.
 pub fn install_logs(settings: &LogSettings) -> Result<FilterHandle, TelemetryError> {
     let (filter, handle) = reload::Layer::new(parse(&settings.filter)?);
     let registry = tracing_subscriber::registry().with(filter);
-    let output = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let output = tracing_subscriber::fmt::layer().with_writer(stderr::queue()?.clone());
     match settings.format {
         LogFormat::Text => registry
             .with(output.with_ansi(io::stderr().is_terminal()))
+            .with(ClientErrors::default())
             .try_init()?,
         LogFormat::Json => registry
             .with(
@@ -85,6 +104,7 @@ pub fn install_logs(settings: &LogSettings) -> Result<FilterHandle, TelemetryErr
                     .with_current_span(true)
                     .with_span_list(false),
             )
+            .with(ClientErrors::default())
             .try_init()?,
     }
     panic::set_hook(Box::new(log_panic));
@@ -92,12 +112,13 @@ pub fn install_logs(settings: &LogSettings) -> Result<FilterHandle, TelemetryErr
 }
 
 fn parse(filter: &LogFilter) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::builder()
-        .parse(filter.as_str())
-        .map_err(|source| TelemetryError::Filter {
-            filter: filter.as_str().into(),
-            source,
-        })
+    let wrong = |source| TelemetryError::Filter {
+        filter: filter.as_str().into(),
+        source,
+    };
+    let always_kept: Directive = format!("{ALWAYS_KEPT}=info").parse().map_err(wrong)?;
+    let filter = EnvFilter::builder().parse(filter.as_str()).map_err(wrong)?;
+    Ok(filter.add_directive(always_kept))
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {
@@ -111,6 +132,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
         backtrace = backtrace.as_ref().map(tracing::field::display),
         "panicked"
     );
+    stderr::flush(PANIC_FLUSH_WITHIN);
 }
 
 fn payload_text(payload: &dyn Any) -> &str {
@@ -119,6 +141,13 @@ fn payload_text(payload: &dyn Any) -> &str {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("not a text")
+}
+
+const DROPPED_METRIC: &str = "headroom_log_dropped_lines_total";
+
+/// Records what telemetry knows of itself; to be called before metrics are rendered.
+pub fn record_metrics() {
+    metrics::counter!(DROPPED_METRIC).absolute(stderr::dropped_lines());
 }
 
 /// Installs the process's one metrics recorder and returns what renders it; later calls return the
@@ -138,5 +167,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, TelemetryError> {
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::RecorderTaken)?;
+    ClientErrors::describe();
+    metrics::describe_counter!(
+        DROPPED_METRIC,
+        "Log lines that were dropped because standard error was not read fast enough."
+    );
     Ok(installed.insert(handle).clone())
 }

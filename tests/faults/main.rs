@@ -19,4 +19,5 @@ mod requests;
 mod secrets;
 mod server_killed;
 mod shutdown;
+mod stalled_log;
 mod stalls;

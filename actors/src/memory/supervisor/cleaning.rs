@@ -106,15 +106,25 @@ impl MemorySupervisor {
         history.change(to, before, used, change.wanted);
         drop(history);
         metrics::level_change(to);
-        tracing::info!(
-            from = change.from.label(),
-            to = to.label(),
-            used_before_bytes = before,
-            used_bytes = used,
-            budget_bytes = change.budget,
-            wanted_bytes = change.wanted,
-            "memory level changed"
-        );
+        // The level of an event is fixed where it stands in the code.
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    from = change.from.label(),
+                    to = to.label(),
+                    used_before_bytes = before,
+                    used_bytes = used,
+                    budget_bytes = change.budget,
+                    wanted_bytes = change.wanted,
+                    "memory level changed"
+                )
+            };
+        }
+        if to >= Level::Critical {
+            log!(warn);
+        } else {
+            log!(info);
+        }
         let shared = Arc::clone(&self.shared);
         // Nobody waits for it: if it fails, memory goes back a little later. The level is the one of
         // that moment, so that of two changes the last to run is right.

@@ -1,0 +1,280 @@
+//! Standard error, written by a thread of its own.
+//!
+//! Why it exists: whoever reads standard error can stop reading, and a write to a full pipe blocks.
+//! So lines go into a bounded queue, which never blocks: a line that does not fit is dropped and
+//! counted. One thread writes what is queued. At the end of the process the queue is flushed, for a
+//! bounded time.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Most bytes that wait to be written; as many more may be on their way to the reader.
+const QUEUED_BYTES_MAX: usize = 1 << 20;
+
+/// Capacity that a buffer keeps between two bursts.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// How long a process may take at its end to write what is queued.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+/// The queue in front of this process's standard error, or why there is none.
+static STDERR: LazyLock<io::Result<LineQueue>> = LazyLock::new(|| {
+    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    LineQueue::start(File::from(stderr))
+});
+
+/// The queue in front of standard error; its thread is started by the first call.
+///
+/// # Errors
+/// When standard error cannot be duplicated or the thread cannot be started.
+pub(super) fn queue() -> io::Result<&'static LineQueue> {
+    STDERR
+        .as_ref()
+        .map_err(|error| io::Error::new(error.kind(), error.to_string()))
+}
+
+/// Writes a line to standard error through the queue. It does not block.
+pub fn write_line(line: &str) {
+    let line = format!("{line}\n");
+    match &*STDERR {
+        Ok(queue) => queue.push(line.as_bytes()),
+        // Without a thread there is no other way.
+        Err(_) => drop(io::stderr().write_all(line.as_bytes())),
+    }
+}
+
+/// Lines that were dropped since the process started.
+pub fn dropped_lines() -> u64 {
+    STDERR.as_ref().map_or(0, LineQueue::dropped)
+}
+
+/// Flushes standard error when it is dropped: to be held by `main`. It waits one second at most, so
+/// a reader that stopped reading does not hold up the end of the process.
+#[derive(Debug, Default)]
+pub struct FlushOnDrop;
+
+impl Drop for FlushOnDrop {
+    fn drop(&mut self) {
+        flush(FLUSH_WITHIN);
+    }
+}
+
+/// Waits until everything queued is written, `within` at most.
+pub(super) fn flush(within: Duration) {
+    if let Ok(queue) = &*STDERR {
+        queue.flush(within);
+    }
+}
+
+/// A bounded queue of lines with a thread that writes them. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct LineQueue {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queued: Mutex<Queued>,
+    changed: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Queued {
+    lines: Vec<u8>,
+    /// Whether the thread has taken lines that are not written yet.
+    writing: bool,
+}
+
+impl LineQueue {
+    /// Starts the thread that writes to `out`. It lives as long as the process.
+    fn start(out: File) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let queue = Self {
+            shared: Arc::clone(&shared),
+        };
+        thread::Builder::new()
+            .name("stderr".into())
+            .spawn(move || shared.write_to(out))?;
+        Ok(queue)
+    }
+
+    /// Queues one or more whole lines, or drops and counts them. Never blocks.
+    fn push(&self, lines: &[u8]) {
+        let mut queued = self.shared.lock();
+        if queued.lines.len() + lines.len() > QUEUED_BYTES_MAX {
+            drop(queued);
+            self.shared.drop_lines(lines);
+            return;
+        }
+        queued.lines.extend_from_slice(lines);
+        drop(queued);
+        self.shared.changed.notify_all();
+    }
+
+    fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Relaxed)
+    }
+
+    /// Whether everything was written before `within` had passed.
+    fn flush(&self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        let mut queued = self.shared.lock();
+        while queued.writing || !queued.lines.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.shared.changed.wait_timeout(queued, left);
+            (queued, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queued> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drop_lines(&self, lines: &[u8]) {
+        let count = lines.iter().filter(|byte| **byte == b'\n').count();
+        self.dropped.fetch_add(count as u64, Relaxed);
+    }
+
+    fn write_to(&self, mut out: File) {
+        let mut reported = 0;
+        let mut batch = Vec::new();
+        loop {
+            self.take(&mut batch);
+            if write_all(&mut out, &batch).is_err() {
+                // Nobody reads any more.
+                self.drop_lines(&batch);
+            } else {
+                reported = self.report_dropped(reported);
+            }
+            batch.clear();
+            batch.shrink_to(KEPT_BYTES_MAX);
+            self.lock().writing = false;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for lines, and moves all there are into `batch`, which is empty.
+    fn take(&self, batch: &mut Vec<u8>) {
+        let mut queued = self.lock();
+        while queued.lines.is_empty() {
+            let waited = self.changed.wait(queued);
+            queued = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::swap(&mut queued.lines, batch);
+        queued.writing = true;
+    }
+
+    /// Logs how many lines were dropped since `reported`; returns how many that are now.
+    fn report_dropped(&self, reported: u64) -> u64 {
+        let dropped = self.dropped.load(Relaxed);
+        if dropped > reported {
+            tracing::warn!(
+                lines = dropped - reported,
+                "log lines were dropped: standard error was not read fast enough"
+            );
+        }
+        dropped
+    }
+}
+
+/// Writes all of `bytes`, also where standard error was made non-blocking by whoever shares it.
+fn write_all(out: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match out.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let mut waits = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut waits, PollTimeout::NONE).ok();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl<'a> MakeWriter<'a> for LineQueue {
+    type Writer = LineWriter<'a>;
+
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter(self)
+    }
+}
+
+/// What the formatter of log events writes to: each write is one event.
+pub(super) struct LineWriter<'a>(&'a LineQueue);
+
+impl Write for LineWriter<'_> {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.0.push(lines);
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Read;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(200);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn lines_arrive_in_order_and_a_flush_waits_for_them() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let queue = LineQueue::start(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
+        for n in 0..100 {
+            queue.push(format!("line {n}\n").as_bytes());
+        }
+        assert!(queue.flush(LONG));
+        let mut read = [0; 14];
+        reader.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"line 0\nline 1\n");
+        assert_eq!(queue.dropped(), 0);
+    }
+
+    #[test]
+    fn without_a_reader_nobody_blocks_and_what_does_not_fit_is_counted() {
+        let (reader, writer) = io::pipe().unwrap();
+        let queue = LineQueue::start(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
+        let line = vec![b'x'; 1023];
+        let line = [&line[..], b"\n"].concat();
+        let began = Instant::now();
+        for _ in 0..4096 {
+            queue.push(&line);
+        }
+        // 4 MiB: what is on its way and what is queued is at most half of it.
+        assert!(queue.dropped() >= 2000, "{}", queue.dropped());
+        assert!(!queue.flush(SOON));
+        assert!(began.elapsed() < LONG);
+        // The reader goes away: what was not written is lost, and the queue is empty.
+        drop(reader);
+        assert!(queue.flush(LONG));
+        queue.push(b"nobody reads this\n");
+        assert!(queue.flush(LONG));
+        assert!(queue.dropped() > 4000, "{}", queue.dropped());
+    }
+}
