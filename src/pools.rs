@@ -30,6 +30,8 @@ pub enum Origin {
     Embedded(PrivateServer),
     /// Somebody else, at the configured URL.
     Configured,
+    /// Nobody: no URL is configured, and a private server is not allowed.
+    Missing,
 }
 
 impl Serialize for Origin {
@@ -37,6 +39,7 @@ impl Serialize for Origin {
         serializer.serialize_str(match self {
             Self::Embedded(_) => "embedded",
             Self::Configured => "configured",
+            Self::Missing => "missing",
         })
     }
 }
@@ -147,7 +150,7 @@ impl Pool {
     pub fn private_server(&self) -> Option<ServerState> {
         match &self.origin {
             Origin::Embedded(server) => Some(server.state().borrow().clone()),
-            Origin::Configured => None,
+            Origin::Configured | Origin::Missing => None,
         }
     }
 

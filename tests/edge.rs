@@ -420,6 +420,35 @@ async fn a_reload_replaces_the_log_filter_and_names_what_needs_a_restart() {
 }
 
 #[tokio::test]
+async fn what_became_of_a_reload_is_told_whatever_the_filter_says() {
+    for filter in ["off", "hyper=error"] {
+        let settings = format!("log.filter = '{filter}'");
+        let server = Server::start(Options::new(BINARY).settings(&settings));
+        assert_eq!(server.log(), "");
+        fs::write(server.settings_file(), "log.filter = 'wran'\n").unwrap();
+        server.signal(Signal::SIGHUP);
+        let log = wait_for(DEADLINE, || {
+            let log = server.log();
+            log.contains("settings not reloaded")
+                .then_some(log)
+                .ok_or("nothing is told")
+        });
+        assert!(log.contains("did you mean warn?"), "{log}");
+        // The old one is kept.
+        server.get("/nothing").await;
+        fs::write(server.settings_file(), "log.filter = 'warn'\n").unwrap();
+        server.signal(Signal::SIGHUP);
+        let log = wait_for(DEADLINE, || {
+            let log = server.log();
+            log.contains("settings reloaded")
+                .then_some(log)
+                .ok_or("nothing is told")
+        });
+        assert_eq!(log.lines().count(), 2, "{log}");
+    }
+}
+
+#[tokio::test]
 async fn json_logs_are_one_object_per_line() {
     let mut server =
         Server::start(Options::new(BINARY).settings("log = { format = 'json', filter = 'debug' }"));

@@ -78,7 +78,11 @@ pub enum Fault {
         origin: Origin,
     },
     /// A value has the wrong type or breaks its key's rule.
-    #[error("{origin}: {key}{} must be {rule}", shown(value.as_deref()))]
+    #[error(
+        "{origin}: {key}{} must be {rule}{}",
+        shown(value.as_deref()),
+        more(advice.as_deref())
+    )]
     Invalid {
         /// The key.
         key: String,
@@ -88,6 +92,16 @@ pub enum Fault {
         origin: Origin,
         /// Completes "must be …".
         rule: &'static str,
+        /// What to change, where that is known.
+        advice: Option<String>,
+    },
+    /// A secret was given and is empty: most likely whatever should have filled it did not.
+    #[error("{origin}: {key} is empty; give the secret, or leave the key out to have none")]
+    EmptySecret {
+        /// The key.
+        key: String,
+        /// Where.
+        origin: Origin,
     },
     /// No layer gives a value to a key that needs one.
     #[error("{key} is not set")]
@@ -123,6 +137,12 @@ pub enum Fault {
 fn did_you_mean(nearest: Option<&str>) -> String {
     nearest
         .map(|key| format!("; did you mean {key}?"))
+        .unwrap_or_default()
+}
+
+fn more(advice: Option<&str>) -> String {
+    advice
+        .map(|advice| format!("; {advice}"))
         .unwrap_or_default()
 }
 

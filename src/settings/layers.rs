@@ -35,7 +35,7 @@ pub struct Sources {
 /// The environment, handed in: nothing here reads the process's own.
 pub type Environment = BTreeMap<String, String>;
 
-/// Similarity from which on another key is worth suggesting (Jaro-Winkler, 0 to 1).
+/// Similarity from which on another word is worth suggesting (Jaro-Winkler, 0 to 1).
 const NEAR: f64 = 0.8;
 
 pub(crate) struct Layers<'a> {
@@ -188,21 +188,37 @@ impl<'a> Layers<'a> {
             let Some(located) = self.values.remove(&file_form(&key.path)) else {
                 continue;
             };
-            let path = match located.raw {
-                Raw::Toml(Value::String(text)) | Raw::Text(text) => PathBuf::from(text),
-                Raw::Toml(value) => {
+            let text = match located.raw {
+                Raw::Toml(Value::String(text)) | Raw::Text(text) => text,
+                Raw::Toml(_) => {
                     self.faults.push(Fault::Invalid {
                         key: file_form(&key.path),
-                        value: Some(value.to_string()),
+                        value: None,
                         origin: located.origin,
                         rule: "a path",
+                        advice: None,
                     });
                     continue;
                 }
             };
-            if path.as_os_str().is_empty() {
+            if text.contains("://") {
+                self.faults.push(Fault::Invalid {
+                    key: file_form(&key.path),
+                    value: None,
+                    origin: located.origin,
+                    rule: "the path of a file that holds the URL, not the URL itself",
+                    advice: None,
+                });
                 continue;
             }
+            if text.trim().is_empty() {
+                self.faults.push(Fault::EmptySecret {
+                    key: file_form(&key.path),
+                    origin: located.origin,
+                });
+                continue;
+            }
+            let path = PathBuf::from(text);
             match fs::read_to_string(&path) {
                 Ok(text) => {
                     let raw = Raw::Text(text.trim_end_matches(['\r', '\n']).into());
@@ -235,7 +251,8 @@ impl<'a> Layers<'a> {
     }
 
     fn unknown(&mut self, key: String, origin: &Origin) {
-        let nearest = nearest(&key, self.keys);
+        let known = self.keys.iter().map(|key| key.path.as_str());
+        let nearest = nearest(&key, known).map(str::to_owned);
         self.faults.push(Fault::UnknownKey {
             key,
             origin: origin.clone(),
@@ -248,10 +265,11 @@ fn file_form(path: &str) -> String {
     format!("{path}_file")
 }
 
-fn nearest(unknown: &str, keys: &[Key]) -> Option<String> {
-    keys.iter()
-        .map(|key| (strsim::jaro_winkler(unknown, &key.path), &key.path))
+/// The known word most like `unknown`, if one is near enough to be worth suggesting.
+pub(crate) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|word| (strsim::jaro_winkler(unknown, word), word))
         .filter(|(similarity, _)| *similarity >= NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, path)| path.clone())
+        .map(|(_, word)| word)
 }

@@ -44,6 +44,15 @@ pub(crate) enum Raw {
     Text(String),
 }
 
+impl Raw {
+    fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Toml(value) => value.as_str(),
+            Self::Text(text) => Some(text),
+        }
+    }
+}
+
 /// A raw value and where it stood.
 #[derive(Clone, Debug)]
 pub(crate) struct Located {
@@ -67,6 +76,14 @@ impl Source<'_> {
             }
             return absent;
         };
+        let text = located.raw.as_text();
+        if T::SECRET && text.is_some_and(|text| text.trim().is_empty()) {
+            self.faults.push(Fault::EmptySecret {
+                key: path.into(),
+                origin: located.origin.clone(),
+            });
+            return None;
+        }
         let (value, shown) = match &located.raw {
             Raw::Toml(value) => (T::from_toml(value), value.to_string()),
             Raw::Text(text) => (T::from_text(text), format!("{text:?}")),
@@ -77,6 +94,7 @@ impl Source<'_> {
                 value: (!T::SECRET).then_some(shown),
                 origin: located.origin.clone(),
                 rule: T::RULE,
+                advice: text.and_then(T::advice),
             });
         }
         value
@@ -91,6 +109,12 @@ pub(crate) trait Leaf: Clone + PartialEq {
     const SECRET: bool = false;
 
     fn from_text(text: &str) -> Option<Self>;
+
+    /// What to change in a text that [`Leaf::from_text`] refuses, where that is known. Holds no
+    /// part of a secret.
+    fn advice(_text: &str) -> Option<String> {
+        None
+    }
 
     fn from_toml(value: &Value) -> Option<Self> {
         value.as_str().and_then(Self::from_text)
@@ -115,6 +139,10 @@ impl<T: Leaf> Leaf for Option<T> {
             return Some(None);
         }
         T::from_text(text).map(Some)
+    }
+
+    fn advice(text: &str) -> Option<String> {
+        T::advice(text)
     }
 
     fn from_toml(value: &Value) -> Option<Self> {

@@ -261,6 +261,8 @@ section! {
 section! {
     /// A private server, started when no URL is set.
     EmbeddedSettings {
+        /// Whether there may be one: without, a URL that is not set is an error of whoever needs it.
+        restart enabled: bool,
         /// Where its programs are; searched for in the usual places when not set.
         restart bin_dir: Option<PathBuf>,
         /// Who it runs as when this server runs as root.

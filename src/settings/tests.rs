@@ -112,6 +112,7 @@ fn the_production_profile_is_valid() {
     let settings = load(&sources, &Environment::new()).unwrap().settings;
     assert!(settings.server.listen.ip().is_unspecified());
     assert_eq!(settings.data.dir, Path::new("/var/lib/headroom"));
+    assert!(!settings.postgres.embedded.enabled && !settings.redis.embedded.enabled);
 }
 
 #[test]
@@ -228,6 +229,11 @@ fn values_that_cannot_be_right_are_refused() {
         "server.keep_alive = '1000000 years'",
         "server.keep_alive = 30",
         "log.filter = 'a=b=c'",
+        "log.filter = ''",
+        "log.filter = 'hyper'",
+        "log.filter = 'info,headroom::access'",
+        "log.filter = 'info,headroom='",
+        "log.filter = 'headroom[span{a=1,b=2}]'",
         "log.format = 'xml'",
         "data.dir = ''",
         "server.listen = 'localhost'",
@@ -277,6 +283,35 @@ fn rules_over_several_keys_are_checked() {
         &[],
     )
     .unwrap();
+}
+
+#[test]
+fn a_level_that_is_none_is_refused_with_the_nearest_one() {
+    const SHOULD: &str = "must be a log filter such as \"info\" or \"info,headroom::access=debug\"";
+    for (filter, advice) in [
+        ("wran", "did you mean warn?"),
+        ("Infos", "did you mean info?"),
+        ("info,headroom::access=debg", "did you mean debug?"),
+        (
+            "info,hyper",
+            "levels are off, error, warn, info, debug, trace; a target needs one, as in \
+             target=debug",
+        ),
+    ] {
+        refuses(
+            &format!("log.filter = '{filter}'"),
+            &[],
+            &format!("base.toml: log.filter = \"{filter}\" {SHOULD}; {advice}"),
+        );
+    }
+    for filter in [
+        "off",
+        "WARN",
+        "info,any::name_at-all=trace",
+        "warn, headroom[request{request_id=1}]=debug, hyper=off",
+    ] {
+        load_text(&format!("log.filter = '{filter}'"), &[]).unwrap();
+    }
 }
 
 #[test]
@@ -351,12 +386,124 @@ fn a_secret_can_stand_in_a_file_of_its_own() {
         "{fault}"
     );
 
+    for key in [
+        "postgres.url_file = 'postgres://hunter2@h'",
+        "postgres.url_file = ['hunter2']",
+    ] {
+        let fault = load_text(key, &[]).unwrap_err();
+        assert!(fault.contains("postgres.url_file must be"), "{fault}");
+        assert!(!fault.contains("hunter2"), "{fault}");
+    }
+
     let missing = [("HEADROOM__POSTGRES__URL_FILE", "/nonexistent/url")];
     let fault = load_text("", &missing).unwrap_err();
     assert!(
         fault.contains("postgres.url_file names /nonexistent/url"),
         "{fault}"
     );
+}
+
+#[test]
+fn a_url_that_could_be_misread_is_refused_with_advice_and_without_any_part_of_it() {
+    const KEYS: [(&str, &str); 5] = [
+        ("postgres.url", "postgres"),
+        ("redis.primary.url", "redis"),
+        ("redis.cache.url", "rediss"),
+        ("redis.pubsub.url", "redis"),
+        ("memory.alerts.webhook_url", "https"),
+    ];
+    for (key, scheme) in KEYS {
+        for (rest, advice) in [
+            (
+                "u:S3CRET@TAILPW@127.0.0.1:9",
+                "percent-encode '@' in the user name or password as %40",
+            ),
+            ("u:S3/CRET@127.0.0.1:9", "percent-encode '/', '?' and '#'"),
+            ("u:12?TAILPW@127.0.0.1:9", "percent-encode '/', '?' and '#'"),
+            (
+                "u:S3CRET%@127.0.0.1:9",
+                "write two hex digits after each '%'",
+            ),
+            (
+                "u:S3CRET@127.0.0.1:TAILPW",
+                "give each port as a number from 1 to 65535",
+            ),
+            (
+                "u:S3CRET@127.0.0.1:99999",
+                "give each port as a number from 1 to 65535",
+            ),
+            ("u:S3CRET@TAIL$PW", "name each host by letters, digits"),
+        ] {
+            let text = format!("{key} = '{scheme}://{rest}'");
+            let fault = load_text(&text, &[]).unwrap_err();
+            assert!(fault.contains(&format!("{key} must be a URL")), "{fault}");
+            assert!(fault.contains(advice), "{text}: {fault}");
+            for part in ["S3", "CRET", "TAIL", "PW"] {
+                assert!(!fault.contains(part), "{fault}");
+            }
+        }
+    }
+    let replicas = "postgres = { url = 'postgres://h', replicas.url = 'postgres://a@b@h' }";
+    let fault = load_text(replicas, &[]).unwrap_err();
+    assert!(fault.contains("postgres.replicas.url must be"), "{fault}");
+    for (query, advice) in [
+        ("host=a&sslmode=maybe", "sslmode is disable, allow"),
+        (
+            "host=a&target_session_attrs=maybe",
+            "target_session_attrs is read-write",
+        ),
+        ("host=a&nothing=1", "the names of its options"),
+        ("host=a&port=0", "give each port as a number"),
+        ("host=a%40b", "name each host by letters"),
+    ] {
+        let text = format!("postgres.url = 'postgres:///d?{query}'");
+        let fault = load_text(&text, &[]).unwrap_err();
+        assert!(fault.contains(advice), "{query}: {fault}");
+    }
+}
+
+#[test]
+fn an_empty_secret_is_refused_wherever_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("url");
+    let path_text = path.to_str().unwrap();
+    for content in ["", "\n", " \t\r\n\n"] {
+        fs::write(&path, content).unwrap();
+        for (variable, key) in [
+            ("HEADROOM__POSTGRES__URL_FILE", "postgres.url"),
+            ("HEADROOM__REDIS__CACHE__URL_FILE", "redis.cache.url"),
+            (
+                "HEADROOM__MEMORY__ALERTS__WEBHOOK_URL_FILE",
+                "memory.alerts.webhook_url",
+            ),
+        ] {
+            refuses(
+                "",
+                &[(variable, path_text)],
+                &format!(
+                    "{path_text}: {key} is empty; give the secret, or leave the key out to have none"
+                ),
+            );
+        }
+    }
+    for key in [
+        "postgres.url",
+        "postgres.url_file",
+        "redis.primary.sentinel_password",
+    ] {
+        let variable = format!("HEADROOM__{}", key.to_uppercase().replace('.', "__"));
+        let said = "is empty; give the secret, or leave the key out to have none";
+        refuses(
+            "",
+            &[(&variable, "")],
+            &format!("environment variable {variable}: {key} {said}"),
+        );
+        refuses(
+            &format!("{key} = ' '"),
+            &[],
+            &format!("base.toml: {key} {said}"),
+        );
+    }
 }
 
 #[test]

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use headroom_actors::redis::{self, Node};
+use headroom_actors::{memory, postgres};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
+use super::layers::nearest;
 use super::section::{Leaf, MASK};
 
 /// Longest duration accepted: adding it to an instant can never overflow.
@@ -317,14 +319,38 @@ impl Leaf for Share {
     }
 }
 
-/// Which log events are kept, in the notation of `tracing` filters.
+/// Which log events are kept, in the notation of `tracing` filters: levels, and `target=level`. A
+/// target may have any name, and its level has to be named: a mistyped level would otherwise be taken
+/// for a target, and mute everything else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// The filter as it was written; it parses.
+    /// What a level can be.
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+    /// The filter, without white space; it parses.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The filter's parts: a comma ends one wherever it stands.
+    fn parts(text: &str) -> impl Iterator<Item = &str> {
+        text.split(',').map(str::trim)
+    }
+
+    /// The level of one part, as it is written.
+    fn level(part: &str) -> &str {
+        let after_span = part.rsplit_once(']').map_or(part, |(_, rest)| rest);
+        after_span
+            .split_once('=')
+            .map_or(after_span, |(_, level)| level)
+    }
+
+    fn is_level(word: &str) -> bool {
+        Self::LEVELS
+            .iter()
+            .any(|level| level.eq_ignore_ascii_case(word))
     }
 }
 
@@ -332,7 +358,22 @@ impl Leaf for LogFilter {
     const RULE: &'static str = "a log filter such as \"info\" or \"info,headroom::access=debug\"";
 
     fn from_text(text: &str) -> Option<Self> {
-        (!text.is_empty() && EnvFilter::builder().parse(text).is_ok()).then(|| Self(text.into()))
+        let has_levels = Self::parts(text).all(|part| Self::is_level(Self::level(part)));
+        let text = Self::parts(text).collect::<Vec<_>>().join(",");
+        (has_levels && EnvFilter::builder().parse(&text).is_ok()).then_some(Self(text))
+    }
+
+    fn advice(text: &str) -> Option<String> {
+        let mut levels = Self::parts(text).map(Self::level);
+        let wrong = levels.find(|level| !Self::is_level(level))?;
+        let known = Self::LEVELS.into_iter();
+        Some(match nearest(&wrong.to_ascii_lowercase(), known) {
+            Some(level) => format!("did you mean {level}?"),
+            None => format!(
+                "levels are {}; a target needs one, as in target=debug",
+                Self::LEVELS.join(", ")
+            ),
+        })
     }
 
     fn to_toml(&self) -> Option<Value> {
@@ -433,9 +474,9 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Declares a URL that may hold a password, with the schemes it can have.
+/// Declares a URL that may hold a password, with what says whether it can be used.
 macro_rules! secret_url {
-    ($(#[$meta:meta])* $name:ident, $rule:literal, [$($scheme:literal),*] $(, $and:path)?) => {
+    ($(#[$meta:meta])* $name:ident, $rule:literal, $check:path) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $name(Secret);
@@ -452,8 +493,11 @@ macro_rules! secret_url {
             const SECRET: bool = true;
 
             fn from_text(text: &str) -> Option<Self> {
-                let is_one = is_url(text, &[$($scheme),*]) $(&& $and(text))?;
-                is_one.then(|| Self(Secret(text.into())))
+                $check(text).is_ok().then(|| Self(Secret(text.into())))
+            }
+
+            fn advice(text: &str) -> Option<String> {
+                $check(text).err().map(|fault| fault.to_string())
             }
 
             fn to_toml(&self) -> Option<Value> {
@@ -467,28 +511,19 @@ secret_url! {
     /// Where PostgreSQL is.
     PostgresUrl,
     "a URL such as \"postgres://user:password@host:5432/database\"",
-    ["postgres", "postgresql"]
+    postgres::check_url
 }
 
 secret_url! {
     /// Where Redis is.
     RedisUrl,
     "a URL such as \"redis://:password@host:6379/0\" (or rediss, redis+unix, unix)",
-    ["redis", "rediss", "redis+unix", "unix"],
-    redis::is_url
+    redis::check_url
 }
 
 secret_url! {
     /// Where alerts are posted to.
     WebhookUrl,
     "a URL such as \"https://host/path\"",
-    ["http", "https"]
-}
-
-/// The form only; what a driver makes of the rest is for the driver to say.
-fn is_url(text: &str, schemes: &[&str]) -> bool {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return false;
-    };
-    schemes.contains(&scheme) && !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic())
+    memory::check_webhook_url
 }

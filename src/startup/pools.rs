@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom_actors::kernel::pool::{ConfiguredUrl, Locate, PoolConfig};
+use futures_util::FutureExt;
+use futures_util::future::{self, BoxFuture};
+use headroom_actors::kernel::pool::{
+    ConfiguredUrl, ConnectError, ConnectErrorKind, Locate, PoolConfig,
+};
 use headroom_actors::kernel::pressure::PressureReader;
 use headroom_actors::kernel::private_server::{EmbeddedConfig, PrivateServer, SearchPath};
 use headroom_actors::kernel::{Budget, ChildSpec, SupervisorSpec};
@@ -52,7 +56,8 @@ fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec
         branch.handle(),
         Arc::clone(&ties.budget),
     );
-    let (origin, locate) = locate(settings.url.as_ref().map(|url| url.expose()), &private);
+    let url = settings.url.as_ref().map(|url| url.expose());
+    let (origin, locate) = locate("postgres", url, &settings.embedded, &private);
     let mut config = PostgresConfig {
         connect_timeout: settings.pool.connect_timeout,
         statement_timeout: settings.statement_timeout,
@@ -99,18 +104,53 @@ fn replicas(settings: &ReplicaSettings, config: PostgresConfig) -> Option<(Datab
     Some((database, bounds))
 }
 
-/// The server at the URL, or our own where there is none.
-fn locate(url: Option<&str>, private: &PrivateServer) -> (Origin, Arc<dyn Locate>) {
+/// The server at the URL of `section`, or our own where there is none and that is allowed.
+fn locate(
+    section: &str,
+    url: Option<&str>,
+    embedded: &EmbeddedSettings,
+    private: &PrivateServer,
+) -> (Origin, Arc<dyn Locate>) {
     match url {
         Some(url) => (Origin::Configured, Arc::new(ConfiguredUrl::new(url))),
-        None => (Origin::Embedded(private.clone()), Arc::new(private.clone())),
+        None if embedded.enabled => (Origin::Embedded(private.clone()), Arc::new(private.clone())),
+        None => {
+            let missing = NoServer::new(section);
+            tracing::warn!("{}", missing.message);
+            (Origin::Missing, Arc::new(missing))
+        }
+    }
+}
+
+/// Stands where no server is: says so to whoever needs one.
+struct NoServer {
+    message: Arc<str>,
+}
+
+impl NoServer {
+    fn new(section: &str) -> Self {
+        let kind = section.split('.').next().unwrap_or(section);
+        let message = format!(
+            "{section}.url is not set, and {kind}.embedded.enabled = false allows no private \
+             server: set {section}.url (or {section}.url_file)"
+        );
+        Self {
+            message: message.into(),
+        }
+    }
+}
+
+impl Locate for NoServer {
+    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
+        let error = ConnectError::new(ConnectErrorKind::Missing, Arc::clone(&self.message));
+        future::ready(Err(error)).boxed()
     }
 }
 
 fn pool(settings: &PoolSettings, origin: &Origin) -> PoolConfig {
     let count = |setting: NonZeroUsize| u32::try_from(setting.get()).unwrap_or(u32::MAX);
     let connect_timeout = match origin {
-        Origin::Configured => settings.connect_timeout,
+        Origin::Configured | Origin::Missing => settings.connect_timeout,
         // Its start, the very first one included, is a part of the first connect.
         Origin::Embedded(_) => settings.connect_timeout + PRIVATE_START_WITHIN,
     };

@@ -1,6 +1,10 @@
 //! With a URL: servers that somebody else runs.
 
-use super::{get, probe, start};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::{BINARY, get, probe, processes, start};
 
 const PASSWORD: &str = "hunter2-never-to-be-seen";
 
@@ -42,4 +46,104 @@ async fn a_pool_that_does_not_exist_is_not_found() {
     let server = start("");
     assert_eq!(probe(&server, "mysql").await.0, 404);
     assert_eq!(server.get("/api/pools/mysql").await.status(), 404);
+}
+
+/// Both parts of a password that was not percent-encoded, which no message may hold.
+const PARTS: [&str; 2] = ["S3CRET", "TAILPW"];
+
+#[test]
+fn a_password_that_splits_its_url_keeps_the_server_from_starting_and_is_not_told() {
+    for (key, url) in [
+        ("POSTGRES__URL", "postgres://u:S3CRET@TAILPW@127.0.0.1:9/d"),
+        ("POSTGRES__URL", "postgres://u:S3CRET/TAILPW@127.0.0.1:9/d"),
+        ("POSTGRES__URL", "postgres://u:S3CRET@127.0.0.1:TAILPW/d"),
+        ("POSTGRES__URL", "postgres://u:S3CRET%TAILPW@127.0.0.1:9/d"),
+        (
+            "POSTGRES__REPLICAS__URL",
+            "postgres://u:S3CRET@TAILPW@127.0.0.1:9/d",
+        ),
+        ("REDIS__CACHE__URL", "redis://u:S3CRET@TAILPW@127.0.0.1:9/0"),
+        ("REDIS__CACHE__URL", "redis://u:9#S3CRET@TAILPW"),
+        (
+            "MEMORY__ALERTS__WEBHOOK_URL",
+            "https://u:S3CRET@TAILPW@127.0.0.1:9/x",
+        ),
+    ] {
+        for command in ["serve", "check-config"] {
+            let folder = tempfile::tempdir().unwrap();
+            let output = Command::new(BINARY)
+                .arg(command)
+                .env("HEADROOM__POSTGRES__URL", "postgres://h/d")
+                .env(format!("HEADROOM__{key}"), url)
+                .current_dir(folder.path())
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(78), "{url}");
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            let name = key.to_lowercase().replace("__", ".");
+            assert!(said.contains(&format!("{name} must be a URL")), "{said}");
+            for part in PARTS {
+                assert!(!said.contains(part), "{said}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn errors_name_host_and_port_and_nothing_else_of_a_url() {
+    let server = start(
+        "log.filter = 'trace'\n\
+         postgres.url = 'postgres://USERPART:S3CRET%40TAILPW@127.0.0.1:1/DBPART?application_name=APPPART'\n\
+         redis.primary.url = 'redis://USERPART:S3CRET%40TAILPW@127.0.0.1:1/3'\n\
+         redis.cache.sentinels = ['127.0.0.1:1']\nredis.cache.sentinel_master = 'main'\n\
+         redis.cache.sentinel_password = 'S3CRET@TAILPW'\nredis.cache.username = 'USERPART'\n\
+         redis.cache.password = 'S3CRET@TAILPW'\n\
+         redis.pubsub.url = 'redis://USERPART:S3CRET%40TAILPW@127.0.0.1:1'\n\
+         memory.alerts.webhook_url = 'http://USERPART:S3CRET%40TAILPW@127.0.0.1:1/TAILPW'",
+    );
+    let mut shown = Vec::new();
+    for pool in ["postgres", "redis-primary", "redis-cache"] {
+        let (status, body) = probe(&server, pool).await;
+        assert_eq!(status, 503, "{pool}: {body}");
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.contains("127.0.0.1:1"), "{pool}: {detail}");
+        shown.push(body.to_string());
+    }
+    for path in [
+        "/api/performance/connections/health",
+        "/api/performance/connections/stats",
+        "/api/pools",
+        "/api/actors",
+    ] {
+        shown.push(get(&server, path).await.to_string());
+    }
+    shown.push(server.metrics().await);
+    shown.push(server.log());
+    for text in shown {
+        for part in ["S3CRET", "TAILPW", "USERPART", "DBPART", "APPPART"] {
+            assert!(!text.contains(part), "{part}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_url_and_without_leave_for_a_private_server_there_is_none() {
+    let server = start("postgres.embedded.enabled = false\nredis.embedded.enabled = false");
+    for (pool, section) in [
+        ("postgres", "postgres"),
+        ("redis-primary", "redis.primary"),
+        ("redis-cache", "redis.cache"),
+        ("redis-pubsub", "redis.pubsub"),
+    ] {
+        let (status, body) = probe(&server, pool).await;
+        assert_eq!((status, &body["cause"]), (503, &json!("missing")), "{body}");
+        let said = format!("{section}.url is not set");
+        assert!(body["detail"].as_str().unwrap().contains(&said), "{body}");
+        assert!(server.log().contains(&said), "it is told at the start too");
+    }
+    for program in ["postgres", "redis-server"] {
+        assert!(processes(&server, program).is_empty());
+    }
+    assert!(!server.folder().join("data/postgres").exists());
 }

@@ -38,6 +38,7 @@ mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tree;
+pub(crate) mod url;
 
 pub use backoff::{Backoff, BackoffError};
 pub use budget::{Budget, BudgetError, Buffers, Claim, Entry, Held, Hold, Reservation};
@@ -51,3 +52,4 @@ pub use root::Root;
 pub use stats::StatsSnapshot;
 pub use supervisor::{StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec};
 pub use tree::{ChildState, NodeSnapshot, Tree};
+pub use url::UrlFault;

@@ -29,6 +29,7 @@ use super::metrics;
 use super::probe::Health;
 use super::room::Memory;
 use crate::kernel::pressure::Level;
+use crate::kernel::url::{UrlFault, UrlForm};
 use crate::kernel::{Backoff, BackoffError, Child, ChildSpec, Handle, NoticeKind, chain};
 
 /// Alerts that wait to be sent. A further one takes the place of the oldest.
@@ -50,6 +51,24 @@ pub struct AlertConfig {
     pub url: String,
     /// The level from which on memory being short is an alert.
     pub level: Level,
+}
+
+/// What the URL can look like.
+const FORM: UrlForm = UrlForm {
+    schemes: &["http", "https"],
+    authority_ends: &['/', '?', '#'],
+    any_number_of_hosts: false,
+};
+
+/// Checks whether alerts can be sent to `url`, without asking anybody.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_webhook_url(url: &str) -> Result<(), UrlFault> {
+    FORM.check(url)?;
+    let uri: Result<Uri, _> = url.parse();
+    uri.map(drop)
+        .map_err(|_| UrlFault::Unusable("check its host, port and path"))
 }
 
 /// Sends alerts. See the module.

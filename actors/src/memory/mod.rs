@@ -52,7 +52,7 @@ mod tests;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-pub use alerts::{AlertConfig, AlertError, AlertSender};
+pub use alerts::{AlertConfig, AlertError, AlertSender, check_webhook_url};
 pub use allocator::AllocatorStats;
 pub use budget::{BudgetReading, BudgetSource, Considered};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};

@@ -13,7 +13,14 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::config::PostgresConfig;
 use super::tls::{Roots, Trust};
-use crate::kernel::pool::{ConnectError, ConnectErrorKind};
+use crate::kernel::url::{UrlFault, UrlForm, is_host_name};
+
+/// What URLs of PostgreSQL look like. There is no fragment: `#` is a character like any other.
+const FORM: UrlForm = UrlForm {
+    schemes: &["postgres", "postgresql"],
+    authority_ends: &['/', '?'],
+    any_number_of_hosts: true,
+};
 
 /// A database's servers.
 pub(super) struct Address {
@@ -52,18 +59,29 @@ impl Taken {
     }
 }
 
+/// Checks whether `url` can be used, without asking anybody.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_url(url: &str) -> Result<(), UrlFault> {
+    FORM.check(url)?;
+    read(url, TargetSessionAttrs::Any, &PostgresConfig::default()).map(drop)
+}
+
 /// Reads `location`. `wanted` is the sort of session where it does not say.
 ///
 /// # Errors
-/// `Denied`, which is not tried again soon, in words that hold nothing of the location but names of
-/// options.
+/// What is wrong with it.
 pub(super) fn read(
     location: &str,
     wanted: TargetSessionAttrs,
     settings: &PostgresConfig,
-) -> Result<Address, ConnectError> {
-    let (rest, taken) = take_apart(location).ok_or_else(unreadable)?;
-    let mut config: Config = rest.parse().map_err(|_| unreadable())?;
+) -> Result<Address, UrlFault> {
+    if is_url(location) {
+        FORM.check(location)?;
+    }
+    let (rest, taken) = take_apart(location).ok_or(UNREADABLE)?;
+    let mut config: Config = rest.parse().map_err(|_| UNREADABLE)?;
     let (mode, trust) = ssl(&taken)?;
     config.ssl_mode(mode);
     config.target_session_attrs(session(&taken, wanted)?);
@@ -71,17 +89,14 @@ pub(super) fn read(
     Ok(Address { servers, trust })
 }
 
-fn unreadable() -> ConnectError {
-    refuse(
-        "the database's URL cannot be read: check its percent-encoding, hosts, ports and options",
-    )
+const UNREADABLE: UrlFault =
+    UrlFault::Unusable("check its percent-encoding, hosts, ports and the names of its options");
+
+fn is_url(location: &str) -> bool {
+    location.starts_with("postgres://") || location.starts_with("postgresql://")
 }
 
-fn refuse(message: &str) -> ConnectError {
-    ConnectError::new(ConnectErrorKind::Denied, message)
-}
-
-fn ssl(taken: &Taken) -> Result<(SslMode, Trust), ConnectError> {
+fn ssl(taken: &Taken) -> Result<(SslMode, Trust), UrlFault> {
     let roots = match taken.ssl_root_cert.as_deref() {
         None | Some("system") => Roots::System,
         Some(path) => Roots::File(PathBuf::from(path)),
@@ -94,18 +109,22 @@ fn ssl(taken: &Taken) -> Result<(SslMode, Trust), ConnectError> {
         Some("require") if !given => (SslMode::Require, Trust::Any),
         Some("require" | "verify-ca") => (SslMode::Require, Trust::Chain(roots)),
         Some("verify-full") => (SslMode::Require, Trust::Full(roots)),
-        Some(_) => return Err(refuse("the database's URL has an unknown sslmode")),
+        Some(_) => {
+            return Err(UrlFault::Unusable(
+                "sslmode is disable, allow, prefer, require, verify-ca or verify-full",
+            ));
+        }
     })
 }
 
-fn session(taken: &Taken, wanted: TargetSessionAttrs) -> Result<TargetSessionAttrs, ConnectError> {
+fn session(taken: &Taken, wanted: TargetSessionAttrs) -> Result<TargetSessionAttrs, UrlFault> {
     match taken.session.as_deref() {
         None => Ok(wanted),
         Some("read-write" | "primary") => Ok(TargetSessionAttrs::ReadWrite),
         Some("read-only" | "standby") => Ok(TargetSessionAttrs::ReadOnly),
         Some("any") => Ok(TargetSessionAttrs::Any),
-        Some(_) => Err(refuse(
-            "the database's URL has an unknown target_session_attrs",
+        Some(_) => Err(UrlFault::Unusable(
+            "target_session_attrs is read-write, primary, read-only, standby or any",
         )),
     }
 }
@@ -113,8 +132,7 @@ fn session(taken: &Taken, wanted: TargetSessionAttrs) -> Result<TargetSessionAtt
 /// The location without the options in `Taken`.
 fn take_apart(location: &str) -> Option<(String, Taken)> {
     let mut taken = Taken::default();
-    let is_url = location.starts_with("postgres://") || location.starts_with("postgresql://");
-    if !is_url {
+    if !is_url(location) {
         let mut rest = String::new();
         for (key, value) in keywords(location)? {
             if !taken.take(&key, &value) {
@@ -191,7 +209,7 @@ fn keywords(text: &str) -> Option<Vec<(String, String)>> {
 }
 
 /// One configuration per host, so that each can have its own part of the time and its own error.
-fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, ConnectError> {
+fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, UrlFault> {
     let (hosts, addresses, ports) = (
         config.get_hosts(),
         config.get_hostaddrs(),
@@ -200,14 +218,22 @@ fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, Co
     let count = hosts.len().max(addresses.len());
     let fits = |len: usize| len == 0 || len == count;
     if count == 0 || !fits(hosts.len()) || !fits(addresses.len()) {
-        return Err(refuse(
-            "the database's URL needs a host, and as many addresses as hosts",
+        return Err(UrlFault::Unusable(
+            "name a host, and as many addresses as hosts",
         ));
     }
     if ports.len() > 1 && ports.len() != count {
-        return Err(refuse(
-            "the database's URL has another number of ports than of hosts",
-        ));
+        return Err(UrlFault::Unusable("give one port, or one for each host"));
+    }
+    if ports.contains(&0) {
+        return Err(UrlFault::Port);
+    }
+    let is_host = |host: &Host| match host {
+        Host::Tcp(name) => is_host_name(name),
+        Host::Unix(_) => true,
+    };
+    if !hosts.iter().all(is_host) {
+        return Err(UrlFault::Host);
     }
     let servers = (0..count).map(|index| {
         let mut one = common(config, settings);
@@ -291,6 +317,7 @@ fn session_options(given: Option<&str>, settings: &PostgresConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::pool::ConnectError;
 
     fn parsed(location: &str) -> Address {
         let wanted = TargetSessionAttrs::ReadWrite;
@@ -343,11 +370,19 @@ mod tests {
             "host=h sslmode=hunter2",
             "hunter2",
             "postgres://h/?sslmode=%zz&password=hunter2",
+            "postgres://u:x@hunter2@h/db",
+            "postgres://u:x/hunter2@h/db",
+            "postgres://u:12?hunter2@h/db",
+            "postgres://u:x@hunter2/x@h/db",
+            "postgres://h/db?host=hunter2@h",
+            "host='hunter2@h'",
+            "postgres://h:0/db?password=hunter2",
         ] {
             let settings = PostgresConfig::default();
             let Err(error) = read(location, TargetSessionAttrs::Any, &settings) else {
                 panic!("{location} was read");
             };
+            let error = ConnectError::from(error);
             assert!(!format!("{error} {error:?}").contains("hunter2"));
         }
     }

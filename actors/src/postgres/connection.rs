@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{CancelToken, Client, Row, RowStream, SimpleQueryMessage, Statement};
 
 use super::address::Server;
@@ -270,7 +270,25 @@ impl Drop for Connection {
 /// Why the server at `name` cannot be connected to.
 fn connect_error(name: &str, error: &tokio_postgres::Error) -> ConnectError {
     let kind = connect_error_kind(error);
-    ConnectError::new(kind, format!("{name}: {}", chain(error)))
+    let why = error.as_db_error().map_or_else(|| chain(error), refusal);
+    ConnectError::new(kind, why).at(name)
+}
+
+/// Why the server lets nobody in. Its own words name the user, the database or an option, which are
+/// parts of the URL, except for those about itself.
+fn refusal(error: &DbError) -> String {
+    let sqlstate = error.code().code();
+    let words = match *error.code() {
+        SqlState::INVALID_PASSWORD => "the user or the password is wrong",
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "the user is unknown, or no rule in pg_hba.conf lets it in from here"
+        }
+        SqlState::INVALID_CATALOG_NAME => "there is no such database",
+        SqlState::INSUFFICIENT_PRIVILEGE => "the user may not connect to the database",
+        _ if sqlstate.starts_with("53") || sqlstate.starts_with("57") => error.message(),
+        _ => "the server refused the connection",
+    };
+    format!("{words} (SQLSTATE {sqlstate})")
 }
 
 fn connect_error_kind(error: &tokio_postgres::Error) -> ConnectErrorKind {

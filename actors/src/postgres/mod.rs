@@ -41,6 +41,7 @@ mod tests;
 mod tls;
 mod transaction;
 
+pub use address::check_url;
 pub use config::{PRIVATE_SERVER_CONNECTION_BYTES, PostgresConfig};
 pub use connection::Connection;
 pub use connector::Connector;

@@ -36,10 +36,11 @@ impl Connector {
 async fn open(server: &Server) -> Result<Link, ConnectError> {
     if let Some(client) = server.as_cluster().await? {
         let wire = client.get_async_connection().await;
-        let wire = wire.map_err(|error| explain(&error))?;
+        let wire = wire.map_err(|error| explain(&error).at(&server.name()))?;
         return Ok(Link::new(Wire::Cluster(wire), Arc::default()));
     }
     let info = server.find(0).await?;
+    let place = info.addr().to_string();
     let dead = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&dead);
     let listen = move |push: PushInfo| {
@@ -53,8 +54,9 @@ async fn open(server: &Server) -> Result<Link, ConnectError> {
         .set_connection_timeout(None)
         .set_response_timeout(None)
         .set_push_sender(listen);
-    let manager = Manager::new_with_config(info, config).map_err(|error| explain(&error))?;
-    let wire = manager.create().await.map_err(|error| explain(&error))?;
+    let why = |error| explain(&error).at(&place);
+    let manager = Manager::new_with_config(info, config).map_err(why)?;
+    let wire = manager.create().await.map_err(why)?;
     Ok(Link::new(Wire::One(wire), dead))
 }
 

@@ -39,12 +39,14 @@ impl Line {
         turn: usize,
     ) -> Result<Self, ConnectError> {
         let info = server.find(turn).await?;
-        let client = Client::open(info).map_err(|error| explain(&error))?;
+        let place = info.addr().to_string();
+        let why = |error| explain(&error).at(&place);
+        let client = Client::open(info).map_err(why)?;
         let connection = client.get_async_pubsub().await;
-        let (mut sink, stream) = connection.map_err(|error| explain(&error))?.split();
+        let (mut sink, stream) = connection.map_err(why)?.split();
         for topic in &topics {
             let done = subscribe(&mut sink, topic).await;
-            done.map_err(|error| explain(&error))?;
+            done.map_err(why)?;
         }
         Ok(Self {
             sink,

@@ -48,6 +48,6 @@ pub use link::Link;
 pub use listen::{Listen, ListenError, SubscriberQuery, SubscriberStatus};
 pub use pubsub::PubSub;
 pub use role::{Role, pool, pool_config};
-pub use server::{Access, Login, Node, Server, check_authorities_in, is_url};
+pub use server::{Access, Login, Node, Server, check_authorities_in, check_url};
 pub use subscriber::{Subscriber, SubscriberConfig};
 pub use subscriptions::{Event, Subscription, Topic};

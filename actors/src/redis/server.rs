@@ -16,6 +16,14 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::refusal::explain;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind, Locate};
+use crate::kernel::url::{UrlFault, UrlForm};
+
+/// What URLs of one server look like.
+const FORM: UrlForm = UrlForm {
+    schemes: &["redis", "rediss", "redis+unix", "unix"],
+    authority_ends: &['/', '?', '#'],
+    any_number_of_hosts: false,
+};
 
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +125,8 @@ impl Server {
             return Ok(None);
         };
         let trust = self.trust().await?;
-        let client = cluster(nodes, access, trust).map_err(|error| explain(&error))?;
+        let client = cluster(nodes, access, trust);
+        let client = client.map_err(|error| explain(&error).at(&self.name()))?;
         Ok(Some(client))
     }
 
@@ -126,7 +135,10 @@ impl Server {
     pub(super) async fn find(&self, turn: usize) -> Result<ConnectionInfo, ConnectError> {
         let trust = self.trust().await?;
         let info = match &self.place {
-            Place::One(locate) => with_trust(parse(&locate.locate().await?)?, trust),
+            Place::One(locate) => {
+                let url = locate.locate().await?;
+                with_trust(parse(&url).map_err(ConnectError::from)?, trust)
+            }
             Place::Sentinels {
                 sentinels,
                 login,
@@ -138,10 +150,26 @@ impl Server {
                 None => return Err(ConnectError::new(ConnectErrorKind::Missing, NO_NODES)),
             },
         };
-        let info = info.map_err(|error| explain(&error))?;
+        let info = info.map_err(|error| explain(&error).at(&self.name()))?;
         // With the newer protocol the end of a connection is told at once, and not at its next use.
         let settings = info.redis_settings().clone();
         Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
+    }
+
+    /// Where it is looked for, for messages: hosts and ports.
+    pub(super) fn name(&self) -> String {
+        let list = |nodes: &[Node]| {
+            let nodes = nodes.iter().map(|node| address(node, false).to_string());
+            let nodes: Vec<_> = nodes.collect();
+            nodes.join(", ")
+        };
+        match &self.place {
+            Place::One(_) => "redis".to_owned(),
+            Place::Sentinels {
+                sentinels, master, ..
+            } => format!("{master} of the sentinels {}", list(sentinels)),
+            Place::Cluster { nodes, .. } => format!("the cluster of {}", list(nodes)),
+        }
     }
 
     async fn trust(&self) -> Result<Option<TlsCertificates>, ConnectError> {
@@ -196,9 +224,13 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Whether a URL of one server can be understood. One that asks for TLS without verification is not.
-pub fn is_url(text: &str) -> bool {
-    parse(text).is_ok()
+/// Checks whether the URL of one server can be used, without asking anybody. One that asks for TLS
+/// without verification cannot.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_url(url: &str) -> Result<(), UrlFault> {
+    parse(url).map(drop)
 }
 
 /// Whether the file holds the certificates of authorities, in PEM; if not, what is wrong with it.
@@ -225,12 +257,16 @@ fn check_authorities(pem: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-fn parse(url: &str) -> Result<ConnectionInfo, ConnectError> {
+fn parse(url: &str) -> Result<ConnectionInfo, UrlFault> {
+    FORM.check(url)?;
     // The driver's words could hold a part of the URL.
-    let wrong = || ConnectError::new(ConnectErrorKind::Protocol, "the URL of redis is not valid");
-    let info = url.into_connection_info().map_err(|_| wrong())?;
+    let info = url.into_connection_info().map_err(|_| {
+        UrlFault::Unusable("check the host, and that the number of the database is one")
+    })?;
     match info.addr() {
-        ConnectionAddr::TcpTls { insecure: true, .. } => Err(wrong()),
+        ConnectionAddr::TcpTls { insecure: true, .. } => Err(UrlFault::Unusable(
+            "leave out #insecure, and name the authority in tls_ca_file",
+        )),
         _ => Ok(info),
     }
 }
@@ -322,15 +358,16 @@ mod tests {
             "unix:///run/redis.sock?pass=word",
             "redis+unix:///run/redis.sock",
         ] {
-            assert!(is_url(url), "{url}");
+            assert_eq!(check_url(url), Ok(()), "{url}");
         }
         for url in [
             "http://host",
             "redis://host:99999",
             "redis://host/first",
             "rediss://host/#insecure",
+            "redis://u:12#x@host",
         ] {
-            assert!(!is_url(url), "{url}");
+            assert!(check_url(url).is_err(), "{url}");
         }
     }
 

@@ -10,7 +10,7 @@ use headroom_actors::redis::{
 };
 
 use crate::pools::{Origin, Pool};
-use crate::settings::sections::{RedisRoleSettings, RedisSettings};
+use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
 use crate::settings::values::{Name, Secret};
 
 use super::{Ties, embedded, locate, pool};
@@ -22,18 +22,19 @@ pub(super) fn compose(
     ties: &Ties,
 ) -> (ChildSpec, Vec<Pool>) {
     let mut branch = SupervisorSpec::new("redis");
+    let private_settings = &settings.embedded;
     let private = redis::embedded(
         embedded(&settings.embedded, data.join("redis")),
         branch.handle(),
         Arc::clone(&ties.budget),
     );
     let mut pools = Vec::new();
-    for (role, settings) in [
-        (Role::Primary, &settings.primary),
-        (Role::Cache, &settings.cache),
-        (Role::PubSub, &settings.pubsub),
+    for (role, section, settings) in [
+        (Role::Primary, "redis.primary", &settings.primary),
+        (Role::Cache, "redis.cache", &settings.cache),
+        (Role::PubSub, "redis.pubsub", &settings.pubsub),
     ] {
-        let (origin, server) = server(settings, &private);
+        let (origin, server) = server(section, settings, private_settings, &private);
         let config = pool(&settings.pool, &origin);
         let bounds = (config.connections_min, config.connections_max);
         let listening = SubscriberConfig {
@@ -59,7 +60,12 @@ pub(super) fn compose(
 }
 
 /// The server that the settings name, or our own where they name none.
-fn server(settings: &RedisRoleSettings, private: &PrivateServer) -> (Origin, Server) {
+fn server(
+    section: &str,
+    settings: &RedisRoleSettings,
+    embedded: &EmbeddedSettings,
+    private: &PrivateServer,
+) -> (Origin, Server) {
     let access = || Access {
         login: login(settings.username.as_ref(), settings.password.as_ref()),
         database: settings.database.unwrap_or(0),
@@ -81,7 +87,8 @@ fn server(settings: &RedisRoleSettings, private: &PrivateServer) -> (Origin, Ser
             (Origin::Configured, server)
         }
         (None, None) => {
-            let (origin, locate) = locate(settings.url.as_ref().map(|url| url.expose()), private);
+            let url = settings.url.as_ref().map(|url| url.expose());
+            let (origin, locate) = locate(section, url, embedded, private);
             (origin, Server::one(locate))
         }
     };

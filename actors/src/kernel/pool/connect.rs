@@ -123,6 +123,13 @@ impl ConnectError {
         }
     }
 
+    /// Names where that was, in front of the message: hosts and ports, never a URL.
+    #[must_use]
+    pub fn at(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message).into();
+        self
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
