@@ -1,10 +1,11 @@
 //! Request bodies within bounds.
 //!
 //! Four bounds hold for every body: its own size, the bytes of all bodies held at one time, what the
-//! memory budget has left, and time. A body takes its bytes out of the [`BodyBudget`] before it takes memory and gives them back
-//! when it is dropped, so the [`Body`] must live as long as its bytes are used. Where the length is
-//! announced, all of it is taken before the first byte is read: who cannot be served learns so at
-//! once. Without it, room is taken in growing steps.
+//! memory budget has left, and time. A body takes bytes out of the [`BodyBudget`] as they arrive, and
+//! gives them back when it is dropped, so the [`Body`] must live as long as its bytes are used. An
+//! announced length alone takes nothing: a client that announces much and sends nothing is in
+//! nobody's way. Small bodies have a share of the budget to themselves, so that large ones never
+//! keep them out.
 //!
 //! A refusal leaves the rest of the body unread. The connection then stays readable for
 //! `server.client_disconnect_timeout`, so that a client that is still sending can read the answer.
@@ -17,21 +18,23 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use headroom_actors::kernel::{BudgetError, Buffers, Hold};
+use headroom_actors::kernel::{Buffers, Hold};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::problem::{Problem, ProblemKind, too_large};
+use crate::connection::Pace;
+use crate::problem::{Problem, ProblemKind, no_memory, too_large};
 use crate::settings::sections::ServerSettings;
 
 /// What one permit stands for: a permit per byte would end at 4 GiB.
 const UNIT_BYTES: u64 = 1024;
 
-/// First step of a body of unknown length.
-const STEP_BYTES_MIN: u64 = 64 * 1024;
+/// Bodies up to this size are small: they take from the share of small bodies first, and are not
+/// set aside in the memory budget. It is also what every body takes at first.
+const SMALL_BYTES: u64 = 64 * 1024;
 
-/// Bodies up to this size are not set aside in the memory budget.
-const SMALL_BYTES: u64 = STEP_BYTES_MIN;
+/// Small bodies have this part of the bytes of all bodies to themselves, beside those.
+const SMALL_SHARE: u32 = 8;
 
 /// When a refused request may be tried again: bodies come and go within moments.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -41,11 +44,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct BodyBudget {
     /// Their part of the memory budget.
     buffers: Arc<dyn Buffers>,
-    room: Arc<Semaphore>,
-    units_max: u32,
+    /// What only small bodies take from.
+    small: Arc<Semaphore>,
+    /// What any body takes from.
+    any: Arc<Semaphore>,
+    units: u32,
     body_max: u64,
     admission_wait: Duration,
-    idle_timeout: Duration,
+    /// How slow a client may send.
+    pace: Pace,
     body_timeout: Duration,
 }
 
@@ -53,14 +60,16 @@ pub struct BodyBudget {
 #[derive(Debug)]
 pub struct Body {
     bytes: Bytes,
-    _held: Option<Held>,
+    _held: Held,
 }
 
 /// What a body takes: of the bound on all bodies, and of the memory budget.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Held {
-    permit: OwnedSemaphorePermit,
-    /// None for a small one: there is always room for those, or nobody could ask for anything.
+    /// Of the share of small bodies.
+    small: Option<OwnedSemaphorePermit>,
+    any: Option<OwnedSemaphorePermit>,
+    /// None for a small one: those are always let in, or nobody could ask for anything.
     memory: Option<Hold>,
 }
 
@@ -76,40 +85,63 @@ impl BodyBudget {
     /// A budget as the settings say, whose bytes are set aside in `buffers`.
     pub fn new(settings: &ServerSettings, buffers: Arc<dyn Buffers>) -> Self {
         let units_max = units(settings.bodies_in_flight_max.as_u64());
+        let small = units_max / SMALL_SHARE;
         Self {
             buffers,
-            room: Arc::new(Semaphore::new(units_max as usize)),
-            units_max,
+            small: Arc::new(Semaphore::new(small as usize)),
+            any: Arc::new(Semaphore::new(units_max as usize)),
+            units: units_max + small,
             body_max: settings.request_body_max.as_u64(),
             admission_wait: settings.body_admission_wait,
-            idle_timeout: settings.body_idle_timeout,
+            pace: Pace::new(
+                settings.body_idle_timeout,
+                settings.client_rate_min.as_u64(),
+            ),
             body_timeout: settings.body_timeout,
         }
     }
 
     /// Bytes held now, in steps of 1 KiB.
     pub fn bytes_in_use(&self) -> u64 {
-        (u64::from(self.units_max) - self.room.available_permits() as u64) * UNIT_BYTES
+        let free = self.small.available_permits() + self.any.available_permits();
+        u64::from(self.units).saturating_sub(free as u64) * UNIT_BYTES
     }
 
-    async fn hold(&self, bytes: u64) -> Result<Option<Hold>, Problem> {
-        if bytes <= SMALL_BYTES {
-            return Ok(None);
+    /// Takes the first `bytes` of a body that is small so far.
+    async fn take_small(&self, held: &mut Held, bytes: u64) -> Result<(), Problem> {
+        let units = units(bytes);
+        match Arc::clone(&self.small).try_acquire_many_owned(units) {
+            Ok(permit) => held.small = Some(permit),
+            Err(_) => held.any = Some(self.acquire(units).await?),
         }
-        if let Ok(hold) = self.buffers.hold(bytes) {
-            return Ok(Some(hold));
-        }
-        self.buffers.refresh().await;
-        self.buffers.hold(bytes).map(Some).map_err(no_memory)
+        Ok(())
     }
 
-    async fn take(&self, bytes: u64) -> Result<Held, Problem> {
-        let room = Arc::clone(&self.room).acquire_many_owned(units(bytes));
-        match timeout(self.admission_wait, room).await {
-            Ok(Ok(permit)) => {
-                let memory = self.hold(bytes).await?;
-                Ok(Held { permit, memory })
-            }
+    /// Takes for a body that is no longer small what it needs to have `bytes`, of which it has
+    /// `before` already.
+    async fn take_large(&self, held: &mut Held, before: u64, bytes: u64) -> Result<(), Problem> {
+        // What it had of the share of small bodies goes back to it.
+        let kept = if held.any.is_some() { before } else { 0 };
+        let permit = self.acquire(units(bytes) - units(kept)).await?;
+        held.small = None;
+        match &mut held.any {
+            Some(any) => any.merge(permit),
+            any @ None => *any = Some(permit),
+        }
+        let kept = if held.memory.is_some() { before } else { 0 };
+        let hold = self.buffers.hold_after_refresh(bytes - kept).await;
+        let hold = hold.map_err(|error| no_memory("this body", error))?;
+        match &mut held.memory {
+            Some(memory) => memory.merge(hold),
+            memory @ None => *memory = Some(hold),
+        }
+        Ok(())
+    }
+
+    async fn acquire(&self, units: u32) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = Arc::clone(&self.any).acquire_many_owned(units);
+        match timeout(self.admission_wait, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
             // The semaphore is never closed; an elapsed wait is the only way here.
             Ok(Err(_)) | Err(_) => Err(Problem::new(
                 ProblemKind::Overloaded,
@@ -138,7 +170,13 @@ pub async fn read_body(
     let read = read(payload, announced, budget);
     match timeout(budget.body_timeout, read).await {
         Ok(result) => result,
-        Err(_) => Err(too_slow(budget.body_timeout, "the body took longer than")),
+        Err(_) => Err(Problem::new(
+            ProblemKind::RequestTimeout,
+            format!(
+                "the body took longer than {}",
+                humantime::format_duration(budget.body_timeout)
+            ),
+        )),
     }
 }
 
@@ -147,90 +185,89 @@ async fn read(
     announced: Option<u64>,
     budget: &BodyBudget,
 ) -> Result<Body, Problem> {
-    let mut room = Room::new(budget);
-    if let Some(length) = announced.filter(|length| *length > 0) {
-        room.grow_to(length).await?;
-    }
+    // No body grows beyond what it announced, or else beyond what any may have.
+    let most = announced.unwrap_or(budget.body_max);
+    let mut reserved = Reserved::new(budget);
+    let mut pace = budget.pace.clone();
     let mut buffer = BytesMut::new();
-    while let Some(chunk) = next(&mut payload, budget).await? {
+    while let Some(chunk) = next(&mut payload, &mut pace).await? {
         let length = (buffer.len() + chunk.len()) as u64;
-        let came = chunk.len() as u64;
         if length > budget.body_max {
             return Err(too_large(budget.body_max));
         }
+        reserved.grow_to(length, most).await?;
         if Some(length) == announced && buffer.is_empty() {
             // All of it came at once: no copy.
-            room.fill(came);
-            return Ok(room.into_body(chunk));
-        }
-        if length > room.bytes {
-            room.grow_to(
-                length
-                    .max(room.bytes * 2)
-                    .max(STEP_BYTES_MIN)
-                    .min(budget.body_max),
-            )
-            .await?;
+            reserved.fill_to(length);
+            return Ok(reserved.into_body(chunk));
         }
         if buffer.capacity() < buffer.len() + chunk.len() {
-            buffer.reserve(usize::try_from(room.bytes).unwrap_or(usize::MAX) - buffer.len());
+            let capacity = usize::try_from(reserved.bytes).unwrap_or(usize::MAX);
+            buffer.reserve(capacity - buffer.len());
         }
         buffer.extend_from_slice(&chunk);
-        room.fill(came);
+        reserved.fill_to(length);
     }
-    Ok(room.into_body(buffer.freeze()))
+    Ok(reserved.into_body(buffer.freeze()))
 }
 
-async fn next(payload: &mut web::Payload, budget: &BodyBudget) -> Result<Option<Bytes>, Problem> {
-    match timeout(budget.idle_timeout, payload.next()).await {
+async fn next(payload: &mut web::Payload, pace: &mut Pace) -> Result<Option<Bytes>, Problem> {
+    match timeout_at(pace.blocked(Instant::now()), payload.next()).await {
         Ok(None) => Ok(None),
-        Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+        Ok(Some(Ok(chunk))) => {
+            pace.progress(chunk.len() as u64, Instant::now());
+            Ok(Some(chunk))
+        }
         Ok(Some(Err(error))) => Err(error.into()),
-        Err(_) => Err(too_slow(
-            budget.idle_timeout,
-            "no part of the body came for",
+        Err(_) => Err(Problem::new(
+            ProblemKind::RequestTimeout,
+            "the body came too slowly; server.body_idle_timeout and server.client_rate_min bound it",
         )),
     }
 }
 
-/// A body's part of the budget.
-struct Room<'a> {
+/// A body's part of the budget, in growing steps.
+struct Reserved<'a> {
     budget: &'a BodyBudget,
-    held: Option<Held>,
+    held: Held,
     bytes: u64,
+    /// Bytes that the memory budget was told are in use.
+    filled: u64,
 }
 
-impl<'a> Room<'a> {
+impl<'a> Reserved<'a> {
     fn new(budget: &'a BodyBudget) -> Self {
         Self {
             budget,
-            held: None,
+            held: Held::default(),
             bytes: 0,
+            filled: 0,
         }
     }
 
-    async fn grow_to(&mut self, bytes: u64) -> Result<(), Problem> {
-        let more = self.budget.take(bytes - self.bytes).await?;
-        match &mut self.held {
-            Some(held) => {
-                held.permit.merge(more.permit);
-                match (&mut held.memory, more.memory) {
-                    (Some(memory), Some(more)) => memory.merge(more),
-                    (memory @ None, more) => *memory = more,
-                    (Some(_), None) => {}
-                }
-            }
-            None => self.held = Some(more),
+    /// Makes it `length` bytes at least; more, up to `most`, so that many small parts are few steps.
+    async fn grow_to(&mut self, length: u64, most: u64) -> Result<(), Problem> {
+        if length <= self.bytes {
+            return Ok(());
         }
+        if length <= SMALL_BYTES {
+            let bytes = most.clamp(length, SMALL_BYTES);
+            self.budget.take_small(&mut self.held, bytes).await?;
+            self.bytes = bytes;
+            return Ok(());
+        }
+        let bytes = length.max(self.bytes.saturating_mul(2).min(most));
+        let budget = self.budget;
+        budget.take_large(&mut self.held, self.bytes, bytes).await?;
         self.bytes = bytes;
         Ok(())
     }
 
-    /// `bytes` more of it are in use.
-    fn fill(&mut self, bytes: u64) {
-        let held = self.held.as_mut();
-        if let Some(memory) = held.and_then(|held| held.memory.as_mut()) {
-            memory.fill(bytes);
+    /// The first `length` bytes of it are in use.
+    fn fill_to(&mut self, length: u64) {
+        if let Some(memory) = &mut self.held.memory {
+            memory.fill(length - self.filled);
+            self.filled = length;
         }
     }
 
@@ -263,20 +300,4 @@ fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
         }
         _ => Ok(()),
     }
-}
-
-fn no_memory(error: BudgetError) -> Problem {
-    Problem::new(
-        ProblemKind::InsufficientMemory,
-        "there is no memory for this body now",
-    )
-    .caused_by(&error)
-    .retry_after(RETRY_AFTER)
-}
-
-fn too_slow(limit: Duration, what: &str) -> Problem {
-    Problem::new(
-        ProblemKind::RequestTimeout,
-        format!("{what} {}", humantime::format_duration(limit)),
-    )
 }

@@ -10,6 +10,7 @@
 //! - [`routes`]: the route table; one file per resource.
 //! - [`middleware`]: what happens around every request.
 //! - [`body`]: request bodies within bounds.
+//! - [`connection`]: the bounds of one client's connection.
 //! - [`pools`]: the pools of connections, whatever they connect to.
 //! - [`problem`]: the one form of an HTTP error.
 //! - [`admin`]: health and metrics, on their own listener and thread.
@@ -21,6 +22,7 @@
 pub mod admin;
 pub mod body;
 pub mod cli;
+pub mod connection;
 pub mod middleware;
 pub mod pools;
 pub mod problem;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_rt::{Arbiter, ArbiterHandle};
 use headroom_actors::kernel::{AskError, Handle, Tree};
 use headroom_actors::lazy::Loader;
-use headroom_actors::memory::MemorySupervisor;
+use headroom_actors::memory::{BufferAccount, MemorySupervisor};
 use headroom_actors::model::Repository;
 use tokio::sync::oneshot;
 
@@ -25,6 +25,10 @@ pub struct Rooms {
     pub loader: Handle<Loader>,
     /// The models on disk.
     pub repository: Handle<Repository>,
+    /// Memory for the tensors of requests.
+    pub tensors: BufferAccount,
+    /// Memory for answers: outputs of models, and their text.
+    pub answers: BufferAccount,
     /// The pools of connections.
     pub pools: Arc<[Pool]>,
     /// `server.request_deadline`: no answer takes longer.

@@ -5,6 +5,7 @@
 //! is the reverse: not ready, no new connections, requests in flight, actors, admin server.
 
 mod actors;
+mod http;
 mod pools;
 mod ready_file;
 
@@ -12,11 +13,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix_web::dev::Server;
-use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, rt, web};
+use actix_web::{rt, web};
 use headroom_actors::kernel::{Exit, Tree};
 use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
@@ -24,12 +22,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{Admin, AdminServer, Collectors};
 use crate::body::BodyBudget;
-use crate::middleware::{Observer, observe};
-use crate::problem::extractors;
+use crate::connection::Limits;
 use crate::readiness::Readiness;
 use crate::rooms::Rooms;
 use crate::routes;
-use crate::settings::sections::ServerSettings;
 use crate::settings::{Reloader, Settings};
 use crate::signals::Signal;
 use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle, TelemetryError};
@@ -163,7 +159,13 @@ impl Application {
         let metrics = telemetry::install_metrics()?;
         let tree = Tree::default();
         let actors = actors::compose(&self.settings.borrow(), tree.clone())?;
-        let bodies = BodyBudget::new(&server_settings, Arc::new(actors.buffers("request_bodies")));
+        let in_flight = server_settings.bodies_in_flight_max.as_u64();
+        let buffers = actors.buffers("request_bodies", in_flight);
+        let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
+        let unread = actors.buffers(
+            "unread_answers",
+            server_settings.answers_in_flight_max.as_u64(),
+        );
         let admin = Admin {
             readiness: readiness.clone(),
             metrics,
@@ -172,11 +174,12 @@ impl Application {
         let admin = AdminServer::start(admin, self.admin.listener).map_err(StartupError::Admin)?;
         let mut actors = actors.start(self.settings.clone(), actors_gate).await?;
         let shared = Shared {
+            limits: Limits::new(&server_settings, Arc::new(unread)),
             bodies,
             readiness: readiness.clone(),
             rooms: actors.rooms(),
         };
-        let server = http_server(&server_settings, shared, self.routes, self.main.listener)
+        let server = http::server(&server_settings, shared, self.routes, self.main.listener)
             .map_err(StartupError::Http)?;
         let handle = server.handle();
         let mut server = rt::spawn(server);
@@ -232,6 +235,7 @@ impl Bound {
 /// What all worker threads share.
 #[derive(Clone)]
 struct Shared {
+    limits: Limits,
     bodies: BodyBudget,
     readiness: Readiness,
     rooms: Rooms,
@@ -252,45 +256,6 @@ fn collectors(bodies: &BodyBudget, tree: &Tree) -> Collectors {
         Box::new(move || tree.record_metrics()),
         Box::new(telemetry::record_metrics),
     ]
-}
-
-fn http_server(
-    settings: &ServerSettings,
-    shared: Shared,
-    routes: Routes,
-    listener: TcpListener,
-) -> io::Result<Server> {
-    let observer = web::Data::new(Observer::new(settings.request_deadline));
-    let bodies = web::Data::new(shared.bodies);
-    let readiness = web::Data::new(shared.readiness);
-    let rooms = web::Data::new(shared.rooms);
-    let body_max = usize::try_from(settings.request_body_max.as_u64()).unwrap_or(usize::MAX);
-    let server = HttpServer::new(move || {
-        App::new()
-            .app_data(observer.clone())
-            .app_data(bodies.clone())
-            .app_data(readiness.clone())
-            .app_data(rooms.clone())
-            .configure(|config| extractors(config, body_max))
-            .configure(routes)
-            .wrap(from_fn(observe))
-    });
-    Ok(server
-        .workers(settings.workers.count())
-        .keep_alive(settings.keep_alive)
-        .client_request_timeout(settings.client_request_timeout)
-        .client_disconnect_timeout(settings.client_disconnect_timeout)
-        // A client that closes its side has gone away: otherwise nobody notices before the answer is
-        // written, and its work is done for nobody.
-        .h1_allow_half_closed(false)
-        .shutdown_timeout(whole_seconds(settings.shutdown_deadline))
-        .disable_signals()
-        .listen(listener)?
-        .run())
-}
-
-fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {

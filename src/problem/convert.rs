@@ -10,17 +10,21 @@ use serde_json::error::Category;
 
 use super::{Problem, ProblemKind};
 
-/// Makes the framework's extractors answer with problems, and holds them to `body_max` bytes.
-pub fn extractors(config: &mut ServiceConfig, body_max: usize) {
+/// Bytes that the framework's extractors read: commands of operators, which are short. They read
+/// outside of the budget for bodies; what may be larger is read by `read_body`.
+const EXTRACTED_BODY_MAX: usize = 64 * 1024;
+
+/// Makes the framework's extractors answer with problems, and holds them to short bodies.
+pub fn extractors(config: &mut ServiceConfig) {
     config
         .app_data(
             JsonConfig::default()
-                .limit(body_max)
+                .limit(EXTRACTED_BODY_MAX)
                 .error_handler(|error, _| from_json(&error).into()),
         )
         .app_data(
             FormConfig::default()
-                .limit(body_max)
+                .limit(EXTRACTED_BODY_MAX)
                 .error_handler(|error, _| from_form(&error).into()),
         )
         .app_data(PathConfig::default().error_handler(|error, _| from_path(&error).into()))

@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 pub(crate) use convert::too_large;
 pub use convert::{extractors, problem_of};
 pub use protocol::ProtocolError;
+pub(crate) use rooms::no_memory;
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";

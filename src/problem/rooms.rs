@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
-use headroom_actors::kernel::{AskError, LoadError, LoadFault};
+use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadFault};
 use headroom_actors::lazy::{AcquireError, Shortage, UnloadError};
 use headroom_actors::model::InferError;
 use headroom_actors::{postgres, redis};
@@ -139,9 +139,27 @@ impl From<InferError> for Problem {
             InferError::Model(_) | InferError::Poison => {
                 Self::new(ProblemKind::Unprocessable, detail)
             }
+            InferError::NoMemory(error) => no_memory("the model's outputs", error),
             InferError::HostLost => Self::new(ProblemKind::Unavailable, detail).retry_after(SOON),
             InferError::Deadline(_) => Self::new(ProblemKind::DeadlineExceeded, detail),
         }
+    }
+}
+
+/// There is no memory for `what` now.
+pub(crate) fn no_memory(what: &str, error: BudgetError) -> Problem {
+    let problem = Problem::new(
+        ProblemKind::InsufficientMemory,
+        format!("there is no memory for {what} now: {error}"),
+    )
+    .caused_by(&error)
+    .retry_after(SOON);
+    match error {
+        BudgetError::Short { need, free, budget } => problem
+            .with("need_bytes", need)
+            .with("free_bytes", free)
+            .with("budget_bytes", budget),
+        BudgetError::Unavailable => problem,
     }
 }
 

@@ -55,12 +55,18 @@ section! {
         restart request_body_max: ByteSize,
         /// Most bytes of request bodies held at one time, over all requests.
         restart bodies_in_flight_max: ByteSize,
+        /// Most bytes of models' outputs held at one time, over all answers.
+        restart answers_in_flight_max: ByteSize,
         /// How long a request waits for room among the bodies in flight.
         restart body_admission_wait: Duration,
         /// Longest pause between two parts of a body.
         restart body_idle_timeout: Duration,
         /// Longest time for a whole body.
         restart body_timeout: Duration,
+        /// Longest pause in which a client reads nothing of its answer.
+        restart answer_idle_timeout: Duration,
+        /// Bytes a second at which a client must send a body or read an answer; 0 for no bound.
+        restart client_rate_min: ByteSize,
         /// Longest time to answer a request.
         restart request_deadline: Duration,
         /// How long an idle connection stays open.

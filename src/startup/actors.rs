@@ -82,8 +82,8 @@ pub(super) struct ActorTree {
 
 impl ActorPlan {
     /// Memory for one sort of buffers in this process.
-    pub(super) fn buffers(&self, name: &'static str) -> BufferAccount {
-        self.memory.buffers(name)
+    pub(super) fn buffers(&self, name: &'static str, bytes_max: u64) -> BufferAccount {
+        self.memory.buffers(name, bytes_max)
     }
 
     /// Starts everything that the routes ask, and opens `ready` once it can be asked.
@@ -143,7 +143,9 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
 
     let models =
         SupervisorSpec::new("models").intensity(ZYGOTE_RESTARTS_MAX, ZYGOTE_RESTARTS_PERIOD);
+    let answers = memory.buffers("answers", settings.server.answers_in_flight_max.as_u64());
     let ties = MemoryTies {
+        answers: Arc::new(answers.clone()),
         pressure: memory.pressure(),
         notices: memory.notices(),
         oom: Some(memory.oom_counter()),
@@ -194,6 +196,9 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         memory: memory.handle().clone(),
         loader,
         repository,
+        // They come from bodies, which have a bound of their own.
+        tensors: memory.buffers("tensors", u64::MAX),
+        answers,
         pools: composed.pools.into(),
         request_deadline: settings.server.request_deadline,
     };

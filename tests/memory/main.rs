@@ -10,6 +10,7 @@
     clippy::print_stdout
 )]
 
+mod answers;
 mod ballast;
 mod budget;
 mod cgroup;

@@ -6,7 +6,7 @@ use headroom_model_protocol::{
     ArenaReader, ArenaWriter, Device, FailureKind, Infer, Input, InputKind, InputSpec, Ready,
     Scalar, ScalarKind, Start, StartFailureKind, TensorMeta, TensorReader, TensorWriter, WarmUp,
 };
-use tch::NoGradGuard;
+use tch::{NoGradGuard, Tensor};
 
 use crate::{
     archive::Archive,
@@ -60,12 +60,29 @@ impl Failure {
     }
 }
 
-/// What a request gave.
+/// What a run gave, still in libtorch's memory.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    pub(crate) outputs: Vec<TensorMeta>,
-    pub(crate) payload: Vec<u8>,
+    outputs: Vec<(String, Tensor)>,
+    /// Bytes of all outputs together.
+    pub(crate) bytes: u64,
     pub(crate) forward_us: u64,
+}
+
+impl Outcome {
+    /// Puts the outputs into the reply, and gives libtorch's memory of each back as soon as it is there.
+    pub(crate) fn write(
+        self,
+        replies: &mut ArenaWriter,
+    ) -> Result<(Vec<TensorMeta>, Vec<u8>), Failure> {
+        let mut frame = TensorWriter::new(replies);
+        let outputs = self.outputs.into_iter();
+        let metas = outputs
+            .map(|(name, tensor)| tensor::write(&mut frame, name, &tensor))
+            .collect::<Result<_, _>>()
+            .map_err(|error| Failure::new(FailureKind::Model, error))?;
+        Ok((metas, frame.into_payload()))
+    }
 }
 
 impl Model {
@@ -164,7 +181,6 @@ impl Model {
         infer: &Infer,
         payload: &[u8],
         requests: &ArenaReader,
-        replies: &mut ArenaWriter,
     ) -> Result<Outcome, Failure> {
         self.check_arguments(&infer.inputs)?;
         let frame = TensorReader::new(payload, requests);
@@ -196,16 +212,15 @@ impl Model {
                 };
                 Failure::new(kind, error)
             })?;
-        let mut frame = TensorWriter::new(replies);
-        let outputs = outputs
-            .into_iter()
-            .map(|(name, tensor)| tensor::write(&mut frame, name, &tensor));
-        let outputs = outputs
-            .collect::<Result<_, _>>()
+        let sizes = outputs
+            .iter()
+            .map(|(name, tensor)| tensor::size(name, tensor));
+        let bytes = sizes
+            .sum::<Result<_, _>>()
             .map_err(|error| Failure::new(FailureKind::Model, error))?;
         Ok(Outcome {
             outputs,
-            payload: frame.into_payload(),
+            bytes,
             forward_us,
         })
     }

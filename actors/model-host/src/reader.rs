@@ -77,6 +77,8 @@ impl Shared {
 /// What the main thread does.
 pub(crate) enum Job {
     Infer(Infer, Vec<u8>),
+    SendOutputs(u64),
+    DropOutputs(u64),
     ResetStates(u64),
     Trim(u64),
     Stop,
@@ -141,6 +143,12 @@ impl Reader {
                 } else if !self.queue(id, Job::Infer(infer, frame.payload)) {
                     self.shared.inferring.store(false, Ordering::Release);
                 }
+            }
+            HostRequest::SendOutputs { id } => {
+                self.queue(id, Job::SendOutputs(id));
+            }
+            HostRequest::DropOutputs { id } => {
+                self.queue(id, Job::DropOutputs(id));
             }
             HostRequest::ResetStates { id } => {
                 self.queue(id, Job::ResetStates(id));

@@ -19,7 +19,7 @@ use std::{
 
 use headroom_model_protocol::{
     ArenaReader, ArenaWriter, FailureKind, Frame, FrameDecoder, HostReply, HostRequest, Infer,
-    Start, StartFailureKind,
+    OUTPUTS_UNASKED_MAX, Start, StartFailureKind,
 };
 
 use crate::{
@@ -196,10 +196,8 @@ impl Worker {
                 .busy_since
                 .store(self.shared.elapsed_us(), Ordering::Release);
             let done = match job {
-                Job::Infer(infer, payload) => self.infer(&infer, &payload),
-                Job::ResetStates(id) => self.reset_states(id),
-                Job::Trim(id) => self.trim(id),
-                Job::Stop => return ExitCode::Ok,
+                Job::Infer(infer, payload) => self.infer(&infer, &payload, queue),
+                job => self.run_between(job),
             };
             if let Err(code) = done {
                 return code;
@@ -209,35 +207,73 @@ impl Worker {
         ExitCode::Internal
     }
 
-    fn infer(&mut self, infer: &Infer, payload: &[u8]) -> Result<(), ExitCode> {
+    /// Jobs that may come between two inferences, or while one waits for memory for its outputs.
+    fn run_between(&mut self, job: Job) -> Result<(), ExitCode> {
+        match job {
+            Job::ResetStates(id) => self.reset_states(id),
+            Job::Trim(id) => self.trim(id),
+            Job::Stop => Err(ExitCode::Ok),
+            Job::Infer(Infer { id, .. }, _) | Job::SendOutputs(id) | Job::DropOutputs(id) => {
+                let message = "no inference of this id waits for memory";
+                self.fail(id, Failure::new(FailureKind::Protocol, message))
+            }
+        }
+    }
+
+    fn infer(
+        &mut self,
+        infer: &Infer,
+        payload: &[u8],
+        queue: &Receiver<Job>,
+    ) -> Result<(), ExitCode> {
         let id = infer.id;
-        let Self {
-            model,
-            requests,
-            replies,
-            ..
-        } = self;
         let result = catch_unwind(AssertUnwindSafe(|| {
-            model.infer(infer, payload, requests, replies)
+            self.model.infer(infer, payload, &self.requests)
         }));
+        let written = match result {
+            Ok(Ok(outcome)) if self.may_send(id, outcome.bytes, queue)? => {
+                let forward_us = outcome.forward_us;
+                let written = catch_unwind(AssertUnwindSafe(|| outcome.write(&mut self.replies)));
+                written.map(|written| written.map(|written| (written, forward_us)))
+            }
+            Ok(Ok(_)) => Ok(Err(Failure::new(
+                FailureKind::NoMemory,
+                "there is no memory for the outputs",
+            ))),
+            Ok(Err(failure)) => Ok(Err(failure)),
+            Err(panic) => Err(panic),
+        };
         // Before the reply: the owner may send the next one as soon as it has it.
         self.shared.inferring.store(false, Ordering::Release);
-        match result {
-            Ok(Ok(outcome)) => {
-                let (outputs, forward_us) = (outcome.outputs, outcome.forward_us);
-                self.answer(
+        match written {
+            Ok(Ok(((outputs, payload), forward_us))) => {
+                let output = HostReply::Output {
                     id,
-                    &HostReply::Output {
-                        id,
-                        outputs,
-                        forward_us,
-                    },
-                    &outcome.payload,
-                );
+                    outputs,
+                    forward_us,
+                };
+                self.answer(id, &output, &payload);
                 Ok(())
             }
             Ok(Err(failure)) => self.fail(id, failure),
             Err(_) => self.fail(id, Failure::new(FailureKind::Internal, "the host panicked")),
+        }
+    }
+
+    /// Whether `bytes` of outputs may be put into the reply: asks the owner when they are many, and waits for its
+    /// word. The owner has a deadline for the inference, and ends the process when it is over.
+    fn may_send(&mut self, id: u64, bytes: u64, queue: &Receiver<Job>) -> Result<bool, ExitCode> {
+        if bytes <= OUTPUTS_UNASKED_MAX {
+            return Ok(true);
+        }
+        self.shared.reply(&HostReply::OutputSize { id, bytes }, &[]);
+        loop {
+            match queue.recv() {
+                Ok(Job::SendOutputs(word)) if word == id => return Ok(true),
+                Ok(Job::DropOutputs(word)) if word == id => return Ok(false),
+                Ok(job) => self.run_between(job)?,
+                Err(_) => return Err(ExitCode::Internal),
+            }
         }
     }
 

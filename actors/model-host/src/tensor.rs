@@ -81,6 +81,17 @@ pub(crate) fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor,
     Ok(tensor)
 }
 
+/// Bytes that [`write`] will put into the reply.
+pub(crate) fn size(name: &str, tensor: &Tensor) -> Result<u64, OutputError> {
+    let kind = tensor.f_kind().map_err(TorchError::from)?;
+    let name = || name.to_owned();
+    let datatype = datatype(kind).ok_or_else(|| OutputError::Kind { name: name(), kind })?;
+    byte_count(datatype, &tensor.size()).map_err(|source| OutputError::Shape {
+        name: name(),
+        source,
+    })
+}
+
 /// Puts a tensor of any layout and device into a reply.
 pub(crate) fn write(
     frame: &mut TensorWriter<'_>,

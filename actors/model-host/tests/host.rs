@@ -570,6 +570,46 @@ fn failing_calls_leak_no_inputs() {
 }
 
 #[test]
+fn no_memory_is_taken_to_send_outputs_before_the_owner_says_so() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(path));
+    let large = Data::new(Datatype::Uint8, &[8 << 20], vec![1; 8 << 20]);
+    let asked = |host: &mut Host| {
+        let expected = host.send_infer(&[Arg::Tensor(&large)], &[], false);
+        let HostReply::OutputSize { id, bytes } = host.reply() else {
+            panic!("the host did not ask");
+        };
+        assert_eq!((id, bytes), (expected, 8 << 20));
+        assert!(host.replies.is_empty().unwrap());
+        id
+    };
+
+    let id = asked(&mut host);
+    // Other work goes on meanwhile.
+    host.line.send(&HostRequest::Ping { n: 5 }, &[]);
+    assert!(matches!(host.reply(), HostReply::Pong { n: 5, .. }));
+    host.line.send(&HostRequest::Trim { id: 6 }, &[]);
+    assert!(matches!(host.reply(), HostReply::Trimmed { id: 6, .. }));
+    host.line.send(&HostRequest::DropOutputs { id }, &[]);
+    let (kind, _) = host.receive_infer(id).unwrap_err();
+    assert_eq!(kind, FailureKind::NoMemory);
+    assert!(host.replies.is_empty().unwrap());
+
+    let id = asked(&mut host);
+    host.line.send(&HostRequest::SendOutputs { id }, &[]);
+    assert_eq!(host.receive_infer(id).unwrap()[0].bytes, large.bytes);
+    assert!(host.replies.is_empty().unwrap());
+
+    // A word that nobody asked for is refused, and nothing else happens.
+    host.line.send(&HostRequest::SendOutputs { id: 77 }, &[]);
+    let (kind, _) = host.receive_infer(77).unwrap_err();
+    assert_eq!(kind, FailureKind::Protocol);
+    let id = asked(&mut host);
+    host.line.send(&HostRequest::Stop, &[]);
+    assert!(host.process.as_mut().unwrap().wait().success(), "{id}");
+}
+
+#[test]
 fn large_tensors_leave_the_arenas_empty() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));

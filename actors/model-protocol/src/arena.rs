@@ -3,7 +3,8 @@
 //! Each host has two anonymous files (memfds) that its owner made, one per direction. Both ends use plain reads and
 //! writes at offsets, not mappings: no unsafe code, and a peer that shortens the file under us causes an error, not
 //! a SIGBUS. At most one inference is under way per host, so a writer simply starts again at offset 0 for each
-//! frame. The reader gives the memory back (it knows when the bytes are used up): see [`ArenaReader::release`].
+//! frame. The reader gives the memory back while it reads ([`ArenaReader::take_exact_at`]) and when it has read
+//! everything ([`ArenaReader::release`]): a tensor on its way takes its size once, not twice.
 
 use std::{
     fs::File,
@@ -14,7 +15,10 @@ use std::{
     },
 };
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::{
+    fcntl::{FallocateFlags, fallocate},
+    sys::memfd::{MFdFlags, memfd_create},
+};
 
 use crate::{Place, ShapeError, TensorMeta, frame::PAYLOAD_MAX};
 
@@ -26,6 +30,9 @@ pub const ARENA_MAX: u64 = 1 << 32;
 
 /// An arena larger than this is emptied once it has been read.
 pub const ARENA_KEEP: u64 = 1 << 20;
+
+/// Bytes read from an arena before their memory is given back.
+const TAKE_BYTES: usize = 4 << 20;
 
 /// Tensors start at multiples of this in an arena, so that a copy is never split over more cache lines than needed.
 const ALIGNMENT: u64 = 64;
@@ -143,12 +150,24 @@ impl ArenaReader {
         }
     }
 
-    /// Reads exactly `buffer.len()` bytes at `offset`.
+    /// Moves exactly `buffer.len()` bytes at `offset` out of the arena. Of a tensor larger than [`ARENA_KEEP`] the
+    /// memory is given back piece by piece; what is read of it a second time is zeros.
     ///
     /// # Errors
     /// Fewer bytes are there.
-    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+    pub fn take_exact_at(&self, buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        if buffer.len() as u64 <= ARENA_KEEP {
+            return self.file.read_exact_at(buffer, offset);
+        }
+        for piece in buffer.chunks_mut(TAKE_BYTES) {
+            self.file.read_exact_at(piece, offset)?;
+            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            // `read_exact_at` has shown that offset and length lie within the file.
+            let (start, len) = (offset.cast_signed(), (piece.len() as u64).cast_signed());
+            fallocate(&self.file, hole, start, len)?;
+            offset += piece.len() as u64;
+        }
+        Ok(())
     }
 
     /// Bytes that are there now; the other side may change it at any time.
@@ -267,7 +286,7 @@ impl<'a> TensorReader<'a> {
         len.ok_or_else(|| ArenaError::Outside(tensor.name.clone()))
     }
 
-    /// Copies a tensor's bytes into `buffer`, which must be as long as the tensor.
+    /// Moves a tensor's bytes into `buffer`, which must be as long as the tensor.
     ///
     /// # Errors
     /// A description that does not agree with what was sent or with `buffer`.
@@ -286,7 +305,7 @@ impl<'a> TensorReader<'a> {
             Place::Inline { offset, .. } => {
                 buffer.copy_from_slice(&self.payload[offset as usize..][..len])
             }
-            Place::Arena { offset, .. } => self.arena.read_exact_at(buffer, offset)?,
+            Place::Arena { offset, .. } => self.arena.take_exact_at(buffer, offset)?,
         }
         Ok(())
     }

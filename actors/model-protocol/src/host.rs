@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Datatype, Scalar, ScalarKind, TensorMeta};
 
+/// Outputs up to this many bytes together are sent without asking.
+pub const OUTPUTS_UNASKED_MAX: u64 = 64 << 10;
+
 /// What the owner asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HostRequest {
@@ -18,6 +21,16 @@ pub enum HostRequest {
     Start(Start),
     /// Run the model once. Answered by [`HostReply::Output`] or [`HostReply::Failed`].
     Infer(Infer),
+    /// The outputs of the run that [`HostReply::OutputSize`] announced may be sent: memory for them is reserved.
+    SendOutputs {
+        /// The request's id.
+        id: u64,
+    },
+    /// There is no memory for them: drop them. Answered by [`HostReply::Failed`] of kind [`FailureKind::NoMemory`].
+    DropOutputs {
+        /// The request's id.
+        id: u64,
+    },
     /// Forget what earlier calls left in a stateful model. Answered by [`HostReply::Done`] or [`HostReply::Failed`].
     ResetStates {
         /// Comes back in the reply.
@@ -167,6 +180,14 @@ pub enum HostReply {
         /// The cause, one line.
         message: String,
     },
+    /// The run is done, and its outputs take more than [`OUTPUTS_UNASKED_MAX`] bytes: the host waits for
+    /// [`HostRequest::SendOutputs`] or [`HostRequest::DropOutputs`] before it takes memory to send them.
+    OutputSize {
+        /// The request's id.
+        id: u64,
+        /// Bytes of all outputs together.
+        bytes: u64,
+    },
     /// The model's outputs.
     Output {
         /// The request's id.
@@ -295,6 +316,8 @@ pub enum FailureKind {
     InvalidInput,
     /// The model raised an exception, or gave an output that cannot travel.
     Model,
+    /// The owner had no memory for the outputs, and they were dropped.
+    NoMemory,
     /// The owner broke the protocol, for example by a second inference while one is under way.
     Protocol,
     /// The host's own fault: it ends after this reply, its state is unknown.

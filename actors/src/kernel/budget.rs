@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 /// A wish to use memory.
@@ -81,6 +82,20 @@ pub trait Buffers: Send + Sync + 'static {
     fn refresh(&self) -> BoxFuture<'static, ()>;
 }
 
+impl dyn Buffers {
+    /// Sets `bytes` aside; before a refusal is believed, memory is read again.
+    ///
+    /// # Errors
+    /// [`BudgetError::Short`].
+    pub async fn hold_after_refresh(&self, bytes: u64) -> Result<Hold, BudgetError> {
+        if let Ok(hold) = self.hold(bytes) {
+            return Ok(hold);
+        }
+        self.refresh().await;
+        self.hold(bytes)
+    }
+}
+
 /// The account behind holds, as they may touch it.
 pub trait Held: Send + Sync {
     /// `bytes` of what was set aside are in use now.
@@ -114,11 +129,33 @@ impl Hold {
         self.account.fill(bytes);
     }
 
+    /// Bytes set aside.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Joins `other`, of the same account, to this one.
     pub fn merge(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
         self.filled += std::mem::take(&mut other.filled);
     }
+}
+
+/// `bytes` that keep `hold`, which they may share with others: the reservation ends with the last
+/// reference to the last of them.
+pub fn held_bytes(bytes: Vec<u8>, hold: Arc<Hold>) -> Bytes {
+    struct HeldBytes {
+        bytes: Vec<u8>,
+        _hold: Arc<Hold>,
+    }
+
+    impl AsRef<[u8]> for HeldBytes {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    Bytes::from_owner(HeldBytes { bytes, _hold: hold })
 }
 
 impl Drop for Hold {

@@ -41,7 +41,7 @@ mod tree;
 pub(crate) mod url;
 
 pub use backoff::{Backoff, BackoffError};
-pub use budget::{Budget, BudgetError, Buffers, Claim, Entry, Held, Hold, Reservation};
+pub use budget::{Budget, BudgetError, Buffers, Claim, Entry, Held, Hold, Reservation, held_bytes};
 pub use call::{Call, Message, Reply};
 pub use child::{Child, ChildSpec, Heartbeat, Kind, Life, Placement, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};

@@ -124,6 +124,8 @@ pub struct BufferAccount {
     pub(super) shared: Arc<Shared>,
     pub(super) keeper: Handle<MemorySupervisor>,
     pub(super) name: &'static str,
+    /// Bytes that all buffers of this sort may hold together.
+    pub(super) bytes_max: u64,
 }
 
 impl Buffers for BufferAccount {
@@ -133,7 +135,7 @@ impl Buffers for BufferAccount {
         let exhausted = self.shared.config().levels.exhausted;
         let mut ledger = self.shared.ledger.lock();
         let ceiling = most_below(ledger.budget(), exhausted);
-        ledger.try_hold(self.name, bytes, ceiling)?;
+        ledger.try_hold(self.name, bytes, self.bytes_max, ceiling)?;
         Ok(Hold::new(Arc::new(self.clone()), bytes))
     }
 

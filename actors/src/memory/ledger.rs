@@ -181,11 +181,27 @@ impl Ledger {
         })
     }
 
-    /// Sets `bytes` aside for buffers of one sort.
+    /// Sets `bytes` aside for buffers of one sort, which may hold `sort_max` bytes together.
     ///
     /// # Errors
-    /// What is used and promised would pass `ceiling`, or the budget.
-    pub fn try_hold(&mut self, name: &'static str, bytes: u64, ceiling: u64) -> Result<(), Short> {
+    /// The buffers of this sort would pass `sort_max`; then that is what is told as the budget. What
+    /// is used and promised would pass `ceiling`, or the budget.
+    pub fn try_hold(
+        &mut self,
+        name: &'static str,
+        bytes: u64,
+        sort_max: u64,
+        ceiling: u64,
+    ) -> Result<(), Short> {
+        let held = self.buffers.get(name).map_or(0, |buffer| buffer.held);
+        let free = sort_max.saturating_sub(held);
+        if bytes > free {
+            return Err(Short {
+                need: bytes,
+                free,
+                budget: sort_max,
+            });
+        }
         self.admit(bytes, ceiling)?;
         self.buffers.entry(name).or_default().held += bytes;
         Ok(())
@@ -592,11 +608,29 @@ mod tests {
     }
 
     #[test]
+    fn buffers_of_one_sort_stay_within_their_own_bound() {
+        let mut ledger = Ledger::new(1000);
+        ledger.try_hold("answers", 60, 100, 900).unwrap();
+        let short = ledger.try_hold("answers", 41, 100, 900).unwrap_err();
+        assert_eq!((short.need, short.free, short.budget), (41, 40, 100));
+        ledger.try_hold("answers", 40, 100, 900).unwrap();
+        ledger.try_hold("bodies", 41, u64::MAX, 900).unwrap();
+        ledger.unhold("answers", 60, 0);
+        ledger.try_hold("answers", 60, 100, 900).unwrap();
+    }
+
+    #[test]
     fn a_buffer_counts_once_whether_it_is_filled_or_only_set_aside() {
         let mut ledger = Ledger::new(1000);
         ledger.measure(usage(&[(SERVER, 0, 100)], 0), None);
-        ledger.try_hold("bodies", 400, 900).unwrap();
-        assert_eq!(ledger.try_hold("bodies", 401, 900).unwrap_err().free, 400);
+        ledger.try_hold("bodies", 400, u64::MAX, 900).unwrap();
+        assert_eq!(
+            ledger
+                .try_hold("bodies", 401, u64::MAX, 900)
+                .unwrap_err()
+                .free,
+            400
+        );
         ledger.fill("bodies", 300);
         assert_eq!(
             ledger.projected(),
@@ -692,7 +726,7 @@ mod tests {
                         ledger.measure(usage(&processes, files), group);
                         prop_assert!(ledger.used() >= group.unwrap_or(0));
                     }
-                    Step::Hold(bytes, filled) => match ledger.try_hold("b", bytes, 4000) {
+                    Step::Hold(bytes, filled) => match ledger.try_hold("b", bytes, u64::MAX, 4000) {
                         Ok(()) => {
                             prop_assert!(ledger.projected() <= ledger.budget().min(4000));
                             ledger.fill("b", filled.min(bytes));

@@ -113,12 +113,13 @@ impl Memory {
         MemoryBudget::new(self.handle.clone())
     }
 
-    /// An account for one sort of buffers in this process.
-    pub fn buffers(&self, name: &'static str) -> BufferAccount {
+    /// An account for one sort of buffers in this process, which may hold `bytes_max` together.
+    pub fn buffers(&self, name: &'static str, bytes_max: u64) -> BufferAccount {
         BufferAccount {
             shared: Arc::clone(&self.shared),
             keeper: self.handle.clone(),
             name,
+            bytes_max,
         }
     }
 

@@ -373,7 +373,7 @@ fn a_load_stays_below_the_high_level_unless_it_must_stretch() {
         let refusal = memory.budget().reserve(modest.clone()).await.unwrap_err();
         assert_eq!(refusal, short(700, 700, 1000));
         drop(reserve(&memory, 700).await.unwrap());
-        let buffers = memory.buffers("bodies");
+        let buffers = memory.buffers("bodies", u64::MAX);
         let held = buffers.hold(700 * KIB).unwrap();
         assert_eq!(reserve(&memory, 50).await.unwrap_err(), short(50, 50, 1000));
         assert_eq!(buffers.hold(150 * KIB).unwrap_err(), short(150, 150, 1000));

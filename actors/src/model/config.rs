@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::leak::LeakConfig;
 use crate::kernel::pressure::PressureReader;
-use crate::kernel::{Notices, OomCounter};
+use crate::kernel::{Buffers, Notices, OomCounter};
 
 /// The model room's part of the configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,8 @@ pub struct MemoryTies {
     pub pressure: PressureReader,
     /// Where hosts that misbehave are told of.
     pub notices: Notices,
+    /// Where memory for outputs is set aside before a host may send them.
+    pub answers: Arc<dyn Buffers>,
     /// The kernel's kills; without it, none of a host is recognised.
     pub oom: Option<Arc<dyn OomCounter>>,
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
 use headroom_model_protocol::{
-    ArenaError, FailureKind, Frame, HostReply, HostRequest, Ready, Start, StartFailureKind,
-    TensorMeta,
+    ArenaError, FailureKind, Frame, HostReply, HostRequest, OUTPUTS_UNASKED_MAX, Ready, Start,
+    StartFailureKind, TensorMeta,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -29,7 +29,8 @@ use super::upkeep::{Misbehaviour, Upkeep};
 use super::zygote::{ForkError, Zygote};
 use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
-    AskError, Call, Child, Entry, Estimate, Exit, Handle, Life, Message, ProcessExit, Reply,
+    AskError, BudgetError, Call, Child, Entry, Estimate, Exit, Handle, Hold, Life, Message,
+    ProcessExit, Reply,
 };
 
 /// What all incarnations of one host share.
@@ -90,6 +91,8 @@ pub(super) enum HostError {
     Connection(#[from] ConnectionError),
     #[error("the process sent tensors that cannot be")]
     BadTensor(#[source] ArenaError),
+    #[error("the process sent {bytes} bytes of outputs, {allowed} were allowed")]
+    TooMuchOutput { bytes: u64, allowed: u64 },
     #[error("one forward took longer than {0:?}")]
     ForwardDeadline(Duration),
 }
@@ -121,6 +124,10 @@ pub(super) struct ModelHost {
 pub(super) struct Current {
     id: u64,
     reply: Reply<Forward>,
+    /// Memory set aside for its outputs, once the process has asked.
+    outputs: Option<Hold>,
+    /// Why there is none.
+    refused: Option<BudgetError>,
     /// The timer of its deadline. It must end with the request: the context looks at every timer
     /// at every turn, and those of a busy model's last thirty seconds are tens of thousands.
     overdue: SpawnHandle,
@@ -200,24 +207,30 @@ impl ModelHost {
                 forward_us,
             } => {
                 self.forward_seconds.record(forward_us as f64 / 1e6);
-                if let Some(reply) = self.take_current(id, cx) {
-                    self.on_output(reply, outputs, payload, forward_us, cx);
+                if let Some(current) = self.take_current(id, cx) {
+                    self.on_output(current, outputs, payload, forward_us, cx);
                     self.upkeep.on_call(self.last_sign);
                     self.trim_if_due(cx);
                 }
             }
             HostReply::Failed { id, kind, message } => {
-                if let Some(reply) = self.take_current(id, cx) {
-                    reply.send(Err(match kind {
-                        FailureKind::InvalidInput => InferError::InvalidInput(message),
-                        FailureKind::Model => InferError::Model(message),
-                        FailureKind::Protocol | FailureKind::Internal => {
+                if let Some(current) = self.take_current(id, cx) {
+                    let error = match (kind, current.refused) {
+                        (FailureKind::InvalidInput, _) => InferError::InvalidInput(message),
+                        (FailureKind::Model, _) => InferError::Model(message),
+                        (FailureKind::NoMemory, Some(refused)) => InferError::NoMemory(refused),
+                        (
+                            FailureKind::NoMemory | FailureKind::Protocol | FailureKind::Internal,
+                            _,
+                        ) => {
                             tracing::error!(host = self.spec.name, message, "a host failed");
                             InferError::HostLost
                         }
-                    }));
+                    };
+                    current.reply.send(Err(error));
                 }
             }
+            HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx),
             HostReply::Pong { anonymous, .. } => {
                 self.bytes = anonymous;
                 self.upkeep.on_sign_of_life(anonymous);
@@ -238,24 +251,63 @@ impl ModelHost {
         }
     }
 
-    fn take_current(&mut self, id: u64, cx: &mut Context<Self>) -> Option<Reply<Forward>> {
+    fn take_current(&mut self, id: u64, cx: &mut Context<Self>) -> Option<Current> {
         let current = self.current.take_if(|current| current.id == id)?;
         cx.cancel_future(current.overdue);
-        Some(current.reply)
+        Some(current)
+    }
+
+    /// Sets memory aside for outputs of `bytes`, or has the process drop them.
+    fn on_output_size(&mut self, id: u64, bytes: u64, cx: &mut Context<Self>) {
+        let answers = Arc::clone(&self.spec.memory.answers);
+        let hold = async move { answers.hold_after_refresh(bytes).await };
+        cx.spawn(wrap_future::<_, Self>(hold).map(move |hold, host, cx| {
+            let Some(running) = &host.running else { return };
+            let Some(current) = host.current.as_mut().filter(|current| current.id == id) else {
+                return;
+            };
+            let word = match hold {
+                Ok(hold) => {
+                    current.outputs = Some(hold);
+                    HostRequest::SendOutputs { id }
+                }
+                Err(refused) => {
+                    current.refused = Some(refused);
+                    HostRequest::DropOutputs { id }
+                }
+            };
+            if let Err(error) = running.sender.send(&word, &[]) {
+                host.fail(cx, error.into());
+            }
+        }));
     }
 
     fn on_output(
         &mut self,
-        reply: Reply<Forward>,
+        current: Current,
         outputs: Vec<TensorMeta>,
         payload: Vec<u8>,
         forward_us: u64,
         cx: &mut Context<Self>,
     ) {
         let Some(running) = &self.running else { return };
+        let Current {
+            reply,
+            outputs: mut hold,
+            ..
+        } = current;
+        let bytes = total(&outputs);
+        let allowed = hold.as_ref().map_or(OUTPUTS_UNASKED_MAX, Hold::bytes);
+        if bytes > allowed {
+            return self.fail(cx, HostError::TooMuchOutput { bytes, allowed });
+        }
+        if let Some(hold) = &mut hold {
+            hold.fill(bytes);
+        }
         let replies = Arc::clone(&running.replies);
-        let large = outputs.iter().map(|tensor| tensor.place.len()).sum::<u64>() > COPY_INLINE_MAX;
-        let read = copy(large, move || read_outputs(&outputs, &payload, &replies));
+        let read = copy(bytes > COPY_INLINE_MAX, move || {
+            read_outputs(&outputs, &payload, &replies, hold)
+        });
         cx.spawn(
             wrap_future::<_, Self>(read).map(move |read, host, cx| match read {
                 Ok(outputs) => reply.send(Ok(InferOutput {
@@ -321,7 +373,13 @@ impl ModelHost {
         let id = self.next_id;
         let deadline = self.spec.forward_deadline;
         let overdue = cx.run_later(deadline, move |host, cx| host.on_overdue(id, deadline, cx));
-        self.current = Some(Current { id, reply, overdue });
+        self.current = Some(Current {
+            id,
+            reply,
+            outputs: None,
+            refused: None,
+            overdue,
+        });
         let size: usize = request.inputs.iter().map(BoundInput::size).sum();
         let written = copy(size as u64 > COPY_INLINE_MAX, move || {
             write_request(id, &request, requests)
@@ -348,12 +406,19 @@ impl ModelHost {
     }
 
     fn on_overdue(&mut self, id: u64, deadline: Duration, cx: &mut Context<Self>) {
-        if let Some(reply) = self.take_current(id, cx) {
+        if let Some(current) = self.take_current(id, cx) {
             let limit = humantime::format_duration(deadline).to_string();
-            reply.send(Err(InferError::Deadline(limit)));
+            current.reply.send(Err(InferError::Deadline(limit)));
             self.fail(cx, HostError::ForwardDeadline(deadline));
         }
     }
+}
+
+/// Bytes of all these tensors, by their descriptions.
+fn total(tensors: &[TensorMeta]) -> u64 {
+    tensors
+        .iter()
+        .fold(0, |sum, tensor| sum.saturating_add(tensor.place.len()))
 }
 
 impl Actor for ModelHost {

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use headroom_model_protocol::{Datatype, Scalar};
 
-use crate::kernel::Message;
+use crate::kernel::{BudgetError, Message};
 
 /// A tensor: what it is called, what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,9 @@ pub enum InferError {
     /// The model's process ended while it worked on the request, which cannot be repeated.
     #[error("the model's process ended while it worked on the request")]
     HostLost,
+    /// The model gave outputs that there is no memory for; they were dropped.
+    #[error("the outputs cannot be held in memory: {0}")]
+    NoMemory(BudgetError),
     /// The forward took longer than the model's settings allow; its process was ended.
     #[error("the model took longer than its deadline of {0}")]
     Deadline(String),

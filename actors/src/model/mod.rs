@@ -37,6 +37,7 @@ mod zygote;
 
 pub use config::{MemoryTies, ModelsConfig};
 pub use files::{ModelFile, is_model_name, parse_version, scan, scan_model};
+pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
     Datatype, DatatypeError, Ready, SignatureInput, byte_count, element_count,
 };

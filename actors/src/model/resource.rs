@@ -347,7 +347,8 @@ fn load_error_of(exit: &Exit) -> LoadError {
         | HostError::Fork(_)
         | HostError::EndedEarly(_)
         | HostError::Connection(_)
-        | HostError::BadTensor(_) => LoadFault::Unavailable,
+        | HostError::BadTensor(_)
+        | HostError::TooMuchOutput { .. } => LoadFault::Unavailable,
     };
     LoadError::new(fault, cause.to_string())
 }

@@ -1,11 +1,15 @@
 //! A request's tensors on their way into a process, and an answer's on their way out.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use headroom_model_protocol::{
     ArenaError, ArenaReader, ArenaWriter, HostRequest, Infer, Input, TensorMeta, TensorReader,
     TensorWriter,
 };
 
 use super::infer::{BoundInput, BoundRequest, Tensor};
+use crate::kernel::{Hold, held_bytes};
 
 /// Tensors up to this size are copied on the actor's thread; a larger copy would hold up others.
 pub(super) const COPY_INLINE_MAX: u64 = 256 * 1024;
@@ -59,18 +63,25 @@ pub(super) fn write_request(
     (arena, written)
 }
 
+/// Moves the outputs out of the arena. They keep the memory that was set aside for them, if any was.
 pub(super) fn read_outputs(
     metas: &[TensorMeta],
     payload: &[u8],
     replies: &ArenaReader,
+    hold: Option<Hold>,
 ) -> Result<Vec<Tensor>, ArenaError> {
     let reader = TensorReader::new(payload, replies);
+    let hold = hold.map(Arc::new);
     let read = |meta: &TensorMeta| {
+        let bytes = reader.read(meta)?;
         Ok(Tensor {
             name: meta.name.clone(),
             datatype: meta.datatype,
             shape: meta.shape.clone(),
-            data: reader.read(meta)?.into(),
+            data: match &hold {
+                Some(hold) => held_bytes(bytes, Arc::clone(hold)),
+                None => Bytes::from(bytes),
+            },
         })
     };
     let outputs = metas.iter().map(read).collect::<Result<_, ArenaError>>()?;

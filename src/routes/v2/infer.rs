@@ -3,34 +3,49 @@
 //! One request's way: read the body within the budget for bodies, turn JSON into tensors, find the
 //! model, have it loaded and held, ask its owner, turn tensors into JSON. The lease goes with the
 //! question, so that the model stays as long as the work takes, whether or not the caller does.
+//!
+//! What is large is set aside in the memory budget before it is made: the body as it arrives, its
+//! tensors here, the outputs by the model's host, the text of the answer in [`answer`](super::answer).
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
+use headroom_actors::kernel::{BudgetError, Buffers, Hold as MemoryHold, held_bytes};
 use headroom_actors::lazy::Acquire;
 use headroom_actors::model::{
-    Datatype, Hold, Infer, InferOutput, InferRequest, Model, Sequence, Tensor,
+    DIMENSIONS_MAX, Datatype, Hold, Infer, InferOutput, InferRequest, Model, Sequence, Tensor,
 };
+use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::models::{self, ModelPath};
-use super::tensor_json::{self, Elements};
-use crate::body::{BodyBudget, read_body};
-use crate::problem::{Problem, ProblemKind};
+use super::tensor_json;
+use crate::body::{Body, BodyBudget, read_body};
+use crate::problem::{Problem, ProblemKind, no_memory};
 use crate::rooms::Rooms;
 
-/// Above this, turning JSON into tensors or back would hold up the other requests of the thread.
+/// Above this, turning JSON into tensors would hold up the other requests of the thread.
 const CONVERT_INLINE_MAX: usize = 256 * 1024;
 
 /// Inputs that a request may have, and outputs that it may name. No model has as many; a body full
 /// of tiny ones would leave the heap in so many small pieces that it cannot be given back.
 const TENSORS_MAX: usize = 1024;
+
+/// Bytes of a name or an id: they are kept as long as the request is worked on.
+const NAME_MAX: usize = 4096;
+
+/// Tensors of a request up to this size, all together, are not set aside in the memory budget.
+const SMALL_BYTES: u64 = 64 * 1024;
+
+/// Times that a request's tensors are there at one time: here, and in shared memory on their way
+/// into the model's process.
+const COPIES: u64 = 2;
 
 /// The header of the binary tensor extension, which is not spoken here.
 const BINARY_HEADER: &str = "inference-header-content-length";
@@ -49,23 +64,29 @@ pub(super) async fn infer(
         ));
     }
     let body = read_body(&request, payload, &bodies).await?;
-    let large = body.len() > CONVERT_INLINE_MAX;
-    // The body, and its hold on the budget, end with the reading.
-    let (id, infer) = convert(large, move || parse(&body)).await??;
+    let Request { id, infer } = read_request(body, &rooms).await?;
     let work = ask(rooms.clone(), path.into_inner(), infer, deadline);
     let (model, output) = rooms.thread.run(work).await??;
-    let large = output
-        .outputs
-        .iter()
-        .map(|tensor| tensor.data.len())
-        .sum::<usize>();
-    let json = convert(large > CONVERT_INLINE_MAX, move || {
-        answer(&model, id, &output)
-    })
-    .await??;
-    Ok(HttpResponse::Ok()
-        .content_type(ContentType::json())
-        .body(json))
+    let answer = Answer::new(&model, id.as_deref(), output);
+    answer.respond(&rooms.answers).await
+}
+
+/// Turns a body into tensors, for which memory is set aside first. The body, and its hold on the
+/// budget, end with that.
+async fn read_request(body: Body, rooms: &Rooms) -> Result<Request, Problem> {
+    let large = body.len() > CONVERT_INLINE_MAX;
+    let body = Arc::new(body);
+    let read = || {
+        let (body, tensors) = (Arc::clone(&body), rooms.tensors.clone());
+        convert(large, move || parse(&body, &tensors))
+    };
+    match read().await? {
+        Err(ParseError::NoMemory(_)) => {}
+        done => return done.map_err(Problem::from),
+    }
+    // Before a refusal is believed, memory is read again.
+    rooms.tensors.refresh().await;
+    read().await?.map_err(Problem::from)
 }
 
 async fn ask(
@@ -111,6 +132,43 @@ fn invalid(detail: impl Into<String>) -> Problem {
     Problem::new(ProblemKind::InvalidInput, detail)
 }
 
+/// Why a body gave no request.
+#[derive(Debug)]
+enum ParseError {
+    /// The caller's to mend.
+    Problem(Problem),
+    /// There is no memory for its tensors.
+    NoMemory(BudgetError),
+}
+
+impl From<Problem> for ParseError {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<BudgetError> for ParseError {
+    fn from(error: BudgetError) -> Self {
+        Self::NoMemory(error)
+    }
+}
+
+impl From<ParseError> for Problem {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Problem(problem) => problem,
+            ParseError::NoMemory(error) => no_memory("the tensors of this request", error),
+        }
+    }
+}
+
+/// A request, with the id that the answer repeats.
+#[derive(Debug)]
+struct Request {
+    id: Option<String>,
+    infer: InferRequest,
+}
+
 /// A request as the protocol writes it. Members that we do not know are passed over, as the
 /// protocol asks.
 #[derive(Deserialize)]
@@ -118,41 +176,61 @@ struct RequestJson<'a> {
     id: Option<String>,
     #[serde(default)]
     parameters: ParametersJson,
-    #[serde(borrow, deserialize_with = "bounded")]
+    #[serde(borrow, deserialize_with = "tensors")]
     inputs: Vec<InputJson<'a>>,
-    #[serde(default, deserialize_with = "bounded")]
+    #[serde(default, deserialize_with = "tensors")]
     outputs: Vec<OutputJson<'a>>,
 }
 
 /// Reads a list of tensors, as long as a request may have.
-fn bounded<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+fn tensors<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    struct Tensors<T>(PhantomData<T>);
+    deserializer.deserialize_seq(Bounded::new("tensors", TENSORS_MAX))
+}
 
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Tensors<T> {
-        type Value = Vec<T>;
+/// Reads a shape, as long as one may be.
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i64>, D::Error> {
+    deserializer.deserialize_seq(Bounded::new("dimensions", DIMENSIONS_MAX))
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of tensors")
-        }
+/// Reads a list up to a length: a body of many small elements would take many times its own size.
+struct Bounded<T> {
+    what: &'static str,
+    len_max: usize,
+    element: PhantomData<T>,
+}
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-            let mut tensors = Vec::new();
-            while let Some(tensor) = list.next_element()? {
-                if tensors.len() == TENSORS_MAX {
-                    let text = format!("more than {TENSORS_MAX} tensors");
-                    return Err(A::Error::custom(text));
-                }
-                tensors.push(tensor);
-            }
-            Ok(tensors)
+impl<T> Bounded<T> {
+    fn new(what: &'static str, len_max: usize) -> Self {
+        Self {
+            what,
+            len_max,
+            element: PhantomData,
         }
     }
+}
 
-    deserializer.deserialize_seq(Tensors(PhantomData))
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of {}", self.what)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = list.next_element()? {
+            if elements.len() == self.len_max {
+                let text = format!("more than {} {}", self.len_max, self.what);
+                return Err(A::Error::custom(text));
+            }
+            elements.push(element);
+        }
+        Ok(elements)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -165,17 +243,41 @@ struct ParametersJson {
 }
 
 /// The protocol allows numbers and texts.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum SequenceId {
     Number(u64),
     Text(String),
+}
+
+// Written by hand: a derived untagged enum first makes a tree of whatever stands there.
+impl<'de> Deserialize<'de> for SequenceId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Id;
+
+        impl Visitor<'_> for Id {
+            type Value = SequenceId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number from 0 on, or a text")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<SequenceId, E> {
+                Ok(SequenceId::Number(number))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<SequenceId, E> {
+                Ok(SequenceId::Text(text.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(Id)
+    }
 }
 
 #[derive(Deserialize)]
 struct InputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
+    #[serde(deserialize_with = "shape")]
     shape: Vec<i64>,
     #[serde(borrow)]
     datatype: Cow<'a, str>,
@@ -189,44 +291,85 @@ struct OutputJson<'a> {
     name: Cow<'a, str>,
 }
 
-/// Reads a request's JSON; also gives its id, which the answer repeats.
-fn parse(body: &[u8]) -> Result<(Option<String>, InferRequest), Problem> {
-    let request: RequestJson<'_> = serde_json::from_slice(body)?;
-    let inputs = request
-        .inputs
+/// Reads a request's JSON. Its tensors keep the memory that was set aside for them in `memory`.
+fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, ParseError> {
+    let request: RequestJson<'_> = serde_json::from_slice(body).map_err(Problem::from)?;
+    let id = request.id.map(|id| short("the id", id)).transpose()?;
+    let inputs = request.inputs.into_iter().map(Input::new);
+    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+    let bytes = inputs
         .iter()
-        .map(tensor)
-        .collect::<Result<_, _>>()?;
+        .fold(0, |sum: u64, input| sum.saturating_add(input.bytes as u64));
+    let mut hold = None;
+    if bytes > SMALL_BYTES {
+        let mut memory = memory.hold(bytes.saturating_mul(COPIES))?;
+        memory.fill(bytes);
+        hold = Some(Arc::new(memory));
+    }
+    let inputs = inputs.into_iter().map(|input| input.read(hold.as_ref()));
+    let wanted = request.outputs.into_iter();
+    let wanted = wanted.map(|output| short("the name of an output", output.name.into_owned()));
     let infer = InferRequest {
-        inputs,
-        wanted: request
-            .outputs
-            .into_iter()
-            .map(|output| output.name.into_owned())
-            .collect(),
+        inputs: inputs.collect::<Result<_, _>>()?,
+        wanted: wanted.collect::<Result<_, _>>()?,
         reset_states: request.parameters.reset_states,
         sequence: sequence(request.parameters)?,
     };
-    Ok((request.id, infer))
+    Ok(Request { id, infer })
 }
 
-fn tensor(input: &InputJson<'_>) -> Result<Tensor, Problem> {
-    let name = &input.name;
-    let datatype: Datatype = input
-        .datatype
-        .parse()
-        .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
-    let Some(data) = input.data else {
-        return Err(invalid(format!("input {name:?} has no data")));
-    };
-    let data = tensor_json::read(data, datatype, &input.shape)
-        .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
-    Ok(Tensor {
-        name: name.clone().into_owned(),
-        datatype,
-        shape: input.shape.clone(),
-        data,
-    })
+fn short(what: &str, text: String) -> Result<String, Problem> {
+    if text.len() > NAME_MAX {
+        return Err(invalid(format!("{what} is longer than {NAME_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// An input whose elements are still text.
+struct Input<'a> {
+    name: String,
+    datatype: Datatype,
+    shape: Vec<i64>,
+    text: &'a RawValue,
+    /// Bytes that its elements take.
+    bytes: usize,
+}
+
+impl<'a> Input<'a> {
+    fn new(input: InputJson<'a>) -> Result<Self, Problem> {
+        let name = short("the name of an input", input.name.into_owned())?;
+        let datatype: Datatype = input
+            .datatype
+            .parse()
+            .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
+        let Some(text) = input.data else {
+            return Err(invalid(format!("input {name:?} has no data")));
+        };
+        let bytes = tensor_json::bytes_of(text, datatype, &input.shape)
+            .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
+        Ok(Self {
+            name,
+            datatype,
+            shape: input.shape,
+            text,
+            bytes,
+        })
+    }
+
+    fn read(self, hold: Option<&Arc<MemoryHold>>) -> Result<Tensor, Problem> {
+        let Self { name, .. } = self;
+        let data = tensor_json::read(self.text, self.datatype, &self.shape)
+            .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
+        Ok(Tensor {
+            name,
+            datatype: self.datatype,
+            shape: self.shape,
+            data: match hold {
+                Some(hold) => held_bytes(data, Arc::clone(hold)),
+                None => data.into(),
+            },
+        })
+    }
 }
 
 fn sequence(parameters: ParametersJson) -> Result<Option<Sequence>, Problem> {
@@ -248,60 +391,144 @@ fn sequence(parameters: ParametersJson) -> Result<Option<Sequence>, Problem> {
     Ok(Some(Sequence { id, start, end }))
 }
 
-#[derive(Serialize)]
-struct AnswerJson<'a> {
-    model_name: &'a str,
-    model_version: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    outputs: Vec<TensorJson<'a>>,
-}
-
-#[derive(Serialize)]
-struct TensorJson<'a> {
-    name: &'a str,
-    datatype: &'static str,
-    shape: &'a [i64],
-    data: Elements<'a>,
-}
-
-impl<'a> From<&'a Tensor> for TensorJson<'a> {
-    fn from(tensor: &'a Tensor) -> Self {
-        Self {
-            name: &tensor.name,
-            datatype: tensor.datatype.name(),
-            shape: &tensor.shape,
-            data: Elements(tensor),
-        }
-    }
-}
-
-fn answer(model: &Model, id: Option<String>, output: &InferOutput) -> Result<Vec<u8>, Problem> {
-    let answer = AnswerJson {
-        model_name: &model.file.name,
-        model_version: model.file.version.to_string(),
-        id,
-        outputs: output.outputs.iter().map(TensorJson::from).collect(),
-    };
-    serde_json::to_vec(&answer).map_err(|error| Problem::internal(&error))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use futures_util::future::BoxFuture;
+    use headroom_actors::kernel::Held;
+
     use super::*;
 
+    /// Memory for tensors with a bound.
+    struct Memory {
+        bytes_max: u64,
+        held: Arc<AtomicU64>,
+    }
+
+    struct Account(Arc<AtomicU64>);
+
+    impl Held for Account {
+        fn fill(&self, _: u64) {}
+
+        fn release(&self, held: u64, _: u64) {
+            self.0.fetch_sub(held, Ordering::Relaxed);
+        }
+    }
+
+    impl Memory {
+        fn of(bytes_max: u64) -> Self {
+            Self {
+                bytes_max,
+                held: Arc::default(),
+            }
+        }
+
+        fn held(&self) -> u64 {
+            self.held.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Buffers for Memory {
+        fn hold(&self, bytes: u64) -> Result<MemoryHold, BudgetError> {
+            let free = self.bytes_max - self.held();
+            if bytes > free {
+                let (need, budget) = (bytes, self.bytes_max);
+                return Err(BudgetError::Short { need, free, budget });
+            }
+            self.held.fetch_add(bytes, Ordering::Relaxed);
+            let account = Account(Arc::clone(&self.held));
+            Ok(MemoryHold::new(Arc::new(account), bytes))
+        }
+
+        fn refresh(&self) -> BoxFuture<'static, ()> {
+            Box::pin(async {})
+        }
+    }
+
     fn parse_text(text: &str) -> Result<InferRequest, Problem> {
-        parse(text.as_bytes()).map(|(_, request)| request)
+        match parse(text.as_bytes(), &Memory::of(0)) {
+            Ok(request) => Ok(request.infer),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn zeros(datatype: &str, count: usize) -> String {
+        let data = vec!["0"; count].join(",");
+        format!(
+            r#"{{"inputs":[{{"name":"x","shape":[{count}],"datatype":"{datatype}","data":[{data}]}}]}}"#
+        )
+    }
+
+    #[test]
+    fn memory_for_large_tensors_is_set_aside_as_long_as_they_are_there() {
+        // A number in two characters is eight bytes.
+        let text = zeros("FP64", 100_000);
+        let memory = Memory::of(10_000_000);
+        let request = parse(text.as_bytes(), &memory).unwrap().infer;
+        assert_eq!(memory.held(), 2 * 800_000);
+        let data = request.inputs[0].data.clone();
+        drop(request);
+        assert_eq!(memory.held(), 2 * 800_000);
+        drop(data);
+        assert_eq!(memory.held(), 0);
+
+        let refused = parse(text.as_bytes(), &Memory::of(1_599_999)).unwrap_err();
+        let problem = Problem::from(refused);
+        assert_eq!(problem.kind(), ProblemKind::InsufficientMemory);
+        assert!(
+            problem.detail().contains("1600000 bytes"),
+            "{}",
+            problem.detail()
+        );
+    }
+
+    #[test]
+    fn nothing_is_set_aside_for_what_a_text_cannot_hold() {
+        let text = r#"{"inputs":[{"name":"x","shape":[500000000],"datatype":"FP64","data":[0]}]}"#;
+        let problem = parse_text(text).unwrap_err();
+        assert_eq!(problem.kind(), ProblemKind::InvalidInput);
+    }
+
+    #[test]
+    fn no_part_of_a_request_takes_many_times_its_text() {
+        let many = vec!["1"; 100_000].join(",");
+        let long = "x".repeat(5000);
+        let cases = [
+            (
+                format!(
+                    r#"{{"inputs":[{{"name":"x","shape":[{many}],"datatype":"INT8","data":[1]}}]}}"#
+                ),
+                "64 dimensions",
+            ),
+            (
+                format!(r#"{{"inputs":[],"parameters":{{"sequence_id":[{many}]}}}}"#),
+                "a number from 0 on",
+            ),
+            (format!(r#"{{"inputs":[],"id":"{long}"}}"#), "4096 bytes"),
+            (
+                format!(r#"{{"inputs":[],"outputs":[{{"name":"{long}"}}]}}"#),
+                "4096 bytes",
+            ),
+            (
+                format!(
+                    r#"{{"inputs":[{{"name":"{long}","shape":[1],"datatype":"INT8","data":[1]}}]}}"#
+                ),
+                "4096 bytes",
+            ),
+        ];
+        for (text, word) in cases {
+            let problem = parse_text(&text).unwrap_err();
+            assert!(problem.detail().contains(word), "{}", problem.detail());
+        }
     }
 
     #[test]
     fn a_request_is_read_whatever_the_order_of_its_members() {
-        let (id, request) = parse(
-            br#"{"parameters":{"sequence_id":7,"sequence_start":true,"other":1},
+        let text = br#"{"parameters":{"sequence_id":7,"sequence_start":true,"other":1},
                 "outputs":[{"name":"y"}], "unknown": [1],
-                "inputs":[{"data":[[1,2]],"shape":[1,2],"name":"x","datatype":"INT32"}], "id":"42"}"#,
-        )
-        .unwrap();
+                "inputs":[{"data":[[1,2]],"shape":[1,2],"name":"x","datatype":"INT32"}], "id":"42"}"#;
+        let Request { id, infer: request } = parse(text, &Memory::of(0)).unwrap();
         assert_eq!(id.as_deref(), Some("42"));
         assert_eq!(request.wanted, ["y"]);
         let sequence = Sequence {

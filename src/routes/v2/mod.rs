@@ -3,6 +3,7 @@
 //! Errors here have the protocol's own form, `{"error": "…"}`, and are made in one place ([`form`])
 //! from the problems that the handlers return like everybody else's.
 
+mod answer;
 mod form;
 mod infer;
 mod models;

@@ -6,25 +6,43 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 use half::{bf16, f16};
 use headroom_actors::model::{Datatype, Tensor, element_count};
+use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
+
+/// Elements that a text of `text_bytes` can hold at most: each takes a character and a comma.
+fn elements_max(text_bytes: usize) -> usize {
+    text_bytes.div_ceil(2)
+}
+
+/// Bytes that [`read`] takes for a tensor of this datatype and shape.
+///
+/// # Errors
+/// In words for the caller: the shape is none.
+pub(super) fn bytes_of(
+    data: &RawValue,
+    datatype: Datatype,
+    shape: &[i64],
+) -> Result<usize, String> {
+    let count = element_count(shape).map_err(|error| error.to_string())?;
+    // No claimed shape makes us take more than its text can fill.
+    let most = elements_max(data.get().len());
+    let elements = usize::try_from(count).unwrap_or(usize::MAX).min(most);
+    Ok(elements.saturating_mul(width(datatype)))
+}
 
 /// Reads the elements of a tensor of this datatype and shape.
 ///
 /// # Errors
 /// In words for the caller: what is wrong, and where the text tells it.
-pub(super) fn read(data: &RawValue, datatype: Datatype, shape: &[i64]) -> Result<Bytes, String> {
+pub(super) fn read(data: &RawValue, datatype: Datatype, shape: &[i64]) -> Result<Vec<u8>, String> {
     let count = element_count(shape).map_err(|error| error.to_string())?;
     let text = data.get();
-    // Each element takes at least a character, so no claimed shape makes us reserve more.
-    let elements = usize::try_from(count).unwrap_or(usize::MAX).min(text.len());
     let mut sink = Sink {
         datatype,
-        bytes: Vec::with_capacity(elements.saturating_mul(datatype.size() as usize)),
+        bytes: Vec::with_capacity(bytes_of(data, datatype, shape)?),
         left: count,
     };
     let mut json = serde_json::Deserializer::from_str(text);
@@ -41,7 +59,7 @@ pub(super) fn read(data: &RawValue, datatype: Datatype, shape: &[i64]) -> Result
             "has {have} elements, its shape {shape:?} makes {count}"
         ));
     }
-    Ok(sink.bytes.into())
+    Ok(sink.bytes)
 }
 
 /// The error without its place: line and column count from the start of `data`, which nobody sees.
@@ -224,47 +242,82 @@ impl<'a> Level<'a> {
     }
 }
 
-/// A tensor's elements as a flat JSON array.
-pub(super) struct Elements<'a>(pub(super) &'a Tensor);
+/// Bytes that the text of all elements takes at most, the commas between them included.
+pub(super) fn text_bytes_max(tensor: &Tensor) -> usize {
+    let elements = tensor.data.len() / width(tensor.datatype);
+    elements.saturating_mul(element_text_max(tensor.datatype))
+}
 
-impl Serialize for Elements<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let data = &self.0.data;
-        match self.0.datatype {
-            Datatype::Bool => each(serializer, data, |[byte]: [u8; 1]| byte != 0),
-            Datatype::Uint8 => each(serializer, data, u8::from_le_bytes),
-            Datatype::Int8 => each(serializer, data, i8::from_le_bytes),
-            Datatype::Int16 => each(serializer, data, i16::from_le_bytes),
-            Datatype::Int32 => each(serializer, data, i32::from_le_bytes),
-            Datatype::Int64 => each(serializer, data, i64::from_le_bytes),
-            Datatype::Fp16 => each(serializer, data, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            Datatype::Bf16 => each(serializer, data, |bytes| {
-                bf16::from_le_bytes(bytes).to_f32()
-            }),
-            Datatype::Fp32 => each(serializer, data, f32::from_le_bytes),
-            Datatype::Fp64 => each(serializer, data, f64::from_le_bytes),
-        }
+/// Bytes of the longest element, and the comma after it.
+fn element_text_max(datatype: Datatype) -> usize {
+    match datatype {
+        Datatype::Bool => 6,
+        Datatype::Uint8 => 4,
+        Datatype::Int8 => 5,
+        Datatype::Int16 => 7,
+        Datatype::Int32 => 12,
+        Datatype::Int64 => 21,
+        // 9 digits that matter, sign, point, and an exponent of up to 3 characters.
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 => 16,
+        Datatype::Fp64 => 26,
     }
 }
 
-fn each<const N: usize, T: Serialize, S: Serializer>(
-    serializer: S,
-    data: &[u8],
-    element: impl Fn([u8; N]) -> T,
-) -> Result<S::Ok, S::Error> {
-    let (elements, _) = data.as_chunks::<N>();
-    let mut array = serializer.serialize_seq(Some(elements.len()))?;
-    for bytes in elements {
-        array.serialize_element(&element(*bytes))?;
+fn width(datatype: Datatype) -> usize {
+    // At most 8.
+    datatype.size() as usize
+}
+
+/// Appends the elements from byte `from` of the tensor on, without brackets, about `bytes_max` bytes
+/// of text. Gives the first byte that is not written.
+pub(super) fn write_elements(
+    text: &mut Vec<u8>,
+    tensor: &Tensor,
+    from: usize,
+    bytes_max: usize,
+) -> usize {
+    let datatype = tensor.datatype;
+    let elements = (bytes_max / element_text_max(datatype)).max(1);
+    let left = tensor.data.len() - from;
+    let bytes = elements.saturating_mul(width(datatype)).min(left);
+    let data = &tensor.data[from..from + bytes];
+    let is_first = from == 0;
+    match datatype {
+        Datatype::Bool => write_each(text, data, is_first, |[byte]: [u8; 1]| byte != 0),
+        Datatype::Uint8 => write_each(text, data, is_first, u8::from_le_bytes),
+        Datatype::Int8 => write_each(text, data, is_first, i8::from_le_bytes),
+        Datatype::Int16 => write_each(text, data, is_first, i16::from_le_bytes),
+        Datatype::Int32 => write_each(text, data, is_first, i32::from_le_bytes),
+        Datatype::Int64 => write_each(text, data, is_first, i64::from_le_bytes),
+        Datatype::Fp16 => write_each(text, data, is_first, |it| f16::from_le_bytes(it).to_f32()),
+        Datatype::Bf16 => write_each(text, data, is_first, |it| bf16::from_le_bytes(it).to_f32()),
+        Datatype::Fp32 => write_each(text, data, is_first, f32::from_le_bytes),
+        Datatype::Fp64 => write_each(text, data, is_first, f64::from_le_bytes),
     }
-    array.end()
+    from + bytes
+}
+
+fn write_each<const N: usize, T: Serialize>(
+    text: &mut Vec<u8>,
+    data: &[u8],
+    mut is_first: bool,
+    element: impl Fn([u8; N]) -> T,
+) {
+    let (elements, _) = data.as_chunks::<N>();
+    for bytes in elements {
+        if !std::mem::take(&mut is_first) {
+            text.push(b',');
+        }
+        // A number always becomes text, and a vector takes all of it.
+        serde_json::to_writer(&mut *text, &element(*bytes)).ok();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read_text(text: &str, datatype: Datatype, shape: &[i64]) -> Result<Bytes, String> {
+    fn read_text(text: &str, datatype: Datatype, shape: &[i64]) -> Result<Vec<u8>, String> {
         let raw: &RawValue = serde_json::from_str(text).map_err(|error| error.to_string())?;
         read(raw, datatype, shape)
     }
@@ -326,6 +379,49 @@ mod tests {
         assert!(read_text(&deep, Datatype::Fp32, &[1]).is_err());
     }
 
+    fn text_of(tensor: &Tensor) -> String {
+        let mut text = vec![b'['];
+        write_elements(&mut text, tensor, 0, usize::MAX);
+        text.push(b']');
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn no_element_is_longer_than_was_reckoned() {
+        let longest: [(Datatype, Vec<u8>); 10] = [
+            (Datatype::Bool, vec![0]),
+            (Datatype::Uint8, vec![255]),
+            (Datatype::Int8, vec![0x80]),
+            (Datatype::Int16, i16::MIN.to_le_bytes().to_vec()),
+            (Datatype::Int32, i32::MIN.to_le_bytes().to_vec()),
+            (Datatype::Int64, i64::MIN.to_le_bytes().to_vec()),
+            (
+                Datatype::Fp16,
+                f16::from_f32(-5.9604645e-8).to_le_bytes().to_vec(),
+            ),
+            (
+                Datatype::Bf16,
+                bf16::from_f32(-1.1754944e-38).to_le_bytes().to_vec(),
+            ),
+            (Datatype::Fp32, (-1.1754944e-38f32).to_le_bytes().to_vec()),
+            (
+                Datatype::Fp64,
+                (-2.2250738585072014e-308f64).to_le_bytes().to_vec(),
+            ),
+        ];
+        for (datatype, data) in longest {
+            let tensor = Tensor {
+                name: "x".into(),
+                datatype,
+                shape: vec![1],
+                data: data.into(),
+            };
+            let (text, most) = (text_of(&tensor), text_bytes_max(&tensor));
+            // One bracket stands for the comma, the other is not counted.
+            assert!(text.len() - 1 <= most, "{datatype}: {text}");
+        }
+    }
+
     #[test]
     fn numbers_survive_the_way_there_and_back() {
         let text = "[0.1,-0.0,3.4028235e38,1e-45,16777217]";
@@ -334,9 +430,9 @@ mod tests {
             name: "x".into(),
             datatype: Datatype::Fp32,
             shape: vec![5],
-            data,
+            data: data.into(),
         };
-        let back = serde_json::to_string(&Elements(&tensor)).unwrap();
+        let back = text_of(&tensor);
         assert_eq!(read_text(&back, Datatype::Fp32, &[5]).unwrap(), tensor.data);
     }
 
@@ -352,9 +448,6 @@ mod tests {
             shape: vec![3],
             data: data.into(),
         };
-        assert_eq!(
-            serde_json::to_string(&Elements(&tensor)).unwrap(),
-            "[null,null,1.0]"
-        );
+        assert_eq!(text_of(&tensor), "[null,null,1.0]");
     }
 }

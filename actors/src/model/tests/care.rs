@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -13,8 +13,8 @@ use super::fake::{AT_FIRST, DIES, LEAKS, MIB, OVERGROWS, STALLS, program};
 use crate::kernel::pressure::{self, Level, PressureWriter, Stage};
 use crate::kernel::testing::Universe;
 use crate::kernel::{
-    AskError, ChildSpec, Entry, Estimate, Handle, Load, NoticeKind, NoticeReader, Notices,
-    OomCounter, Root, SupervisorSpec, Ticket,
+    self, AskError, BudgetError, Buffers, ChildSpec, Entry, Estimate, Handle, Held, Load,
+    NoticeKind, NoticeReader, Notices, OomCounter, Root, SupervisorSpec, Ticket,
 };
 use crate::model::resource::ModelResource;
 use crate::model::{
@@ -41,6 +41,24 @@ impl Entry for Unmeasured {
         300 * MIB
     }
     fn release(&self) {}
+}
+
+/// Memory for answers without a bound.
+struct Unbounded;
+
+impl Buffers for Unbounded {
+    fn hold(&self, bytes: u64) -> Result<kernel::Hold, BudgetError> {
+        Ok(kernel::Hold::new(Arc::new(Self), bytes))
+    }
+
+    fn refresh(&self) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl Held for Unbounded {
+    fn fill(&self, _: u64) {}
+    fn release(&self, _: u64, _: u64) {}
 }
 
 #[derive(Default)]
@@ -73,6 +91,7 @@ async fn load(universe: &Universe, model: &str, settings: &str) -> Loaded {
     let (pressure, reader) = pressure::channel();
     let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
     let ties = MemoryTies {
+        answers: Arc::new(Unbounded),
         pressure: reader,
         notices: notices.clone(),
         oom: Some(Arc::clone(&kills) as _),

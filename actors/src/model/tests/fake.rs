@@ -128,7 +128,9 @@ impl Actor {
                 anonymous: memory.anonymous,
                 busy_for_us: None,
             },
-            HostRequest::ResetStates { id } => HostReply::Done { id },
+            HostRequest::ResetStates { id }
+            | HostRequest::SendOutputs { id }
+            | HostRequest::DropOutputs { id } => HostReply::Done { id },
             HostRequest::Stop => return None,
         })
     }

@@ -1,0 +1,81 @@
+//! Offers to change to another protocol are not taken up here, and must not end the connection.
+//!
+//! Java's HttpClient and `curl --http2` send `Connection: Upgrade, HTTP2-Settings` and `Upgrade: h2c`
+//! with the first request of a connection. RFC 9110, section 7.8: a server may ignore that. actix-http
+//! answers `Connection: upgrade` and closes, so a client that reuses the connection fails. Once it has
+//! parsed the head nothing can change that any more, so the word is taken out of the head before.
+
+/// Takes the place of `upgrade`, of the same length: an option that nobody knows is passed over.
+const IGNORED: &[u8; 7] = b"ignored";
+
+/// Makes the offer in the head that `bytes` begin with one that is passed over, unless it is for
+/// WebSocket. A head that comes in several parts keeps it: then the answer closes the connection.
+pub(super) fn ignore(bytes: &mut [u8]) {
+    let end = find(bytes, b"\r\n\r\n").unwrap_or(bytes.len());
+    let head = &mut bytes[..end];
+    let is_offer = |line: &[u8]| {
+        value(line, b"upgrade")
+            .is_some_and(|value| !value.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+    };
+    if !head.split(|&byte| byte == b'\n').any(is_offer) {
+        return;
+    }
+    for line in head.split_mut(|&byte| byte == b'\n') {
+        if value(line, b"connection").is_none() {
+            continue;
+        }
+        for option in line.split_mut(|byte| matches!(byte, b',' | b':' | b' ' | b'\t' | b'\r')) {
+            if option.eq_ignore_ascii_case(b"upgrade") {
+                option.copy_from_slice(IGNORED);
+            }
+        }
+    }
+}
+
+/// What a line says, if it is the header `name`.
+fn value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (found, rest) = line.split_at_checked(name.len())?;
+    found
+        .eq_ignore_ascii_case(name)
+        .then_some(rest)?
+        .strip_prefix(b":")
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|it| it == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ignored(text: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        ignore(&mut bytes);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn an_offer_of_http_2_is_passed_over() {
+        let head = "POST / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nHost: upgrade\r\n\
+            HTTP2-Settings: AAE\r\nUpgrade: h2c\r\n\r\nconnection: upgrade";
+        let expected = head.replacen("Connection: Upgrade,", "Connection: ignored,", 1);
+        assert_eq!(ignored(head), expected);
+        let other = "GET / HTTP/1.1\r\nupgrade:TLS/1.0\r\nCONNECTION:keep-alive,UPGRADE\r\n\r\n";
+        assert!(ignored(other).contains("CONNECTION:keep-alive,ignored\r\n"));
+    }
+
+    #[test]
+    fn everything_else_stays_as_it_is() {
+        for head in [
+            "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n",
+            "GET /upgrade HTTP/1.1\r\nX-Upgrade: h2c\r\nConnection: close\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 60\r\n\r\nupgrade: h2c\r\nconnection: upgrade\r\n",
+            "",
+            "\r\n\r\n",
+        ] {
+            assert_eq!(ignored(head), head);
+        }
+    }
+}

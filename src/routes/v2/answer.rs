@@ -1,0 +1,283 @@
+//! The answer to an inference, as JSON: whole when it is small, else made and sent in pieces.
+//!
+//! The text of a tensor takes several times its bytes. A large answer is therefore never there as
+//! text: a piece is made when the connection has taken the one before, so a client that reads
+//! slowly, or not at all, holds the tensors and two pieces, all of them reserved in the memory
+//! budget, and nothing else.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::vec;
+
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::header::ContentType;
+use bytes::Bytes;
+use headroom_actors::kernel::{Buffers, Hold};
+use headroom_actors::model::{InferOutput, Model, Tensor};
+use tokio::task::JoinHandle;
+
+use super::tensor_json::{text_bytes_max, write_elements};
+use crate::problem::{Problem, no_memory};
+
+/// Answers up to this size are made at once; larger ones in pieces of about this size. The actix
+/// connection keeps a buffer of this size anyway.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What an answer in pieces holds beyond its tensors: the piece on its way, and the next one.
+const PIECES_BYTES: u64 = 2 * PIECE_BYTES as u64;
+
+/// An answer that is not yet text.
+pub(super) struct Answer {
+    text: AnswerText,
+    bytes_max: usize,
+}
+
+impl Answer {
+    /// The answer to a request with this id, if it had one.
+    pub(super) fn new(model: &Model, id: Option<&str>, output: InferOutput) -> Self {
+        let head = head(&model.file.name, model.file.version, id);
+        let tensors = output.outputs.iter().map(tensor_bytes_max);
+        Self {
+            bytes_max: tensors.fold(head.len() + 2, usize::saturating_add),
+            text: AnswerText::new(head, output.outputs),
+        }
+    }
+
+    /// Makes the response; memory for pieces is set aside in `answers`.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) async fn respond(self, answers: &dyn Buffers) -> Result<HttpResponse, Problem> {
+        let Self {
+            mut text,
+            bytes_max,
+        } = self;
+        let mut response = HttpResponse::Ok();
+        response.content_type(ContentType::json());
+        if bytes_max <= PIECE_BYTES {
+            return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
+        }
+        let hold = answers.hold_after_refresh(PIECES_BYTES).await;
+        let hold = hold.map_err(|error| no_memory("this answer", error))?;
+        Ok(response.body(Pieces::new(text, hold)))
+    }
+}
+
+/// A response's body that is made piece by piece, on threads that may be held up.
+struct Pieces(Option<JoinHandle<Made>>);
+
+/// The next piece, if there is one, and what is left.
+struct Made {
+    piece: Option<Vec<u8>>,
+    rest: AnswerText,
+    hold: Hold,
+}
+
+impl Pieces {
+    fn new(text: AnswerText, hold: Hold) -> Self {
+        Self(Some(make(text, hold)))
+    }
+}
+
+fn make(mut rest: AnswerText, hold: Hold) -> JoinHandle<Made> {
+    tokio::task::spawn_blocking(move || Made {
+        piece: rest.next_piece(PIECE_BYTES),
+        rest,
+        hold,
+    })
+}
+
+impl MessageBody for Pieces {
+    type Error = PieceLost;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, PieceLost>>> {
+        let Some(making) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let made = ready!(Pin::new(making).poll(cx));
+        self.0 = None;
+        let Ok(Made { piece, rest, hold }) = made else {
+            return Poll::Ready(Some(Err(PieceLost)));
+        };
+        let Some(piece) = piece else {
+            return Poll::Ready(None);
+        };
+        self.0 = Some(make(rest, hold));
+        Poll::Ready(Some(Ok(piece.into())))
+    }
+}
+
+/// The thread that made the next piece is gone: the answer ends before its end, which the client
+/// sees by the missing last chunk.
+#[derive(Debug, thiserror::Error)]
+#[error("a piece of the answer was lost")]
+struct PieceLost;
+
+/// The text of an answer, from where it was left off.
+struct AnswerText {
+    /// What comes before the next element.
+    pending: Vec<u8>,
+    current: Option<Position>,
+    left: vec::IntoIter<Tensor>,
+    is_first: bool,
+    is_complete: bool,
+}
+
+/// A tensor that is being written.
+struct Position {
+    tensor: Tensor,
+    /// Bytes of it that are written.
+    done: usize,
+}
+
+impl AnswerText {
+    fn new(head: Vec<u8>, tensors: Vec<Tensor>) -> Self {
+        Self {
+            pending: head,
+            current: None,
+            left: tensors.into_iter(),
+            is_first: true,
+            is_complete: false,
+        }
+    }
+
+    /// The next `bytes_max` bytes or a little more; `None` after the last.
+    fn next_piece(&mut self, bytes_max: usize) -> Option<Vec<u8>> {
+        let mut piece = std::mem::take(&mut self.pending);
+        while piece.len() < bytes_max && !self.is_complete {
+            if let Some(position) = &mut self.current {
+                let room = bytes_max - piece.len();
+                position.done = write_elements(&mut piece, &position.tensor, position.done, room);
+                if position.done == position.tensor.data.len() {
+                    piece.extend_from_slice(b"]}");
+                    self.current = None;
+                }
+            } else if let Some(tensor) = self.left.next() {
+                if !std::mem::take(&mut self.is_first) {
+                    piece.push(b',');
+                }
+                piece.extend_from_slice(tensor_head(&tensor).as_bytes());
+                self.current = Some(Position { tensor, done: 0 });
+            } else {
+                piece.extend_from_slice(b"]}");
+                self.is_complete = true;
+            }
+        }
+        (!piece.is_empty()).then_some(piece)
+    }
+}
+
+/// The answer up to its first tensor.
+fn head(model: &str, version: impl ToString, id: Option<&str>) -> Vec<u8> {
+    let mut head = format!(
+        "{{\"model_name\":{},\"model_version\":{}",
+        quoted(model),
+        quoted(&version.to_string())
+    );
+    if let Some(id) = id {
+        head.push_str(",\"id\":");
+        head.push_str(&quoted(id));
+    }
+    head.push_str(",\"outputs\":[");
+    head.into_bytes()
+}
+
+/// A tensor up to its first element.
+fn tensor_head(tensor: &Tensor) -> String {
+    format!(
+        "{{\"name\":{},\"datatype\":\"{}\",\"shape\":{},\"data\":[",
+        quoted(&tensor.name),
+        tensor.datatype.name(),
+        serde_json::Value::from(tensor.shape.as_slice()),
+    )
+}
+
+/// Bytes that a tensor's text takes at most.
+fn tensor_bytes_max(tensor: &Tensor) -> usize {
+    // The brackets, and the comma before it.
+    tensor_head(tensor).len() + 3 + text_bytes_max(tensor)
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_actors::model::Datatype;
+    use serde_json::json;
+
+    use super::*;
+
+    fn tensor(name: &str, values: &[f32]) -> Tensor {
+        Tensor {
+            name: name.to_owned(),
+            datatype: Datatype::Fp32,
+            shape: vec![1, values.len() as i64],
+            data: values.iter().flat_map(|it| it.to_le_bytes()).collect(),
+        }
+    }
+
+    fn pieces(tensors: Vec<Tensor>, bytes_max: usize) -> Vec<Vec<u8>> {
+        let mut text = AnswerText::new(head("a\"b", 3, Some("x\n")), tensors);
+        std::iter::from_fn(|| text.next_piece(bytes_max)).collect()
+    }
+
+    #[test]
+    fn an_answer_is_the_same_however_small_its_pieces() {
+        let values: Vec<f32> = (0..999).map(|it| it as f32 / 7.0 - 50.0).collect();
+        let tensors = || {
+            vec![
+                tensor("y", &values),
+                tensor("empty", &[]),
+                tensor("z", &[f32::NAN]),
+            ]
+        };
+        let whole = pieces(tensors(), usize::MAX).concat();
+        for bytes_max in [1, 7, 100, 4096] {
+            let pieces = pieces(tensors(), bytes_max);
+            assert!(
+                pieces.iter().all(|it| it.len() < bytes_max + 100),
+                "{bytes_max}"
+            );
+            assert_eq!(pieces.concat(), whole);
+        }
+        let mut parsed: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+        let data = parsed["outputs"][0]["data"].take();
+        let read: Vec<f32> = serde_json::from_value(data).unwrap();
+        assert_eq!(read, values);
+        let expected = json!({
+            "model_name": "a\"b", "model_version": "3", "id": "x\n", "outputs": [
+                {"name": "y", "datatype": "FP32", "shape": [1, 999], "data": null},
+                {"name": "empty", "datatype": "FP32", "shape": [1, 0], "data": []},
+                {"name": "z", "datatype": "FP32", "shape": [1, 1], "data": [null]},
+            ]
+        });
+        assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn no_text_is_longer_than_was_reckoned() {
+        let extremes = [
+            f32::MIN,
+            f32::MAX,
+            f32::MIN_POSITIVE,
+            -f32::MIN_POSITIVE,
+            -1.2345678e-38,
+        ];
+        for values in [&extremes[..], &[], &[0.0; 3]] {
+            let tensor = tensor("y", values);
+            let most = tensor_bytes_max(&tensor);
+            let text = pieces(vec![tensor], usize::MAX).concat();
+            assert!(text.len() <= head("a\"b", 3, Some("x\n")).len() + most + 2);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One connection from outside: heads that come late, offers to upgrade, clients that do not read.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use headroom_test_support::server::{Options, Server};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
+
+/// Far above what anything here takes; a test that reaches it has failed.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// A whole request without a body.
+const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+fn start(settings: &str) -> Server {
+    Server::start(Options::new(BINARY).settings(settings))
+}
+
+/// A connection, and answers as they come.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(server: &Server) -> Self {
+        let stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The next answer's head, in small letters, after its body was read; `None` at the end.
+    fn answer(&mut self) -> Option<String> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.0.read_line(&mut head).unwrap() == 0 {
+                assert_eq!(head, "", "the answer was cut off");
+                return None;
+            }
+        }
+        let head = head.to_lowercase();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .expect("a length")
+            .parse()
+            .unwrap();
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).unwrap();
+        Some(head)
+    }
+
+    #[track_caller]
+    fn assert_answer(&mut self, status: u16) -> String {
+        let head = self.answer().expect("an answer");
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+        head
+    }
+}
+
+async fn cut(server: &Server, reason: &str) -> f64 {
+    let label = format!("reason=\"{reason}\"");
+    server
+        .metric("headroom_http_connections_cut_total", &[&label])
+        .await
+}
+
+#[tokio::test]
+async fn the_head_of_every_request_has_a_deadline() {
+    let server = start("server.client_request_timeout = '300ms'");
+    // The first, a later one, and one whose beginning came together with the request before it.
+    let openings = [
+        ("GET / HT", 0, "TP/1.1\r\n"),
+        (&*format!("{GET}{GET}"), 2, "GE"),
+        (&*format!("{GET}GET / HTTP/1.1\r\nhost"), 1, ": "),
+    ];
+    for (opening, answers, rest) in openings {
+        let mut client = Client::connect(&server);
+        client.send(opening);
+        for _ in 0..answers {
+            client.assert_answer(200);
+        }
+        client.send(rest);
+        let begun = Instant::now();
+        client.assert_answer(408);
+        assert_eq!(client.answer(), None);
+        assert!(begun.elapsed() < DEADLINE / 2, "{:?}", begun.elapsed());
+    }
+    assert_eq!(cut(&server, "head").await, 3.0);
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_in_is_late_too() {
+    let server = start("server.client_request_timeout = '300ms'");
+    let mut client = Client::connect(&server);
+    client.send(GET);
+    client.assert_answer(200);
+    client
+        .0
+        .get_ref()
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
+    let begun = Instant::now();
+    let mut answer = Vec::new();
+    // Each read that times out is the pause before the next byte.
+    while !answer.starts_with(b"HTTP/1.1 408 ") {
+        assert!(begun.elapsed() < DEADLINE, "it was let go on");
+        client.0.get_mut().write_all(b"G").ok();
+        let mut chunk = [0; 1024];
+        if let Ok(read) = client.0.read(&mut chunk) {
+            assert!(read > 0, "closed without a word");
+            answer.extend_from_slice(&chunk[..read]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_used_is_closed_and_one_that_is_used_is_not() {
+    let server = start("server.keep_alive = '300ms'\nserver.client_request_timeout = '300ms'");
+    let mut silent = Client::connect(&server);
+    let mut used = Client::connect(&server);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        used.send(GET);
+        used.assert_answer(200);
+    }
+    // It was opened in reserve: nobody waits for an answer on it, so there is none.
+    assert_eq!(silent.answer(), None);
+    used.send(GET);
+    used.assert_answer(200);
+    assert_eq!(used.answer(), None);
+}
+
+#[tokio::test]
+async fn an_offer_to_upgrade_is_passed_over_and_the_connection_stays() {
+    let server = start("");
+    let mut client = Client::connect(&server);
+    let body = r#"{"ready":true}"#;
+    let offer = "connection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\nupgrade: h2c\r\n";
+    let post = format!(
+        "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n{offer}\r\n{body}",
+        body.len()
+    );
+    for _ in 0..200 {
+        client.send(&post);
+        let head = client.assert_answer(200);
+        assert!(!head.contains("upgrade"), "{head}");
+        assert!(!head.contains("connection: close"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn an_offer_in_a_head_of_two_parts_ends_the_connection_and_the_answer_says_so() {
+    let server = start("");
+    let mut client = Client::connect(&server);
+    client.send("GET / HTTP/1.1\r\nhost: x\r\n");
+    // The server has read that once it has answered somebody who came later.
+    for _ in 0..20 {
+        assert_eq!(server.get("/").await.status(), 200);
+    }
+    client.send("connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n\r\n");
+    let head = client.assert_answer(200);
+    assert!(head.contains("connection: close"), "{head}");
+    assert_eq!(client.answer(), None);
+}
