@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -57,6 +57,8 @@ pub struct Connection {
     doubtful: AtomicBool,
     /// Whether an exclusive user went away while the server worked for it.
     abandoned: AtomicBool,
+    /// Statements of users that went away, on which the server works for long.
+    held_up_by: AtomicUsize,
 }
 
 /// What a statement brought.
@@ -102,6 +104,7 @@ impl Connection {
             freshness: Freshness::default(),
             doubtful: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            held_up_by: AtomicUsize::new(0),
             client,
         })
     }
@@ -193,6 +196,17 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the server works for long on what nobody waits for any more.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.held_up_by.load(Ordering::Acquire) > 0
+    }
+
+    /// Holds the connection up until what this returns is dropped.
+    pub(super) fn hold_up(self: &Arc<Self>) -> HeldUp {
+        self.held_up_by.fetch_add(1, Ordering::AcqRel);
+        HeldUp(Arc::clone(self))
+    }
+
     /// The prepared statement for `sql`. One caller prepares, in a task of its own: if it goes away,
     /// the others still get the statement, and none is left behind on the server.
     async fn prepare(self: &Arc<Self>, sql: &str) -> Result<Statement, Error> {
@@ -242,6 +256,15 @@ impl Connection {
         }
         self.settled().await?;
         self.batch(ROLLBACK).await
+    }
+}
+
+/// See [`Connection::hold_up`].
+pub(super) struct HeldUp(Arc<Connection>);
+
+impl Drop for HeldUp {
+    fn drop(&mut self) {
+        self.0.held_up_by.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -174,6 +174,10 @@ impl Connect for Connector {
         connection.is_closed()
     }
 
+    fn is_held_up(&self, connection: &Connection) -> bool {
+        connection.is_held_up()
+    }
+
     fn clean(&self, connection: Arc<Connection>) -> BoxFuture<'static, Result<(), ConnectError>> {
         async move { in_time(connection.clean()).await }.boxed()
     }

@@ -1,10 +1,11 @@
 //! Single statements over connections that many share.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::Row;
 
 use super::connection::{Answer, Connection};
@@ -14,7 +15,10 @@ use super::repeat::{Failed, may_repeat};
 use crate::kernel::pool::{Lease, Mode};
 
 /// How long a server may go on with what nobody waits for any more, before no new caller is put
-/// behind it. A connection that leads nowhere is found in the same way.
+/// behind it. Much less than callers wait, and more than most statements take.
+const HELD_UP_AFTER: Duration = Duration::from_millis(100);
+
+/// After how much longer the connection is given up. One that leads nowhere is found in the same way.
 const UNANSWERED_MAX: Duration = Duration::from_secs(2);
 
 impl Database {
@@ -50,7 +54,7 @@ impl Database {
 
 /// Runs a statement over a shared connection. If the caller goes away or its deadline passes while the
 /// server works on it, the lease is kept until the server is done, so that the connection does not pass
-/// for an idle one; and if that takes long, nobody new gets the connection.
+/// for an idle one; and if that takes long, nobody new gets the connection meanwhile.
 pub(super) async fn attempt(
     lease: Lease<Connection>,
     sql: &str,
@@ -86,15 +90,25 @@ impl Drop for Using {
             return;
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // An end of the connection is an end of the wait too.
-                let settled = lease.connection().settled();
-                if tokio::time::timeout(UNANSWERED_MAX, settled).await.is_err() {
-                    lease.broken();
-                }
-            });
+            runtime.spawn(outlive(lease));
         }
     }
+}
+
+/// Keeps the lease until the server is done with what it was taken for, or for as long as that may take.
+async fn outlive(lease: Lease<Connection>) {
+    let connection = Arc::clone(lease.connection());
+    // An end of the connection is an end of the wait too.
+    let mut settled = pin!(connection.settled());
+    if timeout(HELD_UP_AFTER, settled.as_mut()).await.is_ok() {
+        return;
+    }
+    let held_up = connection.hold_up();
+    if timeout(UNANSWERED_MAX, settled).await.is_err() {
+        lease.broken();
+    }
+    // Before the lease ends: whoever waits may have the connection then.
+    drop(held_up);
 }
 
 /// The only row.

@@ -79,10 +79,14 @@ pub(super) struct Held {
     pub(super) leaked: bool,
 }
 
+/// Says something of a connection, without asking anybody.
+type Judge<T> = Box<dyn Fn(&T) -> bool + Send>;
+
 /// The state of a pool of `T`s; `W` is where an answer goes.
 pub(super) struct Book<T, W> {
     pub(super) config: PoolConfig,
-    pub(super) is_closed: Box<dyn Fn(&T) -> bool + Send>,
+    pub(super) is_closed: Judge<T>,
+    pub(super) is_held_up: Judge<T>,
     pub(super) slots: BTreeMap<u64, Slot<T>>,
     /// Idle ones, the one used last on top, so that those not needed age at the bottom.
     pub(super) idle: Vec<u64>,
@@ -102,11 +106,13 @@ impl<T, W: Waits> Book<T, W> {
         name: &str,
         config: PoolConfig,
         is_closed: impl Fn(&T) -> bool + Send + 'static,
+        is_held_up: impl Fn(&T) -> bool + Send + 'static,
     ) -> Self {
         Self {
             circuit: Circuit::new(config.circuit_failures, config.circuit_backoff),
             config,
             is_closed: Box::new(is_closed),
+            is_held_up: Box::new(is_held_up),
             slots: BTreeMap::new(),
             idle: Vec::new(),
             opening: BTreeMap::new(),

@@ -26,6 +26,12 @@ pub trait Connect: Send + Sync + 'static {
     /// Whether it is known to be dead, without asking anybody.
     fn is_closed(&self, connection: &Self::Connection) -> bool;
 
+    /// Whether what is sent over it now would wait for something that nobody waits for any more. In
+    /// shared use it gets no new users meanwhile.
+    fn is_held_up(&self, _connection: &Self::Connection) -> bool {
+        false
+    }
+
     /// Makes an exclusively used connection fit for the next one, for example by a rollback of what
     /// was left open. Called after each exclusive use that was marked and not finished.
     fn clean(

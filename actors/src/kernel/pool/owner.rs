@@ -72,12 +72,13 @@ impl<C: Connect> Pool<C> {
         let name = handle.name().to_owned();
         let deadline = config.drain_timeout + STOP_GRACE;
         ChildSpec::actor(handle, move |_| {
-            let judge = Arc::clone(&connect);
+            let (judge, other) = (Arc::clone(&connect), Arc::clone(&connect));
             let is_closed = move |connection: &C::Connection| judge.is_closed(connection);
+            let is_held_up = move |connection: &C::Connection| other.is_held_up(connection);
             Self {
                 name: name.clone(),
                 connect: Arc::clone(&connect),
-                book: Book::new(&name, config.clone(), is_closed),
+                book: Book::new(&name, config.clone(), is_closed, is_held_up),
                 pressure: pressure.clone(),
                 returns: Arc::default(),
                 alarm: None,

@@ -77,8 +77,8 @@ impl<T, W: Waits> Book<T, W> {
         first.is_some_and(|first| first < place)
     }
 
-    /// The connection in shared use with the fewest users. Those that may not be given out any more
-    /// are marked on the way.
+    /// The connection in shared use with the fewest users, of those that are not held up. Those that
+    /// may not be given out any more are marked on the way.
     fn least_loaded(&mut self, now: Instant) -> Option<(u64, u32)> {
         let mut least = None;
         for (id, slot) in &mut self.slots {
@@ -95,7 +95,8 @@ impl<T, W: Waits> Book<T, W> {
             } else if retiring.is_none() && expired {
                 *retiring = Some(CloseReason::Lifetime);
             }
-            if retiring.is_none() && least.is_none_or(|(_, load)| *in_flight < load) {
+            let is_less = least.is_none_or(|(_, load)| *in_flight < load);
+            if retiring.is_none() && is_less && !(self.is_held_up)(&slot.connection) {
                 least = Some((*id, *in_flight));
             }
         }
@@ -103,19 +104,22 @@ impl<T, W: Waits> Book<T, W> {
     }
 
     /// Whether another connection may be put to shared use. One is left for those who want it alone,
-    /// where there is more than one. Retiring connections take nobody any more: they do not count
-    /// towards the most that share, and the last connection is shared where all others retire.
+    /// where there is more than one. Connections that take nobody, since they retire or are held up,
+    /// do not count towards the most that share, and where all others are such, the last one that is
+    /// left is shared.
     pub(super) fn may_share_more(&self) -> bool {
-        let (mut active, mut retiring) = (0, 0);
+        let (mut shared, mut active) = (0, 0);
         for slot in self.slots.values() {
-            match slot.state {
-                Use::Shared { retiring: None, .. } => active += 1,
-                Use::Shared { .. } => retiring += 1,
-                _ => {}
+            let Use::Shared { retiring, .. } = slot.state else {
+                continue;
+            };
+            shared += 1;
+            if retiring.is_none() && !(self.is_held_up)(&slot.connection) {
+                active += 1;
             }
         }
         let most = self.config.connections_max.saturating_sub(1).max(1);
-        let leaves_one = active + retiring < most || active == 0;
+        let leaves_one = shared < most || active == 0;
         active < self.config.shared_max && leaves_one
     }
 

@@ -20,31 +20,46 @@ fn slow_statements_whose_callers_left_hold_up_nobody_while_connections_are_free(
         let root = start(&universe, &database).await;
 
         // Each of the four has a slow statement, and one that waits behind it.
-        let mut behind = Vec::new();
+        let (mut slow, mut behind) = (Vec::new(), Vec::new());
         for pair in 1..=4 {
-            let slow = database.clone();
-            let slow = tokio::spawn(async move { slow.query(SLOW, &[], ms(1500)).await });
+            slow.push(spawn(&database, SLOW, ms(1500)));
             in_flight(&database, 2 * pair - 1).await;
-            let waiting = database.clone();
-            behind.push(tokio::spawn(async move {
-                waiting.query("select 1", &[], LONG).await
-            }));
+            behind.push(spawn(&database, "select 1", LONG));
             in_flight(&database, 2 * pair).await;
-            drop(slow);
         }
-        // The callers leave, and after a while nobody new gets their connections.
+        // The callers leave: soon nobody new gets their connections, although all have them still.
+        for left in slow {
+            assert!(left.await.unwrap().is_err());
+        }
+        let left = Instant::now();
+        eventually(async || database.query("select 1", &[], ms(200)).await.ok()).await;
+        assert!(left.elapsed() < ms(1000), "{:?}", left.elapsed());
+        assert!(status(&database).await.shared_in_flight >= 8);
+        answered_at_once(&database).await;
+        // After a while their connections are given up.
         in_flight(&database, 4).await;
-
-        let asked = Instant::now();
-        for _ in 0..20 {
-            let answer = database.query("select 1", &[], ms(1000)).await;
-            assert!(answer.is_ok(), "{answer:?} after {:?}", asked.elapsed());
-        }
+        answered_at_once(&database).await;
         for waiting in behind {
             assert!(waiting.await.unwrap().is_ok());
         }
         root.stop().await;
     });
+}
+
+fn spawn(
+    database: &Database,
+    sql: &'static str,
+    within: Duration,
+) -> tokio::task::JoinHandle<Result<Vec<super::super::Row>, Error>> {
+    let database = database.clone();
+    tokio::spawn(async move { database.query(sql, &[], within).await })
+}
+
+async fn answered_at_once(database: &Database) {
+    for _ in 0..20 {
+        let answer = database.query("select 1", &[], ms(1000)).await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
 }
 
 /// Waits until `count` leases on shared connections are out.

@@ -31,6 +31,7 @@ pub(super) fn secs(n: u64) -> Duration {
 pub(super) struct Line {
     pub(super) number: u32,
     pub(super) dead: AtomicBool,
+    pub(super) held_up: AtomicBool,
 }
 
 /// The scripted server.
@@ -87,6 +88,7 @@ impl Connect for Server {
                 None => Ok(Line {
                     number,
                     dead: AtomicBool::new(false),
+                    held_up: AtomicBool::new(false),
                 }),
             }
         }
@@ -100,6 +102,10 @@ impl Connect for Server {
 
     fn is_closed(&self, connection: &Line) -> bool {
         connection.dead.load(SeqCst)
+    }
+
+    fn is_held_up(&self, connection: &Line) -> bool {
+        connection.held_up.load(SeqCst)
     }
 
     fn clean(&self, _: Arc<Line>) -> BoxFuture<'static, Result<(), ConnectError>> {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::time::{Instant, sleep};
 
-use super::super::{CheckoutError, CloseReason, Mode};
+use super::super::{CheckoutError, CloseReason, Mode, PoolConfig};
 use super::double::{Bath, closed, config, ms, secs, single};
 use crate::kernel::testing::Universe;
 
@@ -68,6 +68,41 @@ fn a_thousand_abandoned_uses_cost_no_connection() {
         let status = bath.until(|status| status.in_use == 0).await;
         assert_eq!((status.idle, status.leaks), (status.size, 0));
         assert_eq!(bath.server.cleans.load(SeqCst), 1000);
+        bath.close().await;
+    });
+}
+
+#[test]
+fn those_who_share_get_no_connection_that_is_held_up() {
+    Universe::paused(|universe| async move {
+        let config = PoolConfig {
+            connections_min: 1,
+            connections_max: 3,
+            shared_max: 1,
+            shared_depth: 8,
+            ..config()
+        };
+        let bath = Bath::open(&universe, config, ms(1)).await;
+        let first = bath.share().await;
+        first.held_up.store(true, SeqCst);
+        let second = bath.share().await;
+        assert_eq!(second.number, 1);
+        // The last one that is left is shared too.
+        second.held_up.store(true, SeqCst);
+        let third = bath.share().await;
+        assert_eq!(third.number, 2);
+        third.held_up.store(true, SeqCst);
+        assert!(bath.take(Mode::Shared, ms(50)).await.is_err());
+        // Whoever waits gets the first that is not held up any more.
+        let waiting = bath.share();
+        let release = async {
+            sleep(ms(5)).await;
+            first.held_up.store(false, SeqCst);
+            drop(first);
+        };
+        let (fourth, ()) = tokio::join!(waiting, release);
+        assert_eq!(fourth.number, 0);
+        drop((second, third, fourth));
         bath.close().await;
     });
 }

@@ -69,7 +69,7 @@ fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
 impl World {
     fn new(config: PoolConfig) -> Self {
         Self {
-            book: Book::new("rules", config, |()| false),
+            book: Book::new("rules", config, |()| false, |()| false),
             now: Instant::now(),
             callers: Vec::new(),
             leases: Vec::new(),
