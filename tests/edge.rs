@@ -5,9 +5,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
+use headroom_test_support::child;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{wait_for, wait_for_async};
 use nix::sys::signal::Signal;
@@ -21,12 +22,10 @@ const DEADLINE: Duration = Duration::from_secs(15);
 
 fn headroom(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    Command::new(BINARY)
-        .args(arguments)
-        .envs(environment.iter().copied())
-        .current_dir(folder.path())
-        .output()
-        .unwrap()
+    let mut command = child::command(BINARY);
+    command.args(arguments).current_dir(folder.path());
+    command.envs(environment.iter().copied());
+    child::output(&mut command, DEADLINE).unwrap()
 }
 
 fn stdout(output: &Output) -> String {

@@ -3,21 +3,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::os::unix::fs::symlink;
-use std::process::{Command, Output};
+use std::process::Output;
+use std::time::Duration;
 
+use headroom_test_support::child;
 use headroom_test_support::models::Models;
 use headroom_test_support::torchscript;
 use serde_json::{Value, json};
 
 fn list(dir: &str, more: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    Command::new(env!("CARGO_BIN_EXE_headroom"))
-        .args(["models", "list"])
-        .args(more)
+    let mut command = child::command(env!("CARGO_BIN_EXE_headroom"));
+    command.args(["models", "list"]).args(more);
+    command
         .env("HEADROOM__MODELS__DIR", dir)
-        .current_dir(folder.path())
-        .output()
-        .unwrap()
+        .current_dir(folder.path());
+    child::output(&mut command, Duration::from_secs(20)).unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {

@@ -1,14 +1,18 @@
 //! The programs that are measured, and how a server is started for it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
+use headroom_test_support::child;
 use headroom_test_support::models::{Models, sample_file, speech_60s};
 use headroom_test_support::server::{Options, Server};
 use serde::Deserialize;
 
 use crate::Error;
 use crate::client::{Connection, Request};
+
+/// Longest time for all bare forwards.
+const BARE_WITHIN: Duration = Duration::from_secs(600);
 
 /// The programs.
 pub(crate) struct Binaries {
@@ -47,9 +51,9 @@ impl Binaries {
     /// is reset before each, as the server does for requests that belong to no sequence.
     pub(crate) fn bare_forward(&self, runs: usize) -> Result<BareTimes, Error> {
         let program = self.bare_forward.display();
-        let mut command = Command::new(&self.bare_forward);
+        let mut command = child::command(&self.bare_forward);
         command.arg(sample_file()).arg(speech_60s()).arg("--fresh");
-        let output = command.arg("--bench").arg(runs.to_string()).output();
+        let output = child::output(command.arg("--bench").arg(runs.to_string()), BARE_WITHIN);
         let output = output.map_err(Error::io(format!(
             "{program}: build it first (cargo build --release -p headroom-model-host --examples)"
         )))?;

@@ -2,8 +2,8 @@
 //! processes inherit.
 
 use std::fs;
-use std::process::Command;
 
+use headroom_test_support::child;
 use headroom_test_support::torchscript;
 use nix::sys::signal::Signal;
 
@@ -68,12 +68,10 @@ async fn passwords_show_nowhere() {
         &["check-config"][..],
         &["check-config", "--config", "base.toml", "--profile", "test"],
     ] {
-        let output = Command::new(BINARY)
-            .args(arguments)
-            .env(variable.0, &variable.1)
-            .current_dir(house.server.folder())
-            .output()
-            .unwrap();
+        let mut check = child::command(BINARY);
+        check.args(arguments).env(variable.0, &variable.1);
+        check.current_dir(house.server.folder());
+        let output = child::output(&mut check, DEADLINE).unwrap();
         assert!(output.status.success(), "{output:?}");
         shown.push((
             "check-config",
@@ -96,11 +94,10 @@ async fn passwords_show_nowhere() {
         let told = house.server.log().contains("settings not reloaded");
         told.then_some(()).ok_or("no word of the reload")
     });
-    let output = Command::new(BINARY)
-        .args(["check-config", "--config", "base.toml", "--profile", "test"])
-        .current_dir(house.server.folder())
-        .output()
-        .unwrap();
+    let mut check = child::command(BINARY);
+    check.args(["check-config", "--config", "base.toml", "--profile", "test"]);
+    check.current_dir(house.server.folder());
+    let output = child::output(&mut check, DEADLINE).unwrap();
     assert!(!output.status.success(), "{output:?}");
     shown.push((
         "check-config",

@@ -2,8 +2,8 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
+use headroom_test_support::child::{self, Child};
 use headroom_test_support::wait::wait_for;
 
 use super::{DEADLINE, get, probe, start, use_pool};
@@ -12,7 +12,7 @@ const SECRET: &str = "hunter2-never-to-be-seen";
 
 /// A `redis-server` that somebody else runs.
 struct Theirs {
-    process: Child,
+    _process: Child,
     port: u16,
 }
 
@@ -21,7 +21,7 @@ impl Theirs {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
-        let mut command = Command::new("redis-server");
+        let mut command = child::command("redis-server");
         command.args([
             "--port",
             &port.to_string(),
@@ -31,22 +31,14 @@ impl Theirs {
             "",
         ]);
         command.args(arguments).current_dir(folder);
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let theirs = Self {
-            process: process.expect("redis-server is installed"),
+            _process: child::start(&mut command).expect("redis-server is installed"),
             port,
         };
         wait_for(DEADLINE, || {
             std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())
         });
         theirs
-    }
-}
-
-impl Drop for Theirs {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
     }
 }
 

@@ -1,10 +1,9 @@
 //! With a URL: servers that somebody else runs.
 
-use std::process::{Command, Stdio};
-
+use headroom_test_support::child;
 use serde_json::json;
 
-use super::{BINARY, get, probe, processes, start};
+use super::{BINARY, DEADLINE, get, probe, processes, start};
 
 const PASSWORD: &str = "hunter2-never-to-be-seen";
 
@@ -71,14 +70,13 @@ fn a_password_that_splits_its_url_keeps_the_server_from_starting_and_is_not_told
     ] {
         for command in ["serve", "check-config"] {
             let folder = tempfile::tempdir().unwrap();
-            let output = Command::new(BINARY)
+            let mut refused = child::command(BINARY);
+            refused
                 .arg(command)
                 .env("HEADROOM__POSTGRES__URL", "postgres://h/d")
                 .env(format!("HEADROOM__{key}"), url)
-                .current_dir(folder.path())
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
+                .current_dir(folder.path());
+            let output = child::output(&mut refused, DEADLINE).unwrap();
             assert_eq!(output.status.code(), Some(78), "{url}");
             let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
             let name = key.to_lowercase().replace("__", ".");

@@ -1,8 +1,9 @@
 //! A client that no one here made speaks to the server: Triton's own, from PyPI.
 
 use std::path::Path;
-use std::process::Command;
+use std::time::Duration;
 
+use headroom_test_support::child;
 use headroom_test_support::models::{Models, cached};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
@@ -19,13 +20,13 @@ fn tritons_own_client_is_content() {
         .add("throws", 1, torchscript::throws);
     let server = Server::start(models.options(BINARY));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/protocol/client.py");
-    let output = Command::new("python3")
+    let mut client = child::command("python3");
+    client
         .arg(script)
         .arg(server.address().to_string())
         .env("PYTHONPATH", cached("protocol-client"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()
-        .unwrap();
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = child::output(&mut client, Duration::from_secs(120)).unwrap();
     assert!(
         output.status.success(),
         "{}{}",

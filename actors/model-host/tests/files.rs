@@ -5,23 +5,14 @@
 #[allow(dead_code)] // Each test binary uses another part.
 mod owner;
 
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, io::Write, path::Path, process::Output};
 
 use headroom_test_support::torchscript::{self, Script};
 use owner::*;
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 fn check(path: &Path) -> (Output, serde_json::Value) {
-    let output = Command::new(BINARY)
-        .arg("--check")
-        .arg(path)
-        .output()
-        .unwrap();
+    let output = run(&["--check".as_ref(), path.as_os_str()]);
     let report = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", path.display()));
     (output, report)

@@ -8,6 +8,7 @@ mod owner;
 use std::net::Shutdown;
 
 use headroom_model_protocol::*;
+use headroom_test_support::child;
 use headroom_test_support::torchscript::{self, Fill, Script};
 use owner::*;
 
@@ -632,11 +633,7 @@ fn crashes_end_only_the_host() {
     assert_eq!(host.process.as_mut().unwrap().wait().signal(), Some(11));
 
     let (_folder, path) = model(torchscript::crashes_on_load);
-    let output = std::process::Command::new(BINARY)
-        .arg("--check")
-        .arg(path)
-        .output()
-        .unwrap();
+    let output = run(&["--check".as_ref(), path.as_os_str()]);
     assert_eq!(output.status.signal(), Some(11), "{output:?}");
 }
 
@@ -681,13 +678,8 @@ fn the_sample_model_listens() {
 fn a_host_that_is_told_nothing_ends_with_its_socket() {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let stdin = std::process::Stdio::from(std::os::fd::OwnedFd::from(theirs));
-    let mut process = Process(
-        std::process::Command::new(BINARY)
-            .arg("--serve")
-            .stdin(stdin)
-            .spawn()
-            .unwrap(),
-    );
+    let serve = child::start(child::command(BINARY).arg("--serve").stdin(stdin));
+    let mut process = Process(serve.unwrap());
     drop(ours);
     assert_eq!(process.wait().code(), Some(0));
 }

@@ -5,7 +5,7 @@
 #[allow(dead_code)] // Each test binary uses another part.
 mod owner;
 
-use std::{fs, io::Read, process::Command};
+use std::{fs, io::Read};
 
 use headroom_model_protocol::*;
 use headroom_test_support::torchscript;
@@ -243,14 +243,10 @@ fn an_address_space_limit_makes_a_load_fail_not_the_machine() {
 #[test]
 fn unknown_arguments_are_refused_in_one_line() {
     for arguments in [&[][..], &["--frob"], &["--check"], &["--zygote", "x"]] {
-        let output = Command::new(BINARY).args(arguments).output().unwrap();
+        let output = run(arguments);
         assert_eq!(output.status.code(), Some(64));
         assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 1);
     }
-    let output = Command::new(BINARY)
-        .arg("--zygote")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
+    let output = run(&["--zygote"]);
     assert_eq!(output.status.code(), Some(76));
 }

@@ -143,6 +143,10 @@ impl ProcessSpec {
         &self.readiness
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the server makes commands"
+    )]
     fn command(&self) -> Command {
         // The kernel forgets the request when a process changes its user, so it is made by whoever
         // comes after that change, and before the program.
@@ -450,6 +454,7 @@ pub(super) async fn ready_when(readiness: &Readiness, line_seen: &Notify) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use headroom_test_support::capability::skip;
 
     #[test]
     fn inherited_protection_is_taken_back_and_nothing_else_is_touched() {
@@ -469,7 +474,7 @@ mod tests {
     fn a_process_ends_with_its_server_as_the_user_that_it_runs_as() {
         use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
         if setpriv().is_none() {
-            return; // It is not promised without.
+            return skip("it is not promised without the setpriv of util-linux");
         }
         let is_root = nix::unistd::Uid::effective().is_root();
         let server = std::thread::spawn(move || {

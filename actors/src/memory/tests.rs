@@ -1,11 +1,13 @@
 //! The room as a whole: its actor under a supervisor, reading trees of files or real processes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use headroom_test_support::capability::skip;
+use headroom_test_support::cgroup::{Group, Version};
+use headroom_test_support::child;
 use tokio::time::{Instant, sleep};
 
 use super::allocator::Allocator;
@@ -472,57 +474,20 @@ fn the_real_tree_is_read_and_shown() {
     });
 }
 
-/// A control group of version 1 with one process in it, gone when dropped.
-struct RealGroup {
-    directory: PathBuf,
-    member: std::process::Child,
-}
-
-impl RealGroup {
-    /// `None` where this process may not make one.
-    fn new(limit: u64) -> Option<Self> {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let mut lines = groups.lines();
-        let own = lines.find_map(|line| line.split_once(":memory:"))?.1;
-        let name = format!("headroom-test-{}", std::process::id());
-        let directory = Path::new("/sys/fs/cgroup/memory")
-            .join(own.trim_start_matches('/'))
-            .join(name);
-        fs::create_dir(&directory).ok()?;
-        let member = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let group = Self { directory, member };
-        let write = |file, value: u64| fs::write(group.directory.join(file), value.to_string());
-        write("memory.limit_in_bytes", limit).unwrap();
-        write("cgroup.procs", group.member.id().into()).unwrap();
-        Some(group)
-    }
-}
-
-impl Drop for RealGroup {
-    fn drop(&mut self) {
-        self.member.kill().unwrap();
-        self.member.wait().unwrap();
-        // The kernel may need a moment more to see it empty.
-        let deadline = std::time::Instant::now() + WITHIN;
-        while let Err(error) = fs::remove_dir(&self.directory) {
-            assert!(std::time::Instant::now() < deadline, "{error}");
-            std::thread::yield_now();
-        }
-    }
-}
-
 #[test]
 fn a_real_group_of_version_1_limits_what_is_in_it() {
     const LIMIT: u64 = 64 << 20;
-    let Some(group) = RealGroup::new(LIMIT) else {
-        eprintln!("skipped: no control group of version 1 can be made here");
+    let Some(group) = Group::new("reading", LIMIT) else {
         return;
     };
-    let pid = group.member.id();
+    if group.version() != Version::V1 {
+        return skip("control groups are of version 2 here");
+    }
+    // It waits for the end of its input.
+    let mut cat = child::command("cat");
+    let member = child::start(cat.stdin(Stdio::piped())).unwrap();
+    let pid = member.id();
+    fs::write(group.path("cgroup.procs"), pid.to_string()).unwrap();
     let mut sampler = Sampler::new(&System::of(pid), Arc::new(Allocator::new()));
     let reading = sampler.read(&MemoryConfig::default()).unwrap();
     assert_eq!(reading.budget.source, BudgetSource::CgroupV1);

@@ -1,9 +1,12 @@
 //! One peer, measured once: its process, watched from outside.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use headroom_test_support::child;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -83,6 +86,7 @@ struct Process {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    errors: File,
 }
 
 impl Process {
@@ -90,17 +94,20 @@ impl Process {
         let failed = |error| Error::io(format!("cannot start {}", peer.label))(error);
         let mut command = match peer.program {
             Program::Own => {
-                let mut own = Command::new(std::env::current_exe().map_err(failed)?);
+                let mut own = child::command(std::env::current_exe().map_err(failed)?);
                 own.args([scenario, "--peer", peer.name]);
                 own
             }
             Program::Node(file) => {
-                let mut node = Command::new("node");
+                let mut node = child::command("node");
                 node.arg(node_folder().join(file));
                 node
             }
         };
+        let errors = tempfile::tempfile().map_err(failed)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(errors.try_clone().map_err(failed)?);
+        let mut command = Command::from(command);
         let mut child = command.kill_on_drop(true).spawn().map_err(failed)?;
         let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::Program(format!("{} has no pipes", peer.label)));
@@ -113,6 +120,7 @@ impl Process {
             child,
             input,
             output: BufReader::new(output).lines(),
+            errors,
         })
     }
 
@@ -145,7 +153,12 @@ impl Process {
     async fn line(&mut self) -> Result<String, Error> {
         let line = self.output.next_line().await;
         let line = line.map_err(Error::io(format!("cannot listen to {}", self.label)))?;
-        line.ok_or_else(|| Error::Program(format!("{} ended without a word", self.label)))
+        line.ok_or_else(|| {
+            let mut errors = String::new();
+            self.errors.rewind().ok();
+            self.errors.read_to_string(&mut errors).ok();
+            Error::Program(format!("{} ended too early: {errors}", self.label))
+        })
     }
 
     fn strange(&self) -> Error {
@@ -167,7 +180,7 @@ impl Process {
 
 /// Why the peers in JavaScript cannot run, if they cannot.
 pub(super) fn node_is_missing(modules: &Path) -> Option<&'static str> {
-    let node = std::process::Command::new("node").arg("--version").output();
+    let node = child::output(child::command("node").arg("--version"), PATIENCE);
     if node.is_err() {
         return Some("node is missing");
     }

@@ -1,8 +1,12 @@
 //! From exec to the first answer on `/v2/health/live`.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
+
+use headroom_test_support::child::{self, Child};
 
 use super::pause;
 use crate::Error;
@@ -30,38 +34,44 @@ pub(crate) fn cold_start(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
     ])
 }
 
-/// A process that ends with its scope.
-struct Started(Child);
+/// Says that it is there, and becomes the server once it reads a line: what comes before is not measured.
+const AT_A_WORD: &str = "echo && read -r _ && exec \"$0\" serve </dev/null >/dev/null";
 
-impl Drop for Started {
-    fn drop(&mut self) {
-        // Either fails only when it has ended already.
-        self.0.kill().ok();
-        self.0.wait().ok();
+/// Starts a server, and gives the moment of its `exec`.
+fn exec(
+    server: &Path,
+    folder: &Path,
+    addresses: [SocketAddr; 2],
+) -> std::io::Result<(Child, Instant)> {
+    let mut command = child::command("sh");
+    command
+        .args(["-c", AT_A_WORD])
+        .arg(server)
+        .env("HEADROOM__SERVER__LISTEN", addresses[0].to_string())
+        .env("HEADROOM__SERVER__ADMIN_LISTEN", addresses[1].to_string())
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = child::start(&mut command)?;
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    if let (Some(mut input), Some(mut output)) = (input, output) {
+        output.read_exact(&mut [0])?;
+        let begun = Instant::now();
+        input.write_all(b"\n")?;
+        return Ok((child, begun));
     }
+    Err(std::io::Error::other("the process has no pipes"))
 }
 
 fn start_once(binaries: &Binaries) -> Result<Duration, Error> {
     let folder = tempfile::tempdir().map_err(Error::io("cannot make a folder"))?;
-    let (listen, admin) = free_addresses().map_err(Error::io("no free port"))?;
-    let mut command = Command::new(&binaries.server);
-    command
-        .arg("serve")
-        .env("HEADROOM__SERVER__LISTEN", listen.to_string())
-        .env("HEADROOM__SERVER__ADMIN_LISTEN", admin.to_string())
-        .current_dir(folder.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let begun = Instant::now();
-    let process = command
-        .spawn()
-        .map_err(Error::io("cannot start the server"));
-    let _process = Started(process?);
+    let addresses = free_addresses().map_err(Error::io("no free port"))?;
+    let started = exec(&binaries.server, folder.path(), addresses);
+    let (_server, begun) = started.map_err(Error::io("cannot start the server"))?;
     let request = Request::get("/v2/health/live");
     loop {
         // Refused until it listens; answered once it serves.
-        let asked = Connection::open(listen).and_then(|mut it| it.ask(&request).map(drop));
+        let asked = Connection::open(addresses[0]).and_then(|mut it| it.ask(&request).map(drop));
         match asked {
             Ok(()) => return Ok(begun.elapsed()),
             Err(error) if begun.elapsed() > GIVE_UP_AFTER => return Err(error),
@@ -70,11 +80,12 @@ fn start_once(binaries: &Binaries) -> Result<Duration, Error> {
     }
 }
 
-fn free_addresses() -> std::io::Result<(SocketAddr, SocketAddr)> {
+/// For requests, and for health and metrics.
+fn free_addresses() -> std::io::Result<[SocketAddr; 2]> {
     // Both at once, so that they differ.
     let (one, two) = (
         TcpListener::bind("127.0.0.1:0")?,
         TcpListener::bind("127.0.0.1:0")?,
     );
-    Ok((one.local_addr()?, two.local_addr()?))
+    Ok([one.local_addr()?, two.local_addr()?])
 }

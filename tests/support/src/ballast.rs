@@ -45,7 +45,9 @@ impl Ballast {
         let grow = "import sys\nfor line in sys.stdin:\n  held = None\n  \
                     held = bytearray(b'x') * int(line)";
         let pipe = self.pipe.display();
-        let start = format!("python3 -c \"{grow}\" < '{pipe}' & exec \"$0\" \"$@\"");
+        let start = format!(
+            "setpriv --pdeathsig KILL python3 -c \"{grow}\" < '{pipe}' & exec \"$0\" \"$@\""
+        );
         Server::start(options.launched_by(&["sh", "-c", &start]))
     }
 

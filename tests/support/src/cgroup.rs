@@ -1,4 +1,8 @@
 //! A memory control group of the test's own, of whichever version this machine has.
+//!
+//! Groups are made at the top of the memory hierarchy, never below the group that the tests run in: whoever runs
+//! the tests may wait for its group to become empty, and a test that is killed leaves its group behind. What was
+//! left is removed by the next test that makes one.
 
 #![expect(
     clippy::expect_used,
@@ -7,15 +11,40 @@
     reason = "how a test fails, and what it tells then"
 )]
 
+use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::capability::skip;
+use crate::process_tree;
 use crate::server::{Options, Server};
-use crate::wait::wait_for;
+use crate::wait::pause;
 
-/// The kernel may need a moment to see that a group is empty.
-const EMPTY_WITHIN: Duration = Duration::from_secs(30);
+/// How long what is in a group may take to go once it is killed.
+const EMPTY_WITHIN: Duration = Duration::from_secs(10);
+
+/// The same for a group that somebody else has left.
+const STALE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often a group is made when others remove the folder above it meanwhile.
+const ATTEMPTS: usize = 100;
+
+/// Where the memory controller of version 1 shows its groups.
+const V1_TOP: &str = "/sys/fs/cgroup/memory";
+
+/// Where version 2 shows all groups.
+const V2_TOP: &str = "/sys/fs/cgroup";
+
+/// Of version 2: below the top, since a group may hand out controllers only if it has no processes.
+const V2_SLICE: &str = "headroom-tests";
+
+/// What the names of all groups begin with.
+const PREFIX: &str = "headroom-test";
 
 /// Which of the kernel's two interfaces a group has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +55,7 @@ pub enum Version {
     V2,
 }
 
-/// A group below our own, removed when dropped. Drop what runs in it first.
+/// A group at the top of the hierarchy. Whatever is in it is killed when it is dropped, and it is removed.
 #[derive(Debug)]
 pub struct Group {
     folder: PathBuf,
@@ -34,32 +63,56 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group with this limit, in bytes. `None`, with the reason printed, where none can be made.
+    /// A group with this limit, in bytes. `None`, with the reason printed, where none can be made. Removes the
+    /// groups of tests that were killed.
     ///
     /// # Panics
     /// The same, where the variable `CI` is set: there nothing may be left untested.
     pub fn new(name: &str, limit: u64) -> Option<Self> {
-        let made = v1_parent()
-            .and_then(|parent| Self::make(&parent, Version::V1, name, limit))
-            .or_else(|v1| {
-                let made =
-                    v2_parent().and_then(|parent| Self::make(&parent, Version::V2, name, limit));
-                made.map_err(|v2| format!("version 1: {v1}; version 2: {v2}"))
-            });
-        match made {
-            Ok(group) => Some(group),
-            Err(reason) if std::env::var_os("CI").is_some() => {
-                panic!("no memory control group can be made: {reason}")
-            }
-            Err(reason) => {
-                println!("skipped: no memory control group can be made: {reason}");
-                None
+        let made = Self::v1(name, limit).or_else(|v1| {
+            let made = Self::v2(name, limit);
+            made.map_err(|v2| format!("version 1: {v1}; version 2: {v2}"))
+        });
+        made.map_err(|reason| skip(&format!("no memory control group can be made: {reason}")))
+            .ok()
+    }
+
+    fn v1(name: &str, limit: u64) -> Result<Self, String> {
+        // Only the top of the whole hierarchy has this file.
+        let is_top = Path::new(V1_TOP).join("release_agent").exists();
+        outside_own(is_top, |controllers| {
+            controllers.split(',').any(|it| it == "memory")
+        })?;
+        remove_stale(Path::new(V1_TOP));
+        Self::make(Path::new(V1_TOP), Version::V1, name, limit)
+    }
+
+    fn v2(name: &str, limit: u64) -> Result<Self, String> {
+        let top = Path::new(V2_TOP);
+        // Every group but the top of the whole hierarchy has this file.
+        outside_own(!top.join("cgroup.type").exists(), str::is_empty)?;
+        let controllers = text(&top.join("cgroup.subtree_control"))?;
+        if !controllers.split_whitespace().any(|it| it == "memory") {
+            return Err(
+                "the top group does not hand out the memory controller, and is not ours to change"
+                    .to_owned(),
+            );
+        }
+        let slice = top.join(V2_SLICE);
+        remove_stale(&slice);
+        let mut made = Err(String::new());
+        // Another test that ends removes the slice whenever it is empty.
+        for _ in 0..ATTEMPTS {
+            made = make_slice(&slice).and_then(|()| Self::make(&slice, Version::V2, name, limit));
+            if made.is_ok() || slice.exists() {
+                break;
             }
         }
+        made
     }
 
     fn make(parent: &Path, version: Version, name: &str, limit: u64) -> Result<Self, String> {
-        let folder = parent.join(format!("headroom-{name}-{}", std::process::id()));
+        let folder = parent.join(format!("{PREFIX}-{}-{name}", Maker::this_process()));
         let failed = |error| format!("{}: {error}", folder.display());
         fs::create_dir(&folder).map_err(failed)?;
         let group = Self { folder, version };
@@ -69,13 +122,15 @@ impl Group {
         Ok(group)
     }
 
+    /// The command by which a shell enters the group, with all that it starts from then on.
+    pub fn enter(&self) -> String {
+        format!("echo $$ > '{}'", self.path("cgroup.procs").display())
+    }
+
     /// A server that is in the group from its first instruction on.
     #[track_caller]
     pub fn serve(&self, options: Options) -> Server {
-        let enter = format!(
-            "echo $$ > '{}' && exec \"$0\" \"$@\"",
-            self.path("cgroup.procs").display()
-        );
+        let enter = format!("{} && exec \"$0\" \"$@\"", self.enter());
         Server::start(options.launched_by(&["sh", "-c", &enter]))
     }
 
@@ -138,7 +193,8 @@ impl Group {
         fs::read_to_string(self.path(file)).expect("a group's file")
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    /// One of its files.
+    pub fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
 
@@ -152,42 +208,130 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // It can go once its last process has been waited for.
-            wait_for(EMPTY_WITHIN, || fs::remove_dir(&self.folder));
-            return;
+        let removed = remove(&self.folder, EMPTY_WITHIN);
+        if self.version == Version::V2 {
+            // It stays while there are groups of other tests in it.
+            self.folder.parent().map(fs::remove_dir);
         }
-        fs::remove_dir(&self.folder).ok();
+        if let Err(error) = removed
+            && !std::thread::panicking()
+        {
+            panic!("{} cannot be removed: {error}", self.folder.display());
+        }
     }
 }
 
-fn text(path: &str) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
+/// The process that made a group, as the group's name says it. Process ids are used again, so its start belongs to
+/// it; and they mean nothing in another namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Maker {
+    namespace: String,
+    pid: u32,
+    started: u64,
 }
 
-/// Our own group in the hierarchy whose controllers satisfy `is_it`.
-fn own_group(is_it: impl Fn(&str) -> bool) -> Result<String, String> {
-    let groups = text("/proc/self/cgroup")?;
+impl Maker {
+    fn this_process() -> Self {
+        let pid = std::process::id();
+        Self {
+            namespace: own_namespace(),
+            pid,
+            started: process_tree::started(pid).expect("this process runs"),
+        }
+    }
+
+    /// As it is written in the name of a group.
+    fn of_group(name: &str) -> Option<Self> {
+        let mut words = name.strip_prefix(PREFIX)?.strip_prefix('-')?.splitn(4, '-');
+        Some(Self {
+            namespace: words.next()?.to_owned(),
+            pid: words.next()?.parse().ok()?,
+            started: words.next()?.parse().ok()?,
+        })
+    }
+
+    /// Whether it is known to have ended.
+    fn has_ended(&self) -> bool {
+        self.namespace == own_namespace() && process_tree::started(self.pid) != Some(self.started)
+    }
+}
+
+impl fmt::Display for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.namespace, self.pid, self.started)
+    }
+}
+
+/// The number of the namespace that our process ids are of.
+fn own_namespace() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let digits = link.to_string_lossy();
+    digits.chars().filter(char::is_ascii_digit).collect()
+}
+
+/// Removes the groups whose makers have ended. Others may do the same at the same time.
+fn remove_stale(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let maker = entry.file_name().to_str().and_then(Maker::of_group);
+        if maker.is_some_and(|maker| maker.has_ended())
+            && let Err(error) = remove(&entry.path(), STALE_WITHIN)
+        {
+            println!("{} is left: {error}", entry.path().display());
+        }
+    }
+}
+
+/// Kills what is in a group, and removes it once it is empty. A group that is gone is no error.
+fn remove(folder: &Path, within: Duration) -> io::Result<()> {
+    let end = Instant::now() + within;
+    loop {
+        kill_members(folder);
+        match fs::remove_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() >= end => return Err(error),
+            Err(_) => pause(),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn kill_members(folder: &Path) {
+    let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    for pid in members.lines().filter_map(|line| line.parse().ok()) {
+        // 0 stands for a process of another namespace, and would reach our own group here.
+        if pid > 0 {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Fails where the highest group that we see is our own and not the top of the hierarchy, as in a container: a group
+/// that is made there is below ours.
+fn outside_own(is_top: bool, is_hierarchy: impl Fn(&str) -> bool) -> Result<(), String> {
+    let groups = text(Path::new("/proc/self/cgroup"))?;
     let own = groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next()?;
         let group = fields.next()?;
-        is_it(controllers).then(|| group.trim_start_matches('/').to_owned())
+        is_hierarchy(controllers).then_some(group)
     });
-    own.ok_or_else(|| "this process is in no such group".to_owned())
+    match own {
+        None => Err("this process is in no such group".to_owned()),
+        Some("/") if !is_top => Err("it would be below the group that the tests run in".to_owned()),
+        Some(_) => Ok(()),
+    }
 }
 
-fn v1_parent() -> Result<PathBuf, String> {
-    let own = own_group(|controllers| controllers.split(',').any(|it| it == "memory"))?;
-    Ok(Path::new("/sys/fs/cgroup/memory").join(own))
-}
-
-/// Groups below ours get the memory controller; that needs a group without processes of its own, or
-/// the top one.
-fn v2_parent() -> Result<PathBuf, String> {
-    let own = own_group(str::is_empty)?;
-    let parent = Path::new("/sys/fs/cgroup").join(own);
-    let control = parent.join("cgroup.subtree_control");
-    fs::write(&control, "+memory").map_err(|error| format!("{}: {error}", control.display()))?;
-    Ok(parent)
+/// The group that those of version 2 are in.
+fn make_slice(slice: &Path) -> Result<(), String> {
+    let failed = |error| format!("{}: {error}", slice.display());
+    match fs::create_dir(slice) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    fs::write(slice.join("cgroup.subtree_control"), "+memory").map_err(failed)
 }

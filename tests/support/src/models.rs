@@ -5,15 +5,19 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::child;
 use crate::server::Options;
 
 /// The sample model's name, in requests and on disk.
 pub const SAMPLE: &str = "silero-vad";
+
+/// Longest time for all that [`Bare`] is asked for.
+const BARE_WITHIN: Duration = Duration::from_secs(120);
 
 /// Samples in one row of the sample model's input.
 pub const SAMPLE_CHUNK: usize = 512;
@@ -172,7 +176,7 @@ impl Bare {
         struct Report {
             outputs: Vec<Vec<f32>>,
         }
-        let mut command = Command::new(beside(binary, "examples/bare_forward"));
+        let mut command = child::command(beside(binary, "examples/bare_forward"));
         command.arg(sample_file()).arg(speech_60s());
         let numbers = [
             ("--skip", self.skip),
@@ -185,7 +189,7 @@ impl Bare {
         if self.fresh {
             command.arg("--fresh");
         }
-        let output = command.output().expect("bare_forward starts");
+        let output = child::output(&mut command, BARE_WITHIN).expect("bare_forward runs");
         if !output.status.success() {
             panic!(
                 "bare_forward: {}: {}",

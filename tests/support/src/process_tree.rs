@@ -43,6 +43,14 @@ pub fn is_alive(pid: u32) -> bool {
     Stat::read(pid).is_some_and(|stat| !stat.is_zombie)
 }
 
+/// When the process `pid` was started, in the kernel's ticks since the machine's start: together with `pid` it names
+/// one process for good. `None` when it has ended.
+pub fn started(pid: u32) -> Option<u64> {
+    Stat::read(pid)
+        .filter(|stat| !stat.is_zombie)
+        .map(|stat| stat.started)
+}
+
 fn entries(folder: &str) -> usize {
     fs::read_dir(folder).map_or(0, Iterator::count)
 }
@@ -83,6 +91,7 @@ struct Stat {
     parent: u32,
     name: String,
     is_zombie: bool,
+    started: u64,
 }
 
 impl Stat {
@@ -96,7 +105,9 @@ impl Stat {
             pid,
             parent: fields.next()?.parse().ok()?,
             name: head.split_once('(')?.1.to_owned(),
-            is_zombie: state == "Z",
+            is_zombie: state == "Z" || state == "X",
+            // The 22nd of all fields; the name is the second, its parent the fourth.
+            started: fields.nth(17)?.parse().ok()?,
         })
     }
 }

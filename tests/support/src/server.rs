@@ -16,14 +16,16 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::child::{self, Child};
 use crate::wait::wait_for;
 
 /// Longest time from the start of a process to its answering, on a busy machine.
@@ -74,9 +76,9 @@ impl Options {
 
     fn command(&self) -> Command {
         let Some((program, arguments)) = self.launcher.split_first() else {
-            return Command::new(&self.binary);
+            return child::command(&self.binary);
         };
-        let mut command = Command::new(program);
+        let mut command = child::command(program);
         command.args(arguments).arg(&self.binary);
         command
     }
@@ -131,11 +133,10 @@ impl Server {
             .arg(folder.path().join("ready.json"))
             .envs(options.environment)
             .current_dir(folder.path())
-            .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .process_group(0);
-        let child = command.spawn().expect("the binary starts");
+        let child = child::start(&mut command).expect("the binary starts");
         let mut server = Self {
             child,
             folder,
@@ -154,8 +155,7 @@ impl Server {
     fn wait_until_ready(&mut self) -> Addresses {
         let path = self.ready_file();
         wait_for(START_DEADLINE, || {
-            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
-                self.ended = true;
+            if let Some(status) = self.try_wait() {
                 panic!("the server ended while starting: {status}");
             }
             let text = fs::read_to_string(&path).map_err(|error| error.to_string())?;
@@ -260,17 +260,35 @@ impl Server {
     /// When it has not in time; with its log.
     #[track_caller]
     pub fn wait_for_end(&mut self, deadline: Duration) -> ExitStatus {
-        let status = wait_for(deadline, || {
-            let status = self.child.try_wait().expect("the child can be waited for");
-            status.ok_or("still running")
-        });
+        wait_for(deadline, || self.try_wait().ok_or("still running"))
+    }
+
+    /// How it ended, if it has. What is left of its process group is killed then.
+    fn try_wait(&mut self) -> Option<ExitStatus> {
+        if !self.ended && has_ended(self.process()) {
+            self.kill_group();
+        }
+        self.ended
+            .then(|| self.child.wait().expect("the child can be waited for"))
+    }
+
+    /// Kills the whole group. Its leader must not have been waited for: until then nobody else's group has its id.
+    fn kill_group(&mut self) {
+        killpg(self.process(), Signal::SIGKILL).ok();
+        self.child.wait().ok();
         self.ended = true;
-        status
     }
 
     fn process(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are small"))
     }
+}
+
+/// Whether a child of ours has ended; it can still be waited for afterwards.
+fn has_ended(child: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let status = waitid(Id::Pid(child), flags).expect("the child can be waited for");
+    status != WaitStatus::StillAlive
 }
 
 fn client() -> reqwest::Client {
@@ -286,10 +304,8 @@ async fn answer(request: reqwest::RequestBuilder) -> reqwest::Response {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The group outlives its leader as long as anything of it lives.
-        killpg(self.process(), Signal::SIGKILL).ok();
         if !self.ended {
-            self.child.wait().ok();
+            self.kill_group();
         }
         if std::thread::panicking() {
             println!("--- log of the server ---\n{}", self.log());

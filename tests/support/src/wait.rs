@@ -53,6 +53,6 @@ where
     clippy::disallowed_methods,
     reason = "the one place that sleeps, so that no test has to"
 )]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(INTERVAL);
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    ffi::OsStr,
     fs::File,
     io::{self, Read, Write},
     os::{
@@ -9,11 +10,12 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Output, Stdio},
     time::Duration,
 };
 
 use headroom_model_protocol::*;
+use headroom_test_support::child::{self, Child};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -169,11 +171,11 @@ impl Host {
     /// Starts `--serve` and has it load a model.
     pub(crate) fn serve(start: Start) -> (Self, HostReply) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let process = Command::new(BINARY)
+        let mut serve = child::command(BINARY);
+        serve
             .arg("--serve")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .unwrap();
+            .stdin(Stdio::from(OwnedFd::from(theirs)));
+        let process = child::start(&mut serve).unwrap();
         let mut host = Self::over(ours);
         host.process = Some(Process(process));
         let reply = host.start(start);
@@ -310,20 +312,14 @@ pub(crate) struct Process(pub(crate) Child);
 impl Process {
     /// Waits for its end.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
-        let mut status = None;
-        wait_for("the process to end", || {
-            status = self.0.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        let status = self.0.wait_within(DEADLINE).unwrap();
+        status.expect("the process ends")
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+/// Runs the binary to its end.
+pub(crate) fn run(arguments: &[impl AsRef<OsStr>]) -> Output {
+    child::output(child::command(BINARY).args(arguments), DEADLINE).unwrap()
 }
 
 /// The server's end of a zygote.
@@ -339,11 +335,11 @@ pub(crate) struct Zygote {
 impl Zygote {
     pub(crate) fn spawn() -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let process = Command::new(BINARY)
+        let mut zygote = child::command(BINARY);
+        zygote
             .arg("--zygote")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .unwrap();
+            .stdin(Stdio::from(OwnedFd::from(theirs)));
+        let process = child::start(&mut zygote).unwrap();
         let mut line = Line::new(ours);
         let Some(Frame {
             header: ZygoteReply::Ready { pid },

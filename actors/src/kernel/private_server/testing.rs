@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
+use headroom_test_support::child;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -133,7 +134,7 @@ impl World {
 
     /// A command as the owner of the server's folder, when somebody else than root is wanted.
     pub(crate) fn as_owner(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
+        let mut command = Command::from(child::command(program));
         if nix::unistd::Uid::effective().is_root() {
             let owner = self.folder().metadata().unwrap();
             command.uid(owner.uid()).gid(owner.gid());

@@ -1,12 +1,15 @@
 //! Certificates for servers of tests.
 
 use std::path::Path;
-use std::process::Command;
+use std::time::Duration;
+
+use headroom_test_support::child;
 
 /// A certificate for `localhost`, signed by itself, and its key.
 pub(crate) fn certificate(folder: &Path) -> (Vec<u8>, Vec<u8>) {
     let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
-    let made = Command::new("openssl")
+    let mut openssl = child::command("openssl");
+    openssl
         .args([
             "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
         ])
@@ -20,9 +23,8 @@ pub(crate) fn certificate(folder: &Path) -> (Vec<u8>, Vec<u8>) {
         .arg("-keyout")
         .arg(&key)
         .arg("-out")
-        .arg(&certificate)
-        .output()
-        .unwrap();
+        .arg(&certificate);
+    let made = child::output(&mut openssl, Duration::from_secs(60)).unwrap();
     assert!(made.status.success(), "{made:?}");
     (
         std::fs::read(certificate).unwrap(),

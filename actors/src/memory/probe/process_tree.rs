@@ -348,8 +348,9 @@ impl Probe for ProcessTree {
 mod tests {
     use super::super::fixture::{Fixture, stat};
     use super::*;
+    use headroom_test_support::child::{self, Child};
     use std::io::Write;
-    use std::process::{Child, Command, Stdio};
+    use std::process::Stdio;
 
     fn names(tree: &TreeUsage) -> Vec<(i32, &str)> {
         let named = tree.processes.iter();
@@ -557,13 +558,11 @@ mod tests {
         fn new(bytes: usize) -> Self {
             // tail keeps all it was given, since there is no line end in it, until its input ends.
             let script = format!("{{ head -c {bytes} /dev/zero; cat; }} | tail");
-            let child = Command::new("sh")
-                .args(["-c", &script])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
-            Self { child }
+            let mut shell = child::command("sh");
+            shell.args(["-c", &script]).stdin(Stdio::piped());
+            Self {
+                child: child::start(&mut shell).unwrap(),
+            }
         }
     }
 
@@ -572,7 +571,8 @@ mod tests {
             let mut input = self.child.stdin.take().unwrap();
             input.flush().unwrap();
             drop(input);
-            self.child.wait().unwrap();
+            let ended = self.child.wait_within(Duration::from_secs(20)).unwrap();
+            assert!(ended.is_some(), "it ends with its input");
         }
     }
 
@@ -606,10 +606,9 @@ mod tests {
 
     #[test]
     fn processes_that_come_and_go_are_no_error() {
-        let mut busy = Command::new("sh")
-            .args(["-c", "for i in 1 2 3 4 5 6 7 8 9; do for j in 1 2 3 4 5 6 7 8 9; do (:) & done; wait; done"])
-            .spawn()
-            .unwrap();
+        let come_and_go = "for i in 1 2 3 4 5 6 7 8 9; do \
+                           for j in 1 2 3 4 5 6 7 8 9; do (:) & done; wait; done";
+        let mut busy = child::start(child::command("sh").args(["-c", come_and_go])).unwrap();
         let mut tree = ProcessTree::new(&System::default());
         while busy.try_wait().unwrap().is_none() {
             let usage = tree.read().unwrap();

@@ -170,8 +170,10 @@ fn watched(file: File) -> io::Result<AsyncFd<File>> {
 mod tests {
     use super::super::fixture::Fixture;
     use super::*;
-    use std::fs;
-    use std::time::{Duration, Instant};
+    use headroom_test_support::capability::skip;
+    use headroom_test_support::cgroup::Group;
+    use headroom_test_support::child;
+    use std::time::Duration;
 
     /// Runs in a runtime like that of the server.
     fn run<T>(test: impl Future<Output = T>) -> T {
@@ -223,48 +225,9 @@ mod tests {
         });
     }
 
-    /// A control group of version 1 with a tight limit, gone when dropped.
-    struct TightGroup {
-        directory: PathBuf,
-    }
-
-    impl TightGroup {
-        /// `None` where none can be made.
-        fn new(limit: u64) -> Option<Self> {
-            let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-            let own = groups
-                .lines()
-                .find_map(|line| line.split_once(":memory:"))?
-                .1;
-            let directory = Path::new("/sys/fs/cgroup/memory")
-                .join(own.trim_start_matches('/'))
-                .join(format!("headroom-stall-{}", std::process::id()));
-            fs::create_dir(&directory).ok()?;
-            let group = Self { directory };
-            fs::write(
-                group.directory.join("memory.limit_in_bytes"),
-                limit.to_string(),
-            )
-            .ok()?;
-            Some(group)
-        }
-    }
-
-    impl Drop for TightGroup {
-        fn drop(&mut self) {
-            // The kernel may need a moment to see it empty.
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while let Err(error) = fs::remove_dir(&self.directory) {
-                assert!(Instant::now() < deadline, "{error}");
-                std::thread::yield_now();
-            }
-        }
-    }
-
     #[test]
     fn a_real_stall_is_called() {
-        let Some(group) = TightGroup::new(8 << 20) else {
-            eprintln!("skipped: no control group of version 1 can be made here");
+        let Some(group) = Group::new("stall", 8 << 20) else {
             return;
         };
         run(async {
@@ -272,22 +235,17 @@ mod tests {
             let thresholds = ["some 1000 500000\0", "some 1000 2000000\0"];
             let mut watch = StallWatch::with_thresholds(&System::default(), &thresholds);
             if !watch.is_in_use() {
-                eprintln!("skipped: {:?}", watch.status());
-                return;
+                return skip(&format!("no stalls are told: {:?}", watch.status()));
             }
             let folder = tempfile::tempdir().unwrap();
             let script = format!(
-                "echo 0 > {}/cgroup.procs && while :; do head -c 200M /dev/zero > {}/file; done",
-                group.directory.display(),
+                "{} && while :; do head -c 200M /dev/zero > {}/file; done",
+                group.enter(),
                 folder.path().display()
             );
-            let mut churn = tokio::process::Command::new("sh")
-                .args(["-c", &script])
-                .kill_on_drop(true)
-                .spawn()
-                .unwrap();
+            let churn = child::start(child::command("sh").args(["-c", &script])).unwrap();
             let called = tokio::time::timeout(Duration::from_secs(30), watch.stalled()).await;
-            churn.kill().await.unwrap();
+            drop(churn);
             assert_eq!(called.unwrap().scope, Scope::Machine);
         });
     }

@@ -33,7 +33,8 @@ pub(super) const STALLS: &str = "stalls";
 pub(super) fn program(folder: &Path) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let script = format!(
-        "#!/bin/sh\n{ACTS}=1 exec '{}' --exact model::tests::fake::act --nocapture\n",
+        "#!/bin/sh\n{ACTS}=1 exec setpriv --pdeathsig KILL -- \
+         '{}' --exact model::tests::fake::act --nocapture\n",
         test.display()
     );
     let program = folder.join("host");

@@ -3,17 +3,20 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use headroom_test_support::capability::skip;
+use headroom_test_support::child;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::*;
 use crate::kernel::BudgetError;
 use crate::kernel::private_server::testing::{
-    World, is_alive, kill_and_wait, listens_on_tcp, mode, open_folder, pid, uid_of, until,
+    PATIENCE, World, is_alive, kill_and_wait, listens_on_tcp, mode, open_folder, pid, uid_of, until,
 };
 use crate::kernel::private_server::{SearchPath, ServerState};
-use crate::kernel::testing::disk::Disk;
+use crate::kernel::testing::disk::MountNamespace;
 
 fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
     embedded(config, world.supervisor.clone(), world.budget())
@@ -21,10 +24,11 @@ fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
 
 /// What a client of PostgreSQL's own says.
 async fn query(socket: &Socket, sql: &str) -> Result<String, String> {
-    let psql = Command::new("psql")
+    let psql = Command::from(child::command("psql"))
         .args([socket.url(), "-XAtqc", sql])
+        .kill_on_drop(true)
         .output();
-    let output = psql.await.unwrap();
+    let output = timeout(PATIENCE, psql).await.unwrap().unwrap();
     if output.status.success() {
         Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
     } else {
@@ -142,10 +146,9 @@ fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
     World::run(|world| async move {
         let (server, socket) = with_a_row(&world).await;
         // Somebody is in the middle of something: this process survives the postmaster for a while.
-        let busy = Command::new("psql")
+        let busy = Command::from(child::command("psql"))
             .args([socket.url(), "-XAtqc", "SELECT pg_sleep(60)"])
             .kill_on_drop(true)
-            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         for _ in 0..2 {
@@ -176,7 +179,6 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
                 folder.join("postgresql.conf").display()
             ))
             .current_dir(&folder)
-            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         until("the orphan is ready", || {
@@ -189,7 +191,11 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
         let socket = server.ensure().await.unwrap();
         assert_ne!(pid(&server.state()), pid_of_orphan);
         assert!(
-            orphan.wait().await.unwrap().success(),
+            timeout(PATIENCE, orphan.wait())
+                .await
+                .unwrap()
+                .unwrap()
+                .success(),
             "it was ended in order"
         );
         assert_row(&socket).await;
@@ -328,7 +334,7 @@ fn a_long_path_is_no_obstacle() {
 #[test]
 fn a_folder_that_its_user_cannot_reach_is_named() {
     if !nix::unistd::Uid::effective().is_root() {
-        return; // Only root runs it as somebody else.
+        return skip("only root runs it as somebody else");
     }
     World::run(|world| async move {
         use std::os::unix::fs::PermissionsExt;
@@ -366,6 +372,9 @@ fn without_memory_nothing_is_started() {
     });
 }
 
+/// How much is written at once to fill a disk, in bytes.
+const FILLING: usize = 1 << 16;
+
 /// Asks until it runs. What it is told until then must be that the disk is full.
 async fn once_there_is_room(server: &PrivateServer) -> Socket {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
@@ -381,10 +390,11 @@ async fn once_there_is_room(server: &PrivateServer) -> Socket {
 
 #[test]
 fn a_full_disk_is_told_of_and_it_starts_when_there_is_room() {
+    let Some(namespace) = MountNamespace::enter() else {
+        return;
+    };
     World::run(|world| async move {
-        let Some(disk) = Disk::mount(&world.home.path().join("disk"), 30) else {
-            return world;
-        };
+        let disk = namespace.disk(&world.home.path().join("disk"), 30);
         let mut config = world.config();
         config.folder = disk.path().join("server");
         let server = server(&world, config);
@@ -405,7 +415,11 @@ fn a_full_disk_is_told_of_and_it_starts_when_there_is_room() {
         // It gets full while the server runs, and the server ends.
         let filler = disk.path().join("filler");
         let mut file = std::fs::File::create(&filler).unwrap();
-        while file.write_all(&[0; 1 << 16]).is_ok() {}
+        let mut written = 0;
+        while file.write_all(&[0; FILLING]).is_ok() {
+            written += FILLING as u64;
+            assert!(written <= disk.size(), "it does not get full");
+        }
         let before = pid(&server.state());
         hang_up(before, Signal::SIGKILL);
         // It may come back all the same, with what is allocated already; or it says what is wrong.

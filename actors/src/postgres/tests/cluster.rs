@@ -5,15 +5,20 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
+use headroom_test_support::child::{self, Child};
+use headroom_test_support::wait::wait_for;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 use tempfile::TempDir;
 
 /// How long a server may take to be there.
 const START_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long it may take to end.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// A user that the server may run as: PostgreSQL refuses root.
 #[derive(Clone, Copy)]
@@ -63,7 +68,7 @@ impl Cluster {
             "--locale=C",
             "-D",
         ]);
-        let done = initdb.arg(cluster.data()).output().unwrap();
+        let done = child::output(initdb.arg(cluster.data()), START_WITHIN).unwrap();
         assert!(done.status.success(), "{done:?}");
         let rules = "local all guarded scram-sha-256\nhost all guarded all scram-sha-256\n\
                      local all all trust\nlocal replication all trust\n\
@@ -87,7 +92,7 @@ impl Cluster {
             .arg(self.dir.path())
             .arg("-p")
             .arg(self.port.to_string());
-        let done = copy.output().unwrap();
+        let done = child::output(&mut copy, START_WITHIN).unwrap();
         assert!(done.status.success(), "{done:?}");
         replica.run();
         replica
@@ -96,11 +101,8 @@ impl Cluster {
     /// Makes a replica take writes.
     pub(super) fn promote(&self) {
         let mut promote = self.command("pg_ctl");
-        let done = promote
-            .args(["promote", "-w", "-D"])
-            .arg(self.data())
-            .output()
-            .unwrap();
+        promote.args(["promote", "-w", "-D"]).arg(self.data());
+        let done = child::output(&mut promote, START_WITHIN).unwrap();
         assert!(done.status.success(), "{done:?}");
     }
 
@@ -168,8 +170,8 @@ impl Cluster {
         let mut versions: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
         versions.sort();
         let newest = versions.pop().expect("PostgreSQL's binaries");
-        let mut command = Command::new(newest.join("bin").join(program));
-        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        let mut command = child::command(newest.join("bin").join(program));
+        command.current_dir(self.dir.path());
         if let Some(owner) = self.owner {
             command.uid(owner.uid).gid(owner.gid);
         }
@@ -178,23 +180,15 @@ impl Cluster {
 
     /// Starts the server and waits until it takes connections.
     pub(super) fn run(&mut self) {
-        let until = Instant::now() + START_WITHIN;
-        loop {
-            let mut process = self.spawn();
-            while process.try_wait().unwrap().is_none() {
-                assert!(
-                    Instant::now() < until,
-                    "the server does not start:\n{}",
-                    self.log()
-                );
-                if self.is_ready() {
-                    self.process = Some(process);
-                    return;
-                }
+        let mut process = self.spawn();
+        wait_for(START_WITHIN, || {
+            // What is left of a killed one may still stand in its way.
+            if process.try_wait().unwrap().is_some() {
+                process = self.spawn();
             }
-            // What is left of a killed one still goes.
-            assert!(Instant::now() < until, "the server ends:\n{}", self.log());
-        }
+            self.is_ready().then_some(()).ok_or_else(|| self.log())
+        });
+        self.process = Some(process);
     }
 
     fn spawn(&self) -> Child {
@@ -217,7 +211,7 @@ impl Cluster {
         for setting in &self.settings {
             command.args(["-c", setting]);
         }
-        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+        child::start(command.stderr(log)).unwrap()
     }
 
     fn is_ready(&self) -> bool {
@@ -229,7 +223,10 @@ impl Cluster {
             .arg("-h")
             .arg(self.dir.path());
         ready.arg("-p").arg(self.port.to_string());
-        ready.status().unwrap().success()
+        child::output(&mut ready, START_WITHIN)
+            .unwrap()
+            .status
+            .success()
     }
 
     fn log(&self) -> String {
@@ -238,25 +235,17 @@ impl Cluster {
 
     /// Kills the server's first process; the others notice.
     pub(super) fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        if let Some(mut process) = self.process.take() {
-            process.wait().unwrap();
-        }
+        self.process = None;
     }
 
     /// Ends it quickly, its connections with it.
     pub(super) fn stop(&mut self) {
-        self.signal(Signal::SIGQUIT);
-        if let Some(mut process) = self.process.take() {
-            process.wait().unwrap();
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(process) = &self.process {
-            let pid = Pid::from_raw(i32::try_from(process.id()).unwrap());
-            kill(pid, signal).ok();
-        }
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        let pid = Pid::from_raw(i32::try_from(process.id()).unwrap());
+        kill(pid, Signal::SIGQUIT).ok();
+        process.wait_within(STOP_WITHIN).unwrap();
     }
 }
 

@@ -3,14 +3,16 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use headroom_test_support::child;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::*;
 use crate::kernel::private_server::testing::{
-    World, is_alive, kill_and_wait, listens_on_tcp, mode, pid, uid_of, until,
+    PATIENCE, World, is_alive, kill_and_wait, listens_on_tcp, mode, pid, uid_of, until,
 };
 use crate::kernel::private_server::{SearchPath, ServerState};
-use crate::kernel::testing::disk::Disk;
+use crate::kernel::testing::disk::MountNamespace;
 use crate::redis::{Redis as Client, Role, cmd, pool, pool_config};
 
 fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
@@ -23,13 +25,14 @@ fn password(socket: &Socket) -> &str {
 
 /// What a client of Redis's own is answered.
 async fn ask(socket: &Socket, password: &str, command: &[&str]) -> String {
-    let client = Command::new("redis-cli")
+    let client = Command::from(child::command("redis-cli"))
         .arg("-s")
         .arg(socket.path())
         .env("REDISCLI_AUTH", password)
         .args(command)
+        .kill_on_drop(true)
         .output();
-    let output = client.await.unwrap();
+    let output = timeout(PATIENCE, client).await.unwrap().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -129,7 +132,6 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
             .as_owner("redis-server")
             .arg(folder.join("redis.conf"))
             .current_dir(&folder)
-            .stdout(Stdio::null())
             .spawn()
             .unwrap();
         until("the orphan listens", || {
@@ -139,7 +141,11 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
         assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
         let socket = server.ensure().await.unwrap();
         assert!(
-            orphan.wait().await.unwrap().success(),
+            timeout(PATIENCE, orphan.wait())
+                .await
+                .unwrap()
+                .unwrap()
+                .success(),
             "it was ended in order"
         );
         assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
@@ -213,10 +219,11 @@ fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
 
 #[test]
 fn a_disk_that_gets_full_under_load_loses_nothing_that_was_acknowledged() {
+    let Some(namespace) = MountNamespace::enter() else {
+        return;
+    };
     World::run(|world| async move {
-        let Some(disk) = Disk::mount(&world.home.path().join("disk"), 8) else {
-            return world;
-        };
+        let disk = namespace.disk(&world.home.path().join("disk"), 8);
         let mut config = world.config();
         config.folder = disk.path().join("server");
         let server = server(&world, config);

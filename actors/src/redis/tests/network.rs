@@ -2,9 +2,9 @@
 //! its own, and ends with its value.
 
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use headroom_test_support::child::{self, Child};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -96,15 +96,15 @@ impl Instance {
     /// Starts it, or starts it again over the same data, and waits until it answers.
     pub(super) async fn run(&mut self) {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = child::command("redis-server");
         let is_sentinel = self.arguments.iter().any(|it| it == "--sentinel");
         command.args(&self.arguments).current_dir(self.dir.path());
         if !is_sentinel {
             command.args(["--save", "", "--bind", "127.0.0.1"]);
             command.args(["--repl-diskless-sync-delay", "0"]);
         }
-        command.stdin(Stdio::null()).stdout(log);
-        self.process = Some(command.spawn().expect("redis-server is installed"));
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        self.process = Some(child::start(&mut command).expect("redis-server is installed"));
         let until = Instant::now() + START_WITHIN;
         loop {
             let answer = self.ask(&["PING"]);
@@ -144,10 +144,10 @@ impl Instance {
 
     /// What a client of Redis's own is answered.
     pub(super) fn ask(&self, command: &[&str]) -> String {
-        let mut client = Command::new("redis-cli");
+        let mut client = child::command("redis-cli");
         client.arg("-p").arg(self.port.to_string());
         client.args(&self.client).args(command);
-        let output = client.stdin(Stdio::null()).output().unwrap();
+        let output = child::output(&mut client, START_WITHIN).unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text).trim().to_owned()
     }
@@ -171,16 +171,7 @@ impl Instance {
 
     /// `kill -9`.
     pub(super) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().ok();
-            process.wait().ok();
-        }
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        self.kill();
+        self.process = None;
     }
 }
 
@@ -231,10 +222,10 @@ pub(super) async fn cluster() -> Vec<Instance> {
         arguments.extend(["--cluster-require-full-coverage", "no"]);
         nodes.push(Instance::start(&arguments).await);
     }
-    let mut create = Command::new("redis-cli");
+    let mut create = child::command("redis-cli");
     create.args(["--cluster", "create"]);
     create.args(nodes.iter().map(|node| node.address().to_string()));
-    let done = create.arg("--cluster-yes").output().unwrap();
+    let done = child::output(create.arg("--cluster-yes"), START_WITHIN).unwrap();
     assert!(done.status.success(), "{done:?}");
     for node in &nodes {
         node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;

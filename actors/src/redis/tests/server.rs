@@ -1,9 +1,9 @@
 //! A real `redis-server` of the test's own: on a Unix socket in a folder of its own, without TCP.
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use headroom_test_support::child::{self, Child};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -42,11 +42,10 @@ impl RealServer {
 
     /// Starts it, or starts it again over the same data.
     pub(super) fn run(&mut self) {
-        let mut command = Command::new("redis-server");
+        let mut command = child::command("redis-server");
         command.args(["--port", "0", "--save", "", "--unixsocket", "redis.sock"]);
         command.args(&self.arguments).current_dir(self.dir.path());
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        self.process = Some(command.spawn().expect("redis-server is installed"));
+        self.process = Some(child::start(&mut command).expect("redis-server is installed"));
     }
 
     pub(super) fn signal(&self, signal: Signal) {
@@ -56,10 +55,7 @@ impl RealServer {
 
     /// `kill -9`.
     pub(super) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().ok();
-            process.wait().ok();
-        }
+        self.process = None;
     }
 
     pub(super) fn url(&self) -> String {
@@ -70,12 +66,6 @@ impl RealServer {
 
     pub(super) fn place(&self) -> Server {
         Server::one(Arc::new(ConfiguredUrl::new(self.url())))
-    }
-}
-
-impl Drop for RealServer {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
