@@ -19,6 +19,32 @@ can_install() {
   have apt-get && { [ "$(id -u)" = 0 ] || { have sudo && sudo -n true 2>/dev/null; }; }
 }
 
+# bounded SECONDS COMMAND...: runs what may take longer than a moment. It gets no input, ends within that time, or with
+# this script, and does not hold the lock of the work folder (9) when this script is killed.
+BUSY=
+bounded() {
+  local status=0
+  # In the background, since a trap waits for the end of what is not.
+  timeout -k 10 "$@" </dev/null 9>&- &
+  BUSY=$!
+  wait "$BUSY" || status=$?
+  BUSY=
+  [ "$status" != 124 ] || say "no end within $1 s: ${*:2:4}"
+  return "$status"
+}
+
+# bounded_root SECONDS COMMAND...: the same as root. What root runs only root can end, so the bound is within sudo.
+bounded_root() {
+  if [ "$(id -u)" = 0 ]; then bounded "$@"; else bounded $(($1 + 30)) sudo -n timeout -k 10 "$@"; fi
+}
+
+# apt OPERATION...: apt-get, which asks nothing and keeps the settings that are there.
+apt() {
+  bounded_root 900 env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get -y -o DPkg::Lock::Timeout=120 \
+    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
+    -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 "$@"
+}
+
 # apt_install PACKAGE...: installs Debian packages, or says why not and fails.
 apt_install() {
   local log status=0
@@ -29,21 +55,24 @@ apt_install() {
   say "installing $* with apt"
   log=$(mktemp)
   # The package lists of a fresh machine may be absent or old: refresh them only if the first try fails.
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
-    install -y --no-install-recommends "$@" >"$log" 2>&1 ||
-    { as_root apt-get -o DPkg::Lock::Timeout=120 update >"$log" 2>&1 &&
-      as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
-        install -y --no-install-recommends "$@" >"$log" 2>&1; } || status=$?
+  apt install --no-install-recommends "$@" >"$log" 2>&1 ||
+    { apt update >"$log" 2>&1 && apt install --no-install-recommends "$@" >"$log" 2>&1; } || status=$?
   [ "$status" = 0 ] || say "apt could not install $*: $(grep -E '^E:' "$log" | head -n 1)"
   rm -f "$log"
   return "$status"
 }
 
 WORK=
-drop_work() { [ -z "$WORK" ] || rm -rf "$WORK"; }
-trap drop_work EXIT
+leave() {
+  [ -z "$BUSY" ] || kill "$BUSY" 2>/dev/null || true
+  [ -z "$WORK" ] || rm -rf "$WORK"
+}
+trap leave EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
+
+# Longest time, in seconds, to wait for another setup.
+LOCK_WAIT=1800
 
 # Takes the cache's lock (held until this process ends) and makes $WORK, a folder on the same file system
 # as the results, so that a rename puts each in its place at once and never by halves.
@@ -56,7 +85,7 @@ open_work() {
   exec 9>"$HEADROOM_CACHE/.lock"
   if ! flock -n 9; then
     say "another setup is at work in $HEADROOM_CACHE, waiting for it"
-    flock 9
+    flock -w "$LOCK_WAIT" 9 || die "another setup has been at work in $HEADROOM_CACHE for $LOCK_WAIT s"
   fi
   # Whoever left a work folder behind was killed: it would hold the lock otherwise.
   rm -rf "$HEADROOM_CACHE"/.work-*
@@ -82,13 +111,13 @@ from_pypi() {
   need_python
   if [ -t 1 ]; then show=(); fi
   # Newer pips go on where a broken download stopped; older ones begin again.
-  if python3 -m pip download --help 2>/dev/null | grep -q -- --resume-retries; then
+  if bounded 60 python3 -m pip download --help 2>/dev/null | grep -q -- --resume-retries; then
     show+=(--resume-retries 10)
   fi
   mkdir -p "$dest" "$WORK/tmp"
   echo "$requirement --hash=sha256:$sha256" >"$WORK/requirement.txt"
   for try in 1 2 3; do
-    if python3 -m pip download "${show[@]}" --no-deps --require-hashes "$@" -d "$dest" \
+    if bounded 1200 python3 -m pip download "${show[@]}" --no-input --timeout 30 --no-deps --require-hashes "$@" -d "$dest" \
       -r "$WORK/requirement.txt" 2>"$WORK/pip.log"; then
       return 0
     fi

@@ -14,8 +14,8 @@ need_protocol_client() {
   say "fetching a client of the Open Inference Protocol from PyPI (25 MiB, for the tests)"
   mkdir -p "$WORK/tmp"
   TMPDIR=$WORK/tmp PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
-    python3 -m pip install -q --no-deps --require-hashes --only-binary=:all: --target "$WORK/protocol-client" \
-    -r "$SETUP/client.txt" 2>"$WORK/pip.log" ||
+    bounded 900 python3 -m pip install -q --no-input --timeout 30 --no-deps --require-hashes --only-binary=:all: \
+    --target "$WORK/protocol-client" -r "$SETUP/client.txt" 2>"$WORK/pip.log" ||
     die "the protocol's client does not install for $(python3 --version): $(grep -E '^ERROR' "$WORK/pip.log" | tail -n 1 | cut -c1-300)"
   echo "$made_of" >"$WORK/protocol-client/made-of"
   if [ -e "$folder" ]; then mv "$folder" "$WORK/replaced-client"; fi

@@ -24,7 +24,7 @@ need_libtorch() {
   from_pypi "$WORK/wheel" "torch==$LIBTORCH_VERSION" "$TORCH_WHEEL_SHA256" --only-binary=:all: \
     --implementation cp --python-version 311 --abi cp311 --platform manylinux_2_28_x86_64
   say "unpacking libtorch's CPU part"
-  python3 "$SETUP/extract.py" "$WORK"/wheel/torch-*.whl "$WORK/libtorch" \
+  bounded 600 python3 "$SETUP/extract.py" "$WORK"/wheel/torch-*.whl "$WORK/libtorch" \
     torch/lib/libc10.so torch/lib/libtorch_cpu.so torch/lib/libgomp.so.1 \
     torch/include/ATen torch/include/c10 torch/include/caffe2 torch/include/torch
   rm -rf "$WORK/wheel"

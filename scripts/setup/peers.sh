@@ -16,7 +16,7 @@ need_bench_peers() {
   say "fetching node-postgres and ioredis from npm (5 MiB, for the bench)"
   mkdir -p "$WORK/bench-peers"
   cp loadtest/peers/node/package.json "$WORK/bench-peers/"
-  npm install --prefix "$WORK/bench-peers" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund \
+  bounded 600 npm install --prefix "$WORK/bench-peers" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund \
     --ignore-scripts --silent >"$WORK/npm.log" 2>&1 ||
     die "node-postgres and ioredis do not install: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
   echo "$made_of" >"$WORK/bench-peers/made-of"

@@ -17,7 +17,7 @@ need_sample_model() {
       need_space 60 "the sample model"
       say "fetching the sample model silero-vad from PyPI (11 MiB)"
       from_pypi "$WORK/silero" "$SILERO" "$SILERO_WHEEL_SHA256" --only-binary=:all:
-      python3 "$SETUP/extract.py" "$WORK"/silero/silero_vad-*.whl "$WORK/silero" \
+      bounded 120 python3 "$SETUP/extract.py" "$WORK"/silero/silero_vad-*.whl "$WORK/silero" \
         silero_vad/data/silero_vad.jit silero_vad-6.2.3.dist-info/licenses/LICENSE
       place "$WORK/silero/silero_vad-6.2.3.dist-info/licenses/LICENSE" "$folder/LICENSE"
       place "$WORK/silero/silero_vad/data/silero_vad.jit" "$folder/model.pt"
@@ -39,7 +39,7 @@ need_speech_samples() {
   need_space 120 "the speech samples"
   say "fetching speech samples from silero-vad's sdist on PyPI (28 MiB)"
   from_pypi "$WORK/speech" "$SILERO" "$SILERO_SDIST_SHA256" --no-binary=silero-vad
-  python3 "$SETUP/extract.py" "$WORK/speech/$sdist.tar.gz" "$WORK/speech" \
+  bounded 120 python3 "$SETUP/extract.py" "$WORK/speech/$sdist.tar.gz" "$WORK/speech" \
     "$sdist/LICENSE" "$sdist/tests/data/test.wav" "$sdist/examples/c++/aepyx.wav"
   place "$WORK/speech/$sdist/LICENSE" "$folder/LICENSE"
   place "$WORK/speech/$sdist/tests/data/test.wav" "$folder/speech-60s.wav"

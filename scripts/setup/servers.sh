@@ -29,8 +29,9 @@ drop_fresh_clusters() {
 }
 
 # install_idle PACKAGE: installs a package and keeps its services from being started, by the policy that Debian has
-# for that; what was there before is put back, also when this is interrupted. Says so and fails if it cannot.
+# for that; what was there before is put back, also when this is killed. Says so and fails if it cannot.
 install_idle() {
+  local status=0
   if ! have apt-get; then
     say "$1 missing: install it with this system's packages (macOS: 'brew install ${1%-server}')," \
       "or configure the URL of a server; Headroom runs without, and what needs it answers 503"
@@ -41,12 +42,35 @@ install_idle() {
       "and what needs it answers 503"
     return 1
   fi
-  (
-    trap restore_policy EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM HUP
-    forbid_services && apt_install "$1"
-  )
+  watch_installation || return 1
+  { forbid_services && apt_install "$1"; } || status=$?
+  end_installation
+  return "$status"
+}
+
+# Starts a process that puts the policy back once it is told to, or once the last process of the installation has
+# ended: each holds descriptor 8. The process has a session of its own, so that what kills this script spares it.
+watch_installation() {
+  local code
+  code="$(declare -f as_root restore_policy)
+    POLICY=$(printf %q "$POLICY") POLICY_KEPT=$(printf %q "$POLICY_KEPT")
+    trap '' INT TERM HUP
+    echo && timeout 3600 head -n 1 >/dev/null
+    restore_policy"
+  coproc INSTALLATION { exec setsid bash -c "$code" 2>/dev/null 9>&-; }
+  # shellcheck disable=SC2153 # coproc sets it
+  WATCHER=$INSTALLATION_PID
+  # Opened anew: what bash copies from a coprocess is closed for what it starts.
+  exec 7<"/dev/fd/${INSTALLATION[0]}" 8>"/dev/fd/${INSTALLATION[1]}"
+  eval "exec ${INSTALLATION[0]}<&- ${INSTALLATION[1]}>&-"
+  # It is out of reach once it answers.
+  read -r -t 20 _ <&7
+}
+
+end_installation() {
+  echo >&8 2>/dev/null || true
+  exec 7<&- 8>&-
+  wait "$WATCHER" || true
 }
 
 POLICY=/usr/sbin/policy-rc.d

@@ -13,7 +13,7 @@ need_rust() {
 
 need_python() {
   have python3 || apt_install python3 python3-pip || exit 1
-  python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip || exit 1
+  bounded 60 python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip || exit 1
 }
 
 need_compiler() {
@@ -23,6 +23,20 @@ need_compiler() {
 
 need_make() {
   have make || apt_install make || exit 1
+}
+
+# Runs the tests: each with a time limit, and with a guard over the whole run (.config/nextest.toml).
+NEXTEST_VERSION=0.9.143
+NEXTEST_OLDEST=0.9.100
+
+need_nextest() {
+  local found
+  found=$(cargo nextest --version 2>/dev/null | sed -n '1s/^cargo-nextest \([0-9.]*\).*/\1/p') || found=
+  if [ -n "$found" ] &&
+    [ "$(printf '%s\n%s\n' "$NEXTEST_OLDEST" "$found" | sort -V | head -n 1)" = "$NEXTEST_OLDEST" ]; then return; fi
+  say "installing cargo-nextest $NEXTEST_VERSION from its source (takes minutes, once)"
+  bounded 2400 cargo install -q cargo-nextest --locked --version "$NEXTEST_VERSION" ||
+    die "cargo-nextest does not install: run 'cargo install cargo-nextest --locked --version $NEXTEST_VERSION'"
 }
 
 need_lint_tools() {

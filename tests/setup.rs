@@ -1,0 +1,131 @@
+//! The setup's shell functions, killed in the middle of their work: nothing that they took or changed stays.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::time::Duration;
+
+use headroom_test_support::child::{self, Child};
+use headroom_test_support::wait::wait_for;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Far above what anything here takes; a test that reaches it has failed.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A shell with the setup's functions, a cache of its own in `folder`, and a policy file there in place of the
+/// system's.
+fn shell(folder: &Path, script: &str) -> std::process::Command {
+    let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/setup");
+    let script = format!(
+        "set -euo pipefail\n. '{0}/base.sh'\n. '{0}/servers.sh'\n\
+         POLICY=$PWD/policy-rc.d POLICY_KEPT=$POLICY.kept\n\
+         have() {{ true; }}; can_install() {{ true; }}; as_root() {{ \"$@\"; }}\n{script}",
+        setup.display()
+    );
+    let mut bash = child::command("bash");
+    bash.args(["-c", &script])
+        .env("HEADROOM_CACHE", folder)
+        .current_dir(folder);
+    bash.process_group(0);
+    bash
+}
+
+fn start(folder: &TempDir, script: &str) -> Child {
+    let log = fs::File::create(folder.path().join("log")).unwrap();
+    child::start(shell(folder.path(), script).stderr(log)).unwrap()
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    wait_for(DEADLINE, || is_so().then_some(()).ok_or(what));
+}
+
+fn kill_group(mut leader: Child) {
+    killpg(Pid::from_raw(leader.id().cast_signed()), Signal::SIGKILL).unwrap();
+    leader.wait_within(DEADLINE).unwrap();
+}
+
+#[test]
+fn services_may_start_again_once_a_killed_installation_has_ended() {
+    for before in [None, Some("#!/bin/sh\nexit 104\n")] {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy-rc.d");
+        if let Some(before) = before {
+            fs::write(&policy, before).unwrap();
+        }
+        // What installs survives the setup, as it may not end half-way.
+        let script = "apt_install() { touch installing; bounded 100 sleep 2; }; install_idle x";
+        let setup = start(&folder, script);
+        wait_until("it installs", || folder.path().join("installing").exists());
+        assert!(
+            fs::read_to_string(&policy)
+                .unwrap()
+                .contains("put here by Headroom")
+        );
+        kill_group(setup);
+        assert!(policy.exists(), "services could start in the middle of it");
+        wait_until("the policy is put back", || {
+            fs::read_to_string(&policy).ok().as_deref() == before
+        });
+    }
+}
+
+#[test]
+fn services_may_start_again_after_an_installation_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "apt_install() { [ -x $POLICY ] && touch forbidden; false; }; install_idle x || \
+                  { [ ! -e $POLICY ] && touch restored; }";
+    let output = child::output(&mut shell(folder.path(), script), DEADLINE).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(folder.path().join("forbidden").exists());
+    assert!(folder.path().join("restored").exists());
+}
+
+#[test]
+fn a_killed_setup_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = start(&folder, "open_work; touch working; bounded 100 sleep 3");
+    wait_until("it works", || folder.path().join("working").exists());
+    kill_group(setup);
+    // What it had started is still there.
+    let next = child::output(
+        &mut shell(folder.path(), "LOCK_WAIT=1; open_work"),
+        DEADLINE,
+    );
+    let next = next.unwrap();
+    assert!(next.status.success(), "{next:?}");
+}
+
+#[test]
+fn a_setup_does_not_wait_for_ever_for_another_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = start(&folder, "open_work; touch working; sleep 100");
+    wait_until("it works", || folder.path().join("working").exists());
+    let next = child::output(
+        &mut shell(folder.path(), "LOCK_WAIT=1; open_work"),
+        DEADLINE,
+    );
+    let next = next.unwrap();
+    let text = String::from_utf8(next.stderr).unwrap();
+    assert!(
+        !next.status.success() && text.contains("another setup"),
+        "{text}"
+    );
+    kill_group(setup);
+}
+
+#[test]
+fn what_takes_long_gets_no_input_and_ends_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "bounded 20 cat; bounded 1 sleep 100 || echo \"ended with $?\"";
+    let mut bash = shell(folder.path(), script);
+    // Nobody writes to it or closes it.
+    let (input, _held) = std::io::pipe().unwrap();
+    let output = child::output(bash.stdin(input), DEADLINE).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("no end within 1 s: sleep 100"), "{text}");
+    assert!(text.contains("ended with 124"), "{text}");
+}
