@@ -86,6 +86,8 @@ kinds! {
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Something needed is not available";
     /// What is needed does not fit into memory now.
     InsufficientMemory = "insufficient-memory", SERVICE_UNAVAILABLE, "There is not enough memory now";
+    /// It takes more memory than can be had for it.
+    MemoryExceeded = "memory-exceeded", INSUFFICIENT_STORAGE, "It needs more memory than there is";
     /// The server is starting or stopping.
     NotReady = "not-ready", SERVICE_UNAVAILABLE, "The server is not ready";
     /// The answer did not come in time.

@@ -140,6 +140,10 @@ impl From<InferError> for Problem {
                 Self::new(ProblemKind::Unprocessable, detail)
             }
             InferError::NoMemory(error) => no_memory("the model's outputs", error),
+            InferError::OutOfMemory(_) => Self::new(ProblemKind::MemoryExceeded, detail),
+            InferError::KilledForMemory => {
+                Self::new(ProblemKind::InsufficientMemory, detail).retry_after(MEMORY_SOON)
+            }
             InferError::HostLost => Self::new(ProblemKind::Unavailable, detail).retry_after(SOON),
             InferError::Deadline(_) => Self::new(ProblemKind::DeadlineExceeded, detail),
         }

@@ -193,6 +193,12 @@ impl House {
         .await;
     }
 
+    /// The server's own process.
+    #[track_caller]
+    pub(crate) fn process(&self) -> Process {
+        processes::process(self.server.pid())
+    }
+
     /// All processes of the server but itself.
     pub(crate) fn processes(&self) -> Vec<Process> {
         processes::below(self.server.pid())

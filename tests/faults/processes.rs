@@ -12,13 +12,20 @@ use nix::unistd::Pid;
 pub(crate) const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// One process, told apart from a later one of the same number by when it began.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
     /// As `ps` shows it: `hr-zygote`, `hr:<model>`.
     pub(crate) name: String,
     state: char,
     begun: u64,
+}
+
+/// By number and beginning: what it does at the moment makes it no other.
+impl PartialEq for Process {
+    fn eq(&self, other: &Self) -> bool {
+        (self.pid, self.begun) == (other.pid, other.begun)
+    }
 }
 
 impl Process {
@@ -73,6 +80,12 @@ impl Process {
                 .ok_or_else(|| Self::read(self.pid))
         });
     }
+}
+
+/// The process `pid`.
+#[track_caller]
+pub(crate) fn process(pid: u32) -> Process {
+    Process::read(pid).expect("it runs")
 }
 
 /// All processes below `pid`, however deep.

@@ -1,8 +1,12 @@
 //! Processes that are there and do nothing: stopped by SIGSTOP, or lost in an endless loop.
 
-use headroom_test_support::torchscript;
+use std::time::{Duration, Instant};
 
-use crate::house::{Bystander, House, IMPATIENT, floats, host_path, milliseconds};
+use headroom_test_support::torchscript;
+use headroom_test_support::wait::wait_for;
+use nix::sys::signal::Signal;
+
+use crate::house::{Bystander, DEADLINE, House, IMPATIENT, floats, host_path, milliseconds};
 
 #[tokio::test]
 async fn a_stopped_host_is_found_by_its_heartbeat_and_replaced() {
@@ -40,6 +44,37 @@ async fn a_stopped_host_is_found_by_its_heartbeat_and_replaced() {
         2.0
     );
     bystander.assert_undisturbed().await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_stopped_for_long_finds_its_hosts_as_they_were() {
+    let house = House::start(IMPATIENT);
+    house.place("slow", torchscript::slow);
+    house.place("affine", torchscript::affine);
+    house.settings("slow", "deadline = '2s'\n");
+    house.infer("slow", &milliseconds(1)).await.output();
+    house.infer("affine", &floats(&[2.0])).await.output();
+    let (zygote, slow, affine) = (house.zygote(), house.host("slow"), house.host("affine"));
+
+    for pause in [Duration::from_secs(3), Duration::from_secs(5)] {
+        // It is at work, and has long answered when the server runs again.
+        let answer = house.begin("slow", &milliseconds(1500));
+        house.wait_until_busy("slow").await;
+        let server = house.process();
+        server.hold();
+        let held = Instant::now();
+        wait_for(DEADLINE, || {
+            (held.elapsed() >= pause).then_some(()).ok_or("it pauses")
+        });
+        server.signal(Signal::SIGCONT);
+        assert_eq!(answer.await.unwrap().output(), [1500.0]);
+        house.infer("affine", &floats(&[2.0])).await.output();
+    }
+
+    let now = (house.zygote(), house.host("slow"), house.host("affine"));
+    assert_eq!(now, (zygote, slow, affine));
+    house.wait_for_restarts(&host_path("slow"), 0).await;
+    house.wait_for_restarts(&host_path("affine"), 0).await;
 }
 
 #[tokio::test]

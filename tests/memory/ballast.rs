@@ -141,8 +141,18 @@ async fn when_memory_is_exhausted_the_model_in_use_ends_and_its_caller_is_told_t
     let begun = std::time::Instant::now();
     let (response, ()) = tokio::join!(working, growing);
     assert!(begun.elapsed() < Duration::from_secs(20));
+    let answered = SystemTime::now();
     assert_eq!(response.status(), 503);
     assert!(response.headers().contains_key("retry-after"));
+    let body = response.text().await.unwrap();
+    assert!(body.contains("memory ran out"), "{body}");
+    // Its process is killed and not asked, and the request is not run again.
+    let events = events(&server).await;
+    let exhausted = events.iter().find(|event| event["to"] == "exhausted");
+    let took = answered.duration_since(at(exhausted.unwrap())).unwrap();
+    println!("from exhausted memory to the answer: {took:?}");
+    // The promise is one second; a machine that is busy with other tests gets some more.
+    assert!(took < Duration::from_millis(2500), "{took:?}");
     // Nothing is loaded as long as it lasts.
     let refused = server
         .post(&infer_path("other"), &floats("x", &[1.0]))

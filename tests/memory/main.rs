@@ -17,5 +17,6 @@ mod cgroup;
 mod hard_limit;
 mod leaving;
 mod pressure;
+mod runaway;
 mod stage;
 mod telling;

@@ -1,11 +1,50 @@
-//! This process's memory: measuring it and giving it back.
+//! This process's memory: measuring it, bounding it and giving it back.
 
-use std::fs;
+use std::{fs, io};
 
 use headroom_model_protocol::Memory;
 
+use crate::process;
+
 /// malloc's arenas: one for the thread that computes, one for the others. More only keep freed memory apart.
 const ARENAS_MAX: i32 = 2;
+
+/// What a thread's stack takes of the data that the kernel counts, used or not.
+const STACK: u64 = 8 << 20;
+
+/// What a bound always leaves for the small things of a process that may not grow any more, so that its answers and
+/// signs of life do not fail.
+const GROWTH_MIN: u64 = 8 << 20;
+
+/// Bounds what this process takes of memory of its own.
+///
+/// The kernel's limit counts what is mapped, wanted is a bound of what is used. The difference is what has been mapped
+/// and not been touched when nothing is loaded yet, and the stacks of threads to come.
+#[derive(Debug)]
+pub(crate) struct GrowthBound {
+    /// Bytes of data that the kernel counts beyond those in use. Less than none where pages are in use that count as
+    /// no data: those that were written once, at relocation.
+    unused: i128,
+}
+
+impl GrowthBound {
+    /// To be called before anything is loaded, with the number of threads that will compute.
+    pub(crate) fn new(threads: u32) -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let data = kilobytes(&status, "VmData:");
+        let stacks = STACK.saturating_mul(u64::from(threads));
+        Self {
+            unused: i128::from(data) - i128::from(anonymous_in(&status)) + i128::from(stacks),
+        }
+    }
+
+    /// From now on this process may take `growth_max` bytes more than it uses.
+    pub(crate) fn set(&self, growth_max: u64) -> io::Result<()> {
+        let used = i128::from(anonymous());
+        let limit = self.unused + used + i128::from(growth_max.max(GROWTH_MIN));
+        process::limit_data(u64::try_from(limit).unwrap_or(u64::MAX))
+    }
+}
 
 /// Limits malloc's arenas. Called once, before a second thread exists.
 pub(crate) fn limit_arenas() {

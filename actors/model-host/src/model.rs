@@ -11,6 +11,7 @@ use tch::{NoGradGuard, Tensor};
 use crate::{
     archive::Archive,
     flatten, memory, process,
+    reason::is_out_of_memory,
     signature::Signature,
     tensor,
     torch::{self, Module, TorchError, Value},
@@ -52,11 +53,15 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// A failure of this kind, unless its message says that memory was refused.
     pub(crate) fn new(kind: FailureKind, message: impl ToString) -> Self {
-        Self {
-            kind,
-            message: message.to_string(),
-        }
+        let message = message.to_string();
+        let kind = if is_out_of_memory(&message) {
+            FailureKind::Memory
+        } else {
+            kind
+        };
+        Self { kind, message }
     }
 }
 
@@ -281,7 +286,13 @@ impl Model {
     }
 }
 
+/// A failed start of this kind, unless its message says that memory was refused.
 fn failure(kind: StartFailureKind, message: String) -> StartFailure {
+    let kind = if is_out_of_memory(&message) {
+        StartFailureKind::Memory
+    } else {
+        kind
+    };
     StartFailure { kind, message }
 }
 

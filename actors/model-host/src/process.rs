@@ -11,7 +11,7 @@ use std::{
 use nix::{
     sys::{
         prctl,
-        resource::{Resource, setrlimit},
+        resource::{Resource, getrlimit, setrlimit},
         signal::Signal,
     },
     unistd::{Pid, dup2_stdin, setpgid},
@@ -104,7 +104,9 @@ pub(crate) fn set_oom_score_adj(value: i32) {
     }
 }
 
-/// Limits the address space to `bytes`.
-pub(crate) fn limit_address_space(bytes: u64) -> io::Result<()> {
-    Ok(setrlimit(Resource::RLIMIT_AS, bytes, bytes)?)
+/// Has the kernel refuse this process more than `bytes` of data: heap, private mappings and threads' stacks, touched
+/// or not. It may be raised again.
+pub(crate) fn limit_data(bytes: u64) -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_DATA)?;
+    Ok(setrlimit(Resource::RLIMIT_DATA, bytes.min(hard), hard)?)
 }

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) busy_since: AtomicU64,
     /// Whether an inference has been queued and not been answered.
     pub(crate) inferring: AtomicBool,
+    /// How far the process may grow, where that has changed since the last request.
+    growth_max: Mutex<Option<u64>>,
 }
 
 impl Shared {
@@ -40,6 +42,7 @@ impl Shared {
             begun: Instant::now(),
             busy_since: AtomicU64::new(0),
             inferring: AtomicBool::new(false),
+            growth_max: Mutex::new(None),
         }
     }
 
@@ -58,6 +61,17 @@ impl Shared {
             process::log(&format!("the owner cannot be reached: {error}"));
         }
         Ok(())
+    }
+
+    fn growth_max(&self) -> MutexGuard<'_, Option<u64>> {
+        self.growth_max
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The new bound of growth, if there is one: told once.
+    pub(crate) fn take_growth_max(&self) -> Option<u64> {
+        self.growth_max().take()
     }
 
     pub(crate) fn elapsed_us(&self) -> u64 {
@@ -152,6 +166,9 @@ impl Reader {
             }
             HostRequest::ResetStates { id } => {
                 self.queue(id, Job::ResetStates(id));
+            }
+            HostRequest::BoundGrowth { growth_max } => {
+                *self.shared.growth_max() = Some(growth_max);
             }
             HostRequest::Trim { id } => {
                 self.queue(id, Job::Trim(id));

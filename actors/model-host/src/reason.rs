@@ -29,6 +29,19 @@ pub(crate) fn reason(text: &str) -> String {
         .collect()
 }
 
+/// Whether an error text says that memory was refused: by the allocator of tensors, or any other of C++.
+pub(crate) fn is_out_of_memory(text: &str) -> bool {
+    [
+        "DefaultCPUAllocator: can't allocate memory",
+        "not enough memory: you tried to allocate",
+        "Could not allocate memory",
+        "Out of Memory",
+        "bad_alloc",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
+}
+
 /// Leaves out absolute paths of source files, such as `at "/pytorch/aten/src/ATen/native/Copy.cpp":12`.
 fn without_paths(line: &str) -> String {
     let words = line.split(' ').map(|word| {

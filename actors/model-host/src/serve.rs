@@ -23,7 +23,8 @@ use headroom_model_protocol::{
 };
 
 use crate::{
-    descriptors, memory,
+    descriptors,
+    memory::{self, GrowthBound},
     model::{Failure, Model},
     process::{self, ExitCode},
     reader::{CHUNK, Job, Reader, Shared},
@@ -108,7 +109,7 @@ impl Host {
             requests,
             replies,
         } = self;
-        prepare_process(&start);
+        let bound = prepare_process(&start);
         let shared = match socket.try_clone() {
             Ok(writer) => Arc::new(Shared::new(writer)),
             Err(error) => {
@@ -136,6 +137,7 @@ impl Host {
                 requests,
                 replies,
                 shared,
+                bound,
             }
             .run(&queue),
             Ok(Err(code)) => code,
@@ -155,15 +157,22 @@ impl Host {
 }
 
 /// What a start asks of the process itself.
-fn prepare_process(start: &Start) {
+fn prepare_process(start: &Start) -> GrowthBound {
     process::set_name(&format!("hr:{}", start.model));
     if let Some(value) = start.oom_score_adj {
         process::set_oom_score_adj(value);
     }
-    if let Some(bytes) = start.address_space_max
-        && let Err(error) = process::limit_address_space(bytes)
-    {
-        process::log(&format!("cannot limit the address space: {error}"));
+    let bound = GrowthBound::new(start.threads);
+    if let Some(growth_max) = start.growth_max {
+        set_bound(&bound, growth_max);
+    }
+    bound
+}
+
+/// Failing is no reason not to serve: the server looks at what this process uses, too.
+fn set_bound(bound: &GrowthBound, growth_max: u64) {
+    if let Err(error) = bound.set(growth_max) {
+        process::log(&format!("cannot bound this process's memory: {error}"));
     }
 }
 
@@ -187,11 +196,15 @@ struct Worker {
     requests: ArenaReader,
     replies: ArenaWriter,
     shared: Arc<Shared>,
+    bound: GrowthBound,
 }
 
 impl Worker {
     fn run(mut self, queue: &Receiver<Job>) -> ExitCode {
         while let Ok(job) = queue.recv() {
+            if let Some(growth_max) = self.shared.take_growth_max() {
+                set_bound(&self.bound, growth_max);
+            }
             self.shared
                 .busy_since
                 .store(self.shared.elapsed_us(), Ordering::Release);

@@ -18,7 +18,7 @@ use std::{
 };
 
 use headroom_model_protocol::{
-    FrameDecoder, FrameError, HostExit, ZygoteReply, ZygoteRequest, encode_frame,
+    FrameDecoder, FrameError, HostExit, ZygoteReply, ZygoteRequest, encode_frame, fds,
 };
 use nix::{
     errno::Errno,
@@ -31,6 +31,7 @@ use nix::{
     },
     unistd::{ForkResult, Pid, dup2_stderr, dup2_stdout, fork, getpid, getppid},
 };
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::{descriptors, process};
 
@@ -200,10 +201,7 @@ impl Zygote {
         // the child may allocate and do anything else that a fresh process may.
         match unsafe { fork() } {
             Ok(ForkResult::Parent { child }) => {
-                self.reply(&ZygoteReply::Forked {
-                    id,
-                    pid: child.as_raw(),
-                })?;
+                self.tell_forked(id, child.as_raw())?;
                 Ok(None)
             }
             Ok(ForkResult::Child) => {
@@ -218,6 +216,20 @@ impl Zygote {
                 Ok(None)
             }
         }
+    }
+
+    /// Hands the child over. It cannot have been reaped yet, since only this thread does that.
+    fn tell_forked(&mut self, id: u64, pid: i32) -> Result<(), ZygoteError> {
+        let descriptor = rustix::process::Pid::from_raw(pid)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let reply = ZygoteReply::Forked {
+            id,
+            pid,
+            has_descriptor: descriptor.is_some(),
+        };
+        let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+        let frame = encode_frame(&reply, &[])?;
+        Ok(fds::send_all_with_fds(&self.control, &frame, &descriptors)?)
     }
 
     fn reply(&mut self, reply: &ZygoteReply) -> Result<(), ZygoteError> {

@@ -293,6 +293,37 @@ fn a_wrong_shape_is_told_without_paths_of_the_build() {
 }
 
 #[test]
+fn memory_beyond_the_bound_is_refused_and_what_was_taken_is_free_again() {
+    let at_once = "taken = [torch.ones([int(x), 262144])]\n";
+    let in_pieces = "taken = annotate(List[Tensor], [])\n  for _0 in range(int(x)):\n    \
+        _1 = torch.append(taken, torch.rand([262144]))\n";
+    let in_crumbs = "taken = annotate(List[Tensor], [])\n  for _0 in range(int(x) * 1024):\n    \
+        _1 = torch.append(taken, torch.rand([256]))\n";
+    for take in [at_once, in_pieces, in_crumbs] {
+        let code = format!(
+            "def forward(self, x: Tensor) -> Tensor:\n  {take}  return x + torch.len(taken)\n"
+        );
+        let (_folder, path) = model(|path| Script::new(&code).write(path));
+        let (mut host, _) = Host::ready(plain(path));
+        let takes = |host: &mut Host, mib: f32| {
+            let answer = host.infer(&[Arg::Tensor(&Data::floats(&[1], &[mib]))]);
+            answer.map(drop).map_err(|(kind, _)| kind)
+        };
+        let bound = |host: &mut Host, growth_max: u64| {
+            let request = HostRequest::BoundGrowth { growth_max };
+            host.line.send(&request, &[]);
+        };
+        bound(&mut host, 100 << 20);
+        for _ in 0..3 {
+            assert_eq!(takes(&mut host, 20.), Ok(()), "{take}");
+            assert_eq!(takes(&mut host, 1000.), Err(FailureKind::Memory), "{take}");
+        }
+        bound(&mut host, 400 << 20);
+        assert_eq!(takes(&mut host, 300.), Ok(()), "{take}");
+    }
+}
+
+#[test]
 fn outputs_that_no_client_could_read_are_refused() {
     let refusals = [
         (

@@ -41,6 +41,12 @@ pub enum HostRequest {
         /// Comes back in the reply.
         id: u64,
     },
+    /// Have the kernel refuse whatever memory of its own the process asks for beyond what it holds when the next
+    /// request begins and this many bytes more; instead of any earlier bound. Not answered.
+    BoundGrowth {
+        /// Bytes. So many that they do not fit with what it holds are no bound.
+        growth_max: u64,
+    },
     /// Answered at once by [`HostReply::Pong`].
     Ping {
         /// Comes back in the reply.
@@ -76,8 +82,8 @@ pub struct Start {
     pub device: Device,
     /// Written to the process's `oom_score_adj` so that the kernel ends a host before the server.
     pub oom_score_adj: Option<i32>,
-    /// Limit of the address space in bytes.
-    pub address_space_max: Option<u64>,
+    /// As in [`HostRequest::BoundGrowth`]; no bound without it.
+    pub growth_max: Option<u64>,
 }
 
 impl Start {
@@ -99,7 +105,7 @@ impl Start {
             stateful: false,
             device: Device::Cpu,
             oom_score_adj: None,
-            address_space_max: None,
+            growth_max: None,
         }
     }
 }
@@ -305,6 +311,8 @@ pub enum StartFailureKind {
     Settings,
     /// The device is not there.
     Device,
+    /// It takes more memory than the process may have.
+    Memory,
     /// The host's own fault, or the system's.
     Internal,
 }
@@ -318,6 +326,8 @@ pub enum FailureKind {
     Model,
     /// The owner had no memory for the outputs, and they were dropped.
     NoMemory,
+    /// It takes more memory than the process may have. What it took is free again.
+    Memory,
     /// The owner broke the protocol, for example by a second inference while one is under way.
     Protocol,
     /// The host's own fault: it ends after this reply, its state is unknown.

@@ -34,6 +34,9 @@ pub enum ZygoteReply {
         id: u64,
         /// The host's process id.
         pid: i32,
+        /// Whether a file descriptor of the process (a pidfd) comes along: by the time that the server reads this, the
+        /// host may have ended and its id may mean another process. False where the system has none.
+        has_descriptor: bool,
     },
     /// No host was made.
     ForkFailed {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -63,6 +64,17 @@ pub trait Entry: Send + Sync {
 
     /// The most that was ever measured.
     fn peak(&self) -> u64;
+
+    /// Bytes that the attached processes may take beyond what was last measured of them, until
+    /// memory would be exhausted by that alone. What idle things hold counts as left, since they can
+    /// be evicted. Without bound where nothing is measured.
+    fn growth_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Says how many use it: while none do, others may count on its memory. Without this it counts
+    /// as always in use.
+    fn count_uses(&self, _uses: Arc<AtomicUsize>) {}
 
     /// Gives the bytes back. Called once, at the end.
     fn release(&self);

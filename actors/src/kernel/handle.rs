@@ -192,6 +192,11 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         Ok(receiver)
     }
 
+    /// Whether the actor runs and takes calls.
+    pub fn is_up(&self) -> bool {
+        matches!(&*self.shared.route.borrow(), Route::Up(lane) if lane.is_open())
+    }
+
     /// Waits until the actor runs. False when it was stopped or `within` passed first.
     pub async fn running(&self, within: Duration) -> bool {
         self.up(within, |_| true).await

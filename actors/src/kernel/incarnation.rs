@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::awake::sleep_awake;
 use super::child::{ChildSpec, Heartbeat, Kind};
 use super::exit::Exit;
 use super::tree::{Node, Tree};
@@ -272,16 +273,18 @@ async fn after(deadline: Duration) {
     sleep(deadline).await;
 }
 
-/// Resolves once the beat has been silent for too long, with the length of the silence.
+/// Resolves once the beat has been silent for too long, with the length of the silence. What counts
+/// is time during which this process ran: after a pause of it everybody is given time to beat.
 async fn silence(beat: Option<Beat>, heartbeat: Heartbeat) -> Duration {
     let Some(beat) = beat else {
         return std::future::pending().await;
     };
     loop {
-        let silent = beat.last().elapsed();
-        match heartbeat.timeout.checked_sub(silent) {
-            Some(left) if !left.is_zero() => after(left).await,
-            _ => return silent,
+        let seen = beat.last();
+        let left = heartbeat.timeout.saturating_sub(seen.elapsed());
+        sleep_awake(left.max(heartbeat.timeout / 8)).await;
+        if beat.last() == seen {
+            return seen.elapsed();
         }
     }
 }

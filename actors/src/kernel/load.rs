@@ -18,6 +18,10 @@ pub trait Load: Send + Sync + 'static {
     /// Unloads it and returns when its memory is back. Also called after a failed or abandoned
     /// load, and must then do nothing, or clean up.
     fn unload(&self) -> BoxFuture<'static, ()>;
+
+    /// Ends its processes at once, whatever they are doing, because memory is exhausted: nobody is
+    /// asked first, and nothing is waited for. [`Load::unload`] follows.
+    fn kill(&self) {}
 }
 
 /// A thing that can be loaded, as a room offers it to the lazy loader.

@@ -14,6 +14,7 @@
 //! - **Everything is visible**: [`Tree::snapshot`] and [`Tree::record_metrics`].
 
 mod actor;
+mod awake;
 mod backoff;
 mod budget;
 mod call;
@@ -30,6 +31,7 @@ pub mod pool;
 pub mod pressure;
 pub mod private_server;
 pub mod process;
+mod process_ref;
 mod root;
 mod slot;
 mod stats;
@@ -40,6 +42,7 @@ pub mod testing;
 mod tree;
 pub(crate) mod url;
 
+pub use awake::sleep_awake;
 pub use backoff::{Backoff, BackoffError};
 pub use budget::{Budget, BudgetError, Buffers, Claim, Entry, Held, Hold, Reservation, held_bytes};
 pub use call::{Call, Message, Reply};
@@ -48,6 +51,7 @@ pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
 pub use load::{Estimate, Load, LoadError, LoadFault, Loadable, Loaded, Registrar, Ticket};
 pub use notice::{Notice, NoticeKind, NoticeReader, Notices, OomCounter};
+pub use process_ref::ProcessRef;
 pub use root::Root;
 pub use stats::StatsSnapshot;
 pub use supervisor::{StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec};

@@ -21,16 +21,22 @@ use nix::unistd::Pid;
 use tokio::process::{Child as TokioChild, Command};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, ProcessExit};
 use super::incarnation::{Birth, Launch, Running};
 use super::output::Capture;
+use super::process_ref::ProcessRef;
 
 pub use super::output::{LastLines, log_lines};
 
 /// How often a probe is asked.
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a killed process may take to end before it is left to end by itself: one that is held
+/// inside the system ends when that lets it go.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the output of a process that has ended may stay open.
 const OUTPUT_WITHIN: Duration = Duration::from_secs(1);
@@ -192,6 +198,8 @@ pub struct Process {
     name: String,
     group: Pid,
     child: TokioChild,
+    /// Opened before it can have been reaped.
+    itself: Arc<ProcessRef>,
     stop_signal: Signal,
     last_lines: LastLines,
     captures: Vec<JoinHandle<()>>,
@@ -224,6 +232,7 @@ impl Process {
         let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else {
             return Err(io::Error::other("the process ended before it had an id"));
         };
+        let itself = Arc::new(ProcessRef::open(pid)?);
         let adjustment = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
         if let Err(error) = forgo_protection(&adjustment) {
             let process = &spec.name;
@@ -248,6 +257,7 @@ impl Process {
             name: spec.name.clone(),
             group: Pid::from_raw(pid),
             child,
+            itself,
             stop_signal: spec.stop_signal,
             last_lines,
             captures,
@@ -261,6 +271,11 @@ impl Process {
     /// Its process id, which is also the id of its group.
     pub fn pid(&self) -> i32 {
         self.group.as_raw()
+    }
+
+    /// The process itself, for whoever must be able to signal it without owning it.
+    pub fn itself(&self) -> &Arc<ProcessRef> {
+        &self.itself
     }
 
     /// The last lines it wrote.
@@ -282,13 +297,19 @@ impl Process {
     pub async fn all_lines(&mut self) -> Vec<String> {
         for capture in self.captures.drain(..) {
             // What it started itself may hold its output open.
-            drop(tokio::time::timeout(OUTPUT_WITHIN, capture).await);
+            drop(timeout(OUTPUT_WITHIN, capture).await);
         }
         self.last_lines.to_vec()
     }
 
     /// Waits for its end and reaps it.
     pub async fn ended(&mut self) -> ProcessExit {
+        // Whatever it started itself goes with it. Before it is reaped: as long as it has not been,
+        // nobody else can have the group's number.
+        let watched = self.itself.ended().await.is_ok();
+        if watched {
+            self.signal_group(Signal::SIGKILL);
+        }
         let exit = match self.child.wait().await {
             Ok(status) => ProcessExit::from_status(status),
             Err(error) => {
@@ -296,37 +317,49 @@ impl Process {
                 ProcessExit::Unknown
             }
         };
+        if !watched {
+            self.signal_group(Signal::SIGKILL);
+        }
         self.reaped = true;
-        // Whatever it started itself goes with it.
-        self.signal_group(Signal::SIGKILL);
         exit
     }
 
     /// Asks it to stop, and kills its group when it has not ended `within` that time.
     pub async fn stop(&mut self, within: Duration) -> ProcessExit {
         self.signal_group(self.stop_signal);
-        match tokio::time::timeout(within, self.ended()).await {
+        match timeout(within, self.ended()).await {
             Ok(exit) => exit,
             Err(_) => {
                 tracing::warn!(process = self.name, "did not stop in time and is killed");
-                self.signal_group(Signal::SIGKILL);
-                self.ended().await
+                self.kill().await
             }
         }
     }
 
+    /// Kills its group and reaps it. A process that is held inside the system is waited for no
+    /// longer than it takes others to end.
+    pub async fn kill(&mut self) -> ProcessExit {
+        self.signal_group(Signal::SIGKILL);
+        let ended = timeout(KILLED_WITHIN, self.ended()).await;
+        ended.unwrap_or_else(|_| {
+            tracing::error!(process = self.name, "was killed and does not end");
+            ProcessExit::Unknown
+        })
+    }
+
+    /// Signals the process and all that it started. Its number is the group's until it is reaped.
     fn signal_group(&self, signal: Signal) {
-        // Fails only when the whole group is gone already.
-        killpg(self.group, signal).ok();
+        if !self.reaped {
+            // Fails only when the whole group is gone already.
+            killpg(self.group, signal).ok();
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.reaped {
-            // tokio reaps what is dropped unreaped (`kill_on_drop`).
-            self.signal_group(Signal::SIGKILL);
-        }
+        // tokio reaps what is dropped unreaped (`kill_on_drop`).
+        self.signal_group(Signal::SIGKILL);
     }
 }
 
@@ -423,8 +456,7 @@ async fn supervise(
         tokio::select! {
             biased;
             () = kill.cancelled() => {
-                process.signal_group(Signal::SIGKILL);
-                process.ended().await;
+                process.kill().await;
                 return Exit::Killed;
             }
             () = stop.cancelled(), if !stopping => {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Uses {
     name: Arc<str>,
-    held: AtomicUsize,
+    held: Arc<AtomicUsize>,
     origin: Instant,
     last_nanos: AtomicU64,
     /// Wakes the loader when a count falls to zero. Shared by all resources.
@@ -26,7 +26,7 @@ impl Uses {
     pub(super) fn new(name: &str, idle: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
-            held: AtomicUsize::new(0),
+            held: Arc::default(),
             origin: Instant::now(),
             last_nanos: AtomicU64::new(0),
             idle,
@@ -36,6 +36,11 @@ impl Uses {
     /// Leases held now.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)
+    }
+
+    /// The same, for whoever has to follow it.
+    pub(super) fn counter(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.held)
     }
 
     /// When one was last taken or given back; the time of the load before that.

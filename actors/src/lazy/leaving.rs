@@ -109,8 +109,10 @@ impl Loader {
     /// Unloads a resource that is on its way out although it has users: their calls fail. What
     /// something else loaded depends on stays until that is gone.
     pub(super) fn end_under_users(&mut self, name: &str, context: &mut Context<Self>) {
-        let Some(State::Draining { held, unloading }) = self.slots.get(name).map(Slot::state)
-        else {
+        let Some(slot) = self.slots.get(name) else {
+            return;
+        };
+        let State::Draining { held, unloading } = slot.state() else {
             return;
         };
         if *unloading || self.has_loaded_dependents(name) {
@@ -122,6 +124,7 @@ impl Loader {
             leases = held.uses.held(),
             "memory is exhausted: ending a resource in use"
         );
+        slot.resource.load.kill();
         self.unload_now(name, context);
     }
 

@@ -167,6 +167,9 @@ impl Loader {
             "resource loaded"
         );
         let uses = Uses::new(name, idle);
+        if !slot.resource.pinned {
+            reservation.entry().count_uses(uses.counter());
+        }
         slot.usage.last_use = now;
         for waiter in std::mem::take(&mut slot.waiters) {
             if !waiter.is_closed() {

@@ -1,6 +1,7 @@
 //! The faces that the room shows to others through the kernel's traits: the budget that grants
 //! claims, the entry that a reservation holds on to, and memory set aside for buffers.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ impl Shared {
     ///
     /// A load may fill the budget up to where idle things begin to leave; when there are none, up
     /// to where an emergency begins: what was let in never causes one by its mere presence.
-    pub(super) fn reserve(&self, claim: &Claim) -> Result<Reservation, BudgetError> {
+    pub(super) fn reserve(self: &Arc<Self>, claim: &Claim) -> Result<Reservation, BudgetError> {
         let levels = self.config().levels;
         let mut ledger = self.ledger.lock();
         let share = if claim.stretch {
@@ -42,7 +43,7 @@ impl Shared {
         let ceiling = most_below(ledger.budget(), share);
         let id = ledger.try_reserve(&claim.name, claim.bytes, ceiling)?;
         Ok(Reservation::new(Arc::new(LedgerEntry {
-            ledger: self.ledger.clone(),
+            shared: Arc::clone(self),
             id,
         })))
     }
@@ -59,37 +60,48 @@ impl From<Short> for BudgetError {
 }
 
 struct LedgerEntry {
-    ledger: SharedLedger,
+    shared: Arc<Shared>,
     id: EntryId,
 }
 
 impl Entry for LedgerEntry {
     fn attach(&self, pid: i32) {
-        self.ledger.lock().attach(self.id, pid);
+        self.shared.ledger.lock().attach(self.id, pid);
     }
 
     fn detach(&self, pid: i32) {
-        self.ledger.lock().detach(self.id, pid);
+        self.shared.ledger.lock().detach(self.id, pid);
     }
 
     fn settle(&self, bytes: u64) {
-        self.ledger.lock().settle(self.id, bytes);
+        self.shared.ledger.lock().settle(self.id, bytes);
     }
 
     fn reserved(&self) -> u64 {
-        self.ledger.lock().reserved(self.id)
+        self.shared.ledger.lock().reserved(self.id)
     }
 
     fn measured(&self) -> u64 {
-        self.ledger.lock().measured(self.id)
+        self.shared.ledger.lock().measured(self.id)
     }
 
     fn peak(&self) -> u64 {
-        self.ledger.lock().peak(self.id)
+        self.shared.ledger.lock().peak(self.id)
+    }
+
+    fn growth_max(&self) -> u64 {
+        let exhausted = self.shared.config().levels.exhausted;
+        let ledger = self.shared.ledger.lock();
+        let ceiling = most_below(ledger.budget(), exhausted);
+        ledger.growth_max(self.id, ceiling)
+    }
+
+    fn count_uses(&self, uses: Arc<AtomicUsize>) {
+        self.shared.ledger.lock().count_uses(self.id, uses);
     }
 
     fn release(&self) {
-        self.ledger.lock().release(self.id);
+        self.shared.ledger.lock().release(self.id);
     }
 }
 

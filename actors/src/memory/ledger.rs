@@ -6,6 +6,8 @@
 //! count with what is set aside and not filled yet: what is filled shows in the baseline.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
@@ -64,6 +66,8 @@ struct Account {
     private: u64,
     /// The most of them since the load was over, or the process is there.
     private_peak: u64,
+    /// How many use it; none where it cannot be evicted when nobody does.
+    uses: Option<Arc<AtomicUsize>>,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +89,11 @@ impl Buffer {
 impl Account {
     fn counted(&self) -> u64 {
         self.reserved.max(self.measured)
+    }
+
+    fn is_in_use(&self) -> bool {
+        let uses = self.uses.as_ref();
+        uses.is_none_or(|uses| uses.load(Ordering::Acquire) > 0)
     }
 }
 
@@ -253,6 +262,7 @@ impl Ledger {
             settled: None,
             private: 0,
             private_peak: 0,
+            uses: None,
         };
         self.accounts.insert(id, account);
         Ok(id)
@@ -291,6 +301,32 @@ impl Ledger {
             // What the warm-up took it will take again.
             account.private_peak = account.private.min(bytes);
         }
+    }
+
+    /// Says how many use the entry. While none do, it can be evicted.
+    pub fn count_uses(&mut self, id: EntryId, uses: Arc<AtomicUsize>) {
+        if let Some(account) = self.accounts.get_mut(&id) {
+            account.uses = Some(uses);
+        }
+    }
+
+    /// Bytes that the entry's processes may take beyond what was last measured of them, so that
+    /// what is used stays at `ceiling` or below once everything that can be evicted is. Never less
+    /// than what is left of the reservation.
+    pub fn growth_max(&self, id: EntryId, ceiling: u64) -> u64 {
+        let Some(own) = self.accounts.get(&id) else {
+            return 0;
+        };
+        let others = self.accounts.iter().filter(|(other, _)| **other != id);
+        let others = others.map(|(_, account)| account);
+        let in_use = others.filter(|account| account.is_in_use());
+        let counted = in_use.map(Account::counted);
+        let buffers = self.buffers.values().map(Buffer::counted);
+        let taken = counted
+            .chain(buffers)
+            .fold(self.baseline, u64::saturating_add);
+        let most = ceiling.saturating_sub(taken).max(own.reserved);
+        most.saturating_sub(own.measured)
     }
 
     /// Removes the entry. What its processes still use then counts for nobody in particular, until
@@ -480,6 +516,30 @@ mod tests {
         assert_eq!((ledger.reserved(id), ledger.measured(id)), (0, 0));
         ledger.measure(usage(&[(SERVER, 0, 10)], 0), None);
         assert_eq!(ledger.projected(), 10);
+    }
+
+    #[test]
+    fn an_entry_may_grow_by_what_nobody_uses_and_by_what_can_be_evicted() {
+        let mut ledger = Ledger::new(1000);
+        let own = ledger.try_reserve("own", 100, u64::MAX).unwrap();
+        let other = ledger.try_reserve("other", 300, u64::MAX).unwrap();
+        ledger.attach(own, 3);
+        ledger.attach(other, 4);
+        let family = [(SERVER, 0, 50), (3, SERVER, 80), (4, SERVER, 250)];
+        ledger.measure(usage(&family, 0), None);
+        // Promised to the other one are 300, whether or not it uses them.
+        assert_eq!(ledger.growth_max(own, 900), 900 - 50 - 300 - 80);
+        let uses = Arc::new(AtomicUsize::new(0));
+        ledger.count_uses(other, Arc::clone(&uses));
+        assert_eq!(ledger.growth_max(own, 900), 900 - 50 - 80);
+        uses.store(1, Ordering::Release);
+        assert_eq!(ledger.growth_max(own, 900), 900 - 50 - 300 - 80);
+        // What was reserved for it can be used, however little is left otherwise.
+        assert_eq!(ledger.growth_max(own, 200), 100 - 80);
+        ledger.try_hold("buffers", 100, u64::MAX, u64::MAX).unwrap();
+        assert_eq!(ledger.growth_max(own, 900), 900 - 50 - 300 - 80 - 100);
+        ledger.release(own);
+        assert_eq!(ledger.growth_max(own, 900), 0);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What a host does for the memory of all: gives free memory back, is looked at, and is replaced by
 //! a fresh process when it misbehaves; and what it says when the kernel ended it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
@@ -11,7 +10,7 @@ use headroom_model_protocol::HostRequest;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use super::facts::{Facts, TrimReply, Trimmed};
+use super::facts::{EndCause, Facts, TrimReply, Trimmed};
 use super::host::ModelHost;
 use super::host_process::{boot, end_in_order};
 use super::upkeep::Misbehaviour;
@@ -65,16 +64,13 @@ impl ModelHost {
 
     /// Asks the process, which does it between two calls; one that works finishes its call first.
     fn trim(&mut self, cx: &mut Context<Self>) {
-        let Some(running) = &self.running else { return };
-        if self.trims.under_way.is_some() {
+        if self.running.is_none() || self.trims.under_way.is_some() {
             return;
         }
         self.next_id += 1;
         let id = self.next_id;
         self.trims.under_way = Some(id);
-        if let Err(error) = running.sender.send(&HostRequest::Trim { id }, &[]) {
-            self.fail(cx, error.into());
-        }
+        self.send(&HostRequest::Trim { id }, cx);
     }
 
     pub(super) fn on_trimmed(&mut self, id: u64, trimmed: Trimmed, took: Duration) {
@@ -143,13 +139,14 @@ impl ModelHost {
         if let Some(reader) = self.reader.take() {
             cx.cancel_future(reader);
         }
+        self.spec.facts.stopped_serving();
         let before = self.trims.last;
         self.trims = Trims::default();
         let reason = self.spec.facts.misbehaviour().map(Misbehaviour::label);
         let spec = self.spec.clone();
         self.oom_kills = spec.memory.oom_kills();
         let renewed = async move {
-            end_in_order(Some(running), Arc::clone(&spec.entry)).await;
+            end_in_order(Some(running)).await;
             boot(spec).await
         };
         cx.spawn(
@@ -189,18 +186,25 @@ impl ModelHost {
         self.spec.memory.notices.tell(host, kind);
     }
 
-    /// The process ended by itself, having held `measured` bytes. When it was the kernel that ended
-    /// it, for want of memory, the next load must reserve more.
-    pub(super) fn on_ended_unasked(&self, exit: ProcessExit, measured: u64) {
-        let kills = self.spec.memory.oom_kills();
-        let killed = exit == ProcessExit::Signal(Signal::SIGKILL as i32);
-        if !(killed && kills > self.oom_kills) {
-            return;
+    /// The process that was ready has ended; by itself, having held `measured` bytes, unless that
+    /// is none.
+    pub(super) fn on_ended(&self, exit: ProcessExit, measured: Option<u64>) {
+        let by_oom_killer = measured.is_some() && self.is_oom_kill(exit);
+        let cause = self.spec.facts.ended(exit, by_oom_killer);
+        if cause == EndCause::OomKiller {
+            self.on_oom_kill(measured.unwrap_or(0));
         }
+    }
+
+    /// Whether it was the kernel that ended the process, for want of memory.
+    pub(super) fn is_oom_kill(&self, exit: ProcessExit) -> bool {
+        let killed = exit == ProcessExit::Signal(Signal::SIGKILL as i32);
+        killed && self.spec.memory.oom_kills() > self.oom_kills
+    }
+
+    pub(super) fn on_oom_kill(&self, measured: u64) {
         let host = &self.spec.name;
-        let entry = &self.spec.entry;
-        let needed = measured.max(entry.reserved()).max(entry.peak());
-        self.spec.estimate.raise(needed.saturating_add(needed / 2));
+        self.raise_estimate(measured);
         tracing::error!(
             host,
             measured,
@@ -212,6 +216,13 @@ impl ModelHost {
             measured_bytes: measured,
         };
         self.spec.memory.notices.tell(host, kind);
+    }
+
+    /// The model needs more than the `measured` bytes that it had: the next load must reserve more.
+    pub(super) fn raise_estimate(&self, measured: u64) {
+        let entry = &self.spec.entry;
+        let needed = measured.max(entry.reserved()).max(entry.peak());
+        self.spec.estimate.raise(needed.saturating_add(needed / 2));
     }
 }
 

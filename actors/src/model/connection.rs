@@ -1,12 +1,14 @@
 //! Our end of a socket to a zygote or a host: one writer task that sends whole frames in order,
 //! one stream of frames that come.
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use futures_util::stream::{self, Stream};
 use headroom_model_protocol::{Frame, FrameDecoder, FrameError, encode_frame, fds};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -27,6 +29,13 @@ pub(super) enum ConnectionError {
     Frame(#[from] FrameError),
     #[error("the other end no longer reads")]
     Stalled,
+}
+
+/// A frame that came, and the descriptors that came since the one before it.
+#[derive(Debug)]
+pub(super) struct Received<In> {
+    pub(super) frame: Frame<In>,
+    pub(super) descriptors: Vec<OwnedFd>,
 }
 
 struct Outgoing {
@@ -71,7 +80,7 @@ impl Sender {
 /// Makes a socket pair: our end, speaking `In` frames, and the other end to hand to a process.
 pub(super) fn pair<In: DeserializeOwned + 'static>() -> io::Result<(
     Sender,
-    impl Stream<Item = Result<Frame<In>, ConnectionError>> + use<In>,
+    impl Stream<Item = Result<Received<In>, ConnectionError>> + use<In>,
     OwnedFd,
 )> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -119,15 +128,20 @@ async fn write_one(
 /// The frames that come, until the other end closes.
 fn frames<In: DeserializeOwned>(
     socket: Rc<UnixStream>,
-) -> impl Stream<Item = Result<Frame<In>, ConnectionError>> {
+) -> impl Stream<Item = Result<Received<In>, ConnectionError>> {
     let state = (socket, FrameDecoder::<In>::new(), vec![0; READ_CHUNK]);
     stream::try_unfold(state, |(socket, mut decoder, mut chunk)| async move {
+        let mut descriptors = Vec::new();
         loop {
             if let Some(frame) = decoder.next_frame()? {
-                return Ok(Some((frame, (socket, decoder, chunk))));
+                let received = Received { frame, descriptors };
+                return Ok(Some((received, (socket, decoder, chunk))));
             }
             socket.readable().await?;
-            match socket.try_read(&mut chunk) {
+            let read = socket.try_io(Interest::READABLE, || {
+                receive(&socket, &mut chunk, &mut descriptors)
+            });
+            match read {
                 Ok(0) => return Ok(None),
                 Ok(read) => decoder.push(&chunk[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -137,4 +151,23 @@ fn frames<In: DeserializeOwned>(
             }
         }
     })
+}
+
+/// Reads what is there, and the descriptors that came with it.
+fn receive(
+    socket: &UnixStream,
+    chunk: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    // One descriptor comes with a message at most.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(chunk)];
+    let message = recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    Ok(message.bytes)
 }

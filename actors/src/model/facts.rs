@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headroom_model_protocol::Ready;
+use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::upkeep::Misbehaviour;
-use crate::kernel::ProcessExit;
+use crate::kernel::{ProcessExit, ProcessRef};
 
 /// Trims that may be asked of one host at a time. One serves all who wait for it.
 const TRIMS_MAX: usize = 16;
@@ -23,16 +24,46 @@ pub(super) struct Trimmed {
 /// Somebody who waits for a trim.
 pub(super) type TrimReply = oneshot::Sender<Trimmed>;
 
+/// Counts the processes of one host that became ready: tells one from the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Generation(u64);
+
+/// How a process ended that had been ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) generation: Generation,
+    pub(super) exit: ProcessExit,
+    pub(super) cause: EndCause,
+}
+
+/// Who ended a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EndCause {
+    /// Neither of the others: itself, most likely.
+    Other,
+    /// The kernel, for want of memory.
+    OomKiller,
+    /// We did, because memory was exhausted. Its model is on its way out.
+    Exhausted,
+}
+
 /// What is told of one host.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
     ready: Arc<watch::Sender<Option<Arc<Ready>>>>,
+    serving: Arc<watch::Sender<Option<Generation>>>,
     told: Arc<Mutex<Told>>,
 }
 
 #[derive(Debug, Default)]
 struct Told {
-    last_exit: Option<ProcessExit>,
+    /// The process that runs, ready or not.
+    process: Option<Arc<ProcessRef>>,
+    /// The last one that was ready.
+    generation: Generation,
+    /// Whether we have killed the process that runs because memory was exhausted.
+    killed: bool,
+    last_end: Option<Ended>,
     misbehaviour: Option<Misbehaviour>,
     /// The most that its processes were found to hold.
     held: u64,
@@ -44,6 +75,7 @@ impl Facts {
     pub(super) fn new() -> Self {
         Self {
             ready: Arc::new(watch::Sender::new(None)),
+            serving: Arc::new(watch::Sender::new(None)),
             told: Arc::default(),
         }
     }
@@ -57,9 +89,20 @@ impl Facts {
         self.ready.borrow().clone()
     }
 
-    /// How the last process that ended did so.
-    pub(super) fn last_exit(&self) -> Option<ProcessExit> {
-        self.told().last_exit
+    /// Which process takes requests; none while there is none, or it is being replaced.
+    pub(super) fn serving(&self) -> Option<Generation> {
+        *self.serving.borrow()
+    }
+
+    /// Tells of every change of [`Facts::serving`].
+    pub(super) fn watch_serving(&self) -> watch::Receiver<Option<Generation>> {
+        self.serving.subscribe()
+    }
+
+    /// How the process of this generation ended, if it has.
+    pub(super) fn end_of(&self, generation: Option<Generation>) -> Option<Ended> {
+        let ended = self.told().last_end;
+        ended.filter(|ended| Some(ended.generation) == generation)
     }
 
     /// Why its process is to be replaced, if it is.
@@ -81,14 +124,63 @@ impl Facts {
         tokio::time::timeout(within, trimmed).await.ok()?.ok()
     }
 
-    /// A process is ready.
-    pub(super) fn started(&self, ready: Ready) {
-        self.ready.send_replace(Some(Arc::new(ready)));
-        self.told().misbehaviour = None;
+    /// A process runs and is to load the model.
+    pub(super) fn began(&self, process: Arc<ProcessRef>) {
+        let mut told = self.told();
+        told.process = Some(process);
+        told.killed = false;
     }
 
-    pub(super) fn ended(&self, exit: ProcessExit) {
-        self.told().last_exit = Some(exit);
+    /// The process is ready.
+    pub(super) fn started(&self, ready: Ready) {
+        self.ready.send_replace(Some(Arc::new(ready)));
+        let mut told = self.told();
+        told.misbehaviour = None;
+        told.generation.0 += 1;
+        let generation = told.generation;
+        drop(told);
+        self.serving.send_replace(Some(generation));
+    }
+
+    /// The process did not become ready.
+    pub(super) fn boot_failed(&self) {
+        self.told().process = None;
+    }
+
+    /// The process takes no more requests.
+    pub(super) fn stopped_serving(&self) {
+        self.serving.send_replace(None);
+    }
+
+    /// Kills the process, at once and whatever it does, because memory is exhausted.
+    pub(super) fn kill(&self) {
+        let mut told = self.told();
+        if let Some(process) = told.process.clone() {
+            told.killed = true;
+            drop(told);
+            // It may have ended by itself.
+            process.signal(Signal::SIGKILL).ok();
+        }
+    }
+
+    /// The process ended like this, the kernel having said whether it was its doing.
+    pub(super) fn ended(&self, exit: ProcessExit, by_oom_killer: bool) -> EndCause {
+        let mut told = self.told();
+        told.process = None;
+        let killed = ProcessExit::Signal(Signal::SIGKILL as i32);
+        let cause = if told.killed && (exit == killed || exit == ProcessExit::Unknown) {
+            EndCause::Exhausted
+        } else if by_oom_killer {
+            EndCause::OomKiller
+        } else {
+            EndCause::Other
+        };
+        told.last_end = Some(Ended {
+            generation: told.generation,
+            exit,
+            cause,
+        });
+        cause
     }
 
     /// Says what is wrong with the process.

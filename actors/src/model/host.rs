@@ -21,6 +21,8 @@ use super::care::Trims;
 use super::config::MemoryTies;
 use super::connection::ConnectionError;
 use super::facts::{Facts, Trimmed};
+use super::growth::GrowthBound;
+use super::heartbeat::Heartbeat;
 use super::host_process::{END_WITHIN, Frames, Running, boot, end_in_order};
 use super::infer::{BoundInput, BoundRequest, InferError, InferOutput};
 use super::leak::LeakConfig;
@@ -30,7 +32,7 @@ use super::zygote::{ForkError, Zygote};
 use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
     AskError, BudgetError, Call, Child, Entry, Estimate, Exit, Handle, Hold, Life, Message,
-    ProcessExit, Reply,
+    ProcessExit, Reply, sleep_awake,
 };
 
 /// What all incarnations of one host share.
@@ -46,6 +48,8 @@ pub(super) struct HostSpec {
     pub(super) heartbeat_interval: Duration,
     /// How much silence ends it.
     pub(super) heartbeat_timeout: Duration,
+    /// How long loading the model may take.
+    pub(super) load_deadline: Duration,
     /// How long one forward may take.
     pub(super) forward_deadline: Duration,
     /// Where its memory is counted.
@@ -93,6 +97,10 @@ pub(super) enum HostError {
     BadTensor(#[source] ArenaError),
     #[error("the process sent {bytes} bytes of outputs, {allowed} were allowed")]
     TooMuchOutput { bytes: u64, allowed: u64 },
+    #[error("the process was asked for what it cannot do")]
+    OutOfStep,
+    #[error("loading took longer than {0:?}")]
+    LoadDeadline(Duration),
     #[error("one forward took longer than {0:?}")]
     ForwardDeadline(Duration),
 }
@@ -106,7 +114,8 @@ pub(super) struct ModelHost {
     pub(super) reader: Option<SpawnHandle>,
     pub(super) current: Option<Current>,
     pub(super) next_id: u64,
-    last_sign: Instant,
+    heartbeat: Heartbeat,
+    pub(super) growth_bound: GrowthBound,
     /// What its process holds that belongs to no file, by the last sign of life.
     bytes: u64,
     pub(super) upkeep: Upkeep,
@@ -137,6 +146,7 @@ impl ModelHost {
     pub(super) fn new(life: Life, spec: HostSpec) -> Self {
         let name = format!("{}:{}", spec.start.model, spec.start.version);
         let now = Instant::now();
+        let heartbeat = Heartbeat::new(spec.heartbeat_interval, spec.heartbeat_timeout);
         Self {
             forward_seconds: metrics::histogram!("headroom_model_forward_seconds", "name" => name.clone()),
             growth: metrics::gauge!(
@@ -152,7 +162,8 @@ impl ModelHost {
             reader: None,
             current: None,
             next_id: 0,
-            last_sign: now,
+            heartbeat,
+            growth_bound: GrowthBound::default(),
             bytes: 0,
         }
     }
@@ -168,10 +179,11 @@ impl ModelHost {
         let now = Instant::now();
         let (bytes, held) = (ready.memory.anonymous, self.spec.facts.held());
         self.upkeep = Upkeep::new(&self.spec.leak, bytes, held, now);
+        self.growth_bound = GrowthBound::default();
         self.bytes = bytes;
-        self.spec.facts.started(ready);
         self.running = Some(running);
-        self.last_sign = now;
+        self.spec.facts.started(ready);
+        self.heartbeat.on_sign();
         let frames = wrap_stream::<_, Self>(frames);
         let read = frames
             .map(|frame, host, cx| host.on_frame(frame, cx))
@@ -181,12 +193,19 @@ impl ModelHost {
 
     /// There is no process: it may have been the kernel's doing.
     pub(super) fn on_boot_failed(&self, error: &HostError) {
-        if let HostError::EndedEarly(exit) = error {
-            self.on_ended_unasked(*exit, 0);
+        match error {
+            HostError::EndedEarly(exit) if self.is_oom_kill(*exit) => self.on_oom_kill(0),
+            // What is reserved was too little: the next load reserves more, where there is more.
+            HostError::StartFailed {
+                kind: StartFailureKind::Memory,
+                ..
+            } => self.raise_estimate(0),
+            _ => {}
         }
     }
 
     pub(super) fn fail(&self, cx: &mut Context<Self>, error: HostError) {
+        self.spec.facts.stopped_serving();
         self.life.end(cx, Exit::error(error));
     }
 
@@ -195,7 +214,7 @@ impl ModelHost {
         frame: Result<Frame<HostReply>, ConnectionError>,
         cx: &mut Context<Self>,
     ) {
-        self.last_sign = Instant::now();
+        self.heartbeat.on_sign();
         let Frame { header, payload } = match frame {
             Ok(frame) => frame,
             Err(error) => return self.fail(cx, error.into()),
@@ -209,7 +228,7 @@ impl ModelHost {
                 self.forward_seconds.record(forward_us as f64 / 1e6);
                 if let Some(current) = self.take_current(id, cx) {
                     self.on_output(current, outputs, payload, forward_us, cx);
-                    self.upkeep.on_call(self.last_sign);
+                    self.upkeep.on_call(Instant::now());
                     self.trim_if_due(cx);
                 }
             }
@@ -218,6 +237,7 @@ impl ModelHost {
                     let error = match (kind, current.refused) {
                         (FailureKind::InvalidInput, _) => InferError::InvalidInput(message),
                         (FailureKind::Model, _) => InferError::Model(message),
+                        (FailureKind::Memory, _) => InferError::OutOfMemory(message),
                         (FailureKind::NoMemory, Some(refused)) => InferError::NoMemory(refused),
                         (
                             FailureKind::NoMemory | FailureKind::Protocol | FailureKind::Internal,
@@ -227,7 +247,13 @@ impl ModelHost {
                             InferError::HostLost
                         }
                     };
+                    let lost = error == InferError::HostLost;
                     current.reply.send(Err(error));
+                    // A bug of its own ends the process by itself; one of ours must, too: whoever
+                    // was told that it is lost waits for the next.
+                    if lost && kind != FailureKind::Internal {
+                        self.fail(cx, HostError::OutOfStep);
+                    }
                 }
             }
             HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx),
@@ -327,30 +353,38 @@ impl ModelHost {
         let Some(mut running) = self.running.take() else {
             return;
         };
+        self.spec.facts.stopped_serving();
         let measured = self.bytes.max(self.spec.entry.measured());
-        self.spec.entry.detach(running.process.pid());
         let begun = Instant::now();
         let end = wrap_future::<_, Self>(async move { running.process.end(END_WITHIN).await });
         cx.spawn(end.map(move |exit, host, cx| {
-            host.spec.facts.ended(exit);
             // After that time it was us who killed it.
-            if begun.elapsed() < END_WITHIN {
-                host.on_ended_unasked(exit, measured);
-            }
+            let unasked = begun.elapsed() < END_WITHIN;
+            host.on_ended(exit, unasked.then_some(measured));
             host.life.end(cx, Exit::Process(exit));
         }));
     }
 
+    /// Sends a ping, unless too many have had no answer. Comes back after an interval, once however
+    /// long that has really been.
     fn beat(&mut self, cx: &mut Context<Self>) {
-        let Some(running) = &self.running else { return };
-        let silent = self.last_sign.elapsed();
-        if silent > self.spec.heartbeat_timeout {
-            self.spec.facts.ended(ProcessExit::Unknown);
+        cx.run_later(self.spec.heartbeat_interval, Self::beat);
+        if self.running.is_none() {
+            return;
+        }
+        if let Some(silent) = self.heartbeat.on_beat() {
+            self.spec.facts.stopped_serving();
             return self.life.end(cx, Exit::Stuck { silent });
         }
-        if let Err(error) = running
-            .sender
-            .send(&HostRequest::Ping { n: self.next_id }, &[])
+        let n = self.next_id;
+        self.send(&HostRequest::Ping { n }, cx);
+        self.bound_growth(cx);
+    }
+
+    /// Sends a request without a payload. There is nothing to send to between two processes.
+    pub(super) fn send(&self, request: &HostRequest, cx: &mut Context<Self>) {
+        if let Some(running) = &self.running
+            && let Err(error) = running.sender.send(request, &[])
         {
             self.fail(cx, error.into());
         }
@@ -362,6 +396,7 @@ impl ModelHost {
         reply: Reply<Forward>,
         cx: &mut Context<Self>,
     ) {
+        self.bound_growth(cx);
         let Some(running) = &mut self.running else {
             return;
         };
@@ -372,7 +407,8 @@ impl ModelHost {
         self.next_id += 1;
         let id = self.next_id;
         let deadline = self.spec.forward_deadline;
-        let overdue = cx.run_later(deadline, move |host, cx| host.on_overdue(id, deadline, cx));
+        let overdue = wrap_future::<_, Self>(sleep_awake(deadline));
+        let overdue = cx.spawn(overdue.map(move |(), host, cx| host.on_overdue(id, deadline, cx)));
         self.current = Some(Current {
             id,
             reply,
@@ -380,6 +416,7 @@ impl ModelHost {
             refused: None,
             overdue,
         });
+        self.watch_growth(cx);
         let size: usize = request.inputs.iter().map(BoundInput::size).sum();
         let written = copy(size as u64 > COPY_INLINE_MAX, move || {
             write_request(id, &request, requests)
@@ -436,15 +473,14 @@ impl Child for ModelHost {
             })?;
             host.install(running, frames, ready, cx);
             host.hear_trims(cx);
-            cx.run_interval(host.spec.heartbeat_interval, Self::beat);
+            cx.run_later(host.spec.heartbeat_interval, Self::beat);
             Ok(())
         }))
     }
 
     fn stop(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
-        let running = self.running.take();
-        let entry = Arc::clone(&self.spec.entry);
-        Box::pin(wrap_future(end_in_order(running, entry)))
+        self.spec.facts.stopped_serving();
+        Box::pin(wrap_future(end_in_order(self.running.take())))
     }
 
     fn observe(&self) -> Value {
@@ -460,9 +496,7 @@ impl Child for ModelHost {
 
 impl Drop for ModelHost {
     fn drop(&mut self) {
-        if let Some(running) = &self.running {
-            self.spec.entry.detach(running.process.pid());
-        }
+        self.spec.facts.stopped_serving();
     }
 }
 

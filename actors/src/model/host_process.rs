@@ -5,8 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{LocalBoxStream, StreamExt};
-use headroom_model_protocol::{ArenaReader, ArenaWriter, Frame, HostReply, HostRequest, Ready};
+use futures_util::stream::{LocalBoxStream, StreamExt, TryStreamExt};
+use headroom_model_protocol::{
+    ArenaReader, ArenaWriter, Frame, HostReply, HostRequest, Ready, Start,
+};
+use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -15,7 +18,7 @@ use super::connection::{self, ConnectionError, Sender};
 use super::host::{HostError, HostSource, HostSpec};
 use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{LastLines, Process, SpawnError, log_lines};
-use crate::kernel::{AskError, Entry, Handle, ProcessExit};
+use crate::kernel::{AskError, Entry, Handle, ProcessExit, ProcessRef};
 
 /// After its socket closed, or after it was asked to stop, how long a host may take to end.
 pub(super) const END_WITHIN: Duration = Duration::from_secs(2);
@@ -24,10 +27,16 @@ pub(super) const END_WITHIN: Duration = Duration::from_secs(2);
 /// by this very fork adds the time that finding it takes.
 const FORK_WITHIN: Duration = Duration::from_secs(15);
 
-/// A process of ours, however it came to be. Dropping it kills it.
-pub(super) enum HostProcess {
+/// A process of ours, however it came to be. Its memory is counted for as long as this lives.
+/// Dropping it kills it.
+pub(super) struct HostProcess {
+    itself: Arc<ProcessRef>,
+    origin: Origin,
+    entry: Arc<dyn Entry>,
+}
+
+enum Origin {
     Forked {
-        pid: i32,
         ended: oneshot::Receiver<ProcessExit>,
         exit: Option<ProcessExit>,
     },
@@ -35,25 +44,33 @@ pub(super) enum HostProcess {
 }
 
 impl HostProcess {
-    pub(super) fn pid(&self) -> i32 {
-        match self {
-            Self::Forked { pid, .. } => *pid,
-            Self::Spawned(process) => process.pid(),
+    fn new(itself: Arc<ProcessRef>, origin: Origin, entry: &Arc<dyn Entry>) -> Self {
+        // Counted from its first byte on, so that a load shows in the budget while it happens.
+        entry.attach(itself.pid());
+        Self {
+            itself,
+            origin,
+            entry: Arc::clone(entry),
         }
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.itself.pid()
     }
 
     /// Waits for its end; when that takes too long, kills it and waits again.
     pub(super) async fn end(&mut self, within: Duration) -> ProcessExit {
-        match self {
-            Self::Spawned(process) => process.stop(within).await,
-            Self::Forked {
+        match &mut self.origin {
+            Origin::Spawned(process) => process.stop(within).await,
+            Origin::Forked {
                 exit: Some(exit), ..
             } => *exit,
-            Self::Forked { pid, ended, exit } => {
+            Origin::Forked { ended, exit } => {
                 let told = match timeout(within, &mut *ended).await {
                     Ok(told) => told,
                     Err(_) => {
-                        kill(*pid);
+                        // Fails when it has just ended.
+                        self.itself.signal(Signal::SIGKILL).ok();
                         let patience = timeout(within, ended).await;
                         patience.unwrap_or(Ok(ProcessExit::Unknown))
                     }
@@ -67,26 +84,12 @@ impl HostProcess {
 
 impl Drop for HostProcess {
     fn drop(&mut self) {
-        if let Self::Forked {
-            pid,
-            ended,
-            exit: None,
-        } = self
-            && ended.try_recv() == Err(oneshot::error::TryRecvError::Empty)
-        {
-            // Not reaped yet, so the number still means our process.
-            kill(*pid);
+        // One that was spawned kills itself.
+        if let Origin::Forked { exit: None, .. } = self.origin {
+            self.itself.signal(Signal::SIGKILL).ok();
         }
+        self.entry.detach(self.pid());
     }
-}
-
-/// Kills a forked host with all that it may have started.
-fn kill(pid: i32) {
-    use nix::sys::signal::{Signal, kill, killpg};
-    let pid = nix::unistd::Pid::from_raw(pid);
-    // Each fails only when there is nothing left to kill.
-    killpg(pid, Signal::SIGKILL).ok();
-    kill(pid, Signal::SIGKILL).ok();
 }
 
 pub(super) type Frames = LocalBoxStream<'static, Result<Frame<HostReply>, ConnectionError>>;
@@ -99,17 +102,32 @@ pub(super) struct Running {
     pub(super) replies: Arc<ArenaReader>,
 }
 
-/// Gets a process, has it load the model, and waits until it is ready.
+/// Gets a process, has it load the model, and waits until it is ready, for as long as a load may
+/// take. Nothing is left of one that does not become ready.
 pub(super) async fn boot(spec: HostSpec) -> Result<(Running, Frames, Ready), HostError> {
+    let within = spec.load_deadline;
+    let facts = spec.facts.clone();
+    let booted = timeout(within, try_boot(spec)).await;
+    let booted = booted.unwrap_or(Err(HostError::LoadDeadline(within)));
+    if booted.is_err() {
+        facts.boot_failed();
+    }
+    booted
+}
+
+async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, Ready), HostError> {
     let (sender, frames, theirs) = connection::pair::<HostReply>()?;
-    let mut frames = frames.boxed_local();
+    let mut frames = frames.map_ok(|received| received.frame).boxed_local();
     let requests = ArenaWriter::create("headroom-requests")?;
     let replies = ArenaReader::create("headroom-replies")?;
     let mut process = create(&spec, theirs).await?;
-    // Counted from its first byte on, so that a load shows in the budget while it happens.
-    spec.entry.attach(process.pid());
+    spec.facts.began(Arc::clone(&process.itself));
     let arenas = vec![owned(&requests)?, owned(&replies)?];
-    let begun = sender.send_with(&HostRequest::Start(spec.start.clone()), &[], arenas);
+    let start = Start {
+        growth_max: Some(spec.entry.growth_max()),
+        ..spec.start.clone()
+    };
+    let begun = sender.send_with(&HostRequest::Start(start), &[], arenas);
     let ready = match begun {
         Ok(()) => first_word(&mut frames, &mut process).await,
         Err(error) => Err(error.into()),
@@ -129,7 +147,6 @@ pub(super) async fn boot(spec: HostSpec) -> Result<(Running, Frames, Ready), Hos
             ))
         }
         Err(error) => {
-            spec.entry.detach(process.pid());
             drop(sender);
             process.end(END_WITHIN).await;
             Err(error)
@@ -162,7 +179,9 @@ async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostErr
         HostSource::Spawn(process) => {
             let spawned = Process::spawn(process, socket.into());
             let process = spawned.map_err(|source| SpawnError::new(process, source))?;
-            Ok(HostProcess::Spawned(Box::new(process)))
+            let itself = Arc::clone(process.itself());
+            let origin = Origin::Spawned(Box::new(process));
+            Ok(HostProcess::new(itself, origin, &spec.entry))
         }
         HostSource::Zygote(zygote) => {
             let (log, log_end) = std::io::pipe()?;
@@ -170,12 +189,10 @@ async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostErr
             let within = FORK_WITHIN.saturating_add(spec.heartbeat_timeout);
             let forked = fork(zygote, &spec.name, &socket, &log_end.into(), within).await?;
             let lines = LastLines::default();
-            actix_rt::spawn(log_lines(spec.name.clone(), forked.pid, lines, log));
-            Ok(HostProcess::Forked {
-                pid: forked.pid,
-                ended: forked.ended,
-                exit: None,
-            })
+            let Forked { process, ended } = forked;
+            actix_rt::spawn(log_lines(spec.name.clone(), process.pid(), lines, log));
+            let origin = Origin::Forked { ended, exit: None };
+            Ok(HostProcess::new(Arc::new(process), origin, &spec.entry))
         }
     }
 }
@@ -209,7 +226,8 @@ async fn fork(
     Err(HostError::NoZygote(AskError::TimedOut))
 }
 
-pub(super) async fn end_in_order(running: Option<Running>, entry: Arc<dyn Entry>) {
+/// Asks the process to end, and sees to it that it does.
+pub(super) async fn end_in_order(running: Option<Running>) {
     if let Some(Running {
         mut process,
         sender,
@@ -218,8 +236,6 @@ pub(super) async fn end_in_order(running: Option<Running>, entry: Arc<dyn Entry>
     {
         // It also ends when the socket closes, whether or not it reads this.
         sender.send(&HostRequest::Stop, &[]).ok();
-        let pid = process.pid();
         process.end(END_WITHIN).await;
-        entry.detach(pid);
     }
 }

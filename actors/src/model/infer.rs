@@ -60,6 +60,12 @@ pub enum InferError {
     /// The request does not fit the model. The caller's to mend.
     #[error("{0}")]
     InvalidInput(String),
+    /// The model took more memory for this input than its process may have. It goes on.
+    #[error("this request takes more memory than there is for it: {0}")]
+    OutOfMemory(String),
+    /// Its process was ended while it worked on the request, because memory ran out.
+    #[error("memory ran out, and the model's process was ended while it worked on the request")]
+    KilledForMemory,
     /// The model refused this input: its code threw.
     #[error("the model failed on this input: {0}")]
     Model(String),

@@ -20,6 +20,8 @@ mod config;
 mod connection;
 mod facts;
 mod files;
+mod growth;
+mod heartbeat;
 mod host;
 mod host_process;
 mod infer;

@@ -10,12 +10,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::fut::{ActorFutureExt, wrap_future};
+use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, Handler};
+use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::facts::Facts;
+use super::facts::{EndCause, Facts, Generation};
 use super::host::{Forward, ModelHost};
 use super::infer::{
     BoundInput, BoundRequest, Hold, Infer, InferError, InferOutput, InferRequest, Sequence,
@@ -27,11 +28,8 @@ use crate::model::settings::ModelSettings;
 /// Tries per request: the first, and one more after a crash.
 const TRIES_MAX: u32 = 2;
 
-/// How often idle sequences are looked for.
-const SEQUENCE_SWEEP: Duration = Duration::from_secs(1);
-
-/// How long to wait for a host that restarts before looking again.
-const HOST_BACK_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is looked for idle sequences, and for hosts that are back.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Beyond the forward's own deadline, which the host enforces: the host's answer is always nearer.
 const FORWARD_MARGIN: Duration = Duration::from_secs(30);
@@ -41,6 +39,8 @@ const FORWARD_MARGIN: Duration = Duration::from_secs(30);
 pub(super) struct OwnerSpec {
     pub(super) settings: Arc<ModelSettings>,
     pub(super) hosts: Vec<(Handle<ModelHost>, Facts)>,
+    /// How long a host may take to load the model.
+    pub(super) load_deadline: Duration,
     pub(super) sequence_idle: Duration,
 }
 
@@ -58,6 +58,8 @@ struct Instance {
     handle: Handle<ModelHost>,
     facts: Facts,
     work: Work,
+    /// While it is down: the process that was lost, which may be seen for a moment longer.
+    lost: Option<Generation>,
     bound: Option<BoundSequence>,
     /// Since when its process should be replaced and a sequence is in the way.
     kept_since: Option<Instant>,
@@ -69,7 +71,7 @@ struct Instance {
 enum Work {
     Free,
     Busy,
-    /// Its process died; its supervisor starts a new one.
+    /// There is no process to take work: it died, and its supervisor starts a new one.
     Down,
     /// Its process misbehaved and is being replaced, in order.
     Renewing,
@@ -93,6 +95,17 @@ struct Pending {
     own_crashes: u32,
 }
 
+impl Instance {
+    /// Whether a process is there to take work, and not the one that was lost.
+    fn is_back(&self) -> bool {
+        let serving = self.facts.serving();
+        serving.is_some()
+            && serving != self.lost
+            && self.handle.is_up()
+            && self.handle.in_flight() == 0
+    }
+}
+
 impl ModelOwner {
     pub(super) fn new(life: Life, spec: OwnerSpec) -> Self {
         // The hosts are ready before their owner starts, so at least one has told its facts.
@@ -103,7 +116,9 @@ impl ModelOwner {
         let instance = |(handle, facts): &(Handle<ModelHost>, Facts)| Instance {
             handle: handle.clone(),
             facts: facts.clone(),
-            work: Work::Free,
+            // It is looked at before anything is given out.
+            work: Work::Down,
+            lost: None,
             bound: None,
             kept_since: None,
             ending: false,
@@ -202,11 +217,12 @@ impl ModelOwner {
         instance.work = Work::Busy;
         instance.ending = false;
         let handle = instance.handle.clone();
+        let generation = instance.facts.serving();
         let request = Arc::clone(&pending.request);
         let patience = self.spec.settings.deadline + FORWARD_MARGIN;
         let asked = async move { handle.ask(Forward(request), patience).await };
         cx.spawn(wrap_future::<_, Self>(asked).map(move |answer, owner, cx| {
-            owner.on_answer(index, pending, answer, cx);
+            owner.on_answer(index, generation, pending, answer);
             owner.dispatch(cx);
         }));
     }
@@ -214,9 +230,9 @@ impl ModelOwner {
     fn on_answer(
         &mut self,
         index: usize,
+        generation: Option<Generation>,
         pending: Pending,
         answer: Result<Result<InferOutput, InferError>, AskError>,
-        cx: &mut Context<Self>,
     ) {
         match answer {
             Ok(Ok(output)) => {
@@ -225,25 +241,54 @@ impl ModelOwner {
             }
             // The process failed by its own fault and is about to end.
             Ok(Err(InferError::HostLost)) => {
-                self.lose(index, cx);
+                self.lose(index, generation);
                 self.after_crash(pending, true);
             }
             Ok(Err(error)) => {
                 if matches!(error, InferError::Deadline(_)) {
-                    self.lose(index, cx);
+                    self.lose(index, generation);
                 } else {
                     self.instances[index].work = Work::Free;
                 }
                 pending.reply.send(Err(error));
             }
+            // It works on something that we gave up: the process is not lost.
+            Err(AskError::Busy) => {
+                self.lose(index, None);
+                self.requeue(pending);
+            }
+            Err(AskError::TimedOut) => {
+                self.lose(index, None);
+                let limit = humantime::format_duration(self.spec.settings.deadline);
+                let error = InferError::Deadline(limit.to_string());
+                pending.reply.send(Err(error));
+            }
             Err(error) if error.is_unseen() => {
-                self.lose(index, cx);
+                self.lose(index, generation);
                 self.requeue(pending);
             }
             Err(_) => {
-                let facts = &self.instances[index].facts;
-                let own = facts.last_exit().is_some_and(|exit| exit.is_crash());
-                self.lose(index, cx);
+                self.lose(index, generation);
+                self.after_end(index, generation, pending);
+            }
+        }
+    }
+
+    /// The process has ended with this request in it. What was ended for its memory is not tried
+    /// again: it would take the memory again.
+    fn after_end(&mut self, index: usize, generation: Option<Generation>, pending: Pending) {
+        let ended = self.instances[index].facts.end_of(generation);
+        match ended.map(|ended| ended.cause) {
+            Some(EndCause::OomKiller) => pending.reply.send(Err(InferError::KilledForMemory)),
+            Some(EndCause::Exhausted) => {
+                pending.reply.send(Err(InferError::KilledForMemory));
+                // The model is being unloaded: nobody's turn comes any more.
+                for pending in self.queue.drain(..) {
+                    pending.reply.send(Err(InferError::KilledForMemory));
+                }
+            }
+            Some(EndCause::Other) | None => {
+                let own = ended.is_some_and(|ended| ended.exit.is_crash());
                 self.after_crash(pending, own);
             }
         }
@@ -292,23 +337,43 @@ impl ModelOwner {
         self.queue.push_front(pending);
     }
 
-    /// The instance's process is gone, and the state of its sequence with it. Waits for the next.
-    fn lose(&mut self, index: usize, cx: &mut Context<Self>) {
+    /// The instance takes no work until [`ModelOwner::look_for_hosts`] finds that it does again. The
+    /// state of its sequence is gone with the process of this generation.
+    fn lose(&mut self, index: usize, generation: Option<Generation>) {
         let instance = &mut self.instances[index];
         instance.work = Work::Down;
+        instance.lost = generation;
         instance.bound = None;
-        let handle = instance.handle.clone();
-        // The old address may still be there for a moment: a lost reply comes before the exit.
-        let back = async move { handle.restarted(HOST_BACK_WITHIN).await };
-        cx.spawn(wrap_future::<_, Self>(back).map(move |back, owner, cx| {
-            if back {
-                owner.instances[index].work = Work::Free;
-                owner.dispatch(cx);
-            } else {
-                // Stopped for good, most likely; then the owner is about to be, too.
-                cx.run_later(SEQUENCE_SWEEP, move |owner, cx| owner.lose(index, cx));
+    }
+
+    /// Gives instances that were down their next work, where there is a process to take it. This
+    /// compares what is with what should be, so it does not matter when it is called or what was
+    /// missed before.
+    fn look_for_hosts(&mut self, cx: &mut Context<Self>) {
+        for instance in &mut self.instances {
+            if instance.work == Work::Down && instance.is_back() {
+                instance.work = Work::Free;
             }
-        }));
+        }
+        self.dispatch(cx);
+    }
+
+    /// Has the hosts looked for whenever the host at `index` may be back.
+    fn follow_host(&self, index: usize, cx: &mut Context<Self>) {
+        let Instance { handle, facts, .. } = &self.instances[index];
+        let state = (handle.clone(), facts.watch_serving());
+        let changes = stream::unfold(state, |(handle, mut serving)| async move {
+            serving.changed().await.ok()?;
+            // The process is there before the calls for it are let in.
+            handle.running(SWEEP).await;
+            Some(((), (handle, serving)))
+        });
+        let changes = wrap_stream::<_, Self>(changes);
+        cx.spawn(
+            changes
+                .map(|(), owner, cx| owner.look_for_hosts(cx))
+                .finish(),
+        );
     }
 
     fn sweep(&mut self, cx: &mut Context<Self>) {
@@ -321,7 +386,7 @@ impl ModelOwner {
         }
         // Those whose callers have gone away make room, even behind one that waits.
         self.queue.retain(|pending| !pending.reply.is_cancelled());
-        self.dispatch(cx);
+        self.look_for_hosts(cx);
     }
 }
 
@@ -334,7 +399,11 @@ impl Actor for ModelOwner {
             instances = self.instances.len(),
             "model is up"
         );
-        cx.run_interval(SEQUENCE_SWEEP, Self::sweep);
+        for index in 0..self.instances.len() {
+            self.follow_host(index, cx);
+        }
+        self.look_for_hosts(cx);
+        cx.run_interval(SWEEP, Self::sweep);
     }
 }
 

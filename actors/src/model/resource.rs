@@ -201,6 +201,7 @@ impl ModelResource {
                 name,
                 heartbeat_interval: self.config.heartbeat_interval,
                 heartbeat_timeout: self.config.heartbeat_timeout,
+                load_deadline: ticket.deadline,
                 forward_deadline: settings.deadline,
                 entry: Arc::clone(&ticket.entry),
                 estimate: ticket.estimate.clone(),
@@ -217,6 +218,7 @@ impl ModelResource {
         let spec = OwnerSpec {
             settings,
             hosts: self.hosts.clone(),
+            load_deadline: ticket.deadline,
             sequence_idle: self.config.sequence_idle,
         };
         let owner = ChildSpec::actor(&self.owner, move |life| ModelOwner::new(life, spec.clone()));
@@ -270,6 +272,12 @@ impl Load for ModelResource {
 
     fn unload(&self) -> BoxFuture<'static, ()> {
         end(self.runtime.supervisor.clone(), self.file.resource()).boxed()
+    }
+
+    fn kill(&self) {
+        for (_, facts) in &self.hosts {
+            facts.kill();
+        }
     }
 }
 
@@ -335,18 +343,20 @@ fn load_error_of(exit: &Exit) -> LoadError {
             StartFailureKind::BadFile | StartFailureKind::Load | StartFailureKind::Settings => {
                 LoadFault::Invalid
             }
-            StartFailureKind::Unreadable
+            StartFailureKind::Memory
+            | StartFailureKind::Unreadable
             | StartFailureKind::Device
             | StartFailureKind::Internal => LoadFault::Unavailable,
         },
         HostError::EndedEarly(exit) if exit.is_crash() => LoadFault::Invalid,
-        HostError::ForwardDeadline(_) => LoadFault::Deadline,
+        HostError::ForwardDeadline(_) | HostError::LoadDeadline(_) => LoadFault::Deadline,
         HostError::Prepare(_)
         | HostError::Spawn(_)
         | HostError::NoZygote(_)
         | HostError::Fork(_)
         | HostError::EndedEarly(_)
         | HostError::Connection(_)
+        | HostError::OutOfStep
         | HostError::BadTensor(_)
         | HostError::TooMuchOutput { .. } => LoadFault::Unavailable,
     };

@@ -4,7 +4,7 @@
 //! It reaps its hosts and tells us how they ended. When it dies, its hosts die with it (the kernel
 //! sees to that), so nothing is ever left behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,13 +13,15 @@ use std::time::Duration;
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
 use futures_util::stream::{LocalBoxStream, StreamExt};
-use headroom_model_protocol::{Frame, HostExit, ZygoteReply, ZygoteRequest};
+use headroom_model_protocol::{HostExit, ZygoteReply, ZygoteRequest};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::connection::{self, ConnectionError, Sender};
+use super::connection::{self, ConnectionError, Received, Sender};
 use crate::kernel::process::{Process, ProcessSpec, SpawnError};
-use crate::kernel::{Call, Child, Entry, Exit, Life, Message, ProcessExit, Reply};
+use crate::kernel::{
+    Call, Child, Entry, Exit, Life, Message, ProcessExit, ProcessRef, Reply, sleep_awake,
+};
 
 /// After its socket closed, how long the process may take to end by itself.
 const END_WITHIN: Duration = Duration::from_secs(2);
@@ -33,6 +35,8 @@ pub(super) struct Zygote {
     running: Option<Running>,
     forking: HashMap<u64, Reply<Fork>>,
     hosts: HashMap<i32, oneshot::Sender<ProcessExit>>,
+    /// Those of hosts, which come along with what is told of them.
+    descriptors: VecDeque<OwnedFd>,
     next_id: u64,
 }
 
@@ -41,7 +45,7 @@ struct Running {
     sender: Sender,
 }
 
-type Frames = LocalBoxStream<'static, Result<Frame<ZygoteReply>, ConnectionError>>;
+type Frames = LocalBoxStream<'static, Result<Received<ZygoteReply>, ConnectionError>>;
 
 /// Why the zygote cannot do what it is for.
 #[derive(Debug, thiserror::Error)]
@@ -71,26 +75,34 @@ impl Zygote {
             running: None,
             forking: HashMap::new(),
             hosts: HashMap::new(),
+            descriptors: VecDeque::new(),
             next_id: 0,
         }
     }
 
     fn on_frame(
         &mut self,
-        frame: Result<Frame<ZygoteReply>, ConnectionError>,
+        frame: Result<Received<ZygoteReply>, ConnectionError>,
         cx: &mut Context<Self>,
     ) {
-        let reply = match frame {
-            Ok(frame) => frame.header,
+        let received = match frame {
+            Ok(received) => received,
             Err(error) => return self.life.end(cx, Exit::error(ZygoteError::from(error))),
         };
-        match reply {
+        self.descriptors.extend(received.descriptors);
+        match received.frame.header {
             ZygoteReply::Ready { .. } => {}
-            ZygoteReply::Forked { id, pid } => {
-                let (ended, watch) = oneshot::channel();
-                self.hosts.insert(pid, ended);
+            ZygoteReply::Forked {
+                id,
+                pid,
+                has_descriptor,
+            } => {
+                let (sender, ended) = oneshot::channel();
+                self.hosts.insert(pid, sender);
+                let descriptor = has_descriptor.then(|| self.descriptors.pop_front());
+                let process = ProcessRef::new(pid, descriptor.flatten());
                 match self.forking.remove(&id) {
-                    Some(reply) => reply.send(Ok(Forked { pid, ended: watch })),
+                    Some(reply) => reply.send(Ok(Forked { process, ended })),
                     // Nobody waits: the host sees its socket closed and ends.
                     None => tracing::warn!(pid, "the zygote forked a host that nobody asked for"),
                 }
@@ -139,10 +151,9 @@ async fn boot(spec: ProcessSpec) -> Result<(Running, Frames), ZygoteError> {
     let mut frames = frames.boxed_local();
     let mut process = Process::spawn(&spec, Stdio::from(theirs)).map_err(failed)?;
     match frames.next().await {
-        Some(Ok(Frame {
-            header: ZygoteReply::Ready { .. },
-            ..
-        })) => Ok((Running { process, sender }, frames)),
+        Some(Ok(received)) if matches!(received.frame.header, ZygoteReply::Ready { .. }) => {
+            Ok((Running { process, sender }, frames))
+        }
         Some(Err(error)) => Err(error.into()),
         _ => Err(ZygoteError::NotReady(process.stop(END_WITHIN).await)),
     }
@@ -215,7 +226,7 @@ pub(super) struct Fork {
 /// A host that was forked.
 #[derive(Debug)]
 pub(super) struct Forked {
-    pub(super) pid: i32,
+    pub(super) process: ProcessRef,
     /// How it ended; dropped when the zygote ended first.
     pub(super) ended: oneshot::Receiver<ProcessExit>,
 }
@@ -244,7 +255,8 @@ impl Handler<Call<Fork>> for Zygote {
         match running.sender.send_with(&request, &[], vec![socket, log]) {
             Ok(()) => {
                 self.forking.insert(id, reply);
-                cx.run_later(self.patience, move |zygote, cx| zygote.on_overdue(id, cx));
+                let overdue = wrap_future::<_, Self>(sleep_awake(self.patience));
+                cx.spawn(overdue.map(move |(), zygote, cx| zygote.on_overdue(id, cx)));
             }
             Err(error) => self.life.end(cx, Exit::error(ZygoteError::from(error))),
         }

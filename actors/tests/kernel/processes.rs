@@ -252,6 +252,22 @@ fn a_dropped_process_is_killed_and_reaped() {
 }
 
 #[test]
+fn a_reaped_process_can_be_signalled_no_more_whoever_has_its_number() {
+    Universe::real_time(|_| async move {
+        let mut process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
+        let itself = Arc::clone(process.itself());
+        itself.signal(Signal::SIGKILL).unwrap();
+        itself.ended().await.unwrap();
+        // It has ended and still has its number: signals go nowhere, and are no error.
+        itself.signal(Signal::SIGKILL).unwrap();
+        let exit = process.ended().await;
+        assert_eq!(exit, ProcessExit::Signal(Signal::SIGKILL as i32));
+        let gone = itself.signal(Signal::SIGKILL).unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(nix::libc::ESRCH));
+    });
+}
+
+#[test]
 fn the_output_is_kept_with_its_last_lines_and_long_lines_are_cut() {
     Universe::real_time(|_| async move {
         let script = "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); done; \

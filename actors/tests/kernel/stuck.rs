@@ -3,10 +3,35 @@
 use std::time::Duration;
 
 use headroom_actors::kernel::testing::Universe;
-use headroom_actors::kernel::{AskError, ChildSpec, Heartbeat, Restart, SupervisorSpec};
-use tokio::time::Instant;
+use headroom_actors::kernel::{
+    AskError, ChildSpec, Heartbeat, Restart, SupervisorSpec, sleep_awake,
+};
+use tokio::time::{Instant, advance, sleep};
 
 use crate::cast::*;
+
+#[test]
+fn a_pause_of_the_process_is_not_counted_however_long_it_is() {
+    Universe::paused(|universe| async move {
+        let begun = Instant::now();
+        sleep_awake(8 * SECOND).await;
+        assert_eq!(begun.elapsed(), 8 * SECOND);
+
+        let journal = Journal::default();
+        let role = Role::new("a", &journal);
+        let root = universe.start(over([&role])).await;
+        journal.take();
+        let waiting = tokio::spawn(sleep_awake(8 * SECOND));
+        sleep(7 * SECOND + SECOND / 2).await;
+        advance(1000 * SECOND).await;
+        let resumed = Instant::now();
+        waiting.await.unwrap();
+        assert_eq!(resumed.elapsed(), SECOND);
+        sleep(Heartbeat::DEFAULT.timeout * 2).await;
+        assert_eq!(journal.take(), [""; 0], "nobody was stuck");
+        root.stop().await;
+    });
+}
 
 #[test]
 fn an_actor_whose_loop_stands_still_is_killed_as_stuck_and_restarted() {

@@ -7,11 +7,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::EmbeddedError;
+use crate::kernel::ProcessRef;
 
 /// How long an orphan has for each of the ways in which it is asked to end. An orderly end writes
 /// what is in memory to the disk.
@@ -44,8 +44,7 @@ impl Orphans {
             let server = self.what;
             tracing::warn!(server, processes = ?found, %signal, "ending what an earlier run left");
             for pid in found {
-                // It may be gone by now, or be told by another one of them.
-                kill(Pid::from_raw(pid), *signal).ok();
+                self.signal(pid, *signal);
             }
             let deadline = Instant::now() + ENDS_WITHIN;
             while !self.find().is_empty() && Instant::now() < deadline {
@@ -61,13 +60,29 @@ impl Orphans {
         }
     }
 
+    /// Signals the process that was found as `pid`, unless the number is another one's by now.
+    fn signal(&self, pid: i32, signal: Signal) {
+        let Ok(process) = ProcessRef::open(pid) else {
+            return;
+        };
+        // Only now that the process is held is it worth while to look who it is.
+        if self.is_one(Path::new(&format!("/proc/{pid}")), &self.existing_folders()) {
+            // It may be gone by now, or be told by another one of them.
+            process.signal(signal).ok();
+        }
+    }
+
+    /// Their folders, as the kernel names them.
+    fn existing_folders(&self) -> Vec<PathBuf> {
+        let folders = self.folders.iter();
+        folders
+            .filter_map(|folder| folder.canonicalize().ok())
+            .collect()
+    }
+
     /// Their process ids.
     fn find(&self) -> Vec<i32> {
-        let folders: Vec<PathBuf> = self
-            .folders
-            .iter()
-            .filter_map(|folder| folder.canonicalize().ok())
-            .collect();
+        let folders = self.existing_folders();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         processes
             .filter_map(|entry| {

@@ -6,9 +6,12 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context};
 use tokio::time::Instant;
 
-use super::{HOST_BACK_WITHIN, Instance, ModelOwner, Work};
+use super::{Instance, ModelOwner, Work};
 use crate::model::care::Renew;
 use crate::model::upkeep::Misbehaviour;
+
+/// Beyond the time of a load: for the old process to end.
+const RENEW_MARGIN: Duration = Duration::from_secs(10);
 
 /// How long a sequence may stand in the way of a fresh process, whose memory meanwhile grows on.
 /// Then it loses its instance, as if it had been idle for too long.
@@ -54,14 +57,16 @@ impl ModelOwner {
         instance.work = Work::Renewing;
         instance.kept_since = None;
         let handle = instance.handle.clone();
-        let asked = async move { handle.ask(Renew, HOST_BACK_WITHIN).await };
+        let within = self.spec.load_deadline + RENEW_MARGIN;
+        let asked = async move { handle.ask(Renew, within).await };
         cx.spawn(
             wrap_future::<_, Self>(asked).map(move |renewed, owner, cx| {
                 match renewed {
                     Ok(()) => owner.instances[index].work = Work::Free,
-                    Err(_) => owner.lose(index, cx),
+                    // Whichever process is there when one is takes work again.
+                    Err(_) => owner.lose(index, None),
                 }
-                owner.dispatch(cx);
+                owner.look_for_hosts(cx);
             }),
         );
     }

@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use super::fake::{AT_FIRST, DIES, LEAKS, MIB, OVERGROWS, STALLS, program};
+use super::fake::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS, program};
 use crate::kernel::pressure::{self, Level, PressureWriter, Stage};
 use crate::kernel::testing::Universe;
 use crate::kernel::{
@@ -83,6 +83,16 @@ struct Loaded {
 }
 
 async fn load(universe: &Universe, model: &str, settings: &str) -> Loaded {
+    load_within(universe, model, settings, WITHIN).await
+}
+
+/// The same where one load may take no longer than `deadline`.
+async fn load_within(
+    universe: &Universe,
+    model: &str,
+    settings: &str,
+    deadline: Duration,
+) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
     let version = folder.path().join(model).join("1");
     std::fs::create_dir_all(&version).unwrap();
@@ -119,7 +129,7 @@ async fn load(universe: &Universe, model: &str, settings: &str) -> Loaded {
     let estimate = Estimate::default();
     let ticket = Ticket {
         entry: Arc::new(Unmeasured),
-        deadline: WITHIN,
+        deadline,
         estimate: estimate.clone(),
     };
     let loaded = resource.load(ticket).await.unwrap();
@@ -271,8 +281,8 @@ fn a_kill_that_the_kernels_count_explains_raises_the_next_loads_claim() {
 
         let mut stage = load(&universe, DIES, "").await;
         stage.kills.0.store(1, Ordering::Relaxed);
-        // The first process began before the count moved, the one of the second try after.
-        assert_eq!(stage.ask(None).await, Err(InferError::HostLost));
+        // The first process began before the count moved. What it was killed for is not tried again.
+        assert_eq!(stage.ask(None).await, Err(InferError::KilledForMemory));
         let killed = NoticeKind::KilledByKernel {
             measured_bytes: AT_FIRST,
         };
@@ -311,6 +321,40 @@ fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
             answers.is_some_and(|(came, silent)| came.is_empty() && silent.is_empty())
         })
         .await;
+    });
+}
+
+#[test]
+fn what_is_killed_for_its_memory_ends_at_once_and_says_why_to_all_who_wait() {
+    Universe::real_time(|universe| async move {
+        let stage = load(&universe, STALLS, "instances = 2").await;
+        let begun = Instant::now();
+        // Two are in processes that answer to nothing but a kill, the others wait.
+        let asked = join_all((0..5).map(|_| stage.try_ask(None)));
+        let killed = async {
+            until("at work", async || stage.owner.in_flight() == 5).await;
+            stage.resource.kill();
+            stage.resource.unload().await;
+        };
+        let (answers, ()) = tokio::join!(asked, killed);
+        for answer in answers {
+            assert_eq!(answer, Ok(Err(InferError::KilledForMemory)));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        stage.root.stop().await;
+    });
+}
+
+#[test]
+fn a_renewal_whose_process_never_becomes_ready_costs_the_time_of_a_load_and_no_more() {
+    Universe::real_time(|universe| async move {
+        let deadline = Duration::from_secs(1);
+        let stage = load_within(&universe, LOADS_LATE, "", deadline).await;
+        let first = stage.pid().await;
+        // It leaks; the process that is to take its place hangs, and a third one takes it.
+        let asked = join_all((0..400).map(|_| stage.pid())).await;
+        assert!(asked.iter().any(|pid| *pid != first));
+        stage.root.stop().await;
     });
 }
 

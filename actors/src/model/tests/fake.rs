@@ -26,6 +26,8 @@ pub(super) const LEAKS: &str = "leaks";
 pub(super) const OVERGROWS: &str = "overgrows";
 /// Is killed at its first call.
 pub(super) const DIES: &str = "dies";
+/// Leaks, and the second of its processes never becomes ready.
+pub(super) const LOADS_LATE: &str = "loads-late";
 /// Never answers a call.
 pub(super) const STALLS: &str = "stalls";
 
@@ -71,12 +73,12 @@ impl Actor {
         let mut chunk = [0; 4096];
         loop {
             while let Some(Frame { header, .. }) = decoder.next_frame().unwrap() {
-                match self.answer(header) {
-                    Some(reply) => {
-                        let frame = encode_frame(&reply, &[]).unwrap();
-                        self.socket.write_all(&frame).unwrap();
-                    }
-                    None => return,
+                if header == HostRequest::Stop {
+                    return;
+                }
+                if let Some(reply) = self.answer(header) {
+                    let frame = encode_frame(&reply, &[]).unwrap();
+                    self.socket.write_all(&frame).unwrap();
                 }
             }
             match self.socket.read(&mut chunk) {
@@ -91,6 +93,9 @@ impl Actor {
         Some(match request {
             HostRequest::Start(start) => {
                 self.model = start.model;
+                if self.model == LOADS_LATE && count_starts(&start.path) == 2 {
+                    wait_for_ever();
+                }
                 HostReply::Ready(Ready {
                     inputs: Vec::new(),
                     output_type: "Tensor".to_owned(),
@@ -105,9 +110,7 @@ impl Actor {
             HostRequest::Infer(infer) => {
                 match self.model.as_str() {
                     DIES => raise(Signal::SIGKILL).unwrap(),
-                    STALLS => loop {
-                        std::thread::park();
-                    },
+                    STALLS => wait_for_ever(),
                     _ => {}
                 }
                 self.calls += 1;
@@ -132,13 +135,13 @@ impl Actor {
             HostRequest::ResetStates { id }
             | HostRequest::SendOutputs { id }
             | HostRequest::DropOutputs { id } => HostReply::Done { id },
-            HostRequest::Stop => return None,
+            HostRequest::BoundGrowth { .. } | HostRequest::Stop => return None,
         })
     }
 
     fn memory(&self) -> Memory {
         let grown = match self.model.as_str() {
-            LEAKS => self.calls * MIB,
+            LEAKS | LOADS_LATE => self.calls * MIB,
             OVERGROWS if self.calls >= 3 => 500 * MIB,
             _ => 0,
         };
@@ -151,4 +154,22 @@ impl Actor {
             peak_rss: bytes,
         }
     }
+}
+
+/// Not even a sign of life: the socket is not read any more.
+fn wait_for_ever() {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// How often a process was told to load the model at `path`, this one included.
+fn count_starts(path: &Path) -> usize {
+    let mut starts = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path.with_file_name("starts"))
+        .unwrap();
+    starts.write_all(b"x").unwrap();
+    usize::try_from(starts.metadata().unwrap().len()).unwrap()
 }
