@@ -22,8 +22,9 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Registry};
 
+use crate::settings::log_filter::LogFilter;
 use crate::settings::sections::LogSettings;
-use crate::settings::values::{LogFilter, LogFormat};
+use crate::settings::values::LogFormat;
 
 use client_errors::ClientErrors;
 

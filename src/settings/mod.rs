@@ -7,8 +7,10 @@
 
 pub mod error;
 pub mod layers;
+pub mod log_filter;
 mod redis;
 mod reload;
+pub mod secrets;
 mod section;
 pub mod sections;
 mod show;

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::secrets::{RedisUrl, Secret};
 use super::section::section;
 use super::sections::{EmbeddedSettings, PoolSettings, Rules};
-use super::values::{Name, Nodes, RedisUrl, Secret};
+use super::values::{Name, Nodes};
 
 section! {
     /// Redis, one pool per purpose.

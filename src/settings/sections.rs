@@ -10,12 +10,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::error::Fault;
+use super::log_filter::LogFilter;
 pub use super::redis::{RedisRoleSettings, RedisSettings};
+use super::secrets::{PostgresUrl, WebhookUrl};
 use super::section::section;
-use super::values::{
-    AlertLevel, EvictionPolicy, LogFilter, LogFormat, PostgresUrl, Share, UserName, WebhookUrl,
-    Workers,
-};
+use super::values::{AlertLevel, EvictionPolicy, LogFormat, Share, UserName, Workers};
 
 /// No pool has more of anything: a number this large is a slip of the pen.
 const POOL_SIZE_MAX: usize = 100_000;

@@ -1,20 +1,16 @@
 //! The types a setting can have. A value that exists is a value that makes sense by itself: what
 //! concerns several keys at once is checked in [`super::sections`].
 
-use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use headroom_actors::redis::{self, Node};
-use headroom_actors::{memory, postgres};
+use headroom_actors::redis::Node;
 use toml::Value;
-use tracing_subscriber::EnvFilter;
 
-use super::layers::nearest;
-use super::section::{Leaf, MASK};
+use super::section::Leaf;
 
 /// Longest duration accepted: adding it to an instant can never overflow.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -319,68 +315,6 @@ impl Leaf for Share {
     }
 }
 
-/// Which log events are kept, in the notation of `tracing` filters: levels, and `target=level`. A
-/// target may have any name, and its level has to be named: a mistyped level would otherwise be taken
-/// for a target, and mute everything else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogFilter(String);
-
-impl LogFilter {
-    /// What a level can be.
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-
-    /// The filter, without white space; it parses.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The filter's parts: a comma ends one wherever it stands.
-    fn parts(text: &str) -> impl Iterator<Item = &str> {
-        text.split(',').map(str::trim)
-    }
-
-    /// The level of one part, as it is written.
-    fn level(part: &str) -> &str {
-        let after_span = part.rsplit_once(']').map_or(part, |(_, rest)| rest);
-        after_span
-            .split_once('=')
-            .map_or(after_span, |(_, level)| level)
-    }
-
-    fn is_level(word: &str) -> bool {
-        Self::LEVELS
-            .iter()
-            .any(|level| level.eq_ignore_ascii_case(word))
-    }
-}
-
-impl Leaf for LogFilter {
-    const RULE: &'static str = "a log filter such as \"info\" or \"info,headroom::access=debug\"";
-
-    fn from_text(text: &str) -> Option<Self> {
-        let has_levels = Self::parts(text).all(|part| Self::is_level(Self::level(part)));
-        let text = Self::parts(text).collect::<Vec<_>>().join(",");
-        (has_levels && EnvFilter::builder().parse(&text).is_ok()).then_some(Self(text))
-    }
-
-    fn advice(text: &str) -> Option<String> {
-        let mut levels = Self::parts(text).map(Self::level);
-        let wrong = levels.find(|level| !Self::is_level(level))?;
-        let known = Self::LEVELS.into_iter();
-        Some(match nearest(&wrong.to_ascii_lowercase(), known) {
-            Some(level) => format!("did you mean {level}?"),
-            None => format!(
-                "levels are {}; a target needs one, as in target=debug",
-                Self::LEVELS.join(", ")
-            ),
-        })
-    }
-
-    fn to_toml(&self) -> Option<Value> {
-        Some(Value::String(self.0.clone()))
-    }
-}
-
 /// Declares a setting that is one word out of a few.
 macro_rules! choice {
     ($(#[$meta:meta])* $name:ident, $rule:literal, {
@@ -436,94 +370,4 @@ choice! {
         /// Nothing new may be loaded.
         Exhausted = "exhausted",
     }
-}
-
-/// A text that is never shown: not by `Debug`, not in logs, not by `check-config`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself, for the driver that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Leaf for Secret {
-    const RULE: &'static str = "a text that is not empty";
-    const SECRET: bool = true;
-
-    fn from_text(text: &str) -> Option<Self> {
-        (!text.is_empty()).then(|| Self(text.into()))
-    }
-
-    fn to_toml(&self) -> Option<Value> {
-        Some(Value::String(MASK.into()))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(MASK)
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(MASK)
-    }
-}
-
-/// Declares a URL that may hold a password, with what says whether it can be used.
-macro_rules! secret_url {
-    ($(#[$meta:meta])* $name:ident, $rule:literal, $check:path) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $name(Secret);
-
-        impl $name {
-            /// The whole URL, password included, for the driver that needs it.
-            pub fn expose(&self) -> &str {
-                self.0.expose()
-            }
-        }
-
-        impl Leaf for $name {
-            const RULE: &'static str = $rule;
-            const SECRET: bool = true;
-
-            fn from_text(text: &str) -> Option<Self> {
-                $check(text).is_ok().then(|| Self(Secret(text.into())))
-            }
-
-            fn advice(text: &str) -> Option<String> {
-                $check(text).err().map(|fault| fault.to_string())
-            }
-
-            fn to_toml(&self) -> Option<Value> {
-                Some(Value::String(MASK.into()))
-            }
-        }
-    };
-}
-
-secret_url! {
-    /// Where PostgreSQL is.
-    PostgresUrl,
-    "a URL such as \"postgres://user:password@host:5432/database\"",
-    postgres::check_url
-}
-
-secret_url! {
-    /// Where Redis is.
-    RedisUrl,
-    "a URL such as \"redis://:password@host:6379/0\" (or rediss, redis+unix, unix)",
-    redis::check_url
-}
-
-secret_url! {
-    /// Where alerts are posted to.
-    WebhookUrl,
-    "a URL such as \"https://host/path\"",
-    memory::check_webhook_url
 }

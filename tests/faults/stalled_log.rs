@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use headroom_test_support::child;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::wait_for;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -55,6 +56,11 @@ impl Pipe {
             .launched_by(&["sh", "-c", &redirect, "sh"])
             .settings(settings);
         Server::start(options)
+    }
+
+    /// Leaves no room in it.
+    fn fill(&mut self) {
+        while self.reader.write(&[b' '; 4096]).is_ok() {}
     }
 
     /// Reads until `text` has come.
@@ -134,6 +140,22 @@ async fn a_reader_of_the_log_that_stopped_stops_nothing_else() {
         "{:?}",
         told.elapsed()
     );
+}
+
+#[test]
+fn wrong_settings_end_it_although_nobody_reads_why() {
+    let mut pipe = Pipe::new();
+    pipe.fill();
+    let stderr = OpenOptions::new().write(true).open(&pipe.path).unwrap();
+    let mut command = child::command(BINARY);
+    command
+        .arg("serve")
+        .env("HEADROOM__POSTGRES__URL", "nonsense")
+        .stderr(stderr);
+    let mut server = child::start(&mut command).unwrap();
+    let status = server.wait_within(DEADLINE).unwrap();
+    let status = status.expect("it ends");
+    assert_eq!(status.code(), Some(78));
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@ use headroom_actors::redis::{
 };
 
 use crate::pools::{Origin, Pool};
+use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
-use crate::settings::values::{Name, Secret};
+use crate::settings::values::Name;
 
 use super::{Ties, embedded, locate, pool};
 
