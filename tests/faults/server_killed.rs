@@ -1,8 +1,12 @@
 //! SIGKILL for the server itself: whatever its processes are doing, they go with it.
 
+use std::sync::mpsc::sync_channel;
+
+use headroom_test_support::process_tree::is_alive;
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::house::{BINARY, DEADLINE, House, floats, milliseconds};
 use crate::processes::wait_until_all_gone;
@@ -27,6 +31,36 @@ async fn a_killed_server_leaves_no_process_behind_whatever_they_were_doing() {
     house.server.wait_for_end(DEADLINE);
     wait_until_all_gone(&processes);
     busy.abort();
+}
+
+/// As when a test is killed: nothing of it gets to run any more, and neither the server nor those below it do.
+#[tokio::test]
+async fn a_stopped_server_and_all_below_it_end_with_the_thread_that_started_it() {
+    let (end, ended) = sync_channel::<()>(0);
+    let (started, starting) = tokio::sync::oneshot::channel();
+    let test = std::thread::spawn(move || {
+        started.send(House::start("")).ok();
+        ended.recv().ok();
+    });
+    let house = starting.await.unwrap();
+    house.place("affine", torchscript::affine);
+    house.infer("affine", &floats(&[2.0])).await.output();
+    for pool in ["postgres", "redis-primary"] {
+        let path = format!("/api/pools/{pool}/probe");
+        let answer = house.server.post(&path, &json!({})).await;
+        assert_eq!(answer.status(), 200, "{pool}");
+    }
+
+    let processes = house.processes();
+    for name in ["hr:affine", "hr-zygote", "redis-server", "postgres"] {
+        // Of PostgreSQL's, that which the server started: it is found before its own.
+        processes.iter().find(|it| it.name == name).unwrap().hold();
+    }
+    house.server.signal(Signal::SIGSTOP);
+    drop(end);
+    test.join().unwrap();
+    wait_until_all_gone(&processes);
+    assert!(!is_alive(house.server.pid()));
 }
 
 #[tokio::test]
