@@ -3,9 +3,9 @@
 
 Usage: kill_runs.py [ROUNDS [SEED]]
 
-Each round starts the suites that make processes, control groups and private servers, kills the runner and its process
-group (SIGKILL) at a random moment, and looks for what is left: processes, control groups, mounts, sockets, files.
-After the last round the suites run to their end. Everything has a deadline. Other runs on the same machine are neither
+Each round starts a part of the suites that make processes, control groups and private servers, kills the runner and
+its process group (SIGKILL) at a random moment, and looks for what is left: processes, control groups, mounts, sockets,
+files. After the last round the suites run to their end. Everything has a deadline. Other runs on the same machine are neither
 harmed nor blamed: what belongs to a round is told by its TMPDIR.
 """
 
@@ -21,8 +21,17 @@ import time
 
 import run_remains
 
-SUITES = "binary_id(headroom::memory) + binary_id(headroom::pools) + binary_id(headroom::faults)"
-COMMAND = ["cargo", "nextest", "run", "--workspace", "-E", SUITES]
+# The kernel ends the runner when this script is killed.
+RUNNER = "setpriv --pdeathsig KILL cargo nextest run --workspace --test memory --test pools --test faults".split()
+
+# What is killed, by turns; and into how many slices each is cut, so that a kill can meet any of its tests.
+SUITES = {
+    "memory": "binary(memory)",
+    "pools": "binary(pools)",
+    "control groups": "binary(memory) & test(/^(cgroup|hard_limit)::/)",
+    "faults": "binary(faults)",
+}
+SLICES = 4
 
 # All in seconds. What a run may take until its first test begins, building included, and until its end.
 START_WITHIN = 1800.0
@@ -39,15 +48,15 @@ def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)
     say(f"{rounds} rounds, seed {seed}")
-    moments = random.Random(seed)
+    chance = random.Random(seed)
     failed = 0
-    for number in range(1, rounds + 1):
-        moment = moments.uniform(0.0, LATEST_KILL)
-        with Run() as run:
-            failed += not survives_a_kill(run, number, moment)
+    for number in range(rounds):
+        suite = list(SUITES)[number % len(SUITES)]
+        part = ["-E", SUITES[suite], "--partition", f"slice:{chance.randint(1, SLICES)}/{SLICES}"]
+        failed += not survives_a_kill(f"round {number + 1}, {suite}", part, chance.uniform(0.0, LATEST_KILL))
     if failed:
         sys.exit(f"kill_runs: something was left after {failed} of {rounds} kills (seed {seed})")
-    with Run() as run:
+    with Run([]) as run:
         if run.wait(RUN_WITHIN) != 0:
             sys.exit(f"kill_runs: the run after the kills does not pass:\n{run.log()}")
     say("the run after the kills passes")
@@ -57,31 +66,30 @@ def say(text):
     print(f"kill_runs: {text}", flush=True)
 
 
-def survives_a_kill(run, number, moment):
+def survives_a_kill(name, part, moment):
     """Whether nothing of a run is left when it is killed at a moment, in seconds after its first test began."""
-    run.wait_until_begun()
-    end = time.monotonic() + moment
-    while time.monotonic() < end:
+    with Run(part) as run:
+        run.wait_until_begun()
+        end = time.monotonic() + moment
+        while time.monotonic() < end and run.process.poll() is None:
+            run.watch()
+            time.sleep(0.02)
         run.watch()
-        time.sleep(0.02)
-    run.watch()
-    if run.process.poll() is not None:
-        sys.exit(f"kill_runs: the suites ended before they could be killed:\n{run.log()}")
-    before = run.describe()
-    run.kill()
-    killed = time.monotonic()
-    while (left := run.remains()) and time.monotonic() < killed + GONE_WITHIN:
-        time.sleep(0.02)
-    took = time.monotonic() - killed
-    outcome = f"left: {left}" if left else f"nothing left after {took:.2f} s"
-    say(f"round {number}: killed {moment:.1f} s after the first test began, with {before}; {outcome}")
-    return not left
+        if run.process.poll() is None:
+            before = run.describe()
+            run.kill()
+            left, took = run.remains_after(GONE_WITHIN)
+            outcome = f"left: {left}" if left else f"nothing left after {took:.2f} s"
+            say(f"{name}: killed {moment:.1f} s after the first test began, with {before}; {outcome}")
+            return not left
+    say(f"{name}: has ended within {moment:.1f} s, once more")
+    return survives_a_kill(name, part, moment / 2)
 
 
 class Run:
     """One run of the suites, with a temporary folder and a session of its own. Killed when it is left."""
 
-    def __init__(self):
+    def __init__(self, part):
         # Resolved, since processes and mounts are known by their real paths.
         self.folder = os.path.realpath(tempfile.mkdtemp(prefix="hr-"))
         self.temporary = os.path.join(self.folder, "t")
@@ -91,7 +99,7 @@ class Run:
         self.makers = set()
         with open(os.path.join(self.folder, "log"), "wb") as log:
             self.process = subprocess.Popen(
-                COMMAND,
+                [*RUNNER, *part],
                 env={**os.environ, "TMPDIR": self.temporary},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -115,7 +123,7 @@ class Run:
     def wait_until_begun(self):
         end = time.monotonic() + START_WITHIN
         # The folder that the runner gives its tests (begin_run.py), with that of the first test in it.
-        while not glob.glob(os.path.join(self.temporary, "hr-*", "*")):
+        while not any(map(os.listdir, glob.glob(os.path.join(self.temporary, "hr-*")))):
             if self.process.poll() is not None or time.monotonic() > end:
                 sys.exit(f"kill_runs: the suites do not begin:\n{self.log()}")
             time.sleep(0.02)
@@ -143,6 +151,13 @@ class Run:
 
     def describe(self):
         return f"{len(run_remains.processes(self.temporary))} processes and {len(self.groups())} control groups"
+
+    def remains_after(self, within):
+        """What is left of it at last, and the time that took, in seconds."""
+        begun = time.monotonic()
+        while (left := self.remains()) and time.monotonic() < begun + within:
+            time.sleep(0.02)
+        return left, time.monotonic() - begun
 
     def remains(self):
         """What is left of it, as text; nothing when it is nothing."""
