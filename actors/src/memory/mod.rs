@@ -17,7 +17,8 @@
 //! - **Reality wins**: an entry counts with what its processes really use where that is more than
 //!   what it reserved, and what belongs to no entry counts as well. A process at rest is measured
 //!   every half a minute, one that grows or shrinks each time.
-//! - **Reading never blocks an actor's thread**; unasked, it takes at most a tenth of one core.
+//! - **Reading never blocks an actor's thread**; unasked, it takes at most a tenth of one core, however
+//!   often the kernel tells of stalls.
 //! - **The level rises at once and falls late** ([`next_level`]).
 //! - **Users lose what costs them least**: a clean-up asks in rounds (`plan`), reads memory after
 //!   each, and stops when enough came back. What was promised and what came are both told.

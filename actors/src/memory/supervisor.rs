@@ -7,6 +7,7 @@
 
 mod cleaning;
 mod collecting;
+mod epoch;
 mod reading;
 mod stalling;
 
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use self::cleaning::CleanUp;
 use self::collecting::Collector;
 pub use self::collecting::{CollectGarbage, GcReport};
+use self::epoch::OpenEpoch;
 pub(super) use self::reading::Last;
 use self::reading::{Mark, read};
 use self::stalling::Stalling;
@@ -43,6 +45,10 @@ pub struct MemorySupervisor {
     last: Option<Last>,
     waiting: Vec<Waiting>,
     timer: Option<SpawnHandle>,
+    /// When the last reading ended.
+    read_at: Option<Instant>,
+    /// The epoch of the pressure that waits for answers.
+    epoch: Option<OpenEpoch>,
     clean_up: Option<CleanUp>,
     collector: Collector,
     stalls: Stalling,
@@ -72,6 +78,8 @@ impl MemorySupervisor {
             last: None,
             waiting: Vec::new(),
             timer: None,
+            read_at: None,
+            epoch: None,
             clean_up: None,
             collector: Collector::default(),
             stalls: Stalling::default(),

@@ -3,11 +3,14 @@
 use std::fs;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use headroom_test_support::capability::skip;
 use headroom_test_support::cgroup::{Group, Version};
 use headroom_test_support::child;
+use metrics::{Counter, Gauge, Histogram, KeyName, SharedString, Unit};
 use tokio::time::{Instant, sleep};
 
 use super::allocator::Allocator;
@@ -289,6 +292,136 @@ fn a_high_level_asks_for_the_cheapest_first_and_again_while_it_lasts() {
         assert_eq!(asked, [order, order].concat());
         root.stop().await;
     });
+}
+
+/// A server of 100 KiB in a control group whose tasks' lost time can be set.
+struct InGroup(Fixture);
+
+impl InGroup {
+    fn new() -> Self {
+        let fixture = server();
+        let mount = "29 23 0:26 / /v2 rw - cgroup2 cgroup2 rw\n";
+        fixture.write(&format!("proc/{OWN}/cgroup"), "0::/a\n");
+        fixture.write(&format!("proc/{OWN}/mountinfo"), mount);
+        fixture.write("v2/a/cgroup.events", "populated 1\n");
+        let group = Self(fixture);
+        group.lost(0);
+        group
+    }
+
+    fn lost(&self, milliseconds: u64) {
+        let text = format!("some avg10=0.00 total={}\n", milliseconds * 1000);
+        self.0.write("v2/a/memory.pressure", text);
+    }
+}
+
+#[test]
+fn a_stall_in_the_middle_of_a_clean_up_does_not_take_its_answers_away() {
+    Universe::real_time(|universe| async move {
+        let group = InGroup::new();
+        group.0.process(101, OWN, "hr:model", 780);
+        let patient = MemoryConfig {
+            emergency_deadline: Duration::from_secs(60),
+            ..config(1000)
+        };
+        let memory = Memory::rooted(patient, group.0.path("/")).unwrap();
+        let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
+        let root = universe.start(spec(&memory)).await;
+        let first = loader.changed().await.unwrap();
+        assert_eq!(
+            (first.level, first.through),
+            (Level::Critical, Some(Stage::Idle))
+        );
+        group.lost(600);
+        let stalling = |s: &MemoryStatus| s.stalls.as_ref().is_some_and(|it| it.is_stalling());
+        until(&memory, "stalling", stalling).await;
+        assert_eq!(memory.pressure().current(), first);
+        loader.acknowledge(first.epoch, Vec::new());
+        let second = loader.changed().await.unwrap();
+        assert_eq!(
+            (second.level, second.through, second.epoch),
+            (Level::Critical, Some(Stage::InUse), first.epoch + 1)
+        );
+        loader.acknowledge(second.epoch, Vec::new());
+        let ended = |s: &MemoryStatus| {
+            let through = s.events.iter().filter_map(|event| match &event.happening {
+                Happening::CleanUp { through, .. } => Some(*through),
+                _ => None,
+            });
+            through.eq([Stage::Idle, Stage::InUse])
+        };
+        until(&memory, "cleaned up to the end", ended).await;
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_clean_up_answers_whoever_asked_for_the_collection_that_it_ends() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = universe.start(spec(&memory)).await;
+        let mut host = memory.pressure().subscribe("host", Stage::Slack);
+        host.changed().await.unwrap();
+        let handle = memory.handle().clone();
+        let asked = actix_rt::spawn(async move { handle.ask(CollectGarbage, WITHIN).await });
+        assert!(host.changed().await.unwrap().asks(Stage::Slack));
+        // The host is busy; meanwhile memory gets short.
+        fixture.process(101, OWN, "hr:model", 780);
+        let report = asked.await.unwrap().unwrap();
+        assert!(report.used_after_bytes >= 880 * KIB, "{report:?}");
+        assert_eq!(host.changed().await.unwrap().level, Level::Critical);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn readings_keep_their_pause_however_long_tasks_stall() {
+    let samples = Samples::default();
+    let counted = samples.clone();
+    metrics::with_local_recorder(&samples, || {
+        Universe::real_time(|universe| async move {
+            let group = InGroup::new();
+            let memory = Memory::rooted(config(1000), group.0.path("/")).unwrap();
+            let root = universe.start(spec(&memory)).await;
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(2) {
+                let lost = begun.elapsed().as_millis() / 2;
+                group.lost(u64::try_from(lost).unwrap());
+                sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(memory.pressure().current().level, Level::Elevated);
+            // One in 20 ms, and some for clean-ups and collections.
+            let read = counted.0.load(SeqCst);
+            assert!((10..150).contains(&read), "{read} readings");
+            root.stop().await;
+        });
+    });
+}
+
+/// Counts readings.
+#[derive(Clone, Default)]
+struct Samples(Arc<AtomicU64>);
+
+impl metrics::Recorder for Samples {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> Counter {
+        match key.name() {
+            "headroom_memory_samples_total" => Counter::from_arc(Arc::clone(&self.0)),
+            _ => Counter::noop(),
+        }
+    }
+
+    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
 }
 
 #[test]

@@ -6,8 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{AsyncContext, Context};
+use actix::Context;
 use tokio::time::Instant;
 
 use super::super::history::{Deed, Happening};
@@ -15,6 +14,7 @@ use super::super::levels::{next_level, used_share, wanted_bytes};
 use super::super::metrics;
 use super::super::plan::{decay, rounds};
 use super::MemorySupervisor;
+use super::epoch::{Ask, Purpose};
 use crate::kernel::pressure::{Acknowledgement, Level, Stage};
 
 /// How long the subscribers of one round may take to answer before they count as silent, outside of
@@ -34,7 +34,6 @@ pub(super) struct CleanUp {
     /// The round now, or the last.
     round: usize,
     began: Instant,
-    epoch: u64,
     wanted: u64,
     used_before: u64,
     step: Step,
@@ -140,16 +139,13 @@ impl MemorySupervisor {
         self.clean_up = Some(CleanUp {
             round: 0,
             began: Instant::now(),
-            epoch: 0,
             wanted,
             used_before: used,
             step: Step::Over { at: Instant::now() },
         });
         match rounds(level).first() {
             Some(first) if wanted > 0 => self.ask(level, *first, context),
-            _ => {
-                self.shared.writer.publish(level, None, wanted);
-            }
+            _ => self.announce(level, wanted),
         }
     }
 
@@ -179,57 +175,28 @@ impl MemorySupervisor {
         } else {
             ANSWER_WITHIN
         };
-        let epoch = self
-            .shared
-            .writer
-            .publish(level, Some(through), clean_up.wanted);
-        clean_up.epoch = epoch;
         clean_up.step = Step::Asked;
-        let shared = Arc::clone(&self.shared);
-        // Our own allocator is the first of those that keep what is free.
-        let purges = clean_up.round == 0;
-        let answers = async move {
-            let own = async {
-                match purges {
-                    true => shared.purge().await,
-                    false => None,
-                }
-            };
-            let (answers, own) = tokio::join!(shared.writer.acknowledgements(epoch, within), own);
-            answers.map(|(mut came, silent)| {
-                came.extend(own);
-                (came, silent)
-            })
+        let ask = Ask {
+            purpose: Purpose::CleanUp,
+            level,
+            through,
+            wanted_bytes: clean_up.wanted,
+            within,
+            // Our own allocator is the first of those that keep what is free.
+            purges: clean_up.round == 0,
         };
-        context.spawn(
-            wrap_future::<_, Self>(answers).map(move |answers, actor, context| {
-                if let Some((came, silent)) = answers {
-                    actor.answered(epoch, came, silent, context);
-                }
-            }),
-        );
+        self.open_epoch(&ask, context);
     }
 
-    fn answered(
-        &mut self,
-        epoch: u64,
-        came: Vec<Acknowledgement>,
-        silent: Vec<String>,
-        context: &mut Context<Self>,
-    ) {
-        match &mut self.clean_up {
-            Some(clean_up) if clean_up.epoch == epoch => {
-                clean_up.step = Step::Answered {
-                    at: Instant::now(),
-                    came,
-                    silent,
-                };
-            }
-            // The level has changed since; these answers are about another one.
-            _ => return,
+    /// All answers of a round that will come have come.
+    pub(super) fn answered(&mut self, came: Vec<Acknowledgement>, silent: Vec<String>) {
+        if let Some(clean_up) = &mut self.clean_up {
+            clean_up.step = Step::Answered {
+                at: Instant::now(),
+                came,
+                silent,
+            };
         }
-        // What was promised back is believed when it is seen.
-        self.begin_reading(context);
     }
 
     /// Records a round that is answered, if a reading that began at `began` shows what it gave.

@@ -14,6 +14,7 @@ use super::super::history::{Deed, GcReason, Happening};
 use super::super::metrics;
 use super::super::room::Shared;
 use super::MemorySupervisor;
+use super::epoch::{Ask, Purpose};
 use crate::kernel::pressure::{Acknowledgement, Action, Stage};
 use crate::kernel::{Call, Message, Reply};
 
@@ -108,10 +109,11 @@ impl MemorySupervisor {
         }
     }
 
-    /// Tasks stalled for want of memory.
+    /// Tasks stalled for want of memory. A clean-up that is under way asks for the same and more.
     pub(super) fn collect_on_stall(&mut self, context: &mut Context<Self>) {
         let paused = self.collector.last_stall;
         if self.collector.running.is_none()
+            && !self.is_cleaning_up()
             && paused.is_none_or(|last| last.elapsed() >= STALL_PAUSE)
             && let Some(used) = self.used_last
         {
@@ -143,33 +145,35 @@ impl MemorySupervisor {
             },
             answered: None,
         });
-        let shared = Arc::clone(&self.shared);
         // Hosts trim themselves when they come to rest; only a request or a stall asks them.
-        let asks = matches!(reason, GcReason::Request | GcReason::Stall);
-        let epoch = asks.then(|| {
-            let level = self.shared.history().level();
-            self.shared.writer.publish(level, Some(Stage::Slack), 0)
-        });
-        let answers = async move {
-            let others = async {
-                match epoch {
-                    Some(epoch) => shared.writer.acknowledgements(epoch, ANSWER_WITHIN).await,
-                    None => None,
-                }
+        if matches!(reason, GcReason::Request | GcReason::Stall) {
+            let ask = Ask {
+                purpose: Purpose::Collection,
+                level: self.shared.history().level(),
+                through: Stage::Slack,
+                wanted_bytes: 0,
+                within: ANSWER_WITHIN,
+                purges: true,
             };
-            let (others, own) = tokio::join!(others, shared.purge());
-            let (mut came, silent) = others.unwrap_or_default();
-            came.extend(own);
-            (came, silent)
-        };
-        context.spawn(
-            wrap_future::<_, Self>(answers).map(|(came, silent), actor, context| {
-                if let Some(running) = &mut actor.collector.running {
-                    running.answered = Some((Instant::now(), came, silent));
-                }
-                actor.begin_reading(context);
-            }),
-        );
+            if !self.open_epoch(&ask, context) {
+                // The clean-up under way asks for the same and more.
+                self.collected(Vec::new(), Vec::new());
+            }
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let purge = async move { shared.purge().await };
+        context.spawn(wrap_future::<_, Self>(purge).map(|own, actor, context| {
+            actor.collected(own.into_iter().collect(), Vec::new());
+            actor.begin_reading(context);
+        }));
+    }
+
+    /// All answers of the purge under way that will come have come.
+    pub(super) fn collected(&mut self, came: Vec<Acknowledgement>, silent: Vec<String>) {
+        if let Some(running) = &mut self.collector.running {
+            running.answered = Some((Instant::now(), came, silent));
+        }
     }
 
     /// Tells what a purge gave, if a reading that began at `began` shows it.

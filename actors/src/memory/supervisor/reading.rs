@@ -97,14 +97,25 @@ impl MemorySupervisor {
 
     /// Reads again after the pause that the situation asks for.
     pub(super) fn schedule(&mut self, context: &mut Context<Self>) {
+        self.read_in(self.pause(), context);
+    }
+
+    /// Reads again as soon as the shortest pause since the last reading is over.
+    pub(super) fn read_soon(&mut self, context: &mut Context<Self>) {
+        let pause = self.pause_of(self.shared.config().sample_interval_fast);
+        let since = self.read_at.map_or(pause, |at| at.elapsed());
+        self.read_in(pause.saturating_sub(since), context);
+    }
+
+    fn read_in(&mut self, pause: Duration, context: &mut Context<Self>) {
         if self.sampler.is_none() {
-            // A reading is under way; its end comes back here.
+            // A reading is under way; its end schedules the next.
             return;
         }
         if let Some(timer) = self.timer.take() {
             context.cancel_future(timer);
         }
-        let timer = context.run_later(self.pause(), |actor, context| {
+        let timer = context.run_later(pause, |actor, context| {
             actor.timer = None;
             actor.begin_reading(context);
         });
@@ -119,6 +130,11 @@ impl MemorySupervisor {
         } else {
             config.sample_interval
         };
+        self.pause_of(interval)
+    }
+
+    /// The pause for an `interval`: never so short that readings take much of a core.
+    fn pause_of(&self, interval: Duration) -> Duration {
         let took = self.last.as_ref().map_or(Duration::ZERO, |last| last.took);
         interval.max(took.saturating_mul(PAUSE_PER_READING))
     }
@@ -135,6 +151,7 @@ impl MemorySupervisor {
             None => (self.fresh_sampler(), Err(SampleError::Panicked)),
         };
         self.sampler = Some(sampler);
+        self.read_at = Some(Instant::now());
         match outcome {
             Ok(reading) => {
                 self.failing = false;

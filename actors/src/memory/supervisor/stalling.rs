@@ -60,13 +60,14 @@ impl MemorySupervisor {
             wrap_future::<_, Self>(stalled).map(|(watch, stalled), actor, context| {
                 if let Ok(stalled) = stalled {
                     actor.on_stall(stalled.scope, context);
+                    actor.read_soon(context);
                 }
                 actor.wait_for_stall(watch, context);
             }),
         );
     }
 
-    /// Where the kernel does not call, a reading tells.
+    /// Where the kernel does not call, a reading tells. It needs no other one to confirm it.
     pub(super) fn heed_samples(&mut self, stalls: &StallReading, context: &mut Context<Self>) {
         let watched = self.stalls.watch.as_ref().is_some_and(|watch| watch.in_use);
         if !watched && stalls.is_stalling() {
@@ -80,7 +81,6 @@ impl MemorySupervisor {
             self.stalls.ours = Some(Instant::now());
             self.collect_on_stall(context);
         }
-        self.begin_reading(context);
     }
 
     /// Puts what other rooms tell into the history.
