@@ -9,6 +9,7 @@ use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{wait_for, wait_for_async};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
 
 use super::{BINARY, DEADLINE, POOLS, get, probe, processes, start, use_pool};
 
@@ -76,6 +77,36 @@ async fn nothing_is_started_before_the_first_use_and_nobody_is_left_after_the_en
     server.signal(Signal::SIGTERM);
     assert!(server.wait_for_end(DEADLINE).success());
     assert!(!is_alive(postgres) && !is_alive(redis));
+}
+
+#[tokio::test]
+async fn once_private_servers_run_they_count_as_measured_and_memory_is_read_as_at_rest() {
+    let server = start("");
+    for pool in ["postgres", "redis-primary"] {
+        use_pool(&server, pool).await;
+    }
+    wait_for_async(DEADLINE, || async {
+        let stats = get(&server, "/api/performance/memory/stats").await;
+        let entries = stats["entries"].as_array().unwrap();
+        let settled = |entry: &&Value| {
+            let bytes = |key: &str| entry[key].as_u64().unwrap();
+            let measured = bytes("measured_bytes");
+            entry["loading"] == false && measured > 0 && bytes("reserved_bytes") >= measured
+        };
+        let settled = entries.iter().filter(settled).count();
+        (settled == 2).then_some(()).ok_or(stats)
+    })
+    .await;
+    let read = || server.metric("headroom_memory_samples_total", &[]);
+    let (begun, before) = (Instant::now(), read().await);
+    wait_for_async(DEADLINE, || async {
+        let now = read().await;
+        (now >= before + 4.0).then_some(()).ok_or(now)
+    })
+    .await;
+    // One a second. While something is loaded, these would take a fifth of a second.
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test]

@@ -153,6 +153,8 @@ pub struct Acknowledgement {
 
 #[derive(Debug, Default)]
 struct Board {
+    /// The level that usage reaches by the last reading; `None` when nobody observes it.
+    reached: Option<Level>,
     epoch: u64,
     through: Option<Stage>,
     subscribers: BTreeMap<String, Member>,
@@ -226,6 +228,12 @@ impl PressureWriter {
         epoch
     }
 
+    /// Says which level usage reaches now, by itself. A level is published later than this when it
+    /// falls, since it is kept for a while.
+    pub fn observe(&self, reached: Level) {
+        self.shared.board().reached = Some(reached);
+    }
+
     /// Waits until every subscriber that `epoch` asks has acknowledged it, at most `within`. Returns
     /// what came, and the names of those who did not answer; `None` when another epoch has begun.
     pub async fn acknowledgements(
@@ -283,6 +291,13 @@ impl PressureReader {
         *self.receiver.borrow()
     }
 
+    /// The level that usage reached at the last reading, without what keeps a level from flapping:
+    /// for steps that nothing but the usage of this moment justifies.
+    pub fn reached(&self) -> Level {
+        let observed = self.shared.board().reached;
+        observed.unwrap_or_else(|| self.current().level)
+    }
+
     /// Takes part in clean-ups under `name`, which must be its own, until the subscription is
     /// dropped. It is asked from `stage` on. A level that is already there counts as a change to
     /// react to.
@@ -296,9 +311,11 @@ impl PressureReader {
         let mut receiver = self.receiver.clone();
         receiver.mark_changed();
         Subscription {
-            name,
             receiver,
-            shared: Arc::clone(&self.shared),
+            acknowledger: Acknowledger {
+                name,
+                shared: Arc::clone(&self.shared),
+            },
         }
     }
 }
@@ -306,8 +323,15 @@ impl PressureReader {
 /// One subscriber's view of the pressure.
 #[derive(Debug)]
 pub struct Subscription {
-    name: String,
     receiver: watch::Receiver<Pressure>,
+    acknowledger: Acknowledger,
+}
+
+/// Acknowledges epochs for one subscriber, apart from its [`Subscription`]: work that an epoch asks
+/// for may last beyond the next change, which must be heard meanwhile.
+#[derive(Debug, Clone)]
+pub struct Acknowledger {
+    name: String,
     shared: Arc<Shared>,
 }
 
@@ -318,6 +342,18 @@ impl Subscription {
         Some(*self.receiver.borrow_and_update())
     }
 
+    /// See [`Acknowledger::acknowledge`].
+    pub fn acknowledge(&self, epoch: u64, actions: Vec<Action>) {
+        self.acknowledger.acknowledge(epoch, actions);
+    }
+
+    /// What acknowledges while this waits for the next change.
+    pub fn acknowledger(&self) -> Acknowledger {
+        self.acknowledger.clone()
+    }
+}
+
+impl Acknowledger {
     /// Says what was done for `epoch`; nothing is an answer, too. Late answers, to an epoch that has
     /// passed, are dropped.
     pub fn acknowledge(&self, epoch: u64, actions: Vec<Action>) {
@@ -334,9 +370,10 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.shared.board().subscribers.remove(&self.name);
+        let Acknowledger { name, shared } = &self.acknowledger;
+        shared.board().subscribers.remove(name);
         // Nobody has to wait for it any more.
-        self.shared.acknowledged.notify_waiters();
+        shared.acknowledged.notify_waiters();
     }
 }
 

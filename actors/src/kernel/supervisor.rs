@@ -13,7 +13,8 @@ use super::exit::Exit;
 use super::incarnation::{Birth, Launch, Running};
 use super::supervise::Supervisor;
 
-/// Commands that may wait for a supervisor. Each is short; more waiting than this is a storm.
+/// Commands in a supervisor's queue. Whoever has one more waits until there is space: a refusal could
+/// be taken for a child that is not there.
 const COMMANDS_MAX: usize = 64;
 
 /// Which siblings share the fate of a child that is restarted.
@@ -99,9 +100,6 @@ pub enum StartChildError {
     /// The supervisor does not run, or ended meanwhile.
     #[error("the supervisor is down")]
     SupervisorDown,
-    /// Too many commands wait for the supervisor.
-    #[error("the supervisor is at its limit of commands")]
-    Busy,
 }
 
 /// A child that was started on request.
@@ -148,32 +146,32 @@ impl SupervisorHandle {
     /// See [`StartChildError`].
     pub async fn start_child(&self, spec: ChildSpec) -> Result<StartedChild, StartChildError> {
         let (reply, started) = oneshot::channel();
-        self.send(Command::Start { spec, reply })?;
+        self.send(Command::Start { spec, reply }).await?;
         started
             .await
             .unwrap_or(Err(StartChildError::SupervisorDown))
     }
 
     /// Stops a child in order, and forgets it if it was started on request; else it stays stopped
-    /// until its supervisor or its group is restarted. `None` when there is no such child.
+    /// until its supervisor or its group is restarted. `None` when there is no such child, also
+    /// because the supervisor is down, which has ended all of its children.
     pub async fn terminate_child(&self, id: &str) -> Option<Exit> {
         let (reply, ended) = oneshot::channel();
         self.send(Command::Terminate {
             id: id.to_owned(),
             reply,
         })
+        .await
         .ok()?;
         ended.await.ok()
     }
 
-    fn send(&self, command: Command) -> Result<(), StartChildError> {
+    async fn send(&self, command: Command) -> Result<(), StartChildError> {
         let Some(commands) = self.commands.borrow().clone() else {
             return Err(StartChildError::SupervisorDown);
         };
-        commands.try_send(command).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StartChildError::Busy,
-            mpsc::error::TrySendError::Closed(_) => StartChildError::SupervisorDown,
-        })
+        let sent = commands.send(command).await;
+        sent.map_err(|_| StartChildError::SupervisorDown)
     }
 }
 

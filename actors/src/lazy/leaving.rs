@@ -100,24 +100,22 @@ impl Loader {
         else {
             return;
         };
-        let unused = held.uses.held() == 0 || (self.forced && !self.has_loaded_dependents(name));
+        let unused =
+            held.uses.held() == 0 || (self.forced && self.loaded_dependents(name).next().is_none());
         if unused && !*unloading {
             self.unload_now(name, context);
         }
     }
 
-    /// Unloads a resource that is on its way out although it has users: their calls fail. What
-    /// something else loaded depends on stays until that is gone.
+    /// Unloads a resource that is on its way out, and that nothing loaded depends on, although it has
+    /// users: their calls fail.
     pub(super) fn end_under_users(&mut self, name: &str, context: &mut Context<Self>) {
         let Some(slot) = self.slots.get(name) else {
             return;
         };
-        let State::Draining { held, unloading } = slot.state() else {
+        let State::Draining { held, .. } = slot.state() else {
             return;
         };
-        if *unloading || self.has_loaded_dependents(name) {
-            return;
-        }
         tracing::warn!(
             resource = name,
             bytes = held.bytes(),
@@ -128,10 +126,12 @@ impl Loader {
         self.unload_now(name, context);
     }
 
-    fn has_loaded_dependents(&self, name: &str) -> bool {
+    /// Everything that is loaded, or being loaded or unloaded, and depends on `name`.
+    pub(super) fn loaded_dependents(&self, name: &str) -> impl Iterator<Item = &Slot> {
         self.slots
             .values()
-            .any(|slot| !slot.is_at_rest() && slot.resource.depends_on.iter().any(|it| it == name))
+            .filter(|slot| !slot.is_at_rest())
+            .filter(move |slot| slot.resource.depends_on.iter().any(|it| it == name))
     }
 
     fn unload_now(&mut self, name: &str, context: &mut Context<Self>) {

@@ -50,6 +50,8 @@ pub struct Loader {
     pub(super) forced: bool,
     /// The timer of the earliest expiry, and when that is.
     pub(super) expiry: Option<(Instant, SpawnHandle)>,
+    /// The timer after which something in use is ended because memory is exhausted.
+    pub(super) ending: Option<SpawnHandle>,
     pub(super) born: Instant,
     /// How many slots are not at rest.
     busy: watch::Sender<usize>,
@@ -87,6 +89,7 @@ impl Loader {
             stopping: CancellationToken::new(),
             forced: false,
             expiry: None,
+            ending: None,
             born: Instant::now(),
             busy: watch::Sender::new(0),
             shared: Arc::clone(&shared),

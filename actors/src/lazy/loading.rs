@@ -153,10 +153,13 @@ impl Loader {
         };
         let bytes = loaded.bytes.max(reservation.entry().measured());
         slot.measured = slot.measured.max(bytes);
+        let entry = reservation.entry();
         if bytes > 0 {
-            // Nothing measured is no measurement: the estimate stands.
             slot.loaded = bytes;
-            reservation.entry().settle(bytes);
+            entry.settle(bytes);
+        } else {
+            // Nothing measured is no measurement: the estimate stands, and the load is over.
+            entry.settle(entry.reserved());
         }
         let took = since.elapsed();
         slot.meter.loaded(took);

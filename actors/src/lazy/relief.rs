@@ -52,12 +52,11 @@ impl Loader {
                 self.drain_used(wanted, pressure.level, context);
             }
         }
-        context.spawn(
-            wrap_future::<_, Self>(done).map(move |actions, loader, context| {
-                subscription.acknowledge(pressure.epoch, actions);
-                loader.wait_for_change(subscription, context);
-            }),
-        );
+        // An unload takes its time, and the level may rise meanwhile.
+        let acknowledger = subscription.acknowledger();
+        self.wait_for_change(subscription, context);
+        let done = done.map(move |actions| acknowledger.acknowledge(pressure.epoch, actions));
+        context.spawn(wrap_future::<_, Self>(done));
     }
 
     /// Unloads what is idle, the least worth first, until `bytes` are on their way, counting what
@@ -86,28 +85,48 @@ impl Loader {
     /// new users, and goes when it has none. Only when memory is exhausted is the largest of what
     /// leaves ended under its users.
     fn drain_used(&mut self, bytes: u64, level: Level, context: &mut Context<Self>) {
-        let draining = self.slots.values().filter(|slot| slot.is_draining());
-        let leaving: Vec<String> = draining.map(|slot| slot.resource.name.clone()).collect();
+        let draining = self.slots.keys().filter(|name| self.is_leaving(name));
+        let leaving: Vec<String> = draining.cloned().collect();
         let missing = bytes.saturating_sub(self.bytes_of(&leaving));
         let names = self.choose_used(missing);
         self.evict(&names, Reason::Pressure, context);
-        if level == Level::Exhausted {
-            context.run_later(DRAIN_WITHIN, Self::end_largest);
+        if level == Level::Exhausted && self.ending.is_none() {
+            self.end_later(context);
         }
     }
 
-    /// Ends the largest resource that is on its way out and still has users, unless memory has
-    /// meanwhile come back.
+    /// Whether a resource is on its way out, and all that is loaded and depends on it is too.
+    fn is_leaving(&self, name: &str) -> bool {
+        self.slots.get(name).is_some_and(Slot::is_draining)
+            && self
+                .loaded_dependents(name)
+                .all(|dependent| self.is_leaving(&dependent.resource.name))
+    }
+
+    fn end_later(&mut self, context: &mut Context<Self>) {
+        self.ending = Some(context.run_later(DRAIN_WITHIN, Self::end_largest));
+    }
+
+    /// Ends the largest resource that is on its way out, still has users, and that nothing loaded
+    /// depends on, unless usage has fallen meanwhile. The next one follows if that is not enough.
     fn end_largest(&mut self, context: &mut Context<Self>) {
-        if self.pressure.current().level < Level::Exhausted {
+        self.ending = None;
+        if self.pressure.reached() < Level::Exhausted {
             return;
         }
-        let used = self.slots.values().filter(|slot| slot.is_draining_used());
+        if self.slots.values().any(Slot::is_ended_under_users) {
+            // What it gives back is not seen yet.
+            return self.end_later(context);
+        }
+        let used = self.slots.iter().filter(|(name, slot)| {
+            slot.is_draining_used() && self.loaded_dependents(name).next().is_none()
+        });
         let largest = used
-            .max_by_key(|slot| slot.held().map_or(0, |held| held.bytes()))
-            .map(|slot| slot.resource.name.clone());
+            .max_by_key(|(_, slot)| slot.held().map_or(0, |held| held.bytes()))
+            .map(|(name, _)| name.clone());
         if let Some(name) = largest {
             self.end_under_users(&name, context);
+            self.end_later(context);
         }
     }
 

@@ -15,7 +15,7 @@ use super::error::{AcquireError, Shortage};
 use super::loader::Loader;
 use super::metrics::Reason;
 use super::policy::{Candidate, choose, evictable};
-use super::slot::State;
+use super::slot::{Slot, State};
 use crate::kernel::pressure::Level;
 use crate::kernel::{BudgetError, Claim, Reservation};
 
@@ -291,9 +291,10 @@ impl Loader {
     /// [`Self::choose_up_to`], as if callers had no leases.
     pub(super) fn choose_used(&self, bytes: u64) -> Vec<String> {
         let mut candidates = self.candidates();
-        for index in 0..candidates.len() {
-            let holders = candidates.iter().filter(|it| it.holds.contains(&index));
-            candidates[index].leases = holders.count();
+        for candidate in &mut candidates {
+            // Those that are being loaded or unloaded keep what they depend on, too.
+            let held = self.slots.values().flat_map(Slot::dependencies);
+            candidate.leases = held.filter(|lease| lease.name() == candidate.name).count();
         }
         let bytes = bytes.min(evictable(&candidates));
         self.choose_of(&candidates, bytes).unwrap_or_default()

@@ -221,6 +221,17 @@ impl Slot {
         }
     }
 
+    /// The leases that it holds on its dependencies.
+    pub(super) fn dependencies(&self) -> &[Lease] {
+        match &self.state {
+            State::Loading {
+                stage: Stage::Room { dependencies } | Stage::Running { dependencies, .. },
+                ..
+            } => dependencies,
+            _ => self.held().map_or(&[], |held| &held.dependencies),
+        }
+    }
+
     /// Whether neither it nor its load, nor anything on its behalf, is under way.
     pub(super) fn is_at_rest(&self) -> bool {
         matches!(
@@ -251,6 +262,11 @@ impl Slot {
     /// Whether it is on its way out and waits for its users.
     pub(super) fn is_draining_used(&self) -> bool {
         matches!(&self.state, State::Draining { held, unloading: false } if held.uses.held() > 0)
+    }
+
+    /// Whether it is being unloaded although it has users.
+    pub(super) fn is_ended_under_users(&self) -> bool {
+        matches!(&self.state, State::Draining { held, unloading: true } if held.uses.held() > 0)
     }
 
     /// What its next load takes at least: what the last one did. What came later came from its use.

@@ -16,8 +16,13 @@ impl Levels {
         ]
     }
 
+    /// The level that `share` of the budget in use reaches by itself.
+    pub(super) fn reached(&self, share: f64) -> Level {
+        self.reached_within(share, 0.0)
+    }
+
     /// The highest level whose threshold, lowered by `slack`, is reached.
-    fn reached(&self, share: f64, slack: f64) -> Level {
+    fn reached_within(&self, share: f64, slack: f64) -> Level {
         let mut reached = Level::Normal;
         for (level, threshold) in self.thresholds() {
             if share >= threshold - slack {
@@ -34,7 +39,7 @@ impl Levels {
 /// It rises at once, over several levels if need be. It falls only once it has been held for the
 /// dwell, and only as far as usage is the hysteresis below the thresholds of the levels left.
 pub fn next_level(previous: Level, share: f64, held: Duration, levels: &Levels) -> Level {
-    let risen = levels.reached(share, 0.0);
+    let risen = levels.reached(share);
     if risen >= previous {
         return risen;
     }
@@ -42,7 +47,9 @@ pub fn next_level(previous: Level, share: f64, held: Duration, levels: &Levels) 
         return previous;
     }
     // Lowered thresholds may be reached that are higher than what we hold; that is no rise.
-    levels.reached(share, levels.hysteresis).min(previous)
+    levels
+        .reached_within(share, levels.hysteresis)
+        .min(previous)
 }
 
 /// The bytes to give back at `level` when `used` of `budget` bytes are in use.

@@ -307,9 +307,9 @@ async fn end(supervisor: SupervisorHandle, id: String) {
 fn load_error(error: StartChildError) -> LoadError {
     match error {
         StartChildError::Failed(exit) => load_error_of(&exit),
-        error @ (StartChildError::AlreadyPresent(_)
-        | StartChildError::SupervisorDown
-        | StartChildError::Busy) => LoadError::new(LoadFault::Unavailable, error.to_string()),
+        error @ (StartChildError::AlreadyPresent(_) | StartChildError::SupervisorDown) => {
+            LoadError::new(LoadFault::Unavailable, error.to_string())
+        }
     }
 }
 

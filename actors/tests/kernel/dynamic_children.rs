@@ -1,5 +1,6 @@
 //! Children that are added and ended while their supervisor runs.
 
+use futures_util::future::join_all;
 use headroom_actors::kernel::testing::Universe;
 use headroom_actors::kernel::{
     AskError, ChildSpec, Exit, Restart, Root, StartChildError, Strategy, SupervisorHandle,
@@ -25,6 +26,30 @@ fn start_child_waits_until_the_child_is_ready() {
         supervisor.start_child(role.spec()).await.unwrap();
         assert_eq!(begun.elapsed().as_secs(), 3);
         assert_eq!(role.ask(Do::Echo(1)).await, Ok(1));
+        root.stop().await;
+    });
+}
+
+#[test]
+fn more_commands_at_once_than_the_queue_holds_are_all_carried_out() {
+    const CHILDREN: usize = 200;
+    Universe::paused(|universe| async move {
+        let journal = Journal::default();
+        let (root, supervisor) = empty(&universe).await;
+        let roles: Vec<Role> = (0..CHILDREN)
+            .map(|index| Role::new(&format!("child-{index}"), &journal))
+            .collect();
+        let started = join_all(roles.iter().map(|role| supervisor.start_child(role.spec()))).await;
+        assert!(started.iter().all(Result::is_ok));
+        let ids = (0..CHILDREN).map(|index| format!("child-{index}"));
+        let terminate = |id: String| {
+            let supervisor = supervisor.clone();
+            async move { supervisor.terminate_child(&id).await }
+        };
+        let ended = join_all(ids.map(terminate)).await;
+        let orderly = |exit: &Option<Exit>| matches!(exit, Some(Exit::Shutdown));
+        assert!(ended.iter().all(orderly), "{ended:?}");
+        assert_eq!(universe.tree().snapshot().await[0].children.len(), 0);
         root.stop().await;
     });
 }

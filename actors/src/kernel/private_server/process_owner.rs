@@ -61,6 +61,8 @@ impl ProcessOwner {
         } = ready;
         let pid = process.pid();
         self.entry.attach(pid);
+        // The start is over: from here on the reservation follows what is measured.
+        self.entry.settle(self.entry.reserved());
         let stop = CancellationToken::new();
         let (told, stopped) = oneshot::channel();
         let since = Instant::now();

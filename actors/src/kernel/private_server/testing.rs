@@ -33,6 +33,8 @@ pub(crate) struct Ledger {
     pub(crate) is_full: AtomicBool,
     pub(crate) claims: AtomicU32,
     pub(crate) reserved: AtomicI64,
+    /// Starts that are over.
+    pub(crate) settled: AtomicU32,
     pub(crate) attached: Mutex<Vec<i32>>,
 }
 
@@ -49,7 +51,10 @@ impl Entry for LedgerEntry {
             .unwrap()
             .retain(|other| *other != pid);
     }
-    fn settle(&self, _: u64) {}
+    fn settle(&self, bytes: u64) {
+        assert_eq!(bytes, self.reserved(), "readings will correct it");
+        self.0.settled.fetch_add(1, SeqCst);
+    }
     fn reserved(&self) -> u64 {
         self.1.unsigned_abs()
     }

@@ -1,7 +1,7 @@
 //! Stand-ins for what the loader is given: things to load, and a budget. Both watch over the
 //! loader: a load without an unload before it, or a load without its reservation, fails the test.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -241,6 +241,8 @@ pub(crate) enum Mood {
 pub(crate) struct Ledger {
     total: u64,
     entries: Mutex<BTreeMap<u64, u64>>,
+    /// Entries whose load is not over.
+    unsettled: Mutex<BTreeSet<u64>>,
     next: AtomicU64,
     /// What every entry says that it grew to.
     grown: AtomicU64,
@@ -256,6 +258,11 @@ impl Ledger {
     pub(crate) fn used(&self) -> u64 {
         self.entries.lock().unwrap().values().sum()
     }
+
+    /// How many loads are not over.
+    pub(crate) fn loading(&self) -> usize {
+        self.unsettled.lock().unwrap().len()
+    }
 }
 
 struct Line {
@@ -269,6 +276,7 @@ impl Entry for Line {
     fn detach(&self, _pid: i32) {}
     fn settle(&self, bytes: u64) {
         self.settled.store(bytes, SeqCst);
+        self.ledger.unsettled.lock().unwrap().remove(&self.key);
         self.ledger.entries.lock().unwrap().insert(self.key, bytes);
     }
     fn reserved(&self) -> u64 {
@@ -283,6 +291,7 @@ impl Entry for Line {
     }
     fn release(&self) {
         self.ledger.entries.lock().unwrap().remove(&self.key);
+        self.ledger.unsettled.lock().unwrap().remove(&self.key);
     }
 }
 
@@ -314,6 +323,7 @@ impl Budget for FixedBudget {
             }
             let key = ledger.next.fetch_add(1, SeqCst);
             ledger.entries.lock().unwrap().insert(key, claim.bytes);
+            ledger.unsettled.lock().unwrap().insert(key);
             Ok(Reservation::new(Arc::new(Line {
                 ledger,
                 key,
@@ -356,6 +366,7 @@ impl Yard {
         let ledger = Arc::new(Ledger {
             total,
             entries: Mutex::default(),
+            unsettled: Mutex::default(),
             next: AtomicU64::new(0),
             grown: AtomicU64::new(0),
             mood: Mutex::default(),

@@ -1,10 +1,18 @@
 //! Ways out: TTL, unload on request; and what holds a resource back.
 
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::{advance, sleep};
 
 use super::super::{Evict, Unload, UnloadError, Unloaded};
-use super::double::{Log, MINUTE, SECOND, Scripted, Yard, acquire, eventually, paused};
+use super::double::{
+    Log, MINUTE, SECOND, Scripted, Yard, acquire, eventually, paused, unavailable,
+};
 use crate::kernel::phase::Phase;
+use crate::kernel::{
+    ChildSpec, Load, LoadError, Loadable, Loaded, Restart, SupervisorHandle, SupervisorSpec, Ticket,
+};
 
 fn unload(name: &str) -> Unload {
     Unload {
@@ -165,6 +173,89 @@ fn what_is_not_loaded_is_unloaded_at_once_and_what_is_unknown_is_not_found() {
         assert_eq!(cold, Ok(Unloaded { bytes: 0 }));
         let unknown = yard.loader.ask(unload("nothing"), SECOND).await.unwrap();
         assert_eq!(unknown, Err(UnloadError::NotFound("nothing".to_owned())));
+        yard.close().await;
+    });
+}
+
+#[test]
+fn a_hundred_that_go_at_once_are_all_unloaded_before_anybody_is_told_so() {
+    const RESOURCES: usize = 100;
+    paused(|universe| async move {
+        let branch = SupervisorSpec::new("things");
+        let supervisor = branch.handle();
+        let root = universe.start(branch).await;
+        let offers = (0..RESOURCES).map(|index| Supervised::offer(index, &supervisor));
+        let yard = Yard::open(&universe, 1000, offers.collect()).await;
+        for index in 0..RESOURCES {
+            yard.touch(&Supervised::name(index)).await;
+        }
+        let evict = Evict { bytes: u64::MAX };
+        let evicted = yard.loader.ask(evict, MINUTE).await.unwrap();
+        assert_eq!(evicted.names.len(), RESOURCES);
+        assert_eq!(universe.tree().snapshot().await[0].children.len(), 0);
+        yard.close().await;
+        root.stop().await;
+    });
+}
+
+/// A thing that is a child of a supervisor, as models are.
+struct Supervised {
+    name: String,
+    supervisor: SupervisorHandle,
+}
+
+impl Supervised {
+    fn name(index: usize) -> String {
+        format!("thing-{index}")
+    }
+
+    fn offer(index: usize, supervisor: &SupervisorHandle) -> Loadable {
+        let name = Self::name(index);
+        let supervisor = supervisor.clone();
+        Loadable {
+            name: name.clone(),
+            kind: "supervised",
+            depends_on: Vec::new(),
+            ttl: None,
+            pinned: false,
+            estimated_bytes: 10,
+            load: Arc::new(Self { name, supervisor }),
+        }
+    }
+}
+
+impl Load for Supervised {
+    fn load(&self, _: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+        let child = ChildSpec::supervisor(SupervisorSpec::new(&self.name));
+        let supervisor = self.supervisor.clone();
+        async move {
+            let started = supervisor
+                .start_child(child.restart(Restart::Temporary))
+                .await;
+            let ended = started
+                .map_err(|error| unavailable(&error.to_string()))?
+                .ended();
+            Ok(Loaded {
+                bytes: 10,
+                died: ended.map(|_| unavailable("it ended")).boxed(),
+            })
+        }
+        .boxed()
+    }
+
+    fn unload(&self) -> BoxFuture<'static, ()> {
+        let (supervisor, name) = (self.supervisor.clone(), self.name.clone());
+        async move { drop(supervisor.terminate_child(&name).await) }.boxed()
+    }
+}
+
+#[test]
+fn a_load_that_measures_nothing_is_over_all_the_same() {
+    paused(|universe| async move {
+        let thing = Scripted::new().measured(0).resource("thing", &[]);
+        let yard = Yard::open(&universe, 100, vec![thing]).await;
+        yard.touch("thing").await;
+        assert_eq!((yard.ledger.used(), yard.ledger.loading()), (10, 0));
         yard.close().await;
     });
 }

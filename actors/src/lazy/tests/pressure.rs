@@ -1,9 +1,9 @@
 //! The loader's part in a clean-up.
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::super::{AcquireError, Shortage};
-use super::double::{MINUTE, SECOND, Scripted, Yard, eventually, paused};
+use super::double::{Log, MINUTE, SECOND, Scripted, Yard, acquire, eventually, paused};
 use crate::kernel::phase::Phase;
 use crate::kernel::pressure::{Action, Level, Stage};
 
@@ -103,6 +103,8 @@ fn only_when_memory_is_exhausted_is_the_largest_in_use_ended_under_its_users() {
         asked(&yard, Level::Exhausted, through, 40).await;
         assert_eq!(yard.ledger.used(), 90, "it is given a moment to finish");
         eventually(async || yard.ledger.used() == 60).await;
+        // The level is kept for a while, but usage has fallen: nobody else is ended.
+        yard.pressure.observe(Level::Elevated);
         sleep(MINUTE).await;
         assert_eq!(yard.status("large").await.phase, Phase::Cold);
         assert_eq!(yard.status("small").await.phase, Phase::Draining);
@@ -113,6 +115,81 @@ fn only_when_memory_is_exhausted_is_the_largest_in_use_ended_under_its_users() {
         sleep(MINUTE).await;
         assert_eq!(yard.status("small").await.phase, Phase::Draining);
         drop(leases);
+        yard.close().await;
+    });
+}
+
+#[test]
+fn what_others_depend_on_is_not_ended_and_one_after_the_other_is_while_memory_stays_exhausted() {
+    paused(|universe| async move {
+        let log = Log::default();
+        let thing = |bytes| Scripted::new().bytes(bytes).log(&log);
+        let resources = vec![
+            thing(60).resource("base", &[]),
+            thing(20).resource("larger", &["base"]),
+            thing(10).resource("smaller", &["base"]),
+        ];
+        let yard = Yard::open(&universe, 100, resources).await;
+        let leases = (
+            yard.acquire("larger").await.unwrap(),
+            yard.acquire("smaller").await.unwrap(),
+        );
+        log.lock().unwrap().clear();
+        asked(&yard, Level::Exhausted, Some(Stage::InUse), 90).await;
+        eventually(async || yard.ledger.used() == 0).await;
+        let log = std::mem::take(&mut *log.lock().unwrap());
+        let unloads = log.iter().filter_map(|line| line.strip_prefix("unload "));
+        assert_eq!(unloads.collect::<Vec<_>>(), ["larger", "smaller", "base"]);
+        drop(leases);
+        yard.close().await;
+    });
+}
+
+#[test]
+fn what_a_load_under_way_depends_on_does_not_count_as_leaving() {
+    paused(|universe| async move {
+        let resources = vec![
+            Scripted::new().bytes(60).resource("base", &[]),
+            Scripted::new()
+                .takes(MINUTE / 10)
+                .resource("coming", &["base"]),
+            Scripted::new().bytes(20).resource("used", &[]),
+        ];
+        let yard = Yard::open(&universe, 100, resources).await;
+        let lease = yard.acquire("used").await.unwrap();
+        let loader = yard.loader.clone();
+        let coming = actix_rt::spawn(async move { acquire(&loader, "coming").await });
+        eventually(async || yard.status("coming").await.reserved_bytes > 0).await;
+        asked(&yard, Level::Exhausted, Some(Stage::InUse), 20).await;
+        eventually(async || yard.status("used").await.phase == Phase::Cold).await;
+        assert_eq!(yard.status("base").await.phase, Phase::Ready);
+        drop((lease, coming.await.unwrap().unwrap()));
+        yard.close().await;
+    });
+}
+
+#[test]
+fn a_rising_level_is_heard_while_an_unload_is_under_way() {
+    paused(|universe| async move {
+        let slow = Scripted::new().unload_takes(MINUTE).resource("slow", &[]);
+        let resources = vec![slow, Scripted::new().resource("used", &[])];
+        let yard = Yard::open(&universe, 100, resources).await;
+        yard.touch("slow").await;
+        let lease = yard.acquire("used").await.unwrap();
+        yard.pressure.publish(Level::High, Some(Stage::Idle), 10);
+        eventually(async || yard.ready().await == ["used"]).await;
+        let begun = Instant::now();
+        let through = Some(Stage::InUse);
+        let epoch = yard.pressure.publish(Level::Critical, through, 20);
+        eventually(async || yard.ready().await.is_empty()).await;
+        assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
+        // It is acknowledged when all that leaves for it has gone.
+        let within = 2 * MINUTE;
+        let answers = yard.pressure.acknowledgements(epoch, within).await;
+        let (came, silent) = answers.unwrap();
+        assert_eq!((came[0].actions.len(), silent), (1, Vec::new()));
+        assert!(begun.elapsed() > MINUTE - SECOND);
+        drop(lease);
         yard.close().await;
     });
 }

@@ -77,7 +77,9 @@ impl MemorySupervisor {
             let history = self.shared.history();
             (history.level(), history.held())
         };
-        let share = self.stalls.raise(used_share(used, budget), &levels);
+        let share = used_share(used, budget);
+        self.shared.writer.observe(levels.reached(share));
+        let share = self.stalls.raise(share, &levels);
         let to = next_level(from, share, held, &levels);
         let wanted = wanted_bytes(to, used, budget, &levels);
         let verified = self.verify(began, used, from);

@@ -78,6 +78,7 @@ fn it_is_laid_out_once_and_any_number_of_callers_wait_for_one_start() {
         assert_eq!(world.ledger.claims.load(SeqCst), 1);
         let first = pid(&server.state());
         assert_eq!(*world.ledger.attached.lock().unwrap(), [first]);
+        assert_eq!(world.ledger.settled.load(SeqCst), 1);
         assert_eq!(
             query(&socket, "SHOW data_checksums").await.as_deref(),
             Ok("on")

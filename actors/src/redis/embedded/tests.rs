@@ -1,6 +1,7 @@
 //! With the real Redis.
 
 use std::io::Write as _;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use headroom_test_support::child;
@@ -55,6 +56,7 @@ fn a_second_start_finds_what_the_first_one_kept() {
         assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
         let process = pid(&server.state());
         assert_eq!(*world.ledger.attached.lock().unwrap(), [process]);
+        assert_eq!(world.ledger.settled.load(SeqCst), 1);
         world.stop().await;
         assert!(!is_alive(process));
         let socket = server.ensure().await.unwrap();
