@@ -1,8 +1,8 @@
 //! The command line.
 //!
 //! Exit codes: 0 when all went well, 1 when the server could not start or did not end well, 64 when
-//! the command line is wrong (EX_USAGE), 78 when the settings are wrong (EX_CONFIG), and 128 plus
-//! the signal's number when told to stop a second time.
+//! the command line is wrong (EX_USAGE), 78 when the settings are wrong or cannot work on this machine
+//! (EX_CONFIG), and 128 plus the signal's number when told to stop a second time.
 
 mod models;
 
@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::settings::layers::{DEFAULT_FILE, VARIABLE_PREFIX};
 use crate::settings::{self, Environment, Loaded, Reloader, SettingsError, Sources};
 use crate::signals;
-use crate::startup::{Application, StartupError};
+use crate::startup::{Application, BudgetError, StartupError, check_budget};
 use crate::telemetry::{self, TelemetryError, stderr};
 
 /// EX_USAGE of sysexits.h.
@@ -114,6 +114,9 @@ pub enum Failure {
     /// The settings are wrong.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The memory budget cannot work.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     /// Logs cannot be written.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -147,6 +150,10 @@ impl Failure {
             }
             Self::Settings(SettingsError(faults)) => {
                 faults.iter().for_each(complain);
+                ExitCode::from(EXIT_CONFIG)
+            }
+            Self::Budget(error) => {
+                complain(&error);
                 ExitCode::from(EXIT_CONFIG)
             }
             other => {
@@ -193,12 +200,14 @@ pub fn run() -> Result<(), Failure> {
 
 fn check_config(sources: &Sources) -> Result<(), Failure> {
     let loaded = settings::load(sources, &environment())?;
+    check_budget(&loaded.settings)?;
     write!(io::stdout(), "{loaded}").map_err(Failure::Output)
 }
 
 fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
     let environment = environment();
     let Loaded { settings, .. } = settings::load(&sources, &environment)?;
+    check_budget(&settings)?;
     let log_filter = telemetry::install_logs(&settings.log)?;
     let signals = signals::listen().map_err(Failure::Signals)?;
     tracing::info!(

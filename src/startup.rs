@@ -5,6 +5,7 @@
 //! is the reverse: not ready, no new connections, requests in flight, actors, admin server.
 
 mod actors;
+mod budget;
 mod http;
 mod pools;
 mod ready_file;
@@ -33,6 +34,7 @@ use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle, TelemetryError};
 use actors::ActorsError;
 use ready_file::ReadyFile;
 
+pub use budget::{BudgetError, check_budget};
 /// Why the server could not start, or did not end well.
 #[derive(Debug, Error)]
 pub enum StartupError {

@@ -232,7 +232,7 @@ async fn follow(mut settings: watch::Receiver<Arc<Settings>>, rooms: Rooms) {
     }
 }
 
-fn memory_config(settings: &MemorySettings) -> MemoryConfig {
+pub(super) fn memory_config(settings: &MemorySettings) -> MemoryConfig {
     MemoryConfig {
         limit: settings.limit.map(|limit| limit.as_u64()),
         physical_share: settings.physical_share.get(),

@@ -1,7 +1,7 @@
 //! How much memory there is to give, and who says so.
 //!
-//! The budget is the smallest of what the settings and the control groups allow; where none of
-//! them says anything, a share of the machine's memory. Every source is reported with what it
+//! The budget is the smallest of what the settings and the control groups allow, and never more than
+//! the machine has; where none of them says anything, a share of the machine's memory. Every source is reported with what it
 //! said, so that a surprising budget explains itself.
 
 use serde::Serialize;
@@ -22,7 +22,7 @@ pub enum BudgetSource {
     CgroupV2,
     /// A version 1 control group, ours or one above it.
     CgroupV1,
-    /// A share of the machine's memory.
+    /// The machine's memory: a share of it, or all where `memory.limit` is more.
     Physical,
 }
 
@@ -77,7 +77,7 @@ pub struct BudgetReading {
 /// No source could say how much memory there is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no source tells how much memory there is: {0}")]
-pub(super) struct NoBudget(String);
+pub struct NoBudget(String);
 
 /// The control groups that we are in, found once per reading of the budget.
 pub(super) struct Groups {
@@ -141,10 +141,19 @@ impl BudgetReading {
         let smallest = named
             .filter_map(|said| Some((said.bytes?, said.source)))
             .min_by_key(|(bytes, _)| *bytes);
-        considered.push(share(physical, config.physical_share));
-        let share = considered.last().and_then(|share| share.bytes);
-        let share = share.map(|bytes| (bytes, BudgetSource::Physical));
-        match smallest.or(share) {
+        // Of the machine's memory a share is for us, unless somebody asked for more than all of it.
+        let is_too_much = smallest
+            .zip(machine)
+            .is_some_and(|((bytes, _), all)| bytes > all);
+        let share = if is_too_much {
+            1.0
+        } else {
+            config.physical_share
+        };
+        let physical = physical_share(physical, share);
+        let share = physical.bytes.map(|bytes| (bytes, BudgetSource::Physical));
+        considered.push(physical);
+        match smallest.filter(|_| !is_too_much).or(share) {
             Some((bytes, source)) => Ok(Self {
                 bytes,
                 source,
@@ -152,6 +161,13 @@ impl BudgetReading {
             }),
             None => Err(NoBudget(describe(&considered))),
         }
+    }
+
+    /// What the settings allow, where that is more than there is.
+    pub fn too_much(&self) -> Option<u64> {
+        let mut said = self.considered.iter();
+        let configured = said.find(|said| said.source == BudgetSource::Configured)?;
+        configured.bytes.filter(|bytes| *bytes > self.bytes)
     }
 
     /// What every source said, in one line for the log.
@@ -173,7 +189,7 @@ fn configured(limit: Option<u64>, machine: Option<u64>) -> Considered {
         (None, _) => (Health::Absent, "memory.limit is not set"),
         (Some(limit), Some(machine)) if limit > machine => (
             Health::Misleading,
-            "memory.limit; more than the machine has",
+            "memory.limit; more than the machine has, which counts instead",
         ),
         (Some(_), _) => (Health::Healthy, "memory.limit"),
     };
@@ -212,7 +228,7 @@ fn considered(
     }
 }
 
-fn share(physical: Result<Limit, Silence>, share: f64) -> Considered {
+fn physical_share(physical: Result<Limit, Silence>, share: f64) -> Considered {
     let (bytes, health, detail) = match physical {
         Ok(Limit { bytes, set_by }) => (
             Some(share_of(bytes, share)),
@@ -279,10 +295,14 @@ mod tests {
         assert_eq!(take(&bare), (8 * GIB, Machine));
         let limited = take_with(&bare, Some(GIB)).unwrap();
         assert_eq!((limited.bytes, limited.source), (GIB, Configured));
-        // More than the machine has: the settings' word, but it is told.
-        let generous = take_with(&bare, Some(64 * GIB)).unwrap();
-        assert_eq!(generous.bytes, 64 * GIB);
-        assert!(generous.describe().contains("more than the machine has"));
+        assert_eq!(limited.too_much(), None);
+        // More than the machine has: what it has counts, and that is told.
+        for absurd in [16 * GIB + 1, 64 * GIB, u64::MAX] {
+            let capped = take_with(&bare, Some(absurd)).unwrap();
+            assert_eq!((capped.bytes, capped.source), (16 * GIB, Machine));
+            assert_eq!(capped.too_much(), Some(absurd));
+            assert!(capped.describe().contains("more than the machine has"));
+        }
         // Nobody knows anything.
         let error = take_with(&Fixture::new(), None).unwrap_err().to_string();
         assert!(error.contains("physical: none"), "{error}");
@@ -307,7 +327,8 @@ mod tests {
         assert_eq!(take(&fixture), (4096, V2));
         // The settings may be tighter still, or not.
         assert_eq!(take_with(&fixture, Some(100)).unwrap().source, Configured);
-        assert_eq!(take_with(&fixture, Some(GIB)).unwrap().source, V2);
+        let above = take_with(&fixture, Some(GIB)).unwrap();
+        assert_eq!((above.source, above.too_much()), (V2, Some(GIB)));
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub fn wanted_bytes(level: Level, used: u64, budget: u64, levels: &Levels) -> u6
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss
 )]
-pub(super) fn most_below(bytes: u64, share: f64) -> u64 {
+pub fn most_below(bytes: u64, share: f64) -> u64 {
     ((bytes as f64 * share).ceil() as u64).saturating_sub(1)
 }
 

@@ -55,12 +55,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 pub use alerts::{AlertConfig, AlertError, AlertSender, check_webhook_url};
 pub use allocator::AllocatorStats;
-pub use budget::{BudgetReading, BudgetSource, Considered};
+pub use budget::{BudgetReading, BudgetSource, Considered, NoBudget};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
 pub use entry::{BufferAccount, MemoryBudget};
 pub use history::{Deed, Event, GcReason, Happening};
 pub use ledger::{BufferStatus, EntryId, EntryStatus, Ledger, Short};
-pub use levels::{next_level, wanted_bytes};
+pub use levels::{most_below, next_level, wanted_bytes};
 pub use probe::{
     GroupUsage, Health, KernelKills, ProcessUsage, Scope, Source, SourceStatus, StallReading,
     TreeUsage,

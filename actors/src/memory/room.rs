@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::allocator::Allocator;
+use super::budget::{BudgetReading, Groups, NoBudget};
 use super::config::{MemoryConfig, MemoryConfigError};
 use super::entry::{BufferAccount, MemoryBudget, SharedLedger};
 use super::history::{Event, History};
@@ -77,6 +78,15 @@ impl Memory {
 
     fn build(config: MemoryConfig, system: System) -> Result<Self, MemoryConfigError> {
         config.validate()?;
+    /// The budget that `config` makes on this machine now, before anything is started.
+    ///
+    /// # Errors
+    /// No source tells how much memory there is.
+    pub fn read_budget(config: &MemoryConfig) -> Result<BudgetReading, NoBudget> {
+        let system = System::default();
+        BudgetReading::take(config, &Groups::find(&system), &system)
+    }
+
         let (writer, pressure) = pressure::channel();
         let shared = Shared {
             ledger: SharedLedger::default(),

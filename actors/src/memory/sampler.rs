@@ -407,7 +407,7 @@ mod tests {
         let configured = at_last(&fixture, &large, Source::Configured);
         assert_status(
             &configured,
-            true,
+            false,
             Health::Misleading,
             "more than the machine",
         );

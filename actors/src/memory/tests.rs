@@ -290,6 +290,10 @@ fn a_high_level_asks_for_the_cheapest_first_and_again_while_it_lasts() {
         }
         let order = [Stage::Slack, Stage::Connections, Stage::Idle];
         assert_eq!(asked, [order, order].concat());
+        // What gave nothing before and gives nothing again is told once.
+        let told = status(&memory).await.events.into_iter();
+        let rounds = told.filter(|event| matches!(event.happening, Happening::CleanUp { .. }));
+        assert_eq!(rounds.count(), 3);
         root.stop().await;
     });
 }

@@ -47,5 +47,5 @@ pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Te
 pub use leak::LeakConfig;
 pub use owner::{EndSequences, ModelOwner};
 pub use repository::{Model, Repository, Rescan, Resolve, Versions};
-pub use resource::Runtime;
+pub use resource::{FIRST_LOAD_BYTES, Runtime};
 pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl};

@@ -28,6 +28,10 @@ const HOST_OVERHEAD_BYTES: u64 = 40 * 1024 * 1024;
 /// The same for the zygote: libtorch mapped and relocated.
 const ZYGOTE_BYTES: u64 = 120 * 1024 * 1024;
 
+/// What the very first load of a small model reserves, in bytes. Without a zygote its process maps
+/// libtorch by itself.
+pub const FIRST_LOAD_BYTES: u64 = ZYGOTE_BYTES + HOST_OVERHEAD_BYTES;
+
 /// Forks in flight at the zygote.
 const FORKS_MAX: u32 = 64;
 

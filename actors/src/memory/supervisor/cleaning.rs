@@ -14,6 +14,7 @@ use super::super::levels::{next_level, used_share, wanted_bytes};
 use super::super::metrics;
 use super::super::plan::{decay, rounds};
 use super::MemorySupervisor;
+use super::collecting::NOTEWORTHY;
 use super::epoch::{Ask, Purpose};
 use crate::kernel::pressure::{Acknowledgement, Level, Stage};
 
@@ -31,6 +32,9 @@ const MATERIAL_PART: u64 = 100;
 
 /// The clean-up of the level that lasts.
 pub(super) struct CleanUp {
+    level: Level,
+    /// Whether the same level was cleaned up before.
+    again: bool,
     /// The round now, or the last.
     round: usize,
     began: Instant,
@@ -138,7 +142,13 @@ impl MemorySupervisor {
 
     /// Begins the clean-up of `level`, instead of the one under way.
     fn clean_up(&mut self, level: Level, used: u64, wanted: u64, context: &mut Context<Self>) {
+        let again = self
+            .clean_up
+            .as_ref()
+            .is_some_and(|last| last.level == level);
         self.clean_up = Some(CleanUp {
+            level,
+            again,
             round: 0,
             began: Instant::now(),
             wanted,
@@ -214,20 +224,24 @@ impl MemorySupervisor {
         else {
             return false;
         };
-        if !silent.is_empty() {
-            tracing::warn!(?silent, "no answer to memory pressure");
-        }
         let through = rounds(level).get(clean_up.round).copied();
         let actions = Deed::all(came);
         metrics::actions(&actions);
+        let gained: u64 = actions.iter().map(|deed| deed.action.gained_bytes()).sum();
+        if clean_up.again && gained < NOTEWORTHY {
+            // The same as a second ago, and told then.
+            return true;
+        }
+        if !silent.is_empty() {
+            tracing::warn!(?silent, "no answer to memory pressure");
+        }
         let promised: u64 = actions.iter().map(|deed| deed.action.promised_bytes).sum();
-        let gained = clean_up.used_before.saturating_sub(used);
         tracing::info!(
             level = level.label(),
             through = through.map(Stage::label),
             wanted_bytes = clean_up.wanted,
             promised_bytes = promised,
-            gained_bytes = gained,
+            gained_bytes = clean_up.used_before.saturating_sub(used),
             seconds = clean_up.began.elapsed().as_secs_f64(),
             "memory was cleaned up"
         );

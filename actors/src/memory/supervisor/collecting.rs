@@ -24,8 +24,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Much given back at once is at least this many bytes.
 const BIG_RELEASE: u64 = 64 << 20;
 
-/// What a purge that nobody asked for must give to be worth an event.
-const NOTEWORTHY: u64 = 1 << 20;
+/// What a purge that nobody asked for, or a clean-up that is repeated, must give to be worth an event.
+pub(super) const NOTEWORTHY: u64 = 1 << 20;
 
 /// Time between two purges because of stalls.
 const STALL_PAUSE: Duration = Duration::from_secs(10);

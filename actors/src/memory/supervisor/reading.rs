@@ -177,6 +177,14 @@ impl MemorySupervisor {
                 "memory budget"
             );
         }
+            if let Some(limit) = reading.budget.too_much() {
+                tracing::warn!(
+                    limit_bytes = limit,
+                    budget_bytes = reading.budget.bytes,
+                    source = reading.budget.source.label(),
+                    "memory.limit is more than there is; the smaller one is the budget"
+                );
+            }
         let used = {
             let mut ledger = self.shared.ledger.lock();
             ledger.set_budget(reading.budget.bytes);

@@ -1,0 +1,128 @@
+//! Whether the memory budget can work at all: asked before anything is bound, and by `check-config`.
+//!
+//! With a budget below what the server itself and one load need, every load would be refused for
+//! ever while the server counted as ready.
+
+use bytesize::ByteSize;
+use headroom_actors::memory::{BudgetReading, BudgetSource, Memory, MemoryConfigError, most_below};
+use headroom_actors::model::FIRST_LOAD_BYTES;
+use thiserror::Error;
+
+use super::actors::memory_config;
+use crate::settings::Settings;
+
+/// What the server itself comes to use: some 6 MiB when it has started, and requests in flight and
+/// what its allocator keeps on top. Not above it, or nothing is left for the first load.
+const SERVER_BYTES: u64 = 32 << 20;
+
+/// Why a budget cannot work.
+#[derive(Debug, Error)]
+pub enum BudgetError {
+    /// The settings break a rule of the budget.
+    #[error(transparent)]
+    Settings(#[from] MemoryConfigError),
+    /// The first load would not fit.
+    #[error(
+        "{origin}: a memory budget of {} is too small: loads are let in below {}, and the server \
+         with one small model needs {}; {remedy} {} or more",
+        size(*budget), size(*room), size(SERVER_BYTES + FIRST_LOAD_BYTES), size(*least)
+    )]
+    TooSmall {
+        /// Who set the budget.
+        origin: String,
+        /// The budget, in bytes.
+        budget: u64,
+        /// The bytes of it that loads may fill.
+        room: u64,
+        /// The least budget that works, in bytes.
+        least: u64,
+        /// What to do, up to the bytes.
+        remedy: &'static str,
+    },
+}
+
+fn size(bytes: u64) -> impl std::fmt::Display {
+    ByteSize(bytes).display().iec()
+}
+
+/// Checks the budget that `settings` make on this machine.
+///
+/// # Errors
+/// Nothing could ever be loaded.
+pub fn check_budget(settings: &Settings) -> Result<(), BudgetError> {
+    let config = memory_config(&settings.memory);
+    config.validate()?;
+    match Memory::read_budget(&config) {
+        Ok(reading) => check(&reading, config.levels.critical),
+        Err(error) => {
+            // The keeper of the budget says so when it starts, and does not.
+            tracing::debug!(%error, "the memory budget cannot be checked");
+            Ok(())
+        }
+    }
+}
+
+/// Loads are let in below the share `critical`.
+fn check(reading: &BudgetReading, critical: f64) -> Result<(), BudgetError> {
+    let room = most_below(reading.bytes, critical);
+    if room >= SERVER_BYTES + FIRST_LOAD_BYTES {
+        return Ok(());
+    }
+    let (origin, remedy) = match reading.source {
+        BudgetSource::Configured => ("memory.limit".to_owned(), "set it to"),
+        BudgetSource::CgroupV1 | BudgetSource::CgroupV2 => {
+            let mut said = reading.considered.iter();
+            let group = said.find(|said| said.source == reading.source);
+            let file = group.map_or("the control group", |said| &said.detail);
+            (file.to_owned(), "give the group")
+        }
+        BudgetSource::Physical => (
+            "the machine's memory (memory.physical_share)".to_owned(),
+            "set memory.limit to",
+        ),
+    };
+    Err(BudgetError::TooSmall {
+        origin,
+        budget: reading.bytes,
+        room,
+        least: least(critical),
+        remedy,
+    })
+}
+
+/// The least budget whose share `critical` holds the server and one load, in whole MiB.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of MiB, rounded up"
+)]
+fn least(critical: f64) -> u64 {
+    let needed = (SERVER_BYTES + FIRST_LOAD_BYTES) as f64 / critical;
+    let mib = (needed / f64::from(1 << 20)).ceil() as u64;
+    // At its very threshold a level already holds.
+    (mib + 1) << 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(bytes: u64) -> BudgetReading {
+        BudgetReading {
+            bytes,
+            source: BudgetSource::Configured,
+            considered: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_least_budget_that_is_named_works_and_little_less_does_not() {
+        for critical in [0.5, 0.85, 0.97, 1.0] {
+            let least = least(critical);
+            assert!(check(&budget(least), critical).is_ok());
+            assert!(check(&budget(least - (3 << 20)), critical).is_err());
+        }
+        assert_eq!(least(0.85), 227 << 20, "the one in the documentation");
+    }
+}
