@@ -3,7 +3,8 @@
 //! What a caller is told and what is logged are different things. `detail` is written by us, for
 //! the caller, about what the caller can do; a cause is for the log, and only there. Which kinds
 //! exist, and what status and title each has, stands in one table. A caller's mistake is never a
-//! 5xx: 500 is a bug of ours, 503 and 504 mean that the same request can work later.
+//! 5xx: 500 is a bug of ours, 503 and 504 mean that the same request can work later, and 507 that it
+//! can once an operator has changed something.
 
 mod convert;
 mod protocol;
@@ -22,7 +23,7 @@ use serde_json::{Map, Value};
 pub(crate) use convert::too_large;
 pub use convert::{extractors, problem_of};
 pub use protocol::ProtocolError;
-pub(crate) use rooms::no_memory;
+pub(crate) use rooms::{never_fits, no_memory};
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -88,6 +89,8 @@ kinds! {
     InsufficientMemory = "insufficient-memory", SERVICE_UNAVAILABLE, "There is not enough memory now";
     /// It takes more memory than can be had for it.
     MemoryExceeded = "memory-exceeded", INSUFFICIENT_STORAGE, "It needs more memory than there is";
+    /// What is needed does not fit into the memory budget, whatever else leaves.
+    NeverFits = "never-fits", INSUFFICIENT_STORAGE, "It does not fit into the memory budget";
     /// The server is starting or stopping.
     NotReady = "not-ready", SERVICE_UNAVAILABLE, "The server is not ready";
     /// The answer did not come in time.
@@ -203,6 +206,11 @@ impl Problem {
     /// What only the log is told.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// A further member of its JSON.
+    pub fn extension(&self, name: &str) -> Option<&Value> {
+        self.extensions.get(name)
     }
 
     fn body(&self) -> Body<'_> {

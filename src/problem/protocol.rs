@@ -53,6 +53,11 @@ impl ResponseError for ProtocolError {
                 response.insert_header((name.clone(), value.clone()));
             }
         }
-        response.json(json!({ "error": self.0.detail() }))
+        let mut body = json!({ "error": self.0.detail() });
+        // A member that the protocol's own answers have as well.
+        if let Some(ready) = self.0.extension("ready") {
+            body["ready"] = ready.clone();
+        }
+        response.json(body)
     }
 }

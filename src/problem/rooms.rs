@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadFault};
-use headroom_actors::lazy::{AcquireError, Shortage, UnloadError};
+use headroom_actors::lazy::{AcquireError, Excess, Shortage, UnloadError};
 use headroom_actors::model::InferError;
 use headroom_actors::{postgres, redis};
 
@@ -64,6 +64,7 @@ impl From<AcquireError> for Problem {
             ),
             AcquireError::Failed { error, retry_in } => load_failed(error, *retry_in),
             AcquireError::Short(shortage) => short(shortage),
+            AcquireError::NeverFits(excess) => never_fits(excess),
             AcquireError::BudgetUnavailable => Self::new(
                 ProblemKind::Unavailable,
                 "the memory budget cannot be asked now",
@@ -117,6 +118,18 @@ fn short(shortage: &Shortage) -> Problem {
         Some(budget) => problem.with("budget_bytes", *budget),
         None => problem,
     }
+}
+
+/// Without a time to come back: nothing that happens by itself changes the answer.
+pub(crate) fn never_fits(excess: &Excess) -> Problem {
+    let Excess { need, most } = excess;
+    let detail = format!(
+        "it needs {need} bytes, and the memory budget leaves {most} to all models together; it works \
+         once the budget is larger or its file smaller"
+    );
+    Problem::new(ProblemKind::NeverFits, detail)
+        .with("need_bytes", *need)
+        .with("most_bytes", *most)
 }
 
 impl From<UnloadError> for Problem {

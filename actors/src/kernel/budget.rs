@@ -42,6 +42,12 @@ pub enum BudgetError {
 pub trait Budget: Send + Sync + 'static {
     /// Reserves `claim`, or says what is missing. Never evicts anything by itself.
     fn reserve(&self, claim: Claim) -> BoxFuture<'static, Result<Reservation, BudgetError>>;
+
+    /// The most bytes that all reservations together could ever hold: what the budget leaves to loads
+    /// when only the server itself uses memory. `None` while that is not known.
+    fn most(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// One entry of the ledger, as its holder may touch it.

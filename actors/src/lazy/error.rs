@@ -21,6 +21,15 @@ pub struct Shortage {
     pub level: Level,
 }
 
+/// Room that there can never be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Excess {
+    /// Bytes that the load needs at least, with what it depends on.
+    pub need: u64,
+    /// Bytes that all loads together could ever have, by the budget of now.
+    pub most: u64,
+}
+
 /// Why there is no lease.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AcquireError {
@@ -38,6 +47,9 @@ pub enum AcquireError {
     /// There is no room for it, and no room can be made.
     #[error("{} bytes are needed, {} are free and {} could be freed", .0.need, .0.free, .0.evictable)]
     Short(Shortage),
+    /// It would not fit with everything else gone. Only another budget, or other files, change that.
+    #[error("{} bytes are needed, and there can never be more than {}", .0.need, .0.most)]
+    NeverFits(Excess),
     /// Something that it depends on could not be had.
     #[error("{dependency}, which it depends on: {error}")]
     DependencyFailed {
@@ -78,6 +90,7 @@ impl AcquireError {
             Self::NotFound(_) => "not_found",
             Self::Failed { .. } => "failed",
             Self::Short(_) => "short",
+            Self::NeverFits(_) => "never_fits",
             Self::DependencyFailed { .. } => "dependency_failed",
             Self::BudgetUnavailable => "budget_unavailable",
             Self::Stopping => "stopping",

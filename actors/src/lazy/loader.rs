@@ -130,6 +130,8 @@ impl Loader {
     ) -> Acquired {
         let stopping = self.stopping.is_cancelled();
         let now = self.born.elapsed();
+        let begins = self.slots.get(name).is_some_and(Slot::may_begin_load);
+        let excess = if begins { self.excess(name) } else { None };
         let Some(slot) = self.slots.get_mut(name).filter(|slot| !slot.removed) else {
             return Acquired::Now(Err(AcquireError::NotFound(name.to_owned())));
         };
@@ -147,19 +149,21 @@ impl Loader {
         if counted {
             slot.meter.miss();
         }
-        let begin = match slot.state() {
-            State::Failed { failure, .. } if !failure.retry_in().is_zero() => {
-                return Acquired::Now(Err(failure.answer()));
-            }
-            State::Cold | State::Failed { remains: None, .. } => true,
-            _ => false,
-        };
+        if let State::Failed { failure, .. } = slot.state()
+            && !failure.retry_in().is_zero()
+        {
+            return Acquired::Now(Err(failure.answer()));
+        }
+        if let Some(excess) = excess {
+            // Before anything that it depends on is loaded for it.
+            return Acquired::Now(Err(AcquireError::NeverFits(excess)));
+        }
         if counted {
             slot.meter.wait();
         }
         let (sender, receiver) = oneshot::channel();
         slot.push_waiter(sender);
-        if begin {
+        if begins {
             self.begin_load(name, context);
         }
         Acquired::Later(receiver)
@@ -212,7 +216,16 @@ impl Loader {
     }
 
     pub(super) fn status(&self) -> Vec<ResourceStatus> {
-        self.slots.values().map(ResourceStatus::of).collect()
+        let slots = self.slots.iter();
+        let status = slots.map(|(name, slot)| {
+            let excess = if slot.is_at_rest() {
+                self.excess(name)
+            } else {
+                None
+            };
+            ResourceStatus::of(slot, excess)
+        });
+        status.collect()
     }
 
     fn stop_loading(&mut self, context: &mut Context<Self>) {

@@ -14,6 +14,7 @@
 //! - **No memory without a reservation**, from before the load until after the unload. Room is made
 //!   for one load at a time; nothing is evicted unless that makes enough room, and never more than
 //!   is needed.
+//! - **What can never fit is told so** at once, and nothing is loaded or evicted for it.
 //! - **What is in use stays**: a [`Lease`] keeps its resource loaded, a loaded resource keeps its
 //!   dependencies, and pinned ones leave only on request.
 //! - **Failures are remembered** for a backoff, with their cause and the time of the next try.
@@ -49,7 +50,7 @@ mod tests;
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use config::Config;
-pub use error::{AcquireError, DeregisterError, Shortage, UnloadError};
+pub use error::{AcquireError, DeregisterError, Excess, Shortage, UnloadError};
 pub use lease::Lease;
 pub use loader::Loader;
 pub use messages::{

@@ -11,7 +11,7 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context, SpawnHandle};
 use tokio::time::Instant;
 
-use super::error::{AcquireError, Shortage};
+use super::error::{AcquireError, Excess, Shortage};
 use super::loader::Loader;
 use super::metrics::Reason;
 use super::policy::{Candidate, choose, evictable};
@@ -168,7 +168,39 @@ impl Loader {
         }
     }
 
+    /// By how much `name` is too large for ever, with everything else gone but what it depends on. Of
+    /// that only what is loaded counts, as it was measured: estimates may be far too high.
+    pub(super) fn excess(&self, name: &str) -> Option<Excess> {
+        let most = self.budget.most()?;
+        let own = self.slots.get(name)?.least();
+        let mut needed = BTreeSet::new();
+        self.add_needed(name, &mut needed);
+        needed.remove(name);
+        let held = needed
+            .into_iter()
+            .filter_map(|name| self.slots.get(name)?.held());
+        let need = held.fold(own, |sum, held| sum.saturating_add(held.bytes()));
+        (need > most).then_some(Excess { need, most })
+    }
+
+    /// Adds `name`, and all that it depends on.
+    fn add_needed<'a>(&'a self, name: &'a str, needed: &mut BTreeSet<&'a str>) {
+        let mut open = vec![name];
+        while let Some(name) = open.pop() {
+            if needed.insert(name)
+                && let Some(slot) = self.slots.get(name)
+            {
+                open.extend(slot.resource.depends_on.iter().map(String::as_str));
+            }
+        }
+    }
+
     fn make_room(&mut self, shortage: Shortage, context: &mut Context<Self>) {
+        let head = self.room.head.as_ref();
+        if let Some(excess) = head.and_then(|head| self.excess(&head.name)) {
+            // Nothing is evicted for it, and it does not wait.
+            return self.refuse(&AcquireError::NeverFits(excess), context);
+        }
         let missing = missing(&shortage);
         let victims = self.victims(missing);
         let within_reach = self.within_reach();
@@ -338,14 +370,11 @@ impl Loader {
     fn within_reach(&self) -> u64 {
         let mut needed = BTreeSet::new();
         let pinned = self.slots.values().filter(|slot| slot.resource.pinned);
-        let mut open: Vec<&str> = pinned.map(|slot| slot.resource.name.as_str()).collect();
-        open.extend(self.room.head.as_ref().map(|head| head.name.as_str()));
-        while let Some(name) = open.pop() {
-            if needed.insert(name)
-                && let Some(slot) = self.slots.get(name)
-            {
-                open.extend(slot.resource.depends_on.iter().map(String::as_str));
-            }
+        for slot in pinned {
+            self.add_needed(&slot.resource.name, &mut needed);
+        }
+        if let Some(head) = &self.room.head {
+            self.add_needed(&head.name, &mut needed);
         }
         let others = self
             .slots

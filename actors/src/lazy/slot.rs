@@ -240,6 +240,15 @@ impl Slot {
         )
     }
 
+    /// Whether the next caller causes a load.
+    pub(super) fn may_begin_load(&self) -> bool {
+        match &self.state {
+            State::Cold => true,
+            State::Failed { failure, remains } => remains.is_none() && failure.retry_in().is_zero(),
+            State::Loading { .. } | State::Ready(_) | State::Draining { .. } => false,
+        }
+    }
+
     /// Whether its unload is under way.
     pub(super) fn is_unloading(&self) -> bool {
         matches!(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::error::Excess;
 use super::slot::{Slot, State};
 use crate::kernel::LoadFault;
 use crate::kernel::phase::Phase;
@@ -53,6 +54,9 @@ pub struct ResourceStatus {
     pub ttl_seconds: Option<f64>,
     /// Whether it stays loaded until somebody asks for the unload.
     pub pinned: bool,
+    /// By how much it is too large for the budget; missing when it is not, and while it is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub never_fits: Option<Excess>,
     /// What its next load will reserve.
     pub estimated_bytes: u64,
     /// What it has reserved; 0 when it is not loaded.
@@ -66,7 +70,7 @@ pub struct ResourceStatus {
 }
 
 impl ResourceStatus {
-    pub(super) fn of(slot: &Slot) -> Self {
+    pub(super) fn of(slot: &Slot, never_fits: Option<Excess>) -> Self {
         let resource = &slot.resource;
         let counters = &slot.meter.counters;
         let entry = slot.reservation().map(|it| it.entry());
@@ -101,6 +105,7 @@ impl ResourceStatus {
                 .map(|at| Instant::now().saturating_duration_since(at).as_secs_f64()),
             ttl_seconds: resource.ttl.map(|ttl| ttl.as_secs_f64()),
             pinned: resource.pinned,
+            never_fits,
             estimated_bytes: slot.estimate(),
             reserved_bytes: entry.map_or(0, |entry| entry.reserved()),
             measured_bytes: entry.map_or(0, |entry| entry.measured()),

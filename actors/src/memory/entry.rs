@@ -47,6 +47,13 @@ impl Shared {
             id,
         })))
     }
+
+    /// The most that reservations could ever hold together.
+    fn most(&self) -> Option<u64> {
+        let critical = self.config().levels.critical;
+        let ledger = self.ledger.lock();
+        ledger.most(most_below(ledger.budget(), critical))
+    }
 }
 
 impl From<Short> for BudgetError {
@@ -107,26 +114,26 @@ impl Entry for LedgerEntry {
 
 /// The memory budget, for those who load things.
 #[derive(Debug, Clone)]
-pub struct MemoryBudget(Handle<MemorySupervisor>);
-
-impl MemoryBudget {
-    /// The budget kept by the actor behind `handle`.
-    pub fn new(handle: Handle<MemorySupervisor>) -> Self {
-        Self(handle)
-    }
+pub struct MemoryBudget {
+    pub(super) shared: Arc<Shared>,
+    pub(super) keeper: Handle<MemorySupervisor>,
 }
 
 impl Budget for MemoryBudget {
     fn reserve(&self, claim: Claim) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
-        let handle = self.0.clone();
+        let keeper = self.keeper.clone();
         Box::pin(async move {
             let name = claim.name.clone();
-            let answer = handle.ask(Reserve { claim }, RESERVE_WITHIN).await;
+            let answer = keeper.ask(Reserve { claim }, RESERVE_WITHIN).await;
             answer.unwrap_or_else(|error| {
                 tracing::warn!(resource = name, %error, "no answer to a claim of memory");
                 Err(BudgetError::Unavailable)
             })
         })
+    }
+
+    fn most(&self) -> Option<u64> {
+        self.shared.most()
     }
 }
 

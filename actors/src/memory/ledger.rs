@@ -110,6 +110,8 @@ pub struct Ledger {
     outside: u64,
     /// What is used and belongs to no entry; follows from `usage`, `outside` and `attached`.
     baseline: u64,
+    /// The least that this ever was: it will never be less for long.
+    least_baseline: Option<u64>,
     next_id: u64,
     /// Grows whenever memory may have been given back that the last sample still shows.
     given_back: u64,
@@ -155,6 +157,8 @@ impl Ledger {
             buffer.measured = buffer.seen.min(buffer.filled);
         }
         self.attribute();
+        let least = self.least_baseline.unwrap_or(u64::MAX);
+        self.least_baseline = Some(least.min(self.baseline));
         for account in self.accounts.values_mut() {
             account.peak = account.peak.max(account.measured);
             if account.settled.is_some() && account.measured > 0 {
@@ -357,6 +361,13 @@ impl Ledger {
     /// What is used and belongs to no entry.
     pub fn baseline(&self) -> u64 {
         self.baseline
+    }
+
+    /// The most bytes that entries could ever hold together below `ceiling`: with no buffers, and with
+    /// the least that was ever used beside them. `None` before the first measurement.
+    pub fn most(&self, ceiling: u64) -> Option<u64> {
+        let ceiling = ceiling.min(self.budget);
+        Some(ceiling.saturating_sub(self.least_baseline?))
     }
 
     /// Bytes that all entries have reserved.

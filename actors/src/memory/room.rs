@@ -120,7 +120,10 @@ impl Memory {
 
     /// The budget, for those who load things.
     pub fn budget(&self) -> MemoryBudget {
-        MemoryBudget::new(self.handle.clone())
+        MemoryBudget {
+            shared: Arc::clone(&self.shared),
+            keeper: self.handle.clone(),
+        }
     }
 
     /// An account for one sort of buffers in this process, which may hold `bytes_max` together.

@@ -524,6 +524,30 @@ fn a_load_stays_below_the_high_level_unless_it_must_stretch() {
 }
 
 #[test]
+fn the_most_that_loads_could_have_follows_the_budget_and_not_what_is_used_now() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let budget = memory.budget();
+        assert_eq!(budget.most(), None);
+        let root = universe.start(spec(&memory)).await;
+        assert_eq!(budget.most(), Some(750 * KIB - 1));
+        let kept = reserve(&memory, 500).await.unwrap();
+        fixture.process(OWN, 1, "headroom", 300);
+        until(&memory, "grown", |s| s.used_bytes == 300 * KIB).await;
+        assert_eq!(budget.most(), Some(750 * KIB - 1));
+        let halved = Reconfigure {
+            config: config(500),
+        };
+        memory.handle().ask(halved, WITHIN).await.unwrap().unwrap();
+        until(&memory, "halved", |s| s.budget.bytes == 500 * KIB).await;
+        assert_eq!(budget.most(), Some(325 * KIB - 1));
+        drop(kept);
+        root.stop().await;
+    });
+}
+
+#[test]
 fn nothing_new_is_loaded_when_memory_is_exhausted() {
     Universe::real_time(|universe| async move {
         let fixture = server();

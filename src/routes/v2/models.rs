@@ -10,7 +10,7 @@ use headroom_actors::model::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind, never_fits};
 use crate::rooms::Rooms;
 
 /// What the files are, in the protocol's words.
@@ -154,7 +154,8 @@ fn outputs(settings: &ModelSettings) -> Vec<TensorMetadata> {
 }
 
 /// A model is ready when a request for it can be served: loaded, or to be loaded by that request.
-/// It is not while its last load has failed and the next try is not due.
+/// It is not while its last load has failed and the next try is not due, and never while it is larger
+/// than the budget.
 pub(super) async fn ready(
     path: web::Path<ModelPath>,
     rooms: web::Data<Rooms>,
@@ -162,12 +163,16 @@ pub(super) async fn ready(
     let model = resolve(&rooms, &path).await?;
     let status = status(&rooms, &model).await?;
     let phase = status.as_ref().map_or(Phase::Cold, |status| status.phase);
+    if let Some(excess) = status.as_ref().and_then(|status| status.never_fits) {
+        return Err(never_fits(&excess).with("ready", false));
+    }
     if phase == Phase::Failed {
         let error = status
             .and_then(|status| status.last_error)
             .unwrap_or_default();
         let detail = format!("its last load failed: {error}");
         return Err(Problem::new(ProblemKind::Unavailable, detail)
+            .with("ready", false)
             .retry_after(std::time::Duration::from_secs(1)));
     }
     Ok(web::Json(json!({

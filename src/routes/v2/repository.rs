@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::models::{self, ModelPath};
 use crate::body::{BodyBudget, read_body};
-use crate::problem::Problem;
+use crate::problem::{Problem, never_fits};
 use crate::rooms::Rooms;
 
 /// What a client may send with an index request; nothing at all is fine too.
@@ -44,16 +44,20 @@ pub(super) async fn index(
     let entry = |model: &Model| {
         let resource = model.file.resource();
         let status = phases.iter().find(|status| status.name == resource);
-        let (state, reason) = match (&model.file.settings, status.map(|status| status.phase)) {
-            (Err(error), _) => ("UNAVAILABLE", error.to_string()),
-            (_, Some(Phase::Ready)) => ("READY", String::new()),
-            (_, Some(Phase::Loading)) => ("LOADING", String::new()),
-            (_, Some(Phase::Draining)) => ("UNLOADING", String::new()),
-            (_, Some(Phase::Failed)) => {
+        let excess = status.and_then(|status| status.never_fits);
+        let excess = excess.map(|excess| never_fits(&excess).detail().to_owned());
+        let phase = status.map(|status| status.phase);
+        let (state, reason) = match (&model.file.settings, excess, phase) {
+            (Err(error), _, _) => ("UNAVAILABLE", error.to_string()),
+            (_, Some(reason), _) => ("UNAVAILABLE", reason),
+            (_, _, Some(Phase::Ready)) => ("READY", String::new()),
+            (_, _, Some(Phase::Loading)) => ("LOADING", String::new()),
+            (_, _, Some(Phase::Draining)) => ("UNLOADING", String::new()),
+            (_, _, Some(Phase::Failed)) => {
                 let error = status.and_then(|status| status.last_error.clone());
                 ("UNAVAILABLE", error.unwrap_or_default())
             }
-            (_, Some(Phase::Cold) | None) => (
+            (_, _, Some(Phase::Cold) | None) => (
                 "UNAVAILABLE",
                 "not loaded; its first request loads it".to_owned(),
             ),

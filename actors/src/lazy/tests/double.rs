@@ -246,6 +246,8 @@ pub(crate) struct Ledger {
     next: AtomicU64,
     /// What every entry says that it grew to.
     grown: AtomicU64,
+    /// What all entries could ever hold; unknown at first.
+    pub(crate) most: Mutex<Option<u64>>,
     /// What it does when it is asked.
     pub(crate) mood: Mutex<Mood>,
 }
@@ -332,6 +334,9 @@ impl Budget for FixedBudget {
         }
         .boxed()
     }
+    fn most(&self) -> Option<u64> {
+        *self.0.most.lock().unwrap()
+    }
 }
 
 /// A loader with all that it needs, in a tree of its own.
@@ -369,6 +374,7 @@ impl Yard {
             unsettled: Mutex::default(),
             next: AtomicU64::new(0),
             grown: AtomicU64::new(0),
+            most: Mutex::default(),
             mood: Mutex::default(),
         });
         let (writer, reader) = pressure::channel();

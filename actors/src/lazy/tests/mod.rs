@@ -5,6 +5,7 @@ mod eviction;
 mod failure;
 mod figures;
 mod leaving;
+mod never_fits;
 mod pressure;
 mod registering;
 mod single_flight;
