@@ -26,6 +26,9 @@ use crate::routes::{not_found, readable};
 /// How often the recorder's histograms are drained; without it they grow until someone scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Connections at one time. They are taken from the descriptors that are kept from clients.
+const CONNECTIONS_MAX: usize = 32;
+
 /// The media type of the Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -95,7 +98,12 @@ fn server(admin: Admin, listener: TcpListener) -> io::Result<Server> {
             .service(readable("/metrics", metrics))
             .default_service(web::to(not_found))
     });
-    Ok(server.workers(1).disable_signals().listen(listener)?.run())
+    Ok(server
+        .workers(1)
+        .max_connections(CONNECTIONS_MAX)
+        .disable_signals()
+        .listen(listener)?
+        .run())
 }
 
 async fn keep_up(metrics: PrometheusHandle) {

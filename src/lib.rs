@@ -13,6 +13,7 @@
 //! - [`connection`]: the bounds of one client's connection.
 //! - [`pools`]: the pools of connections, whatever they connect to.
 //! - [`problem`]: the one form of an HTTP error.
+//! - [`descriptors`]: file descriptors, and the part of them kept from clients.
 //! - [`admin`]: health and metrics, on their own listener and thread.
 //! - [`readiness`]: whether the server should get requests.
 //! - [`rooms`]: what the routes can ask the actors.
@@ -23,6 +24,7 @@ pub mod admin;
 pub mod body;
 pub mod cli;
 pub mod connection;
+pub mod descriptors;
 pub mod middleware;
 pub mod pools;
 pub mod problem;

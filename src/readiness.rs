@@ -2,9 +2,11 @@
 //!
 //! Every part that must be there before requests make sense holds a [`Gate`]. A gate is closed
 //! until its holder opens it; dropping it changes nothing, so a part that died on its way up never
-//! counts as ready. Draining is for good: a server that has begun to stop is never ready again.
+//! counts as ready. What nobody can be trusted to tell, since it may be stuck, is looked up each time
+//! somebody asks ([`Readiness::watch`]). Draining is for good: a server that has begun to stop is never ready again.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Why a gate that was never opened is closed.
@@ -14,10 +16,14 @@ const NOT_YET: &str = "not started yet";
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<RwLock<State>>);
 
-#[derive(Debug, Default)]
+/// Says why a condition does not hold; `None` when it does.
+type Look = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
+#[derive(Default)]
 struct State {
     /// Reason by name; `None` is open.
     gates: BTreeMap<&'static str, Option<String>>,
+    watched: Vec<(&'static str, Look)>,
     started: bool,
     draining: bool,
 }
@@ -41,6 +47,16 @@ impl Readiness {
         }
     }
 
+    /// Adds a condition that is looked up whenever somebody asks: `look` says why it does not hold, and
+    /// must not wait for anything.
+    pub fn watch(
+        &self,
+        name: &'static str,
+        look: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) {
+        self.change(|state| state.watched.push((name, Box::new(look))));
+    }
+
     /// Begins draining: not ready from here on.
     pub fn drain(&self) {
         self.change(|state| state.draining = true);
@@ -56,7 +72,9 @@ impl Readiness {
             .gates
             .iter()
             .filter_map(|(name, reason)| Some((*name, reason.clone()?)));
-        draining.into_iter().chain(closed).collect()
+        let watched = state.watched.iter();
+        let failed = watched.filter_map(|(name, look)| Some((*name, look()?)));
+        draining.into_iter().chain(closed).chain(failed).collect()
     }
 
     /// Whether requests make sense now.
@@ -95,8 +113,21 @@ impl Gate {
     }
 }
 
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("gates", &self.gates)
+            .field("started", &self.started)
+            .field("draining", &self.draining)
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
     use super::Readiness;
 
     #[test]
@@ -132,6 +163,19 @@ mod tests {
             [("actors", "supervisor failed".to_owned())]
         );
         assert!(readiness.has_started());
+    }
+
+    #[test]
+    fn what_is_watched_is_looked_up_each_time() {
+        let readiness = Readiness::default();
+        let stale = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stale);
+        readiness.watch("memory", move || seen.load(SeqCst).then(|| "stale".into()));
+        assert!(readiness.is_ready());
+        stale.store(true, SeqCst);
+        assert_eq!(readiness.reasons(), [("memory", "stale".to_owned())]);
+        stale.store(false, SeqCst);
+        assert!(readiness.is_ready());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use actix_web::{rt, web};
 use headroom_actors::kernel::{Exit, Tree};
+use headroom_actors::memory::Freshness;
 use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -24,17 +25,19 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{Admin, AdminServer, Collectors};
 use crate::body::BodyBudget;
 use crate::connection::Limits;
+use crate::descriptors;
 use crate::readiness::Readiness;
 use crate::rooms::Rooms;
 use crate::routes;
+use crate::settings::sections::ServerSettings;
 use crate::settings::{Reloader, Settings};
 use crate::signals::Signal;
 use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle, TelemetryError};
 
 use actors::ActorsError;
+pub use budget::{BudgetError, check_budget};
 use ready_file::ReadyFile;
 
-pub use budget::{BudgetError, check_budget};
 /// Why the server could not start, or did not end well.
 #[derive(Debug, Error)]
 pub enum StartupError {
@@ -89,6 +92,8 @@ pub struct Application {
     log_filter: Option<FilterHandle>,
     ready_file: Option<PathBuf>,
     routes: Routes,
+    /// Connections of clients at one time.
+    connections_max: usize,
     main: Bound,
     admin: Bound,
 }
@@ -112,6 +117,7 @@ impl Application {
             routes: routes::configure,
             log_filter: None,
             ready_file: None,
+            connections_max: connections_max(&server),
             reloader,
             settings,
         })
@@ -161,6 +167,7 @@ impl Application {
         let metrics = telemetry::install_metrics()?;
         let tree = Tree::default();
         let actors = actors::compose(&self.settings.borrow(), tree.clone())?;
+        readiness.watch("memory", stale(actors.freshness()));
         let in_flight = server_settings.bodies_in_flight_max.as_u64();
         let buffers = actors.buffers("request_bodies", in_flight);
         let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
@@ -171,7 +178,7 @@ impl Application {
         let admin = Admin {
             readiness: readiness.clone(),
             metrics,
-            collectors: collectors(&bodies, &tree),
+            collectors: collectors(&bodies, &tree, actors.freshness()),
         };
         let admin = AdminServer::start(admin, self.admin.listener).map_err(StartupError::Admin)?;
         let mut actors = actors.start(self.settings.clone(), actors_gate).await?;
@@ -181,8 +188,14 @@ impl Application {
             readiness: readiness.clone(),
             rooms: actors.rooms(),
         };
-        let server = http::server(&server_settings, shared, self.routes, self.main.listener)
-            .map_err(StartupError::Http)?;
+        let server = http::server(
+            &server_settings,
+            self.connections_max,
+            shared,
+            self.routes,
+            self.main.listener,
+        )
+        .map_err(StartupError::Http)?;
         let handle = server.handle();
         let mut server = rt::spawn(server);
         http_gate.open();
@@ -243,7 +256,41 @@ struct Shared {
     rooms: Rooms,
 }
 
-fn collectors(bodies: &BodyBudget, tree: &Tree) -> Collectors {
+/// Raises the limit of descriptors, and says how many of them clients may take.
+fn connections_max(settings: &ServerSettings) -> usize {
+    let wanted = settings.connections_max.get();
+    let descriptors = match descriptors::raise_limit() {
+        Ok(descriptors) => descriptors,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+            return wanted;
+        }
+    };
+    let connections = descriptors::connections_max(wanted, descriptors);
+    if connections < wanted {
+        tracing::warn!(
+            descriptors,
+            connections,
+            wanted,
+            "fewer connections than server.connections_max: this process may open too few files; \
+             raise its hard limit (LimitNOFILE, ulimit -Hn)"
+        );
+    }
+    connections
+}
+
+/// Says that figures of memory are too old to keep a budget by them.
+fn stale(freshness: Freshness) -> impl Fn() -> Option<String> {
+    move || {
+        let age = freshness.stale()?;
+        let seconds = age.as_secs();
+        Some(format!(
+            "memory was last read {seconds} s ago; the log says why"
+        ))
+    }
+}
+
+fn collectors(bodies: &BodyBudget, tree: &Tree, freshness: Freshness) -> Collectors {
     metrics::describe_gauge!(
         "headroom_http_bodies_bytes",
         "Memory set aside for request bodies being read or used."
@@ -252,8 +299,18 @@ fn collectors(bodies: &BodyBudget, tree: &Tree) -> Collectors {
         bodies.clone(),
         metrics::gauge!("headroom_http_bodies_bytes"),
     );
+    metrics::describe_gauge!(
+        "headroom_memory_reading_age_seconds",
+        "Age of the last reading of memory; absent before the first."
+    );
     let tree = tree.clone();
+    let age = move || {
+        if let Some(age) = freshness.age() {
+            metrics::gauge!("headroom_memory_reading_age_seconds").set(age.as_secs_f64());
+        }
+    };
     vec![
+        Box::new(age),
         Box::new(move || gauge.set(bodies.bytes_in_use() as f64)),
         Box::new(move || tree.record_metrics()),
         Box::new(telemetry::record_metrics),

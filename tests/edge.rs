@@ -109,6 +109,113 @@ fn wrong_settings_are_one_line_each_and_bind_nothing() {
 }
 
 #[test]
+fn a_budget_that_cannot_work_is_refused_before_anything_is_bound() {
+    // The address is taken: whoever got as far as that would say so.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for command in ["serve", "check-config"] {
+        for limit in ["10MiB", "200MiB"] {
+            let variables = [
+                ("HEADROOM__MEMORY__LIMIT", limit),
+                ("HEADROOM__SERVER__LISTEN", &address),
+            ];
+            let output = headroom(&[command], &variables);
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(78), "{said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+            let start = "headroom: memory.limit: a memory budget of ";
+            let end = "set it to 227.0 MiB or more\n";
+            assert!(said.starts_with(start) && said.ends_with(end), "{said}");
+        }
+    }
+    let least = [("HEADROOM__MEMORY__LIMIT", "227MiB")];
+    let output = headroom(&["check-config"], &least);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+/// Connections of clients that only stay open.
+fn idle_connections(server: &Server, count: usize) -> Vec<TcpStream> {
+    let address = server.address();
+    let connect = |_| TcpStream::connect(address).unwrap();
+    (0..count).map(connect).collect()
+}
+
+async fn reading_age(server: &Server) -> f64 {
+    server
+        .metric("headroom_memory_reading_age_seconds", &[])
+        .await
+}
+
+#[tokio::test]
+async fn idle_clients_take_no_descriptor_that_readings_and_operators_need() {
+    let limited = ["sh", "-c", "ulimit -n 256 && exec \"$@\"", "sh"];
+    let options = Options::new(BINARY).launched_by(&limited);
+    let server = Server::start(options.settings("memory.stale_after = '3s'"));
+    let clients = idle_connections(&server, 400);
+    let descriptors = format!("/proc/{}/fd", server.pid());
+    let open = || fs::read_dir(&descriptors).unwrap().count();
+    wait_for(DEADLINE, || (open() > 100).then_some(()).ok_or(open()));
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
+        assert!(open() < 200, "clients have {} descriptors", open());
+        let age = reading_age(&server).await;
+        assert!(age < 3.0, "memory was read {age} s ago");
+        assert_eq!(server.admin("/health/ready").await.status(), 200);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let log = server.log();
+    assert!(log.contains("fewer connections than"), "{log}");
+    // Those that waited are served when others leave.
+    drop(clients);
+    wait_for_async(DEADLINE, || async {
+        let answer = server.get("/v2/health/live").await.status().as_u16();
+        (answer == 200).then_some(()).ok_or(answer)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_soft_limit_of_descriptors_is_raised_and_connections_are_capped_by_the_settings() {
+    let soft = ["sh", "-c", "ulimit -Sn 256 && exec \"$@\"", "sh"];
+    let options = Options::new(BINARY).launched_by(&soft);
+    let settings = "server.connections_max = 300\nserver.workers = 2";
+    let server = Server::start(options.settings(settings));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<_> = files.unwrap().split_whitespace().collect();
+    assert_eq!(files[3], files[4], "{limits}");
+    let _clients = idle_connections(&server, 400);
+    let descriptors = format!("/proc/{}/fd", server.pid());
+    let open = || fs::read_dir(&descriptors).unwrap().count();
+    wait_for(DEADLINE, || (open() > 300).then_some(()).ok_or(open()));
+    assert!(open() < 380, "{}", open());
+    assert_eq!(server.admin("/health/ready").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_limit_above_what_the_machine_has_is_capped_with_a_warning() {
+    let server = Server::start(Options::new(BINARY).settings("memory.limit = '9000000TiB'"));
+    let stats = server.get("/api/performance/memory/stats").await;
+    let stats: Value = stats.json().await.unwrap();
+    let memory = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = memory.split_whitespace().nth(1).unwrap();
+    let total = total.parse::<u64>().unwrap() * 1024;
+    let budget = &stats["budget"];
+    assert!(budget["bytes"].as_u64().unwrap() <= total, "{budget}");
+    let told = budget.to_string();
+    assert!(told.contains("more than the machine has"), "{told}");
+    let log = server.log();
+    let warnings = log
+        .lines()
+        .filter(|line| line.contains("memory.limit is more"));
+    let warnings: Vec<_> = warnings.collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("WARN"), "{log}");
+}
+
+#[test]
 fn check_config_shows_what_is_in_force_without_secrets() {
     let output = headroom(
         &["check-config"],

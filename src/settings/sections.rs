@@ -50,6 +50,8 @@ section! {
         restart admin_listen: SocketAddr,
         /// Threads that answer requests.
         restart workers: Workers,
+        /// Most connections of clients, if there are descriptors for them.
+        restart connections_max: NonZeroUsize,
         /// Largest request body.
         restart request_body_max: ByteSize,
         /// Most bytes of request bodies held at one time, over all requests.
@@ -102,6 +104,8 @@ section! {
         live sample_interval: Duration,
         /// The same while loads are under way or usage is elevated.
         live sample_interval_fast: Duration,
+        /// Age of the last reading from which on the server is not ready.
+        live stale_after: Duration,
         /// How long an emergency clean-up may take.
         live emergency_deadline: Duration,
         /// Time between two purges of the allocator at rest.
@@ -347,6 +351,7 @@ impl MemorySettings {
         );
         rules.positive("memory.sample_interval", self.sample_interval);
         rules.positive("memory.sample_interval_fast", self.sample_interval_fast);
+        rules.positive("memory.stale_after", self.stale_after);
         rules.positive("memory.emergency_deadline", self.emergency_deadline);
         rules.positive("memory.gc_interval", self.gc_interval);
         rules.require(

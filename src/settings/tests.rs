@@ -90,7 +90,7 @@ fn the_default_file_marks_exactly_what_can_change_while_running() {
     let quiet = load_text(
         "log.filter = 'debug'\nmodels.load_deadline = '1s'\n\
          memory = { hysteresis = 0.1, dwell = '1s', sample_interval = '2s', sample_interval_fast = '1ms', \
-         emergency_deadline = '2s', gc_interval = '3s', \
+         stale_after = '20s', emergency_deadline = '2s', gc_interval = '3s', \
          levels = { elevated = 0.2, high = 0.3, critical = 0.4, exhausted = 0.5 } }",
         &[],
     )

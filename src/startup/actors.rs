@@ -16,8 +16,8 @@ use headroom_actors::kernel::{
 };
 use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, PolicyKind, SetLoadDeadline};
 use headroom_actors::memory::{
-    AlertConfig, AlertError, BufferAccount, Levels, Memory, MemoryConfig, MemoryConfigError,
-    Protection, Reconfigure,
+    AlertConfig, AlertError, BufferAccount, Freshness, Levels, Memory, MemoryConfig,
+    MemoryConfigError, Protection, Reconfigure,
 };
 use headroom_actors::model::{LeakConfig, MemoryTies, ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
@@ -84,6 +84,11 @@ impl ActorPlan {
     /// Memory for one sort of buffers in this process.
     pub(super) fn buffers(&self, name: &'static str, bytes_max: u64) -> BufferAccount {
         self.memory.buffers(name, bytes_max)
+    }
+
+    /// How old the figures of memory are.
+    pub(super) fn freshness(&self) -> Freshness {
+        self.memory.freshness()
     }
 
     /// Starts everything that the routes ask, and opens `ready` once it can be asked.
@@ -246,6 +251,7 @@ pub(super) fn memory_config(settings: &MemorySettings) -> MemoryConfig {
         },
         sample_interval: settings.sample_interval,
         sample_interval_fast: settings.sample_interval_fast,
+        stale_after: settings.stale_after,
         emergency_deadline: settings.emergency_deadline,
         gc_interval: settings.gc_interval,
     }

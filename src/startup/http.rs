@@ -21,9 +21,11 @@ use crate::middleware::{Observer, observe};
 use crate::problem::extractors;
 use crate::settings::sections::ServerSettings;
 
-/// A server that serves `routes` on `listener` once it is polled.
+/// A server that serves `routes` on `listener` once it is polled, on at most `connections_max`
+/// connections at one time; more wait until they are accepted.
 pub(super) fn server(
     settings: &ServerSettings,
+    connections_max: usize,
     shared: Shared,
     routes: Routes,
     listener: TcpListener,
@@ -76,8 +78,11 @@ pub(super) fn server(
         .map_err(|never| match never {})
         .and_then(http)
     };
+    let workers = settings.workers.count();
     Ok(builder
-        .workers(settings.workers.count())
+        .workers(workers)
+        // For each worker.
+        .max_concurrent_connections((connections_max / workers.max(1)).max(1))
         .shutdown_timeout(whole_seconds(settings.shutdown_deadline))
         .disable_signals()
         .listen("http", listener, service)?

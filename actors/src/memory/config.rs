@@ -15,6 +15,8 @@ pub struct MemoryConfig {
     pub sample_interval: Duration,
     /// Time between two readings while something is being loaded or memory is short.
     pub sample_interval_fast: Duration,
+    /// Age of the last reading from which on it is stale.
+    pub stale_after: Duration,
     /// How long an emergency clean-up may take.
     pub emergency_deadline: Duration,
     /// Time between two purges of the allocator at rest.
@@ -59,6 +61,7 @@ impl Default for MemoryConfig {
             levels: Levels::default(),
             sample_interval: Duration::from_secs(1),
             sample_interval_fast: Duration::from_millis(50),
+            stale_after: Duration::from_secs(10),
             emergency_deadline: Duration::from_secs(1),
             gc_interval: Duration::from_secs(60),
         }

@@ -22,6 +22,8 @@
 //! - **The level rises at once and falls late** ([`next_level`]).
 //! - **Users lose what costs them least**: a clean-up asks in rounds (`plan`), reads memory after
 //!   each, and stops when enough came back. What was promised and what came are both told.
+//! - **Memory is read without a free descriptor**: a reading uses descriptors that are kept for it.
+//!   Whether readings are stale can be asked without the actor ([`Freshness`]).
 //! - **A source that fails or lies is named and never crashes anything** ([`SourceStatus`]).
 //!
 //! What it does not see by the processes' shares: memory that none of them has mapped and that is
@@ -33,6 +35,7 @@ mod allocator;
 mod budget;
 mod config;
 mod entry;
+mod freshness;
 mod history;
 mod ledger;
 mod levels;
@@ -58,6 +61,7 @@ pub use allocator::AllocatorStats;
 pub use budget::{BudgetReading, BudgetSource, Considered, NoBudget};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
 pub use entry::{BufferAccount, MemoryBudget};
+pub use freshness::Freshness;
 pub use history::{Deed, Event, GcReason, Happening};
 pub use ledger::{BufferStatus, EntryId, EntryStatus, Ledger, Short};
 pub use levels::{most_below, next_level, wanted_bytes};

@@ -7,6 +7,7 @@ use super::allocator::Allocator;
 use super::budget::{BudgetReading, Groups, NoBudget};
 use super::config::{MemoryConfig, MemoryConfigError};
 use super::entry::{BufferAccount, MemoryBudget, SharedLedger};
+use super::freshness::{Freshness, LastReading};
 use super::history::{Event, History};
 use super::probe::{KillCounter, System};
 use super::protection::{Protection, protect_server};
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) allocator: Arc<Allocator>,
     /// What rooms have to tell.
     pub(super) notices: Notices,
+    pub(super) last_reading: LastReading,
     config: Mutex<MemoryConfig>,
     history: Mutex<History>,
 }
@@ -76,8 +78,6 @@ impl Memory {
         Self::build(config, System::rooted(root))
     }
 
-    fn build(config: MemoryConfig, system: System) -> Result<Self, MemoryConfigError> {
-        config.validate()?;
     /// The budget that `config` makes on this machine now, before anything is started.
     ///
     /// # Errors
@@ -87,12 +87,15 @@ impl Memory {
         BudgetReading::take(config, &Groups::find(&system), &system)
     }
 
+    fn build(config: MemoryConfig, system: System) -> Result<Self, MemoryConfigError> {
+        config.validate()?;
         let (writer, pressure) = pressure::channel();
         let shared = Shared {
             ledger: SharedLedger::default(),
             writer,
             notices: Notices::default(),
             allocator: Arc::new(Allocator::new()),
+            last_reading: LastReading::default(),
             config: Mutex::new(config),
             history: Mutex::default(),
         };
@@ -133,6 +136,13 @@ impl Memory {
             keeper: self.handle.clone(),
             name,
             bytes_max,
+        }
+    }
+
+    /// How old the figures are.
+    pub fn freshness(&self) -> Freshness {
+        Freshness {
+            shared: Arc::clone(&self.shared),
         }
     }
 

@@ -1,5 +1,6 @@
 //! One reading of everything. Blocks on files of the kernel, so it runs on a thread for that.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,31 @@ pub(super) struct Sampler {
     allocator: Arc<Allocator>,
     company: Company,
     reporter: Reporter,
+    reserve: Reserve,
     last_budget: Option<LastBudget>,
+}
+
+/// Descriptors kept for the files that a reading opens, so that memory is still read when others have
+/// taken all that the process may have.
+#[derive(Debug, Default)]
+struct Reserve(Vec<File>);
+
+impl Reserve {
+    /// Files that a reading has open at one time: a few nested folders, and a file in the last.
+    const SIZE: usize = 8;
+
+    fn release(&mut self) {
+        self.0.clear();
+    }
+
+    /// Takes back as many as there are; the rest at the next reading.
+    fn refill(&mut self) {
+        while self.0.len() < Self::SIZE
+            && let Ok(file) = File::open("/dev/null")
+        {
+            self.0.push(file);
+        }
+    }
 }
 
 struct LastBudget {
@@ -78,11 +103,19 @@ impl Sampler {
             allocator,
             company: Company::default(),
             reporter: Reporter::default(),
+            reserve: Reserve::default(),
             last_budget: None,
         }
     }
 
     pub(super) fn read(&mut self, config: &MemoryConfig) -> Result<Reading, SampleError> {
+        self.reserve.release();
+        let reading = self.read_all(config);
+        self.reserve.refill();
+        reading
+    }
+
+    fn read_all(&mut self, config: &MemoryConfig) -> Result<Reading, SampleError> {
         let began = Instant::now();
         let mut usage = self.tree.read().map_err(SampleError::Processes)?;
         usage.shared_files = self.shared_files.bytes(usage.processes.keys());

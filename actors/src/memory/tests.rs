@@ -584,6 +584,35 @@ fn a_claim_is_not_answered_while_memory_cannot_be_read() {
 }
 
 #[test]
+fn figures_that_are_no_longer_read_become_stale_and_are_fresh_again_when_they_are() {
+    Universe::real_time(|universe| async move {
+        let fixture = server();
+        let config = MemoryConfig {
+            stale_after: Duration::from_millis(700),
+            ..config(1000)
+        };
+        let memory = Memory::rooted(config, fixture.path("/")).unwrap();
+        let freshness = memory.freshness();
+        assert_eq!((freshness.age(), freshness.stale()), (None, None));
+        let root = universe.start(spec(&memory)).await;
+        assert!(freshness.age().is_some() && freshness.stale().is_none());
+        fixture.remove(&format!("proc/{OWN}"));
+        let deadline = Instant::now() + WITHIN;
+        while freshness.stale().is_none() {
+            assert!(Instant::now() < deadline, "{:?}", freshness.age());
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(freshness.age().unwrap() > Duration::from_millis(700));
+        fixture.process(OWN, 1, "headroom", 100);
+        while freshness.stale().is_some() {
+            assert!(Instant::now() < deadline, "{:?}", freshness.age());
+            sleep(Duration::from_millis(5)).await;
+        }
+        root.stop().await;
+    });
+}
+
+#[test]
 fn a_server_that_cannot_read_memory_does_not_start() {
     Universe::real_time(|universe| async move {
         let memory = Memory::rooted(config(1000), Fixture::new().path("/")).unwrap();

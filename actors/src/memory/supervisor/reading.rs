@@ -155,6 +155,7 @@ impl MemorySupervisor {
         match outcome {
             Ok(reading) => {
                 self.failing = false;
+                self.shared.last_reading.renew();
                 self.take_over(mark, reading, context);
                 Ok(())
             }
@@ -176,7 +177,6 @@ impl MemorySupervisor {
                 considered = reading.budget.describe(),
                 "memory budget"
             );
-        }
             if let Some(limit) = reading.budget.too_much() {
                 tracing::warn!(
                     limit_bytes = limit,
@@ -185,6 +185,7 @@ impl MemorySupervisor {
                     "memory.limit is more than there is; the smaller one is the budget"
                 );
             }
+        }
         let used = {
             let mut ledger = self.shared.ledger.lock();
             ledger.set_budget(reading.budget.bytes);
