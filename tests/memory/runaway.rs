@@ -13,7 +13,7 @@ use super::stage::{MIB, Stage, ask, host, number};
 /// The budget. No control group enforces it: what keeps it is the server alone.
 const LIMIT: u64 = 1024 * MIB;
 
-/// What is asked for, in MiB: six times the budget.
+/// What is asked for, in MiB: six times the budget, or more.
 const ASKED: u16 = 6000;
 
 /// A model that makes one tensor of as many MiB as its input says, and returns its input.
@@ -24,13 +24,13 @@ fn takes_at_once(models: &Models) {
     models.add("runaway", 1, |path| Script::new(code).write(path));
 }
 
-/// The same in tensors of 1 MiB, which it keeps until it has all of them. Random numbers: what is
-/// always the same, the optimiser makes only once.
+/// As many tensors of 4 MiB, which it keeps until it has all of them. Each holds other numbers: what
+/// is always the same, the optimiser makes only once.
 fn takes_in_pieces(models: &Models) {
     let code = "def forward(self, x: Tensor) -> Tensor:\n  \
         taken = annotate(List[Tensor], [])\n  \
         for _0 in range(int(x)):\n    \
-        _1 = torch.append(taken, torch.rand([262144]))\n  \
+        _1 = torch.append(taken, torch.full([524288], _0))\n  \
         return x + torch.mul(taken[0][0], 0.)\n";
     models.add("runaway", 1, |path| Script::new(code).write(path));
 }
