@@ -172,7 +172,6 @@ pub(super) async fn ready(
             .unwrap_or_default();
         let detail = format!("its last load failed: {error}");
         return Err(Problem::new(ProblemKind::Unavailable, detail)
-            .with("ready", false)
             .retry_after(std::time::Duration::from_secs(1)));
     }
     Ok(web::Json(json!({
