@@ -5,7 +5,7 @@
 //! server itself, and what the kernel counts for our control group beyond all processes. Buffers
 //! count with what is set aside and not filled yet: what is filled shows in the baseline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -104,6 +104,9 @@ pub struct Ledger {
     accounts: BTreeMap<EntryId, Account>,
     /// Which entry each attached process counts under.
     attached: BTreeMap<i32, EntryId>,
+    /// Processes that were detached and may still be there: they are ending. Theirs is nobody's, and
+    /// above all not that of the process above them.
+    ending: BTreeSet<i32>,
     buffers: BTreeMap<&'static str, Buffer>,
     usage: TreeUsage,
     /// What the kernel counts for our control group beyond the processes in it.
@@ -153,6 +156,8 @@ impl Ledger {
     pub fn measure(&mut self, usage: TreeUsage, group: Option<u64>) {
         self.outside = group.unwrap_or(0).saturating_sub(usage.total());
         self.usage = usage;
+        self.ending
+            .retain(|pid| self.usage.processes.contains_key(pid));
         for buffer in self.buffers.values_mut() {
             buffer.measured = buffer.seen.min(buffer.filled);
         }
@@ -284,6 +289,7 @@ impl Ledger {
                 account.private_peak = 0;
             }
             self.attached.insert(pid, id);
+            self.ending.remove(&pid);
             self.attribute();
         }
     }
@@ -292,6 +298,7 @@ impl Ledger {
     pub fn detach(&mut self, id: EntryId, pid: i32) {
         if self.attached.get(&pid) == Some(&id) {
             self.attached.remove(&pid);
+            self.ending.insert(pid);
             self.given_back += 1;
             self.attribute();
         }
@@ -337,6 +344,7 @@ impl Ledger {
     /// a measurement shows it gone.
     pub fn release(&mut self, id: EntryId) {
         if self.accounts.remove(&id).is_some() {
+            self.ending.extend(self.processes(id));
             self.attached.retain(|_, other| *other != id);
             self.given_back += 1;
             self.attribute();
@@ -459,6 +467,9 @@ impl Ledger {
             if let Some(id) = self.attached.get(&next) {
                 return Some(*id);
             }
+            if self.ending.contains(&next) {
+                return None;
+            }
             next = self.usage.processes.get(&next)?.parent;
         }
         None
@@ -576,7 +587,15 @@ mod tests {
             "only its own entry can detach a process"
         );
         ledger.detach(host, 3);
-        assert_eq!(ledger.measured(zygote), 310);
+        // It is ending, and what it still has must not count as the zygote's, which would seem to have
+        // grown by that.
+        assert_eq!((ledger.measured(zygote), ledger.baseline()), (10, 301));
+        ledger.measure(usage(&family, 0), None);
+        assert_eq!((ledger.measured(zygote), ledger.baseline()), (10, 301));
+        ledger.measure(usage(&family[..2], 0), None);
+        // Its number is another one's by now.
+        ledger.measure(usage(&family[..3], 0), None);
+        assert_eq!(ledger.measured(zygote), 110);
         assert_eq!(ledger.baseline(), 1);
         assert_eq!(ledger.entries()[0].processes, [ZYGOTE]);
     }
