@@ -15,10 +15,11 @@ use std::time::Duration;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::header;
 use actix_web::rt::System;
-use actix_web::{App, HttpResponse, HttpServer, Responder, web};
+use actix_web::{App, HttpResponse, Responder, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
 
+use crate::connection::{self, Limits, ServerSpec};
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
 use crate::routes::{not_found, readable};
@@ -28,6 +29,12 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Connections at one time. They are taken from the descriptors that are kept from clients.
 const CONNECTIONS_MAX: usize = 32;
+
+/// How long a connection without a request stays open: there are few of them.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How long a connection that is being closed may take to read its last answer.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The media type of the Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -56,12 +63,12 @@ impl AdminServer {
     ///
     /// # Errors
     /// When the thread or its runtime cannot be made.
-    pub fn start(admin: Admin, listener: TcpListener) -> io::Result<Self> {
+    pub fn start(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Self> {
         let (report, started) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
             System::new().block_on(async move {
                 let upkeep = admin.metrics.clone();
-                let server = server(admin, listener)?;
+                let server = server(admin, limits, listener)?;
                 // The starter waits for exactly this.
                 report.send(server.handle()).ok();
                 actix_web::rt::spawn(keep_up(upkeep));
@@ -87,9 +94,17 @@ impl AdminServer {
     }
 }
 
-fn server(admin: Admin, listener: TcpListener) -> io::Result<Server> {
+fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Server> {
     let admin = web::Data::new(admin);
-    let server = HttpServer::new(move || {
+    let spec = ServerSpec {
+        name: "admin",
+        workers: 1,
+        connections_max: CONNECTIONS_MAX,
+        limits: limits.keep_alive(KEEP_ALIVE),
+        disconnect_timeout: DISCONNECT_TIMEOUT,
+        shutdown_seconds: 0,
+    };
+    connection::server(spec, listener, move || {
         App::new()
             .app_data(admin.clone())
             .service(readable("/health/live", live))
@@ -97,13 +112,7 @@ fn server(admin: Admin, listener: TcpListener) -> io::Result<Server> {
             .service(readable("/health/startup", startup))
             .service(readable("/metrics", metrics))
             .default_service(web::to(not_found))
-    });
-    Ok(server
-        .workers(1)
-        .max_connections(CONNECTIONS_MAX)
-        .disable_signals()
-        .listen(listener)?
-        .run())
+    })
 }
 
 async fn keep_up(metrics: PrometheusHandle) {

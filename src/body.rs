@@ -19,6 +19,8 @@ use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use headroom_actors::kernel::{Buffers, Hold};
+use memchr::{memchr, memchr2};
+use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -35,6 +37,10 @@ const SMALL_BYTES: u64 = 64 * 1024;
 
 /// Small bodies have this part of the bytes of all bodies to themselves, beside those.
 const SMALL_SHARE: u32 = 8;
+
+/// Bytes of a text within a body of JSON: names and ids, which are kept as long as the request is
+/// worked on.
+const JSON_TEXT_MAX: usize = 4096;
 
 /// When a refused request may be tried again: bodies come and go within moments.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -279,6 +285,48 @@ impl<'a> Reserved<'a> {
     }
 }
 
+/// Reads a body of JSON.
+///
+/// # Errors
+/// It is none, or not of this form. A text within it is longer than [`JSON_TEXT_MAX`]: errors of the
+/// parser quote what they find, escaped, and would take many times the body.
+pub fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    if has_text_beyond(body, JSON_TEXT_MAX) {
+        return Err(Problem::new(
+            ProblemKind::InvalidInput,
+            format!("a text in the body is longer than {JSON_TEXT_MAX} bytes"),
+        ));
+    }
+    Ok(serde_json::from_slice(body)?)
+}
+
+/// Whether a string in `json` takes more than `bytes_max` bytes between its quotes.
+fn has_text_beyond(mut json: &[u8], bytes_max: usize) -> bool {
+    while let Some(start) = memchr(b'"', json) {
+        json = &json[start + 1..];
+        let mut length = 0;
+        loop {
+            let end = memchr2(b'"', b'\\', json).unwrap_or(json.len());
+            length += end;
+            if length > bytes_max {
+                return true;
+            }
+            match json.get(end) {
+                // What follows a backslash is part of the text, whatever it is.
+                Some(b'\\') => {
+                    length += 2;
+                    json = json.get(end + 2..).unwrap_or_default();
+                }
+                _ => {
+                    json = json.get(end + 1..).unwrap_or_default();
+                    break;
+                }
+            }
+        }
+    }
+    false
+}
+
 /// The settings bound sizes to 1 TiB, which is far below what `u32` units can count.
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
@@ -299,5 +347,40 @@ fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
             ))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_measured_between_their_quotes() {
+        let cases: [(&str, usize, bool); 10] = [
+            ("", 0, false),
+            (r#""""#, 0, false),
+            (r#""ab""#, 2, false),
+            (r#""abc""#, 2, true),
+            (r#"{"a":[1,2,3,"b"],"c":"d"}"#, 1, false),
+            (r#"{"a":[1,2,3,"b"],"cc":"d"}"#, 1, true),
+            (r#""\"""#, 2, false),
+            (r#""\\","abc""#, 2, true),
+            (r#""abc"#, 2, true),
+            (r#""a\"#, 3, false),
+        ];
+        for (json, bytes_max, is_beyond) in cases {
+            assert_eq!(
+                has_text_beyond(json.as_bytes(), bytes_max),
+                is_beyond,
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_misplaced_text_costs_no_more_than_a_short_error() {
+        let body = format!(r#"{{"shape":"{}"}}"#, "\u{7f}".repeat(1 << 20));
+        let problem = read_json::<Vec<u8>>(body.as_bytes()).unwrap_err();
+        assert!(problem.detail().len() < 100, "{}", problem.detail());
     }
 }

@@ -27,8 +27,8 @@ pub struct Rooms {
     pub repository: Handle<Repository>,
     /// Memory for the tensors of requests.
     pub tensors: BufferAccount,
-    /// Memory for answers: outputs of models, and their text.
-    pub answers: BufferAccount,
+    /// Memory for the text of answers; the outputs in it have theirs already.
+    pub answer_text: BufferAccount,
     /// The pools of connections.
     pub pools: Arc<[Pool]>,
     /// `server.request_deadline`: no answer takes longer.

@@ -168,8 +168,8 @@ impl Application {
         let tree = Tree::default();
         let actors = actors::compose(&self.settings.borrow(), tree.clone())?;
         readiness.watch("memory", stale(actors.freshness()));
-        let in_flight = server_settings.bodies_in_flight_max.as_u64();
-        let buffers = actors.buffers("request_bodies", in_flight);
+        // The bound on all bodies is the body budget's own.
+        let buffers = actors.buffers("request_bodies", u64::MAX);
         let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
         let unread = actors.buffers(
             "unread_answers",
@@ -180,10 +180,12 @@ impl Application {
             metrics,
             collectors: collectors(&bodies, &tree, actors.freshness()),
         };
-        let admin = AdminServer::start(admin, self.admin.listener).map_err(StartupError::Admin)?;
+        let limits = Limits::new(&server_settings, Arc::new(unread));
+        let admin = AdminServer::start(admin, limits.clone(), self.admin.listener)
+            .map_err(StartupError::Admin)?;
         let mut actors = actors.start(self.settings.clone(), actors_gate).await?;
         let shared = Shared {
-            limits: Limits::new(&server_settings, Arc::new(unread)),
+            limits,
             bodies,
             readiness: readiness.clone(),
             rooms: actors.rooms(),

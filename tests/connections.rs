@@ -169,3 +169,18 @@ async fn an_offer_in_a_head_of_two_parts_ends_the_connection_and_the_answer_says
     assert!(head.contains("connection: close"), "{head}");
     assert_eq!(client.answer(), None);
 }
+
+#[tokio::test]
+async fn the_rest_of_a_refused_body_is_not_taken_for_a_head() {
+    let server = start("server.client_request_timeout = '300ms'");
+    let mut client = Client::connect(&server);
+    client.send(
+        "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\n\
+         transfer-encoding: chunked\r\n\r\n",
+    );
+    let head = client.assert_answer(415);
+    assert!(head.contains("connection: close"), "{head}");
+    client.send("5\r\nhello\r\n");
+    // Nothing but the end follows, and above all no answer that nobody asked for.
+    assert_eq!(client.answer(), None);
+}

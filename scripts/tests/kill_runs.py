@@ -45,6 +45,8 @@ GONE_WITHIN = 5.0
 
 
 def main():
+    # Ends through `Run.__exit__`, which kills the run under way: it has a session of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("kill_runs: told to end"))
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)
     say(f"{rounds} rounds, seed {seed}")

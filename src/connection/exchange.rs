@@ -18,11 +18,17 @@ pub struct Exchange(Rc<Cell<Count>>);
 pub(super) struct Count {
     begun: u64,
     ended: u64,
+    /// Whether an answer said that the connection ends with it.
+    is_last: bool,
 }
 
 impl Count {
     pub(super) fn is_under_way(self) -> bool {
         self.begun > self.ended
+    }
+
+    pub(super) fn is_last(self) -> bool {
+        self.is_last
     }
 }
 
@@ -35,6 +41,15 @@ impl Exchange {
             ..count
         });
         UnderWay(self.clone())
+    }
+
+    /// The answer to the request under way says that the connection ends with it.
+    pub(super) fn say_last(&self) {
+        let count = self.0.get();
+        self.0.set(Count {
+            is_last: true,
+            ..count
+        });
     }
 
     pub(super) fn count(&self) -> Count {
@@ -58,14 +73,14 @@ impl Drop for UnderWay {
 
 /// A response's body that ends the exchange when all of it has been handed over, or it is dropped.
 #[derive(Debug)]
-pub struct Tracked<B> {
+pub(super) struct Tracked<B> {
     body: Pin<Box<B>>,
     _under_way: Option<UnderWay>,
 }
 
 impl<B> Tracked<B> {
     /// A body that ends `under_way`.
-    pub fn new(body: B, under_way: Option<UnderWay>) -> Self {
+    pub(super) fn new(body: B, under_way: Option<UnderWay>) -> Self {
         Self {
             body: Box::pin(body),
             _under_way: under_way,

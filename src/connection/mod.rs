@@ -7,15 +7,18 @@
 //! - A request's head must be complete within `server.client_request_timeout` of its first byte; then
 //!   408. A connection without a request under way is closed after `server.keep_alive`.
 //! - A client that does not read an answer is cut off by its [`Pace`]: `server.answer_idle_timeout`
-//!   without progress, or less than `server.client_rate_min` for longer than that.
+//!   without progress, or less than `server.client_rate_min` for longer than that. However fast it is,
+//!   it may not keep us waiting for longer than `server.answer_timeout`.
 //! - What waits to be written to such a client is set aside in the memory budget; where there is no
-//!   memory for it, the connection is cut off at once.
+//!   memory for it, the connection is cut off soon.
 //!
-//! The stream does not parse requests: the middleware says when one begins and when its answer has
-//! been handed over ([`Exchange`]).
+//! The stream does not parse requests: the service says when one begins and when its answer has been
+//! handed over ([`Exchange`]). So a head that begins in the same read as the request before it is timed
+//! from its next byte; without one, the connection ends after `server.keep_alive`.
 
 mod exchange;
 mod pace;
+mod server;
 mod upgrade;
 
 use std::io;
@@ -32,14 +35,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use exchange::Count;
-pub use exchange::{Exchange, Tracked};
+use exchange::{Exchange, Tracked};
 pub use pace::Pace;
+pub(crate) use server::{ServerSpec, server};
 
 use crate::settings::sections::ServerSettings;
 
 /// Bytes that the kernel takes beyond what is on its way to the client: small, since they are in no
 /// budget of ours, and large enough to keep a fast connection busy.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
+/// How long a client may keep us waiting where there is no memory for what waits to be written.
+const UNRESERVED_MAX: Duration = Duration::from_secs(1);
 
 /// What is sent to a client whose head is late.
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
@@ -55,6 +62,7 @@ pub struct Limits {
     keep_alive: Duration,
     head_timeout: Duration,
     answer_idle_timeout: Duration,
+    answer_timeout: Duration,
     rate_min: u64,
     /// Where memory for what waits to be written is set aside.
     memory: Arc<dyn Buffers>,
@@ -87,10 +95,18 @@ impl Limits {
             keep_alive: settings.keep_alive,
             head_timeout: settings.client_request_timeout,
             answer_idle_timeout: settings.answer_idle_timeout,
+            answer_timeout: settings.answer_timeout,
             rate_min: settings.client_rate_min.as_u64(),
             memory,
             cut: ["idle", "head", "stalled", "memory"].map(count),
         }
+    }
+
+    /// The same bounds, but connections without a request are closed after `keep_alive`.
+    #[must_use]
+    pub fn keep_alive(mut self, keep_alive: Duration) -> Self {
+        self.keep_alive = keep_alive;
+        self
     }
 }
 
@@ -107,8 +123,34 @@ pub struct Connection {
     read_timer: Timer,
     writing: Pace,
     write_timer: Timer,
-    /// Memory for what the client has not read.
-    unread: Option<Hold>,
+    /// What the client has not read of an answer, once it keeps us waiting.
+    unread: Option<Unread>,
+}
+
+/// What waits to be written to a client that does not read, or not fast enough.
+struct Unread {
+    /// Since when it kept us waiting first. An answer that it reads in the end may take so long that
+    /// it does so many times.
+    since: Instant,
+    memory: Option<Hold>,
+}
+
+impl Unread {
+    /// Sets memory aside for `bytes`.
+    fn hold(&mut self, bytes: u64, memory: &dyn Buffers) -> Result<(), BudgetError> {
+        let held = self.memory.as_ref().map_or(0, Hold::bytes);
+        let more = bytes.saturating_sub(held);
+        if more == 0 {
+            return Ok(());
+        }
+        let mut hold = memory.hold(more)?;
+        hold.fill(more);
+        match &mut self.memory {
+            Some(memory) => memory.merge(hold),
+            memory @ None => *memory = Some(hold),
+        }
+        Ok(())
+    }
 }
 
 /// What the client is to send.
@@ -180,8 +222,9 @@ impl Connection {
         }
         self.count(cut);
         self.reading = Reading::Closed;
-        if matches!(cut, Cut::Head) {
-            // As much as the socket takes: whoever sends half a head may not read either.
+        if matches!(cut, Cut::Head) && self.unread.is_none() && !self.seen.is_last() {
+            // As much as the socket takes: whoever sends half a head may not read either. Not where
+            // the end of an answer still waits to be written, or the client expects no more.
             self.socket.try_write(REQUEST_TIMEOUT).ok();
         }
         Poll::Ready(())
@@ -199,27 +242,27 @@ impl Connection {
 
     /// The client does not read: `unsent` bytes wait for it.
     fn on_write_blocked(&mut self, unsent: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let held = self.unread.as_ref().map_or(0, Hold::bytes);
-        let more = (unsent as u64).saturating_sub(held);
-        if more > 0 && self.hold(more).is_err() {
-            return Poll::Ready(self.cut_off(Cut::Memory));
+        let now = Instant::now();
+        let unread = self.unread.get_or_insert_with(|| Unread {
+            since: now,
+            memory: None,
+        });
+        let mut deadline = self
+            .writing
+            .blocked(now)
+            .min(unread.since + self.limits.answer_timeout);
+        let mut cut = Cut::Stalled;
+        if unread.hold(unsent as u64, &*self.limits.memory).is_err() {
+            // Others need the memory more than one who does not read.
+            deadline = deadline
+                .min(now + UNRESERVED_MAX)
+                .min(unread.since + UNRESERVED_MAX);
+            cut = Cut::Memory;
         }
-        let deadline = self.writing.blocked(Instant::now());
         match self.write_timer.poll(deadline, cx) {
-            Poll::Ready(()) => Poll::Ready(self.cut_off(Cut::Stalled)),
+            Poll::Ready(()) => Poll::Ready(self.cut_off(cut)),
             Poll::Pending => Poll::Pending,
         }
-    }
-
-    /// Sets memory aside for `bytes` more that the client has not read.
-    fn hold(&mut self, bytes: u64) -> Result<(), BudgetError> {
-        let mut hold = self.limits.memory.hold(bytes)?;
-        hold.fill(bytes);
-        match &mut self.unread {
-            Some(unread) => unread.merge(hold),
-            unread @ None => *unread = Some(hold),
-        }
-        Ok(())
     }
 
     fn cut_off(&self, cut: Cut) -> io::Error {
@@ -286,9 +329,14 @@ impl AsyncWrite for Connection {
     /// Everything that was to be written is with the kernel.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.unread = None;
         this.follow_exchange();
-        if this.reading != Reading::Request {
+        if this.reading == Reading::Request {
+            // More of the answer may follow: what was waited for so far counts on.
+            if let Some(unread) = &mut this.unread {
+                unread.memory = None;
+            }
+        } else {
+            this.unread = None;
             this.writing = Pace::new(this.limits.answer_idle_timeout, this.limits.rate_min);
         }
         if matches!(this.reading, Reading::Nothing | Reading::Head) {

@@ -11,7 +11,10 @@ const IGNORED: &[u8; 7] = b"ignored";
 /// Makes the offer in the head that `bytes` begin with one that is passed over, unless it is for
 /// WebSocket. A head that comes in several parts keeps it: then the answer closes the connection.
 pub(super) fn ignore(bytes: &mut [u8]) {
-    let end = find(bytes, b"\r\n\r\n").unwrap_or(bytes.len());
+    // A line may end in a bare line feed.
+    let ends = [&b"\n\r\n"[..], b"\n\n"];
+    let end = ends.iter().filter_map(|it| find(bytes, it)).min();
+    let end = end.unwrap_or(bytes.len());
     let head = &mut bytes[..end];
     let is_offer = |line: &[u8]| {
         value(line, b"upgrade")
@@ -72,6 +75,7 @@ mod tests {
             "GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n",
             "GET /upgrade HTTP/1.1\r\nX-Upgrade: h2c\r\nConnection: close\r\n\r\n",
             "POST / HTTP/1.1\r\nContent-Length: 60\r\n\r\nupgrade: h2c\r\nconnection: upgrade\r\n",
+            "POST / HTTP/1.1\nContent-Length: 60\n\nupgrade: h2c\nconnection: upgrade\n",
             "",
             "\r\n\r\n",
         ] {

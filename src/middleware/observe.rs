@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, ResponseError, web};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use crate::connection::{Exchange, Tracked};
 use crate::middleware::RequestId;
 use crate::problem::{Problem, ProblemKind, ProtocolError, REQUEST_ID, problem_of};
 
@@ -79,27 +78,18 @@ pub async fn observe<B: MessageBody>(
     observer: web::Data<Observer>,
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<Tracked<EitherBody<B>>>, Error> {
-    let under_way = request.conn_data::<Exchange>().map(Exchange::begin);
-    let offers_upgrade = request.head().upgrade();
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let id = RequestId::accept(request.headers().get(REQUEST_ID));
     request.extensions_mut().insert(id.clone());
     let span = tracing::info_span!("request", request_id = id.as_str());
     let cut_off_after = observer.cut_off_after;
     let watch = Watch::begin(observer, id, request.method().clone());
 
-    let response = match timeout(cut_off_after, next.call(request).instrument(span)).await {
-        Ok(Ok(response)) => watch.answer(response),
-        Ok(Err(error)) => return Err(watch.fail(error)),
-        Err(_) => return Err(watch.fail(deadline_exceeded().into())),
-    };
-    Ok(response.map_body(|head, body| {
-        // The HTTP library would say that the connection is upgraded, and close it.
-        if offers_upgrade && head.status != StatusCode::SWITCHING_PROTOCOLS {
-            head.set_connection_type(ConnectionType::Close);
-        }
-        Tracked::new(body, under_way)
-    }))
+    match timeout(cut_off_after, next.call(request).instrument(span)).await {
+        Ok(Ok(response)) => Ok(watch.answer(response)),
+        Ok(Err(error)) => Err(watch.fail(error)),
+        Err(_) => Err(watch.fail(deadline_exceeded().into())),
+    }
 }
 
 fn deadline_exceeded() -> Problem {

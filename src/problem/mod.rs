@@ -104,6 +104,20 @@ impl ProblemKind {
     }
 }
 
+/// Bytes of a detail: it quotes callers, and is kept, sent and logged.
+const DETAIL_MAX: usize = 2048;
+
+/// Bytes of a cause.
+const CAUSE_MAX: usize = 8192;
+
+/// Cuts a text that is longer than `bytes_max`, and shows that it did.
+fn shorten(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
+    }
+}
+
 /// One occurrence of a problem.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -119,9 +133,11 @@ pub struct Problem {
 impl Problem {
     /// A problem, with a detail for the caller: a sentence about this occurrence.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        shorten(&mut detail, DETAIL_MAX);
         Self {
             kind,
-            detail: detail.into(),
+            detail,
             cause: None,
             retry_after: None,
             allow: None,
@@ -149,6 +165,7 @@ impl Problem {
             text.push_str(&error.to_string());
             source = error.source();
         }
+        shorten(&mut text, CAUSE_MAX);
         self.cause = Some(text.into());
         self
     }

@@ -109,3 +109,15 @@ fn a_callers_mistake_is_never_our_fault() {
         assert!(!problem.detail().contains("inner text"));
     }
 }
+
+#[test]
+fn no_text_of_a_problem_is_long_whatever_it_quotes() {
+    let long = "ü".repeat(1 << 20);
+    let problem = Problem::new(ProblemKind::InvalidInput, long.clone());
+    assert!((2000..2100).contains(&problem.detail().len()));
+    assert!(problem.detail().ends_with('…'));
+    let problem = problem.caused_by(&std::io::Error::other(long));
+    assert!((8000..8300).contains(&problem.cause().unwrap().len()));
+    let short = Problem::new(ProblemKind::InvalidInput, "short");
+    assert_eq!(short.detail(), "short");
+}

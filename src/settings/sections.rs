@@ -56,6 +56,8 @@ section! {
         restart request_body_max: ByteSize,
         /// Most bytes of request bodies held at one time, over all requests.
         restart bodies_in_flight_max: ByteSize,
+        /// Most bytes of requests' tensors held at one time, over all requests.
+        restart tensors_in_flight_max: ByteSize,
         /// Most bytes of models' outputs held at one time, over all answers.
         restart answers_in_flight_max: ByteSize,
         /// How long a request waits for room among the bodies in flight.
@@ -66,6 +68,8 @@ section! {
         restart body_timeout: Duration,
         /// Longest pause in which a client reads nothing of its answer.
         restart answer_idle_timeout: Duration,
+        /// Longest time for a client to read an answer, once it has kept the server waiting.
+        restart answer_timeout: Duration,
         /// Bytes a second at which a client must send a body or read an answer; 0 for no bound.
         restart client_rate_min: ByteSize,
         /// Longest time to answer a request.
@@ -315,8 +319,14 @@ impl ServerSettings {
             self.bodies_in_flight_max <= ByteSize::tib(1),
             "server.bodies_in_flight_max must be at most 1TiB",
         );
+        rules.require(
+            self.tensors_in_flight_max.as_u64() > 0 && self.answers_in_flight_max.as_u64() > 0,
+            "server.tensors_in_flight_max and server.answers_in_flight_max must be above 0",
+        );
         rules.positive("server.body_idle_timeout", self.body_idle_timeout);
         rules.positive("server.body_timeout", self.body_timeout);
+        rules.positive("server.answer_idle_timeout", self.answer_idle_timeout);
+        rules.positive("server.answer_timeout", self.answer_timeout);
         rules.positive("server.request_deadline", self.request_deadline);
         rules.positive("server.keep_alive", self.keep_alive);
         rules.positive("server.client_request_timeout", self.client_request_timeout);

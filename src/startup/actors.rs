@@ -150,7 +150,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         SupervisorSpec::new("models").intensity(ZYGOTE_RESTARTS_MAX, ZYGOTE_RESTARTS_PERIOD);
     let answers = memory.buffers("answers", settings.server.answers_in_flight_max.as_u64());
     let ties = MemoryTies {
-        answers: Arc::new(answers.clone()),
+        answers: Arc::new(answers),
         pressure: memory.pressure(),
         notices: memory.notices(),
         oom: Some(memory.oom_counter()),
@@ -201,9 +201,11 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         memory: memory.handle().clone(),
         loader,
         repository,
-        // They come from bodies, which have a bound of their own.
-        tensors: memory.buffers("tensors", u64::MAX),
-        answers,
+        tensors: memory.buffers("tensors", settings.server.tensors_in_flight_max.as_u64()),
+        answer_text: memory.buffers(
+            "answer_text",
+            settings.server.answers_in_flight_max.as_u64(),
+        ),
         pools: composed.pools.into(),
         request_deadline: settings.server.request_deadline,
     };

@@ -427,7 +427,6 @@ async fn memory_comes_back_after_large_garbage() {
         for body in [&just_fits, &flat] {
             let answer = house.post("/v2/models/affine/infer", body.clone()).await;
             answer.assert_refused(400, "");
-            assert!(answer.took < Duration::from_secs(10), "{answer:?}");
         }
         println!(
             "after round {round}: {} MiB, before {} MiB",

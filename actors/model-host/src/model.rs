@@ -189,15 +189,16 @@ impl Model {
     ) -> Result<Outcome, Failure> {
         self.check_arguments(&infer.inputs)?;
         let frame = TensorReader::new(payload, requests);
-        let arguments: Vec<Value> = infer
+        let arguments: Result<Vec<Value>, Failure> = infer
             .inputs
             .iter()
             .map(|input| argument(frame, input))
-            .collect::<Result<_, _>>()?;
-        // The inputs are copied: their memory need not stay during a long run.
+            .collect();
+        // The inputs are copied, or of no use: their memory need not stay during a long run.
         requests
             .release()
             .map_err(|error| Failure::new(FailureKind::Internal, error))?;
+        let arguments = arguments?;
         if infer.reset_before {
             self.reset_states()?;
         }

@@ -284,7 +284,12 @@ impl Worker {
             match queue.recv() {
                 Ok(Job::SendOutputs(word)) if word == id => return Ok(true),
                 Ok(Job::DropOutputs(word)) if word == id => return Ok(false),
-                Ok(job) => self.run_between(job)?,
+                Ok(job) => {
+                    let since = self.shared.busy_since.load(Ordering::Acquire);
+                    self.run_between(job)?;
+                    // The inference is still under way.
+                    self.shared.busy_since.store(since, Ordering::Release);
+                }
                 Err(_) => return Err(ExitCode::Internal),
             }
         }

@@ -79,7 +79,8 @@ pub enum InferError {
     /// The model's process ended while it worked on the request, which cannot be repeated.
     #[error("the model's process ended while it worked on the request")]
     HostLost,
-    /// The model gave outputs that there is no memory for; they were dropped.
+    /// The model gave outputs that there is no memory for; they were dropped. A sequence ends with
+    /// that.
     #[error("the outputs cannot be held in memory: {0}")]
     NoMemory(BudgetError),
     /// The forward took longer than the model's settings allow; its process was ended.

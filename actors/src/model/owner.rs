@@ -239,6 +239,11 @@ impl ModelOwner {
                 } else {
                     self.instances[index].work = Work::Free;
                 }
+                if matches!(error, InferError::NoMemory(_)) {
+                    // The model has run: its state has moved on, and the caller does not know how.
+                    // To ask for this step again would take it twice.
+                    self.instances[index].bound = None;
+                }
                 pending.reply.send(Err(error));
             }
             // It works on something that we gave up: the process is not lost.

@@ -10,6 +10,7 @@ fn every_test_that_the_guarantees_name_exists() {
     for file in std::fs::read_dir(actors.join("tests/kernel")).unwrap() {
         sources += &std::fs::read_to_string(file.unwrap().path()).unwrap();
     }
+    sources += &std::fs::read_to_string(actors.join("src/postgres/tests/repeats.rs")).unwrap();
     let named: Vec<_> = page
         .split('`')
         .skip(1)

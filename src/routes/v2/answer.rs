@@ -44,11 +44,11 @@ impl Answer {
         }
     }
 
-    /// Makes the response; memory for pieces is set aside in `answers`.
+    /// Makes the response; memory for pieces is set aside in `memory`.
     ///
     /// # Errors
     /// There is no memory for it.
-    pub(super) async fn respond(self, answers: &dyn Buffers) -> Result<HttpResponse, Problem> {
+    pub(super) async fn respond(self, memory: &dyn Buffers) -> Result<HttpResponse, Problem> {
         let Self {
             mut text,
             bytes_max,
@@ -58,7 +58,7 @@ impl Answer {
         if bytes_max <= PIECE_BYTES {
             return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
         }
-        let hold = answers.hold_after_refresh(PIECES_BYTES).await;
+        let hold = memory.hold_after_refresh(PIECES_BYTES).await;
         let hold = hold.map_err(|error| no_memory("this answer", error))?;
         Ok(response.body(Pieces::new(text, hold)))
     }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::models::{self, ModelPath};
 use super::tensor_json;
-use crate::body::{Body, BodyBudget, read_body};
+use crate::body::{Body, BodyBudget, read_body, read_json};
 use crate::problem::{Problem, ProblemKind, no_memory};
 use crate::rooms::Rooms;
 
@@ -36,9 +36,6 @@ const CONVERT_INLINE_MAX: usize = 256 * 1024;
 /// Inputs that a request may have, and outputs that it may name. No model has as many; a body full
 /// of tiny ones would leave the heap in so many small pieces that it cannot be given back.
 const TENSORS_MAX: usize = 1024;
-
-/// Bytes of a name or an id: they are kept as long as the request is worked on.
-const NAME_MAX: usize = 4096;
 
 /// Tensors of a request up to this size, all together, are not set aside in the memory budget.
 const SMALL_BYTES: u64 = 64 * 1024;
@@ -68,7 +65,7 @@ pub(super) async fn infer(
     let work = ask(rooms.clone(), path.into_inner(), infer, deadline);
     let (model, output) = rooms.thread.run(work).await??;
     let answer = Answer::new(&model, id.as_deref(), output);
-    answer.respond(&rooms.answers).await
+    answer.respond(&rooms.answer_text).await
 }
 
 /// Turns a body into tensors, for which memory is set aside first. The body, and its hold on the
@@ -293,8 +290,7 @@ struct OutputJson<'a> {
 
 /// Reads a request's JSON. Its tensors keep the memory that was set aside for them in `memory`.
 fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, ParseError> {
-    let request: RequestJson<'_> = serde_json::from_slice(body).map_err(Problem::from)?;
-    let id = request.id.map(|id| short("the id", id)).transpose()?;
+    let request: RequestJson<'_> = read_json(body)?;
     let inputs = request.inputs.into_iter().map(Input::new);
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
     let bytes = inputs
@@ -308,21 +304,15 @@ fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, ParseError> {
     }
     let inputs = inputs.into_iter().map(|input| input.read(hold.as_ref()));
     let wanted = request.outputs.into_iter();
-    let wanted = wanted.map(|output| short("the name of an output", output.name.into_owned()));
+    let wanted = wanted.map(|output| output.name.into_owned());
     let infer = InferRequest {
         inputs: inputs.collect::<Result<_, _>>()?,
-        wanted: wanted.collect::<Result<_, _>>()?,
+        wanted: wanted.collect(),
         reset_states: request.parameters.reset_states,
         sequence: sequence(request.parameters)?,
     };
+    let id = request.id;
     Ok(Request { id, infer })
-}
-
-fn short(what: &str, text: String) -> Result<String, Problem> {
-    if text.len() > NAME_MAX {
-        return Err(invalid(format!("{what} is longer than {NAME_MAX} bytes")));
-    }
-    Ok(text)
 }
 
 /// An input whose elements are still text.
@@ -337,7 +327,7 @@ struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn new(input: InputJson<'a>) -> Result<Self, Problem> {
-        let name = short("the name of an input", input.name.into_owned())?;
+        let name = input.name.into_owned();
         let datatype: Datatype = input
             .datatype
             .parse()

@@ -7,7 +7,7 @@ use headroom_actors::model::{EndSequences, Model, Rescan};
 use serde::{Deserialize, Serialize};
 
 use super::models::{self, ModelPath};
-use crate::body::{BodyBudget, read_body};
+use crate::body::{BodyBudget, read_body, read_json};
 use crate::problem::{Problem, never_fits};
 use crate::rooms::Rooms;
 
@@ -37,7 +37,7 @@ pub(super) async fn index(
     let asked: IndexRequest = if body.is_empty() {
         IndexRequest::default()
     } else {
-        serde_json::from_slice(&body)?
+        read_json(&body)?
     };
     let models = rescan(&rooms).await?;
     let phases = models::phases(&rooms).await?;
