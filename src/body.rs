@@ -288,7 +288,7 @@ impl<'a> Reserved<'a> {
 /// Reads a body of JSON.
 ///
 /// # Errors
-/// It is none, or not of this form. A text within it is longer than [`JSON_TEXT_MAX`]: errors of the
+/// It is none, or not of this form. A text within it is longer than 4 KiB: errors of the
 /// parser quote what they find, escaped, and would take many times the body.
 pub fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     if has_text_beyond(body, JSON_TEXT_MAX) {

@@ -13,7 +13,7 @@
 //!   memory for it, the connection is cut off soon.
 //!
 //! The stream does not parse requests: the service says when one begins and when its answer has been
-//! handed over ([`Exchange`]). So a head that begins in the same read as the request before it is timed
+//! handed over (`Exchange`). So a head that begins in the same read as the request before it is timed
 //! from its next byte; without one, the connection ends after `server.keep_alive`.
 
 mod exchange;

@@ -81,7 +81,7 @@ pub(crate) fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor,
     Ok(tensor)
 }
 
-/// Bytes that [`write`] will put into the reply.
+/// Bytes that [`write()`] will put into the reply.
 pub(crate) fn size(name: &str, tensor: &Tensor) -> Result<u64, OutputError> {
     let kind = tensor.f_kind().map_err(TorchError::from)?;
     let name = || name.to_owned();
