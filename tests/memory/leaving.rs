@@ -1,7 +1,7 @@
 //! What goes leaves nothing behind: no process, no memory, no descriptor.
 
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::{Process, pss, tree, tree_pss};
+use headroom_test_support::process_tree::{Process, private_dirty, tree, tree_pss};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
 
@@ -64,8 +64,9 @@ async fn use_puts_off_the_end_of_a_models_time() {
 /// What must not grow, of the server, of the zygote, and of all together.
 #[derive(Debug)]
 struct Holdings {
-    pss: u64,
-    server_pss: u64,
+    /// Private pages: proportional shares of libtorch change with whoever else has it mapped.
+    private: u64,
+    server_private: u64,
     descriptors: usize,
     threads: usize,
 }
@@ -77,8 +78,8 @@ impl Holdings {
         let tree = tree(server.pid());
         assert!(tree.iter().all(|process| !process.is_zombie), "{tree:?}");
         Self {
-            pss: tree.iter().map(|process| process.pss).sum(),
-            server_pss: pss(server.pid()),
+            private: tree.iter().map(|process| private_dirty(process.pid)).sum(),
+            server_private: private_dirty(server.pid()),
             descriptors: tree.iter().map(Process::descriptors).sum(),
             threads: tree.iter().map(Process::threads).sum(),
         }
@@ -108,8 +109,8 @@ async fn two_hundred_loads_and_unloads_leave_nothing_behind() {
     }
     let (second, last) = (&seen[50..100], &seen[150..]);
     for (what, figure) in [
-        ("the tree", (|it| it.pss) as fn(&Holdings) -> u64),
-        ("the server", |it| it.server_pss),
+        ("the tree", (|it| it.private) as fn(&Holdings) -> u64),
+        ("the server", |it| it.server_private),
     ] {
         let (before, after) = (median(second, figure), median(last, figure));
         println!("{what}: {} KiB, then {} KiB", before / 1024, after / 1024);

@@ -82,3 +82,16 @@ async fn many_tensors_that_pass_the_budget_together_are_refused_and_the_model_go
     let (peak, _) = run_away(&server).await;
     assert!(peak < LIMIT, "{peak} of {LIMIT}");
 }
+
+#[tokio::test]
+async fn a_request_is_not_refused_for_what_the_one_before_it_held() {
+    // Each takes more than half of what there is, for long enough to be seen by a reading.
+    let models = Models::new();
+    takes_at_once(&models);
+    let server = models.serve_within(LIMIT, "");
+    assert_eq!(number(ask(&server, "runaway", 1).await), 1.0);
+    let requests = (0..8).map(|_| ask(&server, "runaway", 450));
+    for answer in futures_util::future::join_all(requests.collect::<Vec<_>>()).await {
+        assert_eq!(number(answer), 450.0);
+    }
+}

@@ -19,30 +19,32 @@ const GROWTH_MIN: u64 = 8 << 20;
 /// Bounds what this process takes of memory of its own.
 ///
 /// The kernel's limit counts what is mapped, wanted is a bound of what is used. The difference is what has been mapped
-/// and not been touched when nothing is loaded yet, and the stacks of threads to come.
+/// and not been touched when nothing is loaded yet, and the stacks of threads to come. The bound does not depend on
+/// what is in use when it is set: whoever sets it knows that only from before.
 #[derive(Debug)]
-pub(crate) struct GrowthBound {
-    /// Bytes of data that the kernel counts beyond those in use. Less than none where pages are in use that count as
-    /// no data: those that were written once, at relocation.
-    unused: i128,
+pub(crate) struct MemoryBound {
+    /// Bytes of data that the kernel counts when nothing is loaded, and of the stacks to come.
+    at_start: u64,
+    /// Bytes in use then that belong to no file: those of the process that this one was forked from.
+    anonymous_at_start: u64,
 }
 
-impl GrowthBound {
+impl MemoryBound {
     /// To be called before anything is loaded, with the number of threads that will compute.
     pub(crate) fn new(threads: u32) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let data = kilobytes(&status, "VmData:");
         let stacks = STACK.saturating_mul(u64::from(threads));
         Self {
-            unused: i128::from(data) - i128::from(anonymous_in(&status)) + i128::from(stacks),
+            at_start: kilobytes(&status, "VmData:").saturating_add(stacks),
+            anonymous_at_start: anonymous_in(&status),
         }
     }
 
-    /// From now on this process may take `growth_max` bytes more than it uses.
-    pub(crate) fn set(&self, growth_max: u64) -> io::Result<()> {
-        let used = i128::from(anonymous());
-        let limit = self.unused + used + i128::from(growth_max.max(GROWTH_MIN));
-        process::limit_data(u64::try_from(limit).unwrap_or(u64::MAX))
+    /// From now on this process may have `own_max` bytes of its own.
+    pub(crate) fn set(&self, own_max: u64) -> io::Result<()> {
+        let own = anonymous().saturating_sub(self.anonymous_at_start);
+        let own_max = own_max.max(own.saturating_add(GROWTH_MIN));
+        process::limit_data(self.at_start.saturating_add(own_max))
     }
 }
 

@@ -31,8 +31,8 @@ pub(crate) struct Shared {
     pub(crate) busy_since: AtomicU64,
     /// Whether an inference has been queued and not been answered.
     pub(crate) inferring: AtomicBool,
-    /// How far the process may grow, where that has changed since the last request.
-    growth_max: Mutex<Option<u64>>,
+    /// Memory that the process may have of its own, where that has changed since the last request.
+    own_max: Mutex<Option<u64>>,
 }
 
 impl Shared {
@@ -42,7 +42,7 @@ impl Shared {
             begun: Instant::now(),
             busy_since: AtomicU64::new(0),
             inferring: AtomicBool::new(false),
-            growth_max: Mutex::new(None),
+            own_max: Mutex::new(None),
         }
     }
 
@@ -63,15 +63,13 @@ impl Shared {
         Ok(())
     }
 
-    fn growth_max(&self) -> MutexGuard<'_, Option<u64>> {
-        self.growth_max
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn own_max(&self) -> MutexGuard<'_, Option<u64>> {
+        self.own_max.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The new bound of growth, if there is one: told once.
-    pub(crate) fn take_growth_max(&self) -> Option<u64> {
-        self.growth_max().take()
+    /// The new bound of memory, if there is one: told once.
+    pub(crate) fn take_own_max(&self) -> Option<u64> {
+        self.own_max().take()
     }
 
     pub(crate) fn elapsed_us(&self) -> u64 {
@@ -167,8 +165,8 @@ impl Reader {
             HostRequest::ResetStates { id } => {
                 self.queue(id, Job::ResetStates(id));
             }
-            HostRequest::BoundGrowth { growth_max } => {
-                *self.shared.growth_max() = Some(growth_max);
+            HostRequest::BoundMemory { own_max } => {
+                *self.shared.own_max() = Some(own_max);
             }
             HostRequest::Trim { id } => {
                 self.queue(id, Job::Trim(id));

@@ -24,7 +24,7 @@ use headroom_model_protocol::{
 
 use crate::{
     descriptors,
-    memory::{self, GrowthBound},
+    memory::{self, MemoryBound},
     model::{Failure, Model},
     process::{self, ExitCode},
     reader::{CHUNK, Job, Reader, Shared},
@@ -157,21 +157,21 @@ impl Host {
 }
 
 /// What a start asks of the process itself.
-fn prepare_process(start: &Start) -> GrowthBound {
+fn prepare_process(start: &Start) -> MemoryBound {
     process::set_name(&format!("hr:{}", start.model));
     if let Some(value) = start.oom_score_adj {
         process::set_oom_score_adj(value);
     }
-    let bound = GrowthBound::new(start.threads);
-    if let Some(growth_max) = start.growth_max {
-        set_bound(&bound, growth_max);
+    let bound = MemoryBound::new(start.threads);
+    if let Some(own_max) = start.own_max {
+        set_bound(&bound, own_max);
     }
     bound
 }
 
 /// Failing is no reason not to serve: the server looks at what this process uses, too.
-fn set_bound(bound: &GrowthBound, growth_max: u64) {
-    if let Err(error) = bound.set(growth_max) {
+fn set_bound(bound: &MemoryBound, own_max: u64) {
+    if let Err(error) = bound.set(own_max) {
         process::log(&format!("cannot bound this process's memory: {error}"));
     }
 }
@@ -196,14 +196,14 @@ struct Worker {
     requests: ArenaReader,
     replies: ArenaWriter,
     shared: Arc<Shared>,
-    bound: GrowthBound,
+    bound: MemoryBound,
 }
 
 impl Worker {
     fn run(mut self, queue: &Receiver<Job>) -> ExitCode {
         while let Ok(job) = queue.recv() {
-            if let Some(growth_max) = self.shared.take_growth_max() {
-                set_bound(&self.bound, growth_max);
+            if let Some(own_max) = self.shared.take_own_max() {
+                set_bound(&self.bound, own_max);
             }
             self.shared
                 .busy_since

@@ -309,8 +309,8 @@ fn memory_beyond_the_bound_is_refused_and_what_was_taken_is_free_again() {
             let answer = host.infer(&[Arg::Tensor(&Data::floats(&[1], &[mib]))]);
             answer.map(drop).map_err(|(kind, _)| kind)
         };
-        let bound = |host: &mut Host, growth_max: u64| {
-            let request = HostRequest::BoundGrowth { growth_max };
+        let bound = |host: &mut Host, own_max: u64| {
+            let request = HostRequest::BoundMemory { own_max };
             host.line.send(&request, &[]);
         };
         bound(&mut host, 100 << 20);
@@ -318,7 +318,7 @@ fn memory_beyond_the_bound_is_refused_and_what_was_taken_is_free_again() {
             assert_eq!(takes(&mut host, 20.), Ok(()), "{take}");
             assert_eq!(takes(&mut host, 1000.), Err(FailureKind::Memory), "{take}");
         }
-        bound(&mut host, 400 << 20);
+        bound(&mut host, 600 << 20);
         assert_eq!(takes(&mut host, 300.), Ok(()), "{take}");
     }
 }

@@ -228,7 +228,7 @@ fn a_load_that_takes_more_than_it_may_fails_and_not_the_machine() {
     let mut zygote = Zygote::spawn();
     let (mut host, pid, _log) = zygote.fork("weights");
     let reply = host.start(Start {
-        growth_max: Some(32 << 20),
+        own_max: Some(32 << 20),
         ..Start::new("weights", "1", &path)
     });
     let HostReply::StartFailed { kind, .. } = reply else {

@@ -41,11 +41,11 @@ pub enum HostRequest {
         /// Comes back in the reply.
         id: u64,
     },
-    /// Have the kernel refuse whatever memory of its own the process asks for beyond what it holds when the next
-    /// request begins and this many bytes more; instead of any earlier bound. Not answered.
-    BoundGrowth {
-        /// Bytes. So many that they do not fit with what it holds are no bound.
-        growth_max: u64,
+    /// Have the kernel refuse whatever memory of its own the process asks for beyond this many bytes, from the next
+    /// request on; instead of any earlier bound. Not answered.
+    BoundMemory {
+        /// Bytes, beyond what the process had when it began. One that has more already may grow by a little.
+        own_max: u64,
     },
     /// Answered at once by [`HostReply::Pong`].
     Ping {
@@ -82,8 +82,8 @@ pub struct Start {
     pub device: Device,
     /// Written to the process's `oom_score_adj` so that the kernel ends a host before the server.
     pub oom_score_adj: Option<i32>,
-    /// As in [`HostRequest::BoundGrowth`]; no bound without it.
-    pub growth_max: Option<u64>,
+    /// As in [`HostRequest::BoundMemory`]; no bound without it.
+    pub own_max: Option<u64>,
 }
 
 impl Start {
@@ -105,7 +105,7 @@ impl Start {
             stateful: false,
             device: Device::Cpu,
             oom_score_adj: None,
-            growth_max: None,
+            own_max: None,
         }
     }
 }

@@ -71,10 +71,10 @@ pub trait Entry: Send + Sync {
     /// The most that was ever measured.
     fn peak(&self) -> u64;
 
-    /// Bytes that the attached processes may take beyond what was last measured of them, until
-    /// memory would be exhausted by that alone. What idle things hold counts as left, since they can
-    /// be evicted. Without bound where nothing is measured.
-    fn growth_max(&self) -> u64 {
+    /// Bytes that the attached process `pid` may use until memory would be exhausted by that alone.
+    /// What idle things hold counts as left, since they can be evicted. Without bound where nothing is
+    /// measured.
+    fn usage_max(&self, _pid: i32) -> u64 {
         u64::MAX
     }
 

@@ -52,6 +52,8 @@ pub struct Loader {
     pub(super) expiry: Option<(Instant, SpawnHandle)>,
     /// The timer after which something in use is ended because memory is exhausted.
     pub(super) ending: Option<SpawnHandle>,
+    /// Whether something that was ended under its users was not gone when that timer last fired.
+    pub(super) has_just_ended: bool,
     pub(super) born: Instant,
     /// How many slots are not at rest.
     busy: watch::Sender<usize>,
@@ -90,6 +92,7 @@ impl Loader {
             forced: false,
             expiry: None,
             ending: None,
+            has_just_ended: false,
             born: Instant::now(),
             busy: watch::Sender::new(0),
             shared: Arc::clone(&shared),

@@ -111,12 +111,14 @@ impl Loader {
     /// depends on, unless usage has fallen meanwhile. The next one follows if that is not enough.
     fn end_largest(&mut self, context: &mut Context<Self>) {
         self.ending = None;
+        let is_ending = self.slots.values().any(Slot::is_ended_under_users);
+        if is_ending || self.has_just_ended {
+            // What it gives back is not seen yet: a reading that comes after its end shows it.
+            self.has_just_ended = is_ending;
+            return self.end_later(context);
+        }
         if self.pressure.reached() < Level::Exhausted {
             return;
-        }
-        if self.slots.values().any(Slot::is_ended_under_users) {
-            // What it gives back is not seen yet.
-            return self.end_later(context);
         }
         let used = self.slots.iter().filter(|(name, slot)| {
             slot.is_draining_used() && self.loaded_dependents(name).next().is_none()

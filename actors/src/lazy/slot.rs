@@ -279,9 +279,10 @@ impl Slot {
     }
 
     /// What its next load takes at least: what the last one did. What came later came from its use.
+    /// What loads that failed would have taken is a guess that grows with each of them.
     pub(super) fn least(&self) -> u64 {
         match self.loaded {
-            0 => self.estimate(),
+            0 => self.resource.estimated_bytes,
             loaded => loaded,
         }
     }

@@ -96,11 +96,11 @@ impl Entry for LedgerEntry {
         self.shared.ledger.lock().peak(self.id)
     }
 
-    fn growth_max(&self) -> u64 {
+    fn usage_max(&self, pid: i32) -> u64 {
         let exhausted = self.shared.config().levels.exhausted;
         let ledger = self.shared.ledger.lock();
         let ceiling = most_below(ledger.budget(), exhausted);
-        ledger.growth_max(self.id, ceiling)
+        ledger.usage_max(self.id, pid, ceiling)
     }
 
     fn count_uses(&self, uses: Arc<AtomicUsize>) {

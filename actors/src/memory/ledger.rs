@@ -321,10 +321,11 @@ impl Ledger {
         }
     }
 
-    /// Bytes that the entry's processes may take beyond what was last measured of them, so that
-    /// what is used stays at `ceiling` or below once everything that can be evicted is. Never less
-    /// than what is left of the reservation.
-    pub fn growth_max(&self, id: EntryId, ceiling: u64) -> u64 {
+    /// Bytes that the entry's process `pid` may use beside its other processes, so that what is used
+    /// stays at `ceiling` or below once everything that can be evicted is. Never less than what the
+    /// others leave of the reservation. It does not depend on what was measured of `pid` itself, which
+    /// may have been at the height of an earlier request.
+    pub fn usage_max(&self, id: EntryId, pid: i32, ceiling: u64) -> u64 {
         let Some(own) = self.accounts.get(&id) else {
             return 0;
         };
@@ -337,7 +338,11 @@ impl Ledger {
             .chain(buffers)
             .fold(self.baseline, u64::saturating_add);
         let most = ceiling.saturating_sub(taken).max(own.reserved);
-        most.saturating_sub(own.measured)
+        let process = self.usage.processes.get(&pid);
+        let others = own
+            .measured
+            .saturating_sub(process.map_or(0, |process| process.pss));
+        most.saturating_sub(others)
     }
 
     /// Removes the entry. What its processes still use then counts for nobody in particular, until
@@ -541,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_may_grow_by_what_nobody_uses_and_by_what_can_be_evicted() {
+    fn a_process_may_use_what_nobody_else_does_and_what_can_be_evicted() {
         let mut ledger = Ledger::new(1000);
         let own = ledger.try_reserve("own", 100, u64::MAX).unwrap();
         let other = ledger.try_reserve("other", 300, u64::MAX).unwrap();
@@ -550,18 +555,28 @@ mod tests {
         let family = [(SERVER, 0, 50), (3, SERVER, 80), (4, SERVER, 250)];
         ledger.measure(usage(&family, 0), None);
         // Promised to the other one are 300, whether or not it uses them.
-        assert_eq!(ledger.growth_max(own, 900), 900 - 50 - 300 - 80);
+        assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300);
         let uses = Arc::new(AtomicUsize::new(0));
         ledger.count_uses(other, Arc::clone(&uses));
-        assert_eq!(ledger.growth_max(own, 900), 900 - 50 - 80);
+        assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50);
         uses.store(1, Ordering::Release);
-        assert_eq!(ledger.growth_max(own, 900), 900 - 50 - 300 - 80);
+        assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300);
         // What was reserved for it can be used, however little is left otherwise.
-        assert_eq!(ledger.growth_max(own, 200), 100 - 80);
+        assert_eq!(ledger.usage_max(own, 3, 200), 100);
         ledger.try_hold("buffers", 100, u64::MAX, u64::MAX).unwrap();
-        assert_eq!(ledger.growth_max(own, 900), 900 - 50 - 300 - 80 - 100);
+        assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300 - 100);
+        // What it was measured to use itself changes nothing; what its entry's other processes use does.
+        ledger.attach(own, 5);
+        let family = [
+            (SERVER, 0, 50),
+            (3, SERVER, 500),
+            (4, SERVER, 250),
+            (5, SERVER, 60),
+        ];
+        ledger.measure(usage(&family, 0), None);
+        assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300 - 100 - 60);
         ledger.release(own);
-        assert_eq!(ledger.growth_max(own, 900), 0);
+        assert_eq!(ledger.usage_max(own, 3, 900), 0);
     }
 
     #[test]

@@ -147,6 +147,8 @@ impl ModelHost {
         self.oom_kills = spec.memory.oom_kills();
         let renewed = async move {
             end_in_order(Some(running)).await;
+            // What the process that has ended held would count for others, and bound the next one.
+            spec.memory.answers.refresh().await;
             boot(spec).await
         };
         cx.spawn(

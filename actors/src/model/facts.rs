@@ -147,6 +147,12 @@ impl Facts {
         self.told().process = None;
     }
 
+    /// Lets go of the process `pid`, which has ended or is about to. Another one may run by now.
+    pub(super) fn forget(&self, pid: i32) {
+        let mut told = self.told();
+        told.process.take_if(|process| process.pid() == pid);
+    }
+
     /// The process takes no more requests.
     pub(super) fn stopped_serving(&self) {
         self.serving.send_replace(None);

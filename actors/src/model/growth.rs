@@ -40,9 +40,9 @@ pub(super) struct GrowthBound {
 }
 
 impl GrowthBound {
-    fn is_worth_telling(&self, growth_max: u64) -> bool {
+    fn is_worth_telling(&self, own_max: u64) -> bool {
         let told = self.told;
-        told.is_none_or(|told| told.abs_diff(growth_max) >= TELL_FROM)
+        told.is_none_or(|told| told.abs_diff(own_max) >= TELL_FROM)
     }
 
     fn was_asked_just_now(&self) -> bool {
@@ -62,16 +62,17 @@ impl GrowthBound {
 }
 
 impl ModelHost {
-    /// Tells the process how far it may grow from now on, where that has changed.
+    /// Tells the process how much it may have of its own from now on, where that has changed.
     pub(super) fn bound_growth(&mut self, cx: &mut Context<Self>) {
         if self.growth_bound.was_asked_just_now() {
             return;
         }
         self.growth_bound.asked = Some(Instant::now());
-        let growth_max = self.spec.entry.growth_max();
-        if self.growth_bound.is_worth_telling(growth_max) {
-            self.growth_bound.told = Some(growth_max);
-            self.send(&HostRequest::BoundGrowth { growth_max }, cx);
+        let Some(running) = &self.running else { return };
+        let own_max = self.spec.entry.usage_max(running.process.pid());
+        if self.growth_bound.is_worth_telling(own_max) {
+            self.growth_bound.told = Some(own_max);
+            self.send(&HostRequest::BoundMemory { own_max }, cx);
         }
     }
 

@@ -236,6 +236,9 @@ impl ModelHost {
                     };
                     let lost = error == InferError::HostLost;
                     current.reply.send(Err(error));
+                    // A model may leak, and leave memory free, in calls that fail as well.
+                    self.upkeep.on_call(Instant::now());
+                    self.trim_if_due(cx);
                     // A bug of its own ends the process by itself; one of ours must, too: whoever
                     // was told that it is lost waits for the next.
                     if lost && kind != FailureKind::Internal {
@@ -329,7 +332,13 @@ impl Child for ModelHost {
 
     fn stop(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
         self.spec.facts.stopped_serving();
-        Box::pin(wrap_future(end_in_order(self.running.take())))
+        let (running, facts) = (self.running.take(), self.spec.facts.clone());
+        Box::pin(wrap_future(async move {
+            let Some(running) = running else { return };
+            let pid = running.process.pid();
+            end_in_order(Some(running)).await;
+            facts.forget(pid);
+        }))
     }
 
     fn observe(&self) -> Value {
@@ -346,5 +355,8 @@ impl Child for ModelHost {
 impl Drop for ModelHost {
     fn drop(&mut self) {
         self.spec.facts.stopped_serving();
+        if let Some(running) = &self.running {
+            self.spec.facts.forget(running.process.pid());
+        }
     }
 }

@@ -124,7 +124,7 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, Ready), HostError>
     spec.facts.began(Arc::clone(&process.itself));
     let arenas = vec![owned(&requests)?, owned(&replies)?];
     let start = Start {
-        growth_max: Some(spec.entry.growth_max()),
+        own_max: Some(spec.entry.usage_max(process.pid())),
         ..spec.start.clone()
     };
     let begun = sender.send_with(&HostRequest::Start(start), &[], arenas);

@@ -239,9 +239,9 @@ impl ModelOwner {
                 } else {
                     self.instances[index].work = Work::Free;
                 }
-                if matches!(error, InferError::NoMemory(_)) {
-                    // The model has run: its state has moved on, and the caller does not know how.
-                    // To ask for this step again would take it twice.
+                if matches!(error, InferError::NoMemory(_) | InferError::OutOfMemory(_)) {
+                    // The model has run, or a part of it has: its state may have changed. A caller
+                    // that repeats this step would change it twice.
                     self.instances[index].bound = None;
                 }
                 pending.reply.send(Err(error));

@@ -114,8 +114,18 @@ impl Stat {
 
 /// The proportional share of one process, in bytes. 0 when it has ended.
 pub fn pss(pid: u32) -> u64 {
+    rollup(pid, "Pss:")
+}
+
+/// What one process alone has written, in bytes: whoever else has the same files mapped changes
+/// nothing of it. 0 when it has ended.
+pub fn private_dirty(pid: u32) -> u64 {
+    rollup(pid, "Private_Dirty:")
+}
+
+fn rollup(pid: u32, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }

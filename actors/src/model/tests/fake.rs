@@ -135,7 +135,7 @@ impl Actor {
             HostRequest::ResetStates { id }
             | HostRequest::SendOutputs { id }
             | HostRequest::DropOutputs { id } => HostReply::Done { id },
-            HostRequest::BoundGrowth { .. } | HostRequest::Stop => return None,
+            HostRequest::BoundMemory { .. } | HostRequest::Stop => return None,
         })
     }
 
