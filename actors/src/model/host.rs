@@ -236,9 +236,6 @@ impl ModelHost {
                     };
                     let lost = error == InferError::HostLost;
                     current.reply.send(Err(error));
-                    // A model may leak, and leave memory free, in calls that fail as well.
-                    self.upkeep.on_call(Instant::now());
-                    self.trim_if_due(cx);
                     // A bug of its own ends the process by itself; one of ours must, too: whoever
                     // was told that it is lost waits for the next.
                     if lost && kind != FailureKind::Internal {
