@@ -5,8 +5,8 @@ Usage: kill_runs.py [ROUNDS [SEED]]
 
 Each round starts a part of the suites that make processes, control groups and private servers, kills the runner and
 its process group (SIGKILL) at a random moment, and looks for what is left: processes, control groups, mounts, sockets,
-files. After the last round the suites run to their end. Everything has a deadline. Other runs on the same machine are neither
-harmed nor blamed: what belongs to a round is told by its TMPDIR.
+files. That the next run passes is shown by running the tests after this (.ci/run). Everything has a deadline. Other
+runs on the same machine are neither harmed nor blamed: what belongs to a round is told by its TMPDIR.
 """
 
 import glob
@@ -33,9 +33,8 @@ SUITES = {
 }
 SLICES = 4
 
-# All in seconds. What a run may take until its first test begins, building included, and until its end.
+# All in seconds. What a run may take until its first test begins, building included.
 START_WITHIN = 1800.0
-RUN_WITHIN = 1800.0
 
 # A kill comes at most so long after the first test has begun.
 LATEST_KILL = 20.0
@@ -58,10 +57,6 @@ def main():
         failed += not survives_a_kill(f"round {number + 1}, {suite}", part, chance.uniform(0.0, LATEST_KILL))
     if failed:
         sys.exit(f"kill_runs: something was left after {failed} of {rounds} kills (seed {seed})")
-    with Run([]) as run:
-        if run.wait(RUN_WITHIN) != 0:
-            sys.exit(f"kill_runs: the run after the kills does not pass:\n{run.log()}")
-    say("the run after the kills passes")
 
 
 def say(text):
@@ -137,12 +132,6 @@ class Run:
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-    def wait(self, within):
-        try:
-            return self.process.wait(within)
-        except subprocess.TimeoutExpired:
-            return None
 
     def log(self):
         with open(os.path.join(self.folder, "log"), encoding="utf-8", errors="replace") as log:
