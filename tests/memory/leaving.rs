@@ -1,7 +1,7 @@
 //! What goes leaves nothing behind: no process, no memory, no descriptor.
 
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::{Process, private_dirty, tree, tree_pss};
+use headroom_test_support::process_tree::{Process, private_dirty, tree, tree_private};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
 
@@ -19,22 +19,22 @@ async fn what_is_not_used_goes_and_comes_back_when_asked_for() {
         .settings("longer", 1, "ttl = '4s'");
     // The zygote's time is that of the room.
     let server = models.serve("models.ttl = '2s'");
-    let empty = tree_pss(server.pid());
+    let empty = tree_private(server.pid());
     assert_eq!(processes(&server), [""; 0]);
 
     assert_eq!(number(ask(&server, "longer", 1).await), 3.0);
     assert_eq!(number(ask(&server, "brief", 1).await), 2.0);
     assert_eq!(processes(&server), ["hr-zygote", "hr:brief", "hr:longer"]);
-    let full = tree_pss(server.pid());
+    let full = tree_private(server.pid());
     assert!(full > empty + 108 * MIB);
 
     wait_for_processes(&server, &["hr-zygote", "hr:longer"]);
-    let without_brief = tree_pss(server.pid());
+    let without_brief = tree_private(server.pid());
     assert!(without_brief + 100 * MIB < full, "{full} {without_brief}");
     wait_for_processes(&server, &["hr-zygote"]);
     // Nothing needs it any more.
     wait_for_processes(&server, &[]);
-    let after = tree_pss(server.pid());
+    let after = tree_private(server.pid());
     assert!(after < empty + 4 * MIB, "{empty} {after}");
     assert_eq!(evictions(&server, "ttl").await, 2.0);
 

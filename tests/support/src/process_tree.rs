@@ -86,6 +86,13 @@ pub fn tree_pss(root: u32) -> u64 {
     tree(root).iter().map(|process| process.pss).sum()
 }
 
+/// What the process `root` and all below it have written, each alone, in bytes. Two sums can be compared
+/// whoever else has the same files mapped meanwhile.
+pub fn tree_private(root: u32) -> u64 {
+    let processes = tree(root);
+    processes.iter().map(|it| private_dirty(it.pid)).sum()
+}
+
 struct Stat {
     pid: u32,
     parent: u32,
