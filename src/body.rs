@@ -137,10 +137,7 @@ impl BodyBudget {
         let kept = if held.memory.is_some() { before } else { 0 };
         let hold = self.buffers.hold_after_refresh(bytes - kept).await;
         let hold = hold.map_err(|error| no_memory("this body", error))?;
-        match &mut held.memory {
-            Some(memory) => memory.merge(hold),
-            memory @ None => *memory = Some(hold),
-        }
+        hold.join(&mut held.memory);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Whether a request is under way on a connection: said by the middleware, read by the stream.
+//! Whether a request is under way on a connection: said by the service, read by the stream.
 
 use std::cell::Cell;
 use std::pin::Pin;

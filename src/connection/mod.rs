@@ -19,6 +19,7 @@
 mod exchange;
 mod pace;
 mod server;
+mod unread;
 mod upgrade;
 
 use std::io;
@@ -27,26 +28,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use headroom_actors::kernel::{BudgetError, Buffers, Hold};
+use headroom_actors::kernel::Buffers;
 use metrics::Counter;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use exchange::Count;
-use exchange::{Exchange, Tracked};
+use exchange::{Count, Exchange, Tracked};
 pub use pace::Pace;
 pub(crate) use server::{ServerSpec, server};
+use unread::Unread;
 
 use crate::settings::sections::ServerSettings;
 
 /// Bytes that the kernel takes beyond what is on its way to the client: small, since they are in no
 /// budget of ours, and large enough to keep a fast connection busy.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
-
-/// How long a client may keep us waiting where there is no memory for what waits to be written.
-const UNRESERVED_MAX: Duration = Duration::from_secs(1);
 
 /// What is sent to a client whose head is late.
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
@@ -127,32 +125,6 @@ pub struct Connection {
     unread: Option<Unread>,
 }
 
-/// What waits to be written to a client that does not read, or not fast enough.
-struct Unread {
-    /// Since when it kept us waiting first. An answer that it reads in the end may take so long that
-    /// it does so many times.
-    since: Instant,
-    memory: Option<Hold>,
-}
-
-impl Unread {
-    /// Sets memory aside for `bytes`.
-    fn hold(&mut self, bytes: u64, memory: &dyn Buffers) -> Result<(), BudgetError> {
-        let held = self.memory.as_ref().map_or(0, Hold::bytes);
-        let more = bytes.saturating_sub(held);
-        if more == 0 {
-            return Ok(());
-        }
-        let mut hold = memory.hold(more)?;
-        hold.fill(more);
-        match &mut self.memory {
-            Some(memory) => memory.merge(hold),
-            memory @ None => *memory = Some(hold),
-        }
-        Ok(())
-    }
-}
-
 /// What the client is to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
@@ -189,12 +161,12 @@ impl Connection {
         }
     }
 
-    /// Which requests are under way on it, for the middleware.
+    /// Which requests are under way on it, for the service to say.
     pub fn exchange(&self) -> &Exchange {
         &self.exchange
     }
 
-    /// Follows what the middleware says of the request under way.
+    /// Follows what the service says of the request under way.
     fn follow_exchange(&mut self) {
         let count = self.exchange.count();
         if count == self.seen || self.reading == Reading::Closed {
@@ -243,20 +215,17 @@ impl Connection {
     /// The client does not read: `unsent` bytes wait for it.
     fn on_write_blocked(&mut self, unsent: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
         let now = Instant::now();
-        let unread = self.unread.get_or_insert_with(|| Unread {
-            since: now,
-            memory: None,
-        });
+        let unread = self.unread.get_or_insert_with(|| Unread::new(now));
         let mut deadline = self
             .writing
             .blocked(now)
-            .min(unread.since + self.limits.answer_timeout);
+            .min(unread.since() + self.limits.answer_timeout);
         let mut cut = Cut::Stalled;
-        if unread.hold(unsent as u64, &*self.limits.memory).is_err() {
-            // Others need the memory more than one who does not read.
-            deadline = deadline
-                .min(now + UNRESERVED_MAX)
-                .min(unread.since + UNRESERVED_MAX);
+        // Others need the memory more than one who does not read.
+        if let Some(unreserved) = unread.hold(unsent as u64, &*self.limits.memory, now)
+            && unreserved < deadline
+        {
+            deadline = unreserved;
             cut = Cut::Memory;
         }
         match self.write_timer.poll(deadline, cx) {
@@ -333,7 +302,7 @@ impl AsyncWrite for Connection {
         if this.reading == Reading::Request {
             // More of the answer may follow: what was waited for so far counts on.
             if let Some(unread) = &mut this.unread {
-                unread.memory = None;
+                unread.on_written();
             }
         } else {
             this.unread = None;

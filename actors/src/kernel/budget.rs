@@ -152,10 +152,14 @@ impl Hold {
         self.bytes
     }
 
-    /// Joins `other`, of the same account, to this one.
-    pub fn merge(&mut self, mut other: Self) {
-        self.bytes += std::mem::take(&mut other.bytes);
-        self.filled += std::mem::take(&mut other.filled);
+    /// Becomes part of `other`, which is of the same account, or takes its place where there is none.
+    pub fn join(mut self, other: &mut Option<Self>) {
+        if let Some(other) = other {
+            other.bytes += std::mem::take(&mut self.bytes);
+            other.filled += std::mem::take(&mut self.filled);
+        } else {
+            *other = Some(self);
+        }
     }
 }
 

@@ -1,0 +1,113 @@
+//! What waits to be written to a client that does not read, or not fast enough.
+
+use std::time::Duration;
+
+use headroom_actors::kernel::{Buffers, Hold};
+use tokio::time::Instant;
+
+/// How long a client may keep us waiting where there is no memory for what waits to be written.
+const UNRESERVED_MAX: Duration = Duration::from_secs(1);
+
+/// The part of an answer that a client has not read, from when it keeps us waiting first until all of
+/// the answer is written. It may keep us waiting many times.
+pub(super) struct Unread {
+    since: Instant,
+    /// Since when there is no memory for what waits now.
+    refused_since: Option<Instant>,
+    memory: Option<Hold>,
+}
+
+impl Unread {
+    /// The client keeps us waiting from `now` on.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            refused_since: None,
+            memory: None,
+        }
+    }
+
+    /// Since when the client kept us waiting first.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Sets memory aside for the `bytes` that wait now. Where there is none: until when the client may
+    /// keep us waiting all the same.
+    pub(super) fn hold(&mut self, bytes: u64, memory: &dyn Buffers, now: Instant) -> Option<Instant> {
+        let held = self.memory.as_ref().map_or(0, Hold::bytes);
+        let more = bytes.saturating_sub(held);
+        if more > 0 {
+            let Ok(mut hold) = memory.hold(more) else {
+                return Some(*self.refused_since.get_or_insert(now) + UNRESERVED_MAX);
+            };
+            hold.fill(more);
+            hold.join(&mut self.memory);
+        }
+        self.refused_since = None;
+        None
+    }
+
+    /// All that waited is written; more of the answer may follow.
+    pub(super) fn on_written(&mut self) {
+        self.refused_since = None;
+        self.memory = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::future::{BoxFuture, FutureExt as _, ready};
+    use headroom_actors::kernel::{BudgetError, Held};
+
+    use super::*;
+
+    /// Memory that there is, or is not.
+    struct Memory(AtomicBool);
+
+    struct Account;
+
+    impl Held for Account {
+        fn fill(&self, _bytes: u64) {}
+        fn release(&self, _held: u64, _filled: u64) {}
+    }
+
+    impl Buffers for Memory {
+        fn hold(&self, bytes: u64) -> Result<Hold, BudgetError> {
+            if self.0.load(Ordering::Relaxed) {
+                return Ok(Hold::new(Arc::new(Account), bytes));
+            }
+            Err(BudgetError::Unavailable)
+        }
+
+        fn refresh(&self) -> BoxFuture<'static, ()> {
+            ready(()).boxed()
+        }
+    }
+
+    #[test]
+    fn the_time_without_memory_counts_from_the_first_refusal() {
+        let memory = Memory(AtomicBool::new(true));
+        let second = Duration::from_secs(1);
+        let begin = Instant::now();
+        let mut unread = Unread::new(begin);
+        assert_eq!(unread.hold(100, &memory, begin), None);
+
+        memory.0.store(false, Ordering::Relaxed);
+        let refused = begin + 60 * second;
+        let deadline = Some(refused + UNRESERVED_MAX);
+        assert_eq!(unread.hold(200, &memory, refused), deadline);
+        assert_eq!(unread.hold(200, &memory, refused + second / 2), deadline);
+        // What it has is enough again.
+        assert_eq!(unread.hold(100, &memory, refused + second), None);
+        let again = refused + 5 * second;
+        assert_eq!(unread.hold(200, &memory, again), Some(again + UNRESERVED_MAX));
+
+        memory.0.store(true, Ordering::Relaxed);
+        assert_eq!(unread.hold(200, &memory, again + second), None);
+        assert_eq!(unread.since(), begin);
+    }
+}
