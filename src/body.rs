@@ -18,7 +18,7 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use headroom_actors::kernel::{Buffers, Hold};
+use headroom_actors::kernel::{BufferReservation, Buffers};
 use memchr::{memchr, memchr2};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -66,17 +66,17 @@ pub struct BodyBudget {
 #[derive(Debug)]
 pub struct Body {
     bytes: Bytes,
-    _held: Held,
+    _held: BodyReservation,
 }
 
 /// What a body takes: of the bound on all bodies, and of the memory budget.
 #[derive(Debug, Default)]
-struct Held {
+struct BodyReservation {
     /// Of the share of small bodies.
     small: Option<OwnedSemaphorePermit>,
     any: Option<OwnedSemaphorePermit>,
     /// None for a small one: those are always let in, or nobody could ask for anything.
-    memory: Option<Hold>,
+    memory: Option<BufferReservation>,
 }
 
 impl Deref for Body {
@@ -114,7 +114,7 @@ impl BodyBudget {
     }
 
     /// Takes the first `bytes` of a body that is small so far.
-    async fn take_small(&self, held: &mut Held, bytes: u64) -> Result<(), Problem> {
+    async fn take_small(&self, held: &mut BodyReservation, bytes: u64) -> Result<(), Problem> {
         let units = units(bytes);
         match Arc::clone(&self.small).try_acquire_many_owned(units) {
             Ok(permit) => held.small = Some(permit),
@@ -125,7 +125,12 @@ impl BodyBudget {
 
     /// Takes for a body that is no longer small what it needs to have `bytes`, of which it has
     /// `before` already.
-    async fn take_large(&self, held: &mut Held, before: u64, bytes: u64) -> Result<(), Problem> {
+    async fn take_large(
+        &self,
+        held: &mut BodyReservation,
+        before: u64,
+        bytes: u64,
+    ) -> Result<(), Problem> {
         // What it had of the share of small bodies goes back to it.
         let kept = if held.any.is_some() { before } else { 0 };
         let permit = self.acquire(units(bytes) - units(kept)).await?;
@@ -135,7 +140,7 @@ impl BodyBudget {
             any @ None => *any = Some(permit),
         }
         let kept = if held.memory.is_some() { before } else { 0 };
-        let hold = self.buffers.hold_after_refresh(bytes - kept).await;
+        let hold = self.buffers.reserve_after_refresh(bytes - kept).await;
         let hold = hold.map_err(|error| no_memory("this body", error))?;
         hold.join(&mut held.memory);
         Ok(())
@@ -232,7 +237,7 @@ async fn next(payload: &mut web::Payload, pace: &mut Pace) -> Result<Option<Byte
 /// A body's part of the budget, in growing steps.
 struct Reserved<'a> {
     budget: &'a BodyBudget,
-    held: Held,
+    held: BodyReservation,
     bytes: u64,
     /// Bytes that the memory budget was told are in use.
     filled: u64,
@@ -242,7 +247,7 @@ impl<'a> Reserved<'a> {
     fn new(budget: &'a BodyBudget) -> Self {
         Self {
             budget,
-            held: Held::default(),
+            held: BodyReservation::default(),
             bytes: 0,
             filled: 0,
         }

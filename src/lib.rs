@@ -16,7 +16,7 @@
 //! - [`descriptors`]: file descriptors, and the part of them kept from clients.
 //! - [`admin`]: health and metrics, on their own listener and thread.
 //! - [`readiness`]: whether the server should get requests.
-//! - [`rooms`]: what the routes can ask the actors.
+//! - [`handles`]: what the routes can ask the actors.
 //!
 //! Dependencies point one way: cli → startup → routes → actors.
 
@@ -25,11 +25,11 @@ pub mod body;
 pub mod cli;
 pub mod connection;
 pub mod descriptors;
+pub mod handles;
 pub mod middleware;
 pub mod pools;
 pub mod problem;
 pub mod readiness;
-pub mod rooms;
 pub mod routes;
 pub mod settings;
 pub mod signals;

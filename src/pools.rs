@@ -81,12 +81,12 @@ pub struct Pool {
     name: &'static str,
     origin: Origin,
     bounds: (u32, u32),
-    way: Way,
+    way: Backend,
 }
 
 /// How it is used.
 #[derive(Clone)]
-enum Way {
+enum Backend {
     Postgres(Database),
     Redis(Redis),
     PubSub(PubSub),
@@ -104,7 +104,7 @@ impl Pool {
             name,
             origin,
             bounds,
-            way: Way::Postgres(database),
+            way: Backend::Postgres(database),
         }
     }
 
@@ -114,7 +114,7 @@ impl Pool {
             name,
             origin,
             bounds,
-            way: Way::Redis(redis),
+            way: Backend::Redis(redis),
         }
     }
 
@@ -124,7 +124,7 @@ impl Pool {
             name,
             origin,
             bounds,
-            way: Way::PubSub(pubsub),
+            way: Backend::PubSub(pubsub),
         }
     }
 
@@ -136,8 +136,8 @@ impl Pool {
     /// What speaks at the other end.
     pub fn kind(&self) -> Kind {
         match self.way {
-            Way::Postgres(_) => Kind::Postgres,
-            Way::Redis(_) | Way::PubSub(_) => Kind::Redis,
+            Backend::Postgres(_) => Kind::Postgres,
+            Backend::Redis(_) | Backend::PubSub(_) => Kind::Redis,
         }
     }
 
@@ -165,9 +165,9 @@ impl Pool {
     /// See [`AskError`].
     pub async fn status(&self, within: Duration) -> Result<PoolStatus, AskError> {
         match &self.way {
-            Way::Postgres(database) => database.pool().ask(Status, within).await,
-            Way::Redis(redis) => redis.status(within).await,
-            Way::PubSub(pubsub) => pubsub.redis().status(within).await,
+            Backend::Postgres(database) => database.pool().ask(Status, within).await,
+            Backend::Redis(redis) => redis.status(within).await,
+            Backend::PubSub(pubsub) => pubsub.redis().status(within).await,
         }
     }
 
@@ -177,8 +177,8 @@ impl Pool {
     /// See [`AskError`].
     pub async fn subscriber(&self, within: Duration) -> Result<Option<SubscriberStatus>, AskError> {
         match &self.way {
-            Way::PubSub(pubsub) => pubsub.status(within).await.map(Some),
-            Way::Postgres(_) | Way::Redis(_) => Ok(None),
+            Backend::PubSub(pubsub) => pubsub.status(within).await.map(Some),
+            Backend::Postgres(_) | Backend::Redis(_) => Ok(None),
         }
     }
 
@@ -189,9 +189,9 @@ impl Pool {
     /// When the server cannot be asked.
     pub async fn facts(&self, within: Duration) -> Result<Option<Value>, Problem> {
         let facts = match &self.way {
-            Way::Postgres(database) => database.facts(within).await?.map(serde_json::to_value),
-            Way::Redis(redis) => redis.facts(within).await?.map(serde_json::to_value),
-            Way::PubSub(pubsub) => {
+            Backend::Postgres(database) => database.facts(within).await?.map(serde_json::to_value),
+            Backend::Redis(redis) => redis.facts(within).await?.map(serde_json::to_value),
+            Backend::PubSub(pubsub) => {
                 let facts = pubsub.redis().facts(within).await?;
                 facts.map(serde_json::to_value)
             }
@@ -206,11 +206,11 @@ impl Pool {
     /// When it cannot be used.
     pub async fn touch(&self, within: Duration) -> Result<(), Problem> {
         match &self.way {
-            Way::Postgres(database) => {
+            Backend::Postgres(database) => {
                 database.query_one("select 1", &[], within).await?;
             }
-            Way::Redis(redis) => redis.command::<()>(&cmd("PING"), within).await?,
-            Way::PubSub(pubsub) => pubsub.round_trip(within).await?,
+            Backend::Redis(redis) => redis.command::<()>(&cmd("PING"), within).await?,
+            Backend::PubSub(pubsub) => pubsub.round_trip(within).await?,
         }
         Ok(())
     }

@@ -26,8 +26,8 @@ use crate::admin::{Admin, AdminServer, Collectors};
 use crate::body::BodyBudget;
 use crate::connection::Limits;
 use crate::descriptors;
+use crate::handles::Handles;
 use crate::readiness::Readiness;
-use crate::rooms::Rooms;
 use crate::routes;
 use crate::settings::sections::ServerSettings;
 use crate::settings::{Reloader, Settings};
@@ -188,7 +188,7 @@ impl Application {
             limits,
             bodies,
             readiness: readiness.clone(),
-            rooms: actors.rooms(),
+            handles: actors.handles(),
         };
         let server = http::server(
             &server_settings,
@@ -255,7 +255,7 @@ struct Shared {
     limits: Limits,
     bodies: BodyBudget,
     readiness: Readiness,
-    rooms: Rooms,
+    handles: Handles,
 }
 
 /// Raises the limit of descriptors, and says how many of them clients may take.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use headroom_actors::kernel::SupervisorSpec;
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::memory::{Memory, MemoryConfig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::time::{Instant, sleep};
@@ -16,14 +16,14 @@ use tokio::time::{Instant, sleep};
 fn memory_is_read_when_others_have_taken_every_descriptor() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 64.min(hard), hard).unwrap();
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let config = MemoryConfig {
             sample_interval: Duration::from_millis(50),
             ..MemoryConfig::default()
         };
         let memory = Memory::new(config).unwrap();
         let spec = SupervisorSpec::new("headroom").child(memory.child());
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let mut taken = Vec::new();
         while let Ok(file) = File::open("/dev/null") {
             taken.push(file);

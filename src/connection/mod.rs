@@ -222,7 +222,7 @@ impl Connection {
             .min(unread.since() + self.limits.answer_timeout);
         let mut cut = Cut::Stalled;
         // Others need the memory more than one who does not read.
-        if let Some(unreserved) = unread.hold(unsent as u64, &*self.limits.memory, now)
+        if let Some(unreserved) = unread.reserve(unsent as u64, &*self.limits.memory, now)
             && unreserved < deadline
         {
             deadline = unreserved;

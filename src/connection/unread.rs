@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headroom_actors::kernel::{Buffers, Hold};
+use headroom_actors::kernel::{BufferReservation, Buffers};
 use tokio::time::Instant;
 
 /// How long a client may keep us waiting where there is no memory for what waits to be written.
@@ -14,7 +14,7 @@ pub(super) struct Unread {
     since: Instant,
     /// Since when there is no memory for what waits now.
     refused_since: Option<Instant>,
-    memory: Option<Hold>,
+    memory: Option<BufferReservation>,
 }
 
 impl Unread {
@@ -34,11 +34,16 @@ impl Unread {
 
     /// Sets memory aside for the `bytes` that wait now. Where there is none: until when the client may
     /// keep us waiting all the same.
-    pub(super) fn hold(&mut self, bytes: u64, memory: &dyn Buffers, now: Instant) -> Option<Instant> {
-        let held = self.memory.as_ref().map_or(0, Hold::bytes);
+    pub(super) fn reserve(
+        &mut self,
+        bytes: u64,
+        memory: &dyn Buffers,
+        now: Instant,
+    ) -> Option<Instant> {
+        let held = self.memory.as_ref().map_or(0, BufferReservation::bytes);
         let more = bytes.saturating_sub(held);
         if more > 0 {
-            let Ok(mut hold) = memory.hold(more) else {
+            let Ok(mut hold) = memory.reserve(more) else {
                 return Some(*self.refused_since.get_or_insert(now) + UNRESERVED_MAX);
             };
             hold.fill(more);
@@ -61,7 +66,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use futures_util::future::{BoxFuture, FutureExt as _, ready};
-    use headroom_actors::kernel::{BudgetError, Held};
+    use headroom_actors::kernel::{BudgetError, BufferAccounting};
 
     use super::*;
 
@@ -70,15 +75,15 @@ mod tests {
 
     struct Account;
 
-    impl Held for Account {
+    impl BufferAccounting for Account {
         fn fill(&self, _bytes: u64) {}
         fn release(&self, _held: u64, _filled: u64) {}
     }
 
     impl Buffers for Memory {
-        fn hold(&self, bytes: u64) -> Result<Hold, BudgetError> {
+        fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
             if self.0.load(Ordering::Relaxed) {
-                return Ok(Hold::new(Arc::new(Account), bytes));
+                return Ok(BufferReservation::new(Arc::new(Account), bytes));
             }
             Err(BudgetError::Unavailable)
         }
@@ -94,20 +99,23 @@ mod tests {
         let second = Duration::from_secs(1);
         let begin = Instant::now();
         let mut unread = Unread::new(begin);
-        assert_eq!(unread.hold(100, &memory, begin), None);
+        assert_eq!(unread.reserve(100, &memory, begin), None);
 
         memory.0.store(false, Ordering::Relaxed);
         let refused = begin + 60 * second;
         let deadline = Some(refused + UNRESERVED_MAX);
-        assert_eq!(unread.hold(200, &memory, refused), deadline);
-        assert_eq!(unread.hold(200, &memory, refused + second / 2), deadline);
+        assert_eq!(unread.reserve(200, &memory, refused), deadline);
+        assert_eq!(unread.reserve(200, &memory, refused + second / 2), deadline);
         // What it has is enough again.
-        assert_eq!(unread.hold(100, &memory, refused + second), None);
+        assert_eq!(unread.reserve(100, &memory, refused + second), None);
         let again = refused + 5 * second;
-        assert_eq!(unread.hold(200, &memory, again), Some(again + UNRESERVED_MAX));
+        assert_eq!(
+            unread.reserve(200, &memory, again),
+            Some(again + UNRESERVED_MAX)
+        );
 
         memory.0.store(true, Ordering::Relaxed);
-        assert_eq!(unread.hold(200, &memory, again + second), None);
+        assert_eq!(unread.reserve(200, &memory, again + second), None);
         assert_eq!(unread.since(), begin);
     }
 }

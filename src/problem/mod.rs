@@ -6,9 +6,9 @@
 //! 5xx: 500 is a bug of ours, 503 and 504 mean that the same request can work later, and 507 that it
 //! can once an operator has changed something.
 
+mod actor_errors;
 mod convert;
 mod protocol;
-mod rooms;
 
 use std::fmt;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+pub(crate) use actor_errors::{never_fits, no_memory};
 pub(crate) use convert::too_large;
 pub use convert::{extractors, problem_of};
 pub use protocol::ProtocolError;
-pub(crate) use rooms::{never_fits, no_memory};
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use headroom_actors::kernel::NodeSnapshot;
 
-use crate::rooms::Rooms;
+use crate::handles::Handles;
 
 #[derive(Serialize)]
 struct Actors {
@@ -14,9 +14,9 @@ struct Actors {
     actors: Vec<NodeSnapshot>,
 }
 
-pub(super) async fn list(rooms: web::Data<Rooms>) -> impl Responder {
+pub(super) async fn list(handles: web::Data<Handles>) -> impl Responder {
     web::Json(Actors {
-        abandoned_threads: rooms.tree.abandoned_threads(),
-        actors: rooms.tree.snapshot().await,
+        abandoned_threads: handles.tree.abandoned_threads(),
+        actors: handles.tree.snapshot().await,
     })
 }

@@ -12,9 +12,9 @@ use headroom_actors::redis::SubscriberStatus;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::handles::Handles;
 use crate::pools::{Health, Kind, Origin, Pool};
 use crate::problem::Problem;
-use crate::rooms::Rooms;
 
 use super::{postable, readable};
 
@@ -40,10 +40,10 @@ struct Summary {
     connections_max: u32,
 }
 
-async fn list(rooms: web::Data<Rooms>) -> Result<impl Responder, Problem> {
+async fn list(handles: web::Data<Handles>) -> Result<impl Responder, Problem> {
     let mut pools = Vec::new();
-    for pool in rooms.pools.iter() {
-        let status = pool.status(rooms.request_deadline).await?;
+    for pool in handles.pools.iter() {
+        let status = pool.status(handles.request_deadline).await?;
         let (connections_min, connections_max) = pool.bounds();
         pools.push(Summary {
             name: pool.name(),
@@ -75,16 +75,19 @@ struct Details {
     subscriber: Option<SubscriberStatus>,
 }
 
-async fn one(rooms: web::Data<Rooms>, name: web::Path<String>) -> Result<impl Responder, Problem> {
-    let pool = find(&rooms, &name)?;
-    let status = pool.status(rooms.request_deadline).await?;
+async fn one(
+    handles: web::Data<Handles>,
+    name: web::Path<String>,
+) -> Result<impl Responder, Problem> {
+    let pool = find(&handles, &name)?;
+    let status = pool.status(handles.request_deadline).await?;
     Ok(web::Json(Details {
         kind: pool.kind(),
         server: pool.origin().clone(),
         private_server: pool.private_server(),
         health: Health::of(&status),
         status,
-        subscriber: pool.subscriber(rooms.request_deadline).await?,
+        subscriber: pool.subscriber(handles.request_deadline).await?,
     }))
 }
 
@@ -97,13 +100,13 @@ struct Probed {
 }
 
 async fn probe(
-    rooms: web::Data<Rooms>,
+    handles: web::Data<Handles>,
     name: web::Path<String>,
 ) -> Result<impl Responder, Problem> {
-    let pool = find(&rooms, &name)?;
+    let pool = find(&handles, &name)?;
     let began = Instant::now();
-    pool.touch(rooms.request_deadline).await?;
-    let server = pool.facts(rooms.request_deadline).await?;
+    pool.touch(handles.request_deadline).await?;
+    let server = pool.facts(handles.request_deadline).await?;
     Ok(web::Json(Probed {
         name: pool.name(),
         took_seconds: began.elapsed().as_secs_f64(),
@@ -111,8 +114,8 @@ async fn probe(
     }))
 }
 
-fn find<'rooms>(rooms: &'rooms Rooms, name: &str) -> Result<&'rooms Pool, Problem> {
-    let mut pools = rooms.pools.iter();
+fn find<'handles>(handles: &'handles Handles, name: &str) -> Result<&'handles Pool, Problem> {
+    let mut pools = handles.pools.iter();
     pools
         .find(|pool| pool.name() == name)
         .ok_or_else(Problem::not_found)

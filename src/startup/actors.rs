@@ -1,6 +1,6 @@
-//! The actors: which rooms there are, in which order they start, and what of each the others get.
+//! The actors: which handles there are, in which order they start, and what of each the others get.
 //!
-//! This is the one place that knows all rooms, with `pools` for those of connections. Order: the
+//! This is the one place that knows all handles, with `pools` for those of connections. Order: the
 //! memory budget, before anything that needs memory; the pools; the supervisor that loaded models
 //! become children of; the loader; the repository that offers it models. They stop in reverse:
 //! nothing new is found, everything is unloaded, connections are closed, and only then does the
@@ -19,12 +19,12 @@ use headroom_actors::memory::{
     AlertConfig, AlertError, BufferAccount, Freshness, Levels, Memory, MemoryConfig,
     MemoryConfigError, Protection, Reconfigure,
 };
-use headroom_actors::model::{LeakConfig, MemoryTies, ModelsConfig, Repository, Runtime};
+use headroom_actors::model::{LeakConfig, MemoryDeps, ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
 
 use super::pools;
+use crate::handles::{ActorThread, Handles};
 use crate::readiness::Gate;
-use crate::rooms::{ActorThread, Rooms};
 use crate::settings::Settings;
 use crate::settings::sections::{AlertSettings, LeakSettings, MemorySettings, ModelSettings};
 use crate::settings::values::{AlertLevel, EvictionPolicy};
@@ -70,14 +70,14 @@ pub enum ActorsError {
 /// The actors, wired and not yet started.
 pub(super) struct ActorPlan {
     spec: SupervisorSpec,
-    rooms: Rooms,
+    handles: Handles,
     memory: Memory,
 }
 
 /// The running actors.
 pub(super) struct ActorTree {
     root: Root,
-    rooms: Rooms,
+    handles: Handles,
 }
 
 impl ActorPlan {
@@ -99,7 +99,7 @@ impl ActorPlan {
     ) -> Result<ActorTree, ActorsError> {
         let Self {
             spec,
-            rooms,
+            handles,
             memory,
         } = self;
         match memory.protect() {
@@ -111,19 +111,19 @@ impl ActorPlan {
                 tracing::info!(reason, "the kernel may end this process as any other");
             }
         }
-        let root = Root::start(spec, &rooms.tree)
+        let root = Root::start(spec, &handles.tree)
             .await
             .map_err(ActorsError::Tree)?;
-        actix_web::rt::spawn(follow(settings, rooms.clone()));
+        actix_web::rt::spawn(follow(settings, handles.clone()));
         ready.open();
-        Ok(ActorTree { root, rooms })
+        Ok(ActorTree { root, handles })
     }
 }
 
 impl ActorTree {
     /// What the routes may ask.
-    pub(super) fn rooms(&self) -> Rooms {
-        self.rooms.clone()
+    pub(super) fn handles(&self) -> Handles {
+        self.handles.clone()
     }
 
     /// Resolves when the tree has failed for good.
@@ -149,13 +149,13 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
     let models =
         SupervisorSpec::new("models").intensity(ZYGOTE_RESTARTS_MAX, ZYGOTE_RESTARTS_PERIOD);
     let answers = memory.buffers("answers", settings.server.answers_in_flight_max.as_u64());
-    let ties = MemoryTies {
+    let deps = MemoryDeps {
         answers: Arc::new(answers),
         pressure: memory.pressure(),
         notices: memory.notices(),
         oom: Some(memory.oom_counter()),
     };
-    let runtime = Runtime::new(models.handle(), Arc::clone(&models_config), ties);
+    let runtime = Runtime::new(models.handle(), Arc::clone(&models_config), deps);
     let catalogue = Catalogue::build(runtime.loadable().into_iter().collect())?;
 
     let loader = Loader::handle(&lazy_config);
@@ -168,20 +168,20 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
     );
     let repository = Handle::new("repository", REPOSITORY_CALLS_MAX);
     let registrar = Arc::new(loader.clone());
-    let repository_child = ChildSpec::actor(&repository, move |life| {
+    let repository_child = ChildSpec::actor(&repository, move |incarnation| {
         Repository::new(
-            life,
+            incarnation,
             Arc::clone(&models_config),
             runtime.clone(),
             registrar.clone(),
         )
     });
 
-    let ties = pools::Ties {
+    let deps = pools::Deps {
         budget: Arc::new(memory.budget()),
         pressure: memory.pressure(),
     };
-    let composed = pools::compose(settings, &ties);
+    let composed = pools::compose(settings, &deps);
     let mut spec = SupervisorSpec::new("headroom");
     if let Some(alerts) = alert_config(&settings.memory.alerts) {
         // Before the room that it listens to, so that it hears of the first reading.
@@ -195,7 +195,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         .child(ChildSpec::supervisor(models))
         .child(loader_child)
         .child(repository_child);
-    let rooms = Rooms {
+    let handles = Handles {
         thread: ActorThread::current(),
         tree,
         memory: memory.handle().clone(),
@@ -211,17 +211,17 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
     };
     Ok(ActorPlan {
         spec,
-        rooms,
+        handles,
         memory,
     })
 }
 
 /// Hands on what can change while the server runs.
-async fn follow(mut settings: watch::Receiver<Arc<Settings>>, rooms: Rooms) {
+async fn follow(mut settings: watch::Receiver<Arc<Settings>>, handles: Handles) {
     while settings.changed().await.is_ok() {
         let now = Arc::clone(&settings.borrow_and_update());
         let config = memory_config(&now.memory);
-        match rooms
+        match handles
             .memory
             .ask(Reconfigure { config }, RECONFIGURE_WITHIN)
             .await
@@ -233,7 +233,7 @@ async fn follow(mut settings: watch::Receiver<Arc<Settings>>, rooms: Rooms) {
         let deadline = SetLoadDeadline {
             deadline: now.models.load_deadline,
         };
-        if let Err(error) = rooms.loader.ask(deadline, RECONFIGURE_WITHIN).await {
+        if let Err(error) = handles.loader.ask(deadline, RECONFIGURE_WITHIN).await {
             tracing::error!(%error, "models.load_deadline not taken over");
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn server(
     let observer = web::Data::new(Observer::new(settings.request_deadline));
     let bodies = web::Data::new(shared.bodies);
     let readiness = web::Data::new(shared.readiness);
-    let rooms = web::Data::new(shared.rooms);
+    let handles = web::Data::new(shared.handles);
     let spec = ServerSpec {
         name: "http",
         workers: settings.workers.count(),
@@ -40,7 +40,7 @@ pub(super) fn server(
             .app_data(observer.clone())
             .app_data(bodies.clone())
             .app_data(readiness.clone())
-            .app_data(rooms.clone())
+            .app_data(handles.clone())
             .configure(extractors)
             .configure(routes)
             .wrap(from_fn(observe))

@@ -28,7 +28,7 @@ use crate::settings::sections::{
 const PRIVATE_START_WITHIN: Duration = Duration::from_secs(60);
 
 /// What pools need of the keeper of the memory.
-pub(super) struct Ties {
+pub(super) struct Deps {
     pub(super) budget: Arc<dyn Budget>,
     pub(super) pressure: PressureReader,
 }
@@ -39,9 +39,9 @@ pub(super) struct Composed {
     pub(super) pools: Vec<Pool>,
 }
 
-pub(super) fn compose(settings: &Settings, ties: &Ties) -> Composed {
-    let (postgres, databases) = postgres(&settings.postgres, &settings.data.dir, ties);
-    let (redis, roles) = redis::compose(&settings.redis, &settings.data.dir, ties);
+pub(super) fn compose(settings: &Settings, deps: &Deps) -> Composed {
+    let (postgres, databases) = postgres(&settings.postgres, &settings.data.dir, deps);
+    let (redis, roles) = redis::compose(&settings.redis, &settings.data.dir, deps);
     Composed {
         branches: vec![postgres, redis],
         pools: databases.into_iter().chain(roles).collect(),
@@ -49,12 +49,12 @@ pub(super) fn compose(settings: &Settings, ties: &Ties) -> Composed {
 }
 
 /// The database, and beside it its replicas where there are some.
-fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec, Vec<Pool>) {
+fn postgres(settings: &PostgresSettings, data: &Path, deps: &Deps) -> (ChildSpec, Vec<Pool>) {
     let branch = SupervisorSpec::new("postgres");
     let private = postgres::embedded(
         embedded(&settings.embedded, data.join("postgres")),
         branch.handle(),
-        Arc::clone(&ties.budget),
+        Arc::clone(&deps.budget),
     );
     let url = settings.url.as_ref().map(|url| url.expose());
     let (origin, locate) = locate("postgres", url, &settings.embedded, &private);
@@ -72,10 +72,10 @@ fn postgres(settings: &PostgresSettings, data: &Path, ties: &Ties) -> (ChildSpec
     let bounds = (primary.connections_min, primary.connections_max);
     let connector = Connector::new(locate, config.clone());
     let mut database = Database::new("postgres", connector, config.clone(), primary, MIGRATIONS);
-    let mut branch = branch.child(database.child(Some(ties.pressure.clone())));
+    let mut branch = branch.child(database.child(Some(deps.pressure.clone())));
     let mut others = Vec::new();
     if let Some((replicas, bounds)) = replicas(&settings.replicas, config) {
-        branch = branch.child(replicas.child(Some(ties.pressure.clone())));
+        branch = branch.child(replicas.child(Some(deps.pressure.clone())));
         database = database.with_replicas(replicas.clone(), settings.replicas.lag_max);
         let name = "postgres-replicas";
         others.push(Pool::postgres(name, Origin::Configured, bounds, replicas));

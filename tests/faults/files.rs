@@ -9,8 +9,8 @@ use std::path::Path;
 use headroom_test_support::torchscript::{self, Script};
 use headroom_test_support::wait::wait_for_async;
 
-use crate::house::{Bystander, DEADLINE, House, floats, host_path};
 use crate::processes::zombies_below;
+use crate::setup::{Bystander, DEADLINE, ServerWithModels, floats, host_path};
 
 /// A failed load is not tried again while a test looks.
 const LONG_MEMORY: &str = "models.failed_load_backoff_min = '5m'";
@@ -39,47 +39,47 @@ fn replaced(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
 
 /// Asserts that a model is refused with `word`, once by trying and then from memory, and that all who ask about it
 /// hear the same.
-async fn assert_unusable(house: &House, model: &str, word: &str) {
+async fn assert_unusable(setup: &ServerWithModels, model: &str, word: &str) {
     for _ in 0..2 {
-        let answer = house.infer(model, &floats(&[2.0])).await;
+        let answer = setup.infer(model, &floats(&[2.0])).await;
         answer.assert_refused(422, word);
     }
     let label = format!("name=\"{model}:1\"");
-    let loads = house
+    let loads = setup
         .server
         .metric("headroom_lazy_loads_total", &[&label])
         .await;
     assert_eq!(loads, 1.0, "{model} was tried again");
     // Who asks for just that is not put off with what is remembered.
-    house.load(model).await.assert_refused(422, word);
+    setup.load(model).await.assert_refused(422, word);
 
-    let ready = house.get(&format!("/v2/models/{model}/ready")).await;
+    let ready = setup.get(&format!("/v2/models/{model}/ready")).await;
     ready.assert_refused(503, word);
-    let (state, reason) = house.index(model).await;
+    let (state, reason) = setup.index(model).await;
     assert_eq!(state, "UNAVAILABLE");
     assert!(reason.contains(word), "{reason}");
 }
 
 /// Puts a good file in a broken one's place and has it loaded.
-async fn assert_mends(house: &House, model: &str) {
-    house.place(model, torchscript::affine);
-    let load = house.load(model).await;
+async fn assert_mends(setup: &ServerWithModels, model: &str) {
+    setup.place(model, torchscript::affine);
+    let load = setup.load(model).await;
     assert_eq!(load.status, 200, "{model}: {load:?}");
-    assert_eq!(house.infer(model, &floats(&[2.0])).await.output(), [6.5]);
+    assert_eq!(setup.infer(model, &floats(&[2.0])).await.output(), [6.5]);
     assert_eq!(
-        house.index(model).await,
+        setup.index(model).await,
         ("READY".to_owned(), String::new())
     );
     assert_eq!(
-        house.get(&format!("/v2/models/{model}/ready")).await.status,
+        setup.get(&format!("/v2/models/{model}/ready")).await.status,
         200
     );
 }
 
 #[tokio::test]
 async fn files_that_are_no_models_are_refused_in_words_and_can_be_mended() {
-    let house = House::start(LONG_MEMORY);
-    let bystander = Bystander::start(&house).await;
+    let setup = ServerWithModels::start(LONG_MEMORY);
+    let bystander = Bystander::start(&setup).await;
     let good = good();
     let without_code = replaced(good.clone(), b"code/__torch__.py", b"cobe/__torch__.py");
     // The end-of-archive record of an archive with nothing in it.
@@ -103,55 +103,55 @@ async fn files_that_are_no_models_are_refused_in_words_and_can_be_mended() {
         cases.push((format!("cut-at-{length}"), good[..length].to_vec(), ""));
     }
     for (model, bytes, word) in &cases {
-        house.place(model, |path| fs::write(path, bytes));
-        assert_unusable(&house, model, word).await;
+        setup.place(model, |path| fs::write(path, bytes));
+        assert_unusable(&setup, model, word).await;
     }
-    house.place("crashes-on-load", torchscript::crashes_on_load);
-    assert_unusable(&house, "crashes-on-load", "SIGSEGV").await;
-    house.place("bad-settings", torchscript::affine);
-    house.settings("bad-settings", "instances = 0\n");
-    assert_refused_settings(&house).await;
+    setup.place("crashes-on-load", torchscript::crashes_on_load);
+    assert_unusable(&setup, "crashes-on-load", "SIGSEGV").await;
+    setup.place("bad-settings", torchscript::affine);
+    setup.settings("bad-settings", "instances = 0\n");
+    assert_refused_settings(&setup).await;
 
     for (model, _, _) in &cases {
-        assert_mends(&house, model).await;
+        assert_mends(&setup, model).await;
     }
-    assert_mends(&house, "crashes-on-load").await;
-    house.settings("bad-settings", "");
-    assert_mends(&house, "bad-settings").await;
+    assert_mends(&setup, "crashes-on-load").await;
+    setup.settings("bad-settings", "");
+    assert_mends(&setup, "bad-settings").await;
     bystander.assert_undisturbed().await;
-    assert_eq!(zombies_below(house.server.pid()), []);
+    assert_eq!(zombies_below(setup.server.pid()), []);
 }
 
-async fn assert_refused_settings(house: &House) {
-    let answer = house.infer("bad-settings", &floats(&[2.0])).await;
+async fn assert_refused_settings(setup: &ServerWithModels) {
+    let answer = setup.infer("bad-settings", &floats(&[2.0])).await;
     answer.assert_refused(422, "instances");
-    let (state, reason) = house.index("bad-settings").await;
+    let (state, reason) = setup.index("bad-settings").await;
     assert_eq!(state, "UNAVAILABLE");
     assert!(reason.contains("instances"), "{reason}");
 }
 
 #[tokio::test]
 async fn what_only_looks_like_a_file_is_no_model() {
-    let house = House::start(LONG_MEMORY);
-    fs::create_dir(house.file("folder")).unwrap();
-    let looping = house.file("loop");
+    let setup = ServerWithModels::start(LONG_MEMORY);
+    fs::create_dir(setup.file("folder")).unwrap();
+    let looping = setup.file("loop");
     symlink(&looping, &looping).unwrap();
-    symlink("/nonexistent/model.pt", house.file("dangling")).unwrap();
-    symlink("/dev/zero", house.file("device")).unwrap();
+    symlink("/nonexistent/model.pt", setup.file("dangling")).unwrap();
+    symlink("/dev/zero", setup.file("device")).unwrap();
     for model in ["folder", "loop", "dangling", "device"] {
-        let answer = house.infer(model, &floats(&[2.0])).await;
+        let answer = setup.infer(model, &floats(&[2.0])).await;
         answer.assert_refused(404, "no model named");
-        let path = house.file(model);
+        let path = setup.file(model);
         fs::remove_dir(&path)
             .or_else(|_| fs::remove_file(&path))
             .unwrap();
-        assert_mends(&house, model).await;
+        assert_mends(&setup, model).await;
     }
 }
 
 #[tokio::test]
 async fn a_file_that_may_not_be_read_is_told_apart_from_a_bad_one() {
-    let house = House::start_with(|options| {
+    let setup = ServerWithModels::start_with(|options| {
         let options = options.settings(LONG_MEMORY);
         if !nix::unistd::geteuid().is_root() {
             return options;
@@ -160,19 +160,19 @@ async fn a_file_that_may_not_be_read_is_told_apart_from_a_bad_one() {
         let capabilities = "-dac_override,-dac_read_search";
         options.launched_by(&["setpriv", "--bounding-set", capabilities, "--"])
     });
-    house.place("locked", torchscript::affine);
-    let locked = |mode| fs::set_permissions(house.file("locked"), fs::Permissions::from_mode(mode));
+    setup.place("locked", torchscript::affine);
+    let locked = |mode| fs::set_permissions(setup.file("locked"), fs::Permissions::from_mode(mode));
     locked(0o000).unwrap();
-    let answer = house.infer("locked", &floats(&[2.0])).await;
+    let answer = setup.infer("locked", &floats(&[2.0])).await;
     answer.assert_refused(503, "denied");
     locked(0o600).unwrap();
-    assert_mends(&house, "locked").await;
+    assert_mends(&setup, "locked").await;
 }
 
 #[tokio::test]
 async fn no_flipped_byte_does_harm() {
-    let house = House::start(LONG_MEMORY);
-    let bystander = Bystander::start(&house).await;
+    let setup = ServerWithModels::start(LONG_MEMORY);
+    let bystander = Bystander::start(&setup).await;
     let good = good();
     let count = 48;
     for index in 0..count {
@@ -180,53 +180,53 @@ async fn no_flipped_byte_does_harm() {
         let at = index * good.len() / count;
         bytes[at] ^= 0xff;
         let model = format!("flipped-at-{at}");
-        house.place(&model, |path| fs::write(path, &bytes));
-        let answer = house.infer(&model, &floats(&[2.0])).await;
+        setup.place(&model, |path| fs::write(path, &bytes));
+        let answer = setup.infer(&model, &floats(&[2.0])).await;
         // A flip in a weight or a time stamp makes another model or none; it never is the server's fault.
         match answer.status {
             200 => {}
             _ => answer.assert_refused(422, ""),
         }
-        assert_eq!(house.unload(&model).await.status, 200);
+        assert_eq!(setup.unload(&model).await.status, 200);
     }
     bystander.assert_undisturbed().await;
 }
 
 #[tokio::test]
 async fn a_model_that_throws_fails_its_requests_and_stays_loaded() {
-    let house = House::start("");
-    house.place("throws", torchscript::throws);
-    let bystander = Bystander::start(&house).await;
+    let setup = ServerWithModels::start("");
+    setup.place("throws", torchscript::throws);
+    let bystander = Bystander::start(&setup).await;
     for _ in 0..5 {
-        let answer = house.infer("throws", &floats(&[2.0])).await;
+        let answer = setup.infer("throws", &floats(&[2.0])).await;
         answer.assert_refused(422, "the model refuses");
     }
-    house.wait_for_restarts(&host_path("throws"), 0).await;
-    assert_eq!(house.index("throws").await.0, "READY");
+    setup.wait_for_restarts(&host_path("throws"), 0).await;
+    assert_eq!(setup.index("throws").await.0, "READY");
     bystander.assert_undisturbed().await;
 }
 
 #[tokio::test]
 async fn a_request_that_crashes_its_process_twice_is_refused_and_the_others_are_served() {
-    let house = House::start("");
-    house.place("fragile", fragile);
-    house.infer("fragile", &floats(&[2.0])).await.output();
-    let bystander = Bystander::start(&house).await;
+    let setup = ServerWithModels::start("");
+    setup.place("fragile", fragile);
+    setup.infer("fragile", &floats(&[2.0])).await.output();
+    let bystander = Bystander::start(&setup).await;
 
-    let poison = house.begin("fragile", &floats(&[1000.0]));
+    let poison = setup.begin("fragile", &floats(&[1000.0]));
     let others: Vec<_> = (0..20)
-        .map(|index| house.begin("fragile", &floats(&[index as f32])))
+        .map(|index| setup.begin("fragile", &floats(&[index as f32])))
         .collect();
     poison.await.unwrap().assert_refused(422, "twice");
     for (index, answer) in others.into_iter().enumerate() {
         assert_eq!(answer.await.unwrap().output(), [index as f64]);
     }
-    house.wait_for_restarts(&host_path("fragile"), 2).await;
+    setup.wait_for_restarts(&host_path("fragile"), 2).await;
     let crashes = [
         "actor=\"headroom/models/fragile:1/host-0\"",
         "reason=\"process\"",
     ];
-    let exits = house
+    let exits = setup
         .server
         .metric("headroom_actor_exits_total", &crashes)
         .await;
@@ -236,18 +236,18 @@ async fn a_request_that_crashes_its_process_twice_is_refused_and_the_others_are_
 
 #[tokio::test]
 async fn a_model_that_crashes_too_often_is_loaded_again_after_a_while() {
-    let house = House::start("");
-    house.place("fragile", fragile);
-    house.infer("fragile", &floats(&[2.0])).await.output();
-    let bystander = Bystander::start(&house).await;
+    let setup = ServerWithModels::start("");
+    setup.place("fragile", fragile);
+    setup.infer("fragile", &floats(&[2.0])).await.output();
+    let bystander = Bystander::start(&setup).await;
     wait_for_async(DEADLINE, || async {
-        let answer = house.infer("fragile", &floats(&[1000.0])).await;
+        let answer = setup.infer("fragile", &floats(&[1000.0])).await;
         match answer.status {
             422 => answer.assert_refused(422, "twice"),
             _ => answer.assert_refused(503, ""),
         }
         let label = ["name=\"fragile:1\""];
-        let deaths = house
+        let deaths = setup
             .server
             .metric("headroom_lazy_deaths_total", &label)
             .await;
@@ -255,10 +255,10 @@ async fn a_model_that_crashes_too_often_is_loaded_again_after_a_while() {
     })
     .await;
     // Nothing is wrong with the file: who comes now is asked to come back.
-    let (state, reason) = house.index("fragile").await;
+    let (state, reason) = setup.index("fragile").await;
     assert_eq!(state, "UNAVAILABLE");
     assert!(reason.contains("SIGSEGV"), "{reason}");
-    house
+    setup
         .wait_until_served("fragile", &floats(&[2.0]), &[2.0])
         .await;
     bystander.assert_undisturbed().await;

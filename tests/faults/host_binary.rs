@@ -6,7 +6,7 @@ use std::path::Path;
 
 use headroom_test_support::torchscript;
 
-use crate::house::{BINARY, House, floats};
+use crate::setup::{BINARY, ServerWithModels, floats};
 
 const NOT_STARTED: &str = "headroom-model-host cannot be started";
 
@@ -15,29 +15,29 @@ async fn refused_then_mended(zygote: bool, word: &str, spoil: impl FnOnce(&Path)
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("headroom-model-host");
     spoil(&binary);
-    let house = House::start(&format!(
+    let setup = ServerWithModels::start(&format!(
         "models.host_binary = '{}'\nmodels.zygote = {zygote}\nmodels.failed_load_backoff_max = '2s'",
         binary.display()
     ));
-    house.place("affine", torchscript::affine);
-    let answer = house.infer("affine", &floats(&[2.0])).await;
+    setup.place("affine", torchscript::affine);
+    let answer = setup.infer("affine", &floats(&[2.0])).await;
     answer.assert_refused(503, word);
     // From memory: nothing is started for it.
-    let again = house.infer("affine", &floats(&[2.0])).await;
+    let again = setup.infer("affine", &floats(&[2.0])).await;
     again.assert_refused(503, word);
-    let failures = house
+    let failures = setup
         .server
         .metric("headroom_lazy_load_failures_total", &[])
         .await;
     assert_eq!(failures, 1.0);
-    assert_eq!(house.get("/").await.status, 200);
+    assert_eq!(setup.get("/").await.status, 200);
 
     if binary.exists() {
         fs::remove_file(&binary).unwrap();
     }
     let real = Path::new(BINARY).with_file_name("headroom-model-host");
     std::os::unix::fs::symlink(real, &binary).unwrap();
-    house
+    setup
         .wait_until_served("affine", &floats(&[2.0]), &[6.5])
         .await;
 }

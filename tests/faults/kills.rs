@@ -2,8 +2,8 @@
 
 use headroom_test_support::torchscript;
 
-use crate::house::{Answer, House, host_path, is_speech, milliseconds, speech};
 use crate::processes::zombies_below;
+use crate::setup::{Answer, ServerWithModels, host_path, is_speech, milliseconds, speech};
 
 /// Kills within one run. A model's supervisor allows as many within half a minute.
 const ROUNDS: u64 = 5;
@@ -14,32 +14,35 @@ const REQUESTS: u64 = 50;
 /// Longest time that a request may take here. The server itself gives up after 30 s.
 const REQUEST_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
-async fn house() -> House {
-    let house = House::start("");
-    house.place("slow", torchscript::slow);
-    house.models.add_sample();
-    all_work(&house).await;
-    house
+async fn setup() -> ServerWithModels {
+    let setup = ServerWithModels::start("");
+    setup.place("slow", torchscript::slow);
+    setup.models.add_sample();
+    all_work(&setup).await;
+    setup
 }
 
-async fn all_work(house: &House) {
-    assert_eq!(house.infer("slow", &milliseconds(1)).await.output(), [1.0]);
-    assert!(is_speech(&house.infer("silero-vad", &speech()).await));
+async fn all_work(setup: &ServerWithModels) {
+    assert_eq!(setup.infer("slow", &milliseconds(1)).await.output(), [1.0]);
+    assert!(is_speech(&setup.infer("silero-vad", &speech()).await));
 }
 
 /// Sends half of the requests to each model, does `harm` while they are in flight and queued, and hears every answer:
 /// right, or a 503 that tells when to come back. Gives the number of right ones.
-async fn harm_in_flight(house: &House, harm: impl AsyncFnOnce(&House)) -> u64 {
+async fn harm_in_flight(
+    setup: &ServerWithModels,
+    harm: impl AsyncFnOnce(&ServerWithModels),
+) -> u64 {
     // Each asks for another number, so that a mixed-up answer would show.
     let slow: Vec<_> = (0..REQUESTS / 2)
-        .map(|index| house.begin("slow", &milliseconds(20 + index)))
+        .map(|index| setup.begin("slow", &milliseconds(20 + index)))
         .collect();
     let chunks: Vec<_> = (0..REQUESTS / 2)
-        .map(|_| house.begin("silero-vad", &speech()))
+        .map(|_| setup.begin("silero-vad", &speech()))
         .collect();
     // One in the process, all others of its kind behind it.
-    house.wait_until_queued("slow", 10).await;
-    harm(house).await;
+    setup.wait_until_queued("slow", 10).await;
+    harm(setup).await;
     let mut right = 0;
     for (expected, answer) in (20..).zip(slow) {
         let answer: Answer = answer.await.unwrap();
@@ -56,53 +59,53 @@ async fn harm_in_flight(house: &House, harm: impl AsyncFnOnce(&House)) -> u64 {
 
 #[tokio::test]
 async fn a_killed_model_process_costs_no_request_its_answer() {
-    let house = house().await;
+    let setup = setup().await;
     for round in 1..=ROUNDS {
-        let before = house.host("slow");
-        let right = harm_in_flight(&house, async |house| house.host("slow").kill()).await;
+        let before = setup.host("slow");
+        let right = harm_in_flight(&setup, async |setup| setup.host("slow").kill()).await;
         // The request inside the process is repeated, those behind it never left the queue.
         assert_eq!(right, REQUESTS);
-        assert_ne!(house.host("slow").pid, before.pid);
-        house.wait_for_restarts(&host_path("slow"), round).await;
+        assert_ne!(setup.host("slow").pid, before.pid);
+        setup.wait_for_restarts(&host_path("slow"), round).await;
     }
-    house.wait_for_restarts(&host_path("silero-vad"), 0).await;
+    setup.wait_for_restarts(&host_path("silero-vad"), 0).await;
     let killed = [
         "actor=\"headroom/models/slow:1/host-0\"",
         "reason=\"process\"",
     ];
     assert_eq!(
-        house
+        setup
             .server
             .metric("headroom_actor_exits_total", &killed)
             .await,
         ROUNDS as f64
     );
-    assert_eq!(zombies_below(house.server.pid()), []);
-    all_work(&house).await;
+    assert_eq!(zombies_below(setup.server.pid()), []);
+    all_work(&setup).await;
 }
 
 #[tokio::test]
 async fn a_killed_zygote_takes_its_hosts_along_and_all_models_come_back() {
-    let house = house().await;
+    let setup = setup().await;
     for round in 1..=ROUNDS {
-        let hosts = [house.host("slow"), house.host("silero-vad")];
-        let zygote = house.zygote();
-        harm_in_flight(&house, async |_| {
+        let hosts = [setup.host("slow"), setup.host("silero-vad")];
+        let zygote = setup.zygote();
+        harm_in_flight(&setup, async |_| {
             zygote.kill();
             for host in &hosts {
                 host.wait_until_gone();
             }
         })
         .await;
-        house
+        setup
             .wait_until_served("slow", &milliseconds(1), &[1.0])
             .await;
-        all_work(&house).await;
-        assert_ne!(house.zygote().pid, zygote.pid);
-        house
+        all_work(&setup).await;
+        assert_ne!(setup.zygote().pid, zygote.pid);
+        setup
             .wait_for_restarts("headroom/models/zygote", round)
             .await;
     }
-    let zombies = zombies_below(house.server.pid());
+    let zombies = zombies_below(setup.server.pid());
     assert_eq!(zombies, []);
 }

@@ -11,13 +11,13 @@
 
 mod files;
 mod host_binary;
-mod house;
 mod kills;
 mod processes;
 mod queue;
 mod requests;
 mod secrets;
 mod server_killed;
+mod setup;
 mod shutdown;
 mod stalled_log;
 mod stalls;

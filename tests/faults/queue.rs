@@ -2,20 +2,20 @@
 
 use headroom_test_support::torchscript;
 
-use crate::house::{House, milliseconds};
+use crate::setup::{ServerWithModels, milliseconds};
 
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_counts_it() {
-    let house = House::start("models.queue_max = 4");
-    house.place("slow", torchscript::slow);
-    house.infer("slow", &milliseconds(1)).await.output();
+    let setup = ServerWithModels::start("models.queue_max = 4");
+    setup.place("slow", torchscript::slow);
+    setup.infer("slow", &milliseconds(1)).await.output();
     // Fills the queue for so long that all others find it full.
     let first: Vec<_> = (0..4)
-        .map(|_| house.begin("slow", &milliseconds(1000)))
+        .map(|_| setup.begin("slow", &milliseconds(1000)))
         .collect();
-    house.wait_until_queued("slow", 3).await;
+    setup.wait_until_queued("slow", 3).await;
     let refused: Vec<_> = (0..30)
-        .map(|_| house.begin("slow", &milliseconds(5)))
+        .map(|_| setup.begin("slow", &milliseconds(5)))
         .collect();
     for answer in refused {
         let answer = answer.await.unwrap();
@@ -29,12 +29,12 @@ async fn a_full_queue_refuses_at_once_and_counts_it() {
         "actor=\"headroom/models/slow:1/owner\"",
         "outcome=\"refused_busy\"",
     ];
-    let counted = house
+    let counted = setup
         .server
         .metric("headroom_actor_messages_total", &busy)
         .await;
     assert_eq!(counted, 30.0);
-    let owner = house.server.actor("headroom/models/slow:1/owner").await;
+    let owner = setup.server.actor("headroom/models/slow:1/owner").await;
     assert_eq!(owner["stats"]["refused_busy"], 30);
-    house.infer("slow", &milliseconds(1)).await.output();
+    setup.infer("slow", &milliseconds(1)).await.output();
 }

@@ -10,7 +10,7 @@ use headroom_test_support::torchscript;
 use headroom_test_support::wait::wait_for_async;
 use serde_json::{Value, json};
 
-use crate::house::{Answer, Bystander, DEADLINE, House, floats};
+use crate::setup::{Answer, Bystander, DEADLINE, ServerWithModels, floats};
 
 /// Two FP32 numbers, and nothing else.
 const SETTINGS: &str = "[[inputs]]\nname = 'x'\ndatatype = 'FP32'\nshape = [2]\n";
@@ -19,19 +19,19 @@ const SETTINGS: &str = "[[inputs]]\nname = 'x'\ndatatype = 'FP32'\nshape = [2]\n
 /// the allocator keeps for the threads that were at work.
 const MEMORY_BOUND: u64 = 16 << 20;
 
-async fn house(settings: &str) -> House {
-    let house = House::start(settings);
-    house.place("affine", torchscript::affine);
-    house.settings("affine", SETTINGS);
-    house.place("echo", torchscript::echo);
-    assert_served(&house).await;
-    house
+async fn setup(settings: &str) -> ServerWithModels {
+    let setup = ServerWithModels::start(settings);
+    setup.place("affine", torchscript::affine);
+    setup.settings("affine", SETTINGS);
+    setup.place("echo", torchscript::echo);
+    assert_served(&setup).await;
+    setup
 }
 
-async fn assert_served(house: &House) {
-    let answer = house.infer("affine", &floats(&[1.0, 2.0])).await;
+async fn assert_served(setup: &ServerWithModels) {
+    let answer = setup.infer("affine", &floats(&[1.0, 2.0])).await;
     assert_eq!(answer.output(), [3.5, 6.5]);
-    let answer = house.infer("echo", &floats(&[1.0])).await;
+    let answer = setup.infer("echo", &floats(&[1.0])).await;
     assert_eq!(answer.output(), [1.0]);
 }
 
@@ -146,10 +146,10 @@ fn bad_bodies() -> Vec<(String, &'static str)> {
 
 #[tokio::test]
 async fn bodies_that_make_no_sense_are_refused_in_words() {
-    let house = house("").await;
-    let bystander = Bystander::start(&house).await;
+    let setup = setup("").await;
+    let bystander = Bystander::start(&setup).await;
     for (body, word) in bad_bodies() {
-        let answer = house.post("/v2/models/affine/infer", body.clone()).await;
+        let answer = setup.post("/v2/models/affine/infer", body.clone()).await;
         let shown: String = body.chars().take(200).collect();
         assert_eq!(answer.status, 400, "{shown}: {answer:?}");
         assert!(answer.error().contains(word), "{shown}: {answer:?}");
@@ -162,22 +162,22 @@ async fn bodies_that_make_no_sense_are_refused_in_words() {
     let junk: Vec<u8> = (0..100_000u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
-    let answer = house.post("/v2/models/affine/infer", junk).await;
+    let answer = setup.post("/v2/models/affine/infer", junk).await;
     answer.assert_refused(400, "JSON");
     for path in ["/v2/repository/index", "/v2/models/affine/infer"] {
-        house
+        setup
             .post(path, "\u{feff}{")
             .await
             .assert_refused(400, "JSON");
     }
-    assert_served(&house).await;
+    assert_served(&setup).await;
     bystander.assert_undisturbed().await;
 }
 
 #[tokio::test]
 async fn shapes_beyond_what_tensors_can_have_do_no_harm() {
-    let house = house("").await;
-    let bystander = Bystander::start(&house).await;
+    let setup = setup("").await;
+    let bystander = Bystander::start(&setup).await;
     let ones = |count: usize| format!("[{}1]", "1,".repeat(count - 1));
     for (shape, data) in [
         (ones(65), "[1]"),
@@ -191,7 +191,7 @@ async fn shapes_beyond_what_tensors_can_have_do_no_harm() {
         ("[0]".to_owned(), "[]"),
         ("[]".to_owned(), "[1]"),
     ] {
-        let answer = house
+        let answer = setup
             .post("/v2/models/echo/infer", input(&shape, "FP32", data))
             .await;
         // What libtorch can hold comes back.
@@ -200,18 +200,18 @@ async fn shapes_beyond_what_tensors_can_have_do_no_harm() {
             _ => answer.assert_refused(400, ""),
         }
     }
-    house
-        .wait_for_restarts(&crate::house::host_path("echo"), 0)
+    setup
+        .wait_for_restarts(&crate::setup::host_path("echo"), 0)
         .await;
-    assert_served(&house).await;
+    assert_served(&setup).await;
     bystander.assert_undisturbed().await;
 }
 
 #[tokio::test]
 async fn numbers_that_json_has_no_words_for_go_out_as_null() {
-    let house = house("").await;
+    let setup = setup("").await;
     // The model multiplies by 3 and leaves what FP32 can hold.
-    let answer = house.infer("affine", &floats(&[3e38, 1.0])).await;
+    let answer = setup.infer("affine", &floats(&[3e38, 1.0])).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let data = &answer.json()["outputs"][0]["data"];
     assert_eq!(*data, json!([Value::Null, 3.5]));
@@ -219,7 +219,7 @@ async fn numbers_that_json_has_no_words_for_go_out_as_null() {
 
 #[tokio::test]
 async fn a_wrong_content_type_does_not_make_sense_of_nonsense() {
-    let house = house("").await;
+    let setup = setup("").await;
     let good = floats(&[1.0, 2.0]).to_string();
     for (kind, body, status) in [
         // As curl sends it when told nothing.
@@ -233,26 +233,26 @@ async fn a_wrong_content_type_does_not_make_sense_of_nonsense() {
         ("application/octet-stream", "\0\0\0\0", 400),
         ("\u{e4}", "", 400),
     ] {
-        let request = house
+        let request = setup
             .server
             .client()
-            .post(house.server.url("/v2/models/affine/infer"));
+            .post(setup.server.url("/v2/models/affine/infer"));
         let answer = Answer::of(request.header("content-type", kind).body(body.to_owned())).await;
         assert_eq!(answer.status, status, "{kind}: {answer:?}");
     }
-    let request = house
+    let request = setup
         .server
         .client()
-        .post(house.server.url("/v2/models/affine/infer"));
+        .post(setup.server.url("/v2/models/affine/infer"));
     let answer = Answer::of(request.header("content-encoding", "gzip").body(good)).await;
     answer.assert_refused(415, "compressed");
 }
 
 #[tokio::test]
 async fn names_never_leave_the_models_folder() {
-    let house = house("").await;
+    let setup = setup("").await;
     // A model beside the models folder, where a name with a way up would find it.
-    let outside = house
+    let outside = setup
         .models
         .path()
         .parent()
@@ -261,7 +261,7 @@ async fn names_never_leave_the_models_folder() {
     let version = outside.join("1");
     std::fs::create_dir_all(&version).unwrap();
     torchscript::affine(&version.join("model.pt")).unwrap();
-    let address = house.server.address();
+    let address = setup.server.address();
     let long = "x".repeat(5000);
     let names = [
         "absent",
@@ -313,7 +313,7 @@ async fn names_never_leave_the_models_folder() {
         "/v2/repository/models/..%2foutside-of-models/load",
         "/v2/repository/models/..%2foutside-of-models/unload",
     ] {
-        house
+        setup
             .post(path, floats(&[1.0]).to_string())
             .await
             .assert_refused(404, "");
@@ -323,13 +323,13 @@ async fn names_never_leave_the_models_folder() {
     let answer = talk(address, endless.into_bytes(), End::Open).await;
     assert!((400..500).contains(&status(&answer)), "{answer}");
     std::fs::remove_dir_all(outside).unwrap();
-    assert_served(&house).await;
+    assert_served(&setup).await;
 }
 
 #[tokio::test]
 async fn bodies_that_end_early_are_refused() {
-    let house = house("").await;
-    let address = house.server.address();
+    let setup = setup("").await;
+    let address = setup.server.address();
     let head = "POST /v2/models/affine/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
     let part = "{\"inputs\":[";
     for body in [
@@ -353,16 +353,16 @@ async fn bodies_that_end_early_are_refused() {
             "{body:?}: {answer}"
         );
     }
-    assert_served(&house).await;
+    assert_served(&setup).await;
 }
 
 #[tokio::test]
 async fn slow_senders_are_cut_off_and_hold_up_nobody() {
     let limits = "server.client_request_timeout = '500ms'\nserver.body_idle_timeout = '500ms'\n\
                   server.body_timeout = '2s'";
-    let house = house(limits).await;
-    let bystander = Bystander::start(&house).await;
-    let address = house.server.address();
+    let setup = setup(limits).await;
+    let bystander = Bystander::start(&setup).await;
+    let address = setup.server.address();
     let begun = Instant::now();
     let body = "POST /v2/models/affine/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{";
     let slow: Vec<_> = (0..200)
@@ -384,7 +384,7 @@ async fn slow_senders_are_cut_off_and_hold_up_nobody() {
     // One byte now and then keeps a body from being idle, and not from having to end.
     let answer = drip(address, body.as_bytes().to_vec()).await;
     assert_eq!(status(&answer), 408, "{answer}");
-    assert_served(&house).await;
+    assert_served(&setup).await;
     bystander.assert_undisturbed().await;
 }
 
@@ -392,9 +392,9 @@ async fn slow_senders_are_cut_off_and_hold_up_nobody() {
 async fn memory_comes_back_after_large_garbage() {
     // The client opens connections in reserve. A large body on one that is being closed for having
     // been silent is not what this test is about.
-    let house = house("server.client_request_timeout = '10m'").await;
-    let bystander = Bystander::start(&house).await;
-    let pid = house.server.pid();
+    let setup = setup("server.client_request_timeout = '10m'").await;
+    let bystander = Bystander::start(&setup).await;
+    let pid = setup.server.pid();
     let nested = |bytes: usize| {
         // Small arrays within arrays, as costly to keep as JSON gets.
         let unit = "[[[[1]]]],";
@@ -417,15 +417,15 @@ async fn memory_comes_back_after_large_garbage() {
     );
     let before = pss(pid);
     for round in 0..3 {
-        let answer = house
+        let answer = setup
             .post("/v2/models/affine/infer", too_large.clone())
             .await;
         answer.assert_refused(413, "64");
-        let answer = talk(house.server.address(), chunked(&too_large), End::Open).await;
+        let answer = talk(setup.server.address(), chunked(&too_large), End::Open).await;
         assert_eq!(status(&answer), 413, "{answer}");
         assert!(answer.contains("{\"error\":"), "{answer}");
         for body in [&just_fits, &flat] {
-            let answer = house.post("/v2/models/affine/infer", body.clone()).await;
+            let answer = setup.post("/v2/models/affine/infer", body.clone()).await;
             answer.assert_refused(400, "");
         }
         println!(
@@ -443,7 +443,7 @@ async fn memory_comes_back_after_large_garbage() {
     let many = bytes::Bytes::from(many);
     for _ in 0..4 {
         let answers: Vec<_> = (0..32)
-            .map(|_| house.begin_with("affine", many.clone()))
+            .map(|_| setup.begin_with("affine", many.clone()))
             .collect();
         for answer in answers {
             answer.await.unwrap().assert_refused(400, "");
@@ -458,10 +458,10 @@ async fn memory_comes_back_after_large_garbage() {
     })
     .await;
     assert_eq!(
-        house.server.metric("headroom_http_bodies_bytes", &[]).await,
+        setup.server.metric("headroom_http_bodies_bytes", &[]).await,
         0.0
     );
-    assert_served(&house).await;
+    assert_served(&setup).await;
     bystander.assert_undisturbed().await;
 }
 

@@ -7,7 +7,7 @@ use headroom_test_support::child;
 use headroom_test_support::torchscript;
 use nix::sys::signal::Signal;
 
-use crate::house::{BINARY, DEADLINE, House, floats};
+use crate::setup::{BINARY, DEADLINE, ServerWithModels, floats};
 
 /// Each password stands in another place of the settings.
 const PASSWORDS: [&str; 4] = [
@@ -36,21 +36,21 @@ async fn passwords_show_nowhere() {
         "HEADROOM__REDIS__CACHE__URL",
         format!("redis://:{}@127.0.0.1:1/1", PASSWORDS[1]),
     );
-    let mut house = House::start_with(|options| {
+    let mut setup = ServerWithModels::start_with(|options| {
         options
             .settings(&settings)
             .variable(variable.0, &variable.1)
     });
-    house.place("affine", torchscript::affine);
-    house.infer("affine", &floats(&[2.0])).await.output();
+    setup.place("affine", torchscript::affine);
+    setup.infer("affine", &floats(&[2.0])).await.output();
 
     let mut shown = vec![
-        ("metrics", house.server.metrics().await),
-        ("tree", house.get("/api/actors").await.text),
-        ("root", house.get("/").await.text),
-        ("problem", house.get("/nothing").await.text),
+        ("metrics", setup.server.metrics().await),
+        ("tree", setup.get("/api/actors").await.text),
+        ("root", setup.get("/").await.text),
+        ("problem", setup.get("/nothing").await.text),
     ];
-    for process in house.processes() {
+    for process in setup.processes() {
         let read = |file: &str| fs::read(format!("/proc/{}/{file}", process.pid)).unwrap();
         shown.push((
             "arguments",
@@ -61,7 +61,7 @@ async fn passwords_show_nowhere() {
             String::from_utf8_lossy(&read("environ")).into(),
         ));
     }
-    let own = fs::read(format!("/proc/{}/cmdline", house.server.pid())).unwrap();
+    let own = fs::read(format!("/proc/{}/cmdline", setup.server.pid())).unwrap();
     shown.push(("own arguments", String::from_utf8_lossy(&own).into()));
 
     for arguments in [
@@ -70,7 +70,7 @@ async fn passwords_show_nowhere() {
     ] {
         let mut check = child::command(BINARY);
         check.args(arguments).env(variable.0, &variable.1);
-        check.current_dir(house.server.folder());
+        check.current_dir(setup.server.folder());
         let output = child::output(&mut check, DEADLINE).unwrap();
         assert!(output.status.success(), "{output:?}");
         shown.push((
@@ -88,15 +88,15 @@ async fn passwords_show_nowhere() {
         "postgres.url = 'http://headroom:{}@127.0.0.1/x'\n",
         PASSWORDS[3]
     );
-    fs::write(house.server.settings_file(), wrong).unwrap();
-    house.server.signal(Signal::SIGHUP);
+    fs::write(setup.server.settings_file(), wrong).unwrap();
+    setup.server.signal(Signal::SIGHUP);
     headroom_test_support::wait::wait_for(DEADLINE, || {
-        let told = house.server.log().contains("settings not reloaded");
+        let told = setup.server.log().contains("settings not reloaded");
         told.then_some(()).ok_or("no word of the reload")
     });
     let mut check = child::command(BINARY);
     check.args(["check-config", "--config", "base.toml", "--profile", "test"]);
-    check.current_dir(house.server.folder());
+    check.current_dir(setup.server.folder());
     let output = child::output(&mut check, DEADLINE).unwrap();
     assert!(!output.status.success(), "{output:?}");
     shown.push((
@@ -104,9 +104,9 @@ async fn passwords_show_nowhere() {
         String::from_utf8_lossy(&output.stderr).into(),
     ));
 
-    house.server.signal(Signal::SIGTERM);
-    house.server.wait_for_end(DEADLINE);
-    shown.push(("log", house.server.log()));
+    setup.server.signal(Signal::SIGTERM);
+    setup.server.wait_for_end(DEADLINE);
+    shown.push(("log", setup.server.log()));
     for (place, text) in shown {
         for password in PASSWORDS {
             assert!(!text.contains(password), "{password} in {place}: {text}");

@@ -8,27 +8,27 @@ use headroom_test_support::torchscript;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::house::{BINARY, DEADLINE, House, floats, milliseconds};
 use crate::processes::wait_until_all_gone;
+use crate::setup::{BINARY, DEADLINE, ServerWithModels, floats, milliseconds};
 
 #[tokio::test]
 async fn a_killed_server_leaves_no_process_behind_whatever_they_were_doing() {
-    let mut house = House::start("");
-    house.place("affine", torchscript::affine);
-    house.place("busy", torchscript::slow);
-    house.place("stopped", torchscript::affine);
-    house.infer("affine", &floats(&[2.0])).await.output();
-    house.infer("stopped", &floats(&[2.0])).await.output();
-    house.infer("busy", &milliseconds(1)).await.output();
-    let busy = house.begin("busy", &milliseconds(60_000));
-    house.wait_until_busy("busy").await;
-    house.host("stopped").hold();
-    house.zygote().hold();
+    let mut setup = ServerWithModels::start("");
+    setup.place("affine", torchscript::affine);
+    setup.place("busy", torchscript::slow);
+    setup.place("stopped", torchscript::affine);
+    setup.infer("affine", &floats(&[2.0])).await.output();
+    setup.infer("stopped", &floats(&[2.0])).await.output();
+    setup.infer("busy", &milliseconds(1)).await.output();
+    let busy = setup.begin("busy", &milliseconds(60_000));
+    setup.wait_until_busy("busy").await;
+    setup.host("stopped").hold();
+    setup.zygote().hold();
 
-    let processes = house.processes();
+    let processes = setup.processes();
     assert_eq!(processes.len(), 4, "{processes:?}");
-    house.server.signal(Signal::SIGKILL);
-    house.server.wait_for_end(DEADLINE);
+    setup.server.signal(Signal::SIGKILL);
+    setup.server.wait_for_end(DEADLINE);
     wait_until_all_gone(&processes);
     busy.abort();
 }
@@ -39,41 +39,41 @@ async fn a_stopped_server_and_all_below_it_end_with_the_thread_that_started_it()
     let (end, ended) = sync_channel::<()>(0);
     let (started, starting) = tokio::sync::oneshot::channel();
     let test = std::thread::spawn(move || {
-        started.send(House::start("")).ok();
+        started.send(ServerWithModels::start("")).ok();
         ended.recv().ok();
     });
-    let house = starting.await.unwrap();
-    house.place("affine", torchscript::affine);
-    house.infer("affine", &floats(&[2.0])).await.output();
+    let setup = starting.await.unwrap();
+    setup.place("affine", torchscript::affine);
+    setup.infer("affine", &floats(&[2.0])).await.output();
     for pool in ["postgres", "redis-primary"] {
         let path = format!("/api/pools/{pool}/probe");
-        let answer = house.server.post(&path, &json!({})).await;
+        let answer = setup.server.post(&path, &json!({})).await;
         assert_eq!(answer.status(), 200, "{pool}");
     }
 
-    let processes = house.processes();
+    let processes = setup.processes();
     for name in ["hr:affine", "hr-zygote", "redis-server", "postgres"] {
         // Of PostgreSQL's, that which the server started: it is found before its own.
         processes.iter().find(|it| it.name == name).unwrap().hold();
     }
-    house.server.signal(Signal::SIGSTOP);
+    setup.server.signal(Signal::SIGSTOP);
     drop(end);
     test.join().unwrap();
     wait_until_all_gone(&processes);
-    assert!(!is_alive(house.server.pid()));
+    assert!(!is_alive(setup.server.pid()));
 }
 
 #[tokio::test]
 async fn a_killed_server_starts_again_on_the_same_ports_and_folders() {
-    let mut house = House::start("");
-    house.place("affine", torchscript::affine);
-    house.infer("affine", &floats(&[2.0])).await.output();
-    let listen = house.server.address();
-    let admin_url = house.server.admin_url("");
-    let folder = house.server.folder().join("data");
-    let processes = house.processes();
-    house.server.signal(Signal::SIGKILL);
-    house.server.wait_for_end(DEADLINE);
+    let mut setup = ServerWithModels::start("");
+    setup.place("affine", torchscript::affine);
+    setup.infer("affine", &floats(&[2.0])).await.output();
+    let listen = setup.server.address();
+    let admin_url = setup.server.admin_url("");
+    let folder = setup.server.folder().join("data");
+    let processes = setup.processes();
+    setup.server.signal(Signal::SIGKILL);
+    setup.server.wait_for_end(DEADLINE);
 
     // At once: nothing waits for the old processes.
     let settings = format!(
@@ -82,11 +82,11 @@ async fn a_killed_server_starts_again_on_the_same_ports_and_folders() {
         admin_url.trim_start_matches("http://"),
         folder.display()
     );
-    let server = Server::start(house.models.options(BINARY).settings(&settings));
+    let server = Server::start(setup.models.options(BINARY).settings(&settings));
     assert_eq!(server.address(), listen);
-    let first = std::mem::replace(&mut house.server, server);
-    house.infer("affine", &floats(&[2.0])).await.output();
+    let first = std::mem::replace(&mut setup.server, server);
+    setup.infer("affine", &floats(&[2.0])).await.output();
     wait_until_all_gone(&processes);
     drop(first);
-    house.infer("affine", &floats(&[2.0])).await.output();
+    setup.infer("affine", &floats(&[2.0])).await.output();
 }

@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use crate::house::{BINARY, DEADLINE};
+use crate::setup::{BINARY, DEADLINE};
 
 /// Connections that send garbage.
 const GARBAGE: usize = 900;

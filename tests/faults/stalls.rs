@@ -6,38 +6,40 @@ use headroom_test_support::torchscript;
 use headroom_test_support::wait::wait_for;
 use nix::sys::signal::Signal;
 
-use crate::house::{Bystander, DEADLINE, House, IMPATIENT, floats, host_path, milliseconds};
+use crate::setup::{
+    Bystander, DEADLINE, IMPATIENT, ServerWithModels, floats, host_path, milliseconds,
+};
 
 #[tokio::test]
 async fn a_stopped_host_is_found_by_its_heartbeat_and_replaced() {
-    let house = House::start(IMPATIENT);
-    house.place("slow", torchscript::slow);
-    house.infer("slow", &milliseconds(1)).await.output();
-    let bystander = Bystander::start(&house).await;
+    let setup = ServerWithModels::start(IMPATIENT);
+    setup.place("slow", torchscript::slow);
+    setup.infer("slow", &milliseconds(1)).await.output();
+    let bystander = Bystander::start(&setup).await;
 
     // Idle: nobody asks it anything, and it is found all the same.
-    let host = house.host("slow");
+    let host = setup.host("slow");
     host.hold();
     host.wait_until_gone();
-    house
+    setup
         .wait_until_served("slow", &milliseconds(1), &[1.0])
         .await;
 
     // At work: its request is repeated.
-    let host = house.host("slow");
-    let answer = house.begin("slow", &milliseconds(300));
-    house.wait_until_busy("slow").await;
+    let host = setup.host("slow");
+    let answer = setup.begin("slow", &milliseconds(300));
+    setup.wait_until_busy("slow").await;
     host.hold();
     assert!(answer.await.unwrap().is_right(&[300.0]));
     host.wait_until_gone();
 
-    house.wait_for_restarts(&host_path("slow"), 2).await;
+    setup.wait_for_restarts(&host_path("slow"), 2).await;
     let stuck = [
         "actor=\"headroom/models/slow:1/host-0\"",
         "reason=\"stuck\"",
     ];
     assert_eq!(
-        house
+        setup
             .server
             .metric("headroom_actor_exits_total", &stuck)
             .await,
@@ -48,19 +50,19 @@ async fn a_stopped_host_is_found_by_its_heartbeat_and_replaced() {
 
 #[tokio::test]
 async fn a_server_that_was_stopped_for_long_finds_its_hosts_as_they_were() {
-    let house = House::start(IMPATIENT);
-    house.place("slow", torchscript::slow);
-    house.place("affine", torchscript::affine);
-    house.settings("slow", "deadline = '2s'\n");
-    house.infer("slow", &milliseconds(1)).await.output();
-    house.infer("affine", &floats(&[2.0])).await.output();
-    let (zygote, slow, affine) = (house.zygote(), house.host("slow"), house.host("affine"));
+    let setup = ServerWithModels::start(IMPATIENT);
+    setup.place("slow", torchscript::slow);
+    setup.place("affine", torchscript::affine);
+    setup.settings("slow", "deadline = '2s'\n");
+    setup.infer("slow", &milliseconds(1)).await.output();
+    setup.infer("affine", &floats(&[2.0])).await.output();
+    let (zygote, slow, affine) = (setup.zygote(), setup.host("slow"), setup.host("affine"));
 
     for pause in [Duration::from_secs(3), Duration::from_secs(5)] {
         // It is at work, and has long answered when the server runs again.
-        let answer = house.begin("slow", &milliseconds(1500));
-        house.wait_until_busy("slow").await;
-        let server = house.process();
+        let answer = setup.begin("slow", &milliseconds(1500));
+        setup.wait_until_busy("slow").await;
+        let server = setup.process();
         server.hold();
         let held = Instant::now();
         wait_for(DEADLINE, || {
@@ -68,46 +70,46 @@ async fn a_server_that_was_stopped_for_long_finds_its_hosts_as_they_were() {
         });
         server.signal(Signal::SIGCONT);
         assert_eq!(answer.await.unwrap().output(), [1500.0]);
-        house.infer("affine", &floats(&[2.0])).await.output();
+        setup.infer("affine", &floats(&[2.0])).await.output();
     }
 
-    let now = (house.zygote(), house.host("slow"), house.host("affine"));
+    let now = (setup.zygote(), setup.host("slow"), setup.host("affine"));
     assert_eq!(now, (zygote, slow, affine));
-    house.wait_for_restarts(&host_path("slow"), 0).await;
-    house.wait_for_restarts(&host_path("affine"), 0).await;
+    setup.wait_for_restarts(&host_path("slow"), 0).await;
+    setup.wait_for_restarts(&host_path("affine"), 0).await;
 }
 
 #[tokio::test]
 async fn a_stopped_zygote_is_replaced_when_it_is_needed() {
-    let house = House::start(IMPATIENT);
-    house.place("slow", torchscript::slow);
-    house.place("affine", torchscript::affine);
-    house.infer("slow", &milliseconds(1)).await.output();
+    let setup = ServerWithModels::start(IMPATIENT);
+    setup.place("slow", torchscript::slow);
+    setup.place("affine", torchscript::affine);
+    setup.infer("slow", &milliseconds(1)).await.output();
 
-    let zygote = house.zygote();
+    let zygote = setup.zygote();
     zygote.hold();
     // What is loaded goes on.
-    house.infer("slow", &milliseconds(1)).await.output();
+    setup.infer("slow", &milliseconds(1)).await.output();
     // What is not gets loaded.
-    house
+    setup
         .wait_until_served("affine", &floats(&[2.0]), &[6.5])
         .await;
     zygote.wait_until_gone();
-    house
+    setup
         .wait_until_served("slow", &milliseconds(1), &[1.0])
         .await;
-    house.wait_for_restarts("headroom/models/zygote", 1).await;
+    setup.wait_for_restarts("headroom/models/zygote", 1).await;
 }
 
 #[tokio::test]
 async fn a_host_that_is_killed_under_a_stopped_zygote_comes_back() {
-    let house = House::start(IMPATIENT);
-    house.place("slow", torchscript::slow);
-    house.infer("slow", &milliseconds(1)).await.output();
-    let zygote = house.zygote();
+    let setup = ServerWithModels::start(IMPATIENT);
+    setup.place("slow", torchscript::slow);
+    setup.infer("slow", &milliseconds(1)).await.output();
+    let zygote = setup.zygote();
     zygote.hold();
-    house.host("slow").kill();
-    house
+    setup.host("slow").kill();
+    setup
         .wait_until_served("slow", &milliseconds(1), &[1.0])
         .await;
     zygote.wait_until_gone();
@@ -115,19 +117,19 @@ async fn a_host_that_is_killed_under_a_stopped_zygote_comes_back() {
 
 #[tokio::test]
 async fn a_forward_that_never_ends_is_ended_by_its_deadline_alone() {
-    let house = House::start("");
-    house.place("hangs", torchscript::hangs);
-    house.settings("hangs", "deadline = '1s'\n");
-    let bystander = Bystander::start(&house).await;
+    let setup = ServerWithModels::start("");
+    setup.place("hangs", torchscript::hangs);
+    setup.settings("hangs", "deadline = '1s'\n");
+    let bystander = Bystander::start(&setup).await;
 
     for round in 1..=2 {
-        let answer = house.infer("hangs", &floats(&[1.0])).await;
+        let answer = setup.infer("hangs", &floats(&[1.0])).await;
         answer.assert_refused(504, "deadline of 1s");
         // The answer comes first, then the old process's end and the new one.
-        house.wait_for_restarts(&host_path("hangs"), round).await;
+        setup.wait_for_restarts(&host_path("hangs"), round).await;
     }
-    let first = house.begin("hangs", &floats(&[1.0]));
-    let second = house.begin("hangs", &floats(&[1.0]));
+    let first = setup.begin("hangs", &floats(&[1.0]));
+    let second = setup.begin("hangs", &floats(&[1.0]));
     // Each gets its own second.
     first.await.unwrap().assert_refused(504, "deadline of 1s");
     second.await.unwrap().assert_refused(504, "deadline of 1s");

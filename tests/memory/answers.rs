@@ -16,7 +16,7 @@ use headroom_test_support::torchscript::{Fill, Script};
 use headroom_test_support::wait::wait_for_async;
 use serde_json::{Value, json};
 
-use super::stage::{BINARY, DEADLINE, MIB, Stage, ask};
+use super::stage::{BINARY, DEADLINE, MIB, ModelsExt, ask};
 
 const LIMIT: u64 = 1024 * MIB;
 
@@ -101,7 +101,9 @@ async fn held(server: &Server, sort: &str) -> u64 {
     let stats = server.read("/api/performance/memory/stats").await.ok();
     let buffers = stats["buffers"].as_array().unwrap();
     let found = buffers.iter().find(|buffer| buffer["name"] == sort);
-    found.map_or(0, |buffer| buffer["held_bytes"].as_u64().unwrap())
+    found.map_or(0, |buffer| {
+        buffer["bytes_with_reservation"].as_u64().unwrap()
+    })
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use headroom_test_support::server::Server;
 use headroom_test_support::wait::wait_for_async;
 use serde_json::Value;
 
-use super::stage::{BINARY, DEADLINE, MIB, Stage, ask, number};
+use super::stage::{BINARY, DEADLINE, MIB, ModelsExt, ask, number};
 
 /// What the ballast takes at once, in MiB.
 const BALLAST: u64 = 300;

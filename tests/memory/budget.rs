@@ -10,7 +10,7 @@ use headroom_test_support::server::Server;
 use headroom_test_support::wait::wait_for_async;
 
 use super::stage::{
-    DEADLINE, MIB, Stage, ask, evictions, host, loads, number, processes, room_for,
+    DEADLINE, MIB, ModelsExt, ask, evictions, host, loads, number, processes, room_for,
 };
 
 /// Weights of one model, in MiB: so many that the number of loaded models decides what is used.

@@ -5,7 +5,7 @@ use headroom_test_support::models::Models;
 use headroom_test_support::process_tree::Watch;
 use headroom_test_support::server::Server;
 
-use super::stage::{BINARY, DEADLINE, MIB, Stage, ask, evictions, number};
+use super::stage::{BINARY, DEADLINE, MIB, ModelsExt, ask, evictions, number};
 
 fn serve(group: &Group, models: &Models, settings: &str) -> Server {
     group.serve(models.options(BINARY).settings(settings))

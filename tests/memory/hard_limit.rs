@@ -20,7 +20,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
-use super::stage::{BINARY, MIB, Stage};
+use super::stage::{BINARY, MIB, ModelsExt};
 
 const LIMIT: u64 = 768 * MIB;
 

@@ -6,7 +6,7 @@ use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
 
 use super::stage::{
-    MIB, Stage, ask, evictions, host, loads, number, processes, wait_for_processes,
+    MIB, ModelsExt, ask, evictions, host, loads, number, processes, wait_for_processes,
 };
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use headroom_test_support::models::Models;
 use headroom_test_support::process_tree::{Watch, tree_pss};
 use headroom_test_support::wait::wait_for_async;
 
-use super::stage::{DEADLINE, Stage, ask, evictions, number, room_for};
+use super::stage::{DEADLINE, ModelsExt, ask, evictions, number, room_for};
 
 #[tokio::test]
 async fn idle_models_go_when_the_level_is_high_and_then_it_falls() {

@@ -8,7 +8,7 @@ use headroom_test_support::process_tree::Watch;
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::Script;
 
-use super::stage::{MIB, Stage, ask, host, number};
+use super::stage::{MIB, ModelsExt, ask, host, number};
 
 /// The budget. No control group enforces it: what keeps it is the server alone.
 const LIMIT: u64 = 1024 * MIB;

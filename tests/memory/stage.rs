@@ -31,7 +31,7 @@ pub(crate) fn room_for(models: u64, mib: u64) -> u64 {
 }
 
 /// Adds the models' words to [`Models`].
-pub(crate) trait Stage {
+pub(crate) trait ModelsExt {
     /// A model with `mib` of weights, all of them `value`, which it adds to its input.
     fn adds(&self, name: &str, mib: u64, value: f32) -> &Self;
 
@@ -50,7 +50,7 @@ pub(crate) trait Stage {
     }
 }
 
-impl Stage for Models {
+impl ModelsExt for Models {
     fn adds(&self, name: &str, mib: u64, value: f32) -> &Self {
         let code = "def forward(self, x: Tensor) -> Tensor:\n  return x + self.w[0][0]\n";
         self.add(name, 1, |path| write(path, code, mib, value))

@@ -3,7 +3,7 @@
 use headroom_test_support::models::Models;
 use serde_json::Value;
 
-use super::stage::{MIB, Stage, ask, host, number};
+use super::stage::{MIB, ModelsExt, ask, host, number};
 
 #[tokio::test]
 async fn the_statistics_tell_where_every_number_comes_from() {

@@ -440,19 +440,19 @@ fn descriptions_that_lie_are_refused() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
     let lies = [
-        (vec![4], Place::Inline { offset: 0, len: 16 }),
-        (vec![2], Place::Inline { offset: 0, len: 16 }),
+        (vec![4], TensorLocation::Inline { offset: 0, len: 16 }),
+        (vec![2], TensorLocation::Inline { offset: 0, len: 16 }),
         (
             vec![1 << 20],
-            Place::Arena {
+            TensorLocation::Arena {
                 offset: 0,
                 len: 4 << 20,
             },
         ),
-        (vec![-1], Place::Inline { offset: 0, len: 8 }),
+        (vec![-1], TensorLocation::Inline { offset: 0, len: 8 }),
         (
             vec![i64::MAX, i64::MAX, 0],
-            Place::Inline { offset: 0, len: 0 },
+            TensorLocation::Inline { offset: 0, len: 0 },
         ),
     ];
     for (id, (shape, place)) in lies.into_iter().enumerate() {

@@ -20,7 +20,7 @@ use nix::{
     sys::memfd::{MFdFlags, memfd_create},
 };
 
-use crate::{Place, ShapeError, TensorMeta, frame::PAYLOAD_MAX};
+use crate::{ShapeError, TensorLocation, TensorMeta, frame::PAYLOAD_MAX};
 
 /// Tensors above this many bytes never travel inside a frame.
 pub const INLINE_MAX: usize = 64 << 10;
@@ -107,7 +107,7 @@ impl ArenaWriter {
     ///
     /// # Errors
     /// A full arena, or no memory for it.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<Place, ArenaError> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<TensorLocation, ArenaError> {
         let offset = self.end.next_multiple_of(ALIGNMENT);
         let len = bytes.len() as u64;
         let end = offset
@@ -116,7 +116,7 @@ impl ArenaWriter {
             .ok_or(ArenaError::Full)?;
         self.file.write_all_at(bytes, offset)?;
         self.end = end;
-        Ok(Place::Arena { offset, len })
+        Ok(TensorLocation::Arena { offset, len })
     }
 }
 
@@ -227,13 +227,13 @@ impl<'a> TensorWriter<'a> {
     ///
     /// # Errors
     /// A full arena, or no memory for it.
-    pub fn put(&mut self, bytes: &[u8]) -> Result<Place, ArenaError> {
+    pub fn put(&mut self, bytes: &[u8]) -> Result<TensorLocation, ArenaError> {
         if bytes.len() > INLINE_MAX || self.payload.len() + bytes.len() > PAYLOAD_MAX {
             return self.arena.write(bytes);
         }
         let offset = self.payload.len() as u64;
         self.payload.extend_from_slice(bytes);
-        Ok(Place::Inline {
+        Ok(TensorLocation::Inline {
             offset,
             len: bytes.len() as u64,
         })
@@ -276,8 +276,8 @@ impl<'a> TensorReader<'a> {
             });
         }
         let (offset, available) = match tensor.place {
-            Place::Inline { offset, .. } => (offset, self.payload.len() as u64),
-            Place::Arena { offset, .. } => (offset, self.arena.len()?),
+            TensorLocation::Inline { offset, .. } => (offset, self.payload.len() as u64),
+            TensorLocation::Arena { offset, .. } => (offset, self.arena.len()?),
         };
         let inside = offset
             .checked_add(found)
@@ -302,10 +302,10 @@ impl<'a> TensorReader<'a> {
         }
         match tensor.place {
             // `check` has shown that the range lies within the payload.
-            Place::Inline { offset, .. } => {
+            TensorLocation::Inline { offset, .. } => {
                 buffer.copy_from_slice(&self.payload[offset as usize..][..len])
             }
-            Place::Arena { offset, .. } => self.arena.take_exact_at(buffer, offset)?,
+            TensorLocation::Arena { offset, .. } => self.arena.take_exact_at(buffer, offset)?,
         }
         Ok(())
     }
@@ -335,7 +335,7 @@ mod tests {
         (writer, reader)
     }
 
-    fn bytes_of(len: usize, place: Place) -> TensorMeta {
+    fn bytes_of(len: usize, place: TensorLocation) -> TensorMeta {
         TensorMeta {
             name: "x".into(),
             datatype: Datatype::Uint8,
@@ -357,7 +357,7 @@ mod tests {
                 let payload = frame.into_payload();
                 let tensor_reader = TensorReader::new(&payload, &reader);
                 for (meta, bytes) in metas.iter().zip(&tensors) {
-                    prop_assert_eq!(matches!(meta.place, Place::Arena { .. }), bytes.len() > INLINE_MAX);
+                    prop_assert_eq!(matches!(meta.place, TensorLocation::Arena { .. }), bytes.len() > INLINE_MAX);
                     prop_assert_eq!(&tensor_reader.read(meta).unwrap(), bytes);
                 }
                 reader.release().unwrap();
@@ -371,7 +371,7 @@ mod tests {
         ) {
             let (mut writer, reader) = pair();
             writer.write(&[7; 100]).unwrap();
-            let place = if arena { Place::Arena { offset, len } } else { Place::Inline { offset, len } };
+            let place = if arena { TensorLocation::Arena { offset, len } } else { TensorLocation::Inline { offset, len } };
             let meta = TensorMeta { name: "x".into(), datatype: Datatype::Int16, shape, place };
             if let Ok(bytes) = TensorReader::new(&[1; 10], &reader).read(&meta) {
                 prop_assert!(bytes.len() <= 100);
@@ -386,16 +386,16 @@ mod tests {
         let payload = [1; 10];
         let frame = TensorReader::new(&payload, &reader);
         let outside = [
-            Place::Inline { offset: 1, len: 10 },
-            Place::Inline {
+            TensorLocation::Inline { offset: 1, len: 10 },
+            TensorLocation::Inline {
                 offset: u64::MAX,
                 len: 10,
             },
-            Place::Arena {
+            TensorLocation::Arena {
                 offset: 91,
                 len: 10,
             },
-            Place::Arena {
+            TensorLocation::Arena {
                 offset: u64::MAX - 3,
                 len: 10,
             },
@@ -409,7 +409,7 @@ mod tests {
                 "{place:?}"
             );
         }
-        let short = bytes_of(11, Place::Inline { offset: 0, len: 10 });
+        let short = bytes_of(11, TensorLocation::Inline { offset: 0, len: 10 });
         assert!(matches!(
             frame.read(&short),
             Err(ArenaError::Length {
@@ -418,7 +418,7 @@ mod tests {
                 ..
             })
         ));
-        let whole = bytes_of(10, Place::Inline { offset: 0, len: 10 });
+        let whole = bytes_of(10, TensorLocation::Inline { offset: 0, len: 10 });
         assert!(matches!(
             frame.read_into(&whole, &mut [0; 9]),
             Err(ArenaError::Length { .. })

@@ -161,7 +161,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{HostReply, HostRequest, Infer, Input, Place, Scalar, TensorMeta, ZygoteRequest};
+    use crate::{
+        HostReply, HostRequest, Infer, Input, Scalar, TensorLocation, TensorMeta, ZygoteRequest,
+    };
 
     fn infer(id: u64, names: Vec<String>) -> HostRequest {
         let tensor = |name| {
@@ -169,7 +171,7 @@ mod tests {
                 name,
                 datatype: crate::Datatype::Fp32,
                 shape: vec![1, -3],
-                place: Place::Arena {
+                place: TensorLocation::Arena {
                     offset: 64,
                     len: u64::MAX,
                 },

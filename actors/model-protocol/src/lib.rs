@@ -27,5 +27,7 @@ pub use host::{
     Device, FailureKind, HostReply, HostRequest, Infer, Input, InputKind, InputSpec, Memory,
     OUTPUTS_UNASKED_MAX, Ready, SignatureInput, Start, StartFailureKind, WarmUp,
 };
-pub use tensor::{Place, Scalar, ScalarKind, ShapeError, TensorMeta, byte_count, element_count};
+pub use tensor::{
+    Scalar, ScalarKind, ShapeError, TensorLocation, TensorMeta, byte_count, element_count,
+};
 pub use zygote::{HostExit, ZygoteReply, ZygoteRequest};

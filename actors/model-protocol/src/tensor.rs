@@ -20,7 +20,7 @@ pub struct TensorMeta {
     /// Sizes of the dimensions, outermost first; empty for a single number.
     pub shape: Vec<i64>,
     /// Where the bytes are.
-    pub place: Place,
+    pub place: TensorLocation,
 }
 
 impl TensorMeta {
@@ -35,7 +35,7 @@ impl TensorMeta {
 
 /// Where a tensor's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Place {
+pub enum TensorLocation {
     /// In the payload of the frame that names the tensor.
     Inline {
         /// First byte within the payload.
@@ -52,7 +52,7 @@ pub enum Place {
     },
 }
 
-impl Place {
+impl TensorLocation {
     /// Number of bytes.
     pub fn len(self) -> u64 {
         match self {

@@ -5,7 +5,7 @@
 //! stands a `catch_unwind`: a panic must not reach tokio, because tokio would drop the context
 //! while unwinding, and dropping a live actix context polls it once more.
 //!
-//! Calls do not come through actix's mailbox but through a lane of ours, because actix handles
+//! Calls do not come through actix's mailbox but through a sender of ours, because actix handles
 //! messages as long as there are any before it looks at anything else: callers on other threads
 //! that keep a mailbox filled would keep the actor from its heartbeat and its stop, and every other
 //! actor of the thread from its turn. The lane yields.
@@ -28,10 +28,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::child::{Child, Life, Placement};
+use super::child::{Child, IncarnationRef, Placement};
 use super::exit::Exit;
-use super::handle::{Envelope, Handle, Lane, Route};
-use super::incarnation::{Beat, Birth, Launch, Running};
+use super::handle::{Envelope, Handle, IncarnationSender, Route};
+use super::incarnation::{LastBeat, Launch, LaunchContext, Running};
 use super::stats::Stats;
 
 /// A request for an actor's observable state.
@@ -46,14 +46,14 @@ const BEAT_MIN: Duration = Duration::from_millis(1);
 pub(super) struct ActorLauncher<A: Child> {
     handle: Handle<A>,
     placement: Placement,
-    factory: Arc<dyn Fn(Life) -> A + Send + Sync>,
+    factory: Arc<dyn Fn(IncarnationRef) -> A + Send + Sync>,
 }
 
 impl<A: Child> ActorLauncher<A> {
     pub(super) fn new(
         handle: Handle<A>,
         placement: Placement,
-        factory: impl Fn(Life) -> A + Send + Sync + 'static,
+        factory: impl Fn(IncarnationRef) -> A + Send + Sync + 'static,
     ) -> Self {
         Self {
             handle,
@@ -64,41 +64,41 @@ impl<A: Child> ActorLauncher<A> {
 }
 
 impl<A: Child> Launch for ActorLauncher<A> {
-    fn launch(&self, birth: Birth) -> Running {
+    fn launch(&self, context: LaunchContext) -> Running {
         let (ready_sender, ready) = oneshot::channel();
         let (exit_sender, exited) = oneshot::channel();
         let (observe_sender, observers) = mpsc::channel(OBSERVERS_MAX);
-        let (lane, calls) = mpsc::channel((self.handle.capacity() as usize).max(1));
+        let (sender, calls) = mpsc::channel((self.handle.capacity() as usize).max(1));
         let calls = Calls::new(calls);
         let cut = calls.cutter();
         let (in_flight, idle) = mpsc::channel(1);
-        let lane = Lane {
-            calls: lane,
+        let sender = IncarnationSender {
+            calls: sender,
             in_flight,
         };
         let stop = CancellationToken::new();
         let kill = CancellationToken::new();
-        let beat = Beat::new();
-        birth
+        let beat = LastBeat::new();
+        context
             .node
             .attach(Some(Arc::clone(self.handle.stats())), Some(observe_sender));
 
-        let born = Born {
-            life: Life::new(birth.node.path().into(), birth.incarnation),
+        let parts = ActorParts {
+            incarnation: IncarnationRef::new(context.node.path().into(), context.incarnation),
             ready: ready_sender,
             stop: stop.clone(),
             observers,
             calls,
             idle,
             beat: beat.clone(),
-            interval: birth.heartbeat.interval,
+            interval: context.heartbeat.interval,
         };
         let stats = Arc::clone(self.handle.stats());
         let factory = Arc::clone(&self.factory);
         let killed = kill.clone();
         let run = move || {
             actix_rt::spawn(async move {
-                let exit = run(stats, &*factory, born, killed).await;
+                let exit = run(stats, &*factory, parts, killed).await;
                 // The supervisor stops listening only when it has abandoned us.
                 exit_sender.send(exit).ok();
             });
@@ -110,7 +110,7 @@ impl<A: Child> Launch for ActorLauncher<A> {
         let opened = self.handle.clone();
         Running {
             ready,
-            open: Box::new(move || opened.set_route(Route::Up(lane))),
+            open: Box::new(move || opened.set_route(Route::Up(sender))),
             cut_off: Box::new(cut),
             exited,
             stop,
@@ -150,27 +150,27 @@ fn run_apart(run: impl FnOnce() + Send + 'static, over: CancellationToken) {
 }
 
 /// What an incarnation is made of.
-struct Born<A: Child> {
-    life: Life,
+struct ActorParts<A: Child> {
+    incarnation: IncarnationRef,
     ready: oneshot::Sender<()>,
     stop: CancellationToken,
     observers: mpsc::Receiver<Observe>,
     calls: Calls<A>,
     /// Closes when no call is in flight and none can follow.
     idle: mpsc::Receiver<Infallible>,
-    beat: Beat,
+    beat: LastBeat,
     interval: Duration,
 }
 
-/// One whole life, from the factory to the drop. Returns after nothing of the actor is left.
+/// One whole incarnation, from the factory to the drop. Returns after nothing of the actor is left.
 async fn run<A: Child>(
     stats: Arc<Stats>,
-    factory: &(dyn Fn(Life) -> A + Send + Sync),
-    born: Born<A>,
+    factory: &(dyn Fn(IncarnationRef) -> A + Send + Sync),
+    parts: ActorParts<A>,
     killed: CancellationToken,
 ) -> Exit {
-    let conceived = catch_unwind(AssertUnwindSafe(|| conceive(stats, factory, born)));
-    let mut alive = match conceived {
+    let built = catch_unwind(AssertUnwindSafe(|| build(stats, factory, parts)));
+    let mut alive = match built {
         Ok(alive) => alive,
         Err(payload) => return Exit::Panic(panic_text(&*payload)),
     };
@@ -179,7 +179,7 @@ async fn run<A: Child>(
         () = killed.cancelled() => Exit::Killed,
         exit = &mut alive => exit,
     };
-    match (alive.bury(), exit) {
+    match (alive.drop_actor(), exit) {
         // The panic that ended it explains more than those that followed from it.
         (Some(panic), Exit::Panic(first)) => {
             tracing::error!(panic, "an actor panicked again while it was dropped");
@@ -190,14 +190,14 @@ async fn run<A: Child>(
     }
 }
 
-/// Makes the actor and its context and arranges the order of its life.
-fn conceive<A: Child>(
+/// Makes the actor and its context and arranges the order of its incarnation.
+fn build<A: Child>(
     stats: Arc<Stats>,
-    factory: &(dyn Fn(Life) -> A + Send + Sync),
-    born: Born<A>,
+    factory: &(dyn Fn(IncarnationRef) -> A + Send + Sync),
+    parts: ActorParts<A>,
 ) -> Alive<A> {
-    let Born {
-        life,
+    let ActorParts {
+        incarnation,
         ready,
         stop,
         observers,
@@ -205,21 +205,21 @@ fn conceive<A: Child>(
         mut idle,
         beat,
         interval,
-    } = born;
-    let actor = factory(life.clone());
+    } = parts;
+    let actor = factory(incarnation.clone());
     let mut context = Context::<A>::new();
-    let own_life = life.clone();
+    let own_incarnation = incarnation.clone();
     let first_beat = beat.clone();
     let start = wrap_future::<_, A>(std::future::ready(()))
         .then(|(), actor: &mut A, context: &mut Context<A>| actor.start(context))
         .map(move |started, _, context: &mut Context<A>| match started {
             Ok(()) => {
                 // From now on silence counts; the time that the start took does not.
-                first_beat.strike();
+                first_beat.record();
                 // A supervisor that does not wait any more has already asked for the kill.
                 ready.send(()).ok();
             }
-            Err(exit) => own_life.end(context, exit),
+            Err(exit) => own_incarnation.end(context, exit),
         });
     context.wait(start);
     let stopping = wrap_future::<_, A>(async move {
@@ -236,11 +236,11 @@ fn conceive<A: Child>(
         observers,
         calls,
         stopping: Box::pin(stopping),
-        life: life.clone(),
+        incarnation: incarnation.clone(),
     });
     Alive {
         context: Some(context.into_future(actor)),
-        life,
+        incarnation,
         stats,
     }
 }
@@ -248,7 +248,7 @@ fn conceive<A: Child>(
 /// A live actor: its context future, with panics turned into exits and its busy time measured.
 struct Alive<A: Child> {
     context: Option<ContextFut<A, Context<A>>>,
-    life: Life,
+    incarnation: IncarnationRef,
     stats: Arc<Stats>,
 }
 
@@ -266,7 +266,9 @@ impl<A: Child> Future for Alive<A> {
         self.stats.busy_for(before.elapsed());
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => Poll::Ready(self.life.take_exit().unwrap_or(Exit::Normal)),
+            Ok(Poll::Ready(())) => {
+                Poll::Ready(self.incarnation.take_exit().unwrap_or(Exit::Normal))
+            }
             Err(payload) => Poll::Ready(Exit::Panic(panic_text(&*payload))),
         }
     }
@@ -274,7 +276,7 @@ impl<A: Child> Future for Alive<A> {
 
 impl<A: Child> Alive<A> {
     /// Drops the actor with all that it has spawned, and returns the text if that panicked.
-    fn bury(&mut self) -> Option<String> {
+    fn drop_actor(&mut self) -> Option<String> {
         let mut context = self.context.take()?;
         // A live context would be polled once more by its drop, with an actor that may be broken.
         context.ctx().terminate();
@@ -285,10 +287,10 @@ impl<A: Child> Alive<A> {
 
 impl<A: Child> Drop for Alive<A> {
     fn drop(&mut self) {
-        // Only when the whole system goes down under us is there something left to bury.
-        if let Some(panic) = self.bury() {
+        // Only when the whole system goes down under us is there something left to drop.
+        if let Some(panic) = self.drop_actor() {
             tracing::error!(
-                actor = self.life.path(),
+                actor = self.incarnation.path(),
                 panic,
                 "actor panicked while it was dropped"
             );
@@ -347,13 +349,13 @@ impl<A: Child> Calls<A> {
 /// and hands over the calls, in this order at every turn. It runs in the actor's loop on purpose:
 /// what it proves alive is that very loop.
 struct Pump<A: Child> {
-    beat: Beat,
+    beat: LastBeat,
     interval: Interval,
     observers: mpsc::Receiver<Observe>,
     calls: Calls<A>,
     /// Waits for the stop, then for the calls in flight, then for the actor.
     stopping: Pin<Box<dyn ActorFuture<A, Output = ()>>>,
-    life: Life,
+    incarnation: IncarnationRef,
 }
 
 impl<A: Child> Unpin for Pump<A> {}
@@ -368,13 +370,13 @@ impl<A: Child> ActorFuture<A> for Pump<A> {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         while self.interval.poll_tick(task).is_ready() {}
-        self.beat.strike();
+        self.beat.record();
         while let Poll::Ready(Some(observer)) = self.observers.poll_recv(task) {
             // Whoever asked may have stopped waiting.
             observer.send(actor.observe()).ok();
         }
         if self.stopping.as_mut().poll(actor, context, task).is_ready() {
-            self.life.end(context, Exit::Shutdown);
+            self.incarnation.end(context, Exit::Shutdown);
             return Poll::Ready(());
         }
         // The channel takes part in tokio's cooperative budget: a full one cannot hold the thread.

@@ -16,7 +16,7 @@ pub struct Claim {
     pub bytes: u64,
     /// Whether it may take what is kept free as long as something can be evicted instead: set when
     /// nothing can.
-    pub stretch: bool,
+    pub use_headroom: bool,
 }
 
 /// Why a claim was not granted.
@@ -60,7 +60,7 @@ pub trait Entry: Send + Sync {
     fn detach(&self, pid: i32);
 
     /// Corrects the reserved bytes by what was measured.
-    fn settle(&self, bytes: u64);
+    fn set_reserved(&self, bytes: u64);
 
     /// Bytes reserved now.
     fn reserved(&self) -> u64;
@@ -93,7 +93,7 @@ pub trait Buffers: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`BudgetError::Short`].
-    fn hold(&self, bytes: u64) -> Result<Hold, BudgetError>;
+    fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError>;
 
     /// Has memory read again, unless that was done just now: to be waited for before a refusal is
     /// believed.
@@ -105,17 +105,20 @@ impl dyn Buffers {
     ///
     /// # Errors
     /// [`BudgetError::Short`].
-    pub async fn hold_after_refresh(&self, bytes: u64) -> Result<Hold, BudgetError> {
-        if let Ok(hold) = self.hold(bytes) {
+    pub async fn reserve_after_refresh(
+        &self,
+        bytes: u64,
+    ) -> Result<BufferReservation, BudgetError> {
+        if let Ok(hold) = self.reserve(bytes) {
             return Ok(hold);
         }
         self.refresh().await;
-        self.hold(bytes)
+        self.reserve(bytes)
     }
 }
 
 /// The account behind holds, as they may touch it.
-pub trait Held: Send + Sync {
+pub trait BufferAccounting: Send + Sync {
     /// `bytes` of what was set aside are in use now.
     fn fill(&self, bytes: u64);
 
@@ -124,15 +127,15 @@ pub trait Held: Send + Sync {
 }
 
 /// Bytes set aside for a buffer. Dropping it gives them back.
-pub struct Hold {
-    account: Arc<dyn Held>,
+pub struct BufferReservation {
+    account: Arc<dyn BufferAccounting>,
     bytes: u64,
     filled: u64,
 }
 
-impl Hold {
+impl BufferReservation {
     /// Wraps `bytes` that were just set aside.
-    pub fn new(account: Arc<dyn Held>, bytes: u64) -> Self {
+    pub fn new(account: Arc<dyn BufferAccounting>, bytes: u64) -> Self {
         Self {
             account,
             bytes,
@@ -165,30 +168,34 @@ impl Hold {
 
 /// `bytes` that keep `hold`, which they may share with others: the reservation ends with the last
 /// reference to the last of them.
-pub fn held_bytes(bytes: Vec<u8>, hold: Arc<Hold>) -> Bytes {
-    struct HeldBytes {
+pub fn bytes_with_reservation(bytes: Vec<u8>, hold: Arc<BufferReservation>) -> Bytes {
+    struct ReservedBytes {
         bytes: Vec<u8>,
-        _hold: Arc<Hold>,
+        _hold: Arc<BufferReservation>,
     }
 
-    impl AsRef<[u8]> for HeldBytes {
+    impl AsRef<[u8]> for ReservedBytes {
         fn as_ref(&self) -> &[u8] {
             &self.bytes
         }
     }
 
-    Bytes::from_owner(HeldBytes { bytes, _hold: hold })
+    Bytes::from_owner(ReservedBytes { bytes, _hold: hold })
 }
 
-impl Drop for Hold {
+impl Drop for BufferReservation {
     fn drop(&mut self) {
         self.account.release(self.bytes, self.filled);
     }
 }
 
-impl fmt::Debug for Hold {
+impl fmt::Debug for BufferReservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hold({} of {} bytes)", self.filled, self.bytes)
+        write!(
+            f,
+            "BufferReservation({} of {} bytes)",
+            self.filled, self.bytes
+        )
     }
 }
 

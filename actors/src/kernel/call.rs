@@ -30,7 +30,7 @@ pub trait Message: Send + 'static {
 }
 
 /// The place of a call among those in flight, given back when its work ends.
-pub(super) struct Place {
+pub(super) struct CallPermit {
     /// Counts against the handle's capacity, whatever becomes of the actor.
     pub(super) _permit: OwnedSemaphorePermit,
     /// Counts against the incarnation that works on it: its stop waits for this.
@@ -56,7 +56,7 @@ impl<M: Message> Call<M> {
     pub(super) fn new(
         message: M,
         deadline: Instant,
-        place: Place,
+        permit: CallPermit,
         stats: Arc<Stats>,
     ) -> (Self, oneshot::Receiver<M::Reply>) {
         let (sender, receiver) = oneshot::channel();
@@ -66,7 +66,7 @@ impl<M: Message> Call<M> {
             deadline,
             queued: true,
             stats,
-            place: Some(place),
+            permit: Some(permit),
         };
         (Self { message, reply }, receiver)
     }
@@ -88,7 +88,7 @@ pub struct Reply<M: Message> {
     deadline: Instant,
     queued: bool,
     stats: Arc<Stats>,
-    place: Option<Place>,
+    permit: Option<CallPermit>,
 }
 
 impl<M: Message> Reply<M> {
@@ -100,7 +100,7 @@ impl<M: Message> Reply<M> {
             self.stats.handled()
         }
         // Before the answer: whoever has it may call again at once.
-        self.place = None;
+        self.permit = None;
         if let Some(sender) = self.sender.take() {
             // The caller may have given up; that is its right and already counted there.
             sender.send(reply).ok();
@@ -149,6 +149,6 @@ impl<M: Message> Drop for Reply<M> {
             self.stats.lost();
         }
         // Before the caller hears of it, as in `send`; the sender is dropped after this.
-        self.place = None;
+        self.permit = None;
     }
 }

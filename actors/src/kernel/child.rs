@@ -16,7 +16,7 @@ use super::supervisor::{SupervisorLauncher, SupervisorSpec};
 
 /// An actix actor that one of our supervisors can own.
 ///
-/// Its life: [`Child::start`] runs before any message is looked at; then messages; then, when the
+/// The order of its life: [`Child::start`] runs before any message is looked at; then messages; then, when the
 /// supervisor asks for the stop, the handle refuses new calls, the calls in flight end,
 /// [`Child::stop`] runs, and the actor is dropped. A panic anywhere ends the incarnation at once
 /// and drops the actor, as does a kill, and neither runs actix's `stopped`: release in `Drop` what
@@ -39,15 +39,15 @@ pub trait Child: Actor<Context = Context<Self>> {
     }
 }
 
-/// What an incarnation is given at birth: who it is, and how to end itself with a reason.
+/// What an incarnation is given when it is built: who it is, and how to end itself with a reason.
 #[derive(Debug, Clone)]
-pub struct Life {
+pub struct IncarnationRef {
     path: Arc<str>,
     incarnation: u64,
     exit: Arc<Mutex<Option<Exit>>>,
 }
 
-impl Life {
+impl IncarnationRef {
     pub(super) fn new(path: Arc<str>, incarnation: u64) -> Self {
         Self {
             path,
@@ -162,7 +162,7 @@ impl ChildSpec {
     /// follows it, and names the child.
     pub fn actor<A: Child>(
         handle: &Handle<A>,
-        factory: impl Fn(Life) -> A + Send + Sync + 'static,
+        factory: impl Fn(IncarnationRef) -> A + Send + Sync + 'static,
     ) -> Self {
         let launcher = ActorLauncher::new(handle.clone(), Placement::Shared, factory);
         Self::new(handle.name().to_owned(), Kind::Actor, Arc::new(launcher))
@@ -171,7 +171,7 @@ impl ChildSpec {
     /// Like [`ChildSpec::actor`], on a thread of its own.
     pub fn dedicated_actor<A: Child>(
         handle: &Handle<A>,
-        factory: impl Fn(Life) -> A + Send + Sync + 'static,
+        factory: impl Fn(IncarnationRef) -> A + Send + Sync + 'static,
     ) -> Self {
         let launcher = ActorLauncher::new(handle.clone(), Placement::Dedicated, factory);
         Self::new(handle.name().to_owned(), Kind::Actor, Arc::new(launcher))

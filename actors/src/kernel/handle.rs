@@ -13,7 +13,7 @@ use actix::{Actor, Context, Handler};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::call::{Call, InFlight, Message, Place};
+use super::call::{Call, CallPermit, InFlight, Message};
 use super::stats::Stats;
 
 /// Why a call brought no answer.
@@ -53,17 +53,17 @@ pub(super) type Envelope<A> = Box<dyn FnOnce(&mut A, &mut <A as Actor>::Context)
 /// incarnation that is on its way out can open what was closed.
 pub(super) enum Route<A: Actor> {
     Down { until: Option<Instant> },
-    Up(Lane<A>),
+    Up(IncarnationSender<A>),
     Stopped,
 }
 
 /// The way to one incarnation.
-pub(super) struct Lane<A: Actor> {
+pub(super) struct IncarnationSender<A: Actor> {
     pub(super) calls: mpsc::Sender<Envelope<A>>,
     pub(super) in_flight: InFlight,
 }
 
-impl<A: Actor> Lane<A> {
+impl<A: Actor> IncarnationSender<A> {
     /// False from the actor's death on, which its supervisor may not have noticed yet.
     fn is_open(&self) -> bool {
         !self.calls.is_closed()
@@ -155,8 +155,8 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
     {
         let shared = &self.shared;
         let route = shared.route.borrow();
-        let lane = match &*route {
-            Route::Up(lane) if lane.is_open() => lane,
+        let sender = match &*route {
+            Route::Up(sender) if sender.is_open() => sender,
             Route::Up(_) => {
                 shared.stats.refused_unavailable();
                 return Err(AskError::Restarting {
@@ -179,22 +179,22 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
             shared.stats.refused_busy();
             return Err(AskError::Busy);
         };
-        let place = Place {
+        let permit = CallPermit {
             _permit,
-            _in_flight: lane.in_flight.clone(),
+            _in_flight: sender.in_flight.clone(),
         };
-        let (call, receiver) = Call::new(message, deadline, place, Arc::clone(&shared.stats));
+        let (call, receiver) = Call::new(message, deadline, permit, Arc::clone(&shared.stats));
         let envelope: Envelope<A> =
             Box::new(move |actor, context| actor.handle(call, context).handle(context, None));
-        // The permit is the bound: the lane has room for whoever has one. If the actor dies at this
+        // The permit is the bound: the sender has room for whoever has one. If the actor dies at this
         // very moment the call is dropped, and its caller hears that from the receiver.
-        lane.calls.try_send(envelope).ok();
+        sender.calls.try_send(envelope).ok();
         Ok(receiver)
     }
 
     /// Whether the actor runs and takes calls.
     pub fn is_up(&self) -> bool {
-        matches!(&*self.shared.route.borrow(), Route::Up(lane) if lane.is_open())
+        matches!(&*self.shared.route.borrow(), Route::Up(sender) if sender.is_open())
     }
 
     /// Waits until the actor runs. False when it was stopped or `within` passed first.
@@ -206,21 +206,25 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
     /// stopped or `within` passed first.
     pub async fn restarted(&self, within: Duration) -> bool {
         let before = match &*self.shared.route.borrow() {
-            Route::Up(lane) => Some(lane.calls.clone()),
+            Route::Up(sender) => Some(sender.calls.clone()),
             Route::Down { .. } | Route::Stopped => None,
         };
-        let is_new = |lane: &Lane<A>| {
+        let is_new = |sender: &IncarnationSender<A>| {
             let old = before.as_ref();
-            old.is_none_or(|before| !before.same_channel(&lane.calls))
+            old.is_none_or(|before| !before.same_channel(&sender.calls))
         };
         self.up(within, is_new).await
     }
 
     /// Waits until an incarnation is up that `is_wanted`.
-    async fn up(&self, within: Duration, is_wanted: impl Fn(&Lane<A>) -> bool) -> bool {
+    async fn up(
+        &self,
+        within: Duration,
+        is_wanted: impl Fn(&IncarnationSender<A>) -> bool,
+    ) -> bool {
         let mut route = self.shared.route.subscribe();
         let settled = route.wait_for(|route| match route {
-            Route::Up(lane) => lane.is_open() && is_wanted(lane),
+            Route::Up(sender) => sender.is_open() && is_wanted(sender),
             Route::Down { .. } => false,
             Route::Stopped => true,
         });

@@ -23,7 +23,7 @@ const KILL_GRACE: Duration = Duration::from_secs(2);
 /// Makes running children. One implementation per kind of child.
 pub(super) trait Launch: Send + Sync {
     /// Starts an incarnation and returns at once.
-    fn launch(&self, birth: Birth) -> Running;
+    fn launch(&self, context: LaunchContext) -> Running;
 
     /// Lets no more callers in, before the child is asked to stop. A supervisor's children are not
     /// closed with it: those that stop first may still need the others.
@@ -37,7 +37,7 @@ pub(super) trait Launch: Send + Sync {
 }
 
 /// What a launch is given.
-pub(super) struct Birth {
+pub(super) struct LaunchContext {
     pub(super) tree: Tree,
     pub(super) node: Arc<Node>,
     pub(super) incarnation: u64,
@@ -59,17 +59,17 @@ pub(super) struct Running {
     /// Cancelled to end it at its next await point.
     pub(super) kill: CancellationToken,
     /// Written by the child's loop at every turn; none for children that have no loop of ours.
-    pub(super) beat: Option<Beat>,
+    pub(super) beat: Option<LastBeat>,
 }
 
 /// The time of the last sign of life, shared between an actor's loop and its supervisor.
 #[derive(Debug, Clone)]
-pub(super) struct Beat {
+pub(super) struct LastBeat {
     origin: Instant,
     last_millis: Arc<AtomicU64>,
 }
 
-impl Beat {
+impl LastBeat {
     pub(super) fn new() -> Self {
         Self {
             origin: Instant::now(),
@@ -77,7 +77,7 @@ impl Beat {
         }
     }
 
-    pub(super) fn strike(&self) {
+    pub(super) fn record(&self) {
         let millis = self
             .origin
             .elapsed()
@@ -102,13 +102,13 @@ pub(super) struct Ended {
 
 /// What an incarnation tells its supervisor: at most once that it is ready, then that it ended.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum ChildEvent {
     Ready,
     Ended(Ended),
 }
 
 /// Ready, ended: there is never more to tell.
-const NEWS_MAX: usize = 2;
+const EVENTS_MAX: usize = 2;
 
 /// The supervisor's grip on one incarnation. Dropping it kills the child.
 pub(super) struct Incarnation {
@@ -122,9 +122,9 @@ impl Incarnation {
         spec: &ChildSpec,
         tree: &Tree,
         node: &Arc<Node>,
-    ) -> (Self, mpsc::Receiver<News>) {
+    ) -> (Self, mpsc::Receiver<ChildEvent>) {
         let incarnation = node.begin_incarnation();
-        let running = spec.launch.launch(Birth {
+        let running = spec.launch.launch(LaunchContext {
             tree: tree.clone(),
             node: Arc::clone(node),
             incarnation,
@@ -132,7 +132,7 @@ impl Incarnation {
         });
         let stop = CancellationToken::new();
         let kill = CancellationToken::new();
-        let (sender, news) = mpsc::channel(NEWS_MAX);
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
         let watch = Watch {
             running,
             kind: spec.kind,
@@ -144,10 +144,10 @@ impl Incarnation {
             tree: tree.clone(),
         };
         actix_rt::spawn(watch.run(sender));
-        (Self { stop, kill }, news)
+        (Self { stop, kill }, events)
     }
 
-    /// Asks for the stop; the end comes as news.
+    /// Asks for the stop; the end comes as events.
     pub(super) fn request_stop(&self) {
         self.stop.cancel();
     }
@@ -171,13 +171,13 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(mut self, news: mpsc::Sender<News>) {
+    async fn run(mut self, events: mpsc::Sender<ChildEvent>) {
         let ended = match self.start().await {
             Ok(()) => {
                 let since = Instant::now();
                 std::mem::replace(&mut self.running.open, Box::new(|| {}))();
                 // The supervisor may be gone; then it has asked for the kill by that.
-                news.try_send(News::Ready).ok();
+                events.try_send(ChildEvent::Ready).ok();
                 Ended {
                     exit: self.live().await,
                     uptime: Some(since.elapsed()),
@@ -185,7 +185,7 @@ impl Watch {
             }
             Err(exit) => Ended { exit, uptime: None },
         };
-        news.try_send(News::Ended(ended)).ok();
+        events.try_send(ChildEvent::Ended(ended)).ok();
     }
 
     /// Waits until the child is ready; else says how it ended instead.
@@ -275,7 +275,7 @@ async fn after(deadline: Duration) {
 
 /// Resolves once the beat has been silent for too long, with the length of the silence. What counts
 /// is time during which this process ran: after a pause of it everybody is given time to beat.
-async fn silence(beat: Option<Beat>, heartbeat: Heartbeat) -> Duration {
+async fn silence(beat: Option<LastBeat>, heartbeat: Heartbeat) -> Duration {
     let Some(beat) = beat else {
         return std::future::pending().await;
     };

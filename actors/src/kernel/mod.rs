@@ -19,11 +19,11 @@ mod backoff;
 mod budget;
 mod call;
 mod child;
+mod child_events;
 mod exit;
 mod handle;
 mod incarnation;
 mod load;
-mod newsroom;
 mod notice;
 mod output;
 pub mod phase;
@@ -44,9 +44,12 @@ pub(crate) mod url;
 
 pub use awake::sleep_awake;
 pub use backoff::{Backoff, BackoffError};
-pub use budget::{Budget, BudgetError, Buffers, Claim, Entry, Held, Hold, Reservation, held_bytes};
+pub use budget::{
+    Budget, BudgetError, BufferAccounting, BufferReservation, Buffers, Claim, Entry, Reservation,
+    bytes_with_reservation,
+};
 pub use call::{Call, Message, Reply};
-pub use child::{Child, ChildSpec, Heartbeat, Kind, Life, Placement, Restart};
+pub use child::{Child, ChildSpec, Heartbeat, IncarnationRef, Kind, Placement, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
 pub use load::{Estimate, Load, LoadError, LoadFault, Loadable, Loaded, Registrar, Ticket};

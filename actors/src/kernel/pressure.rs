@@ -96,7 +96,7 @@ pub struct Pressure {
     /// How short memory is.
     pub level: Level,
     /// The last stage that is asked to give back; `None` when nobody is.
-    pub through: Option<Stage>,
+    pub max_stage: Option<Stage>,
     /// Bytes to give back, all together, to be below the level again.
     pub wanted_bytes: u64,
     /// Grows with every publication; acknowledgements name it.
@@ -106,7 +106,7 @@ pub struct Pressure {
 impl Pressure {
     /// Whether what belongs to `stage` is asked for.
     pub fn asks(&self, stage: Stage) -> bool {
-        self.through.is_some_and(|through| stage <= through)
+        self.max_stage.is_some_and(|max_stage| stage <= max_stage)
     }
 }
 
@@ -156,7 +156,7 @@ struct Board {
     /// The level that usage reaches by the last reading; `None` when nobody observes it.
     reached: Option<Level>,
     epoch: u64,
-    through: Option<Stage>,
+    max_stage: Option<Stage>,
     subscribers: BTreeMap<String, Member>,
 }
 
@@ -171,7 +171,10 @@ impl Board {
     /// The subscribers whose answer is waited for.
     fn asked(&self) -> impl Iterator<Item = (&String, &Member)> {
         let members = self.subscribers.iter();
-        members.filter(|(_, member)| self.through.is_some_and(|through| member.stage <= through))
+        members.filter(|(_, member)| {
+            self.max_stage
+                .is_some_and(|max_stage| member.stage <= max_stage)
+        })
     }
 }
 
@@ -208,12 +211,12 @@ pub struct PressureWriter {
 }
 
 impl PressureWriter {
-    /// Publishes a level, asks for `wanted_bytes` from every stage up to `through`, and says the
+    /// Publishes a level, asks for `wanted_bytes` from every stage up to `max_stage`, and says the
     /// epoch.
-    pub fn publish(&self, level: Level, through: Option<Stage>, wanted_bytes: u64) -> u64 {
+    pub fn publish(&self, level: Level, max_stage: Option<Stage>, wanted_bytes: u64) -> u64 {
         let mut board = self.shared.board();
         board.epoch += 1;
-        board.through = through;
+        board.max_stage = max_stage;
         for member in board.subscribers.values_mut() {
             member.answer = None;
         }
@@ -221,7 +224,7 @@ impl PressureWriter {
         drop(board);
         self.sender.send_replace(Pressure {
             level,
-            through,
+            max_stage,
             wanted_bytes,
             epoch,
         });

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, ProcessExit};
-use super::incarnation::{Birth, Launch, Running};
+use super::incarnation::{Launch, LaunchContext, Running};
 use super::output::Capture;
 use super::process_ref::ProcessRef;
 
@@ -407,7 +407,7 @@ impl SpawnError {
 }
 
 impl Launch for ProcessLauncher {
-    fn launch(&self, _: Birth) -> Running {
+    fn launch(&self, _: LaunchContext) -> Running {
         let (ready_sender, ready) = oneshot::channel();
         let (exit_sender, exited) = oneshot::channel();
         let stop = CancellationToken::new();

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::child::{ChildSpec, Kind};
 use super::exit::Exit;
-use super::incarnation::{Incarnation, News};
+use super::incarnation::{ChildEvent, Incarnation};
 use super::supervisor::SupervisorSpec;
 use super::tree::{ChildState, Tree};
 
@@ -32,13 +32,13 @@ impl Root {
             let mut ready = Some(ready_sender);
             let exit = loop {
                 match news.recv().await {
-                    Some(News::Ready) => {
+                    Some(ChildEvent::Ready) => {
                         node.set_state(ChildState::Running);
                         if let Some(ready) = ready.take() {
                             ready.send(()).ok();
                         }
                     }
-                    Some(News::Ended(ended)) => break ended.exit,
+                    Some(ChildEvent::Ended(ended)) => break ended.exit,
                     None => break Exit::Killed,
                 }
             };

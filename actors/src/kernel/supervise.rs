@@ -12,15 +12,15 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::child::ChildSpec;
+use super::child_events::ChildEvents;
 use super::exit::{Exit, SupervisionError};
-use super::incarnation::{Birth, Ended, Incarnation, News};
-use super::newsroom::Newsroom;
+use super::incarnation::{ChildEvent, Ended, Incarnation, LaunchContext};
 use super::slot::{OnRequest, Slot};
 use super::supervisor::{Command, StartChildError, StartedChild, Strategy, SupervisorSpec};
 use super::tree::{ChildState, Tree};
 
 enum Event {
-    News(u64, News),
+    ChildEvent(u64, ChildEvent),
     Command(Command),
     RestartDue,
     Stop,
@@ -43,7 +43,7 @@ pub(super) struct Supervisor {
     commands: mpsc::Receiver<Command>,
     slots: Vec<Slot>,
     next_key: u64,
-    news: Newsroom,
+    news: ChildEvents,
     /// Restarts within the period, oldest first.
     restarts: VecDeque<Instant>,
     /// A group to start again: from this position on, at this time.
@@ -53,18 +53,18 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub(super) fn new(
         spec: SupervisorSpec,
-        birth: Birth,
+        launch: LaunchContext,
         commands: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) -> Self {
         let mut supervisor = Self {
-            path: birth.node.path().to_owned(),
-            tree: birth.tree,
+            path: launch.node.path().to_owned(),
+            tree: launch.tree,
             stop,
             commands,
             slots: Vec::new(),
             next_key: 0,
-            news: Newsroom::default(),
+            news: ChildEvents::default(),
             restarts: VecDeque::new(),
             group_restart: None,
             spec,
@@ -128,12 +128,12 @@ impl Supervisor {
         loop {
             let outcome = match self.next_event().await {
                 Event::Stop => return Exit::Shutdown,
-                Event::News(key, news) => match (self.position(key), news) {
-                    (Some(index), News::Ready) => {
+                Event::ChildEvent(key, news) => match (self.position(key), news) {
+                    (Some(index), ChildEvent::Ready) => {
                         self.on_ready(index);
                         Ok(())
                     }
-                    (Some(index), News::Ended(ended)) => self.on_ended(index, ended).await,
+                    (Some(index), ChildEvent::Ended(ended)) => self.on_ended(index, ended).await,
                     (None, _) => Ok(()),
                 },
                 Event::Command(Command::Start { spec, reply }) => {
@@ -157,7 +157,7 @@ impl Supervisor {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Event::Stop,
-            (key, news) = self.news.next() => Event::News(key, news),
+            (key, news) = self.news.next() => Event::ChildEvent(key, news),
             () = at(due) => Event::RestartDue,
             Some(command) = self.commands.recv() => Event::Command(command),
         }
@@ -214,8 +214,8 @@ impl Supervisor {
                 news = self.news.next_of(key) => news,
             };
             match news {
-                News::Ready => self.on_ready(index),
-                News::Ended(ended) => return Err(Interrupted::Ended(index, ended)),
+                ChildEvent::Ready => self.on_ready(index),
+                ChildEvent::Ended(ended) => return Err(Interrupted::Ended(index, ended)),
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::child::ChildSpec;
 use super::exit::Exit;
-use super::incarnation::{Birth, Launch, Running};
+use super::incarnation::{Launch, LaunchContext, Running};
 use super::supervise::Supervisor;
 
 /// Commands in a supervisor's queue. Whoever has one more waits until there is space: a refusal could
@@ -186,7 +186,7 @@ impl SupervisorLauncher {
 }
 
 impl Launch for SupervisorLauncher {
-    fn launch(&self, birth: Birth) -> Running {
+    fn launch(&self, context: LaunchContext) -> Running {
         let (ready_sender, ready) = oneshot::channel();
         let (exit_sender, exited) = oneshot::channel();
         let stop = CancellationToken::new();
@@ -196,7 +196,7 @@ impl Launch for SupervisorLauncher {
             .handle
             .commands
             .send_replace(Some(commands_sender));
-        let mut supervisor = Supervisor::new(self.spec.clone(), birth, commands, stop.clone());
+        let mut supervisor = Supervisor::new(self.spec.clone(), context, commands, stop.clone());
         let published = self.spec.handle.clone();
         let killed = kill.clone();
         actix_rt::spawn(async move {

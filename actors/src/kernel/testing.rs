@@ -1,4 +1,4 @@
-//! The test kit: a universe per test, with paused time, that fails the test when anything is left
+//! The test kit: a system per test, with paused time, that fails the test when anything is left
 //! alive in it.
 
 #[cfg(test)]
@@ -19,7 +19,7 @@ use super::supervisor::SupervisorSpec;
 use super::tree::Tree;
 
 /// How long a kill at the end of a test may take: a little more than the kernel's own grace.
-const SETTLE_WITHIN: Duration = Duration::from_secs(3);
+const END_WITHIN: Duration = Duration::from_secs(3);
 
 thread_local! {
     static PROCESSES: Cell<usize> = const { Cell::new(0) };
@@ -45,41 +45,41 @@ impl Drop for AliveProcess {
 /// The world of one test: an actix system, a tree, and a check at the end that nothing outlived
 /// the test.
 #[derive(Debug, Default)]
-pub struct Universe {
+pub struct TestSystem {
     tree: Tree,
 }
 
-impl Universe {
+impl TestSystem {
     /// Runs `test` in an actix system whose clock stands still unless everything waits, so that
     /// backoffs and deadlines cost no time and are exact.
     ///
     /// # Panics
     /// When a child or a process outlives the test.
-    pub fn paused<F: Future<Output = ()>>(test: impl FnOnce(Universe) -> F) {
+    pub fn paused<F: Future<Output = ()>>(test: impl FnOnce(TestSystem) -> F) {
         Self::run(true, test);
     }
 
-    /// Like [`Universe::paused`], with the real clock: for tests with threads or processes.
+    /// Like [`TestSystem::paused`], with the real clock: for tests with threads or processes.
     ///
     /// # Panics
     /// When a child or a process outlives the test.
-    pub fn real_time<F: Future<Output = ()>>(test: impl FnOnce(Universe) -> F) {
+    pub fn real_time<F: Future<Output = ()>>(test: impl FnOnce(TestSystem) -> F) {
         Self::run(false, test);
     }
 
     #[allow(clippy::panic, clippy::expect_used)]
-    fn run<F: Future<Output = ()>>(paused: bool, test: impl FnOnce(Universe) -> F) {
-        let system = actix_rt::System::with_tokio_rt(move || {
+    fn run<F: Future<Output = ()>>(paused: bool, test: impl FnOnce(TestSystem) -> F) {
+        let runtime = actix_rt::System::with_tokio_rt(move || {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             builder.enable_all();
             builder.start_paused(paused);
             builder.build().expect("a test needs a runtime")
         });
-        let universe = Universe::default();
-        let tree = universe.tree.clone();
-        system.block_on(async {
-            test(universe).await;
-            settle(|| tree.alive().is_empty() && PROCESSES.with(Cell::get) == 0).await;
+        let system = TestSystem::default();
+        let tree = system.tree.clone();
+        runtime.block_on(async {
+            test(system).await;
+            wait_until(|| tree.alive().is_empty() && PROCESSES.with(Cell::get) == 0).await;
         });
         let alive = tree.alive();
         assert!(alive.is_empty(), "children outlived the test: {alive:?}");
@@ -87,12 +87,12 @@ impl Universe {
         assert_eq!(processes, 0, "processes outlived the test");
     }
 
-    /// The tree of this universe.
+    /// The tree of this system.
     pub fn tree(&self) -> &Tree {
         &self.tree
     }
 
-    /// Starts a root supervisor in this universe.
+    /// Starts a root supervisor in this system.
     ///
     /// # Panics
     /// When it does not start.
@@ -106,8 +106,8 @@ impl Universe {
 }
 
 /// Waits a little for what a dropped tree still has to carry out.
-async fn settle(done: impl Fn() -> bool) {
-    let deadline = Instant::now() + SETTLE_WITHIN;
+async fn wait_until(done: impl Fn() -> bool) {
+    let deadline = Instant::now() + END_WITHIN;
     while !done() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

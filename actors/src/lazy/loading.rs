@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::AcquireError;
 use super::lease::{Lease, Uses};
 use super::loader::{Acquired, Loader};
-use super::slot::{Failure, Held, Stage, State};
+use super::slot::{Failure, LoadedParts, Stage, State};
 use crate::kernel::{Load, LoadError, LoadFault, Loaded, Reservation, Ticket};
 
 /// A dependency that could not be had.
@@ -156,10 +156,10 @@ impl Loader {
         let entry = reservation.entry();
         if bytes > 0 {
             slot.loaded = bytes;
-            entry.settle(bytes);
+            entry.set_reserved(bytes);
         } else {
             // Nothing measured is no measurement: the estimate stands, and the load is over.
-            entry.settle(entry.reserved());
+            entry.set_reserved(entry.reserved());
         }
         let took = since.elapsed();
         slot.meter.loaded(took);
@@ -181,7 +181,7 @@ impl Loader {
                 waiter.send(Ok(Lease::take(&uses))).ok();
             }
         }
-        slot.enter(State::Ready(Held {
+        slot.enter(State::Ready(LoadedParts {
             reservation,
             dependencies,
             uses,

@@ -38,10 +38,10 @@ struct Head {
     /// Since when it can only hope that others end their use.
     hoping_since: Option<Instant>,
     /// Whether nothing could be evicted, so that it may take what is kept free otherwise.
-    stretch: bool,
+    use_headroom: bool,
     /// Whether it makes do with what its last load took, since there is no room for what its use
     /// took at the most. What grew once must not be shut out for good.
-    modest: bool,
+    minimum_only: bool,
     /// Whether the budget is being asked, and whether something has gone since.
     asking: bool,
     outdated: bool,
@@ -68,8 +68,8 @@ impl Loader {
             since: Instant::now(),
             evictions: 0,
             hoping_since: None,
-            stretch: false,
-            modest: false,
+            use_headroom: false,
+            minimum_only: false,
             asking: false,
             outdated: false,
             timer: None,
@@ -114,12 +114,12 @@ impl Loader {
         head.outdated = false;
         let answer = self.budget.reserve(Claim {
             name: head.name.clone(),
-            bytes: if head.modest {
+            bytes: if head.minimum_only {
                 slot.least()
             } else {
                 slot.estimate()
             },
-            stretch: head.stretch,
+            use_headroom: head.use_headroom,
         });
         context.spawn(
             wrap_future::<_, Self>(answer)
@@ -209,9 +209,9 @@ impl Loader {
         };
         let refused = AcquireError::Short(shortage);
         head.shortage = Some(shortage);
-        if victims.is_none() && !head.stretch {
+        if victims.is_none() && !head.use_headroom {
             // Better to use what is kept free than to refuse.
-            head.stretch = true;
+            head.use_headroom = true;
             return self.ask_budget(context);
         }
         let due = match victims {
@@ -258,7 +258,7 @@ impl Loader {
             && let Some(slot) = self.slots.get(&head.name)
             && slot.least() < shortage.need
         {
-            head.modest = true;
+            head.minimum_only = true;
             head.since = Instant::now();
             head.evictions = 0;
             head.hoping_since = None;

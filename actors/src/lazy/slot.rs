@@ -26,16 +26,16 @@ pub(super) enum State {
         /// Whether it is to be unloaded as soon as it is loaded and its waiters are served.
         leave: Option<Reason>,
     },
-    Ready(Held),
+    Ready(LoadedParts),
     Draining {
-        held: Held,
+        held: LoadedParts,
         /// Whether its unload is under way.
         unloading: bool,
     },
     Failed {
         failure: Failure,
         /// What is left of a resource that died, while it is cleaned up.
-        remains: Option<Held>,
+        remains: Option<LoadedParts>,
     },
 }
 
@@ -55,7 +55,7 @@ pub(super) enum Stage {
 
 /// What a loaded resource holds. Its memory first: the order of the fields is the order in which
 /// they are given back.
-pub(super) struct Held {
+pub(super) struct LoadedParts {
     pub(super) reservation: Reservation,
     pub(super) dependencies: Vec<Lease>,
     pub(super) uses: Arc<Uses>,
@@ -63,7 +63,7 @@ pub(super) struct Held {
     pub(super) death: SpawnHandle,
 }
 
-impl Held {
+impl LoadedParts {
     /// Bytes that come free when it goes.
     pub(super) fn bytes(&self) -> u64 {
         let entry = self.reservation.entry();
@@ -202,7 +202,7 @@ impl Slot {
     }
 
     /// What it holds while it is loaded.
-    pub(super) fn held(&self) -> Option<&Held> {
+    pub(super) fn held(&self) -> Option<&LoadedParts> {
         match &self.state {
             State::Ready(held) | State::Draining { held, .. } => Some(held),
             State::Failed { remains, .. } => remains.as_ref(),

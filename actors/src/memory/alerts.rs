@@ -24,7 +24,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 
-use super::history::{Event, Happening};
+use super::history::{Event, EventKind};
 use super::metrics;
 use super::probe::Health;
 use super::room::Memory;
@@ -145,7 +145,7 @@ impl AlertSender {
     }
 
     fn hear(&mut self, event: Arc<Event>, context: &mut Context<Self>) {
-        if !self.is_alert(&event.happening) {
+        if !self.is_alert(&event.kind) {
             return;
         }
         if self.queue.len() == QUEUE_MAX {
@@ -158,17 +158,17 @@ impl AlertSender {
 
     /// Whether somebody should hear of it: memory is short, or no longer; something leaks, outgrew
     /// its estimate or was killed; a figure cannot be believed.
-    fn is_alert(&mut self, happening: &Happening) -> bool {
-        match happening {
-            Happening::Level { to, .. } => {
+    fn is_alert(&mut self, kind: &EventKind) -> bool {
+        match kind {
+            EventKind::Level { to, .. } => {
                 let was_short = std::mem::replace(&mut self.is_short, *to >= self.level);
                 self.is_short || was_short
             }
-            Happening::Notice(notice) => !matches!(notice.kind, NoticeKind::Recycled { .. }),
-            Happening::Source(status) => {
+            EventKind::Notice(notice) => !matches!(notice.kind, NoticeKind::Recycled { .. }),
+            EventKind::Source(status) => {
                 matches!(status.health, Health::Failing | Health::Misleading)
             }
-            Happening::CleanUp { .. } | Happening::Gc { .. } => false,
+            EventKind::CleanUp { .. } | EventKind::Gc { .. } => false,
         }
     }
 
@@ -311,7 +311,7 @@ mod tests {
     use super::super::config::MemoryConfig;
     use super::super::probe::fixture::Fixture;
     use super::*;
-    use crate::kernel::testing::Universe;
+    use crate::kernel::testing::TestSystem;
     use crate::kernel::{Notice, SupervisorSpec};
 
     const BUDGET: u64 = 1000 << 10;
@@ -366,13 +366,13 @@ mod tests {
 
     #[test]
     fn an_alert_is_sent_again_until_it_is_taken_and_the_rest_follows_in_order() {
-        Universe::real_time(|universe| async move {
+        TestSystem::real_time(|system| async move {
             let (listener, address) = listen().await;
             let (fixture, memory) = room(900);
             let spec = SupervisorSpec::new("headroom")
                 .child(memory.alerts(config(address)).unwrap())
                 .child(memory.child());
-            let root = universe.start(spec).await;
+            let root = system.start(spec).await;
             let first = take_request(&listener, "503 Service Unavailable").await;
             assert_eq!(
                 (&first["source"], &first["event"], &first["to"]),
@@ -407,13 +407,13 @@ mod tests {
 
     #[test]
     fn an_alert_that_is_refused_for_good_does_not_hold_up_the_next() {
-        Universe::real_time(|universe| async move {
+        TestSystem::real_time(|system| async move {
             let (listener, address) = listen().await;
             let (_fixture, memory) = room(900);
             let spec = SupervisorSpec::new("headroom")
                 .child(memory.alerts(config(address)).unwrap())
                 .child(memory.child());
-            let root = universe.start(spec).await;
+            let root = system.start(spec).await;
             let killed = |bytes| NoticeKind::KilledByKernel {
                 measured_bytes: bytes,
             };
@@ -439,7 +439,7 @@ mod tests {
             is_short: false,
         };
         let mut level = |to| {
-            sender.is_alert(&Happening::Level {
+            sender.is_alert(&EventKind::Level {
                 from: Level::Normal,
                 to,
                 wanted_bytes: 0,
@@ -449,7 +449,7 @@ mod tests {
         let told = [Elevated, High, Critical, High, Elevated, Normal].map(&mut level);
         assert_eq!(told, [false, true, true, true, true, false]);
         let mut notice = |kind| {
-            sender.is_alert(&Happening::Notice(Notice {
+            sender.is_alert(&EventKind::Notice(Notice {
                 at: std::time::SystemTime::now(),
                 actor: "model:1/host-0".into(),
                 kind,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tikv_jemalloc_ctl::{Access, AsName, arenas, epoch, stats};
 
-use super::probe::{Probe, Silence, Source};
+use super::probe::{Probe, ProbeError, Source};
 
 /// What the experiment asks for: large enough to be counted at once and told from what other
 /// threads do, and never touched, so that it costs no memory.
@@ -88,9 +88,9 @@ impl Allocator {
     ///
     /// # Errors
     /// The program's memory does not come from it, or it was built without statistics.
-    pub(super) fn stats(&self) -> Result<AllocatorStats, Silence> {
+    pub(super) fn stats(&self) -> Result<AllocatorStats, ProbeError> {
         if !self.is_ours {
-            return Err(Silence::OtherAllocator);
+            return Err(ProbeError::OtherAllocator);
         }
         read_stats().map_err(|error| refused("stats", error))
     }
@@ -99,7 +99,7 @@ impl Allocator {
     ///
     /// # Errors
     /// As [`Allocator::stats`].
-    pub(super) fn purge(&self) -> Result<Purged, Silence> {
+    pub(super) fn purge(&self) -> Result<Purged, ProbeError> {
         let before = self.stats()?.resident;
         {
             let _changing = self.lock();
@@ -124,9 +124,9 @@ impl Allocator {
     ///
     /// # Errors
     /// As [`Allocator::stats`].
-    pub(super) fn set_decay(&self, decay: Duration) -> Result<(), Silence> {
+    pub(super) fn set_decay(&self, decay: Duration) -> Result<(), ProbeError> {
         if !self.is_ours {
-            return Err(Silence::OtherAllocator);
+            return Err(ProbeError::OtherAllocator);
         }
         let milliseconds = isize::try_from(decay.as_millis()).unwrap_or(isize::MAX);
         let _changing = self.lock();
@@ -149,11 +149,11 @@ impl Allocator {
 }
 
 impl Probe for &Allocator {
-    type Told = AllocatorStats;
+    type Value = AllocatorStats;
 
     const SOURCE: Source = Source::Allocator;
 
-    fn read(&mut self) -> Result<AllocatorStats, Silence> {
+    fn read(&mut self) -> Result<AllocatorStats, ProbeError> {
         self.stats()
     }
 }
@@ -190,9 +190,9 @@ fn read_stats() -> tikv_jemalloc_ctl::Result<AllocatorStats> {
     })
 }
 
-fn refused(what: &str, error: tikv_jemalloc_ctl::Error) -> Silence {
+fn refused(what: &str, error: tikv_jemalloc_ctl::Error) -> ProbeError {
     let what = what.trim_end_matches('\0');
-    Silence::Refused(format!("{what}: {error}"))
+    ProbeError::Refused(format!("{what}: {error}"))
 }
 
 #[cfg(test)]
@@ -255,8 +255,8 @@ mod tests {
     #[test]
     fn an_allocator_that_does_not_count_our_memory_is_absent_and_left_alone() {
         let other = Allocator::counting(|_| ());
-        assert_eq!(other.stats(), Err(Silence::OtherAllocator));
-        assert_eq!(other.purge(), Err(Silence::OtherAllocator));
+        assert_eq!(other.stats(), Err(ProbeError::OtherAllocator));
+        assert_eq!(other.purge(), Err(ProbeError::OtherAllocator));
         assert!(other.set_decay(Duration::ZERO).is_err());
         assert!(other.stats().unwrap_err().is_absence());
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::config::MemoryConfig;
 use super::levels::share_of;
 use super::probe::{
-    CgroupV1, CgroupV2, GroupUsage, Health, Limit, Physical, Probe, Silence, Source, System,
+    CgroupV1, CgroupV2, GroupUsage, Health, Limit, Physical, Probe, ProbeError, Source, System,
 };
 
 /// Who set the budget.
@@ -81,8 +81,8 @@ pub struct NoBudget(String);
 
 /// The control groups that we are in, found once per reading of the budget.
 pub(super) struct Groups {
-    v2: Result<CgroupV2, Silence>,
-    v1: Result<CgroupV1, Silence>,
+    v2: Result<CgroupV2, ProbeError>,
+    v1: Result<CgroupV1, ProbeError>,
 }
 
 impl Groups {
@@ -104,8 +104,8 @@ impl Groups {
 
 /// What our control groups count.
 pub(super) struct GroupCounts {
-    pub(super) v2: Result<GroupUsage, Silence>,
-    pub(super) v1: Result<GroupUsage, Silence>,
+    pub(super) v2: Result<GroupUsage, ProbeError>,
+    pub(super) v1: Result<GroupUsage, ProbeError>,
 }
 
 impl GroupCounts {
@@ -117,9 +117,9 @@ impl GroupCounts {
     }
 }
 
-fn read<P: Probe<Told = GroupUsage>>(
-    group: &mut Result<P, Silence>,
-) -> Result<GroupUsage, Silence> {
+fn read<P: Probe<Value = GroupUsage>>(
+    group: &mut Result<P, ProbeError>,
+) -> Result<GroupUsage, ProbeError> {
     group.as_mut().map_err(|reason| reason.clone())?.read()
 }
 
@@ -201,13 +201,13 @@ fn configured(limit: Option<u64>, machine: Option<u64>) -> Considered {
     }
 }
 
-fn limit<P: Probe>(group: &Result<P, Silence>) -> Result<Limit, Silence> {
+fn limit<P: Probe>(group: &Result<P, ProbeError>) -> Result<Limit, ProbeError> {
     group.as_ref().map_err(Clone::clone)?.limit()
 }
 
 fn considered(
     source: BudgetSource,
-    limit: Result<Limit, Silence>,
+    limit: Result<Limit, ProbeError>,
     machine: Option<u64>,
 ) -> Considered {
     let (bytes, health, detail) = match limit {
@@ -228,7 +228,7 @@ fn considered(
     }
 }
 
-fn physical_share(physical: Result<Limit, Silence>, share: f64) -> Considered {
+fn physical_share(physical: Result<Limit, ProbeError>, share: f64) -> Considered {
     let (bytes, health, detail) = match physical {
         Ok(Limit { bytes, set_by }) => (
             Some(share_of(bytes, share)),

@@ -11,7 +11,10 @@ use super::ledger::{EntryId, Ledger, Short};
 use super::levels::most_below;
 use super::room::Shared;
 use super::supervisor::{MemorySupervisor, Reserve, Sample};
-use crate::kernel::{Budget, BudgetError, Buffers, Claim, Entry, Handle, Held, Hold, Reservation};
+use crate::kernel::{
+    Budget, BudgetError, BufferAccounting, BufferReservation, Buffers, Claim, Entry, Handle,
+    Reservation,
+};
 
 /// A reading takes milliseconds. A keeper that is silent for this long is in trouble, and its
 /// caller has a deadline of its own to keep.
@@ -35,7 +38,7 @@ impl Shared {
     pub(super) fn reserve(self: &Arc<Self>, claim: &Claim) -> Result<Reservation, BudgetError> {
         let levels = self.config().levels;
         let mut ledger = self.ledger.lock();
-        let share = if claim.stretch {
+        let share = if claim.use_headroom {
             levels.critical
         } else {
             levels.high
@@ -80,8 +83,8 @@ impl Entry for LedgerEntry {
         self.shared.ledger.lock().detach(self.id, pid);
     }
 
-    fn settle(&self, bytes: u64) {
-        self.shared.ledger.lock().settle(self.id, bytes);
+    fn set_reserved(&self, bytes: u64) {
+        self.shared.ledger.lock().set_reserved(self.id, bytes);
     }
 
     fn reserved(&self) -> u64 {
@@ -150,12 +153,12 @@ pub struct BufferAccount {
 impl Buffers for BufferAccount {
     /// Grants as long as memory would not be exhausted: a request costs little beside a load, and
     /// what it waits for may be what gives memory back.
-    fn hold(&self, bytes: u64) -> Result<Hold, BudgetError> {
+    fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
         let exhausted = self.shared.config().levels.exhausted;
         let mut ledger = self.shared.ledger.lock();
         let ceiling = most_below(ledger.budget(), exhausted);
-        ledger.try_hold(self.name, bytes, self.bytes_max, ceiling)?;
-        Ok(Hold::new(Arc::new(self.clone()), bytes))
+        ledger.try_reserve_buffer(self.name, bytes, self.bytes_max, ceiling)?;
+        Ok(BufferReservation::new(Arc::new(self.clone()), bytes))
     }
 
     fn refresh(&self) -> BoxFuture<'static, ()> {
@@ -167,12 +170,15 @@ impl Buffers for BufferAccount {
     }
 }
 
-impl Held for BufferAccount {
+impl BufferAccounting for BufferAccount {
     fn fill(&self, bytes: u64) {
         self.shared.ledger.lock().fill(self.name, bytes);
     }
 
     fn release(&self, held: u64, filled: u64) {
-        self.shared.ledger.lock().unhold(self.name, held, filled);
+        self.shared
+            .ledger
+            .lock()
+            .release_buffer(self.name, held, filled);
     }
 }

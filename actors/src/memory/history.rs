@@ -32,13 +32,13 @@ pub struct Event {
     pub used_after_bytes: u64,
     /// What.
     #[serde(flatten)]
-    pub happening: Happening,
+    pub kind: EventKind,
 }
 
 /// What can happen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Happening {
+pub enum EventKind {
     /// The level changed.
     Level {
         /// The level before.
@@ -53,11 +53,11 @@ pub enum Happening {
         /// The level that asked.
         level: Level,
         /// The last stage that was asked.
-        through: Stage,
+        max_stage: Stage,
         /// Bytes asked for.
         wanted_bytes: u64,
         /// What was done, by whom.
-        actions: Vec<Deed>,
+        actions: Vec<ActionRecord>,
         /// Who did not answer in time.
         silent: Vec<String>,
     },
@@ -70,7 +70,7 @@ pub enum Happening {
         /// Why.
         reason: GcReason,
         /// What was done, by whom.
-        actions: Vec<Deed>,
+        actions: Vec<ActionRecord>,
         /// Who did not answer in time.
         silent: Vec<String>,
     },
@@ -78,7 +78,7 @@ pub enum Happening {
 
 /// One action, and who took it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Deed {
+pub struct ActionRecord {
     /// The subscriber.
     pub by: String,
     /// What it did.
@@ -86,10 +86,10 @@ pub struct Deed {
     pub action: Action,
 }
 
-impl Deed {
+impl ActionRecord {
     /// Every action of every answer.
     pub(super) fn all(answers: Vec<Acknowledgement>) -> Vec<Self> {
-        let deeds = answers.into_iter().flat_map(|answer| {
+        let records = answers.into_iter().flat_map(|answer| {
             let by = answer.name;
             let actions = answer.actions.into_iter();
             actions.map(move |action| Self {
@@ -97,7 +97,7 @@ impl Deed {
                 action,
             })
         });
-        deeds.collect()
+        records.collect()
     }
 }
 
@@ -166,16 +166,16 @@ impl History {
     pub(super) fn change(&mut self, to: Level, before: u64, after: u64, wanted_bytes: u64) {
         let from = std::mem::replace(&mut self.level, to);
         self.since = Instant::now();
-        let happening = Happening::Level {
+        let kind = EventKind::Level {
             from,
             to,
             wanted_bytes,
         };
-        self.record(before, after, happening);
+        self.record(before, after, kind);
     }
 
     /// Remembers it, and tells whoever subscribed.
-    pub(super) fn record(&mut self, before: u64, after: u64, happening: Happening) {
+    pub(super) fn record(&mut self, before: u64, after: u64, kind: EventKind) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
@@ -185,7 +185,7 @@ impl History {
             at: SystemTime::now(),
             used_before_bytes: before,
             used_after_bytes: after,
-            happening,
+            kind,
         });
         self.events.push_back(Arc::clone(&event));
         // Nobody has to listen.
@@ -215,7 +215,7 @@ mod tests {
         history.record(
             0,
             0,
-            Happening::Level {
+            EventKind::Level {
                 from: Level::Normal,
                 to: Level::Normal,
                 wanted_bytes: 0,
@@ -223,7 +223,7 @@ mod tests {
         );
         let mut subscriber = history.subscribe();
         history.change(Level::High, 10, 90, 20);
-        let deeds = Deed::all(vec![Acknowledgement {
+        let records = ActionRecord::all(vec![Acknowledgement {
             name: "loader".into(),
             actions: vec![Action {
                 what: "model".into(),
@@ -232,11 +232,11 @@ mod tests {
                 after_bytes: 5,
             }],
         }]);
-        let done = Happening::CleanUp {
+        let done = EventKind::CleanUp {
             level: Level::High,
-            through: Stage::Idle,
+            max_stage: Stage::Idle,
             wanted_bytes: 20,
-            actions: deeds,
+            actions: records,
             silent: Vec::new(),
         };
         history.record(90, 70, done);

@@ -49,7 +49,7 @@ pub struct BufferStatus {
     /// For what.
     pub name: &'static str,
     /// Bytes set aside.
-    pub held_bytes: u64,
+    pub bytes_with_reservation: u64,
     /// Bytes of these that are in use.
     pub filled_bytes: u64,
 }
@@ -204,7 +204,7 @@ impl Ledger {
     /// # Errors
     /// The buffers of this sort would pass `sort_max`; then that is what is told as the budget. What
     /// is used and promised would pass `ceiling`, or the budget.
-    pub fn try_hold(
+    pub fn try_reserve_buffer(
         &mut self,
         name: &'static str,
         bytes: u64,
@@ -234,7 +234,7 @@ impl Ledger {
 
     /// Gives back `held` bytes of which `filled` were in use. What the last measurement shows of
     /// them stays counted until the next.
-    pub fn unhold(&mut self, name: &'static str, held: u64, filled: u64) {
+    pub fn release_buffer(&mut self, name: &'static str, held: u64, filled: u64) {
         self.released = self.released.saturating_add(filled);
         if let Some(buffer) = self.buffers.get_mut(name) {
             buffer.held = buffer.held.saturating_sub(held);
@@ -249,7 +249,7 @@ impl Ledger {
         let buffers = self.buffers.iter();
         let shown = buffers.map(|(name, buffer)| BufferStatus {
             name,
-            held_bytes: buffer.held,
+            bytes_with_reservation: buffer.held,
             filled_bytes: buffer.filled,
         });
         shown.collect()
@@ -305,7 +305,7 @@ impl Ledger {
     }
 
     /// Replaces the estimate by what was measured; the load is over.
-    pub fn settle(&mut self, id: EntryId, bytes: u64) {
+    pub fn set_reserved(&mut self, id: EntryId, bytes: u64) {
         if let Some(account) = self.accounts.get_mut(&id) {
             account.reserved = bytes;
             account.settled = Some(bytes);
@@ -535,7 +535,7 @@ mod tests {
         assert_eq!((ledger.baseline(), ledger.projected()), (10, 110));
         ledger.measure(usage(&[(SERVER, 0, 10), (3, SERVER, 140)], 0), None);
         assert_eq!((ledger.measured(id), ledger.projected()), (140, 150));
-        ledger.settle(id, 120);
+        ledger.set_reserved(id, 120);
         assert_eq!((ledger.reserved(id), ledger.projected()), (120, 150));
         // Released while the process still lives: its memory counts until it is seen gone.
         ledger.release(id);
@@ -563,7 +563,9 @@ mod tests {
         assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300);
         // What was reserved for it can be used, however little is left otherwise.
         assert_eq!(ledger.usage_max(own, 3, 200), 100);
-        ledger.try_hold("buffers", 100, u64::MAX, u64::MAX).unwrap();
+        ledger
+            .try_reserve_buffer("buffers", 100, u64::MAX, u64::MAX)
+            .unwrap();
         assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300 - 100);
         // What it was measured to use itself changes nothing; what its entry's other processes use does.
         ledger.attach(own, 5);
@@ -621,14 +623,14 @@ mod tests {
         let id = ledger.try_reserve("a", 1, u64::MAX).unwrap();
         ledger.attach(id, 3);
         assert!(ledger.is_loading());
-        ledger.settle(id, 2);
+        ledger.set_reserved(id, 2);
         assert!(!ledger.is_loading());
         assert_eq!(ledger.given_back(), 0);
         ledger.release(id);
         assert_eq!(ledger.given_back(), 1);
         ledger.release(id);
         ledger.attach(id, 4);
-        ledger.settle(id, 5);
+        ledger.set_reserved(id, 5);
         assert_eq!((ledger.given_back(), ledger.projected()), (1, 0));
     }
 
@@ -652,7 +654,7 @@ mod tests {
         let grown = |bytes| usage(&[(SERVER, 0, 10), (3, SERVER, bytes)], 0);
         ledger.measure(grown(300), None);
         assert_eq!((ledger.reserved(id), ledger.peak(id)), (100, 300));
-        ledger.settle(id, 120);
+        ledger.set_reserved(id, 120);
         ledger.measure(grown(200), None);
         ledger.measure(grown(150), None);
         assert_eq!((ledger.reserved(id), ledger.peak(id)), (200, 300));
@@ -694,7 +696,7 @@ mod tests {
             let id = ledger.try_reserve("host", 60, 1000).unwrap();
             ledger.attach(id, 9 + count);
             ledger.measure(hosts(u64::try_from(count).unwrap()), None);
-            ledger.settle(id, ledger.measured(id));
+            ledger.set_reserved(id, ledger.measured(id));
         }
         ledger.measure(hosts(4), None);
         assert_eq!(ledger.reserved_total(), 4 * 20 + 40);
@@ -715,23 +717,29 @@ mod tests {
     #[test]
     fn buffers_of_one_sort_stay_within_their_own_bound() {
         let mut ledger = Ledger::new(1000);
-        ledger.try_hold("answers", 60, 100, 900).unwrap();
-        let short = ledger.try_hold("answers", 41, 100, 900).unwrap_err();
+        ledger.try_reserve_buffer("answers", 60, 100, 900).unwrap();
+        let short = ledger
+            .try_reserve_buffer("answers", 41, 100, 900)
+            .unwrap_err();
         assert_eq!((short.need, short.free, short.budget), (41, 40, 100));
-        ledger.try_hold("answers", 40, 100, 900).unwrap();
-        ledger.try_hold("bodies", 41, u64::MAX, 900).unwrap();
-        ledger.unhold("answers", 60, 0);
-        ledger.try_hold("answers", 60, 100, 900).unwrap();
+        ledger.try_reserve_buffer("answers", 40, 100, 900).unwrap();
+        ledger
+            .try_reserve_buffer("bodies", 41, u64::MAX, 900)
+            .unwrap();
+        ledger.release_buffer("answers", 60, 0);
+        ledger.try_reserve_buffer("answers", 60, 100, 900).unwrap();
     }
 
     #[test]
     fn a_buffer_counts_once_whether_it_is_filled_or_only_set_aside() {
         let mut ledger = Ledger::new(1000);
         ledger.measure(usage(&[(SERVER, 0, 100)], 0), None);
-        ledger.try_hold("bodies", 400, u64::MAX, 900).unwrap();
+        ledger
+            .try_reserve_buffer("bodies", 400, u64::MAX, 900)
+            .unwrap();
         assert_eq!(
             ledger
-                .try_hold("bodies", 401, u64::MAX, 900)
+                .try_reserve_buffer("bodies", 401, u64::MAX, 900)
                 .unwrap_err()
                 .free,
             400
@@ -748,7 +756,7 @@ mod tests {
         assert_eq!(ledger.projected(), 500);
         assert_eq!(ledger.buffers()[0].filled_bytes, 350);
         // Given back, the process still shows it until it is read again.
-        ledger.unhold("bodies", 400, 350);
+        ledger.release_buffer("bodies", 400, 350);
         assert_eq!(ledger.projected(), 400);
         ledger.measure(usage(&[(SERVER, 0, 100)], 0), None);
         assert_eq!(ledger.projected(), 100);
@@ -762,8 +770,8 @@ mod tests {
         Detach(usize, i32),
         Release(usize),
         Measure(Vec<(i32, i32, u64)>, u64, Option<u64>),
-        Hold(u64, u64),
-        Unhold(usize),
+        ReserveBuffer(u64, u64),
+        ReleaseBuffer(usize),
         Budget(u64),
     }
 
@@ -781,8 +789,8 @@ mod tests {
             2 => (0usize..6).prop_map(Step::Release),
             3 => (prop::collection::vec(process, 0..6), bytes(), prop::option::of(bytes()))
                 .prop_map(|(processes, files, group)| Step::Measure(processes, files, group)),
-            3 => (bytes(), bytes()).prop_map(|(held, filled)| Step::Hold(held, filled)),
-            2 => (0usize..6).prop_map(Step::Unhold),
+            3 => (bytes(), bytes()).prop_map(|(held, filled)| Step::ReserveBuffer(held, filled)),
+            2 => (0usize..6).prop_map(Step::ReleaseBuffer),
             1 => bytes().prop_map(Step::Budget),
         ];
         prop::collection::vec(step, 0..60)
@@ -812,7 +820,7 @@ mod tests {
                     },
                     Step::Settle(index, bytes) => if let Some(id) = nth(index, &live) {
                         let smaller = bytes <= ledger.reserved(id);
-                        ledger.settle(id, bytes);
+                        ledger.set_reserved(id, bytes);
                         prop_assert_eq!(ledger.reserved(id), bytes);
                         prop_assert!(!smaller || ledger.projected() <= before);
                     },
@@ -831,7 +839,7 @@ mod tests {
                         ledger.measure(usage(&processes, files), group);
                         prop_assert!(ledger.used() >= group.unwrap_or(0));
                     }
-                    Step::Hold(bytes, filled) => match ledger.try_hold("b", bytes, u64::MAX, 4000) {
+                    Step::ReserveBuffer(bytes, filled) => match ledger.try_reserve_buffer("b", bytes, u64::MAX, 4000) {
                         Ok(()) => {
                             prop_assert!(ledger.projected() <= ledger.budget().min(4000));
                             ledger.fill("b", filled.min(bytes));
@@ -839,9 +847,9 @@ mod tests {
                         }
                         Err(_) => prop_assert_eq!(ledger.projected(), before),
                     },
-                    Step::Unhold(index) => if index < held.len() {
+                    Step::ReleaseBuffer(index) => if index < held.len() {
                         let (bytes, filled) = held.swap_remove(index);
-                        ledger.unhold("b", bytes, filled);
+                        ledger.release_buffer("b", bytes, filled);
                         prop_assert!(ledger.projected() <= before);
                     },
                     Step::Budget(bytes) => ledger.set_budget(bytes),
@@ -861,7 +869,7 @@ mod tests {
                 ledger.release(id);
             }
             for (bytes, filled) in held {
-                ledger.unhold("b", bytes, filled);
+                ledger.release_buffer("b", bytes, filled);
             }
             prop_assert_eq!(ledger.reserved_total(), 0);
             prop_assert_eq!(ledger.projected(), ledger.used());

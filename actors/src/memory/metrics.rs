@@ -1,6 +1,6 @@
 //! The room's metrics, all in one place.
 
-use super::history::{Deed, GcReason};
+use super::history::{ActionRecord, GcReason};
 use super::ledger::Ledger;
 use super::probe::{Health, Scope};
 use super::supervisor::Last;
@@ -57,10 +57,10 @@ pub(super) fn refusal() {
 }
 
 /// Counts what was done to give memory back.
-pub(super) fn actions(deeds: &[Deed]) {
-    for deed in deeds {
-        let by = subscriber(&deed.by);
-        let action = &deed.action;
+pub(super) fn actions(records: &[ActionRecord]) {
+    for record in records {
+        let by = subscriber(&record.by);
+        let action = &record.action;
         metrics::counter!("headroom_memory_reclaim_actions_total", "by" => by).increment(1);
         metrics::counter!("headroom_memory_reclaim_promised_bytes_total", "by" => by)
             .increment(action.promised_bytes);
@@ -70,9 +70,9 @@ pub(super) fn actions(deeds: &[Deed]) {
 }
 
 /// Counts a purge of allocators.
-pub(super) fn gc(reason: GcReason, deeds: &[Deed]) {
+pub(super) fn gc(reason: GcReason, records: &[ActionRecord]) {
     metrics::counter!("headroom_memory_gc_total", "reason" => reason.label()).increment(1);
-    actions(deeds);
+    actions(records);
 }
 
 /// A label with few values: every host subscribes under a name of its own.

@@ -62,7 +62,7 @@ pub use budget::{BudgetReading, BudgetSource, Considered, NoBudget};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
 pub use entry::{BufferAccount, MemoryBudget};
 pub use freshness::Freshness;
-pub use history::{Deed, Event, GcReason, Happening};
+pub use history::{ActionRecord, Event, EventKind, GcReason};
 pub use ledger::{BufferStatus, EntryId, EntryStatus, Ledger, Short};
 pub use levels::{most_below, next_level, wanted_bytes};
 pub use probe::{

@@ -8,8 +8,8 @@ use super::allocator::{Allocator, AllocatorStats};
 use super::budget::{BudgetReading, Groups, NoBudget};
 use super::config::MemoryConfig;
 use super::probe::{
-    Company, GroupUsage, KernelKills, KillCounter, MachineMemory, Others, Physical, Probe,
-    ProcessTree, SharedFiles, Silence, SourceStatus, StallReading, Stalls, System, TreeUsage,
+    CgroupPeers, GroupUsage, KernelKills, KillCounter, MachineMemory, Peers, Physical, Probe,
+    ProbeError, ProcessTree, SharedFiles, SourceStatus, StallReading, Stalls, System, TreeUsage,
 };
 use super::sources::{Found, Reporter};
 
@@ -39,7 +39,7 @@ pub(super) struct Reading {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SampleError {
     #[error("the processes of the server cannot be read")]
-    Processes(#[source] Silence),
+    Processes(#[source] ProbeError),
     #[error(transparent)]
     Budget(#[from] NoBudget),
     #[error("reading memory panicked")]
@@ -54,7 +54,7 @@ pub(super) struct Sampler {
     stalls: Stalls,
     kills: KillCounter,
     allocator: Arc<Allocator>,
-    company: Company,
+    cgroup_peers: CgroupPeers,
     reporter: Reporter,
     reserve: Reserve,
     last_budget: Option<LastBudget>,
@@ -85,7 +85,7 @@ impl Reserve {
 
 struct LastBudget {
     groups: Groups,
-    machine: Result<MachineMemory, Silence>,
+    machine: Result<MachineMemory, ProbeError>,
     reading: BudgetReading,
     /// The settings it was taken with.
     config: MemoryConfig,
@@ -101,7 +101,7 @@ impl Sampler {
             stalls: Stalls::new(system),
             kills: KillCounter::find(system),
             allocator,
-            company: Company::default(),
+            cgroup_peers: CgroupPeers::default(),
             reporter: Reporter::default(),
             reserve: Reserve::default(),
             last_budget: None,
@@ -125,8 +125,8 @@ impl Sampler {
         let last = Self::budget(&mut self.last_budget, &self.system, config)?;
         let counts = last.groups.read();
         let charged = counts.charged().map(|(_, usage)| usage);
-        let others = charged.map_or(Others::Unknown, |group| {
-            self.company.others(&group.directory, &usage.processes)
+        let others = charged.map_or(Peers::Unknown, |group| {
+            self.cgroup_peers.others(&group.directory, &usage.processes)
         });
         let found = Found {
             budget: &last.reading,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::allocator::{Allocator, AllocatorStats};
 use super::budget::{BudgetReading, BudgetSource, GroupCounts};
 use super::probe::{
-    GroupUsage, Health, KernelKills, MachineMemory, Others, Physical, Probe, ProcessTree, Scope,
-    Silence, Source, SourceStatus, StallReading, Stalls, TreeUsage,
+    GroupUsage, Health, KernelKills, MachineMemory, Peers, Physical, Probe, ProbeError,
+    ProcessTree, Scope, Source, SourceStatus, StallReading, Stalls, TreeUsage,
 };
 
 /// How long a doubt must stand.
@@ -31,10 +31,10 @@ pub(super) struct Found<'a> {
     pub(super) usage: &'a TreeUsage,
     pub(super) groups: &'a GroupCounts,
     /// Who else is in the group that is charged.
-    pub(super) others: Others,
-    pub(super) machine: &'a Result<MachineMemory, Silence>,
-    pub(super) allocator: &'a Result<AllocatorStats, Silence>,
-    pub(super) stalls: &'a Result<StallReading, Silence>,
+    pub(super) others: Peers,
+    pub(super) machine: &'a Result<MachineMemory, ProbeError>,
+    pub(super) allocator: &'a Result<AllocatorStats, ProbeError>,
+    pub(super) stalls: &'a Result<StallReading, ProbeError>,
     pub(super) kills: Option<KernelKills>,
 }
 
@@ -118,7 +118,7 @@ impl Reporter {
         &mut self,
         found: &Found<'_>,
         source: BudgetSource,
-        count: &Result<GroupUsage, Silence>,
+        count: &Result<GroupUsage, ProbeError>,
         now: Instant,
     ) -> SourceStatus {
         let mut status = self.limit(found, source, now);
@@ -133,7 +133,7 @@ impl Reporter {
                 status.add(format!("count: {reason}"));
             }
             (Ok(_), _) if !is_charged => status.add("count: not asked"),
-            (Ok(usage), Others::None) => {
+            (Ok(usage), Peers::None) => {
                 status.in_use = true;
                 let directory = usage.directory.display();
                 status.add(format!("count: {directory}, which is ours alone"));
@@ -144,7 +144,7 @@ impl Reporter {
                     ));
                 }
             }
-            (Ok(usage), Others::Stranger(pid)) => {
+            (Ok(usage), Peers::Stranger(pid)) => {
                 let directory = usage.directory.display();
                 let shared = format!("count: {directory} is shared with process {pid}");
                 status.in_use = found.counted().is_some();
@@ -155,7 +155,7 @@ impl Reporter {
                     status.add(format!("{shared}, not used"));
                 }
             }
-            (Ok(usage), Others::Unknown) => {
+            (Ok(usage), Peers::Unknown) => {
                 status.health = Health::Failing;
                 let directory = usage.directory.display();
                 status.add(format!(
@@ -185,7 +185,7 @@ impl Found<'_> {
     /// What the group counts, where it is ours alone.
     pub(super) fn working_set(&self) -> Option<u64> {
         let (_, usage) = self.groups.charged()?;
-        (self.others == Others::None).then(|| usage.working_set())
+        (self.others == Peers::None).then(|| usage.working_set())
     }
 
     /// What the group's count says of the budget: all of it is ours where the group is; where it is
@@ -193,8 +193,8 @@ impl Found<'_> {
     pub(super) fn counted(&self) -> Option<u64> {
         let (source, usage) = self.groups.charged()?;
         match self.others {
-            Others::None => Some(usage.working_set()),
-            Others::Stranger(_) => {
+            Peers::None => Some(usage.working_set()),
+            Peers::Stranger(_) => {
                 let said = self.budget.considered.iter();
                 let limit = said
                     .filter(|said| said.source.probe() == source)
@@ -202,7 +202,7 @@ impl Found<'_> {
                 let left = limit.saturating_sub(usage.working_set());
                 Some(self.budget.bytes.saturating_sub(left))
             }
-            Others::Unknown => None,
+            Peers::Unknown => None,
         }
     }
 
@@ -241,7 +241,7 @@ impl SourceStatus {
 /// A source that tells or is silent.
 fn simple<T>(
     source: Source,
-    told: &Result<T, Silence>,
+    told: &Result<T, ProbeError>,
     detail: impl FnOnce(&T) -> String,
 ) -> SourceStatus {
     let (health, detail) = match told {
@@ -266,7 +266,7 @@ fn machine(found: &Found<'_>) -> SourceStatus {
     }
 }
 
-fn allocator(told: &Result<AllocatorStats, Silence>) -> SourceStatus {
+fn allocator(told: &Result<AllocatorStats, ProbeError>) -> SourceStatus {
     simple(<&Allocator as Probe>::SOURCE, told, |_| {
         "jemalloc".to_owned()
     })
@@ -279,14 +279,14 @@ fn whose(scope: Scope) -> &'static str {
     }
 }
 
-fn stalls(told: &Result<StallReading, Silence>) -> SourceStatus {
+fn stalls(told: &Result<StallReading, ProbeError>) -> SourceStatus {
     simple(Stalls::SOURCE, told, |reading| {
         format!("lost time {}", whose(reading.scope))
     })
 }
 
 fn kills(told: Option<KernelKills>) -> SourceStatus {
-    let told = told.ok_or(Silence::NoGroup);
+    let told = told.ok_or(ProbeError::NoGroup);
     let status = simple(Source::KernelKills, &told, |kills| {
         format!("the counter {}", whose(kills.scope))
     });

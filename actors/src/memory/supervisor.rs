@@ -61,10 +61,10 @@ pub struct MemorySupervisor {
 /// A call that waits for a reading.
 struct Waiting {
     arrived: Instant,
-    wish: Wish,
+    request: PendingRequest,
 }
 
-enum Wish {
+enum PendingRequest {
     Reserve(Claim, Reply<Reserve>),
     Sample(Sample, Reply<Sample>),
 }
@@ -150,7 +150,7 @@ impl Handler<Call<Reserve>> for MemorySupervisor {
             self.schedule(context);
             return;
         }
-        self.wait_for_reading(Wish::Reserve(claim, reply), context);
+        self.wait_for_reading(PendingRequest::Reserve(claim, reply), context);
     }
 }
 
@@ -177,7 +177,7 @@ impl Handler<Call<Sample>> for MemorySupervisor {
         if self.is_fresh() {
             reply.send(self.status(sample.events));
         } else {
-            self.wait_for_reading(Wish::Sample(sample, reply), context);
+            self.wait_for_reading(PendingRequest::Sample(sample, reply), context);
         }
     }
 }
@@ -223,25 +223,26 @@ impl MemorySupervisor {
     fn answer(&mut self, mark: Mark, known: bool) {
         for waiting in std::mem::take(&mut self.waiting) {
             let began_after = waiting.arrived <= mark.began;
-            match waiting.wish {
-                Wish::Sample(sample, reply) if began_after => {
+            match waiting.request {
+                PendingRequest::Sample(sample, reply) if began_after => {
                     reply.send(self.status(sample.events));
                 }
-                Wish::Reserve(_, reply) if began_after && !known => {
+                PendingRequest::Reserve(_, reply) if began_after && !known => {
                     reply.send(Err(BudgetError::Unavailable));
                 }
-                Wish::Reserve(claim, reply) if known => match self.shared.reserve(&claim) {
+                PendingRequest::Reserve(claim, reply) if known => match self.shared.reserve(&claim)
+                {
                     Err(refusal) if began_after => {
                         metrics::refusal();
                         reply.send(Err(refusal));
                     }
                     Err(_) => self.waiting.push(Waiting {
                         arrived: waiting.arrived,
-                        wish: Wish::Reserve(claim, reply),
+                        request: PendingRequest::Reserve(claim, reply),
                     }),
                     granted => reply.send(granted),
                 },
-                wish => self.waiting.push(Waiting { wish, ..waiting }),
+                request => self.waiting.push(Waiting { request, ..waiting }),
             }
         }
     }

@@ -18,11 +18,11 @@ use super::probe::System;
 use super::probe::fixture::Fixture;
 use super::sampler::Sampler;
 use super::{
-    BudgetSource, CollectGarbage, Deed, Event, GcReason, Happening, Levels, Memory, MemoryConfig,
-    MemoryStatus, Reconfigure, Sample,
+    ActionRecord, BudgetSource, CollectGarbage, Event, EventKind, GcReason, Levels, Memory,
+    MemoryConfig, MemoryStatus, Reconfigure, Sample,
 };
 use crate::kernel::pressure::{Action, Level, Stage};
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::{Budget, BudgetError, Buffers, Claim, Reservation, SupervisorSpec};
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ fn claim(kib: u64) -> Claim {
     Claim {
         name: "model".into(),
         bytes: kib * KIB,
-        stretch: true,
+        use_headroom: true,
     }
 }
 
@@ -94,10 +94,10 @@ fn spec(memory: &Memory) -> SupervisorSpec {
 
 #[test]
 fn claims_are_granted_until_the_budget_is_promised_and_given_back_by_dropping() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let first = reserve(&memory, 500).await.unwrap();
         let second = reserve(&memory, 200).await.unwrap();
         assert_eq!(reserve(&memory, 50).await.unwrap_err(), short(50, 50, 1000));
@@ -111,7 +111,7 @@ fn claims_are_granted_until_the_budget_is_promised_and_given_back_by_dropping() 
         // The process of an entry takes what the entry has reserved, and no more of the rest.
         fixture.process(101, OWN, "hr:model", 300);
         third.entry().attach(101);
-        third.entry().settle(300 * KIB);
+        third.entry().set_reserved(300 * KIB);
         let seen = until(&memory, "measured", |s| s.used_bytes == 400 * KIB).await;
         assert_eq!(seen.free_bytes, 400 * KIB);
         assert_eq!(third.entry().measured(), 300 * KIB);
@@ -136,15 +136,15 @@ fn claims_are_granted_until_the_budget_is_promised_and_given_back_by_dropping() 
 
 #[test]
 fn reservations_outlive_the_actor_and_are_given_back_without_it() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let kept = reserve(&memory, 500).await.unwrap();
         let given_back = reserve(&memory, 200).await.unwrap();
         root.stop().await;
         drop(given_back);
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         assert_eq!(
             reserve(&memory, 251).await.unwrap_err(),
             short(251, 250, 1000)
@@ -158,10 +158,10 @@ fn reservations_outlive_the_actor_and_are_given_back_without_it() {
 
 #[test]
 fn many_claims_at_once_never_pass_the_budget() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let claims = (0..64).map(|_| reserve(&memory, 100));
         let answers = futures_util::future::join_all(claims).await;
         let granted = answers.iter().filter(|answer| answer.is_ok()).count();
@@ -188,10 +188,10 @@ fn gave(kib: u64) -> Vec<Action> {
 
 #[test]
 fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let mut told = memory.events();
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
         assert_eq!(loader.changed().await.unwrap().level, Level::Normal);
@@ -199,7 +199,7 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
         fixture.process(101, OWN, "hr:model", 760);
         let pressure = loader.changed().await.unwrap();
         assert_eq!(
-            (pressure.level, pressure.through, pressure.wanted_bytes),
+            (pressure.level, pressure.max_stage, pressure.wanted_bytes),
             (Level::Critical, Some(Stage::Idle), 160 * KIB + 1)
         );
         // Another amount is wanted, but the first request is not answered.
@@ -209,14 +209,14 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
         loader.acknowledge(pressure.epoch, Vec::new());
         let again = loader.changed().await.unwrap();
         assert_eq!(
-            (again.level, again.through, again.wanted_bytes),
+            (again.level, again.max_stage, again.wanted_bytes),
             (Level::Critical, Some(Stage::InUse), 190 * KIB + 1)
         );
         fixture.process(101, OWN, "hr:model", 500);
         loader.acknowledge(again.epoch, gave(300));
         let relieved = loader.changed().await.unwrap();
         assert_eq!(
-            (relieved.level, relieved.through, relieved.wanted_bytes),
+            (relieved.level, relieved.max_stage, relieved.wanted_bytes),
             (Level::Normal, None, 0)
         );
 
@@ -229,14 +229,14 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
             [usage(risen), usage(idle), usage(in_use), usage(fallen)],
             [(100, 860), (860, 890), (890, 600), (600, 600)]
         );
-        let level = |from, to, wanted_bytes| Happening::Level {
+        let level = |from, to, wanted_bytes| EventKind::Level {
             from,
             to,
             wanted_bytes,
         };
-        let round = |through, wanted_bytes, actions| Happening::CleanUp {
+        let round = |max_stage, wanted_bytes, actions| EventKind::CleanUp {
             level: Level::Critical,
-            through,
+            max_stage,
             wanted_bytes,
             actions,
             silent: Vec::new(),
@@ -247,18 +247,18 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
             round(
                 Stage::InUse,
                 190 * KIB + 1,
-                vec![Deed {
+                vec![ActionRecord {
                     by: "loader".into(),
                     action: gave(300).remove(0),
                 }],
             ),
             level(Level::Critical, Level::Normal, 0),
         ];
-        let mut happened: Vec<_> = events.iter().map(|event| event.happening.clone()).collect();
-        for happening in &mut happened {
-            if let Happening::CleanUp { actions, .. } = happening {
+        let mut happened: Vec<_> = events.iter().map(|event| event.kind.clone()).collect();
+        for kind in &mut happened {
+            if let EventKind::CleanUp { actions, .. } = kind {
                 // Our own allocator's part is another test's.
-                actions.retain(|deed| deed.by != "memory");
+                actions.retain(|record| record.by != "memory");
             }
         }
         assert_eq!(happened, expected);
@@ -272,19 +272,19 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
 
 #[test]
 fn a_high_level_asks_for_the_cheapest_first_and_again_while_it_lasts() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         fixture.process(101, OWN, "hr:model", 720);
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         // Asked in every round, so that none is over before it was seen.
         let mut host = memory.pressure().subscribe("host", Stage::Slack);
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let mut asked = Vec::new();
         while asked.len() < 6 {
             let pressure = host.changed().await.unwrap();
-            if let Some(through) = pressure.through {
+            if let Some(max_stage) = pressure.max_stage {
                 assert_eq!(pressure.level, Level::High);
-                asked.push(through);
+                asked.push(max_stage);
                 host.acknowledge(pressure.epoch, Vec::new());
             }
         }
@@ -292,7 +292,7 @@ fn a_high_level_asks_for_the_cheapest_first_and_again_while_it_lasts() {
         assert_eq!(asked, [order, order].concat());
         // What gave nothing before and gives nothing again is told once.
         let told = status(&memory).await.events.into_iter();
-        let rounds = told.filter(|event| matches!(event.happening, Happening::CleanUp { .. }));
+        let rounds = told.filter(|event| matches!(event.kind, EventKind::CleanUp { .. }));
         assert_eq!(rounds.count(), 3);
         root.stop().await;
     });
@@ -321,7 +321,7 @@ impl InGroup {
 
 #[test]
 fn a_stall_in_the_middle_of_a_clean_up_does_not_take_its_answers_away() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let group = InGroup::new();
         group.0.process(101, OWN, "hr:model", 780);
         let patient = MemoryConfig {
@@ -330,10 +330,10 @@ fn a_stall_in_the_middle_of_a_clean_up_does_not_take_its_answers_away() {
         };
         let memory = Memory::rooted(patient, group.0.path("/")).unwrap();
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let first = loader.changed().await.unwrap();
         assert_eq!(
-            (first.level, first.through),
+            (first.level, first.max_stage),
             (Level::Critical, Some(Stage::Idle))
         );
         group.lost(600);
@@ -343,16 +343,16 @@ fn a_stall_in_the_middle_of_a_clean_up_does_not_take_its_answers_away() {
         loader.acknowledge(first.epoch, Vec::new());
         let second = loader.changed().await.unwrap();
         assert_eq!(
-            (second.level, second.through, second.epoch),
+            (second.level, second.max_stage, second.epoch),
             (Level::Critical, Some(Stage::InUse), first.epoch + 1)
         );
         loader.acknowledge(second.epoch, Vec::new());
         let ended = |s: &MemoryStatus| {
-            let through = s.events.iter().filter_map(|event| match &event.happening {
-                Happening::CleanUp { through, .. } => Some(*through),
+            let max_stage = s.events.iter().filter_map(|event| match &event.kind {
+                EventKind::CleanUp { max_stage, .. } => Some(*max_stage),
                 _ => None,
             });
-            through.eq([Stage::Idle, Stage::InUse])
+            max_stage.eq([Stage::Idle, Stage::InUse])
         };
         until(&memory, "cleaned up to the end", ended).await;
         root.stop().await;
@@ -361,10 +361,10 @@ fn a_stall_in_the_middle_of_a_clean_up_does_not_take_its_answers_away() {
 
 #[test]
 fn a_clean_up_answers_whoever_asked_for_the_collection_that_it_ends() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let mut host = memory.pressure().subscribe("host", Stage::Slack);
         host.changed().await.unwrap();
         let handle = memory.handle().clone();
@@ -384,10 +384,10 @@ fn readings_keep_their_pause_however_long_tasks_stall() {
     let samples = Samples::default();
     let counted = samples.clone();
     metrics::with_local_recorder(&samples, || {
-        Universe::real_time(|universe| async move {
+        TestSystem::real_time(|system| async move {
             let group = InGroup::new();
             let memory = Memory::rooted(config(1000), group.0.path("/")).unwrap();
-            let root = universe.start(spec(&memory)).await;
+            let root = system.start(spec(&memory)).await;
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(2) {
                 let lost = begun.elapsed().as_millis() / 2;
@@ -430,15 +430,15 @@ impl metrics::Recorder for Samples {
 
 #[test]
 fn who_does_not_answer_in_an_emergency_does_not_hold_it_up() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         fixture.process(101, OWN, "hr:model", 780);
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let _silent = memory.pressure().subscribe("silent", Stage::Slack);
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let seen = until(&memory, "cleaned up", |s| s.events.len() >= 3).await;
         for event in &seen.events[1..3] {
-            let Happening::CleanUp { silent, .. } = &event.happening else {
+            let EventKind::CleanUp { silent, .. } = &event.kind else {
                 panic!("{event:?}");
             };
             assert_eq!(silent[..], ["silent"]);
@@ -454,11 +454,11 @@ fn who_does_not_answer_in_an_emergency_does_not_hold_it_up() {
 
 #[test]
 fn collecting_garbage_asks_everyone_who_keeps_what_is_free() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         fixture.process(101, OWN, "hr:model", 300);
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let mut host = memory.pressure().subscribe("model:1/host-0", Stage::Slack);
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
         host.changed().await.unwrap();
@@ -482,15 +482,15 @@ fn collecting_garbage_asks_everyone_who_keeps_what_is_free() {
             (400 * KIB, 300 * KIB)
         );
         assert_eq!(report.silent, [""; 0]);
-        let deed = report
+        let record = report
             .actors
             .iter()
-            .find(|deed| deed.by == "model:1/host-0");
-        assert_eq!(deed.unwrap().action, trimmed);
+            .find(|record| record.by == "model:1/host-0");
+        assert_eq!(record.unwrap().action, trimmed);
         let event = status(&memory).await.events.pop().unwrap();
-        let Happening::Gc {
+        let EventKind::Gc {
             reason, actions, ..
-        } = event.happening
+        } = event.kind
         else {
             panic!("{event:?}");
         };
@@ -501,22 +501,32 @@ fn collecting_garbage_asks_everyone_who_keeps_what_is_free() {
 
 #[test]
 fn a_load_stays_below_the_high_level_unless_it_must_stretch() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
-        let modest = Claim {
-            stretch: false,
+        let root = system.start(spec(&memory)).await;
+        let minimum_only = Claim {
+            use_headroom: false,
             ..claim(700)
         };
-        let refusal = memory.budget().reserve(modest.clone()).await.unwrap_err();
+        let refusal = memory
+            .budget()
+            .reserve(minimum_only.clone())
+            .await
+            .unwrap_err();
         assert_eq!(refusal, short(700, 700, 1000));
         drop(reserve(&memory, 700).await.unwrap());
         let buffers = memory.buffers("bodies", u64::MAX);
-        let held = buffers.hold(700 * KIB).unwrap();
+        let held = buffers.reserve(700 * KIB).unwrap();
         assert_eq!(reserve(&memory, 50).await.unwrap_err(), short(50, 50, 1000));
-        assert_eq!(buffers.hold(150 * KIB).unwrap_err(), short(150, 150, 1000));
-        assert_eq!(status(&memory).await.buffers[0].held_bytes, 700 * KIB);
+        assert_eq!(
+            buffers.reserve(150 * KIB).unwrap_err(),
+            short(150, 150, 1000)
+        );
+        assert_eq!(
+            status(&memory).await.buffers[0].bytes_with_reservation,
+            700 * KIB
+        );
         drop(held);
         drop(reserve(&memory, 700).await.unwrap());
         root.stop().await;
@@ -525,12 +535,12 @@ fn a_load_stays_below_the_high_level_unless_it_must_stretch() {
 
 #[test]
 fn the_most_that_loads_could_have_follows_the_budget_and_not_what_is_used_now() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let budget = memory.budget();
         assert_eq!(budget.most(), None);
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         assert_eq!(budget.most(), Some(750 * KIB - 1));
         let kept = reserve(&memory, 500).await.unwrap();
         fixture.process(OWN, 1, "headroom", 300);
@@ -549,11 +559,11 @@ fn the_most_that_loads_could_have_follows_the_budget_and_not_what_is_used_now() 
 
 #[test]
 fn nothing_new_is_loaded_when_memory_is_exhausted() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         fixture.process(101, OWN, "hr:model", 860);
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         assert_eq!(status(&memory).await.level, Level::Exhausted);
         assert_eq!(reserve(&memory, 1).await.unwrap_err(), short(1, 0, 1000));
         // What counts is what is used, not a level that its dwell still holds.
@@ -565,10 +575,10 @@ fn nothing_new_is_loaded_when_memory_is_exhausted() {
 
 #[test]
 fn a_claim_is_not_answered_while_memory_cannot_be_read() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         fixture.remove(&format!("proc/{OWN}"));
         let refusal = loop {
             // A reading from before may be good for some milliseconds more.
@@ -585,7 +595,7 @@ fn a_claim_is_not_answered_while_memory_cannot_be_read() {
 
 #[test]
 fn figures_that_are_no_longer_read_become_stale_and_are_fresh_again_when_they_are() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let config = MemoryConfig {
             stale_after: Duration::from_millis(700),
@@ -594,7 +604,7 @@ fn figures_that_are_no_longer_read_become_stale_and_are_fresh_again_when_they_ar
         let memory = Memory::rooted(config, fixture.path("/")).unwrap();
         let freshness = memory.freshness();
         assert_eq!((freshness.age(), freshness.stale()), (None, None));
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         assert!(freshness.age().is_some() && freshness.stale().is_none());
         fixture.remove(&format!("proc/{OWN}"));
         let deadline = Instant::now() + WITHIN;
@@ -614,9 +624,9 @@ fn figures_that_are_no_longer_read_become_stale_and_are_fresh_again_when_they_ar
 
 #[test]
 fn a_server_that_cannot_read_memory_does_not_start() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let memory = Memory::rooted(config(1000), Fixture::new().path("/")).unwrap();
-        let exit = crate::kernel::Root::start(spec(&memory), universe.tree()).await;
+        let exit = crate::kernel::Root::start(spec(&memory), system.tree()).await;
         let text = exit.err().unwrap().to_string();
         assert!(
             text.contains("processes of the server cannot be read"),
@@ -627,10 +637,10 @@ fn a_server_that_cannot_read_memory_does_not_start() {
 
 #[test]
 fn changed_settings_are_taken_over_and_broken_ones_refused() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let handle = memory.handle();
         let halved = Reconfigure {
             config: config(500),
@@ -650,13 +660,13 @@ fn changed_settings_are_taken_over_and_broken_ones_refused() {
 
 #[test]
 fn the_real_tree_is_read_and_shown() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let memory = Memory::new(MemoryConfig::default()).unwrap();
-        let root = universe.start(spec(&memory)).await;
+        let root = system.start(spec(&memory)).await;
         let first = status(&memory).await;
         assert!(first.used_bytes > 0 && first.used_bytes < first.budget.bytes);
         assert!(first.kinds.iter().any(|kind| kind.kind == "server"));
-        let nodes = universe.tree().snapshot().await;
+        let nodes = system.tree().snapshot().await;
         let node = nodes[0].find("headroom/memory").unwrap();
         let shown = node.observed.as_ref().unwrap();
         assert_eq!(shown["budget"]["bytes"], first.budget.bytes);

@@ -35,7 +35,7 @@ pub struct ModelsConfig {
 
 /// What the room gets of those who keep the memory of all.
 #[derive(Clone)]
-pub struct MemoryTies {
+pub struct MemoryDeps {
     /// Under which hosts give their free memory back.
     pub pressure: PressureReader,
     /// Where hosts that misbehave are told of.
@@ -46,7 +46,7 @@ pub struct MemoryTies {
     pub oom: Option<Arc<dyn OomCounter>>,
 }
 
-impl MemoryTies {
+impl MemoryDeps {
     pub(super) fn oom_kills(&self) -> Option<u64> {
         self.oom.as_ref()?.oom_kills()
     }

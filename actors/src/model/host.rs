@@ -18,19 +18,19 @@ use headroom_model_protocol::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::care::Trims;
-use super::config::MemoryTies;
+use super::config::MemoryDeps;
 use super::connection::ConnectionError;
-use super::facts::{Facts, Trimmed};
 use super::growth::GrowthBound;
 use super::heartbeat::Heartbeat;
 use super::host_process::{END_WITHIN, Frames, Running, boot, end_in_order};
+use super::host_state::{HostState, Trimmed};
 use super::infer::InferError;
 use super::leak::LeakConfig;
-use super::upkeep::{Misbehaviour, Upkeep};
+use super::leak_monitor::{LeakMonitor, ReplaceReason};
+use super::maintenance::Trims;
 use super::zygote::{ForkError, Zygote};
 use crate::kernel::process::{ProcessSpec, SpawnError};
-use crate::kernel::{AskError, Child, Entry, Estimate, Exit, Handle, Life, ProcessExit};
+use crate::kernel::{AskError, Child, Entry, Estimate, Exit, Handle, IncarnationRef, ProcessExit};
 
 use self::call::Current;
 pub(super) use self::call::Forward;
@@ -57,9 +57,9 @@ pub(super) struct HostSpec {
     /// Where it is said what the next load must reserve.
     pub(super) estimate: Estimate,
     /// What it tells of itself.
-    pub(super) facts: Facts,
+    pub(super) facts: HostState,
     /// What it has to do with the memory of all.
-    pub(super) memory: MemoryTies,
+    pub(super) memory: MemoryDeps,
     /// When it is looked at for leaks.
     pub(super) leak: LeakConfig,
 }
@@ -107,7 +107,7 @@ pub(super) enum HostError {
 
 /// Owns one host process.
 pub(super) struct ModelHost {
-    life: Life,
+    incarnation: IncarnationRef,
     pub(super) spec: HostSpec,
     pub(super) running: Option<Running>,
     /// What reads from the process's socket.
@@ -118,7 +118,7 @@ pub(super) struct ModelHost {
     pub(super) growth_bound: GrowthBound,
     /// What its process holds that belongs to no file, by the last sign of life.
     bytes: u64,
-    pub(super) upkeep: Upkeep,
+    pub(super) leak_monitor: LeakMonitor,
     pub(super) trims: Trims,
     /// The kernel's kills before the process began.
     pub(super) oom_kills: Option<u64>,
@@ -130,7 +130,7 @@ pub(super) struct ModelHost {
 }
 
 impl ModelHost {
-    pub(super) fn new(life: Life, spec: HostSpec) -> Self {
+    pub(super) fn new(incarnation: IncarnationRef, spec: HostSpec) -> Self {
         let name = format!("{}:{}", spec.start.model, spec.start.version);
         let now = Instant::now();
         let heartbeat = Heartbeat::new(spec.heartbeat_interval, spec.heartbeat_timeout);
@@ -140,10 +140,10 @@ impl ModelHost {
                 "headroom_model_growth_bytes", "name" => name.clone(), "host" => spec.name.clone()
             ),
             metrics_name: name,
-            upkeep: Upkeep::new(&spec.leak, 0, 0, now),
+            leak_monitor: LeakMonitor::new(&spec.leak, 0, 0, now),
             trims: Trims::default(),
             oom_kills: None,
-            life,
+            incarnation,
             spec,
             running: None,
             reader: None,
@@ -165,7 +165,7 @@ impl ModelHost {
     ) {
         let now = Instant::now();
         let (bytes, held) = (ready.memory.anonymous, self.spec.facts.held());
-        self.upkeep = Upkeep::new(&self.spec.leak, bytes, held, now);
+        self.leak_monitor = LeakMonitor::new(&self.spec.leak, bytes, held, now);
         self.growth_bound = GrowthBound::default();
         self.bytes = bytes;
         self.running = Some(running);
@@ -193,7 +193,7 @@ impl ModelHost {
 
     pub(super) fn fail(&self, cx: &mut Context<Self>, error: HostError) {
         self.spec.facts.stopped_serving();
-        self.life.end(cx, Exit::error(error));
+        self.incarnation.end(cx, Exit::error(error));
     }
 
     fn on_frame(
@@ -215,7 +215,7 @@ impl ModelHost {
                 self.forward_seconds.record(forward_us as f64 / 1e6);
                 if let Some(current) = self.take_current(id, cx) {
                     self.on_output(current, outputs, payload, forward_us, cx);
-                    self.upkeep.on_call(Instant::now());
+                    self.leak_monitor.on_call(Instant::now());
                     self.trim_if_due(cx);
                 }
             }
@@ -246,7 +246,7 @@ impl ModelHost {
             HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx),
             HostReply::Pong { anonymous, .. } => {
                 self.bytes = anonymous;
-                self.upkeep.on_sign_of_life(anonymous);
+                self.leak_monitor.on_sign_of_life(anonymous);
                 self.trim_if_due(cx);
             }
             HostReply::Trimmed {
@@ -277,7 +277,7 @@ impl ModelHost {
             // After that time it was us who killed it.
             let unasked = begun.elapsed() < END_WITHIN;
             host.on_ended(exit, unasked.then_some(measured));
-            host.life.end(cx, Exit::Process(exit));
+            host.incarnation.end(cx, Exit::Process(exit));
         }));
     }
 
@@ -290,7 +290,7 @@ impl ModelHost {
         }
         if let Some(silent) = self.heartbeat.on_beat() {
             self.spec.facts.stopped_serving();
-            return self.life.end(cx, Exit::Stuck { silent });
+            return self.incarnation.end(cx, Exit::Stuck { silent });
         }
         let n = self.next_id;
         self.send(&HostRequest::Ping { n }, cx);
@@ -343,8 +343,8 @@ impl Child for ModelHost {
             "pid": self.running.as_ref().map(|running| running.process.pid()),
             "busy": self.current.is_some(),
             "bytes": self.bytes,
-            "growth_bytes": self.upkeep.growth(),
-            "misbehaves": self.spec.facts.misbehaviour().map(Misbehaviour::label),
+            "growth_bytes": self.leak_monitor.growth(),
+            "misbehaves": self.spec.facts.replace_reason().map(ReplaceReason::label),
         })
     }
 }

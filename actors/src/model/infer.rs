@@ -90,18 +90,20 @@ pub enum InferError {
 
 /// What keeps a model loaded while a request is worked on: dropped with the work, not with the
 /// caller's patience.
-pub struct Hold(Box<dyn Any + Send>);
+pub struct ModelGuard(Box<dyn Any + Send>);
 
-impl Hold {
+impl ModelGuard {
     /// Holds `lease` until the work that it covers is done.
     pub fn new(lease: impl Any + Send) -> Self {
         Self(Box::new(lease))
     }
 }
 
-impl fmt::Debug for Hold {
+impl fmt::Debug for ModelGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Hold").field(&(*self.0).type_id()).finish()
+        f.debug_tuple("ModelGuard")
+            .field(&(*self.0).type_id())
+            .finish()
     }
 }
 
@@ -112,7 +114,7 @@ pub struct Infer {
     /// What to compute.
     pub request: InferRequest,
     /// Keeps the model loaded meanwhile; a sequence keeps the hold of its last request.
-    pub hold: Hold,
+    pub hold: ModelGuard,
 }
 
 impl Message for Infer {

@@ -188,11 +188,11 @@ fn rises(points: &[Point]) -> bool {
     }
     let mut bytes: Vec<u64> = points.iter().map(|point| point.bytes).collect();
     bytes.sort_unstable();
-    let ties: f64 = bytes
+    let deps: f64 = bytes
         .chunk_by(|a, b| a == b)
         .map(|equal| weight(equal.len() as f64))
         .sum();
-    let variance = (weight(n) - ties) / 18.0;
+    let variance = (weight(n) - deps) / 18.0;
     variance > 0.0 && (sum - 1.0) / variance.sqrt() >= TREND_MIN
 }
 

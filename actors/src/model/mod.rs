@@ -15,18 +15,19 @@
 //! process that leaks is replaced between two requests, and none of them fails or is told;
 //! every request is answered or refused, whatever happens to the processes.
 
-mod care;
 mod config;
 mod connection;
-mod facts;
 mod files;
 mod growth;
 mod heartbeat;
 mod host;
 mod host_process;
+mod host_state;
 mod infer;
 mod inputs;
 mod leak;
+mod leak_monitor;
+mod maintenance;
 mod owner;
 mod repository;
 mod resource;
@@ -34,16 +35,15 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod transfer;
-mod upkeep;
 mod zygote;
 
-pub use config::{MemoryTies, ModelsConfig};
+pub use config::{MemoryDeps, ModelsConfig};
 pub use files::{ModelFile, is_model_name, parse_version, scan, scan_model};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
     Datatype, DatatypeError, Ready, SignatureInput, byte_count, element_count,
 };
-pub use infer::{Hold, Infer, InferError, InferOutput, InferRequest, Sequence, Tensor};
+pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence, Tensor};
 pub use leak::LeakConfig;
 pub use owner::{EndSequences, ModelOwner};
 pub use repository::{Model, Repository, Rescan, Resolve, Versions};

@@ -5,7 +5,7 @@
 //! when repeating is safe.
 
 mod losing;
-mod renewing;
+mod replacing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use actix::{Actor, AsyncContext, Context, Handler};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::facts::{Facts, Generation};
 use super::host::{Forward, ModelHost};
+use super::host_state::{Generation, HostState};
 use super::infer::{
-    BoundInput, BoundRequest, Hold, Infer, InferError, InferOutput, InferRequest, Sequence,
+    BoundInput, BoundRequest, Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence,
 };
 use super::inputs::InputPlan;
-use crate::kernel::{AskError, Call, Child, Handle, Life, Message, Reply};
+use crate::kernel::{AskError, Call, Child, Handle, IncarnationRef, Message, Reply};
 use crate::model::settings::ModelSettings;
 
 /// Tries per request: the first, and one more after a crash.
@@ -38,7 +38,7 @@ const FORWARD_MARGIN: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) struct OwnerSpec {
     pub(super) settings: Arc<ModelSettings>,
-    pub(super) hosts: Vec<(Handle<ModelHost>, Facts)>,
+    pub(super) hosts: Vec<(Handle<ModelHost>, HostState)>,
     /// How long a host may take to load the model.
     pub(super) load_deadline: Duration,
     pub(super) sequence_idle: Duration,
@@ -46,7 +46,7 @@ pub(super) struct OwnerSpec {
 
 /// Owns one loaded model.
 pub struct ModelOwner {
-    life: Life,
+    incarnation: IncarnationRef,
     spec: OwnerSpec,
     plan: InputPlan,
     has_reset_states: bool,
@@ -56,7 +56,7 @@ pub struct ModelOwner {
 
 struct Instance {
     handle: Handle<ModelHost>,
-    facts: Facts,
+    facts: HostState,
     work: Work,
     /// While it is down: the process that was lost, which may be seen for a moment longer.
     lost: Option<Generation>,
@@ -82,13 +82,13 @@ struct BoundSequence {
     id: String,
     last_use: Instant,
     /// Keeps the model loaded between the sequence's requests: its state is in the process.
-    _hold: Hold,
+    _hold: ModelGuard,
 }
 
 struct Pending {
     request: Arc<BoundRequest>,
     sequence: Option<Sequence>,
-    hold: Hold,
+    hold: ModelGuard,
     reply: Reply<Infer>,
     crashes: u32,
     /// Crashes that the process brought on itself, rather than a kill from outside.
@@ -96,13 +96,13 @@ struct Pending {
 }
 
 impl ModelOwner {
-    pub(super) fn new(life: Life, spec: OwnerSpec) -> Self {
+    pub(super) fn new(incarnation: IncarnationRef, spec: OwnerSpec) -> Self {
         // The hosts are ready before their owner starts, so at least one has told its facts.
         let ready = spec.hosts.iter().find_map(|(_, facts)| facts.ready());
         let signature = ready.as_ref().map_or(&[][..], |ready| &ready.inputs);
         let settings = &spec.settings;
         let plan = InputPlan::new(settings.input_specs(), signature, settings.max_batch);
-        let instance = |(handle, facts): &(Handle<ModelHost>, Facts)| Instance {
+        let instance = |(handle, facts): &(Handle<ModelHost>, HostState)| Instance {
             handle: handle.clone(),
             facts: facts.clone(),
             // It is looked at before anything is given out.
@@ -113,7 +113,7 @@ impl ModelOwner {
             ending: false,
         };
         Self {
-            life,
+            incarnation,
             plan,
             has_reset_states: ready.is_some_and(|ready| ready.has_reset_states),
             instances: spec.hosts.iter().map(instance).collect(),
@@ -308,7 +308,7 @@ impl Actor for ModelOwner {
 
     fn started(&mut self, cx: &mut Context<Self>) {
         tracing::debug!(
-            actor = self.life.path(),
+            actor = self.incarnation.path(),
             instances = self.instances.len(),
             "model is up"
         );

@@ -18,7 +18,7 @@ use super::owner::ModelOwner;
 use super::resource::{ModelResource, Runtime};
 use super::settings::Ttl;
 use crate::kernel::{
-    Call, Child, Handle, Life, LoadError, LoadFault, Loadable, Message, Registrar,
+    Call, Child, Handle, IncarnationRef, LoadError, LoadFault, Loadable, Message, Registrar,
 };
 
 /// One version of one model, ready to be asked for.
@@ -50,7 +50,7 @@ type Refused = Vec<(Key, LoadError)>;
 
 /// Knows the models on disk.
 pub struct Repository {
-    life: Life,
+    incarnation: IncarnationRef,
     config: Arc<ModelsConfig>,
     runtime: Runtime,
     registrar: Arc<dyn Registrar>,
@@ -61,13 +61,13 @@ impl Repository {
     /// A repository of the models in `config.dir`, offering them to `registrar`, running them on
     /// `runtime`.
     pub fn new(
-        life: Life,
+        incarnation: IncarnationRef,
         config: Arc<ModelsConfig>,
         runtime: Runtime,
         registrar: Arc<dyn Registrar>,
     ) -> Self {
         Self {
-            life,
+            incarnation,
             config,
             runtime,
             registrar,
@@ -130,7 +130,7 @@ impl Repository {
     fn forget(&mut self, refused: Refused) {
         for (key, error) in refused {
             let (model, version) = &key;
-            tracing::warn!(actor = self.life.path(), model, version, %error, "model not taken in");
+            tracing::warn!(actor = self.incarnation.path(), model, version, %error, "model not taken in");
             self.models.remove(&key);
         }
     }

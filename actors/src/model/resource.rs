@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt};
 use headroom_model_protocol::{Ready, Start, StartFailureKind};
 
-use super::config::{MemoryTies, ModelsConfig};
-use super::facts::Facts;
+use super::config::{MemoryDeps, ModelsConfig};
 use super::files::ModelFile;
 use super::host::{HostError, HostSource, HostSpec, ModelHost};
+use super::host_state::HostState;
 use super::owner::{ModelOwner, OwnerSpec};
 use super::settings::ModelSettings;
 use super::zygote::{Zygote, ZygoteError};
@@ -60,7 +60,7 @@ pub struct Runtime {
     supervisor: SupervisorHandle,
     zygote: Option<Handle<Zygote>>,
     config: Arc<ModelsConfig>,
-    memory: MemoryTies,
+    memory: MemoryDeps,
 }
 
 impl Runtime {
@@ -68,7 +68,7 @@ impl Runtime {
     pub fn new(
         supervisor: SupervisorHandle,
         config: Arc<ModelsConfig>,
-        memory: MemoryTies,
+        memory: MemoryDeps,
     ) -> Self {
         let zygote = config.zygote.then(|| Handle::new(ZYGOTE, FORKS_MAX));
         Self {
@@ -127,7 +127,8 @@ impl Load for ZygoteResource {
         let spec = self.spec.clone();
         let patience = self.patience;
         let entry = Arc::clone(&ticket.entry);
-        let make = move |life| Zygote::new(life, spec.clone(), Arc::clone(&entry), patience);
+        let make =
+            move |incarnation| Zygote::new(incarnation, spec.clone(), Arc::clone(&entry), patience);
         let child = ChildSpec::actor(&self.handle, make).start_deadline(ticket.deadline);
         start(self.supervisor.clone(), child, ticket, |_| 0).boxed()
     }
@@ -143,7 +144,7 @@ pub(super) struct ModelResource {
     config: Arc<ModelsConfig>,
     runtime: Runtime,
     owner: Handle<ModelOwner>,
-    hosts: Vec<(Handle<ModelHost>, Facts)>,
+    hosts: Vec<(Handle<ModelHost>, HostState)>,
     /// The size of the last load, by the hosts' own measure.
     measured: Arc<Mutex<u64>>,
 }
@@ -160,7 +161,7 @@ impl ModelResource {
             .settings
             .as_ref()
             .map_or(1, |settings| settings.instances);
-        let host = |index| (Handle::new(format!("host-{index}"), 1), Facts::new());
+        let host = |index| (Handle::new(format!("host-{index}"), 1), HostState::new());
         Self {
             owner: owner.unwrap_or_else(|| Handle::new("owner", config.queue_max)),
             hosts: (0..instances).map(host).collect(),
@@ -213,7 +214,7 @@ impl ModelResource {
                 memory: self.runtime.memory.clone(),
                 leak: self.config.leak,
             };
-            let make = move |life| ModelHost::new(life, spec.clone());
+            let make = move |incarnation| ModelHost::new(incarnation, spec.clone());
             let host = ChildSpec::actor(handle, make)
                 .start_deadline(ticket.deadline)
                 .shutdown_deadline(HOST_STOP_WITHIN);
@@ -225,7 +226,9 @@ impl ModelResource {
             load_deadline: ticket.deadline,
             sequence_idle: self.config.sequence_idle,
         };
-        let owner = ChildSpec::actor(&self.owner, move |life| ModelOwner::new(life, spec.clone()));
+        let owner = ChildSpec::actor(&self.owner, move |incarnation| {
+            ModelOwner::new(incarnation, spec.clone())
+        });
         tree.child(owner.shutdown_deadline(OWNER_STOP_WITHIN))
     }
 

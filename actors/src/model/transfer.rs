@@ -9,7 +9,7 @@ use headroom_model_protocol::{
 };
 
 use super::infer::{BoundInput, BoundRequest, Tensor};
-use crate::kernel::{Hold, held_bytes};
+use crate::kernel::{BufferReservation, bytes_with_reservation};
 
 /// Tensors up to this size are copied on the actor's thread; a larger copy would hold up others.
 pub(super) const COPY_INLINE_MAX: u64 = 256 * 1024;
@@ -68,7 +68,7 @@ pub(super) fn read_outputs(
     metas: &[TensorMeta],
     payload: &[u8],
     replies: &ArenaReader,
-    hold: Option<Hold>,
+    hold: Option<BufferReservation>,
 ) -> Result<Vec<Tensor>, ArenaError> {
     let reader = TensorReader::new(payload, replies);
     let hold = hold.map(Arc::new);
@@ -79,7 +79,7 @@ pub(super) fn read_outputs(
             datatype: meta.datatype,
             shape: meta.shape.clone(),
             data: match &hold {
-                Some(hold) => held_bytes(bytes, Arc::clone(hold)),
+                Some(hold) => bytes_with_reservation(bytes, Arc::clone(hold)),
                 None => Bytes::from(bytes),
             },
         })

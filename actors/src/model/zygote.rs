@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::connection::{self, ConnectionError, Received, Sender};
 use crate::kernel::process::{Process, ProcessSpec, SpawnError};
 use crate::kernel::{
-    Call, Child, Entry, Exit, Life, Message, ProcessExit, ProcessRef, Reply, sleep_awake,
+    Call, Child, Entry, Exit, IncarnationRef, Message, ProcessExit, ProcessRef, Reply, sleep_awake,
 };
 
 /// After its socket closed, how long the process may take to end by itself.
@@ -28,7 +28,7 @@ const END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Owns the zygote process.
 pub(super) struct Zygote {
-    life: Life,
+    incarnation: IncarnationRef,
     spec: ProcessSpec,
     entry: Arc<dyn Entry>,
     patience: Duration,
@@ -62,13 +62,13 @@ impl Zygote {
     /// A zygote started as `spec` says, its process counted under `entry`. When a fork takes longer
     /// than `patience` it counts as stuck: it is killed, and its hosts with it.
     pub(super) fn new(
-        life: Life,
+        incarnation: IncarnationRef,
         spec: ProcessSpec,
         entry: Arc<dyn Entry>,
         patience: Duration,
     ) -> Self {
         Self {
-            life,
+            incarnation,
             spec,
             entry,
             patience,
@@ -87,7 +87,11 @@ impl Zygote {
     ) {
         let received = match frame {
             Ok(received) => received,
-            Err(error) => return self.life.end(cx, Exit::error(ZygoteError::from(error))),
+            Err(error) => {
+                return self
+                    .incarnation
+                    .end(cx, Exit::error(ZygoteError::from(error)));
+            }
         };
         self.descriptors.extend(received.descriptors);
         match received.frame.header {
@@ -130,7 +134,7 @@ impl Zygote {
     fn on_overdue(&mut self, id: u64, cx: &mut Context<Self>) {
         if self.forking.contains_key(&id) {
             let silent = self.patience;
-            self.life.end(cx, Exit::Stuck { silent });
+            self.incarnation.end(cx, Exit::Stuck { silent });
         }
     }
 
@@ -141,7 +145,7 @@ impl Zygote {
         };
         self.entry.detach(running.process.pid());
         let end = wrap_future::<_, Self>(async move { running.process.stop(END_WITHIN).await });
-        cx.spawn(end.map(|exit, zygote, cx| zygote.life.end(cx, Exit::Process(exit))));
+        cx.spawn(end.map(|exit, zygote, cx| zygote.incarnation.end(cx, Exit::Process(exit))));
     }
 }
 
@@ -258,7 +262,9 @@ impl Handler<Call<Fork>> for Zygote {
                 let overdue = wrap_future::<_, Self>(sleep_awake(self.patience));
                 cx.spawn(overdue.map(move |(), zygote, cx| zygote.on_overdue(id, cx)));
             }
-            Err(error) => self.life.end(cx, Exit::error(ZygoteError::from(error))),
+            Err(error) => self
+                .incarnation
+                .end(cx, Exit::error(ZygoteError::from(error))),
         }
     }
 }

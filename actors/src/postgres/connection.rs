@@ -51,7 +51,7 @@ pub struct Connection {
     session: TargetSessionAttrs,
     /// Drives the connection.
     driver: AbortHandle,
-    /// How recent what it shows is, where it leads to a replica.
+    /// How recent what it shows is, where it is_primary to a replica.
     pub(super) freshness: Freshness,
     /// Whether a question about its health stayed without an answer so far.
     doubtful: AtomicBool,

@@ -14,11 +14,11 @@ use super::config::PostgresConfig;
 use super::connection::Connection;
 use super::connector::Connector;
 use super::error::Error;
-use super::facts::{self, Facts};
 use super::migrate::Migration;
 use super::pipelined::{at_most_one, one};
 use super::repeat::{Failed, may_repeat};
 use super::replicas::{ReadOnly, Replicas};
+use super::server_info::{self, ServerInfo};
 use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::pool::{Checkout, CheckoutError, Lease, Mode, Pool, PoolConfig, Status};
 use crate::kernel::pressure::PressureReader;
@@ -292,7 +292,7 @@ impl Database {
     pub fn facts(
         &self,
         within: Duration,
-    ) -> impl Future<Output = Result<Option<Facts>, Error>> + Send + '_ {
+    ) -> impl Future<Output = Result<Option<ServerInfo>, Error>> + Send + '_ {
         let caller = Caller::new(within);
         async move {
             let status = self.shared.pool.ask(Status, caller.remaining()).await;
@@ -300,7 +300,7 @@ impl Database {
                 return Ok(None);
             }
             let lease = self.check_out(Mode::Shared, caller).await?;
-            let read = timeout_at(caller.deadline, facts::read(lease.connection()));
+            let read = timeout_at(caller.deadline, server_info::read(lease.connection()));
             let facts = read.await.unwrap_or(Err(Error::Deadline { sent: true }))?;
             Ok(Some(facts))
         }

@@ -23,7 +23,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use nix::sys::signal::Signal;
 
 use crate::kernel::private_server::{
-    EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, Site, Socket,
+    DataDir, EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, Socket,
     new_secret, percent_encoded,
 };
 use crate::kernel::process::{Process, ProcessSpec, Readiness};
@@ -118,14 +118,14 @@ impl Server for Postgres {
         ESTIMATED_BYTES
     }
 
-    fn orphans(&self, site: &Site) -> Orphans {
+    fn orphans(&self, data_dir: &DataDir) -> Orphans {
         Orphans {
             what: NAME,
             programs: &PROGRAMS,
             folders: vec![
-                site.folder.clone(),
-                site.folder.join(CLUSTER),
-                site.folder.join(NEW_CLUSTER),
+                data_dir.folder.clone(),
+                data_dir.folder.join(CLUSTER),
+                data_dir.folder.join(NEW_CLUSTER),
             ],
             // Fast shutdown, then the immediate one; also for what a dead postmaster left.
             signals: &[Signal::SIGINT, Signal::SIGQUIT],
@@ -134,24 +134,24 @@ impl Server for Postgres {
 
     fn prepare(
         &self,
-        site: Arc<Site>,
+        data_dir: Arc<DataDir>,
         config: EmbeddedConfig,
     ) -> BoxFuture<'static, Result<Prepared, EmbeddedError>> {
         async move {
-            let binaries = find(&site, &config).await?;
-            Cluster { site, binaries }.prepare().await
+            let binaries = find(&data_dir, &config).await?;
+            Cluster { data_dir, binaries }.prepare().await
         }
         .boxed()
     }
 }
 
 /// The folder with the binaries to use: those of the cluster's version, or the first ones.
-async fn find(site: &Site, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedError> {
-    let wanted = std::fs::read_to_string(site.folder.join(CLUSTER).join("PG_VERSION")).ok();
+async fn find(data_dir: &DataDir, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedError> {
+    let wanted = std::fs::read_to_string(data_dir.folder.join(CLUSTER).join("PG_VERSION")).ok();
     let wanted = wanted.map(|version| version.trim().to_owned());
     let mut found = Vec::new();
     for folder in config.search.with_all(&PROGRAMS) {
-        let Some(version) = major_version(site, folder).await? else {
+        let Some(version) = major_version(data_dir, folder).await? else {
             continue;
         };
         if wanted.as_ref().is_none_or(|wanted| *wanted == version) {
@@ -162,7 +162,7 @@ async fn find(site: &Site, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedE
     match wanted {
         Some(data) if !found.is_empty() => Err(EmbeddedError::Version {
             what: NAME,
-            path: site.folder.join(CLUSTER),
+            path: data_dir.folder.join(CLUSTER),
             data,
             found: found.join(", "),
         }),
@@ -177,9 +177,9 @@ async fn find(site: &Site, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedE
 }
 
 /// The major version of the binaries in `folder`; `None` when they do not run.
-async fn major_version(site: &Site, folder: &Path) -> Result<Option<String>, EmbeddedError> {
-    let spec = program(site, &folder.join("postgres")).argument("--version");
-    let (exit, lines) = run(site, &spec, Stdio::null()).await?;
+async fn major_version(data_dir: &DataDir, folder: &Path) -> Result<Option<String>, EmbeddedError> {
+    let spec = program(data_dir, &folder.join("postgres")).argument("--version");
+    let (exit, lines) = run(data_dir, &spec, Stdio::null()).await?;
     let version = lines.first().and_then(|line| {
         // "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
         let version = line.split_once(") ")?.1;
@@ -190,37 +190,37 @@ async fn major_version(site: &Site, folder: &Path) -> Result<Option<String>, Emb
 }
 
 /// A program of the server's, as its user, in its folder.
-fn program(site: &Site, path: &Path) -> ProcessSpec {
+fn program(data_dir: &DataDir, path: &Path) -> ProcessSpec {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let spec = ProcessSpec::new(name, path)
-        .directory(&site.folder)
-        .environment("HOME", &site.folder)
+        .directory(&data_dir.folder)
+        .environment("HOME", &data_dir.folder)
         .environment("LC_ALL", "C")
         .ends_with_server(Signal::SIGKILL);
-    site.account.run(spec)
+    data_dir.account.run(spec)
 }
 
 async fn run(
-    site: &Site,
+    data_dir: &DataDir,
     spec: &ProcessSpec,
     stdin: Stdio,
 ) -> Result<(ProcessExit, Vec<String>), EmbeddedError> {
     Process::run(spec, stdin)
         .await
-        .map_err(|error| site.not_started(NAME, &error))
+        .map_err(|error| data_dir.not_started(NAME, &error))
 }
 
-/// The cluster of a site, and the programs for it.
+/// The cluster of a data_dir, and the programs for it.
 struct Cluster {
-    site: Arc<Site>,
+    data_dir: Arc<DataDir>,
     binaries: PathBuf,
 }
 
 impl Cluster {
     async fn prepare(self) -> Result<Prepared, EmbeddedError> {
-        let site = &self.site;
-        let folder = site.folder.join(CLUSTER);
-        let known = site.secret(PASSWORD);
+        let data_dir = &self.data_dir;
+        let folder = data_dir.folder.join(CLUSTER);
+        let known = data_dir.secret(PASSWORD);
         let password = match (&known, folder.join("PG_VERSION").is_file()) {
             (Some(password), true) => password.clone(),
             (known, is_cluster) => {
@@ -238,18 +238,18 @@ impl Cluster {
         };
         // Its process is gone. The number in it may be somebody else's now, and the server would
         // not start.
-        site.remove(Path::new(CLUSTER).join("postmaster.pid"))?;
-        let sockets = site.socket_folder(&format!("{SOCKET}.lock"))?;
+        data_dir.remove(Path::new(CLUSTER).join("postmaster.pid"))?;
+        let sockets = data_dir.socket_folder(&format!("{SOCKET}.lock"))?;
         for name in [SOCKET.to_owned(), format!("{SOCKET}.lock")] {
             // An absolute path stands for itself.
-            site.remove(sockets.join(name))?;
+            data_dir.remove(sockets.join(name))?;
         }
-        let access = site.write("pg_hba.conf", ACCESS.as_bytes())?;
+        let access = data_dir.write("pg_hba.conf", ACCESS.as_bytes())?;
         let settings = settings(&sockets, &access);
-        let settings = site.write("postgresql.conf", settings.as_bytes())?;
+        let settings = data_dir.write("postgresql.conf", settings.as_bytes())?;
         let mut settings_file = OsString::from("config_file=");
         settings_file.push(settings);
-        let process = program(site, &self.binaries.join("postgres"))
+        let process = program(data_dir, &self.binaries.join("postgres"))
             .argument("-D")
             .argument(&folder)
             .argument("-c")
@@ -266,8 +266,8 @@ impl Cluster {
     /// Lays out a cluster with our role and its database beside its place, and puts it there when
     /// it is complete.
     async fn initialise(&self, password: &str) -> Result<(), EmbeddedError> {
-        let site = &self.site;
-        let place = site.folder.join(CLUSTER);
+        let data_dir = &self.data_dir;
+        let place = data_dir.folder.join(CLUSTER);
         if place.symlink_metadata().is_ok() {
             return Err(EmbeddedError::Folder {
                 path: place,
@@ -275,28 +275,28 @@ impl Cluster {
                 remedy: "move it away".into(),
             });
         }
-        site.remove(NEW_CLUSTER)?;
+        data_dir.remove(NEW_CLUSTER)?;
         let laid_out = self.lay_out(password).await;
         if laid_out.is_err() {
             // It may have filled the disk.
-            site.remove(NEW_CLUSTER)?;
+            data_dir.remove(NEW_CLUSTER)?;
             return laid_out;
         }
-        site.write(PASSWORD, password.as_bytes())?;
-        site.rename(NEW_CLUSTER, CLUSTER)
+        data_dir.write(PASSWORD, password.as_bytes())?;
+        data_dir.rename(NEW_CLUSTER, CLUSTER)
     }
 
     async fn lay_out(&self, password: &str) -> Result<(), EmbeddedError> {
-        let spec = program(&self.site, &self.binaries.join("initdb"))
+        let spec = program(&self.data_dir, &self.binaries.join("initdb"))
             .argument("--pgdata")
-            .argument(self.site.folder.join(NEW_CLUSTER))
+            .argument(self.data_dir.folder.join(NEW_CLUSTER))
             .argument("--encoding=UTF8")
             .argument("--locale=C")
             .argument("--data-checksums")
             .argument("--username=postgres")
             // Nobody logs in by the cluster's own file; ours takes its place.
             .argument("--auth=reject");
-        let (exit, lines) = run(&self.site, &spec, Stdio::null()).await?;
+        let (exit, lines) = run(&self.data_dir, &spec, Stdio::null()).await?;
         if exit != ProcessExit::Code(0) {
             return Err(EmbeddedError::Initialise { what: NAME, lines });
         }
@@ -314,23 +314,23 @@ impl Cluster {
             server = NAME,
             "the password's file is gone or damaged, setting a new one"
         );
-        self.site
+        self.data_dir
             .remove(Path::new(CLUSTER).join("postmaster.pid"))?;
         let statement = format!("ALTER ROLE {ROLE} PASSWORD '{password}'\n");
         self.execute(CLUSTER, &statement).await?;
-        self.site.write(PASSWORD, password.as_bytes()).map(drop)
+        self.data_dir.write(PASSWORD, password.as_bytes()).map(drop)
     }
 
     /// Executes statements, one a line, in single-user mode.
     async fn execute(&self, cluster: &str, statements: &str) -> Result<(), EmbeddedError> {
-        let site = &self.site;
+        let data_dir = &self.data_dir;
         // Far less than a pipe holds, so this does not wait for its reader.
         let piped = std::io::pipe().and_then(|(reader, mut writer)| {
             writer.write_all(statements.as_bytes())?;
             Ok(reader)
         });
-        let input = piped.map_err(|error| EmbeddedError::folder(&site.folder, &error))?;
-        let mut spec = program(site, &self.binaries.join("postgres")).argument("--single");
+        let input = piped.map_err(|error| EmbeddedError::folder(&data_dir.folder, &error))?;
+        let mut spec = program(data_dir, &self.binaries.join("postgres")).argument("--single");
         for setting in [
             "exit_on_error=on",
             "password_encryption=scram-sha-256",
@@ -344,9 +344,9 @@ impl Cluster {
         }
         let spec = spec
             .argument("-D")
-            .argument(site.folder.join(cluster))
+            .argument(data_dir.folder.join(cluster))
             .argument("postgres");
-        let (exit, lines) = run(site, &spec, Stdio::from(input)).await?;
+        let (exit, lines) = run(data_dir, &spec, Stdio::from(input)).await?;
         if exit == ProcessExit::Code(0) {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::facts::{self, Lag};
+use super::server_info::{self, Lag};
 
 /// How old a reading may be: a small question four times a second, per connection in use.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -30,7 +30,7 @@ struct Known {
     as_of: Option<Instant>,
     asked_at: Option<Instant>,
     /// It takes writes: it was promoted.
-    leads: bool,
+    is_primary: bool,
 }
 
 /// What data a caller is content with.
@@ -50,7 +50,7 @@ pub(super) enum Verdict {
     /// Not so, or not for sure.
     Stale,
     /// The server is no replica any more.
-    Leads,
+    IsPrimary,
 }
 
 impl Freshness {
@@ -73,7 +73,7 @@ impl Freshness {
             return Ok(verdict);
         }
         let asked = Instant::now();
-        let lag = facts::lag(connection).await?;
+        let lag = server_info::lag(connection).await?;
         let mut known = self.known();
         known.learn(asked, lag);
         Ok(known.judge(wanted))
@@ -87,7 +87,7 @@ impl Freshness {
 impl Known {
     fn learn(&mut self, asked: Instant, lag: Lag) {
         self.asked_at = Some(asked);
-        self.leads = lag == Lag::Leads;
+        self.is_primary = lag == Lag::IsPrimary;
         if let Lag::Behind(lag) = lag {
             self.as_of = self.as_of.max(asked.checked_sub(lag));
         }
@@ -100,8 +100,8 @@ impl Known {
     }
 
     fn judge(&self, wanted: Wanted) -> Verdict {
-        if self.leads {
-            return Verdict::Leads;
+        if self.is_primary {
+            return Verdict::IsPrimary;
         }
         let is_fresh = self.as_of.is_some_and(|as_of| {
             as_of.elapsed() <= wanted.lag_max && wanted.since.is_none_or(|since| since <= as_of)
@@ -148,8 +148,8 @@ mod tests {
             ..wanted(SECOND)
         };
         assert_eq!(known.judge(after), Verdict::Stale);
-        known.learn(Instant::now(), Lag::Leads);
-        assert_eq!(known.judge(wanted(SECOND)), Verdict::Leads);
+        known.learn(Instant::now(), Lag::IsPrimary);
+        assert_eq!(known.judge(wanted(SECOND)), Verdict::IsPrimary);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use crate::kernel::pool::{Lease, Mode};
 /// behind it. Much less than callers wait, and more than most statements take.
 const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 
-/// After how much longer the connection is given up. One that leads nowhere is found in the same way.
+/// After how much longer the connection is given up. One that is_primary nowhere is found in the same way.
 const UNANSWERED_MAX: Duration = Duration::from_secs(2);
 
 impl Database {

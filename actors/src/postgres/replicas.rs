@@ -98,14 +98,14 @@ impl Replicas {
         let reason = match timeout_at(caller.deadline, judged).await {
             Ok(Ok(Verdict::Fresh)) => return Ok(lease),
             Ok(Ok(Verdict::Stale)) => return Err(Reason::Lag),
-            Ok(Ok(Verdict::Leads)) if !connection.is_for_replicas() => {
+            Ok(Ok(Verdict::IsPrimary)) if !connection.is_for_replicas() => {
                 return Err(Reason::Promoted);
             }
-            Ok(Ok(Verdict::Leads)) => Reason::Promoted,
+            Ok(Ok(Verdict::IsPrimary)) => Reason::Promoted,
             Ok(Err(_)) => Reason::Lost,
             Err(_) => Reason::Slow,
         };
-        // It leads to the wrong server, or nowhere.
+        // It is_primary to the wrong server, or nowhere.
         lease.broken();
         Err(reason)
     }

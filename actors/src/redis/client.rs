@@ -7,9 +7,9 @@ use std::time::Duration;
 use deadpool_redis::redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, Value};
 use tokio::time::{Instant, timeout_at};
 
+use super::connection::{RedisConnection, Transport};
 use super::connector::Connector;
 use super::error::Error;
-use super::link::{Link, Wire};
 use crate::kernel::pool::{Checkout, CheckoutError, Mode, Pool, PoolStatus, Status};
 use crate::kernel::{AskError, Handle};
 
@@ -85,7 +85,7 @@ impl Redis {
         &self,
         holder: &'static Location<'static>,
         within: Duration,
-        work: impl FnOnce(Wire) -> F + Send,
+        work: impl FnOnce(Transport) -> F + Send,
     ) -> impl Future<Output = Result<T, Error>> + Send
     where
         T: FromRedisValue + Send,
@@ -106,7 +106,7 @@ impl Redis {
 /// What an answer, or none, says of the connection and to the caller. An answer of another type than
 /// the caller expects says nothing of the connection.
 fn judge<T: FromRedisValue>(
-    link: &Link,
+    link: &RedisConnection,
     answer: Result<RedisResult<Value>, tokio::time::error::Elapsed>,
 ) -> Result<T, Error> {
     match answer {

@@ -12,7 +12,7 @@ use deadpool_redis::redis::aio::SendError;
 use deadpool_redis::redis::{AsyncConnectionConfig, PushInfo, PushKind, pipe};
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::link::{Link, Wire};
+use super::connection::{RedisConnection, Transport};
 use super::refusal::explain;
 use super::server::Server;
 use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind};
@@ -33,11 +33,14 @@ impl Connector {
     }
 }
 
-async fn open(server: &Server) -> Result<Link, ConnectError> {
+async fn open(server: &Server) -> Result<RedisConnection, ConnectError> {
     if let Some(client) = server.as_cluster().await? {
         let wire = client.get_async_connection().await;
         let wire = wire.map_err(|error| explain(&error).at(&server.name()))?;
-        return Ok(Link::new(Wire::Cluster(wire), Arc::default()));
+        return Ok(RedisConnection::new(
+            Transport::Cluster(wire),
+            Arc::default(),
+        ));
     }
     let info = server.find(0).await?;
     let place = info.addr().to_string();
@@ -57,18 +60,18 @@ async fn open(server: &Server) -> Result<Link, ConnectError> {
     let why = |error| explain(&error).at(&place);
     let manager = Manager::new_with_config(info, config).map_err(why)?;
     let wire = manager.create().await.map_err(why)?;
-    Ok(Link::new(Wire::One(wire), dead))
+    Ok(RedisConnection::new(Transport::One(wire), dead))
 }
 
 impl Connect for Connector {
-    type Connection = Link;
+    type Connection = RedisConnection;
 
-    fn connect(&self) -> BoxFuture<'static, Result<Link, ConnectError>> {
+    fn connect(&self) -> BoxFuture<'static, Result<RedisConnection, ConnectError>> {
         let server = self.server.clone();
         async move { open(&server).await }.boxed()
     }
 
-    fn check(&self, link: Arc<Link>) -> BoxFuture<'static, Result<(), ConnectError>> {
+    fn check(&self, link: Arc<RedisConnection>) -> BoxFuture<'static, Result<(), ConnectError>> {
         async move {
             // Behind an open `MULTI` the answer would be another, and the connection is closed.
             let mut ping = pipe();
@@ -84,11 +87,11 @@ impl Connect for Connector {
         .boxed()
     }
 
-    fn is_closed(&self, link: &Link) -> bool {
+    fn is_closed(&self, link: &RedisConnection) -> bool {
         link.is_dead()
     }
 
-    fn clean(&self, link: Arc<Link>) -> BoxFuture<'static, Result<(), ConnectError>> {
+    fn clean(&self, link: Arc<RedisConnection>) -> BoxFuture<'static, Result<(), ConnectError>> {
         self.check(link)
     }
 

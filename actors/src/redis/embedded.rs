@@ -19,7 +19,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use nix::sys::signal::Signal;
 
 use crate::kernel::private_server::{
-    EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, Site, Socket,
+    DataDir, EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, Socket,
     new_secret, percent_encoded,
 };
 use crate::kernel::process::{Process, ProcessSpec, Readiness};
@@ -90,40 +90,44 @@ impl Server for Redis {
         ESTIMATED_BYTES
     }
 
-    fn orphans(&self, site: &Site) -> Orphans {
+    fn orphans(&self, data_dir: &DataDir) -> Orphans {
         Orphans {
             what: NAME,
             programs: &PROGRAMS,
-            folders: vec![site.folder.clone()],
+            folders: vec![data_dir.folder.clone()],
             signals: &[Signal::SIGTERM],
         }
     }
 
     fn prepare(
         &self,
-        site: Arc<Site>,
+        data_dir: Arc<DataDir>,
         config: EmbeddedConfig,
     ) -> BoxFuture<'static, Result<Prepared, EmbeddedError>> {
-        prepare(site, config).boxed()
+        prepare(data_dir, config).boxed()
     }
 }
 
-async fn prepare(site: Arc<Site>, config: EmbeddedConfig) -> Result<Prepared, EmbeddedError> {
-    let binary = find(&site, &config).await?;
-    let password = match site.secret(PASSWORD) {
+async fn prepare(
+    data_dir: Arc<DataDir>,
+    config: EmbeddedConfig,
+) -> Result<Prepared, EmbeddedError> {
+    let binary = find(&data_dir, &config).await?;
+    let password = match data_dir.secret(PASSWORD) {
         Some(password) => password,
         None => {
-            let made = new_secret().map_err(|error| EmbeddedError::folder(&site.folder, &error));
+            let made =
+                new_secret().map_err(|error| EmbeddedError::folder(&data_dir.folder, &error));
             let password = made?;
-            site.write(PASSWORD, password.as_bytes())?;
+            data_dir.write(PASSWORD, password.as_bytes())?;
             password
         }
     };
-    let sockets = site.socket_folder(SOCKET)?;
+    let sockets = data_dir.socket_folder(SOCKET)?;
     let socket = sockets.join(SOCKET);
-    let settings = settings(&site.folder, &socket, &password);
-    let settings = site.write("redis.conf", &settings)?;
-    let process = program(&site, &binary)
+    let settings = settings(&data_dir.folder, &socket, &password);
+    let settings = data_dir.write("redis.conf", &settings)?;
+    let process = program(&data_dir, &binary)
         .argument(settings)
         .readiness(Readiness::Line(READY.to_owned()))
         .ends_with_server(Signal::SIGTERM);
@@ -133,12 +137,12 @@ async fn prepare(site: Arc<Site>, config: EmbeddedConfig) -> Result<Prepared, Em
 }
 
 /// The first binary that runs.
-async fn find(site: &Site, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedError> {
+async fn find(data_dir: &DataDir, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedError> {
     for folder in config.search.with_all(&PROGRAMS) {
         let binary = folder.join(PROGRAMS[0]);
-        let spec = program(site, &binary).argument("--version");
+        let spec = program(data_dir, &binary).argument("--version");
         let ran = Process::run(&spec, Stdio::null()).await;
-        let (exit, _) = ran.map_err(|error| site.not_started(NAME, &error))?;
+        let (exit, _) = ran.map_err(|error| data_dir.not_started(NAME, &error))?;
         if exit == ProcessExit::Code(0) {
             return Ok(binary);
         }
@@ -153,12 +157,12 @@ async fn find(site: &Site, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedE
 }
 
 /// The server, as its user, in its folder.
-fn program(site: &Site, binary: &Path) -> ProcessSpec {
+fn program(data_dir: &DataDir, binary: &Path) -> ProcessSpec {
     let spec = ProcessSpec::new(PROGRAMS[0], binary)
-        .directory(&site.folder)
-        .environment("HOME", &site.folder)
+        .directory(&data_dir.folder)
+        .environment("HOME", &data_dir.folder)
         .environment("LC_ALL", "C");
-    site.account.run(spec)
+    data_dir.account.run(spec)
 }
 
 fn settings(folder: &Path, socket: &Path, password: &str) -> Vec<u8> {

@@ -18,18 +18,18 @@
 
 mod cache;
 mod client;
+mod connection;
 mod connector;
 mod embedded;
 mod error;
-mod facts;
-mod line;
-mod link;
 mod listen;
 mod pubsub;
 mod refusal;
 mod role;
 mod server;
+mod server_info;
 mod subscriber;
+mod subscriber_connection;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -40,14 +40,14 @@ pub use deadpool_redis::redis::{
 
 pub use cache::{Cache, CacheStatus};
 pub use client::Redis;
+pub use connection::RedisConnection;
 pub use connector::Connector;
 pub use embedded::embedded;
 pub use error::Error;
-pub use facts::Facts;
-pub use link::Link;
 pub use listen::{Listen, ListenError, SubscriberQuery, SubscriberStatus};
 pub use pubsub::PubSub;
 pub use role::{Role, pool, pool_config};
 pub use server::{Access, Login, Node, Server, check_authorities_in, check_url};
+pub use server_info::ServerInfo;
 pub use subscriber::{Subscriber, SubscriberConfig};
 pub use subscriptions::{Event, Subscription, Topic};

@@ -57,13 +57,13 @@ pub struct Access {
 /// Where Redis is, and how to get in.
 #[derive(Clone)]
 pub struct Server {
-    place: Place,
+    place: Topology,
     /// Whose certificates are believed, in PEM; those that the system believes when not set.
     ca_file: Option<PathBuf>,
 }
 
 #[derive(Clone)]
-enum Place {
+enum Topology {
     One(Arc<dyn Locate>),
     Sentinels {
         sentinels: Vec<Node>,
@@ -81,7 +81,7 @@ impl Server {
     /// One server, at a URL: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and
     /// database as the driver reads them.
     pub fn one(locate: Arc<dyn Locate>) -> Self {
-        Self::at(Place::One(locate))
+        Self::at(Topology::One(locate))
     }
 
     /// The server that `sentinels`, who take `login`, name as the master called `master`.
@@ -91,7 +91,7 @@ impl Server {
         master: impl Into<String>,
         access: Access,
     ) -> Self {
-        Self::at(Place::Sentinels {
+        Self::at(Topology::Sentinels {
             sentinels,
             login,
             master: master.into(),
@@ -101,10 +101,10 @@ impl Server {
 
     /// The cluster that `nodes` belong to; the others are learned from them.
     pub fn cluster(nodes: Vec<Node>, access: Access) -> Self {
-        Self::at(Place::Cluster { nodes, access })
+        Self::at(Topology::Cluster { nodes, access })
     }
 
-    fn at(place: Place) -> Self {
+    fn at(place: Topology) -> Self {
         Self {
             place,
             ca_file: None,
@@ -121,7 +121,7 @@ impl Server {
 
     /// The way to the cluster, if it is one.
     pub(super) async fn as_cluster(&self) -> Result<Option<ClusterClient>, ConnectError> {
-        let Place::Cluster { nodes, access } = &self.place else {
+        let Topology::Cluster { nodes, access } = &self.place else {
             return Ok(None);
         };
         let trust = self.trust().await?;
@@ -135,17 +135,17 @@ impl Server {
     pub(super) async fn find(&self, turn: usize) -> Result<ConnectionInfo, ConnectError> {
         let trust = self.trust().await?;
         let info = match &self.place {
-            Place::One(locate) => {
+            Topology::One(locate) => {
                 let url = locate.locate().await?;
                 with_trust(parse(&url).map_err(ConnectError::from)?, trust)
             }
-            Place::Sentinels {
+            Topology::Sentinels {
                 sentinels,
                 login,
                 master,
                 access,
             } => find_master(sentinels, login, master, access, trust).await,
-            Place::Cluster { nodes, access } => match nodes.get(turn % nodes.len().max(1)) {
+            Topology::Cluster { nodes, access } => match nodes.get(turn % nodes.len().max(1)) {
                 Some(node) => access.info(node, trust),
                 None => return Err(ConnectError::new(ConnectErrorKind::Missing, NO_NODES)),
             },
@@ -164,11 +164,11 @@ impl Server {
             nodes.join(", ")
         };
         match &self.place {
-            Place::One(_) => "redis".to_owned(),
-            Place::Sentinels {
+            Topology::One(_) => "redis".to_owned(),
+            Topology::Sentinels {
                 sentinels, master, ..
             } => format!("{master} of the sentinels {}", list(sentinels)),
-            Place::Cluster { nodes, .. } => format!("the cluster of {}", list(nodes)),
+            Topology::Cluster { nodes, .. } => format!("the cluster of {}", list(nodes)),
         }
     }
 
@@ -217,9 +217,9 @@ impl fmt::Debug for Server {
     /// URLs and logins hold passwords: none is shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::One(_) => f.write_str("One"),
-            Place::Sentinels { master, .. } => write!(f, "Sentinels({master})"),
-            Place::Cluster { nodes, .. } => write!(f, "Cluster({} nodes)", nodes.len()),
+            Topology::One(_) => f.write_str("One"),
+            Topology::Sentinels { master, .. } => write!(f, "Sentinels({master})"),
+            Topology::Cluster { nodes, .. } => write!(f, "Cluster({} nodes)", nodes.len()),
         }
     }
 }

@@ -16,11 +16,11 @@ use deadpool_redis::redis::aio::PubSubSink;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::line::{Line, Pulse, read, subscribe, unsubscribe};
 use super::listen::{Listen, ListenError, SubscriberQuery, SubscriberStatus};
 use super::refusal::explain;
 use super::server::Server;
-use super::subscriptions::{Board, Topic};
+use super::subscriber_connection::{Keepalive, SubscriberConnection, read, subscribe, unsubscribe};
+use super::subscriptions::{SubscriptionRegistry, Topic};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 use crate::kernel::{Backoff, Call, Child, ChildSpec, Exit, Handle, Reply};
 
@@ -60,7 +60,7 @@ pub struct Subscriber {
     server: Server,
     config: SubscriberConfig,
     state: State,
-    board: Arc<Board>,
+    registry: Arc<SubscriptionRegistry>,
     confirmed: BTreeSet<Topic>,
     /// Those who wait for a topic to be confirmed.
     waiting: BTreeMap<Topic, Vec<Reply<Listen>>>,
@@ -82,7 +82,7 @@ impl Subscriber {
             server: server.clone(),
             config,
             state: State::Resting,
-            board: Arc::default(),
+            registry: Arc::default(),
             confirmed: BTreeSet::new(),
             waiting: BTreeMap::new(),
             messages: Arc::default(),
@@ -100,7 +100,7 @@ impl Subscriber {
 
     fn connect(&mut self, context: &mut Context<Self>) {
         self.enter(State::Away);
-        let topics = self.board.all();
+        let topics = self.registry.all();
         let (server, within) = (self.server.clone(), self.config.connect_timeout);
         let turn = usize::try_from(self.connects + u64::from(self.failures)).unwrap_or(0);
         let connected = async move {
@@ -108,7 +108,7 @@ impl Subscriber {
                 let words = "redis did not answer in time";
                 ConnectError::new(ConnectErrorKind::TimedOut, words)
             };
-            let subscribed = Line::open(&server, topics, turn);
+            let subscribed = SubscriberConnection::open(&server, topics, turn);
             tokio::time::timeout(within, subscribed)
                 .await
                 .map_err(late)?
@@ -121,20 +121,20 @@ impl Subscriber {
         );
     }
 
-    fn on_connected(&mut self, line: Line, context: &mut Context<Self>) {
+    fn on_connected(&mut self, line: SubscriberConnection, context: &mut Context<Self>) {
         self.failures = 0;
         self.connects += 1;
         metrics::counter!("headroom_redis_subscriber_connects_total").increment(1);
         let mut reader = JoinSet::new();
-        let (board, messages) = (Arc::clone(&self.board), Arc::clone(&self.messages));
+        let (registry, messages) = (Arc::clone(&self.registry), Arc::clone(&self.messages));
         let (over, lost) = tokio::sync::oneshot::channel::<()>();
         let (sink, stream) = (line.sink.clone(), line.stream);
-        let pulse = Pulse {
+        let keepalive = Keepalive {
             after_idle: self.config.check_after_idle.max(PULSE_MIN),
             within: self.config.answer_within,
         };
         reader.spawn(async move {
-            read(stream, sink, pulse, &board, &messages).await;
+            read(stream, sink, keepalive, &registry, &messages).await;
             drop(over);
         });
         let lost = wrap_future::<_, Self>(async move { lost.await.ok() });
@@ -146,7 +146,7 @@ impl Subscriber {
             }
         }));
         if self.connects > 1 {
-            self.board.tell_gap();
+            self.registry.tell_gap();
         }
         self.enter(State::Connected {
             sink: line.sink,
@@ -183,7 +183,7 @@ impl Subscriber {
     }
 
     fn try_again(&mut self, context: &mut Context<Self>) {
-        self.board.sweep();
+        self.registry.sweep();
         if self.is_unneeded() {
             self.enter(State::Resting);
             return;
@@ -199,7 +199,7 @@ impl Subscriber {
             replies.retain(|reply| !reply.is_cancelled());
             !replies.is_empty()
         });
-        self.waiting.is_empty() && self.board.all().is_empty()
+        self.waiting.is_empty() && self.registry.all().is_empty()
     }
 
     /// Has the server confirm `topic`, unless it has.
@@ -235,14 +235,14 @@ impl Subscriber {
 
     fn on_confirmed(&mut self, topic: Topic) {
         for reply in self.waiting.remove(&topic).into_iter().flatten() {
-            reply.send(Ok(self.board.add(topic.clone())));
+            reply.send(Ok(self.registry.add(topic.clone())));
         }
         self.confirmed.insert(topic);
     }
 
     /// Ends subscriptions that nobody listens to.
     fn sweep(&mut self, context: &mut Context<Self>) {
-        for topic in self.board.sweep() {
+        for topic in self.registry.sweep() {
             if !self.confirmed.remove(&topic) {
                 continue;
             }
@@ -259,7 +259,7 @@ impl Subscriber {
     }
 
     fn listen_to_leavers(&self, context: &mut Context<Self>) {
-        let left = Arc::clone(&self.board.left);
+        let left = Arc::clone(&self.registry.left);
         let woken = wrap_future::<_, Self>(async move { left.notified().await });
         context.spawn(woken.map(|(), subscriber, context| {
             subscriber.sweep(context);
@@ -270,8 +270,8 @@ impl Subscriber {
     fn status(&self) -> SubscriberStatus {
         SubscriberStatus {
             connected: matches!(self.state, State::Connected { .. }),
-            topics: self.board.all().len(),
-            listeners: self.board.listeners(),
+            topics: self.registry.all().len(),
+            listeners: self.registry.listeners(),
             messages: self.messages.load(Relaxed),
             connects: self.connects,
             failures: self.failures,

@@ -90,13 +90,13 @@ impl Listener {
 
 /// Everybody who listens, by topic.
 #[derive(Default)]
-pub(super) struct Board {
+pub(super) struct SubscriptionRegistry {
     topics: Mutex<BTreeMap<Topic, Vec<Listener>>>,
     /// Wakes the owner when a listener has left.
     pub(super) left: Arc<Notify>,
 }
 
-impl Board {
+impl SubscriptionRegistry {
     fn topics(&self) -> MutexGuard<'_, BTreeMap<Topic, Vec<Listener>>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,28 +160,28 @@ mod tests {
 
     #[tokio::test]
     async fn one_who_is_too_slow_is_told_that_something_is_missing() {
-        let board = Board::default();
+        let registry = SubscriptionRegistry::default();
         let topic = Topic::Channel("news".into());
-        let mut slow = board.add(topic.clone());
+        let mut slow = registry.add(topic.clone());
         for _ in 0..QUEUE_MAX + 5 {
-            board.tell(&topic, &message("old"));
+            registry.tell(&topic, &message("old"));
         }
         for _ in 0..QUEUE_MAX {
             assert_eq!(slow.next().await, Some(message("old")));
         }
-        board.tell(&topic, &message("new"));
+        registry.tell(&topic, &message("new"));
         assert_eq!(slow.next().await, Some(Event::Gap));
         assert_eq!(slow.next().await, Some(message("new")));
     }
 
     #[tokio::test]
     async fn topics_end_with_their_last_listener() {
-        let board = Board::default();
+        let registry = SubscriptionRegistry::default();
         let topic = Topic::Pattern("n*".into());
-        let (first, second) = (board.add(topic.clone()), board.add(topic.clone()));
+        let (first, second) = (registry.add(topic.clone()), registry.add(topic.clone()));
         drop(first);
-        assert_eq!((board.sweep(), board.listeners()), (Vec::new(), 1));
+        assert_eq!((registry.sweep(), registry.listeners()), (Vec::new(), 1));
         drop(second);
-        assert_eq!((board.sweep(), board.listeners()), (vec![topic], 0));
+        assert_eq!((registry.sweep(), registry.listeners()), (vec![topic], 0));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{AskError, SupervisorSpec};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -13,10 +13,10 @@ use crate::cast::*;
 
 #[test]
 fn calls_of_one_caller_are_handled_in_the_order_in_which_they_were_made() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::with_capacity("a", 1000, &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         journal.take();
         let calls = (0..1000).map(|number| role.ask(Do::Note(number)));
         futures_util::future::join_all(calls).await;
@@ -28,10 +28,10 @@ fn calls_of_one_caller_are_handled_in_the_order_in_which_they_were_made() {
 
 #[test]
 fn one_call_more_than_the_capacity_is_refused_at_once() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::with_capacity("a", 2, &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let holds = [(); 2].map(|()| hold(&role));
         eventually("both are in flight", || role.handle.in_flight() == 2).await;
         assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Busy));
@@ -56,10 +56,10 @@ fn hold(role: &Role) -> (oneshot::Sender<()>, Held) {
 
 #[test]
 fn a_caller_that_gives_up_does_not_free_the_place_of_work_that_goes_on() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::with_capacity("a", 1, &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let (go_on, held) = oneshot::channel();
         let given_up = role.handle.ask(Do::HoldDetached(held), SECOND).await;
         assert_eq!(given_up, Err(AskError::TimedOut));
@@ -76,10 +76,10 @@ fn a_caller_that_gives_up_does_not_free_the_place_of_work_that_goes_on() {
 #[test]
 fn whoever_has_the_answer_may_call_again_at_once() {
     // The place must be free before the answer is out: callers on other threads are fast.
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let journal = Journal::default();
         let role = Role::with_capacity("a", 1, &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let caller = role.clone();
         let (done, finished) = oneshot::channel();
         let thread = std::thread::spawn(move || {
@@ -110,10 +110,10 @@ fn whoever_has_the_answer_may_call_again_at_once() {
 
 #[test]
 fn a_deadline_of_for_ever_is_allowed() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         assert_eq!(role.handle.ask(Do::Echo(1), Duration::MAX).await, Ok(1));
         root.stop().await;
     });
@@ -121,10 +121,10 @@ fn a_deadline_of_for_ever_is_allowed() {
 
 #[test]
 fn a_dropped_reply_is_told_as_lost_and_the_actor_lives() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         assert_eq!(role.ask(Do::Forget).await, Err(AskError::Lost));
         assert_eq!(role.incarnation().await, 1);
         assert_eq!(role.handle.stats().snapshot().lost, 1);
@@ -134,10 +134,10 @@ fn a_dropped_reply_is_told_as_lost_and_the_actor_lives() {
 
 #[test]
 fn calls_in_work_and_calls_that_wait_are_both_told_lost_when_the_actor_dies() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let (_go_on, in_work) = hold(&role);
         eventually("in work", || role.handle.in_flight() == 1).await;
         // All of these are queued behind the one that panics.
@@ -157,7 +157,7 @@ fn calls_in_work_and_calls_that_wait_are_both_told_lost_when_the_actor_dies() {
 
 #[test]
 fn an_actor_that_was_never_started_is_down() {
-    Universe::paused(|_| async move {
+    TestSystem::paused(|_| async move {
         let role = Role::new("a", &Journal::default());
         assert!(matches!(
             role.ask(Do::Echo(1)).await,
@@ -170,12 +170,12 @@ fn an_actor_that_was_never_started_is_down() {
 
 #[test]
 fn running_resolves_when_the_actor_runs_and_fails_when_it_is_stopped() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let handle = role.handle.clone();
         let waiting = actix_rt::spawn(async move { handle.running(LONG).await });
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         assert!(waiting.await.unwrap());
         root.stop().await;
         assert!(!role.handle.running(LONG).await);
@@ -184,10 +184,10 @@ fn running_resolves_when_the_actor_runs_and_fails_when_it_is_stopped() {
 
 #[test]
 fn restarted_resolves_for_the_next_incarnation_and_not_for_the_one_that_runs() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         assert!(!role.handle.restarted(SECOND).await, "nothing happened");
         let handle = role.handle.clone();
         let waiting = actix_rt::spawn(async move { handle.restarted(LONG).await });
@@ -205,10 +205,10 @@ fn restarted_resolves_for_the_next_incarnation_and_not_for_the_one_that_runs() {
 
 #[test]
 fn running_is_not_fooled_by_an_actor_that_has_died_unnoticed() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let caller = role.clone();
         // A task of its own hears of the death before the supervisor does.
         let second = actix_rt::spawn(async move {
@@ -222,10 +222,10 @@ fn running_is_not_fooled_by_an_actor_that_has_died_unnoticed() {
 
 #[test]
 fn only_work_that_says_so_is_cancelled_with_its_caller() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let given_up = role.handle.ask(Cancellable(journal.clone()), SECOND).await;
         assert_eq!(given_up, Err(AskError::TimedOut));
         eventually("told", || journal.contains("cancelled")).await;
@@ -238,10 +238,10 @@ fn only_work_that_says_so_is_cancelled_with_its_caller() {
 
 #[test]
 fn a_call_whose_caller_left_before_it_was_looked_at_is_dropped_only_if_it_says_so() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         // Both callers give up before the actor has its turn.
         let cancellable = role.handle.ask(Cancellable(journal.clone()), SECOND);
         assert!(
@@ -266,13 +266,13 @@ fn a_call_whose_caller_left_before_it_was_looked_at_is_dropped_only_if_it_says_s
 fn no_accepted_message_is_silently_lost_in_a_restart() {
     let seed: u64 = rand::rng().random();
     println!("seed {seed}");
-    Universe::paused(move |universe| async move {
+    TestSystem::paused(move |system| async move {
         let journal = Journal::default();
         let role = Role::with_capacity("a", 8, &journal);
         let spec = SupervisorSpec::new("root")
             .intensity(1_000_000, SECOND)
             .child(role.spec());
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let callers = (0..50).map(|caller| {
             let role = role.clone();
             actix_rt::spawn(async move { call_many(&role, seed ^ caller).await })

@@ -9,7 +9,8 @@ use actix::fut::{ActorFutureExt, ready, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
 
 use headroom_actors::kernel::{
-    AskError, Backoff, Call, Child, ChildSpec, Exit, Handle, Life, Message, SupervisorSpec, Tree,
+    AskError, Backoff, Call, Child, ChildSpec, Exit, Handle, IncarnationRef, Message,
+    SupervisorSpec, Tree,
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -100,7 +101,7 @@ pub(crate) struct Script {
 /// Its journal: `+a` started, `-a` stopped in order, `~a` dropped.
 pub(crate) struct Player {
     name: String,
-    life: Life,
+    incarnation: IncarnationRef,
     script: Script,
     journal: Journal,
     cancels: bool,
@@ -143,7 +144,7 @@ impl Child for Player {
     }
 
     fn observe(&self) -> Value {
-        json!({ "incarnation": self.life.incarnation(), "refused": self.refused_itself })
+        json!({ "incarnation": self.incarnation.incarnation(), "refused": self.refused_itself })
     }
 }
 
@@ -197,7 +198,7 @@ impl Handler<Call<Do>> for Player {
                 self.journal.note(number.to_string());
                 reply.send(number);
             }
-            Do::Incarnation => reply.send(self.life.incarnation()),
+            Do::Incarnation => reply.send(self.incarnation.incarnation()),
             Do::Hold(go_on) => {
                 context.spawn(wrap_future::<_, Self>(go_on).map(|_, _, _| reply.send(0)));
             }
@@ -207,7 +208,7 @@ impl Handler<Call<Do>> for Player {
                     reply.send(0);
                 });
             }
-            Do::End(exit) => self.life.end(context, exit),
+            Do::End(exit) => self.incarnation.end(context, exit),
             Do::Panic => panic!("panic in handler"),
             Do::PanicInSpawnedFuture => {
                 context.spawn(ready(()).map(|(), _: &mut Self, _| panic!("panic in future")));
@@ -307,19 +308,19 @@ impl Role {
         })
     }
 
-    fn factory(&self) -> impl Fn(Life) -> Player + Send + Sync + 'static {
+    fn factory(&self) -> impl Fn(IncarnationRef) -> Player + Send + Sync + 'static {
         let Self {
             handle,
             journal,
             script,
         } = self.clone();
         let name = handle.name().to_owned();
-        move |life| {
-            let script = script(life.incarnation());
+        move |incarnation| {
+            let script = script(incarnation.incarnation());
             assert!(!script.factory_panics, "panic in factory");
             Player {
                 name: name.clone(),
-                life,
+                incarnation,
                 script,
                 journal: journal.clone(),
                 cancels: false,

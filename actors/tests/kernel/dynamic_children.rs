@@ -1,7 +1,7 @@
 //! Children that are added and ended while their supervisor runs.
 
 use futures_util::future::join_all;
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{
     AskError, ChildSpec, Exit, Restart, Root, StartChildError, Strategy, SupervisorHandle,
     SupervisorSpec,
@@ -10,17 +10,17 @@ use tokio::time::{Instant, sleep};
 
 use crate::cast::*;
 
-async fn empty(universe: &Universe) -> (Root, SupervisorHandle) {
+async fn empty(system: &TestSystem) -> (Root, SupervisorHandle) {
     let spec = SupervisorSpec::new("root");
     let handle = spec.handle();
-    (universe.start(spec).await, handle)
+    (system.start(spec).await, handle)
 }
 
 #[test]
 fn start_child_waits_until_the_child_is_ready() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let role = Role::new("a", &journal).start(Step::After(3 * SECOND));
         let begun = Instant::now();
         supervisor.start_child(role.spec()).await.unwrap();
@@ -33,9 +33,9 @@ fn start_child_waits_until_the_child_is_ready() {
 #[test]
 fn more_commands_at_once_than_the_queue_holds_are_all_carried_out() {
     const CHILDREN: usize = 200;
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let roles: Vec<Role> = (0..CHILDREN)
             .map(|index| Role::new(&format!("child-{index}"), &journal))
             .collect();
@@ -49,16 +49,16 @@ fn more_commands_at_once_than_the_queue_holds_are_all_carried_out() {
         let ended = join_all(ids.map(terminate)).await;
         let orderly = |exit: &Option<Exit>| matches!(exit, Some(Exit::Shutdown));
         assert!(ended.iter().all(orderly), "{ended:?}");
-        assert_eq!(universe.tree().snapshot().await[0].children.len(), 0);
+        assert_eq!(system.tree().snapshot().await[0].children.len(), 0);
         root.stop().await;
     });
 }
 
 #[test]
 fn a_failed_start_is_returned_with_its_cause_and_leaves_nothing() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let role = Role::new("a", &journal).start(Step::Ends(failure("no disk")));
         let Err(StartChildError::Failed(exit)) = supervisor.start_child(role.spec()).await else {
             panic!("started");
@@ -67,7 +67,7 @@ fn a_failed_start_is_returned_with_its_cause_and_leaves_nothing() {
         sleep(LONG).await;
         assert_eq!(journal.story(), "~a", "not tried again");
         assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
-        assert_eq!(universe.tree().snapshot().await[0].children.len(), 0);
+        assert_eq!(system.tree().snapshot().await[0].children.len(), 0);
         // Its name is free again.
         let healed = Role::new("a", &journal);
         supervisor.start_child(healed.spec()).await.unwrap();
@@ -77,9 +77,9 @@ fn a_failed_start_is_returned_with_its_cause_and_leaves_nothing() {
 
 #[test]
 fn a_child_of_a_name_that_exists_is_refused() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let role = Role::new("a", &journal);
         supervisor.start_child(role.spec()).await.unwrap();
         let twice = supervisor
@@ -93,9 +93,9 @@ fn a_child_of_a_name_that_exists_is_refused() {
 
 #[test]
 fn terminate_child_stops_it_in_order_and_forgets_it() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let role = Role::new("a", &journal).stop(Step::After(SECOND));
         let child = supervisor.start_child(role.spec()).await.unwrap();
         let exit = supervisor.terminate_child("a").await;
@@ -104,16 +104,16 @@ fn terminate_child_stops_it_in_order_and_forgets_it() {
         assert_eq!(journal.story(), "+a -a ~a");
         assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
         assert!(supervisor.terminate_child("a").await.is_none());
-        assert_eq!(universe.tree().snapshot().await[0].children.len(), 0);
+        assert_eq!(system.tree().snapshot().await[0].children.len(), 0);
         root.stop().await;
     });
 }
 
 #[test]
 fn everyone_who_terminates_one_child_is_answered() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let role = Role::new("a", &journal).stop(Step::After(SECOND));
         supervisor.start_child(role.spec()).await.unwrap();
         let (first, second) = tokio::join!(
@@ -127,9 +127,9 @@ fn everyone_who_terminates_one_child_is_answered() {
 
 #[test]
 fn a_child_can_be_terminated_while_it_starts() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let role = Role::new("a", &journal).start(Step::Never);
         let starting = supervisor.clone();
         let spec = role.spec();
@@ -148,13 +148,13 @@ fn a_child_can_be_terminated_while_it_starts() {
 
 #[test]
 fn a_child_that_waits_for_its_restart_can_be_terminated() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
         let backoff = headroom_actors::kernel::Backoff::try_new(LONG, LONG, LONG).unwrap();
         let spec = SupervisorSpec::new("root").child(a.spec().backoff(backoff));
         let supervisor = spec.handle();
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         supervisor
             .start_child(b.spec().backoff(backoff))
             .await
@@ -173,9 +173,9 @@ fn a_child_that_waits_for_its_restart_can_be_terminated() {
 
 #[test]
 fn a_slow_start_does_not_hold_up_other_children() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let slow = Role::new("slow", &journal).start(Step::After(50 * SECOND));
         let quick = Role::new("quick", &journal);
         let starting = supervisor.clone();
@@ -193,9 +193,9 @@ fn a_slow_start_does_not_hold_up_other_children() {
 
 #[test]
 fn ended_resolves_when_the_child_is_not_restarted_and_not_before() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let role = Role::new("a", &journal);
         let spec = role.spec().restart(Restart::Transient);
         let child = supervisor.start_child(spec).await.unwrap();
@@ -211,7 +211,7 @@ fn ended_resolves_when_the_child_is_not_restarted_and_not_before() {
 
 #[test]
 fn children_added_on_request_vanish_when_their_supervisor_is_restarted() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [fixed, added, _] = three(&journal);
         let branch = SupervisorSpec::new("branch")
@@ -219,7 +219,7 @@ fn children_added_on_request_vanish_when_their_supervisor_is_restarted() {
             .child(fixed.spec());
         let supervisor = branch.handle();
         let branch = ChildSpec::supervisor(branch).backoff(quick());
-        let root = universe
+        let root = system
             .start(SupervisorSpec::new("root").child(branch))
             .await;
         let child = supervisor.start_child(added.spec()).await.unwrap();
@@ -227,7 +227,7 @@ fn children_added_on_request_vanish_when_their_supervisor_is_restarted() {
         assert_eq!(fixed.incarnation().await, 2);
         assert!(matches!(child.ended().await, Exit::Shutdown));
         assert_eq!(added.ask(Do::Echo(1)).await, Err(AskError::Stopped));
-        let branch = node(universe.tree(), "root/branch").await;
+        let branch = node(system.tree(), "root/branch").await;
         assert_eq!(branch.children.len(), 1);
         // The handle survives: it reaches the new supervisor.
         supervisor.start_child(added.spec()).await.unwrap();
@@ -238,14 +238,14 @@ fn children_added_on_request_vanish_when_their_supervisor_is_restarted() {
 
 #[test]
 fn commands_to_a_supervisor_that_is_down_are_refused() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let spec = SupervisorSpec::new("root");
         let supervisor = spec.handle();
         let refused = supervisor.start_child(role.spec()).await;
         assert!(matches!(refused, Err(StartChildError::SupervisorDown)));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         root.stop().await;
         let refused = supervisor.start_child(role.spec()).await;
         assert!(matches!(refused, Err(StartChildError::SupervisorDown)));
@@ -255,7 +255,7 @@ fn commands_to_a_supervisor_that_is_down_are_refused() {
 
 #[test]
 fn a_group_restart_takes_children_added_on_request_along_once() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [fixed, added, late] = three(&journal);
         let backoff = headroom_actors::kernel::Backoff::try_new(LONG, LONG, LONG).unwrap();
@@ -263,7 +263,7 @@ fn a_group_restart_takes_children_added_on_request_along_once() {
             .strategy(Strategy::OneForAll)
             .child(fixed.spec().backoff(backoff));
         let supervisor = spec.handle();
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         supervisor.start_child(added.spec()).await.unwrap();
         fixed.end(failure("x")).await;
         // Added while the group waits for its restart: it must not be started a second time.
@@ -279,7 +279,7 @@ fn a_group_restart_takes_children_added_on_request_along_once() {
 
 #[test]
 fn a_child_that_is_being_terminated_does_not_come_back_with_its_group() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [fixed, added, _] = three(&journal);
         let added = added.stop(Step::After(SECOND));
@@ -287,7 +287,7 @@ fn a_child_that_is_being_terminated_does_not_come_back_with_its_group() {
             .strategy(Strategy::OneForAll)
             .child(fixed.spec());
         let supervisor = spec.handle();
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         supervisor.start_child(added.spec()).await.unwrap();
         let terminating = actix_rt::spawn(async move { supervisor.terminate_child("b").await });
         sleep(SECOND / 2).await;
@@ -302,14 +302,14 @@ fn a_child_that_is_being_terminated_does_not_come_back_with_its_group() {
 
 #[test]
 fn a_temporary_child_added_on_request_is_told_and_forgotten_when_its_group_restarts() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [fixed, added, _] = three(&journal);
         let spec = SupervisorSpec::new("root")
             .strategy(Strategy::OneForAll)
             .child(fixed.spec());
         let supervisor = spec.handle();
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let child = supervisor
             .start_child(added.spec().restart(Restart::Temporary))
             .await
@@ -317,16 +317,16 @@ fn a_temporary_child_added_on_request_is_told_and_forgotten_when_its_group_resta
         fixed.end(failure("x")).await;
         assert!(matches!(child.ended().await, Exit::Shutdown));
         assert_eq!(fixed.incarnation().await, 2);
-        assert_eq!(universe.tree().snapshot().await[0].children.len(), 1);
+        assert_eq!(system.tree().snapshot().await[0].children.len(), 1);
         root.stop().await;
     });
 }
 
 #[test]
 fn a_start_goes_on_when_whoever_asked_for_it_goes_away() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
-        let (root, supervisor) = empty(&universe).await;
+        let (root, supervisor) = empty(&system).await;
         let role = Role::new("a", &journal).start(Step::After(2 * SECOND));
         let start = supervisor.start_child(role.spec());
         assert!(tokio::time::timeout(SECOND, start).await.is_err());

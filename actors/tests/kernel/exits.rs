@@ -1,20 +1,20 @@
 //! Every end has a reason, and no panic gets past the actor it happened in.
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{AskError, Exit, Restart, Root, SupervisorSpec};
 
 use crate::cast::*;
 
 /// Runs one temporary child, does `what` to it, and compares the recorded end.
 fn ends_with(script: Script, what: Do, expected: &'static str) {
-    Universe::paused(move |universe| async move {
+    TestSystem::paused(move |system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal).script(move |_| script.clone());
         let spec = SupervisorSpec::new("root").child(role.spec().restart(Restart::Temporary));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         assert_eq!(role.ask(what).await, Err(AskError::Lost));
         assert!(!role.handle.running(LONG).await);
-        assert_eq!(last_exit(universe.tree(), "root/a").await, expected);
+        assert_eq!(last_exit(system.tree(), "root/a").await, expected);
         assert!(journal.contains("~a"), "not dropped");
         assert_eq!(role.handle.in_flight(), 0);
         root.stop().await;
@@ -22,10 +22,10 @@ fn ends_with(script: Script, what: Do, expected: &'static str) {
 }
 
 fn start_fails_with(script: Script, expected: &'static str) {
-    Universe::paused(move |universe| async move {
+    TestSystem::paused(move |system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal).script(move |_| script.clone());
-        let Err(exit) = Root::start(over([&role]), universe.tree()).await else {
+        let Err(exit) = Root::start(over([&role]), system.tree()).await else {
             panic!("started");
         };
         assert!(exit.to_string().ends_with(expected), "{exit}");
@@ -89,16 +89,16 @@ fn a_panic_in_start_is_a_failed_start() {
 
 #[test]
 fn a_panic_in_stop_is_an_exit_and_the_stop_goes_on() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
         let b = b.stop(Step::Panics);
-        let root = universe.start(over([&a, &b])).await;
+        let root = system.start(over([&a, &b])).await;
         journal.take();
         assert!(matches!(root.stop().await, Exit::Shutdown));
         assert_eq!(journal.story(), "~b -a ~a");
         assert_eq!(
-            last_exit(universe.tree(), "root/b").await,
+            last_exit(system.tree(), "root/b").await,
             "panic: panic in stop"
         );
     });
@@ -135,7 +135,7 @@ fn an_actor_that_panics_again_and_again_while_it_goes_does_not_abort_the_process
 
 #[test]
 fn a_killed_actor_that_panics_in_drop_does_not_take_the_others_along() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
         let b = b.script(|_| Script {
@@ -144,7 +144,7 @@ fn a_killed_actor_that_panics_in_drop_does_not_take_the_others_along() {
             stopped_panics: true,
             ..Script::default()
         });
-        let root = universe.start(over([&a, &b])).await;
+        let root = system.start(over([&a, &b])).await;
         journal.take();
         root.stop().await;
         assert_eq!(journal.story(), "~b -a ~a");
@@ -153,10 +153,10 @@ fn a_killed_actor_that_panics_in_drop_does_not_take_the_others_along() {
 
 #[test]
 fn a_panic_in_a_detached_future_loses_its_call_and_nothing_else() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let lost = role.ask(Do::PanicInDetachedFuture).await;
         assert_eq!(lost, Err(AskError::Lost));
         assert_eq!(role.incarnation().await, 1);
@@ -166,10 +166,10 @@ fn a_panic_in_a_detached_future_loses_its_call_and_nothing_else() {
 
 #[test]
 fn an_actor_that_is_ready_and_ends_at_once_has_been_started() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let dynamic = SupervisorSpec::new("root");
         let handle = dynamic.handle();
-        let root = universe.start(dynamic).await;
+        let root = system.start(dynamic).await;
         let one_shot = headroom_actors::kernel::Handle::new("one-shot", 1);
         let spec = headroom_actors::kernel::ChildSpec::actor(&one_shot, OneShot);
         let child = handle
@@ -182,7 +182,7 @@ fn an_actor_that_is_ready_and_ends_at_once_has_been_started() {
 }
 
 /// Ends as soon as it is ready.
-struct OneShot(headroom_actors::kernel::Life);
+struct OneShot(headroom_actors::kernel::IncarnationRef);
 
 impl actix::Actor for OneShot {
     type Context = actix::Context<Self>;
@@ -190,9 +190,9 @@ impl actix::Actor for OneShot {
     fn started(&mut self, context: &mut Self::Context) {
         use actix::AsyncContext;
         use actix::fut::{ActorFutureExt, ready};
-        let life = self.0.clone();
+        let incarnation = self.0.clone();
         context.spawn(ready(()).map(move |(), _: &mut Self, context| {
-            life.end(context, Exit::Normal);
+            incarnation.end(context, Exit::Normal);
         }));
     }
 }

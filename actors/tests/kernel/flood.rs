@@ -1,21 +1,21 @@
 //! Actors whose queues never run dry, and callers on many threads.
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 
 use crate::cast::*;
 
 #[test]
 fn a_flooded_actor_keeps_its_heartbeat_its_neighbours_and_its_stop() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let journal = Journal::default();
         let [flooded, other, _] = three(&journal);
-        let root = universe.start(over([&flooded, &other])).await;
+        let root = system.start(over([&flooded, &other])).await;
         let again = Do::Again(flooded.handle.clone());
         assert_eq!(flooded.ask(again).await, Ok(0));
         for round in 0..20 {
             assert_eq!(other.ask(Do::Echo(round)).await, Ok(round));
         }
-        let seen = node(universe.tree(), "root/a").await;
+        let seen = node(system.tree(), "root/a").await;
         let observed = seen.observed.expect("an operator sees it");
         assert_eq!(observed["refused"], false, "the flood has not run dry");
         assert!(seen.stats.unwrap().handled > 1000);
@@ -27,10 +27,10 @@ fn a_flooded_actor_keeps_its_heartbeat_its_neighbours_and_its_stop() {
 
 #[test]
 fn callers_on_many_threads_are_all_answered() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let journal = Journal::default();
         let role = Role::with_capacity("a", 64, &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let role = role.clone();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use headroom_actors::kernel::process::{Process, ProcessSpec, Readiness, SpawnError};
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{
     ChildSpec, ChildState, Exit, ProcessExit, Root, StartChildError, SupervisorSpec,
 };
@@ -64,11 +64,9 @@ async fn last_lines(process: &Process, wanted: &str) -> Vec<String> {
 
 #[test]
 fn a_process_is_ready_when_its_line_appears() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let folder = TempDir::new().unwrap();
-        let root = universe
-            .start(root_over(waiting(&folder, "sleep 0.2")))
-            .await;
+        let root = system.start(root_over(waiting(&folder, "sleep 0.2"))).await;
         let running = pid(&folder, "pid");
         assert!(running > 0, "ready before it wrote its line");
         root.stop().await;
@@ -78,14 +76,14 @@ fn a_process_is_ready_when_its_line_appears() {
 
 #[test]
 fn a_process_is_ready_when_its_probe_says_so() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let asked = Arc::new(AtomicU32::new(0));
         let counter = Arc::clone(&asked);
         let probe = Readiness::Probe(Arc::new(move || {
             let ready = counter.fetch_add(1, Relaxed) == 2;
             Box::pin(std::future::ready(ready))
         }));
-        let root = universe
+        let root = system
             .start(root_over(shell("exec sleep 60").readiness(probe)))
             .await;
         assert_eq!(asked.load(Relaxed), 3);
@@ -95,11 +93,11 @@ fn a_process_is_ready_when_its_probe_says_so() {
 
 #[test]
 fn a_process_that_never_gets_ready_is_killed_at_the_start_deadline() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let folder = TempDir::new().unwrap();
         let spec = waiting(&folder, ":").readiness(Readiness::Line("never".into()));
         let spec = SupervisorSpec::new("root").child(child(spec).start_deadline(SECOND / 2));
-        let Err(exit) = Root::start(spec, universe.tree()).await else {
+        let Err(exit) = Root::start(spec, system.tree()).await else {
             panic!("started");
         };
         assert!(exit.to_string().contains("killed"), "{exit}");
@@ -109,11 +107,11 @@ fn a_process_that_never_gets_ready_is_killed_at_the_start_deadline() {
 
 #[test]
 fn a_process_that_ends_before_it_is_ready_is_a_failed_start() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let spec = shell("exit 3").readiness(Readiness::Line("ready".into()));
         let supervisor = SupervisorSpec::new("root");
         let handle = supervisor.handle();
-        let root = universe.start(supervisor).await;
+        let root = system.start(supervisor).await;
         let failed = handle.start_child(child(spec)).await;
         assert!(matches!(
             failed,
@@ -125,9 +123,9 @@ fn a_process_that_ends_before_it_is_ready_is_a_failed_start() {
 
 #[test]
 fn a_program_that_cannot_be_started_is_a_failed_start_with_its_cause() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let spec = ProcessSpec::new("ghost", "/no/such/program");
-        let Err(exit) = Root::start(root_over(spec), universe.tree()).await else {
+        let Err(exit) = Root::start(root_over(spec), system.tree()).await else {
             panic!("started");
         };
         let cause = exit.find::<SpawnError>().expect("the cause");
@@ -141,14 +139,14 @@ fn a_program_that_cannot_be_started_is_a_failed_start_with_its_cause() {
 
 #[test]
 fn a_process_that_dies_is_restarted_and_its_signal_recorded() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let folder = TempDir::new().unwrap();
-        let root = universe.start(root_over(waiting(&folder, ":"))).await;
+        let root = system.start(root_over(waiting(&folder, ":"))).await;
         let first = pid(&folder, "pid");
         kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
         eventually("another one", || pid(&folder, "pid") != first).await;
         eventually("the first is reaped", || is_gone(first)).await;
-        let seen = node(universe.tree(), "root/process").await;
+        let seen = node(system.tree(), "root/process").await;
         assert_eq!(seen.last_exit.as_deref(), Some("process ended: SIGKILL"));
         assert_eq!((seen.restarts, seen.exits["process"]), (1, 1));
         root.stop().await;
@@ -158,32 +156,30 @@ fn a_process_that_dies_is_restarted_and_its_signal_recorded() {
 
 #[test]
 fn a_process_is_stopped_by_its_signal() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let folder = TempDir::new().unwrap();
         let said = folder.path().join("said");
         let trap = format!("trap 'echo bye > {}; exit 0' INT", said.display());
         let spec = waiting(&folder, &trap).stop_signal(Signal::SIGINT);
-        let root = universe.start(root_over(spec)).await;
+        let root = system.start(root_over(spec)).await;
         root.stop().await;
         assert_eq!(std::fs::read_to_string(said).unwrap(), "bye\n");
-        assert_eq!(last_exit(universe.tree(), "root/process").await, "shutdown");
+        assert_eq!(last_exit(system.tree(), "root/process").await, "shutdown");
         assert!(is_gone(pid(&folder, "pid")));
     });
 }
 
 #[test]
 fn a_process_that_ignores_its_stop_is_killed_at_the_deadline() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let folder = TempDir::new().unwrap();
         let spec = child(waiting(&folder, "trap '' TERM")).shutdown_deadline(SECOND / 2);
-        let root = universe
-            .start(SupervisorSpec::new("root").child(spec))
-            .await;
+        let root = system.start(SupervisorSpec::new("root").child(spec)).await;
         let begun = Instant::now();
         root.stop().await;
         assert!(begun.elapsed() >= SECOND / 2);
         assert!(
-            last_exit(universe.tree(), "root/process")
+            last_exit(system.tree(), "root/process")
                 .await
                 .contains("killed")
         );
@@ -194,7 +190,7 @@ fn a_process_that_ignores_its_stop_is_killed_at_the_deadline() {
 #[test]
 fn a_process_takes_its_own_children_along_however_it_ends() {
     for end in ["stop", "kill", "drop", "leave"] {
-        Universe::real_time(move |universe| async move {
+        TestSystem::real_time(move |system| async move {
             let folder = TempDir::new().unwrap();
             let file = folder.path().join("grandchild");
             // Deaf to the stop, so that only the kill of the group reaches it.
@@ -202,11 +198,7 @@ fn a_process_takes_its_own_children_along_however_it_ends() {
                 "sh -c 'trap \"\" TERM; echo $$ > {}; while :; do sleep 1; done' & sleep 0.2",
                 file.display()
             );
-            let mut root = Some(
-                universe
-                    .start(root_over(waiting(&folder, &grandchild)))
-                    .await,
-            );
+            let mut root = Some(system.start(root_over(waiting(&folder, &grandchild))).await);
             let parent = pid(&folder, "pid");
             eventually("a grandchild", || pid(&folder, "grandchild") > 0).await;
             let orphan = pid(&folder, "grandchild");
@@ -241,7 +233,7 @@ fn is_dead(pid: i32) -> bool {
 
 #[test]
 fn a_dropped_process_is_killed_and_reaped() {
-    Universe::real_time(|_| async move {
+    TestSystem::real_time(|_| async move {
         let process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
         let pid = process.pid();
         assert!(!is_gone(pid));
@@ -252,7 +244,7 @@ fn a_dropped_process_is_killed_and_reaped() {
 
 #[test]
 fn a_reaped_process_can_be_signalled_no_more_whoever_has_its_number() {
-    Universe::real_time(|_| async move {
+    TestSystem::real_time(|_| async move {
         let mut process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
         let itself = Arc::clone(process.itself());
         itself.signal(Signal::SIGKILL).unwrap();
@@ -268,7 +260,7 @@ fn a_reaped_process_can_be_signalled_no_more_whoever_has_its_number() {
 
 #[test]
 fn the_output_is_kept_with_its_last_lines_and_long_lines_are_cut() {
-    Universe::real_time(|_| async move {
+    TestSystem::real_time(|_| async move {
         let script = "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); done; \
                       head -c 20000 /dev/zero | tr '\\0' x; echo; printf '\\377bytes\\n'; \
                       echo last >&2; sleep 0.1; echo end; exec sleep 60";
@@ -292,7 +284,7 @@ fn the_output_is_kept_with_its_last_lines_and_long_lines_are_cut() {
 
 #[test]
 fn no_variable_of_ours_reaches_a_process_unless_it_is_said_so() {
-    Universe::real_time(|_| async move {
+    TestSystem::real_time(|_| async move {
         // The test runner always sets this one.
         assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
         let spec = shell("env; echo end; exec sleep 60").environment("GIVEN", "yes");
@@ -308,7 +300,7 @@ fn no_variable_of_ours_reaches_a_process_unless_it_is_said_so() {
 
 #[test]
 fn stop_tells_how_the_process_ended() {
-    Universe::real_time(|_| async move {
+    TestSystem::real_time(|_| async move {
         let mut process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
         assert_eq!(process.stop(LONG).await, ProcessExit::Signal(15));
         let script = "trap 'exit 7' TERM; echo deaf; while :; do sleep 0.05; done";
@@ -324,9 +316,9 @@ fn stop_tells_how_the_process_ended() {
 
 #[test]
 fn a_process_shows_in_the_tree() {
-    Universe::real_time(|universe| async move {
-        let root = universe.start(root_over(shell("exec sleep 60"))).await;
-        let seen = node(universe.tree(), "root/process").await;
+    TestSystem::real_time(|system| async move {
+        let root = system.start(root_over(shell("exec sleep 60"))).await;
+        let seen = node(system.tree(), "root/process").await;
         assert_eq!(seen.state, ChildState::Running);
         assert!(seen.stats.is_none());
         sleep(Duration::from_millis(10)).await;
@@ -346,7 +338,7 @@ fn a_process_does_not_inherit_the_servers_protection_when_memory_runs_out() {
             300
         }
     };
-    Universe::real_time(|_| async move {
+    TestSystem::real_time(|_| async move {
         let mut process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
         let path = format!("/proc/{}/oom_score_adj", process.pid());
         let value = std::fs::read_to_string(path).unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{
     AskError, ChildSpec, Exit, Restart, Strategy, SupervisorHandle, SupervisorSpec,
 };
@@ -28,13 +28,13 @@ fn the_invariants_hold_in_random_trees() {
     };
     for seed in seeds {
         println!("KERNEL_SEED={seed}");
-        Universe::paused(move |universe| live_through(universe, seed));
+        TestSystem::paused(move |system| live_through(system, seed));
     }
 }
 
 /// Everything there is to know of the tree from outside.
 #[derive(Default)]
-struct World {
+struct RandomTree {
     /// In start order.
     roles: Vec<Role>,
     /// Dynamic supervisors to command.
@@ -42,15 +42,15 @@ struct World {
     supervisor_count: usize,
 }
 
-async fn live_through(universe: Universe, seed: u64) {
+async fn live_through(system: TestSystem, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let journal = Journal::default();
-    let mut world = World::default();
-    let mut spec = branch(&mut random, &mut world, &journal, 0);
+    let mut tree = RandomTree::default();
+    let mut spec = branch(&mut random, &mut tree, &journal, 0);
     // The root itself should live through most of it.
     spec = spec.intensity(100_000, SECOND);
-    let root = universe.start(spec).await;
-    let names: Vec<_> = world.roles.iter().map(|role| role.handle.name()).collect();
+    let root = system.start(spec).await;
+    let names: Vec<_> = tree.roles.iter().map(|role| role.handle.name()).collect();
     let in_order: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
     let mut lives = Lives::default();
     let started = journal.take();
@@ -59,7 +59,7 @@ async fn live_through(universe: Universe, seed: u64) {
 
     let added = Arc::new(Mutex::new(Vec::new()));
     for event in 0..EVENTS {
-        happen(&mut random, &world, &journal, &added, event);
+        happen(&mut random, &tree, &journal, &added, event);
         if random.random_ratio(1, 3) {
             sleep(Duration::from_millis(random.random_range(0..40))).await;
         }
@@ -67,13 +67,13 @@ async fn live_through(universe: Universe, seed: u64) {
     // Wait out every backoff, so that the tree is whole again.
     sleep(LONG).await;
     lives.follow(&journal.take());
-    let running = world.roles.iter().filter(|role| up(role));
+    let running = tree.roles.iter().filter(|role| up(role));
     let running: Vec<_> = running.map(|role| role.handle.name()).collect();
     let added: Vec<Role> = std::mem::take(&mut *added.lock().unwrap());
     let extra: Vec<_> = added.iter().filter(|role| up(role)).collect();
 
     root.stop().await;
-    assert!(universe.tree().alive().is_empty(), "all is stopped");
+    assert!(system.tree().alive().is_empty(), "all is stopped");
     let stopped = journal.take();
     lives.follow(&stopped);
     assert!(lives.alive.is_empty(), "orphans: {:?}", lives.alive);
@@ -90,7 +90,7 @@ async fn live_through(universe: Universe, seed: u64) {
         extra.len(),
         "those added stopped in order too"
     );
-    for role in world.roles.iter().chain(&added) {
+    for role in tree.roles.iter().chain(&added) {
         assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
         assert_eq!(role.handle.in_flight(), 0, "all places are free");
         let stats = role.handle.stats().snapshot();
@@ -125,12 +125,12 @@ impl Lives {
 
 fn branch(
     random: &mut StdRng,
-    world: &mut World,
+    tree: &mut RandomTree,
     journal: &Journal,
     depth: usize,
 ) -> SupervisorSpec {
-    world.supervisor_count += 1;
-    let id = format!("s{}", world.supervisor_count);
+    tree.supervisor_count += 1;
+    let id = format!("s{}", tree.supervisor_count);
     let strategies = [
         Strategy::OneForOne,
         Strategy::OneForAll,
@@ -139,13 +139,13 @@ fn branch(
     let mut spec = SupervisorSpec::new(id)
         .strategy(*strategies.choose(random).unwrap())
         .intensity(random.random_range(0..20), SECOND);
-    world.supervisors.push(spec.handle());
+    tree.supervisors.push(spec.handle());
     for _ in 0..random.random_range(1..5) {
         if depth < 2 && random.random_ratio(1, 3) {
-            let below = branch(random, world, journal, depth + 1);
+            let below = branch(random, tree, journal, depth + 1);
             spec = spec.child(ChildSpec::supervisor(below).backoff(quick()));
         } else {
-            let role = Role::new(&format!("a{}", world.roles.len()), journal);
+            let role = Role::new(&format!("a{}", tree.roles.len()), journal);
             let role = shaky(role, random.random());
             let restarts = [Restart::Permanent, Restart::Transient, Restart::Temporary];
             let weights = [6, 2, 1];
@@ -155,7 +155,7 @@ fn branch(
                 })
                 .unwrap();
             spec = spec.child(role.spec().restart(*restart));
-            world.roles.push(role);
+            tree.roles.push(role);
         }
     }
     spec
@@ -186,12 +186,12 @@ fn shaky(role: Role, seed: u64) -> Role {
 /// One random event, in a task of its own so that events overlap.
 fn happen(
     random: &mut StdRng,
-    world: &World,
+    tree: &RandomTree,
     journal: &Journal,
     added: &Arc<Mutex<Vec<Role>>>,
     event: usize,
 ) {
-    let role = world.roles.choose(random).unwrap().clone();
+    let role = tree.roles.choose(random).unwrap().clone();
     let what = match random.random_range(0..12) {
         0..3 => Do::End(failure("random")),
         3 => Do::End(Exit::Normal),
@@ -200,7 +200,7 @@ fn happen(
         6 => Do::Forget,
         7..9 => Do::Echo(1),
         9 => {
-            let supervisor = world.supervisors.choose(random).unwrap().clone();
+            let supervisor = tree.supervisors.choose(random).unwrap().clone();
             let role = shaky(
                 Role::new(&format!("added{event}"), journal),
                 random.random(),
@@ -223,7 +223,7 @@ fn happen(
                 return;
             };
             let name = role.handle.name().to_owned();
-            for supervisor in world.supervisors.clone() {
+            for supervisor in tree.supervisors.clone() {
                 let name = name.clone();
                 actix_rt::spawn(async move { supervisor.terminate_child(&name).await });
             }

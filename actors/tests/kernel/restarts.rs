@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{
     AskError, Backoff, ChildSpec, ChildState, Exit, Restart, SupervisionError, SupervisorSpec,
 };
@@ -12,11 +12,11 @@ use crate::cast::*;
 
 /// Whether a child of this restart type comes back after `exit`.
 fn is_restarted(restart: Restart, exit: Option<Exit>, expected: bool) {
-    Universe::paused(move |universe| async move {
+    TestSystem::paused(move |system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let spec = SupervisorSpec::new("root").child(role.spec().restart(restart));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let how = format!("{restart:?} after {exit:?}");
         match exit {
             Some(exit) => role.end(exit).await,
@@ -26,7 +26,7 @@ fn is_restarted(restart: Restart, exit: Option<Exit>, expected: bool) {
         if !expected {
             assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
             assert_eq!(
-                node(universe.tree(), "root/a").await.state,
+                node(system.tree(), "root/a").await.state,
                 ChildState::Stopped
             );
         }
@@ -60,10 +60,10 @@ fn a_temporary_child_is_never_restarted() {
 
 #[test]
 fn more_than_three_restarts_within_five_seconds_make_the_supervisor_terminate_itself() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
-        let mut root = universe.start(over([&a, &b])).await;
+        let mut root = system.start(over([&a, &b])).await;
         for restart in 1..=3 {
             a.end(failure("a")).await;
             assert_eq!(a.incarnation().await, restart + 1, "three are allowed");
@@ -83,10 +83,10 @@ fn more_than_three_restarts_within_five_seconds_make_the_supervisor_terminate_it
 
 #[test]
 fn four_restarts_over_a_longer_time_are_not_too_many() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         for restart in 1..=12 {
             role.end(failure("a")).await;
             assert_eq!(role.incarnation().await, restart + 1);
@@ -98,12 +98,10 @@ fn four_restarts_over_a_longer_time_are_not_too_many() {
 
 #[test]
 fn restarts_of_all_children_count_together() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
-        let mut root = universe
-            .start(over([&a, &b]).intensity(1, 5 * SECOND))
-            .await;
+        let mut root = system.start(over([&a, &b]).intensity(1, 5 * SECOND)).await;
         a.end(failure("a")).await;
         assert_eq!(a.incarnation().await, 2);
         b.end(failure("b")).await;
@@ -113,7 +111,7 @@ fn restarts_of_all_children_count_together() {
 
 #[test]
 fn a_restart_that_fails_counts_as_a_failure() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal).script(|incarnation| Script {
             start: match incarnation {
@@ -122,7 +120,7 @@ fn a_restart_that_fails_counts_as_a_failure() {
             },
             ..Script::default()
         });
-        let mut root = universe.start(over([&role])).await;
+        let mut root = system.start(over([&role])).await;
         role.end(failure("a")).await;
         let exit = root.failed().await;
         assert_eq!(exit.find::<Scripted>(), Some(&Scripted("cannot come back")));
@@ -136,7 +134,7 @@ fn a_restart_that_fails_counts_as_a_failure() {
 
 #[test]
 fn the_parent_restarts_the_whole_branch_and_fails_past_its_own_intensity() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         let branch = SupervisorSpec::new("branch")
@@ -147,12 +145,12 @@ fn the_parent_restarts_the_whole_branch_and_fails_past_its_own_intensity() {
             .intensity(1, LONG)
             .child(c.spec())
             .child(ChildSpec::supervisor(branch).backoff(quick()));
-        let mut root = universe.start(spec).await;
+        let mut root = system.start(spec).await;
         journal.take();
         a.end(failure("first")).await;
         assert_eq!(b.incarnation().await, 2);
         assert_eq!(journal.story(), "~a -b ~b +a +b", "c is not touched");
-        let seen = node(universe.tree(), "root/branch").await;
+        let seen = node(system.tree(), "root/branch").await;
         assert_eq!(seen.restarts, 1);
         a.end(failure("second")).await;
         let exit = root.failed().await;
@@ -167,7 +165,7 @@ fn the_parent_restarts_the_whole_branch_and_fails_past_its_own_intensity() {
 
 #[test]
 fn callers_of_a_branch_that_is_restarted_hear_restarting_and_not_stopped() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
         let backoff = Backoff::try_new(LONG, LONG, LONG).unwrap();
@@ -176,7 +174,7 @@ fn callers_of_a_branch_that_is_restarted_hear_restarting_and_not_stopped() {
             .child(a.spec())
             .child(b.spec());
         let branch = ChildSpec::supervisor(branch).backoff(backoff);
-        let root = universe
+        let root = system
             .start(SupervisorSpec::new("root").child(branch))
             .await;
         let handle = b.handle.clone();
@@ -203,14 +201,14 @@ fn role_is_up(role: &Role) -> bool {
 
 #[test]
 fn the_backoff_grows_with_each_failure_and_is_forgotten_after_a_stable_run() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let stable = 20 * SECOND;
         let backoff = Backoff::try_new(SECOND, 4 * SECOND, stable).unwrap();
         // Full jitter draws from zero up to the ceiling, so many draws are needed to see it.
         let mut longest = [Duration::ZERO; 5];
-        let root = universe
+        let root = system
             .start(
                 SupervisorSpec::new("root")
                     .intensity(10_000, SECOND)
@@ -239,12 +237,12 @@ fn the_backoff_grows_with_each_failure_and_is_forgotten_after_a_stable_run() {
 
 #[test]
 fn callers_hear_when_the_next_try_is_due() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let backoff = Backoff::try_new(LONG, LONG, LONG).unwrap();
         let spec = SupervisorSpec::new("root").child(role.spec().backoff(backoff));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         role.end(failure("a")).await;
         eventually("down", || !role_is_up(&role)).await;
         let Err(AskError::Restarting { retry_in }) = role.ask(Do::Echo(1)).await else {
@@ -258,12 +256,12 @@ fn callers_hear_when_the_next_try_is_due() {
 
 #[test]
 fn a_stop_does_not_wait_for_a_backoff() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let backoff = Backoff::try_new(1000 * LONG, 1000 * LONG, LONG).unwrap();
         let spec = SupervisorSpec::new("root").child(role.spec().backoff(backoff));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         role.end(failure("a")).await;
         let begun = Instant::now();
         root.stop().await;

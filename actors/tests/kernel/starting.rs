@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{ChildSpec, Root, SupervisionError, SupervisorSpec};
 use tokio::time::Instant;
 
@@ -10,14 +10,14 @@ use crate::cast::*;
 
 #[test]
 fn children_are_started_in_order_each_after_the_one_before_is_ready() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         // The first takes longest: only waiting for it keeps the order.
         let a = a.start(Step::After(3 * SECOND));
         let b = b.start(Step::After(2 * SECOND));
         let begun = Instant::now();
-        let root = universe.start(over([&a, &b, &c])).await;
+        let root = system.start(over([&a, &b, &c])).await;
         assert_eq!(journal.story(), "+a +b +c");
         assert!(begun.elapsed() >= 5 * SECOND);
         root.stop().await;
@@ -26,11 +26,11 @@ fn children_are_started_in_order_each_after_the_one_before_is_ready() {
 
 #[test]
 fn a_child_that_fails_to_start_stops_the_earlier_ones_in_reverse_and_fails_the_supervisor() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         let c = c.start(Step::Ends(failure("no disk")));
-        let Err(exit) = Root::start(over([&a, &b, &c]), universe.tree()).await else {
+        let Err(exit) = Root::start(over([&a, &b, &c]), system.tree()).await else {
             panic!("started");
         };
         assert_eq!(journal.story(), "+a +b ~c -b ~b -a ~a");
@@ -39,19 +39,19 @@ fn a_child_that_fails_to_start_stops_the_earlier_ones_in_reverse_and_fails_the_s
             exit.find::<SupervisionError>(),
             Some(SupervisionError::StartFailed { child, .. }) if child == "root/c"
         ));
-        assert!(universe.tree().alive().is_empty());
+        assert!(system.tree().alive().is_empty());
     });
 }
 
 #[test]
 fn the_cause_of_a_failed_start_is_found_through_nested_supervisors() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("leaf", &journal).start(Step::Ends(failure("deep")));
         let inner = SupervisorSpec::new("inner").child(role.spec());
         let outer = SupervisorSpec::new("outer").child(ChildSpec::supervisor(inner));
         let root = SupervisorSpec::new("root").child(ChildSpec::supervisor(outer));
-        let Err(exit) = Root::start(root, universe.tree()).await else {
+        let Err(exit) = Root::start(root, system.tree()).await else {
             panic!("started");
         };
         assert_eq!(exit.find::<Scripted>(), Some(&Scripted("deep")));
@@ -65,12 +65,12 @@ fn the_cause_of_a_failed_start_is_found_through_nested_supervisors() {
 
 #[test]
 fn a_start_that_passes_its_deadline_is_killed_and_fails() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal).start(Step::Never);
         let spec = SupervisorSpec::new("root").child(role.spec().start_deadline(7 * SECOND));
         let begun = Instant::now();
-        let Err(exit) = Root::start(spec, universe.tree()).await else {
+        let Err(exit) = Root::start(spec, system.tree()).await else {
             panic!("started");
         };
         assert_eq!(begun.elapsed().as_secs(), 7);
@@ -81,11 +81,11 @@ fn a_start_that_passes_its_deadline_is_killed_and_fails() {
 
 #[test]
 fn the_time_that_a_start_takes_is_not_silence() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         // Longer than the heartbeat's 30 s.
         let role = Role::new("a", &journal).start(Step::After(Duration::from_secs(50)));
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         tokio::time::sleep(Duration::from_secs(120)).await;
         assert_eq!(role.incarnation().await, 1);
         root.stop().await;
@@ -94,13 +94,13 @@ fn the_time_that_a_start_takes_is_not_silence() {
 
 #[test]
 fn no_caller_is_let_in_before_the_start_is_done() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal).start(Step::After(SECOND));
         let (handle, asking) = (role.handle.clone(), role.clone());
         let early = actix_rt::spawn(async move { asking.ask(Do::Echo(1)).await });
         let running = actix_rt::spawn(async move { handle.running(LONG).await });
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         assert!(matches!(
             early.await.unwrap(),
             Err(headroom_actors::kernel::AskError::Restarting { .. })
@@ -113,13 +113,13 @@ fn no_caller_is_let_in_before_the_start_is_done() {
 
 #[test]
 fn dropping_a_start_that_is_under_way_kills_what_was_started() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
         let b = b.start(Step::Never);
-        let start = Root::start(over([&a, &b]), universe.tree());
+        let start = Root::start(over([&a, &b]), system.tree());
         assert!(tokio::time::timeout(SECOND, start).await.is_err());
-        eventually("both are gone", || universe.tree().alive().is_empty()).await;
+        eventually("both are gone", || system.tree().alive().is_empty()).await;
         let mut story = journal.take();
         story.sort();
         assert_eq!(story, ["+a", "~a", "~b"]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{AskError, ChildSpec, Exit, SupervisorSpec};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -11,10 +11,10 @@ use crate::cast::*;
 
 #[test]
 fn children_are_stopped_in_reverse_start_order() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let roles = three(&journal);
-        let root = universe.start(over(&roles)).await;
+        let root = system.start(over(&roles)).await;
         journal.take();
         assert!(matches!(root.stop().await, Exit::Shutdown));
         assert_eq!(journal.story(), "-c ~c -b ~b -a ~a");
@@ -23,7 +23,7 @@ fn children_are_stopped_in_reverse_start_order() {
 
 #[test]
 fn a_child_that_does_not_stop_in_time_is_killed_and_the_rest_still_stops_in_order() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         let b = b.stop(Step::Never);
@@ -31,31 +31,27 @@ fn a_child_that_does_not_stop_in_time_is_killed_and_the_rest_still_stops_in_orde
             .child(a.spec())
             .child(b.spec().shutdown_deadline(9 * SECOND))
             .child(c.spec());
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         journal.take();
         let begun = Instant::now();
         root.stop().await;
         assert_eq!(begun.elapsed().as_secs(), 9);
         assert_eq!(journal.story(), "-c ~c ~b -a ~a");
-        assert!(
-            last_exit(universe.tree(), "root/b")
-                .await
-                .contains("killed")
-        );
-        assert_eq!(last_exit(universe.tree(), "root/a").await, "shutdown");
+        assert!(last_exit(system.tree(), "root/b").await.contains("killed"));
+        assert_eq!(last_exit(system.tree(), "root/a").await, "shutdown");
     });
 }
 
 #[test]
 fn each_child_has_a_deadline_of_its_own() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let roles = three(&journal).map(|role| role.stop(Step::Never));
         let mut spec = SupervisorSpec::new("root");
         for (role, seconds) in roles.iter().zip([1, 2, 4]) {
             spec = spec.child(role.spec().shutdown_deadline(seconds * SECOND));
         }
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let begun = Instant::now();
         root.stop().await;
         assert_eq!(begun.elapsed().as_secs(), 7);
@@ -64,10 +60,10 @@ fn each_child_has_a_deadline_of_its_own() {
 
 #[test]
 fn a_stop_finishes_the_calls_in_flight_and_refuses_new_ones() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let (go_on, held) = oneshot::channel();
         let caller = role.clone();
         let in_flight = actix_rt::spawn(async move { caller.ask(Do::Hold(held)).await });
@@ -90,10 +86,10 @@ fn a_stop_finishes_the_calls_in_flight_and_refuses_new_ones() {
 
 #[test]
 fn a_drain_that_takes_too_long_ends_at_the_deadline_and_tells_the_caller() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         let (_never, held) = oneshot::channel();
         let caller = role.clone();
         let in_flight = actix_rt::spawn(async move { caller.ask(Do::Hold(held)).await });
@@ -108,7 +104,7 @@ fn a_drain_that_takes_too_long_ends_at_the_deadline_and_tells_the_caller() {
 
 #[test]
 fn a_child_may_use_the_ones_before_it_until_it_has_stopped() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         // Two branches: while the second drains, the first must still let callers in.
         let below = Role::new("store", &journal);
@@ -119,7 +115,7 @@ fn a_child_may_use_the_ones_before_it_until_it_has_stopped() {
             .child(ChildSpec::supervisor(stores))
             .child(ChildSpec::supervisor(users));
         let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(branches));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let stopped = actix_rt::spawn(root.stop());
         tokio::time::sleep(SECOND / 2).await;
         assert_eq!(below.ask(Do::Echo(1)).await, Ok(1));
@@ -129,7 +125,7 @@ fn a_child_may_use_the_ones_before_it_until_it_has_stopped() {
 
 #[test]
 fn a_branch_that_is_still_starting_stops_in_order() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
         let b = b.start(Step::Never);
@@ -138,7 +134,7 @@ fn a_branch_that_is_still_starting_stops_in_order() {
             .child(b.spec());
         let dynamic = SupervisorSpec::new("dynamic");
         let handle = dynamic.handle();
-        let root = universe
+        let root = system
             .start(SupervisorSpec::new("root").child(ChildSpec::supervisor(dynamic)))
             .await;
         let started =
@@ -153,7 +149,7 @@ fn a_branch_that_is_still_starting_stops_in_order() {
 
 #[test]
 fn dropping_the_root_kills_the_whole_tree() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         let branch = SupervisorSpec::new("branch")
@@ -162,10 +158,10 @@ fn dropping_the_root_kills_the_whole_tree() {
         let spec = SupervisorSpec::new("root")
             .child(a.spec())
             .child(ChildSpec::supervisor(branch));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         journal.take();
         drop(root);
-        eventually("all are gone", || universe.tree().alive().is_empty()).await;
+        eventually("all are gone", || system.tree().alive().is_empty()).await;
         let mut story = journal.take();
         story.sort();
         assert_eq!(story, ["~a", "~b", "~c"]);
@@ -177,7 +173,7 @@ fn dropping_the_root_kills_the_whole_tree() {
 
 #[test]
 fn a_supervisor_that_is_killed_takes_its_children_along_before_it_counts_as_ended() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
         let a = a.stop(Step::Never);
@@ -185,7 +181,7 @@ fn a_supervisor_that_is_killed_takes_its_children_along_before_it_counts_as_ende
             .child(a.spec().shutdown_deadline(Duration::MAX))
             .child(b.spec());
         let branch = ChildSpec::supervisor(branch).shutdown_deadline(3 * SECOND);
-        let root = universe
+        let root = system
             .start(SupervisorSpec::new("root").child(branch))
             .await;
         journal.take();
@@ -193,17 +189,17 @@ fn a_supervisor_that_is_killed_takes_its_children_along_before_it_counts_as_ende
         root.stop().await;
         assert_eq!(begun.elapsed().as_secs(), 3);
         assert_eq!(journal.story(), "-b ~b ~a");
-        assert!(universe.tree().alive().is_empty());
+        assert!(system.tree().alive().is_empty());
     });
 }
 
 #[test]
 fn a_child_may_cancel_its_own_futures_while_it_stops() {
     // If the kernel ended actors by actix's `terminate`, this would turn in actix's loop for ever.
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         assert_eq!(role.ask(Do::CancelWhenStopped).await, Ok(0));
         root.stop().await;
         assert_eq!(journal.story(), "+a -a ~a");

@@ -1,16 +1,16 @@
 //! Strategies: who is restarted with a child that failed, and in which order.
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{Restart, Strategy, SupervisorSpec};
 
 use crate::cast::*;
 
 /// Starts a, b, c under `strategy`, lets b fail, and says what happened.
 fn after_the_second_of_three_failed(strategy: Strategy, expected: &'static str) {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let roles = three(&journal);
-        let root = universe.start(over(&roles).strategy(strategy)).await;
+        let root = system.start(over(&roles).strategy(strategy)).await;
         journal.take();
         roles[1].end(failure("b")).await;
         assert_eq!(roles[1].incarnation().await, 2);
@@ -37,7 +37,7 @@ fn rest_for_one_restarts_the_failed_child_and_those_started_after_it_in_start_or
 
 #[test]
 fn a_temporary_child_is_not_restarted_with_its_group() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         let spec = SupervisorSpec::new("root")
@@ -45,7 +45,7 @@ fn a_temporary_child_is_not_restarted_with_its_group() {
             .child(a.spec())
             .child(b.spec().restart(Restart::Temporary))
             .child(c.spec());
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         journal.take();
         a.end(failure("a")).await;
         assert_eq!(c.incarnation().await, 2);
@@ -60,14 +60,14 @@ fn a_temporary_child_is_not_restarted_with_its_group() {
 
 #[test]
 fn the_end_of_a_temporary_child_restarts_nobody() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
         let spec = SupervisorSpec::new("root")
             .strategy(Strategy::OneForAll)
             .child(a.spec())
             .child(b.spec().restart(Restart::Temporary));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         journal.take();
         b.end(failure("b")).await;
         tokio::time::sleep(LONG).await;
@@ -79,7 +79,7 @@ fn the_end_of_a_temporary_child_restarts_nobody() {
 
 #[test]
 fn a_group_restart_that_fails_is_tried_again_as_a_whole() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         let b = b.script(|incarnation| Script {
@@ -90,7 +90,7 @@ fn a_group_restart_that_fails_is_tried_again_as_a_whole() {
             },
             ..Script::default()
         });
-        let root = universe
+        let root = system
             .start(over([&a, &b, &c]).strategy(Strategy::OneForAll))
             .await;
         journal.take();
@@ -103,7 +103,7 @@ fn a_group_restart_that_fails_is_tried_again_as_a_whole() {
 
 #[test]
 fn a_child_that_is_let_go_during_a_group_restart_does_not_keep_the_rest_down() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         // Transient, and with nothing to do the second time.
@@ -120,7 +120,7 @@ fn a_child_that_is_let_go_during_a_group_restart_does_not_keep_the_rest_down() {
             .child(a.spec())
             .child(b.spec().restart(Restart::Transient))
             .child(c.spec());
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         journal.take();
         a.end(failure("a")).await;
         assert_eq!(c.incarnation().await, 2);
@@ -131,7 +131,7 @@ fn a_child_that_is_let_go_during_a_group_restart_does_not_keep_the_rest_down() {
 
 #[test]
 fn two_failures_of_one_group_end_in_one_restart_of_it() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         let slow = headroom_actors::kernel::Backoff::DEFAULT;
@@ -140,7 +140,7 @@ fn two_failures_of_one_group_end_in_one_restart_of_it() {
             .child(a.spec().backoff(slow))
             .child(b.spec().backoff(slow))
             .child(c.spec().backoff(slow));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         journal.take();
         c.end(failure("c")).await;
         a.end(failure("a")).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{
     AskError, ChildSpec, Heartbeat, Restart, SupervisorSpec, sleep_awake,
 };
@@ -12,14 +12,14 @@ use crate::cast::*;
 
 #[test]
 fn a_pause_of_the_process_is_not_counted_however_long_it_is() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let begun = Instant::now();
         sleep_awake(8 * SECOND).await;
         assert_eq!(begun.elapsed(), 8 * SECOND);
 
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         journal.take();
         let waiting = tokio::spawn(sleep_awake(8 * SECOND));
         sleep(7 * SECOND + SECOND / 2).await;
@@ -35,10 +35,10 @@ fn a_pause_of_the_process_is_not_counted_however_long_it_is() {
 
 #[test]
 fn an_actor_whose_loop_stands_still_is_killed_as_stuck_and_restarted() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         journal.take();
         let begun = Instant::now();
         assert_eq!(role.ask(Do::Hang).await, Err(AskError::Lost));
@@ -50,7 +50,7 @@ fn an_actor_whose_loop_stands_still_is_killed_as_stuck_and_restarted() {
         );
         assert_eq!(role.incarnation().await, 2);
         assert_eq!(journal.story(), "~a +a");
-        let last = last_exit(universe.tree(), "root/a").await;
+        let last = last_exit(system.tree(), "root/a").await;
         assert!(last.starts_with("stuck: no heartbeat for"), "{last}");
         root.stop().await;
     });
@@ -58,10 +58,10 @@ fn an_actor_whose_loop_stands_still_is_killed_as_stuck_and_restarted() {
 
 #[test]
 fn an_actor_that_only_waits_for_work_is_not_stuck() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         tokio::time::sleep(100 * LONG).await;
         assert_eq!(role.incarnation().await, 1);
         root.stop().await;
@@ -70,7 +70,7 @@ fn an_actor_that_only_waits_for_work_is_not_stuck() {
 
 #[test]
 fn a_heartbeat_that_never_times_out_is_allowed() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let never = Heartbeat {
@@ -78,7 +78,7 @@ fn a_heartbeat_that_never_times_out_is_allowed() {
             timeout: Duration::MAX,
         };
         let spec = SupervisorSpec::new("root").child(role.spec().heartbeat(never));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         tokio::time::sleep(SECOND).await;
         assert_eq!(role.incarnation().await, 1);
         root.stop().await;
@@ -94,16 +94,16 @@ fn impatient() -> Heartbeat {
 
 #[test]
 fn a_thread_that_blocks_for_ever_is_abandoned_counted_and_replaced() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let spec = SupervisorSpec::new("root").child(role.dedicated().heartbeat(impatient()));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let (release, block) = std::sync::mpsc::sync_channel(0);
         let caller = role.clone();
         let blocked = actix_rt::spawn(async move { caller.ask(Do::Block(block)).await });
         assert!(eventually_incarnation(&role, 2).await);
-        assert_eq!(universe.tree().abandoned_threads(), 1);
+        assert_eq!(system.tree().abandoned_threads(), 1);
         assert!(
             role.handle.stats().snapshot().lost > 0,
             "those that waited were told"
@@ -123,7 +123,7 @@ fn a_thread_that_blocks_for_ever_is_abandoned_counted_and_replaced() {
 
 #[test]
 fn a_stop_does_not_wait_for_the_calls_of_an_abandoned_thread() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let spec = SupervisorSpec::new("root").child(
@@ -131,7 +131,7 @@ fn a_stop_does_not_wait_for_the_calls_of_an_abandoned_thread() {
                 .heartbeat(impatient())
                 .shutdown_deadline(LONG),
         );
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let (release, block) = std::sync::mpsc::sync_channel(0);
         let caller = role.clone();
         let blocked = actix_rt::spawn(async move { caller.ask(Do::Block(block)).await });
@@ -148,12 +148,12 @@ fn a_stop_does_not_wait_for_the_calls_of_an_abandoned_thread() {
 
 #[test]
 fn a_killed_supervisor_waits_until_the_thread_of_its_child_is_given_up() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let branch = SupervisorSpec::new("branch").child(role.dedicated());
         let branch = ChildSpec::supervisor(branch).shutdown_deadline(SECOND / 10);
-        let root = universe
+        let root = system
             .start(SupervisorSpec::new("root").child(branch))
             .await;
         let (release, block) = std::sync::mpsc::sync_channel(0);
@@ -165,7 +165,7 @@ fn a_killed_supervisor_waits_until_the_thread_of_its_child_is_given_up() {
         })
         .await;
         root.stop().await;
-        assert_eq!(universe.tree().abandoned_threads(), 1);
+        assert_eq!(system.tree().abandoned_threads(), 1);
         drop(release);
         assert_eq!(blocked.await.unwrap(), Ok(0));
     });
@@ -173,13 +173,13 @@ fn a_killed_supervisor_waits_until_the_thread_of_its_child_is_given_up() {
 
 #[test]
 fn a_blocked_thread_holds_up_no_sibling() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let journal = Journal::default();
         let [blocked, other, _] = three(&journal);
         let spec = SupervisorSpec::new("root")
             .child(blocked.dedicated())
             .child(other.spec());
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let (release, block) = std::sync::mpsc::sync_channel(0);
         let caller = blocked.clone();
         let call = actix_rt::spawn(async move { caller.ask(Do::Block(block)).await });
@@ -192,11 +192,11 @@ fn a_blocked_thread_holds_up_no_sibling() {
 
 #[test]
 fn an_actor_of_its_own_thread_takes_the_thread_along() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let journal = Journal::default();
         let spec = SupervisorSpec::new("root");
         let supervisor = spec.handle();
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let before = threads();
         for _ in 0..20 {
             let role = Role::new("a", &journal);

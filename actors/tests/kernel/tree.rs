@@ -1,6 +1,6 @@
 //! What operators see: the tree, its counters, and what actors show of themselves.
 
-use headroom_actors::kernel::testing::Universe;
+use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{ChildSpec, ChildState, Kind, Restart, SupervisorSpec};
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::cast::*;
 
 #[test]
 fn the_snapshot_nests_children_under_their_supervisors_and_shows_what_they_show() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, c] = three(&journal);
         let branch = SupervisorSpec::new("branch").child(b.spec());
@@ -18,7 +18,7 @@ fn the_snapshot_nests_children_under_their_supervisors_and_shows_what_they_show(
             .child(a.spec())
             .child(ChildSpec::supervisor(branch))
             .child(ChildSpec::supervisor(beside));
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let seen = root.tree().snapshot().await;
         assert_eq!(seen.len(), 1);
         let paths: Vec<_> = seen[0].children.iter().map(|node| &*node.path).collect();
@@ -37,10 +37,10 @@ fn the_snapshot_nests_children_under_their_supervisors_and_shows_what_they_show(
 
 #[test]
 fn an_actor_that_does_not_answer_is_listed_without_its_state() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let [a, b, _] = three(&journal);
-        let root = universe.start(over([&a, &b])).await;
+        let root = system.start(over([&a, &b])).await;
         let hanging = a.clone();
         let call = actix_rt::spawn(async move { hanging.ask(Do::Hang).await });
         eventually("it hangs", || {
@@ -48,8 +48,8 @@ fn an_actor_that_does_not_answer_is_listed_without_its_state() {
         })
         .await;
         tokio::time::sleep(SECOND).await;
-        assert_eq!(node(universe.tree(), "root/a").await.observed, None);
-        assert!(node(universe.tree(), "root/b").await.observed.is_some());
+        assert_eq!(node(system.tree(), "root/a").await.observed, None);
+        assert!(node(system.tree(), "root/b").await.observed.is_some());
         root.stop().await;
         call.await.unwrap().unwrap_err();
     });
@@ -57,14 +57,14 @@ fn an_actor_that_does_not_answer_is_listed_without_its_state() {
 
 #[test]
 fn counters_survive_restarts_also_of_the_branch() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
         let branch = SupervisorSpec::new("branch")
             .intensity(1, LONG)
             .child(role.spec());
         let branch = ChildSpec::supervisor(branch).backoff(quick());
-        let root = universe
+        let root = system
             .start(SupervisorSpec::new("root").child(branch))
             .await;
         for restarts in 0..3 {
@@ -75,19 +75,19 @@ fn counters_survive_restarts_also_of_the_branch() {
             );
             assert_eq!(role.incarnation().await, restarts + 2);
         }
-        let seen = node(universe.tree(), "root/branch/a").await;
+        let seen = node(system.tree(), "root/branch/a").await;
         assert_eq!((seen.incarnation, seen.exits["panic"]), (4, 3));
         assert_eq!(seen.restarts, 2, "the other restart was the branch's");
         let stats = seen.stats.unwrap();
         assert_eq!((stats.handled, stats.lost), (6, 3));
-        assert_eq!(node(universe.tree(), "root/branch").await.restarts, 1);
+        assert_eq!(node(system.tree(), "root/branch").await.restarts, 1);
         root.stop().await;
     });
 }
 
 #[test]
 fn states_follow_the_life_of_a_child() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal).script(|_| Script {
             start: Step::After(SECOND),
@@ -97,12 +97,12 @@ fn states_follow_the_life_of_a_child() {
         let slow = headroom_actors::kernel::Backoff::try_new(SECOND, SECOND, LONG).unwrap();
         let spec = SupervisorSpec::new("root");
         let supervisor = spec.handle();
-        let root = universe.start(spec).await;
+        let root = system.start(spec).await;
         let starting = supervisor.clone();
         let child = role.spec().backoff(slow).restart(Restart::Permanent);
         let started = actix_rt::spawn(async move { starting.start_child(child).await });
         tokio::time::sleep(SECOND / 2).await;
-        let state = async || node(universe.tree(), "root/a").await.state;
+        let state = async || node(system.tree(), "root/a").await.state;
         assert_eq!(state().await, ChildState::Starting);
         let child = started.await.unwrap().unwrap();
         assert_eq!(state().await, ChildState::Running);
@@ -118,12 +118,9 @@ fn states_follow_the_life_of_a_child() {
         assert_eq!(state().await, ChildState::Stopping);
         terminating.await.unwrap();
         child.ended().await;
-        assert!(universe.tree().snapshot().await[0].find("root/a").is_none());
+        assert!(system.tree().snapshot().await[0].find("root/a").is_none());
         root.stop().await;
-        assert_eq!(
-            node(universe.tree(), "root").await.state,
-            ChildState::Stopped
-        );
+        assert_eq!(node(system.tree(), "root").await.state, ChildState::Stopped);
     });
 }
 
@@ -161,10 +158,10 @@ fn counters_are_written_to_whatever_recorder_is_installed() {
         }
     }
 
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let journal = Journal::default();
         let role = Role::new("a", &journal);
-        let root = universe.start(over([&role])).await;
+        let root = system.start(over([&role])).await;
         role.end(failure("x")).await;
         assert_eq!(role.incarnation().await, 2);
         let written = Journal::default();

@@ -22,7 +22,7 @@ impl Entry for Granted {
 
     fn detach(&self, _pid: i32) {}
 
-    fn settle(&self, _bytes: u64) {}
+    fn set_reserved(&self, _bytes: u64) {}
 
     fn reserved(&self) -> u64 {
         self.0

@@ -12,9 +12,9 @@ use headroom_actors::kernel::private_server::ServerState;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::handles::Handles;
 use crate::pools::{Health, Pool};
 use crate::problem::Problem;
-use crate::rooms::Rooms;
 
 /// How long a server may take to tell of itself. One that takes longer is not well.
 const FACTS_WITHIN: Duration = Duration::from_secs(1);
@@ -24,11 +24,11 @@ struct Stats {
     pools: Vec<PoolStatus>,
 }
 
-pub(super) async fn stats(rooms: web::Data<Rooms>) -> Result<impl Responder, Problem> {
-    let asked = rooms
+pub(super) async fn stats(handles: web::Data<Handles>) -> Result<impl Responder, Problem> {
+    let asked = handles
         .pools
         .iter()
-        .map(|pool| pool.status(rooms.request_deadline));
+        .map(|pool| pool.status(handles.request_deadline));
     let pools: Result<_, _> = join_all(asked).await.into_iter().collect();
     Ok(web::Json(Stats { pools: pools? }))
 }
@@ -54,12 +54,12 @@ struct PoolHealth {
     server: Option<Value>,
 }
 
-pub(super) async fn health(rooms: web::Data<Rooms>) -> impl Responder {
+pub(super) async fn health(handles: web::Data<Handles>) -> impl Responder {
     let pools = join_all(
-        rooms
+        handles
             .pools
             .iter()
-            .map(|pool| look(pool, rooms.request_deadline)),
+            .map(|pool| look(pool, handles.request_deadline)),
     )
     .await;
     let worst = pools.iter().map(|pool| pool.status).max();

@@ -8,25 +8,25 @@ use actix_web::{Responder, web};
 use headroom_actors::memory::{CollectGarbage, Sample};
 use serde::Deserialize;
 
+use crate::handles::Handles;
 use crate::problem::{Problem, ProblemKind};
-use crate::rooms::Rooms;
 
 /// Events that are told when the caller does not say how many.
 const EVENTS: usize = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wish {
+pub(super) struct StatsQuery {
     events: Option<usize>,
 }
 
 pub(super) async fn stats(
-    rooms: web::Data<Rooms>,
-    wish: web::Query<Wish>,
+    handles: web::Data<Handles>,
+    query: web::Query<StatsQuery>,
 ) -> Result<impl Responder, Problem> {
-    let events = wish.events.unwrap_or(EVENTS);
+    let events = query.events.unwrap_or(EVENTS);
     let sample = Sample { events };
-    let status = rooms.memory.ask(sample, rooms.request_deadline).await?;
+    let status = handles.memory.ask(sample, handles.request_deadline).await?;
     status.map(web::Json).ok_or_else(|| {
         Problem::new(
             ProblemKind::Unavailable,
@@ -35,7 +35,7 @@ pub(super) async fn stats(
     })
 }
 
-pub(super) async fn gc(rooms: web::Data<Rooms>) -> Result<impl Responder, Problem> {
-    let report = rooms.memory.ask(CollectGarbage, rooms.request_deadline);
+pub(super) async fn gc(handles: web::Data<Handles>) -> Result<impl Responder, Problem> {
+    let report = handles.memory.ask(CollectGarbage, handles.request_deadline);
     Ok(web::Json(report.await?))
 }

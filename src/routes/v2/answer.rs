@@ -13,7 +13,7 @@ use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header::ContentType;
 use bytes::Bytes;
-use headroom_actors::kernel::{Buffers, Hold};
+use headroom_actors::kernel::{BufferReservation, Buffers};
 use headroom_actors::model::{InferOutput, Model, Tensor};
 use tokio::task::JoinHandle;
 
@@ -58,7 +58,7 @@ impl Answer {
         if bytes_max <= PIECE_BYTES {
             return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
         }
-        let hold = memory.hold_after_refresh(PIECES_BYTES).await;
+        let hold = memory.reserve_after_refresh(PIECES_BYTES).await;
         let hold = hold.map_err(|error| no_memory("this answer", error))?;
         Ok(response.body(Pieces::new(text, hold)))
     }
@@ -71,16 +71,16 @@ struct Pieces(Option<JoinHandle<Made>>);
 struct Made {
     piece: Option<Vec<u8>>,
     rest: AnswerText,
-    hold: Hold,
+    hold: BufferReservation,
 }
 
 impl Pieces {
-    fn new(text: AnswerText, hold: Hold) -> Self {
+    fn new(text: AnswerText, hold: BufferReservation) -> Self {
         Self(Some(make(text, hold)))
     }
 }
 
-fn make(mut rest: AnswerText, hold: Hold) -> JoinHandle<Made> {
+fn make(mut rest: AnswerText, hold: BufferReservation) -> JoinHandle<Made> {
     tokio::task::spawn_blocking(move || Made {
         piece: rest.next_piece(PIECE_BYTES),
         rest,

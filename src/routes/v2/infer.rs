@@ -13,10 +13,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use headroom_actors::kernel::{BudgetError, Buffers, Hold as MemoryHold, held_bytes};
+use headroom_actors::kernel::{BudgetError, BufferReservation, Buffers, bytes_with_reservation};
 use headroom_actors::lazy::Acquire;
 use headroom_actors::model::{
-    DIMENSIONS_MAX, Datatype, Hold, Infer, InferOutput, InferRequest, Model, Sequence, Tensor,
+    DIMENSIONS_MAX, Datatype, Infer, InferOutput, InferRequest, Model, ModelGuard, Sequence, Tensor,
 };
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -27,8 +27,8 @@ use super::answer::Answer;
 use super::models::{self, ModelPath};
 use super::tensor_json;
 use crate::body::{Body, BodyBudget, read_body, read_json};
+use crate::handles::Handles;
 use crate::problem::{Problem, ProblemKind, no_memory};
-use crate::rooms::Rooms;
 
 /// Above this, turning JSON into tensors would hold up the other requests of the thread.
 const CONVERT_INLINE_MAX: usize = 256 * 1024;
@@ -52,29 +52,29 @@ pub(super) async fn infer(
     path: web::Path<ModelPath>,
     payload: web::Payload,
     bodies: web::Data<BodyBudget>,
-    rooms: web::Data<Rooms>,
+    handles: web::Data<Handles>,
 ) -> Result<HttpResponse, Problem> {
-    let deadline = Instant::now() + rooms.request_deadline;
+    let deadline = Instant::now() + handles.request_deadline;
     if request.headers().contains_key(BINARY_HEADER) {
         return Err(invalid(
             "the binary tensor extension is not supported: send tensors as JSON",
         ));
     }
     let body = read_body(&request, payload, &bodies).await?;
-    let Request { id, infer } = read_request(body, &rooms).await?;
-    let work = ask(rooms.clone(), path.into_inner(), infer, deadline);
-    let (model, output) = rooms.thread.run(work).await??;
+    let Request { id, infer } = read_request(body, &handles).await?;
+    let work = ask(handles.clone(), path.into_inner(), infer, deadline);
+    let (model, output) = handles.thread.run(work).await??;
     let answer = Answer::new(&model, id.as_deref(), output);
-    answer.respond(&rooms.answer_text).await
+    answer.respond(&handles.answer_text).await
 }
 
 /// Turns a body into tensors, for which memory is set aside first. The body, and its hold on the
 /// budget, end with that.
-async fn read_request(body: Body, rooms: &Rooms) -> Result<Request, Problem> {
+async fn read_request(body: Body, handles: &Handles) -> Result<Request, Problem> {
     let large = body.len() > CONVERT_INLINE_MAX;
     let body = Arc::new(body);
     let read = || {
-        let (body, tensors) = (Arc::clone(&body), rooms.tensors.clone());
+        let (body, tensors) = (Arc::clone(&body), handles.tensors.clone());
         convert(large, move || parse(&body, &tensors))
     };
     match read().await? {
@@ -82,19 +82,19 @@ async fn read_request(body: Body, rooms: &Rooms) -> Result<Request, Problem> {
         done => return done.map_err(Problem::from),
     }
     // Before a refusal is believed, memory is read again.
-    rooms.tensors.refresh().await;
+    handles.tensors.refresh().await;
     read().await?.map_err(Problem::from)
 }
 
 async fn ask(
-    rooms: web::Data<Rooms>,
+    handles: web::Data<Handles>,
     path: ModelPath,
     request: InferRequest,
     deadline: Instant,
 ) -> Result<(Model, InferOutput), Problem> {
-    let model = models::resolve(&rooms, &path).await?;
+    let model = models::resolve(&handles, &path).await?;
     let left = || deadline.saturating_duration_since(Instant::now());
-    let lease = rooms
+    let lease = handles
         .loader
         .ask(
             Acquire {
@@ -105,7 +105,7 @@ async fn ask(
         .await??;
     let infer = Infer {
         request,
-        hold: Hold::new(lease),
+        hold: ModelGuard::new(lease),
     };
     let output = model.owner.ask(infer, left()).await??;
     Ok((model, output))
@@ -298,7 +298,7 @@ fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, ParseError> {
         .fold(0, |sum: u64, input| sum.saturating_add(input.bytes as u64));
     let mut hold = None;
     if bytes > SMALL_BYTES {
-        let mut memory = memory.hold(bytes.saturating_mul(COPIES))?;
+        let mut memory = memory.reserve(bytes.saturating_mul(COPIES))?;
         memory.fill(bytes);
         hold = Some(Arc::new(memory));
     }
@@ -346,7 +346,7 @@ impl<'a> Input<'a> {
         })
     }
 
-    fn read(self, hold: Option<&Arc<MemoryHold>>) -> Result<Tensor, Problem> {
+    fn read(self, hold: Option<&Arc<BufferReservation>>) -> Result<Tensor, Problem> {
         let Self { name, .. } = self;
         let data = tensor_json::read(self.text, self.datatype, &self.shape)
             .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
@@ -355,7 +355,7 @@ impl<'a> Input<'a> {
             datatype: self.datatype,
             shape: self.shape,
             data: match hold {
-                Some(hold) => held_bytes(data, Arc::clone(hold)),
+                Some(hold) => bytes_with_reservation(data, Arc::clone(hold)),
                 None => data.into(),
             },
         })
@@ -386,7 +386,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures_util::future::BoxFuture;
-    use headroom_actors::kernel::Held;
+    use headroom_actors::kernel::BufferAccounting;
 
     use super::*;
 
@@ -398,7 +398,7 @@ mod tests {
 
     struct Account(Arc<AtomicU64>);
 
-    impl Held for Account {
+    impl BufferAccounting for Account {
         fn fill(&self, _: u64) {}
 
         fn release(&self, held: u64, _: u64) {
@@ -420,7 +420,7 @@ mod tests {
     }
 
     impl Buffers for Memory {
-        fn hold(&self, bytes: u64) -> Result<MemoryHold, BudgetError> {
+        fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
             let free = self.bytes_max - self.held();
             if bytes > free {
                 let (need, budget) = (bytes, self.bytes_max);
@@ -428,7 +428,7 @@ mod tests {
             }
             self.held.fetch_add(bytes, Ordering::Relaxed);
             let account = Account(Arc::clone(&self.held));
-            Ok(MemoryHold::new(Arc::new(account), bytes))
+            Ok(BufferReservation::new(Arc::new(account), bytes))
         }
 
         fn refresh(&self) -> BoxFuture<'static, ()> {

@@ -10,8 +10,8 @@ use headroom_actors::model::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::handles::Handles;
 use crate::problem::{Problem, ProblemKind, never_fits};
-use crate::rooms::Rooms;
 
 /// What the files are, in the protocol's words.
 const PLATFORM: &str = "pytorch_torchscript";
@@ -24,7 +24,7 @@ pub(super) struct ModelPath {
 }
 
 /// The model that a path names: its version, or the highest.
-pub(super) async fn resolve(rooms: &Rooms, path: &ModelPath) -> Result<Model, Problem> {
+pub(super) async fn resolve(handles: &Handles, path: &ModelPath) -> Result<Model, Problem> {
     let version = match &path.version {
         None => None,
         Some(text) => Some(parse_version(text).ok_or_else(|| unknown(path))?),
@@ -33,9 +33,9 @@ pub(super) async fn resolve(rooms: &Rooms, path: &ModelPath) -> Result<Model, Pr
         name: path.model.clone(),
         version,
     };
-    let found = rooms
+    let found = handles
         .repository
-        .ask(resolve, rooms.request_deadline)
+        .ask(resolve, handles.request_deadline)
         .await?;
     found.ok_or_else(|| unknown(path))
 }
@@ -50,20 +50,20 @@ fn unknown(path: &ModelPath) -> Problem {
 }
 
 /// Where each resource stands, by its name in the catalogue.
-pub(super) async fn phases(rooms: &Rooms) -> Result<Vec<ResourceStatus>, Problem> {
-    Ok(rooms.loader.ask(Status, rooms.request_deadline).await?)
+pub(super) async fn phases(handles: &Handles) -> Result<Vec<ResourceStatus>, Problem> {
+    Ok(handles.loader.ask(Status, handles.request_deadline).await?)
 }
 
 /// Where one model stands.
-pub(super) async fn phase(rooms: &Rooms, model: &Model) -> Result<Phase, Problem> {
-    Ok(status(rooms, model)
+pub(super) async fn phase(handles: &Handles, model: &Model) -> Result<Phase, Problem> {
+    Ok(status(handles, model)
         .await?
         .map_or(Phase::Cold, |status| status.phase))
 }
 
-async fn status(rooms: &Rooms, model: &Model) -> Result<Option<ResourceStatus>, Problem> {
+async fn status(handles: &Handles, model: &Model) -> Result<Option<ResourceStatus>, Problem> {
     let resource = model.file.resource();
-    let mut phases = phases(rooms).await?.into_iter();
+    let mut phases = phases(handles).await?.into_iter();
     Ok(phases.find(|status| status.name == resource))
 }
 
@@ -85,9 +85,9 @@ struct TensorMetadata {
 
 pub(super) async fn metadata(
     path: web::Path<ModelPath>,
-    rooms: web::Data<Rooms>,
+    handles: web::Data<Handles>,
 ) -> Result<impl Responder, Problem> {
-    let model = resolve(&rooms, &path).await?;
+    let model = resolve(&handles, &path).await?;
     let settings = model.file.settings.clone().unwrap_or_default();
     let told = model.told();
     let versions = match path.version {
@@ -95,9 +95,9 @@ pub(super) async fn metadata(
         None => {
             let name = model.file.name.clone();
             let versions = Versions { name };
-            rooms
+            handles
                 .repository
-                .ask(versions, rooms.request_deadline)
+                .ask(versions, handles.request_deadline)
                 .await?
         }
     };
@@ -158,10 +158,10 @@ fn outputs(settings: &ModelSettings) -> Vec<TensorMetadata> {
 /// than the budget.
 pub(super) async fn ready(
     path: web::Path<ModelPath>,
-    rooms: web::Data<Rooms>,
+    handles: web::Data<Handles>,
 ) -> Result<impl Responder, Problem> {
-    let model = resolve(&rooms, &path).await?;
-    let status = status(&rooms, &model).await?;
+    let model = resolve(&handles, &path).await?;
+    let status = status(&handles, &model).await?;
     let phase = status.as_ref().map_or(Phase::Cold, |status| status.phase);
     if let Some(excess) = status.as_ref().and_then(|status| status.never_fits) {
         return Err(never_fits(&excess).with("ready", false));

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::models::{self, ModelPath};
 use crate::body::{BodyBudget, read_body, read_json};
+use crate::handles::Handles;
 use crate::problem::{Problem, never_fits};
-use crate::rooms::Rooms;
 
 /// What a client may send with an index request; nothing at all is fine too.
 #[derive(Deserialize, Default)]
@@ -31,7 +31,7 @@ pub(super) async fn index(
     request: HttpRequest,
     payload: web::Payload,
     bodies: web::Data<BodyBudget>,
-    rooms: web::Data<Rooms>,
+    handles: web::Data<Handles>,
 ) -> Result<impl Responder, Problem> {
     let body = read_body(&request, payload, &bodies).await?;
     let asked: IndexRequest = if body.is_empty() {
@@ -39,8 +39,8 @@ pub(super) async fn index(
     } else {
         read_json(&body)?
     };
-    let models = rescan(&rooms).await?;
-    let phases = models::phases(&rooms).await?;
+    let models = rescan(&handles).await?;
+    let phases = models::phases(&handles).await?;
     let entry = |model: &Model| {
         let resource = model.file.resource();
         let status = phases.iter().find(|status| status.name == resource);
@@ -78,10 +78,10 @@ pub(super) async fn index(
     Ok(web::Json(entries))
 }
 
-async fn rescan(rooms: &Rooms) -> Result<Vec<Model>, Problem> {
-    Ok(rooms
+async fn rescan(handles: &Handles) -> Result<Vec<Model>, Problem> {
+    Ok(handles
         .repository
-        .ask(Rescan, rooms.request_deadline)
+        .ask(Rescan, handles.request_deadline)
         .await??)
 }
 
@@ -90,55 +90,58 @@ async fn rescan(rooms: &Rooms) -> Result<Vec<Model>, Problem> {
 /// after a failure is due.
 pub(super) async fn load(
     path: web::Path<ModelPath>,
-    rooms: web::Data<Rooms>,
+    handles: web::Data<Handles>,
 ) -> Result<impl Responder, Problem> {
-    rescan(&rooms).await?;
-    let model = models::resolve(&rooms, &path).await?;
-    if models::phase(&rooms, &model).await? == Phase::Failed {
-        unload_one(&rooms, &model).await?;
+    rescan(&handles).await?;
+    let model = models::resolve(&handles, &path).await?;
+    if models::phase(&handles, &model).await? == Phase::Failed {
+        unload_one(&handles, &model).await?;
     }
-    load_one(&rooms, &model).await?;
+    load_one(&handles, &model).await?;
     if model.told().is_none() {
         // What is loaded is what lay there before, whoever noticed the change.
-        unload_one(&rooms, &model).await?;
-        load_one(&rooms, &model).await?;
+        unload_one(&handles, &model).await?;
+        load_one(&handles, &model).await?;
     }
     Ok(HttpResponse::Ok().finish())
 }
 
-async fn load_one(rooms: &Rooms, model: &Model) -> Result<(), Problem> {
+async fn load_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
     let load = Preload {
         name: model.file.resource(),
     };
-    Ok(rooms.loader.ask(load, rooms.request_deadline).await??)
+    Ok(handles.loader.ask(load, handles.request_deadline).await??)
 }
 
-async fn unload_one(rooms: &Rooms, model: &Model) -> Result<(), Problem> {
+async fn unload_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
     // An owner that does not run has no sequences.
     model
         .owner
-        .ask(EndSequences, rooms.request_deadline)
+        .ask(EndSequences, handles.request_deadline)
         .await
         .ok();
     let unload = Unload {
         name: model.file.resource(),
     };
-    rooms.loader.ask(unload, rooms.request_deadline).await??;
+    handles
+        .loader
+        .ask(unload, handles.request_deadline)
+        .await??;
     Ok(())
 }
 
 /// Unloads every version, when their requests in flight are done. Open sequences end.
 pub(super) async fn unload(
     path: web::Path<ModelPath>,
-    rooms: web::Data<Rooms>,
+    handles: web::Data<Handles>,
 ) -> Result<impl Responder, Problem> {
-    let newest = models::resolve(&rooms, &path).await?;
-    let models = rescan(&rooms).await?;
+    let newest = models::resolve(&handles, &path).await?;
+    let models = rescan(&handles).await?;
     for model in models
         .iter()
         .filter(|model| model.file.name == newest.file.name)
     {
-        unload_one(&rooms, model).await?;
+        unload_one(&handles, model).await?;
     }
     Ok(HttpResponse::Ok().finish())
 }

@@ -14,20 +14,20 @@ use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
 use crate::settings::values::Name;
 
-use super::{Ties, embedded, locate, pool};
+use super::{Deps, embedded, locate, pool};
 
 /// One pool for each role. Those that name no server share a private one.
 pub(super) fn compose(
     settings: &RedisSettings,
     data: &Path,
-    ties: &Ties,
+    deps: &Deps,
 ) -> (ChildSpec, Vec<Pool>) {
     let mut branch = SupervisorSpec::new("redis");
     let private_settings = &settings.embedded;
     let private = redis::embedded(
         embedded(&settings.embedded, data.join("redis")),
         branch.handle(),
-        Arc::clone(&ties.budget),
+        Arc::clone(&deps.budget),
     );
     let mut pools = Vec::new();
     for (role, section, settings) in [
@@ -44,7 +44,7 @@ pub(super) fn compose(
             answer_within: settings.pool.connect_timeout,
             backoff: config.circuit_backoff,
         };
-        let pressure = Some(ties.pressure.clone());
+        let pressure = Some(deps.pressure.clone());
         let (handle, child) = redis::pool(role, server.clone(), config, pressure);
         branch = branch.child(child);
         let redis = Redis::new(handle);

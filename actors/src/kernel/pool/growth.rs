@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::book::{Book, Use};
 use super::messages::Mode;
 use super::queue::Waits;
+use super::state::{PoolState, Use};
 
 /// The part of the time that a connect takes which is better spent waiting: a half.
 const WAIT_PART: u32 = 2;
@@ -22,7 +22,7 @@ const TENDING_FACTOR: u32 = 2;
 /// How often growth is thought over while somebody waits, at most.
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(2);
 
-impl<T, W: Waits> Book<T, W> {
+impl<T, W: Waits> PoolState<T, W> {
     /// Opens as many connections as those who wait are worth.
     pub(super) fn grow(&mut self, now: Instant) {
         if self.demand() > self.coming(now) {
@@ -86,19 +86,19 @@ impl<T, W: Waits> Book<T, W> {
 
     /// Connections that will be there soon.
     pub(super) fn coming(&self, now: Instant) -> usize {
-        let tended = self.tended_until().filter(|until| *until > now);
-        self.opening.len() + tended.count()
+        let in_maintenance = self.maintenance_until().filter(|until| *until > now);
+        self.opening.len() + in_maintenance.count()
     }
 
     /// Until when each connection that is being checked or cleaned is counted on: after twice the
     /// time that opening another one takes, it may as well be lost.
-    fn tended_until(&self) -> impl Iterator<Item = Instant> {
+    fn maintenance_until(&self) -> impl Iterator<Item = Instant> {
         let patience = self.figures.recent_connect.get().unwrap_or_default();
         let patience = (patience * TENDING_FACTOR).max(WAIT_MIN);
         self.slots
             .values()
             .filter_map(move |slot| match slot.state {
-                Use::Tended { since } => Some(since + patience),
+                Use::UnderMaintenance { since } => Some(since + patience),
                 _ => None,
             })
     }
@@ -112,10 +112,10 @@ impl<T, W: Waits> Book<T, W> {
         }
         if self.demand() <= self.coming(now) {
             let waited_for = self.demand() > self.opening.len();
-            let tended = self
-                .tended_until()
+            let in_maintenance = self
+                .maintenance_until()
                 .filter(|until| waited_for && *until > now);
-            return tended.min();
+            return in_maintenance.min();
         }
         let soon = now + (self.bearable_wait() / 2).max(LOOK_AGAIN_MIN);
         Some(

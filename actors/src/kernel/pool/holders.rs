@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::book::{Book, Held, Use, count};
 use super::error::TimeoutCause;
 use super::messages::Mode;
 use super::queue::Waits;
+use super::state::{LeaseRecord, PoolState, Use, count};
 use super::status::{Holder, PoolStatus};
 
 /// How many holders an error names.
 const NAMED_MAX: usize = 3;
 
-impl<T, W: Waits> Book<T, W> {
+impl<T, W: Waits> PoolState<T, W> {
     /// Logs leases that have just become too old.
     pub(super) fn find_leaks(&mut self, now: Instant) {
         let leak_after = self.config.leak_after;
-        let is_new = |held: &&mut Held| {
+        let is_new = |held: &&mut LeaseRecord| {
             !held.leaked && now.saturating_duration_since(held.since) >= leak_after
         };
         let mut found = 0;
@@ -99,7 +99,7 @@ impl<T, W: Waits> Book<T, W> {
 }
 
 /// The leases by the place that holds them.
-fn holders<'a>(leases: impl Iterator<Item = &'a Held>, now: Instant) -> Vec<Holder> {
+fn holders<'a>(leases: impl Iterator<Item = &'a LeaseRecord>, now: Instant) -> Vec<Holder> {
     let mut places: BTreeMap<&Location<'_>, (u32, Duration)> = BTreeMap::new();
     for held in leases {
         let age = now.saturating_duration_since(held.since);

@@ -2,7 +2,7 @@
 //!
 //! Why an actor: who waits, who holds what since when, and what is being opened is one state, and
 //! everything that must be true of it (never more than the maximum, first come first served, no
-//! waiter forgotten) is easy to keep when only one changes it. That state is `Book`, which knows
+//! waiter forgotten) is easy to keep when only one changes it. That state is `PoolState`, which knows
 //! neither actors nor connections and is tested by itself; the actor carries out what it says.
 //!
 //! What it promises:
@@ -16,7 +16,6 @@
 //! - A server that is away is not run over: a circuit opens, and one connect tries now and then.
 //! - Whoever keeps a connection for too long is named with file and line.
 
-mod book;
 mod circuit;
 mod config;
 mod connect;
@@ -31,6 +30,7 @@ mod owner;
 mod queue;
 mod reaping;
 mod serving;
+mod state;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The actor: carries out what the book says.
+//! The actor: carries out what the state says.
 //!
 //! Connects, checks and clean-ups run in tasks of their own, so that a panic in one is a failure of
 //! that one; they come back as a method call. They end with the actor, not with a caller.
@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::book::{Book, Effect};
 use super::config::PoolConfig;
 use super::connect::{Connect, ConnectError, ConnectErrorKind};
 use super::lease::{Lease, Returns};
 use super::messages::{Checkout, Status};
 use super::queue::Waits;
+use super::state::{Effect, PoolState};
 use crate::kernel::pressure::{Action, Pressure, PressureReader, Stage, Subscription};
 use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
 
@@ -44,7 +44,7 @@ impl<T: Send + Sync + 'static> Waits for Ticket<T> {
 pub struct Pool<C: Connect> {
     name: String,
     connect: Arc<C>,
-    book: Book<C::Connection, Ticket<C::Connection>>,
+    state: PoolState<C::Connection, Ticket<C::Connection>>,
     pressure: Option<PressureReader>,
     returns: Arc<Returns>,
     /// The timer, and when it rings.
@@ -78,7 +78,7 @@ impl<C: Connect> Pool<C> {
             Self {
                 name: name.clone(),
                 connect: Arc::clone(&connect),
-                book: Book::new(&name, config.clone(), is_closed, is_held_up),
+                state: PoolState::new(&name, config.clone(), is_closed, is_held_up),
                 pressure: pressure.clone(),
                 returns: Arc::default(),
                 alarm: None,
@@ -101,7 +101,7 @@ impl<C: Connect> Pool<C> {
     fn take_returns(&mut self) {
         let now = Instant::now();
         for returned in self.returns.take() {
-            self.book.returned(now, returned.lease, returned.condition);
+            self.state.returned(now, returned.lease, returned.condition);
         }
     }
 
@@ -114,7 +114,7 @@ impl<C: Connect> Pool<C> {
             |(subscription, pressure), pool, context| {
                 // Without a writer there will never be a change.
                 if let Some(pressure) = pressure {
-                    let actions = pool.relieve(pressure, context);
+                    let actions = pool.shed_idle(pressure, context);
                     subscription.acknowledge(pressure.epoch, actions);
                     pool.listen_to_pressure(subscription, context);
                 }
@@ -122,13 +122,13 @@ impl<C: Connect> Pool<C> {
         ));
     }
 
-    fn relieve(&mut self, pressure: Pressure, context: &mut Context<Self>) -> Vec<Action> {
+    fn shed_idle(&mut self, pressure: Pressure, context: &mut Context<Self>) -> Vec<Action> {
         if !pressure.asks(Stage::Connections) {
             return Vec::new();
         }
         let each = self.connect.bytes_per_connection();
-        let size = self.book.slots.len() as u64;
-        let closed = self.book.relieve(pressure.wanted_bytes, each);
+        let size = self.state.slots.len() as u64;
+        let closed = self.state.shed_idle(pressure.wanted_bytes, each);
         self.carry_out(context);
         if closed == 0 {
             return Vec::new();
@@ -142,10 +142,10 @@ impl<C: Connect> Pool<C> {
         }]
     }
 
-    /// Does what the book says, and sees that it is woken when it has to be. To be called after
-    /// every change of the book.
+    /// Does what the state says, and sees that it is woken when it has to be. To be called after
+    /// every change of the state.
     fn carry_out(&mut self, context: &mut Context<Self>) {
-        for effect in self.book.take_effects() {
+        for effect in self.state.take_effects() {
             match effect {
                 Effect::Grant {
                     ticket,
@@ -161,21 +161,21 @@ impl<C: Connect> Pool<C> {
                 Effect::Check { id, connection } => {
                     let connect = Arc::clone(&self.connect);
                     let check = move || connect.check(connection);
-                    self.run(check, context, move |book, now, result| {
-                        book.checked(now, id, result.is_ok());
+                    self.run(check, context, move |state, now, result| {
+                        state.checked(now, id, result.is_ok());
                     });
                 }
                 Effect::Clean { id, connection } => {
                     let connect = Arc::clone(&self.connect);
                     let clean = move || connect.clean(connection);
-                    self.run(clean, context, move |book, now, result| {
-                        book.cleaned(now, id, result.is_ok());
+                    self.run(clean, context, move |state, now, result| {
+                        state.cleaned(now, id, result.is_ok());
                     });
                 }
                 Effect::Close { connection } => drop(connection),
             }
         }
-        let busy = self.book.busy();
+        let busy = self.state.busy();
         self.busy.send_if_modified(|old| {
             let changed = *old != busy;
             *old = busy;
@@ -187,12 +187,12 @@ impl<C: Connect> Pool<C> {
     fn open(&mut self, id: u64, context: &mut Context<Self>) {
         let connect = Arc::clone(&self.connect);
         let name = self.name.clone();
-        let done = move |book: &mut Book<_, _>, now, result: Result<_, ConnectError>| {
+        let done = move |state: &mut PoolState<_, _>, now, result: Result<_, ConnectError>| {
             if let Err(error) = &result {
                 let kind = error.kind.label();
                 tracing::warn!(pool = name, kind, %error, "cannot connect");
             }
-            book.opened(now, id, result);
+            state.opened(now, id, result);
         };
         self.run(move || connect.connect(), context, done);
     }
@@ -204,12 +204,12 @@ impl<C: Connect> Pool<C> {
         work: impl FnOnce() -> BoxFuture<'static, Result<R, ConnectError>> + Send + 'static,
         context: &mut Context<Self>,
         enter: impl FnOnce(
-            &mut Book<C::Connection, Ticket<C::Connection>>,
+            &mut PoolState<C::Connection, Ticket<C::Connection>>,
             Instant,
             Result<R, ConnectError>,
         ) + 'static,
     ) {
-        let within = self.book.config.connect_timeout;
+        let within = self.state.config.connect_timeout;
         // Aborts its one task when it is dropped.
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -229,7 +229,11 @@ impl<C: Connect> Pool<C> {
                     .caused_by(error);
                 Err(error)
             };
-            enter(&mut pool.book, Instant::now(), ended.unwrap_or_else(failed));
+            enter(
+                &mut pool.state,
+                Instant::now(),
+                ended.unwrap_or_else(failed),
+            );
             pool.carry_out(context);
         }));
     }
@@ -237,7 +241,7 @@ impl<C: Connect> Pool<C> {
     /// An alarm that rings too early costs less than one that is set anew at every turn.
     fn set_alarm(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
-        let Some(due) = self.book.next_wake(now) else {
+        let Some(due) = self.state.next_wake(now) else {
             return;
         };
         if let Some((at, _)) = self.alarm
@@ -251,7 +255,7 @@ impl<C: Connect> Pool<C> {
         let left = due.saturating_duration_since(now);
         let alarm = context.run_later(left, |pool, context| {
             pool.alarm = None;
-            pool.book.tick(Instant::now());
+            pool.state.tick(Instant::now());
             pool.carry_out(context);
         });
         self.alarm = Some((due, alarm));
@@ -273,10 +277,10 @@ impl<C: Connect> Child for Pool<C> {
     }
 
     fn stop(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
-        self.book.drain();
+        self.state.drain();
         self.carry_out(context);
         let mut busy = self.busy.subscribe();
-        let within = self.book.config.drain_timeout;
+        let within = self.state.config.drain_timeout;
         let name = self.name.clone();
         Box::pin(wrap_future(async move {
             let quiet = busy.wait_for(|busy| *busy == 0);
@@ -287,7 +291,7 @@ impl<C: Connect> Child for Pool<C> {
     }
 
     fn observe(&self) -> Value {
-        serde_json::to_value(self.book.status(Instant::now())).unwrap_or(Value::Null)
+        serde_json::to_value(self.state.status(Instant::now())).unwrap_or(Value::Null)
     }
 }
 
@@ -302,7 +306,8 @@ impl<C: Connect> Handler<Call<Checkout<C::Connection>>> for Pool<C> {
         self.take_returns();
         let earlier = (reply.remaining() / EARLIER_PART).min(EARLIER_MAX);
         let deadline = reply.deadline() - earlier;
-        self.book.ask(Instant::now(), mode, holder, deadline, reply);
+        self.state
+            .ask(Instant::now(), mode, holder, deadline, reply);
         self.carry_out(context);
     }
 }
@@ -314,6 +319,6 @@ impl<C: Connect> Handler<Call<Status>> for Pool<C> {
         let Some((Status, reply)) = call.accept() else {
             return;
         };
-        reply.send(self.book.status(Instant::now()));
+        reply.send(self.state.status(Instant::now()));
     }
 }

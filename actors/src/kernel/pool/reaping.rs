@@ -3,13 +3,13 @@
 
 use tokio::time::Instant;
 
-use super::book::{Book, Effect, Use};
 use super::error::CheckoutError;
 use super::queue::Waits;
+use super::state::{Effect, PoolState, Use};
 use super::status::CloseReason;
 
-impl<T, W: Waits> Book<T, W> {
-    /// Time has passed: [`Book::next_wake`] says when that matters.
+impl<T, W: Waits> PoolState<T, W> {
+    /// Time has passed: [`PoolState::next_wake`] says when that matters.
     pub(super) fn tick(&mut self, now: Instant) {
         while let Some(waiter) = self.queue.expired(now) {
             if waiter.ticket.is_gone() {
@@ -24,7 +24,7 @@ impl<T, W: Waits> Book<T, W> {
         }
         self.find_leaks(now);
         self.reap(now);
-        self.settle(now);
+        self.serve_waiters(now);
     }
 
     /// Closes idle connections that have lived for long enough, and those above the minimum that
@@ -39,7 +39,9 @@ impl<T, W: Waits> Book<T, W> {
             self.close(id, CloseReason::Lifetime);
         }
         while self.slots.len() > self.config.connections_min as usize
-            && self.bored_at().is_some_and(|bored_at| bored_at <= now)
+            && self
+                .idle_expires_at()
+                .is_some_and(|idle_expires_at| idle_expires_at <= now)
         {
             let id = self.idle.remove(0);
             self.close(id, CloseReason::Idle);
@@ -47,7 +49,7 @@ impl<T, W: Waits> Book<T, W> {
     }
 
     /// When the idle connection that was used longest ago has been idle for too long.
-    fn bored_at(&self) -> Option<Instant> {
+    fn idle_expires_at(&self) -> Option<Instant> {
         let oldest = self.slots.get(self.idle.first()?)?;
         match oldest.state {
             Use::Idle { since } => Some(since + self.config.idle_timeout),
@@ -55,14 +57,14 @@ impl<T, W: Waits> Book<T, W> {
         }
     }
 
-    /// When [`Book::tick`] is to be called next.
+    /// When [`PoolState::tick`] is to be called next.
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let expires = |id: &u64| self.slots.get(id).map(|slot| slot.expires);
         let above = self.slots.len() > self.config.connections_min as usize;
         let due = [
             self.queue.first_deadline(),
             self.next_leak(),
-            self.bored_at().filter(|_| above),
+            self.idle_expires_at().filter(|_| above),
             self.idle.iter().filter_map(expires).min(),
             self.next_growth(now),
         ];
@@ -71,7 +73,7 @@ impl<T, W: Waits> Book<T, W> {
 
     /// Closes idle connections until `bytes` are given back, at `each` bytes per connection, also
     /// below the minimum. Says how many went.
-    pub(super) fn relieve(&mut self, bytes: u64, each: u64) -> u64 {
+    pub(super) fn shed_idle(&mut self, bytes: u64, each: u64) -> u64 {
         let wanted = bytes.div_ceil(each.max(1));
         let going = usize::try_from(wanted).unwrap_or(usize::MAX);
         let going = going.min(self.idle.len());

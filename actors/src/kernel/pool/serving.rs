@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::book::{Book, Effect, Held, Use};
 use super::messages::Mode;
 use super::queue::{Waiter, Waits};
+use super::state::{Effect, LeaseRecord, PoolState, Use};
 use super::status::CloseReason;
 
-impl<T, W: Waits> Book<T, W> {
+impl<T, W: Waits> PoolState<T, W> {
     /// Serves whoever can be, then sees whether more connections are worth their while.
-    pub(super) fn settle(&mut self, now: Instant) {
+    pub(super) fn serve_waiters(&mut self, now: Instant) {
         if self.draining || self.queue.is_empty() {
             return;
         }
@@ -156,7 +156,7 @@ impl<T, W: Waits> Book<T, W> {
                 self.idle.push(id);
                 return None;
             } else if let Some(slot) = self.slots.get_mut(&id) {
-                slot.state = Use::Tended { since: now };
+                slot.state = Use::UnderMaintenance { since: now };
                 let connection = Arc::clone(&slot.connection);
                 self.effects.push(Effect::Check { id, connection });
             }
@@ -190,7 +190,7 @@ impl<T, W: Waits> Book<T, W> {
         let waited = now.saturating_duration_since(waiter.since);
         self.figures.granted(waited, reused);
         let lease = self.new_id();
-        let held = Held {
+        let held = LeaseRecord {
             slot: id,
             mode,
             holder: waiter.holder,

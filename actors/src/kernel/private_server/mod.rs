@@ -1,7 +1,7 @@
 //! Private servers: a PostgreSQL or a Redis of our own, started from installed binaries when the
 //! first caller needs it, and supervised like everything else.
 //!
-//! Owned here is what they have in common: the folder that is theirs alone (`site`), the user
+//! Owned here is what they have in common: the folder that is theirs alone (`data_dir`), the user
 //! without privileges that they run as (`account`), what an earlier run left behind (`orphans`),
 //! and the one start that any number of callers wait for (`PrivateServer::ensure`). What makes a
 //! PostgreSQL or a Redis of it is a `Server`, in the room that uses it.
@@ -19,13 +19,13 @@
 //! The folder is locked as long as a server of this process uses it. So whatever else is found to
 //! work in it is an orphan, and is ended before ours starts: two never write to the same files.
 
-mod account;
 mod binaries;
 mod config;
+mod data_dir;
 mod error;
 mod orphans;
 mod process_owner;
-mod site;
+mod run_as;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -39,13 +39,13 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use account::Account;
 pub use binaries::SearchPath;
 pub(crate) use config::percent_encoded;
 pub use config::{EmbeddedConfig, Socket};
+pub(crate) use data_dir::{DataDir, new_secret};
 pub use error::EmbeddedError;
 pub(crate) use orphans::Orphans;
-pub(crate) use site::{Site, new_secret};
+pub(crate) use run_as::RunAs;
 pub use state::ServerState;
 
 use super::backoff::Backoff;
@@ -81,14 +81,14 @@ pub(crate) trait Server: Send + Sync + 'static {
     /// What it needs when it has just started, in bytes.
     fn estimated_bytes(&self) -> u64;
 
-    /// What an earlier run of it may have left in `site`.
-    fn orphans(&self, site: &Site) -> Orphans;
+    /// What an earlier run of it may have left in `data_dir`.
+    fn orphans(&self, data_dir: &DataDir) -> Orphans;
 
     /// Finds its binaries, lays out its data, writes its settings: all but the start. Nothing works
-    /// in `site` while this runs.
+    /// in `data_dir` while this runs.
     fn prepare(
         &self,
-        site: Arc<Site>,
+        data_dir: Arc<DataDir>,
         config: EmbeddedConfig,
     ) -> BoxFuture<'static, Result<Prepared, EmbeddedError>>;
 }
@@ -207,30 +207,30 @@ impl Shared {
     async fn start(self: Arc<Self>) {
         let number = self.tenures.fetch_add(1, Relaxed) + 1;
         // Also when this task is dropped half-way: nobody waits for a start that nobody makes.
-        let tenure = Tenure {
+        let generation = ServerGeneration {
             shared: Arc::clone(&self),
             number,
             _reservation: None,
         };
-        self.try_start(tenure).await;
+        self.try_start(generation).await;
     }
 
-    async fn try_start(self: &Arc<Self>, mut tenure: Tenure) {
-        let (what, number) = (self.server.name(), tenure.number);
+    async fn try_start(self: &Arc<Self>, mut generation: ServerGeneration) {
+        let (what, number) = (self.server.name(), generation.number);
         let claim = Claim {
             name: what.to_owned(),
             bytes: self.server.estimated_bytes(),
-            stretch: true,
+            use_headroom: true,
         };
         let reservation = match self.budget.reserve(claim).await {
             Ok(reservation) => reservation,
             Err(source) => return self.fail(number, EmbeddedError::Memory { what, source }),
         };
         let entry = Arc::clone(reservation.entry());
-        tenure._reservation = Some(reservation);
+        generation._reservation = Some(reservation);
         // Kept until the outcome is told, which is more than that nobody keeps the server.
-        let tenure = Arc::new(tenure);
-        let child = self.child(Arc::clone(&tenure), entry);
+        let generation = Arc::new(generation);
+        let child = self.child(Arc::clone(&generation), entry);
         match self.supervisor.start_child(child).await {
             Ok(_) => {}
             Err(StartChildError::Failed(exit)) => self.fail(number, self.why(&exit)),
@@ -241,12 +241,16 @@ impl Shared {
         }
     }
 
-    /// The supervisor of the server's process. It keeps `tenure` as long as it is kept itself.
-    fn child(self: &Arc<Self>, tenure: Arc<Tenure>, entry: Arc<dyn Entry>) -> ChildSpec {
+    /// The supervisor of the server's process. It keeps `generation` as long as it is kept itself.
+    fn child(
+        self: &Arc<Self>,
+        generation: Arc<ServerGeneration>,
+        entry: Arc<dyn Entry>,
+    ) -> ChildSpec {
         let shared = Arc::clone(self);
-        let owner = ChildSpec::actor(&Handle::new("process", 1), move |life| {
-            let number = tenure.number;
-            ProcessOwner::new(life, Arc::clone(&shared), Arc::clone(&entry), number)
+        let owner = ChildSpec::actor(&Handle::new("process", 1), move |incarnation| {
+            let number = generation.number;
+            ProcessOwner::new(incarnation, Arc::clone(&shared), Arc::clone(&entry), number)
         });
         let owner = owner
             .start_deadline(self.config.start_within.saturating_mul(2))
@@ -300,13 +304,13 @@ impl Shared {
 
 /// One start on request and all restarts that follow from it: lives as long as a supervisor keeps
 /// the server, and the memory is reserved as long.
-struct Tenure {
+struct ServerGeneration {
     shared: Arc<Shared>,
     number: u64,
     _reservation: Option<Reservation>,
 }
 
-impl Drop for Tenure {
+impl Drop for ServerGeneration {
     fn drop(&mut self) {
         let state = self.shared.states.borrow().clone();
         match state {

@@ -11,16 +11,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Account, EmbeddedError, Prepared, STOP_WITHIN, ServerState, Shared, Site, Socket};
+use super::{DataDir, EmbeddedError, Prepared, RunAs, STOP_WITHIN, ServerState, Shared, Socket};
 use crate::kernel::process::{Process, ready_when};
-use crate::kernel::{Child, Entry, Exit, Life};
+use crate::kernel::{Child, Entry, Exit, IncarnationRef};
 
 /// An actor that is one process of a private server.
 pub(super) struct ProcessOwner {
-    life: Life,
+    incarnation: IncarnationRef,
     shared: Arc<Shared>,
     entry: Arc<dyn Entry>,
-    tenure: u64,
+    generation: u64,
     running: Option<Running>,
 }
 
@@ -35,34 +35,39 @@ struct Running {
 struct Ready {
     process: Process,
     socket: Socket,
-    site: Arc<Site>,
+    data_dir: Arc<DataDir>,
 }
 
 impl ProcessOwner {
-    pub(super) fn new(life: Life, shared: Arc<Shared>, entry: Arc<dyn Entry>, tenure: u64) -> Self {
+    pub(super) fn new(
+        incarnation: IncarnationRef,
+        shared: Arc<Shared>,
+        entry: Arc<dyn Entry>,
+        generation: u64,
+    ) -> Self {
         Self {
-            life,
+            incarnation,
             shared,
             entry,
-            tenure,
+            generation,
             running: None,
         }
     }
 
     fn tell(&self, state: ServerState) {
-        self.shared.tell(self.tenure, state);
+        self.shared.tell(self.generation, state);
     }
 
     fn on_ready(&mut self, ready: Ready, cx: &mut Context<Self>) {
         let Ready {
             process,
             socket,
-            site,
+            data_dir,
         } = ready;
         let pid = process.pid();
         self.entry.attach(pid);
         // The start is over: from here on the reservation follows what is measured.
-        self.entry.settle(self.entry.reserved());
+        self.entry.set_reserved(self.entry.reserved());
         let stop = CancellationToken::new();
         let (told, stopped) = oneshot::channel();
         let since = Instant::now();
@@ -75,7 +80,7 @@ impl ProcessOwner {
         let server = self.shared.server.name();
         tracing::info!(server, pid, socket = %socket.path().display(), "a private server is ready");
         self.tell(ServerState::Running { pid, since, socket });
-        let end = wrap_future::<_, Self>(watch(process, site, stop, told));
+        let end = wrap_future::<_, Self>(watch(process, data_dir, stop, told));
         cx.spawn(end.map(|ended, owner, cx| owner.on_ended(ended, cx)));
     }
 
@@ -92,7 +97,7 @@ impl ProcessOwner {
             lines,
         };
         self.tell(ServerState::Restarting { error });
-        self.life.end(cx, exit);
+        self.incarnation.end(cx, exit);
     }
 
     fn detach(&self) {
@@ -106,7 +111,7 @@ impl ProcessOwner {
 /// last words. The folder stays locked until then.
 async fn watch(
     mut process: Process,
-    site: Arc<Site>,
+    data_dir: Arc<DataDir>,
     stop: CancellationToken,
     told: oneshot::Sender<()>,
 ) -> Option<(Exit, Vec<String>)> {
@@ -117,12 +122,12 @@ async fn watch(
     };
     let Some(exit) = ended else {
         process.stop(STOP_WITHIN).await;
-        drop(site);
+        drop(data_dir);
         told.send(()).ok();
         return None;
     };
     let lines = process.all_lines().await;
-    drop(site);
+    drop(data_dir);
     Some((Exit::Process(exit), lines))
 }
 
@@ -133,16 +138,16 @@ async fn boot(shared: Arc<Shared>) -> Result<Ready, EmbeddedError> {
     let usual = server.usual_user();
     let taken = tokio::task::spawn_blocking(move || {
         let user = config.user.as_deref();
-        let account = Account::choose(what, user, &config.folder, usual)?;
-        Site::take(&config.folder, account)
+        let account = RunAs::choose(what, user, &config.folder, usual)?;
+        DataDir::take(&config.folder, account)
     });
     let taken = taken.await.map_err(|error| EmbeddedError::Unavailable {
         what,
         why: error.to_string(),
     })?;
-    let site = Arc::new(taken?);
-    server.orphans(&site).end().await?;
-    let prepared = server.prepare(Arc::clone(&site), shared.config.clone());
+    let data_dir = Arc::new(taken?);
+    server.orphans(&data_dir).end().await?;
+    let prepared = server.prepare(Arc::clone(&data_dir), shared.config.clone());
     let Prepared { process, socket } = prepared.await?;
     let started = Process::spawn_watched(&process, Stdio::null());
     let (mut running, line_seen) = started.map_err(|error| EmbeddedError::Start {
@@ -168,7 +173,7 @@ async fn boot(shared: Arc<Shared>) -> Result<Ready, EmbeddedError> {
         Ok(()) => Ok(Ready {
             process: running,
             socket,
-            site,
+            data_dir,
         }),
         Err(why) => {
             running.stop(STOP_WITHIN).await;

@@ -18,7 +18,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::{CHILD, EmbeddedConfig, PrivateServer, SearchPath, ServerState};
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::{
     Budget, BudgetError, ChildSpec, Claim, Entry, Reservation, Root, SupervisorHandle,
     SupervisorSpec,
@@ -51,7 +51,7 @@ impl Entry for LedgerEntry {
             .unwrap()
             .retain(|other| *other != pid);
     }
-    fn settle(&self, bytes: u64) {
+    fn set_reserved(&self, bytes: u64) {
         assert_eq!(bytes, self.reserved(), "readings will correct it");
         self.0.settled.fetch_add(1, SeqCst);
     }
@@ -90,31 +90,33 @@ impl Budget for TestBudget {
     }
 }
 
-/// One test's world.
-pub(crate) struct World {
+/// One test's test.
+pub(crate) struct PrivateServerTest {
     pub(crate) home: TempDir,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) supervisor: SupervisorHandle,
     pub(crate) root: Root,
 }
 
-impl World {
-    /// Runs `test` in a world of its own, and ends that in order.
-    pub(crate) fn run<F: Future<Output = World>>(test: impl FnOnce(World) -> F) {
-        Universe::real_time(|universe| async move {
+impl PrivateServerTest {
+    /// Runs `test` in a test of its own, and ends that in order.
+    pub(crate) fn run<F: Future<Output = PrivateServerTest>>(
+        test: impl FnOnce(PrivateServerTest) -> F,
+    ) {
+        TestSystem::real_time(|system| async move {
             let embedded = SupervisorSpec::new("embedded");
             let supervisor = embedded.handle();
             let spec = SupervisorSpec::new("headroom").child(ChildSpec::supervisor(embedded));
-            let world = World {
+            let setup = PrivateServerTest {
                 home: open_folder(),
                 ledger: Arc::default(),
                 supervisor,
-                root: universe.start(spec).await,
+                root: system.start(spec).await,
             };
-            let world = test(world).await;
-            world.root.stop().await;
-            assert_eq!(world.ledger.reserved.load(SeqCst), 0);
-            assert!(world.ledger.attached.lock().unwrap().is_empty());
+            let setup = test(setup).await;
+            setup.root.stop().await;
+            assert_eq!(setup.ledger.reserved.load(SeqCst), 0);
+            assert!(setup.ledger.attached.lock().unwrap().is_empty());
         });
     }
 

@@ -14,7 +14,7 @@ use super::super::{
     Acquire, AcquireError, Catalogue, Config, Lease, Loader, ResourceStatus, Status,
 };
 use crate::kernel::pressure::{self, PressureWriter};
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::{
     Backoff, Budget, BudgetError, Claim, Entry, Handle, Load, LoadError, LoadFault, Loadable,
     Loaded, Reservation, Root, SupervisorSpec, Ticket,
@@ -228,7 +228,7 @@ fn violated(what: &str) {
 }
 
 #[derive(Clone, Copy, Default)]
-pub(crate) enum Mood {
+pub(crate) enum Fault {
     #[default]
     Answers,
     Silent,
@@ -249,7 +249,7 @@ pub(crate) struct Ledger {
     /// What all entries could ever hold; unknown at first.
     pub(crate) most: Mutex<Option<u64>>,
     /// What it does when it is asked.
-    pub(crate) mood: Mutex<Mood>,
+    pub(crate) mood: Mutex<Fault>,
 }
 
 impl Ledger {
@@ -276,7 +276,7 @@ struct Line {
 impl Entry for Line {
     fn attach(&self, _pid: i32) {}
     fn detach(&self, _pid: i32) {}
-    fn settle(&self, bytes: u64) {
+    fn set_reserved(&self, bytes: u64) {
         self.settled.store(bytes, SeqCst);
         self.ledger.unsettled.lock().unwrap().remove(&self.key);
         self.ledger.entries.lock().unwrap().insert(self.key, bytes);
@@ -307,13 +307,13 @@ impl Budget for FixedBudget {
             tokio::task::yield_now().await;
             let mood = *ledger.mood.lock().unwrap();
             match mood {
-                Mood::Answers | Mood::Slow => {}
-                Mood::Silent => return Err(BudgetError::Unavailable),
+                Fault::Answers | Fault::Slow => {}
+                Fault::Silent => return Err(BudgetError::Unavailable),
                 // Inside the loader's own future: what a bug in the loader would be.
-                Mood::Panics => std::panic::resume_unwind(Box::new("a bug")),
+                Fault::Panics => std::panic::resume_unwind(Box::new("a bug")),
             }
             let free = ledger.total.saturating_sub(ledger.used());
-            if let Mood::Slow = mood {
+            if let Fault::Slow = mood {
                 sleep(SECOND).await;
             }
             if claim.bytes > free {
@@ -340,7 +340,7 @@ impl Budget for FixedBudget {
 }
 
 /// A loader with all that it needs, in a tree of its own.
-pub(crate) struct Yard {
+pub(crate) struct TestLoader {
     pub(crate) loader: Handle<Loader>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) pressure: PressureWriter,
@@ -356,14 +356,14 @@ pub(crate) fn config() -> Config {
     }
 }
 
-impl Yard {
+impl TestLoader {
     /// A budget of `total` bytes for `resources`.
-    pub(crate) async fn open(universe: &Universe, total: u64, resources: Vec<Loadable>) -> Self {
-        Self::open_with(universe, config(), total, resources).await
+    pub(crate) async fn open(system: &TestSystem, total: u64, resources: Vec<Loadable>) -> Self {
+        Self::open_with(system, config(), total, resources).await
     }
 
     pub(crate) async fn open_with(
-        universe: &Universe,
+        system: &TestSystem,
         config: Config,
         total: u64,
         resources: Vec<Loadable>,
@@ -386,9 +386,7 @@ impl Yard {
             Arc::new(FixedBudget(Arc::clone(&ledger))),
             reader,
         );
-        let root = universe
-            .start(SupervisorSpec::new("yard").child(child))
-            .await;
+        let root = system.start(SupervisorSpec::new("test").child(child)).await;
         Self {
             loader,
             ledger,
@@ -454,6 +452,6 @@ pub(crate) async fn eventually(condition: impl AsyncFn() -> bool) {
 }
 
 /// Runs `test` with a paused clock.
-pub(crate) fn paused<F: Future<Output = ()>>(test: impl FnOnce(Universe) -> F) {
-    Universe::paused(test);
+pub(crate) fn paused<F: Future<Output = ()>>(test: impl FnOnce(TestSystem) -> F) {
+    TestSystem::paused(test);
 }

@@ -9,7 +9,7 @@ use metrics::{
 };
 
 use super::super::Evict;
-use super::double::{MINUTE, Scripted, Step, Yard, paused, unavailable};
+use super::double::{MINUTE, Scripted, Step, TestLoader, paused, unavailable};
 
 /// Keeps the series that were written to, not their values.
 #[derive(Clone, Default)]
@@ -51,19 +51,19 @@ impl Recorder for Series {
 fn every_figure_has_its_name_and_labels() {
     let series = Series::default();
     with_local_recorder(&series, || {
-        paused(|universe| async move {
+        paused(|system| async move {
             let thing = Scripted::new();
             let broken = Scripted::new().script([Step::Fail(unavailable("broken"))]);
             let resources = vec![thing.resource("thing", &[]), broken.resource("broken", &[])];
-            let yard = Yard::open(&universe, 100, resources).await;
-            yard.acquire("broken").await.unwrap_err();
-            yard.touch("thing").await;
-            yard.touch("thing").await;
-            yard.loader.ask(Evict { bytes: 1 }, MINUTE).await.unwrap();
-            yard.touch("thing").await;
+            let test = TestLoader::open(&system, 100, resources).await;
+            test.acquire("broken").await.unwrap_err();
+            test.touch("thing").await;
+            test.touch("thing").await;
+            test.loader.ask(Evict { bytes: 1 }, MINUTE).await.unwrap();
+            test.touch("thing").await;
             thing.die("crashed");
             tokio::task::yield_now().await;
-            yard.close().await;
+            test.close().await;
         });
     });
     let thing = "kind=scripted,name=thing";

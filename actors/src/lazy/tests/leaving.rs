@@ -7,7 +7,7 @@ use tokio::time::{advance, sleep};
 
 use super::super::{Evict, Unload, UnloadError, Unloaded};
 use super::double::{
-    Log, MINUTE, SECOND, Scripted, Yard, acquire, eventually, paused, unavailable,
+    Log, MINUTE, SECOND, Scripted, TestLoader, acquire, eventually, paused, unavailable,
 };
 use crate::kernel::phase::Phase;
 use crate::kernel::{
@@ -22,97 +22,97 @@ fn unload(name: &str) -> Unload {
 
 #[test]
 fn what_is_idle_for_its_ttl_leaves_and_use_puts_it_off() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new().ttl(10 * SECOND);
         let stays = Scripted::new();
         let resources = vec![thing.resource("thing", &[]), stays.resource("stays", &[])];
-        let yard = Yard::open(&universe, 100, resources).await;
-        yard.touch("stays").await;
-        yard.touch("thing").await;
+        let test = TestLoader::open(&system, 100, resources).await;
+        test.touch("stays").await;
+        test.touch("thing").await;
         for _ in 0..3 {
             sleep(9 * SECOND).await;
-            yard.touch("thing").await;
+            test.touch("thing").await;
         }
         assert_eq!(thing.loads(), 1);
         sleep(9 * SECOND).await;
-        assert_eq!(yard.ready().await, ["stays", "thing"]);
+        assert_eq!(test.ready().await, ["stays", "thing"]);
         sleep(2 * SECOND).await;
-        assert_eq!(yard.ready().await, ["stays"]);
-        assert_eq!(yard.status("thing").await.evictions["ttl"], 1);
-        assert_eq!(yard.ledger.used(), 10);
-        yard.close().await;
+        assert_eq!(test.ready().await, ["stays"]);
+        assert_eq!(test.status("thing").await.evictions["ttl"], 1);
+        assert_eq!(test.ledger.used(), 10);
+        test.close().await;
     });
 }
 
 #[test]
 fn the_ttl_counts_from_the_end_of_the_last_use() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new().ttl(10 * SECOND);
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
-        let lease = yard.acquire("thing").await.unwrap();
+        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let lease = test.acquire("thing").await.unwrap();
         sleep(MINUTE).await;
-        assert_eq!(yard.ready().await, ["thing"], "in use it has no end");
+        assert_eq!(test.ready().await, ["thing"], "in use it has no end");
         drop(lease);
         sleep(9 * SECOND).await;
-        assert_eq!(yard.ready().await, ["thing"]);
+        assert_eq!(test.ready().await, ["thing"]);
         sleep(2 * SECOND).await;
-        assert!(yard.ready().await.is_empty());
-        yard.close().await;
+        assert!(test.ready().await.is_empty());
+        test.close().await;
     });
 }
 
 #[test]
 fn dependencies_outlive_what_needs_them_by_their_own_ttl() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let base = Scripted::new().ttl(10 * SECOND);
         let top = Scripted::new().ttl(MINUTE);
         let resources = vec![base.resource("base", &[]), top.resource("top", &["base"])];
-        let yard = Yard::open(&universe, 100, resources).await;
-        yard.touch("top").await;
+        let test = TestLoader::open(&system, 100, resources).await;
+        test.touch("top").await;
         sleep(59 * SECOND).await;
-        assert_eq!(yard.ready().await, ["base", "top"]);
+        assert_eq!(test.ready().await, ["base", "top"]);
         sleep(2 * SECOND).await;
-        assert_eq!(yard.ready().await, ["base"]);
+        assert_eq!(test.ready().await, ["base"]);
         sleep(10 * SECOND).await;
-        assert!(yard.ready().await.is_empty());
-        yard.close().await;
+        assert!(test.ready().await.is_empty());
+        test.close().await;
     });
 }
 
 #[test]
 fn pinned_resources_have_no_ttl_but_can_be_unloaded_on_request() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new().ttl(SECOND).pinned();
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
-        yard.touch("thing").await;
+        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
+        test.touch("thing").await;
         sleep(MINUTE).await;
-        let evicted = yard
+        let evicted = test
             .loader
             .ask(Evict { bytes: u64::MAX }, MINUTE)
             .await
             .unwrap();
         assert!(evicted.names.is_empty());
-        assert_eq!(yard.ready().await, ["thing"]);
-        let unloaded = yard.loader.ask(unload("thing"), MINUTE).await.unwrap();
+        assert_eq!(test.ready().await, ["thing"]);
+        let unloaded = test.loader.ask(unload("thing"), MINUTE).await.unwrap();
         assert_eq!(unloaded, Ok(Unloaded { bytes: 10 }));
-        yard.close().await;
+        test.close().await;
     });
 }
 
 #[test]
 fn an_unload_waits_for_leases_and_new_callers_wait_for_the_unload() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let log = Log::default();
         let thing = Scripted::new().log(&log);
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
-        let lease = yard.acquire("thing").await.unwrap();
-        let loader = yard.loader.clone();
+        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let lease = test.acquire("thing").await.unwrap();
+        let loader = test.loader.clone();
         let unloading =
             actix_rt::spawn(async move { loader.ask(unload("thing"), MINUTE).await.unwrap() });
-        eventually(async || yard.status("thing").await.phase == Phase::Draining).await;
-        let loader = yard.loader.clone();
+        eventually(async || test.status("thing").await.phase == Phase::Draining).await;
+        let loader = test.loader.clone();
         let late = actix_rt::spawn(async move { acquire(&loader, "thing").await.unwrap() });
-        eventually(async || yard.status("thing").await.waiters == 1).await;
+        eventually(async || test.status("thing").await.waiters == 1).await;
         sleep(5 * SECOND).await;
         assert_eq!(*log.lock().unwrap(), ["load thing", "loaded thing"]);
         drop(lease);
@@ -120,80 +120,80 @@ fn an_unload_waits_for_leases_and_new_callers_wait_for_the_unload() {
         let lease = late.await.unwrap();
         assert_eq!(thing.loads(), 2);
         drop(lease);
-        yard.close().await;
+        test.close().await;
     });
 }
 
 #[test]
 fn an_unload_takes_along_what_depends_on_it_and_that_first() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let log = Log::default();
         let base = Scripted::new().log(&log);
         let top = Scripted::new().log(&log);
         let resources = vec![base.resource("base", &[]), top.resource("top", &["base"])];
-        let yard = Yard::open(&universe, 100, resources).await;
-        yard.touch("top").await;
+        let test = TestLoader::open(&system, 100, resources).await;
+        test.touch("top").await;
         log.lock().unwrap().clear();
-        yard.loader
+        test.loader
             .ask(unload("base"), MINUTE)
             .await
             .unwrap()
             .unwrap();
         let order = ["unload top", "unloaded top", "unload base", "unloaded base"];
         assert_eq!(*log.lock().unwrap(), order);
-        yard.close().await;
+        test.close().await;
     });
 }
 
 #[test]
 fn an_unload_during_the_load_serves_the_waiting_and_then_unloads() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new().takes(SECOND);
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
+        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
         let waiting = async {
-            drop(yard.acquire("thing").await.unwrap());
+            drop(test.acquire("thing").await.unwrap());
         };
         let unloading = async {
             advance(SECOND / 2).await;
-            yard.loader.ask(unload("thing"), MINUTE).await.unwrap()
+            test.loader.ask(unload("thing"), MINUTE).await.unwrap()
         };
         let ((), unloaded) = tokio::join!(waiting, unloading);
         assert_eq!(unloaded, Ok(Unloaded { bytes: 10 }));
-        assert_eq!(yard.status("thing").await.phase, Phase::Cold);
-        yard.close().await;
+        assert_eq!(test.status("thing").await.phase, Phase::Cold);
+        test.close().await;
     });
 }
 
 #[test]
 fn what_is_not_loaded_is_unloaded_at_once_and_what_is_unknown_is_not_found() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new();
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
-        let cold = yard.loader.ask(unload("thing"), SECOND).await.unwrap();
+        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let cold = test.loader.ask(unload("thing"), SECOND).await.unwrap();
         assert_eq!(cold, Ok(Unloaded { bytes: 0 }));
-        let unknown = yard.loader.ask(unload("nothing"), SECOND).await.unwrap();
+        let unknown = test.loader.ask(unload("nothing"), SECOND).await.unwrap();
         assert_eq!(unknown, Err(UnloadError::NotFound("nothing".to_owned())));
-        yard.close().await;
+        test.close().await;
     });
 }
 
 #[test]
 fn a_hundred_that_go_at_once_are_all_unloaded_before_anybody_is_told_so() {
     const RESOURCES: usize = 100;
-    paused(|universe| async move {
+    paused(|system| async move {
         let branch = SupervisorSpec::new("things");
         let supervisor = branch.handle();
-        let root = universe.start(branch).await;
+        let root = system.start(branch).await;
         let offers = (0..RESOURCES).map(|index| Supervised::offer(index, &supervisor));
-        let yard = Yard::open(&universe, 1000, offers.collect()).await;
+        let test = TestLoader::open(&system, 1000, offers.collect()).await;
         for index in 0..RESOURCES {
-            yard.touch(&Supervised::name(index)).await;
+            test.touch(&Supervised::name(index)).await;
         }
         let evict = Evict { bytes: u64::MAX };
-        let evicted = yard.loader.ask(evict, MINUTE).await.unwrap();
+        let evicted = test.loader.ask(evict, MINUTE).await.unwrap();
         assert_eq!(evicted.names.len(), RESOURCES);
-        assert_eq!(universe.tree().snapshot().await[0].children.len(), 0);
-        yard.close().await;
+        assert_eq!(system.tree().snapshot().await[0].children.len(), 0);
+        test.close().await;
         root.stop().await;
     });
 }
@@ -251,11 +251,11 @@ impl Load for Supervised {
 
 #[test]
 fn a_load_that_measures_nothing_is_over_all_the_same() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new().measured(0).resource("thing", &[]);
-        let yard = Yard::open(&universe, 100, vec![thing]).await;
-        yard.touch("thing").await;
-        assert_eq!((yard.ledger.used(), yard.ledger.loading()), (10, 0));
-        yard.close().await;
+        let test = TestLoader::open(&system, 100, vec![thing]).await;
+        test.touch("thing").await;
+        assert_eq!((test.ledger.used(), test.ledger.loading()), (10, 0));
+        test.close().await;
     });
 }

@@ -6,37 +6,37 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::super::{Acquire, AcquireError, Preload};
-use super::double::{Log, SECOND, Scripted, Yard, eventually, paused};
+use super::double::{Log, SECOND, Scripted, TestLoader, eventually, paused};
 use crate::kernel::AskError;
 use crate::kernel::phase::Phase;
 
 #[test]
 fn a_thousand_first_callers_cause_one_load_and_all_get_it() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new();
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
-        let leases = join_all((0..1000).map(|_| yard.acquire("thing"))).await;
+        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let leases = join_all((0..1000).map(|_| test.acquire("thing"))).await;
         assert!(
             leases
                 .iter()
                 .all(|lease| lease.as_ref().is_ok_and(|it| it.name() == "thing"))
         );
         assert_eq!(thing.loads(), 1);
-        let status = yard.status("thing").await;
+        let status = test.status("thing").await;
         assert_eq!((status.hits, status.misses, status.waits), (0, 1000, 1000));
         assert_eq!((status.leases, status.loads), (1000, 1));
         assert_eq!(status.last_load_seconds, Some(0.1));
         drop(leases);
-        yard.touch("thing").await;
-        let status = yard.status("thing").await;
+        test.touch("thing").await;
+        let status = test.status("thing").await;
         assert_eq!((status.hits, status.leases, status.waiters), (1, 0, 0));
-        yard.close().await;
+        test.close().await;
     });
 }
 
 #[test]
 fn independent_dependencies_load_in_parallel_and_before_their_dependent() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let log = Log::default();
         let part = || Scripted::new().takes(SECOND).log(&log);
         let (base, left, right, top) = (part(), part(), part(), part());
@@ -46,9 +46,9 @@ fn independent_dependencies_load_in_parallel_and_before_their_dependent() {
             right.resource("right", &["base"]),
             base.resource("base", &[]),
         ];
-        let yard = Yard::open(&universe, 100, resources).await;
+        let test = TestLoader::open(&system, 100, resources).await;
         let started = Instant::now();
-        let lease = yard.acquire("top").await.unwrap();
+        let lease = test.acquire("top").await.unwrap();
         // base, then left and right together, then top; timers are exact to the millisecond.
         assert!(
             started.elapsed() < Duration::from_millis(3010),
@@ -61,60 +61,60 @@ fn independent_dependencies_load_in_parallel_and_before_their_dependent() {
         let at = |event: &str| order.iter().position(|it| it == event).unwrap();
         assert!(at("load right").max(at("load left")) < at("loaded left").min(at("loaded right")));
         assert!(at("loaded left").max(at("loaded right")) < at("load top"));
-        assert_eq!(yard.status("base").await.leases, 2);
+        assert_eq!(test.status("base").await.leases, 2);
         drop(lease);
-        yard.close().await;
+        test.close().await;
     });
 }
 
 #[test]
 fn a_caller_that_gives_up_does_not_disturb_the_load() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new().takes(5 * SECOND);
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
+        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
         let impatient = Acquire {
             name: "thing".to_owned(),
         };
-        let gave_up = yard.loader.ask(impatient, SECOND).await;
+        let gave_up = test.loader.ask(impatient, SECOND).await;
         assert_eq!(gave_up.unwrap_err(), AskError::TimedOut);
-        eventually(async || yard.loader.in_flight() == 0).await;
-        let status = yard.status("thing").await;
+        eventually(async || test.loader.in_flight() == 0).await;
+        let status = test.status("thing").await;
         assert_eq!((status.phase, status.waiters), (Phase::Loading, 0));
-        yard.touch("thing").await;
+        test.touch("thing").await;
         assert_eq!(thing.loads(), 1);
         assert_eq!(
-            yard.status("thing").await.leases,
+            test.status("thing").await.leases,
             0,
             "nobody holds the lost lease"
         );
-        yard.close().await;
+        test.close().await;
     });
 }
 
 #[test]
 fn a_preload_answers_when_it_is_loaded_and_is_no_use() {
-    paused(|universe| async move {
+    paused(|system| async move {
         let thing = Scripted::new();
-        let yard = Yard::open(&universe, 100, vec![thing.resource("thing", &[])]).await;
+        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
         let preload = Preload {
             name: "thing".to_owned(),
         };
-        let preloaded = yard.loader.ask(preload.clone(), SECOND).await;
+        let preloaded = test.loader.ask(preload.clone(), SECOND).await;
         preloaded.unwrap().unwrap();
-        yard.loader.ask(preload, SECOND).await.unwrap().unwrap();
-        let status = yard.status("thing").await;
+        test.loader.ask(preload, SECOND).await.unwrap().unwrap();
+        let status = test.status("thing").await;
         assert_eq!((status.phase, status.loads), (Phase::Ready, 1));
         assert_eq!((status.hits, status.misses, status.leases), (0, 0, 0));
-        yard.close().await;
+        test.close().await;
     });
 }
 
 #[test]
 fn an_unknown_name_is_not_found() {
-    paused(|universe| async move {
-        let yard = Yard::open(&universe, 100, vec![]).await;
-        let error = yard.acquire("nothing").await.unwrap_err();
+    paused(|system| async move {
+        let test = TestLoader::open(&system, 100, vec![]).await;
+        let error = test.acquire("nothing").await.unwrap_err();
         assert!(matches!(error, AcquireError::NotFound(name) if name == "nothing"));
-        yard.close().await;
+        test.close().await;
     });
 }

@@ -7,7 +7,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::{Silence, System, read_text};
+use super::{ProbeError, System, read_text};
 
 /// Where our group is, and the top of what we can see of its hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) fn find(
     system: &System,
     is_ours: impl Fn(&str, &str) -> bool,
     is_mount: impl Fn(&str, &str) -> bool,
-) -> Result<Group, Silence> {
+) -> Result<Group, ProbeError> {
     let groups = read_text(&system.own("cgroup"))?;
     let group = groups
         .lines()
@@ -35,14 +35,14 @@ pub(super) fn find(
             let path = fields.next().filter(|path| path.starts_with('/'))?;
             is_ours(number, controllers).then_some(path)
         })
-        .ok_or(Silence::NoGroup)?;
+        .ok_or(ProbeError::NoGroup)?;
     let mounts = read_text(&system.own("mountinfo"))?;
     let mounts: Vec<_> = mounts
         .lines()
         .filter_map(Mount::parse)
         .filter(|mount| is_mount(&mount.kind, &mount.options))
         .collect();
-    let found = locate(&mounts, Path::new(group)).ok_or(Silence::NotMounted)?;
+    let found = locate(&mounts, Path::new(group)).ok_or(ProbeError::NotMounted)?;
     Ok(Group {
         directory: system.path(&found.directory),
         top: system.path(&found.top),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::cgroup::{self, Group};
 use super::group_usage::counter;
 use super::{
-    GroupUsage, Limit, Probe, Silence, Source, System, read_number, read_text, stat_value,
+    GroupUsage, Limit, Probe, ProbeError, Source, System, read_number, read_text, stat_value,
 };
 
 /// The kernel says "unlimited" with the largest multiple of its page size that a long can hold,
@@ -20,7 +20,7 @@ const UNLIMITED: u64 = 1 << 62;
 pub(in crate::memory) struct CgroupV1(Group);
 
 impl CgroupV1 {
-    pub(in crate::memory) fn find(system: &System) -> Result<Self, Silence> {
+    pub(in crate::memory) fn find(system: &System) -> Result<Self, ProbeError> {
         let has_memory = |list: &str| list.split(',').any(|name| name == "memory");
         cgroup::find(
             system,
@@ -37,11 +37,11 @@ impl CgroupV1 {
 }
 
 impl Probe for CgroupV1 {
-    type Told = GroupUsage;
+    type Value = GroupUsage;
 
     const SOURCE: Source = Source::CgroupV1;
 
-    fn read(&mut self) -> Result<GroupUsage, Silence> {
+    fn read(&mut self) -> Result<GroupUsage, ProbeError> {
         let current = read_number(&self.file("memory.usage_in_bytes"))?;
         let stat = read_text(&self.file("memory.stat"))?;
         let directory = &self.0.directory;
@@ -54,7 +54,7 @@ impl Probe for CgroupV1 {
         })
     }
 
-    fn limit(&self) -> Result<Limit, Silence> {
+    fn limit(&self) -> Result<Limit, ProbeError> {
         let own = self.file("memory.limit_in_bytes");
         let stat = self.file("memory.stat");
         let own_limit = read_number(&own);
@@ -71,7 +71,7 @@ impl Probe for CgroupV1 {
             (Err(reason), None) => return Err(reason),
         };
         if limit.bytes >= UNLIMITED {
-            return Err(Silence::Unlimited);
+            return Err(ProbeError::Unlimited);
         }
         Ok(limit)
     }

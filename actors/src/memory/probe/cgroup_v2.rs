@@ -9,14 +9,14 @@ use std::path::PathBuf;
 
 use super::cgroup::{self, Group};
 use super::group_usage::counter;
-use super::{GroupUsage, Limit, Probe, Silence, Source, System, read_number, read_text};
+use super::{GroupUsage, Limit, Probe, ProbeError, Source, System, read_number, read_text};
 
 /// Our group in the unified hierarchy.
 #[derive(Debug)]
 pub(in crate::memory) struct CgroupV2(Group);
 
 impl CgroupV2 {
-    pub(in crate::memory) fn find(system: &System) -> Result<Self, Silence> {
+    pub(in crate::memory) fn find(system: &System) -> Result<Self, ProbeError> {
         let is_unified = |number: &str, controllers: &str| number == "0" && controllers.is_empty();
         cgroup::find(system, is_unified, |kind, _| kind == "cgroup2").map(Self)
     }
@@ -28,13 +28,13 @@ impl CgroupV2 {
 }
 
 impl Probe for CgroupV2 {
-    type Told = GroupUsage;
+    type Value = GroupUsage;
 
     const SOURCE: Source = Source::CgroupV2;
 
-    fn read(&mut self) -> Result<GroupUsage, Silence> {
+    fn read(&mut self) -> Result<GroupUsage, ProbeError> {
         let current = match read_number(&self.file("memory.current")) {
-            Err(reason) if reason.is_absence() => return Err(Silence::NoController),
+            Err(reason) if reason.is_absence() => return Err(ProbeError::NoController),
             current => current?,
         };
         let stat = read_text(&self.file("memory.stat"))?;
@@ -49,9 +49,9 @@ impl Probe for CgroupV2 {
         })
     }
 
-    fn limit(&self) -> Result<Limit, Silence> {
+    fn limit(&self) -> Result<Limit, ProbeError> {
         let mut tightest: Option<Limit> = None;
-        let mut none = Silence::NoController;
+        let mut none = ProbeError::NoController;
         for directory in self.0.directory.ancestors() {
             for name in ["memory.max", "memory.high"] {
                 match limit(directory.join(name)) {
@@ -65,9 +65,9 @@ impl Probe for CgroupV2 {
                     }
                     // The root has no such file, nor has a group that the controller does not act
                     // on; a group above it may.
-                    Err(Silence::Unreadable { .. }) => {}
+                    Err(ProbeError::Unreadable { .. }) => {}
                     // What is broken is worth more telling than what is not set.
-                    Err(reason) if !matches!(none, Silence::Garbled(_)) => none = reason,
+                    Err(reason) if !matches!(none, ProbeError::Garbled(_)) => none = reason,
                     Err(_) => {}
                 }
             }
@@ -79,16 +79,16 @@ impl Probe for CgroupV2 {
     }
 }
 
-fn limit(path: PathBuf) -> Result<Limit, Silence> {
+fn limit(path: PathBuf) -> Result<Limit, ProbeError> {
     let text = read_text(&path)?;
     match text.trim() {
-        "max" => Err(Silence::Unlimited),
+        "max" => Err(ProbeError::Unlimited),
         number => match number.parse() {
             Ok(bytes) => Ok(Limit {
                 bytes,
                 set_by: path,
             }),
-            Err(_) => Err(Silence::Garbled(path)),
+            Err(_) => Err(ProbeError::Garbled(path)),
         },
     }
 }

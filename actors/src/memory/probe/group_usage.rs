@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Silence, stat_value};
+use super::{ProbeError, stat_value};
 
 /// What the kernel counts for our control group. All sizes in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -61,7 +61,7 @@ impl GroupUsage {
         prefix: &str,
         anonymous: &str,
         file: &str,
-    ) -> Result<Self, Silence> {
+    ) -> Result<Self, ProbeError> {
         let mut usage = Self {
             directory: directory.to_owned(),
             current,
@@ -84,7 +84,7 @@ impl GroupUsage {
             }
         }
         usage.inactive_file =
-            inactive.ok_or_else(|| Silence::Garbled(directory.join("memory.stat")))?;
+            inactive.ok_or_else(|| ProbeError::Garbled(directory.join("memory.stat")))?;
         // How much of the active part is mapped is known from both or not at all.
         if let (Some(active), Some(mapped)) = active_and_mapped {
             usage.active_file = active;
@@ -102,7 +102,7 @@ impl GroupUsage {
 }
 
 /// A counter of a file such as `memory.events`.
-pub(super) fn counter(text: &Result<String, Silence>, key: &str) -> Option<u64> {
+pub(super) fn counter(text: &Result<String, ProbeError>, key: &str) -> Option<u64> {
     stat_value(text.as_ref().ok()?, key)
 }
 

@@ -1,14 +1,14 @@
 //! Where the numbers come from: one file per source.
 //!
 //! A [`Probe`] is one source. It tells what it knows or why it is silent, and never fails in any
-//! other way: whatever stands in the files, the worst that comes of it is [`Silence`]. What the
+//! other way: whatever stands in the files, the worst that comes of it is [`ProbeError`]. What the
 //! sources say is put together, doubted and reported elsewhere. All of them read plain files below
 //! a root that tests replace by a folder of fixtures; only the allocator's numbers come from within.
 
 mod cgroup;
+mod cgroup_peers;
 mod cgroup_v1;
 mod cgroup_v2;
-mod company;
 #[cfg(test)]
 pub(super) mod fixture;
 mod group_usage;
@@ -27,9 +27,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub(super) use cgroup_peers::{CgroupPeers, Peers};
 pub(super) use cgroup_v1::CgroupV1;
 pub(super) use cgroup_v2::CgroupV2;
-pub(super) use company::{Company, Others};
 pub use group_usage::GroupUsage;
 pub use kills::KernelKills;
 pub(super) use kills::KillCounter;
@@ -72,7 +72,7 @@ impl Scope {
 
 /// Why a source says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Silence {
+pub(super) enum ProbeError {
     #[error("this process is in no such group")]
     NoGroup,
     #[error("no such hierarchy is mounted")]
@@ -93,7 +93,7 @@ pub(super) enum Silence {
     Refused(String),
 }
 
-impl Silence {
+impl ProbeError {
     pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
         Self::Unreadable {
             path: path.to_owned(),
@@ -123,17 +123,17 @@ impl Silence {
 /// One source of numbers.
 pub(super) trait Probe {
     /// What it tells.
-    type Told;
+    type Value;
 
     /// Which source it is.
     const SOURCE: Source;
 
     /// What it tells now.
-    fn read(&mut self) -> Result<Self::Told, Silence>;
+    fn read(&mut self) -> Result<Self::Value, ProbeError>;
 
     /// The limit that it sets us now; most set none.
-    fn limit(&self) -> Result<Limit, Silence> {
-        Err(Silence::Unlimited)
+    fn limit(&self) -> Result<Limit, ProbeError> {
+        Err(ProbeError::Unlimited)
     }
 }
 
@@ -199,7 +199,7 @@ impl System {
 
 /// Reads a small file of the kernel as text; what is not UTF-8 (a process may choose its name
 /// freely) does not matter to any number in it.
-fn read_text(path: &Path) -> Result<String, Silence> {
+fn read_text(path: &Path) -> Result<String, ProbeError> {
     let read = || {
         // The kernel tells no size beforehand; most of its files fit in here, and take one read.
         let mut bytes = Vec::with_capacity(4096);
@@ -209,15 +209,15 @@ fn read_text(path: &Path) -> Result<String, Silence> {
     match read() {
         Ok(bytes) => Ok(String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())),
-        Err(error) => Err(Silence::unreadable(path, &error)),
+        Err(error) => Err(ProbeError::unreadable(path, &error)),
     }
 }
 
 /// Reads a file that holds one number.
-fn read_number(path: &Path) -> Result<u64, Silence> {
+fn read_number(path: &Path) -> Result<u64, ProbeError> {
     let text = read_text(path)?;
     let number = text.trim().parse();
-    number.map_err(|_| Silence::Garbled(path.to_owned()))
+    number.map_err(|_| ProbeError::Garbled(path.to_owned()))
 }
 
 /// The value of a line such as `inactive_file 4096`.

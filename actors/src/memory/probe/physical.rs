@@ -1,6 +1,6 @@
 //! The machine's memory, for where nothing else sets a limit.
 
-use super::{Limit, Probe, Silence, Source, System, kilobytes, read_text};
+use super::{Limit, Probe, ProbeError, Source, System, kilobytes, read_text};
 
 /// The machine's memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +24,10 @@ impl Physical {
         }
     }
 
-    fn look(&self) -> Result<MachineMemory, Silence> {
+    fn look(&self) -> Result<MachineMemory, ProbeError> {
         let path = self.system.proc("meminfo");
         let text = read_text(&path)?;
-        let total = kilobytes(&text, "MemTotal").ok_or(Silence::Garbled(path))?;
+        let total = kilobytes(&text, "MemTotal").ok_or(ProbeError::Garbled(path))?;
         Ok(MachineMemory {
             total,
             available: kilobytes(&text, "MemAvailable"),
@@ -36,15 +36,15 @@ impl Physical {
 }
 
 impl Probe for Physical {
-    type Told = MachineMemory;
+    type Value = MachineMemory;
 
     const SOURCE: Source = Source::Machine;
 
-    fn read(&mut self) -> Result<MachineMemory, Silence> {
+    fn read(&mut self) -> Result<MachineMemory, ProbeError> {
         self.look()
     }
 
-    fn limit(&self) -> Result<Limit, Silence> {
+    fn limit(&self) -> Result<Limit, ProbeError> {
         Ok(Limit {
             bytes: self.look()?.total,
             set_by: self.system.proc("meminfo"),

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::process::{self, ProcessUsage, Vitals};
-use super::{Probe, Silence, Source, System, read_text};
+use super::{Probe, ProbeError, Source, System, read_text};
 
 /// What the whole tree uses at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -126,8 +126,8 @@ impl ProcessTree {
         }
     }
 
-    fn look(&mut self) -> Result<TreeUsage, Silence> {
-        let own = self.system.pid().ok_or(Silence::NoProcess)?;
+    fn look(&mut self) -> Result<TreeUsage, ProbeError> {
+        let own = self.system.pid().ok_or(ProbeError::NoProcess)?;
         let members = match self.by_children(own) {
             Some(members) => members,
             None => self.by_parents(own)?,
@@ -141,7 +141,7 @@ impl ProcessTree {
         });
         let processes: BTreeMap<_, _> = told.collect();
         if !processes.contains_key(&own) {
-            return Err(Silence::NoProcess);
+            return Err(ProbeError::NoProcess);
         }
         Ok(TreeUsage {
             own,
@@ -295,12 +295,12 @@ impl ProcessTree {
     }
 
     /// Asks every process for its parent.
-    fn by_parents(&self, own: i32) -> Result<BTreeMap<i32, Vitals>, Silence> {
+    fn by_parents(&self, own: i32) -> Result<BTreeMap<i32, Vitals>, ProbeError> {
         let mut all = BTreeMap::new();
         let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
         let processes = self.system.proc("");
         let entries =
-            fs::read_dir(&processes).map_err(|error| Silence::unreadable(&processes, &error))?;
+            fs::read_dir(&processes).map_err(|error| ProbeError::unreadable(&processes, &error))?;
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -333,13 +333,13 @@ impl Known {
 }
 
 impl Probe for ProcessTree {
-    type Told = TreeUsage;
+    type Value = TreeUsage;
 
     const SOURCE: Source = Source::Processes;
 
     /// The tree without the shared files. Processes that end meanwhile are left out. Fails only
     /// when not even the process at its root can be read.
-    fn read(&mut self) -> Result<TreeUsage, Silence> {
+    fn read(&mut self) -> Result<TreeUsage, ProbeError> {
         self.look()
     }
 }

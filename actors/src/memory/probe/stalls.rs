@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{CgroupV2, Probe, Scope, Silence, Source, System, read_text};
+use super::{CgroupV2, Probe, ProbeError, Scope, Source, System, read_text};
 
 /// A share of the time lost at which memory is short, whatever is free.
 const STALL_SHARE: f64 = 0.15;
@@ -106,12 +106,12 @@ pub(super) fn candidates(system: &System) -> Vec<(PathBuf, Scope)> {
 }
 
 impl Probe for Stalls {
-    type Told = StallReading;
+    type Value = StallReading;
 
     const SOURCE: Source = Source::Stalls;
 
-    fn read(&mut self) -> Result<StallReading, Silence> {
-        let mut silence = Silence::NotMounted;
+    fn read(&mut self) -> Result<StallReading, ProbeError> {
+        let mut silence = ProbeError::NotMounted;
         for (path, scope) in &self.candidates {
             match read_text(path).and_then(|text| parse(&text, path, *scope)) {
                 Ok(mut reading) => {
@@ -126,8 +126,8 @@ impl Probe for Stalls {
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same for `full`.
-fn parse(text: &str, path: &Path, scope: Scope) -> Result<StallReading, Silence> {
-    let some = line(text, "some").ok_or_else(|| Silence::Garbled(path.to_owned()))?;
+fn parse(text: &str, path: &Path, scope: Scope) -> Result<StallReading, ProbeError> {
+    let some = line(text, "some").ok_or_else(|| ProbeError::Garbled(path.to_owned()))?;
     let full = line(text, "full").unwrap_or((0.0, 0));
     Ok(StallReading {
         scope,
@@ -184,7 +184,7 @@ mod tests {
         fixture.write("v2/a/memory.pressure", "some avg10=NaN total=4\n");
         assert_eq!(read().unwrap().scope, Scope::Machine);
         fixture.write("proc/pressure/memory", "some avg10=none\n");
-        assert!(matches!(read(), Err(Silence::Garbled(_))));
+        assert!(matches!(read(), Err(ProbeError::Garbled(_))));
         fixture.remove("proc/pressure");
         assert!(read().is_err_and(|reason| reason.is_absence()));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::Context;
 use tokio::time::Instant;
 
-use super::super::history::{Deed, Happening};
+use super::super::history::{ActionRecord, EventKind};
 use super::super::levels::{next_level, used_share, wanted_bytes};
 use super::super::metrics;
 use super::super::plan::{decay, rounds};
@@ -174,7 +174,7 @@ impl MemorySupervisor {
         self.ask(level, *next, context);
     }
 
-    fn ask(&mut self, level: Level, through: Stage, context: &mut Context<Self>) {
+    fn ask(&mut self, level: Level, max_stage: Stage, context: &mut Context<Self>) {
         let Some(clean_up) = &mut self.clean_up else {
             return;
         };
@@ -191,7 +191,7 @@ impl MemorySupervisor {
         let ask = Ask {
             purpose: Purpose::CleanUp,
             level,
-            through,
+            max_stage,
             wanted_bytes: clean_up.wanted,
             within,
             // Our own allocator is the first of those that keep what is free.
@@ -224,10 +224,13 @@ impl MemorySupervisor {
         else {
             return false;
         };
-        let through = rounds(level).get(clean_up.round).copied();
-        let actions = Deed::all(came);
+        let max_stage = rounds(level).get(clean_up.round).copied();
+        let actions = ActionRecord::all(came);
         metrics::actions(&actions);
-        let gained: u64 = actions.iter().map(|deed| deed.action.gained_bytes()).sum();
+        let gained: u64 = actions
+            .iter()
+            .map(|record| record.action.gained_bytes())
+            .sum();
         if clean_up.again && gained < NOTEWORTHY {
             // The same as a second ago, and told then.
             return true;
@@ -235,26 +238,29 @@ impl MemorySupervisor {
         if !silent.is_empty() {
             tracing::warn!(?silent, "no answer to memory pressure");
         }
-        let promised: u64 = actions.iter().map(|deed| deed.action.promised_bytes).sum();
+        let promised: u64 = actions
+            .iter()
+            .map(|record| record.action.promised_bytes)
+            .sum();
         tracing::info!(
             level = level.label(),
-            through = through.map(Stage::label),
+            max_stage = max_stage.map(Stage::label),
             wanted_bytes = clean_up.wanted,
             promised_bytes = promised,
             gained_bytes = clean_up.used_before.saturating_sub(used),
             seconds = clean_up.began.elapsed().as_secs_f64(),
             "memory was cleaned up"
         );
-        if let Some(through) = through {
-            let happening = Happening::CleanUp {
+        if let Some(max_stage) = max_stage {
+            let kind = EventKind::CleanUp {
                 level,
-                through,
+                max_stage,
                 wanted_bytes: clean_up.wanted,
                 actions,
                 silent,
             };
             let before = clean_up.used_before;
-            self.shared.history().record(before, used, happening);
+            self.shared.history().record(before, used, kind);
         }
         true
     }

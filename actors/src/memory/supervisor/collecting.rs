@@ -10,7 +10,7 @@ use actix::{AsyncContext, Context, Handler};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::super::history::{Deed, GcReason, Happening};
+use super::super::history::{ActionRecord, EventKind, GcReason};
 use super::super::metrics;
 use super::super::room::Shared;
 use super::MemorySupervisor;
@@ -44,7 +44,7 @@ pub struct GcReport {
     /// How long it took.
     pub seconds: f64,
     /// What each actor gave.
-    pub actors: Vec<Deed>,
+    pub actors: Vec<ActionRecord>,
     /// Who did not answer in time.
     pub silent: Vec<String>,
 }
@@ -150,7 +150,7 @@ impl MemorySupervisor {
             let ask = Ask {
                 purpose: Purpose::Collection,
                 level: self.shared.history().level(),
-                through: Stage::Slack,
+                max_stage: Stage::Slack,
                 wanted_bytes: 0,
                 within: ANSWER_WITHIN,
                 purges: true,
@@ -186,8 +186,11 @@ impl MemorySupervisor {
             return;
         };
         let (_, came, silent) = running.answered.unwrap_or((began, Vec::new(), Vec::new()));
-        let actors = Deed::all(came);
-        let gained: u64 = actors.iter().map(|deed| deed.action.gained_bytes()).sum();
+        let actors = ActionRecord::all(came);
+        let gained: u64 = actors
+            .iter()
+            .map(|record| record.action.gained_bytes())
+            .sum();
         metrics::gc(running.reason, &actors);
         if running.reason == GcReason::Request || gained >= NOTEWORTHY {
             tracing::info!(
@@ -197,13 +200,13 @@ impl MemorySupervisor {
                 gained_bytes = gained,
                 "free memory was taken from allocators"
             );
-            let happening = Happening::Gc {
+            let kind = EventKind::Gc {
                 reason: running.reason,
                 actions: actors.clone(),
                 silent: silent.clone(),
             };
             let before = running.used_before;
-            self.shared.history().record(before, used, happening);
+            self.shared.history().record(before, used, kind);
         }
         let report = GcReport {
             used_before_bytes: running.used_before,

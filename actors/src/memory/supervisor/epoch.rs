@@ -35,7 +35,7 @@ pub(super) struct Ask {
     pub(super) purpose: Purpose,
     pub(super) level: Level,
     /// The last stage that is asked.
-    pub(super) through: Stage,
+    pub(super) max_stage: Stage,
     pub(super) wanted_bytes: u64,
     /// How long they may take to answer.
     pub(super) within: Duration,
@@ -62,7 +62,7 @@ impl MemorySupervisor {
         }
         self.end_epoch();
         let writer = &self.shared.writer;
-        let number = writer.publish(ask.level, Some(ask.through), ask.wanted_bytes);
+        let number = writer.publish(ask.level, Some(ask.max_stage), ask.wanted_bytes);
         self.epoch = Some(OpenEpoch { number, purpose });
         let (shared, within) = (Arc::clone(&self.shared), ask.within);
         let answers = async move {

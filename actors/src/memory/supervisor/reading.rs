@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use super::super::allocator::AllocatorStats;
 use super::super::budget::BudgetReading;
 use super::super::config::MemoryConfig;
-use super::super::history::Happening;
+use super::super::history::EventKind;
 use super::super::metrics;
 use super::super::probe::{GroupUsage, Health, KernelKills, SourceStatus, StallReading};
 use super::super::sampler::{Reading, SampleError, Sampler};
-use super::{MemorySupervisor, Waiting, Wish};
+use super::{MemorySupervisor, PendingRequest, Waiting};
 use crate::kernel::chain;
 use crate::kernel::pressure::Level;
 
@@ -65,10 +65,14 @@ impl MemorySupervisor {
         })
     }
 
-    pub(super) fn wait_for_reading(&mut self, wish: Wish, context: &mut Context<Self>) {
+    pub(super) fn wait_for_reading(
+        &mut self,
+        request: PendingRequest,
+        context: &mut Context<Self>,
+    ) {
         self.waiting.push(Waiting {
             arrived: Instant::now(),
-            wish,
+            request,
         });
         self.begin_reading(context);
     }
@@ -232,8 +236,8 @@ impl MemorySupervisor {
                     tracing::warn!(source, detail, "a source of memory figures misleads");
                 }
             }
-            let happening = Happening::Source(status.clone());
-            self.shared.history().record(used, used, happening);
+            let kind = EventKind::Source(status.clone());
+            self.shared.history().record(used, used, kind);
         }
     }
 }

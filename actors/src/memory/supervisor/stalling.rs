@@ -8,7 +8,7 @@ use actix::{AsyncContext, Context};
 use tokio::time::{Instant, timeout};
 
 use super::super::config::Levels;
-use super::super::history::Happening;
+use super::super::history::EventKind;
 use super::super::metrics;
 use super::super::probe::{Scope, SourceStatus, StallReading, StallWatch};
 use super::MemorySupervisor;
@@ -32,7 +32,7 @@ impl Stalling {
     }
 
     /// The share of the budget that counts: while our own tasks stall, memory is not plentiful,
-    /// whatever the figures say. Others' stalls are no reason to give anything back.
+    /// whatever the figures say. Peers' stalls are no reason to give anything back.
     pub(super) fn raise(&self, share: f64, levels: &Levels) -> f64 {
         let stalled = |at: Instant| at.elapsed() <= levels.dwell;
         if self.ours.is_some_and(stalled) {
@@ -106,7 +106,7 @@ impl MemorySupervisor {
 
     fn on_notice(&self, notice: Notice) {
         let used = self.used_last.unwrap_or(0);
-        let happening = Happening::Notice(notice);
-        self.shared.history().record(used, used, happening);
+        let kind = EventKind::Notice(notice);
+        self.shared.history().record(used, used, kind);
     }
 }

@@ -8,7 +8,7 @@ use actix::{AsyncContext, Context, Handler, SpawnHandle};
 use headroom_model_protocol::{HostRequest, OUTPUTS_UNASKED_MAX, TensorMeta};
 
 use super::{HostError, ModelHost};
-use crate::kernel::{BudgetError, Call, Hold, Message, Reply, sleep_awake};
+use crate::kernel::{BudgetError, BufferReservation, Call, Message, Reply, sleep_awake};
 use crate::model::infer::{BoundInput, BoundRequest, InferError, InferOutput};
 use crate::model::transfer::{COPY_INLINE_MAX, copy, read_outputs, write_request};
 
@@ -17,7 +17,7 @@ pub(in crate::model) struct Current {
     id: u64,
     pub(super) reply: Reply<Forward>,
     /// Memory set aside for its outputs, once the process has asked.
-    outputs: Option<Hold>,
+    outputs: Option<BufferReservation>,
     /// Why there is none.
     pub(super) refused: Option<BudgetError>,
     /// The timer of its deadline. It must end with the request: the context looks at every timer
@@ -35,7 +35,7 @@ impl ModelHost {
     /// Sets memory aside for outputs of `bytes`, or has the process drop them.
     pub(super) fn on_output_size(&mut self, id: u64, bytes: u64, cx: &mut Context<Self>) {
         let answers = Arc::clone(&self.spec.memory.answers);
-        let hold = async move { answers.hold_after_refresh(bytes).await };
+        let hold = async move { answers.reserve_after_refresh(bytes).await };
         cx.spawn(wrap_future::<_, Self>(hold).map(move |hold, host, cx| {
             let Some(running) = &host.running else { return };
             let Some(current) = host.current.as_mut().filter(|current| current.id == id) else {
@@ -72,7 +72,9 @@ impl ModelHost {
             ..
         } = current;
         let bytes = total(&outputs);
-        let allowed = hold.as_ref().map_or(OUTPUTS_UNASKED_MAX, Hold::bytes);
+        let allowed = hold
+            .as_ref()
+            .map_or(OUTPUTS_UNASKED_MAX, BufferReservation::bytes);
         if bytes > allowed {
             return self.fail(cx, HostError::TooMuchOutput { bytes, allowed });
         }

@@ -5,7 +5,7 @@ use actix::{AsyncContext, Context};
 use futures_util::stream;
 
 use super::{Instance, ModelOwner, Pending, SWEEP, TRIES_MAX, Work};
-use crate::model::facts::{EndCause, Generation};
+use crate::model::host_state::{EndCause, Generation};
 use crate::model::infer::InferError;
 
 impl Instance {

@@ -1,4 +1,4 @@
 //! The room's actors over processes that speak the protocol and do what a test tells them.
 
-mod care;
 mod fake;
+mod maintenance;

@@ -13,13 +13,14 @@ use tokio::time::timeout;
 use super::*;
 use crate::kernel::BudgetError;
 use crate::kernel::private_server::testing::{
-    PATIENCE, World, is_alive, kill_and_wait, listens_on_tcp, mode, open_folder, pid, uid_of, until,
+    PATIENCE, PrivateServerTest, is_alive, kill_and_wait, listens_on_tcp, mode, open_folder, pid,
+    uid_of, until,
 };
 use crate::kernel::private_server::{SearchPath, ServerState};
 use crate::kernel::testing::disk::MountNamespace;
 
-fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
-    embedded(config, world.supervisor.clone(), world.budget())
+fn server(test: &PrivateServerTest, config: EmbeddedConfig) -> PrivateServer {
+    embedded(config, test.supervisor.clone(), test.budget())
 }
 
 /// What a client of PostgreSQL's own says.
@@ -37,8 +38,8 @@ async fn query(socket: &Socket, sql: &str) -> Result<String, String> {
 }
 
 /// A server with one row in it.
-async fn with_a_row(world: &World) -> (PrivateServer, Socket) {
-    let server = server(world, world.config());
+async fn with_a_row(test: &PrivateServerTest) -> (PrivateServer, Socket) {
+    let server = server(test, test.config());
     let socket = server.ensure().await.unwrap();
     query(&socket, "CREATE TABLE kept (id int PRIMARY KEY)")
         .await
@@ -60,11 +61,11 @@ fn hang_up(pid: i32, signal: Signal) {
 
 #[test]
 fn it_is_laid_out_once_and_any_number_of_callers_wait_for_one_start() {
-    World::run(|world| async move {
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config());
         assert!(matches!(*server.state().borrow(), ServerState::Idle));
         assert!(
-            !world.folder().exists(),
+            !test.folder().exists(),
             "nothing happens before it is needed"
         );
         let callers = (0..50).map(|_| server.ensure());
@@ -75,10 +76,10 @@ fn it_is_laid_out_once_and_any_number_of_callers_wait_for_one_start() {
                 .iter()
                 .all(|other| other.as_ref().unwrap() == &socket)
         );
-        assert_eq!(world.ledger.claims.load(SeqCst), 1);
+        assert_eq!(test.ledger.claims.load(SeqCst), 1);
         let first = pid(&server.state());
-        assert_eq!(*world.ledger.attached.lock().unwrap(), [first]);
-        assert_eq!(world.ledger.settled.load(SeqCst), 1);
+        assert_eq!(*test.ledger.attached.lock().unwrap(), [first]);
+        assert_eq!(test.ledger.settled.load(SeqCst), 1);
         assert_eq!(
             query(&socket, "SHOW data_checksums").await.as_deref(),
             Ok("on")
@@ -95,33 +96,33 @@ fn it_is_laid_out_once_and_any_number_of_callers_wait_for_one_start() {
             .await
             .unwrap();
         // A second life begins where the first one ended.
-        world.stop().await;
+        test.stop().await;
         assert!(!is_alive(first));
         assert!(matches!(*server.state().borrow(), ServerState::Idle));
         let socket = server.ensure().await.unwrap();
         assert_ne!(pid(&server.state()), first);
         assert_row(&socket).await;
-        world
+        test
     });
 }
 
 #[test]
 fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
-    World::run(|world| async move {
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config());
         let socket = server.ensure().await.unwrap();
         let process = pid(&server.state());
         assert_ne!(uid_of(process), 0, "never as root");
         assert!(!listens_on_tcp(process));
-        assert_eq!(mode(&world.folder()), 0o700);
-        assert_eq!(mode(&world.folder().join("cluster")), 0o700);
+        assert_eq!(mode(&test.folder()), 0o700);
+        assert_eq!(mode(&test.folder().join("cluster")), 0o700);
         assert_eq!(
             socket.path().parent(),
-            Some(&*world.folder().canonicalize().unwrap())
+            Some(&*test.folder().canonicalize().unwrap())
         );
         assert_eq!(mode(socket.path()), 0o700);
-        let password = std::fs::read_to_string(world.folder().join("password")).unwrap();
-        assert_eq!(mode(&world.folder().join("password")), 0o600);
+        let password = std::fs::read_to_string(test.folder().join("password")).unwrap();
+        assert_eq!(mode(&test.folder().join("password")), 0o600);
         let with = |from: &str, to: &str| {
             Socket::new(socket.path().into(), socket.url().replace(from, to))
         };
@@ -132,20 +133,20 @@ fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
             assert!(query(&intruder, "SELECT 1").await.is_err());
         }
         // A lost password is replaced, and what is stored stays.
-        world.stop().await;
-        std::fs::remove_file(world.folder().join("password")).unwrap();
+        test.stop().await;
+        std::fs::remove_file(test.folder().join("password")).unwrap();
         let after = server.ensure().await.unwrap();
         assert!(!after.url().contains(&password));
         assert_eq!(query(&after, "SELECT 1").await.as_deref(), Ok("1"));
         assert!(query(&socket, "SELECT 1").await.is_err());
-        world
+        test
     });
 }
 
 #[test]
 fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
-    World::run(|world| async move {
-        let (server, socket) = with_a_row(&world).await;
+    PrivateServerTest::run(|test| async move {
+        let (server, socket) = with_a_row(&test).await;
         // Somebody is in the middle of something: this process survives the postmaster for a while.
         let busy = Command::from(child::command("psql"))
             .args([socket.url(), "-XAtqc", "SELECT pg_sleep(60)"])
@@ -156,22 +157,22 @@ fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
             kill_and_wait(&server).await;
             assert_row(&server.ensure().await.unwrap()).await;
         }
-        assert_eq!(world.ledger.claims.load(SeqCst), 1);
+        assert_eq!(test.ledger.claims.load(SeqCst), 1);
         drop(busy);
-        world
+        test
     });
 }
 
 #[test]
 fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
-    World::run(|world| async move {
-        let (server, _) = with_a_row(&world).await;
-        world.stop().await;
+    PrivateServerTest::run(|test| async move {
+        let (server, _) = with_a_row(&test).await;
+        test.stop().await;
         // What is left of a server that was killed: a postmaster that nobody owns.
-        let folder = world.folder().canonicalize().unwrap();
-        let search = world.config().search;
+        let folder = test.folder().canonicalize().unwrap();
+        let search = test.config().search;
         let binaries = search.with_all(&PROGRAMS).next().unwrap();
-        let mut orphan = world
+        let mut orphan = test
             .as_owner(binaries.join("postgres"))
             .arg("-D")
             .arg(folder.join(CLUSTER))
@@ -200,18 +201,18 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
             "it was ended in order"
         );
         assert_row(&socket).await;
-        world
+        test
     });
 }
 
 #[test]
 fn the_pid_file_of_a_process_that_is_gone_or_somebody_elses_is_no_obstacle() {
-    World::run(|world| async move {
-        let (server, socket) = with_a_row(&world).await;
-        world.stop().await;
-        let folder = world.folder();
+    PrivateServerTest::run(|test| async move {
+        let (server, socket) = with_a_row(&test).await;
+        test.stop().await;
+        let folder = test.folder();
         // A process that the server's user may send signals to: PostgreSQL itself would give way.
-        let stranger = world
+        let stranger = test
             .as_owner("sleep")
             .arg("100")
             .current_dir("/")
@@ -224,58 +225,58 @@ fn the_pid_file_of_a_process_that_is_gone_or_somebody_elses_is_no_obstacle() {
             std::fs::write(folder.join(format!("{SOCKET}.lock")), &text).unwrap();
             std::fs::write(socket.path(), "").unwrap();
             assert_row(&server.ensure().await.unwrap()).await;
-            world.stop().await;
+            test.stop().await;
         }
-        world
+        test
     });
 }
 
 #[test]
 fn half_a_cluster_is_never_taken_for_one() {
-    World::run(|world| async move {
-        let config = world.config();
+    PrivateServerTest::run(|test| async move {
+        let config = test.config();
         // Killed half-way: all is there but the last step, or hardly anything.
-        let interrupted = server(&world, config.clone());
+        let interrupted = server(&test, config.clone());
         let start = tokio::spawn(async move { interrupted.ensure().await.map(drop) });
         until("initdb is at work", || {
-            world.folder().join(NEW_CLUSTER).join("base").exists()
+            test.folder().join(NEW_CLUSTER).join("base").exists()
         })
         .await;
         let initdb = Orphans {
             what: NAME,
             programs: &PROGRAMS,
             folders: vec![
-                world.folder().canonicalize().unwrap(),
-                world.folder().join(NEW_CLUSTER).canonicalize().unwrap(),
+                test.folder().canonicalize().unwrap(),
+                test.folder().join(NEW_CLUSTER).canonicalize().unwrap(),
             ],
             signals: &[],
         };
         initdb.end().await.unwrap();
         let error = start.await.unwrap().unwrap_err();
         assert!(matches!(error, EmbeddedError::Initialise { .. }), "{error}");
-        assert!(!world.folder().join(CLUSTER).exists());
-        assert!(!world.folder().join(NEW_CLUSTER).exists());
+        assert!(!test.folder().join(CLUSTER).exists());
+        assert!(!test.folder().join(NEW_CLUSTER).exists());
         // What a kill of the whole server leaves.
-        let left = world.folder().join(NEW_CLUSTER);
+        let left = test.folder().join(NEW_CLUSTER);
         std::fs::create_dir_all(left.join("base")).unwrap();
         std::fs::write(left.join("PG_VERSION"), "15\n").unwrap();
-        let server = server(&world, config);
+        let server = server(&test, config);
         let socket = server.ensure().await.unwrap();
         assert_eq!(query(&socket, "SELECT 1").await.as_deref(), Ok("1"));
         assert!(!left.exists());
-        world
+        test
     });
 }
 
 #[test]
 fn without_binaries_it_says_what_to_install_and_starts_once_they_are_there() {
-    World::run(|world| async move {
+    PrivateServerTest::run(|test| async move {
         let programs = open_folder();
-        let mut config = world.config();
+        let mut config = test.config();
         let real = config.search.with_all(&PROGRAMS).next().unwrap().to_owned();
         let bin = programs.path().join("bin");
         config.search = SearchPath::new([bin.clone()]);
-        let server = server(&world, config);
+        let server = server(&test, config);
         let error = server.ensure().await.unwrap_err();
         assert!(matches!(error, EmbeddedError::Missing { .. }), "{error}");
         let text = error.to_string();
@@ -288,16 +289,16 @@ fn without_binaries_it_says_what_to_install_and_starts_once_they_are_there() {
             assert!(tokio::time::Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        world
+        test
     });
 }
 
 #[test]
 fn a_cluster_of_another_version_is_left_alone() {
-    World::run(|world| async move {
-        let (server, _) = with_a_row(&world).await;
-        world.stop().await;
-        let version = world.folder().join(CLUSTER).join("PG_VERSION");
+    PrivateServerTest::run(|test| async move {
+        let (server, _) = with_a_row(&test).await;
+        test.stop().await;
+        let version = test.folder().join(CLUSTER).join("PG_VERSION");
         let ours = std::fs::read_to_string(&version).unwrap();
         std::fs::write(&version, "9\n").unwrap();
         let error = server.ensure().await.unwrap_err();
@@ -314,21 +315,21 @@ fn a_cluster_of_another_version_is_left_alone() {
             assert!(tokio::time::Instant::now() < deadline);
         };
         assert_row(&socket).await;
-        world
+        test
     });
 }
 
 #[test]
 fn a_long_path_is_no_obstacle() {
-    World::run(|world| async move {
-        let server = server(&world, world.config_with_long_path());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config_with_long_path());
         let socket = server.ensure().await.unwrap();
         assert!(socket.path().as_os_str().len() <= 107);
         assert_eq!(mode(socket.path().parent().unwrap()), 0o700);
         assert_eq!(query(&socket, "SELECT 1").await.as_deref(), Ok("1"));
-        world.stop().await;
+        test.stop().await;
         std::fs::remove_dir_all(socket.path().parent().unwrap()).unwrap();
-        world
+        test
     });
 }
 
@@ -337,28 +338,28 @@ fn a_folder_that_its_user_cannot_reach_is_named() {
     if !nix::unistd::Uid::effective().is_root() {
         return skip("only root runs it as somebody else");
     }
-    World::run(|world| async move {
+    PrivateServerTest::run(|test| async move {
         use std::os::unix::fs::PermissionsExt;
-        let shut = world.home.path().join("shut");
+        let shut = test.home.path().join("shut");
         std::fs::create_dir(&shut).unwrap();
         std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let mut config = world.config();
+        let mut config = test.config();
         config.folder = shut.join("server");
-        let error = server(&world, config).ensure().await.unwrap_err();
+        let error = server(&test, config).ensure().await.unwrap_err();
         let EmbeddedError::Folder { path, remedy, .. } = &error else {
             panic!("{error}");
         };
         assert_eq!(*path, shut.canonicalize().unwrap());
         assert!(remedy.contains("chmod o+x"), "{remedy}");
-        world
+        test
     });
 }
 
 #[test]
 fn without_memory_nothing_is_started() {
-    World::run(|world| async move {
-        world.ledger.is_full.store(true, SeqCst);
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        test.ledger.is_full.store(true, SeqCst);
+        let server = server(&test, test.config());
         let error = server.ensure().await.unwrap_err();
         let short = matches!(
             error,
@@ -368,8 +369,8 @@ fn without_memory_nothing_is_started() {
             }
         );
         assert!(short, "{error}");
-        assert!(!world.folder().exists());
-        world
+        assert!(!test.folder().exists());
+        test
     });
 }
 
@@ -394,11 +395,11 @@ fn a_full_disk_is_told_of_and_it_starts_when_there_is_room() {
     let Some(namespace) = MountNamespace::enter() else {
         return;
     };
-    World::run(|world| async move {
-        let disk = namespace.disk(&world.home.path().join("disk"), 30);
-        let mut config = world.config();
+    PrivateServerTest::run(|test| async move {
+        let disk = namespace.disk(&test.home.path().join("disk"), 30);
+        let mut config = test.config();
         config.folder = disk.path().join("server");
-        let server = server(&world, config);
+        let server = server(&test, config);
         let error = server.ensure().await.unwrap_err();
         assert!(matches!(error, EmbeddedError::Initialise { .. }), "{error}");
         let text = error.to_string();
@@ -435,7 +436,7 @@ fn a_full_disk_is_told_of_and_it_starts_when_there_is_room() {
         }
         std::fs::remove_file(&filler).unwrap();
         assert_row(&once_there_is_room(&server).await).await;
-        world.stop().await;
-        world
+        test.stop().await;
+        test
     });
 }

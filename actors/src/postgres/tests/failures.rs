@@ -62,9 +62,9 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
 #[test]
 fn a_killed_server_is_found_again_when_it_is_back_and_nobody_hangs() {
     let mut cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let database = database(&cluster.url("postgres", ""), 4, &[]);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         database
             .execute("create table t (n int8)", &[], LONG)
             .await
@@ -97,16 +97,16 @@ fn a_killed_server_is_found_again_when_it_is_back_and_nobody_hangs() {
 #[test]
 fn a_wrong_password_is_told_at_once_and_never_shown() {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let admin = database(&cluster.url("postgres", ""), 1, &[]);
-        let root = start(&universe, &admin).await;
+        let root = start(&system, &admin).await;
         let create = "create role guarded login password 'correct'";
         admin.execute(create, &[], LONG).await.unwrap();
         root.stop().await;
         for (password, fits) in [("hunter2", false), ("correct", true)] {
             let url = cluster.url("guarded", &format!("password={password}"));
             let database = database(&url, 2, &[]);
-            let root = start(&universe, &database).await;
+            let root = start(&system, &database).await;
             let asked = Instant::now();
             let answer = database.query("select 1", &[], LONG).await;
             assert!(asked.elapsed() < LONG / 2);
@@ -129,9 +129,9 @@ fn a_wrong_password_is_told_at_once_and_never_shown() {
 #[test]
 fn too_many_connections_are_waited_out() {
     let cluster = Cluster::start(&["max_connections=4", "superuser_reserved_connections=0"]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let database = database(&cluster.url("postgres", ""), 20, &[]);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         let hold = async |_| {
             let options = crate::postgres::TransactionOptions::within(LONG);
             let transaction = database.begin(options).await?;
@@ -205,13 +205,13 @@ impl Proxy {
     }
 }
 
-async fn lead_nowhere(universe: &Universe, cluster: &Cluster, exclusive: bool) {
+async fn lead_nowhere(system: &TestSystem, cluster: &Cluster, exclusive: bool) {
     let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
     let proxy = Proxy::start(socket).await;
     let (ip, port) = (proxy.address.ip(), proxy.address.port());
     let url = format!("postgres://postgres@{ip}:{port}/postgres?sslmode=disable");
     let database = database(&url, 4, &[]);
-    let root = start(universe, &database).await;
+    let root = start(system, &database).await;
     let calls = || join_all((0..20).map(|_| database.query("select 1", &[], ms(300))));
     assert!(calls().await.iter().all(Result::is_ok));
     at_rest(&database).await;
@@ -240,8 +240,8 @@ async fn lead_nowhere(universe: &Universe, cluster: &Cluster, exclusive: bool) {
 #[test]
 fn connections_that_lead_nowhere_are_left() {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
-        lead_nowhere(&universe, &cluster, false).await;
-        lead_nowhere(&universe, &cluster, true).await;
+    TestSystem::real_time(|system| async move {
+        lead_nowhere(&system, &cluster, false).await;
+        lead_nowhere(&system, &cluster, true).await;
     });
 }

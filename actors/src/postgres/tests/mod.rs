@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{Connector, Database, Error, Migration, PostgresConfig};
 use crate::kernel::pool::{ConfiguredUrl, PoolConfig, PoolStatus, Status};
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::{Backoff, Root, SupervisorSpec};
 
 /// Longer than anything here takes.
@@ -53,17 +53,17 @@ fn database(url: &str, connections_max: u32, migrations: &'static [Migration]) -
     )
 }
 
-async fn start(universe: &Universe, database: &Database) -> Root {
+async fn start(system: &TestSystem, database: &Database) -> Root {
     let spec = SupervisorSpec::new("root").child(database.child(None));
-    universe.start(spec).await
+    system.start(spec).await
 }
 
 /// Runs `test` with a database on a server of its own, without migrations.
 fn with_database<F: Future<Output = ()>>(connections_max: u32, test: impl FnOnce(Database) -> F) {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let database = database(&cluster.url("postgres", ""), connections_max, &[]);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         test(database).await;
         root.stop().await;
     });

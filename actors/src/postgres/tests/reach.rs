@@ -5,7 +5,7 @@ use crate::kernel::testing::certificate::certificate;
 fn the_first_host_that_takes_writes_is_used() {
     let other = Cluster::start(&["default_transaction_read_only=on"]);
     let writable = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let nobody = tempfile::tempdir().unwrap();
         let hosts = [nobody.path(), other.path(), writable.path()];
         let hosts: Vec<_> = hosts
@@ -18,7 +18,7 @@ fn the_first_host_that_takes_writes_is_used() {
             hosts.join(",")
         );
         let database = database(&url, 2, &[]);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         database
             .execute("create table t (n int8)", &[], LONG)
             .await
@@ -33,7 +33,7 @@ fn the_first_host_that_takes_writes_is_used() {
             other.port()
         );
         let database = super::database(&url, 2, &[]);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         let error = database
             .query("select 1", &[], ms(500))
             .await
@@ -51,12 +51,12 @@ fn the_first_host_that_takes_writes_is_used() {
 fn a_server_that_takes_no_writes_any_more_is_left() {
     let mut first = Cluster::start(&[]);
     let second = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let (one, two) = (first.path().display(), second.path().display());
         let ports = format!("{},{}", first.port(), second.port());
         let url = format!("host={one},{two} port={ports} user=postgres dbname=postgres");
         let database = database(&url, 2, &[]);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         let table = "create table if not exists t (n int8)";
         database.execute(table, &[], LONG).await.unwrap();
         database
@@ -93,12 +93,12 @@ fn a_server_that_takes_no_writes_any_more_is_left() {
 fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
     let mut primary = Cluster::start(&[]);
     let replica = primary.replica(&["hot_standby=on"]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let (one, two) = (primary.path().display(), replica.path().display());
         let ports = format!("{},{}", primary.port(), replica.port());
         let url = format!("host={one},{two} port={ports} user=postgres dbname=postgres");
         let database = database(&url, 4, &[]);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         database
             .execute("create table t (n int8 primary key)", &[], LONG)
             .await
@@ -174,7 +174,7 @@ fn a_certificate_is_verified_as_far_as_was_asked() {
     cluster.put("postgresql.auto.conf", b"ssl = on\n");
     cluster.run();
     let root_file = folder.path().join("certificate.pem").display().to_string();
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let port = cluster.port();
         let own = format!("sslrootcert={root_file}");
         for (host, options, fits) in [
@@ -191,7 +191,7 @@ fn a_certificate_is_verified_as_far_as_was_asked() {
                 "host={host} {hostaddr} port={port} user=postgres dbname=postgres {options}"
             );
             let database = database(&url, 1, &[]);
-            let root = start(&universe, &database).await;
+            let root = start(&system, &database).await;
             let sql = "select count(*) from pg_stat_ssl where pid = pg_backend_pid() and ssl";
             let answer = database.query_one(sql, &[], LONG).await;
             assert_eq!(answer.is_ok(), fits, "{host} {options}: {answer:?}");

@@ -120,9 +120,9 @@ fn what_began_is_repeated_only_where_its_caller_allows_it() {
 #[test]
 fn a_commit_counts_although_the_session_cannot_be_reset_after_it() {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let owner = database(&cluster.url("postgres", ""), 2, &[]);
-        let root = start(&universe, &owner).await;
+        let root = start(&system, &owner).await;
         set_up(&owner).await;
         for sql in [
             "create role clerk login",
@@ -135,7 +135,7 @@ fn a_commit_counts_although_the_session_cannot_be_reset_after_it() {
 
         let url = cluster.url("clerk", "");
         let clerk = database(&url, 2, &[]);
-        let root = start(&universe, &clerk).await;
+        let root = start(&system, &clerk).await;
         let options = TransactionOptions::within(LONG).retryable(3);
         let work = async |transaction: &Transaction| {
             let insert = "insert into paid default values";
@@ -152,7 +152,7 @@ fn a_commit_counts_although_the_session_cannot_be_reset_after_it() {
         root.stop().await;
 
         let owner = database(&cluster.url("postgres", ""), 2, &[]);
-        let root = start(&universe, &owner).await;
+        let root = start(&system, &owner).await;
         assert_eq!(paid(&owner).await, 1);
         root.stop().await;
     });

@@ -27,11 +27,11 @@ fn with_replicas(primary: &str, replicas: &str, lag_max: Duration) -> (Database,
     (database, replicas)
 }
 
-async fn start_both(universe: &Universe, database: &Database, replicas: &Database) -> Root {
+async fn start_both(system: &TestSystem, database: &Database, replicas: &Database) -> Root {
     let spec = SupervisorSpec::new("root")
         .child(database.child(None))
         .child(replicas.child(None));
-    universe.start(spec).await
+    system.start(spec).await
 }
 
 async fn is_by_replica(database: &Database) -> bool {
@@ -53,10 +53,10 @@ async fn insert(database: &Database, n: i64) {
 fn what_is_marked_is_read_from_a_replica_and_nothing_else_is() {
     let primary = Cluster::start(&[]);
     let replica = primary.replica(&["hot_standby=on"]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
         let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
-        let root = start_both(&universe, &database, &replicas).await;
+        let root = start_both(&system, &database, &replicas).await;
         replica_serves(&database).await;
         let calls = (0..100).map(|_| is_by_replica(&database));
         assert!(join_all(calls).await.into_iter().all(|by| by));
@@ -94,10 +94,10 @@ fn reads_see_all_that_is_older_than_the_bound() {
     const BOUND: Duration = Duration::from_millis(400);
     let primary = Cluster::start(&[]);
     let replica = primary.replica(&["hot_standby=on"]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
         let (database, replicas) = with_replicas(&one, &two, BOUND);
-        let root = start_both(&universe, &database, &replicas).await;
+        let root = start_both(&system, &database, &replicas).await;
         let count = async |lag_max: Duration| -> (i64, bool) {
             let sql = "select count(*), pg_is_in_recovery() from t";
             let view = database.read_only().lag_max(lag_max);
@@ -141,10 +141,10 @@ fn reads_see_all_that_is_older_than_the_bound() {
 fn a_killed_replica_costs_no_read_and_is_used_again_when_it_is_back() {
     let primary = Cluster::start(&[]);
     let mut replica = primary.replica(&["hot_standby=on"]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
         let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
-        let root = start_both(&universe, &database, &replicas).await;
+        let root = start_both(&system, &database, &replicas).await;
         replica_serves(&database).await;
         let done = AtomicBool::new(false);
         let reader = async |_| {
@@ -190,10 +190,10 @@ fn a_killed_replica_costs_no_read_and_is_used_again_when_it_is_back() {
 fn a_promoted_replica_is_none() {
     let primary = Cluster::start(&[]);
     let replica = primary.replica(&["hot_standby=on"]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
         let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
-        let root = start_both(&universe, &database, &replicas).await;
+        let root = start_both(&system, &database, &replicas).await;
         replica_serves(&database).await;
         replica.promote();
         let port = format!("{}", primary.port());
@@ -216,12 +216,12 @@ fn several_replicas_have_a_part_each() {
     let primary = Cluster::start(&[]);
     let first = primary.replica(&["hot_standby=on"]);
     let mut second = primary.replica(&["hot_standby=on"]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let hosts = format!("{},{}", first.path().display(), second.path().display());
         let ports = format!("{},{}", first.port(), second.port());
         let url = format!("host={hosts} port={ports} user=postgres dbname=postgres");
         let (database, replicas) = with_replicas(&primary.url("postgres", ""), &url, LAG_MAX);
-        let root = start_both(&universe, &database, &replicas).await;
+        let root = start_both(&system, &database, &replicas).await;
         replica_serves(&database).await;
         let options = TransactionOptions::within(LONG);
         let mut held = Vec::new();

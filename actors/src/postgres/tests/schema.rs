@@ -15,13 +15,10 @@ const TWO: &[Migration] = &[
 #[test]
 fn two_that_come_at_once_migrate_once() {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let url = cluster.url("postgres", "");
         let (left, right) = (database(&url, 2, TWO), database(&url, 2, TWO));
-        let (one, two) = (
-            start(&universe, &left).await,
-            start(&universe, &right).await,
-        );
+        let (one, two) = (start(&system, &left).await, start(&system, &right).await);
         let sql = "select (select count(*) from one) * 10 + count(*) from headroom.schema_history";
         let (left, right) = tokio::join!(count(&left, sql), count(&right, sql));
         assert_eq!((left, right), (12, 12));
@@ -33,9 +30,9 @@ fn two_that_come_at_once_migrate_once() {
 #[test]
 fn a_caller_that_goes_away_does_not_end_the_migration() {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let database = database(&cluster.url("postgres", ""), 2, TWO);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         let answer = database.query("select 1", &[], ms(100)).await;
         assert!(
             matches!(answer, Err(Error::Deadline { sent: false })),
@@ -49,21 +46,21 @@ fn a_caller_that_goes_away_does_not_end_the_migration() {
 #[test]
 fn a_newer_or_changed_schema_is_refused() {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let url = cluster.url("postgres", "");
         let newer = database(&url, 2, TWO);
-        let root = start(&universe, &newer).await;
+        let root = start(&system, &newer).await;
         newer.migrate(LONG).await.unwrap();
         root.stop().await;
         let older = database(&url, 2, &TWO[..1]);
-        let root = start(&universe, &older).await;
+        let root = start(&system, &older).await;
         let refused = older.query("select 1", &[], LONG).await.unwrap_err();
         let Error::Schema(SchemaError::Newer { found: 2, known: 1 }) = refused else {
             panic!("{refused}");
         };
         root.stop().await;
         let other = database(&url, 2, MIGRATIONS);
-        let root = start(&universe, &other).await;
+        let root = start(&system, &other).await;
         let refused = other
             .begin(crate::postgres::TransactionOptions::default())
             .await;
@@ -90,23 +87,23 @@ fn a_step_that_fails_leaves_nothing_of_any_behind() {
     ];
     const GAP: &[Migration] = &[TWO[1], TWO[1]];
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let url = cluster.url("postgres", "");
         let bad = database(&url, 2, BAD);
-        let root = start(&universe, &bad).await;
+        let root = start(&system, &bad).await;
         for _ in 0..2 {
             let refused = bad.migrate(LONG).await.unwrap_err();
             assert_eq!(refused.sqlstate(), Some("22012"), "{refused}");
         }
         root.stop().await;
         let twice = database(&url, 2, GAP);
-        let root = start(&universe, &twice).await;
+        let root = start(&system, &twice).await;
         let refused = twice.migrate(LONG).await.unwrap_err();
         let steps = matches!(refused, Error::Schema(SchemaError::Steps(_)));
         assert!(steps, "{refused}");
         root.stop().await;
         let good = database(&url, 2, TWO);
-        let root = start(&universe, &good).await;
+        let root = start(&system, &good).await;
         assert_eq!(count(&good, "select count(*) from one").await, 1);
         root.stop().await;
     });
@@ -115,9 +112,9 @@ fn a_step_that_fails_leaves_nothing_of_any_behind() {
 #[test]
 fn the_first_use_makes_the_schema() {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let database = database(&cluster.url("postgres", ""), 2, MIGRATIONS);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
         let put = "insert into headroom.instance (key, value) values ($1, $2)";
         let value = serde_json::json!({"a": 1});
         assert_eq!(

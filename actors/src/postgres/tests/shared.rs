@@ -8,7 +8,7 @@ const SLOW: &str = "select pg_sleep(8)";
 #[test]
 fn slow_statements_whose_callers_left_hold_up_nobody_while_connections_are_free() {
     let cluster = Cluster::start(&[]);
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let pool = PoolConfig {
             shared_max: 4,
             shared_depth: 2,
@@ -17,7 +17,7 @@ fn slow_statements_whose_callers_left_hold_up_nobody_while_connections_are_free(
         let url = cluster.url("postgres", "");
         let connector = Connector::new(Arc::new(ConfiguredUrl::new(url)), settings());
         let database = Database::new("postgres", connector, settings(), pool, &[]);
-        let root = start(&universe, &database).await;
+        let root = start(&system, &database).await;
 
         // Each of the four has a slow statement, and one that waits behind it.
         let (mut slow, mut behind) = (Vec::new(), Vec::new());

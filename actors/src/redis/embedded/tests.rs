@@ -10,14 +10,14 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::kernel::private_server::testing::{
-    PATIENCE, World, is_alive, kill_and_wait, listens_on_tcp, mode, pid, uid_of, until,
+    PATIENCE, PrivateServerTest, is_alive, kill_and_wait, listens_on_tcp, mode, pid, uid_of, until,
 };
 use crate::kernel::private_server::{SearchPath, ServerState};
 use crate::kernel::testing::disk::MountNamespace;
 use crate::redis::{Redis as Client, Role, cmd, pool, pool_config};
 
-fn server(world: &World, config: EmbeddedConfig) -> PrivateServer {
-    embedded(config, world.supervisor.clone(), world.budget())
+fn server(test: &PrivateServerTest, config: EmbeddedConfig) -> PrivateServer {
+    embedded(config, test.supervisor.clone(), test.budget())
 }
 
 fn password(socket: &Socket) -> &str {
@@ -43,8 +43,8 @@ async fn tell(socket: &Socket, command: &[&str]) -> String {
 
 #[test]
 fn a_second_start_finds_what_the_first_one_kept() {
-    World::run(|world| async move {
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config());
         let callers = (0..50).map(|_| server.ensure());
         let sockets = futures_util::future::join_all(callers).await;
         let socket = sockets[0].as_ref().unwrap().clone();
@@ -55,41 +55,41 @@ fn a_second_start_finds_what_the_first_one_kept() {
         );
         assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
         let process = pid(&server.state());
-        assert_eq!(*world.ledger.attached.lock().unwrap(), [process]);
-        assert_eq!(world.ledger.settled.load(SeqCst), 1);
-        world.stop().await;
+        assert_eq!(*test.ledger.attached.lock().unwrap(), [process]);
+        assert_eq!(test.ledger.settled.load(SeqCst), 1);
+        test.stop().await;
         assert!(!is_alive(process));
         let socket = server.ensure().await.unwrap();
         assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
         let appended = tell(&socket, &["CONFIG", "GET", "appendfsync"]).await;
         assert_eq!(appended, "appendfsync\nalways");
-        world
+        test
     });
 }
 
 #[test]
 fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
-    World::run(|world| async move {
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config());
         let socket = server.ensure().await.unwrap();
         let process = pid(&server.state());
         assert_ne!(uid_of(process), 0, "never as root");
         assert!(!listens_on_tcp(process));
-        assert_eq!(mode(&world.folder()), 0o700);
+        assert_eq!(mode(&test.folder()), 0o700);
         assert_eq!(mode(socket.path()), 0o700);
         for secret in ["password", "redis.conf"] {
-            assert_eq!(mode(&world.folder().join(secret)), 0o600);
+            assert_eq!(mode(&test.folder().join(secret)), 0o600);
         }
         assert_eq!(tell(&socket, &["PING"]).await, "PONG");
         assert!(ask(&socket, "wrong", &["PING"]).await.contains("NOAUTH"));
-        world
+        test
     });
 }
 
 #[test]
 fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
-    World::run(|world| async move {
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config());
         let socket = server.ensure().await.unwrap();
         for round in ["1", "2"] {
             assert_eq!(tell(&socket, &["SET", round, round]).await, "OK");
@@ -97,18 +97,18 @@ fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
             let socket = server.ensure().await.unwrap();
             assert_eq!(tell(&socket, &["GET", round]).await, round);
         }
-        world
+        test
     });
 }
 
 #[test]
 fn a_file_that_a_crash_cut_off_is_loaded_up_to_there() {
-    World::run(|world| async move {
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config());
         let socket = server.ensure().await.unwrap();
         assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
-        world.stop().await;
-        let folder = world.folder().join("appendonlydir");
+        test.stop().await;
+        let folder = test.folder().join("appendonlydir");
         let file = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -119,18 +119,18 @@ fn a_file_that_a_crash_cut_off_is_loaded_up_to_there() {
         let socket = server.ensure().await.unwrap();
         assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
         assert_eq!(tell(&socket, &["DBSIZE"]).await, "1");
-        world
+        test
     });
 }
 
 #[test]
 fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
-    World::run(|world| async move {
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config());
         let socket = server.ensure().await.unwrap();
-        world.stop().await;
-        let folder = world.folder().canonicalize().unwrap();
-        let mut orphan = world
+        test.stop().await;
+        let folder = test.folder().canonicalize().unwrap();
+        let mut orphan = test
             .as_owner("redis-server")
             .arg(folder.join("redis.conf"))
             .current_dir(&folder)
@@ -151,45 +151,45 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
             "it was ended in order"
         );
         assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
-        world
+        test
     });
 }
 
 #[test]
 fn without_binaries_it_says_what_to_install() {
-    World::run(|world| async move {
-        let mut config = world.config();
-        config.search = SearchPath::new([world.home.path().join("bin")]);
-        let error = server(&world, config).ensure().await.unwrap_err();
+    PrivateServerTest::run(|test| async move {
+        let mut config = test.config();
+        config.search = SearchPath::new([test.home.path().join("bin")]);
+        let error = server(&test, config).ensure().await.unwrap_err();
         assert!(matches!(error, EmbeddedError::Missing { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains("apt-get install redis-server"), "{text}");
-        world
+        test
     });
 }
 
 #[test]
 fn a_long_path_is_no_obstacle() {
-    World::run(|world| async move {
-        let server = server(&world, world.config_with_long_path());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config_with_long_path());
         let socket = server.ensure().await.unwrap();
         assert!(socket.path().as_os_str().len() <= 107);
         assert_eq!(tell(&socket, &["PING"]).await, "PONG");
-        world.stop().await;
+        test.stop().await;
         std::fs::remove_dir_all(socket.path().parent().unwrap()).unwrap();
-        world
+        test
     });
 }
 
 #[test]
 fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
-    World::run(|world| async move {
-        let server = server(&world, world.config());
+    PrivateServerTest::run(|test| async move {
+        let server = server(&test, test.config());
         server.ensure().await.unwrap();
-        world.stop().await;
+        test.stop().await;
         // Nothing can be appended to a folder.
-        let data = world.folder().join("appendonlydir");
-        std::fs::rename(&data, world.folder().join("aside")).unwrap();
+        let data = test.folder().join("appendonlydir");
+        std::fs::rename(&data, test.folder().join("aside")).unwrap();
         std::fs::write(&data, "").unwrap();
         let asked = std::time::Instant::now();
         let (mut starts, mut last) = (0, None);
@@ -209,13 +209,13 @@ fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
             "{starts} starts in three seconds"
         );
         std::fs::remove_file(&data).unwrap();
-        std::fs::rename(world.folder().join("aside"), &data).unwrap();
+        std::fs::rename(test.folder().join("aside"), &data).unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while server.ensure().await.is_err() {
             assert!(std::time::Instant::now() < deadline, "it comes back");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        world
+        test
     });
 }
 
@@ -224,14 +224,14 @@ fn a_disk_that_gets_full_under_load_loses_nothing_that_was_acknowledged() {
     let Some(namespace) = MountNamespace::enter() else {
         return;
     };
-    World::run(|world| async move {
-        let disk = namespace.disk(&world.home.path().join("disk"), 8);
-        let mut config = world.config();
+    PrivateServerTest::run(|test| async move {
+        let disk = namespace.disk(&test.home.path().join("disk"), 8);
+        let mut config = test.config();
         config.folder = disk.path().join("server");
-        let server = server(&world, config);
+        let server = server(&test, config);
         let place = crate::redis::Server::one(Arc::new(server.clone()));
         let (handle, child) = pool(Role::Primary, place, pool_config(), None);
-        world.supervisor.start_child(child).await.unwrap();
+        test.supervisor.start_child(child).await.unwrap();
         let redis = Client::new(handle);
         let second = Duration::from_secs(1);
         let value = "x".repeat(16 * 1024);
@@ -285,8 +285,8 @@ fn a_disk_that_gets_full_under_load_loses_nothing_that_was_acknowledged() {
                 "{number} is lost"
             );
         }
-        world.supervisor.terminate_child(Role::Primary.name()).await;
-        world.stop().await;
-        world
+        test.supervisor.terminate_child(Role::Primary.name()).await;
+        test.stop().await;
+        test
     });
 }

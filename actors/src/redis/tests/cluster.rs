@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::super::{Access, Error, Redis, Server, cmd};
 use super::network::{Instance, cluster, eventually};
-use super::server::{House, SECOND};
-use crate::kernel::testing::Universe;
+use super::server::{RunningPool, SECOND};
+use crate::kernel::testing::TestSystem;
 
 async fn set(redis: &Redis, key: &str) -> Result<(), Error> {
     redis.command(cmd("SET").arg(key).arg(key), SECOND).await
@@ -36,7 +36,7 @@ fn owners(nodes: &[Instance], keys: &[String]) -> BTreeMap<String, usize> {
 
 #[test]
 fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let nodes = cluster().await;
         // One that is named is not there.
         let mut named = [Instance::start(&[]).await];
@@ -46,14 +46,14 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
             .chain(&nodes[..1])
             .map(Instance::node)
             .collect();
-        let house = House::at(&universe, Server::cluster(named, Access::default())).await;
-        house.until_up().await;
+        let running = RunningPool::at(&system, Server::cluster(named, Access::default())).await;
+        running.until_up().await;
         let keys: Vec<String> = (0..300).map(|number| format!("key:{number}")).collect();
         for key in &keys {
-            set(&house.redis, key).await.unwrap();
+            set(&running.redis, key).await.unwrap();
         }
         for key in &keys {
-            assert_eq!(&get(&house.redis, key).await.unwrap(), key);
+            assert_eq!(&get(&running.redis, key).await.unwrap(), key);
         }
         let owners = owners(&nodes, &keys);
         for index in 0..3 {
@@ -61,12 +61,12 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
         }
         // A slot without a key goes to another node, of which nobody tells us.
         let moved = slot(&nodes[0], "moved");
-        set(&house.redis, "moved").await.unwrap();
+        set(&running.redis, "moved").await.unwrap();
         let from = nodes
             .iter()
             .position(|node| node.ask(&["GET", "moved"]) == "moved")
             .unwrap();
-        house
+        running
             .redis
             .command::<u64>(cmd("DEL").arg("moved"), SECOND)
             .await
@@ -76,26 +76,26 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
         for node in [&nodes[to], &nodes[from]] {
             assert_eq!(node.ask(&["CLUSTER", "SETSLOT", &moved, "NODE", &id]), "OK");
         }
-        set(&house.redis, "moved").await.unwrap();
+        set(&running.redis, "moved").await.unwrap();
         assert_eq!(nodes[to].ask(&["GET", "moved"]), "moved");
-        let facts = house.redis.facts(SECOND).await.unwrap().unwrap();
+        let facts = running.redis.facts(SECOND).await.unwrap().unwrap();
         assert_eq!((facts.nodes, facts.role.as_str()), (3, "master"));
-        let status = house.redis.status(SECOND).await.unwrap();
+        let status = running.redis.status(SECOND).await.unwrap();
         assert!(status.closed.is_empty(), "{status:?}");
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_dead_node_costs_its_slots_alone_and_is_found_again() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let mut nodes = cluster().await;
         let named = nodes.iter().map(Instance::node).collect();
-        let house = House::at(&universe, Server::cluster(named, Access::default())).await;
-        house.until_up().await;
+        let running = RunningPool::at(&system, Server::cluster(named, Access::default())).await;
+        running.until_up().await;
         let keys: Vec<String> = (0..60).map(|number| format!("key:{number}")).collect();
         for key in &keys {
-            set(&house.redis, key).await.unwrap();
+            set(&running.redis, key).await.unwrap();
         }
         let owners = owners(&nodes, &keys);
         nodes[1].kill();
@@ -104,7 +104,7 @@ fn a_dead_node_costs_its_slots_alone_and_is_found_again() {
         while Instant::now() < end {
             for key in &keys {
                 let asked = Instant::now();
-                let answer = get(&house.redis, key).await;
+                let answer = get(&running.redis, key).await;
                 let took = asked.elapsed();
                 assert!(took < 2 * SECOND, "{key}: {took:?}");
                 match answer {
@@ -144,10 +144,10 @@ fn a_dead_node_costs_its_slots_alone_and_is_found_again() {
         let began = Instant::now();
         let lost = owners.iter().find(|(_, owner)| **owner == 1).unwrap().0;
         eventually("its slots answer", async || {
-            set(&house.redis, lost).await.is_ok()
+            set(&running.redis, lost).await.is_ok()
         })
         .await;
         println!("its slots are back {:?} after it answered", began.elapsed());
-        house.close().await;
+        running.close().await;
     });
 }

@@ -7,19 +7,19 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::super::{Cache, Error, Redis, Script, cmd, pipe};
-use super::server::{House, RealServer, SECOND};
+use super::server::{RealServer, RunningPool, SECOND};
 use crate::kernel::pool::{CheckoutError, ConnectErrorKind};
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 
 #[test]
 fn many_callers_share_few_connections() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
-        let house = House::open(&universe, &server).await;
-        house.until_up().await;
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
         let mut increment = cmd("INCR");
         increment.arg("n");
-        let callers = (0..1000).map(|_| house.redis.command::<u64>(&increment, 10 * SECOND));
+        let callers = (0..1000).map(|_| running.redis.command::<u64>(&increment, 10 * SECOND));
         let mut seen = join_all(callers)
             .await
             .into_iter()
@@ -27,46 +27,49 @@ fn many_callers_share_few_connections() {
             .unwrap();
         seen.sort_unstable();
         assert_eq!(seen, (1..=1000).collect::<Vec<_>>());
-        let status = house.redis.status(SECOND).await.unwrap();
+        let status = running.redis.status(SECOND).await.unwrap();
         assert!(status.size <= 5, "{status:?}");
         assert!(status.reuse_rate > 0.99, "{status:?}");
-        let facts = house.redis.facts(SECOND).await.unwrap();
+        let facts = running.redis.facts(SECOND).await.unwrap();
         let facts = facts.expect("a connection is open");
         assert_eq!(facts.role, "master");
         assert!(facts.version.starts_with(|it: char| it.is_ascii_digit()));
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn scripts_are_called_by_hash_and_sent_when_unknown() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
-        let house = House::open(&universe, &server).await;
-        house.until_up().await;
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
         let script = Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])");
         let mut call = script.key("n");
         call.arg(5);
         for expected in [5, 10] {
-            let sum: i64 = house.redis.script(&call, SECOND).await.unwrap();
+            let sum: i64 = running.redis.script(&call, SECOND).await.unwrap();
             assert_eq!(sum, expected);
         }
         // What the server forgets, it is told again.
         let mut flush = cmd("SCRIPT");
         flush.arg("FLUSH");
-        house.redis.command::<()>(&flush, SECOND).await.unwrap();
-        assert_eq!(house.redis.script::<i64>(&call, SECOND).await.unwrap(), 15);
-        house.close().await;
+        running.redis.command::<()>(&flush, SECOND).await.unwrap();
+        assert_eq!(
+            running.redis.script::<i64>(&call, SECOND).await.unwrap(),
+            15
+        );
+        running.close().await;
     });
 }
 
 #[test]
 fn pipelines_come_back_in_order_and_errors_say_what_happened() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
-        let house = House::open(&universe, &server).await;
-        house.until_up().await;
-        let redis: &Redis = &house.redis;
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
+        let redis: &Redis = &running.redis;
         let mut both = pipe();
         both.atomic().cmd("SET").arg("a").arg("b").ignore();
         both.cmd("APPEND").arg("a").arg("c").cmd("GET").arg("a");
@@ -95,19 +98,19 @@ fn pipelines_come_back_in_order_and_errors_say_what_happened() {
         // None of these costs the connection.
         let status = redis.status(SECOND).await.unwrap();
         assert!(status.closed.is_empty(), "{status:?}");
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_wrong_password_is_told_at_once_and_shown_to_nobody() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let mut server = RealServer::start(&["--requirepass", "right"]);
         server.password = Some("wrong-secret");
-        let house = House::open(&universe, &server).await;
+        let running = RunningPool::open(&system, &server).await;
         let began = Instant::now();
         let kind = loop {
-            let error = house
+            let error = running
                 .redis
                 .command::<String>(&cmd("PING"), 5 * SECOND)
                 .await;
@@ -124,19 +127,19 @@ fn a_wrong_password_is_told_at_once_and_shown_to_nobody() {
             }
         };
         assert_eq!(kind, ConnectErrorKind::Denied);
-        let status = serde_json::to_string(&house.redis.status(SECOND).await.unwrap()).unwrap();
+        let status = serde_json::to_string(&running.redis.status(SECOND).await.unwrap()).unwrap();
         assert!(!status.contains("secret"), "{status}");
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn without_a_server_primary_fails_and_the_cache_misses() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = RealServer::absent();
-        let house = House::open(&universe, &server).await;
+        let running = RunningPool::open(&system, &server).await;
         let began = Instant::now();
-        let error = house
+        let error = running
             .redis
             .command::<String>(&cmd("PING"), 30 * SECOND)
             .await;
@@ -146,26 +149,26 @@ fn without_a_server_primary_fails_and_the_cache_misses() {
             began.elapsed() < 5 * SECOND,
             "told by the circuit, not by the deadline"
         );
-        let cache = Cache::new(house.redis.clone());
+        let cache = Cache::new(running.redis.clone());
         assert_eq!(cache.get::<String>("key", SECOND).await, None);
         assert!(!cache.set("key", "value", SECOND, SECOND).await);
         let status = cache.status();
         assert_eq!((status.hits, status.misses, status.failures), (0, 1, 2));
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn the_cache_keeps_and_forgets() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
-        let house = House::open(&universe, &server).await;
-        house.until_up().await;
-        let cache = Cache::new(house.redis.clone());
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
+        let cache = Cache::new(running.redis.clone());
         assert_eq!(cache.get::<String>("key", SECOND).await, None);
         assert!(cache.set("key", "value", 60 * SECOND, SECOND).await);
         assert_eq!(cache.get("key", SECOND).await, Some("value".to_owned()));
-        let left: i64 = house
+        let left: i64 = running
             .redis
             .command(cmd("PTTL").arg("key"), SECOND)
             .await
@@ -175,27 +178,27 @@ fn the_cache_keeps_and_forgets() {
         assert_eq!(cache.get::<String>("key", SECOND).await, None);
         let status = cache.status();
         assert_eq!((status.hits, status.misses, status.failures), (1, 2, 0));
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_server_that_says_nothing_costs_no_more_than_the_deadline() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
-        let house = House::open(&universe, &server).await;
-        house.until_up().await;
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
         server.signal(Signal::SIGSTOP);
         let began = Instant::now();
-        let error = house
+        let error = running
             .redis
             .command::<String>(&cmd("PING"), SECOND / 5)
             .await;
         assert!(matches!(error, Err(Error::Deadline)), "{error:?}");
         assert!(began.elapsed() < SECOND);
         server.signal(Signal::SIGCONT);
-        house.until_up().await;
-        house.close().await;
+        running.until_up().await;
+        running.close().await;
     });
 }
 
@@ -203,10 +206,10 @@ fn a_server_that_says_nothing_costs_no_more_than_the_deadline() {
 /// is there, and what is written afterwards succeeds soon.
 #[test]
 fn a_killed_server_is_found_again_and_no_acknowledged_write_is_lost() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let mut server = RealServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-        let house = House::open(&universe, &server).await;
-        house.until_up().await;
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
         let end = Instant::now() + 3 * SECOND;
         let mut increment = cmd("INCR");
         increment.arg("n");
@@ -215,7 +218,7 @@ fn a_killed_server_is_found_again_and_no_acknowledged_write_is_lost() {
             let (mut acknowledged, mut unknown) = (0u64, 0u64);
             while Instant::now() < end {
                 let began = Instant::now();
-                match house.redis.command::<u64>(&increment, within).await {
+                match running.redis.command::<u64>(&increment, within).await {
                     Ok(_) => acknowledged += 1,
                     Err(error) if error.is_unsent() => sleep(Duration::from_millis(5)).await,
                     Err(_) => unknown += 1,
@@ -233,13 +236,13 @@ fn a_killed_server_is_found_again_and_no_acknowledged_write_is_lost() {
             server.kill();
             sleep(SECOND / 2).await;
             server.run();
-            house.until_up().await
+            running.until_up().await
         };
         let (counts, recovered) = tokio::join!(join_all(writers), trouble);
         assert!(recovered < 2 * SECOND, "recovered after {recovered:?}");
         let acknowledged: u64 = counts.iter().map(|(sure, _)| sure).sum();
         let unknown: u64 = counts.iter().map(|(_, unknown)| unknown).sum();
-        let kept: u64 = house
+        let kept: u64 = running
             .redis
             .command(cmd("GET").arg("n"), SECOND)
             .await
@@ -249,7 +252,7 @@ fn a_killed_server_is_found_again_and_no_acknowledged_write_is_lost() {
             (acknowledged..=acknowledged + unknown).contains(&kept),
             "{acknowledged} acknowledged, {unknown} unknown, {kept} kept"
         );
-        assert!(house.pool.in_flight() == 0);
-        house.close().await;
+        assert!(running.pool.in_flight() == 0);
+        running.close().await;
     });
 }

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{Access, Login, Redis, Server, cmd, pipe};
 use super::network::{Watched, eventually};
-use super::server::{House, SECOND};
-use crate::kernel::testing::Universe;
+use super::server::{RunningPool, SECOND};
+use crate::kernel::testing::TestSystem;
 
 /// Writes a number, and waits until a replica has it too: only then does it count. While a server has
 /// no replica that would hold up all others on the connection: it is not asked for then.
@@ -23,13 +23,13 @@ async fn write(redis: &Redis, number: u64, replicas: u32, within: Duration) -> O
 
 #[test]
 fn a_killed_primary_is_left_for_the_promoted_replica_and_no_acknowledged_write_is_lost() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let mut watched = Watched::start().await;
         let access = Access::default();
         let server = Server::sentinels(watched.nodes(), Login::default(), "main", access);
-        let house = House::at(&universe, server).await;
-        house.until_up().await;
-        let redis = &house.redis;
+        let running = RunningPool::at(&system, server).await;
+        running.until_up().await;
+        let redis = &running.redis;
         let within = SECOND;
         // A new replica gives no word for what it has within its first second.
         eventually("the replica confirms", async || {
@@ -108,18 +108,18 @@ fn a_killed_primary_is_left_for_the_promoted_replica_and_no_acknowledged_write_i
             .await
             .unwrap();
         assert_eq!(watched.replica.ask(&["GET", "later"]), "1");
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_primary_that_became_a_replica_is_left_and_dead_sentinels_are_passed_over() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let mut watched = Watched::start().await;
         let access = Access::default();
         let server = Server::sentinels(watched.nodes(), Login::default(), "main", access);
-        let house = House::at(&universe, server).await;
-        house.until_up().await;
+        let running = RunningPool::at(&system, server).await;
+        running.until_up().await;
         let asked = watched.sentinels[2].ask(&["SENTINEL", "FAILOVER", "main"]);
         assert_eq!(asked, "OK");
         watched
@@ -128,7 +128,7 @@ fn a_primary_that_became_a_replica_is_left_and_dead_sentinels_are_passed_over() 
             .await;
         watched.sentinels[0].kill();
         let began = Instant::now();
-        let redis = &house.redis;
+        let redis = &running.redis;
         eventually("a write", async || {
             let mut set = cmd("SET");
             redis
@@ -142,6 +142,6 @@ fn a_primary_that_became_a_replica_is_left_and_dead_sentinels_are_passed_over() 
             began.elapsed()
         );
         assert_eq!(watched.replica.ask(&["GET", "key"]), "new");
-        house.close().await;
+        running.close().await;
     });
 }

@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{Error, Redis, Server, cmd, pool_config};
 use super::network::{Instance, eventually};
-use super::server::{House, SECOND};
+use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::{ConfiguredUrl, PoolConfig};
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Conduct, Proxy};
 
 /// How long a caller waits.
@@ -60,7 +60,7 @@ async fn ask_for(redis: &Redis, time: Duration) -> (u64, u64) {
 
 #[test]
 fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = Instance::start(&[]).await;
         let proxy = Proxy::start(server.address()).await;
         // A connect that began in a hole is given up then, and not before.
@@ -68,8 +68,8 @@ fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
             connect_timeout: SECOND,
             ..pool_config()
         };
-        let house = House::at_with(&universe, through(&proxy), config).await;
-        house.until_up().await;
+        let running = RunningPool::at_with(&system, through(&proxy), config).await;
+        running.until_up().await;
         for fault in [
             Conduct::Delay(Duration::from_millis(20)),
             // Answers come when nobody waits for them any more.
@@ -81,7 +81,7 @@ fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
             for coming in [Conduct::Pass, fault] {
                 let before = proxy.accepted();
                 proxy.order(fault, coming);
-                let (answered, failed) = ask_for(&house.redis, SECOND).await;
+                let (answered, failed) = ask_for(&running.redis, SECOND).await;
                 // What is in a hole stays there: only new connections pass.
                 let there = if fault == Conduct::Hole {
                     fault
@@ -90,7 +90,7 @@ fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
                 };
                 proxy.order(there, Conduct::Pass);
                 let healed = Instant::now();
-                eventually("an answer", async || ask(&house.redis).await.is_ok()).await;
+                eventually("an answer", async || ask(&running.redis).await.is_ok()).await;
                 let took = healed.elapsed();
                 let opened = proxy.accepted() - before;
                 println!(
@@ -102,12 +102,12 @@ fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
                 assert!(opened < 100, "{opened} opened in a second");
             }
         }
-        let (answered, failed) = ask_for(&house.redis, SECOND / 5).await;
+        let (answered, failed) = ask_for(&running.redis, SECOND / 5).await;
         assert!(
             answered > 0 && failed == 0,
             "{answered} answered, {failed} not"
         );
-        assert_eq!(house.pool.in_flight(), 0);
-        house.close().await;
+        assert_eq!(running.pool.in_flight(), 0);
+        running.close().await;
     });
 }

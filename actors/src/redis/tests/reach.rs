@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{Access, Error, Login, Node, Redis, Server, cmd, pool_config};
 use super::network::{Instance, eventually};
-use super::server::{House, SECOND};
+use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::{
     CheckoutError, ConfiguredUrl, ConnectError, ConnectErrorKind, PoolConfig, TimeoutCause,
 };
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::certificate::certificate;
 
 fn at(url: String) -> Server {
@@ -53,7 +53,7 @@ async fn secured(more: &[&str]) -> (TempDir, Instance) {
 
 #[test]
 fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let (folder, server) = secured(&[]).await;
         let plain = Instance::start(&[]).await;
         let other = tempfile::tempdir().unwrap();
@@ -69,8 +69,8 @@ fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
             (format!("rediss://127.0.0.1:{tls}"), own, Some(elsewhere)),
         ] {
             let ca = ca.map(|folder: &Path| folder.join("certificate.pem"));
-            let house = House::at(&universe, at(url.clone()).trusting(ca)).await;
-            let answer = ping(&house.redis).await;
+            let running = RunningPool::at(&system, at(url.clone()).trusting(ca)).await;
+            let answer = ping(&running.redis).await;
             match (answer, refused) {
                 (Ok(answer), None) => assert_eq!(answer, "PONG"),
                 (Err(error), Some(words)) => {
@@ -81,39 +81,39 @@ fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
                 }
                 (answer, _) => panic!("{url}: {answer:?}"),
             }
-            house.close().await;
+            running.close().await;
         }
         // Text where TLS is spoken.
-        let house = House::at(&universe, at(format!("redis://localhost:{tls}"))).await;
-        let error = refusal(ping(&house.redis).await.unwrap_err());
+        let running = RunningPool::at(&system, at(format!("redis://localhost:{tls}"))).await;
+        let error = refusal(ping(&running.redis).await.unwrap_err());
         assert!(error.to_string().ends_with("or wants TLS"), "{error}");
-        house.close().await;
+        running.close().await;
         // TLS where text is spoken: it waits for the end of what it takes for a command.
         let config = PoolConfig {
             connect_timeout: SECOND / 2,
             ..pool_config()
         };
         let server = at(format!("rediss://localhost:{text}"));
-        let house = House::at_with(&universe, server, config).await;
-        let error = refusal(ping(&house.redis).await.unwrap_err());
+        let running = RunningPool::at_with(&system, server, config).await;
+        let error = refusal(ping(&running.redis).await.unwrap_err());
         println!("TLS where text is spoken: {error} ({:?})", error.kind);
         assert_ne!(error.kind, ConnectErrorKind::Unreachable);
-        house.close().await;
+        running.close().await;
         let none = Some("/nonexistent/ca.pem".into());
-        let house = House::at(
-            &universe,
+        let running = RunningPool::at(
+            &system,
             at(format!("rediss://localhost:{tls}")).trusting(none),
         );
-        let house = house.await;
-        let error = refusal(ping(&house.redis).await.unwrap_err());
+        let running = running.await;
+        let error = refusal(ping(&running.redis).await.unwrap_err());
         assert_eq!(error.to_string(), "/nonexistent/ca.pem cannot be read");
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_cluster_is_reached_through_a_secured_channel() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let bus = super::network::free_port().to_string();
         let (folder, server) = secured(&[
             "--cluster-enabled",
@@ -151,36 +151,36 @@ fn a_cluster_is_reached_through_a_secured_channel() {
         };
         let ca = folder.path().join("certificate.pem");
         let cluster = || Server::cluster(vec![node.clone()], access.clone());
-        let house = House::at(&universe, cluster().trusting(Some(ca))).await;
-        assert_eq!(ping(&house.redis).await.unwrap(), "PONG");
-        house.close().await;
-        let house = House::at(&universe, cluster()).await;
+        let running = RunningPool::at(&system, cluster().trusting(Some(ca))).await;
+        assert_eq!(ping(&running.redis).await.unwrap(), "PONG");
+        running.close().await;
+        let running = RunningPool::at(&system, cluster()).await;
         let error = refusal(
-            house
+            running
                 .redis
                 .command::<()>(&cmd("PING"), SECOND)
                 .await
                 .unwrap_err(),
         );
         println!("without the authority: {error} ({:?})", error.kind);
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_user_does_what_it_may_in_its_database() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let user = "limited on >hunter2 ~app:* +get +set +select +ping +unwatch";
         let mut arguments = vec!["--user"];
         arguments.extend(user.split(' '));
         let server = Instance::start(&arguments).await;
         let port = server.port();
-        let house = House::at(
-            &universe,
+        let running = RunningPool::at(
+            &system,
             at(format!("redis://limited:hunter2@127.0.0.1:{port}/3")),
         )
         .await;
-        let redis = &house.redis;
+        let redis = &running.redis;
         redis
             .command::<()>(cmd("SET").arg("app:a").arg(1), SECOND)
             .await
@@ -195,36 +195,36 @@ fn a_user_does_what_it_may_in_its_database() {
         }
         let status = redis.status(SECOND).await.unwrap();
         assert!(status.closed.is_empty() && status.opened == 1, "{status:?}");
-        house.close().await;
+        running.close().await;
         let refused = format!("127.0.0.1:{port}: redis refused the database");
         // One who may not even choose its database is told so.
         assert_eq!(server.ask(&["ACL", "SETUSER", "limited", "-select"]), "OK");
-        let house = House::at(
-            &universe,
+        let running = RunningPool::at(
+            &system,
             at(format!("redis://limited:hunter2@127.0.0.1:{port}/3")),
         )
         .await;
-        let error = refusal(ping(&house.redis).await.unwrap_err());
+        let error = refusal(ping(&running.redis).await.unwrap_err());
         assert_eq!(error.kind, ConnectErrorKind::Denied);
         assert_eq!(error.to_string(), refused);
-        house.close().await;
+        running.close().await;
         // There are sixteen databases.
-        let house = House::at(&universe, at(format!("redis://127.0.0.1:{port}/99"))).await;
-        let error = refusal(ping(&house.redis).await.unwrap_err());
+        let running = RunningPool::at(&system, at(format!("redis://127.0.0.1:{port}/99"))).await;
+        let error = refusal(ping(&running.redis).await.unwrap_err());
         assert_eq!(error.to_string(), refused);
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_wrong_password_is_not_tried_over_and_over() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = Instance::start(&["--requirepass", "right"]).await;
         let url = format!("redis://:wrong-secret@127.0.0.1:{}", server.port());
-        let house = House::at(&universe, at(url)).await;
+        let running = RunningPool::at(&system, at(url)).await;
         let began = Instant::now();
         while began.elapsed() < 2 * SECOND {
-            let error = ping(&house.redis).await.unwrap_err();
+            let error = ping(&running.redis).await.unwrap_err();
             let error = refusal(error);
             assert_eq!(error.kind, ConnectErrorKind::Denied, "{error}");
             assert!(
@@ -233,24 +233,24 @@ fn a_wrong_password_is_not_tried_over_and_over() {
             );
             sleep(SECOND / 200).await;
         }
-        let status = house.redis.status(SECOND).await.unwrap();
+        let status = running.redis.status(SECOND).await.unwrap();
         println!("{} tries in two seconds of calls", status.failed);
         assert!((1..20).contains(&status.failed), "{status:?}");
         assert!(!format!("{status:?}").contains("secret"), "{status:?}");
-        house.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn too_many_connections_are_told_and_waited_out() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = Instance::start(&["--maxclients", "4"]).await;
         let mut taken = Vec::new();
         for _ in 0..8 {
             taken.push(TcpStream::connect(server.address()).await.unwrap());
         }
-        let house = House::at(&universe, at(server.url())).await;
-        let error = refusal(ping(&house.redis).await.unwrap_err());
+        let running = RunningPool::at(&system, at(server.url())).await;
+        let error = refusal(ping(&running.redis).await.unwrap_err());
         // What it says before it hangs up may be lost.
         assert_eq!(error.kind, ConnectErrorKind::Refused, "{error:?}");
         assert!(
@@ -258,8 +258,8 @@ fn too_many_connections_are_told_and_waited_out() {
             "{error}"
         );
         drop(taken);
-        let back = house.until_up().await;
+        let back = running.until_up().await;
         assert!(back < 2 * SECOND, "{back:?}");
-        house.close().await;
+        running.close().await;
     });
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{Connector, Redis, Role, Server, cmd, pool, pool_config};
 use crate::kernel::pool::{ConfiguredUrl, Pool, PoolConfig};
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::{Handle, Root, SupervisorSpec};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -70,33 +70,33 @@ impl RealServer {
 }
 
 /// A running room with one pool.
-pub(super) struct House {
+pub(super) struct RunningPool {
     root: Root,
     pub(super) pool: Handle<Pool<Connector>>,
     pub(super) redis: Redis,
 }
 
-impl House {
-    pub(super) async fn open(universe: &Universe, server: &RealServer) -> Self {
-        Self::open_with(universe, server, pool_config()).await
+impl RunningPool {
+    pub(super) async fn open(system: &TestSystem, server: &RealServer) -> Self {
+        Self::open_with(system, server, pool_config()).await
     }
 
     pub(super) async fn open_with(
-        universe: &Universe,
+        system: &TestSystem,
         server: &RealServer,
         config: PoolConfig,
     ) -> Self {
-        Self::at_with(universe, server.place(), config).await
+        Self::at_with(system, server.place(), config).await
     }
 
-    pub(super) async fn at(universe: &Universe, server: Server) -> Self {
-        Self::at_with(universe, server, pool_config()).await
+    pub(super) async fn at(system: &TestSystem, server: Server) -> Self {
+        Self::at_with(system, server, pool_config()).await
     }
 
-    pub(super) async fn at_with(universe: &Universe, server: Server, config: PoolConfig) -> Self {
+    pub(super) async fn at_with(system: &TestSystem, server: Server, config: PoolConfig) -> Self {
         let (handle, child) = pool(Role::Primary, server, config, None);
-        let root = universe
-            .start(SupervisorSpec::new("house").child(child))
+        let root = system
+            .start(SupervisorSpec::new("running").child(child))
             .await;
         Self {
             root,

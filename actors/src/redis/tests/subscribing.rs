@@ -14,23 +14,23 @@ use super::faults::through;
 use super::network::{Instance, Watched, cluster};
 use super::server::{RealServer, SECOND};
 use crate::kernel::pool::ConfiguredUrl;
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Conduct, Proxy};
 use crate::kernel::{Backoff, Handle, Root, SupervisorSpec};
 
-struct Post {
+struct RunningSubscriber {
     root: Root,
     subscriber: Handle<Subscriber>,
     redis: Redis,
 }
 
-impl Post {
-    async fn open(universe: &Universe, server: &RealServer) -> Self {
-        Self::at(universe, server.place(), server.place()).await
+impl RunningSubscriber {
+    async fn open(system: &TestSystem, server: &RealServer) -> Self {
+        Self::at(system, server.place(), server.place()).await
     }
 
     /// Publishes at one server, listens at the other.
-    async fn at(universe: &Universe, here: Server, there: Server) -> Self {
+    async fn at(system: &TestSystem, here: Server, there: Server) -> Self {
         let (handle, child) = pool(Role::Primary, here, pool_config(), None);
         let subscriber = Subscriber::handle();
         let backoff = Backoff::try_new(Duration::from_millis(10), SECOND / 5, SECOND).unwrap();
@@ -41,9 +41,9 @@ impl Post {
             backoff,
         };
         let listening = Subscriber::child(&subscriber, there, config);
-        let spec = SupervisorSpec::new("post").child(child).child(listening);
+        let spec = SupervisorSpec::new("running").child(child).child(listening);
         Self {
-            root: universe.start(spec).await,
+            root: system.start(spec).await,
             subscriber,
             redis: Redis::new(handle),
         }
@@ -91,99 +91,99 @@ fn message(channel: &str, text: &str) -> Event {
 
 #[test]
 fn no_subscription_is_lost_in_twenty_reconnects() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
-        let post = Post::open(&universe, &server).await;
-        let mut news = post.listen(channel("news")).await;
-        let mut sport = post.listen(channel("sport")).await;
-        let mut all = post.listen(Topic::Pattern("n*".to_owned())).await;
+        let running = RunningSubscriber::open(&system, &server).await;
+        let mut news = running.listen(channel("news")).await;
+        let mut sport = running.listen(channel("sport")).await;
+        let mut all = running.listen(Topic::Pattern("n*".to_owned())).await;
         for round in 0..20 {
             let text = round.to_string();
-            assert_eq!(post.publish("news", &text).await, 2);
-            assert_eq!(post.publish("sport", &text).await, 1);
+            assert_eq!(running.publish("news", &text).await, 2);
+            assert_eq!(running.publish("sport", &text).await, 1);
             assert_eq!(next(&mut news).await, message("news", &text));
             assert_eq!(next(&mut all).await, message("news", &text));
             assert_eq!(next(&mut sport).await, message("sport", &text));
             let mut kill = cmd("CLIENT");
             kill.arg("KILL").arg("TYPE").arg("pubsub");
-            let killed: u64 = post.redis.command(&kill, SECOND).await.unwrap();
+            let killed: u64 = running.redis.command(&kill, SECOND).await.unwrap();
             assert_eq!(killed, 1);
             for subscription in [&mut news, &mut sport, &mut all] {
                 assert_eq!(next(subscription).await, Event::Gap);
             }
         }
-        assert_eq!(post.publish("news", "end").await, 2);
+        assert_eq!(running.publish("news", "end").await, 2);
         assert_eq!(next(&mut news).await, message("news", "end"));
-        let status = post.status().await;
+        let status = running.status().await;
         assert_eq!(
             (status.connects, status.topics, status.listeners),
             (21, 3, 3)
         );
-        post.root.stop().await;
+        running.root.stop().await;
     });
 }
 
 #[test]
 fn subscriptions_come_back_with_a_killed_server() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let mut server = RealServer::start(&[]);
-        let post = Post::open(&universe, &server).await;
-        let mut news = post.listen(channel("news")).await;
+        let running = RunningSubscriber::open(&system, &server).await;
+        let mut news = running.listen(channel("news")).await;
         server.kill();
         server.run();
         assert_eq!(next(&mut news).await, Event::Gap);
-        assert_eq!(post.publish("news", "back").await, 1);
+        assert_eq!(running.publish("news", "back").await, 1);
         assert_eq!(next(&mut news).await, message("news", "back"));
-        post.root.stop().await;
+        running.root.stop().await;
         assert_eq!(news.next().await, None);
     });
 }
 
 #[test]
 fn a_subscription_ends_with_its_last_listener() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
-        let post = Post::open(&universe, &server).await;
-        let first = post.listen(channel("news")).await;
-        let mut second = post.listen(channel("news")).await;
-        let other = post.listen(channel("sport")).await;
+        let running = RunningSubscriber::open(&system, &server).await;
+        let first = running.listen(channel("news")).await;
+        let mut second = running.listen(channel("news")).await;
+        let other = running.listen(channel("sport")).await;
         drop(first);
-        assert_eq!(post.publish("news", "one").await, 1);
+        assert_eq!(running.publish("news", "one").await, 1);
         assert_eq!(next(&mut second).await, message("news", "one"));
         drop(second);
         let end = Instant::now() + 20 * SECOND;
-        while post.publish("news", "two").await > 0 {
+        while running.publish("news", "two").await > 0 {
             assert!(Instant::now() < end, "it never ended");
             sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(post.publish("sport", "three").await, 1);
+        assert_eq!(running.publish("sport", "three").await, 1);
         drop(other);
-        while post.status().await.connected {
+        while running.status().await.connected {
             assert!(Instant::now() < end, "it keeps a connection for nobody");
             sleep(Duration::from_millis(5)).await;
         }
         // And begins again.
-        let mut again = post.listen(channel("news")).await;
-        assert_eq!(post.publish("news", "four").await, 1);
+        let mut again = running.listen(channel("news")).await;
+        assert_eq!(running.publish("news", "four").await, 1);
         assert!(matches!(
             next(&mut again).await,
             Event::Gap | Event::Message { .. }
         ));
-        post.root.stop().await;
+        running.root.stop().await;
     });
 }
 
 #[test]
 fn a_connection_that_died_without_a_word_is_found_and_made_anew() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let instance = Instance::start(&[]).await;
         let proxy = Proxy::start(instance.address()).await;
         let here = Server::one(Arc::new(ConfiguredUrl::new(instance.url())));
-        let post = Post::at(&universe, here, through(&proxy)).await;
-        let mut news = post.listen(channel("news")).await;
+        let running = RunningSubscriber::at(&system, here, through(&proxy)).await;
+        let mut news = running.listen(channel("news")).await;
         // A quiet connection that lives is left alone.
         sleep(SECOND).await;
-        assert_eq!(post.status().await.connects, 1);
+        assert_eq!(running.status().await.connects, 1);
         for coming in [Conduct::Pass, Conduct::Hole] {
             proxy.order(Conduct::Hole, coming);
             let cut = Instant::now();
@@ -195,16 +195,16 @@ fn a_connection_that_died_without_a_word_is_found_and_made_anew() {
             let took = cut.elapsed();
             println!("made anew {took:?} after it died, {coming:?} for those to come");
             assert!(took < 5 * SECOND, "{took:?}");
-            post.publish("news", "again").await;
+            running.publish("news", "again").await;
             assert_eq!(next(&mut news).await, message("news", "again"));
         }
-        post.root.stop().await;
+        running.root.stop().await;
     });
 }
 
 #[test]
 fn messages_come_round_at_one_server_by_sentinels_and_in_a_cluster() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let one = Instance::start(&[]).await;
         let watched = Watched::start().await;
         let nodes = cluster().await;
@@ -217,15 +217,15 @@ fn messages_come_round_at_one_server_by_sentinels_and_in_a_cluster() {
             Server::sentinels(watched.nodes(), Login::default(), "main", Access::default()),
             Server::cluster(named, Access::default()),
         ] {
-            let post = Post::at(&universe, server.clone(), server.clone()).await;
-            assert!(!post.status().await.connected, "before anybody listens");
-            let pubsub = PubSub::new(post.redis.clone(), post.subscriber.clone());
+            let running = RunningSubscriber::at(&system, server.clone(), server.clone()).await;
+            assert!(!running.status().await.connected, "before anybody listens");
+            let pubsub = PubSub::new(running.redis.clone(), running.subscriber.clone());
             for _ in 0..3 {
                 pubsub.round_trip(10 * SECOND).await.unwrap();
             }
-            let status = post.status().await;
+            let status = running.status().await;
             assert!(status.messages >= 3, "{server:?}: {status:?}");
-            post.root.stop().await;
+            running.root.stop().await;
         }
     });
 }

@@ -13,7 +13,7 @@ use super::super::{
     PoolConfig, PoolStatus, Status, check_out,
 };
 use crate::kernel::pressure::PressureReader;
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::{Backoff, Handle, Root, SupervisorSpec};
 
 pub(super) const MB: u64 = 1 << 20;
@@ -136,29 +136,27 @@ pub(super) fn single() -> PoolConfig {
 }
 
 /// A running pool.
-pub(super) struct Bath {
+pub(super) struct RunningPool {
     root: Option<Root>,
     pub(super) pool: Handle<Pool<Server>>,
     pub(super) server: Arc<Server>,
 }
 
-impl Bath {
-    pub(super) async fn open(universe: &Universe, config: PoolConfig, takes: Duration) -> Self {
-        Self::open_under(universe, config, takes, None).await
+impl RunningPool {
+    pub(super) async fn open(system: &TestSystem, config: PoolConfig, takes: Duration) -> Self {
+        Self::open_under(system, config, takes, None).await
     }
 
     pub(super) async fn open_under(
-        universe: &Universe,
+        system: &TestSystem,
         config: PoolConfig,
         takes: Duration,
         pressure: Option<PressureReader>,
     ) -> Self {
         let server = Server::new(takes);
-        let pool = Pool::handle("bath", &config);
+        let pool = Pool::handle("running", &config);
         let child = Pool::child(&pool, config, Arc::clone(&server), pressure);
-        let root = universe
-            .start(SupervisorSpec::new("yard").child(child))
-            .await;
+        let root = system.start(SupervisorSpec::new("yard").child(child)).await;
         Self {
             root: Some(root),
             pool,

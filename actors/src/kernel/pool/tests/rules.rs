@@ -1,4 +1,4 @@
-//! What is true of the book after every step, whatever happens.
+//! What is true of the state after every step, whatever happens.
 
 use std::cell::Cell;
 use std::panic::Location;
@@ -8,9 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::super::book::{Book, Effect, Slot, Use};
 use super::super::lease::Condition;
 use super::super::queue::Waits;
+use super::super::state::{Effect, PoolState, Slot, Use};
 use super::super::{ConnectError, ConnectErrorKind, Mode, PoolConfig};
 use super::double::{config, ms};
 
@@ -52,8 +52,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..200)
 }
 
-struct World {
-    book: Book<(), Caller>,
+struct PoolModel {
+    state: PoolState<(), Caller>,
     now: Instant,
     callers: Vec<Caller>,
     leases: Vec<u64>,
@@ -66,10 +66,10 @@ fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
     (!from.is_empty()).then(|| from.swap_remove(which % from.len()))
 }
 
-impl World {
+impl PoolModel {
     fn new(config: PoolConfig) -> Self {
         Self {
-            book: Book::new("rules", config, |()| false, |()| false),
+            state: PoolState::new("rules", config, |()| false, |()| false),
             now: Instant::now(),
             callers: Vec::new(),
             leases: Vec::new(),
@@ -80,7 +80,7 @@ impl World {
     }
 
     fn carry_out(&mut self) {
-        for effect in self.book.take_effects() {
+        for effect in self.state.take_effects() {
             match effect {
                 Effect::Grant { ticket, lease, .. } => {
                     assert!(!ticket.answered.replace(true), "answered twice");
@@ -100,7 +100,7 @@ impl World {
     fn opened(&mut self, id: u64, well: bool) {
         let error = || ConnectError::new(ConnectErrorKind::Unreachable, "away");
         let result = if well { Ok(()) } else { Err(error()) };
-        self.book.opened(self.now, id, result);
+        self.state.opened(self.now, id, result);
     }
 
     fn step(&mut self, step: &Step) {
@@ -110,7 +110,7 @@ impl World {
                 let caller = Caller::default();
                 self.callers.push(caller.clone());
                 let deadline = now + ms(within);
-                self.book
+                self.state
                     .ask(now, mode, Location::caller(), deadline, caller);
             }
             Step::GoAway(which) => {
@@ -121,7 +121,7 @@ impl World {
             Step::Return(which, how) => {
                 let how = [Condition::Fit, Condition::Dirty, Condition::Broken][usize::from(how)];
                 if let Some(lease) = pick(&mut self.leases, which) {
-                    self.book.returned(now, lease, how);
+                    self.state.returned(now, lease, how);
                 }
             }
             Step::Open(which, well) => {
@@ -131,24 +131,24 @@ impl World {
             }
             Step::LookAfter(which, well) => {
                 if let Some(id) = pick(&mut self.checking, which) {
-                    self.book.checked(now, id, well);
+                    self.state.checked(now, id, well);
                 } else if let Some(id) = pick(&mut self.cleaning, which) {
-                    self.book.cleaned(now, id, well);
+                    self.state.cleaned(now, id, well);
                 }
             }
             Step::Relieve(bytes) => {
-                self.book.relieve(bytes, 1);
+                self.state.shed_idle(bytes, 1);
             }
             Step::Pass(millis) => self.pass(ms(millis)),
         }
         self.carry_out();
     }
 
-    /// Time passes, and the book is woken whenever it wished to be.
+    /// Time passes, and the state is woken whenever it wished to be.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         let mut wakes = 0;
-        while let Some(at) = self.book.next_wake(self.now)
+        while let Some(at) = self.state.next_wake(self.now)
             && at <= end
             && wakes < 1_000
         {
@@ -157,36 +157,36 @@ impl World {
                 "woken again and again without time passing"
             );
             self.now = self.now.max(at);
-            self.book.tick(self.now);
+            self.state.tick(self.now);
             self.carry_out();
             wakes += 1;
         }
         self.now = end;
-        self.book.tick(end);
+        self.state.tick(end);
     }
 
     fn assert_rules(&self) {
-        let book = &self.book;
-        let max = book.config.connections_max as usize;
+        let state = &self.state;
+        let max = state.config.connections_max as usize;
         assert!(
-            book.slots.len() + book.opening.len() <= max,
+            state.slots.len() + state.opening.len() <= max,
             "more than the maximum"
         );
-        let idle = book.slots.values();
+        let idle = state.slots.values();
         let idle = idle
             .filter(|slot| matches!(slot.state, Use::Idle { .. }))
             .count();
-        assert_eq!(idle, book.idle.len());
+        assert_eq!(idle, state.idle.len());
         // Every lease is on a connection, and an exclusive one alone.
-        assert_eq!(book.leases.len(), self.leases.len());
+        assert_eq!(state.leases.len(), self.leases.len());
         let mut shared = 0;
-        for slot in book.slots.values() {
+        for slot in state.slots.values() {
             if let Use::Shared { in_flight, .. } = slot.state {
-                assert!((1..=book.config.shared_depth).contains(&in_flight));
+                assert!((1..=state.config.shared_depth).contains(&in_flight));
                 shared += in_flight as usize;
             }
         }
-        let exclusive = book.slots.values();
+        let exclusive = state.slots.values();
         let exclusive = exclusive
             .filter(|slot| slot.state == Use::Exclusive)
             .count();
@@ -195,17 +195,17 @@ impl World {
         // shared; those that take nobody any more do not count.
         let takes_more =
             |slot: &&Slot<()>| matches!(slot.state, Use::Shared { retiring: None, .. });
-        let active = book.slots.values().filter(takes_more).count();
-        if !book.idle.is_empty() && active == 0 && book.queue.shared() > 0 {
+        let active = state.slots.values().filter(takes_more).count();
+        if !state.idle.is_empty() && active == 0 && state.queue.shared() > 0 {
             assert!(
-                book.coming(self.now) >= book.demand(),
+                state.coming(self.now) >= state.demand(),
                 "forgotten while no connection takes those who share"
             );
         }
         // Nobody waits beside an idle connection, unless it is being looked after for them.
-        if !book.idle.is_empty() && book.queue.exclusive() > 0 {
+        if !state.idle.is_empty() && state.queue.exclusive() > 0 {
             assert!(
-                book.coming(self.now) >= book.demand(),
+                state.coming(self.now) >= state.demand(),
                 "forgotten beside an idle connection"
             );
         }
@@ -214,29 +214,29 @@ impl World {
 
 /// Ends a lease on each connection that takes those who share: it is of no use any more, and those
 /// who have it besides stay.
-fn break_all_shared(world: &mut World) {
-    for lease in world.leases.clone() {
-        let slot = world.book.leases[&lease].slot;
-        let state = world.book.slots[&slot].state;
+fn break_all_shared(model: &mut PoolModel) {
+    for lease in model.leases.clone() {
+        let slot = model.state.leases[&lease].slot;
+        let state = model.state.slots[&slot].state;
         if matches!(state, Use::Shared { retiring: None, .. }) {
-            world.leases.retain(|kept| *kept != lease);
-            world.book.returned(world.now, lease, Condition::Broken);
-            world.carry_out();
+            model.leases.retain(|kept| *kept != lease);
+            model.state.returned(model.now, lease, Condition::Broken);
+            model.carry_out();
         }
     }
 }
 
 /// One more wants to share; whatever is opened for that opens. Says whether it got a connection.
-fn share(world: &mut World) -> bool {
-    let before = world.leases.len();
-    world.step(&Step::Ask(Mode::Shared, 60_000));
+fn share(model: &mut PoolModel) -> bool {
+    let before = model.leases.len();
+    model.step(&Step::Ask(Mode::Shared, 60_000));
     // Opening another one is thought over when somebody has waited.
-    world.step(&Step::Pass(20));
-    while let Some(id) = world.opening.pop() {
-        world.opened(id, true);
-        world.carry_out();
+    model.step(&Step::Pass(20));
+    while let Some(id) = model.opening.pop() {
+        model.opened(id, true);
+        model.carry_out();
     }
-    world.leases.len() > before
+    model.leases.len() > before
 }
 
 #[test]
@@ -248,20 +248,20 @@ fn connections_that_take_nobody_any_more_keep_nobody_from_sharing_others() {
         shared_depth: 2,
         ..config()
     };
-    let mut world = World::new(config);
+    let mut model = PoolModel::new(config);
     for round in 0..3 {
         for user in 0..4 {
-            assert!(share(&mut world), "user {user} of round {round} waits");
-            world.assert_rules();
+            assert!(share(&mut model), "user {user} of round {round} waits");
+            model.assert_rules();
         }
-        break_all_shared(&mut world);
+        break_all_shared(&mut model);
     }
     // Six retire, with a user each; the last one that is left is shared too.
-    assert_eq!(world.book.slots.len(), 6);
-    assert!(share(&mut world));
-    assert!(share(&mut world));
+    assert_eq!(model.state.slots.len(), 6);
+    assert!(share(&mut model));
+    assert!(share(&mut model));
     // Now there is nothing more to be had.
-    assert!(!share(&mut world));
+    assert!(!share(&mut model));
 }
 
 proptest! {
@@ -277,27 +277,27 @@ proptest! {
             shared_depth: depth,
             ..config()
         };
-        let mut world = World::new(config);
+        let mut model = PoolModel::new(config);
         for step in &steps {
-            world.step(step);
-            world.assert_rules();
+            model.step(step);
+            model.assert_rules();
         }
         // Everything comes to its end, and nobody is left without an answer, although no deadline
         // has passed.
-        let callers = world.callers.clone();
+        let callers = model.callers.clone();
         for _ in 0..500 {
-            while let Some(id) = world.opening.pop() {
-                world.opened(id, true);
-                world.carry_out();
+            while let Some(id) = model.opening.pop() {
+                model.opened(id, true);
+                model.carry_out();
             }
-            world.step(&Step::LookAfter(0, true));
-            world.step(&Step::Return(0, 0));
-            world.step(&Step::Pass(1));
-            world.assert_rules();
+            model.step(&Step::LookAfter(0, true));
+            model.step(&Step::Return(0, 0));
+            model.step(&Step::Pass(1));
+            model.assert_rules();
         }
         for caller in callers {
             prop_assert!(caller.answered.get() || caller.gone.get(), "forgotten");
         }
-        prop_assert!(world.leases.is_empty());
+        prop_assert!(model.leases.is_empty());
     }
 }

@@ -7,18 +7,18 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::super::{CheckoutError, Mode, PoolConfig, TimeoutCause};
-use super::double::{Bath, config, ms, secs, single};
-use crate::kernel::testing::Universe;
+use super::double::{RunningPool, config, ms, secs, single};
+use crate::kernel::testing::TestSystem;
 
 #[test]
 fn who_came_first_is_served_first() {
-    Universe::paused(|universe| async move {
-        let bath = Bath::open(&universe, single(), ms(1)).await;
+    TestSystem::paused(|system| async move {
+        let running = RunningPool::open(&system, single(), ms(1)).await;
         let order = Rc::new(RefCell::new(Vec::new()));
         let users = (0..40).map(|number| {
-            let (bath, order) = (&bath, Rc::clone(&order));
+            let (running, order) = (&running, Rc::clone(&order));
             async move {
-                let lease = bath.own().await;
+                let lease = running.own().await;
                 order.borrow_mut().push(number);
                 sleep(ms(1)).await;
                 drop(lease);
@@ -26,20 +26,20 @@ fn who_came_first_is_served_first() {
         });
         join_all(users).await;
         assert_eq!(*order.borrow(), (0..40).collect::<Vec<_>>());
-        bath.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn one_who_wants_it_alone_is_not_starved_by_those_who_share() {
-    Universe::paused(|universe| async move {
-        let bath = Bath::open(&universe, single(), ms(1)).await;
+    TestSystem::paused(|system| async move {
+        let running = RunningPool::open(&system, single(), ms(1)).await;
         let sharers = (0..4).map(|number| {
-            let bath = &bath;
+            let running = &running;
             async move {
                 sleep(ms(number)).await;
                 for _ in 0..1000 {
-                    let lease = bath.share().await;
+                    let lease = running.share().await;
                     sleep(ms(4)).await;
                     drop(lease);
                 }
@@ -47,28 +47,28 @@ fn one_who_wants_it_alone_is_not_starved_by_those_who_share() {
         });
         let alone = async {
             sleep(ms(50)).await;
-            let lease = bath.take(Mode::Exclusive, ms(100)).await;
+            let lease = running.take(Mode::Exclusive, ms(100)).await;
             assert!(lease.is_ok(), "{lease:?}");
         };
         tokio::join!(join_all(sharers), alone);
-        bath.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn the_queue_is_bounded() {
-    Universe::paused(|universe| async move {
+    TestSystem::paused(|system| async move {
         let config = PoolConfig {
             waiting_max: 2,
             ..single()
         };
-        let bath = Bath::open(&universe, config, ms(1)).await;
-        let lease = bath.own().await;
+        let running = RunningPool::open(&system, config, ms(1)).await;
+        let lease = running.own().await;
         let (first, second, third) = tokio::join!(
-            bath.take(Mode::Exclusive, secs(1)),
-            bath.take(Mode::Exclusive, secs(1)),
+            running.take(Mode::Exclusive, secs(1)),
+            running.take(Mode::Exclusive, secs(1)),
             async {
-                let refused = bath.take(Mode::Exclusive, secs(1)).await;
+                let refused = running.take(Mode::Exclusive, secs(1)).await;
                 drop(lease);
                 refused.map(drop)
             }
@@ -84,19 +84,19 @@ fn the_queue_is_bounded() {
             "{second:?}"
         );
         drop(first);
-        let status = bath.status().await;
+        let status = running.status().await;
         assert_eq!((status.refused, status.timed_out), (1, 1));
-        bath.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_timeout_names_those_who_hold_the_connections() {
-    Universe::paused(|universe| async move {
-        let bath = Bath::open(&universe, single(), ms(1)).await;
+    TestSystem::paused(|system| async move {
+        let running = RunningPool::open(&system, single(), ms(1)).await;
         let line = line!() + 1;
-        let lease = bath.own().await;
-        let error = bath.take(Mode::Exclusive, ms(500)).await.unwrap_err();
+        let lease = running.own().await;
+        let error = running.take(Mode::Exclusive, ms(500)).await.unwrap_err();
         let CheckoutError::TimedOut {
             cause: TimeoutCause::Busy { holders },
         } = &error
@@ -109,15 +109,15 @@ fn a_timeout_names_those_who_hold_the_connections() {
             "{place}"
         );
         drop(lease);
-        bath.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn a_timeout_says_that_connecting_is_slow() {
-    Universe::paused(|universe| async move {
-        let bath = Bath::open(&universe, config(), secs(3)).await;
-        let error = bath.take(Mode::Exclusive, secs(1)).await.unwrap_err();
+    TestSystem::paused(|system| async move {
+        let running = RunningPool::open(&system, config(), secs(3)).await;
+        let error = running.take(Mode::Exclusive, secs(1)).await.unwrap_err();
         let CheckoutError::TimedOut { cause } = &error else {
             panic!("{error:?}");
         };
@@ -126,33 +126,33 @@ fn a_timeout_says_that_connecting_is_slow() {
             "{cause:?}"
         );
         // The connect outlives its caller, and is of use to the next.
-        let status = bath.until(|status| status.idle == 1).await;
+        let status = running.until(|status| status.idle == 1).await;
         assert_eq!((status.opened, status.checkouts), (1, 0));
-        bath.close().await;
+        running.close().await;
     });
 }
 
 #[test]
 fn those_who_go_away_leave_nothing_behind() {
-    Universe::paused(|universe| async move {
-        let bath = Bath::open(&universe, single(), ms(1)).await;
-        let lease = bath.own().await;
+    TestSystem::paused(|system| async move {
+        let running = RunningPool::open(&system, single(), ms(1)).await;
+        let lease = running.own().await;
         for _ in 0..100 {
-            let waiting = bath.take(Mode::Exclusive, secs(100));
+            let waiting = running.take(Mode::Exclusive, secs(100));
             assert!(timeout(ms(1), waiting).await.is_err());
         }
-        let status = bath.status().await;
+        let status = running.status().await;
         assert_eq!((status.waiting, status.size, status.opening), (0, 1, 0));
         drop(lease);
         // Also one who goes at the very moment in which it is served.
         for _ in 0..100 {
-            let waiting = bath.take(Mode::Exclusive, secs(100));
+            let waiting = running.take(Mode::Exclusive, secs(100));
             drop(timeout(ms(0), waiting).await);
         }
-        let status = bath.until(|status| status.idle == 1).await;
+        let status = running.until(|status| status.idle == 1).await;
         assert_eq!((status.waiting, status.in_use), (0, 0));
-        drop(bath.own().await);
-        assert_eq!(bath.pool.in_flight(), 0);
-        bath.close().await;
+        drop(running.own().await);
+        assert_eq!(running.pool.in_flight(), 0);
+        running.close().await;
     });
 }

@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use crate::pools::Pool;
 
-/// The handles of all rooms, and how long an answer may take.
+/// The handles of all handles, and how long an answer may take.
 #[derive(Clone, Debug)]
-pub struct Rooms {
+pub struct Handles {
     /// The thread that all of them live on.
     pub thread: ActorThread,
     /// The supervision tree, to look at.

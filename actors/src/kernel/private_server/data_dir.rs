@@ -18,7 +18,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 
 use super::EmbeddedError;
-use super::account::Account;
+use super::run_as::RunAs;
 
 /// Bytes that the path of a socket may have; one more ends it.
 const SOCKET_PATH_MAX: usize = 107;
@@ -28,16 +28,16 @@ const SECRET_MAX: u64 = 1024;
 
 /// A folder that is ours alone as long as this exists.
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct DataDir {
     pub(crate) folder: PathBuf,
-    pub(crate) account: Account,
+    pub(crate) account: RunAs,
     /// Held by this process, and let go by the kernel when it ends, however that happens.
     _lock: File,
 }
 
-impl Site {
+impl DataDir {
     /// Makes the folder at `path` and takes it.
-    pub(crate) fn take(path: &Path, account: Account) -> Result<Self, EmbeddedError> {
+    pub(crate) fn take(path: &Path, account: RunAs) -> Result<Self, EmbeddedError> {
         make_folder(path, &account)?;
         let folder = path
             .canonicalize()
@@ -164,7 +164,7 @@ fn unless_absent(error: io::Error) -> io::Result<()> {
 
 /// Makes the folder at `path`, mode 0700 and owned by `account`, with the folders above it. One that
 /// is there is taken when it is the account's, or when it is ours and empty.
-fn make_folder(path: &Path, account: &Account) -> Result<(), EmbeddedError> {
+fn make_folder(path: &Path, account: &RunAs) -> Result<(), EmbeddedError> {
     let failed = |error: io::Error| EmbeddedError::folder(path, &error);
     let refused = |why: String| EmbeddedError::Folder {
         path: path.to_owned(),
@@ -203,7 +203,7 @@ fn make_folder(path: &Path, account: &Account) -> Result<(), EmbeddedError> {
     Ok(())
 }
 
-/// Makes the folders above a site. Others may pass through those that are new, not list them.
+/// Makes the folders above a data_dir. Others may pass through those that are new, not list them.
 fn make_parents(path: &Path) -> io::Result<()> {
     if path.as_os_str().as_bytes().is_empty() || path.is_dir() {
         return Ok(());
@@ -240,9 +240,9 @@ fn lock(path: &Path) -> Result<File, EmbeddedError> {
 mod tests {
     use super::*;
 
-    fn site(path: &Path) -> Result<Site, EmbeddedError> {
-        let account = Account::choose("test", None, path, "postgres").unwrap();
-        Site::take(path, account)
+    fn data_dir(path: &Path) -> Result<DataDir, EmbeddedError> {
+        let account = RunAs::choose("test", None, path, "postgres").unwrap();
+        DataDir::take(path, account)
     }
 
     fn mode(path: &Path) -> u32 {
@@ -253,13 +253,13 @@ mod tests {
     fn the_folder_and_its_secrets_are_for_the_servers_user_alone() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data").join("server");
-        let site = site(&path).unwrap();
-        assert_eq!(path.metadata().unwrap().uid(), site.account.uid);
+        let data_dir = data_dir(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().uid(), data_dir.account.uid);
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o711));
         let secret = new_secret().unwrap();
-        let file = site.write("password", secret.as_bytes()).unwrap();
+        let file = data_dir.write("password", secret.as_bytes()).unwrap();
         assert_eq!(mode(&file), 0o600);
-        assert_eq!(site.secret("password"), Some(secret));
+        assert_eq!(data_dir.secret("password"), Some(secret));
     }
 
     #[test]
@@ -267,12 +267,12 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let victim = parent.path().join("victim");
         std::fs::write(&victim, "untouched").unwrap();
-        let site = site(&parent.path().join("server")).unwrap();
+        let data_dir = data_dir(&parent.path().join("server")).unwrap();
         for name in ["password", "password.new"] {
-            std::os::unix::fs::symlink(&victim, site.folder.join(name)).unwrap();
+            std::os::unix::fs::symlink(&victim, data_dir.folder.join(name)).unwrap();
         }
-        assert_eq!(site.secret("password"), None);
-        site.write("password", b"x").unwrap();
+        assert_eq!(data_dir.secret("password"), None);
+        data_dir.write("password", b"x").unwrap();
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
     }
 
@@ -280,11 +280,11 @@ mod tests {
     fn one_folder_has_one_holder() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("server");
-        let first = site(&path).unwrap();
-        let refused = site(&path).unwrap_err().to_string();
+        let first = data_dir(&path).unwrap();
+        let refused = data_dir(&path).unwrap_err().to_string();
         assert!(refused.contains("another server uses"), "{refused}");
         drop(first);
-        site(&path).unwrap();
+        data_dir(&path).unwrap();
     }
 
     #[test]
@@ -293,13 +293,13 @@ mod tests {
         let file = parent.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(
-            site(&file)
+            data_dir(&file)
                 .unwrap_err()
                 .to_string()
                 .contains("not a folder")
         );
         if nix::unistd::Uid::effective().is_root() {
-            let refused = site(parent.path()).unwrap_err().to_string();
+            let refused = data_dir(parent.path()).unwrap_err().to_string();
             assert!(refused.contains("is not empty"), "{refused}");
         }
     }
@@ -307,12 +307,12 @@ mod tests {
     #[test]
     fn a_long_path_gets_a_short_folder_for_its_socket() {
         let parent = tempfile::tempdir().unwrap();
-        let site = site(&parent.path().join("x".repeat(120))).unwrap();
-        let folder = site.socket_folder("socket").unwrap();
+        let data_dir = data_dir(&parent.path().join("x".repeat(120))).unwrap();
+        let folder = data_dir.socket_folder("socket").unwrap();
         assert!(folder.join("socket").as_os_str().len() <= SOCKET_PATH_MAX);
         assert_eq!(mode(&folder), 0o700);
-        assert_eq!(folder.metadata().unwrap().uid(), site.account.uid);
-        assert_eq!(site.socket_folder("socket").unwrap(), folder);
+        assert_eq!(folder.metadata().unwrap().uid(), data_dir.account.uid);
+        assert_eq!(data_dir.socket_folder("socket").unwrap(), folder);
         std::fs::remove_dir(folder).unwrap();
     }
 }

@@ -16,12 +16,12 @@ const MISSES_MAX: u32 = 3;
 
 /// A way to one server or to a cluster. Clones are the same connection.
 #[derive(Clone)]
-pub(super) enum Wire {
+pub(super) enum Transport {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-impl ConnectionLike for Wire {
+impl ConnectionLike for Transport {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(wire) => wire.req_packed_command(cmd),
@@ -50,14 +50,14 @@ impl ConnectionLike for Wire {
 }
 
 /// A connection to Redis, as the pool keeps it.
-pub struct Link {
-    wire: Wire,
+pub struct RedisConnection {
+    wire: Transport,
     dead: Arc<AtomicBool>,
     misses: AtomicU32,
 }
 
-impl Link {
-    pub(super) fn new(wire: Wire, dead: Arc<AtomicBool>) -> Self {
+impl RedisConnection {
+    pub(super) fn new(wire: Transport, dead: Arc<AtomicBool>) -> Self {
         Self {
             wire,
             dead,
@@ -65,7 +65,7 @@ impl Link {
         }
     }
 
-    pub(super) fn wire(&self) -> Wire {
+    pub(super) fn wire(&self) -> Transport {
         self.wire.clone()
     }
 
@@ -95,16 +95,16 @@ impl Link {
             return self.answered();
         }
         match self.wire {
-            Wire::One(_) => self.dead.store(true, Ordering::Release),
+            Transport::One(_) => self.dead.store(true, Ordering::Release),
             // One node of many, to which the driver connects again by itself; or all of them.
-            Wire::Cluster(_) => self.missed(),
+            Transport::Cluster(_) => self.missed(),
         }
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("RedisConnection")
             .field("dead", &self.is_dead())
             .finish_non_exhaustive()
     }

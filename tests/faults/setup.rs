@@ -27,7 +27,7 @@ pub(crate) const IMPATIENT: &str =
     "models.heartbeat_interval = '100ms'\nmodels.heartbeat_timeout = '1s'";
 
 /// A server under test.
-pub(crate) struct House {
+pub(crate) struct ServerWithModels {
     pub(crate) server: Server,
     pub(crate) models: Models,
 }
@@ -102,7 +102,7 @@ impl Answer {
     }
 }
 
-impl House {
+impl ServerWithModels {
     pub(crate) fn start(settings: &str) -> Self {
         Self::start_with(|options| options.settings(settings))
     }
@@ -300,18 +300,18 @@ pub(crate) struct Bystander {
 }
 
 impl Bystander {
-    pub(crate) async fn start(house: &House) -> Self {
-        house.place("bystander", torchscript::affine);
-        house
+    pub(crate) async fn start(setup: &ServerWithModels) -> Self {
+        setup.place("bystander", torchscript::affine);
+        setup
             .wait_until_served("bystander", &floats(&[2.0]), &[6.5])
             .await;
         let (over, answers) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
-        let url = house.server.url(&infer_path("bystander"));
+        let url = setup.server.url(&infer_path("bystander"));
         let (client, ended, counted) = (
-            house.server.client().clone(),
+            setup.server.client().clone(),
             Arc::clone(&over),
             Arc::clone(&answers),
         );

@@ -1,4 +1,4 @@
-//! What the rooms' errors are to a caller: which problem, what to do about it, and when to come
+//! What the handles' errors are to a caller: which problem, what to do about it, and when to come
 //! back. The one place that knows both.
 
 use std::time::Duration;

@@ -27,14 +27,14 @@ const OVERGROWN_MIN: u64 = 256 * 1024 * 1024;
 
 /// Why a host's process is to be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Misbehaviour {
+pub(super) enum ReplaceReason {
     /// It leaks: replaced between two requests.
     Leak(Leak),
     /// It holds far more than it was thought to need: replaced when nobody waits for it.
     Overgrown { expected: u64, bytes: u64 },
 }
 
-impl Misbehaviour {
+impl ReplaceReason {
     /// A fixed word for metrics and logs.
     pub(super) fn label(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Misbehaviour {
 
 /// What is known of one process.
 #[derive(Debug)]
-pub(super) struct Upkeep {
+pub(super) struct LeakMonitor {
     config: LeakConfig,
     trend: Trend,
     /// Bytes that it was thought to need.
@@ -66,7 +66,7 @@ pub(super) struct Upkeep {
     swollen: bool,
 }
 
-impl Upkeep {
+impl LeakMonitor {
     /// For a process that has just loaded its model and holds `bytes` that belong to no file. It may
     /// be thought to need more, from what processes before it held.
     pub(super) fn new(config: &LeakConfig, bytes: u64, expected: u64, now: Instant) -> Self {
@@ -129,7 +129,7 @@ impl Upkeep {
         bytes: u64,
         took: Duration,
         now: Instant,
-    ) -> Option<Misbehaviour> {
+    ) -> Option<ReplaceReason> {
         let is_point = self.is_point_due(now);
         self.trimmed = Some(now);
         self.calls_at_trim = self.calls;
@@ -141,8 +141,8 @@ impl Upkeep {
         let overgrown = bytes > self.expected.saturating_mul(OVERGROWN_TIMES)
             && bytes - self.expected > OVERGROWN_MIN;
         match leak {
-            Some(leak) => Some(Misbehaviour::Leak(leak)),
-            None => overgrown.then_some(Misbehaviour::Overgrown {
+            Some(leak) => Some(ReplaceReason::Leak(leak)),
+            None => overgrown.then_some(ReplaceReason::Overgrown {
                 expected: self.expected,
                 bytes,
             }),
@@ -171,14 +171,14 @@ mod tests {
     const TOOK: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn upkeep(now: Instant) -> Upkeep {
-        Upkeep::new(&LeakConfig::default(), 60 * MIB, 0, now)
+    fn leak_monitor(now: Instant) -> LeakMonitor {
+        LeakMonitor::new(&LeakConfig::default(), 60 * MIB, 0, now)
     }
 
     #[test]
     fn it_is_looked_at_after_so_many_calls_or_so_much_use_whichever_comes_first() {
         let start = Instant::now();
-        let mut busy = upkeep(start);
+        let mut busy = leak_monitor(start);
         for _ in 0..499 {
             busy.on_call(start);
         }
@@ -188,7 +188,7 @@ mod tests {
         busy.on_trimmed(60 * MIB, TOOK, start);
         assert!(!busy.is_due(start));
 
-        let mut slow = upkeep(start);
+        let mut slow = leak_monitor(start);
         slow.on_call(start);
         assert!(!slow.is_due(start + 29 * SECOND));
         slow.on_call(start + 29 * SECOND);
@@ -198,13 +198,13 @@ mod tests {
     #[test]
     fn looks_that_nobody_asked_for_take_half_a_percent_of_the_time_at_most() {
         let start = Instant::now();
-        let mut upkeep = upkeep(start);
+        let mut leak_monitor = leak_monitor(start);
         let mut looks = 0;
         for millisecond in 0..10_000 {
             let now = start + Duration::from_millis(millisecond);
-            (0..600).for_each(|_| upkeep.on_call(now));
-            if upkeep.is_due(now) {
-                upkeep.on_trimmed(60 * MIB, TOOK, now);
+            (0..600).for_each(|_| leak_monitor.on_call(now));
+            if leak_monitor.is_due(now) {
+                leak_monitor.on_trimmed(60 * MIB, TOOK, now);
                 looks += 1;
             }
         }
@@ -214,37 +214,40 @@ mod tests {
     #[test]
     fn at_rest_it_is_trimmed_once_and_not_again_before_it_was_used() {
         let start = Instant::now();
-        let mut upkeep = upkeep(start);
-        assert!(!upkeep.is_due(start + 100 * SECOND), "it was never used");
-        upkeep.on_call(start);
+        let mut leak_monitor = leak_monitor(start);
+        assert!(
+            !leak_monitor.is_due(start + 100 * SECOND),
+            "it was never used"
+        );
+        leak_monitor.on_call(start);
         let rests = start + 31 * SECOND;
-        assert!(upkeep.is_due(rests));
-        upkeep.on_trimmed(60 * MIB, TOOK, rests);
-        assert!(!upkeep.is_due(start + 100 * SECOND));
-        assert!(upkeep.is_fresh(rests + SECOND / 2));
-        assert!(!upkeep.is_fresh(rests + SECOND));
+        assert!(leak_monitor.is_due(rests));
+        leak_monitor.on_trimmed(60 * MIB, TOOK, rests);
+        assert!(!leak_monitor.is_due(start + 100 * SECOND));
+        assert!(leak_monitor.is_fresh(rests + SECOND / 2));
+        assert!(!leak_monitor.is_fresh(rests + SECOND));
     }
 
     #[test]
     fn growth_brings_the_next_look_forward() {
         let start = Instant::now();
-        let mut upkeep = upkeep(start);
-        upkeep.on_call(start);
-        upkeep.on_sign_of_life(68 * MIB);
-        assert!(!upkeep.is_due(start));
-        upkeep.on_sign_of_life(69 * MIB);
-        assert!(upkeep.is_due(start));
+        let mut leak_monitor = leak_monitor(start);
+        leak_monitor.on_call(start);
+        leak_monitor.on_sign_of_life(68 * MIB);
+        assert!(!leak_monitor.is_due(start));
+        leak_monitor.on_sign_of_life(69 * MIB);
+        assert!(leak_monitor.is_due(start));
     }
 
     #[test]
     fn steady_growth_is_a_leak_and_its_looks_are_not_confused_by_other_trims() {
         let start = Instant::now();
-        let mut upkeep = upkeep(start);
+        let mut leak_monitor = leak_monitor(start);
         for round in 0..40 {
             let now = start + round * SECOND;
-            (0..250).for_each(|_| upkeep.on_call(now));
+            (0..250).for_each(|_| leak_monitor.on_call(now));
             let bytes = (60 + u64::from(round) * 4) * MIB;
-            if let Some(found) = upkeep.on_trimmed(bytes, TOOK, now) {
+            if let Some(found) = leak_monitor.on_trimmed(bytes, TOOK, now) {
                 assert_eq!(found.label(), "leak");
                 // Only every second one of these trims is a point.
                 assert_eq!(round, 33);
@@ -257,16 +260,16 @@ mod tests {
     #[test]
     fn far_more_than_it_was_thought_to_need_is_misbehaviour() {
         let start = Instant::now();
-        let mut upkeep = upkeep(start);
-        assert_eq!(upkeep.on_trimmed(316 * MIB, TOOK, start), None);
-        let found = upkeep.on_trimmed(317 * MIB, TOOK, start);
-        let expected = Misbehaviour::Overgrown {
+        let mut leak_monitor = leak_monitor(start);
+        assert_eq!(leak_monitor.on_trimmed(316 * MIB, TOOK, start), None);
+        let found = leak_monitor.on_trimmed(317 * MIB, TOOK, start);
+        let expected = ReplaceReason::Overgrown {
             expected: 60 * MIB,
             bytes: 317 * MIB,
         };
         assert_eq!(found, Some(expected));
         // The next process is thought to need as much.
-        let mut next = Upkeep::new(&LeakConfig::default(), 60 * MIB, 317 * MIB, start);
+        let mut next = LeakMonitor::new(&LeakConfig::default(), 60 * MIB, 317 * MIB, start);
         assert_eq!(next.on_trimmed(600 * MIB, TOOK, start), None);
         assert!(next.on_trimmed(635 * MIB, TOOK, start).is_some());
     }
@@ -278,10 +281,10 @@ mod tests {
             enabled: false,
             ..LeakConfig::default()
         };
-        let mut upkeep = Upkeep::new(&config, 60 * MIB, 0, start);
-        (0..1000).for_each(|_| upkeep.on_call(start));
-        assert!(!upkeep.is_due(start));
-        assert!(upkeep.is_due(start + REST));
-        assert_eq!(upkeep.on_trimmed(u64::MAX, TOOK, start), None);
+        let mut leak_monitor = LeakMonitor::new(&config, 60 * MIB, 0, start);
+        (0..1000).for_each(|_| leak_monitor.on_call(start));
+        assert!(!leak_monitor.is_due(start));
+        assert!(leak_monitor.is_due(start + REST));
+        assert_eq!(leak_monitor.on_trimmed(u64::MAX, TOOK, start), None);
     }
 }

@@ -7,8 +7,8 @@ use actix::{AsyncContext, Context};
 use tokio::time::Instant;
 
 use super::{Instance, ModelOwner, Work};
-use crate::model::care::Renew;
-use crate::model::upkeep::Misbehaviour;
+use crate::model::leak_monitor::ReplaceReason;
+use crate::model::maintenance::ReplaceProcess;
 
 /// Beyond the time of a load: for the old process to end.
 const RENEW_MARGIN: Duration = Duration::from_secs(10);
@@ -22,16 +22,16 @@ impl Instance {
     fn is_to_renew(&self, idle: bool) -> bool {
         self.work == Work::Free
             && self.bound.is_none()
-            && match self.facts.misbehaviour() {
-                Some(Misbehaviour::Leak(_)) => true,
-                Some(Misbehaviour::Overgrown { .. }) => idle,
+            && match self.facts.replace_reason() {
+                Some(ReplaceReason::Leak(_)) => true,
+                Some(ReplaceReason::Overgrown { .. }) => idle,
                 None => false,
             }
     }
 
     /// Ends the sequence when it has stood in the way of a fresh process for too long.
     pub(super) fn end_overlong_sequence(&mut self) {
-        if self.bound.is_none() || self.facts.misbehaviour().is_none() {
+        if self.bound.is_none() || self.facts.replace_reason().is_none() {
             self.kept_since = None;
             return;
         }
@@ -58,7 +58,7 @@ impl ModelOwner {
         instance.kept_since = None;
         let handle = instance.handle.clone();
         let within = self.spec.load_deadline + RENEW_MARGIN;
-        let asked = async move { handle.ask(Renew, within).await };
+        let asked = async move { handle.ask(ReplaceProcess, within).await };
         cx.spawn(
             wrap_future::<_, Self>(asked).map(move |renewed, owner, cx| {
                 match renewed {

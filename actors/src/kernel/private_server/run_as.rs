@@ -13,7 +13,7 @@ use crate::kernel::process::ProcessSpec;
 
 /// The user that a private server runs as, and that its data belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Account {
+pub(crate) struct RunAs {
     pub(crate) name: String,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -21,7 +21,7 @@ pub(crate) struct Account {
     pub(crate) is_other: bool,
 }
 
-impl Account {
+impl RunAs {
     /// The user for `what`. A server that is not root has only its own. Root's choice is the
     /// setting, else who owns the data already, else the one that packages make (`usual`), else
     /// `nobody`.
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn nobody_is_root_and_a_setting_is_taken_at_its_word() {
         let folder = tempfile::tempdir().unwrap();
-        let choose = |setting| Account::choose("test", setting, folder.path(), "no-such-user");
+        let choose = |setting| RunAs::choose("test", setting, folder.path(), "no-such-user");
         let refused = choose(Some("no-such-user")).unwrap_err().to_string();
         assert!(refused.contains("no user no-such-user"), "{refused}");
         assert!(choose(Some("root")).is_err());

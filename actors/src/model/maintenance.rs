@@ -10,10 +10,10 @@ use headroom_model_protocol::HostRequest;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use super::facts::{EndCause, Facts, TrimReply, Trimmed};
 use super::host::ModelHost;
 use super::host_process::{boot, end_in_order};
-use super::upkeep::Misbehaviour;
+use super::host_state::{EndCause, HostState, TrimReply, Trimmed};
+use super::leak_monitor::ReplaceReason;
 use crate::kernel::pressure::{Action, Stage, Subscription};
 use crate::kernel::{Call, Message, NoticeKind, ProcessExit, Reply};
 
@@ -39,7 +39,7 @@ impl ModelHost {
             Some((reply, asked))
         });
         let heard = wrap_stream::<_, Self>(asked).map(|reply, host, cx| {
-            if host.upkeep.is_fresh(Instant::now()) {
+            if host.leak_monitor.is_fresh(Instant::now()) {
                 let (before, after) = (host.trims.last, host.trims.last);
                 // Whoever gave up needs no answer, here and below.
                 reply.send(Trimmed { before, after }).ok();
@@ -57,7 +57,7 @@ impl ModelHost {
 
     /// Trims the process when it is time for that.
     pub(super) fn trim_if_due(&mut self, cx: &mut Context<Self>) {
-        if self.upkeep.is_due(Instant::now()) {
+        if self.leak_monitor.is_due(Instant::now()) {
             self.trim(cx);
         }
     }
@@ -82,17 +82,19 @@ impl ModelHost {
         for reply in self.trims.waiting.drain(..) {
             reply.send(trimmed).ok();
         }
-        let found = self.upkeep.on_trimmed(trimmed.after, took, Instant::now());
-        self.growth.set(self.upkeep.growth() as f64);
-        if let Some(misbehaviour) = found {
-            self.on_misbehaviour(misbehaviour);
+        let found = self
+            .leak_monitor
+            .on_trimmed(trimmed.after, took, Instant::now());
+        self.growth.set(self.leak_monitor.growth() as f64);
+        if let Some(replace_reason) = found {
+            self.on_misbehaviour(replace_reason);
         }
     }
 
     /// Says so once; the owner sees to the rest when the process has nothing to do.
-    fn on_misbehaviour(&self, found: Misbehaviour) {
-        let known = self.spec.facts.misbehaviour();
-        let known = known.map(Misbehaviour::label);
+    fn on_misbehaviour(&self, found: ReplaceReason) {
+        let known = self.spec.facts.replace_reason();
+        let known = known.map(ReplaceReason::label);
         if known == Some(found.label()) || known == Some("leak") {
             return;
         }
@@ -100,7 +102,7 @@ impl ModelHost {
         self.spec.estimate.set_suspect(true);
         let (host, name) = (&self.spec.name, self.metrics_name.clone());
         match found {
-            Misbehaviour::Leak(leak) => {
+            ReplaceReason::Leak(leak) => {
                 metrics::counter!("headroom_model_leaks_total", "name" => name).increment(1);
                 let (from_bytes, to_bytes, calls) = (leak.from_bytes, leak.to_bytes, leak.calls);
                 tracing::warn!(host, from_bytes, to_bytes, calls, "a model leaks memory");
@@ -111,7 +113,7 @@ impl ModelHost {
                 };
                 self.spec.memory.notices.tell(host, kind);
             }
-            Misbehaviour::Overgrown { expected, bytes } => {
+            ReplaceReason::Overgrown { expected, bytes } => {
                 metrics::counter!("headroom_model_past_estimate_total", "name" => name)
                     .increment(1);
                 tracing::warn!(host, expected, bytes, "a model takes far more than thought");
@@ -128,7 +130,7 @@ impl ModelHost {
 
     /// Ends the process in order and has a fresh one load the model. Not an end of the actor, so it
     /// does not count against the restarts that its supervisor allows.
-    fn renew(&mut self, reply: Reply<Renew>, cx: &mut Context<Self>) {
+    fn renew(&mut self, reply: Reply<ReplaceProcess>, cx: &mut Context<Self>) {
         // Without a process, or in the middle of a call, the dropped reply says that it was not done.
         if self.current.is_some() {
             return;
@@ -142,7 +144,7 @@ impl ModelHost {
         self.spec.facts.stopped_serving();
         let before = self.trims.last;
         self.trims = Trims::default();
-        let reason = self.spec.facts.misbehaviour().map(Misbehaviour::label);
+        let reason = self.spec.facts.replace_reason().map(ReplaceReason::label);
         let spec = self.spec.clone();
         self.oom_kills = spec.memory.oom_kills();
         let renewed = async move {
@@ -229,7 +231,7 @@ impl ModelHost {
 }
 
 /// Gives free memory back whenever that is asked for.
-async fn give_slack(mut subscription: Subscription, name: String, facts: Facts) {
+async fn give_slack(mut subscription: Subscription, name: String, facts: HostState) {
     while let Some(pressure) = subscription.changed().await {
         if !pressure.asks(Stage::Slack) {
             continue;
@@ -249,17 +251,17 @@ async fn give_slack(mut subscription: Subscription, name: String, facts: Facts) 
 /// Replaces the process by a fresh one. The reply is lost when there is none to replace, or no fresh
 /// one to be had.
 #[derive(Debug)]
-pub(super) struct Renew;
+pub(super) struct ReplaceProcess;
 
-impl Message for Renew {
+impl Message for ReplaceProcess {
     type Reply = ();
 }
 
-impl Handler<Call<Renew>> for ModelHost {
+impl Handler<Call<ReplaceProcess>> for ModelHost {
     type Result = ();
 
-    fn handle(&mut self, call: Call<Renew>, cx: &mut Context<Self>) {
-        if let Some((Renew, reply)) = call.accept() {
+    fn handle(&mut self, call: Call<ReplaceProcess>, cx: &mut Context<Self>) {
+        if let Some((ReplaceProcess, reply)) = call.accept() {
             self.renew(reply, cx);
         }
     }

@@ -11,7 +11,7 @@ use crate::kernel::pool::CheckoutError;
 
 /// What a server says of itself, and how long that took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Facts {
+pub struct ServerInfo {
     /// Its version.
     pub version: String,
     /// `master` or `slave`, in its own words.
@@ -39,7 +39,7 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn facts(&self, within: Duration) -> Result<Option<Facts>, Error> {
+    pub async fn facts(&self, within: Duration) -> Result<Option<ServerInfo>, Error> {
         let deadline = Instant::now() + within;
         let status = self.status(within).await.map_err(CheckoutError::from)?;
         if status.size == 0 {
@@ -50,7 +50,7 @@ impl Redis {
         let Texts(texts) = self.command(&cmd("INFO"), rest).await?;
         let took = began.elapsed();
         let facts = texts.iter().map(|text| parse(text, took));
-        Ok(facts.reduce(Facts::and))
+        Ok(facts.reduce(ServerInfo::and))
     }
 }
 
@@ -67,7 +67,7 @@ impl FromRedisValue for Texts {
     }
 }
 
-impl Facts {
+impl ServerInfo {
     fn and(self, other: Self) -> Self {
         let nodes = self.nodes + other.nodes;
         let clients = self.clients + other.clients;
@@ -83,14 +83,14 @@ impl Facts {
     }
 }
 
-fn parse(text: &str, latency: Duration) -> Facts {
+fn parse(text: &str, latency: Duration) -> ServerInfo {
     let value = |key: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(name, _)| *name == key).map(|(_, value)| value)
     };
     let word = |key| value(key).unwrap_or_default().to_owned();
     let number = |key| value(key).and_then(|it| it.parse().ok()).unwrap_or(0);
-    Facts {
+    ServerInfo {
         version: word("redis_version"),
         role: word("role"),
         uptime_seconds: number("uptime_in_seconds"),
@@ -113,7 +113,7 @@ mod tests {
                     used_memory:1024\r\nconnected_clients:3\r\nrole:slave\r\n\
                     master_link_status:down\r\n";
         let facts = parse(text, Duration::from_millis(2));
-        let expected = Facts {
+        let expected = ServerInfo {
             version: "7.0.15".into(),
             role: "slave".into(),
             uptime_seconds: 12,
@@ -125,7 +125,7 @@ mod tests {
             latency_seconds: 0.002,
         };
         assert_eq!(facts, expected);
-        let both = facts.clone().and(Facts {
+        let both = facts.clone().and(ServerInfo {
             uptime_seconds: 3,
             version: "7.2".into(),
             ..facts

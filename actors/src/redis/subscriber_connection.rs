@@ -11,26 +11,26 @@ use tokio::time::timeout;
 
 use super::refusal::explain;
 use super::server::Server;
-use super::subscriptions::{Board, Event, Topic};
+use super::subscriptions::{Event, SubscriptionRegistry, Topic};
 use crate::kernel::pool::ConnectError;
 
 /// How often a connection on which nothing comes is asked whether it lives, and how long it may take
 /// to say so.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pulse {
+pub(super) struct Keepalive {
     pub(super) after_idle: Duration,
     pub(super) within: Duration,
 }
 
 /// A subscribed connection.
-pub(super) struct Line {
+pub(super) struct SubscriberConnection {
     pub(super) sink: PubSubSink,
     pub(super) stream: PubSubStream,
     /// What is subscribed to.
     pub(super) topics: Vec<Topic>,
 }
 
-impl Line {
+impl SubscriberConnection {
     /// Connects, and subscribes to `topics`. Each `turn` tries another node of a cluster: whatever is
     /// published at one of them comes out at all.
     pub(super) async fn open(
@@ -76,21 +76,21 @@ pub(super) async fn unsubscribe(sink: &mut PubSubSink, topic: &Topic) {
 pub(super) async fn read(
     mut stream: PubSubStream,
     mut sink: PubSubSink,
-    pulse: Pulse,
-    board: &Board,
+    keepalive: Keepalive,
+    registry: &SubscriptionRegistry,
     messages: &AtomicU64,
 ) {
     let counter = metrics::counter!("headroom_redis_subscriber_messages_total");
     loop {
-        match timeout(pulse.after_idle, stream.next()).await {
+        match timeout(keepalive.after_idle, stream.next()).await {
             Ok(Some(message)) => {
                 messages.fetch_add(1, Relaxed);
                 counter.increment(1);
-                hand_out(&message, board);
+                hand_out(&message, registry);
             }
             Ok(None) => return,
             // Messages that come meanwhile wait in the stream.
-            Err(_) => match timeout(pulse.within, sink.ping::<String>()).await {
+            Err(_) => match timeout(keepalive.within, sink.ping::<String>()).await {
                 Ok(Ok(_)) => {}
                 _ => return,
             },
@@ -98,12 +98,12 @@ pub(super) async fn read(
     }
 }
 
-fn hand_out(message: &Msg, board: &Board) {
+fn hand_out(message: &Msg, registry: &SubscriptionRegistry) {
     let channel = message.get_channel_name().to_owned();
     let topic = match message.get_pattern::<Option<String>>() {
         Ok(Some(pattern)) => Topic::Pattern(pattern),
         _ => Topic::Channel(channel.clone()),
     };
     let payload = Bytes::copy_from_slice(message.get_payload_bytes());
-    board.tell(&topic, &Event::Message { channel, payload });
+    registry.tell(&topic, &Event::Message { channel, payload });
 }

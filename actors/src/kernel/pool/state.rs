@@ -24,7 +24,7 @@ use super::status::CloseReason;
 /// The part of a lifetime that jitter may take away: a tenth.
 const JITTER_PART: u32 = 10;
 
-/// Something to be done for the book.
+/// Something to be done for the state.
 pub(super) enum Effect<T, W> {
     /// Give the connection to the one who waited.
     Grant {
@@ -34,11 +34,11 @@ pub(super) enum Effect<T, W> {
     },
     /// Tell the one who waited.
     Refuse { ticket: W, error: CheckoutError },
-    /// Open a connection; then [`Book::opened`].
+    /// Open a connection; then [`PoolState::opened`].
     Open { id: u64 },
-    /// Ask whether it is well; then [`Book::checked`].
+    /// Ask whether it is well; then [`PoolState::checked`].
     Check { id: u64, connection: Arc<T> },
-    /// Make it fit for the next one; then [`Book::cleaned`].
+    /// Make it fit for the next one; then [`PoolState::cleaned`].
     Clean { id: u64, connection: Arc<T> },
     /// Let go of it.
     Close { connection: Arc<T> },
@@ -59,7 +59,7 @@ pub(super) enum Use {
         since: Instant,
     },
     /// It is being checked or cleaned.
-    Tended {
+    UnderMaintenance {
         since: Instant,
     },
     Exclusive,
@@ -71,7 +71,7 @@ pub(super) enum Use {
 }
 
 /// One lease.
-pub(super) struct Held {
+pub(super) struct LeaseRecord {
     pub(super) slot: u64,
     pub(super) mode: Mode,
     pub(super) holder: &'static Location<'static>,
@@ -83,7 +83,7 @@ pub(super) struct Held {
 type Judge<T> = Box<dyn Fn(&T) -> bool + Send>;
 
 /// The state of a pool of `T`s; `W` is where an answer goes.
-pub(super) struct Book<T, W> {
+pub(super) struct PoolState<T, W> {
     pub(super) config: PoolConfig,
     pub(super) is_closed: Judge<T>,
     pub(super) is_held_up: Judge<T>,
@@ -92,7 +92,7 @@ pub(super) struct Book<T, W> {
     pub(super) idle: Vec<u64>,
     /// Those being opened, and since when.
     pub(super) opening: BTreeMap<u64, Instant>,
-    pub(super) leases: BTreeMap<u64, Held>,
+    pub(super) leases: BTreeMap<u64, LeaseRecord>,
     pub(super) queue: Queue<W>,
     pub(super) circuit: Circuit,
     pub(super) figures: Figures,
@@ -101,7 +101,7 @@ pub(super) struct Book<T, W> {
     pub(super) effects: Vec<Effect<T, W>>,
 }
 
-impl<T, W: Waits> Book<T, W> {
+impl<T, W: Waits> PoolState<T, W> {
     pub(super) fn new(
         name: &str,
         config: PoolConfig,
@@ -163,7 +163,7 @@ impl<T, W: Waits> Book<T, W> {
             return self.refuse(ticket, CheckoutError::Full { waiting });
         }
         self.queue.push(mode, holder, now, deadline, ticket);
-        self.settle(now);
+        self.serve_waiters(now);
     }
 
     /// A lease has ended.
@@ -203,14 +203,14 @@ impl<T, W: Waits> Book<T, W> {
             }
             _ if broken => self.close(held.slot, CloseReason::Broken),
             state if condition == Condition::Dirty => {
-                *state = Use::Tended { since: now };
+                *state = Use::UnderMaintenance { since: now };
                 let connection = Arc::clone(&slot.connection);
                 let id = held.slot;
                 self.effects.push(Effect::Clean { id, connection });
             }
             _ => self.rest(now, held.slot),
         }
-        self.settle(now);
+        self.serve_waiters(now);
     }
 
     /// A connect has ended.
@@ -234,15 +234,15 @@ impl<T, W: Waits> Book<T, W> {
             Err(error) => {
                 self.figures.failed();
                 self.circuit.failed(began, now, error.clone());
-                self.dismiss(now, &error);
+                self.fail_waiters(now, &error);
             }
         }
-        self.settle(now);
+        self.serve_waiters(now);
     }
 
     /// After a failed connect: without any connection, there is no use in waiting while none is
     /// tried.
-    fn dismiss(&mut self, now: Instant, error: &ConnectError) {
+    fn fail_waiters(&mut self, now: Instant, error: &ConnectError) {
         let Some((retry_in, last)) = self.circuit.refusal(now) else {
             return;
         };
@@ -262,21 +262,21 @@ impl<T, W: Waits> Book<T, W> {
 
     /// A check has ended.
     pub(super) fn checked(&mut self, now: Instant, id: u64, well: bool) {
-        self.looked_after(now, id, well, CloseReason::Check);
+        self.maintenance_done(now, id, well, CloseReason::Check);
     }
 
     /// A clean-up has ended.
     pub(super) fn cleaned(&mut self, now: Instant, id: u64, well: bool) {
-        self.looked_after(now, id, well, CloseReason::Broken);
+        self.maintenance_done(now, id, well, CloseReason::Broken);
     }
 
-    fn looked_after(&mut self, now: Instant, id: u64, well: bool, otherwise: CloseReason) {
+    fn maintenance_done(&mut self, now: Instant, id: u64, well: bool, otherwise: CloseReason) {
         if well {
             self.rest(now, id);
         } else {
             self.close(id, otherwise);
         }
-        self.settle(now);
+        self.serve_waiters(now);
     }
 
     /// No more leases; idle connections go now, the others when they come back.
@@ -290,11 +290,12 @@ impl<T, W: Waits> Book<T, W> {
         }
     }
 
-    /// Leases, and connections being tended: what a stop waits for.
+    /// Leases, and connections being in_maintenance: what a stop waits for.
     pub(super) fn busy(&self) -> usize {
         let slots = self.slots.values();
-        let tended = slots.filter(|slot| matches!(slot.state, Use::Tended { .. }));
-        self.leases.len() + tended.count()
+        let in_maintenance =
+            slots.filter(|slot| matches!(slot.state, Use::UnderMaintenance { .. }));
+        self.leases.len() + in_maintenance.count()
     }
 
     /// Has up to `wanted` connections opened, as many as the circuit allows.

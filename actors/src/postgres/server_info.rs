@@ -13,7 +13,7 @@ use super::pipelined::one;
 
 /// A server at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Facts {
+pub struct ServerInfo {
     /// Host and port.
     pub server: String,
     /// The server's version.
@@ -79,7 +79,7 @@ select pg_is_in_recovery(),
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Lag {
     /// It takes writes: it does not follow another server any more.
-    Leads,
+    IsPrimary,
     /// By this time at most.
     Behind(Duration),
     /// It cannot say: it has replayed nothing since its start, or follows nobody.
@@ -91,7 +91,7 @@ pub(super) async fn lag(connection: &Arc<Connection>) -> Result<Lag, Error> {
     let answer = connection.run(LAG, &[], &AtomicBool::new(false)).await?;
     let row = one(answer.rows)?;
     if row.try_get(0)? {
-        return Ok(Lag::Leads);
+        return Ok(Lag::IsPrimary);
     }
     let seconds: Option<f64> = row.try_get(1)?;
     Ok(seconds.map_or(Lag::Unknown, |seconds| {
@@ -100,13 +100,13 @@ pub(super) async fn lag(connection: &Arc<Connection>) -> Result<Lag, Error> {
     }))
 }
 
-pub(super) async fn read(connection: &Arc<Connection>) -> Result<Facts, Error> {
+pub(super) async fn read(connection: &Arc<Connection>) -> Result<ServerInfo, Error> {
     let answer = connection.run(FACTS, &[], &AtomicBool::new(false)).await?;
     let row = one(answer.rows)?;
     let asked = Instant::now();
     connection.settled().await?;
     let latency = asked.elapsed();
-    Ok(Facts {
+    Ok(ServerInfo {
         server: connection.server().to_owned(),
         version: connection.version().to_owned(),
         in_recovery: row.try_get(0)?,

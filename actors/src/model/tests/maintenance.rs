@@ -11,14 +11,14 @@ use tokio::time::{Instant, sleep};
 
 use super::fake::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS, program};
 use crate::kernel::pressure::{self, Level, PressureWriter, Stage};
-use crate::kernel::testing::Universe;
+use crate::kernel::testing::TestSystem;
 use crate::kernel::{
-    self, AskError, BudgetError, Buffers, ChildSpec, Entry, Estimate, Handle, Held, Load,
-    NoticeKind, NoticeReader, Notices, OomCounter, Root, SupervisorSpec, Ticket,
+    self, AskError, BudgetError, BufferAccounting, Buffers, ChildSpec, Entry, Estimate, Handle,
+    Load, NoticeKind, NoticeReader, Notices, OomCounter, Root, SupervisorSpec, Ticket,
 };
 use crate::model::resource::ModelResource;
 use crate::model::{
-    Hold, Infer, InferError, InferOutput, InferRequest, LeakConfig, MemoryTies, ModelOwner,
+    Infer, InferError, InferOutput, InferRequest, LeakConfig, MemoryDeps, ModelGuard, ModelOwner,
     ModelsConfig, Runtime, Sequence, scan_model,
 };
 
@@ -30,7 +30,7 @@ struct Unmeasured;
 impl Entry for Unmeasured {
     fn attach(&self, _: i32) {}
     fn detach(&self, _: i32) {}
-    fn settle(&self, _: u64) {}
+    fn set_reserved(&self, _: u64) {}
     fn reserved(&self) -> u64 {
         200 * MIB
     }
@@ -47,8 +47,8 @@ impl Entry for Unmeasured {
 struct Unbounded;
 
 impl Buffers for Unbounded {
-    fn hold(&self, bytes: u64) -> Result<kernel::Hold, BudgetError> {
-        Ok(kernel::Hold::new(Arc::new(Self), bytes))
+    fn reserve(&self, bytes: u64) -> Result<kernel::BufferReservation, BudgetError> {
+        Ok(kernel::BufferReservation::new(Arc::new(Self), bytes))
     }
 
     fn refresh(&self) -> BoxFuture<'static, ()> {
@@ -56,7 +56,7 @@ impl Buffers for Unbounded {
     }
 }
 
-impl Held for Unbounded {
+impl BufferAccounting for Unbounded {
     fn fill(&self, _: u64) {}
     fn release(&self, _: u64, _: u64) {}
 }
@@ -82,13 +82,13 @@ struct Loaded {
     _folder: TempDir,
 }
 
-async fn load(universe: &Universe, model: &str, settings: &str) -> Loaded {
-    load_within(universe, model, settings, WITHIN).await
+async fn load(system: &TestSystem, model: &str, settings: &str) -> Loaded {
+    load_within(system, model, settings, WITHIN).await
 }
 
 /// The same where one load may take no longer than `deadline`.
 async fn load_within(
-    universe: &Universe,
+    system: &TestSystem,
     model: &str,
     settings: &str,
     deadline: Duration,
@@ -100,7 +100,7 @@ async fn load_within(
     std::fs::write(version.join("model.toml"), settings).unwrap();
     let (pressure, reader) = pressure::channel();
     let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
-    let ties = MemoryTies {
+    let deps = MemoryDeps {
         answers: Arc::new(Unbounded),
         pressure: reader,
         notices: notices.clone(),
@@ -121,9 +121,9 @@ async fn load_within(
         },
     });
     let models = SupervisorSpec::new("models");
-    let runtime = Runtime::new(models.handle(), Arc::clone(&config), ties);
+    let runtime = Runtime::new(models.handle(), Arc::clone(&config), deps);
     let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
-    let root = universe.start(spec).await;
+    let root = system.start(spec).await;
     let file = Arc::new(scan_model(folder.path(), model).remove(0));
     let resource = ModelResource::new(&file, None, &config, runtime);
     let estimate = Estimate::default();
@@ -160,7 +160,7 @@ impl Loaded {
             sequence,
             ..InferRequest::default()
         };
-        let hold = Hold::new(());
+        let hold = ModelGuard::new(());
         self.owner.ask(Infer { request, hold }, WITHIN).await
     }
 
@@ -191,8 +191,8 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 
 #[test]
 fn a_leaking_host_is_replaced_while_requests_wait_and_none_fails() {
-    Universe::real_time(|universe| async move {
-        let mut stage = load(&universe, LEAKS, "").await;
+    TestSystem::real_time(|system| async move {
+        let mut stage = load(&system, LEAKS, "").await;
         let first = stage.pid().await;
         let asked = join_all((0..400).map(|_| stage.pid())).await;
         let replaced = asked.iter().position(|pid| *pid != first).unwrap();
@@ -223,8 +223,8 @@ fn a_leaking_host_is_replaced_while_requests_wait_and_none_fails() {
 
 #[test]
 fn a_sequence_keeps_its_leaking_host_and_others_are_served_by_the_other() {
-    Universe::real_time(|universe| async move {
-        let mut stage = load(&universe, LEAKS, "instances = 2").await;
+    TestSystem::real_time(|system| async move {
+        let mut stage = load(&system, LEAKS, "instances = 2").await;
         let bound = stage.ask(step(true, false)).await.unwrap().forward_us;
         for _ in 0..200 {
             assert_eq!(
@@ -248,8 +248,8 @@ fn a_sequence_keeps_its_leaking_host_and_others_are_served_by_the_other() {
 
 #[test]
 fn a_host_far_past_its_estimate_is_replaced_when_idle_and_its_next_load_reserves_more() {
-    Universe::real_time(|universe| async move {
-        let mut stage = load(&universe, OVERGROWS, "").await;
+    TestSystem::real_time(|system| async move {
+        let mut stage = load(&system, OVERGROWS, "").await;
         let first = stage.pid().await;
         for _ in 0..4 {
             stage.pid().await;
@@ -273,13 +273,13 @@ fn a_host_far_past_its_estimate_is_replaced_when_idle_and_its_next_load_reserves
 
 #[test]
 fn a_kill_that_the_kernels_count_explains_raises_the_next_loads_claim() {
-    Universe::real_time(|universe| async move {
-        let stage = load(&universe, DIES, "").await;
+    TestSystem::real_time(|system| async move {
+        let stage = load(&system, DIES, "").await;
         assert_eq!(stage.ask(None).await, Err(InferError::HostLost));
         assert_eq!(stage.estimate.bytes(), 0, "the kernel did not do it");
         stage.root.stop().await;
 
-        let mut stage = load(&universe, DIES, "").await;
+        let mut stage = load(&system, DIES, "").await;
         stage.kills.0.store(1, Ordering::Relaxed);
         // The first process began before the count moved. What it was killed for is not tried again.
         assert_eq!(stage.ask(None).await, Err(InferError::KilledForMemory));
@@ -294,8 +294,8 @@ fn a_kill_that_the_kernels_count_explains_raises_the_next_loads_claim() {
 
 #[test]
 fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
-    Universe::real_time(|universe| async move {
-        let stage = load(&universe, "plain", "instances = 2").await;
+    TestSystem::real_time(|system| async move {
+        let stage = load(&system, "plain", "instances = 2").await;
         let ask = async || {
             let epoch = stage
                 .pressure
@@ -326,8 +326,8 @@ fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
 
 #[test]
 fn what_is_killed_for_its_memory_ends_at_once_and_says_why_to_all_who_wait() {
-    Universe::real_time(|universe| async move {
-        let stage = load(&universe, STALLS, "instances = 2").await;
+    TestSystem::real_time(|system| async move {
+        let stage = load(&system, STALLS, "instances = 2").await;
         let begun = Instant::now();
         // Two are in processes that answer to nothing but a kill, the others wait.
         let asked = join_all((0..5).map(|_| stage.try_ask(None)));
@@ -347,9 +347,9 @@ fn what_is_killed_for_its_memory_ends_at_once_and_says_why_to_all_who_wait() {
 
 #[test]
 fn a_renewal_whose_process_never_becomes_ready_costs_the_time_of_a_load_and_no_more() {
-    Universe::real_time(|universe| async move {
+    TestSystem::real_time(|system| async move {
         let deadline = Duration::from_secs(1);
-        let stage = load_within(&universe, LOADS_LATE, "", deadline).await;
+        let stage = load_within(&system, LOADS_LATE, "", deadline).await;
         let first = stage.pid().await;
         // It leaks; the process that is to take its place hangs, and a third one takes it.
         let asked = join_all((0..400).map(|_| stage.pid())).await;
@@ -360,8 +360,8 @@ fn a_renewal_whose_process_never_becomes_ready_costs_the_time_of_a_load_and_no_m
 
 #[test]
 fn those_who_wait_for_a_model_that_is_ended_for_its_memory_hear_so_at_once() {
-    Universe::real_time(|universe| async move {
-        let stage = load(&universe, STALLS, "").await;
+    TestSystem::real_time(|system| async move {
+        let stage = load(&system, STALLS, "").await;
         let begun = Instant::now();
         // One is in the process, the others wait for it.
         let asked = join_all((0..5).map(|_| stage.try_ask(None)));

@@ -8,7 +8,7 @@ use headroom_model_protocol::Ready;
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::upkeep::Misbehaviour;
+use super::leak_monitor::ReplaceReason;
 use crate::kernel::{ProcessExit, ProcessRef};
 
 /// Trims that may be asked of one host at a time. One serves all who wait for it.
@@ -47,16 +47,16 @@ pub(super) enum EndCause {
     Exhausted,
 }
 
-/// What is told of one host.
+/// What is inner of one host.
 #[derive(Debug, Clone)]
-pub(super) struct Facts {
+pub(super) struct HostState {
     ready: Arc<watch::Sender<Option<Arc<Ready>>>>,
     serving: Arc<watch::Sender<Option<Generation>>>,
-    told: Arc<Mutex<Told>>,
+    inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Inner {
     /// The process that runs, ready or not.
     process: Option<Arc<ProcessRef>>,
     /// The last one that was ready.
@@ -64,24 +64,24 @@ struct Told {
     /// Whether we have killed the process that runs because memory was exhausted.
     killed: bool,
     last_end: Option<Ended>,
-    misbehaviour: Option<Misbehaviour>,
+    replace_reason: Option<ReplaceReason>,
     /// The most that its processes were found to hold.
     held: u64,
     /// Not the handle's way: whoever asks for a trim must never take the place of a forward.
     trims: Option<mpsc::Sender<TrimReply>>,
 }
 
-impl Facts {
+impl HostState {
     pub(super) fn new() -> Self {
         Self {
             ready: Arc::new(watch::Sender::new(None)),
             serving: Arc::new(watch::Sender::new(None)),
-            told: Arc::default(),
+            inner: Arc::default(),
         }
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the last process said when it was ready.
@@ -94,31 +94,31 @@ impl Facts {
         *self.serving.borrow()
     }
 
-    /// Tells of every change of [`Facts::serving`].
+    /// Tells of every change of [`HostState::serving`].
     pub(super) fn watch_serving(&self) -> watch::Receiver<Option<Generation>> {
         self.serving.subscribe()
     }
 
     /// How the process of this generation ended, if it has.
     pub(super) fn end_of(&self, generation: Option<Generation>) -> Option<Ended> {
-        let ended = self.told().last_end;
+        let ended = self.inner().last_end;
         ended.filter(|ended| Some(ended.generation) == generation)
     }
 
     /// Why its process is to be replaced, if it is.
-    pub(super) fn misbehaviour(&self) -> Option<Misbehaviour> {
-        self.told().misbehaviour
+    pub(super) fn replace_reason(&self) -> Option<ReplaceReason> {
+        self.inner().replace_reason
     }
 
     /// The most that its processes were found to hold, where that was far more than thought.
     pub(super) fn held(&self) -> u64 {
-        self.told().held
+        self.inner().held
     }
 
     /// Has the host give its free memory back, between two calls. `None` when there is no host, or
     /// it did not come to it `within` that time; it then does so later.
     pub(super) async fn trim(&self, within: Duration) -> Option<Trimmed> {
-        let trims = self.told().trims.clone()?;
+        let trims = self.inner().trims.clone()?;
         let (reply, trimmed) = oneshot::channel();
         trims.try_send(reply).ok()?;
         tokio::time::timeout(within, trimmed).await.ok()?.ok()
@@ -126,31 +126,31 @@ impl Facts {
 
     /// A process runs and is to load the model.
     pub(super) fn began(&self, process: Arc<ProcessRef>) {
-        let mut told = self.told();
-        told.process = Some(process);
-        told.killed = false;
+        let mut inner = self.inner();
+        inner.process = Some(process);
+        inner.killed = false;
     }
 
     /// The process is ready.
     pub(super) fn started(&self, ready: Ready) {
         self.ready.send_replace(Some(Arc::new(ready)));
-        let mut told = self.told();
-        told.misbehaviour = None;
-        told.generation.0 += 1;
-        let generation = told.generation;
-        drop(told);
+        let mut inner = self.inner();
+        inner.replace_reason = None;
+        inner.generation.0 += 1;
+        let generation = inner.generation;
+        drop(inner);
         self.serving.send_replace(Some(generation));
     }
 
     /// The process did not become ready.
     pub(super) fn boot_failed(&self) {
-        self.told().process = None;
+        self.inner().process = None;
     }
 
     /// Lets go of the process `pid`, which has ended or is about to. Another one may run by now.
     pub(super) fn forget(&self, pid: i32) {
-        let mut told = self.told();
-        told.process.take_if(|process| process.pid() == pid);
+        let mut inner = self.inner();
+        inner.process.take_if(|process| process.pid() == pid);
     }
 
     /// The process takes no more requests.
@@ -160,10 +160,10 @@ impl Facts {
 
     /// Kills the process, at once and whatever it does, because memory is exhausted.
     pub(super) fn kill(&self) {
-        let mut told = self.told();
-        if let Some(process) = told.process.clone() {
-            told.killed = true;
-            drop(told);
+        let mut inner = self.inner();
+        if let Some(process) = inner.process.clone() {
+            inner.killed = true;
+            drop(inner);
             // It may have ended by itself.
             process.signal(Signal::SIGKILL).ok();
         }
@@ -171,18 +171,18 @@ impl Facts {
 
     /// The process ended like this, the kernel having said whether it was its doing.
     pub(super) fn ended(&self, exit: ProcessExit, by_oom_killer: bool) -> EndCause {
-        let mut told = self.told();
-        told.process = None;
+        let mut inner = self.inner();
+        inner.process = None;
         let killed = ProcessExit::Signal(Signal::SIGKILL as i32);
-        let cause = if told.killed && (exit == killed || exit == ProcessExit::Unknown) {
+        let cause = if inner.killed && (exit == killed || exit == ProcessExit::Unknown) {
             EndCause::Exhausted
         } else if by_oom_killer {
             EndCause::OomKiller
         } else {
             EndCause::Other
         };
-        told.last_end = Some(Ended {
-            generation: told.generation,
+        inner.last_end = Some(Ended {
+            generation: inner.generation,
             exit,
             cause,
         });
@@ -190,18 +190,18 @@ impl Facts {
     }
 
     /// Says what is wrong with the process.
-    pub(super) fn misbehaves(&self, misbehaviour: Misbehaviour) {
-        let mut told = self.told();
-        told.misbehaviour = Some(misbehaviour);
-        if let Misbehaviour::Overgrown { bytes, .. } = misbehaviour {
-            told.held = told.held.max(bytes);
+    pub(super) fn misbehaves(&self, replace_reason: ReplaceReason) {
+        let mut inner = self.inner();
+        inner.replace_reason = Some(replace_reason);
+        if let ReplaceReason::Overgrown { bytes, .. } = replace_reason {
+            inner.held = inner.held.max(bytes);
         }
     }
 
     /// From now on this host is asked for trims.
     pub(super) fn hear_trims(&self) -> mpsc::Receiver<TrimReply> {
         let (sender, receiver) = mpsc::channel(TRIMS_MAX);
-        self.told().trims = Some(sender);
+        self.inner().trims = Some(sender);
         receiver
     }
 }

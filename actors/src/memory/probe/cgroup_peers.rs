@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{ProcessUsage, read_text};
 
-/// Others join rarely. While the group counts as ours alone, one who does is counted as ours.
+/// Peers join rarely. While the group counts as ours alone, one who does is counted as ours.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A process that was made between two looks is no stranger for long.
@@ -15,7 +15,7 @@ const ASK_AGAIN_SHARED: Duration = Duration::from_secs(1);
 
 /// Who is in a group beside us.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::memory) enum Others {
+pub(in crate::memory) enum Peers {
     /// Nobody.
     None,
     /// A process that is not below this one; 0 for one that our namespace cannot see.
@@ -26,21 +26,21 @@ pub(in crate::memory) enum Others {
 
 /// Remembers for a while who is in a group.
 #[derive(Debug, Default)]
-pub(in crate::memory) struct Company {
-    last: Option<(PathBuf, Others, Instant)>,
+pub(in crate::memory) struct CgroupPeers {
+    last: Option<(PathBuf, Peers, Instant)>,
 }
 
-impl Company {
+impl CgroupPeers {
     /// Who is in the group at `directory`, or below it, and not in `tree`.
     pub(in crate::memory) fn others(
         &mut self,
         directory: &Path,
         tree: &BTreeMap<i32, ProcessUsage>,
-    ) -> Others {
+    ) -> Peers {
         if let Some((of, others, at)) = &self.last {
             let good_for = match others {
-                Others::None => ASK_AGAIN,
-                Others::Stranger(_) | Others::Unknown => ASK_AGAIN_SHARED,
+                Peers::None => ASK_AGAIN,
+                Peers::Stranger(_) | Peers::Unknown => ASK_AGAIN_SHARED,
             };
             if of == directory && at.elapsed() < good_for {
                 return others.clone();
@@ -52,30 +52,30 @@ impl Company {
     }
 }
 
-fn others(directory: &Path, tree: &BTreeMap<i32, ProcessUsage>) -> Others {
+fn others(directory: &Path, tree: &BTreeMap<i32, ProcessUsage>) -> Peers {
     let Ok(processes) = read_text(&directory.join("cgroup.procs")) else {
-        return Others::Unknown;
+        return Peers::Unknown;
     };
     for line in processes.lines() {
         match line.trim().parse() {
             Ok(pid) if tree.contains_key(&pid) => {}
-            Ok(pid) => return Others::Stranger(pid),
-            Err(_) => return Others::Unknown,
+            Ok(pid) => return Peers::Stranger(pid),
+            Err(_) => return Peers::Unknown,
         }
     }
     // What is in a group below is counted in this one too.
     let Ok(below) = fs::read_dir(directory) else {
-        return Others::Unknown;
+        return Peers::Unknown;
     };
     for entry in below.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             match others(&entry.path(), tree) {
-                Others::None => {}
+                Peers::None => {}
                 found => return found,
             }
         }
     }
-    Others::None
+    Peers::None
 }
 
 #[cfg(test)]
@@ -91,18 +91,18 @@ mod tests {
             let usage = ProcessUsage::default();
             pids.iter().map(|pid| (*pid, usage.clone())).collect()
         };
-        let others = |pids: &[i32]| Company::default().others(&directory, &tree(pids));
-        assert_eq!(others(&[7, 8, 9]), Others::None);
-        assert_eq!(others(&[7]), Others::Stranger(8));
+        let others = |pids: &[i32]| CgroupPeers::default().others(&directory, &tree(pids));
+        assert_eq!(others(&[7, 8, 9]), Peers::None);
+        assert_eq!(others(&[7]), Peers::Stranger(8));
         fixture.write("group/below/cgroup.procs", "9\n");
-        assert_eq!(others(&[7, 8, 9]), Others::None);
-        assert_eq!(others(&[7, 8]), Others::Stranger(9));
+        assert_eq!(others(&[7, 8, 9]), Peers::None);
+        assert_eq!(others(&[7, 8]), Peers::Stranger(9));
         fixture.write("group/below/cgroup.procs", "0\n");
-        assert_eq!(others(&[7, 8, 9]), Others::Stranger(0));
+        assert_eq!(others(&[7, 8, 9]), Peers::Stranger(0));
         fixture.write("group/below/cgroup.procs", "everybody\n");
-        assert_eq!(others(&[7, 8, 9]), Others::Unknown);
+        assert_eq!(others(&[7, 8, 9]), Peers::Unknown);
         fixture.remove("group");
-        assert_eq!(others(&[7]), Others::Unknown);
+        assert_eq!(others(&[7]), Peers::Unknown);
     }
 
     #[test]
@@ -111,12 +111,12 @@ mod tests {
             .file("one/cgroup.procs", "7\n")
             .file("two/cgroup.procs", "8\n");
         let tree = BTreeMap::from([(7, ProcessUsage::default())]);
-        let mut company = Company::default();
+        let mut cgroup_peers = CgroupPeers::default();
         let (one, two) = (fixture.path("one"), fixture.path("two"));
-        assert_eq!(company.others(&one, &tree), Others::None);
+        assert_eq!(cgroup_peers.others(&one, &tree), Peers::None);
         fixture.write("one/cgroup.procs", "9\n");
-        assert_eq!(company.others(&one, &tree), Others::None);
-        assert_eq!(company.others(&two, &tree), Others::Stranger(8));
-        assert_eq!(company.others(&one, &tree), Others::Stranger(9));
+        assert_eq!(cgroup_peers.others(&one, &tree), Peers::None);
+        assert_eq!(cgroup_peers.others(&two, &tree), Peers::Stranger(8));
+        assert_eq!(cgroup_peers.others(&one, &tree), Peers::Stranger(9));
     }
 }
