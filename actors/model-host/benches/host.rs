@@ -146,7 +146,7 @@ fn large_tensors(zygote: &mut Zygote) {
     }
 }
 
-fn ready(host: &mut Host, start: Start) -> Ready {
+fn ready(host: &mut Host, start: Start) -> LoadedModel {
     match host.start(start) {
         HostReply::Ready(ready) => ready,
         reply => panic!("not ready: {reply:?}"),

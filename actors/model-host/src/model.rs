@@ -3,7 +3,7 @@
 use std::{ffi::CStr, time::Instant};
 
 use headroom_model_protocol::{
-    ArenaReader, ArenaWriter, Device, FailureKind, Infer, Input, InputKind, InputSpec, Ready,
+    ArenaReader, ArenaWriter, Device, FailureKind, Infer, Input, InputKind, InputSpec, LoadedModel,
     Scalar, ScalarKind, Start, StartFailureKind, TensorMeta, TensorReader, TensorWriter, WarmUp,
 };
 use tch::{NoGradGuard, Tensor};
@@ -92,7 +92,7 @@ impl Outcome {
 
 impl Model {
     /// Checks, loads and warms up a model, and says what it is like.
-    pub(crate) fn start(start: Start) -> Result<(Self, Ready), StartFailure> {
+    pub(crate) fn start(start: Start) -> Result<(Self, LoadedModel), StartFailure> {
         let begun = Instant::now();
         let archive = Archive::open(&start.path).map_err(|error| {
             let kind = if error.is_unreadable() {
@@ -124,7 +124,7 @@ impl Model {
             None
         };
         memory::trim();
-        let ready = Ready {
+        let ready = LoadedModel {
             inputs: model.signature.inputs.clone(),
             output_type: model.signature.output_type.clone(),
             parameter_bytes,

@@ -546,7 +546,7 @@ fn a_warm_up_that_fails_with_declared_shapes_fails_the_start() {
         })
         .1
     };
-    let HostReply::Ready(Ready {
+    let HostReply::Ready(LoadedModel {
         warm_up: Some(warm_up),
         ..
     }) = with(vec![-1, 3])
@@ -557,7 +557,7 @@ fn a_warm_up_that_fails_with_declared_shapes_fails_the_start() {
         warm_up.error.is_none() && warm_up.runs >= 3 && warm_up.runs <= 12,
         "{warm_up:?}"
     );
-    let HostReply::Ready(Ready {
+    let HostReply::Ready(LoadedModel {
         warm_up: Some(warm_up),
         ..
     }) = with(vec![1, -1])

@@ -12,7 +12,7 @@ use headroom_test_support::torchscript;
 use nix::sys::signal::Signal;
 use owner::*;
 
-fn ready(host: &mut Host, start: Start) -> Ready {
+fn ready(host: &mut Host, start: Start) -> LoadedModel {
     match host.start(start) {
         HostReply::Ready(ready) => ready,
         reply => panic!("not ready: {reply:?}"),

@@ -178,7 +178,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HostReply {
     /// The model is loaded and warm.
-    Ready(Ready),
+    Ready(LoadedModel),
     /// The model could not be loaded; the host ends.
     StartFailed {
         /// What sort of failure.
@@ -241,7 +241,7 @@ pub enum HostReply {
 
 /// What a loaded model is like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ready {
+pub struct LoadedModel {
     /// The arguments of `forward` as TorchScript tells them, in order, without `self`.
     pub inputs: Vec<SignatureInput>,
     /// The result of `forward` as TorchScript tells it, for example `Tuple[Tensor, Tensor]`.

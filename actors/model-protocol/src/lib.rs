@@ -24,8 +24,8 @@ pub use arena::{ArenaError, ArenaReader, ArenaWriter, TensorReader, TensorWriter
 pub use datatype::{Datatype, DatatypeError};
 pub use frame::{Frame, FrameDecoder, FrameError, encode_frame};
 pub use host::{
-    Device, FailureKind, HostReply, HostRequest, Infer, Input, InputKind, InputSpec, Memory,
-    OUTPUTS_UNASKED_MAX, Ready, SignatureInput, Start, StartFailureKind, WarmUp,
+    Device, FailureKind, HostReply, HostRequest, Infer, Input, InputKind, InputSpec, LoadedModel,
+    Memory, OUTPUTS_UNASKED_MAX, SignatureInput, Start, StartFailureKind, WarmUp,
 };
 pub use tensor::{
     Scalar, ScalarKind, ShapeError, TensorLocation, TensorMeta, byte_count, element_count,

@@ -42,7 +42,8 @@ pub enum NoticeKind {
         measured_bytes: u64,
     },
     /// Its process was replaced by a fresh one, in order.
-    Recycled {
+    #[serde(rename = "recycled")]
+    Replaced {
         /// Bytes that the old one held.
         before_bytes: u64,
         /// Bytes that the new one holds.
@@ -134,7 +135,7 @@ mod tests {
         let notice = Notice {
             at: SystemTime::UNIX_EPOCH,
             actor: "model:1/host-0".to_owned(),
-            kind: NoticeKind::Recycled {
+            kind: NoticeKind::Replaced {
                 before_bytes: 2,
                 after_bytes: 1,
             },

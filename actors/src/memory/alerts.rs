@@ -164,7 +164,7 @@ impl AlertSender {
                 let was_short = std::mem::replace(&mut self.is_short, *to >= self.level);
                 self.is_short || was_short
             }
-            EventKind::Notice(notice) => !matches!(notice.kind, NoticeKind::Recycled { .. }),
+            EventKind::Notice(notice) => !matches!(notice.kind, NoticeKind::Replaced { .. }),
             EventKind::Source(status) => {
                 matches!(status.health, Health::Failing | Health::Misleading)
             }
@@ -455,7 +455,7 @@ mod tests {
                 kind,
             }))
         };
-        assert!(!notice(NoticeKind::Recycled {
+        assert!(!notice(NoticeKind::Replaced {
             before_bytes: 2,
             after_bytes: 1
         }));

@@ -13,7 +13,7 @@ use std::time::Duration;
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, ResponseActFuture, SpawnHandle};
 use headroom_model_protocol::{
-    ArenaError, FailureKind, Frame, HostReply, HostRequest, Ready, Start, StartFailureKind,
+    ArenaError, FailureKind, Frame, HostReply, HostRequest, LoadedModel, Start, StartFailureKind,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -160,7 +160,7 @@ impl ModelHost {
         &mut self,
         running: Running,
         frames: Frames,
-        ready: Ready,
+        ready: LoadedModel,
         cx: &mut Context<Self>,
     ) {
         let now = Instant::now();

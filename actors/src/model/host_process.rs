@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::stream::{LocalBoxStream, StreamExt, TryStreamExt};
 use headroom_model_protocol::{
-    ArenaReader, ArenaWriter, Frame, HostReply, HostRequest, Ready, Start,
+    ArenaReader, ArenaWriter, Frame, HostReply, HostRequest, LoadedModel, Start,
 };
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
@@ -104,7 +104,7 @@ pub(super) struct Running {
 
 /// Gets a process, has it load the model, and waits until it is ready, for as long as a load may
 /// take. Nothing is left of one that does not become ready.
-pub(super) async fn boot(spec: HostSpec) -> Result<(Running, Frames, Ready), HostError> {
+pub(super) async fn boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), HostError> {
     let within = spec.load_deadline;
     let facts = spec.facts.clone();
     let booted = timeout(within, try_boot(spec)).await;
@@ -115,7 +115,7 @@ pub(super) async fn boot(spec: HostSpec) -> Result<(Running, Frames, Ready), Hos
     booted
 }
 
-async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, Ready), HostError> {
+async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), HostError> {
     let (sender, frames, theirs) = connection::pair::<HostReply>()?;
     let mut frames = frames.map_ok(|received| received.frame).boxed_local();
     let requests = ArenaWriter::create("headroom-requests")?;
@@ -158,7 +158,10 @@ fn owned(arena: &impl AsFd) -> std::io::Result<OwnedFd> {
     arena.as_fd().try_clone_to_owned()
 }
 
-async fn first_word(frames: &mut Frames, process: &mut HostProcess) -> Result<Ready, HostError> {
+async fn first_word(
+    frames: &mut Frames,
+    process: &mut HostProcess,
+) -> Result<LoadedModel, HostError> {
     loop {
         match frames.next().await {
             Some(Ok(frame)) => match frame.header {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use headroom_model_protocol::Ready;
+use headroom_model_protocol::LoadedModel;
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -50,7 +50,7 @@ pub(super) enum EndCause {
 /// What is inner of one host.
 #[derive(Debug, Clone)]
 pub(super) struct HostState {
-    ready: Arc<watch::Sender<Option<Arc<Ready>>>>,
+    ready: Arc<watch::Sender<Option<Arc<LoadedModel>>>>,
     serving: Arc<watch::Sender<Option<Generation>>>,
     inner: Arc<Mutex<Inner>>,
 }
@@ -85,7 +85,7 @@ impl HostState {
     }
 
     /// What the last process said when it was ready.
-    pub(super) fn ready(&self) -> Option<Arc<Ready>> {
+    pub(super) fn ready(&self) -> Option<Arc<LoadedModel>> {
         self.ready.borrow().clone()
     }
 
@@ -132,7 +132,7 @@ impl HostState {
     }
 
     /// The process is ready.
-    pub(super) fn started(&self, ready: Ready) {
+    pub(super) fn started(&self, ready: LoadedModel) {
         self.ready.send_replace(Some(Arc::new(ready)));
         let mut inner = self.inner();
         inner.replace_reason = None;

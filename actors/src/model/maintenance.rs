@@ -183,7 +183,7 @@ impl ModelHost {
         let name = self.metrics_name.clone();
         metrics::counter!("headroom_model_recycles_total", "name" => name, "reason" => reason)
             .increment(1);
-        let kind = NoticeKind::Recycled {
+        let kind = NoticeKind::Replaced {
             before_bytes,
             after_bytes,
         };

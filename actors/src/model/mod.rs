@@ -41,7 +41,7 @@ pub use config::{MemoryDeps, ModelsConfig};
 pub use files::{ModelFile, is_model_name, parse_version, scan, scan_model};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
-    Datatype, DatatypeError, Ready, SignatureInput, byte_count, element_count,
+    Datatype, DatatypeError, LoadedModel, SignatureInput, byte_count, element_count,
 };
 pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence, Tensor};
 pub use leak::LeakConfig;

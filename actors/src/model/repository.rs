@@ -9,7 +9,7 @@ use std::sync::Arc;
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler};
 use futures_util::future::join_all;
-use headroom_model_protocol::Ready;
+use headroom_model_protocol::LoadedModel;
 use serde_json::{Value, json};
 
 use super::config::ModelsConfig;
@@ -34,8 +34,8 @@ pub struct Model {
 impl Model {
     /// What its process told when it was last loaded; `None` as long as these files, with these
     /// settings, were not.
-    pub fn told(&self) -> Option<Arc<Ready>> {
-        self.resource.told()
+    pub fn last_loaded(&self) -> Option<Arc<LoadedModel>> {
+        self.resource.last_loaded()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use headroom_model_protocol::{Ready, Start, StartFailureKind};
+use headroom_model_protocol::{LoadedModel, Start, StartFailureKind};
 
 use super::config::{MemoryDeps, ModelsConfig};
 use super::files::ModelFile;
@@ -176,7 +176,7 @@ impl ModelResource {
         &self.owner
     }
 
-    pub(super) fn told(&self) -> Option<Arc<Ready>> {
+    pub(super) fn last_loaded(&self) -> Option<Arc<LoadedModel>> {
         self.hosts.iter().find_map(|(_, facts)| facts.ready())
     }
 

@@ -4,8 +4,8 @@ use actix_web::{Responder, web};
 use headroom_actors::kernel::phase::Phase;
 use headroom_actors::lazy::{ResourceStatus, Status};
 use headroom_actors::model::{
-    InputSetting, Model, ModelSettings, OutputSetting, Ready, Resolve, SignatureInput, Versions,
-    parse_version,
+    InputSetting, LoadedModel, Model, ModelSettings, OutputSetting, Resolve, SignatureInput,
+    Versions, parse_version,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -89,7 +89,7 @@ pub(super) async fn metadata(
 ) -> Result<impl Responder, Problem> {
     let model = resolve(&handles, &path).await?;
     let settings = model.file.settings.clone().unwrap_or_default();
-    let told = model.told();
+    let loaded = model.last_loaded();
     let versions = match path.version {
         Some(_) => vec![model.file.version],
         None => {
@@ -105,16 +105,16 @@ pub(super) async fn metadata(
         name: model.file.name.clone(),
         versions: versions.iter().map(u64::to_string).collect(),
         platform: PLATFORM,
-        inputs: inputs(&settings, told.as_deref()),
+        inputs: inputs(&settings, loaded.as_deref()),
         outputs: outputs(&settings),
     }))
 }
 
-/// From the settings; else from what the file told when it was last loaded, which knows names and
-/// no shapes; else none are known yet.
-fn inputs(settings: &ModelSettings, told: Option<&Ready>) -> Vec<TensorMetadata> {
+/// From the settings; else from the signature that the last load reported, which has names and
+/// no shapes; before the first load there are none.
+fn inputs(settings: &ModelSettings, loaded: Option<&LoadedModel>) -> Vec<TensorMetadata> {
     if settings.inputs.is_empty() {
-        let signature = told.map_or(&[][..], |told| &told.inputs);
+        let signature = loaded.map_or(&[][..], |loaded| &loaded.inputs);
         return signature.iter().map(signature_input).collect();
     }
     let input = |input: &InputSetting| TensorMetadata {

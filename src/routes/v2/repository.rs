@@ -98,7 +98,7 @@ pub(super) async fn load(
         unload_one(&handles, &model).await?;
     }
     load_one(&handles, &model).await?;
-    if model.told().is_none() {
+    if model.last_loaded().is_none() {
         // What is loaded is what lay there before, whoever noticed the change.
         unload_one(&handles, &model).await?;
         load_one(&handles, &model).await?;

@@ -183,7 +183,7 @@ impl Host {
     }
 
     /// As [`serve`](Self::serve), for a model that loads.
-    pub(crate) fn ready(start: Start) -> (Self, Ready) {
+    pub(crate) fn ready(start: Start) -> (Self, LoadedModel) {
         match Self::serve(start) {
             (host, HostReply::Ready(ready)) => (host, ready),
             (_, reply) => panic!("not ready: {reply:?}"),

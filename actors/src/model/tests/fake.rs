@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use headroom_model_protocol::{
-    Frame, FrameDecoder, HostReply, HostRequest, Memory, Ready, encode_frame,
+    Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, encode_frame,
 };
 use nix::sys::signal::{Signal, raise};
 
@@ -96,7 +96,7 @@ impl Actor {
                 if self.model == LOADS_LATE && count_starts(&start.path) == 2 {
                     wait_for_ever();
                 }
-                HostReply::Ready(Ready {
+                HostReply::Ready(LoadedModel {
                     inputs: Vec::new(),
                     output_type: "Tensor".to_owned(),
                     parameter_bytes: 0,

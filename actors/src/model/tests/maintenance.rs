@@ -208,7 +208,7 @@ fn a_leaking_host_is_replaced_while_requests_wait_and_none_fails() {
         };
         assert_eq!(to_bytes - from_bytes, calls * MIB);
         let recycled = stage.notice().await;
-        let NoticeKind::Recycled {
+        let NoticeKind::Replaced {
             before_bytes,
             after_bytes: AT_FIRST,
         } = recycled
@@ -238,7 +238,7 @@ fn a_sequence_keeps_its_leaking_host_and_others_are_served_by_the_other() {
             stage.ask(step(false, true)).await.unwrap().forward_us,
             bound
         );
-        assert!(matches!(stage.notice().await, NoticeKind::Recycled { .. }));
+        assert!(matches!(stage.notice().await, NoticeKind::Replaced { .. }));
         for _ in 0..4 {
             assert_ne!(stage.pid().await, bound);
         }
@@ -259,7 +259,7 @@ fn a_host_far_past_its_estimate_is_replaced_when_idle_and_its_next_load_reserves
             measured_bytes: 600 * MIB,
         };
         assert_eq!(stage.notice().await, expected);
-        assert!(matches!(stage.notice().await, NoticeKind::Recycled { .. }));
+        assert!(matches!(stage.notice().await, NoticeKind::Replaced { .. }));
         assert_ne!(stage.pid().await, first);
         assert_eq!(stage.estimate.bytes(), 600 * MIB);
         // It does so again, and by now that is what it is known to need.
