@@ -14,7 +14,7 @@ use headroom_actors::kernel::pool::{
     ConfiguredUrl, ConnectError, ConnectErrorKind, Locate, PoolConfig,
 };
 use headroom_actors::kernel::pressure::PressureReader;
-use headroom_actors::kernel::private_server::{EmbeddedConfig, PrivateServer, SearchPath};
+use headroom_actors::kernel::private_server::{PrivateServer, PrivateServerConfig, SearchPath};
 use headroom_actors::kernel::{Budget, ChildSpec, SupervisorSpec};
 use headroom_actors::postgres::{self, Connector, Database, MIGRATIONS, PostgresConfig};
 
@@ -51,7 +51,7 @@ pub(super) fn compose(settings: &Settings, deps: &Deps) -> Composed {
 /// The database, and beside it its replicas where there are some.
 fn postgres(settings: &PostgresSettings, data: &Path, deps: &Deps) -> (ChildSpec, Vec<Pool>) {
     let branch = SupervisorSpec::new("postgres");
-    let private = postgres::embedded(
+    let private = postgres::private_server(
         embedded(&settings.embedded, data.join("postgres")),
         branch.handle(),
         Arc::clone(&deps.budget),
@@ -169,15 +169,15 @@ fn pool(settings: &PoolSettings, origin: &Origin) -> PoolConfig {
     }
 }
 
-fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> EmbeddedConfig {
+fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> PrivateServerConfig {
     let search = match &settings.bin_dir {
         Some(folder) => SearchPath::new([folder.clone()]),
         None => SearchPath::installed(&std::env::var_os("PATH").unwrap_or_default()),
     };
     let user = settings.user.as_ref().map(|user| user.as_str().to_owned());
-    EmbeddedConfig {
+    PrivateServerConfig {
         user,
-        start_within: PRIVATE_START_WITHIN,
-        ..EmbeddedConfig::new(folder, search)
+        start_timeout: PRIVATE_START_WITHIN,
+        ..PrivateServerConfig::new(folder, search)
     }
 }

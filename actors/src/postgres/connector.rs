@@ -136,7 +136,7 @@ impl Shared {
 
 /// What several failures are as one: of a sort that may pass, if any of them may.
 fn together(failed: Vec<ConnectError>) -> ConnectError {
-    let passing = failed.iter().find(|error| error.kind.may_pass());
+    let passing = failed.iter().find(|error| error.kind.is_transient());
     let kind = passing.or(failed.first()).map(|error| error.kind);
     let messages: Vec<_> = failed.iter().map(|error| &*error.message).collect();
     ConnectError::new(
@@ -174,7 +174,7 @@ impl Connect for Connector {
         connection.is_closed()
     }
 
-    fn is_held_up(&self, connection: &Connection) -> bool {
+    fn is_blocked(&self, connection: &Connection) -> bool {
         connection.is_held_up()
     }
 

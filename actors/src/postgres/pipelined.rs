@@ -74,7 +74,7 @@ pub(super) async fn attempt(
     if let Err(error) = &answer
         && (error.ends_connection() || lease.connection().was_demoted(error))
     {
-        lease.broken();
+        lease.mark_broken();
     }
     using.lease = None;
     answer
@@ -105,7 +105,7 @@ async fn outlive(lease: Lease<Connection>) {
     }
     let held_up = connection.hold_up();
     if timeout(UNANSWERED_MAX, settled).await.is_err() {
-        lease.broken();
+        lease.mark_broken();
     }
     // Before the lease ends: whoever waits may have the connection then.
     drop(held_up);

@@ -106,7 +106,7 @@ impl Replicas {
             Err(_) => Reason::Slow,
         };
         // It is_primary to the wrong server, or nowhere.
-        lease.broken();
+        lease.mark_broken();
         Err(reason)
     }
 

@@ -119,7 +119,7 @@ impl Transaction {
             failed: AtomicBool::new(false),
             retryable: AtomicBool::new(false),
         };
-        transaction.lease.dirty();
+        transaction.lease.mark_dirty();
         let begun = transaction.batch(options.begin()).await;
         begun.map_err(|error| match error {
             // An empty transaction that is gone has done nothing.
@@ -185,9 +185,9 @@ impl Transaction {
             return Err(Error::Aborted);
         }
         if self.watch(self.lease.connection().commit()).await? {
-            self.lease.finished();
+            self.lease.mark_clean();
         } else {
-            self.lease.broken();
+            self.lease.mark_broken();
         }
         Ok(())
     }
@@ -198,7 +198,7 @@ impl Transaction {
     /// See [`Error`]. It is undone all the same, before the connection is used again.
     pub async fn rollback(self) -> Result<(), Error> {
         self.batch(ROLLBACK).await?;
-        self.lease.finished();
+        self.lease.mark_clean();
         Ok(())
     }
 
@@ -237,7 +237,7 @@ impl Transaction {
             self.retryable.store(true, Ordering::Release);
         }
         if error.ends_connection() || demoted {
-            self.lease.broken();
+            self.lease.mark_broken();
         }
     }
 }

@@ -166,7 +166,7 @@ impl Subscriber {
         self.failures = self.failures.saturating_add(1);
         let kind = error.kind.label();
         tracing::warn!(kind, %error, failures = self.failures, "cannot subscribe to redis");
-        if !error.kind.may_pass() {
+        if !error.kind.is_transient() {
             for reply in std::mem::take(&mut self.waiting).into_values().flatten() {
                 reply.send(Err(ListenError::Connect(error.clone())));
             }

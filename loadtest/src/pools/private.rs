@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use headroom_actors::kernel::pool::{Locate, PoolConfig};
 use headroom_actors::kernel::private_server::{
-    EmbeddedConfig, EmbeddedError, SearchPath, ServerState, Socket,
+    PrivateServerConfig, PrivateServerError, SearchPath, ServerState, Socket,
 };
 use headroom_actors::kernel::{Root, SupervisorSpec, Tree};
 use headroom_actors::postgres::{self, Connector, Database, PostgresConfig};
@@ -51,7 +51,7 @@ impl Private {
     pub(super) async fn postgres(keys: u32) -> Result<Self, Error> {
         let (folder, config) = place()?;
         let branch = SupervisorSpec::new("server");
-        let server = postgres::embedded(config, branch.handle(), Arc::new(Unlimited));
+        let server = postgres::private_server(config, branch.handle(), Arc::new(Unlimited));
         let settings = PostgresConfig {
             application_name: WATCHER.to_owned(),
             statement_timeout: PATIENCE,
@@ -63,7 +63,7 @@ impl Private {
         let root = start(branch.child(database.child(None))).await?;
         let private = Self {
             root,
-            socket: server.ensure().await.map_err(not_started)?,
+            socket: server.ensure_running().await.map_err(not_started)?,
             states: server.state(),
             watcher: Watcher::Postgres(database),
             _folder: folder,
@@ -76,13 +76,13 @@ impl Private {
     pub(super) async fn redis(keys: u32) -> Result<Self, Error> {
         let (folder, config) = place()?;
         let branch = SupervisorSpec::new("server");
-        let server = redis::embedded(config, branch.handle(), Arc::new(Unlimited));
+        let server = redis::private_server(config, branch.handle(), Arc::new(Unlimited));
         let locate = redis::Server::one(Arc::new(server.clone()));
         let (handle, child) = redis::pool(Role::Primary, locate, one_connection(), None);
         let root = start(branch.child(child)).await?;
         let private = Self {
             root,
-            socket: server.ensure().await.map_err(not_started)?,
+            socket: server.ensure_running().await.map_err(not_started)?,
             states: server.state(),
             watcher: Watcher::Redis(Redis::new(handle)),
             _folder: folder,
@@ -181,13 +181,13 @@ impl Private {
 }
 
 /// A folder for the data. Any user may pass through it: as root, the server runs as another one.
-fn place() -> Result<(TempDir, EmbeddedConfig), Error> {
+fn place() -> Result<(TempDir, PrivateServerConfig), Error> {
     let folder = tempfile::tempdir().map_err(Error::io("cannot make a folder"))?;
     let anyone = std::fs::Permissions::from_mode(0o711);
     let opened = std::fs::set_permissions(folder.path(), anyone);
     opened.map_err(Error::io("cannot open the folder"))?;
     let search = SearchPath::installed(&std::env::var_os("PATH").unwrap_or_default());
-    let config = EmbeddedConfig::new(folder.path().join("server"), search);
+    let config = PrivateServerConfig::new(folder.path().join("server"), search);
     Ok((folder, config))
 }
 
@@ -209,7 +209,7 @@ fn one_connection() -> PoolConfig {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as map_err has it")]
-fn not_started(error: EmbeddedError) -> Error {
+fn not_started(error: PrivateServerError) -> Error {
     Error::Program(format!("the private server did not start: {error}"))
 }
 

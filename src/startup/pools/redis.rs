@@ -24,7 +24,7 @@ pub(super) fn compose(
 ) -> (ChildSpec, Vec<Pool>) {
     let mut branch = SupervisorSpec::new("redis");
     let private_settings = &settings.embedded;
-    let private = redis::embedded(
+    let private = redis::private_server(
         embedded(&settings.embedded, data.join("redis")),
         branch.handle(),
         Arc::clone(&deps.budget),

@@ -47,7 +47,7 @@ impl Circuit {
             let wait = self.backoff.delay(self.failures).max(WAIT_MIN);
             self.next_try = Some(now + wait);
         }
-        self.open |= self.failures >= self.failures_max || !error.kind.may_pass();
+        self.open |= self.failures >= self.failures_max || !error.kind.is_transient();
         self.last = Some(error);
     }
 

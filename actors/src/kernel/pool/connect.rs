@@ -28,7 +28,7 @@ pub trait Connect: Send + Sync + 'static {
 
     /// Whether what is sent over it now would wait for something that nobody waits for any more. In
     /// shared use it gets no new users meanwhile.
-    fn is_held_up(&self, _connection: &Self::Connection) -> bool {
+    fn is_blocked(&self, _connection: &Self::Connection) -> bool {
         false
     }
 
@@ -101,7 +101,7 @@ impl ConnectErrorKind {
     }
 
     /// Whether another try soon could have another end. If not, all who wait are told at once.
-    pub fn may_pass(self) -> bool {
+    pub fn is_transient(self) -> bool {
         match self {
             Self::Unreachable | Self::TimedOut | Self::Refused | Self::Protocol => true,
             Self::Denied | Self::Tls | Self::Missing => false,

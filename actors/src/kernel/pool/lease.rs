@@ -83,9 +83,9 @@ impl<T> Lease<T> {
     }
 
     /// Says that from now on something may be left open on it, say a transaction: if the lease ends
-    /// before [`Lease::finished`], the connection is cleaned before anybody else has it. Means
+    /// before [`Lease::mark_clean`], the connection is cleaned before anybody else has it. Means
     /// nothing in shared use.
-    pub fn dirty(&self) {
+    pub fn mark_dirty(&self) {
         // Not over `BROKEN`, which nothing mends.
         self.condition
             .compare_exchange(FIT, DIRTY, Ordering::AcqRel, Ordering::Acquire)
@@ -93,7 +93,7 @@ impl<T> Lease<T> {
     }
 
     /// Says that nothing is open on it any more.
-    pub fn finished(&self) {
+    pub fn mark_clean(&self) {
         self.condition
             .compare_exchange(DIRTY, FIT, Ordering::AcqRel, Ordering::Acquire)
             .ok();
@@ -101,7 +101,7 @@ impl<T> Lease<T> {
 
     /// Says that it is of no use any more: nobody else gets it. In shared use the others that have
     /// it may end what they began.
-    pub fn broken(&self) {
+    pub fn mark_broken(&self) {
         self.condition.store(BROKEN, Ordering::Release);
     }
 }

@@ -38,11 +38,11 @@ impl<T> Checkout<T> {
     /// A checkout whose holder is the caller.
     #[track_caller]
     pub fn new(mode: Mode) -> Self {
-        Self::by(mode, Location::caller())
+        Self::with_holder(mode, Location::caller())
     }
 
     /// A checkout for `holder`.
-    pub fn by(mode: Mode, holder: &'static Location<'static>) -> Self {
+    pub fn with_holder(mode: Mode, holder: &'static Location<'static>) -> Self {
         Self {
             mode,
             holder,

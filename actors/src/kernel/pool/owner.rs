@@ -74,11 +74,11 @@ impl<C: Connect> Pool<C> {
         ChildSpec::actor(handle, move |_| {
             let (judge, other) = (Arc::clone(&connect), Arc::clone(&connect));
             let is_closed = move |connection: &C::Connection| judge.is_closed(connection);
-            let is_held_up = move |connection: &C::Connection| other.is_held_up(connection);
+            let is_blocked = move |connection: &C::Connection| other.is_blocked(connection);
             Self {
                 name: name.clone(),
                 connect: Arc::clone(&connect),
-                state: PoolState::new(&name, config.clone(), is_closed, is_held_up),
+                state: PoolState::new(&name, config.clone(), is_closed, is_blocked),
                 pressure: pressure.clone(),
                 returns: Arc::default(),
                 alarm: None,

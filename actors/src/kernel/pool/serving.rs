@@ -96,7 +96,7 @@ impl<T, W: Waits> PoolState<T, W> {
                 *retiring = Some(CloseReason::Lifetime);
             }
             let is_less = least.is_none_or(|(_, load)| *in_flight < load);
-            if retiring.is_none() && is_less && !(self.is_held_up)(&slot.connection) {
+            if retiring.is_none() && is_less && !(self.is_blocked)(&slot.connection) {
                 least = Some((*id, *in_flight));
             }
         }
@@ -114,7 +114,7 @@ impl<T, W: Waits> PoolState<T, W> {
                 continue;
             };
             shared += 1;
-            if retiring.is_none() && !(self.is_held_up)(&slot.connection) {
+            if retiring.is_none() && !(self.is_blocked)(&slot.connection) {
                 active += 1;
             }
         }

@@ -86,7 +86,7 @@ type Judge<T> = Box<dyn Fn(&T) -> bool + Send>;
 pub(super) struct PoolState<T, W> {
     pub(super) config: PoolConfig,
     pub(super) is_closed: Judge<T>,
-    pub(super) is_held_up: Judge<T>,
+    pub(super) is_blocked: Judge<T>,
     pub(super) slots: BTreeMap<u64, Slot<T>>,
     /// Idle ones, the one used last on top, so that those not needed age at the bottom.
     pub(super) idle: Vec<u64>,
@@ -106,13 +106,13 @@ impl<T, W: Waits> PoolState<T, W> {
         name: &str,
         config: PoolConfig,
         is_closed: impl Fn(&T) -> bool + Send + 'static,
-        is_held_up: impl Fn(&T) -> bool + Send + 'static,
+        is_blocked: impl Fn(&T) -> bool + Send + 'static,
     ) -> Self {
         Self {
             circuit: Circuit::new(config.circuit_failures, config.circuit_backoff),
             config,
             is_closed: Box::new(is_closed),
-            is_held_up: Box::new(is_held_up),
+            is_blocked: Box::new(is_blocked),
             slots: BTreeMap::new(),
             idle: Vec::new(),
             opening: BTreeMap::new(),
@@ -250,7 +250,7 @@ impl<T, W: Waits> PoolState<T, W> {
             return;
         }
         for waiter in self.queue.take_all() {
-            let answer = if error.kind.may_pass() {
+            let answer = if error.kind.is_transient() {
                 let last = last.clone();
                 CheckoutError::CircuitOpen { retry_in, last }
             } else {

@@ -9,7 +9,7 @@ use super::SearchPath;
 
 /// What the operator says of a private server.
 #[derive(Debug, Clone)]
-pub struct EmbeddedConfig {
+pub struct PrivateServerConfig {
     /// The folder for its data; nothing else may be in it. Made when it is missing.
     pub folder: PathBuf,
     /// The user that it runs as; only root has a choice. `None` for the owner of the folder, else
@@ -19,17 +19,17 @@ pub struct EmbeddedConfig {
     pub search: SearchPath,
     /// How long it may take from the start of its process until it is ready, recovery after a
     /// crash included.
-    pub start_within: Duration,
+    pub start_timeout: Duration,
 }
 
-impl EmbeddedConfig {
+impl PrivateServerConfig {
     /// Data in `folder`, programs from `search`, ready within a minute, the user by the rules.
     pub fn new(folder: impl Into<PathBuf>, search: SearchPath) -> Self {
         Self {
             folder: folder.into(),
             user: None,
             search,
-            start_within: Duration::from_secs(60),
+            start_timeout: Duration::from_secs(60),
         }
     }
 }

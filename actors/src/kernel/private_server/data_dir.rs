@@ -17,7 +17,7 @@ use nix::fcntl::OFlag;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 
-use super::EmbeddedError;
+use super::PrivateServerError;
 use super::run_as::RunAs;
 
 /// Bytes that the path of a socket may have; one more ends it.
@@ -37,11 +37,11 @@ pub(crate) struct DataDir {
 
 impl DataDir {
     /// Makes the folder at `path` and takes it.
-    pub(crate) fn take(path: &Path, account: RunAs) -> Result<Self, EmbeddedError> {
+    pub(crate) fn take(path: &Path, account: RunAs) -> Result<Self, PrivateServerError> {
         make_folder(path, &account)?;
         let folder = path
             .canonicalize()
-            .map_err(|error| EmbeddedError::folder(path, &error))?;
+            .map_err(|error| PrivateServerError::folder(path, &error))?;
         let lock = lock(&folder.join("lock"))?;
         Ok(Self {
             folder,
@@ -52,7 +52,7 @@ impl DataDir {
 
     /// The folder for a socket whose file is called `name`: this one, or, when that makes a path
     /// longer than a socket may have, one with a short path that nobody else may enter either.
-    pub(crate) fn socket_folder(&self, name: &str) -> Result<PathBuf, EmbeddedError> {
+    pub(crate) fn socket_folder(&self, name: &str) -> Result<PathBuf, PrivateServerError> {
         if self.folder.join(name).as_os_str().len() <= SOCKET_PATH_MAX {
             return Ok(self.folder.clone());
         }
@@ -73,7 +73,7 @@ impl DataDir {
     }
 
     /// Puts `content` in place as a file that only the server's user may read.
-    pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf, EmbeddedError> {
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf, PrivateServerError> {
         let path = self.folder.join(name);
         let new = self.folder.join(format!("{name}.new"));
         let write = || {
@@ -91,7 +91,7 @@ impl DataDir {
             std::fs::rename(&new, &path)?;
             File::open(&self.folder)?.sync_all()
         };
-        write().map_err(|error| EmbeddedError::folder(&path, &error))?;
+        write().map_err(|error| PrivateServerError::folder(&path, &error))?;
         Ok(path)
     }
 
@@ -110,21 +110,21 @@ impl DataDir {
     }
 
     /// Puts a folder in its place, for good.
-    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), EmbeddedError> {
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), PrivateServerError> {
         let to = self.folder.join(to);
         let rename = || {
             std::fs::rename(self.folder.join(from), &to)?;
             File::open(&self.folder)?.sync_all()
         };
-        rename().map_err(|error| EmbeddedError::folder(&to, &error))
+        rename().map_err(|error| PrivateServerError::folder(&to, &error))
     }
 
     /// Why a program could not be started in this folder, as its user.
-    pub(crate) fn not_started(&self, what: &'static str, error: &io::Error) -> EmbeddedError {
+    pub(crate) fn not_started(&self, what: &'static str, error: &io::Error) -> PrivateServerError {
         if error.kind() == io::ErrorKind::PermissionDenied {
             return self.account.shut_out(&self.folder);
         }
-        EmbeddedError::Start {
+        PrivateServerError::Start {
             what,
             why: error.to_string(),
             lines: Vec::new(),
@@ -132,14 +132,14 @@ impl DataDir {
     }
 
     /// Removes a file or a folder, if it is there.
-    pub(crate) fn remove(&self, name: impl AsRef<Path>) -> Result<(), EmbeddedError> {
+    pub(crate) fn remove(&self, name: impl AsRef<Path>) -> Result<(), PrivateServerError> {
         let path = self.folder.join(name);
         let remove = || match path.symlink_metadata() {
             Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path),
             Ok(_) => std::fs::remove_file(&path),
             Err(error) => unless_absent(error),
         };
-        remove().map_err(|error| EmbeddedError::folder(&path, &error))
+        remove().map_err(|error| PrivateServerError::folder(&path, &error))
     }
 }
 
@@ -164,9 +164,9 @@ fn unless_absent(error: io::Error) -> io::Result<()> {
 
 /// Makes the folder at `path`, mode 0700 and owned by `account`, with the folders above it. One that
 /// is there is taken when it is the account's, or when it is ours and empty.
-fn make_folder(path: &Path, account: &RunAs) -> Result<(), EmbeddedError> {
-    let failed = |error: io::Error| EmbeddedError::folder(path, &error);
-    let refused = |why: String| EmbeddedError::Folder {
+fn make_folder(path: &Path, account: &RunAs) -> Result<(), PrivateServerError> {
+    let failed = |error: io::Error| PrivateServerError::folder(path, &error);
+    let refused = |why: String| PrivateServerError::Folder {
         path: path.to_owned(),
         why,
         remedy: format!(
@@ -175,7 +175,7 @@ fn make_folder(path: &Path, account: &RunAs) -> Result<(), EmbeddedError> {
         ),
     };
     if let Some(parent) = path.parent() {
-        make_parents(parent).map_err(|error| EmbeddedError::folder(parent, &error))?;
+        make_parents(parent).map_err(|error| PrivateServerError::folder(parent, &error))?;
     }
     let made = DirBuilder::new().mode(0o700).create(path);
     match made {
@@ -215,8 +215,8 @@ fn make_parents(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o711))
 }
 
-fn lock(path: &Path) -> Result<File, EmbeddedError> {
-    let failed = |error: io::Error| EmbeddedError::folder(path, &error);
+fn lock(path: &Path) -> Result<File, PrivateServerError> {
+    let failed = |error: io::Error| PrivateServerError::folder(path, &error);
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -227,7 +227,7 @@ fn lock(path: &Path) -> Result<File, EmbeddedError> {
         .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(EmbeddedError::Folder {
+        Err(TryLockError::WouldBlock) => Err(PrivateServerError::Folder {
             path: path.to_owned(),
             why: "another server uses this data folder".into(),
             remedy: "end that one, or choose another data folder".into(),
@@ -240,7 +240,7 @@ fn lock(path: &Path) -> Result<File, EmbeddedError> {
 mod tests {
     use super::*;
 
-    fn data_dir(path: &Path) -> Result<DataDir, EmbeddedError> {
+    fn data_dir(path: &Path) -> Result<DataDir, PrivateServerError> {
         let account = RunAs::choose("test", None, path, "postgres").unwrap();
         DataDir::take(path, account)
     }

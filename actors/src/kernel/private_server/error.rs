@@ -8,7 +8,7 @@ use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
 /// Why a private server does not run. Each says what to do about it, and none holds a secret.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum EmbeddedError {
+pub enum PrivateServerError {
     /// There are no binaries to run.
     #[error("{what} is not installed (looked in {}): {remedy}", list(.looked_in))]
     Missing {
@@ -100,7 +100,7 @@ pub enum EmbeddedError {
     },
 }
 
-impl EmbeddedError {
+impl PrivateServerError {
     /// That `path` cannot be used because of `error`.
     pub(crate) fn folder(path: &Path, error: &io::Error) -> Self {
         let remedy = match error.kind() {
@@ -126,20 +126,20 @@ impl EmbeddedError {
     }
 }
 
-impl From<EmbeddedError> for ConnectError {
+impl From<PrivateServerError> for ConnectError {
     /// What keeps a pool from its server. Nobody is asked to try again soon for what somebody has
     /// to mend.
-    fn from(error: EmbeddedError) -> Self {
+    fn from(error: PrivateServerError) -> Self {
         let kind = match &error {
-            EmbeddedError::Missing { .. }
-            | EmbeddedError::User { .. }
-            | EmbeddedError::Folder { .. }
-            | EmbeddedError::Version { .. }
-            | EmbeddedError::Initialise { .. } => ConnectErrorKind::Missing,
-            EmbeddedError::Orphan { .. } | EmbeddedError::Start { .. } => {
+            PrivateServerError::Missing { .. }
+            | PrivateServerError::User { .. }
+            | PrivateServerError::Folder { .. }
+            | PrivateServerError::Version { .. }
+            | PrivateServerError::Initialise { .. } => ConnectErrorKind::Missing,
+            PrivateServerError::Orphan { .. } | PrivateServerError::Start { .. } => {
                 ConnectErrorKind::Unreachable
             }
-            EmbeddedError::Memory { .. } | EmbeddedError::Unavailable { .. } => {
+            PrivateServerError::Memory { .. } | PrivateServerError::Unavailable { .. } => {
                 ConnectErrorKind::Refused
             }
         };
@@ -210,7 +210,7 @@ mod tests {
             "removing data directory",
             "",
         ];
-        let error = EmbeddedError::Initialise {
+        let error = PrivateServerError::Initialise {
             what: "postgres",
             lines: lines.map(str::to_owned).to_vec(),
         };

@@ -3,7 +3,7 @@
 //!
 //! Owned here is what they have in common: the folder that is theirs alone (`data_dir`), the user
 //! without privileges that they run as (`account`), what an earlier run left behind (`orphans`),
-//! and the one start that any number of callers wait for (`PrivateServer::ensure`). What makes a
+//! and the one start that any number of callers wait for (`PrivateServer::ensure_running`). What makes a
 //! PostgreSQL or a Redis of it is a `Server`, in the room that uses it.
 //!
 //! Who may get in: nobody but the server's user and root. There is no TCP listener; the socket lies
@@ -41,9 +41,9 @@ use tokio::time::Instant;
 
 pub use binaries::SearchPath;
 pub(crate) use config::percent_encoded;
-pub use config::{EmbeddedConfig, Socket};
+pub use config::{PrivateServerConfig, Socket};
 pub(crate) use data_dir::{DataDir, new_secret};
-pub use error::EmbeddedError;
+pub use error::PrivateServerError;
 pub(crate) use orphans::Orphans;
 pub(crate) use run_as::RunAs;
 pub use state::ServerState;
@@ -89,8 +89,8 @@ pub(crate) trait Server: Send + Sync + 'static {
     fn prepare(
         &self,
         data_dir: Arc<DataDir>,
-        config: EmbeddedConfig,
-    ) -> BoxFuture<'static, Result<Prepared, EmbeddedError>>;
+        config: PrivateServerConfig,
+    ) -> BoxFuture<'static, Result<Prepared, PrivateServerError>>;
 }
 
 /// A server that is ready to be started.
@@ -108,7 +108,7 @@ pub struct PrivateServer {
 
 pub(crate) struct Shared {
     server: Arc<dyn Server>,
-    config: EmbeddedConfig,
+    config: PrivateServerConfig,
     supervisor: SupervisorHandle,
     budget: Arc<dyn Budget>,
     states: watch::Sender<ServerState>,
@@ -123,7 +123,7 @@ impl PrivateServer {
     /// is started or written yet.
     pub(crate) fn new(
         server: impl Server,
-        config: EmbeddedConfig,
+        config: PrivateServerConfig,
         supervisor: SupervisorHandle,
         budget: Arc<dyn Budget>,
     ) -> Self {
@@ -149,9 +149,9 @@ impl PrivateServer {
     /// start, and one that goes away ends nothing. Needs a tokio runtime.
     ///
     /// # Errors
-    /// See [`EmbeddedError`]. After a failed start the error stands for a pause that grows with
+    /// See [`PrivateServerError`]. After a failed start the error stands for a pause that grows with
     /// each failure; the first call after it tries again.
-    pub async fn ensure(&self) -> Result<Socket, EmbeddedError> {
+    pub async fn ensure_running(&self) -> Result<Socket, PrivateServerError> {
         let mut states = self.shared.states.subscribe();
         if self.shared.claim_start() {
             let shared = Arc::clone(&self.shared);
@@ -159,7 +159,7 @@ impl PrivateServer {
         }
         let settled = states.wait_for(|state| !state.is_on_its_way()).await;
         let name = self.shared.server.name();
-        let unavailable = |why: &str| EmbeddedError::Unavailable {
+        let unavailable = |why: &str| PrivateServerError::Unavailable {
             what: name,
             why: why.to_owned(),
         };
@@ -175,7 +175,7 @@ impl PrivateServer {
 impl Locate for PrivateServer {
     fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
         let server = self.clone();
-        async move { Ok(server.ensure().await?.url().to_owned()) }.boxed()
+        async move { Ok(server.ensure_running().await?.url().to_owned()) }.boxed()
     }
 }
 
@@ -224,7 +224,7 @@ impl Shared {
         };
         let reservation = match self.budget.reserve(claim).await {
             Ok(reservation) => reservation,
-            Err(source) => return self.fail(number, EmbeddedError::Memory { what, source }),
+            Err(source) => return self.fail(number, PrivateServerError::Memory { what, source }),
         };
         let entry = Arc::clone(reservation.entry());
         generation._reservation = Some(reservation);
@@ -236,7 +236,7 @@ impl Shared {
             Err(StartChildError::Failed(exit)) => self.fail(number, self.why(&exit)),
             Err(error) => {
                 let why = error.to_string();
-                self.fail(number, EmbeddedError::Unavailable { what, why });
+                self.fail(number, PrivateServerError::Unavailable { what, why });
             }
         }
     }
@@ -253,7 +253,7 @@ impl Shared {
             ProcessOwner::new(incarnation, Arc::clone(&shared), Arc::clone(&entry), number)
         });
         let owner = owner
-            .start_deadline(self.config.start_within.saturating_mul(2))
+            .start_deadline(self.config.start_timeout.saturating_mul(2))
             .shutdown_deadline(STOP_WITHIN + Duration::from_secs(2));
         let tree = SupervisorSpec::new(CHILD)
             .intensity(RESTARTS_MAX, RESTARTS_PERIOD)
@@ -261,9 +261,9 @@ impl Shared {
         ChildSpec::supervisor(tree).restart(Restart::Temporary)
     }
 
-    fn why(&self, exit: &Exit) -> EmbeddedError {
-        let known = exit.find::<EmbeddedError>().cloned();
-        known.unwrap_or_else(|| EmbeddedError::Start {
+    fn why(&self, exit: &Exit) -> PrivateServerError {
+        let known = exit.find::<PrivateServerError>().cloned();
+        known.unwrap_or_else(|| PrivateServerError::Start {
             what: self.server.name(),
             why: exit.root().to_string(),
             lines: Vec::new(),
@@ -285,7 +285,7 @@ impl Shared {
     }
 
     /// Start `number` has failed for good: it is tried again when somebody asks after a pause.
-    fn fail(&self, number: u64, error: EmbeddedError) {
+    fn fail(&self, number: u64, error: PrivateServerError) {
         let is_told = matches!(
             &*self.states.borrow(),
             ServerState::Failed { retry_at, .. } if retry_at.is_some()
@@ -320,7 +320,7 @@ impl Drop for ServerGeneration {
             ServerState::Starting => {
                 let what = self.shared.server.name();
                 let why = "its start was broken off".to_owned();
-                let error = EmbeddedError::Unavailable { what, why };
+                let error = PrivateServerError::Unavailable { what, why };
                 self.shared.fail(self.number, error);
             }
             ServerState::Idle | ServerState::Running { .. } => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::EmbeddedError;
+use super::PrivateServerError;
 use crate::kernel::ProcessRef;
 
 /// How long an orphan has for each of the ways in which it is asked to end. An orderly end writes
@@ -35,7 +35,7 @@ pub(crate) struct Orphans {
 
 impl Orphans {
     /// Ends them, and waits until they are gone.
-    pub(crate) async fn end(&self) -> Result<(), EmbeddedError> {
+    pub(crate) async fn end(&self) -> Result<(), PrivateServerError> {
         for signal in self.signals.iter().chain([&Signal::SIGKILL]) {
             let found = self.find();
             if found.is_empty() {
@@ -52,7 +52,7 @@ impl Orphans {
             }
         }
         match self.find().first() {
-            Some(&pid) => Err(EmbeddedError::Orphan {
+            Some(&pid) => Err(PrivateServerError::Orphan {
                 what: self.what,
                 pid,
             }),

@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{DataDir, EmbeddedError, Prepared, RunAs, STOP_WITHIN, ServerState, Shared, Socket};
+use super::{
+    DataDir, Prepared, PrivateServerError, RunAs, STOP_WITHIN, ServerState, Shared, Socket,
+};
 use crate::kernel::process::{Process, ready_when};
 use crate::kernel::{Child, Entry, Exit, IncarnationRef};
 
@@ -91,7 +93,7 @@ impl ProcessOwner {
         if let Some(running) = &self.running {
             self.shared.ran_for(running.since.elapsed());
         }
-        let error = EmbeddedError::Start {
+        let error = PrivateServerError::Start {
             what: self.shared.server.name(),
             why: exit.to_string(),
             lines,
@@ -132,7 +134,7 @@ async fn watch(
 }
 
 /// Everything from the folder to a process that answers.
-async fn boot(shared: Arc<Shared>) -> Result<Ready, EmbeddedError> {
+async fn boot(shared: Arc<Shared>) -> Result<Ready, PrivateServerError> {
     let (server, config) = (Arc::clone(&shared.server), shared.config.clone());
     let what = server.name();
     let usual = server.usual_user();
@@ -141,23 +143,25 @@ async fn boot(shared: Arc<Shared>) -> Result<Ready, EmbeddedError> {
         let account = RunAs::choose(what, user, &config.folder, usual)?;
         DataDir::take(&config.folder, account)
     });
-    let taken = taken.await.map_err(|error| EmbeddedError::Unavailable {
-        what,
-        why: error.to_string(),
-    })?;
+    let taken = taken
+        .await
+        .map_err(|error| PrivateServerError::Unavailable {
+            what,
+            why: error.to_string(),
+        })?;
     let data_dir = Arc::new(taken?);
     server.orphans(&data_dir).end().await?;
     let prepared = server.prepare(Arc::clone(&data_dir), shared.config.clone());
     let Prepared { process, socket } = prepared.await?;
     let started = Process::spawn_watched(&process, Stdio::null());
-    let (mut running, line_seen) = started.map_err(|error| EmbeddedError::Start {
+    let (mut running, line_seen) = started.map_err(|error| PrivateServerError::Start {
         what,
         why: error.to_string(),
         lines: Vec::new(),
     })?;
     let outcome = {
         let ready = timeout(
-            shared.config.start_within,
+            shared.config.start_timeout,
             ready_when(process.readiness_rule(), &line_seen),
         );
         tokio::select! {
@@ -178,7 +182,7 @@ async fn boot(shared: Arc<Shared>) -> Result<Ready, EmbeddedError> {
         Err(why) => {
             running.stop(STOP_WITHIN).await;
             let lines = running.all_lines().await;
-            Err(EmbeddedError::Start { what, why, lines })
+            Err(PrivateServerError::Start { what, why, lines })
         }
     }
 }

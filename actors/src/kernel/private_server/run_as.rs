@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::unistd::{Uid, User};
 
-use super::EmbeddedError;
+use super::PrivateServerError;
 use crate::kernel::process::ProcessSpec;
 
 /// The user that a private server runs as, and that its data belongs to.
@@ -30,7 +30,7 @@ impl RunAs {
         setting: Option<&str>,
         data: &Path,
         usual: &str,
-    ) -> Result<Self, EmbeddedError> {
+    ) -> Result<Self, PrivateServerError> {
         let us = Uid::effective();
         if let Some(name) = setting {
             let Some(user) = by_name(name) else {
@@ -110,7 +110,7 @@ impl RunAs {
 
     /// Why this user cannot get at `path`, which the system has said. The folder to blame is the
     /// first one that does not let it pass.
-    pub(crate) fn shut_out(&self, path: &Path) -> EmbeddedError {
+    pub(crate) fn shut_out(&self, path: &Path) -> PrivateServerError {
         let mut folders: Vec<_> = path.ancestors().skip(1).collect();
         folders.reverse();
         let shut = folders.into_iter().find(|folder| !self.may_pass(folder));
@@ -126,7 +126,7 @@ impl RunAs {
                 format!("let {name} use it, or choose another data folder"),
             ),
         };
-        EmbeddedError::Folder {
+        PrivateServerError::Folder {
             path: culprit.to_owned(),
             why: format!(
                 "the user {name} may not pass through it to {}",
@@ -141,9 +141,9 @@ fn by_name(name: &str) -> Option<User> {
     User::from_name(name).ok().flatten()
 }
 
-fn refused(what: &'static str, why: String, remedy: &str) -> EmbeddedError {
+fn refused(what: &'static str, why: String, remedy: &str) -> PrivateServerError {
     let remedy = remedy.to_owned();
-    EmbeddedError::User { what, why, remedy }
+    PrivateServerError::User { what, why, remedy }
 }
 
 #[cfg(test)]

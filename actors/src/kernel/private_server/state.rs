@@ -4,7 +4,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-use super::{EmbeddedError, Socket};
+use super::{PrivateServerError, Socket};
 
 /// Where a private server stands.
 #[derive(Debug, Clone)]
@@ -25,12 +25,12 @@ pub enum ServerState {
     /// It ended by itself, and is on its way again.
     Restarting {
         /// How it ended.
-        error: EmbeddedError,
+        error: PrivateServerError,
     },
     /// It does not run.
     Failed {
         /// Why.
-        error: EmbeddedError,
+        error: PrivateServerError,
         /// From when on a caller starts it again; `None` as long as its supervisor tries by itself.
         retry_at: Option<Instant>,
     },
@@ -53,7 +53,7 @@ impl ServerState {
     }
 
     /// Why it does not run, if it should.
-    pub fn error(&self) -> Option<&EmbeddedError> {
+    pub fn error(&self) -> Option<&PrivateServerError> {
         match self {
             Self::Restarting { error } | Self::Failed { error, .. } => Some(error),
             _ => None,

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::{CHILD, EmbeddedConfig, PrivateServer, SearchPath, ServerState};
+use super::{CHILD, PrivateServer, PrivateServerConfig, SearchPath, ServerState};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
     Budget, BudgetError, ChildSpec, Claim, Entry, Reservation, Root, SupervisorHandle,
@@ -124,16 +124,16 @@ impl PrivateServerTest {
         self.home.path().join("server")
     }
 
-    pub(crate) fn config(&self) -> EmbeddedConfig {
+    pub(crate) fn config(&self) -> PrivateServerConfig {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        EmbeddedConfig::new(self.folder(), SearchPath::installed(&path))
+        PrivateServerConfig::new(self.folder(), SearchPath::installed(&path))
     }
 
     /// The same, with a path that holds all that is awkward in a path and is longer than a socket's
     /// may be.
-    pub(crate) fn config_with_long_path(&self) -> EmbeddedConfig {
+    pub(crate) fn config_with_long_path(&self) -> PrivateServerConfig {
         let name = "it's, \"a\" long $name %d".repeat(6);
-        EmbeddedConfig {
+        PrivateServerConfig {
             folder: self.home.path().join(name),
             ..self.config()
         }

@@ -1,5 +1,5 @@
-//! A way to a server that can go wrong: slow, cut off in the middle of an answer, closed, or leading
-//! nowhere. It stands between the real server and the real driver, on the loopback.
+//! A proxy on the loopback between a real driver and a real server. It injects faults: delays,
+//! truncated answers, closed connections, and connections that stay open but forward nothing.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,23 +12,23 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What a connection through a [`Proxy`] does.
+/// What a connection through a [`Proxy`] suffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Conduct {
-    /// Forwards.
-    Pass,
-    /// Forwards, each piece of what the server says so much later.
+pub(crate) enum Fault {
+    /// Nothing: it forwards.
+    None,
+    /// It forwards each piece of the server's answers this much later.
     Delay(Duration),
-    /// Forwards so many more bytes of what the server says, then ends: in the middle of an answer
-    /// that is longer.
-    Cut(usize),
-    /// Forwards nothing and does not end. What was under way goes on if it is told to pass again.
-    Hole,
-    /// Ends.
+    /// It forwards this many more bytes of the server's answers, then closes. A longer answer is
+    /// cut off in the middle.
+    Truncate(usize),
+    /// It forwards nothing and stays open. Pending bytes are forwarded once the fault is cleared.
+    Blackhole,
+    /// It closes.
     Close,
 }
 
-/// Where a [`Proxy`] leads.
+/// The server behind a [`Proxy`].
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
     Tcp(SocketAddr),
@@ -47,124 +47,126 @@ impl From<&Path> for Target {
     }
 }
 
-/// A way to a server that does as it is told. Ends, with all its connections, when it is dropped.
+/// A proxy in front of one server. It closes all of its connections when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
-    orders: watch::Sender<Orders>,
+    settings: watch::Sender<Settings>,
     accepted: Arc<AtomicU64>,
     _acceptor: JoinSet<()>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Orders {
-    /// Counts the orders.
-    round: u64,
-    /// For connections that were there at the last order.
-    there: Conduct,
-    /// For those that came afterwards.
-    coming: Conduct,
+struct Settings {
+    /// Incremented by each change.
+    version: u64,
+    /// For connections that were open at the last change.
+    existing: Fault,
+    /// For connections opened since.
+    new: Fault,
 }
 
 impl Proxy {
-    /// A way to `target` that passes everything.
+    /// Starts a proxy to `target` without faults.
     pub(crate) async fn start(target: impl Into<Target>) -> Self {
         let target = target.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (orders, told) = watch::channel(Orders {
-            round: 0,
-            there: Conduct::Pass,
-            coming: Conduct::Pass,
+        let (settings, receiver) = watch::channel(Settings {
+            version: 0,
+            existing: Fault::None,
+            new: Fault::None,
         });
         let accepted = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&accepted);
         let mut acceptor = JoinSet::new();
         acceptor.spawn(async move {
             let mut connections = JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
+            while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Relaxed);
-                let course = Course::new(told.clone());
-                connections.spawn(connection(near, target.clone(), course));
+                let fault = CurrentFault::new(receiver.clone());
+                connections.spawn(forward(client, target.clone(), fault));
                 while connections.try_join_next().is_some() {}
             }
         });
         Self {
             address,
-            orders,
+            settings,
             accepted,
             _acceptor: acceptor,
         }
     }
 
-    /// Where to connect to.
+    /// The address to connect to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Connections that were made to it so far.
+    /// How many connections the proxy has accepted.
     pub(crate) fn accepted(&self) -> u64 {
         self.accepted.load(Relaxed)
     }
 
-    /// From now on the connections that are there do one thing, and those still to come another. Once
-    /// this returns, not a byte more is forwarded than they may.
-    pub(crate) fn order(&self, there: Conduct, coming: Conduct) {
-        self.orders.send_modify(|orders| {
-            *orders = Orders {
-                round: orders.round + 1,
-                there,
-                coming,
+    /// Sets the fault of the open connections and the fault of those to come. The faults hold for
+    /// every byte that is forwarded after this call returns.
+    pub(crate) fn set_faults(&self, existing: Fault, new: Fault) {
+        self.settings.send_modify(|settings| {
+            *settings = Settings {
+                version: settings.version + 1,
+                existing,
+                new,
             };
         });
     }
 }
 
-/// What one connection was told.
+/// The fault that holds for one connection.
 #[derive(Clone)]
-struct Course {
-    orders: watch::Receiver<Orders>,
-    /// The last order before it came.
-    since: u64,
-    coming: Conduct,
+struct CurrentFault {
+    settings: watch::Receiver<Settings>,
+    /// The settings' version when the connection was opened.
+    opened_at: u64,
+    /// The fault until the settings change.
+    initial: Fault,
 }
 
-impl Course {
-    fn new(orders: watch::Receiver<Orders>) -> Self {
-        let (since, coming) = {
-            let now = orders.borrow();
-            (now.round, now.coming)
-        };
+impl CurrentFault {
+    fn new(settings: watch::Receiver<Settings>) -> Self {
+        let Settings { version, new, .. } = *settings.borrow();
         Self {
-            orders,
-            since,
-            coming,
+            settings,
+            opened_at: version,
+            initial: new,
         }
     }
 
-    /// What to do, and by which order.
-    fn now(&self) -> (u64, Conduct) {
-        let orders = self.orders.borrow();
-        let later = orders.round > self.since;
-        let conduct = if later { orders.there } else { self.coming };
-        (orders.round, conduct)
+    /// The fault, and the version of the settings that set it.
+    fn get(&self) -> (u64, Fault) {
+        let settings = self.settings.borrow();
+        let is_changed = settings.version > self.opened_at;
+        let fault = if is_changed {
+            settings.existing
+        } else {
+            self.initial
+        };
+        (settings.version, fault)
     }
 
-    /// Waits as long as it leads nowhere.
-    async fn open(&mut self) -> (u64, Conduct) {
+    /// Waits until the connection may forward, then returns its fault.
+    async fn wait_for_forwarding(&mut self) -> (u64, Fault) {
         loop {
-            self.orders.mark_unchanged();
-            let now = self.now();
-            if now.1 != Conduct::Hole || self.orders.changed().await.is_err() {
-                return now;
+            self.settings.mark_unchanged();
+            let current = self.get();
+            if current.1 != Fault::Blackhole || self.settings.changed().await.is_err() {
+                return current;
             }
         }
     }
 
-    async fn closed(&mut self) {
+    async fn wait_for_close(&mut self) {
         loop {
-            self.orders.mark_unchanged();
-            if self.now().1 == Conduct::Close || self.orders.changed().await.is_err() {
+            self.settings.mark_unchanged();
+            if self.get().1 == Fault::Close || self.settings.changed().await.is_err() {
                 return;
             }
         }
@@ -174,67 +176,70 @@ impl Course {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-async fn connection(near: TcpStream, target: Target, mut course: Course) {
-    // A hole takes the connection before it knows of a server, and it ends as any other.
-    course.open().await;
-    let far: std::io::Result<Box<dyn Stream>> = match target {
+async fn forward(client: TcpStream, target: Target, mut fault: CurrentFault) {
+    // A connection that begins in a black hole does not reach the server.
+    fault.wait_for_forwarding().await;
+    let server: std::io::Result<Box<dyn Stream>> = match target {
         Target::Tcp(address) => TcpStream::connect(address)
             .await
-            .map(|it| Box::new(it) as _),
-        Target::Unix(path) => UnixStream::connect(path).await.map(|it| Box::new(it) as _),
+            .map(|stream| Box::new(stream) as _),
+        Target::Unix(path) => UnixStream::connect(path)
+            .await
+            .map(|stream| Box::new(stream) as _),
     };
-    let Ok(far) = far else {
+    let Ok(server) = server else {
         return;
     };
-    near.set_nodelay(true).ok();
-    let (near_from, near_to) = split(near);
-    let (far_from, far_to) = split(far);
+    client.set_nodelay(true).ok();
+    let (from_client, to_client) = split(client);
+    let (from_server, to_server) = split(server);
     tokio::select! {
-        () = questions(near_from, far_to, course.clone()) => {}
-        () = answers(far_from, near_to, course.clone()) => {}
-        () = course.closed() => {}
+        () = forward_requests(from_client, to_server, fault.clone()) => {}
+        () = forward_answers(from_server, to_client, fault.clone()) => {}
+        () = fault.wait_for_close() => {}
     }
 }
 
-async fn questions(
+async fn forward_requests(
     mut from: ReadHalf<impl Stream>,
     mut to: WriteHalf<impl Stream>,
-    mut course: Course,
+    mut fault: CurrentFault,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        course.open().await;
+        fault.wait_for_forwarding().await;
         if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }
 }
 
-async fn answers(
+async fn forward_answers(
     mut from: ReadHalf<impl Stream>,
     mut to: WriteHalf<impl Stream>,
-    mut course: Course,
+    mut fault: CurrentFault,
 ) {
     let mut buffer = vec![0; 16 * 1024];
-    let (mut round, mut passed) = (0, 0);
+    // Bytes forwarded under the settings of `version`.
+    let (mut version, mut forwarded) = (0, 0);
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        let (order, mut conduct) = course.open().await;
-        if let Conduct::Delay(pause) = conduct {
+        let (new_version, mut current) = fault.wait_for_forwarding().await;
+        if let Fault::Delay(pause) = current {
             tokio::time::sleep(pause).await;
-            conduct = course.open().await.1;
+            current = fault.wait_for_forwarding().await.1;
         }
-        if std::mem::replace(&mut round, order) != order {
-            passed = 0;
+        if std::mem::replace(&mut version, new_version) != new_version {
+            forwarded = 0;
         }
-        let may = match conduct {
-            Conduct::Cut(bytes) => read.min(bytes.saturating_sub(passed)),
+        let allowed = match current {
+            Fault::Truncate(bytes) => read.min(bytes.saturating_sub(forwarded)),
             _ => read,
         };
-        passed += may;
-        let written = to.write_all(&buffer[..may]).await;
-        if read == 0 || may < read || written.is_err() {
+        forwarded += allowed;
+        let written = to.write_all(&buffer[..allowed]).await;
+        if read == 0 || allowed < read || written.is_err() {
             return;
         }
     }
@@ -248,7 +253,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(100);
 
-    /// A server that sends back what it hears.
+    /// A server that sends back what it receives.
     async fn echo() -> (SocketAddr, JoinSet<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -265,49 +270,50 @@ mod tests {
         (address, server)
     }
 
-    async fn say(stream: &mut TcpStream, text: &str) -> Option<String> {
+    /// Sends `text` and reads as many bytes back.
+    async fn exchange(stream: &mut TcpStream, text: &str) -> Option<String> {
         stream.write_all(text.as_bytes()).await.unwrap();
-        hear(stream, text.len()).await
+        receive(stream, text.len()).await
     }
 
-    /// What comes, up to `most` bytes: `None` when nothing does, and nothing ends.
-    async fn hear(stream: &mut TcpStream, most: usize) -> Option<String> {
-        let mut buffer = vec![0; most];
+    /// Reads up to `max` bytes. `None` when no byte arrives and the stream stays open.
+    async fn receive(stream: &mut TcpStream, max: usize) -> Option<String> {
+        let mut buffer = vec![0; max];
         let read = timeout(SHORT, stream.read(&mut buffer)).await.ok()?;
         buffer.truncate(read.unwrap_or(0));
         Some(String::from_utf8(buffer).unwrap())
     }
 
     #[tokio::test]
-    async fn connections_do_as_they_are_told() {
+    async fn connections_suffer_the_faults_that_are_set() {
         let (address, _server) = echo().await;
         let proxy = Proxy::start(address).await;
         let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
-        assert_eq!(say(&mut stream, "one").await.unwrap(), "one");
+        assert_eq!(exchange(&mut stream, "one").await.unwrap(), "one");
 
-        proxy.order(Conduct::Hole, Conduct::Pass);
-        assert_eq!(say(&mut stream, "two").await, None);
+        proxy.set_faults(Fault::Blackhole, Fault::None);
+        assert_eq!(exchange(&mut stream, "two").await, None);
         let mut later = TcpStream::connect(proxy.address()).await.unwrap();
-        assert_eq!(say(&mut later, "works").await.unwrap(), "works");
-        proxy.order(Conduct::Pass, Conduct::Hole);
-        assert_eq!(hear(&mut stream, 3).await.unwrap(), "two");
+        assert_eq!(exchange(&mut later, "works").await.unwrap(), "works");
+        proxy.set_faults(Fault::None, Fault::Blackhole);
+        assert_eq!(receive(&mut stream, 3).await.unwrap(), "two");
         let mut lost = TcpStream::connect(proxy.address()).await.unwrap();
-        assert_eq!(say(&mut lost, "lost").await, None);
+        assert_eq!(exchange(&mut lost, "lost").await, None);
 
         let pause = SHORT / 2;
-        proxy.order(Conduct::Delay(pause), Conduct::Pass);
-        let asked = Instant::now();
-        assert_eq!(say(&mut stream, "slow").await.unwrap(), "slow");
-        assert!(asked.elapsed() >= pause);
+        proxy.set_faults(Fault::Delay(pause), Fault::None);
+        let sent = Instant::now();
+        assert_eq!(exchange(&mut stream, "slow").await.unwrap(), "slow");
+        assert!(sent.elapsed() >= pause);
 
-        proxy.order(Conduct::Cut(2), Conduct::Pass);
-        assert_eq!(say(&mut stream, "three").await.unwrap(), "th");
-        assert_eq!(hear(&mut stream, 9).await.unwrap(), "", "it ended");
+        proxy.set_faults(Fault::Truncate(2), Fault::None);
+        assert_eq!(exchange(&mut stream, "three").await.unwrap(), "th");
+        assert_eq!(receive(&mut stream, 9).await.unwrap(), "", "it closed");
 
-        proxy.order(Conduct::Close, Conduct::Close);
-        assert_eq!(hear(&mut later, 9).await.unwrap(), "");
+        proxy.set_faults(Fault::Close, Fault::Close);
+        assert_eq!(receive(&mut later, 9).await.unwrap(), "");
         let mut last = TcpStream::connect(proxy.address()).await.unwrap();
-        assert_eq!(hear(&mut last, 9).await.unwrap(), "");
+        assert_eq!(receive(&mut last, 9).await.unwrap(), "");
         assert_eq!(proxy.accepted(), 4);
     }
 }

@@ -13,7 +13,7 @@ use super::network::{Instance, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::{ConfiguredUrl, PoolConfig};
 use crate::kernel::testing::TestSystem;
-use crate::kernel::testing::proxy::{Conduct, Proxy};
+use crate::kernel::testing::proxy::{Fault, Proxy};
 
 /// How long a caller waits.
 const WITHIN: Duration = Duration::from_millis(300);
@@ -71,30 +71,30 @@ fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
         let running = RunningPool::at_with(&system, through(&proxy), config).await;
         running.until_up().await;
         for fault in [
-            Conduct::Delay(Duration::from_millis(20)),
+            Fault::Delay(Duration::from_millis(20)),
             // Answers come when nobody waits for them any more.
-            Conduct::Delay(WITHIN + Duration::from_millis(50)),
-            Conduct::Cut(33),
-            Conduct::Close,
-            Conduct::Hole,
+            Fault::Delay(WITHIN + Duration::from_millis(50)),
+            Fault::Truncate(33),
+            Fault::Close,
+            Fault::Blackhole,
         ] {
-            for coming in [Conduct::Pass, fault] {
+            for new in [Fault::None, fault] {
                 let before = proxy.accepted();
-                proxy.order(fault, coming);
+                proxy.set_faults(fault, new);
                 let (answered, failed) = ask_for(&running.redis, SECOND).await;
-                // What is in a hole stays there: only new connections pass.
-                let there = if fault == Conduct::Hole {
+                // A black hole keeps its connections: only new ones are forwarded.
+                let existing = if fault == Fault::Blackhole {
                     fault
                 } else {
-                    Conduct::Pass
+                    Fault::None
                 };
-                proxy.order(there, Conduct::Pass);
+                proxy.set_faults(existing, Fault::None);
                 let healed = Instant::now();
                 eventually("an answer", async || ask(&running.redis).await.is_ok()).await;
                 let took = healed.elapsed();
                 let opened = proxy.accepted() - before;
                 println!(
-                    "{fault:?}, then {coming:?}: {answered} answered, {failed} not, {opened} opened, \
+                    "{fault:?}, then {new:?}: {answered} answered, {failed} not, {opened} opened, \
                      back after {took:?}"
                 );
                 assert!(took < 3 * SECOND, "{fault:?}: {took:?}");

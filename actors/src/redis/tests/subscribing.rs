@@ -15,7 +15,7 @@ use super::network::{Instance, Watched, cluster};
 use super::server::{RealServer, SECOND};
 use crate::kernel::pool::ConfiguredUrl;
 use crate::kernel::testing::TestSystem;
-use crate::kernel::testing::proxy::{Conduct, Proxy};
+use crate::kernel::testing::proxy::{Fault, Proxy};
 use crate::kernel::{Backoff, Handle, Root, SupervisorSpec};
 
 struct RunningSubscriber {
@@ -184,16 +184,16 @@ fn a_connection_that_died_without_a_word_is_found_and_made_anew() {
         // A quiet connection that lives is left alone.
         sleep(SECOND).await;
         assert_eq!(running.status().await.connects, 1);
-        for coming in [Conduct::Pass, Conduct::Hole] {
-            proxy.order(Conduct::Hole, coming);
+        for new in [Fault::None, Fault::Blackhole] {
+            proxy.set_faults(Fault::Blackhole, new);
             let cut = Instant::now();
-            if coming == Conduct::Hole {
+            if new == Fault::Blackhole {
                 sleep(2 * SECOND).await;
-                proxy.order(Conduct::Hole, Conduct::Pass);
+                proxy.set_faults(Fault::Blackhole, Fault::None);
             }
             assert_eq!(next(&mut news).await, Event::Gap);
             let took = cut.elapsed();
-            println!("made anew {took:?} after it died, {coming:?} for those to come");
+            println!("made anew {took:?} after it died, {new:?} for those to come");
             assert!(took < 5 * SECOND, "{took:?}");
             running.publish("news", "again").await;
             assert_eq!(next(&mut news).await, message("news", "again"));

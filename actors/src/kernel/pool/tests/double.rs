@@ -104,7 +104,7 @@ impl Connect for Server {
         connection.dead.load(SeqCst)
     }
 
-    fn is_held_up(&self, connection: &Line) -> bool {
+    fn is_blocked(&self, connection: &Line) -> bool {
         connection.held_up.load(SeqCst)
     }
 

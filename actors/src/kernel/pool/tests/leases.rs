@@ -14,7 +14,7 @@ fn nobody_waits_for_a_clean_up_that_takes_longer_than_a_connect() {
         let running = RunningPool::open(&system, config(), ms(10)).await;
         let lease = running.own().await;
         *running.server.tending_takes.lock().unwrap() = secs(4);
-        lease.dirty();
+        lease.mark_dirty();
         drop(lease);
         let asked = Instant::now();
         let next = running.own().await;
@@ -31,18 +31,18 @@ fn what_was_left_open_is_cleaned_before_the_next_user() {
     TestSystem::paused(|system| async move {
         let running = RunningPool::open(&system, single(), ms(1)).await;
         let lease = running.own().await;
-        lease.dirty();
-        lease.finished();
+        lease.mark_dirty();
+        lease.mark_clean();
         drop(lease);
         let lease = running.own().await;
         assert_eq!(running.server.cleans.load(SeqCst), 0);
-        lease.dirty();
+        lease.mark_dirty();
         drop(lease);
         let lease = running.own().await;
         assert_eq!((lease.number, running.server.cleans.load(SeqCst)), (0, 1));
         // What cannot be cleaned is closed.
         running.server.unwell.store(true, SeqCst);
-        lease.dirty();
+        lease.mark_dirty();
         drop(lease);
         let lease = running.own().await;
         assert_eq!(lease.number, 1);
@@ -58,9 +58,9 @@ fn a_thousand_abandoned_uses_cost_no_connection() {
         for _ in 0..1000 {
             let user = async {
                 let lease = running.own().await;
-                lease.dirty();
+                lease.mark_dirty();
                 sleep(secs(1)).await;
-                lease.finished();
+                lease.mark_clean();
             };
             // Given up half-way.
             drop(tokio::time::timeout(ms(5), user).await);
@@ -112,8 +112,8 @@ fn broken_connections_are_not_given_out_again() {
     TestSystem::paused(|system| async move {
         let running = RunningPool::open(&system, single(), ms(1)).await;
         let lease = running.own().await;
-        lease.broken();
-        lease.finished();
+        lease.mark_broken();
+        lease.mark_clean();
         drop(lease);
         let lease = running.own().await;
         assert_eq!(lease.number, 1);
@@ -122,7 +122,7 @@ fn broken_connections_are_not_given_out_again() {
         let first = running.share().await;
         let second = running.share().await;
         assert_eq!((first.number, second.number), (2, 2));
-        first.broken();
+        first.mark_broken();
         drop(first);
         // The other may end what it began; nobody new comes to it.
         assert!(running.take(Mode::Shared, ms(20)).await.is_err());

@@ -19,8 +19,8 @@ use crate::kernel::private_server::testing::{
 use crate::kernel::private_server::{SearchPath, ServerState};
 use crate::kernel::testing::disk::MountNamespace;
 
-fn server(test: &PrivateServerTest, config: EmbeddedConfig) -> PrivateServer {
-    embedded(config, test.supervisor.clone(), test.budget())
+fn server(test: &PrivateServerTest, config: PrivateServerConfig) -> PrivateServer {
+    private_server(config, test.supervisor.clone(), test.budget())
 }
 
 /// What a client of PostgreSQL's own says.
@@ -40,7 +40,7 @@ async fn query(socket: &Socket, sql: &str) -> Result<String, String> {
 /// A server with one row in it.
 async fn with_a_row(test: &PrivateServerTest) -> (PrivateServer, Socket) {
     let server = server(test, test.config());
-    let socket = server.ensure().await.unwrap();
+    let socket = server.ensure_running().await.unwrap();
     query(&socket, "CREATE TABLE kept (id int PRIMARY KEY)")
         .await
         .unwrap();
@@ -68,7 +68,7 @@ fn it_is_laid_out_once_and_any_number_of_callers_wait_for_one_start() {
             !test.folder().exists(),
             "nothing happens before it is needed"
         );
-        let callers = (0..50).map(|_| server.ensure());
+        let callers = (0..50).map(|_| server.ensure_running());
         let sockets = futures_util::future::join_all(callers).await;
         let socket = sockets[0].as_ref().unwrap().clone();
         assert!(
@@ -99,7 +99,7 @@ fn it_is_laid_out_once_and_any_number_of_callers_wait_for_one_start() {
         test.stop().await;
         assert!(!is_alive(first));
         assert!(matches!(*server.state().borrow(), ServerState::Idle));
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert_ne!(pid(&server.state()), first);
         assert_row(&socket).await;
         test
@@ -110,7 +110,7 @@ fn it_is_laid_out_once_and_any_number_of_callers_wait_for_one_start() {
 fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config());
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         let process = pid(&server.state());
         assert_ne!(uid_of(process), 0, "never as root");
         assert!(!listens_on_tcp(process));
@@ -135,7 +135,7 @@ fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
         // A lost password is replaced, and what is stored stays.
         test.stop().await;
         std::fs::remove_file(test.folder().join("password")).unwrap();
-        let after = server.ensure().await.unwrap();
+        let after = server.ensure_running().await.unwrap();
         assert!(!after.url().contains(&password));
         assert_eq!(query(&after, "SELECT 1").await.as_deref(), Ok("1"));
         assert!(query(&socket, "SELECT 1").await.is_err());
@@ -155,7 +155,7 @@ fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
             .unwrap();
         for _ in 0..2 {
             kill_and_wait(&server).await;
-            assert_row(&server.ensure().await.unwrap()).await;
+            assert_row(&server.ensure_running().await.unwrap()).await;
         }
         assert_eq!(test.ledger.claims.load(SeqCst), 1);
         drop(busy);
@@ -190,7 +190,7 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
         .await;
         let pid_of_orphan = i32::try_from(orphan.id().unwrap()).unwrap();
         assert!(is_alive(pid_of_orphan));
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert_ne!(pid(&server.state()), pid_of_orphan);
         assert!(
             timeout(PATIENCE, orphan.wait())
@@ -224,7 +224,7 @@ fn the_pid_file_of_a_process_that_is_gone_or_somebody_elses_is_no_obstacle() {
             std::fs::write(folder.join(CLUSTER).join("postmaster.pid"), &text).unwrap();
             std::fs::write(folder.join(format!("{SOCKET}.lock")), &text).unwrap();
             std::fs::write(socket.path(), "").unwrap();
-            assert_row(&server.ensure().await.unwrap()).await;
+            assert_row(&server.ensure_running().await.unwrap()).await;
             test.stop().await;
         }
         test
@@ -237,7 +237,7 @@ fn half_a_cluster_is_never_taken_for_one() {
         let config = test.config();
         // Killed half-way: all is there but the last step, or hardly anything.
         let interrupted = server(&test, config.clone());
-        let start = tokio::spawn(async move { interrupted.ensure().await.map(drop) });
+        let start = tokio::spawn(async move { interrupted.ensure_running().await.map(drop) });
         until("initdb is at work", || {
             test.folder().join(NEW_CLUSTER).join("base").exists()
         })
@@ -253,7 +253,10 @@ fn half_a_cluster_is_never_taken_for_one() {
         };
         initdb.end().await.unwrap();
         let error = start.await.unwrap().unwrap_err();
-        assert!(matches!(error, EmbeddedError::Initialise { .. }), "{error}");
+        assert!(
+            matches!(error, PrivateServerError::Initialise { .. }),
+            "{error}"
+        );
         assert!(!test.folder().join(CLUSTER).exists());
         assert!(!test.folder().join(NEW_CLUSTER).exists());
         // What a kill of the whole server leaves.
@@ -261,7 +264,7 @@ fn half_a_cluster_is_never_taken_for_one() {
         std::fs::create_dir_all(left.join("base")).unwrap();
         std::fs::write(left.join("PG_VERSION"), "15\n").unwrap();
         let server = server(&test, config);
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert_eq!(query(&socket, "SELECT 1").await.as_deref(), Ok("1"));
         assert!(!left.exists());
         test
@@ -277,15 +280,21 @@ fn without_binaries_it_says_what_to_install_and_starts_once_they_are_there() {
         let bin = programs.path().join("bin");
         config.search = SearchPath::new([bin.clone()]);
         let server = server(&test, config);
-        let error = server.ensure().await.unwrap_err();
-        assert!(matches!(error, EmbeddedError::Missing { .. }), "{error}");
+        let error = server.ensure_running().await.unwrap_err();
+        assert!(
+            matches!(error, PrivateServerError::Missing { .. }),
+            "{error}"
+        );
         let text = error.to_string();
         assert!(text.contains("apt-get install postgresql"), "{text}");
         assert!(text.contains(&bin.display().to_string()), "{text}");
         std::os::unix::fs::symlink(real, bin).unwrap();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while let Err(error) = server.ensure().await {
-            assert!(matches!(error, EmbeddedError::Missing { .. }), "{error}");
+        while let Err(error) = server.ensure_running().await {
+            assert!(
+                matches!(error, PrivateServerError::Missing { .. }),
+                "{error}"
+            );
             assert!(tokio::time::Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -301,14 +310,17 @@ fn a_cluster_of_another_version_is_left_alone() {
         let version = test.folder().join(CLUSTER).join("PG_VERSION");
         let ours = std::fs::read_to_string(&version).unwrap();
         std::fs::write(&version, "9\n").unwrap();
-        let error = server.ensure().await.unwrap_err();
-        assert!(matches!(error, EmbeddedError::Version { .. }), "{error}");
+        let error = server.ensure_running().await.unwrap_err();
+        assert!(
+            matches!(error, PrivateServerError::Version { .. }),
+            "{error}"
+        );
         let text = error.to_string();
         assert!(text.contains("install postgres 9, or move"), "{text}");
         std::fs::write(&version, ours).unwrap();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         let socket = loop {
-            match server.ensure().await {
+            match server.ensure_running().await {
                 Ok(socket) => break socket,
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -323,7 +335,7 @@ fn a_cluster_of_another_version_is_left_alone() {
 fn a_long_path_is_no_obstacle() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config_with_long_path());
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert!(socket.path().as_os_str().len() <= 107);
         assert_eq!(mode(socket.path().parent().unwrap()), 0o700);
         assert_eq!(query(&socket, "SELECT 1").await.as_deref(), Ok("1"));
@@ -345,8 +357,8 @@ fn a_folder_that_its_user_cannot_reach_is_named() {
         std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0o700)).unwrap();
         let mut config = test.config();
         config.folder = shut.join("server");
-        let error = server(&test, config).ensure().await.unwrap_err();
-        let EmbeddedError::Folder { path, remedy, .. } = &error else {
+        let error = server(&test, config).ensure_running().await.unwrap_err();
+        let PrivateServerError::Folder { path, remedy, .. } = &error else {
             panic!("{error}");
         };
         assert_eq!(*path, shut.canonicalize().unwrap());
@@ -360,10 +372,10 @@ fn without_memory_nothing_is_started() {
     PrivateServerTest::run(|test| async move {
         test.ledger.is_full.store(true, SeqCst);
         let server = server(&test, test.config());
-        let error = server.ensure().await.unwrap_err();
+        let error = server.ensure_running().await.unwrap_err();
         let short = matches!(
             error,
-            EmbeddedError::Memory {
+            PrivateServerError::Memory {
                 source: BudgetError::Short { .. },
                 ..
             }
@@ -381,7 +393,7 @@ const FILLING: usize = 1 << 16;
 async fn once_there_is_room(server: &PrivateServer) -> Socket {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
-        match server.ensure().await {
+        match server.ensure_running().await {
             Ok(socket) => return socket,
             Err(error) => assert!(error.to_string().contains("No space left"), "{error}"),
         }
@@ -400,8 +412,11 @@ fn a_full_disk_is_told_of_and_it_starts_when_there_is_room() {
         let mut config = test.config();
         config.folder = disk.path().join("server");
         let server = server(&test, config);
-        let error = server.ensure().await.unwrap_err();
-        assert!(matches!(error, EmbeddedError::Initialise { .. }), "{error}");
+        let error = server.ensure_running().await.unwrap_err();
+        assert!(
+            matches!(error, PrivateServerError::Initialise { .. }),
+            "{error}"
+        );
         let text = error.to_string();
         assert!(text.contains("No space left on device"), "{text}");
         assert!(text.contains("free space on the disk"), "{text}");

@@ -16,8 +16,8 @@ use crate::kernel::private_server::{SearchPath, ServerState};
 use crate::kernel::testing::disk::MountNamespace;
 use crate::redis::{Redis as Client, Role, cmd, pool, pool_config};
 
-fn server(test: &PrivateServerTest, config: EmbeddedConfig) -> PrivateServer {
-    embedded(config, test.supervisor.clone(), test.budget())
+fn server(test: &PrivateServerTest, config: PrivateServerConfig) -> PrivateServer {
+    private_server(config, test.supervisor.clone(), test.budget())
 }
 
 fn password(socket: &Socket) -> &str {
@@ -45,7 +45,7 @@ async fn tell(socket: &Socket, command: &[&str]) -> String {
 fn a_second_start_finds_what_the_first_one_kept() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config());
-        let callers = (0..50).map(|_| server.ensure());
+        let callers = (0..50).map(|_| server.ensure_running());
         let sockets = futures_util::future::join_all(callers).await;
         let socket = sockets[0].as_ref().unwrap().clone();
         assert!(
@@ -59,7 +59,7 @@ fn a_second_start_finds_what_the_first_one_kept() {
         assert_eq!(test.ledger.settled.load(SeqCst), 1);
         test.stop().await;
         assert!(!is_alive(process));
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
         let appended = tell(&socket, &["CONFIG", "GET", "appendfsync"]).await;
         assert_eq!(appended, "appendfsync\nalways");
@@ -71,7 +71,7 @@ fn a_second_start_finds_what_the_first_one_kept() {
 fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config());
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         let process = pid(&server.state());
         assert_ne!(uid_of(process), 0, "never as root");
         assert!(!listens_on_tcp(process));
@@ -90,11 +90,11 @@ fn nobody_gets_in_but_with_the_password_and_through_a_closed_folder() {
 fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config());
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         for round in ["1", "2"] {
             assert_eq!(tell(&socket, &["SET", round, round]).await, "OK");
             kill_and_wait(&server).await;
-            let socket = server.ensure().await.unwrap();
+            let socket = server.ensure_running().await.unwrap();
             assert_eq!(tell(&socket, &["GET", round]).await, round);
         }
         test
@@ -105,7 +105,7 @@ fn a_killed_server_is_restarted_with_all_that_it_acknowledged() {
 fn a_file_that_a_crash_cut_off_is_loaded_up_to_there() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config());
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
         test.stop().await;
         let folder = test.folder().join("appendonlydir");
@@ -116,7 +116,7 @@ fn a_file_that_a_crash_cut_off_is_loaded_up_to_there() {
             .unwrap();
         let mut file = std::fs::OpenOptions::new().append(true).open(file).unwrap();
         file.write_all(b"*3\r\n$3\r\nSET\r\n$4\r\nlo").unwrap();
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert_eq!(tell(&socket, &["GET", "kept"]).await, "7");
         assert_eq!(tell(&socket, &["DBSIZE"]).await, "1");
         test
@@ -127,7 +127,7 @@ fn a_file_that_a_crash_cut_off_is_loaded_up_to_there() {
 fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config());
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         test.stop().await;
         let folder = test.folder().canonicalize().unwrap();
         let mut orphan = test
@@ -141,7 +141,7 @@ fn an_orphan_of_an_earlier_run_is_ended_and_its_data_kept() {
         })
         .await;
         assert_eq!(tell(&socket, &["SET", "kept", "7"]).await, "OK");
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert!(
             timeout(PATIENCE, orphan.wait())
                 .await
@@ -160,8 +160,11 @@ fn without_binaries_it_says_what_to_install() {
     PrivateServerTest::run(|test| async move {
         let mut config = test.config();
         config.search = SearchPath::new([test.home.path().join("bin")]);
-        let error = server(&test, config).ensure().await.unwrap_err();
-        assert!(matches!(error, EmbeddedError::Missing { .. }), "{error}");
+        let error = server(&test, config).ensure_running().await.unwrap_err();
+        assert!(
+            matches!(error, PrivateServerError::Missing { .. }),
+            "{error}"
+        );
         let text = error.to_string();
         assert!(text.contains("apt-get install redis-server"), "{text}");
         test
@@ -172,7 +175,7 @@ fn without_binaries_it_says_what_to_install() {
 fn a_long_path_is_no_obstacle() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config_with_long_path());
-        let socket = server.ensure().await.unwrap();
+        let socket = server.ensure_running().await.unwrap();
         assert!(socket.path().as_os_str().len() <= 107);
         assert_eq!(tell(&socket, &["PING"]).await, "PONG");
         test.stop().await;
@@ -185,7 +188,7 @@ fn a_long_path_is_no_obstacle() {
 fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
     PrivateServerTest::run(|test| async move {
         let server = server(&test, test.config());
-        server.ensure().await.unwrap();
+        server.ensure_running().await.unwrap();
         test.stop().await;
         // Nothing can be appended to a folder.
         let data = test.folder().join("appendonlydir");
@@ -194,8 +197,8 @@ fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
         let asked = std::time::Instant::now();
         let (mut starts, mut last) = (0, None);
         while asked.elapsed() < Duration::from_secs(3) {
-            let error = server.ensure().await.unwrap_err();
-            assert!(matches!(error, EmbeddedError::Start { .. }), "{error}");
+            let error = server.ensure_running().await.unwrap_err();
+            assert!(matches!(error, PrivateServerError::Start { .. }), "{error}");
             if let ServerState::Failed { retry_at, .. } = &*server.state().borrow()
                 && last != *retry_at
             {
@@ -211,7 +214,7 @@ fn a_server_that_never_comes_up_is_told_of_and_is_not_started_over_and_over() {
         std::fs::remove_file(&data).unwrap();
         std::fs::rename(test.folder().join("aside"), &data).unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while server.ensure().await.is_err() {
+        while server.ensure_running().await.is_err() {
             assert!(std::time::Instant::now() < deadline, "it comes back");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

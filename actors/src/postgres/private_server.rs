@@ -23,8 +23,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use nix::sys::signal::Signal;
 
 use crate::kernel::private_server::{
-    DataDir, EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, Socket,
-    new_secret, percent_encoded,
+    DataDir, Orphans, Prepared, PrivateServer, PrivateServerConfig, PrivateServerError, Server,
+    Socket, new_secret, percent_encoded,
 };
 use crate::kernel::process::{Process, ProcessSpec, Readiness};
 use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
@@ -95,8 +95,8 @@ const ACCESS: &str = "local all headroom scram-sha-256\n";
 
 /// A PostgreSQL of our own with its data where `config` says, that runs under `supervisor` within
 /// `budget`. Nothing is started or written before it is needed. Its URL is libpq's, with the password.
-pub fn embedded(
-    config: EmbeddedConfig,
+pub fn private_server(
+    config: PrivateServerConfig,
     supervisor: SupervisorHandle,
     budget: Arc<dyn Budget>,
 ) -> PrivateServer {
@@ -135,8 +135,8 @@ impl Server for Postgres {
     fn prepare(
         &self,
         data_dir: Arc<DataDir>,
-        config: EmbeddedConfig,
-    ) -> BoxFuture<'static, Result<Prepared, EmbeddedError>> {
+        config: PrivateServerConfig,
+    ) -> BoxFuture<'static, Result<Prepared, PrivateServerError>> {
         async move {
             let binaries = find(&data_dir, &config).await?;
             Cluster { data_dir, binaries }.prepare().await
@@ -146,7 +146,10 @@ impl Server for Postgres {
 }
 
 /// The folder with the binaries to use: those of the cluster's version, or the first ones.
-async fn find(data_dir: &DataDir, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedError> {
+async fn find(
+    data_dir: &DataDir,
+    config: &PrivateServerConfig,
+) -> Result<PathBuf, PrivateServerError> {
     let wanted = std::fs::read_to_string(data_dir.folder.join(CLUSTER).join("PG_VERSION")).ok();
     let wanted = wanted.map(|version| version.trim().to_owned());
     let mut found = Vec::new();
@@ -160,13 +163,13 @@ async fn find(data_dir: &DataDir, config: &EmbeddedConfig) -> Result<PathBuf, Em
         found.push(format!("{version} in {}", folder.display()));
     }
     match wanted {
-        Some(data) if !found.is_empty() => Err(EmbeddedError::Version {
+        Some(data) if !found.is_empty() => Err(PrivateServerError::Version {
             what: NAME,
             path: data_dir.folder.join(CLUSTER),
             data,
             found: found.join(", "),
         }),
-        _ => Err(EmbeddedError::Missing {
+        _ => Err(PrivateServerError::Missing {
             what: "the server of PostgreSQL (postgres, initdb)",
             looked_in: config.search.folders().to_vec(),
             remedy: "install it ('apt-get install postgresql' on Debian and Ubuntu, 'brew install \
@@ -177,7 +180,10 @@ async fn find(data_dir: &DataDir, config: &EmbeddedConfig) -> Result<PathBuf, Em
 }
 
 /// The major version of the binaries in `folder`; `None` when they do not run.
-async fn major_version(data_dir: &DataDir, folder: &Path) -> Result<Option<String>, EmbeddedError> {
+async fn major_version(
+    data_dir: &DataDir,
+    folder: &Path,
+) -> Result<Option<String>, PrivateServerError> {
     let spec = program(data_dir, &folder.join("postgres")).argument("--version");
     let (exit, lines) = run(data_dir, &spec, Stdio::null()).await?;
     let version = lines.first().and_then(|line| {
@@ -204,7 +210,7 @@ async fn run(
     data_dir: &DataDir,
     spec: &ProcessSpec,
     stdin: Stdio,
-) -> Result<(ProcessExit, Vec<String>), EmbeddedError> {
+) -> Result<(ProcessExit, Vec<String>), PrivateServerError> {
     Process::run(spec, stdin)
         .await
         .map_err(|error| data_dir.not_started(NAME, &error))
@@ -217,7 +223,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn prepare(self) -> Result<Prepared, EmbeddedError> {
+    async fn prepare(self) -> Result<Prepared, PrivateServerError> {
         let data_dir = &self.data_dir;
         let folder = data_dir.folder.join(CLUSTER);
         let known = data_dir.secret(PASSWORD);
@@ -226,7 +232,9 @@ impl Cluster {
             (known, is_cluster) => {
                 let password = match known {
                     Some(password) => password.clone(),
-                    None => new_secret().map_err(|error| EmbeddedError::folder(&folder, &error))?,
+                    None => {
+                        new_secret().map_err(|error| PrivateServerError::folder(&folder, &error))?
+                    }
                 };
                 if is_cluster {
                     self.replace_password(&password).await?;
@@ -265,11 +273,11 @@ impl Cluster {
 
     /// Lays out a cluster with our role and its database beside its place, and puts it there when
     /// it is complete.
-    async fn initialise(&self, password: &str) -> Result<(), EmbeddedError> {
+    async fn initialise(&self, password: &str) -> Result<(), PrivateServerError> {
         let data_dir = &self.data_dir;
         let place = data_dir.folder.join(CLUSTER);
         if place.symlink_metadata().is_ok() {
-            return Err(EmbeddedError::Folder {
+            return Err(PrivateServerError::Folder {
                 path: place,
                 why: "it is there and is no cluster of PostgreSQL".into(),
                 remedy: "move it away".into(),
@@ -286,7 +294,7 @@ impl Cluster {
         data_dir.rename(NEW_CLUSTER, CLUSTER)
     }
 
-    async fn lay_out(&self, password: &str) -> Result<(), EmbeddedError> {
+    async fn lay_out(&self, password: &str) -> Result<(), PrivateServerError> {
         let spec = program(&self.data_dir, &self.binaries.join("initdb"))
             .argument("--pgdata")
             .argument(self.data_dir.folder.join(NEW_CLUSTER))
@@ -298,7 +306,7 @@ impl Cluster {
             .argument("--auth=reject");
         let (exit, lines) = run(&self.data_dir, &spec, Stdio::null()).await?;
         if exit != ProcessExit::Code(0) {
-            return Err(EmbeddedError::Initialise { what: NAME, lines });
+            return Err(PrivateServerError::Initialise { what: NAME, lines });
         }
         let statements = format!(
             "CREATE ROLE {ROLE} LOGIN PASSWORD '{password}'\n\
@@ -309,7 +317,7 @@ impl Cluster {
     }
 
     /// The file with the password is lost: the role gets a new one.
-    async fn replace_password(&self, password: &str) -> Result<(), EmbeddedError> {
+    async fn replace_password(&self, password: &str) -> Result<(), PrivateServerError> {
         tracing::warn!(
             server = NAME,
             "the password's file is gone or damaged, setting a new one"
@@ -322,14 +330,14 @@ impl Cluster {
     }
 
     /// Executes statements, one a line, in single-user mode.
-    async fn execute(&self, cluster: &str, statements: &str) -> Result<(), EmbeddedError> {
+    async fn execute(&self, cluster: &str, statements: &str) -> Result<(), PrivateServerError> {
         let data_dir = &self.data_dir;
         // Far less than a pipe holds, so this does not wait for its reader.
         let piped = std::io::pipe().and_then(|(reader, mut writer)| {
             writer.write_all(statements.as_bytes())?;
             Ok(reader)
         });
-        let input = piped.map_err(|error| EmbeddedError::folder(&data_dir.folder, &error))?;
+        let input = piped.map_err(|error| PrivateServerError::folder(&data_dir.folder, &error))?;
         let mut spec = program(data_dir, &self.binaries.join("postgres")).argument("--single");
         for setting in [
             "exit_on_error=on",
@@ -350,7 +358,7 @@ impl Cluster {
         if exit == ProcessExit::Code(0) {
             return Ok(());
         }
-        Err(EmbeddedError::Initialise { what: NAME, lines })
+        Err(PrivateServerError::Initialise { what: NAME, lines })
     }
 }
 

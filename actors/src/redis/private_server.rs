@@ -19,8 +19,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use nix::sys::signal::Signal;
 
 use crate::kernel::private_server::{
-    DataDir, EmbeddedConfig, EmbeddedError, Orphans, Prepared, PrivateServer, Server, Socket,
-    new_secret, percent_encoded,
+    DataDir, Orphans, Prepared, PrivateServer, PrivateServerConfig, PrivateServerError, Server,
+    Socket, new_secret, percent_encoded,
 };
 use crate::kernel::process::{Process, ProcessSpec, Readiness};
 use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
@@ -67,8 +67,8 @@ stop-writes-on-bgsave-error no
 
 /// A Redis of our own with its data where `config` says, that runs under `supervisor` within
 /// `budget`. Nothing is started or written before it is needed. Its URL is `redis+unix:`, with the password.
-pub fn embedded(
-    config: EmbeddedConfig,
+pub fn private_server(
+    config: PrivateServerConfig,
     supervisor: SupervisorHandle,
     budget: Arc<dyn Budget>,
 ) -> PrivateServer {
@@ -102,22 +102,22 @@ impl Server for Redis {
     fn prepare(
         &self,
         data_dir: Arc<DataDir>,
-        config: EmbeddedConfig,
-    ) -> BoxFuture<'static, Result<Prepared, EmbeddedError>> {
+        config: PrivateServerConfig,
+    ) -> BoxFuture<'static, Result<Prepared, PrivateServerError>> {
         prepare(data_dir, config).boxed()
     }
 }
 
 async fn prepare(
     data_dir: Arc<DataDir>,
-    config: EmbeddedConfig,
-) -> Result<Prepared, EmbeddedError> {
+    config: PrivateServerConfig,
+) -> Result<Prepared, PrivateServerError> {
     let binary = find(&data_dir, &config).await?;
     let password = match data_dir.secret(PASSWORD) {
         Some(password) => password,
         None => {
             let made =
-                new_secret().map_err(|error| EmbeddedError::folder(&data_dir.folder, &error));
+                new_secret().map_err(|error| PrivateServerError::folder(&data_dir.folder, &error));
             let password = made?;
             data_dir.write(PASSWORD, password.as_bytes())?;
             password
@@ -137,7 +137,10 @@ async fn prepare(
 }
 
 /// The first binary that runs.
-async fn find(data_dir: &DataDir, config: &EmbeddedConfig) -> Result<PathBuf, EmbeddedError> {
+async fn find(
+    data_dir: &DataDir,
+    config: &PrivateServerConfig,
+) -> Result<PathBuf, PrivateServerError> {
     for folder in config.search.with_all(&PROGRAMS) {
         let binary = folder.join(PROGRAMS[0]);
         let spec = program(data_dir, &binary).argument("--version");
@@ -147,7 +150,7 @@ async fn find(data_dir: &DataDir, config: &EmbeddedConfig) -> Result<PathBuf, Em
             return Ok(binary);
         }
     }
-    Err(EmbeddedError::Missing {
+    Err(PrivateServerError::Missing {
         what: "the server of Redis (redis-server)",
         looked_in: config.search.folders().to_vec(),
         remedy: "install it ('apt-get install redis-server' on Debian and Ubuntu, 'brew install \
