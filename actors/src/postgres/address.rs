@@ -12,7 +12,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::config::PostgresConfig;
-use super::tls::{Roots, Trust};
+use super::tls::{Roots, Verification};
 use crate::kernel::url::{UrlFault, UrlForm, is_host_name};
 
 /// What URLs of PostgreSQL look like. There is no fragment: `#` is a character like any other.
@@ -26,7 +26,7 @@ const FORM: UrlForm = UrlForm {
 pub(super) struct Address {
     /// Each with one host.
     pub(super) servers: Vec<Server>,
-    pub(super) trust: Trust,
+    pub(super) verification: Verification,
 }
 
 /// One of the servers.
@@ -82,11 +82,14 @@ pub(super) fn read(
     }
     let (rest, taken) = take_apart(location).ok_or(UNREADABLE)?;
     let mut config: Config = rest.parse().map_err(|_| UNREADABLE)?;
-    let (mode, trust) = ssl(&taken)?;
+    let (mode, verification) = ssl(&taken)?;
     config.ssl_mode(mode);
     config.target_session_attrs(session(&taken, wanted)?);
     let servers = servers(&config, settings)?;
-    Ok(Address { servers, trust })
+    Ok(Address {
+        servers,
+        verification,
+    })
 }
 
 const UNREADABLE: UrlFault =
@@ -96,7 +99,7 @@ fn is_url(location: &str) -> bool {
     location.starts_with("postgres://") || location.starts_with("postgresql://")
 }
 
-fn ssl(taken: &Taken) -> Result<(SslMode, Trust), UrlFault> {
+fn ssl(taken: &Taken) -> Result<(SslMode, Verification), UrlFault> {
     let roots = match taken.ssl_root_cert.as_deref() {
         None | Some("system") => Roots::System,
         Some(path) => Roots::File(PathBuf::from(path)),
@@ -104,11 +107,11 @@ fn ssl(taken: &Taken) -> Result<(SslMode, Trust), UrlFault> {
     // As libpq: a root certificate makes `require` verify the chain.
     let given = taken.ssl_root_cert.is_some();
     Ok(match taken.ssl_mode.as_deref() {
-        Some("disable") => (SslMode::Disable, Trust::Any),
-        None | Some("allow" | "prefer") => (SslMode::Prefer, Trust::Any),
-        Some("require") if !given => (SslMode::Require, Trust::Any),
-        Some("require" | "verify-ca") => (SslMode::Require, Trust::Chain(roots)),
-        Some("verify-full") => (SslMode::Require, Trust::Full(roots)),
+        Some("disable") => (SslMode::Disable, Verification::None),
+        None | Some("allow" | "prefer") => (SslMode::Prefer, Verification::None),
+        Some("require") if !given => (SslMode::Require, Verification::None),
+        Some("require" | "verify-ca") => (SslMode::Require, Verification::Chain(roots)),
+        Some("verify-full") => (SslMode::Require, Verification::Full(roots)),
         Some(_) => {
             return Err(UrlFault::Unusable(
                 "sslmode is disable, allow, prefer, require, verify-ca or verify-full",
@@ -335,20 +338,26 @@ mod tests {
             config.get_target_session_attrs(),
             TargetSessionAttrs::ReadWrite
         );
-        assert_eq!(address.trust, Trust::Any);
+        assert_eq!(address.verification, Verification::None);
     }
 
     #[test]
     fn verification_is_read_as_libpq_reads_it() {
         let url = "postgres://h/db?sslmode=verify-full&sslrootcert=%2Fa%20b.pem&user=x";
         let address = parsed(url);
-        assert_eq!(address.trust, Trust::Full(Roots::File("/a b.pem".into())));
+        assert_eq!(
+            address.verification,
+            Verification::Full(Roots::File("/a b.pem".into()))
+        );
         assert_eq!(address.servers[0].config.get_user(), Some("x"));
         let required = parsed("host=h sslmode=require");
-        assert_eq!(required.trust, Trust::Any);
+        assert_eq!(required.verification, Verification::None);
         assert_eq!(required.servers[0].config.get_ssl_mode(), SslMode::Require);
         let rooted = parsed("host=h sslmode = require sslrootcert='/it\\'s'");
-        assert_eq!(rooted.trust, Trust::Chain(Roots::File("/it's".into())));
+        assert_eq!(
+            rooted.verification,
+            Verification::Chain(Roots::File("/it's".into()))
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How the room behaves, beside what the pool's own settings say.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::kernel::Backoff;
@@ -29,7 +30,7 @@ pub struct PostgresConfig {
     /// was sent may stay unacknowledged.
     pub keepalive: Duration,
     /// Statements kept prepared per connection.
-    pub statements_max: usize,
+    pub statements_max: NonZeroUsize,
     /// Resident bytes that one connection costs: the server's process included when it is ours.
     pub bytes_per_connection: u64,
     /// How often a single statement is tried at most, where that is safe.
@@ -49,7 +50,7 @@ impl Default for PostgresConfig {
             lock_timeout: Duration::from_secs(10),
             idle_in_transaction_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(30),
-            statements_max: 256,
+            statements_max: NonZeroUsize::new(256).unwrap_or(NonZeroUsize::MIN),
             bytes_per_connection: CLIENT_BYTES,
             attempts_max: 5,
             retry_backoff: Backoff::try_new(

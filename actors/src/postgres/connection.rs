@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,13 +13,13 @@ use tokio::task::AbortHandle;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{CancelToken, Client, Row, RowStream, SimpleQueryMessage, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Server;
 use super::database::Params;
 use super::error::Error;
 use super::freshness::Freshness;
-use super::statements::{Slot, Statements};
-use super::tls::Tls;
+use super::statement_cache::StatementCache;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
 /// Ends a transaction with `$end`, and takes the session back to what it was when it was opened: `DISCARD
@@ -42,9 +43,9 @@ pub(super) const ROLLBACK: &str = ended_by!("ROLLBACK");
 /// A connection to a PostgreSQL server. Many may use it at once: what they send is answered in order.
 pub struct Connection {
     client: Client,
-    statements: Statements<Slot>,
+    statements: StatementCache,
     cancel: CancelToken,
-    tls: Tls,
+    tls: MakeRustlsConnect,
     server: String,
     version: String,
     /// The sort of session that it was opened for.
@@ -72,9 +73,9 @@ impl Connection {
     /// Opens one to `server` within `within`, and keeps at most `statements_max` statements prepared.
     pub(super) async fn open(
         server: &Server,
-        tls: &Tls,
+        tls: &MakeRustlsConnect,
         within: Duration,
-        statements_max: usize,
+        statements_max: NonZeroUsize,
     ) -> Result<Self, ConnectError> {
         let opening = tokio::time::timeout(within, server.config.connect(tls.clone()));
         let (client, driver) = match opening.await {
@@ -94,7 +95,7 @@ impl Connection {
             }
         });
         Ok(Self {
-            statements: Statements::new(statements_max),
+            statements: StatementCache::new(statements_max),
             cancel: client.cancel_token(),
             tls: tls.clone(),
             server: server.name.clone(),
@@ -157,7 +158,7 @@ impl Connection {
         };
         answer.inspect_err(|error| {
             if error.is_stale_statement() {
-                self.statements.forget(sql);
+                self.statements.remove(sql);
             }
         })
     }
@@ -230,7 +231,7 @@ impl Connection {
         match prepared.await {
             Ok(statement) => Ok(statement.clone()),
             Err(error) => {
-                self.statements.forget(sql);
+                self.statements.remove(sql);
                 Err(error)
             }
         }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::{self, Address, Server};
 use super::config::PostgresConfig;
 use super::connection::Connection;
 use super::error::Error;
-use super::tls::Tls;
+use super::tls;
 use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind, Locate};
 
 /// How long a server may take to answer on a connection that has nothing else to do. Whoever waits for
@@ -56,7 +57,7 @@ impl Sort {
 struct Target {
     location: String,
     servers: Vec<Server>,
-    tls: Tls,
+    tls: MakeRustlsConnect,
     /// The server that is tried first: the one that took the last connection, or the replica after it.
     preferred: AtomicUsize,
 }
@@ -92,13 +93,15 @@ impl Shared {
         if let Some(target) = last.filter(|target| target.location == location) {
             return Ok(target);
         }
-        let Address { servers, trust } =
-            address::read(&location, self.sort.session(), &self.settings)?;
-        let tls = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
-        let tls = tokio::task::spawn_blocking(move || Tls::new(&trust))
+        let Address {
+            servers,
+            verification,
+        } = address::read(&location, self.sort.session(), &self.settings)?;
+        let failed = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
+        let tls = tokio::task::spawn_blocking(move || tls::connector(&verification))
             .await
-            .map_err(|_| tls("reading the root certificates was interrupted".to_owned()))?
-            .map_err(|error| tls(error.to_string()))?;
+            .map_err(|_| failed("reading the root certificates was interrupted".to_owned()))?
+            .map_err(|error| failed(error.to_string()))?;
         let target = Arc::new(Target {
             location,
             servers,

@@ -35,7 +35,7 @@ mod private_server;
 mod repeat;
 mod replicas;
 mod server_info;
-mod statements;
+mod statement_cache;
 #[cfg(test)]
 mod tests;
 mod tls;

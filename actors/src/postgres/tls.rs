@@ -1,16 +1,9 @@
-//! The secure channel: rustls under tokio-postgres.
+//! TLS for connections: which certificates are accepted, and the client that checks them.
 
-use std::future::Future;
-use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client;
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -22,18 +15,19 @@ use tokio_rustls::rustls::{
     self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-/// Which servers are believed to be who they say.
+/// How much of a server's certificate is checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trust {
-    /// Any: the channel is secret, its other end unknown. libpq's `prefer` and `require`.
-    Any,
-    /// Those with a certificate from one of the roots. libpq's `verify-ca`.
+pub(super) enum Verification {
+    /// Nothing: the connection is encrypted, the server not authenticated. libpq's `prefer` and
+    /// `require`.
+    None,
+    /// A root certificate must have signed it. libpq's `verify-ca`.
     Chain(Roots),
-    /// The same, and the certificate is for the host's name. libpq's `verify-full`.
+    /// The same, and it must name the host. libpq's `verify-full`.
     Full(Roots),
 }
 
-/// Where the roots of trust are.
+/// The root certificates to accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Roots {
     /// Those of the operating system.
@@ -42,43 +36,36 @@ pub(super) enum Roots {
     File(PathBuf),
 }
 
-/// Why there can be no secure channel.
+/// Why the TLS client cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsError {
-    /// The file with the roots.
-    #[error("the root certificates in {} cannot be used: {reason}", path.display())]
+    /// The file of root certificates cannot be used.
+    #[error("cannot use the root certificates in {}: {reason}", path.display())]
     Roots { path: PathBuf, reason: String },
-    /// The operating system's roots.
-    #[error("the operating system has no root certificates")]
+    /// The operating system has no root certificates.
+    #[error("found no root certificate of the operating system; name a file in sslrootcert")]
     NoSystemRoots,
-    /// rustls does not take the settings.
-    #[error("the settings for TLS are not usable: {0}")]
+    /// rustls refuses the settings.
+    #[error("cannot set up TLS: {0}")]
     Settings(String),
 }
 
-/// Makes secure channels. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Tls {
-    config: Arc<ClientConfig>,
-}
-
-impl Tls {
-    /// Reads the roots, which blocks.
-    pub(super) fn new(trust: &Trust) -> Result<Self, TlsError> {
-        let provider = Arc::new(ring::default_provider());
-        let verifier = Arc::new(Verifier::new(trust, &provider)?);
-        let settings = |error: rustls::Error| TlsError::Settings(error.to_string());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(settings)?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"postgresql".to_vec()];
-        Ok(Self {
-            config: Arc::new(config),
-        })
-    }
+/// The TLS client that checks servers as `verification` says. Reads the root certificates, which
+/// blocks.
+///
+/// # Errors
+/// See [`TlsError`].
+pub(super) fn connector(verification: &Verification) -> Result<MakeRustlsConnect, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Arc::new(Verifier::new(verification, &provider)?);
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Settings(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    Ok(MakeRustlsConnect::new(config))
 }
 
 fn read_roots(roots: &Roots) -> Result<RootCertStore, TlsError> {
@@ -104,15 +91,15 @@ fn read_roots(roots: &Roots) -> Result<RootCertStore, TlsError> {
                     .map_err(|error| unusable(error.to_string()))?;
             }
             if store.is_empty() {
-                return Err(unusable("there is no certificate in it".to_owned()));
+                return Err(unusable("it holds no certificate".to_owned()));
             }
         }
     }
     Ok(store)
 }
 
-/// libpq's three ways to look at a certificate. That the server has the certificate's key is verified
-/// in each of them.
+/// Checks certificates as far as [`Verification`] says. Each of its variants also checks that the
+/// server has the certificate's private key.
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
@@ -121,28 +108,19 @@ struct Verifier {
 }
 
 impl Verifier {
-    fn new(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
-        let (roots, check_name) = match trust {
-            Trust::Any => (None, false),
-            Trust::Chain(roots) => (Some(roots), false),
-            Trust::Full(roots) => (Some(roots), true),
-        };
-        let chain = match roots {
-            None => None,
-            Some(roots) => {
-                let store = Arc::new(read_roots(roots)?);
-                let built =
-                    WebPkiServerVerifier::builder_with_provider(store, Arc::clone(provider));
-                Some(
-                    built
-                        .build()
-                        .map_err(|error| TlsError::Settings(error.to_string()))?,
-                )
+    fn new(verification: &Verification, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
+        let chain = match verification {
+            Verification::None => None,
+            Verification::Chain(roots) | Verification::Full(roots) => {
+                let roots = Arc::new(read_roots(roots)?);
+                let provider = Arc::clone(provider);
+                let chain = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+                Some(chain.map_err(|error| TlsError::Settings(error.to_string()))?)
             }
         };
         Ok(Self {
             chain,
-            check_name,
+            check_name: matches!(verification, Verification::Full(_)),
             algorithms: provider.signature_verification_algorithms,
         })
     }
@@ -163,7 +141,7 @@ impl ServerCertVerifier for Verifier {
         let verified =
             chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // The name is looked at last: the chain is good.
+            // The name is checked last: the chain is valid.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.check_name => Ok(ServerCertVerified::assertion()),
@@ -191,84 +169,5 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
-    }
-}
-
-impl<S> MakeTlsConnect<S> for Tls
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    type Stream = Secured<S>;
-    type TlsConnect = Connecting;
-    type Error = io::Error;
-
-    fn make_tls_connect(&mut self, host: &str) -> io::Result<Connecting> {
-        Ok(Connecting {
-            connector: TlsConnector::from(Arc::clone(&self.config)),
-            // A Unix socket has no name; no channel is made over it.
-            name: ServerName::try_from(host.to_owned()).ok(),
-        })
-    }
-}
-
-/// One channel to be made.
-pub(super) struct Connecting {
-    connector: TlsConnector,
-    name: Option<ServerName<'static>>,
-}
-
-impl<S> TlsConnect<S> for Connecting
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    type Stream = Secured<S>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Secured<S>>> + Send>>;
-
-    fn connect(self, stream: S) -> Self::Future {
-        Box::pin(async move {
-            let Some(name) = self.name else {
-                return Err(io::Error::other("the host's name is not one for TLS"));
-            };
-            let stream = self.connector.connect(name, stream).await?;
-            Ok(Secured(Box::new(stream)))
-        })
-    }
-}
-
-/// A secure channel.
-pub(super) struct Secured<S>(Box<client::TlsStream<S>>);
-
-impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Secured<S> {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Secured<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Secured<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_shutdown(context)
     }
 }

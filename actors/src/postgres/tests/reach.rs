@@ -203,3 +203,38 @@ fn a_certificate_is_verified_as_far_as_was_asked() {
         }
     });
 }
+
+#[test]
+fn a_password_is_bound_to_the_channel() {
+    let mut cluster = Cluster::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = certificate(folder.path());
+    cluster.stop();
+    cluster.put("server.crt", &certificate);
+    cluster.put("server.key", &key);
+    cluster.put("postgresql.auto.conf", b"ssl = on\n");
+    cluster.run();
+    TestSystem::real_time(|system| async move {
+        let admin = database(&cluster.url("postgres", ""), 1, &[]);
+        let root = start(&system, &admin).await;
+        let create = "create role guarded login password 'correct'";
+        admin.execute(create, &[], LONG).await.unwrap();
+        root.stop().await;
+        let port = cluster.port();
+        for (options, succeeds) in [
+            ("sslmode=require channel_binding=require", true),
+            ("sslmode=require channel_binding=disable", true),
+            // Without TLS there is no channel to bind the password to.
+            ("sslmode=disable channel_binding=require", false),
+        ] {
+            let url = format!(
+                "host=127.0.0.1 port={port} user=guarded dbname=postgres password=correct {options}"
+            );
+            let database = database(&url, 1, &[]);
+            let root = start(&system, &database).await;
+            let answer = database.query("select 1", &[], LONG).await;
+            assert_eq!(answer.is_ok(), succeeds, "{options}: {answer:?}");
+            root.stop().await;
+        }
+    });
+}
