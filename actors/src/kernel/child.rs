@@ -11,7 +11,6 @@ use super::backoff::Backoff;
 use super::exit::Exit;
 use super::handle::Handle;
 use super::incarnation::Launch;
-use super::process::{ProcessLauncher, ProcessSpec};
 use super::supervisor::{SupervisorLauncher, SupervisorSpec};
 
 /// An actix actor that one of our supervisors can own.
@@ -153,8 +152,6 @@ pub enum Kind {
     Actor,
     /// A supervisor with children of its own.
     Supervisor,
-    /// An operating system process.
-    Process,
 }
 
 impl ChildSpec {
@@ -186,16 +183,6 @@ impl ChildSpec {
         child.start_deadline = Duration::MAX;
         child.shutdown_deadline = Duration::MAX;
         child
-    }
-
-    /// A child that is a process: started, watched, stopped with a deadline, its whole process
-    /// group killed after it.
-    pub fn process(id: impl Into<String>, spec: ProcessSpec) -> Self {
-        Self::new(
-            id.into(),
-            Kind::Process,
-            Arc::new(ProcessLauncher::new(spec)),
-        )
     }
 
     fn new(id: String, kind: Kind, launch: Arc<dyn Launch>) -> Self {
@@ -240,7 +227,7 @@ impl ChildSpec {
         self
     }
 
-    /// How much silence makes an actor count as stuck. Processes and supervisors have no beat.
+    /// How much silence makes an actor count as stuck. Supervisors have no heartbeat.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
         self.heartbeat = heartbeat;

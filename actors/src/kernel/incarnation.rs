@@ -197,7 +197,7 @@ impl Watch {
             () = self.stop.cancelled() => Err(match self.kind {
                 // An actor that is still starting is not listening: only a kill ends it.
                 Kind::Actor => self.end_by_force(Exit::Shutdown).await,
-                Kind::Supervisor | Kind::Process => self.end_in_order().await,
+                Kind::Supervisor => self.end_in_order().await,
             }),
             started = started(&mut running.ready, &mut running.exited) => started,
             () = after(self.start_deadline) => Err(self.end_by_force(Exit::Killed).await),
@@ -233,7 +233,7 @@ impl Watch {
         let grace = match self.kind {
             // It waits for nothing but its own children, each of which has its grace.
             Kind::Supervisor => Duration::MAX,
-            Kind::Actor | Kind::Process => KILL_GRACE,
+            Kind::Actor => KILL_GRACE,
         };
         tokio::select! {
             biased;

@@ -182,7 +182,7 @@ async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostErr
         HostSource::Spawn(process) => {
             let spawned = Process::spawn(process, socket.into());
             let process = spawned.map_err(|source| SpawnError::new(process, source))?;
-            let itself = Arc::clone(process.itself());
+            let itself = Arc::clone(process.process_ref());
             let origin = Origin::Spawned(Box::new(process));
             Ok(HostProcess::new(itself, origin, &spec.entry))
         }

@@ -26,7 +26,7 @@ use crate::kernel::private_server::{
     DataDir, Orphans, Prepared, PrivateServer, PrivateServerConfig, PrivateServerError, Server,
     Socket, new_secret, percent_encoded,
 };
-use crate::kernel::process::{Process, ProcessSpec, Readiness};
+use crate::kernel::process::{Process, ProcessSpec};
 use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
 
 /// Its name in logs, in errors and in the ledger.
@@ -262,7 +262,7 @@ impl Cluster {
             .argument(&folder)
             .argument("-c")
             .argument(settings_file)
-            .readiness(Readiness::Line(READY.to_owned()))
+            .ready_line(READY)
             .stop_signal(Signal::SIGINT)
             .ends_with_server(Signal::SIGINT);
         let host = percent_encoded(&sockets, b"");

@@ -22,7 +22,7 @@ use crate::kernel::private_server::{
     DataDir, Orphans, Prepared, PrivateServer, PrivateServerConfig, PrivateServerError, Server,
     Socket, new_secret, percent_encoded,
 };
-use crate::kernel::process::{Process, ProcessSpec, Readiness};
+use crate::kernel::process::{Process, ProcessSpec};
 use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
 
 /// Its name in logs, in errors and in the ledger.
@@ -129,7 +129,7 @@ async fn prepare(
     let settings = data_dir.write("redis.conf", &settings)?;
     let process = program(&data_dir, &binary)
         .argument(settings)
-        .readiness(Readiness::Line(READY.to_owned()))
+        .ready_line(READY)
         .ends_with_server(Signal::SIGTERM);
     let path = percent_encoded(&socket, b"/");
     let socket = Socket::new(socket, format!("redis+unix://{path}?pass={password}"));

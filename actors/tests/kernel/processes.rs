@@ -1,20 +1,17 @@
-//! Real processes under supervision, in real time.
+//! Real processes, in real time.
 
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use headroom_actors::kernel::process::{Process, ProcessSpec, Readiness, SpawnError};
+use headroom_actors::kernel::ProcessExit;
+use headroom_actors::kernel::process::{Process, ProcessSpec};
 use headroom_actors::kernel::testing::TestSystem;
-use headroom_actors::kernel::{
-    ChildSpec, ChildState, Exit, ProcessExit, Root, StartChildError, SupervisorSpec,
-};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 use crate::cast::*;
 
@@ -32,7 +29,7 @@ fn waiting(folder: &TempDir, before: &str) -> ProcessSpec {
         "{before}; echo $$ > {file}.new; mv {file}.new {file}; echo ready; while :; do sleep 1; done",
         file = file.display()
     );
-    shell(&script).readiness(Readiness::Line("ready".into()))
+    shell(&script).ready_line("ready")
 }
 
 fn pid(folder: &TempDir, name: &str) -> i32 {
@@ -45,12 +42,14 @@ fn is_gone(pid: i32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 
-fn child(spec: ProcessSpec) -> ChildSpec {
-    ChildSpec::process("process", spec).backoff(quick())
+fn spawn(spec: &ProcessSpec) -> Process {
+    Process::spawn(spec, Stdio::null()).unwrap()
 }
 
-fn root_over(spec: ProcessSpec) -> SupervisorSpec {
-    SupervisorSpec::new("root").child(child(spec))
+async fn spawn_ready(spec: &ProcessSpec) -> Process {
+    let mut process = spawn(spec);
+    timeout(LONG, process.ready()).await.unwrap().unwrap();
+    process
 }
 
 async fn last_lines(process: &Process, wanted: &str) -> Vec<String> {
@@ -64,157 +63,127 @@ async fn last_lines(process: &Process, wanted: &str) -> Vec<String> {
 
 #[test]
 fn a_process_is_ready_when_its_line_appears() {
-    TestSystem::real_time(|system| async move {
+    TestSystem::real_time(|_| async move {
         let folder = TempDir::new().unwrap();
-        let root = system.start(root_over(waiting(&folder, "sleep 0.2"))).await;
-        let running = pid(&folder, "pid");
-        assert!(running > 0, "ready before it wrote its line");
-        root.stop().await;
-        assert!(is_gone(running));
+        let mut process = spawn_ready(&waiting(&folder, "sleep 0.2")).await;
+        assert_eq!(pid(&folder, "pid"), process.pid(), "ready before its line");
+        assert_eq!(process.ready().await, Ok(()), "it stays ready");
+        process.stop(LONG).await;
+        assert!(is_gone(process.pid()));
     });
 }
 
 #[test]
-fn a_process_is_ready_when_its_probe_says_so() {
-    TestSystem::real_time(|system| async move {
-        let asked = Arc::new(AtomicU32::new(0));
-        let counter = Arc::clone(&asked);
-        let probe = Readiness::Probe(Arc::new(move || {
-            let ready = counter.fetch_add(1, Relaxed) == 2;
-            Box::pin(std::future::ready(ready))
-        }));
-        let root = system
-            .start(root_over(shell("exec sleep 60").readiness(probe)))
-            .await;
-        assert_eq!(asked.load(Relaxed), 3);
-        root.stop().await;
+fn a_process_without_a_line_is_ready_at_once() {
+    TestSystem::real_time(|_| async move {
+        let mut process = spawn(&shell("exec sleep 60"));
+        assert_eq!(process.ready().await, Ok(()));
+        process.kill().await;
     });
 }
 
 #[test]
-fn a_process_that_never_gets_ready_is_killed_at_the_start_deadline() {
-    TestSystem::real_time(|system| async move {
+fn a_process_whose_line_never_appears_is_never_ready() {
+    TestSystem::real_time(|_| async move {
         let folder = TempDir::new().unwrap();
-        let spec = waiting(&folder, ":").readiness(Readiness::Line("never".into()));
-        let spec = SupervisorSpec::new("root").child(child(spec).start_deadline(SECOND / 2));
-        let Err(exit) = Root::start(spec, system.tree()).await else {
-            panic!("started");
-        };
-        assert!(exit.to_string().contains("killed"), "{exit}");
-        assert!(is_gone(pid(&folder, "pid")));
+        let mut process = spawn(&waiting(&folder, ":").ready_line("never"));
+        last_lines(&process, "ready").await;
+        let ready = timeout(SECOND / 2, process.ready()).await;
+        assert!(ready.is_err(), "{ready:?}");
+        let again = timeout(SECOND / 10, process.ready()).await;
+        assert!(again.is_err(), "{again:?}");
+        process.stop(LONG).await;
+        assert!(is_gone(process.pid()));
     });
 }
 
 #[test]
-fn a_process_that_ends_before_it_is_ready_is_a_failed_start() {
-    TestSystem::real_time(|system| async move {
-        let spec = shell("exit 3").readiness(Readiness::Line("ready".into()));
-        let supervisor = SupervisorSpec::new("root");
-        let handle = supervisor.handle();
-        let root = system.start(supervisor).await;
-        let failed = handle.start_child(child(spec)).await;
-        assert!(matches!(
-            failed,
-            Err(StartChildError::Failed(Exit::Process(ProcessExit::Code(3))))
-        ));
-        root.stop().await;
+fn a_process_that_ends_before_it_is_ready_tells_how() {
+    TestSystem::real_time(|_| async move {
+        let mut process = spawn(&shell("exit 3").ready_line("ready"));
+        let ready = timeout(LONG, process.ready()).await.unwrap();
+        assert_eq!(ready, Err(ProcessExit::Code(3)));
+        assert!(is_gone(process.pid()));
     });
 }
 
 #[test]
-fn a_program_that_cannot_be_started_is_a_failed_start_with_its_cause() {
-    TestSystem::real_time(|system| async move {
+fn a_program_that_cannot_be_started_is_an_error() {
+    TestSystem::real_time(|_| async move {
         let spec = ProcessSpec::new("ghost", "/no/such/program");
-        let Err(exit) = Root::start(root_over(spec), system.tree()).await else {
-            panic!("started");
-        };
-        let cause = exit.find::<SpawnError>().expect("the cause");
-        assert_eq!(cause.program, "/no/such/program");
-        assert_eq!(
-            exit.find::<std::io::Error>().map(std::io::Error::kind),
-            Some(std::io::ErrorKind::NotFound)
-        );
+        let error = Process::spawn(&spec, Stdio::null()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     });
 }
 
 #[test]
-fn a_process_that_dies_is_restarted_and_its_signal_recorded() {
-    TestSystem::real_time(|system| async move {
+fn a_process_that_is_killed_is_reaped_with_its_signal() {
+    TestSystem::real_time(|_| async move {
         let folder = TempDir::new().unwrap();
-        let root = system.start(root_over(waiting(&folder, ":"))).await;
-        let first = pid(&folder, "pid");
-        kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
-        eventually("another one", || pid(&folder, "pid") != first).await;
-        eventually("the first is reaped", || is_gone(first)).await;
-        let seen = node(system.tree(), "root/process").await;
-        assert_eq!(seen.last_exit.as_deref(), Some("process ended: SIGKILL"));
-        assert_eq!((seen.restarts, seen.exits["process"]), (1, 1));
-        root.stop().await;
-        assert!(is_gone(pid(&folder, "pid")));
+        let mut process = spawn_ready(&waiting(&folder, ":")).await;
+        kill(Pid::from_raw(process.pid()), Signal::SIGKILL).unwrap();
+        let exit = timeout(LONG, process.ended()).await.unwrap();
+        assert_eq!(exit, ProcessExit::Signal(Signal::SIGKILL as i32));
+        assert!(is_gone(process.pid()));
     });
 }
 
 #[test]
 fn a_process_is_stopped_by_its_signal() {
-    TestSystem::real_time(|system| async move {
+    TestSystem::real_time(|_| async move {
         let folder = TempDir::new().unwrap();
         let said = folder.path().join("said");
         let trap = format!("trap 'echo bye > {}; exit 0' INT", said.display());
         let spec = waiting(&folder, &trap).stop_signal(Signal::SIGINT);
-        let root = system.start(root_over(spec)).await;
-        root.stop().await;
+        let mut process = spawn_ready(&spec).await;
+        assert_eq!(process.stop(LONG).await, ProcessExit::Code(0));
         assert_eq!(std::fs::read_to_string(said).unwrap(), "bye\n");
-        assert_eq!(last_exit(system.tree(), "root/process").await, "shutdown");
-        assert!(is_gone(pid(&folder, "pid")));
+        assert!(is_gone(process.pid()));
     });
 }
 
 #[test]
 fn a_process_that_ignores_its_stop_is_killed_at_the_deadline() {
-    TestSystem::real_time(|system| async move {
+    TestSystem::real_time(|_| async move {
         let folder = TempDir::new().unwrap();
-        let spec = child(waiting(&folder, "trap '' TERM")).shutdown_deadline(SECOND / 2);
-        let root = system.start(SupervisorSpec::new("root").child(spec)).await;
+        let mut process = spawn_ready(&waiting(&folder, "trap '' TERM")).await;
         let begun = Instant::now();
-        root.stop().await;
+        assert_eq!(process.stop(SECOND / 2).await, ProcessExit::Signal(9));
         assert!(begun.elapsed() >= SECOND / 2);
-        assert!(
-            last_exit(system.tree(), "root/process")
-                .await
-                .contains("killed")
-        );
-        assert!(is_gone(pid(&folder, "pid")));
+        assert!(is_gone(process.pid()));
     });
 }
 
 #[test]
 fn a_process_takes_its_own_children_along_however_it_ends() {
-    for end in ["stop", "kill", "drop", "leave"] {
-        TestSystem::real_time(move |system| async move {
+    for end in ["stop", "kill", "drop", "is killed", "leaves"] {
+        TestSystem::real_time(move |_| async move {
             let folder = TempDir::new().unwrap();
             let file = folder.path().join("grandchild");
-            // Deaf to the stop, so that only the kill of the group reaches it.
+            // It ignores the stop, so that only the kill of the group ends it.
             let grandchild = format!(
                 "sh -c 'trap \"\" TERM; echo $$ > {}; while :; do sleep 1; done' & sleep 0.2",
                 file.display()
             );
-            let mut root = Some(system.start(root_over(waiting(&folder, &grandchild))).await);
-            let parent = pid(&folder, "pid");
+            let mut process = spawn_ready(&waiting(&folder, &grandchild)).await;
+            let parent = process.pid();
             eventually("a grandchild", || pid(&folder, "grandchild") > 0).await;
             let orphan = pid(&folder, "grandchild");
             assert!(!is_gone(orphan));
             match end {
-                "kill" => kill(Pid::from_raw(parent), Signal::SIGKILL).unwrap(),
-                "drop" => root = None,
-                "leave" => kill(Pid::from_raw(parent), Signal::SIGTERM).unwrap(),
-                _ => {}
-            }
-            if end == "kill" || end == "leave" {
-                eventually("it is noticed", || is_gone(parent)).await;
-                eventually("the grandchild of the first is gone", || is_dead(orphan)).await;
-            }
-            if let Some(root) = root {
-                root.stop().await;
+                "stop" => drop(process.stop(LONG).await),
+                "kill" => drop(process.kill().await),
+                "drop" => drop(process),
+                other => {
+                    let signal = if other == "leaves" {
+                        Signal::SIGTERM
+                    } else {
+                        Signal::SIGKILL
+                    };
+                    kill(Pid::from_raw(parent), signal).unwrap();
+                    timeout(LONG, process.ended()).await.unwrap();
+                    assert!(is_gone(parent), "reaped");
+                }
             }
             eventually("all are gone", || is_dead(orphan) && is_gone(parent)).await;
         });
@@ -234,7 +203,7 @@ fn is_dead(pid: i32) -> bool {
 #[test]
 fn a_dropped_process_is_killed_and_reaped() {
     TestSystem::real_time(|_| async move {
-        let process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
+        let process = spawn(&shell("exec sleep 60"));
         let pid = process.pid();
         assert!(!is_gone(pid));
         drop(process);
@@ -245,15 +214,15 @@ fn a_dropped_process_is_killed_and_reaped() {
 #[test]
 fn a_reaped_process_can_be_signalled_no_more_whoever_has_its_number() {
     TestSystem::real_time(|_| async move {
-        let mut process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
-        let itself = Arc::clone(process.itself());
-        itself.signal(Signal::SIGKILL).unwrap();
-        itself.ended().await.unwrap();
+        let mut process = spawn(&shell("exec sleep 60"));
+        let process_ref = Arc::clone(process.process_ref());
+        process_ref.signal(Signal::SIGKILL).unwrap();
+        process_ref.ended().await.unwrap();
         // It has ended and still has its number: signals go nowhere, and are no error.
-        itself.signal(Signal::SIGKILL).unwrap();
+        process_ref.signal(Signal::SIGKILL).unwrap();
         let exit = process.ended().await;
         assert_eq!(exit, ProcessExit::Signal(Signal::SIGKILL as i32));
-        let gone = itself.signal(Signal::SIGKILL).unwrap_err();
+        let gone = process_ref.signal(Signal::SIGKILL).unwrap_err();
         assert_eq!(gone.raw_os_error(), Some(nix::libc::ESRCH));
     });
 }
@@ -264,7 +233,7 @@ fn the_output_is_kept_with_its_last_lines_and_long_lines_are_cut() {
         let script = "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); done; \
                       head -c 20000 /dev/zero | tr '\\0' x; echo; printf '\\377bytes\\n'; \
                       echo last >&2; sleep 0.1; echo end; exec sleep 60";
-        let mut process = Process::spawn(&shell(script), Stdio::null()).unwrap();
+        let mut process = spawn(&shell(script));
         let lines = last_lines(&process, "end").await;
         assert_eq!(lines.len(), 20);
         assert!(lines.contains(&"line 29".to_owned()) && lines.contains(&"last".to_owned()));
@@ -283,12 +252,12 @@ fn the_output_is_kept_with_its_last_lines_and_long_lines_are_cut() {
 }
 
 #[test]
-fn no_variable_of_ours_reaches_a_process_unless_it_is_said_so() {
+fn no_variable_of_the_server_reaches_a_process_unless_the_spec_sets_it() {
     TestSystem::real_time(|_| async move {
         // The test runner always sets this one.
         assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
         let spec = shell("env; echo end; exec sleep 60").environment("GIVEN", "yes");
-        let mut process = Process::spawn(&spec, Stdio::null()).unwrap();
+        let mut process = spawn(&spec);
         let lines = last_lines(&process, "end").await;
         assert!(lines.contains(&"GIVEN=yes".to_owned()));
         assert!(lines.iter().any(|line| line.starts_with("PATH=")));
@@ -301,28 +270,16 @@ fn no_variable_of_ours_reaches_a_process_unless_it_is_said_so() {
 #[test]
 fn stop_tells_how_the_process_ended() {
     TestSystem::real_time(|_| async move {
-        let mut process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
+        let mut process = spawn(&shell("exec sleep 60"));
         assert_eq!(process.stop(LONG).await, ProcessExit::Signal(15));
         let script = "trap 'exit 7' TERM; echo deaf; while :; do sleep 0.05; done";
-        let mut process = Process::spawn(&shell(script), Stdio::null()).unwrap();
+        let mut process = spawn(&shell(script));
         last_lines(&process, "deaf").await;
         assert_eq!(process.stop(LONG).await, ProcessExit::Code(7));
         let script = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
-        let mut process = Process::spawn(&shell(script), Stdio::null()).unwrap();
+        let mut process = spawn(&shell(script));
         last_lines(&process, "deaf").await;
         assert_eq!(process.stop(SECOND / 10).await, ProcessExit::Signal(9));
-    });
-}
-
-#[test]
-fn a_process_shows_in_the_tree() {
-    TestSystem::real_time(|system| async move {
-        let root = system.start(root_over(shell("exec sleep 60"))).await;
-        let seen = node(system.tree(), "root/process").await;
-        assert_eq!(seen.state, ChildState::Running);
-        assert!(seen.stats.is_none());
-        sleep(Duration::from_millis(10)).await;
-        root.stop().await;
     });
 }
 
@@ -339,7 +296,7 @@ fn a_process_does_not_inherit_the_servers_protection_when_memory_runs_out() {
         }
     };
     TestSystem::real_time(|_| async move {
-        let mut process = Process::spawn(&shell("exec sleep 60"), Stdio::null()).unwrap();
+        let mut process = spawn(&shell("exec sleep 60"));
         let path = format!("/proc/{}/oom_score_adj", process.pid());
         let value = std::fs::read_to_string(path).unwrap();
         assert_eq!(value.trim().parse::<i32>().unwrap(), expected);

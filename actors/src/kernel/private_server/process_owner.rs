@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     DataDir, Prepared, PrivateServerError, RunAs, STOP_WITHIN, ServerState, Shared, Socket,
 };
-use crate::kernel::process::{Process, ready_when};
+use crate::kernel::process::Process;
 use crate::kernel::{Child, Entry, Exit, IncarnationRef};
 
 /// An actor that is one process of a private server.
@@ -153,38 +153,26 @@ async fn boot(shared: Arc<Shared>) -> Result<Ready, PrivateServerError> {
     server.orphans(&data_dir).end().await?;
     let prepared = server.prepare(Arc::clone(&data_dir), shared.config.clone());
     let Prepared { process, socket } = prepared.await?;
-    let started = Process::spawn_watched(&process, Stdio::null());
-    let (mut running, line_seen) = started.map_err(|error| PrivateServerError::Start {
+    let started = Process::spawn(&process, Stdio::null());
+    let mut running = started.map_err(|error| PrivateServerError::Start {
         what,
         why: error.to_string(),
         lines: Vec::new(),
     })?;
-    let outcome = {
-        let ready = timeout(
-            shared.config.start_timeout,
-            ready_when(process.readiness_rule(), &line_seen),
-        );
-        tokio::select! {
-            biased;
-            exit = running.ended() => Err(exit.to_string()),
-            ready = ready => match ready {
-                Ok(()) => Ok(()),
-                Err(_) => Err("it was not ready in time".to_owned()),
-            },
+    let why = match timeout(shared.config.start_timeout, running.ready()).await {
+        Ok(Ok(())) => {
+            return Ok(Ready {
+                process: running,
+                socket,
+                data_dir,
+            });
         }
+        Ok(Err(exit)) => exit.to_string(),
+        Err(_) => "it was not ready in time".to_owned(),
     };
-    match outcome {
-        Ok(()) => Ok(Ready {
-            process: running,
-            socket,
-            data_dir,
-        }),
-        Err(why) => {
-            running.stop(STOP_WITHIN).await;
-            let lines = running.all_lines().await;
-            Err(PrivateServerError::Start { what, why, lines })
-        }
-    }
+    running.stop(STOP_WITHIN).await;
+    let lines = running.all_lines().await;
+    Err(PrivateServerError::Start { what, why, lines })
 }
 
 impl Actor for ProcessOwner {

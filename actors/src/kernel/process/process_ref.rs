@@ -1,7 +1,7 @@
-//! Signals to a process by a descriptor of it.
+//! Signals to a process through a process descriptor (pidfd).
 //!
-//! A process id may belong to another process as soon as its process has been reaped, and who reaps
-//! is often not who signals. A descriptor means the same process for ever.
+//! Once a process is reaped, its id may belong to another process, and the one who signals is often
+//! not the one who reaps. A descriptor always refers to the same process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,43 +12,43 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A process, whether or not it still runs.
+/// A reference to a process, which may have ended.
 #[derive(Debug)]
 pub struct ProcessRef {
     pid: i32,
-    /// None where the system has no such descriptors (Linux before 5.3, some sandboxes); the number
-    /// must do there.
+    /// `None` where the system has no process descriptors (Linux before 5.3, some sandboxes). There
+    /// the id is used instead.
     descriptor: Option<OwnedFd>,
 }
 
 impl ProcessRef {
-    /// The process that `pid` means now.
+    /// Refers to the process whose id is `pid` now.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such process.
     pub fn open(pid: i32) -> io::Result<Self> {
-        let number = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
-        match pidfd_open(number, PidfdFlags::empty()) {
+        let id = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        match pidfd_open(id, PidfdFlags::empty()) {
             Ok(descriptor) => Ok(Self::new(pid, Some(descriptor))),
             Err(Errno::SRCH) => Err(Errno::SRCH.into()),
             Err(_) => Ok(Self::new(pid, None)),
         }
     }
 
-    /// The process `pid`, by a descriptor that its parent has opened, if it could.
+    /// Refers to the process `pid` through a descriptor that its parent has opened, if any.
     pub fn new(pid: i32, descriptor: Option<OwnedFd>) -> Self {
         Self { pid, descriptor }
     }
 
-    /// Its number, which may be another one's once it has been reaped.
+    /// The process id. Once the process is reaped, another process may have it.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Sends it a signal. Nothing happens to anybody when it has been reaped.
+    /// Sends a signal to the process, and never to another one that has its id now.
     ///
     /// # Errors
-    /// It has been reaped, or may not be signalled.
+    /// The process is reaped, or this process may not signal it.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let Some(descriptor) = &self.descriptor else {
             return Ok(kill(nix::unistd::Pid::from_raw(self.pid), signal)?);
@@ -58,22 +58,22 @@ impl ProcessRef {
         Ok(pidfd_send_signal(descriptor, signal)?)
     }
 
-    /// Waits until it has ended, without reaping it. Must be called inside a tokio runtime.
+    /// Waits until the process has ended, without reaping it. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// It cannot be watched.
+    /// The system has no process descriptors.
     pub async fn ended(&self) -> io::Result<()> {
         let descriptor = self.descriptor.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        watched(descriptor.as_fd())?.readable().await.map(drop)
+        readiness(descriptor.as_fd())?.readable().await.map(drop)
     }
 }
 
-/// A descriptor whose readability can be waited for.
+/// Registers `descriptor`, which becomes readable when the process ends.
 #[expect(
     deprecated,
-    reason = "what replaces it is unsafe, to promise that the descriptor stays the same and open; \
-              one that is borrowed keeps that promise by itself"
+    reason = "its replacement is unsafe, because the descriptor must stay open and the same; a \
+              borrowed descriptor does"
 )]
-fn watched(descriptor: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+fn readiness(descriptor: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
 }

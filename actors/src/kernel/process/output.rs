@@ -1,4 +1,4 @@
-//! What processes write: every line goes to our log, and the last ones are kept to explain an
+//! The output of processes: every line goes to the log, and the last ones are kept to explain an
 //! unexpected end.
 
 use std::collections::VecDeque;
@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::Notify;
 
-/// Lines kept to explain an end.
+/// Lines kept per process.
 const LAST_LINES: usize = 20;
 
-/// The longest line that is kept whole; the rest of a longer one is dropped.
+/// The longest line in bytes; the rest of a longer one is dropped.
 const LINE_MAX: u64 = 8 * 1024;
 
-/// The last lines that a process wrote.
+/// The last lines of a process's output. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct LastLines {
     lines: Arc<Mutex<VecDeque<String>>>,
@@ -40,49 +40,32 @@ impl LastLines {
 }
 
 /// Reads one output of a process into the log.
+#[derive(Clone)]
 pub(super) struct Capture {
-    name: String,
-    pid: i32,
-    last_lines: LastLines,
-    awaited: Option<String>,
-    line_seen: Arc<Notify>,
+    pub(super) name: String,
+    pub(super) pid: i32,
+    pub(super) last_lines: LastLines,
+    /// The text of the line that says that the process is ready, and who is notified of it.
+    pub(super) ready_line: Option<(String, Arc<Notify>)>,
 }
 
 impl Capture {
-    pub(super) fn new(
-        name: &str,
-        pid: i32,
-        last_lines: &LastLines,
-        awaited: Option<&String>,
-        line_seen: &Arc<Notify>,
-    ) -> Self {
-        Self {
-            name: name.to_owned(),
-            pid,
-            last_lines: last_lines.clone(),
-            awaited: awaited.cloned(),
-            line_seen: Arc::clone(line_seen),
-        }
-    }
-
     pub(super) async fn run(self, output: impl AsyncRead + Unpin) {
         let mut reader = BufReader::new(output);
         while let Some(line) = next_line(&mut reader).await {
             tracing::info!(target: "headroom::process", process = self.name, pid = self.pid, "{line}");
-            if self
-                .awaited
-                .as_ref()
-                .is_some_and(|text| line.contains(text.as_str()))
+            if let Some((text, ready)) = &self.ready_line
+                && line.contains(text.as_str())
             {
-                self.line_seen.notify_one();
+                ready.notify_one();
             }
             self.last_lines.push(line);
         }
     }
 }
 
-/// Writes what arrives on `output` to the log, as lines of the process `name`, until it closes.
-/// For processes whose output comes through a pipe of our own, like a forked model host's.
+/// Writes the lines of `output` to the log, as lines of the process `name`, until it closes. For a
+/// forked process, whose output comes through a pipe that the server made.
 pub async fn log_lines(
     name: String,
     pid: i32,
@@ -93,8 +76,7 @@ pub async fn log_lines(
         name,
         pid,
         last_lines,
-        awaited: None,
-        line_seen: Arc::new(Notify::new()),
+        ready_line: None,
     };
     capture.run(output).await;
 }
