@@ -47,7 +47,7 @@ impl Unread {
                 return Some(*self.refused_since.get_or_insert(now) + UNRESERVED_MAX);
             };
             hold.fill(more);
-            hold.join(&mut self.memory);
+            hold.merge_into(&mut self.memory);
         }
         self.refused_since = None;
         None
@@ -66,7 +66,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use futures_util::future::{BoxFuture, FutureExt as _, ready};
-    use headroom_actors::kernel::{BudgetError, BufferAccounting};
+    use headroom_actors::kernel::{BudgetError, BufferLedger};
 
     use super::*;
 
@@ -75,7 +75,7 @@ mod tests {
 
     struct Account;
 
-    impl BufferAccounting for Account {
+    impl BufferLedger for Account {
         fn fill(&self, _bytes: u64) {}
         fn release(&self, _held: u64, _filled: u64) {}
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
-use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadFault};
+use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
 use headroom_actors::lazy::{AcquireError, Excess, Shortage, UnloadError};
 use headroom_actors::model::InferError;
 use headroom_actors::{postgres, redis};
@@ -84,13 +84,13 @@ impl From<AcquireError> for Problem {
 }
 
 fn load_failed(error: &LoadError, retry_in: Duration) -> Problem {
-    match error.fault {
-        LoadFault::Invalid => Problem::new(
+    match error.kind {
+        LoadErrorKind::Invalid => Problem::new(
             ProblemKind::Unusable,
             format!("it cannot be loaded: {error}; mend its files, then load it again"),
         )
         .with("next_try_in_seconds", retry_in.as_secs_f64()),
-        LoadFault::Unavailable | LoadFault::Deadline => {
+        LoadErrorKind::Unavailable | LoadErrorKind::Deadline => {
             Problem::new(ProblemKind::Unavailable, format!("loading failed: {error}"))
                 .retry_after(retry_in.max(SOON))
         }

@@ -156,7 +156,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         oom: Some(memory.oom_counter()),
     };
     let runtime = Runtime::new(models.handle(), Arc::clone(&models_config), deps);
-    let catalogue = Catalogue::build(runtime.loadable().into_iter().collect())?;
+    let catalogue = Catalogue::build(runtime.resource().into_iter().collect())?;
 
     let loader = Loader::handle(&lazy_config);
     let loader_child = Loader::child(

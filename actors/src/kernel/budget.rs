@@ -1,4 +1,7 @@
-//! What a room needs of the memory budget, without knowing the room that keeps it.
+//! The traits through which modules use the memory budget, and the reservations that it grants.
+//!
+//! The memory module keeps the budget. Other modules know only these traits, so no module depends on
+//! the memory module.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,101 +10,106 @@ use std::sync::atomic::AtomicUsize;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-/// A wish to use memory.
+/// Asks for memory before it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// For what, in the words of the catalogue.
+pub struct ReservationRequest {
+    /// The name of the resource that needs the memory.
     pub name: String,
     /// The estimated peak, in bytes.
     pub bytes: u64,
-    /// Whether it may take what is kept free as long as something can be evicted instead: set when
-    /// nothing can.
+    /// Whether the reservation may use the headroom: the part of the budget that stays free while
+    /// something can be evicted instead.
     pub use_headroom: bool,
 }
 
-/// Why a claim was not granted.
+/// Why memory was not reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
-    /// The budget has no room for it now.
+    /// The budget has too few free bytes now.
     #[error("{need} bytes are needed, {free} of {budget} are free")]
     Short {
-        /// Bytes claimed.
+        /// Bytes requested.
         need: u64,
-        /// Bytes that nobody uses or has reserved.
+        /// Bytes that are neither used nor reserved.
         free: u64,
         /// The whole budget.
         budget: u64,
     },
-    /// The keeper of the budget did not answer.
+    /// The memory supervisor did not answer.
     #[error("the memory supervisor did not answer")]
     Unavailable,
 }
 
-/// Keeps the memory budget: grants claims as long as the sum of what is used and what is reserved
-/// stays within it.
+/// The memory budget. It grants reservations as long as the sum of all usage and all reservations
+/// stays within the budget.
 pub trait Budget: Send + Sync + 'static {
-    /// Reserves `claim`, or says what is missing. Never evicts anything by itself.
-    fn reserve(&self, claim: Claim) -> BoxFuture<'static, Result<Reservation, BudgetError>>;
+    /// Reserves memory. Evicts nothing.
+    ///
+    /// # Errors
+    /// See [`BudgetError`].
+    fn reserve(
+        &self,
+        request: ReservationRequest,
+    ) -> BoxFuture<'static, Result<Reservation, BudgetError>>;
 
-    /// The most bytes that all reservations together could ever hold: what the budget leaves to loads
-    /// when only the server itself uses memory. `None` while that is not known.
-    fn most(&self) -> Option<u64> {
+    /// The most bytes that all reservations together can hold: the part of the budget that is free
+    /// when only the server itself uses memory. `None` while that is unknown.
+    fn max_reservable(&self) -> Option<u64> {
         None
     }
 }
 
-/// One entry of the ledger, as its holder may touch it.
-pub trait Entry: Send + Sync {
-    /// Counts the process `pid` under this entry: its real usage replaces the estimate where it is
-    /// larger.
+/// One reservation's entry in the ledger.
+pub trait ReservationEntry: Send + Sync {
+    /// Counts the process `pid` under this entry. Where its real usage is larger than the reserved
+    /// bytes, the usage counts.
     fn attach(&self, pid: i32);
 
-    /// No longer counts the process `pid`.
+    /// Stops counting the process `pid`.
     fn detach(&self, pid: i32);
 
-    /// Corrects the reserved bytes by what was measured.
+    /// Replaces the reserved bytes, usually by what was measured.
     fn set_reserved(&self, bytes: u64);
 
     /// Bytes reserved now.
     fn reserved(&self) -> u64;
 
-    /// Bytes that the attached processes really used when they were last measured; 0 before that.
+    /// Bytes that the attached processes used at the last measurement; 0 before the first one.
     fn measured(&self) -> u64;
 
-    /// The most that was ever measured.
+    /// The highest measured value.
     fn peak(&self) -> u64;
 
-    /// Bytes that the attached process `pid` may use until memory would be exhausted by that alone.
-    /// What idle things hold counts as left, since they can be evicted. Without bound where nothing is
+    /// Bytes that the attached process `pid` may use before its usage alone exhausts memory. Memory
+    /// of idle resources counts as free, because they can be evicted. `u64::MAX` where nothing is
     /// measured.
     fn usage_max(&self, _pid: i32) -> u64 {
         u64::MAX
     }
 
-    /// Says how many use it: while none do, others may count on its memory. Without this it counts
-    /// as always in use.
+    /// Sets the counter of users. While it is 0, the entry's memory can be evicted. Without a
+    /// counter the entry counts as always in use.
     fn count_uses(&self, _uses: Arc<AtomicUsize>) {}
 
-    /// Gives the bytes back. Called once, at the end.
+    /// Ends the reservation. [`Reservation`] calls this once, when it is dropped.
     fn release(&self);
 }
 
-/// Sets memory aside for buffers of this process: bodies of requests, caches. Granted or refused at
-/// once, since whoever asks is serving a request.
+/// Reserves memory for buffers of the server process, such as bodies of requests. It answers at
+/// once, because its callers are serving a request.
 pub trait Buffers: Send + Sync + 'static {
-    /// Sets `bytes` aside, by what was last read of memory.
+    /// Reserves `bytes`, by the last reading of memory.
     ///
     /// # Errors
     /// [`BudgetError::Short`].
     fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError>;
 
-    /// Has memory read again, unless that was done just now: to be waited for before a refusal is
-    /// believed.
+    /// Resolves after a new reading of memory, or at once if the last one is fresh.
     fn refresh(&self) -> BoxFuture<'static, ()>;
 }
 
 impl dyn Buffers {
-    /// Sets `bytes` aside; before a refusal is believed, memory is read again.
+    /// Reserves `bytes`. After a refusal it waits for a new reading of memory and tries once more.
     ///
     /// # Errors
     /// [`BudgetError::Short`].
@@ -109,54 +117,55 @@ impl dyn Buffers {
         &self,
         bytes: u64,
     ) -> Result<BufferReservation, BudgetError> {
-        if let Ok(hold) = self.reserve(bytes) {
-            return Ok(hold);
+        if let Ok(reservation) = self.reserve(bytes) {
+            return Ok(reservation);
         }
         self.refresh().await;
         self.reserve(bytes)
     }
 }
 
-/// The account behind holds, as they may touch it.
-pub trait BufferAccounting: Send + Sync {
-    /// `bytes` of what was set aside are in use now.
+/// The ledger's side of buffer reservations.
+pub trait BufferLedger: Send + Sync {
+    /// Counts `bytes` of the reserved memory as in use.
     fn fill(&self, bytes: u64);
 
-    /// Gives back `held` bytes, of which `filled` were in use.
-    fn release(&self, held: u64, filled: u64);
+    /// Returns `reserved` bytes, of which `filled` were in use.
+    fn release(&self, reserved: u64, filled: u64);
 }
 
-/// Bytes set aside for a buffer. Dropping it gives them back.
+/// Bytes reserved for a buffer. Dropping it ends the reservation.
 pub struct BufferReservation {
-    account: Arc<dyn BufferAccounting>,
+    ledger: Arc<dyn BufferLedger>,
     bytes: u64,
     filled: u64,
 }
 
 impl BufferReservation {
-    /// Wraps `bytes` that were just set aside.
-    pub fn new(account: Arc<dyn BufferAccounting>, bytes: u64) -> Self {
+    /// Wraps `bytes` that `ledger` has just reserved.
+    pub fn new(ledger: Arc<dyn BufferLedger>, bytes: u64) -> Self {
         Self {
-            account,
+            ledger,
             bytes,
             filled: 0,
         }
     }
 
-    /// Says that `bytes` more of it are in use: they show in the memory of the process from now on.
+    /// Counts `bytes` more as in use. From then on they are part of the process's measured memory.
     pub fn fill(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes - self.filled);
         self.filled += bytes;
-        self.account.fill(bytes);
+        self.ledger.fill(bytes);
     }
 
-    /// Bytes set aside.
+    /// Bytes reserved.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Becomes part of `other`, which is of the same account, or takes its place where there is none.
-    pub fn join(mut self, other: &mut Option<Self>) {
+    /// Adds this reservation to `other`, which must be of the same ledger, or becomes `other` where
+    /// that is `None`.
+    pub fn merge_into(mut self, other: &mut Option<Self>) {
         if let Some(other) = other {
             other.bytes += std::mem::take(&mut self.bytes);
             other.filled += std::mem::take(&mut self.filled);
@@ -166,26 +175,9 @@ impl BufferReservation {
     }
 }
 
-/// `bytes` that keep `hold`, which they may share with others: the reservation ends with the last
-/// reference to the last of them.
-pub fn bytes_with_reservation(bytes: Vec<u8>, hold: Arc<BufferReservation>) -> Bytes {
-    struct ReservedBytes {
-        bytes: Vec<u8>,
-        _hold: Arc<BufferReservation>,
-    }
-
-    impl AsRef<[u8]> for ReservedBytes {
-        fn as_ref(&self) -> &[u8] {
-            &self.bytes
-        }
-    }
-
-    Bytes::from_owner(ReservedBytes { bytes, _hold: hold })
-}
-
 impl Drop for BufferReservation {
     fn drop(&mut self) {
-        self.account.release(self.bytes, self.filled);
+        self.ledger.release(self.bytes, self.filled);
     }
 }
 
@@ -199,19 +191,42 @@ impl fmt::Debug for BufferReservation {
     }
 }
 
-/// Bytes of the budget that are set aside for one thing. Dropping it gives them back.
+/// Makes [`Bytes`] that keep `reservation`, if there is one. Several buffers may share one
+/// reservation; it ends when the last reference to the last of them is dropped.
+pub fn reserved_bytes(bytes: Vec<u8>, reservation: Option<&Arc<BufferReservation>>) -> Bytes {
+    struct ReservedBytes {
+        bytes: Vec<u8>,
+        _reservation: Arc<BufferReservation>,
+    }
+
+    impl AsRef<[u8]> for ReservedBytes {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    match reservation {
+        Some(reservation) => Bytes::from_owner(ReservedBytes {
+            bytes,
+            _reservation: Arc::clone(reservation),
+        }),
+        None => bytes.into(),
+    }
+}
+
+/// Bytes of the budget that are reserved for one resource. Dropping it ends the reservation.
 pub struct Reservation {
-    entry: Arc<dyn Entry>,
+    entry: Arc<dyn ReservationEntry>,
 }
 
 impl Reservation {
-    /// Wraps an entry that was just added to a ledger.
-    pub fn new(entry: Arc<dyn Entry>) -> Self {
+    /// Wraps an entry that was just added to the ledger.
+    pub fn new(entry: Arc<dyn ReservationEntry>) -> Self {
         Self { entry }
     }
 
-    /// The entry, for whoever must attach processes to it while the reservation stays elsewhere.
-    pub fn entry(&self) -> &Arc<dyn Entry> {
+    /// The entry. Whoever starts processes keeps a clone to attach them.
+    pub fn entry(&self) -> &Arc<dyn ReservationEntry> {
         &self.entry
     }
 }

@@ -1,4 +1,7 @@
-//! What a room offers to the lazy loader: a way to load one thing, and to unload it.
+//! The traits between the lazy loader and the modules whose resources it loads.
+//!
+//! A module describes each of its resources with a [`Resource`]. The loader decides when to call
+//! the resource's [`Load`]. Neither knows the other's types.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,110 +10,111 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::budget::Entry;
+use super::budget::ReservationEntry;
 
-/// Loads and unloads one thing. The loader never calls `load` twice without `unload` between.
+/// Loads and unloads one resource. The loader never calls `load` twice without `unload` in between.
 pub trait Load: Send + Sync + 'static {
-    /// Loads it. `ticket` says within what bounds. If the returned future is dropped, the load is
-    /// abandoned and must leave nothing behind once [`Load::unload`] has been called.
-    fn load(&self, ticket: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>>;
+    /// Loads the resource. Dropping the returned future abandons the load; a call of
+    /// [`Load::unload`] then removes all that the load has left.
+    fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>>;
 
-    /// Unloads it and returns when its memory is back. Also called after a failed or abandoned
-    /// load, and must then do nothing, or clean up.
+    /// Unloads the resource. Resolves when its memory is free. The loader also calls this after a
+    /// failed or an abandoned load.
     fn unload(&self) -> BoxFuture<'static, ()>;
 
-    /// Ends its processes at once, whatever they are doing, because memory is exhausted: nobody is
-    /// asked first, and nothing is waited for. [`Load::unload`] follows.
+    /// Kills the resource's processes at once, because memory is exhausted. Waits for nothing. The
+    /// loader calls [`Load::unload`] afterwards.
     fn kill(&self) {}
 }
 
-/// A thing that can be loaded, as a room offers it to the lazy loader.
+/// Describes a resource to the lazy loader.
 #[derive(Clone)]
-pub struct Loadable {
+pub struct Resource {
     /// Its name in the catalogue.
     pub name: String,
-    /// What sort of thing it is, in one word, for metrics.
+    /// Its kind, in one word, for metrics.
     pub kind: &'static str,
-    /// What must be loaded before it, by name.
+    /// The names of the resources that must be loaded before it.
     pub depends_on: Vec<String>,
     /// How long it stays loaded after its last use; `None` for ever.
     pub ttl: Option<Duration>,
-    /// Never evicted, never idle.
+    /// Whether it is exempt from the TTL and from eviction.
     pub pinned: bool,
     /// What to reserve for its first load, in bytes.
     pub estimated_bytes: u64,
-    /// How to load it.
+    /// Loads and unloads it.
     pub load: Arc<dyn Load>,
 }
 
-/// Takes loadable things into the lazy loader's catalogue while everything runs.
+/// Changes the lazy loader's catalogue while the server runs.
 pub trait Registrar: Send + Sync + 'static {
-    /// Adds `offer`, or replaces what has its name, from its next load on.
-    fn register(&self, offer: Loadable) -> BoxFuture<'static, Result<(), LoadError>>;
+    /// Adds `resource`. Where one with its name exists, `resource` replaces it from its next load on.
+    fn register(&self, resource: Resource) -> BoxFuture<'static, Result<(), LoadError>>;
 
-    /// Takes what is called `name` out of the catalogue, and resolves when it is unloaded.
-    fn unregister(&self, name: String) -> BoxFuture<'static, Result<(), LoadError>>;
+    /// Removes the resource `name`. Resolves when it is unloaded.
+    fn deregister(&self, name: String) -> BoxFuture<'static, Result<(), LoadError>>;
 }
 
-/// The bounds of one load.
+/// What the loader gives to one load.
 #[derive(Clone)]
-pub struct Ticket {
-    /// Where the load's processes are to be attached, so that their memory is counted.
-    pub entry: Arc<dyn Entry>,
+pub struct LoadContext {
+    /// The load's reservation. The load attaches its processes to it.
+    pub entry: Arc<dyn ReservationEntry>,
     /// How long the load may take.
     pub deadline: Duration,
-    /// Where whoever runs it says what it turned out to need.
-    pub estimate: Estimate,
+    /// Where the resource's owner reports how much memory the resource needs.
+    pub feedback: MemoryFeedback,
 }
 
-impl fmt::Debug for Ticket {
+impl fmt::Debug for LoadContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket")
+        f.debug_struct("LoadContext")
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
 }
 
-/// What whoever runs a thing has learned of its memory. Clones are the same.
+/// What a resource's owner reports to the loader about the resource's memory. Clones share the
+/// report.
 #[derive(Debug, Clone, Default)]
-pub struct Estimate(Arc<Learned>);
+pub struct MemoryFeedback(Arc<Report>);
 
 #[derive(Debug, Default)]
-struct Learned {
-    bytes: AtomicU64,
+struct Report {
+    required_bytes: AtomicU64,
     suspect: AtomicBool,
 }
 
-impl Estimate {
-    /// Raises what the next load must reserve at least to `bytes`, where it is lower: the thing was
-    /// seen to need more than was measured at its load.
-    pub fn raise(&self, bytes: u64) {
-        self.0.bytes.fetch_max(bytes, Ordering::Relaxed);
+impl MemoryFeedback {
+    /// Raises what the next load reserves to at least `bytes`, because the resource needs more than
+    /// its load has shown.
+    pub fn require(&self, bytes: u64) {
+        self.0.required_bytes.fetch_max(bytes, Ordering::Relaxed);
     }
 
-    /// What it was raised to; 0 when nobody did.
-    pub fn bytes(&self) -> u64 {
-        self.0.bytes.load(Ordering::Relaxed)
+    /// The highest value given to [`Self::require`]; 0 without one.
+    pub fn required_bytes(&self) -> u64 {
+        self.0.required_bytes.load(Ordering::Relaxed)
     }
 
-    /// Says whether what runs now takes ever more memory, or far more than it should: then it is
-    /// the first to go when memory is short.
+    /// Sets whether the loaded resource grows without end, or far beyond its estimate. If so, it is
+    /// evicted before all others.
     pub fn set_suspect(&self, suspect: bool) {
         self.0.suspect.store(suspect, Ordering::Relaxed);
     }
 
-    /// Whether it does.
+    /// The last value given to [`Self::set_suspect`].
     pub fn is_suspect(&self) -> bool {
         self.0.suspect.load(Ordering::Relaxed)
     }
 }
 
-/// A thing that has just been loaded.
+/// The result of a load.
 pub struct Loaded {
-    /// Its working set in bytes, as measured after the load; the next estimate.
+    /// The resource's working set in bytes, measured after the load; 0 if nothing was measured.
     pub bytes: u64,
-    /// Resolves when it has died for good (its supervisor gave up), with the cause. Never resolves
-    /// because of an `unload`.
+    /// Resolves with the cause when the resource has ended for good, because its supervisor gave
+    /// up. [`Load::unload`] does not resolve it.
     pub died: BoxFuture<'static, LoadError>,
 }
 
@@ -122,16 +126,16 @@ impl fmt::Debug for Loaded {
     }
 }
 
-/// Whose fault a failed load is.
+/// What kind of failure ended a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LoadFault {
-    /// The thing itself cannot be loaded: a broken file, wrong settings. Trying again helps only
-    /// after somebody has mended it.
+pub enum LoadErrorKind {
+    /// The resource itself is broken: a damaged file, wrong settings. Another try helps only after
+    /// a repair.
     Invalid,
-    /// It did not work this time.
+    /// The load failed this time. Another try may succeed.
     Unavailable,
-    /// It took longer than it may.
+    /// The load took longer than its deadline.
     Deadline,
 }
 
@@ -139,17 +143,18 @@ pub enum LoadFault {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct LoadError {
-    /// Whose fault it is.
-    pub fault: LoadFault,
-    /// What happened, fit to be shown to a caller of the API: no secrets, no paths of ours.
+    /// What kind of failure it is.
+    pub kind: LoadErrorKind,
+    /// What happened. Clients of the API see this text, so it holds no secrets and no paths of the
+    /// server.
     pub message: Arc<str>,
 }
 
 impl LoadError {
-    /// A failed load.
-    pub fn new(fault: LoadFault, message: impl Into<Arc<str>>) -> Self {
+    /// Makes an error of `kind` with `message`.
+    pub fn new(kind: LoadErrorKind, message: impl Into<Arc<str>>) -> Self {
         Self {
-            fault,
+            kind,
             message: message.into(),
         }
     }

@@ -25,7 +25,6 @@ mod handle;
 mod incarnation;
 mod load;
 mod notice;
-pub mod phase;
 pub mod pool;
 pub mod pressure;
 pub mod private_server;
@@ -43,14 +42,16 @@ pub(crate) mod url;
 pub use awake::sleep_awake;
 pub use backoff::{Backoff, BackoffError};
 pub use budget::{
-    Budget, BudgetError, BufferAccounting, BufferReservation, Buffers, Claim, Entry, Reservation,
-    bytes_with_reservation,
+    Budget, BudgetError, BufferLedger, BufferReservation, Buffers, Reservation, ReservationEntry,
+    ReservationRequest, reserved_bytes,
 };
 pub use call::{Call, Message, Reply};
 pub use child::{Child, ChildSpec, Heartbeat, IncarnationRef, Kind, Placement, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
-pub use load::{Estimate, Load, LoadError, LoadFault, Loadable, Loaded, Registrar, Ticket};
+pub use load::{
+    Load, LoadContext, LoadError, LoadErrorKind, Loaded, MemoryFeedback, Registrar, Resource,
+};
 pub use notice::{Notice, NoticeKind, NoticeReader, Notices, OomCounter};
 pub use process::ProcessRef;
 pub use root::Root;

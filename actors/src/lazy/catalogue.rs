@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::kernel::Loadable;
+use crate::kernel::Resource;
 
 /// Why resources do not make a catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum CatalogueError {
 /// Resources whose dependencies are all known and free of cycles.
 #[derive(Clone, Default)]
 pub struct Catalogue {
-    resources: BTreeMap<String, Loadable>,
+    resources: BTreeMap<String, Resource>,
 }
 
 impl fmt::Debug for Catalogue {
@@ -44,7 +44,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// On names that occur twice, unknown dependencies, and cycles.
-    pub fn build(resources: Vec<Loadable>) -> Result<Self, CatalogueError> {
+    pub fn build(resources: Vec<Resource>) -> Result<Self, CatalogueError> {
         let mut catalogue = Self::default();
         for resource in resources {
             let name = resource.name.clone();
@@ -62,7 +62,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// On unknown dependencies and cycles; the catalogue then stays as it was.
-    pub fn insert(&mut self, resource: Loadable) -> Result<(), CatalogueError> {
+    pub fn insert(&mut self, resource: Resource) -> Result<(), CatalogueError> {
         let name = resource.name.clone();
         let before = self.resources.insert(name.clone(), resource);
         let checked = self.check(&name);
@@ -81,7 +81,7 @@ impl Catalogue {
     }
 
     /// All resources, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Loadable> {
+    pub fn iter(&self) -> impl Iterator<Item = &Resource> {
         self.resources.values()
     }
 
@@ -136,11 +136,11 @@ mod tests {
     use super::super::tests::double::Scripted;
     use super::*;
 
-    fn resource(name: &str, depends_on: &[&str]) -> Loadable {
+    fn resource(name: &str, depends_on: &[&str]) -> Resource {
         Scripted::new().resource(name, depends_on)
     }
 
-    fn refusal(resources: Vec<Loadable>) -> String {
+    fn refusal(resources: Vec<Resource>) -> String {
         Catalogue::build(resources).unwrap_err().to_string()
     }
 

@@ -13,7 +13,7 @@ use super::loading::{guarded, unload};
 use super::messages::Unloaded;
 use super::metrics::Reason;
 use super::slot::{Slot, State};
-use crate::kernel::{LoadError, LoadFault};
+use crate::kernel::{LoadError, LoadErrorKind};
 
 impl Loader {
     /// Sends a resource on its way out, whatever it is doing, and all that depends on it before.
@@ -234,7 +234,7 @@ impl Loader {
         context.spawn(wrap_future::<_, Self>(guarded("died", died)).map(
             move |error, loader, context| {
                 let error = error.unwrap_or_else(|| {
-                    LoadError::new(LoadFault::Unavailable, "it can no longer be watched")
+                    LoadError::new(LoadErrorKind::Unavailable, "it can no longer be watched")
                 });
                 loader.on_died(&name, error, context);
             },

@@ -28,7 +28,7 @@ use super::slot::{Slot, State};
 use super::status::ResourceStatus;
 use super::teardown::{Leftover, teardown};
 use crate::kernel::pressure::PressureReader;
-use crate::kernel::{Budget, Child, ChildSpec, Exit, Handle, Loadable};
+use crate::kernel::{Budget, Child, ChildSpec, Exit, Handle, Resource};
 
 /// After the leases have ended or run out of time, how long unloads may take until the supervisor
 /// ends the loader by force.
@@ -179,7 +179,7 @@ impl Loader {
         self.busy.send_replace(busy.count());
     }
 
-    pub(super) fn register(&mut self, resource: Loadable) -> Result<(), CatalogueError> {
+    pub(super) fn register(&mut self, resource: Resource) -> Result<(), CatalogueError> {
         if let Some(catalogue) = &mut self.catalogue {
             catalogue.insert(resource.clone())?;
         }

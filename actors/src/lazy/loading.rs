@@ -15,7 +15,7 @@ use super::error::AcquireError;
 use super::lease::{Lease, Uses};
 use super::loader::{Acquired, Loader};
 use super::slot::{Failure, LoadedParts, Stage, State};
-use crate::kernel::{Load, LoadError, LoadFault, Loaded, Reservation, Ticket};
+use crate::kernel::{Load, LoadContext, LoadError, LoadErrorKind, Loaded, Reservation};
 
 /// A dependency that could not be had.
 type DependencyError = (String, AcquireError);
@@ -112,14 +112,14 @@ impl Loader {
         };
         // What the last process did is no sin of the next.
         slot.learned.set_suspect(false);
-        let ticket = Ticket {
+        let load_context = LoadContext {
             entry,
             deadline,
-            estimate: slot.learned.clone(),
+            feedback: slot.learned.clone(),
         };
         slot.meter.load_begins();
         let load = Arc::clone(&slot.resource.load);
-        let attempt = attempt(load, ticket, self.stopping.clone());
+        let attempt = attempt(load, load_context, self.stopping.clone());
         let name = name.to_owned();
         context.spawn(
             wrap_future::<_, Self>(attempt).map(move |result, loader, context| {
@@ -251,20 +251,20 @@ impl super::config::Config {
 /// Loads within the deadline, and cleans up if that fails in whatever way.
 async fn attempt(
     load: Arc<dyn Load>,
-    ticket: Ticket,
+    context: LoadContext,
     stopping: CancellationToken,
 ) -> Result<Loaded, LoadError> {
-    let deadline = ticket.deadline;
+    let deadline = context.deadline;
     let loading = {
         let load = Arc::clone(&load);
-        guarded("load", async move { load.load(ticket).await })
+        guarded("load", async move { load.load(context).await })
     };
     let result = tokio::select! {
         biased;
-        () = stopping.cancelled() => Err(LoadError::new(LoadFault::Unavailable, "stopped")),
+        () = stopping.cancelled() => Err(LoadError::new(LoadErrorKind::Unavailable, "stopped")),
         result = timeout(deadline, loading) => match result {
             Ok(Some(result)) => result,
-            Ok(None) => Err(LoadError::new(LoadFault::Unavailable, "the load panicked")),
+            Ok(None) => Err(LoadError::new(LoadErrorKind::Unavailable, "the load panicked")),
             Err(_) => Err(overdue(deadline)),
         },
     };
@@ -279,7 +279,7 @@ fn overdue(deadline: Duration) -> LoadError {
         "the load took longer than {}",
         humantime::format_duration(deadline)
     );
-    LoadError::new(LoadFault::Deadline, text)
+    LoadError::new(LoadErrorKind::Deadline, text)
 }
 
 /// Unloads; a panic on the way counts as the end of it.

@@ -9,7 +9,7 @@ use super::catalogue::CatalogueError;
 use super::error::{AcquireError, DeregisterError, UnloadError};
 use super::lease::Lease;
 use super::status::ResourceStatus;
-use crate::kernel::{Loadable, Message};
+use crate::kernel::{Message, Resource};
 
 /// Asks for a resource, loading it if need be. Whoever gives up waiting does not disturb the load.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ pub struct Evicted {
 #[derive(Clone)]
 pub struct Register {
     /// The resource.
-    pub resource: Loadable,
+    pub resource: Resource,
 }
 
 impl fmt::Debug for Register {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::kernel::phase::Phase;
+use crate::lazy::phase::Phase;
 
 /// Why a loaded resource left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -38,6 +38,7 @@ mod loader;
 mod loading;
 mod messages;
 mod metrics;
+mod phase;
 mod policy;
 mod registrar;
 mod relief;
@@ -57,6 +58,7 @@ pub use messages::{
     Acquire, Deregister, Evict, Evicted, Preload, Register, SetLoadDeadline, Status, Unload,
     Unloaded,
 };
+pub use phase::Phase;
 pub use policy::{
     Candidate, Count, Gdsf, Lru, Policy, PolicyKind, UnknownPolicy, Usage, choose, evictable,
 };

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use super::error::DeregisterError;
 use super::loader::Loader;
 use super::messages::{Deregister, Register};
-use crate::kernel::{AskError, Handle, LoadError, LoadFault, Loadable, Registrar};
+use crate::kernel::{AskError, Handle, LoadError, LoadErrorKind, Registrar, Resource};
 
 /// The loader answers at once; longer means that it is being restarted or stopped.
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
@@ -16,20 +16,20 @@ const REGISTER_WITHIN: Duration = Duration::from_secs(5);
 const UNREGISTER_WITHIN: Duration = Duration::from_secs(60);
 
 impl Registrar for Handle<Loader> {
-    fn register(&self, offer: Loadable) -> BoxFuture<'static, Result<(), LoadError>> {
+    fn register(&self, resource: Resource) -> BoxFuture<'static, Result<(), LoadError>> {
         let loader = self.clone();
         async move {
-            let register = Register { resource: offer };
+            let register = Register { resource };
             let registered = loader
                 .ask(register, REGISTER_WITHIN)
                 .await
                 .map_err(unreachable)?;
-            registered.map_err(|error| LoadError::new(LoadFault::Invalid, error.to_string()))
+            registered.map_err(|error| LoadError::new(LoadErrorKind::Invalid, error.to_string()))
         }
         .boxed()
     }
 
-    fn unregister(&self, name: String) -> BoxFuture<'static, Result<(), LoadError>> {
+    fn deregister(&self, name: String) -> BoxFuture<'static, Result<(), LoadError>> {
         let loader = self.clone();
         async move {
             match loader
@@ -40,7 +40,7 @@ impl Registrar for Handle<Loader> {
                 // That it is gone already is what was wanted.
                 Ok(_) | Err(DeregisterError::NotFound(_)) => Ok(()),
                 Err(error @ DeregisterError::Needed { .. }) => {
-                    Err(LoadError::new(LoadFault::Invalid, error.to_string()))
+                    Err(LoadError::new(LoadErrorKind::Invalid, error.to_string()))
                 }
             }
         }
@@ -49,5 +49,8 @@ impl Registrar for Handle<Loader> {
 }
 
 fn unreachable(error: AskError) -> LoadError {
-    LoadError::new(LoadFault::Unavailable, format!("the lazy loader: {error}"))
+    LoadError::new(
+        LoadErrorKind::Unavailable,
+        format!("the lazy loader: {error}"),
+    )
 }

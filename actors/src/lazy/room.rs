@@ -17,7 +17,7 @@ use super::metrics::Reason;
 use super::policy::{Candidate, choose, evictable};
 use super::slot::{Slot, State};
 use crate::kernel::pressure::Level;
-use crate::kernel::{BudgetError, Claim, Reservation};
+use crate::kernel::{BudgetError, Reservation, ReservationRequest};
 
 /// How often one load may evict. Once is enough unless sizes turn out wrong; a budget that gives
 /// nothing back must not cost all that is loaded.
@@ -112,7 +112,7 @@ impl Loader {
         };
         head.asking = true;
         head.outdated = false;
-        let answer = self.budget.reserve(Claim {
+        let answer = self.budget.reserve(ReservationRequest {
             name: head.name.clone(),
             bytes: if head.minimum_only {
                 slot.least()
@@ -171,7 +171,7 @@ impl Loader {
     /// By how much `name` is too large for ever, with everything else gone but what it depends on. Of
     /// that only what is loaded counts, as it was measured: estimates may be far too high.
     pub(super) fn excess(&self, name: &str) -> Option<Excess> {
-        let most = self.budget.most()?;
+        let most = self.budget.max_reservable()?;
         let own = self.slots.get(name)?.least();
         let mut needed = BTreeSet::new();
         self.add_needed(name, &mut needed);

@@ -12,8 +12,8 @@ use super::lease::{Lease, Uses};
 use super::messages::Unloaded;
 use super::metrics::{Meter, Reason};
 use super::policy::Usage;
-use crate::kernel::phase::{Phase, Timed};
-use crate::kernel::{Estimate, LoadError, Loadable, Reservation};
+use crate::kernel::{LoadError, MemoryFeedback, Reservation, Resource};
+use crate::lazy::phase::{Phase, Timed};
 
 /// Somebody who waits for a resource.
 pub(super) type Waiter = oneshot::Sender<Result<Lease, AcquireError>>;
@@ -92,9 +92,9 @@ impl Failure {
 }
 
 pub(super) struct Slot {
-    pub(super) resource: Loadable,
+    pub(super) resource: Resource,
     /// What takes its place at its next load.
-    successor: Option<Loadable>,
+    successor: Option<Resource>,
     timed: Timed,
     state: State,
     pub(super) waiters: Vec<Waiter>,
@@ -109,7 +109,7 @@ pub(super) struct Slot {
     /// The highest peak measured so far.
     pub(super) measured: u64,
     /// What those who ran it say that it needs.
-    pub(super) learned: Estimate,
+    pub(super) learned: MemoryFeedback,
     /// Failures since it last ran for long or left in order.
     pub(super) failures_in_a_row: u32,
     pub(super) last_error: Option<LoadError>,
@@ -117,7 +117,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(resource: Loadable) -> Self {
+    pub(super) fn new(resource: Resource) -> Self {
         Self {
             meter: Meter::new(&resource.name, resource.kind),
             resource,
@@ -130,7 +130,7 @@ impl Slot {
             usage: Usage::default(),
             loaded: 0,
             measured: 0,
-            learned: Estimate::default(),
+            learned: MemoryFeedback::default(),
             failures_in_a_row: 0,
             last_error: None,
             last_use: None,
@@ -138,7 +138,7 @@ impl Slot {
     }
 
     /// Puts `resource` in the place of the present one, now or when that has come to rest.
-    pub(super) fn replace(&mut self, resource: Loadable) {
+    pub(super) fn replace(&mut self, resource: Resource) {
         self.removed = false;
         self.successor = Some(resource);
         if self.is_at_rest() {
@@ -158,7 +158,7 @@ impl Slot {
         self.resource = successor;
         self.loaded = 0;
         self.measured = 0;
-        self.learned = Estimate::default();
+        self.learned = MemoryFeedback::default();
         self.failures_in_a_row = 0;
         self.last_error = None;
     }
@@ -293,7 +293,7 @@ impl Slot {
             0 => self.resource.estimated_bytes,
             measured => measured,
         };
-        measured.max(self.learned.bytes())
+        measured.max(self.learned.required_bytes())
     }
 
     /// When its idle time will have lasted too long; `None` while it is in use, or never.
@@ -348,8 +348,8 @@ mod tests {
     fn what_was_learned_raises_the_next_loads_claim_and_goes_with_the_thing_itself() {
         let mut slot = Slot::new(Scripted::new().resource("thing", &[]));
         let at_first = slot.estimate();
-        slot.learned.clone().raise(at_first + 5);
-        slot.learned.raise(3);
+        slot.learned.clone().require(at_first + 5);
+        slot.learned.require(3);
         assert_eq!(slot.estimate(), at_first + 5);
         slot.measured = at_first + 9;
         assert_eq!(slot.estimate(), at_first + 9);

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::error::Excess;
 use super::slot::{Slot, State};
-use crate::kernel::LoadFault;
-use crate::kernel::phase::Phase;
+use crate::kernel::LoadErrorKind;
+use crate::lazy::phase::Phase;
 
 /// Where one resource stands. Times are in seconds before or after the moment of asking.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,7 +44,7 @@ pub struct ResourceStatus {
     /// Its last failure.
     pub last_error: Option<String>,
     /// Whose fault that was.
-    pub last_fault: Option<LoadFault>,
+    pub last_fault: Option<LoadErrorKind>,
     /// When a caller may cause the next try; 0 when at once. Missing unless it has failed.
     pub next_try_in_seconds: Option<f64>,
     /// Time since its last use, or since its load if it was not used; missing if it never was
@@ -99,7 +99,7 @@ impl ResourceStatus {
                 .map(|(reason, count)| (reason.label(), *count))
                 .collect(),
             last_error: slot.last_error.as_ref().map(ToString::to_string),
-            last_fault: slot.last_error.as_ref().map(|error| error.fault),
+            last_fault: slot.last_error.as_ref().map(|error| error.kind),
             next_try_in_seconds: next_try,
             last_use_seconds_ago: last_use
                 .map(|at| Instant::now().saturating_duration_since(at).as_secs_f64()),

@@ -12,8 +12,8 @@ use super::levels::most_below;
 use super::room::Shared;
 use super::supervisor::{MemorySupervisor, Reserve, Sample};
 use crate::kernel::{
-    Budget, BudgetError, BufferAccounting, BufferReservation, Buffers, Claim, Entry, Handle,
-    Reservation,
+    Budget, BudgetError, BufferLedger, BufferReservation, Buffers, Handle, Reservation,
+    ReservationEntry, ReservationRequest,
 };
 
 /// A reading takes milliseconds. A keeper that is silent for this long is in trouble, and its
@@ -35,7 +35,10 @@ impl Shared {
     ///
     /// A load may fill the budget up to where idle things begin to leave; when there are none, up
     /// to where an emergency begins: what was let in never causes one by its mere presence.
-    pub(super) fn reserve(self: &Arc<Self>, claim: &Claim) -> Result<Reservation, BudgetError> {
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        claim: &ReservationRequest,
+    ) -> Result<Reservation, BudgetError> {
         let levels = self.config().levels;
         let mut ledger = self.ledger.lock();
         let share = if claim.use_headroom {
@@ -52,7 +55,7 @@ impl Shared {
     }
 
     /// The most that reservations could ever hold together.
-    fn most(&self) -> Option<u64> {
+    fn max_reservable(&self) -> Option<u64> {
         let critical = self.config().levels.critical;
         let ledger = self.ledger.lock();
         ledger.most(most_below(ledger.budget(), critical))
@@ -74,7 +77,7 @@ struct LedgerEntry {
     id: EntryId,
 }
 
-impl Entry for LedgerEntry {
+impl ReservationEntry for LedgerEntry {
     fn attach(&self, pid: i32) {
         self.shared.ledger.lock().attach(self.id, pid);
     }
@@ -123,7 +126,10 @@ pub struct MemoryBudget {
 }
 
 impl Budget for MemoryBudget {
-    fn reserve(&self, claim: Claim) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
+    fn reserve(
+        &self,
+        claim: ReservationRequest,
+    ) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
         let keeper = self.keeper.clone();
         Box::pin(async move {
             let name = claim.name.clone();
@@ -135,8 +141,8 @@ impl Budget for MemoryBudget {
         })
     }
 
-    fn most(&self) -> Option<u64> {
-        self.shared.most()
+    fn max_reservable(&self) -> Option<u64> {
+        self.shared.max_reservable()
     }
 }
 
@@ -170,7 +176,7 @@ impl Buffers for BufferAccount {
     }
 }
 
-impl BufferAccounting for BufferAccount {
+impl BufferLedger for BufferAccount {
     fn fill(&self, bytes: u64) {
         self.shared.ledger.lock().fill(self.name, bytes);
     }

@@ -31,7 +31,9 @@ use super::probe::System;
 use super::room::Shared;
 use super::sampler::Sampler;
 use super::status::{KindUsage, MemoryStatus};
-use crate::kernel::{BudgetError, Call, Child, Claim, Exit, Message, Reply, Reservation};
+use crate::kernel::{
+    BudgetError, Call, Child, Exit, Message, Reply, Reservation, ReservationRequest,
+};
 
 /// Events that the state for operators shows.
 const EVENTS_OBSERVED: usize = 10;
@@ -65,7 +67,7 @@ struct Waiting {
 }
 
 enum PendingRequest {
-    Reserve(Claim, Reply<Reserve>),
+    Reserve(ReservationRequest, Reply<Reserve>),
     Sample(Sample, Reply<Sample>),
 }
 
@@ -122,7 +124,7 @@ impl Child for MemorySupervisor {
 #[derive(Debug)]
 pub struct Reserve {
     /// What for, and how much.
-    pub claim: Claim,
+    pub claim: ReservationRequest,
 }
 
 impl Message for Reserve {

@@ -23,7 +23,9 @@ use super::{
 };
 use crate::kernel::pressure::{Action, Level, Stage};
 use crate::kernel::testing::TestSystem;
-use crate::kernel::{Budget, BudgetError, Buffers, Claim, Reservation, SupervisorSpec};
+use crate::kernel::{
+    Budget, BudgetError, Buffers, Reservation, ReservationRequest, SupervisorSpec,
+};
 
 const WITHIN: Duration = Duration::from_secs(10);
 const OWN: i32 = 100;
@@ -49,8 +51,8 @@ fn server() -> Fixture {
     fixture
 }
 
-fn claim(kib: u64) -> Claim {
-    Claim {
+fn claim(kib: u64) -> ReservationRequest {
+    ReservationRequest {
         name: "model".into(),
         bytes: kib * KIB,
         use_headroom: true,
@@ -505,7 +507,7 @@ fn a_load_stays_below_the_high_level_unless_it_must_stretch() {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let root = system.start(spec(&memory)).await;
-        let minimum_only = Claim {
+        let minimum_only = ReservationRequest {
             use_headroom: false,
             ..claim(700)
         };
@@ -539,19 +541,19 @@ fn the_most_that_loads_could_have_follows_the_budget_and_not_what_is_used_now() 
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let budget = memory.budget();
-        assert_eq!(budget.most(), None);
+        assert_eq!(budget.max_reservable(), None);
         let root = system.start(spec(&memory)).await;
-        assert_eq!(budget.most(), Some(750 * KIB - 1));
+        assert_eq!(budget.max_reservable(), Some(750 * KIB - 1));
         let kept = reserve(&memory, 500).await.unwrap();
         fixture.process(OWN, 1, "headroom", 300);
         until(&memory, "grown", |s| s.used_bytes == 300 * KIB).await;
-        assert_eq!(budget.most(), Some(750 * KIB - 1));
+        assert_eq!(budget.max_reservable(), Some(750 * KIB - 1));
         let halved = Reconfigure {
             config: config(500),
         };
         memory.handle().ask(halved, WITHIN).await.unwrap().unwrap();
         until(&memory, "halved", |s| s.budget.bytes == 500 * KIB).await;
-        assert_eq!(budget.most(), Some(325 * KIB - 1));
+        assert_eq!(budget.max_reservable(), Some(325 * KIB - 1));
         drop(kept);
         root.stop().await;
     });

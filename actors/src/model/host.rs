@@ -30,7 +30,9 @@ use super::leak_monitor::{LeakMonitor, ReplaceReason};
 use super::maintenance::Trims;
 use super::zygote::{ForkError, Zygote};
 use crate::kernel::process::{ProcessSpec, SpawnError};
-use crate::kernel::{AskError, Child, Entry, Estimate, Exit, Handle, IncarnationRef, ProcessExit};
+use crate::kernel::{
+    AskError, Child, Exit, Handle, IncarnationRef, MemoryFeedback, ProcessExit, ReservationEntry,
+};
 
 use self::call::Current;
 pub(super) use self::call::Forward;
@@ -53,9 +55,9 @@ pub(super) struct HostSpec {
     /// How long one forward may take.
     pub(super) forward_deadline: Duration,
     /// Where its memory is counted.
-    pub(super) entry: Arc<dyn Entry>,
+    pub(super) entry: Arc<dyn ReservationEntry>,
     /// Where it is said what the next load must reserve.
-    pub(super) estimate: Estimate,
+    pub(super) feedback: MemoryFeedback,
     /// What it tells of itself.
     pub(super) facts: HostState,
     /// What it has to do with the memory of all.

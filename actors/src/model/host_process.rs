@@ -18,7 +18,7 @@ use super::connection::{self, ConnectionError, Sender};
 use super::host::{HostError, HostSource, HostSpec};
 use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{LastLines, Process, SpawnError, log_lines};
-use crate::kernel::{AskError, Entry, Handle, ProcessExit, ProcessRef};
+use crate::kernel::{AskError, Handle, ProcessExit, ProcessRef, ReservationEntry};
 
 /// After its socket closed, or after it was asked to stop, how long a host may take to end.
 pub(super) const END_WITHIN: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ const FORK_WITHIN: Duration = Duration::from_secs(15);
 pub(super) struct HostProcess {
     itself: Arc<ProcessRef>,
     origin: Origin,
-    entry: Arc<dyn Entry>,
+    entry: Arc<dyn ReservationEntry>,
 }
 
 enum Origin {
@@ -44,7 +44,7 @@ enum Origin {
 }
 
 impl HostProcess {
-    fn new(itself: Arc<ProcessRef>, origin: Origin, entry: &Arc<dyn Entry>) -> Self {
+    fn new(itself: Arc<ProcessRef>, origin: Origin, entry: &Arc<dyn ReservationEntry>) -> Self {
         // Counted from its first byte on, so that a load shows in the budget while it happens.
         entry.attach(itself.pid());
         Self {

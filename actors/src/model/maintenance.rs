@@ -99,7 +99,7 @@ impl ModelHost {
             return;
         }
         self.spec.facts.misbehaves(found);
-        self.spec.estimate.set_suspect(true);
+        self.spec.feedback.set_suspect(true);
         let (host, name) = (&self.spec.name, self.metrics_name.clone());
         match found {
             ReplaceReason::Leak(leak) => {
@@ -118,7 +118,7 @@ impl ModelHost {
                     .increment(1);
                 tracing::warn!(host, expected, bytes, "a model takes far more than thought");
                 let measured = self.spec.entry.peak().max(bytes);
-                self.spec.estimate.raise(measured);
+                self.spec.feedback.require(measured);
                 let kind = NoticeKind::PastEstimate {
                     estimated_bytes: expected,
                     measured_bytes: bytes,
@@ -171,7 +171,7 @@ impl ModelHost {
     }
 
     fn on_renewed(&self, reason: &'static str, before_bytes: u64, after_bytes: u64) {
-        self.spec.estimate.set_suspect(false);
+        self.spec.feedback.set_suspect(false);
         let host = &self.spec.name;
         tracing::info!(
             host,
@@ -226,7 +226,9 @@ impl ModelHost {
     pub(super) fn raise_estimate(&self, measured: u64) {
         let entry = &self.spec.entry;
         let needed = measured.max(entry.reserved()).max(entry.peak());
-        self.spec.estimate.raise(needed.saturating_add(needed / 2));
+        self.spec
+            .feedback
+            .require(needed.saturating_add(needed / 2));
     }
 }
 

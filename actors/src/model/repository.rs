@@ -18,7 +18,7 @@ use super::owner::ModelOwner;
 use super::resource::{ModelResource, Runtime};
 use super::settings::Ttl;
 use crate::kernel::{
-    Call, Child, Handle, IncarnationRef, LoadError, LoadFault, Loadable, Message, Registrar,
+    Call, Child, Handle, IncarnationRef, LoadError, LoadErrorKind, Message, Registrar, Resource,
 };
 
 /// One version of one model, ready to be asked for.
@@ -114,7 +114,7 @@ impl Repository {
                 owner: resource.owner().clone(),
                 resource,
             };
-            offers.push((key.clone(), self.loadable(&model)));
+            offers.push((key.clone(), self.resource(&model)));
             self.models.insert(key, model);
         }
         let registrar = Arc::clone(&self.registrar);
@@ -145,23 +145,23 @@ impl Repository {
             .map(|(_, gone)| gone)
             .collect();
         let registrar = Arc::clone(&self.registrar);
-        let unregistered = join_all(
+        let deregistered = join_all(
             gone.iter()
-                .map(move |model| registrar.unregister(model.file.resource())),
+                .map(move |model| registrar.deregister(model.file.resource())),
         );
         async move {
-            unregistered.await;
+            deregistered.await;
         }
     }
 
-    fn loadable(&self, model: &Model) -> Loadable {
+    fn resource(&self, model: &Model) -> Resource {
         let settings = model.file.settings.as_ref().ok();
         let ttl = match settings.and_then(|settings| settings.ttl) {
             None => self.config.ttl,
             Some(Ttl::Never) => None,
             Some(Ttl::After(ttl)) => Some(ttl),
         };
-        Loadable {
+        Resource {
             name: model.file.resource(),
             kind: "model",
             depends_on: self.runtime.dependencies(),
@@ -286,7 +286,7 @@ impl Handler<Call<Rescan>> for Repository {
                     let dir = repository.config.dir.display();
                     tracing::error!(%dir, %error, "cannot read models.dir");
                     let message = "the models folder cannot be read";
-                    Err(LoadError::new(LoadFault::Unavailable, message))
+                    Err(LoadError::new(LoadErrorKind::Unavailable, message))
                 }
             });
         }));

@@ -17,8 +17,8 @@ use super::settings::ModelSettings;
 use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
-    ChildSpec, Exit, Handle, Load, LoadError, LoadFault, Loadable, Loaded, Restart,
-    StartChildError, SupervisorHandle, SupervisorSpec, Ticket,
+    ChildSpec, Exit, Handle, Load, LoadContext, LoadError, LoadErrorKind, Loaded, Resource,
+    Restart, StartChildError, SupervisorHandle, SupervisorSpec,
 };
 
 /// What a host needs beyond its weights before anything was measured: libtorch's own pages that
@@ -80,7 +80,7 @@ impl Runtime {
     }
 
     /// What must be in the loader's catalogue before any model: the zygote, if there is one.
-    pub fn loadable(&self) -> Option<Loadable> {
+    pub fn resource(&self) -> Option<Resource> {
         let handle = self.zygote.clone()?;
         let load = ZygoteResource {
             supervisor: self.supervisor.clone(),
@@ -88,7 +88,7 @@ impl Runtime {
             patience: self.config.heartbeat_timeout,
             handle,
         };
-        Some(Loadable {
+        Some(Resource {
             name: ZYGOTE.to_owned(),
             kind: "process",
             depends_on: Vec::new(),
@@ -123,14 +123,14 @@ struct ZygoteResource {
 }
 
 impl Load for ZygoteResource {
-    fn load(&self, ticket: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+    fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
         let spec = self.spec.clone();
         let patience = self.patience;
-        let entry = Arc::clone(&ticket.entry);
+        let entry = Arc::clone(&context.entry);
         let make =
             move |incarnation| Zygote::new(incarnation, spec.clone(), Arc::clone(&entry), patience);
-        let child = ChildSpec::actor(&self.handle, make).start_deadline(ticket.deadline);
-        start(self.supervisor.clone(), child, ticket, |_| 0).boxed()
+        let child = ChildSpec::actor(&self.handle, make).start_deadline(context.deadline);
+        start(self.supervisor.clone(), child, context, |_| 0).boxed()
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
@@ -195,7 +195,7 @@ impl ModelResource {
     }
 
     /// The supervisor of one loaded model: its hosts, and then its owner.
-    fn tree(&self, settings: Arc<ModelSettings>, ticket: &Ticket) -> SupervisorSpec {
+    fn tree(&self, settings: Arc<ModelSettings>, context: &LoadContext) -> SupervisorSpec {
         let mut tree = SupervisorSpec::new(self.file.resource())
             .intensity(HOST_RESTARTS_MAX * settings.instances, HOST_RESTARTS_PERIOD);
         for (handle, facts) in &self.hosts {
@@ -206,24 +206,24 @@ impl ModelResource {
                 name,
                 heartbeat_interval: self.config.heartbeat_interval,
                 heartbeat_timeout: self.config.heartbeat_timeout,
-                load_deadline: ticket.deadline,
+                load_deadline: context.deadline,
                 forward_deadline: settings.deadline,
-                entry: Arc::clone(&ticket.entry),
-                estimate: ticket.estimate.clone(),
+                entry: Arc::clone(&context.entry),
+                feedback: context.feedback.clone(),
                 facts: facts.clone(),
                 memory: self.runtime.memory.clone(),
                 leak: self.config.leak,
             };
             let make = move |incarnation| ModelHost::new(incarnation, spec.clone());
             let host = ChildSpec::actor(handle, make)
-                .start_deadline(ticket.deadline)
+                .start_deadline(context.deadline)
                 .shutdown_deadline(HOST_STOP_WITHIN);
             tree = tree.child(host);
         }
         let spec = OwnerSpec {
             settings,
             hosts: self.hosts.clone(),
-            load_deadline: ticket.deadline,
+            load_deadline: context.deadline,
             sequence_idle: self.config.sequence_idle,
         };
         let owner = ChildSpec::actor(&self.owner, move |incarnation| {
@@ -255,15 +255,15 @@ impl ModelResource {
 }
 
 impl Load for ModelResource {
-    fn load(&self, ticket: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+    fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
         let settings = match &self.file.settings {
             Ok(settings) => Arc::new(settings.clone()),
             Err(error) => {
-                let error = LoadError::new(LoadFault::Invalid, error.to_string());
+                let error = LoadError::new(LoadErrorKind::Invalid, error.to_string());
                 return std::future::ready(Err(error)).boxed();
             }
         };
-        let tree = self.tree(settings, &ticket);
+        let tree = self.tree(settings, &context);
         // A model that fails is not restarted here: the loader decides when to load it again.
         let child = ChildSpec::supervisor(tree).restart(Restart::Temporary);
         let hosts = self.hosts.clone();
@@ -274,7 +274,7 @@ impl Load for ModelResource {
             *measured.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
             bytes
         };
-        start(self.runtime.supervisor.clone(), child, ticket, measure).boxed()
+        start(self.runtime.supervisor.clone(), child, context, measure).boxed()
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
@@ -291,15 +291,16 @@ impl Load for ModelResource {
 async fn start(
     supervisor: SupervisorHandle,
     child: ChildSpec,
-    ticket: Ticket,
+    context: LoadContext,
     measure: impl FnOnce(()) -> u64,
 ) -> Result<Loaded, LoadError> {
-    let started = match tokio::time::timeout(ticket.deadline, supervisor.start_child(child)).await {
+    let started = match tokio::time::timeout(context.deadline, supervisor.start_child(child)).await
+    {
         Ok(started) => started.map_err(load_error)?,
         Err(_) => {
-            let limit = humantime::format_duration(ticket.deadline);
+            let limit = humantime::format_duration(context.deadline);
             let message = format!("loading took longer than {limit}");
-            return Err(LoadError::new(LoadFault::Deadline, message));
+            return Err(LoadError::new(LoadErrorKind::Deadline, message));
         }
     };
     let bytes = measure(());
@@ -315,7 +316,7 @@ fn load_error(error: StartChildError) -> LoadError {
     match error {
         StartChildError::Failed(exit) => load_error_of(&exit),
         error @ (StartChildError::AlreadyPresent(_) | StartChildError::SupervisorDown) => {
-            LoadError::new(LoadFault::Unavailable, error.to_string())
+            LoadError::new(LoadErrorKind::Unavailable, error.to_string())
         }
     }
 }
@@ -326,10 +327,10 @@ fn load_error_of(exit: &Exit) -> LoadError {
         // The folder is the operator's business; the log has it.
         let program = Path::new(program).file_name().unwrap_or_default().display();
         let message = format!("{program} cannot be started: {source}");
-        return LoadError::new(LoadFault::Unavailable, message);
+        return LoadError::new(LoadErrorKind::Unavailable, message);
     }
     if let Some(error) = exit.find::<ZygoteError>() {
-        return LoadError::new(LoadFault::Unavailable, error.to_string());
+        return LoadError::new(LoadErrorKind::Unavailable, error.to_string());
     }
     let Some(cause) = exit.find::<HostError>() else {
         return match exit.root() {
@@ -337,10 +338,10 @@ fn load_error_of(exit: &Exit) -> LoadError {
                 // It was loaded and has served: its file is as good as it was, and whoever comes now
                 // need not be one of those whose requests it crashes on.
                 let message = format!("the model's process keeps crashing: {process}");
-                LoadError::new(LoadFault::Unavailable, message)
+                LoadError::new(LoadErrorKind::Unavailable, message)
             }
             root => LoadError::new(
-                LoadFault::Unavailable,
+                LoadErrorKind::Unavailable,
                 format!("it ended: {}", root.label()),
             ),
         };
@@ -348,15 +349,15 @@ fn load_error_of(exit: &Exit) -> LoadError {
     let fault = match cause {
         HostError::StartFailed { kind, .. } => match kind {
             StartFailureKind::BadFile | StartFailureKind::Load | StartFailureKind::Settings => {
-                LoadFault::Invalid
+                LoadErrorKind::Invalid
             }
             StartFailureKind::Memory
             | StartFailureKind::Unreadable
             | StartFailureKind::Device
-            | StartFailureKind::Internal => LoadFault::Unavailable,
+            | StartFailureKind::Internal => LoadErrorKind::Unavailable,
         },
-        HostError::EndedEarly(exit) if exit.is_crash() => LoadFault::Invalid,
-        HostError::ForwardDeadline(_) | HostError::LoadDeadline(_) => LoadFault::Deadline,
+        HostError::EndedEarly(exit) if exit.is_crash() => LoadErrorKind::Invalid,
+        HostError::ForwardDeadline(_) | HostError::LoadDeadline(_) => LoadErrorKind::Deadline,
         HostError::Prepare(_)
         | HostError::Spawn(_)
         | HostError::NoZygote(_)
@@ -365,7 +366,7 @@ fn load_error_of(exit: &Exit) -> LoadError {
         | HostError::Connection(_)
         | HostError::OutOfStep
         | HostError::BadTensor(_)
-        | HostError::TooMuchOutput { .. } => LoadFault::Unavailable,
+        | HostError::TooMuchOutput { .. } => LoadErrorKind::Unavailable,
     };
     LoadError::new(fault, cause.to_string())
 }

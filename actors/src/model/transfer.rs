@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use headroom_model_protocol::{
     ArenaError, ArenaReader, ArenaWriter, HostRequest, Infer, Input, TensorMeta, TensorReader,
     TensorWriter,
 };
 
 use super::infer::{BoundInput, BoundRequest, Tensor};
-use crate::kernel::{BufferReservation, bytes_with_reservation};
+use crate::kernel::{BufferReservation, reserved_bytes};
 
 /// Tensors up to this size are copied on the actor's thread; a larger copy would hold up others.
 pub(super) const COPY_INLINE_MAX: u64 = 256 * 1024;
@@ -78,10 +77,7 @@ pub(super) fn read_outputs(
             name: meta.name.clone(),
             datatype: meta.datatype,
             shape: meta.shape.clone(),
-            data: match &hold {
-                Some(hold) => bytes_with_reservation(bytes, Arc::clone(hold)),
-                None => Bytes::from(bytes),
-            },
+            data: reserved_bytes(bytes, hold.as_ref()),
         })
     };
     let outputs = metas.iter().map(read).collect::<Result<_, ArenaError>>()?;

@@ -20,7 +20,8 @@ use tokio::sync::oneshot;
 use super::connection::{self, ConnectionError, Received, Sender};
 use crate::kernel::process::{Process, ProcessSpec, SpawnError};
 use crate::kernel::{
-    Call, Child, Entry, Exit, IncarnationRef, Message, ProcessExit, ProcessRef, Reply, sleep_awake,
+    Call, Child, Exit, IncarnationRef, Message, ProcessExit, ProcessRef, Reply, ReservationEntry,
+    sleep_awake,
 };
 
 /// After its socket closed, how long the process may take to end by itself.
@@ -30,7 +31,7 @@ const END_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Zygote {
     incarnation: IncarnationRef,
     spec: ProcessSpec,
-    entry: Arc<dyn Entry>,
+    entry: Arc<dyn ReservationEntry>,
     patience: Duration,
     running: Option<Running>,
     forking: HashMap<u64, Reply<Fork>>,
@@ -64,7 +65,7 @@ impl Zygote {
     pub(super) fn new(
         incarnation: IncarnationRef,
         spec: ProcessSpec,
-        entry: Arc<dyn Entry>,
+        entry: Arc<dyn ReservationEntry>,
         patience: Duration,
     ) -> Self {
         Self {

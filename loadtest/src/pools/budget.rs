@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use headroom_actors::kernel::{Budget, BudgetError, Claim, Entry, Reservation};
+use headroom_actors::kernel::{
+    Budget, BudgetError, Reservation, ReservationEntry, ReservationRequest,
+};
 
 /// Grants everything.
 pub(super) struct Unlimited;
 
 impl Budget for Unlimited {
-    fn reserve(&self, claim: Claim) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
+    fn reserve(
+        &self,
+        claim: ReservationRequest,
+    ) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
         let reservation = Reservation::new(Arc::new(Granted(claim.bytes)));
         std::future::ready(Ok(reservation)).boxed()
     }
@@ -17,7 +22,7 @@ impl Budget for Unlimited {
 
 struct Granted(u64);
 
-impl Entry for Granted {
+impl ReservationEntry for Granted {
     fn attach(&self, _pid: i32) {}
 
     fn detach(&self, _pid: i32) {}

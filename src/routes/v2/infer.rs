@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use headroom_actors::kernel::{BudgetError, BufferReservation, Buffers, bytes_with_reservation};
+use headroom_actors::kernel::{BudgetError, BufferReservation, Buffers, reserved_bytes};
 use headroom_actors::lazy::Acquire;
 use headroom_actors::model::{
     DIMENSIONS_MAX, Datatype, Infer, InferOutput, InferRequest, Model, ModelGuard, Sequence, Tensor,
@@ -354,10 +354,7 @@ impl<'a> Input<'a> {
             name,
             datatype: self.datatype,
             shape: self.shape,
-            data: match hold {
-                Some(hold) => bytes_with_reservation(data, Arc::clone(hold)),
-                None => data.into(),
-            },
+            data: reserved_bytes(data, hold),
         })
     }
 }
@@ -386,7 +383,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures_util::future::BoxFuture;
-    use headroom_actors::kernel::BufferAccounting;
+    use headroom_actors::kernel::BufferLedger;
 
     use super::*;
 
@@ -398,7 +395,7 @@ mod tests {
 
     struct Account(Arc<AtomicU64>);
 
-    impl BufferAccounting for Account {
+    impl BufferLedger for Account {
         fn fill(&self, _: u64) {}
 
         fn release(&self, held: u64, _: u64) {

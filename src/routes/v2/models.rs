@@ -1,8 +1,8 @@
 //! `GET /v2/models/{model}[/versions/{version}]` and its `/ready`.
 
 use actix_web::{Responder, web};
-use headroom_actors::kernel::phase::Phase;
-use headroom_actors::lazy::{ResourceStatus, Status};
+
+use headroom_actors::lazy::{Phase, ResourceStatus, Status};
 use headroom_actors::model::{
     InputSetting, LoadedModel, Model, ModelSettings, OutputSetting, Resolve, SignatureInput,
     Versions, parse_version,

@@ -1,8 +1,8 @@
 //! The model repository extension: `POST /v2/repository/index`, and load and unload of one model.
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
-use headroom_actors::kernel::phase::Phase;
-use headroom_actors::lazy::{Preload, Unload};
+
+use headroom_actors::lazy::{Phase, Preload, Unload};
 use headroom_actors::model::{EndSequences, Model, Rescan};
 use serde::{Deserialize, Serialize};
 

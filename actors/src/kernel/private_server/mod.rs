@@ -49,7 +49,7 @@ pub(crate) use run_as::RunAs;
 pub use state::ServerState;
 
 use super::backoff::Backoff;
-use super::budget::{Budget, Claim, Entry, Reservation};
+use super::budget::{Budget, Reservation, ReservationEntry, ReservationRequest};
 use super::child::{ChildSpec, Restart};
 use super::exit::Exit;
 use super::handle::Handle;
@@ -217,7 +217,7 @@ impl Shared {
 
     async fn try_start(self: &Arc<Self>, mut generation: ServerGeneration) {
         let (what, number) = (self.server.name(), generation.number);
-        let claim = Claim {
+        let claim = ReservationRequest {
             name: what.to_owned(),
             bytes: self.server.estimated_bytes(),
             use_headroom: true,
@@ -245,7 +245,7 @@ impl Shared {
     fn child(
         self: &Arc<Self>,
         generation: Arc<ServerGeneration>,
-        entry: Arc<dyn Entry>,
+        entry: Arc<dyn ReservationEntry>,
     ) -> ChildSpec {
         let shared = Arc::clone(self);
         let owner = ChildSpec::actor(&Handle::new("process", 1), move |incarnation| {

@@ -15,13 +15,13 @@ use super::{
     DataDir, Prepared, PrivateServerError, RunAs, STOP_WITHIN, ServerState, Shared, Socket,
 };
 use crate::kernel::process::Process;
-use crate::kernel::{Child, Entry, Exit, IncarnationRef};
+use crate::kernel::{Child, Exit, IncarnationRef, ReservationEntry};
 
 /// An actor that is one process of a private server.
 pub(super) struct ProcessOwner {
     incarnation: IncarnationRef,
     shared: Arc<Shared>,
-    entry: Arc<dyn Entry>,
+    entry: Arc<dyn ReservationEntry>,
     generation: u64,
     running: Option<Running>,
 }
@@ -44,7 +44,7 @@ impl ProcessOwner {
     pub(super) fn new(
         incarnation: IncarnationRef,
         shared: Arc<Shared>,
-        entry: Arc<dyn Entry>,
+        entry: Arc<dyn ReservationEntry>,
         generation: u64,
     ) -> Self {
         Self {

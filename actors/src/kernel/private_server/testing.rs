@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use super::{CHILD, PrivateServer, PrivateServerConfig, SearchPath, ServerState};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
-    Budget, BudgetError, ChildSpec, Claim, Entry, Reservation, Root, SupervisorHandle,
-    SupervisorSpec,
+    Budget, BudgetError, ChildSpec, Reservation, ReservationEntry, ReservationRequest, Root,
+    SupervisorHandle, SupervisorSpec,
 };
 
 /// Longer than anything in a test takes.
@@ -40,7 +40,7 @@ pub(crate) struct Ledger {
 
 struct LedgerEntry(Arc<Ledger>, i64);
 
-impl Entry for LedgerEntry {
+impl ReservationEntry for LedgerEntry {
     fn attach(&self, pid: i32) {
         self.0.attached.lock().unwrap().push(pid);
     }
@@ -72,7 +72,10 @@ impl Entry for LedgerEntry {
 pub(crate) struct TestBudget(pub(crate) Arc<Ledger>);
 
 impl Budget for TestBudget {
-    fn reserve(&self, claim: Claim) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
+    fn reserve(
+        &self,
+        claim: ReservationRequest,
+    ) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
         let ledger = Arc::clone(&self.0);
         ledger.claims.fetch_add(1, SeqCst);
         let result = if ledger.is_full.load(SeqCst) {

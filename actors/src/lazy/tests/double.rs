@@ -16,8 +16,8 @@ use super::super::{
 use crate::kernel::pressure::{self, PressureWriter};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
-    Backoff, Budget, BudgetError, Claim, Entry, Handle, Load, LoadError, LoadFault, Loadable,
-    Loaded, Reservation, Root, SupervisorSpec, Ticket,
+    Backoff, Budget, BudgetError, Handle, Load, LoadContext, LoadError, LoadErrorKind, Loaded,
+    Reservation, ReservationEntry, ReservationRequest, Resource, Root, SupervisorSpec,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ struct Inner {
     occupied: Mutex<bool>,
     death: Mutex<Option<oneshot::Sender<LoadError>>>,
     /// Its place in the ledger, which it must have until it is unloaded.
-    entry: Mutex<Option<Arc<dyn Entry>>>,
+    entry: Mutex<Option<Arc<dyn ReservationEntry>>>,
     name: Mutex<String>,
     loads: AtomicU64,
 }
@@ -120,9 +120,9 @@ impl Scripted {
         self
     }
 
-    pub(crate) fn resource(&self, name: &str, depends_on: &[&str]) -> Loadable {
+    pub(crate) fn resource(&self, name: &str, depends_on: &[&str]) -> Resource {
         name.clone_into(&mut self.inner.name.lock().unwrap());
-        Loadable {
+        Resource {
             name: name.to_owned(),
             kind: "scripted",
             depends_on: depends_on.iter().map(|name| (*name).to_owned()).collect(),
@@ -159,7 +159,7 @@ impl Inner {
 }
 
 impl Load for Scripted {
-    fn load(&self, ticket: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+    fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
         let inner = Arc::clone(&self.inner);
         inner.loads.fetch_add(1, SeqCst);
         inner.note("load");
@@ -167,10 +167,10 @@ impl Load for Scripted {
         if was_occupied {
             violated("load without unload before it");
         }
-        if ticket.entry.reserved() == 0 {
+        if context.entry.reserved() == 0 {
             violated("load without a reservation");
         }
-        *inner.entry.lock().unwrap() = Some(ticket.entry);
+        *inner.entry.lock().unwrap() = Some(context.entry);
         let step = inner.script.lock().unwrap().pop_front();
         async move {
             sleep(inner.takes).await;
@@ -215,7 +215,7 @@ impl Load for Scripted {
 }
 
 pub(crate) fn unavailable(message: &str) -> LoadError {
-    LoadError::new(LoadFault::Unavailable, message)
+    LoadError::new(LoadErrorKind::Unavailable, message)
 }
 
 thread_local! {
@@ -273,7 +273,7 @@ struct Line {
     settled: AtomicU64,
 }
 
-impl Entry for Line {
+impl ReservationEntry for Line {
     fn attach(&self, _pid: i32) {}
     fn detach(&self, _pid: i32) {}
     fn set_reserved(&self, bytes: u64) {
@@ -300,7 +300,10 @@ impl Entry for Line {
 pub(crate) struct FixedBudget(pub(crate) Arc<Ledger>);
 
 impl Budget for FixedBudget {
-    fn reserve(&self, claim: Claim) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
+    fn reserve(
+        &self,
+        claim: ReservationRequest,
+    ) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
         let ledger = Arc::clone(&self.0);
         async move {
             // An answer takes its time, in which things change.
@@ -334,7 +337,7 @@ impl Budget for FixedBudget {
         }
         .boxed()
     }
-    fn most(&self) -> Option<u64> {
+    fn max_reservable(&self) -> Option<u64> {
         *self.0.most.lock().unwrap()
     }
 }
@@ -358,7 +361,7 @@ pub(crate) fn config() -> Config {
 
 impl TestLoader {
     /// A budget of `total` bytes for `resources`.
-    pub(crate) async fn open(system: &TestSystem, total: u64, resources: Vec<Loadable>) -> Self {
+    pub(crate) async fn open(system: &TestSystem, total: u64, resources: Vec<Resource>) -> Self {
         Self::open_with(system, config(), total, resources).await
     }
 
@@ -366,7 +369,7 @@ impl TestLoader {
         system: &TestSystem,
         config: Config,
         total: u64,
-        resources: Vec<Loadable>,
+        resources: Vec<Resource>,
     ) -> Self {
         let ledger = Arc::new(Ledger {
             total,
@@ -414,7 +417,7 @@ impl TestLoader {
         let all = self.loader.ask(Status, MINUTE).await.unwrap();
         let ready = all
             .into_iter()
-            .filter(|status| status.phase == crate::kernel::phase::Phase::Ready);
+            .filter(|status| status.phase == crate::lazy::phase::Phase::Ready);
         ready.map(|status| status.name).collect()
     }
 

@@ -9,11 +9,11 @@ use super::super::{AcquireError, Config, Evict, PolicyKind, Shortage, Unload};
 use super::double::{
     Fault, MINUTE, SECOND, Scripted, TestLoader, acquire, config, eventually, paused,
 };
-use crate::kernel::Loadable;
-use crate::kernel::phase::Phase;
+use crate::kernel::Resource;
 use crate::kernel::pressure::Level;
+use crate::lazy::phase::Phase;
 
-fn things(sizes: &[(&str, u64)]) -> Vec<Loadable> {
+fn things(sizes: &[(&str, u64)]) -> Vec<Resource> {
     sizes
         .iter()
         .map(|(name, bytes)| Scripted::new().bytes(*bytes).resource(name, &[]))

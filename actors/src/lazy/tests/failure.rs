@@ -7,8 +7,8 @@ use super::super::{AcquireError, Evict, Unload, Unloaded};
 use super::double::{
     Log, MINUTE, SECOND, Scripted, Step, TestLoader, eventually, paused, unavailable,
 };
-use crate::kernel::phase::Phase;
-use crate::kernel::{LoadError, LoadFault};
+use crate::kernel::{LoadError, LoadErrorKind};
+use crate::lazy::phase::Phase;
 
 fn failed(error: AcquireError) -> (String, f64) {
     match error {
@@ -20,7 +20,7 @@ fn failed(error: AcquireError) -> (String, f64) {
 #[test]
 fn a_failed_load_is_remembered_and_tried_again_after_its_backoff() {
     paused(|system| async move {
-        let broken = LoadError::new(LoadFault::Invalid, "no such layer");
+        let broken = LoadError::new(LoadErrorKind::Invalid, "no such layer");
         let thing = Scripted::new().script([Step::Fail(broken), Step::Fail(unavailable("again"))]);
         let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
         let first = join_all((0..10).map(|_| test.acquire("thing"))).await;
@@ -39,7 +39,7 @@ fn a_failed_load_is_remembered_and_tried_again_after_its_backoff() {
         assert_eq!(thing.loads(), 1, "within the backoff nothing is tried");
         let status = test.status("thing").await;
         assert_eq!((status.phase, status.failures), (Phase::Failed, 1));
-        assert_eq!(status.last_fault, Some(LoadFault::Invalid));
+        assert_eq!(status.last_fault, Some(LoadErrorKind::Invalid));
         assert_eq!(status.next_try_in_seconds, Some(0.75));
 
         advance(SECOND).await;
@@ -62,7 +62,7 @@ fn a_load_past_its_deadline_fails_and_is_cleaned_up() {
         let AcquireError::Failed { error, .. } = test.acquire("thing").await.unwrap_err() else {
             panic!("a load past its deadline is a failed one");
         };
-        assert_eq!(error.fault, LoadFault::Deadline);
+        assert_eq!(error.kind, LoadErrorKind::Deadline);
         assert_eq!(error.to_string(), "the load took longer than 10s");
         assert_eq!(started.elapsed().as_secs(), 10);
         assert_eq!(

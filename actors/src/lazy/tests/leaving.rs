@@ -9,10 +9,11 @@ use super::super::{Evict, Unload, UnloadError, Unloaded};
 use super::double::{
     Log, MINUTE, SECOND, Scripted, TestLoader, acquire, eventually, paused, unavailable,
 };
-use crate::kernel::phase::Phase;
 use crate::kernel::{
-    ChildSpec, Load, LoadError, Loadable, Loaded, Restart, SupervisorHandle, SupervisorSpec, Ticket,
+    ChildSpec, Load, LoadContext, LoadError, Loaded, Resource, Restart, SupervisorHandle,
+    SupervisorSpec,
 };
+use crate::lazy::phase::Phase;
 
 fn unload(name: &str) -> Unload {
     Unload {
@@ -209,10 +210,10 @@ impl Supervised {
         format!("thing-{index}")
     }
 
-    fn offer(index: usize, supervisor: &SupervisorHandle) -> Loadable {
+    fn offer(index: usize, supervisor: &SupervisorHandle) -> Resource {
         let name = Self::name(index);
         let supervisor = supervisor.clone();
-        Loadable {
+        Resource {
             name: name.clone(),
             kind: "supervised",
             depends_on: Vec::new(),
@@ -225,7 +226,7 @@ impl Supervised {
 }
 
 impl Load for Supervised {
-    fn load(&self, _: Ticket) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+    fn load(&self, _: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
         let child = ChildSpec::supervisor(SupervisorSpec::new(&self.name));
         let supervisor = self.supervisor.clone();
         async move {

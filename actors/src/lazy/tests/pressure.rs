@@ -4,8 +4,8 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{AcquireError, Shortage};
 use super::double::{Log, MINUTE, SECOND, Scripted, TestLoader, acquire, eventually, paused};
-use crate::kernel::phase::Phase;
 use crate::kernel::pressure::{Action, Level, Stage};
+use crate::lazy::phase::Phase;
 
 async fn test(system: &crate::kernel::testing::TestSystem) -> TestLoader {
     let resources = vec![

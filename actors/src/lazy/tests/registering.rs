@@ -4,10 +4,10 @@ use super::super::{AcquireError, CatalogueError, Deregister, DeregisterError, Re
 use super::double::{
     MINUTE, SECOND, Scripted, Step, TestLoader, acquire, eventually, paused, unavailable,
 };
-use crate::kernel::phase::Phase;
-use crate::kernel::{LoadFault, Loadable, Registrar};
+use crate::kernel::{LoadErrorKind, Registrar, Resource};
+use crate::lazy::phase::Phase;
 
-async fn register(test: &TestLoader, resource: Loadable) -> Result<(), CatalogueError> {
+async fn register(test: &TestLoader, resource: Resource) -> Result<(), CatalogueError> {
     test.loader
         .ask(Register { resource }, SECOND)
         .await
@@ -145,7 +145,7 @@ fn other_rooms_register_through_the_kernels_trait() {
         let orphan = registrar
             .register(thing.resource("orphan", &["nobody"]))
             .await;
-        assert_eq!(orphan.unwrap_err().fault, LoadFault::Invalid);
+        assert_eq!(orphan.unwrap_err().kind, LoadErrorKind::Invalid);
         test.close().await;
     });
 }

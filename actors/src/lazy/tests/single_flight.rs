@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::super::{Acquire, AcquireError, Preload};
 use super::double::{Log, SECOND, Scripted, TestLoader, eventually, paused};
 use crate::kernel::AskError;
-use crate::kernel::phase::Phase;
+use crate::lazy::phase::Phase;
 
 #[test]
 fn a_thousand_first_callers_cause_one_load_and_all_get_it() {

@@ -13,8 +13,9 @@ use super::fake::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS, pro
 use crate::kernel::pressure::{self, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
-    self, AskError, BudgetError, BufferAccounting, Buffers, ChildSpec, Entry, Estimate, Handle,
-    Load, NoticeKind, NoticeReader, Notices, OomCounter, Root, SupervisorSpec, Ticket,
+    self, AskError, BudgetError, BufferLedger, Buffers, ChildSpec, Handle, Load, LoadContext,
+    MemoryFeedback, NoticeKind, NoticeReader, Notices, OomCounter, ReservationEntry, Root,
+    SupervisorSpec,
 };
 use crate::model::resource::ModelResource;
 use crate::model::{
@@ -27,7 +28,7 @@ const WITHIN: Duration = Duration::from_secs(20);
 /// An entry that nobody measures.
 struct Unmeasured;
 
-impl Entry for Unmeasured {
+impl ReservationEntry for Unmeasured {
     fn attach(&self, _: i32) {}
     fn detach(&self, _: i32) {}
     fn set_reserved(&self, _: u64) {}
@@ -56,7 +57,7 @@ impl Buffers for Unbounded {
     }
 }
 
-impl BufferAccounting for Unbounded {
+impl BufferLedger for Unbounded {
     fn fill(&self, _: u64) {}
     fn release(&self, _: u64, _: u64) {}
 }
@@ -74,7 +75,7 @@ impl OomCounter for Kills {
 struct Loaded {
     resource: ModelResource,
     owner: Handle<ModelOwner>,
-    estimate: Estimate,
+    feedback: MemoryFeedback,
     notices: NoticeReader,
     pressure: PressureWriter,
     kills: Arc<Kills>,
@@ -126,19 +127,19 @@ async fn load_within(
     let root = system.start(spec).await;
     let file = Arc::new(scan_model(folder.path(), model).remove(0));
     let resource = ModelResource::new(&file, None, &config, runtime);
-    let estimate = Estimate::default();
-    let ticket = Ticket {
+    let feedback = MemoryFeedback::default();
+    let context = LoadContext {
         entry: Arc::new(Unmeasured),
         deadline,
-        estimate: estimate.clone(),
+        feedback: feedback.clone(),
     };
-    let loaded = resource.load(ticket).await.unwrap();
+    let loaded = resource.load(context).await.unwrap();
     assert_eq!(loaded.bytes % AT_FIRST, 0);
     Loaded {
         owner: resource.owner().clone(),
         resource,
         notices: notices.read(),
-        estimate,
+        feedback,
         pressure,
         kills,
         root,
@@ -216,7 +217,7 @@ fn a_leaking_host_is_replaced_while_requests_wait_and_none_fails() {
             panic!("{recycled:?}")
         };
         assert!(before_bytes >= to_bytes);
-        assert_eq!(stage.estimate.bytes(), 0, "a leak is no need");
+        assert_eq!(stage.feedback.required_bytes(), 0, "a leak is no need");
         stage.root.stop().await;
     });
 }
@@ -261,7 +262,7 @@ fn a_host_far_past_its_estimate_is_replaced_when_idle_and_its_next_load_reserves
         assert_eq!(stage.notice().await, expected);
         assert!(matches!(stage.notice().await, NoticeKind::Replaced { .. }));
         assert_ne!(stage.pid().await, first);
-        assert_eq!(stage.estimate.bytes(), 600 * MIB);
+        assert_eq!(stage.feedback.required_bytes(), 600 * MIB);
         // It does so again, and by now that is what it is known to need.
         let second = stage.pid().await;
         for _ in 0..20 {
@@ -276,7 +277,11 @@ fn a_kill_that_the_kernels_count_explains_raises_the_next_loads_claim() {
     TestSystem::real_time(|system| async move {
         let stage = load(&system, DIES, "").await;
         assert_eq!(stage.ask(None).await, Err(InferError::HostLost));
-        assert_eq!(stage.estimate.bytes(), 0, "the kernel did not do it");
+        assert_eq!(
+            stage.feedback.required_bytes(),
+            0,
+            "the kernel did not do it"
+        );
         stage.root.stop().await;
 
         let mut stage = load(&system, DIES, "").await;
@@ -287,7 +292,7 @@ fn a_kill_that_the_kernels_count_explains_raises_the_next_loads_claim() {
             measured_bytes: AT_FIRST,
         };
         assert_eq!(stage.notice().await, killed);
-        assert_eq!(stage.estimate.bytes(), 450 * MIB);
+        assert_eq!(stage.feedback.required_bytes(), 450 * MIB);
         stage.root.stop().await;
     });
 }

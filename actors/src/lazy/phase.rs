@@ -51,7 +51,7 @@ impl Phase {
 
 /// A phase and the moment it began.
 #[derive(Debug, Clone, Copy)]
-pub struct Timed {
+pub(super) struct Timed {
     phase: Phase,
     since: Instant,
 }
@@ -67,12 +67,12 @@ impl Default for Timed {
 
 impl Timed {
     /// The phase now.
-    pub fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         self.phase
     }
 
     /// How long it has lasted.
-    pub fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.since.elapsed()
     }
 
@@ -80,7 +80,7 @@ impl Timed {
     ///
     /// # Panics
     /// In debug builds, on a step that [`Phase::may_become`] does not allow.
-    pub fn advance(&mut self, next: Phase) -> Duration {
+    pub(super) fn advance(&mut self, next: Phase) -> Duration {
         debug_assert!(
             self.phase.may_become(next),
             "no step from {:?} to {next:?}",
