@@ -101,9 +101,7 @@ async fn held(server: &Server, sort: &str) -> u64 {
     let stats = server.read("/api/performance/memory/stats").await.ok();
     let buffers = stats["buffers"].as_array().unwrap();
     let found = buffers.iter().find(|buffer| buffer["name"] == sort);
-    found.map_or(0, |buffer| {
-        buffer["bytes_with_reservation"].as_u64().unwrap()
-    })
+    found.map_or(0, |buffer| buffer["held_bytes"].as_u64().unwrap())
 }
 
 #[tokio::test]

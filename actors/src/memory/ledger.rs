@@ -49,7 +49,7 @@ pub struct BufferStatus {
     /// For what.
     pub name: &'static str,
     /// Bytes set aside.
-    pub bytes_with_reservation: u64,
+    pub held_bytes: u64,
     /// Bytes of these that are in use.
     pub filled_bytes: u64,
 }
@@ -249,7 +249,7 @@ impl Ledger {
         let buffers = self.buffers.iter();
         let shown = buffers.map(|(name, buffer)| BufferStatus {
             name,
-            bytes_with_reservation: buffer.held,
+            held_bytes: buffer.held,
             filled_bytes: buffer.filled,
         });
         shown.collect()

@@ -525,10 +525,7 @@ fn a_load_stays_below_the_high_level_unless_it_must_stretch() {
             buffers.reserve(150 * KIB).unwrap_err(),
             short(150, 150, 1000)
         );
-        assert_eq!(
-            status(&memory).await.buffers[0].bytes_with_reservation,
-            700 * KIB
-        );
+        assert_eq!(status(&memory).await.buffers[0].held_bytes, 700 * KIB);
         drop(held);
         drop(reserve(&memory, 700).await.unwrap());
         root.stop().await;
