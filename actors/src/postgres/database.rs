@@ -340,7 +340,7 @@ impl Database {
         mode: Mode,
         caller: Caller,
     ) -> Result<Lease<Connection>, Error> {
-        let checkout = Checkout::with_holder(mode, caller.holder);
+        let checkout = Checkout::new(mode, caller.holder);
         let asked = self.shared.pool.ask(checkout, caller.remaining()).await;
         Ok(asked.map_err(|error: AskError| CheckoutError::from(error))??)
     }

@@ -94,7 +94,7 @@ impl Redis {
         let pool = self.pool.clone();
         async move {
             let deadline = Instant::now() + within;
-            let checkout = Checkout::with_holder(Mode::Shared, holder);
+            let checkout = Checkout::new(Mode::Shared, holder);
             let asked = pool.ask(checkout, within).await;
             let lease = asked.map_err(CheckoutError::from)??;
             let answer = timeout_at(deadline, work(lease.wire())).await;

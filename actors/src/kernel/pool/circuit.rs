@@ -1,7 +1,8 @@
 //! The circuit in front of a server that may be away.
 //!
-//! After a failed connect the next waits, longer each time and with jitter, and only one is tried at
-//! once. After too many in a row, callers are told so at once until the next try is due.
+//! After a failed connect the pool waits before the next one, longer after each failure and with
+//! jitter, and opens one connection at a time. After too many failures in a row the circuit is open:
+//! callers are refused at once until the next connect is due.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::connect::ConnectError;
 use super::status::{CircuitState, CircuitStatus};
 use crate::kernel::Backoff;
 
-/// The shortest wait, whatever the jitter says: no try begins in the moment of a failure.
+/// The shortest wait after a failure, whatever the jitter.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(super) struct Circuit {
     open: bool,
     failed_at: Option<Instant>,
     next_try: Option<Instant>,
-    last: Option<ConnectError>,
+    last_error: Option<ConnectError>,
 }
 
 impl Circuit {
@@ -34,12 +35,12 @@ impl Circuit {
             open: false,
             failed_at: None,
             next_try: None,
-            last: None,
+            last_error: None,
         }
     }
 
-    /// Counts a failure of a connect that began at `began`. Those that were under way together
-    /// count once.
+    /// Records the failure of a connect that began at `began`. Failures of connects that ran at the
+    /// same time count once.
     pub(super) fn failed(&mut self, began: Instant, now: Instant, error: ConnectError) {
         if self.failed_at.is_none_or(|at| began > at) {
             self.failures += 1;
@@ -48,7 +49,7 @@ impl Circuit {
             self.next_try = Some(now + wait);
         }
         self.open |= self.failures >= self.failures_max || !error.kind.is_transient();
-        self.last = Some(error);
+        self.last_error = Some(error);
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -63,32 +64,34 @@ impl Circuit {
         self.failures > 0
     }
 
-    /// Whether it is not closed.
+    /// Whether it is open or half open.
     pub(super) fn is_open(&self) -> bool {
         self.open
     }
 
-    /// How many more connects may begin now, beside those being `opening`; `None` for no limit.
-    pub(super) fn allows(&self, now: Instant, opening: usize) -> Option<usize> {
-        let next = self.next_try?;
-        Some(usize::from(now >= next && opening == 0))
+    /// How many more connects may begin now, beside `opening` ones.
+    pub(super) fn allowed_connects(&self, now: Instant, opening: usize) -> usize {
+        match self.next_try {
+            Some(at) => usize::from(now >= at && opening == 0),
+            None => usize::MAX,
+        }
     }
 
-    /// When the next try may begin.
+    /// When the next connect may begin, if it has to wait.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.next_try
     }
 
-    /// What to tell callers while nothing is tried.
+    /// While the circuit is open: the time until the next connect, and the last error.
     pub(super) fn refusal(&self, now: Instant) -> Option<(Duration, ConnectError)> {
         let left = self.next_try?.saturating_duration_since(now);
-        let last = self.last.clone()?;
-        (self.open && !left.is_zero()).then_some((left, last))
+        let last_error = self.last_error.clone()?;
+        (self.open && !left.is_zero()).then_some((left, last_error))
     }
 
     /// Why the last failed connect failed.
-    pub(super) fn last(&self) -> Option<&ConnectError> {
-        self.last.as_ref()
+    pub(super) fn last_error(&self) -> Option<&ConnectError> {
+        self.last_error.as_ref()
     }
 
     pub(super) fn status(&self, now: Instant) -> CircuitStatus {

@@ -1,4 +1,4 @@
-//! How a pool behaves.
+//! The settings of a pool.
 
 use std::time::Duration;
 
@@ -7,36 +7,36 @@ use crate::kernel::Backoff;
 /// The settings of one pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// Connections that are kept although idle. They are opened by demand like all others.
+    /// Connections that stay open although they are idle. They too are opened on demand.
     pub connections_min: u32,
-    /// Connections at most, those being opened included.
+    /// The most connections at once, including those that are being opened.
     pub connections_max: u32,
-    /// Callers that may wait at once; the next one is refused.
+    /// The most callers that may wait at once. One more is refused.
     pub waiting_max: u32,
-    /// How long opening one may take; the same for a check and for cleaning up after a use.
+    /// The time limit of a connect, of a check and of a clean-up.
     pub connect_timeout: Duration,
-    /// How long a connection above the minimum may be idle.
+    /// An idle connection above the minimum is closed after this time.
     pub idle_timeout: Duration,
-    /// How long a connection may live. Each lives up to a tenth shorter, so that those that were
-    /// opened together do not end together.
+    /// The longest lifetime of a connection. Each connection gets up to a tenth less at random, so
+    /// that connections that were opened together are not closed together.
     pub lifetime: Duration,
-    /// A connection that was idle for longer is asked whether it is well before it is handed out.
+    /// A connection that was idle for longer is checked before it is leased.
     pub check_after_idle: Duration,
-    /// A lease that is held for longer is logged with the place that took it.
+    /// A lease that lasts longer is logged with the place that holds it.
     pub leak_after: Duration,
-    /// Connections in shared use at most.
+    /// The most connections in shared use at once.
     pub shared_max: u32,
-    /// Users of one shared connection at most.
+    /// The most users of one shared connection.
     pub shared_depth: u32,
-    /// Failed connects in a row that open the circuit.
+    /// The number of failed connects in a row that opens the circuit.
     pub circuit_failures: u32,
-    /// How long to wait between failed connects, the open circuit included.
+    /// The wait after a failed connect, also while the circuit is open.
     pub circuit_backoff: Backoff,
-    /// How long a stop waits for leases to come back.
+    /// How long a stop waits for leases to end.
     pub drain_timeout: Duration,
 }
 
-/// Settings that make no sense together.
+/// Why settings are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PoolConfigError {
     /// The minimum is above the maximum.
@@ -47,13 +47,13 @@ pub enum PoolConfigError {
         /// The maximum.
         max: u32,
     },
-    /// This must be at least 1.
+    /// The named setting is 0.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
 }
 
 impl PoolConfig {
-    /// Says what is wrong with the settings.
+    /// Checks the settings.
     ///
     /// # Errors
     /// See [`PoolConfigError`].
@@ -92,7 +92,7 @@ impl Default for PoolConfig {
             shared_max: 4,
             shared_depth: 64,
             circuit_failures: 5,
-            // Short enough that a server which is back is found within a second.
+            // A server that is back is found within a second.
             circuit_backoff: Backoff::try_new(
                 Duration::from_millis(50),
                 Duration::from_secs(1),

@@ -1,4 +1,4 @@
-//! What a pool needs of the thing it connects to.
+//! The interface between a pool and a driver.
 
 use std::error::Error;
 use std::fmt;
@@ -7,54 +7,54 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt};
 use serde::Serialize;
 
-/// Opens connections of one sort and knows whether they are well.
+/// A driver: opens, checks and cleans connections of one kind.
 pub trait Connect: Send + Sync + 'static {
-    /// A connection. The pool never looks into it.
+    /// The connection.
     type Connection: Send + Sync + 'static;
 
-    /// Opens one; the pool bounds it by its `connect_timeout`. Runs in a task of its own: a caller
-    /// that goes away does not end it.
+    /// Opens a connection, in a task of its own: a caller that gives up does not cancel it. The
+    /// pool limits its time to `connect_timeout`.
     fn connect(&self) -> BoxFuture<'static, Result<Self::Connection, ConnectError>>;
 
-    /// Asks the other side whether the connection is well. Only called when it was idle for longer
-    /// than `check_after_idle`.
+    /// Asks the server whether the connection works. The pool calls it for a connection that was
+    /// idle for longer than `check_after_idle`.
     fn check(
         &self,
         connection: Arc<Self::Connection>,
     ) -> BoxFuture<'static, Result<(), ConnectError>>;
 
-    /// Whether it is known to be dead, without asking anybody.
+    /// Whether the connection is known to be closed. Must not wait.
     fn is_closed(&self, connection: &Self::Connection) -> bool;
 
-    /// Whether what is sent over it now would wait for something that nobody waits for any more. In
-    /// shared use it gets no new users meanwhile.
+    /// Whether the server still works on a request whose caller has left, so that a new request
+    /// would wait behind it. A shared connection gets no new users meanwhile. Must not wait.
     fn is_blocked(&self, _connection: &Self::Connection) -> bool {
         false
     }
 
-    /// Makes an exclusively used connection fit for the next one, for example by a rollback of what
-    /// was left open. Called after each exclusive use that was marked and not finished.
+    /// Resets a connection for the next user, for example by a rollback. The pool calls it after an
+    /// exclusive lease that ended while it was marked dirty.
     fn clean(
         &self,
         connection: Arc<Self::Connection>,
     ) -> BoxFuture<'static, Result<(), ConnectError>>;
 
-    /// Resident bytes that one connection costs, those of the server's process included when that
-    /// is ours: what closing one promises.
+    /// The resident bytes that closing one connection gives back, including those of a private
+    /// server's process.
     fn bytes_per_connection(&self) -> u64;
 }
 
-/// Says where a server is, when that is needed. What starts a server of its own does it here.
+/// Finds the URL of a server. A private server is started by this call.
 pub trait Locate: Send + Sync + 'static {
-    /// The server's URL (or keyword string). It may hold a password: never logged.
+    /// The server's URL or keyword string. It may contain a password and must not be logged.
     fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>>;
 }
 
-/// A server that is where the settings say.
+/// The URL of a server from the settings.
 pub struct ConfiguredUrl(String);
 
 impl ConfiguredUrl {
-    /// `url` may also be a keyword string; it may hold a password.
+    /// `url` is a URL or a keyword string.
     pub fn new(url: impl Into<String>) -> Self {
         Self(url.into())
     }
@@ -66,28 +66,28 @@ impl Locate for ConfiguredUrl {
     }
 }
 
-/// What kept a connection from being opened, or being well.
+/// The kind of a [`ConnectError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectErrorKind {
-    /// Nobody answers at the address.
+    /// No server answers at the address.
     Unreachable,
-    /// No answer in time.
+    /// The server did not answer in time.
     TimedOut,
-    /// The server is there and takes no more now: too many connections, starting up, loading.
+    /// The server accepts no connection now: it has too many, or it is starting or loading.
     Refused,
-    /// Authentication or authorisation failed. Not tried again soon.
+    /// Authentication or authorisation failed.
     Denied,
-    /// The secure channel could not be made.
+    /// The TLS handshake failed.
     Tls,
-    /// There is no server to be had on this machine; the message says the remedy.
+    /// No server is configured or installed. The message says what to do.
     Missing,
-    /// The other side does not speak as it should.
+    /// The server violated the protocol.
     Protocol,
 }
 
 impl ConnectErrorKind {
-    /// A fixed word for metrics and logs.
+    /// The name of the kind in metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -100,7 +100,7 @@ impl ConnectErrorKind {
         }
     }
 
-    /// Whether another try soon could have another end. If not, all who wait are told at once.
+    /// Whether a retry may succeed soon. Otherwise all callers that wait fail at once.
     pub fn is_transient(self) -> bool {
         match self {
             Self::Unreachable | Self::TimedOut | Self::Refused | Self::Protocol => true,
@@ -109,18 +109,18 @@ impl ConnectErrorKind {
     }
 }
 
-/// Why there is no connection. Cheap to clone: all who wait are told the same.
+/// Why a connect or a check failed. Cheap to clone, since every waiting caller gets it.
 #[derive(Debug, Clone)]
 pub struct ConnectError {
-    /// What sort of failure.
+    /// The kind of failure.
     pub kind: ConnectErrorKind,
-    /// What happened, in words fit for a log. Never a secret.
+    /// What happened. Contains no secret.
     pub message: Arc<str>,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl ConnectError {
-    /// A failure of `kind`. The message must not hold a secret.
+    /// A failure of `kind`. The message must not contain a secret.
     pub fn new(kind: ConnectErrorKind, message: impl Into<Arc<str>>) -> Self {
         Self {
             kind,
@@ -129,14 +129,15 @@ impl ConnectError {
         }
     }
 
-    /// Names where that was, in front of the message: hosts and ports, never a URL.
+    /// Puts the server's host and port in front of the message. Never a URL: it may contain a
+    /// password.
     #[must_use]
     pub fn at(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message).into();
         self
     }
 
-    /// Adds the cause.
+    /// Sets the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
@@ -152,9 +153,8 @@ impl fmt::Display for ConnectError {
 
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.source {
-            Some(source) => Some(&**source),
-            None => None,
-        }
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
     }
 }

@@ -1,4 +1,4 @@
-//! Why a checkout brought no connection.
+//! Why a checkout fails.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,56 +7,56 @@ use super::connect::ConnectError;
 use super::status::Holder;
 use crate::kernel::AskError;
 
-/// Why there is no connection for this caller.
+/// Why a checkout fails.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CheckoutError {
-    /// As many wait as may. Nothing was queued.
-    #[error("{waiting} callers wait for a connection already")]
+    /// The queue is full. The caller was not queued.
+    #[error("the queue for connections is full: {waiting} callers wait")]
     Full {
-        /// How many wait.
+        /// The number of callers that wait.
         waiting: u32,
     },
-    /// The deadline passed in the queue.
+    /// The deadline passed before a connection was free.
     #[error("no connection in time: {cause}")]
     TimedOut {
-        /// What kept it waiting.
+        /// What the caller waited for.
         cause: TimeoutCause,
     },
-    /// The server was away at the last tries, and is not asked before `retry_in` has passed.
-    #[error("no connection, and none is tried for {} ms: {last}", retry_in.as_millis())]
+    /// The last connects failed, and the pool waits before the next one.
+    #[error("the server is away, the next connect is due in {} ms: {last}", retry_in.as_millis())]
     CircuitOpen {
-        /// When the next try may be.
+        /// The time until the next connect.
         retry_in: Duration,
-        /// Why the last one failed.
+        /// Why the last connect failed.
         last: ConnectError,
     },
-    /// It cannot be opened, and another try soon would have the same end.
+    /// The connect failed for a reason that does not pass by itself.
     #[error(transparent)]
     Connect(ConnectError),
     /// The pool is stopping or stopped.
     #[error("the pool is stopping")]
     Draining,
-    /// The pool's owner did not take or answer the call.
+    /// The pool's actor did not accept or answer the call.
     #[error(transparent)]
     Owner(AskError),
 }
 
-/// What a caller waited for until its deadline.
+/// What a caller waited for when its deadline passed.
 #[derive(Debug, Clone)]
 pub enum TimeoutCause {
-    /// All connections are in use.
+    /// A connection: all are in use.
     Busy {
-        /// Those that hold most, first.
+        /// The places that hold the most leases, most first.
         holders: Vec<Holder>,
     },
-    /// Opening takes longer than the caller waits.
+    /// A connect that takes longer than the caller waits.
     SlowConnect {
-        /// How long the oldest of those being opened has taken so far.
+        /// How long the oldest connect has taken so far.
         so_far: Duration,
     },
-    /// The server cannot be reached.
+    /// The server: it cannot be reached.
     Unreachable(ConnectError),
-    /// The pool's owner did not say.
+    /// Unknown, since the pool's actor did not answer.
     Unknown,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for TimeoutCause {
                 Ok(())
             }
             Self::SlowConnect { so_far } => {
-                write!(f, "connecting takes {} ms already", so_far.as_millis())
+                write!(f, "the connect has taken {} ms so far", so_far.as_millis())
             }
             Self::Unreachable(error) => write!(f, "{error}"),
             Self::Unknown => f.write_str("the pool did not answer"),
@@ -81,7 +81,7 @@ impl fmt::Display for TimeoutCause {
 }
 
 impl CheckoutError {
-    /// A fixed word for metrics and logs.
+    /// The name of the variant in metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Full { .. } => "full",

@@ -1,150 +1,102 @@
-//! A small histogram of durations, of a fixed size.
-//!
-//! Log-linear: every power of two of microseconds is cut into eight, so that a quantile is at most
-//! an eighth too large, from a microsecond to over an hour.
+//! A distribution of durations, of a fixed size.
 
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Parts of each power of two.
-const PARTS: u64 = 8;
-const PART_BITS: u32 = PARTS.trailing_zeros();
-/// Powers of two: the last bucket begins above an hour.
-const POWERS: usize = 30;
-const BUCKETS: usize = POWERS * PARTS as usize;
+/// Longer durations count as this one, in microseconds: an hour.
+const MAX_MICROS: u64 = 3_600_000_000;
 
-/// Durations that were counted.
-#[derive(Debug, Clone)]
-pub struct Histogram {
-    buckets: Box<[u64; BUCKETS]>,
-    count: u64,
-    max: Duration,
-}
+/// One significant digit makes quantiles at most a sixteenth too large, in 4 KB.
+const SIGNIFICANT_DIGITS: u8 = 1;
 
-/// The quantiles of a histogram, in seconds; zero when nothing was counted.
+/// Durations from a microsecond to an hour.
+pub(super) struct DurationHistogram(Histogram<u64>);
+
+/// The quantiles of a distribution, in seconds. Each is at most a sixteenth too large, and zero when
+/// nothing was counted. More than an hour counts as an hour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Quantiles {
-    /// How many were counted.
+    /// The number of values.
     pub count: u64,
-    /// Half were not longer.
+    /// Half of the values are not greater.
     pub p50_seconds: f64,
-    /// 95 % were not longer.
+    /// 95 % of the values are not greater.
     pub p95_seconds: f64,
-    /// 99 % were not longer.
+    /// 99 % of the values are not greater.
     pub p99_seconds: f64,
-    /// None was longer.
+    /// The greatest value.
     pub max_seconds: f64,
 }
 
-impl Default for Histogram {
-    fn default() -> Self {
-        Self {
-            buckets: Box::new([0; BUCKETS]),
-            count: 0,
-            max: Duration::ZERO,
-        }
+impl DurationHistogram {
+    // The bounds are constants that the crate accepts.
+    #[allow(clippy::expect_used)]
+    pub(super) fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS);
+        Self(histogram.expect("constant bounds"))
     }
-}
 
-impl Histogram {
-    /// Counts `duration`.
-    pub fn record(&mut self, duration: Duration) {
+    pub(super) fn record(&mut self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.buckets[bucket(micros)] += 1;
-        self.count += 1;
-        self.max = self.max.max(duration);
+        self.0.saturating_record(micros);
     }
 
-    /// The value that the share `quantile` (0 to 1) of all is not above: the upper end of its
-    /// bucket. Zero when nothing was counted.
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss
-    )]
-    pub fn quantile(&self, quantile: f64) -> Duration {
-        let rank = ((self.count as f64 * quantile).ceil() as u64).max(1);
-        let mut seen = 0;
-        for (index, count) in self.buckets.iter().enumerate() {
-            seen += count;
-            if seen >= rank {
-                return upper_end(index).min(self.max);
-            }
-        }
-        self.max
-    }
-
-    /// The quantiles worth showing.
-    pub fn quantiles(&self) -> Quantiles {
+    pub(super) fn quantiles(&self) -> Quantiles {
+        let seconds = |quantile| {
+            let micros = self.0.value_at_quantile(quantile);
+            Duration::from_micros(micros).as_secs_f64()
+        };
         Quantiles {
-            count: self.count,
-            p50_seconds: self.quantile(0.50).as_secs_f64(),
-            p95_seconds: self.quantile(0.95).as_secs_f64(),
-            p99_seconds: self.quantile(0.99).as_secs_f64(),
-            max_seconds: self.max.as_secs_f64(),
+            count: self.0.len(),
+            p50_seconds: seconds(0.50),
+            p95_seconds: seconds(0.95),
+            p99_seconds: seconds(0.99),
+            max_seconds: seconds(1.0),
         }
     }
-}
-
-#[allow(clippy::cast_possible_truncation)]
-fn bucket(micros: u64) -> usize {
-    if micros < PARTS {
-        return micros as usize;
-    }
-    let power = micros.ilog2();
-    let part = (micros >> (power - PART_BITS)) - PARTS;
-    let index = u64::from(power - PART_BITS + 1) * PARTS + part;
-    (index as usize).min(BUCKETS - 1)
-}
-
-/// What the bucket's values stay below.
-fn upper_end(index: usize) -> Duration {
-    let index = index as u64;
-    if index < PARTS {
-        return Duration::from_micros(index + 1);
-    }
-    let shift = index / PARTS - 1;
-    Duration::from_micros((index % PARTS + PARTS + 1) << shift)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(durations: impl IntoIterator<Item = Duration>) -> Quantiles {
+        let mut histogram = DurationHistogram::new();
+        for duration in durations {
+            histogram.record(duration);
+        }
+        histogram.quantiles()
+    }
+
     #[test]
-    fn a_quantile_is_at_most_an_eighth_too_large() {
-        for micros in [1u64, 7, 8, 9, 100, 1_000, 12_345, 1_000_000, 3_000_000_000] {
-            let mut histogram = Histogram::default();
-            histogram.record(Duration::from_micros(micros));
-            histogram.record(Duration::from_secs(4_000));
-            let found = histogram.quantile(0.5).as_micros();
-            let exact = u128::from(micros);
+    fn a_quantile_is_at_most_a_sixteenth_too_large() {
+        for micros in [1, 7, 8, 9, 100, 1_000, 12_345, 1_000_000, 3_000_000_000] {
+            let exact = Duration::from_micros(micros);
+            let shown = of([exact, Duration::from_secs(4_000)]).p50_seconds;
+            let exact = exact.as_secs_f64();
             assert!(
-                found > exact && found <= exact + exact / 8 + 1,
-                "{micros} µs: {found}"
+                shown >= exact && shown <= exact * (1.0 + 1.0 / 16.0),
+                "{micros} µs: {shown} s"
             );
         }
     }
 
     #[test]
     fn quantiles_follow_the_ranks() {
-        let mut histogram = Histogram::default();
-        assert_eq!(histogram.quantiles(), Quantiles::default());
-        for ms in 1..=100 {
-            histogram.record(Duration::from_millis(ms));
-        }
-        let shown = histogram.quantiles();
-        assert_eq!((shown.count, shown.max_seconds), (100, 0.1));
-        assert!((0.050..0.057).contains(&shown.p50_seconds), "{shown:?}");
-        assert!((0.095..=0.1).contains(&shown.p95_seconds), "{shown:?}");
-        assert!((0.099..=0.1).contains(&shown.p99_seconds), "{shown:?}");
+        assert_eq!(of([]), Quantiles::default());
+        let shown = of((1..=100).map(Duration::from_millis));
+        assert_eq!(shown.count, 100);
+        assert!((0.050..0.054).contains(&shown.p50_seconds), "{shown:?}");
+        assert!((0.095..0.101).contains(&shown.p95_seconds), "{shown:?}");
+        assert!((0.099..0.106).contains(&shown.p99_seconds), "{shown:?}");
+        assert!((0.100..0.107).contains(&shown.max_seconds), "{shown:?}");
     }
 
     #[test]
-    fn the_longest_has_a_bucket_too() {
-        let mut histogram = Histogram::default();
-        histogram.record(Duration::MAX);
-        assert_eq!(histogram.quantile(1.0), upper_end(BUCKETS - 1));
+    fn the_longest_duration_counts_as_an_hour() {
+        let shown = of([Duration::MAX]).max_seconds;
+        assert!((3_600.0..3_825.0).contains(&shown), "{shown}");
     }
 }

@@ -1,5 +1,6 @@
-//! Who holds connections, who does so for too long, and what a caller waited for in vain.
+//! Who holds connections, which leases last too long, and the pool's status.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::panic::Location;
 use std::time::Duration;
@@ -7,93 +8,90 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::TimeoutCause;
-use super::messages::Mode;
-use super::queue::Waits;
-use super::state::{LeaseRecord, PoolState, Use, count};
+use super::lease::Mode;
+use super::queue::Cancellable;
+use super::state::{ConnectionState, LeaseRecord, PoolState, count};
 use super::status::{Holder, PoolStatus};
 
-/// How many holders an error names.
+/// The most holders that an error names.
 const NAMED_MAX: usize = 3;
 
-impl<T, W: Waits> PoolState<T, W> {
-    /// Logs leases that have just become too old.
+impl<T, R: Cancellable> PoolState<T, R> {
+    /// Logs and counts the leases that have lasted too long since the last call.
     pub(super) fn find_leaks(&mut self, now: Instant) {
-        let leak_after = self.config.leak_after;
-        let is_new = |held: &&mut LeaseRecord| {
-            !held.leaked && now.saturating_duration_since(held.since) >= leak_after
-        };
-        let mut found = 0;
-        for held in self.leases.values_mut().filter(is_new) {
-            held.leaked = true;
-            found += 1;
+        for lease in self.leases.values_mut().filter(|lease| !lease.leaked) {
+            let held_for = now.saturating_duration_since(lease.since);
+            if held_for < self.config.leak_after {
+                continue;
+            }
+            lease.leaked = true;
+            self.figures.leaks.increment();
             tracing::warn!(
-                pool = self.figures.name(),
-                holder = %held.holder,
-                held_ms = now.saturating_duration_since(held.since).as_millis(),
+                pool = self.figures.name,
+                holder = %lease.holder,
+                held_ms = held_for.as_millis(),
                 "a connection is held for too long"
             );
         }
-        for _ in 0..found {
-            self.figures.leaked();
-        }
     }
 
-    /// When the next lease becomes too old.
+    /// When the next lease has lasted too long.
     pub(super) fn next_leak(&self) -> Option<Instant> {
-        // Leases are in the order of their coming.
-        let next = self.leases.values().find(|held| !held.leaked)?;
+        // Leases are in the order of their begin.
+        let next = self.leases.values().find(|lease| !lease.leaked)?;
         Some(next.since + self.config.leak_after)
     }
 
-    /// What kept a caller waiting until its deadline.
-    pub(super) fn cause(&self, now: Instant) -> TimeoutCause {
+    /// What a caller waited for whose deadline passes now.
+    pub(super) fn timeout_cause(&self, now: Instant) -> TimeoutCause {
         if self.circuit.is_failing()
-            && let Some(last) = self.circuit.last()
+            && let Some(error) = self.circuit.last_error()
         {
-            return TimeoutCause::Unreachable(last.clone());
+            return TimeoutCause::Unreachable(error.clone());
         }
         let oldest = self.opening.values().min();
-        if let Some(began) = oldest.filter(|_| self.slots.is_empty()) {
+        if let Some(began) = oldest.filter(|_| self.connections.is_empty()) {
             let so_far = now.saturating_duration_since(*began);
             return TimeoutCause::SlowConnect { so_far };
         }
         let mut holders = holders(self.leases.values(), now);
-        holders.sort_by_key(|holder| std::cmp::Reverse(holder.leases));
+        holders.sort_by_key(|holder| Reverse(holder.leases));
         holders.truncate(NAMED_MAX);
         TimeoutCause::Busy { holders }
     }
 
     pub(super) fn status(&self, now: Instant) -> PoolStatus {
         let figures = &self.figures;
-        let shared_leases = self.leases.values();
-        let shared_leases = shared_leases.filter(|held| held.mode == Mode::Shared);
-        let shared = self.slots.values();
-        let shared = shared.filter(|slot| matches!(slot.state, Use::Shared { .. }));
+        let (checkouts, reused) = (figures.checkouts.get(), figures.reused.get());
+        let leases = self.leases.values();
+        let shared_leases = leases.filter(|lease| lease.mode == Mode::Shared);
+        let states = self.connections.values().map(|pooled| pooled.state);
+        let shared = states.filter(|state| matches!(state, ConnectionState::Shared { .. }));
         PoolStatus {
-            name: figures.name().to_owned(),
-            size: count(self.slots.len()),
+            name: figures.name.clone(),
+            size: count(self.connections.len()),
             idle: count(self.idle.len()),
-            in_use: count(self.slots.len() - self.idle.len()),
+            in_use: count(self.connections.len() - self.idle.len()),
             shared: count(shared.count()),
             shared_in_flight: count(shared_leases.count()),
-            waiting: count(self.queue.present()),
+            waiting: count(self.queue.active_len()),
             opening: count(self.opening.len()),
-            opened: figures.opened,
-            closed: figures.closed.clone(),
-            checkouts: figures.checkouts,
-            reused: figures.reused,
-            reuse_rate: rate(figures.reused, figures.checkouts),
+            opened: figures.opened.get(),
+            closed: figures.closed(),
+            checkouts,
+            reused,
+            reuse_rate: rate(reused, checkouts),
             wait: figures.wait.quantiles(),
             usage: figures.usage.quantiles(),
             connect: figures.connect.quantiles(),
-            refused: figures.refused,
-            timed_out: figures.timed_out,
-            failed: figures.failed,
+            refused: figures.refused.get(),
+            timed_out: figures.timed_out.get(),
+            failed: figures.failed.get(),
             retries: figures.retries,
-            leaks: figures.leaks,
-            leaked: holders(self.leases.values().filter(|held| held.leaked), now),
+            leaks: figures.leaks.get(),
+            leaked: holders(self.leases.values().filter(|lease| lease.leaked), now),
             circuit: self.circuit.status(now),
-            last_error: self.circuit.last().map(ToString::to_string),
+            last_error: self.circuit.last_error().map(ToString::to_string),
         }
     }
 }
@@ -101,9 +99,9 @@ impl<T, W: Waits> PoolState<T, W> {
 /// The leases by the place that holds them.
 fn holders<'a>(leases: impl Iterator<Item = &'a LeaseRecord>, now: Instant) -> Vec<Holder> {
     let mut places: BTreeMap<&Location<'_>, (u32, Duration)> = BTreeMap::new();
-    for held in leases {
-        let age = now.saturating_duration_since(held.since);
-        let (leases, oldest) = places.entry(held.holder).or_default();
+    for lease in leases {
+        let age = now.saturating_duration_since(lease.since);
+        let (leases, oldest) = places.entry(lease.holder).or_default();
         *leases += 1;
         *oldest = age.max(*oldest);
     }

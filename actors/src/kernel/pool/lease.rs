@@ -1,79 +1,89 @@
-//! A user's hold on a connection.
+//! Leases: the right to use a connection.
 //!
-//! Taking one needs the pool; giving it back does not: an entry in a list and a wake-up, which
-//! neither wait nor can be refused, so that leases may be dropped anywhere.
+//! A lease may be dropped anywhere. Its end is an entry in a list and a wake-up of the pool, which
+//! neither wait nor fail.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::Serialize;
 use tokio::sync::Notify;
 
-/// How a connection comes back.
+/// How a connection is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// By one lease alone: for transactions.
+    Exclusive,
+    /// By several leases at once: for single requests, over a connection that can carry many.
+    Shared,
+}
+
+/// The condition of a connection when its lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// Fit for the next one.
-    Fit,
-    /// Something may be left open on it.
+    /// Ready for the next user.
+    Clean,
+    /// Something may be left open on it, for example a transaction.
     Dirty,
-    /// Of no use any more.
+    /// Unusable.
     Broken,
 }
 
-const FIT: u8 = 0;
+const CLEAN: u8 = 0;
 const DIRTY: u8 = 1;
 const BROKEN: u8 = 2;
 
-/// One lease that ended.
+/// A lease that ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Returned {
+pub(super) struct EndedLease {
     pub(super) lease: u64,
     pub(super) condition: Condition,
 }
 
-/// Where leases say that they ended. There are never more entries than leases.
+/// The leases that ended since the pool looked last. Never more than there are leases.
 #[derive(Debug, Default)]
-pub(super) struct Returns {
-    ended: Mutex<Vec<Returned>>,
+pub(super) struct EndedLeases {
+    ended: Mutex<Vec<EndedLease>>,
     wake: Notify,
 }
 
-impl Returns {
-    /// Waits until there may be something to take.
-    pub(super) async fn some(&self) {
+impl EndedLeases {
+    /// Waits until a lease may have ended.
+    pub(super) async fn wait(&self) {
         self.wake.notified().await;
     }
 
-    /// Takes what there is.
-    pub(super) fn take(&self) -> Vec<Returned> {
+    pub(super) fn take(&self) -> Vec<EndedLease> {
         std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn put(&self, returned: Returned) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push(returned);
-        drop(ended);
+    fn push(&self, ended: EndedLease) {
+        let mut all = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(ended);
+        drop(all);
         self.wake.notify_one();
     }
 }
 
-/// A connection on loan. Dropping it gives it back.
+/// The right to use a connection, until it is dropped.
 #[must_use = "dropping the lease gives the connection back"]
 pub struct Lease<T> {
     connection: Arc<T>,
     lease: u64,
     condition: AtomicU8,
-    returns: Arc<Returns>,
+    ended: Arc<EndedLeases>,
 }
 
 impl<T> Lease<T> {
-    pub(super) fn new(connection: Arc<T>, lease: u64, returns: Arc<Returns>) -> Self {
+    pub(super) fn new(connection: Arc<T>, lease: u64, ended: Arc<EndedLeases>) -> Self {
         Self {
             connection,
             lease,
-            condition: AtomicU8::new(FIT),
-            returns,
+            condition: AtomicU8::new(CLEAN),
+            ended,
         }
     }
 
@@ -82,25 +92,25 @@ impl<T> Lease<T> {
         &self.connection
     }
 
-    /// Says that from now on something may be left open on it, say a transaction: if the lease ends
-    /// before [`Lease::mark_clean`], the connection is cleaned before anybody else has it. Means
-    /// nothing in shared use.
+    /// Marks the connection dirty, for example because a transaction begins. If the lease ends
+    /// before [`Lease::mark_clean`], the pool cleans the connection before the next lease. Has no
+    /// effect in shared use.
     pub fn mark_dirty(&self) {
-        // Not over `BROKEN`, which nothing mends.
+        // A broken connection stays broken.
         self.condition
-            .compare_exchange(FIT, DIRTY, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(CLEAN, DIRTY, Ordering::AcqRel, Ordering::Acquire)
             .ok();
     }
 
-    /// Says that nothing is open on it any more.
+    /// Takes [`Lease::mark_dirty`] back.
     pub fn mark_clean(&self) {
         self.condition
-            .compare_exchange(DIRTY, FIT, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(DIRTY, CLEAN, Ordering::AcqRel, Ordering::Acquire)
             .ok();
     }
 
-    /// Says that it is of no use any more: nobody else gets it. In shared use the others that have
-    /// it may end what they began.
+    /// Marks the connection broken: the pool leases it to no other caller. In shared use the
+    /// current leases on it stay valid.
     pub fn mark_broken(&self) {
         self.condition.store(BROKEN, Ordering::Release);
     }
@@ -123,11 +133,11 @@ impl<T> fmt::Debug for Lease<T> {
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
         let condition = match self.condition.load(Ordering::Acquire) {
-            FIT => Condition::Fit,
+            CLEAN => Condition::Clean,
             DIRTY => Condition::Dirty,
             _ => Condition::Broken,
         };
-        self.returns.put(Returned {
+        self.ended.push(EndedLease {
             lease: self.lease,
             condition,
         });

@@ -1,48 +1,26 @@
-//! What a pool can be asked.
+//! The messages that a pool answers.
 
 use std::fmt;
-use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
-use std::time::Duration;
 
-use serde::Serialize;
-
-use super::connect::Connect;
 use super::error::CheckoutError;
-use super::lease::Lease;
-use super::owner::Pool;
+use super::lease::{Lease, Mode};
 use super::status::PoolStatus;
-use crate::kernel::{Handle, Message};
+use crate::kernel::Message;
 
-/// How a connection is to be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// By nobody else until the lease ends: for transactions.
-    Exclusive,
-    /// Together with others: for single requests over a connection that can carry many at once.
-    Shared,
-}
-
-/// Asks for a connection to a `T`. Waits until there is one, at most as long as the ask does.
+/// Asks for a lease on a connection of type `T`, and waits for one until the call's deadline.
 pub struct Checkout<T> {
-    /// How it will be used.
+    /// How the connection will be used.
     pub mode: Mode,
-    /// The place in the code that takes it, named when it keeps it for too long.
+    /// The place in the code that holds the lease. The log names it when the lease lasts too long.
     pub holder: &'static Location<'static>,
     connection: PhantomData<fn() -> T>,
 }
 
 impl<T> Checkout<T> {
-    /// A checkout whose holder is the caller.
-    #[track_caller]
-    pub fn new(mode: Mode) -> Self {
-        Self::with_holder(mode, Location::caller())
-    }
-
     /// A checkout for `holder`.
-    pub fn with_holder(mode: Mode, holder: &'static Location<'static>) -> Self {
+    pub fn new(mode: Mode, holder: &'static Location<'static>) -> Self {
         Self {
             mode,
             holder,
@@ -66,22 +44,7 @@ impl<T: Send + Sync + 'static> Message for Checkout<T> {
     }
 }
 
-/// Asks `pool` for a connection, with the caller as its holder, and waits at most `within`.
-///
-/// # Errors
-/// See [`CheckoutError`].
-#[track_caller]
-pub fn check_out<C: Connect>(
-    pool: &Handle<Pool<C>>,
-    mode: Mode,
-    within: Duration,
-) -> impl Future<Output = Result<Lease<C::Connection>, CheckoutError>> + Send + use<C> {
-    let checkout = Checkout::<C::Connection>::new(mode);
-    let pool = pool.clone();
-    async move { pool.ask(checkout, within).await? }
-}
-
-/// Asks how the pool does.
+/// Asks for the pool's [`PoolStatus`].
 #[derive(Debug, Clone, Copy)]
 pub struct Status;
 

@@ -1,45 +1,47 @@
-//! Pools of connections: one owner actor per pool, generic over what it connects to.
+//! Connection pools. One actor owns each pool and does not depend on the driver.
 //!
-//! Why an actor: who waits, who holds what since when, and what is being opened is one state, and
-//! everything that must be true of it (never more than the maximum, first come first served, no
-//! waiter forgotten) is easy to keep when only one changes it. That state is `PoolState`, which knows
-//! neither actors nor connections and is tested by itself; the actor carries out what it says.
+//! Why an actor: the queue of callers, the leases and the connections that are being opened form one
+//! state, and its rules hold easily when one owner alone changes it: never more connections than the
+//! maximum, callers are served in order, no caller is forgotten. `PoolState` holds that state and its
+//! rules. It knows neither actors nor drivers, and has tests of its own. The actor carries out the
+//! effects that it asks for.
 //!
-//! What it promises:
-//! - Nothing connects before the first [`Checkout`], and growth follows what waiting costs: a new
-//!   connection is opened when to wait for one of those there takes longer than to open it.
-//! - Waiters are bounded and served in order. Whoever goes away leaves nothing behind: neither a
-//!   place in the queue nor a connection. A connect goes on without its caller and is of use to
-//!   the next.
-//! - Connections live for a bounded time, are asked whether they are well when they were idle for
-//!   long, are closed when nobody needs them, and below the minimum when memory is short.
-//! - A server that is away is not run over: a circuit opens, and one connect tries now and then.
-//! - Whoever keeps a connection for too long is named with file and line.
+//! Guarantees:
+//! - No connection is opened before the first [`Checkout`]. The pool grows when waiting for an
+//!   existing connection takes longer than opening another one.
+//! - The queue is bounded and is served in order. A caller that gives up leaves nothing behind,
+//!   neither an entry in the queue nor a lease. A connect outlives its caller, and its connection
+//!   goes to the next one.
+//! - Connections have a bounded lifetime. The pool checks them after a long idle time, closes those
+//!   that are not needed, and goes below its minimum when memory is short.
+//! - A server that is away is not flooded: a circuit opens, and one connect at a time tests the
+//!   server.
+//! - The log names the file and line of a caller that keeps a connection for too long.
 
+mod actor;
 mod circuit;
 mod config;
 mod connect;
 mod error;
+mod expiry;
 mod figures;
 mod growth;
 mod histogram;
 mod holders;
 mod lease;
 mod messages;
-mod owner;
 mod queue;
-mod reaping;
 mod serving;
 mod state;
 mod status;
 #[cfg(test)]
 mod tests;
 
+pub use actor::{Pool, check_out};
 pub use config::{PoolConfig, PoolConfigError};
 pub use connect::{ConfiguredUrl, Connect, ConnectError, ConnectErrorKind, Locate};
 pub use error::{CheckoutError, TimeoutCause};
-pub use histogram::{Histogram, Quantiles};
-pub use lease::Lease;
-pub use messages::{Checkout, Mode, Status, check_out};
-pub use owner::Pool;
+pub use histogram::Quantiles;
+pub use lease::{Lease, Mode};
+pub use messages::{Checkout, Status};
 pub use status::{CircuitState, CircuitStatus, CloseReason, Holder, PoolStatus};

@@ -1,34 +1,35 @@
-//! Those who wait for a connection: in the order of their coming, each with a deadline.
+//! The callers that wait for a connection, in the order of their arrival, each with a deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::Location;
 
 use tokio::time::Instant;
 
-use super::messages::Mode;
+use super::lease::Mode;
 
-/// Somebody who waits for an answer.
-pub(super) trait Waits {
-    /// Whether nobody waits any more.
-    fn is_gone(&self) -> bool;
+/// A reply whose caller may have given up.
+pub(super) trait Cancellable {
+    /// Whether the caller does not wait any more.
+    fn is_cancelled(&self) -> bool;
 }
 
-pub(super) struct Waiter<W> {
-    pub(super) ticket: W,
+/// One caller that waits; `R` is its reply.
+pub(super) struct Waiter<R> {
+    pub(super) reply: R,
     pub(super) holder: &'static Location<'static>,
     pub(super) since: Instant,
     deadline: Instant,
 }
 
-/// One queue for each mode, with places counted over both.
-pub(super) struct Queue<W> {
-    exclusive: BTreeMap<u64, Waiter<W>>,
-    shared: BTreeMap<u64, Waiter<W>>,
+/// One queue per mode. Entries are numbered across both, so that their order is known.
+pub(super) struct Queue<R> {
+    exclusive: BTreeMap<u64, Waiter<R>>,
+    shared: BTreeMap<u64, Waiter<R>>,
     deadlines: BTreeSet<(Instant, u64)>,
     next: u64,
 }
 
-impl<W: Waits> Queue<W> {
+impl<R: Cancellable> Queue<R> {
     pub(super) fn new() -> Self {
         Self {
             exclusive: BTreeMap::new(),
@@ -38,28 +39,25 @@ impl<W: Waits> Queue<W> {
         }
     }
 
+    /// The number of waiters, cancelled ones included.
     pub(super) fn len(&self) -> usize {
         self.exclusive.len() + self.shared.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.exclusive.is_empty() && self.shared.is_empty()
-    }
-
-    /// How many wait for a connection of their own, those who have gone included.
-    pub(super) fn exclusive(&self) -> usize {
+    /// The number of waiters for exclusive use, cancelled ones included.
+    pub(super) fn exclusive_len(&self) -> usize {
         self.exclusive.len()
     }
 
-    /// How many wait for a place on a shared one, those who have gone included.
-    pub(super) fn shared(&self) -> usize {
+    /// The number of waiters for shared use, cancelled ones included.
+    pub(super) fn shared_len(&self) -> usize {
         self.shared.len()
     }
 
-    /// How many still wait.
-    pub(super) fn present(&self) -> usize {
+    /// The number of waiters, without cancelled ones.
+    pub(super) fn active_len(&self) -> usize {
         let all = self.exclusive.values().chain(self.shared.values());
-        all.filter(|waiter| !waiter.ticket.is_gone()).count()
+        all.filter(|waiter| !waiter.reply.is_cancelled()).count()
     }
 
     pub(super) fn push(
@@ -68,87 +66,87 @@ impl<W: Waits> Queue<W> {
         holder: &'static Location<'static>,
         now: Instant,
         deadline: Instant,
-        ticket: W,
+        reply: R,
     ) {
-        let place = self.next;
+        let number = self.next;
         self.next += 1;
-        self.deadlines.insert((deadline, place));
+        self.deadlines.insert((deadline, number));
         let waiter = Waiter {
-            ticket,
+            reply,
             holder,
             since: now,
             deadline,
         };
-        self.of(mode).insert(place, waiter);
+        self.of_mode(mode).insert(number, waiter);
     }
 
-    /// The place of the first of `mode` that still waits; those before it that do not are dropped.
-    pub(super) fn head(&mut self, mode: Mode) -> Option<u64> {
+    /// The number of the first waiter for `mode`. Drops the cancelled ones before it.
+    pub(super) fn first(&mut self, mode: Mode) -> Option<u64> {
         loop {
-            let (place, waiter) = self.of(mode).first_key_value()?;
-            let place = *place;
-            if !waiter.ticket.is_gone() {
-                return Some(place);
+            let (number, waiter) = self.of_mode(mode).first_key_value()?;
+            let number = *number;
+            if !waiter.reply.is_cancelled() {
+                return Some(number);
             }
-            drop(self.remove(place));
+            drop(self.remove(number));
         }
     }
 
-    /// Takes the one at `place` out.
-    pub(super) fn remove(&mut self, place: u64) -> Option<Waiter<W>> {
-        let exclusive = self.exclusive.remove(&place);
-        let waiter = exclusive.or_else(|| self.shared.remove(&place))?;
-        self.deadlines.remove(&(waiter.deadline, place));
+    /// Removes the waiter with this number.
+    pub(super) fn remove(&mut self, number: u64) -> Option<Waiter<R>> {
+        let exclusive = self.exclusive.remove(&number);
+        let waiter = exclusive.or_else(|| self.shared.remove(&number))?;
+        self.deadlines.remove(&(waiter.deadline, number));
         Some(waiter)
     }
 
-    /// Takes out one whose deadline has passed.
-    pub(super) fn expired(&mut self, now: Instant) -> Option<Waiter<W>> {
-        let (deadline, place) = *self.deadlines.first()?;
+    /// Removes a waiter whose deadline has passed.
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Waiter<R>> {
+        let (deadline, number) = *self.deadlines.first()?;
         if deadline > now {
             return None;
         }
-        self.remove(place)
+        self.remove(number)
     }
 
-    /// The next deadline.
-    pub(super) fn first_deadline(&self) -> Option<Instant> {
+    /// The earliest deadline.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Since when the one waits who has waited longest.
+    /// When the oldest waiter arrived.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let heads = [
+        let first = [
             self.exclusive.first_key_value(),
             self.shared.first_key_value(),
         ];
-        let since = heads.into_iter().flatten().map(|(_, waiter)| waiter.since);
+        let since = first.into_iter().flatten().map(|(_, waiter)| waiter.since);
         since.min()
     }
 
-    /// Drops those who do not wait any more.
-    pub(super) fn purge(&mut self) {
+    /// Drops cancelled waiters.
+    pub(super) fn remove_cancelled(&mut self) {
         let deadlines = &mut self.deadlines;
-        let mut keep = |place: &u64, waiter: &mut Waiter<W>| {
-            let gone = waiter.ticket.is_gone();
-            if gone {
-                deadlines.remove(&(waiter.deadline, *place));
+        let mut keep = |number: &u64, waiter: &mut Waiter<R>| {
+            let cancelled = waiter.reply.is_cancelled();
+            if cancelled {
+                deadlines.remove(&(waiter.deadline, *number));
             }
-            !gone
+            !cancelled
         };
         self.exclusive.retain(&mut keep);
         self.shared.retain(&mut keep);
     }
 
-    /// Takes everybody out, first come first.
-    pub(super) fn take_all(&mut self) -> Vec<Waiter<W>> {
+    /// Removes all waiters, in the order of their arrival.
+    pub(super) fn take_all(&mut self) -> Vec<Waiter<R>> {
         self.deadlines.clear();
         let mut all = std::mem::take(&mut self.exclusive);
         all.append(&mut self.shared);
         all.into_values().collect()
     }
 
-    fn of(&mut self, mode: Mode) -> &mut BTreeMap<u64, Waiter<W>> {
+    fn of_mode(&mut self, mode: Mode) -> &mut BTreeMap<u64, Waiter<R>> {
         match mode {
             Mode::Exclusive => &mut self.exclusive,
             Mode::Shared => &mut self.shared,

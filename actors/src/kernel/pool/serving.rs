@@ -1,34 +1,35 @@
-//! Who gets which connection.
+//! Which waiter gets which connection.
 //!
-//! Idle connections go to whoever has waited longest. Those who share do not need one of their own,
-//! so they may pass those who do, but never keep them from it for good.
+//! An idle connection goes to the waiter that has waited longest. Waiters for shared use need no
+//! connection of their own: they may pass waiters for exclusive use, but never starve them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::messages::Mode;
-use super::queue::{Waiter, Waits};
-use super::state::{Effect, LeaseRecord, PoolState, Use};
+use super::lease::Mode;
+use super::queue::{Cancellable, Waiter};
+use super::state::{ConnectionState, Effect, LeaseRecord, PoolState};
 use super::status::CloseReason;
 
-impl<T, W: Waits> PoolState<T, W> {
-    /// Serves whoever can be, then sees whether more connections are worth their while.
+impl<T, R: Cancellable> PoolState<T, R> {
+    /// Serves all waiters that can be served, then opens more connections if that is worth it.
     pub(super) fn serve_waiters(&mut self, now: Instant) {
-        if self.draining || self.queue.is_empty() {
+        if self.draining || self.queue.len() == 0 {
             return;
         }
         loop {
             self.serve_shared(now, false);
-            let Some(mode) = self.next_for_idle() else {
+            let Some(mode) = self.next_mode_for_idle() else {
                 break;
             };
             let Some(id) = self.take_idle(now) else {
                 break;
             };
-            let Some(waiter) = self.queue.head(mode).and_then(|at| self.queue.remove(at)) else {
-                self.rest(now, id);
+            let first = self.queue.first(mode);
+            let Some(waiter) = first.and_then(|number| self.queue.remove(number)) else {
+                self.make_idle(now, id);
                 break;
             };
             self.grant(now, mode, id, waiter);
@@ -37,22 +38,24 @@ impl<T, W: Waits> PoolState<T, W> {
         self.grow(now);
     }
 
-    /// Puts those who share onto connections in shared use: up to half of their depth as long as
-    /// another connection could be shared, or `full`.
-    fn serve_shared(&mut self, now: Instant, full: bool) {
-        while let Some(place) = self.queue.head(Mode::Shared) {
-            if self.is_held_back(place) {
+    /// Gives waiters for shared use a lease on a connection that is shared already. Unless
+    /// `to_full_depth`, a connection is filled to half of its depth only, as long as an idle
+    /// connection can be shared too.
+    fn serve_shared(&mut self, now: Instant, to_full_depth: bool) {
+        while let Some(number) = self.queue.first(Mode::Shared) {
+            if self.must_let_exclusive_pass(number) {
                 return;
             }
             let depth = self.config.shared_depth;
-            let Some((id, load)) = self.least_loaded(now).filter(|(_, load)| *load < depth) else {
+            let least_loaded = self.least_loaded(now);
+            let Some((id, load)) = least_loaded.filter(|(_, load)| *load < depth) else {
                 return;
             };
             let spread = load.saturating_mul(2) >= depth && self.may_share_more();
-            if spread && !full && !self.idle.is_empty() {
+            if spread && !to_full_depth && !self.idle.is_empty() {
                 return;
             }
-            let Some(waiter) = self.queue.remove(place) else {
+            let Some(waiter) = self.queue.remove(number) else {
                 return;
             };
             self.grant(now, Mode::Shared, id, waiter);
@@ -62,71 +65,66 @@ impl<T, W: Waits> PoolState<T, W> {
         }
     }
 
-    /// Whether one who would share has to let an earlier one pass who wants a connection of its own
-    /// and would never get it while all are shared.
-    fn is_held_back(&mut self, place: u64) -> bool {
-        let full = self.slots.len() + self.opening.len() >= self.config.connections_max as usize;
+    /// Whether the waiter `number` for shared use must wait, because an earlier waiter for exclusive
+    /// use would get no connection while all of them stay shared.
+    fn must_let_exclusive_pass(&mut self, number: u64) -> bool {
+        let full = self.total() >= self.config.connections_max as usize;
         let all_shared = || {
-            let mut slots = self.slots.values();
-            slots.all(|slot| matches!(slot.state, Use::Shared { .. }))
+            let mut states = self.connections.values().map(|pooled| pooled.state);
+            states.all(|state| matches!(state, ConnectionState::Shared { .. }))
         };
         if !full || !all_shared() {
             return false;
         }
-        let first = self.queue.head(Mode::Exclusive);
-        first.is_some_and(|first| first < place)
+        let first = self.queue.first(Mode::Exclusive);
+        first.is_some_and(|first| first < number)
     }
 
-    /// The connection in shared use with the fewest users, of those that are not held up. Those that
-    /// may not be given out any more are marked on the way.
+    /// The shared connection with the fewest users, and their number, of those that take new users.
+    /// Marks the ones that must not take new users any more.
     fn least_loaded(&mut self, now: Instant) -> Option<(u64, u32)> {
         let mut least = None;
-        for (id, slot) in &mut self.slots {
-            let expired = slot.expires <= now;
-            let Use::Shared {
-                in_flight,
-                retiring,
-            } = &mut slot.state
-            else {
+        for (id, pooled) in &mut self.connections {
+            let ConnectionState::Shared { in_flight, closing } = &mut pooled.state else {
                 continue;
             };
-            if retiring.is_none() && (self.is_closed)(&slot.connection) {
-                *retiring = Some(CloseReason::Broken);
-            } else if retiring.is_none() && expired {
-                *retiring = Some(CloseReason::Lifetime);
+            if closing.is_none() && (self.is_closed)(&pooled.connection) {
+                *closing = Some(CloseReason::Broken);
+            } else if closing.is_none() && pooled.expires_at <= now {
+                *closing = Some(CloseReason::Lifetime);
             }
             let is_less = least.is_none_or(|(_, load)| *in_flight < load);
-            if retiring.is_none() && is_less && !(self.is_blocked)(&slot.connection) {
+            if closing.is_none() && is_less && !(self.is_blocked)(&pooled.connection) {
                 least = Some((*id, *in_flight));
             }
         }
         least
     }
 
-    /// Whether another connection may be put to shared use. One is left for those who want it alone,
-    /// where there is more than one. Connections that take nobody, since they retire or are held up,
-    /// do not count towards the most that share, and where all others are such, the last one that is
-    /// left is shared.
+    /// Whether another connection may be shared. One connection is left for exclusive use, if the
+    /// maximum is above one. Connections that take no new users, since they are closing or blocked,
+    /// do not count towards the limit of shared ones. If every shared connection is such a one, the
+    /// last connection may be shared too.
     pub(super) fn may_share_more(&self) -> bool {
         let (mut shared, mut active) = (0, 0);
-        for slot in self.slots.values() {
-            let Use::Shared { retiring, .. } = slot.state else {
+        for pooled in self.connections.values() {
+            let ConnectionState::Shared { closing, .. } = pooled.state else {
                 continue;
             };
             shared += 1;
-            if retiring.is_none() && !(self.is_blocked)(&slot.connection) {
+            if closing.is_none() && !(self.is_blocked)(&pooled.connection) {
                 active += 1;
             }
         }
-        let most = self.config.connections_max.saturating_sub(1).max(1);
-        let leaves_one = shared < most || active == 0;
+        let max = self.config.connections_max.saturating_sub(1).max(1);
+        let leaves_one = shared < max || active == 0;
         active < self.config.shared_max && leaves_one
     }
 
-    /// Whose turn it is to have an idle connection.
-    fn next_for_idle(&mut self) -> Option<Mode> {
-        let exclusive = self.queue.head(Mode::Exclusive);
-        let shared = self.queue.head(Mode::Shared);
+    /// The mode of the waiter that gets the next idle connection.
+    fn next_mode_for_idle(&mut self) -> Option<Mode> {
+        let exclusive = self.queue.first(Mode::Exclusive);
+        let shared = self.queue.first(Mode::Shared);
         match (exclusive, shared.filter(|_| self.may_share_more())) {
             (Some(exclusive), Some(shared)) if shared < exclusive => Some(Mode::Shared),
             (Some(_), _) => Some(Mode::Exclusive),
@@ -135,71 +133,67 @@ impl<T, W: Waits> PoolState<T, W> {
         }
     }
 
-    /// Takes the best idle connection. What turns out to be of no use is closed, and what was idle
-    /// for long is asked first, as many at once as there is demand for.
+    /// Takes the idle connection that was used last. Closes unusable ones, and checks those that
+    /// were idle for long, as many at once as there is demand for.
     fn take_idle(&mut self, now: Instant) -> Option<u64> {
         while let Some(id) = self.idle.pop() {
-            let Some(slot) = self.slots.get_mut(&id) else {
+            let Some(pooled) = self.connections.get_mut(&id) else {
                 continue;
             };
-            let rested = match slot.state {
-                Use::Idle { since } => now.saturating_duration_since(since),
+            let idle_for = match pooled.state {
+                ConnectionState::Idle { since } => now.saturating_duration_since(since),
                 _ => Duration::ZERO,
             };
-            if (self.is_closed)(&slot.connection) {
+            if (self.is_closed)(&pooled.connection) {
                 self.close(id, CloseReason::Broken);
-            } else if slot.expires <= now {
+            } else if pooled.expires_at <= now {
                 self.close(id, CloseReason::Lifetime);
-            } else if rested <= self.config.check_after_idle {
+            } else if idle_for <= self.config.check_after_idle {
                 return Some(id);
-            } else if self.coming(now) >= self.demand() {
+            } else if self.expected_soon(now) >= self.demand() {
                 self.idle.push(id);
                 return None;
-            } else if let Some(slot) = self.slots.get_mut(&id) {
-                slot.state = Use::UnderMaintenance { since: now };
-                let connection = Arc::clone(&slot.connection);
+            } else if let Some(pooled) = self.connections.get_mut(&id) {
+                pooled.state = ConnectionState::UnderMaintenance { since: now };
+                let connection = Arc::clone(&pooled.connection);
                 self.effects.push(Effect::Check { id, connection });
             }
         }
         None
     }
 
-    fn grant(&mut self, now: Instant, mode: Mode, id: u64, waiter: Waiter<W>) {
-        let Some(slot) = self.slots.get_mut(&id) else {
+    fn grant(&mut self, now: Instant, mode: Mode, id: u64, waiter: Waiter<R>) {
+        let Some(pooled) = self.connections.get_mut(&id) else {
             return;
         };
-        slot.state = match (mode, slot.state) {
-            (Mode::Exclusive, _) => Use::Exclusive,
-            (
-                Mode::Shared,
-                Use::Shared {
-                    in_flight,
-                    retiring,
-                },
-            ) => Use::Shared {
-                in_flight: in_flight + 1,
-                retiring,
-            },
-            (Mode::Shared, _) => Use::Shared {
-                in_flight: 1,
-                retiring: None,
-            },
-        };
-        let reused = std::mem::replace(&mut slot.used, true);
-        let connection = Arc::clone(&slot.connection);
+        match (mode, &mut pooled.state) {
+            (Mode::Shared, ConnectionState::Shared { in_flight, .. }) => *in_flight += 1,
+            (Mode::Shared, state) => {
+                *state = ConnectionState::Shared {
+                    in_flight: 1,
+                    closing: None,
+                }
+            }
+            (Mode::Exclusive, state) => *state = ConnectionState::Exclusive,
+        }
+        self.figures.checkouts.increment();
+        if std::mem::replace(&mut pooled.was_used, true) {
+            self.figures.reused.increment();
+        }
         let waited = now.saturating_duration_since(waiter.since);
-        self.figures.granted(waited, reused);
+        self.figures.wait.record(waited);
+        let connection = Arc::clone(&pooled.connection);
         let lease = self.new_id();
-        let held = LeaseRecord {
-            slot: id,
+        let record = LeaseRecord {
+            connection: id,
             mode,
             holder: waiter.holder,
             since: now,
             leaked: false,
         };
-        self.leases.insert(lease, held);
+        self.leases.insert(lease, record);
         self.effects.push(Effect::Grant {
-            ticket: waiter.ticket,
+            reply: waiter.reply,
             lease,
             connection,
         });

@@ -1,8 +1,8 @@
-//! Who waits, who holds what, and what is being opened: the state of a pool, and its rules.
+//! The state of a pool and its rules: who waits, who holds which connection, what is being opened.
 //!
-//! Nothing here knows of actors, tasks or the network. Each method takes the time and leaves
-//! [`Effect`]s to be carried out; what they lead to comes back as another method call. After every
-//! call, whoever can be served is.
+//! Nothing here knows actors, tasks or the network. Each method takes the time and adds [`Effect`]s
+//! for the actor to carry out; their results come back as method calls. Each call serves all waiters
+//! that can be served.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -15,46 +15,46 @@ use super::circuit::Circuit;
 use super::config::PoolConfig;
 use super::connect::ConnectError;
 use super::error::CheckoutError;
-use super::figures::{Figures, Reading};
-use super::lease::Condition;
-use super::messages::Mode;
-use super::queue::{Queue, Waits};
+use super::figures::Figures;
+use super::lease::{Condition, Mode};
+use super::queue::{Cancellable, Queue};
 use super::status::CloseReason;
 
-/// The part of a lifetime that jitter may take away: a tenth.
-const JITTER_PART: u32 = 10;
+/// The part of a lifetime that jitter may take away.
+const LIFETIME_JITTER: f64 = 0.1;
 
-/// Something to be done for the state.
-pub(super) enum Effect<T, W> {
-    /// Give the connection to the one who waited.
+/// What the actor has to do for the state.
+pub(super) enum Effect<T, R> {
+    /// Answer with a lease on the connection.
     Grant {
-        ticket: W,
+        reply: R,
         lease: u64,
         connection: Arc<T>,
     },
-    /// Tell the one who waited.
-    Refuse { ticket: W, error: CheckoutError },
-    /// Open a connection; then [`PoolState::opened`].
+    /// Answer with the error.
+    Refuse { reply: R, error: CheckoutError },
+    /// Open a connection, then call [`PoolState::opened`].
     Open { id: u64 },
-    /// Ask whether it is well; then [`PoolState::checked`].
+    /// Check the connection, then call [`PoolState::checked`].
     Check { id: u64, connection: Arc<T> },
-    /// Make it fit for the next one; then [`PoolState::cleaned`].
+    /// Clean the connection, then call [`PoolState::cleaned`].
     Clean { id: u64, connection: Arc<T> },
-    /// Let go of it.
+    /// Drop the connection.
     Close { connection: Arc<T> },
 }
 
 /// One open connection.
-pub(super) struct Slot<T> {
+pub(super) struct PooledConnection<T> {
     pub(super) connection: Arc<T>,
-    pub(super) expires: Instant,
-    pub(super) used: bool,
-    pub(super) state: Use,
+    pub(super) expires_at: Instant,
+    /// Whether it has been leased before.
+    pub(super) was_used: bool,
+    pub(super) state: ConnectionState,
 }
 
-/// What becomes of a connection.
+/// The state of an open connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum ConnectionState {
     Idle {
         since: Instant,
     },
@@ -62,46 +62,52 @@ pub(super) enum Use {
     UnderMaintenance {
         since: Instant,
     },
+    /// One exclusive lease is on it.
     Exclusive,
+    /// Shared leases are on it.
     Shared {
         in_flight: u32,
-        /// Set when nobody new may have it, and why.
-        retiring: Option<CloseReason>,
+        /// Set when it takes no new users: it is closed after its last lease.
+        closing: Option<CloseReason>,
     },
 }
 
 /// One lease.
 pub(super) struct LeaseRecord {
-    pub(super) slot: u64,
+    /// The connection's id.
+    pub(super) connection: u64,
     pub(super) mode: Mode,
     pub(super) holder: &'static Location<'static>,
     pub(super) since: Instant,
+    /// Whether it has lasted for too long and was logged.
     pub(super) leaked: bool,
 }
 
-/// Says something of a connection, without asking anybody.
-type Judge<T> = Box<dyn Fn(&T) -> bool + Send>;
+/// A question about a connection that is answered without waiting.
+type Predicate<T> = Box<dyn Fn(&T) -> bool + Send>;
 
-/// The state of a pool of `T`s; `W` is where an answer goes.
-pub(super) struct PoolState<T, W> {
+/// The state of a pool of connections `T`, with replies `R`.
+pub(super) struct PoolState<T, R> {
     pub(super) config: PoolConfig,
-    pub(super) is_closed: Judge<T>,
-    pub(super) is_blocked: Judge<T>,
-    pub(super) slots: BTreeMap<u64, Slot<T>>,
-    /// Idle ones, the one used last on top, so that those not needed age at the bottom.
+    pub(super) is_closed: Predicate<T>,
+    pub(super) is_blocked: Predicate<T>,
+    /// The open connections by id.
+    pub(super) connections: BTreeMap<u64, PooledConnection<T>>,
+    /// The ids of idle connections, the last used one at the end: it is leased first, so that
+    /// superfluous ones stay idle at the front.
     pub(super) idle: Vec<u64>,
-    /// Those being opened, and since when.
+    /// The connections that are being opened, by id, and since when.
     pub(super) opening: BTreeMap<u64, Instant>,
     pub(super) leases: BTreeMap<u64, LeaseRecord>,
-    pub(super) queue: Queue<W>,
+    pub(super) queue: Queue<R>,
     pub(super) circuit: Circuit,
     pub(super) figures: Figures,
     pub(super) draining: bool,
     next_id: u64,
-    pub(super) effects: Vec<Effect<T, W>>,
+    pub(super) effects: Vec<Effect<T, R>>,
 }
 
-impl<T, W: Waits> PoolState<T, W> {
+impl<T, R: Cancellable> PoolState<T, R> {
     pub(super) fn new(
         name: &str,
         config: PoolConfig,
@@ -113,7 +119,7 @@ impl<T, W: Waits> PoolState<T, W> {
             config,
             is_closed: Box::new(is_closed),
             is_blocked: Box::new(is_blocked),
-            slots: BTreeMap::new(),
+            connections: BTreeMap::new(),
             idle: Vec::new(),
             opening: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -125,90 +131,88 @@ impl<T, W: Waits> PoolState<T, W> {
         }
     }
 
-    /// What is to be done since the last call.
-    pub(super) fn take_effects(&mut self) -> Vec<Effect<T, W>> {
-        self.figures.read(&Reading {
-            size: self.slots.len(),
-            idle: self.idle.len(),
-            waiting: self.queue.len(),
-            opening: self.opening.len(),
-            circuit_open: self.circuit.is_open(),
-        });
+    /// Takes the effects since the last call, and updates the gauges.
+    pub(super) fn take_effects(&mut self) -> Vec<Effect<T, R>> {
+        let gauges = &self.figures.gauges;
+        gauges.size.set(count(self.connections.len()));
+        gauges.idle.set(count(self.idle.len()));
+        gauges.waiting.set(count(self.queue.len()));
+        gauges.opening.set(count(self.opening.len()));
+        gauges.circuit_open.set(u8::from(self.circuit.is_open()));
         std::mem::take(&mut self.effects)
     }
 
-    /// Somebody wants a connection.
-    pub(super) fn ask(
+    /// A caller asks for a connection.
+    pub(super) fn check_out(
         &mut self,
         now: Instant,
         mode: Mode,
         holder: &'static Location<'static>,
         deadline: Instant,
-        ticket: W,
+        reply: R,
     ) {
         if self.draining {
-            return self.refuse(ticket, CheckoutError::Draining);
+            return self.refuse(reply, CheckoutError::Draining);
         }
         if let Some((retry_in, last)) = self.circuit.refusal(now)
-            && self.slots.is_empty()
+            && self.connections.is_empty()
         {
-            return self.refuse(ticket, CheckoutError::CircuitOpen { retry_in, last });
+            return self.refuse(reply, CheckoutError::CircuitOpen { retry_in, last });
         }
         if self.queue.len() >= self.config.waiting_max as usize {
-            self.queue.purge();
+            self.queue.remove_cancelled();
         }
-        let waiting = self.queue.len();
-        if waiting >= self.config.waiting_max as usize {
-            let waiting = count(waiting);
-            return self.refuse(ticket, CheckoutError::Full { waiting });
+        let waiting = count(self.queue.len());
+        if waiting >= self.config.waiting_max {
+            return self.refuse(reply, CheckoutError::Full { waiting });
         }
-        self.queue.push(mode, holder, now, deadline, ticket);
+        self.queue.push(mode, holder, now, deadline, reply);
         self.serve_waiters(now);
     }
 
     /// A lease has ended.
-    pub(super) fn returned(&mut self, now: Instant, lease: u64, condition: Condition) {
-        let Some(held) = self.leases.remove(&lease) else {
+    pub(super) fn lease_ended(&mut self, now: Instant, lease: u64, condition: Condition) {
+        let Some(ended) = self.leases.remove(&lease) else {
             return;
         };
-        let lasted = now.saturating_duration_since(held.since);
-        self.figures.returned(lasted, held.mode == Mode::Exclusive);
-        if held.leaked {
+        let used_for = now.saturating_duration_since(ended.since);
+        self.figures.usage.record(used_for);
+        if ended.mode == Mode::Exclusive {
+            self.figures.average_use.record(used_for);
+        }
+        if ended.leaked {
             tracing::info!(
-                pool = self.figures.name(),
-                holder = %held.holder,
-                held_ms = lasted.as_millis(),
+                pool = self.figures.name,
+                holder = %ended.holder,
+                held_ms = used_for.as_millis(),
                 "a connection that was held for too long is back"
             );
         }
-        let Some(slot) = self.slots.get_mut(&held.slot) else {
+        let id = ended.connection;
+        let Some(pooled) = self.connections.get_mut(&id) else {
             return;
         };
-        let broken = condition == Condition::Broken || (self.is_closed)(&slot.connection);
-        match &mut slot.state {
-            Use::Shared {
-                in_flight,
-                retiring,
-            } => {
+        let broken = condition == Condition::Broken || (self.is_closed)(&pooled.connection);
+        match &mut pooled.state {
+            ConnectionState::Shared { in_flight, closing } => {
                 *in_flight = in_flight.saturating_sub(1);
                 if broken {
-                    retiring.get_or_insert(CloseReason::Broken);
+                    closing.get_or_insert(CloseReason::Broken);
                 }
-                let (left, retiring) = (*in_flight, *retiring);
-                match retiring {
-                    Some(reason) if left == 0 => self.close(held.slot, reason),
-                    None if left == 0 => self.rest(now, held.slot),
+                let (in_flight, closing) = (*in_flight, *closing);
+                match closing {
+                    Some(reason) if in_flight == 0 => self.close(id, reason),
+                    None if in_flight == 0 => self.make_idle(now, id),
                     _ => {}
                 }
             }
-            _ if broken => self.close(held.slot, CloseReason::Broken),
+            _ if broken => self.close(id, CloseReason::Broken),
             state if condition == Condition::Dirty => {
-                *state = Use::UnderMaintenance { since: now };
-                let connection = Arc::clone(&slot.connection);
-                let id = held.slot;
+                *state = ConnectionState::UnderMaintenance { since: now };
+                let connection = Arc::clone(&pooled.connection);
                 self.effects.push(Effect::Clean { id, connection });
             }
-            _ => self.rest(now, held.slot),
+            _ => self.make_idle(now, id),
         }
         self.serve_waiters(now);
     }
@@ -219,20 +223,22 @@ impl<T, W: Waits> PoolState<T, W> {
         match result {
             Ok(connection) => {
                 self.circuit.succeeded();
-                self.figures.opened(now.saturating_duration_since(began));
-                let jitter = rand::rng().random_range(0.0..=1.0) / f64::from(JITTER_PART);
-                let lifetime = self.config.lifetime.mul_f64(1.0 - jitter);
-                let slot = Slot {
+                let took = now.saturating_duration_since(began);
+                self.figures.opened.increment();
+                self.figures.connect.record(took);
+                self.figures.average_connect.record(took);
+                let jitter = rand::rng().random_range(0.0..=LIFETIME_JITTER);
+                let pooled = PooledConnection {
                     connection: Arc::new(connection),
-                    expires: now + lifetime,
-                    used: false,
-                    state: Use::Idle { since: now },
+                    expires_at: now + self.config.lifetime.mul_f64(1.0 - jitter),
+                    was_used: false,
+                    state: ConnectionState::Idle { since: now },
                 };
-                self.slots.insert(id, slot);
-                self.rest(now, id);
+                self.connections.insert(id, pooled);
+                self.make_idle(now, id);
             }
             Err(error) => {
-                self.figures.failed();
+                self.figures.failed.increment();
                 self.circuit.failed(began, now, error.clone());
                 self.fail_waiters(now, &error);
             }
@@ -240,13 +246,13 @@ impl<T, W: Waits> PoolState<T, W> {
         self.serve_waiters(now);
     }
 
-    /// After a failed connect: without any connection, there is no use in waiting while none is
-    /// tried.
+    /// Refuses all waiters after a failed connect, if there is no connection and none will be opened
+    /// soon.
     fn fail_waiters(&mut self, now: Instant, error: &ConnectError) {
         let Some((retry_in, last)) = self.circuit.refusal(now) else {
             return;
         };
-        if !self.slots.is_empty() {
+        if !self.connections.is_empty() {
             return;
         }
         for waiter in self.queue.take_all() {
@@ -256,54 +262,58 @@ impl<T, W: Waits> PoolState<T, W> {
             } else {
                 CheckoutError::Connect(error.clone())
             };
-            self.refuse(waiter.ticket, answer);
+            self.refuse(waiter.reply, answer);
         }
     }
 
     /// A check has ended.
-    pub(super) fn checked(&mut self, now: Instant, id: u64, well: bool) {
-        self.maintenance_done(now, id, well, CloseReason::Check);
+    pub(super) fn checked(&mut self, now: Instant, id: u64, passed: bool) {
+        self.maintenance_done(now, id, passed, CloseReason::Check);
     }
 
     /// A clean-up has ended.
-    pub(super) fn cleaned(&mut self, now: Instant, id: u64, well: bool) {
-        self.maintenance_done(now, id, well, CloseReason::Broken);
+    pub(super) fn cleaned(&mut self, now: Instant, id: u64, succeeded: bool) {
+        self.maintenance_done(now, id, succeeded, CloseReason::Broken);
     }
 
-    fn maintenance_done(&mut self, now: Instant, id: u64, well: bool, otherwise: CloseReason) {
-        if well {
-            self.rest(now, id);
+    fn maintenance_done(&mut self, now: Instant, id: u64, usable: bool, otherwise: CloseReason) {
+        if usable {
+            self.make_idle(now, id);
         } else {
             self.close(id, otherwise);
         }
         self.serve_waiters(now);
     }
 
-    /// No more leases; idle connections go now, the others when they come back.
+    /// Grants no more leases. Closes idle connections now and the others when their leases end.
     pub(super) fn drain(&mut self) {
         self.draining = true;
         for waiter in self.queue.take_all() {
-            self.refuse(waiter.ticket, CheckoutError::Draining);
+            self.refuse(waiter.reply, CheckoutError::Draining);
         }
         for id in std::mem::take(&mut self.idle) {
             self.close(id, CloseReason::Shutdown);
         }
     }
 
-    /// Leases, and connections being in_maintenance: what a stop waits for.
-    pub(super) fn busy(&self) -> usize {
-        let slots = self.slots.values();
-        let in_maintenance =
-            slots.filter(|slot| matches!(slot.state, Use::UnderMaintenance { .. }));
-        self.leases.len() + in_maintenance.count()
+    /// The number of leases and of connections under maintenance. A stop waits until it is 0.
+    pub(super) fn outstanding(&self) -> usize {
+        let states = self.connections.values().map(|pooled| pooled.state);
+        let maintenance =
+            states.filter(|state| matches!(state, ConnectionState::UnderMaintenance { .. }));
+        self.leases.len() + maintenance.count()
     }
 
-    /// Has up to `wanted` connections opened, as many as the circuit allows.
+    /// The number of connections that are open or being opened.
+    pub(super) fn total(&self) -> usize {
+        self.connections.len() + self.opening.len()
+    }
+
+    /// Opens up to `wanted` connections, as far as the maximum and the circuit allow.
     pub(super) fn open(&mut self, now: Instant, wanted: usize) {
-        let total = self.slots.len() + self.opening.len();
-        let free = (self.config.connections_max as usize).saturating_sub(total);
-        let allowed = self.circuit.allows(now, self.opening.len());
-        for _ in 0..wanted.min(free).min(allowed.unwrap_or(usize::MAX)) {
+        let free = (self.config.connections_max as usize).saturating_sub(self.total());
+        let allowed = self.circuit.allowed_connects(now, self.opening.len());
+        for _ in 0..wanted.min(free).min(allowed) {
             if self.circuit.is_failing() {
                 self.figures.retries += 1;
             }
@@ -313,34 +323,34 @@ impl<T, W: Waits> PoolState<T, W> {
         }
     }
 
-    /// The connection is free: for the next one, if it may be.
-    pub(super) fn rest(&mut self, now: Instant, id: u64) {
-        let Some(slot) = self.slots.get_mut(&id) else {
+    /// Makes an unused connection idle, or closes it when it must not be leased again.
+    pub(super) fn make_idle(&mut self, now: Instant, id: u64) {
+        let Some(pooled) = self.connections.get_mut(&id) else {
             return;
         };
         if self.draining {
             self.close(id, CloseReason::Shutdown);
-        } else if (self.is_closed)(&slot.connection) {
+        } else if (self.is_closed)(&pooled.connection) {
             self.close(id, CloseReason::Broken);
-        } else if slot.expires <= now {
+        } else if pooled.expires_at <= now {
             self.close(id, CloseReason::Lifetime);
         } else {
-            slot.state = Use::Idle { since: now };
+            pooled.state = ConnectionState::Idle { since: now };
             self.idle.push(id);
         }
     }
 
     pub(super) fn close(&mut self, id: u64, reason: CloseReason) {
-        if let Some(slot) = self.slots.remove(&id) {
-            self.figures.closed(reason);
-            let connection = slot.connection;
+        if let Some(pooled) = self.connections.remove(&id) {
+            self.figures.count_closed(reason);
+            let connection = pooled.connection;
             self.effects.push(Effect::Close { connection });
         }
     }
 
-    fn refuse(&mut self, ticket: W, error: CheckoutError) {
-        self.figures.refused();
-        self.effects.push(Effect::Refuse { ticket, error });
+    fn refuse(&mut self, reply: R, error: CheckoutError) {
+        self.figures.refused.increment();
+        self.effects.push(Effect::Refuse { reply, error });
     }
 
     pub(super) fn new_id(&mut self) -> u64 {

@@ -1,4 +1,4 @@
-//! What a pool shows of itself.
+//! The status of a pool, as the API shows it.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use super::histogram::Quantiles;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CloseReason {
-    /// It had lived for as long as it may.
+    /// Its lifetime ended.
     Lifetime,
-    /// Nobody had used it for long.
+    /// It was idle for too long.
     Idle,
-    /// It died, or its user said so.
+    /// It failed, its user marked it broken, or it could not be cleaned.
     Broken,
-    /// It was not well when it was asked.
+    /// It did not pass a check.
     Check,
     /// Memory is short.
     Pressure,
@@ -35,7 +35,7 @@ impl CloseReason {
         Self::Shutdown,
     ];
 
-    /// A fixed word for metrics, the same as in answers.
+    /// The name of the reason, in metrics as in answers.
     pub fn label(self) -> &'static str {
         match self {
             Self::Lifetime => "lifetime",
@@ -48,86 +48,86 @@ impl CloseReason {
     }
 }
 
-/// A place in the code that holds connections.
+/// A place in the code that holds leases.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Holder {
     /// File and line.
     pub place: String,
-    /// Leases that it holds.
+    /// The number of leases that it holds.
     pub leases: u32,
-    /// Since when it holds the oldest of them.
+    /// How long it has held the oldest of them.
     pub since_seconds: f64,
 }
 
-/// Where the circuit stands.
+/// The state of a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CircuitState {
     /// Connections are opened as needed.
     Closed,
-    /// None is opened until the next try.
+    /// No connection is opened until the next try is due.
     Open,
-    /// One is being tried, or will be for the next caller.
+    /// One connection is being tried, or will be for the next caller.
     HalfOpen,
 }
 
 /// The circuit in front of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CircuitStatus {
-    /// Where it stands.
+    /// Its state.
     pub state: CircuitState,
-    /// Failed connects in a row.
+    /// The number of failed connects in a row.
     pub failures: u32,
-    /// Time until the next connect may be tried, when it has to wait.
+    /// The time until the next connect, if it has to wait.
     pub next_try_seconds: Option<f64>,
 }
 
-/// A pool at one moment. Counters begin with the incarnation of its owner.
+/// A pool at one moment. Counters start at zero with each incarnation of its actor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PoolStatus {
     /// The pool's name.
     pub name: String,
-    /// Connections that are open.
+    /// Open connections.
     pub size: u32,
-    /// Of these, those that nobody uses.
+    /// Open connections without a lease.
     pub idle: u32,
-    /// Of these, those that somebody uses, and those being checked or cleaned.
+    /// Open connections that are leased, checked or cleaned.
     pub in_use: u32,
-    /// Of those in use, those in shared use.
+    /// Open connections in shared use.
     pub shared: u32,
-    /// Leases on the shared ones.
+    /// Leases on shared connections.
     pub shared_in_flight: u32,
     /// Callers that wait.
     pub waiting: u32,
-    /// Connections being opened.
+    /// Connections that are being opened.
     pub opening: u32,
-    /// Connections ever opened.
+    /// Connections opened so far.
     pub opened: u64,
-    /// Connections ever closed, by reason.
+    /// Connections closed so far, by reason.
     pub closed: BTreeMap<CloseReason, u64>,
-    /// Leases ever granted.
+    /// Leases granted so far.
     pub checkouts: u64,
-    /// Of these, those over a connection that had been used before.
+    /// Leases on a connection that had been leased before.
     pub reused: u64,
-    /// Share of checkouts that opened no connection.
+    /// The share of checkouts that got a connection that had been leased before, 0 to 1.
     pub reuse_rate: f64,
-    /// How long callers waited that got a lease.
+    /// How long callers waited for their lease.
     pub wait: Quantiles,
-    /// How long leases were held.
+    /// How long leases lasted.
     pub usage: Quantiles,
-    /// How long it took to open connections.
+    /// How long connects took.
     pub connect: Quantiles,
-    /// Checkouts refused: queue full, circuit open, or nothing to connect to.
+    /// Checkouts that were refused: the queue was full, the circuit was open, or there was no server.
     pub refused: u64,
-    /// Checkouts whose deadline passed in the queue.
+    /// Checkouts whose deadline passed while they waited.
     pub timed_out: u64,
     /// Connects that failed.
     pub failed: u64,
-    /// Connects tried after one that failed.
+    /// Connects that were tried after a failed one.
     pub retries: u64,
-    /// Leases ever found to be held for too long.
+    /// Leases that lasted too long, so far.
     pub leaks: u64,
-    /// Those who hold one for too long now.
+    /// The places that hold a lease for too long now.
     pub leaked: Vec<Holder>,
     /// The circuit.
     pub circuit: CircuitStatus,

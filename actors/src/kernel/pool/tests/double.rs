@@ -1,4 +1,4 @@
-//! A server whose connections do as the test says, and a pool of them.
+//! A scripted driver, and a pool that uses it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -26,91 +26,95 @@ pub(super) fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// One connection to the scripted server.
+/// A connection to the [`FakeServer`].
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct FakeConnection {
     pub(super) number: u32,
-    pub(super) dead: AtomicBool,
-    pub(super) held_up: AtomicBool,
+    pub(super) is_closed: AtomicBool,
+    pub(super) is_blocked: AtomicBool,
 }
 
-/// The scripted server.
-pub(super) struct Server {
+/// A scripted server, as its driver sees it.
+pub(super) struct FakeServer {
+    /// The time that a connect takes.
     pub(super) connect_takes: Mutex<Duration>,
-    pub(super) tending_takes: Mutex<Duration>,
-    pub(super) away: Mutex<Option<ConnectErrorKind>>,
-    pub(super) unwell: AtomicBool,
+    /// The time that a check or a clean-up takes.
+    pub(super) maintenance_takes: Mutex<Duration>,
+    /// Set when connects fail.
+    pub(super) failure: Mutex<Option<ConnectErrorKind>>,
+    /// Whether checks and clean-ups fail.
+    pub(super) fails_checks: AtomicBool,
     pub(super) connects: AtomicU32,
     pub(super) checks: AtomicU32,
     pub(super) cleans: AtomicU32,
 }
 
-impl Server {
+impl FakeServer {
     pub(super) fn new(connect_takes: Duration) -> Arc<Self> {
         Arc::new(Self {
             connect_takes: Mutex::new(connect_takes),
-            tending_takes: Mutex::new(ms(1)),
-            away: Mutex::new(None),
-            unwell: AtomicBool::new(false),
+            maintenance_takes: Mutex::new(ms(1)),
+            failure: Mutex::new(None),
+            fails_checks: AtomicBool::new(false),
             connects: AtomicU32::new(0),
             checks: AtomicU32::new(0),
             cleans: AtomicU32::new(0),
         })
     }
 
-    pub(super) fn goes_away(&self, kind: Option<ConnectErrorKind>) {
-        *self.away.lock().unwrap() = kind;
+    pub(super) fn set_failure(&self, kind: Option<ConnectErrorKind>) {
+        *self.failure.lock().unwrap() = kind;
     }
 
-    fn well(&self) -> BoxFuture<'static, Result<(), ConnectError>> {
-        let takes = *self.tending_takes.lock().unwrap();
-        let unwell = self.unwell.load(SeqCst);
-        let error = ConnectError::new(ConnectErrorKind::Protocol, "unwell");
+    fn maintain(&self) -> BoxFuture<'static, Result<(), ConnectError>> {
+        let takes = *self.maintenance_takes.lock().unwrap();
+        let fails_checks = self.fails_checks.load(SeqCst);
+        let error = ConnectError::new(ConnectErrorKind::Protocol, "it fails its checks");
         async move {
             sleep(takes).await;
-            if unwell { Err(error) } else { Ok(()) }
+            if fails_checks { Err(error) } else { Ok(()) }
         }
         .boxed()
     }
 }
 
-impl Connect for Server {
-    type Connection = Line;
+impl Connect for FakeServer {
+    type Connection = FakeConnection;
 
-    fn connect(&self) -> BoxFuture<'static, Result<Line, ConnectError>> {
+    fn connect(&self) -> BoxFuture<'static, Result<FakeConnection, ConnectError>> {
         let number = self.connects.fetch_add(1, SeqCst);
-        let takes = *self.connect_takes.lock().unwrap();
-        let away = *self.away.lock().unwrap();
+        let connect_takes = *self.connect_takes.lock().unwrap();
+        let failure = *self.failure.lock().unwrap();
         async move {
-            sleep(takes).await;
-            match away {
+            sleep(connect_takes).await;
+            match failure {
                 Some(kind) => Err(ConnectError::new(kind, "the server is away")),
-                None => Ok(Line {
+                None => Ok(FakeConnection {
                     number,
-                    dead: AtomicBool::new(false),
-                    held_up: AtomicBool::new(false),
+                    is_closed: AtomicBool::new(false),
+                    is_blocked: AtomicBool::new(false),
                 }),
             }
         }
         .boxed()
     }
 
-    fn check(&self, _: Arc<Line>) -> BoxFuture<'static, Result<(), ConnectError>> {
+    fn check(&self, _: Arc<FakeConnection>) -> BoxFuture<'static, Result<(), ConnectError>> {
         self.checks.fetch_add(1, SeqCst);
-        self.well()
+        self.maintain()
     }
 
-    fn is_closed(&self, connection: &Line) -> bool {
-        connection.dead.load(SeqCst)
+    fn is_closed(&self, connection: &FakeConnection) -> bool {
+        connection.is_closed.load(SeqCst)
     }
 
-    fn is_blocked(&self, connection: &Line) -> bool {
-        connection.held_up.load(SeqCst)
+    fn is_blocked(&self, connection: &FakeConnection) -> bool {
+        connection.is_blocked.load(SeqCst)
     }
 
-    fn clean(&self, _: Arc<Line>) -> BoxFuture<'static, Result<(), ConnectError>> {
+    fn clean(&self, _: Arc<FakeConnection>) -> BoxFuture<'static, Result<(), ConnectError>> {
         self.cleans.fetch_add(1, SeqCst);
-        self.well()
+        self.maintain()
     }
 
     fn bytes_per_connection(&self) -> u64 {
@@ -126,7 +130,7 @@ pub(super) fn config() -> PoolConfig {
     }
 }
 
-/// One connection at most.
+/// A pool of one connection.
 pub(super) fn single() -> PoolConfig {
     PoolConfig {
         connections_min: 1,
@@ -135,82 +139,89 @@ pub(super) fn single() -> PoolConfig {
     }
 }
 
-/// A running pool.
+/// A pool under a supervisor of its own.
 pub(super) struct RunningPool {
     root: Option<Root>,
-    pub(super) pool: Handle<Pool<Server>>,
-    pub(super) server: Arc<Server>,
+    pub(super) handle: Handle<Pool<FakeServer>>,
+    pub(super) server: Arc<FakeServer>,
 }
 
 impl RunningPool {
-    pub(super) async fn open(system: &TestSystem, config: PoolConfig, takes: Duration) -> Self {
-        Self::open_under(system, config, takes, None).await
-    }
-
-    pub(super) async fn open_under(
+    pub(super) async fn start(
         system: &TestSystem,
         config: PoolConfig,
-        takes: Duration,
+        connect_takes: Duration,
+    ) -> Self {
+        Self::start_with_pressure(system, config, connect_takes, None).await
+    }
+
+    pub(super) async fn start_with_pressure(
+        system: &TestSystem,
+        config: PoolConfig,
+        connect_takes: Duration,
         pressure: Option<PressureReader>,
     ) -> Self {
-        let server = Server::new(takes);
-        let pool = Pool::handle("running", &config);
-        let child = Pool::child(&pool, config, Arc::clone(&server), pressure);
-        let root = system.start(SupervisorSpec::new("yard").child(child)).await;
+        let server = FakeServer::new(connect_takes);
+        let handle = Pool::handle("test", &config);
+        let child = Pool::child(&handle, config, Arc::clone(&server), pressure);
+        let root = system.start(SupervisorSpec::new("root").child(child)).await;
         Self {
             root: Some(root),
-            pool,
+            handle,
             server,
         }
     }
 
     #[track_caller]
-    pub(super) fn take(
+    pub(super) fn check_out(
         &self,
         mode: Mode,
         within: Duration,
-    ) -> impl Future<Output = Result<Lease<Line>, CheckoutError>> + Send + use<> {
-        check_out(&self.pool, mode, within)
+    ) -> impl Future<Output = Result<Lease<FakeConnection>, CheckoutError>> + Send + use<> {
+        check_out(&self.handle, mode, within)
     }
 
     #[track_caller]
-    pub(super) fn own(&self) -> impl Future<Output = Lease<Line>> + Send + use<> {
-        let lease = self.take(Mode::Exclusive, secs(10));
+    pub(super) fn exclusive(&self) -> impl Future<Output = Lease<FakeConnection>> + Send + use<> {
+        let lease = self.check_out(Mode::Exclusive, secs(10));
         async { lease.await.unwrap() }
     }
 
     #[track_caller]
-    pub(super) fn share(&self) -> impl Future<Output = Lease<Line>> + Send + use<> {
-        let lease = self.take(Mode::Shared, secs(10));
+    pub(super) fn shared(&self) -> impl Future<Output = Lease<FakeConnection>> + Send + use<> {
+        let lease = self.check_out(Mode::Shared, secs(10));
         async { lease.await.unwrap() }
     }
 
-    /// `count` connections, idle.
+    /// Opens `count` connections and leaves them idle.
     pub(super) async fn fill(&self, count: usize) {
-        let leases = futures_util::future::join_all((0..count).map(|_| self.own())).await;
+        let leases = futures_util::future::join_all((0..count).map(|_| self.exclusive())).await;
         assert_eq!(leases.len(), count);
         drop(leases);
-        self.until(|status| status.idle as usize == count).await;
+        self.wait_for(|status| status.idle as usize == count).await;
     }
 
     pub(super) async fn status(&self) -> PoolStatus {
-        self.pool.ask(Status, secs(1)).await.unwrap()
+        self.handle.ask(Status, secs(1)).await.unwrap()
     }
 
-    /// Waits until the pool is as said.
-    pub(super) async fn until(&self, is: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
+    /// Waits until the status meets the condition.
+    pub(super) async fn wait_for(&self, is: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
         let deadline = Instant::now() + secs(3600 * 24);
         loop {
             let status = self.status().await;
             if is(&status) {
                 return status;
             }
-            assert!(Instant::now() < deadline, "it never came to be: {status:?}");
+            assert!(
+                Instant::now() < deadline,
+                "the status does not change: {status:?}"
+            );
             sleep(ms(1)).await;
         }
     }
 
-    pub(super) async fn close(mut self) {
+    pub(super) async fn stop(mut self) {
         self.root.take().unwrap().stop().await;
     }
 }

@@ -1,4 +1,4 @@
-//! The pool's promises, each as a test. What it connects to here is scripted: the unit is the pool.
+//! The guarantees of a pool, each as a test. The driver is scripted, since the unit is the pool.
 
 mod circuit;
 mod double;

@@ -1,4 +1,4 @@
-//! What is true of the state after every step, whatever happens.
+//! The invariants of the state, after each of many random steps.
 
 use std::cell::Cell;
 use std::panic::Location;
@@ -9,45 +9,45 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::super::lease::Condition;
-use super::super::queue::Waits;
-use super::super::state::{Effect, PoolState, Slot, Use};
+use super::super::queue::Cancellable;
+use super::super::state::{ConnectionState, Effect, PoolState};
 use super::super::{ConnectError, ConnectErrorKind, Mode, PoolConfig};
 use super::double::{config, ms};
 
-/// Somebody who waits. `gone` is set from outside, `answered` when an answer comes.
+/// The reply of a caller: whether it has given up, and whether it got its answer.
 #[derive(Clone, Default)]
 struct Caller {
-    gone: Rc<Cell<bool>>,
+    cancelled: Rc<Cell<bool>>,
     answered: Rc<Cell<bool>>,
 }
 
-impl Waits for Caller {
-    fn is_gone(&self) -> bool {
-        self.gone.get()
+impl Cancellable for Caller {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
     }
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    Ask(Mode, u64),
-    GoAway(usize),
-    Return(usize, u8),
-    Open(usize, bool),
-    LookAfter(usize, bool),
-    Relieve(u64),
-    Pass(u64),
+    CheckOut(Mode, u64),
+    GiveUp(usize),
+    EndLease(usize, u8),
+    EndConnect(usize, bool),
+    EndMaintenance(usize, bool),
+    ShedIdle(u64),
+    PassTime(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let mode = prop_oneof![Just(Mode::Exclusive), Just(Mode::Shared)];
     let step = prop_oneof![
-        4 => (mode, 1..5_000u64).prop_map(|(mode, within)| Step::Ask(mode, within)),
-        1 => any::<usize>().prop_map(Step::GoAway),
-        4 => (any::<usize>(), 0..3u8).prop_map(|(which, how)| Step::Return(which, how)),
-        3 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, well)| Step::Open(which, well)),
-        2 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, well)| Step::LookAfter(which, well)),
-        1 => (0..5u64).prop_map(Step::Relieve),
-        3 => prop_oneof![0..20u64, 0..2_000u64, Just(60_000), Just(2_000_000)].prop_map(Step::Pass),
+        4 => (mode, 1..5_000u64).prop_map(|(mode, within)| Step::CheckOut(mode, within)),
+        1 => any::<usize>().prop_map(Step::GiveUp),
+        4 => (any::<usize>(), 0..3u8).prop_map(|(which, how)| Step::EndLease(which, how)),
+        3 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndConnect(which, ok)),
+        2 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndMaintenance(which, ok)),
+        1 => (0..5u64).prop_map(Step::ShedIdle),
+        3 => prop_oneof![0..20u64, 0..2_000u64, Just(60_000), Just(2_000_000)].prop_map(Step::PassTime),
     ];
     prop::collection::vec(step, 1..200)
 }
@@ -79,15 +79,15 @@ impl PoolModel {
         }
     }
 
-    fn carry_out(&mut self) {
+    fn apply_effects(&mut self) {
         for effect in self.state.take_effects() {
             match effect {
-                Effect::Grant { ticket, lease, .. } => {
-                    assert!(!ticket.answered.replace(true), "answered twice");
+                Effect::Grant { reply, lease, .. } => {
+                    assert!(!reply.answered.replace(true), "answered twice");
                     self.leases.push(lease);
                 }
-                Effect::Refuse { ticket, .. } => {
-                    assert!(!ticket.answered.replace(true), "answered twice");
+                Effect::Refuse { reply, .. } => {
+                    assert!(!reply.answered.replace(true), "answered twice");
                 }
                 Effect::Open { id } => self.opening.push(id),
                 Effect::Check { id, .. } => self.checking.push(id),
@@ -97,69 +97,69 @@ impl PoolModel {
         }
     }
 
-    fn opened(&mut self, id: u64, well: bool) {
+    fn connect_ended(&mut self, id: u64, ok: bool) {
         let error = || ConnectError::new(ConnectErrorKind::Unreachable, "away");
-        let result = if well { Ok(()) } else { Err(error()) };
+        let result = if ok { Ok(()) } else { Err(error()) };
         self.state.opened(self.now, id, result);
     }
 
     fn step(&mut self, step: &Step) {
         let now = self.now;
         match *step {
-            Step::Ask(mode, within) => {
+            Step::CheckOut(mode, within) => {
                 let caller = Caller::default();
                 self.callers.push(caller.clone());
                 let deadline = now + ms(within);
                 self.state
-                    .ask(now, mode, Location::caller(), deadline, caller);
+                    .check_out(now, mode, Location::caller(), deadline, caller);
             }
-            Step::GoAway(which) => {
+            Step::GiveUp(which) => {
                 if let Some(caller) = pick(&mut self.callers, which) {
-                    caller.gone.set(true);
+                    caller.cancelled.set(true);
                 }
             }
-            Step::Return(which, how) => {
-                let how = [Condition::Fit, Condition::Dirty, Condition::Broken][usize::from(how)];
+            Step::EndLease(which, how) => {
+                let how = [Condition::Clean, Condition::Dirty, Condition::Broken][usize::from(how)];
                 if let Some(lease) = pick(&mut self.leases, which) {
-                    self.state.returned(now, lease, how);
+                    self.state.lease_ended(now, lease, how);
                 }
             }
-            Step::Open(which, well) => {
+            Step::EndConnect(which, ok) => {
                 if let Some(id) = pick(&mut self.opening, which) {
-                    self.opened(id, well);
+                    self.connect_ended(id, ok);
                 }
             }
-            Step::LookAfter(which, well) => {
+            Step::EndMaintenance(which, ok) => {
                 if let Some(id) = pick(&mut self.checking, which) {
-                    self.state.checked(now, id, well);
+                    self.state.checked(now, id, ok);
                 } else if let Some(id) = pick(&mut self.cleaning, which) {
-                    self.state.cleaned(now, id, well);
+                    self.state.cleaned(now, id, ok);
                 }
             }
-            Step::Relieve(bytes) => {
+            Step::ShedIdle(bytes) => {
                 self.state.shed_idle(bytes, 1);
             }
-            Step::Pass(millis) => self.pass(ms(millis)),
+            Step::PassTime(millis) => self.pass(ms(millis)),
         }
-        self.carry_out();
+        self.apply_effects();
     }
 
-    /// Time passes, and the state is woken whenever it wished to be.
+    /// Passes time, with each tick that the state asks for.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
-        let mut wakes = 0;
-        while let Some(at) = self.state.next_wake(self.now)
+        let mut ticks = 0;
+        while let Some(at) = self.state.next_tick(self.now)
             && at <= end
-            && wakes < 1_000
+            && ticks < 1_000
         {
             assert!(
-                at >= self.now || wakes < 10,
-                "woken again and again without time passing"
+                at >= self.now || ticks < 10,
+                "tick after tick while no time passes"
             );
             self.now = self.now.max(at);
             self.state.tick(self.now);
-            self.carry_out();
-            wakes += 1;
+            self.apply_effects();
+            ticks += 1;
         }
         self.now = end;
         self.state.tick(end);
@@ -169,78 +169,72 @@ impl PoolModel {
         let state = &self.state;
         let max = state.config.connections_max as usize;
         assert!(
-            state.slots.len() + state.opening.len() <= max,
+            state.connections.len() + state.opening.len() <= max,
             "more than the maximum"
         );
-        let idle = state.slots.values();
-        let idle = idle
-            .filter(|slot| matches!(slot.state, Use::Idle { .. }))
-            .count();
-        assert_eq!(idle, state.idle.len());
-        // Every lease is on a connection, and an exclusive one alone.
+        let states = || state.connections.values().map(|pooled| pooled.state);
+        let idle = states().filter(|state| matches!(state, ConnectionState::Idle { .. }));
+        assert_eq!(idle.count(), state.idle.len());
+        // Each lease is on a connection, and an exclusive lease is alone on it.
         assert_eq!(state.leases.len(), self.leases.len());
         let mut shared = 0;
-        for slot in state.slots.values() {
-            if let Use::Shared { in_flight, .. } = slot.state {
+        for connection in states() {
+            if let ConnectionState::Shared { in_flight, .. } = connection {
                 assert!((1..=state.config.shared_depth).contains(&in_flight));
                 shared += in_flight as usize;
             }
         }
-        let exclusive = state.slots.values();
-        let exclusive = exclusive
-            .filter(|slot| slot.state == Use::Exclusive)
-            .count();
-        assert_eq!(shared + exclusive, self.leases.len());
-        // Nobody who would share waits beside an idle connection either, as long as few enough are
-        // shared; those that take nobody any more do not count.
-        let takes_more =
-            |slot: &&Slot<()>| matches!(slot.state, Use::Shared { retiring: None, .. });
-        let active = state.slots.values().filter(takes_more).count();
-        if !state.idle.is_empty() && active == 0 && state.queue.shared() > 0 {
+        let exclusive = states().filter(|state| *state == ConnectionState::Exclusive);
+        assert_eq!(shared + exclusive.count(), self.leases.len());
+        // No waiter for shared use stays beside an idle connection, if no shared connection takes
+        // new users.
+        let mut shared =
+            states().filter(|state| matches!(state, ConnectionState::Shared { closing: None, .. }));
+        if !state.idle.is_empty() && shared.next().is_none() && state.queue.shared_len() > 0 {
             assert!(
-                state.coming(self.now) >= state.demand(),
-                "forgotten while no connection takes those who share"
+                state.expected_soon(self.now) >= state.demand(),
+                "a waiter for shared use is forgotten"
             );
         }
-        // Nobody waits beside an idle connection, unless it is being looked after for them.
-        if !state.idle.is_empty() && state.queue.exclusive() > 0 {
+        // No waiter for exclusive use stays beside an idle connection, unless others are expected.
+        if !state.idle.is_empty() && state.queue.exclusive_len() > 0 {
             assert!(
-                state.coming(self.now) >= state.demand(),
-                "forgotten beside an idle connection"
+                state.expected_soon(self.now) >= state.demand(),
+                "a waiter for exclusive use is forgotten"
             );
         }
     }
 }
 
-/// Ends a lease on each connection that takes those who share: it is of no use any more, and those
-/// who have it besides stay.
+/// Marks each shared connection broken with one of its leases. The other leases on it stay.
 fn break_all_shared(model: &mut PoolModel) {
     for lease in model.leases.clone() {
-        let slot = model.state.leases[&lease].slot;
-        let state = model.state.slots[&slot].state;
-        if matches!(state, Use::Shared { retiring: None, .. }) {
+        let connection = model.state.leases[&lease].connection;
+        let state = model.state.connections[&connection].state;
+        if matches!(state, ConnectionState::Shared { closing: None, .. }) {
             model.leases.retain(|kept| *kept != lease);
-            model.state.returned(model.now, lease, Condition::Broken);
-            model.carry_out();
+            model.state.lease_ended(model.now, lease, Condition::Broken);
+            model.apply_effects();
         }
     }
 }
 
-/// One more wants to share; whatever is opened for that opens. Says whether it got a connection.
+/// Checks out one more shared lease, and opens the connections that the pool asks for. Returns whether
+/// the lease was granted.
 fn share(model: &mut PoolModel) -> bool {
     let before = model.leases.len();
-    model.step(&Step::Ask(Mode::Shared, 60_000));
-    // Opening another one is thought over when somebody has waited.
-    model.step(&Step::Pass(20));
+    model.step(&Step::CheckOut(Mode::Shared, 60_000));
+    // The pool decides about growth when a caller has waited.
+    model.step(&Step::PassTime(20));
     while let Some(id) = model.opening.pop() {
-        model.opened(id, true);
-        model.carry_out();
+        model.connect_ended(id, true);
+        model.apply_effects();
     }
     model.leases.len() > before
 }
 
 #[test]
-fn connections_that_take_nobody_any_more_keep_nobody_from_sharing_others() {
+fn closing_connections_do_not_keep_others_from_being_shared() {
     let config = PoolConfig {
         connections_min: 1,
         connections_max: 7,
@@ -256,11 +250,11 @@ fn connections_that_take_nobody_any_more_keep_nobody_from_sharing_others() {
         }
         break_all_shared(&mut model);
     }
-    // Six retire, with a user each; the last one that is left is shared too.
-    assert_eq!(model.state.slots.len(), 6);
+    // Six connections are closing, with a user each. The last one is shared too.
+    assert_eq!(model.state.connections.len(), 6);
     assert!(share(&mut model));
     assert!(share(&mut model));
-    // Now there is nothing more to be had.
+    // No connection is left.
     assert!(!share(&mut model));
 }
 
@@ -268,7 +262,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_rules_hold_and_nobody_is_forgotten(steps in steps(), max in 1..6u32, depth in 1..4u32) {
+    fn the_rules_hold_and_no_caller_is_forgotten(steps in steps(), max in 1..6u32, depth in 1..4u32) {
         let config = PoolConfig {
             connections_min: 1,
             connections_max: max,
@@ -282,21 +276,21 @@ proptest! {
             model.step(step);
             model.assert_rules();
         }
-        // Everything comes to its end, and nobody is left without an answer, although no deadline
-        // has passed.
+        // All connects, leases and clean-ups end. Each caller gets an answer, although no deadline
+        // passes.
         let callers = model.callers.clone();
         for _ in 0..500 {
             while let Some(id) = model.opening.pop() {
-                model.opened(id, true);
-                model.carry_out();
+                model.connect_ended(id, true);
+                model.apply_effects();
             }
-            model.step(&Step::LookAfter(0, true));
-            model.step(&Step::Return(0, 0));
-            model.step(&Step::Pass(1));
+            model.step(&Step::EndMaintenance(0, true));
+            model.step(&Step::EndLease(0, 0));
+            model.step(&Step::PassTime(1));
             model.assert_rules();
         }
         for caller in callers {
-            prop_assert!(caller.answered.get() || caller.gone.get(), "forgotten");
+            prop_assert!(caller.answered.get() || caller.cancelled.get(), "forgotten");
         }
         prop_assert!(model.leases.is_empty());
     }

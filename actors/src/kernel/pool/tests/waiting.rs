@@ -1,4 +1,4 @@
-//! Those who wait: in order, bounded, and without a trace when they go.
+//! Waiters: their order, their bound, and how they give up.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,14 +11,14 @@ use super::double::{RunningPool, config, ms, secs, single};
 use crate::kernel::testing::TestSystem;
 
 #[test]
-fn who_came_first_is_served_first() {
+fn waiters_are_served_in_the_order_of_their_arrival() {
     TestSystem::paused(|system| async move {
-        let running = RunningPool::open(&system, single(), ms(1)).await;
+        let pool = RunningPool::start(&system, single(), ms(1)).await;
         let order = Rc::new(RefCell::new(Vec::new()));
         let users = (0..40).map(|number| {
-            let (running, order) = (&running, Rc::clone(&order));
+            let (pool, order) = (&pool, Rc::clone(&order));
             async move {
-                let lease = running.own().await;
+                let lease = pool.exclusive().await;
                 order.borrow_mut().push(number);
                 sleep(ms(1)).await;
                 drop(lease);
@@ -26,20 +26,20 @@ fn who_came_first_is_served_first() {
         });
         join_all(users).await;
         assert_eq!(*order.borrow(), (0..40).collect::<Vec<_>>());
-        running.close().await;
+        pool.stop().await;
     });
 }
 
 #[test]
-fn one_who_wants_it_alone_is_not_starved_by_those_who_share() {
+fn shared_use_does_not_starve_exclusive_use() {
     TestSystem::paused(|system| async move {
-        let running = RunningPool::open(&system, single(), ms(1)).await;
+        let pool = RunningPool::start(&system, single(), ms(1)).await;
         let sharers = (0..4).map(|number| {
-            let running = &running;
+            let pool = &pool;
             async move {
                 sleep(ms(number)).await;
                 for _ in 0..1000 {
-                    let lease = running.share().await;
+                    let lease = pool.shared().await;
                     sleep(ms(4)).await;
                     drop(lease);
                 }
@@ -47,11 +47,11 @@ fn one_who_wants_it_alone_is_not_starved_by_those_who_share() {
         });
         let alone = async {
             sleep(ms(50)).await;
-            let lease = running.take(Mode::Exclusive, ms(100)).await;
+            let lease = pool.check_out(Mode::Exclusive, ms(100)).await;
             assert!(lease.is_ok(), "{lease:?}");
         };
         tokio::join!(join_all(sharers), alone);
-        running.close().await;
+        pool.stop().await;
     });
 }
 
@@ -62,13 +62,13 @@ fn the_queue_is_bounded() {
             waiting_max: 2,
             ..single()
         };
-        let running = RunningPool::open(&system, config, ms(1)).await;
-        let lease = running.own().await;
+        let pool = RunningPool::start(&system, config, ms(1)).await;
+        let lease = pool.exclusive().await;
         let (first, second, third) = tokio::join!(
-            running.take(Mode::Exclusive, secs(1)),
-            running.take(Mode::Exclusive, secs(1)),
+            pool.check_out(Mode::Exclusive, secs(1)),
+            pool.check_out(Mode::Exclusive, secs(1)),
             async {
-                let refused = running.take(Mode::Exclusive, secs(1)).await;
+                let refused = pool.check_out(Mode::Exclusive, secs(1)).await;
                 drop(lease);
                 refused.map(drop)
             }
@@ -77,26 +77,26 @@ fn the_queue_is_bounded() {
             matches!(third, Err(CheckoutError::Full { waiting: 2 })),
             "{third:?}"
         );
-        // They hold it one after the other only if the first lets go: it is dropped here.
+        // The first holds its lease until here, so the second timed out.
         assert!(first.is_ok());
         assert!(
             matches!(second, Err(CheckoutError::TimedOut { .. })),
             "{second:?}"
         );
         drop(first);
-        let status = running.status().await;
+        let status = pool.status().await;
         assert_eq!((status.refused, status.timed_out), (1, 1));
-        running.close().await;
+        pool.stop().await;
     });
 }
 
 #[test]
-fn a_timeout_names_those_who_hold_the_connections() {
+fn a_timeout_names_the_holders_of_the_connections() {
     TestSystem::paused(|system| async move {
-        let running = RunningPool::open(&system, single(), ms(1)).await;
+        let pool = RunningPool::start(&system, single(), ms(1)).await;
         let line = line!() + 1;
-        let lease = running.own().await;
-        let error = running.take(Mode::Exclusive, ms(500)).await.unwrap_err();
+        let lease = pool.exclusive().await;
+        let error = pool.check_out(Mode::Exclusive, ms(500)).await.unwrap_err();
         let CheckoutError::TimedOut {
             cause: TimeoutCause::Busy { holders },
         } = &error
@@ -109,15 +109,15 @@ fn a_timeout_names_those_who_hold_the_connections() {
             "{place}"
         );
         drop(lease);
-        running.close().await;
+        pool.stop().await;
     });
 }
 
 #[test]
-fn a_timeout_says_that_connecting_is_slow() {
+fn a_timeout_reports_a_slow_connect() {
     TestSystem::paused(|system| async move {
-        let running = RunningPool::open(&system, config(), secs(3)).await;
-        let error = running.take(Mode::Exclusive, secs(1)).await.unwrap_err();
+        let pool = RunningPool::start(&system, config(), secs(3)).await;
+        let error = pool.check_out(Mode::Exclusive, secs(1)).await.unwrap_err();
         let CheckoutError::TimedOut { cause } = &error else {
             panic!("{error:?}");
         };
@@ -125,34 +125,34 @@ fn a_timeout_says_that_connecting_is_slow() {
             matches!(cause, TimeoutCause::SlowConnect { .. }),
             "{cause:?}"
         );
-        // The connect outlives its caller, and is of use to the next.
-        let status = running.until(|status| status.idle == 1).await;
+        // The connect outlives its caller, and the next caller gets the connection.
+        let status = pool.wait_for(|status| status.idle == 1).await;
         assert_eq!((status.opened, status.checkouts), (1, 0));
-        running.close().await;
+        pool.stop().await;
     });
 }
 
 #[test]
-fn those_who_go_away_leave_nothing_behind() {
+fn callers_that_give_up_leave_nothing_behind() {
     TestSystem::paused(|system| async move {
-        let running = RunningPool::open(&system, single(), ms(1)).await;
-        let lease = running.own().await;
+        let pool = RunningPool::start(&system, single(), ms(1)).await;
+        let lease = pool.exclusive().await;
         for _ in 0..100 {
-            let waiting = running.take(Mode::Exclusive, secs(100));
+            let waiting = pool.check_out(Mode::Exclusive, secs(100));
             assert!(timeout(ms(1), waiting).await.is_err());
         }
-        let status = running.status().await;
+        let status = pool.status().await;
         assert_eq!((status.waiting, status.size, status.opening), (0, 1, 0));
         drop(lease);
-        // Also one who goes at the very moment in which it is served.
+        // A caller may also give up in the moment in which it is served.
         for _ in 0..100 {
-            let waiting = running.take(Mode::Exclusive, secs(100));
+            let waiting = pool.check_out(Mode::Exclusive, secs(100));
             drop(timeout(ms(0), waiting).await);
         }
-        let status = running.until(|status| status.idle == 1).await;
+        let status = pool.wait_for(|status| status.idle == 1).await;
         assert_eq!((status.waiting, status.in_use), (0, 0));
-        drop(running.own().await);
-        assert_eq!(running.pool.in_flight(), 0);
-        running.close().await;
+        drop(pool.exclusive().await);
+        assert_eq!(pool.handle.in_flight(), 0);
+        pool.stop().await;
     });
 }

@@ -1,0 +1,329 @@
+//! The actor of a pool: carries out the effects of the state.
+//!
+//! Connects, checks and clean-ups run in tasks of their own. A panic in one fails that one alone. They
+//! are aborted when the actor ends, but not when a caller gives up.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::config::PoolConfig;
+use super::connect::{Connect, ConnectError, ConnectErrorKind};
+use super::error::CheckoutError;
+use super::lease::{EndedLeases, Lease, Mode};
+use super::messages::{Checkout, Status};
+use super::queue::Cancellable;
+use super::state::{Effect, PoolState};
+use crate::kernel::pressure::{Action, Pressure, PressureReader, Stage, Subscription};
+use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
+
+/// The pool refuses a waiter this much before the caller's deadline, so that the refusal with its
+/// cause arrives in time: a twentieth of the remaining time, and at most [`MARGIN_MAX`].
+const MARGIN_PART: u32 = 20;
+const MARGIN_MAX: Duration = Duration::from_millis(20);
+
+/// How long a stop may take after `drain_timeout`, before the supervisor kills the actor.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+type CheckoutReply<T> = Reply<Checkout<T>>;
+type State<C> = PoolState<<C as Connect>::Connection, CheckoutReply<<C as Connect>::Connection>>;
+
+impl<T: Send + Sync + 'static> Cancellable for CheckoutReply<T> {
+    fn is_cancelled(&self) -> bool {
+        Reply::is_cancelled(self)
+    }
+}
+
+/// Asks `pool` for a lease, with the caller as its holder, and waits at most `within`.
+///
+/// # Errors
+/// See [`CheckoutError`].
+#[track_caller]
+pub fn check_out<C: Connect>(
+    pool: &Handle<Pool<C>>,
+    mode: Mode,
+    within: Duration,
+) -> impl Future<Output = Result<Lease<C::Connection>, CheckoutError>> + Send + use<C> {
+    let checkout = Checkout::<C::Connection>::new(mode, Location::caller());
+    let pool = pool.clone();
+    async move { pool.ask(checkout, within).await? }
+}
+
+/// The actor that owns one pool. See the module's documentation for its guarantees.
+pub struct Pool<C: Connect> {
+    name: String,
+    connect: Arc<C>,
+    state: State<C>,
+    pressure: Option<PressureReader>,
+    ended_leases: Arc<EndedLeases>,
+    /// The timer of the next tick, and when it fires.
+    timer: Option<(Instant, SpawnHandle)>,
+    /// The number of leases and tasks that a stop waits for.
+    outstanding: watch::Sender<usize>,
+}
+
+impl<C: Connect> Pool<C> {
+    /// A handle for a pool called `name` with `config`.
+    pub fn handle(name: impl Into<String>, config: &PoolConfig) -> Handle<Self> {
+        // Each waiter holds a call permit. The rest is for calls that are about to be refused.
+        let capacity = config.waiting_max.saturating_mul(2).saturating_add(64);
+        Handle::new(name, capacity)
+    }
+
+    /// The pool as a child of a supervisor. With `pressure`, it closes idle connections when memory
+    /// is short.
+    pub fn child(
+        handle: &Handle<Self>,
+        config: PoolConfig,
+        connect: Arc<C>,
+        pressure: Option<PressureReader>,
+    ) -> ChildSpec {
+        let name = handle.name().to_owned();
+        let deadline = config.drain_timeout + STOP_GRACE;
+        ChildSpec::actor(handle, move |_| {
+            let (closed, blocked) = (Arc::clone(&connect), Arc::clone(&connect));
+            let is_closed = move |connection: &C::Connection| closed.is_closed(connection);
+            let is_blocked = move |connection: &C::Connection| blocked.is_blocked(connection);
+            Self {
+                name: name.clone(),
+                connect: Arc::clone(&connect),
+                state: PoolState::new(&name, config.clone(), is_closed, is_blocked),
+                pressure: pressure.clone(),
+                ended_leases: Arc::default(),
+                timer: None,
+                outstanding: watch::Sender::new(0),
+            }
+        })
+        .shutdown_deadline(deadline)
+    }
+
+    fn watch_ended_leases(&self, context: &mut Context<Self>) {
+        let ended = Arc::clone(&self.ended_leases);
+        let wait = wrap_future::<_, Self>(async move { ended.wait().await });
+        context.spawn(wait.map(|(), pool, context| {
+            pool.take_ended_leases();
+            pool.apply_effects(context);
+            pool.watch_ended_leases(context);
+        }));
+    }
+
+    fn take_ended_leases(&mut self) {
+        let now = Instant::now();
+        for ended in self.ended_leases.take() {
+            self.state.lease_ended(now, ended.lease, ended.condition);
+        }
+    }
+
+    fn watch_pressure(&self, mut subscription: Subscription, context: &mut Context<Self>) {
+        let change = async move {
+            let pressure = subscription.changed().await;
+            (subscription, pressure)
+        };
+        context.spawn(wrap_future::<_, Self>(change).map(
+            |(subscription, pressure), pool, context| {
+                // `None` means that no change will follow.
+                if let Some(pressure) = pressure {
+                    let actions = pool.shed_idle(pressure, context);
+                    subscription.acknowledge(pressure.epoch, actions);
+                    pool.watch_pressure(subscription, context);
+                }
+            },
+        ));
+    }
+
+    fn shed_idle(&mut self, pressure: Pressure, context: &mut Context<Self>) -> Vec<Action> {
+        if !pressure.asks(Stage::Connections) {
+            return Vec::new();
+        }
+        let bytes_each = self.connect.bytes_per_connection();
+        let size = self.state.connections.len() as u64;
+        let closed = self.state.shed_idle(pressure.wanted_bytes, bytes_each);
+        self.apply_effects(context);
+        if closed == 0 {
+            return Vec::new();
+        }
+        tracing::info!(pool = self.name, closed, "closed idle connections");
+        vec![Action {
+            what: format!("connections of {}", self.name),
+            promised_bytes: closed.saturating_mul(bytes_each),
+            before_bytes: size.saturating_mul(bytes_each),
+            after_bytes: size.saturating_sub(closed).saturating_mul(bytes_each),
+        }]
+    }
+
+    /// Carries out the effects of the state and sets the timer. Must follow every change of the
+    /// state.
+    fn apply_effects(&mut self, context: &mut Context<Self>) {
+        for effect in self.state.take_effects() {
+            match effect {
+                Effect::Grant {
+                    reply,
+                    lease,
+                    connection,
+                } => {
+                    let ended = Arc::clone(&self.ended_leases);
+                    // If the caller has left, the lease is dropped, and so it ends.
+                    reply.send(Ok(Lease::new(connection, lease, ended)));
+                }
+                Effect::Refuse { reply, error } => reply.send(Err(error)),
+                Effect::Open { id } => self.open(id, context),
+                Effect::Check { id, connection } => {
+                    let connect = Arc::clone(&self.connect);
+                    let check = move || connect.check(connection);
+                    self.run(check, context, move |state, now, result| {
+                        state.checked(now, id, result.is_ok());
+                    });
+                }
+                Effect::Clean { id, connection } => {
+                    let connect = Arc::clone(&self.connect);
+                    let clean = move || connect.clean(connection);
+                    self.run(clean, context, move |state, now, result| {
+                        state.cleaned(now, id, result.is_ok());
+                    });
+                }
+                Effect::Close { connection } => drop(connection),
+            }
+        }
+        let outstanding = self.state.outstanding();
+        self.outstanding
+            .send_if_modified(|old| std::mem::replace(old, outstanding) != outstanding);
+        self.set_timer(context);
+    }
+
+    fn open(&mut self, id: u64, context: &mut Context<Self>) {
+        let connect = Arc::clone(&self.connect);
+        let name = self.name.clone();
+        let opened = move |state: &mut State<C>, now, result: Result<_, ConnectError>| {
+            if let Err(error) = &result {
+                let kind = error.kind.label();
+                tracing::warn!(pool = name, kind, %error, "cannot connect");
+            }
+            state.opened(now, id, result);
+        };
+        self.run(move || connect.connect(), context, opened);
+    }
+
+    /// Runs `work` in a task of its own, for `connect_timeout` at most, and passes its result to
+    /// `record`.
+    fn run<R: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> BoxFuture<'static, Result<R, ConnectError>> + Send + 'static,
+        context: &mut Context<Self>,
+        record: impl FnOnce(&mut State<C>, Instant, Result<R, ConnectError>) + 'static,
+    ) {
+        let limit = self.state.config.connect_timeout;
+        // A set aborts its task when it is dropped.
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let timed_out = |_| {
+                let message = format!("no answer within {} ms", limit.as_millis());
+                ConnectError::new(ConnectErrorKind::TimedOut, message)
+            };
+            let result = tokio::time::timeout(limit, work()).await;
+            result.map_err(timed_out)?
+        });
+        let ended = async move { task.join_next().await };
+        context.spawn(wrap_future::<_, Self>(ended).map(|ended, pool, context| {
+            let Some(ended) = ended else {
+                return;
+            };
+            let result = ended.unwrap_or_else(|panic| {
+                let kind = ConnectErrorKind::Protocol;
+                Err(ConnectError::new(kind, "the driver panicked").caused_by(panic))
+            });
+            record(&mut pool.state, Instant::now(), result);
+            pool.apply_effects(context);
+        }));
+    }
+
+    /// Sets the timer of the next tick, unless it fires early enough already: an early tick costs
+    /// less than a new timer at each change.
+    fn set_timer(&mut self, context: &mut Context<Self>) {
+        let now = Instant::now();
+        let Some(due) = self.state.next_tick(now) else {
+            return;
+        };
+        if self.timer.is_some_and(|(at, _)| at <= due) {
+            return;
+        }
+        if let Some((_, timer)) = self.timer.take() {
+            context.cancel_future(timer);
+        }
+        let left = due.saturating_duration_since(now);
+        let timer = context.run_later(left, |pool, context| {
+            pool.timer = None;
+            pool.state.tick(Instant::now());
+            pool.apply_effects(context);
+        });
+        self.timer = Some((due, timer));
+    }
+}
+
+impl<C: Connect> Actor for Pool<C> {
+    type Context = Context<Self>;
+}
+
+impl<C: Connect> Child for Pool<C> {
+    fn start(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        self.watch_ended_leases(context);
+        if let Some(pressure) = &self.pressure {
+            let subscription = pressure.subscribe(self.name.clone(), Stage::Connections);
+            self.watch_pressure(subscription, context);
+        }
+        Box::pin(actix::fut::ready(Ok(())))
+    }
+
+    fn stop(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
+        self.state.drain();
+        self.apply_effects(context);
+        let mut outstanding = self.outstanding.subscribe();
+        let limit = self.state.config.drain_timeout;
+        let name = self.name.clone();
+        Box::pin(wrap_future(async move {
+            let drained = outstanding.wait_for(|outstanding| *outstanding == 0);
+            if tokio::time::timeout(limit, drained).await.is_err() {
+                tracing::warn!(pool = name, "the pool stops although leases have not ended");
+            }
+        }))
+    }
+
+    fn observe(&self) -> Value {
+        serde_json::to_value(self.state.status(Instant::now())).unwrap_or(Value::Null)
+    }
+}
+
+impl<C: Connect> Handler<Call<Checkout<C::Connection>>> for Pool<C> {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Checkout<C::Connection>>, context: &mut Context<Self>) {
+        let Some((Checkout { mode, holder, .. }, reply)) = call.accept() else {
+            return;
+        };
+        // A caller that ended a lease before this checkout can get the same connection.
+        self.take_ended_leases();
+        let margin = (reply.remaining() / MARGIN_PART).min(MARGIN_MAX);
+        let deadline = reply.deadline() - margin;
+        self.state
+            .check_out(Instant::now(), mode, holder, deadline, reply);
+        self.apply_effects(context);
+    }
+}
+
+impl<C: Connect> Handler<Call<Status>> for Pool<C> {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Status>, _context: &mut Context<Self>) {
+        let Some((Status, reply)) = call.accept() else {
+            return;
+        };
+        reply.send(self.state.status(Instant::now()));
+    }
+}
