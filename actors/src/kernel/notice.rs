@@ -1,62 +1,62 @@
-//! What one room has to tell of memory and the room that keeps its story should hear of, without
-//! either knowing the other.
+//! Notices: what a module reports about the memory of something that it owns, for the history of
+//! the memory budget. Neither side knows the other.
 
 use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-/// Notices that wait for a slow reader. They are rare; who misses some learns how many.
+/// Notices that a slow reader can lag behind. It then misses the oldest and learns how many.
 const WAITING_MAX: usize = 256;
 
 /// Something that happened to what an actor owns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Notice {
-    /// When.
+    /// When it happened.
     pub at: SystemTime,
-    /// To whom, in the words of the catalogue, for example `silero-vad:1/host-0`.
+    /// The actor that it happened to, for example `silero-vad:1/host-0`.
     pub actor: String,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: NoticeKind,
 }
 
-/// What happened.
+/// The kinds of notices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum NoticeKind {
-    /// Its memory rises without end.
+    /// The actor's memory rises from call to call.
     Leaking {
-        /// Bytes at the first of the measurements that show it.
+        /// Bytes at the first measurement of the rise.
         from_bytes: u64,
         /// Bytes at the last.
         to_bytes: u64,
         /// Calls between the two.
         calls: u64,
     },
-    /// It holds far more than when it was loaded.
+    /// The actor holds far more memory than was estimated for it.
     PastEstimate {
-        /// Bytes that it was thought to need.
+        /// Bytes that were estimated.
         estimated_bytes: u64,
-        /// Bytes that it holds.
+        /// Bytes that were measured.
         measured_bytes: u64,
     },
-    /// Its process was replaced by a fresh one, in order.
+    /// The actor replaced its process by a fresh one.
     #[serde(rename = "recycled")]
     Replaced {
-        /// Bytes that the old one held.
+        /// Bytes that the old process held.
         before_bytes: u64,
-        /// Bytes that the new one holds.
+        /// Bytes that the new process holds.
         after_bytes: u64,
     },
-    /// The kernel ended its process because memory had run out.
+    /// The kernel killed the actor's process because memory had run out.
     KilledByKernel {
-        /// Bytes that the process held when it was last measured.
+        /// Bytes of the process at its last measurement.
         measured_bytes: u64,
     },
 }
 
-/// Where notices are given. Clones lead to the same readers; without a reader nothing is kept.
+/// Publishes notices. Clones have the same readers. Without a reader, notices are dropped.
 #[derive(Debug, Clone)]
 pub struct Notices(broadcast::Sender<Notice>);
 
@@ -67,19 +67,19 @@ impl Default for Notices {
 }
 
 impl Notices {
-    /// Tells all readers. Never waits.
-    pub fn tell(&self, actor: impl Into<String>, kind: NoticeKind) {
+    /// Sends a notice to all readers. Never waits.
+    pub fn publish(&self, actor: impl Into<String>, kind: NoticeKind) {
         let notice = Notice {
             at: SystemTime::now(),
             actor: actor.into(),
             kind,
         };
-        // Fails only when nobody reads.
+        // Fails only when there is no reader.
         self.0.send(notice).ok();
     }
 
-    /// Reads what is told from now on.
-    pub fn read(&self) -> NoticeReader {
+    /// A reader of every notice from now on.
+    pub fn subscribe(&self) -> NoticeReader {
         NoticeReader(self.0.subscribe())
     }
 }
@@ -89,14 +89,14 @@ impl Notices {
 pub struct NoticeReader(broadcast::Receiver<Notice>);
 
 impl NoticeReader {
-    /// The next notice; `None` when nobody can give one any more. What a slow reader missed is
-    /// left out, and logged by its number.
+    /// The next notice; `None` when there is no publisher any more. Notices that a slow reader
+    /// missed are skipped, and their number is logged.
     pub async fn next(&mut self) -> Option<Notice> {
         loop {
             match self.0.recv().await {
                 Ok(notice) => return Some(notice),
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "notices came faster than they were read");
+                    tracing::warn!(missed, "the reader of notices is too slow and missed some");
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
@@ -104,10 +104,9 @@ impl NoticeReader {
     }
 }
 
-/// How often the kernel ended a process because memory had run out, as far as can be told for the
-/// processes of this server.
+/// Counts the processes of this server that the kernel killed because memory had run out.
 pub trait OomCounter: Send + Sync + 'static {
-    /// The count, which only grows; `None` when the system does not tell.
+    /// The count, which only grows; `None` where the kernel does not provide one.
     fn oom_kills(&self) -> Option<u64>;
 }
 
@@ -116,12 +115,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_reader_hears_what_is_told_in_order_and_the_slow_one_goes_on() {
+    async fn a_slow_reader_misses_the_oldest_notices_and_gets_the_rest_in_order() {
         let notices = Notices::default();
-        let mut reader = notices.read();
+        let mut reader = notices.subscribe();
         let killed = |measured_bytes| NoticeKind::KilledByKernel { measured_bytes };
         for index in 0..WAITING_MAX as u64 + 3 {
-            notices.tell("model:1/host-0", killed(index));
+            notices.publish("model:1/host-0", killed(index));
         }
         drop(notices);
         for index in 3..WAITING_MAX as u64 + 3 {
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_reads_as_one_flat_object() {
+    fn a_notice_is_serialised_as_one_flat_object() {
         let notice = Notice {
             at: SystemTime::UNIX_EPOCH,
             actor: "model:1/host-0".to_owned(),

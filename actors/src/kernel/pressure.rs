@@ -1,192 +1,72 @@
-//! Memory pressure as a level that everyone can read, with one writer.
+//! Memory pressure: a level that every actor can read and one writer publishes.
 //!
-//! A level cannot be missed, queued twice or delivered late, as messages can. Each publication has
-//! an epoch and says through which [`Stage`] subscribers are asked to give back: what costs users
-//! nothing first, what they are using last. Whoever cleans up acknowledges the epoch with what it
-//! did, and the writer can wait for that.
+//! The level is a shared value, not a message: it cannot be missed, queued twice or delivered late.
+//! Each publication starts an epoch and names the last [`Stage`] that is asked to give memory back.
+//! Subscribers acknowledge the epoch with what they did, and the writer can wait for that.
+
+mod level;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
 use tokio::sync::{Notify, watch};
 
-/// How short memory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// There is room.
-    #[default]
-    Normal,
-    /// Give back what costs nothing.
-    Elevated,
-    /// Give back what is idle.
-    High,
-    /// Emergency clean-up: give back all that is not in use, now.
-    Critical,
-    /// As critical; and nothing new may be loaded.
-    Exhausted,
-}
+pub use level::{Action, Level, Pressure, Stage};
 
-impl Level {
-    /// All levels, lowest first.
-    pub const ALL: [Self; 5] = [
-        Self::Normal,
-        Self::Elevated,
-        Self::High,
-        Self::Critical,
-        Self::Exhausted,
-    ];
-
-    /// A fixed word for metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Elevated => "elevated",
-            Self::High => "high",
-            Self::Critical => "critical",
-            Self::Exhausted => "exhausted",
-        }
-    }
-}
-
-/// What may be given back, in the order of what its loss costs users.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// Memory that is free already and only kept by an allocator.
-    Slack,
-    /// Cached answers, which can be had again.
-    Caches,
-    /// Idle connections, which can be opened again.
-    Connections,
-    /// Loaded things that nobody uses.
-    Idle,
-    /// Loaded things in use: they are drained, and ended only when memory is exhausted.
-    InUse,
-}
-
-impl Stage {
-    /// All stages, cheapest first.
-    pub const ALL: [Self; 5] = [
-        Self::Slack,
-        Self::Caches,
-        Self::Connections,
-        Self::Idle,
-        Self::InUse,
-    ];
-
-    /// A fixed word for metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Slack => "slack",
-            Self::Caches => "caches",
-            Self::Connections => "connections",
-            Self::Idle => "idle",
-            Self::InUse => "in_use",
-        }
-    }
-}
-
-/// The pressure at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Pressure {
-    /// How short memory is.
-    pub level: Level,
-    /// The last stage that is asked to give back; `None` when nobody is.
-    pub max_stage: Option<Stage>,
-    /// Bytes to give back, all together, to be below the level again.
-    pub wanted_bytes: u64,
-    /// Grows with every publication; acknowledgements name it.
-    pub epoch: u64,
-}
-
-impl Pressure {
-    /// Whether what belongs to `stage` is asked for.
-    pub fn asks(&self, stage: Stage) -> bool {
-        self.max_stage.is_some_and(|max_stage| stage <= max_stage)
-    }
-}
-
-/// One thing that was done to give memory back.
+/// What one subscriber did for an epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Action {
-    /// To what: a resource, a host, an allocator.
-    pub what: String,
-    /// Bytes that it was expected to give; 0 where nobody could tell.
-    pub promised_bytes: u64,
-    /// Bytes that it used before, as measured by whoever did it.
-    pub before_bytes: u64,
-    /// Bytes that it used afterwards.
-    pub after_bytes: u64,
-}
-
-impl Action {
-    /// Bytes that came.
-    pub fn gained_bytes(&self) -> u64 {
-        self.before_bytes.saturating_sub(self.after_bytes)
-    }
-}
-
-impl Serialize for Action {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut shown = serializer.serialize_struct("Action", 5)?;
-        shown.serialize_field("what", &self.what)?;
-        shown.serialize_field("promised_bytes", &self.promised_bytes)?;
-        shown.serialize_field("before_bytes", &self.before_bytes)?;
-        shown.serialize_field("after_bytes", &self.after_bytes)?;
-        shown.serialize_field("gained_bytes", &self.gained_bytes())?;
-        shown.end()
-    }
-}
-
-/// What one subscriber did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Acknowledgement {
-    /// Who.
+    /// The subscriber.
     pub name: String,
-    /// What it did; empty when it had nothing to give.
+    /// Its steps; empty when it had nothing to give.
     pub actions: Vec<Action>,
 }
 
+/// The result of one epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acknowledgements {
+    /// What subscribers did, by name.
+    pub received: Vec<Acknowledgement>,
+    /// The subscribers that did not acknowledge in time.
+    pub silent: Vec<String>,
+}
+
 #[derive(Debug, Default)]
-struct Board {
-    /// The level that usage reaches by the last reading; `None` when nobody observes it.
+struct State {
+    /// The level that the last reading reaches; `None` before the first.
     reached: Option<Level>,
-    epoch: u64,
-    max_stage: Option<Stage>,
-    subscribers: BTreeMap<String, Member>,
+    /// The pressure that was published last.
+    pressure: Pressure,
+    subscribers: BTreeMap<String, Subscriber>,
 }
 
 #[derive(Debug)]
-struct Member {
+struct Subscriber {
     stage: Stage,
-    /// What it did for the epoch.
-    answer: Option<Vec<Action>>,
+    /// What it did for the current epoch; `None` until it acknowledges.
+    actions: Option<Vec<Action>>,
 }
 
-impl Board {
-    /// The subscribers whose answer is waited for.
-    fn asked(&self) -> impl Iterator<Item = (&String, &Member)> {
-        let members = self.subscribers.iter();
-        members.filter(|(_, member)| {
-            self.max_stage
-                .is_some_and(|max_stage| member.stage <= max_stage)
-        })
+impl State {
+    /// The subscribers that the current epoch asks.
+    fn asked(&self) -> impl Iterator<Item = (&String, &Subscriber)> {
+        let subscribers = self.subscribers.iter();
+        subscribers.filter(|(_, subscriber)| self.pressure.asks(subscriber.stage))
     }
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    board: Mutex<Board>,
+    state: Mutex<State>,
     acknowledged: Notify,
 }
 
 impl Shared {
-    fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,7 +83,7 @@ pub fn channel() -> (PressureWriter, PressureReader) {
     )
 }
 
-/// The writing end. Not `Clone`: there is one.
+/// The writing end. It cannot be cloned, so there is one.
 #[derive(Debug)]
 pub struct PressureWriter {
     sender: watch::Sender<Pressure>,
@@ -211,46 +91,40 @@ pub struct PressureWriter {
 }
 
 impl PressureWriter {
-    /// Publishes a level, asks for `wanted_bytes` from every stage up to `max_stage`, and says the
-    /// epoch.
+    /// Publishes a level and asks every stage up to `max_stage` for `wanted_bytes`. Returns the new
+    /// epoch. The epoch before ends.
     pub fn publish(&self, level: Level, max_stage: Option<Stage>, wanted_bytes: u64) -> u64 {
-        let mut board = self.shared.board();
-        board.epoch += 1;
-        board.max_stage = max_stage;
-        for member in board.subscribers.values_mut() {
-            member.answer = None;
+        let mut state = self.shared.state();
+        for subscriber in state.subscribers.values_mut() {
+            subscriber.actions = None;
         }
-        let epoch = board.epoch;
-        drop(board);
-        self.sender.send_replace(Pressure {
+        let epoch = state.pressure.epoch + 1;
+        state.pressure = Pressure {
             level,
             max_stage,
             wanted_bytes,
             epoch,
-        });
+        };
+        self.sender.send_replace(state.pressure);
         epoch
     }
 
-    /// Says which level usage reaches now, by itself. A level is published later than this when it
-    /// falls, since it is kept for a while.
-    pub fn observe(&self, reached: Level) {
-        self.shared.board().reached = Some(reached);
+    /// Records the level that usage alone reaches now. The published level can stay above it for a
+    /// while, since a level falls late.
+    pub fn set_reached(&self, reached: Level) {
+        self.shared.state().reached = Some(reached);
     }
 
-    /// Waits until every subscriber that `epoch` asks has acknowledged it, at most `within`. Returns
-    /// what came, and the names of those who did not answer; `None` when another epoch has begun.
-    pub async fn acknowledgements(
-        &self,
-        epoch: u64,
-        within: Duration,
-    ) -> Option<(Vec<Acknowledgement>, Vec<String>)> {
+    /// Waits until every subscriber that `epoch` asks has acknowledged it, at most `within`. `None`
+    /// when another epoch has begun.
+    pub async fn acknowledgements(&self, epoch: u64, within: Duration) -> Option<Acknowledgements> {
         let all = async {
             loop {
                 let notified = self.shared.acknowledged.notified();
                 {
-                    let board = self.shared.board();
-                    if board.epoch != epoch
-                        || board.asked().all(|(_, member)| member.answer.is_some())
+                    let state = self.shared.state();
+                    if state.pressure.epoch != epoch
+                        || state.asked().all(|(_, asked)| asked.actions.is_some())
                     {
                         return;
                     }
@@ -258,26 +132,23 @@ impl PressureWriter {
                 notified.await;
             }
         };
-        // Whether all came or the time passed, the board says who did.
+        // After a timeout, the state still says who acknowledged.
         drop(tokio::time::timeout(within, all).await);
-        let board = self.shared.board();
-        if board.epoch != epoch {
+        let state = self.shared.state();
+        if state.pressure.epoch != epoch {
             return None;
         }
-        let mut came = Vec::new();
-        let mut silent = Vec::new();
-        for (name, member) in board.asked() {
-            match &member.answer {
-                Some(actions) => {
-                    came.push(Acknowledgement {
-                        name: name.clone(),
-                        actions: actions.clone(),
-                    });
-                }
-                None => silent.push(name.clone()),
+        let mut result = Acknowledgements::default();
+        for (name, subscriber) in state.asked() {
+            match &subscriber.actions {
+                Some(actions) => result.received.push(Acknowledgement {
+                    name: name.clone(),
+                    actions: actions.clone(),
+                }),
+                None => result.silent.push(name.clone()),
             }
         }
-        Some((came, silent))
+        Some(result)
     }
 }
 
@@ -294,23 +165,24 @@ impl PressureReader {
         *self.receiver.borrow()
     }
 
-    /// The level that usage reached at the last reading, without what keeps a level from flapping:
-    /// for steps that nothing but the usage of this moment justifies.
+    /// The level that the last reading alone reaches, without the delay by which a level falls. Use
+    /// it for steps that only the usage of this moment justifies.
     pub fn reached(&self) -> Level {
-        let observed = self.shared.board().reached;
-        observed.unwrap_or_else(|| self.current().level)
+        let reached = self.shared.state().reached;
+        reached.unwrap_or_else(|| self.current().level)
     }
 
-    /// Takes part in clean-ups under `name`, which must be its own, until the subscription is
-    /// dropped. It is asked from `stage` on. A level that is already there counts as a change to
-    /// react to.
+    /// Subscribes under `name`, which must be unique, until the subscription is dropped. The
+    /// subscriber is asked from `stage` on. The current pressure counts as the first change.
     pub fn subscribe(&self, name: impl Into<String>, stage: Stage) -> Subscription {
         let name = name.into();
-        let member = Member {
+        let subscriber = Subscriber {
             stage,
-            answer: None,
+            actions: None,
         };
-        self.shared.board().subscribers.insert(name.clone(), member);
+        let mut state = self.shared.state();
+        state.subscribers.insert(name.clone(), subscriber);
+        drop(state);
         let mut receiver = self.receiver.clone();
         receiver.mark_changed();
         Subscription {
@@ -330,8 +202,8 @@ pub struct Subscription {
     acknowledger: Acknowledger,
 }
 
-/// Acknowledges epochs for one subscriber, apart from its [`Subscription`]: work that an epoch asks
-/// for may last beyond the next change, which must be heard meanwhile.
+/// Acknowledges epochs for one subscriber, apart from its [`Subscription`]: the work for an epoch can
+/// last beyond the next change, which the subscription must receive meanwhile.
 #[derive(Debug, Clone)]
 pub struct Acknowledger {
     name: String,
@@ -350,23 +222,23 @@ impl Subscription {
         self.acknowledger.acknowledge(epoch, actions);
     }
 
-    /// What acknowledges while this waits for the next change.
+    /// An acknowledger that can be used while the subscription waits for the next change.
     pub fn acknowledger(&self) -> Acknowledger {
         self.acknowledger.clone()
     }
 }
 
 impl Acknowledger {
-    /// Says what was done for `epoch`; nothing is an answer, too. Late answers, to an epoch that has
-    /// passed, are dropped.
+    /// Acknowledges `epoch` with the steps that were taken, if any. An acknowledgement of an epoch
+    /// that has ended is dropped.
     pub fn acknowledge(&self, epoch: u64, actions: Vec<Action>) {
-        let mut board = self.shared.board();
-        if board.epoch == epoch
-            && let Some(member) = board.subscribers.get_mut(&self.name)
+        let mut state = self.shared.state();
+        if state.pressure.epoch == epoch
+            && let Some(subscriber) = state.subscribers.get_mut(&self.name)
         {
-            member.answer = Some(actions);
+            subscriber.actions = Some(actions);
         }
-        drop(board);
+        drop(state);
         self.shared.acknowledged.notify_waiters();
     }
 }
@@ -374,100 +246,8 @@ impl Acknowledger {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let Acknowledger { name, shared } = &self.acknowledger;
-        shared.board().subscribers.remove(name);
-        // Nobody has to wait for it any more.
+        shared.state().subscribers.remove(name);
+        // The writer must not wait for this subscriber any longer.
         shared.acknowledged.notify_waiters();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn freed(bytes: u64) -> Vec<Action> {
-        vec![Action {
-            what: "something".into(),
-            promised_bytes: bytes,
-            before_bytes: bytes,
-            after_bytes: 0,
-        }]
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_writer_learns_who_gave_back_what_and_who_kept_silent() {
-        let (writer, reader) = channel();
-        let mut loader = reader.subscribe("loader", Stage::Idle);
-        let _silent = reader.subscribe("silent", Stage::Slack);
-        let epoch = writer.publish(Level::High, Some(Stage::Idle), 100);
-        let seen = loader.changed().await.unwrap();
-        assert_eq!(
-            (seen.level, seen.wanted_bytes, seen.epoch),
-            (Level::High, 100, epoch)
-        );
-        loader.acknowledge(epoch, freed(60));
-        let (came, silent) = writer.acknowledgements(epoch, SECOND).await.unwrap();
-        assert_eq!(
-            came,
-            [Acknowledgement {
-                name: "loader".into(),
-                actions: freed(60)
-            }]
-        );
-        assert_eq!(silent, ["silent"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_those_are_waited_for_whose_stage_is_asked() {
-        let (writer, reader) = channel();
-        let mut cheap = reader.subscribe("cheap", Stage::Slack);
-        let mut dear = reader.subscribe("dear", Stage::InUse);
-        let epoch = writer.publish(Level::Elevated, Some(Stage::Slack), 1);
-        assert!(cheap.changed().await.unwrap().asks(Stage::Slack));
-        assert!(!dear.changed().await.unwrap().asks(Stage::InUse));
-        cheap.acknowledge(epoch, Vec::new());
-        let started = tokio::time::Instant::now();
-        let (came, silent) = writer.acknowledgements(epoch, SECOND).await.unwrap();
-        assert_eq!((came.len(), silent.len()), (1, 0));
-        assert_eq!(started.elapsed(), Duration::ZERO);
-        // A level without a wish asks nobody.
-        let epoch = writer.publish(Level::Normal, None, 0);
-        let (came, silent) = writer.acknowledgements(epoch, SECOND).await.unwrap();
-        assert_eq!((came.len(), silent.len()), (0, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_late_subscriber_sees_the_level_that_is_there() {
-        let (writer, reader) = channel();
-        writer.publish(Level::Critical, Some(Stage::Idle), 7);
-        let mut late = reader.subscribe("late", Stage::Idle);
-        assert_eq!(late.changed().await.unwrap().level, Level::Critical);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_late_acknowledgement_does_not_count_for_the_next_epoch() {
-        let (writer, reader) = channel();
-        let mut slow = reader.subscribe("slow", Stage::Idle);
-        let first = writer.publish(Level::High, Some(Stage::Idle), 1);
-        slow.changed().await.unwrap();
-        let second = writer.publish(Level::Critical, Some(Stage::Idle), 2);
-        slow.acknowledge(first, freed(1));
-        assert_eq!(writer.acknowledgements(first, SECOND).await, None);
-        let (came, silent) = writer.acknowledgements(second, SECOND).await.unwrap();
-        assert_eq!((came.len(), silent.len()), (0, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_a_subscriber_that_left() {
-        let (writer, reader) = channel();
-        let gone = reader.subscribe("gone", Stage::Idle);
-        let epoch = writer.publish(Level::High, Some(Stage::Idle), 1);
-        let started = tokio::time::Instant::now();
-        let (answer, ()) = tokio::join!(writer.acknowledgements(epoch, SECOND), async {
-            drop(gone);
-        });
-        assert_eq!(answer, Some((Vec::new(), Vec::new())));
-        assert_eq!(started.elapsed(), Duration::ZERO);
     }
 }

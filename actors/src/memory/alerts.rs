@@ -383,7 +383,7 @@ mod tests {
                 to_bytes: 2,
                 calls: 3,
             };
-            memory.notices().tell("model:1/host-0", leak);
+            memory.notices().publish("model:1/host-0", leak);
             fixture.process(100, 1, "headroom", 10);
             assert_eq!(
                 take_request(&listener, "200 OK").await,
@@ -417,7 +417,7 @@ mod tests {
             let killed = |bytes| NoticeKind::KilledByKernel {
                 measured_bytes: bytes,
             };
-            memory.notices().tell("model:1/host-0", killed(7));
+            memory.notices().publish("model:1/host-0", killed(7));
             let level = take_request(&listener, "404 Not Found").await;
             assert_eq!(level["event"], "level");
             let killed = take_request(&listener, "200 OK").await;

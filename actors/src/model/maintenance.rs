@@ -111,7 +111,7 @@ impl ModelHost {
                     to_bytes,
                     calls,
                 };
-                self.spec.memory.notices.tell(host, kind);
+                self.spec.memory.notices.publish(host, kind);
             }
             ReplaceReason::Overgrown { expected, bytes } => {
                 metrics::counter!("headroom_model_past_estimate_total", "name" => name)
@@ -123,7 +123,7 @@ impl ModelHost {
                     estimated_bytes: expected,
                     measured_bytes: bytes,
                 };
-                self.spec.memory.notices.tell(host, kind);
+                self.spec.memory.notices.publish(host, kind);
             }
         }
     }
@@ -187,7 +187,7 @@ impl ModelHost {
             before_bytes,
             after_bytes,
         };
-        self.spec.memory.notices.tell(host, kind);
+        self.spec.memory.notices.publish(host, kind);
     }
 
     /// The process that was ready has ended; by itself, having held `measured` bytes, unless that
@@ -219,7 +219,7 @@ impl ModelHost {
         let kind = NoticeKind::KilledByKernel {
             measured_bytes: measured,
         };
-        self.spec.memory.notices.tell(host, kind);
+        self.spec.memory.notices.publish(host, kind);
     }
 
     /// The model needs more than the `measured` bytes that it had: the next load must reserve more.

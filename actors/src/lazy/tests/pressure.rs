@@ -28,10 +28,10 @@ async fn freed(test: &TestLoader, level: Level, wanted: u64) -> u64 {
 
 async fn asked(test: &TestLoader, level: Level, max_stage: Option<Stage>, wanted: u64) -> u64 {
     let epoch = test.pressure.publish(level, max_stage, wanted);
-    let (came, silent) = test.pressure.acknowledgements(epoch, MINUTE).await.unwrap();
-    assert!(silent.is_empty(), "the loader did not answer");
-    let answers = came.iter().flat_map(|answer| &answer.actions);
-    answers.map(Action::gained_bytes).sum()
+    let result = test.pressure.acknowledgements(epoch, MINUTE).await.unwrap();
+    assert!(result.silent.is_empty(), "the loader did not answer");
+    let actions = result.received.iter().flat_map(|answer| &answer.actions);
+    actions.map(Action::gained_bytes).sum()
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn only_when_memory_is_exhausted_is_the_largest_in_use_ended_under_its_users() {
         assert_eq!(test.ledger.used(), 90, "it is given a moment to finish");
         eventually(async || test.ledger.used() == 60).await;
         // The level is kept for a while, but usage has fallen: nobody else is ended.
-        test.pressure.observe(Level::Elevated);
+        test.pressure.set_reached(Level::Elevated);
         sleep(MINUTE).await;
         assert_eq!(test.status("large").await.phase, Phase::Cold);
         assert_eq!(test.status("small").await.phase, Phase::Draining);
@@ -185,9 +185,9 @@ fn a_rising_level_is_heard_while_an_unload_is_under_way() {
         assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
         // It is acknowledged when all that leaves for it has gone.
         let within = 2 * MINUTE;
-        let answers = test.pressure.acknowledgements(epoch, within).await;
-        let (came, silent) = answers.unwrap();
-        assert_eq!((came[0].actions.len(), silent), (1, Vec::new()));
+        let result = test.pressure.acknowledgements(epoch, within).await.unwrap();
+        assert_eq!(result.silent, [""; 0]);
+        assert_eq!(result.received[0].actions.len(), 1);
         assert!(begun.elapsed() > MINUTE - SECOND);
         drop(lease);
         test.close().await;

@@ -82,7 +82,7 @@ impl MemorySupervisor {
             (history.level(), history.held())
         };
         let share = used_share(used, budget);
-        self.shared.writer.observe(levels.reached(share));
+        self.shared.writer.set_reached(levels.reached(share));
         let share = self.stalls.raise(share, &levels);
         let to = next_level(from, share, held, &levels);
         let wanted = wanted_bytes(to, used, budget, &levels);

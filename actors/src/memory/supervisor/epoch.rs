@@ -74,9 +74,9 @@ impl MemorySupervisor {
             };
             let others = shared.writer.acknowledgements(number, within);
             let (answers, own) = tokio::join!(others, own);
-            answers.map(|(mut came, silent)| {
-                came.extend(own);
-                (came, silent)
+            answers.map(|mut answers| {
+                answers.received.extend(own);
+                (answers.received, answers.silent)
             })
         };
         context.spawn(

@@ -85,7 +85,7 @@ impl MemorySupervisor {
 
     /// Puts what other rooms tell into the history.
     pub(super) fn listen_to_rooms(&self, context: &mut Context<Self>) {
-        Self::wait_for_notice(self.shared.notices.read(), context);
+        Self::wait_for_notice(self.shared.notices.subscribe(), context);
     }
 
     fn wait_for_notice(mut reader: NoticeReader, context: &mut Context<Self>) {

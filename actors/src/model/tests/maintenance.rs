@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::fake::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS, program};
-use crate::kernel::pressure::{self, Level, PressureWriter, Stage};
+use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
     self, AskError, BudgetError, BufferLedger, Buffers, ChildSpec, Handle, Load, LoadContext,
@@ -138,7 +138,7 @@ async fn load_within(
     Loaded {
         owner: resource.owner().clone(),
         resource,
-        notices: notices.read(),
+        notices: notices.subscribe(),
         feedback,
         pressure,
         kills,
@@ -308,22 +308,23 @@ fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
             let answers = stage.pressure.acknowledgements(epoch, WITHIN).await;
             answers.expect("no other epoch")
         };
-        let (came, silent) = ask().await;
-        assert_eq!(silent, [""; 0]);
-        let names: Vec<&str> = came.iter().map(|answer| answer.name.as_str()).collect();
+        let result = ask().await;
+        assert_eq!(result.silent, [""; 0]);
+        let received = result.received;
+        let names: Vec<&str> = received.iter().map(|answer| &*answer.name).collect();
         assert_eq!(names, ["plain:1/host-0", "plain:1/host-1"]);
-        for answer in came {
+        for answer in received {
             assert_eq!(answer.actions[0].gained_bytes(), MIB);
         }
         // There is nothing to give so soon after.
-        let (came, _) = ask().await;
-        assert_eq!(came[0].actions[0].gained_bytes(), 0);
+        let again = ask().await.received;
+        assert_eq!(again[0].actions[0].gained_bytes(), 0);
         let pressure = &stage.pressure;
         stage.root.stop().await;
         until("unsubscribed", async || {
             let epoch = pressure.publish(Level::Elevated, Some(Stage::Slack), 1);
             let answers = pressure.acknowledgements(epoch, Duration::ZERO).await;
-            answers.is_some_and(|(came, silent)| came.is_empty() && silent.is_empty())
+            answers == Some(Acknowledgements::default())
         })
         .await;
     });

@@ -137,14 +137,14 @@ fn memory_pressure_closes_idle_connections_below_the_minimum_and_reports_it() {
                 .acknowledgements(epoch, secs(1))
                 .await
                 .unwrap()
-                .1
+                .silent
                 .is_empty()
         );
         assert_eq!(pool.status().await.size, 5);
         let epoch = writer.publish(Level::High, Some(Stage::Connections), 3 * MB - 1);
-        let (acknowledged, missing) = writer.acknowledgements(epoch, secs(1)).await.unwrap();
-        assert!(missing.is_empty());
-        let action = &acknowledged[0].actions[0];
+        let result = writer.acknowledgements(epoch, secs(1)).await.unwrap();
+        assert!(result.silent.is_empty());
+        let action = &result.received[0].actions[0];
         assert_eq!(
             (action.promised_bytes, action.gained_bytes()),
             (3 * MB, 3 * MB)

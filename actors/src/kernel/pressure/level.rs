@@ -1,0 +1,124 @@
+//! The terms of memory pressure: levels, stages, and what one publication asks for.
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+/// How short memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Enough memory is free.
+    #[default]
+    Normal,
+    /// Give back memory whose loss costs nothing.
+    Elevated,
+    /// Give back idle resources.
+    High,
+    /// Emergency clean-up: give back everything that is not in use, at once.
+    Critical,
+    /// Like critical, and nothing new may be loaded.
+    Exhausted,
+}
+
+impl Level {
+    /// All levels, lowest first.
+    pub const ALL: [Self; 5] = [
+        Self::Normal,
+        Self::Elevated,
+        Self::High,
+        Self::Critical,
+        Self::Exhausted,
+    ];
+
+    /// A fixed word for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Elevated => "elevated",
+            Self::High => "high",
+            Self::Critical => "critical",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
+/// A class of memory that can be given back. The order is that of the cost to users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Freed memory that an allocator keeps.
+    Slack,
+    /// Cached data, which can be fetched again.
+    Caches,
+    /// Idle connections, which can be opened again.
+    Connections,
+    /// Loaded resources that nobody uses.
+    Idle,
+    /// Loaded resources in use. They are drained; they are ended only when memory is exhausted.
+    InUse,
+}
+
+impl Stage {
+    /// A fixed word for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Slack => "slack",
+            Self::Caches => "caches",
+            Self::Connections => "connections",
+            Self::Idle => "idle",
+            Self::InUse => "in_use",
+        }
+    }
+}
+
+/// The pressure at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pressure {
+    /// How short memory is.
+    pub level: Level,
+    /// The last stage that is asked to give memory back; `None` when no stage is.
+    pub max_stage: Option<Stage>,
+    /// Bytes that all subscribers together should give back to leave the level.
+    pub wanted_bytes: u64,
+    /// Grows by one with every publication. Acknowledgements name it.
+    pub epoch: u64,
+}
+
+impl Pressure {
+    /// Whether `stage` is asked to give memory back.
+    pub fn asks(&self, stage: Stage) -> bool {
+        self.max_stage.is_some_and(|max_stage| stage <= max_stage)
+    }
+}
+
+/// One step that a subscriber took to give memory back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    /// The resource, host or allocator that gave the memory.
+    pub what: String,
+    /// Bytes that the step was expected to give; 0 where that was not known.
+    pub promised_bytes: u64,
+    /// Bytes in use before, as the subscriber measured them.
+    pub before_bytes: u64,
+    /// Bytes in use afterwards.
+    pub after_bytes: u64,
+}
+
+impl Action {
+    /// Bytes that the step gave back.
+    pub fn gained_bytes(&self) -> u64 {
+        self.before_bytes.saturating_sub(self.after_bytes)
+    }
+}
+
+impl Serialize for Action {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Action", 5)?;
+        fields.serialize_field("what", &self.what)?;
+        fields.serialize_field("promised_bytes", &self.promised_bytes)?;
+        fields.serialize_field("before_bytes", &self.before_bytes)?;
+        fields.serialize_field("after_bytes", &self.after_bytes)?;
+        fields.serialize_field("gained_bytes", &self.gained_bytes())?;
+        fields.end()
+    }
+}
