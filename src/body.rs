@@ -1,14 +1,13 @@
-//! Request bodies within bounds.
+//! Reads request bodies within bounds.
 //!
-//! Four bounds hold for every body: its own size, the bytes of all bodies held at one time, what the
-//! memory budget has left, and time. A body takes bytes out of the [`BodyBudget`] as they arrive, and
-//! gives them back when it is dropped, so the [`Body`] must live as long as its bytes are used. An
-//! announced length alone takes nothing: a client that announces much and sends nothing is in
-//! nobody's way. Small bodies have a share of the budget to themselves, so that large ones never
-//! keep them out.
+//! Each body is bounded in four ways: by its own size, by the bytes of all bodies in memory, by the
+//! memory budget, and by time. A body takes bytes from the [`BodyBudget`] as they arrive and returns
+//! them when it is dropped, so a [`Body`] must live as long as its bytes are used. An announced length
+//! takes nothing, so a client that announces much and sends little blocks no other client. Small
+//! bodies have a share of the budget that large bodies cannot use.
 //!
-//! A refusal leaves the rest of the body unread. The connection then stays readable for
-//! `server.client_disconnect_timeout`, so that a client that is still sending can read the answer.
+//! After a refusal the rest of the body is not read. The connection stays open for
+//! `server.client_disconnect_timeout`, so that a client that is still sending can read the response.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -28,54 +27,53 @@ use crate::connection::Pace;
 use crate::problem::{Problem, ProblemKind, no_memory, too_large};
 use crate::settings::sections::ServerSettings;
 
-/// What one permit stands for: a permit per byte would end at 4 GiB.
+/// Bytes per semaphore permit. One permit per byte would limit the budget to 4 GiB.
 const UNIT_BYTES: u64 = 1024;
 
-/// Bodies up to this size are small: they take from the share of small bodies first, and are not
-/// set aside in the memory budget. It is also what every body takes at first.
+/// Bodies up to this size are small. They use the share of small bodies first and are not reserved in
+/// the memory budget. Each body takes at most this much at first.
 const SMALL_BYTES: u64 = 64 * 1024;
 
-/// Small bodies have this part of the bytes of all bodies to themselves, beside those.
+/// The share of small bodies is the budget of all bodies divided by this. It is an addition to it.
 const SMALL_SHARE: u32 = 8;
 
-/// Bytes of a text within a body of JSON: names and ids, which are kept as long as the request is
-/// worked on.
-const JSON_TEXT_MAX: usize = 4096;
+/// The longest string in a JSON body, in bytes. Strings are names and ids.
+const JSON_STRING_MAX: usize = 4096;
 
-/// When a refused request may be tried again: bodies come and go within moments.
+/// `Retry-After` of a refused body. Bodies are short-lived.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The bytes that all request bodies together may hold; clones share them.
+/// The bytes that all request bodies together may use. Clones share them.
 #[derive(Clone)]
 pub struct BodyBudget {
-    /// Their part of the memory budget.
+    /// The account of request bodies in the memory budget.
     buffers: Arc<dyn Buffers>,
-    /// What only small bodies take from.
+    /// Permits for small bodies only.
     small: Arc<Semaphore>,
-    /// What any body takes from.
+    /// Permits for all bodies.
     any: Arc<Semaphore>,
     units: u32,
     body_max: u64,
     admission_wait: Duration,
-    /// How slow a client may send.
+    /// How slowly a client may send.
     pace: Pace,
     body_timeout: Duration,
 }
 
-/// A request's body, and its hold on the budget.
+/// A request body and its reservation. Dereferences to the bytes.
 #[derive(Debug)]
 pub struct Body {
     bytes: Bytes,
     _held: BodyReservation,
 }
 
-/// What a body takes: of the bound on all bodies, and of the memory budget.
+/// The permits and the reserved memory of one body.
 #[derive(Debug, Default)]
 struct BodyReservation {
-    /// Of the share of small bodies.
+    /// Permits of the share of small bodies.
     small: Option<OwnedSemaphorePermit>,
     any: Option<OwnedSemaphorePermit>,
-    /// None for a small one: those are always let in, or nobody could ask for anything.
+    /// `None` for a small body: small requests are admitted even when memory is short.
     memory: Option<BufferReservation>,
 }
 
@@ -88,7 +86,7 @@ impl Deref for Body {
 }
 
 impl BodyBudget {
-    /// A budget as the settings say, whose bytes are set aside in `buffers`.
+    /// Takes the bounds from `settings`, and reserves large bodies in `buffers`.
     pub fn new(settings: &ServerSettings, buffers: Arc<dyn Buffers>) -> Self {
         let units_max = units(settings.bodies_in_flight_max.as_u64());
         let small = units_max / SMALL_SHARE;
@@ -107,13 +105,13 @@ impl BodyBudget {
         }
     }
 
-    /// Bytes held now, in steps of 1 KiB.
+    /// Bytes in use, in steps of 1 KiB.
     pub fn bytes_in_use(&self) -> u64 {
         let free = self.small.available_permits() + self.any.available_permits();
         u64::from(self.units).saturating_sub(free as u64) * UNIT_BYTES
     }
 
-    /// Takes the first `bytes` of a body that is small so far.
+    /// Takes permits for the first `bytes` of a body that is still small.
     async fn take_small(&self, held: &mut BodyReservation, bytes: u64) -> Result<(), Problem> {
         let units = units(bytes);
         match Arc::clone(&self.small).try_acquire_many_owned(units) {
@@ -123,15 +121,14 @@ impl BodyBudget {
         Ok(())
     }
 
-    /// Takes for a body that is no longer small what it needs to have `bytes`, of which it has
-    /// `before` already.
+    /// Extends the permits and the memory of a body from `before` to `bytes`, once it is not small.
     async fn take_large(
         &self,
         held: &mut BodyReservation,
         before: u64,
         bytes: u64,
     ) -> Result<(), Problem> {
-        // What it had of the share of small bodies goes back to it.
+        // Permits of the share of small bodies are returned.
         let kept = if held.any.is_some() { before } else { 0 };
         let permit = self.acquire(units(bytes) - units(kept)).await?;
         held.small = None;
@@ -150,10 +147,10 @@ impl BodyBudget {
         let permit = Arc::clone(&self.any).acquire_many_owned(units);
         match timeout(self.admission_wait, permit).await {
             Ok(Ok(permit)) => Ok(permit),
-            // The semaphore is never closed; an elapsed wait is the only way here.
+            // The semaphore is never closed, so this is always the timeout.
             Ok(Err(_)) | Err(_) => Err(Problem::new(
                 ProblemKind::Overloaded,
-                "the bodies of other requests take all the memory set aside for bodies",
+                "the bodies of other requests use all of server.bodies_in_flight_max",
             )
             .retry_after(RETRY_AFTER)),
         }
@@ -163,8 +160,8 @@ impl BodyBudget {
 /// Reads a whole body.
 ///
 /// # Errors
-/// 413 above `server.request_body_max`, 503 when there is no room for it, 408 when the client is too
-/// slow, 415 when it is compressed, 400 when it ends early.
+/// 413 above `server.request_body_max`, 503 without memory for it, 408 if the client is too slow, 415
+/// if the body is compressed, 400 if it ends early.
 pub async fn read_body(
     request: &HttpRequest,
     payload: web::Payload,
@@ -193,7 +190,7 @@ async fn read(
     announced: Option<u64>,
     budget: &BodyBudget,
 ) -> Result<Body, Problem> {
-    // No body grows beyond what it announced, or else beyond what any may have.
+    // A body is at most as long as announced; without an announcement, as long as any body may be.
     let most = announced.unwrap_or(budget.body_max);
     let mut reserved = Reserved::new(budget);
     let mut pace = budget.pace.clone();
@@ -205,7 +202,7 @@ async fn read(
         }
         reserved.grow_to(length, most).await?;
         if Some(length) == announced && buffer.is_empty() {
-            // All of it came at once: no copy.
+            // The whole body arrived in one chunk: no copy is needed.
             reserved.fill_to(length);
             return Ok(reserved.into_body(chunk));
         }
@@ -229,17 +226,17 @@ async fn next(payload: &mut web::Payload, pace: &mut Pace) -> Result<Option<Byte
         Ok(Some(Err(error))) => Err(error.into()),
         Err(_) => Err(Problem::new(
             ProblemKind::RequestTimeout,
-            "the body came too slowly; server.body_idle_timeout and server.client_rate_min bound it",
+            "the body arrived too slowly; see server.body_idle_timeout and server.client_rate_min",
         )),
     }
 }
 
-/// A body's part of the budget, in growing steps.
+/// The reservation of a body that is being read. It grows in steps.
 struct Reserved<'a> {
     budget: &'a BodyBudget,
     held: BodyReservation,
     bytes: u64,
-    /// Bytes that the memory budget was told are in use.
+    /// Bytes reported to the memory budget as in use.
     filled: u64,
 }
 
@@ -253,7 +250,8 @@ impl<'a> Reserved<'a> {
         }
     }
 
-    /// Makes it `length` bytes at least; more, up to `most`, so that many small parts are few steps.
+    /// Grows the reservation to at least `length` bytes. It doubles, up to `most`, so that many small
+    /// chunks need few steps.
     async fn grow_to(&mut self, length: u64, most: u64) -> Result<(), Problem> {
         if length <= self.bytes {
             return Ok(());
@@ -271,7 +269,7 @@ impl<'a> Reserved<'a> {
         Ok(())
     }
 
-    /// The first `length` bytes of it are in use.
+    /// Reports that the first `length` bytes are in use.
     fn fill_to(&mut self, length: u64) {
         if let Some(memory) = &mut self.held.memory {
             memory.fill(length - self.filled);
@@ -287,23 +285,23 @@ impl<'a> Reserved<'a> {
     }
 }
 
-/// Reads a body of JSON.
+/// Parses a JSON body.
 ///
 /// # Errors
-/// It is none, or not of this form. A text within it is longer than 4 KiB: errors of the
-/// parser quote what they find, escaped, and would take many times the body.
+/// 400 if the body is not JSON of this form, or if a string in it is longer than 4 KiB. The parser's
+/// errors quote strings with escapes, so a long string would need many times its memory.
 pub fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    if has_text_beyond(body, JSON_TEXT_MAX) {
+    if has_string_beyond(body, JSON_STRING_MAX) {
         return Err(Problem::new(
             ProblemKind::InvalidInput,
-            format!("a text in the body is longer than {JSON_TEXT_MAX} bytes"),
+            format!("a string in the body is longer than {JSON_STRING_MAX} bytes"),
         ));
     }
     Ok(serde_json::from_slice(body)?)
 }
 
-/// Whether a string in `json` takes more than `bytes_max` bytes between its quotes.
-fn has_text_beyond(mut json: &[u8], bytes_max: usize) -> bool {
+/// Whether a string in `json` has more than `bytes_max` bytes between its quotes.
+fn has_string_beyond(mut json: &[u8], bytes_max: usize) -> bool {
     while let Some(start) = memchr(b'"', json) {
         json = &json[start + 1..];
         let mut length = 0;
@@ -314,7 +312,7 @@ fn has_text_beyond(mut json: &[u8], bytes_max: usize) -> bool {
                 return true;
             }
             match json.get(end) {
-                // What follows a backslash is part of the text, whatever it is.
+                // The byte after a backslash belongs to the string.
                 Some(b'\\') => {
                     length += 2;
                     json = json.get(end + 2..).unwrap_or_default();
@@ -329,7 +327,7 @@ fn has_text_beyond(mut json: &[u8], bytes_max: usize) -> bool {
     false
 }
 
-/// The settings bound sizes to 1 TiB, which is far below what `u32` units can count.
+/// The permits for `bytes`. Settings bound sizes to 1 TiB, which `u32` permits can count.
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
@@ -339,7 +337,7 @@ fn announced_length(request: &HttpRequest) -> Option<u64> {
     length.to_str().ok()?.trim().parse().ok()
 }
 
-/// A compressed body's true size shows too late to be bounded beforehand.
+/// Refuses a compressed body: its size is known only after it is unpacked.
 fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
     match request.headers().get(header::CONTENT_ENCODING) {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
@@ -372,7 +370,7 @@ mod tests {
         ];
         for (json, bytes_max, is_beyond) in cases {
             assert_eq!(
-                has_text_beyond(json.as_bytes(), bytes_max),
+                has_string_beyond(json.as_bytes(), bytes_max),
                 is_beyond,
                 "{json}"
             );

@@ -1,4 +1,4 @@
-//! Whether a request is under way on a connection: said by the service, read by the stream.
+//! Tracks the requests of one connection. The service writes this state, and the stream reads it.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -8,22 +8,22 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::web::Bytes;
 
-/// Which requests there were on one connection; clones share it.
+/// The request counters of one connection. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Exchange(Rc<Cell<Count>>);
 
-/// How many requests have begun and ended. They follow one another; one may do both between two
-/// looks at it.
+/// Requests begun and ended so far. Requests follow one another, and one may begin and end between
+/// two reads of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     begun: u64,
     ended: u64,
-    /// Whether an answer said that the connection ends with it.
+    /// Whether a response announced the end of the connection.
     is_last: bool,
 }
 
 impl Count {
-    pub(super) fn is_under_way(self) -> bool {
+    pub(super) fn is_in_progress(self) -> bool {
         self.begun > self.ended
     }
 
@@ -33,18 +33,18 @@ impl Count {
 }
 
 impl Exchange {
-    /// A request begins; it ends with what is returned.
-    pub fn begin(&self) -> UnderWay {
+    /// Counts a request as begun. It ends when the returned guard is dropped.
+    pub fn begin(&self) -> InProgress {
         let count = self.0.get();
         self.0.set(Count {
             begun: count.begun + 1,
             ..count
         });
-        UnderWay(self.clone())
+        InProgress(self.clone())
     }
 
-    /// The answer to the request under way says that the connection ends with it.
-    pub(super) fn say_last(&self) {
+    /// Records that the current response announces the end of the connection.
+    pub(super) fn mark_last(&self) {
         let count = self.0.get();
         self.0.set(Count {
             is_last: true,
@@ -57,11 +57,11 @@ impl Exchange {
     }
 }
 
-/// A request that is under way until this is dropped.
+/// Guard of a request in progress. Dropping it ends the request.
 #[derive(Debug)]
-pub struct UnderWay(Exchange);
+pub struct InProgress(Exchange);
 
-impl Drop for UnderWay {
+impl Drop for InProgress {
     fn drop(&mut self) {
         let count = self.0.count();
         self.0.0.set(Count {
@@ -71,19 +71,19 @@ impl Drop for UnderWay {
     }
 }
 
-/// A response's body that ends the exchange when all of it has been handed over, or it is dropped.
+/// A response body that ends its request when the body is dropped, after its last piece or before.
 #[derive(Debug)]
 pub(super) struct Tracked<B> {
     body: Pin<Box<B>>,
-    _under_way: Option<UnderWay>,
+    _in_progress: Option<InProgress>,
 }
 
 impl<B> Tracked<B> {
-    /// A body that ends `under_way`.
-    pub(super) fn new(body: B, under_way: Option<UnderWay>) -> Self {
+    /// Wraps `body`, which keeps `in_progress` until it is dropped.
+    pub(super) fn new(body: B, in_progress: Option<InProgress>) -> Self {
         Self {
             body: Box::pin(body),
-            _under_way: under_way,
+            _in_progress: in_progress,
         }
     }
 }

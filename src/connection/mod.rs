@@ -1,20 +1,23 @@
-//! One client's connection, with the bounds that the HTTP library does not keep.
+//! Owns one client's connection, and enforces the bounds that the HTTP library lacks.
 //!
-//! actix-http times the first head of a connection and no later one, and nothing bounds how long a
-//! client may take to read an answer. A client that sends half a head, or does not read, would hold
-//! its connection and its answer's memory for ever. So the stream below actix-http is this one:
+//! actix-http has a timeout for the first request head of a connection, but none for later heads and
+//! none for a client that does not read its response. Such a client would hold its connection and the
+//! memory of its response for ever. Therefore actix-http reads and writes through [`Connection`]:
 //!
-//! - A request's head must be complete within `server.client_request_timeout` of its first byte; then
-//!   408. A connection without a request under way is closed after `server.keep_alive`.
-//! - A client that does not read an answer is cut off by its [`Pace`]: `server.answer_idle_timeout`
-//!   without progress, or less than `server.client_rate_min` for longer than that. However fast it is,
-//!   it may not keep us waiting for longer than `server.answer_timeout`.
-//! - What waits to be written to such a client is set aside in the memory budget; where there is no
-//!   memory for it, the connection is cut off soon.
+//! - A request head must be complete within `server.client_request_timeout` of its first byte.
+//!   Otherwise the client gets a 408. A connection without a request is closed after
+//!   `server.keep_alive`.
+//! - [`Pace`] bounds how slowly a client may read a response. The connection is cut after
+//!   `server.answer_idle_timeout` without progress, or if the client reads more slowly than
+//!   `server.client_rate_min` for longer than that. The sum of all waits for one response is at most
+//!   `server.answer_timeout`.
+//! - Bytes that wait to be written to such a client are reserved in the memory budget. If the
+//!   reservation is refused, the connection is cut after one second.
 //!
-//! The stream does not parse requests: the service says when one begins and when its answer has been
-//! handed over (`Exchange`). So a head that begins in the same read as the request before it is timed
-//! from its next byte; without one, the connection ends after `server.keep_alive`.
+//! The stream does not parse requests. The service reports when a request begins and when its
+//! response is complete ([`Exchange`]). If the next head arrives in the same read as the end of the
+//! previous request, its timeout starts with the next byte; if no byte follows, `server.keep_alive`
+//! applies.
 
 mod exchange;
 mod pace;
@@ -42,11 +45,11 @@ use unread::Unread;
 
 use crate::settings::sections::ServerSettings;
 
-/// Bytes that the kernel takes beyond what is on its way to the client: small, since they are in no
-/// budget of ours, and large enough to keep a fast connection busy.
+/// Unsent bytes that the kernel buffers for one connection. They are outside of the memory budget, so
+/// the number is small; it is large enough to keep a fast connection busy.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
-/// What is sent to a client whose head is late.
+/// The response to a request head that is not complete in time.
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     content-type: application/problem+json\r\n\
     connection: close\r\n\
@@ -54,7 +57,7 @@ const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     {\"type\":\"/problems/request-timeout\",\"title\":\"The request did not arrive in time\",\
     \"status\":408,\"detail\":\"the head was not complete within server.client_request_timeout\"}";
 
-/// The bounds of all connections; clones share the counters.
+/// The bounds that apply to each connection. Clones share the counters.
 #[derive(Clone)]
 pub struct Limits {
     keep_alive: Duration,
@@ -62,31 +65,31 @@ pub struct Limits {
     answer_idle_timeout: Duration,
     answer_timeout: Duration,
     rate_min: u64,
-    /// Where memory for what waits to be written is set aside.
+    /// The account in which unread bytes are reserved.
     memory: Arc<dyn Buffers>,
     cut: [Counter; 4],
 }
 
-/// Why a connection was cut off.
+/// Why a connection was cut.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
-    /// Nothing came for too long.
+    /// No request arrived within the keep-alive time.
     Idle,
-    /// The head of a request was not complete in time.
+    /// A request head was not complete in time.
     Head,
-    /// The client does not read, or too slowly.
+    /// The client does not read its response, or reads it too slowly.
     Stalled,
-    /// There is no memory for what waits to be written.
+    /// The memory for unread bytes was refused.
     Memory,
 }
 
 impl Limits {
-    /// Bounds as the settings say.
+    /// Takes the bounds from `settings`; `memory` is the account for unread bytes.
     pub fn new(settings: &ServerSettings, memory: Arc<dyn Buffers>) -> Self {
         metrics::describe_counter!(
             "headroom_http_connections_cut_total",
-            "Connections cut off, by reason: idle, head (not complete in time), stalled (the answer \
-             was not read, or too slowly), memory (none for what waits to be written)."
+            "Connections cut, by reason: idle (no request), head (request head not complete in \
+             time), stalled (response not read, or too slowly), memory (none for unread bytes)."
         );
         let count = |reason: &'static str| metrics::counter!("headroom_http_connections_cut_total", "reason" => reason);
         Self {
@@ -100,7 +103,7 @@ impl Limits {
         }
     }
 
-    /// The same bounds, but connections without a request are closed after `keep_alive`.
+    /// Replaces the time after which a connection without a request is closed.
     #[must_use]
     pub fn keep_alive(mut self, keep_alive: Duration) -> Self {
         self.keep_alive = keep_alive;
@@ -108,40 +111,40 @@ impl Limits {
     }
 }
 
-/// A connection as actix-http reads and writes it.
+/// The stream that actix-http reads from and writes to.
 pub struct Connection {
     socket: TcpStream,
     limits: Limits,
     exchange: Exchange,
-    /// What was seen of it last.
+    /// The state of `exchange` when it was last read.
     seen: Count,
     reading: Reading,
-    /// When the state of reading ends the connection.
+    /// When the connection is cut, unless `reading` changes before.
     read_deadline: Instant,
     read_timer: Timer,
     writing: Pace,
     write_timer: Timer,
-    /// What the client has not read of an answer, once it keeps us waiting.
+    /// The unread part of a response; set from the first blocked write on.
     unread: Option<Unread>,
 }
 
-/// What the client is to send.
+/// What the client is expected to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     /// The first byte of a request.
-    Nothing,
-    /// The rest of its head.
+    NextRequest,
+    /// The rest of a request head.
     Head,
-    /// A request is under way, which has deadlines of its own.
+    /// The body of a request in progress. The request has deadlines of its own.
     Request,
-    /// Nothing more: it was cut off.
+    /// Nothing: the connection was cut.
     Closed,
 }
 
 impl Connection {
     /// Takes over an accepted socket.
     pub fn new(socket: TcpStream, limits: &Limits) -> Self {
-        // Each is an optimisation or a bound of the kernel's part; a socket that refuses works.
+        // Both options are optional: the connection works without them.
         socket.set_nodelay(true).ok();
         SockRef::from(&socket)
             .set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
@@ -151,7 +154,7 @@ impl Connection {
             socket,
             exchange: Exchange::default(),
             seen: Count::default(),
-            reading: Reading::Nothing,
+            reading: Reading::NextRequest,
             read_deadline,
             read_timer: Timer::default(),
             writing: Pace::new(limits.answer_idle_timeout, limits.rate_min),
@@ -161,30 +164,30 @@ impl Connection {
         }
     }
 
-    /// Which requests are under way on it, for the service to say.
+    /// The state of this connection's requests, for the service to update.
     pub fn exchange(&self) -> &Exchange {
         &self.exchange
     }
 
-    /// Follows what the service says of the request under way.
-    fn follow_exchange(&mut self) {
+    /// Updates `reading` if a request has begun or ended.
+    fn update_reading(&mut self) {
         let count = self.exchange.count();
         if count == self.seen || self.reading == Reading::Closed {
             return;
         }
         self.seen = count;
-        if count.is_under_way() {
+        if count.is_in_progress() {
             self.reading = Reading::Request;
         } else {
-            self.reading = Reading::Nothing;
+            self.reading = Reading::NextRequest;
             self.read_deadline = Instant::now() + self.limits.keep_alive;
         }
     }
 
-    /// Ends the connection when the next request is late. To be called when nothing can be read.
+    /// Cuts the connection if the next request is late. Called when no bytes can be read.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let cut = match self.reading {
-            Reading::Nothing => Cut::Idle,
+            Reading::NextRequest => Cut::Idle,
             Reading::Head => Cut::Head,
             Reading::Request => return Poll::Pending,
             Reading::Closed => return Poll::Ready(()),
@@ -195,24 +198,24 @@ impl Connection {
         self.count(cut);
         self.reading = Reading::Closed;
         if matches!(cut, Cut::Head) && self.unread.is_none() && !self.seen.is_last() {
-            // As much as the socket takes: whoever sends half a head may not read either. Not where
-            // the end of an answer still waits to be written, or the client expects no more.
+            // Best effort: a client that sends half a head may not read either. The 408 must not
+            // follow a response that is not yet written, or one that announced the end of the connection.
             self.socket.try_write(REQUEST_TIMEOUT).ok();
         }
         Poll::Ready(())
     }
 
-    /// Something of a request has come: `bytes` are what was read.
-    fn on_read(&mut self, bytes: &mut [u8]) {
-        self.follow_exchange();
-        if self.reading == Reading::Nothing {
+    /// Handles `bytes`, which were just read.
+    fn on_bytes_read(&mut self, bytes: &mut [u8]) {
+        self.update_reading();
+        if self.reading == Reading::NextRequest {
             self.reading = Reading::Head;
             self.read_deadline = Instant::now() + self.limits.head_timeout;
             upgrade::ignore(bytes);
         }
     }
 
-    /// The client does not read: `unsent` bytes wait for it.
+    /// Handles a write that cannot proceed: `unsent` bytes wait for the client to read.
     fn on_write_blocked(&mut self, unsent: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
         let now = Instant::now();
         let unread = self.unread.get_or_insert_with(|| Unread::new(now));
@@ -221,7 +224,7 @@ impl Connection {
             .blocked(now)
             .min(unread.since() + self.limits.answer_timeout);
         let mut cut = Cut::Stalled;
-        // Others need the memory more than one who does not read.
+        // Memory is short, and a client that does not read is the first to lose its share.
         if let Some(unreserved) = unread.reserve(unsent as u64, &*self.limits.memory, now)
             && unreserved < deadline
         {
@@ -238,7 +241,7 @@ impl Connection {
         self.count(cut);
         io::Error::new(
             io::ErrorKind::TimedOut,
-            "the client does not read its answer",
+            "the client does not read its response",
         )
     }
 
@@ -246,7 +249,7 @@ impl Connection {
         if let Some(counter) = self.limits.cut.get(cut as usize) {
             counter.increment(1);
         }
-        tracing::debug!(reason = ?cut, "connection cut off");
+        tracing::debug!(reason = ?cut, "connection cut");
     }
 }
 
@@ -264,14 +267,14 @@ impl AsyncRead for Connection {
         match Pin::new(&mut this.socket).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
                 if let Some(bytes @ [_, ..]) = buffer.filled_mut().get_mut(before..) {
-                    this.on_read(bytes);
+                    this.on_bytes_read(bytes);
                 }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                this.follow_exchange();
-                // The end of the stream, as the client might have sent it.
+                this.update_reading();
+                // A read of zero bytes ends the stream, as if the client had closed it.
                 this.poll_late(cx).map(Ok)
             }
         }
@@ -295,12 +298,12 @@ impl AsyncWrite for Connection {
         }
     }
 
-    /// Everything that was to be written is with the kernel.
+    /// Called when the kernel has taken all bytes.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.follow_exchange();
+        this.update_reading();
         if this.reading == Reading::Request {
-            // More of the answer may follow: what was waited for so far counts on.
+            // More of the response may follow, so the time waited so far still counts.
             if let Some(unread) = &mut this.unread {
                 unread.on_written();
             }
@@ -308,8 +311,8 @@ impl AsyncWrite for Connection {
             this.unread = None;
             this.writing = Pace::new(this.limits.answer_idle_timeout, this.limits.rate_min);
         }
-        if matches!(this.reading, Reading::Nothing | Reading::Head) {
-            // Nothing else may call for a while: the deadline must wake this connection.
+        if matches!(this.reading, Reading::NextRequest | Reading::Head) {
+            // No other event may poll this connection, so register the deadline's wake-up now.
             if this.read_timer.poll(this.read_deadline, cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
@@ -322,12 +325,12 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// A timer for a deadline that moves often: it is set anew only when it would be late, or is over.
+/// A timer for a deadline that moves often. It is reset only when it would fire too late or has fired.
 #[derive(Default)]
 struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    /// Whether `deadline` is over; wakes `cx` when it is, or before.
+    /// Ready if `deadline` has passed. Otherwise wakes `cx` at the deadline or earlier.
     fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self
             .0

@@ -1,46 +1,46 @@
-//! How slow a client may be: a pause, and a least rate beyond it.
+//! Bounds how slow a client may be: a maximum pause and a minimum rate.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The time that a client may keep us waiting, as a leaky bucket: it begins full, waiting drains it,
-/// and each byte fills it by the time that the least rate allows for it. Time in which we are not
-/// waiting for the client does not count.
+/// A token bucket of waiting time. It starts full. Time spent waiting for the client drains it, and
+/// each byte refills it by the time that the minimum rate allows for one byte. Time in which the server
+/// does not wait for the client is not counted.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    patience_max: Duration,
+    pause_max: Duration,
     bytes_per_second: u64,
-    patience: Duration,
+    allowance: Duration,
     blocked_since: Option<Instant>,
 }
 
 impl Pace {
-    /// A client that may pause for `patience_max`, and must keep up `bytes_per_second` otherwise; 0
-    /// asks for no rate, only for progress.
-    pub fn new(patience_max: Duration, bytes_per_second: u64) -> Self {
+    /// The client may pause for `pause_max` and must otherwise keep up `bytes_per_second`. With a rate
+    /// of 0, any progress refills the bucket.
+    pub fn new(pause_max: Duration, bytes_per_second: u64) -> Self {
         Self {
-            patience_max,
+            pause_max,
             bytes_per_second,
-            patience: patience_max,
+            allowance: pause_max,
             blocked_since: None,
         }
     }
 
-    /// We are waiting for the client: until when.
+    /// Records that the server waits for the client, and returns the deadline of this wait.
     pub fn blocked(&mut self, now: Instant) -> Instant {
-        *self.blocked_since.get_or_insert(now) + self.patience
+        *self.blocked_since.get_or_insert(now) + self.allowance
     }
 
-    /// The client took or sent `bytes`.
+    /// Records that the client read or sent `bytes`.
     pub fn progress(&mut self, bytes: u64, now: Instant) {
         let waited = self.blocked_since.take().map(|since| now - since);
-        let left = self.patience.saturating_sub(waited.unwrap_or_default());
+        let left = self.allowance.saturating_sub(waited.unwrap_or_default());
         let earned = match self.bytes_per_second {
-            0 => self.patience_max,
+            0 => self.pause_max,
             rate => Duration::from_secs_f64(bytes as f64 / rate as f64),
         };
-        self.patience = left.saturating_add(earned).min(self.patience_max);
+        self.allowance = left.saturating_add(earned).min(self.pause_max);
     }
 }
 
@@ -50,7 +50,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// For how many seconds a client lasts that moves `bytes` every `every` seconds, up to 1,000.
+    /// The seconds after which a client is too slow that moves `bytes` every `every` seconds; at most
+    /// 1,000.
     fn lasts(bytes: u64, every: u32) -> u32 {
         let mut pace = Pace::new(10 * SECOND, 1000);
         let begin = Instant::now();
@@ -70,9 +71,9 @@ mod tests {
         assert_eq!(lasts(1000, 1), 1000);
         assert_eq!(lasts(9000, 9), 1000);
         assert_eq!(lasts(1_000_000, 9), 1000);
-        // A pause beyond the patience, whatever came before.
+        // One pause longer than the maximum.
         assert_eq!(lasts(1_000_000, 11), 10);
-        // Half the rate: half of the patience is lost each second.
+        // Half of the rate: each second costs half a second of the allowance.
         assert!((18..=21).contains(&lasts(500, 1)), "{}", lasts(500, 1));
         assert!(lasts(1, 1) <= 11);
     }
@@ -84,7 +85,7 @@ mod tests {
         pace.progress(1, now + 500 * SECOND);
         let deadline = pace.blocked(now + 500 * SECOND);
         assert_eq!(deadline, now + 510 * SECOND);
-        // Asked again, it is the same wait.
+        // A second call in the same wait returns the same deadline.
         assert_eq!(pace.blocked(now + 505 * SECOND), deadline);
     }
 

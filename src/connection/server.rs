@@ -1,6 +1,6 @@
-//! An HTTP server on connections that keep our bounds.
+//! An HTTP server whose connections enforce our bounds.
 //!
-//! This is what actix-web's own `HttpServer` does, with [`Connection`] in place of the bare socket.
+//! It does what actix-web's `HttpServer` does, with [`Connection`] in place of the plain socket.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -22,23 +22,23 @@ use tokio::net::TcpStream;
 
 use super::{Connection, Exchange, Limits, Tracked};
 
-/// How a server takes connections.
+/// The settings of one HTTP server.
 pub(crate) struct ServerSpec {
-    /// For the names of its threads.
+    /// The prefix of its threads' names.
     pub(crate) name: &'static str,
-    /// Threads that answer.
+    /// The number of worker threads.
     pub(crate) workers: usize,
-    /// Connections at one time, over all threads; more wait until they are accepted.
+    /// Open connections over all threads. Further connections wait in the listen queue.
     pub(crate) connections_max: usize,
     /// The bounds of each connection.
     pub(crate) limits: Limits,
-    /// How long a connection that is being closed may take to read its last answer.
+    /// How long a client may take to read its last response before the connection is closed.
     pub(crate) disconnect_timeout: Duration,
-    /// How long requests in flight may take once the server is told to stop, in whole seconds.
+    /// Seconds that requests in flight may take after the server was asked to stop.
     pub(crate) shutdown_seconds: u64,
 }
 
-/// A server that serves what `app` makes on `listener`, once it is polled.
+/// Makes a server that serves `app` on `listener`. It runs when it is polled.
 ///
 /// # Errors
 /// The listener cannot be used.
@@ -74,13 +74,13 @@ where
         let app = map_config(app, |()| AppConfig::default());
         let (limits, stopping) = (limits.clone(), stopping.clone());
         let http = HttpService::build()
-            // `Connection` keeps these two: the library times the head of the first request alone,
-            // and by a clock that is half a second late.
+            // `Connection` enforces these two. The library's timeout applies to the first request
+            // head only, and its clock is up to half a second late.
             .keep_alive(KeepAlive::Os)
             .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(disconnect_timeout)
-            // A client that closes its side has gone away: otherwise nobody notices before the
-            // answer is written, and its work is done for nobody.
+            // A client that closes its sending side counts as gone. Otherwise the server would notice
+            // only when it writes the response, after the work is done.
             .h1_allow_half_closed(false)
             .local_addr(address)
             .graceful_shutdown_signal(move || {
@@ -101,7 +101,7 @@ where
     };
     Ok(builder
         .workers(workers)
-        // For each worker.
+        // This is the limit of each worker.
         .max_concurrent_connections((connections_max / workers.max(1)).max(1))
         .shutdown_timeout(shutdown_seconds)
         .disable_signals()
@@ -109,7 +109,7 @@ where
         .run())
 }
 
-/// Answers a request, and tells the connection how long it is under way.
+/// Passes a request to the application, and reports to the connection when it begins and ends.
 fn track<S, B>(
     request: Request,
     app: &S,
@@ -120,7 +120,7 @@ where
     B: MessageBody,
 {
     let exchange = request.conn_data::<Exchange>().cloned();
-    let under_way = exchange.as_ref().map(Exchange::begin);
+    let in_progress = exchange.as_ref().map(Exchange::begin);
     let offers_upgrade = request.head().upgrade();
     let chunked = request
         .head()
@@ -131,18 +131,18 @@ where
         let response = answering.await?;
         let mut response: Response<B> = response.into();
         let status = response.status();
-        // The HTTP library would say that the connection is upgraded, and close it.
+        // The HTTP library would answer `Connection: upgrade` and then close the connection.
         let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
-        // The rest of a refused body would be read as long as it comes, and taken for a head.
+        // The HTTP library would read the rest of a refused body, and then parse it as a head.
         let leaves_body = chunked && (status.is_client_error() || status.is_server_error());
         if ignores_offer || leaves_body {
             response
                 .head_mut()
                 .set_connection_type(ConnectionType::Close);
             if let Some(exchange) = exchange {
-                exchange.say_last();
+                exchange.mark_last();
             }
         }
-        Ok(response.map_body(|_, body| Tracked::new(body, under_way)))
+        Ok(response.map_body(|_, body| Tracked::new(body, in_progress)))
     }
 }

@@ -1,24 +1,24 @@
-//! What waits to be written to a client that does not read, or not fast enough.
+//! The memory and the waiting time of a response that its client does not read, or reads slowly.
 
 use std::time::Duration;
 
 use headroom_actors::kernel::{BufferReservation, Buffers};
 use tokio::time::Instant;
 
-/// How long a client may keep us waiting where there is no memory for what waits to be written.
+/// How long the server waits for a client when the memory for its unread bytes is refused.
 const UNRESERVED_MAX: Duration = Duration::from_secs(1);
 
-/// The part of an answer that a client has not read, from when it keeps us waiting first until all of
-/// the answer is written. It may keep us waiting many times.
+/// The unread part of one response. It exists from the first blocked write until the response is
+/// written; there may be many blocked writes in between.
 pub(super) struct Unread {
     since: Instant,
-    /// Since when there is no memory for what waits now.
+    /// When memory for the bytes that wait now was first refused.
     refused_since: Option<Instant>,
     memory: Option<BufferReservation>,
 }
 
 impl Unread {
-    /// The client keeps us waiting from `now` on.
+    /// Starts with the first blocked write, at `now`.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -27,13 +27,13 @@ impl Unread {
         }
     }
 
-    /// Since when the client kept us waiting first.
+    /// The time of the first blocked write.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
 
-    /// Sets memory aside for the `bytes` that wait now. Where there is none: until when the client may
-    /// keep us waiting all the same.
+    /// Reserves memory for the `bytes` that wait now. If the reservation is refused, returns the
+    /// deadline after which the connection is cut.
     pub(super) fn reserve(
         &mut self,
         bytes: u64,
@@ -53,7 +53,7 @@ impl Unread {
         None
     }
 
-    /// All that waited is written; more of the answer may follow.
+    /// Records that all waiting bytes are written. More of the response may follow.
     pub(super) fn on_written(&mut self) {
         self.refused_since = None;
         self.memory = None;
@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// Memory that there is, or is not.
+    /// A budget that grants everything or nothing.
     struct Memory(AtomicBool);
 
     struct Account;
@@ -106,7 +106,7 @@ mod tests {
         let deadline = Some(refused + UNRESERVED_MAX);
         assert_eq!(unread.reserve(200, &memory, refused), deadline);
         assert_eq!(unread.reserve(200, &memory, refused + second / 2), deadline);
-        // What it has is enough again.
+        // The bytes fit into what is reserved already.
         assert_eq!(unread.reserve(100, &memory, refused + second), None);
         let again = refused + 5 * second;
         assert_eq!(

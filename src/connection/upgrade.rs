@@ -1,17 +1,18 @@
-//! Offers to change to another protocol are not taken up here, and must not end the connection.
+//! Ignores offers to upgrade to another protocol, without closing the connection.
 //!
 //! Java's HttpClient and `curl --http2` send `Connection: Upgrade, HTTP2-Settings` and `Upgrade: h2c`
-//! with the first request of a connection. RFC 9110, section 7.8: a server may ignore that. actix-http
-//! answers `Connection: upgrade` and closes, so a client that reuses the connection fails. Once it has
-//! parsed the head nothing can change that any more, so the word is taken out of the head before.
+//! with the first request of a connection. A server may ignore that (RFC 9110, section 7.8). actix-http
+//! answers `Connection: upgrade` and closes, so a client that reuses the connection fails. This cannot
+//! be changed after actix-http has parsed the head, so the offer is removed before.
 
-/// Takes the place of `upgrade`, of the same length: an option that nobody knows is passed over.
+/// Replaces the option `upgrade`. It has the same length, and receivers ignore unknown options.
 const IGNORED: &[u8; 7] = b"ignored";
 
-/// Makes the offer in the head that `bytes` begin with one that is passed over, unless it is for
-/// WebSocket. A head that comes in several parts keeps it: then the answer closes the connection.
+/// Overwrites the upgrade offer in the request head at the start of `bytes`, unless the offer is
+/// WebSocket. An offer in a head that arrives in several reads stays; then the response closes the
+/// connection.
 pub(super) fn ignore(bytes: &mut [u8]) {
-    // A line may end in a bare line feed.
+    // A line may end with a line feed alone.
     let ends = [&b"\n\r\n"[..], b"\n\n"];
     let end = ends.iter().filter_map(|it| find(bytes, it)).min();
     let end = end.unwrap_or(bytes.len());
@@ -35,7 +36,7 @@ pub(super) fn ignore(bytes: &mut [u8]) {
     }
 }
 
-/// What a line says, if it is the header `name`.
+/// The value of `line`, if it is the header `name`.
 fn value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (found, rest) = line.split_at_checked(name.len())?;
     found
