@@ -1,5 +1,5 @@
-//! Health and metrics, on a listener, a thread and a runtime of their own: they answer while every
-//! worker of the main server is busy or stuck, which is when they are needed most.
+//! Serves health and metrics on a listener, a thread and a runtime of their own. They answer even when
+//! every worker of the main server is busy or stuck.
 //!
 //! - `GET /health/live`: 200 while the process runs.
 //! - `GET /health/ready`: 200, or 503 with the reasons.
@@ -24,31 +24,31 @@ use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
 use crate::routes::{not_found, readable};
 
-/// How often the recorder's histograms are drained; without it they grow until someone scrapes.
+/// How often the recorder's histograms are drained. Otherwise they would grow until the next scrape.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Connections at one time. They are taken from the descriptors that are kept from clients.
+/// Open connections. Their descriptors come from the reserve that clients cannot use.
 const CONNECTIONS_MAX: usize = 32;
 
-/// How long a connection without a request stays open: there are few of them.
+/// How long a connection without a request stays open. It is short since there are few connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// How long a connection that is being closed may take to read its last answer.
+/// How long a client may take to read its last response before the connection is closed.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The media type of the Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Called before metrics are rendered, to set gauges that are read rather than counted.
+/// Functions that set gauges. They are called before metrics are rendered.
 pub type Collectors = Vec<Box<dyn Fn() + Send + Sync>>;
 
-/// What the admin endpoints tell about.
+/// What the admin endpoints report.
 pub struct Admin {
     /// Whether the server should get requests.
     pub readiness: Readiness,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
-    /// Run before rendering.
+    /// Called before rendering.
     pub collectors: Collectors,
 }
 
@@ -69,7 +69,7 @@ impl AdminServer {
             System::new().block_on(async move {
                 let upkeep = admin.metrics.clone();
                 let server = server(admin, limits, listener)?;
-                // The starter waits for exactly this.
+                // The receiver in `start` waits for this message.
                 report.send(server.handle()).ok();
                 actix_web::rt::spawn(keep_up(upkeep));
                 server.await
@@ -77,7 +77,7 @@ impl AdminServer {
         })?;
         match started.recv() {
             Ok(handle) => Ok(Self { handle, thread }),
-            // The thread ended before it served: its result says why.
+            // The thread ended before it served. Its result has the cause.
             Err(_) => Err(match thread.join() {
                 Ok(Err(error)) => error,
                 Ok(Ok(())) | Err(_) => io::Error::other("the admin thread ended at once"),

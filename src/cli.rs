@@ -1,8 +1,8 @@
 //! The command line.
 //!
-//! Exit codes: 0 when all went well, 1 when the server could not start or did not end well, 64 when
-//! the command line is wrong (EX_USAGE), 78 when the settings are wrong or cannot work on this machine
-//! (EX_CONFIG), and 128 plus the signal's number when told to stop a second time.
+//! Exit codes: 0 for success; 1 if the server did not start or did not stop in order; 64 (EX_USAGE) for
+//! a wrong command line; 78 (EX_CONFIG) for settings that are wrong or cannot work on this machine; 128
+//! plus the signal's number after a second signal to stop.
 
 mod models;
 
@@ -29,7 +29,7 @@ const EXIT_USAGE: u8 = 64;
 /// EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 
-/// Version, commit (where the build was told it), kind of build, and platform.
+/// Version, commit (if the build knows it), build profile, and platform.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{} (commit {}, {} build, {}-{})",
@@ -54,20 +54,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the server until it is told to stop (SIGTERM, SIGINT); SIGHUP reads the settings again
+    /// Run the server until SIGTERM or SIGINT; SIGHUP reloads the settings
     Serve {
         #[command(flatten)]
         files: Files,
-        /// Write the bound addresses and the process id to FILE, as JSON, once the server answers
+        /// When the server is ready, write its addresses and process id to FILE as JSON
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
     },
-    /// Check the settings and print those in force, with where each came from; secrets are masked
+    /// Check the settings and print each with its origin; secrets are masked
     CheckConfig {
         #[command(flatten)]
         files: Files,
     },
-    /// Look at the models without a server
+    /// Inspect the models without a server
     Models {
         #[command(subcommand)]
         command: ModelsCommand,
@@ -76,7 +76,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ModelsCommand {
-    /// List the models in models.dir: every version, its size, and what is wrong with its settings
+    /// List the models in models.dir: each version, its size, and errors in its settings
     List {
         #[command(flatten)]
         files: Files,
@@ -91,7 +91,7 @@ struct Files {
     /// Base settings file [default: config/default.toml if it is there, else built-in defaults]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Read NAME.toml, in the base file's folder, on top of it
+    /// Also read NAME.toml in the base file's folder; its values take precedence
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
 }
@@ -105,7 +105,7 @@ impl From<Files> for Sources {
     }
 }
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug, Error)]
 pub enum Failure {
     /// The command line is wrong.
@@ -120,13 +120,13 @@ pub enum Failure {
     /// Logs cannot be written.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// Signals cannot be heard.
+    /// The signal handlers cannot be installed.
     #[error("cannot listen to signals: {0}")]
     Signals(#[source] io::Error),
-    /// The server did not start or did not end well.
+    /// The server did not start or did not stop in order.
     #[error(transparent)]
     Startup(#[from] StartupError),
-    /// The models folder is there and cannot be read.
+    /// The models folder exists but cannot be read.
     #[error("cannot read models.dir {}: {source}", dir.display())]
     ModelsDir {
         /// Where it is.
@@ -134,14 +134,14 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
-    /// Standard output is gone.
+    /// Standard output is closed.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
 }
 
 impl Failure {
-    /// Tells standard error and gives the exit code. One line per error, but for usage errors, whose
-    /// text comes with a hint.
+    /// Writes the error to standard error and returns the exit code. One line per error, except usage
+    /// errors, which have a hint.
     pub fn report(self) -> ExitCode {
         match self {
             Self::Usage(error) => {
@@ -168,10 +168,10 @@ fn complain(error: &impl Display) {
     stderr::write_line(&format!("headroom: {error}"));
 }
 
-/// Reads the process's command line and environment, and does what they say.
+/// Runs the command that the command line and the environment of this process name.
 ///
 /// # Errors
-/// Whatever kept the command from being done.
+/// The command failed.
 pub fn run() -> Result<(), Failure> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -223,7 +223,7 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The part of the environment that can be settings.
+/// The variables of the environment that may be settings.
 fn environment() -> Environment {
     env::vars_os()
         .filter_map(|(name, value)| {

@@ -1,20 +1,20 @@
-//! File descriptors: as many as the process may have, and a part of them kept from clients.
+//! Raises the limit of file descriptors, and keeps a reserve that clients cannot use.
 //!
-//! Without that part, idle clients would take the last descriptor: the sampler could open no file of
-//! the kernel, the admin listener could accept nobody, and no process could be started.
+//! Without the reserve, idle clients could use the last descriptor. Then memory could not be read, the
+//! admin listener could not accept a connection, and no process could be started.
 
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Descriptors that the server itself needs at least: listeners, logs, sockets and files shared with
-/// model processes, connections to other servers, and whatever the sampler opens.
+/// The smallest reserve: listeners, logs, sockets and files shared with model processes, connections to
+/// other servers, and files of the kernel that are read for memory.
 const RESERVE_MIN: u64 = 128;
 
-/// The same as a part (one in so many) of all: who may have many descriptors runs more models.
+/// The reserve is at least one in this many descriptors: with more descriptors, more models may run.
 const RESERVE_PART: u64 = 4;
 
-/// Raises the soft limit of descriptors to the hard one, and says how many that are.
+/// Raises the soft limit of descriptors to the hard limit, and returns it.
 ///
 /// # Errors
 /// The limit cannot be read or raised.
@@ -26,8 +26,8 @@ pub fn raise_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
-/// How many connections clients may have of `descriptors`, at most `wanted`: the reserve stays. No
-/// more than half of a very small number is kept.
+/// The connections that clients may open: `descriptors` less the reserve, at most `wanted`. The reserve
+/// is at most half of `descriptors`.
 pub fn connections_max(wanted: usize, descriptors: u64) -> usize {
     let reserve = (descriptors / RESERVE_PART).max(RESERVE_MIN);
     let left = descriptors - reserve.min(descriptors / 2);

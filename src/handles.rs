@@ -1,4 +1,4 @@
-//! What the routes can ask: one handle per room. Handlers hold nothing else of the actors.
+//! The handles of the actors that routes use. Routes have no other access to the actors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,33 +12,33 @@ use tokio::sync::oneshot;
 
 use crate::pools::Pool;
 
-/// The handles of all handles, and how long an answer may take.
+/// The handles of all actors that routes call, and the deadline of requests.
 #[derive(Clone, Debug)]
 pub struct Handles {
-    /// The thread that all of them live on.
+    /// The thread that the actors run on.
     pub thread: ActorThread,
-    /// The supervision tree, to look at.
+    /// The supervision tree, for `GET /api/actors`.
     pub tree: Tree,
     /// The memory budget.
     pub memory: Handle<MemorySupervisor>,
-    /// What is loaded.
+    /// The loader of models and other resources.
     pub loader: Handle<Loader>,
     /// The models on disk.
     pub repository: Handle<Repository>,
-    /// Memory for the tensors of requests.
+    /// The account for the tensors of requests.
     pub tensors: BufferAccount,
-    /// Memory for the text of answers; the outputs in it have theirs already.
+    /// The account for the text of responses. Outputs have reservations of their own.
     pub answer_text: BufferAccount,
     /// The pools of connections.
     pub pools: Arc<[Pool]>,
-    /// `server.request_deadline`: no answer takes longer.
+    /// `server.request_deadline`: the longest time that a request may take.
     pub request_deadline: Duration,
 }
 
-/// The thread that the actors live on, for work that asks several of them.
+/// The thread that the actors run on, for requests that call several of them.
 ///
-/// Each question from another thread costs two changes of threads, which take longer than the
-/// actors do. Asked from their own, they answer one after another without any.
+/// A call from another thread needs two thread switches, which take longer than the actor's work. Calls
+/// from the actors' own thread need none.
 #[derive(Clone, Debug)]
 pub struct ActorThread(ArbiterHandle);
 
@@ -51,7 +51,7 @@ impl ActorThread {
         Self(Arbiter::current())
     }
 
-    /// Runs `work` there, until it is done or its caller goes away. It must not hold the thread up.
+    /// Runs `work` on this thread until it is done or its caller has gone away. It must not block.
     ///
     /// # Errors
     /// The thread has ended, or the work panicked.
@@ -65,7 +65,7 @@ impl ActorThread {
                 done = work => done,
                 () = reply.closed() => return,
             };
-            // A caller that goes away in this very moment needs no answer.
+            // A caller that has just gone away needs no reply.
             reply.send(done).ok();
         });
         if !running {

@@ -1,22 +1,22 @@
-//! Headroom's server: composition and HTTP edge. It owns nothing that can break; whatever does
-//! lives in `headroom-actors`, under supervision.
+//! Headroom's server: the HTTP edge, and the code that connects all parts. Parts that can fail live in
+//! `headroom-actors`, under supervision.
 //!
 //! # Layout
-//! - [`cli`]: the command line, and what each command does.
-//! - [`settings`]: what can be configured, read from files and the environment.
-//! - [`startup`]: builds the application, runs it, and ends it in order.
-//! - [`signals`]: what the operating system asks for.
+//! - [`cli`]: the command line.
+//! - [`settings`]: the settings, read from files and the environment.
+//! - [`startup`]: builds, runs and stops the application.
+//! - [`signals`]: SIGTERM, SIGINT and SIGHUP.
 //! - [`telemetry`]: logs, panics and the metrics recorder.
 //! - [`routes`]: the route table; one file per resource.
-//! - [`middleware`]: what happens around every request.
-//! - [`body`]: request bodies within bounds.
-//! - [`connection`]: the bounds of one client's connection.
-//! - [`pools`]: the pools of connections, whatever they connect to.
-//! - [`problem`]: the one form of an HTTP error.
-//! - [`descriptors`]: file descriptors, and the part of them kept from clients.
-//! - [`admin`]: health and metrics, on their own listener and thread.
+//! - [`middleware`]: request ids, deadlines and metrics of every request.
+//! - [`body`]: reads request bodies within bounds.
+//! - [`connection`]: bounds one client's connection.
+//! - [`pools`]: the connection pools as the routes see them.
+//! - [`problem`]: the form of every HTTP error.
+//! - [`descriptors`]: the limit of file descriptors, and the reserve that clients cannot use.
+//! - [`admin`]: health and metrics, on a listener and a thread of their own.
 //! - [`readiness`]: whether the server should get requests.
-//! - [`handles`]: what the routes can ask the actors.
+//! - [`handles`]: the actors' handles that routes use.
 //!
 //! Dependencies point one way: cli → startup → routes → actors.
 

@@ -1,5 +1,4 @@
-//! The `headroom` program: reads the command line, does what it says, and tells by its exit code
-//! how that went.
+//! The `headroom` program: runs the command that the command line names, and returns its exit code.
 
 use std::process::ExitCode;
 
@@ -7,8 +6,8 @@ use headroom::cli;
 use headroom::telemetry::stderr::FlushOnDrop;
 use tikv_jemallocator::Jemalloc;
 
-/// glibc's allocator keeps what a burst of large requests has freed; this one gives it back. How
-/// soon stands in `.cargo/config.toml`.
+/// jemalloc returns the memory that a burst of large requests has freed; glibc's allocator keeps it.
+/// `.cargo/config.toml` sets the delay.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

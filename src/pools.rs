@@ -1,4 +1,4 @@
-//! The pools as the routes see them: one list, whatever they connect to.
+//! The connection pools as the routes see them: one type for every kind of server.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::problem::Problem;
 
-/// What speaks at the other end.
+/// The kind of server that a pool connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -23,14 +23,14 @@ pub enum Kind {
     Redis,
 }
 
-/// Who runs the server at the other end.
+/// Who runs the server that a pool connects to.
 #[derive(Clone, Debug)]
 pub enum Origin {
-    /// We do, as a process of ours.
+    /// Headroom: a private server.
     Embedded(PrivateServer),
-    /// Somebody else, at the configured URL.
+    /// Somebody else: a URL is configured.
     Configured,
-    /// Nobody: no URL is configured, and a private server is not allowed.
+    /// Nobody: no URL is configured, and private servers are not allowed.
     Missing,
 }
 
@@ -44,22 +44,22 @@ impl Serialize for Origin {
     }
 }
 
-/// Whether a pool can be used, best first.
+/// Whether a pool can be used. The order is from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// Nobody has used it yet.
+    /// It has not been used yet.
     Cold,
-    /// Yes.
+    /// It can be used.
     Healthy,
-    /// Yes, but something is wrong.
+    /// It can be used, but connects fail or connections leak.
     Degraded,
-    /// No.
+    /// It cannot be used.
     Down,
 }
 
 impl Health {
-    /// By what the pool itself knows.
+    /// Derives the health from the pool's own counters.
     pub fn of(status: &PoolStatus) -> Self {
         let fails = status.circuit.failures > 0;
         if status.circuit.state == CircuitState::Open || (fails && status.size == 0) {
@@ -81,10 +81,10 @@ pub struct Pool {
     name: &'static str,
     origin: Origin,
     bounds: (u32, u32),
-    way: Backend,
+    backend: Backend,
 }
 
-/// How it is used.
+/// The client that uses a pool.
 #[derive(Clone)]
 enum Backend {
     Postgres(Database),
@@ -93,7 +93,7 @@ enum Backend {
 }
 
 impl Pool {
-    /// The pool of a database.
+    /// A pool of connections to PostgreSQL.
     pub fn postgres(
         name: &'static str,
         origin: Origin,
@@ -104,38 +104,38 @@ impl Pool {
             name,
             origin,
             bounds,
-            way: Backend::Postgres(database),
+            backend: Backend::Postgres(database),
         }
     }
 
-    /// The pool of a Redis.
+    /// A pool of connections to Redis.
     pub fn redis(name: &'static str, origin: Origin, bounds: (u32, u32), redis: Redis) -> Self {
         Self {
             name,
             origin,
             bounds,
-            way: Backend::Redis(redis),
+            backend: Backend::Redis(redis),
         }
     }
 
-    /// The pool of a Redis for messages, with what listens to them.
+    /// A pool of connections to Redis for messages, with its subscriber.
     pub fn pubsub(name: &'static str, origin: Origin, bounds: (u32, u32), pubsub: PubSub) -> Self {
         Self {
             name,
             origin,
             bounds,
-            way: Backend::PubSub(pubsub),
+            backend: Backend::PubSub(pubsub),
         }
     }
 
-    /// Its name in paths, metrics and the tree.
+    /// The pool's name in paths, metrics and the supervision tree.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// What speaks at the other end.
+    /// The kind of server that a pool connects to.
     pub fn kind(&self) -> Kind {
-        match self.way {
+        match self.backend {
             Backend::Postgres(_) => Kind::Postgres,
             Backend::Redis(_) | Backend::PubSub(_) => Kind::Redis,
         }
@@ -146,7 +146,7 @@ impl Pool {
         &self.origin
     }
 
-    /// Where the private server stands, if it is one.
+    /// The state of the private server, if it connects to one.
     pub fn private_server(&self) -> Option<ServerState> {
         match &self.origin {
             Origin::Embedded(server) => Some(server.state().borrow().clone()),
@@ -154,41 +154,41 @@ impl Pool {
         }
     }
 
-    /// Connections at rest, and at most.
+    /// The minimum and the maximum number of connections.
     pub fn bounds(&self) -> (u32, u32) {
         self.bounds
     }
 
-    /// What its owner knows of it.
+    /// The pool's counters, from the actor that owns it.
     ///
     /// # Errors
     /// See [`AskError`].
     pub async fn status(&self, within: Duration) -> Result<PoolStatus, AskError> {
-        match &self.way {
+        match &self.backend {
             Backend::Postgres(database) => database.pool().ask(Status, within).await,
             Backend::Redis(redis) => redis.status(within).await,
             Backend::PubSub(pubsub) => pubsub.redis().status(within).await,
         }
     }
 
-    /// How its subscribed connection does, if it has one.
+    /// The state of its subscriber, if it has one.
     ///
     /// # Errors
     /// See [`AskError`].
     pub async fn subscriber(&self, within: Duration) -> Result<Option<SubscriberStatus>, AskError> {
-        match &self.way {
+        match &self.backend {
             Backend::PubSub(pubsub) => pubsub.status(within).await.map(Some),
             Backend::Postgres(_) | Backend::Redis(_) => Ok(None),
         }
     }
 
-    /// What its server says of itself, over a connection that is open. `None` where none is, and
-    /// none is opened for it.
+    /// Asks its server for version, role and load over an open connection. `None` if no connection is
+    /// open; none is opened for this.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// The server does not answer.
     pub async fn facts(&self, within: Duration) -> Result<Option<Value>, Problem> {
-        let facts = match &self.way {
+        let facts = match &self.backend {
             Backend::Postgres(database) => database.facts(within).await?.map(serde_json::to_value),
             Backend::Redis(redis) => redis.facts(within).await?.map(serde_json::to_value),
             Backend::PubSub(pubsub) => {
@@ -199,13 +199,13 @@ impl Pool {
         facts.transpose().map_err(|error| Problem::internal(&error))
     }
 
-    /// Uses it, as anybody would: opens a connection where there is none, and has the server do
-    /// nothing, or send a message back.
+    /// Tests the pool with a real use: opens a connection if none is open, and sends an empty query, a
+    /// `PING`, or a message to itself.
     ///
     /// # Errors
-    /// When it cannot be used.
+    /// The pool cannot be used.
     pub async fn touch(&self, within: Duration) -> Result<(), Problem> {
-        match &self.way {
+        match &self.backend {
             Backend::Postgres(database) => {
                 database.query_one("select 1", &[], within).await?;
             }

@@ -1,34 +1,34 @@
-//! Whether the server should get requests, as the sum of named conditions.
+//! Whether the server should get requests: the server is ready when all named conditions hold.
 //!
-//! Every part that must be there before requests make sense holds a [`Gate`]. A gate is closed
-//! until its holder opens it; dropping it changes nothing, so a part that died on its way up never
-//! counts as ready. What nobody can be trusted to tell, since it may be stuck, is looked up each time
-//! somebody asks ([`Readiness::watch`]). Draining is for good: a server that has begun to stop is never ready again.
+//! Every part that requests need holds a [`Gate`]. A gate is closed until its holder opens it. Dropping
+//! a gate leaves it closed, so a part that failed during the start never counts as ready. A condition
+//! whose part may be stuck is checked at each request for readiness instead ([`Readiness::watch`]).
+//! Draining is final: a server that has begun to stop is never ready again.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Why a gate that was never opened is closed.
+/// The reason of a gate that has not been opened yet.
 const NOT_YET: &str = "not started yet";
 
-/// The shared state; clones are the same one.
+/// The conditions. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<RwLock<State>>);
 
-/// Says why a condition does not hold; `None` when it does.
-type Look = Box<dyn Fn() -> Option<String> + Send + Sync>;
+/// Checks a condition: `None` if it holds, otherwise the reason.
+type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 #[derive(Default)]
 struct State {
-    /// Reason by name; `None` is open.
+    /// The reason by name; `None` if the gate is open.
     gates: BTreeMap<&'static str, Option<String>>,
-    watched: Vec<(&'static str, Look)>,
+    watched: Vec<(&'static str, Check)>,
     started: bool,
     draining: bool,
 }
 
-/// One condition, in the hands of whoever can tell whether it holds.
+/// One condition, set by the part that it is about.
 #[derive(Debug)]
 pub struct Gate {
     name: &'static str,
@@ -36,7 +36,7 @@ pub struct Gate {
 }
 
 impl Readiness {
-    /// Adds a condition, closed until its gate is opened.
+    /// Adds a condition that holds once its gate is opened.
     pub fn gate(&self, name: &'static str) -> Gate {
         self.change(|state| {
             state.gates.insert(name, Some(NOT_YET.into()));
@@ -47,42 +47,42 @@ impl Readiness {
         }
     }
 
-    /// Adds a condition that is looked up whenever somebody asks: `look` says why it does not hold, and
-    /// must not wait for anything.
+    /// Adds a condition that `check` checks whenever readiness is asked for. `check` returns the reason if
+    /// the condition does not hold, and must not block.
     pub fn watch(
         &self,
         name: &'static str,
-        look: impl Fn() -> Option<String> + Send + Sync + 'static,
+        check: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) {
-        self.change(|state| state.watched.push((name, Box::new(look))));
+        self.change(|state| state.watched.push((name, Box::new(check))));
     }
 
-    /// Begins draining: not ready from here on.
+    /// Begins draining. The server is not ready from now on.
     pub fn drain(&self) {
         self.change(|state| state.draining = true);
     }
 
-    /// Why the server is not ready, as pairs of name and reason; empty when it is.
+    /// Why the server is not ready, as pairs of name and reason. Empty if it is ready.
     pub fn reasons(&self) -> Vec<(&'static str, String)> {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let draining = state
             .draining
-            .then(|| ("server", "draining: it has been told to stop".to_owned()));
+            .then(|| ("server", "draining: it was asked to stop".to_owned()));
         let closed = state
             .gates
             .iter()
             .filter_map(|(name, reason)| Some((*name, reason.clone()?)));
         let watched = state.watched.iter();
-        let failed = watched.filter_map(|(name, look)| Some((*name, look()?)));
+        let failed = watched.filter_map(|(name, check)| Some((*name, check()?)));
         draining.into_iter().chain(closed).chain(failed).collect()
     }
 
-    /// Whether requests make sense now.
+    /// Whether all conditions hold.
     pub fn is_ready(&self) -> bool {
         self.reasons().is_empty()
     }
 
-    /// Whether every condition has held at one time since the process began.
+    /// Whether all gates have been open at one time since the process started.
     pub fn has_started(&self) -> bool {
         self.0
             .read()
@@ -97,7 +97,7 @@ impl Readiness {
 }
 
 impl Gate {
-    /// The condition holds.
+    /// Opens the gate: the condition holds.
     pub fn open(&self) {
         self.readiness.change(|state| {
             state.gates.insert(self.name, None);
@@ -105,7 +105,7 @@ impl Gate {
         });
     }
 
-    /// The condition does not hold, for a reason fit to be told to operators.
+    /// Closes the gate: the condition does not hold. `reason` is shown to operators.
     pub fn close(&self, reason: impl Into<String>) {
         self.readiness.change(|state| {
             state.gates.insert(self.name, Some(reason.into()));

@@ -1,8 +1,7 @@
-//! What the operating system asks for, heard on a thread of its own.
+//! Receives signals on a thread of its own.
 //!
-//! SIGTERM and SIGINT ask for a graceful stop, SIGHUP for a reload. A second request to stop ends
-//! the process at once, from this thread, whatever the others are doing: an operator who asks twice
-//! does not want to wait for what may be stuck.
+//! SIGTERM and SIGINT request a graceful stop, SIGHUP a reload. A second signal to stop ends the process
+//! at once from this thread, even if other threads are stuck.
 
 use std::io;
 use std::process;
@@ -12,25 +11,25 @@ use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// What the server is asked to do.
+/// A request of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Finish what is under way, then end.
+    /// Finish the requests in flight, then stop.
     Stop,
-    /// Read the settings again.
+    /// Reload the settings.
     Reload,
 }
 
-/// More reloads than this waiting are as good as one.
+/// The most signals that wait. Further reloads are dropped, since one reload reads all changes.
 const WAITING_MAX: usize = 8;
 
-/// Begins listening; signals that arrive once this returned are not lost.
+/// Starts to receive signals. Signals that arrive after this returns are not lost.
 ///
-/// Nothing on this thread waits for another part of the server: neither for room in the channel,
-/// where a place is kept for the stop, nor for the log.
+/// The thread never waits for another part of the server: the channel has a permit reserved for the
+/// stop, and the log is not written synchronously.
 ///
 /// # Errors
-/// When the handlers or the thread cannot be made.
+/// The signal handlers or the thread cannot be made.
 pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
     let (sender, receiver) = mpsc::channel(WAITING_MAX + 1);
     let (report, installed) = std_mpsc::sync_channel(1);
@@ -64,15 +63,15 @@ async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io
     };
     report_once(report, Ok(()));
 
-    // Nobody else sends, so there is a place.
-    let mut place_for_stop = sender.try_reserve().ok();
+    // This is the only sender, so the channel has space.
+    let mut stop_permit = sender.try_reserve().ok();
     let mut stopping = false;
     loop {
         let stop = tokio::select! {
             _ = terminate.recv() => SignalKind::terminate(),
             _ = interrupt.recv() => SignalKind::interrupt(),
             _ = hangup.recv() => {
-                // A full queue holds a reload already; a closed one has no more use for it.
+                // A full channel holds a reload already; a closed one needs none.
                 sender.try_send(Signal::Reload).ok();
                 continue;
             }
@@ -81,7 +80,7 @@ async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io
             end_at_once(stop);
         }
         stopping = true;
-        if let Some(place) = place_for_stop.take() {
+        if let Some(place) = stop_permit.take() {
             place.send(Signal::Stop);
         }
     }
@@ -96,6 +95,6 @@ fn end_at_once(asked_by: SignalKind) -> ! {
 }
 
 fn report_once(report: &std_mpsc::SyncSender<io::Result<()>>, result: io::Result<()>) {
-    // The receiver waits for exactly this; if it is gone, so is the server.
+    // The receiver in `listen` waits for this message.
     report.send(result).ok();
 }

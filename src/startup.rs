@@ -1,8 +1,8 @@
-//! Building the application, running it, and ending it in order.
+//! Builds, runs and stops the application.
 //!
-//! Building binds both listeners, so that what cannot work fails at once and port 0 is known before
-//! anything runs. Running starts the actors, then the HTTP server, and tells that it answers. Ending
-//! is the reverse: not ready, no new connections, requests in flight, actors, admin server.
+//! `build` binds both listeners, so an address that cannot be bound fails at once, and the real port is
+//! known before anything runs. `run` starts the actors, then the HTTP server, and writes the ready file.
+//! The stop is the reverse: not ready, no new connections, requests in flight, actors, admin server.
 
 mod actors;
 mod budget;
@@ -38,13 +38,13 @@ use actors::ActorsError;
 pub use budget::{BudgetError, check_budget};
 use ready_file::ReadyFile;
 
-/// Why the server could not start, or did not end well.
+/// Why the server did not start, or did not stop in order.
 #[derive(Debug, Error)]
 pub enum StartupError {
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     #[error("cannot listen on {address} ({key}): {source}")]
     Bind {
-        /// The setting that names it.
+        /// The setting that names the address.
         key: &'static str,
         /// The address.
         address: SocketAddr,
@@ -54,8 +54,8 @@ pub enum StartupError {
     /// The main server cannot be started.
     #[error("cannot start the HTTP server: {0}")]
     Http(#[source] io::Error),
-    /// The main server ended without being told to.
-    #[error("the HTTP server ended by itself")]
+    /// The main server ended without a request to stop.
+    #[error("the HTTP server ended unexpectedly")]
     HttpEnded,
     /// The admin server cannot be started.
     #[error("cannot start the admin server: {0}")]
@@ -74,25 +74,25 @@ pub enum StartupError {
     /// The actors did not start.
     #[error(transparent)]
     Actors(#[from] ActorsError),
-    /// The actors gave up: their supervisors could not keep them running.
+    /// The root supervisor failed: the actors exceeded the restart intensity.
     #[error("the actors failed: {0}")]
     ActorsFailed(Exit),
 }
 
-/// Connections that may wait to be accepted; the kernel caps it at its own maximum.
+/// Connections that may wait to be accepted. The kernel limits this number further.
 const BACKLOG: i32 = 4096;
 
-/// Adds routes to the route table.
+/// A function that adds routes to the route table.
 pub type Routes = fn(&mut web::ServiceConfig);
 
-/// The whole server, bound and not yet running.
+/// The server. Its listeners are bound, but it does not run yet.
 pub struct Application {
     reloader: Reloader,
     settings: watch::Receiver<Arc<Settings>>,
     log_filter: Option<FilterHandle>,
     ready_file: Option<PathBuf>,
     routes: Routes,
-    /// Connections of clients at one time.
+    /// The most open connections of clients.
     connections_max: usize,
     main: Bound,
     admin: Bound,
@@ -107,7 +107,7 @@ impl Application {
     /// Binds both listeners.
     ///
     /// # Errors
-    /// When an address is taken or not this machine's.
+    /// An address is in use or does not belong to this machine.
     pub fn build(reloader: Reloader) -> Result<Self, StartupError> {
         let settings = reloader.subscribe();
         let server = settings.borrow().server.clone();
@@ -123,14 +123,14 @@ impl Application {
         })
     }
 
-    /// Lets a reload replace the log filter.
+    /// Makes reloads replace the log filter.
     #[must_use]
     pub fn with_log_filter(mut self, filter: FilterHandle) -> Self {
         self.log_filter = Some(filter);
         self
     }
 
-    /// Writes the bound addresses to `path` once the server answers.
+    /// Writes the bound addresses to `path` when the server is ready.
     #[must_use]
     pub fn with_ready_file(mut self, path: Option<PathBuf>) -> Self {
         self.ready_file = path;
@@ -144,20 +144,20 @@ impl Application {
         self
     }
 
-    /// Where requests are taken.
+    /// The address of the main listener.
     pub fn addr(&self) -> SocketAddr {
         self.main.address
     }
 
-    /// Where health and metrics are answered.
+    /// The address of the admin listener.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin.address
     }
 
-    /// Serves until told to stop by a signal, or until whoever sends signals is gone.
+    /// Serves until a signal to stop arrives or `signals` is closed.
     ///
     /// # Errors
-    /// When a part cannot be started, or the HTTP server ends by itself.
+    /// A part does not start, or the HTTP server or the actors fail.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> Result<(), StartupError> {
         let (addr, admin_addr) = (self.addr(), self.admin_addr());
         let server_settings = self.settings.borrow().server.clone();
@@ -167,8 +167,8 @@ impl Application {
         let metrics = telemetry::install_metrics()?;
         let tree = Tree::default();
         let actors = actors::compose(&self.settings.borrow(), tree.clone())?;
-        readiness.watch("memory", stale(actors.freshness()));
-        // The bound on all bodies is the body budget's own.
+        readiness.watch("memory", check_reading_age(actors.freshness()));
+        // `BodyBudget` bounds the sum of all bodies, so this account has no bound of its own.
         let buffers = actors.buffers("request_bodies", u64::MAX);
         let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
         let unread = actors.buffers(
@@ -235,8 +235,8 @@ impl Bound {
     fn new(key: &'static str, address: SocketAddr) -> Result<Self, StartupError> {
         let bind = || {
             let listener = TcpListener::bind(address)?;
-            // The standard library's backlog of 128 makes a burst of clients wait for their SYN's
-            // retransmission; listening again only changes it.
+            // With the standard library's backlog of 128, a burst of clients must wait until their SYN
+            // is retransmitted. A second `listen` only changes the backlog.
             listen(&listener, Backlog::new(BACKLOG)?)?;
             let address = listener.local_addr()?;
             Ok(Self { listener, address })
@@ -249,7 +249,7 @@ impl Bound {
     }
 }
 
-/// What all worker threads share.
+/// The state that all worker threads share.
 #[derive(Clone)]
 struct Shared {
     limits: Limits,
@@ -258,7 +258,7 @@ struct Shared {
     handles: Handles,
 }
 
-/// Raises the limit of descriptors, and says how many of them clients may take.
+/// Raises the limit of descriptors, and returns how many connections clients may open.
 fn connections_max(settings: &ServerSettings) -> usize {
     let wanted = settings.connections_max.get();
     let descriptors = match descriptors::raise_limit() {
@@ -274,20 +274,20 @@ fn connections_max(settings: &ServerSettings) -> usize {
             descriptors,
             connections,
             wanted,
-            "fewer connections than server.connections_max: this process may open too few files; \
-             raise its hard limit (LimitNOFILE, ulimit -Hn)"
+            "fewer connections than server.connections_max: the limit of open files is too low; \
+             raise the hard limit (LimitNOFILE, ulimit -Hn)"
         );
     }
     connections
 }
 
-/// Says that figures of memory are too old to keep a budget by them.
-fn stale(freshness: Freshness) -> impl Fn() -> Option<String> {
+/// A readiness check: the last reading of memory must not be too old.
+fn check_reading_age(freshness: Freshness) -> impl Fn() -> Option<String> {
     move || {
         let age = freshness.stale()?;
         let seconds = age.as_secs();
         Some(format!(
-            "memory was last read {seconds} s ago; the log says why"
+            "memory was last read {seconds} s ago; see the log for the cause"
         ))
     }
 }
@@ -295,7 +295,7 @@ fn stale(freshness: Freshness) -> impl Fn() -> Option<String> {
 fn collectors(bodies: &BodyBudget, tree: &Tree, freshness: Freshness) -> Collectors {
     metrics::describe_gauge!(
         "headroom_http_bodies_bytes",
-        "Memory set aside for request bodies being read or used."
+        "Bytes of request bodies that are being read or used."
     );
     let (bodies, gauge) = (
         bodies.clone(),
@@ -303,7 +303,7 @@ fn collectors(bodies: &BodyBudget, tree: &Tree, freshness: Freshness) -> Collect
     );
     metrics::describe_gauge!(
         "headroom_memory_reading_age_seconds",
-        "Age of the last reading of memory; absent before the first."
+        "Age of the last reading of memory; absent before the first reading."
     );
     let tree = tree.clone();
     let age = move || {

@@ -1,10 +1,9 @@
-//! The actors: which handles there are, in which order they start, and what of each the others get.
+//! Builds the supervision tree, and gives each module the handles and traits that it needs.
 //!
-//! This is the one place that knows all handles, with `pools` for those of connections. Order: the
-//! memory budget, before anything that needs memory; the pools; the supervisor that loaded models
-//! become children of; the loader; the repository that offers it models. They stop in reverse:
-//! nothing new is found, everything is unloaded, connections are closed, and only then does the
-//! keeper of the budget go.
+//! This file and `pools` are the only ones that use all modules. Start order: memory, the pools, the
+//! supervisor of loaded models, the loader, the repository of models. The stop order is the reverse: the
+//! repository finds no new models, the loader unloads everything, the pools close their connections, and
+//! the memory supervisor stops last.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,19 +28,19 @@ use crate::settings::Settings;
 use crate::settings::sections::{AlertSettings, LeakSettings, MemorySettings, ModelSettings};
 use crate::settings::values::{AlertLevel, EvictionPolicy};
 
-/// Questions to the repository that may wait at one time.
+/// Calls of the repository that may be in flight.
 const REPOSITORY_CALLS_MAX: u32 = 4096;
 
-/// The binary that runs models, where the settings name none.
+/// The name of the model host, if the settings name none.
 const HOST_BINARY: &str = "headroom-model-host";
 
-/// The zygote may be restarted this often, one restart taking all model processes with it.
+/// Restarts of the zygote within [`ZYGOTE_RESTARTS_PERIOD`]. Each restart also ends all model processes.
 const ZYGOTE_RESTARTS_MAX: u32 = 10;
 
-/// Within this time.
+/// The period of the zygote's restart intensity.
 const ZYGOTE_RESTARTS_PERIOD: Duration = Duration::from_secs(60);
 
-/// How long live settings may take to reach an actor.
+/// The deadline for an actor to apply changed settings.
 const RECONFIGURE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why the actors did not start.
@@ -56,18 +55,20 @@ pub enum ActorsError {
     /// The backoff settings cannot work.
     #[error(transparent)]
     Backoff(#[from] BackoffError),
-    /// The catalogue of what can be loaded makes no sense.
+    /// The catalogue of resources is inconsistent.
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
-    /// This program's own path is not known, and no host binary is set.
-    #[error("cannot tell where {HOST_BINARY} is; set models.host_binary")]
+    /// The path of this program is unknown, and no host binary is set.
+    #[error(
+        "cannot find {HOST_BINARY}: the path of this program is unknown; set models.host_binary"
+    )]
     NoHostBinary(#[source] std::io::Error),
     /// The root supervisor failed.
     #[error("the actors did not start: {0}")]
     Tree(Exit),
 }
 
-/// The actors, wired and not yet started.
+/// The actors before their start.
 pub(super) struct ActorPlan {
     spec: SupervisorSpec,
     handles: Handles,
@@ -81,17 +82,17 @@ pub(super) struct ActorTree {
 }
 
 impl ActorPlan {
-    /// Memory for one sort of buffers in this process.
+    /// An account for one kind of buffers in this process, of at most `bytes_max` bytes.
     pub(super) fn buffers(&self, name: &'static str, bytes_max: u64) -> BufferAccount {
         self.memory.buffers(name, bytes_max)
     }
 
-    /// How old the figures of memory are.
+    /// The age of the last reading of memory.
     pub(super) fn freshness(&self) -> Freshness {
         self.memory.freshness()
     }
 
-    /// Starts everything that the routes ask, and opens `ready` once it can be asked.
+    /// Starts the actors, and opens `ready` when routes can call them.
     pub(super) async fn start(
         self,
         settings: watch::Receiver<Arc<Settings>>,
@@ -121,17 +122,17 @@ impl ActorPlan {
 }
 
 impl ActorTree {
-    /// What the routes may ask.
+    /// The handles for the routes.
     pub(super) fn handles(&self) -> Handles {
         self.handles.clone()
     }
 
-    /// Resolves when the tree has failed for good.
+    /// Resolves when the root supervisor has failed.
     pub(super) async fn failed(&mut self) -> Exit {
         self.root.failed().await
     }
 
-    /// Stops everything, in reverse order.
+    /// Stops the actors in reverse start order.
     pub(super) async fn stop(self) {
         let exit = self.root.stop().await;
         if !exit.is_normal() {
@@ -140,7 +141,7 @@ impl ActorTree {
     }
 }
 
-/// Says what the tree is made of, and hands each room what it needs of the others.
+/// Builds the tree from `settings`.
 pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, ActorsError> {
     let memory = Memory::new(memory_config(&settings.memory))?;
     let models_config = Arc::new(models_config(&settings.models)?);
@@ -184,7 +185,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
     let composed = pools::compose(settings, &deps);
     let mut spec = SupervisorSpec::new("headroom");
     if let Some(alerts) = alert_config(&settings.memory.alerts) {
-        // Before the room that it listens to, so that it hears of the first reading.
+        // The alert sender starts before the memory supervisor, so it gets the first event.
         spec = spec.child(memory.alerts(alerts)?);
     }
     let mut spec = spec.child(memory.child());
@@ -216,7 +217,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
     })
 }
 
-/// Hands on what can change while the server runs.
+/// Sends changed settings to the actors.
 async fn follow(mut settings: watch::Receiver<Arc<Settings>>, handles: Handles) {
     while settings.changed().await.is_ok() {
         let now = Arc::clone(&settings.borrow_and_update());

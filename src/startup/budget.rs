@@ -1,7 +1,7 @@
-//! Whether the memory budget can work at all: asked before anything is bound, and by `check-config`.
+//! Checks that the memory budget holds the server and one small model.
 //!
-//! With a budget below what the server itself and one load need, every load would be refused for
-//! ever while the server counted as ready.
+//! With a smaller budget every load would be refused for ever while the server counts as ready. The
+//! check runs before any address is bound, and in `check-config`.
 
 use bytesize::ByteSize;
 use headroom_actors::memory::{BudgetReading, BudgetSource, Memory, MemoryConfigError, most_below};
@@ -11,8 +11,8 @@ use thiserror::Error;
 use super::actors::memory_config;
 use crate::settings::Settings;
 
-/// What the server itself comes to use: some 6 MiB when it has started, and requests in flight and
-/// what its allocator keeps on top. Not above it, or nothing is left for the first load.
+/// The memory that the server itself uses: about 6 MiB after the start, plus requests in flight and
+/// memory that the allocator keeps.
 const SERVER_BYTES: u64 = 32 << 20;
 
 /// Why a budget cannot work.
@@ -32,11 +32,11 @@ pub enum BudgetError {
         origin: String,
         /// The budget, in bytes.
         budget: u64,
-        /// The bytes of it that loads may fill.
+        /// The bytes of the budget that loads may use.
         room: u64,
-        /// The least budget that works, in bytes.
+        /// The smallest budget that works, in bytes.
         least: u64,
-        /// What to do, up to the bytes.
+        /// What to change; the text ends before the number of bytes.
         remedy: &'static str,
     },
 }
@@ -45,24 +45,24 @@ fn size(bytes: u64) -> impl std::fmt::Display {
     ByteSize(bytes).display().iec()
 }
 
-/// Checks the budget that `settings` make on this machine.
+/// Checks the budget that results from `settings` on this machine.
 ///
 /// # Errors
-/// Nothing could ever be loaded.
+/// The budget is too small to load anything.
 pub fn check_budget(settings: &Settings) -> Result<(), BudgetError> {
     let config = memory_config(&settings.memory);
     config.validate()?;
     match Memory::read_budget(&config) {
         Ok(reading) => check(&reading, config.levels.critical),
         Err(error) => {
-            // The keeper of the budget says so when it starts, and does not.
+            // The memory supervisor reports the same error and does not start.
             tracing::debug!(%error, "the memory budget cannot be checked");
             Ok(())
         }
     }
 }
 
-/// Loads are let in below the share `critical`.
+/// Loads may use the budget up to the share `critical`.
 fn check(reading: &BudgetReading, critical: f64) -> Result<(), BudgetError> {
     let room = most_below(reading.bytes, critical);
     if room >= SERVER_BYTES + FIRST_LOAD_BYTES {
@@ -90,7 +90,7 @@ fn check(reading: &BudgetReading, critical: f64) -> Result<(), BudgetError> {
     })
 }
 
-/// The least budget whose share `critical` holds the server and one load, in whole MiB.
+/// The smallest budget, in whole MiB, whose share `critical` holds the server and one load.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -100,7 +100,7 @@ fn check(reading: &BudgetReading, critical: f64) -> Result<(), BudgetError> {
 fn least(critical: f64) -> u64 {
     let needed = (SERVER_BYTES + FIRST_LOAD_BYTES) as f64 / critical;
     let mib = (needed / f64::from(1 << 20)).ceil() as u64;
-    // At its very threshold a level already holds.
+    // A level is reached at exactly its threshold, so one MiB more is needed.
     (mib + 1) << 20
 }
 

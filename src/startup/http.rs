@@ -1,4 +1,4 @@
-//! The HTTP server: the routes, on connections that keep our bounds.
+//! Builds the main HTTP server: routes, middleware and connections.
 
 use std::io;
 use std::net::TcpListener;
@@ -14,8 +14,8 @@ use crate::middleware::{Observer, observe};
 use crate::problem::extractors;
 use crate::settings::sections::ServerSettings;
 
-/// A server that serves `routes` on `listener` once it is polled, on at most `connections_max`
-/// connections at one time; more wait until they are accepted.
+/// Makes the server for `routes` on `listener`. It runs when it is polled. At most `connections_max`
+/// connections are open; further ones wait in the listen queue.
 pub(super) fn server(
     settings: &ServerSettings,
     connections_max: usize,

@@ -1,6 +1,6 @@
-//! The ready file: tells scripts and tests that the server answers, and where.
+//! The ready file: its existence means that the server is ready, and its content has the addresses.
 //!
-//! It appears whole or not at all, and goes away when the server begins to stop.
+//! It is written atomically, and removed when the server begins to stop.
 
 use std::fs;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ struct Content {
     pid: u32,
 }
 
-/// A ready file on disk; dropping it removes the file.
+/// A ready file. Dropping it removes the file.
 pub(super) struct ReadyFile(PathBuf);
 
 impl ReadyFile {
