@@ -88,7 +88,7 @@ enum ModelsCommand {
 
 #[derive(Debug, Args)]
 struct Files {
-    /// Base settings file [default: config/default.toml if it is there, else built-in defaults]
+    /// Base settings file [default: config/default.toml if it exists, else built-in defaults]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Also read NAME.toml in the base file's folder; its values take precedence

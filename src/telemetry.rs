@@ -1,8 +1,8 @@
-//! What the server tells about itself: log events, panics, and the metrics recorder.
+//! Log events, panics, and the metrics recorder.
 //!
-//! Log events go to standard error, as text or as JSON, with RFC 3339 times in UTC. Logging never
-//! blocks: see [`stderr`]. The filter can be replaced in a running server. A panic is an error event
-//! like any other, so that it cannot get lost between lines of JSON.
+//! Log events go to standard error as text or JSON, with RFC 3339 times in UTC. Logging never blocks:
+//! see [`stderr`]. The filter can be replaced while the server runs. Panics are logged as error events,
+//! so a JSON log stays JSON.
 
 mod client_errors;
 pub mod stderr;
@@ -28,24 +28,23 @@ use crate::settings::values::LogFormat;
 
 use client_errors::ClientErrors;
 
-/// Upper bounds of every duration histogram, in seconds: from an actor's round trip to a slow load.
+/// The buckets of every duration histogram, in seconds: from an actor's round trip to a slow load.
 const SECONDS_BUCKETS: [f64; 16] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0, 60.0,
 ];
 
-/// The target of events that are kept whatever the filter says: what an operator's own request to
-/// the server led to, such as a reload.
+/// The target of events that the filter never removes: results of an operator's requests, such as a
+/// reload.
 pub const ALWAYS_KEPT: &str = "headroom::operator";
 
-/// How long a panic waits for its line to be written: it may be the last thing that the process
-/// does.
+/// How long a panic waits until its line is written, since the process may end right after.
 const PANIC_FLUSH_WITHIN: Duration = Duration::from_millis(100);
 
-/// Why telemetry could not be set up.
+/// Why telemetry was not installed.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
-    /// Something else in this process collects log events already.
+    /// The process has a log subscriber already.
     #[error("cannot install the log subscriber: {0}")]
     Subscriber(#[from] TryInitError),
     /// Standard error cannot be written to.
@@ -54,7 +53,7 @@ pub enum TelemetryError {
     /// The filter does not parse.
     #[error("cannot parse the log filter {filter:?}: {source}")]
     Filter {
-        /// As it was given.
+        /// The filter.
         filter: String,
         /// Why.
         source: tracing_subscriber::filter::ParseError,
@@ -62,10 +61,10 @@ pub enum TelemetryError {
     /// The subscriber that the filter belongs to is gone.
     #[error("cannot replace the log filter: {0}")]
     Reload(#[from] reload::Error),
-    /// The metrics recorder refuses its configuration.
+    /// The metrics recorder rejects its configuration.
     #[error("cannot build the metrics recorder: {0}")]
     Recorder(#[from] BuildError),
-    /// Something else in this process records metrics already.
+    /// The process has a metrics recorder already.
     #[error("cannot install the metrics recorder: another one is in place")]
     RecorderTaken,
 }
@@ -75,19 +74,19 @@ pub enum TelemetryError {
 pub struct FilterHandle(reload::Handle<EnvFilter, Registry>);
 
 impl FilterHandle {
-    /// From here on, events are kept by `filter`.
+    /// Applies `filter` to all further events.
     ///
     /// # Errors
-    /// When the subscriber is gone.
+    /// The subscriber no longer exists.
     pub fn replace(&self, filter: &LogFilter) -> Result<(), TelemetryError> {
         Ok(self.0.reload(parse(filter)?)?)
     }
 }
 
-/// Sends log events and panics to standard error, as `settings` say.
+/// Sends log events and panics to standard error, in the form that `settings` select.
 ///
 /// # Errors
-/// When this process has a subscriber already, or the thread that writes cannot be started.
+/// The process has a subscriber already, or the writer thread cannot be started.
 pub fn install_logs(settings: &LogSettings) -> Result<FilterHandle, TelemetryError> {
     let (filter, handle) = reload::Layer::new(parse(&settings.filter)?);
     let registry = tracing_subscriber::registry().with(filter);
@@ -146,18 +145,18 @@ fn payload_text(payload: &dyn Any) -> &str {
 
 const DROPPED_METRIC: &str = "headroom_log_dropped_lines_total";
 
-/// Records what telemetry knows of itself; to be called before metrics are rendered.
+/// Updates the metrics about telemetry itself. Called before metrics are rendered.
 pub fn record_metrics() {
     metrics::counter!(DROPPED_METRIC).absolute(stderr::dropped_lines());
 }
 
-/// Installs the process's one metrics recorder and returns what renders it; later calls return the
-/// same.
+/// Installs the metrics recorder of the process, and returns its handle. Later calls return the same
+/// handle.
 ///
 /// # Errors
-/// When this process has another recorder already.
+/// The process has another recorder already.
 pub fn install_metrics() -> Result<PrometheusHandle, TelemetryError> {
-    // Held while installing: of two callers at once, the second must see the first one's handle.
+    // The lock is held during the installation, so that a concurrent caller gets the same handle.
     static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
     let mut installed = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(handle) = &*installed {

@@ -1,4 +1,4 @@
-//! What happens around every request: it gets an id, a span, a deadline, and one log event.
+//! Gives every request an id, a span, a deadline, counters and one log event.
 
 pub mod observe;
 pub mod request_id;

@@ -1,8 +1,7 @@
-//! Around every request: its id, its span, the last deadline, counters, and exactly one log event.
+//! Gives every request an id, a span, a final deadline, counters and exactly one log event.
 //!
-//! An error is logged here and nowhere else, with the cause that the caller is not told. The event
-//! of a request that went well is at debug level: `log.filter = "info,headroom::access=debug"`
-//! shows it.
+//! Errors of requests are logged here and nowhere else, with the cause that the response does not show.
+//! A successful request is logged at debug level: `log.filter = "info,headroom::access=debug"` shows it.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +20,8 @@ use crate::problem::{Problem, ProblemKind, ProtocolError, REQUEST_ID, problem_of
 /// The target of request events in log filters.
 const ACCESS: &str = "headroom::access";
 
-/// How much later than `server.request_deadline` a request is cut off: handlers keep the deadline
-/// themselves and say what they were waiting for; this is for those that fail to.
+/// How long after `server.request_deadline` a request is aborted. Handlers keep the deadline themselves
+/// and name what they waited for; this is for handlers that fail to.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// Counters and the deadline of all requests.
@@ -36,7 +35,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Registers the counters; `deadline` is `server.request_deadline`.
+    /// Registers the counters. `deadline` is `server.request_deadline`.
     pub fn new(deadline: Duration) -> Self {
         metrics::describe_gauge!(
             "headroom_http_requests_in_flight",
@@ -61,7 +60,7 @@ impl Observer {
     }
 }
 
-/// A request under way; counts itself out however it ends.
+/// Guard of a request in progress. Its drop updates the counters, however the request ends.
 struct Watch {
     observer: web::Data<Observer>,
     id: RequestId,
@@ -70,10 +69,10 @@ struct Watch {
     ended: bool,
 }
 
-/// Answers a request with everything around it.
+/// Handles a request, and observes it from start to end.
 ///
 /// # Errors
-/// A [`Problem`] when the request was cut off or failed outside its handler.
+/// A [`Problem`] if the request was aborted or failed outside of its handler.
 pub async fn observe<B: MessageBody>(
     observer: web::Data<Observer>,
     request: ServiceRequest,
@@ -117,8 +116,8 @@ impl Watch {
     ) -> ServiceResponse<EitherBody<B>> {
         let pattern = response.request().match_pattern();
         let pattern = pattern.as_deref().unwrap_or("unmatched");
-        // Problems are made again, now that the request's id is known; the framework's own errors
-        // become problems; errors of other forms (as under /v2) are left as they are.
+        // A problem is rebuilt with the request's id. Errors of the framework become problems. Errors in
+        // other forms, such as under /v2, stay as they are.
         let Some(problem) = response.response().error().and_then(problem_of) else {
             let error = response.response().error();
             let told = error.and_then(|error| error.as_error::<ProtocolError>());
@@ -150,7 +149,7 @@ impl Watch {
         if let Some(counter) = self.observer.by_class.get(class) {
             counter.increment(1);
         }
-        /// Events of different levels are different call sites; their fields are the same.
+        /// Logs the same fields at different levels: a level is fixed per call site.
         macro_rules! event {
             ($level:ident) => {
                 tracing::event!(

@@ -1,5 +1,5 @@
-//! The id that a request has in its answer, in the log and in problems. A caller's own id is kept,
-//! so that a request can be followed through several services.
+//! The id of a request in its response, in the log and in problems. An id that the caller sends is kept,
+//! so that a request can be traced through several services.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix_web::http::header::HeaderValue;
 
-/// Longest id taken over from a caller.
+/// The longest id that is accepted from a caller.
 const LENGTH_MAX: usize = 128;
 
 /// A request's id: visible ASCII.
@@ -17,14 +17,14 @@ const LENGTH_MAX: usize = 128;
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The caller's id if it is a sane one, else a new one.
+    /// The caller's id if it is valid, otherwise a new id.
     pub fn accept(given: Option<&HeaderValue>) -> Self {
         given
-            .filter(|id| is_sane(id.as_bytes()))
+            .filter(|id| is_valid(id.as_bytes()))
             .map_or_else(Self::new, |id| Self(id.clone()))
     }
 
-    /// A new id: the process's random part, then a count.
+    /// A new id: a random part per process, then a counter.
     fn new() -> Self {
         static PROCESS: LazyLock<u64> =
             LazyLock::new(|| RandomState::new().build_hasher().finish());
@@ -51,7 +51,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-fn is_sane(id: &[u8]) -> bool {
+fn is_valid(id: &[u8]) -> bool {
     (1..=LENGTH_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 

@@ -1,5 +1,4 @@
-//! What the handles' errors are to a caller: which problem, what to do about it, and when to come
-//! back. The one place that knows both.
+//! Converts errors of actors into problems: the kind, what the caller can do, and `Retry-After`.
 
 use std::time::Duration;
 
@@ -11,22 +10,21 @@ use headroom_actors::{postgres, redis};
 
 use super::{Problem, ProblemKind};
 
-/// When to come back where nothing better is known: restarts and loads take about this long.
+/// The default `Retry-After`. Restarts and loads take about this long.
 const SOON: Duration = Duration::from_secs(1);
 
-/// When to come back for memory: idle things leave, and work in flight ends, within this order of
-/// time.
+/// `Retry-After` when memory is short. Evictions and work in flight end within about this time.
 const MEMORY_SOON: Duration = Duration::from_secs(5);
 
-/// When to come back for what somebody has to mend first.
-const MISSING_SOON: Duration = Duration::from_secs(30);
+/// `Retry-After` when an operator must fix something first.
+const OPERATOR_SOON: Duration = Duration::from_secs(30);
 
 impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Busy => Self::new(
                 ProblemKind::Overloaded,
-                "too many requests wait for this already; send fewer at once, or come back",
+                "too many requests wait for this already; send fewer at once, or retry later",
             )
             .retry_after(SOON),
             AskError::Restarting { retry_in } => Self::new(
@@ -41,13 +39,12 @@ impl From<AskError> for Problem {
             .retry_after(SOON),
             AskError::TimedOut => Self::new(
                 ProblemKind::DeadlineExceeded,
-                "there was no answer within server.request_deadline; what was begun may still be \
-                 finished",
+                "no reply within server.request_deadline; the work may still complete",
             ),
             AskError::Lost => Self::new(
                 ProblemKind::Unavailable,
-                "what worked on this request ended before it answered; it may or may not have \
-                 been done",
+                "the actor that worked on this request failed; the work may or may not have been \
+                 done",
             )
             .retry_after(SOON),
         }
@@ -60,20 +57,20 @@ impl From<AcquireError> for Problem {
         let problem = match error.root() {
             AcquireError::NotFound(name) => Self::new(
                 ProblemKind::NotFound,
-                format!("there is nothing named {name}"),
+                format!("there is no resource named {name}"),
             ),
             AcquireError::Failed { error, retry_in } => load_failed(error, *retry_in),
             AcquireError::Short(shortage) => short(shortage),
             AcquireError::NeverFits(excess) => never_fits(excess),
             AcquireError::BudgetUnavailable => Self::new(
                 ProblemKind::Unavailable,
-                "the memory budget cannot be asked now",
+                "the memory supervisor does not reply",
             )
             .retry_after(SOON),
             AcquireError::Stopping => {
                 Self::new(ProblemKind::NotReady, "the server is stopping").retry_after(SOON)
             }
-            // `root` never is one.
+            // `root` never returns this variant.
             AcquireError::DependencyFailed { dependency, .. } => Self::new(
                 ProblemKind::Unavailable,
                 format!("{dependency} is not available"),
@@ -87,7 +84,7 @@ fn load_failed(error: &LoadError, retry_in: Duration) -> Problem {
     match error.kind {
         LoadErrorKind::Invalid => Problem::new(
             ProblemKind::Unusable,
-            format!("it cannot be loaded: {error}; mend its files, then load it again"),
+            format!("it cannot be loaded: {error}; fix its files, then load it again"),
         )
         .with("next_try_in_seconds", retry_in.as_secs_f64()),
         LoadErrorKind::Unavailable | LoadErrorKind::Deadline => {
@@ -120,12 +117,13 @@ fn short(shortage: &Shortage) -> Problem {
     }
 }
 
-/// Without a time to come back: nothing that happens by itself changes the answer.
+/// The resource is larger than the budget ever allows. Without `Retry-After`, since only a change of the
+/// budget or of the file helps.
 pub(crate) fn never_fits(excess: &Excess) -> Problem {
     let Excess { need, most } = excess;
     let detail = format!(
-        "it needs {need} bytes, and the memory budget leaves {most} to all models together; it works \
-         once the budget is larger or its file smaller"
+        "it needs {need} bytes, and the memory budget leaves {most} for all models together; enlarge \
+         the budget, or use a smaller model"
     );
     Problem::new(ProblemKind::NeverFits, detail)
         .with("need_bytes", *need)
@@ -137,7 +135,7 @@ impl From<UnloadError> for Problem {
         match error {
             UnloadError::NotFound(name) => Self::new(
                 ProblemKind::NotFound,
-                format!("there is nothing named {name}"),
+                format!("there is no resource named {name}"),
             ),
         }
     }
@@ -163,7 +161,7 @@ impl From<InferError> for Problem {
     }
 }
 
-/// There is no memory for `what` now.
+/// Memory for `what` was refused.
 pub(crate) fn no_memory(what: &str, error: BudgetError) -> Problem {
     let problem = Problem::new(
         ProblemKind::InsufficientMemory,
@@ -196,19 +194,19 @@ impl From<CheckoutError> for Problem {
             CheckoutError::TimedOut {
                 cause: TimeoutCause::Unreachable(last),
             } => unreachable(last, SOON),
-            // Places in our own code say nothing to a caller.
+            // The holders are places in our code, which mean nothing to a caller.
             CheckoutError::TimedOut {
                 cause: TimeoutCause::Busy { .. },
             } => Self::new(
                 ProblemKind::Overloaded,
-                "all connections are in use; send fewer requests at once, or come back",
+                "all connections are in use; send fewer requests at once, or retry later",
             )
             .retry_after(SOON),
             CheckoutError::TimedOut { .. } => {
                 Self::new(ProblemKind::Unavailable, detail).retry_after(SOON)
             }
             CheckoutError::CircuitOpen { retry_in, last } => unreachable(last, *retry_in),
-            CheckoutError::Connect(last) => unreachable(last, MISSING_SOON),
+            CheckoutError::Connect(last) => unreachable(last, OPERATOR_SOON),
             CheckoutError::Draining => {
                 Self::new(ProblemKind::NotReady, "the server is stopping").retry_after(SOON)
             }
@@ -218,8 +216,8 @@ impl From<CheckoutError> for Problem {
     }
 }
 
-/// That a server which is needed cannot be had. The message of a connect error holds no secret, and
-/// says the remedy where there is one.
+/// A server that the request needs cannot be reached. The message of a connect error has no secret, and
+/// names a remedy if there is one.
 fn unreachable(error: &ConnectError, retry_in: Duration) -> Problem {
     Problem::new(ProblemKind::Unavailable, error.to_string())
         .with("cause", error.kind.label())
@@ -237,12 +235,12 @@ impl From<postgres::Error> for Problem {
             ),
             E::Lost { .. } => Self::new(
                 ProblemKind::Unavailable,
-                "the connection to the database was lost; it may or may not have been done",
+                "the connection to the database was lost; the work may or may not have been done",
             )
             .retry_after(SOON),
             E::Aborted => Self::new(
                 ProblemKind::Unavailable,
-                "other work got in the way of this, and nothing of it was done",
+                "it conflicts with other transactions, and nothing was done",
             )
             .retry_after(SOON),
             E::Server(server) if error.is_serialization_failure() => {
@@ -250,9 +248,9 @@ impl From<postgres::Error> for Problem {
             }
             E::Server(_) | E::Protocol(_) | E::Schema(_) => Self::new(
                 ProblemKind::Unavailable,
-                "the database does not do its part; the log says why",
+                "the database failed; see the log for the cause",
             )
-            .retry_after(MISSING_SOON),
+            .retry_after(OPERATOR_SOON),
             E::Rows { .. } | E::Invalid(_) => return Self::internal(&error),
         }
         .caused_by(&error)
@@ -266,23 +264,23 @@ impl From<redis::Error> for Problem {
             E::Checkout(checkout) => return Self::from(checkout.clone()),
             E::Deadline => Self::new(
                 ProblemKind::DeadlineExceeded,
-                "redis did not answer within the deadline; it may or may not have been done",
+                "redis did not answer within the deadline; the work may or may not have been done",
             ),
             E::Lost => Self::new(
                 ProblemKind::Unavailable,
-                "the connection to redis was lost; it may or may not have been done",
+                "the connection to redis was lost; the work may or may not have been done",
             )
             .retry_after(SOON),
             E::NoNode => Self::new(
                 ProblemKind::Unavailable,
-                "the node of redis that has the key is away; it may or may not have been done",
+                "the redis node that has the key is down; the work may or may not have been done",
             )
             .retry_after(SOON),
             E::Server { .. } => Self::new(
                 ProblemKind::Unavailable,
-                "redis does not do its part; the log says why",
+                "redis failed; see the log for the cause",
             )
-            .retry_after(MISSING_SOON),
+            .retry_after(OPERATOR_SOON),
             E::Type => return Self::internal(&error),
         }
         .caused_by(&error)

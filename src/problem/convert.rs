@@ -1,5 +1,4 @@
-//! What the web framework's own errors become. Their texts are not passed on where they could tell
-//! about the server's inside.
+//! Converts errors of the web framework into problems. Texts that could reveal internals are not used.
 
 use actix_web::error::{
     InternalError, JsonPayloadError, PathError, PayloadError, QueryPayloadError, UrlencodedError,
@@ -10,11 +9,11 @@ use serde_json::error::Category;
 
 use super::{Problem, ProblemKind};
 
-/// Bytes that the framework's extractors read: commands of operators, which are short. They read
-/// outside of the budget for bodies; what may be larger is read by `read_body`.
+/// The largest body that the framework's extractors read. They read short commands of operators, outside
+/// of the budget for bodies. Larger bodies are read by `read_body`.
 const EXTRACTED_BODY_MAX: usize = 64 * 1024;
 
-/// Makes the framework's extractors answer with problems, and holds them to short bodies.
+/// Makes the framework's extractors return problems, and limits them to short bodies.
 pub fn extractors(config: &mut ServiceConfig) {
     config
         .app_data(
@@ -31,8 +30,8 @@ pub fn extractors(config: &mut ServiceConfig) {
         .app_data(QueryConfig::default().error_handler(|error, _| from_query(&error).into()));
 }
 
-/// The problem that an error is, or that an error of the framework stands for; `None` for errors of
-/// other origin, whose answers are made by those who know them.
+/// The problem for an error that is a problem or comes from the framework. `None` for other errors, which
+/// make their own response.
 pub fn problem_of(error: &actix_web::Error) -> Option<Problem> {
     if let Some(problem) = error.as_error::<Problem>() {
         return Some(problem.clone());
@@ -60,7 +59,7 @@ pub fn problem_of(error: &actix_web::Error) -> Option<Problem> {
     None
 }
 
-/// What a bare status says, for errors that say nothing else that may be passed on.
+/// The problem for a status, for errors without a text that may be shown.
 fn from_status(status: StatusCode) -> Problem {
     let same = |kind: &&ProblemKind| kind.status() == status;
     let fallback = if status.is_client_error() {
@@ -90,7 +89,7 @@ fn from_json(error: &JsonPayloadError) -> Problem {
     }
 }
 
-/// What is wrong with a JSON body, with the place where that shows.
+/// The problem for an invalid JSON body, with line and column.
 pub(super) fn from_serde(error: &serde_json::Error) -> Problem {
     match error.classify() {
         Category::Data => Problem::new(
@@ -130,7 +129,7 @@ impl From<PayloadError> for Problem {
 }
 
 fn from_path(error: &PathError) -> Problem {
-    // A path that cannot be parsed names nothing that exists.
+    // A path that cannot be parsed names no resource.
     Problem::not_found().caused_by(error)
 }
 
@@ -153,7 +152,7 @@ fn from_form(error: &UrlencodedError) -> Problem {
     }
 }
 
-/// The body is larger than `limit` bytes.
+/// The problem for a body of more than `limit` bytes.
 pub(crate) fn too_large(limit: u64) -> Problem {
     Problem::new(
         ProblemKind::PayloadTooLarge,

@@ -1,10 +1,9 @@
-//! Problem details (RFC 9457): the one form of an HTTP error outside `/v2`.
+//! Problem details (RFC 9457): the form of every HTTP error outside `/v2`.
 //!
-//! What a caller is told and what is logged are different things. `detail` is written by us, for
-//! the caller, about what the caller can do; a cause is for the log, and only there. Which kinds
-//! exist, and what status and title each has, stands in one table. A caller's mistake is never a
-//! 5xx: 500 is a bug of ours, 503 and 504 mean that the same request can work later, and 507 that it
-//! can once an operator has changed something.
+//! A problem has a `detail` for the caller, which says what the caller can do, and a cause, which only
+//! the log shows. One table has all kinds with their status and title. A mistake of the caller is never
+//! a 5xx. 500 is a bug of the server; after 503 and 504 the same request can succeed later; 507 means
+//! that the request needs more memory than there is for it.
 
 mod actor_errors;
 mod convert;
@@ -28,13 +27,13 @@ pub use protocol::ProtocolError;
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// Names the request in requests, answers and logs.
+/// The header with the request's id, in requests and responses.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Declares the kinds with their slug, status and title.
 macro_rules! kinds {
     ($( $(#[$meta:meta])* $kind:ident = $slug:literal, $status:ident, $title:literal; )*) => {
-        /// What can go wrong, from the caller's point of view.
+        /// The kinds of errors, from the caller's point of view.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ProblemKind { $( $(#[$meta])* $kind, )* }
 
@@ -42,17 +41,17 @@ macro_rules! kinds {
             /// Every kind.
             pub const ALL: &'static [Self] = &[$( Self::$kind, )*];
 
-            /// The stable part of its type URI.
+            /// The last part of the type URI. It never changes.
             pub const fn slug(self) -> &'static str {
                 match self { $( Self::$kind => $slug, )* }
             }
 
-            /// Its HTTP status.
+            /// The HTTP status.
             pub const fn status(self) -> StatusCode {
                 match self { $( Self::$kind => StatusCode::$status, )* }
             }
 
-            /// What it is, the same for every occurrence.
+            /// The title, which is the same for every occurrence.
             pub const fn title(self) -> &'static str {
                 match self { $( Self::$kind => $title, )* }
             }
@@ -61,7 +60,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The request cannot be understood.
+    /// The request is malformed.
     MalformedRequest = "malformed-request", BAD_REQUEST, "The request is malformed";
     /// There is no such resource.
     NotFound = "not-found", NOT_FOUND, "There is no such resource";
@@ -69,48 +68,48 @@ kinds! {
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The resource has no such method";
     /// The request did not arrive in time.
     RequestTimeout = "request-timeout", REQUEST_TIMEOUT, "The request did not arrive in time";
-    /// The body is larger than what is accepted.
+    /// The body is larger than the limit.
     PayloadTooLarge = "payload-too-large", PAYLOAD_TOO_LARGE, "The request body is too large";
-    /// The body is in a form that is not accepted.
+    /// The body has a content type or encoding that is not accepted.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The request body has an unsupported form";
-    /// The request is well formed, and what it says is not possible.
+    /// The request is well formed, but its content is invalid.
     InvalidInput = "invalid-input", UNPROCESSABLE_ENTITY, "The request's content is not valid";
-    /// The resource is there, and is not what it should be.
+    /// The resource exists but cannot be used, for example an invalid model file.
     Unusable = "unusable", UNPROCESSABLE_ENTITY, "The resource cannot be used";
-    /// The request was tried, and fails by what is in it.
+    /// The request was processed and failed because of its content.
     Unprocessable = "unprocessable", UNPROCESSABLE_ENTITY, "The request cannot be processed";
-    /// A bug of ours.
+    /// A bug of the server.
     Internal = "internal-error", INTERNAL_SERVER_ERROR, "The server made a mistake";
-    /// As much work as can be done is under way.
+    /// The server works at its limit.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "The server is busy";
-    /// Something that is needed is down, starting or restarting.
+    /// A part that the request needs is down, starting or restarting.
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Something needed is not available";
-    /// What is needed does not fit into memory now.
+    /// There is not enough free memory now.
     InsufficientMemory = "insufficient-memory", SERVICE_UNAVAILABLE, "There is not enough memory now";
-    /// It takes more memory than can be had for it.
+    /// The request needs more memory than its model may use.
     MemoryExceeded = "memory-exceeded", INSUFFICIENT_STORAGE, "It needs more memory than there is";
-    /// What is needed does not fit into the memory budget, whatever else leaves.
+    /// The resource does not fit into the memory budget, even if everything else is unloaded.
     NeverFits = "never-fits", INSUFFICIENT_STORAGE, "It does not fit into the memory budget";
     /// The server is starting or stopping.
     NotReady = "not-ready", SERVICE_UNAVAILABLE, "The server is not ready";
-    /// The answer did not come in time.
+    /// The request was not completed within its deadline.
     DeadlineExceeded = "deadline-exceeded", GATEWAY_TIMEOUT, "The answer did not come in time";
 }
 
 impl ProblemKind {
-    /// The type of a problem: a URI reference that never changes.
+    /// The type URI of the problem, a relative reference. It never changes.
     pub fn type_uri(self) -> String {
         format!("/problems/{}", self.slug())
     }
 }
 
-/// Bytes of a detail: it quotes callers, and is kept, sent and logged.
+/// The longest detail, in bytes. Details quote callers, and are sent and logged.
 const DETAIL_MAX: usize = 2048;
 
-/// Bytes of a cause.
+/// The longest cause, in bytes.
 const CAUSE_MAX: usize = 8192;
 
-/// Cuts a text that is longer than `bytes_max`, and shows that it did.
+/// Truncates a text that is longer than `bytes_max`, and marks the truncation.
 fn shorten(text: &mut String, bytes_max: usize) {
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max));
@@ -131,7 +130,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem, with a detail for the caller: a sentence about this occurrence.
+    /// A problem with a detail for the caller: a sentence about this occurrence.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
         shorten(&mut detail, DETAIL_MAX);
@@ -146,7 +145,7 @@ impl Problem {
         }
     }
 
-    /// A bug of ours: the caller learns that, the log learns why.
+    /// A bug of the server. The cause is logged and not shown to the caller.
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
         Self::new(
             ProblemKind::Internal,
@@ -155,7 +154,7 @@ impl Problem {
         .caused_by(cause)
     }
 
-    /// What the log is told, with all its sources; never the caller.
+    /// Adds the cause, with all of its sources, for the log.
     #[must_use]
     pub fn caused_by(mut self, cause: &(dyn std::error::Error + 'static)) -> Self {
         let mut text = cause.to_string();
@@ -170,14 +169,14 @@ impl Problem {
         self
     }
 
-    /// When the same request may work; told in whole seconds, rounded up.
+    /// Adds `Retry-After`, in whole seconds, rounded up.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
 
-    /// A further member of the problem's JSON.
+    /// Adds an extension member to the problem's JSON.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         debug_assert!(
@@ -193,7 +192,7 @@ impl Problem {
         Self::new(ProblemKind::NotFound, "no resource has this path")
     }
 
-    /// The resource only has the methods in `allow`, such as "GET, HEAD".
+    /// The resource has only the methods in `allow`, such as "GET, HEAD".
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let mut problem = Self::new(
             ProblemKind::MethodNotAllowed,
@@ -203,29 +202,29 @@ impl Problem {
         problem
     }
 
-    /// Names the request the problem occurred in.
+    /// Adds the id of the request.
     #[must_use]
     pub fn in_request(mut self, id: &str) -> Self {
         self.request_id = Some(id.into());
         self
     }
 
-    /// Its kind.
+    /// The kind.
     pub fn kind(&self) -> ProblemKind {
         self.kind
     }
 
-    /// What the caller is told about this occurrence.
+    /// The detail for the caller.
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// What only the log is told.
+    /// The cause for the log.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
     }
 
-    /// A further member of its JSON.
+    /// The extension member `name` of its JSON.
     pub fn extension(&self, name: &str) -> Option<&Value> {
         self.extensions.get(name)
     }
@@ -256,7 +255,8 @@ struct Body<'a> {
     extensions: &'a Map<String, Value>,
 }
 
-/// A request id as a caller may make it up is any visible text; `instance` must be a reference.
+/// Escapes a request id for `instance`, which must be a URI reference. A caller's id may be any visible
+/// ASCII text.
 fn as_uri_reference(id: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
     id.bytes()
@@ -303,7 +303,7 @@ impl ResponseError for Problem {
 impl Responder for Problem {
     type Body = BoxBody;
 
-    /// As an error, so that what happens around every request sees the problem and logs it.
+    /// Responds with an error, so that the middleware sees and logs the problem.
     fn respond_to(self, _: &HttpRequest) -> HttpResponse<BoxBody> {
         HttpResponse::from_error(self)
     }

@@ -1,4 +1,4 @@
-//! The form that errors have in the Open Inference Protocol: `{"error": "…"}` with an HTTP status.
+//! Errors in the form of the Open Inference Protocol: `{"error": "…"}` with an HTTP status.
 
 use std::fmt;
 
@@ -14,17 +14,17 @@ use super::{Problem, ProblemKind};
 pub struct ProtocolError(Problem);
 
 impl ProtocolError {
-    /// `problem`, told in this form.
+    /// Converts `problem`.
     pub fn new(problem: Problem) -> Self {
         Self(problem)
     }
 
-    /// The problem itself, for the log.
+    /// The problem, for the log.
     pub fn problem(&self) -> &Problem {
         &self.0
     }
 
-    /// The protocol has one status for whatever is wrong with a request's content.
+    /// The protocol has one status for all errors in a request's content.
     fn status(&self) -> StatusCode {
         match self.0.kind() {
             ProblemKind::InvalidInput => StatusCode::BAD_REQUEST,
@@ -45,7 +45,7 @@ impl ResponseError for ProtocolError {
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
-        // All headers that a problem has (Retry-After, Allow, no caching) hold here too.
+        // Keep the headers of the problem: Retry-After, Allow, Cache-Control.
         let problem = self.0.error_response();
         let mut response = HttpResponse::build(self.status());
         for (name, value) in problem.headers() {
@@ -54,7 +54,7 @@ impl ResponseError for ProtocolError {
             }
         }
         let mut body = json!({ "error": self.0.detail() });
-        // A member that the protocol's own answers have as well.
+        // The protocol's own responses also have this member.
         if let Some(ready) = self.0.extension("ready") {
             body["ready"] = ready.clone();
         }

@@ -1,4 +1,4 @@
-//! The route table. One file per resource, named like its path.
+//! The route table. Each resource has a file that is named after its path.
 
 mod actors;
 mod performance;
@@ -21,7 +21,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .default_service(web::to(not_found));
 }
 
-/// A resource that can only be read.
+/// A resource with GET and HEAD only.
 pub fn readable<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args>,
@@ -39,7 +39,7 @@ where
         }))
 }
 
-/// A resource that can only be posted to.
+/// A resource with POST only.
 fn postable<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args>,
@@ -51,7 +51,7 @@ where
         .default_service(web::to(|| async { Problem::method_not_allowed("POST") }))
 }
 
-/// What is answered where there is no resource.
+/// The response for paths without a resource.
 pub async fn not_found() -> Problem {
     Problem::not_found()
 }

@@ -1,7 +1,7 @@
-//! `GET /api/pools`: every pool of connections, in short. `GET /api/pools/{pool}`: one, with all that is counted.
+//! `GET /api/pools`: a summary of every pool. `GET /api/pools/{pool}`: one pool with all counters.
 //!
-//! `POST /api/pools/{pool}/probe`: uses the pool as anybody would, which opens it when it is cold, and tells what the
-//! server at the other end says of itself.
+//! `POST /api/pools/{pool}/probe`: uses the pool like any caller, which opens it if it is cold, and
+//! returns what its server reports about itself.
 
 use std::time::Instant;
 
@@ -65,12 +65,12 @@ async fn list(handles: web::Data<Handles>) -> Result<impl Responder, Problem> {
 struct Details {
     kind: Kind,
     server: Origin,
-    /// How that does, where it is ours.
+    /// The state of the private server, if it is one.
     private_server: Option<ServerState>,
     health: Health,
     #[serde(flatten)]
     status: PoolStatus,
-    /// The connection that is subscribed, where there is one beside the pool's.
+    /// The state of the pool's subscriber, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     subscriber: Option<SubscriberStatus>,
 }
@@ -94,7 +94,7 @@ async fn one(
 #[derive(Serialize)]
 struct Probed {
     name: &'static str,
-    /// Opening a connection, where that was needed, included.
+    /// Includes the time to open a connection, if none was open.
     took_seconds: f64,
     server: Option<Value>,
 }

@@ -1,9 +1,9 @@
-//! `GET /`: what this is and where to look.
+//! `GET /`: name, version and links.
 
 use actix_web::{Responder, web};
 use serde::Serialize;
 
-/// What a person who opens the server's address wants to know.
+/// The content of the root resource.
 #[derive(Serialize)]
 struct Index {
     name: &'static str,

@@ -1,9 +1,7 @@
-//! Connections that end with an error of the client's: a malformed request, a head that takes too
-//! long, a reset.
+//! Counts connections that end with an error of the client, such as a malformed request or a reset.
 //!
-//! Why it exists: actix-http logs each of them as an error, so that anybody who can connect decides
-//! how much is logged. Here such events are counted instead, and one line now and then says how many
-//! there were.
+//! actix-http logs each of them as an error, so any client could fill the log. This layer counts these
+//! events instead, and logs their number at most once in ten seconds.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -14,23 +12,23 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Time between two lines in the log, at least.
+/// The shortest time between two log lines.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// How actix-http's HTTP/1 code begins what it logs when a connection ends with an error. Its own
-/// faults are told in the same words, as `INTERNAL`, and stay errors.
+/// The prefixes of actix-http's log messages about connections that end with an error. Messages that
+/// contain `INTERNAL` are about its own faults, and stay errors.
 const PREFIXES: [&str; 3] = ["stream error: ", "MAX_BUFFER_SIZE", "write zero"];
 const INTERNAL: &str = "stream error: internal error";
 const TARGET: &str = "actix_http::h1::";
 
-/// Longest reason that is logged.
+/// The longest reason that is logged, in bytes.
 const REASON_MAX: usize = 120;
 
-/// The metric that counts them.
+/// The counter of these events.
 const METRIC: &str = "headroom_http_client_errors_total";
 
-/// Counts these events and keeps them from the layers within. It has to be the outermost layer,
-/// since it logs while it looks at an event.
+/// Counts these events and hides them from the inner layers. It must be the outermost layer, since it
+/// logs while it handles an event.
 #[derive(Debug, Default)]
 pub(super) struct ClientErrors(Mutex<Unlogged>);
 
@@ -49,7 +47,7 @@ impl ClientErrors {
         );
     }
 
-    /// Counts one more; returns the count to be logged, when it is time for that.
+    /// Counts one event. Returns the count if a log line is due.
     fn add(&self, now: Instant) -> Option<u64> {
         let mut unlogged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         unlogged.count += 1;
@@ -85,7 +83,7 @@ impl<S: Subscriber> Layer<S> for ClientErrors {
     }
 }
 
-/// An event's message.
+/// The message of an event.
 #[derive(Default)]
 struct Message(String);
 

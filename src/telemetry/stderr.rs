@@ -1,9 +1,8 @@
-//! Standard error, written by a thread of its own.
+//! Writes standard error from a thread of its own, so that logging never blocks.
 //!
-//! Why it exists: whoever reads standard error can stop reading, and a write to a full pipe blocks.
-//! So lines go into a bounded queue, which never blocks: a line that does not fit is dropped and
-//! counted. One thread writes what is queued. At the end of the process the queue is flushed, for a
-//! bounded time.
+//! The reader of standard error may stop reading, and a write to a full pipe blocks. Therefore lines go
+//! into a bounded queue. A line that does not fit is dropped and counted. One thread writes the queued
+//! lines. At the end of the process the queue is flushed within a bounded time.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -16,48 +15,48 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Most bytes that wait to be written; as many more may be on their way to the reader.
+/// The most bytes in the queue. The writer may have taken as many more.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
 
-/// Capacity that a buffer keeps between two bursts.
+/// The capacity that an empty buffer keeps.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
-/// How long a process may take at its end to write what is queued.
+/// How long the flush at the end of the process may take.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
-/// The queue in front of this process's standard error, or why there is none.
+/// The queue of this process, or the error of its creation.
 static STDERR: LazyLock<io::Result<LineQueue>> = LazyLock::new(|| {
     let stderr = io::stderr().as_fd().try_clone_to_owned()?;
     LineQueue::start(File::from(stderr))
 });
 
-/// The queue in front of standard error; its thread is started by the first call.
+/// The queue in front of standard error. The first call starts its thread.
 ///
 /// # Errors
-/// When standard error cannot be duplicated or the thread cannot be started.
+/// Standard error cannot be duplicated, or the thread cannot be started.
 pub(super) fn queue() -> io::Result<&'static LineQueue> {
     STDERR
         .as_ref()
         .map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
-/// Writes a line to standard error through the queue. It does not block.
+/// Writes a line to standard error through the queue. Never blocks.
 pub fn write_line(line: &str) {
     let line = format!("{line}\n");
     match &*STDERR {
         Ok(queue) => queue.push(line.as_bytes()),
-        // Without a thread there is no other way.
+        // Without the thread, write directly.
         Err(_) => drop(io::stderr().write_all(line.as_bytes())),
     }
 }
 
-/// Lines that were dropped since the process started.
+/// Lines dropped since the process started.
 pub fn dropped_lines() -> u64 {
     STDERR.as_ref().map_or(0, LineQueue::dropped)
 }
 
-/// Flushes standard error when it is dropped: to be held by `main`. It waits one second at most, so
-/// a reader that stopped reading does not hold up the end of the process.
+/// Flushes standard error when it is dropped; `main` holds it. The flush takes at most one second, so a
+/// reader that stopped reading cannot delay the end of the process.
 #[derive(Debug, Default)]
 pub struct FlushOnDrop;
 
@@ -67,14 +66,14 @@ impl Drop for FlushOnDrop {
     }
 }
 
-/// Waits until everything queued is written, `within` at most.
+/// Waits until all queued lines are written, at most `within`.
 pub(super) fn flush(within: Duration) {
     if let Ok(queue) = &*STDERR {
         queue.flush(within);
     }
 }
 
-/// A bounded queue of lines with a thread that writes them. Clones share it.
+/// A bounded queue of lines and the thread that writes them. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct LineQueue {
     shared: Arc<Shared>,
@@ -90,12 +89,12 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queued {
     lines: Vec<u8>,
-    /// Whether the thread has taken lines that are not written yet.
+    /// Whether the thread is writing lines that it has taken.
     writing: bool,
 }
 
 impl LineQueue {
-    /// Starts the thread that writes to `out`. It lives as long as the process.
+    /// Starts the thread that writes to `out`. It runs until the process ends.
     fn start(out: File) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let queue = Self {
@@ -107,7 +106,7 @@ impl LineQueue {
         Ok(queue)
     }
 
-    /// Queues one or more whole lines, or drops and counts them. Never blocks.
+    /// Queues whole lines, or drops and counts them. Never blocks.
     fn push(&self, lines: &[u8]) {
         let mut queued = self.shared.lock();
         if queued.lines.len() + lines.len() > QUEUED_BYTES_MAX {
@@ -124,7 +123,7 @@ impl LineQueue {
         self.shared.dropped.load(Relaxed)
     }
 
-    /// Whether everything was written before `within` had passed.
+    /// Waits until all lines are written, at most `within`. Returns whether they are.
     fn flush(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
         let mut queued = self.shared.lock();
@@ -156,7 +155,7 @@ impl Shared {
         loop {
             self.take(&mut batch);
             if write_all(&mut out, &batch).is_err() {
-                // Nobody reads any more.
+                // The reader is gone.
                 self.drop_lines(&batch);
             } else {
                 reported = self.report_dropped(reported);
@@ -168,7 +167,7 @@ impl Shared {
         }
     }
 
-    /// Waits for lines, and moves all there are into `batch`, which is empty.
+    /// Waits for lines, and moves all of them into the empty `batch`.
     fn take(&self, batch: &mut Vec<u8>) {
         let mut queued = self.lock();
         while queued.lines.is_empty() {
@@ -179,7 +178,7 @@ impl Shared {
         queued.writing = true;
     }
 
-    /// Logs how many lines were dropped since `reported`; returns how many that are now.
+    /// Logs the number of lines dropped since `reported`, and returns the new total.
     fn report_dropped(&self, reported: u64) -> u64 {
         let dropped = self.dropped.load(Relaxed);
         if dropped > reported {
@@ -192,7 +191,7 @@ impl Shared {
     }
 }
 
-/// Writes all of `bytes`, also where standard error was made non-blocking by whoever shares it.
+/// Writes all of `bytes`, also if a process that shares standard error has made it non-blocking.
 fn write_all(out: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -217,7 +216,7 @@ impl<'a> MakeWriter<'a> for LineQueue {
     }
 }
 
-/// What the formatter of log events writes to: each write is one event.
+/// The writer for the log formatter. Each write is one event.
 pub(super) struct LineWriter<'a>(&'a LineQueue);
 
 impl Write for LineWriter<'_> {
@@ -266,11 +265,11 @@ mod tests {
         for _ in 0..4096 {
             queue.push(&line);
         }
-        // 4 MiB: what is on its way and what is queued is at most half of it.
+        // 4 MiB were written: the queue and the batch hold at most half.
         assert!(queue.dropped() >= 2000, "{}", queue.dropped());
         assert!(!queue.flush(SOON));
         assert!(began.elapsed() < LONG);
-        // The reader goes away: what was not written is lost, and the queue is empty.
+        // After the reader is gone, unwritten lines are dropped and the queue is empty.
         drop(reader);
         assert!(queue.flush(LONG));
         queue.push(b"nobody reads this\n");

@@ -1,7 +1,8 @@
-//! `GET /api/performance/connections/stats`: what every pool of connections counts.
+//! `GET /api/performance/connections/stats`: the counters of every pool.
 //!
-//! `GET /api/performance/connections/health`: whether each can be used, and, where it has connections, what its server
-//! says of itself. Opens nothing and starts nothing; answers while everything behind it is down.
+//! `GET /api/performance/connections/health`: the health of each pool. If a pool has open connections,
+//! the answer includes what its server reports about itself. The request opens no connection and starts
+//! no server, and is answered while every server is down.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,8 @@ use crate::handles::Handles;
 use crate::pools::{Health, Pool};
 use crate::problem::Problem;
 
-/// How long a server may take to tell of itself. One that takes longer is not well.
-const FACTS_WITHIN: Duration = Duration::from_secs(1);
+/// How long a server may take to report about itself. A slower one counts as degraded.
+const INFO_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct Stats {
@@ -35,7 +36,7 @@ pub(super) async fn stats(handles: web::Data<Handles>) -> Result<impl Responder,
 
 #[derive(Serialize)]
 struct Report {
-    /// Of the worst.
+    /// The health of the worst pool.
     status: Health,
     pools: Vec<PoolHealth>,
 }
@@ -45,11 +46,11 @@ struct PoolHealth {
     name: &'static str,
     status: Health,
     circuit: Option<CircuitStatus>,
-    /// Why the last connect that failed did.
+    /// The error of the last connect that failed.
     last_error: Option<String>,
-    /// How the private server does, where it is one.
+    /// The state of the private server, if it is one.
     private_server: Option<ServerState>,
-    /// How long the server took to tell of itself.
+    /// How long the server took to report about itself.
     latency_seconds: Option<f64>,
     server: Option<Value>,
 }
@@ -90,7 +91,7 @@ async fn look(pool: &Pool, within: Duration) -> PoolHealth {
     found.circuit = Some(status.circuit);
     found.last_error = status.last_error;
     let began = Instant::now();
-    match pool.facts(FACTS_WITHIN.min(within)).await {
+    match pool.facts(INFO_WITHIN.min(within)).await {
         Ok(None) => {}
         Ok(facts) => {
             found.latency_seconds = Some(began.elapsed().as_secs_f64());

@@ -1,4 +1,4 @@
-//! `/api/performance`: what the server uses, and what it can give back.
+//! `/api/performance`: memory and connections.
 
 mod connections;
 mod memory;
