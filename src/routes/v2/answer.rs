@@ -1,9 +1,9 @@
-//! The answer to an inference, as JSON: whole when it is small, else made and sent in pieces.
+//! Writes the response of an inference as JSON: small responses whole, large ones piece by piece.
 //!
-//! The text of a tensor takes several times its bytes. A large answer is therefore never there as
-//! text: a piece is made when the connection has taken the one before, so a client that reads
-//! slowly, or not at all, holds the tensors and two pieces, all of them reserved in the memory
-//! budget, and nothing else.
+//! The JSON text of a tensor is several times as large as its bytes, so a large response never exists
+//! as text as a whole. A piece is made when the connection has taken the one before. A client that reads
+//! slowly or not at all therefore holds the tensors and two pieces, all of them reserved in the memory
+//! budget.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,21 +20,21 @@ use tokio::task::JoinHandle;
 use super::tensor_json::{text_bytes_max, write_elements};
 use crate::problem::{Problem, no_memory};
 
-/// Answers up to this size are made at once; larger ones in pieces of about this size. The actix
-/// connection keeps a buffer of this size anyway.
+/// Responses up to this size are made whole, larger ones in pieces of about this size. actix-http keeps a
+/// buffer of this size for each connection anyway.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// What an answer in pieces holds beyond its tensors: the piece on its way, and the next one.
+/// The memory of a response in pieces beyond its tensors: the piece being sent and the next one.
 const PIECES_BYTES: u64 = 2 * PIECE_BYTES as u64;
 
-/// An answer that is not yet text.
+/// The response of an inference, before it is text.
 pub(super) struct Answer {
     text: AnswerText,
     bytes_max: usize,
 }
 
 impl Answer {
-    /// The answer to a request with this id, if it had one.
+    /// The response to a request with `id`, if the request had one.
     pub(super) fn new(model: &Model, id: Option<&str>, output: InferOutput) -> Self {
         let head = head(&model.file.name, model.file.version, id);
         let tensors = output.outputs.iter().map(tensor_bytes_max);
@@ -44,10 +44,10 @@ impl Answer {
         }
     }
 
-    /// Makes the response; memory for pieces is set aside in `memory`.
+    /// Makes the HTTP response. Memory for the pieces is reserved in `memory`.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// The reservation is refused.
     pub(super) async fn respond(self, memory: &dyn Buffers) -> Result<HttpResponse, Problem> {
         let Self {
             mut text,
@@ -59,15 +59,15 @@ impl Answer {
             return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
         }
         let hold = memory.reserve_after_refresh(PIECES_BYTES).await;
-        let hold = hold.map_err(|error| no_memory("this answer", error))?;
+        let hold = hold.map_err(|error| no_memory("this response", error))?;
         Ok(response.body(Pieces::new(text, hold)))
     }
 }
 
-/// A response's body that is made piece by piece, on threads that may be held up.
+/// A response body that is made piece by piece, on threads that may block.
 struct Pieces(Option<JoinHandle<Made>>);
 
-/// The next piece, if there is one, and what is left.
+/// The next piece, if there is one, and the rest of the response.
 struct Made {
     piece: Option<Vec<u8>>,
     rest: AnswerText,
@@ -115,15 +115,15 @@ impl MessageBody for Pieces {
     }
 }
 
-/// The thread that made the next piece is gone: the answer ends before its end, which the client
-/// sees by the missing last chunk.
+/// The thread that made the next piece panicked. The response ends without its last chunk, so the client
+/// notices.
 #[derive(Debug, thiserror::Error)]
-#[error("a piece of the answer was lost")]
+#[error("a piece of the response was lost")]
 struct PieceLost;
 
-/// The text of an answer, from where it was left off.
+/// The part of a response's text that is not written yet.
 struct AnswerText {
-    /// What comes before the next element.
+    /// Text before the next element.
     pending: Vec<u8>,
     current: Option<Position>,
     left: vec::IntoIter<Tensor>,
@@ -131,10 +131,10 @@ struct AnswerText {
     is_complete: bool,
 }
 
-/// A tensor that is being written.
+/// The position in the tensors.
 struct Position {
     tensor: Tensor,
-    /// Bytes of it that are written.
+    /// Bytes of the tensor that are written.
     done: usize,
 }
 
@@ -149,7 +149,7 @@ impl AnswerText {
         }
     }
 
-    /// The next `bytes_max` bytes or a little more; `None` after the last.
+    /// The next piece, of `bytes_max` bytes or slightly more. `None` after the last piece.
     fn next_piece(&mut self, bytes_max: usize) -> Option<Vec<u8>> {
         let mut piece = std::mem::take(&mut self.pending);
         while piece.len() < bytes_max && !self.is_complete {
@@ -175,7 +175,7 @@ impl AnswerText {
     }
 }
 
-/// The answer up to its first tensor.
+/// The text before the first tensor.
 fn head(model: &str, version: impl ToString, id: Option<&str>) -> Vec<u8> {
     let mut head = format!(
         "{{\"model_name\":{},\"model_version\":{}",
@@ -190,7 +190,7 @@ fn head(model: &str, version: impl ToString, id: Option<&str>) -> Vec<u8> {
     head.into_bytes()
 }
 
-/// A tensor up to its first element.
+/// The text of a tensor before its first element.
 fn tensor_head(tensor: &Tensor) -> String {
     format!(
         "{{\"name\":{},\"datatype\":\"{}\",\"shape\":{},\"data\":[",
@@ -200,9 +200,9 @@ fn tensor_head(tensor: &Tensor) -> String {
     )
 }
 
-/// Bytes that a tensor's text takes at most.
+/// The most bytes that the text of a tensor can have.
 fn tensor_bytes_max(tensor: &Tensor) -> usize {
-    // The brackets, and the comma before it.
+    // Two brackets, and the comma before the tensor.
     tensor_head(tensor).len() + 3 + text_bytes_max(tensor)
 }
 

@@ -1,4 +1,4 @@
-//! Errors under `/v2` have the protocol's own form.
+//! Converts problems under `/v2` into the protocol's error form.
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -7,7 +7,7 @@ use actix_web::{Error, HttpResponse};
 
 use crate::problem::{ProtocolError, problem_of};
 
-/// Gives every error of the scope the protocol's form.
+/// Converts every error of the scope into the protocol's form.
 pub(super) async fn protocol_errors<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,

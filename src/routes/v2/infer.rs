@@ -1,11 +1,12 @@
 //! `POST /v2/models/{model}[/versions/{version}]/infer`.
 //!
-//! One request's way: read the body within the budget for bodies, turn JSON into tensors, find the
-//! model, have it loaded and held, ask its owner, turn tensors into JSON. The lease goes with the
-//! question, so that the model stays as long as the work takes, whether or not the caller does.
+//! Steps of one request: read the body within the budget for bodies, convert JSON to tensors, find the
+//! model, acquire a lease on it (which loads it), call its owner, convert tensors to JSON. The lease is
+//! part of the call, so the model stays loaded until the work ends, even if the caller leaves.
 //!
-//! What is large is set aside in the memory budget before it is made: the body as it arrives, its
-//! tensors here, the outputs by the model's host, the text of the answer in [`answer`](super::answer).
+//! Memory for large data is reserved before the data exists: the body as it arrives, the tensors here,
+//! the outputs by the actor of the model's process, the text of the response in
+//! [`answer`](super::answer).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,21 +31,21 @@ use crate::body::{Body, BodyBudget, read_body, read_json};
 use crate::handles::Handles;
 use crate::problem::{Problem, ProblemKind, no_memory};
 
-/// Above this, turning JSON into tensors would hold up the other requests of the thread.
+/// Larger bodies are converted on a thread pool, so that they do not delay other requests.
 const CONVERT_INLINE_MAX: usize = 256 * 1024;
 
-/// Inputs that a request may have, and outputs that it may name. No model has as many; a body full
-/// of tiny ones would leave the heap in so many small pieces that it cannot be given back.
+/// The most inputs, and the most requested outputs, of a request. No model has as many. A body full of
+/// tiny inputs would fragment the heap, so that its memory could not be returned.
 const TENSORS_MAX: usize = 1024;
 
-/// Tensors of a request up to this size, all together, are not set aside in the memory budget.
+/// If the tensors of a request have at most this size in total, no memory is reserved for them.
 const SMALL_BYTES: u64 = 64 * 1024;
 
-/// Times that a request's tensors are there at one time: here, and in shared memory on their way
-/// into the model's process.
+/// The copies of a request's tensors that exist at the same time: one in the server, and one in the
+/// memory that is shared with the model's process.
 const COPIES: u64 = 2;
 
-/// The header of the binary tensor extension, which is not spoken here.
+/// The header of the binary tensor extension, which is not supported.
 const BINARY_HEADER: &str = "inference-header-content-length";
 
 pub(super) async fn infer(
@@ -68,8 +69,8 @@ pub(super) async fn infer(
     answer.respond(&handles.answer_text).await
 }
 
-/// Turns a body into tensors, for which memory is set aside first. The body, and its hold on the
-/// budget, end with that.
+/// Converts a body to tensors. Memory for the tensors is reserved first; the body and its reservation are
+/// released at the end.
 async fn read_request(body: Body, handles: &Handles) -> Result<Request, Problem> {
     let large = body.len() > CONVERT_INLINE_MAX;
     let body = Arc::new(body);
@@ -81,7 +82,7 @@ async fn read_request(body: Body, handles: &Handles) -> Result<Request, Problem>
         Err(ParseError::NoMemory(_)) => {}
         done => return done.map_err(Problem::from),
     }
-    // Before a refusal is believed, memory is read again.
+    // A refusal is final only after a new reading of memory.
     handles.tensors.refresh().await;
     read().await?.map_err(Problem::from)
 }
@@ -111,7 +112,7 @@ async fn ask(
     Ok((model, output))
 }
 
-/// Runs a conversion here when it is small, else on a thread that may be held up.
+/// Runs a conversion on this thread if it is small, otherwise on a thread that may block.
 async fn convert<T: Send + 'static>(
     large: bool,
     work: impl FnOnce() -> T + Send + 'static,
@@ -129,12 +130,12 @@ fn invalid(detail: impl Into<String>) -> Problem {
     Problem::new(ProblemKind::InvalidInput, detail)
 }
 
-/// Why a body gave no request.
+/// Why a body could not be converted to a request.
 #[derive(Debug)]
 enum ParseError {
-    /// The caller's to mend.
+    /// The caller's mistake.
     Problem(Problem),
-    /// There is no memory for its tensors.
+    /// Memory for its tensors was refused.
     NoMemory(BudgetError),
 }
 
@@ -159,15 +160,14 @@ impl From<ParseError> for Problem {
     }
 }
 
-/// A request, with the id that the answer repeats.
+/// A request and its id, which the response repeats.
 #[derive(Debug)]
 struct Request {
     id: Option<String>,
     infer: InferRequest,
 }
 
-/// A request as the protocol writes it. Members that we do not know are passed over, as the
-/// protocol asks.
+/// The JSON of a request. Unknown members are ignored, as the protocol requires.
 #[derive(Deserialize)]
 struct RequestJson<'a> {
     id: Option<String>,
@@ -179,7 +179,7 @@ struct RequestJson<'a> {
     outputs: Vec<OutputJson<'a>>,
 }
 
-/// Reads a list of tensors, as long as a request may have.
+/// Deserializes a list of at most `TENSORS_MAX` tensors.
 fn tensors<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -188,12 +188,12 @@ where
     deserializer.deserialize_seq(Bounded::new("tensors", TENSORS_MAX))
 }
 
-/// Reads a shape, as long as one may be.
+/// Deserializes a shape of at most `DIMENSIONS_MAX` dimensions.
 fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i64>, D::Error> {
     deserializer.deserialize_seq(Bounded::new("dimensions", DIMENSIONS_MAX))
 }
 
-/// Reads a list up to a length: a body of many small elements would take many times its own size.
+/// Deserializes a list up to a length. A body of many small elements would need many times its own size.
 struct Bounded<T> {
     what: &'static str,
     len_max: usize,
@@ -239,13 +239,13 @@ struct ParametersJson {
     reset_states: bool,
 }
 
-/// The protocol allows numbers and texts.
+/// The id of a sequence. The protocol allows numbers and strings.
 enum SequenceId {
     Number(u64),
     Text(String),
 }
 
-// Written by hand: a derived untagged enum first makes a tree of whatever stands there.
+// A derived untagged enum would first buffer any value as a tree, without a bound.
 impl<'de> Deserialize<'de> for SequenceId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Id;
@@ -254,7 +254,7 @@ impl<'de> Deserialize<'de> for SequenceId {
             type Value = SequenceId;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number from 0 on, or a text")
+                f.write_str("a number from 0 on, or a string")
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<SequenceId, E> {
@@ -288,7 +288,7 @@ struct OutputJson<'a> {
     name: Cow<'a, str>,
 }
 
-/// Reads a request's JSON. Its tensors keep the memory that was set aside for them in `memory`.
+/// Parses the JSON of a request. Memory for its tensors is reserved in `memory`; the tensors keep it.
 fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, ParseError> {
     let request: RequestJson<'_> = read_json(body)?;
     let inputs = request.inputs.into_iter().map(Input::new);
@@ -315,13 +315,13 @@ fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, ParseError> {
     Ok(Request { id, infer })
 }
 
-/// An input whose elements are still text.
+/// An input whose elements are still JSON text.
 struct Input<'a> {
     name: String,
     datatype: Datatype,
     shape: Vec<i64>,
     text: &'a RawValue,
-    /// Bytes that its elements take.
+    /// The size of its elements in bytes.
     bytes: usize,
 }
 
@@ -362,7 +362,7 @@ impl<'a> Input<'a> {
 fn sequence(parameters: ParametersJson) -> Result<Option<Sequence>, Problem> {
     let (start, end) = (parameters.sequence_start, parameters.sequence_end);
     let id = match parameters.sequence_id {
-        // The protocol's way to say "none".
+        // In the protocol, 0 means no sequence.
         None | Some(SequenceId::Number(0)) if start || end => {
             return Err(invalid(
                 "sequence_start and sequence_end need a sequence_id",
@@ -371,7 +371,7 @@ fn sequence(parameters: ParametersJson) -> Result<Option<Sequence>, Problem> {
         None | Some(SequenceId::Number(0)) => return Ok(None),
         Some(SequenceId::Number(number)) => number.to_string(),
         Some(SequenceId::Text(text)) if text.is_empty() || text.len() > 128 => {
-            return Err(invalid("a sequence_id has 1 to 128 bytes"));
+            return Err(invalid("sequence_id must have 1 to 128 bytes"));
         }
         Some(SequenceId::Text(text)) => text,
     };
@@ -387,7 +387,7 @@ mod tests {
 
     use super::*;
 
-    /// Memory for tensors with a bound.
+    /// A budget of a fixed size.
     struct Memory {
         bytes_max: u64,
         held: Arc<AtomicU64>,
@@ -449,7 +449,7 @@ mod tests {
 
     #[test]
     fn memory_for_large_tensors_is_set_aside_as_long_as_they_are_there() {
-        // A number in two characters is eight bytes.
+        // Two characters of JSON become eight bytes.
         let text = zeros("FP64", 100_000);
         let memory = Memory::of(10_000_000);
         let request = parse(text.as_bytes(), &memory).unwrap().infer;

@@ -1,7 +1,7 @@
-//! `/v2`: the Open Inference Protocol, REST form, with the model repository extension.
+//! `/v2`: the Open Inference Protocol over REST, with the model repository extension.
 //!
-//! Errors here have the protocol's own form, `{"error": "…"}`, and are made in one place ([`form`])
-//! from the problems that the handlers return like everybody else's.
+//! Handlers return problems, as elsewhere. [`form`] converts them into the protocol's form,
+//! `{"error": "…"}`.
 
 mod answer;
 mod form;
@@ -54,7 +54,7 @@ pub(super) fn configure(config: &mut web::ServiceConfig) {
     );
 }
 
-/// `GET /v2`: who answers, and which extensions of the protocol it knows.
+/// `GET /v2`: the server's name and version, and the protocol extensions that it supports.
 async fn server() -> impl Responder {
     web::Json(json!({
         "name": "headroom",
@@ -63,12 +63,12 @@ async fn server() -> impl Responder {
     }))
 }
 
-/// `GET /v2/health/live`: whoever answers is alive.
+/// `GET /v2/health/live`: any response means that the server is alive.
 async fn live() -> impl Responder {
     web::Json(json!({ "live": true }))
 }
 
-/// `GET /v2/health/ready`: whether requests make sense now.
+/// `GET /v2/health/ready`: whether the server should get requests.
 async fn ready(readiness: web::Data<Readiness>) -> Result<impl Responder, Problem> {
     if readiness.is_ready() {
         return Ok(web::Json(json!({ "ready": true })));

@@ -1,4 +1,4 @@
-//! `GET /v2/models/{model}[/versions/{version}]` and its `/ready`.
+//! `GET /v2/models/{model}[/versions/{version}]`, and `/ready` below it.
 
 use actix_web::{Responder, web};
 
@@ -13,17 +13,17 @@ use serde_json::json;
 use crate::handles::Handles;
 use crate::problem::{Problem, ProblemKind, never_fits};
 
-/// What the files are, in the protocol's words.
+/// The protocol's name for TorchScript models.
 const PLATFORM: &str = "pytorch_torchscript";
 
-/// The variable parts of a model's paths.
+/// The variables in the paths of a model.
 #[derive(Deserialize)]
 pub(super) struct ModelPath {
     model: String,
     version: Option<String>,
 }
 
-/// The model that a path names: its version, or the highest.
+/// The model that a path names, in the given or the highest version.
 pub(super) async fn resolve(handles: &Handles, path: &ModelPath) -> Result<Model, Problem> {
     let version = match &path.version {
         None => None,
@@ -49,12 +49,12 @@ fn unknown(path: &ModelPath) -> Problem {
     Problem::new(ProblemKind::NotFound, detail)
 }
 
-/// Where each resource stands, by its name in the catalogue.
+/// The status of each resource.
 pub(super) async fn phases(handles: &Handles) -> Result<Vec<ResourceStatus>, Problem> {
     Ok(handles.loader.ask(Status, handles.request_deadline).await?)
 }
 
-/// Where one model stands.
+/// The phase of one model.
 pub(super) async fn phase(handles: &Handles, model: &Model) -> Result<Phase, Problem> {
     Ok(status(handles, model)
         .await?
@@ -110,8 +110,8 @@ pub(super) async fn metadata(
     }))
 }
 
-/// From the settings; else from the signature that the last load reported, which has names and
-/// no shapes; before the first load there are none.
+/// The inputs from the settings; otherwise from the last load of the file, which has names but no shapes;
+/// otherwise none.
 fn inputs(settings: &ModelSettings, loaded: Option<&LoadedModel>) -> Vec<TensorMetadata> {
     if settings.inputs.is_empty() {
         let signature = loaded.map_or(&[][..], |loaded| &loaded.inputs);
@@ -129,7 +129,8 @@ fn inputs(settings: &ModelSettings, loaded: Option<&LoadedModel>) -> Vec<TensorM
     settings.inputs.iter().map(input).collect()
 }
 
-/// Numbers have a datatype of the protocol; of a tensor, the file tells no more than that it is one.
+/// An input as the file declares it. Scalars have a datatype of the protocol; the file does not declare
+/// the datatype of a tensor.
 fn signature_input(input: &SignatureInput) -> TensorMetadata {
     let (datatype, shape) = match input.type_text.as_str() {
         "int" => ("INT64", vec![1]),
@@ -153,9 +154,8 @@ fn outputs(settings: &ModelSettings) -> Vec<TensorMetadata> {
     settings.outputs.iter().map(output).collect()
 }
 
-/// A model is ready when a request for it can be served: loaded, or to be loaded by that request.
-/// It is not while its last load has failed and the next try is not due, and never while it is larger
-/// than the budget.
+/// A model is ready if a request for it can be served: it is loaded, or the request would load it. It is
+/// not ready after a failed load until the next try is due, or while it is larger than the budget.
 pub(super) async fn ready(
     path: web::Path<ModelPath>,
     handles: web::Data<Handles>,

@@ -11,11 +11,11 @@ use crate::body::{BodyBudget, read_body, read_json};
 use crate::handles::Handles;
 use crate::problem::{Problem, never_fits};
 
-/// What a client may send with an index request; nothing at all is fine too.
+/// The optional body of an index request.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct IndexRequest {
-    /// Only models that are loaded.
+    /// List loaded models only.
     ready: bool,
 }
 
@@ -85,9 +85,8 @@ async fn rescan(handles: &Handles) -> Result<Vec<Model>, Problem> {
         .await??)
 }
 
-/// Loads the highest version. Files or settings that changed take effect: then the model is
-/// unloaded first, when its requests in flight are done. Who asks does not wait until the next try
-/// after a failure is due.
+/// Loads the highest version. If its file or settings have changed, the model is unloaded first, after its
+/// requests in flight. The backoff after a failed load does not apply.
 pub(super) async fn load(
     path: web::Path<ModelPath>,
     handles: web::Data<Handles>,
@@ -99,7 +98,7 @@ pub(super) async fn load(
     }
     load_one(&handles, &model).await?;
     if model.last_loaded().is_none() {
-        // What is loaded is what lay there before, whoever noticed the change.
+        // The loaded model is the old file, even if another request noticed the change.
         unload_one(&handles, &model).await?;
         load_one(&handles, &model).await?;
     }
@@ -114,7 +113,7 @@ async fn load_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
 }
 
 async fn unload_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
-    // An owner that does not run has no sequences.
+    // The error is ignored: an owner that is not running has no sequences.
     model
         .owner
         .ask(EndSequences, handles.request_deadline)
@@ -130,7 +129,7 @@ async fn unload_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Unloads every version, when their requests in flight are done. Open sequences end.
+/// Unloads every version after its requests in flight. Open sequences end.
 pub(super) async fn unload(
     path: web::Path<ModelPath>,
     handles: web::Data<Handles>,

@@ -1,8 +1,8 @@
-//! Tensors as JSON: numbers flat or nested as the shape says, little-endian bytes on our side.
+//! Converts tensors between JSON (flat or nested lists) and little-endian bytes.
 //!
-//! Bytes are written as the numbers are read: a tensor never exists as a tree of JSON values, so a
-//! body of many brackets costs no more memory than its text. What JSON cannot carry (NaN and the
-//! infinities) goes out as `null`, and is refused on the way in.
+//! Numbers are converted while they are parsed. A tensor never exists as a tree of JSON values, so a
+//! body of many brackets needs no more memory than its text. JSON has no NaN and no infinities: they are
+//! written as `null`, and `null` is refused in requests.
 
 use std::fmt;
 
@@ -12,31 +12,31 @@ use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Elements that a text of `text_bytes` can hold at most: each takes a character and a comma.
+/// The most elements in a text of `text_bytes`: each needs one character and a comma.
 fn elements_max(text_bytes: usize) -> usize {
     text_bytes.div_ceil(2)
 }
 
-/// Bytes that [`read`] takes for a tensor of this datatype and shape.
+/// The bytes that [`read`] allocates for a tensor of this datatype and shape.
 ///
 /// # Errors
-/// In words for the caller: the shape is none.
+/// The shape is invalid. The text is for the caller.
 pub(super) fn bytes_of(
     data: &RawValue,
     datatype: Datatype,
     shape: &[i64],
 ) -> Result<usize, String> {
     let count = element_count(shape).map_err(|error| error.to_string())?;
-    // No claimed shape makes us take more than its text can fill.
+    // A declared shape cannot allocate more than its text can fill.
     let most = elements_max(data.get().len());
     let elements = usize::try_from(count).unwrap_or(usize::MAX).min(most);
     Ok(elements.saturating_mul(width(datatype)))
 }
 
-/// Reads the elements of a tensor of this datatype and shape.
+/// Parses the elements of a tensor of this datatype and shape.
 ///
 /// # Errors
-/// In words for the caller: what is wrong, and where the text tells it.
+/// The elements do not match datatype or shape. The text is for the caller.
 pub(super) fn read(data: &RawValue, datatype: Datatype, shape: &[i64]) -> Result<Vec<u8>, String> {
     let count = element_count(shape).map_err(|error| error.to_string())?;
     let text = data.get();
@@ -62,7 +62,7 @@ pub(super) fn read(data: &RawValue, datatype: Datatype, shape: &[i64]) -> Result
     Ok(sink.bytes)
 }
 
-/// The error without its place: line and column count from the start of `data`, which nobody sees.
+/// The error without line and column: they count from the start of `data`, which the caller cannot see.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.find(" at line ") {
@@ -74,14 +74,14 @@ fn plain(error: &serde_json::Error) -> String {
 struct Sink {
     datatype: Datatype,
     bytes: Vec<u8>,
-    /// Elements that the shape still wants.
+    /// Elements that are still missing.
     left: u64,
 }
 
 impl Sink {
     fn put(&mut self, bytes: &[u8]) -> Result<(), String> {
         if self.left == 0 {
-            return Err("has more elements than its shape makes".to_owned());
+            return Err("has more elements than its shape".to_owned());
         }
         self.left -= 1;
         self.bytes.extend_from_slice(bytes);
@@ -89,30 +89,24 @@ impl Sink {
     }
 
     fn put_integer(&mut self, value: i128) -> Result<(), String> {
-        let out_of_range = || format!("{value} does not fit {}", self.datatype);
+        macro_rules! put_as {
+            ($integer:ty) => {
+                match <$integer>::try_from(value) {
+                    Ok(value) => self.put(&value.to_le_bytes()),
+                    Err(_) => Err(self.out_of_range(value)),
+                }
+            };
+        }
         match self.datatype {
-            Datatype::Uint8 => {
-                let value = u8::try_from(value).map_err(|_| out_of_range())?;
-                self.put(&value.to_le_bytes())
-            }
-            Datatype::Int8 => {
-                let value = i8::try_from(value).map_err(|_| out_of_range())?;
-                self.put(&value.to_le_bytes())
-            }
-            Datatype::Int16 => {
-                let value = i16::try_from(value).map_err(|_| out_of_range())?;
-                self.put(&value.to_le_bytes())
-            }
-            Datatype::Int32 => {
-                let value = i32::try_from(value).map_err(|_| out_of_range())?;
-                self.put(&value.to_le_bytes())
-            }
-            Datatype::Int64 => {
-                let value = i64::try_from(value).map_err(|_| out_of_range())?;
-                self.put(&value.to_le_bytes())
-            }
-            Datatype::Bool => Err(format!("{value} is no BOOL; use true or false")),
-            // 64 bits of integer are within the range of every float here but FP16.
+            Datatype::Uint8 => put_as!(u8),
+            Datatype::Int8 => put_as!(i8),
+            Datatype::Int16 => put_as!(i16),
+            Datatype::Int32 => put_as!(i32),
+            Datatype::Int64 => put_as!(i64),
+            Datatype::Bool => Err(format!(
+                "{value} is not a boolean (BOOL); use true or false"
+            )),
+            // A 64-bit integer is in the range of every float datatype except FP16.
             Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => {
                 self.put_float(value as f64)
             }
@@ -120,44 +114,40 @@ impl Sink {
     }
 
     fn put_float(&mut self, value: f64) -> Result<(), String> {
-        // A number that is finite in JSON must not become an infinity on the way.
-        let finite = |is_finite: bool| {
-            if is_finite {
-                Ok(())
-            } else {
-                Err(format!("{value} does not fit {}", self.datatype))
-            }
-        };
+        // A finite JSON number must not become an infinity.
+        macro_rules! put_finite {
+            ($float:expr) => {
+                match $float {
+                    float if float.is_finite() => self.put(&float.to_le_bytes()),
+                    _ => Err(self.out_of_range(value)),
+                }
+            };
+        }
         match self.datatype {
             Datatype::Fp64 => self.put(&value.to_le_bytes()),
-            Datatype::Fp32 => {
-                let value = value as f32;
-                finite(value.is_finite())?;
-                self.put(&value.to_le_bytes())
-            }
-            Datatype::Fp16 => {
-                let value = f16::from_f64(value);
-                finite(value.is_finite())?;
-                self.put(&value.to_le_bytes())
-            }
-            Datatype::Bf16 => {
-                let value = bf16::from_f64(value);
-                finite(value.is_finite())?;
-                self.put(&value.to_le_bytes())
-            }
-            _ => Err(format!("{value} is no {}", self.datatype)),
+            Datatype::Fp32 => put_finite!(value as f32),
+            Datatype::Fp16 => put_finite!(f16::from_f64(value)),
+            Datatype::Bf16 => put_finite!(bf16::from_f64(value)),
+            Datatype::Bool => Err(format!(
+                "{value:?} is not a boolean (BOOL); use true or false"
+            )),
+            _ => Err(format!("{value:?} is not an integer ({})", self.datatype)),
         }
     }
 
     fn put_bool(&mut self, value: bool) -> Result<(), String> {
         match self.datatype {
             Datatype::Bool => self.put(&[u8::from(value)]),
-            _ => Err(format!("{value} is no {}", self.datatype)),
+            _ => Err(format!("{value} is not a number ({})", self.datatype)),
         }
+    }
+
+    fn out_of_range(&self, value: impl fmt::Debug) -> String {
+        format!("{value:?} is out of the range of {}", self.datatype)
     }
 }
 
-/// One level of nesting: an element of the level above, or the whole.
+/// One level of nested lists.
 struct Level<'a> {
     sink: &'a mut Sink,
     shape: &'a [i64],
@@ -177,7 +167,7 @@ impl<'de> Visitor<'de> for Level<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.depth == 0 {
-            f.write_str("an array of elements, flat or nested as the shape says")
+            f.write_str("a list of elements, flat or nested like the shape")
         } else {
             write!(f, "elements of {}", self.sink.datatype)
         }
@@ -200,9 +190,9 @@ impl<'de> Visitor<'de> for Level<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        // Below the top, arrays stand only where the shape has a size for them.
+        // Below the top level, a list needs a dimension of the shape.
         if self.depth > 0 && self.depth >= self.shape.len() {
-            return Err(A::Error::custom("is nested deeper than its shape"));
+            return Err(A::Error::custom("is nested more deeply than its shape"));
         }
         let before = self.sink.left;
         let mut length = 0i64;
@@ -218,7 +208,7 @@ impl<'de> Visitor<'de> for Level<'_> {
             length += 1;
         }
         let taken = before - self.sink.left;
-        // At the top, as many elements as entries means that it is flat, whatever the shape.
+        // If the top-level list has as many entries as the tensor has elements, it is flat.
         let flat = self.depth == 0 && taken == length.unsigned_abs();
         let expected = self.shape.get(self.depth).copied();
         if flat || expected == Some(length) {
@@ -232,23 +222,23 @@ impl<'de> Visitor<'de> for Level<'_> {
 }
 
 impl<'a> Level<'a> {
-    /// The sink, where a single element may stand: in a flat array, or at the innermost level.
+    /// The sink for an element, if an element is allowed here: in a flat list or at the innermost level.
     fn at_leaf<E: Error>(self) -> Result<&'a mut Sink, E> {
         match self.depth {
-            0 => Err(E::custom("must be an array")),
+            0 => Err(E::custom("must be a list")),
             depth if depth == 1 || depth == self.shape.len() => Ok(self.sink),
-            _ => Err(E::custom("is nested less deep than its shape in places")),
+            _ => Err(E::custom("is nested less deeply than its shape")),
         }
     }
 }
 
-/// Bytes that the text of all elements takes at most, the commas between them included.
+/// The most bytes that the text of all elements can have, commas included.
 pub(super) fn text_bytes_max(tensor: &Tensor) -> usize {
     let elements = tensor.data.len() / width(tensor.datatype);
     elements.saturating_mul(element_text_max(tensor.datatype))
 }
 
-/// Bytes of the longest element, and the comma after it.
+/// The most bytes of one element with the comma after it.
 fn element_text_max(datatype: Datatype) -> usize {
     match datatype {
         Datatype::Bool => 6,
@@ -257,7 +247,7 @@ fn element_text_max(datatype: Datatype) -> usize {
         Datatype::Int16 => 7,
         Datatype::Int32 => 12,
         Datatype::Int64 => 21,
-        // 9 digits that matter, sign, point, and an exponent of up to 3 characters.
+        // 9 significant digits, sign, point, and an exponent of up to 3 characters.
         Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 => 16,
         Datatype::Fp64 => 26,
     }
@@ -268,8 +258,8 @@ fn width(datatype: Datatype) -> usize {
     datatype.size() as usize
 }
 
-/// Appends the elements from byte `from` of the tensor on, without brackets, about `bytes_max` bytes
-/// of text. Gives the first byte that is not written.
+/// Appends the elements from byte `from` of the tensor, without brackets, until about `bytes_max` bytes of
+/// text. Returns the first byte that is not written.
 pub(super) fn write_elements(
     text: &mut Vec<u8>,
     tensor: &Tensor,
@@ -308,7 +298,7 @@ fn write_each<const N: usize, T: Serialize>(
         if !std::mem::take(&mut is_first) {
             text.push(b',');
         }
-        // A number always becomes text, and a vector takes all of it.
+        // Writing a number to a vector cannot fail.
         serde_json::to_writer(&mut *text, &element(*bytes)).ok();
     }
 }
@@ -348,7 +338,7 @@ mod tests {
             ("[[1,2],[3]]", Datatype::Int8, &[2, 2], "entries"),
             ("[[1,2],3,4]", Datatype::Int8, &[2, 2], ""),
             ("[1,[2,3],4]", Datatype::Int8, &[2, 2], ""),
-            ("[[[1]]]", Datatype::Int8, &[1, 1], "deeper"),
+            ("[[[1]]]", Datatype::Int8, &[1, 1], "more deeply"),
             ("[[1,2,3],[4,5,6]]", Datatype::Int8, &[3, 2], "entries"),
             ("[128]", Datatype::Int8, &[1], "128"),
             ("[-1]", Datatype::Uint8, &[1], "-1"),
@@ -417,7 +407,7 @@ mod tests {
                 data: data.into(),
             };
             let (text, most) = (text_of(&tensor), text_bytes_max(&tensor));
-            // One bracket stands for the comma, the other is not counted.
+            // One bracket takes the place of a comma; the other is not counted.
             assert!(text.len() - 1 <= most, "{datatype}: {text}");
         }
     }
