@@ -1,4 +1,4 @@
-//! `headroom models`: what lies in the models folder, without a server.
+//! `headroom models`: lists the models folder, without a server.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,7 +16,7 @@ struct Entry<'a> {
     version: String,
     bytes: u64,
     path: &'a Path,
-    /// What keeps its settings from being used.
+    /// The error in its settings.
     problem: Option<String>,
 }
 
@@ -32,7 +32,7 @@ impl<'a> From<&'a ModelFile> for Entry<'a> {
     }
 }
 
-/// Writes a list of all models in `dir`, as a table or as JSON.
+/// Writes a list of all models in `dir`, as a table or JSON.
 pub(super) fn list(dir: &Path, json: bool) -> Result<(), Failure> {
     let files = scan(dir).map_err(|source| Failure::ModelsDir {
         dir: dir.to_owned(),
@@ -80,7 +80,7 @@ fn write_table(entries: &[Entry<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// What came out of a file must not move the cursor of whoever reads it.
+/// Escapes control characters: text from a file must not control the reader's terminal.
 fn one_line(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(plain).collect()

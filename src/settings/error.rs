@@ -1,6 +1,5 @@
-//! What can be wrong with the settings, said so that it can be put right at a glance: each fault
-//! is one line that names the key, where it stood, and the rule. A secret's value is never part
-//! of it.
+//! Errors in the settings. Each fault is one line that names the key, its origin, and the rule. The value
+//! of a secret is never part of it.
 
 use std::fmt;
 use std::io;
@@ -8,7 +7,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Where a value stood.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The defaults compiled into the binary.
@@ -17,7 +16,7 @@ pub enum Origin {
     File(PathBuf),
     /// An environment variable.
     Variable(String),
-    /// A file that holds nothing but a secret.
+    /// A file that contains one secret.
     SecretFile(PathBuf),
 }
 
@@ -31,7 +30,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing wrong with the settings.
+/// One error in the settings.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -50,31 +49,31 @@ pub enum Fault {
         origin: Origin,
         /// Counted from 1.
         line: usize,
-        /// What the parser says.
+        /// The parser's message.
         message: String,
     },
-    /// A profile's name cannot be a file's name.
+    /// A profile's name is not a valid file name.
     #[error("profile {name:?}: must be made of letters, digits, '-' and '_'")]
     ProfileName {
-        /// As given.
+        /// The name.
         name: String,
     },
     /// No key has this name.
     #[error("{origin}: unknown key {key}{}", did_you_mean(nearest.as_deref()))]
     UnknownKey {
-        /// As it stood.
+        /// The unknown key.
         key: String,
-        /// Where.
+        /// The origin.
         origin: Origin,
-        /// The known key most like it.
+        /// The most similar known key.
         nearest: Option<String>,
     },
-    /// A section's name was given a plain value.
+    /// A section has a plain value.
     #[error("{origin}: {key} is a section and cannot have a value of its own")]
     SectionHasValue {
         /// The section.
         key: String,
-        /// Where.
+        /// The origin.
         origin: Origin,
     },
     /// A value has the wrong type or breaks its key's rule.
@@ -88,48 +87,48 @@ pub enum Fault {
         key: String,
         /// The value, unless it is secret.
         value: Option<String>,
-        /// Where.
+        /// The origin.
         origin: Origin,
         /// Completes "must be …".
         rule: &'static str,
-        /// What to change, where that is known.
+        /// What to change, if that is known.
         advice: Option<String>,
     },
-    /// A secret was given and is empty: most likely whatever should have filled it did not.
-    #[error("{origin}: {key} is empty; give the secret, or leave the key out to have none")]
+    /// A secret is set but empty. Most likely the tool that provides it has failed.
+    #[error("{origin}: {key} is empty; set the secret, or remove the key")]
     EmptySecret {
         /// The key.
         key: String,
-        /// Where.
+        /// The origin.
         origin: Origin,
     },
-    /// No layer gives a value to a key that needs one.
+    /// No layer sets a required key.
     #[error("{key} is not set")]
     Missing {
         /// The key.
         key: String,
     },
-    /// A secret was given both as it is and as a file, in the same place.
+    /// One layer has both a secret and the name of its file.
     #[error("{origin}: {key} and {key}_file are both set; keep one of them")]
     BothForms {
         /// The key without `_file`.
         key: String,
-        /// Where.
+        /// The origin.
         origin: Origin,
     },
-    /// The file that should hold a secret cannot be read.
+    /// The file of a secret cannot be read.
     #[error("{origin}: {key}_file names {}, which cannot be read: {source}", path.display())]
     SecretFile {
         /// The key without `_file`.
         key: String,
-        /// Where the key stood.
+        /// The origin of the key.
         origin: Origin,
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// Values that are fine one by one do not go together.
+    /// Values are valid one by one but not together.
     #[error("{0}")]
     Rule(String),
 }
@@ -150,7 +149,7 @@ fn shown(value: Option<&str>) -> String {
     value.map(|value| format!(" = {value}")).unwrap_or_default()
 }
 
-/// Everything found wrong with the settings, one line each.
+/// All errors in the settings, one line each.
 #[derive(Debug, Error)]
 pub struct SettingsError(pub Vec<Fault>);
 

@@ -1,8 +1,8 @@
-//! Where settings come from, and which place wins.
+//! Merges the layers of the settings.
 //!
-//! Built-in defaults < the base file < the profile's file < the environment. Layers are merged
-//! key by key as they are, with the place each value came from; types come later, so that a fault
-//! can always say where the value stood.
+//! Order: built-in defaults < the base file < the profile's file < the environment; later layers win.
+//! Raw values are merged key by key together with their origin, and are converted to types afterwards,
+//! so that every fault can name the origin of the value.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,28 +14,28 @@ use toml::{Table, Value};
 use super::error::{Fault, Origin};
 use super::section::{Key, Located, Raw};
 
-/// What an environment variable must begin with to be a setting.
+/// The prefix of environment variables that are settings.
 pub const VARIABLE_PREFIX: &str = "HEADROOM__";
 
-/// The base file that is read, if it is there, when none is named.
+/// The base file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "config/default.toml";
 
-/// The reference file, compiled in: a server without any file runs on the same defaults.
+/// The reference file. It is compiled in, so a server without any file has the same defaults.
 const BUILT_IN: &str = include_str!("../../config/default.toml");
 
 /// Which files to read.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// The base file; [`DEFAULT_FILE`] when not named, and then it may be missing.
+    /// The base file. If not set, [`DEFAULT_FILE`], which may be missing.
     pub config: Option<PathBuf>,
     /// The profile: `<profile>.toml` in the base file's folder.
     pub profile: Option<String>,
 }
 
-/// The environment, handed in: nothing here reads the process's own.
+/// Environment variables. They are an argument, so that tests need not change their own environment.
 pub type Environment = BTreeMap<String, String>;
 
-/// Similarity from which on another word is worth suggesting (Jaro-Winkler, 0 to 1).
+/// The least similarity of a word that is suggested (Jaro-Winkler, 0 to 1).
 const NEAR: f64 = 0.8;
 
 pub(crate) struct Layers<'a> {
@@ -53,7 +53,7 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Reads every layer; what is wrong is returned beside what is right.
+    /// Reads every layer. Returns the valid values and all faults.
     pub(crate) fn read(
         mut self,
         sources: &Sources,
@@ -164,8 +164,8 @@ impl<'a> Layers<'a> {
         self.merge(layer);
     }
 
-    /// Lays one layer over those below. A secret and the name of its file are two forms of one
-    /// key: the higher layer's form replaces the lower one's.
+    /// Merges a layer over the previous ones. A secret and the name of its file are two forms of one key:
+    /// the form in the higher layer replaces the form in the lower one.
     fn merge(&mut self, layer: BTreeMap<String, Located>) {
         for key in self.keys.iter().filter(|key| key.secret) {
             let (plain, file) = (key.path.clone(), file_form(&key.path));
@@ -182,7 +182,7 @@ impl<'a> Layers<'a> {
         self.values.extend(layer);
     }
 
-    /// Puts the content of secrets' files in the place of their names.
+    /// Replaces the names of secret files by the files' content.
     fn secret_files(&mut self) {
         for key in self.keys.iter().filter(|key| key.secret) {
             let Some(located) = self.values.remove(&file_form(&key.path)) else {
@@ -265,7 +265,7 @@ fn file_form(path: &str) -> String {
     format!("{path}_file")
 }
 
-/// The known word most like `unknown`, if one is near enough to be worth suggesting.
+/// The known word that is most similar to `unknown`, if the similarity is high enough.
 pub(crate) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|word| (strsim::jaro_winkler(unknown, word), word))

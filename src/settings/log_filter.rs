@@ -1,4 +1,4 @@
-//! Which log events are kept.
+//! The setting `log.filter`.
 
 use toml::Value;
 use tracing_subscriber::EnvFilter;
@@ -6,27 +6,26 @@ use tracing_subscriber::EnvFilter;
 use super::layers::nearest;
 use super::section::Leaf;
 
-/// The filter, in the notation of `tracing` filters: levels, and `target=level`. A
-/// target may have any name, and its level has to be named: a mistyped level would otherwise be taken
-/// for a target, and mute everything else.
+/// A log filter in the notation of `tracing`: levels, and `target=level`. A target may have any name, but
+/// needs a level. Otherwise a mistyped level would count as a target, and mute everything else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// What a level can be.
+    /// The levels.
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-    /// The filter, without white space; it parses.
+    /// The filter without white space. It is valid.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The filter's parts: a comma ends one wherever it stands.
+    /// The parts of the filter, separated by commas.
     fn parts(text: &str) -> impl Iterator<Item = &str> {
         text.split(',').map(str::trim)
     }
 
-    /// The level of one part, as it is written.
+    /// The level of one part, as written.
     fn level(part: &str) -> &str {
         let after_span = part.rsplit_once(']').map_or(part, |(_, rest)| rest);
         after_span

@@ -1,9 +1,9 @@
-//! Settings: complete and checked before anything is bound, loaded or started.
+//! The settings. They are complete and checked before anything is bound, loaded or started.
 //!
-//! [`load`] merges the layers (see [`layers`]), gives every value its type, checks the rules over
-//! several keys, and tells everything that is wrong at once. `config/default.toml` is compiled in
-//! and is the reference of all keys. [`Reloader`] does the same again on SIGHUP and publishes
-//! what can change in a running server.
+//! [`load`] merges the layers (see [`layers`]), converts every value to its type, checks the rules over
+//! several keys, and reports all faults together. `config/default.toml` is the reference of all keys and
+//! is compiled in. On SIGHUP, [`Reloader`] repeats this and publishes the keys that can change at run
+//! time.
 
 pub mod error;
 pub mod layers;
@@ -29,7 +29,7 @@ pub use sections::Settings;
 use layers::Layers;
 use section::{Key, Section, Source};
 
-/// Settings in force, and where each value came from.
+/// The settings in force, and the origin of each value.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings.
@@ -37,10 +37,10 @@ pub struct Loaded {
     origins: BTreeMap<String, Origin>,
 }
 
-/// Reads all layers into checked settings.
+/// Reads all layers and checks the settings.
 ///
 /// # Errors
-/// Everything that is wrong, one [`Fault`] each.
+/// All faults that were found.
 pub fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, SettingsError> {
     let keys = keys();
     let (values, faults) = Layers::new(&keys).read(sources, environment);

@@ -1,8 +1,7 @@
-//! Taking over changed settings in a running server.
+//! Applies changed settings while the server runs.
 //!
-//! The files are read again on SIGHUP. Keys that can change do, and are published through a watch
-//! channel: readers see the newest value, and a slow one misses nothing that matters. The others
-//! keep their value until the next start and are named, so that nobody waits for them in vain.
+//! On SIGHUP the files are read again. Keys marked live take their new values, which are published
+//! through a watch channel. Other keys keep their values until the next start; the log names them.
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use super::layers::{Environment, Sources};
 use super::section::{Change, Section};
 use super::{Settings, SettingsError, load};
 
-/// Reads settings again and publishes what changed.
+/// Reads the settings again and publishes changes.
 #[derive(Debug)]
 pub struct Reloader {
     sources: Sources,
@@ -20,17 +19,17 @@ pub struct Reloader {
     published: watch::Sender<Arc<Settings>>,
 }
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reload {
-    /// Keys whose new value is in force.
+    /// The keys whose new values are in force.
     pub applied: Vec<String>,
-    /// Keys whose new value waits for a restart.
+    /// The keys whose new values need a restart.
     pub restart_needed: Vec<String>,
 }
 
 impl Reloader {
-    /// Publishes `settings`, which were read from `sources` and `environment`.
+    /// Starts with `settings`, which were read from `sources` and `environment`.
     pub fn new(sources: Sources, environment: Environment, settings: Settings) -> Self {
         let (published, _) = watch::channel(Arc::new(settings));
         Self {
@@ -40,15 +39,15 @@ impl Reloader {
         }
     }
 
-    /// The settings in force, now and after every reload. Only keys that can change ever do.
+    /// The settings in force, now and after each reload. Only live keys change.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Settings>> {
         self.published.subscribe()
     }
 
-    /// Reads the same layers again and takes over what can change.
+    /// Reads the same layers again and applies the live keys.
     ///
     /// # Errors
-    /// When the new settings are wrong: then all keep their values.
+    /// The new settings are invalid. Then all keys keep their values.
     pub fn reload(&self) -> Result<Reload, SettingsError> {
         let newer = load(&self.sources, &self.environment)?.settings;
         let current = Arc::clone(&self.published.borrow());
@@ -59,7 +58,7 @@ impl Reloader {
         if !live.is_empty() {
             let mut adopted = Settings::clone(&current);
             adopted.adopt_live(&newer);
-            // New values beside kept ones are a combination that no file holds.
+            // No file has this combination of new and kept values, so check it as well.
             let faults = adopted.check();
             if !faults.is_empty() {
                 return Err(SettingsError(faults));

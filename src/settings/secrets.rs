@@ -1,4 +1,4 @@
-//! Settings that are never shown, and the URLs that may hold one.
+//! Secrets, which are never shown, and URLs that may contain one.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use toml::Value;
 
 use super::section::{Leaf, MASK};
 
-/// A text that is never shown: not by `Debug`, not in logs, not by `check-config`.
+/// A secret text. `Debug`, logs and `check-config` never show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for the driver that needs it.
+    /// The text, for the driver that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -43,7 +43,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Declares a URL that may hold a password, with what says whether it can be used.
+/// Declares a type of URLs that may contain a password, with the function that checks it.
 macro_rules! secret_url {
     ($(#[$meta:meta])* $name:ident, $rule:literal, $check:path) => {
         $(#[$meta])*
@@ -51,7 +51,7 @@ macro_rules! secret_url {
         pub struct $name(Secret);
 
         impl $name {
-            /// The whole URL, password included, for the driver that needs it.
+            /// The whole URL with its password, for the driver that needs it.
             pub fn expose(&self) -> &str {
                 self.0.expose()
             }
@@ -77,21 +77,21 @@ macro_rules! secret_url {
 }
 
 secret_url! {
-    /// Where PostgreSQL is.
+    /// The URL of a PostgreSQL server.
     PostgresUrl,
     "a URL such as \"postgres://user:password@host:5432/database\"",
     postgres::check_url
 }
 
 secret_url! {
-    /// Where Redis is.
+    /// The URL of a Redis server.
     RedisUrl,
     "a URL such as \"redis://:password@host:6379/0\" (or rediss, redis+unix, unix)",
     redis::check_url
 }
 
 secret_url! {
-    /// Where alerts are posted to.
+    /// The URL that alerts are posted to.
     WebhookUrl,
     "a URL such as \"https://host/path\"",
     memory::check_webhook_url

@@ -1,8 +1,8 @@
-//! How a section of the settings is declared: once.
+//! The `section!` macro, which declares a section of the settings.
 //!
-//! The `section!` macro makes the struct and everything the loader needs to know about it (key
-//! names, which of them are secret, which can change while the server runs), so that a new key is
-//! one line here and its documented default in `config/default.toml`.
+//! The macro makes the struct and the code to read, show and reload it: key names, which keys are secret,
+//! and which can change at run time. A new key needs one line in a section, and its documented default
+//! in `config/default.toml`.
 
 use std::collections::BTreeMap;
 
@@ -10,37 +10,37 @@ use toml::Value;
 
 use super::error::{Fault, Origin};
 
-/// What stands for a secret wherever settings are shown.
+/// The text that is shown in place of a secret.
 pub(crate) const MASK: &str = "***";
 
-/// A key the settings know.
+/// A known key.
 #[derive(Clone, Debug)]
 pub(crate) struct Key {
     pub(crate) path: String,
     pub(crate) secret: bool,
 }
 
-/// A key that differs between two settings.
+/// A key whose value differs between two settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Its dotted name.
+    /// The dotted name.
     pub key: String,
-    /// Whether it takes effect without a restart.
+    /// Whether the change takes effect without a restart.
     pub live: bool,
 }
 
-/// A key with the value in force, fit to be shown: secrets are masked.
+/// A key and its value in force. Secrets are masked.
 pub(crate) struct Entry {
     pub(crate) path: String,
     pub(crate) value: Option<Value>,
 }
 
-/// A value as a layer gave it, before its type is known.
+/// A value of a layer, before it is converted to its type.
 #[derive(Clone, Debug)]
 pub(crate) enum Raw {
-    /// From a file: TOML has types of its own.
+    /// From a file; TOML has types of its own.
     Toml(Value),
-    /// From the environment or a secret's file: only text.
+    /// From the environment or a secret file, which have text only.
     Text(String),
 }
 
@@ -53,21 +53,21 @@ impl Raw {
     }
 }
 
-/// A raw value and where it stood.
+/// A raw value and its origin.
 #[derive(Clone, Debug)]
 pub(crate) struct Located {
     pub(crate) raw: Raw,
     pub(crate) origin: Origin,
 }
 
-/// The merged layers, and what was found wrong while reading them.
+/// The merged layers, and the faults found so far.
 pub(crate) struct Source<'a> {
     pub(crate) values: &'a BTreeMap<String, Located>,
     pub(crate) faults: Vec<Fault>,
 }
 
 impl Source<'_> {
-    /// Reads one key; `None` once a fault is noted, so that all faults are found in one go.
+    /// Reads one key. `None` if it is invalid; the fault is recorded, so that one run finds all faults.
     pub(crate) fn leaf<T: Leaf>(&mut self, path: &str) -> Option<T> {
         let Some(located) = self.values.get(path) else {
             let absent = T::absent();
@@ -101,17 +101,17 @@ impl Source<'_> {
     }
 }
 
-/// A value a key can have.
+/// A type that a key can have.
 pub(crate) trait Leaf: Clone + PartialEq {
     /// Completes "must be …".
     const RULE: &'static str;
-    /// Never to be shown.
+    /// Whether the value must never be shown.
     const SECRET: bool = false;
 
     fn from_text(text: &str) -> Option<Self>;
 
-    /// What to change in a text that [`Leaf::from_text`] refuses, where that is known. Holds no
-    /// part of a secret.
+    /// What to change in a text that [`Leaf::from_text`] refuses, if that is known. It contains no part of
+    /// a secret.
     fn advice(_text: &str) -> Option<String> {
         None
     }
@@ -120,10 +120,10 @@ pub(crate) trait Leaf: Clone + PartialEq {
         value.as_str().and_then(Self::from_text)
     }
 
-    /// As it would stand in a file; `None` when it is not set.
+    /// The value as TOML; `None` if it is not set.
     fn to_toml(&self) -> Option<Value>;
 
-    /// What it is when no layer names it.
+    /// The value if no layer sets the key.
     fn absent() -> Option<Self> {
         None
     }
@@ -133,7 +133,7 @@ impl<T: Leaf> Leaf for Option<T> {
     const RULE: &'static str = T::RULE;
     const SECRET: bool = T::SECRET;
 
-    /// An empty text unsets: an environment variable cannot be removed by a later layer.
+    /// An empty text removes the value, since a later layer cannot remove an environment variable.
     fn from_text(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(None);
@@ -197,8 +197,8 @@ pub(crate) fn join(prefix: &str, field: &str) -> String {
     }
 }
 
-/// Declares a section. Each field is `restart` (a change waits for the next start), `live` (a
-/// change is taken over on SIGHUP) or `section` (a group of its own).
+/// Declares a section. Each field is `restart` (changes need a restart), `live` (changes are applied on
+/// SIGHUP) or `section` (a nested group).
 macro_rules! section {
     ($(#[$meta:meta])* $name:ident {
         $( $(#[$field_meta:meta])* $kind:ident $field:ident : $ty:ty, )*

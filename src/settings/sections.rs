@@ -1,6 +1,5 @@
-//! Every section and key. What a key is for, its unit and its default stand in
-//! `config/default.toml`, which is the reference and the built-in default at once; the comments
-//! here are for the reader of code.
+//! Every section and key. `config/default.toml` is the reference: purpose, unit and default of each key.
+//! It is also the built-in default.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -16,11 +15,11 @@ use super::secrets::{PostgresUrl, WebhookUrl};
 use super::section::section;
 use super::values::{AlertLevel, EvictionPolicy, LogFormat, Share, UserName, Workers};
 
-/// No pool has more of anything: a number this large is a slip of the pen.
+/// The largest size in a pool's settings. A larger number is most likely a typing error.
 const POOL_SIZE_MAX: usize = 100_000;
 
 section! {
-    /// Everything that can be configured: the sum of the sections.
+    /// All settings.
     Settings {
         /// The HTTP edge.
         section server: ServerSettings,
@@ -32,7 +31,7 @@ section! {
         section models: ModelSettings,
         /// Logging.
         section log: LogSettings,
-        /// Who may call.
+        /// Authentication.
         section auth: AuthSettings,
         /// PostgreSQL.
         section postgres: PostgresSettings,
@@ -44,43 +43,43 @@ section! {
 section! {
     /// The HTTP edge.
     ServerSettings {
-        /// Where requests are taken; port 0 picks a free one.
+        /// The main listener; port 0 selects a free port.
         restart listen: SocketAddr,
-        /// Where health and metrics are answered; port 0 picks a free one.
+        /// The listener of health and metrics; port 0 selects a free port.
         restart admin_listen: SocketAddr,
-        /// Threads that answer requests.
+        /// Threads that serve requests.
         restart workers: Workers,
-        /// Most connections of clients, if there are descriptors for them.
+        /// Most connections of clients, as far as there are descriptors.
         restart connections_max: NonZeroUsize,
         /// Largest request body.
         restart request_body_max: ByteSize,
-        /// Most bytes of request bodies held at one time, over all requests.
+        /// Most bytes of all request bodies together.
         restart bodies_in_flight_max: ByteSize,
-        /// Most bytes of requests' tensors held at one time, over all requests.
+        /// Most bytes of the tensors of all requests together.
         restart tensors_in_flight_max: ByteSize,
-        /// Most bytes of models' outputs held at one time, over all answers.
+        /// Most bytes of the outputs in all responses together.
         restart answers_in_flight_max: ByteSize,
-        /// How long a request waits for room among the bodies in flight.
+        /// How long a body waits while others use all of `bodies_in_flight_max`.
         restart body_admission_wait: Duration,
-        /// Longest pause between two parts of a body.
+        /// Longest pause between two chunks of a body.
         restart body_idle_timeout: Duration,
         /// Longest time for a whole body.
         restart body_timeout: Duration,
-        /// Longest pause in which a client reads nothing of its answer.
+        /// Longest pause in which a client reads nothing of its response.
         restart answer_idle_timeout: Duration,
-        /// Longest time for a client to read an answer, once it has kept the server waiting.
+        /// Longest time for a client to read a response, from the first blocked write on.
         restart answer_timeout: Duration,
-        /// Bytes a second at which a client must send a body or read an answer; 0 for no bound.
+        /// Bytes per second at which a client must send a body or read a response; 0 for no bound.
         restart client_rate_min: ByteSize,
-        /// Longest time to answer a request.
+        /// Longest time for a request.
         restart request_deadline: Duration,
         /// How long an idle connection stays open.
         restart keep_alive: Duration,
-        /// Longest time for a request's head.
+        /// Longest time for a request head.
         restart client_request_timeout: Duration,
-        /// How long a connection that is being closed may take to read its last answer.
+        /// How long a client may take to read its last response before the connection is closed.
         restart client_disconnect_timeout: Duration,
-        /// How long requests in flight may take once the server is told to stop.
+        /// How long requests in flight may take after the server was asked to stop.
         restart shutdown_deadline: Duration,
     }
 }
@@ -88,7 +87,7 @@ section! {
 section! {
     /// Files that outlive the process.
     DataSettings {
-        /// The folder they are in.
+        /// The folder of these files.
         restart dir: PathBuf,
     }
 }
@@ -96,19 +95,19 @@ section! {
 section! {
     /// The memory budget.
     MemorySettings {
-        /// Most memory used by the whole process tree; the cgroup's limit when not set.
+        /// Most memory of the whole process tree; the cgroup's limit if not set.
         restart limit: Option<ByteSize>,
-        /// The budget as a share of physical memory, where there is neither limit nor cgroup.
+        /// The budget as a share of physical memory, if there is neither limit nor cgroup.
         restart physical_share: Share,
-        /// How far below its threshold usage must fall before a level is left.
+        /// How far below the threshold of a level usage must fall before the level ends.
         live hysteresis: Share,
-        /// How long a level is kept before a lower one may follow.
+        /// How long a level lasts at least before a lower one follows.
         live dwell: Duration,
-        /// Time between two readings of memory in use.
+        /// Time between two readings of memory.
         live sample_interval: Duration,
-        /// The same while loads are under way or usage is elevated.
+        /// The same during loads and above the elevated level.
         live sample_interval_fast: Duration,
-        /// Age of the last reading from which on the server is not ready.
+        /// If the last reading is older than this, the server is not ready.
         live stale_after: Duration,
         /// How long an emergency clean-up may take.
         live emergency_deadline: Duration,
@@ -116,17 +115,17 @@ section! {
         live gc_interval: Duration,
         /// Shares of the budget at which a level begins.
         section levels: LevelSettings,
-        /// Where to tell that somebody should act.
+        /// Alerts to operators.
         section alerts: AlertSettings,
     }
 }
 
 section! {
-    /// Where to tell that somebody should act.
+    /// Alerts to operators.
     AlertSettings {
-        /// What takes alerts; none are sent when not set.
+        /// The URL that alerts are posted to; none are sent if not set.
         restart webhook_url: Option<WebhookUrl>,
-        /// The level from which on memory being short is an alert.
+        /// The lowest level that is an alert.
         restart level: AlertLevel,
     }
 }
@@ -134,9 +133,9 @@ section! {
 section! {
     /// Shares of the memory budget at which a level begins.
     LevelSettings {
-        /// Gentle clean-up begins.
+        /// Clean-up that costs users nothing.
         live elevated: Share,
-        /// Idle things are unloaded.
+        /// Idle resources are unloaded.
         live high: Share,
         /// Emergency clean-up.
         live critical: Share,
@@ -148,11 +147,11 @@ section! {
 section! {
     /// Models and the processes that run them.
     ModelSettings {
-        /// The folder with one folder per model.
+        /// The folder that has one folder per model.
         restart dir: PathBuf,
-        /// The model host's binary; beside this one when not set.
+        /// The model host's binary; the one beside this program if not set.
         restart host_binary: Option<PathBuf>,
-        /// Fork hosts from one warm process instead of starting each anew.
+        /// Fork hosts from one warm process instead of starting a new one for each.
         restart zygote: bool,
         /// How long an unused model stays loaded.
         restart ttl: Duration,
@@ -160,37 +159,37 @@ section! {
         live load_deadline: Duration,
         /// Requests that may wait for one model.
         restart queue_max: NonZeroUsize,
-        /// Time between two signs of life asked of a host.
+        /// Time between two pings to a host.
         restart heartbeat_interval: Duration,
-        /// How long a host may be silent before it is ended.
+        /// How long pings may be unanswered before the host is killed.
         restart heartbeat_timeout: Duration,
         /// How long an idle sequence keeps its instance.
         restart sequence_idle: Duration,
-        /// Which idle model goes first.
+        /// Which idle model is evicted first.
         restart eviction: EvictionPolicy,
-        /// Time before a failed load is tried again, the first time.
+        /// Backoff after the first failed load.
         restart failed_load_backoff_min: Duration,
-        /// The same after many failures.
+        /// The longest backoff after failed loads.
         restart failed_load_backoff_max: Duration,
-        /// Model processes whose memory rises without end.
+        /// Detection of leaks in model processes.
         section leak: LeakSettings,
     }
 }
 
 section! {
-    /// When a model process is looked at, and when it counts as leaking.
+    /// Detection of leaks in model processes.
     LeakSettings {
         /// Look for leaks, and replace processes that leak.
         restart enabled: bool,
-        /// Requests between two looks, at most.
+        /// Most requests between two measurements.
         restart every_calls: NonZeroUsize,
-        /// Time in use between two looks, at most.
+        /// Longest time in use between two measurements.
         restart every: Duration,
-        /// Looks that a decision takes.
+        /// Measurements per decision.
         restart points: NonZeroUsize,
-        /// Growth that counts, in bytes.
+        /// The least growth that counts as a leak, in bytes.
         restart growth_min: ByteSize,
-        /// The same as a share of what the process held at first.
+        /// The same as a share of the process's first measurement.
         restart growth_share: Share,
     }
 }
@@ -198,17 +197,17 @@ section! {
 section! {
     /// Logging.
     LogSettings {
-        /// How events are written.
+        /// The format of log events.
         restart format: LogFormat,
-        /// Which events are written.
+        /// The filter of log events.
         live filter: LogFilter,
     }
 }
 
 section! {
-    /// Who may call.
+    /// Authentication.
     AuthSettings {
-        /// Whether callers must show who they are.
+        /// Whether callers must authenticate.
         restart enabled: bool,
     }
 }
@@ -284,7 +283,7 @@ section! {
 }
 
 impl Settings {
-    /// What no type can rule out: rules over several keys, and durations that cannot be zero.
+    /// Checks what the types cannot: rules over several keys, and durations that must not be zero.
     pub(crate) fn check(&self) -> Vec<Fault> {
         let mut rules = Rules(Vec::new());
         self.server.check(&mut rules);
@@ -294,8 +293,7 @@ impl Settings {
         self.redis.check(&mut rules);
         rules.require(
             !self.auth.enabled,
-            "auth.enabled must be false: this version cannot check who calls, \
-             and must not look as if it did",
+            "auth.enabled must be false: this version cannot authenticate callers",
         );
         rules.0
     }
@@ -330,7 +328,7 @@ impl ServerSettings {
         rules.positive("server.request_deadline", self.request_deadline);
         rules.positive("server.keep_alive", self.keep_alive);
         rules.positive("server.client_request_timeout", self.client_request_timeout);
-        // Zero would reset connections whose client has not yet read why it was refused.
+        // Zero would reset connections before the client has read the reason of a refusal.
         rules.positive(
             "server.client_disconnect_timeout",
             self.client_disconnect_timeout,
@@ -447,7 +445,7 @@ impl ModelSettings {
     }
 }
 
-/// Collects broken rules, so that all are told at once.
+/// Collects all violated rules.
 pub(super) struct Rules(Vec<Fault>);
 
 impl Rules {
@@ -462,7 +460,7 @@ impl Rules {
     }
 }
 
-/// Whether binding one address would take the other's place.
+/// Whether both addresses cannot be bound at the same time.
 fn same_socket(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0
         && a.port() == b.port()

@@ -1,4 +1,4 @@
-//! The settings in force, as TOML, each with the place it came from.
+//! Shows the settings in force as TOML, each with its origin.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::error::Origin;
 use super::section::Section;
 
 impl fmt::Display for Loaded {
-    /// TOML that `--config` would take again, but for the secrets, which are masked.
+    /// TOML that `--config` accepts, except that secrets are masked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut entries = Vec::new();
         self.settings.entries("", &mut entries);

@@ -1,5 +1,5 @@
-//! The types a setting can have. A value that exists is a value that makes sense by itself: what
-//! concerns several keys at once is checked in [`super::sections`].
+//! The types of settings. Each type admits only values that are valid by themselves. Rules over several
+//! keys are checked in [`super::sections`].
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -12,7 +12,7 @@ use toml::Value;
 
 use super::section::Leaf;
 
-/// Longest duration accepted: adding it to an instant can never overflow.
+/// The longest duration. Adding it to an instant never overflows.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 impl Leaf for Duration {
@@ -48,7 +48,7 @@ impl Leaf for ByteSize {
         }
     }
 
-    /// In the largest binary unit that divides it, so that nothing is rounded away.
+    /// In the largest binary unit that divides it, so that nothing is rounded.
     fn to_toml(&self) -> Option<Value> {
         let (units, mut size) = (["B", "KiB", "MiB", "GiB", "TiB"], self.as_u64());
         let mut unit = 0;
@@ -100,12 +100,12 @@ impl Leaf for bool {
     }
 }
 
-/// How many threads answer requests; 0 stands for one per core.
+/// The number of threads that serve requests; 0 means one per core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workers(usize);
 
 impl Workers {
-    /// Most worker threads accepted; more only cost memory.
+    /// The most worker threads.
     const MAX: usize = 512;
 
     /// The number of threads on this machine.
@@ -153,12 +153,12 @@ impl Leaf for NonZeroUsize {
     }
 }
 
-/// The name of a user of this system.
+/// The name of a user of the operating system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserName(Box<str>);
 
 impl UserName {
-    /// Longest name accepted, as by `useradd`.
+    /// The longest name that `useradd` accepts.
     const LENGTH_MAX: usize = 32;
 
     /// The name.
@@ -183,7 +183,7 @@ impl Leaf for UserName {
     }
 }
 
-/// A name that another system gives: a user, a service.
+/// A name in another system: a user or a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(Box<str>);
 
@@ -223,12 +223,12 @@ impl Leaf for u32 {
     }
 }
 
-/// Some servers that are one to their clients: at least one.
+/// The nodes of one service, at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nodes(Vec<Node>);
 
 impl Nodes {
-    /// The servers.
+    /// The nodes.
     pub fn get(&self) -> &[Node] {
         &self.0
     }
@@ -279,17 +279,17 @@ impl Leaf for Nodes {
     }
 }
 
-/// A part of a whole: above 0 and at most 1.
+/// A share: above 0 and at most 1.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Share(f64);
 
 impl Share {
-    /// The share, if `value` is one.
+    /// `value` as a share, if it is above 0 and at most 1.
     pub fn new(value: f64) -> Option<Self> {
         (value > 0.0 && value <= 1.0).then_some(Self(value))
     }
 
-    /// As a number above 0 and at most 1.
+    /// The number.
     pub fn get(self) -> f64 {
         self.0
     }
@@ -315,7 +315,7 @@ impl Leaf for Share {
     }
 }
 
-/// Declares a setting that is one word out of a few.
+/// Declares a setting with a fixed set of words.
 macro_rules! choice {
     ($(#[$meta:meta])* $name:ident, $rule:literal, {
         $( $(#[$variant_meta:meta])* $variant:ident = $word:literal, )*
@@ -339,9 +339,9 @@ macro_rules! choice {
 }
 
 choice! {
-    /// How log events are written.
+    /// The format of log events.
     LogFormat, "\"text\" or \"json\"", {
-        /// For people.
+        /// Text, for people.
         Text = "text",
         /// One JSON object per line, for machines.
         Json = "json",
@@ -349,25 +349,25 @@ choice! {
 }
 
 choice! {
-    /// Which idle model goes first when room is needed.
+    /// Which idle model is evicted first.
     EvictionPolicy, "\"gdsf\" or \"lru\"", {
-        /// GreedyDual-Size-Frequency: weighs size, use, and the measured time to load again.
+        /// GreedyDual-Size-Frequency: weighs size, frequency of use, and the measured load time.
         Gdsf = "gdsf",
-        /// The least recently used.
+        /// The least recently used model.
         Lru = "lru",
     }
 }
 
 choice! {
-    /// The level from which on memory being short is told as an alert.
+    /// The lowest level of memory pressure that is sent as an alert.
     AlertLevel, "\"elevated\", \"high\", \"critical\" or \"exhausted\"", {
         /// Allocators are purged.
         Elevated = "elevated",
-        /// Idle models go.
+        /// Idle models are unloaded.
         High = "high",
         /// Emergency clean-up.
         Critical = "critical",
-        /// Nothing new may be loaded.
+        /// New loads are refused.
         Exhausted = "exhausted",
     }
 }
