@@ -481,7 +481,7 @@ fn an_empty_secret_is_refused_wherever_it_stands() {
                 "",
                 &[(variable, path_text)],
                 &format!(
-                    "{path_text}: {key} is empty; give the secret, or leave the key out to have none"
+                    "{path_text}: {key} is empty; set the secret, or remove the key"
                 ),
             );
         }
@@ -492,7 +492,7 @@ fn an_empty_secret_is_refused_wherever_it_stands() {
         "redis.primary.sentinel_password",
     ] {
         let variable = format!("HEADROOM__{}", key.to_uppercase().replace('.', "__"));
-        let said = "is empty; give the secret, or leave the key out to have none";
+        let said = "is empty; set the secret, or remove the key";
         refuses(
             "",
             &[(&variable, "")],
