@@ -30,8 +30,8 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Open connections. Their descriptors come from the reserve that clients cannot use.
 const CONNECTIONS_MAX: usize = 32;
 
-/// How long a connection without a request stays open. It is short since there are few connections.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a connection may take to send a request. It is short since there are few connections.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may take to read its last response before the connection is closed.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -100,7 +100,7 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
         name: "admin",
         workers: 1,
         connections_max: CONNECTIONS_MAX,
-        limits: limits.keep_alive(KEEP_ALIVE),
+        limits: limits.with_request_timeout(REQUEST_TIMEOUT),
         disconnect_timeout: DISCONNECT_TIMEOUT,
         shutdown_seconds: 0,
     };

@@ -138,7 +138,7 @@ impl BodyBudget {
         }
         let kept = if held.memory.is_some() { before } else { 0 };
         let hold = self.buffers.reserve_after_refresh(bytes - kept).await;
-        let hold = hold.map_err(|error| no_memory("this body", error))?;
+        let hold = hold.map_err(|error| no_memory("the bytes of this body", error))?;
         hold.merge_into(&mut held.memory);
         Ok(())
     }

@@ -11,6 +11,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// other servers, and files of the kernel that are read for memory.
 const RESERVE_MIN: u64 = 128;
 
+/// The least descriptors that the server can work with.
+pub const LEAST: u64 = 128;
+
 /// The reserve is at least one in this many descriptors: with more descriptors, more models may run.
 const RESERVE_PART: u64 = 4;
 

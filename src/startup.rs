@@ -51,6 +51,17 @@ pub enum StartupError {
         /// Why.
         source: io::Error,
     },
+    /// The process may open too few files.
+    #[error(
+        "this process may open only {limit} files and needs at least {least}; raise the hard limit \
+         (LimitNOFILE, ulimit -Hn)"
+    )]
+    Descriptors {
+        /// The hard limit.
+        limit: u64,
+        /// The least that the server can work with.
+        least: u64,
+    },
     /// The main server cannot be started.
     #[error("cannot start the HTTP server: {0}")]
     Http(#[source] io::Error),
@@ -117,7 +128,7 @@ impl Application {
             routes: routes::configure,
             log_filter: None,
             ready_file: None,
-            connections_max: connections_max(&server),
+            connections_max: connections_max(&server)?,
             reloader,
             settings,
         })
@@ -259,15 +270,24 @@ struct Shared {
 }
 
 /// Raises the limit of descriptors, and returns how many connections clients may open.
-fn connections_max(settings: &ServerSettings) -> usize {
+///
+/// # Errors
+/// The limit is too low to work with.
+fn connections_max(settings: &ServerSettings) -> Result<usize, StartupError> {
     let wanted = settings.connections_max.get();
     let descriptors = match descriptors::raise_limit() {
         Ok(descriptors) => descriptors,
         Err(error) => {
             tracing::warn!(%error, "the limit of open files cannot be raised");
-            return wanted;
+            return Ok(wanted);
         }
     };
+    if descriptors < descriptors::LEAST {
+        return Err(StartupError::Descriptors {
+            limit: descriptors,
+            least: descriptors::LEAST,
+        });
+    }
     let connections = descriptors::connections_max(wanted, descriptors);
     if connections < wanted {
         tracing::warn!(
@@ -278,7 +298,7 @@ fn connections_max(settings: &ServerSettings) -> usize {
              raise the hard limit (LimitNOFILE, ulimit -Hn)"
         );
     }
-    connections
+    Ok(connections)
 }
 
 /// A readiness check: the last reading of memory must not be too old.

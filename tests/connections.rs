@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use headroom_test_support::process_tree::private_dirty;
 use headroom_test_support::server::{Options, Server};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
@@ -183,4 +184,44 @@ async fn the_rest_of_a_refused_body_is_not_taken_for_a_head() {
     client.send("5\r\nhello\r\n");
     // Nothing but the end follows, and above all no answer that nobody asked for.
     assert_eq!(client.answer(), None);
+}
+
+#[tokio::test]
+async fn requests_that_are_sent_in_advance_cost_no_memory_and_are_answered_in_turn() {
+    let server = start("");
+    let before = private_dirty(server.pid());
+    let chunked = "POST /none HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let bursts = [GET.repeat(2000), format!("{chunked}{}", GET.repeat(2000))];
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(&server)).collect();
+    for (client, burst) in clients.iter_mut().zip(bursts.iter().cycle()) {
+        client.send(burst);
+    }
+    for client in &mut clients {
+        client.answer().expect("an answer");
+    }
+    let grown = private_dirty(server.pid()).saturating_sub(before);
+    assert!(grown < 40 << 20, "{grown} bytes for requests in advance");
+    for _ in 1..2000 {
+        clients[0].assert_answer(200);
+    }
+    clients[0].send(GET);
+    clients[0].assert_answer(200);
+}
+
+#[tokio::test]
+async fn bodies_and_the_requests_behind_them_are_told_apart() {
+    let server = start("");
+    let mut client = Client::connect(&server);
+    let body = "x".repeat(10_000);
+    let length = format!(
+        "POST /api/performance/memory/gc HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\n{body}"
+    );
+    let chunks = "2710\r\n".to_owned() + &body + "\r\n0\r\n\r\n";
+    let chunked = format!(
+        "POST /api/performance/memory/gc HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"
+    );
+    client.send(&format!("{length}{GET}{chunked}{GET}"));
+    for _ in 0..4 {
+        client.assert_answer(200);
+    }
 }

@@ -1,16 +1,25 @@
 //! Tracks the requests of one connection. The service writes this state, and the stream reads it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::web::Bytes;
 
+use super::framing::BodyLength;
+
 /// The request counters of one connection. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Exchange(Rc<Cell<Count>>);
+pub struct Exchange(Rc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    count: Cell<Count>,
+    /// The task that waits for a change of the counters.
+    waker: RefCell<Option<Waker>>,
+}
 
 /// Requests begun and ended so far. Requests follow one another, and one may begin and end between
 /// two reads of the counters.
@@ -18,11 +27,18 @@ pub struct Exchange(Rc<Cell<Count>>);
 pub(super) struct Count {
     begun: u64,
     ended: u64,
+    /// The body of the request that began last.
+    body: Option<BodyLength>,
     /// Whether a response announced the end of the connection.
     is_last: bool,
 }
 
 impl Count {
+    /// The body of the request that has begun since `before`, if one has.
+    pub(super) fn begun_since(self, before: Self) -> Option<BodyLength> {
+        self.body.filter(|_| self.begun > before.begun)
+    }
+
     pub(super) fn is_in_progress(self) -> bool {
         self.begun > self.ended
     }
@@ -34,10 +50,11 @@ impl Count {
 
 impl Exchange {
     /// Counts a request as begun. It ends when the returned guard is dropped.
-    pub fn begin(&self) -> InProgress {
-        let count = self.0.get();
-        self.0.set(Count {
+    pub(super) fn begin(&self, body: BodyLength) -> InProgress {
+        let count = self.count();
+        self.set(Count {
             begun: count.begun + 1,
+            body: Some(body),
             ..count
         });
         InProgress(self.clone())
@@ -45,26 +62,37 @@ impl Exchange {
 
     /// Records that the current response announces the end of the connection.
     pub(super) fn mark_last(&self) {
-        let count = self.0.get();
-        self.0.set(Count {
+        self.set(Count {
             is_last: true,
-            ..count
+            ..self.count()
         });
     }
 
     pub(super) fn count(&self) -> Count {
-        self.0.get()
+        self.0.count.get()
+    }
+
+    /// Wakes `waker` at the next change.
+    pub(super) fn wake_on_change(&self, waker: &Waker) {
+        self.0.waker.replace(Some(waker.clone()));
+    }
+
+    fn set(&self, count: Count) {
+        self.0.count.set(count);
+        if let Some(waker) = self.0.waker.take() {
+            waker.wake();
+        }
     }
 }
 
 /// Guard of a request in progress. Dropping it ends the request.
 #[derive(Debug)]
-pub struct InProgress(Exchange);
+pub(super) struct InProgress(Exchange);
 
 impl Drop for InProgress {
     fn drop(&mut self) {
         let count = self.0.count();
-        self.0.0.set(Count {
+        self.0.set(Count {
             ended: count.ended + 1,
             ..count
         });

@@ -14,12 +14,13 @@
 //! - Bytes that wait to be written to such a client are reserved in the memory budget. If the
 //!   reservation is refused, the connection is cut after one second.
 //!
-//! The stream does not parse requests. The service reports when a request begins and when its
-//! response is complete ([`Exchange`]). If the next head arrives in the same read as the end of the
-//! previous request, its timeout starts with the next byte; if no byte follows, `server.keep_alive`
-//! applies.
+//! - actix-http gets the bytes of one request at a time ([`framing`]). Otherwise it would decode every
+//!   request that a client sends in advance, without a bound on their memory.
+//!
+//! The service reports when a request begins and when its response is complete ([`Exchange`]).
 
 mod exchange;
+mod framing;
 mod pace;
 mod server;
 mod unread;
@@ -28,9 +29,10 @@ mod upgrade;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use headroom_actors::kernel::Buffers;
 use metrics::Counter;
 use socket2::SockRef;
@@ -39,6 +41,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use exchange::{Count, Exchange, Tracked};
+use framing::Framing;
 pub use pace::Pace;
 pub(crate) use server::{ServerSpec, server};
 use unread::Unread;
@@ -48,6 +51,9 @@ use crate::settings::sections::ServerSettings;
 /// Unsent bytes that the kernel buffers for one connection. They are outside of the memory budget, so
 /// the number is small; it is large enough to keep a fast connection busy.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
+/// Bytes that are read while the current request is in progress.
+const READ_AHEAD_MAX: usize = 1024;
 
 /// The response to a request head that is not complete in time.
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
@@ -103,10 +109,11 @@ impl Limits {
         }
     }
 
-    /// Replaces the time after which a connection without a request is closed.
+    /// Closes a connection that does not send a complete request head within `timeout`.
     #[must_use]
-    pub fn keep_alive(mut self, keep_alive: Duration) -> Self {
-        self.keep_alive = keep_alive;
+    pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
+        self.keep_alive = timeout;
+        self.head_timeout = timeout;
         self
     }
 }
@@ -118,6 +125,9 @@ pub struct Connection {
     exchange: Exchange,
     /// The state of `exchange` when it was last read.
     seen: Count,
+    framing: Framing,
+    /// Bytes after the current request. The next request begins with them.
+    read_ahead: Bytes,
     reading: Reading,
     /// When the connection is cut, unless `reading` changes before.
     read_deadline: Instant,
@@ -133,7 +143,7 @@ pub struct Connection {
 enum Reading {
     /// The first byte of a request.
     NextRequest,
-    /// The rest of a request head.
+    /// The rest of a request head, or of a body whose response is complete.
     Head,
     /// The body of a request in progress. The request has deadlines of its own.
     Request,
@@ -154,6 +164,8 @@ impl Connection {
             socket,
             exchange: Exchange::default(),
             seen: Count::default(),
+            framing: Framing::new(),
+            read_ahead: Bytes::new(),
             reading: Reading::NextRequest,
             read_deadline,
             read_timer: Timer::default(),
@@ -175,12 +187,15 @@ impl Connection {
         if count == self.seen || self.reading == Reading::Closed {
             return;
         }
+        if let Some(body) = count.begun_since(self.seen) {
+            self.framing.begin(body);
+        }
         self.seen = count;
         if count.is_in_progress() {
             self.reading = Reading::Request;
         } else {
-            self.reading = Reading::NextRequest;
-            self.read_deadline = Instant::now() + self.limits.keep_alive;
+            self.framing.end();
+            self.expect_request();
         }
     }
 
@@ -205,14 +220,66 @@ impl Connection {
         Poll::Ready(())
     }
 
-    /// Handles `bytes`, which were just read.
-    fn on_bytes_read(&mut self, bytes: &mut [u8]) {
-        self.update_reading();
+    /// Reads bytes of the current request into `buffer`; none at the end of the stream.
+    fn poll_request_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let wanted = self.framing.wanted().min(buffer.remaining());
+        if wanted == 0 {
+            self.exchange.wake_on_change(cx.waker());
+            ready!(self.poll_read_ahead(cx))?;
+            return Poll::Ready(Ok(()));
+        }
+        if !self.read_ahead.is_empty() {
+            let length = self.read_ahead.len().min(buffer.remaining());
+            let taken = self.framing.advance(&self.read_ahead[..length]);
+            buffer.put_slice(&self.read_ahead.split_to(taken));
+            return Poll::Ready(Ok(()));
+        }
+        let mut read = ReadBuf::new(buffer.initialize_unfilled_to(wanted));
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
+        let taken = self.framing.advance(read.filled());
+        self.read_ahead = Bytes::copy_from_slice(&read.filled()[taken..]);
+        buffer.advance(taken);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for the end of the stream while the current request is complete, so that the service
+    /// notices a client that has gone away. Bytes that arrive first are kept; then the end is not noticed.
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.read_ahead.is_empty() {
+            return Poll::Pending;
+        }
+        let mut bytes = [0; READ_AHEAD_MAX];
+        let mut read = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
+        self.read_ahead = Bytes::copy_from_slice(read.filled());
+        if self.read_ahead.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    /// Handles `bytes` of a request, which were just read. `in_head` if they are part of its head;
+    /// otherwise they are part of a body, whose response may be complete already.
+    fn on_bytes_read(&mut self, bytes: &mut [u8], in_head: bool) {
         if self.reading == Reading::NextRequest {
             self.reading = Reading::Head;
             self.read_deadline = Instant::now() + self.limits.head_timeout;
-            upgrade::ignore(bytes);
+            if in_head {
+                upgrade::ignore(bytes);
+            }
         }
+        if !in_head && self.framing.is_in_head() {
+            self.expect_request();
+        }
+    }
+
+    fn expect_request(&mut self) {
+        self.reading = Reading::NextRequest;
+        self.read_deadline = Instant::now() + self.limits.keep_alive;
     }
 
     /// Handles a write that cannot proceed: `unsent` bytes wait for the client to read.
@@ -239,6 +306,11 @@ impl Connection {
 
     fn cut_off(&self, cut: Cut) -> io::Error {
         self.count(cut);
+        // A reset: after an orderly close the kernel would keep the unread bytes for minutes, outside of
+        // every budget.
+        SockRef::from(&self.socket)
+            .set_linger(Some(Duration::ZERO))
+            .ok();
         io::Error::new(
             io::ErrorKind::TimedOut,
             "the client does not read its response",
@@ -260,20 +332,21 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.update_reading();
         if this.reading == Reading::Closed {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        match Pin::new(&mut this.socket).poll_read(cx, buffer) {
+        let in_head = this.framing.is_in_head();
+        match this.poll_request_bytes(cx, buffer) {
             Poll::Ready(Ok(())) => {
                 if let Some(bytes @ [_, ..]) = buffer.filled_mut().get_mut(before..) {
-                    this.on_bytes_read(bytes);
+                    this.on_bytes_read(bytes, in_head);
                 }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                this.update_reading();
                 // A read of zero bytes ends the stream, as if the client had closed it.
                 this.poll_late(cx).map(Ok)
             }

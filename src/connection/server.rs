@@ -20,6 +20,7 @@ use actix_web::Error;
 use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
+use super::framing::BodyLength;
 use super::{Connection, Exchange, Limits, Tracked};
 
 /// The settings of one HTTP server.
@@ -120,12 +121,9 @@ where
     B: MessageBody,
 {
     let exchange = request.conn_data::<Exchange>().cloned();
-    let in_progress = exchange.as_ref().map(Exchange::begin);
+    let body = body_length(&request);
+    let in_progress = exchange.as_ref().map(|exchange| exchange.begin(body));
     let offers_upgrade = request.head().upgrade();
-    let chunked = request
-        .head()
-        .headers()
-        .contains_key(header::TRANSFER_ENCODING);
     let answering = app.call(request);
     async move {
         let response = answering.await?;
@@ -134,7 +132,8 @@ where
         // The HTTP library would answer `Connection: upgrade` and then close the connection.
         let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
         // The HTTP library would read the rest of a refused body, and then parse it as a head.
-        let leaves_body = chunked && (status.is_client_error() || status.is_server_error());
+        let leaves_body =
+            body == BodyLength::Chunked && (status.is_client_error() || status.is_server_error());
         if ignores_offer || leaves_body {
             response
                 .head_mut()
@@ -145,4 +144,15 @@ where
         }
         Ok(response.map_body(|_, body| Tracked::new(body, in_progress)))
     }
+}
+
+/// The length that the head of `request` announces for its body.
+fn body_length(request: &Request) -> BodyLength {
+    let headers = request.head().headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return BodyLength::Chunked;
+    }
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
+    BodyLength::Bytes(length.unwrap_or(0))
 }

@@ -161,14 +161,20 @@ impl From<InferError> for Problem {
     }
 }
 
-/// Memory for `what` was refused.
+/// Memory for `what` was refused: for now, or for ever if it needs more than its whole budget.
 pub(crate) fn no_memory(what: &str, error: BudgetError) -> Problem {
-    let problem = Problem::new(
-        ProblemKind::InsufficientMemory,
-        format!("there is no memory for {what} now: {error}"),
-    )
-    .caused_by(&error)
-    .retry_after(SOON);
+    let problem = match error {
+        BudgetError::Short { need, budget, .. } if need > budget => Problem::new(
+            ProblemKind::MemoryExceeded,
+            format!("{what} need {need} bytes; the settings allow at most {budget}"),
+        ),
+        BudgetError::Short { .. } | BudgetError::Unavailable => Problem::new(
+            ProblemKind::InsufficientMemory,
+            format!("there is no memory for {what} now: {error}"),
+        )
+        .retry_after(SOON),
+    };
+    let problem = problem.caused_by(&error);
     match error {
         BudgetError::Short { need, free, budget } => problem
             .with("need_bytes", need)

@@ -9,7 +9,9 @@ use actix_web::http::header;
 use actix_web::{ResponseError, rt};
 use serde_json::{Value, json};
 
-use super::{Problem, ProblemKind, problem_of};
+use headroom_actors::kernel::BudgetError;
+
+use super::{Problem, ProblemKind, no_memory, problem_of};
 
 fn body(problem: &Problem) -> Value {
     let response = problem.error_response();
@@ -120,4 +122,35 @@ fn no_text_of_a_problem_is_long_whatever_it_quotes() {
     assert!((8000..8300).contains(&problem.cause().unwrap().len()));
     let short = Problem::new(ProblemKind::InvalidInput, "short");
     assert_eq!(short.detail(), "short");
+}
+
+#[test]
+fn memory_that_the_settings_never_allow_is_refused_for_good() {
+    let refuse = |need| {
+        let budget = 1000;
+        no_memory(
+            "the bytes",
+            BudgetError::Short {
+                need,
+                free: 10,
+                budget,
+            },
+        )
+    };
+    let for_now = refuse(1000);
+    assert_eq!(for_now.kind(), ProblemKind::InsufficientMemory);
+    assert!(
+        for_now
+            .error_response()
+            .headers()
+            .contains_key(header::RETRY_AFTER)
+    );
+    let for_good = refuse(1001);
+    assert_eq!(for_good.kind(), ProblemKind::MemoryExceeded);
+    assert!(
+        !for_good
+            .error_response()
+            .headers()
+            .contains_key(header::RETRY_AFTER)
+    );
 }

@@ -480,9 +480,7 @@ fn an_empty_secret_is_refused_wherever_it_stands() {
             refuses(
                 "",
                 &[(variable, path_text)],
-                &format!(
-                    "{path_text}: {key} is empty; set the secret, or remove the key"
-                ),
+                &format!("{path_text}: {key} is empty; set the secret, or remove the key"),
             );
         }
     }

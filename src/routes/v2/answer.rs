@@ -59,7 +59,7 @@ impl Answer {
             return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
         }
         let hold = memory.reserve_after_refresh(PIECES_BYTES).await;
-        let hold = hold.map_err(|error| no_memory("this response", error))?;
+        let hold = hold.map_err(|error| no_memory("the pieces of this response", error))?;
         Ok(response.body(Pieces::new(text, hold)))
     }
 }

@@ -169,6 +169,7 @@ struct Request {
 
 /// The JSON of a request. Unknown members are ignored, as the protocol requires.
 #[derive(Deserialize)]
+#[serde(expecting = "a JSON object with the member \"inputs\"")]
 struct RequestJson<'a> {
     id: Option<String>,
     #[serde(default)]
@@ -388,6 +389,7 @@ mod tests {
     use super::*;
 
     /// A budget of a fixed size.
+    #[derive(Clone)]
     struct Memory {
         bytes_max: u64,
         held: Arc<AtomicU64>,
@@ -460,14 +462,18 @@ mod tests {
         drop(data);
         assert_eq!(memory.held(), 0);
 
-        let refused = parse(text.as_bytes(), &Memory::of(1_599_999)).unwrap_err();
-        let problem = Problem::from(refused);
-        assert_eq!(problem.kind(), ProblemKind::InsufficientMemory);
-        assert!(
-            problem.detail().contains("1600000 bytes"),
-            "{}",
-            problem.detail()
-        );
+        let memory = Memory::of(1_600_000);
+        let _first = parse(text.as_bytes(), &memory).unwrap();
+        let cases = [
+            (memory.clone(), ProblemKind::InsufficientMemory),
+            (Memory::of(1_599_999), ProblemKind::MemoryExceeded),
+        ];
+        for (memory, kind) in cases {
+            let problem = Problem::from(parse(text.as_bytes(), &memory).unwrap_err());
+            assert_eq!(problem.kind(), kind);
+            let detail = problem.detail();
+            assert!(detail.contains("1600000 bytes"), "{detail}");
+        }
     }
 
     #[test]

@@ -352,7 +352,7 @@ mod tests {
             ("[1]", Datatype::Bool, &[1], "BOOL"),
             ("[true]", Datatype::Fp32, &[1], "FP32"),
             ("{}", Datatype::Fp32, &[1], "map"),
-            ("5", Datatype::Fp32, &[1], "array"),
+            ("5", Datatype::Fp32, &[1], "list"),
             ("[NaN]", Datatype::Fp32, &[1], ""),
             ("[1]", Datatype::Fp32, &[-1], ""),
             ("[1]", Datatype::Fp32, &[i64::MAX, i64::MAX], ""),

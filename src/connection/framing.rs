@@ -1,0 +1,272 @@
+//! Finds where each request ends in the bytes of a connection.
+//!
+//! actix-http decodes every request in its read buffer, and needs several KiB for each of them, while a
+//! request can be as short as 18 bytes. A client that sends thousands of requests at once would use tens
+//! of MiB per connection. Therefore the connection passes on the bytes of one request, and the next ones
+//! only after the response. This module does not validate requests: if actix-http finds a request
+//! malformed, it closes the connection.
+
+/// The length of a request body, as its head announces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyLength {
+    /// As many bytes; 0 without a body.
+    Bytes(u64),
+    /// Chunks, the last of which is empty.
+    Chunked,
+}
+
+/// The position in the current request.
+#[derive(Debug)]
+pub(super) struct Framing {
+    part: Part,
+    /// Whether the service works on the request.
+    in_progress: bool,
+}
+
+#[derive(Debug)]
+enum Part {
+    Head {
+        /// Whether there was anything but line ends, which may precede a head.
+        has_begun: bool,
+        line_is_empty: bool,
+    },
+    /// The whole head was passed on; the service has not announced the body's length yet.
+    AfterHead,
+    Body {
+        left: u64,
+    },
+    ChunkSize {
+        size: u64,
+        digits_ended: bool,
+    },
+    ChunkData {
+        left: u64,
+    },
+    ChunkEnd,
+    Trailer {
+        line_is_empty: bool,
+    },
+    /// The whole request was passed on; its response is not complete yet.
+    Complete,
+}
+
+/// Bytes to read at once while the end of the request is not known.
+const READ_MAX: usize = 4096;
+
+impl Framing {
+    pub(super) fn new() -> Self {
+        Self {
+            part: Part::next_head(),
+            in_progress: false,
+        }
+    }
+
+    /// How many bytes may be read for the current request now; 0 if none.
+    pub(super) fn wanted(&self) -> usize {
+        match self.part {
+            Part::AfterHead | Part::Complete => 0,
+            Part::Body { left } | Part::ChunkData { left } => {
+                usize::try_from(left).unwrap_or(usize::MAX)
+            }
+            Part::Head { .. } | Part::ChunkSize { .. } | Part::ChunkEnd | Part::Trailer { .. } => {
+                READ_MAX
+            }
+        }
+    }
+
+    /// Whether the next byte belongs to the head of a request.
+    pub(super) fn is_in_head(&self) -> bool {
+        matches!(self.part, Part::Head { .. })
+    }
+
+    /// The service has begun to work on the request, whose body has `length`.
+    pub(super) fn begin(&mut self, length: BodyLength) {
+        self.in_progress = true;
+        self.part = match length {
+            BodyLength::Bytes(0) => Part::Complete,
+            BodyLength::Bytes(left) => Part::Body { left },
+            BodyLength::Chunked => Part::next_chunk(),
+        };
+    }
+
+    /// The response is complete. A rest of the request's body may still follow.
+    pub(super) fn end(&mut self) {
+        self.in_progress = false;
+        if matches!(self.part, Part::Complete) {
+            self.part = Part::next_head();
+        }
+    }
+
+    /// Returns how many of `bytes` belong to the current request, and moves past them.
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> usize {
+        let begins_in_head = self.is_in_head();
+        let mut taken = 0;
+        while let Some(rest) = bytes.get(taken..)
+            && let [byte, ..] = *rest
+        {
+            taken += match &mut self.part {
+                Part::AfterHead | Part::Complete => break,
+                Part::Body { left } | Part::ChunkData { left } => {
+                    let length = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+                    *left -= length as u64;
+                    length
+                }
+                _ => 1,
+            };
+            self.part_after(byte);
+            if self.is_in_head() && !begins_in_head {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Enters the next part, if `byte` ends this one.
+    fn part_after(&mut self, byte: u8) {
+        let ends_line = byte == b'\n';
+        match &mut self.part {
+            Part::Head {
+                has_begun,
+                line_is_empty,
+            } => {
+                if ends_line && *has_begun && *line_is_empty {
+                    self.part = Part::AfterHead;
+                } else if byte != b'\r' {
+                    *has_begun |= !ends_line;
+                    *line_is_empty = ends_line;
+                }
+            }
+            Part::Body { left: 0 } => self.complete(),
+            Part::ChunkSize { size: 0, .. } if ends_line => {
+                self.part = Part::Trailer {
+                    line_is_empty: true,
+                };
+            }
+            Part::ChunkSize { size, .. } if ends_line => {
+                self.part = Part::ChunkData { left: *size };
+            }
+            Part::ChunkSize { size, digits_ended } => match char::from(byte).to_digit(16) {
+                Some(digit) if !*digits_ended => {
+                    *size = size.saturating_mul(16).saturating_add(u64::from(digit));
+                }
+                _ => *digits_ended = true,
+            },
+            Part::ChunkData { left: 0 } => self.part = Part::ChunkEnd,
+            Part::ChunkEnd if ends_line => self.part = Part::next_chunk(),
+            Part::Trailer { line_is_empty } => {
+                if ends_line && *line_is_empty {
+                    self.complete();
+                } else if byte != b'\r' {
+                    *line_is_empty = ends_line;
+                }
+            }
+            Part::AfterHead
+            | Part::Body { .. }
+            | Part::ChunkData { .. }
+            | Part::ChunkEnd
+            | Part::Complete => {}
+        }
+    }
+
+    fn complete(&mut self) {
+        self.part = if self.in_progress {
+            Part::Complete
+        } else {
+            Part::next_head()
+        };
+    }
+}
+
+impl Part {
+    fn next_head() -> Self {
+        Self::Head {
+            has_begun: false,
+            line_is_empty: true,
+        }
+    }
+
+    fn next_chunk() -> Self {
+        Self::ChunkSize {
+            size: 0,
+            digits_ended: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    const CHUNKED: &str = "5;a=b\r\nhello\r\n0A \r\n0123456789\r\n0\r\na: b\r\n\r\n";
+
+    /// Passes `bytes` in pieces of `step`, as far as the current request goes.
+    fn pass(framing: &mut Framing, bytes: &[u8], step: usize) -> usize {
+        let mut passed = 0;
+        for piece in bytes.chunks(step) {
+            let taken = framing.advance(piece);
+            passed += taken;
+            if taken < piece.len() {
+                break;
+            }
+        }
+        passed
+    }
+
+    #[test]
+    fn one_request_is_passed_at_a_time_however_its_bytes_arrive() {
+        let requests = [
+            (GET.to_owned(), BodyLength::Bytes(0), ""),
+            // Line ends may precede a request, and may lack the carriage return.
+            (
+                format!("\r\n\n{}", GET.replace('\r', "")),
+                BodyLength::Bytes(3),
+                "abc",
+            ),
+            (GET.to_owned(), BodyLength::Chunked, CHUNKED),
+            (GET.to_owned(), BodyLength::Chunked, "0\r\n\r\n"),
+        ];
+        let all = requests
+            .iter()
+            .map(|(head, _, body)| format!("{head}{body}"));
+        let all: String = all.collect();
+        for step in 1..100 {
+            let mut rest = all.as_bytes();
+            let mut framing = Framing::new();
+            for (head, length, body) in &requests {
+                assert!(framing.is_in_head());
+                assert_eq!(pass(&mut framing, rest, step), head.len());
+                assert_eq!(framing.wanted(), 0);
+                rest = &rest[head.len()..];
+                framing.begin(*length);
+                assert_eq!(pass(&mut framing, rest, step), body.len());
+                assert_eq!(framing.wanted(), 0);
+                rest = &rest[body.len()..];
+                framing.end();
+            }
+            assert!(rest.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_refused_body_is_passed_before_the_next_request() {
+        let mut framing = Framing::new();
+        framing.advance(GET.as_bytes());
+        framing.begin(BodyLength::Bytes(10));
+        assert_eq!(framing.advance(b"123"), 3);
+        framing.end();
+        assert!(!framing.is_in_head());
+        assert_eq!(framing.wanted(), 7);
+        assert_eq!(framing.advance(b"4567890GET"), 7);
+        assert!(framing.is_in_head());
+    }
+
+    #[test]
+    fn a_chunk_of_any_size_is_read_in_large_pieces() {
+        let mut framing = Framing::new();
+        framing.advance(GET.as_bytes());
+        framing.begin(BodyLength::Chunked);
+        framing.advance(b"FFFFFFFFFFFFFFFFFF\r\n");
+        assert!(framing.wanted() > 1 << 40);
+    }
+}
