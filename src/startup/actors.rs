@@ -107,7 +107,7 @@ impl ActorPlan {
             Protection::Lowered { from } => {
                 tracing::info!(from, "the kernel is told to end other processes first");
             }
-            Protection::Given(_) => {}
+            Protection::AlreadyLow(_) => {}
             Protection::Refused(reason) => {
                 tracing::info!(reason, "the kernel may end this process as any other");
             }

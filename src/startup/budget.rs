@@ -71,9 +71,8 @@ fn check(reading: &BudgetReading, critical: f64) -> Result<(), BudgetError> {
     let (origin, remedy) = match reading.source {
         BudgetSource::Configured => ("memory.limit".to_owned(), "set it to"),
         BudgetSource::CgroupV1 | BudgetSource::CgroupV2 => {
-            let mut said = reading.considered.iter();
-            let group = said.find(|said| said.source == reading.source);
-            let file = group.map_or("the control group", |said| &said.detail);
+            let group = reading.candidate(reading.source);
+            let file = group.map_or("the control group", |group| &group.detail);
             (file.to_owned(), "give the group")
         }
         BudgetSource::Physical => (
@@ -112,7 +111,7 @@ mod tests {
         BudgetReading {
             bytes,
             source: BudgetSource::Configured,
-            considered: Vec::new(),
+            candidates: Vec::new(),
         }
     }
 

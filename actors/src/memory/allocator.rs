@@ -1,12 +1,11 @@
-//! The server's own allocator: what it holds, and how to make it give back.
+//! The server's allocator, jemalloc: its statistics, and how to purge it.
 //!
-//! jemalloc keeps pages that were freed for a while, since they are likely to be asked for again.
-//! While memory is plentiful that is right; when it is short, they are the cheapest bytes there
-//! are. The statistics tell how many there are: `resident` less `active` and `metadata`.
+//! jemalloc keeps freed pages for a while, since the program is likely to need them again. When memory
+//! is short, they are the cheapest to give back. The statistics say how many there are: `resident`
+//! less `active` and `metadata`.
 //!
-//! Everything here goes through the allocator's own control interface. A program whose memory comes
-//! from another allocator (most tests) links a jemalloc that knows nothing of it; that is found out
-//! by an experiment at the start, and then this source is absent and nothing is purged.
+//! A program can link jemalloc and use another allocator, as most tests do. An experiment at the start
+//! finds that out. Then this source is absent, and nothing is purged.
 
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
@@ -15,61 +14,55 @@ use std::time::Duration;
 use serde::Serialize;
 use tikv_jemalloc_ctl::{Access, AsName, arenas, epoch, stats};
 
-use super::probe::{Probe, ProbeError, Source};
+use super::probe::ProbeError;
+use crate::kernel::pressure::Action;
 
-/// What the experiment asks for: large enough to be counted at once and told from what other
-/// threads do, and never touched, so that it costs no memory.
+/// The size of the allocation in the experiment: large enough to show in the statistics beside the
+/// allocations of other threads. It is never touched, so it costs no memory.
 const EXPERIMENT_BYTES: usize = 4 << 20;
 
-/// Other threads may free as much meanwhile.
+/// The experiment is repeated, since other threads can free as much meanwhile.
 const EXPERIMENTS: usize = 3;
 
-/// What the allocator holds, in bytes.
+/// The allocator's statistics, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct AllocatorStats {
-    /// What the program has asked for and not freed.
+    /// Allocated by the program.
     pub allocated: u64,
-    /// The pages that this lies in.
+    /// Pages with allocations in them.
     pub active: u64,
-    /// The allocator's own books.
+    /// The allocator's own data.
     pub metadata: u64,
-    /// All pages that are backed by memory: those above, and freed ones that it keeps. It may say
-    /// too much: pages that were never touched count as well.
+    /// All pages in memory: those above, and freed pages that it keeps. It is an upper bound, since
+    /// pages that were never touched count as well.
     pub resident: u64,
-    /// Addresses that it keeps without memory behind them.
+    /// Address space that it keeps without memory.
     pub retained: u64,
 }
 
 impl AllocatorStats {
-    /// What a purge would give back, about.
-    pub fn purgeable(&self) -> u64 {
+    /// About what a purge would give back.
+    fn purgeable(&self) -> u64 {
         let in_use = self.active.saturating_add(self.metadata);
         self.resident.saturating_sub(in_use)
     }
 }
 
-/// What a purge has done, in bytes of [`AllocatorStats::resident`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Purged {
-    pub(super) before: u64,
-    pub(super) after: u64,
-}
-
 /// The allocator of this program.
 #[derive(Debug)]
 pub(super) struct Allocator {
-    is_ours: bool,
-    /// A purge changes the decay for a moment, and must not mistake another one's for the rule.
+    is_in_use: bool,
+    /// A purge changes the decay for a moment. Two changes at a time would mix up the values.
     changing: Mutex<()>,
 }
 
 impl Allocator {
-    /// Finds out whether this program's memory comes from jemalloc.
+    /// Finds out whether this program uses jemalloc.
     pub(super) fn new() -> Self {
         Self::counting(Vec::<u8>::with_capacity)
     }
 
-    /// Finds out whether jemalloc counts what `allocate` makes.
+    /// Finds out whether jemalloc counts the allocations of `allocate`.
     fn counting<T>(allocate: impl Fn(usize) -> T) -> Self {
         let counts = || -> tikv_jemalloc_ctl::Result<bool> {
             let before = allocated()?;
@@ -79,53 +72,57 @@ impl Allocator {
             Ok(after.saturating_sub(before) >= EXPERIMENT_BYTES / 2)
         };
         Self {
-            is_ours: (0..EXPERIMENTS).any(|_| counts() == Ok(true)),
+            is_in_use: (0..EXPERIMENTS).any(|_| counts() == Ok(true)),
             changing: Mutex::new(()),
         }
     }
 
-    /// What it holds now.
+    /// The statistics now.
     ///
     /// # Errors
-    /// The program's memory does not come from it, or it was built without statistics.
+    /// The program does not use jemalloc, or it was built without statistics.
     pub(super) fn stats(&self) -> Result<AllocatorStats, ProbeError> {
-        if !self.is_ours {
+        if !self.is_in_use {
             return Err(ProbeError::OtherAllocator);
         }
         read_stats().map_err(|error| refused("stats", error))
     }
 
-    /// Gives back every page that is kept for later use. Blocks for some milliseconds per GiB.
+    /// Gives back all freed pages. Blocks for some milliseconds per GiB.
     ///
     /// # Errors
     /// As [`Allocator::stats`].
-    pub(super) fn purge(&self) -> Result<Purged, ProbeError> {
-        let before = self.stats()?.resident;
+    pub(super) fn purge(&self) -> Result<Action, ProbeError> {
+        let before = self.stats()?;
         {
             let _changing = self.lock();
             for arena in arenas_in_use() {
                 for decay in DECAYS {
-                    // Zero purges at once. The allocator's own arena for large requests has it
-                    // anyway; one that was never used refuses.
+                    // A decay of zero purges at once. The arena for large requests has it anyway. An
+                    // arena that was never used refuses.
                     let name = format!("arena.{arena}.{decay}\0");
-                    let Ok(rule) = update(&name, 0) else {
+                    let Ok(decay) = update(&name, 0) else {
                         continue;
                     };
-                    update(&name, rule).map_err(|error| refused(&name, error))?;
+                    update(&name, decay).map_err(|error| refused(&name, error))?;
                 }
             }
         }
-        let after = self.stats()?.resident;
-        Ok(Purged { before, after })
+        Ok(Action {
+            what: "server".to_owned(),
+            promised_bytes: before.purgeable(),
+            before_bytes: before.resident,
+            after_bytes: self.stats()?.resident,
+        })
     }
 
-    /// How long freed pages are kept from now on. The arena for large requests, which keeps none,
-    /// stays as it is.
+    /// Sets how long freed pages are kept. The arena for large requests, which keeps none, is left as
+    /// it is.
     ///
     /// # Errors
     /// As [`Allocator::stats`].
     pub(super) fn set_decay(&self, decay: Duration) -> Result<(), ProbeError> {
-        if !self.is_ours {
+        if !self.is_in_use {
             return Err(ProbeError::OtherAllocator);
         }
         let milliseconds = isize::try_from(decay.as_millis()).unwrap_or(isize::MAX);
@@ -137,7 +134,7 @@ impl Allocator {
             .read()
             .map_err(|error| refused("opt.narenas", error))?;
         for arena in 0..ordinary {
-            // One that was never used refuses; it begins with what was set above.
+            // An arena that was never used refuses. It begins with the value that was set above.
             update(&format!("arena.{arena}.{DIRTY_DECAY}\0"), milliseconds).ok();
         }
         Ok(())
@@ -148,21 +145,11 @@ impl Allocator {
     }
 }
 
-impl Probe for &Allocator {
-    type Value = AllocatorStats;
-
-    const SOURCE: Source = Source::Allocator;
-
-    fn read(&mut self) -> Result<AllocatorStats, ProbeError> {
-        self.stats()
-    }
-}
-
-/// Pages go from dirty to muzzy (the kernel may take them when it must) to gone.
+/// Freed pages are dirty first, then muzzy (the kernel may take them), then given back.
 const DIRTY_DECAY: &str = "dirty_decay_ms";
 const DECAYS: [&str; 2] = [DIRTY_DECAY, "muzzy_decay_ms"];
 
-/// Sets a number and gives what it was.
+/// Sets a value and returns the one before.
 fn update(name: &str, value: isize) -> tikv_jemalloc_ctl::Result<isize> {
     name.name().update(value)
 }
@@ -171,14 +158,14 @@ fn arenas_in_use() -> std::ops::Range<u32> {
     0..arenas::narenas::read().unwrap_or(0)
 }
 
-/// What is allocated now.
+/// The allocated bytes now.
 fn allocated() -> tikv_jemalloc_ctl::Result<usize> {
     epoch::advance()?;
     stats::allocated::read()
 }
 
 fn read_stats() -> tikv_jemalloc_ctl::Result<AllocatorStats> {
-    // The statistics are sums over all arenas, taken when the epoch is advanced.
+    // The statistics are summed up when the epoch advances.
     epoch::advance()?;
     let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
     Ok(AllocatorStats {
@@ -207,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_program_holds_is_told() {
+    fn the_statistics_show_allocations() {
         let allocator = Allocator::new();
         let before = allocator.stats().unwrap();
         let held = black_box(touched());
@@ -220,32 +207,27 @@ mod tests {
     }
 
     #[test]
-    fn a_purge_gives_back_what_was_freed_and_leaves_the_rule_as_it_was() {
+    fn a_purge_gives_back_freed_pages_and_restores_the_decay() {
         let allocator = Allocator::new();
-        // So long that nothing is given back by itself meanwhile.
+        // So long that no page is given back without a purge.
         allocator.set_decay(Duration::from_secs(3600)).unwrap();
         drop(black_box(touched()));
         let kept = allocator.stats().unwrap();
         assert!(kept.purgeable() >= 48 * MIB, "{kept:?}");
         let purged = allocator.purge().unwrap();
-        assert!(
-            purged.before.saturating_sub(purged.after) >= 48 * MIB,
-            "{purged:?}"
-        );
+        assert!(purged.gained_bytes() >= 48 * MIB, "{purged:?}");
         assert!(allocator.stats().unwrap().purgeable() < 8 * MIB);
-        let rules: Vec<isize> = arenas_in_use()
+        let decays: Vec<isize> = arenas_in_use()
             .filter_map(|arena| format!("arena.{arena}.{DIRTY_DECAY}\0").name().read().ok())
             .collect();
-        assert!(rules.contains(&3_600_000), "{rules:?}");
-        // Zero for the arena for large requests, if there is one, and for no other.
-        assert!(
-            rules.iter().filter(|rule| **rule == 0).count() <= 1,
-            "{rules:?}"
-        );
+        assert!(decays.contains(&3_600_000), "{decays:?}");
+        // It is zero only for the arena for large requests.
+        let zeros = decays.iter().filter(|decay| **decay == 0);
+        assert!(zeros.count() <= 1, "{decays:?}");
     }
 
     #[test]
-    fn with_no_decay_freed_pages_go_at_once() {
+    fn without_decay_freed_pages_are_given_back_at_once() {
         let allocator = Allocator::new();
         allocator.set_decay(Duration::ZERO).unwrap();
         drop(black_box(touched()));
@@ -253,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allocator_that_does_not_count_our_memory_is_absent_and_left_alone() {
+    fn an_allocator_that_the_program_does_not_use_is_absent_and_not_changed() {
         let other = Allocator::counting(|_| ());
         assert_eq!(other.stats(), Err(ProbeError::OtherAllocator));
         assert_eq!(other.purge(), Err(ProbeError::OtherAllocator));

@@ -1,42 +1,43 @@
-//! The room's settings, and the rules that they must keep.
+//! The settings of the memory module, and the rules that they must keep.
 
 use std::time::Duration;
 
-/// How much memory there is, how often it is read, and when it counts as short.
+/// How much memory may be used, how often it is read, and when it counts as short.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MemoryConfig {
-    /// Most bytes that the whole process tree may use. A cgroup's limit that is smaller wins.
+    /// The most bytes that the whole process tree may use. A smaller limit of a control group wins.
     pub limit: Option<u64>,
-    /// The budget as a share of physical memory, where there is neither a limit nor a cgroup's.
+    /// The budget as a share of physical memory, used where neither `limit` nor a control group sets
+    /// one.
     pub physical_share: f64,
-    /// Where the levels begin and how they are left.
+    /// The levels.
     pub levels: Levels,
     /// Time between two readings at rest.
     pub sample_interval: Duration,
-    /// Time between two readings while something is being loaded or memory is short.
+    /// Time between two readings during a load or while memory is short.
     pub sample_interval_fast: Duration,
-    /// Age of the last reading from which on it is stale.
+    /// The age from which the last reading is stale.
     pub stale_after: Duration,
     /// How long an emergency clean-up may take.
     pub emergency_deadline: Duration,
-    /// Time between two purges of the allocator at rest.
+    /// Time between two purges of the server's allocator at rest.
     pub gc_interval: Duration,
 }
 
-/// Shares of the budget at which the levels begin, and what keeps them from flapping.
+/// The shares of the budget at which the levels begin, and how late they fall.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Levels {
-    /// Share at which memory counts as elevated.
+    /// Share at which the elevated level begins.
     pub elevated: f64,
-    /// Share at which it counts as high.
+    /// Share at which the high level begins.
     pub high: f64,
-    /// Share at which it counts as critical.
+    /// Share at which the critical level begins.
     pub critical: f64,
-    /// Share at which it counts as exhausted: nothing new may be loaded.
+    /// Share at which the exhausted level begins, where nothing new may be loaded.
     pub exhausted: f64,
-    /// How far below its threshold, as a share of the budget, usage must fall to leave a level.
+    /// Usage must fall this far below a level's threshold to leave it, as a share of the budget.
     pub hysteresis: f64,
-    /// How long a level is kept at least before a lower one follows.
+    /// A level lasts at least this long before a lower one follows.
     pub dwell: Duration,
 }
 
@@ -71,33 +72,33 @@ impl Default for MemoryConfig {
 /// A rule that the settings break. The text names the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryConfigError {
-    /// Nothing could ever be loaded.
+    /// With a limit of 0 nothing could be loaded.
     #[error("memory.limit must be above 0")]
     Limit,
-    /// No share.
+    /// It is not a share.
     #[error("memory.physical_share must be above 0 and at most 1")]
     PhysicalShare,
-    /// A level would begin before a lower one, or never.
+    /// A level would begin before a lower one, or would never begin.
     #[error(
         "memory.levels must ascend and lie above 0 and at most at 1: \
          elevated < high < critical < exhausted"
     )]
     Levels,
-    /// A level could never be left.
+    /// A level would never end.
     #[error("memory.hysteresis must be at least 0 and below memory.levels.elevated")]
     Hysteresis,
-    /// Reading would never pause, or pause longer when memory is short.
+    /// Readings would follow without a pause, or pause longer while memory is short.
     #[error("memory.sample_interval_fast must be above 0 and not above memory.sample_interval")]
     Intervals,
 }
 
 impl MemoryConfig {
-    /// Whether the settings make sense together.
+    /// Checks the settings.
     ///
     /// # Errors
     /// The first rule that they break.
     pub fn validate(&self) -> Result<(), MemoryConfigError> {
-        // Written so that a NaN breaks the rule.
+        // NaN is not a share.
         let is_share = |share: f64| share > 0.0 && share <= 1.0;
         let levels = self.levels.thresholds().map(|(_, share)| share);
         if self.limit == Some(0) {
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_keep_every_rule_and_each_rule_can_be_broken() {
+    fn the_defaults_keep_every_rule_and_each_broken_rule_is_named() {
         type Breaks = fn(&mut MemoryConfig);
         assert_eq!(MemoryConfig::default().validate(), Ok(()));
         let table: [(MemoryConfigError, Breaks); 8] = [

@@ -1,4 +1,5 @@
-//! The level now, and the ring of what happened: told in order, with the usage before and after.
+//! The history of the memory budget: the current level, and the latest events with the usage before
+//! and after each.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,30 +13,30 @@ use super::probe::SourceStatus;
 use crate::kernel::Notice;
 use crate::kernel::pressure::{Acknowledgement, Action, Level, Stage};
 
-/// Events that are remembered.
+/// Events that are kept.
 const EVENTS_MAX: usize = 1000;
 
-/// Events that a subscriber may lag behind; it then misses the oldest, and is told how many.
+/// Events that a subscriber can lag behind. It then misses the oldest and learns how many.
 const LAG_MAX: usize = 256;
 
-/// Something that happened to the memory budget. All sizes in bytes.
+/// One event of the memory budget. All sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// Grows by one with every event, from 1 on; starts again with the server.
+    /// Counts the events from 1 since the server started.
     pub number: u64,
-    /// When.
+    /// The time of the event.
     #[serde(serialize_with = "as_text")]
     pub at: SystemTime,
-    /// Bytes used before.
+    /// Usage before.
     pub used_before_bytes: u64,
-    /// Bytes used afterwards.
+    /// Usage afterwards.
     pub used_after_bytes: u64,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// What can happen.
+/// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
@@ -45,53 +46,54 @@ pub enum EventKind {
         from: Level,
         /// The level now.
         to: Level,
-        /// Bytes that have to come back.
+        /// Bytes that must be given back.
         wanted_bytes: u64,
     },
-    /// Subscribers were asked to give memory back, and did.
+    /// One round of a clean-up is over.
     CleanUp {
-        /// The level that asked.
+        /// The level that is cleaned up.
         level: Level,
         /// The last stage that was asked.
+        #[serde(rename = "through")]
         max_stage: Stage,
-        /// Bytes asked for.
+        /// Bytes that were asked for.
         wanted_bytes: u64,
-        /// What was done, by whom.
+        /// The steps that subscribers took.
         actions: Vec<ActionRecord>,
-        /// Who did not answer in time.
+        /// The subscribers that did not acknowledge in time.
         silent: Vec<String>,
     },
-    /// A source of figures began or ceased to fail or to mislead.
+    /// The health of a source changed.
     Source(SourceStatus),
-    /// A room had something to tell.
+    /// Another module published a notice.
     Notice(Notice),
-    /// Memory that is free already was taken from the allocators.
+    /// Allocators were purged of free memory.
     Gc {
-        /// Why.
+        /// The reason.
         reason: GcReason,
-        /// What was done, by whom.
+        /// The steps that subscribers took.
         actions: Vec<ActionRecord>,
-        /// Who did not answer in time.
+        /// The subscribers that did not acknowledge in time.
         silent: Vec<String>,
     },
 }
 
-/// One action, and who took it.
+/// One step, and the subscriber that took it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ActionRecord {
     /// The subscriber.
     pub by: String,
-    /// What it did.
+    /// The step.
     #[serde(flatten)]
     pub action: Action,
 }
 
 impl ActionRecord {
-    /// Every action of every answer.
-    pub(super) fn all(answers: Vec<Acknowledgement>) -> Vec<Self> {
-        let records = answers.into_iter().flat_map(|answer| {
-            let by = answer.name;
-            let actions = answer.actions.into_iter();
+    /// All steps of all acknowledgements.
+    pub(super) fn all(acknowledgements: Vec<Acknowledgement>) -> Vec<Self> {
+        let records = acknowledgements.into_iter().flat_map(|acknowledgement| {
+            let by = acknowledgement.name;
+            let actions = acknowledgement.actions.into_iter();
             actions.map(move |action| Self {
                 by: by.clone(),
                 action,
@@ -101,17 +103,23 @@ impl ActionRecord {
     }
 }
 
+/// Bytes that all steps together gave back.
+pub(super) fn gained_bytes(records: &[ActionRecord]) -> u64 {
+    let gained = records.iter().map(|record| record.action.gained_bytes());
+    gained.fold(0, u64::saturating_add)
+}
+
 /// Why allocators were purged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GcReason {
-    /// Somebody asked for it.
+    /// An operator asked for it.
     Request,
-    /// The schedule at rest.
+    /// It was due by the schedule at rest.
     Schedule,
-    /// Much was given back at once.
+    /// Many buffers were released.
     Release,
-    /// Tasks stalled for want of memory.
+    /// Tasks stalled for memory.
     Stall,
 }
 
@@ -131,7 +139,7 @@ fn as_text<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
 
-/// The level now, since when, and what happened before.
+/// The current level and the latest events.
 #[derive(Debug)]
 pub(super) struct History {
     level: Level,
@@ -159,11 +167,11 @@ impl History {
     }
 
     /// How long the level has lasted.
-    pub(super) fn held(&self) -> Duration {
+    pub(super) fn level_age(&self) -> Duration {
         self.since.elapsed()
     }
 
-    pub(super) fn change(&mut self, to: Level, before: u64, after: u64, wanted_bytes: u64) {
+    pub(super) fn set_level(&mut self, to: Level, before: u64, after: u64, wanted_bytes: u64) {
         let from = std::mem::replace(&mut self.level, to);
         self.since = Instant::now();
         let kind = EventKind::Level {
@@ -174,7 +182,7 @@ impl History {
         self.record(before, after, kind);
     }
 
-    /// Remembers it, and tells whoever subscribed.
+    /// Keeps an event, and sends it to subscribers.
     pub(super) fn record(&mut self, before: u64, after: u64, kind: EventKind) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
@@ -188,7 +196,7 @@ impl History {
             kind,
         });
         self.events.push_back(Arc::clone(&event));
-        // Nobody has to listen.
+        // It fails only without a subscriber.
         self.subscribers.send(event).ok();
     }
 
@@ -210,7 +218,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn events_are_told_in_order_to_readers_and_to_subscribers() {
+    async fn events_reach_readers_and_subscribers_in_order() {
         let mut history = History::default();
         history.record(
             0,
@@ -222,7 +230,7 @@ mod tests {
             },
         );
         let mut subscriber = history.subscribe();
-        history.change(Level::High, 10, 90, 20);
+        history.set_level(Level::High, 10, 90, 20);
         let records = ActionRecord::all(vec![Acknowledgement {
             name: "loader".into(),
             actions: vec![Action {
@@ -257,10 +265,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_events_are_forgotten() {
+    async fn the_oldest_events_are_dropped() {
         let mut history = History::default();
         for used in 0..=EVENTS_MAX as u64 {
-            history.change(Level::High, used, used, 0);
+            history.set_level(Level::High, used, used, 0);
         }
         let all = history.latest(usize::MAX);
         assert_eq!((all.len(), all[0].used_after_bytes), (EVENTS_MAX, 1));

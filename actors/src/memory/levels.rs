@@ -1,4 +1,11 @@
-//! When memory counts as short. Pure: nothing here reads a clock or a file.
+//! When memory counts as short. Nothing here reads a clock or a file.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "shares of bytes need no more than the precision of f64"
+)]
 
 use std::time::Duration;
 
@@ -6,7 +13,7 @@ use super::config::Levels;
 use crate::kernel::pressure::Level;
 
 impl Levels {
-    /// Every level above normal with the share at which it begins, lowest first.
+    /// Every level above normal and its threshold, lowest first.
     pub(super) fn thresholds(&self) -> [(Level, f64); 4] {
         [
             (Level::Elevated, self.elevated),
@@ -16,29 +23,25 @@ impl Levels {
         ]
     }
 
-    /// The level that `share` of the budget in use reaches by itself.
+    /// The level that `share` of the budget reaches.
     pub(super) fn reached(&self, share: f64) -> Level {
         self.reached_within(share, 0.0)
     }
 
-    /// The highest level whose threshold, lowered by `slack`, is reached.
-    fn reached_within(&self, share: f64, slack: f64) -> Level {
-        let mut reached = Level::Normal;
-        for (level, threshold) in self.thresholds() {
-            if share >= threshold - slack {
-                reached = level;
-            }
-        }
-        reached
+    /// The highest level whose threshold, lowered by `margin`, is reached.
+    fn reached_within(&self, share: f64, margin: f64) -> Level {
+        let thresholds = self.thresholds().into_iter().rev();
+        let mut reached = thresholds.filter(|(_, threshold)| share >= threshold - margin);
+        reached.next().map_or(Level::Normal, |(level, _)| level)
     }
 }
 
-/// The level that follows `previous`, which has been held for `held`, when `share` of the budget
-/// is in use.
+/// The level that follows `previous`, which has lasted for `held`, when `share` of the budget is in
+/// use.
 ///
-/// It rises at once, over several levels if need be. It falls only once it has been held for the
-/// dwell, and only as far as usage is the hysteresis below the thresholds of the levels left.
-pub fn next_level(previous: Level, share: f64, held: Duration, levels: &Levels) -> Level {
+/// A level rises at once, over several levels if necessary. It falls after it has lasted for the
+/// dwell, and to the lowest level whose hysteresis allows it.
+pub(super) fn next_level(previous: Level, share: f64, held: Duration, levels: &Levels) -> Level {
     let risen = levels.reached(share);
     if risen >= previous {
         return risen;
@@ -46,7 +49,7 @@ pub fn next_level(previous: Level, share: f64, held: Duration, levels: &Levels) 
     if held < levels.dwell {
         return previous;
     }
-    // Lowered thresholds may be reached that are higher than what we hold; that is no rise.
+    // The lowered thresholds can reach a level above the previous one, but a level must not rise here.
     levels
         .reached_within(share, levels.hysteresis)
         .min(previous)
@@ -54,10 +57,10 @@ pub fn next_level(previous: Level, share: f64, held: Duration, levels: &Levels) 
 
 /// The bytes to give back at `level` when `used` of `budget` bytes are in use.
 ///
-/// Elevated and high ask for just enough to leave the level: what is idle but fits stays warm.
-/// Critical and exhausted ask for everything above the elevated threshold, because an emergency
-/// that ends right below its own threshold would be the next load's emergency.
-pub fn wanted_bytes(level: Level, used: u64, budget: u64, levels: &Levels) -> u64 {
+/// Elevated and high want just enough to leave the level, so that idle resources that fit stay loaded.
+/// Critical and exhausted want everything above the elevated threshold: right below the critical one,
+/// the next load would cause the next emergency.
+pub(super) fn wanted_bytes(level: Level, used: u64, budget: u64, levels: &Levels) -> u64 {
     let target = match level {
         Level::Normal => return 0,
         Level::Elevated => levels.elevated - levels.hysteresis,
@@ -67,28 +70,17 @@ pub fn wanted_bytes(level: Level, used: u64, budget: u64, levels: &Levels) -> u6
     used.saturating_sub(most_below(budget, target))
 }
 
-/// The most bytes that are less than `share` of `bytes`: at its very threshold a level still holds.
-#[allow(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss
-)]
+/// The most bytes that are below `share` of `bytes`. At its threshold a level begins.
 pub fn most_below(bytes: u64, share: f64) -> u64 {
     ((bytes as f64 * share).ceil() as u64).saturating_sub(1)
 }
 
 /// `share` of `bytes`, rounded down.
-#[allow(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss
-)]
 pub(super) fn share_of(bytes: u64, share: f64) -> u64 {
     (bytes as f64 * share) as u64
 }
 
-/// How much of `budget` is `used`; without a budget everything is.
-#[allow(clippy::cast_precision_loss)]
+/// The share of `budget` that is used; 1 without a budget.
 pub(super) fn used_share(used: u64, budget: u64) -> f64 {
     if budget == 0 {
         return 1.0;
@@ -108,17 +100,17 @@ mod tests {
     #[test]
     fn the_level_rises_at_once_and_falls_late() {
         let table = [
-            // Rising: the dwell does not matter, and levels may be skipped.
+            // It rises without a dwell and can skip levels.
             (Normal, 0.699, LONG, Normal),
             (Normal, 0.70, Duration::ZERO, Elevated),
             (Elevated, 0.80, Duration::ZERO, High),
             (High, 0.85, Duration::ZERO, Critical),
             (Normal, 0.95, Duration::ZERO, Exhausted),
             (Normal, 7.0, Duration::ZERO, Exhausted),
-            // Staying: between the threshold and the hysteresis below it.
+            // It stays between the threshold and the hysteresis below it.
             (Critical, 0.84, LONG, Critical),
             (Elevated, 0.681, LONG, Elevated),
-            // Falling: not before the dwell is over.
+            // It falls after the dwell.
             (Critical, 0.10, SHORT, Critical),
             (Critical, 0.10, LONG, Normal),
             (Exhausted, 0.90, LONG, Critical),
@@ -126,7 +118,7 @@ mod tests {
             (Critical, 0.79, LONG, High),
             (Critical, 0.77, LONG, Elevated),
             (Elevated, 0.67, LONG, Normal),
-            // Not a number: nothing is known to be short.
+            // A share that is not a number reaches no level.
             (Normal, f64::NAN, LONG, Normal),
         ];
         for (previous, share, held, expected) in table {
@@ -136,8 +128,8 @@ mod tests {
     }
 
     #[test]
-    fn an_emergency_asks_for_more_than_to_leave_its_level() {
-        // Shares that binary fractions hit exactly.
+    fn an_emergency_wants_more_than_to_leave_its_level() {
+        // Shares that are exact binary fractions.
         let levels = Levels {
             elevated: 0.5,
             high: 0.625,
@@ -157,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_level_never_lies_far_from_its_share(
+        fn a_level_stays_close_to_its_share(
             previous in prop::sample::select(Level::ALL.to_vec()),
             share in 0.0..1.5f64,
             held in 0u64..5000,
@@ -166,23 +158,23 @@ mod tests {
             let held = Duration::from_millis(held);
             let next = next_level(previous, share, held, &levels);
             let fresh = next_level(Normal, share, held, &levels);
-            // Never below what the share alone asks for, never above what was and what it asks.
+            // At least what the share alone reaches, and at most that or the previous level.
             prop_assert!(next >= fresh);
             prop_assert!(next <= fresh.max(previous));
             if held < levels.dwell {
                 prop_assert!(next >= previous);
             } else if next > fresh {
-                // Kept only by the hysteresis of its own threshold.
+                // It is kept only by the hysteresis of its own threshold.
                 let mut thresholds = levels.thresholds().into_iter();
                 let kept = thresholds.find(|(level, _)| *level == next);
                 prop_assert!(kept.is_some_and(|(_, threshold)| share >= threshold - levels.hysteresis));
             }
-            // A second look with the same share changes nothing.
+            // The same share again changes nothing.
             prop_assert_eq!(next_level(next, share, Duration::ZERO, &levels), next);
         }
 
         #[test]
-        fn what_is_wanted_brings_usage_below_the_level(
+        fn giving_back_the_wanted_bytes_leaves_the_level(
             used in 0u64..2_000_000_000_000, budget in 1u64..1_000_000_000_000,
         ) {
             let levels = Levels::default();

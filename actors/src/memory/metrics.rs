@@ -1,22 +1,22 @@
-//! The room's metrics, all in one place.
+//! The metrics of the memory module.
 
 use super::history::{ActionRecord, GcReason};
 use super::ledger::Ledger;
 use super::probe::{Health, Scope};
-use super::supervisor::Last;
+use super::sampler::SourceReport;
 use crate::kernel::pressure::Level;
 
-/// Writes what a reading found.
+/// Records a reading.
 #[allow(clippy::cast_precision_loss)]
-pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, last: &Last) {
-    metrics::gauge!("headroom_memory_budget_bytes").set(ledger.budget() as f64);
+pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceReport) {
+    metrics::gauge!("headroom_memory_budget_bytes").set(ledger.budget as f64);
     metrics::gauge!("headroom_memory_usage_bytes").set(used as f64);
     metrics::gauge!("headroom_memory_reserved_bytes").set(ledger.reserved_total() as f64);
     metrics::gauge!("headroom_memory_free_bytes").set(ledger.free() as f64);
     metrics::gauge!("headroom_memory_level").set(f64::from(level as u8));
     metrics::counter!("headroom_memory_samples_total").increment(1);
-    metrics::histogram!("headroom_memory_sample_seconds").record(last.took.as_secs_f64());
-    if let Some(allocator) = &last.allocator {
+    metrics::histogram!("headroom_memory_sample_seconds").record(report.took.as_secs_f64());
+    if let Some(allocator) = &report.allocator {
         let parts = [
             ("allocated", allocator.allocated),
             ("active", allocator.active),
@@ -28,21 +28,21 @@ pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, last: &Last) {
             metrics::gauge!("headroom_memory_allocator_bytes", "part" => part).set(bytes as f64);
         }
     }
-    if let Some(group) = &last.group {
+    if let Some(group) = &report.group {
         metrics::gauge!("headroom_memory_group_bytes").set(group.current as f64);
     }
-    if let Some(stalls) = &last.stalls {
+    if let Some(stalls) = &report.stalls {
         let share = stalls.some_avg10 / 100.0;
         metrics::gauge!("headroom_memory_stall_ratio", "scope" => stalls.scope.label()).set(share);
     }
-    if let Some(kills) = &last.kernel_kills {
+    if let Some(kills) = &report.kernel_kills {
         metrics::counter!("headroom_memory_kernel_kills_total", "scope" => kills.scope.label())
             .absolute(kills.count);
     }
-    for status in &last.sources {
-        let well = matches!(status.health, Health::Healthy | Health::Absent);
+    for status in &report.sources {
+        let is_healthy = matches!(status.health, Health::Healthy | Health::Absent);
         metrics::gauge!("headroom_memory_source_healthy", "source" => status.source.label())
-            .set(f64::from(u8::from(well)));
+            .set(f64::from(u8::from(is_healthy)));
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) fn refusal() {
     metrics::counter!("headroom_memory_refusals_total").increment(1);
 }
 
-/// Counts what was done to give memory back.
+/// Counts the steps that were taken to give memory back.
 pub(super) fn actions(records: &[ActionRecord]) {
     for record in records {
         let by = subscriber(&record.by);
@@ -75,7 +75,7 @@ pub(super) fn gc(reason: GcReason, records: &[ActionRecord]) {
     actions(records);
 }
 
-/// A label with few values: every host subscribes under a name of its own.
+/// A label with few values, since every host subscribes under its own name.
 fn subscriber(name: &str) -> &'static str {
     match name {
         "memory" => "memory",
@@ -89,7 +89,7 @@ pub(super) fn stall(scope: Scope) {
     metrics::counter!("headroom_memory_stalls_total", "scope" => scope.label()).increment(1);
 }
 
-/// Counts what became of an alert.
+/// Counts the outcome of an alert.
 pub(super) fn alert(outcome: &'static str) {
     metrics::counter!("headroom_memory_alerts_total", "outcome" => outcome).increment(1);
 }

@@ -1,41 +1,41 @@
-//! The memory room: what may be used, what is used, and who was promised what.
+//! The memory module: the budget, its reservations, and the pressure level.
 //!
-//! Why it exists: the heavy things that Headroom loads must never together outgrow the memory that
-//! the server was given, and nobody but one keeper of the accounts can promise that.
+//! Why it exists: the resources that Headroom loads must never together use more memory than the
+//! server was given. Only one owner of all reservations can guarantee that.
 //!
-//! What it owns: the budget (read from the settings, the cgroups or the machine), the reading of
-//! what the whole process tree uses, the ledger of reservations, and the one writer of the
-//! pressure level, with the plan of what is asked back at each, and the story of what happened. It
-//! evicts nothing: who holds something reacts to the level.
+//! What it owns: the budget (from the settings, the control groups or the machine), the readings of
+//! the whole process tree, the ledger of reservations, the pressure level with the plan of clean-ups,
+//! and the history of events. It evicts nothing itself: subscribers of the level give memory back.
 //!
 //! What it guarantees:
-//! - **No reservation, no load; no room, no reservation**: a claim is granted only when what is
-//!   used and what is promised already leaves room for it ([`Ledger`]).
-//! - **A refusal is never stale**: before a claim is refused, memory is read again, so that what
-//!   was given back a moment ago counts.
-//! - **A dropped reservation is free at once**, without a message, also while the actor restarts.
-//! - **Reality wins**: an entry counts with what its processes really use where that is more than
-//!   what it reserved, and what belongs to no entry counts as well. A process at rest is measured
-//!   every half a minute, one that grows or shrinks each time.
-//! - **Reading never blocks an actor's thread**; unasked, it takes at most a tenth of one core, however
-//!   often the kernel tells of stalls.
-//! - **The level rises at once and falls late** ([`next_level`]).
-//! - **Users lose what costs them least**: a clean-up asks in rounds (`plan`), reads memory after
-//!   each, and stops when enough came back. What was promised and what came are both told.
-//! - **Memory is read without a free descriptor**: a reading uses descriptors that are kept for it.
-//!   Whether readings are stale can be asked without the actor ([`Freshness`]).
-//! - **A source that fails or lies is named and never crashes anything** ([`SourceStatus`]).
+//! - **No load without a reservation**: a request is granted only if usage and all reservations leave
+//!   enough free bytes (`ledger.rs`).
+//! - **No refusal from an old reading**: before a refusal, memory is read again.
+//! - **A dropped reservation is free at once**, without a message, also during a restart of the actor.
+//! - **Usage wins over estimates**: an entry counts with the larger of its reservation and the usage of
+//!   its processes, and usage that belongs to no entry counts as well. A process at rest is measured
+//!   every half a minute, a process that grows or shrinks at each reading.
+//! - **Readings never block an actor's thread**. Unless a call asks for them, they take at most a tenth
+//!   of one core.
+//! - **The level rises at once and falls late** (`levels.rs`).
+//! - **Users lose the cheapest first**: a clean-up asks in rounds (`plan.rs`), reads memory after each,
+//!   and stops when enough came back. Promised and gained bytes are both recorded.
+//! - **Memory is read without a free descriptor**, by descriptors that are kept for readings. The age
+//!   of the figures is known without the actor ([`Freshness`]).
+//! - **A failing or misleading source is named and causes no crash** ([`SourceStatus`]).
 //!
-//! What it does not see by the processes' shares: memory that none of them has mapped and that is
-//! not in one of our own anonymous files (page cache, the kernel's own structures), and pages that
-//! were swapped out. Where there is a control group, its count shows such memory, too.
+//! `docs/memory-pressure.md` follows one pressure event through the files.
+//!
+//! What the processes' shares do not contain: memory that no process maps and that is not in an
+//! anonymous file of this process (page cache, the kernel's structures), and swapped pages. The usage
+//! of a control group contains the first.
 
 mod alerts;
 mod allocator;
+mod api;
 mod budget;
 mod config;
-mod entry;
-mod freshness;
+mod handles;
 mod history;
 mod ledger;
 mod levels;
@@ -43,33 +43,34 @@ mod metrics;
 mod plan;
 mod probe;
 mod protection;
-mod room;
+mod reservation;
 mod sampler;
+mod shared;
 mod sources;
 mod status;
 mod supervisor;
 #[cfg(test)]
 mod tests;
 
-/// The server's allocator, so that its statistics can be tested.
+/// The server's allocator, so that tests can read its statistics.
 #[cfg(test)]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 pub use alerts::{AlertConfig, AlertError, AlertSender, check_webhook_url};
 pub use allocator::AllocatorStats;
-pub use budget::{BudgetReading, BudgetSource, Considered, NoBudget};
+pub use api::Memory;
+pub use budget::{BudgetCandidate, BudgetReading, BudgetSource, NoBudget};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
-pub use entry::{BufferAccount, MemoryBudget};
-pub use freshness::Freshness;
+pub use handles::{BufferAccount, Freshness, MemoryBudget};
 pub use history::{ActionRecord, Event, EventKind, GcReason};
-pub use ledger::{BufferStatus, EntryId, EntryStatus, Ledger, Short};
-pub use levels::{most_below, next_level, wanted_bytes};
+pub use ledger::{BufferStatus, EntryStatus};
+pub use levels::most_below;
 pub use probe::{
     GroupUsage, Health, KernelKills, ProcessUsage, Scope, Source, SourceStatus, StallReading,
     TreeUsage,
 };
 pub use protection::Protection;
-pub use room::Memory;
+pub use sampler::SourceReport;
 pub use status::{KindUsage, MemoryStatus};
 pub use supervisor::{CollectGarbage, GcReport, MemorySupervisor, Reconfigure, Reserve, Sample};

@@ -1,16 +1,16 @@
-//! What is asked for at each level, in which order. Pure.
+//! The plan of a clean-up: which stages are asked at each level, and in which order.
 //!
-//! The order is that of what users lose: memory that is free already, caches, idle connections, idle
-//! models, and only then what they are using. Within the models the policy of the loader decides.
+//! The order is that of the cost to users: free memory in allocators, caches, idle connections, idle
+//! models, and models in use last. Among models, the loader's policy decides.
 
 use std::time::Duration;
 
 use crate::kernel::pressure::{Level, Stage};
 
-/// The rounds of a clean-up at `level`: the last stage that each of them asks. After each memory is
-/// read again, and the next follows only if too little came back.
+/// The rounds of a clean-up at `level`, by the last stage that each asks. After each round memory is
+/// read, and the next round follows only if too little came back.
 ///
-/// An emergency skips what only helps a little: it begins with everything that nobody uses.
+/// An emergency skips the rounds that help little, and begins with everything that nobody uses.
 pub(super) fn rounds(level: Level) -> &'static [Stage] {
     match level {
         Level::Normal => &[],
@@ -21,7 +21,7 @@ pub(super) fn rounds(level: Level) -> &'static [Stage] {
     }
 }
 
-/// How long freed memory may stay with the allocator of this process at `level`.
+/// How long the allocator of this process may keep freed pages at `level`.
 pub(super) fn decay(level: Level) -> Duration {
     match level {
         Level::Normal => Duration::from_secs(1),
@@ -35,18 +35,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_higher_level_asks_for_no_less_and_the_dearer_comes_later() {
+    fn higher_levels_ask_no_less_and_costly_stages_come_last() {
         for level in Level::ALL {
             let rounds = rounds(level);
             assert!(rounds.is_sorted_by(|one, next| one < next), "{level:?}");
         }
-        let furthest = Level::ALL.map(|level| rounds(level).last().copied());
-        assert!(furthest.is_sorted());
+        let last = Level::ALL.map(|level| rounds(level).last().copied());
+        assert!(last.is_sorted());
         assert!(Level::ALL.map(decay).is_sorted_by(|one, next| one >= next));
     }
 
     #[test]
-    fn only_an_emergency_touches_what_is_in_use() {
+    fn only_an_emergency_asks_for_resources_in_use() {
         for level in [Level::Normal, Level::Elevated, Level::High] {
             assert!(!rounds(level).contains(&Stage::InUse));
         }

@@ -1,32 +1,32 @@
-//! Whom the kernel ends first when memory runs out in spite of everything.
+//! Which process the kernel kills first when memory runs out in spite of everything.
 //!
-//! It picks the process with the most memory, shifted by each one's `oom_score_adj`. Model hosts
-//! raise theirs, and the server lowers its own where it may: a host that is ended costs a reload,
-//! the server costs everything. Children inherit the value, so each is put back to 0 when it is
-//! started.
+//! The kernel kills the process with the most memory, shifted by its `oom_score_adj`. Hosts raise
+//! theirs, and the server lowers its own where it may: losing a host costs a reload, losing the server
+//! costs everything. Children inherit the value, so it is reset to 0 when each is started.
 
 use std::fs;
 
 use super::probe::System;
 
-/// Half of the scale: the server goes after everything that does not use half of the memory more.
+/// Half of the scale: the kernel kills the server only if it uses half of the machine's memory more
+/// than every other process.
 const SERVER_ADJUSTMENT: i32 = -500;
 
-/// How the server is protected from the kernel.
+/// Whether the kernel kills other processes before the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Protection {
-    /// It is now, and was not before.
+    /// The value was lowered.
     Lowered {
-        /// The value that it was started with.
+        /// The value before.
         from: i32,
     },
-    /// Whoever started the server has given it at least as much protection.
-    Given(i32),
-    /// It may not be: only a process with `CAP_SYS_RESOURCE` may lower its value.
+    /// The server was started with a value that is low enough.
+    AlreadyLow(i32),
+    /// The value cannot be lowered, which takes `CAP_SYS_RESOURCE`. The text says why.
     Refused(String),
 }
 
-/// Protects this process from being ended when memory runs out.
+/// Lowers this process's `oom_score_adj`.
 pub(super) fn protect_server(system: &System) -> Protection {
     let path = system.own("oom_score_adj");
     let text = match fs::read_to_string(&path) {
@@ -34,10 +34,10 @@ pub(super) fn protect_server(system: &System) -> Protection {
         Err(error) => return Protection::Refused(format!("{}: {error}", path.display())),
     };
     let Ok(from) = text.trim().parse() else {
-        return Protection::Refused(format!("{} is not understood", path.display()));
+        return Protection::Refused(format!("{} is not a number", path.display()));
     };
     if from <= SERVER_ADJUSTMENT {
-        return Protection::Given(from);
+        return Protection::AlreadyLow(from);
     }
     match fs::write(&path, SERVER_ADJUSTMENT.to_string()) {
         Ok(()) => Protection::Lowered { from },
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_is_protected_where_allowed_and_never_less_than_it_was() {
+    fn the_value_is_lowered_where_allowed_and_never_raised() {
         let fixture = Fixture::new();
         let protect = || protect_server(&fixture.system());
         let value = || fs::read_to_string(fixture.path("proc/self/oom_score_adj")).unwrap();
@@ -59,9 +59,9 @@ mod tests {
         fixture.write("proc/self/oom_score_adj", "200\n");
         assert_eq!(protect(), Protection::Lowered { from: 200 });
         assert_eq!(value(), "-500");
-        assert_eq!(protect(), Protection::Given(-500));
+        assert_eq!(protect(), Protection::AlreadyLow(-500));
         fixture.write("proc/self/oom_score_adj", "-998\n");
-        assert_eq!(protect(), Protection::Given(-998));
+        assert_eq!(protect(), Protection::AlreadyLow(-998));
         assert_eq!(value(), "-998\n");
         fixture.write("proc/self/oom_score_adj", "high\n");
         assert!(matches!(protect(), Protection::Refused(_)));

@@ -1,165 +1,166 @@
-//! What is to be known of every source of one reading: in use or not, to be believed or not, and
-//! why.
+//! The status of every source of one reading: whether it is in use, whether it is plausible, and why.
 //!
-//! Numbers that the kernel gives can be wrong without any error: a limit that is already passed, a
-//! limit larger than the machine, a group that counts strangers, two sources that contradict each
-//! other. Such a doubt is told once it has stood for a second, since numbers that are read one after
-//! another may disagree for a moment.
+//! The kernel's figures can be wrong without an error: a limit below the usage, a limit above the
+//! machine's memory, a group that counts other processes, two sources that contradict each other. A
+//! contradiction is reported after it has lasted for a second, since figures that are read one after
+//! another can disagree for a moment.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::allocator::{Allocator, AllocatorStats};
-use super::budget::{BudgetReading, BudgetSource, GroupCounts};
+use super::allocator::AllocatorStats;
+use super::budget::{BudgetReading, BudgetSource};
 use super::probe::{
-    GroupUsage, Health, KernelKills, MachineMemory, Peers, Physical, Probe, ProbeError,
-    ProcessTree, Scope, Source, SourceStatus, StallReading, Stalls, TreeUsage,
+    GroupUsage, GroupUsages, Health, KernelKills, Peers, ProbeError, Scope, Source, SourceStatus,
+    StallReading, TreeUsage,
 };
 
-/// How long a doubt must stand.
-const STANDS_AFTER: Duration = Duration::from_secs(1);
+/// A contradiction is reported after this time.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 
-/// The processes' shares and the group's count contradict each other when they are further apart
-/// than this many bytes, and than this part (one in so many) of the larger one. Pages that were
-/// first touched from another group, and the kernel's own structures, account for less.
-const APART_BYTES: u64 = 64 << 20;
-const APART_PART: u64 = 4;
+/// The processes' PSS and the group's usage contradict each other if they differ by more than this,
+/// and by more than this part (one in so many) of the larger one. Pages that another group touched
+/// first, and the kernel's own structures, account for less.
+const DIFFERENCE_BYTES: u64 = 64 << 20;
+const DIFFERENCE_PART: u64 = 4;
 
-/// Everything that one reading found.
-pub(super) struct Found<'a> {
+/// The figures of all sources in one reading.
+pub(super) struct SourceFigures<'a> {
     pub(super) budget: &'a BudgetReading,
     pub(super) usage: &'a TreeUsage,
-    pub(super) groups: &'a GroupCounts,
-    /// Who else is in the group that is charged.
-    pub(super) others: Peers,
-    pub(super) machine: &'a Result<MachineMemory, ProbeError>,
+    pub(super) groups: &'a GroupUsages,
+    /// The other processes in the group that is charged.
+    pub(super) peers: Peers,
     pub(super) allocator: &'a Result<AllocatorStats, ProbeError>,
     pub(super) stalls: &'a Result<StallReading, ProbeError>,
     pub(super) kills: Option<KernelKills>,
 }
 
-/// Tells of every source, and remembers which doubts stand since when.
+/// Checks the sources of each reading, and remembers since when contradictions last.
 #[derive(Debug, Default)]
-pub(super) struct Reporter {
-    doubts: BTreeMap<Doubt, Instant>,
+pub(super) struct SourceChecker {
+    since: BTreeMap<Contradiction, Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Doubt {
-    /// More is used than it allows.
-    BelowUsage(Source),
-    /// The group counts something else than its processes use.
-    Apart(Source),
-    /// The kernel tells no process's share.
-    Estimates,
+enum Contradiction {
+    /// The limit is below the usage.
+    LimitBelowUsage(Source),
+    /// The group's usage differs from that of its processes.
+    GroupDiffers(Source),
+    /// The PSS of every process is an estimate.
+    OnlyEstimates,
 }
 
-impl Reporter {
-    /// What is to be known of every source now.
-    pub(super) fn report(&mut self, found: &Found<'_>, now: Instant) -> Vec<SourceStatus> {
-        let groups = found.groups;
+impl SourceChecker {
+    /// The status of every source.
+    pub(super) fn check(&mut self, figures: &SourceFigures<'_>, now: Instant) -> Vec<SourceStatus> {
+        let groups = figures.groups;
         vec![
-            self.limit(found, BudgetSource::Configured, now),
-            self.group(found, BudgetSource::CgroupV2, &groups.v2, now),
-            self.group(found, BudgetSource::CgroupV1, &groups.v1, now),
-            self.processes(found.usage, now),
-            machine(found),
-            allocator(found.allocator),
-            stalls(found.stalls),
-            kills(found.kills),
+            self.limit(figures, BudgetSource::Configured, now),
+            self.group(figures, BudgetSource::CgroupV2, &groups.v2, now),
+            self.group(figures, BudgetSource::CgroupV1, &groups.v1, now),
+            self.processes(figures.usage, now),
+            limit_status(figures.budget, BudgetSource::Physical),
+            source_status(Source::Allocator, figures.allocator, |_| {
+                "jemalloc".to_owned()
+            }),
+            source_status(Source::Stalls, figures.stalls, |reading| {
+                format!("stalls {}", scope_text(reading.scope))
+            }),
+            kills(figures.kills),
         ]
     }
 
-    /// Makes every doubt this much older.
+    /// Makes every contradiction this much older.
     #[cfg(test)]
     pub(super) fn age(&mut self, by: Duration) {
-        for since in self.doubts.values_mut() {
+        for since in self.since.values_mut() {
             *since -= by;
         }
     }
 
-    /// Whether a doubt has stood long enough to be told.
-    fn stands(&mut self, doubt: Doubt, is_so: bool, now: Instant) -> bool {
-        if !is_so {
-            self.doubts.remove(&doubt);
+    /// Whether a contradiction exists and has lasted long enough to be reported.
+    fn lasts(&mut self, contradiction: Contradiction, exists: bool, now: Instant) -> bool {
+        if !exists {
+            self.since.remove(&contradiction);
             return false;
         }
-        let since = *self.doubts.entry(doubt).or_insert(now);
-        now.saturating_duration_since(since) >= STANDS_AFTER
+        let since = *self.since.entry(contradiction).or_insert(now);
+        now.saturating_duration_since(since) >= REPORT_AFTER
     }
 
-    /// A source as far as it sets a limit.
-    fn limit(&mut self, found: &Found<'_>, source: BudgetSource, now: Instant) -> SourceStatus {
-        let budget = found.budget;
-        let in_use = budget.source == source;
-        let mut said = budget.considered.iter();
-        let said = said.find(|said| said.source == source);
-        let (health, detail) = match said {
-            Some(said) => (said.health, format!("limit: {}", said.detail)),
-            None => (Health::Absent, "was not asked".to_owned()),
-        };
-        let mut status = SourceStatus {
-            source: source.probe(),
-            in_use,
-            health,
-            detail,
-        };
-        let used = found.used();
-        let is_below = in_use && budget.bytes < used;
-        if self.stands(Doubt::BelowUsage(status.source), is_below, now) {
-            let bytes = budget.bytes;
-            status.doubt(format!("it allows {bytes} bytes while {used} are used"));
+    /// A source that sets a limit.
+    fn limit(
+        &mut self,
+        figures: &SourceFigures<'_>,
+        source: BudgetSource,
+        now: Instant,
+    ) -> SourceStatus {
+        let (budget, used) = (figures.budget.bytes, figures.used());
+        let mut status = limit_status(figures.budget, source);
+        let is_below = status.in_use && budget < used;
+        let contradiction = Contradiction::LimitBelowUsage(status.source);
+        if self.lasts(contradiction, is_below, now) {
+            status.mark_misleading(format!("it allows {budget} bytes while {used} are used"));
         }
         status
     }
 
-    /// A control group: its limit, and its count.
+    /// A control group: its limit and its usage.
     fn group(
         &mut self,
-        found: &Found<'_>,
+        figures: &SourceFigures<'_>,
         source: BudgetSource,
-        count: &Result<GroupUsage, ProbeError>,
+        usage: &Result<GroupUsage, ProbeError>,
         now: Instant,
     ) -> SourceStatus {
-        let mut status = self.limit(found, source, now);
-        let charged = found.groups.charged();
+        let mut status = self.limit(figures, source, now);
+        let charged = figures.groups.charged();
         let is_charged = charged.is_some_and(|(charged, _)| charged == status.source);
-        let is_apart = is_charged && found.is_apart();
-        let stands = self.stands(Doubt::Apart(status.source), is_apart, now);
-        match (count, &found.others) {
-            (Err(reason), _) if reason.is_absence() && status.health == Health::Absent => {}
-            (Err(reason), _) => {
-                status.health = Health::Failing;
-                status.add(format!("count: {reason}"));
+        let differs = is_charged && figures.group_differs();
+        let contradiction = Contradiction::GroupDiffers(status.source);
+        let is_contradicted = self.lasts(contradiction, differs, now);
+        let usage = match usage {
+            Ok(usage) if is_charged => usage,
+            Ok(_) => {
+                status.add("usage: not used");
+                return status;
             }
-            (Ok(_), _) if !is_charged => status.add("count: not asked"),
-            (Ok(usage), Peers::None) => {
+            Err(error) => {
+                if !error.is_absence() || status.health != Health::Absent {
+                    status.health = Health::Failing;
+                    status.add(format!("usage: {error}"));
+                }
+                return status;
+            }
+        };
+        let directory = usage.directory.display();
+        match figures.peers {
+            Peers::None => {
                 status.in_use = true;
-                let directory = usage.directory.display();
-                status.add(format!("count: {directory}, which is ours alone"));
-                if stands {
-                    let (counted, shares) = (usage.working_set(), found.usage.total());
-                    status.doubt(format!(
-                        "it counts {counted} bytes while its processes share {shares}"
+                status.add(format!("usage: {directory}, which has no other processes"));
+                if is_contradicted {
+                    let (counted, pss) = (usage.working_set(), figures.usage.total());
+                    status.mark_misleading(format!(
+                        "it counts {counted} bytes while the PSS of its processes is {pss}"
                     ));
                 }
             }
-            (Ok(usage), Peers::Stranger(pid)) => {
-                let directory = usage.directory.display();
-                let shared = format!("count: {directory} is shared with process {pid}");
-                status.in_use = found.counted().is_some();
+            Peers::Stranger(pid) => {
+                let shared = format!("usage: {directory} is shared with process {pid}");
+                status.in_use = figures.group_usage().is_some();
                 if status.in_use {
-                    status.doubt(format!("{shared}; what is left below its limit counts"));
+                    status.mark_misleading(format!("{shared}; the rest below its limit counts"));
                 } else {
-                    // Without a limit, what others do there is none of our business.
-                    status.add(format!("{shared}, not used"));
+                    // Without a limit, the other processes take nothing from the budget.
+                    status.add(format!("{shared}, so it is not used"));
                 }
             }
-            (Ok(usage), Peers::Unknown) => {
+            Peers::Unknown => {
                 status.health = Health::Failing;
-                let directory = usage.directory.display();
                 status.add(format!(
-                    "count: not used, since {directory} does not tell its processes"
+                    "usage: not used, since the processes of {directory} cannot be listed"
                 ));
             }
         }
@@ -169,36 +170,31 @@ impl Reporter {
     fn processes(&mut self, usage: &TreeUsage, now: Instant) -> SourceStatus {
         let (all, estimated) = (usage.processes.len(), usage.estimated());
         let mut status = SourceStatus {
-            source: ProcessTree::SOURCE,
+            source: Source::Processes,
             in_use: true,
             health: Health::Healthy,
             detail: format!("{all} processes, {estimated} of them estimated"),
         };
-        if self.stands(Doubt::Estimates, all == estimated, now) {
-            status.doubt("the kernel tells no process's share".to_owned());
+        if self.lasts(Contradiction::OnlyEstimates, all == estimated, now) {
+            status.mark_misleading("the kernel reports the PSS of no process".to_owned());
         }
         status
     }
 }
 
-impl Found<'_> {
-    /// What the group counts, where it is ours alone.
-    pub(super) fn working_set(&self) -> Option<u64> {
-        let (_, usage) = self.groups.charged()?;
-        (self.others == Peers::None).then(|| usage.working_set())
-    }
-
-    /// What the group's count says of the budget: all of it is ours where the group is; where it is
-    /// shared, what others leave below its limit is all that there is, whoever took the rest.
-    pub(super) fn counted(&self) -> Option<u64> {
+impl SourceFigures<'_> {
+    /// The usage that the control group shows. If the group has no other processes, that is its
+    /// working set. If it has, it is all of the budget but what is left below the group's limit,
+    /// whichever process uses the rest.
+    pub(super) fn group_usage(&self) -> Option<u64> {
         let (source, usage) = self.groups.charged()?;
-        match self.others {
+        match self.peers {
             Peers::None => Some(usage.working_set()),
             Peers::Stranger(_) => {
-                let said = self.budget.considered.iter();
-                let limit = said
-                    .filter(|said| said.source.probe() == source)
-                    .find_map(|said| said.bytes)?;
+                let candidates = self.budget.candidates.iter();
+                let limit = candidates
+                    .filter(|candidate| candidate.source.source() == source)
+                    .find_map(|candidate| candidate.bytes)?;
                 let left = limit.saturating_sub(usage.working_set());
                 Some(self.budget.bytes.saturating_sub(left))
             }
@@ -207,19 +203,20 @@ impl Found<'_> {
     }
 
     fn used(&self) -> u64 {
-        self.usage.total().max(self.counted().unwrap_or(0))
+        self.usage.total().max(self.group_usage().unwrap_or(0))
     }
 
-    /// Whether the processes' shares and the group's count contradict each other. Estimates prove
-    /// nothing.
-    fn is_apart(&self) -> bool {
-        self.working_set().is_some_and(|counted| {
-            let shares = self.usage.total();
-            let apart = counted.abs_diff(shares);
-            self.usage.estimated() == 0
-                && apart > APART_BYTES
-                && apart > counted.max(shares) / APART_PART
-        })
+    /// Whether the group's usage differs from that of its processes. Estimates prove nothing.
+    fn group_differs(&self) -> bool {
+        let Some((_, group)) = self.groups.charged() else {
+            return false;
+        };
+        let (counted, pss) = (group.working_set(), self.usage.total());
+        let difference = counted.abs_diff(pss);
+        self.peers == Peers::None
+            && self.usage.estimated() == 0
+            && difference > DIFFERENCE_BYTES
+            && difference > counted.max(pss) / DIFFERENCE_PART
     }
 }
 
@@ -229,8 +226,8 @@ impl SourceStatus {
         self.detail.push_str(detail.as_ref());
     }
 
-    /// Adds a reason not to believe it.
-    fn doubt(&mut self, reason: String) {
+    /// Adds why its figures are not plausible.
+    fn mark_misleading(&mut self, reason: String) {
         self.add(reason);
         if self.health != Health::Failing {
             self.health = Health::Misleading;
@@ -238,63 +235,58 @@ impl SourceStatus {
     }
 }
 
-/// A source that tells or is silent.
-fn simple<T>(
-    source: Source,
-    told: &Result<T, ProbeError>,
-    detail: impl FnOnce(&T) -> String,
-) -> SourceStatus {
-    let (health, detail) = match told {
-        Ok(told) => (Health::Healthy, detail(told)),
-        Err(reason) => (reason.health(), reason.to_string()),
+fn limit_status(budget: &BudgetReading, source: BudgetSource) -> SourceStatus {
+    let (health, detail) = match budget.candidate(source) {
+        Some(candidate) => (candidate.health, format!("limit: {}", candidate.detail)),
+        None => (Health::Absent, "limit: not read".to_owned()),
     };
     SourceStatus {
-        source,
-        in_use: told.is_ok(),
+        source: source.source(),
+        in_use: budget.source == source,
         health,
         detail,
     }
 }
 
-fn machine(found: &Found<'_>) -> SourceStatus {
-    let status = simple(Physical::SOURCE, found.machine, |memory| {
-        format!("{} bytes in all", memory.total)
-    });
+fn source_status<T>(
+    source: Source,
+    figures: &Result<T, ProbeError>,
+    detail: impl FnOnce(&T) -> String,
+) -> SourceStatus {
+    let (health, detail) = match figures {
+        Ok(figures) => (Health::Healthy, detail(figures)),
+        Err(error) => (error.health(), error.to_string()),
+    };
     SourceStatus {
-        in_use: found.budget.source == BudgetSource::Physical,
-        ..status
+        source,
+        in_use: figures.is_ok(),
+        health,
+        detail,
     }
 }
 
-fn allocator(told: &Result<AllocatorStats, ProbeError>) -> SourceStatus {
-    simple(<&Allocator as Probe>::SOURCE, told, |_| {
-        "jemalloc".to_owned()
-    })
+fn kills(kills: Option<KernelKills>) -> SourceStatus {
+    let (health, detail) = match kills {
+        Some(kills) => (
+            Health::Healthy,
+            format!("kills {}", scope_text(kills.scope)),
+        ),
+        None => (
+            Health::Absent,
+            "the kernel has no counter of kills".to_owned(),
+        ),
+    };
+    SourceStatus {
+        source: Source::KernelKills,
+        in_use: kills.is_some(),
+        health,
+        detail,
+    }
 }
 
-fn whose(scope: Scope) -> &'static str {
+fn scope_text(scope: Scope) -> &'static str {
     match scope {
-        Scope::Group => "of our own group",
-        Scope::Machine => "of the whole machine",
-    }
-}
-
-fn stalls(told: &Result<StallReading, ProbeError>) -> SourceStatus {
-    simple(Stalls::SOURCE, told, |reading| {
-        format!("lost time {}", whose(reading.scope))
-    })
-}
-
-fn kills(told: Option<KernelKills>) -> SourceStatus {
-    let told = told.ok_or(ProbeError::NoGroup);
-    let status = simple(Source::KernelKills, &told, |kills| {
-        format!("the counter {}", whose(kills.scope))
-    });
-    match told {
-        Ok(_) => status,
-        Err(_) => SourceStatus {
-            detail: "the kernel counts none".to_owned(),
-            ..status
-        },
+        Scope::Group => "in the server's control group",
+        Scope::Machine => "on the whole machine",
     }
 }

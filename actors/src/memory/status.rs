@@ -1,84 +1,68 @@
-//! What the room shows of itself.
+//! The status of the memory budget, as operators see it.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::allocator::AllocatorStats;
-use super::budget::BudgetReading;
 use super::history::Event;
 use super::ledger::{BufferStatus, EntryStatus};
-use super::probe::{GroupUsage, KernelKills, SourceStatus, StallReading, TreeUsage};
+use super::probe::TreeUsage;
+use super::sampler::SourceReport;
 use crate::kernel::pressure::Level;
 
-/// The state of the memory budget at one moment. All sizes in bytes.
+/// The status of the memory budget at one moment. All sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MemoryStatus {
-    /// The budget, and who set it.
-    pub budget: BudgetReading,
-    /// What the whole process tree uses.
+    /// What the sources of the last reading reported.
+    #[serde(flatten)]
+    pub report: SourceReport,
+    /// The usage of the whole process tree.
     pub used_bytes: u64,
-    /// What the server itself uses, and everything else that is attached to no entry.
+    /// The usage that belongs to no entry: that of the server itself, and the rest.
     pub baseline_bytes: u64,
-    /// What all entries have reserved.
+    /// Bytes that all entries have reserved.
     pub reserved_bytes: u64,
-    /// What will be used once every promise is called in.
+    /// The usage when every reservation is used in full.
     pub projected_bytes: u64,
-    /// What nobody uses or was promised.
+    /// Bytes that are neither used nor reserved.
     pub free_bytes: u64,
     /// How short memory is.
     pub level: Level,
-    /// For how long.
+    /// How long the level has lasted.
     pub level_for_seconds: f64,
-    /// What is used, by kind of process.
+    /// The usage by kind of process.
     pub kinds: Vec<KindUsage>,
-    /// What is in anonymous files that no process maps; part of `used_bytes`.
+    /// Bytes in anonymous files that no process maps. They are part of `used_bytes`.
     pub shared_file_bytes: u64,
-    /// What the kernel counts for the control group, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<GroupUsage>,
-    /// Time lost waiting for memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stalls: Option<StallReading>,
-    /// What the server's own allocator holds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub allocator: Option<AllocatorStats>,
-    /// Processes that the kernel has killed for want of memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel_kills: Option<KernelKills>,
-    /// Every source of these figures: whether it is used, whether it is to be believed, and why.
-    pub sources: Vec<SourceStatus>,
-    /// The age of these numbers.
+    /// The age of these figures.
     pub read_seconds_ago: f64,
-    /// How long it took to read them.
-    pub reading_seconds: f64,
-    /// Everything that has a reservation.
+    /// All reservations.
     pub entries: Vec<EntryStatus>,
-    /// What is set aside for buffers.
+    /// All buffers, by kind.
     pub buffers: Vec<BufferStatus>,
     /// The latest events, oldest first.
     pub events: Vec<Event>,
 }
 
-/// What all processes of one kind use together. All sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The usage of all processes of one kind. All sizes in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct KindUsage {
-    /// `server` for this process; for the others the name, up to a colon.
+    /// `server` for this process, else the name up to the first colon.
     pub kind: String,
     /// How many there are.
     pub processes: u64,
-    /// Their proportional shares.
+    /// The sum of their proportional shares.
     pub pss_bytes: u64,
-    /// All pages that they map; shared ones are counted once for each.
+    /// The sum of their resident pages. A shared page counts for each process.
     pub rss_bytes: u64,
-    /// What only they have written.
+    /// The sum of the pages that only one process has written.
     pub private_dirty_bytes: u64,
-    /// How many of them could only be estimated.
+    /// How many of them are estimated and not measured.
     pub estimated: u64,
 }
 
 impl KindUsage {
-    /// Sums up a tree, largest kind first.
+    /// Sums up the processes of a tree, the kind with the largest share first.
     pub(super) fn of(usage: &TreeUsage) -> Vec<Self> {
         let mut kinds: BTreeMap<&str, Self> = BTreeMap::new();
         for (pid, process) in &usage.processes {
@@ -86,11 +70,7 @@ impl KindUsage {
             let kind = if *pid == usage.own { "server" } else { name };
             let sum = kinds.entry(kind).or_insert_with(|| Self {
                 kind: kind.to_owned(),
-                processes: 0,
-                pss_bytes: 0,
-                rss_bytes: 0,
-                private_dirty_bytes: 0,
-                estimated: 0,
+                ..Self::default()
             });
             sum.processes += 1;
             sum.pss_bytes = sum.pss_bytes.saturating_add(process.pss);

@@ -1,4 +1,4 @@
-//! The room as a whole: its actor under a supervisor, reading trees of files or real processes.
+//! The whole module: its actor under a supervisor, with file trees or real processes.
 
 use std::fs;
 use std::process::Stdio;
@@ -51,7 +51,7 @@ fn server() -> Fixture {
     fixture
 }
 
-fn claim(kib: u64) -> ReservationRequest {
+fn request(kib: u64) -> ReservationRequest {
     ReservationRequest {
         name: "model".into(),
         bytes: kib * KIB,
@@ -60,10 +60,10 @@ fn claim(kib: u64) -> ReservationRequest {
 }
 
 async fn reserve(memory: &Memory, kib: u64) -> Result<Reservation, BudgetError> {
-    memory.budget().reserve(claim(kib)).await
+    memory.budget().reserve(request(kib)).await
 }
 
-/// A refusal. What is free ends one byte below the threshold of an emergency.
+/// A refusal. Free bytes end one byte below the critical level.
 fn short(need: u64, free: u64, budget: u64) -> BudgetError {
     BudgetError::Short {
         need: need * KIB,
@@ -77,7 +77,7 @@ async fn status(memory: &Memory) -> MemoryStatus {
     answer.unwrap().unwrap()
 }
 
-/// Polls the state until it is as wanted.
+/// Polls the status until `is_so`.
 async fn until(memory: &Memory, what: &str, is_so: impl Fn(&MemoryStatus) -> bool) -> MemoryStatus {
     let deadline = Instant::now() + WITHIN;
     loop {
@@ -95,7 +95,7 @@ fn spec(memory: &Memory) -> SupervisorSpec {
 }
 
 #[test]
-fn claims_are_granted_until_the_budget_is_promised_and_given_back_by_dropping() {
+fn memory_is_reserved_up_to_the_budget_and_given_back_by_dropping() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
@@ -110,7 +110,7 @@ fn claims_are_granted_until_the_budget_is_promised_and_given_back_by_dropping() 
             short(100, 100, 1000)
         );
 
-        // The process of an entry takes what the entry has reserved, and no more of the rest.
+        // The process of an entry uses the entry's reservation and nothing beside it.
         fixture.process(101, OWN, "hr:model", 300);
         third.entry().attach(101);
         third.entry().set_reserved(300 * KIB);
@@ -120,13 +120,13 @@ fn claims_are_granted_until_the_budget_is_promised_and_given_back_by_dropping() 
         let kinds: Vec<_> = seen.kinds.iter().map(|kind| &*kind.kind).collect();
         assert_eq!(kinds, ["hr", "server"]);
         drop((second, third));
-        // Released, but its process still lives: its memory is not promised to anybody else.
+        // The entry is released, but its process still runs and its memory still counts.
         assert_eq!(
             reserve(&memory, 500).await.unwrap_err(),
             short(500, 450, 1000)
         );
         fixture.remove("proc/101");
-        // A reading of a moment ago still shows it, and must not be the reason of a refusal.
+        // The last reading still contains the process, and must not be the reason for a refusal.
         drop(reserve(&memory, 740).await.unwrap());
         root.stop().await;
         assert_eq!(
@@ -159,13 +159,13 @@ fn reservations_outlive_the_actor_and_are_given_back_without_it() {
 }
 
 #[test]
-fn many_claims_at_once_never_pass_the_budget() {
+fn many_requests_at_once_never_pass_the_budget() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let root = system.start(spec(&memory)).await;
-        let claims = (0..64).map(|_| reserve(&memory, 100));
-        let answers = futures_util::future::join_all(claims).await;
+        let requests = (0..64).map(|_| reserve(&memory, 100));
+        let answers = futures_util::future::join_all(requests).await;
         let granted = answers.iter().filter(|answer| answer.is_ok()).count();
         assert_eq!(granted, 7);
         let refused = answers.into_iter().filter_map(Result::err);
@@ -179,7 +179,7 @@ fn many_claims_at_once_never_pass_the_budget() {
     });
 }
 
-fn gave(kib: u64) -> Vec<Action> {
+fn freed(kib: u64) -> Vec<Action> {
     vec![Action {
         what: "model".into(),
         promised_bytes: kib * KIB,
@@ -189,12 +189,12 @@ fn gave(kib: u64) -> Vec<Action> {
 }
 
 #[test]
-fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
+fn an_emergency_asks_for_resources_in_use_when_idle_ones_are_not_enough() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let root = system.start(spec(&memory)).await;
-        let mut told = memory.events();
+        let mut received = memory.events();
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
         assert_eq!(loader.changed().await.unwrap().level, Level::Normal);
 
@@ -204,7 +204,7 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
             (pressure.level, pressure.max_stage, pressure.wanted_bytes),
             (Level::Critical, Some(Stage::Idle), 160 * KIB + 1)
         );
-        // Another amount is wanted, but the first request is not answered.
+        // The wanted bytes changed, but the first round is not acknowledged.
         fixture.process(101, OWN, "hr:model", 790);
         until(&memory, "more used", |s| s.used_bytes == 890 * KIB).await;
         assert_eq!(memory.pressure().current(), pressure);
@@ -215,7 +215,7 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
             (Level::Critical, Some(Stage::InUse), 190 * KIB + 1)
         );
         fixture.process(101, OWN, "hr:model", 500);
-        loader.acknowledge(again.epoch, gave(300));
+        loader.acknowledge(again.epoch, freed(300));
         let relieved = loader.changed().await.unwrap();
         assert_eq!(
             (relieved.level, relieved.max_stage, relieved.wanted_bytes),
@@ -251,7 +251,7 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
                 190 * KIB + 1,
                 vec![ActionRecord {
                     by: "loader".into(),
-                    action: gave(300).remove(0),
+                    action: freed(300).remove(0),
                 }],
             ),
             level(Level::Critical, Level::Normal, 0),
@@ -259,26 +259,26 @@ fn an_emergency_goes_on_to_what_is_in_use_when_what_is_idle_was_not_enough() {
         let mut happened: Vec<_> = events.iter().map(|event| event.kind.clone()).collect();
         for kind in &mut happened {
             if let EventKind::CleanUp { actions, .. } = kind {
-                // Our own allocator's part is another test's.
+                // Another test covers this process's allocator.
                 actions.retain(|record| record.by != "memory");
             }
         }
         assert_eq!(happened, expected);
-        // Who subscribed was told the same.
+        // Subscribers received the same events.
         for event in &events {
-            assert_eq!(*told.recv().await.unwrap(), *event);
+            assert_eq!(*received.recv().await.unwrap(), *event);
         }
         root.stop().await;
     });
 }
 
 #[test]
-fn a_high_level_asks_for_the_cheapest_first_and_again_while_it_lasts() {
+fn a_high_level_asks_the_cheapest_stage_first_and_again_while_it_lasts() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         fixture.process(101, OWN, "hr:model", 720);
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
-        // Asked in every round, so that none is over before it was seen.
+        // It is asked in every round, so that each round waits for it.
         let mut host = memory.pressure().subscribe("host", Stage::Slack);
         let root = system.start(spec(&memory)).await;
         let mut asked = Vec::new();
@@ -292,15 +292,15 @@ fn a_high_level_asks_for_the_cheapest_first_and_again_while_it_lasts() {
         }
         let order = [Stage::Slack, Stage::Connections, Stage::Idle];
         assert_eq!(asked, [order, order].concat());
-        // What gave nothing before and gives nothing again is told once.
-        let told = status(&memory).await.events.into_iter();
-        let rounds = told.filter(|event| matches!(event.kind, EventKind::CleanUp { .. }));
+        // Repeated rounds that give nothing are not recorded.
+        let events = status(&memory).await.events.into_iter();
+        let rounds = events.filter(|event| matches!(event.kind, EventKind::CleanUp { .. }));
         assert_eq!(rounds.count(), 3);
         root.stop().await;
     });
 }
 
-/// A server of 100 KiB in a control group whose tasks' lost time can be set.
+/// A server of 100 KiB in a control group whose stalled time can be set.
 struct InGroup(Fixture);
 
 impl InGroup {
@@ -311,26 +311,26 @@ impl InGroup {
         fixture.write(&format!("proc/{OWN}/mountinfo"), mount);
         fixture.write("v2/a/cgroup.events", "populated 1\n");
         let group = Self(fixture);
-        group.lost(0);
+        group.set_stalled(0);
         group
     }
 
-    fn lost(&self, milliseconds: u64) {
+    fn set_stalled(&self, milliseconds: u64) {
         let text = format!("some avg10=0.00 total={}\n", milliseconds * 1000);
         self.0.write("v2/a/memory.pressure", text);
     }
 }
 
 #[test]
-fn a_stall_in_the_middle_of_a_clean_up_does_not_take_its_answers_away() {
+fn a_stall_during_a_clean_up_does_not_end_its_epoch() {
     TestSystem::real_time(|system| async move {
         let group = InGroup::new();
         group.0.process(101, OWN, "hr:model", 780);
-        let patient = MemoryConfig {
+        let config = MemoryConfig {
             emergency_deadline: Duration::from_secs(60),
             ..config(1000)
         };
-        let memory = Memory::rooted(patient, group.0.path("/")).unwrap();
+        let memory = Memory::rooted(config, group.0.path("/")).unwrap();
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
         let root = system.start(spec(&memory)).await;
         let first = loader.changed().await.unwrap();
@@ -338,8 +338,9 @@ fn a_stall_in_the_middle_of_a_clean_up_does_not_take_its_answers_away() {
             (first.level, first.max_stage),
             (Level::Critical, Some(Stage::Idle))
         );
-        group.lost(600);
-        let stalling = |s: &MemoryStatus| s.stalls.as_ref().is_some_and(|it| it.is_stalling());
+        group.set_stalled(600);
+        let stalling =
+            |s: &MemoryStatus| s.report.stalls.as_ref().is_some_and(|it| it.is_stalling());
         until(&memory, "stalling", stalling).await;
         assert_eq!(memory.pressure().current(), first);
         loader.acknowledge(first.epoch, Vec::new());
@@ -362,7 +363,7 @@ fn a_stall_in_the_middle_of_a_clean_up_does_not_take_its_answers_away() {
 }
 
 #[test]
-fn a_clean_up_answers_whoever_asked_for_the_collection_that_it_ends() {
+fn a_clean_up_that_ends_a_collection_answers_its_requests() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
@@ -372,7 +373,7 @@ fn a_clean_up_answers_whoever_asked_for_the_collection_that_it_ends() {
         let handle = memory.handle().clone();
         let asked = actix_rt::spawn(async move { handle.ask(CollectGarbage, WITHIN).await });
         assert!(host.changed().await.unwrap().asks(Stage::Slack));
-        // The host is busy; meanwhile memory gets short.
+        // Before the host acknowledges, memory gets short.
         fixture.process(101, OWN, "hr:model", 780);
         let report = asked.await.unwrap().unwrap();
         assert!(report.used_after_bytes >= 880 * KIB, "{report:?}");
@@ -382,7 +383,7 @@ fn a_clean_up_answers_whoever_asked_for_the_collection_that_it_ends() {
 }
 
 #[test]
-fn readings_keep_their_pause_however_long_tasks_stall() {
+fn readings_keep_their_pause_while_tasks_stall() {
     let samples = Samples::default();
     let counted = samples.clone();
     metrics::with_local_recorder(&samples, || {
@@ -392,12 +393,12 @@ fn readings_keep_their_pause_however_long_tasks_stall() {
             let root = system.start(spec(&memory)).await;
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(2) {
-                let lost = begun.elapsed().as_millis() / 2;
-                group.lost(u64::try_from(lost).unwrap());
+                let stalled = begun.elapsed().as_millis() / 2;
+                group.set_stalled(u64::try_from(stalled).unwrap());
                 sleep(Duration::from_millis(10)).await;
             }
             assert_eq!(memory.pressure().current().level, Level::Elevated);
-            // One in 20 ms, and some for clean-ups and collections.
+            // One every 20 ms, and some for clean-ups and collections.
             let read = counted.0.load(SeqCst);
             assert!((10..150).contains(&read), "{read} readings");
             root.stop().await;
@@ -431,7 +432,7 @@ impl metrics::Recorder for Samples {
 }
 
 #[test]
-fn who_does_not_answer_in_an_emergency_does_not_hold_it_up() {
+fn a_silent_subscriber_does_not_hold_up_an_emergency() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         fixture.process(101, OWN, "hr:model", 780);
@@ -455,7 +456,7 @@ fn who_does_not_answer_in_an_emergency_does_not_hold_it_up() {
 }
 
 #[test]
-fn collecting_garbage_asks_everyone_who_keeps_what_is_free() {
+fn collecting_garbage_asks_all_subscribers_of_the_first_stage() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         fixture.process(101, OWN, "hr:model", 300);
@@ -502,18 +503,18 @@ fn collecting_garbage_asks_everyone_who_keeps_what_is_free() {
 }
 
 #[test]
-fn a_load_stays_below_the_high_level_unless_it_must_stretch() {
+fn a_load_stays_below_the_high_level_unless_it_may_use_the_headroom() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let root = system.start(spec(&memory)).await;
-        let minimum_only = ReservationRequest {
+        let without_headroom = ReservationRequest {
             use_headroom: false,
-            ..claim(700)
+            ..request(700)
         };
         let refusal = memory
             .budget()
-            .reserve(minimum_only.clone())
+            .reserve(without_headroom.clone())
             .await
             .unwrap_err();
         assert_eq!(refusal, short(700, 700, 1000));
@@ -533,7 +534,7 @@ fn a_load_stays_below_the_high_level_unless_it_must_stretch() {
 }
 
 #[test]
-fn the_most_that_loads_could_have_follows_the_budget_and_not_what_is_used_now() {
+fn max_reservable_follows_the_budget_and_not_the_current_usage() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
@@ -549,7 +550,7 @@ fn the_most_that_loads_could_have_follows_the_budget_and_not_what_is_used_now() 
             config: config(500),
         };
         memory.handle().ask(halved, WITHIN).await.unwrap().unwrap();
-        until(&memory, "halved", |s| s.budget.bytes == 500 * KIB).await;
+        until(&memory, "halved", |s| s.report.budget.bytes == 500 * KIB).await;
         assert_eq!(budget.max_reservable(), Some(325 * KIB - 1));
         drop(kept);
         root.stop().await;
@@ -565,7 +566,7 @@ fn nothing_new_is_loaded_when_memory_is_exhausted() {
         let root = system.start(spec(&memory)).await;
         assert_eq!(status(&memory).await.level, Level::Exhausted);
         assert_eq!(reserve(&memory, 1).await.unwrap_err(), short(1, 0, 1000));
-        // What counts is what is used, not a level that its dwell still holds.
+        // The usage counts, not the level that its dwell still holds.
         fixture.process(101, OWN, "hr:model", 200);
         drop(reserve(&memory, 500).await.unwrap());
         root.stop().await;
@@ -573,14 +574,14 @@ fn nothing_new_is_loaded_when_memory_is_exhausted() {
 }
 
 #[test]
-fn a_claim_is_not_answered_while_memory_cannot_be_read() {
+fn a_request_is_refused_while_memory_cannot_be_read() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let root = system.start(spec(&memory)).await;
         fixture.remove(&format!("proc/{OWN}"));
         let refusal = loop {
-            // A reading from before may be good for some milliseconds more.
+            // The last reading is fresh for some more milliseconds.
             if let Err(refusal) = reserve(&memory, 1).await {
                 break refusal;
             }
@@ -593,7 +594,7 @@ fn a_claim_is_not_answered_while_memory_cannot_be_read() {
 }
 
 #[test]
-fn figures_that_are_no_longer_read_become_stale_and_are_fresh_again_when_they_are() {
+fn figures_become_stale_without_readings_and_fresh_with_the_next_one() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let config = MemoryConfig {
@@ -628,14 +629,14 @@ fn a_server_that_cannot_read_memory_does_not_start() {
         let exit = crate::kernel::Root::start(spec(&memory), system.tree()).await;
         let text = exit.err().unwrap().to_string();
         assert!(
-            text.contains("processes of the server cannot be read"),
+            text.contains("the server's processes cannot be read"),
             "{text}"
         );
     });
 }
 
 #[test]
-fn changed_settings_are_taken_over_and_broken_ones_refused() {
+fn valid_settings_take_effect_and_invalid_ones_are_refused() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
@@ -645,36 +646,36 @@ fn changed_settings_are_taken_over_and_broken_ones_refused() {
             config: config(500),
         };
         handle.ask(halved, WITHIN).await.unwrap().unwrap();
-        until(&memory, "halved", |s| s.budget.bytes == 500 * KIB).await;
+        until(&memory, "halved", |s| s.report.budget.bytes == 500 * KIB).await;
         assert_eq!(
             reserve(&memory, 401).await.unwrap_err(),
             short(401, 325, 500)
         );
-        let broken = Reconfigure { config: config(0) };
-        assert!(handle.ask(broken, WITHIN).await.unwrap().is_err());
-        assert_eq!(status(&memory).await.budget.bytes, 500 * KIB);
+        let invalid = Reconfigure { config: config(0) };
+        assert!(handle.ask(invalid, WITHIN).await.unwrap().is_err());
+        assert_eq!(status(&memory).await.report.budget.bytes, 500 * KIB);
         root.stop().await;
     });
 }
 
 #[test]
-fn the_real_tree_is_read_and_shown() {
+fn the_real_process_tree_is_read_and_shown() {
     TestSystem::real_time(|system| async move {
         let memory = Memory::new(MemoryConfig::default()).unwrap();
         let root = system.start(spec(&memory)).await;
         let first = status(&memory).await;
-        assert!(first.used_bytes > 0 && first.used_bytes < first.budget.bytes);
+        assert!(first.used_bytes > 0 && first.used_bytes < first.report.budget.bytes);
         assert!(first.kinds.iter().any(|kind| kind.kind == "server"));
         let nodes = system.tree().snapshot().await;
         let node = nodes[0].find("headroom/memory").unwrap();
         let shown = node.observed.as_ref().unwrap();
-        assert_eq!(shown["budget"]["bytes"], first.budget.bytes);
+        assert_eq!(shown["budget"]["bytes"], first.report.budget.bytes);
         root.stop().await;
     });
 }
 
 #[test]
-fn a_real_group_of_version_1_limits_what_is_in_it() {
+fn a_real_group_of_version_1_sets_the_budget() {
     const LIMIT: u64 = 64 << 20;
     let Some(group) = Group::new("reading", LIMIT) else {
         return;
@@ -682,22 +683,22 @@ fn a_real_group_of_version_1_limits_what_is_in_it() {
     if group.version() != Version::V1 {
         return skip("control groups are of version 2 here");
     }
-    // It waits for the end of its input.
+    // `cat` waits for the end of its input.
     let mut cat = child::command("cat");
     let member = child::start(cat.stdin(Stdio::piped())).unwrap();
     let pid = member.id();
     fs::write(group.path("cgroup.procs"), pid.to_string()).unwrap();
     let mut sampler = Sampler::new(&System::of(pid), Arc::new(Allocator::new()));
     let reading = sampler.read(&MemoryConfig::default()).unwrap();
-    assert_eq!(reading.budget.source, BudgetSource::CgroupV1);
-    assert_eq!(reading.budget.bytes, LIMIT);
-    // The group is that process's alone, so what the kernel counts for it is told as well.
-    assert!(reading.counted.is_some());
+    assert_eq!(reading.report.budget.source, BudgetSource::CgroupV1);
+    assert_eq!(reading.report.budget.bytes, LIMIT);
+    // The group has no other processes, so its usage counts.
+    assert!(reading.group_usage.is_some());
     assert_eq!(reading.usage.processes.len(), 1);
     let tighter = MemoryConfig {
         limit: Some(LIMIT / 2),
         ..MemoryConfig::default()
     };
     let reading = sampler.read(&tighter).unwrap();
-    assert_eq!(reading.budget.source, BudgetSource::Configured);
+    assert_eq!(reading.report.budget.source, BudgetSource::Configured);
 }

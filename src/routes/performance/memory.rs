@@ -1,8 +1,7 @@
-//! `GET /api/performance/memory/stats`: the budget, what is used, by whom, what was promised, where
-//! the numbers come from, and what happened lately (`?events=` of the last 1,000; 100 unless told).
+//! `GET /api/performance/memory/stats`: the status of the memory budget, with the latest events
+//! (`?events=`, at most 1,000; 100 by default).
 //!
-//! `POST /api/performance/memory/gc`: takes free memory from every allocator now, and tells what
-//! each gave.
+//! `POST /api/performance/memory/gc`: purges all allocators now, and reports what each gave back.
 
 use actix_web::{Responder, web};
 use headroom_actors::memory::{CollectGarbage, Sample};
@@ -11,7 +10,7 @@ use serde::Deserialize;
 use crate::handles::Handles;
 use crate::problem::{Problem, ProblemKind};
 
-/// Events that are told when the caller does not say how many.
+/// Events in an answer by default.
 const EVENTS: usize = 100;
 
 #[derive(Deserialize)]
@@ -30,7 +29,7 @@ pub(super) async fn stats(
     status.map(web::Json).ok_or_else(|| {
         Problem::new(
             ProblemKind::Unavailable,
-            "memory could not be read yet; the log says why",
+            "memory has not been read yet; the log says why, and the request can be repeated",
         )
     })
 }

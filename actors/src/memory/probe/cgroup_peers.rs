@@ -1,4 +1,5 @@
-//! Who else is in our control group. Its counts are ours only where nobody else is.
+//! Other processes in the server's control group. The group's usage is the server's usage only where
+//! there are none.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,52 +8,52 @@ use std::time::{Duration, Instant};
 
 use super::{ProcessUsage, read_text};
 
-/// Peers join rarely. While the group counts as ours alone, one who does is counted as ours.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Other processes join rarely. Until the next look, their memory counts as the server's.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// A process that was made between two looks is no stranger for long.
-const ASK_AGAIN_SHARED: Duration = Duration::from_secs(1);
+/// A child process that started after the tree was read looks like a stranger, but not for long.
+const LOOK_AGAIN_SHARED: Duration = Duration::from_secs(1);
 
-/// Who is in a group beside us.
+/// The processes of a control group that are not in the server's process tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::memory) enum Peers {
-    /// Nobody.
+    /// There are none.
     None,
-    /// A process that is not below this one; 0 for one that our namespace cannot see.
+    /// At least this one; 0 for a process outside of the PID namespace.
     Stranger(i32),
-    /// That is not told.
+    /// The kernel does not list the group's processes.
     Unknown,
 }
 
-/// Remembers for a while who is in a group.
+/// Looks for peers, and remembers the result for some seconds.
 #[derive(Debug, Default)]
 pub(in crate::memory) struct CgroupPeers {
     last: Option<(PathBuf, Peers, Instant)>,
 }
 
 impl CgroupPeers {
-    /// Who is in the group at `directory`, or below it, and not in `tree`.
-    pub(in crate::memory) fn others(
+    /// The processes in the group at `directory` or below it that are not in `tree`.
+    pub(in crate::memory) fn find(
         &mut self,
         directory: &Path,
         tree: &BTreeMap<i32, ProcessUsage>,
     ) -> Peers {
-        if let Some((of, others, at)) = &self.last {
-            let good_for = match others {
-                Peers::None => ASK_AGAIN,
-                Peers::Stranger(_) | Peers::Unknown => ASK_AGAIN_SHARED,
+        if let Some((group, peers, at)) = &self.last {
+            let max_age = match peers {
+                Peers::None => LOOK_AGAIN,
+                Peers::Stranger(_) | Peers::Unknown => LOOK_AGAIN_SHARED,
             };
-            if of == directory && at.elapsed() < good_for {
-                return others.clone();
+            if group == directory && at.elapsed() < max_age {
+                return peers.clone();
             }
         }
-        let others = others(directory, tree);
-        self.last = Some((directory.to_owned(), others.clone(), Instant::now()));
-        others
+        let peers = peers(directory, tree);
+        self.last = Some((directory.to_owned(), peers.clone(), Instant::now()));
+        peers
     }
 }
 
-fn others(directory: &Path, tree: &BTreeMap<i32, ProcessUsage>) -> Peers {
+fn peers(directory: &Path, tree: &BTreeMap<i32, ProcessUsage>) -> Peers {
     let Ok(processes) = read_text(&directory.join("cgroup.procs")) else {
         return Peers::Unknown;
     };
@@ -63,15 +64,15 @@ fn others(directory: &Path, tree: &BTreeMap<i32, ProcessUsage>) -> Peers {
             Err(_) => return Peers::Unknown,
         }
     }
-    // What is in a group below is counted in this one too.
+    // The groups below are counted in this one.
     let Ok(below) = fs::read_dir(directory) else {
         return Peers::Unknown;
     };
     for entry in below.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            match others(&entry.path(), tree) {
+            match peers(&entry.path(), tree) {
                 Peers::None => {}
-                found => return found,
+                peers => return peers,
             }
         }
     }
@@ -84,39 +85,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_are_found_in_the_group_and_below_it() {
+    fn strangers_in_the_group_and_below_it_are_found() {
         let fixture = Fixture::new().file("group/cgroup.procs", "7\n8\n");
         let directory = fixture.path("group");
         let tree = |pids: &[i32]| {
             let usage = ProcessUsage::default();
             pids.iter().map(|pid| (*pid, usage.clone())).collect()
         };
-        let others = |pids: &[i32]| CgroupPeers::default().others(&directory, &tree(pids));
-        assert_eq!(others(&[7, 8, 9]), Peers::None);
-        assert_eq!(others(&[7]), Peers::Stranger(8));
+        let find = |pids: &[i32]| CgroupPeers::default().find(&directory, &tree(pids));
+        assert_eq!(find(&[7, 8, 9]), Peers::None);
+        assert_eq!(find(&[7]), Peers::Stranger(8));
         fixture.write("group/below/cgroup.procs", "9\n");
-        assert_eq!(others(&[7, 8, 9]), Peers::None);
-        assert_eq!(others(&[7, 8]), Peers::Stranger(9));
+        assert_eq!(find(&[7, 8, 9]), Peers::None);
+        assert_eq!(find(&[7, 8]), Peers::Stranger(9));
         fixture.write("group/below/cgroup.procs", "0\n");
-        assert_eq!(others(&[7, 8, 9]), Peers::Stranger(0));
+        assert_eq!(find(&[7, 8, 9]), Peers::Stranger(0));
         fixture.write("group/below/cgroup.procs", "everybody\n");
-        assert_eq!(others(&[7, 8, 9]), Peers::Unknown);
+        assert_eq!(find(&[7, 8, 9]), Peers::Unknown);
         fixture.remove("group");
-        assert_eq!(others(&[7]), Peers::Unknown);
+        assert_eq!(find(&[7]), Peers::Unknown);
     }
 
     #[test]
-    fn what_was_found_is_good_for_a_while_and_for_that_group_only() {
+    fn a_result_is_reused_for_a_while_for_the_same_group() {
         let fixture = Fixture::new()
             .file("one/cgroup.procs", "7\n")
             .file("two/cgroup.procs", "8\n");
         let tree = BTreeMap::from([(7, ProcessUsage::default())]);
         let mut cgroup_peers = CgroupPeers::default();
         let (one, two) = (fixture.path("one"), fixture.path("two"));
-        assert_eq!(cgroup_peers.others(&one, &tree), Peers::None);
+        assert_eq!(cgroup_peers.find(&one, &tree), Peers::None);
         fixture.write("one/cgroup.procs", "9\n");
-        assert_eq!(cgroup_peers.others(&one, &tree), Peers::None);
-        assert_eq!(cgroup_peers.others(&two, &tree), Peers::Stranger(8));
-        assert_eq!(cgroup_peers.others(&one, &tree), Peers::Stranger(9));
+        assert_eq!(cgroup_peers.find(&one, &tree), Peers::None);
+        assert_eq!(cgroup_peers.find(&two, &tree), Peers::Stranger(8));
+        assert_eq!(cgroup_peers.find(&one, &tree), Peers::Stranger(9));
     }
 }

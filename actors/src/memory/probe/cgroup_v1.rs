@@ -1,28 +1,22 @@
-//! A version 1 control group, as it also stands in hybrid set-ups: what it allows, and what it
-//! counts.
-//!
-//! `memory.stat` tells the tightest limit on the way up, also of groups that we cannot see.
+//! A control group of version 1, which hybrid systems use as well: its limit and its usage.
 
 use std::path::PathBuf;
 
-use super::cgroup::{self, Group};
-use super::group_usage::counter;
-use super::{
-    GroupUsage, Limit, Probe, ProbeError, Source, System, read_number, read_text, stat_value,
-};
+use super::cgroup_path::{self, CgroupPath};
+use super::cgroup_usage::counter;
+use super::{GroupUsage, Limit, ProbeError, System, read_number, read_text, stat_value};
 
-/// The kernel says "unlimited" with the largest multiple of its page size that a long can hold,
-/// older ones with other numbers as huge. Nothing real comes near.
+/// The kernel writes a huge number, which depends on its version, where there is no limit.
 const UNLIMITED: u64 = 1 << 62;
 
-/// Our group in the memory controller's own hierarchy.
+/// The group in the memory controller's own hierarchy.
 #[derive(Debug)]
-pub(in crate::memory) struct CgroupV1(Group);
+pub(super) struct CgroupV1(CgroupPath);
 
 impl CgroupV1 {
-    pub(in crate::memory) fn find(system: &System) -> Result<Self, ProbeError> {
+    pub(super) fn find(system: &System) -> Result<Self, ProbeError> {
         let has_memory = |list: &str| list.split(',').any(|name| name == "memory");
-        cgroup::find(
+        cgroup_path::find(
             system,
             |_, controllers| has_memory(controllers),
             |kind, options| kind == "cgroup" && has_memory(options),
@@ -34,14 +28,8 @@ impl CgroupV1 {
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.0.directory.join(name)
     }
-}
 
-impl Probe for CgroupV1 {
-    type Value = GroupUsage;
-
-    const SOURCE: Source = Source::CgroupV1;
-
-    fn read(&mut self) -> Result<GroupUsage, ProbeError> {
+    pub(super) fn read(&self) -> Result<GroupUsage, ProbeError> {
         let current = read_number(&self.file("memory.usage_in_bytes"))?;
         let stat = read_text(&self.file("memory.stat"))?;
         let directory = &self.0.directory;
@@ -54,7 +42,9 @@ impl Probe for CgroupV1 {
         })
     }
 
-    fn limit(&self) -> Result<Limit, ProbeError> {
+    /// The tightest limit on the path to the root. `memory.stat` includes groups that this process
+    /// cannot see.
+    pub(super) fn limit(&self) -> Result<Limit, ProbeError> {
         let own = self.file("memory.limit_in_bytes");
         let stat = self.file("memory.stat");
         let own_limit = read_number(&own);
@@ -64,11 +54,11 @@ impl Probe for CgroupV1 {
         let limit = match (own_limit, above) {
             (Ok(bytes), None) => Limit { bytes, set_by: own },
             (Ok(bytes), Some(above)) if bytes <= above => Limit { bytes, set_by: own },
-            (_, Some(above)) => Limit {
-                bytes: above,
+            (_, Some(bytes)) => Limit {
+                bytes,
                 set_by: stat,
             },
-            (Err(reason), None) => return Err(reason),
+            (Err(error), None) => return Err(error),
         };
         if limit.bytes >= UNLIMITED {
             return Err(ProbeError::Unlimited);

@@ -1,40 +1,33 @@
-//! A version 2 control group: what it allows, and what it counts.
+//! A control group of version 2: its limit and its usage.
 //!
-//! A group can never use more than any group above it, so the whole path up to the top counts.
-//! Where `memory.high` is set it counts as a limit like `memory.max`: above it the kernel kills
-//! nobody, but makes every allocation wait until as much was reclaimed, so that a server that lives
-//! there answers late or never.
+//! A group can never use more than any group above it, so all groups up to the root count.
+//! `memory.high` counts as a limit like `memory.max`: above it the kernel kills nothing, but it delays
+//! every allocation until it has reclaimed as much, so that a server there answers late or never.
 
 use std::path::PathBuf;
 
-use super::cgroup::{self, Group};
-use super::group_usage::counter;
-use super::{GroupUsage, Limit, Probe, ProbeError, Source, System, read_number, read_text};
+use super::cgroup_path::{self, CgroupPath};
+use super::cgroup_usage::counter;
+use super::{GroupUsage, Limit, ProbeError, System, read_number, read_text};
 
-/// Our group in the unified hierarchy.
+/// The group in the unified hierarchy.
 #[derive(Debug)]
-pub(in crate::memory) struct CgroupV2(Group);
+pub(super) struct CgroupV2(CgroupPath);
 
 impl CgroupV2 {
-    pub(in crate::memory) fn find(system: &System) -> Result<Self, ProbeError> {
+    pub(super) fn find(system: &System) -> Result<Self, ProbeError> {
         let is_unified = |number: &str, controllers: &str| number == "0" && controllers.is_empty();
-        cgroup::find(system, is_unified, |kind, _| kind == "cgroup2").map(Self)
+        cgroup_path::find(system, is_unified, |kind, _| kind == "cgroup2").map(Self)
     }
 
     /// A file of the group.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.0.directory.join(name)
     }
-}
 
-impl Probe for CgroupV2 {
-    type Value = GroupUsage;
-
-    const SOURCE: Source = Source::CgroupV2;
-
-    fn read(&mut self) -> Result<GroupUsage, ProbeError> {
+    pub(super) fn read(&self) -> Result<GroupUsage, ProbeError> {
         let current = match read_number(&self.file("memory.current")) {
-            Err(reason) if reason.is_absence() => return Err(ProbeError::NoController),
+            Err(error) if error.is_absence() => return Err(ProbeError::NoController),
             current => current?,
         };
         let stat = read_text(&self.file("memory.stat"))?;
@@ -49,33 +42,27 @@ impl Probe for CgroupV2 {
         })
     }
 
-    fn limit(&self) -> Result<Limit, ProbeError> {
+    /// The tightest limit on the path to the root.
+    pub(super) fn limit(&self) -> Result<Limit, ProbeError> {
         let mut tightest: Option<Limit> = None;
-        let mut none = ProbeError::NoController;
+        let mut error = ProbeError::NoController;
         for directory in self.0.directory.ancestors() {
             for name in ["memory.max", "memory.high"] {
                 match limit(directory.join(name)) {
-                    Ok(limit) => {
-                        if tightest
-                            .as_ref()
-                            .is_none_or(|least| limit.bytes < least.bytes)
-                        {
-                            tightest = Some(limit);
-                        }
-                    }
-                    // The root has no such file, nor has a group that the controller does not act
-                    // on; a group above it may.
+                    Ok(limit) if tightest.as_ref().is_some_and(|it| it.bytes <= limit.bytes) => {}
+                    Ok(limit) => tightest = Some(limit),
+                    // The root has no such file, nor has a group without the controller.
                     Err(ProbeError::Unreadable { .. }) => {}
-                    // What is broken is worth more telling than what is not set.
-                    Err(reason) if !matches!(none, ProbeError::Garbled(_)) => none = reason,
-                    Err(_) => {}
+                    // A malformed file is reported before a limit that is not set.
+                    Err(_) if matches!(error, ProbeError::Malformed(_)) => {}
+                    Err(other) => error = other,
                 }
             }
-            if directory == self.0.top {
+            if directory == self.0.mount_point {
                 break;
             }
         }
-        tightest.ok_or(none)
+        tightest.ok_or(error)
     }
 }
 
@@ -88,7 +75,7 @@ fn limit(path: PathBuf) -> Result<Limit, ProbeError> {
                 bytes,
                 set_by: path,
             }),
-            Err(_) => Err(ProbeError::Garbled(path)),
+            Err(_) => Err(ProbeError::Malformed(path)),
         },
     }
 }

@@ -1,11 +1,11 @@
-//! Trees of files in a temporary folder.
+//! A file tree in a temporary folder, in place of `/proc` and the control groups.
 
 use super::System;
 use std::fs;
 use std::path::Path;
 
-/// The first fields of `/proc/<pid>/stat`. It does not tell the resident pages, so that a process
-/// in a fixture is measured each time.
+/// The first fields of `/proc/<pid>/stat`. The resident pages are missing, so that each reading
+/// measures the process.
 pub(in crate::memory) fn stat(pid: i32, name: &str, parent: i32) -> String {
     format!("{pid} ({name}) S {parent} 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711\n")
 }
@@ -21,7 +21,7 @@ impl Fixture {
         }
     }
 
-    /// Writes one file, making the folders above it.
+    /// Writes one file and creates its folders.
     pub(in crate::memory) fn file(self, path: &str, text: impl AsRef<[u8]>) -> Self {
         self.write(path, text);
         self
@@ -30,7 +30,7 @@ impl Fixture {
     pub(in crate::memory) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // Replaced at once: whoever reads meanwhile sees the old or the new.
+        // The file is replaced atomically, so that a concurrent reader gets the old or the new one.
         let fresh = path.with_extension("fresh");
         fs::write(&fresh, text).unwrap();
         fs::rename(fresh, path).unwrap();
@@ -40,7 +40,7 @@ impl Fixture {
         fs::remove_dir_all(self.path(path)).unwrap();
     }
 
-    /// A process of `kilobytes` PSS; the first one written is the one whose view is taken.
+    /// A process with a PSS of `kilobytes`. The first process becomes `/proc/self`.
     pub(in crate::memory) fn process(&self, pid: i32, parent: i32, name: &str, kilobytes: u64) {
         let own = self.path("proc/self");
         if !own.is_symlink() {

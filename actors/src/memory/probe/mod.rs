@@ -1,19 +1,20 @@
-//! Where the numbers come from: one file per source.
+//! The sources of memory figures, one file each.
 //!
-//! A [`Probe`] is one source. It tells what it knows or why it is silent, and never fails in any
-//! other way: whatever stands in the files, the worst that comes of it is [`ProbeError`]. What the
-//! sources say is put together, doubted and reported elsewhere. All of them read plain files below
-//! a root that tests replace by a folder of fixtures; only the allocator's numbers come from within.
+//! A probe reads one source. It returns what the source says or a [`ProbeError`], and never fails in
+//! any other way, whatever is in the files. Other files of the memory module combine the figures and
+//! check them against each other. All probes read files below a root, which tests replace by a
+//! temporary folder.
 
-mod cgroup;
+mod cgroup_path;
 mod cgroup_peers;
+mod cgroup_usage;
 mod cgroup_v1;
 mod cgroup_v2;
+mod cgroups;
+mod descendants;
 #[cfg(test)]
 pub(super) mod fixture;
-mod group_usage;
-mod kills;
-mod physical;
+mod oom_kills;
 mod process;
 mod process_tree;
 mod shared_files;
@@ -28,18 +29,16 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub(super) use cgroup_peers::{CgroupPeers, Peers};
-pub(super) use cgroup_v1::CgroupV1;
-pub(super) use cgroup_v2::CgroupV2;
-pub use group_usage::GroupUsage;
-pub use kills::KernelKills;
-pub(super) use kills::KillCounter;
-pub(super) use physical::{MachineMemory, Physical};
+pub use cgroup_usage::GroupUsage;
+pub(super) use cgroups::{Cgroups, GroupUsages};
+pub use oom_kills::KernelKills;
+pub(super) use oom_kills::KillCounter;
 pub use process::ProcessUsage;
 pub(super) use process_tree::ProcessTree;
 pub use process_tree::TreeUsage;
 pub(super) use shared_files::SharedFiles;
 pub use source::{Health, Source, SourceStatus};
-pub(super) use stall_trigger::StallWatch;
+pub(super) use stall_trigger::StallTrigger;
 pub use stalls::StallReading;
 pub(super) use stalls::Stalls;
 
@@ -50,11 +49,11 @@ pub(super) struct Limit {
     pub(super) set_by: PathBuf,
 }
 
-/// What a number of the kernel is about.
+/// The processes that a figure of the kernel covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Our control group.
+    /// The control group of this process.
     Group,
     /// The whole machine.
     Machine,
@@ -70,26 +69,26 @@ impl Scope {
     }
 }
 
-/// Why a source says nothing.
+/// Why a source has no figure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ProbeError {
-    #[error("this process is in no such group")]
+    #[error("this process is in no control group of this version")]
     NoGroup,
-    #[error("no such hierarchy is mounted")]
+    #[error("no control group hierarchy of this version is mounted")]
     NotMounted,
-    #[error("its memory controller does not act on this group")]
+    #[error("the memory controller is not enabled for this control group")]
     NoController,
     #[error("it sets no limit")]
     Unlimited,
-    #[error("the process itself cannot be found")]
+    #[error("this process is missing in /proc")]
     NoProcess,
-    #[error("the program's memory does not come from this allocator")]
+    #[error("this program does not use jemalloc")]
     OtherAllocator,
     #[error("{} cannot be read: {kind}", .path.display())]
     Unreadable { path: PathBuf, kind: io::ErrorKind },
-    #[error("{} is not understood", .0.display())]
-    Garbled(PathBuf),
-    #[error("the allocator refuses {0}")]
+    #[error("{} has an unexpected format", .0.display())]
+    Malformed(PathBuf),
+    #[error("jemalloc refuses {0}")]
     Refused(String),
 }
 
@@ -101,43 +100,26 @@ impl ProbeError {
         }
     }
 
-    /// What it says of the source.
+    /// The health of a source that answers with this error.
     pub(super) fn health(&self) -> Health {
         match self {
             Self::Unlimited => Health::Healthy,
-            reason if reason.is_absence() => Health::Absent,
+            error if error.is_absence() => Health::Absent,
             _ => Health::Failing,
         }
     }
 
-    /// Whether the source is simply not there on this machine, which is no failure.
+    /// Whether this machine does not have the source, which is no failure.
     pub(super) fn is_absence(&self) -> bool {
         match self {
             Self::NoGroup | Self::NotMounted | Self::NoController | Self::OtherAllocator => true,
             Self::Unreadable { kind, .. } => *kind == io::ErrorKind::NotFound,
-            Self::Unlimited | Self::NoProcess | Self::Garbled(_) | Self::Refused(_) => false,
+            Self::Unlimited | Self::NoProcess | Self::Malformed(_) | Self::Refused(_) => false,
         }
     }
 }
 
-/// One source of numbers.
-pub(super) trait Probe {
-    /// What it tells.
-    type Value;
-
-    /// Which source it is.
-    const SOURCE: Source;
-
-    /// What it tells now.
-    fn read(&mut self) -> Result<Self::Value, ProbeError>;
-
-    /// The limit that it sets us now; most set none.
-    fn limit(&self) -> Result<Limit, ProbeError> {
-        Err(ProbeError::Unlimited)
-    }
-}
-
-/// The files of the running kernel, and whose view of them is taken.
+/// The kernel's files, as one process sees them.
 #[derive(Debug, Clone)]
 pub(super) struct System {
     root: PathBuf,
@@ -162,7 +144,7 @@ impl System {
         }
     }
 
-    /// The view of another process.
+    /// The files as the process `pid` sees them.
     #[cfg(test)]
     pub(super) fn of(pid: u32) -> Self {
         Self {
@@ -182,12 +164,12 @@ impl System {
         self.root.join("proc").join(name)
     }
 
-    /// A file of the process whose view is taken.
+    /// A file of the process in `/proc`.
     pub(super) fn own(&self, name: &str) -> PathBuf {
         self.proc(&self.process).join(name)
     }
 
-    /// The process whose view is taken, by the number that this `/proc` knows it by.
+    /// The number of the process in this `/proc`.
     fn pid(&self) -> Option<i32> {
         if let Ok(pid) = self.process.parse() {
             return Some(pid);
@@ -195,13 +177,25 @@ impl System {
         let target = fs::read_link(self.proc(&self.process)).ok()?;
         target.to_str()?.parse().ok()
     }
+
+    /// The machine's memory.
+    pub(super) fn physical(&self) -> Result<Limit, ProbeError> {
+        let path = self.proc("meminfo");
+        match kilobytes(&read_text(&path)?, "MemTotal") {
+            Some(bytes) => Ok(Limit {
+                bytes,
+                set_by: path,
+            }),
+            None => Err(ProbeError::Malformed(path)),
+        }
+    }
 }
 
-/// Reads a small file of the kernel as text; what is not UTF-8 (a process may choose its name
-/// freely) does not matter to any number in it.
+/// Reads a small file of the kernel as text. Bytes that are not UTF-8, as in the name of a process,
+/// are replaced.
 fn read_text(path: &Path) -> Result<String, ProbeError> {
     let read = || {
-        // The kernel tells no size beforehand; most of its files fit in here, and take one read.
+        // These files report no size. Most of them fit into this buffer and need one read.
         let mut bytes = Vec::with_capacity(4096);
         fs::File::open(path)?.read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -217,7 +211,7 @@ fn read_text(path: &Path) -> Result<String, ProbeError> {
 fn read_number(path: &Path) -> Result<u64, ProbeError> {
     let text = read_text(path)?;
     let number = text.trim().parse();
-    number.map_err(|_| ProbeError::Garbled(path.to_owned()))
+    number.map_err(|_| ProbeError::Malformed(path.to_owned()))
 }
 
 /// The value of a line such as `inactive_file 4096`.
@@ -239,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_kernels_lines_and_nothing_else() {
+    fn only_well_formed_lines_have_a_value() {
         let text =
             "Pss:                3 kB\nPss_Dirty: 9 kB\nHuge: 18446744073709551615 kB\nX: kB\n";
         assert_eq!(kilobytes(text, "Pss"), Some(3 * 1024));

@@ -1,57 +1,57 @@
-//! What one process uses.
+//! The memory of one process.
 
 use super::{System, kilobytes, read_text};
 
-/// What one process uses, in bytes.
+/// The memory of one process, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessUsage {
-    /// The process that made it.
+    /// The parent process.
     pub parent: i32,
-    /// Its name, at most 15 bytes of it.
+    /// Its name, of which the kernel keeps 15 bytes.
     pub name: String,
-    /// Its proportional share: pages that several processes map count in parts. 0 for a process
-    /// that has ended and not been reaped.
+    /// Its proportional share (PSS): a page that several processes map counts in equal parts. 0 for
+    /// a process that has ended and was not reaped.
     pub pss: u64,
-    /// All pages that it maps.
+    /// All resident pages.
     pub rss: u64,
-    /// What it alone has written: what its end gives back for certain.
+    /// Pages that only this process has written. Its end frees them for certain.
     pub private_dirty: u64,
-    /// Pages without a file behind them.
+    /// Pages that no file backs.
     pub anonymous: u64,
-    /// The kernel did not tell the proportional share; `pss` is the anonymous part, which counts
-    /// pages shared since a fork more than once.
+    /// Whether `pss` is an estimate: the anonymous pages, which count pages shared since a fork more
+    /// than once.
     pub estimated: bool,
 }
 
-/// Which process a number stands for.
+/// Tells a process from a later one with the same number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) parent: i32,
     pub(super) name: String,
-    /// When it was made, in ticks of the kernel: tells it from a later process of the same number.
+    /// When it started, in clock ticks since the machine started.
     started: u64,
 }
 
-/// What the kernel tells of a process without walking over its pages.
+/// The figures of `/proc/<pid>/stat`, which the kernel has without walking over the pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Vitals {
+pub(super) struct ProcStat {
     pub(super) identity: Identity,
     pub(super) threads: u64,
-    /// Page faults since it was made. A page cannot become its own without one.
+    /// Page faults since it started. It gets no new page without one.
     pub(super) faults: u64,
-    /// Its resident pages; the kernel counts them per processor and tells the sum only roughly.
+    /// Resident pages. The kernel counts them per processor, so the sum is only approximate.
     pub(super) pages: Option<u64>,
 }
 
-/// Reads the vitals of `pid`; `None` when it is gone.
-pub(super) fn vitals(system: &System, pid: i32) -> Option<Vitals> {
+/// Reads the figures of `pid`; `None` if it has ended.
+pub(super) fn read_stat(system: &System, pid: i32) -> Option<ProcStat> {
     parse_stat(&read_text(&system.proc(&format!("{pid}/stat"))).ok()?)
 }
 
-/// `42 (na (me)) S 1 ...`: the name may hold anything, closing brackets included. Counted from
-/// there, the state is field 0, the parent 1, the faults 7, the threads 17, the start 19 and the
-/// resident pages 21.
-fn parse_stat(text: &str) -> Option<Vitals> {
+/// Parses `42 (na (me)) S 1 ...`. The name can contain anything, also closing brackets. After it, the
+/// state is field 0, the parent 1, the faults 7, the threads 17, the start 19 and the resident pages
+/// 21.
+fn parse_stat(text: &str) -> Option<ProcStat> {
     let (head, rest) = text.rsplit_once(')')?;
     let (_, name) = head.split_once('(')?;
     let mut fields = rest.split_ascii_whitespace();
@@ -60,7 +60,7 @@ fn parse_stat(text: &str) -> Option<Vitals> {
     let threads = fields.nth(9)?.parse().ok()?;
     let started = fields.nth(1)?.parse().ok()?;
     let pages = fields.nth(1).and_then(|pages| pages.parse().ok());
-    Some(Vitals {
+    Some(ProcStat {
         identity: Identity {
             parent,
             name: name.to_owned(),
@@ -72,9 +72,8 @@ fn parse_stat(text: &str) -> Option<Vitals> {
     })
 }
 
-/// What `pid` uses as far as that is told without walking over its pages; `None` when it is gone.
-/// `before` is what was measured of it last: its share has changed by about as much as its
-/// anonymous part has.
+/// Estimates the memory of `pid` without walking over its pages; `None` if it has ended. `before` is
+/// its last measurement: its PSS changed by about as much as its anonymous pages.
 pub(super) fn estimate(
     system: &System,
     pid: i32,
@@ -100,12 +99,11 @@ pub(super) fn estimate(
     })
 }
 
-/// Measures a process; `None` when it is gone.
-///
-/// The kernel walks over all its pages for this: about 15 ms for each GiB.
+/// Measures a process; `None` if it has ended. The kernel walks over all its pages: about 15 ms per
+/// GiB.
 pub(super) fn measure(system: &System, pid: i32, identity: &Identity) -> Option<ProcessUsage> {
     let rollup = read_text(&system.proc(&format!("{pid}/smaps_rollup"))).ok();
-    // No permission, an old kernel, or ended a moment ago: the process's status tells which.
+    // The rollup is missing without permission, on an old kernel, and if the process has ended.
     let usage = rollup.and_then(|text| from_rollup(&text)).or_else(|| {
         let status = read_text(&system.proc(&format!("{pid}/status"))).ok()?;
         Some(from_status(&status))
@@ -120,28 +118,24 @@ pub(super) fn measure(system: &System, pid: i32, identity: &Identity) -> Option<
 fn from_rollup(text: &str) -> Option<ProcessUsage> {
     let value = |key| kilobytes(text, key).unwrap_or(0);
     Some(ProcessUsage {
-        parent: 0,
-        name: String::new(),
         pss: kilobytes(text, "Pss")?,
         rss: value("Rss"),
         private_dirty: value("Private_Dirty"),
         anonymous: value("Anonymous"),
-        estimated: false,
+        ..ProcessUsage::default()
     })
 }
 
-/// What is left where the rollup is not to be had: resident minus shared, which is what the kernel
-/// calls the anonymous part. A process that has ended has no such lines and counts as nothing.
+/// The memory by `/proc/<pid>/status`, where there is no rollup: the anonymous pages. A process that
+/// has ended has no such lines and counts as nothing.
 fn from_status(text: &str) -> ProcessUsage {
     let anonymous = kilobytes(text, "RssAnon").unwrap_or(0);
     ProcessUsage {
-        parent: 0,
-        name: String::new(),
         pss: anonymous,
         rss: kilobytes(text, "VmRSS").unwrap_or(0),
-        private_dirty: 0,
         anonymous,
         estimated: true,
+        ..ProcessUsage::default()
     }
 }
 
@@ -151,21 +145,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SOMEBODY: &str =
+    const STAT: &str =
         "42 (a) R 7 (b)) S 13 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 4711 21 22 23";
 
-    fn somebody() -> Identity {
-        parse_stat(SOMEBODY).unwrap().identity
+    fn identity() -> Identity {
+        parse_stat(STAT).unwrap().identity
     }
 
     #[test]
-    fn a_name_may_hold_anything() {
-        let parsed = somebody();
+    fn a_name_can_contain_anything() {
+        let parsed = identity();
         assert_eq!((parsed.parent, &*parsed.name), (13, "a) R 7 (b)"));
         assert_eq!(parsed.started, 4711);
-        let vitals = parse_stat(SOMEBODY).unwrap();
-        assert_eq!((vitals.faults, vitals.threads), (8, 18));
-        assert_eq!(vitals.pages, Some(22));
+        let stat = parse_stat(STAT).unwrap();
+        assert_eq!((stat.faults, stat.threads), (8, 18));
+        assert_eq!(stat.pages, Some(22));
         for broken in [
             "",
             "42",
@@ -181,25 +175,25 @@ mod tests {
     }
 
     #[test]
-    fn without_the_rollup_the_anonymous_part_counts() {
+    fn without_the_rollup_the_anonymous_pages_count() {
         let status = "Name: x\nVmRSS:   900 kB\nRssAnon:   500 kB\nRssFile: 400 kB\n";
         let fixture = Fixture::new()
             .file("proc/8/status", status)
             .file("proc/9/status", "Name: zombie\nState: Z\n");
         let system = fixture.system();
-        let usage = measure(&system, 8, &somebody()).unwrap();
+        let usage = measure(&system, 8, &identity()).unwrap();
         assert_eq!((usage.pss, usage.rss), (500 << 10, 900 << 10));
         assert!(usage.estimated);
-        assert_eq!(measure(&system, 9, &somebody()).unwrap().pss, 0);
-        assert_eq!(measure(&system, 10, &somebody()), None);
+        assert_eq!(measure(&system, 9, &identity()).unwrap().pss, 0);
+        assert_eq!(measure(&system, 10, &identity()), None);
     }
 
     #[test]
-    fn an_estimate_moves_a_measured_share_by_what_the_anonymous_part_grew() {
+    fn an_estimate_changes_the_measured_pss_by_the_growth_of_the_anonymous_pages() {
         let fixture = Fixture::new().file("proc/8/status", "VmRSS:   900 kB\nRssAnon:   500 kB\n");
         let system = fixture.system();
         let estimate = |before: Option<&ProcessUsage>| {
-            estimate(&system, 8, &somebody(), before).unwrap().pss >> 10
+            estimate(&system, 8, &identity(), before).unwrap().pss >> 10
         };
         assert_eq!(estimate(None), 500);
         let text = "Pss: 300 kB\nAnonymous: 450 kB\nPrivate_Dirty: 7 kB\n";

@@ -1,7 +1,7 @@
 //! Memory in this process's anonymous files.
 //!
-//! Tensors travel through files without a name (memfds) that both ends read and write and nobody
-//! maps, so no process's share shows them. The files are found among our open descriptors.
+//! Tensors travel between the server and a host in anonymous files (memfds), which no process maps.
+//! So no process's PSS contains them. The files are found among the open descriptors.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,21 +11,21 @@ use std::time::{Duration, Instant};
 
 use super::System;
 
-/// Time between two looks at all descriptors while the same processes are there. A server may have
-/// tens of thousands, and such files come and go with processes; in between only the files already
-/// known are asked for their size.
+/// Time between two scans of all descriptors while the same processes run. A server can have tens of
+/// thousands of descriptors, and anonymous files come and go with processes. Between two scans only
+/// the sizes of the known files are read.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The kernel counts blocks of a file in this unit, whatever the file system.
+/// The unit in which `st_blocks` counts, on every file system.
 const BLOCK: u64 = 512;
 
-/// Our open anonymous files.
+/// The open anonymous files of this process.
 #[derive(Debug)]
 pub(in crate::memory) struct SharedFiles {
     descriptors: PathBuf,
-    known: Vec<PathBuf>,
-    scanned: Option<Instant>,
-    /// The processes at that time.
+    files: Vec<PathBuf>,
+    scanned_at: Option<Instant>,
+    /// The processes at the last scan.
     processes: Vec<i32>,
 }
 
@@ -33,32 +33,34 @@ impl SharedFiles {
     pub(in crate::memory) fn new(system: &System) -> Self {
         Self {
             descriptors: system.own("fd"),
-            known: Vec::new(),
-            scanned: None,
+            files: Vec::new(),
+            scanned_at: None,
             processes: Vec::new(),
         }
     }
 
-    /// Bytes in all of them, each file once. `processes` are those that may share them.
+    /// Bytes in all of them; each file counts once. `processes` are all processes of the tree.
     pub(in crate::memory) fn bytes<'a>(
         &mut self,
         processes: impl Iterator<Item = &'a i32> + Clone,
     ) -> u64 {
-        let is_old = self.scanned.is_none_or(|at| at.elapsed() >= SCAN_INTERVAL);
+        let is_old = self
+            .scanned_at
+            .is_none_or(|at| at.elapsed() >= SCAN_INTERVAL);
         if is_old || !self.processes.iter().eq(processes.clone()) {
             self.scan();
-            self.scanned = Some(Instant::now());
+            self.scanned_at = Some(Instant::now());
             self.processes = processes.copied().collect();
         }
-        let mut seen = BTreeSet::new();
+        let mut inodes = BTreeSet::new();
         let mut sum: u64 = 0;
-        for descriptor in &self.known {
-            // The number may have been closed, or stand for something else by now.
+        for descriptor in &self.files {
+            // The descriptor can be closed or reused by now.
             if !is_anonymous_file(descriptor) {
                 continue;
             }
             if let Ok(file) = fs::metadata(descriptor)
-                && seen.insert((file.dev(), file.ino()))
+                && inodes.insert((file.dev(), file.ino()))
             {
                 sum = sum.saturating_add(file.blocks().saturating_mul(BLOCK));
             }
@@ -67,12 +69,12 @@ impl SharedFiles {
     }
 
     fn scan(&mut self) {
-        self.known.clear();
+        self.files.clear();
         let Ok(descriptors) = fs::read_dir(&self.descriptors) else {
             return;
         };
         let paths = descriptors.flatten().map(|entry| entry.path());
-        self.known
+        self.files
             .extend(paths.filter(|path| is_anonymous_file(path)));
     }
 }
@@ -88,7 +90,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn bytes_in_an_arena_are_counted_once_and_gone_with_it() {
+    fn bytes_in_an_arena_count_once_and_until_it_is_dropped() {
         const BYTES: u64 = 64 << 20;
         let bytes = || SharedFiles::new(&System::default()).bytes([].iter());
         let mut arena = ArenaWriter::create("headroom-test").unwrap();
@@ -99,9 +101,9 @@ mod tests {
         let mut another = ArenaWriter::create("headroom-test").unwrap();
         arena.write(&vec![1; BYTES as usize]).unwrap();
         let held = bytes();
-        // Another test of this process may hold an arena too, but none as large as this.
+        // Other tests of this process can hold arenas, but none as large as this.
         assert!(held >= before + BYTES && held < before + 2 * BYTES);
-        // One that came after the last look at all descriptors is found when a process comes.
+        // A file that is newer than the last scan is found when the processes change.
         another.write(&vec![1; BYTES as usize]).unwrap();
         let known = files.bytes([1].iter());
         assert!(files.bytes([1, 2].iter()) >= known + BYTES);

@@ -1,28 +1,28 @@
-//! Which source says what, and whether it is to be believed.
+//! The sources of memory figures, and what is known of each: its health and its detail.
 
 use serde::Serialize;
 
-/// A source of numbers about memory.
+/// A source of memory figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The settings: `memory.limit`.
     Configured,
-    /// A version 2 control group.
+    /// The control group of version 2.
     CgroupV2,
-    /// A version 1 control group.
+    /// The control group of version 1.
     CgroupV1,
-    /// The processes of the server, by `/proc`.
+    /// The server's processes in `/proc`.
     Processes,
     /// The machine's memory.
     Machine,
     /// The server's own allocator.
     Allocator,
-    /// The time lost waiting for memory, read at each sample.
+    /// The time that tasks stalled for memory, read with each reading.
     Stalls,
-    /// The kernel's call when too much time is lost so.
+    /// The kernel's event when tasks stall for too long.
     StallTrigger,
-    /// The count of processes that the kernel has killed.
+    /// The number of processes that the kernel has killed because memory ran out.
     KernelKills,
 }
 
@@ -43,56 +43,43 @@ impl Source {
     }
 }
 
-/// Whether a source is to be believed.
+/// Whether the figures of a source can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// It tells what it should.
+    /// Its figures are plausible.
     Healthy,
-    /// It is not there on this machine.
+    /// This machine does not have it.
     Absent,
-    /// It is there, and does not tell what it should.
+    /// It exists and cannot be read.
     Failing,
-    /// What it tells cannot be, or is not about us.
+    /// Its figures contradict others, or cover other processes as well.
     Misleading,
 }
 
-impl Health {
-    /// A fixed word for logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Absent => "absent",
-            Self::Failing => "failing",
-            Self::Misleading => "misleading",
-        }
-    }
-}
-
-/// What is to be known of one source.
+/// The status of one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceStatus {
-    /// Which source.
+    /// The source.
     pub source: Source,
-    /// Whether anything that the server decides rests on it now.
+    /// Whether the budget or the usage depends on it now.
     pub in_use: bool,
-    /// Whether it is to be believed.
+    /// Whether its figures can be used.
     pub health: Health,
-    /// What it tells and where, or why it does not.
+    /// Where its figures come from, or why it has none.
     pub detail: String,
 }
 
 impl SourceStatus {
-    /// Those of `now` whose health is not what it was `before`; at first, those that fail or
-    /// mislead.
+    /// The sources whose health changed from `before` to `now`. A source without a status before
+    /// counts as changed if it is failing or misleading.
     pub(in crate::memory) fn changes<'now>(
         before: &[Self],
         now: &'now [Self],
     ) -> impl Iterator<Item = &'now Self> {
         now.iter().filter(move |status| {
-            let was = before.iter().find(|before| before.source == status.source);
-            match was {
-                Some(was) => was.health != status.health,
+            match before.iter().find(|last| last.source == status.source) {
+                Some(last) => last.health != status.health,
                 None => matches!(status.health, Health::Failing | Health::Misleading),
             }
         })
@@ -113,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_told_when_its_health_changes_and_not_before() {
+    fn only_sources_whose_health_changed_are_reported() {
         use Health::{Absent, Failing, Healthy, Misleading};
         use Source::{Allocator, CgroupV2, Machine, Stalls};
         let changed = |before: &[SourceStatus], now: &[SourceStatus]| {

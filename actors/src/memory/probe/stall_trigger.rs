@@ -1,9 +1,9 @@
-//! The kernel's call when tasks lose too much time waiting for memory.
+//! The kernel's event when tasks stall for memory for too long.
 //!
-//! A threshold written into the file that tells the lost time makes the kernel wake whoever polls
-//! that file for priority events, at most once per window. That costs nothing while there is no
-//! stall, and comes sooner than the next sample. Where the kernel refuses, the samples must do:
-//! [`super::StallReading::is_stalling`].
+//! A threshold that is written into the pressure file makes the kernel raise a priority event on it
+//! whenever stalls pass the threshold, at most once per window. That costs nothing while nothing
+//! stalls, and comes before the next reading. Where the kernel refuses the threshold, readings detect
+//! stalls instead: [`super::StallReading::is_stalling`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,115 +13,102 @@ use std::path::{Path, PathBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::stalls::candidates;
+use super::stalls::pressure_files;
 use super::{Health, Scope, Source, SourceStatus, System};
 
-/// 15 % of the time, in microseconds: for whoever may ask for any window, and for everybody, for
-/// whom windows must be whole multiples of two seconds. The kernel overwrites the last byte that it
-/// is given with a zero, so there must be one to spare.
+/// 15 % of the time, in microseconds. A process without privileges must use windows that are
+/// multiples of two seconds. The kernel overwrites the last byte with a zero, so each text ends with
+/// one.
 const THRESHOLDS: [&str; 2] = ["some 150000 1000000\0", "some 300000 2000000\0"];
 
-/// Tasks lost more time than the threshold allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::memory) struct Stalled {
-    /// Whose tasks.
-    pub(in crate::memory) scope: Scope,
-}
-
-/// Waits for stalls, where the kernel tells them. Dropping it takes the threshold back.
+/// Waits for stalls, where the kernel accepts a threshold. Dropping it removes the threshold.
 #[derive(Debug)]
-pub(in crate::memory) struct StallWatch {
-    trigger: Option<Trigger>,
-    /// What was set, or every refusal.
+pub(in crate::memory) struct StallTrigger {
+    file: Option<PressureFile>,
+    health: Health,
+    /// The threshold and its file, or why there is none.
     detail: String,
-    /// The trigger was there and is no more.
-    is_lost: bool,
 }
 
+/// A pressure file with a threshold.
 #[derive(Debug)]
-struct Trigger {
+struct PressureFile {
     file: AsyncFd<File>,
     path: PathBuf,
     scope: Scope,
 }
 
-impl StallWatch {
-    /// Sets the threshold, on our own group where possible. Must be called inside a tokio runtime.
+impl StallTrigger {
+    /// Sets the threshold, if possible for the server's control group. Needs a tokio runtime.
     pub(in crate::memory) fn open(system: &System) -> Self {
         Self::with_thresholds(system, &THRESHOLDS)
     }
 
     fn with_thresholds(system: &System, thresholds: &[&str]) -> Self {
         let mut refusals = Vec::new();
-        for (path, scope) in candidates(system) {
-            match Trigger::open(&path, scope, thresholds) {
-                Ok((trigger, threshold)) => {
+        for (path, scope) in pressure_files(system) {
+            match PressureFile::open(&path, scope, thresholds) {
+                Ok((file, threshold)) => {
                     let threshold = threshold.trim_end_matches('\0');
                     let mut detail = format!("\"{threshold}\" on {}", path.display());
                     if !refusals.is_empty() {
                         detail = format!("{detail}, since {}", refusals.join("; "));
                     }
                     return Self {
-                        trigger: Some(trigger),
+                        file: Some(file),
+                        health: Health::Healthy,
                         detail,
-                        is_lost: false,
-                    };
-                }
-                Err(error) => refusals.push(format!("{} refuses: {error}", path.display())),
-            }
-        }
-        Self {
-            trigger: None,
-            detail: format!("the samples do instead: {}", refusals.join("; ")),
-            is_lost: false,
-        }
-    }
-
-    /// Whether the kernel calls. If not, the samples must do.
-    pub(in crate::memory) fn is_in_use(&self) -> bool {
-        self.trigger.is_some()
-    }
-
-    /// Waits for the next stall; for ever when the kernel does not call. When it stops calling
-    /// (the group is gone), that shows in [`StallWatch::status`], and this waits for ever. Nothing
-    /// is lost when the future is dropped.
-    pub(in crate::memory) async fn stalled(&mut self) -> Stalled {
-        if let Some(trigger) = &self.trigger {
-            match trigger.wait().await {
-                Ok(()) => {
-                    return Stalled {
-                        scope: trigger.scope,
                     };
                 }
                 Err(error) => {
-                    let path = trigger.path.display();
-                    self.detail =
-                        format!("the samples do instead: {path} no longer calls: {error}");
-                    self.is_lost = true;
-                    self.trigger = None;
+                    refusals.push(format!("{} refuses a threshold: {error}", path.display()));
+                }
+            }
+        }
+        Self {
+            file: None,
+            health: Health::Absent,
+            detail: format!("readings detect stalls instead: {}", refusals.join("; ")),
+        }
+    }
+
+    /// Whether the kernel raises events. If not, readings detect stalls.
+    pub(in crate::memory) fn is_in_use(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Waits for the next stall and returns the processes that it concerns. Without a threshold it
+    /// waits for ever; [`StallTrigger::status`] then says why. The future can be dropped without
+    /// losing an event.
+    pub(in crate::memory) async fn stalled(&mut self) -> Scope {
+        if let Some(file) = &self.file {
+            match file.event().await {
+                Ok(()) => return file.scope,
+                Err(error) => {
+                    let path = file.path.display();
+                    self.detail = format!(
+                        "readings detect stalls instead: {path} raises no more events: {error}"
+                    );
+                    self.health = Health::Failing;
+                    self.file = None;
                 }
             }
         }
         std::future::pending().await
     }
 
-    /// Which file calls and at what, or why none does.
     pub(in crate::memory) fn status(&self) -> SourceStatus {
         SourceStatus {
             source: Source::StallTrigger,
             in_use: self.is_in_use(),
-            health: match (&self.trigger, self.is_lost) {
-                (Some(_), _) => Health::Healthy,
-                (None, false) => Health::Absent,
-                (None, true) => Health::Failing,
-            },
+            health: self.health,
             detail: self.detail.clone(),
         }
     }
 }
 
-impl Trigger {
-    /// Writes the first of `thresholds` that the kernel accepts, and tells which.
+impl PressureFile {
+    /// Writes the first of `thresholds` that the kernel accepts, and returns that one.
     fn open<'a>(path: &Path, scope: Scope, thresholds: &[&'a str]) -> io::Result<(Self, &'a str)> {
         let mut refusal = io::Error::from(io::ErrorKind::InvalidInput);
         for threshold in thresholds {
@@ -132,7 +119,7 @@ impl Trigger {
                 .open(path)?;
             match file.write_all(threshold.as_bytes()) {
                 Ok(()) => {
-                    let file = watched(file)?;
+                    let file = async_file(file)?;
                     let path = path.to_owned();
                     return Ok((Self { file, path, scope }, threshold));
                 }
@@ -143,26 +130,28 @@ impl Trigger {
     }
 
     /// Waits for one event.
-    async fn wait(&self) -> io::Result<()> {
-        let awaited = Interest::PRIORITY | Interest::ERROR;
-        let mut ready = self.file.ready(awaited).await?;
-        let what = ready.ready();
-        // The kernel took the event back when it told it.
-        ready.clear_ready();
-        if what.is_error() {
-            return Err(io::Error::other("the kernel has dropped the threshold"));
+    async fn event(&self) -> io::Result<()> {
+        let mut guard = self
+            .file
+            .ready(Interest::PRIORITY | Interest::ERROR)
+            .await?;
+        let ready = guard.ready();
+        // The kernel clears an event when it reports it.
+        guard.clear_ready();
+        if ready.is_error() {
+            return Err(io::Error::other("the kernel has removed the threshold"));
         }
         Ok(())
     }
 }
 
-/// A file that can be waited on for the kernel's events.
+/// A file on which tokio can wait for priority events.
 #[expect(
     deprecated,
-    reason = "what replaces it is unsafe, to promise that the descriptor stays the same and open; \
-              a `File` that nobody else holds keeps that promise by itself"
+    reason = "its replacement is unsafe: the caller promises that the descriptor stays open; a \
+              `File` that has one owner keeps that promise by itself"
 )]
-fn watched(file: File) -> io::Result<AsyncFd<File>> {
+fn async_file(file: File) -> io::Result<AsyncFd<File>> {
     AsyncFd::with_interest(file, Interest::PRIORITY)
 }
 
@@ -175,7 +164,7 @@ mod tests {
     use headroom_test_support::child;
     use std::time::Duration;
 
-    /// Runs in a runtime like that of the server.
+    /// Runs a test in a runtime like that of the server.
     fn run<T>(test: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -185,57 +174,64 @@ mod tests {
     }
 
     #[test]
-    fn where_the_kernel_refuses_the_samples_do_and_it_is_said_why() {
+    fn where_the_kernel_refuses_a_threshold_the_status_says_why() {
         run(async {
             let fixture = Fixture::new();
-            let mut watch = StallWatch::open(&fixture.system());
-            let status = watch.status();
-            assert!(!watch.is_in_use() && status.health == Health::Absent);
+            let mut trigger = StallTrigger::open(&fixture.system());
+            let status = trigger.status();
+            assert!(!trigger.is_in_use() && status.health == Health::Absent);
             assert!(
                 status.detail.contains("pressure/memory"),
                 "{}",
                 status.detail
             );
             let quick = Duration::from_millis(10);
-            assert!(tokio::time::timeout(quick, watch.stalled()).await.is_err());
-            // A file that is none of the kernel's cannot be waited on.
+            assert!(
+                tokio::time::timeout(quick, trigger.stalled())
+                    .await
+                    .is_err()
+            );
+            // An ordinary file accepts the threshold, but tokio cannot wait on it.
             fixture.write("proc/pressure/memory", "some avg10=0.00 total=0\n");
-            let watch = StallWatch::open(&fixture.system());
-            assert!(!watch.is_in_use(), "{:?}", watch.status());
+            let trigger = StallTrigger::open(&fixture.system());
+            assert!(!trigger.is_in_use(), "{:?}", trigger.status());
         });
     }
 
     #[test]
-    fn the_real_kernel_takes_a_threshold_or_says_why_not() {
+    fn the_real_kernel_accepts_a_threshold_or_the_status_says_why_not() {
         run(async {
-            let mut watch = StallWatch::open(&System::default());
-            let status = watch.status();
+            let mut trigger = StallTrigger::open(&System::default());
+            let status = trigger.status();
             let writable = OpenOptions::new()
                 .read(true)
                 .write(true)
                 .open("/proc/pressure/memory");
-            assert_eq!(watch.is_in_use(), writable.is_ok(), "{status:?}");
-            if watch.is_in_use() {
+            assert_eq!(trigger.is_in_use(), writable.is_ok(), "{status:?}");
+            if trigger.is_in_use() {
                 assert!(status.detail.contains("some "), "{}", status.detail);
-                // Nothing stalls here, or only now and then; waiting must not spin or fail.
+                // Waiting must neither spin nor fail, whether or not something stalls.
                 let quick = Duration::from_millis(20);
-                tokio::time::timeout(quick, watch.stalled()).await.ok();
-                assert!(watch.is_in_use());
+                tokio::time::timeout(quick, trigger.stalled()).await.ok();
+                assert!(trigger.is_in_use());
             }
         });
     }
 
     #[test]
-    fn a_real_stall_is_called() {
+    fn a_real_stall_raises_an_event() {
         let Some(group) = Group::new("stall", 8 << 20) else {
             return;
         };
         run(async {
-            // A millisecond is lost in any span of this.
+            // One millisecond in each window.
             let thresholds = ["some 1000 500000\0", "some 1000 2000000\0"];
-            let mut watch = StallWatch::with_thresholds(&System::default(), &thresholds);
-            if !watch.is_in_use() {
-                return skip(&format!("no stalls are told: {:?}", watch.status()));
+            let mut trigger = StallTrigger::with_thresholds(&System::default(), &thresholds);
+            if !trigger.is_in_use() {
+                return skip(&format!(
+                    "the kernel accepts no threshold: {:?}",
+                    trigger.status()
+                ));
             }
             let folder = tempfile::tempdir().unwrap();
             let script = format!(
@@ -244,9 +240,9 @@ mod tests {
                 folder.path().display()
             );
             let churn = child::start(child::command("sh").args(["-c", &script])).unwrap();
-            let called = tokio::time::timeout(Duration::from_secs(30), watch.stalled()).await;
+            let stalled = tokio::time::timeout(Duration::from_secs(30), trigger.stalled()).await;
             drop(churn);
-            assert_eq!(called.unwrap().scope, Scope::Machine);
+            assert_eq!(stalled.unwrap(), Scope::Machine);
         });
     }
 }

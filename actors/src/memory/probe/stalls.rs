@@ -1,103 +1,116 @@
-//! The time that tasks lost waiting for memory ("pressure stall information").
+//! The time that tasks stalled for memory (pressure stall information, PSI).
 //!
-//! Our own group tells it where the kernel keeps it per group (version 2); otherwise the machine
-//! tells it for everybody, which is a hint at best. Read at each sample, the sum shows what was lost
-//! since the last one; that is the fall-back where the kernel does not call by itself
-//! ([`super::StallWatch`]).
+//! With version 2 the kernel keeps it for the server's control group. Elsewhere it is kept for the
+//! whole machine, which is only a hint. Two readings show how much time was lost between them; this
+//! detects stalls where the kernel raises no events ([`super::StallTrigger`]).
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{CgroupV2, Probe, ProbeError, Scope, Source, System, read_text};
+use super::cgroup_v2::CgroupV2;
+use super::{ProbeError, Scope, System, read_text};
 
-/// A share of the time lost at which memory is short, whatever is free.
+/// Share of stalled time from which memory counts as short, whatever is free.
 const STALL_SHARE: f64 = 0.15;
 
-/// Shorter spans say nothing about a share of the time.
-const SPAN_MIN: Duration = Duration::from_millis(500);
+/// A share is computed over at least this time.
+const WINDOW_MIN: Duration = Duration::from_millis(500);
 
-/// How much time was lost.
+/// Stalled time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StallReading {
-    /// Whose time.
+    /// The processes that it covers.
     pub scope: Scope,
-    /// Percent of the last ten seconds in which some task waited for memory.
+    /// Percent of the last ten seconds in which some task stalled.
     pub some_avg10: f64,
-    /// The same in which all tasks did.
+    /// Percent of the last ten seconds in which all tasks stalled.
     pub full_avg10: f64,
-    /// Microseconds in which some task waited, since the group or the machine began.
+    /// Microseconds in which some task stalled, since the group was created or the machine started.
     pub some_total_us: u64,
-    /// Microseconds in which all did.
+    /// Microseconds in which all tasks stalled.
     pub full_total_us: u64,
-    /// Share of the time since half a second ago or more in which some task waited; `None` at
-    /// first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lately: Option<f64>,
+    /// Share of the last half second or more in which some task stalled; `None` at first.
+    #[serde(rename = "lately", skip_serializing_if = "Option::is_none")]
+    pub recent_share: Option<f64>,
 }
 
 impl StallReading {
-    /// Whether so much was lost lately that memory is short.
+    /// Whether tasks stalled so much recently that memory counts as short.
     pub fn is_stalling(&self) -> bool {
-        self.lately.is_some_and(|share| share >= STALL_SHARE)
+        self.recent_share.is_some_and(|share| share >= STALL_SHARE)
     }
 }
 
-/// Reads the lost time.
+/// Reads the stalled time.
 #[derive(Debug)]
 pub(in crate::memory) struct Stalls {
-    candidates: Vec<(PathBuf, Scope)>,
-    /// The sum at the beginning of the span, and the share of the span before.
-    before: Option<Span>,
+    files: Vec<(PathBuf, Scope)>,
+    window: Option<Window>,
 }
 
+/// The time over which the next share is computed.
 #[derive(Debug, Clone, Copy)]
-struct Span {
+struct Window {
     scope: Scope,
     began: Instant,
+    /// [`StallReading::some_total_us`] at its beginning.
     total_us: u64,
+    /// The share of the window before.
     last_share: Option<f64>,
 }
 
 impl Stalls {
     pub(in crate::memory) fn new(system: &System) -> Self {
         Self {
-            candidates: candidates(system),
-            before: None,
+            files: pressure_files(system),
+            window: None,
         }
     }
 
-    /// The share of the time lost in the span that ends now; that of the one before while it is
-    /// too short.
-    fn lately(&mut self, scope: Scope, total_us: u64, now: Instant) -> Option<f64> {
-        let fresh = Span {
+    /// The share of the window that ends now. While it is too short, the share of the window before.
+    fn recent_share(&mut self, scope: Scope, total_us: u64, now: Instant) -> Option<f64> {
+        let last = self.window.filter(|window| window.scope == scope);
+        let last_share = match last {
+            None => None,
+            Some(window) => {
+                let time = now.saturating_duration_since(window.began);
+                if time < WINDOW_MIN {
+                    return window.last_share;
+                }
+                let lost = Duration::from_micros(total_us.saturating_sub(window.total_us));
+                Some((lost.as_secs_f64() / time.as_secs_f64()).min(1.0))
+            }
+        };
+        self.window = Some(Window {
             scope,
             began: now,
             total_us,
-            last_share: None,
-        };
-        let Some(before) = self.before.filter(|before| before.scope == scope) else {
-            self.before = Some(fresh);
-            return None;
-        };
-        let span = now.saturating_duration_since(before.began);
-        if span < SPAN_MIN {
-            return before.last_share;
-        }
-        let lost = Duration::from_micros(total_us.saturating_sub(before.total_us));
-        let share = (lost.as_secs_f64() / span.as_secs_f64()).min(1.0);
-        self.before = Some(Span {
-            last_share: Some(share),
-            ..fresh
+            last_share,
         });
-        Some(share)
+        last_share
+    }
+
+    pub(in crate::memory) fn read(&mut self) -> Result<StallReading, ProbeError> {
+        let mut last_error = ProbeError::NotMounted;
+        for (path, scope) in &self.files {
+            match read_text(path).and_then(|text| parse(&text, path, *scope)) {
+                Ok(mut reading) => {
+                    let total_us = reading.some_total_us;
+                    reading.recent_share = self.recent_share(*scope, total_us, Instant::now());
+                    return Ok(reading);
+                }
+                Err(error) => last_error = error,
+            }
+        }
+        Err(last_error)
     }
 }
 
-/// The files that tell lost time, our own group's first. The root of all groups, which alone has no
-/// `cgroup.events`, is no group of ours: its file tells what the machine's does.
-pub(super) fn candidates(system: &System) -> Vec<(PathBuf, Scope)> {
+/// The kernel's files of stalled time, that of the server's control group first. The root group is
+/// left out, since its file covers the machine; it alone has no `cgroup.events`.
+pub(super) fn pressure_files(system: &System) -> Vec<(PathBuf, Scope)> {
     let group = CgroupV2::find(system).ok();
     let group = group.filter(|group| group.file("cgroup.events").exists());
     let group = group.map(|group| (group.file("memory.pressure"), Scope::Group));
@@ -105,29 +118,9 @@ pub(super) fn candidates(system: &System) -> Vec<(PathBuf, Scope)> {
     group.into_iter().chain([machine]).collect()
 }
 
-impl Probe for Stalls {
-    type Value = StallReading;
-
-    const SOURCE: Source = Source::Stalls;
-
-    fn read(&mut self) -> Result<StallReading, ProbeError> {
-        let mut silence = ProbeError::NotMounted;
-        for (path, scope) in &self.candidates {
-            match read_text(path).and_then(|text| parse(&text, path, *scope)) {
-                Ok(mut reading) => {
-                    reading.lately = self.lately(*scope, reading.some_total_us, Instant::now());
-                    return Ok(reading);
-                }
-                Err(reason) => silence = reason,
-            }
-        }
-        Err(silence)
-    }
-}
-
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same for `full`.
+/// Parses `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same for `full`.
 fn parse(text: &str, path: &Path, scope: Scope) -> Result<StallReading, ProbeError> {
-    let some = line(text, "some").ok_or_else(|| ProbeError::Garbled(path.to_owned()))?;
+    let some = line(text, "some").ok_or_else(|| ProbeError::Malformed(path.to_owned()))?;
     let full = line(text, "full").unwrap_or((0.0, 0));
     Ok(StallReading {
         scope,
@@ -135,11 +128,11 @@ fn parse(text: &str, path: &Path, scope: Scope) -> Result<StallReading, ProbeErr
         full_avg10: full.0,
         some_total_us: some.1,
         full_total_us: full.1,
-        lately: None,
+        recent_share: None,
     })
 }
 
-/// The average over ten seconds, and the sum, of one line.
+/// The average over ten seconds, and the total, of one line.
 fn line(text: &str, name: &str) -> Option<(f64, u64)> {
     let mut lines = text.lines();
     let fields = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
@@ -162,7 +155,7 @@ mod tests {
                         full avg10=0.25 avg60=0.00 avg300=0.00 total=300\n";
 
     #[test]
-    fn our_own_group_is_asked_before_the_machine() {
+    fn the_file_of_the_group_is_preferred_to_that_of_the_machine() {
         let fixture = Fixture::new().file("proc/pressure/memory", TEXT);
         let read = || Stalls::new(&fixture.system()).read();
         let reading = read().unwrap();
@@ -171,47 +164,47 @@ mod tests {
             (Scope::Machine, 7000)
         );
         assert_eq!((reading.some_avg10, reading.full_avg10), (1.5, 0.25));
-        assert_eq!((reading.full_total_us, reading.lately), (300, None));
+        assert_eq!((reading.full_total_us, reading.recent_share), (300, None));
         fixture.write("proc/self/cgroup", "0::/a\n");
         let mount = "29 23 0:26 / /v2 rw - cgroup2 cgroup2 rw\n";
         fixture.write("proc/self/mountinfo", mount);
         assert_eq!(read().unwrap().scope, Scope::Machine);
         fixture.write("v2/a/memory.pressure", "some avg10=0.00 total=4\n");
-        assert_eq!(read().unwrap().scope, Scope::Machine, "the root of all");
+        assert_eq!(read().unwrap().scope, Scope::Machine, "the root group");
         fixture.write("v2/a/cgroup.events", "populated 1\n");
         let reading = read().unwrap();
         assert_eq!((reading.scope, reading.some_total_us), (Scope::Group, 4));
         fixture.write("v2/a/memory.pressure", "some avg10=NaN total=4\n");
         assert_eq!(read().unwrap().scope, Scope::Machine);
         fixture.write("proc/pressure/memory", "some avg10=none\n");
-        assert!(matches!(read(), Err(ProbeError::Garbled(_))));
+        assert!(matches!(read(), Err(ProbeError::Malformed(_))));
         fixture.remove("proc/pressure");
-        assert!(read().is_err_and(|reason| reason.is_absence()));
+        assert!(read().is_err_and(|error| error.is_absence()));
     }
 
     #[test]
-    fn what_was_lost_since_the_last_span_tells_a_stall() {
+    fn the_share_of_the_last_window_shows_a_stall() {
         let fixture = Fixture::new();
         let mut stalls = Stalls::new(&fixture.system());
         let start = Instant::now();
         let mut at = |milliseconds, total_us| {
             let now = start + Duration::from_millis(milliseconds);
-            stalls.lately(Scope::Machine, total_us, now)
+            stalls.recent_share(Scope::Machine, total_us, now)
         };
         assert_eq!(at(0, 1_000_000), None);
-        assert_eq!(at(50, 1_050_000), None, "too short a span");
+        assert_eq!(at(50, 1_050_000), None, "too short a window");
         assert_eq!(at(1000, 1_200_000), Some(0.2));
-        assert_eq!(at(1050, 1_250_000), Some(0.2), "still the one before");
+        assert_eq!(at(1050, 1_250_000), Some(0.2), "still the window before");
         assert_eq!(at(2000, 1_250_000), Some(0.05));
-        assert_eq!(at(3000, 9_000_000), Some(1.0), "never more than all");
+        assert_eq!(at(3000, 9_000_000), Some(1.0), "at most all of the time");
         assert_eq!(at(4000, 0), Some(0.0), "a counter that went back");
         let mut reading = parse(TEXT, Path::new("/"), Scope::Group).unwrap();
         assert!(!reading.is_stalling());
-        reading.lately = Some(0.15);
+        reading.recent_share = Some(0.15);
         assert!(reading.is_stalling());
-        // Another file tells another sum.
+        // The totals of two files cannot be compared.
         let later = start + Duration::from_secs(9);
-        assert_eq!(stalls.lately(Scope::Group, 99, later), None);
+        assert_eq!(stalls.recent_share(Scope::Group, 99, later), None);
     }
 
     proptest! {

@@ -1,18 +1,17 @@
-//! What the kernel counts for a control group, and how much of it cannot be had back.
+//! The memory usage that the kernel counts for a control group, and the working set in it.
 //!
-//! A group is charged for every page that its processes were the first to touch: their own memory,
-//! the kernel's structures for them, and the page cache of what they read and wrote. The cache is
-//! why `memory.current` alone says little: a server that has read a large file once stands at its
-//! limit for ever, without any harm.
+//! A group is charged for every page that its processes touch first: their own memory, the kernel's
+//! structures for them, and the page cache of the files that they read and write. Because of the
+//! cache, `memory.current` alone says little: after a server has read one large file, its group can
+//! stay at the limit without harm.
 //!
-//! What the kernel takes back before it ends anybody does not count as used:
-//! - pages of files on the inactive list;
-//! - pages of files on the active list that nobody maps: a model file that is read twice gets
-//!   there, and still nothing is lost but the next read.
+//! The working set leaves out the pages that the kernel reclaims before it kills a process:
+//! - file pages on the inactive list;
+//! - file pages on the active list that no process maps. A model file that is read twice gets there;
+//!   dropping its pages costs only the next read.
 //!
-//! Pages of files that are mapped do count. They are the code that runs and the weights that are
-//! in use: without them every second instruction is a fault, and a group that lives at that point
-//! stalls long before it is killed.
+//! Mapped file pages count as used. They are running code and weights in use: without them most
+//! instructions fault, and the group stalls long before the kernel kills a process.
 
 use std::path::{Path, PathBuf};
 
@@ -20,40 +19,40 @@ use serde::Serialize;
 
 use super::{ProbeError, stat_value};
 
-/// What the kernel counts for our control group. All sizes in bytes.
+/// The memory usage of the server's control group. All sizes in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GroupUsage {
     /// The group's folder.
     pub directory: PathBuf,
-    /// All that is charged to the group.
+    /// All memory that is charged to the group.
     pub current: u64,
-    /// Memory without a file behind it.
+    /// Memory that no file backs.
     pub anonymous: u64,
-    /// Pages of files, tmpfs and shared memory included.
+    /// File pages, with tmpfs and shared memory.
     pub file: u64,
-    /// Pages of files that were not used lately.
+    /// File pages on the inactive list.
     pub inactive_file: u64,
-    /// Pages of files that were.
+    /// File pages on the active list.
     pub active_file: u64,
-    /// Pages of files that some process maps.
+    /// File pages that some process maps.
     pub mapped_file: u64,
-    /// Where the kernel begins to slow the group down (version 2), if anywhere.
+    /// Usage from which the kernel delays the group's allocations (version 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub high: Option<u64>,
-    /// How often the group was slowed down for passing that (version 2).
+    /// How often the kernel delayed allocations for that (version 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttled: Option<u64>,
-    /// How often the group stood at its limit.
+    /// How often the group's usage reached its limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_hits: Option<u64>,
-    /// Processes of the group that the kernel has killed.
+    /// Processes of the group that the kernel killed because memory ran out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
 }
 
 impl GroupUsage {
-    /// Reads the sizes of `stat`, the text of the group's `memory.stat`, whose names for the sums
-    /// over the groups below begin with `prefix`.
+    /// Parses `stat`, the text of the group's `memory.stat`. The names of the sums over the groups
+    /// below begin with `prefix`; `anonymous` and `file` are the names of those two sums.
     pub(super) fn parse(
         directory: &Path,
         current: u64,
@@ -84,8 +83,8 @@ impl GroupUsage {
             }
         }
         usage.inactive_file =
-            inactive.ok_or_else(|| ProbeError::Garbled(directory.join("memory.stat")))?;
-        // How much of the active part is mapped is known from both or not at all.
+            inactive.ok_or_else(|| ProbeError::Malformed(directory.join("memory.stat")))?;
+        // Without both, the mapped part of the active list is not known.
         if let (Some(active), Some(mapped)) = active_and_mapped {
             usage.active_file = active;
             usage.mapped_file = mapped;
@@ -93,7 +92,7 @@ impl GroupUsage {
         Ok(usage)
     }
 
-    /// What is used and not easily reclaimed. See the module.
+    /// Usage without the pages that the kernel can reclaim. See the module.
     pub fn working_set(&self) -> u64 {
         let cache = self.inactive_file.saturating_add(self.active_file);
         let reclaimable = cache.saturating_sub(self.mapped_file);
@@ -116,19 +115,19 @@ mod tests {
     }
 
     #[test]
-    fn cache_that_nobody_maps_does_not_count() {
+    fn file_pages_that_no_process_maps_do_not_count() {
         let stat = "anon 5\nfile 9\ninactive_file 300\nactive_file 200\nmapped_file 0\n";
         assert_eq!(working_set(1000, stat), Some(500));
         let mapped = "inactive_file 300\nactive_file 200\nmapped_file 150\n";
         assert_eq!(working_set(1000, mapped), Some(650));
-        // More is mapped than is in the lists: mapped shared memory counts among it.
+        // Mapped shared memory is in none of the lists, so more can be mapped than they hold.
         let shared = "inactive_file 300\nactive_file 200\nmapped_file 800\n";
         assert_eq!(working_set(1000, shared), Some(1000));
-        // Not told how much of the active part is mapped: all of it may be.
+        // If the mapped part of the active list is not known, all of the list counts.
         assert_eq!(working_set(1000, "inactive_file 300\n"), Some(700));
         let unknown = "inactive_file 300\nactive_file 200\nmapped_file many\n";
         assert_eq!(working_set(1000, unknown), Some(700));
-        // Counts are taken one after another.
+        // The figures are read one after another and can disagree.
         assert_eq!(working_set(100, stat), Some(0));
         assert_eq!(working_set(1000, "anon 1\ninactive_file x\n"), None);
     }

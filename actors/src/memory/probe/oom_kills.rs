@@ -1,31 +1,33 @@
-//! How many processes the kernel has killed for want of memory.
+//! The number of processes that the kernel has killed because memory ran out.
 //!
-//! Cheap enough to be asked at the end of any process that was ended by SIGKILL without our asking.
+//! Reading it is cheap enough to be done for every process that ends by SIGKILL unexpectedly.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{CgroupV1, CgroupV2, Scope, System, read_text, stat_value};
+use super::cgroup_v1::CgroupV1;
+use super::cgroup_v2::CgroupV2;
+use super::{Scope, System, read_text, stat_value};
 use crate::kernel::OomCounter;
 
-/// A count of processes that the kernel has killed.
+/// A number of processes that the kernel has killed because memory ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct KernelKills {
-    /// How many, since the group or the machine began.
+    /// Kills since the group was created or the machine was started.
     pub count: u64,
-    /// Where.
+    /// The processes that are counted.
     pub scope: Scope,
 }
 
-/// Reads the counter, wherever the kernel keeps one that tells most about us.
+/// Reads the kernel's most specific counter.
 #[derive(Debug, Clone)]
 pub(in crate::memory) struct KillCounter {
-    /// The most telling first.
-    candidates: Vec<(PathBuf, Scope)>,
+    /// The most specific first.
+    files: Vec<(PathBuf, Scope)>,
 }
 
-/// The line of the counter, the same in all three files.
+/// The name of the counter in all three files.
 const KEY: &str = "oom_kill";
 
 impl KillCounter {
@@ -35,13 +37,13 @@ impl KillCounter {
         let groups = v2.into_iter().chain(v1).map(|path| (path, Scope::Group));
         let machine = (system.proc("vmstat"), Scope::Machine);
         Self {
-            candidates: groups.chain([machine]).collect(),
+            files: groups.chain([machine]).collect(),
         }
     }
 
-    /// The count now; `None` where no kernel file tells one.
+    /// The count now; `None` where no file has one.
     pub(in crate::memory) fn read(&self) -> Option<KernelKills> {
-        self.candidates.iter().find_map(|(path, scope)| {
+        self.files.iter().find_map(|(path, scope)| {
             let text = read_text(path).ok()?;
             let count = stat_value(&text, KEY)?;
             Some(KernelKills {
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_groups_own_counter_goes_before_the_machines() {
+    fn the_counter_of_the_group_is_preferred_to_that_of_the_machine() {
         let fixture = Fixture::new();
         let read = || KillCounter::find(&fixture.system()).read();
         assert_eq!(read(), None);
@@ -86,7 +88,7 @@ mod tests {
         assert_eq!(read(), machine(3));
         let control = "oom_kill_disable 0\nunder_oom 0\n";
         fixture.write("v1/c/memory.oom_control", control);
-        assert_eq!(read(), machine(3), "an old kernel counts none there");
+        assert_eq!(read(), machine(3), "an old kernel has no counter there");
         fixture.write("v1/c/memory.oom_control", format!("{control}oom_kill 2\n"));
         assert_eq!(read(), group(2));
         fixture.write(

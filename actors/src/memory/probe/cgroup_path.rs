@@ -1,31 +1,29 @@
-//! Finding the folder of our own control group: `/proc/self/cgroup` says which group, and
-//! `/proc/self/mountinfo` where its hierarchy is to be seen.
+//! The folder of this process's control group. `/proc/self/cgroup` names the group, and
+//! `/proc/self/mountinfo` says where its hierarchy is mounted.
 //!
-//! The two speak of different things in a container: the group's name may be that of the host,
-//! while only the container's part of the hierarchy is mounted; with a namespace of its own, both
-//! begin at the container's own group.
+//! In a container the two can disagree: the name can be that of the host, while only the container's
+//! part of the hierarchy is mounted. With a cgroup namespace, both begin at the container's group.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::{ProbeError, System, read_text};
 
-/// Where our group is, and the top of what we can see of its hierarchy.
+/// The path of this process's control group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Group {
+pub(super) struct CgroupPath {
     /// The group's folder.
     pub(super) directory: PathBuf,
-    /// The highest folder of its hierarchy that is mounted; `directory` lies in it.
-    pub(super) top: PathBuf,
+    /// The mount point of its hierarchy, which is `directory` or a folder above it.
+    pub(super) mount_point: PathBuf,
 }
 
-/// Finds our group in the hierarchy whose line in `/proc/self/cgroup` satisfies `is_ours` (it gets
-/// the hierarchy's number and controllers) and whose mounts satisfy `is_mount` (it gets the file
-/// system's type and options).
+/// Finds the control group in one hierarchy. `is_hierarchy` selects its line in `/proc/self/cgroup`
+/// by number and controllers; `is_mount` selects its mounts by file system type and options.
 pub(super) fn find(
     system: &System,
-    is_ours: impl Fn(&str, &str) -> bool,
+    is_hierarchy: impl Fn(&str, &str) -> bool,
     is_mount: impl Fn(&str, &str) -> bool,
-) -> Result<Group, ProbeError> {
+) -> Result<CgroupPath, ProbeError> {
     let groups = read_text(&system.own("cgroup"))?;
     let group = groups
         .lines()
@@ -33,7 +31,7 @@ pub(super) fn find(
             let mut fields = line.splitn(3, ':');
             let (number, controllers) = (fields.next()?, fields.next()?);
             let path = fields.next().filter(|path| path.starts_with('/'))?;
-            is_ours(number, controllers).then_some(path)
+            is_hierarchy(number, controllers).then_some(path)
         })
         .ok_or(ProbeError::NoGroup)?;
     let mounts = read_text(&system.own("mountinfo"))?;
@@ -42,36 +40,37 @@ pub(super) fn find(
         .filter_map(Mount::parse)
         .filter(|mount| is_mount(&mount.kind, &mount.options))
         .collect();
-    let found = locate(&mounts, Path::new(group)).ok_or(ProbeError::NotMounted)?;
-    Ok(Group {
-        directory: system.path(&found.directory),
-        top: system.path(&found.top),
+    let path = locate(&mounts, Path::new(group)).ok_or(ProbeError::NotMounted)?;
+    Ok(CgroupPath {
+        directory: system.path(&path.directory),
+        mount_point: system.path(&path.mount_point),
     })
 }
 
-/// Picks the mount that shows most of the way to `group`. Without one that shows our group at all,
-/// the first mount's own root is the best guess: in a container it is the container's group.
-fn locate(mounts: &[Mount], group: &Path) -> Option<Group> {
-    let outside = |part: Component<'_>| part == Component::ParentDir;
-    let shown = mounts.iter().filter_map(|mount| {
+/// Picks the mount that contains most of the path to `group`. If no mount contains the group, the
+/// root of the first mount is the best guess: in a container it is the container's group.
+fn locate(mounts: &[Mount], group: &Path) -> Option<CgroupPath> {
+    let is_parent = |part: Component<'_>| part == Component::ParentDir;
+    let containing = mounts.iter().filter_map(|mount| {
         let rest = group.strip_prefix(&mount.root).ok()?;
-        let inside = !group.components().any(outside);
-        inside.then_some((mount, rest))
+        let is_inside = !group.components().any(is_parent);
+        is_inside.then_some((mount, rest))
     });
-    if let Some((mount, rest)) = shown.min_by_key(|(mount, _)| mount.root.components().count()) {
-        return Some(Group {
+    if let Some((mount, rest)) = containing.min_by_key(|(mount, _)| mount.root.components().count())
+    {
+        return Some(CgroupPath {
             directory: mount.point.join(rest),
-            top: mount.point.clone(),
+            mount_point: mount.point.clone(),
         });
     }
     let mount = mounts.first()?;
-    Some(Group {
+    Some(CgroupPath {
         directory: mount.point.clone(),
-        top: mount.point.clone(),
+        mount_point: mount.point.clone(),
     })
 }
 
-/// One line of `mountinfo`, as far as it matters here.
+/// The fields of one line of `mountinfo` that are used here.
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
     /// The folder within the file system that is mounted.
@@ -79,7 +78,7 @@ struct Mount {
     /// Where it is mounted.
     point: PathBuf,
     kind: String,
-    /// The options of the file system, not of the mount: for a v1 hierarchy its controllers.
+    /// The options of the file system, not of the mount. For version 1 they name the controllers.
     options: String,
 }
 
@@ -89,7 +88,7 @@ impl Mount {
         let mut fields = line.split(' ');
         let root = fields.nth(3)?;
         let point = fields.next()?;
-        // Any number of optional fields stands between the mount's options and the hyphen.
+        // Any number of optional fields can precede the hyphen.
         fields.by_ref().find(|field| *field == "-")?;
         let kind = fields.next()?;
         let options = fields.nth(1)?;
@@ -102,7 +101,7 @@ impl Mount {
     }
 }
 
-/// Undoes the kernel's `\040` for the characters that would break a line into wrong fields.
+/// Decodes the kernel's octal escapes, such as `\040` for a space.
 fn unescape(field: &str) -> PathBuf {
     let mut parts = field.split('\\');
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -138,48 +137,51 @@ mod tests {
         }
     }
 
-    fn found(mounts: &[Mount], group: &str) -> (String, String) {
+    fn located(mounts: &[Mount], group: &str) -> (String, String) {
         let group = locate(mounts, Path::new(group)).unwrap();
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-        (text(group.directory), text(group.top))
+        (text(group.directory), text(group.mount_point))
     }
 
-    fn pair(directory: &str, top: &str) -> (String, String) {
-        (directory.into(), top.into())
+    fn pair(directory: &str, mount_point: &str) -> (String, String) {
+        (directory.into(), mount_point.into())
     }
 
     #[test]
-    fn a_group_is_found_however_its_hierarchy_is_mounted() {
+    fn a_group_is_located_however_its_hierarchy_is_mounted() {
         let host = [mount("/", "/sys/fs/cgroup")];
         let container = [mount("/docker/1f", "/sys/fs/cgroup")];
         assert_eq!(
-            found(&host, "/user.slice/a"),
+            located(&host, "/user.slice/a"),
             pair("/sys/fs/cgroup/user.slice/a", "/sys/fs/cgroup")
         );
-        // A namespace of its own: the group is called the root.
-        assert_eq!(found(&host, "/"), pair("/sys/fs/cgroup/", "/sys/fs/cgroup"));
-        // No namespace: the host's name, and only the container's part mounted.
+        // With a cgroup namespace the group is named `/`.
         assert_eq!(
-            found(&container, "/docker/1f"),
+            located(&host, "/"),
+            pair("/sys/fs/cgroup/", "/sys/fs/cgroup")
+        );
+        // Without one: the host's name, and only the container's part is mounted.
+        assert_eq!(
+            located(&container, "/docker/1f"),
             pair("/sys/fs/cgroup/", "/sys/fs/cgroup")
         );
         assert_eq!(
-            found(&container, "/docker/1f/inner"),
+            located(&container, "/docker/1f/inner"),
             pair("/sys/fs/cgroup/inner", "/sys/fs/cgroup")
         );
         // Whole path components only.
         assert_eq!(
-            found(&container, "/docker/1f2"),
+            located(&container, "/docker/1f2"),
             pair("/sys/fs/cgroup", "/sys/fs/cgroup")
         );
-        // A group outside of the namespace: no more than the mount is known.
+        // A group outside of the namespace: only the mount is known.
         assert_eq!(
-            found(&host, "/../other"),
+            located(&host, "/../other"),
             pair("/sys/fs/cgroup", "/sys/fs/cgroup")
         );
-        // Of two mounts that show the group, the one that shows more groups above it.
+        // Of two mounts that contain the group, the one with more groups above it.
         let both = [mount("/a/b", "/part"), mount("/", "/all")];
-        assert_eq!(found(&both, "/a/b/c"), pair("/all/a/b/c", "/all"));
+        assert_eq!(located(&both, "/a/b/c"), pair("/all/a/b/c", "/all"));
         assert_eq!(locate(&[], Path::new("/")), None);
     }
 
@@ -204,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_makes_it_panic(line in "[ -~\\\\0-9é]{0,80}", group in "/[a-z./]{0,20}") {
+        fn no_line_causes_a_panic(line in "[ -~\\\\0-9é]{0,80}", group in "/[a-z./]{0,20}") {
             let mounts: Vec<_> = Mount::parse(&line).into_iter().collect();
             locate(&mounts, Path::new(&group));
             unescape(&line);

@@ -1,0 +1,144 @@
+//! The entry point of the memory module: the child to start, and the handles for other modules.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+use super::alerts::{AlertConfig, AlertError, AlertSender};
+use super::budget::{BudgetReading, NoBudget};
+use super::config::{MemoryConfig, MemoryConfigError};
+use super::handles::{BufferAccount, Freshness, MemoryBudget};
+use super::history::Event;
+use super::probe::{Cgroups, KillCounter, System};
+use super::protection::{Protection, protect_server};
+use super::shared::Shared;
+use super::supervisor::MemorySupervisor;
+use crate::kernel::pressure::{self, PressureReader};
+use crate::kernel::{ChildSpec, Handle, Notices, OomCounter};
+
+/// Calls in flight. There is one claim for each load under way; the other calls are operators'.
+const CALLS_MAX: u32 = 256;
+
+/// The memory module. Make [`Memory::child`] a child of a supervisor, before everything that loads
+/// something.
+#[derive(Debug)]
+pub struct Memory {
+    handle: Handle<MemorySupervisor>,
+    shared: Arc<Shared>,
+    pressure: PressureReader,
+    system: System,
+}
+
+impl Memory {
+    /// A module with these settings. It reads nothing before it is started.
+    ///
+    /// # Errors
+    /// The first rule that the settings break.
+    pub fn new(config: MemoryConfig) -> Result<Self, MemoryConfigError> {
+        Self::with_system(config, System::default())
+    }
+
+    /// Like [`Memory::new`], with `/proc` and the control groups below `root`, for tests.
+    ///
+    /// # Errors
+    /// The first rule that the settings break.
+    pub fn rooted(
+        config: MemoryConfig,
+        root: impl Into<PathBuf>,
+    ) -> Result<Self, MemoryConfigError> {
+        Self::with_system(config, System::rooted(root))
+    }
+
+    fn with_system(config: MemoryConfig, system: System) -> Result<Self, MemoryConfigError> {
+        config.validate()?;
+        let (writer, pressure) = pressure::channel();
+        Ok(Self {
+            handle: Handle::new("memory", CALLS_MAX),
+            shared: Arc::new(Shared::new(config, writer)),
+            pressure,
+            system,
+        })
+    }
+
+    /// The budget that `config` yields on this machine, before anything is started.
+    ///
+    /// # Errors
+    /// No source says how much memory there is.
+    pub fn read_budget(config: &MemoryConfig) -> Result<BudgetReading, NoBudget> {
+        let system = System::default();
+        BudgetReading::take(config, &Cgroups::find(&system), &system)
+    }
+
+    /// The module's actor. It is ready after its first reading.
+    pub fn child(&self) -> ChildSpec {
+        let shared = Arc::clone(&self.shared);
+        let system = self.system.clone();
+        ChildSpec::actor(&self.handle, move |_| {
+            MemorySupervisor::new(Arc::clone(&shared), system.clone())
+        })
+    }
+
+    /// The actor that sends alerts.
+    ///
+    /// # Errors
+    /// The address is not a URL, or no HTTP client can be made.
+    pub fn alerts(&self, config: AlertConfig) -> Result<ChildSpec, AlertError> {
+        let shared = Arc::clone(&self.shared);
+        AlertSender::child(config, move || shared.history().subscribe())
+    }
+
+    /// The module's actor, for calls.
+    pub fn handle(&self) -> &Handle<MemorySupervisor> {
+        &self.handle
+    }
+
+    /// The budget, from which loads reserve memory.
+    pub fn budget(&self) -> MemoryBudget {
+        MemoryBudget {
+            shared: Arc::clone(&self.shared),
+            supervisor: self.handle.clone(),
+        }
+    }
+
+    /// An account for one kind of buffers in this process, which may hold `bytes_max` together.
+    pub fn buffers(&self, name: &'static str, bytes_max: u64) -> BufferAccount {
+        BufferAccount {
+            budget: self.budget(),
+            name,
+            bytes_max,
+        }
+    }
+
+    /// The age of the figures.
+    pub fn freshness(&self) -> Freshness {
+        Freshness {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Every event from now on. A receiver that lags far behind misses events and learns how many.
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.shared.history().subscribe()
+    }
+
+    /// Counts the kernel's kills for want of memory.
+    pub fn oom_counter(&self) -> Arc<dyn OomCounter> {
+        Arc::new(KillCounter::find(&self.system))
+    }
+
+    /// Makes the kernel kill other processes before this one, where that is allowed.
+    pub fn protect(&self) -> Protection {
+        protect_server(&self.system)
+    }
+
+    /// Publishes notices for the history of the budget.
+    pub fn notices(&self) -> Notices {
+        self.shared.notices.clone()
+    }
+
+    /// The pressure, for subscribers that can give memory back.
+    pub fn pressure(&self) -> PressureReader {
+        self.pressure.clone()
+    }
+}

@@ -1,0 +1,119 @@
+//! The one place that begins and ends rounds, and so the one that publishes the pressure.
+//!
+//! A round of a clean-up ends an open collection, since it asks for the same and more. A collection
+//! begins only while no round is open.
+
+use std::sync::Arc;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{AsyncContext, Context};
+use tokio::time::Instant;
+
+use super::collector::record_collection;
+use super::round::{Request, Round, RoundKind};
+use super::state::MemorySupervisor;
+use crate::kernel::pressure::{Acknowledgements, Level};
+
+impl MemorySupervisor {
+    /// Begins a round in place of the open one: asks subscribers for `request`, and purges the
+    /// allocator of this process if `purges` is set.
+    pub(super) fn begin_round(
+        &mut self,
+        kind: RoundKind,
+        request: Option<Request>,
+        purges: bool,
+        context: &mut Context<Self>,
+    ) {
+        self.end_round();
+        self.rounds_begun += 1;
+        let number = self.rounds_begun;
+        self.round = Some(Round {
+            number,
+            kind,
+            began: Instant::now(),
+            used_before: self.shared.ledger().used(),
+            acknowledged: None,
+        });
+        let shared = Arc::clone(&self.shared);
+        let epoch = request.map(|it| {
+            shared
+                .pressure
+                .publish(it.level, Some(it.max_stage), it.wanted_bytes)
+        });
+        let acknowledgements = async move {
+            let others = async {
+                match epoch.zip(request) {
+                    Some((epoch, it)) => shared.pressure.acknowledgements(epoch, it.within).await,
+                    None => Some(Acknowledgements::default()),
+                }
+            };
+            let own = async { if purges { shared.purge().await } else { None } };
+            let (others, own) = tokio::join!(others, own);
+            let mut all = others?;
+            all.received.extend(own);
+            Some(all)
+        };
+        context.spawn(wrap_future::<_, Self>(acknowledgements).map(
+            move |acknowledgements, actor, context| {
+                if let Some(acknowledgements) = acknowledgements {
+                    actor.on_acknowledgements(number, acknowledgements, context);
+                }
+            },
+        ));
+    }
+
+    fn on_acknowledgements(
+        &mut self,
+        number: u64,
+        acknowledgements: Acknowledgements,
+        context: &mut Context<Self>,
+    ) {
+        // Another round may have begun since.
+        if let Some(round) = self.round.as_mut().filter(|round| round.number == number) {
+            round.acknowledged = Some((Instant::now(), acknowledgements));
+            // Only a reading shows what came back.
+            self.begin_reading(context);
+        }
+    }
+
+    /// Ends the open round if a reading that began at `began` shows what came back. Returns whether
+    /// it was a round of a clean-up.
+    pub(super) fn finish_round(&mut self, began: Instant, used: u64) -> bool {
+        let round = self.round.take_if(|round| round.is_shown(began));
+        let is_clean_up = round.as_ref().is_some_and(Round::is_clean_up);
+        if let Some(round) = round {
+            self.record_round(round, used);
+        }
+        is_clean_up
+    }
+
+    /// Publishes a level at which nobody is asked for anything. The open round ends.
+    pub(super) fn publish_level(&mut self, level: Level, wanted_bytes: u64) {
+        self.end_round();
+        self.shared.pressure.publish(level, None, wanted_bytes);
+    }
+
+    /// Ends the open round without its acknowledgements. The last reading answers a collection.
+    fn end_round(&mut self) {
+        if let Some(round) = self.round.take().filter(|round| !round.is_clean_up()) {
+            let used = self.shared.ledger().used();
+            self.record_round(round, used);
+        }
+    }
+
+    fn record_round(&mut self, round: Round, used: u64) {
+        let (kind, report) = round.report(used);
+        match (kind, &mut self.clean_up) {
+            (RoundKind::Collection { reason, replies }, _) => {
+                record_collection(reason, replies, report, &self.shared);
+            }
+            (RoundKind::CleanUp, Some(clean_up)) => clean_up.record_round(report, &self.shared),
+            (RoundKind::CleanUp, None) => {}
+        }
+    }
+
+    /// Whether a round of a clean-up is open.
+    pub(super) fn is_cleaning_up(&self) -> bool {
+        self.round.as_ref().is_some_and(Round::is_clean_up)
+    }
+}
