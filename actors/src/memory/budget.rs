@@ -164,7 +164,7 @@ fn configured(limit: Option<u64>, machine: Option<u64>) -> Answer {
         (None, _) => (Health::Absent, "memory.limit is not set"),
         (Some(limit), Some(machine)) if limit > machine => (
             Health::Misleading,
-            "memory.limit is more than the machine has, so the machine's memory is the budget",
+            "memory.limit: more than the machine has, so the machine's memory is the budget",
         ),
         (Some(_), _) => (Health::Healthy, "memory.limit"),
     };

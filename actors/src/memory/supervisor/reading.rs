@@ -222,7 +222,7 @@ impl MemorySupervisor {
                 limit_bytes = limit,
                 budget_bytes = budget.bytes,
                 source,
-                "memory.limit is above what is available, so it has no effect; lower it"
+                "memory.limit is more than is available, so it has no effect; lower it"
             );
         }
     }
