@@ -1,5 +1,5 @@
-//! Request bodies over real sockets: every bound refuses with an answer that the client can read,
-//! and a body that was begun before a stop is answered after it.
+//! Request bodies over real sockets. Every limit refuses with an answer that the client can read, and a request whose body
+//! began before a stop is answered after it.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use actix_web::rt::System;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -20,14 +19,11 @@ use headroom::problem::Problem;
 use headroom::settings::{Environment, Reloader, Sources, load};
 use headroom::signals::Signal;
 use headroom::startup::{Application, StartupError};
-use headroom_test_support::wait::wait_for;
+use headroom_test_support::wait::{DEADLINE, wait_for, wait_until};
 use tokio::sync::mpsc;
 
-/// Far above what anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(15);
-
-/// An application with one route that tells how long the body was.
-struct Running {
+/// A running application with one route, which answers with the length of the body.
+struct TestApplication {
     address: SocketAddr,
     admin: SocketAddr,
     signals: mpsc::Sender<Signal>,
@@ -43,7 +39,7 @@ async fn measure(
     Ok(HttpResponse::Ok().body(body.len().to_string()))
 }
 
-fn start(settings: &[(&str, &str)]) -> Running {
+fn start(settings: &[(&str, &str)]) -> TestApplication {
     let fixed = [
         ("HEADROOM__SERVER__LISTEN", "127.0.0.1:0"),
         ("HEADROOM__SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
@@ -69,7 +65,7 @@ fn start(settings: &[(&str, &str)]) -> Running {
     let (address, admin) = (application.addr(), application.admin_addr());
     let (signals, receiver) = mpsc::channel(1);
     let thread = std::thread::spawn(move || System::new().block_on(application.run(receiver)));
-    Running {
+    TestApplication {
         address,
         admin,
         signals,
@@ -77,8 +73,8 @@ fn start(settings: &[(&str, &str)]) -> Running {
     }
 }
 
-impl Running {
-    /// Begins a request: the head, and what else is given.
+impl TestApplication {
+    /// Sends the head of a request with these headers, and the beginning of its body.
     fn begin(&self, head: &str, body: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -88,12 +84,14 @@ impl Running {
         stream
     }
 
-    fn announced(&self, length: usize, body: &[u8]) -> TcpStream {
+    /// Sends a request that announces `length` bytes, and the beginning of its body.
+    fn begin_announced(&self, length: usize, body: &[u8]) -> TcpStream {
         self.begin(&format!("content-length: {length}"), body)
     }
 
-    fn whole(&self, length: usize) -> String {
-        answer(self.announced(length, &vec![b'x'; length]))
+    /// Sends a request with a body of `length` bytes, and returns the answer.
+    fn send(&self, length: usize) -> String {
+        answer(self.begin_announced(length, &vec![b'x'; length]))
     }
 
     fn is_draining(&self) -> bool {
@@ -114,7 +112,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for TestApplication {
     fn drop(&mut self) {
         let stopped = self.stop();
         match stopped {
@@ -124,7 +122,7 @@ impl Drop for Running {
     }
 }
 
-/// One answer: up to the end of its body, which every answer here announces.
+/// Reads one answer, whose length is announced.
 fn answer(mut stream: TcpStream) -> String {
     let mut text = Vec::new();
     let mut part = [0; 4096];
@@ -146,7 +144,10 @@ fn answer(mut stream: TcpStream) -> String {
                 return all;
             }
         }
-        assert_ne!(read, 0, "closed in the middle of {all:?}");
+        assert_ne!(
+            read, 0,
+            "the connection was closed in the middle of {all:?}"
+        );
     }
 }
 
@@ -163,20 +164,20 @@ fn chunk(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_body_within_bounds_arrives_whole() {
+fn a_body_within_the_limits_arrives_completely() {
     let app = start(&[
         ("request_body_max", "1MiB"),
         ("bodies_in_flight_max", "1MiB"),
     ]);
     for length in [0, 1, 1023, 1024, 1025, 65_537, 1 << 20] {
-        let text = app.whole(length);
+        let text = app.send(length);
         assert_status(&text, 200);
         assert!(text.ends_with(&format!("\r\n\r\n{length}")), "{text}");
     }
 }
 
 #[test]
-fn a_chunked_body_arrives_whole() {
+fn a_chunked_body_arrives_completely() {
     let app = start(&[
         ("request_body_max", "1MiB"),
         ("bodies_in_flight_max", "1MiB"),
@@ -189,15 +190,15 @@ fn a_chunked_body_arrives_whole() {
 }
 
 #[test]
-fn an_announced_length_beyond_the_bound_is_refused_before_the_body_is_sent() {
+fn an_announced_length_above_the_limit_is_refused_before_the_body_is_sent() {
     let app = start(&[("request_body_max", "1KiB")]);
-    let text = answer(app.announced(1025, b""));
+    let text = answer(app.begin_announced(1025, b""));
     assert_status(&text, 413);
     assert!(text.contains("\"limit_bytes\":1024"), "{text}");
 }
 
 #[test]
-fn a_chunked_body_is_refused_once_it_passes_the_bound() {
+fn a_chunked_body_is_refused_once_it_exceeds_the_limit() {
     let app = start(&[("request_body_max", "1KiB")]);
     let text = answer(app.begin("transfer-encoding: chunked", &chunk(&[b'x'; 1025])));
     assert_status(&text, 413);
@@ -215,22 +216,22 @@ async fn a_client_that_keeps_sending_can_read_why_it_was_refused() {
         let text = response.text().await.unwrap();
         assert!(text.contains("/problems/payload-too-large"), "{text}");
     }
-    // Dropping blocks, which a runtime's thread must not.
+    // Dropping it blocks, which is not allowed on a thread of the runtime.
     tokio::task::spawn_blocking(move || drop(app))
         .await
         .unwrap();
 }
 
 #[test]
-fn a_body_without_room_is_refused_until_there_is_some() {
+fn a_body_is_refused_while_others_use_the_memory_for_bodies() {
     let app = start(&[
         ("request_body_max", "64KiB"),
         ("bodies_in_flight_max", "64KiB"),
         ("body_admission_wait", "20ms"),
     ]);
-    let mut first = app.announced(60_000, &[b'x'; 100]);
+    let mut first = app.begin_announced(60_000, &[b'x'; 100]);
     let refused = wait_for(DEADLINE, || {
-        let text = app.whole(60_000);
+        let text = app.send(60_000);
         text.starts_with("HTTP/1.1 503 ")
             .then_some(text)
             .ok_or("not refused yet")
@@ -241,24 +242,24 @@ fn a_body_without_room_is_refused_until_there_is_some() {
     );
     assert!(refused.contains("/problems/overloaded"), "{refused}");
     // A small one still fits.
-    assert_status(&app.whole(1000), 200);
+    assert_status(&app.send(1000), 200);
 
     first.write_all(&[b'x'; 59_900]).unwrap();
     assert_status(&answer(first), 200);
-    assert_status(&app.whole(60_000), 200);
+    assert_status(&app.send(60_000), 200);
 }
 
 #[test]
-fn a_client_that_goes_away_gives_its_room_back() {
+fn the_memory_of_a_body_is_released_when_its_client_disconnects() {
     let app = start(&[
         ("request_body_max", "64KiB"),
         ("bodies_in_flight_max", "64KiB"),
     ]);
     for _ in 0..10 {
-        drop(app.announced(65_536, &[b'x'; 100]));
+        drop(app.begin_announced(65_536, &[b'x'; 100]));
     }
     wait_for(DEADLINE, || {
-        let text = app.whole(65_536);
+        let text = app.send(65_536);
         text.starts_with("HTTP/1.1 200 ").then_some(()).ok_or(text)
     });
 }
@@ -266,9 +267,9 @@ fn a_client_that_goes_away_gives_its_room_back() {
 #[test]
 fn a_slow_client_is_timed_out() {
     let idle = start(&[("body_idle_timeout", "50ms")]);
-    assert_status(&answer(idle.announced(100, b"x")), 408);
+    assert_status(&answer(idle.begin_announced(100, b"x")), 408);
     let total = start(&[("body_timeout", "50ms")]);
-    assert_status(&answer(total.announced(100, b"x")), 408);
+    assert_status(&answer(total.begin_announced(100, b"x")), 408);
 }
 
 #[test]
@@ -282,23 +283,21 @@ fn a_compressed_body_is_refused() {
 }
 
 #[test]
-fn a_request_that_takes_too_long_is_given_up() {
+fn a_request_that_exceeds_its_deadline_is_answered_with_504() {
     let app = start(&[("request_deadline", "50ms")]);
-    let text = answer(app.announced(100, b"x"));
+    let text = answer(app.begin_announced(100, b"x"));
     assert_status(&text, 504);
     assert!(text.to_lowercase().contains("\r\nx-request-id: "), "{text}");
 }
 
 #[test]
-fn a_request_in_flight_is_finished_before_the_server_ends() {
+fn a_request_in_flight_is_answered_before_the_server_exits() {
     let mut app = start(&[]);
-    let mut stream = app.announced(10, b"12345");
-    // The server has the request once a later one on the only worker was answered.
-    assert_status(&app.whole(1), 200);
+    let mut stream = app.begin_announced(10, b"12345");
+    // The only worker has received the request once it has answered a later one.
+    assert_status(&app.send(1), 200);
     app.signals.blocking_send(Signal::Stop).unwrap();
-    wait_for(DEADLINE, || {
-        app.is_draining().then_some(()).ok_or("not draining yet")
-    });
+    wait_until(DEADLINE, "the server is draining", || app.is_draining());
     stream.write_all(b"67890").unwrap();
     let text = answer(stream);
     assert_status(&text, 200);

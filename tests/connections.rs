@@ -1,4 +1,4 @@
-//! One connection from outside: heads that come late, offers to upgrade, clients that do not read.
+//! Deadlines and upgrades of single connections: late request heads, idle connections, offers of HTTP/2.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,20 +8,18 @@ use std::time::{Duration, Instant};
 
 use headroom_test_support::process_tree::private_dirty;
 use headroom_test_support::server::{Options, Server};
+use headroom_test_support::wait::DEADLINE;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
-/// Far above what anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(15);
-
-/// A whole request without a body.
+/// A complete request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
 fn start(settings: &str) -> Server {
     Server::start(Options::new(BINARY).settings(settings))
 }
 
-/// A connection, and answers as they come.
+/// A connection that reads answers one after another.
 struct Client(BufReader<TcpStream>);
 
 impl Client {
@@ -35,8 +33,8 @@ impl Client {
         self.0.get_mut().write_all(text.as_bytes()).unwrap();
     }
 
-    /// The next answer's head, in small letters, after its body was read; `None` at the end.
-    fn answer(&mut self) -> Option<String> {
+    /// Reads the next answer and returns its head in lower case; `None` when the connection is closed.
+    fn read_answer(&mut self) -> Option<String> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.0.read_line(&mut head).unwrap() == 0 {
@@ -58,13 +56,14 @@ impl Client {
 
     #[track_caller]
     fn assert_answer(&mut self, status: u16) -> String {
-        let head = self.answer().expect("an answer");
+        let head = self.read_answer().expect("an answer");
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
         head
     }
 }
 
-async fn cut(server: &Server, reason: &str) -> f64 {
+/// The number of connections that the server has cut off for this reason.
+async fn cut_count(server: &Server, reason: &str) -> f64 {
     let label = format!("reason=\"{reason}\"");
     server
         .metric("headroom_http_connections_cut_total", &[&label])
@@ -74,7 +73,7 @@ async fn cut(server: &Server, reason: &str) -> f64 {
 #[tokio::test]
 async fn the_head_of_every_request_has_a_deadline() {
     let server = start("server.client_request_timeout = '300ms'");
-    // The first, a later one, and one whose beginning came together with the request before it.
+    // The head of the first request, of a later one, and of one that begins in the same packet as its predecessor.
     let openings = [
         ("GET / HT", 0, "TP/1.1\r\n"),
         (&*format!("{GET}{GET}"), 2, "GE"),
@@ -89,14 +88,18 @@ async fn the_head_of_every_request_has_a_deadline() {
         client.send(rest);
         let begun = Instant::now();
         client.assert_answer(408);
-        assert_eq!(client.answer(), None);
-        assert!(begun.elapsed() < DEADLINE / 2, "{:?}", begun.elapsed());
+        assert_eq!(client.read_answer(), None);
+        assert!(
+            begun.elapsed() < Duration::from_secs(8),
+            "{:?}",
+            begun.elapsed()
+        );
     }
-    assert_eq!(cut(&server, "head").await, 3.0);
+    assert_eq!(cut_count(&server, "head").await, 3.0);
 }
 
 #[tokio::test]
-async fn a_head_that_trickles_in_is_late_too() {
+async fn a_head_that_arrives_byte_by_byte_has_the_same_deadline() {
     let server = start("server.client_request_timeout = '300ms'");
     let mut client = Client::connect(&server);
     client.send(GET);
@@ -110,18 +113,18 @@ async fn a_head_that_trickles_in_is_late_too() {
     let mut answer = Vec::new();
     // Each read that times out is the pause before the next byte.
     while !answer.starts_with(b"HTTP/1.1 408 ") {
-        assert!(begun.elapsed() < DEADLINE, "it was let go on");
+        assert!(begun.elapsed() < DEADLINE, "the connection was not cut off");
         client.0.get_mut().write_all(b"G").ok();
         let mut chunk = [0; 1024];
         if let Ok(read) = client.0.read(&mut chunk) {
-            assert!(read > 0, "closed without a word");
+            assert!(read > 0, "the connection was closed without an answer");
             answer.extend_from_slice(&chunk[..read]);
         }
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_is_not_used_is_closed_and_one_that_is_used_is_not() {
+async fn an_unused_connection_is_closed_and_a_used_one_is_not() {
     let server = start("server.keep_alive = '300ms'\nserver.client_request_timeout = '300ms'");
     let mut silent = Client::connect(&server);
     let mut used = Client::connect(&server);
@@ -130,15 +133,15 @@ async fn a_connection_that_is_not_used_is_closed_and_one_that_is_used_is_not() {
         used.send(GET);
         used.assert_answer(200);
     }
-    // It was opened in reserve: nobody waits for an answer on it, so there is none.
-    assert_eq!(silent.answer(), None);
+    // No request was sent on it, so no answer is sent either.
+    assert_eq!(silent.read_answer(), None);
     used.send(GET);
     used.assert_answer(200);
-    assert_eq!(used.answer(), None);
+    assert_eq!(used.read_answer(), None);
 }
 
 #[tokio::test]
-async fn an_offer_to_upgrade_is_passed_over_and_the_connection_stays() {
+async fn an_offer_to_upgrade_is_ignored_and_the_connection_stays_open() {
     let server = start("");
     let mut client = Client::connect(&server);
     let body = r#"{"ready":true}"#;
@@ -157,22 +160,22 @@ async fn an_offer_to_upgrade_is_passed_over_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn an_offer_in_a_head_of_two_parts_ends_the_connection_and_the_answer_says_so() {
+async fn an_offer_to_upgrade_in_a_second_packet_closes_the_connection_after_the_answer() {
     let server = start("");
     let mut client = Client::connect(&server);
     client.send("GET / HTTP/1.1\r\nhost: x\r\n");
-    // The server has read that once it has answered somebody who came later.
+    // The server has read the first part once it has answered later requests.
     for _ in 0..20 {
         assert_eq!(server.get("/").await.status(), 200);
     }
     client.send("connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n\r\n");
     let head = client.assert_answer(200);
     assert!(head.contains("connection: close"), "{head}");
-    assert_eq!(client.answer(), None);
+    assert_eq!(client.read_answer(), None);
 }
 
 #[tokio::test]
-async fn the_rest_of_a_refused_body_is_not_taken_for_a_head() {
+async fn the_rest_of_a_refused_body_is_not_parsed_as_a_request() {
     let server = start("server.client_request_timeout = '300ms'");
     let mut client = Client::connect(&server);
     client.send(
@@ -182,12 +185,12 @@ async fn the_rest_of_a_refused_body_is_not_taken_for_a_head() {
     let head = client.assert_answer(415);
     assert!(head.contains("connection: close"), "{head}");
     client.send("5\r\nhello\r\n");
-    // Nothing but the end follows, and above all no answer that nobody asked for.
-    assert_eq!(client.answer(), None);
+    // The connection is closed without a second answer.
+    assert_eq!(client.read_answer(), None);
 }
 
 #[tokio::test]
-async fn requests_that_are_sent_in_advance_cost_no_memory_and_are_answered_in_turn() {
+async fn pipelined_requests_use_little_memory_and_are_answered_in_order() {
     let server = start("");
     let before = private_dirty(server.pid());
     let chunked = "POST /none HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -197,10 +200,10 @@ async fn requests_that_are_sent_in_advance_cost_no_memory_and_are_answered_in_tu
         client.send(burst);
     }
     for client in &mut clients {
-        client.answer().expect("an answer");
+        client.read_answer().expect("an answer");
     }
     let grown = private_dirty(server.pid()).saturating_sub(before);
-    assert!(grown < 40 << 20, "{grown} bytes for requests in advance");
+    assert!(grown < 40 << 20, "{grown} bytes for pipelined requests");
     for _ in 1..2000 {
         clients[0].assert_answer(200);
     }
@@ -209,7 +212,7 @@ async fn requests_that_are_sent_in_advance_cost_no_memory_and_are_answered_in_tu
 }
 
 #[tokio::test]
-async fn bodies_and_the_requests_behind_them_are_told_apart() {
+async fn pipelined_bodies_are_separated_from_the_requests_after_them() {
     let server = start("");
     let mut client = Client::connect(&server);
     let body = "x".repeat(10_000);

@@ -1,31 +1,31 @@
-//! `headroom models list`, as people and as scripts read it.
+//! The output of `headroom models list`, as a table and as JSON.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::os::unix::fs::symlink;
 use std::process::Output;
-use std::time::Duration;
 
 use headroom_test_support::child;
 use headroom_test_support::models::Models;
 use headroom_test_support::torchscript;
+use headroom_test_support::wait::DEADLINE;
 use serde_json::{Value, json};
 
-fn list(dir: &str, more: &[&str]) -> Output {
+fn list(dir: &str, options: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let mut command = child::command(env!("CARGO_BIN_EXE_headroom"));
-    command.args(["models", "list"]).args(more);
+    command.args(["models", "list"]).args(options);
     command
         .env("HEADROOM__MODELS__DIR", dir)
         .current_dir(folder.path());
-    child::output(&mut command, Duration::from_secs(20)).unwrap()
+    child::output(&mut command, DEADLINE).unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-fn three() -> Models {
+fn three_files() -> Models {
     let models = Models::new();
     let write = |bytes: usize| move |path: &std::path::Path| std::fs::write(path, vec![0; bytes]);
     models
@@ -37,8 +37,8 @@ fn three() -> Models {
 }
 
 #[test]
-fn a_table_for_people() {
-    let output = list(three().path().to_str().unwrap(), &[]);
+fn the_default_output_is_a_table() {
+    let output = list(three_files().path().to_str().unwrap(), &[]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
         text(&output.stdout),
@@ -51,8 +51,8 @@ fn a_table_for_people() {
 }
 
 #[test]
-fn json_for_scripts() {
-    let models = three();
+fn the_output_can_be_json() {
+    let models = three_files();
     let output = list(models.path().to_str().unwrap(), &["--json"]);
     assert_eq!(output.status.code(), Some(0));
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -78,7 +78,7 @@ fn json_for_scripts() {
 }
 
 #[test]
-fn a_folder_without_models_or_without_a_folder_is_no_mistake() {
+fn an_empty_or_missing_folder_is_not_an_error() {
     let empty = Models::new();
     for dir in [empty.path().to_str().unwrap(), "/nowhere/at/all"] {
         let output = list(dir, &[]);
@@ -89,7 +89,7 @@ fn a_folder_without_models_or_without_a_folder_is_no_mistake() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_read_is_one_clear_line() {
+fn a_folder_that_cannot_be_read_is_reported_in_one_line() {
     let models = Models::new();
     models.add("a", 1, torchscript::echo);
     let file = models.version("a", 1).join("model.pt");
@@ -105,7 +105,7 @@ fn a_folder_that_cannot_be_read_is_one_clear_line() {
 }
 
 #[test]
-fn what_a_file_says_cannot_reach_the_terminal() {
+fn control_characters_from_a_file_do_not_reach_the_terminal() {
     let models = Models::new();
     models
         .add("a", 1, torchscript::echo)
@@ -118,8 +118,8 @@ fn what_a_file_says_cannot_reach_the_terminal() {
 }
 
 #[test]
-fn links_are_followed_and_what_is_no_model_is_passed_over() {
-    let models = three();
+fn links_are_followed_and_other_files_are_ignored() {
+    let models = three_files();
     let linked = Models::new();
     symlink(models.path().join("b"), linked.path().join("linked")).unwrap();
     std::fs::write(linked.path().join("notes.txt"), "x").unwrap();

@@ -1,23 +1,18 @@
-//! The setup's shell functions, killed in the middle of their work: nothing that they took or changed stays.
+//! The shell functions of scripts/setup, killed during their work: no lock and no temporary change stays.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::time::Duration;
 
 use headroom_test_support::child::{self, Child};
-use headroom_test_support::wait::wait_for;
+use headroom_test_support::wait::{DEADLINE, wait_until};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Far above what anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A shell with the setup's functions, a cache of its own in `folder`, and a policy file there in place of the
-/// system's.
+/// A shell with the functions of scripts/setup. Its cache and its policy file are in `folder`.
 fn shell(folder: &Path, script: &str) -> std::process::Command {
     let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/setup");
     let script = format!(
@@ -39,10 +34,6 @@ fn start(folder: &TempDir, script: &str) -> Child {
     child::start(shell(folder.path(), script).stderr(log)).unwrap()
 }
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    wait_for(DEADLINE, || is_so().then_some(()).ok_or(what));
-}
-
 fn kill_group(mut leader: Child) {
     killpg(Pid::from_raw(leader.id().cast_signed()), Signal::SIGKILL).unwrap();
     leader.wait_within(DEADLINE).unwrap();
@@ -56,18 +47,23 @@ fn services_may_start_again_once_a_killed_installation_has_ended() {
         if let Some(before) = before {
             fs::write(&policy, before).unwrap();
         }
-        // What installs survives the setup, as it may not end half-way.
+        // The installation survives the kill, since it must not end half-way.
         let script = "apt_install() { touch installing; bounded 100 sleep 2; }; install_idle x";
         let setup = start(&folder, script);
-        wait_until("it installs", || folder.path().join("installing").exists());
+        wait_until(DEADLINE, "the installation runs", || {
+            folder.path().join("installing").exists()
+        });
         assert!(
             fs::read_to_string(&policy)
                 .unwrap()
                 .contains("put here by Headroom")
         );
         kill_group(setup);
-        assert!(policy.exists(), "services could start in the middle of it");
-        wait_until("the policy is put back", || {
+        assert!(
+            policy.exists(),
+            "services could start during the installation"
+        );
+        wait_until(DEADLINE, "the policy is restored", || {
             fs::read_to_string(&policy).ok().as_deref() == before
         });
     }
@@ -85,12 +81,14 @@ fn services_may_start_again_after_an_installation_that_failed() {
 }
 
 #[test]
-fn a_killed_setup_holds_up_no_other() {
+fn a_killed_setup_does_not_block_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let setup = start(&folder, "open_work; touch working; bounded 100 sleep 3");
-    wait_until("it works", || folder.path().join("working").exists());
+    wait_until(DEADLINE, "the setup holds the lock", || {
+        folder.path().join("working").exists()
+    });
     kill_group(setup);
-    // What it had started is still there.
+    // A command that the killed setup has started still runs.
     let next = child::output(
         &mut shell(folder.path(), "LOCK_WAIT=1; open_work"),
         DEADLINE,
@@ -100,10 +98,12 @@ fn a_killed_setup_holds_up_no_other() {
 }
 
 #[test]
-fn a_setup_does_not_wait_for_ever_for_another_one() {
+fn a_setup_waits_for_another_one_for_a_limited_time() {
     let folder = tempfile::tempdir().unwrap();
     let setup = start(&folder, "open_work; touch working; sleep 100");
-    wait_until("it works", || folder.path().join("working").exists());
+    wait_until(DEADLINE, "the setup holds the lock", || {
+        folder.path().join("working").exists()
+    });
     let next = child::output(
         &mut shell(folder.path(), "LOCK_WAIT=1; open_work"),
         DEADLINE,
@@ -118,11 +118,11 @@ fn a_setup_does_not_wait_for_ever_for_another_one() {
 }
 
 #[test]
-fn what_takes_long_gets_no_input_and_ends_in_time() {
+fn bounded_commands_get_no_input_and_end_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let script = "bounded 20 cat; bounded 1 sleep 100 || echo \"ended with $?\"";
     let mut bash = shell(folder.path(), script);
-    // Nobody writes to it or closes it.
+    // An open pipe to which nothing is written.
     let (input, _held) = std::io::pipe().unwrap();
     let output = child::output(bash.stdin(input), DEADLINE).unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

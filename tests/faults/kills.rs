@@ -1,11 +1,12 @@
 //! SIGKILL for model processes and for the zygote while requests are in flight.
 
+use headroom_test_support::process_tree::wait_until_gone;
+use headroom_test_support::protocol::{Answer, host_path, milliseconds};
 use headroom_test_support::torchscript;
 
-use crate::processes::zombies_below;
-use crate::setup::{Answer, ServerWithModels, host_path, is_speech, milliseconds, speech};
+use crate::setup::{ServerWithModels, is_speech, speech};
 
-/// Kills within one run. A model's supervisor allows as many within half a minute.
+/// Kills in one test. A model's supervisor allows this many restarts within half a minute.
 const ROUNDS: u64 = 5;
 
 /// Requests in flight at each kill, half of them to each of the two models.
@@ -14,40 +15,40 @@ const REQUESTS: u64 = 50;
 /// Longest time that a request may take here. The server itself gives up after 30 s.
 const REQUEST_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
-async fn setup() -> ServerWithModels {
-    let setup = ServerWithModels::start("");
-    setup.place("slow", torchscript::slow);
-    setup.models.add_sample();
-    all_work(&setup).await;
-    setup
+async fn start() -> ServerWithModels {
+    let server = ServerWithModels::start("");
+    server.add_model("slow", torchscript::slow);
+    server.models.add_sample();
+    assert_both_served(&server).await;
+    server
 }
 
-async fn all_work(setup: &ServerWithModels) {
-    assert_eq!(setup.infer("slow", &milliseconds(1)).await.output(), [1.0]);
-    assert!(is_speech(&setup.infer("silero-vad", &speech()).await));
+async fn assert_both_served(server: &ServerWithModels) {
+    assert_eq!(server.infer("slow", &milliseconds(1)).await.output(), [1.0]);
+    assert!(is_speech(&server.infer("silero-vad", &speech()).await));
 }
 
-/// Sends half of the requests to each model, does `harm` while they are in flight and queued, and hears every answer:
-/// right, or a 503 that tells when to come back. Gives the number of right ones.
-async fn harm_in_flight(
-    setup: &ServerWithModels,
-    harm: impl AsyncFnOnce(&ServerWithModels),
+/// Sends half of the requests to each model and injects `fault` while they are in flight and queued. Asserts that every
+/// answer is right or a 503 with Retry-After, and returns the number of right ones.
+async fn inject_during_requests(
+    server: &ServerWithModels,
+    fault: impl AsyncFnOnce(&ServerWithModels),
 ) -> u64 {
-    // Each asks for another number, so that a mixed-up answer would show.
+    // The numbers differ, so that a mixed-up answer is noticed.
     let slow: Vec<_> = (0..REQUESTS / 2)
-        .map(|index| setup.begin("slow", &milliseconds(20 + index)))
+        .map(|index| server.begin_infer("slow", milliseconds(20 + index).to_string()))
         .collect();
     let chunks: Vec<_> = (0..REQUESTS / 2)
-        .map(|_| setup.begin("silero-vad", &speech()))
+        .map(|_| server.begin_infer("silero-vad", speech().to_string()))
         .collect();
-    // One in the process, all others of its kind behind it.
-    setup.wait_until_queued("slow", 10).await;
-    harm(setup).await;
+    // One request is in the process and the others wait in the queue.
+    server.wait_until_queued("slow", 10).await;
+    fault(server).await;
     let mut right = 0;
     for (expected, answer) in (20..).zip(slow) {
         let answer: Answer = answer.await.unwrap();
         assert!(answer.took < REQUEST_DEADLINE, "{answer:?}");
-        right += u64::from(answer.is_right(&[expected as f64]));
+        right += u64::from(answer.is_output(&[expected as f64]));
     }
     for answer in chunks {
         let answer = answer.await.unwrap();
@@ -58,54 +59,49 @@ async fn harm_in_flight(
 }
 
 #[tokio::test]
-async fn a_killed_model_process_costs_no_request_its_answer() {
-    let setup = setup().await;
+async fn a_killed_model_process_fails_no_request() {
+    let server = start().await;
     for round in 1..=ROUNDS {
-        let before = setup.host("slow");
-        let right = harm_in_flight(&setup, async |setup| setup.host("slow").kill()).await;
-        // The request inside the process is repeated, those behind it never left the queue.
+        let before = server.only_host("slow");
+        let right =
+            inject_during_requests(&server, async |server| server.only_host("slow").kill()).await;
+        // The request in the process is repeated; the others are still in the queue.
         assert_eq!(right, REQUESTS);
-        assert_ne!(setup.host("slow").pid, before.pid);
-        setup.wait_for_restarts(&host_path("slow"), round).await;
+        assert_ne!(server.only_host("slow").pid, before.pid);
+        server.wait_for_restarts(&host_path("slow"), round).await;
     }
-    setup.wait_for_restarts(&host_path("silero-vad"), 0).await;
+    server.wait_for_restarts(&host_path("silero-vad"), 0).await;
     let killed = [
         "actor=\"headroom/models/slow:1/host-0\"",
         "reason=\"process\"",
     ];
     assert_eq!(
-        setup
-            .server
-            .metric("headroom_actor_exits_total", &killed)
-            .await,
+        server.metric("headroom_actor_exits_total", &killed).await,
         ROUNDS as f64
     );
-    assert_eq!(zombies_below(setup.server.pid()), []);
-    all_work(&setup).await;
+    assert_eq!(server.zombies(), []);
+    assert_both_served(&server).await;
 }
 
 #[tokio::test]
-async fn a_killed_zygote_takes_its_hosts_along_and_all_models_come_back() {
-    let setup = setup().await;
+async fn the_hosts_of_a_killed_zygote_end_too_and_all_models_are_loaded_again() {
+    let server = start().await;
     for round in 1..=ROUNDS {
-        let hosts = [setup.host("slow"), setup.host("silero-vad")];
-        let zygote = setup.zygote();
-        harm_in_flight(&setup, async |_| {
+        let hosts = [server.only_host("slow"), server.only_host("silero-vad")];
+        let zygote = server.zygote();
+        inject_during_requests(&server, async |_| {
             zygote.kill();
-            for host in &hosts {
-                host.wait_until_gone();
-            }
+            wait_until_gone(&hosts);
         })
         .await;
-        setup
+        server
             .wait_until_served("slow", &milliseconds(1), &[1.0])
             .await;
-        all_work(&setup).await;
-        assert_ne!(setup.zygote().pid, zygote.pid);
-        setup
+        assert_both_served(&server).await;
+        assert_ne!(server.zygote().pid, zygote.pid);
+        server
             .wait_for_restarts("headroom/models/zygote", round)
             .await;
     }
-    let zombies = zombies_below(setup.server.pid());
-    assert_eq!(zombies, []);
+    assert_eq!(server.zombies(), []);
 }

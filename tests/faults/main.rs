@@ -1,6 +1,6 @@
-//! What goes wrong, done on purpose to the real binary with real processes: kills, stops, hangs, broken files, broken
-//! requests, floods. Each test says what callers get meanwhile, that everything works again afterwards, and that
-//! nothing is left behind.
+//! Fault injection with the real binary and real processes: kills, stops, hangs, broken files, broken requests, floods.
+//! Each test checks what callers get during the fault, that everything works afterwards, and that nothing is left
+//! behind.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +12,6 @@
 mod files;
 mod host_binary;
 mod kills;
-mod processes;
 mod queue;
 mod requests;
 mod secrets;

@@ -1,21 +1,22 @@
 //! More requests than a model's queue holds.
 
+use headroom_test_support::protocol::milliseconds;
 use headroom_test_support::torchscript;
 
-use crate::setup::{ServerWithModels, milliseconds};
+use crate::setup::ServerWithModels;
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_counts_it() {
-    let setup = ServerWithModels::start("models.queue_max = 4");
-    setup.place("slow", torchscript::slow);
-    setup.infer("slow", &milliseconds(1)).await.output();
-    // Fills the queue for so long that all others find it full.
+async fn a_full_queue_refuses_requests_at_once_and_counts_them() {
+    let server = ServerWithModels::start("models.queue_max = 4");
+    server.add_model("slow", torchscript::slow);
+    server.infer("slow", &milliseconds(1)).await.output();
+    // These fill the queue until all others are refused.
     let first: Vec<_> = (0..4)
-        .map(|_| setup.begin("slow", &milliseconds(1000)))
+        .map(|_| server.begin_infer("slow", milliseconds(1000).to_string()))
         .collect();
-    setup.wait_until_queued("slow", 3).await;
+    server.wait_until_queued("slow", 3).await;
     let refused: Vec<_> = (0..30)
-        .map(|_| setup.begin("slow", &milliseconds(5)))
+        .map(|_| server.begin_infer("slow", milliseconds(5).to_string()))
         .collect();
     for answer in refused {
         let answer = answer.await.unwrap();
@@ -29,12 +30,9 @@ async fn a_full_queue_refuses_at_once_and_counts_it() {
         "actor=\"headroom/models/slow:1/owner\"",
         "outcome=\"refused_busy\"",
     ];
-    let counted = setup
-        .server
-        .metric("headroom_actor_messages_total", &busy)
-        .await;
+    let counted = server.metric("headroom_actor_messages_total", &busy).await;
     assert_eq!(counted, 30.0);
-    let owner = setup.server.actor("headroom/models/slow:1/owner").await;
+    let owner = server.actor("headroom/models/slow:1/owner").await;
     assert_eq!(owner["stats"]["refused_busy"], 30);
-    setup.infer("slow", &milliseconds(1)).await.output();
+    server.infer("slow", &milliseconds(1)).await.output();
 }

@@ -1,48 +1,49 @@
-//! Requests that make no sense, or come in a way that makes none: each gets a clear refusal, none disturbs another
-//! model, and the server's memory comes back to where it was.
+//! Malformed requests, in their content or on the wire. Each is refused with the reason, none disturbs another model, and
+//! the server's memory returns to where it was.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use headroom_test_support::process_tree::pss;
+use headroom_test_support::protocol::{Answer, host_path};
 use headroom_test_support::torchscript;
-use headroom_test_support::wait::wait_for_async;
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::{Value, json};
 
-use crate::setup::{Answer, Bystander, DEADLINE, ServerWithModels, floats};
+use crate::setup::{BackgroundClient, ServerWithModels, floats};
 
-/// Two FP32 numbers, and nothing else.
+/// Settings of a model with one input of two FP32 numbers.
 const SETTINGS: &str = "[[inputs]]\nname = 'x'\ndatatype = 'FP32'\nshape = [2]\n";
 
-/// How much more memory the server may have, once it is quiet again, than before the garbage, which is 1.5 GB: what
-/// the allocator keeps for the threads that were at work.
+/// Largest growth of the server's memory, in bytes, after 1.5 GB of malformed requests: the allocator keeps some memory for
+/// the threads that worked.
 const MEMORY_BOUND: u64 = 16 << 20;
 
-async fn setup(settings: &str) -> ServerWithModels {
-    let setup = ServerWithModels::start(settings);
-    setup.place("affine", torchscript::affine);
-    setup.settings("affine", SETTINGS);
-    setup.place("echo", torchscript::echo);
-    assert_served(&setup).await;
-    setup
+async fn start(settings: &str) -> ServerWithModels {
+    let server = ServerWithModels::start(settings);
+    server.add_model("affine", torchscript::affine);
+    server.set_model_settings("affine", SETTINGS);
+    server.add_model("echo", torchscript::echo);
+    assert_served(&server).await;
+    server
 }
 
-async fn assert_served(setup: &ServerWithModels) {
-    let answer = setup.infer("affine", &floats(&[1.0, 2.0])).await;
+async fn assert_served(server: &ServerWithModels) {
+    let answer = server.infer("affine", &floats(&[1.0, 2.0])).await;
     assert_eq!(answer.output(), [3.5, 6.5]);
-    let answer = setup.infer("echo", &floats(&[1.0])).await;
+    let answer = server.infer("echo", &floats(&[1.0])).await;
     assert_eq!(answer.output(), [1.0]);
 }
 
-/// A request to the declared model with other words for shape, datatype and data.
+/// The body of a request to the model with settings, with this text for shape, datatype and data.
 fn input(shape: &str, datatype: &str, data: &str) -> String {
     format!(
         r#"{{"inputs":[{{"name":"x","shape":{shape},"datatype":"{datatype}","data":{data}}}]}}"#
     )
 }
 
-/// Bodies that are refused with 400, and a word of the reason.
+/// Bodies that are refused with 400, each with a word of the reason.
 fn bad_bodies() -> Vec<(String, &'static str)> {
     let good = input("[2]", "FP32", "[1,2]");
     let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
@@ -145,39 +146,38 @@ fn bad_bodies() -> Vec<(String, &'static str)> {
 }
 
 #[tokio::test]
-async fn bodies_that_make_no_sense_are_refused_in_words() {
-    let setup = setup("").await;
-    let bystander = Bystander::start(&setup).await;
+async fn malformed_bodies_are_refused_with_the_reason() {
+    let server = start("").await;
+    let background = BackgroundClient::start(&server).await;
     for (body, word) in bad_bodies() {
-        let answer = setup.post("/v2/models/affine/infer", body.clone()).await;
+        let answer = server
+            .post_body("/v2/models/affine/infer", body.clone())
+            .await;
         let shown: String = body.chars().take(200).collect();
         assert_eq!(answer.status, 400, "{shown}: {answer:?}");
-        assert!(answer.error().contains(word), "{shown}: {answer:?}");
-        assert!(
-            answer.text.len() < 2000,
-            "{shown}: {} bytes of answer",
-            answer.text.len()
-        );
+        assert!(answer.error(400).contains(word), "{shown}: {answer:?}");
+        let length = answer.json.to_string().len();
+        assert!(length < 2000, "{shown}: {length} bytes of answer");
     }
     let junk: Vec<u8> = (0..100_000u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
-    let answer = setup.post("/v2/models/affine/infer", junk).await;
+    let answer = server.post_body("/v2/models/affine/infer", junk).await;
     answer.assert_refused(400, "JSON");
     for path in ["/v2/repository/index", "/v2/models/affine/infer"] {
-        setup
-            .post(path, "\u{feff}{")
+        server
+            .post_body(path, "\u{feff}{")
             .await
             .assert_refused(400, "JSON");
     }
-    assert_served(&setup).await;
-    bystander.assert_undisturbed().await;
+    assert_served(&server).await;
+    background.assert_undisturbed().await;
 }
 
 #[tokio::test]
-async fn shapes_beyond_what_tensors_can_have_do_no_harm() {
-    let setup = setup("").await;
-    let bystander = Bystander::start(&setup).await;
+async fn shapes_beyond_the_limits_of_tensors_are_refused() {
+    let server = start("").await;
+    let background = BackgroundClient::start(&server).await;
     let ones = |count: usize| format!("[{}1]", "1,".repeat(count - 1));
     for (shape, data) in [
         (ones(65), "[1]"),
@@ -191,38 +191,36 @@ async fn shapes_beyond_what_tensors_can_have_do_no_harm() {
         ("[0]".to_owned(), "[]"),
         ("[]".to_owned(), "[1]"),
     ] {
-        let answer = setup
-            .post("/v2/models/echo/infer", input(&shape, "FP32", data))
+        let answer = server
+            .post_body("/v2/models/echo/infer", input(&shape, "FP32", data))
             .await;
-        // What libtorch can hold comes back.
+        // Shapes that libtorch supports are answered.
         match answer.status {
             200 => assert_eq!(answer.output().len(), data.len() - 2),
             _ => answer.assert_refused(400, ""),
         }
     }
-    setup
-        .wait_for_restarts(&crate::setup::host_path("echo"), 0)
-        .await;
-    assert_served(&setup).await;
-    bystander.assert_undisturbed().await;
+    server.wait_for_restarts(&host_path("echo"), 0).await;
+    assert_served(&server).await;
+    background.assert_undisturbed().await;
 }
 
 #[tokio::test]
-async fn numbers_that_json_has_no_words_for_go_out_as_null() {
-    let setup = setup("").await;
-    // The model multiplies by 3 and leaves what FP32 can hold.
-    let answer = setup.infer("affine", &floats(&[3e38, 1.0])).await;
+async fn numbers_that_json_cannot_express_are_answered_as_null() {
+    let server = start("").await;
+    // The model multiplies by 3, beyond the range of FP32.
+    let answer = server.infer("affine", &floats(&[3e38, 1.0])).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    let data = &answer.json()["outputs"][0]["data"];
+    let data = &answer.json["outputs"][0]["data"];
     assert_eq!(*data, json!([Value::Null, 3.5]));
 }
 
 #[tokio::test]
-async fn a_wrong_content_type_does_not_make_sense_of_nonsense() {
-    let setup = setup("").await;
+async fn the_content_type_does_not_change_how_a_body_is_read() {
+    let server = start("").await;
     let good = floats(&[1.0, 2.0]).to_string();
     for (kind, body, status) in [
-        // As curl sends it when told nothing.
+        // curl's default.
         ("application/x-www-form-urlencoded", good.as_str(), 200),
         ("application/x-www-form-urlencoded", "inputs=1&x=2", 400),
         (
@@ -233,26 +231,20 @@ async fn a_wrong_content_type_does_not_make_sense_of_nonsense() {
         ("application/octet-stream", "\0\0\0\0", 400),
         ("\u{e4}", "", 400),
     ] {
-        let request = setup
-            .server
-            .client()
-            .post(setup.server.url("/v2/models/affine/infer"));
-        let answer = Answer::of(request.header("content-type", kind).body(body.to_owned())).await;
+        let request = server.client().post(server.url("/v2/models/affine/infer"));
+        let answer = Answer::to(request.header("content-type", kind).body(body.to_owned())).await;
         assert_eq!(answer.status, status, "{kind}: {answer:?}");
     }
-    let request = setup
-        .server
-        .client()
-        .post(setup.server.url("/v2/models/affine/infer"));
-    let answer = Answer::of(request.header("content-encoding", "gzip").body(good)).await;
+    let request = server.client().post(server.url("/v2/models/affine/infer"));
+    let answer = Answer::to(request.header("content-encoding", "gzip").body(good)).await;
     answer.assert_refused(415, "compressed");
 }
 
 #[tokio::test]
 async fn names_never_leave_the_models_folder() {
-    let setup = setup("").await;
-    // A model beside the models folder, where a name with a way up would find it.
-    let outside = setup
+    let server = start("").await;
+    // A model outside of the models folder, which a name with ".." would reach.
+    let outside = server
         .models
         .path()
         .parent()
@@ -261,7 +253,7 @@ async fn names_never_leave_the_models_folder() {
     let version = outside.join("1");
     std::fs::create_dir_all(&version).unwrap();
     torchscript::affine(&version.join("model.pt")).unwrap();
-    let address = setup.server.address();
+    let address = server.address();
     let long = "x".repeat(5000);
     let names = [
         "absent",
@@ -300,7 +292,7 @@ async fn names_never_leave_the_models_folder() {
                  content-length: {}\r\n\r\n{body}",
                 body.len()
             );
-            let answer = talk(address, request.into_bytes(), End::Open).await;
+            let answer = exchange(address, request.into_bytes(), AfterSend::Wait).await;
             let status = status(&answer);
             assert!((400..500).contains(&status), "{name}{tail}: {answer}");
         }
@@ -313,23 +305,23 @@ async fn names_never_leave_the_models_folder() {
         "/v2/repository/models/..%2foutside-of-models/load",
         "/v2/repository/models/..%2foutside-of-models/unload",
     ] {
-        setup
-            .post(path, floats(&[1.0]).to_string())
+        server
+            .post_body(path, floats(&[1.0]).to_string())
             .await
             .assert_refused(404, "");
     }
-    // A head that never seems to end.
+    // A head beyond any limit.
     let endless = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(1 << 20));
-    let answer = talk(address, endless.into_bytes(), End::Open).await;
+    let answer = exchange(address, endless.into_bytes(), AfterSend::Wait).await;
     assert!((400..500).contains(&status(&answer)), "{answer}");
     std::fs::remove_dir_all(outside).unwrap();
-    assert_served(&setup).await;
+    assert_served(&server).await;
 }
 
 #[tokio::test]
 async fn bodies_that_end_early_are_refused() {
-    let setup = setup("").await;
-    let address = setup.server.address();
+    let server = start("").await;
+    let address = server.address();
     let head = "POST /v2/models/affine/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
     let part = "{\"inputs\":[";
     for body in [
@@ -346,29 +338,34 @@ async fn bodies_that_end_early_are_refused() {
         "transfer-encoding: chunked\r\n\r\nffffffffffffffffffff\r\n".to_owned(),
         "transfer-encoding: chunked\r\n\r\n-1\r\n".to_owned(),
     ] {
-        let answer = talk(address, format!("{head}{body}").into_bytes(), End::Closed).await;
-        // Some clients learn it from the connection alone: theirs is closed on both sides.
+        let answer = exchange(
+            address,
+            format!("{head}{body}").into_bytes(),
+            AfterSend::Close,
+        )
+        .await;
+        // The server may close the connection without an answer, since the client has closed its side.
         assert!(
             answer.is_empty() || (400..500).contains(&status(&answer)),
             "{body:?}: {answer}"
         );
     }
-    assert_served(&setup).await;
+    assert_served(&server).await;
 }
 
 #[tokio::test]
-async fn slow_senders_are_cut_off_and_hold_up_nobody() {
+async fn slow_senders_are_cut_off_and_disturb_no_other_client() {
     let limits = "server.client_request_timeout = '500ms'\nserver.body_idle_timeout = '500ms'\n\
                   server.body_timeout = '2s'";
-    let setup = setup(limits).await;
-    let bystander = Bystander::start(&setup).await;
-    let address = setup.server.address();
+    let server = start(limits).await;
+    let background = BackgroundClient::start(&server).await;
+    let address = server.address();
     let begun = Instant::now();
     let body = "POST /v2/models/affine/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{";
     let slow: Vec<_> = (0..200)
         .map(|index| {
             let head = if index % 2 == 0 { "POST /v2/mod" } else { body };
-            talk(address, head.as_bytes().to_vec(), End::Open)
+            exchange(address, head.as_bytes().to_vec(), AfterSend::Wait)
         })
         .collect();
     for answer in slow {
@@ -381,22 +378,22 @@ async fn slow_senders_are_cut_off_and_hold_up_nobody() {
         begun.elapsed()
     );
 
-    // One byte now and then keeps a body from being idle, and not from having to end.
-    let answer = drip(address, body.as_bytes().to_vec()).await;
+    // A body that arrives byte by byte is not idle, and still has to end in time.
+    let answer = send_slowly(address, body.as_bytes().to_vec()).await;
     assert_eq!(status(&answer), 408, "{answer}");
-    assert_served(&setup).await;
-    bystander.assert_undisturbed().await;
+    assert_served(&server).await;
+    background.assert_undisturbed().await;
 }
 
 #[tokio::test]
-async fn memory_comes_back_after_large_garbage() {
-    // The client opens connections in reserve. A large body on one that is being closed for having
-    // been silent is not what this test is about.
-    let setup = setup("server.client_request_timeout = '10m'").await;
-    let bystander = Bystander::start(&setup).await;
-    let pid = setup.server.pid();
+async fn memory_is_released_after_large_malformed_requests() {
+    // The HTTP client opens spare connections. The server must not close one for silence while the client starts a large
+    // body on it.
+    let server = start("server.client_request_timeout = '10m'").await;
+    let background = BackgroundClient::start(&server).await;
+    let pid = server.pid();
     let nested = |bytes: usize| {
-        // Small arrays within arrays, as costly to keep as JSON gets.
+        // Small nested arrays, which need the most memory per byte of JSON.
         let unit = "[[[[1]]]],";
         let mut body = String::with_capacity(bytes + 100);
         body.push_str(
@@ -417,15 +414,17 @@ async fn memory_comes_back_after_large_garbage() {
     );
     let before = pss(pid);
     for round in 0..3 {
-        let answer = setup
-            .post("/v2/models/affine/infer", too_large.clone())
+        let answer = server
+            .post_body("/v2/models/affine/infer", too_large.clone())
             .await;
         answer.assert_refused(413, "64");
-        let answer = talk(setup.server.address(), chunked(&too_large), End::Open).await;
+        let answer = exchange(server.address(), chunked(&too_large), AfterSend::Wait).await;
         assert_eq!(status(&answer), 413, "{answer}");
         assert!(answer.contains("{\"error\":"), "{answer}");
         for body in [&just_fits, &flat] {
-            let answer = setup.post("/v2/models/affine/infer", body.clone()).await;
+            let answer = server
+                .post_body("/v2/models/affine/infer", body.clone())
+                .await;
             answer.assert_refused(400, "");
         }
         println!(
@@ -434,7 +433,7 @@ async fn memory_comes_back_after_large_garbage() {
             before >> 20
         );
     }
-    // Many small pieces of memory, from all threads at once.
+    // Many small allocations, from all threads at once.
     let one = r#"{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]},"#;
     let many = format!(
         "{{\"inputs\":[{}]}}",
@@ -443,7 +442,7 @@ async fn memory_comes_back_after_large_garbage() {
     let many = bytes::Bytes::from(many);
     for _ in 0..4 {
         let answers: Vec<_> = (0..32)
-            .map(|_| setup.begin_with("affine", many.clone()))
+            .map(|_| server.begin_infer("affine", many.clone()))
             .collect();
         for answer in answers {
             answer.await.unwrap().assert_refused(400, "");
@@ -457,15 +456,12 @@ async fn memory_comes_back_after_large_garbage() {
             .ok_or((now >> 20, before >> 20))
     })
     .await;
-    assert_eq!(
-        setup.server.metric("headroom_http_bodies_bytes", &[]).await,
-        0.0
-    );
-    assert_served(&setup).await;
-    bystander.assert_undisturbed().await;
+    assert_eq!(server.metric("headroom_http_bodies_bytes", &[]).await, 0.0);
+    assert_served(&server).await;
+    background.assert_undisturbed().await;
 }
 
-/// A request to the declared model whose body comes without an announced length.
+/// A request with a chunked body, whose length is not announced.
 fn chunked(body: &str) -> Vec<u8> {
     let head = "POST /v2/models/affine/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
                 transfer-encoding: chunked\r\n\r\n";
@@ -479,40 +475,40 @@ fn chunked(body: &str) -> Vec<u8> {
     bytes
 }
 
-/// What a client does after it has sent all it has to say.
+/// What a client does after it has sent its bytes.
 #[derive(Clone, Copy)]
-enum End {
-    /// Waits.
-    Open,
-    /// Says that nothing more comes.
-    Closed,
+enum AfterSend {
+    /// It waits for the answer.
+    Wait,
+    /// It closes its side of the connection, and waits.
+    Close,
 }
 
-/// Sends `bytes` as they are and reads whatever comes until the server closes.
-fn talk(address: SocketAddr, bytes: Vec<u8>, end: End) -> impl Future<Output = String> {
-    let talk = tokio::task::spawn_blocking(move || {
+/// Sends `bytes` and reads everything until the server closes the connection.
+fn exchange(address: SocketAddr, bytes: Vec<u8>, after: AfterSend) -> impl Future<Output = String> {
+    let exchange = tokio::task::spawn_blocking(move || {
         let mut stream = connect(address);
-        // The server may refuse before it has read all.
+        // The server may refuse the request before it has read everything.
         stream.write_all(&bytes).ok();
-        if let End::Closed = end {
+        if let AfterSend::Close = after {
             stream.shutdown(Shutdown::Write).ok();
         }
         read_all(&mut stream)
     });
-    async move { talk.await.unwrap() }
+    async move { exchange.await.unwrap() }
 }
 
-/// Sends `bytes`, and then a space at a time for as long as the server lets it.
-async fn drip(address: SocketAddr, bytes: Vec<u8>) -> String {
+/// Sends `bytes`, then one space at a time until the server answers.
+async fn send_slowly(address: SocketAddr, bytes: Vec<u8>) -> String {
     let mut stream = connect(address);
     stream.write_all(&bytes).unwrap();
     stream.set_nonblocking(true).unwrap();
     let mut answer = [0; 4096];
     let read = wait_for_async(DEADLINE, || {
-        let spoke = stream.write_all(b" ");
+        let sent = stream.write_all(b" ");
         let read = stream.read(&mut answer);
         async move {
-            match (spoke, read) {
+            match (sent, read) {
                 (_, Ok(read)) => Ok(read),
                 (Err(error), _) => panic!("cut off without an answer: {error}"),
                 (Ok(()), Err(error)) => Err(error),

@@ -1,15 +1,16 @@
-//! Secrets of the settings show nowhere: not in the log, the metrics, the tree, the process list, nor in what model
-//! processes inherit.
+//! Secrets in the settings are never shown: not in the log, the metrics, the supervision tree, the arguments of processes,
+//! or the environment of model processes.
 
 use std::fs;
 
 use headroom_test_support::child;
 use headroom_test_support::torchscript;
+use headroom_test_support::wait::DEADLINE;
 use nix::sys::signal::Signal;
 
-use crate::setup::{BINARY, DEADLINE, ServerWithModels, floats};
+use crate::setup::{BINARY, ServerWithModels, floats};
 
-/// Each password stands in another place of the settings.
+/// One password for each source of settings.
 const PASSWORDS: [&str; 4] = [
     "hunter2-file",
     "hunter2-variable",
@@ -18,7 +19,7 @@ const PASSWORDS: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn passwords_show_nowhere() {
+async fn passwords_are_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let url_file = folder.path().join("url");
     fs::write(
@@ -36,21 +37,27 @@ async fn passwords_show_nowhere() {
         "HEADROOM__REDIS__CACHE__URL",
         format!("redis://:{}@127.0.0.1:1/1", PASSWORDS[1]),
     );
-    let mut setup = ServerWithModels::start_with(|options| {
+    let mut server = ServerWithModels::start_with(|options| {
         options
             .settings(&settings)
             .variable(variable.0, &variable.1)
     });
-    setup.place("affine", torchscript::affine);
-    setup.infer("affine", &floats(&[2.0])).await.output();
+    server.add_model("affine", torchscript::affine);
+    server.infer("affine", &floats(&[2.0])).await.output();
 
     let mut shown = vec![
-        ("metrics", setup.server.metrics().await),
-        ("tree", setup.get("/api/actors").await.text),
-        ("root", setup.get("/").await.text),
-        ("problem", setup.get("/nothing").await.text),
+        ("metrics", server.metrics().await),
+        (
+            "tree",
+            server.get_json("/api/actors").await.json.to_string(),
+        ),
+        ("root", server.get_json("/").await.json.to_string()),
+        (
+            "problem",
+            server.get_json("/nothing").await.json.to_string(),
+        ),
     ];
-    for process in setup.processes() {
+    for process in server.processes() {
         let read = |file: &str| fs::read(format!("/proc/{}/{file}", process.pid)).unwrap();
         shown.push((
             "arguments",
@@ -61,7 +68,7 @@ async fn passwords_show_nowhere() {
             String::from_utf8_lossy(&read("environ")).into(),
         ));
     }
-    let own = fs::read(format!("/proc/{}/cmdline", setup.server.pid())).unwrap();
+    let own = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap();
     shown.push(("own arguments", String::from_utf8_lossy(&own).into()));
 
     for arguments in [
@@ -70,7 +77,7 @@ async fn passwords_show_nowhere() {
     ] {
         let mut check = child::command(BINARY);
         check.args(arguments).env(variable.0, &variable.1);
-        check.current_dir(setup.server.folder());
+        check.current_dir(server.folder());
         let output = child::output(&mut check, DEADLINE).unwrap();
         assert!(output.status.success(), "{output:?}");
         shown.push((
@@ -83,20 +90,17 @@ async fn passwords_show_nowhere() {
         ));
     }
 
-    // A reload with a wrong value is told without the value.
+    // The report of a failed reload does not contain the wrong value.
     let wrong = format!(
         "postgres.url = 'http://headroom:{}@127.0.0.1/x'\n",
         PASSWORDS[3]
     );
-    fs::write(setup.server.settings_file(), wrong).unwrap();
-    setup.server.signal(Signal::SIGHUP);
-    headroom_test_support::wait::wait_for(DEADLINE, || {
-        let told = setup.server.log().contains("settings not reloaded");
-        told.then_some(()).ok_or("no word of the reload")
-    });
+    fs::write(server.settings_file(), wrong).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("settings not reloaded");
     let mut check = child::command(BINARY);
     check.args(["check-config", "--config", "base.toml", "--profile", "test"]);
-    check.current_dir(setup.server.folder());
+    check.current_dir(server.folder());
     let output = child::output(&mut check, DEADLINE).unwrap();
     assert!(!output.status.success(), "{output:?}");
     shown.push((
@@ -104,9 +108,9 @@ async fn passwords_show_nowhere() {
         String::from_utf8_lossy(&output.stderr).into(),
     ));
 
-    setup.server.signal(Signal::SIGTERM);
-    setup.server.wait_for_end(DEADLINE);
-    shown.push(("log", setup.server.log()));
+    server.signal(Signal::SIGTERM);
+    server.wait_for_exit();
+    shown.push(("log", server.log()));
     for (place, text) in shown {
         for password in PASSWORDS {
             assert!(!text.contains(password), "{password} in {place}: {text}");

@@ -1,4 +1,4 @@
-//! Nobody reads the log any more: a full pipe at standard error stops nothing but the log.
+//! The reader of standard error stops reading: a full pipe stops the log and nothing else.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -10,31 +10,31 @@ use std::time::{Duration, Instant};
 
 use headroom_test_support::child;
 use headroom_test_support::server::{Options, Server};
-use headroom_test_support::wait::wait_for;
+use headroom_test_support::wait::DEADLINE;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use crate::setup::{BINARY, DEADLINE};
+use crate::setup::BINARY;
 
-/// Connections that send garbage.
+/// Number of connections that send garbage.
 const GARBAGE: usize = 900;
 
-/// A pipe with a name, whose reader does not read.
-struct Pipe {
+/// A named pipe for the server's standard error. It is read only by [`Self::read_until`].
+struct LogPipe {
     _folder: TempDir,
     path: PathBuf,
     reader: File,
 }
 
-impl Pipe {
+impl LogPipe {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stderr");
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-        // Open for writing too, so that it does not wait for a writer, and never sees an end.
+        // Opened for writing too, so that it does not wait for a writer and never reads an end of file.
         let reader = OpenOptions::new()
             .read(true)
             .write(true)
@@ -49,8 +49,8 @@ impl Pipe {
         }
     }
 
-    /// A server whose standard error is the pipe.
-    fn server(&self, settings: &str) -> Server {
+    /// Starts a server whose standard error is the pipe.
+    fn start_server(&self, settings: &str) -> Server {
         let redirect = format!("exec \"$@\" 2>'{}'", self.path.display());
         let options = Options::new(BINARY)
             .launched_by(&["sh", "-c", &redirect, "sh"])
@@ -58,17 +58,17 @@ impl Pipe {
         Server::start(options)
     }
 
-    /// Leaves no room in it.
+    /// Fills the pipe completely.
     fn fill(&mut self) {
         while self.reader.write(&[b' '; 4096]).is_ok() {}
     }
 
-    /// Reads until `text` has come.
+    /// Reads until `text` appears, and returns everything read.
     fn read_until(&mut self, text: &str) -> String {
         let (mut read, mut buffer) = (String::new(), [0; 65536]);
         let until = Instant::now() + DEADLINE;
         while !read.contains(text) {
-            assert!(Instant::now() < until, "never read: {text}, but {read}");
+            assert!(Instant::now() < until, "{text:?} is not in {read}");
             match self.reader.read(&mut buffer) {
                 Ok(length) => read.push_str(&String::from_utf8_lossy(&buffer[..length])),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
@@ -86,12 +86,12 @@ fn send_garbage(address: SocketAddr) {
             .write_all(format!("{n} \0 garbage\r\n\r\n").as_bytes())
             .unwrap();
         stream.shutdown(Shutdown::Write).ok();
-        // Until it is refused.
+        // Reads until the server closes the connection.
         stream.read_to_end(&mut Vec::new()).ok();
     }
 }
 
-/// Fills the pipe and then the queue in front of it: each request is a line.
+/// Fills the pipe and the queue in front of it. Each request writes one line.
 async fn log_until_lines_are_dropped(server: &Server) -> f64 {
     let path = format!("/{}", "long/".repeat(1000));
     let until = Instant::now() + DEADLINE;
@@ -108,9 +108,9 @@ async fn log_until_lines_are_dropped(server: &Server) -> f64 {
 }
 
 #[tokio::test]
-async fn a_reader_of_the_log_that_stopped_stops_nothing_else() {
-    let mut pipe = Pipe::new();
-    let mut server = pipe.server("log.filter = 'info,headroom::access=debug'");
+async fn a_reader_of_the_log_that_stops_reading_does_not_stop_the_server() {
+    let mut pipe = LogPipe::new();
+    let mut server = pipe.start_server("log.filter = 'info,headroom::access=debug'");
     let address = server.address();
     tokio::task::spawn_blocking(move || send_garbage(address))
         .await
@@ -125,26 +125,26 @@ async fn a_reader_of_the_log_that_stopped_stops_nothing_else() {
         assert_eq!(answer.status(), 200, "{health}");
     }
 
-    // The reader goes on: it hears what it missed, and all that follows.
+    // The reader continues: it reads that lines were dropped, and all later lines.
     let read = pipe.read_until("log lines were dropped");
     assert!(read.contains("starting"), "{read}");
     server.signal(Signal::SIGHUP);
     pipe.read_until("settings reloaded");
 
     log_until_lines_are_dropped(&server).await;
-    let told = Instant::now();
+    let signalled = Instant::now();
     server.signal(Signal::SIGTERM);
-    assert_eq!(server.wait_for_end(DEADLINE).code(), Some(0));
+    assert_eq!(server.wait_for_exit().code(), Some(0));
     assert!(
-        told.elapsed() < Duration::from_secs(10),
+        signalled.elapsed() < Duration::from_secs(10),
         "{:?}",
-        told.elapsed()
+        signalled.elapsed()
     );
 }
 
 #[test]
-fn wrong_settings_end_it_although_nobody_reads_why() {
-    let mut pipe = Pipe::new();
+fn wrong_settings_end_the_server_when_nobody_reads_the_log() {
+    let mut pipe = LogPipe::new();
     pipe.fill();
     let stderr = OpenOptions::new().write(true).open(&pipe.path).unwrap();
     let mut command = child::command(BINARY);
@@ -154,47 +154,42 @@ fn wrong_settings_end_it_although_nobody_reads_why() {
         .stderr(stderr);
     let mut server = child::start(&mut command).unwrap();
     let status = server.wait_within(DEADLINE).unwrap();
-    let status = status.expect("it ends");
+    let status = status.expect("the server exits");
     assert_eq!(status.code(), Some(78));
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once_whoever_reads_the_log() {
-    let pipe = Pipe::new();
-    let mut server =
-        pipe.server("log.filter = 'info,headroom::access=debug'\nserver.shutdown_deadline = '60s'");
+async fn a_second_signal_ends_the_server_at_once_when_nobody_reads_the_log() {
+    let pipe = LogPipe::new();
+    let mut server = pipe.start_server(
+        "log.filter = 'info,headroom::access=debug'\nserver.shutdown_deadline = '60s'",
+    );
     log_until_lines_are_dropped(&server).await;
-    // A request that is under way for long: half of its body.
+    // A request in flight: it has sent a part of its body.
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream
         .write_all(
             b"POST /v2/models/none/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
         )
         .unwrap();
-    // As many reloads as nobody waits for.
+    // More reloads than the server can finish before the next signal.
     for _ in 0..20 {
         server.signal(Signal::SIGHUP);
     }
     server.signal(Signal::SIGTERM);
-    let address = server.address();
-    wait_for(DEADLINE, || {
-        let is_stopping = TcpStream::connect(address).is_err();
-        is_stopping
-            .then_some(())
-            .ok_or("it still takes connections")
-    });
-    let told = Instant::now();
+    server.wait_until_closed();
+    let signalled = Instant::now();
     server.signal(Signal::SIGTERM);
-    assert_eq!(server.wait_for_end(DEADLINE).code(), Some(143));
+    assert_eq!(server.wait_for_exit().code(), Some(143));
     assert!(
-        told.elapsed() < Duration::from_secs(2),
+        signalled.elapsed() < Duration::from_secs(2),
         "{:?}",
-        told.elapsed()
+        signalled.elapsed()
     );
 }
 
 #[tokio::test]
-async fn malformed_requests_are_counted_and_one_line_now_and_then() {
+async fn malformed_requests_are_counted_and_logged_at_a_limited_rate() {
     let server = Server::start(Options::new(BINARY));
     let address = server.address();
     tokio::task::spawn_blocking(move || send_garbage(address))

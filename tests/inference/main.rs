@@ -1,17 +1,12 @@
-//! Inference on real input, through the whole server: what it answers is what a bare process with
-//! libtorch answers, whoever else asks at the same time.
+//! Inference on real input through the whole server. The answers equal those of a process with libtorch and no server,
+//! also while other clients send requests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod cold;
-mod leaving;
+mod disconnects;
+mod first_request;
+mod sample_model;
 mod sequences;
 mod speech;
-mod stream;
-
-use std::time::Duration;
-
-/// Far above what anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");

@@ -1,5 +1,4 @@
-//! Models whose memory rises without end, and models whose memory only looks like it: the real
-//! server, real processes, requests over HTTP all the while.
+//! Models that leak memory, and models whose memory only fluctuates, under a constant load of requests.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,66 +9,56 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::{Process, tree};
-use headroom_test_support::protocol::{Answer, floats};
+use headroom_test_support::protocol::{Answer, floats, host_path};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::{self, Script};
-use headroom_test_support::wait::wait_for_async;
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
-/// Far above what anything here takes on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Callers at the same time.
+/// Number of concurrent clients.
 const CLIENTS: u64 = 8;
 
-/// What the leaking models keep of each call.
+/// Bytes that the leaking models keep at each call.
 const LEAK: u64 = 64 << 10;
 
-/// Looks often, so that a test takes seconds; what counts as a leak is as by default.
-const OFTEN: &str = "models.leak.every_calls = 100";
+/// Checks often, so that a test takes seconds. The default decides what counts as a leak.
+const FREQUENT_CHECKS: &str = "models.leak.every_calls = 100";
 
-fn host(server: &Server, model: &str) -> Option<Process> {
-    let name = format!("hr:{model}");
-    let mut processes = tree(server.pid()).into_iter();
-    processes.find(|process| process.name == name)
-}
-
+/// A counter of one model.
 async fn count(server: &Server, metric: &str, model: &str) -> f64 {
     let label = format!("name=\"{model}:1\"");
     server.metric(metric, &[&label]).await
 }
 
-/// Clients that call a model without a pause, until one gets anything but the right answer.
+/// Clients that send requests to a model without a pause, until one gets a wrong answer.
 struct Load {
     calls: Arc<AtomicU64>,
     wrong: Arc<Mutex<Vec<Answer>>>,
-    enough: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     clients: JoinSet<()>,
 }
 
 impl Load {
-    /// Each call asks for another number, and `answer` says what must come.
-    fn begin(server: &Arc<Server>, model: &'static str, answer: fn(f32) -> f64) -> Self {
-        let (calls, enough) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    /// Starts the clients. The numbers in the requests differ; `answer` gives the right answer to each.
+    fn start(server: &Arc<Server>, model: &'static str, answer: fn(f32) -> f64) -> Self {
+        let (calls, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let wrong = Arc::<Mutex<Vec<Answer>>>::default();
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            let (server, calls, enough) = (server.clone(), calls.clone(), enough.clone());
+            let (server, calls, stop) = (server.clone(), calls.clone(), stop.clone());
             let wrong = wrong.clone();
             clients.spawn(async move {
-                while !enough.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     let number = (calls.fetch_add(1, Ordering::Relaxed) % 100_000) as f32;
-                    let got = server.infer(model, &floats("x", &[number])).await;
-                    if got.json["outputs"][0]["data"][0] != json!(answer(number)) {
-                        wrong.lock().unwrap().push(got);
-                        return enough.store(true, Ordering::Relaxed);
+                    let answered = server.infer(model, &floats("x", &[number])).await;
+                    if answered.json["outputs"][0]["data"][0] != json!(answer(number)) {
+                        wrong.lock().unwrap().push(answered);
+                        return stop.store(true, Ordering::Relaxed);
                     }
                 }
             });
@@ -77,7 +66,7 @@ impl Load {
         Self {
             calls,
             wrong,
-            enough,
+            stop,
             clients,
         }
     }
@@ -87,12 +76,12 @@ impl Load {
     }
 
     fn has_failed(&self) -> bool {
-        self.enough.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed)
     }
 
-    /// Lets all clients finish, and looks at what went wrong.
-    async fn end(mut self) {
-        self.enough.store(true, Ordering::Relaxed);
+    /// Stops all clients, and asserts that no answer was wrong.
+    async fn finish(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         while let Some(client) = self.clients.join_next().await {
             client.unwrap();
         }
@@ -102,44 +91,41 @@ impl Load {
 }
 
 #[tokio::test]
-async fn a_model_that_leaks_is_replaced_again_and_again_without_one_failed_request() {
+async fn a_leaking_model_is_replaced_repeatedly_without_a_failed_request() {
     let models = Models::new();
     models.add("leaks", 1, |path| torchscript::leaks(path, LEAK));
-    let server = Arc::new(Server::start(models.options(BINARY).settings(OFTEN)));
-    server.repository("leaks", "load").await.ok();
-    let first = host(&server, "leaks").unwrap();
+    let server = Arc::new(Server::start(
+        models.options(BINARY).settings(FREQUENT_CHECKS),
+    ));
+    server.load("leaks").await.ok();
+    let first = server.host("leaks").unwrap();
+    let at_first = first.pss();
 
-    let load = Load::begin(&server, "leaks", f64::from);
+    let load = Load::start(&server, "leaks", f64::from);
     let most = AtomicU64::new(0);
     wait_for_async(DEADLINE, async || {
-        let seen = host(&server, "leaks").map_or(0, |host| host.pss);
-        most.fetch_max(seen, Ordering::Relaxed);
+        let pss = server.host("leaks").map_or(0, |host| host.pss());
+        most.fetch_max(pss, Ordering::Relaxed);
         let recycles = count(&server, "headroom_model_recycles_total", "leaks").await;
         if recycles >= 2.0 || load.has_failed() {
             Ok(())
         } else {
-            Err((recycles, load.calls(), seen))
+            Err((recycles, load.calls(), pss))
         }
     })
     .await;
     let (calls, most) = (load.calls(), most.into_inner());
-    load.end().await;
+    load.finish().await;
 
     let leaks = count(&server, "headroom_model_leaks_total", "leaks").await;
     println!("{calls} calls, {leaks} leaks, {} MiB at most", most >> 20);
     assert!(leaks >= 2.0);
-    let now = host(&server, "leaks").unwrap();
+    let now = server.host("leaks").unwrap();
     assert_ne!(now.pid, first.pid);
-    // Without an end to it, every call would have stayed.
-    assert!(most < first.pss + calls * LEAK, "{most}");
-    // Nothing counts as a crash, and nothing was loaded again.
-    let crashes = ["actor=\"headroom/models/leaks:1/host-0\""];
-    assert_eq!(
-        server
-            .metric("headroom_actor_restarts_total", &crashes)
-            .await,
-        0.0
-    );
+    // Without a replacement the memory would have grown at every call.
+    assert!(most < at_first + calls * LEAK, "{most}");
+    // No replacement counts as a crash, and the model was loaded only once.
+    server.wait_for_restarts(&host_path("leaks"), 0).await;
     assert_eq!(
         server
             .metric("headroom_lazy_loads_total", &["kind=\"model\""])
@@ -150,19 +136,23 @@ async fn a_model_that_leaks_is_replaced_again_and_again_without_one_failed_reque
 }
 
 #[tokio::test]
-async fn a_model_whose_memory_wobbles_is_left_alone_in_ten_thousand_calls() {
+async fn a_model_with_fluctuating_memory_is_not_replaced_in_ten_thousand_calls() {
     let models = Models::new();
-    models.add("wobbles", 1, |path| torchscript::wobbles(path, 96 << 10));
-    let server = Arc::new(Server::start(models.options(BINARY).settings(OFTEN)));
-    server.repository("wobbles", "load").await.ok();
-    let process = host(&server, "wobbles").unwrap();
+    models.add("fluctuates", 1, |path| {
+        torchscript::fluctuates(path, 96 << 10)
+    });
+    let server = Arc::new(Server::start(
+        models.options(BINARY).settings(FREQUENT_CHECKS),
+    ));
+    server.load("fluctuates").await.ok();
+    let process = server.host("fluctuates").unwrap();
 
-    let load = Load::begin(&server, "wobbles", |number| f64::from(number) + 1.0);
+    let load = Load::start(&server, "fluctuates", |number| f64::from(number) + 1.0);
     let (least, most) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
     wait_for_async(DEADLINE, async || {
-        let seen = host(&server, "wobbles").unwrap().pss;
-        least.fetch_min(seen, Ordering::Relaxed);
-        most.fetch_max(seen, Ordering::Relaxed);
+        let pss = server.host("fluctuates").unwrap().pss();
+        least.fetch_min(pss, Ordering::Relaxed);
+        most.fetch_max(pss, Ordering::Relaxed);
         let calls = load.calls();
         if calls >= 10_000 || load.has_failed() {
             Ok(())
@@ -171,25 +161,25 @@ async fn a_model_whose_memory_wobbles_is_left_alone_in_ten_thousand_calls() {
         }
     })
     .await;
-    load.end().await;
+    load.finish().await;
 
     let (least, most) = (least.into_inner(), most.into_inner());
     println!("between {} and {} MiB", least >> 20, most >> 20);
     assert!(
         most > least + (32 << 20),
-        "it did not wobble: {least} {most}"
+        "the memory did not fluctuate: {least} to {most}"
     );
-    assert_eq!(host(&server, "wobbles").unwrap().pid, process.pid);
+    assert_eq!(server.host("fluctuates").unwrap().pid, process.pid);
     for metric in [
         "headroom_model_leaks_total",
         "headroom_model_recycles_total",
     ] {
-        assert_eq!(count(&server, metric, "wobbles").await, 0.0);
+        assert_eq!(count(&server, metric, "fluctuates").await, 0.0);
     }
 }
 
 #[tokio::test]
-async fn a_sequence_keeps_its_leaking_process_to_its_end() {
+async fn a_leaking_process_is_not_replaced_before_the_end_of_its_sequence() {
     let code = format!(
         "def forward(self, x: Tensor) -> Tensor:\n  self.count = self.count + 1\n  \
          _0 = torch.append(self.kept, torch.rand([{}]))\n  return x + self.count\n\
@@ -222,11 +212,11 @@ async fn a_sequence_keeps_its_leaking_process_to_its_end() {
     };
 
     step(1, "sequence_start").await;
-    let process = host(&server, "counts").unwrap().pid;
+    let process = server.host("counts").unwrap().pid;
     let mut number = 1;
-    // Well beyond the point where the leak is found.
+    // Further requests after the leak is found.
     while count(&server, "headroom_model_leaks_total", "counts").await == 0.0 {
-        assert!(number < 5000, "no leak is found");
+        assert!(number < 5000, "the leak is not found");
         for _ in 0..50 {
             number += 1;
             step(number, "").await;
@@ -236,19 +226,18 @@ async fn a_sequence_keeps_its_leaking_process_to_its_end() {
         number += 1;
         step(number, "").await;
     }
-    assert_eq!(host(&server, "counts").unwrap().pid, process);
+    assert_eq!(server.host("counts").unwrap().pid, process);
     assert_eq!(
         count(&server, "headroom_model_recycles_total", "counts").await,
         0.0
     );
     step(number + 1, "sequence_end").await;
-    wait_for_async(DEADLINE, async || {
-        match count(&server, "headroom_model_recycles_total", "counts").await {
-            1.0 => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
-    assert_ne!(host(&server, "counts").unwrap().pid, process);
+    let label = ["name=\"counts:1\""];
+    server
+        .wait_for_metric("headroom_model_recycles_total", &label, |count| {
+            count == 1.0
+        })
+        .await;
+    assert_ne!(server.host("counts").unwrap().pid, process);
     step(1, "sequence_start").await;
 }

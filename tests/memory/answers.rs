@@ -1,5 +1,5 @@
-//! Answers and the tensors of requests are part of the budget: what does not fit is refused, and
-//! nobody else notices, whether or not clients read what they asked for.
+//! Answers and the tensors of requests are part of the budget. Those that do not fit are refused, and other clients are
+//! not disturbed, whether or not a client reads its answer.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,19 +9,19 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use headroom_test_support::cgroup::Group;
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::Watch;
+use headroom_test_support::process_tree::PeakSampler;
 use headroom_test_support::protocol::{floats, infer_path, tensor};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::{Fill, Script};
-use headroom_test_support::wait::wait_for_async;
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::{Value, json};
 
-use super::stage::{BINARY, DEADLINE, MIB, ModelsExt, ask};
+use super::setup::{AddModels, BINARY, MIB, ask, loads};
 
 const LIMIT: u64 = 1024 * MIB;
 
-/// Longer than any answer here takes to be made and read.
-const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// Longer than any answer here takes to be computed and read.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
 
 fn models() -> Models {
     let models = Models::new();
@@ -38,32 +38,32 @@ fn models() -> Models {
             script.write(path)
         })
         .add("sum", 1, |path| Script::new(elements).write(path))
-        .adds("honest", 1, 2.0);
+        .add_adder("regular", 1, 2.0);
     models
 }
 
-/// A batch of images, whose answer has 84 MiB.
+/// A batch of images. The answer has 84 MiB.
 fn images() -> Value {
     let zeros = vec![0; 4 * 3 * 64 * 64];
     json!({ "inputs": [tensor("x", "FP32", &[4, 3, 64, 64], json!(zeros))] })
 }
 
-/// How an inference ended, whose answer may be too large to parse for a test.
+/// The outcome of an inference with a large answer, which is not parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// A whole answer of so many bytes.
+enum Outcome {
+    /// A complete answer with this number of bytes.
     Answered(usize),
     Refused,
 }
 
-/// Asks for an answer, reads it without keeping it, and checks where it ends.
-async fn ask_large(server: &Server, model: &str, request: &Value) -> Ending {
+/// Sends a request, reads the answer without keeping it, and checks its end.
+async fn infer_large(server: &Server, model: &str, request: &Value) -> Outcome {
     let url = server.url(&infer_path(model));
     let request = server
         .client()
         .post(url)
         .json(request)
-        .timeout(ANSWER_WITHIN);
+        .timeout(ANSWER_DEADLINE);
     let mut response = request.send().await.expect("the server answers");
     let status = response.status().as_u16();
     let (mut bytes, mut last) = (0, Vec::new());
@@ -76,111 +76,121 @@ async fn ask_large(server: &Server, model: &str, request: &Value) -> Ending {
     match status {
         200 => {
             assert!(last.ends_with("]}]}"), "{last}");
-            Ending::Answered(bytes)
+            Outcome::Answered(bytes)
         }
         503 => {
             assert!(last.contains("bytes are needed"), "{last}");
-            Ending::Refused
+            Outcome::Refused
         }
         other => panic!("{other}: {last}"),
     }
 }
 
-/// Asks a small model for as long as `going` holds, and counts the answers.
-async fn honest(server: &Server, going: &AtomicBool) -> u64 {
+/// Sends requests to a small model while `running` is set, and counts the answers.
+async fn run_regular_client(server: &Server, running: &AtomicBool) -> u64 {
     let mut answered = 0;
-    while going.load(Ordering::Relaxed) {
-        let answer = ask(server, "honest", 1).await;
-        assert_eq!(answer.numbers("output"), [3.0]);
+    while running.load(Ordering::Relaxed) {
+        let answer = ask(server, "regular", 1).await;
+        assert_eq!(answer.output(), [3.0]);
         answered += 1;
     }
     answered
 }
 
-async fn held(server: &Server, sort: &str) -> u64 {
-    let stats = server.read("/api/performance/memory/stats").await.ok();
+/// The bytes of the budget in one account of buffers.
+async fn buffer_bytes(server: &Server, account: &str) -> u64 {
+    let stats = server.memory_stats().await;
     let buffers = stats["buffers"].as_array().unwrap();
-    let found = buffers.iter().find(|buffer| buffer["name"] == sort);
+    let found = buffers.iter().find(|buffer| buffer["name"] == account);
     found.map_or(0, |buffer| buffer["held_bytes"].as_u64().unwrap())
 }
 
-#[tokio::test]
-async fn answers_that_do_not_fit_are_refused_and_the_kernel_kills_nobody() {
-    let Some(group) = Group::new("answers", LIMIT) else {
-        return;
-    };
-    let models = models();
-    let server = group.serve(models.options(BINARY));
-    let watch = Watch::start(server.pid());
-    let going = AtomicBool::new(true);
-    let clients = async {
-        let requests = (0..4).map(|_| async {
-            let random = floats("x", &[45_000_000.0]);
-            let mut endings = Vec::new();
-            for _ in 0..3 {
-                endings.push(ask_large(&server, "convolution", &images()).await);
-            }
-            endings.push(ask_large(&server, "random", &random).await);
-            endings
-        });
-        let endings = join_all(requests).await.concat();
-        going.store(false, Ordering::Relaxed);
-        endings
-    };
-    let (endings, answered) = tokio::join!(clients, honest(&server, &going));
-    let peak = watch.finish();
-    println!(
-        "{endings:?}; {answered} honest; at most {} MiB",
-        peak.bytes / MIB
-    );
-    assert_eq!(group.kills(), 0, "the kernel had to step in");
-    assert!(peak.bytes < LIMIT, "{}", peak.bytes);
-    assert!(answered > 0);
-    let whole = endings
-        .iter()
-        .filter(|it| matches!(it, Ending::Answered(_)));
-    assert!(whole.count() >= 4, "{endings:?}");
+/// Waits until an account of buffers holds nothing.
+async fn wait_until_released(server: &Server, account: &str) {
     wait_for_async(DEADLINE, || async {
-        let held = held(&server, "answers").await;
-        (held == 0).then_some(()).ok_or(held)
+        let bytes = buffer_bytes(server, account).await;
+        (bytes == 0).then_some(()).ok_or(bytes)
     })
     .await;
 }
 
+/// The metric of connections that the server has cut off, and its label for clients that do not read.
+const CUT: &str = "headroom_http_connections_cut_total";
+const STALLED: [&str; 1] = ["reason=\"stalled\""];
+
 #[tokio::test]
-async fn one_large_answer_stays_within_a_limit_that_only_we_keep() {
+async fn answers_that_do_not_fit_are_refused_and_the_kernel_kills_no_process() {
+    let Some(group) = Group::new("answers", LIMIT) else {
+        return;
+    };
     let models = models();
-    let server = models.serve_within(LIMIT, "");
-    let watch = Watch::start(server.pid());
+    let server = group.start_server(models.options(BINARY));
+    let sampler = PeakSampler::start(server.pid());
+    let running = AtomicBool::new(true);
+    let clients = async {
+        let requests = (0..4).map(|_| async {
+            let random = floats("x", &[45_000_000.0]);
+            let mut outcomes = Vec::new();
+            for _ in 0..3 {
+                outcomes.push(infer_large(&server, "convolution", &images()).await);
+            }
+            outcomes.push(infer_large(&server, "random", &random).await);
+            outcomes
+        });
+        let outcomes = join_all(requests).await.concat();
+        running.store(false, Ordering::Relaxed);
+        outcomes
+    };
+    let (outcomes, answered) = tokio::join!(clients, run_regular_client(&server, &running));
+    let peak = sampler.finish();
+    println!(
+        "{outcomes:?}; {answered} of the regular client; at most {} MiB",
+        peak.bytes / MIB
+    );
+    assert_eq!(group.kills(), 0, "the kernel killed a process");
+    assert!(peak.bytes < LIMIT, "{}", peak.bytes);
+    assert!(answered > 0);
+    let whole = outcomes
+        .iter()
+        .filter(|it| matches!(it, Outcome::Answered(_)));
+    assert!(whole.count() >= 4, "{outcomes:?}");
+    wait_until_released(&server, "answers").await;
+}
+
+#[tokio::test]
+async fn one_large_answer_stays_within_a_limit_that_only_the_server_enforces() {
+    let models = models();
+    let server = models.start_server_with_limit(LIMIT, "");
+    let sampler = PeakSampler::start(server.pid());
     // Once alone, and then several at once.
     let request = floats("x", &[45_000_000.0]);
-    let one = ask_large(&server, "random", &request).await;
-    let Ending::Answered(bytes) = one else {
-        panic!("it fits, and was refused");
+    let one = infer_large(&server, "random", &request).await;
+    let Outcome::Answered(bytes) = one else {
+        panic!("an answer that fits was refused");
     };
     assert!(bytes > 400_000_000, "{bytes}");
-    let requests = (0..3).map(|_| ask_large(&server, "random", &request));
-    let endings = join_all(requests.collect::<Vec<_>>()).await;
-    let peak = watch.finish();
-    println!("{endings:?}; at most {} MiB", peak.bytes / MIB);
+    let requests = (0..3).map(|_| infer_large(&server, "random", &request));
+    let outcomes = join_all(requests.collect::<Vec<_>>()).await;
+    let peak = sampler.finish();
+    println!("{outcomes:?}; at most {} MiB", peak.bytes / MIB);
     assert!(peak.bytes < LIMIT, "{}", peak.bytes);
 }
 
 #[tokio::test]
-async fn an_answer_beyond_the_bound_of_all_answers_is_refused_with_the_bytes() {
+async fn an_answer_above_answers_in_flight_max_is_refused_with_the_bytes_needed() {
     let models = models();
-    let server = models.serve("server.answers_in_flight_max = '8MiB'");
+    let server = models.start_server("server.answers_in_flight_max = '8MiB'");
     let answer = server.infer("random", &floats("x", &[3_000_000.0])).await;
     let error = answer.error(503);
     assert!(error.contains("12000000 bytes are needed"), "{error}");
     let answer = server.infer("random", &floats("x", &[1_000_000.0])).await;
-    assert_eq!(answer.numbers("output").len(), 1_000_000);
-    // The process lives on: there was one load of it.
-    assert_eq!(super::stage::loads(&server).await, 1.0);
+    assert_eq!(answer.output().len(), 1_000_000);
+    // The process was not restarted: there was one load.
+    assert_eq!(loads(&server).await, 1.0);
 }
 
 #[tokio::test]
-async fn a_sequence_ends_with_an_answer_that_there_is_no_memory_for() {
+async fn a_sequence_ends_when_one_of_its_answers_is_refused_for_memory() {
     let models = models();
     let counting = "def forward(self, x: Tensor) -> Tensor:\n  self.n = self.n + 1\n  \
         return torch.full([int(x)], self.n)\n\
@@ -191,48 +201,42 @@ async fn a_sequence_ends_with_an_answer_that_there_is_no_memory_for() {
             Script::new(counting).int("n", 0).write(path)
         })
         .settings("counting", 1, settings);
-    let server = models.serve("server.answers_in_flight_max = '1MiB'");
-    let step = |floats_out: f32, parameters: Value| {
-        let mut request = floats("x", &[floats_out]);
+    let server = models.start_server("server.answers_in_flight_max = '1MiB'");
+    let step = |outputs: f32, parameters: Value| {
+        let mut request = floats("x", &[outputs]);
         request["parameters"] = parameters;
         request
     };
     let first = step(1.0, json!({ "sequence_id": 7, "sequence_start": true }));
-    assert_eq!(
-        server.infer("counting", &first).await.numbers("output"),
-        [1.0]
-    );
+    assert_eq!(server.infer("counting", &first).await.output(), [1.0]);
     let second = step(1_000_000.0, json!({ "sequence_id": 7 }));
     let error = server.infer("counting", &second).await.error(503);
     assert!(error.contains("bytes are needed"), "{error}");
-    // The model has counted it. A client that tries again is told to begin anew, not given a wrong count.
+    // The model has counted that request. A retry is refused, because its count would be wrong.
     let error = server.infer("counting", &second).await.error(400);
     assert!(error.contains("sequence_start"), "{error}");
-    assert_eq!(
-        server.infer("counting", &first).await.numbers("output"),
-        [1.0]
-    );
+    assert_eq!(server.infer("counting", &first).await.output(), [1.0]);
 }
 
 #[tokio::test]
-async fn tensors_of_requests_are_set_aside_before_they_are_made() {
-    // 16 MiB of text are 64 MiB of FP64, here and on their way into the process.
+async fn memory_for_tensors_of_requests_is_reserved_before_they_are_made() {
+    // 16 MiB of text become 64 MiB of FP64, in the server and again on the way into the host.
     let models = models();
-    let server = models.serve_within(512 * MIB, "");
-    ask(&server, "honest", 1).await.ok();
+    let server = models.start_server_with_limit(512 * MIB, "");
+    ask(&server, "regular", 1).await.ok();
     let count = 8 << 20;
     let zeros = vec!["0"; count].join(",");
     let body = format!(
         r#"{{"inputs":[{{"name":"x","shape":[{count}],"datatype":"FP64","data":[{zeros}]}}]}}"#
     );
-    let watch = Watch::start(server.pid());
+    let sampler = PeakSampler::start(server.pid());
     let url = server.url(&infer_path("sum"));
     let requests = (0..8).map(|_| async {
         let request = server.client().post(&url).body(body.clone());
         request.send().await.unwrap().status().as_u16()
     });
     let statuses = join_all(requests.collect::<Vec<_>>()).await;
-    let peak = watch.finish();
+    let peak = sampler.finish();
     println!("{statuses:?}; at most {} MiB", peak.bytes / MIB);
     assert!(
         statuses.iter().all(|status| [200, 503].contains(status)),
@@ -241,15 +245,11 @@ async fn tensors_of_requests_are_set_aside_before_they_are_made() {
     assert!(statuses.contains(&503), "{statuses:?}");
     assert!(statuses.contains(&200), "{statuses:?}");
     assert!(peak.bytes < 512 * MIB, "{}", peak.bytes);
-    wait_for_async(DEADLINE, || async {
-        let held = held(&server, "tensors").await;
-        (held == 0).then_some(()).ok_or(held)
-    })
-    .await;
+    wait_until_released(&server, "tensors").await;
 }
 
-/// Asks for an answer of `count` floats and does not read it.
-fn ask_and_stall(server: &Server, count: u32) -> TcpStream {
+/// Requests an answer of `count` floats and does not read it.
+fn request_without_reading(server: &Server, count: u32) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     let body = floats("x", &[count as f32]).to_string();
     let request = format!(
@@ -261,8 +261,7 @@ fn ask_and_stall(server: &Server, count: u32) -> TcpStream {
     stream
 }
 
-/// Whether the server has ended an answer: as much as it could send, and then no more. Not where it
-/// was refused.
+/// Whether the server has cut off an answer before its end. False for a complete answer and for a refusal.
 fn is_cut_off(mut stream: TcpStream) -> bool {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut last = Vec::new();
@@ -278,87 +277,71 @@ fn is_cut_off(mut stream: TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn clients_that_never_read_are_cut_off_and_their_answers_given_back() {
+async fn clients_that_never_read_are_cut_off_and_the_memory_of_their_answers_is_released() {
     let settings = "server.answer_idle_timeout = '3s'\nserver.answers_in_flight_max = '320MiB'";
     let models = models();
-    let server = models.serve_within(LIMIT, settings);
-    ask(&server, "honest", 1).await.ok();
-    let watch = Watch::start(server.pid());
-    let stalled: Vec<_> = (0..12).map(|_| ask_and_stall(&server, 8_000_000)).collect();
-    ask(&server, "honest", 1).await.ok();
-    let label = ["reason=\"stalled\""];
-    wait_for_async(ANSWER_WITHIN, || async {
-        let cut = server
-            .metric("headroom_http_connections_cut_total", &label)
-            .await;
-        (cut >= 9.0).then_some(()).ok_or(cut)
-    })
-    .await;
-    wait_for_async(DEADLINE, || async {
-        let held = held(&server, "answers").await;
-        (held == 0).then_some(()).ok_or(held)
-    })
-    .await;
-    let peak = watch.finish();
+    let server = models.start_server_with_limit(LIMIT, settings);
+    ask(&server, "regular", 1).await.ok();
+    let sampler = PeakSampler::start(server.pid());
+    let stalled: Vec<_> = (0..12)
+        .map(|_| request_without_reading(&server, 8_000_000))
+        .collect();
+    ask(&server, "regular", 1).await.ok();
+    server
+        .wait_for_metric(CUT, &STALLED, |cut| cut >= 9.0)
+        .await;
+    wait_until_released(&server, "answers").await;
+    let peak = sampler.finish();
     println!("at most {} MiB", peak.bytes / MIB);
     assert!(peak.bytes < LIMIT, "{}", peak.bytes);
     let cut_off = stalled.into_iter().map(is_cut_off);
     assert!(cut_off.filter(|it| *it).count() >= 9);
-    ask(&server, "honest", 1).await.ok();
+    ask(&server, "regular", 1).await.ok();
 }
 
 #[tokio::test]
-async fn a_client_that_reads_for_too_long_is_cut_off_however_steadily() {
+async fn a_client_that_reads_steadily_but_for_too_long_is_cut_off() {
     let models = models();
     let settings = "server.answer_timeout = '2s'\nserver.client_rate_min = '0B'";
-    let server = models.serve(settings);
-    let mut stream = ask_and_stall(&server, 8_000_000);
-    // A little at a time, and a question to the server between two reads: it always has more to send.
+    let server = models.start_server(settings);
+    let mut stream = request_without_reading(&server, 8_000_000);
+    // Reads a little at a time, with a request for the metrics between two reads: there is always more to send.
     let mut chunk = vec![0; 16 << 10];
     let pause = Duration::from_millis(100);
     stream.set_read_timeout(Some(pause)).unwrap();
-    let cut = || async {
-        let label = ["reason=\"stalled\""];
-        server
-            .metric("headroom_http_connections_cut_total", &label)
-            .await
-    };
     wait_for_async(DEADLINE, || {
         let read = stream.read(&mut chunk).unwrap_or(0);
-        let cut = cut();
+        let cut = server.metric(CUT, &STALLED);
         async move {
             let cut = cut.await;
             (cut == 1.0).then_some(()).ok_or((cut, read))
         }
     })
     .await;
-    assert_eq!(held(&server, "answers").await, 0);
+    assert_eq!(buffer_bytes(&server, "answers").await, 0);
 }
 
 #[tokio::test]
-async fn a_thousand_clients_that_never_read_disturb_no_honest_one() {
+async fn a_thousand_clients_that_never_read_do_not_disturb_regular_clients() {
     let models = models();
-    let server = models.serve_within(LIMIT, "server.answer_idle_timeout = '3s'");
-    ask(&server, "honest", 1).await.ok();
-    let watch = Watch::start(server.pid());
-    let stalled: Vec<_> = (0..1000).map(|_| ask_and_stall(&server, 400_000)).collect();
-    let going = AtomicBool::new(true);
-    let honest_ones = (0..50).map(|_| honest(&server, &going));
+    let server = models.start_server_with_limit(LIMIT, "server.answer_idle_timeout = '3s'");
+    ask(&server, "regular", 1).await.ok();
+    let sampler = PeakSampler::start(server.pid());
+    let stalled: Vec<_> = (0..1000)
+        .map(|_| request_without_reading(&server, 400_000))
+        .collect();
+    let running = AtomicBool::new(true);
+    let regular_clients = (0..50).map(|_| run_regular_client(&server, &running));
     let until_cut_off = async {
-        wait_for_async(ANSWER_WITHIN, || async {
-            let label = ["reason=\"stalled\""];
-            let cut = server
-                .metric("headroom_http_connections_cut_total", &label)
-                .await;
-            (cut > 50.0).then_some(()).ok_or(cut)
-        })
-        .await;
-        going.store(false, Ordering::Relaxed);
+        server
+            .wait_for_metric(CUT, &STALLED, |cut| cut > 50.0)
+            .await;
+        running.store(false, Ordering::Relaxed);
     };
-    let (answered, ()) = tokio::join!(join_all(honest_ones.collect::<Vec<_>>()), until_cut_off);
-    let peak = watch.finish();
+    let (answered, ()) = tokio::join!(join_all(regular_clients.collect::<Vec<_>>()), until_cut_off);
+    let peak = sampler.finish();
     println!(
-        "{} honest answers, at most {} MiB",
+        "{} answers to regular clients, at most {} MiB",
         answered.iter().sum::<u64>(),
         peak.bytes / MIB
     );

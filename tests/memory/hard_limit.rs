@@ -1,4 +1,4 @@
-//! The promise itself: far more models than fit, under a limit that the kernel enforces.
+//! Many more models than fit, under a limit that the kernel enforces.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use headroom_test_support::cgroup::Group;
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::Watch;
+use headroom_test_support::process_tree::PeakSampler;
 use headroom_test_support::protocol::{floats, infer_path};
 use headroom_test_support::server::Server;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -20,19 +20,18 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
-use super::stage::{BINARY, MIB, ModelsExt};
+use super::setup::{AddModels, BINARY, MIB, loads};
 
 const LIMIT: u64 = 768 * MIB;
 
-/// Weights of the models, in MiB: 1,560 in all, the most popular neither the largest nor the
-/// smallest.
+/// Weights of the models, in MiB: 1,560 in all. The most popular model is neither the largest nor the smallest.
 const WEIGHTS: [u64; 12] = [110, 60, 200, 80, 150, 100, 190, 70, 120, 180, 130, 170];
 
 const CLIENTS: u64 = 32;
 
-const LASTS: Duration = Duration::from_secs(120);
+const DURATION: Duration = Duration::from_secs(120);
 
-/// After a refusal. A client would wait for as long as it was told; these press harder.
+/// Pause after a refusal. It is shorter than Retry-After, so that the load stays high.
 const PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
@@ -43,41 +42,36 @@ struct Outcome {
 }
 
 #[tokio::test]
-async fn twelve_models_share_a_hard_limit_that_holds_four_and_the_kernel_kills_nobody() {
+async fn twelve_models_share_a_hard_limit_that_holds_four_and_the_kernel_kills_no_process() {
     let Some(group) = Group::new("hard-limit", LIMIT) else {
         return;
     };
     let models = Models::new();
     for (index, mib) in WEIGHTS.into_iter().enumerate() {
-        models.adds(&name(index), mib, index as f32);
-        forget_pages(&models, index);
+        models.add_adder(&name(index), mib, index as f32);
+        drop_from_page_cache(&models, index);
     }
-    let server = group.serve(models.options(BINARY));
+    let server = group.start_server(models.options(BINARY));
     let group = Arc::new(group);
-    let samples = Samples::start(&group);
-    let watch = Watch::start(server.pid());
+    let group_sampler = GroupSampler::start(&group);
+    let sampler = PeakSampler::start(server.pid());
 
-    let ends = Instant::now() + LASTS;
+    let ends = Instant::now() + DURATION;
     let clients = (0..CLIENTS).map(|client| run_client(&server, client, ends));
     let outcomes = join_all(clients).await;
 
-    let peak = watch.finish();
-    let samples = samples.finish();
+    let peak = sampler.finish();
+    let samples = group_sampler.finish();
     let answered: u64 = outcomes.iter().map(|it| it.answered).sum();
     let refused: u64 = outcomes.iter().map(|it| it.refused).sum();
     let wrong: Vec<_> = outcomes.into_iter().flat_map(|it| it.wrong).collect();
-    let loads = server
-        .metric("headroom_lazy_loads_total", &["kind=\"model\""])
-        .await;
-    let stats = server
-        .get("/api/performance/memory/stats?events=1000")
-        .await;
-    let stats: Value = stats.json().await.unwrap();
-    let mut story: BTreeMap<String, u64> = BTreeMap::new();
+    let loads = loads(&server).await;
+    let stats = server.memory_stats().await;
+    let mut event_counts: BTreeMap<String, u64> = BTreeMap::new();
     for event in stats["events"].as_array().unwrap() {
         let to = event["to"].as_str().map(|to| format!(" to {to}"));
         let kind = event["event"].as_str().unwrap();
-        *story
+        *event_counts
             .entry(format!("{kind}{}", to.unwrap_or_default()))
             .or_default() += 1;
     }
@@ -96,19 +90,19 @@ async fn twelve_models_share_a_hard_limit_that_holds_four_and_the_kernel_kills_n
         samples.count,
     );
     println!(
-        "limit reached {} times, {} kills; {story:?}",
+        "limit reached {} times, {} kills; {event_counts:?}",
         group.limit_hits(),
         group.kills()
     );
 
     assert_eq!(wrong, [""; 0]);
-    assert_eq!(group.kills(), 0, "the kernel had to step in");
-    // The kernel adds what a process asks for before it compares, a batch of pages for each processor:
-    // a sample may show one that it is about to refuse.
+    assert_eq!(group.kills(), 0, "the kernel killed a process");
+    // The kernel charges a batch of pages for each processor before it compares with the limit. A sample may include a
+    // batch that is refused afterwards.
     assert!(samples.usage <= LIMIT + MIB, "{}", samples.usage);
     assert!(peak.bytes <= LIMIT);
     assert!(samples.count > 1000 && peak.samples > 1000);
-    // The limit may be reached, but only by page cache: what cannot be reclaimed stayed below it.
+    // Page cache may fill the group up to its limit. Memory that cannot be reclaimed stays below it.
     assert!(
         samples.unreclaimable < LIMIT * 97 / 100,
         "{}",
@@ -116,9 +110,12 @@ async fn twelve_models_share_a_hard_limit_that_holds_four_and_the_kernel_kills_n
     );
     assert!(answered > 1000, "{answered}");
     assert!(refused < answered / 2, "{refused} of {answered}");
-    assert!(loads > 30.0, "it was no pressure at all: {loads}");
+    assert!(
+        loads > 30.0,
+        "too few loads for a test of evictions: {loads}"
+    );
     let deaths = server.metric("headroom_lazy_deaths_total", &[]).await;
-    assert_eq!(deaths, 0.0, "a model died");
+    assert_eq!(deaths, 0.0, "a model's process ended unexpectedly");
     drop(server);
 }
 
@@ -126,8 +123,8 @@ fn name(index: usize) -> String {
     format!("model-{index}")
 }
 
-/// Takes a model's file out of the page cache, so that whoever reads it is charged for it.
-fn forget_pages(models: &Models, index: usize) {
+/// Drops a model's file from the page cache, so that its next reader is charged for its pages.
+fn drop_from_page_cache(models: &Models, index: usize) {
     let file = File::open(models.version(&name(index), 1).join("model.pt")).unwrap();
     file.sync_all().unwrap();
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
@@ -144,7 +141,7 @@ async fn run_client(server: &Server, seed: u64, ends: Instant) -> Outcome {
         let request = floats("x", &[f32::from(x)]);
         let response = server.post(&infer_path(&name(model)), &request).await;
         let status = response.status().as_u16();
-        let comes_back = response.headers().contains_key("retry-after");
+        let has_retry_after = response.headers().contains_key("retry-after");
         let text = response.text().await.unwrap();
         match status {
             200 => {
@@ -156,7 +153,7 @@ async fn run_client(server: &Server, seed: u64, ends: Instant) -> Outcome {
                     outcome.wrong.push(text);
                 }
             }
-            503 if comes_back => {
+            503 if has_retry_after => {
                 outcome.refused += 1;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -166,27 +163,28 @@ async fn run_client(server: &Server, seed: u64, ends: Instant) -> Outcome {
     outcome
 }
 
-/// Samples what the kernel counts for the group, every 20 ms.
-struct Samples {
+/// Samples the kernel's figures of the group every 20 ms.
+struct GroupSampler {
     ends: Arc<AtomicBool>,
-    thread: JoinHandle<Highest>,
+    thread: JoinHandle<GroupPeak>,
 }
 
 #[derive(Default)]
-struct Highest {
-    /// Everything, page cache included.
+struct GroupPeak {
+    /// Usage with page cache, in bytes.
     usage: u64,
-    /// Without the pages of files that the kernel gives up before it kills anybody.
+    /// Usage without file pages, which the kernel can reclaim, in bytes.
     unreclaimable: u64,
+    /// Number of samples.
     count: u64,
 }
 
-impl Samples {
+impl GroupSampler {
     fn start(group: &Arc<Group>) -> Self {
         let (ends, group) = (Arc::new(AtomicBool::new(false)), Arc::clone(group));
         let ended = Arc::clone(&ends);
         let thread = std::thread::spawn(move || {
-            let mut highest = Highest::default();
+            let mut highest = GroupPeak::default();
             while !ended.load(Ordering::Relaxed) {
                 let usage = group.usage();
                 let files = group.stat("inactive_file") + group.stat("active_file");
@@ -200,7 +198,7 @@ impl Samples {
         Self { ends, thread }
     }
 
-    fn finish(self) -> Highest {
+    fn finish(self) -> GroupPeak {
         self.ends.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }

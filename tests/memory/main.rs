@@ -1,7 +1,7 @@
-//! Memory from outside: the real binary, models with real weights, and a measure of its own.
+//! Memory behaviour of the real binary with models of real weights, measured from outside.
 //!
-//! Every test that speaks of the budget samples the proportional shares of the whole process tree
-//! every 20 ms, and compares the highest sum with the limit that the server was given.
+//! Every test of the budget samples the proportional shares of the whole process tree every 20 ms, and compares the
+//! highest sum with the limit in the server's settings.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,12 +11,12 @@
 )]
 
 mod answers;
-mod ballast;
 mod budget;
 mod cgroup;
 mod hard_limit;
-mod leaving;
+mod http_api;
 mod pressure;
 mod runaway;
-mod stage;
-mod telling;
+mod setup;
+mod unloading;
+mod unreserved_growth;

@@ -1,53 +1,54 @@
-//! Memory levels: what is idle goes when one is reached, and the level falls again.
+//! Memory levels: at a high level idle models are evicted, and the level falls.
 
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::{Watch, tree_pss};
-use headroom_test_support::wait::wait_for_async;
+use headroom_test_support::process_tree::{PeakSampler, tree_pss};
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 
-use super::stage::{DEADLINE, ModelsExt, ask, evictions, number, room_for};
+use super::setup::{AddModels, ask, evictions, limit_for};
 
 #[tokio::test]
-async fn idle_models_go_when_the_level_is_high_and_then_it_falls() {
+async fn idle_models_are_evicted_at_the_high_level_and_the_level_falls() {
     const EACH: u64 = 120;
     let models = Models::new();
-    models.works("one", EACH, 1.0).adds("two", EACH, 2.0);
-    // High begins where there is room for one and not for two. Far more is free: a load takes of it
-    // while nothing can leave instead.
-    let limit = room_for(4, EACH);
-    let high = room_for(1, EACH) as f64 / limit as f64;
+    models
+        .add_slow_adder("one", EACH, 1.0)
+        .add_adder("two", EACH, 2.0);
+    // The high level is between the memory of one model and of two. The limit is far above: a load may use it while no
+    // model can be evicted.
+    let limit = limit_for(4, EACH);
+    let high = limit_for(1, EACH) as f64 / limit as f64;
     let elevated = high - 0.02;
-    let server = models.serve_within(
+    let server = models.start_server_with_limit(
         limit,
         &format!(
             "memory.levels = {{ elevated = {elevated:.4}, high = {high:.4}, critical = 0.9, exhausted = 0.95 }}\n\
              memory.hysteresis = 0.01\nmemory.dwell = '200ms'\nmemory.sample_interval = '100ms'"
         ),
     );
-    let watch = Watch::start(server.pid());
-    assert_eq!(number(ask(&server, "one", 1).await), 2.0);
+    let sampler = PeakSampler::start(server.pid());
+    assert_eq!(ask(&server, "one", 1).await.number(), 2.0);
     assert_eq!(server.metric("headroom_memory_level", &[]).await, 0.0);
     let (busy, answer) = tokio::join!(ask(&server, "one", 3000), ask(&server, "two", 1));
-    assert_eq!((number(busy), number(answer)), (3001.0, 3.0));
+    assert_eq!((busy.number(), answer.number()), (3001.0, 3.0));
     assert_eq!(evictions(&server, "room").await, 0.0);
 
     wait_for_async(DEADLINE, || async {
-        let gone = evictions(&server, "pressure").await;
-        if gone >= 1.0 { Ok(()) } else { Err(gone) }
+        let evicted = evictions(&server, "pressure").await;
+        (evicted >= 1.0).then_some(()).ok_or(evicted)
     })
     .await;
-    wait_for_async(DEADLINE, || async {
-        let level = server.metric("headroom_memory_level", &[]).await;
-        if level == 0.0 { Ok(()) } else { Err(level) }
-    })
-    .await;
-    assert!(watch.finish().bytes > (high * limit as f64) as u64);
+    let normal = |level| level == 0.0;
+    server
+        .wait_for_metric("headroom_memory_level", &[], normal)
+        .await;
+    assert!(sampler.finish().bytes > (high * limit as f64) as u64);
     assert!(tree_pss(server.pid()) < (high * limit as f64) as u64);
-    // Only as much as was wanted.
+    // No more than needed was evicted.
     assert_eq!(evictions(&server, "pressure").await, 1.0);
     let changes = "headroom_memory_level_changes_total";
     assert!(server.metric(changes, &["to=\"high\""]).await >= 1.0);
     assert!(server.metric(changes, &["to=\"normal\""]).await >= 1.0);
-    // The one that stayed still answers, and the other comes back.
-    assert_eq!(number(ask(&server, "two", 2).await), 4.0);
-    assert_eq!(number(ask(&server, "one", 2).await), 3.0);
+    // The model that stayed answers, and the other is loaded again.
+    assert_eq!(ask(&server, "two", 2).await.number(), 4.0);
+    assert_eq!(ask(&server, "one", 2).await.number(), 3.0);
 }

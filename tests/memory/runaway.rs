@@ -1,32 +1,31 @@
-//! A request that allocates without bound: it is refused its memory, or ended, and nobody else
-//! notices.
+//! A request that allocates without bound is refused the memory, or its process is ended. Others are not disturbed.
 
 use std::time::{Duration, Instant};
 
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::Watch;
+use headroom_test_support::process_tree::PeakSampler;
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::Script;
 
-use super::stage::{MIB, ModelsExt, ask, host, number};
+use super::setup::{AddModels, MIB, ask};
 
-/// The budget. No control group enforces it: what keeps it is the server alone.
+/// The budget, in bytes. No control group enforces it, only the server.
 const LIMIT: u64 = 1024 * MIB;
 
-/// What is asked for, in MiB: six times the budget, or more.
-const ASKED: u16 = 6000;
+/// What a request allocates, in MiB: almost six times the budget.
+const ALLOCATED: u16 = 6000;
 
-/// A model that makes one tensor of as many MiB as its input says, and returns its input.
-fn takes_at_once(models: &Models) {
+/// Adds a model that makes one tensor of as many MiB as its input says, and returns its input.
+fn add_single_allocator(models: &Models) {
     let code = "def forward(self, x: Tensor) -> Tensor:\n  \
         taken = torch.ones([int(x), 262144])\n  \
         return x + torch.mul(taken[0][0], 0.)\n";
     models.add("runaway", 1, |path| Script::new(code).write(path));
 }
 
-/// As many tensors of 4 MiB, which it keeps until it has all of them. Each holds other numbers: what
-/// is always the same, the optimiser makes only once.
-fn takes_in_pieces(models: &Models) {
+/// Adds a model that makes as many tensors of 4 MiB as its input says, keeps them until the end of the call, and returns
+/// its input. The tensors differ: the optimiser would make a constant tensor only once.
+fn add_piecewise_allocator(models: &Models) {
     let code = "def forward(self, x: Tensor) -> Tensor:\n  \
         taken = annotate(List[Tensor], [])\n  \
         for _0 in range(int(x)):\n    \
@@ -35,15 +34,15 @@ fn takes_in_pieces(models: &Models) {
     models.add("runaway", 1, |path| Script::new(code).write(path));
 }
 
-/// Asks for too much, and for a little before and after that. Says how high memory rose, and how long
-/// the answer took.
-async fn run_away(server: &Server) -> (u64, Duration) {
-    assert_eq!(number(ask(server, "runaway", 1).await), 1.0);
-    let watch = Watch::start(server.pid());
+/// Sends a request that allocates too much, between two that do not. Returns the peak of memory in bytes, and the time to
+/// the refusal.
+async fn allocate_too_much(server: &Server) -> (u64, Duration) {
+    assert_eq!(ask(server, "runaway", 1).await.number(), 1.0);
+    let sampler = PeakSampler::start(server.pid());
     let begun = Instant::now();
-    let answer = ask(server, "runaway", ASKED).await;
+    let answer = ask(server, "runaway", ALLOCATED).await;
     let took = begun.elapsed();
-    let peak = watch.finish();
+    let peak = sampler.finish();
     println!(
         "answered {} in {took:?}, at most {} of {} MiB",
         answer.status,
@@ -52,46 +51,46 @@ async fn run_away(server: &Server) -> (u64, Duration) {
     );
     let error = answer.error(507);
     assert!(error.contains("memory"), "{error}");
-    assert_eq!(number(ask(server, "runaway", 2).await), 2.0);
+    assert_eq!(ask(server, "runaway", 2).await.number(), 2.0);
     (peak.bytes, took)
 }
 
 #[tokio::test]
-async fn one_tensor_far_above_the_budget_is_refused_and_the_model_goes_on() {
+async fn one_tensor_far_above_the_budget_is_refused_and_the_process_stays() {
     let models = Models::new();
-    takes_at_once(&models);
-    models.adds("other", 8, 2.0);
-    let server = models.serve_within(LIMIT, "");
-    assert_eq!(number(ask(&server, "other", 1).await), 3.0);
-    assert_eq!(number(ask(&server, "runaway", 1).await), 1.0);
-    let pid = |name| host(&server, name).unwrap().pid;
+    add_single_allocator(&models);
+    models.add_adder("other", 8, 2.0);
+    let server = models.start_server_with_limit(LIMIT, "");
+    assert_eq!(ask(&server, "other", 1).await.number(), 3.0);
+    assert_eq!(ask(&server, "runaway", 1).await.number(), 1.0);
+    let pid = |name| server.host(name).unwrap().pid;
     let before = (pid("runaway"), pid("other"));
-    let (peak, took) = run_away(&server).await;
+    let (peak, took) = allocate_too_much(&server).await;
     assert!(peak < LIMIT, "{peak} of {LIMIT}");
-    // Nothing of it was ever made.
+    // The tensor was refused as a whole: filling it would take longer.
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!((pid("runaway"), pid("other")), before);
 }
 
 #[tokio::test]
-async fn many_tensors_that_pass_the_budget_together_are_refused_and_the_model_goes_on() {
-    // By itself or, where it was seen to grow and was sent away meanwhile, with a new process.
+async fn many_tensors_that_exceed_the_budget_together_are_refused_and_the_model_answers_again() {
+    // The process may have been replaced: a reading during its growth can end it.
     let models = Models::new();
-    takes_in_pieces(&models);
-    let server = models.serve_within(LIMIT, "");
-    let (peak, _) = run_away(&server).await;
+    add_piecewise_allocator(&models);
+    let server = models.start_server_with_limit(LIMIT, "");
+    let (peak, _) = allocate_too_much(&server).await;
     assert!(peak < LIMIT, "{peak} of {LIMIT}");
 }
 
 #[tokio::test]
-async fn a_request_is_not_refused_for_what_the_one_before_it_held() {
-    // Each takes more than half of what there is, for long enough to be seen by a reading.
+async fn a_request_is_not_refused_for_memory_that_the_previous_one_has_freed() {
+    // Each request allocates more than half of the free memory, long enough for a reading to count it.
     let models = Models::new();
-    takes_at_once(&models);
-    let server = models.serve_within(LIMIT, "");
-    assert_eq!(number(ask(&server, "runaway", 1).await), 1.0);
+    add_single_allocator(&models);
+    let server = models.start_server_with_limit(LIMIT, "");
+    assert_eq!(ask(&server, "runaway", 1).await.number(), 1.0);
     let requests = (0..8).map(|_| ask(&server, "runaway", 450));
     for answer in futures_util::future::join_all(requests.collect::<Vec<_>>()).await {
-        assert_eq!(number(answer), 450.0);
+        assert_eq!(answer.number(), 450.0);
     }
 }

@@ -1,22 +1,22 @@
-//! What is special about Redis: messages that come round, and who is let in.
+//! Redis only: subscriptions, and a password for each role.
 
 use std::net::TcpListener;
 use std::path::Path;
 
 use headroom_test_support::child::{self, Child};
-use headroom_test_support::wait::wait_for;
+use headroom_test_support::wait::{DEADLINE, wait_for};
 
-use super::{DEADLINE, get, probe, start, use_pool};
+use super::{get, probe, probe_ok, start};
 
 const SECRET: &str = "hunter2-never-to-be-seen";
 
-/// A `redis-server` that somebody else runs.
-struct Theirs {
+/// A `redis-server` that Headroom does not start.
+struct ExternalRedis {
     _process: Child,
     port: u16,
 }
 
-impl Theirs {
+impl ExternalRedis {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
@@ -31,25 +31,25 @@ impl Theirs {
             "",
         ]);
         command.args(arguments).current_dir(folder);
-        let theirs = Self {
+        let redis = Self {
             _process: child::start(&mut command).expect("redis-server is installed"),
             port,
         };
         wait_for(DEADLINE, || {
             std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())
         });
-        theirs
+        redis
     }
 }
 
 #[tokio::test]
-async fn a_probe_of_pubsub_sends_a_message_round_and_nothing_is_subscribed_before() {
+async fn a_probe_of_pubsub_publishes_a_message_and_receives_it() {
     let server = start("");
     let cold = get(&server, "/api/pools/redis-pubsub").await;
     assert_eq!(cold["subscriber"]["connects"], 0, "{cold}");
     assert!(get(&server, "/api/pools/redis-primary").await["subscriber"].is_null());
-    let facts = use_pool(&server, "redis-pubsub").await;
-    assert_eq!(facts["server"]["nodes"], 1, "{facts}");
+    let report = probe_ok(&server, "redis-pubsub").await;
+    assert_eq!(report["server"]["nodes"], 1, "{report}");
     let warm = get(&server, "/api/pools/redis-pubsub").await;
     assert_eq!(warm["subscriber"]["connects"], 1, "{warm}");
     assert_eq!(warm["subscriber"]["messages"], 1, "{warm}");
@@ -63,18 +63,18 @@ async fn a_probe_of_pubsub_sends_a_message_round_and_nothing_is_subscribed_befor
 }
 
 #[tokio::test]
-async fn each_role_is_let_in_by_its_own_password_and_none_is_shown() {
+async fn each_role_uses_its_own_password_and_none_is_shown() {
     let folder = tempfile::tempdir().unwrap();
-    let theirs = Theirs::start(folder.path(), &["--requirepass", SECRET]);
-    let port = theirs.port;
+    let redis = ExternalRedis::start(folder.path(), &["--requirepass", SECRET]);
+    let port = redis.port;
     let server = start(&format!(
         "log.filter = 'trace'\n\
          redis.primary.url = 'redis://:{SECRET}@127.0.0.1:{port}/1'\n\
          redis.pubsub.url = 'redis://:{SECRET}@127.0.0.1:{port}/2'\n\
          redis.cache.url = 'redis://:wrong-{SECRET}@127.0.0.1:{port}/3'"
     ));
-    use_pool(&server, "redis-primary").await;
-    use_pool(&server, "redis-pubsub").await;
+    probe_ok(&server, "redis-primary").await;
+    probe_ok(&server, "redis-pubsub").await;
     let (status, body) = probe(&server, "redis-cache").await;
     assert_eq!(status, 503, "{body}");
     let health = get(&server, "/api/performance/connections/health").await;

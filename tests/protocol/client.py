@@ -1,6 +1,6 @@
-"""Talks to a server as Triton's own HTTP client does: client.py ADDRESS
+"""Tests a server with Triton's HTTP client: client.py ADDRESS
 
-Any assertion that fails ends it with a traceback. The server has the models silero-vad, echo, many and throws.
+A failed assertion ends the program with a traceback. The server has the models silero-vad, echo, many and throws.
 """
 
 import sys
@@ -22,16 +22,16 @@ DATATYPES = {
 
 
 def tensor(name, array, datatype):
-    made = triton.InferInput(name, list(array.shape), datatype)
-    made.set_data_from_numpy(array, binary_data=False)
-    return made
+    result = triton.InferInput(name, list(array.shape), datatype)
+    result.set_data_from_numpy(array, binary_data=False)
+    return result
 
 
-def wanted(*names):
+def requested(*names):
     return [triton.InferRequestedOutput(name, binary_data=False) for name in names]
 
 
-def refused(status, call, *arguments, **named):
+def assert_refused(status, call, *arguments, **named):
     try:
         call(*arguments, **named)
     except InferenceServerException as error:
@@ -41,7 +41,7 @@ def refused(status, call, *arguments, **named):
     raise AssertionError(f"{call.__name__} was not refused")
 
 
-def server(client):
+def check_server(client):
     assert client.is_server_live()
     assert client.is_server_ready()
     metadata = client.get_server_metadata()
@@ -49,7 +49,7 @@ def server(client):
     assert "model_repository" in metadata["extensions"]
 
 
-def models(client):
+def check_models(client):
     metadata = client.get_model_metadata("silero-vad")
     assert metadata["versions"] == ["1"]
     assert metadata["inputs"][0] == {"name": "input", "datatype": "FP32", "shape": [-1, 512]}
@@ -58,10 +58,10 @@ def models(client):
     assert client.is_model_ready("silero-vad", "1")
     assert not client.is_model_ready("silero-vad", "2")
     assert not client.is_model_ready("none")
-    assert "none" in refused(404, client.get_model_metadata, "none")
+    assert "none" in assert_refused(404, client.get_model_metadata, "none")
 
 
-def inference(client):
+def check_inference(client):
     for datatype, kind in DATATYPES.items():
         sent = np.array([[0, 1, 2], [3, 4, 5]]).astype(kind)
         result = client.infer("echo", [tensor("x", sent, datatype)], request_id="7")
@@ -70,38 +70,38 @@ def inference(client):
         assert received.dtype == kind and received.shape == (2, 3), datatype
         assert np.array_equal(received, sent), datatype
     large = np.random.default_rng(1).standard_normal((512, 1024))
-    result = client.infer("echo", [tensor("x", large, "FP64")], outputs=wanted("output"))
+    result = client.infer("echo", [tensor("x", large, "FP64")], outputs=requested("output"))
     assert np.array_equal(result.as_numpy("output"), large)
     one = tensor("x", np.ones([2], np.float32), "FP32")
-    result = client.infer("many", [one], outputs=wanted("output_2.sum", "output_1_0"))
+    result = client.infer("many", [one], outputs=requested("output_2.sum", "output_1_0"))
     assert [output["name"] for output in result.get_response()["outputs"]] == ["output_2.sum", "output_1_0"]
     assert result.as_numpy("output_2.sum") == 2 and result.as_numpy("output_0") is None
-    waiting = [client.async_infer("echo", [one]) for _ in range(8)]
-    assert all(np.array_equal(it.get_result().as_numpy("output"), [1, 1]) for it in waiting)
+    pending = [client.async_infer("echo", [one]) for _ in range(8)]
+    assert all(np.array_equal(it.get_result().as_numpy("output"), [1, 1]) for it in pending)
 
 
-def sequences(client):
+def check_sequences(client):
     silence = tensor("input", np.zeros((1, 512), np.float32), "FP32")
-    ask = dict(inputs=[silence], outputs=wanted("output"))
+    arguments = dict(inputs=[silence], outputs=requested("output"))
     for id in (7, "seven"):
-        first = client.infer("silero-vad", **ask, sequence_id=id, sequence_start=True).as_numpy("output")
-        second = client.infer("silero-vad", **ask, sequence_id=id).as_numpy("output")
+        first = client.infer("silero-vad", **arguments, sequence_id=id, sequence_start=True).as_numpy("output")
+        second = client.infer("silero-vad", **arguments, sequence_id=id).as_numpy("output")
         assert first.shape == (1, 1) and 0 < first < 0.5 and first != second
-        client.infer("silero-vad", **ask, sequence_id=id, sequence_end=True)
-        assert f'"{id}"' in refused(400, client.infer, "silero-vad", **ask, sequence_id=id)
+        client.infer("silero-vad", **arguments, sequence_id=id, sequence_end=True)
+        assert f'"{id}"' in assert_refused(400, client.infer, "silero-vad", **arguments, sequence_id=id)
 
 
-def errors(client):
+def check_errors(client):
     one = tensor("x", np.ones([1], np.float32), "FP32")
-    assert "none" in refused(404, client.infer, "none", [one])
-    assert "refuses" in refused(422, client.infer, "throws", [one])
-    assert "input" in refused(400, client.infer, "silero-vad", [one])
+    assert "none" in assert_refused(404, client.infer, "none", [one])
+    assert "refuses" in assert_refused(422, client.infer, "throws", [one])
+    assert "input" in assert_refused(400, client.infer, "silero-vad", [one])
     binary = triton.InferInput("x", [1], "FP32")
     binary.set_data_from_numpy(np.ones([1], np.float32), binary_data=True)
-    assert "binary" in refused(400, client.infer, "echo", [binary])
+    assert "binary" in assert_refused(400, client.infer, "echo", [binary])
 
 
-def repository(client):
+def check_repository(client):
     def state(name):
         return next(it["state"] for it in client.get_model_repository_index() if it["name"] == name)
 
@@ -111,10 +111,10 @@ def repository(client):
     assert state("echo") == "READY"
     client.unload_model("echo")
     assert state("echo") == "UNAVAILABLE"
-    assert "none" in refused(404, client.load_model, "none")
+    assert "none" in assert_refused(404, client.load_model, "none")
 
 
 with triton.InferenceServerClient(sys.argv[1], concurrency=4, network_timeout=60) as client:
-    for check in (server, models, inference, sequences, errors, repository):
+    for check in (check_server, check_models, check_inference, check_sequences, check_errors, check_repository):
         check(client)
         print(check.__name__, "ok")

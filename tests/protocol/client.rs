@@ -1,4 +1,4 @@
-//! A client that no one here made speaks to the server: Triton's own, from PyPI.
+//! An independent client of the protocol: Triton's HTTP client, from PyPI.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use headroom_test_support::torchscript;
 use crate::BINARY;
 
 #[test]
-fn tritons_own_client_is_content() {
+fn tritons_http_client_works_with_the_server() {
     let models = Models::new();
     models
         .add_sample()

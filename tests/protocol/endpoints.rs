@@ -1,14 +1,14 @@
-//! What each endpoint answers when all is well.
+//! The successful answers of each endpoint.
 
 use headroom_test_support::models::Models;
-use headroom_test_support::protocol::{Answer, floats, tensor};
+use headroom_test_support::protocol::{floats, tensor};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::{self, Script};
 use serde_json::json;
 
 use crate::BINARY;
 
-/// Settings of the affine model, complete.
+/// Complete settings of the affine model.
 const AFFINE: &str = "
     max_batch = 4
     [[inputs]]
@@ -22,29 +22,32 @@ const AFFINE: &str = "
 ";
 
 #[tokio::test]
-async fn the_server_tells_its_name_and_what_it_knows() {
+async fn the_server_reports_its_name_version_and_extensions() {
     let server = Server::start(Models::new().options(BINARY));
-    let metadata = server.read("/v2").await.ok();
+    let metadata = server.get_json("/v2").await.ok();
     assert_eq!(metadata["name"], "headroom");
     assert_eq!(metadata["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(
         metadata["extensions"],
         json!(["model_repository", "sequence"])
     );
-    assert_eq!(server.read("/v2/health/live").await.ok()["live"], true);
-    assert_eq!(server.read("/v2/health/ready").await.ok()["ready"], true);
+    assert_eq!(server.get_json("/v2/health/live").await.ok()["live"], true);
+    assert_eq!(
+        server.get_json("/v2/health/ready").await.ok()["ready"],
+        true
+    );
     let head = server.client().head(server.url("/v2/health/ready"));
     assert_eq!(head.send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
-async fn a_models_metadata_is_what_its_settings_say() {
+async fn the_metadata_of_a_model_comes_from_its_settings() {
     let models = Models::new();
     models
         .add("affine", 1, torchscript::affine)
         .settings("affine", 1, AFFINE);
     let server = Server::start(models.options(BINARY));
-    let metadata = server.read("/v2/models/affine").await.ok();
+    let metadata = server.get_json("/v2/models/affine").await.ok();
     assert_eq!(
         metadata,
         json!({
@@ -55,20 +58,20 @@ async fn a_models_metadata_is_what_its_settings_say() {
             "outputs": [{ "name": "y", "datatype": "FP32", "shape": [-1] }],
         })
     );
-    let same = server.read("/v2/models/affine/versions/1").await.ok();
+    let same = server.get_json("/v2/models/affine/versions/1").await.ok();
     assert_eq!(same, metadata);
 }
 
 #[tokio::test]
-async fn without_settings_the_inputs_are_named_as_in_the_file() {
+async fn without_settings_the_inputs_have_the_names_in_the_file() {
     let models = Models::new();
     let code = "def forward(self, left: Tensor, right: Tensor, scale: float, round: bool) -> Tensor:\n  \
                 return left + right * scale\n";
     models.add("sum", 1, |path| Script::new(code).write(path));
     let server = Server::start(models.options(BINARY));
-    // Nothing is known before the file was looked into, which its first load does.
+    // The inputs are unknown until the first load has read the file.
     assert_eq!(
-        server.read("/v2/models/sum").await.ok()["inputs"],
+        server.get_json("/v2/models/sum").await.ok()["inputs"],
         json!([])
     );
     let request = json!({ "inputs": [
@@ -78,14 +81,14 @@ async fn without_settings_the_inputs_are_named_as_in_the_file() {
         tensor("left", "FP32", &[2], json!([10, 20])),
     ] });
     let answer = server.infer("sum", &request).await;
-    assert_eq!(answer.numbers("output"), [11.0, 22.0]);
-    let metadata = server.read("/v2/models/sum").await.ok();
+    assert_eq!(answer.output(), [11.0, 22.0]);
+    let metadata = server.get_json("/v2/models/sum").await.ok();
     let named = |index: usize| metadata["inputs"][index]["name"].clone();
     assert_eq!(
         [named(0), named(1), named(2), named(3)],
         ["left", "right", "scale", "round"]
     );
-    // What the file tells of numbers is a datatype of the protocol.
+    // Types of numbers in the file become datatypes of the protocol.
     assert_eq!(
         metadata["inputs"][2],
         json!({ "name": "scale", "datatype": "FP64", "shape": [1] })
@@ -97,7 +100,7 @@ async fn without_settings_the_inputs_are_named_as_in_the_file() {
 }
 
 #[tokio::test]
-async fn an_answer_names_its_model_and_repeats_the_requests_id() {
+async fn an_answer_has_the_model_and_the_id_of_the_request() {
     let models = Models::new();
     models
         .add("affine", 3, torchscript::affine)
@@ -120,7 +123,7 @@ async fn an_answer_names_its_model_and_repeats_the_requests_id() {
 }
 
 #[tokio::test]
-async fn members_that_nobody_knows_are_passed_over() {
+async fn unknown_members_of_a_request_are_ignored() {
     let models = Models::new();
     models.add("affine", 1, torchscript::affine);
     let server = Server::start(models.options(BINARY));
@@ -129,14 +132,11 @@ async fn members_that_nobody_knows_are_passed_over() {
     request["inputs"][0]["parameters"] = json!({ "classification": 2 });
     request["outputs"] = json!([{ "name": "output", "parameters": { "binary_data": false } }]);
     request["more"] = json!([{}]);
-    assert_eq!(
-        server.infer("affine", &request).await.numbers("output"),
-        [3.5]
-    );
+    assert_eq!(server.infer("affine", &request).await.output(), [3.5]);
 }
 
 #[tokio::test]
-async fn a_model_is_ready_before_it_is_loaded_and_after() {
+async fn a_model_is_ready_before_and_after_it_is_loaded() {
     let models = Models::new();
     models.add("affine", 1, torchscript::affine);
     let server = Server::start(models.options(BINARY));
@@ -144,10 +144,10 @@ async fn a_model_is_ready_before_it_is_loaded_and_after() {
         "/v2/models/affine/ready",
         "/v2/models/affine/versions/1/ready",
     ] {
-        assert_eq!(server.read(path).await.ok()["state"], "cold");
+        assert_eq!(server.get_json(path).await.ok()["state"], "cold");
     }
     server.infer("affine", &floats("x", &[1.0])).await.ok();
-    let ready = server.read("/v2/models/affine/ready").await.ok();
+    let ready = server.get_json("/v2/models/affine/ready").await.ok();
     assert_eq!(
         ready,
         json!({ "name": "affine", "version": "1", "ready": true, "state": "ready" })
@@ -159,13 +159,11 @@ async fn a_model_that_cannot_be_loaded_is_not_ready() {
     let models = Models::new();
     models.add("broken", 1, |path| std::fs::write(path, "no model"));
     let server = Server::start(models.options(BINARY));
-    server.read("/v2/models/broken/ready").await.ok();
+    server.get_json("/v2/models/broken/ready").await.ok();
     server
         .infer("broken", &floats("x", &[1.0]))
         .await
         .error(422);
-    let response = server.get("/v2/models/broken/ready").await;
-    assert!(response.headers().contains_key("retry-after"));
-    let error = Answer::of(response).await.error(503);
-    assert!(error.contains("last load failed"), "{error}");
+    let answer = server.get_json("/v2/models/broken/ready").await;
+    answer.assert_refused(503, "last load failed");
 }

@@ -1,34 +1,39 @@
-//! Every error under `/v2` has the protocol's form, whoever notices it.
+//! Every error under `/v2` has the protocol's form, in whichever layer it occurs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use headroom_test_support::models::Models;
-use headroom_test_support::protocol::{Answer, floats, infer_path, tensor};
+use headroom_test_support::protocol::{Answer, floats, milliseconds, tensor};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::{self, Script};
-use headroom_test_support::wait::wait_for_async;
-use reqwest::Method;
+use headroom_test_support::wait::DEADLINE;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::{BINARY, DEADLINE};
+use crate::BINARY;
 
 fn start(models: &Models, settings: &str) -> Server {
     models.add("affine", 1, torchscript::affine);
     Server::start(models.options(BINARY).settings(settings))
 }
 
-/// Checks form and headers, gives the text.
-async fn error(response: reqwest::Response, status: u16) -> String {
-    assert_eq!(response.headers()["content-type"], "application/json");
-    assert!(response.headers().contains_key("x-request-id"));
-    let error = Answer::of(response).await.error(status);
+/// Asserts the form and the headers of an error, and returns its text.
+#[track_caller]
+fn assert_error(answer: &Answer, status: u16) -> String {
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert!(answer.headers.contains_key("x-request-id"));
+    let error = answer.error(status);
     assert!(!error.is_empty());
     error
 }
 
+fn post(server: &Server, path: &str) -> RequestBuilder {
+    server.client().post(server.url(path))
+}
+
 #[tokio::test]
-async fn what_is_not_there() {
+async fn paths_models_and_versions_that_do_not_exist() {
     let models = Models::new();
     let server = start(&models, "");
     for path in [
@@ -47,7 +52,7 @@ async fn what_is_not_there() {
         "/v2/models/.hidden",
         "/v2/repository",
     ] {
-        error(server.get(path).await, 404).await;
+        assert_error(&server.get_json(path).await, 404);
     }
     for path in [
         "/v2/models/none/infer",
@@ -56,14 +61,15 @@ async fn what_is_not_there() {
         "/v2/repository/models/none/load",
         "/v2/repository/models/none/unload",
     ] {
-        error(server.post(path, &floats("x", &[1.0])).await, 404).await;
+        let answer = server.post_json(path, &floats("x", &[1.0])).await;
+        assert_error(&answer, 404);
     }
-    let none = server.read("/v2/models/none").await.error(404);
+    let none = server.get_json("/v2/models/none").await.error(404);
     assert_eq!(none, "there is no model named \"none\"");
 }
 
 #[tokio::test]
-async fn a_method_that_the_resource_does_not_have() {
+async fn methods_that_the_resource_does_not_support() {
     let models = Models::new();
     let server = start(&models, "");
     for (path, method, allowed) in [
@@ -85,43 +91,38 @@ async fn a_method_that_the_resource_does_not_have() {
             "POST",
         ),
     ] {
-        let response = server.client().request(method, server.url(path));
-        let response = response.send().await.unwrap();
-        assert_eq!(response.headers()["allow"], allowed, "{path}");
-        error(response, 405).await;
+        let request = server.client().request(method, server.url(path));
+        let answer = Answer::to(request).await;
+        assert_eq!(answer.headers["allow"], allowed, "{path}");
+        assert_error(&answer, 405);
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_compressed_or_in_another_form() {
+async fn bodies_that_are_too_large_compressed_or_malformed() {
     let models = Models::new();
     let server = start(&models, "server.request_body_max = '4KiB'");
     let large = floats("x", &[0.5; 4096]);
     for path in ["/v2/models/affine/infer", "/v2/repository/index"] {
-        error(server.post(path, &large).await, 413).await;
-        let packed = server
-            .client()
-            .post(server.url(path))
-            .header("content-encoding", "gzip")
-            .body("packed");
-        error(packed.send().await.unwrap(), 415).await;
-        let broken = server
-            .client()
-            .post(server.url(path))
-            .body("{\"inputs\": [");
-        error(broken.send().await.unwrap(), 400).await;
+        let malformed = post(&server, path).body("{\"inputs\": [");
+        let compressed = post(&server, path).header("content-encoding", "gzip");
+        for (request, status) in [
+            (post(&server, path).json(&large), 413),
+            (compressed.body("compressed"), 415),
+            (malformed, 400),
+        ] {
+            assert_error(&Answer::to(request).await, status);
+        }
     }
-    let binary = server
-        .client()
-        .post(server.url("/v2/models/affine/infer"))
+    let binary = post(&server, "/v2/models/affine/infer")
         .header("inference-header-content-length", "10")
         .body("{}........");
-    let text = error(binary.send().await.unwrap(), 400).await;
+    let text = assert_error(&Answer::to(binary).await, 400);
     assert!(text.contains("binary tensor extension"), "{text}");
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come() {
+async fn a_body_that_does_not_arrive() {
     let models = Models::new();
     let server = start(&models, "server.body_idle_timeout = '200ms'");
     let address = server.address();
@@ -144,7 +145,7 @@ async fn a_body_that_does_not_come() {
 }
 
 #[tokio::test]
-async fn requests_that_do_not_fit_the_model() {
+async fn requests_that_do_not_match_the_model() {
     let models = Models::new();
     let server = start(&models, "");
     models.add("declared", 1, torchscript::affine).settings(
@@ -197,18 +198,17 @@ async fn requests_that_do_not_fit_the_model() {
             "at most 2",
         ),
     ] {
-        let response = server.post(&infer_path(model), &request).await;
-        let text = error(response, 400).await;
+        let text = assert_error(&server.infer(model, &request).await, 400);
         assert!(text.contains(word), "{request}: {text}");
     }
-    // Whatever was refused left the model as it was.
+    // The refused requests did not change the model.
     let good = row("FP32", &[2, 3], json!([[1, 2, 3], [4, 5, 6]]));
     let answer = server.infer("declared", &good).await;
-    assert_eq!(answer.numbers("output"), [3.5, 6.5, 9.5, 12.5, 15.5, 18.5]);
+    assert_eq!(answer.output(), [3.5, 6.5, 9.5, 12.5, 15.5, 18.5]);
 }
 
 #[tokio::test]
-async fn a_model_that_throws_is_not_the_servers_mistake() {
+async fn a_model_that_throws_is_not_a_server_error() {
     let models = Models::new();
     models.add("throws", 1, torchscript::throws);
     let server = start(&models, "");
@@ -217,47 +217,38 @@ async fn a_model_that_throws_is_not_the_servers_mistake() {
         .await
         .error(422);
     assert!(text.contains("the model refuses"), "{text}");
-    // libtorch's own text has frames and paths of the machine that built it.
+    // libtorch's full text contains stack frames and paths of its build machine.
     assert!(text.len() < 300 && !text.contains(".cpp"), "{text}");
 }
 
 #[tokio::test]
-async fn a_full_queue_says_when_to_come_back() {
+async fn a_full_queue_is_refused_with_retry_after() {
     let models = Models::new();
     models.add("slow", 1, torchscript::slow);
     let server = start(&models, "models.queue_max = 1");
-    let work = json!({ "inputs": [tensor("milliseconds", "INT64", &[1], json!([3000]))] });
+    let work = milliseconds(3000);
     let first = server.infer("slow", &work);
     let second = async {
-        wait_for_async(DEADLINE, || async {
-            let owner = server.owner("slow:1").await;
-            if owner["busy"] == 1 {
-                Ok(())
-            } else {
-                Err(owner)
-            }
-        })
-        .await;
-        server.post(&infer_path("slow"), &work).await
+        server.wait_until_busy("slow").await;
+        server.infer("slow", &work).await
     };
     let (first, second) = tokio::join!(first, second);
     first.ok();
-    assert_eq!(second.headers()["retry-after"], "1");
-    error(second, 503).await;
+    assert_eq!(second.headers["retry-after"], "1");
+    assert_error(&second, 503);
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_in_time() {
+async fn an_inference_that_exceeds_the_deadline_of_requests() {
     let models = Models::new();
     models.add("slow", 1, torchscript::slow);
     let server = start(&models, "server.request_deadline = '1s'");
-    let work = json!({ "inputs": [tensor("milliseconds", "INT64", &[1], json!([20_000]))] });
-    let response = server.post(&infer_path("slow"), &work).await;
-    error(response, 504).await;
+    let answer = server.infer("slow", &milliseconds(20_000)).await;
+    assert_error(&answer, 504);
 }
 
 #[tokio::test]
-async fn a_load_that_takes_longer_than_the_request_may() {
+async fn a_load_that_exceeds_the_deadline_of_requests() {
     let models = Models::new();
     let code = "def forward(self, x: Tensor) -> Tensor:\n  return x\n\
                 def __getstate__(self) -> Dict[str, bool]:\n  return annotate(Dict[str, bool], {})\n\
@@ -265,13 +256,12 @@ async fn a_load_that_takes_longer_than_the_request_may() {
                 self.training = True\n  while True:\n    self.training = True\n  return None\n";
     models.add("endless", 1, |path| Script::new(code).write(path));
     let server = start(&models, "server.request_deadline = '300ms'");
-    // Often: who notices first that the time is over must not matter.
+    // Repeated, since several layers may notice first that the time is over.
     for _ in 0..10 {
-        let request = floats("x", &[1.0]);
-        let response = server.post(&infer_path("endless"), &request).await;
-        error(response, 504).await;
+        let answer = server.infer("endless", &floats("x", &[1.0])).await;
+        assert_error(&answer, 504);
     }
-    // What the load needs it keeps to itself.
+    // There was only one load, and it still runs.
     assert_eq!(
         server
             .metric("headroom_lazy_resources", &["phase=\"loading\""])

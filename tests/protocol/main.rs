@@ -5,14 +5,9 @@
 mod client;
 mod endpoints;
 mod errors;
+mod observability;
 mod repository;
 mod tensors;
-mod tree;
 mod versions;
-
-use std::time::Duration;
-
-/// Far above what anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");

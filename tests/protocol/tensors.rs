@@ -1,4 +1,4 @@
-//! Tensors there and back: every datatype, every shape, large ones, several at once.
+//! Tensors in requests and answers: every datatype, every shape, large tensors, several outputs.
 
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{floats, output_of, tensor};
@@ -14,8 +14,8 @@ fn start(models: &Models) -> Server {
     Server::start(models.options(BINARY))
 }
 
-/// Sends a tensor through the echo and expects it back, flat.
-async fn echo(server: &Server, datatype: &str, shape: &[i64], data: Value, flat: &Value) {
+/// Sends a tensor to the echo model and asserts that it is returned, as a flat array.
+async fn assert_echoed(server: &Server, datatype: &str, shape: &[i64], data: Value, flat: &Value) {
     let request = json!({ "inputs": [tensor("x", datatype, shape, data)] });
     let answer = server.infer("echo", &request).await.ok();
     assert_eq!(
@@ -25,7 +25,7 @@ async fn echo(server: &Server, datatype: &str, shape: &[i64], data: Value, flat:
 }
 
 #[tokio::test]
-async fn every_datatype_comes_back_as_it_went() {
+async fn every_datatype_is_returned_unchanged() {
     let models = Models::new();
     let server = start(&models);
     for (datatype, data) in [
@@ -43,19 +43,19 @@ async fn every_datatype_comes_back_as_it_went() {
         ("FP32", json!([0.1_f32, -3.4028235e38, 1e-45])),
         ("FP64", json!([0.1, -1.7976931348623157e308, 5e-324])),
     ] {
-        // FP32's numbers are told in the fewest digits that mean them.
+        // FP32 numbers are written with the fewest digits that identify them.
         let flat = match datatype {
             "FP32" => json!([0.1, -3.4028235e38, 1e-45]),
             _ => data.clone(),
         };
-        echo(&server, datatype, &[3], data.clone(), &flat).await;
+        assert_echoed(&server, datatype, &[3], data.clone(), &flat).await;
         let nested = json!([[data[0]], [data[1]], [data[2]]]);
-        echo(&server, datatype, &[3, 1], nested, &flat).await;
+        assert_echoed(&server, datatype, &[3, 1], nested, &flat).await;
     }
 }
 
 #[tokio::test]
-async fn every_shape_comes_back_as_it_went() {
+async fn every_shape_is_returned_unchanged() {
     let models = Models::new();
     let server = start(&models);
     for (shape, data, flat) in [
@@ -80,32 +80,32 @@ async fn every_shape_comes_back_as_it_went() {
             json!([8, 9]),
         ),
     ] {
-        echo(&server, "INT32", shape, data, &flat).await;
+        assert_echoed(&server, "INT32", shape, data, &flat).await;
     }
 }
 
 #[tokio::test]
-async fn random_doubles_come_back_to_the_last_bit() {
+async fn random_doubles_are_returned_bit_for_bit() {
     let models = Models::new();
     let server = start(&models);
     let data: Vec<f64> = doubles().take(10_000).collect();
-    assert_same(&echoed(&server, &data).await, &data);
+    assert_same(&echo(&server, &data).await, &data);
 }
 
 #[tokio::test]
-async fn large_tensors_come_back_as_they_went() {
+async fn large_tensors_are_returned_unchanged() {
     let models = Models::new();
     let server = start(&models);
-    // 8 MiB: far above what fits into a frame, so both ways go through shared memory.
+    // 8 MiB do not fit into a frame, so both directions use shared memory.
     let data: Vec<f64> = doubles().take(1 << 20).collect();
-    assert_same(&echoed(&server, &data).await, &data);
-    // The arenas are used again, by smaller ones and by the same.
+    assert_same(&echo(&server, &data).await, &data);
+    // The arenas are reused, by smaller tensors and by one of the same size.
     for size in [1, 300_000, 70_000, 1 << 20] {
-        assert_same(&echoed(&server, &data[..size]).await, &data[..size]);
+        assert_same(&echo(&server, &data[..size]).await, &data[..size]);
     }
 }
 
-/// Finite numbers of every size.
+/// Finite pseudo-random numbers of every magnitude.
 fn doubles() -> impl Iterator<Item = f64> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(move || {
@@ -117,29 +117,29 @@ fn doubles() -> impl Iterator<Item = f64> {
     .filter(|number| number.is_finite())
 }
 
-async fn echoed(server: &Server, data: &[f64]) -> Vec<f64> {
+async fn echo(server: &Server, data: &[f64]) -> Vec<f64> {
     let input = tensor("x", "FP64", &[data.len() as i64], json!(data));
     let answer = server.infer("echo", &json!({ "inputs": [input] })).await;
-    answer.numbers("output")
+    answer.output()
 }
 
 #[track_caller]
 fn assert_same(left: &[f64], right: &[f64]) {
     assert_eq!(left.len(), right.len());
-    let differing = left
+    let first_difference = left
         .iter()
         .zip(right)
         .position(|(a, b)| a.to_bits() != b.to_bits());
-    if let Some(index) = differing {
+    if let Some(index) = first_difference {
         panic!(
-            "element {index} is {:e}, was {:e}",
+            "element {index} is {:e} instead of {:e}",
             left[index], right[index]
         );
     }
 }
 
 #[tokio::test]
-async fn tuples_lists_and_dicts_are_outputs_with_names() {
+async fn tuples_lists_and_dicts_become_named_outputs() {
     let models = Models::new();
     let server = start(&models);
     let answer = server.infer("many", &floats("x", &[1.0, 2.0])).await.ok();
@@ -168,7 +168,7 @@ async fn tuples_lists_and_dicts_are_outputs_with_names() {
 }
 
 #[tokio::test]
-async fn only_the_wanted_outputs_come_in_the_order_asked() {
+async fn only_the_requested_outputs_are_returned_in_the_requested_order() {
     let models = Models::new();
     let server = start(&models);
     let mut request = floats("x", &[1.0]);
@@ -184,7 +184,7 @@ async fn only_the_wanted_outputs_come_in_the_order_asked() {
 }
 
 #[tokio::test]
-async fn numbers_that_json_does_not_have_come_as_null() {
+async fn infinite_and_undefined_numbers_are_returned_as_null() {
     let models = Models::new();
     let code = "def forward(self, x: Tensor) -> Tensor:\n  return torch.div(x, x - x)\n";
     models.add("divides", 1, |path| {

@@ -45,7 +45,7 @@ fn a_model_that_leaks_keeps_what_a_trim_does_not_give_back() {
 
 #[test]
 fn a_model_that_wobbles_keeps_no_more_than_its_buffer_beyond_a_trim() {
-    let (_folder, path) = model(|path| torchscript::wobbles(path, 4 << 10));
+    let (_folder, path) = model(|path| torchscript::fluctuates(path, 4 << 10));
     let (mut host, _) = Host::ready(Start::new("wobbles", "1", path));
     call(&mut host, 100);
     let (_, first) = trim(&mut host);

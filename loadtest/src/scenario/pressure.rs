@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
-use headroom_test_support::ballast::Ballast;
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::Watch;
+use headroom_test_support::process_tree::PeakSampler;
 use headroom_test_support::torchscript;
+use headroom_test_support::unreserved_process::UnreservedProcess;
 use serde_json::Value;
 
 use super::pause;
@@ -121,12 +121,12 @@ fn on_core(pid: u32) -> Result<(Duration, Duration), Error> {
 /// Grows at once by more than there is, again and again.
 fn emergency(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
     let models = models();
-    let ballast = Ballast::new();
+    let process = UnreservedProcess::new();
     let settings = format!(
         "models.dir = '{}'\nlog.filter = 'warn'\nmemory.limit = '{BUDGET}B'\nmemory.dwell = '500ms'",
         models.path().display()
     );
-    let server = ballast.serve(binaries.options().settings(&settings));
+    let server = process.start_server(binaries.options().settings(&settings));
     let mut connection = Connection::open(server.address())?;
     let (mut below, mut over) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -135,12 +135,12 @@ fn emergency(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
         }
         pause(SETTLE);
         let seen = events(&mut connection)?.len();
-        let watch = Watch::start(server.pid());
-        ballast.take(GROWTH);
+        let sampler = PeakSampler::start(server.pid());
+        process.hold(GROWTH);
         let story = wait_for_end(&mut connection, seen)?;
-        over.push(watch.finish().bytes.saturating_sub(BUDGET) as f64 / MIB as f64);
+        over.push(sampler.finish().bytes.saturating_sub(BUDGET) as f64 / MIB as f64);
         below.extend(time_to_relief(&story));
-        ballast.take(1);
+        process.hold(1);
         pause(SETTLE);
     }
     let (below, over) = (Samples::new(below), Samples::new(over));

@@ -1,11 +1,11 @@
-//! What a machine may lack that a test needs: such a test is skipped, and says so.
+//! Skipping a test that needs something which this machine lacks.
 
-#![expect(clippy::print_stdout, reason = "what a test tells")]
+#![expect(clippy::print_stdout, reason = "the output of a test")]
 
-/// Says that a test is skipped, because of `reason`. The test returns then.
+/// Prints that a test is skipped because of `reason`. The test returns after the call.
 ///
 /// # Panics
-/// Where the variable `CI` is set: there nothing may be left untested.
+/// Where the variable `CI` is set: no test may be skipped there.
 pub fn skip(reason: &str) {
     assert!(
         std::env::var_os("CI").is_none(),

@@ -1,14 +1,14 @@
-//! A memory control group of the test's own, of whichever version this machine has.
+//! Memory control groups for tests, in version 1 or version 2 of the kernel's interface.
 //!
-//! Groups are made at the top of the memory hierarchy, never below the group that the tests run in: whoever runs
-//! the tests may wait for its group to become empty, and a test that is killed leaves its group behind. What was
-//! left is removed by the next test that makes one.
+//! Groups are made at the top of the memory hierarchy, never below the group that the tests run in. A test that is
+//! killed leaves its group behind, and the runner of the tests may wait until its own group is empty. The next test that
+//! makes a group removes the groups of killed tests.
 
 #![expect(
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "how a test fails, and what it tells then"
+    reason = "how a test fails, and its output"
 )]
 
 use std::fmt;
@@ -21,32 +21,33 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::capability::skip;
-use crate::process_tree;
+use crate::process_tree::Process;
 use crate::server::{Options, Server};
 use crate::wait::pause;
 
-/// How long what is in a group may take to go once it is killed.
-const EMPTY_WITHIN: Duration = Duration::from_secs(10);
+/// Longest time from the kill of a group's processes to the removal of the group.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The same for a group that somebody else has left.
-const STALE_WITHIN: Duration = Duration::from_secs(2);
+/// The same for a group of a killed test.
+const STALE_REMOVE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How often a group is made when others remove the folder above it meanwhile.
+/// How often a group's creation is tried while other tests remove the folder above it.
 const ATTEMPTS: usize = 100;
 
-/// Where the memory controller of version 1 shows its groups.
+/// The hierarchy of the memory controller, version 1.
 const V1_TOP: &str = "/sys/fs/cgroup/memory";
 
-/// Where version 2 shows all groups.
+/// The unified hierarchy, version 2.
 const V2_TOP: &str = "/sys/fs/cgroup";
 
-/// Of version 2: below the top, since a group may hand out controllers only if it has no processes.
+/// The parent of all groups of version 2, below the top: a group may enable controllers for its children only while it
+/// has no processes.
 const V2_SLICE: &str = "headroom-tests";
 
-/// What the names of all groups begin with.
+/// The beginning of all groups' names.
 const PREFIX: &str = "headroom-test";
 
-/// Which of the kernel's two interfaces a group has.
+/// A version of the kernel's interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// The memory controller's own hierarchy.
@@ -55,7 +56,7 @@ pub enum Version {
     V2,
 }
 
-/// A group at the top of the hierarchy. Whatever is in it is killed when it is dropped, and it is removed.
+/// A group at the top of the hierarchy. Dropping it kills its processes and removes it.
 #[derive(Debug)]
 pub struct Group {
     folder: PathBuf,
@@ -63,11 +64,11 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group with this limit, in bytes. `None`, with the reason printed, where none can be made. Removes the
-    /// groups of tests that were killed.
+    /// Makes a group with this limit, in bytes. Prints the reason and returns `None` where none can be made. Removes
+    /// the groups of killed tests.
     ///
     /// # Panics
-    /// The same, where the variable `CI` is set: there nothing may be left untested.
+    /// When no group can be made and the variable `CI` is set.
     pub fn new(name: &str, limit: u64) -> Option<Self> {
         let made = Self::v1(name, limit).or_else(|v1| {
             let made = Self::v2(name, limit);
@@ -80,7 +81,7 @@ impl Group {
     fn v1(name: &str, limit: u64) -> Result<Self, String> {
         // Only the top of the whole hierarchy has this file.
         let is_top = Path::new(V1_TOP).join("release_agent").exists();
-        outside_own(is_top, |controllers| {
+        check_outside_own_group(is_top, |controllers| {
             controllers.split(',').any(|it| it == "memory")
         })?;
         remove_stale(Path::new(V1_TOP));
@@ -89,19 +90,18 @@ impl Group {
 
     fn v2(name: &str, limit: u64) -> Result<Self, String> {
         let top = Path::new(V2_TOP);
-        // Every group but the top of the whole hierarchy has this file.
-        outside_own(!top.join("cgroup.type").exists(), str::is_empty)?;
+        // Every group except the top of the whole hierarchy has this file.
+        check_outside_own_group(!top.join("cgroup.type").exists(), str::is_empty)?;
         let controllers = text(&top.join("cgroup.subtree_control"))?;
         if !controllers.split_whitespace().any(|it| it == "memory") {
             return Err(
-                "the top group does not hand out the memory controller, and is not ours to change"
-                    .to_owned(),
+                "the top group does not enable the memory controller for its children".to_owned(),
             );
         }
         let slice = top.join(V2_SLICE);
         remove_stale(&slice);
         let mut made = Err(String::new());
-        // Another test that ends removes the slice whenever it is empty.
+        // Another test may remove the slice while it is empty.
         for _ in 0..ATTEMPTS {
             made = make_slice(&slice).and_then(|()| Self::make(&slice, Version::V2, name, limit));
             if made.is_ok() || slice.exists() {
@@ -122,19 +122,19 @@ impl Group {
         Ok(group)
     }
 
-    /// The command by which a shell enters the group, with all that it starts from then on.
+    /// A shell command by which the shell enters the group. Processes that it starts later are in the group too.
     pub fn enter(&self) -> String {
         format!("echo $$ > '{}'", self.path("cgroup.procs").display())
     }
 
-    /// A server that is in the group from its first instruction on.
+    /// Starts a server inside the group.
     #[track_caller]
-    pub fn serve(&self, options: Options) -> Server {
+    pub fn start_server(&self, options: Options) -> Server {
         let enter = format!("{} && exec \"$0\" \"$@\"", self.enter());
         Server::start(options.launched_by(&["sh", "-c", &enter]))
     }
 
-    /// Which interface it has.
+    /// The version of its interface.
     pub fn version(&self) -> Version {
         self.version
     }
@@ -142,12 +142,12 @@ impl Group {
     /// Changes its limit.
     ///
     /// # Panics
-    /// When that is refused.
+    /// When the kernel refuses it.
     pub fn set_limit(&self, bytes: u64) {
         fs::write(self.path(self.limit_file()), bytes.to_string()).expect("the limit is set");
     }
 
-    /// Everything that the kernel counts for it, in bytes, what it can reclaim included.
+    /// The group's usage as the kernel counts it, in bytes, reclaimable memory included.
     pub fn usage(&self) -> u64 {
         let file = match self.version {
             Version::V1 => "memory.usage_in_bytes",
@@ -156,7 +156,7 @@ impl Group {
         self.read(file).trim().parse().expect("a number of bytes")
     }
 
-    /// How often a process in it was killed for want of memory.
+    /// How many of its processes the kernel's out-of-memory killer has killed.
     pub fn kills(&self) -> u64 {
         let (file, key) = match self.version {
             Version::V1 => ("memory.oom_control", "oom_kill "),
@@ -185,7 +185,7 @@ impl Group {
     fn number(&self, file: &str, key: &str) -> u64 {
         let text = self.read(file);
         let value = text.lines().find_map(|line| line.strip_prefix(key));
-        // A kernel that does not tell it has not done it as far as anybody knows.
+        // Some kernels leave out counters that are 0.
         value.map_or(0, |value| value.trim().parse().expect("a number"))
     }
 
@@ -208,7 +208,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let removed = remove(&self.folder, EMPTY_WITHIN);
+        let removed = remove(&self.folder, REMOVE_DEADLINE);
         if self.version == Version::V2 {
             // It stays while there are groups of other tests in it.
             self.folder.parent().map(fs::remove_dir);
@@ -221,8 +221,8 @@ impl Drop for Group {
     }
 }
 
-/// The process that made a group, as the group's name says it. Process ids are used again, so its start belongs to
-/// it; and they mean nothing in another namespace.
+/// The process that made a group, as written in the group's name. It is identified by its id, its start time (ids are
+/// reused) and its PID namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Maker {
     namespace: String,
@@ -236,11 +236,11 @@ impl Maker {
         Self {
             namespace: own_namespace(),
             pid,
-            started: process_tree::started(pid).expect("this process runs"),
+            started: Process::read(pid).expect("this process runs").started,
         }
     }
 
-    /// As it is written in the name of a group.
+    /// Parses the name of a group.
     fn of_group(name: &str) -> Option<Self> {
         let mut words = name.strip_prefix(PREFIX)?.strip_prefix('-')?.splitn(4, '-');
         Some(Self {
@@ -250,9 +250,13 @@ impl Maker {
         })
     }
 
-    /// Whether it is known to have ended.
+    fn is_running(&self) -> bool {
+        Process::read(self.pid).is_some_and(|now| now.started == self.started && !now.is_zombie())
+    }
+
+    /// Whether it has ended. Processes of other namespaces are unknown and count as running.
     fn has_ended(&self) -> bool {
-        self.namespace == own_namespace() && process_tree::started(self.pid) != Some(self.started)
+        self.namespace == own_namespace() && !self.is_running()
     }
 }
 
@@ -262,28 +266,28 @@ impl fmt::Display for Maker {
     }
 }
 
-/// The number of the namespace that our process ids are of.
+/// The number of this process's PID namespace.
 fn own_namespace() -> String {
     let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let digits = link.to_string_lossy();
     digits.chars().filter(char::is_ascii_digit).collect()
 }
 
-/// Removes the groups whose makers have ended. Others may do the same at the same time.
+/// Removes the groups whose makers have ended. Other tests may do the same at the same time.
 fn remove_stale(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let maker = entry.file_name().to_str().and_then(Maker::of_group);
         if maker.is_some_and(|maker| maker.has_ended())
-            && let Err(error) = remove(&entry.path(), STALE_WITHIN)
+            && let Err(error) = remove(&entry.path(), STALE_REMOVE_DEADLINE)
         {
-            println!("{} is left: {error}", entry.path().display());
+            println!("{} cannot be removed: {error}", entry.path().display());
         }
     }
 }
 
-/// Kills what is in a group, and removes it once it is empty. A group that is gone is no error.
-fn remove(folder: &Path, within: Duration) -> io::Result<()> {
-    let end = Instant::now() + within;
+/// Kills the processes of a group and removes it once it is empty. A group that does not exist is no error.
+fn remove(folder: &Path, deadline: Duration) -> io::Result<()> {
+    let end = Instant::now() + deadline;
     loop {
         kill_members(folder);
         match fs::remove_dir(folder) {
@@ -298,7 +302,7 @@ fn remove(folder: &Path, within: Duration) -> io::Result<()> {
 fn kill_members(folder: &Path) {
     let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
     for pid in members.lines().filter_map(|line| line.parse().ok()) {
-        // 0 stands for a process of another namespace, and would reach our own group here.
+        // 0 stands for a process of another namespace. As an argument of `kill` it means our own process group.
         if pid > 0 {
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
@@ -309,9 +313,12 @@ fn text(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Fails where the highest group that we see is our own and not the top of the hierarchy, as in a container: a group
-/// that is made there is below ours.
-fn outside_own(is_top: bool, is_hierarchy: impl Fn(&str) -> bool) -> Result<(), String> {
+/// Fails where the highest visible group is this process's own and not the top of the hierarchy, as in a container. A
+/// group made there would be below our own.
+fn check_outside_own_group(
+    is_top: bool,
+    is_hierarchy: impl Fn(&str) -> bool,
+) -> Result<(), String> {
     let groups = text(Path::new("/proc/self/cgroup"))?;
     let own = groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -320,13 +327,15 @@ fn outside_own(is_top: bool, is_hierarchy: impl Fn(&str) -> bool) -> Result<(), 
         is_hierarchy(controllers).then_some(group)
     });
     match own {
-        None => Err("this process is in no such group".to_owned()),
-        Some("/") if !is_top => Err("it would be below the group that the tests run in".to_owned()),
+        None => Err("this process is in no group of that hierarchy".to_owned()),
+        Some("/") if !is_top => {
+            Err("the group would be below the group that the tests run in".to_owned())
+        }
         Some(_) => Ok(()),
     }
 }
 
-/// The group that those of version 2 are in.
+/// Makes the parent of the groups of version 2.
 fn make_slice(slice: &Path) -> Result<(), String> {
     let failed = |error| format!("{}: {error}", slice.display());
     match fs::create_dir(slice) {

@@ -1,15 +1,15 @@
 //! Starting processes that never outlive the test.
 //!
-//! `Drop` alone is not enough: a test that is killed by a signal or a time-out never runs it. So the
-//! kernel is asked to kill each process when the thread that started it ends, however that happens.
-//! Start processes from the test's own thread; that of a runtime or a helper may end before the test.
+//! `Drop` alone is not enough: it does not run when a signal or a time-out kills the test. So each process gets a
+//! parent-death signal: the kernel kills it when the thread that started it ends. Start processes from the test's own
+//! thread. A thread of a runtime may end before the test.
 //!
-//! A process inherits neither standard output nor standard error: one that outlived its test would
-//! hold the pipe open, and whoever reads the results of the tests would wait for ever.
+//! A process inherits neither standard output nor standard error. A process that outlived its test would hold the pipe
+//! open, and the reader of the test results would wait for ever.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "the one place where tests and the load test make commands"
+    reason = "the only place where tests and the load test make commands"
 )]
 
 use std::env;
@@ -23,23 +23,23 @@ use std::time::{Duration, Instant};
 
 use crate::wait::pause;
 
-/// Becomes the program, its later arguments, if the process whose id is its first argument is still its
-/// parent: a parent that ended before the kernel was asked for its death sends no signal.
-const IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
+/// A shell script that becomes the program in its arguments if its parent still is the process with the id in `$0`. A
+/// parent that ended before the death signal was requested causes no signal.
+const EXEC_IF_PARENT_RUNS: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
 
-/// A command whose process the kernel kills (SIGKILL) when the thread that starts it ends. Its standard
-/// streams are `/dev/null` unless they are set. A program without a slash is looked for in `PATH`.
+/// A command whose process the kernel kills (SIGKILL) when the thread that starts it ends. Its standard streams are
+/// `/dev/null` unless they are set. A program without a slash is looked up in `PATH`.
 ///
-/// It keeps the death signal over `exec`, and whatever it starts itself does not inherit it.
+/// The death signal survives `exec`. The process's own children do not inherit it.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let program = program.as_ref();
     let mut command = if find(program).is_some() {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", "sh", "-c", IF_PARENT_LIVES]);
+        command.args(["--pdeathsig", "KILL", "--", "sh", "-c", EXEC_IF_PARENT_RUNS]);
         command.arg(std::process::id().to_string()).arg(program);
         command
     } else {
-        // Starting it says that it is missing, which a shell in between would not.
+        // Starting it directly reports that it is missing; a shell in between would hide that.
         Command::new(program)
     };
     command
@@ -49,7 +49,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Where a program is.
+/// The path of a program.
 fn find(program: &OsStr) -> Option<PathBuf> {
     let path = Path::new(program);
     if path.components().count() > 1 {
@@ -66,12 +66,12 @@ fn find(program: &OsStr) -> Option<PathBuf> {
 pub struct Child(std::process::Child);
 
 impl Child {
-    /// Waits for its end. `None` when it has not ended `within` that time.
+    /// Waits for its exit. `None` when it still runs at the `deadline`.
     ///
     /// # Errors
     /// When the system cannot wait for it.
-    pub fn wait_within(&mut self, within: Duration) -> io::Result<Option<ExitStatus>> {
-        let end = Instant::now() + within;
+    pub fn wait_within(&mut self, deadline: Duration) -> io::Result<Option<ExitStatus>> {
+        let end = Instant::now() + deadline;
         loop {
             match self.0.try_wait()? {
                 None if Instant::now() < end => pause(),
@@ -97,7 +97,7 @@ impl DerefMut for Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Either fails only when it has ended and was waited for.
+        // Both fail only when it has ended and was waited for.
         self.0.kill().ok();
         self.0.wait().ok();
     }
@@ -111,21 +111,21 @@ pub fn start(command: &mut Command) -> io::Result<Child> {
     command.spawn().map(Child)
 }
 
-/// Runs a process to its end, and kills it when it has not ended `within` that time.
+/// Runs a process to its end. Kills it at the `deadline`.
 ///
 /// # Errors
 /// When the system cannot start it, or when it does not end in time.
-pub fn output(command: &mut Command, within: Duration) -> io::Result<Output> {
-    // Files rather than pipes: what it leaves behind may hold them open for as long as it likes.
+pub fn output(command: &mut Command, deadline: Duration) -> io::Result<Output> {
+    // Files and not pipes: a process that it leaves behind could hold a pipe open.
     let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command
         .stdout(stdout.try_clone()?)
         .stderr(stderr.try_clone()?);
-    let status = start(command)?.wait_within(within)?.ok_or_else(|| {
-        let text = format!("{command:?} has not ended after {within:?}");
+    let status = start(command)?.wait_within(deadline)?.ok_or_else(|| {
+        let text = format!("{command:?} has not ended after {deadline:?}");
         io::Error::new(io::ErrorKind::TimedOut, text)
     })?;
-    let (stdout, stderr) = (written(&mut stdout)?, written(&mut stderr)?);
+    let (stdout, stderr) = (content(&mut stdout)?, content(&mut stderr)?);
     Ok(Output {
         status,
         stdout,
@@ -133,7 +133,7 @@ pub fn output(command: &mut Command, within: Duration) -> io::Result<Output> {
     })
 }
 
-fn written(file: &mut File) -> io::Result<Vec<u8>> {
+fn content(file: &mut File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;

@@ -1,7 +1,6 @@
-//! What the tests share: starting processes that end with the test, the real binary among them; control groups,
+//! What the tests share: starting processes that end with the test (among them the real binary), control groups,
 //! generated TorchScript files, WAV samples, waiting.
 
-pub mod ballast;
 pub mod capability;
 pub mod cgroup;
 pub mod child;
@@ -10,5 +9,6 @@ pub mod process_tree;
 pub mod protocol;
 pub mod server;
 pub mod torchscript;
+pub mod unreserved_process;
 pub mod wait;
 pub mod wav;

@@ -1,4 +1,5 @@
-//! A folder of models for one test, and the real sample model with what a bare process makes of it.
+//! A folder of models for one test, the real sample model, and reference outputs of that model from a process without
+//! a server.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
@@ -16,13 +17,13 @@ use crate::server::Options;
 /// The sample model's name, in requests and on disk.
 pub const SAMPLE: &str = "silero-vad";
 
-/// Longest time for all that [`Bare`] is asked for.
-const BARE_WITHIN: Duration = Duration::from_secs(120);
+/// Longest time for all forwards of a [`Reference`].
+const REFERENCE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Samples in one row of the sample model's input.
 pub const SAMPLE_CHUNK: usize = 512;
 
-/// A models folder of its own, gone when dropped. Models can be put in while a server runs.
+/// A temporary models folder, removed when dropped. Models can be added while a server runs.
 #[derive(Debug)]
 pub struct Models {
     folder: TempDir,
@@ -32,7 +33,7 @@ impl Models {
     /// An empty folder.
     ///
     /// # Panics
-    /// When it cannot be made; so for all functions here.
+    /// When it cannot be made. All functions here panic when the file system refuses.
     #[expect(clippy::new_without_default, reason = "it makes a folder on disk")]
     pub fn new() -> Self {
         Self {
@@ -45,12 +46,12 @@ impl Models {
         self.folder.path()
     }
 
-    /// Where a version of a model is.
+    /// The folder of one version of a model.
     pub fn version(&self, name: &str, version: u64) -> PathBuf {
         self.path().join(name).join(version.to_string())
     }
 
-    /// Puts in a model as `write` writes it, whole at once, in place of one that is there.
+    /// Adds the model that `write` writes, in one step. It replaces an existing one.
     ///
     /// ```
     /// # use headroom_test_support::{models::Models, torchscript};
@@ -70,7 +71,7 @@ impl Models {
         self
     }
 
-    /// Puts a `model.toml` beside a model.
+    /// Writes the `model.toml` of a model.
     pub fn settings(&self, name: &str, version: u64, toml: &str) -> &Self {
         let folder = self.version(name, version);
         fs::create_dir_all(&folder).expect("a folder for a model");
@@ -78,7 +79,7 @@ impl Models {
         self
     }
 
-    /// Puts in the sample model with its settings.
+    /// Adds the sample model with its settings.
     pub fn add_sample(&self) -> &Self {
         self.add(SAMPLE, 1, |path| {
             std::os::unix::fs::symlink(sample_file(), path)
@@ -86,12 +87,12 @@ impl Models {
         .settings(SAMPLE, 1, &sample_settings())
     }
 
-    /// How to start a server with these models; `binary` is `env!("CARGO_BIN_EXE_headroom")`.
+    /// The options of a server with these models; `binary` is `env!("CARGO_BIN_EXE_headroom")`.
     ///
     /// # Panics
     /// When the model host was not built.
     pub fn options(&self, binary: &str) -> Options {
-        beside(binary, "headroom-model-host");
+        program_beside(binary, "headroom-model-host");
         Options::new(binary).settings(&format!("models.dir = '{}'", self.path().display()))
     }
 }
@@ -101,7 +102,7 @@ pub fn sample_file() -> PathBuf {
     cached(&format!("models/{SAMPLE}/1/model.pt"))
 }
 
-/// The sample model's settings, as they are installed.
+/// The sample model's settings, as setup installs them.
 pub fn sample_settings() -> String {
     fs::read_to_string(cached(&format!("models/{SAMPLE}/1/model.toml"))).expect("settings are text")
 }
@@ -111,10 +112,10 @@ pub fn speech_60s() -> PathBuf {
     cached("samples/speech-60s.wav")
 }
 
-/// A file or folder that the setup put into the cache.
+/// A file or folder that setup has put into the cache.
 ///
 /// # Panics
-/// When it is not there.
+/// When it does not exist.
 pub fn cached(path: &str) -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let cache = match (set("HEADROOM_CACHE"), set("XDG_CACHE_HOME"), set("HOME")) {
@@ -131,8 +132,8 @@ pub fn cached(path: &str) -> PathBuf {
     path
 }
 
-/// A program that was built beside `binary`.
-fn beside(binary: &str, program: &str) -> PathBuf {
+/// A program in the same folder as `binary`.
+fn program_beside(binary: &str, program: &str) -> PathBuf {
     let path = Path::new(binary).with_file_name(program);
     assert!(
         path.exists(),
@@ -143,21 +144,21 @@ fn beside(binary: &str, program: &str) -> PathBuf {
     path
 }
 
-/// What one bare process with libtorch and nothing else makes of the sample model and speech.
+/// Reference outputs: the sample model runs on speech in one process with libtorch and without a server.
 #[derive(Clone, Copy, Debug)]
-pub struct Bare {
-    /// The first chunk.
+pub struct Reference {
+    /// Index of the first chunk.
     pub skip: usize,
-    /// How many forwards.
+    /// Number of forwards.
     pub forwards: usize,
-    /// Rows of each: chunks next to each other.
+    /// Consecutive chunks in each forward, as rows.
     pub rows: usize,
-    /// Forget before every forward, not only before the first.
+    /// Reset the model's state before every forward, not only before the first.
     pub fresh: bool,
 }
 
-impl Bare {
-    /// One row per forward, in order, with state.
+impl Reference {
+    /// One row per forward, in order, with the state kept.
     pub fn stream(skip: usize, forwards: usize) -> Self {
         Self {
             skip,
@@ -167,16 +168,16 @@ impl Bare {
         }
     }
 
-    /// The outputs of each forward.
+    /// Runs the process and returns the outputs of each forward.
     ///
     /// # Panics
     /// When the process fails.
-    pub fn run(self, binary: &str) -> Vec<Vec<f32>> {
+    pub fn outputs(self, binary: &str) -> Vec<Vec<f32>> {
         #[derive(Deserialize)]
         struct Report {
             outputs: Vec<Vec<f32>>,
         }
-        let mut command = child::command(beside(binary, "examples/bare_forward"));
+        let mut command = child::command(program_beside(binary, "examples/bare_forward"));
         command.arg(sample_file()).arg(speech_60s());
         let numbers = [
             ("--skip", self.skip),
@@ -189,7 +190,7 @@ impl Bare {
         if self.fresh {
             command.arg("--fresh");
         }
-        let output = child::output(&mut command, BARE_WITHIN).expect("bare_forward runs");
+        let output = child::output(&mut command, REFERENCE_DEADLINE).expect("bare_forward runs");
         if !output.status.success() {
             panic!(
                 "bare_forward: {}: {}",

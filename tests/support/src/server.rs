@@ -1,18 +1,17 @@
 //! Starting the real binary, on free ports and in a folder of its own.
 //!
-//! A [`Server`] is ready when [`Server::start`] returns and dead when it is dropped: its whole
-//! process group is killed and waited for. Everything it wrote to its log is shown when the test
-//! fails.
+//! [`Server::start`] returns when the server answers. Dropping a [`Server`] kills its whole process group and waits for
+//! it. When the test fails, the server's log is printed.
 
 #![expect(
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "how a test fails, and what it tells then"
+    reason = "how a test fails, and its output"
 )]
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -26,9 +25,9 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::child::{self, Child};
-use crate::wait::wait_for;
+use crate::wait::{DEADLINE, wait_for, wait_until};
 
-/// Longest time from the start of a process to its answering, on a busy machine.
+/// Longest time from the start of the process to its first answer, on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How to start a server.
@@ -51,15 +50,15 @@ impl Options {
         }
     }
 
-    /// A program and its first arguments that become the server: they get its command line as
-    /// their last arguments.
+    /// A program with its first arguments that becomes the server by `exec`. It receives the server's command line as
+    /// its last arguments.
     #[must_use]
     pub fn launched_by(mut self, command: &[&str]) -> Self {
         self.launcher = command.iter().map(|&word| word.into()).collect();
         self
     }
 
-    /// Lines of TOML on top of what every test gets, as dotted keys: `models.dir = "…"`.
+    /// Adds lines of TOML to the settings of the test, with dotted keys: `models.dir = "…"`.
     #[must_use]
     pub fn settings(mut self, lines: &str) -> Self {
         self.settings.push_str(lines);
@@ -67,7 +66,7 @@ impl Options {
         self
     }
 
-    /// An environment variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
@@ -91,10 +90,10 @@ pub struct Server {
     folder: TempDir,
     addresses: Addresses,
     client: reqwest::Client,
-    ended: bool,
+    has_ended: bool,
 }
 
-/// What the ready file says.
+/// The content of the ready file.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct Addresses {
     listen: SocketAddr,
@@ -106,19 +105,19 @@ impl Server {
     /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// When it ends or does not answer in time; with its log.
+    /// When it ends or does not answer in time. The log is printed.
     #[track_caller]
     pub fn start(options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        // The private servers run as somebody else when the tests run as root.
+        // When the tests run as root, private servers run as another user, who must pass through the folder.
         let passable = fs::Permissions::from_mode(0o711);
-        fs::set_permissions(folder.path(), passable).expect("the folder is ours");
+        fs::set_permissions(folder.path(), passable).expect("the folder's mode can be set");
         let base = format!(
             "server.listen = '127.0.0.1:0'\nserver.admin_listen = '127.0.0.1:0'\n\
              data.dir = '{0}/data'\nmodels.dir = '{0}/models'\n",
             folder.path().display(),
         );
-        // The test's own lines are a profile, so that they can override the base.
+        // The settings of the test are a profile, which overrides the base.
         fs::write(folder.path().join("base.toml"), base).expect("settings are written");
         fs::write(folder.path().join("test.toml"), &options.settings)
             .expect("settings are written");
@@ -146,7 +145,7 @@ impl Server {
                 pid: 0,
             },
             client: client(),
-            ended: false,
+            has_ended: false,
         };
         server.addresses = server.wait_until_ready();
         server
@@ -159,7 +158,7 @@ impl Server {
                 panic!("the server ended while starting: {status}");
             }
             let text = fs::read_to_string(&path).map_err(|error| error.to_string())?;
-            // It is renamed into place: what is there is whole.
+            // The server renames it into place, so it is complete.
             Ok::<_, String>(serde_json::from_str(&text).expect("the ready file is JSON"))
         })
     }
@@ -174,22 +173,22 @@ impl Server {
         format!("http://{}{path}", self.addresses.admin_listen)
     }
 
-    /// Where requests are taken.
+    /// The address of the main listener.
     pub fn address(&self) -> SocketAddr {
         self.addresses.listen
     }
 
-    /// Where health and metrics are answered.
+    /// The address of the admin listener.
     pub fn admin_address(&self) -> SocketAddr {
         self.addresses.admin_listen
     }
 
-    /// The process, as the ready file names it.
+    /// The server's process id, from the ready file.
     pub fn pid(&self) -> u32 {
         self.addresses.pid
     }
 
-    /// The client whose connections this server's requests share.
+    /// The HTTP client that all requests to this server share.
     pub fn client(&self) -> &reqwest::Client {
         &self.client
     }
@@ -226,27 +225,52 @@ impl Server {
         self.admin("/metrics").await.text().await.expect("text")
     }
 
-    /// The folder it runs in: base.toml, test.toml, log, ready.json, data, models.
+    /// Its working folder, with base.toml, test.toml, log, ready.json, data and models.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The file with the test's own settings, to be changed before a reload.
+    /// The file with the settings of the test. Write to it before a reload.
     pub fn settings_file(&self) -> PathBuf {
         self.folder.path().join("test.toml")
     }
 
-    /// The file that is there while it answers.
+    /// The ready file: it exists while the server answers.
     pub fn ready_file(&self) -> PathBuf {
         self.folder.path().join("ready.json")
     }
 
-    /// Everything logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// Sends a signal to the server's process alone.
+    /// Waits until the log contains `text`, and returns the log.
+    ///
+    /// # Panics
+    /// When the text does not appear in time.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) -> String {
+        wait_for(DEADLINE, || {
+            let log = self.log();
+            log.contains(text)
+                .then_some(log)
+                .ok_or_else(|| format!("the log does not contain {text:?}"))
+        })
+    }
+
+    /// Waits until the server accepts no connections any more.
+    ///
+    /// # Panics
+    /// When it still does after the deadline.
+    #[track_caller]
+    pub fn wait_until_closed(&self) {
+        wait_until(DEADLINE, "the server accepts no connections", || {
+            TcpStream::connect(self.address()).is_err()
+        });
+    }
+
+    /// Sends a signal to the server's process only.
     ///
     /// # Panics
     /// When there is no such process.
@@ -257,26 +281,27 @@ impl Server {
     /// Waits until it has ended by itself.
     ///
     /// # Panics
-    /// When it has not in time; with its log.
+    /// When it does not end in time. The log is printed.
     #[track_caller]
-    pub fn wait_for_end(&mut self, deadline: Duration) -> ExitStatus {
-        wait_for(deadline, || self.try_wait().ok_or("still running"))
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        wait_for(DEADLINE, || self.try_wait().ok_or("still running"))
     }
 
-    /// How it ended, if it has. What is left of its process group is killed then.
+    /// Its exit status, once it has ended. The rest of its process group is killed then.
     fn try_wait(&mut self) -> Option<ExitStatus> {
-        if !self.ended && has_ended(self.process()) {
+        if !self.has_ended && has_ended(self.process()) {
             self.kill_group();
         }
-        self.ended
+        self.has_ended
             .then(|| self.child.wait().expect("the child can be waited for"))
     }
 
-    /// Kills the whole group. Its leader must not have been waited for: until then nobody else's group has its id.
+    /// Kills the whole process group. Must be called before its leader is waited for: afterwards another group may have
+    /// its id.
     fn kill_group(&mut self) {
         killpg(self.process(), Signal::SIGKILL).ok();
         self.child.wait().ok();
-        self.ended = true;
+        self.has_ended = true;
     }
 
     fn process(&self) -> Pid {
@@ -284,7 +309,7 @@ impl Server {
     }
 }
 
-/// Whether a child of ours has ended; it can still be waited for afterwards.
+/// Whether a child process has ended. It can still be waited for afterwards.
 fn has_ended(child: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     let status = waitid(Id::Pid(child), flags).expect("the child can be waited for");
@@ -304,7 +329,7 @@ async fn answer(request: reqwest::RequestBuilder) -> reqwest::Response {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.has_ended {
             self.kill_group();
         }
         if std::thread::panicking() {

@@ -1,8 +1,8 @@
-//! Writes TorchScript files without Python and without libtorch, so that tests can have models of any shape.
+//! Writes TorchScript files without Python and without libtorch, so that tests can use models of any shape.
 //!
 //! A TorchScript file is a zip archive: `code/__torch__.py` holds the module's class as text, `data.pkl` the module's
-//! attributes in pickle's protocol 2, `data/<n>` the bytes of its tensors. [`Script`] writes just that; the functions
-//! below it are the models that the tests ask for. Weights are written as a stream, so 200 MiB of them cost no memory.
+//! attributes in pickle's protocol 2, `data/<n>` the bytes of its tensors. [`Script`] writes such a file. The functions
+//! below it write the models that several tests use. Weights are written as a stream, so large ones need little memory.
 
 use std::{
     fs::File,
@@ -12,16 +12,16 @@ use std::{
 
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-/// The folder within the archive that holds all entries.
+/// The folder in the archive that holds all entries.
 const FOLDER: &str = "model";
 
-/// Floats written at once.
+/// Floats per write.
 const CHUNK: usize = 16 << 10;
 
-/// What a tensor attribute holds.
+/// The content of a tensor attribute.
 #[derive(Clone, Copy, Debug)]
 pub enum Fill {
-    /// This number everywhere.
+    /// This number in every element.
     Value(f32),
     /// Pseudo-random numbers in [-0.5, 0.5), the same for the same seed.
     Random(u64),
@@ -34,12 +34,12 @@ enum Attribute {
         shape: Vec<i64>,
         fill: Fill,
     },
-    /// A `List[Tensor]`, empty at first.
+    /// An empty `List[Tensor]`.
     Tensors,
     Int(i64),
 }
 
-/// A module to be written.
+/// A module that can be written to a file.
 #[derive(Clone, Debug)]
 pub struct Script {
     methods: String,
@@ -47,8 +47,8 @@ pub struct Script {
 }
 
 impl Script {
-    /// A module with these methods, as TorchScript code without indentation. Types are not inferred: arguments need
-    /// theirs unless they are tensors.
+    /// A module with these methods, as TorchScript code without indentation. Arguments need a type; types are not
+    /// inferred.
     ///
     /// ```
     /// # use headroom_test_support::torchscript::Script;
@@ -86,7 +86,7 @@ impl Script {
         self
     }
 
-    /// Writes the file, replacing one that is there.
+    /// Writes the file. An existing one is replaced.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -114,7 +114,7 @@ impl Script {
         archive.0.finish()?.flush()
     }
 
-    /// The class: declarations of the attributes, then the methods.
+    /// The text of the class: declarations of the attributes, then the methods.
     fn code(&self) -> String {
         let parameters = self
             .attributes
@@ -146,7 +146,7 @@ impl Script {
         code
     }
 
-    /// The module object with its attributes.
+    /// The pickled module object with its attributes.
     fn pickle(&self) -> Vec<u8> {
         let mut pickle = Pickle(b"\x80\x02c__torch__\nModel\n)\x81}(".to_vec());
         pickle.text("training").raw(b"\x89");
@@ -174,7 +174,7 @@ impl Script {
 struct Archive(ZipWriter<BufWriter<File>>);
 
 impl Archive {
-    /// Starts an entry, stored as it is. The time stamp is fixed, so the same model gives the same file.
+    /// Starts an uncompressed entry. Its time stamp is fixed, so the same model gives the same file.
     fn entry(&mut self, name: &str) -> io::Result<&mut impl Write> {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
@@ -184,7 +184,7 @@ impl Archive {
     }
 }
 
-/// Pickle instructions.
+/// A sequence of pickle instructions.
 struct Pickle(Vec<u8>);
 
 impl Pickle {
@@ -199,7 +199,7 @@ impl Pickle {
             .raw(text.as_bytes())
     }
 
-    /// LONG1 with all eight bytes: the widest form does for every number.
+    /// LONG1 with eight bytes, which fits every number.
     fn int(&mut self, value: i64) -> &mut Self {
         self.raw(b"\x8a\x08").raw(&value.to_le_bytes())
     }
@@ -239,7 +239,7 @@ fn elements(shape: &[i64]) -> u64 {
 fn write_floats(out: &mut impl Write, count: u64, fill: Fill) -> io::Result<()> {
     let mut state = match fill {
         Fill::Value(_) => 0,
-        // Any state but 0 does for xorshift.
+        // xorshift needs a state other than 0.
         Fill::Random(seed) => seed | 1 << 63,
     };
     let mut next = || match fill {
@@ -255,7 +255,7 @@ fn write_floats(out: &mut impl Write, count: u64, fill: Fill) -> io::Result<()> 
     let mut chunk = Vec::with_capacity(CHUNK * 4);
     while left > 0 {
         let now = left.min(CHUNK as u64);
-        // The same number everywhere needs to be written down only once.
+        // A chunk of equal numbers is made only once.
         if chunk.is_empty() || matches!(fill, Fill::Random(_)) {
             chunk.clear();
             chunk.extend((0..CHUNK).flat_map(|_| next().to_le_bytes()));
@@ -269,7 +269,7 @@ fn write_floats(out: &mut impl Write, count: u64, fill: Fill) -> io::Result<()> 
 /// `y = x * 3 + 0.5`, with both numbers as parameters.
 ///
 /// # Errors
-/// The file cannot be written; so for all functions below.
+/// The file cannot be written. This holds for all functions below.
 pub fn affine(path: &Path) -> io::Result<()> {
     Script::new("def forward(self, x: Tensor) -> Tensor:\n  return x * self.w + self.b\n")
         .tensor("w", &[1], Fill::Value(3.0))
@@ -277,12 +277,12 @@ pub fn affine(path: &Path) -> io::Result<()> {
         .write(path)
 }
 
-/// Gives its input back, whatever its datatype and shape.
+/// Returns its input, of any datatype and shape.
 pub fn echo(path: &Path) -> io::Result<()> {
     Script::new("def forward(self, x: Tensor) -> Tensor:\n  return x\n").write(path)
 }
 
-/// Holds `bytes` (rounded up to 4 KiB) of weights; a call adds one of them to its input and is quick.
+/// Has `bytes` (rounded up to 4 KiB) of weights. A call is quick: it adds one weight to its input.
 pub fn weights(path: &Path, bytes: u64) -> io::Result<()> {
     let rows = bytes.div_ceil(4096) as i64;
     Script::new("def forward(self, x: Tensor) -> Tensor:\n  return x + self.w[0][0]\n")
@@ -299,13 +299,13 @@ pub fn throws(path: &Path) -> io::Result<()> {
     .write(path)
 }
 
-/// Never comes back from a call, and keeps one core busy.
+/// Never returns from a call, and keeps one core busy.
 pub fn hangs(path: &Path) -> io::Result<()> {
     let code = "def forward(self, x: Tensor) -> Tensor:\n  y = x\n  while True:\n    y = y + 1\n  return y\n";
     Script::new(code).write(path)
 }
 
-/// Works for as many milliseconds as its input, one INT64, says, then gives the input back.
+/// Works for as many milliseconds as its input says (one INT64), then returns the input.
 pub fn slow(path: &Path) -> io::Result<()> {
     let code = "def forward(self, milliseconds: Tensor) -> Tensor:\n  \
         begun = ops.prim.TimePoint()\n  \
@@ -314,7 +314,7 @@ pub fn slow(path: &Path) -> io::Result<()> {
     Script::new(code).write(path)
 }
 
-/// Ends its process by SIGSEGV at every call: a sparse tensor, made without checks, is written far out of bounds.
+/// Ends its process by SIGSEGV at every call: it writes a sparse tensor, made without checks, far out of bounds.
 pub fn crashes(path: &Path) -> io::Result<()> {
     Script::new(&format!(
         "def forward(self, x: Tensor) -> Tensor:\n{CRASH}  return x + dense\n"
@@ -333,14 +333,14 @@ pub fn crashes_on_load(path: &Path) -> io::Result<()> {
     Script::new(&code).write(path)
 }
 
-/// Sets `dense`, or would.
+/// Code that ends the process. Later code may use `dense`, which it would set.
 const CRASH: &str = "  index = torch.full([1, 1], 100000000000000, dtype=4)\n  \
     value = torch.ones([1])\n  \
     sparse = torch._sparse_coo_tensor_unsafe(index, value, [1])\n  \
     dense = torch.to_dense(sparse)\n";
 
-/// Keeps `bytes` (rounded down to whole floats) more at every call. Random numbers: what is always the same tensor, the
-/// optimiser makes once and keeps only once.
+/// Keeps `bytes` (rounded down to whole floats) more at every call. The tensors are random: the optimiser would make a
+/// constant tensor only once.
 pub fn leaks(path: &Path, bytes: u64) -> io::Result<()> {
     let code = format!(
         "def forward(self, x: Tensor) -> Tensor:\n  \
@@ -350,10 +350,10 @@ pub fn leaks(path: &Path, bytes: u64) -> io::Result<()> {
     Script::new(&code).tensors("kept").write(path)
 }
 
-/// Takes between 1 and 7 times `bytes` during a call, another amount each time, and keeps a rolling buffer: the last 64
-/// tensors, whose size goes from 1 to 7 times `bytes` and back to 1 in 350 calls. Its memory rises and falls and has an
-/// upper bound.
-pub fn wobbles(path: &Path, bytes: u64) -> io::Result<()> {
+/// Uses memory that rises and falls below an upper bound. A call allocates between 1 and 7 times `bytes`, a different
+/// amount each time. A rolling buffer keeps the last 64 tensors, whose size goes from 1 to 7 times `bytes` and back to 1
+/// in 350 calls.
+pub fn fluctuates(path: &Path, bytes: u64) -> io::Result<()> {
     let code = format!(
         "def forward(self, x: Tensor) -> Tensor:\n  \
          self.calls = self.calls + 3\n  \
@@ -376,7 +376,7 @@ pub fn counter(path: &Path) -> io::Result<()> {
     Script::new(code).int("count", 0).write(path)
 }
 
-/// Gives `(x, [x + 1, x + 2], {"sum": sum of x, "seven": [7]})`.
+/// Returns `(x, [x + 1, x + 2], {"sum": sum of x, "seven": [7]})`.
 pub fn tuple_list_dict(path: &Path) -> io::Result<()> {
     let code = "def forward(self, x: Tensor) -> Tuple[Tensor, List[Tensor], Dict[str, Tensor]]:\n  \
         return (x, [x + 1, x + 2], {\"sum\": torch.sum(x), \"seven\": torch.full([1], 7)})\n";

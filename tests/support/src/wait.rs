@@ -1,57 +1,73 @@
-//! Waiting for something to become true, never for time to pass.
+//! Waiting for a condition with a deadline, instead of sleeping.
 
 #![expect(clippy::panic, reason = "how a test fails")]
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-/// Time between two looks.
+/// Far longer than any condition takes. A test that reaches it has failed.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Time between two checks.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Looks until `look` gives a value, and returns it.
-///
-/// `look` returns `Err` with what it saw while that is not yet what the test waits for.
+/// Calls `check` until it returns `Ok`, and returns that value. `check` returns `Err` with what it observed while the
+/// condition does not hold.
 ///
 /// # Panics
-/// When the deadline passes; with what was seen last.
+/// When the deadline passes; the message shows the last observation.
 #[track_caller]
-pub fn wait_for<T, S: Debug>(deadline: Duration, mut look: impl FnMut() -> Result<T, S>) -> T {
+pub fn wait_for<T, E: Debug>(deadline: Duration, mut check: impl FnMut() -> Result<T, E>) -> T {
     let end = Instant::now() + deadline;
     loop {
-        match look() {
+        match check() {
             Ok(value) => return value,
-            Err(seen) if Instant::now() >= end => {
-                panic!("not so after {deadline:?}; last seen: {seen:?}")
-            }
+            Err(observed) if Instant::now() >= end => fail(deadline, &observed),
             Err(_) => pause(),
         }
     }
 }
 
-/// The same for tests with a runtime, where looking takes requests.
+/// Waits until `condition` holds; `description` says what it is.
 ///
 /// # Panics
-/// When the deadline passes; with what was seen last.
-pub async fn wait_for_async<T, S, F>(deadline: Duration, mut look: impl FnMut() -> F) -> T
+/// When the deadline passes.
+#[track_caller]
+pub fn wait_until(deadline: Duration, description: &str, condition: impl Fn() -> bool) {
+    wait_for(deadline, || {
+        condition()
+            .then_some(())
+            .ok_or_else(|| format!("not: {description}"))
+    });
+}
+
+/// [`wait_for`] with an asynchronous check.
+///
+/// # Panics
+/// When the deadline passes; the message shows the last observation.
+pub async fn wait_for_async<T, E, F>(deadline: Duration, mut check: impl FnMut() -> F) -> T
 where
-    S: Debug,
-    F: Future<Output = Result<T, S>>,
+    E: Debug,
+    F: Future<Output = Result<T, E>>,
 {
     let end = Instant::now() + deadline;
     loop {
-        match look().await {
+        match check().await {
             Ok(value) => return value,
-            Err(seen) if Instant::now() >= end => {
-                panic!("not so after {deadline:?}; last seen: {seen:?}")
-            }
+            Err(observed) if Instant::now() >= end => fail(deadline, &observed),
             Err(_) => tokio::time::sleep(INTERVAL).await,
         }
     }
 }
 
+#[track_caller]
+fn fail(deadline: Duration, observed: &impl Debug) -> ! {
+    panic!("the condition does not hold after {deadline:?}; last observed: {observed:?}")
+}
+
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one place that sleeps, so that no test has to"
+    reason = "the only place that sleeps, so that no test has to"
 )]
 pub(crate) fn pause() {
     std::thread::sleep(INTERVAL);

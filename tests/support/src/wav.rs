@@ -1,4 +1,4 @@
-//! Speech to test with: 16 kHz mono WAV files of 16-bit samples, cut into the chunks that a model takes.
+//! Speech recordings: reads 16 kHz mono WAV files of 16-bit samples and cuts them into chunks for a model.
 
 #![expect(clippy::panic, reason = "how a test fails")]
 
@@ -7,7 +7,7 @@ use std::path::Path;
 /// Samples per second.
 const RATE: u32 = 16_000;
 
-/// The samples of a file, from -1 to 1.
+/// The samples of a file, between -1 and 1.
 ///
 /// # Panics
 /// When the file is missing or is not 16 kHz, mono, 16 bits.
@@ -29,22 +29,22 @@ pub fn chunks(path: &Path, size: usize) -> Vec<Vec<f32>> {
 
 fn read(bytes: &[u8]) -> Result<Vec<f32>, String> {
     if bytes.get(..4) != Some(b"RIFF") || bytes.get(8..12) != Some(b"WAVE") {
-        return Err("no RIFF WAVE file".into());
+        return Err("is not a RIFF WAVE file".into());
     }
     let mut rest = &bytes[12..];
-    let mut checked = false;
+    let mut format_checked = false;
     while let Some((head, tail)) = rest.split_at_checked(8) {
         let size = u32_at(head, 4) as usize;
-        let body = tail.get(..size).ok_or("ends within a chunk")?;
+        let body = tail.get(..size).ok_or("ends in the middle of a chunk")?;
         match &head[..4] {
             b"fmt " => {
                 check_format(body)?;
-                checked = true;
+                format_checked = true;
             }
-            b"data" if checked => return Ok(floats(body)),
+            b"data" if format_checked => return Ok(floats(body)),
             _ => {}
         }
-        // Chunks begin at even places.
+        // Chunks begin at even offsets.
         rest = tail.get(size + size % 2..).unwrap_or_default();
     }
     Err("has no samples".into())
@@ -60,7 +60,7 @@ fn check_format(format: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "has codec {codec}, {channels} channels, {rate} Hz, {bits} bits; wanted are PCM, mono, {RATE} Hz, 16 bits"
+        "has codec {codec}, {channels} channels, {rate} Hz, {bits} bits; expected PCM (codec 1), 1 channel, {RATE} Hz, 16 bits"
     ))
 }
 

@@ -1,4 +1,4 @@
-//! What a test starts ends with it, also when nothing of the test gets to run any more.
+//! Processes that a test starts end with the test, even when no code of the test runs any more.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,29 +8,25 @@ use std::thread;
 use std::time::Duration;
 
 use headroom_test_support::child::{self, command};
-use headroom_test_support::process_tree::is_alive;
-use headroom_test_support::wait::wait_for;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-/// Far above what anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(10);
+use headroom_test_support::process_tree::{Process, is_alive};
+use headroom_test_support::wait::{DEADLINE, wait_for, wait_until};
+use nix::sys::signal::Signal;
 
 fn wait_until_gone(pid: u32) {
-    wait_for(DEADLINE, || (!is_alive(pid)).then_some(()).ok_or(pid));
+    wait_until(DEADLINE, "the process has ended", || !is_alive(pid));
 }
 
-/// The process of a thread that ends without a chance to do anything for it.
-fn started_by_an_ended_thread(arguments: &[&str]) -> u32 {
+/// Starts and stops a process on a thread that then ends without cleaning up. Returns the process's id.
+fn stopped_process_of_an_ended_thread(arguments: &[&str]) -> u32 {
     let mut command = command("sh");
     command.args(arguments).stdout(Stdio::piped());
     let starting = thread::spawn(move || {
         let mut child = child::start(&mut command).unwrap();
-        // It writes a line once it is the program that was asked for.
+        // It writes a line once it has become the program.
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut String::new()).unwrap();
         let pid = child.id();
-        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).unwrap();
+        Process::read(pid).unwrap().signal(Signal::SIGSTOP);
         std::mem::forget(child);
         pid
     });
@@ -38,29 +34,35 @@ fn started_by_an_ended_thread(arguments: &[&str]) -> u32 {
 }
 
 #[test]
-fn a_stopped_process_is_killed_when_its_starter_ends() {
-    wait_until_gone(started_by_an_ended_thread(&["-c", "echo; sleep 1000"]));
+fn a_stopped_process_is_killed_when_the_thread_that_started_it_ends() {
+    wait_until_gone(stopped_process_of_an_ended_thread(&[
+        "-c",
+        "echo; sleep 1000",
+    ]));
 }
 
 #[test]
-fn the_death_signal_stays_when_a_process_becomes_another_program() {
-    wait_until_gone(started_by_an_ended_thread(&["-c", "echo; exec sleep 1000"]));
+fn the_death_signal_survives_exec() {
+    wait_until_gone(stopped_process_of_an_ended_thread(&[
+        "-c",
+        "echo; exec sleep 1000",
+    ]));
 }
 
 #[test]
-fn a_process_whose_starter_is_another_one_never_becomes_the_program() {
-    // As if its starter had ended and somebody else had become its parent.
+fn a_process_does_not_become_the_program_when_its_parent_has_ended() {
+    // With another parent id in its arguments, it looks as if its parent had ended.
     let mut words: Vec<_> = command("true").get_args().map(ToOwned::to_owned).collect();
     let own_id = std::process::id().to_string();
     let id = words.iter_mut().find(|word| **word == *own_id).unwrap();
     *id = "1".into();
-    let mut strange = command("setpriv");
-    let ended = child::output(strange.args(words), DEADLINE).unwrap();
+    let mut orphan = command("setpriv");
+    let ended = child::output(orphan.args(words), DEADLINE).unwrap();
     assert!(!ended.status.success(), "{ended:?}");
 }
 
 #[test]
-fn a_process_has_nothing_of_the_tests_standard_streams() {
+fn a_process_does_not_inherit_the_standard_streams() {
     let mut sleep = child::start(command("sleep").arg("1000")).unwrap();
     let pid = sleep.id();
     wait_for(DEADLINE, || {
@@ -77,7 +79,7 @@ fn a_process_has_nothing_of_the_tests_standard_streams() {
 }
 
 #[test]
-fn output_is_complete_and_waits_for_nobody_who_holds_it_open() {
+fn output_is_complete_and_does_not_wait_for_a_process_that_holds_it_open() {
     let mut shell = command("sh");
     shell.args(["-c", "echo out; echo err >&2; sleep 5 & exit 3"]);
     let output = child::output(&mut shell, DEADLINE).unwrap();
@@ -91,7 +93,7 @@ fn output_is_complete_and_waits_for_nobody_who_holds_it_open() {
 }
 
 #[test]
-fn a_program_that_is_missing_is_told_at_the_start() {
+fn starting_a_missing_program_fails() {
     for missing in ["no-such-program-anywhere", "/no/such/program"] {
         let error = child::start(&mut command(missing)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{missing}");
@@ -99,7 +101,7 @@ fn a_program_that_is_missing_is_told_at_the_start() {
 }
 
 #[test]
-fn standard_input_is_what_was_asked_for() {
+fn standard_input_can_be_a_pipe() {
     let mut cat = command("cat");
     cat.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut cat = child::start(&mut cat).unwrap();

@@ -1,14 +1,16 @@
-//! With a URL: servers that somebody else runs.
+//! With URLs: servers that Headroom does not start, and what errors show of a URL.
 
 use headroom_test_support::child;
+use headroom_test_support::protocol::Answer;
+use headroom_test_support::wait::DEADLINE;
 use serde_json::json;
 
-use super::{BINARY, DEADLINE, get, probe, processes, start};
+use super::{BINARY, get, probe, processes, start};
 
 const PASSWORD: &str = "hunter2-never-to-be-seen";
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_told_and_its_password_is_not() {
+async fn a_server_that_is_down_is_reported_without_its_password() {
     let server = start(&format!(
         "log.filter = 'trace'\n\
          postgres.url = 'postgres://headroom:{PASSWORD}@127.0.0.1:1/headroom'\n\
@@ -16,16 +18,11 @@ async fn a_server_that_is_not_there_is_told_and_its_password_is_not() {
          redis.primary.url = 'redis://:{PASSWORD}@127.0.0.1:1/0'"
     ));
     for pool in ["postgres", "postgres-replicas", "redis-primary"] {
-        let answer = server
-            .client()
-            .post(server.url(&format!("/api/pools/{pool}/probe")))
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 503);
-        assert!(answer.headers().contains_key("retry-after"), "{pool}");
-        let body = answer.text().await.unwrap();
-        assert!(!body.contains(PASSWORD), "{body}");
+        let path = format!("/api/pools/{pool}/probe");
+        let answer = Answer::to(server.client().post(server.url(&path))).await;
+        assert_eq!(answer.status, 503);
+        assert!(answer.headers.contains_key("retry-after"), "{pool}");
+        assert!(!answer.json.to_string().contains(PASSWORD), "{answer:?}");
     }
     let health = get(&server, "/api/performance/connections/health").await;
     assert_eq!(health["status"], "down", "{health}");
@@ -47,11 +44,11 @@ async fn a_pool_that_does_not_exist_is_not_found() {
     assert_eq!(server.get("/api/pools/mysql").await.status(), 404);
 }
 
-/// Both parts of a password that was not percent-encoded, which no message may hold.
+/// Two parts of a password that is not percent-encoded. No message may contain them.
 const PARTS: [&str; 2] = ["S3CRET", "TAILPW"];
 
 #[test]
-fn a_password_that_splits_its_url_keeps_the_server_from_starting_and_is_not_told() {
+fn a_password_that_breaks_its_url_prevents_the_start_and_is_not_shown() {
     for (key, url) in [
         ("POSTGRES__URL", "postgres://u:S3CRET@TAILPW@127.0.0.1:9/d"),
         ("POSTGRES__URL", "postgres://u:S3CRET/TAILPW@127.0.0.1:9/d"),
@@ -78,18 +75,18 @@ fn a_password_that_splits_its_url_keeps_the_server_from_starting_and_is_not_told
                 .current_dir(folder.path());
             let output = child::output(&mut refused, DEADLINE).unwrap();
             assert_eq!(output.status.code(), Some(78), "{url}");
-            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
             let name = key.to_lowercase().replace("__", ".");
-            assert!(said.contains(&format!("{name} must be a URL")), "{said}");
+            assert!(text.contains(&format!("{name} must be a URL")), "{text}");
             for part in PARTS {
-                assert!(!said.contains(part), "{said}");
+                assert!(!text.contains(part), "{text}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn errors_name_host_and_port_and_nothing_else_of_a_url() {
+async fn errors_contain_the_host_and_port_of_a_url_and_nothing_else() {
     let server = start(
         "log.filter = 'trace'\n\
          postgres.url = 'postgres://USERPART:S3CRET%40TAILPW@127.0.0.1:1/DBPART?application_name=APPPART'\n\
@@ -126,7 +123,7 @@ async fn errors_name_host_and_port_and_nothing_else_of_a_url() {
 }
 
 #[tokio::test]
-async fn without_a_url_and_without_leave_for_a_private_server_there_is_none() {
+async fn without_a_url_and_with_private_servers_disabled_no_server_is_started() {
     let server = start("postgres.embedded.enabled = false\nredis.embedded.enabled = false");
     for (pool, section) in [
         ("postgres", "postgres"),
@@ -136,9 +133,12 @@ async fn without_a_url_and_without_leave_for_a_private_server_there_is_none() {
     ] {
         let (status, body) = probe(&server, pool).await;
         assert_eq!((status, &body["cause"]), (503, &json!("missing")), "{body}");
-        let said = format!("{section}.url is not set");
-        assert!(body["detail"].as_str().unwrap().contains(&said), "{body}");
-        assert!(server.log().contains(&said), "it is told at the start too");
+        let message = format!("{section}.url is not set");
+        assert!(
+            body["detail"].as_str().unwrap().contains(&message),
+            "{body}"
+        );
+        assert!(server.log().contains(&message), "not logged at the start");
     }
     for program in ["postgres", "redis-server"] {
         assert!(processes(&server, program).is_empty());

@@ -1,18 +1,17 @@
-//! What an operator can see and do over HTTP.
+//! The memory resources of the HTTP API.
 
 use headroom_test_support::models::Models;
 use serde_json::Value;
 
-use super::stage::{MIB, ModelsExt, ask, host, number};
+use super::setup::{AddModels, MIB, ask};
 
 #[tokio::test]
-async fn the_statistics_tell_where_every_number_comes_from() {
+async fn the_statistics_name_the_source_of_every_figure() {
     let models = Models::new();
-    models.adds("one", 60, 1.0);
-    let server = models.serve("memory.limit = '1GiB'");
-    assert_eq!(number(ask(&server, "one", 1).await), 2.0);
-    let response = server.get("/api/performance/memory/stats").await;
-    let stats: Value = response.json().await.unwrap();
+    models.add_adder("one", 60, 1.0);
+    let server = models.start_server("memory.limit = '1GiB'");
+    assert_eq!(ask(&server, "one", 1).await.number(), 2.0);
+    let stats = server.memory_stats().await;
     let bytes = |key: &str| stats[key].as_u64().unwrap();
     assert_eq!(stats["budget"]["bytes"], 1024 * MIB);
     assert_eq!(stats["budget"]["source"], "configured");
@@ -22,7 +21,7 @@ async fn the_statistics_tell_where_every_number_comes_from() {
     let source = |name: &str| sources.iter().find(|it| it["source"] == name).unwrap();
     assert_eq!(source("configured")["in_use"], true);
     assert_eq!(source("processes")["health"], "healthy");
-    // The real server's memory comes from jemalloc, whose books are read.
+    // The server's allocator is jemalloc, whose statistics are read.
     assert_eq!(source("allocator")["health"], "healthy");
     let allocator = &stats["allocator"];
     assert!(allocator["resident"].as_u64() >= allocator["active"].as_u64());
@@ -32,7 +31,7 @@ async fn the_statistics_tell_where_every_number_comes_from() {
     let entries = stats["entries"].as_array().unwrap();
     let entry = entries.iter().find(|it| it["name"] == "one:1").unwrap();
     assert!(entry["reserved_bytes"].as_u64().unwrap() > 60 * MIB);
-    assert_eq!(entry["processes"][0], host(&server, "one").unwrap().pid);
+    assert_eq!(entry["processes"][0], server.host("one").unwrap().pid);
 
     let wrong = server
         .get("/api/performance/memory/stats?events=many")
@@ -42,22 +41,21 @@ async fn the_statistics_tell_where_every_number_comes_from() {
 }
 
 #[tokio::test]
-async fn collecting_garbage_tells_what_each_process_gave() {
+async fn a_collection_on_request_reports_what_each_process_freed() {
     let models = Models::new();
-    models.takes("takes");
-    let server = models.serve("");
-    assert_eq!(number(ask(&server, "takes", 100).await), 100.0);
-    let pid = host(&server, "takes").unwrap().pid;
-    let response = server
-        .post("/api/performance/memory/gc", &Value::Null)
-        .await;
-    assert_eq!(response.status(), 200);
-    let report: Value = response.json().await.unwrap();
+    models.add_allocator("allocator");
+    let server = models.start_server("");
+    assert_eq!(ask(&server, "allocator", 100).await.number(), 100.0);
+    let pid = server.host("allocator").unwrap().pid;
+    let report = server
+        .post_json("/api/performance/memory/gc", &Value::Null)
+        .await
+        .ok();
     assert_eq!(report["silent"], serde_json::json!([]), "{report}");
     let actors = report["actors"].as_array().unwrap();
-    let what = |name: &str| actors.iter().find(|it| it["what"] == name);
-    for name in ["server", "takes:1/host-0"] {
-        let actor = what(name).unwrap_or_else(|| panic!("{name} is missing: {report}"));
+    let by_name = |name: &str| actors.iter().find(|it| it["what"] == name);
+    for name in ["server", "allocator:1/host-0"] {
+        let actor = by_name(name).unwrap_or_else(|| panic!("{name} is missing: {report}"));
         let bytes = |key: &str| actor[key].as_u64().unwrap();
         assert!(
             bytes("before_bytes") > 0 && bytes("after_bytes") > 0,
@@ -67,9 +65,9 @@ async fn collecting_garbage_tells_what_each_process_gave() {
         assert_eq!(bytes("gained_bytes"), gained);
     }
     assert!(report["used_after_bytes"].as_u64() > Some(0));
-    // Nobody lost anything.
-    assert_eq!(number(ask(&server, "takes", 3).await), 3.0);
-    assert_eq!(host(&server, "takes").unwrap().pid, pid);
+    // The model still runs in the same process.
+    assert_eq!(ask(&server, "allocator", 3).await.number(), 3.0);
+    assert_eq!(server.host("allocator").unwrap().pid, pid);
     let get = server.get("/api/performance/memory/gc").await;
     assert_eq!(get.status(), 405);
 }

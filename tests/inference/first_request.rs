@@ -1,4 +1,4 @@
-//! The first request for a model loads it, however many first requests there are.
+//! The first request to a model loads it, once, however many clients send one at the same time.
 
 use headroom_test_support::models::{Models, SAMPLE};
 use headroom_test_support::protocol::{floats, output_of};
@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::BINARY;
-use crate::stream::{request, speech};
+use crate::sample_model::{request, speech};
 
 #[tokio::test]
 async fn a_thousand_first_requests_cause_one_load() {
@@ -50,13 +50,13 @@ async fn a_thousand_first_requests_cause_one_load() {
 }
 
 #[tokio::test]
-async fn nothing_is_loaded_before_it_is_asked_for() {
+async fn no_model_is_loaded_before_its_first_request() {
     let models = Models::new();
     models.add_sample().add("affine", 1, torchscript::affine);
     let server = Server::start(models.options(BINARY));
     server.index().await;
-    server.read("/v2/models/silero-vad").await.ok();
-    server.read("/v2/models/silero-vad/ready").await.ok();
+    server.get_json("/v2/models/silero-vad").await.ok();
+    server.get_json("/v2/models/silero-vad/ready").await.ok();
     assert_eq!(server.metric("headroom_lazy_loads_total", &[]).await, 0.0);
     let chunk = &speech()[0];
     server.infer(SAMPLE, &request(chunk, json!({}))).await.ok();

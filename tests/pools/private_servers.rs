@@ -1,70 +1,60 @@
-//! Without any URL: private servers, started at the first use.
+//! Without any URL: private servers, which the first use starts.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use headroom_test_support::process_tree::{Process, is_alive};
+use headroom_test_support::process_tree::{Process, wait_until_gone};
 use headroom_test_support::server::{Options, Server};
-use headroom_test_support::wait::{wait_for, wait_for_async};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use serde_json::Value;
 
-use super::{BINARY, DEADLINE, POOLS, get, probe, processes, start, use_pool};
+use super::{BINARY, POOLS, get, probe, probe_ok, processes, start};
 
-/// A server that is back must be found this soon.
+/// Longest time from the return of a server to the first answer of its pool.
 const RECOVERY: Duration = Duration::from_secs(2);
 
-fn kill_process(pid: u32) {
-    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
-}
-
-/// The one process of this name that the server itself started: PostgreSQL's others are its children.
-fn main_process(server: &Server, name: &str) -> u32 {
+/// The main process of a private server. PostgreSQL's other processes are children of it.
+fn main_process(server: &Server, name: &str) -> Process {
     let mut found = processes(server, name);
     found.retain(|process| process.parent == server.pid());
-    assert_eq!(found.len(), 1, "{name}: {found:?}");
-    found[0].pid
+    match <[Process; 1]>::try_from(found) {
+        Ok([process]) => process,
+        Err(found) => panic!("not one process {name}: {found:?}"),
+    }
 }
 
 #[tokio::test]
-async fn nothing_is_started_before_the_first_use_and_nobody_is_left_after_the_end() {
+async fn private_servers_start_with_the_first_use_and_end_with_the_server() {
     let mut server = start("");
     let cold = get(&server, "/api/performance/connections/stats").await;
-    let names: Vec<_> = cold["pools"].as_array().unwrap().iter().collect();
-    assert_eq!(
-        names
-            .iter()
-            .map(|pool| pool["name"].as_str().unwrap())
-            .collect::<Vec<_>>(),
-        POOLS
-    );
-    assert!(names.iter().all(|pool| pool["opened"] == 0), "{cold}");
+    let pools = cold["pools"].as_array().unwrap();
+    let names = pools.iter().map(|pool| pool["name"].as_str().unwrap());
+    assert_eq!(names.collect::<Vec<_>>(), POOLS);
+    assert!(pools.iter().all(|pool| pool["opened"] == 0), "{cold}");
     assert_eq!(processes(&server, "postgres").len(), 0);
     assert_eq!(processes(&server, "redis-server").len(), 0);
 
     let idle = get(&server, "/api/pools/postgres").await;
     assert_eq!(idle["private_server"]["state"], "idle", "{idle}");
-    let facts = use_pool(&server, "postgres").await;
+    let report = probe_ok(&server, "postgres").await;
     let running = get(&server, "/api/pools/postgres").await;
     assert_eq!(
         running["private_server"]["pid"],
-        main_process(&server, "postgres"),
+        main_process(&server, "postgres").pid,
         "{running}"
     );
     assert!(
-        facts["server"]["version"]
+        report["server"]["version"]
             .as_str()
             .is_some_and(|version| !version.is_empty()),
-        "{facts}"
+        "{report}"
     );
-    use_pool(&server, "redis-primary").await;
-    let (postgres, redis) = (
-        main_process(&server, "postgres"),
-        main_process(&server, "redis-server"),
-    );
-    for pid in [postgres, redis] {
+    probe_ok(&server, "redis-primary").await;
+    let main_processes = ["postgres", "redis-server"].map(|name| main_process(&server, name));
+    for Process { pid, .. } in &main_processes {
         let owner = fs::metadata(format!("/proc/{pid}")).unwrap().uid();
         assert_ne!(owner, 0, "{pid} runs as root");
         if !geteuid().is_root() {
@@ -75,36 +65,34 @@ async fn nothing_is_started_before_the_first_use_and_nobody_is_left_after_the_en
     assert_eq!(warm["pools"][0]["opened"], 1, "{warm}");
 
     server.signal(Signal::SIGTERM);
-    assert!(server.wait_for_end(DEADLINE).success());
-    assert!(!is_alive(postgres) && !is_alive(redis));
+    assert!(server.wait_for_exit().success());
+    assert!(!main_processes.iter().any(Process::is_running));
 }
 
 #[tokio::test]
-async fn once_private_servers_run_they_count_as_measured_and_memory_is_read_as_at_rest() {
+async fn running_private_servers_are_measured_and_memory_is_read_once_a_second() {
     let server = start("");
     for pool in ["postgres", "redis-primary"] {
-        use_pool(&server, pool).await;
+        probe_ok(&server, pool).await;
     }
     wait_for_async(DEADLINE, || async {
         let stats = get(&server, "/api/performance/memory/stats").await;
         let entries = stats["entries"].as_array().unwrap();
-        let settled = |entry: &&Value| {
+        let is_measured = |entry: &&Value| {
             let bytes = |key: &str| entry[key].as_u64().unwrap();
             let measured = bytes("measured_bytes");
             entry["loading"] == false && measured > 0 && bytes("reserved_bytes") >= measured
         };
-        let settled = entries.iter().filter(settled).count();
-        (settled == 2).then_some(()).ok_or(stats)
+        let measured = entries.iter().filter(is_measured).count();
+        (measured == 2).then_some(()).ok_or(stats)
     })
     .await;
-    let read = || server.metric("headroom_memory_samples_total", &[]);
-    let (begun, before) = (Instant::now(), read().await);
-    wait_for_async(DEADLINE, || async {
-        let now = read().await;
-        (now >= before + 4.0).then_some(()).ok_or(now)
-    })
-    .await;
-    // One a second. While something is loaded, these would take a fifth of a second.
+    let readings = "headroom_memory_samples_total";
+    let (begun, before) = (Instant::now(), server.metric(readings, &[]).await);
+    server
+        .wait_for_metric(readings, &[], |now| now >= before + 4.0)
+        .await;
+    // Four readings take four seconds at rest, and a fifth of a second during a load.
     let took = begun.elapsed();
     assert!(took > Duration::from_secs(2), "{took:?}");
 }
@@ -112,8 +100,8 @@ async fn once_private_servers_run_they_count_as_measured_and_memory_is_read_as_a
 #[tokio::test]
 async fn private_servers_listen_on_no_network() {
     let server = start("");
-    use_pool(&server, "postgres").await;
-    use_pool(&server, "redis-primary").await;
+    probe_ok(&server, "postgres").await;
+    probe_ok(&server, "redis-primary").await;
     let listening = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| {
         let text = fs::read_to_string(table).unwrap_or_default();
         let listening = text.lines().skip(1).filter_map(|line| {
@@ -142,9 +130,9 @@ async fn private_servers_listen_on_no_network() {
 async fn a_killed_private_server_is_back_within_two_seconds() {
     let server = start("");
     for (pool, name) in [("postgres", "postgres"), ("redis-primary", "redis-server")] {
-        use_pool(&server, pool).await;
+        probe_ok(&server, pool).await;
         let before = main_process(&server, name);
-        kill_process(before);
+        before.kill();
         let killed = Instant::now();
         let answered = wait_for_async(DEADLINE, || async {
             let (status, body) = probe(&server, pool).await;
@@ -152,24 +140,24 @@ async fn a_killed_private_server_is_back_within_two_seconds() {
                 status == 200 || status == 503 || status == 504,
                 "{status}: {body}"
             );
-            // A session of the one that was killed may answer once more, before it notices.
+            // A session of the killed server may answer once more.
             let mut running = processes(&server, name).into_iter();
-            let is_new = running.any(|it| it.parent == server.pid() && it.pid != before);
+            let is_new = running.any(|it| it.parent == server.pid() && it != before);
             (status == 200 && is_new).then(Instant::now).ok_or(body)
         })
         .await;
         let took = answered.duration_since(killed);
-        // Its own start included: far more than the promise, which counts from its return.
+        // This time includes the start of the server itself, which the target leaves out.
         assert!(took < RECOVERY * 5, "{pool}: {took:?}");
         assert_ne!(main_process(&server, name), before);
     }
 }
 
 #[tokio::test]
-async fn after_a_kill_of_the_server_itself_the_next_one_takes_over() {
+async fn after_a_kill_of_the_server_the_next_one_replaces_its_private_servers() {
     let mut first = start("");
     for pool in ["postgres", "redis-primary"] {
-        use_pool(&first, pool).await;
+        probe_ok(&first, pool).await;
     }
     let orphans = [
         main_process(&first, "postgres"),
@@ -177,8 +165,8 @@ async fn after_a_kill_of_the_server_itself_the_next_one_takes_over() {
     ];
     let data = first.folder().join("data");
     first.signal(Signal::SIGKILL);
-    first.wait_for_end(DEADLINE);
-    // At once: nothing waits for the old ones to go.
+    first.wait_for_exit();
+    // At once, without waiting for the end of the old private servers.
     let settings = format!("data.dir = '{}'", data.display());
     let second = Server::start(Options::new(BINARY).settings(&settings));
     for pool in ["postgres", "redis-primary"] {
@@ -188,12 +176,7 @@ async fn after_a_kill_of_the_server_itself_the_next_one_takes_over() {
         })
         .await;
     }
-    wait_for(DEADLINE, || {
-        let left: Vec<_> = orphans.iter().filter(|pid| is_alive(**pid)).collect();
-        left.is_empty()
-            .then_some(())
-            .ok_or(format!("{left:?} are left"))
-    });
+    wait_until_gone(&orphans);
 }
 
 #[tokio::test]

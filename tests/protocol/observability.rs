@@ -1,4 +1,4 @@
-//! What a loaded model shows of itself: in the supervision tree and in the metrics.
+//! Loaded models in the supervision tree and in the metrics.
 
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::floats;
@@ -32,11 +32,11 @@ async fn the_tree_shows_every_actor_with_its_state() {
         assert_eq!(actor["state"], "running", "{path}: {actor}");
         assert_eq!(actor["restarts"], 0, "{path}: {actor}");
     }
-    // Hosts are processes, and children of the zygote.
-    let pids = |actor: &Value| actor["observed"]["pid"].as_i64().unwrap();
-    let zygote = pids(&server.actor("headroom/models/zygote").await);
+    // Hosts are child processes of the zygote.
+    let pid_of = |actor: &Value| actor["observed"]["pid"].as_i64().unwrap();
+    let zygote = pid_of(&server.actor("headroom/models/zygote").await);
     for host in ["host-0", "host-1"] {
-        let pid = pids(
+        let pid = pid_of(
             &server
                 .actor(&format!("headroom/models/affine:1/{host}"))
                 .await,
@@ -47,7 +47,7 @@ async fn the_tree_shows_every_actor_with_its_state() {
 }
 
 #[tokio::test]
-async fn the_metrics_tell_of_loads_actors_and_memory() {
+async fn the_metrics_count_loads_actors_and_memory() {
     let models = Models::new();
     models.add("affine", 1, torchscript::affine);
     let server = Server::start(models.options(BINARY));
