@@ -6,7 +6,6 @@ mod redis;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
@@ -14,7 +13,9 @@ use headroom_actors::kernel::pool::{
     ConfiguredUrl, ConnectError, ConnectErrorKind, Locate, PoolConfig,
 };
 use headroom_actors::kernel::pressure::PressureReader;
-use headroom_actors::kernel::private_server::{PrivateServer, PrivateServerConfig, SearchPath};
+use headroom_actors::kernel::private_server::{
+    PrivateServer, PrivateServerConfig, START_TIMEOUT, SearchPath,
+};
 use headroom_actors::kernel::{Budget, ChildSpec, SupervisorSpec};
 use headroom_actors::postgres::{self, Connector, Database, MIGRATIONS, PostgresConfig};
 
@@ -23,9 +24,6 @@ use crate::settings::Settings;
 use crate::settings::sections::{
     EmbeddedSettings, PoolSettings, PostgresSettings, ReplicaSettings,
 };
-
-/// How long a private server may take until it is ready, recovery after a crash included.
-const PRIVATE_START_WITHIN: Duration = Duration::from_secs(60);
 
 /// What pools need of the keeper of the memory.
 pub(super) struct Deps {
@@ -152,7 +150,7 @@ fn pool(settings: &PoolSettings, origin: &Origin) -> PoolConfig {
     let connect_timeout = match origin {
         Origin::Configured | Origin::Missing => settings.connect_timeout,
         // Its start, the very first one included, is a part of the first connect.
-        Origin::Embedded(_) => settings.connect_timeout + PRIVATE_START_WITHIN,
+        Origin::Embedded(_) => settings.connect_timeout + START_TIMEOUT,
     };
     PoolConfig {
         connections_min: count(settings.connections_min),
@@ -177,7 +175,6 @@ fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> PrivateServerConfig
     let user = settings.user.as_ref().map(|user| user.as_str().to_owned());
     PrivateServerConfig {
         user,
-        start_timeout: PRIVATE_START_WITHIN,
         ..PrivateServerConfig::new(folder, search)
     }
 }

@@ -1,49 +1,45 @@
-//! A private Redis, for when no other is configured.
+//! A private Redis, used when no URL is configured.
 //!
-//! It is a store, not a cache: what it acknowledges is on the disk (`appendfsync always`), it loses
-//! nothing to make room (`noeviction`), and it ends rather than to go on when it cannot write. A
-//! file that a crash cut off within its last command is loaded without that command, which was
-//! never acknowledged.
+//! It is a store, not a cache. It writes each acknowledged command to the disk (`appendfsync always`),
+//! evicts nothing (`noeviction`), and ends when it cannot write. After a crash it drops an incomplete
+//! last command, which was never acknowledged.
 //!
-//! Its settings are written anew before each start. They hold the password, so they are for its
-//! user's eyes alone; who may get in at all is told in
-//! [`private_server`](crate::kernel::private_server).
+//! Its settings are written before each start. They contain the password, so only its user can read
+//! them. [`private_server`](crate::kernel::private_server) describes who can connect.
 
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::FutureExt;
 use nix::sys::signal::Signal;
 
 use crate::kernel::private_server::{
-    DataDir, Orphans, Prepared, PrivateServer, PrivateServerConfig, PrivateServerError, Server,
-    Socket, new_secret, percent_encoded,
+    DataDir, PreparedServer, PrivateServer, PrivateServerConfig, PrivateServerError, SearchPath,
+    ServerKind, Socket, new_password, percent_encoded,
 };
-use crate::kernel::process::{Process, ProcessSpec};
-use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
+use crate::kernel::{Budget, SupervisorHandle};
 
-/// Its name in logs, in errors and in the ledger.
-const NAME: &str = "redis";
-
-/// What an idle server takes, and a first few megabytes of data.
-const ESTIMATED_BYTES: u64 = 16 << 20;
-
-/// The program that is needed.
-const PROGRAMS: [&str; 1] = ["redis-server"];
-
-/// The file with the password.
-const PASSWORD: &str = "password";
+static KIND: ServerKind = ServerKind {
+    name: "redis",
+    product: "Redis",
+    programs: &["redis-server"],
+    packages: ["redis-server", "redis"],
+    // An idle server, and the first few megabytes of data.
+    estimated_bytes: 16 << 20,
+    working_folders: &[],
+    end_signals: &[Signal::SIGTERM],
+    prepare: |data_dir, search| prepare(data_dir, search).boxed(),
+};
 
 /// The file of the socket.
 const SOCKET: &str = "redis.sock";
 
-/// The line that says that it answers, as much of it as all versions agree on.
+/// The part of the ready line that is the same in all versions.
 const READY: &str = "eady to accept connections";
 
-/// Settings that do not depend on where it runs.
+/// The settings that do not depend on the data folder.
 const SETTINGS: &str = "\
 port 0
 unixsocketperm 700
@@ -65,126 +61,58 @@ auto-aof-rewrite-min-size 16mb
 stop-writes-on-bgsave-error no
 ";
 
-/// A Redis of our own with its data where `config` says, that runs under `supervisor` within
-/// `budget`. Nothing is started or written before it is needed. Its URL is `redis+unix:`, with the password.
+/// A private Redis, to run under `supervisor` within `budget`. Starts and writes nothing before it is
+/// needed. Its URL has the scheme `redis+unix:` and contains the password.
 pub fn private_server(
     config: PrivateServerConfig,
     supervisor: SupervisorHandle,
     budget: Arc<dyn Budget>,
 ) -> PrivateServer {
-    PrivateServer::new(Redis, config, supervisor, budget)
-}
-
-struct Redis;
-
-impl Server for Redis {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn usual_user(&self) -> &'static str {
-        "redis"
-    }
-
-    fn estimated_bytes(&self) -> u64 {
-        ESTIMATED_BYTES
-    }
-
-    fn orphans(&self, data_dir: &DataDir) -> Orphans {
-        Orphans {
-            what: NAME,
-            programs: &PROGRAMS,
-            folders: vec![data_dir.folder.clone()],
-            signals: &[Signal::SIGTERM],
-        }
-    }
-
-    fn prepare(
-        &self,
-        data_dir: Arc<DataDir>,
-        config: PrivateServerConfig,
-    ) -> BoxFuture<'static, Result<Prepared, PrivateServerError>> {
-        prepare(data_dir, config).boxed()
-    }
+    PrivateServer::new(&KIND, config, supervisor, budget)
 }
 
 async fn prepare(
     data_dir: Arc<DataDir>,
-    config: PrivateServerConfig,
-) -> Result<Prepared, PrivateServerError> {
-    let binary = find(&data_dir, &config).await?;
-    let password = match data_dir.secret(PASSWORD) {
+    search: SearchPath,
+) -> Result<PreparedServer, PrivateServerError> {
+    let programs = search.find(&KIND, &data_dir, |_, _| true).await?;
+    let password = match data_dir.password() {
         Some(password) => password,
         None => {
-            let made =
-                new_secret().map_err(|error| PrivateServerError::folder(&data_dir.folder, &error));
-            let password = made?;
-            data_dir.write(PASSWORD, password.as_bytes())?;
+            let password = new_password();
+            data_dir.write_password(&password)?;
             password
         }
     };
-    let sockets = data_dir.socket_folder(SOCKET)?;
-    let socket = sockets.join(SOCKET);
+    let socket = data_dir.socket_folder(SOCKET)?.join(SOCKET);
     let settings = settings(&data_dir.folder, &socket, &password);
-    let settings = data_dir.write("redis.conf", &settings)?;
-    let process = program(&data_dir, &binary)
+    let settings = data_dir.write("redis.conf", settings.as_bytes())?;
+    let process = data_dir
+        .program(&programs.join(KIND.programs[0]))
         .argument(settings)
         .ready_line(READY)
         .ends_with_server(Signal::SIGTERM);
     let path = percent_encoded(&socket, b"/");
     let socket = Socket::new(socket, format!("redis+unix://{path}?pass={password}"));
-    Ok(Prepared { process, socket })
+    Ok(PreparedServer { process, socket })
 }
 
-/// The first binary that runs.
-async fn find(
-    data_dir: &DataDir,
-    config: &PrivateServerConfig,
-) -> Result<PathBuf, PrivateServerError> {
-    for folder in config.search.with_all(&PROGRAMS) {
-        let binary = folder.join(PROGRAMS[0]);
-        let spec = program(data_dir, &binary).argument("--version");
-        let ran = Process::run(&spec, Stdio::null()).await;
-        let (exit, _) = ran.map_err(|error| data_dir.not_started(NAME, &error))?;
-        if exit == ProcessExit::Code(0) {
-            return Ok(binary);
-        }
-    }
-    Err(PrivateServerError::Missing {
-        what: "the server of Redis (redis-server)",
-        looked_in: config.search.folders().to_vec(),
-        remedy: "install it ('apt-get install redis-server' on Debian and Ubuntu, 'brew install \
-                 redis' on macOS), or configure the URL of another one"
-            .to_owned(),
-    })
+fn settings(folder: &Path, socket: &Path, password: &str) -> String {
+    format!(
+        "{SETTINGS}dir {}\nunixsocket {}\nrequirepass {password}\n",
+        quoted(folder),
+        quoted(socket)
+    )
 }
 
-/// The server, as its user, in its folder.
-fn program(data_dir: &DataDir, binary: &Path) -> ProcessSpec {
-    let spec = ProcessSpec::new(PROGRAMS[0], binary)
-        .directory(&data_dir.folder)
-        .environment("HOME", &data_dir.folder)
-        .environment("LC_ALL", "C");
-    data_dir.account.run(spec)
-}
-
-fn settings(folder: &Path, socket: &Path, password: &str) -> Vec<u8> {
-    let mut text = SETTINGS.to_owned();
-    for (key, path) in [("dir", folder), ("unixsocket", socket)] {
-        // Writing to a string cannot fail.
-        writeln!(text, "{key} {}", quoted(path)).ok();
-    }
-    writeln!(text, "requirepass {password}").ok();
-    text.into_bytes()
-}
-
-/// A path as a value in the settings: every byte that could mean something else by its number.
+/// A path as a value in the settings. Bytes that have a meaning there are written as `\xNN`.
 fn quoted(path: &Path) -> String {
     let mut text = String::from("\"");
     for &byte in path.as_os_str().as_bytes() {
         if byte.is_ascii_alphanumeric() || b"/-._~ ".contains(&byte) {
             text.push(char::from(byte));
         } else {
+            // Writing to a string cannot fail.
             write!(text, "\\x{byte:02x}").ok();
         }
     }

@@ -1,40 +1,35 @@
-//! What a private server is told, and what it tells those who want to connect.
+//! The settings of a private server, and the address that it gets.
 
 use std::fmt::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::SearchPath;
 
-/// What the operator says of a private server.
+/// The settings of a private server.
 #[derive(Debug, Clone)]
 pub struct PrivateServerConfig {
-    /// The folder for its data; nothing else may be in it. Made when it is missing.
+    /// The folder for its data. It is created if necessary, and must contain nothing else.
     pub folder: PathBuf,
-    /// The user that it runs as; only root has a choice. `None` for the owner of the folder, else
-    /// the user that packages make for it, else `nobody`.
+    /// The user that it runs as. Only root can choose another user than itself. `None` means the
+    /// owner of the folder, else the user that packages create for the server, else `nobody`.
     pub user: Option<String>,
-    /// Where its binaries are looked for.
+    /// Where to search for its programs.
     pub search: SearchPath,
-    /// How long it may take from the start of its process until it is ready, recovery after a
-    /// crash included.
-    pub start_timeout: Duration,
 }
 
 impl PrivateServerConfig {
-    /// Data in `folder`, programs from `search`, ready within a minute, the user by the rules.
+    /// Data in `folder`, programs from `search`, the default user.
     pub fn new(folder: impl Into<PathBuf>, search: SearchPath) -> Self {
         Self {
             folder: folder.into(),
             user: None,
             search,
-            start_timeout: Duration::from_secs(60),
         }
     }
 }
 
-/// Where a private server listens.
+/// The address of a private server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Socket {
     path: PathBuf,
@@ -46,12 +41,12 @@ impl Socket {
         Self { path, url }
     }
 
-    /// The file of the socket.
+    /// The path of the Unix socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How to connect, with the password: never for a log or an answer.
+    /// The URL to connect to. It contains the password: never log it or send it to a client.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -65,7 +60,7 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// `path` as a part of a URL; `kept` stays as it is, like letters and digits.
+/// `path` as a part of a URL. The bytes of `kept` are not encoded.
 pub(crate) fn percent_encoded(path: &Path, kept: &[u8]) -> String {
     let mut text = String::new();
     for &byte in path.as_os_str().as_bytes() {
@@ -84,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_in_a_url_means_what_it_says_and_a_password_is_not_shown() {
+    fn a_path_is_encoded_in_a_url_and_a_password_is_not_shown() {
         let path = Path::new("/a b/c%d-1");
         assert_eq!(percent_encoded(path, b""), "%2Fa%20b%2Fc%25d-1");
         assert_eq!(percent_encoded(path, b"/"), "/a%20b/c%25d-1");

@@ -1,8 +1,8 @@
-//! The folder that a private server has for itself: who may enter, who holds it, its secrets.
+//! The data folder of a private server: its owner, its lock, its files and the programs in it.
 //!
-//! It has mode 0700 and belongs to the server's user. We may be root and write into a folder of a
-//! user without privileges, so nothing here follows a link that this user may have put there: files
-//! are made anew beside their place and renamed into it.
+//! The folder has mode 0700 and belongs to the server's user. Headroom may run as root and write into
+//! the folder of an unprivileged user. So it never follows a link that this user may have created:
+//! each file is created under another name and renamed.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,46 +12,60 @@ use std::os::unix::fs::{
     DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown,
 };
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use nix::fcntl::OFlag;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
+use nix::sys::signal::Signal;
+use nix::unistd::Uid;
+use rand::Rng;
 
 use super::PrivateServerError;
 use super::run_as::RunAs;
+use crate::kernel::ProcessExit;
+use crate::kernel::process::{Process, ProcessSpec};
 
-/// Bytes that the path of a socket may have; one more ends it.
+/// The longest path of a Unix socket, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// The longest secret that is read.
-const SECRET_MAX: u64 = 1024;
+/// The name of the password's file.
+const PASSWORD: &str = "password";
 
-/// A folder that is ours alone as long as this exists.
+/// The most bytes that are read of it.
+const PASSWORD_FILE_MAX: u64 = 1024;
+
+/// The locked data folder of a private server. The lock ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct DataDir {
+    /// The server's name.
+    server: &'static str,
     pub(crate) folder: PathBuf,
-    pub(crate) account: RunAs,
-    /// Held by this process, and let go by the kernel when it ends, however that happens.
+    run_as: RunAs,
+    /// The system releases the lock when this process ends.
     _lock: File,
 }
 
 impl DataDir {
-    /// Makes the folder at `path` and takes it.
-    pub(crate) fn take(path: &Path, account: RunAs) -> Result<Self, PrivateServerError> {
-        make_folder(path, &account)?;
+    /// Creates the folder at `path` if necessary, and locks it.
+    pub(crate) fn lock(
+        server: &'static str,
+        path: &Path,
+        run_as: RunAs,
+    ) -> Result<Self, PrivateServerError> {
+        create_folder(path, &run_as)?;
         let folder = path
             .canonicalize()
             .map_err(|error| PrivateServerError::folder(path, &error))?;
         let lock = lock(&folder.join("lock"))?;
         Ok(Self {
+            server,
             folder,
-            account,
+            run_as,
             _lock: lock,
         })
     }
 
-    /// The folder for a socket whose file is called `name`: this one, or, when that makes a path
-    /// longer than a socket may have, one with a short path that nobody else may enter either.
+    /// The folder for a socket named `name`: the data folder, or a private folder with a short path if
+    /// the socket's path would be too long.
     pub(crate) fn socket_folder(&self, name: &str) -> Result<PathBuf, PrivateServerError> {
         if self.folder.join(name).as_os_str().len() <= SOCKET_PATH_MAX {
             return Ok(self.folder.clone());
@@ -59,20 +73,20 @@ impl DataDir {
         let mut hasher = DefaultHasher::new();
         self.folder.hash(&mut hasher);
         let short = format!("headroom-{:016x}", hasher.finish());
-        // The folder of a session lets nobody but its user in.
+        // Only its user can enter the folder of a session.
         let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let session = session.filter(|path| !self.account.is_other && path.is_absolute());
+        let session = session.filter(|path| !self.run_as.is_other && path.is_absolute());
         let fallback = session
             .filter(|path| {
                 path.is_dir() && path.join(&short).join(name).as_os_str().len() <= SOCKET_PATH_MAX
             })
             .unwrap_or_else(|| "/tmp".into())
             .join(short);
-        make_folder(&fallback, &self.account)?;
+        create_folder(&fallback, &self.run_as)?;
         Ok(fallback)
     }
 
-    /// Puts `content` in place as a file that only the server's user may read.
+    /// Writes a file that only the server's user can read. An existing file is replaced in one step.
     pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf, PrivateServerError> {
         let path = self.folder.join(name);
         let new = self.folder.join(format!("{name}.new"));
@@ -83,8 +97,8 @@ impl DataDir {
                 .create_new(true)
                 .mode(0o600)
                 .open(&new)?;
-            if self.account.is_other {
-                fchown(&file, Some(self.account.uid), Some(self.account.gid))?;
+            if self.run_as.is_other {
+                fchown(&file, Some(self.run_as.uid), Some(self.run_as.gid))?;
             }
             file.write_all(content)?;
             file.sync_all()?;
@@ -95,21 +109,27 @@ impl DataDir {
         Ok(path)
     }
 
-    /// The secret called `name`, if there is one.
-    pub(crate) fn secret(&self, name: &str) -> Option<String> {
+    /// The password in its file, if there is a valid one.
+    pub(crate) fn password(&self) -> Option<String> {
         let mut text = String::new();
         OpenOptions::new()
             .read(true)
             .custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits())
-            .open(self.folder.join(name))
-            .and_then(|file| file.take(SECRET_MAX).read_to_string(&mut text))
+            .open(self.folder.join(PASSWORD))
+            .and_then(|file| file.take(PASSWORD_FILE_MAX).read_to_string(&mut text))
             .ok()?;
-        let secret = text.trim();
-        let is_ours = secret.len() == 32 && secret.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_ours.then(|| secret.to_owned())
+        let password = text.trim();
+        let is_valid =
+            password.len() == 32 && password.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_valid.then(|| password.to_owned())
     }
 
-    /// Puts a folder in its place, for good.
+    /// Writes the file of the password.
+    pub(crate) fn write_password(&self, password: &str) -> Result<(), PrivateServerError> {
+        self.write(PASSWORD, password.as_bytes()).map(drop)
+    }
+
+    /// Renames a file or folder, durably.
     pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), PrivateServerError> {
         let to = self.folder.join(to);
         let rename = || {
@@ -119,23 +139,45 @@ impl DataDir {
         rename().map_err(|error| PrivateServerError::folder(&to, &error))
     }
 
-    /// Why a program could not be started in this folder, as its user.
-    pub(crate) fn not_started(&self, what: &'static str, error: &io::Error) -> PrivateServerError {
+    /// A process of the program at `path`, in this folder, as the server's user. It is killed when
+    /// Headroom ends.
+    pub(crate) fn program(&self, path: &Path) -> ProcessSpec {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let spec = ProcessSpec::new(name, path)
+            .directory(&self.folder)
+            .environment("HOME", &self.folder)
+            .environment("LC_ALL", "C")
+            .ends_with_server(Signal::SIGKILL);
+        self.run_as.apply(spec)
+    }
+
+    /// Runs a program to its end. Returns how it ended and the last lines of its output.
+    pub(crate) async fn run(
+        &self,
+        spec: &ProcessSpec,
+        stdin: Stdio,
+    ) -> Result<(ProcessExit, Vec<String>), PrivateServerError> {
+        let run = Process::run(spec, stdin).await;
+        run.map_err(|error| self.not_started(&error))
+    }
+
+    /// The error for a program that the system cannot start.
+    pub(crate) fn not_started(&self, error: &io::Error) -> PrivateServerError {
         if error.kind() == io::ErrorKind::PermissionDenied {
-            return self.account.shut_out(&self.folder);
+            return self.run_as.access_denied(&self.folder);
         }
         PrivateServerError::Start {
-            what,
-            why: error.to_string(),
+            server: self.server,
+            reason: error.to_string(),
             lines: Vec::new(),
         }
     }
 
-    /// Removes a file or a folder, if it is there.
+    /// Removes a file or folder, if it exists. An absolute `name` is a path of its own.
     pub(crate) fn remove(&self, name: impl AsRef<Path>) -> Result<(), PrivateServerError> {
         let path = self.folder.join(name);
         let remove = || match path.symlink_metadata() {
-            Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path),
+            Ok(entry) if entry.is_dir() => std::fs::remove_dir_all(&path),
             Ok(_) => std::fs::remove_file(&path),
             Err(error) => unless_absent(error),
         };
@@ -143,16 +185,9 @@ impl DataDir {
     }
 }
 
-/// A new secret: 128 bits, as 32 characters that need no quotes anywhere.
-pub(crate) fn new_secret() -> io::Result<String> {
-    use std::fmt::Write;
-    let mut bytes = [0; 16];
-    OsRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        write!(text, "{byte:02x}").ok();
-        text
-    }))
+/// A new password: 128 random bits, as 32 characters that need no quotes in any file or URL.
+pub(crate) fn new_password() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
 }
 
 fn unless_absent(error: io::Error) -> io::Result<()> {
@@ -162,54 +197,51 @@ fn unless_absent(error: io::Error) -> io::Result<()> {
     Err(error)
 }
 
-/// Makes the folder at `path`, mode 0700 and owned by `account`, with the folders above it. One that
-/// is there is taken when it is the account's, or when it is ours and empty.
-fn make_folder(path: &Path, account: &RunAs) -> Result<(), PrivateServerError> {
+/// Creates the folder at `path` and its parents, with mode 0700 and owned by `run_as`. An existing
+/// folder is accepted if it belongs to that user, or if it belongs to Headroom's user and is empty.
+fn create_folder(path: &Path, run_as: &RunAs) -> Result<(), PrivateServerError> {
     let failed = |error: io::Error| PrivateServerError::folder(path, &error);
-    let refused = |why: String| PrivateServerError::Folder {
+    let refused = |reason: String| PrivateServerError::Folder {
         path: path.to_owned(),
-        why,
-        remedy: format!(
-            "chown it to {}, or choose another data folder",
-            account.name
-        ),
+        reason,
+        remedy: format!("chown it to {}, or choose another data folder", run_as.name),
     };
     if let Some(parent) = path.parent() {
-        make_parents(parent).map_err(|error| PrivateServerError::folder(parent, &error))?;
+        create_parents(parent).map_err(|error| PrivateServerError::folder(parent, &error))?;
     }
-    let made = DirBuilder::new().mode(0o700).create(path);
-    match made {
+    match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
-    let found = path.symlink_metadata().map_err(failed)?;
-    if !found.is_dir() {
+    let folder = path.symlink_metadata().map_err(failed)?;
+    if !folder.is_dir() {
         return Err(refused("it is not a folder".into()));
     }
-    if found.uid() != account.uid {
-        let us = nix::unistd::Uid::effective();
-        if found.uid() != us.as_raw() {
-            return Err(refused(format!("it belongs to the user {}", found.uid())));
+    if folder.uid() != run_as.uid {
+        if folder.uid() != Uid::effective().as_raw() {
+            return Err(refused(format!("it belongs to the user {}", folder.uid())));
         }
         if std::fs::read_dir(path).map_err(failed)?.next().is_some() {
-            return Err(refused("it belongs to us and is not empty".into()));
+            return Err(refused(
+                "it belongs to Headroom's user and is not empty".into(),
+            ));
         }
-        lchown(path, Some(account.uid), Some(account.gid)).map_err(failed)?;
+        lchown(path, Some(run_as.uid), Some(run_as.gid)).map_err(failed)?;
     }
-    if found.mode() & 0o777 != 0o700 {
+    if folder.mode() & 0o777 != 0o700 {
         std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Makes the folders above a data_dir. Others may pass through those that are new, not list them.
-fn make_parents(path: &Path) -> io::Result<()> {
+/// Creates the folders above a data folder. Other users can pass through new ones, but not list them.
+fn create_parents(path: &Path) -> io::Result<()> {
     if path.as_os_str().as_bytes().is_empty() || path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        make_parents(parent)?;
+        create_parents(parent)?;
     }
     std::fs::create_dir(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o711))
@@ -229,8 +261,8 @@ fn lock(path: &Path) -> Result<File, PrivateServerError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(PrivateServerError::Folder {
             path: path.to_owned(),
-            why: "another server uses this data folder".into(),
-            remedy: "end that one, or choose another data folder".into(),
+            reason: "another server uses this data folder".into(),
+            remedy: "stop that server, or choose another data folder".into(),
         }),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
@@ -241,8 +273,8 @@ mod tests {
     use super::*;
 
     fn data_dir(path: &Path) -> Result<DataDir, PrivateServerError> {
-        let account = RunAs::choose("test", None, path, "postgres").unwrap();
-        DataDir::take(path, account)
+        let run_as = RunAs::choose("postgres", None, path).unwrap();
+        DataDir::lock("postgres", path, run_as)
     }
 
     fn mode(path: &Path) -> u32 {
@@ -250,16 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_and_its_secrets_are_for_the_servers_user_alone() {
+    fn only_the_servers_user_can_read_the_folder_and_the_password() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data").join("server");
         let data_dir = data_dir(&path).unwrap();
-        assert_eq!(path.metadata().unwrap().uid(), data_dir.account.uid);
+        assert_eq!(path.metadata().unwrap().uid(), data_dir.run_as.uid);
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o711));
-        let secret = new_secret().unwrap();
-        let file = data_dir.write("password", secret.as_bytes()).unwrap();
-        assert_eq!(mode(&file), 0o600);
-        assert_eq!(data_dir.secret("password"), Some(secret));
+        let password = new_password();
+        data_dir.write_password(&password).unwrap();
+        assert_eq!(mode(&path.join(PASSWORD)), 0o600);
+        assert_eq!(data_dir.password(), Some(password));
     }
 
     #[test]
@@ -271,13 +303,13 @@ mod tests {
         for name in ["password", "password.new"] {
             std::os::unix::fs::symlink(&victim, data_dir.folder.join(name)).unwrap();
         }
-        assert_eq!(data_dir.secret("password"), None);
-        data_dir.write("password", b"x").unwrap();
+        assert_eq!(data_dir.password(), None);
+        data_dir.write_password("x").unwrap();
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
     }
 
     #[test]
-    fn one_folder_has_one_holder() {
+    fn a_data_folder_is_used_by_one_server_at_a_time() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("server");
         let first = data_dir(&path).unwrap();
@@ -288,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_with_things_of_others_in_it_is_refused() {
+    fn a_file_and_a_folder_with_other_contents_are_refused() {
         let parent = tempfile::tempdir().unwrap();
         let file = parent.path().join("file");
         std::fs::write(&file, "").unwrap();
@@ -298,7 +330,7 @@ mod tests {
                 .to_string()
                 .contains("not a folder")
         );
-        if nix::unistd::Uid::effective().is_root() {
+        if Uid::effective().is_root() {
             let refused = data_dir(parent.path()).unwrap_err().to_string();
             assert!(refused.contains("is not empty"), "{refused}");
         }
@@ -311,7 +343,7 @@ mod tests {
         let folder = data_dir.socket_folder("socket").unwrap();
         assert!(folder.join("socket").as_os_str().len() <= SOCKET_PATH_MAX);
         assert_eq!(mode(&folder), 0o700);
-        assert_eq!(folder.metadata().unwrap().uid(), data_dir.account.uid);
+        assert_eq!(folder.metadata().unwrap().uid(), data_dir.run_as.uid);
         assert_eq!(data_dir.socket_folder("socket").unwrap(), folder);
         std::fs::remove_dir(folder).unwrap();
     }

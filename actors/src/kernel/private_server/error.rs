@@ -1,4 +1,4 @@
-//! Why a private server does not run, in words that say what to do.
+//! Why a private server does not run.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,113 +6,115 @@ use std::path::{Path, PathBuf};
 use crate::kernel::BudgetError;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
-/// Why a private server does not run. Each says what to do about it, and none holds a secret.
+/// Why a private server does not run. Each message says what to do. None contains a secret.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PrivateServerError {
-    /// There are no binaries to run.
-    #[error("{what} is not installed (looked in {}): {remedy}", list(.looked_in))]
+    /// Its programs are not installed.
+    #[error("{product} is not installed: {programs} not found in {}; {remedy}", list(.searched))]
     Missing {
-        /// What is missing.
-        what: &'static str,
-        /// The folders that were looked in.
-        looked_in: Vec<PathBuf>,
+        /// The name of the product.
+        product: &'static str,
+        /// The programs that are needed.
+        programs: String,
+        /// The folders that were searched.
+        searched: Vec<PathBuf>,
         /// What to do.
         remedy: String,
     },
-    /// There is no user that it can run as.
-    #[error("no user to run {what} as: {why}; {remedy}")]
+    /// It cannot run as any user.
+    #[error("no user to run {server} as: {reason}; {remedy}")]
     User {
-        /// What is to run.
-        what: &'static str,
+        /// The server's name.
+        server: &'static str,
         /// What is wrong.
-        why: String,
+        reason: String,
         /// What to do.
-        remedy: String,
+        remedy: &'static str,
     },
-    /// A folder or a file cannot be used.
-    #[error("{path} cannot be used: {why}; {remedy}", path = .path.display())]
+    /// A file or folder cannot be used.
+    #[error("{path} cannot be used: {reason}; {remedy}", path = .path.display())]
     Folder {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// What is wrong.
-        why: String,
+        reason: String,
         /// What to do.
         remedy: String,
     },
-    /// The data is of a version that no binaries were found for.
+    /// The installed programs do not fit the version of the data.
     #[error(
-        "the data in {path} is of {what} {data}, found was {found}: install {what} {data}, or move the folder away",
+        "the data in {path} needs {server} {data}, but only {found} is installed: install {server} {data}, or move the folder away",
         path = .path.display()
     )]
     Version {
-        /// Whose data.
-        what: &'static str,
-        /// Where it is.
+        /// The server's name.
+        server: &'static str,
+        /// The folder of the data.
         path: PathBuf,
         /// The data's version.
         data: String,
-        /// The versions of what was found.
+        /// The installed versions.
         found: String,
     },
-    /// The data could not be laid out for the first time. What was begun is removed.
-    #[error("the data of {what} could not be created: {}{}", last(.lines), advice(.lines))]
+    /// The data could not be created. What was created so far is removed.
+    #[error("the data of {server} could not be created: {}{}", summary(.lines), advice(.lines))]
     Initialise {
-        /// Whose data.
-        what: &'static str,
-        /// The last lines it wrote.
+        /// The server's name.
+        server: &'static str,
+        /// The last lines of output.
         lines: Vec<String>,
     },
-    /// A server of an earlier run is still there, whatever was done to end it.
-    #[error("{what} of an earlier run does not end: end process {pid} by hand")]
+    /// A process of an earlier run ignores all signals.
+    #[error("a process of an earlier {server} does not end: end process {pid} by hand")]
     Orphan {
-        /// What it is.
-        what: &'static str,
-        /// Its process.
+        /// The server's name.
+        server: &'static str,
+        /// The process id.
         pid: i32,
     },
-    /// The server did not start, or does not stay.
-    #[error("{what} does not run ({why}): {}{}", last(.lines), advice(.lines))]
+    /// The process did not become ready, or it ended.
+    #[error("{server} does not run ({reason}): {}{}", summary(.lines), advice(.lines))]
     Start {
-        /// What was started.
-        what: &'static str,
-        /// How it went.
-        why: String,
-        /// The last lines it wrote.
+        /// The server's name.
+        server: &'static str,
+        /// What happened.
+        reason: String,
+        /// The last lines of output.
         lines: Vec<String>,
     },
-    /// The budget has no room for it now.
+    /// The memory budget has too few free bytes.
     #[error(
-        "no memory to start {what}: {source}; raise the budget, or try again when less is loaded"
+        "no memory to start {server}: {source}; raise the budget, or try again when less is loaded"
     )]
     Memory {
-        /// What was to start.
-        what: &'static str,
-        /// What is missing.
+        /// The server's name.
+        server: &'static str,
+        /// The refusal of the budget.
         source: BudgetError,
     },
-    /// Whoever supervises it does not run: the application is starting, or on its way out.
-    #[error("{what} is not started now: {why}")]
+    /// Its supervisor does not run: the application is starting or stopping.
+    #[error("{server} cannot be started now: {reason}")]
     Unavailable {
-        /// What was to start.
-        what: &'static str,
-        /// Why not.
-        why: String,
+        /// The server's name.
+        server: &'static str,
+        /// What is wrong.
+        reason: String,
     },
 }
 
 impl PrivateServerError {
-    /// That `path` cannot be used because of `error`.
+    /// `path` cannot be used because of `error`.
     pub(crate) fn folder(path: &Path, error: &io::Error) -> Self {
         let remedy = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free space on its disk; it is tried again by itself".to_owned()
+                "free space on its disk, the start is retried".to_owned()
             }
             io::ErrorKind::ReadOnlyFilesystem => {
-                "put the data on a disk that can be written".to_owned()
+                "move the data folder to a writable disk".to_owned()
             }
             io::ErrorKind::PermissionDenied => {
                 format!(
-                    "let the server write there: chown or chmod {}",
+                    "give the server write access: chown or chmod {}",
                     path.display()
                 )
             }
@@ -120,15 +122,14 @@ impl PrivateServerError {
         };
         Self::Folder {
             path: path.to_owned(),
-            why: error.to_string(),
+            reason: error.to_string(),
             remedy,
         }
     }
 }
 
 impl From<PrivateServerError> for ConnectError {
-    /// What keeps a pool from its server. Nobody is asked to try again soon for what somebody has
-    /// to mend.
+    /// Failures that the operator must correct are not transient: callers do not wait for them.
     fn from(error: PrivateServerError) -> Self {
         let kind = match &error {
             PrivateServerError::Missing { .. }
@@ -152,11 +153,10 @@ fn list(folders: &[PathBuf]) -> String {
     names.join(", ")
 }
 
-/// What matters of what was written, in one line: the last lines that tell of an error, or else the
-/// last ones.
-fn last(lines: &[String]) -> String {
-    const SHOWN: usize = 4;
-    const TELLING: [&str; 6] = [
+/// The output in one line: the last lines that report an error, or else the last lines.
+fn summary(lines: &[String]) -> String {
+    const LINES_MAX: usize = 4;
+    const ERROR_WORDS: [&str; 6] = [
         "PANIC",
         "FATAL",
         "error",
@@ -164,36 +164,36 @@ fn last(lines: &[String]) -> String {
         "Short write",
         "denied",
     ];
-    let is_telling = |line: &&String| TELLING.iter().any(|word| line.contains(word));
-    let mut chosen: Vec<&String> = lines.iter().filter(is_telling).collect();
+    let is_error = |line: &&String| ERROR_WORDS.iter().any(|word| line.contains(word));
+    let mut chosen: Vec<&String> = lines.iter().filter(is_error).collect();
     if chosen.is_empty() {
         chosen = lines.iter().filter(|line| !line.is_empty()).collect();
     }
     if chosen.is_empty() {
-        return "it wrote nothing".to_owned();
+        return "it wrote no output".to_owned();
     }
-    let shown = chosen[chosen.len().saturating_sub(SHOWN)..].iter();
-    let shown: Vec<&str> = shown.map(|line| line.as_str()).collect();
-    shown.join(" / ")
+    let last = chosen[chosen.len().saturating_sub(LINES_MAX)..].iter();
+    let last: Vec<&str> = last.map(|line| line.as_str()).collect();
+    last.join(" / ")
 }
 
-/// What to do, where what was written tells.
+/// What to do, as far as the output tells.
 fn advice(lines: &[String]) -> &'static str {
     let says = |text: &str| lines.iter().any(|line| line.contains(text));
-    // The last is what Redis says when a part still found room.
-    let full = [
+    // Redis writes "Short write" when only a part fitted on the disk.
+    let disk_full = [
         "No space left on device",
         "Disk quota exceeded",
         "Short write",
     ];
-    if full.into_iter().any(says) {
-        "; free space on the disk of the data folder, it is tried again by itself"
+    if disk_full.into_iter().any(says) {
+        "; free space on the disk of the data folder, the start is retried"
     } else if says("Permission denied") {
-        "; let its user write to the data folder"
+        "; give its user write access to the data folder"
     } else if says("Read-only file system") {
-        "; put the data folder on a disk that can be written"
+        "; move the data folder to a writable disk"
     } else {
-        "; the log has all it wrote, and it is tried again by itself"
+        "; the log has the whole output, the start is retried"
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_shown_with_what_tells_of_it_and_what_to_do() {
+    fn an_error_shows_the_lines_that_matter_and_what_to_do() {
         let lines = [
             "creating subdirectories ... ok",
             "FATAL:  could not write: No space left on device",
@@ -211,15 +211,15 @@ mod tests {
             "",
         ];
         let error = PrivateServerError::Initialise {
-            what: "postgres",
+            server: "postgres",
             lines: lines.map(str::to_owned).to_vec(),
         };
         assert_eq!(
             error.to_string(),
             "the data of postgres could not be created: FATAL:  could not write: No space left on \
-             device; free space on the disk of the data folder, it is tried again by itself"
+             device; free space on the disk of the data folder, the start is retried"
         );
-        assert_eq!(last(&[]), "it wrote nothing");
-        assert_eq!(last(&["one".to_owned(), String::new()]), "one");
+        assert_eq!(summary(&[]), "it wrote no output");
+        assert_eq!(summary(&["one".to_owned(), String::new()]), "one");
     }
 }

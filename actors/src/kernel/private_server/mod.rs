@@ -1,30 +1,33 @@
-//! Private servers: a PostgreSQL or a Redis of our own, started from installed binaries when the
-//! first caller needs it, and supervised like everything else.
+//! Private servers: a PostgreSQL or a Redis that Headroom starts itself, from installed programs,
+//! when the first caller needs it.
 //!
-//! Owned here is what they have in common: the folder that is theirs alone (`data_dir`), the user
-//! without privileges that they run as (`account`), what an earlier run left behind (`orphans`),
-//! and the one start that any number of callers wait for (`PrivateServer::ensure_running`). What makes a
-//! PostgreSQL or a Redis of it is a `Server`, in the room that uses it.
+//! This module owns what both kinds share: the data folder (`data_dir`), the unprivileged user that
+//! the server runs as (`run_as`), the search for its programs (`programs`), the end of processes that
+//! an earlier run left behind (`orphans`), and the one start that all callers wait for
+//! ([`PrivateServer::ensure_running`]). A `ServerKind` holds what differs. The `postgres` and `redis`
+//! modules define one each.
 //!
-//! Who may get in: nobody but the server's user and root. There is no TCP listener; the socket lies
-//! in a folder of mode 0700; and a password of 128 random bits, in a file of mode 0600 in that
-//! folder, is asked for on top, since the user may be one that others run as, too (`nobody`), and
-//! since the folder of a socket with a long path lies elsewhere. `peer`, PostgreSQL's look at who is
-//! on the other end, is no choice: a server that runs as root is root there, not the cluster's user.
+//! Access: only the server's user and root can connect. The server has no TCP listener, its socket
+//! lies in a folder of mode 0700, and it asks for a password of 128 random bits that is kept in a file
+//! of mode 0600. The password matters because other programs may run as the same user (`nobody`), and
+//! because a socket with a long path lies in another folder. PostgreSQL's `peer` authentication is no
+//! alternative: where Headroom runs as root, it is not the cluster's user.
 //!
-//! When it fails: after a start its process is restarted by its supervisor, with backoff, and each
-//! time as carefully as the first time. When that fails too often the supervisor gives up, and the
-//! next caller after a pause starts it again; until then callers are told at once what is wrong.
+//! Failures: the supervisor restarts the server's process with backoff. When that fails too often, the
+//! supervisor gives up, callers get the error at once, and the first caller after a pause starts the
+//! server again.
 //!
-//! The folder is locked as long as a server of this process uses it. So whatever else is found to
-//! work in it is an orphan, and is ended before ours starts: two never write to the same files.
+//! The data folder stays locked while a server of this process uses it. Any other process that works
+//! in it is therefore an orphan, and is ended before the server starts. So two servers never write to
+//! the same files.
 
-mod binaries;
 mod config;
 mod data_dir;
 mod error;
+mod kind;
 mod orphans;
 mod process_owner;
+mod programs;
 mod run_as;
 mod state;
 #[cfg(test)]
@@ -39,13 +42,14 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use binaries::SearchPath;
 pub(crate) use config::percent_encoded;
 pub use config::{PrivateServerConfig, Socket};
-pub(crate) use data_dir::{DataDir, new_secret};
+pub(crate) use data_dir::{DataDir, new_password};
 pub use error::PrivateServerError;
+pub(crate) use kind::{PreparedServer, ServerKind};
+#[cfg(test)]
 pub(crate) use orphans::Orphans;
-pub(crate) use run_as::RunAs;
+pub use programs::SearchPath;
 pub use state::ServerState;
 
 use super::backoff::Backoff;
@@ -54,120 +58,85 @@ use super::child::{ChildSpec, Restart};
 use super::exit::Exit;
 use super::handle::Handle;
 use super::pool::{ConnectError, Locate};
-use super::process::ProcessSpec;
 use super::supervisor::{StartChildError, SupervisorHandle, SupervisorSpec};
 use process_owner::ProcessOwner;
 
-/// Restarts in [`RESTARTS_PERIOD`] after which the supervisor gives up.
+/// The supervisor gives up after this many restarts within [`RESTARTS_PERIOD`].
 const RESTARTS_MAX: u32 = 6;
 
-/// See [`RESTARTS_MAX`].
 const RESTARTS_PERIOD: Duration = Duration::from_secs(60);
 
-/// Its name among the children of the room's supervisor, beside the pools.
+/// The name of the server's supervisor below the supervisor of its module.
 const CHILD: &str = "server";
 
-/// How long an orderly stop may take: what is in memory is written to the disk.
-const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// How long a server may take from the start of its process until it is ready, including the recovery
+/// after a crash.
+pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What tells one private server from another.
-pub(crate) trait Server: Send + Sync + 'static {
-    /// Its name in logs, in errors and in the ledger.
-    fn name(&self) -> &'static str;
+/// How long an orderly stop may take. The server writes memory to the disk meanwhile.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-    /// The user that packages make for it.
-    fn usual_user(&self) -> &'static str;
-
-    /// What it needs when it has just started, in bytes.
-    fn estimated_bytes(&self) -> u64;
-
-    /// What an earlier run of it may have left in `data_dir`.
-    fn orphans(&self, data_dir: &DataDir) -> Orphans;
-
-    /// Finds its binaries, lays out its data, writes its settings: all but the start. Nothing works
-    /// in `data_dir` while this runs.
-    fn prepare(
-        &self,
-        data_dir: Arc<DataDir>,
-        config: PrivateServerConfig,
-    ) -> BoxFuture<'static, Result<Prepared, PrivateServerError>>;
-}
-
-/// A server that is ready to be started.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) process: ProcessSpec,
-    pub(crate) socket: Socket,
-}
-
-/// A server that is started when it is needed. Clones are cheap and equal.
+/// A private server, which is started when it is first needed. Clones refer to the same server.
 #[derive(Clone)]
 pub struct PrivateServer {
     shared: Arc<Shared>,
 }
 
-pub(crate) struct Shared {
-    server: Arc<dyn Server>,
+struct Shared {
+    kind: &'static ServerKind,
     config: PrivateServerConfig,
     supervisor: SupervisorHandle,
     budget: Arc<dyn Budget>,
-    states: watch::Sender<ServerState>,
-    /// Counts the starts on request, so that what is left of an old one does not touch a new one.
-    tenures: AtomicU64,
-    /// Failures in a row of starts on request.
+    state: watch::Sender<ServerState>,
+    /// The number of the current generation. An older one must not change the state.
+    generation: AtomicU64,
+    /// Generations that failed in a row.
     failures: AtomicU32,
 }
 
 impl PrivateServer {
-    /// One with its data where `config` says, that runs under `supervisor` within `budget`. Nothing
-    /// is started or written yet.
+    /// A server of this kind, to run under `supervisor` within `budget`. Starts and writes nothing.
     pub(crate) fn new(
-        server: impl Server,
+        kind: &'static ServerKind,
         config: PrivateServerConfig,
         supervisor: SupervisorHandle,
         budget: Arc<dyn Budget>,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                server: Arc::new(server),
+                kind,
                 config,
                 supervisor,
                 budget,
-                states: watch::Sender::new(ServerState::Idle),
-                tenures: AtomicU64::new(0),
+                state: watch::Sender::new(ServerState::Idle),
+                generation: AtomicU64::new(0),
                 failures: AtomicU32::new(0),
             }),
         }
     }
 
-    /// Where it stands, now and from now on.
+    /// The server's state, and its changes.
     pub fn state(&self) -> watch::Receiver<ServerState> {
-        self.shared.states.subscribe()
+        self.shared.state.subscribe()
     }
 
-    /// Where it listens, once it is ready; starts it if need be. Any number of callers wait for one
-    /// start, and one that goes away ends nothing. Needs a tokio runtime.
+    /// Waits until the server is ready, and starts it if necessary. Returns its socket. All callers
+    /// wait for one start, which goes on when a caller gives up. Must be called inside a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// See [`PrivateServerError`]. After a failed start the error stands for a pause that grows with
-    /// each failure; the first call after it tries again.
+    /// See [`PrivateServerError`]. After a failed start all calls return its error, for a pause that
+    /// grows with each failure. The first call after the pause starts the server again.
     pub async fn ensure_running(&self) -> Result<Socket, PrivateServerError> {
-        let mut states = self.shared.states.subscribe();
-        if self.shared.claim_start() {
-            let shared = Arc::clone(&self.shared);
-            tokio::spawn(shared.start());
+        let mut states = self.shared.state.subscribe();
+        if self.shared.begin_start_if_due() {
+            tokio::spawn(Arc::clone(&self.shared).start());
         }
-        let settled = states.wait_for(|state| !state.is_on_its_way()).await;
-        let name = self.shared.server.name();
-        let unavailable = |why: &str| PrivateServerError::Unavailable {
-            what: name,
-            why: why.to_owned(),
-        };
-        match settled.as_deref() {
+        let state = states.wait_for(|state| !state.is_starting()).await;
+        match state.as_deref() {
             Ok(ServerState::Running { socket, .. }) => Ok(socket.clone()),
             Ok(ServerState::Failed { error, .. }) => Err(error.clone()),
-            Ok(_) => Err(unavailable("it was stopped meanwhile")),
-            Err(_) => Err(unavailable("it is gone")),
+            _ => Err(self.shared.unavailable("it was stopped during its start")),
         }
     }
 }
@@ -181,15 +150,16 @@ impl Locate for PrivateServer {
 
 impl fmt::Debug for PrivateServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.states.borrow().label();
-        write!(f, "PrivateServer({}, {state})", self.shared.server.name())
+        let state = self.shared.state.borrow().label();
+        write!(f, "PrivateServer({}, {state})", self.shared.kind.name)
     }
 }
 
 impl Shared {
-    /// Whether the caller is the one who has to start it.
-    fn claim_start(&self) -> bool {
-        self.states.send_if_modified(|state| {
+    /// Changes the state to `Starting` if a start is due. Returns whether the caller must start the
+    /// server.
+    fn begin_start_if_due(&self) -> bool {
+        self.state.send_if_modified(|state| {
             let is_due = match state {
                 ServerState::Idle => true,
                 ServerState::Failed { retry_at, .. } => {
@@ -205,43 +175,37 @@ impl Shared {
     }
 
     async fn start(self: Arc<Self>) {
-        let number = self.tenures.fetch_add(1, Relaxed) + 1;
-        // Also when this task is dropped half-way: nobody waits for a start that nobody makes.
-        let generation = ServerGeneration {
+        let number = self.generation.fetch_add(1, Relaxed) + 1;
+        // If this task is aborted, the drop of the generation ends the state `Starting`.
+        let mut generation = ServerGeneration {
             shared: Arc::clone(&self),
             number,
-            _reservation: None,
+            reservation: None,
         };
-        self.try_start(generation).await;
-    }
-
-    async fn try_start(self: &Arc<Self>, mut generation: ServerGeneration) {
-        let (what, number) = (self.server.name(), generation.number);
-        let claim = ReservationRequest {
-            name: what.to_owned(),
-            bytes: self.server.estimated_bytes(),
+        let server = self.kind.name;
+        let request = ReservationRequest {
+            name: server.to_owned(),
+            bytes: self.kind.estimated_bytes,
             use_headroom: true,
         };
-        let reservation = match self.budget.reserve(claim).await {
-            Ok(reservation) => reservation,
-            Err(source) => return self.fail(number, PrivateServerError::Memory { what, source }),
+        let reservation = match self.budget.reserve(request).await {
+            Ok(reservation) => generation.reservation.insert(reservation),
+            Err(source) => {
+                return self.fail(number, PrivateServerError::Memory { server, source });
+            }
         };
         let entry = Arc::clone(reservation.entry());
-        generation._reservation = Some(reservation);
-        // Kept until the outcome is told, which is more than that nobody keeps the server.
+        // This task keeps the generation until it knows the result of the start.
         let generation = Arc::new(generation);
         let child = self.child(Arc::clone(&generation), entry);
         match self.supervisor.start_child(child).await {
             Ok(_) => {}
-            Err(StartChildError::Failed(exit)) => self.fail(number, self.why(&exit)),
-            Err(error) => {
-                let why = error.to_string();
-                self.fail(number, PrivateServerError::Unavailable { what, why });
-            }
+            Err(StartChildError::Failed(exit)) => self.fail(number, self.start_error(&exit)),
+            Err(error) => self.fail(number, self.unavailable(error.to_string())),
         }
     }
 
-    /// The supervisor of the server's process. It keeps `generation` as long as it is kept itself.
+    /// The supervisor of the server's process. Keeps `generation` alive.
     fn child(
         self: &Arc<Self>,
         generation: Arc<ServerGeneration>,
@@ -253,79 +217,80 @@ impl Shared {
             ProcessOwner::new(incarnation, Arc::clone(&shared), Arc::clone(&entry), number)
         });
         let owner = owner
-            .start_deadline(self.config.start_timeout.saturating_mul(2))
-            .shutdown_deadline(STOP_WITHIN + Duration::from_secs(2));
+            .start_deadline(START_TIMEOUT * 2)
+            .shutdown_deadline(STOP_TIMEOUT + Duration::from_secs(2));
         let tree = SupervisorSpec::new(CHILD)
             .intensity(RESTARTS_MAX, RESTARTS_PERIOD)
             .child(owner);
         ChildSpec::supervisor(tree).restart(Restart::Temporary)
     }
 
-    fn why(&self, exit: &Exit) -> PrivateServerError {
-        let known = exit.find::<PrivateServerError>().cloned();
-        known.unwrap_or_else(|| PrivateServerError::Start {
-            what: self.server.name(),
-            why: exit.root().to_string(),
+    fn start_error(&self, exit: &Exit) -> PrivateServerError {
+        let error = exit.find::<PrivateServerError>().cloned();
+        error.unwrap_or_else(|| PrivateServerError::Start {
+            server: self.kind.name,
+            reason: exit.root().to_string(),
             lines: Vec::new(),
         })
     }
 
-    /// Says where start `number` stands, unless a later one has begun.
-    pub(crate) fn tell(&self, number: u64, state: ServerState) {
-        if self.tenures.load(Relaxed) == number {
-            self.states.send_replace(state);
+    fn unavailable(&self, reason: impl Into<String>) -> PrivateServerError {
+        PrivateServerError::Unavailable {
+            server: self.kind.name,
+            reason: reason.into(),
         }
     }
 
-    /// It ended by itself after this time: long enough, and what was before is forgotten.
-    pub(crate) fn ran_for(&self, uptime: Duration) {
+    /// Sets the state on behalf of the generation `number`, unless a later one has begun.
+    fn set_state(&self, number: u64, state: ServerState) {
+        if self.generation.load(Relaxed) == number {
+            self.state.send_replace(state);
+        }
+    }
+
+    /// Forgets earlier failures if a process that has ended ran for long enough.
+    fn record_uptime(&self, uptime: Duration) {
         if Backoff::DEFAULT.is_stable(uptime) {
             self.failures.store(0, Relaxed);
         }
     }
 
-    /// Start `number` has failed for good: it is tried again when somebody asks after a pause.
+    /// The generation `number` has failed. The next caller after a pause starts another one.
     fn fail(&self, number: u64, error: PrivateServerError) {
-        let is_told = matches!(
-            &*self.states.borrow(),
+        let is_recorded = matches!(
+            &*self.state.borrow(),
             ServerState::Failed { retry_at, .. } if retry_at.is_some()
         );
-        if is_told || self.tenures.load(Relaxed) != number {
+        if is_recorded || self.generation.load(Relaxed) != number {
             return;
         }
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         let pause = Backoff::DEFAULT.delay(failures);
-        let server = self.server.name();
+        let server = self.kind.name;
         tracing::warn!(server, %error, "a private server does not run");
         let retry_at = Some(Instant::now() + pause);
-        self.tell(number, ServerState::Failed { error, retry_at });
+        self.set_state(number, ServerState::Failed { error, retry_at });
     }
 }
 
-/// One start on request and all restarts that follow from it: lives as long as a supervisor keeps
-/// the server, and the memory is reserved as long.
+/// One start of the server, with the restarts that its supervisor makes. Lives as long as the
+/// supervisor keeps the server, and holds its memory reservation.
 struct ServerGeneration {
     shared: Arc<Shared>,
     number: u64,
-    _reservation: Option<Reservation>,
+    reservation: Option<Reservation>,
 }
 
 impl Drop for ServerGeneration {
     fn drop(&mut self) {
-        let state = self.shared.states.borrow().clone();
-        match state {
-            ServerState::Failed { error, .. } | ServerState::Restarting { error } => {
-                self.shared.fail(self.number, error);
-            }
-            ServerState::Starting => {
-                let what = self.shared.server.name();
-                let why = "its start was broken off".to_owned();
-                let error = PrivateServerError::Unavailable { what, why };
-                self.shared.fail(self.number, error);
-            }
+        let state = self.shared.state.borrow().clone();
+        let error = match state {
+            ServerState::Failed { error, .. } | ServerState::Restarting { error } => error,
+            ServerState::Starting => self.shared.unavailable("its start was aborted"),
             ServerState::Idle | ServerState::Running { .. } => {
-                self.shared.tell(self.number, ServerState::Idle);
+                return self.shared.set_state(self.number, ServerState::Idle);
             }
-        }
+        };
+        self.shared.fail(self.number, error);
     }
 }

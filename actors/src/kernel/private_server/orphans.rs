@@ -1,8 +1,8 @@
-//! What an earlier run of the server left behind, when it was killed and could not end it.
+//! The processes that an earlier run of a private server left behind when it was killed.
 //!
-//! A process of ours is known by its name and by the folder that it works in, which nobody else's
-//! process has: a process id that was written down may belong to anybody by now. Whoever calls this
-//! holds the lock of the data folder, so that what is found belongs to nobody who lives.
+//! An orphan is recognised by its program's name and by its working folder, which is a data folder of
+//! Headroom. A process id from a file would not do: it may belong to another process by now. The
+//! caller holds the lock of the data folder, so no process found in it belongs to a running server.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,69 +10,75 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::PrivateServerError;
+use super::error::PrivateServerError;
+use super::kind::ServerKind;
 use crate::kernel::ProcessRef;
 
-/// How long an orphan has for each of the ways in which it is asked to end. An orderly end writes
-/// what is in memory to the disk.
-const ENDS_WITHIN: Duration = Duration::from_secs(8);
+/// How long orphans may take to end after each signal. An orderly end writes memory to the disk.
+const END_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How often it is looked whether they are gone.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What to look for, and how to end it.
-#[derive(Debug, Clone)]
+/// The orphans of one server in one data folder.
 pub(crate) struct Orphans {
-    /// The server's name.
-    pub(crate) what: &'static str,
-    /// The names of its programs.
-    pub(crate) programs: &'static [&'static str],
-    /// The folders they work in.
-    pub(crate) folders: Vec<PathBuf>,
-    /// The signals that end them, gentlest first. The last resort comes after them by itself.
-    pub(crate) signals: &'static [Signal],
+    kind: &'static ServerKind,
+    folders: Vec<PathBuf>,
 }
 
 impl Orphans {
-    /// Ends them, and waits until they are gone.
+    pub(crate) fn new(kind: &'static ServerKind, data_folder: &Path) -> Self {
+        let folders = kind.working_folders.iter();
+        let folders = folders.map(|name| data_folder.join(name));
+        Self {
+            kind,
+            folders: folders.chain([data_folder.to_owned()]).collect(),
+        }
+    }
+
+    /// Ends the orphans: sends each signal in turn, until none is left.
     pub(crate) async fn end(&self) -> Result<(), PrivateServerError> {
-        for signal in self.signals.iter().chain([&Signal::SIGKILL]) {
+        for signal in self.kind.end_signals.iter().chain([&Signal::SIGKILL]) {
             let found = self.find();
             if found.is_empty() {
                 return Ok(());
             }
-            let server = self.what;
-            tracing::warn!(server, processes = ?found, %signal, "ending what an earlier run left");
+            let server = self.kind.name;
+            tracing::warn!(
+                server,
+                processes = ?found,
+                %signal,
+                "ending processes that an earlier run left behind"
+            );
             for pid in found {
                 self.signal(pid, *signal);
             }
-            let deadline = Instant::now() + ENDS_WITHIN;
+            let deadline = Instant::now() + END_TIMEOUT;
             while !self.find().is_empty() && Instant::now() < deadline {
-                sleep(LOOK_EVERY).await;
+                sleep(POLL_INTERVAL).await;
             }
         }
         match self.find().first() {
             Some(&pid) => Err(PrivateServerError::Orphan {
-                what: self.what,
+                server: self.kind.name,
                 pid,
             }),
             None => Ok(()),
         }
     }
 
-    /// Signals the process that was found as `pid`, unless the number is another one's by now.
+    /// Signals the process that was found as `pid`, if it still is an orphan.
     fn signal(&self, pid: i32, signal: Signal) {
         let Ok(process) = ProcessRef::open(pid) else {
             return;
         };
-        // Only now that the process is held is it worth while to look who it is.
-        if self.is_one(Path::new(&format!("/proc/{pid}")), &self.existing_folders()) {
-            // It may be gone by now, or be told by another one of them.
+        // The reference pins the process, so this check holds for the signal.
+        if self.is_orphan(Path::new(&format!("/proc/{pid}")), &self.existing_folders()) {
+            // It fails only if the process has ended.
             process.signal(signal).ok();
         }
     }
 
-    /// Their folders, as the kernel names them.
+    /// The working folders as the kernel names them.
     fn existing_folders(&self) -> Vec<PathBuf> {
         let folders = self.folders.iter();
         folders
@@ -80,24 +86,24 @@ impl Orphans {
             .collect()
     }
 
-    /// Their process ids.
+    /// The process ids of the orphans.
     fn find(&self) -> Vec<i32> {
         let folders = self.existing_folders();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         processes
             .filter_map(|entry| {
                 let pid = entry.file_name().to_str()?.parse().ok()?;
-                self.is_one(&entry.path(), &folders).then_some(pid)
+                self.is_orphan(&entry.path(), &folders).then_some(pid)
             })
             .collect()
     }
 
-    fn is_one(&self, process: &Path, folders: &[PathBuf]) -> bool {
+    fn is_orphan(&self, process: &Path, folders: &[PathBuf]) -> bool {
         let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
-        if !self.programs.contains(&name.trim_end()) {
+        if !self.kind.programs.contains(&name.trim_end()) {
             return false;
         }
-        // Empty for a process that has ended and is not reaped yet.
+        // A process that has ended and is not reaped yet has no working folder.
         std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| folders.contains(&cwd))
     }
 }

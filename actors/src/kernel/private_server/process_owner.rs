@@ -1,5 +1,5 @@
-//! Owns the process of a private server: one incarnation is one process, prepared from the ground
-//! up, and ends with it.
+//! The actor that owns the process of a private server. Each incarnation prepares and starts one
+//! process, and ends with it.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -11,13 +11,15 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::orphans::Orphans;
+use super::run_as::RunAs;
 use super::{
-    DataDir, Prepared, PrivateServerError, RunAs, STOP_WITHIN, ServerState, Shared, Socket,
+    DataDir, PreparedServer, PrivateServerError, START_TIMEOUT, STOP_TIMEOUT, ServerState, Shared,
+    Socket,
 };
 use crate::kernel::process::Process;
 use crate::kernel::{Child, Exit, IncarnationRef, ReservationEntry};
 
-/// An actor that is one process of a private server.
 pub(super) struct ProcessOwner {
     incarnation: IncarnationRef,
     shared: Arc<Shared>,
@@ -30,6 +32,7 @@ struct Running {
     pid: i32,
     since: Instant,
     stop: CancellationToken,
+    /// Resolves when the process has ended after `stop`.
     stopped: Option<oneshot::Receiver<()>>,
 }
 
@@ -56,11 +59,11 @@ impl ProcessOwner {
         }
     }
 
-    fn tell(&self, state: ServerState) {
-        self.shared.tell(self.generation, state);
+    fn set_state(&self, state: ServerState) {
+        self.shared.set_state(self.generation, state);
     }
 
-    fn on_ready(&mut self, ready: Ready, cx: &mut Context<Self>) {
+    fn on_ready(&mut self, ready: Ready, context: &mut Context<Self>) {
         let Ready {
             process,
             socket,
@@ -68,54 +71,48 @@ impl ProcessOwner {
         } = ready;
         let pid = process.pid();
         self.entry.attach(pid);
-        // The start is over: from here on the reservation follows what is measured.
+        // The start is over: from now on the reservation follows the measured usage.
         self.entry.set_reserved(self.entry.reserved());
         let stop = CancellationToken::new();
-        let (told, stopped) = oneshot::channel();
+        let (stopped, receiver) = oneshot::channel();
         let since = Instant::now();
         self.running = Some(Running {
             pid,
             since,
             stop: stop.clone(),
-            stopped: Some(stopped),
+            stopped: Some(receiver),
         });
-        let server = self.shared.server.name();
+        let server = self.shared.kind.name;
         tracing::info!(server, pid, socket = %socket.path().display(), "a private server is ready");
-        self.tell(ServerState::Running { pid, since, socket });
-        let end = wrap_future::<_, Self>(watch(process, data_dir, stop, told));
-        cx.spawn(end.map(|ended, owner, cx| owner.on_ended(ended, cx)));
+        self.set_state(ServerState::Running { pid, since, socket });
+        let end = wrap_future::<_, Self>(run_to_end(process, data_dir, stop, stopped));
+        context.spawn(end.map(|ended, owner, context| owner.on_ended(ended, context)));
     }
 
-    fn on_ended(&mut self, ended: Option<(Exit, Vec<String>)>, cx: &mut Context<Self>) {
+    fn on_ended(&mut self, ended: Option<(Exit, Vec<String>)>, context: &mut Context<Self>) {
         let Some((exit, lines)) = ended else {
-            return self.tell(ServerState::Idle);
+            return self.set_state(ServerState::Idle);
         };
         if let Some(running) = &self.running {
-            self.shared.ran_for(running.since.elapsed());
+            self.shared.record_uptime(running.since.elapsed());
         }
         let error = PrivateServerError::Start {
-            what: self.shared.server.name(),
-            why: exit.to_string(),
+            server: self.shared.kind.name,
+            reason: exit.to_string(),
             lines,
         };
-        self.tell(ServerState::Restarting { error });
-        self.incarnation.end(cx, exit);
-    }
-
-    fn detach(&self) {
-        if let Some(running) = &self.running {
-            self.entry.detach(running.pid);
-        }
+        self.set_state(ServerState::Restarting { error });
+        self.incarnation.end(context, exit);
     }
 }
 
-/// Sees the process through to its end. `None` when it was asked to end, else how it did and its
-/// last words. The folder stays locked until then.
-async fn watch(
+/// Waits for the end of the process. Returns `None` after a requested stop, else how the process
+/// ended and its last lines. The data folder stays locked until then.
+async fn run_to_end(
     mut process: Process,
     data_dir: Arc<DataDir>,
     stop: CancellationToken,
-    told: oneshot::Sender<()>,
+    stopped: oneshot::Sender<()>,
 ) -> Option<(Exit, Vec<String>)> {
     let ended = tokio::select! {
         biased;
@@ -123,9 +120,9 @@ async fn watch(
         exit = process.ended() => Some(exit),
     };
     let Some(exit) = ended else {
-        process.stop(STOP_WITHIN).await;
+        process.stop(STOP_TIMEOUT).await;
         drop(data_dir);
-        told.send(()).ok();
+        stopped.send(()).ok();
         return None;
     };
     let lines = process.all_lines().await;
@@ -133,46 +130,41 @@ async fn watch(
     Some((Exit::Process(exit), lines))
 }
 
-/// Everything from the folder to a process that answers.
-async fn boot(shared: Arc<Shared>) -> Result<Ready, PrivateServerError> {
-    let (server, config) = (Arc::clone(&shared.server), shared.config.clone());
-    let what = server.name();
-    let usual = server.usual_user();
-    let taken = tokio::task::spawn_blocking(move || {
+/// Locks the data folder, ends orphans, prepares the server and starts its process. Returns when the
+/// server is ready.
+async fn start_process(shared: Arc<Shared>) -> Result<Ready, PrivateServerError> {
+    let (kind, config) = (shared.kind, shared.config.clone());
+    let server = kind.name;
+    let locked = tokio::task::spawn_blocking(move || {
         let user = config.user.as_deref();
-        let account = RunAs::choose(what, user, &config.folder, usual)?;
-        DataDir::take(&config.folder, account)
+        let run_as = RunAs::choose(server, user, &config.folder)?;
+        DataDir::lock(server, &config.folder, run_as)
     });
-    let taken = taken
-        .await
-        .map_err(|error| PrivateServerError::Unavailable {
-            what,
-            why: error.to_string(),
-        })?;
-    let data_dir = Arc::new(taken?);
-    server.orphans(&data_dir).end().await?;
-    let prepared = server.prepare(Arc::clone(&data_dir), shared.config.clone());
-    let Prepared { process, socket } = prepared.await?;
-    let started = Process::spawn(&process, Stdio::null());
-    let mut running = started.map_err(|error| PrivateServerError::Start {
-        what,
-        why: error.to_string(),
-        lines: Vec::new(),
-    })?;
-    let why = match timeout(shared.config.start_timeout, running.ready()).await {
+    let locked = locked.await;
+    let data_dir = Arc::new(locked.map_err(|error| shared.unavailable(error.to_string()))??);
+    Orphans::new(kind, &data_dir.folder).end().await?;
+    let prepared = (kind.prepare)(Arc::clone(&data_dir), shared.config.search.clone());
+    let PreparedServer { process, socket } = prepared.await?;
+    let process = Process::spawn(&process, Stdio::null());
+    let mut process = process.map_err(|error| data_dir.not_started(&error))?;
+    let reason = match timeout(START_TIMEOUT, process.ready()).await {
         Ok(Ok(())) => {
             return Ok(Ready {
-                process: running,
+                process,
                 socket,
                 data_dir,
             });
         }
         Ok(Err(exit)) => exit.to_string(),
-        Err(_) => "it was not ready in time".to_owned(),
+        Err(_) => format!("it was not ready after {} s", START_TIMEOUT.as_secs()),
     };
-    running.stop(STOP_WITHIN).await;
-    let lines = running.all_lines().await;
-    Err(PrivateServerError::Start { what, why, lines })
+    process.stop(STOP_TIMEOUT).await;
+    let lines = process.all_lines().await;
+    Err(PrivateServerError::Start {
+        server,
+        reason,
+        lines,
+    })
 }
 
 impl Actor for ProcessOwner {
@@ -181,15 +173,15 @@ impl Actor for ProcessOwner {
 
 impl Child for ProcessOwner {
     fn start(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
-        let boot = wrap_future::<_, Self>(boot(Arc::clone(&self.shared)));
-        Box::pin(boot.map(|booted, owner, cx| match booted {
+        let start = wrap_future::<_, Self>(start_process(Arc::clone(&self.shared)));
+        Box::pin(start.map(|started, owner, context| match started {
             Ok(ready) => {
-                owner.on_ready(ready, cx);
+                owner.on_ready(ready, context);
                 Ok(())
             }
             Err(error) => {
-                // Whoever asks is told at once, not after all the tries that are left.
-                owner.tell(ServerState::Failed {
+                // Callers get the error now and do not wait for the remaining restarts.
+                owner.set_state(ServerState::Failed {
                     error: error.clone(),
                     retry_at: None,
                 });
@@ -199,24 +191,23 @@ impl Child for ProcessOwner {
     }
 
     fn stop(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
-        self.tell(ServerState::Idle);
+        self.set_state(ServerState::Idle);
         let stopped = self.running.as_mut().and_then(|running| {
             running.stop.cancel();
             running.stopped.take()
         });
         Box::pin(wrap_future(async move {
             if let Some(stopped) = stopped {
-                // Nobody tells when the process had ended before.
+                // An error means that the process had ended before.
                 stopped.await.ok();
             }
         }))
     }
 
     fn observe(&self) -> Value {
-        let state = self.shared.states.borrow();
         json!({
             "pid": self.running.as_ref().map(|running| running.pid),
-            "state": state.label(),
+            "state": self.shared.state.borrow().label(),
             "folder": self.shared.config.folder,
         })
     }
@@ -224,6 +215,8 @@ impl Child for ProcessOwner {
 
 impl Drop for ProcessOwner {
     fn drop(&mut self) {
-        self.detach();
+        if let Some(running) = &self.running {
+            self.entry.detach(running.pid);
+        }
     }
 }

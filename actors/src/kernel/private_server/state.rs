@@ -1,4 +1,4 @@
-//! Where a private server stands.
+//! The states of a private server.
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -6,38 +6,38 @@ use tokio::time::Instant;
 
 use super::{PrivateServerError, Socket};
 
-/// Where a private server stands.
+/// The state of a private server.
 #[derive(Debug, Clone)]
 pub enum ServerState {
-    /// Nobody has needed it yet, or it was stopped.
+    /// No caller has needed it yet, or it was stopped.
     Idle,
-    /// It is on its way for the first time.
+    /// It is being started.
     Starting,
     /// It is ready.
     Running {
-        /// Its process.
+        /// The server's process.
         pid: i32,
-        /// Since when.
+        /// When it became ready.
         since: Instant,
         /// Where it listens.
         socket: Socket,
     },
-    /// It ended by itself, and is on its way again.
+    /// Its process ended unexpectedly, and the supervisor restarts it.
     Restarting {
-        /// How it ended.
+        /// How the process ended.
         error: PrivateServerError,
     },
     /// It does not run.
     Failed {
         /// Why.
         error: PrivateServerError,
-        /// From when on a caller starts it again; `None` as long as its supervisor tries by itself.
+        /// When a caller may start it again. `None` while its supervisor still restarts it.
         retry_at: Option<Instant>,
     },
 }
 
 impl ServerState {
-    /// A fixed word for metrics and logs.
+    /// The name of the state in metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -48,11 +48,11 @@ impl ServerState {
         }
     }
 
-    pub(super) fn is_on_its_way(&self) -> bool {
+    pub(super) fn is_starting(&self) -> bool {
         matches!(self, Self::Starting | Self::Restarting { .. })
     }
 
-    /// Why it does not run, if it should.
+    /// Why it does not run, if it failed.
     pub fn error(&self) -> Option<&PrivateServerError> {
         match self {
             Self::Restarting { error } | Self::Failed { error, .. } => Some(error),

@@ -1,8 +1,9 @@
-//! What the tests of private servers share: a folder that any user may pass through, a budget that
-//! remembers, a supervisor, and a look at processes from outside.
+//! The setup of tests with private servers, what they observe of processes, and the tests that all
+//! kinds of servers share.
+
+pub(crate) mod suite;
 
 use std::ffi::OsStr;
-use std::future::Future;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
@@ -16,31 +17,36 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::{CHILD, PrivateServer, PrivateServerConfig, SearchPath, ServerState};
+use super::{
+    CHILD, PrivateServer, PrivateServerConfig, PrivateServerError, SearchPath, ServerKind,
+    ServerState, Socket,
+};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
     Budget, BudgetError, ChildSpec, Reservation, ReservationEntry, ReservationRequest, Root,
     SupervisorHandle, SupervisorSpec,
 };
 
-/// Longer than anything in a test takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any step of a test takes.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
-/// Remembers what was asked of it.
+/// A budget that records its use.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub(crate) struct TestBudget {
     pub(crate) is_full: AtomicBool,
-    pub(crate) claims: AtomicU32,
+    pub(crate) requests: AtomicU32,
     pub(crate) reserved: AtomicI64,
-    /// Starts that are over.
-    pub(crate) settled: AtomicU32,
+    /// Starts whose reservation follows the measured usage.
+    pub(crate) finished_starts: AtomicU32,
+    /// The attached processes.
     pub(crate) attached: Mutex<Vec<i32>>,
 }
 
-struct LedgerEntry(Arc<Ledger>, i64);
+struct TestEntry(Arc<TestBudget>, i64);
 
-impl ReservationEntry for LedgerEntry {
+impl ReservationEntry for TestEntry {
     fn attach(&self, pid: i32) {
         self.0.attached.lock().unwrap().push(pid);
     }
@@ -52,8 +58,8 @@ impl ReservationEntry for LedgerEntry {
             .retain(|other| *other != pid);
     }
     fn set_reserved(&self, bytes: u64) {
-        assert_eq!(bytes, self.reserved(), "readings will correct it");
-        self.0.settled.fetch_add(1, SeqCst);
+        assert_eq!(bytes, self.reserved(), "a start changes the reserved bytes");
+        self.0.finished_starts.fetch_add(1, SeqCst);
     }
     fn reserved(&self) -> u64 {
         self.1.unsigned_abs()
@@ -69,60 +75,59 @@ impl ReservationEntry for LedgerEntry {
     }
 }
 
-pub(crate) struct TestBudget(pub(crate) Arc<Ledger>);
+struct BudgetRef(Arc<TestBudget>);
 
-impl Budget for TestBudget {
+impl Budget for BudgetRef {
     fn reserve(
         &self,
-        claim: ReservationRequest,
+        request: ReservationRequest,
     ) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
-        let ledger = Arc::clone(&self.0);
-        ledger.claims.fetch_add(1, SeqCst);
-        let result = if ledger.is_full.load(SeqCst) {
+        let budget = Arc::clone(&self.0);
+        budget.requests.fetch_add(1, SeqCst);
+        let result = if budget.is_full.load(SeqCst) {
             Err(BudgetError::Short {
-                need: claim.bytes,
+                need: request.bytes,
                 free: 0,
                 budget: 1,
             })
         } else {
-            let bytes = i64::try_from(claim.bytes).unwrap();
-            ledger.reserved.fetch_add(bytes, SeqCst);
-            Ok(Reservation::new(Arc::new(LedgerEntry(ledger, bytes))))
+            let bytes = i64::try_from(request.bytes).unwrap();
+            budget.reserved.fetch_add(bytes, SeqCst);
+            Ok(Reservation::new(Arc::new(TestEntry(budget, bytes))))
         };
         std::future::ready(result).boxed()
     }
 }
 
-/// One test's test.
+/// A private server's surroundings: a home folder, a budget and a supervisor.
 pub(crate) struct PrivateServerTest {
     pub(crate) home: TempDir,
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) budget: Arc<TestBudget>,
     pub(crate) supervisor: SupervisorHandle,
-    pub(crate) root: Root,
+    root: Root,
 }
 
 impl PrivateServerTest {
-    /// Runs `test` in a test of its own, and ends that in order.
-    pub(crate) fn run<F: Future<Output = PrivateServerTest>>(
-        test: impl FnOnce(PrivateServerTest) -> F,
-    ) {
+    /// Runs `test`, then stops everything and checks that all memory is given back.
+    pub(crate) fn run(test: impl AsyncFnOnce(&PrivateServerTest)) {
         TestSystem::real_time(|system| async move {
-            let embedded = SupervisorSpec::new("embedded");
-            let supervisor = embedded.handle();
-            let spec = SupervisorSpec::new("headroom").child(ChildSpec::supervisor(embedded));
+            let module = SupervisorSpec::new("module");
+            let supervisor = module.handle();
+            let spec = SupervisorSpec::new("headroom").child(ChildSpec::supervisor(module));
             let setup = PrivateServerTest {
                 home: open_folder(),
-                ledger: Arc::default(),
+                budget: Arc::default(),
                 supervisor,
                 root: system.start(spec).await,
             };
-            let setup = test(setup).await;
+            test(&setup).await;
             setup.root.stop().await;
-            assert_eq!(setup.ledger.reserved.load(SeqCst), 0);
-            assert!(setup.ledger.attached.lock().unwrap().is_empty());
+            assert_eq!(setup.budget.reserved.load(SeqCst), 0);
+            assert!(setup.budget.attached.lock().unwrap().is_empty());
         });
     }
 
+    /// The data folder of [`PrivateServerTest::config`].
     pub(crate) fn folder(&self) -> PathBuf {
         self.home.path().join("server")
     }
@@ -132,8 +137,7 @@ impl PrivateServerTest {
         PrivateServerConfig::new(self.folder(), SearchPath::installed(&path))
     }
 
-    /// The same, with a path that holds all that is awkward in a path and is longer than a socket's
-    /// may be.
+    /// The same with a data folder whose path needs quotes everywhere and is too long for a socket.
     pub(crate) fn config_with_long_path(&self) -> PrivateServerConfig {
         let name = "it's, \"a\" long $name %d".repeat(6);
         PrivateServerConfig {
@@ -142,27 +146,39 @@ impl PrivateServerTest {
         }
     }
 
-    /// A command as the owner of the server's folder, when somebody else than root is wanted.
+    pub(crate) fn server(
+        &self,
+        kind: &'static ServerKind,
+        config: PrivateServerConfig,
+    ) -> PrivateServer {
+        let budget = Arc::new(BudgetRef(Arc::clone(&self.budget)));
+        PrivateServer::new(kind, config, self.supervisor.clone(), budget)
+    }
+
+    /// The folder of the installed programs.
+    pub(crate) fn programs(&self, kind: &ServerKind) -> PathBuf {
+        let search = self.config().search;
+        search.with_all(kind.programs).next().unwrap().to_owned()
+    }
+
+    /// A command that runs as the owner of the data folder, as the server does.
     pub(crate) fn as_owner(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::from(child::command(program));
         if nix::unistd::Uid::effective().is_root() {
             let owner = self.folder().metadata().unwrap();
             command.uid(owner.uid()).gid(owner.gid());
         }
+        command.kill_on_drop(true);
         command
     }
 
-    pub(crate) fn budget(&self) -> Arc<dyn Budget> {
-        Arc::new(TestBudget(Arc::clone(&self.ledger)))
-    }
-
-    /// Stops whatever was started on request, in order.
+    /// Stops the server.
     pub(crate) async fn stop(&self) {
         self.supervisor.terminate_child(CHILD).await;
     }
 }
 
-/// A new folder that any user may pass through.
+/// A temporary folder that all users can pass through.
 pub(crate) fn open_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mode = std::fs::Permissions::from_mode(0o711);
@@ -174,7 +190,7 @@ pub(crate) fn mode(path: &Path) -> u32 {
     path.symlink_metadata().unwrap().permissions().mode() & 0o777
 }
 
-/// The process of a server that runs.
+/// The process id of a running server.
 pub(crate) fn pid(states: &watch::Receiver<ServerState>) -> i32 {
     match &*states.borrow() {
         ServerState::Running { pid, .. } => *pid,
@@ -182,14 +198,14 @@ pub(crate) fn pid(states: &watch::Receiver<ServerState>) -> i32 {
     }
 }
 
-/// Kills a server that runs, and waits until it runs again.
+/// Kills a running server, and waits until it runs again.
 pub(crate) async fn kill_and_wait(server: &PrivateServer) {
     let mut states = server.state();
     let before = pid(&states);
     kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
     let is_new =
         |state: &ServerState| matches!(state, ServerState::Running { pid, .. } if *pid != before);
-    let back = tokio::time::timeout(PATIENCE, states.wait_for(is_new));
+    let back = tokio::time::timeout(LONG, states.wait_for(is_new));
     drop(back.await.unwrap().unwrap());
 }
 
@@ -207,7 +223,7 @@ pub(crate) fn uid_of(pid: i32) -> u32 {
     line.split_whitespace().nth(2).unwrap().parse().unwrap()
 }
 
-/// The names of what a process and its children listen on: inodes of sockets on TCP.
+/// Whether a process has a TCP socket.
 pub(crate) fn listens_on_tcp(pid: i32) -> bool {
     let mut inodes = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))
@@ -220,25 +236,38 @@ pub(crate) fn listens_on_tcp(pid: i32) -> bool {
             inodes.push(inode.trim_end_matches(']').to_owned());
         }
     }
-    assert!(!inodes.is_empty(), "a server has a socket");
+    assert!(!inodes.is_empty(), "the process has no socket at all");
     ["tcp", "tcp6"].iter().any(|family| {
         let table = std::fs::read_to_string(format!("/proc/{pid}/net/{family}"));
         let table = table.unwrap_or_default();
         table.lines().skip(1).any(|line| {
             let inode = line.split_whitespace().nth(9).unwrap_or_default();
-            inodes.iter().any(|ours| ours == inode)
+            inodes.iter().any(|own| own == inode)
         })
     })
 }
 
-/// Waits until `done`.
-pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !done() {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "not in time: {what}"
-        );
+/// Waits until `done` returns true.
+pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !done().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Asks for the server until it runs. Each error until then must be an expected one.
+pub(crate) async fn eventually_running(
+    server: &PrivateServer,
+    is_expected: impl Fn(&PrivateServerError) -> bool,
+) -> Socket {
+    let deadline = Instant::now() + LONG;
+    loop {
+        match server.ensure_running().await {
+            Ok(socket) => return socket,
+            Err(error) => assert!(is_expected(&error), "{error}"),
+        }
+        assert!(Instant::now() < deadline, "it does not run in time");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,9 +1,18 @@
-//! Where the programs of a private server are.
+//! The search for the programs of a private server.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-/// Where programs are looked for, in this order.
+use super::data_dir::DataDir;
+use super::error::PrivateServerError;
+use super::kind::ServerKind;
+use crate::kernel::ProcessExit;
+
+/// The folders to search for programs, in order.
 #[derive(Debug, Clone, Default)]
 pub struct SearchPath {
     folders: Vec<PathBuf>,
@@ -17,9 +26,9 @@ impl SearchPath {
         }
     }
 
-    /// The folders of `path`, a value of PATH, and those where packages put PostgreSQL and Redis
-    /// without adding them to it: the newest version first.
-    pub fn installed(path: &std::ffi::OsStr) -> Self {
+    /// The folders of `path`, a value of PATH, and the folders outside of PATH where packages install
+    /// PostgreSQL and Redis, newest version first.
+    pub fn installed(path: &OsStr) -> Self {
         let mut folders: Vec<PathBuf> = std::env::split_paths(path)
             .filter(|folder| folder.is_absolute())
             .collect();
@@ -28,33 +37,58 @@ impl SearchPath {
         folders.push("/usr/local/pgsql/bin".into());
         folders.extend(versions(Path::new("/usr"), "pgsql-"));
         folders.push("/opt/homebrew/bin".into());
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         folders.retain(|folder| seen.insert(folder.clone()));
         Self { folders }
     }
 
-    /// The folders.
-    pub fn folders(&self) -> &[PathBuf] {
-        &self.folders
+    /// The first folder whose programs run and are accepted by `accepts`, which gets the folder and the
+    /// first line of what the server program prints as its version.
+    ///
+    /// # Errors
+    /// No folder was accepted, or a program could not be started.
+    pub(crate) async fn find(
+        &self,
+        kind: &ServerKind,
+        data_dir: &DataDir,
+        mut accepts: impl FnMut(&Path, &str) -> bool,
+    ) -> Result<PathBuf, PrivateServerError> {
+        for folder in self.with_all(kind.programs) {
+            let spec = data_dir
+                .program(&folder.join(kind.programs[0]))
+                .argument("--version");
+            let (exit, lines) = data_dir.run(&spec, Stdio::null()).await?;
+            let line = lines.first().map_or("", String::as_str);
+            if exit == ProcessExit::Code(0) && accepts(folder, line) {
+                return Ok(folder.to_owned());
+            }
+        }
+        let [debian, homebrew] = kind.packages;
+        Err(PrivateServerError::Missing {
+            product: kind.product,
+            programs: kind.programs.join(", "),
+            searched: self.folders.clone(),
+            remedy: format!(
+                "install it ('apt-get install {debian}' on Debian and Ubuntu, 'brew install \
+                 {homebrew}' on macOS), or configure the URL of another server"
+            ),
+        })
     }
 
     /// The folders that hold all of `programs`.
-    pub(crate) fn with_all<'a>(
-        &'a self,
-        programs: &'a [&'a str],
-    ) -> impl Iterator<Item = &'a Path> {
+    pub(super) fn with_all(&self, programs: &[&str]) -> impl Iterator<Item = &Path> {
         let folders = self.folders.iter().map(PathBuf::as_path);
         folders.filter(|folder| programs.iter().all(|name| is_program(&folder.join(name))))
     }
 }
 
 fn is_program(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
     path.metadata()
-        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// The `bin` folders below `parent` whose own folder is `prefix` and a version, newest first.
+/// The `bin` folders below the folders in `parent` that are named `prefix` and a version, newest
+/// version first.
 fn versions(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     let mut found: Vec<(Vec<u32>, PathBuf)> = entries
@@ -71,10 +105,12 @@ fn versions(parent: &Path, prefix: &str) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+
     use super::*;
 
     #[test]
-    fn the_newest_version_comes_first_and_what_is_no_version_is_left_out() {
+    fn versions_are_sorted_newest_first_and_other_folders_are_left_out() {
         let parent = tempfile::tempdir().unwrap();
         for name in ["9.6", "15", "16", "x", "pgsql-17"] {
             std::fs::create_dir(parent.path().join(name)).unwrap();
@@ -88,18 +124,15 @@ mod tests {
 
     #[test]
     fn only_folders_with_every_program_count() {
-        use std::os::unix::fs::PermissionsExt;
         let parent = tempfile::tempdir().unwrap();
         let folders = ["a", "b"].map(|name| parent.path().join(name));
-        for (folder, mode) in folders.iter().zip([0o644, 0o755]) {
+        for (folder, mode_of_two) in folders.iter().zip([0o644, 0o755]) {
             std::fs::create_dir(folder).unwrap();
-            for program in ["one", "two"] {
+            for (program, mode) in [("one", 0o755), ("two", mode_of_two)] {
                 std::fs::write(folder.join(program), "").unwrap();
+                std::fs::set_permissions(folder.join(program), Permissions::from_mode(mode))
+                    .unwrap();
             }
-            let mode = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(folder.join("two"), mode).unwrap();
-            let mode = std::fs::Permissions::from_mode(0o755);
-            std::fs::set_permissions(folder.join("one"), mode).unwrap();
         }
         let search = SearchPath::new(folders.clone());
         let found: Vec<_> = search.with_all(&["one", "two"]).collect();

@@ -1,0 +1,44 @@
+//! What distinguishes one kind of private server from another.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use nix::sys::signal::Signal;
+
+use super::config::Socket;
+use super::data_dir::DataDir;
+use super::error::PrivateServerError;
+use super::programs::SearchPath;
+use crate::kernel::process::ProcessSpec;
+
+/// One kind of private server: PostgreSQL or Redis.
+pub(crate) struct ServerKind {
+    /// Its name in logs, errors and the memory ledger, and the name of the user that packages create
+    /// for it.
+    pub(crate) name: &'static str,
+    /// The product's name, for messages to the operator.
+    pub(crate) product: &'static str,
+    /// The programs that it needs. The first one is the server.
+    pub(crate) programs: &'static [&'static str],
+    /// The names of its packages on Debian and in Homebrew.
+    pub(crate) packages: [&'static str; 2],
+    /// What it needs when it has just started, in bytes.
+    pub(crate) estimated_bytes: u64,
+    /// The folders below the data folder that its processes may work in. They may also work in the
+    /// data folder itself.
+    pub(crate) working_folders: &'static [&'static str],
+    /// The signals that end an orphan, gentlest first. SIGKILL follows without being listed.
+    pub(crate) end_signals: &'static [Signal],
+    /// Finds the programs, creates the data and writes the settings: everything before the start.
+    /// No process works in the data folder meanwhile.
+    pub(crate) prepare: fn(
+        Arc<DataDir>,
+        SearchPath,
+    ) -> BoxFuture<'static, Result<PreparedServer, PrivateServerError>>,
+}
+
+/// A server that is ready to be started.
+pub(crate) struct PreparedServer {
+    pub(crate) process: ProcessSpec,
+    pub(crate) socket: Socket,
+}
