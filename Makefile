@@ -1,5 +1,5 @@
-# The commands of the house. `make` alone lists them.
-# Recipes run in bash, stop at the first failure, and find libtorch and the samples through scripts/env.sh.
+# Commands for working on Headroom. `make` alone lists them.
+# Recipes run in bash and stop at the first failure. scripts/env.sh sets the paths of libtorch and the samples.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,23 +7,23 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 ENV := . scripts/env.sh;
-# Nothing asks, and nothing waits for ever. In the foreground, so that Ctrl-C reaches it.
+# Commands get no input and a time limit. They run in the foreground, so that Ctrl-C reaches them.
 BOUND := timeout --foreground -k 60 120m
 CARGO := </dev/null $(BOUND) cargo
 SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
 .PHONY: help setup run test kill-runs build lint fmt bench clean
 
-help: ## list these targets
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-setup: ## fetch what building and testing need (libtorch, sample model, speech); quick when it is there
+setup: ## fetch libtorch, the sample model and speech recordings, unless they are in the cache
 	@scripts/setup.sh
 
 run: build ## build for release and start the server on 127.0.0.1:8080
 	@scripts/run.sh
 
-test: test-programs ## build everything and run every test
+test: test-programs ## build everything and run all tests
 	@echo "test: running all tests"
 	@$(ENV) $(CARGO) nextest run --workspace
 	@echo "test: running the examples in the documentation"
@@ -35,14 +35,14 @@ test-programs: setup
 	@$(ENV) $(CARGO) build --workspace --bins
 	@$(ENV) $(CARGO) build -p headroom-model-host --examples
 
-kill-runs: test-programs ## kill runs of the tests at random moments, and look for what they leave
+kill-runs: test-programs ## kill test runs at random moments and check that nothing is left
 	@$(ENV) </dev/null $(BOUND) scripts/tests/kill_runs.py $(ROUNDS) $(SEED)
 
-build: setup ## release binaries of the server and the model host
+build: setup ## build the server and the model host for release
 	@echo "build: headroom and headroom-model-host, for release"
 	@$(ENV) $(CARGO) build --release -p headroom -p headroom-model-host
 
-lint: setup ## formatting, clippy, documentation, dependencies, shell scripts
+lint: setup ## check formatting, clippy, documentation, dependencies, shell scripts
 	@scripts/setup.sh lint_tools
 	@echo "lint: formatting"
 	@$(ENV) $(CARGO) fmt --all --check
@@ -53,29 +53,29 @@ lint: setup ## formatting, clippy, documentation, dependencies, shell scripts
 	@$(ENV) if cargo deny --version </dev/null >/dev/null 2>&1; then \
 	  echo "lint: dependencies"; $(CARGO) deny --log-level warn check bans licenses sources; \
 	else \
-	  echo "lint: dependencies not checked, cargo-deny is missing (cargo install cargo-deny --locked)"; \
+	  echo "lint: dependencies not checked: cargo-deny is missing (cargo install cargo-deny --locked)"; \
 	fi
 	@if command -v shellcheck >/dev/null; then \
 	  echo "lint: shell scripts"; shellcheck -x $(SCRIPTS); \
 	else \
-	  echo "lint: shell scripts not checked, shellcheck is missing (apt-get install shellcheck)"; \
+	  echo "lint: shell scripts not checked: shellcheck is missing (apt-get install shellcheck)"; \
 	fi
 
 fmt: ## format all Rust code
 	@echo "fmt: formatting all Rust code"
 	@$(CARGO) fmt --all
 
-bench: build ## criterion benches, then the load scenarios
+bench: build ## run the criterion benches, then the load scenarios
 	@echo "bench: criterion"
 	@$(ENV) $(CARGO) bench --workspace --benches
 	@echo "bench: load scenarios"
 	@$(ENV) $(CARGO) build --release -p headroom-model-host --examples
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest -- all
-	@echo "bench: pools beside others"
+	@echo "bench: pools compared with other pools"
 	@scripts/setup.sh bench_peers
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- postgres
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- redis
 
-clean: ## remove target/ (the cache and data/ stay)
+clean: ## remove target/ and keep the cache and data/
 	@echo "clean: removing target/"
 	@$(CARGO) clean --quiet

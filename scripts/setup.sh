@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Puts everything in place that building, running and testing Headroom need, and does nothing where it is there
-# already. Writes only to the cache folder (HEADROOM_CACHE, by default ~/.cache/headroom) and, for missing
-# compilers and servers, through apt.
+# Installs everything that building, running and testing Headroom need, unless it is installed already. Writes only to
+# the cache folder (HEADROOM_CACHE, by default ~/.cache/headroom). Missing compilers and servers are installed through
+# apt.
 #
 # Usage: scripts/setup.sh [NEED...]
-# A need is the name of a need_ function without its prefix; what building, running and testing use is the default.
+# NEED is the name of a need_ function without its prefix. The default is everything for building, running and testing.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -28,7 +28,7 @@ SETUP=scripts/setup
 
 [ $# -gt 0 ] || set -- rust make compiler libtorch sample_model speech_samples postgres redis
 for need in "$@"; do
-  declare -F "need_$need" >/dev/null || die "no need is called '$need'"
+  declare -F "need_$need" >/dev/null || die "unknown argument '$need'"
   "need_$need"
 done
-say "all in place (cache: $HEADROOM_CACHE)"
+say "complete (cache: $HEADROOM_CACHE)"

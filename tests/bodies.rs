@@ -1,5 +1,5 @@
-//! Request bodies over real sockets. Every limit refuses with an answer that the client can read, and a request whose body
-//! began before a stop is answered after it.
+//! Request bodies over real sockets. Every limit refuses with an answer that the client can read, and a request whose
+//! body began before a stop is answered after it.
 
 #![allow(
     clippy::unwrap_used,

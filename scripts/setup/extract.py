@@ -1,7 +1,7 @@
-"""Unpack chosen members of a wheel or an sdist: extract.py ARCHIVE DEST PREFIX...
+"""Extracts members of a wheel or an sdist: extract.py ARCHIVE DEST PREFIX...
 
-A member is taken when its name equals one of the prefixes or lies below one. Names keep their folders.
-Fails when a prefix matches nothing, so that a changed package is noticed here and not later.
+Extracts each member whose name equals a prefix or is below one. Names keep their folders. Fails when a prefix matches
+nothing, so that a changed package is noticed at once.
 """
 
 import os
@@ -12,7 +12,7 @@ import zipfile
 
 
 def members(path):
-    """Yield (name, opener) for each file of the archive."""
+    """Yields (name, opener) for each file in the archive."""
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         for info in archive.infolist():
@@ -34,7 +34,7 @@ def main(path, dest, prefixes):
             continue
         target = os.path.realpath(os.path.join(dest, name))
         if not target.startswith(dest + os.sep):
-            sys.exit(f"refused, outside the folder: {name}")
+            sys.exit(f"refused: the member is outside of the folder: {name}")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with opened() as source, open(target, "wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The CPU part of libtorch, out of PyPI's wheel of torch (a CUDA build, whose CPU library works alone).
+# The CPU part of libtorch, from PyPI's wheel of torch (a CUDA build whose CPU library works alone).
 #
-# libtorch_cpu.so of that wheel still names two CUDA libraries as needed: stubs with the right names and symbol
-# versions stand in for them and answer every call with "no CUDA here". A full libtorch of your own, with CUDA or
-# without: set LIBTORCH to its folder and none of this runs.
+# libtorch_cpu.so of that wheel is linked to two CUDA libraries. Stubs with the right names and symbol versions replace
+# them and answer every call with an error. To use another libtorch, with or without CUDA, set LIBTORCH to its folder;
+# nothing is fetched then.
 
 TORCH_WHEEL_SHA256=60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7
 LIBTORCH_PARTS=(lib/libc10.so lib/libtorch_cpu.so lib/libgomp.so.1 lib/libcudart.so.13 lib/libcupti.so.13
@@ -16,7 +16,7 @@ need_libtorch() {
   fi
   libtorch_is_complete && return
   [ "$(uname -sm)" = "Linux x86_64" ] ||
-    die "no libtorch to fetch for $(uname -sm): install libtorch $LIBTORCH_VERSION and set LIBTORCH to its folder"
+    die "libtorch cannot be fetched for $(uname -sm): install libtorch $LIBTORCH_VERSION and set LIBTORCH to its folder"
   open_work
   libtorch_is_complete && return # another setup may have finished it while this one waited
   need_space 1600 libtorch
@@ -29,7 +29,7 @@ need_libtorch() {
     torch/include/ATen torch/include/c10 torch/include/caffe2 torch/include/torch
   rm -rf "$WORK/wheel"
   finish_libtorch "$WORK/libtorch/torch"
-  # An incomplete folder of an earlier day steps aside first: a rename cannot replace a full folder.
+  # An incomplete folder is moved away first: a rename cannot replace a folder with files in it.
   if [ -e "$LIBTORCH" ]; then mv "$LIBTORCH" "$WORK/replaced"; fi
   mv -T "$WORK/libtorch/torch" "$LIBTORCH"
 }
@@ -45,11 +45,11 @@ libtorch_is_complete() {
 check_own_libtorch() {
   local version
   [[ -e $LIBTORCH/lib/libtorch_cpu.so && -e $LIBTORCH/include/torch/script.h ]] ||
-    die "LIBTORCH=$LIBTORCH holds no libtorch (lib/libtorch_cpu.so, include/torch): correct it or unset it"
+    die "LIBTORCH=$LIBTORCH does not contain libtorch (lib/libtorch_cpu.so, include/torch): correct or unset the variable"
   version=$(cat "$LIBTORCH/build-version" 2>/dev/null || echo unknown)
   case $version in
     "$LIBTORCH_VERSION"*) ;;
-    *) say "LIBTORCH=$LIBTORCH is version $version, $LIBTORCH_VERSION is expected: the build may refuse it" ;;
+    *) say "LIBTORCH=$LIBTORCH is version $version instead of $LIBTORCH_VERSION: the build may refuse it" ;;
   esac
 }
 
@@ -59,17 +59,17 @@ finish_libtorch() {
   make_stub "$lib" libcudart.so.13
   make_stub "$lib" libcupti.so.13
   strip --strip-unneeded "$lib/libtorch_cpu.so"
-  # Only the linker reads this name: the wheel's libtorch.so would pull CUDA in.
+  # Only the linker reads this file. The wheel's own libtorch.so depends on CUDA.
   echo 'INPUT(libtorch_cpu.so)' >"$lib/libtorch.so"
   chmod 755 "$lib"/*
-  # Every symbol bound at once, as a hardened binary would: a missing stub shows here.
+  # Binds every symbol at once, as a hardened binary does, so that a missing stub is found now.
   LD_BIND_NOW=1 python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$lib/libtorch_cpu.so" 2>"$WORK/load.log" ||
     die "the fetched libtorch does not load: $(tail -n 1 "$WORK/load.log" | cut -c1-300)"
   echo "$LIBTORCH_VERSION" >"$1/build-version"
 }
 
-# make_stub FOLDER SONAME: a library with each function that libtorch_cpu.so wants from SONAME. They return CUDA's
-# and CUPTI's own codes for "not there" (35: insufficient driver, 15: not initialized).
+# make_stub FOLDER SONAME: makes a library with each function that libtorch_cpu.so imports from SONAME. The functions
+# return an error code of CUDA or CUPTI (35: insufficient driver, 15: not initialized).
 make_stub() {
   local lib=$1 soname=$2 code=35
   case $soname in libcupti*) code=15 ;; esac
@@ -84,7 +84,7 @@ make_stub() {
         else
           print "int " name "(void) { return " code "; }"
       }' | sort -u >"$WORK/stub.c"
-  [ -s "$WORK/stub.c" ] || die "libtorch_cpu.so does not ask for $soname: the wheel is not the expected one"
+  [ -s "$WORK/stub.c" ] || die "libtorch_cpu.so does not import from $soname: the wheel is not the expected one"
   echo "$soname { global: *; };" >"$WORK/stub.map"
   "${CC:-cc}" -shared -fPIC -fno-builtin -o "$lib/$soname" "$WORK/stub.c" \
     -Wl,-soname,"$soname" -Wl,--version-script="$WORK/stub.map"

@@ -1,25 +1,23 @@
 # shellcheck shell=bash
-# Pools in JavaScript that ours are measured beside, from npm: for `make bench` alone. Their versions are in
+# Connection pools in JavaScript from npm, which `make bench` compares with Headroom's. Their versions are in
 # loadtest/peers/node/package.json.
 
 need_bench_peers() {
   local folder=$HEADROOM_CACHE/bench-peers made_of
   if ! have node || ! have npm; then
-    say "node or npm missing: the bench leaves node-postgres and ioredis out (apt-get install nodejs npm)"
+    say "node or npm missing: the bench skips node-postgres and ioredis (apt-get install nodejs npm)"
     return
   fi
   made_of="$(sha256sum <loadtest/peers/node/package.json) $(node --version)"
-  [ "$(cat "$folder/made-of" 2>/dev/null)" = "$made_of" ] && return
+  is_current "$folder" "$made_of" && return
   open_work
-  [ "$(cat "$folder/made-of" 2>/dev/null)" = "$made_of" ] && return
+  is_current "$folder" "$made_of" && return
   need_space 50 "node-postgres and ioredis"
   say "fetching node-postgres and ioredis from npm (5 MiB, for the bench)"
   mkdir -p "$WORK/bench-peers"
   cp loadtest/peers/node/package.json "$WORK/bench-peers/"
   bounded 600 npm install --prefix "$WORK/bench-peers" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund \
     --ignore-scripts --silent >"$WORK/npm.log" 2>&1 ||
-    die "node-postgres and ioredis do not install: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
-  echo "$made_of" >"$WORK/bench-peers/made-of"
-  if [ -e "$folder" ]; then mv "$folder" "$WORK/replaced-peers"; fi
-  mv -T "$WORK/bench-peers" "$folder"
+    die "node-postgres and ioredis cannot be installed: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
+  replace_folder "$WORK/bench-peers" "$folder" "$made_of"
 }

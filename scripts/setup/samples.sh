@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Real input for `make run` and the tests, all from the package silero-vad on PyPI (MIT licence): the TorchScript
-# model of its wheel and the speech recordings of its sdist. docs/test-data.md says what they are.
+# Real input for `make run` and the tests, from the package silero-vad on PyPI (MIT licence): the
+# TorchScript model in its wheel and the speech recordings in its sdist. docs/test-data.md describes them.
 
 SILERO=silero-vad==6.2.3
 SILERO_WHEEL_SHA256=7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8
@@ -21,7 +21,7 @@ need_sample_model() {
         silero_vad/data/silero_vad.jit silero_vad-6.2.3.dist-info/licenses/LICENSE
       place "$WORK/silero/silero_vad-6.2.3.dist-info/licenses/LICENSE" "$folder/LICENSE"
       place "$WORK/silero/silero_vad/data/silero_vad.jit" "$folder/model.pt"
-      matches "$folder/model.pt" "$SILERO_MODEL_SHA256" || die "silero-vad's model differs from the expected one"
+      matches "$folder/model.pt" "$SILERO_MODEL_SHA256" || die "the checksum of silero-vad's model is not the expected one"
     fi
   fi
   if ! cmp -s config/models/silero-vad.toml "$folder/model.toml"; then
@@ -44,7 +44,7 @@ need_speech_samples() {
   place "$WORK/speech/$sdist/LICENSE" "$folder/LICENSE"
   place "$WORK/speech/$sdist/tests/data/test.wav" "$folder/speech-60s.wav"
   place "$WORK/speech/$sdist/examples/c++/aepyx.wav" "$folder/speech-169s.wav"
-  speech_is_complete "$folder" || die "the speech samples differ from the expected ones"
+  speech_is_complete "$folder" || die "the checksums of the speech samples are not the expected ones"
 }
 
 speech_is_complete() {

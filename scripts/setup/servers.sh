@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# PostgreSQL and Redis, whose binaries Headroom starts by itself when no other server is configured. Nothing that
-# the packages bring runs: no daemon is started, and no cluster of theirs is left. Without them Headroom runs, too:
-# what needs them answers with how to install them.
+# PostgreSQL and Redis: Headroom starts their binaries as private servers when no URL is
+# configured. The services of the packages are not started, and their default cluster is removed. Headroom also runs
+# without them; requests that need them get an answer that says how to install them.
 
 need_postgres() {
   local dir had_cluster=false
@@ -18,28 +18,28 @@ need_redis() {
   have redis-server || install_idle redis-server || return 0
 }
 
-# The package makes a cluster for everybody, which nobody has started or asked for.
+# Removes the default cluster that the package creates. It was never started.
 drop_fresh_clusters() {
   local dir
   for dir in /etc/postgresql/*/main; do
     [ -d "$dir" ] || continue
     as_root pg_dropcluster "$(basename "$(dirname "$dir")")" main ||
-      say "the unused cluster in $dir stays: pg_dropcluster removes it"
+      say "the unused cluster in $dir was not removed: run pg_dropcluster"
   done
 }
 
-# install_idle PACKAGE: installs a package and keeps its services from being started, by the policy that Debian has
-# for that; what was there before is put back, also when this is killed. Says so and fails if it cannot.
+# install_idle PACKAGE: installs a package without starting its services, by Debian's policy file for that. The previous
+# policy file is restored, also when this script is killed. Reports why it cannot install and fails.
 install_idle() {
   local status=0
   if ! have apt-get; then
     say "$1 missing: install it with this system's packages (macOS: 'brew install ${1%-server}')," \
-      "or configure the URL of a server; Headroom runs without, and what needs it answers 503"
+      "or configure the URL of a server; without it Headroom runs, and requests that need it get 503"
     return 1
   fi
   if ! can_install; then
-    say "$1 missing, and it takes root to install: run 'sudo apt-get install $1'; Headroom runs without it," \
-      "and what needs it answers 503"
+    say "$1 missing, and installing needs root: run 'sudo apt-get install $1'; without it Headroom runs," \
+      "and requests that need it get 503"
     return 1
   fi
   watch_installation || return 1
@@ -48,8 +48,8 @@ install_idle() {
   return "$status"
 }
 
-# Starts a process that puts the policy back once it is told to, or once the last process of the installation has
-# ended: each holds descriptor 8. The process has a session of its own, so that what kills this script spares it.
+# Starts a process that restores the policy file when it reads a line, or when the last process of the installation has
+# ended: each of them holds descriptor 8. It has a session of its own, so that a kill of this script does not reach it.
 watch_installation() {
   local code
   code="$(declare -f as_root restore_policy)
@@ -60,10 +60,10 @@ watch_installation() {
   coproc INSTALLATION { exec setsid bash -c "$code" 2>/dev/null 9>&-; }
   # shellcheck disable=SC2153 # coproc sets it
   WATCHER=$INSTALLATION_PID
-  # Opened anew: what bash copies from a coprocess is closed for what it starts.
+  # Opened again: bash closes its own descriptors of a coprocess for the commands that it starts.
   exec 7<"/dev/fd/${INSTALLATION[0]}" 8>"/dev/fd/${INSTALLATION[1]}"
   eval "exec ${INSTALLATION[0]}<&- ${INSTALLATION[1]}>&-"
-  # It is out of reach once it answers.
+  # After this line the process is in its own session and ignores signals.
   read -r -t 20 _ <&7
 }
 
@@ -80,7 +80,7 @@ forbid_services() {
   local status=0
   if [ -x "$POLICY" ]; then
     "$POLICY" headroom start >/dev/null 2>&1 || status=$?
-    # It forbids already, as in containers.
+    # The existing policy forbids services already, as in containers.
     if [ "$status" = 101 ] && ! grep -q 'put here by Headroom' "$POLICY"; then return; fi
   fi
   if [ -e "$POLICY" ] && [ ! -e "$POLICY_KEPT" ]; then as_root mv "$POLICY" "$POLICY_KEPT" || return; fi

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The tools that building and checking stand on. Required ones fail with one line, optional ones say what is skipped.
+# Tools for building and checking. A missing required tool is an error; for an optional one a
+# message says what is skipped.
 
 need_rust() {
   local wanted found
@@ -25,7 +26,7 @@ need_make() {
   have make || apt_install make || exit 1
 }
 
-# Runs the tests: each with a time limit, and with a guard over the whole run (.config/nextest.toml).
+# The test runner. .config/nextest.toml sets time limits and the setup script of a run.
 NEXTEST_VERSION=0.9.143
 NEXTEST_OLDEST=0.9.100
 
@@ -34,13 +35,13 @@ need_nextest() {
   found=$(cargo nextest --version 2>/dev/null | sed -n '1s/^cargo-nextest \([0-9.]*\).*/\1/p') || found=
   if [ -n "$found" ] &&
     [ "$(printf '%s\n%s\n' "$NEXTEST_OLDEST" "$found" | sort -V | head -n 1)" = "$NEXTEST_OLDEST" ]; then return; fi
-  say "installing cargo-nextest $NEXTEST_VERSION from its source (takes minutes, once)"
+  say "installing cargo-nextest $NEXTEST_VERSION from its source (takes minutes, only once)"
   bounded 2400 cargo install -q cargo-nextest --locked --version "$NEXTEST_VERSION" ||
-    die "cargo-nextest does not install: run 'cargo install cargo-nextest --locked --version $NEXTEST_VERSION'"
+    die "cargo-nextest cannot be installed: run 'cargo install cargo-nextest --locked --version $NEXTEST_VERSION'"
 }
 
 need_lint_tools() {
   cargo fmt --version >/dev/null 2>&1 || die "rustfmt missing: run 'rustup component add rustfmt'"
   cargo clippy --version >/dev/null 2>&1 || die "clippy missing: run 'rustup component add clippy'"
-  have shellcheck || apt_install shellcheck || true # the lint itself says that it is skipped
+  have shellcheck || apt_install shellcheck || true # `make lint` reports that it is skipped
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env -S python3 -B
-"""Begins a run of the tests: gives it a temporary folder of its own, and leaves a guard that clears up after it.
+"""Begins a test run: makes its temporary folder, and starts a process that cleans up after the run.
 
-`cargo nextest` starts this before the first test (.config/nextest.toml). The runner may be killed at any moment, and
-its tests live on then, each with a process group of its own. So the guard waits for the end of the runner, kills
-whatever still belongs to the run, and removes its control groups and its folder. The guard is in a session of its own
-and holds nobody's output open.
+`cargo nextest` starts this script before the first test (.config/nextest.toml). The runner may be killed at any moment;
+its tests then continue, since each has a process group of its own. The clean-up process waits for the end of the runner,
+kills all processes of the run, and removes its control groups and its folder. It has a session of its own and closes the
+inherited output.
 """
 
 import os
@@ -16,27 +16,27 @@ import time
 
 from run_remains import SLICE, processes, stale_groups
 
-# How long the guard goes on killing and removing, in seconds.
-CLEAR_WITHIN = 10.0
+# Longest time of the clean-up, in seconds.
+CLEAN_UP_DEADLINE = 10.0
 
 
 def main():
     runner = os.pidfd_open(os.getppid())
     folder = tempfile.mkdtemp(prefix="hr-")
-    # The tests start servers as other users, who may use it as they may use /tmp.
+    # Servers of the tests run as other users, who need the same permissions as in /tmp.
     os.chmod(folder, 0o1777)
     with open(os.environ["NEXTEST_ENV"], "a", encoding="utf-8") as variables:
         variables.write(f"TMPDIR={folder}\n")
     if os.fork() == 0:
-        become_guard()
+        detach()
         ended = select.poll()
         ended.register(runner, select.POLLIN)
         ended.poll()
-        clear(folder)
+        clean_up(folder)
 
 
-def become_guard():
-    """Leaves the runner's session, and lets go of its output."""
+def detach():
+    """Leaves the runner's session and closes its output."""
     os.setsid()
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
@@ -46,25 +46,26 @@ def become_guard():
     os.chdir("/")
 
 
-def clear(folder):
-    """Removes all that is left of a run, until nothing is or the time is over."""
-    end = time.monotonic() + CLEAR_WITHIN
+def clean_up(folder):
+    """Removes everything that is left of a run, until nothing is left or the deadline passes."""
+    end = time.monotonic() + CLEAN_UP_DEADLINE
     while os.path.exists(folder) and time.monotonic() < end:
         left = processes(folder)
         for pid in left:
             kill(pid)
-        # By whichever run they were made: tests of others that run keep theirs.
-        groups = [path for path in stale_groups() if not removed(path)]
+        # Groups of any run whose maker has ended.
+        groups = [path for path in stale_groups() if not remove_group(path)]
         if not left and not groups:
             shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.02)
     try:
         os.rmdir(SLICE)
     except OSError:
-        pass  # Not there, or others use it.
+        pass  # It does not exist, or another run uses it.
 
 
-def removed(group):
+def remove_group(group):
+    """Kills the processes of a control group and removes it. Whether it is gone."""
     try:
         with open(os.path.join(group, "cgroup.procs"), encoding="utf-8") as members:
             for line in members:
@@ -73,9 +74,9 @@ def removed(group):
                     kill(int(line))
         os.rmdir(group)
     except FileNotFoundError:
-        pass  # Somebody else was faster.
+        pass  # Another process has removed it.
     except OSError:
-        return False  # The kernel may need a moment to see it empty.
+        return False  # Its processes have not ended yet.
     return True
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env -S python3 -B
-"""Proves that a run of the tests may be killed at any moment: nothing of it is left, and the next run passes.
+"""Tests that a test run can be killed at any moment and leaves nothing behind.
 
 Usage: kill_runs.py [ROUNDS [SEED]]
 
-Each round starts a part of the suites that make processes, control groups and private servers, kills the runner and
-its process group (SIGKILL) at a random moment, and looks for what is left: processes, control groups, mounts, sockets,
-files. That the next run passes is shown by running the tests after this (.ci/run). Everything has a deadline. Other
-runs on the same machine are neither harmed nor blamed: what belongs to a round is told by its TMPDIR.
+Each round starts a part of the suites that make processes, control groups and private servers. It kills the runner and
+its process group (SIGKILL) at a random moment, and looks for processes, control groups, mounts, sockets and files that
+are left. Everything has a deadline. The TMPDIR of a round identifies its processes, so that other runs on the same machine
+are not affected. .ci/run runs all tests afterwards, which shows that the next run passes.
 """
 
 import glob
@@ -24,7 +24,8 @@ import run_remains
 # The kernel ends the runner when this script is killed.
 RUNNER = "setpriv --pdeathsig KILL cargo nextest run --workspace --test memory --test pools --test faults".split()
 
-# What is killed, by turns; and into how many slices each is cut, so that a kill can meet any of its tests.
+# The suites, one after another, and the number of slices of each. A random slice is run, so that a kill can hit any
+# test.
 SUITES = {
     "memory": "binary(memory)",
     "pools": "binary(pools)",
@@ -33,38 +34,38 @@ SUITES = {
 }
 SLICES = 4
 
-# All in seconds. What a run may take until its first test begins, building included.
-START_WITHIN = 1800.0
+# Longest time from the start of a run to its first test, building included, in seconds.
+START_DEADLINE = 1800.0
 
-# A kill comes at most so long after the first test has begun.
+# Latest moment of a kill after the first test has begun, in seconds.
 LATEST_KILL = 20.0
 
-# Nothing may be left so long after the kill.
-GONE_WITHIN = 5.0
+# Time after a kill at which nothing may be left, in seconds.
+GONE_DEADLINE = 5.0
 
 
 def main():
-    # Ends through `Run.__exit__`, which kills the run under way: it has a session of its own.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("kill_runs: told to end"))
+    # Exits through `Run.__exit__`, which kills the current run: the run has a session of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("kill_runs: terminated"))
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)
     say(f"{rounds} rounds, seed {seed}")
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     failed = 0
     for number in range(rounds):
         suite = list(SUITES)[number % len(SUITES)]
-        part = ["-E", SUITES[suite], "--partition", f"slice:{chance.randint(1, SLICES)}/{SLICES}"]
-        failed += not survives_a_kill(f"round {number + 1}, {suite}", part, chance.uniform(0.0, LATEST_KILL))
+        part = ["-E", SUITES[suite], "--partition", f"slice:{generator.randint(1, SLICES)}/{SLICES}"]
+        failed += not leaves_nothing(f"round {number + 1}, {suite}", part, generator.uniform(0.0, LATEST_KILL))
     if failed:
-        sys.exit(f"kill_runs: something was left after {failed} of {rounds} kills (seed {seed})")
+        sys.exit(f"kill_runs: {failed} of {rounds} kills left something behind (seed {seed})")
 
 
 def say(text):
     print(f"kill_runs: {text}", flush=True)
 
 
-def survives_a_kill(name, part, moment):
-    """Whether nothing of a run is left when it is killed at a moment, in seconds after its first test began."""
+def leaves_nothing(name, part, moment):
+    """Whether a run leaves nothing behind when it is killed `moment` seconds after its first test began."""
     with Run(part) as run:
         run.wait_until_begun()
         end = time.monotonic() + moment
@@ -75,19 +76,19 @@ def survives_a_kill(name, part, moment):
         if run.process.poll() is None:
             before = run.describe()
             run.kill()
-            left, took = run.remains_after(GONE_WITHIN)
+            left, took = run.remains_after(GONE_DEADLINE)
             outcome = f"left: {left}" if left else f"nothing left after {took:.2f} s"
             say(f"{name}: killed {moment:.1f} s after the first test began, with {before}; {outcome}")
             return not left
-    say(f"{name}: has ended within {moment:.1f} s, once more")
-    return survives_a_kill(name, part, moment / 2)
+    say(f"{name}: ended within {moment:.1f} s, trying an earlier moment")
+    return leaves_nothing(name, part, moment / 2)
 
 
 class Run:
-    """One run of the suites, with a temporary folder and a session of its own. Killed when it is left."""
+    """One run of the suites, with a temporary folder and a session of its own. Leaving the context kills it."""
 
     def __init__(self, part):
-        # Resolved, since processes and mounts are known by their real paths.
+        # Resolved, since /proc shows real paths.
         self.folder = os.path.realpath(tempfile.mkdtemp(prefix="hr-"))
         self.temporary = os.path.join(self.folder, "t")
         os.mkdir(self.temporary)
@@ -118,15 +119,15 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def wait_until_begun(self):
-        end = time.monotonic() + START_WITHIN
-        # The folder that the runner gives its tests (begin_run.py), with that of the first test in it.
+        end = time.monotonic() + START_DEADLINE
+        # begin_run.py makes a folder for the run; the first test makes a folder in it.
         while not any(map(os.listdir, glob.glob(os.path.join(self.temporary, "hr-*")))):
             if self.process.poll() is not None or time.monotonic() > end:
-                sys.exit(f"kill_runs: the suites do not begin:\n{self.log()}")
+                sys.exit(f"kill_runs: no test has begun:\n{self.log()}")
             time.sleep(0.02)
 
     def watch(self):
-        """Learns which processes are of the run: the names of control groups say no more than who made them."""
+        """Remembers the processes of the run, since the names of control groups contain only the ids of their makers."""
         self.makers.update(run_remains.processes(self.temporary))
 
     def kill(self):
@@ -144,14 +145,14 @@ class Run:
         return f"{len(run_remains.processes(self.temporary))} processes and {len(self.groups())} control groups"
 
     def remains_after(self, within):
-        """What is left of it at last, and the time that took, in seconds."""
+        """Waits until nothing of the run is left, at most `within` seconds. Returns what is left and the time."""
         begun = time.monotonic()
         while (left := self.remains()) and time.monotonic() < begun + within:
             time.sleep(0.02)
         return left, time.monotonic() - begun
 
     def remains(self):
-        """What is left of it, as text; nothing when it is nothing."""
+        """A list of what is left of the run, as text; empty when nothing is left."""
         found = [f"process {pid} ({name(pid)})" for pid in run_remains.processes(self.temporary)]
         found += [f"control group {path}" for path in self.groups()]
         found += [f"mount {line}" for line in lines("/proc/self/mounts") if self.temporary in line]

@@ -1,14 +1,14 @@
-"""What a run of the tests has left on this machine: told by the temporary folder that all of it was given."""
+"""Finds what a test run has left on this machine. The temporary folder of a run identifies its processes."""
 
 import os
 
 
-# They write their title over their environment, but stay in their folder.
+# These overwrite their environment with a title, so they are identified by their working folder.
 SERVERS = ("postgres", "redis-server")
 
 
 def processes(folder):
-    """The processes of the run, but for the one that asks: all of them inherit TMPDIR."""
+    """The processes of the run, without the calling process. All of them inherit TMPDIR."""
     found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     return [pid for pid in found if pid != os.getpid() and is_running(pid) and belongs(pid, folder)]
 
@@ -22,7 +22,7 @@ def belongs(pid, folder):
         if is_server and is_within(os.readlink(f"/proc/{pid}/cwd"), folder):
             return True
     except OSError:
-        return False  # It has ended, or is somebody else's.
+        return False  # It has ended, or belongs to another user.
     temporary = [it.removeprefix("TMPDIR=") for it in variables if it.startswith("TMPDIR=")]
     return any(is_within(path, folder) for path in temporary)
 
@@ -32,7 +32,7 @@ def is_within(path, folder):
 
 
 def stat(pid):
-    """The fields of a process after its name: the first is its state. None of one that is gone."""
+    """The fields of a process's stat after its name; the first is its state. Empty when the process has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()
@@ -45,13 +45,13 @@ def is_running(pid):
     return bool(fields) and fields[0] not in "ZX"
 
 
-# Where tests make control groups (tests/support/src/cgroup.rs): version 1, and the slice of version 2.
+# The parents of the tests' control groups (tests/support/src/cgroup.rs): version 1, and the slice of version 2.
 SLICE = "/sys/fs/cgroup/headroom-tests"
 GROUP_PARENTS = ("/sys/fs/cgroup/memory", SLICE)
 
 
 def groups():
-    """The control groups of tests: the path of each, the process that made it, and the start of that process."""
+    """The control groups of tests: for each the path, and the id and the start of the process that made it."""
     namespace = "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
     for parent in GROUP_PARENTS:
         for name in os.listdir(parent) if os.path.isdir(parent) else ():
@@ -62,8 +62,8 @@ def groups():
 
 
 def stale_groups():
-    """Those whose tests have ended."""
+    """The control groups whose makers have ended."""
     for path, pid, started in groups():
-        # The start is the 22nd of all fields; the first of these is the third.
+        # The start is field 22 of stat; these fields begin with field 3.
         if not is_running(pid) or stat(pid)[19:20] != [started]:
             yield path

@@ -10,8 +10,8 @@ use crate::setup::{BINARY, ServerWithModels, floats};
 
 const NOT_STARTED: &str = "headroom-model-host cannot be started";
 
-/// Starts a server with the host binary that `write` writes. Asserts that callers get 503 with `word`, and that models load
-/// once the real binary is in its place.
+/// Starts a server with the host binary that `write` writes. Asserts that callers get 503 with `word`, and that models
+/// load once the real binary is in its place.
 async fn assert_refused_then_served(zygote: bool, word: &str, write: impl FnOnce(&Path)) {
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("headroom-model-host");

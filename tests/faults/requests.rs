@@ -1,5 +1,5 @@
-//! Malformed requests, in their content or on the wire. Each is refused with the reason, none disturbs another model, and
-//! the server's memory returns to where it was.
+//! Malformed requests, in their content or on the wire. Each is refused with the reason, none disturbs another model,
+//! and the server's memory returns to where it was.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -16,8 +16,8 @@ use crate::setup::{BackgroundClient, ServerWithModels, floats};
 /// Settings of a model with one input of two FP32 numbers.
 const SETTINGS: &str = "[[inputs]]\nname = 'x'\ndatatype = 'FP32'\nshape = [2]\n";
 
-/// Largest growth of the server's memory, in bytes, after 1.5 GB of malformed requests: the allocator keeps some memory for
-/// the threads that worked.
+/// Largest growth of the server's memory, in bytes, after 1.5 GB of malformed requests: the allocator keeps some memory
+/// for the threads that worked.
 const MEMORY_BOUND: u64 = 16 << 20;
 
 async fn start(settings: &str) -> ServerWithModels {
@@ -387,8 +387,8 @@ async fn slow_senders_are_cut_off_and_disturb_no_other_client() {
 
 #[tokio::test]
 async fn memory_is_released_after_large_malformed_requests() {
-    // The HTTP client opens spare connections. The server must not close one for silence while the client starts a large
-    // body on it.
+    // The HTTP client opens spare connections. The server must not close one for silence while the client starts a
+    // large body on it.
     let server = start("server.client_request_timeout = '10m'").await;
     let background = BackgroundClient::start(&server).await;
     let pid = server.pid();

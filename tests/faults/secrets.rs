@@ -1,5 +1,5 @@
-//! Secrets in the settings are never shown: not in the log, the metrics, the supervision tree, the arguments of processes,
-//! or the environment of model processes.
+//! Secrets in the settings are never shown: not in the log, the metrics, the supervision tree, the arguments of
+//! processes, or the environment of model processes.
 
 use std::fs;
 

@@ -23,8 +23,8 @@ fn add_single_allocator(models: &Models) {
     models.add("runaway", 1, |path| Script::new(code).write(path));
 }
 
-/// Adds a model that makes as many tensors of 4 MiB as its input says, keeps them until the end of the call, and returns
-/// its input. The tensors differ: the optimiser would make a constant tensor only once.
+/// Adds a model that makes as many tensors of 4 MiB as its input says, keeps them until the end of the call, and
+/// returns its input. The tensors differ: the optimiser would make a constant tensor only once.
 fn add_piecewise_allocator(models: &Models) {
     let code = "def forward(self, x: Tensor) -> Tensor:\n  \
         taken = annotate(List[Tensor], [])\n  \
@@ -34,8 +34,8 @@ fn add_piecewise_allocator(models: &Models) {
     models.add("runaway", 1, |path| Script::new(code).write(path));
 }
 
-/// Sends a request that allocates too much, between two that do not. Returns the peak of memory in bytes, and the time to
-/// the refusal.
+/// Sends a request that allocates too much, between two that do not. Returns the peak of memory in bytes, and the time
+/// to the refusal.
 async fn allocate_too_much(server: &Server) -> (u64, Duration) {
     assert_eq!(ask(server, "runaway", 1).await.number(), 1.0);
     let sampler = PeakSampler::start(server.pid());

@@ -1,5 +1,5 @@
-//! PostgreSQL and Redis behind the real binary: private servers that it starts, and servers that a URL names. All servers
-//! are real, and real processes are killed.
+//! PostgreSQL and Redis behind the real binary: private servers that it starts, and servers that a URL names. All
+//! servers are real, and real processes are killed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,8 +1,8 @@
 //! Memory control groups for tests, in version 1 or version 2 of the kernel's interface.
 //!
 //! Groups are made at the top of the memory hierarchy, never below the group that the tests run in. A test that is
-//! killed leaves its group behind, and the runner of the tests may wait until its own group is empty. The next test that
-//! makes a group removes the groups of killed tests.
+//! killed leaves its group behind, and the runner of the tests may wait until its own group is empty. The next test
+//! that makes a group removes the groups of killed tests.
 
 #![expect(
     clippy::expect_used,

@@ -351,8 +351,8 @@ pub fn leaks(path: &Path, bytes: u64) -> io::Result<()> {
 }
 
 /// Uses memory that rises and falls below an upper bound. A call allocates between 1 and 7 times `bytes`, a different
-/// amount each time. A rolling buffer keeps the last 64 tensors, whose size goes from 1 to 7 times `bytes` and back to 1
-/// in 350 calls.
+/// amount each time. A rolling buffer keeps the last 64 tensors, whose size goes from 1 to 7 times `bytes` and back to
+/// 1 in 350 calls.
 pub fn fluctuates(path: &Path, bytes: u64) -> io::Result<()> {
     let code = format!(
         "def forward(self, x: Tensor) -> Tensor:\n  \
