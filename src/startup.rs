@@ -180,7 +180,7 @@ impl Application {
         let actors = actors::compose(&self.settings.borrow(), tree.clone())?;
         readiness.watch("memory", check_reading_age(actors.freshness()));
         // `BodyBudget` bounds the sum of all bodies, so this account has no bound of its own.
-        let buffers = actors.buffers("request_bodies", u64::MAX);
+        let buffers = actors.buffers("request_bodies", u64::MAX).for_new_work();
         let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
         let unread = actors.buffers(
             "unread_answers",

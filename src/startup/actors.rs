@@ -202,7 +202,9 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         memory: memory.handle().clone(),
         loader,
         repository,
-        tensors: memory.buffers("tensors", settings.server.tensors_in_flight_max.as_u64()),
+        tensors: memory
+            .buffers("tensors", settings.server.tensors_in_flight_max.as_u64())
+            .for_new_work(),
         answer_text: memory.buffers(
             "answer_text",
             settings.server.answers_in_flight_max.as_u64(),

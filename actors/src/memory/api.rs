@@ -14,7 +14,7 @@ use super::probe::{Cgroups, KillCounter, System};
 use super::protection::{Protection, protect_server};
 use super::shared::Shared;
 use super::supervisor::MemorySupervisor;
-use crate::kernel::pressure::{self, PressureReader};
+use crate::kernel::pressure::{self, Level, PressureReader};
 use crate::kernel::{ChildSpec, Handle, Notices, OomCounter};
 
 /// Calls in flight. There is one claim for each load under way; the other calls are operators'.
@@ -107,6 +107,7 @@ impl Memory {
             budget: self.budget(),
             name,
             bytes_max,
+            below: Level::Exhausted,
         }
     }
 

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::shared::Shared;
 use super::supervisor::{MemorySupervisor, Reserve, Sample};
+use crate::kernel::pressure::Level;
 use crate::kernel::{
     Budget, BudgetError, BufferLedger, BufferReservation, Buffers, Handle, Reservation,
     ReservationRequest,
@@ -61,15 +62,30 @@ pub struct BufferAccount {
     pub(super) name: &'static str,
     /// Bytes that all buffers of this kind may hold together.
     pub(super) bytes_max: u64,
+    /// The level that no reservation may reach.
+    pub(super) below: Level,
+}
+
+impl BufferAccount {
+    /// For buffers that begin work, such as bodies of requests. They must not make memory critical, or
+    /// clients that send slowly could have models unloaded. Buffers that finish work, such as outputs,
+    /// may use more.
+    #[must_use]
+    pub fn for_new_work(mut self) -> Self {
+        self.below = Level::Critical;
+        self
+    }
 }
 
 impl Buffers for BufferAccount {
-    /// Grants up to the exhausted level: a request costs little compared with a load, and the load
-    /// that it waits for may be the one that gives memory back.
     fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
-        let exhausted = self.budget.shared.config().levels.exhausted;
+        let levels = self.budget.shared.config().levels;
+        let share = match self.below {
+            Level::Critical => levels.critical,
+            _ => levels.exhausted,
+        };
         let mut ledger = self.budget.shared.ledger();
-        let ceiling = ledger.ceiling(exhausted);
+        let ceiling = ledger.ceiling(share);
         ledger.try_reserve_buffer(self.name, bytes, self.bytes_max, ceiling)?;
         Ok(BufferReservation::new(Arc::new(self.clone()), bytes))
     }

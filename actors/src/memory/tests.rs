@@ -526,6 +526,8 @@ fn a_load_stays_below_the_high_level_unless_it_may_use_the_headroom() {
             buffers.reserve(150 * KIB).unwrap_err(),
             short(150, 150, 1000)
         );
+        let new_work = buffers.clone().for_new_work();
+        assert_eq!(new_work.reserve(50 * KIB).unwrap_err(), short(50, 50, 1000));
         assert_eq!(status(&memory).await.buffers[0].held_bytes, 700 * KIB);
         drop(held);
         drop(reserve(&memory, 700).await.unwrap());
