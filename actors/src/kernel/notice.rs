@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 /// Notices that a slow reader can lag behind. It then misses the oldest and learns how many.
 const WAITING_MAX: usize = 256;
 
-/// Something that happened to what an actor owns.
+/// A report about the memory of one actor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Notice {
     /// When it happened.

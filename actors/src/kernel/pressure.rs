@@ -21,7 +21,7 @@ pub use level::{Action, Level, Pressure, Stage};
 pub struct Acknowledgement {
     /// The subscriber.
     pub name: String,
-    /// Its steps; empty when it had nothing to give.
+    /// Its actions; empty when it had nothing to give.
     pub actions: Vec<Action>,
 }
 
@@ -229,7 +229,7 @@ impl Subscription {
 }
 
 impl Acknowledger {
-    /// Acknowledges `epoch` with the steps that were taken, if any. An acknowledgement of an epoch
+    /// Acknowledges `epoch` with the actions of the subscriber, if any. An acknowledgement of an epoch
     /// that has ended is dropped.
     pub fn acknowledge(&self, epoch: u64, actions: Vec<Action>) {
         let mut state = self.shared.state();

@@ -22,7 +22,7 @@ const LAG_MAX: usize = 256;
 /// One event of the memory budget. All sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// Counts the events from 1 since the server started.
+    /// The number of the event, from 1 since the server started.
     pub number: u64,
     /// The time of the event.
     #[serde(serialize_with = "as_text")]
@@ -58,7 +58,7 @@ pub enum EventKind {
         max_stage: Stage,
         /// Bytes that were asked for.
         wanted_bytes: u64,
-        /// The steps that subscribers took.
+        /// The actions of subscribers.
         actions: Vec<ActionRecord>,
         /// The subscribers that did not acknowledge in time.
         silent: Vec<String>,
@@ -71,25 +71,25 @@ pub enum EventKind {
     Gc {
         /// The reason.
         reason: GcReason,
-        /// The steps that subscribers took.
+        /// The actions of subscribers.
         actions: Vec<ActionRecord>,
         /// The subscribers that did not acknowledge in time.
         silent: Vec<String>,
     },
 }
 
-/// One step, and the subscriber that took it.
+/// One action, and the subscriber that took it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ActionRecord {
     /// The subscriber.
     pub by: String,
-    /// The step.
+    /// The action.
     #[serde(flatten)]
     pub action: Action,
 }
 
 impl ActionRecord {
-    /// All steps of all acknowledgements.
+    /// All actions of all acknowledgements.
     pub(super) fn all(acknowledgements: Vec<Acknowledgement>) -> Vec<Self> {
         let records = acknowledgements.into_iter().flat_map(|acknowledgement| {
             let by = acknowledgement.name;
@@ -103,7 +103,7 @@ impl ActionRecord {
     }
 }
 
-/// Bytes that all steps together gave back.
+/// Bytes that all actions together gave back.
 pub(super) fn gained_bytes(records: &[ActionRecord]) -> u64 {
     let gained = records.iter().map(|record| record.action.gained_bytes());
     gained.fold(0, u64::saturating_add)

@@ -56,7 +56,7 @@ pub(super) fn refusal() {
     metrics::counter!("headroom_memory_refusals_total").increment(1);
 }
 
-/// Counts the steps that were taken to give memory back.
+/// Counts the actions of subscribers.
 pub(super) fn actions(records: &[ActionRecord]) {
     for record in records {
         let by = subscriber(&record.by);

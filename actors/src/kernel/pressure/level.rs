@@ -91,12 +91,12 @@ impl Pressure {
     }
 }
 
-/// One step that a subscriber took to give memory back.
+/// One action of a subscriber to give memory back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
     /// The resource, host or allocator that gave the memory.
     pub what: String,
-    /// Bytes that the step was expected to give; 0 where that was not known.
+    /// Bytes that the action was expected to give; 0 where that was not known.
     pub promised_bytes: u64,
     /// Bytes in use before, as the subscriber measured them.
     pub before_bytes: u64,
@@ -105,7 +105,7 @@ pub struct Action {
 }
 
 impl Action {
-    /// Bytes that the step gave back.
+    /// Bytes that the action gave back.
     pub fn gained_bytes(&self) -> u64 {
         self.before_bytes.saturating_sub(self.after_bytes)
     }

@@ -253,7 +253,7 @@ fn an_implausible_limit_is_reported() {
     );
     fixture.write(&format!("{GROUP}/memory.max"), "99999999999999\n");
     let v2 = lasting_status(&fixture, &config, Source::CgroupV2);
-    // Its usage is still in use.
+    // Its usage still counts.
     assert_status(
         &v2,
         true,
