@@ -1,4 +1,4 @@
-//! What the kernel costs: a call and its answer, a child's start and stop, a restart after a panic.
+//! The cost of the kernel: a call and its answer, a start and a stop, a restart after a panic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,7 +6,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler};
-use actix_rt::{System, SystemRunner};
+use actix_rt::{Arbiter, System, SystemRunner};
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::future::join_all;
 use headroom_actors::kernel::{
@@ -38,7 +38,7 @@ impl Handler<Call<Do>> for Echo {
     fn handle(&mut self, call: Call<Do>, _: &mut Context<Self>) {
         match call.accept() {
             Some((Do::Echo(number), reply)) => reply.send(number),
-            Some((Do::Panic, _)) => panic!("as told"),
+            Some((Do::Panic, _)) => panic!("requested"),
             None => {}
         }
     }
@@ -48,7 +48,7 @@ fn handle() -> Handle<Echo> {
     Handle::new("echo", 256)
 }
 
-/// Starts one child under a root that forgives everything, and measures `work` on it.
+/// Starts one child under a root that restarts it without limit, and measures `work` on it.
 fn bench<F: Future<Output = ()>>(
     criterion: &mut Criterion,
     name: &str,
@@ -90,24 +90,32 @@ async fn many_callers(handle: Handle<Echo>, times: u64) {
 
 fn asks(criterion: &mut Criterion) {
     let echo = handle();
-    let shared = || ChildSpec::actor(&echo, |_| Echo);
-    let apart = || ChildSpec::dedicated_actor(&echo, |_| Echo);
-    bench(criterion, "ask, same thread", &echo, shared(), one_caller);
-    bench(criterion, "ask, other thread", &echo, apart(), one_caller);
+    let child = || ChildSpec::actor(&echo, |_| Echo);
+    bench(criterion, "ask, same thread", &echo, child(), one_caller);
     bench(
         criterion,
         "ask, same thread, 64 callers",
         &echo,
-        shared(),
+        child(),
         many_callers,
     );
-    bench(
-        criterion,
-        "ask, other thread, 64 callers",
-        &echo,
-        apart(),
-        many_callers,
-    );
+    let system = System::new();
+    let thread = Arbiter::new();
+    let spec = SupervisorSpec::new("root").child(child());
+    thread.spawn(async move {
+        let root = Root::start(spec, &Tree::default()).await;
+        let mut root = root.unwrap_or_else(|exit| panic!("{exit}"));
+        root.failed().await;
+    });
+    assert!(system.block_on(echo.running(LONG)));
+    criterion.bench_function("ask, other thread", |bencher| {
+        bencher.iter_custom(|times| timed(&system, one_caller(echo.clone(), times)));
+    });
+    criterion.bench_function("ask, other thread, 64 callers", |bencher| {
+        bencher.iter_custom(|times| timed(&system, many_callers(echo.clone(), times)));
+    });
+    thread.stop();
+    thread.join().unwrap();
 }
 
 fn start_and_stop(criterion: &mut Criterion) {

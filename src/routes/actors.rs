@@ -9,14 +9,11 @@ use crate::handles::Handles;
 
 #[derive(Serialize)]
 struct Actors {
-    /// Threads that blocked for ever and had to be left behind.
-    abandoned_threads: u64,
     actors: Vec<NodeSnapshot>,
 }
 
 pub(super) async fn list(handles: web::Data<Handles>) -> impl Responder {
     web::Json(Actors {
-        abandoned_threads: handles.tree.abandoned_threads(),
         actors: handles.tree.snapshot().await,
     })
 }

@@ -1,8 +1,8 @@
-//! How long to wait before the next try.
+//! How long to wait before a retry.
 //!
 //! Exponential with full jitter (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture
 //! Blog, 2015): the wait is uniform between zero and a ceiling that doubles with each failure, so
-//! that many children that failed together do not come back together.
+//! that children which failed together do not restart together.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct Backoff {
     reset_after: Duration,
 }
 
-/// A backoff that cannot work.
+/// An invalid backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BackoffError {
     /// The first ceiling is above the last.
@@ -33,15 +33,15 @@ pub enum BackoffError {
 }
 
 impl Backoff {
-    /// Supervisors' default: ceilings from 100 ms to 10 s, forgotten after 30 s of stable running.
+    /// The default of supervisors: ceilings from 100 ms to 10 s, reset after 30 s without a failure.
     pub const DEFAULT: Self = Self {
         min: Duration::from_millis(100),
         max: Duration::from_secs(10),
         reset_after: Duration::from_secs(30),
     };
 
-    /// Ceilings from `min`, doubling up to `max`; a run of `reset_after` without failure starts
-    /// again at `min`.
+    /// Ceilings double from `min` up to `max`. After a run of `reset_after` without a failure they
+    /// start at `min` again.
     ///
     /// # Errors
     /// When `min` is zero or above `max`.
@@ -65,20 +65,13 @@ impl Backoff {
 
     /// The longest wait after `failures` failures in a row (1 for the first).
     pub fn ceiling(&self, failures: u32) -> Duration {
-        let doublings = failures.saturating_sub(1).min(32);
-        self.min
-            .saturating_mul(1u32.checked_shl(doublings).unwrap_or(u32::MAX))
-            .min(self.max)
+        let factor = 2u32.saturating_pow(failures.saturating_sub(1));
+        self.min.saturating_mul(factor).min(self.max)
     }
 
-    /// A wait drawn for the `failures`-th failure in a row.
+    /// A random wait after `failures` failures in a row.
     pub fn delay(&self, failures: u32) -> Duration {
-        let ceiling = self
-            .ceiling(failures)
-            .as_nanos()
-            .try_into()
-            .unwrap_or(u64::MAX);
-        Duration::from_nanos(rand::rng().random_range(0..=ceiling))
+        rand::rng().random_range(Duration::ZERO..=self.ceiling(failures))
     }
 
     /// Whether a child that ran for `uptime` counts as stable again.
@@ -122,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn an_invalid_backoff_is_refused() {
         assert_eq!(
             Backoff::try_new(ms(0), ms(1), ms(0)),
             Err(BackoffError::Zero)

@@ -1,9 +1,9 @@
-//! The envelope in which every request reaches an actor.
+//! How a request reaches an actor.
 //!
-//! actix's mailbox does not hold senders back, and its reply channel cannot tell a dead actor from
-//! a dropped reply. A [`Call`] carries what is missing: the admission permit, which lives as long
-//! as the work and not as long as the caller's patience; the deadline; and a reply slot whose
-//! fate is counted.
+//! actix's mailbox does not hold senders back, and its reply channel does not distinguish an actor
+//! that ended from a dropped reply. A [`Call`] adds what is missing: a permit that is held as long
+//! as the work lasts, even when the caller stops waiting; the deadline; and a reply whose outcome
+//! is counted.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::stats::Stats;
+use super::stats::{Outcome, Stats};
 
 /// A request that an actor answers.
 pub trait Message: Send + 'static {
-    /// What comes back.
+    /// The answer.
     type Reply: Send + 'static;
 
-    /// Whether the work may be dropped when its caller has gone away. False for anything whose
-    /// effect outlives the caller.
+    /// Whether the work may be dropped when its caller has gone away. Must be false when the work
+    /// has an effect beyond its answer.
     const CANCELLABLE: bool = false;
 
     /// Whether this answer counts as a failure in the actor's metrics.
@@ -29,20 +29,20 @@ pub trait Message: Send + 'static {
     }
 }
 
-/// The place of a call among those in flight, given back when its work ends.
+/// Held by a call from its admission until its work ends.
 pub(super) struct CallPermit {
-    /// Counts against the handle's capacity, whatever becomes of the actor.
+    /// Counts against the handle's capacity, also when the actor ends.
     pub(super) _permit: OwnedSemaphorePermit,
-    /// Counts against the incarnation that works on it: its stop waits for this.
+    /// Counts as in flight for the incarnation, whose stop waits for it.
     pub(super) _in_flight: InFlight,
 }
 
-/// As long as a clone of this lives, a call of the incarnation is in flight: the other end learns
-/// when there is none. Nothing is ever sent.
+/// A clone of this is held by every call in flight of one incarnation. The receiver closes when the
+/// last one is dropped. Nothing is ever sent.
 pub(super) type InFlight = mpsc::Sender<Infallible>;
 
 /// A message on its way to an actor. Open it with [`Call::accept`].
-#[must_use = "a dropped call tells its caller that the reply was lost"]
+#[must_use = "the caller of a dropped call gets AskError::Lost"]
 pub struct Call<M: Message> {
     message: M,
     reply: Reply<M>,
@@ -71,18 +71,20 @@ impl<M: Message> Call<M> {
         (Self { message, reply }, receiver)
     }
 
-    /// Takes the message out to work on it. `None` when nobody waits for the answer any more and
-    /// the message says that it may then be dropped.
+    /// Takes the message out to work on it. `None` when the caller has gone away and the message is
+    /// cancellable.
     pub fn accept(self) -> Option<(M, Reply<M>)> {
         let Self { message, mut reply } = self;
         reply.dequeue();
-        // A reply that is dropped cancelled is counted as that.
+        // The drop of a cancelled reply counts it as cancelled.
         (!reply.is_cancelled()).then_some((message, reply))
     }
 }
 
-/// The obligation to answer one call. Dropping it unanswered tells the caller `Lost`.
-#[must_use = "a dropped reply tells its caller that it was lost"]
+/// The obligation to answer one call. When it is dropped, the caller gets [`AskError::Lost`].
+///
+/// [`AskError::Lost`]: super::AskError::Lost
+#[must_use = "the caller of a dropped reply gets AskError::Lost"]
 pub struct Reply<M: Message> {
     sender: Option<oneshot::Sender<M::Reply>>,
     deadline: Instant,
@@ -92,17 +94,17 @@ pub struct Reply<M: Message> {
 }
 
 impl<M: Message> Reply<M> {
-    /// Answers the caller. An answer that nobody waits for is dropped; the work still counts.
+    /// Answers the caller. The work counts as handled even when the caller has stopped waiting.
     pub fn send(mut self, reply: M::Reply) {
-        if M::is_failure(&reply) {
-            self.stats.failed()
+        self.stats.count(if M::is_failure(&reply) {
+            Outcome::Failed
         } else {
-            self.stats.handled()
-        }
-        // Before the answer: whoever has it may call again at once.
+            Outcome::Handled
+        });
+        // Before the answer, because the caller may call again at once.
         self.permit = None;
         if let Some(sender) = self.sender.take() {
-            // The caller may have given up; that is its right and already counted there.
+            // A caller that has given up has counted that itself.
             sender.send(reply).ok();
         }
     }
@@ -143,12 +145,12 @@ impl<M: Message> Drop for Reply<M> {
         if self.sender.is_none() {
             return;
         }
-        if self.is_cancelled() {
-            self.stats.cancelled();
+        self.stats.count(if self.is_cancelled() {
+            Outcome::Cancelled
         } else {
-            self.stats.lost();
-        }
-        // Before the caller hears of it, as in `send`; the sender is dropped after this.
+            Outcome::Lost
+        });
+        // Before the sender is dropped, as in `send`.
         self.permit = None;
     }
 }

@@ -1,18 +1,18 @@
-//! Why a child ended, as a value that supervisors match on and operators read.
+//! Why a child ended: a value that supervisors act on and operators read.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How a process ended, as the kernel told whoever reaped it.
+/// How a process ended, as the kernel reported it to the one who reaped it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessExit {
     /// It returned this code.
     Code(i32),
     /// This signal ended it.
     Signal(i32),
-    /// It is gone and nobody could tell how: its parent died before reaping it.
+    /// It has ended, and its status is lost: its parent died before reaping it.
     Unknown,
 }
 
@@ -27,8 +27,8 @@ impl ProcessExit {
         }
     }
 
-    /// Whether the process itself brought its end about by a fault of its own (a crash signal or a
-    /// failure code), as opposed to being killed from outside.
+    /// Whether the process failed by itself, with a crash signal or a failure code, and was not
+    /// killed from outside.
     pub fn is_crash(self) -> bool {
         use nix::sys::signal::Signal;
         const CRASHES: [i32; 6] = [
@@ -67,13 +67,13 @@ pub enum Exit {
     Normal,
     /// Its supervisor asked it to stop and it did, in time.
     Shutdown,
-    /// It gave up and says why.
+    /// It failed with this cause.
     Error(Arc<dyn Error + Send + Sync>),
     /// Its code panicked, with this message.
     Panic(String),
-    /// Its heartbeat was silent for this long, so its supervisor killed it.
+    /// It had no heartbeat for too long, so its supervisor killed it.
     Stuck {
-        /// Time since the last beat.
+        /// Time since the last heartbeat.
         silent: Duration,
     },
     /// The process it owned ended.
@@ -88,7 +88,7 @@ impl Exit {
         Self::Error(Arc::new(cause))
     }
 
-    /// Whether a transient child that ended this way is left alone: OTP's `normal` and `shutdown`.
+    /// Whether a transient child that ended this way is not restarted: OTP's `normal` and `shutdown`.
     pub fn is_normal(&self) -> bool {
         matches!(self, Self::Normal | Self::Shutdown)
     }
@@ -106,31 +106,22 @@ impl Exit {
         }
     }
 
-    /// The exit behind this one: what ended the child that ended its supervisor, all the way down.
+    /// The exit that caused this one: that of the child that made its supervisor fail, and so on
+    /// down the tree.
     pub fn root(&self) -> &Exit {
-        match self.find() {
-            Some(
-                SupervisionError::StartFailed { exit, .. }
-                | SupervisionError::IntensityReached { exit, .. },
-            ) => exit.root(),
+        match self.find::<SupervisionError>() {
+            Some(error) => error.exit().root(),
             None => self,
         }
     }
 
-    /// The first `T` in the chain of causes, so that a caller several supervisors up can act on
-    /// what really failed.
+    /// The first `T` in the chain of causes. A caller several supervisors up can act on the failure
+    /// that came first.
     pub fn find<T: Error + 'static>(&self) -> Option<&T> {
-        let mut next: Option<&(dyn Error + 'static)> = match self {
-            Self::Error(cause) => Some(&**cause),
-            _ => None,
+        let Self::Error(cause) = self else {
+            return None;
         };
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref() {
-                return Some(found);
-            }
-            next = error.source();
-        }
-        None
+        causes(&**cause).find_map(|error| error.downcast_ref())
     }
 }
 
@@ -148,19 +139,18 @@ impl fmt::Display for Exit {
     }
 }
 
-/// The whole chain of causes in one line, outermost first.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    line
+/// `error` and its causes, outermost first.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// A child that could not be started, or could not be kept running: what a supervisor exits with.
+/// The whole chain of causes in one line, outermost first.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes: Vec<_> = causes(error).map(ToString::to_string).collect();
+    causes.join(": ")
+}
+
+/// Why a supervisor failed: a child did not start, or ended too often.
 #[derive(Debug, Clone)]
 pub enum SupervisionError {
     /// The child ended before it was ready.
@@ -183,48 +173,41 @@ pub enum SupervisionError {
     },
 }
 
-impl fmt::Display for SupervisionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // An error cause is told by `source`; every other exit has no source and is told here.
+impl SupervisionError {
+    /// The exit of the child.
+    fn exit(&self) -> &Exit {
         match self {
-            Self::StartFailed { child, exit } => {
-                write!(f, "{child} failed to start")?;
-                without_source(f, exit)
-            }
-            Self::IntensityReached {
-                child,
-                exit,
-                restarts,
-                period,
-            } => {
-                write!(
-                    f,
-                    "{child} needed more than {restarts} restarts in {period:?}"
-                )?;
-                without_source(f, exit)
-            }
+            Self::StartFailed { exit, .. } | Self::IntensityReached { exit, .. } => exit,
         }
     }
 }
 
-fn without_source(f: &mut fmt::Formatter<'_>, exit: &Exit) -> fmt::Result {
-    match exit {
-        Exit::Error(_) => Ok(()),
-        other => write!(f, ": {other}"),
+impl fmt::Display for SupervisionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StartFailed { child, .. } => write!(f, "{child} failed to start")?,
+            Self::IntensityReached {
+                child,
+                restarts,
+                period,
+                ..
+            } => write!(
+                f,
+                "{child} needed more than {restarts} restarts in {period:?}"
+            )?,
+        }
+        match self.exit() {
+            // `source` returns the cause.
+            Exit::Error(_) => Ok(()),
+            other => write!(f, ": {other}"),
+        }
     }
 }
 
 impl Error for SupervisionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::StartFailed {
-                exit: Exit::Error(cause),
-                ..
-            }
-            | Self::IntensityReached {
-                exit: Exit::Error(cause),
-                ..
-            } => Some(&**cause),
+        match self.exit() {
+            Exit::Error(cause) => Some(&**cause),
             _ => None,
         }
     }
@@ -257,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_is_told_from_a_kill() {
+    fn a_crash_differs_from_a_kill() {
         assert!(ProcessExit::Signal(11).is_crash());
         assert!(ProcessExit::Code(70).is_crash());
         assert!(!ProcessExit::Signal(9).is_crash());

@@ -1,8 +1,8 @@
 //! The only way to talk to an actor.
 //!
-//! A [`Handle`] outlives the actor's incarnations: whoever holds one never sees an address change.
-//! It admits a bounded number of calls, and it tells apart the five ways in which a call can fail,
-//! because each asks for something else of the caller.
+//! A [`Handle`] stays valid when the actor is restarted. It admits a bounded number of calls. It
+//! distinguishes the five ways in which a call can fail, because a caller reacts to each
+//! differently.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Call, CallPermit, InFlight, Message};
-use super::stats::Stats;
+use super::stats::{Outcome, Stats};
 
-/// Why a call brought no answer.
+/// Why a call has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// The actor holds as many calls as it may. It has not seen this one: try again later.
+    /// The actor has as many calls in flight as it may. It has not seen this one: try again later.
     #[error("the actor is at its limit of calls in flight")]
     Busy,
     /// The actor is starting, or waits to be restarted. It has not seen the call: safe to retry.
     #[error("the actor is restarting")]
     Restarting {
-        /// When its supervisor will try next.
+        /// Time until its supervisor starts it next.
         retry_in: Duration,
     },
     /// The actor was stopped for good. It has not seen the call.
@@ -34,7 +34,7 @@ pub enum AskError {
     /// The deadline passed. The work may still be done.
     #[error("no answer within the deadline")]
     TimedOut,
-    /// The actor took the call and died, or dropped it. The work may have been done, or half done.
+    /// The actor accepted the call and ended, or dropped it. The work may be done, or half done.
     #[error("the reply was lost")]
     Lost,
 }
@@ -46,32 +46,32 @@ impl AskError {
     }
 }
 
-/// A call on its way, with its message's type forgotten: hands itself to the actor's handler.
+/// A call without the type of its message: a closure that passes it to the actor's handler.
 pub(super) type Envelope<A> = Box<dyn FnOnce(&mut A, &mut <A as Actor>::Context) + Send>;
 
-/// Where calls go right now. Written on the thread of the actor's supervisor alone, so that no
-/// incarnation that is on its way out can open what was closed.
+/// Where calls go now. Only the actor's supervisor writes it, so an incarnation that is ending
+/// cannot open what was closed.
 pub(super) enum Route<A: Actor> {
     Down { until: Option<Instant> },
     Up(IncarnationSender<A>),
     Stopped,
 }
 
-/// The way to one incarnation.
+/// Sends calls to one incarnation.
 pub(super) struct IncarnationSender<A: Actor> {
     pub(super) calls: mpsc::Sender<Envelope<A>>,
     pub(super) in_flight: InFlight,
 }
 
 impl<A: Actor> IncarnationSender<A> {
-    /// False from the actor's death on, which its supervisor may not have noticed yet.
+    /// False once the incarnation has ended, which its supervisor may not have noticed yet.
     fn is_open(&self) -> bool {
         !self.calls.is_closed()
     }
 }
 
-/// Longer than anything waits; a deadline further away than this is none.
-const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+/// The longest wait: a longer one could overflow the clock.
+const WAIT_MAX: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 struct Shared<A: Actor> {
     name: String,
@@ -81,7 +81,7 @@ struct Shared<A: Actor> {
     stats: Arc<Stats>,
 }
 
-/// A way to an actor that survives its restarts. Clones are cheap and equal.
+/// A reference to an actor that stays valid when the actor is restarted. Clones are cheap.
 pub struct Handle<A: Actor> {
     shared: Arc<Shared<A>>,
 }
@@ -130,15 +130,14 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         M: Message,
         A: Handler<Call<M>>,
     {
-        let deadline = Instant::now() + within.min(FOR_EVER);
-        let stats = &self.shared.stats;
+        let deadline = Instant::now() + within.min(WAIT_MAX);
         let receiver = self.admit(message, deadline)?;
         match timeout_at(deadline, receiver).await {
             Ok(Ok(reply)) => Ok(reply),
-            // An actor may drop a call whose deadline has passed, before we look at the clock.
+            // An actor may drop a call whose deadline has passed before this task looks at the clock.
             Ok(Err(_)) if Instant::now() < deadline => Err(AskError::Lost),
             Ok(Err(_)) | Err(_) => {
-                stats.timed_out();
+                self.shared.stats.count(Outcome::TimedOut);
                 Err(AskError::TimedOut)
             }
         }
@@ -156,27 +155,20 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         let shared = &self.shared;
         let route = shared.route.borrow();
         let sender = match &*route {
-            Route::Up(sender) if sender.is_open() => sender,
-            Route::Up(_) => {
-                shared.stats.refused_unavailable();
-                return Err(AskError::Restarting {
-                    retry_in: Duration::ZERO,
-                });
-            }
-            Route::Down { until } => {
-                shared.stats.refused_unavailable();
-                let retry_in = until.map_or(Duration::ZERO, |until| {
+            Route::Up(sender) if sender.is_open() => Ok(sender),
+            Route::Up(_) => Err(AskError::Restarting {
+                retry_in: Duration::ZERO,
+            }),
+            Route::Down { until } => Err(AskError::Restarting {
+                retry_in: until.map_or(Duration::ZERO, |until| {
                     until.saturating_duration_since(Instant::now())
-                });
-                return Err(AskError::Restarting { retry_in });
-            }
-            Route::Stopped => {
-                shared.stats.refused_unavailable();
-                return Err(AskError::Stopped);
-            }
+                }),
+            }),
+            Route::Stopped => Err(AskError::Stopped),
         };
+        let sender = sender.inspect_err(|_| shared.stats.count(Outcome::RefusedUnavailable))?;
         let Ok(_permit) = Arc::clone(&shared.admission).try_acquire_owned() else {
-            shared.stats.refused_busy();
+            shared.stats.count(Outcome::RefusedBusy);
             return Err(AskError::Busy);
         };
         let permit = CallPermit {
@@ -186,8 +178,8 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         let (call, receiver) = Call::new(message, deadline, permit, Arc::clone(&shared.stats));
         let envelope: Envelope<A> =
             Box::new(move |actor, context| actor.handle(call, context).handle(context, None));
-        // The permit is the bound: the sender has room for whoever has one. If the actor dies at this
-        // very moment the call is dropped, and its caller hears that from the receiver.
+        // The channel has space for every permit. If the actor ends at this moment the call is
+        // dropped, and its caller learns that from the receiver.
         sender.calls.try_send(envelope).ok();
         Ok(receiver)
     }
@@ -223,24 +215,24 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         is_wanted: impl Fn(&IncarnationSender<A>) -> bool,
     ) -> bool {
         let mut route = self.shared.route.subscribe();
-        let settled = route.wait_for(|route| match route {
+        let decided = route.wait_for(|route| match route {
             Route::Up(sender) => sender.is_open() && is_wanted(sender),
             Route::Down { .. } => false,
             Route::Stopped => true,
         });
-        match tokio::time::timeout(within, settled).await {
+        match tokio::time::timeout(within, decided).await {
             Ok(Ok(route)) => matches!(&*route, Route::Up(_)),
             _ => false,
         }
     }
 
-    /// Calls in flight: admitted, and their work not yet ended.
+    /// Calls that were admitted and whose work has not ended.
     pub fn in_flight(&self) -> u32 {
         let free = u32::try_from(self.shared.admission.available_permits()).unwrap_or(u32::MAX);
         self.shared.capacity.saturating_sub(free)
     }
 
-    /// Calls in flight at most.
+    /// The most calls that may be in flight.
     pub fn capacity(&self) -> u32 {
         self.shared.capacity
     }

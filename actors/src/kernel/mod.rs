@@ -1,16 +1,16 @@
-//! The actor kernel: everything that the rooms share and that knows nothing of what they own.
+//! The actor kernel: what all modules share. It knows nothing of what they own.
 //!
-//! Why it exists: actix gives us actors, mailboxes and addresses, but no supervision that survives
-//! a panic, no bound on waiting senders, and no way to tell a dead actor from a lost reply. The
-//! kernel adds those with the meaning that Erlang/OTP gave them.
+//! actix provides actors, mailboxes and addresses. It has no supervision that survives a panic and
+//! no bound on waiting senders, and it does not distinguish an actor that ended from a lost reply.
+//! The kernel adds these with the meaning that they have in Erlang/OTP.
 //!
-//! What it guarantees:
-//! - **Every end has a reason** ([`Exit`]), and a supervisor acts on it ([`SupervisorSpec`]).
-//! - **Every call is admitted, refused, answered or reported lost** ([`Handle::ask`]); the number
-//!   in flight is bounded, and a permit lives as long as the work.
-//! - **Order**: children start in order, each after the one before is ready; they stop in reverse.
-//! - **Nobody holds an address**: a handle leads to whichever incarnation runs.
-//! - **Pressure is a level** ([`pressure`]), not a message: nobody can miss it.
+//! Guarantees:
+//! - **Every exit has a reason** ([`Exit`]), and a supervisor acts on it ([`SupervisorSpec`]).
+//! - **Every call is answered, refused or reported lost** ([`Handle::ask`]). The number of calls in
+//!   flight is bounded, and a call keeps its permit as long as its work lasts.
+//! - **Order**: children start in order, each after the one before is ready, and stop in reverse.
+//! - **No addresses**: a [`Handle`] leads to whichever incarnation runs.
+//! - **Pressure is a level** ([`pressure`]) and not a message, so no subscriber can miss it.
 //! - **Everything is visible**: [`Tree::snapshot`] and [`Tree::record_metrics`].
 
 mod actor;
@@ -23,6 +23,7 @@ mod child_events;
 mod exit;
 mod handle;
 mod incarnation;
+mod launch;
 mod load;
 mod notice;
 pub mod pool;
@@ -32,8 +33,8 @@ pub mod process;
 mod root;
 mod slot;
 mod stats;
-mod supervise;
 mod supervisor;
+mod supervisor_spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tree;
@@ -46,7 +47,7 @@ pub use budget::{
     ReservationRequest, reserved_bytes,
 };
 pub use call::{Call, Message, Reply};
-pub use child::{Child, ChildSpec, Heartbeat, IncarnationRef, Kind, Placement, Restart};
+pub use child::{Child, ChildSpec, Heartbeat, IncarnationRef, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
 pub use load::{
@@ -56,6 +57,8 @@ pub use notice::{Notice, NoticeKind, NoticeReader, Notices, OomCounter};
 pub use process::ProcessRef;
 pub use root::Root;
 pub use stats::StatsSnapshot;
-pub use supervisor::{StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec};
-pub use tree::{ChildState, NodeSnapshot, Tree};
+pub use supervisor_spec::{
+    StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,
+};
+pub use tree::{ChildState, Kind, NodeSnapshot, Tree};
 pub use url::UrlFault;

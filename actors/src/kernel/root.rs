@@ -1,14 +1,15 @@
-//! The top of a supervision tree, where ordinary code meets it.
+//! The root of a supervision tree, as ordinary code starts and stops it.
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::child::{ChildSpec, Kind};
+use super::child::ChildSpec;
+use super::child_events::ChildEvent;
 use super::exit::Exit;
-use super::incarnation::{ChildEvent, Incarnation};
-use super::supervisor::SupervisorSpec;
+use super::incarnation::Incarnation;
+use super::supervisor_spec::SupervisorSpec;
 use super::tree::{ChildState, Tree};
 
-/// The top of a tree. Dropping it kills the tree; [`Root::stop`] ends it in order.
+/// The root of a tree. Dropping it kills the tree; [`Root::stop`] stops it in order.
 pub struct Root {
     tree: Tree,
     incarnation: Incarnation,
@@ -17,32 +18,33 @@ pub struct Root {
 
 impl Root {
     /// Starts the tree under `spec` and waits until all of its children are ready. Must be called
-    /// inside an actix system; all supervisors and shared actors live on the calling thread.
+    /// inside an actix system. All supervisors and actors run on the calling thread.
     ///
     /// # Errors
     /// The exit of the tree when a child did not start.
     pub async fn start(spec: SupervisorSpec, tree: &Tree) -> Result<Self, Exit> {
         let child = ChildSpec::supervisor(spec);
-        let node = tree.adopt(child.id.clone(), Kind::Supervisor);
-        let (incarnation, mut news) = Incarnation::launch(&child, tree, &node);
+        let node = tree.node(child.id.clone(), child.kind);
+        let (sender, mut events) = mpsc::channel(1);
+        let incarnation = Incarnation::launch(&child, tree, &node, 0, sender);
         let (ready_sender, ready) = oneshot::channel();
         let (ended_sender, ended) = oneshot::channel();
-        // A task of its own, so that the tree is told of its end even when nobody waits here.
+        // A task records the end of the tree, also when nobody waits for it.
         actix_rt::spawn(async move {
             let mut ready = Some(ready_sender);
             let exit = loop {
-                match news.recv().await {
-                    Some(ChildEvent::Ready) => {
+                match events.recv().await {
+                    Some((_, ChildEvent::Ready)) => {
                         node.set_state(ChildState::Running);
                         if let Some(ready) = ready.take() {
                             ready.send(()).ok();
                         }
                     }
-                    Some(ChildEvent::Ended(ended)) => break ended.exit,
+                    Some((_, ChildEvent::Ended(ended))) => break ended.exit,
                     None => break Exit::Killed,
                 }
             };
-            child.launch.mark_stopped();
+            child.launcher.mark_stopped();
             node.record_exit(&exit);
             node.set_state(ChildState::Stopped);
             drop(ready);
@@ -63,7 +65,7 @@ impl Root {
         &self.tree
     }
 
-    /// Resolves when the tree has failed by itself, with the reason; once.
+    /// Resolves once, with the exit, when the tree has failed by itself.
     pub async fn failed(&mut self) -> Exit {
         match &mut self.ended {
             Some(ended) => {

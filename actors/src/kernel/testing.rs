@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::root::Root;
-use super::supervisor::SupervisorSpec;
+use super::supervisor_spec::SupervisorSpec;
 use super::tree::Tree;
 
 /// How long a kill at the end of a test may take: a little more than the kernel's own grace.

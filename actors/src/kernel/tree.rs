@@ -1,8 +1,9 @@
-//! The supervision tree as operators see it: one node per child, kept from its first start until
-//! its supervisor forgets it, whatever happens to its incarnations.
+//! The supervision tree as operators see it: one node per child.
+//!
+//! A node stays from the first start of its child until its supervisor removes it. It outlives the
+//! child's incarnations.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,15 +13,26 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::actor::Observe;
-use super::child::Kind;
 use super::exit::Exit;
-use super::stats::{Stats, StatsSnapshot};
+use super::stats::{Outcome, Stats, StatsSnapshot};
 
-/// How long an actor may take to show its state before it is listed without it.
-const OBSERVE_WITHIN: Duration = Duration::from_millis(200);
+/// How long to wait for an actor's state before it is listed without one.
+const OBSERVE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Where a child stands in its life.
+/// A request for an actor's observable state.
+pub(super) type Observe = oneshot::Sender<Value>;
+
+/// What a child is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// An actix actor.
+    Actor,
+    /// A supervisor with children of its own.
+    Supervisor,
+}
+
+/// The state of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChildState {
@@ -28,11 +40,11 @@ pub enum ChildState {
     Starting,
     /// Ready.
     Running,
-    /// Ended, waiting for its backoff or for its siblings to stop.
+    /// Ended; waits for its backoff or for its siblings to stop.
     Restarting,
     /// Asked to stop.
     Stopping,
-    /// Ended, and not to be started again by its supervisor.
+    /// Ended; its supervisor does not start it again.
     Stopped,
 }
 
@@ -73,7 +85,7 @@ impl Node {
         }
     }
 
-    /// Counts a new incarnation and says which it is.
+    /// Counts a new incarnation and returns its number.
     pub(super) fn begin_incarnation(&self) -> u64 {
         self.set_state(ChildState::Starting);
         let mut inner = self.lock();
@@ -92,16 +104,17 @@ impl Node {
         inner.observe = None;
     }
 
-    pub(super) fn attach(&self, stats: Option<Arc<Stats>>, observe: Option<mpsc::Sender<Observe>>) {
+    /// Connects the node to a new incarnation of an actor.
+    pub(super) fn attach(&self, stats: Arc<Stats>, observe: mpsc::Sender<Observe>) {
         let mut inner = self.lock();
-        inner.stats = stats;
-        inner.observe = observe;
+        inner.stats = Some(stats);
+        inner.observe = Some(observe);
     }
 
     async fn snapshot(&self) -> NodeSnapshot {
-        let observer = self.lock().observe.clone();
-        let state = match observer {
-            Some(observer) => observe(observer).await,
+        let observe = self.lock().observe.clone();
+        let observed = match observe {
+            Some(observe) => observed(observe).await,
             None => None,
         };
         let inner = self.lock();
@@ -115,38 +128,36 @@ impl Node {
             exits: inner.exits.clone(),
             last_exit: inner.last_exit.clone(),
             stats: inner.stats.as_ref().map(|stats| stats.snapshot()),
-            observed: state,
+            observed,
             children: Vec::new(),
         }
     }
 }
 
-async fn observe(observer: mpsc::Sender<Observe>) -> Option<Value> {
+/// The state of an actor; `None` when it does not answer in time or shows nothing.
+async fn observed(observe: mpsc::Sender<Observe>) -> Option<Value> {
     let (sender, receiver) = oneshot::channel();
-    observer.try_send(sender).ok()?;
-    timeout(OBSERVE_WITHIN, receiver)
-        .await
-        .ok()?
-        .ok()
-        .filter(|state| !state.is_null())
+    observe.try_send(sender).ok()?;
+    let observed = timeout(OBSERVE_TIMEOUT, receiver).await.ok()?.ok();
+    observed.filter(|state| !state.is_null())
 }
 
 /// One child as `GET /api/actors` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeSnapshot {
-    /// Where it stands, from the root.
+    /// Its path from the root.
     pub path: String,
     /// What it is.
     pub kind: Kind,
-    /// Where it stands in its life.
+    /// Its state.
     pub state: ChildState,
-    /// For how long.
+    /// How long it has been in this state.
     pub in_state_for_seconds: f64,
     /// How many times it was started.
     pub incarnation: u64,
     /// How many times its supervisor started it again after it ended.
     pub restarts: u64,
-    /// Its ends, by reason.
+    /// Its exits, counted by reason.
     pub exits: BTreeMap<&'static str, u64>,
     /// Its last end, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,29 +183,20 @@ impl NodeSnapshot {
     }
 }
 
-/// All nodes under one root supervisor. Clones are cheap and equal.
+/// All nodes under one root supervisor. Clones share the nodes.
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
-    shared: Arc<TreeShared>,
-}
-
-#[derive(Debug, Default)]
-struct TreeShared {
-    nodes: Mutex<BTreeMap<String, Arc<Node>>>,
-    abandoned_threads: AtomicU64,
+    nodes: Arc<Mutex<BTreeMap<String, Arc<Node>>>>,
 }
 
 impl Tree {
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Node>>> {
-        self.shared
-            .nodes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds the node at `path`, or returns the one that a former life of its supervisor left, so
-    /// that counters survive the restart of a whole branch.
-    pub(super) fn adopt(&self, path: String, kind: Kind) -> Arc<Node> {
+    /// The node at `path`. It may be one that an earlier incarnation of its supervisor left, so
+    /// counters survive the restart of a whole branch.
+    pub(super) fn node(&self, path: String, kind: Kind) -> Arc<Node> {
         let node = || {
             Arc::new(Node {
                 path: path.clone(),
@@ -214,48 +216,35 @@ impl Tree {
         Arc::clone(self.nodes().entry(path.clone()).or_insert_with(node))
     }
 
-    /// Forgets the node at `path` and all below it.
-    pub(super) fn forget(&self, path: &str) {
+    /// Removes the node at `path` and all below it.
+    pub(super) fn remove(&self, path: &str) {
         let below = format!("{path}/");
         self.nodes()
             .retain(|other, _| other != path && !other.starts_with(&below));
     }
 
-    /// Notes that a child outlived its kill and was left behind.
-    pub(super) fn count_abandoned(&self, kind: Kind) {
-        if kind == Kind::Actor {
-            self.shared.abandoned_threads.fetch_add(1, Relaxed);
-        }
-        tracing::error!(?kind, "a child did not end after a kill and was abandoned");
+    fn to_vec(&self) -> Vec<Arc<Node>> {
+        self.nodes().values().cloned().collect()
     }
 
-    /// Threads that blocked for ever and were left behind.
-    pub fn abandoned_threads(&self) -> u64 {
-        self.shared.abandoned_threads.load(Relaxed)
-    }
-
-    /// Children that are not stopped.
+    /// The paths of all children that are not stopped.
     pub fn alive(&self) -> Vec<String> {
-        let nodes = self.nodes();
-        let alive = nodes
-            .values()
-            .filter(|node| node.lock().state != ChildState::Stopped);
+        let nodes = self.to_vec().into_iter();
+        let alive = nodes.filter(|node| node.lock().state != ChildState::Stopped);
         alive.map(|node| node.path.clone()).collect()
     }
 
     /// The whole tree, with the state of every actor that answers in time.
     pub async fn snapshot(&self) -> Vec<NodeSnapshot> {
-        let nodes: Vec<_> = self.nodes().values().cloned().collect();
+        let nodes = self.to_vec();
         nest(join_all(nodes.iter().map(|node| node.snapshot())).await)
     }
 
     /// Writes the counters of all children to the metrics recorder. Call before each scrape.
     pub fn record_metrics(&self) {
-        let nodes: Vec<_> = self.nodes().values().cloned().collect();
-        for node in nodes {
+        for node in self.to_vec() {
             node.record_metrics();
         }
-        metrics::counter!("headroom_abandoned_threads_total").absolute(self.abandoned_threads());
     }
 }
 
@@ -263,11 +252,7 @@ impl Node {
     fn record_metrics(&self) {
         let actor = self.path.clone();
         let inner = self.lock();
-        let up = if inner.state == ChildState::Running {
-            1.0
-        } else {
-            0.0
-        };
+        let up = f64::from(inner.state == ChildState::Running);
         metrics::gauge!("headroom_actor_up", "actor" => actor.clone()).set(up);
         metrics::counter!("headroom_actor_restarts_total", "actor" => actor.clone())
             .absolute(inner.restarts);
@@ -277,30 +262,23 @@ impl Node {
             )
             .absolute(*count);
         }
-        let Some(stats) = inner.stats.as_ref().map(|stats| stats.snapshot()) else {
+        let Some(stats) = inner.stats.clone() else {
             return;
         };
         drop(inner);
+        for outcome in Outcome::ALL {
+            metrics::counter!(
+                "headroom_actor_messages_total",
+                "actor" => actor.clone(),
+                "outcome" => outcome.label()
+            )
+            .absolute(stats.counted(outcome));
+        }
+        let stats = stats.snapshot();
         #[allow(clippy::cast_precision_loss)]
         metrics::gauge!("headroom_actor_mailbox_depth", "actor" => actor.clone())
             .set(stats.mailbox_depth as f64);
-        metrics::gauge!("headroom_actor_busy_seconds", "actor" => actor.clone())
-            .set(stats.busy_seconds);
-        let outcomes = [
-            ("handled", stats.handled),
-            ("failed", stats.failed),
-            ("cancelled", stats.cancelled),
-            ("lost", stats.lost),
-            ("refused_busy", stats.refused_busy),
-            ("refused_unavailable", stats.refused_unavailable),
-            ("timed_out", stats.timed_out),
-        ];
-        for (outcome, count) in outcomes {
-            metrics::counter!(
-                "headroom_actor_messages_total", "actor" => actor.clone(), "outcome" => outcome
-            )
-            .absolute(count);
-        }
+        metrics::gauge!("headroom_actor_busy_seconds", "actor" => actor).set(stats.busy_seconds);
     }
 }
 

@@ -173,8 +173,6 @@ pub(crate) enum Do {
     Forget,
     /// Never lets go of the actor's loop, without holding its thread.
     Hang,
-    /// Holds the thread until the other end is dropped.
-    Block(std::sync::mpsc::Receiver<()>),
     /// Calls itself again, and so on, without end: its queue never runs dry.
     Again(Handle<Player>),
     /// From now on it cancels a future of its own when it is stopped.
@@ -224,10 +222,6 @@ impl Handler<Call<Do>> for Player {
                 let _reply = reply;
                 pending().await
             })),
-            Do::Block(until) => {
-                until.recv().ok();
-                reply.send(0);
-            }
             Do::Again(handle) => {
                 reply.send(0);
                 // The first poll of a call admits it; nobody waits for the answer.
@@ -331,10 +325,6 @@ impl Role {
 
     pub(crate) fn spec(&self) -> ChildSpec {
         ChildSpec::actor(&self.handle, self.factory()).backoff(quick())
-    }
-
-    pub(crate) fn dedicated(&self) -> ChildSpec {
-        ChildSpec::dedicated_actor(&self.handle, self.factory()).backoff(quick())
     }
 
     pub(crate) async fn ask(&self, what: Do) -> Result<u64, AskError> {

@@ -172,7 +172,6 @@ fn counters_are_written_to_whatever_recorder_is_installed() {
             "Key(headroom_actor_exits_total, [actor = root/a, reason = error])",
             "Key(headroom_actor_mailbox_depth, [actor = root/a])",
             "Key(headroom_actor_messages_total, [actor = root/a, outcome = lost])",
-            "Key(headroom_abandoned_threads_total)",
         ] {
             assert!(
                 written.contains(expected),

@@ -58,7 +58,7 @@ use super::child::{ChildSpec, Restart};
 use super::exit::Exit;
 use super::handle::Handle;
 use super::pool::{ConnectError, Locate};
-use super::supervisor::{StartChildError, SupervisorHandle, SupervisorSpec};
+use super::supervisor_spec::{StartChildError, SupervisorHandle, SupervisorSpec};
 use process_owner::ProcessOwner;
 
 /// The supervisor gives up after this many restarts within [`RESTARTS_PERIOD`].
