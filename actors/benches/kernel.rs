@@ -23,22 +23,22 @@ impl Actor for Echo {
 
 impl Child for Echo {}
 
-enum Do {
+enum Request {
     Echo(u64),
     Panic,
 }
 
-impl Message for Do {
+impl Message for Request {
     type Reply = u64;
 }
 
-impl Handler<Call<Do>> for Echo {
+impl Handler<Call<Request>> for Echo {
     type Result = ();
 
-    fn handle(&mut self, call: Call<Do>, _: &mut Context<Self>) {
+    fn handle(&mut self, call: Call<Request>, _: &mut Context<Self>) {
         match call.accept() {
-            Some((Do::Echo(number), reply)) => reply.send(number),
-            Some((Do::Panic, _)) => panic!("requested"),
+            Some((Request::Echo(number), reply)) => reply.send(number),
+            Some((Request::Panic, _)) => panic!("requested"),
             None => {}
         }
     }
@@ -76,7 +76,7 @@ fn timed(system: &SystemRunner, work: impl Future<Output = ()>) -> Duration {
 
 async fn one_caller(handle: Handle<Echo>, times: u64) {
     for number in 0..times {
-        assert_eq!(handle.ask(Do::Echo(number), LONG).await, Ok(number));
+        assert_eq!(handle.ask(Request::Echo(number), LONG).await, Ok(number));
     }
 }
 
@@ -153,7 +153,7 @@ fn restart(criterion: &mut Criterion) {
         child,
         |echo, times| async move {
             for _ in 0..times {
-                assert_eq!(echo.ask(Do::Panic, LONG).await, Err(AskError::Lost));
+                assert_eq!(echo.ask(Request::Panic, LONG).await, Err(AskError::Lost));
                 assert!(echo.running(LONG).await);
             }
         },

@@ -1,8 +1,8 @@
-//! The facts of actix 0.13 that the kernel is built on, or built against. Each was read in actix's
-//! source; here each is shown, so that an update that changes one of them is noticed.
+//! The behaviour of actix 0.13 that the kernel relies on or works around. Each test shows one fact,
+//! so that an update of actix that changes it is noticed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// The point of this file is to show what the kernel protects everyone else from.
+// These methods are forbidden elsewhere because of the behaviour shown here.
 #![allow(clippy::disallowed_methods)]
 
 use std::future::{Future, pending};
@@ -29,9 +29,9 @@ fn system<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     system.block_on(async { test().await });
 }
 
-/// What happened to an actor.
+/// Counts what happened to an actor.
 #[derive(Clone, Default)]
-struct Seen {
+struct Counters {
     started: Arc<AtomicU32>,
     stopped: Arc<AtomicU32>,
     restarting: Arc<AtomicU32>,
@@ -48,27 +48,27 @@ fn count(counter: &AtomicU32) -> u32 {
 
 #[derive(Default)]
 struct Subject {
-    seen: Seen,
+    counters: Counters,
     mailbox: Option<usize>,
 }
 
 impl Subject {
-    fn new(seen: &Seen) -> Self {
+    fn new(counters: &Counters) -> Self {
         Self {
-            seen: seen.clone(),
+            counters: counters.clone(),
             mailbox: None,
         }
     }
 
-    /// With a mailbox of one, that does not look at any message before it is told to.
-    fn held_back(seen: &Seen) -> Addr<Self> {
-        let seen = seen.clone();
+    /// An actor with a mailbox of one that handles no message until `go_on` is notified.
+    fn blocked(counters: &Counters) -> Addr<Self> {
+        let counters = counters.clone();
         Self::create(|context| {
-            let go_on = Arc::clone(&seen.go_on);
+            let go_on = Arc::clone(&counters.go_on);
             context.set_mailbox_capacity(1);
             context.wait(wrap_future(async move { go_on.notified().await }));
             Self {
-                seen,
+                counters,
                 mailbox: Some(1),
             }
         })
@@ -79,48 +79,50 @@ impl Actor for Subject {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        self.seen.started.fetch_add(1, Relaxed);
+        self.counters.started.fetch_add(1, Relaxed);
         if let Some(capacity) = self.mailbox {
             context.set_mailbox_capacity(capacity);
         }
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        self.seen.stopped.fetch_add(1, Relaxed);
-        self.seen.unwinding.store(std::thread::panicking(), Relaxed);
+        self.counters.stopped.fetch_add(1, Relaxed);
+        self.counters
+            .unwinding
+            .store(std::thread::panicking(), Relaxed);
     }
 }
 
 impl Supervised for Subject {
     fn restarting(&mut self, _: &mut Self::Context) {
-        self.seen.restarting.fetch_add(1, Relaxed);
+        self.counters.restarting.fetch_add(1, Relaxed);
     }
 }
 
-enum Do {
+enum Request {
     Count,
-    /// Counts, and sends itself the rest.
+    /// Counts, and sends itself the next lower number.
     CountDown(u32),
     Panic,
     Terminate,
     Wait,
 }
 
-impl Message for Do {
+impl Message for Request {
     type Result = ();
 }
 
-impl Handler<Do> for Subject {
+impl Handler<Request> for Subject {
     type Result = ();
 
-    fn handle(&mut self, what: Do, context: &mut Self::Context) {
-        self.seen.handled.fetch_add(1, Relaxed);
+    fn handle(&mut self, what: Request, context: &mut Self::Context) {
+        self.counters.handled.fetch_add(1, Relaxed);
         match what {
-            Do::Count | Do::CountDown(0) => {}
-            Do::CountDown(left) => context.address().do_send(Do::CountDown(left - 1)),
-            Do::Panic => panic!("as told"),
-            Do::Terminate => context.terminate(),
-            Do::Wait => context.wait(wrap_future(pending())),
+            Request::Count | Request::CountDown(0) => {}
+            Request::CountDown(left) => context.address().do_send(Request::CountDown(left - 1)),
+            Request::Panic => panic!("requested"),
+            Request::Terminate => context.terminate(),
+            Request::Wait => context.wait(wrap_future(pending())),
         }
     }
 }
@@ -138,17 +140,17 @@ impl Handler<Work> for Subject {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, work: Work, _: &mut Self::Context) -> Self::Result {
-        let in_flight = Arc::clone(&self.seen.in_flight);
+        let in_flight = Arc::clone(&self.counters.in_flight);
         Box::pin(async move {
-            assert!(!work.panics, "as told");
+            assert!(!work.panics, "requested");
             in_flight.fetch_add(1, Relaxed);
             pending().await
         })
     }
 }
 
-/// Lets every task have its turn, some times over.
-async fn everyone_had_a_turn() {
+/// Lets every task be polled many times.
+async fn run_all_tasks() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -161,62 +163,62 @@ fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 #[test]
 fn actix_supervisor_does_not_restart_after_a_panic() {
     system(|| async {
-        let seen = Seen::default();
-        let subject = Subject::new(&seen);
+        let counters = Counters::default();
+        let subject = Subject::new(&counters);
         let address = actix::Supervisor::start(move |_| subject);
-        assert!(address.send(Do::Panic).await.is_err());
-        everyone_had_a_turn().await;
+        assert!(address.send(Request::Panic).await.is_err());
+        run_all_tasks().await;
         assert!(!address.connected());
-        assert_eq!(count(&seen.started), 1);
-        assert_eq!(count(&seen.restarting), 0);
+        assert_eq!(count(&counters.started), 1);
+        assert_eq!(count(&counters.restarting), 0);
     });
 }
 
 #[test]
 fn send_does_not_hold_senders_back() {
     system(|| async {
-        let seen = Seen::default();
-        let address = Subject::held_back(&seen);
-        // Each is polled once and never again: a sender that was held back would send nothing.
+        let counters = Counters::default();
+        let address = Subject::blocked(&counters);
+        // Each is polled once: a sender that was held back would send nothing.
         let mut requests: Vec<_> = (0..100)
-            .map(|_| Box::pin(address.send(Do::Count)))
+            .map(|_| Box::pin(address.send(Request::Count)))
             .collect();
         for request in &mut requests {
             assert!(poll_once(request).is_pending());
         }
-        seen.go_on.notify_one();
-        everyone_had_a_turn().await;
-        assert_eq!(count(&seen.handled), 100, "past a mailbox of one");
+        counters.go_on.notify_one();
+        run_all_tasks().await;
+        assert_eq!(count(&counters.handled), 100, "past a mailbox of one");
     });
 }
 
 #[test]
 fn do_send_queues_past_the_capacity() {
     system(|| async {
-        let seen = Seen::default();
-        let address = Subject::held_back(&seen);
+        let counters = Counters::default();
+        let address = Subject::blocked(&counters);
         let mut queued = 0;
-        while address.try_send(Do::Count).is_ok() {
+        while address.try_send(Request::Count).is_ok() {
             queued += 1;
         }
         assert!(queued < 10, "it is full");
         for _ in 0..1000 {
-            address.do_send(Do::Count);
+            address.do_send(Request::Count);
         }
-        seen.go_on.notify_one();
-        everyone_had_a_turn().await;
-        assert_eq!(count(&seen.handled), queued + 1000);
+        counters.go_on.notify_one();
+        run_all_tasks().await;
+        assert_eq!(count(&counters.handled), queued + 1000);
     });
 }
 
 #[test]
-fn every_clone_of_an_address_owns_a_place_in_a_full_mailbox() {
+fn every_clone_of_an_address_can_send_once_to_a_full_mailbox() {
     system(|| async {
-        let seen = Seen::default();
-        let address = Subject::held_back(&seen);
-        while address.try_send(Do::Count).is_ok() {}
+        let counters = Counters::default();
+        let address = Subject::blocked(&counters);
+        while address.try_send(Request::Count).is_ok() {}
         for _ in 0..50 {
-            assert!(address.clone().try_send(Do::Count).is_ok());
+            assert!(address.clone().try_send(Request::Count).is_ok());
         }
     });
 }
@@ -224,22 +226,22 @@ fn every_clone_of_an_address_owns_a_place_in_a_full_mailbox() {
 #[test]
 fn a_mailbox_is_served_before_anything_else_as_long_as_there_are_messages() {
     system(|| async {
-        let seen = Seen::default();
-        let address = Subject::new(&seen).start();
-        everyone_had_a_turn().await;
-        let (turns, handled) = (Arc::clone(&seen.turns), Arc::clone(&seen.handled));
+        let counters = Counters::default();
+        let address = Subject::new(&counters).start();
+        run_all_tasks().await;
+        let (turns, handled) = (Arc::clone(&counters.turns), Arc::clone(&counters.handled));
         let neighbour = actix_rt::spawn(async move {
             while count(&handled) < 10_001 {
                 turns.fetch_add(1, Relaxed);
                 tokio::task::yield_now().await;
             }
         });
-        address.do_send(Do::CountDown(10_000));
+        address.do_send(Request::CountDown(10_000));
         neighbour.await.unwrap();
         assert!(
-            count(&seen.turns) < 5,
+            count(&counters.turns) < 5,
             "a neighbour had {} turns while 10,000 messages were handled",
-            count(&seen.turns)
+            count(&counters.turns)
         );
     });
 }
@@ -247,28 +249,28 @@ fn a_mailbox_is_served_before_anything_else_as_long_as_there_are_messages() {
 #[test]
 fn response_futures_run_detached_and_without_bound() {
     system(|| async {
-        let seen = Seen::default();
-        let address = Subject::new(&seen).start();
+        let counters = Counters::default();
+        let address = Subject::new(&counters).start();
         for _ in 0..500 {
             address.do_send(Work { panics: false });
         }
-        everyone_had_a_turn().await;
-        assert_eq!(count(&seen.in_flight), 500);
+        run_all_tasks().await;
+        assert_eq!(count(&counters.in_flight), 500);
         // They do not end with the actor either.
-        assert!(address.send(Do::Terminate).await.is_ok());
-        everyone_had_a_turn().await;
+        assert!(address.send(Request::Terminate).await.is_ok());
+        run_all_tasks().await;
         assert!(!address.connected());
-        assert!(Arc::strong_count(&seen.in_flight) > 500);
+        assert!(Arc::strong_count(&counters.in_flight) > 500);
     });
 }
 
 #[test]
-fn a_panic_in_a_response_future_drops_the_reply_and_the_actor_lives() {
+fn a_panic_in_a_response_future_drops_the_reply_and_the_actor_goes_on() {
     system(|| async {
         let address = Subject::default().start();
         let answer = address.send(Work { panics: true }).await;
         assert!(matches!(answer, Err(MailboxError::Closed)));
-        assert!(address.send(Do::Count).await.is_ok());
+        assert!(address.send(Request::Count).await.is_ok());
     });
 }
 
@@ -278,10 +280,10 @@ fn closed_means_a_dropped_reply_as_well_as_a_dead_actor() {
         let address = Subject::default().start();
         let dropped = address.send(Work { panics: true }).await;
         assert!(address.connected());
-        address.do_send(Do::Terminate);
-        everyone_had_a_turn().await;
+        address.do_send(Request::Terminate);
+        run_all_tasks().await;
         assert!(!address.connected());
-        let dead = address.send(Do::Count).await;
+        let dead = address.send(Request::Count).await;
         assert!(matches!(dropped, Err(MailboxError::Closed)));
         assert!(matches!(dead, Err(MailboxError::Closed)));
     });
@@ -290,22 +292,22 @@ fn closed_means_a_dropped_reply_as_well_as_a_dead_actor() {
 #[test]
 fn a_context_can_be_built_and_spawned_by_hand_and_its_panic_awaited() {
     system(|| async {
-        let seen = Seen::default();
+        let counters = Counters::default();
         let context = Context::<Subject>::new();
         let address = context.address();
-        let life = actix_rt::spawn(context.into_future(Subject::new(&seen)));
-        assert!(address.send(Do::Count).await.is_ok());
-        address.do_send(Do::Panic);
-        assert!(life.await.unwrap_err().is_panic());
+        let future = actix_rt::spawn(context.into_future(Subject::new(&counters)));
+        assert!(address.send(Request::Count).await.is_ok());
+        address.do_send(Request::Panic);
+        assert!(future.await.unwrap_err().is_panic());
     });
 }
 
 #[test]
 fn wait_holds_up_both_the_mailbox_and_the_spawned_futures() {
     system(|| async {
-        let seen = Seen::default();
-        let turns = Arc::clone(&seen.turns);
-        let subject = Subject::new(&seen);
+        let counters = Counters::default();
+        let turns = Arc::clone(&counters.turns);
+        let subject = Subject::new(&counters);
         let address = Subject::create(move |context| {
             context.run_interval(Duration::from_secs(1), move |_, _| {
                 turns.fetch_add(1, Relaxed);
@@ -313,94 +315,94 @@ fn wait_holds_up_both_the_mailbox_and_the_spawned_futures() {
             subject
         });
         sleep(Duration::from_secs(10)).await;
-        assert!(count(&seen.turns) >= 9);
-        assert!(address.send(Do::Wait).await.is_ok());
-        let turns_before = count(&seen.turns);
-        address.do_send(Do::Count);
+        assert!(count(&counters.turns) >= 9);
+        assert!(address.send(Request::Wait).await.is_ok());
+        let turns_before = count(&counters.turns);
+        address.do_send(Request::Count);
         sleep(Duration::from_secs(100)).await;
-        assert_eq!(count(&seen.turns), turns_before);
-        assert_eq!(count(&seen.handled), 1, "only the wait itself");
+        assert_eq!(count(&counters.turns), turns_before);
+        assert_eq!(count(&counters.handled), 1, "only the wait itself");
     });
 }
 
 #[test]
 fn dropping_a_live_context_runs_stopped_but_handles_no_message() {
     system(|| async {
-        let seen = Seen::default();
+        let counters = Counters::default();
         let context = Context::<Subject>::new();
         let address = context.address();
-        let mut life = context.into_future(Subject::new(&seen));
-        assert!(poll_once(&mut life).is_pending());
-        address.do_send(Do::Count);
-        drop(life);
-        assert_eq!(count(&seen.stopped), 1);
-        assert_eq!(count(&seen.handled), 0);
+        let mut future = context.into_future(Subject::new(&counters));
+        assert!(poll_once(&mut future).is_pending());
+        address.do_send(Request::Count);
+        drop(future);
+        assert_eq!(count(&counters.stopped), 1);
+        assert_eq!(count(&counters.handled), 0);
     });
 }
 
 #[test]
 fn dropping_a_terminated_context_runs_nothing() {
     system(|| async {
-        let seen = Seen::default();
+        let counters = Counters::default();
         let context = Context::<Subject>::new();
         let _address = context.address();
-        let mut life = context.into_future(Subject::new(&seen));
-        assert!(poll_once(&mut life).is_pending());
-        life.ctx().terminate();
-        drop(life);
-        assert_eq!(count(&seen.stopped), 0);
+        let mut future = context.into_future(Subject::new(&counters));
+        assert!(poll_once(&mut future).is_pending());
+        future.ctx().terminate();
+        drop(future);
+        assert_eq!(count(&counters.stopped), 0);
     });
 }
 
 #[test]
 fn a_panic_that_reaches_tokio_runs_stopped_while_unwinding() {
-    // A second panic in there would abort the process: the kernel must catch before tokio does.
+    // A second panic in `stopped` would abort the process: the kernel must catch before tokio does.
     system(|| async {
-        let seen = Seen::default();
-        let address = Subject::new(&seen).start();
-        address.do_send(Do::Panic);
-        everyone_had_a_turn().await;
-        assert_eq!(count(&seen.stopped), 1);
-        assert!(seen.unwinding.load(Relaxed));
+        let counters = Counters::default();
+        let address = Subject::new(&counters).start();
+        address.do_send(Request::Panic);
+        run_all_tasks().await;
+        assert_eq!(count(&counters.stopped), 1);
+        assert!(counters.unwinding.load(Relaxed));
     });
 }
 
 #[test]
 fn terminate_ends_the_actor_within_the_same_poll() {
     system(|| async {
-        let seen = Seen::default();
+        let counters = Counters::default();
         let context = Context::<Subject>::new();
         let address = context.address();
-        let mut life = context.into_future(Subject::new(&seen));
-        address.do_send(Do::Terminate);
-        address.do_send(Do::Count);
-        assert!(poll_once(&mut life).is_ready());
-        assert_eq!(count(&seen.handled), 1, "nothing after the terminate");
-        assert_eq!(count(&seen.stopped), 1);
+        let mut future = context.into_future(Subject::new(&counters));
+        address.do_send(Request::Terminate);
+        address.do_send(Request::Count);
+        assert!(poll_once(&mut future).is_ready());
+        assert_eq!(count(&counters.handled), 1, "nothing after the terminate");
+        assert_eq!(count(&counters.stopped), 1);
     });
 }
 
 #[test]
 fn stop_ends_the_actor_within_the_same_poll_too() {
     system(|| async {
-        let seen = Seen::default();
+        let counters = Counters::default();
         let mut context = Context::<Subject>::new();
         let address = context.address();
         context.spawn(wrap_future(pending()));
         context.stop();
-        let mut life = context.into_future(Subject::new(&seen));
-        address.do_send(Do::Count);
-        assert!(poll_once(&mut life).is_ready());
-        assert_eq!(count(&seen.handled), 0);
+        let mut future = context.into_future(Subject::new(&counters));
+        address.do_send(Request::Count);
+        assert!(poll_once(&mut future).is_ready());
+        assert_eq!(count(&counters.handled), 0);
     });
 }
 
 #[test]
 fn a_paused_clock_drives_the_timers_of_actors() {
     system(|| async {
-        let seen = Seen::default();
-        let turns = Arc::clone(&seen.turns);
-        let subject = Subject::new(&seen);
+        let counters = Counters::default();
+        let turns = Arc::clone(&counters.turns);
+        let subject = Subject::new(&counters);
         let hour = Duration::from_secs(3600);
         let _address = Subject::create(move |context| {
             context.run_later(hour, move |_, _| {
@@ -408,10 +410,10 @@ fn a_paused_clock_drives_the_timers_of_actors() {
             });
             subject
         });
-        let (begun, really) = (Instant::now(), std::time::Instant::now());
+        let (started, really) = (Instant::now(), std::time::Instant::now());
         sleep(hour + Duration::from_secs(1)).await;
-        assert_eq!(count(&seen.turns), 1);
-        assert!(begun.elapsed() >= hour);
+        assert_eq!(count(&counters.turns), 1);
+        assert!(started.elapsed() >= hour);
         assert!(really.elapsed() < Duration::from_secs(60));
     });
 }

@@ -1,4 +1,4 @@
-//! Calls through a handle: each is answered, refused or reported lost, and gives its permit back.
+//! Calls through a handle: each is answered, refused or reported lost, and releases its permit.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use crate::cast::*;
+use crate::scripted::*;
 
 #[test]
 fn calls_of_one_caller_are_handled_in_the_order_in_which_they_were_made() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::with_capacity("a", 1000, &journal);
-        let root = system.start(over([&role])).await;
-        journal.take();
-        let calls = (0..1000).map(|number| role.ask(Do::Note(number)));
+        let log = EventLog::default();
+        let actor = TestActor::with_capacity("a", 1000, &log);
+        let root = system.start(root_over([&actor])).await;
+        log.take();
+        let calls = (0..1000).map(|number| actor.ask(Request::Note(number)));
         futures_util::future::join_all(calls).await;
         let expected: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
-        assert_eq!(journal.take(), expected);
+        assert_eq!(log.take(), expected);
         root.stop().await;
     });
 }
@@ -29,58 +29,58 @@ fn calls_of_one_caller_are_handled_in_the_order_in_which_they_were_made() {
 #[test]
 fn one_call_more_than_the_capacity_is_refused_at_once() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::with_capacity("a", 2, &journal);
-        let root = system.start(over([&role])).await;
-        let holds = [(); 2].map(|()| hold(&role));
-        eventually("both are in flight", || role.handle.in_flight() == 2).await;
-        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Busy));
-        assert_eq!(role.handle.stats().snapshot().refused_busy, 1);
+        let log = EventLog::default();
+        let actor = TestActor::with_capacity("a", 2, &log);
+        let root = system.start(root_over([&actor])).await;
+        let holds = [(); 2].map(|()| hold(&actor));
+        eventually("both are in flight", || actor.handle.in_flight() == 2).await;
+        assert_eq!(actor.ask(Request::Echo(1)).await, Err(AskError::Busy));
+        assert_eq!(actor.handle.stats().snapshot().refused_busy, 1);
         for (go_on, held) in holds {
             go_on.send(()).unwrap();
             assert_eq!(held.await.unwrap(), Ok(0));
         }
-        assert_eq!(role.ask(Do::Echo(1)).await, Ok(1));
+        assert_eq!(actor.ask(Request::Echo(1)).await, Ok(1));
         root.stop().await;
     });
 }
 
-type Held = actix_rt::task::JoinHandle<Result<u64, AskError>>;
+type CallTask = actix_rt::task::JoinHandle<Result<u64, AskError>>;
 
-fn hold(role: &Role) -> (oneshot::Sender<()>, Held) {
+fn hold(actor: &TestActor) -> (oneshot::Sender<()>, CallTask) {
     let (go_on, held) = oneshot::channel();
-    let caller = role.clone();
-    let call = actix_rt::spawn(async move { caller.ask(Do::Hold(held)).await });
+    let caller = actor.clone();
+    let call = actix_rt::spawn(async move { caller.ask(Request::Hold(held)).await });
     (go_on, call)
 }
 
 #[test]
-fn a_caller_that_gives_up_does_not_free_the_place_of_work_that_goes_on() {
+fn a_caller_that_gives_up_does_not_free_the_permit_of_work_that_goes_on() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::with_capacity("a", 1, &journal);
-        let root = system.start(over([&role])).await;
+        let log = EventLog::default();
+        let actor = TestActor::with_capacity("a", 1, &log);
+        let root = system.start(root_over([&actor])).await;
         let (go_on, held) = oneshot::channel();
-        let given_up = role.handle.ask(Do::HoldDetached(held), SECOND).await;
+        let given_up = actor.handle.ask(Request::HoldDetached(held), SECOND).await;
         assert_eq!(given_up, Err(AskError::TimedOut));
-        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Busy));
+        assert_eq!(actor.ask(Request::Echo(1)).await, Err(AskError::Busy));
         go_on.send(()).unwrap();
-        eventually("the place is free", || role.handle.in_flight() == 0).await;
-        assert_eq!(role.ask(Do::Echo(1)).await, Ok(1));
-        let stats = role.handle.stats().snapshot();
+        eventually("the permit is free", || actor.handle.in_flight() == 0).await;
+        assert_eq!(actor.ask(Request::Echo(1)).await, Ok(1));
+        let stats = actor.handle.stats().snapshot();
         assert_eq!((stats.timed_out, stats.handled), (1, 2), "the work counts");
         root.stop().await;
     });
 }
 
 #[test]
-fn whoever_has_the_answer_may_call_again_at_once() {
-    // The place must be free before the answer is out: callers on other threads are fast.
+fn a_caller_that_has_its_answer_may_call_again_at_once() {
+    // The permit must be free before the answer is sent: callers on other threads are fast.
     TestSystem::real_time(|system| async move {
-        let journal = Journal::default();
-        let role = Role::with_capacity("a", 1, &journal);
-        let root = system.start(over([&role])).await;
-        let caller = role.clone();
+        let log = EventLog::default();
+        let actor = TestActor::with_capacity("a", 1, &log);
+        let root = system.start(root_over([&actor])).await;
+        let caller = actor.clone();
         let (done, finished) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -89,11 +89,11 @@ fn whoever_has_the_answer_may_call_again_at_once() {
                 .unwrap();
             let refused = runtime.block_on(async {
                 for number in 0..20_000 {
-                    let answer = caller.ask(Do::Echo(number)).await;
+                    let answer = caller.ask(Request::Echo(number)).await;
                     if answer != Ok(number) {
                         return Some((number, answer));
                     }
-                    let lost = caller.ask(Do::Forget).await;
+                    let lost = caller.ask(Request::Forget).await;
                     if lost != Err(AskError::Lost) {
                         return Some((number, lost));
                     }
@@ -109,48 +109,51 @@ fn whoever_has_the_answer_may_call_again_at_once() {
 }
 
 #[test]
-fn a_deadline_of_for_ever_is_allowed() {
+fn a_deadline_of_duration_max_is_allowed() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        assert_eq!(role.handle.ask(Do::Echo(1), Duration::MAX).await, Ok(1));
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        assert_eq!(
+            actor.handle.ask(Request::Echo(1), Duration::MAX).await,
+            Ok(1)
+        );
         root.stop().await;
     });
 }
 
 #[test]
-fn a_dropped_reply_is_told_as_lost_and_the_actor_lives() {
+fn a_dropped_reply_is_lost_and_the_actor_goes_on() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        assert_eq!(role.ask(Do::Forget).await, Err(AskError::Lost));
-        assert_eq!(role.incarnation().await, 1);
-        assert_eq!(role.handle.stats().snapshot().lost, 1);
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        assert_eq!(actor.ask(Request::Forget).await, Err(AskError::Lost));
+        assert_eq!(actor.incarnation().await, 1);
+        assert_eq!(actor.handle.stats().snapshot().lost, 1);
         root.stop().await;
     });
 }
 
 #[test]
-fn calls_in_work_and_calls_that_wait_are_both_told_lost_when_the_actor_dies() {
+fn calls_in_work_and_calls_that_wait_are_both_lost_when_the_actor_ends() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        let (_go_on, in_work) = hold(&role);
-        eventually("in work", || role.handle.in_flight() == 1).await;
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        let (_go_on, in_work) = hold(&actor);
+        eventually("in work", || actor.handle.in_flight() == 1).await;
         // All of these are queued behind the one that panics.
         let (panicked, queued) = tokio::join!(
-            role.ask(Do::Panic),
-            futures_util::future::join_all((0..5).map(|number| role.ask(Do::Echo(number))))
+            actor.ask(Request::Panic),
+            futures_util::future::join_all((0..5).map(|number| actor.ask(Request::Echo(number))))
         );
         assert_eq!(panicked, Err(AskError::Lost));
         assert_eq!(queued, [Err(AskError::Lost); 5]);
         assert_eq!(in_work.await.unwrap(), Err(AskError::Lost));
-        assert_eq!(role.handle.in_flight(), 0);
-        assert_eq!(role.handle.stats().snapshot().mailbox_depth, 0);
-        assert_eq!(role.incarnation().await, 2);
+        assert_eq!(actor.handle.in_flight(), 0);
+        assert_eq!(actor.handle.stats().snapshot().mailbox_depth, 0);
+        assert_eq!(actor.incarnation().await, 2);
         root.stop().await;
     });
 }
@@ -158,44 +161,44 @@ fn calls_in_work_and_calls_that_wait_are_both_told_lost_when_the_actor_dies() {
 #[test]
 fn an_actor_that_was_never_started_is_down() {
     TestSystem::paused(|_| async move {
-        let role = Role::new("a", &Journal::default());
+        let actor = TestActor::new("a", &EventLog::default());
         assert!(matches!(
-            role.ask(Do::Echo(1)).await,
+            actor.ask(Request::Echo(1)).await,
             Err(AskError::Restarting { .. })
         ));
-        assert!(!role.handle.running(SECOND).await);
-        assert_eq!(role.handle.stats().snapshot().refused_unavailable, 1);
+        assert!(!actor.handle.running(SECOND).await);
+        assert_eq!(actor.handle.stats().snapshot().refused_unavailable, 1);
     });
 }
 
 #[test]
 fn running_resolves_when_the_actor_runs_and_fails_when_it_is_stopped() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let handle = role.handle.clone();
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let handle = actor.handle.clone();
         let waiting = actix_rt::spawn(async move { handle.running(LONG).await });
-        let root = system.start(over([&role])).await;
+        let root = system.start(root_over([&actor])).await;
         assert!(waiting.await.unwrap());
         root.stop().await;
-        assert!(!role.handle.running(LONG).await);
+        assert!(!actor.handle.running(LONG).await);
     });
 }
 
 #[test]
 fn restarted_resolves_for_the_next_incarnation_and_not_for_the_one_that_runs() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        assert!(!role.handle.restarted(SECOND).await, "nothing happened");
-        let handle = role.handle.clone();
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        assert!(!actor.handle.restarted(SECOND).await, "nothing happened");
+        let handle = actor.handle.clone();
         let waiting = actix_rt::spawn(async move { handle.restarted(LONG).await });
         tokio::task::yield_now().await;
-        role.end(failure("x")).await;
+        actor.end(failure("x")).await;
         assert!(waiting.await.unwrap());
-        assert_eq!(role.ask(Do::Incarnation).await, Ok(2));
-        let handle = role.handle.clone();
+        assert_eq!(actor.ask(Request::Incarnation).await, Ok(2));
+        let handle = actor.handle.clone();
         let waiting = actix_rt::spawn(async move { handle.restarted(LONG).await });
         tokio::task::yield_now().await;
         root.stop().await;
@@ -204,13 +207,13 @@ fn restarted_resolves_for_the_next_incarnation_and_not_for_the_one_that_runs() {
 }
 
 #[test]
-fn running_is_not_fooled_by_an_actor_that_has_died_unnoticed() {
+fn running_waits_for_the_next_incarnation_when_the_actor_has_ended_unnoticed() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        let caller = role.clone();
-        // A task of its own hears of the death before the supervisor does.
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        let caller = actor.clone();
+        // The waiting task learns that the call is lost before the supervisor sees the end.
         let second = actix_rt::spawn(async move {
             caller.end(failure("x")).await;
             caller.incarnation().await
@@ -221,41 +224,41 @@ fn running_is_not_fooled_by_an_actor_that_has_died_unnoticed() {
 }
 
 #[test]
-fn only_work_that_says_so_is_cancelled_with_its_caller() {
+fn only_cancellable_work_is_cancelled_when_its_caller_leaves() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        let given_up = role.handle.ask(Cancellable(journal.clone()), SECOND).await;
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        let given_up = actor.handle.ask(CancellableWork(log.clone()), SECOND).await;
         assert_eq!(given_up, Err(AskError::TimedOut));
-        eventually("told", || journal.contains("cancelled")).await;
-        eventually("free", || role.handle.in_flight() == 0).await;
-        let stats = role.handle.stats().snapshot();
+        eventually("the work is cancelled", || log.contains("cancelled")).await;
+        eventually("the permit is free", || actor.handle.in_flight() == 0).await;
+        let stats = actor.handle.stats().snapshot();
         assert_eq!((stats.cancelled, stats.lost, stats.handled), (1, 0, 0));
         root.stop().await;
     });
 }
 
 #[test]
-fn a_call_whose_caller_left_before_it_was_looked_at_is_dropped_only_if_it_says_so() {
+fn a_waiting_call_whose_caller_left_is_dropped_only_if_it_is_cancellable() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        // Both callers give up before the actor has its turn.
-        let cancellable = role.handle.ask(Cancellable(journal.clone()), SECOND);
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        // Both callers give up before the actor is polled.
+        let cancellable = actor.handle.ask(CancellableWork(log.clone()), SECOND);
         assert!(
             tokio::time::timeout(Duration::ZERO, cancellable)
                 .await
                 .is_err()
         );
-        let other = role.handle.ask(Do::Echo(1), SECOND);
+        let other = actor.handle.ask(Request::Echo(1), SECOND);
         assert!(tokio::time::timeout(Duration::ZERO, other).await.is_err());
-        eventually("free", || role.handle.in_flight() == 0).await;
-        let stats = role.handle.stats().snapshot();
+        eventually("the permit is free", || actor.handle.in_flight() == 0).await;
+        let stats = actor.handle.stats().snapshot();
         assert_eq!((stats.cancelled, stats.handled), (1, 1));
         assert!(
-            !journal.contains("cancelled"),
+            !log.contains("cancelled"),
             "never reached the handler's work"
         );
         root.stop().await;
@@ -267,15 +270,15 @@ fn no_accepted_message_is_silently_lost_in_a_restart() {
     let seed: u64 = rand::rng().random();
     println!("seed {seed}");
     TestSystem::paused(move |system| async move {
-        let journal = Journal::default();
-        let role = Role::with_capacity("a", 8, &journal);
+        let log = EventLog::default();
+        let actor = TestActor::with_capacity("a", 8, &log);
         let spec = SupervisorSpec::new("root")
             .intensity(1_000_000, SECOND)
-            .child(role.spec());
+            .child(actor.spec());
         let root = system.start(spec).await;
         let callers = (0..50).map(|caller| {
-            let role = role.clone();
-            actix_rt::spawn(async move { call_many(&role, seed ^ caller).await })
+            let actor = actor.clone();
+            actix_rt::spawn(async move { call_many(&actor, seed ^ caller).await })
         });
         let mut sum = Outcomes::default();
         for outcomes in futures_util::future::join_all(callers).await {
@@ -287,8 +290,8 @@ fn no_accepted_message_is_silently_lost_in_a_restart() {
             "{sum:?}"
         );
         assert_eq!(sum.stopped, 0);
-        eventually("all places are free", || role.handle.in_flight() == 0).await;
-        let stats = role.handle.stats().snapshot();
+        eventually("all permits are free", || actor.handle.in_flight() == 0).await;
+        let stats = actor.handle.stats().snapshot();
         assert_eq!(stats.mailbox_depth, 0);
         assert_eq!(stats.refused_busy + stats.refused_unavailable, sum.refused);
         assert_eq!(stats.timed_out, sum.timed_out);
@@ -334,15 +337,15 @@ impl Outcomes {
     }
 }
 
-async fn call_many(role: &Role, seed: u64) -> Outcomes {
+async fn call_many(actor: &TestActor, seed: u64) -> Outcomes {
     let mut random = StdRng::seed_from_u64(seed);
     let mut outcomes = Outcomes::default();
     for number in 0..400 {
         let (go_on, held) = oneshot::channel();
         let what = match random.random_range(0..100) {
-            0..3 => Do::Panic,
-            3..5 => Do::End(failure("now and then")),
-            5..8 => Do::PanicInSpawnedFuture,
+            0..3 => Request::Panic,
+            3..5 => Request::End(failure("now and then")),
+            5..8 => Request::PanicInSpawnedFuture,
             8..40 => {
                 let time = Duration::from_micros(random.random_range(0..5000));
                 actix_rt::spawn(async move {
@@ -350,15 +353,15 @@ async fn call_many(role: &Role, seed: u64) -> Outcomes {
                     go_on.send(()).ok();
                 });
                 if random.random() {
-                    Do::Hold(held)
+                    Request::Hold(held)
                 } else {
-                    Do::HoldDetached(held)
+                    Request::HoldDetached(held)
                 }
             }
-            _ => Do::Echo(number),
+            _ => Request::Echo(number),
         };
-        let patience = Duration::from_millis(random.random_range(1..10));
-        outcomes.count(role.handle.ask(what, patience).await);
+        let timeout = Duration::from_millis(random.random_range(1..10));
+        outcomes.count(actor.handle.ask(what, timeout).await);
         sleep(Duration::from_micros(random.random_range(0..500))).await;
     }
     outcomes

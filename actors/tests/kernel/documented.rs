@@ -1,9 +1,9 @@
-//! The page of guarantees names a test for each; none of those names may be wrong.
+//! The guarantees in docs/runtime-semantics.md name their tests, and every named test exists.
 
 use std::path::Path;
 
 #[test]
-fn every_test_that_the_guarantees_name_exists() {
+fn every_test_named_by_the_guarantees_exists() {
     let actors = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(actors.join("../docs/runtime-semantics.md")).unwrap();
     let mut sources = std::fs::read_to_string(actors.join("tests/actix_contract.rs")).unwrap();

@@ -1,4 +1,4 @@
-//! Children that are added and ended while their supervisor runs.
+//! Children that are started and terminated while their supervisor runs.
 
 use futures_util::future::join_all;
 use headroom_actors::kernel::testing::TestSystem;
@@ -8,7 +8,7 @@ use headroom_actors::kernel::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::cast::*;
+use crate::scripted::*;
 
 async fn empty(system: &TestSystem) -> (Root, SupervisorHandle) {
     let spec = SupervisorSpec::new("root");
@@ -19,13 +19,13 @@ async fn empty(system: &TestSystem) -> (Root, SupervisorHandle) {
 #[test]
 fn start_child_waits_until_the_child_is_ready() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let role = Role::new("a", &journal).start(Step::After(3 * SECOND));
-        let begun = Instant::now();
-        supervisor.start_child(role.spec()).await.unwrap();
-        assert_eq!(begun.elapsed().as_secs(), 3);
-        assert_eq!(role.ask(Do::Echo(1)).await, Ok(1));
+        let actor = TestActor::new("a", &log).start(Step::After(3 * SECOND));
+        let started_at = Instant::now();
+        supervisor.start_child(actor.spec()).await.unwrap();
+        assert_eq!(started_at.elapsed().as_secs(), 3);
+        assert_eq!(actor.ask(Request::Echo(1)).await, Ok(1));
         root.stop().await;
     });
 }
@@ -34,12 +34,17 @@ fn start_child_waits_until_the_child_is_ready() {
 fn more_commands_at_once_than_the_queue_holds_are_all_carried_out() {
     const CHILDREN: usize = 200;
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let roles: Vec<Role> = (0..CHILDREN)
-            .map(|index| Role::new(&format!("child-{index}"), &journal))
+        let actors: Vec<TestActor> = (0..CHILDREN)
+            .map(|index| TestActor::new(&format!("child-{index}"), &log))
             .collect();
-        let started = join_all(roles.iter().map(|role| supervisor.start_child(role.spec()))).await;
+        let started = join_all(
+            actors
+                .iter()
+                .map(|actor| supervisor.start_child(actor.spec())),
+        )
+        .await;
         assert!(started.iter().all(Result::is_ok));
         let ids = (0..CHILDREN).map(|index| format!("child-{index}"));
         let terminate = |id: String| {
@@ -57,20 +62,23 @@ fn more_commands_at_once_than_the_queue_holds_are_all_carried_out() {
 #[test]
 fn a_failed_start_is_returned_with_its_cause_and_leaves_nothing() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let role = Role::new("a", &journal).start(Step::Ends(failure("no disk")));
-        let Err(StartChildError::Failed(exit)) = supervisor.start_child(role.spec()).await else {
+        let actor = TestActor::new("a", &log).start(Step::Ends(failure("no disk")));
+        let Err(StartChildError::Failed(exit)) = supervisor.start_child(actor.spec()).await else {
             panic!("started");
         };
-        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("no disk")));
+        assert_eq!(
+            exit.find::<ScriptedFailure>(),
+            Some(&ScriptedFailure("no disk"))
+        );
         sleep(LONG).await;
-        assert_eq!(journal.story(), "~a", "not tried again");
-        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        assert_eq!(log.take_joined(), "~a", "not tried again");
+        assert_eq!(actor.ask(Request::Echo(1)).await, Err(AskError::Stopped));
         assert_eq!(system.tree().snapshot().await[0].children.len(), 0);
         // Its name is free again.
-        let healed = Role::new("a", &journal);
-        supervisor.start_child(healed.spec()).await.unwrap();
+        let second = TestActor::new("a", &log);
+        supervisor.start_child(second.spec()).await.unwrap();
         root.stop().await;
     });
 }
@@ -78,31 +86,31 @@ fn a_failed_start_is_returned_with_its_cause_and_leaves_nothing() {
 #[test]
 fn a_child_of_a_name_that_exists_is_refused() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let role = Role::new("a", &journal);
-        supervisor.start_child(role.spec()).await.unwrap();
+        let actor = TestActor::new("a", &log);
+        supervisor.start_child(actor.spec()).await.unwrap();
         let twice = supervisor
-            .start_child(Role::new("a", &journal).spec())
+            .start_child(TestActor::new("a", &log).spec())
             .await;
         assert!(matches!(twice, Err(StartChildError::AlreadyPresent(id)) if id == "a"));
-        assert_eq!(role.incarnation().await, 1);
+        assert_eq!(actor.incarnation().await, 1);
         root.stop().await;
     });
 }
 
 #[test]
-fn terminate_child_stops_it_in_order_and_forgets_it() {
+fn terminate_child_stops_the_child_in_order_and_removes_it() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let role = Role::new("a", &journal).stop(Step::After(SECOND));
-        let child = supervisor.start_child(role.spec()).await.unwrap();
+        let actor = TestActor::new("a", &log).stop(Step::After(SECOND));
+        let child = supervisor.start_child(actor.spec()).await.unwrap();
         let exit = supervisor.terminate_child("a").await;
         assert!(matches!(exit, Some(Exit::Shutdown)), "{exit:?}");
         assert!(matches!(child.ended().await, Exit::Shutdown));
-        assert_eq!(journal.story(), "+a -a ~a");
-        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        assert_eq!(log.take_joined(), "+a -a ~a");
+        assert_eq!(actor.ask(Request::Echo(1)).await, Err(AskError::Stopped));
         assert!(supervisor.terminate_child("a").await.is_none());
         assert_eq!(system.tree().snapshot().await[0].children.len(), 0);
         root.stop().await;
@@ -110,12 +118,12 @@ fn terminate_child_stops_it_in_order_and_forgets_it() {
 }
 
 #[test]
-fn everyone_who_terminates_one_child_is_answered() {
+fn every_caller_that_terminates_one_child_is_answered() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let role = Role::new("a", &journal).stop(Step::After(SECOND));
-        supervisor.start_child(role.spec()).await.unwrap();
+        let actor = TestActor::new("a", &log).stop(Step::After(SECOND));
+        supervisor.start_child(actor.spec()).await.unwrap();
         let (first, second) = tokio::join!(
             supervisor.terminate_child("a"),
             supervisor.terminate_child("a")
@@ -128,16 +136,16 @@ fn everyone_who_terminates_one_child_is_answered() {
 #[test]
 fn a_child_can_be_terminated_while_it_starts() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let role = Role::new("a", &journal).start(Step::Never);
+        let actor = TestActor::new("a", &log).start(Step::Never);
         let starting = supervisor.clone();
-        let spec = role.spec();
+        let spec = actor.spec();
         let started = actix_rt::spawn(async move { starting.start_child(spec).await });
         sleep(SECOND).await;
-        let begun = Instant::now();
+        let started_at = Instant::now();
         assert!(supervisor.terminate_child("a").await.is_some());
-        assert!(begun.elapsed() < SECOND);
+        assert!(started_at.elapsed() < SECOND);
         assert!(matches!(
             started.await.unwrap(),
             Err(StartChildError::Failed(Exit::Shutdown))
@@ -149,8 +157,8 @@ fn a_child_can_be_terminated_while_it_starts() {
 #[test]
 fn a_child_that_waits_for_its_restart_can_be_terminated() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, _] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
         let backoff = headroom_actors::kernel::Backoff::try_new(LONG, LONG, LONG).unwrap();
         let spec = SupervisorSpec::new("root").child(a.spec().backoff(backoff));
         let supervisor = spec.handle();
@@ -159,14 +167,14 @@ fn a_child_that_waits_for_its_restart_can_be_terminated() {
             .start_child(b.spec().backoff(backoff))
             .await
             .unwrap();
-        for role in [&a, &b] {
-            role.end(failure("x")).await;
-            let name = role.handle.name().to_owned();
+        for actor in [&a, &b] {
+            actor.end(failure("x")).await;
+            let name = actor.handle.name().to_owned();
             assert!(supervisor.terminate_child(&name).await.is_some());
         }
-        journal.take();
+        log.take();
         sleep(3 * LONG).await;
-        assert_eq!(journal.story(), "", "came back after it was terminated");
+        assert_eq!(log.take_joined(), "", "came back after it was terminated");
         root.stop().await;
     });
 }
@@ -174,18 +182,18 @@ fn a_child_that_waits_for_its_restart_can_be_terminated() {
 #[test]
 fn a_slow_start_does_not_hold_up_other_children() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let slow = Role::new("slow", &journal).start(Step::After(50 * SECOND));
-        let quick = Role::new("quick", &journal);
+        let slow = TestActor::new("slow", &log).start(Step::After(50 * SECOND));
+        let quick = TestActor::new("quick", &log);
         let starting = supervisor.clone();
         let spec = slow.spec();
         let started = actix_rt::spawn(async move { starting.start_child(spec).await });
-        let begun = Instant::now();
+        let started_at = Instant::now();
         supervisor.start_child(quick.spec()).await.unwrap();
         quick.end(failure("x")).await;
         assert_eq!(quick.incarnation().await, 2);
-        assert!(begun.elapsed() < SECOND);
+        assert!(started_at.elapsed() < SECOND);
         assert!(started.await.unwrap().is_ok());
         root.stop().await;
     });
@@ -194,31 +202,31 @@ fn a_slow_start_does_not_hold_up_other_children() {
 #[test]
 fn ended_resolves_when_the_child_is_not_restarted_and_not_before() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let role = Role::new("a", &journal);
-        let spec = role.spec().restart(Restart::Transient);
+        let actor = TestActor::new("a", &log);
+        let spec = actor.spec().restart(Restart::Transient);
         let child = supervisor.start_child(spec).await.unwrap();
         let ended = actix_rt::spawn(child.ended());
-        role.end(failure("again")).await;
-        assert_eq!(role.incarnation().await, 2);
+        actor.end(failure("again")).await;
+        assert_eq!(actor.incarnation().await, 2);
         assert!(!ended.is_finished());
-        role.end(Exit::Normal).await;
+        actor.end(Exit::Normal).await;
         assert!(matches!(ended.await.unwrap(), Exit::Normal));
         root.stop().await;
     });
 }
 
 #[test]
-fn children_added_on_request_vanish_when_their_supervisor_is_restarted() {
+fn children_added_on_request_end_when_their_supervisor_is_restarted() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [fixed, added, _] = three(&journal);
+        let log = EventLog::default();
+        let [fixed, added, _] = three_actors(&log);
         let branch = SupervisorSpec::new("branch")
             .intensity(0, SECOND)
             .child(fixed.spec());
         let supervisor = branch.handle();
-        let branch = ChildSpec::supervisor(branch).backoff(quick());
+        let branch = ChildSpec::supervisor(branch).backoff(short_backoff());
         let root = system
             .start(SupervisorSpec::new("root").child(branch))
             .await;
@@ -226,12 +234,12 @@ fn children_added_on_request_vanish_when_their_supervisor_is_restarted() {
         fixed.end(failure("x")).await;
         assert_eq!(fixed.incarnation().await, 2);
         assert!(matches!(child.ended().await, Exit::Shutdown));
-        assert_eq!(added.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        assert_eq!(added.ask(Request::Echo(1)).await, Err(AskError::Stopped));
         let branch = node(system.tree(), "root/branch").await;
         assert_eq!(branch.children.len(), 1);
-        // The handle survives: it reaches the new supervisor.
+        // The handle is still valid: it reaches the new supervisor.
         supervisor.start_child(added.spec()).await.unwrap();
-        assert_eq!(added.ask(Do::Echo(1)).await, Ok(1));
+        assert_eq!(added.ask(Request::Echo(1)).await, Ok(1));
         root.stop().await;
     });
 }
@@ -239,25 +247,25 @@ fn children_added_on_request_vanish_when_their_supervisor_is_restarted() {
 #[test]
 fn commands_to_a_supervisor_that_is_down_are_refused() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
         let spec = SupervisorSpec::new("root");
         let supervisor = spec.handle();
-        let refused = supervisor.start_child(role.spec()).await;
+        let refused = supervisor.start_child(actor.spec()).await;
         assert!(matches!(refused, Err(StartChildError::SupervisorDown)));
         let root = system.start(spec).await;
         root.stop().await;
-        let refused = supervisor.start_child(role.spec()).await;
+        let refused = supervisor.start_child(actor.spec()).await;
         assert!(matches!(refused, Err(StartChildError::SupervisorDown)));
         assert!(supervisor.terminate_child("a").await.is_none());
     });
 }
 
 #[test]
-fn a_group_restart_takes_children_added_on_request_along_once() {
+fn a_group_restart_restarts_children_added_on_request_once() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [fixed, added, late] = three(&journal);
+        let log = EventLog::default();
+        let [fixed, added, late] = three_actors(&log);
         let backoff = headroom_actors::kernel::Backoff::try_new(LONG, LONG, LONG).unwrap();
         let spec = SupervisorSpec::new("root")
             .strategy(Strategy::OneForAll)
@@ -271,17 +279,17 @@ fn a_group_restart_takes_children_added_on_request_along_once() {
         assert!(fixed.handle.running(2 * LONG).await);
         assert_eq!(added.incarnation().await, 2);
         assert_eq!(late.incarnation().await, 1);
-        journal.take();
+        log.take();
         root.stop().await;
-        assert_eq!(journal.story(), "-c ~c -b ~b -a ~a");
+        assert_eq!(log.take_joined(), "-c ~c -b ~b -a ~a");
     });
 }
 
 #[test]
-fn a_child_that_is_being_terminated_does_not_come_back_with_its_group() {
+fn a_child_that_is_being_terminated_is_not_restarted_with_its_group() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [fixed, added, _] = three(&journal);
+        let log = EventLog::default();
+        let [fixed, added, _] = three_actors(&log);
         let added = added.stop(Step::After(SECOND));
         let spec = SupervisorSpec::new("root")
             .strategy(Strategy::OneForAll)
@@ -295,16 +303,16 @@ fn a_child_that_is_being_terminated_does_not_come_back_with_its_group() {
         assert!(terminating.await.unwrap().is_some());
         assert_eq!(fixed.incarnation().await, 2);
         sleep(LONG).await;
-        assert_eq!(added.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        assert_eq!(added.ask(Request::Echo(1)).await, Err(AskError::Stopped));
         root.stop().await;
     });
 }
 
 #[test]
-fn a_temporary_child_added_on_request_is_told_and_forgotten_when_its_group_restarts() {
+fn a_temporary_child_added_on_request_is_removed_when_its_group_restarts() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [fixed, added, _] = three(&journal);
+        let log = EventLog::default();
+        let [fixed, added, _] = three_actors(&log);
         let spec = SupervisorSpec::new("root")
             .strategy(Strategy::OneForAll)
             .child(fixed.spec());
@@ -323,14 +331,14 @@ fn a_temporary_child_added_on_request_is_told_and_forgotten_when_its_group_resta
 }
 
 #[test]
-fn a_start_goes_on_when_whoever_asked_for_it_goes_away() {
+fn a_start_goes_on_when_its_caller_goes_away() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
+        let log = EventLog::default();
         let (root, supervisor) = empty(&system).await;
-        let role = Role::new("a", &journal).start(Step::After(2 * SECOND));
-        let start = supervisor.start_child(role.spec());
+        let actor = TestActor::new("a", &log).start(Step::After(2 * SECOND));
+        let start = supervisor.start_child(actor.spec());
         assert!(tokio::time::timeout(SECOND, start).await.is_err());
-        assert!(role.handle.running(LONG).await);
+        assert!(actor.handle.running(LONG).await);
         root.stop().await;
     });
 }

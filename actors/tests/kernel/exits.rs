@@ -1,31 +1,31 @@
-//! Every end has a reason, and no panic gets past the actor it happened in.
+//! Every exit has a reason, and a panic ends no more than its own actor.
 
 use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{AskError, Exit, Restart, Root, SupervisorSpec};
 
-use crate::cast::*;
+use crate::scripted::*;
 
-/// Runs one temporary child, does `what` to it, and compares the recorded end.
-fn ends_with(script: Script, what: Do, expected: &'static str) {
+/// Runs one temporary child, sends it `what`, and compares the recorded exit.
+fn ends_with(script: Script, what: Request, expected: &'static str) {
     TestSystem::paused(move |system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal).script(move |_| script.clone());
-        let spec = SupervisorSpec::new("root").child(role.spec().restart(Restart::Temporary));
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log).script(move |_| script.clone());
+        let spec = SupervisorSpec::new("root").child(actor.spec().restart(Restart::Temporary));
         let root = system.start(spec).await;
-        assert_eq!(role.ask(what).await, Err(AskError::Lost));
-        assert!(!role.handle.running(LONG).await);
+        assert_eq!(actor.ask(what).await, Err(AskError::Lost));
+        assert!(!actor.handle.running(LONG).await);
         assert_eq!(last_exit(system.tree(), "root/a").await, expected);
-        assert!(journal.contains("~a"), "not dropped");
-        assert_eq!(role.handle.in_flight(), 0);
+        assert!(log.contains("~a"), "not dropped");
+        assert_eq!(actor.handle.in_flight(), 0);
         root.stop().await;
     });
 }
 
 fn start_fails_with(script: Script, expected: &'static str) {
     TestSystem::paused(move |system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal).script(move |_| script.clone());
-        let Err(exit) = Root::start(over([&role]), system.tree()).await else {
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log).script(move |_| script.clone());
+        let Err(exit) = Root::start(root_over([&actor]), system.tree()).await else {
             panic!("started");
         };
         assert!(exit.to_string().ends_with(expected), "{exit}");
@@ -33,29 +33,29 @@ fn start_fails_with(script: Script, expected: &'static str) {
 }
 
 #[test]
-fn an_end_without_a_fault_is_normal() {
-    ends_with(Script::default(), Do::End(Exit::Normal), "normal");
+fn an_end_without_an_error_is_a_normal_exit() {
+    ends_with(Script::default(), Request::End(Exit::Normal), "normal");
 }
 
 #[test]
-fn an_error_is_told_with_its_cause() {
+fn an_error_exit_has_its_cause() {
     ends_with(
         Script::default(),
-        Do::End(failure("cause")),
+        Request::End(failure("cause")),
         "error: scripted failure: cause",
     );
 }
 
 #[test]
 fn a_panic_in_a_handler_is_an_exit() {
-    ends_with(Script::default(), Do::Panic, "panic: panic in handler");
+    ends_with(Script::default(), Request::Panic, "panic: panic in handler");
 }
 
 #[test]
 fn a_panic_in_a_spawned_future_is_an_exit() {
     ends_with(
         Script::default(),
-        Do::PanicInSpawnedFuture,
+        Request::PanicInSpawnedFuture,
         "panic: panic in future",
     );
 }
@@ -90,13 +90,13 @@ fn a_panic_in_start_is_a_failed_start() {
 #[test]
 fn a_panic_in_stop_is_an_exit_and_the_stop_goes_on() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, _] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
         let b = b.stop(Step::Panics);
-        let root = system.start(over([&a, &b])).await;
-        journal.take();
+        let root = system.start(root_over([&a, &b])).await;
+        log.take();
         assert!(matches!(root.stop().await, Exit::Shutdown));
-        assert_eq!(journal.story(), "~b -a ~a");
+        assert_eq!(log.take_joined(), "~b -a ~a");
         assert_eq!(
             last_exit(system.tree(), "root/b").await,
             "panic: panic in stop"
@@ -110,7 +110,7 @@ fn a_panic_in_drop_is_an_exit() {
         drop_panics: true,
         ..Script::default()
     };
-    ends_with(script, Do::End(Exit::Normal), "panic: panic in drop");
+    ends_with(script, Request::End(Exit::Normal), "panic: panic in drop");
 }
 
 #[test]
@@ -119,47 +119,55 @@ fn a_panic_in_stopped_is_an_exit() {
         stopped_panics: true,
         ..Script::default()
     };
-    ends_with(script, Do::End(Exit::Normal), "panic: panic in stopped");
+    ends_with(
+        script,
+        Request::End(Exit::Normal),
+        "panic: panic in stopped",
+    );
 }
 
 #[test]
-fn an_actor_that_panics_again_and_again_while_it_goes_does_not_abort_the_process() {
+fn an_actor_that_panics_again_while_it_is_dropped_does_not_abort_the_process() {
     let script = Script {
         stopped_panics: true,
         drop_panics: true,
         ..Script::default()
     };
-    ends_with(script.clone(), Do::Panic, "panic: panic in handler");
-    ends_with(script, Do::End(Exit::Normal), "panic: panic in stopped");
+    ends_with(script.clone(), Request::Panic, "panic: panic in handler");
+    ends_with(
+        script,
+        Request::End(Exit::Normal),
+        "panic: panic in stopped",
+    );
 }
 
 #[test]
-fn a_killed_actor_that_panics_in_drop_does_not_take_the_others_along() {
+fn a_killed_actor_that_panics_in_drop_does_not_affect_the_others() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, _] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
         let b = b.script(|_| Script {
             stop: Step::Never,
             drop_panics: true,
             stopped_panics: true,
             ..Script::default()
         });
-        let root = system.start(over([&a, &b])).await;
-        journal.take();
+        let root = system.start(root_over([&a, &b])).await;
+        log.take();
         root.stop().await;
-        assert_eq!(journal.story(), "~b -a ~a");
+        assert_eq!(log.take_joined(), "~b -a ~a");
     });
 }
 
 #[test]
 fn a_panic_in_a_detached_future_loses_its_call_and_nothing_else() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        let lost = role.ask(Do::PanicInDetachedFuture).await;
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        let lost = actor.ask(Request::PanicInDetachedFuture).await;
         assert_eq!(lost, Err(AskError::Lost));
-        assert_eq!(role.incarnation().await, 1);
+        assert_eq!(actor.incarnation().await, 1);
         root.stop().await;
     });
 }

@@ -1,9 +1,9 @@
-//! What the kernel promises, one file per concern. The rules of supervision are those of OTP's
-//! `supervisor`, and the tests are named after what its documentation says.
+//! The guarantees of the kernel, one file per concern. The rules of supervision are those of OTP's
+//! `supervisor`, and the names of the tests follow its documentation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod cast;
+mod scripted;
 
 mod calls;
 mod documented;

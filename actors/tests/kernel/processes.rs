@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
-use crate::cast::*;
+use crate::scripted::*;
 
 fn shell(script: &str) -> ProcessSpec {
     ProcessSpec::new("shell", "/bin/sh")
@@ -37,7 +37,7 @@ fn pid(folder: &TempDir, name: &str) -> i32 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// Not even a zombie.
+/// The process has ended and is reaped.
 fn is_gone(pid: i32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
@@ -98,7 +98,7 @@ fn a_process_whose_line_never_appears_is_never_ready() {
 }
 
 #[test]
-fn a_process_that_ends_before_it_is_ready_tells_how() {
+fn a_process_that_ends_before_it_is_ready_returns_its_exit() {
     TestSystem::real_time(|_| async move {
         let mut process = spawn(&shell("exit 3").ready_line("ready"));
         let ready = timeout(LONG, process.ready()).await.unwrap();
@@ -147,16 +147,16 @@ fn a_process_that_ignores_its_stop_is_killed_at_the_deadline() {
     TestSystem::real_time(|_| async move {
         let folder = TempDir::new().unwrap();
         let mut process = spawn_ready(&waiting(&folder, "trap '' TERM")).await;
-        let begun = Instant::now();
+        let started_at = Instant::now();
         assert_eq!(process.stop(SECOND / 2).await, ProcessExit::Signal(9));
-        assert!(begun.elapsed() >= SECOND / 2);
+        assert!(started_at.elapsed() >= SECOND / 2);
         assert!(is_gone(process.pid()));
     });
 }
 
 #[test]
-fn a_process_takes_its_own_children_along_however_it_ends() {
-    for end in ["stop", "kill", "drop", "is killed", "leaves"] {
+fn the_children_of_a_process_are_killed_however_it_ends() {
+    for end in ["stop", "kill", "drop", "is killed", "exits"] {
         TestSystem::real_time(move |_| async move {
             let folder = TempDir::new().unwrap();
             let file = folder.path().join("grandchild");
@@ -175,7 +175,7 @@ fn a_process_takes_its_own_children_along_however_it_ends() {
                 "kill" => drop(process.kill().await),
                 "drop" => drop(process),
                 other => {
-                    let signal = if other == "leaves" {
+                    let signal = if other == "exits" {
                         Signal::SIGTERM
                     } else {
                         Signal::SIGKILL
@@ -190,7 +190,7 @@ fn a_process_takes_its_own_children_along_however_it_ends() {
     }
 }
 
-/// Gone, or a zombie that waits for an `init` that is not ours.
+/// The process has ended. It may be a zombie that the init process has not reaped yet.
 fn is_dead(pid: i32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return true;
@@ -207,18 +207,18 @@ fn a_dropped_process_is_killed_and_reaped() {
         let pid = process.pid();
         assert!(!is_gone(pid));
         drop(process);
-        eventually("not even a zombie", || is_gone(pid)).await;
+        eventually("it is reaped", || is_gone(pid)).await;
     });
 }
 
 #[test]
-fn a_reaped_process_can_be_signalled_no_more_whoever_has_its_number() {
+fn a_reaped_process_cannot_be_signalled_through_its_reference() {
     TestSystem::real_time(|_| async move {
         let mut process = spawn(&shell("exec sleep 60"));
         let process_ref = Arc::clone(process.process_ref());
         process_ref.signal(Signal::SIGKILL).unwrap();
         process_ref.ended().await.unwrap();
-        // It has ended and still has its number: signals go nowhere, and are no error.
+        // It has ended and is not reaped: a signal has no effect and is no error.
         process_ref.signal(Signal::SIGKILL).unwrap();
         let exit = process.ended().await;
         assert_eq!(exit, ProcessExit::Signal(Signal::SIGKILL as i32));
@@ -268,17 +268,17 @@ fn no_variable_of_the_server_reaches_a_process_unless_the_spec_sets_it() {
 }
 
 #[test]
-fn stop_tells_how_the_process_ended() {
+fn stop_returns_how_the_process_ended() {
     TestSystem::real_time(|_| async move {
         let mut process = spawn(&shell("exec sleep 60"));
         assert_eq!(process.stop(LONG).await, ProcessExit::Signal(15));
-        let script = "trap 'exit 7' TERM; echo deaf; while :; do sleep 0.05; done";
+        let script = "trap 'exit 7' TERM; echo waiting; while :; do sleep 0.05; done";
         let mut process = spawn(&shell(script));
-        last_lines(&process, "deaf").await;
+        last_lines(&process, "waiting").await;
         assert_eq!(process.stop(LONG).await, ProcessExit::Code(7));
-        let script = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
+        let script = "trap '' TERM; echo waiting; while :; do sleep 0.05; done";
         let mut process = spawn(&shell(script));
-        last_lines(&process, "deaf").await;
+        last_lines(&process, "waiting").await;
         assert_eq!(process.stop(SECOND / 10).await, ProcessExit::Signal(9));
     });
 }
@@ -286,8 +286,8 @@ fn stop_tells_how_the_process_ended() {
 #[test]
 fn a_process_does_not_inherit_the_servers_protection_when_memory_runs_out() {
     let set = |value: &str| std::fs::write("/proc/self/oom_score_adj", value);
-    // Lowering takes a privilege that root may lack: then the rule for a lowered value is shown by the
-    // unit test of it alone, and here that a raised one is left as it is.
+    // Lowering the value takes a privilege that root may lack. Then this test only shows that a
+    // raised value stays as it is, and the unit test shows the rule for a lowered one.
     let expected = match set("-500") {
         Ok(()) => 0,
         Err(_) => {

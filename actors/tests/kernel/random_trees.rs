@@ -1,4 +1,4 @@
-//! Random trees, random strategies, random ends: whatever happens, the invariants hold.
+//! The invariants hold in random trees with random strategies and random failures.
 //!
 //! A failure prints its seed. `KERNEL_SEED=<seed>` runs that tree alone.
 
@@ -15,7 +15,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 
-use crate::cast::*;
+use crate::scripted::*;
 
 const TREES: u64 = 30;
 const EVENTS: usize = 150;
@@ -28,55 +28,63 @@ fn the_invariants_hold_in_random_trees() {
     };
     for seed in seeds {
         println!("KERNEL_SEED={seed}");
-        TestSystem::paused(move |system| live_through(system, seed));
+        TestSystem::paused(move |system| run_random_tree(system, seed));
     }
 }
 
-/// Everything there is to know of the tree from outside.
+/// The actors and supervisors of a random tree.
 #[derive(Default)]
 struct RandomTree {
     /// In start order.
-    roles: Vec<Role>,
-    /// Dynamic supervisors to command.
+    actors: Vec<TestActor>,
+    /// All supervisors.
     supervisors: Vec<SupervisorHandle>,
     supervisor_count: usize,
 }
 
-async fn live_through(system: TestSystem, seed: u64) {
+async fn run_random_tree(system: TestSystem, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let journal = Journal::default();
+    let log = EventLog::default();
     let mut tree = RandomTree::default();
-    let mut spec = branch(&mut random, &mut tree, &journal, 0);
-    // The root itself should live through most of it.
+    let mut spec = branch(&mut random, &mut tree, &log, 0);
+    // The root itself must not fail.
     spec = spec.intensity(100_000, SECOND);
     let root = system.start(spec).await;
-    let names: Vec<_> = tree.roles.iter().map(|role| role.handle.name()).collect();
+    let names: Vec<_> = tree
+        .actors
+        .iter()
+        .map(|actor| actor.handle.name())
+        .collect();
     let in_order: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
-    let mut lives = Lives::default();
-    let started = journal.take();
-    lives.follow(&started);
+    let mut incarnations = Incarnations::default();
+    let started = log.take();
+    incarnations.follow(&started);
     assert_eq!(started, in_order, "started in order");
 
     let added = Arc::new(Mutex::new(Vec::new()));
     for event in 0..EVENTS {
-        happen(&mut random, &tree, &journal, &added, event);
+        spawn_random_event(&mut random, &tree, &log, &added, event);
         if random.random_ratio(1, 3) {
             sleep(Duration::from_millis(random.random_range(0..40))).await;
         }
     }
-    // Wait out every backoff, so that the tree is whole again.
+    // After the longest backoff all children run again.
     sleep(LONG).await;
-    lives.follow(&journal.take());
-    let running = tree.roles.iter().filter(|role| up(role));
-    let running: Vec<_> = running.map(|role| role.handle.name()).collect();
-    let added: Vec<Role> = std::mem::take(&mut *added.lock().unwrap());
-    let extra: Vec<_> = added.iter().filter(|role| up(role)).collect();
+    incarnations.follow(&log.take());
+    let running = tree.actors.iter().filter(|actor| up(actor));
+    let running: Vec<_> = running.map(|actor| actor.handle.name()).collect();
+    let added: Vec<TestActor> = std::mem::take(&mut *added.lock().unwrap());
+    let extra: Vec<_> = added.iter().filter(|actor| up(actor)).collect();
 
     root.stop().await;
-    assert!(system.tree().alive().is_empty(), "all is stopped");
-    let stopped = journal.take();
-    lives.follow(&stopped);
-    assert!(lives.alive.is_empty(), "orphans: {:?}", lives.alive);
+    assert!(system.tree().alive().is_empty(), "all are stopped");
+    let stopped = log.take();
+    incarnations.follow(&stopped);
+    assert!(
+        incarnations.alive.is_empty(),
+        "orphans: {:?}",
+        incarnations.alive
+    );
     let fixed: Vec<_> = stopped
         .iter()
         .filter_map(|line| line.strip_prefix('-'))
@@ -90,32 +98,32 @@ async fn live_through(system: TestSystem, seed: u64) {
         extra.len(),
         "those added stopped in order too"
     );
-    for role in tree.roles.iter().chain(&added) {
-        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
-        assert_eq!(role.handle.in_flight(), 0, "all places are free");
-        let stats = role.handle.stats().snapshot();
+    for actor in tree.actors.iter().chain(&added) {
+        assert_eq!(actor.ask(Request::Echo(1)).await, Err(AskError::Stopped));
+        assert_eq!(actor.handle.in_flight(), 0, "all permits are free");
+        let stats = actor.handle.stats().snapshot();
         assert_eq!(stats.mailbox_depth, 0);
     }
 }
 
-fn up(role: &Role) -> bool {
+fn up(actor: &TestActor) -> bool {
     use futures_util::FutureExt;
-    role.handle.running(LONG).now_or_never() == Some(true)
+    actor.handle.running(LONG).now_or_never() == Some(true)
 }
 
-/// Who lives, by what the journal says.
+/// The actors that run, according to the log.
 #[derive(Default)]
-struct Lives {
+struct Incarnations {
     alive: BTreeSet<String>,
 }
 
-impl Lives {
-    /// No two incarnations of one actor ever live at the same time: `+` and `~` alternate.
+impl Incarnations {
+    /// Two incarnations of one actor never run at the same time: `+` and `~` alternate.
     fn follow(&mut self, lines: &[String]) {
         for line in lines {
             let (sign, name) = line.split_at(1);
             match sign {
-                "+" => assert!(self.alive.insert(name.to_owned()), "{name} lives twice"),
+                "+" => assert!(self.alive.insert(name.to_owned()), "{name} runs twice"),
                 "~" => drop(self.alive.remove(name)),
                 _ => {}
             }
@@ -126,7 +134,7 @@ impl Lives {
 fn branch(
     random: &mut StdRng,
     tree: &mut RandomTree,
-    journal: &Journal,
+    log: &EventLog,
     depth: usize,
 ) -> SupervisorSpec {
     tree.supervisor_count += 1;
@@ -142,11 +150,11 @@ fn branch(
     tree.supervisors.push(spec.handle());
     for _ in 0..random.random_range(1..5) {
         if depth < 2 && random.random_ratio(1, 3) {
-            let below = branch(random, tree, journal, depth + 1);
-            spec = spec.child(ChildSpec::supervisor(below).backoff(quick()));
+            let below = branch(random, tree, log, depth + 1);
+            spec = spec.child(ChildSpec::supervisor(below).backoff(short_backoff()));
         } else {
-            let role = Role::new(&format!("a{}", tree.roles.len()), journal);
-            let role = shaky(role, random.random());
+            let actor = TestActor::new(&format!("a{}", tree.actors.len()), log);
+            let actor = unreliable(actor, random.random());
             let restarts = [Restart::Permanent, Restart::Transient, Restart::Temporary];
             let weights = [6, 2, 1];
             let restart = restarts
@@ -154,19 +162,19 @@ fn branch(
                     weights[restarts.iter().position(|other| other == restart).unwrap()]
                 })
                 .unwrap();
-            spec = spec.child(role.spec().restart(*restart));
-            tree.roles.push(role);
+            spec = spec.child(actor.spec().restart(*restart));
+            tree.actors.push(actor);
         }
     }
     spec
 }
 
-/// Starts well the first time; later now and then slowly, or not at all.
-fn shaky(role: Role, seed: u64) -> Role {
-    role.script(move |incarnation| {
+/// The first start succeeds; later ones are sometimes slow or fail.
+fn unreliable(actor: TestActor, seed: u64) -> TestActor {
+    actor.script(move |incarnation| {
         let mut random = StdRng::seed_from_u64(seed ^ incarnation);
         let start = match random.random_range(0..10) {
-            0 if incarnation > 1 => Step::Ends(failure("shaky")),
+            0 if incarnation > 1 => Step::Ends(failure("unreliable")),
             1 if incarnation > 1 => Step::Panics,
             2 => Step::After(Duration::from_millis(random.random_range(0..30))),
             _ => Step::AtOnce,
@@ -183,53 +191,53 @@ fn shaky(role: Role, seed: u64) -> Role {
     })
 }
 
-/// One random event, in a task of its own so that events overlap.
-fn happen(
+/// Causes one random event in a task, so that events overlap.
+fn spawn_random_event(
     random: &mut StdRng,
     tree: &RandomTree,
-    journal: &Journal,
-    added: &Arc<Mutex<Vec<Role>>>,
+    log: &EventLog,
+    added: &Arc<Mutex<Vec<TestActor>>>,
     event: usize,
 ) {
-    let role = tree.roles.choose(random).unwrap().clone();
+    let actor = tree.actors.choose(random).unwrap().clone();
     let what = match random.random_range(0..12) {
-        0..3 => Do::End(failure("random")),
-        3 => Do::End(Exit::Normal),
-        4 => Do::Panic,
-        5 => Do::PanicInSpawnedFuture,
-        6 => Do::Forget,
-        7..9 => Do::Echo(1),
+        0..3 => Request::End(failure("random")),
+        3 => Request::End(Exit::Normal),
+        4 => Request::Panic,
+        5 => Request::PanicInSpawnedFuture,
+        6 => Request::Forget,
+        7..9 => Request::Echo(1),
         9 => {
             let supervisor = tree.supervisors.choose(random).unwrap().clone();
-            let role = shaky(
-                Role::new(&format!("added{event}"), journal),
+            let actor = unreliable(
+                TestActor::new(&format!("added{event}"), log),
                 random.random(),
             );
-            added.lock().unwrap().push(role.clone());
-            // A child that nobody ever started has never heard of a stop.
+            added.lock().unwrap().push(actor.clone());
+            // A child that was never started is not marked as stopped.
             let added = Arc::clone(added);
             actix_rt::spawn(async move {
-                let started = supervisor.start_child(role.spec()).await;
+                let started = supervisor.start_child(actor.spec()).await;
                 if started.is_err() {
                     let mut added = added.lock().unwrap();
-                    added.retain(|other| other.handle.name() != role.handle.name());
+                    added.retain(|other| other.handle.name() != actor.handle.name());
                 }
             });
             return;
         }
         10 => {
             let added = added.lock().unwrap();
-            let Some(role) = added.choose(random) else {
+            let Some(actor) = added.choose(random) else {
                 return;
             };
-            let name = role.handle.name().to_owned();
+            let name = actor.handle.name().to_owned();
             for supervisor in tree.supervisors.clone() {
                 let name = name.clone();
                 actix_rt::spawn(async move { supervisor.terminate_child(&name).await });
             }
             return;
         }
-        _ => Do::Incarnation,
+        _ => Request::Incarnation,
     };
-    actix_rt::spawn(async move { role.ask(what).await.ok() });
+    actix_rt::spawn(async move { actor.ask(what).await.ok() });
 }

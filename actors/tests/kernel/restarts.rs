@@ -8,23 +8,23 @@ use headroom_actors::kernel::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::cast::*;
+use crate::scripted::*;
 
-/// Whether a child of this restart type comes back after `exit`.
+/// Asserts whether a child of this restart type is restarted after `exit`.
 fn is_restarted(restart: Restart, exit: Option<Exit>, expected: bool) {
     TestSystem::paused(move |system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let spec = SupervisorSpec::new("root").child(role.spec().restart(restart));
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let spec = SupervisorSpec::new("root").child(actor.spec().restart(restart));
         let root = system.start(spec).await;
         let how = format!("{restart:?} after {exit:?}");
         match exit {
-            Some(exit) => role.end(exit).await,
-            None => assert_eq!(role.ask(Do::Panic).await, Err(AskError::Lost)),
+            Some(exit) => actor.end(exit).await,
+            None => assert_eq!(actor.ask(Request::Panic).await, Err(AskError::Lost)),
         }
-        assert_eq!(role.handle.running(LONG).await, expected, "{how}");
+        assert_eq!(actor.handle.running(LONG).await, expected, "{how}");
         if !expected {
-            assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+            assert_eq!(actor.ask(Request::Echo(1)).await, Err(AskError::Stopped));
             assert_eq!(
                 node(system.tree(), "root/a").await.state,
                 ChildState::Stopped
@@ -61,35 +61,38 @@ fn a_temporary_child_is_never_restarted() {
 #[test]
 fn more_than_three_restarts_within_five_seconds_make_the_supervisor_terminate_itself() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, _] = three(&journal);
-        let mut root = system.start(over([&a, &b])).await;
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
+        let mut root = system.start(root_over([&a, &b])).await;
         for restart in 1..=3 {
             a.end(failure("a")).await;
             assert_eq!(a.incarnation().await, restart + 1, "three are allowed");
         }
-        journal.take();
-        a.end(failure("the last straw")).await;
+        log.take();
+        a.end(failure("one too many")).await;
         let exit = root.failed().await;
         assert!(matches!(
             exit.find::<SupervisionError>(),
             Some(SupervisionError::IntensityReached { child, restarts: 3, .. }) if child == "root/a"
         ));
-        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("the last straw")));
-        assert_eq!(journal.story(), "~a -b ~b", "it stops its other children");
-        assert_eq!(b.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        assert_eq!(
+            exit.find::<ScriptedFailure>(),
+            Some(&ScriptedFailure("one too many"))
+        );
+        assert_eq!(log.take_joined(), "~a -b ~b", "it stops its other children");
+        assert_eq!(b.ask(Request::Echo(1)).await, Err(AskError::Stopped));
     });
 }
 
 #[test]
 fn four_restarts_over_a_longer_time_are_not_too_many() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
         for restart in 1..=12 {
-            role.end(failure("a")).await;
-            assert_eq!(role.incarnation().await, restart + 1);
+            actor.end(failure("a")).await;
+            assert_eq!(actor.incarnation().await, restart + 1);
             sleep(Duration::from_millis(1700)).await;
         }
         root.stop().await;
@@ -99,33 +102,41 @@ fn four_restarts_over_a_longer_time_are_not_too_many() {
 #[test]
 fn restarts_of_all_children_count_together() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, _] = three(&journal);
-        let mut root = system.start(over([&a, &b]).intensity(1, 5 * SECOND)).await;
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
+        let mut root = system
+            .start(root_over([&a, &b]).intensity(1, 5 * SECOND))
+            .await;
         a.end(failure("a")).await;
         assert_eq!(a.incarnation().await, 2);
         b.end(failure("b")).await;
-        assert_eq!(root.failed().await.find::<Scripted>(), Some(&Scripted("b")));
+        assert_eq!(
+            root.failed().await.find::<ScriptedFailure>(),
+            Some(&ScriptedFailure("b"))
+        );
     });
 }
 
 #[test]
 fn a_restart_that_fails_counts_as_a_failure() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal).script(|incarnation| Script {
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log).script(|incarnation| Script {
             start: match incarnation {
                 1 => Step::AtOnce,
-                _ => Step::Ends(failure("cannot come back")),
+                _ => Step::Ends(failure("cannot start again")),
             },
             ..Script::default()
         });
-        let mut root = system.start(over([&role])).await;
-        role.end(failure("a")).await;
+        let mut root = system.start(root_over([&actor])).await;
+        actor.end(failure("a")).await;
         let exit = root.failed().await;
-        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("cannot come back")));
         assert_eq!(
-            journal.story(),
+            exit.find::<ScriptedFailure>(),
+            Some(&ScriptedFailure("cannot start again"))
+        );
+        assert_eq!(
+            log.take_joined(),
             "+a ~a ~a ~a ~a",
             "one run and three restarts"
         );
@@ -135,8 +146,8 @@ fn a_restart_that_fails_counts_as_a_failure() {
 #[test]
 fn the_parent_restarts_the_whole_branch_and_fails_past_its_own_intensity() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, c] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, c] = three_actors(&log);
         let branch = SupervisorSpec::new("branch")
             .intensity(0, SECOND)
             .child(a.spec())
@@ -144,18 +155,21 @@ fn the_parent_restarts_the_whole_branch_and_fails_past_its_own_intensity() {
         let spec = SupervisorSpec::new("root")
             .intensity(1, LONG)
             .child(c.spec())
-            .child(ChildSpec::supervisor(branch).backoff(quick()));
+            .child(ChildSpec::supervisor(branch).backoff(short_backoff()));
         let mut root = system.start(spec).await;
-        journal.take();
+        log.take();
         a.end(failure("first")).await;
         assert_eq!(b.incarnation().await, 2);
-        assert_eq!(journal.story(), "~a -b ~b +a +b", "c is not touched");
+        assert_eq!(log.take_joined(), "~a -b ~b +a +b", "c is not restarted");
         let seen = node(system.tree(), "root/branch").await;
         assert_eq!(seen.restarts, 1);
         a.end(failure("second")).await;
         let exit = root.failed().await;
-        assert_eq!(exit.find::<Scripted>(), Some(&Scripted("second")));
-        assert_eq!(journal.story(), "~a -b ~b -c ~c");
+        assert_eq!(
+            exit.find::<ScriptedFailure>(),
+            Some(&ScriptedFailure("second"))
+        );
+        assert_eq!(log.take_joined(), "~a -b ~b -c ~c");
         assert!(exit.to_string().starts_with(
             "error: root/branch needed more than 1 restarts in 60s: \
              root/branch/a needed more than 0 restarts in 1s"
@@ -164,10 +178,10 @@ fn the_parent_restarts_the_whole_branch_and_fails_past_its_own_intensity() {
 }
 
 #[test]
-fn callers_of_a_branch_that_is_restarted_hear_restarting_and_not_stopped() {
+fn callers_of_a_branch_that_is_restarted_get_restarting_and_not_stopped() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, _] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
         let backoff = Backoff::try_new(LONG, LONG, LONG).unwrap();
         let branch = SupervisorSpec::new("branch")
             .intensity(0, SECOND)
@@ -181,46 +195,46 @@ fn callers_of_a_branch_that_is_restarted_hear_restarting_and_not_stopped() {
         let waiting = actix_rt::spawn(async move { handle.restarted(2 * LONG).await });
         tokio::task::yield_now().await;
         a.end(failure("a")).await;
-        for role in [&a, &b] {
-            eventually("down", || !role_is_up(role)).await;
-            let refused = role.ask(Do::Echo(1)).await;
+        for actor in [&a, &b] {
+            eventually("down", || !is_up(actor)).await;
+            let refused = actor.ask(Request::Echo(1)).await;
             let Err(AskError::Restarting { retry_in }) = refused else {
                 panic!("{refused:?}");
             };
-            assert!(!retry_in.is_zero(), "the wait of the branch is theirs");
+            assert!(!retry_in.is_zero(), "it is the backoff of the branch");
         }
-        assert!(waiting.await.unwrap(), "whoever waits was not sent away");
+        assert!(waiting.await.unwrap(), "a waiting caller sees the restart");
         root.stop().await;
     });
 }
 
-fn role_is_up(role: &Role) -> bool {
+fn is_up(actor: &TestActor) -> bool {
     use futures_util::FutureExt;
-    role.handle.running(LONG).now_or_never() == Some(true)
+    actor.handle.running(LONG).now_or_never() == Some(true)
 }
 
 #[test]
 fn the_backoff_grows_with_each_failure_and_is_forgotten_after_a_stable_run() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
         let stable = 20 * SECOND;
         let backoff = Backoff::try_new(SECOND, 4 * SECOND, stable).unwrap();
-        // Full jitter draws from zero up to the ceiling, so many draws are needed to see it.
+        // Full jitter is uniform from zero to the ceiling, so it takes many restarts to see the ceiling.
         let mut longest = [Duration::ZERO; 5];
         let root = system
             .start(
                 SupervisorSpec::new("root")
                     .intensity(10_000, SECOND)
-                    .child(role.spec().backoff(backoff)),
+                    .child(actor.spec().backoff(backoff)),
             )
             .await;
         for _ in 0..200 {
             for (failures, longest) in longest.iter_mut().enumerate() {
-                let begun = Instant::now();
-                role.end(failure("a")).await;
-                assert!(role.handle.running(LONG).await);
-                let waited = begun.elapsed();
+                let started_at = Instant::now();
+                actor.end(failure("a")).await;
+                assert!(actor.handle.running(LONG).await);
+                let waited = started_at.elapsed();
                 let ceiling = backoff.ceiling(u32::try_from(failures).unwrap() + 1);
                 let slack = Duration::from_millis(10);
                 assert!(waited <= ceiling + slack, "{failures}: {waited:?}");
@@ -236,20 +250,20 @@ fn the_backoff_grows_with_each_failure_and_is_forgotten_after_a_stable_run() {
 }
 
 #[test]
-fn callers_hear_when_the_next_try_is_due() {
+fn refused_callers_get_the_time_until_the_next_start() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
         let backoff = Backoff::try_new(LONG, LONG, LONG).unwrap();
-        let spec = SupervisorSpec::new("root").child(role.spec().backoff(backoff));
+        let spec = SupervisorSpec::new("root").child(actor.spec().backoff(backoff));
         let root = system.start(spec).await;
-        role.end(failure("a")).await;
-        eventually("down", || !role_is_up(&role)).await;
-        let Err(AskError::Restarting { retry_in }) = role.ask(Do::Echo(1)).await else {
+        actor.end(failure("a")).await;
+        eventually("down", || !is_up(&actor)).await;
+        let Err(AskError::Restarting { retry_in }) = actor.ask(Request::Echo(1)).await else {
             panic!("not restarting");
         };
         sleep(retry_in + Duration::from_millis(2)).await;
-        assert_eq!(role.ask(Do::Incarnation).await, Ok(2));
+        assert_eq!(actor.ask(Request::Incarnation).await, Ok(2));
         root.stop().await;
     });
 }
@@ -257,15 +271,15 @@ fn callers_hear_when_the_next_try_is_due() {
 #[test]
 fn a_stop_does_not_wait_for_a_backoff() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
         let backoff = Backoff::try_new(1000 * LONG, 1000 * LONG, LONG).unwrap();
-        let spec = SupervisorSpec::new("root").child(role.spec().backoff(backoff));
+        let spec = SupervisorSpec::new("root").child(actor.spec().backoff(backoff));
         let root = system.start(spec).await;
-        role.end(failure("a")).await;
-        let begun = Instant::now();
+        actor.end(failure("a")).await;
+        let started_at = Instant::now();
         root.stop().await;
-        assert!(begun.elapsed() < SECOND);
-        assert_eq!(role.ask(Do::Echo(1)).await, Err(AskError::Stopped));
+        assert!(started_at.elapsed() < SECOND);
+        assert_eq!(actor.ask(Request::Echo(1)).await, Err(AskError::Stopped));
     });
 }

@@ -1,21 +1,21 @@
-//! Strategies: who is restarted with a child that failed, and in which order.
+//! Strategies: which siblings are restarted with a failed child, and in which order.
 
 use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{Restart, Strategy, SupervisorSpec};
 
-use crate::cast::*;
+use crate::scripted::*;
 
-/// Starts a, b, c under `strategy`, lets b fail, and says what happened.
+/// Starts a, b, c under `strategy`, lets b fail, and compares the log.
 fn after_the_second_of_three_failed(strategy: Strategy, expected: &'static str) {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let roles = three(&journal);
-        let root = system.start(over(&roles).strategy(strategy)).await;
-        journal.take();
-        roles[1].end(failure("b")).await;
-        assert_eq!(roles[1].incarnation().await, 2);
-        assert!(roles[2].handle.running(LONG).await);
-        assert_eq!(journal.story(), expected);
+        let log = EventLog::default();
+        let actors = three_actors(&log);
+        let root = system.start(root_over(&actors).strategy(strategy)).await;
+        log.take();
+        actors[1].end(failure("b")).await;
+        assert_eq!(actors[1].incarnation().await, 2);
+        assert!(actors[2].handle.running(LONG).await);
+        assert_eq!(log.take_joined(), expected);
         root.stop().await;
     });
 }
@@ -38,20 +38,20 @@ fn rest_for_one_restarts_the_failed_child_and_those_started_after_it_in_start_or
 #[test]
 fn a_temporary_child_is_not_restarted_with_its_group() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, c] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, c] = three_actors(&log);
         let spec = SupervisorSpec::new("root")
             .strategy(Strategy::OneForAll)
             .child(a.spec())
             .child(b.spec().restart(Restart::Temporary))
             .child(c.spec());
         let root = system.start(spec).await;
-        journal.take();
+        log.take();
         a.end(failure("a")).await;
         assert_eq!(c.incarnation().await, 2);
-        assert_eq!(journal.story(), "~a -c ~c -b ~b +a +c");
+        assert_eq!(log.take_joined(), "~a -c ~c -b ~b +a +c");
         assert_eq!(
-            b.ask(Do::Echo(1)).await,
+            b.ask(Request::Echo(1)).await,
             Err(headroom_actors::kernel::AskError::Stopped)
         );
         root.stop().await;
@@ -59,19 +59,19 @@ fn a_temporary_child_is_not_restarted_with_its_group() {
 }
 
 #[test]
-fn the_end_of_a_temporary_child_restarts_nobody() {
+fn the_end_of_a_temporary_child_restarts_no_sibling() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, _] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
         let spec = SupervisorSpec::new("root")
             .strategy(Strategy::OneForAll)
             .child(a.spec())
             .child(b.spec().restart(Restart::Temporary));
         let root = system.start(spec).await;
-        journal.take();
+        log.take();
         b.end(failure("b")).await;
         tokio::time::sleep(LONG).await;
-        assert_eq!(journal.story(), "~b");
+        assert_eq!(log.take_joined(), "~b");
         assert_eq!(a.incarnation().await, 1);
         root.stop().await;
     });
@@ -80,8 +80,8 @@ fn the_end_of_a_temporary_child_restarts_nobody() {
 #[test]
 fn a_group_restart_that_fails_is_tried_again_as_a_whole() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, c] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, c] = three_actors(&log);
         let b = b.script(|incarnation| Script {
             start: if incarnation == 2 {
                 Step::Ends(failure("not yet"))
@@ -91,22 +91,22 @@ fn a_group_restart_that_fails_is_tried_again_as_a_whole() {
             ..Script::default()
         });
         let root = system
-            .start(over([&a, &b, &c]).strategy(Strategy::OneForAll))
+            .start(root_over([&a, &b, &c]).strategy(Strategy::OneForAll))
             .await;
-        journal.take();
+        log.take();
         c.end(failure("c")).await;
         assert!(c.handle.running(LONG).await);
-        assert_eq!(journal.story(), "~c -b ~b -a ~a +a ~b -a ~a +a +b +c");
+        assert_eq!(log.take_joined(), "~c -b ~b -a ~a +a ~b -a ~a +a +b +c");
         root.stop().await;
     });
 }
 
 #[test]
-fn a_child_that_is_let_go_during_a_group_restart_does_not_keep_the_rest_down() {
+fn a_child_that_ends_for_good_during_a_group_restart_does_not_keep_the_rest_down() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, c] = three(&journal);
-        // Transient, and with nothing to do the second time.
+        let log = EventLog::default();
+        let [a, b, c] = three_actors(&log);
+        // Transient, and its second start is a normal exit.
         let b = b.script(|incarnation| Script {
             start: if incarnation == 2 {
                 Step::Ends(headroom_actors::kernel::Exit::Normal)
@@ -121,10 +121,10 @@ fn a_child_that_is_let_go_during_a_group_restart_does_not_keep_the_rest_down() {
             .child(b.spec().restart(Restart::Transient))
             .child(c.spec());
         let root = system.start(spec).await;
-        journal.take();
+        log.take();
         a.end(failure("a")).await;
         assert_eq!(c.incarnation().await, 2);
-        assert_eq!(journal.story(), "~a -c ~c -b ~b +a ~b +c");
+        assert_eq!(log.take_joined(), "~a -c ~c -b ~b +a ~b +c");
         root.stop().await;
     });
 }
@@ -132,8 +132,8 @@ fn a_child_that_is_let_go_during_a_group_restart_does_not_keep_the_rest_down() {
 #[test]
 fn two_failures_of_one_group_end_in_one_restart_of_it() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, c] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, c] = three_actors(&log);
         let slow = headroom_actors::kernel::Backoff::DEFAULT;
         let spec = SupervisorSpec::new("root")
             .strategy(Strategy::RestForOne)
@@ -141,7 +141,7 @@ fn two_failures_of_one_group_end_in_one_restart_of_it() {
             .child(b.spec().backoff(slow))
             .child(c.spec().backoff(slow));
         let root = system.start(spec).await;
-        journal.take();
+        log.take();
         c.end(failure("c")).await;
         a.end(failure("a")).await;
         assert!(c.handle.running(LONG).await);

@@ -6,19 +6,19 @@ use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{AskError, Heartbeat, SupervisorSpec, sleep_awake};
 use tokio::time::{Instant, advance, sleep};
 
-use crate::cast::*;
+use crate::scripted::*;
 
 #[test]
 fn a_pause_of_the_process_is_not_counted_however_long_it_is() {
     TestSystem::paused(|system| async move {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         sleep_awake(8 * SECOND).await;
-        assert_eq!(begun.elapsed(), 8 * SECOND);
+        assert_eq!(started_at.elapsed(), 8 * SECOND);
 
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        journal.take();
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        log.take();
         let waiting = tokio::spawn(sleep_awake(8 * SECOND));
         sleep(7 * SECOND + SECOND / 2).await;
         advance(1000 * SECOND).await;
@@ -26,7 +26,7 @@ fn a_pause_of_the_process_is_not_counted_however_long_it_is() {
         waiting.await.unwrap();
         assert_eq!(resumed.elapsed(), SECOND);
         sleep(Heartbeat::DEFAULT.timeout * 2).await;
-        assert_eq!(journal.take(), [""; 0], "nobody was stuck");
+        assert_eq!(log.take(), [""; 0], "no actor was stuck");
         root.stop().await;
     });
 }
@@ -34,20 +34,20 @@ fn a_pause_of_the_process_is_not_counted_however_long_it_is() {
 #[test]
 fn an_actor_whose_loop_stands_still_is_killed_as_stuck_and_restarted() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        journal.take();
-        let begun = Instant::now();
-        assert_eq!(role.ask(Do::Hang).await, Err(AskError::Lost));
-        let silent = begun.elapsed();
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        log.take();
+        let started_at = Instant::now();
+        assert_eq!(actor.ask(Request::Hang).await, Err(AskError::Lost));
+        let silent = started_at.elapsed();
         let timeout = Heartbeat::DEFAULT.timeout;
         assert!(
             silent > timeout - Heartbeat::DEFAULT.interval && silent <= timeout + SECOND,
             "{silent:?}"
         );
-        assert_eq!(role.incarnation().await, 2);
-        assert_eq!(journal.story(), "~a +a");
+        assert_eq!(actor.incarnation().await, 2);
+        assert_eq!(log.take_joined(), "~a +a");
         let last = last_exit(system.tree(), "root/a").await;
         assert!(last.starts_with("stuck: no heartbeat for"), "{last}");
         root.stop().await;
@@ -57,11 +57,11 @@ fn an_actor_whose_loop_stands_still_is_killed_as_stuck_and_restarted() {
 #[test]
 fn an_actor_that_only_waits_for_work_is_not_stuck() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
         tokio::time::sleep(100 * LONG).await;
-        assert_eq!(role.incarnation().await, 1);
+        assert_eq!(actor.incarnation().await, 1);
         root.stop().await;
     });
 }
@@ -69,16 +69,16 @@ fn an_actor_that_only_waits_for_work_is_not_stuck() {
 #[test]
 fn a_heartbeat_that_never_times_out_is_allowed() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
         let never = Heartbeat {
             interval: Duration::ZERO,
             timeout: Duration::MAX,
         };
-        let spec = SupervisorSpec::new("root").child(role.spec().heartbeat(never));
+        let spec = SupervisorSpec::new("root").child(actor.spec().heartbeat(never));
         let root = system.start(spec).await;
         tokio::time::sleep(SECOND).await;
-        assert_eq!(role.incarnation().await, 1);
+        assert_eq!(actor.incarnation().await, 1);
         root.stop().await;
     });
 }

@@ -1,16 +1,16 @@
-//! What operators see: the tree, its counters, and what actors show of themselves.
+//! What operators see: the tree, its counters and the states of its actors.
 
 use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{ChildSpec, ChildState, Kind, Restart, SupervisorSpec};
 use serde_json::json;
 
-use crate::cast::*;
+use crate::scripted::*;
 
 #[test]
-fn the_snapshot_nests_children_under_their_supervisors_and_shows_what_they_show() {
+fn the_snapshot_nests_children_under_their_supervisors_and_has_their_states() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, c] = three(&journal);
+        let log = EventLog::default();
+        let [a, b, c] = three_actors(&log);
         let branch = SupervisorSpec::new("branch").child(b.spec());
         // Sorts between the branch and its children.
         let beside = SupervisorSpec::new("branch-2").child(c.spec());
@@ -38,11 +38,11 @@ fn the_snapshot_nests_children_under_their_supervisors_and_shows_what_they_show(
 #[test]
 fn an_actor_that_does_not_answer_is_listed_without_its_state() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let [a, b, _] = three(&journal);
-        let root = system.start(over([&a, &b])).await;
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
+        let root = system.start(root_over([&a, &b])).await;
         let hanging = a.clone();
-        let call = actix_rt::spawn(async move { hanging.ask(Do::Hang).await });
+        let call = actix_rt::spawn(async move { hanging.ask(Request::Hang).await });
         eventually("it hangs", || {
             a.handle.stats().snapshot().mailbox_depth == 0
         })
@@ -58,22 +58,22 @@ fn an_actor_that_does_not_answer_is_listed_without_its_state() {
 #[test]
 fn counters_survive_restarts_also_of_the_branch() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
         let branch = SupervisorSpec::new("branch")
             .intensity(1, LONG)
-            .child(role.spec());
-        let branch = ChildSpec::supervisor(branch).backoff(quick());
+            .child(actor.spec());
+        let branch = ChildSpec::supervisor(branch).backoff(short_backoff());
         let root = system
             .start(SupervisorSpec::new("root").child(branch))
             .await;
         for restarts in 0..3 {
-            assert_eq!(role.ask(Do::Echo(7)).await, Ok(7));
+            assert_eq!(actor.ask(Request::Echo(7)).await, Ok(7));
             assert_eq!(
-                role.ask(Do::Panic).await,
+                actor.ask(Request::Panic).await,
                 Err(headroom_actors::kernel::AskError::Lost)
             );
-            assert_eq!(role.incarnation().await, restarts + 2);
+            assert_eq!(actor.incarnation().await, restarts + 2);
         }
         let seen = node(system.tree(), "root/branch/a").await;
         assert_eq!((seen.incarnation, seen.exits["panic"]), (4, 3));
@@ -86,10 +86,10 @@ fn counters_survive_restarts_also_of_the_branch() {
 }
 
 #[test]
-fn states_follow_the_life_of_a_child() {
+fn states_follow_the_steps_of_an_incarnation() {
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal).script(|_| Script {
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log).script(|_| Script {
             start: Step::After(SECOND),
             stop: Step::After(SECOND),
             ..Script::default()
@@ -99,20 +99,20 @@ fn states_follow_the_life_of_a_child() {
         let supervisor = spec.handle();
         let root = system.start(spec).await;
         let starting = supervisor.clone();
-        let child = role.spec().backoff(slow).restart(Restart::Permanent);
+        let child = actor.spec().backoff(slow).restart(Restart::Permanent);
         let started = actix_rt::spawn(async move { starting.start_child(child).await });
         tokio::time::sleep(SECOND / 2).await;
         let state = async || node(system.tree(), "root/a").await.state;
         assert_eq!(state().await, ChildState::Starting);
         let child = started.await.unwrap().unwrap();
         assert_eq!(state().await, ChildState::Running);
-        role.end(failure("x")).await;
+        actor.end(failure("x")).await;
         tokio::time::sleep(SECOND / 1000).await;
         assert!(matches!(
             state().await,
             ChildState::Restarting | ChildState::Starting
         ));
-        assert!(role.handle.running(LONG).await);
+        assert!(actor.handle.running(LONG).await);
         let terminating = actix_rt::spawn(async move { supervisor.terminate_child("a").await });
         tokio::time::sleep(SECOND / 2).await;
         assert_eq!(state().await, ChildState::Stopping);
@@ -131,8 +131,8 @@ fn counters_are_written_to_whatever_recorder_is_installed() {
     };
     use std::sync::Arc;
 
-    /// Notes the names and labels of what is written.
-    struct Names(Journal);
+    /// Logs the names and labels of the metrics that are written.
+    struct Names(EventLog);
 
     struct Sink;
     impl metrics::CounterFn for Sink {
@@ -145,26 +145,26 @@ fn counters_are_written_to_whatever_recorder_is_installed() {
         fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
         fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
         fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-            self.0.note(key.to_string());
+            self.0.add(key.to_string());
             Counter::from_arc(Arc::new(Sink))
         }
         fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-            self.0.note(key.to_string());
+            self.0.add(key.to_string());
             Gauge::noop()
         }
         fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-            self.0.note(key.to_string());
+            self.0.add(key.to_string());
             Histogram::noop()
         }
     }
 
     TestSystem::paused(|system| async move {
-        let journal = Journal::default();
-        let role = Role::new("a", &journal);
-        let root = system.start(over([&role])).await;
-        role.end(failure("x")).await;
-        assert_eq!(role.incarnation().await, 2);
-        let written = Journal::default();
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        actor.end(failure("x")).await;
+        assert_eq!(actor.incarnation().await, 2);
+        let written = EventLog::default();
         metrics::with_local_recorder(&Names(written.clone()), || root.tree().record_metrics());
         for expected in [
             "Key(headroom_actor_up, [actor = root/a])",

@@ -1,5 +1,4 @@
-//! The actors that the tests put on the stage: each does what its script says and notes in a
-//! journal what happens to it.
+//! Actors that follow a script and record in a log what happens to them.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -18,32 +17,32 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// A wait that no test should ever reach the end of.
+/// A timeout that no passing test reaches.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// A backoff of at most a millisecond, for tests that are not about it.
-pub(crate) fn quick() -> Backoff {
+/// A backoff of at most a millisecond, for tests of other things.
+pub(crate) fn short_backoff() -> Backoff {
     Backoff::try_new(Duration::from_millis(1), Duration::from_millis(1), LONG).unwrap()
 }
 
-/// What happened, in order.
+/// What happened to the actors, in order.
 #[derive(Clone, Default)]
-pub(crate) struct Journal {
+pub(crate) struct EventLog {
     lines: Arc<Mutex<Vec<String>>>,
 }
 
-impl Journal {
-    pub(crate) fn note(&self, line: impl Into<String>) {
+impl EventLog {
+    pub(crate) fn add(&self, line: impl Into<String>) {
         self.lines.lock().unwrap().push(line.into());
     }
 
-    /// What happened since the last call.
+    /// The entries since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.lines.lock().unwrap())
     }
 
-    /// What happened, joined by spaces, since the last call.
-    pub(crate) fn story(&self) -> String {
+    /// The entries since the last call, joined by spaces.
+    pub(crate) fn take_joined(&self) -> String {
         self.take().join(" ")
     }
 
@@ -55,13 +54,13 @@ impl Journal {
 /// The cause of a scripted failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("scripted failure: {0}")]
-pub(crate) struct Scripted(pub &'static str);
+pub(crate) struct ScriptedFailure(pub &'static str);
 
 pub(crate) fn failure(cause: &'static str) -> Exit {
-    Exit::error(Scripted(cause))
+    Exit::error(ScriptedFailure(cause))
 }
 
-/// How a step of an actor's life goes.
+/// How a step of an incarnation goes.
 #[derive(Clone, Default)]
 pub(crate) enum Step {
     #[default]
@@ -98,17 +97,17 @@ pub(crate) struct Script {
     pub(crate) drop_panics: bool,
 }
 
-/// Its journal: `+a` started, `-a` stopped in order, `~a` dropped.
-pub(crate) struct Player {
+/// Follows a script. Its log entries: `+a` started, `-a` stopped in order, `~a` dropped.
+pub(crate) struct ScriptedActor {
     name: String,
     incarnation: IncarnationRef,
     script: Script,
-    journal: Journal,
+    log: EventLog,
     cancels: bool,
     refused_itself: bool,
 }
 
-impl Actor for Player {
+impl Actor for ScriptedActor {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Context<Self>) {
@@ -120,12 +119,12 @@ impl Actor for Player {
     }
 }
 
-impl Child for Player {
+impl Child for ScriptedActor {
     fn start(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
         let start = self.script.start.clone().go("start");
-        Box::pin(wrap_future(start).map(|started, player: &mut Self, _| {
+        Box::pin(wrap_future(start).map(|started, actor: &mut Self, _| {
             if started.is_ok() {
-                player.journal.note(format!("+{}", player.name));
+                actor.log.add(format!("+{}", actor.name));
             }
             started
         }))
@@ -138,8 +137,8 @@ impl Child for Player {
             context.cancel_future(cancelled);
         }
         let stop = self.script.stop.clone().go("stop");
-        Box::pin(wrap_future(stop).map(|_, player: &mut Self, _| {
-            player.journal.note(format!("-{}", player.name));
+        Box::pin(wrap_future(stop).map(|_, actor: &mut Self, _| {
+            actor.log.add(format!("-{}", actor.name));
         }))
     }
 
@@ -148,22 +147,22 @@ impl Child for Player {
     }
 }
 
-impl Drop for Player {
+impl Drop for ScriptedActor {
     fn drop(&mut self) {
-        self.journal.note(format!("~{}", self.name));
+        self.log.add(format!("~{}", self.name));
         assert!(!self.script.drop_panics, "panic in drop");
     }
 }
 
-/// An instruction to a player. It answers with a number.
-pub(crate) enum Do {
+/// A request to a scripted actor, which answers with a number.
+pub(crate) enum Request {
     Echo(u64),
-    /// Notes the number in the journal.
+    /// Adds the number to the log.
     Note(u64),
     Incarnation,
-    /// Waits in the actor's context until told to go on.
+    /// Waits in the actor's context for the other end of the channel.
     Hold(oneshot::Receiver<()>),
-    /// The same, in a task that the actor's end does not touch.
+    /// The same in a detached task, which outlives the actor.
     HoldDetached(oneshot::Receiver<()>),
     End(Exit),
     Panic,
@@ -171,65 +170,65 @@ pub(crate) enum Do {
     PanicInDetachedFuture,
     /// Drops the reply.
     Forget,
-    /// Never lets go of the actor's loop, without holding its thread.
+    /// Blocks the actor's loop for ever, but not its thread.
     Hang,
-    /// Calls itself again, and so on, without end: its queue never runs dry.
-    Again(Handle<Player>),
-    /// From now on it cancels a future of its own when it is stopped.
+    /// The actor calls itself again and again: its queue is never empty.
+    Again(Handle<ScriptedActor>),
+    /// The actor cancels one of its futures when it is stopped.
     CancelWhenStopped,
 }
 
-impl Message for Do {
+impl Message for Request {
     type Reply = u64;
 }
 
-impl Handler<Call<Do>> for Player {
+impl Handler<Call<Request>> for ScriptedActor {
     type Result = ();
 
-    fn handle(&mut self, call: Call<Do>, context: &mut Context<Self>) {
+    fn handle(&mut self, call: Call<Request>, context: &mut Context<Self>) {
         let Some((what, reply)) = call.accept() else {
             return;
         };
         match what {
-            Do::Echo(number) => reply.send(number),
-            Do::Note(number) => {
-                self.journal.note(number.to_string());
+            Request::Echo(number) => reply.send(number),
+            Request::Note(number) => {
+                self.log.add(number.to_string());
                 reply.send(number);
             }
-            Do::Incarnation => reply.send(self.incarnation.incarnation()),
-            Do::Hold(go_on) => {
+            Request::Incarnation => reply.send(self.incarnation.incarnation()),
+            Request::Hold(go_on) => {
                 context.spawn(wrap_future::<_, Self>(go_on).map(|_, _, _| reply.send(0)));
             }
-            Do::HoldDetached(go_on) => {
+            Request::HoldDetached(go_on) => {
                 actix_rt::spawn(async move {
                     go_on.await.ok();
                     reply.send(0);
                 });
             }
-            Do::End(exit) => self.incarnation.end(context, exit),
-            Do::Panic => panic!("panic in handler"),
-            Do::PanicInSpawnedFuture => {
+            Request::End(exit) => self.incarnation.end(context, exit),
+            Request::Panic => panic!("panic in handler"),
+            Request::PanicInSpawnedFuture => {
                 context.spawn(ready(()).map(|(), _: &mut Self, _| panic!("panic in future")));
             }
-            Do::PanicInDetachedFuture => {
+            Request::PanicInDetachedFuture => {
                 actix_rt::spawn(async move {
                     let _reply = reply;
                     panic!("panic in a detached future");
                 });
             }
-            Do::Forget => {}
-            Do::Hang => context.wait(wrap_future(async move {
+            Request::Forget => {}
+            Request::Hang => context.wait(wrap_future(async move {
                 let _reply = reply;
                 pending().await
             })),
-            Do::Again(handle) => {
+            Request::Again(handle) => {
                 reply.send(0);
-                // The first poll of a call admits it; nobody waits for the answer.
-                let again = handle.ask(Do::Again(handle.clone()), LONG);
+                // The first poll admits the call; nobody waits for the answer.
+                let again = handle.ask(Request::Again(handle.clone()), LONG);
                 let refused = futures_util::FutureExt::now_or_never(again);
                 self.refused_itself |= refused.is_some();
             }
-            Do::CancelWhenStopped => {
+            Request::CancelWhenStopped => {
                 self.cancels = true;
                 reply.send(0);
             }
@@ -237,52 +236,52 @@ impl Handler<Call<Do>> for Player {
     }
 }
 
-/// Work that may be dropped with its caller.
-pub(crate) struct Cancellable(pub Journal);
+/// Work that may be dropped when its caller leaves.
+pub(crate) struct CancellableWork(pub EventLog);
 
-impl Message for Cancellable {
+impl Message for CancellableWork {
     type Reply = ();
     const CANCELLABLE: bool = true;
 }
 
-impl Handler<Call<Cancellable>> for Player {
+impl Handler<Call<CancellableWork>> for ScriptedActor {
     type Result = ();
 
-    fn handle(&mut self, call: Call<Cancellable>, _: &mut Context<Self>) {
-        let Some((Cancellable(journal), mut reply)) = call.accept() else {
+    fn handle(&mut self, call: Call<CancellableWork>, _: &mut Context<Self>) {
+        let Some((CancellableWork(log), mut reply)) = call.accept() else {
             return;
         };
         actix_rt::spawn(async move {
             reply.cancelled().await;
             assert!(reply.is_cancelled());
-            journal.note("cancelled");
+            log.add("cancelled");
         });
     }
 }
 
-/// A player before it is cast: its handle, and the scripts of its incarnations.
+/// An actor under test: its handle and the scripts of its incarnations.
 #[derive(Clone)]
-pub(crate) struct Role {
-    pub(crate) handle: Handle<Player>,
-    journal: Journal,
+pub(crate) struct TestActor {
+    pub(crate) handle: Handle<ScriptedActor>,
+    log: EventLog,
     script: Arc<dyn Fn(u64) -> Script + Send + Sync>,
 }
 
-impl Role {
-    /// A player that does nothing wrong.
-    pub(crate) fn new(name: &str, journal: &Journal) -> Self {
-        Self::with_capacity(name, 16, journal)
+impl TestActor {
+    /// An actor that never fails.
+    pub(crate) fn new(name: &str, log: &EventLog) -> Self {
+        Self::with_capacity(name, 16, log)
     }
 
-    pub(crate) fn with_capacity(name: &str, capacity: u32, journal: &Journal) -> Self {
+    pub(crate) fn with_capacity(name: &str, capacity: u32, log: &EventLog) -> Self {
         Self {
             handle: Handle::new(name, capacity),
-            journal: journal.clone(),
+            log: log.clone(),
             script: Arc::new(|_| Script::default()),
         }
     }
 
-    /// Every incarnation follows what `script` says of its number.
+    /// Every incarnation follows what `script` returns for its number.
     pub(crate) fn script(mut self, script: impl Fn(u64) -> Script + Send + Sync + 'static) -> Self {
         self.script = Arc::new(script);
         self
@@ -302,21 +301,21 @@ impl Role {
         })
     }
 
-    fn factory(&self) -> impl Fn(IncarnationRef) -> Player + Send + Sync + 'static {
+    fn factory(&self) -> impl Fn(IncarnationRef) -> ScriptedActor + Send + Sync + 'static {
         let Self {
             handle,
-            journal,
+            log,
             script,
         } = self.clone();
         let name = handle.name().to_owned();
         move |incarnation| {
             let script = script(incarnation.incarnation());
             assert!(!script.factory_panics, "panic in factory");
-            Player {
+            ScriptedActor {
                 name: name.clone(),
                 incarnation,
                 script,
-                journal: journal.clone(),
+                log: log.clone(),
                 cancels: false,
                 refused_itself: false,
             }
@@ -324,36 +323,36 @@ impl Role {
     }
 
     pub(crate) fn spec(&self) -> ChildSpec {
-        ChildSpec::actor(&self.handle, self.factory()).backoff(quick())
+        ChildSpec::actor(&self.handle, self.factory()).backoff(short_backoff())
     }
 
-    pub(crate) async fn ask(&self, what: Do) -> Result<u64, AskError> {
+    pub(crate) async fn ask(&self, what: Request) -> Result<u64, AskError> {
         self.handle.ask(what, LONG).await
     }
 
     /// Ends the incarnation that runs, and waits until it has.
     pub(crate) async fn end(&self, exit: Exit) {
-        assert_eq!(self.ask(Do::End(exit)).await, Err(AskError::Lost));
+        assert_eq!(self.ask(Request::End(exit)).await, Err(AskError::Lost));
     }
 
-    /// Which incarnation answers, once one does.
+    /// Waits until the actor runs, and returns the number of the incarnation.
     pub(crate) async fn incarnation(&self) -> u64 {
         assert!(self.handle.running(LONG).await, "does not run");
-        self.ask(Do::Incarnation).await.unwrap()
+        self.ask(Request::Incarnation).await.unwrap()
     }
 }
 
-/// Three roles of one journal.
-pub(crate) fn three(journal: &Journal) -> [Role; 3] {
-    ["a", "b", "c"].map(|name| Role::new(name, journal))
+/// Three actors that share one log.
+pub(crate) fn three_actors(log: &EventLog) -> [TestActor; 3] {
+    ["a", "b", "c"].map(|name| TestActor::new(name, log))
 }
 
-/// A root over `roles`, in order.
-pub(crate) fn over<'a>(roles: impl IntoIterator<Item = &'a Role>) -> SupervisorSpec {
-    roles
+/// A root supervisor of `actors`, in order.
+pub(crate) fn root_over<'a>(actors: impl IntoIterator<Item = &'a TestActor>) -> SupervisorSpec {
+    actors
         .into_iter()
-        .fold(SupervisorSpec::new("root"), |spec, role| {
-            spec.child(role.spec())
+        .fold(SupervisorSpec::new("root"), |spec, actor| {
+            spec.child(actor.spec())
         })
 }
 
@@ -361,7 +360,7 @@ pub(crate) fn over<'a>(roles: impl IntoIterator<Item = &'a Role>) -> SupervisorS
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
     while !condition() {
-        assert!(Instant::now() < deadline, "never came: {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         sleep(Duration::from_millis(1)).await;
     }
 }
