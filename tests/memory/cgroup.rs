@@ -124,7 +124,7 @@ async fn a_model_that_the_kernel_kills_is_counted_and_can_be_loaded_again_with_a
     assert_eq!(ask(&server, "hungry", 2).await.number(), 2.0);
     let log = server.log();
     assert!(
-        log.contains("the kernel ended a model for want of memory"),
+        log.contains("the kernel killed a model's process because memory ran out"),
         "{log}"
     );
     drop(server);

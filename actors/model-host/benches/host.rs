@@ -1,4 +1,4 @@
-//! What a host costs: `cargo bench -p headroom-model-host`. Prints one line per figure.
+//! The costs of a host: `cargo bench -p headroom-model-host`. Prints one line per figure.
 //!
 //! Not a criterion bench: each figure is about whole processes, of which a few dozen are enough.
 #![allow(
@@ -47,26 +47,30 @@ fn main() {
 }
 
 fn starts(zygote: &mut Zygote, start: &Start, name: &str) {
-    let (mut fork, mut load, mut warm, mut all) = (vec![], vec![], vec![], vec![]);
-    for _ in 0..STARTS {
-        let begun = Instant::now();
-        let (mut host, _, _log) = zygote.fork("bench");
-        fork.push(begun.elapsed().as_secs_f64() * 1e3);
-        let ready = ready(&mut host, start.clone());
-        all.push(begun.elapsed().as_secs_f64() * 1e3);
-        load.push(ready.load_us as f64 / 1e3);
-        warm.push(ready.warm_up.unwrap().total_us as f64 / 1e3);
+    for (warm_up, to) in [(false, "loaded"), (true, "warm")] {
+        let (mut fork, mut all) = (vec![], vec![]);
+        for _ in 0..STARTS {
+            let begun = Instant::now();
+            let (mut host, _, _log) = zygote.fork("bench");
+            fork.push(begun.elapsed().as_secs_f64() * 1e3);
+            ready(
+                &mut host,
+                Start {
+                    warm_up,
+                    ..start.clone()
+                },
+            );
+            all.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+        report("fork", "ms", fork);
+        report(&format!("silero-vad, {name}: fork to {to}"), "ms", all);
     }
-    report("fork", "ms", fork);
-    report(&format!("silero-vad, {name}: check and load"), "ms", load);
-    report(&format!("silero-vad, {name}: warm-up"), "ms", warm);
-    report(&format!("silero-vad, {name}: fork to ready"), "ms", all);
 }
 
 fn calls(zygote: &mut Zygote, start: &Start, name: &str) {
     let (mut host, _, _log) = zygote.fork("bench");
     ready(&mut host, start.clone());
-    let x = Data::floats(&[1, 512], &chunk(0));
+    let x = TensorData::floats(&[1, 512], &chunk(0));
     let arguments = [Arg::Tensor(&x), Arg::Scalar(Scalar::Int(16_000))];
     let (mut forward, mut round_trip) = (vec![], vec![]);
     for _ in 0..CALLS {
@@ -75,16 +79,16 @@ fn calls(zygote: &mut Zygote, start: &Start, name: &str) {
         let Some(Frame {
             header: HostReply::Output { forward_us, .. },
             ..
-        }) = host.line.receive()
+        }) = host.socket.receive()
         else {
             panic!("no output")
         };
         round_trip.push(begun.elapsed().as_secs_f64() * 1e6);
         forward.push(forward_us as f64);
     }
-    let pings = (0..300).map(|n| {
+    let pings = (0..300).map(|_| {
         let begun = Instant::now();
-        host.line.send(&HostRequest::Ping { n }, &[]);
+        host.socket.send(&HostRequest::Ping, &[]);
         host.reply();
         begun.elapsed().as_secs_f64() * 1e6
     });
@@ -102,12 +106,14 @@ fn memory(zygote: &mut Zygote) {
     let mut further = Vec::new();
     let mut dirty = Vec::new();
     let mut pids = vec![zygote.pid];
-    let mut weights = 0;
+    let weights = check(&sample_model()).1["parameter_bytes"]
+        .as_u64()
+        .unwrap();
     for _ in 0..6 {
         let before: u64 = pids.iter().map(|&pid| rollup(pid, "Pss:")).sum();
         let (mut host, pid, log) = zygote.fork("bench");
-        weights = ready(&mut host, sample_start()).parameter_bytes;
-        host.listen(&chunk(0), false);
+        ready(&mut host, sample_start());
+        host.speech_probability(&chunk(0), false);
         pids.push(pid);
         hosts.push((host, log));
         let after: u64 = pids.iter().map(|&pid| rollup(pid, "Pss:")).sum();
@@ -135,10 +141,10 @@ fn memory(zygote: &mut Zygote) {
 fn large_tensors(zygote: &mut Zygote) {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _, _log) = zygote.fork("bench");
-    ready(&mut host, Start::new("echo", "1", path));
+    ready(&mut host, Start::new("echo", path));
     for megabytes in [1, 16, 64] {
         let len = megabytes << 20;
-        let data = Data::new(Datatype::Uint8, &[len], vec![7; len as usize]);
+        let data = TensorData::new(Datatype::Uint8, &[len], vec![7; len as usize]);
         let times = (0..20)
             .map(|_| milliseconds(|| drop(host.run(&data))))
             .collect();
@@ -153,7 +159,7 @@ fn ready(host: &mut Host, start: Start) -> LoadedModel {
     }
 }
 
-/// A process's memory in bytes, as the kernel tells it.
+/// A figure of a process's memory in bytes, from `/proc/<pid>/smaps_rollup`.
 fn rollup(pid: i32, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = text

@@ -1,12 +1,15 @@
 //! The reference: one process with libtorch and nothing else runs a speech model over a WAV file.
 //!
-//! Its outputs are what the server's are held against, and its timings are the floor that the
-//! server's are compared with. It shares no code with the host: plain `tch`, as its own
-//! documentation has it.
+//! Tests compare the server's outputs with its outputs, and measurements compare the server's times
+//! with its times. It shares no code with the host and uses plain `tch`.
 //!
 //! Usage: bare_forward MODEL WAV [--skip N] [--forwards N] [--rows N] [--fresh] [--bench N]
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it is for")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program whose output is its result"
+)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,26 +19,26 @@ use headroom_test_support::wav;
 use serde_json::{Value, json};
 use tch::{CModule, IValue, TchError, Tensor};
 
-/// Samples that the model takes at once, at [`RATE`].
+/// Samples of one run, at [`RATE`].
 const CHUNK: usize = 512;
 
 const RATE: i64 = 16_000;
 
-/// Runs before a measurement: the profiling executor settles.
+/// Runs before a measurement, because the profiling executor makes the first runs slow.
 const WARM_UP: usize = 20;
 
 struct Options {
     model: PathBuf,
     wav: PathBuf,
-    /// The first chunk to take.
+    /// The first chunk to use.
     skip: usize,
-    /// How often to run the model; as long as there is sound when missing.
+    /// Number of runs; `None` for the whole file.
     forwards: Option<usize>,
-    /// Chunks next to each other that one run takes as rows.
+    /// Consecutive chunks that are the rows of one run.
     rows: usize,
-    /// Forget before each run.
+    /// Reset the model's state before each run.
     fresh: bool,
-    /// Measure this many runs instead of telling outputs.
+    /// Measure this many runs, and print times instead of outputs.
     bench: Option<usize>,
 }
 
@@ -107,7 +110,7 @@ fn run(options: &Options) -> Result<Value, TchError> {
     }
 }
 
-/// The sound, cut for the model.
+/// The samples as inputs of the model.
 fn batches(options: &Options) -> Vec<Vec<f32>> {
     let chunks = wav::chunks(&options.wav, CHUNK);
     let chunks = chunks.get(options.skip..).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Checking a model file before libtorch reads it.
+//! Checks a model file before libtorch reads it.
 //!
-//! A TorchScript file is a zip archive. libtorch does not check the archive's checksums, and believes the lengths that
-//! the pickles claim for tensor records: a damaged or cut file loads and then gives wrong numbers, or a SIGSEGV in
-//! `forward`. So everything is read and checked once here. Carefully crafted files may still get past this; the
-//! process boundary is what protects the server from them.
+//! A TorchScript file is a zip archive. libtorch does not check the archive's checksums, and trusts the lengths that
+//! the pickles declare for tensor records: a damaged or truncated file loads, and then gives wrong numbers or a SIGSEGV
+//! in `forward`. So this module reads and checks every entry once. A crafted file may still pass; the process boundary
+//! protects the server from it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,24 +20,24 @@ use crate::{
     signature::{self, Signature},
 };
 
-/// Entries of an archive; a large model has some thousand.
+/// Entries of an archive at most. A large model has some thousand.
 const ENTRIES_MAX: usize = 1 << 17;
 
-/// The longest text or pickle that is kept in memory.
+/// Bytes of a code file or pickle at most. These are kept in memory.
 const TEXT_MAX: u64 = 64 << 20;
 
-/// Unpacked bytes allowed per byte of the file, past a first [`TEXT_MAX`]: tensors are stored as they are and only
-/// code is packed, so a file that unpacks to more is a trap.
+/// Unpacked bytes per byte of the file at most, beyond a first [`TEXT_MAX`]. Only code is compressed, tensors are not,
+/// so a file that unpacks to more is not a model.
 const RATIO_MAX: u64 = 4;
 
-/// Bytes read at once.
+/// Bytes to read at once.
 const CHUNK: usize = 256 << 10;
 
 /// A checked model file.
 #[derive(Debug)]
 pub(crate) struct Archive {
     file: File,
-    /// The arguments of `forward` and the like.
+    /// The signature of the module's class.
     pub(crate) signature: Signature,
     /// Bytes of all tensor records.
     pub(crate) parameter_bytes: u64,
@@ -62,7 +62,7 @@ pub(crate) enum ArchiveError {
     },
     #[error("the archive has too many entries, or two of the same name")]
     Entries,
-    #[error("the archive unpacks to more than a model would")]
+    #[error("the archive unpacks to many times its size, as no model does")]
     TooLarge,
     #[error(
         "the archive is not a TorchScript module but pickled weights: save the module with torch.jit.save"
@@ -70,9 +70,9 @@ pub(crate) enum ArchiveError {
     NoCode,
     #[error("the archive is not a TorchScript module: it has no `{0}`")]
     Missing(&'static str),
-    #[error("`{0}` cannot be understood")]
+    #[error("`{0}` cannot be read")]
     Pickle(&'static str, #[source] PickleError),
-    #[error("tensor record `{name}` has {found} bytes, {expected} are needed")]
+    #[error("tensor record `{name}` has {found} bytes instead of {expected}")]
     Record {
         name: String,
         expected: u64,
@@ -83,7 +83,7 @@ pub(crate) enum ArchiveError {
 }
 
 impl ArchiveError {
-    /// Whether the file could not even be read, as against being a bad one.
+    /// Whether the file cannot be read, rather than having a wrong content.
     pub(crate) fn is_unreadable(&self) -> bool {
         matches!(self, Self::Io(_) | Self::NotAFile)
     }
@@ -117,14 +117,14 @@ impl Archive {
         })
     }
 
-    /// A path that leads to the very file that was checked, even when another has taken its name since. Valid for as
-    /// long as the archive lives.
+    /// A path to the file that was checked, even when another file has its name now. Valid for as long as the archive
+    /// exists.
     pub(crate) fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 }
 
-/// An archive's entries without the folder that holds them all.
+/// An archive's entries, named without the top folder.
 struct Contents {
     lengths: HashMap<String, u64>,
     /// Python code and pickles by name.
@@ -191,7 +191,7 @@ impl Contents {
         pickle::read(bytes).map_err(|error| ArchiveError::Pickle(name, error))
     }
 
-    /// Each storage that a pickle declares must have a record of at least its length.
+    /// Checks that each storage of a pickle has a record of at least its length.
     fn check_records(&self, folder: &str, storages: &[Storage]) -> Result<(), ArchiveError> {
         let mut checked = HashSet::new();
         for storage in storages
@@ -221,7 +221,7 @@ impl Contents {
     }
 }
 
-/// Reads an entry to its end, keeping its bytes when asked to. Never reads much more than was declared.
+/// Reads an entry to its end, and keeps its bytes if `keep`. Stops when the entry is longer than declared.
 fn drain(
     entry: &mut impl Read,
     expected: u64,
@@ -231,7 +231,7 @@ fn drain(
     let mut found = 0u64;
     let mut kept = Vec::new();
     if keep && expected > TEXT_MAX {
-        return Err(io::Error::other("it is too long for code"));
+        return Err(io::Error::other("it is too long for code or a pickle"));
     }
     loop {
         let bytes = match entry.read(chunk) {

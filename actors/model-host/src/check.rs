@@ -1,4 +1,4 @@
-//! `--check FILE`: whether a file can be loaded, and what it is, as JSON.
+//! `--check FILE`: prints as JSON whether a file can be loaded, and its signature.
 
 use std::path::Path;
 
@@ -10,11 +10,12 @@ use crate::{
     process::{self, ExitCode},
 };
 
-/// Loads a file and prints what came of it.
+/// Loads a file and prints the result.
 pub(crate) fn check(path: &Path) -> ExitCode {
-    match Model::start(Start::new("check", "1", path)) {
-        Ok((_, ready)) => {
-            let inputs: Vec<Value> = ready
+    match Model::load(Start::new("check", path)) {
+        Ok(model) => {
+            let signature = &model.signature;
+            let inputs: Vec<Value> = signature
                 .inputs
                 .iter()
                 .map(|input| json!({ "name": input.name, "type": input.type_text }))
@@ -22,10 +23,10 @@ pub(crate) fn check(path: &Path) -> ExitCode {
             let report = json!({
                 "loadable": true,
                 "inputs": inputs,
-                "output": ready.output_type,
-                "parameter_bytes": ready.parameter_bytes,
-                "has_reset_states": ready.has_reset_states,
-                "load_us": ready.load_us,
+                "output": signature.output_type,
+                "parameter_bytes": model.parameter_bytes,
+                "has_reset_states": signature.has_reset_states,
+                "load_us": model.load_us,
             });
             process::print_line(&report.to_string());
             ExitCode::Ok

@@ -1,13 +1,13 @@
-//! Naming a model's outputs. This is the one place that says how.
+//! Converts the result of a model to a flat list of named tensors.
 //!
-//! - A single value is `output`.
-//! - Items of a tuple or list are `output_0`, `output_1`, …; nested ones `output_0_1`.
-//! - Entries of a dict are named by their key; nested ones `key.key`, items of a list within a dict `key_0`.
-//! - Single numbers become tensors without dimensions (int INT64, float FP64, bool BOOL), lists of numbers become
-//!   tensors with one dimension. `None` is left out; the names of the others do not change by it.
+//! - A single value is named `output`.
+//! - Items of a tuple or list are named `output_0`, `output_1`, …; nested items `output_0_1`.
+//! - Entries of a dict are named by their key; nested entries `key.key`, items of a list in a dict `key_0`.
+//! - A single number becomes a tensor without dimensions (int INT64, float FP64, bool BOOL), a list of numbers a tensor
+//!   with one dimension. `None` is left out and does not change the names of the others.
 //!
-//! Names declared in a model's settings either choose and order outputs by these natural names (when all of them are
-//! natural names), or replace them one by one (when there are as many as outputs).
+//! If all names that a model's settings declare are such natural names, they choose and order the outputs. Otherwise
+//! they replace the natural names one by one, and there must be as many as outputs.
 
 use std::collections::HashSet;
 
@@ -15,16 +15,16 @@ use tch::{Device, Kind, Tensor};
 
 use crate::torch::{Content, TorchError, Value};
 
-/// The outputs of one call: more would not fit into a frame's header.
+/// Outputs of one call at most. More would not fit into a frame's header.
 const OUTPUTS_MAX: usize = 4096;
 
-/// Nesting of tuples, lists and dicts.
+/// Nesting of tuples, lists and dicts at most.
 const DEPTH_MAX: usize = 32;
 
-/// Why outputs cannot be named or chosen.
+/// Why a result has no usable outputs.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FlattenError {
-    /// A string, an object or the like.
+    /// A string or an object.
     #[error("output `{0}` is neither a tensor nor a number")]
     NotATensor(String),
     /// A dict with keys that are neither strings nor ints.
@@ -32,15 +32,15 @@ pub(crate) enum FlattenError {
     Key(String),
     #[error("two outputs have the name `{0}`")]
     Twice(String),
-    #[error("the model gives more than {OUTPUTS_MAX} outputs")]
+    #[error("the model has more than {OUTPUTS_MAX} outputs")]
     TooMany,
     #[error("the model's outputs are nested deeper than {DEPTH_MAX} levels")]
     TooDeep,
     /// The settings do not fit the model.
-    #[error("{declared} outputs are declared, the model gives {given}: {names}")]
+    #[error("the settings declare {declared} outputs, the model has {found}: {names}")]
     Declared {
         declared: usize,
-        given: usize,
+        found: usize,
         names: String,
     },
     #[error("the model has no output `{name}`, it has {names}")]
@@ -50,13 +50,13 @@ pub(crate) enum FlattenError {
 }
 
 impl FlattenError {
-    /// Whether the request, not the model, is at fault.
-    pub(crate) fn is_requests_fault(&self) -> bool {
+    /// Whether the request is wrong, not the model.
+    pub(crate) fn is_request_error(&self) -> bool {
         matches!(self, Self::Unknown { .. })
     }
 }
 
-/// Names all tensors of a result, applies the declared names, then keeps the wanted ones in their order.
+/// Names all tensors of a result, applies the declared names, then selects the wanted ones in their order.
 pub(crate) fn outputs(
     result: &Value,
     declared: &[String],
@@ -132,7 +132,7 @@ fn or_output(name: String) -> String {
     }
 }
 
-/// Numbers as a tensor with one dimension, or without any when it is a single one.
+/// Numbers as a tensor with one dimension, or without a dimension when `single`.
 fn numbers<T: tch::kind::Element>(
     numbers: &[T],
     kind: Kind,
@@ -157,10 +157,9 @@ fn declare(outputs: &mut Vec<(String, Tensor)>, declared: &[String]) -> Result<(
         return Ok(());
     }
     if declared.len() != outputs.len() {
-        let (declared, given) = (declared.len(), outputs.len());
         return Err(FlattenError::Declared {
-            declared,
-            given,
+            declared: declared.len(),
+            found: outputs.len(),
             names: names(outputs),
         });
     }

@@ -1,26 +1,25 @@
 //! The process that runs one TorchScript model: the only part of Headroom that links libtorch.
 //!
-//! One process per loaded model, because ending a process is the only sure way to get all of libtorch's memory back,
-//! and because a crash or a hang in a model then takes nothing else along.
+//! Each loaded model has processes of its own, because only the end of a process frees all of libtorch's memory, and
+//! because a crash or a hang in a model then affects nothing else.
 //!
 //! - `--zygote`: maps libtorch once and forks a host per request ([`zygote`]);
-//! - `--serve`: is a host itself, without fork ([`serve`], [`reader`]);
-//! - `--check FILE`: says whether a file can be loaded ([`check`]).
+//! - `--serve`: runs as a host, without a fork ([`serve`], [`reader`]);
+//! - `--check FILE`: reports whether a file can be loaded ([`check`]).
 //!
-//! Layout: [`archive`], [`pickle`] and [`signature`] read a model file without libtorch and refuse what libtorch would
-//! crash on; [`torch`] is the edge to libtorch's C interface, [`tensor`] and [`flatten`] turn its values into frames,
-//! [`model`] is one loaded model; [`descriptors`], [`memory`] and [`process`] are the edges to the operating system.
+//! [`archive`], [`pickle`] and [`signature`] read a model file without libtorch and refuse files on which libtorch
+//! would crash. [`torch`] calls libtorch's C interface, [`error_text`] shortens its errors, [`tensor`] and [`flatten`]
+//! convert its values, [`model`] is one loaded model. [`memory`] and [`process`] call the operating system.
 
 mod archive;
 mod check;
-mod descriptors;
+mod error_text;
 mod flatten;
 mod memory;
 mod model;
 mod pickle;
 mod process;
 mod reader;
-mod reason;
 mod serve;
 mod signature;
 mod tensor;
@@ -34,6 +33,11 @@ use crate::process::ExitCode;
 const USAGE: &str = "usage: headroom-model-host --zygote | --serve | --check FILE | --version";
 
 fn main() {
+    // A panic leaves the state unknown, on whichever thread it happens.
+    std::panic::set_hook(Box::new(|panic| {
+        process::log(&format!("the model host panicked: {panic}"));
+        process::exit(ExitCode::Internal)
+    }));
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let flags: Vec<&str> = arguments
         .iter()
@@ -55,13 +59,13 @@ fn main() {
     process::exit(code)
 }
 
-/// Runs the zygote; in a forked child it goes on as a host.
+/// Runs the zygote. In a forked child it continues as a host.
 fn run_zygote() -> ExitCode {
     match zygote::run() {
         Ok(zygote::End::Closed) => ExitCode::Ok,
         Ok(zygote::End::Child(socket)) => serve::serve(socket),
         Err(error) => {
-            process::log(&format!("the zygote ends: {}", process::chain(&error)));
+            process::log(&format!("the zygote exits: {}", process::chain(&error)));
             ExitCode::Protocol
         }
     }
@@ -75,7 +79,7 @@ fn run_host() -> ExitCode {
             serve::serve(socket)
         }
         Err(error) => {
-            process::log(&format!("standard input is no socket: {error}"));
+            process::log(&format!("standard input is not a socket: {error}"));
             ExitCode::Usage
         }
     }

@@ -1,17 +1,17 @@
-//! One loaded model: loading, warming up, running, resetting.
+//! One loaded model: load, warm-up, inference, reset.
 
 use std::{ffi::CStr, time::Instant};
 
 use headroom_model_protocol::{
-    ArenaReader, ArenaWriter, Device, FailureKind, Infer, Input, InputKind, InputSpec, LoadedModel,
-    Scalar, ScalarKind, Start, StartFailureKind, TensorMeta, TensorReader, TensorWriter, WarmUp,
+    ArenaReader, ArenaWriter, FailureKind, Infer, Input, InputKind, LoadedModel, Scalar,
+    ScalarKind, Start, StartFailureKind, TensorMeta, TensorReader, TensorWriter,
 };
 use tch::{NoGradGuard, Tensor};
 
 use crate::{
     archive::Archive,
+    error_text::is_out_of_memory,
     flatten, memory, process,
-    reason::is_out_of_memory,
     signature::Signature,
     tensor,
     torch::{self, Module, TorchError, Value},
@@ -23,18 +23,22 @@ const RESET_STATES: &CStr = c"reset_states";
 /// Warm-up runs at most.
 const WARM_UP_RUNS: u32 = 12;
 
-/// The model is warm when this many runs in a row are within [`WARM_UP_SPREAD`] of the fastest.
-const WARM_UP_SETTLED: u32 = 3;
+/// The model is warm when this many runs in a row are nearly as fast as the fastest.
+const WARM_RUNS: u32 = 3;
 
-/// How much slower than the fastest run a settled one may be.
+/// Times that a run may take of the fastest run's time to be nearly as fast.
 const WARM_UP_SPREAD: f64 = 1.5;
 
 /// A model in memory, bound to the thread that loaded it.
 pub(crate) struct Model {
     module: Module,
-    signature: Signature,
+    pub(crate) signature: Signature,
+    /// Bytes of all tensors in the file: parameters, buffers and constants.
+    pub(crate) parameter_bytes: u64,
+    /// Microseconds that the check and the load took.
+    pub(crate) load_us: u64,
     output_names: Vec<String>,
-    /// No gradients on this thread for as long as the model lives.
+    /// Disables gradients on this thread while the model exists.
     _no_grad: NoGradGuard,
 }
 
@@ -45,7 +49,7 @@ pub(crate) struct StartFailure {
     pub(crate) message: String,
 }
 
-/// Why a request failed.
+/// Why an inference failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
@@ -53,11 +57,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure of this kind, unless its message says that memory was refused.
+    /// A failure of this kind, or an allocation failure if the message reports one.
     pub(crate) fn new(kind: FailureKind, message: impl ToString) -> Self {
         let message = message.to_string();
         let kind = if is_out_of_memory(&message) {
-            FailureKind::Memory
+            FailureKind::OutOfMemory
         } else {
             kind
         };
@@ -65,17 +69,17 @@ impl Failure {
     }
 }
 
-/// What a run gave, still in libtorch's memory.
+/// The outputs of one run, in libtorch's memory.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct ModelOutputs {
     outputs: Vec<(String, Tensor)>,
     /// Bytes of all outputs together.
     pub(crate) bytes: u64,
     pub(crate) forward_us: u64,
 }
 
-impl Outcome {
-    /// Puts the outputs into the reply, and gives libtorch's memory of each back as soon as it is there.
+impl ModelOutputs {
+    /// Writes the outputs to the reply, and frees libtorch's memory of each after that.
     pub(crate) fn write(
         self,
         replies: &mut ArenaWriter,
@@ -91,8 +95,8 @@ impl Outcome {
 }
 
 impl Model {
-    /// Checks, loads and warms up a model, and says what it is like.
-    pub(crate) fn start(start: Start) -> Result<(Self, LoadedModel), StartFailure> {
+    /// Checks, loads and warms up a model.
+    pub(crate) fn load(start: Start) -> Result<Self, StartFailure> {
         let begun = Instant::now();
         let archive = Archive::open(&start.path).map_err(|error| {
             let kind = if error.is_unreadable() {
@@ -103,79 +107,68 @@ impl Model {
             failure(kind, process::chain(&error))
         })?;
         check_settings(&start, &archive.signature)?;
-        let device = device(start.device)?;
         torch::configure(start.threads, start.optimize)
             .map_err(|error| failure(StartFailureKind::Internal, error.to_string()))?;
         let no_grad = tch::no_grad_guard();
-        let module = Module::load(&archive.path(), device)
+        let module = Module::load(&archive.path())
             .map_err(|error| failure(StartFailureKind::Load, error.to_string()))?;
-        let load_us = micros(begun);
-        let parameter_bytes = archive.parameter_bytes;
-        let signature = archive.signature;
         let model = Self {
             module,
-            signature,
+            load_us: micros(begun),
+            parameter_bytes: archive.parameter_bytes,
+            signature: archive.signature,
             output_names: start.output_names,
             _no_grad: no_grad,
         };
-        let warm_up = if start.warm_up {
-            model.warm_up(&start.inputs)?
-        } else {
-            None
-        };
+        if start.warm_up {
+            model.warm_up(&start.inputs)?;
+        }
         memory::trim();
-        let ready = LoadedModel {
-            inputs: model.signature.inputs.clone(),
-            output_type: model.signature.output_type.clone(),
-            parameter_bytes,
-            load_us,
-            warm_up,
-            memory: memory::measure(),
-            has_reset_states: model.signature.has_reset_states,
-            threads: u32::try_from(tch::get_num_threads()).unwrap_or(0),
-        };
-        Ok((model, ready))
+        Ok(model)
     }
 
-    /// Runs the model on zeros until its time per run no longer falls, so that no caller pays for its first, slow runs.
-    fn warm_up(&self, inputs: &[InputSpec]) -> Result<Option<WarmUp>, StartFailure> {
-        if inputs.is_empty() && self.signature.required > 0 {
-            return Ok(None);
+    /// What the owner must know of the model.
+    pub(crate) fn describe(&self) -> LoadedModel {
+        LoadedModel {
+            inputs: self.signature.inputs.clone(),
+            has_reset_states: self.signature.has_reset_states,
+            memory: memory::measure(),
         }
-        let begun = Instant::now();
-        let mut report = WarmUp {
-            runs: 0,
-            total_us: 0,
-            last_us: 0,
-            error: None,
-        };
+    }
+
+    /// Runs the model on zeros until its time per run no longer falls, because the first runs are slow.
+    fn warm_up(&self, inputs: &[InputKind]) -> Result<(), StartFailure> {
+        if inputs.is_empty() && self.signature.required > 0 {
+            return Ok(());
+        }
         let mut best_us = u64::MAX;
-        let mut settled = 0;
-        while report.runs < WARM_UP_RUNS && settled < WARM_UP_SETTLED {
+        let mut warm_runs = 0;
+        for _ in 0..WARM_UP_RUNS {
             let run = Instant::now();
             if let Err(error) = self.warm_up_once(inputs) {
                 if inputs.iter().all(is_fixed) {
                     let message = format!("the model fails with inputs as declared: {error}");
                     return Err(failure(StartFailureKind::Settings, message));
                 }
-                report.error = Some(error.to_string());
+                process::log(&format!("the warm-up failed with size 1 for -1: {error}"));
                 break;
             }
-            report.runs += 1;
-            report.last_us = micros(run);
-            best_us = best_us.min(report.last_us);
-            let is_settled = report.last_us as f64 <= best_us as f64 * WARM_UP_SPREAD;
-            settled = if is_settled { settled + 1 } else { 0 };
+            let run_us = micros(run);
+            best_us = best_us.min(run_us);
+            let is_warm = run_us as f64 <= best_us as f64 * WARM_UP_SPREAD;
+            warm_runs = if is_warm { warm_runs + 1 } else { 0 };
+            if warm_runs == WARM_RUNS {
+                break;
+            }
         }
         if self.signature.has_reset_states {
             self.reset_states()
                 .map_err(|error| failure(StartFailureKind::Settings, error.message))?;
         }
-        report.total_us = micros(begun);
-        Ok(Some(report))
+        Ok(())
     }
 
-    fn warm_up_once(&self, inputs: &[InputSpec]) -> Result<(), TorchError> {
+    fn warm_up_once(&self, inputs: &[InputKind]) -> Result<(), TorchError> {
         let arguments: Vec<Value> = inputs.iter().map(placeholder).collect::<Result<_, _>>()?;
         self.module.call(FORWARD, &arguments).map(drop)
     }
@@ -186,7 +179,7 @@ impl Model {
         infer: &Infer,
         payload: &[u8],
         requests: &ArenaReader,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<ModelOutputs, Failure> {
         self.check_arguments(&infer.inputs)?;
         let frame = TensorReader::new(payload, requests);
         let arguments: Result<Vec<Value>, Failure> = infer
@@ -194,10 +187,10 @@ impl Model {
             .iter()
             .map(|input| argument(frame, input))
             .collect();
-        // The inputs are copied, or of no use: their memory need not stay during a long run.
-        requests
-            .release()
-            .map_err(|error| Failure::new(FailureKind::Internal, error))?;
+        // The inputs are copied, so that their memory can be freed before a long run.
+        if let Err(error) = requests.release() {
+            process::log(&format!("cannot free the request arena: {error}"));
+        }
         let arguments = arguments?;
         if infer.reset_before {
             self.reset_states()?;
@@ -211,7 +204,7 @@ impl Model {
         drop(arguments);
         let outputs =
             flatten::outputs(&result, &self.output_names, &infer.wanted).map_err(|error| {
-                let kind = if error.is_requests_fault() {
+                let kind = if error.is_request_error() {
                     FailureKind::InvalidInput
                 } else {
                     FailureKind::Model
@@ -224,15 +217,15 @@ impl Model {
         let bytes = sizes
             .sum::<Result<_, _>>()
             .map_err(|error| Failure::new(FailureKind::Model, error))?;
-        Ok(Outcome {
+        Ok(ModelOutputs {
             outputs,
             bytes,
             forward_us,
         })
     }
 
-    /// Makes a stateful model forget.
-    pub(crate) fn reset_states(&self) -> Result<(), Failure> {
+    /// Resets the state of a stateful model.
+    fn reset_states(&self) -> Result<(), Failure> {
         if !self.signature.has_reset_states {
             return Err(Failure::new(
                 FailureKind::InvalidInput,
@@ -245,7 +238,7 @@ impl Model {
             .map_err(|error| Failure::new(FailureKind::Model, error))
     }
 
-    /// Number and kinds of the arguments, as far as the signature tells: libtorch's own message names C++ types.
+    /// Checks number and kinds of the arguments. libtorch's own messages name C++ types.
     fn check_arguments(&self, inputs: &[Input]) -> Result<(), Failure> {
         let expected = &self.signature.inputs;
         if inputs.len() < self.signature.required || inputs.len() > expected.len() {
@@ -254,7 +247,7 @@ impl Model {
                 .map(|input| format!("{}: {}", input.name, input.type_text))
                 .collect();
             let message = format!(
-                "the model takes {} inputs ({}), {} given",
+                "the model takes {} inputs ({}), the request has {}",
                 expected.len(),
                 names.join(", "),
                 inputs.len()
@@ -263,23 +256,19 @@ impl Model {
         }
         for (input, expected) in inputs.iter().zip(expected) {
             let (type_text, name) = (expected.type_text.as_str(), &expected.name);
-            let fits = match input {
-                Input::Tensor(_) => !matches!(type_text, "int" | "float" | "bool"),
-                Input::Scalar {
-                    value: Scalar::Int(_),
-                    ..
-                } => !matches!(type_text, "Tensor" | "bool"),
-                Input::Scalar {
-                    value: Scalar::Float(_),
-                    ..
-                } => !matches!(type_text, "Tensor" | "bool" | "int"),
-                Input::Scalar {
-                    value: Scalar::Bool(_),
-                    ..
-                } => !matches!(type_text, "Tensor" | "float" | "int"),
+            let (found, fits) = match input {
+                Input::Tensor(_) => ("Tensor", !matches!(type_text, "int" | "float" | "bool")),
+                Input::Scalar(Scalar::Int(_)) => ("int", !matches!(type_text, "Tensor" | "bool")),
+                Input::Scalar(Scalar::Float(_)) => {
+                    ("float", !matches!(type_text, "Tensor" | "bool" | "int"))
+                }
+                Input::Scalar(Scalar::Bool(_)) => {
+                    ("bool", !matches!(type_text, "Tensor" | "float" | "int"))
+                }
             };
             if !fits {
-                let message = format!("input `{name}` is of type {type_text}, another is given");
+                let message =
+                    format!("input `{name}` has type {type_text}, the request has {found}");
                 return Err(Failure::new(FailureKind::InvalidInput, message));
             }
         }
@@ -287,10 +276,10 @@ impl Model {
     }
 }
 
-/// A failed start of this kind, unless its message says that memory was refused.
+/// A failed start of this kind, or an allocation failure if the message reports one.
 fn failure(kind: StartFailureKind, message: String) -> StartFailure {
     let kind = if is_out_of_memory(&message) {
-        StartFailureKind::Memory
+        StartFailureKind::OutOfMemory
     } else {
         kind
     };
@@ -300,63 +289,38 @@ fn failure(kind: StartFailureKind, message: String) -> StartFailure {
 fn check_settings(start: &Start, signature: &Signature) -> Result<(), StartFailure> {
     let (declared, taken) = (start.inputs.len(), signature.inputs.len());
     if declared > 0 && (declared < signature.required || declared > taken) {
-        let message = format!("{declared} inputs are declared, the model takes {taken}");
+        let message = format!("the settings declare {declared} inputs, the model takes {taken}");
         return Err(failure(StartFailureKind::Settings, message));
     }
     if start.stateful && !signature.has_reset_states {
-        let message = "the model is declared stateful but has no method `reset_states`".to_owned();
+        let message =
+            "the settings say `stateful`, but the model has no method `reset_states`".to_owned();
         return Err(failure(StartFailureKind::Settings, message));
     }
     Ok(())
 }
 
-/// libtorch's number of a device.
-fn device(device: Device) -> Result<i32, StartFailure> {
-    match device {
-        Device::Cpu => Ok(-1),
-        // Asked only when a GPU is wanted: the question alone starts CUDA and takes memory.
-        Device::Cuda if tch::Cuda::is_available() => Ok(0),
-        Device::Cuda => Err(failure(
-            StartFailureKind::Device,
-            "no CUDA device is there, or this libtorch cannot use it".to_owned(),
-        )),
-    }
-}
-
-/// Whether a declared input leaves nothing to guess.
-fn is_fixed(input: &InputSpec) -> bool {
-    match &input.kind {
+/// Whether the declaration fixes all sizes or the value.
+fn is_fixed(input: &InputKind) -> bool {
+    match input {
         InputKind::Tensor { shape, .. } => shape.iter().all(|&dimension| dimension >= 0),
         InputKind::Scalar { constant, .. } => constant.is_some(),
     }
 }
 
-/// What a warm-up passes: zeros, 1 for sizes that are free, constants as bound, else 1.
-fn placeholder(input: &InputSpec) -> Result<Value, TorchError> {
-    match &input.kind {
+/// A warm-up's argument: zeros with size 1 for -1; the declared constant, else 1.
+fn placeholder(input: &InputKind) -> Result<Value, TorchError> {
+    match input {
         InputKind::Tensor { datatype, shape } => {
-            let shape: Vec<i64> = shape
-                .iter()
-                .map(|&dimension| if dimension < 0 { 1 } else { dimension })
-                .collect();
+            let sizes = shape.iter().map(|&size| if size < 0 { 1 } else { size });
+            let shape: Vec<i64> = sizes.collect();
             Value::tensor(&tensor::zeros(*datatype, &shape)?)
         }
-        InputKind::Scalar {
-            constant: Some(constant),
-            ..
-        } => scalar(*constant),
-        InputKind::Scalar {
-            kind: ScalarKind::Int,
-            ..
-        } => Value::int(1),
-        InputKind::Scalar {
-            kind: ScalarKind::Float,
-            ..
-        } => Value::float(1.0),
-        InputKind::Scalar {
-            kind: ScalarKind::Bool,
-            ..
-        } => Value::bool(true),
+        InputKind::Scalar { kind, constant } => scalar(constant.unwrap_or(match kind {
+            ScalarKind::Int => Scalar::Int(1),
+            ScalarKind::Float => Scalar::Float(1.0),
+            ScalarKind::Bool => Scalar::Bool(true),
+        })),
     }
 }
 
@@ -367,7 +331,7 @@ fn argument(frame: TensorReader<'_>, input: &Input) -> Result<Value, Failure> {
                 .map_err(|error| Failure::new(FailureKind::InvalidInput, error))?;
             Value::tensor(&tensor).map_err(|error| Failure::new(FailureKind::Model, error))
         }
-        Input::Scalar { value, .. } => {
+        Input::Scalar(value) => {
             scalar(*value).map_err(|error| Failure::new(FailureKind::Model, error))
         }
     }

@@ -1,13 +1,12 @@
-//! Just enough of pickle to know a TorchScript archive before libtorch sees it.
+//! Reads from a pickle what the check of a TorchScript archive needs.
 //!
-//! Two things are wanted from `data.pkl`: the class of the module, and how many bytes each tensor record must have.
-//! libtorch trusts the second: a record that is shorter than declared loads, and then forward reads past its end. No
-//! object is built and nothing is called; the opcodes are those that libtorch's own unpickler knows, others are errors
-//! there too.
+//! `data.pkl` has the class of the module and the number of bytes of each tensor record. libtorch trusts that number:
+//! it loads a shorter record, and `forward` then reads past its end. This reader builds no object and calls nothing.
+//! It knows the same opcodes as libtorch's own unpickler.
 
 use std::{collections::HashMap, rc::Rc};
 
-/// Values held at once, on the stack, in the memo or within tuples. A large model has some ten thousand.
+/// Values of a pickle at most. A large model has some ten thousand.
 const VALUES_MAX: usize = 4 << 20;
 
 /// A tensor storage that the pickle refers to.
@@ -15,89 +14,89 @@ const VALUES_MAX: usize = 4 << 20;
 pub(crate) struct Storage {
     /// The record's name below `data/` or `constants/`.
     pub(crate) key: String,
-    /// Bytes that libtorch will take the record to have.
+    /// Bytes that libtorch expects in the record.
     pub(crate) bytes: u64,
 }
 
-/// What a pickle says.
+/// The contents of a pickle that the check needs.
 #[derive(Debug, Default)]
 pub(crate) struct Pickle {
-    /// The first class named, `module.Class`: that of the root object, when there is one.
+    /// The first class named, `module.Class`: the class of the root object.
     pub(crate) root_class: Option<String>,
-    /// All storages, each as often as it is referred to.
+    /// The storage of each reference. A storage may be there more than once.
     pub(crate) storages: Vec<Storage>,
 }
 
 /// Why a pickle cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PickleError {
-    #[error("it ends within an instruction")]
+    #[error("it ends in the middle of an instruction")]
     Truncated,
     #[error("unknown instruction 0x{0:02x}")]
     Opcode(u8),
-    #[error("an instruction finds nothing on the stack")]
+    #[error("an instruction needs a value that the stack or the memo does not have")]
     Underflow,
-    #[error("it has no end")]
+    #[error("it has no STOP instruction")]
     NoStop,
-    #[error("it holds too many values")]
+    #[error("it has more than {VALUES_MAX} values")]
     TooMany,
-    #[error("tensor storage is described in an unknown way")]
+    #[error("the description of a tensor storage has an unknown form")]
     Storage,
     #[error("unknown storage type `{0}`")]
     StorageType(String),
 }
 
 #[derive(Clone, Debug)]
-enum Item {
+enum PickleValue {
     Mark,
     Text(Rc<str>),
     Class(Rc<str>),
     Int(i64),
-    Tuple(Rc<[Item]>),
-    /// Anything whose content is not needed.
+    Tuple(Rc<[PickleValue]>),
+    /// A value whose content is not needed.
     Other,
 }
 
 /// Reads a pickle to its end.
 pub(crate) fn read(bytes: &[u8]) -> Result<Pickle, PickleError> {
-    let mut machine = Machine {
+    let mut unpickler = Unpickler {
         rest: bytes,
         stack: Vec::new(),
         memo: HashMap::new(),
-        held: 0,
+        pushed: 0,
         pickle: Pickle::default(),
     };
-    while machine.step()? {}
-    Ok(machine.pickle)
+    while unpickler.step()? {}
+    Ok(unpickler.pickle)
 }
 
-struct Machine<'a> {
+struct Unpickler<'a> {
     rest: &'a [u8],
-    stack: Vec<Item>,
-    memo: HashMap<u32, Item>,
-    /// Values made so far: bounds the memory, since values within tuples are shared, never copied.
-    held: usize,
+    stack: Vec<PickleValue>,
+    memo: HashMap<u32, PickleValue>,
+    /// Values pushed so far. This bounds the memory, because values in tuples are shared and never copied.
+    pushed: usize,
     pickle: Pickle,
 }
 
-impl Machine<'_> {
-    /// Runs one instruction; false at the end.
+impl Unpickler<'_> {
+    /// Runs one instruction. Returns false after STOP.
     fn step(&mut self) -> Result<bool, PickleError> {
         match self.byte()? {
             b'.' => return Ok(false),
             0x80 => drop(self.take(1)?),
-            b'(' => self.push(Item::Mark)?,
-            b')' => self.push(Item::Tuple([].into()))?,
-            b'N' | 0x88 | 0x89 | b']' | b'}' => self.push(Item::Other)?,
+            b'(' => self.push(PickleValue::Mark)?,
+            b')' => self.push(PickleValue::Tuple([].into()))?,
+            b'N' | 0x88 | 0x89 | b']' | b'}' => self.push(PickleValue::Other)?,
             b'G' => {
                 self.take(8)?;
-                self.push(Item::Other)?;
+                self.push(PickleValue::Other)?;
             }
             b'K' => self.int(1)?,
             b'M' => self.int(2)?,
             b'J' => {
                 let int = i32::from_le_bytes(self.array()?);
-                self.push(Item::Int(int.into()))?;
+                self.push(PickleValue::Int(int.into()))?;
             }
             0x8a => self.long()?,
             b'X' => self.text(4)?,
@@ -118,26 +117,26 @@ impl Machine<'_> {
             0x87 => self.tuple(3)?,
             b'l' | b'd' => {
                 self.pop_to_mark()?;
-                self.push(Item::Other)?;
+                self.push(PickleValue::Other)?;
             }
-            // Append or set many, keeping the list or dict below the mark.
+            // APPENDS, SETITEMS: the list or dict below the mark stays.
             b'e' | b'u' => drop(self.pop_to_mark()?),
             b'a' | b'0' => drop(self.pop()?),
             b's' => {
                 self.pop()?;
                 self.pop()?;
             }
-            // NEWOBJ, REDUCE: class or function and arguments become an object. BUILD: the object stays.
+            // NEWOBJ, REDUCE: a class or function and its arguments become an object. BUILD: the object stays.
             0x81 | b'R' => {
                 self.pop()?;
                 self.pop()?;
-                self.push(Item::Other)?;
+                self.push(PickleValue::Other)?;
             }
             b'b' => drop(self.pop()?),
             b'Q' => {
                 let id = self.pop()?;
                 self.storage(&id)?;
-                self.push(Item::Other)?;
+                self.push(PickleValue::Other)?;
             }
             other => return Err(PickleError::Opcode(other)),
         }
@@ -177,24 +176,24 @@ impl Machine<'_> {
             .fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
-    fn push(&mut self, item: Item) -> Result<(), PickleError> {
-        self.held += 1;
-        if self.held > VALUES_MAX {
+    fn push(&mut self, item: PickleValue) -> Result<(), PickleError> {
+        self.pushed += 1;
+        if self.pushed > VALUES_MAX {
             return Err(PickleError::TooMany);
         }
         self.stack.push(item);
         Ok(())
     }
 
-    fn pop(&mut self) -> Result<Item, PickleError> {
+    fn pop(&mut self) -> Result<PickleValue, PickleError> {
         self.stack.pop().ok_or(PickleError::Underflow)
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<Item>, PickleError> {
+    fn pop_to_mark(&mut self) -> Result<Vec<PickleValue>, PickleError> {
         let mark = self
             .stack
             .iter()
-            .rposition(|item| matches!(item, Item::Mark))
+            .rposition(|item| matches!(item, PickleValue::Mark))
             .ok_or(PickleError::Underflow)?;
         let items = self.stack.split_off(mark + 1);
         self.stack.pop();
@@ -213,15 +212,15 @@ impl Machine<'_> {
 
     fn int(&mut self, width: usize) -> Result<(), PickleError> {
         let int = self.number(width)? as i64;
-        self.push(Item::Int(int))
+        self.push(PickleValue::Int(int))
     }
 
-    /// LONG1: a length, then a signed number of that many bytes.
+    /// LONG1: a length, then a signed number of as many bytes.
     fn long(&mut self) -> Result<(), PickleError> {
         let width = usize::from(self.byte()?);
         if width > 8 {
             self.take(width)?;
-            return self.push(Item::Other);
+            return self.push(PickleValue::Other);
         }
         let number = self.number(width)?;
         let unused = 64 - 8 * width as u32;
@@ -230,12 +229,12 @@ impl Machine<'_> {
         } else {
             (number << unused) as i64 >> unused
         };
-        self.push(Item::Int(int))
+        self.push(PickleValue::Int(int))
     }
 
     fn text(&mut self, width: usize) -> Result<(), PickleError> {
         let len = usize::try_from(self.number(width)?).map_err(|_| PickleError::Truncated)?;
-        let text = Item::Text(String::from_utf8_lossy(self.take(len)?).into());
+        let text = PickleValue::Text(String::from_utf8_lossy(self.take(len)?).into());
         self.push(text)
     }
 
@@ -246,7 +245,7 @@ impl Machine<'_> {
         if self.pickle.root_class.is_none() {
             self.pickle.root_class = Some(class.clone());
         }
-        self.push(Item::Class(class.into()))
+        self.push(PickleValue::Class(class.into()))
     }
 
     fn line(&mut self) -> Result<String, PickleError> {
@@ -274,16 +273,16 @@ impl Machine<'_> {
     }
 
     /// A persistent id: `("storage", type, key, device, number of elements)`.
-    fn storage(&mut self, id: &Item) -> Result<(), PickleError> {
-        let Item::Tuple(id) = id else {
+    fn storage(&mut self, id: &PickleValue) -> Result<(), PickleError> {
+        let PickleValue::Tuple(id) = id else {
             return Err(PickleError::Storage);
         };
         let [
-            Item::Text(kind),
-            Item::Class(class),
-            Item::Text(key),
+            PickleValue::Text(kind),
+            PickleValue::Class(class),
+            PickleValue::Text(key),
             _,
-            Item::Int(elements),
+            PickleValue::Int(elements),
         ] = &id[..]
         else {
             return Err(PickleError::Storage);
@@ -304,15 +303,15 @@ impl Machine<'_> {
     }
 }
 
-/// A tuple without the content of tuples within it. Only flat ones are needed, and a chain of a million nested ones
-/// would overflow the stack when it is dropped.
-fn flat_tuple(mut items: Vec<Item>) -> Item {
+/// A tuple whose nested tuples have no content. Only flat tuples are needed, and the drop of a million nested tuples
+/// would overflow the stack.
+fn flat_tuple(mut items: Vec<PickleValue>) -> PickleValue {
     for item in &mut items {
-        if matches!(item, Item::Tuple(_)) {
-            *item = Item::Other;
+        if matches!(item, PickleValue::Tuple(_)) {
+            *item = PickleValue::Other;
         }
     }
-    Item::Tuple(items.into())
+    PickleValue::Tuple(items.into())
 }
 
 fn element_size(class: &str) -> Option<u64> {
@@ -338,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_class_and_storages() {
+    fn class_and_storages_are_found() {
         let bytes = b"\x80\x02c__torch__.a\nM\nq\0)\x81}(X\x01\0\0\0w(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0\x30X\x03\0\0\0cpuM\x00\x01tQub.";
         let pickle = read(bytes).unwrap();
         assert_eq!(pickle.root_class.as_deref(), Some("__torch__.a.M"));
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_no_matter() {
+    fn deep_nesting_does_not_overflow_the_stack() {
         let mut bytes = vec![b')'];
         bytes.resize(1 << 20, 0x85);
         bytes.push(b'.');

@@ -1,4 +1,4 @@
-//! What this process is to the operating system: its name, its end, its limits, its place among other processes.
+//! This process as the operating system sees it: name, exit, limits, process group, parent.
 
 use std::{
     error::Error,
@@ -17,30 +17,30 @@ use nix::{
     unistd::{Pid, dup2_stdin, setpgid},
 };
 
-/// How this process ends by itself. The numbers are those of `sysexits.h`.
+/// This process's exit codes. The numbers are those of `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
-    /// Asked to stop, or the other side closed the socket.
+    /// The other end asked for the exit, or closed the socket.
     Ok = 0,
     /// Unknown arguments.
     Usage = 64,
     /// The model file or its settings are refused.
     Refused = 65,
-    /// A bug of ours: the state is unknown.
+    /// The process itself failed; its state is unknown.
     Internal = 70,
-    /// The other side broke the protocol.
+    /// The other end broke the protocol.
     Protocol = 76,
 }
 
-/// Ends the process at once, without destructors: those of libtorch may wait for, or crash under, a thread that still
-/// computes.
+/// Ends the process at once, without destructors: those of libtorch may wait for a thread that still computes, or
+/// crash.
 pub(crate) fn exit(code: ExitCode) -> ! {
     // SAFETY: `_exit` takes any number and touches none of this process's memory.
     unsafe { nix::libc::_exit(code as i32) }
 }
 
-/// Writes one line to standard error, which the server turns into its log. A reader that is gone is no reason to
-/// fail, so errors are ignored (`eprintln!` would panic).
+/// Writes one line to standard error, which the server copies to its log. Errors are ignored: the reader may be gone
+/// (`eprintln!` would panic).
 pub(crate) fn log(line: &str) {
     io::stderr().write_all(format!("{line}\n").as_bytes()).ok();
 }
@@ -61,8 +61,7 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Takes the socket that the server put on standard input, and leaves `/dev/null` there, so that no forked host ever
-/// holds the zygote's socket.
+/// Takes the socket from standard input and puts `/dev/null` there, so that no forked host holds the zygote's socket.
 pub(crate) fn take_socket_from_stdin() -> io::Result<UnixStream> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.local_addr()?;
@@ -70,19 +69,19 @@ pub(crate) fn take_socket_from_stdin() -> io::Result<UnixStream> {
     Ok(socket)
 }
 
-/// Leaves the terminal's process group, so that Ctrl-C reaches only the server, which drains first; and has itself
-/// continued when its parent dies: a stopped process then wakes, finds its socket closed, and ends.
+/// Leaves the terminal's process group, so that Ctrl-C reaches only the server, which drains first. Also has the kernel
+/// send SIGCONT when the parent dies: a stopped process then wakes, finds its socket closed, and exits.
 ///
-/// The signal is not SIGKILL because the kernel sends it at the end of the *thread* that started this process, which
-/// in a server with a thread pool may long precede the end of the server.
+/// The signal is not SIGKILL because the kernel sends it at the end of the *thread* that started this process. In a
+/// server with a thread pool, that thread may end long before the server.
 pub(crate) fn follow_parent() {
     leave_group();
     if let Err(error) = prctl::set_pdeathsig(Signal::SIGCONT) {
-        log(&format!("cannot follow the parent process: {error}"));
+        log(&format!("cannot watch the parent process: {error}"));
     }
 }
 
-/// Becomes the leader of an own process group.
+/// Becomes the leader of a process group of its own.
 pub(crate) fn leave_group() {
     if let Err(error) = setpgid(Pid::from_raw(0), Pid::from_raw(0)) {
         log(&format!("cannot leave the process group: {error}"));
@@ -97,15 +96,15 @@ pub(crate) fn set_name(name: &str) {
     }
 }
 
-/// Makes the kernel prefer this process when memory runs out. Failing is no reason not to serve.
+/// Sets how likely the kernel kills this process when memory runs out. A failure is logged only.
 pub(crate) fn set_oom_score_adj(value: i32) {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", value.to_string()) {
         log(&format!("cannot set oom_score_adj to {value}: {error}"));
     }
 }
 
-/// Has the kernel refuse this process more than `bytes` of data: heap, private mappings and threads' stacks, touched
-/// or not. It may be raised again.
+/// Limits this process's data to `bytes`: heap, private mappings and threads' stacks, used or not. The limit can be
+/// raised again.
 pub(crate) fn limit_data(bytes: u64) -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_DATA)?;
     Ok(setrlimit(Resource::RLIMIT_DATA, bytes.min(hard), hard)?)

@@ -1,13 +1,13 @@
 //! The host: one model, one socket, two threads.
 //!
-//! The main thread loads and runs the model. The other reads the socket: it answers pings at once, so that the owner
-//! can tell a busy host from a dead one, queues work for the main thread, and ends the process when the owner closes
-//! the socket, also in the middle of a run. Replies go out under a lock, whole frames at a time.
+//! The main thread loads and runs the model. The other thread reads the socket ([`crate::reader`]): it answers pings
+//! at once, so that the owner can tell a busy host from a dead one, queues work for the main thread, and ends the
+//! process when the owner closes the socket, also in the middle of a run. Replies are sent under a lock, one whole
+//! frame at a time.
 
 use std::{
     io,
-    os::unix::net::UnixStream,
-    panic::{AssertUnwindSafe, catch_unwind},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
         Arc,
         atomic::Ordering,
@@ -18,30 +18,29 @@ use std::{
 };
 
 use headroom_model_protocol::{
-    ArenaReader, ArenaWriter, FailureKind, Frame, FrameDecoder, HostReply, HostRequest, Infer,
-    OUTPUTS_UNASKED_MAX, Start, StartFailureKind,
+    ArenaReader, ArenaWriter, FailureKind, FrameDecoder, HostReply, HostRequest, Infer,
+    OUTPUTS_UNASKED_MAX, Start, fds,
 };
 
 use crate::{
-    descriptors,
     memory::{self, MemoryBound},
-    model::{Failure, Model},
+    model::{Failure, Model, ModelOutputs},
     process::{self, ExitCode},
     reader::{CHUNK, Job, Reader, Shared},
 };
 
-/// Requests that wait for the main thread. One inference may be under way; the rest is room for resets and trims.
-const QUEUE: usize = 16;
+/// Jobs that wait for the main thread: at most one inference, one answer about outputs, one trim and one stop.
+const QUEUE: usize = 4;
 
-/// The reading thread's stack; it keeps its buffers on the heap.
+/// The reading thread's stack; its buffers are on the heap.
 const READER_STACK: usize = 256 << 10;
 
-/// Serves one model until told to stop.
+/// Serves one model until the owner stops it.
 pub(crate) fn serve(socket: UnixStream) -> ExitCode {
     memory::limit_arenas();
-    match Host::accept(socket) {
-        Ok(Some((host, start))) => host.run(start),
-        // The owner thought better of it before it said what to load.
+    match read_start(socket) {
+        Ok(Some(started)) => run(started),
+        // The owner closed the socket before it said what to load.
         Ok(None) => ExitCode::Ok,
         Err(error) => {
             process::log(&format!("the host cannot start: {error}"));
@@ -50,113 +49,96 @@ pub(crate) fn serve(socket: UnixStream) -> ExitCode {
     }
 }
 
-/// A host that knows what to load.
-struct Host {
+/// The first frame, its arenas, and the socket after it.
+struct Started {
+    start: Start,
     socket: UnixStream,
     decoder: FrameDecoder<HostRequest>,
     requests: ArenaReader,
     replies: ArenaWriter,
 }
 
-impl Host {
-    /// Reads the first frame with its descriptors.
-    fn accept(socket: UnixStream) -> io::Result<Option<(Self, Start)>> {
-        socket.set_nonblocking(false)?;
-        let mut decoder = FrameDecoder::new();
-        let mut fds = Vec::new();
-        let mut buffer = vec![0; CHUNK];
-        let frame = loop {
-            if let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
-                break frame;
-            }
-            let (bytes, received) = descriptors::receive(&socket, &mut buffer)?;
-            if bytes == 0 {
-                return Ok(None);
-            }
-            decoder.push(&buffer[..bytes]);
-            fds.extend(received);
-        };
-        let Frame {
-            header: HostRequest::Start(start),
-            ..
-        } = frame
-        else {
-            return Err(io::Error::other("the first request is not a start"));
-        };
-        let mut fds = fds.into_iter();
-        let (Some(requests), Some(replies)) = (fds.next(), fds.next()) else {
-            return Err(io::Error::other("the start came without its two arenas"));
-        };
-        let (requests, replies) = (
-            ArenaReader::from_fd(requests),
-            ArenaWriter::from_fd(replies),
-        );
-        Ok(Some((
-            Self {
-                socket,
-                decoder,
-                requests,
-                replies,
-            },
-            start,
-        )))
-    }
+fn read_start(socket: UnixStream) -> io::Result<Option<Started>> {
+    socket.set_nonblocking(false)?;
+    let mut decoder = FrameDecoder::new();
+    let mut received: Vec<OwnedFd> = Vec::new();
+    let mut buffer = vec![0; CHUNK];
+    let frame = loop {
+        if let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
+            break frame;
+        }
+        match fds::receive_with_fds(&socket, &mut buffer, &mut received)? {
+            0 => return Ok(None),
+            bytes => decoder.push(&buffer[..bytes]),
+        }
+    };
+    let HostRequest::Start(start) = frame.header else {
+        return Err(io::Error::other("the first request is not a start"));
+    };
+    let mut received = received.into_iter();
+    let (Some(requests), Some(replies)) = (received.next(), received.next()) else {
+        return Err(io::Error::other("the start came without its two arenas"));
+    };
+    Ok(Some(Started {
+        start,
+        socket,
+        decoder,
+        requests: ArenaReader::from_fd(requests),
+        replies: ArenaWriter::from_fd(replies),
+    }))
+}
 
-    fn run(self, start: Start) -> ExitCode {
-        let Self {
-            socket,
-            decoder,
-            requests,
-            replies,
-        } = self;
-        let bound = prepare_process(&start);
-        let shared = match socket.try_clone() {
-            Ok(writer) => Arc::new(Shared::new(writer)),
-            Err(error) => {
-                process::log(&format!("the socket cannot be shared: {error}"));
-                return ExitCode::Internal;
-            }
-        };
-        let (jobs, queue) = sync_channel(QUEUE);
-        let reader = Reader {
-            socket,
-            decoder,
-            jobs,
-            shared: Arc::clone(&shared),
-        };
-        let thread = thread::Builder::new()
-            .name("hr-reader".to_owned())
-            .stack_size(READER_STACK);
-        if let Err(error) = thread.spawn(move || reader.run()) {
-            process::log(&format!("no thread for the socket: {error}"));
+fn run(started: Started) -> ExitCode {
+    let Started {
+        start,
+        socket,
+        decoder,
+        requests,
+        replies,
+    } = started;
+    let bound = prepare_process(&start);
+    let shared = match socket.try_clone() {
+        Ok(writer) => Arc::new(Shared::new(writer)),
+        Err(error) => {
+            process::log(&format!("cannot duplicate the socket: {error}"));
             return ExitCode::Internal;
         }
-        match catch_unwind(AssertUnwindSafe(|| load(start, &shared))) {
-            Ok(Ok(model)) => Worker {
+    };
+    let (jobs, queue) = sync_channel(QUEUE);
+    let reader = Reader {
+        socket,
+        decoder,
+        jobs,
+        shared: Arc::clone(&shared),
+    };
+    let thread = thread::Builder::new()
+        .name("hr-reader".to_owned())
+        .stack_size(READER_STACK);
+    if let Err(error) = thread.spawn(move || reader.run()) {
+        process::log(&format!("cannot start the reading thread: {error}"));
+        return ExitCode::Internal;
+    }
+    match Model::load(start) {
+        Ok(model) => {
+            shared.reply(&HostReply::Ready(model.describe()), &[]);
+            let worker = Worker {
                 model,
                 requests,
                 replies,
                 shared,
                 bound,
-            }
-            .run(&queue),
-            Ok(Err(code)) => code,
-            Err(_) => {
-                let message = "the host panicked while it loaded the model".to_owned();
-                shared.reply(
-                    &HostReply::StartFailed {
-                        kind: StartFailureKind::Internal,
-                        message,
-                    },
-                    &[],
-                );
-                ExitCode::Internal
-            }
+            };
+            worker.run(&queue)
+        }
+        Err(failure) => {
+            let (kind, message) = (failure.kind, failure.message);
+            shared.reply(&HostReply::StartFailed { kind, message }, &[]);
+            ExitCode::Refused
         }
     }
 }
 
-/// What a start asks of the process itself.
+/// Applies the parts of a start that concern the process itself.
 fn prepare_process(start: &Start) -> MemoryBound {
     process::set_name(&format!("hr:{}", start.model));
     if let Some(value) = start.oom_score_adj {
@@ -164,30 +146,9 @@ fn prepare_process(start: &Start) -> MemoryBound {
     }
     let bound = MemoryBound::new(start.threads);
     if let Some(own_max) = start.own_max {
-        set_bound(&bound, own_max);
+        bound.set(own_max);
     }
     bound
-}
-
-/// Failing is no reason not to serve: the server looks at what this process uses, too.
-fn set_bound(bound: &MemoryBound, own_max: u64) {
-    if let Err(error) = bound.set(own_max) {
-        process::log(&format!("cannot bound this process's memory: {error}"));
-    }
-}
-
-fn load(start: Start, shared: &Shared) -> Result<Model, ExitCode> {
-    match Model::start(start) {
-        Ok((model, ready)) => {
-            shared.reply(&HostReply::Ready(ready), &[]);
-            Ok(model)
-        }
-        Err(failure) => {
-            let (kind, message) = (failure.kind, failure.message);
-            shared.reply(&HostReply::StartFailed { kind, message }, &[]);
-            Err(ExitCode::Refused)
-        }
-    }
 }
 
 /// The main thread, once the model is loaded.
@@ -203,34 +164,30 @@ impl Worker {
     fn run(mut self, queue: &Receiver<Job>) -> ExitCode {
         while let Ok(job) = queue.recv() {
             if let Some(own_max) = self.shared.take_own_max() {
-                set_bound(&self.bound, own_max);
+                self.bound.set(own_max);
             }
-            self.shared
-                .busy_since
-                .store(self.shared.elapsed_us(), Ordering::Release);
             let done = match job {
                 Job::Infer(infer, payload) => self.infer(&infer, &payload, queue),
-                job => self.run_between(job),
+                job => self.run_other(&job),
             };
             if let Err(code) = done {
                 return code;
             }
         }
-        // The reading thread is gone without having ended the process: it panicked.
         ExitCode::Internal
     }
 
-    /// Jobs that may come between two inferences, or while one waits for memory for its outputs.
-    fn run_between(&mut self, job: Job) -> Result<(), ExitCode> {
+    /// Runs a job that is not an inference. It may come while an inference waits for memory for its outputs.
+    fn run_other(&mut self, job: &Job) -> Result<(), ExitCode> {
         match job {
-            Job::ResetStates(id) => self.reset_states(id),
-            Job::Trim(id) => self.trim(id),
-            Job::Stop => Err(ExitCode::Ok),
-            Job::Infer(Infer { id, .. }, _) | Job::SendOutputs(id) | Job::DropOutputs(id) => {
-                let message = "no inference of this id waits for memory";
-                self.fail(id, Failure::new(FailureKind::Protocol, message))
+            Job::Trim => self.trim(),
+            Job::Stop => return Err(ExitCode::Ok),
+            Job::Infer(Infer { id, .. }, _) | Job::Outputs { id, .. } => {
+                process::log(&format!("unexpected request for inference {id}"));
+                return Err(ExitCode::Protocol);
             }
         }
+        Ok(())
     }
 
     fn infer(
@@ -240,41 +197,45 @@ impl Worker {
         queue: &Receiver<Job>,
     ) -> Result<(), ExitCode> {
         let id = infer.id;
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            self.model.infer(infer, payload, &self.requests)
-        }));
-        let written = match result {
-            Ok(Ok(outcome)) if self.may_send(id, outcome.bytes, queue)? => {
-                let forward_us = outcome.forward_us;
-                let written = catch_unwind(AssertUnwindSafe(|| outcome.write(&mut self.replies)));
-                written.map(|written| written.map(|written| (written, forward_us)))
-            }
-            Ok(Ok(_)) => Ok(Err(Failure::new(
-                FailureKind::NoMemory,
+        let written = match self.model.infer(infer, payload, &self.requests) {
+            Ok(outputs) if self.may_send(id, outputs.bytes, queue)? => self.write(id, outputs),
+            Ok(_) => Err(Failure::new(
+                FailureKind::OutputsDropped,
                 "there is no memory for the outputs",
-            ))),
-            Ok(Err(failure)) => Ok(Err(failure)),
-            Err(panic) => Err(panic),
+            )),
+            Err(failure) => Err(failure),
         };
-        // Before the reply: the owner may send the next one as soon as it has it.
+        // Before the reply: the owner may send the next inference as soon as it has the reply.
         self.shared.inferring.store(false, Ordering::Release);
-        match written {
-            Ok(Ok(((outputs, payload), forward_us))) => {
-                let output = HostReply::Output {
-                    id,
-                    outputs,
-                    forward_us,
-                };
-                self.answer(id, &output, &payload);
-                Ok(())
-            }
-            Ok(Err(failure)) => self.fail(id, failure),
-            Err(_) => self.fail(id, Failure::new(FailureKind::Internal, "the host panicked")),
+        let sent = written.and_then(|(output, payload)| {
+            self.shared.try_reply(&output, &payload).map_err(|error| {
+                // Thousands of outputs with long names: the model decides the size of this reply alone.
+                Failure::new(
+                    FailureKind::Model,
+                    format!("the outputs cannot be sent: {error}"),
+                )
+            })
+        });
+        if let Err(Failure { kind, message }) = sent {
+            self.shared
+                .reply(&HostReply::Failed { id, kind, message }, &[]);
         }
+        Ok(())
     }
 
-    /// Whether `bytes` of outputs may be put into the reply: asks the owner when they are many, and waits for its
-    /// word. The owner has a deadline for the inference, and ends the process when it is over.
+    fn write(&mut self, id: u64, outputs: ModelOutputs) -> Result<(HostReply, Vec<u8>), Failure> {
+        let forward_us = outputs.forward_us;
+        let (outputs, payload) = outputs.write(&mut self.replies)?;
+        let reply = HostReply::Output {
+            id,
+            outputs,
+            forward_us,
+        };
+        Ok((reply, payload))
+    }
+
+    /// Whether to send `bytes` of outputs. Asks the owner when they are many, and waits for its answer. The owner ends
+    /// the process when the inference takes too long, so the wait has a deadline.
     fn may_send(&mut self, id: u64, bytes: u64, queue: &Receiver<Job>) -> Result<bool, ExitCode> {
         if bytes <= OUTPUTS_UNASKED_MAX {
             return Ok(true);
@@ -282,73 +243,24 @@ impl Worker {
         self.shared.reply(&HostReply::OutputSize { id, bytes }, &[]);
         loop {
             match queue.recv() {
-                Ok(Job::SendOutputs(word)) if word == id => return Ok(true),
-                Ok(Job::DropOutputs(word)) if word == id => return Ok(false),
-                Ok(job) => {
-                    let since = self.shared.busy_since.load(Ordering::Acquire);
-                    self.run_between(job)?;
-                    // The inference is still under way.
-                    self.shared.busy_since.store(since, Ordering::Release);
-                }
+                Ok(Job::Outputs { id: answered, send }) if answered == id => return Ok(send),
+                Ok(job) => self.run_other(&job)?,
                 Err(_) => return Err(ExitCode::Internal),
             }
         }
     }
 
-    fn reset_states(&mut self, id: u64) -> Result<(), ExitCode> {
-        match catch_unwind(AssertUnwindSafe(|| self.model.reset_states())) {
-            Ok(Ok(())) => {
-                self.answer(id, &HostReply::Done { id }, &[]);
-                Ok(())
-            }
-            Ok(Err(failure)) => self.fail(id, failure),
-            Err(_) => self.fail(id, Failure::new(FailureKind::Internal, "the host panicked")),
-        }
-    }
-
-    fn trim(&mut self, id: u64) -> Result<(), ExitCode> {
+    fn trim(&self) {
         let begun = Instant::now();
         let before = memory::anonymous();
         memory::trim();
         let after = memory::anonymous();
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.answer(
-            id,
-            &HostReply::Trimmed {
-                id,
-                before,
-                after,
-                took_us,
-            },
-            &[],
-        );
-        Ok(())
-    }
-
-    /// Answers a failed request; past an internal failure the state is unknown, so the process ends.
-    fn fail(&self, id: u64, failure: Failure) -> Result<(), ExitCode> {
-        let Failure { kind, message } = failure;
-        self.answer(id, &HostReply::Failed { id, kind, message }, &[]);
-        if kind == FailureKind::Internal {
-            Err(ExitCode::Internal)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn answer(&self, id: u64, reply: &HostReply, payload: &[u8]) {
-        self.shared.busy_since.store(0, Ordering::Release);
-        if let Err(error) = self.shared.try_reply(reply, payload) {
-            // Thousands of outputs with long names: outputs are the one reply whose size the model decides.
-            let message = format!("the outputs cannot be sent: {error}");
-            self.shared.reply(
-                &HostReply::Failed {
-                    id,
-                    kind: FailureKind::Model,
-                    message,
-                },
-                &[],
-            );
-        }
+        let trimmed = HostReply::Trimmed {
+            before,
+            after,
+            took_us,
+        };
+        self.shared.reply(&trimmed, &[]);
     }
 }

@@ -1,31 +1,31 @@
-//! Reading the signature of `forward` from an archive's code.
+//! Reads the signature of `forward` from an archive's code.
 //!
-//! TorchScript archives carry their code as text, one file per Python module. libtorch knows the signature too, but
-//! its C interface does not tell. The text comes from libtorch's own printer, so a small reader is enough: it looks
-//! for the class, then for the method's argument list, and knows nothing of what stands in the bodies.
+//! TorchScript archives contain their code as text, one file per Python module. libtorch's C interface does not give
+//! access to the signature. libtorch's own printer writes the text, so a small parser is enough: it finds the class,
+//! then the method's argument list, and skips the bodies.
 
 use headroom_model_protocol::SignatureInput;
 
-/// What a module's class says about itself.
+/// The signature of a module's class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Signature {
     /// The arguments of `forward` without `self`.
     pub(crate) inputs: Vec<SignatureInput>,
-    /// How many of them come first and have no default.
+    /// Number of inputs up to the last one without a default.
     pub(crate) required: usize,
-    /// The result's type, empty when it is not told.
+    /// The result's type; empty when the code does not declare it.
     pub(crate) output_type: String,
     /// Whether there is a method `reset_states`.
     pub(crate) has_reset_states: bool,
 }
 
-/// Where a class's code is: the file below `code/` and the class's name within it.
+/// The file that contains a class's code, and the class's name in that file.
 pub(crate) fn locate(class: &str) -> Option<(String, &str)> {
     let (module, name) = class.rsplit_once('.')?;
     Some((format!("code/{}.py", module.replace('.', "/")), name))
 }
 
-/// Reads the signature of a class from its file's text; `None` without the class or its `forward`.
+/// Reads the signature of a class from its file's text. `None` without the class or its `forward`.
 pub(crate) fn read(code: &str, class: &str) -> Option<Signature> {
     let body = class_body(code, class)?;
     let (arguments, output_type) = method(body, "forward")?;
@@ -52,7 +52,7 @@ pub(crate) fn read(code: &str, class: &str) -> Option<Signature> {
     Some(signature)
 }
 
-/// The text of a class: from its line to the next that is not indented.
+/// The body of a class: from its first line to the next line without indentation.
 fn class_body<'a>(code: &'a str, class: &str) -> Option<&'a str> {
     let head = format!("class {class}(");
     let mut start = None;
@@ -79,19 +79,19 @@ fn method<'a>(body: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
         .map(str::len);
     let start = first.or_else(|| body.find(&head).map(|at| at + head.len()))?;
     let rest = &body[start..];
-    let end = split_at_depth_zero(rest, ')')?;
+    let end = find_at_depth_zero(rest, ')')?;
     let after = &rest[end + 1..];
     let result = after
         .strip_prefix(" -> ")
-        .and_then(|result| Some(&result[..split_at_depth_zero(result, ':')?]));
+        .and_then(|result| Some(&result[..find_at_depth_zero(result, ':')?]));
     Some((&rest[..end], result.unwrap_or_default().trim()))
 }
 
-/// Cuts at each separator that is outside of brackets and quotes. Empty pieces are left out.
+/// Splits at each separator outside of brackets and quotes. Leaves out empty pieces.
 fn split(text: &str, separator: char) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
-    while let Some(at) = split_at_depth_zero(rest, separator) {
+    while let Some(at) = find_at_depth_zero(rest, separator) {
         pieces.push(rest[..at].trim());
         rest = &rest[at + separator.len_utf8()..];
     }
@@ -100,8 +100,8 @@ fn split(text: &str, separator: char) -> Vec<&str> {
     pieces
 }
 
-/// Where `wanted` first stands outside of brackets and quotes.
-fn split_at_depth_zero(text: &str, wanted: char) -> Option<usize> {
+/// The position of the first `wanted` outside of brackets and quotes.
+fn find_at_depth_zero(text: &str, wanted: char) -> Option<usize> {
     let mut depth = 0u32;
     let mut quote = None;
     let mut escaped = false;
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_libtorch_prints() {
+    fn code_of_libtorchs_printer_is_read() {
         let code = "class Other(Module):\n  def forward(self: __torch__.Other,\n    y: int) -> int:\n    return y\n\
             class M(Module):\n  __parameters__ = []\n  training : bool\n  def forward(self: __torch__.M,\n    x: Tensor,\n    \
             pair: Tuple[Tensor, Dict[str, List[int]]],\n    sr: int=16000, text: str=\"a), b: (\") -> Tuple[Tensor, Tensor]:\n    \

@@ -1,4 +1,4 @@
-//! Tensors between frames and libtorch.
+//! Converts tensors between frames and libtorch.
 
 use headroom_model_protocol::{
     ArenaError, Datatype, ShapeError, TensorMeta, TensorReader, TensorWriter, byte_count,
@@ -7,33 +7,33 @@ use tch::{Device, Kind, Tensor};
 
 use crate::torch::TorchError;
 
-/// Why a tensor cannot be taken from a request.
+/// Why a tensor of a request cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
-    /// The request's description does not agree with its bytes.
+    /// The description does not match the bytes.
     #[error(transparent)]
     Arena(#[from] ArenaError),
-    /// A BOOL tensor with something other than 0 and 1: undefined behaviour in C++.
+    /// A BOOL tensor with a byte other than 0 and 1, which is undefined behaviour in C++.
     #[error("tensor `{0}` is BOOL and has a byte that is neither 0 nor 1")]
     Bool(String),
-    /// libtorch refused.
+    /// libtorch failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
 }
 
-/// Why a tensor cannot be put into a reply.
+/// Why a tensor cannot be sent in a reply.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
-    /// The Open Inference Protocol has no such datatype, or we do not.
-    #[error("output `{name}` is of kind {kind:?}, which cannot be sent")]
+    /// The datatype is not one of [`Datatype`].
+    #[error("output `{name}` has datatype {kind:?}, which cannot be sent")]
     Kind { name: String, kind: Kind },
     /// Too many dimensions or bytes.
     #[error("output `{name}` cannot be sent: {source}")]
     Shape { name: String, source: ShapeError },
-    /// The arena does not take it.
+    /// The arena is full.
     #[error("output `{name}` cannot be sent: {source}")]
     Arena { name: String, source: ArenaError },
-    /// libtorch refused.
+    /// libtorch failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
 }
@@ -60,14 +60,14 @@ fn datatype(kind: Kind) -> Option<Datatype> {
         .find(|&datatype| self::kind(datatype) == kind)
 }
 
-/// A tensor of zeros on the processor.
+/// A tensor of zeros on the CPU.
 pub(crate) fn zeros(datatype: Datatype, shape: &[i64]) -> Result<Tensor, TorchError> {
     Ok(Tensor::f_zeros(shape, (kind(datatype), Device::Cpu))?)
 }
 
-/// Copies a request's tensor straight into memory of libtorch.
+/// Copies a request's tensor into libtorch's memory.
 pub(crate) fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor, InputError> {
-    // Before any memory is taken: the shape is sound and its bytes are there.
+    // Checks the shape, and that the bytes exist, before it allocates memory.
     let len = frame.check(meta)?;
     let mut tensor = zeros(meta.datatype, &meta.shape)?;
     if len == 0 {
@@ -81,7 +81,7 @@ pub(crate) fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor,
     Ok(tensor)
 }
 
-/// Bytes that [`write()`] will put into the reply.
+/// Bytes that [`write()`] will add to the reply.
 pub(crate) fn size(name: &str, tensor: &Tensor) -> Result<u64, OutputError> {
     let kind = tensor.f_kind().map_err(TorchError::from)?;
     let name = || name.to_owned();
@@ -92,7 +92,7 @@ pub(crate) fn size(name: &str, tensor: &Tensor) -> Result<u64, OutputError> {
     })
 }
 
-/// Puts a tensor of any layout and device into a reply.
+/// Writes a tensor of any layout to a reply.
 pub(crate) fn write(
     frame: &mut TensorWriter<'_>,
     name: String,
@@ -102,26 +102,26 @@ pub(crate) fn write(
     let Some(datatype) = datatype(kind) else {
         return Err(OutputError::Kind { name, kind });
     };
-    let tensor = plain(tensor)?;
+    let tensor = dense(tensor)?;
     let shape = tensor.size();
-    let place = match byte_count(datatype, &shape) {
-        Ok(0) => frame.put(&[]),
-        Ok(len) => frame.put(bytes(&tensor, len as usize)),
+    let location = match byte_count(datatype, &shape) {
+        Ok(0) => frame.write(&[]),
+        Ok(len) => frame.write(bytes(&tensor, len as usize)),
         Err(source) => return Err(OutputError::Shape { name, source }),
     };
-    match place {
-        Ok(place) => Ok(TensorMeta {
+    match location {
+        Ok(location) => Ok(TensorMeta {
             name,
             datatype,
             shape,
-            place,
+            location,
         }),
         Err(source) => Err(OutputError::Arena { name, source }),
     }
 }
 
-/// The same numbers on the processor, dense, row-major, without gaps and without pending negation.
-fn plain(tensor: &Tensor) -> Result<Tensor, TorchError> {
+/// The same numbers on the CPU: dense, row-major, without gaps and without a pending negation.
+fn dense(tensor: &Tensor) -> Result<Tensor, TorchError> {
     let tensor = tensor.f_to_device(Device::Cpu)?;
     let tensor = if tensor.is_sparse() || tensor.is_mkldnn() {
         tensor.f_to_dense(None, false)?
@@ -133,8 +133,8 @@ fn plain(tensor: &Tensor) -> Result<Tensor, TorchError> {
 
 /// The memory of a tensor that holds `len` > 0 bytes.
 fn bytes(tensor: &Tensor, len: usize) -> &[u8] {
-    // SAFETY: the tensor is contiguous, on the processor, and its shape and kind ask for `len` bytes; every byte is
-    // initialised since libtorch computed it. It stays borrowed for as long as the slice lives.
+    // SAFETY: the tensor is contiguous and on the CPU, its shape and kind need `len` bytes, and libtorch has
+    // initialised every byte. The tensor is borrowed for as long as the slice exists.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), len) }
 }
 

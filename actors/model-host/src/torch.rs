@@ -1,8 +1,8 @@
-//! The edge to libtorch's C interface: a loaded module, and the values that go in and come out.
+//! Calls to libtorch's C interface: a loaded module, its arguments and its results.
 //!
-//! `tch` has a module type of its own, but it frees the arguments of a call only when the call succeeds: each request
-//! that makes a model raise an exception would leak its inputs. Here every value frees itself. C++ exceptions end in
-//! the C interface, which keeps their text for [`check`]; none ever unwinds into Rust.
+//! `tch` has a module type, but frees the arguments of a call only when the call succeeds: each request for which a
+//! model raises an exception would leak its inputs. Here every value frees itself. The C interface catches all C++
+//! exceptions and keeps their text for [`check`]; none unwinds into Rust.
 
 use std::{
     ffi::{CStr, CString, c_char, c_int},
@@ -17,9 +17,9 @@ use torch_sys::{
     ati_tuple_length, atm_free, atm_load_on_device, atm_method_, get_and_reset_last_err,
 };
 
-use crate::reason::reason;
+use crate::error_text::reason;
 
-/// What libtorch said, cut to its reason.
+/// An error of libtorch, shortened to its reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct TorchError(String);
@@ -39,22 +39,22 @@ impl From<tch::TchError> for TorchError {
     }
 }
 
-/// Turns the exception that the last call of this thread ended with, if any, into an error.
+/// Returns the exception of this thread's last call, if any, as an error.
 fn check<T>(result: T) -> Result<T, TorchError> {
-    // SAFETY: gives this thread's last error as a string made by strdup, or null; either way it is ours now.
+    // SAFETY: returns this thread's last error as a string made by strdup, or null. The caller owns it.
     let text = unsafe { get_and_reset_last_err() };
     if text.is_null() {
         return Ok(result);
     }
-    // SAFETY: a C string that nobody else has; it is copied before it is freed.
+    // SAFETY: a C string that nothing else refers to; it is copied before it is freed.
     let error = unsafe { TorchError::new(&CStr::from_ptr(text).to_string_lossy()) };
     // SAFETY: made by malloc (strdup), not used any more.
     unsafe { nix::libc::free(text.cast()) };
     Err(error)
 }
 
-/// Sets what holds for the thread that computes and, where libtorch knows only one value, for the process. Must come
-/// before the first operation, and only once.
+/// Sets the number of threads and whether the graph executor optimises. To be called once, before the first operation,
+/// on the thread that computes.
 pub(crate) fn configure(threads: u32, optimize: bool) -> Result<(), TorchError> {
     tch::set_num_interop_threads(1);
     tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
@@ -70,13 +70,14 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    /// Loads a file onto a device: -1 is the processor, others count GPUs.
-    pub(crate) fn load(path: &str, device: c_int) -> Result<Self, TorchError> {
+    /// Loads a file.
+    pub(crate) fn load(path: &str) -> Result<Self, TorchError> {
+        const CPU: c_int = -1;
         let path = CString::new(path).map_err(|_| TorchError::new("the path has a zero byte"))?;
         // SAFETY: a C string that outlives the call.
-        let raw = check(unsafe { atm_load_on_device(path.as_ptr(), device) })?;
+        let raw = check(unsafe { atm_load_on_device(path.as_ptr(), CPU) })?;
         if raw.is_null() {
-            Err(TorchError::new("no module was given"))
+            Err(TorchError::new("libtorch returned no module"))
         } else {
             Ok(Self { raw })
         }
@@ -106,7 +107,7 @@ pub(crate) struct Value {
     raw: *mut CIValue,
 }
 
-/// What a [`Value`] holds.
+/// The content of a [`Value`].
 #[derive(Debug)]
 pub(crate) enum Content {
     None,
@@ -122,7 +123,7 @@ pub(crate) enum Content {
     Items(Vec<Value>),
     /// A dict, in the order of insertion.
     Entries(Vec<(Value, Value)>),
-    /// Something that only TorchScript can use, such as an object.
+    /// A value that only TorchScript can use, such as an object.
     Other,
 }
 
@@ -130,7 +131,7 @@ impl Value {
     fn new(raw: *mut CIValue) -> Result<Self, TorchError> {
         let raw = check(raw)?;
         if raw.is_null() {
-            Err(TorchError::new("no value was given"))
+            Err(TorchError::new("libtorch returned no value"))
         } else {
             Ok(Self { raw })
         }
@@ -157,16 +158,16 @@ impl Value {
         Self::new(unsafe { ati_bool(value.into()) })
     }
 
-    /// Looks inside. The tags are those of `ati_tag` in torch-sys.
+    /// The content. The tags are those of `ati_tag` in torch-sys.
     pub(crate) fn content(&self) -> Result<Content, TorchError> {
-        // For all calls below: the value is valid, the getter is the one for its tag, and where a getter fills an
-        // array, the array has as many places as the value has items.
+        // For all calls below: the value is valid, the getter is the one for its tag, and an array that a getter fills
+        // has as many elements as the value has items.
         let raw = self.raw;
         // SAFETY: see above; a value without a tag is an exception.
         let tag = check(unsafe { ati_tag(raw) });
         Ok(match tag {
             Ok(0) => Content::None,
-            // SAFETY: see above; the tensor comes with a reference of its own, which is ours.
+            // SAFETY: see above; the tensor comes with a reference of its own, which this code owns.
             Ok(1) => Content::Tensor(unsafe { Tensor::from_ptr(check(ati_to_tensor(raw))?) }),
             // SAFETY: see above.
             Ok(2) => Content::Float(check(unsafe { ati_to_double(raw) })?),
@@ -238,12 +239,12 @@ impl Value {
     }
 
     fn string(&self) -> Result<String, TorchError> {
-        // SAFETY: the value is valid; the string was made by strdup and is ours.
+        // SAFETY: the value is valid; the string was made by strdup and belongs to the caller.
         let text = check(unsafe { torch_sys::ati_to_string(self.raw) })?;
         if text.is_null() {
-            return Err(TorchError::new("no string was given"));
+            return Err(TorchError::new("libtorch returned no string"));
         }
-        // SAFETY: a C string that nobody else has; it is copied before it is freed.
+        // SAFETY: a C string that nothing else refers to; it is copied before it is freed.
         let string = unsafe { CStr::from_ptr(text).to_string_lossy().into_owned() };
         // SAFETY: made by malloc (strdup), not used any more.
         unsafe { nix::libc::free(text.cast()) };
@@ -258,7 +259,7 @@ impl Drop for Value {
     }
 }
 
-/// Has `fill` write `len` new values and takes them over; also those written before an exception.
+/// Lets `fill` write `len` new values and takes ownership of them, also of those written before an exception.
 fn items(len: c_int, fill: impl FnOnce(*mut *mut CIValue)) -> Result<Vec<Value>, TorchError> {
     let mut places = vec![ptr::null_mut(); usize::try_from(len).unwrap_or(0)];
     fill(places.as_mut_ptr());

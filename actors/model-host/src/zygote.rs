@@ -1,12 +1,11 @@
-//! The zygote: libtorch mapped and relocated once, then forked for each model.
+//! The zygote: a process that maps and relocates libtorch once and forks a host for each model.
 //!
-//! A host forked from here shares some 54 MB with all others that a process started alone would hold for itself, and
-//! is there in milliseconds. The price is discipline: a process that has run a parallel region or set a thread count
-//! before the fork hangs or crashes in the child. So the zygote has one thread and never calls into libtorch; it only
-//! links it.
+//! A forked host starts in milliseconds and shares some 54 MB with all other hosts; a process that is started alone
+//! has them for itself. If a process runs a parallel region or sets a thread count before a fork, the child hangs or
+//! crashes. So the zygote has one thread and only links libtorch: it never calls it.
 //!
 //! Invariants: exactly one thread; no tensor, no thread setting, no autograd before the fork; every child is reaped
-//! and its end reported; when the zygote ends, for whatever reason, its children are killed.
+//! and its exit reported; the kernel kills the children when the zygote exits.
 
 use std::{
     collections::VecDeque,
@@ -33,29 +32,29 @@ use nix::{
 };
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use crate::{descriptors, process};
+use crate::process;
 
-/// Descriptors that wait for the rest of their request. The server sends two per request and its requests are short,
-/// so more mean that the server lost count.
+/// Descriptors that wait for the rest of their request. The server sends two per short request, so more of them are
+/// an error of the server.
 const PENDING_FDS_MAX: usize = 64;
 
-/// Why [`run`] came back.
+/// Why [`run`] returned.
 #[derive(Debug)]
 pub(crate) enum End {
     /// The server closed the socket.
     Closed,
-    /// This is a forked child; it is to serve on this socket.
+    /// This process is a forked child. It must serve on this socket.
     Child(UnixStream),
 }
 
-/// Why the zygote cannot go on.
+/// Why the zygote failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ZygoteError {
-    /// The operating system refused.
+    /// The operating system failed.
     #[error("a system call failed")]
     Io(#[from] io::Error),
-    /// The server sent something that is no request.
-    #[error("the control socket is out of step")]
+    /// The server sent bytes that are not a request.
+    #[error("the control socket does not carry the protocol")]
     Frame(#[from] FrameError),
     /// A fork request without its two descriptors, or descriptors without a request.
     #[error("descriptors and requests do not match")]
@@ -68,13 +67,13 @@ impl From<Errno> for ZygoteError {
     }
 }
 
-/// Serves fork requests from standard input until the server closes it. Comes back in each child too.
+/// Serves fork requests from standard input until the server closes it. Also returns in each child.
 pub(crate) fn run() -> Result<End, ZygoteError> {
     process::set_name("hr-zygote");
     process::follow_parent();
     let zygote = Zygote::new(process::take_socket_from_stdin()?)?;
     match zygote.serve() {
-        // The server died with replies unread, or before it could read one.
+        // The server died and left replies unread.
         Err(ZygoteError::Io(error))
             if matches!(
                 error.kind(),
@@ -90,10 +89,10 @@ pub(crate) fn run() -> Result<End, ZygoteError> {
 struct Zygote {
     control: UnixStream,
     decoder: FrameDecoder<ZygoteRequest>,
-    /// Received, but their request has not been read to its end yet.
+    /// Received descriptors whose request is not complete yet.
     fds: VecDeque<OwnedFd>,
-    /// Becomes readable when a child ends.
-    child_ends: SignalFd,
+    /// Becomes readable when a child exits.
+    child_exits: SignalFd,
 }
 
 impl Zygote {
@@ -102,21 +101,19 @@ impl Zygote {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block()?;
-        let child_ends =
+        let child_exits =
             SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Self {
             control,
             decoder: FrameDecoder::new(),
             fds: VecDeque::new(),
-            child_ends,
+            child_exits,
         })
     }
 
-    /// Works until the server closes the socket, or until this is a forked child.
+    /// Serves until the server closes the socket, or until this process is a forked child.
     fn serve(mut self) -> Result<End, ZygoteError> {
-        self.reply(&ZygoteReply::Ready {
-            pid: getpid().as_raw(),
-        })?;
+        self.reply(&ZygoteReply::Ready)?;
         loop {
             self.wait()?;
             self.report_exits()?;
@@ -126,11 +123,11 @@ impl Zygote {
         }
     }
 
-    /// Waits for a request or the end of a child.
+    /// Waits for a request or the exit of a child.
     fn wait(&self) -> Result<(), ZygoteError> {
         let mut sources = [
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.child_ends.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.child_exits.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut sources, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
@@ -138,10 +135,10 @@ impl Zygote {
         }
     }
 
-    /// Reaps every child that has ended.
+    /// Reaps every child that has exited.
     fn report_exits(&mut self) -> Result<(), ZygoteError> {
-        // Signals of one kind merge, so their number says nothing: empty the queue, then ask for all children.
-        while self.child_ends.read_signal()?.is_some() {}
+        // Pending signals of one kind merge into one: empty the queue, then reap all children.
+        while self.child_exits.read_signal()?.is_some() {}
         loop {
             let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, HostExit::Exited(code)),
@@ -159,19 +156,19 @@ impl Zygote {
         }
     }
 
-    /// Reads what has come and forks for each whole request.
+    /// Reads available bytes and forks for each complete request.
     fn serve_requests(&mut self) -> Result<Option<End>, ZygoteError> {
         let mut sources = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
         if poll(&mut sources, PollTimeout::ZERO)? == 0 {
             return Ok(None);
         }
         let mut buffer = [0; 4096];
-        let (bytes, fds) = descriptors::receive(&self.control, &mut buffer)?;
-        if bytes == 0 {
-            return Ok(Some(End::Closed));
+        let mut received = Vec::new();
+        match fds::receive_with_fds(&self.control, &mut buffer, &mut received)? {
+            0 => return Ok(Some(End::Closed)),
+            bytes => self.decoder.push(&buffer[..bytes]),
         }
-        self.decoder.push(&buffer[..bytes]);
-        self.fds.extend(fds);
+        self.fds.extend(received);
         while let Some(frame) = self.decoder.next_frame()? {
             let ZygoteRequest::Fork { id, name } = frame.header;
             let (Some(socket), Some(log)) = (self.fds.pop_front(), self.fds.pop_front()) else {
@@ -188,7 +185,7 @@ impl Zygote {
         }
     }
 
-    /// Forks one host; gives its socket in the child, and nothing in the zygote.
+    /// Forks one host. Returns its socket in the child and `None` in the zygote.
     fn fork(
         &mut self,
         id: u64,
@@ -201,7 +198,7 @@ impl Zygote {
         // the child may allocate and do anything else that a fresh process may.
         match unsafe { fork() } {
             Ok(ForkResult::Parent { child }) => {
-                self.tell_forked(id, child.as_raw())?;
+                self.report_fork(id, child.as_raw())?;
                 Ok(None)
             }
             Ok(ForkResult::Child) => {
@@ -218,8 +215,8 @@ impl Zygote {
         }
     }
 
-    /// Hands the child over. It cannot have been reaped yet, since only this thread does that.
-    fn tell_forked(&mut self, id: u64, pid: i32) -> Result<(), ZygoteError> {
+    /// Reports a new child. It cannot have been reaped yet, since only this thread reaps.
+    fn report_fork(&mut self, id: u64, pid: i32) -> Result<(), ZygoteError> {
         let descriptor = rustix::process::Pid::from_raw(pid)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         let reply = ZygoteReply::Forked {
@@ -237,9 +234,9 @@ impl Zygote {
     }
 }
 
-/// In a new child: its own name, group, output and fate. The zygote's descriptors close when the caller drops them.
+/// Gives a new child its own name, group and output. The zygote's descriptors close when the caller drops them.
 fn become_host(zygote: Pid, name: &str, log: OwnedFd) -> Result<(), ZygoteError> {
-    // The zygote's only thread is its main thread, so this fires when the zygote ends and never before.
+    // The kernel sends this when the parent's thread ends. The zygote's only thread ends with the zygote.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != zygote {
         process::exit(process::ExitCode::Ok);

@@ -1,22 +1,15 @@
-//! Files that are no models, or no longer: each is refused with a reason, none crashes a host.
+//! Files that are not models, or damaged ones: each is refused with a reason, and none crashes a host.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(missing_docs)]
 
 #[allow(dead_code)] // Each test binary uses another part.
 mod owner;
 
-use std::{fs, io::Write, path::Path, process::Output};
+use std::{fs, io::Write, path::Path};
 
 use headroom_test_support::torchscript::{self, Script};
 use owner::*;
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
-
-fn check(path: &Path) -> (Output, serde_json::Value) {
-    let output = run(&["--check".as_ref(), path.as_os_str()]);
-    let report = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", path.display()));
-    (output, report)
-}
 
 fn refusal(path: &Path) -> String {
     let (output, report) = check(path);
@@ -47,7 +40,7 @@ fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Vec<u8>) -> Option<Vec<
 }
 
 #[test]
-fn a_sound_file_is_described() {
+fn a_model_file_is_described() {
     let (output, report) = check(&sample_model());
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(report["loadable"], true);
@@ -55,10 +48,11 @@ fn a_sound_file_is_described() {
     assert_eq!(report["inputs"][1]["type"], "int");
     assert_eq!(report["has_reset_states"], true);
     assert_eq!(report["parameter_bytes"], 2_181_128);
+    assert_eq!(report["output"], "Tensor");
 }
 
 #[test]
-fn what_is_no_model_is_refused() {
+fn files_that_are_not_models_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.pt");
     for garbage in [
@@ -114,7 +108,7 @@ fn other_zip_archives_are_refused() {
     });
     assert_eq!(
         refusal(&path),
-        "`data.pkl` cannot be understood: unknown instruction 0xff"
+        "`data.pkl` cannot be read: unknown instruction 0xff"
     );
 }
 
@@ -129,7 +123,7 @@ fn weights_without_a_forward_are_refused() {
 }
 
 #[test]
-fn code_that_is_none_is_refused() {
+fn code_that_does_not_parse_is_refused() {
     let (_folder, path) = model(|path| {
         Script::new("def forward(self, x: Tensor) -> Tensor:\n  return y(((\n").write(path)
     });
@@ -149,19 +143,19 @@ fn a_record_shorter_than_declared_is_refused() {
     });
     assert_eq!(
         refusal(&path),
-        "tensor record `data/0` has 8188 bytes, 8192 are needed"
+        "tensor record `data/0` has 8188 bytes instead of 8192"
     );
     rewrite(&model, &path, |name, bytes| {
         (!name.ends_with("/data/0")).then_some(bytes)
     });
     assert_eq!(
         refusal(&path),
-        "tensor record `data/0` has 0 bytes, 8192 are needed"
+        "tensor record `data/0` has 0 bytes instead of 8192"
     );
 }
 
 #[test]
-fn a_cut_file_is_refused_wherever_it_is_cut() {
+fn a_truncated_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut.pt");
     let whole = fs::read(sample_model()).unwrap();

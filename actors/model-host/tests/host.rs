@@ -1,4 +1,4 @@
-//! One host over the real protocol: tensors, failures, pings, the end of the socket.
+//! One host with the real protocol: tensors, failures, pings, the end of the socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(missing_docs)]
 
@@ -13,11 +13,11 @@ use headroom_test_support::torchscript::{self, Fill, Script};
 use owner::*;
 
 fn plain(path: impl Into<std::path::PathBuf>) -> Start {
-    Start::new("test", "1", path)
+    Start::new("test", path)
 }
 
 #[test]
-fn every_datatype_comes_back_as_it_went_in() {
+fn every_datatype_is_returned_unchanged() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, ready) = Host::ready(plain(path));
     assert_eq!(
@@ -42,9 +42,9 @@ fn every_datatype_comes_back_as_it_went_in() {
             let bytes = (0..len)
                 .map(|at| if is_bool { at as u8 % 2 } else { at as u8 })
                 .collect();
-            let data = Data {
+            let data = TensorData {
                 name: "output".into(),
-                ..Data::new(datatype, &shape, bytes)
+                ..TensorData::new(datatype, &shape, bytes)
             };
             assert_eq!(host.run(&data), data, "{datatype} {shape:?}");
         }
@@ -52,7 +52,7 @@ fn every_datatype_comes_back_as_it_went_in() {
 }
 
 #[test]
-fn numbers_that_are_none_travel_too() {
+fn special_floats_are_kept() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
     let floats = [
@@ -62,7 +62,7 @@ fn numbers_that_are_none_travel_too() {
         -0.0,
         f32::MIN_POSITIVE / 2.0,
     ];
-    let data = Data::floats(&[5], &floats);
+    let data = TensorData::floats(&[5], &floats);
     assert_eq!(host.run(&data).bytes, data.bytes);
 }
 
@@ -71,7 +71,11 @@ fn a_bool_is_0_or_1() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
     let (kind, message) = host
-        .infer(&[Arg::Tensor(&Data::new(Datatype::Bool, &[2], vec![1, 2]))])
+        .infer(&[Arg::Tensor(&TensorData::new(
+            Datatype::Bool,
+            &[2],
+            vec![1, 2],
+        ))])
         .unwrap_err();
     assert_eq!(kind, FailureKind::InvalidInput);
     assert_eq!(
@@ -81,25 +85,25 @@ fn a_bool_is_0_or_1() {
 }
 
 #[test]
-fn computes() {
+fn a_model_computes() {
     let (_folder, path) = model(torchscript::affine);
-    let (mut host, ready) = Host::ready(plain(path));
-    assert_eq!(ready.parameter_bytes, 8);
+    let (mut host, _) = Host::ready(plain(path));
     assert_eq!(
-        host.run(&Data::floats(&[3], &[0.0, 1.0, -2.0])).to_floats(),
+        host.run(&TensorData::floats(&[3], &[0.0, 1.0, -2.0]))
+            .to_floats(),
         [0.5, 3.5, -5.5]
     );
 }
 
 #[test]
-fn outputs_of_any_layout_are_made_plain() {
+fn outputs_of_any_layout_become_dense() {
     let code = "def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:\n  \
         return (torch.t(x), torch.expand(x[0], [2, 3]), torch.to_sparse(x))\n";
     let (_folder, path) = model(|path| Script::new(code).write(path));
     let (mut host, _) = Host::ready(plain(path));
-    let x = Data::floats(&[2, 3], &[1., 2., 3., 4., 5., 6.]);
+    let x = TensorData::floats(&[2, 3], &[1., 2., 3., 4., 5., 6.]);
     let outputs = host.infer(&[Arg::Tensor(&x)]).unwrap();
-    let floats: Vec<_> = outputs.iter().map(Data::to_floats).collect();
+    let floats: Vec<_> = outputs.iter().map(TensorData::to_floats).collect();
     assert_eq!(floats[0], [1., 4., 2., 5., 3., 6.]);
     assert_eq!(outputs[0].shape, [3, 2]);
     assert_eq!(floats[1], [1., 2., 3., 1., 2., 3.]);
@@ -109,12 +113,12 @@ fn outputs_of_any_layout_are_made_plain() {
 #[test]
 fn nested_outputs_have_stable_names() {
     let (_folder, path) = model(torchscript::tuple_list_dict);
-    let (mut host, ready) = Host::ready(plain(&path));
+    let (mut host, _) = Host::ready(plain(&path));
     assert_eq!(
-        ready.output_type,
+        check(&path).1["output"],
         "Tuple[Tensor, List[Tensor], Dict[str, Tensor]]"
     );
-    let x = Data::floats(&[2], &[1., 2.]);
+    let x = TensorData::floats(&[2], &[1., 2.]);
     let outputs = host.infer(&[Arg::Tensor(&x)]).unwrap();
     let names: Vec<_> = outputs.iter().map(|output| output.name.as_str()).collect();
     assert_eq!(
@@ -151,7 +155,7 @@ fn nested_outputs_have_stable_names() {
 #[test]
 fn declared_names_rename_choose_or_are_refused() {
     let (_folder, path) = model(torchscript::tuple_list_dict);
-    let x = Data::floats(&[2], &[1., 2.]);
+    let x = TensorData::floats(&[2], &[1., 2.]);
     let names_with = |declared: &[&str]| {
         let output_names = declared.iter().map(|name| name.to_string()).collect();
         let (mut host, _) = Host::ready(Start {
@@ -177,19 +181,19 @@ fn declared_names_rename_choose_or_are_refused() {
     let (kind, message) = names_with(&["a"]).unwrap_err();
     assert_eq!(kind, FailureKind::Model);
     assert!(
-        message.starts_with("1 outputs are declared, the model gives 5: "),
+        message.starts_with("the settings declare 1 outputs, the model has 5: "),
         "{message}"
     );
 }
 
 #[test]
-fn numbers_go_in_and_come_out() {
+fn numbers_are_inputs_and_outputs() {
     let code = "def forward(self, x: Tensor, n: int, f: float, b: bool) -> \
         Tuple[int, float, bool, List[int], Optional[Tensor], Dict[int, Tensor], List[float]]:\n  \
         return (n + 1, f * 2., b, [n, n], None, {5: x}, annotate(List[float], []))\n";
     let (_folder, path) = model(|path| Script::new(code).write(path));
     let (mut host, _) = Host::ready(plain(path));
-    let x = Data::floats(&[1], &[1.]);
+    let x = TensorData::floats(&[1], &[1.]);
     let arguments = |n| {
         [
             Arg::Tensor(&x),
@@ -227,7 +231,7 @@ fn numbers_go_in_and_come_out() {
         ),
         ("output_6", Datatype::Fp64, vec![0], vec![]),
     ];
-    let expected = expected.map(|(name, datatype, shape, bytes)| Data {
+    let expected = expected.map(|(name, datatype, shape, bytes)| TensorData {
         name: name.into(),
         datatype,
         shape,
@@ -240,24 +244,24 @@ fn numbers_go_in_and_come_out() {
         (kind, message.as_str()),
         (
             FailureKind::InvalidInput,
-            "input `n` is of type int, another is given"
+            "input `n` has type int, the request has float"
         )
     );
     let (kind, message) = host.infer(&[Arg::Tensor(&x)]).unwrap_err();
     assert_eq!(kind, FailureKind::InvalidInput);
     assert_eq!(
         message,
-        "the model takes 4 inputs (x: Tensor, n: int, f: float, b: bool), 1 given"
+        "the model takes 4 inputs (x: Tensor, n: int, f: float, b: bool), the request has 1"
     );
 }
 
 #[test]
-fn an_exception_is_told_in_one_line_and_the_host_goes_on() {
+fn an_exception_is_reported_in_one_line_and_the_host_serves_on() {
     let (_folder, path) = model(torchscript::throws);
     let (mut host, _) = Host::ready(plain(path));
     for _ in 0..3 {
         let (kind, message) = host
-            .infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))])
+            .infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))])
             .unwrap_err();
         assert_eq!(kind, FailureKind::Model);
         assert_eq!(message, "builtins.ValueError: the model refuses");
@@ -265,7 +269,7 @@ fn an_exception_is_told_in_one_line_and_the_host_goes_on() {
 }
 
 #[test]
-fn a_wrong_shape_is_told_without_paths_of_the_build() {
+fn a_wrong_shape_is_reported_without_paths_of_the_build() {
     let code = "def forward(self, x: Tensor) -> Tensor:\n  return torch.matmul(x, self.w)\n";
     let (_folder, path) = model(|path| {
         Script::new(code)
@@ -278,7 +282,7 @@ fn a_wrong_shape_is_told_without_paths_of_the_build() {
             ..plain(&path)
         });
         let (kind, message) = host
-            .infer(&[Arg::Tensor(&Data::floats(&[1, 4], &[1.; 4]))])
+            .infer(&[Arg::Tensor(&TensorData::floats(&[1, 4], &[1.; 4]))])
             .unwrap_err();
         assert_eq!(kind, FailureKind::Model);
         assert_eq!(
@@ -286,14 +290,14 @@ fn a_wrong_shape_is_told_without_paths_of_the_build() {
             "RuntimeError: mat1 and mat2 shapes cannot be multiplied (1x4 and 3x2)"
         );
         assert_eq!(
-            host.run(&Data::floats(&[1, 3], &[0.; 3])).to_floats(),
+            host.run(&TensorData::floats(&[1, 3], &[0.; 3])).to_floats(),
             [0., 0.]
         );
     }
 }
 
 #[test]
-fn memory_beyond_the_bound_is_refused_and_what_was_taken_is_free_again() {
+fn memory_beyond_the_bound_is_refused_and_allocated_memory_is_freed() {
     let at_once = "taken = [torch.ones([int(x), 262144])]\n";
     let in_pieces = "taken = annotate(List[Tensor], [])\n  for _0 in range(int(x)):\n    \
         _1 = torch.append(taken, torch.rand([262144]))\n";
@@ -306,17 +310,21 @@ fn memory_beyond_the_bound_is_refused_and_what_was_taken_is_free_again() {
         let (_folder, path) = model(|path| Script::new(&code).write(path));
         let (mut host, _) = Host::ready(plain(path));
         let takes = |host: &mut Host, mib: f32| {
-            let answer = host.infer(&[Arg::Tensor(&Data::floats(&[1], &[mib]))]);
+            let answer = host.infer(&[Arg::Tensor(&TensorData::floats(&[1], &[mib]))]);
             answer.map(drop).map_err(|(kind, _)| kind)
         };
         let bound = |host: &mut Host, own_max: u64| {
             let request = HostRequest::BoundMemory { own_max };
-            host.line.send(&request, &[]);
+            host.socket.send(&request, &[]);
         };
         bound(&mut host, 100 << 20);
         for _ in 0..3 {
             assert_eq!(takes(&mut host, 20.), Ok(()), "{take}");
-            assert_eq!(takes(&mut host, 1000.), Err(FailureKind::Memory), "{take}");
+            assert_eq!(
+                takes(&mut host, 1000.),
+                Err(FailureKind::OutOfMemory),
+                "{take}"
+            );
         }
         bound(&mut host, 600 << 20);
         assert_eq!(takes(&mut host, 300.), Ok(()), "{take}");
@@ -329,7 +337,7 @@ fn outputs_that_no_client_could_read_are_refused() {
         (
             "Tensor",
             "torch.complex(x, x)",
-            "output `output` is of kind ComplexFloat, which cannot be sent",
+            "output `output` has datatype ComplexFloat, which cannot be sent",
         ),
         (
             "str",
@@ -342,7 +350,7 @@ fn outputs_that_no_client_could_read_are_refused() {
         let (_folder, path) = model(|path| Script::new(&code).write(path));
         let (mut host, _) = Host::ready(plain(path));
         let failure = host
-            .infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))])
+            .infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))])
             .unwrap_err();
         assert_eq!(failure, (FailureKind::Model, expected.to_owned()));
     }
@@ -352,91 +360,71 @@ fn outputs_that_no_client_could_read_are_refused() {
 fn pings_are_answered_during_a_run() {
     let (_folder, path) = model(torchscript::slow);
     let (mut host, _) = Host::ready(plain(path));
-    host.line.send(&HostRequest::Ping { n: 1 }, &[]);
-    let HostReply::Pong {
-        n: 1,
-        anonymous: 1..,
-        busy_for_us: None,
-    } = host.reply()
-    else {
-        panic!("not an idle pong")
-    };
-    let milliseconds = Data::new(Datatype::Int64, &[1], 400i64.to_le_bytes().to_vec());
+    let milliseconds = TensorData::new(Datatype::Int64, &[1], 2_000i64.to_le_bytes().to_vec());
     let id = host.send_infer(&[Arg::Tensor(&milliseconds)], &[], false);
-    let mut n = 1;
-    wait_for("a pong to tell of the run", || {
-        n += 1;
-        host.line.send(&HostRequest::Ping { n }, &[]);
-        match host.reply() {
-            HostReply::Pong {
-                n: answered,
-                busy_for_us,
-                ..
-            } => {
-                assert_eq!(answered, n);
-                busy_for_us.is_some_and(|busy| busy > 0)
-            }
-            other => panic!("not a pong: {other:?}"),
-        }
-    });
+    // Replies of the main thread would follow the output.
+    for _ in 0..3 {
+        host.socket.send(&HostRequest::Ping, &[]);
+        let reply = host.reply();
+        assert!(
+            matches!(reply, HostReply::Pong { anonymous: 1.. }),
+            "{reply:?}"
+        );
+    }
     host.receive_infer(id).unwrap();
 }
 
 #[test]
-fn a_second_inference_while_one_runs_is_refused() {
+fn a_second_inference_while_one_runs_ends_a_host() {
     let (_folder, path) = model(torchscript::slow);
     let (mut host, _) = Host::ready(plain(path));
-    let milliseconds = Data::new(Datatype::Int64, &[1], 300i64.to_le_bytes().to_vec());
-    let first = host.send_infer(&[Arg::Tensor(&milliseconds)], &[], false);
-    let second = host.send_infer(&[Arg::Tensor(&milliseconds)], &[], false);
-    assert_eq!(
-        host.receive_infer(second).unwrap_err().0,
-        FailureKind::Protocol
-    );
-    host.receive_infer(first).unwrap();
+    let milliseconds = TensorData::new(Datatype::Int64, &[1], 60_000i64.to_le_bytes().to_vec());
+    host.send_infer(&[Arg::Tensor(&milliseconds)], &[], false);
+    host.send_infer(&[Arg::Tensor(&milliseconds)], &[], false);
+    assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(76));
+}
+
+/// Clock ticks for which a process has run.
+fn user_time(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0.id())).unwrap();
+    // The 14th field, the 12th after the name in parentheses.
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').nth(11).unwrap().parse().unwrap()
 }
 
 #[test]
 fn the_end_of_the_socket_ends_a_host_that_hangs() {
     let (_folder, path) = model(torchscript::hangs);
     let (mut host, _) = Host::ready(plain(path));
-    host.send_infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))], &[], false);
-    let mut busy = false;
-    wait_for("the run to begin", || {
-        host.line.send(&HostRequest::Ping { n: 0 }, &[]);
-        busy |= matches!(
-            host.reply(),
-            HostReply::Pong {
-                busy_for_us: Some(_),
-                ..
-            }
-        );
-        busy
-    });
-    host.line.socket.shutdown(Shutdown::Both).unwrap();
+    let process = host.process.as_ref().unwrap();
+    let before = user_time(process);
+    host.send_infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))], &[], false);
+    let process = host.process.as_ref().unwrap();
+    wait_for("the run to begin", || user_time(process) > before + 10);
+    host.socket.stream.shutdown(Shutdown::Both).unwrap();
     assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(0));
 }
 
 #[test]
-fn stop_ends_it() {
+fn stop_ends_a_host() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
-    host.line.send(&HostRequest::Stop, &[]);
-    assert!(host.line.receive().is_none());
+    host.socket.send(&HostRequest::Stop, &[]);
+    assert!(host.socket.receive().is_none());
     assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(0));
 }
 
 #[test]
-fn garbage_on_the_socket_ends_it_with_its_own_code() {
+fn garbage_on_the_socket_ends_a_host_with_its_own_code() {
     use std::io::Write;
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
-    host.line.socket.write_all(&[0xff; 64]).unwrap();
+    host.socket.stream.write_all(&[0xff; 64]).unwrap();
     assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(76));
 }
 
 #[test]
-fn descriptions_that_lie_are_refused() {
+fn wrong_descriptions_are_refused() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
     let lies = [
@@ -455,12 +443,12 @@ fn descriptions_that_lie_are_refused() {
             TensorLocation::Inline { offset: 0, len: 0 },
         ),
     ];
-    for (id, (shape, place)) in lies.into_iter().enumerate() {
+    for (id, (shape, location)) in lies.into_iter().enumerate() {
         let tensor = TensorMeta {
             name: "x".into(),
             datatype: Datatype::Fp32,
             shape,
-            place,
+            location,
         };
         let inputs = vec![Input::Tensor(tensor)];
         let infer = Infer {
@@ -469,29 +457,26 @@ fn descriptions_that_lie_are_refused() {
             wanted: vec![],
             reset_before: false,
         };
-        host.line.send(&HostRequest::Infer(infer), &[0; 8]);
+        host.socket.send(&HostRequest::Infer(infer), &[0; 8]);
         assert_eq!(
             host.receive_infer(id as u64).unwrap_err().0,
             FailureKind::InvalidInput
         );
     }
-    assert_eq!(host.run(&Data::floats(&[1], &[7.])).to_floats(), [7.]);
+    assert_eq!(host.run(&TensorData::floats(&[1], &[7.])).to_floats(), [7.]);
 }
 
 #[test]
-fn a_state_is_kept_and_forgotten() {
+fn a_state_is_kept_and_reset() {
     let (_folder, path) = model(torchscript::counter);
     let (mut host, ready) = Host::ready(Start {
         stateful: true,
         ..plain(path)
     });
     assert!(ready.has_reset_states);
-    let x = Data::floats(&[1], &[10.]);
+    let x = TensorData::floats(&[1], &[10.]);
     assert_eq!(host.run(&x).to_floats(), [11.]);
     assert_eq!(host.run(&x).to_floats(), [12.]);
-    host.line.send(&HostRequest::ResetStates { id: 9 }, &[]);
-    assert_eq!(host.reply(), HostReply::Done { id: 9 });
-    assert_eq!(host.run(&x).to_floats(), [11.]);
     let id = host.send_infer(&[Arg::Tensor(&x)], &[], true);
     assert_eq!(host.receive_infer(id).unwrap()[0].to_floats(), [11.]);
 }
@@ -500,7 +485,7 @@ fn a_state_is_kept_and_forgotten() {
 fn a_model_without_states_cannot_be_reset() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(&path));
-    let id = host.send_infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))], &[], true);
+    let id = host.send_infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))], &[], true);
     let expected = (
         FailureKind::InvalidInput,
         "the model has no method `reset_states`".to_owned(),
@@ -531,45 +516,17 @@ fn a_warm_up_that_fails_with_declared_shapes_fails_the_start() {
             .write(path)
     });
     let with = |shape: Vec<i64>| {
-        let kind = InputKind::Tensor {
-            datatype: Datatype::Fp32,
-            shape,
-        };
-        let inputs = vec![InputSpec {
-            name: "x".into(),
-            kind,
-        }];
+        let datatype = Datatype::Fp32;
         Host::serve(Start {
             warm_up: true,
-            inputs,
+            inputs: vec![InputKind::Tensor { datatype, shape }],
             ..plain(&path)
         })
         .1
     };
-    let HostReply::Ready(LoadedModel {
-        warm_up: Some(warm_up),
-        ..
-    }) = with(vec![-1, 3])
-    else {
-        panic!("not warm")
-    };
-    assert!(
-        warm_up.error.is_none() && warm_up.runs >= 3 && warm_up.runs <= 12,
-        "{warm_up:?}"
-    );
-    let HostReply::Ready(LoadedModel {
-        warm_up: Some(warm_up),
-        ..
-    }) = with(vec![1, -1])
-    else {
-        panic!("not ready")
-    };
-    assert!(
-        warm_up
-            .error
-            .unwrap()
-            .contains("shapes cannot be multiplied")
-    );
+    assert!(matches!(with(vec![-1, 3]), HostReply::Ready(_)));
+    // 1 for -1 does not fit this model, other sizes do.
+    assert!(matches!(with(vec![1, -1]), HostReply::Ready(_)));
     let HostReply::StartFailed { kind, message } = with(vec![1, 4]) else {
         panic!("started")
     };
@@ -581,12 +538,29 @@ fn a_warm_up_that_fails_with_declared_shapes_fails_the_start() {
 }
 
 #[test]
+fn a_warm_up_runs_the_model_until_it_is_warm() {
+    let code = "def forward(self, x: Tensor) -> Tensor:\n  self.count = self.count + 1\n  return x + self.count\n";
+    let (_folder, path) = model(|path| Script::new(code).int("count", 0).write(path));
+    let x = TensorData::floats(&[1], &[0.]);
+    for (warm_up, expected) in [(false, 0.0..=0.0), (true, 3.0..=12.0)] {
+        let (datatype, shape) = (Datatype::Fp32, vec![1]);
+        let (mut host, _) = Host::ready(Start {
+            warm_up,
+            inputs: vec![InputKind::Tensor { datatype, shape }],
+            ..plain(&path)
+        });
+        let runs = host.run(&x).to_floats()[0] - 1.0;
+        assert!(expected.contains(&runs), "{runs}");
+    }
+}
+
+#[test]
 fn failing_calls_leak_no_inputs() {
     let (_folder, path) = model(torchscript::throws);
     let (mut host, _) = Host::ready(plain(path));
-    let large = Data::new(Datatype::Uint8, &[8 << 20], vec![1; 8 << 20]);
+    let large = TensorData::new(Datatype::Uint8, &[8 << 20], vec![1; 8 << 20]);
     let trimmed = |host: &mut Host| {
-        host.line.send(&HostRequest::Trim { id: 1 }, &[]);
+        host.socket.send(&HostRequest::Trim, &[]);
         let HostReply::Trimmed { after, .. } = host.reply() else {
             panic!("not trimmed")
         };
@@ -602,56 +576,60 @@ fn failing_calls_leak_no_inputs() {
 }
 
 #[test]
-fn no_memory_is_taken_to_send_outputs_before_the_owner_says_so() {
+fn no_memory_is_allocated_for_outputs_before_the_owner_allows_it() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
-    let large = Data::new(Datatype::Uint8, &[8 << 20], vec![1; 8 << 20]);
+    let large = TensorData::new(Datatype::Uint8, &[8 << 20], vec![1; 8 << 20]);
     let asked = |host: &mut Host| {
         let expected = host.send_infer(&[Arg::Tensor(&large)], &[], false);
         let HostReply::OutputSize { id, bytes } = host.reply() else {
             panic!("the host did not ask");
         };
         assert_eq!((id, bytes), (expected, 8 << 20));
-        assert!(host.replies.is_empty().unwrap());
+        assert!(host.replies.size().unwrap() == 0);
         id
     };
 
     let id = asked(&mut host);
     // Other work goes on meanwhile.
-    host.line.send(&HostRequest::Ping { n: 5 }, &[]);
-    assert!(matches!(host.reply(), HostReply::Pong { n: 5, .. }));
-    host.line.send(&HostRequest::Trim { id: 6 }, &[]);
-    assert!(matches!(host.reply(), HostReply::Trimmed { id: 6, .. }));
-    host.line.send(&HostRequest::DropOutputs { id }, &[]);
+    host.socket.send(&HostRequest::Ping, &[]);
+    assert!(matches!(host.reply(), HostReply::Pong { .. }));
+    host.socket.send(&HostRequest::Trim, &[]);
+    assert!(matches!(host.reply(), HostReply::Trimmed { .. }));
+    host.socket.send(&HostRequest::DropOutputs { id }, &[]);
     let (kind, _) = host.receive_infer(id).unwrap_err();
-    assert_eq!(kind, FailureKind::NoMemory);
-    assert!(host.replies.is_empty().unwrap());
+    assert_eq!(kind, FailureKind::OutputsDropped);
+    assert!(host.replies.size().unwrap() == 0);
 
     let id = asked(&mut host);
-    host.line.send(&HostRequest::SendOutputs { id }, &[]);
+    host.socket.send(&HostRequest::SendOutputs { id }, &[]);
     assert_eq!(host.receive_infer(id).unwrap()[0].bytes, large.bytes);
-    assert!(host.replies.is_empty().unwrap());
+    assert!(host.replies.size().unwrap() == 0);
 
-    // A word that nobody asked for is refused, and nothing else happens.
-    host.line.send(&HostRequest::SendOutputs { id: 77 }, &[]);
-    let (kind, _) = host.receive_infer(77).unwrap_err();
-    assert_eq!(kind, FailureKind::Protocol);
-    let id = asked(&mut host);
-    host.line.send(&HostRequest::Stop, &[]);
-    assert!(host.process.as_mut().unwrap().wait().success(), "{id}");
+    asked(&mut host);
+    host.socket.send(&HostRequest::Stop, &[]);
+    assert!(host.process.as_mut().unwrap().wait().success());
+}
+
+#[test]
+fn an_answer_about_outputs_that_no_inference_waits_for_ends_a_host() {
+    let (_folder, path) = model(torchscript::echo);
+    let (mut host, _) = Host::ready(plain(path));
+    host.socket.send(&HostRequest::SendOutputs { id: 77 }, &[]);
+    assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(76));
 }
 
 #[test]
 fn large_tensors_leave_the_arenas_empty() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
-    let large = Data::new(
+    let large = TensorData::new(
         Datatype::Uint8,
         &[20 << 20],
         (0..20 << 20).map(|at| (at % 251) as u8).collect(),
     );
     assert_eq!(host.run(&large).bytes, large.bytes);
-    assert_eq!(host.replies.len().unwrap(), 0);
+    assert_eq!(host.replies.size().unwrap(), 0);
 }
 
 #[test]
@@ -659,8 +637,8 @@ fn crashes_end_only_the_host() {
     use std::os::unix::process::ExitStatusExt;
     let (_folder, path) = model(torchscript::crashes);
     let (mut host, _) = Host::ready(plain(path));
-    host.send_infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))], &[], false);
-    assert_eq!(host.line.receive(), None);
+    host.send_infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))], &[], false);
+    assert_eq!(host.socket.receive(), None);
     assert_eq!(host.process.as_mut().unwrap().wait().signal(), Some(11));
 
     let (_folder, path) = model(torchscript::crashes_on_load);
@@ -669,7 +647,7 @@ fn crashes_end_only_the_host() {
 }
 
 #[test]
-fn the_sample_model_listens() {
+fn the_sample_model_gives_the_same_outputs_in_each_process() {
     let (mut host, ready) = Host::ready(sample_start());
     assert_eq!(
         ready.inputs[1],
@@ -678,10 +656,9 @@ fn the_sample_model_listens() {
             type_text: "int".into()
         }
     );
-    assert_eq!(ready.output_type, "Tensor");
-    assert!(ready.parameter_bytes > 1 << 20 && ready.has_reset_states);
+    assert!(ready.has_reset_states);
     let fresh: Vec<f32> = (0..20)
-        .map(|index| host.listen(&chunk(index), false))
+        .map(|index| host.speech_probability(&chunk(index), false))
         .collect();
     assert!(
         fresh
@@ -691,26 +668,26 @@ fn the_sample_model_listens() {
     );
     // The same again, after a reset, and in another process.
     let again: Vec<f32> = (0..20)
-        .map(|index| host.listen(&chunk(index), index == 0))
+        .map(|index| host.speech_probability(&chunk(index), index == 0))
         .collect();
     assert_eq!(fresh, again);
     let unreset: Vec<f32> = (0..20)
-        .map(|index| host.listen(&chunk(index), false))
+        .map(|index| host.speech_probability(&chunk(index), false))
         .collect();
     assert_ne!(fresh, unreset, "the model has no state after all");
     let (mut other, _) = Host::ready(sample_start());
     let elsewhere: Vec<f32> = (0..20)
-        .map(|index| other.listen(&chunk(index), false))
+        .map(|index| other.speech_probability(&chunk(index), false))
         .collect();
     assert_eq!(fresh, elsewhere);
 }
 
 #[test]
-fn a_host_that_is_told_nothing_ends_with_its_socket() {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    let stdin = std::process::Stdio::from(std::os::fd::OwnedFd::from(theirs));
+fn a_host_without_a_start_ends_with_its_socket() {
+    let (owner_end, process_end) = std::os::unix::net::UnixStream::pair().unwrap();
+    let stdin = std::process::Stdio::from(std::os::fd::OwnedFd::from(process_end));
     let serve = child::start(child::command(BINARY).arg("--serve").stdin(stdin));
     let mut process = Process(serve.unwrap());
-    drop(ours);
+    drop(owner_end);
     assert_eq!(process.wait().code(), Some(0));
 }

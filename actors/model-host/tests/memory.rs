@@ -1,4 +1,4 @@
-//! What a host gives back, and what a model that leaks keeps.
+//! What a trim returns to the system, and what a leaking model keeps.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code)] // Each test binary uses another part.
@@ -6,16 +6,15 @@ mod owner;
 
 use headroom_model_protocol::{HostReply, HostRequest, Start};
 use headroom_test_support::torchscript;
-use owner::{Data, Host, model};
+use owner::{Host, TensorData, model};
 
 const MIB: u64 = 1 << 20;
 
-/// What a trim says: bytes before and after.
+/// Trims the host. Returns its bytes before and after.
 fn trim(host: &mut Host) -> (u64, u64) {
-    host.line.send(&HostRequest::Trim { id: 7 }, &[]);
+    host.socket.send(&HostRequest::Trim, &[]);
     match host.reply() {
         HostReply::Trimmed {
-            id: 7,
             before,
             after,
             took_us: 1..,
@@ -25,16 +24,16 @@ fn trim(host: &mut Host) -> (u64, u64) {
 }
 
 fn call(host: &mut Host, times: usize) {
-    let x = Data::floats(&[1], &[1.]);
+    let x = TensorData::floats(&[1], &[1.]);
     for _ in 0..times {
         host.run(&x);
     }
 }
 
 #[test]
-fn a_model_that_leaks_keeps_what_a_trim_does_not_give_back() {
+fn a_model_that_leaks_keeps_memory_beyond_a_trim() {
     let (_folder, path) = model(|path| torchscript::leaks(path, 64 << 10));
-    let (mut host, _) = Host::ready(Start::new("leaks", "1", path));
+    let (mut host, _) = Host::ready(Start::new("leaks", path));
     call(&mut host, 100);
     let (_, first) = trim(&mut host);
     call(&mut host, 512);
@@ -44,9 +43,9 @@ fn a_model_that_leaks_keeps_what_a_trim_does_not_give_back() {
 }
 
 #[test]
-fn a_model_that_wobbles_keeps_no_more_than_its_buffer_beyond_a_trim() {
+fn a_model_that_fluctuates_keeps_no_more_than_its_buffer_beyond_a_trim() {
     let (_folder, path) = model(|path| torchscript::fluctuates(path, 4 << 10));
-    let (mut host, _) = Host::ready(Start::new("wobbles", "1", path));
+    let (mut host, _) = Host::ready(Start::new("fluctuates", path));
     call(&mut host, 100);
     let (_, first) = trim(&mut host);
     for _ in 0..5 {

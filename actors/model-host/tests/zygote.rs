@@ -1,4 +1,4 @@
-//! The zygote over the real protocol: forks, ends of children, the end of the zygote itself.
+//! The zygote with the real protocol: forks, exits of children, the exit of the zygote.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(missing_docs)]
 
@@ -37,7 +37,7 @@ fn forks_hosts_that_serve_and_stays_single_threaded() {
         ready(host, sample_start());
         answers.push(
             (0..5)
-                .map(|index| host.listen(&chunk(index), false))
+                .map(|index| host.speech_probability(&chunk(index), false))
                 .collect::<Vec<_>>(),
         );
         assert_eq!(
@@ -62,17 +62,14 @@ fn a_child_computes_with_two_threads() {
     let mut zygote = Zygote::spawn();
     for _ in 0..3 {
         let (mut host, pid, _log) = zygote.fork("threads");
-        let told = ready(
-            &mut host,
-            Start {
-                threads: 2,
-                ..Start::new("threads", "1", &path)
-            },
-        );
-        assert_eq!(told.threads, 2);
+        let start = Start {
+            threads: 2,
+            ..Start::new("threads", &path)
+        };
+        ready(&mut host, start);
         let before: u32 = status(pid, "Threads").parse().unwrap();
         let side = 400;
-        let x = Data::floats(&[side, side], &vec![0.001; (side * side) as usize]);
+        let x = TensorData::floats(&[side, side], &vec![0.001; (side * side) as usize]);
         for _ in 0..3 {
             assert_eq!(host.run(&x).shape, [side, side]);
         }
@@ -88,13 +85,13 @@ fn ends_are_reported_as_they_were() {
     let mut zygote = Zygote::spawn();
 
     let (mut stopped, stopped_pid, _log) = zygote.fork("stopped");
-    ready(&mut stopped, Start::new("echo", "1", &path));
-    stopped.line.send(&HostRequest::Stop, &[]);
+    ready(&mut stopped, Start::new("echo", &path));
+    stopped.socket.send(&HostRequest::Stop, &[]);
     assert_eq!(zygote.exit_of(stopped_pid), HostExit::Exited(0));
 
     let (mut crashed, crashed_pid, _log) = zygote.fork("crashed");
-    ready(&mut crashed, Start::new("crashes", "1", &path));
-    crashed.send_infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))], &[], false);
+    ready(&mut crashed, Start::new("crashes", &path));
+    crashed.send_infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))], &[], false);
     assert_eq!(
         zygote.exit_of(crashed_pid),
         HostExit::Signaled(Signal::SIGSEGV as i32)
@@ -108,7 +105,7 @@ fn ends_are_reported_as_they_were() {
     );
 
     let (mut refused, refused_pid, _log) = zygote.fork("refused");
-    let reply = refused.start(Start::new("none", "1", "/nonexistent/model.pt"));
+    let reply = refused.start(Start::new("none", "/nonexistent/model.pt"));
     assert!(
         matches!(
             reply,
@@ -132,12 +129,12 @@ fn hosts_die_with_a_killed_zygote() {
     let mut zygote = Zygote::spawn();
     let mut hosts: Vec<_> = (0..3).map(|_| zygote.fork("hangs")).collect();
     for (host, _, _) in &mut hosts {
-        ready(host, Start::new("hangs", "1", &path));
+        ready(host, Start::new("hangs", &path));
     }
     // One is busy, one idle, one stopped.
     hosts[0]
         .0
-        .send_infer(&[Arg::Tensor(&Data::floats(&[1], &[1.]))], &[], false);
+        .send_infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))], &[], false);
     signal(hosts[2].1, Signal::SIGSTOP);
     signal(zygote.pid, Signal::SIGKILL);
     for (_, pid, _) in &hosts {
@@ -150,10 +147,10 @@ fn everything_ends_when_the_server_is_gone() {
     let (_folder, path) = model(torchscript::echo);
     let mut zygote = Zygote::spawn();
     let (mut host, pid, _log) = zygote.fork("echo");
-    ready(&mut host, Start::new("echo", "1", &path));
+    ready(&mut host, Start::new("echo", &path));
     zygote
-        .line
         .socket
+        .stream
         .shutdown(std::net::Shutdown::Both)
         .unwrap();
     assert_eq!(zygote.process.wait().code(), Some(0));
@@ -166,7 +163,7 @@ fn a_child_holds_nothing_of_its_siblings() {
     let mut zygote = Zygote::spawn();
     let (mut first, first_pid, _first_log) = zygote.fork("first");
     let (mut second, second_pid, _second_log) = zygote.fork("second");
-    ready(&mut second, Start::new("echo", "1", &path));
+    ready(&mut second, Start::new("echo", &path));
     let sockets = |pid: i32| {
         let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
         let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
@@ -182,7 +179,7 @@ fn a_child_holds_nothing_of_its_siblings() {
     assert_eq!(sockets(zygote.pid).len(), 2, "{:?}", sockets(zygote.pid));
     // A zygote that kept a child's end would keep the child's owner from seeing its end.
     signal(first_pid, Signal::SIGKILL);
-    assert_eq!(first.line.receive(), None);
+    assert_eq!(first.socket.receive(), None);
     // Its own group, so that a terminal's Ctrl-C does not reach it.
     let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(second_pid))).unwrap();
     assert_eq!(group.as_raw(), second_pid);
@@ -192,7 +189,7 @@ fn a_child_holds_nothing_of_its_siblings() {
 fn what_a_host_prints_goes_to_its_log() {
     let mut zygote = Zygote::spawn();
     let (mut host, pid, mut log) = zygote.fork("log");
-    host.line.send(&HostRequest::Stop, &[]);
+    host.socket.send(&HostRequest::Stop, &[]);
     assert_eq!(zygote.exit_of(pid), HostExit::Exited(76));
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
@@ -211,7 +208,7 @@ fn hosts_are_ended_before_the_server_when_memory_runs_out() {
         &mut host,
         Start {
             oom_score_adj: Some(500),
-            ..Start::new("echo", "1", &path)
+            ..Start::new("echo", &path)
         },
     );
     assert_eq!(
@@ -229,12 +226,12 @@ fn a_load_that_takes_more_than_it_may_fails_and_not_the_machine() {
     let (mut host, pid, _log) = zygote.fork("weights");
     let reply = host.start(Start {
         own_max: Some(32 << 20),
-        ..Start::new("weights", "1", &path)
+        ..Start::new("weights", &path)
     });
     let HostReply::StartFailed { kind, .. } = reply else {
         panic!("{reply:?}")
     };
-    assert_eq!(kind, StartFailureKind::Memory);
+    assert_eq!(kind, StartFailureKind::OutOfMemory);
     assert!(matches!(zygote.exit_of(pid), HostExit::Exited(65)));
 }
 

@@ -1,10 +1,10 @@
-//! Arenas: how tensors too large for a frame travel.
+//! Arenas: shared memory for tensors that are too large for a frame.
 //!
-//! Each host has two anonymous files (memfds) that its owner made, one per direction. Both ends use plain reads and
-//! writes at offsets, not mappings: no unsafe code, and a peer that shortens the file under us causes an error, not
-//! a SIGBUS. At most one inference is under way per host, so a writer simply starts again at offset 0 for each
-//! frame. The reader gives the memory back while it reads ([`ArenaReader::take_exact_at`]) and when it has read
-//! everything ([`ArenaReader::release`]): a tensor on its way takes its size once, not twice.
+//! Each host has two anonymous files (memfds) that its owner creates, one per direction. Both ends read and write at
+//! offsets and map nothing: this needs no unsafe code, and a peer that truncates the file causes an error, not a
+//! SIGBUS. At most one inference is in progress per host, so a writer starts at offset 0 for each frame. The reader
+//! frees the memory while it reads ([`ArenaReader::take_exact_at`]) and after the last tensor
+//! ([`ArenaReader::release`]), so that a tensor in transfer takes its size once, not twice.
 
 use std::{
     fs::File,
@@ -15,56 +15,53 @@ use std::{
     },
 };
 
-use nix::{
-    fcntl::{FallocateFlags, fallocate},
-    sys::memfd::{MFdFlags, memfd_create},
-};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 
-use crate::{ShapeError, TensorLocation, TensorMeta, frame::PAYLOAD_MAX};
+use crate::{ShapeError, TensorLocation, TensorMeta, byte_count, frame::PAYLOAD_MAX};
 
-/// Tensors above this many bytes never travel inside a frame.
+/// Larger tensors, in bytes, are never sent inside a frame.
 pub const INLINE_MAX: usize = 64 << 10;
 
-/// The bytes one arena may hold: 4 GiB.
+/// Bytes of an arena at most: 4 GiB.
 pub const ARENA_MAX: u64 = 1 << 32;
 
-/// An arena larger than this is emptied once it has been read.
+/// A larger arena, in bytes, is truncated after it has been read.
 pub const ARENA_KEEP: u64 = 1 << 20;
 
-/// Bytes read from an arena before their memory is given back.
+/// Bytes to read from an arena before their memory is freed.
 const TAKE_BYTES: usize = 4 << 20;
 
-/// Tensors start at multiples of this in an arena, so that a copy is never split over more cache lines than needed.
+/// Alignment of tensors in an arena: one cache line.
 const ALIGNMENT: u64 = 64;
 
-/// Why a tensor's bytes cannot be put or got.
+/// Why a tensor's bytes cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
-    /// The operating system refused; an end of file here means that the peer lied about a length.
-    #[error("the arena cannot be used")]
+    /// The operating system failed. An end of file means that the peer announced a wrong length.
+    #[error("the arena cannot be read or written")]
     Io(#[from] io::Error),
     /// More than [`ARENA_MAX`] bytes for one frame.
     #[error("the tensors of one message are larger than {ARENA_MAX} bytes together")]
     Full,
-    /// The tensor's bytes are said to lie outside of the payload or arena.
+    /// The description places the tensor's bytes outside of the payload or arena.
     #[error("the bytes of tensor `{0}` lie outside of what was sent")]
     Outside(String),
-    /// Datatype and shape ask for another number of bytes than is there.
-    #[error("tensor `{name}` needs {expected} bytes, {found} are there")]
+    /// The number of bytes does not match datatype and shape.
+    #[error("tensor `{name}` has {found} bytes, its datatype and shape need {expected}")]
     Length {
         /// The tensor's name.
         name: String,
-        /// What datatype and shape ask for.
+        /// Bytes that datatype and shape need.
         expected: u64,
-        /// What is there.
+        /// Bytes that were sent.
         found: u64,
     },
     /// The shape cannot be used.
-    #[error("tensor `{name}` has no usable shape")]
+    #[error("the shape of tensor `{name}` cannot be used")]
     Shape {
         /// The tensor's name.
         name: String,
-        /// What is wrong with it.
+        /// The fault.
         source: ShapeError,
     },
 }
@@ -73,24 +70,20 @@ pub enum ArenaError {
 #[derive(Debug)]
 pub struct ArenaWriter {
     file: File,
-    /// Where the next tensor of this frame goes.
+    /// End of the last tensor of this frame.
     end: u64,
 }
 
 impl ArenaWriter {
-    /// Makes a new anonymous file, closed on exec; `name` shows in `/proc/<pid>/maps` and `fd`.
+    /// Creates an anonymous file, closed on exec. `name` is shown in `/proc/<pid>/fd`.
     ///
     /// # Errors
-    /// The operating system gives no file.
+    /// The operating system cannot create it.
     pub fn create(name: &str) -> io::Result<Self> {
-        let name = std::ffi::CString::new(name)?;
-        Ok(Self::from_fd(memfd_create(
-            name.as_c_str(),
-            MFdFlags::MFD_CLOEXEC,
-        )?))
+        Ok(Self::from_fd(memfd_create(name, MemfdFlags::CLOEXEC)?))
     }
 
-    /// Takes an arena that the other side made.
+    /// An arena that the other end created.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self {
             file: File::from(fd),
@@ -98,15 +91,10 @@ impl ArenaWriter {
         }
     }
 
-    /// Starts the next frame: what was written before may be overwritten.
-    pub fn begin(&mut self) {
-        self.end = 0;
-    }
-
-    /// Writes one tensor's bytes behind those already written for this frame.
+    /// Appends one tensor's bytes to those of this frame.
     ///
     /// # Errors
-    /// A full arena, or no memory for it.
+    /// The arena is full, or there is no memory for it.
     pub fn write(&mut self, bytes: &[u8]) -> Result<TensorLocation, ArenaError> {
         let offset = self.end.next_multiple_of(ALIGNMENT);
         let len = bytes.len() as u64;
@@ -133,70 +121,56 @@ pub struct ArenaReader {
 }
 
 impl ArenaReader {
-    /// Makes a new anonymous file for the other side to write, see [`ArenaWriter::create`].
+    /// Creates an anonymous file for the other end to write, see [`ArenaWriter::create`].
     ///
     /// # Errors
-    /// The operating system gives no file.
+    /// The operating system cannot create it.
     pub fn create(name: &str) -> io::Result<Self> {
         Ok(Self {
             file: ArenaWriter::create(name)?.file,
         })
     }
 
-    /// Takes an arena that the other side made.
+    /// An arena that the other end created.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self {
             file: File::from(fd),
         }
     }
 
-    /// Moves exactly `buffer.len()` bytes at `offset` out of the arena. Of a tensor larger than [`ARENA_KEEP`] the
-    /// memory is given back piece by piece; what is read of it a second time is zeros.
-    ///
-    /// # Errors
-    /// Fewer bytes are there.
-    pub fn take_exact_at(&self, buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    /// Moves exactly `buffer.len()` bytes at `offset` out of the arena. Frees the memory of a tensor larger than
+    /// [`ARENA_KEEP`] piece by piece; a second read of it gives zeros.
+    fn take_exact_at(&self, buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         if buffer.len() as u64 <= ARENA_KEEP {
             return self.file.read_exact_at(buffer, offset);
         }
         for piece in buffer.chunks_mut(TAKE_BYTES) {
             self.file.read_exact_at(piece, offset)?;
-            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            // `read_exact_at` has shown that offset and length lie within the file.
-            let (start, len) = (offset.cast_signed(), (piece.len() as u64).cast_signed());
-            fallocate(&self.file, hole, start, len)?;
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&self.file, hole, offset, piece.len() as u64)?;
             offset += piece.len() as u64;
         }
         Ok(())
     }
 
-    /// Bytes that are there now; the other side may change it at any time.
+    /// Bytes in the arena. The other end may change it at any time.
     ///
     /// # Errors
-    /// The operating system does not tell.
-    pub fn len(&self) -> io::Result<u64> {
+    /// The operating system fails.
+    pub fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Whether no bytes are there now.
-    ///
-    /// # Errors
-    /// The operating system does not tell.
-    pub fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.len()? == 0)
-    }
-
-    /// Gives the arena's memory back when it is larger than [`ARENA_KEEP`]. Call it once all tensors of the frame
+    /// Frees the arena's memory when it is larger than [`ARENA_KEEP`]. To be called after all tensors of the frame
     /// have been read; the writer need not know.
     ///
     /// # Errors
-    /// The operating system refuses.
+    /// The operating system fails.
     pub fn release(&self) -> io::Result<()> {
-        if self.len()? > ARENA_KEEP {
-            self.file.set_len(0)
-        } else {
-            Ok(())
+        if self.size()? > ARENA_KEEP {
+            self.file.set_len(0)?;
         }
+        Ok(())
     }
 }
 
@@ -206,7 +180,7 @@ impl AsFd for ArenaReader {
     }
 }
 
-/// Collects the tensors of one frame: small ones into the payload, others into the arena.
+/// Writes the tensors of one frame: small ones into the payload, others into the arena.
 #[derive(Debug)]
 pub struct TensorWriter<'a> {
     payload: Vec<u8>,
@@ -214,20 +188,20 @@ pub struct TensorWriter<'a> {
 }
 
 impl<'a> TensorWriter<'a> {
-    /// Starts a frame; the arena's earlier content is given up.
+    /// Starts a frame. It overwrites the arena's earlier content.
     pub fn new(arena: &'a mut ArenaWriter) -> Self {
-        arena.begin();
+        arena.end = 0;
         Self {
             payload: Vec::new(),
             arena,
         }
     }
 
-    /// Puts one tensor's bytes and says where they went.
+    /// Writes one tensor's bytes and returns their location.
     ///
     /// # Errors
-    /// A full arena, or no memory for it.
-    pub fn put(&mut self, bytes: &[u8]) -> Result<TensorLocation, ArenaError> {
+    /// The arena is full, or there is no memory for it.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<TensorLocation, ArenaError> {
         if bytes.len() > INLINE_MAX || self.payload.len() + bytes.len() > PAYLOAD_MAX {
             return self.arena.write(bytes);
         }
@@ -245,7 +219,7 @@ impl<'a> TensorWriter<'a> {
     }
 }
 
-/// Gets the tensors of one frame, trusting nothing that their descriptions say.
+/// Reads the tensors of one frame and checks each description first.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorReader<'a> {
     payload: &'a [u8],
@@ -258,16 +232,17 @@ impl<'a> TensorReader<'a> {
         Self { payload, arena }
     }
 
-    /// Checks a description: shape, length and place agree and the bytes are there. Gives their number.
+    /// Checks that shape, length and location of a description agree and that the bytes exist. Returns their number.
     ///
     /// # Errors
-    /// The first thing that does not agree.
+    /// The first fault that is found.
     pub fn check(&self, tensor: &TensorMeta) -> Result<usize, ArenaError> {
-        let expected = tensor.byte_count().map_err(|source| ArenaError::Shape {
-            name: tensor.name.clone(),
-            source,
-        })?;
-        let found = tensor.place.len();
+        let expected =
+            byte_count(tensor.datatype, &tensor.shape).map_err(|source| ArenaError::Shape {
+                name: tensor.name.clone(),
+                source,
+            })?;
+        let found = tensor.location.bytes();
         if found != expected {
             return Err(ArenaError::Length {
                 name: tensor.name.clone(),
@@ -275,9 +250,9 @@ impl<'a> TensorReader<'a> {
                 found,
             });
         }
-        let (offset, available) = match tensor.place {
+        let (offset, available) = match tensor.location {
             TensorLocation::Inline { offset, .. } => (offset, self.payload.len() as u64),
-            TensorLocation::Arena { offset, .. } => (offset, self.arena.len()?),
+            TensorLocation::Arena { offset, .. } => (offset, self.arena.size()?),
         };
         let inside = offset
             .checked_add(found)
@@ -286,10 +261,10 @@ impl<'a> TensorReader<'a> {
         len.ok_or_else(|| ArenaError::Outside(tensor.name.clone()))
     }
 
-    /// Moves a tensor's bytes into `buffer`, which must be as long as the tensor.
+    /// Moves a tensor's bytes into `buffer`, which must have the tensor's length.
     ///
     /// # Errors
-    /// A description that does not agree with what was sent or with `buffer`.
+    /// The description does not match what was sent, or `buffer`.
     pub fn read_into(&self, tensor: &TensorMeta, buffer: &mut [u8]) -> Result<(), ArenaError> {
         let len = self.check(tensor)?;
         if buffer.len() != len {
@@ -300,7 +275,7 @@ impl<'a> TensorReader<'a> {
                 found,
             });
         }
-        match tensor.place {
+        match tensor.location {
             // `check` has shown that the range lies within the payload.
             TensorLocation::Inline { offset, .. } => {
                 buffer.copy_from_slice(&self.payload[offset as usize..][..len])
@@ -310,10 +285,10 @@ impl<'a> TensorReader<'a> {
         Ok(())
     }
 
-    /// A tensor's bytes. Memory is taken only after the bytes are known to be there.
+    /// A tensor's bytes. Allocates memory only after the check that they exist.
     ///
     /// # Errors
-    /// A description that does not agree with what was sent.
+    /// The description does not match what was sent.
     pub fn read(&self, tensor: &TensorMeta) -> Result<Vec<u8>, ArenaError> {
         let mut bytes = vec![0; self.check(tensor)?];
         self.read_into(tensor, &mut bytes)?;
@@ -335,29 +310,29 @@ mod tests {
         (writer, reader)
     }
 
-    fn bytes_of(len: usize, place: TensorLocation) -> TensorMeta {
+    fn bytes_of(len: usize, location: TensorLocation) -> TensorMeta {
         TensorMeta {
             name: "x".into(),
             datatype: Datatype::Uint8,
             shape: vec![len as i64],
-            place,
+            location,
         }
     }
 
     proptest! {
         #[test]
-        fn tensors_come_out_as_they_went_in(lens in prop::collection::vec(0usize..200_000, 0..8)) {
+        fn tensors_are_read_as_they_were_written(lens in prop::collection::vec(0usize..200_000, 0..8)) {
             let (mut writer, reader) = pair();
             for round in 0..2u8 {
                 let tensors: Vec<Vec<u8>> =
                     lens.iter().map(|&len| (0..len).map(|i| i as u8 ^ round).collect()).collect();
                 let mut frame = TensorWriter::new(&mut writer);
                 let metas: Vec<_> =
-                    tensors.iter().map(|bytes| bytes_of(bytes.len(), frame.put(bytes).unwrap())).collect();
+                    tensors.iter().map(|bytes| bytes_of(bytes.len(), frame.write(bytes).unwrap())).collect();
                 let payload = frame.into_payload();
                 let tensor_reader = TensorReader::new(&payload, &reader);
                 for (meta, bytes) in metas.iter().zip(&tensors) {
-                    prop_assert_eq!(matches!(meta.place, TensorLocation::Arena { .. }), bytes.len() > INLINE_MAX);
+                    prop_assert_eq!(matches!(meta.location, TensorLocation::Arena { .. }), bytes.len() > INLINE_MAX);
                     prop_assert_eq!(&tensor_reader.read(meta).unwrap(), bytes);
                 }
                 reader.release().unwrap();
@@ -365,14 +340,14 @@ mod tests {
         }
 
         #[test]
-        fn wild_descriptions_are_refused(
+        fn random_descriptions_are_refused(
             arena in any::<bool>(), offset in any::<u64>(), len in any::<u64>(),
             shape in prop::collection::vec(any::<i64>(), 0..4),
         ) {
             let (mut writer, reader) = pair();
             writer.write(&[7; 100]).unwrap();
-            let place = if arena { TensorLocation::Arena { offset, len } } else { TensorLocation::Inline { offset, len } };
-            let meta = TensorMeta { name: "x".into(), datatype: Datatype::Int16, shape, place };
+            let location = if arena { TensorLocation::Arena { offset, len } } else { TensorLocation::Inline { offset, len } };
+            let meta = TensorMeta { name: "x".into(), datatype: Datatype::Int16, shape, location };
             if let Ok(bytes) = TensorReader::new(&[1; 10], &reader).read(&meta) {
                 prop_assert!(bytes.len() <= 100);
             }
@@ -380,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_lie_are_refused() {
+    fn wrong_lengths_are_refused() {
         let (mut writer, reader) = pair();
         writer.write(&[7; 100]).unwrap();
         let payload = [1; 10];
@@ -400,13 +375,13 @@ mod tests {
                 len: 10,
             },
         ];
-        for place in outside {
+        for location in outside {
             assert!(
                 matches!(
-                    frame.read(&bytes_of(10, place)),
+                    frame.read(&bytes_of(10, location)),
                     Err(ArenaError::Outside(_))
                 ),
-                "{place:?}"
+                "{location:?}"
             );
         }
         let short = bytes_of(11, TensorLocation::Inline { offset: 0, len: 10 });
@@ -426,22 +401,22 @@ mod tests {
     }
 
     #[test]
-    fn a_large_arena_is_given_back_and_can_be_used_again() {
+    fn a_large_arena_is_freed_and_can_be_used_again() {
         let (mut writer, reader) = pair();
         let bytes = vec![3; 3 << 20];
-        let place = TensorWriter::new(&mut writer).put(&bytes).unwrap();
-        assert!(reader.len().unwrap() >= 3 << 20);
+        let location = TensorWriter::new(&mut writer).write(&bytes).unwrap();
+        assert!(reader.size().unwrap() >= 3 << 20);
         reader.release().unwrap();
-        assert!(reader.is_empty().unwrap());
-        let gone = bytes_of(bytes.len(), place);
+        assert_eq!(reader.size().unwrap(), 0);
+        let released = bytes_of(bytes.len(), location);
         assert!(matches!(
-            TensorReader::new(&[], &reader).read(&gone),
+            TensorReader::new(&[], &reader).read(&released),
             Err(ArenaError::Outside(_))
         ));
-        let place = TensorWriter::new(&mut writer).put(&bytes).unwrap();
+        let location = TensorWriter::new(&mut writer).write(&bytes).unwrap();
         assert_eq!(
             TensorReader::new(&[], &reader)
-                .read(&bytes_of(bytes.len(), place))
+                .read(&bytes_of(bytes.len(), location))
                 .unwrap(),
             bytes
         );

@@ -1,10 +1,10 @@
-//! The datatypes of the Open Inference Protocol that libtorch has too.
+//! The datatypes that both the Open Inference Protocol and libtorch have.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// An element type that both the Open Inference Protocol and libtorch know.
+/// The element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Datatype {
     /// One byte per element, 0 or 1.
@@ -21,7 +21,7 @@ pub enum Datatype {
     Int64,
     /// IEEE half precision.
     Fp16,
-    /// The upper half of a single-precision number.
+    /// The upper half of an IEEE single-precision number (bfloat16).
     Bf16,
     /// IEEE single precision.
     Fp32,
@@ -30,7 +30,7 @@ pub enum Datatype {
 }
 
 impl Datatype {
-    /// Every datatype, narrow before wide.
+    /// All datatypes.
     pub const ALL: [Self; 10] = [
         Self::Bool,
         Self::Uint8,
@@ -77,13 +77,13 @@ impl fmt::Display for Datatype {
     }
 }
 
-/// Why a text names no [`Datatype`].
+/// Why a text is not the name of a [`Datatype`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DatatypeError {
-    /// The protocol has the datatype, models here cannot take it.
+    /// The protocol has this datatype, libtorch does not.
     #[error("datatype {0} is not supported")]
     Unsupported(String),
-    /// The protocol knows no such datatype.
+    /// The protocol has no such datatype.
     #[error("unknown datatype `{0}`")]
     Unknown(String),
 }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_unsupported_from_unknown() {
+    fn unsupported_and_unknown_names_are_told_apart() {
         for name in ["UINT16", "UINT32", "UINT64", "BYTES"] {
             assert_eq!(
                 name.parse::<Datatype>(),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_cut_in_the_error() {
+    fn an_unknown_name_is_shortened_in_the_error() {
         let DatatypeError::Unknown(name) = "x".repeat(1 << 20).parse::<Datatype>().unwrap_err()
         else {
             unreachable!("a long name is an unknown one");

@@ -1,22 +1,22 @@
 //! Frames: one message and the bytes of its small tensors, on a stream.
 //!
-//! A frame is the header's length and the payload's length (each 32 bits, little-endian), the header (a message in
-//! postcard's encoding), then the payload as it is. Both lengths are bounded before anything is kept for them.
+//! A frame is the length of the header and the length of the payload (32 bits each, little-endian), the header (a
+//! message in postcard's encoding), then the payload. The decoder checks both lengths before it waits for the bytes.
 
 use std::marker::PhantomData;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The longest header: room for some thousand tensors with names.
+/// Bytes of a header at most: some thousand tensors with names.
 pub const HEADER_MAX: usize = 1 << 20;
 
-/// The longest payload. Only small tensors travel in it, see [`crate::arena::INLINE_MAX`].
+/// Bytes of a payload at most. It holds small tensors only, see [`crate::arena::INLINE_MAX`].
 pub const PAYLOAD_MAX: usize = 64 << 20;
 
 /// Bytes of the two lengths.
 const LENGTHS: usize = 8;
 
-/// Past this many consumed bytes the decoder moves what is left to its front.
+/// After this many consumed bytes the decoder moves the rest to the front of its buffer.
 const COMPACT_AT: usize = 64 << 10;
 
 /// One decoded frame.
@@ -28,16 +28,16 @@ pub struct Frame<T> {
     pub payload: Vec<u8>,
 }
 
-/// Why a frame cannot be written or read. After an error while reading the stream cannot be used any further.
+/// Why a frame cannot be written or read. After a read error the stream cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The header is longer than [`HEADER_MAX`].
-    #[error("a header of {0} bytes is too long")]
+    #[error("the header has {0} bytes, at most {HEADER_MAX} are allowed")]
     HeaderTooLong(usize),
     /// The payload is longer than [`PAYLOAD_MAX`].
-    #[error("a payload of {0} bytes is too long")]
+    #[error("the payload has {0} bytes, at most {PAYLOAD_MAX} are allowed")]
     PayloadTooLong(usize),
-    /// The header is no message of this conversation.
+    /// The header is not a message of this conversation.
     #[error("the header is not a known message")]
     Header(#[from] postcard::Error),
     /// The header is a message followed by further bytes.
@@ -45,10 +45,10 @@ pub enum FrameError {
     Trailing(usize),
 }
 
-/// Puts a message and its inline tensors into one frame.
+/// Encodes a message and its inline tensors as one frame.
 ///
 /// # Errors
-/// A header or payload beyond its bound.
+/// The header or the payload is too long.
 pub fn encode_frame<T: Serialize>(header: &T, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
     if payload.len() > PAYLOAD_MAX {
         return Err(FrameError::PayloadTooLong(payload.len()));
@@ -66,20 +66,20 @@ pub fn encode_frame<T: Serialize>(header: &T, payload: &[u8]) -> Result<Vec<u8>,
     Ok(frame)
 }
 
-/// The two lengths as they travel; both are bounded far below 32 bits.
+/// The two lengths as the frame has them. Both are checked and far below 32 bits.
 fn lengths(header: usize, payload: usize) -> [u8; LENGTHS] {
     let both = (payload as u64) << 32 | header as u64;
     both.to_le_bytes()
 }
 
-/// Turns bytes of a stream into frames, in whatever pieces the bytes come.
+/// Decodes frames from the bytes of a stream, however the bytes are cut into pieces.
 ///
-/// It does no I/O, so a blocking and an asynchronous reader use it alike: [`push`](Self::push) what was read, then
-/// call [`next_frame`](Self::next_frame) until it gives `None`. It never holds more than was pushed.
+/// It does no I/O, so that blocking and asynchronous readers can use it: [`push`](Self::push) the bytes that were
+/// read, then call [`next_frame`](Self::next_frame) until it returns `None`. It never holds more than was pushed.
 #[derive(Debug)]
 pub struct FrameDecoder<T> {
     buffer: Vec<u8>,
-    /// Bytes at the front of `buffer` that earlier frames used up.
+    /// Bytes at the front of `buffer` that belong to earlier frames.
     consumed: usize,
     message: PhantomData<fn() -> T>,
 }
@@ -100,7 +100,7 @@ impl<T: DeserializeOwned> FrameDecoder<T> {
         Self::default()
     }
 
-    /// Takes bytes as they came from the stream.
+    /// Appends bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
@@ -108,8 +108,8 @@ impl<T: DeserializeOwned> FrameDecoder<T> {
     /// The next whole frame, or `None` when more bytes are needed.
     ///
     /// # Errors
-    /// Lengths beyond their bounds, or a header that is no message. The stream is then lost: there is no way to find
-    /// the start of the next frame.
+    /// A length is too large, or the header is not a message. The start of the next frame is then unknown, so the
+    /// stream cannot be used any more.
     pub fn next_frame(&mut self) -> Result<Option<Frame<T>>, FrameError> {
         let bytes = &self.buffer[self.consumed..];
         let Some((lengths, rest)) = bytes.split_first_chunk::<LENGTHS>() else {
@@ -136,12 +136,7 @@ impl<T: DeserializeOwned> FrameDecoder<T> {
         Ok(Some(Frame { header, payload }))
     }
 
-    /// Whether bytes of an unfinished frame are held: at the end of a stream it tells a clean end from a cut one.
-    pub fn is_mid_frame(&self) -> bool {
-        self.consumed < self.buffer.len()
-    }
-
-    /// Drops a frame's bytes, and the buffer's memory after an unusually large frame.
+    /// Drops a frame's bytes, and the buffer's memory after a large frame.
     fn consume(&mut self, bytes: usize) {
         self.consumed += bytes;
         if self.consumed == self.buffer.len() {
@@ -171,17 +166,14 @@ mod tests {
                 name,
                 datatype: crate::Datatype::Fp32,
                 shape: vec![1, -3],
-                place: TensorLocation::Arena {
+                location: TensorLocation::Arena {
                     offset: 64,
                     len: u64::MAX,
                 },
             })
         };
         let mut inputs: Vec<_> = names.into_iter().map(tensor).collect();
-        inputs.push(Input::Scalar {
-            name: "sr".into(),
-            value: Scalar::Int(16_000),
-        });
+        inputs.push(Input::Scalar(Scalar::Int(16_000)));
         HostRequest::Infer(Infer {
             id,
             inputs,
@@ -199,13 +191,13 @@ mod tests {
                 frames.push(frame);
             }
         }
-        assert!(!decoder.is_mid_frame());
+        assert!(decoder.buffer.is_empty());
         frames
     }
 
     proptest! {
         #[test]
-        fn frames_survive_any_cutting(
+        fn frames_are_decoded_from_pieces_of_any_size(
             ids in prop::collection::vec((any::<u64>(), prop::collection::vec(".{0,20}", 0..4)), 0..6),
             payload in prop::collection::vec(any::<u8>(), 0..3000),
             piece in 1usize..4000,
@@ -239,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_beyond_the_bounds_are_refused_before_their_bytes_come() {
+    fn lengths_beyond_the_bounds_are_refused_before_their_bytes_arrive() {
         let mut decoder = FrameDecoder::<ZygoteRequest>::new();
         decoder.push(&lengths(HEADER_MAX + 1, 0));
         assert!(matches!(

@@ -1,16 +1,15 @@
-//! The frames that a model's owner and its host process exchange.
+//! The frames that a model's owner and its host processes exchange.
 //!
-//! Two conversations, both over Unix stream sockets:
+//! There are two conversations, both over Unix stream sockets:
 //!
-//! - server and zygote ([`zygote`]): fork a host, learn of its end;
-//! - owner and host ([`host`]): load one model, run it, learn how it is.
+//! - server and zygote ([`zygote`]): fork a host, report its exit;
+//! - owner and host ([`host`]): load one model, run it, measure it.
 //!
-//! Both ends are ours, but the host runs files that strangers made: the owner treats every length, offset and
-//! shape that comes from a host as hostile. So all bounds are checked here, once, for both ends, and nothing is
-//! ever allocated because of a number the other side merely claims.
+//! A host runs files from unknown sources, so the owner trusts no length, offset or shape that a host sends. This
+//! crate checks all bounds, for both ends, and allocates nothing because of a number that the other end claims.
 //!
-//! Layout: [`datatype`] and [`tensor`] say what a tensor is, [`frame`] puts messages on a stream, [`arena`] carries
-//! the tensors that are too large for it, [`fds`] passes file descriptors.
+//! [`datatype`] and [`tensor`] describe tensors, [`frame`] puts messages on a stream, [`arena`] carries the tensors
+//! that are too large for a frame, [`fds`] passes file descriptors.
 
 pub mod arena;
 pub mod datatype;
@@ -24,8 +23,8 @@ pub use arena::{ArenaError, ArenaReader, ArenaWriter, TensorReader, TensorWriter
 pub use datatype::{Datatype, DatatypeError};
 pub use frame::{Frame, FrameDecoder, FrameError, encode_frame};
 pub use host::{
-    Device, FailureKind, HostReply, HostRequest, Infer, Input, InputKind, InputSpec, LoadedModel,
-    Memory, OUTPUTS_UNASKED_MAX, SignatureInput, Start, StartFailureKind, WarmUp,
+    FailureKind, HostReply, HostRequest, Infer, Input, InputKind, LoadedModel, Memory,
+    OUTPUTS_UNASKED_MAX, SignatureInput, Start, StartFailureKind,
 };
 pub use tensor::{
     Scalar, ScalarKind, ShapeError, TensorLocation, TensorMeta, byte_count, element_count,

@@ -1,13 +1,13 @@
-//! What is said about a tensor: type, shape, and where its bytes are.
+//! Descriptions of tensors: type, shape, and the location of the bytes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Datatype;
 
-/// More dimensions than any real model has; libtorch itself prints and iterates well beyond it.
+/// Dimensions of a tensor at most. No real model has as many.
 pub const DIMENSIONS_MAX: usize = 64;
 
-/// The bytes of the largest tensor that may travel: 4 GiB.
+/// Bytes of a tensor at most: 4 GiB.
 pub const TENSOR_MAX: u64 = 1 << 32;
 
 /// A tensor without its bytes. The bytes are row-major, little-endian, without gaps.
@@ -20,17 +20,7 @@ pub struct TensorMeta {
     /// Sizes of the dimensions, outermost first; empty for a single number.
     pub shape: Vec<i64>,
     /// Where the bytes are.
-    pub place: TensorLocation,
-}
-
-impl TensorMeta {
-    /// The bytes that datatype and shape ask for.
-    ///
-    /// # Errors
-    /// A shape that is no shape, or one too large to travel.
-    pub fn byte_count(&self) -> Result<u64, ShapeError> {
-        byte_count(self.datatype, &self.shape)
-    }
+    pub location: TensorLocation,
 }
 
 /// Where a tensor's bytes are.
@@ -38,14 +28,14 @@ impl TensorMeta {
 pub enum TensorLocation {
     /// In the payload of the frame that names the tensor.
     Inline {
-        /// First byte within the payload.
+        /// First byte in the payload.
         offset: u64,
         /// Number of bytes.
         len: u64,
     },
     /// In the arena of the frame's direction.
     Arena {
-        /// First byte within the arena.
+        /// First byte in the arena.
         offset: u64,
         /// Number of bytes.
         len: u64,
@@ -54,19 +44,14 @@ pub enum TensorLocation {
 
 impl TensorLocation {
     /// Number of bytes.
-    pub fn len(self) -> u64 {
+    pub fn bytes(self) -> u64 {
         match self {
             Self::Inline { len, .. } | Self::Arena { len, .. } => len,
         }
     }
-
-    /// Whether there are no bytes.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
 }
 
-/// A number that a model takes as it is, not as a tensor.
+/// A number that a model takes as a plain value, not as a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Scalar {
     /// A TorchScript `int`.
@@ -77,7 +62,7 @@ pub enum Scalar {
     Bool(bool),
 }
 
-/// The kind of a [`Scalar`] without its value.
+/// The kind of a [`Scalar`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScalarKind {
     /// A TorchScript `int`.
@@ -97,43 +82,38 @@ pub enum ShapeError {
     /// More than [`DIMENSIONS_MAX`] dimensions.
     #[error("{0} dimensions are too many, at most {DIMENSIONS_MAX} are allowed")]
     Dimensions(usize),
-    /// More than [`TENSOR_MAX`] bytes, or more than can be counted.
+    /// More than [`TENSOR_MAX`] bytes, or more than 64 bits can count.
     #[error("the tensor is larger than {TENSOR_MAX} bytes")]
     TooLarge,
 }
 
-/// Number of elements that a shape holds; 1 for the empty shape.
+/// Number of elements of a shape; 1 for the empty shape.
 ///
 /// # Errors
-/// A shape that is no shape, or whose product cannot be counted, even where another dimension is 0: libtorch
-/// multiplies strides in the same way and must never see such a shape.
+/// A dimension below zero, too many dimensions, or a product that overflows, even where another dimension is 0:
+/// libtorch multiplies strides in the same way and must never get such a shape.
 pub fn element_count(shape: &[i64]) -> Result<u64, ShapeError> {
     if shape.len() > DIMENSIONS_MAX {
         return Err(ShapeError::Dimensions(shape.len()));
     }
     let mut elements = 1u64;
-    let mut empty = false;
     for &dimension in shape {
         let size = u64::try_from(dimension).map_err(|_| ShapeError::Negative(dimension))?;
-        empty |= size == 0;
         elements = elements
             .checked_mul(size.max(1))
+            .filter(|&elements| elements <= TENSOR_MAX)
             .ok_or(ShapeError::TooLarge)?;
     }
-    if elements > TENSOR_MAX {
-        return Err(ShapeError::TooLarge);
-    }
-    Ok(if empty { 0 } else { elements })
+    Ok(if shape.contains(&0) { 0 } else { elements })
 }
 
-/// Number of bytes that a tensor of this type and shape holds.
+/// Number of bytes of a tensor of this type and shape.
 ///
 /// # Errors
 /// See [`element_count`]; also more than [`TENSOR_MAX`] bytes.
 pub fn byte_count(datatype: Datatype, shape: &[i64]) -> Result<u64, ShapeError> {
-    let bytes = element_count(shape)?
-        .checked_mul(datatype.size())
-        .ok_or(ShapeError::TooLarge)?;
+    // At most 2^32 elements of 8 bytes: the product fits.
+    let bytes = element_count(shape)? * datatype.size();
     if bytes > TENSOR_MAX {
         Err(ShapeError::TooLarge)
     } else {
@@ -155,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_shapes_that_overflow_or_are_none() {
+    fn negative_and_overflowing_shapes_are_refused() {
         assert_eq!(element_count(&[-1]), Err(ShapeError::Negative(-1)));
         assert_eq!(
             element_count(&[i64::MAX, i64::MAX]),

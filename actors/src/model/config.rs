@@ -1,4 +1,4 @@
-//! What the operator says about models in general.
+//! The settings for all models, and what the module needs of the memory module.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,41 +8,41 @@ use super::leak::LeakConfig;
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::{Buffers, Notices, OomCounter};
 
-/// The model room's part of the configuration.
+/// The settings for all models.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelsConfig {
     /// The folder with one folder per model.
     pub dir: PathBuf,
     /// The model host binary.
     pub host_binary: PathBuf,
-    /// Whether hosts are forked from one warm zygote, or each started alone (slower, and 56 MB of
-    /// private memory more for each).
+    /// Whether hosts are forked from one warm zygote. Otherwise each is started alone, which is
+    /// slower and takes 56 MB more of private memory.
     pub zygote: bool,
     /// How long a model stays loaded after its last use; `None` for ever. A model's own settings
-    /// come first.
+    /// override it.
     pub ttl: Option<Duration>,
     /// Calls in flight per model, waiting ones included. More are refused as busy.
     pub queue_max: u32,
-    /// How often a host is asked whether it lives.
+    /// Time between two pings to a host.
     pub heartbeat_interval: Duration,
-    /// Silence after which a host counts as stuck and is killed.
+    /// How long a host may leave pings unanswered before it counts as stuck and is killed.
     pub heartbeat_timeout: Duration,
     /// How long an idle sequence keeps its instance.
     pub sequence_idle: Duration,
-    /// When hosts are looked at for leaks, and what counts as one.
+    /// When hosts are measured, and what counts as a leak.
     pub leak: LeakConfig,
 }
 
-/// What the room gets of those who keep the memory of all.
+/// What the module needs of the memory module.
 #[derive(Clone)]
 pub struct MemoryDeps {
-    /// Under which hosts give their free memory back.
+    /// Hosts trim themselves under this pressure.
     pub pressure: PressureReader,
-    /// Where hosts that misbehave are told of.
+    /// Receives notices of leaks, replacements and kills.
     pub notices: Notices,
-    /// Where memory for outputs is set aside before a host may send them.
+    /// Reserves memory for outputs before a host may send them.
     pub answers: Arc<dyn Buffers>,
-    /// The kernel's kills; without it, none of a host is recognised.
+    /// The kernel's count of OOM kills. Without it, no kill of a host is recognised as one.
     pub oom: Option<Arc<dyn OomCounter>>,
 }
 

@@ -1,6 +1,6 @@
 //! The models on disk: `<dir>/<model>/<version>/model.pt`, and `model.toml` beside it.
 //!
-//! Which names there can be, and what lies in a folder. Everything here blocks on the file system.
+//! Which names are allowed, and which files exist. All functions block on the file system.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -16,17 +16,17 @@ const MODEL_FILE: &str = "model.pt";
 /// The file that holds its settings.
 const SETTINGS_FILE: &str = "model.toml";
 
-/// Versions are whole numbers up to this many digits.
+/// Digits of a version at most.
 const VERSION_DIGITS_MAX: usize = 18;
 
-/// Names have at most this many characters.
+/// Characters of a name at most.
 const NAME_MAX: usize = 128;
 
-/// The settings file may be this large.
+/// Bytes of a settings file at most.
 const SETTINGS_BYTES_MAX: u64 = 256 * 1024;
 
-/// One version of one model, as it lies on disk.
-#[derive(Debug, Clone)]
+/// One version of one model on disk.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelFile {
     /// The model's name.
     pub name: String,
@@ -38,17 +38,11 @@ pub struct ModelFile {
     pub bytes: u64,
     /// When it was last written.
     pub modified: SystemTime,
-    /// Its settings, or what is wrong with them.
+    /// Its settings, or why they cannot be used.
     pub settings: Result<ModelSettings, SettingsError>,
 }
 
 impl ModelFile {
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
-            && self.modified == other.modified
-            && self.settings == other.settings
-    }
-
     pub(super) fn key(&self) -> Key {
         (self.name.clone(), self.version)
     }
@@ -59,9 +53,9 @@ impl ModelFile {
     }
 }
 
-/// Whether `name` can name a model: letters, digits, `_`, `-` and `.`, not beginning with a dot.
-/// Names come from URLs and become paths, so nothing else ever gets near the file system.
-pub fn is_model_name(name: &str) -> bool {
+/// Whether `name` is allowed: letters, digits, `_`, `-` and `.`, without a dot at the beginning. Names
+/// come from URLs and become paths.
+pub(super) fn is_model_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     (1..=NAME_MAX).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed)
 }
@@ -77,7 +71,7 @@ pub fn parse_version(text: &str) -> Option<u64> {
 /// All models under `dir`, by name and version. Blocks on the file system.
 ///
 /// # Errors
-/// When `dir` exists and cannot be read. What is no model is passed over.
+/// `dir` exists and cannot be read. Files that are not models are skipped.
 pub fn scan(dir: &Path) -> std::io::Result<Vec<ModelFile>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -95,7 +89,7 @@ pub fn scan(dir: &Path) -> std::io::Result<Vec<ModelFile>> {
 }
 
 /// The versions of one model. Blocks on the file system.
-pub fn scan_model(dir: &Path, name: &str) -> Vec<ModelFile> {
+pub(super) fn scan_model(dir: &Path, name: &str) -> Vec<ModelFile> {
     if !is_model_name(name) {
         return Vec::new();
     }
@@ -134,7 +128,9 @@ fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
             return Ok(ModelSettings::default());
         }
         Ok(metadata) if metadata.len() > SETTINGS_BYTES_MAX => {
-            return Err(SettingsError::Parse("the file is too large".to_owned()));
+            return Err(SettingsError::Parse(
+                "the file has more than 256 KiB".to_owned(),
+            ));
         }
         Err(error) => return Err(unreadable(error)),
         Ok(_) => {}
@@ -147,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_could_leave_the_folder_are_no_names() {
+    fn names_that_could_leave_the_folder_are_refused() {
         for name in ["silero-vad", "a", "A.b_c-9"] {
             assert!(is_model_name(name), "{name}");
         }
@@ -178,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_read_and_what_is_no_model_is_passed_over() {
+    fn a_folder_is_scanned_and_other_files_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {
             let path = dir.path().join(path);
@@ -195,12 +191,12 @@ mod tests {
         put("c/latest/model.pt", "x");
         put("file", "x");
         let found = scan(dir.path()).unwrap();
-        let seen: Vec<_> = found
+        let files: Vec<_> = found
             .iter()
             .map(|file| (file.resource(), file.bytes, file.settings.is_ok()))
             .collect();
         assert_eq!(
-            seen,
+            files,
             [
                 ("a:1".into(), 1, true),
                 ("a:10".into(), 3, true),

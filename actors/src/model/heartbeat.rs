@@ -1,19 +1,19 @@
-//! When a silent process counts as stuck.
+//! Decides when a host process that does not answer counts as stuck.
 
 use std::time::Duration;
 
-/// Counts the pings that one process has left unanswered. By pings and not by the clock: while the
-/// server itself does not run it sends none, and reads no answer either.
+/// Counts the pings that one process has left unanswered. It counts pings and not time, because a
+/// server that is stopped sends no pings and reads no answers.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     interval: Duration,
     timeout: Duration,
-    /// Pings since the last sign of life.
+    /// Pings since the last frame of the process.
     unanswered: u32,
 }
 
 impl Heartbeat {
-    /// A ping is sent every `interval`; silence longer than `timeout` is too long.
+    /// A ping is sent every `interval`. After `timeout` without a frame the process counts as stuck.
     pub(super) fn new(interval: Duration, timeout: Duration) -> Self {
         Self {
             interval,
@@ -22,17 +22,17 @@ impl Heartbeat {
         }
     }
 
-    /// The process has said something.
-    pub(super) fn on_sign(&mut self) {
+    /// The process has sent a frame.
+    pub(super) fn on_frame(&mut self) {
         self.unanswered = 0;
     }
 
-    /// To be called once per interval, before the next ping. Says how long the process has been
-    /// silent, when that is too long.
-    pub(super) fn on_beat(&mut self) -> Option<Duration> {
+    /// To be called once per interval, before the next ping. Returns how long the process has sent
+    /// nothing, if it counts as stuck.
+    pub(super) fn before_ping(&mut self) -> Option<Duration> {
         let silent = self.interval.saturating_mul(self.unanswered);
         self.unanswered = self.unanswered.saturating_add(1);
-        // The first unanswered ping must have had its interval, however short the timeout is.
+        // Even with a short timeout, the first ping gets one interval to be answered.
         (silent > self.timeout && self.unanswered > 2).then_some(silent)
     }
 }
@@ -44,22 +44,25 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn only_pings_that_were_sent_and_not_answered_count() {
+    fn only_unanswered_pings_count() {
         let mut heartbeat = Heartbeat::new(SECOND, 2 * SECOND);
         for _ in 0..100 {
-            assert_eq!(heartbeat.on_beat(), None);
-            heartbeat.on_sign();
+            assert_eq!(heartbeat.before_ping(), None);
+            heartbeat.on_frame();
         }
         for _ in 0..3 {
-            assert_eq!(heartbeat.on_beat(), None);
+            assert_eq!(heartbeat.before_ping(), None);
         }
-        assert_eq!(heartbeat.on_beat(), Some(3 * SECOND));
+        assert_eq!(heartbeat.before_ping(), Some(3 * SECOND));
     }
 
     #[test]
-    fn a_timeout_below_the_interval_still_leaves_a_ping_its_time() {
+    fn a_ping_gets_one_interval_even_if_the_timeout_is_shorter() {
         let mut heartbeat = Heartbeat::new(SECOND, SECOND / 10);
-        assert_eq!((heartbeat.on_beat(), heartbeat.on_beat()), (None, None));
-        assert_eq!(heartbeat.on_beat(), Some(2 * SECOND));
+        assert_eq!(
+            (heartbeat.before_ping(), heartbeat.before_ping()),
+            (None, None)
+        );
+        assert_eq!(heartbeat.before_ping(), Some(2 * SECOND));
     }
 }

@@ -1,5 +1,4 @@
-//! Getting a host process, and ending it: forked from the zygote or started alone, given its
-//! arenas, told to load its model, watched until it is ready.
+//! Starts a host process, loads its model, and ends the process.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,23 +13,22 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::connection::{self, ConnectionError, Sender};
-use super::host::{HostError, HostSource, HostSpec};
+use super::connection::{self, ConnectionError, FrameSender};
+use super::host_spec::{HostError, HostSpec, ProcessSource};
 use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{LastLines, Process, SpawnError, log_lines};
 use crate::kernel::{AskError, Handle, ProcessExit, ProcessRef, ReservationEntry};
 
-/// After its socket closed, or after it was asked to stop, how long a host may take to end.
-pub(super) const END_WITHIN: Duration = Duration::from_secs(2);
+/// How long a host process may take to exit after its socket closed, or after a stop request.
+pub(super) const EXIT_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a fork may take, waiting for a restarting zygote included. A zygote that is found stuck
-/// by this very fork adds the time that finding it takes.
+/// How long a fork may take, including the wait for a zygote that restarts. If this fork finds that
+/// the zygote is stuck, the time to find that comes on top.
 const FORK_WITHIN: Duration = Duration::from_secs(15);
 
-/// A process of ours, however it came to be. Its memory is counted for as long as this lives.
-/// Dropping it kills it.
+/// A host process. Its memory is counted while this exists. A drop kills it.
 pub(super) struct HostProcess {
-    itself: Arc<ProcessRef>,
+    process: Arc<ProcessRef>,
     origin: Origin,
     entry: Arc<dyn ReservationEntry>,
 }
@@ -44,39 +42,39 @@ enum Origin {
 }
 
 impl HostProcess {
-    fn new(itself: Arc<ProcessRef>, origin: Origin, entry: &Arc<dyn ReservationEntry>) -> Self {
-        // Counted from its first byte on, so that a load shows in the budget while it happens.
-        entry.attach(itself.pid());
+    fn new(process: Arc<ProcessRef>, origin: Origin, entry: &Arc<dyn ReservationEntry>) -> Self {
+        // Before the load, so that the ledger sees the memory of the load as it grows.
+        entry.attach(process.pid());
         Self {
-            itself,
+            process,
             origin,
             entry: Arc::clone(entry),
         }
     }
 
     pub(super) fn pid(&self) -> i32 {
-        self.itself.pid()
+        self.process.pid()
     }
 
-    /// Waits for its end; when that takes too long, kills it and waits again.
-    pub(super) async fn end(&mut self, within: Duration) -> ProcessExit {
+    /// Waits for the exit. After `within` it kills the process and waits as long again.
+    pub(super) async fn wait_or_kill(&mut self, within: Duration) -> ProcessExit {
         match &mut self.origin {
             Origin::Spawned(process) => process.stop(within).await,
             Origin::Forked {
                 exit: Some(exit), ..
             } => *exit,
             Origin::Forked { ended, exit } => {
-                let told = match timeout(within, &mut *ended).await {
-                    Ok(told) => told,
+                let reported = match timeout(within, &mut *ended).await {
+                    Ok(reported) => reported,
                     Err(_) => {
-                        // Fails when it has just ended.
-                        self.itself.signal(Signal::SIGKILL).ok();
-                        let patience = timeout(within, ended).await;
-                        patience.unwrap_or(Ok(ProcessExit::Unknown))
+                        // Fails when the process has just ended.
+                        self.process.signal(Signal::SIGKILL).ok();
+                        let reported = timeout(within, ended).await;
+                        reported.unwrap_or(Ok(ProcessExit::Unknown))
                     }
                 };
-                // Without a word from the zygote, the zygote died, and all its hosts with it.
-                *exit.insert(told.unwrap_or(ProcessExit::Unknown))
+                // Without a report the zygote has died, and the kernel has killed its hosts.
+                *exit.insert(reported.unwrap_or(ProcessExit::Unknown))
             }
         }
     }
@@ -84,9 +82,9 @@ impl HostProcess {
 
 impl Drop for HostProcess {
     fn drop(&mut self) {
-        // One that was spawned kills itself.
+        // A spawned process is killed by its own drop.
         if let Origin::Forked { exit: None, .. } = self.origin {
-            self.itself.signal(Signal::SIGKILL).ok();
+            self.process.signal(Signal::SIGKILL).ok();
         }
         self.entry.detach(self.pid());
     }
@@ -94,114 +92,116 @@ impl Drop for HostProcess {
 
 pub(super) type Frames = LocalBoxStream<'static, Result<Frame<HostReply>, ConnectionError>>;
 
+/// A process that has loaded its model, and its sockets and arenas.
 pub(super) struct Running {
     pub(super) process: HostProcess,
-    pub(super) sender: Sender,
-    /// Absent while a request is being written.
+    pub(super) sender: FrameSender,
+    /// `None` while a request is written to it.
     pub(super) requests: Option<ArenaWriter>,
     pub(super) replies: Arc<ArenaReader>,
 }
 
-/// Gets a process, has it load the model, and waits until it is ready, for as long as a load may
-/// take. Nothing is left of one that does not become ready.
-pub(super) async fn boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), HostError> {
-    let within = spec.load_deadline;
-    let facts = spec.facts.clone();
-    let booted = timeout(within, try_boot(spec)).await;
-    let booted = booted.unwrap_or(Err(HostError::LoadDeadline(within)));
-    if booted.is_err() {
-        facts.boot_failed();
+impl Running {
+    /// Asks the process to exit, and kills it if it does not.
+    pub(super) async fn stop(mut self) {
+        // The process also exits when the socket closes.
+        self.sender.send(&HostRequest::Stop, &[]).ok();
+        drop(self.sender);
+        self.process.wait_or_kill(EXIT_WITHIN).await;
     }
-    booted
+}
+
+/// Starts a process and waits until it has loaded the model, within the deadline of the load. If
+/// that fails, the process has ended when this returns.
+pub(super) async fn boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), HostError> {
+    let within = spec.context.deadline;
+    let booted = timeout(within, try_boot(spec)).await;
+    booted.unwrap_or(Err(HostError::LoadDeadline(within)))
 }
 
 async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), HostError> {
-    let (sender, frames, theirs) = connection::pair::<HostReply>()?;
+    let (sender, frames, process_end) = connection::pair::<HostReply>()?;
     let mut frames = frames.map_ok(|received| received.frame).boxed_local();
     let requests = ArenaWriter::create("headroom-requests")?;
     let replies = ArenaReader::create("headroom-replies")?;
-    let mut process = create(&spec, theirs).await?;
-    spec.facts.began(Arc::clone(&process.itself));
-    let arenas = vec![owned(&requests)?, owned(&replies)?];
+    let mut process = create_process(&spec, process_end).await?;
+    spec.state.set_process(&process.process);
+    let arenas = vec![duplicate(&requests)?, duplicate(&replies)?];
     let start = Start {
-        own_max: Some(spec.entry.usage_max(process.pid())),
+        own_max: Some(spec.context.entry.usage_max(process.pid())),
         ..spec.start.clone()
     };
-    let begun = sender.send_with(&HostRequest::Start(start), &[], arenas);
-    let ready = match begun {
-        Ok(()) => first_word(&mut frames, &mut process).await,
+    let loaded = match sender.send_with(&HostRequest::Start(start), &[], arenas) {
+        Ok(()) => wait_until_loaded(&mut frames, &mut process).await,
         Err(error) => Err(error.into()),
     };
-    match ready {
-        Ok(ready) => {
-            let replies = Arc::new(replies);
-            Ok((
-                Running {
-                    process,
-                    sender,
-                    requests: Some(requests),
-                    replies,
-                },
-                frames,
-                ready,
-            ))
-        }
+    let running = Running {
+        process,
+        sender,
+        requests: Some(requests),
+        replies: Arc::new(replies),
+    };
+    match loaded {
+        Ok(loaded) => Ok((running, frames, loaded)),
         Err(error) => {
-            drop(sender);
-            process.end(END_WITHIN).await;
+            running.stop().await;
             Err(error)
         }
     }
 }
 
-fn owned(arena: &impl AsFd) -> std::io::Result<OwnedFd> {
+fn duplicate(arena: &impl AsFd) -> std::io::Result<OwnedFd> {
     arena.as_fd().try_clone_to_owned()
 }
 
-async fn first_word(
+async fn wait_until_loaded(
     frames: &mut Frames,
     process: &mut HostProcess,
 ) -> Result<LoadedModel, HostError> {
     loop {
         match frames.next().await {
             Some(Ok(frame)) => match frame.header {
-                HostReply::Ready(ready) => return Ok(ready),
+                HostReply::Ready(loaded) => return Ok(loaded),
                 HostReply::StartFailed { kind, message } => {
                     return Err(HostError::StartFailed { kind, message });
                 }
                 _ => {}
             },
             Some(Err(error)) => return Err(error.into()),
-            None => return Err(HostError::EndedEarly(process.end(END_WITHIN).await)),
+            None => {
+                let exit = process.wait_or_kill(EXIT_WITHIN).await;
+                return Err(HostError::EndedEarly(exit));
+            }
         }
     }
 }
 
-async fn create(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostError> {
+async fn create_process(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostError> {
+    let entry = &spec.context.entry;
     match &spec.source {
-        HostSource::Spawn(process) => {
+        ProcessSource::Spawn(process) => {
             let spawned = Process::spawn(process, socket.into());
             let process = spawned.map_err(|source| SpawnError::new(process, source))?;
-            let itself = Arc::clone(process.process_ref());
+            let reference = Arc::clone(process.process_ref());
             let origin = Origin::Spawned(Box::new(process));
-            Ok(HostProcess::new(itself, origin, &spec.entry))
+            Ok(HostProcess::new(reference, origin, entry))
         }
-        HostSource::Zygote(zygote) => {
+        ProcessSource::Zygote(zygote) => {
             let (log, log_end) = std::io::pipe()?;
             let log = pipe::Receiver::from_owned_fd(log.into())?;
-            let within = FORK_WITHIN.saturating_add(spec.heartbeat_timeout);
+            let within = FORK_WITHIN.saturating_add(spec.config.heartbeat_timeout);
             let forked = fork(zygote, &spec.name, &socket, &log_end.into(), within).await?;
-            let lines = LastLines::default();
             let Forked { process, ended } = forked;
+            let lines = LastLines::default();
             actix_rt::spawn(log_lines(spec.name.clone(), process.pid(), lines, log));
             let origin = Origin::Forked { ended, exit: None };
-            Ok(HostProcess::new(Arc::new(process), origin, &spec.entry))
+            Ok(HostProcess::new(Arc::new(process), origin, entry))
         }
     }
 }
 
-/// Asks for a fork until a zygote has answered: one that is dead, or dies of this request, is
-/// replaced by its supervisor, and what it may have forked has died with it.
+/// Asks the zygote for a fork, again after each of its restarts. If a zygote dies during the
+/// request, the kernel has killed the host that it may have forked.
 async fn fork(
     zygote: &Handle<Zygote>,
     name: &str,
@@ -227,18 +227,4 @@ async fn fork(
         }
     }
     Err(HostError::NoZygote(AskError::TimedOut))
-}
-
-/// Asks the process to end, and sees to it that it does.
-pub(super) async fn end_in_order(running: Option<Running>) {
-    if let Some(Running {
-        mut process,
-        sender,
-        ..
-    }) = running
-    {
-        // It also ends when the socket closes, whether or not it reads this.
-        sender.send(&HostRequest::Stop, &[]).ok();
-        process.end(END_WITHIN).await;
-    }
 }

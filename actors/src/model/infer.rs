@@ -1,4 +1,4 @@
-//! One inference as the edge asks for it, and its answer or its failure.
+//! One inference: the request, the outputs, the errors.
 
 use std::any::Any;
 use std::fmt;
@@ -8,7 +8,7 @@ use headroom_model_protocol::{Datatype, Scalar};
 
 use crate::kernel::{BudgetError, Message};
 
-/// A tensor: what it is called, what it holds.
+/// A tensor with its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     /// Its name.
@@ -21,14 +21,14 @@ pub struct Tensor {
     pub data: Bytes,
 }
 
-/// A row of requests that share the state of one instance.
+/// A series of requests that share the state of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequence {
     /// The caller's name for it.
     pub id: String,
-    /// The first of the row: takes a free instance and resets its state.
+    /// The first request: takes a free instance and resets its state.
     pub start: bool,
-    /// The last of the row: frees the instance.
+    /// The last request: frees the instance.
     pub end: bool,
 }
 
@@ -37,7 +37,7 @@ pub struct Sequence {
 pub struct InferRequest {
     /// The inputs, in any order.
     pub inputs: Vec<Tensor>,
-    /// The outputs to answer with; all when empty.
+    /// The outputs to return; empty for all.
     pub wanted: Vec<String>,
     /// The sequence it belongs to.
     pub sequence: Option<Sequence>,
@@ -45,51 +45,50 @@ pub struct InferRequest {
     pub reset_states: bool,
 }
 
-/// The answer to one inference.
+/// The result of one inference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InferOutput {
     /// The outputs, in the model's order.
     pub outputs: Vec<Tensor>,
-    /// Time inside the model's forward, in microseconds.
+    /// Microseconds in the model's `forward`.
     pub forward_us: u64,
 }
 
-/// Why an inference brought no output.
+/// Why an inference failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InferError {
-    /// The request does not fit the model. The caller's to mend.
+    /// The request does not fit the model. The caller must change it.
     #[error("{0}")]
     InvalidInput(String),
-    /// The model took more memory for this input than its process may have. It goes on.
-    #[error("this request takes more memory than there is for it: {0}")]
+    /// The model needs more memory for this input than its process may have. The process serves on.
+    #[error("this request needs more memory than the model's process may have: {0}")]
     OutOfMemory(String),
-    /// Its process was ended while it worked on the request, because memory ran out.
-    #[error("memory ran out, and the model's process was ended while it worked on the request")]
+    /// The process was killed during the request, because memory ran out.
+    #[error("memory ran out, and the model's process was killed while it worked on the request")]
     KilledForMemory,
-    /// The model refused this input: its code threw.
+    /// The model raised an exception for this input.
     #[error("the model failed on this input: {0}")]
     Model(String),
-    /// The request names a sequence that has no instance: never begun, ended, idle for too long,
-    /// or lost with its process.
+    /// No instance has the request's sequence: it never began, it ended, it was idle for too long,
+    /// or its process ended.
     #[error("there is no sequence {0:?}: begin it with sequence_start")]
     UnknownSequence(String),
-    /// The model's process crashed on this request, and again when it was tried once more.
+    /// The model's process crashed on this request, twice.
     #[error("this request ended the model's process twice")]
     Poison,
-    /// The model's process ended while it worked on the request, which cannot be repeated.
+    /// The model's process ended during the request, and the request cannot be repeated.
     #[error("the model's process ended while it worked on the request")]
     HostLost,
-    /// The model gave outputs that there is no memory for; they were dropped. A sequence ends with
-    /// that.
-    #[error("the outputs cannot be held in memory: {0}")]
+    /// There is no memory for the outputs; they were dropped. This ends a sequence.
+    #[error("there is no memory for the outputs: {0}")]
     NoMemory(BudgetError),
-    /// The forward took longer than the model's settings allow; its process was ended.
+    /// The forward took longer than the model's settings allow, and its process was killed.
     #[error("the model took longer than its deadline of {0}")]
     Deadline(String),
 }
 
-/// What keeps a model loaded while a request is worked on: dropped with the work, not with the
-/// caller's patience.
+/// Keeps a model loaded during a request. It is dropped when the work ends, even if the caller has
+/// left before.
 pub struct ModelGuard(Box<dyn Any + Send>);
 
 impl ModelGuard {
@@ -107,14 +106,14 @@ impl fmt::Debug for ModelGuard {
     }
 }
 
-/// Asks a model's owner for one inference. Dropped from the queue when its caller goes away; what
-/// has reached the model's process runs to its end.
+/// Asks a model's owner for one inference. When the caller leaves, a queued request is dropped; a
+/// request in a host runs to its end.
 #[derive(Debug)]
 pub struct Infer {
     /// What to compute.
     pub request: InferRequest,
-    /// Keeps the model loaded meanwhile; a sequence keeps the hold of its last request.
-    pub hold: ModelGuard,
+    /// Keeps the model loaded during the request. A sequence keeps the guard of its last request.
+    pub guard: ModelGuard,
 }
 
 impl Message for Infer {
@@ -126,14 +125,24 @@ impl Message for Infer {
     }
 }
 
-/// One argument of `forward`, bound to a value.
+/// The value of one argument of `forward`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum BoundInput {
     Tensor(Tensor),
-    Scalar { name: String, value: Scalar },
+    Scalar(Scalar),
 }
 
-/// A request whose inputs stand in the order of the model's arguments.
+impl BoundInput {
+    /// Bytes of a tensor.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Tensor(tensor) => tensor.data.len() as u64,
+            Self::Scalar(_) => 0,
+        }
+    }
+}
+
+/// A request whose inputs have the order of the model's arguments.
 #[derive(Debug)]
 pub(super) struct BoundRequest {
     pub(super) inputs: Vec<BoundInput>,

@@ -1,78 +1,66 @@
-//! Binding a request's tensors to the arguments of a model's `forward`.
+//! Binds a request's tensors to the arguments of a model's `forward`.
 //!
-//! The plan comes from the model's settings, or from the signature that its file tells. All that
-//! can be checked without running the model is checked here, so that nothing wrong reaches a
-//! process, and every refusal says what was expected.
-
-use std::fmt::Write as _;
+//! The arguments come from the model's settings, or from the signature in its file. Everything that
+//! can be checked without the model is checked here, so that no wrong input reaches a process. Each
+//! error says what was expected.
 
 use headroom_model_protocol::{
-    Datatype, InputKind, InputSpec, Scalar, ScalarKind, SignatureInput, byte_count,
+    Datatype, InputKind, Scalar, ScalarKind, SignatureInput, byte_count,
 };
 
 use super::infer::{BoundInput, InferError, Tensor};
+use super::settings::ModelSettings;
 
-/// What `forward` takes.
+/// The arguments of `forward`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct InputPlan {
     arguments: Vec<Argument>,
+    /// Rows of an input at most; 0 for any number.
     max_batch: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Argument {
     name: String,
-    kind: ArgumentKind,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum ArgumentKind {
-    /// A tensor of which the settings say all.
-    Tensor { datatype: Datatype, shape: Vec<i64> },
-    /// A tensor of which the file says only that it is one.
-    AnyTensor,
-    Scalar {
-        kind: ScalarKind,
-        constant: Option<Scalar>,
-    },
+    /// `None` for a tensor of any datatype and shape: the file does not declare these.
+    kind: Option<InputKind>,
 }
 
 impl InputPlan {
-    /// From the settings where they tell the inputs, else from the file's signature.
-    pub(super) fn new(
-        settings: Vec<InputSpec>,
-        signature: &[SignatureInput],
-        max_batch: u32,
-    ) -> Self {
-        let arguments = if settings.is_empty() {
-            signature.iter().map(Argument::from_signature).collect()
-        } else {
-            settings.into_iter().map(Argument::from_spec).collect()
-        };
+    /// From the settings if they declare the inputs, else from the file's signature.
+    pub(super) fn new(settings: &ModelSettings, signature: &[SignatureInput]) -> Self {
+        let mut arguments: Vec<Argument> = settings
+            .inputs
+            .iter()
+            .map(|input| Argument {
+                name: input.name.clone(),
+                kind: Some(input.kind()),
+            })
+            .collect();
+        if arguments.is_empty() {
+            arguments = signature.iter().map(Argument::from_signature).collect();
+        }
         Self {
             arguments,
-            max_batch,
+            max_batch: settings.max_batch,
         }
     }
 
     /// Puts `tensors` in the order of the arguments.
     pub(super) fn bind(&self, mut tensors: Vec<Tensor>) -> Result<Vec<BoundInput>, InferError> {
         for (index, tensor) in tensors.iter().enumerate() {
-            if tensors[..index]
-                .iter()
-                .any(|other| other.name == tensor.name)
-            {
-                return refuse(format!("input {:?} is there twice", tensor.name));
+            let earlier = &tensors[..index];
+            if earlier.iter().any(|other| other.name == tensor.name) {
+                return refuse(format!("the request has input {:?} twice", tensor.name));
             }
             check_length(tensor)?;
         }
         let mut bound = Vec::with_capacity(self.arguments.len());
         for argument in &self.arguments {
-            let given = tensors
-                .iter()
-                .position(|tensor| tensor.name == argument.name);
-            let given = given.map(|index| tensors.swap_remove(index));
-            bound.push(self.bind_one(argument, given)?);
+            let is_for = |tensor: &Tensor| tensor.name == argument.name;
+            let tensor = tensors.iter().position(is_for);
+            let tensor = tensor.map(|index| tensors.swap_remove(index));
+            bound.push(self.bind_one(argument, tensor)?);
         }
         match tensors.first() {
             Some(unknown) => refuse(format!(
@@ -87,122 +75,83 @@ impl InputPlan {
     fn bind_one(
         &self,
         argument: &Argument,
-        given: Option<Tensor>,
+        tensor: Option<Tensor>,
     ) -> Result<BoundInput, InferError> {
         let name = &argument.name;
-        let missing = || {
-            format!(
+        if let Some(InputKind::Scalar { kind, constant }) = &argument.kind {
+            if let Some(tensor) = &tensor {
+                return Ok(BoundInput::Scalar(scalar_of(tensor, *kind)?));
+            }
+            if let Some(constant) = constant {
+                return Ok(BoundInput::Scalar(*constant));
+            }
+        }
+        let Some(tensor) = tensor else {
+            return refuse(format!(
                 "input {name:?} is missing; the model takes {}",
                 self.describe()
-            )
+            ));
         };
-        match &argument.kind {
-            ArgumentKind::Scalar { kind, constant } => {
-                let value = match (&given, constant) {
-                    (Some(tensor), _) => scalar_of(tensor, *kind)?,
-                    (None, Some(constant)) => *constant,
-                    (None, None) => return refuse(missing()),
-                };
-                Ok(BoundInput::Scalar {
-                    name: name.clone(),
-                    value,
-                })
+        if let Some(InputKind::Tensor { datatype, shape }) = &argument.kind {
+            if tensor.datatype != *datatype {
+                return refuse(format!(
+                    "input {name:?} has datatype {}, the model takes {datatype}",
+                    tensor.datatype
+                ));
             }
-            ArgumentKind::Tensor { datatype, shape } => {
-                let Some(tensor) = given else {
-                    return refuse(missing());
-                };
-                if tensor.datatype != *datatype {
-                    return refuse(format!(
-                        "input {name:?} has datatype {}, the model takes {datatype}",
-                        tensor.datatype
-                    ));
-                }
-                if !shape_fits(&tensor.shape, shape) {
-                    return refuse(format!(
-                        "input {name:?} has shape {:?}, the model takes {shape:?} (-1 is any size)",
-                        tensor.shape
-                    ));
-                }
-                self.check_batch(&tensor)?;
-                Ok(BoundInput::Tensor(tensor))
-            }
-            ArgumentKind::AnyTensor => {
-                let Some(tensor) = given else {
-                    return refuse(missing());
-                };
-                self.check_batch(&tensor)?;
-                Ok(BoundInput::Tensor(tensor))
+            if !shape_fits(&tensor.shape, shape) {
+                return refuse(format!(
+                    "input {name:?} has shape {:?}, the model takes {shape:?} (-1 is any size)",
+                    tensor.shape
+                ));
             }
         }
-    }
-
-    fn check_batch(&self, tensor: &Tensor) -> Result<(), InferError> {
         let rows = tensor.shape.first().copied().unwrap_or(1);
-        if self.max_batch == 0 || rows <= i64::from(self.max_batch) {
-            return Ok(());
+        if self.max_batch > 0 && rows > i64::from(self.max_batch) {
+            return refuse(format!(
+                "input {name:?} has {rows} rows, the model takes at most {} in one request",
+                self.max_batch
+            ));
         }
-        refuse(format!(
-            "input {:?} has {rows} rows, the model takes at most {} in one request",
-            tensor.name, self.max_batch
-        ))
+        Ok(BoundInput::Tensor(tensor))
     }
 
+    /// The arguments, for error messages.
     fn describe(&self) -> String {
-        let mut text = String::new();
-        for (index, argument) in self.arguments.iter().enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            // Writing to a string cannot fail.
-            write!(text, "{separator}{argument}").ok();
+        if self.arguments.is_empty() {
+            return "no inputs".to_owned();
         }
-        if text.is_empty() {
-            "no inputs".to_owned()
-        } else {
-            text
-        }
+        let arguments: Vec<String> = self.arguments.iter().map(Argument::describe).collect();
+        arguments.join(", ")
     }
 }
 
 impl Argument {
-    fn from_spec(spec: InputSpec) -> Self {
-        let kind = match spec.kind {
-            InputKind::Tensor { datatype, shape } => ArgumentKind::Tensor { datatype, shape },
-            InputKind::Scalar { kind, constant } => ArgumentKind::Scalar { kind, constant },
-        };
-        Self {
-            name: spec.name,
-            kind,
-        }
-    }
-
     fn from_signature(input: &SignatureInput) -> Self {
-        let scalar = |kind| ArgumentKind::Scalar {
+        let scalar = |kind| InputKind::Scalar {
             kind,
             constant: None,
         };
         let kind = match input.type_text.as_str() {
-            "int" => scalar(ScalarKind::Int),
-            "float" => scalar(ScalarKind::Float),
-            "bool" => scalar(ScalarKind::Bool),
-            _ => ArgumentKind::AnyTensor,
+            "int" => Some(scalar(ScalarKind::Int)),
+            "float" => Some(scalar(ScalarKind::Float)),
+            "bool" => Some(scalar(ScalarKind::Bool)),
+            _ => None,
         };
         Self {
             name: input.name.clone(),
             kind,
         }
     }
-}
 
-impl std::fmt::Display for Argument {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn describe(&self) -> String {
+        let name = &self.name;
         match &self.kind {
-            ArgumentKind::Tensor { datatype, shape } => {
-                write!(f, "{} ({datatype} {shape:?})", self.name)
-            }
-            ArgumentKind::AnyTensor => write!(f, "{} (a tensor)", self.name),
-            ArgumentKind::Scalar { kind, constant } => {
+            Some(InputKind::Tensor { datatype, shape }) => format!("{name} ({datatype} {shape:?})"),
+            None => format!("{name} (a tensor)"),
+            Some(InputKind::Scalar { kind, constant }) => {
                 let optional = if constant.is_some() { ", optional" } else { "" };
-                write!(f, "{} (one {kind:?} value{optional})", self.name)
+                format!("{name} (one {} value{optional})", kind_name(*kind))
             }
         }
     }
@@ -213,26 +162,20 @@ fn refuse<T>(why: String) -> Result<T, InferError> {
 }
 
 fn check_length(tensor: &Tensor) -> Result<(), InferError> {
-    let expected = match byte_count(tensor.datatype, &tensor.shape) {
-        Ok(expected) => expected,
-        Err(error) => return refuse(format!("input {:?}: {error}", tensor.name)),
-    };
-    if tensor.data.len() as u64 == expected {
-        return Ok(());
+    let (name, found) = (&tensor.name, tensor.data.len());
+    match byte_count(tensor.datatype, &tensor.shape) {
+        Ok(expected) if found as u64 == expected => Ok(()),
+        Ok(expected) => refuse(format!(
+            "input {name:?} has {found} bytes, its shape and datatype need {expected}"
+        )),
+        Err(error) => refuse(format!("input {name:?}: {error}")),
     }
-    refuse(format!(
-        "input {:?} carries {} bytes, its shape and datatype make {expected}",
-        tensor.name,
-        tensor.data.len()
-    ))
 }
 
 fn shape_fits(shape: &[i64], expected: &[i64]) -> bool {
+    let mut pairs = shape.iter().zip(expected);
     shape.len() == expected.len()
-        && shape
-            .iter()
-            .zip(expected)
-            .all(|(size, expected)| *expected == -1 || size == expected)
+        && pairs.all(|(size, expected)| *expected == -1 || size == expected)
 }
 
 /// The single element of `tensor`, as the kind of number that the model takes.
@@ -240,23 +183,26 @@ fn scalar_of(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, InferError> {
     let name = &tensor.name;
     if tensor.shape.iter().product::<i64>() != 1 {
         return refuse(format!(
-            "input {name:?} is one value to the model, and has shape {:?}",
+            "input {name:?} has shape {:?}, the model takes one value",
             tensor.shape
         ));
     }
-    let data = &tensor.data;
-    // The length was checked against the datatype before.
-    let int = match (tensor.datatype, data.len()) {
-        (Datatype::Int64, 8) => Some(i64::from_le_bytes(array(data))),
-        (Datatype::Int32, 4) => Some(i32::from_le_bytes(array(data)).into()),
-        (Datatype::Int16, 2) => Some(i16::from_le_bytes(array(data)).into()),
-        (Datatype::Int8, 1) => Some(i8::from_le_bytes(array(data)).into()),
-        (Datatype::Uint8 | Datatype::Bool, 1) => Some(array::<1>(data)[0].into()),
+    // `check_length` has compared the length with the datatype.
+    let int = match (tensor.datatype, &tensor.data[..]) {
+        (Datatype::Int64, &[a, b, c, d, e, f, g, h]) => {
+            Some(i64::from_le_bytes([a, b, c, d, e, f, g, h]))
+        }
+        (Datatype::Int32, &[a, b, c, d]) => Some(i32::from_le_bytes([a, b, c, d]).into()),
+        (Datatype::Int16, &[a, b]) => Some(i16::from_le_bytes([a, b]).into()),
+        (Datatype::Int8, &[a]) => Some(i8::from_le_bytes([a]).into()),
+        (Datatype::Uint8 | Datatype::Bool, &[a]) => Some(a.into()),
         _ => None,
     };
-    let float = match (tensor.datatype, data.len()) {
-        (Datatype::Fp64, 8) => Some(f64::from_le_bytes(array(data))),
-        (Datatype::Fp32, 4) => Some(f32::from_le_bytes(array(data)).into()),
+    let float = match (tensor.datatype, &tensor.data[..]) {
+        (Datatype::Fp64, &[a, b, c, d, e, f, g, h]) => {
+            Some(f64::from_le_bytes([a, b, c, d, e, f, g, h]))
+        }
+        (Datatype::Fp32, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d]).into()),
         _ => None,
     };
     match (kind, int, float) {
@@ -268,16 +214,20 @@ fn scalar_of(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, InferError> {
         #[allow(clippy::cast_precision_loss)]
         (ScalarKind::Float, Some(value), _) => Ok(Scalar::Float(value as f64)),
         _ => refuse(format!(
-            "input {name:?} has datatype {}, which does not fit one {kind:?} value",
-            tensor.datatype
+            "input {name:?} has datatype {}, the model takes one {} value",
+            tensor.datatype,
+            kind_name(kind)
         )),
     }
 }
 
-fn array<const N: usize>(data: &[u8]) -> [u8; N] {
-    let mut bytes = [0; N];
-    bytes.copy_from_slice(&data[..N]);
-    bytes
+/// The name of a kind in TorchScript.
+fn kind_name(kind: ScalarKind) -> &'static str {
+    match kind {
+        ScalarKind::Int => "int",
+        ScalarKind::Float => "float",
+        ScalarKind::Bool => "bool",
+    }
 }
 
 #[cfg(test)]
@@ -296,50 +246,25 @@ mod tests {
     }
 
     fn vad() -> InputPlan {
-        let settings = vec![
-            InputSpec {
-                name: "input".into(),
-                kind: InputKind::Tensor {
-                    datatype: Datatype::Fp32,
-                    shape: vec![-1, 4],
-                },
-            },
-            InputSpec {
-                name: "sr".into(),
-                kind: InputKind::Scalar {
-                    kind: ScalarKind::Int,
-                    constant: Some(Scalar::Int(16000)),
-                },
-            },
-        ];
-        InputPlan::new(settings, &[], 2)
+        let settings = "max_batch = 2\n\
+            [[inputs]]\nname = \"input\"\ndatatype = \"FP32\"\nshape = [-1, 4]\n\
+            [[inputs]]\nname = \"sr\"\ndatatype = \"INT64\"\nscalar = true\nconstant = 16000";
+        InputPlan::new(&ModelSettings::parse(settings).unwrap(), &[])
     }
 
     #[test]
-    fn inputs_are_put_in_order_and_constants_filled_in() {
+    fn inputs_are_ordered_and_constants_added() {
         let sr = || tensor("sr", Datatype::Int64, &[1], 8000i64.to_le_bytes().to_vec());
         let input = || tensor("input", Datatype::Fp32, &[1, 4], vec![0; 16]);
         let bound = vad().bind(vec![sr(), input()]).unwrap();
         assert_eq!(bound[0], BoundInput::Tensor(input()));
-        assert_eq!(
-            bound[1],
-            BoundInput::Scalar {
-                name: "sr".into(),
-                value: Scalar::Int(8000)
-            }
-        );
+        assert_eq!(bound[1], BoundInput::Scalar(Scalar::Int(8000)));
         let bound = vad().bind(vec![input()]).unwrap();
-        assert_eq!(
-            bound[1],
-            BoundInput::Scalar {
-                name: "sr".into(),
-                value: Scalar::Int(16000)
-            }
-        );
+        assert_eq!(bound[1], BoundInput::Scalar(Scalar::Int(16000)));
     }
 
     #[test]
-    fn a_refusal_says_what_was_expected() {
+    fn an_error_says_what_was_expected() {
         let good = || tensor("input", Datatype::Fp32, &[1, 4], vec![0; 16]);
         let cases: Vec<(Vec<Tensor>, &str)> = vec![
             (vec![], "missing"),
@@ -392,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn without_settings_the_files_signature_counts() {
+    fn without_settings_the_signature_of_the_file_applies() {
         let signature = [
             SignatureInput {
                 name: "x".into(),
@@ -403,17 +328,11 @@ mod tests {
                 type_text: "bool".into(),
             },
         ];
-        let plan = InputPlan::new(Vec::new(), &signature, 0);
+        let plan = InputPlan::new(&ModelSettings::default(), &signature);
         let x = tensor("x", Datatype::Int8, &[3], vec![1, 2, 3]);
         let flag = tensor("flag", Datatype::Bool, &[1], vec![1]);
         let bound = plan.bind(vec![flag, x.clone()]).unwrap();
         assert_eq!(bound[0], BoundInput::Tensor(x));
-        assert_eq!(
-            bound[1],
-            BoundInput::Scalar {
-                name: "flag".into(),
-                value: Scalar::Bool(true)
-            }
-        );
+        assert_eq!(bound[1], BoundInput::Scalar(Scalar::Bool(true)));
     }
 }

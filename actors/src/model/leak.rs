@@ -1,52 +1,52 @@
-//! Whether a host's memory grows without end: the decision alone, from one measurement after
-//! another.
+//! Decides whether a host's memory grows without end.
 //!
-//! Each point is what a host holds right after it gave back all that was free, between two calls,
-//! so that neither a call's temporaries nor the allocator's reserves show. Over the last points:
+//! Each point is the memory of a host right after a trim, between two calls. It includes neither a
+//! call's temporary memory nor free memory of the allocator. A leak must pass four tests over the
+//! last points:
 //!
-//! - the Mann-Kendall test (Mann 1945, Kendall 1975) says whether they rise at all. It asks of each
-//!   pair of points only which is larger, so that one wild point changes little;
-//! - the Theil-Sen estimator (Theil 1950, Sen 1968), the median of the slopes of all pairs, says
-//!   how fast. A step somewhere has no slope by it, unlike by least squares;
-//! - the last half must rise nearly as fast as all of it: growth that levels off is a cache that
-//!   fills, or a model that warms up;
-//! - the lowest point of the last third must be above the highest of the first: a sawtooth is not.
+//! - the points rise, by the Mann-Kendall test (Mann 1945, Kendall 1975). It compares pairs of points
+//!   only by which is larger, so that an outlier changes little;
+//! - they rise fast enough, by the Theil-Sen estimator (Theil 1950, Sen 1968), the median of the
+//!   slopes of all pairs. Unlike least squares, it gives a single step no slope;
+//! - the last half rises nearly as fast as the whole. Growth that levels off is a cache that fills, or
+//!   a model that warms up;
+//! - the lowest point of the last third is above the highest of the first third. In a sawtooth it is
+//!   not.
 //!
-//! A slow leak needs more time than a fast one to grow by as much, and a host that has been well
-//! for a week may begin to leak today. So the same question is asked at several scales: each scale
-//! sees the lower one of each two points of the scale below, and spans twice the calls.
+//! A slow leak takes more time than a fast one to grow by as much, and a host may begin to leak after
+//! a week. So the tests run at several scales: each scale takes the lower one of each two points of
+//! the scale below, and spans twice the calls.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Scales at most: at the last, one point stands for 65,536 measurements.
+/// Scales at most. A point of the last scale represents 65,536 measurements.
 const SCALES_MAX: usize = 17;
 
-/// Standard deviations by which Mann-Kendall's sum must pass what chance makes of it: once in a
-/// thousand.
+/// Standard deviations that Mann-Kendall's sum must reach. By chance, it does once in a thousand.
 const TREND_MIN: f64 = 3.09;
 
-/// How fast the last half must rise, as a share of the whole. Growth that comes to its end
+/// The slope of the last half as a share of the slope of the whole, at least. Growth that levels off
 /// exponentially is at 0.8 when the points span 0.8 of its time constant.
-const STEADY_MIN: f64 = 0.8;
+const STEADINESS_MIN: f64 = 0.8;
 
-/// For how long it must go on looking like a leak, as a part of the points: chance and steps do not.
-const CONFIRMING: usize = 2;
+/// The tests must pass for this part of the points in a row, to exclude chance and steps: 1/2.
+const CONFIRM_DIVISOR: usize = 2;
 
-/// When a host is looked at, and what counts as a leak.
+/// When a host is measured, and what counts as a leak.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LeakConfig {
-    /// Whether hosts are looked at and replaced at all.
+    /// Whether hosts are measured, and replaced when they leak.
     pub enabled: bool,
     /// Calls between two measurements, at most.
     pub every_calls: u64,
     /// Time in use between two measurements, at most.
     pub every: Duration,
-    /// Points that a decision takes.
+    /// Points of a decision.
     pub points: usize,
-    /// Growth over these points that counts, in bytes ...
+    /// Growth over these points that counts as a leak: at least this many bytes ...
     pub growth_min: u64,
-    /// ... and as a share of what the host held at the first of them: the larger one counts.
+    /// ... and at least this share of the bytes at the first point.
     pub growth_share: f64,
 }
 
@@ -63,14 +63,14 @@ impl Default for LeakConfig {
     }
 }
 
-/// What a host held after so many calls.
+/// The bytes of a host after a number of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Point {
     pub(super) calls: u64,
     pub(super) bytes: u64,
 }
 
-/// A leak, as it was found.
+/// A leak: the first and the last point that show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Leak {
     pub(super) from_bytes: u64,
@@ -79,9 +79,9 @@ pub(super) struct Leak {
     pub(super) calls: u64,
 }
 
-/// The points of one host.
+/// The points of one host process.
 #[derive(Debug)]
-pub(super) struct Trend {
+pub(super) struct LeakDetector {
     points: usize,
     growth_min: u64,
     growth_share: f64,
@@ -91,13 +91,13 @@ pub(super) struct Trend {
 #[derive(Debug, Default)]
 struct Scale {
     points: VecDeque<Point>,
-    /// The first of two points that make one of the next scale.
+    /// The first of two points that become one point of the next scale.
     half: Option<Point>,
-    /// How often in a row its points looked like a leak.
-    suspicions: usize,
+    /// How many times in a row all tests passed.
+    matches_in_a_row: usize,
 }
 
-impl Trend {
+impl LeakDetector {
     pub(super) fn new(config: &LeakConfig) -> Self {
         Self {
             points: config.points,
@@ -107,7 +107,7 @@ impl Trend {
         }
     }
 
-    /// Takes in a point, and says whether with it the host leaks.
+    /// Adds a point. Returns a leak if there is one now.
     pub(super) fn add(&mut self, point: Point) -> Option<Leak> {
         let mut next = Some(point);
         let mut level = 0;
@@ -119,11 +119,11 @@ impl Trend {
                 self.scales.push(Scale::default());
             }
             next = self.scales[level].add(point, self.points);
-            let suspected = self.leak_in(&self.scales[level]);
+            let leak = self.leak_in(&self.scales[level]);
             let scale = &mut self.scales[level];
-            scale.suspicions = suspected.map_or(0, |_| scale.suspicions + 1);
-            if scale.suspicions >= self.points.div_ceil(CONFIRMING) {
-                found = found.or(suspected);
+            scale.matches_in_a_row = leak.map_or(0, |_| scale.matches_in_a_row + 1);
+            if scale.matches_in_a_row >= self.points.div_ceil(CONFIRM_DIVISOR) {
+                found = found.or(leak);
             }
             level += 1;
         }
@@ -141,9 +141,9 @@ impl Trend {
         let growth = slope * calls as f64;
         let bound = (first.bytes as f64 * self.growth_share).max(self.growth_min as f64);
         let leaks = growth >= bound
-            && rises(&points)
-            && floor_rises(&points)
-            && theil_sen(&points[points.len() / 2..]) >= slope * STEADY_MIN;
+            && has_rising_trend(&points)
+            && last_third_is_above_first(&points)
+            && theil_sen(&points[points.len() / 2..]) >= slope * STEADINESS_MIN;
         leaks.then_some(Leak {
             from_bytes: first.bytes,
             to_bytes: last.bytes,
@@ -153,7 +153,7 @@ impl Trend {
 }
 
 impl Scale {
-    /// Takes in a point; every second time, gives the lower one of two to the next scale.
+    /// Adds a point. Every second time, returns the lower one of the last two for the next scale.
     fn add(&mut self, point: Point, points: usize) -> Option<Point> {
         if self.points.len() == points {
             self.points.pop_front();
@@ -173,8 +173,8 @@ impl Scale {
     }
 }
 
-/// Mann-Kendall, one-sided, with its correction for equal values.
-fn rises(points: &[Point]) -> bool {
+/// The Mann-Kendall test, one-sided, with its correction for equal values.
+fn has_rising_trend(points: &[Point]) -> bool {
     let n = points.len() as f64;
     let mut sum = 0.0;
     for (index, earlier) in points.iter().enumerate() {
@@ -188,20 +188,20 @@ fn rises(points: &[Point]) -> bool {
     }
     let mut bytes: Vec<u64> = points.iter().map(|point| point.bytes).collect();
     bytes.sort_unstable();
-    let deps: f64 = bytes
+    let ties: f64 = bytes
         .chunk_by(|a, b| a == b)
         .map(|equal| weight(equal.len() as f64))
         .sum();
-    let variance = (weight(n) - deps) / 18.0;
+    let variance = (weight(n) - ties) / 18.0;
     variance > 0.0 && (sum - 1.0) / variance.sqrt() >= TREND_MIN
 }
 
-/// What `n` values, or `n` equal values, weigh in the variance of Mann-Kendall's sum.
+/// The weight of `n` values, or of `n` equal values, in the variance of Mann-Kendall's sum.
 fn weight(n: f64) -> f64 {
     n * (n - 1.0) * (2.0 * n + 5.0)
 }
 
-/// The median slope of all pairs, in bytes per call; 0 where there is none.
+/// The median slope of all pairs, in bytes per call; 0 without a pair.
 fn theil_sen(points: &[Point]) -> f64 {
     let mut slopes = Vec::with_capacity(points.len() * points.len() / 2);
     for (index, earlier) in points.iter().enumerate() {
@@ -219,13 +219,14 @@ fn theil_sen(points: &[Point]) -> f64 {
     *slopes.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
-/// Whether the lowest of the last third is above the highest of the first.
-fn floor_rises(points: &[Point]) -> bool {
+/// Whether the lowest point of the last third is above the highest of the first third.
+fn last_third_is_above_first(points: &[Point]) -> bool {
     let third = points.len() / 3;
-    let bytes = |points: &[Point]| points.iter().map(|point| point.bytes).collect::<Vec<_>>();
-    let ceiling = bytes(&points[..third]).into_iter().max();
-    let floor = bytes(&points[points.len() - third..]).into_iter().min();
-    floor > ceiling
+    let first = points[..third].iter().map(|point| point.bytes);
+    let last = points[points.len() - third..]
+        .iter()
+        .map(|point| point.bytes);
+    last.min() > first.max()
 }
 
 #[cfg(test)]
@@ -235,17 +236,17 @@ mod tests {
 
     const MIB: f64 = 1048576.0;
 
-    /// Bytes that readings of a host at rest differ by, at most.
+    /// Noise of the measurements of an idle host, in bytes.
     const NOISE: f64 = 2.0 * MIB;
 
-    /// How many points it took to find a leak in `bytes`, one value per 500 calls.
+    /// The number of the point at which a leak was found in `bytes`, one value per 500 calls.
     fn found_after(bytes: impl IntoIterator<Item = f64>) -> Option<usize> {
-        let mut trend = Trend::new(&LeakConfig::default());
+        let mut detector = LeakDetector::new(&LeakConfig::default());
         let mut points = bytes.into_iter().zip(1..).map(|(bytes, number)| Point {
             calls: number * 500,
             bytes: bytes.max(0.0) as u64,
         });
-        points.position(|point| trend.add(point).is_some())
+        points.position(|point| detector.add(point).is_some())
     }
 
     fn noise(count: usize) -> impl Strategy<Value = Vec<f64>> {
@@ -253,11 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn a_leak_is_told_by_where_it_began_and_where_it_is() {
-        let mut trend = Trend::new(&LeakConfig::default());
+    fn a_leak_has_its_first_and_last_point() {
+        let mut detector = LeakDetector::new(&LeakConfig::default());
         let found: Vec<Leak> = (0..17)
             .filter_map(|index| {
-                trend.add(Point {
+                detector.add(Point {
                     calls: 100 + index * 500,
                     bytes: (100 + index * 10) << 20,
                 })
@@ -279,24 +280,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut trend = Trend::new(&LeakConfig::default());
+    fn the_number_of_points_is_bounded() {
+        let mut detector = LeakDetector::new(&LeakConfig::default());
         for calls in 0..300_000 {
-            trend.add(Point { calls, bytes: 5 });
+            detector.add(Point { calls, bytes: 5 });
         }
-        assert_eq!(trend.scales.len(), SCALES_MAX);
-        assert!(trend.scales.iter().all(|scale| scale.points.len() <= 12));
+        assert_eq!(detector.scales.len(), SCALES_MAX);
+        assert!(detector.scales.iter().all(|scale| scale.points.len() <= 12));
     }
 
     proptest! {
         #[test]
-        fn what_stays_level_is_no_leak(level in 50.0..2000.0, noise in noise(300)) {
+        fn level_memory_is_no_leak(level in 50.0..2000.0, noise in noise(300)) {
             let series = noise.iter().map(|noise| level * MIB + noise);
             prop_assert_eq!(found_after(series), None);
         }
 
         #[test]
-        fn what_wobbles_wildly_is_no_leak(values in prop::collection::vec(60.0..500.0, 300)) {
+        fn random_memory_is_no_leak(values in prop::collection::vec(60.0..500.0, 300)) {
             prop_assert_eq!(found_after(values.into_iter().map(|value| value * MIB)), None);
         }
 
@@ -338,7 +339,7 @@ mod tests {
                 .map(|(index, noise)| (60.0 + grown(index)) * MIB + noise);
             let found = found_after(series).expect("a leak is found");
             let lost = grown(found);
-            // Either within two windows of the leak's begin, or with few bytes lost.
+            // Within two windows after the leak began, or with few bytes lost.
             prop_assert!(found <= well + 24 || lost <= 350.0, "{found} points, {lost} MiB");
         }
     }

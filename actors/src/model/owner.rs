@@ -1,11 +1,13 @@
-//! One model's owner: its queue, and who of its hosts works on what.
+//! One model's owner: its queue, and which host works on which request.
 //!
-//! It refuses what cannot be right before it costs anything, gives requests to free hosts in the
-//! order in which they came, keeps a sequence on one host, and repeats what was lost in a crash
-//! when repeating is safe.
+//! It checks requests before they cost anything, gives them to free hosts in the order of their
+//! arrival, keeps a sequence on one host, and repeats a request that a crash has lost when that is
+//! safe.
+//!
+//! [`host_loss`] handles hosts that have no process, [`replacement`] has processes replaced.
 
-mod losing;
-mod replacing;
+mod host_loss;
+mod replacement;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,24 +19,24 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::host::{Forward, ModelHost};
-use super::host_state::{Generation, HostState};
+use super::host_state::{HostState, ProcessNumber};
 use super::infer::{
-    BoundInput, BoundRequest, Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence,
+    BoundRequest, Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence,
 };
 use super::inputs::InputPlan;
+use super::settings::ModelSettings;
 use crate::kernel::{AskError, Call, Child, Handle, IncarnationRef, Message, Reply};
-use crate::model::settings::ModelSettings;
 
 /// Tries per request: the first, and one more after a crash.
 const TRIES_MAX: u32 = 2;
 
-/// How often it is looked for idle sequences, and for hosts that are back.
-const SWEEP: Duration = Duration::from_secs(1);
+/// Time between two checks of sequences, callers and hosts.
+const TICK: Duration = Duration::from_secs(1);
 
-/// Beyond the forward's own deadline, which the host enforces: the host's answer is always nearer.
+/// Added to the forward's deadline, which the host enforces, so that the host answers first.
 const FORWARD_MARGIN: Duration = Duration::from_secs(30);
 
-/// What the owner is made from; the same for all of its incarnations.
+/// The same for all incarnations of one owner.
 #[derive(Clone)]
 pub(super) struct OwnerSpec {
     pub(super) settings: Arc<ModelSettings>,
@@ -55,67 +57,66 @@ pub struct ModelOwner {
 }
 
 struct Instance {
-    handle: Handle<ModelHost>,
-    facts: HostState,
+    host: Handle<ModelHost>,
+    state: HostState,
     work: Work,
-    /// While it is down: the process that was lost, which may be seen for a moment longer.
-    lost: Option<Generation>,
-    bound: Option<BoundSequence>,
-    /// Since when its process should be replaced and a sequence is in the way.
-    kept_since: Option<Instant>,
-    /// The sequence whose request it works on is to end with that request.
-    ending: bool,
+    /// While it is down: the process that was lost. Its state may still show that process.
+    lost: Option<ProcessNumber>,
+    sequence: Option<BoundSequence>,
+    /// Since when a sequence delays the replacement of the process.
+    replacement_delayed_since: Option<Instant>,
+    /// Whether the sequence ends with the request in progress.
+    end_sequence: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Free,
     Busy,
-    /// There is no process to take work: it died, and its supervisor starts a new one.
+    /// There is no process: it has died, and its supervisor starts another one.
     Down,
-    /// Its process misbehaved and is being replaced, in order.
-    Renewing,
+    /// The process is being replaced.
+    Replacing,
 }
 
-/// A sequence that has an instance to itself.
+/// A sequence that has an instance for itself.
 struct BoundSequence {
     id: String,
     last_use: Instant,
-    /// Keeps the model loaded between the sequence's requests: its state is in the process.
-    _hold: ModelGuard,
+    /// Keeps the model loaded between the sequence's requests, because its state is in the process.
+    _guard: ModelGuard,
 }
 
 struct Pending {
     request: Arc<BoundRequest>,
     sequence: Option<Sequence>,
-    hold: ModelGuard,
+    guard: ModelGuard,
     reply: Reply<Infer>,
-    crashes: u32,
-    /// Crashes that the process brought on itself, rather than a kill from outside.
-    own_crashes: u32,
+    /// Processes that ended with this request.
+    lost: u32,
+    /// Of these, the processes that crashed.
+    crashed: u32,
 }
 
 impl ModelOwner {
     pub(super) fn new(incarnation: IncarnationRef, spec: OwnerSpec) -> Self {
-        // The hosts are ready before their owner starts, so at least one has told its facts.
-        let ready = spec.hosts.iter().find_map(|(_, facts)| facts.ready());
-        let signature = ready.as_ref().map_or(&[][..], |ready| &ready.inputs);
-        let settings = &spec.settings;
-        let plan = InputPlan::new(settings.input_specs(), signature, settings.max_batch);
-        let instance = |(handle, facts): &(Handle<ModelHost>, HostState)| Instance {
-            handle: handle.clone(),
-            facts: facts.clone(),
-            // It is looked at before anything is given out.
+        // The owner starts after its hosts, so at least one has loaded the model.
+        let loaded = spec.hosts.iter().find_map(|(_, state)| state.loaded());
+        let signature = loaded.as_ref().map_or(&[][..], |loaded| &loaded.inputs);
+        let instance = |(host, state): &(Handle<ModelHost>, HostState)| Instance {
+            host: host.clone(),
+            state: state.clone(),
+            // Until `refresh_instances`.
             work: Work::Down,
             lost: None,
-            bound: None,
-            kept_since: None,
-            ending: false,
+            sequence: None,
+            replacement_delayed_since: None,
+            end_sequence: false,
         };
         Self {
             incarnation,
-            plan,
-            has_reset_states: ready.is_some_and(|ready| ready.has_reset_states),
+            plan: InputPlan::new(&spec.settings, signature),
+            has_reset_states: loaded.is_some_and(|loaded| loaded.has_reset_states),
             instances: spec.hosts.iter().map(instance).collect(),
             queue: VecDeque::new(),
             spec,
@@ -129,59 +130,53 @@ impl ModelOwner {
             sequence,
             reset_states,
         } = request;
-        let inputs: Vec<BoundInput> = self.plan.bind(inputs)?;
+        let inputs = self.plan.bind(inputs)?;
         if reset_states && !self.has_reset_states {
-            let why = "reset_states was asked for, and the model has no such method";
+            let why = "the request has reset_states, the model has no such method";
             return Err(InferError::InvalidInput(why.to_owned()));
         }
-        // Outside of a sequence, a stateful model must not show one caller another's state.
-        let fresh = sequence.as_ref().is_none_or(|sequence| sequence.start);
+        // Without a sequence, a stateful model must not use the state of an earlier caller.
+        let begins = sequence.as_ref().is_none_or(|sequence| sequence.start);
         let reset_before =
-            reset_states || (self.spec.settings.stateful && fresh && self.has_reset_states);
-        Ok((
-            BoundRequest {
-                inputs,
-                wanted,
-                reset_before,
-            },
-            sequence,
-        ))
+            reset_states || (self.spec.settings.stateful && begins && self.has_reset_states);
+        let request = BoundRequest {
+            inputs,
+            wanted,
+            reset_before,
+        };
+        Ok((request, sequence))
     }
 
-    /// The instance that may work on `pending` now. An error when none ever will.
-    fn place(&self, pending: &Pending) -> Result<Option<usize>, InferError> {
-        let free_unbound = || {
-            let mut instances = self.instances.iter();
-            instances.position(|it| it.work == Work::Free && it.bound.is_none())
-        };
+    /// The instance that can work on `pending` now. An error when no instance ever can.
+    fn find_instance(&self, pending: &Pending) -> Result<Option<usize>, InferError> {
+        let free = |it: &Instance| it.work == Work::Free && it.sequence.is_none();
         let Some(sequence) = &pending.sequence else {
-            return Ok(free_unbound());
+            return Ok(self.instances.iter().position(free));
         };
-        let bound = self.bound_to(&sequence.id);
-        match bound {
+        let is_bound = |it: &Instance| {
+            it.sequence
+                .as_ref()
+                .is_some_and(|bound| bound.id == sequence.id)
+        };
+        match self.instances.iter().position(is_bound) {
             Some(index) => Ok((self.instances[index].work == Work::Free).then_some(index)),
-            None if sequence.start => Ok(free_unbound()),
+            None if sequence.start => Ok(self.instances.iter().position(free)),
             None => Err(InferError::UnknownSequence(sequence.id.clone())),
         }
     }
 
-    fn bound_to(&self, id: &str) -> Option<usize> {
-        let is_bound = |it: &Instance| it.bound.as_ref().is_some_and(|bound| bound.id == id);
-        self.instances.iter().position(is_bound)
-    }
-
-    /// Gives out what can be given out, first come first served; a request that must wait for its
-    /// own instance does not hold up those behind it.
+    /// Gives queued requests to free instances in their order. A request that must wait for the
+    /// instance of its sequence does not delay those behind it.
     fn dispatch(&mut self, cx: &mut Context<Self>) {
-        self.renew(cx);
+        self.replace_processes(cx);
         let mut index = 0;
         while index < self.queue.len() {
             if self.queue[index].reply.is_cancelled() {
                 self.queue.remove(index);
                 continue;
             }
-            match self.place(&self.queue[index]) {
-                Ok(None) if self.nothing_free() => return,
+            match self.find_instance(&self.queue[index]) {
+                Ok(None) if self.instances.iter().all(|it| it.work != Work::Free) => return,
                 Ok(None) => index += 1,
                 Ok(Some(instance)) => {
                     if let Some(pending) = self.queue.remove(index) {
@@ -197,29 +192,26 @@ impl ModelOwner {
         }
     }
 
-    fn nothing_free(&self) -> bool {
-        self.instances.iter().all(|it| it.work != Work::Free)
-    }
-
     fn run(&mut self, index: usize, pending: Pending, cx: &mut Context<Self>) {
         let instance = &mut self.instances[index];
         instance.work = Work::Busy;
-        instance.ending = false;
-        let handle = instance.handle.clone();
-        let generation = instance.facts.serving();
+        instance.end_sequence = false;
+        let host = instance.host.clone();
+        let process = instance.state.serving();
         let request = Arc::clone(&pending.request);
-        let patience = self.spec.settings.deadline + FORWARD_MARGIN;
-        let asked = async move { handle.ask(Forward(request), patience).await };
+        let within = self.spec.settings.deadline + FORWARD_MARGIN;
+        let asked = async move { host.ask(Forward(request), within).await };
         cx.spawn(wrap_future::<_, Self>(asked).map(move |answer, owner, cx| {
-            owner.on_answer(index, generation, pending, answer);
+            owner.on_answer(index, process, pending, answer);
             owner.dispatch(cx);
         }));
     }
 
+    /// `process` is the one that the request was meant for.
     fn on_answer(
         &mut self,
         index: usize,
-        generation: Option<Generation>,
+        process: Option<ProcessNumber>,
         pending: Pending,
         answer: Result<Result<InferOutput, InferError>, AskError>,
     ) {
@@ -228,78 +220,74 @@ impl ModelOwner {
                 self.instances[index].work = Work::Free;
                 self.finish(index, pending, output);
             }
-            // The process failed by its own fault and is about to end.
-            Ok(Err(InferError::HostLost)) => {
-                self.lose(index, generation);
-                self.after_crash(pending, true);
-            }
             Ok(Err(error)) => {
-                if matches!(error, InferError::Deadline(_)) {
-                    self.lose(index, generation);
-                } else {
-                    self.instances[index].work = Work::Free;
-                }
-                if matches!(error, InferError::NoMemory(_) | InferError::OutOfMemory(_)) {
-                    // The model has run, or a part of it has: its state may have changed. A caller
-                    // that repeats this step would change it twice.
-                    self.instances[index].bound = None;
+                let instance = &mut self.instances[index];
+                match error {
+                    InferError::Deadline(_) => instance.mark_down(process),
+                    InferError::NoMemory(_) | InferError::OutOfMemory(_) => {
+                        instance.work = Work::Free;
+                        // The model has run, at least in part, and its state may have changed. A
+                        // caller that repeats this step would change it twice.
+                        instance.sequence = None;
+                    }
+                    _ => instance.work = Work::Free,
                 }
                 pending.reply.send(Err(error));
             }
-            // It works on something that we gave up: the process is not lost.
+            // The host still works on a request that this owner has given up.
             Err(AskError::Busy) => {
-                self.lose(index, None);
-                self.requeue(pending);
+                self.instances[index].mark_down(None);
+                self.queue.push_front(pending);
             }
             Err(AskError::TimedOut) => {
-                self.lose(index, None);
+                self.instances[index].mark_down(None);
                 let limit = humantime::format_duration(self.spec.settings.deadline);
                 let error = InferError::Deadline(limit.to_string());
                 pending.reply.send(Err(error));
             }
             Err(error) if error.is_unseen() => {
-                self.lose(index, generation);
-                self.requeue(pending);
+                self.instances[index].mark_down(process);
+                self.queue.push_front(pending);
             }
             Err(_) => {
-                self.lose(index, generation);
-                self.after_end(index, generation, pending);
+                self.instances[index].mark_down(process);
+                self.on_lost(index, process, pending);
             }
         }
     }
 
-    /// Answers, and binds or frees the instance as the sequence says.
+    /// Answers a request, and keeps or frees the instance of its sequence.
     fn finish(&mut self, index: usize, pending: Pending, output: InferOutput) {
         let Pending {
             sequence,
-            hold,
+            guard,
             reply,
             ..
         } = pending;
-        let ending = std::mem::take(&mut self.instances[index].ending);
-        self.instances[index].bound = match sequence {
-            Some(sequence) if !(sequence.end || ending) => Some(BoundSequence {
+        let instance = &mut self.instances[index];
+        let end = std::mem::take(&mut instance.end_sequence);
+        instance.sequence = match sequence {
+            Some(sequence) if !(sequence.end || end) => Some(BoundSequence {
                 id: sequence.id,
                 last_use: Instant::now(),
-                _hold: hold,
+                _guard: guard,
             }),
-            // The hold of a request that ends or is no sequence is dropped here, with the work.
             _ => None,
         };
         reply.send(Ok(output));
     }
 
-    fn sweep(&mut self, cx: &mut Context<Self>) {
+    fn on_tick(&mut self, cx: &mut Context<Self>) {
         for instance in &mut self.instances {
-            let idle = |bound: &BoundSequence| bound.last_use.elapsed() > self.spec.sequence_idle;
-            if instance.work == Work::Free && instance.bound.as_ref().is_some_and(idle) {
-                instance.bound = None;
+            let is_idle = |it: &BoundSequence| it.last_use.elapsed() > self.spec.sequence_idle;
+            if instance.work == Work::Free && instance.sequence.as_ref().is_some_and(is_idle) {
+                instance.sequence = None;
             }
-            instance.end_overlong_sequence();
+            instance.end_sequence_that_delays_replacement();
         }
-        // Those whose callers have gone away make room, even behind one that waits.
+        // `dispatch` does not reach those behind a request that waits.
         self.queue.retain(|pending| !pending.reply.is_cancelled());
-        self.look_for_hosts(cx);
+        self.refresh_instances(cx);
     }
 }
 
@@ -310,36 +298,37 @@ impl Actor for ModelOwner {
         tracing::debug!(
             actor = self.incarnation.path(),
             instances = self.instances.len(),
-            "model is up"
+            "a model's owner has started"
         );
         for index in 0..self.instances.len() {
-            self.follow_host(index, cx);
+            self.watch_host(index, cx);
         }
-        self.look_for_hosts(cx);
-        cx.run_interval(SWEEP, Self::sweep);
+        self.refresh_instances(cx);
+        cx.run_interval(TICK, Self::on_tick);
     }
 }
 
 impl Child for ModelOwner {
     fn observe(&self) -> Value {
+        let count = |work| self.instances.iter().filter(|it| it.work == work).count();
         let sequences: Vec<&str> = self
             .instances
             .iter()
-            .filter_map(|it| Some(it.bound.as_ref()?.id.as_str()))
+            .filter_map(|it| Some(it.sequence.as_ref()?.id.as_str()))
             .collect();
         json!({
             "queued": self.queue.len(),
-            "busy": self.instances.iter().filter(|it| it.work == Work::Busy).count(),
-            "renewing": self.instances.iter().filter(|it| it.work == Work::Renewing).count(),
-            "down": self.instances.iter().filter(|it| it.work == Work::Down).count(),
+            "busy": count(Work::Busy),
+            "renewing": count(Work::Replacing),
+            "down": count(Work::Down),
             "sequences": sequences,
         })
     }
 }
 
-/// Ends all sequences, so that nothing but requests in flight keeps the model loaded. For those who
-/// unload a model on purpose: a sequence that pauses would hold that up, and could not go on or end
-/// meanwhile.
+/// Ends all sequences, so that only requests in flight keep the model loaded. To be sent before a
+/// model is unloaded on request: an idle sequence would delay that, and its requests would be
+/// refused meanwhile.
 #[derive(Debug)]
 pub struct EndSequences;
 
@@ -355,8 +344,8 @@ impl Handler<Call<EndSequences>> for ModelOwner {
             return;
         };
         for instance in &mut self.instances {
-            instance.bound = None;
-            instance.ending = instance.work == Work::Busy;
+            instance.sequence = None;
+            instance.end_sequence = instance.work == Work::Busy;
         }
         self.dispatch(cx);
         reply.send(());
@@ -367,21 +356,19 @@ impl Handler<Call<Infer>> for ModelOwner {
     type Result = ();
 
     fn handle(&mut self, call: Call<Infer>, cx: &mut Context<Self>) {
-        let Some((Infer { request, hold }, reply)) = call.accept() else {
+        let Some((Infer { request, guard }, reply)) = call.accept() else {
             return;
         };
         match self.bind(request) {
             Ok((request, sequence)) => {
-                let request = Arc::new(request);
-                let pending = Pending {
-                    request,
+                self.queue.push_back(Pending {
+                    request: Arc::new(request),
                     sequence,
-                    hold,
+                    guard,
                     reply,
-                    crashes: 0,
-                    own_crashes: 0,
-                };
-                self.queue.push_back(pending);
+                    lost: 0,
+                    crashed: 0,
+                });
                 self.dispatch(cx);
             }
             Err(error) => reply.send(Err(error)),

@@ -1,17 +1,18 @@
-//! The models that can be asked for.
+//! The models that can be requested.
 //!
-//! The actor knows each version that it has seen, offers it to the lazy loader, and finds new ones
-//! when somebody asks for them. It loads nothing.
+//! The actor knows all versions that it has found on disk and registers them with the lazy loader. It
+//! looks for new ones when a request names them. It loads nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler};
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt, join_all};
 use headroom_model_protocol::LoadedModel;
 use serde_json::{Value, json};
 
+use super::blocking::run_blocking;
 use super::config::ModelsConfig;
 use super::files::{Key, ModelFile, is_model_name, scan, scan_model};
 use super::owner::ModelOwner;
@@ -21,19 +22,19 @@ use crate::kernel::{
     Call, Child, Handle, IncarnationRef, LoadError, LoadErrorKind, Message, Registrar, Resource,
 };
 
-/// One version of one model, ready to be asked for.
+/// One version of one model.
 #[derive(Clone)]
 pub struct Model {
-    /// What lies on disk.
+    /// Its files.
     pub file: Arc<ModelFile>,
-    /// Its owner, once the loader has loaded `file.resource()`.
+    /// Its owner, which runs while the loader has `file.resource()` loaded.
     pub owner: Handle<ModelOwner>,
     resource: Arc<ModelResource>,
 }
 
 impl Model {
-    /// What its process told when it was last loaded; `None` as long as these files, with these
-    /// settings, were not.
+    /// What its process reported at the last load; `None` if these files were never loaded with
+    /// these settings.
     pub fn last_loaded(&self) -> Option<Arc<LoadedModel>> {
         self.resource.last_loaded()
     }
@@ -45,7 +46,7 @@ impl std::fmt::Debug for Model {
     }
 }
 
-/// What the loader did not take.
+/// Models that the loader did not register.
 type Refused = Vec<(Key, LoadError)>;
 
 /// Knows the models on disk.
@@ -58,8 +59,8 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// A repository of the models in `config.dir`, offering them to `registrar`, running them on
-    /// `runtime`.
+    /// A repository of the models in `config.dir`, which registers them with `registrar` and runs them
+    /// on `runtime`.
     pub fn new(
         incarnation: IncarnationRef,
         config: Arc<ModelsConfig>,
@@ -88,19 +89,19 @@ impl Repository {
         }
     }
 
-    /// Takes in what was found on disk, new or changed, and offers it to the loader.
+    /// Adds new and changed models and registers them with the loader.
     ///
-    /// A model can be asked for from now on. That is not too early: all offers are sent before this
-    /// actor answers anybody else, and the loader works in order.
-    fn adopt(&mut self, found: Vec<ModelFile>) -> impl Future<Output = Refused> + use<> {
-        let mut offers = Vec::new();
+    /// They can be requested at once: this actor sends all registrations before it answers another
+    /// message, and the loader handles messages in order.
+    fn add(&mut self, found: Vec<ModelFile>) -> impl Future<Output = Refused> + use<> {
+        let mut loadables = Vec::new();
         for file in found {
             let key = file.key();
             let known = self.models.get(&key);
-            if known.is_some_and(|model| model.file.is_same(&file)) {
+            if known.is_some_and(|model| *model.file == file) {
                 continue;
             }
-            // Whoever holds the handle of a model that changed keeps a good one.
+            // Handles that callers have of a changed model stay valid.
             let owner = known.map(|model| model.owner.clone());
             let file = Arc::new(file);
             let resource = Arc::new(ModelResource::new(
@@ -114,44 +115,36 @@ impl Repository {
                 owner: resource.owner().clone(),
                 resource,
             };
-            offers.push((key.clone(), self.resource(&model)));
+            loadables.push((key.clone(), self.resource(&model)));
             self.models.insert(key, model);
         }
         let registrar = Arc::clone(&self.registrar);
-        let register = move |(key, offer)| {
-            let registered = registrar.register(offer);
+        let register = move |(key, resource)| {
+            let registered = registrar.register(resource);
             async move { registered.await.err().map(|error| (key, error)) }
         };
-        let registered = join_all(offers.into_iter().map(register));
+        let registered = join_all(loadables.into_iter().map(register));
         async move { registered.await.into_iter().flatten().collect() }
     }
 
-    /// Forgets what the loader did not take, so that it is found and offered again.
-    fn forget(&mut self, refused: Refused) {
+    /// Removes models that the loader did not register, so that they are found and registered again.
+    fn remove_refused(&mut self, refused: Refused) {
         for (key, error) in refused {
             let (model, version) = &key;
-            tracing::warn!(actor = self.incarnation.path(), model, version, %error, "model not taken in");
+            tracing::warn!(actor = self.incarnation.path(), model, version, %error, "a model cannot be registered");
             self.models.remove(&key);
         }
     }
 
-    /// Takes what is no longer on disk out of the catalogue. The loader unloads it, when its
-    /// requests in flight are done.
-    fn drop_missing(&mut self, found: &[ModelFile]) -> impl Future<Output = ()> + use<> {
-        let there: BTreeSet<Key> = found.iter().map(ModelFile::key).collect();
-        let gone: Vec<Model> = self
-            .models
-            .extract_if(.., |key, _| !there.contains(key))
-            .map(|(_, gone)| gone)
-            .collect();
+    /// Removes and unregisters models that are no longer on disk. The loader unloads them after their
+    /// requests in flight.
+    fn remove_missing(&mut self, found: &[ModelFile]) -> impl Future<Output = ()> + use<> {
+        let on_disk: BTreeSet<Key> = found.iter().map(ModelFile::key).collect();
+        let missing = self.models.extract_if(.., |key, _| !on_disk.contains(key));
         let registrar = Arc::clone(&self.registrar);
-        let deregistered = join_all(
-            gone.iter()
-                .map(move |model| registrar.deregister(model.file.resource())),
-        );
-        async move {
-            deregistered.await;
-        }
+        let unregister =
+            move |(_, model): (Key, Model)| registrar.deregister(model.file.resource());
+        join_all(missing.map(unregister)).map(drop)
     }
 
     fn resource(&self, model: &Model) -> Resource {
@@ -183,12 +176,12 @@ impl Child for Repository {
     }
 }
 
-/// Asks for a model by name, and by version or the highest.
+/// Asks for one version of a model.
 #[derive(Debug)]
 pub struct Resolve {
     /// The model's name, as the caller wrote it.
     pub name: String,
-    /// The version, or the highest.
+    /// The version; `None` for the highest.
     pub version: Option<u64>,
 }
 
@@ -212,17 +205,17 @@ impl Handler<Call<Resolve>> for Repository {
         }
         let dir = self.config.dir.clone();
         let wanted = name.clone();
-        let look = blocking(move || scan_model(&dir, &wanted));
-        let adopt = wrap_future::<_, Self>(look)
-            .then(|found, repository, _| wrap_future::<_, Self>(repository.adopt(found)));
-        cx.spawn(adopt.map(move |refused, repository, _| {
-            repository.forget(refused);
+        let scan = run_blocking(move || scan_model(&dir, &wanted));
+        let add = wrap_future::<_, Self>(scan)
+            .then(|found, repository, _| wrap_future::<_, Self>(repository.add(found)));
+        cx.spawn(add.map(move |refused, repository, _| {
+            repository.remove_refused(refused);
             reply.send(repository.find(&name, version));
         }));
     }
 }
 
-/// Asks which versions of a model are known, lowest first.
+/// Asks for the known versions of a model, lowest first.
 #[derive(Debug)]
 pub struct Versions {
     /// The model's name.
@@ -245,8 +238,8 @@ impl Handler<Call<Versions>> for Repository {
     }
 }
 
-/// Looks at the whole folder again and tells all models in it, by name and version. What is new or
-/// has changed takes effect at the next load; what is gone is unloaded.
+/// Scans the whole folder and returns all models, by name and version. New and changed models take
+/// effect at the next load; removed ones are unloaded.
 #[derive(Debug)]
 pub struct Rescan;
 
@@ -262,41 +255,33 @@ impl Handler<Call<Rescan>> for Repository {
             return;
         };
         let dir = self.config.dir.clone();
-        let look = wrap_future::<_, Self>(blocking(move || scan(&dir)));
-        let adopt = look.then(|found, repository, cx| {
-            let adopted = found.map(|found| {
-                // What is still in use may take its time to leave; nobody has to wait for that.
-                cx.spawn(wrap_future(repository.drop_missing(&found)));
-                repository.adopt(found)
+        let scan = wrap_future::<_, Self>(run_blocking(move || scan(&dir)));
+        let add = scan.then(|found, repository, cx| {
+            let added = found.map(|found| {
+                // The unload of a model in use may take long. The caller does not wait for it.
+                cx.spawn(wrap_future(repository.remove_missing(&found)));
+                repository.add(found)
             });
             wrap_future::<_, Self>(async move {
-                match adopted {
-                    Ok(adopted) => Ok(adopted.await),
+                match added {
+                    Ok(added) => Ok(added.await),
                     Err(error) => Err(error),
                 }
             })
         });
-        cx.spawn(adopt.map(move |refused, repository, _| {
+        cx.spawn(add.map(move |refused, repository, _| {
             reply.send(match refused {
                 Ok(refused) => {
-                    repository.forget(refused);
+                    repository.remove_refused(refused);
                     Ok(repository.models.values().cloned().collect())
                 }
                 Err(error) => {
                     let dir = repository.config.dir.display();
                     tracing::error!(%dir, %error, "cannot read models.dir");
-                    let message = "the models folder cannot be read";
+                    let message = "the models folder (`models.dir`) cannot be read";
                     Err(LoadError::new(LoadErrorKind::Unavailable, message))
                 }
             });
         }));
-    }
-}
-
-/// Runs file system work where it may block. Resolves to the default when the runtime shuts down.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(_) => std::future::pending().await,
     }
 }

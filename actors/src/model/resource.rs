@@ -1,8 +1,8 @@
-//! A model, and the zygote, as the lazy loader sees them: loading is starting supervised children,
-//! unloading is ending them, and with their processes all of their memory.
+//! A model and the zygote as resources of the lazy loader. A load starts supervised children, an
+//! unload stops them, and the end of their processes frees all of their memory.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -10,10 +10,11 @@ use headroom_model_protocol::{LoadedModel, Start, StartFailureKind};
 
 use super::config::{MemoryDeps, ModelsConfig};
 use super::files::ModelFile;
-use super::host::{HostError, HostSource, HostSpec, ModelHost};
+use super::host::ModelHost;
+use super::host_spec::{HostError, HostSpec, ProcessSource};
 use super::host_state::HostState;
 use super::owner::{ModelOwner, OwnerSpec};
-use super::settings::ModelSettings;
+use super::settings::{InputSetting, ModelSettings};
 use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
@@ -21,40 +22,40 @@ use crate::kernel::{
     Restart, StartChildError, SupervisorHandle, SupervisorSpec,
 };
 
-/// What a host needs beyond its weights before anything was measured: libtorch's own pages that
-/// are not shared, and room for a first forward. Corrected by measurement after the first load.
+/// Estimated bytes of a host beyond its weights: libtorch's pages that are not shared, and memory for
+/// a first forward. The first load replaces the estimate by a measurement.
 const HOST_OVERHEAD_BYTES: u64 = 40 * 1024 * 1024;
 
-/// The same for the zygote: libtorch mapped and relocated.
+/// Estimated bytes of the zygote: libtorch, mapped and relocated.
 const ZYGOTE_BYTES: u64 = 120 * 1024 * 1024;
 
-/// What the very first load of a small model reserves, in bytes. Without a zygote its process maps
-/// libtorch by itself.
+/// Bytes that the first load of a small model reserves, with the zygote or with a process that maps
+/// libtorch itself.
 pub const FIRST_LOAD_BYTES: u64 = ZYGOTE_BYTES + HOST_OVERHEAD_BYTES;
 
-/// Forks in flight at the zygote.
+/// Forks in flight at most.
 const FORKS_MAX: u32 = 64;
 
-/// Restarts of a model's hosts, all together, before the model counts as failed.
+/// Restarts per instance of a model, counted together, before the model counts as failed ...
 const HOST_RESTARTS_MAX: u32 = 5;
 
-/// Within this time.
+/// ... within this time.
 const HOST_RESTARTS_PERIOD: Duration = Duration::from_secs(30);
 
-/// How long an owner may take to stop. It is stopped when nothing uses the model any more, or when
-/// whoever does has been waited for already: then it is not waited for again.
+/// How long an owner may take to stop. The loader stops it after the last lease, or after its wait
+/// for the leases, so that it need not wait for requests again.
 const OWNER_STOP_WITHIN: Duration = Duration::from_secs(1);
 
-/// The same for a host, the orderly end of its process included.
+/// How long a host may take to stop, including its process.
 const HOST_STOP_WITHIN: Duration = Duration::from_secs(3);
 
-/// Hosts die first when the kernel runs out of memory: far above the server's own score.
+/// Far above the server's own score: when memory runs out, the kernel kills hosts first.
 const HOST_OOM_SCORE_ADJ: i32 = 800;
 
 /// The zygote's name in the catalogue.
 const ZYGOTE: &str = "zygote";
 
-/// Where models run: a supervisor that takes them in, and the zygote that makes their processes.
+/// Runs models: the supervisor that gets them as children, and the zygote that forks their processes.
 #[derive(Clone)]
 pub struct Runtime {
     supervisor: SupervisorHandle,
@@ -79,13 +80,13 @@ impl Runtime {
         }
     }
 
-    /// What must be in the loader's catalogue before any model: the zygote, if there is one.
+    /// The zygote, if there is one. It must be registered with the loader before any model.
     pub fn resource(&self) -> Option<Resource> {
         let handle = self.zygote.clone()?;
         let load = ZygoteResource {
             supervisor: self.supervisor.clone(),
             spec: self.process("--zygote", ZYGOTE),
-            patience: self.config.heartbeat_timeout,
+            fork_deadline: self.config.heartbeat_timeout,
             handle,
         };
         Some(Resource {
@@ -107,10 +108,10 @@ impl Runtime {
         ProcessSpec::new(name, &self.config.host_binary).argument(mode)
     }
 
-    fn source(&self, name: &str) -> HostSource {
+    fn source(&self, name: &str) -> ProcessSource {
         match &self.zygote {
-            Some(zygote) => HostSource::Zygote(zygote.clone()),
-            None => HostSource::Spawn(self.process("--serve", name)),
+            Some(zygote) => ProcessSource::Zygote(zygote.clone()),
+            None => ProcessSource::Spawn(self.process("--serve", name)),
         }
     }
 }
@@ -118,19 +119,20 @@ impl Runtime {
 struct ZygoteResource {
     supervisor: SupervisorHandle,
     spec: ProcessSpec,
-    patience: Duration,
+    fork_deadline: Duration,
     handle: Handle<Zygote>,
 }
 
 impl Load for ZygoteResource {
     fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
         let spec = self.spec.clone();
-        let patience = self.patience;
+        let fork_deadline = self.fork_deadline;
         let entry = Arc::clone(&context.entry);
-        let make =
-            move |incarnation| Zygote::new(incarnation, spec.clone(), Arc::clone(&entry), patience);
+        let make = move |incarnation| {
+            Zygote::new(incarnation, spec.clone(), Arc::clone(&entry), fork_deadline)
+        };
         let child = ChildSpec::actor(&self.handle, make).start_deadline(context.deadline);
-        start(self.supervisor.clone(), child, context, |_| 0).boxed()
+        start(self.supervisor.clone(), child, context.deadline, || 0).boxed()
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
@@ -145,12 +147,10 @@ pub(super) struct ModelResource {
     runtime: Runtime,
     owner: Handle<ModelOwner>,
     hosts: Vec<(Handle<ModelHost>, HostState)>,
-    /// The size of the last load, by the hosts' own measure.
-    measured: Arc<Mutex<u64>>,
 }
 
 impl ModelResource {
-    /// `owner` is the handle that callers already hold, when the model's files have changed.
+    /// `owner`: the handle that callers already have, when the model's files have changed.
     pub(super) fn new(
         file: &Arc<ModelFile>,
         owner: Option<Handle<ModelOwner>>,
@@ -168,7 +168,6 @@ impl ModelResource {
             file: Arc::clone(file),
             config: Arc::clone(config),
             runtime,
-            measured: Arc::default(),
         }
     }
 
@@ -177,15 +176,10 @@ impl ModelResource {
     }
 
     pub(super) fn last_loaded(&self) -> Option<Arc<LoadedModel>> {
-        self.hosts.iter().find_map(|(_, facts)| facts.ready())
+        self.hosts.iter().find_map(|(_, state)| state.loaded())
     }
 
-    /// A host as logs and notices name it, for example `silero-vad:1/host-0`.
-    fn host_name(&self, handle: &Handle<ModelHost>) -> String {
-        format!("{}/{}", self.file.resource(), handle.name())
-    }
-
-    /// Bytes to reserve before anything was measured. Weights lie in the file uncompressed.
+    /// Bytes to reserve for the first load. Weights are in the file uncompressed.
     pub(super) fn estimated_bytes(&self) -> u64 {
         let instances = self.hosts.len() as u64;
         self.file
@@ -194,25 +188,22 @@ impl ModelResource {
             .saturating_mul(instances)
     }
 
-    /// The supervisor of one loaded model: its hosts, and then its owner.
+    /// The supervisor of the loaded model, with its hosts and then its owner.
     fn tree(&self, settings: Arc<ModelSettings>, context: &LoadContext) -> SupervisorSpec {
         let mut tree = SupervisorSpec::new(self.file.resource())
             .intensity(HOST_RESTARTS_MAX * settings.instances, HOST_RESTARTS_PERIOD);
-        for (handle, facts) in &self.hosts {
-            let name = self.host_name(handle);
+        for (handle, state) in &self.hosts {
+            let name = format!("{}/{}", self.file.resource(), handle.name());
             let spec = HostSpec {
+                model: self.file.resource(),
                 start: self.start(&settings),
                 source: self.runtime.source(&name),
                 name,
-                heartbeat_interval: self.config.heartbeat_interval,
-                heartbeat_timeout: self.config.heartbeat_timeout,
-                load_deadline: context.deadline,
                 forward_deadline: settings.deadline,
-                entry: Arc::clone(&context.entry),
-                feedback: context.feedback.clone(),
-                facts: facts.clone(),
+                config: Arc::clone(&self.config),
+                context: context.clone(),
+                state: state.clone(),
                 memory: self.runtime.memory.clone(),
-                leak: self.config.leak,
             };
             let make = move |incarnation| ModelHost::new(incarnation, spec.clone());
             let host = ChildSpec::actor(handle, make)
@@ -237,7 +228,7 @@ impl ModelResource {
             threads: settings.threads,
             optimize: settings.optimize,
             warm_up: settings.warmup,
-            inputs: settings.input_specs(),
+            inputs: settings.inputs.iter().map(InputSetting::kind).collect(),
             output_names: settings
                 .outputs
                 .iter()
@@ -245,11 +236,7 @@ impl ModelResource {
                 .collect(),
             stateful: settings.stateful,
             oom_score_adj: Some(HOST_OOM_SCORE_ADJ),
-            ..Start::new(
-                &self.file.name,
-                self.file.version.to_string(),
-                &self.file.path,
-            )
+            ..Start::new(&self.file.name, &self.file.path)
         }
     }
 }
@@ -264,17 +251,15 @@ impl Load for ModelResource {
             }
         };
         let tree = self.tree(settings, &context);
-        // A model that fails is not restarted here: the loader decides when to load it again.
+        // The loader decides when to load a failed model again.
         let child = ChildSpec::supervisor(tree).restart(Restart::Temporary);
         let hosts = self.hosts.clone();
-        let measured = Arc::clone(&self.measured);
-        let measure = move |()| {
-            let told = hosts.iter().filter_map(|(_, facts)| facts.ready());
-            let bytes = told.map(|ready| ready.memory.pss).sum();
-            *measured.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
-            bytes
+        let measure = move || {
+            let loaded = hosts.iter().filter_map(|(_, state)| state.loaded());
+            loaded.map(|loaded| loaded.memory.pss).sum()
         };
-        start(self.runtime.supervisor.clone(), child, context, measure).boxed()
+        let supervisor = self.runtime.supervisor.clone();
+        start(supervisor, child, context.deadline, measure).boxed()
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
@@ -282,8 +267,8 @@ impl Load for ModelResource {
     }
 
     fn kill(&self) {
-        for (_, facts) in &self.hosts {
-            facts.kill();
+        for (_, state) in &self.hosts {
+            state.kill();
         }
     }
 }
@@ -291,20 +276,23 @@ impl Load for ModelResource {
 async fn start(
     supervisor: SupervisorHandle,
     child: ChildSpec,
-    context: LoadContext,
-    measure: impl FnOnce(()) -> u64,
+    deadline: Duration,
+    measure: impl FnOnce() -> u64,
 ) -> Result<Loaded, LoadError> {
-    let started = match tokio::time::timeout(context.deadline, supervisor.start_child(child)).await
-    {
-        Ok(started) => started.map_err(load_error)?,
-        Err(_) => {
-            let limit = humantime::format_duration(context.deadline);
-            let message = format!("loading took longer than {limit}");
-            return Err(LoadError::new(LoadErrorKind::Deadline, message));
+    let started = tokio::time::timeout(deadline, supervisor.start_child(child)).await;
+    let started = started.map_err(|_| {
+        let limit = humantime::format_duration(deadline);
+        let message = format!("the load took longer than {limit}");
+        LoadError::new(LoadErrorKind::Deadline, message)
+    })?;
+    let started = started.map_err(|error| match error {
+        StartChildError::Failed(exit) => load_error(&exit),
+        error @ (StartChildError::AlreadyPresent(_) | StartChildError::SupervisorDown) => {
+            LoadError::new(LoadErrorKind::Unavailable, error.to_string())
         }
-    };
-    let bytes = measure(());
-    let died = started.ended().map(|exit| load_error_of(&exit)).boxed();
+    })?;
+    let bytes = measure();
+    let died = started.ended().map(|exit| load_error(&exit)).boxed();
     Ok(Loaded { bytes, died })
 }
 
@@ -312,19 +300,10 @@ async fn end(supervisor: SupervisorHandle, id: String) {
     supervisor.terminate_child(&id).await;
 }
 
-fn load_error(error: StartChildError) -> LoadError {
-    match error {
-        StartChildError::Failed(exit) => load_error_of(&exit),
-        error @ (StartChildError::AlreadyPresent(_) | StartChildError::SupervisorDown) => {
-            LoadError::new(LoadErrorKind::Unavailable, error.to_string())
-        }
-    }
-}
-
-/// What a caller may be told of the end of a model.
-fn load_error_of(exit: &Exit) -> LoadError {
+/// The exit of a model or of the zygote as an error for callers.
+fn load_error(exit: &Exit) -> LoadError {
     if let Some(SpawnError { program, source }) = exit.find() {
-        // The folder is the operator's business; the log has it.
+        // Callers get no paths of the server. The log has them.
         let program = Path::new(program).file_name().unwrap_or_default().display();
         let message = format!("{program} cannot be started: {source}");
         return LoadError::new(LoadErrorKind::Unavailable, message);
@@ -335,14 +314,14 @@ fn load_error_of(exit: &Exit) -> LoadError {
     let Some(cause) = exit.find::<HostError>() else {
         return match exit.root() {
             Exit::Process(process) if process.is_crash() => {
-                // It was loaded and has served: its file is as good as it was, and whoever comes now
-                // need not be one of those whose requests it crashes on.
+                // The model was loaded and has served, so its file is valid. It crashes on some
+                // requests, and may serve others.
                 let message = format!("the model's process keeps crashing: {process}");
                 LoadError::new(LoadErrorKind::Unavailable, message)
             }
             root => LoadError::new(
                 LoadErrorKind::Unavailable,
-                format!("it ended: {}", root.label()),
+                format!("the model's process ended: {}", root.label()),
             ),
         };
     };
@@ -351,9 +330,8 @@ fn load_error_of(exit: &Exit) -> LoadError {
             StartFailureKind::BadFile | StartFailureKind::Load | StartFailureKind::Settings => {
                 LoadErrorKind::Invalid
             }
-            StartFailureKind::Memory
+            StartFailureKind::OutOfMemory
             | StartFailureKind::Unreadable
-            | StartFailureKind::Device
             | StartFailureKind::Internal => LoadErrorKind::Unavailable,
         },
         HostError::EndedEarly(exit) if exit.is_crash() => LoadErrorKind::Invalid,
@@ -364,7 +342,7 @@ fn load_error_of(exit: &Exit) -> LoadError {
         | HostError::Fork(_)
         | HostError::EndedEarly(_)
         | HostError::Connection(_)
-        | HostError::OutOfStep
+        | HostError::DroppedOutputs
         | HostError::BadTensor(_)
         | HostError::TooMuchOutput { .. } => LoadErrorKind::Unavailable,
     };

@@ -1,45 +1,45 @@
-//! What a model's folder says about the model: `model.toml`, beside `model.pt`.
+//! The settings of one model: `model.toml`, beside `model.pt`.
 
 use std::time::Duration;
 
-use headroom_model_protocol::{Datatype, InputKind, InputSpec, Scalar, ScalarKind};
+use headroom_model_protocol::{Datatype, InputKind, Scalar, ScalarKind};
 use serde::{Deserialize, Deserializer};
 
-/// Instances at most: each is a process.
+/// Instances at most. Each is a process.
 const INSTANCES_MAX: u32 = 64;
 
-/// Characters of a line that an error shows.
+/// Characters of a line that an error shows at most.
 const LINE_SHOWN_MAX: usize = 80;
 
 /// One model's settings. Every key is optional.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// For people.
+    /// A description for people. Headroom does not use it.
     pub description: String,
-    /// Host processes that serve it side by side.
+    /// Host processes that serve the model in parallel.
     pub instances: u32,
     /// Threads that one forward may use.
     pub threads: u32,
-    /// How long it stays loaded after its last use; the room's default when missing.
+    /// How long it stays loaded after its last use; `models.ttl` when missing.
     pub ttl: Option<Ttl>,
-    /// Never evicted, never idle.
+    /// Never evicted, and not unloaded when idle.
     pub pinned: bool,
-    /// Rows (first dimension) that one request may carry; 0 for any number.
+    /// Rows (first dimension) of one request at most; 0 for any number.
     pub max_batch: u32,
-    /// It keeps state between calls: requests of a sequence go to one instance, others start from
-    /// a reset state.
+    /// Whether it keeps state between calls. Requests of a sequence go to one instance; all others
+    /// start with a reset state.
     pub stateful: bool,
-    /// Whether TorchScript's graph optimiser runs.
+    /// Whether TorchScript's graph executor optimises.
     pub optimize: bool,
-    /// Whether it is run on zeros before its first request.
+    /// Whether it runs on zeros before its first request.
     pub warmup: bool,
-    /// How long one forward may take before its process is ended.
+    /// How long one forward may take before its process is killed.
     #[serde(deserialize_with = "duration")]
     pub deadline: Duration,
-    /// The arguments of `forward`, in order. Without them, the file's own signature is used.
+    /// The arguments of `forward`, in order. Without them the signature in the file applies.
     pub inputs: Vec<InputSetting>,
-    /// The outputs, in order. Without them, they are named by where they stand.
+    /// The outputs, in order. Without them the outputs are named by their position.
     pub outputs: Vec<OutputSetting>,
 }
 
@@ -62,7 +62,7 @@ impl Default for ModelSettings {
     }
 }
 
-/// How long something stays loaded without use.
+/// How long a model stays loaded without use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {
     /// For ever.
@@ -77,25 +77,26 @@ impl<'de> Deserialize<'de> for Ttl {
         if text == "never" {
             return Ok(Self::Never);
         }
-        humantime::parse_duration(&text)
-            .map(Self::After)
-            .map_err(|error| {
-                serde::de::Error::custom(format!(
-                    "{text:?} is neither \"never\" nor a duration such as \"10m\": {error}"
-                ))
-            })
+        let duration = humantime::parse_duration(&text).map_err(|error| {
+            serde::de::Error::custom(format!(
+                "{text:?} is neither \"never\" nor a duration such as \"10m\": {error}"
+            ))
+        })?;
+        Ok(Self::After(duration))
     }
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text).map_err(|error| {
-        serde::de::Error::custom(format!("{text:?} is no duration such as \"30s\": {error}"))
+        serde::de::Error::custom(format!(
+            "{text:?} is not a duration such as \"30s\": {error}"
+        ))
     })
 }
 
-/// The error with the line that it stands in, which names the key.
-fn told(text: &str, error: &toml::de::Error) -> String {
+/// The error with its line, which contains the key.
+fn with_line(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map_or(0, |span| span.start.min(text.len()));
     let number = text[..at].matches('\n').count();
     let line = text.lines().nth(number).unwrap_or_default().trim();
@@ -112,13 +113,13 @@ pub struct InputSetting {
     /// Its element type.
     #[serde(deserialize_with = "datatype")]
     pub datatype: Datatype,
-    /// Its shape, -1 where any size goes. Not for scalars.
+    /// Its shape; -1 for any size. Not for scalars.
     #[serde(default)]
     pub shape: Vec<i64>,
-    /// A plain number or truth value to the model, no tensor.
+    /// Whether the model takes it as a plain number or bool, not as a tensor.
     #[serde(default)]
     pub scalar: bool,
-    /// For a scalar: its value when a request leaves it out.
+    /// For a scalar: its value when a request does not have it.
     #[serde(default)]
     pub constant: Option<toml::Value>,
 }
@@ -132,7 +133,7 @@ pub struct OutputSetting {
     /// Its element type.
     #[serde(deserialize_with = "datatype")]
     pub datatype: Datatype,
-    /// Its shape, -1 where any size comes.
+    /// Its shape; -1 for any size.
     pub shape: Vec<i64>,
 }
 
@@ -142,18 +143,18 @@ fn datatype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Datatype, D::E
         .map_err(serde::de::Error::custom)
 }
 
-/// Settings that cannot be used.
+/// Why settings cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
-    /// Not the TOML that is expected.
+    /// The file cannot be read, or has unknown keys or wrong types.
     #[error("model.toml: {0}")]
     Parse(String),
-    /// A value that makes no sense.
+    /// A value is not allowed.
     #[error("model.toml: {key}: {rule}")]
     Value {
-        /// Which key.
+        /// The key.
         key: String,
-        /// What it must be.
+        /// The rule that it breaks.
         rule: String,
     },
 }
@@ -162,10 +163,10 @@ impl ModelSettings {
     /// Reads and checks settings.
     ///
     /// # Errors
-    /// Names the key and the rule.
+    /// The error names the key and the rule.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let settings: Self =
-            toml::from_str(text).map_err(|error| SettingsError::Parse(told(text, &error)))?;
+            toml::from_str(text).map_err(|error| SettingsError::Parse(with_line(text, &error)))?;
         settings.check()?;
         Ok(settings)
     }
@@ -192,7 +193,7 @@ impl ModelSettings {
                 .iter()
                 .any(|other| other.name == input.name)
             {
-                return refuse(&key, "this name is there twice");
+                return refuse(&key, "another input has this name");
             }
             if input.scalar && !input.shape.is_empty() {
                 return refuse(&key, "a scalar has no shape");
@@ -201,7 +202,7 @@ impl ModelSettings {
                 return refuse(&key, "only a scalar can have a constant");
             }
             if input.shape.iter().any(|size| *size < -1) {
-                return refuse(&key, "sizes are -1 (any), or zero and more");
+                return refuse(&key, "a size must be -1 (any) or at least 0");
             }
             if input.scalar && input.constant.is_some() && input.constant_value().is_none() {
                 return refuse(&key, "the constant does not fit the datatype");
@@ -209,16 +210,12 @@ impl ModelSettings {
         }
         Ok(())
     }
-
-    /// The inputs as the host is told them.
-    pub(super) fn input_specs(&self) -> Vec<InputSpec> {
-        self.inputs.iter().map(InputSetting::spec).collect()
-    }
 }
 
 impl InputSetting {
-    fn spec(&self) -> InputSpec {
-        let kind = if self.scalar {
+    /// What the input takes, in the form of the protocol.
+    pub(super) fn kind(&self) -> InputKind {
+        if self.scalar {
             InputKind::Scalar {
                 kind: scalar_kind(self.datatype),
                 constant: self.constant_value(),
@@ -228,10 +225,6 @@ impl InputSetting {
                 datatype: self.datatype,
                 shape: self.shape.clone(),
             }
-        };
-        InputSpec {
-            name: self.name.clone(),
-            kind,
         }
     }
 
@@ -247,7 +240,7 @@ impl InputSetting {
     }
 }
 
-/// What a scalar of this datatype is to TorchScript.
+/// The kind of a scalar of this datatype in TorchScript.
 fn scalar_kind(datatype: Datatype) -> ScalarKind {
     match datatype {
         Datatype::Bool => ScalarKind::Bool,
@@ -263,20 +256,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_models_settings_are_understood() {
+    fn the_settings_of_the_sample_model_are_read() {
         let settings =
             ModelSettings::parse(include_str!("../../../config/models/silero-vad.toml")).unwrap();
         assert!(settings.stateful);
-        let specs = settings.input_specs();
         assert_eq!(
-            specs[0].kind,
+            settings.inputs[0].kind(),
             InputKind::Tensor {
                 datatype: Datatype::Fp32,
                 shape: vec![-1, 512]
             }
         );
         assert_eq!(
-            specs[1].kind,
+            settings.inputs[1].kind(),
             InputKind::Scalar {
                 kind: ScalarKind::Int,
                 constant: Some(Scalar::Int(16000))
@@ -290,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_key_and_rule() {
+    fn wrong_settings_are_refused_with_key_and_rule() {
         let cases = [
             ("instances = 0", "instances"),
             ("threads = 0", "threads"),

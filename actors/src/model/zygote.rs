@@ -1,8 +1,7 @@
-//! The zygote: one warm process that has libtorch mapped and relocated, and forks a host per
-//! request. Why: 56 MB of relocations and a good part of the start are paid once, and shared.
+//! The zygote: one process that has libtorch mapped and relocated, and forks a host per request. All
+//! hosts share the 56 MB of relocations, and start faster.
 //!
-//! It reaps its hosts and tells us how they ended. When it dies, its hosts die with it (the kernel
-//! sees to that), so nothing is ever left behind.
+//! The zygote reaps its hosts and reports how they exited. When it dies, the kernel kills its hosts.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -17,62 +16,62 @@ use headroom_model_protocol::{HostExit, ZygoteReply, ZygoteRequest};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::connection::{self, ConnectionError, Received, Sender};
+use super::connection::{self, ConnectionError, FrameSender, ReceivedFrame};
 use crate::kernel::process::{Process, ProcessSpec, SpawnError};
 use crate::kernel::{
     Call, Child, Exit, IncarnationRef, Message, ProcessExit, ProcessRef, Reply, ReservationEntry,
     sleep_awake,
 };
 
-/// After its socket closed, how long the process may take to end by itself.
-const END_WITHIN: Duration = Duration::from_secs(2);
+/// How long the process may take to exit after its socket closed.
+const EXIT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Owns the zygote process.
 pub(super) struct Zygote {
     incarnation: IncarnationRef,
     spec: ProcessSpec,
     entry: Arc<dyn ReservationEntry>,
-    patience: Duration,
+    fork_deadline: Duration,
     running: Option<Running>,
     forking: HashMap<u64, Reply<Fork>>,
     hosts: HashMap<i32, oneshot::Sender<ProcessExit>>,
-    /// Those of hosts, which come along with what is told of them.
+    /// Received pidfds of hosts whose frame has not been handled yet.
     descriptors: VecDeque<OwnedFd>,
     next_id: u64,
 }
 
 struct Running {
     process: Process,
-    sender: Sender,
+    sender: FrameSender,
 }
 
-type Frames = LocalBoxStream<'static, Result<Received<ZygoteReply>, ConnectionError>>;
+type Frames = LocalBoxStream<'static, Result<ReceivedFrame<ZygoteReply>, ConnectionError>>;
 
-/// Why the zygote cannot do what it is for.
+/// Why the zygote failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ZygoteError {
-    #[error("there is no zygote")]
+    #[error("the zygote cannot be started")]
     Spawn(#[from] SpawnError),
     #[error("the zygote ended before it was ready: {0}")]
     NotReady(ProcessExit),
-    #[error("the conversation with the zygote broke")]
+    #[error("the connection to the zygote failed")]
     Connection(#[from] ConnectionError),
 }
 
 impl Zygote {
-    /// A zygote started as `spec` says, its process counted under `entry`. When a fork takes longer
-    /// than `patience` it counts as stuck: it is killed, and its hosts with it.
+    /// A zygote that is started according to `spec`; its memory is counted in `entry`. When a fork
+    /// takes longer than `fork_deadline`, the zygote counts as stuck and is killed with its hosts.
     pub(super) fn new(
         incarnation: IncarnationRef,
         spec: ProcessSpec,
         entry: Arc<dyn ReservationEntry>,
-        patience: Duration,
+        fork_deadline: Duration,
     ) -> Self {
         Self {
             incarnation,
             spec,
             entry,
-            patience,
+            fork_deadline,
             running: None,
             forking: HashMap::new(),
             hosts: HashMap::new(),
@@ -83,7 +82,7 @@ impl Zygote {
 
     fn on_frame(
         &mut self,
-        frame: Result<Received<ZygoteReply>, ConnectionError>,
+        frame: Result<ReceivedFrame<ZygoteReply>, ConnectionError>,
         cx: &mut Context<Self>,
     ) {
         let received = match frame {
@@ -96,7 +95,7 @@ impl Zygote {
         };
         self.descriptors.extend(received.descriptors);
         match received.frame.header {
-            ZygoteReply::Ready { .. } => {}
+            ZygoteReply::Ready => {}
             ZygoteReply::Forked {
                 id,
                 pid,
@@ -108,8 +107,8 @@ impl Zygote {
                 let process = ProcessRef::new(pid, descriptor.flatten());
                 match self.forking.remove(&id) {
                     Some(reply) => reply.send(Ok(Forked { process, ended })),
-                    // Nobody waits: the host sees its socket closed and ends.
-                    None => tracing::warn!(pid, "the zygote forked a host that nobody asked for"),
+                    // The host's socket is closed, so that the host exits.
+                    None => tracing::warn!(pid, "the zygote forked a host without a request"),
                 }
             }
             ZygoteReply::ForkFailed { id, message } => {
@@ -129,12 +128,11 @@ impl Zygote {
         }
     }
 
-    /// Ends a zygote that has not answered request `id` yet. It has nothing to do but to answer, so
-    /// it is not asked for signs of life: while nobody needs it, its silence harms nobody, and its
-    /// end would take hosts along that work.
+    /// Kills the zygote if it has not answered request `id` yet. The zygote gets no pings: it only
+    /// matters during a fork whether it answers, and its end would kill working hosts.
     fn on_overdue(&mut self, id: u64, cx: &mut Context<Self>) {
         if self.forking.contains_key(&id) {
-            let silent = self.patience;
+            let silent = self.fork_deadline;
             self.incarnation.end(cx, Exit::Stuck { silent });
         }
     }
@@ -145,7 +143,7 @@ impl Zygote {
             return;
         };
         self.entry.detach(running.process.pid());
-        let end = wrap_future::<_, Self>(async move { running.process.stop(END_WITHIN).await });
+        let end = wrap_future::<_, Self>(async move { running.process.stop(EXIT_WITHIN).await });
         cx.spawn(end.map(|exit, zygote, cx| zygote.incarnation.end(cx, Exit::Process(exit))));
     }
 }
@@ -156,11 +154,11 @@ async fn boot(spec: ProcessSpec) -> Result<(Running, Frames), ZygoteError> {
     let mut frames = frames.boxed_local();
     let mut process = Process::spawn(&spec, Stdio::from(theirs)).map_err(failed)?;
     match frames.next().await {
-        Some(Ok(received)) if matches!(received.frame.header, ZygoteReply::Ready { .. }) => {
+        Some(Ok(received)) if received.frame.header == ZygoteReply::Ready => {
             Ok((Running { process, sender }, frames))
         }
         Some(Err(error)) => Err(error.into()),
-        _ => Err(ZygoteError::NotReady(process.stop(END_WITHIN).await)),
+        _ => Err(ZygoteError::NotReady(process.stop(EXIT_WITHIN).await)),
     }
 }
 
@@ -196,7 +194,7 @@ impl Child for Zygote {
                 entry.detach(process.pid());
                 // It ends when its control socket closes.
                 drop(sender);
-                process.stop(END_WITHIN).await;
+                process.stop(EXIT_WITHIN).await;
             }
         }))
     }
@@ -217,14 +215,14 @@ impl Drop for Zygote {
     }
 }
 
-/// Asks for a host whose standard descriptors are these.
+/// Asks for a host.
 #[derive(Debug)]
 pub(super) struct Fork {
-    /// For the process title.
+    /// Shown as the process's name.
     pub(super) name: String,
-    /// The host's end of its conversation with its owner.
+    /// The host's end of the host socket.
     pub(super) socket: OwnedFd,
-    /// Where it writes its log.
+    /// The host's standard output and error.
     pub(super) log: OwnedFd,
 }
 
@@ -232,11 +230,11 @@ pub(super) struct Fork {
 #[derive(Debug)]
 pub(super) struct Forked {
     pub(super) process: ProcessRef,
-    /// How it ended; dropped when the zygote ended first.
+    /// Receives its exit. The sender is dropped when the zygote ends first.
     pub(super) ended: oneshot::Receiver<ProcessExit>,
 }
 
-/// Why a fork failed, in the zygote's words.
+/// Why a fork failed, as the zygote reports it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the zygote cannot fork: {0}")]
 pub(super) struct ForkError(String);
@@ -252,7 +250,7 @@ impl Handler<Call<Fork>> for Zygote {
         let Some((Fork { name, socket, log }, reply)) = call.accept() else {
             return;
         };
-        // Without a process the actor is about to end, and the dropped reply says so.
+        // Without a process the actor is about to end; the reply is dropped.
         let Some(running) = &self.running else { return };
         self.next_id += 1;
         let id = self.next_id;
@@ -260,7 +258,7 @@ impl Handler<Call<Fork>> for Zygote {
         match running.sender.send_with(&request, &[], vec![socket, log]) {
             Ok(()) => {
                 self.forking.insert(id, reply);
-                let overdue = wrap_future::<_, Self>(sleep_awake(self.patience));
+                let overdue = wrap_future::<_, Self>(sleep_awake(self.fork_deadline));
                 cx.spawn(overdue.map(move |(), zygote, cx| zygote.on_overdue(id, cx)));
             }
             Err(error) => self

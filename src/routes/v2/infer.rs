@@ -106,7 +106,7 @@ async fn ask(
         .await??;
     let infer = Infer {
         request,
-        hold: ModelGuard::new(lease),
+        guard: ModelGuard::new(lease),
     };
     let output = model.owner.ask(infer, left()).await??;
     Ok((model, output))

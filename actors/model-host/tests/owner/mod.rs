@@ -1,4 +1,4 @@
-//! A minimal owner: starts hosts and zygotes as the server does, over the real protocol, but blocking.
+//! A minimal owner: it starts hosts and zygotes as the server does, with the real protocol and blocking sockets.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ use nix::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Longer than anything here takes on a loaded machine.
+/// Longer than any step takes on a loaded machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom-model-host");
@@ -45,49 +45,43 @@ pub(crate) fn sample_model() -> PathBuf {
     path
 }
 
-/// How the sample model is declared: one chunk of 512 samples at 16 kHz.
+/// The start of the sample model, which takes chunks of 512 samples at 16 kHz.
 pub(crate) fn sample_start() -> Start {
     let inputs = vec![
-        InputSpec {
-            name: "x".into(),
-            kind: InputKind::Tensor {
-                datatype: Datatype::Fp32,
-                shape: vec![1, 512],
-            },
+        InputKind::Tensor {
+            datatype: Datatype::Fp32,
+            shape: vec![1, 512],
         },
-        InputSpec {
-            name: "sr".into(),
-            kind: InputKind::Scalar {
-                kind: ScalarKind::Int,
-                constant: Some(Scalar::Int(16_000)),
-            },
+        InputKind::Scalar {
+            kind: ScalarKind::Int,
+            constant: Some(Scalar::Int(16_000)),
         },
     ];
     Start {
         warm_up: true,
         stateful: true,
         inputs,
-        ..Start::new("silero-vad", "1", sample_model())
+        ..Start::new("silero-vad", sample_model())
     }
 }
 
-/// A socket with frames on it.
-pub(crate) struct Line<R> {
-    pub(crate) socket: UnixStream,
+/// A socket that carries frames.
+pub(crate) struct FrameSocket<R> {
+    pub(crate) stream: UnixStream,
     decoder: FrameDecoder<R>,
 }
 
-impl<R: DeserializeOwned> Line<R> {
-    pub(crate) fn new(socket: UnixStream) -> Self {
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+impl<R: DeserializeOwned> FrameSocket<R> {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         Self {
-            socket,
+            stream,
             decoder: FrameDecoder::new(),
         }
     }
 
     pub(crate) fn send<T: Serialize>(&mut self, message: &T, payload: &[u8]) {
-        self.socket
+        self.stream
             .write_all(&encode_frame(message, payload).unwrap())
             .unwrap();
     }
@@ -99,7 +93,7 @@ impl<R: DeserializeOwned> Line<R> {
             if let Some(frame) = self.decoder.next_frame().unwrap() {
                 return Some(frame);
             }
-            match self.socket.read(&mut buffer) {
+            match self.stream.read(&mut buffer) {
                 Ok(0) => return None,
                 Ok(bytes) => self.decoder.push(&buffer[..bytes]),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
@@ -111,14 +105,14 @@ impl<R: DeserializeOwned> Line<R> {
 
 /// A tensor with its bytes.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Data {
+pub(crate) struct TensorData {
     pub(crate) name: String,
     pub(crate) datatype: Datatype,
     pub(crate) shape: Vec<i64>,
     pub(crate) bytes: Vec<u8>,
 }
 
-impl Data {
+impl TensorData {
     pub(crate) fn new(datatype: Datatype, shape: &[i64], bytes: Vec<u8>) -> Self {
         Self {
             name: "x".into(),
@@ -151,32 +145,32 @@ impl Data {
 }
 
 pub(crate) enum Arg<'a> {
-    Tensor(&'a Data),
+    Tensor(&'a TensorData),
     Scalar(Scalar),
 }
 
-pub(crate) type Outputs = Result<Vec<Data>, (FailureKind, String)>;
+pub(crate) type Outputs = Result<Vec<TensorData>, (FailureKind, String)>;
 
 /// The owner's end of one host.
 pub(crate) struct Host {
-    pub(crate) line: Line<HostReply>,
+    pub(crate) socket: FrameSocket<HostReply>,
     requests: ArenaWriter,
     pub(crate) replies: ArenaReader,
     id: u64,
-    /// The process, where this test started it itself.
+    /// The process, if the test started it and not the zygote.
     pub(crate) process: Option<Process>,
 }
 
 impl Host {
     /// Starts `--serve` and has it load a model.
     pub(crate) fn serve(start: Start) -> (Self, HostReply) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (owner_end, process_end) = UnixStream::pair().unwrap();
         let mut serve = child::command(BINARY);
         serve
             .arg("--serve")
-            .stdin(Stdio::from(OwnedFd::from(theirs)));
+            .stdin(Stdio::from(OwnedFd::from(process_end)));
         let process = child::start(&mut serve).unwrap();
-        let mut host = Self::over(ours);
+        let mut host = Self::over(owner_end);
         host.process = Some(Process(process));
         let reply = host.start(start);
         (host, reply)
@@ -194,7 +188,7 @@ impl Host {
         let requests = ArenaWriter::create("test-request").unwrap();
         let replies = ArenaReader::create("test-reply").unwrap();
         Self {
-            line: Line::new(socket),
+            socket: FrameSocket::new(socket),
             requests,
             replies,
             id: 0,
@@ -205,12 +199,12 @@ impl Host {
     pub(crate) fn start(&mut self, start: Start) -> HostReply {
         let frame = encode_frame(&HostRequest::Start(start), &[]).unwrap();
         let arenas = [self.requests.as_fd(), self.replies.as_fd()];
-        fds::send_all_with_fds(&self.line.socket, &frame, &arenas).unwrap();
+        fds::send_all_with_fds(&self.socket.stream, &frame, &arenas).unwrap();
         self.reply()
     }
 
     pub(crate) fn reply(&mut self) -> HostReply {
-        self.line
+        self.socket
             .receive()
             .expect("the host closed the socket")
             .header
@@ -230,17 +224,14 @@ impl Host {
                 name: data.name.clone(),
                 datatype: data.datatype,
                 shape: data.shape.clone(),
-                place: frame.put(&data.bytes).unwrap(),
+                location: frame.write(&data.bytes).unwrap(),
             }),
-            Arg::Scalar(value) => Input::Scalar {
-                name: "scalar".into(),
-                value: *value,
-            },
+            Arg::Scalar(value) => Input::Scalar(*value),
         });
         let inputs = inputs.collect();
         let payload = frame.into_payload();
         let wanted = wanted.iter().map(|name| name.to_string()).collect();
-        self.line.send(
+        self.socket.send(
             &HostRequest::Infer(Infer {
                 id,
                 inputs,
@@ -252,19 +243,19 @@ impl Host {
         id
     }
 
-    /// The answer to a request; outputs may be as large as they are.
+    /// The answer to a request. Allows outputs of any size.
     pub(crate) fn receive_infer(&mut self, expected: u64) -> Outputs {
-        let frame = self.line.receive().expect("the host closed the socket");
+        let frame = self.socket.receive().expect("the host closed the socket");
         match frame.header {
             HostReply::OutputSize { id, .. } => {
                 assert_eq!(id, expected);
-                self.line.send(&HostRequest::SendOutputs { id }, &[]);
+                self.socket.send(&HostRequest::SendOutputs { id }, &[]);
                 self.receive_infer(expected)
             }
             HostReply::Output { id, outputs, .. } => {
                 assert_eq!(id, expected);
                 let reader = TensorReader::new(&frame.payload, &self.replies);
-                let read = |meta: TensorMeta| Data {
+                let read = |meta: TensorMeta| TensorData {
                     bytes: reader.read(&meta).unwrap(),
                     name: meta.name,
                     datatype: meta.datatype,
@@ -287,16 +278,16 @@ impl Host {
         self.receive_infer(id)
     }
 
-    /// One tensor in, one out.
-    pub(crate) fn run(&mut self, data: &Data) -> Data {
+    /// Runs a model with one input and one output.
+    pub(crate) fn run(&mut self, data: &TensorData) -> TensorData {
         let mut outputs = self.infer(&[Arg::Tensor(data)]).unwrap();
         assert_eq!(outputs.len(), 1);
         outputs.remove(0)
     }
 
-    /// One chunk of sound for the sample model.
-    pub(crate) fn listen(&mut self, chunk: &[f32], reset_before: bool) -> f32 {
-        let x = Data::floats(&[1, 512], chunk);
+    /// Runs the sample model on one chunk of samples.
+    pub(crate) fn speech_probability(&mut self, chunk: &[f32], reset_before: bool) -> f32 {
+        let x = TensorData::floats(&[1, 512], chunk);
         let id = self.send_infer(
             &[Arg::Tensor(&x), Arg::Scalar(Scalar::Int(16_000))],
             &[],
@@ -306,7 +297,7 @@ impl Host {
     }
 }
 
-/// A process that ends with the test.
+/// A process that is killed at the end of the test.
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
@@ -322,35 +313,38 @@ pub(crate) fn run(arguments: &[impl AsRef<OsStr>]) -> Output {
     child::output(child::command(BINARY).args(arguments), DEADLINE).unwrap()
 }
 
+/// Runs `--check`. Returns the process's output and its report.
+pub(crate) fn check(path: &Path) -> (Output, serde_json::Value) {
+    let output = run(&["--check".as_ref(), path.as_os_str()]);
+    let report = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", path.display()));
+    (output, report)
+}
+
 /// The server's end of a zygote.
 pub(crate) struct Zygote {
-    pub(crate) line: Line<ZygoteReply>,
+    pub(crate) socket: FrameSocket<ZygoteReply>,
     pub(crate) process: Process,
     pub(crate) pid: i32,
-    /// Replies that came while another was waited for.
+    /// Replies that were received while another was expected.
     waiting: VecDeque<ZygoteReply>,
     id: u64,
 }
 
 impl Zygote {
     pub(crate) fn spawn() -> Self {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (owner_end, process_end) = UnixStream::pair().unwrap();
         let mut zygote = child::command(BINARY);
         zygote
             .arg("--zygote")
-            .stdin(Stdio::from(OwnedFd::from(theirs)));
+            .stdin(Stdio::from(OwnedFd::from(process_end)));
         let process = child::start(&mut zygote).unwrap();
-        let mut line = Line::new(ours);
-        let Some(Frame {
-            header: ZygoteReply::Ready { pid },
-            ..
-        }) = line.receive()
-        else {
-            panic!("no zygote")
-        };
-        assert_eq!(pid as u32, process.id());
+        let mut socket = FrameSocket::new(owner_end);
+        let ready = socket.receive().expect("the zygote closed the socket");
+        assert_eq!(ready.header, ZygoteReply::Ready);
+        let pid = i32::try_from(process.id()).unwrap();
         Self {
-            line,
+            socket,
             process: Process(process),
             pid,
             waiting: VecDeque::new(),
@@ -358,9 +352,9 @@ impl Zygote {
         }
     }
 
-    /// Forks a host; gives it, its process id, and the reading end of its log.
+    /// Forks a host. Returns it, its process id, and the reading end of its log.
     pub(crate) fn fork(&mut self, name: &str) -> (Host, i32, File) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (owner_end, process_end) = UnixStream::pair().unwrap();
         let (log, log_writer) = io::pipe().unwrap();
         self.id += 1;
         let frame = encode_frame(
@@ -372,9 +366,9 @@ impl Zygote {
         )
         .unwrap();
         fds::send_all_with_fds(
-            &self.line.socket,
+            &self.socket.stream,
             &frame,
-            &[theirs.as_fd(), log_writer.as_fd()],
+            &[process_end.as_fd(), log_writer.as_fd()],
         )
         .unwrap();
         let expected = self.id;
@@ -383,10 +377,10 @@ impl Zygote {
         let ZygoteReply::Forked { pid, .. } = reply else {
             unreachable!()
         };
-        (Host::over(ours), pid, File::from(OwnedFd::from(log)))
+        (Host::over(owner_end), pid, File::from(OwnedFd::from(log)))
     }
 
-    /// Waits for the report of a host's end.
+    /// Waits for the report of a host's exit.
     pub(crate) fn exit_of(&mut self, wanted: i32) -> HostExit {
         let reply =
             self.reply(|reply| matches!(reply, ZygoteReply::Exited { pid, .. } if *pid == wanted));
@@ -402,7 +396,7 @@ impl Zygote {
         }
         loop {
             let reply = self
-                .line
+                .socket
                 .receive()
                 .expect("the zygote closed the socket")
                 .header;
@@ -441,7 +435,7 @@ pub(crate) fn model(write: impl FnOnce(&Path) -> io::Result<()>) -> (tempfile::T
     (folder, path)
 }
 
-/// Some sound: a tone that swells, then noise.
+/// Samples of a tone with rising volume, and noise.
 pub(crate) fn chunk(index: usize) -> Vec<f32> {
     let sample = |at: usize| {
         let time = (index * 512 + at) as f32 / 16_000.0;

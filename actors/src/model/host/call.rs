@@ -1,4 +1,4 @@
-//! One call: a request on its way into the process, and its answer on its way out.
+//! One call: passes a request to the process, and its outputs to the caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use headroom_model_protocol::{HostRequest, OUTPUTS_UNASKED_MAX, TensorMeta};
 use super::{HostError, ModelHost};
 use crate::kernel::{BudgetError, BufferReservation, Call, Message, Reply, sleep_awake};
 use crate::model::infer::{BoundInput, BoundRequest, InferError, InferOutput};
-use crate::model::transfer::{COPY_INLINE_MAX, copy, read_outputs, write_request};
+use crate::model::tensor_io::{copy, read_outputs, write_request};
 
 /// The request in the process.
-pub(in crate::model) struct Current {
+pub(super) struct Current {
     id: u64,
     pub(super) reply: Reply<Forward>,
-    /// Memory set aside for its outputs, once the process has asked.
+    /// Memory reserved for its outputs, after the process has asked.
     outputs: Option<BufferReservation>,
-    /// Why there is none.
+    /// Why no memory could be reserved.
     pub(super) refused: Option<BudgetError>,
-    /// The timer of its deadline. It must end with the request: the context looks at every timer
-    /// at every turn, and those of a busy model's last thirty seconds are tens of thousands.
+    /// The timer of its deadline. It must be cancelled with the request: the context polls each
+    /// timer at each turn, and thirty seconds of a busy model are tens of thousands of timers.
     overdue: SpawnHandle,
 }
 
@@ -32,18 +32,18 @@ impl ModelHost {
         Some(current)
     }
 
-    /// Sets memory aside for outputs of `bytes`, or has the process drop them.
+    /// Reserves memory for outputs of `bytes`, or has the process drop them.
     pub(super) fn on_output_size(&mut self, id: u64, bytes: u64, cx: &mut Context<Self>) {
         let answers = Arc::clone(&self.spec.memory.answers);
-        let hold = async move { answers.reserve_after_refresh(bytes).await };
-        cx.spawn(wrap_future::<_, Self>(hold).map(move |hold, host, cx| {
-            let Some(running) = &host.running else { return };
+        let reserved = async move { answers.reserve_after_refresh(bytes).await };
+        let reserved = wrap_future::<_, Self>(reserved);
+        cx.spawn(reserved.map(move |reserved, host, cx| {
             let Some(current) = host.current.as_mut().filter(|current| current.id == id) else {
                 return;
             };
-            let word = match hold {
-                Ok(hold) => {
-                    current.outputs = Some(hold);
+            let answer = match reserved {
+                Ok(reservation) => {
+                    current.outputs = Some(reservation);
                     HostRequest::SendOutputs { id }
                 }
                 Err(refused) => {
@@ -51,9 +51,7 @@ impl ModelHost {
                     HostRequest::DropOutputs { id }
                 }
             };
-            if let Err(error) = running.sender.send(&word, &[]) {
-                host.fail(cx, error.into());
-            }
+            host.send(&answer, cx);
         }));
     }
 
@@ -68,22 +66,23 @@ impl ModelHost {
         let Some(running) = &self.running else { return };
         let Current {
             reply,
-            outputs: mut hold,
+            outputs: mut reservation,
             ..
         } = current;
-        let bytes = total(&outputs);
-        let allowed = hold
+        let sizes = outputs.iter().map(|output| output.location.bytes());
+        let bytes = sizes.fold(0, u64::saturating_add);
+        let allowed = reservation
             .as_ref()
             .map_or(OUTPUTS_UNASKED_MAX, BufferReservation::bytes);
         if bytes > allowed {
             return self.fail(cx, HostError::TooMuchOutput { bytes, allowed });
         }
-        if let Some(hold) = &mut hold {
-            hold.fill(bytes);
+        if let Some(reservation) = &mut reservation {
+            reservation.fill(bytes);
         }
         let replies = Arc::clone(&running.replies);
-        let read = copy(bytes > COPY_INLINE_MAX, move || {
-            read_outputs(&outputs, &payload, &replies, hold)
+        let read = copy(bytes, move || {
+            read_outputs(&outputs, &payload, &replies, reservation)
         });
         cx.spawn(
             wrap_future::<_, Self>(read).map(move |read, host, cx| match read {
@@ -106,11 +105,9 @@ impl ModelHost {
         cx: &mut Context<Self>,
     ) {
         self.bound_growth(cx);
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        // The handle admits one call at a time, so the arena is there.
-        let Some(requests) = running.requests.take() else {
+        // The handle admits one call at a time, so the arena is not in use.
+        let running = self.running.as_mut();
+        let Some(requests) = running.and_then(|running| running.requests.take()) else {
             return;
         };
         self.next_id += 1;
@@ -126,24 +123,17 @@ impl ModelHost {
             overdue,
         });
         self.watch_growth(cx);
-        let size: usize = request.inputs.iter().map(BoundInput::size).sum();
-        let written = copy(size as u64 > COPY_INLINE_MAX, move || {
-            write_request(id, &request, requests)
-        });
+        let bytes = request.inputs.iter().map(BoundInput::bytes).sum();
+        let written = copy(bytes, move || write_request(id, &request, requests));
         cx.spawn(
-            wrap_future::<_, Self>(written).map(|(requests, frame), host, cx| {
+            wrap_future::<_, Self>(written).map(|(requests, encoded), host, cx| {
                 let Some(running) = &mut host.running else {
                     return;
                 };
                 running.requests = Some(requests);
-                let sent = frame
+                let sent = encoded
                     .map_err(HostError::BadTensor)
-                    .and_then(|(header, payload)| {
-                        running
-                            .sender
-                            .send(&header, &payload)
-                            .map_err(HostError::from)
-                    });
+                    .and_then(|(header, payload)| Ok(running.sender.send(&header, &payload)?));
                 if let Err(error) = sent {
                     host.fail(cx, error);
                 }
@@ -160,14 +150,7 @@ impl ModelHost {
     }
 }
 
-/// Bytes of all these tensors, by their descriptions.
-fn total(tensors: &[TensorMeta]) -> u64 {
-    tensors
-        .iter()
-        .fold(0, |sum, tensor| sum.saturating_add(tensor.place.len()))
-}
-
-/// Runs one request through the process. Its handle admits one at a time.
+/// Runs one request in the process. The host's handle admits one at a time.
 #[derive(Debug)]
 pub(in crate::model) struct Forward(pub(in crate::model) Arc<BoundRequest>);
 

@@ -1,4 +1,4 @@
-//! The room's actors over processes that speak the protocol and do what a test tells them.
+//! The module's actors with processes that have the real protocol and a behaviour chosen by the test.
 
-mod fake;
-mod maintenance;
+mod fake_host;
+mod host_memory;

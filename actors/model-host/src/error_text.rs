@@ -1,14 +1,15 @@
-//! Cutting libtorch's error texts down to the reason.
+//! Shortens libtorch's error texts to one line.
 //!
-//! A C++ exception of libtorch carries many lines: a TorchScript traceback with the reason in its last line, or the
-//! reason in the first line and then C++ frames with paths of the machine that built libtorch. Callers get the reason.
+//! The text of a C++ exception of libtorch has many lines: either a TorchScript traceback with the reason in its last
+//! line, or the reason in the first line and then C++ frames with paths of the machine that built libtorch. Callers
+//! get the reason.
 
-/// The longest reason in characters.
+/// Characters of a reason at most.
 const REASON_MAX: usize = 500;
 
-/// The reason within an error text, one line.
+/// The reason in an error text, in one line.
 pub(crate) fn reason(text: &str) -> String {
-    // C++ frames follow after this line, whatever came before.
+    // C++ frames follow this line.
     let text = text
         .split("Exception raised from")
         .next()
@@ -29,7 +30,7 @@ pub(crate) fn reason(text: &str) -> String {
         .collect()
 }
 
-/// Whether an error text says that memory was refused: by the allocator of tensors, or any other of C++.
+/// Whether an error text reports a failed allocation, of libtorch's tensors or of C++.
 pub(crate) fn is_out_of_memory(text: &str) -> bool {
     [
         "DefaultCPUAllocator: can't allocate memory",
@@ -42,7 +43,7 @@ pub(crate) fn is_out_of_memory(text: &str) -> bool {
     .any(|words| text.contains(words))
 }
 
-/// Leaves out absolute paths of source files, such as `at "/pytorch/aten/src/ATen/native/Copy.cpp":12`.
+/// Shortens absolute paths of source files, such as `at "/pytorch/aten/src/ATen/native/Copy.cpp":12`, to the name.
 fn without_paths(line: &str) -> String {
     let words = line.split(' ').map(|word| {
         let bare = word.trim_matches(|character: char| {

@@ -1,5 +1,5 @@
-//! A host without libtorch: this very test binary, started again as a model's process. What it
-//! does to memory is told by the model's name.
+//! A host without libtorch: this test binary, started again as a host process. The model's name
+//! selects its behaviour.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -12,17 +12,17 @@ use headroom_model_protocol::{
 };
 use nix::sys::signal::{Signal, raise};
 
-/// Set in the process that is to act.
+/// Set in the process that acts as a host.
 const ACTS: &str = "HEADROOM_TEST_HOST";
 
 pub(super) const MIB: u64 = 1 << 20;
 
-/// What every process holds at first.
+/// Bytes that each process reports at first.
 pub(super) const AT_FIRST: u64 = 100 * MIB;
 
 /// Grows by 1 MiB with each call.
 pub(super) const LEAKS: &str = "leaks";
-/// Holds 600 MiB from its third call on.
+/// Reports 600 MiB from its third call on.
 pub(super) const OVERGROWS: &str = "overgrows";
 /// Is killed at its first call.
 pub(super) const DIES: &str = "dies";
@@ -36,7 +36,7 @@ pub(super) fn program(folder: &Path) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let script = format!(
         "#!/bin/sh\n{ACTS}=1 exec setpriv --pdeathsig KILL -- \
-         '{}' --exact model::tests::fake::act --nocapture\n",
+         '{}' --exact model::tests::fake_host::act_as_host --nocapture\n",
         test.display()
     );
     let program = folder.join("host");
@@ -45,14 +45,14 @@ pub(super) fn program(folder: &Path) -> PathBuf {
     program
 }
 
-/// Not a test, but what the program runs.
+/// Not a test: the program runs this.
 #[test]
-fn act() {
+fn act_as_host() {
     if std::env::var_os(ACTS).is_none() {
         return;
     }
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    Actor {
+    FakeHost {
         socket: socket.into(),
         model: String::new(),
         calls: 0,
@@ -60,13 +60,13 @@ fn act() {
     .run();
 }
 
-struct Actor {
+struct FakeHost {
     socket: UnixStream,
     model: String,
     calls: u64,
 }
 
-impl Actor {
+impl FakeHost {
     fn run(&mut self) {
         self.socket.set_nonblocking(false).unwrap();
         let mut decoder = FrameDecoder::<HostRequest>::new();
@@ -98,13 +98,8 @@ impl Actor {
                 }
                 HostReply::Ready(LoadedModel {
                     inputs: Vec::new(),
-                    output_type: "Tensor".to_owned(),
-                    parameter_bytes: 0,
-                    load_us: 1,
-                    warm_up: None,
-                    memory,
                     has_reset_states: false,
-                    threads: 1,
+                    memory,
                 })
             }
             HostRequest::Infer(infer) => {
@@ -117,25 +112,22 @@ impl Actor {
                 HostReply::Output {
                     id: infer.id,
                     outputs: Vec::new(),
-                    // So that the test sees which process answered.
+                    // Shows the test which process answered.
                     forward_us: u64::from(std::process::id()),
                 }
             }
-            HostRequest::Trim { id } => HostReply::Trimmed {
-                id,
+            HostRequest::Trim => HostReply::Trimmed {
                 before: memory.anonymous + MIB,
                 after: memory.anonymous,
                 took_us: 1,
             },
-            HostRequest::Ping { n } => HostReply::Pong {
-                n,
+            HostRequest::Ping => HostReply::Pong {
                 anonymous: memory.anonymous,
-                busy_for_us: None,
             },
-            HostRequest::ResetStates { id }
-            | HostRequest::SendOutputs { id }
-            | HostRequest::DropOutputs { id } => HostReply::Done { id },
-            HostRequest::BoundMemory { .. } | HostRequest::Stop => return None,
+            HostRequest::SendOutputs { .. }
+            | HostRequest::DropOutputs { .. }
+            | HostRequest::BoundMemory { .. }
+            | HostRequest::Stop => return None,
         })
     }
 
@@ -148,22 +140,19 @@ impl Actor {
         let bytes = AT_FIRST + grown;
         Memory {
             pss: bytes,
-            private_dirty: bytes,
             anonymous: bytes,
-            rss: bytes,
-            peak_rss: bytes,
         }
     }
 }
 
-/// Not even a sign of life: the socket is not read any more.
+/// Reads the socket no more, so that pings have no answer.
 fn wait_for_ever() {
     loop {
         std::thread::park();
     }
 }
 
-/// How often a process was told to load the model at `path`, this one included.
+/// How many processes were asked to load the model at `path`, this one included.
 fn count_starts(path: &Path) -> usize {
     let mut starts = std::fs::File::options()
         .create(true)

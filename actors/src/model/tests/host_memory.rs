@@ -1,5 +1,5 @@
-//! Hosts that misbehave are replaced between two requests, hosts that were killed are recognised,
-//! and all give back what is free when they are asked.
+//! Leaking and overgrown hosts are replaced between two requests, killed hosts are recognised, and
+//! hosts trim themselves under pressure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use super::fake::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS, program};
+use super::fake_host::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS, program};
 use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
@@ -17,18 +17,19 @@ use crate::kernel::{
     MemoryFeedback, NoticeKind, NoticeReader, Notices, OomCounter, ReservationEntry, Root,
     SupervisorSpec,
 };
+use crate::model::files::scan_model;
 use crate::model::resource::ModelResource;
 use crate::model::{
     Infer, InferError, InferOutput, InferRequest, LeakConfig, MemoryDeps, ModelGuard, ModelOwner,
-    ModelsConfig, Runtime, Sequence, scan_model,
+    ModelsConfig, Runtime, Sequence,
 };
 
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// An entry that nobody measures.
-struct Unmeasured;
+/// An entry of the ledger with constant figures.
+struct FixedEntry;
 
-impl ReservationEntry for Unmeasured {
+impl ReservationEntry for FixedEntry {
     fn attach(&self, _: i32) {}
     fn detach(&self, _: i32) {}
     fn set_reserved(&self, _: u64) {}
@@ -44,7 +45,7 @@ impl ReservationEntry for Unmeasured {
     fn release(&self) {}
 }
 
-/// Memory for answers without a bound.
+/// Memory for outputs, without a limit.
 struct Unbounded;
 
 impl Buffers for Unbounded {
@@ -71,8 +72,8 @@ impl OomCounter for Kills {
     }
 }
 
-/// A loaded model, and all that its room has to do with memory.
-struct Loaded {
+/// A loaded model, and what the memory module provides.
+struct TestModel {
     resource: ModelResource,
     owner: Handle<ModelOwner>,
     feedback: MemoryFeedback,
@@ -83,17 +84,17 @@ struct Loaded {
     _folder: TempDir,
 }
 
-async fn load(system: &TestSystem, model: &str, settings: &str) -> Loaded {
+async fn load(system: &TestSystem, model: &str, settings: &str) -> TestModel {
     load_within(system, model, settings, WITHIN).await
 }
 
-/// The same where one load may take no longer than `deadline`.
+/// As [`load`], with a deadline of each load.
 async fn load_within(
     system: &TestSystem,
     model: &str,
     settings: &str,
     deadline: Duration,
-) -> Loaded {
+) -> TestModel {
     let folder = tempfile::tempdir().unwrap();
     let version = folder.path().join(model).join("1");
     std::fs::create_dir_all(&version).unwrap();
@@ -129,13 +130,13 @@ async fn load_within(
     let resource = ModelResource::new(&file, None, &config, runtime);
     let feedback = MemoryFeedback::default();
     let context = LoadContext {
-        entry: Arc::new(Unmeasured),
+        entry: Arc::new(FixedEntry),
         deadline,
         feedback: feedback.clone(),
     };
     let loaded = resource.load(context).await.unwrap();
     assert_eq!(loaded.bytes % AT_FIRST, 0);
-    Loaded {
+    TestModel {
         owner: resource.owner().clone(),
         resource,
         notices: notices.subscribe(),
@@ -147,7 +148,7 @@ async fn load_within(
     }
 }
 
-impl Loaded {
+impl TestModel {
     async fn ask(&self, sequence: Option<Sequence>) -> Result<InferOutput, InferError> {
         let asked = self.try_ask(sequence).await;
         asked.unwrap_or_else(|error| panic!("no answer: {error}"))
@@ -161,18 +162,18 @@ impl Loaded {
             sequence,
             ..InferRequest::default()
         };
-        let hold = ModelGuard::new(());
-        self.owner.ask(Infer { request, hold }, WITHIN).await
+        let guard = ModelGuard::new(());
+        self.owner.ask(Infer { request, guard }, WITHIN).await
     }
 
-    /// Asks once, and says which process answered.
+    /// Runs one request. Returns the id of the process that answered.
     async fn pid(&self) -> u64 {
         self.ask(None).await.unwrap().forward_us
     }
 
     async fn notice(&mut self) -> NoticeKind {
-        let told = tokio::time::timeout(WITHIN, self.notices.next()).await;
-        told.expect("a notice comes").expect("hosts live").kind
+        let notice = tokio::time::timeout(WITHIN, self.notices.next()).await;
+        notice.expect("a notice").expect("the sender exists").kind
     }
 }
 
@@ -181,7 +182,7 @@ fn step(start: bool, end: bool) -> Option<Sequence> {
     Some(Sequence { id, start, end })
 }
 
-/// Looks until `is_so`, asking nothing of the model.
+/// Polls until `is_so`, without requests to the model.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + WITHIN;
     while !is_so().await {
@@ -193,12 +194,12 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 #[test]
 fn a_leaking_host_is_replaced_while_requests_wait_and_none_fails() {
     TestSystem::real_time(|system| async move {
-        let mut stage = load(&system, LEAKS, "").await;
-        let first = stage.pid().await;
-        let asked = join_all((0..400).map(|_| stage.pid())).await;
+        let mut model = load(&system, LEAKS, "").await;
+        let first = model.pid().await;
+        let asked = join_all((0..400).map(|_| model.pid())).await;
         let replaced = asked.iter().position(|pid| *pid != first).unwrap();
         assert!(replaced < 200, "{replaced}");
-        let leak = stage.notice().await;
+        let leak = model.notice().await;
         let NoticeKind::Leaking {
             from_bytes,
             to_bytes,
@@ -208,104 +209,108 @@ fn a_leaking_host_is_replaced_while_requests_wait_and_none_fails() {
             panic!("{leak:?}")
         };
         assert_eq!(to_bytes - from_bytes, calls * MIB);
-        let recycled = stage.notice().await;
+        let notice = model.notice().await;
         let NoticeKind::Replaced {
             before_bytes,
             after_bytes: AT_FIRST,
-        } = recycled
+        } = notice
         else {
-            panic!("{recycled:?}")
+            panic!("{notice:?}")
         };
         assert!(before_bytes >= to_bytes);
-        assert_eq!(stage.feedback.required_bytes(), 0, "a leak is no need");
-        stage.root.stop().await;
+        assert_eq!(
+            model.feedback.required_bytes(),
+            0,
+            "a leak does not raise the estimate"
+        );
+        model.root.stop().await;
     });
 }
 
 #[test]
 fn a_sequence_keeps_its_leaking_host_and_others_are_served_by_the_other() {
     TestSystem::real_time(|system| async move {
-        let mut stage = load(&system, LEAKS, "instances = 2").await;
-        let bound = stage.ask(step(true, false)).await.unwrap().forward_us;
+        let mut model = load(&system, LEAKS, "instances = 2").await;
+        let bound = model.ask(step(true, false)).await.unwrap().forward_us;
         for _ in 0..200 {
             assert_eq!(
-                stage.ask(step(false, false)).await.unwrap().forward_us,
+                model.ask(step(false, false)).await.unwrap().forward_us,
                 bound
             );
         }
-        assert!(matches!(stage.notice().await, NoticeKind::Leaking { .. }));
-        assert_ne!(stage.pid().await, bound);
+        assert!(matches!(model.notice().await, NoticeKind::Leaking { .. }));
+        assert_ne!(model.pid().await, bound);
         assert_eq!(
-            stage.ask(step(false, true)).await.unwrap().forward_us,
+            model.ask(step(false, true)).await.unwrap().forward_us,
             bound
         );
-        assert!(matches!(stage.notice().await, NoticeKind::Replaced { .. }));
+        assert!(matches!(model.notice().await, NoticeKind::Replaced { .. }));
         for _ in 0..4 {
-            assert_ne!(stage.pid().await, bound);
+            assert_ne!(model.pid().await, bound);
         }
-        stage.root.stop().await;
+        model.root.stop().await;
     });
 }
 
 #[test]
 fn a_host_far_past_its_estimate_is_replaced_when_idle_and_its_next_load_reserves_more() {
     TestSystem::real_time(|system| async move {
-        let mut stage = load(&system, OVERGROWS, "").await;
-        let first = stage.pid().await;
+        let mut model = load(&system, OVERGROWS, "").await;
+        let first = model.pid().await;
         for _ in 0..4 {
-            stage.pid().await;
+            model.pid().await;
         }
         let expected = NoticeKind::PastEstimate {
             estimated_bytes: AT_FIRST,
             measured_bytes: 600 * MIB,
         };
-        assert_eq!(stage.notice().await, expected);
-        assert!(matches!(stage.notice().await, NoticeKind::Replaced { .. }));
-        assert_ne!(stage.pid().await, first);
-        assert_eq!(stage.feedback.required_bytes(), 600 * MIB);
-        // It does so again, and by now that is what it is known to need.
-        let second = stage.pid().await;
+        assert_eq!(model.notice().await, expected);
+        assert!(matches!(model.notice().await, NoticeKind::Replaced { .. }));
+        assert_ne!(model.pid().await, first);
+        assert_eq!(model.feedback.required_bytes(), 600 * MIB);
+        // The next process is expected to use as much.
+        let second = model.pid().await;
         for _ in 0..20 {
-            assert_eq!(stage.pid().await, second);
+            assert_eq!(model.pid().await, second);
         }
-        stage.root.stop().await;
+        model.root.stop().await;
     });
 }
 
 #[test]
-fn a_kill_that_the_kernels_count_explains_raises_the_next_loads_claim() {
+fn a_kill_that_the_kernel_has_counted_raises_the_estimate_of_the_next_load() {
     TestSystem::real_time(|system| async move {
-        let stage = load(&system, DIES, "").await;
-        assert_eq!(stage.ask(None).await, Err(InferError::HostLost));
+        let model = load(&system, DIES, "").await;
+        assert_eq!(model.ask(None).await, Err(InferError::HostLost));
         assert_eq!(
-            stage.feedback.required_bytes(),
+            model.feedback.required_bytes(),
             0,
-            "the kernel did not do it"
+            "the kernel has not counted a kill"
         );
-        stage.root.stop().await;
+        model.root.stop().await;
 
-        let mut stage = load(&system, DIES, "").await;
-        stage.kills.0.store(1, Ordering::Relaxed);
-        // The first process began before the count moved. What it was killed for is not tried again.
-        assert_eq!(stage.ask(None).await, Err(InferError::KilledForMemory));
+        let mut model = load(&system, DIES, "").await;
+        model.kills.0.store(1, Ordering::Relaxed);
+        // The process began before the count rose. The request is not tried again.
+        assert_eq!(model.ask(None).await, Err(InferError::KilledForMemory));
         let killed = NoticeKind::KilledByKernel {
             measured_bytes: AT_FIRST,
         };
-        assert_eq!(stage.notice().await, killed);
-        assert_eq!(stage.feedback.required_bytes(), 450 * MIB);
-        stage.root.stop().await;
+        assert_eq!(model.notice().await, killed);
+        assert_eq!(model.feedback.required_bytes(), 450 * MIB);
+        model.root.stop().await;
     });
 }
 
 #[test]
-fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
+fn under_pressure_every_host_trims_itself_and_reports_the_bytes() {
     TestSystem::real_time(|system| async move {
-        let stage = load(&system, "plain", "instances = 2").await;
+        let model = load(&system, "plain", "instances = 2").await;
         let ask = async || {
-            let epoch = stage
+            let epoch = model
                 .pressure
                 .publish(Level::Elevated, Some(Stage::Slack), 1);
-            let answers = stage.pressure.acknowledgements(epoch, WITHIN).await;
+            let answers = model.pressure.acknowledgements(epoch, WITHIN).await;
             answers.expect("no other epoch")
         };
         let result = ask().await;
@@ -316,11 +321,11 @@ fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
         for answer in received {
             assert_eq!(answer.actions[0].gained_bytes(), MIB);
         }
-        // There is nothing to give so soon after.
+        // A second trim so soon frees nothing.
         let again = ask().await.received;
         assert_eq!(again[0].actions[0].gained_bytes(), 0);
-        let pressure = &stage.pressure;
-        stage.root.stop().await;
+        let pressure = &model.pressure;
+        model.root.stop().await;
         until("unsubscribed", async || {
             let epoch = pressure.publish(Level::Elevated, Some(Stage::Slack), 1);
             let answers = pressure.acknowledgements(epoch, Duration::ZERO).await;
@@ -331,55 +336,55 @@ fn under_pressure_every_host_gives_back_what_is_free_and_says_how_much() {
 }
 
 #[test]
-fn what_is_killed_for_its_memory_ends_at_once_and_says_why_to_all_who_wait() {
+fn a_model_that_is_killed_for_its_memory_ends_at_once_and_its_callers_learn_why() {
     TestSystem::real_time(|system| async move {
-        let stage = load(&system, STALLS, "instances = 2").await;
+        let model = load(&system, STALLS, "instances = 2").await;
         let begun = Instant::now();
-        // Two are in processes that answer to nothing but a kill, the others wait.
-        let asked = join_all((0..5).map(|_| stage.try_ask(None)));
+        // Two are in processes that only a kill ends, the others wait.
+        let asked = join_all((0..5).map(|_| model.try_ask(None)));
         let killed = async {
-            until("at work", async || stage.owner.in_flight() == 5).await;
-            stage.resource.kill();
-            stage.resource.unload().await;
+            until("at work", async || model.owner.in_flight() == 5).await;
+            model.resource.kill();
+            model.resource.unload().await;
         };
         let (answers, ()) = tokio::join!(asked, killed);
         for answer in answers {
             assert_eq!(answer, Ok(Err(InferError::KilledForMemory)));
         }
         assert!(begun.elapsed() < Duration::from_secs(1));
-        stage.root.stop().await;
+        model.root.stop().await;
     });
 }
 
 #[test]
-fn a_renewal_whose_process_never_becomes_ready_costs_the_time_of_a_load_and_no_more() {
+fn a_replacement_that_never_becomes_ready_takes_no_longer_than_a_load() {
     TestSystem::real_time(|system| async move {
         let deadline = Duration::from_secs(1);
-        let stage = load_within(&system, LOADS_LATE, "", deadline).await;
-        let first = stage.pid().await;
-        // It leaks; the process that is to take its place hangs, and a third one takes it.
-        let asked = join_all((0..400).map(|_| stage.pid())).await;
+        let model = load_within(&system, LOADS_LATE, "", deadline).await;
+        let first = model.pid().await;
+        // The first process leaks, the second one hangs during its load, a third one serves.
+        let asked = join_all((0..400).map(|_| model.pid())).await;
         assert!(asked.iter().any(|pid| *pid != first));
-        stage.root.stop().await;
+        model.root.stop().await;
     });
 }
 
 #[test]
-fn those_who_wait_for_a_model_that_is_ended_for_its_memory_hear_so_at_once() {
+fn callers_of_a_model_that_is_unloaded_under_them_get_an_error_at_once() {
     TestSystem::real_time(|system| async move {
-        let stage = load(&system, STALLS, "").await;
+        let model = load(&system, STALLS, "").await;
         let begun = Instant::now();
-        // One is in the process, the others wait for it.
-        let asked = join_all((0..5).map(|_| stage.try_ask(None)));
-        let (answers, ()) = tokio::join!(asked, stage.resource.unload());
+        // One request is in the process, the others wait.
+        let asked = join_all((0..5).map(|_| model.try_ask(None)));
+        let (answers, ()) = tokio::join!(asked, model.resource.unload());
         for answer in answers {
             assert_eq!(answer, Err(AskError::Lost));
         }
         assert!(begun.elapsed() < WITHIN / 2);
         assert!(matches!(
-            stage.try_ask(None).await,
+            model.try_ask(None).await,
             Err(AskError::Stopped | AskError::Restarting { .. })
         ));
-        stage.root.stop().await;
+        model.root.stop().await;
     });
 }
