@@ -214,7 +214,7 @@ async fn a_model_that_throws_fails_its_requests_and_stays_loaded() {
 #[tokio::test]
 async fn a_request_that_crashes_its_process_twice_is_refused_and_the_others_are_served() {
     let server = ServerWithModels::start("");
-    server.add_model("fragile", fragile);
+    server.add_model("fragile", crashes_above_100);
     server.infer("fragile", &floats(&[2.0])).await.output();
     let background = BackgroundClient::start(&server).await;
 
@@ -239,7 +239,7 @@ async fn a_request_that_crashes_its_process_twice_is_refused_and_the_others_are_
 #[tokio::test]
 async fn a_model_that_crashes_too_often_is_loaded_again_after_a_while() {
     let server = ServerWithModels::start("");
-    server.add_model("fragile", fragile);
+    server.add_model("fragile", crashes_above_100);
     server.infer("fragile", &floats(&[2.0])).await.output();
     let background = BackgroundClient::start(&server).await;
     wait_for_async(DEADLINE, || async {
@@ -264,7 +264,7 @@ async fn a_model_that_crashes_too_often_is_loaded_again_after_a_while() {
 }
 
 /// Returns its input, one number. A number above 100 ends the process by SIGSEGV.
-fn fragile(path: &Path) -> io::Result<()> {
+fn crashes_above_100(path: &Path) -> io::Result<()> {
     let code = "def forward(self, x: Tensor) -> Tensor:\n  if bool(x > 100):\n    \
         index = torch.full([1, 1], 100000000000000, dtype=4)\n    \
         value = torch.ones([1])\n    \

@@ -33,7 +33,7 @@ fn post(server: &Server, path: &str) -> RequestBuilder {
 }
 
 #[tokio::test]
-async fn paths_models_and_versions_that_do_not_exist() {
+async fn paths_models_and_versions_that_do_not_exist_are_answered_with_404() {
     let models = Models::new();
     let server = start(&models, "");
     for path in [
@@ -69,7 +69,7 @@ async fn paths_models_and_versions_that_do_not_exist() {
 }
 
 #[tokio::test]
-async fn methods_that_the_resource_does_not_support() {
+async fn methods_that_the_resource_does_not_support_are_answered_with_405() {
     let models = Models::new();
     let server = start(&models, "");
     for (path, method, allowed) in [
@@ -99,7 +99,7 @@ async fn methods_that_the_resource_does_not_support() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_too_large_compressed_or_malformed() {
+async fn bodies_that_are_too_large_compressed_or_malformed_are_refused() {
     let models = Models::new();
     let server = start(&models, "server.request_body_max = '4KiB'");
     let large = floats("x", &[0.5; 4096]);
@@ -122,7 +122,7 @@ async fn bodies_that_are_too_large_compressed_or_malformed() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_arrive() {
+async fn a_body_that_does_not_arrive_is_answered_with_408() {
     let models = Models::new();
     let server = start(&models, "server.body_idle_timeout = '200ms'");
     let address = server.address();
@@ -145,7 +145,7 @@ async fn a_body_that_does_not_arrive() {
 }
 
 #[tokio::test]
-async fn requests_that_do_not_match_the_model() {
+async fn requests_that_do_not_match_the_model_are_answered_with_400() {
     let models = Models::new();
     let server = start(&models, "");
     models.add("declared", 1, torchscript::affine).settings(
@@ -239,7 +239,7 @@ async fn a_full_queue_is_refused_with_retry_after() {
 }
 
 #[tokio::test]
-async fn an_inference_that_exceeds_the_deadline_of_requests() {
+async fn an_inference_that_exceeds_the_deadline_of_requests_is_answered_with_504() {
     let models = Models::new();
     models.add("slow", 1, torchscript::slow);
     let server = start(&models, "server.request_deadline = '1s'");
@@ -248,7 +248,7 @@ async fn an_inference_that_exceeds_the_deadline_of_requests() {
 }
 
 #[tokio::test]
-async fn a_load_that_exceeds_the_deadline_of_requests() {
+async fn a_load_that_exceeds_the_deadline_of_requests_is_answered_with_504() {
     let models = Models::new();
     let code = "def forward(self, x: Tensor) -> Tensor:\n  return x\n\
                 def __getstate__(self) -> Dict[str, bool]:\n  return annotate(Dict[str, bool], {})\n\
