@@ -181,8 +181,8 @@ async fn an_answer_above_answers_in_flight_max_is_refused_with_the_bytes_needed(
     let models = models();
     let server = models.start_server("server.answers_in_flight_max = '8MiB'");
     let answer = server.infer("random", &floats("x", &[3_000_000.0])).await;
-    let error = answer.error(503);
-    assert!(error.contains("12000000 bytes are needed"), "{error}");
+    let error = answer.error(507);
+    assert!(error.contains("need 12000000 bytes"), "{error}");
     let answer = server.infer("random", &floats("x", &[1_000_000.0])).await;
     assert_eq!(answer.output().len(), 1_000_000);
     // The process was not restarted: there was one load.
@@ -210,8 +210,8 @@ async fn a_sequence_ends_when_one_of_its_answers_is_refused_for_memory() {
     let first = step(1.0, json!({ "sequence_id": 7, "sequence_start": true }));
     assert_eq!(server.infer("counting", &first).await.output(), [1.0]);
     let second = step(1_000_000.0, json!({ "sequence_id": 7 }));
-    let error = server.infer("counting", &second).await.error(503);
-    assert!(error.contains("bytes are needed"), "{error}");
+    let error = server.infer("counting", &second).await.error(507);
+    assert!(error.contains("need 4000000 bytes"), "{error}");
     // The model has counted that request. A retry is refused, because its count would be wrong.
     let error = server.infer("counting", &second).await.error(400);
     assert!(error.contains("sequence_start"), "{error}");
