@@ -1,5 +1,5 @@
-//! The test kit: a system per test, with paused time, that fails the test when anything is left
-//! alive in it.
+//! The test kit: an actix system per test, with a paused clock, that fails the test if an actor or a
+//! process outlives it.
 
 #[cfg(test)]
 pub(crate) mod certificate;
@@ -18,14 +18,14 @@ use super::root::Root;
 use super::supervisor_spec::SupervisorSpec;
 use super::tree::Tree;
 
-/// How long a kill at the end of a test may take: a little more than the kernel's own grace.
+/// How long kills at the end of a test may take: a little more than the kernel's grace period.
 const END_WITHIN: Duration = Duration::from_secs(3);
 
 thread_local! {
     static PROCESSES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Counts one process as alive on this thread until it is dropped.
+/// Counts one process as alive on this thread, until it is dropped.
 #[derive(Debug)]
 pub(super) struct AliveProcess;
 
@@ -42,27 +42,26 @@ impl Drop for AliveProcess {
     }
 }
 
-/// The world of one test: an actix system, a tree, and a check at the end that nothing outlived
-/// the test.
+/// The actix system and the tree of one test.
 #[derive(Debug, Default)]
 pub struct TestSystem {
     tree: Tree,
 }
 
 impl TestSystem {
-    /// Runs `test` in an actix system whose clock stands still unless everything waits, so that
-    /// backoffs and deadlines cost no time and are exact.
+    /// Runs `test` in an actix system with a paused clock: it advances when all tasks wait, so
+    /// backoffs and deadlines are exact and take no time.
     ///
     /// # Panics
-    /// When a child or a process outlives the test.
+    /// A child or a process outlives the test.
     pub fn paused<F: Future<Output = ()>>(test: impl FnOnce(TestSystem) -> F) {
         Self::run(true, test);
     }
 
-    /// Like [`TestSystem::paused`], with the real clock: for tests with threads or processes.
+    /// Like [`TestSystem::paused`], but with the real clock, for tests with threads or processes.
     ///
     /// # Panics
-    /// When a child or a process outlives the test.
+    /// A child or a process outlives the test.
     pub fn real_time<F: Future<Output = ()>>(test: impl FnOnce(TestSystem) -> F) {
         Self::run(false, test);
     }
@@ -95,7 +94,7 @@ impl TestSystem {
     /// Starts a root supervisor in this system.
     ///
     /// # Panics
-    /// When it does not start.
+    /// The tree does not start.
     #[allow(clippy::panic)]
     pub async fn start(&self, spec: SupervisorSpec) -> Root {
         match Root::start(spec, &self.tree).await {
@@ -105,7 +104,7 @@ impl TestSystem {
     }
 }
 
-/// Waits a little for what a dropped tree still has to carry out.
+/// Waits for the clean-up of a dropped tree, for a limited time.
 async fn wait_until(done: impl Fn() -> bool) {
     let deadline = Instant::now() + END_WITHIN;
     while !done() && Instant::now() < deadline {

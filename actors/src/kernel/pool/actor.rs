@@ -21,7 +21,7 @@ use super::error::CheckoutError;
 use super::lease::{EndedLeases, Lease, Mode};
 use super::messages::{Checkout, Status};
 use super::queue::Cancellable;
-use super::state::{Effect, PoolState};
+use super::state::{Effect, Maintenance, PoolState};
 use crate::kernel::pressure::{Action, Pressure, PressureReader, Stage, Subscription};
 use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
 
@@ -34,7 +34,7 @@ const MARGIN_MAX: Duration = Duration::from_millis(20);
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 type CheckoutReply<T> = Reply<Checkout<T>>;
-type State<C> = PoolState<<C as Connect>::Connection, CheckoutReply<<C as Connect>::Connection>>;
+type State<C> = PoolState<C, CheckoutReply<<C as Connect>::Connection>>;
 
 impl<T: Send + Sync + 'static> Cancellable for CheckoutReply<T> {
     fn is_cancelled(&self) -> bool {
@@ -88,19 +88,14 @@ impl<C: Connect> Pool<C> {
     ) -> ChildSpec {
         let name = handle.name().to_owned();
         let deadline = config.drain_timeout + STOP_GRACE;
-        ChildSpec::actor(handle, move |_| {
-            let (closed, blocked) = (Arc::clone(&connect), Arc::clone(&connect));
-            let is_closed = move |connection: &C::Connection| closed.is_closed(connection);
-            let is_blocked = move |connection: &C::Connection| blocked.is_blocked(connection);
-            Self {
-                name: name.clone(),
-                connect: Arc::clone(&connect),
-                state: PoolState::new(&name, config.clone(), is_closed, is_blocked),
-                pressure: pressure.clone(),
-                ended_leases: Arc::default(),
-                timer: None,
-                outstanding: watch::Sender::new(0),
-            }
+        ChildSpec::actor(handle, move |_| Self {
+            name: name.clone(),
+            connect: Arc::clone(&connect),
+            state: PoolState::new(&name, config.clone(), Arc::clone(&connect)),
+            pressure: pressure.clone(),
+            ended_leases: Arc::default(),
+            timer: None,
+            outstanding: watch::Sender::new(0),
         })
         .shutdown_deadline(deadline)
     }
@@ -117,8 +112,8 @@ impl<C: Connect> Pool<C> {
 
     fn take_ended_leases(&mut self) {
         let now = Instant::now();
-        for ended in self.ended_leases.take() {
-            self.state.lease_ended(now, ended.lease, ended.condition);
+        for (lease, condition) in self.ended_leases.take() {
+            self.state.lease_ended(now, lease, condition);
         }
     }
 
@@ -145,7 +140,7 @@ impl<C: Connect> Pool<C> {
         }
         let bytes_each = self.connect.bytes_per_connection();
         let size = self.state.connections.len() as u64;
-        let closed = self.state.shed_idle(pressure.wanted_bytes, bytes_each);
+        let closed = self.state.shed_idle(pressure.wanted_bytes);
         self.apply_effects(context);
         if closed == 0 {
             return Vec::new();
@@ -175,21 +170,20 @@ impl<C: Connect> Pool<C> {
                 }
                 Effect::Refuse { reply, error } => reply.send(Err(error)),
                 Effect::Open { id } => self.open(id, context),
-                Effect::Check { id, connection } => {
+                Effect::Maintain {
+                    id,
+                    connection,
+                    task,
+                } => {
                     let connect = Arc::clone(&self.connect);
-                    let check = move || connect.check(connection);
-                    self.run(check, context, move |state, now, result| {
-                        state.checked(now, id, result.is_ok());
+                    let work = move || match task {
+                        Maintenance::Check => connect.check(connection),
+                        Maintenance::Clean => connect.clean(connection),
+                    };
+                    self.run(work, context, move |state, now, result| {
+                        state.maintained(now, id, task, result.is_ok());
                     });
                 }
-                Effect::Clean { id, connection } => {
-                    let connect = Arc::clone(&self.connect);
-                    let clean = move || connect.clean(connection);
-                    self.run(clean, context, move |state, now, result| {
-                        state.cleaned(now, id, result.is_ok());
-                    });
-                }
-                Effect::Close { connection } => drop(connection),
             }
         }
         let outstanding = self.state.outstanding();

@@ -36,48 +36,6 @@ pub struct PoolConfig {
     pub drain_timeout: Duration,
 }
 
-/// Why settings are refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PoolConfigError {
-    /// The minimum is above the maximum.
-    #[error("connections_min ({min}) is above connections_max ({max})")]
-    MinAboveMax {
-        /// The minimum.
-        min: u32,
-        /// The maximum.
-        max: u32,
-    },
-    /// The named setting is 0.
-    #[error("{0} must be at least 1")]
-    Zero(&'static str),
-}
-
-impl PoolConfig {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// See [`PoolConfigError`].
-    pub fn validate(&self) -> Result<(), PoolConfigError> {
-        let positive = [
-            ("connections_max", self.connections_max),
-            ("waiting_max", self.waiting_max),
-            ("shared_max", self.shared_max),
-            ("shared_depth", self.shared_depth),
-            ("circuit_failures", self.circuit_failures),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(PoolConfigError::Zero(name));
-        }
-        if self.connections_min > self.connections_max {
-            return Err(PoolConfigError::MinAboveMax {
-                min: self.connections_min,
-                max: self.connections_max,
-            });
-        }
-        Ok(())
-    }
-}
-
 impl Default for PoolConfig {
     fn default() -> Self {
         Self {

@@ -1,6 +1,5 @@
 //! Why a checkout fails.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::connect::ConnectError;
@@ -42,42 +41,34 @@ pub enum CheckoutError {
 }
 
 /// What a caller waited for when its deadline passed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum TimeoutCause {
     /// A connection: all are in use.
+    #[error("all connections are in use{}", list(.holders))]
     Busy {
         /// The places that hold the most leases, most first.
         holders: Vec<Holder>,
     },
     /// A connect that takes longer than the caller waits.
+    #[error("the connect has taken {} ms so far", so_far.as_millis())]
     SlowConnect {
         /// How long the oldest connect has taken so far.
         so_far: Duration,
     },
     /// The server: it cannot be reached.
+    #[error(transparent)]
     Unreachable(ConnectError),
     /// Unknown, since the pool's actor did not answer.
+    #[error("the pool did not answer")]
     Unknown,
 }
 
-impl fmt::Display for TimeoutCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Busy { holders } => {
-                f.write_str("all connections are in use")?;
-                for (index, holder) in holders.iter().enumerate() {
-                    let by = if index == 0 { " by" } else { "," };
-                    write!(f, "{by} {} ({})", holder.place, holder.leases)?;
-                }
-                Ok(())
-            }
-            Self::SlowConnect { so_far } => {
-                write!(f, "the connect has taken {} ms so far", so_far.as_millis())
-            }
-            Self::Unreachable(error) => write!(f, "{error}"),
-            Self::Unknown => f.write_str("the pool did not answer"),
-        }
-    }
+fn list(holders: &[Holder]) -> String {
+    let separators = std::iter::once(" by ").chain(std::iter::repeat(", "));
+    let holders = separators.zip(holders);
+    holders
+        .map(|(separator, holder)| format!("{separator}{} ({})", holder.place, holder.leases))
+        .collect()
 }
 
 impl CheckoutError {

@@ -3,12 +3,13 @@
 
 use tokio::time::Instant;
 
+use super::connect::Connect;
 use super::error::CheckoutError;
 use super::queue::Cancellable;
 use super::state::{ConnectionState, Effect, PoolState};
 use super::status::CloseReason;
 
-impl<T, R: Cancellable> PoolState<T, R> {
+impl<C: Connect, R: Cancellable> PoolState<C, R> {
     /// Does what is due at `now`. [`PoolState::next_tick`] says when to call it.
     pub(super) fn tick(&mut self, now: Instant) {
         while let Some(waiter) = self.queue.pop_expired(now) {
@@ -69,10 +70,10 @@ impl<T, R: Cancellable> PoolState<T, R> {
         due.into_iter().flatten().min()
     }
 
-    /// Closes idle connections, also below the minimum, until `bytes` are given back, at
-    /// `bytes_each` per connection. Returns the number of closed connections.
-    pub(super) fn shed_idle(&mut self, bytes: u64, bytes_each: u64) -> u64 {
-        let wanted = bytes.div_ceil(bytes_each.max(1));
+    /// Closes idle connections, also below the minimum, until `bytes` are given back. Returns the
+    /// number of closed connections.
+    pub(super) fn shed_idle(&mut self, bytes: u64) -> u64 {
+        let wanted = bytes.div_ceil(self.connect.bytes_per_connection().max(1));
         let closed = usize::try_from(wanted).unwrap_or(usize::MAX);
         let closed = closed.min(self.idle.len());
         let longest_idle: Vec<u64> = self.idle.drain(..closed).collect();

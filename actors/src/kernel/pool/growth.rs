@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::connect::Connect;
 use super::lease::Mode;
 use super::queue::Cancellable;
 use super::state::{ConnectionState, PoolState};
@@ -22,7 +23,7 @@ const MAINTENANCE_FACTOR: u32 = 2;
 /// The shortest time between two decisions about growth while a caller waits.
 const DECISION_INTERVAL_MIN: Duration = Duration::from_millis(2);
 
-impl<T, R: Cancellable> PoolState<T, R> {
+impl<C: Connect, R: Cancellable> PoolState<C, R> {
     /// Opens as many connections as the waiters justify.
     pub(super) fn grow(&mut self, now: Instant) {
         if self.demand() > self.expected_soon(now) {
@@ -76,11 +77,11 @@ impl<T, R: Cancellable> PoolState<T, R> {
     pub(super) fn demand(&self) -> usize {
         let depth = self.config.shared_depth.max(1) as usize;
         let shared = if self.may_share_more() {
-            self.queue.shared_len().div_ceil(depth)
+            self.queue.len_of(Mode::Shared).div_ceil(depth)
         } else {
             0
         };
-        self.queue.exclusive_len() + shared
+        self.queue.len_of(Mode::Exclusive) + shared
     }
 
     /// The number of connections that are expected to be free soon.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::connect::Connect;
 use super::error::TimeoutCause;
 use super::lease::Mode;
 use super::queue::Cancellable;
@@ -16,7 +17,7 @@ use super::status::{Holder, PoolStatus};
 /// The most holders that an error names.
 const NAMED_MAX: usize = 3;
 
-impl<T, R: Cancellable> PoolState<T, R> {
+impl<C: Connect, R: Cancellable> PoolState<C, R> {
     /// Logs and counts the leases that have lasted too long since the last call.
     pub(super) fn find_leaks(&mut self, now: Instant) {
         for lease in self.leases.values_mut().filter(|lease| !lease.leaked) {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -32,21 +32,10 @@ pub(super) enum Condition {
     Broken,
 }
 
-const CLEAN: u8 = 0;
-const DIRTY: u8 = 1;
-const BROKEN: u8 = 2;
-
-/// A lease that ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct EndedLease {
-    pub(super) lease: u64,
-    pub(super) condition: Condition,
-}
-
 /// The leases that ended since the pool looked last. Never more than there are leases.
 #[derive(Debug, Default)]
 pub(super) struct EndedLeases {
-    ended: Mutex<Vec<EndedLease>>,
+    ended: Mutex<Vec<(u64, Condition)>>,
     wake: Notify,
 }
 
@@ -56,14 +45,14 @@ impl EndedLeases {
         self.wake.notified().await;
     }
 
-    pub(super) fn take(&self) -> Vec<EndedLease> {
+    pub(super) fn take(&self) -> Vec<(u64, Condition)> {
         std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn push(&self, ended: EndedLease) {
-        let mut all = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(ended);
-        drop(all);
+    fn push(&self, lease: u64, condition: Condition) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.push((lease, condition));
+        drop(ended);
         self.wake.notify_one();
     }
 }
@@ -73,7 +62,8 @@ impl EndedLeases {
 pub struct Lease<T> {
     connection: Arc<T>,
     lease: u64,
-    condition: AtomicU8,
+    is_dirty: AtomicBool,
+    is_broken: AtomicBool,
     ended: Arc<EndedLeases>,
 }
 
@@ -82,7 +72,8 @@ impl<T> Lease<T> {
         Self {
             connection,
             lease,
-            condition: AtomicU8::new(CLEAN),
+            is_dirty: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
             ended,
         }
     }
@@ -96,23 +87,18 @@ impl<T> Lease<T> {
     /// before [`Lease::mark_clean`], the pool cleans the connection before the next lease. Has no
     /// effect in shared use.
     pub fn mark_dirty(&self) {
-        // A broken connection stays broken.
-        self.condition
-            .compare_exchange(CLEAN, DIRTY, Ordering::AcqRel, Ordering::Acquire)
-            .ok();
+        self.is_dirty.store(true, Ordering::Release);
     }
 
     /// Takes [`Lease::mark_dirty`] back.
     pub fn mark_clean(&self) {
-        self.condition
-            .compare_exchange(DIRTY, CLEAN, Ordering::AcqRel, Ordering::Acquire)
-            .ok();
+        self.is_dirty.store(false, Ordering::Release);
     }
 
     /// Marks the connection broken: the pool leases it to no other caller. In shared use the
     /// current leases on it stay valid.
     pub fn mark_broken(&self) {
-        self.condition.store(BROKEN, Ordering::Release);
+        self.is_broken.store(true, Ordering::Release);
     }
 }
 
@@ -132,14 +118,13 @@ impl<T> fmt::Debug for Lease<T> {
 
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
-        let condition = match self.condition.load(Ordering::Acquire) {
-            CLEAN => Condition::Clean,
-            DIRTY => Condition::Dirty,
-            _ => Condition::Broken,
+        let condition = if self.is_broken.load(Ordering::Acquire) {
+            Condition::Broken
+        } else if self.is_dirty.load(Ordering::Acquire) {
+            Condition::Dirty
+        } else {
+            Condition::Clean
         };
-        self.ended.push(EndedLease {
-            lease: self.lease,
-            condition,
-        });
+        self.ended.push(self.lease, condition);
     }
 }

@@ -38,7 +38,7 @@ mod status;
 mod tests;
 
 pub use actor::{Pool, check_out};
-pub use config::{PoolConfig, PoolConfigError};
+pub use config::PoolConfig;
 pub use connect::{ConfiguredUrl, Connect, ConnectError, ConnectErrorKind, Locate};
 pub use error::{CheckoutError, TimeoutCause};
 pub use histogram::Quantiles;

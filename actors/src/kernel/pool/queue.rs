@@ -44,14 +44,12 @@ impl<R: Cancellable> Queue<R> {
         self.exclusive.len() + self.shared.len()
     }
 
-    /// The number of waiters for exclusive use, cancelled ones included.
-    pub(super) fn exclusive_len(&self) -> usize {
-        self.exclusive.len()
-    }
-
-    /// The number of waiters for shared use, cancelled ones included.
-    pub(super) fn shared_len(&self) -> usize {
-        self.shared.len()
+    /// The number of waiters for `mode`, cancelled ones included.
+    pub(super) fn len_of(&self, mode: Mode) -> usize {
+        match mode {
+            Mode::Exclusive => self.exclusive.len(),
+            Mode::Shared => self.shared.len(),
+        }
     }
 
     /// The number of waiters, without cancelled ones.

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::connect::Connect;
 use super::lease::Mode;
 use super::queue::{Cancellable, Waiter};
-use super::state::{ConnectionState, Effect, LeaseRecord, PoolState};
+use super::state::{ConnectionState, Effect, LeaseRecord, Maintenance, PoolState};
 use super::status::CloseReason;
 
-impl<T, R: Cancellable> PoolState<T, R> {
+impl<C: Connect, R: Cancellable> PoolState<C, R> {
     /// Serves all waiters that can be served, then opens more connections if that is worth it.
     pub(super) fn serve_waiters(&mut self, now: Instant) {
         if self.draining || self.queue.len() == 0 {
@@ -88,13 +89,13 @@ impl<T, R: Cancellable> PoolState<T, R> {
             let ConnectionState::Shared { in_flight, closing } = &mut pooled.state else {
                 continue;
             };
-            if closing.is_none() && (self.is_closed)(&pooled.connection) {
+            if closing.is_none() && self.connect.is_closed(&pooled.connection) {
                 *closing = Some(CloseReason::Broken);
             } else if closing.is_none() && pooled.expires_at <= now {
                 *closing = Some(CloseReason::Lifetime);
             }
             let is_less = least.is_none_or(|(_, load)| *in_flight < load);
-            if closing.is_none() && is_less && !(self.is_blocked)(&pooled.connection) {
+            if closing.is_none() && is_less && !self.connect.is_blocked(&pooled.connection) {
                 least = Some((*id, *in_flight));
             }
         }
@@ -112,7 +113,7 @@ impl<T, R: Cancellable> PoolState<T, R> {
                 continue;
             };
             shared += 1;
-            if closing.is_none() && !(self.is_blocked)(&pooled.connection) {
+            if closing.is_none() && !self.connect.is_blocked(&pooled.connection) {
                 active += 1;
             }
         }
@@ -144,7 +145,7 @@ impl<T, R: Cancellable> PoolState<T, R> {
                 ConnectionState::Idle { since } => now.saturating_duration_since(since),
                 _ => Duration::ZERO,
             };
-            if (self.is_closed)(&pooled.connection) {
+            if self.connect.is_closed(&pooled.connection) {
                 self.close(id, CloseReason::Broken);
             } else if pooled.expires_at <= now {
                 self.close(id, CloseReason::Lifetime);
@@ -156,7 +157,12 @@ impl<T, R: Cancellable> PoolState<T, R> {
             } else if let Some(pooled) = self.connections.get_mut(&id) {
                 pooled.state = ConnectionState::UnderMaintenance { since: now };
                 let connection = Arc::clone(&pooled.connection);
-                self.effects.push(Effect::Check { id, connection });
+                let task = Maintenance::Check;
+                self.effects.push(Effect::Maintain {
+                    id,
+                    connection,
+                    task,
+                });
             }
         }
         None

@@ -1,6 +1,6 @@
 //! The state of a pool and its rules: who waits, who holds which connection, what is being opened.
 //!
-//! Nothing here knows actors, tasks or the network. Each method takes the time and adds [`Effect`]s
+//! Nothing here knows actors or tasks, or waits. Each method takes the time and adds [`Effect`]s
 //! for the actor to carry out; their results come back as method calls. Each call serves all waiters
 //! that can be served.
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::circuit::Circuit;
 use super::config::PoolConfig;
-use super::connect::ConnectError;
+use super::connect::{Connect, ConnectError};
 use super::error::CheckoutError;
 use super::figures::Figures;
 use super::lease::{Condition, Mode};
@@ -35,12 +35,19 @@ pub(super) enum Effect<T, R> {
     Refuse { reply: R, error: CheckoutError },
     /// Open a connection, then call [`PoolState::opened`].
     Open { id: u64 },
-    /// Check the connection, then call [`PoolState::checked`].
-    Check { id: u64, connection: Arc<T> },
-    /// Clean the connection, then call [`PoolState::cleaned`].
-    Clean { id: u64, connection: Arc<T> },
-    /// Drop the connection.
-    Close { connection: Arc<T> },
+    /// Check or clean the connection, then call [`PoolState::maintained`].
+    Maintain {
+        id: u64,
+        connection: Arc<T>,
+        task: Maintenance,
+    },
+}
+
+/// What is done to a connection between two leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Maintenance {
+    Check,
+    Clean,
 }
 
 /// One open connection.
@@ -83,16 +90,13 @@ pub(super) struct LeaseRecord {
     pub(super) leaked: bool,
 }
 
-/// A question about a connection that is answered without waiting.
-type Predicate<T> = Box<dyn Fn(&T) -> bool + Send>;
-
-/// The state of a pool of connections `T`, with replies `R`.
-pub(super) struct PoolState<T, R> {
+/// The state of a pool with the driver `C` and replies `R`.
+pub(super) struct PoolState<C: Connect, R> {
     pub(super) config: PoolConfig,
-    pub(super) is_closed: Predicate<T>,
-    pub(super) is_blocked: Predicate<T>,
+    /// Asked only what it can answer without waiting.
+    pub(super) connect: Arc<C>,
     /// The open connections by id.
-    pub(super) connections: BTreeMap<u64, PooledConnection<T>>,
+    pub(super) connections: BTreeMap<u64, PooledConnection<C::Connection>>,
     /// The ids of idle connections, the last used one at the end: it is leased first, so that
     /// superfluous ones stay idle at the front.
     pub(super) idle: Vec<u64>,
@@ -104,21 +108,15 @@ pub(super) struct PoolState<T, R> {
     pub(super) figures: Figures,
     pub(super) draining: bool,
     next_id: u64,
-    pub(super) effects: Vec<Effect<T, R>>,
+    pub(super) effects: Vec<Effect<C::Connection, R>>,
 }
 
-impl<T, R: Cancellable> PoolState<T, R> {
-    pub(super) fn new(
-        name: &str,
-        config: PoolConfig,
-        is_closed: impl Fn(&T) -> bool + Send + 'static,
-        is_blocked: impl Fn(&T) -> bool + Send + 'static,
-    ) -> Self {
+impl<C: Connect, R: Cancellable> PoolState<C, R> {
+    pub(super) fn new(name: &str, config: PoolConfig, connect: Arc<C>) -> Self {
         Self {
             circuit: Circuit::new(config.circuit_failures, config.circuit_backoff),
             config,
-            is_closed: Box::new(is_closed),
-            is_blocked: Box::new(is_blocked),
+            connect,
             connections: BTreeMap::new(),
             idle: Vec::new(),
             opening: BTreeMap::new(),
@@ -132,7 +130,7 @@ impl<T, R: Cancellable> PoolState<T, R> {
     }
 
     /// Takes the effects since the last call, and updates the gauges.
-    pub(super) fn take_effects(&mut self) -> Vec<Effect<T, R>> {
+    pub(super) fn take_effects(&mut self) -> Vec<Effect<C::Connection, R>> {
         let gauges = &self.figures.gauges;
         gauges.size.set(count(self.connections.len()));
         gauges.idle.set(count(self.idle.len()));
@@ -192,7 +190,7 @@ impl<T, R: Cancellable> PoolState<T, R> {
         let Some(pooled) = self.connections.get_mut(&id) else {
             return;
         };
-        let broken = condition == Condition::Broken || (self.is_closed)(&pooled.connection);
+        let broken = condition == Condition::Broken || self.connect.is_closed(&pooled.connection);
         match &mut pooled.state {
             ConnectionState::Shared { in_flight, closing } => {
                 *in_flight = in_flight.saturating_sub(1);
@@ -210,7 +208,12 @@ impl<T, R: Cancellable> PoolState<T, R> {
             state if condition == Condition::Dirty => {
                 *state = ConnectionState::UnderMaintenance { since: now };
                 let connection = Arc::clone(&pooled.connection);
-                self.effects.push(Effect::Clean { id, connection });
+                let task = Maintenance::Clean;
+                self.effects.push(Effect::Maintain {
+                    id,
+                    connection,
+                    task,
+                });
             }
             _ => self.make_idle(now, id),
         }
@@ -218,7 +221,12 @@ impl<T, R: Cancellable> PoolState<T, R> {
     }
 
     /// A connect has ended.
-    pub(super) fn opened(&mut self, now: Instant, id: u64, result: Result<T, ConnectError>) {
+    pub(super) fn opened(
+        &mut self,
+        now: Instant,
+        id: u64,
+        result: Result<C::Connection, ConnectError>,
+    ) {
         let began = self.opening.remove(&id).unwrap_or(now);
         match result {
             Ok(connection) => {
@@ -266,21 +274,12 @@ impl<T, R: Cancellable> PoolState<T, R> {
         }
     }
 
-    /// A check has ended.
-    pub(super) fn checked(&mut self, now: Instant, id: u64, passed: bool) {
-        self.maintenance_done(now, id, passed, CloseReason::Check);
-    }
-
-    /// A clean-up has ended.
-    pub(super) fn cleaned(&mut self, now: Instant, id: u64, succeeded: bool) {
-        self.maintenance_done(now, id, succeeded, CloseReason::Broken);
-    }
-
-    fn maintenance_done(&mut self, now: Instant, id: u64, usable: bool, otherwise: CloseReason) {
-        if usable {
-            self.make_idle(now, id);
-        } else {
-            self.close(id, otherwise);
+    /// A check or a clean-up has ended.
+    pub(super) fn maintained(&mut self, now: Instant, id: u64, task: Maintenance, succeeded: bool) {
+        match task {
+            _ if succeeded => self.make_idle(now, id),
+            Maintenance::Check => self.close(id, CloseReason::Check),
+            Maintenance::Clean => self.close(id, CloseReason::Broken),
         }
         self.serve_waiters(now);
     }
@@ -330,7 +329,7 @@ impl<T, R: Cancellable> PoolState<T, R> {
         };
         if self.draining {
             self.close(id, CloseReason::Shutdown);
-        } else if (self.is_closed)(&pooled.connection) {
+        } else if self.connect.is_closed(&pooled.connection) {
             self.close(id, CloseReason::Broken);
         } else if pooled.expires_at <= now {
             self.close(id, CloseReason::Lifetime);
@@ -341,10 +340,8 @@ impl<T, R: Cancellable> PoolState<T, R> {
     }
 
     pub(super) fn close(&mut self, id: u64, reason: CloseReason) {
-        if let Some(pooled) = self.connections.remove(&id) {
+        if self.connections.remove(&id).is_some() {
             self.figures.count_closed(reason);
-            let connection = pooled.connection;
-            self.effects.push(Effect::Close { connection });
         }
     }
 

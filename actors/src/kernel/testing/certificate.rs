@@ -1,11 +1,11 @@
-//! Certificates for servers of tests.
+//! Certificates for test servers.
 
 use std::path::Path;
 use std::time::Duration;
 
 use headroom_test_support::child;
 
-/// A certificate for `localhost`, signed by itself, and its key.
+/// Creates a self-signed certificate for `localhost`. Returns the certificate and its key, in PEM.
 pub(crate) fn certificate(folder: &Path) -> (Vec<u8>, Vec<u8>) {
     let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
     let mut openssl = child::command("openssl");
@@ -24,8 +24,8 @@ pub(crate) fn certificate(folder: &Path) -> (Vec<u8>, Vec<u8>) {
         .arg(&key)
         .arg("-out")
         .arg(&certificate);
-    let made = child::output(&mut openssl, Duration::from_secs(60)).unwrap();
-    assert!(made.status.success(), "{made:?}");
+    let output = child::output(&mut openssl, Duration::from_secs(60)).unwrap();
+    assert!(output.status.success(), "{output:?}");
     (
         std::fs::read(certificate).unwrap(),
         std::fs::read(key).unwrap(),

@@ -1,4 +1,5 @@
-//! Small disks that get full, in a mount namespace of the test's own: they are gone with the test, however it ends.
+//! Small disks for tests that fill them. They are mounted in the test's own mount namespace, so the
+//! system removes them however the test ends.
 
 use std::path::{Path, PathBuf};
 
@@ -7,24 +8,24 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 
-/// The mounts that this thread, the threads that it starts and their processes see from now on.
+/// A mount namespace of this thread, of the threads that it starts, and of their processes.
 pub(crate) struct MountNamespace(());
 
 impl MountNamespace {
-    /// Leaves the namespace that everybody shares. To be called before the test starts its runtime: threads that are
-    /// there already stay behind. `None`, with the reason printed, where that is not allowed.
+    /// Enters a new namespace. Must be called before the test starts its runtime: existing threads
+    /// stay in the old one. Skips the test and returns `None` where this is not permitted.
     pub(crate) fn enter() -> Option<Self> {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         let entered = unshare(CloneFlags::CLONE_NEWNS)
             .and_then(|()| mount(None::<&str>, "/", None::<&str>, private, None::<&str>));
         if let Err(error) = entered {
-            skip(&format!("there is no mount namespace of its own: {error}"));
+            skip(&format!("a mount namespace cannot be created: {error}"));
             return None;
         }
         Some(Self(()))
     }
 
-    /// A new disk at `path`.
+    /// Mounts a new disk at `path`.
     pub(crate) fn disk(&self, path: &Path, mebibytes: u64) -> Disk {
         std::fs::create_dir(path).unwrap();
         set_size(path, MsFlags::empty(), mebibytes);
@@ -32,21 +33,21 @@ impl MountNamespace {
     }
 }
 
-/// A disk of its own; gone with this value.
+/// A mounted disk. Unmounted on drop.
 pub(crate) struct Disk(PathBuf);
 
 impl Disk {
-    /// Where it is.
+    /// The mount point.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Makes it larger.
+    /// Sets a larger size.
     pub(crate) fn grow(&self, mebibytes: u64) {
         set_size(&self.0, MsFlags::MS_REMOUNT, mebibytes);
     }
 
-    /// Its size, in bytes.
+    /// The size in bytes.
     pub(crate) fn size(&self) -> u64 {
         size(&self.0)
     }
@@ -58,14 +59,14 @@ impl Drop for Disk {
     }
 }
 
-/// Mounts or changes a disk, and makes sure that it is there: what fills it would else fill the machine's.
-fn set_size(path: &Path, how: MsFlags, mebibytes: u64) {
+/// Mounts or resizes a disk, and checks its size: otherwise a test could fill the machine's disk.
+fn set_size(path: &Path, flags: MsFlags, mebibytes: u64) {
     let options = format!("mode=711,size={mebibytes}m");
-    mount(Some("tmpfs"), path, Some("tmpfs"), how, Some(&*options)).unwrap();
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(&*options)).unwrap();
     assert_eq!(
         size(path),
         mebibytes << 20,
-        "{} is another disk",
+        "{} is on another disk",
         path.display()
     );
 }
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_seen_by_its_test_alone() {
+    fn a_disk_is_visible_to_its_test_only() {
         let Some(namespace) = MountNamespace::enter() else {
             return;
         };
@@ -89,7 +90,7 @@ mod tests {
         let mounts = |process: &str| std::fs::read_to_string(format!("/proc/{process}/mounts"));
         let is_in = |mounts: String| mounts.contains(&*disk.path().to_string_lossy());
         assert!(is_in(mounts("thread-self").unwrap()));
-        // The main thread is in the namespace that everybody shares.
+        // The main thread is in the old namespace.
         let main = std::process::id();
         assert!(!is_in(mounts(&main.to_string()).unwrap()));
         disk.grow(2);

@@ -27,7 +27,7 @@ pub(super) fn secs(n: u64) -> Duration {
 }
 
 /// A connection to the [`FakeServer`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FakeConnection {
     pub(super) number: u32,
     pub(super) is_closed: AtomicBool,
@@ -91,8 +91,7 @@ impl Connect for FakeServer {
                 Some(kind) => Err(ConnectError::new(kind, "the server is away")),
                 None => Ok(FakeConnection {
                     number,
-                    is_closed: AtomicBool::new(false),
-                    is_blocked: AtomicBool::new(false),
+                    ..FakeConnection::default()
                 }),
             }
         }

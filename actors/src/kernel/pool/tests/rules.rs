@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::super::lease::Condition;
 use super::super::queue::Cancellable;
-use super::super::state::{ConnectionState, Effect, PoolState};
+use super::super::state::{ConnectionState, Effect, Maintenance, PoolState};
 use super::super::{ConnectError, ConnectErrorKind, Mode, PoolConfig};
-use super::double::{config, ms};
+use super::double::{FakeConnection, FakeServer, MB, config, ms};
 
 /// The reply of a caller: whether it has given up, and whether it got its answer.
 #[derive(Clone, Default)]
@@ -53,13 +53,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 struct PoolModel {
-    state: PoolState<(), Caller>,
+    state: PoolState<FakeServer, Caller>,
     now: Instant,
     callers: Vec<Caller>,
     leases: Vec<u64>,
     opening: Vec<u64>,
-    checking: Vec<u64>,
-    cleaning: Vec<u64>,
+    maintained: Vec<(u64, Maintenance)>,
 }
 
 fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
@@ -69,13 +68,12 @@ fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
 impl PoolModel {
     fn new(config: PoolConfig) -> Self {
         Self {
-            state: PoolState::new("rules", config, |()| false, |()| false),
+            state: PoolState::new("rules", config, FakeServer::new(ms(0))),
             now: Instant::now(),
             callers: Vec::new(),
             leases: Vec::new(),
             opening: Vec::new(),
-            checking: Vec::new(),
-            cleaning: Vec::new(),
+            maintained: Vec::new(),
         }
     }
 
@@ -90,16 +88,18 @@ impl PoolModel {
                     assert!(!reply.answered.replace(true), "answered twice");
                 }
                 Effect::Open { id } => self.opening.push(id),
-                Effect::Check { id, .. } => self.checking.push(id),
-                Effect::Clean { id, .. } => self.cleaning.push(id),
-                Effect::Close { .. } => {}
+                Effect::Maintain { id, task, .. } => self.maintained.push((id, task)),
             }
         }
     }
 
     fn connect_ended(&mut self, id: u64, ok: bool) {
         let error = || ConnectError::new(ConnectErrorKind::Unreachable, "away");
-        let result = if ok { Ok(()) } else { Err(error()) };
+        let result = if ok {
+            Ok(FakeConnection::default())
+        } else {
+            Err(error())
+        };
         self.state.opened(self.now, id, result);
     }
 
@@ -130,14 +130,12 @@ impl PoolModel {
                 }
             }
             Step::EndMaintenance(which, ok) => {
-                if let Some(id) = pick(&mut self.checking, which) {
-                    self.state.checked(now, id, ok);
-                } else if let Some(id) = pick(&mut self.cleaning, which) {
-                    self.state.cleaned(now, id, ok);
+                if let Some((id, task)) = pick(&mut self.maintained, which) {
+                    self.state.maintained(now, id, task, ok);
                 }
             }
             Step::ShedIdle(bytes) => {
-                self.state.shed_idle(bytes, 1);
+                self.state.shed_idle(bytes * MB);
             }
             Step::PassTime(millis) => self.pass(ms(millis)),
         }
@@ -190,14 +188,15 @@ impl PoolModel {
         // new users.
         let mut shared =
             states().filter(|state| matches!(state, ConnectionState::Shared { closing: None, .. }));
-        if !state.idle.is_empty() && shared.next().is_none() && state.queue.shared_len() > 0 {
+        if !state.idle.is_empty() && shared.next().is_none() && state.queue.len_of(Mode::Shared) > 0
+        {
             assert!(
                 state.expected_soon(self.now) >= state.demand(),
                 "a waiter for shared use is forgotten"
             );
         }
         // No waiter for exclusive use stays beside an idle connection, unless others are expected.
-        if !state.idle.is_empty() && state.queue.exclusive_len() > 0 {
+        if !state.idle.is_empty() && state.queue.len_of(Mode::Exclusive) > 0 {
             assert!(
                 state.expected_soon(self.now) >= state.demand(),
                 "a waiter for exclusive use is forgotten"

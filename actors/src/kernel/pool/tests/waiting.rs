@@ -104,6 +104,8 @@ fn a_timeout_names_the_holders_of_the_connections() {
             panic!("{error:?}");
         };
         let place = &holders[0].place;
+        let text = error.to_string();
+        assert!(text.contains(&format!("in use by {place} (1)")), "{text}");
         assert!(
             place.ends_with(&format!("tests/waiting.rs:{line}")),
             "{place}"
