@@ -1,35 +1,35 @@
-//! The form of URLs that may hold a password.
+//! The form of URLs that may contain a password.
 //!
-//! Why it exists: drivers guess where a password ends when it holds `@`, `/` or `?`, and then take a
-//! part of it for a host, which messages name. Here a URL has to be unambiguous before a driver sees
-//! it, and what is wrong with one is said without any part of it.
+//! When a password contains `@`, `/` or `?`, drivers guess where it ends. They can take a part of it
+//! for a host and show it in messages. So a URL must be unambiguous before a driver gets it, and a
+//! fault is described without any part of the URL.
 
 use super::pool::{ConnectError, ConnectErrorKind};
 
-/// What URLs of one kind look like.
+/// The form of URLs of one kind.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UrlForm {
-    /// What they can begin with, before `://`. Those that end in `unix` name a path and no host.
+    /// The schemes. Those that end in `unix` are followed by a path and no host.
     pub(crate) schemes: &'static [&'static str],
-    /// What ends the hosts.
+    /// The characters that end the hosts.
     pub(crate) authority_ends: &'static [char],
-    /// Whether several hosts can be named, with commas in between, or none.
+    /// Whether there may be no host, or several with commas in between.
     pub(crate) any_number_of_hosts: bool,
 }
 
-/// What is wrong with a URL, as advice to whoever wrote it. Holds no part of the URL.
+/// What is wrong with a URL, as advice to its author. Contains no part of the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlFault {
-    /// It begins with none of the schemes.
+    /// The URL begins with none of the schemes.
     #[error("begin it with {}://", .0.join(":// or "))]
     Scheme(&'static [&'static str]),
-    /// A character that no URL has.
-    #[error("percent-encode spaces and whatever is not a printable ASCII character")]
+    /// A character that URLs cannot contain.
+    #[error("percent-encode spaces and all characters that are not printable ASCII")]
     Character,
-    /// A percent sign that begins no code.
+    /// A percent sign without two hex digits after it.
     #[error("write two hex digits after each '%', and a '%' of the user name or password as %25")]
     Percent,
-    /// A byte that no driver takes.
+    /// A byte that drivers do not accept.
     #[error("leave out %00")]
     Nul,
     /// More than one `@` before the host.
@@ -41,13 +41,13 @@ pub enum UrlFault {
          after the host as %40"
     )]
     Delimiter,
-    /// A host that can be none.
+    /// An invalid host.
     #[error(
         "name each host by letters, digits, '-', '_' and '.', or by an IPv6 address in brackets; \
-         percent-encode whatever else is in the user name or password"
+         percent-encode all other characters in the user name or password"
     )]
     Host,
-    /// A port that is none.
+    /// An invalid port.
     #[error("give each port as a number from 1 to 65535")]
     Port,
     /// The driver cannot use it.
@@ -56,7 +56,7 @@ pub enum UrlFault {
 }
 
 impl From<UrlFault> for ConnectError {
-    /// Nothing comes of another try.
+    /// A retry cannot help, so the error is of the kind `Denied`.
     fn from(fault: UrlFault) -> Self {
         let message = format!("the server's URL cannot be used: {fault}");
         Self::new(ConnectErrorKind::Denied, message)
@@ -64,7 +64,7 @@ impl From<UrlFault> for ConnectError {
 }
 
 impl UrlForm {
-    /// Checks the form of `url`: after that, nothing of a user name or password is taken for a host.
+    /// Checks the form of `url`, so that no part of a user name or password is taken for a host.
     ///
     /// # Errors
     /// The first fault.
@@ -73,8 +73,8 @@ impl UrlForm {
             let rest = url.strip_prefix(*scheme)?.strip_prefix("://")?;
             Some((scheme.ends_with("unix"), rest))
         };
-        let known = self.schemes.iter().find_map(scheme);
-        let (is_path, rest) = known.ok_or(UrlFault::Scheme(self.schemes))?;
+        let found = self.schemes.iter().find_map(scheme);
+        let (is_path, rest) = found.ok_or(UrlFault::Scheme(self.schemes))?;
         if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(UrlFault::Character);
         }
@@ -128,7 +128,7 @@ fn check_host_and_port(text: &str) -> Result<(), UrlFault> {
                 Some((host, port)) => (host, Some(port)),
                 None => (text, None),
             };
-            // A percent-encoded path is one of a Unix socket.
+            // A percent-encoded path leads to a Unix socket.
             let is_path = host
                 .get(..3)
                 .is_some_and(|code| code.eq_ignore_ascii_case("%2f"));
@@ -146,7 +146,7 @@ fn check_host_and_port(text: &str) -> Result<(), UrlFault> {
 }
 
 fn is_port(text: &str) -> bool {
-    // A sign would parse.
+    // `parse` accepts a plus sign.
     text.starts_with(|first: char| first.is_ascii_digit())
         && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_has_its_advice() {
+    fn each_fault_is_found() {
         for (url, fault) in [
             ("http://host", UrlFault::Scheme(ONE.schemes)),
             ("redis:host", UrlFault::Scheme(ONE.schemes)),
