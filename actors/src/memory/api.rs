@@ -14,10 +14,10 @@ use super::probe::{Cgroups, KillCounter, System};
 use super::protection::{Protection, protect_server};
 use super::shared::Shared;
 use super::supervisor::MemorySupervisor;
-use crate::kernel::pressure::{self, Level, PressureReader};
+use crate::kernel::pressure::{self, PressureReader};
 use crate::kernel::{ChildSpec, Handle, Notices, OomCounter};
 
-/// Calls in flight. There is one claim for each load under way; the other calls are operators'.
+/// Calls in flight. Each load under way makes one; the others come from operators.
 const CALLS_MAX: u32 = 256;
 
 /// The memory module. Make [`Memory::child`] a child of a supervisor, before everything that loads
@@ -107,7 +107,7 @@ impl Memory {
             budget: self.budget(),
             name,
             bytes_max,
-            below: Level::Exhausted,
+            is_for_new_work: false,
         }
     }
 

@@ -8,7 +8,6 @@ use futures_util::future::BoxFuture;
 
 use super::shared::Shared;
 use super::supervisor::{MemorySupervisor, Reserve, Sample};
-use crate::kernel::pressure::Level;
 use crate::kernel::{
     Budget, BudgetError, BufferLedger, BufferReservation, Buffers, Handle, Reservation,
     ReservationRequest,
@@ -62,17 +61,17 @@ pub struct BufferAccount {
     pub(super) name: &'static str,
     /// Bytes that all buffers of this kind may hold together.
     pub(super) bytes_max: u64,
-    /// The level that no reservation may reach.
-    pub(super) below: Level,
+    /// Whether it must stay below the critical level: see [`BufferAccount::for_new_work`].
+    pub(super) is_for_new_work: bool,
 }
 
 impl BufferAccount {
-    /// For buffers that begin work, such as bodies of requests. They must not make memory critical, or
-    /// clients that send slowly could have models unloaded. Buffers that finish work, such as outputs,
-    /// may use more.
+    /// The account for buffers that begin work, such as bodies of requests. They stay below the critical
+    /// level, so that clients that send slowly cause no emergency. Buffers that finish work, such as
+    /// outputs, may use memory up to the exhausted level.
     #[must_use]
     pub fn for_new_work(mut self) -> Self {
-        self.below = Level::Critical;
+        self.is_for_new_work = true;
         self
     }
 }
@@ -80,9 +79,10 @@ impl BufferAccount {
 impl Buffers for BufferAccount {
     fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
         let levels = self.budget.shared.config().levels;
-        let share = match self.below {
-            Level::Critical => levels.critical,
-            _ => levels.exhausted,
+        let share = if self.is_for_new_work {
+            levels.critical
+        } else {
+            levels.exhausted
         };
         let mut ledger = self.budget.shared.ledger();
         let ceiling = ledger.ceiling(share);
