@@ -105,7 +105,7 @@ impl ActorPlan {
         } = self;
         match memory.protect() {
             Protection::Lowered { from } => {
-                tracing::info!(from, "the kernel is told to end other processes first");
+                tracing::info!(from, "the OOM killer prefers other processes");
             }
             Protection::AlreadyLow(_) => {}
             Protection::Refused(reason) => {

@@ -25,7 +25,7 @@ pub enum BudgetError {
     #[error(
         "{origin}: a memory budget of {} is too small: loads are let in below {}, and the server \
          with one small model needs {}; {remedy} {} or more",
-        size(*budget), size(*room), size(SERVER_BYTES + FIRST_LOAD_BYTES), size(*least)
+        size(*budget), size(*space), size(SERVER_BYTES + FIRST_LOAD_BYTES), size(*least)
     )]
     TooSmall {
         /// Who set the budget.
@@ -33,7 +33,7 @@ pub enum BudgetError {
         /// The budget, in bytes.
         budget: u64,
         /// The bytes of the budget that loads may use.
-        room: u64,
+        space: u64,
         /// The smallest budget that works, in bytes.
         least: u64,
         /// What to change; the text ends before the number of bytes.
@@ -64,8 +64,8 @@ pub fn check_budget(settings: &Settings) -> Result<(), BudgetError> {
 
 /// Loads may use the budget up to the share `critical`.
 fn check(reading: &BudgetReading, critical: f64) -> Result<(), BudgetError> {
-    let room = most_below(reading.bytes, critical);
-    if room >= SERVER_BYTES + FIRST_LOAD_BYTES {
+    let space = most_below(reading.bytes, critical);
+    if space >= SERVER_BYTES + FIRST_LOAD_BYTES {
         return Ok(());
     }
     let (origin, remedy) = match reading.source {
@@ -83,7 +83,7 @@ fn check(reading: &BudgetReading, critical: f64) -> Result<(), BudgetError> {
     Err(BudgetError::TooSmall {
         origin,
         budget: reading.bytes,
-        room,
+        space,
         least: least(critical),
         remedy,
     })

@@ -154,8 +154,8 @@ impl AnswerText {
         let mut piece = std::mem::take(&mut self.pending);
         while piece.len() < bytes_max && !self.is_complete {
             if let Some(position) = &mut self.current {
-                let room = bytes_max - piece.len();
-                position.done = write_elements(&mut piece, &position.tensor, position.done, room);
+                let space = bytes_max - piece.len();
+                position.done = write_elements(&mut piece, &position.tensor, position.done, space);
                 if position.done == position.tensor.data.len() {
                     piece.extend_from_slice(b"]}");
                     self.current = None;
