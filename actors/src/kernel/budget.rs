@@ -229,6 +229,11 @@ impl Reservation {
     pub fn entry(&self) -> &Arc<dyn ReservationEntry> {
         &self.entry
     }
+
+    /// Bytes that come free at its end: the larger of the reserved and the measured bytes.
+    pub fn bytes(&self) -> u64 {
+        self.entry.reserved().max(self.entry.measured())
+    }
 }
 
 impl Drop for Reservation {

@@ -46,6 +46,13 @@ pub struct Resource {
     pub load: Arc<dyn Load>,
 }
 
+impl Resource {
+    /// Whether it depends on `name` directly.
+    pub fn needs(&self, name: &str) -> bool {
+        self.depends_on.iter().any(|dependency| dependency == name)
+    }
+}
+
 /// Changes the lazy loader's catalogue while the server runs.
 pub trait Registrar: Send + Sync + 'static {
     /// Adds `resource`. Where one with its name exists, `resource` replaces it from its next load on.

@@ -1,174 +1,147 @@
-//! What can be loaded: names, dependencies, and the check that they make sense together.
+//! The resources that can be loaded, and the check of their dependencies.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 
 use crate::kernel::Resource;
 
-/// Why resources do not make a catalogue.
+/// Why a resource cannot be added to the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogueError {
-    /// Two resources have one name.
-    #[error("there are two resources named {0}")]
-    Duplicate(String),
     /// A dependency is not in the catalogue.
     #[error("{resource} depends on {dependency}, which is not in the catalogue")]
     UnknownDependency {
-        /// Who depends on it.
+        /// The resource with the dependency.
         resource: String,
-        /// What is missing.
+        /// The missing dependency.
         dependency: String,
     },
-    /// Resources depend on each other in a circle, so none could be loaded first.
-    #[error("dependencies go round in a circle: {}", .0.join(" -> "))]
+    /// Resources depend on each other, so none can be loaded first.
+    #[error("resources depend on each other in a cycle: {}", .0.join(" -> "))]
     Cycle(
-        /// The circle; its first name is repeated at the end.
+        /// The names in the cycle. The first name is repeated at the end.
         Vec<String>,
     ),
 }
 
-/// Resources whose dependencies are all known and free of cycles.
+/// Resources by name. All of their dependencies are in the catalogue, and there is no cycle.
 #[derive(Clone, Default)]
 pub struct Catalogue {
     resources: BTreeMap<String, Resource>,
 }
 
-impl fmt::Debug for Catalogue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.resources.keys()).finish()
-    }
-}
-
 impl Catalogue {
-    /// Checks `resources` and makes a catalogue of them, in whatever order they come.
+    /// Makes a catalogue of `resources`. A dependency comes before its dependents.
     ///
     /// # Errors
-    /// On names that occur twice, unknown dependencies, and cycles.
+    /// As [`Self::insert`].
     pub fn build(resources: Vec<Resource>) -> Result<Self, CatalogueError> {
         let mut catalogue = Self::default();
         for resource in resources {
-            let name = resource.name.clone();
-            if catalogue.resources.insert(name.clone(), resource).is_some() {
-                return Err(CatalogueError::Duplicate(name));
-            }
-        }
-        for name in catalogue.resources.keys() {
-            catalogue.check(name)?;
+            catalogue.insert(resource)?;
         }
         Ok(catalogue)
     }
 
-    /// Adds a resource, or replaces the one of its name.
+    /// Adds a resource, or replaces the one with its name.
     ///
     /// # Errors
-    /// On unknown dependencies and cycles; the catalogue then stays as it was.
+    /// On unknown dependencies and cycles. The catalogue is then unchanged.
     pub fn insert(&mut self, resource: Resource) -> Result<(), CatalogueError> {
-        let name = resource.name.clone();
-        let before = self.resources.insert(name.clone(), resource);
-        let checked = self.check(&name);
-        if checked.is_err() {
-            match before {
-                Some(before) => self.resources.insert(name, before),
-                None => self.resources.remove(&name),
-            };
-        }
-        checked
+        self.check(&resource)?;
+        self.resources.insert(resource.name.clone(), resource);
+        Ok(())
     }
 
-    /// Takes a resource out. Callers see to it that nothing depends on it.
+    /// Removes a resource. The caller makes sure that nothing depends on it.
     pub(super) fn remove(&mut self, name: &str) {
         self.resources.remove(name);
     }
 
-    /// All resources, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Resource> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Resource> {
         self.resources.values()
     }
 
-    /// The names of those that depend on `name` directly.
-    pub fn dependents(&self, name: &str) -> Vec<String> {
+    /// The names of the resources that depend on `name` directly.
+    pub(super) fn dependents(&self, name: &str) -> Vec<String> {
         self.iter()
-            .filter(|resource| resource.depends_on.iter().any(|it| it == name))
+            .filter(|resource| resource.needs(name))
             .map(|resource| resource.name.clone())
             .collect()
     }
 
-    /// Follows the dependencies of `name` to their ends.
-    fn check(&self, name: &str) -> Result<(), CatalogueError> {
-        // Each step is a resource and how many of its dependencies were followed already. A loop
-        // instead of recursion: the catalogue's depth comes from outside.
-        let mut path: Vec<(&str, usize)> = vec![(name, 0)];
-        let mut sound: BTreeSet<&str> = BTreeSet::new();
-        while let Some((at, next)) = path.last_mut() {
-            let at = *at;
-            let Some(dependency) = self
-                .resources
-                .get(at)
-                .and_then(|resource| resource.depends_on.get(*next))
-            else {
-                sound.insert(at);
-                path.pop();
-                continue;
-            };
-            *next += 1;
-            if !self.resources.contains_key(dependency) {
-                return Err(CatalogueError::UnknownDependency {
-                    resource: at.to_owned(),
-                    dependency: dependency.clone(),
-                });
-            }
-            if let Some(start) = path.iter().position(|(on, _)| on == dependency) {
-                let circle = path[start..].iter().map(|(on, _)| (*on).to_owned());
-                return Err(CatalogueError::Cycle(
-                    circle.chain([dependency.clone()]).collect(),
-                ));
-            }
-            if !sound.contains(dependency.as_str()) {
-                path.push((dependency, 0));
+    /// Checks that all dependencies of `resource` exist, and that none leads back to it.
+    fn check(&self, resource: &Resource) -> Result<(), CatalogueError> {
+        // Maps each dependency that was found to the resource that was found to need it.
+        let mut needed_by: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut open = vec![resource];
+        while let Some(dependent) = open.pop() {
+            for dependency in &dependent.depends_on {
+                if *dependency == resource.name {
+                    return Err(cycle(&resource.name, &dependent.name, &needed_by));
+                }
+                let Some(next) = self.resources.get(dependency) else {
+                    return Err(CatalogueError::UnknownDependency {
+                        resource: dependent.name.clone(),
+                        dependency: dependency.clone(),
+                    });
+                };
+                if needed_by.insert(dependency, &dependent.name).is_none() {
+                    open.push(next);
+                }
             }
         }
         Ok(())
     }
 }
 
+/// The cycle that is closed by `last`, which depends on `first`.
+fn cycle(first: &str, last: &str, needed_by: &BTreeMap<&str, &str>) -> CatalogueError {
+    let to_first = std::iter::successors(Some(last), |name| needed_by.get(name).copied());
+    let backwards = std::iter::once(first).chain(to_first);
+    let mut names: Vec<String> = backwards.map(str::to_owned).collect();
+    names.reverse();
+    CatalogueError::Cycle(names)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::tests::double::Scripted;
+    use super::super::tests::scripted::Scripted;
     use super::*;
 
     fn resource(name: &str, depends_on: &[&str]) -> Resource {
         Scripted::new().resource(name, depends_on)
     }
 
-    fn refusal(resources: Vec<Resource>) -> String {
-        Catalogue::build(resources).unwrap_err().to_string()
-    }
-
     #[test]
     fn cycles_are_refused_and_named_in_full() {
+        let chain = vec![
+            resource("c", &[]),
+            resource("b", &["c"]),
+            resource("a", &["b"]),
+            resource("start", &["a"]),
+        ];
+        let mut catalogue = Catalogue::build(chain).unwrap();
         assert_eq!(
-            refusal(vec![
-                resource("start", &["a"]),
-                resource("a", &["b"]),
-                resource("b", &["c"]),
-                resource("c", &["a"]),
-            ]),
-            "dependencies go round in a circle: a -> b -> c -> a"
+            catalogue
+                .insert(resource("c", &["a"]))
+                .unwrap_err()
+                .to_string(),
+            "resources depend on each other in a cycle: c -> a -> b -> c"
         );
         assert_eq!(
-            refusal(vec![resource("a", &["a"])]),
-            "dependencies go round in a circle: a -> a"
+            catalogue
+                .insert(resource("x", &["x"]))
+                .unwrap_err()
+                .to_string(),
+            "resources depend on each other in a cycle: x -> x"
         );
     }
 
     #[test]
-    fn duplicates_and_unknown_dependencies_are_refused() {
+    fn unknown_dependencies_are_refused() {
+        let refused = Catalogue::build(vec![resource("a", &["nowhere"])]);
         assert_eq!(
-            refusal(vec![resource("a", &[]), resource("a", &[])]),
-            "there are two resources named a"
-        );
-        assert_eq!(
-            refusal(vec![resource("a", &["nowhere"])]),
+            refused.err().unwrap().to_string(),
             "a depends on nowhere, which is not in the catalogue"
         );
     }
@@ -176,28 +149,26 @@ mod tests {
     #[test]
     fn a_diamond_is_no_cycle() {
         let resources = vec![
-            resource("top", &["left", "right"]),
+            resource("base", &[]),
             resource("left", &["base"]),
             resource("right", &["base"]),
-            resource("base", &[]),
+            resource("top", &["left", "right"]),
         ];
         assert!(Catalogue::build(resources).is_ok());
     }
 
     #[test]
     fn a_deep_chain_does_not_overflow_the_stack() {
-        let chain = (0..10_000).map(|n| {
-            let next = format!("{}", n + 1);
-            let depends_on: &[&str] = if n < 9_999 { &[next.as_str()] } else { &[] };
-            let mut resource = resource("", depends_on);
-            resource.name = n.to_string();
-            resource
-        });
-        let mut catalogue = Catalogue {
-            resources: chain.map(|it| (it.name.clone(), it)).collect(),
-        };
-        assert!(catalogue.check("0").is_ok());
-        assert!(catalogue.insert(resource("9999", &["0"])).is_err());
+        let mut catalogue = Catalogue::default();
+        for n in 0i32..10_000 {
+            let before = format!("{}", n - 1);
+            let depends_on: &[&str] = if n > 0 { &[before.as_str()] } else { &[] };
+            let resource = resource(&n.to_string(), depends_on);
+            // Not by `insert`, which would follow the whole chain each time.
+            catalogue.resources.insert(resource.name.clone(), resource);
+        }
+        let circle = catalogue.insert(resource("0", &["9999"]));
+        assert!(matches!(circle, Err(CatalogueError::Cycle(names)) if names.len() == 10_001));
     }
 
     #[test]
@@ -207,7 +178,7 @@ mod tests {
         let circle = catalogue.insert(resource("a", &["b"]));
         assert_eq!(
             circle.unwrap_err().to_string(),
-            "dependencies go round in a circle: a -> b -> a"
+            "resources depend on each other in a cycle: a -> b -> a"
         );
         assert!(catalogue.insert(resource("c", &["nowhere"])).is_err());
         assert_eq!(catalogue.iter().count(), 2);

@@ -8,19 +8,19 @@ use crate::kernel::Backoff;
 /// The loader's settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Which idle resource goes first when memory is short.
+    /// Which idle resource is evicted first.
     pub policy: PolicyKind,
-    /// How long one load may take, without the wait for its dependencies and for room.
+    /// How long one load may take, without the waits for its dependencies and its reservation.
     pub load_deadline: Duration,
-    /// How long a load may wait for room that is in use now and may soon be free. At most
-    /// [`Config::load_deadline`]. It holds up the loads behind it.
+    /// How long a load may wait for memory that is in use. At most [`Config::load_deadline`]. The
+    /// loads behind it wait as well.
     pub wait_for_room: Duration,
-    /// How long failures are remembered. Only the ceilings count: there is one loader, so there is
-    /// no herd that jitter would have to spread.
+    /// How long failures are remembered. Only its ceilings count: there is one loader, so jitter
+    /// would spread nothing.
     pub failure_backoff: Backoff,
-    /// At a stop, how long users of loaded resources may take before these are unloaded under them.
+    /// How long a stop waits for leases before it unloads resources in use.
     pub drain_deadline: Duration,
-    /// Callers at once, waiting ones included; further ones are told that the loader is busy.
+    /// Calls at once, waiting callers included. Further calls are refused as busy.
     pub in_flight_max: u32,
 }
 

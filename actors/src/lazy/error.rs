@@ -1,4 +1,4 @@
-//! Why a resource could not be had, said so that a caller can act on it.
+//! Why the loader refused a request, with what a caller needs to act on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,77 +6,78 @@ use std::time::Duration;
 use crate::kernel::LoadError;
 use crate::kernel::pressure::Level;
 
-/// Room that is missing.
+/// The memory that a load lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Shortage {
     /// Bytes that the load needs.
     pub need: u64,
-    /// Bytes that are free for loads: none at [`Level::Exhausted`], unless the budget refused.
+    /// Bytes that are free for loads. 0 when the load was refused because of [`Level::Exhausted`].
     pub free: u64,
-    /// Bytes of what is loaded, idle and not pinned: what could be evicted now.
+    /// Bytes of loaded resources that are idle and not pinned, and so can be evicted.
     pub evictable: u64,
-    /// The whole budget, in bytes; unknown when the level alone stood against the load.
+    /// The whole budget, in bytes. `None` when the load was refused because of the level alone.
     pub budget: Option<u64>,
-    /// How short memory was.
+    /// The level at the refusal.
     pub level: Level,
 }
 
-/// Room that there can never be.
+/// By how much a resource is too large for the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Excess {
-    /// Bytes that the load needs at least, with what it depends on.
+    /// Bytes that the load needs at least, with its dependencies.
     pub need: u64,
-    /// Bytes that all loads together could ever have, by the budget of now.
+    /// Bytes that all loads together can have within the present budget.
     pub most: u64,
 }
 
 /// Why there is no lease.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AcquireError {
-    /// The catalogue has no such resource, or has it no more.
-    #[error("there is nothing named {0}")]
+    /// The catalogue has no such resource.
+    #[error("there is no resource named {0}")]
     NotFound(String),
     /// Its load failed, now or within the backoff.
     #[error("{error}")]
     Failed {
-        /// Why.
+        /// Why it failed.
         error: LoadError,
-        /// When the next caller will cause a new try.
+        /// When a caller can cause the next try.
         retry_in: Duration,
     },
-    /// There is no room for it, and no room can be made.
+    /// Its memory cannot be reserved now, and evictions do not help.
     #[error("{} bytes are needed, {} are free and {} could be freed", .0.need, .0.free, .0.evictable)]
     Short(Shortage),
-    /// It would not fit with everything else gone. Only another budget, or other files, change that.
+    /// It does not fit even with everything else unloaded. Only a larger budget or a smaller resource
+    /// changes that.
     #[error("{} bytes are needed, and there can never be more than {}", .0.need, .0.most)]
     NeverFits(Excess),
-    /// Something that it depends on could not be had.
+    /// A dependency could not be loaded.
     #[error("{dependency}, which it depends on: {error}")]
     DependencyFailed {
-        /// The name of what it depends on.
+        /// The dependency's name.
         dependency: String,
-        /// Why that could not be had.
+        /// Why it could not be loaded.
         error: Arc<AcquireError>,
     },
-    /// The keeper of the memory budget did not answer; nothing is known of the resource itself.
-    #[error("the memory budget cannot be asked now")]
+    /// The memory budget did not answer. This says nothing about the resource.
+    #[error("the memory budget does not answer")]
     BudgetUnavailable,
-    /// The loader is being stopped.
+    /// The loader is stopping.
     #[error("the loader is stopping")]
     Stopping,
 }
 
 impl AcquireError {
-    /// What lies at the bottom: the error itself, or that of the dependency that failed first.
+    /// The error itself, or the error of the dependency that failed first.
     pub fn root(&self) -> &Self {
-        let mut at = self;
-        while let Self::DependencyFailed { error, .. } = at {
-            at = error;
+        let mut error = self;
+        while let Self::DependencyFailed { error: cause, .. } = error {
+            error = cause;
         }
-        at
+        error
     }
 
-    /// When the next caller will cause a new try, where that is known.
+    /// When a caller can cause the next try, where that is known.
     pub fn retry_in(&self) -> Option<Duration> {
         match self.root() {
             Self::Failed { retry_in, .. } => Some(*retry_in),
@@ -84,7 +85,7 @@ impl AcquireError {
         }
     }
 
-    /// A fixed word for metrics and logs: what lies at the bottom.
+    /// A fixed word for metrics and logs, for the root error.
     pub fn label(&self) -> &'static str {
         match self.root() {
             Self::NotFound(_) => "not_found",
@@ -102,22 +103,22 @@ impl AcquireError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnloadError {
     /// The catalogue has no such resource.
-    #[error("there is nothing named {0}")]
+    #[error("there is no resource named {0}")]
     NotFound(String),
 }
 
-/// Why a resource was not taken out of the catalogue.
+/// Why a resource was not removed from the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeregisterError {
     /// The catalogue has no such resource.
-    #[error("there is nothing named {0}")]
+    #[error("there is no resource named {0}")]
     NotFound(String),
-    /// Others in the catalogue depend on it. Deregister them first.
+    /// Other resources depend on it. Deregister those first.
     #[error("{name} is needed by {}", .dependents.join(", "))]
     Needed {
-        /// The name.
+        /// The resource's name.
         name: String,
-        /// Who depends on it.
+        /// The names of its dependents.
         dependents: Vec<String>,
     },
 }

@@ -1,22 +1,34 @@
-//! The answers to the loader's messages.
-
-use std::future::Future;
+//! The handlers of the loader's messages.
 
 use actix::{Context, Handler};
 use tokio::time::sleep_until;
 
+use super::answer::Answer;
 use super::error::UnloadError;
-use super::loader::{Acquired, Departed, Loader};
+use super::loader::Loader;
 use super::messages::{
     Acquire, Deregister, Evict, Evicted, Preload, Register, SetLoadDeadline, Status, Unload,
+    Unloaded,
 };
-use super::metrics::Reason;
+use super::metrics::UnloadReason;
 use crate::kernel::{Call, Message, Reply};
 
-/// Passes on an answer that has yet to come, until the caller goes away or its deadline passes. In
-/// a task of its own: a context looks at all its futures whenever it wakes, and there may be
-/// thousands of callers.
-fn answer_later<M: Message>(
+/// Sends `answer`, converted, now or when it comes.
+fn respond<M: Message, T: 'static>(
+    reply: Reply<M>,
+    answer: Answer<T>,
+    convert: impl FnOnce(T) -> M::Reply + 'static,
+) {
+    match answer {
+        Answer::Now(answer) => reply.send(convert(answer)),
+        later => send_later(reply, async { later.wait().await.map(convert) }),
+    }
+}
+
+/// Sends an answer that is yet to come, until the caller goes away or its deadline passes. This runs
+/// in a task of its own: an actor's context polls all of its futures at each wake-up, and there may
+/// be thousands of callers.
+fn send_later<M: Message>(
     mut reply: Reply<M>,
     answer: impl Future<Output = Option<M::Reply>> + 'static,
 ) {
@@ -28,7 +40,7 @@ fn answer_later<M: Message>(
             () = reply.cancelled() => None,
             () = sleep_until(deadline) => None,
         };
-        // No answer: the caller is gone, or the loader is, and the dropped reply says so.
+        // Without an answer the caller or the loader has gone. Dropping the reply reports that.
         if let Some(answer) = answer {
             reply.send(answer);
         }
@@ -39,12 +51,8 @@ impl Handler<Call<Acquire>> for Loader {
     type Result = ();
 
     fn handle(&mut self, call: Call<Acquire>, context: &mut Context<Self>) {
-        let Some((Acquire { name }, reply)) = call.accept() else {
-            return;
-        };
-        match self.acquire(&name, true, context) {
-            Acquired::Now(answer) => reply.send(answer),
-            Acquired::Later(answer) => answer_later(reply, async { answer.await.ok() }),
+        if let Some((Acquire { name }, reply)) = call.accept() {
+            respond(reply, self.acquire(&name, true, context), |lease| lease);
         }
     }
 }
@@ -53,14 +61,9 @@ impl Handler<Call<Preload>> for Loader {
     type Result = ();
 
     fn handle(&mut self, call: Call<Preload>, context: &mut Context<Self>) {
-        let Some((Preload { name }, reply)) = call.accept() else {
-            return;
-        };
-        match self.acquire(&name, false, context) {
-            Acquired::Now(answer) => reply.send(answer.map(drop)),
-            Acquired::Later(answer) => {
-                answer_later(reply, async { Some(answer.await.ok()?.map(drop)) });
-            }
+        if let Some((Preload { name }, reply)) = call.accept() {
+            let answer = self.acquire(&name, false, context);
+            respond(reply, answer, |lease| lease.map(drop));
         }
     }
 }
@@ -69,17 +72,12 @@ impl Handler<Call<Unload>> for Loader {
     type Result = ();
 
     fn handle(&mut self, call: Call<Unload>, context: &mut Context<Self>) {
-        let Some((Unload { name }, reply)) = call.accept() else {
-            return;
-        };
-        if self.slots.get(&name).is_none_or(|slot| slot.removed) {
-            return reply.send(Err(UnloadError::NotFound(name)));
-        }
-        match self.depart(&name, Reason::Request, context) {
-            Departed::Now(unloaded) => reply.send(Ok(unloaded)),
-            Departed::Later(unloaded) => {
-                answer_later(reply, async { unloaded.await.ok().map(Ok) });
+        if let Some((Unload { name }, reply)) = call.accept() {
+            if self.registered(&name).is_none() {
+                return reply.send(Err(UnloadError::NotFound(name)));
             }
+            let answer = self.unload(&name, UnloadReason::Request, context);
+            respond(reply, answer, |bytes| Ok(Unloaded { bytes }));
         }
     }
 }
@@ -88,15 +86,14 @@ impl Handler<Call<Evict>> for Loader {
     type Result = ();
 
     fn handle(&mut self, call: Call<Evict>, context: &mut Context<Self>) {
-        let Some((Evict { bytes }, reply)) = call.accept() else {
-            return;
-        };
-        let (names, freed) = self.evict_idle(bytes, Reason::Request, context);
-        answer_later(reply, async {
-            let freed = freed.await;
-            let bytes = freed.iter().map(|action| action.promised_bytes).sum();
-            Some(Evicted { names, bytes })
-        });
+        if let Some((Evict { bytes }, reply)) = call.accept() {
+            let (names, actions) = self.evict_idle(bytes, UnloadReason::Request, context);
+            send_later(reply, async {
+                let actions = actions.await;
+                let bytes = actions.iter().map(|action| action.promised_bytes).sum();
+                Some(Evicted { names, bytes })
+            });
+        }
     }
 }
 
@@ -104,10 +101,9 @@ impl Handler<Call<Register>> for Loader {
     type Result = ();
 
     fn handle(&mut self, call: Call<Register>, _context: &mut Context<Self>) {
-        let Some((Register { resource }, reply)) = call.accept() else {
-            return;
-        };
-        reply.send(self.register(resource));
+        if let Some((Register { resource }, reply)) = call.accept() {
+            reply.send(self.register(resource));
+        }
     }
 }
 
@@ -115,14 +111,10 @@ impl Handler<Call<Deregister>> for Loader {
     type Result = ();
 
     fn handle(&mut self, call: Call<Deregister>, context: &mut Context<Self>) {
-        let Some((Deregister { name }, reply)) = call.accept() else {
-            return;
-        };
-        match self.deregister(&name, context) {
-            Err(error) => reply.send(Err(error)),
-            Ok(Departed::Now(unloaded)) => reply.send(Ok(unloaded)),
-            Ok(Departed::Later(unloaded)) => {
-                answer_later(reply, async { unloaded.await.ok().map(Ok) });
+        if let Some((Deregister { name }, reply)) = call.accept() {
+            match self.deregister(&name, context) {
+                Err(error) => reply.send(Err(error)),
+                Ok(answer) => respond(reply, answer, |bytes| Ok(Unloaded { bytes })),
             }
         }
     }
@@ -132,11 +124,10 @@ impl Handler<Call<SetLoadDeadline>> for Loader {
     type Result = ();
 
     fn handle(&mut self, call: Call<SetLoadDeadline>, _context: &mut Context<Self>) {
-        let Some((SetLoadDeadline { deadline }, reply)) = call.accept() else {
-            return;
-        };
-        self.config.load_deadline = deadline;
-        reply.send(());
+        if let Some((SetLoadDeadline { deadline }, reply)) = call.accept() {
+            self.config.load_deadline = deadline;
+            reply.send(());
+        }
     }
 }
 
@@ -144,9 +135,8 @@ impl Handler<Call<Status>> for Loader {
     type Result = ();
 
     fn handle(&mut self, call: Call<Status>, _context: &mut Context<Self>) {
-        let Some((Status, reply)) = call.accept() else {
-            return;
-        };
-        reply.send(self.status());
+        if let Some((Status, reply)) = call.accept() {
+            reply.send(self.status());
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! A user's hold on a loaded resource.
+//! Leases on loaded resources.
 //!
-//! Taking one needs the loader; giving it back does not: a counter and a wake-up, which neither
-//! block nor can be refused, so that leases may be dropped anywhere.
+//! Only the loader gives out leases. The end of a lease does not need the loader: it changes a
+//! counter and sends a wake-up. Both neither block nor can be refused, so leases may be dropped
+//! anywhere.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,47 +11,48 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The users of one load of one resource. Each load has its own, so that leases on one that died
-/// do not count for its successor.
+/// Counts the leases on one load of one resource. Each load has its own tracker, so a lease on a
+/// load that died does not count for the next one.
 #[derive(Debug)]
-pub(super) struct Uses {
+pub(super) struct LeaseTracker {
     name: Arc<str>,
-    held: Arc<AtomicUsize>,
-    origin: Instant,
-    last_nanos: AtomicU64,
-    /// Wakes the loader when a count falls to zero. Shared by all resources.
-    idle: Arc<Notify>,
+    count: Arc<AtomicUsize>,
+    loaded_at: Instant,
+    /// Nanoseconds from `loaded_at` to the last use.
+    last_use: AtomicU64,
+    /// Wakes the loader when a count falls to 0. All resources share it.
+    became_idle: Arc<Notify>,
 }
 
-impl Uses {
-    pub(super) fn new(name: &str, idle: Arc<Notify>) -> Arc<Self> {
+impl LeaseTracker {
+    pub(super) fn new(name: &str, became_idle: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
-            held: Arc::default(),
-            origin: Instant::now(),
-            last_nanos: AtomicU64::new(0),
-            idle,
+            count: Arc::default(),
+            loaded_at: Instant::now(),
+            last_use: AtomicU64::new(0),
+            became_idle,
         })
     }
 
-    /// Leases held now.
-    pub(super) fn held(&self) -> usize {
-        self.held.load(Ordering::Acquire)
+    /// Leases that exist now.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
     }
 
-    /// The same, for whoever has to follow it.
+    /// The counter behind [`Self::count`].
     pub(super) fn counter(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.held)
+        Arc::clone(&self.count)
     }
 
-    /// When one was last taken or given back; the time of the load before that.
-    pub(super) fn last(&self) -> Instant {
-        self.origin + Duration::from_nanos(self.last_nanos.load(Ordering::Acquire))
+    /// When a lease last began or ended. The time of the load if there was none.
+    pub(super) fn last_use(&self) -> Instant {
+        self.loaded_at + Duration::from_nanos(self.last_use.load(Ordering::Acquire))
     }
 
-    fn touch(&self) {
-        let nanos = self.origin.elapsed().as_nanos();
-        self.last_nanos
+    fn record_use(&self) {
+        let nanos = self.loaded_at.elapsed().as_nanos();
+        self.last_use
             .fetch_max(nanos.try_into().unwrap_or(u64::MAX), Ordering::AcqRel);
     }
 }
@@ -59,29 +61,29 @@ impl Uses {
 #[derive(Debug)]
 #[must_use = "without its lease the resource may be unloaded at once"]
 pub struct Lease {
-    uses: Arc<Uses>,
+    tracker: Arc<LeaseTracker>,
 }
 
 impl Lease {
-    pub(super) fn take(uses: &Arc<Uses>) -> Self {
-        uses.touch();
-        uses.held.fetch_add(1, Ordering::AcqRel);
+    pub(super) fn new(tracker: &Arc<LeaseTracker>) -> Self {
+        tracker.record_use();
+        tracker.count.fetch_add(1, Ordering::AcqRel);
         Self {
-            uses: Arc::clone(uses),
+            tracker: Arc::clone(tracker),
         }
     }
 
-    /// The name of the resource.
+    /// The resource's name.
     pub fn name(&self) -> &str {
-        &self.uses.name
+        &self.tracker.name
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.uses.touch();
-        if self.uses.held.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.uses.idle.notify_one();
+        self.tracker.record_use();
+        if self.tracker.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.tracker.became_idle.notify_one();
         }
     }
 }

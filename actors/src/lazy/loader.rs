@@ -1,9 +1,9 @@
-//! The actor: its state, its life, and its catalogue.
+//! The loader actor: its state, its start and stop, and changes of its catalogue.
 //!
-//! All state is in the slots. Whatever takes time (loads, unloads, the budget's answer) runs as a
-//! future of the actor's context and comes back as a method call, so that no two things ever change
-//! a slot at once. A slot leaves `Loading`, or an unload under way, only by the very future that
-//! works on it; therefore these calls need not ask whether they are still meant.
+//! Each resource has a slot. Whatever takes time (a load, an unload, the budget's answer) runs as a
+//! future of the actor's context and ends in a method call, so nothing changes a slot concurrently.
+//! Only the future of a load or an unload ends that state of its slot. These calls therefore do not
+//! check whether the slot has changed meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,61 +16,61 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Answer;
 use super::catalogue::{Catalogue, CatalogueError};
 use super::config::Config;
+use super::crash_cleanup::{OrphanedResource, unload_all};
 use super::error::{AcquireError, DeregisterError};
 use super::lease::Lease;
-use super::messages::Unloaded;
-use super::metrics::{Reason, record_phases};
+use super::metrics::{UnloadReason, record_phases};
 use super::policy::Policy;
-use super::room::Room;
+use super::reservation_queue::ReservationQueue;
 use super::slot::{Slot, State};
 use super::status::ResourceStatus;
-use super::teardown::{Leftover, teardown};
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::{Budget, Child, ChildSpec, Exit, Handle, Resource};
 
-/// After the leases have ended or run out of time, how long unloads may take until the supervisor
-/// ends the loader by force.
+/// How long unloads may take at a stop, after the drain deadline, before the supervisor kills the
+/// loader.
 const UNLOAD_GRACE: Duration = Duration::from_secs(10);
 
-/// The lazy loader. See the module's documentation for what it promises.
+/// The lazy loader. The module's documentation lists its guarantees.
 pub struct Loader {
     pub(super) config: Config,
     pub(super) budget: Arc<dyn Budget>,
     pub(super) pressure: PressureReader,
     pub(super) policy: Box<dyn Policy>,
     pub(super) slots: BTreeMap<String, Slot>,
-    pub(super) room: Room,
-    /// Where leases say that they were the last of their resource.
-    pub(super) idle: Arc<Notify>,
-    /// Cancelled when the loader stops; loads under way are then abandoned.
+    pub(super) reservations: ReservationQueue,
+    /// Notified when the last lease on a resource has ended.
+    pub(super) became_idle: Arc<Notify>,
+    /// Cancelled when the loader stops. Loads under way are then abandoned.
     pub(super) stopping: CancellationToken,
-    /// Whether users have had their time at a stop.
-    pub(super) forced: bool,
+    /// Whether a stop has passed its drain deadline, so that resources in use are unloaded.
+    pub(super) drain_deadline_passed: bool,
     /// The timer of the earliest expiry, and when that is.
     pub(super) expiry: Option<(Instant, SpawnHandle)>,
-    /// The timer after which something in use is ended because memory is exhausted.
-    pub(super) ending: Option<SpawnHandle>,
-    /// Whether something that was ended under its users was not gone when that timer last fired.
-    pub(super) has_just_ended: bool,
-    pub(super) born: Instant,
-    /// How many slots are not at rest.
-    busy: watch::Sender<usize>,
-    /// The catalogue belongs to whoever may load what is in it. An incarnation takes it at its
-    /// start, and gives it back when everything is unloaded.
-    shared: Arc<Mutex<Catalogue>>,
+    /// The timer after which a resource in use is killed, because memory is exhausted.
+    pub(super) kill_timer: Option<SpawnHandle>,
+    /// Whether the unload of a killed resource was under way when that timer last fired.
+    pub(super) kill_was_under_way: bool,
+    pub(super) started_at: Instant,
+    /// The number of active slots.
+    active: watch::Sender<usize>,
+    /// The catalogue, for all incarnations. An incarnation locks it at its start and unlocks it when
+    /// all that it loaded is unloaded.
+    shared_catalogue: Arc<Mutex<Catalogue>>,
     catalogue: Option<OwnedMutexGuard<Catalogue>>,
 }
 
 impl Loader {
-    /// A handle for a loader with `config`.
+    /// Makes a handle for a loader with `config`.
     pub fn handle(config: &Config) -> Handle<Self> {
         Handle::new("lazy-loader", config.in_flight_max)
     }
 
-    /// The loader as a child of a supervisor. `pressure` is the level that it reacts to. What is
-    /// registered later survives its restarts, as `catalogue` does.
+    /// Makes the child spec of the loader, which reacts to the level of `pressure`. `catalogue`, with
+    /// its later changes, survives restarts.
     pub fn child(
         handle: &Handle<Self>,
         config: Config,
@@ -79,104 +79,124 @@ impl Loader {
         pressure: PressureReader,
     ) -> ChildSpec {
         let shutdown_deadline = config.drain_deadline + UNLOAD_GRACE;
-        let shared = Arc::new(Mutex::new(catalogue));
+        let shared_catalogue = Arc::new(Mutex::new(catalogue));
         ChildSpec::actor(handle, move |_| Self {
             policy: config.policy.policy(),
             config: config.clone(),
             budget: Arc::clone(&budget),
             pressure: pressure.clone(),
             slots: BTreeMap::new(),
-            room: Room::default(),
-            idle: Arc::default(),
+            reservations: ReservationQueue::default(),
+            became_idle: Arc::default(),
             stopping: CancellationToken::new(),
-            forced: false,
+            drain_deadline_passed: false,
             expiry: None,
-            ending: None,
-            has_just_ended: false,
-            born: Instant::now(),
-            busy: watch::Sender::new(0),
-            shared: Arc::clone(&shared),
+            kill_timer: None,
+            kill_was_under_way: false,
+            started_at: Instant::now(),
+            active: watch::Sender::new(0),
+            shared_catalogue: Arc::clone(&shared_catalogue),
             catalogue: None,
         })
         .shutdown_deadline(shutdown_deadline)
     }
 
-    fn open(&mut self, catalogue: OwnedMutexGuard<Catalogue>, context: &mut Context<Self>) {
+    fn start_with(&mut self, catalogue: OwnedMutexGuard<Catalogue>, context: &mut Context<Self>) {
         self.slots = catalogue
             .iter()
             .map(|resource| (resource.name.clone(), Slot::new(resource.clone())))
             .collect();
         self.catalogue = Some(catalogue);
-        self.listen_to_leases(context);
-        self.listen_to_pressure(context);
-        self.phases_changed();
+        self.watch_leases(context);
+        self.watch_pressure(context);
+        self.on_phases_changed();
     }
 
-    fn listen_to_leases(&self, context: &mut Context<Self>) {
-        let idle = Arc::clone(&self.idle);
-        let woken = wrap_future::<_, Self>(async move { idle.notified().await });
+    fn watch_leases(&self, context: &mut Context<Self>) {
+        let became_idle = Arc::clone(&self.became_idle);
+        let idle = wrap_future::<_, Self>(async move { became_idle.notified().await });
         context.spawn(
-            woken.map(|(), loader: &mut Self, context: &mut Context<Self>| {
+            idle.map(|(), loader: &mut Self, context: &mut Context<Self>| {
                 loader.on_idle(context);
-                loader.listen_to_leases(context);
+                loader.watch_leases(context);
             }),
         );
     }
 
-    /// Gives a lease, says why not, or says where to wait for either. `counted` says whether this
-    /// is a use that hits and misses are to tell of.
+    /// The last lease on some resource has ended.
+    fn on_idle(&mut self, context: &mut Context<Self>) {
+        self.unload_drained(context);
+        self.set_expiry_timer(context);
+        self.retry_if_evictable(context);
+    }
+
+    /// The slot of `name`, if the catalogue has it.
+    pub(super) fn registered(&self, name: &str) -> Option<&Slot> {
+        self.slots.get(name).filter(|slot| !slot.deregistered)
+    }
+
+    /// The names of all slots for which `condition` holds.
+    pub(super) fn names_where(&self, condition: impl Fn(&Slot) -> bool) -> Vec<String> {
+        let slots = self.slots.iter().filter(|(_, slot)| condition(slot));
+        slots.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Gives a lease on `name`, which it loads if needed. A use counts as a hit or a miss, and for
+    /// the policy.
     pub(super) fn acquire(
         &mut self,
         name: &str,
-        counted: bool,
+        is_use: bool,
         context: &mut Context<Self>,
-    ) -> Acquired {
-        let stopping = self.stopping.is_cancelled();
-        let now = self.born.elapsed();
-        let begins = self.slots.get(name).is_some_and(Slot::may_begin_load);
-        let excess = if begins { self.excess(name) } else { None };
-        let Some(slot) = self.slots.get_mut(name).filter(|slot| !slot.removed) else {
-            return Acquired::Now(Err(AcquireError::NotFound(name.to_owned())));
+    ) -> Answer<Result<Lease, AcquireError>> {
+        let Some(slot) = self.registered(name) else {
+            return Answer::Now(Err(AcquireError::NotFound(name.to_owned())));
         };
-        if stopping {
-            return Acquired::Now(Err(AcquireError::Stopping));
+        if self.stopping.is_cancelled() {
+            return Answer::Now(Err(AcquireError::Stopping));
         }
-        if let State::Ready(held) = slot.state() {
-            let lease = Lease::take(&held.uses);
-            if counted {
-                slot.meter.hit();
-                self.policy.touch(&mut slot.usage, now);
+        let starts_load = slot.may_start_load();
+        let excess = if starts_load { self.excess(slot) } else { None };
+        let now = self.started_at.elapsed();
+        let Some(slot) = self.slots.get_mut(name) else {
+            return Answer::Now(Err(AcquireError::NotFound(name.to_owned())));
+        };
+        if let State::Ready(parts) = slot.state() {
+            let lease = Lease::new(&parts.leases);
+            if is_use {
+                slot.metrics.hit();
+                self.policy.record_use(&mut slot.usage, now);
             }
-            return Acquired::Now(Ok(lease));
+            return Answer::Now(Ok(lease));
         }
-        if counted {
-            slot.meter.miss();
+        if is_use {
+            slot.metrics.miss();
         }
         if let State::Failed { failure, .. } = slot.state()
             && !failure.retry_in().is_zero()
         {
-            return Acquired::Now(Err(failure.answer()));
+            return Answer::Now(Err(failure.to_error()));
         }
         if let Some(excess) = excess {
-            // Before anything that it depends on is loaded for it.
-            return Acquired::Now(Err(AcquireError::NeverFits(excess)));
+            // Before any dependency is loaded for it.
+            return Answer::Now(Err(AcquireError::NeverFits(excess)));
         }
-        if counted {
-            slot.meter.wait();
+        if is_use {
+            slot.metrics.wait();
         }
         let (sender, receiver) = oneshot::channel();
         slot.push_waiter(sender);
-        if begins {
-            self.begin_load(name, context);
+        if starts_load {
+            self.start_load(name, context);
         }
-        Acquired::Later(receiver)
+        Answer::Later(receiver)
     }
 
-    /// To be called after every change of a phase.
-    pub(super) fn phases_changed(&self) {
+    /// Publishes the phases. Every change of a phase is followed by this call.
+    pub(super) fn on_phases_changed(&self) {
         record_phases(self.slots.values().map(Slot::phase));
-        let busy = self.slots.values().filter(|slot| !slot.is_at_rest());
-        self.busy.send_replace(busy.count());
+        let active = self.slots.values().filter(|slot| slot.is_active());
+        self.active.send_replace(active.count());
     }
 
     pub(super) fn register(&mut self, resource: Resource) -> Result<(), CatalogueError> {
@@ -190,7 +210,7 @@ impl Loader {
                 self.slots.insert(name, Slot::new(resource));
             }
         }
-        self.phases_changed();
+        self.on_phases_changed();
         Ok(())
     }
 
@@ -198,9 +218,9 @@ impl Loader {
         &mut self,
         name: &str,
         context: &mut Context<Self>,
-    ) -> Result<Departed, DeregisterError> {
-        let known = self.slots.get(name).is_some_and(|slot| !slot.removed);
-        let Some(catalogue) = self.catalogue.as_mut().filter(|_| known) else {
+    ) -> Result<Answer<u64>, DeregisterError> {
+        let is_registered = self.registered(name).is_some();
+        let Some(catalogue) = self.catalogue.as_mut().filter(|_| is_registered) else {
             return Err(DeregisterError::NotFound(name.to_owned()));
         };
         let dependents = catalogue.dependents(name);
@@ -212,45 +232,32 @@ impl Loader {
         }
         catalogue.remove(name);
         if let Some(slot) = self.slots.get_mut(name) {
-            slot.removed = true;
+            slot.deregistered = true;
             slot.refuse_waiters(&AcquireError::NotFound(name.to_owned()));
         }
-        Ok(self.depart(name, Reason::Request, context))
+        Ok(self.unload(name, UnloadReason::Request, context))
     }
 
     pub(super) fn status(&self) -> Vec<ResourceStatus> {
-        let slots = self.slots.iter();
-        let status = slots.map(|(name, slot)| {
-            let excess = if slot.is_at_rest() {
-                self.excess(name)
-            } else {
+        let slots = self.slots.values();
+        let status = slots.map(|slot| {
+            let excess = if slot.is_active() {
                 None
+            } else {
+                self.excess(slot)
             };
-            ResourceStatus::of(slot, excess)
+            ResourceStatus::new(slot, excess)
         });
         status.collect()
     }
 
     fn stop_loading(&mut self, context: &mut Context<Self>) {
         self.stopping.cancel();
-        self.dismiss_queue(context);
-        let names: Vec<_> = self.slots.keys().cloned().collect();
-        for name in names {
-            self.retire(&name, Reason::Stop, context);
+        self.refuse_reservations(context);
+        for name in self.names_where(|_| true) {
+            self.drain_with_dependents(&name, UnloadReason::Stop, context);
         }
     }
-}
-
-/// What [`Loader::acquire`] has to say at once.
-pub(super) enum Acquired {
-    Now(Result<Lease, AcquireError>),
-    Later(oneshot::Receiver<Result<Lease, AcquireError>>),
-}
-
-/// What there is to know of an unload at once.
-pub(super) enum Departed {
-    Now(Unloaded),
-    Later(oneshot::Receiver<Unloaded>),
 }
 
 impl Actor for Loader {
@@ -259,27 +266,27 @@ impl Actor for Loader {
 
 impl Child for Loader {
     fn start(&mut self, _context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.shared_catalogue);
         let catalogue = wrap_future::<_, Self>(shared.lock_owned());
         Box::pin(catalogue.map(|catalogue, loader, context| {
-            loader.open(catalogue, context);
+            loader.start_with(catalogue, context);
             Ok(())
         }))
     }
 
     fn stop(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
         self.stop_loading(context);
-        let drained = at_rest(self.busy.subscribe());
+        let drained = all_inactive(self.active.subscribe());
         let drained = tokio::time::timeout(self.config.drain_deadline, drained);
-        let forced = wrap_future::<_, Self>(drained).map(|drained, loader, context| {
+        let unloaded = wrap_future::<_, Self>(drained).map(|drained, loader, context| {
             if drained.is_err() {
-                tracing::warn!("leases outlived the stop; unloading under them");
-                loader.forced = true;
-                loader.on_idle(context);
+                tracing::warn!("leases outlived the drain deadline; unloading resources in use");
+                loader.drain_deadline_passed = true;
+                loader.unload_drained(context);
             }
-            at_rest(loader.busy.subscribe())
+            all_inactive(loader.active.subscribe())
         });
-        Box::pin(forced.then(|at_rest, _, _| wrap_future(at_rest)))
+        Box::pin(unloaded.then(|inactive, _, _| wrap_future(inactive)))
     }
 
     fn observe(&self) -> Value {
@@ -287,21 +294,21 @@ impl Child for Loader {
     }
 }
 
-async fn at_rest(mut busy: watch::Receiver<usize>) {
-    // An error means that the loader is gone, and with it all that it did.
-    busy.wait_for(|busy| *busy == 0).await.ok();
+async fn all_inactive(mut active: watch::Receiver<usize>) {
+    // An error means that the loader has been dropped, with all of its slots.
+    active.wait_for(|active| *active == 0).await.ok();
 }
 
 impl Drop for Loader {
-    /// After an orderly stop nothing is left. After a crash, what is loaded must be unloaded before
-    /// the next incarnation may load it again.
+    /// After an orderly stop nothing is loaded. After a crash, whatever is loaded is unloaded before
+    /// the next incarnation can lock the catalogue.
     fn drop(&mut self) {
-        let leftovers: Vec<_> = std::mem::take(&mut self.slots)
+        let orphans: Vec<_> = std::mem::take(&mut self.slots)
             .into_values()
-            .filter_map(Leftover::of)
+            .filter_map(OrphanedResource::from_slot)
             .collect();
         let catalogue = self.catalogue.take();
-        if leftovers.is_empty() {
+        if orphans.is_empty() {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -309,7 +316,7 @@ impl Drop for Loader {
             return;
         };
         runtime.spawn(async move {
-            teardown(leftovers).await;
+            unload_all(orphans).await;
             drop(catalogue);
         });
     }

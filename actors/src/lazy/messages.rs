@@ -1,6 +1,5 @@
-//! What the loader can be asked.
+//! The loader's messages and their replies.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,7 +10,8 @@ use super::lease::Lease;
 use super::status::ResourceStatus;
 use crate::kernel::{Message, Resource};
 
-/// Asks for a resource, loading it if need be. Whoever gives up waiting does not disturb the load.
+/// Gives a lease on a resource, which is loaded if needed. A caller that gives up does not end the
+/// load.
 #[derive(Debug, Clone)]
 pub struct Acquire {
     /// The resource's name.
@@ -27,7 +27,7 @@ impl Message for Acquire {
     }
 }
 
-/// Loads a resource, if it is not loaded, without using it. Answers when it is loaded.
+/// Loads a resource without using it. Replies when it is loaded.
 #[derive(Debug, Clone)]
 pub struct Preload {
     /// The resource's name.
@@ -42,9 +42,9 @@ impl Message for Preload {
     }
 }
 
-/// Unloads a resource and what depends on it: no more leases are given out, and when those that
-/// are held have ended, it goes. Whoever asks for it meanwhile waits, and loads it again. Also
-/// forgets a failed load, so that the next caller causes a new try.
+/// Drains a resource and its dependents, and replies when the resource is unloaded. Callers that ask
+/// for it meanwhile wait, and cause its next load. Also forgets a failed load, so that the next
+/// caller causes a new try.
 #[derive(Debug, Clone)]
 pub struct Unload {
     /// The resource's name.
@@ -59,17 +59,17 @@ impl Message for Unload {
     }
 }
 
-/// What an unload gave back.
+/// What an unload freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Unloaded {
-    /// Bytes reserved or measured before, whichever is more; 0 if it was not loaded.
+    /// The larger of the bytes reserved and the bytes measured before; 0 if it was not loaded.
     pub bytes: u64,
 }
 
-/// Unloads idle resources, those that the policy values least first, until `bytes` have come free.
+/// Unloads idle resources in the policy's order, until `bytes` are free.
 #[derive(Debug, Clone, Copy)]
 pub struct Evict {
-    /// Bytes wanted; `u64::MAX` for all that is idle.
+    /// Bytes wanted; `u64::MAX` for all idle resources.
     pub bytes: u64,
 }
 
@@ -77,27 +77,21 @@ impl Message for Evict {
     type Reply = Evicted;
 }
 
-/// What went on request.
+/// What [`Evict`] has unloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Evicted {
-    /// The names.
+    /// The names of the resources that were chosen.
     pub names: Vec<String>,
-    /// Bytes given back, all together.
+    /// Bytes freed, those of unloads that were under way included.
     pub bytes: u64,
 }
 
-/// Adds a resource to the catalogue, or replaces the one of its name: at once if that is not
-/// loaded, else from its next load on.
+/// Adds a resource to the catalogue, or replaces the one with its name. A loaded resource is
+/// replaced at its next load.
 #[derive(Clone)]
 pub struct Register {
     /// The resource.
     pub resource: Resource,
-}
-
-impl fmt::Debug for Register {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Register({})", self.resource.name)
-    }
 }
 
 impl Message for Register {
@@ -108,8 +102,8 @@ impl Message for Register {
     }
 }
 
-/// Takes a resource out of the catalogue and unloads it. Whoever waits for it, or asks for it from
-/// now on, is told that there is none. Answers when it is unloaded.
+/// Removes a resource from the catalogue and drains it. Replies when it is unloaded. Its waiters and
+/// later callers get `NotFound`.
 #[derive(Debug, Clone)]
 pub struct Deregister {
     /// The resource's name.
@@ -124,7 +118,7 @@ impl Message for Deregister {
     }
 }
 
-/// Changes how long loads may take, from the next load on.
+/// Changes the deadline of loads, from the next load on.
 #[derive(Debug, Clone, Copy)]
 pub struct SetLoadDeadline {
     /// The new deadline.
@@ -135,7 +129,7 @@ impl Message for SetLoadDeadline {
     type Reply = ();
 }
 
-/// Asks where every resource stands, by name.
+/// Gives the status of every resource, sorted by name.
 #[derive(Debug, Clone, Copy)]
 pub struct Status;
 

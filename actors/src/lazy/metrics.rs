@@ -1,36 +1,34 @@
-//! The loader's figures: counters of each resource, for its status, and the same for the metrics
-//! recorder. Names come from the catalogue, so the number of series is bounded by it.
+//! The loader's metrics, by resource, and the same counts for its status. Names come from the
+//! catalogue, so the number of series is bounded.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use super::phase::Phase;
 
-use crate::lazy::phase::Phase;
-
-/// Why a loaded resource left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Reason {
-    /// Idle for longer than its TTL.
+/// Why a loaded resource was drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UnloadReason {
+    /// It was idle for longer than its TTL.
     Ttl,
-    /// To make room for another load.
-    Room,
-    /// Memory is short.
+    /// Another load needed its memory.
+    Load,
+    /// Memory was short.
     Pressure,
-    /// Somebody asked for it.
+    /// A caller asked for the unload.
     Request,
-    /// What it depends on went.
+    /// A dependency was drained, or died.
     Dependency,
     /// The loader is stopping.
     Stop,
 }
 
-impl Reason {
+impl UnloadReason {
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Ttl => "ttl",
-            Self::Room => "room",
+            // The label is part of the metrics' interface.
+            Self::Load => "room",
             Self::Pressure => "pressure",
             Self::Request => "request",
             Self::Dependency => "dependency",
@@ -39,87 +37,89 @@ impl Reason {
     }
 }
 
-/// One resource's counters. They begin with the loader's incarnation.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct Counters {
+/// One resource's counters. They start at 0 in each incarnation of the loader.
+#[derive(Debug)]
+pub(super) struct ResourceMetrics {
+    name: String,
+    pub(super) kind: &'static str,
     pub(super) hits: u64,
     pub(super) misses: u64,
     pub(super) waits: u64,
     pub(super) loads: u64,
     pub(super) failures: u64,
     pub(super) deaths: u64,
-    pub(super) evictions: BTreeMap<Reason, u64>,
-    pub(super) loads_done: u32,
-    pub(super) load_time: Duration,
+    /// By the label of the reason.
+    pub(super) evictions: BTreeMap<&'static str, u64>,
     pub(super) last_load_time: Option<Duration>,
-}
-
-impl Counters {
-    /// The mean of all loads that came to a good end.
-    pub(super) fn average_load_time(&self) -> Option<Duration> {
-        self.load_time.checked_div(self.loads_done)
-    }
-}
-
-/// Counts for one resource, here and in the recorder.
-#[derive(Debug)]
-pub(super) struct Meter {
-    name: String,
-    pub(super) kind: &'static str,
-    pub(super) counters: Counters,
+    completed_loads: u32,
+    total_load_time: Duration,
 }
 
 macro_rules! count {
-    ($meter:expr, $metric:literal $(, $label:literal => $value:expr)*) => {
+    ($resource:expr, $metric:literal $(, $label:literal => $value:expr)*) => {
         metrics::counter!(
-            $metric, "kind" => $meter.kind, "name" => $meter.name.clone()
+            $metric, "kind" => $resource.kind, "name" => $resource.name.clone()
             $(, $label => $value)*
         )
         .increment(1)
     };
 }
 
-impl Meter {
+impl ResourceMetrics {
     pub(super) fn new(name: &str, kind: &'static str) -> Self {
         Self {
             name: name.to_owned(),
             kind,
-            counters: Counters::default(),
+            hits: 0,
+            misses: 0,
+            waits: 0,
+            loads: 0,
+            failures: 0,
+            deaths: 0,
+            evictions: BTreeMap::new(),
+            last_load_time: None,
+            completed_loads: 0,
+            total_load_time: Duration::ZERO,
         }
     }
 
-    /// It was ready when asked for.
+    /// The mean of all completed loads.
+    pub(super) fn average_load_time(&self) -> Option<Duration> {
+        self.total_load_time.checked_div(self.completed_loads)
+    }
+
+    /// A caller found the resource ready.
     pub(super) fn hit(&mut self) {
-        self.counters.hits += 1;
+        self.hits += 1;
         count!(self, "headroom_lazy_hits_total");
     }
 
-    /// It was not ready when asked for.
+    /// A caller found the resource not ready.
     pub(super) fn miss(&mut self) {
-        self.counters.misses += 1;
+        self.misses += 1;
         count!(self, "headroom_lazy_misses_total");
     }
 
-    /// Somebody has to wait for it.
+    /// A caller waits for the resource.
     pub(super) fn wait(&mut self) {
-        self.counters.waits += 1;
+        self.waits += 1;
         count!(self, "headroom_lazy_waits_total");
     }
 
-    pub(super) fn load_begins(&mut self) {
-        self.counters.loads += 1;
+    pub(super) fn load_started(&mut self) {
+        self.loads += 1;
         count!(self, "headroom_lazy_loads_total");
     }
 
     pub(super) fn load_failed(&mut self) {
-        self.counters.failures += 1;
+        self.failures += 1;
         count!(self, "headroom_lazy_load_failures_total");
     }
 
     pub(super) fn loaded(&mut self, took: Duration) {
-        self.counters.loads_done = self.counters.loads_done.saturating_add(1);
-        self.counters.load_time += took;
-        self.counters.last_load_time = Some(took);
+        self.completed_loads = self.completed_loads.saturating_add(1);
+        self.total_load_time += took;
+        self.last_load_time = Some(took);
         metrics::histogram!(
             "headroom_lazy_load_seconds",
             "kind" => self.kind, "name" => self.name.clone()
@@ -127,34 +127,23 @@ impl Meter {
         .record(took.as_secs_f64());
     }
 
-    /// It died while it was loaded.
+    /// The resource died while it was loaded.
     pub(super) fn died(&mut self) {
-        self.counters.deaths += 1;
+        self.deaths += 1;
         count!(self, "headroom_lazy_deaths_total");
     }
 
-    pub(super) fn evicted(&mut self, reason: Reason) {
-        *self.counters.evictions.entry(reason).or_default() += 1;
+    pub(super) fn drained(&mut self, reason: UnloadReason) {
+        *self.evictions.entry(reason.label()).or_default() += 1;
         count!(self, "headroom_lazy_evictions_total", "reason" => reason.label());
     }
 }
 
-/// Publishes how many resources stand where.
-pub(super) fn record_phases(phases: impl Iterator<Item = Phase>) {
-    let all = [
-        Phase::Cold,
-        Phase::Loading,
-        Phase::Ready,
-        Phase::Draining,
-        Phase::Failed,
-    ];
-    let mut counts = all.map(|phase| (phase, 0u32));
-    for phase in phases {
-        for (counted, count) in &mut counts {
-            *count += u32::from(*counted == phase);
-        }
-    }
-    for (phase, count) in counts {
+/// Publishes the number of resources in each phase.
+pub(super) fn record_phases(phases: impl Iterator<Item = Phase> + Clone) {
+    for phase in Phase::ALL {
+        let count = phases.clone().filter(|it| *it == phase).count();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
         metrics::gauge!("headroom_lazy_resources", "phase" => phase.label()).set(f64::from(count));
     }
 }

@@ -1,53 +1,59 @@
-//! The lazy loader: heavy things are loaded by their first user, once, and leave when they are idle
-//! or when memory is short.
+//! The lazy loader: it loads a resource for its first user, once, and unloads it when it is idle or
+//! when memory is short.
 //!
-//! Why it exists: a server that loads everything at start is slow and big, and one that loads on
+//! Why it exists: a server that loads everything at start is slow and large. A server that loads on
 //! demand without rules loads twice, unloads what is in use, and runs out of memory. The loader is
-//! the one place that decides what is loaded. It knows nothing of what it loads: a room offers a
-//! [`Load`](crate::kernel::Load) for each thing, and the [`Catalogue`] says what it depends on.
+//! the one place that decides what is loaded. It does not know what it loads: a module describes
+//! each of its resources with a [`Resource`](crate::kernel::Resource).
 //!
-//! What it guarantees:
-//! - **Single flight**: however many callers, one load; all get its result. A caller that gives up
-//!   disturbs nobody.
-//! - **Order**: dependencies are loaded before, independent ones in parallel, and unloaded after
-//!   what depends on them. A catalogue with a cycle cannot be built.
-//! - **No memory without a reservation**, from before the load until after the unload. Room is made
-//!   for one load at a time; nothing is evicted unless that makes enough room, and never more than
-//!   is needed.
-//! - **What can never fit is told so** at once, and nothing is loaded or evicted for it.
-//! - **What is in use stays**: a [`Lease`] keeps its resource loaded, a loaded resource keeps its
-//!   dependencies, and pinned ones leave only on request.
+//! Guarantees:
+//! - **Single flight**: all callers of a resource share one load and get its result. A caller that
+//!   gives up does not affect the others.
+//! - **Order**: dependencies are loaded before their dependents and unloaded after them. Independent
+//!   dependencies are loaded in parallel. The [`Catalogue`] refuses cycles.
+//! - **No memory without a reservation**, from before the load until after the unload. One load at a
+//!   time asks the budget and evicts. It evicts only what makes enough memory free together, and
+//!   nothing that can be spared.
+//! - **A resource that can never fit is refused** at once. Nothing is loaded or evicted for it.
+//! - **A resource in use stays**: a [`Lease`] keeps its resource loaded, a loaded resource keeps its
+//!   dependencies, and a pinned resource is unloaded only on request.
 //! - **Failures are remembered** for a backoff, with their cause and the time of the next try.
-//! - **Nothing outlives it**: a stop waits for leases, then unloads; after a crash the next
-//!   incarnation begins when all that the former one loaded is unloaded.
+//! - **Nothing outlives the loader**: a stop waits for leases, then unloads. After a crash the next
+//!   incarnation starts when all that the crashed one loaded is unloaded.
 //!
-//! What it does not do: evict something in steady use for something else. A load that finds all
-//! room in use waits for a while ([`Config::wait_for_room`]) and is then refused.
+//! Not guaranteed: the loader does not evict a resource in steady use for another one. A load for
+//! which all memory is in use waits for a while ([`Config::wait_for_room`]) and is then refused.
 //!
-//! Layout: [`Loader`] is the actor (`loader`: its state and life; `handlers`: its answers;
-//! `loading`, `room`, `leaving`, `relief`: what it does, one file per part of a resource's life);
-//! `slot` is one resource in its hands; `policy` decides who goes first and knows no actors.
+//! Layout: [`Loader`] is the actor. `loader` has its state, start and stop; `handlers` answers its
+//! messages. `loading`, `reserving`, `eviction`, `unloading`, `expiry` and `pressure` each have one
+//! part of its work. `slot` is the state of one resource. `policy` orders resources for eviction and
+//! does not know the actor.
 
+mod answer;
 mod catalogue;
 mod config;
+mod crash_cleanup;
 mod error;
+mod eviction;
+mod expiry;
 mod handlers;
 mod lease;
-mod leaving;
 mod loader;
 mod loading;
 mod messages;
 mod metrics;
 mod phase;
 mod policy;
+mod pressure;
 mod registrar;
-mod relief;
-mod room;
+mod reservation_queue;
+mod reserving;
+mod resource_calls;
 mod slot;
 mod status;
-mod teardown;
 #[cfg(test)]
 mod tests;
+mod unloading;
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use config::Config;
@@ -59,7 +65,5 @@ pub use messages::{
     Unloaded,
 };
 pub use phase::Phase;
-pub use policy::{
-    Candidate, Count, Gdsf, Lru, Policy, PolicyKind, UnknownPolicy, Usage, choose, evictable,
-};
+pub use policy::{Candidate, Policy, PolicyKind, Usage, choose};
 pub use status::ResourceStatus;

@@ -1,4 +1,4 @@
-//! The loader's catalogue, as other rooms may add to it while everything runs.
+//! The kernel's [`Registrar`] trait, by which other modules change the loader's catalogue.
 
 use std::time::Duration;
 
@@ -9,22 +9,21 @@ use super::loader::Loader;
 use super::messages::{Deregister, Register};
 use crate::kernel::{AskError, Handle, LoadError, LoadErrorKind, Registrar, Resource};
 
-/// The loader answers at once; longer means that it is being restarted or stopped.
+/// The loader answers at once unless it is restarting or stopping.
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is in use is waited for.
-const UNREGISTER_WITHIN: Duration = Duration::from_secs(60);
+/// A deregistration waits for the leases on the resource.
+const DEREGISTER_WITHIN: Duration = Duration::from_secs(60);
 
 impl Registrar for Handle<Loader> {
     fn register(&self, resource: Resource) -> BoxFuture<'static, Result<(), LoadError>> {
         let loader = self.clone();
         async move {
-            let register = Register { resource };
-            let registered = loader
-                .ask(register, REGISTER_WITHIN)
-                .await
-                .map_err(unreachable)?;
-            registered.map_err(|error| LoadError::new(LoadErrorKind::Invalid, error.to_string()))
+            let registered = loader.ask(Register { resource }, REGISTER_WITHIN).await;
+            registered.map_err(unavailable)?.map_err(|error| {
+                let message = error.to_string();
+                LoadError::new(LoadErrorKind::Invalid, message)
+            })
         }
         .boxed()
     }
@@ -32,12 +31,8 @@ impl Registrar for Handle<Loader> {
     fn deregister(&self, name: String) -> BoxFuture<'static, Result<(), LoadError>> {
         let loader = self.clone();
         async move {
-            match loader
-                .ask(Deregister { name }, UNREGISTER_WITHIN)
-                .await
-                .map_err(unreachable)?
-            {
-                // That it is gone already is what was wanted.
+            let answer = loader.ask(Deregister { name }, DEREGISTER_WITHIN).await;
+            match answer.map_err(unavailable)? {
                 Ok(_) | Err(DeregisterError::NotFound(_)) => Ok(()),
                 Err(error @ DeregisterError::Needed { .. }) => {
                     Err(LoadError::new(LoadErrorKind::Invalid, error.to_string()))
@@ -48,9 +43,7 @@ impl Registrar for Handle<Loader> {
     }
 }
 
-fn unreachable(error: AskError) -> LoadError {
-    LoadError::new(
-        LoadErrorKind::Unavailable,
-        format!("the lazy loader: {error}"),
-    )
+fn unavailable(error: AskError) -> LoadError {
+    let message = format!("the lazy loader: {error}");
+    LoadError::new(LoadErrorKind::Unavailable, message)
 }

@@ -1,4 +1,4 @@
-//! One resource in the loader's hands: where it stands, who waits for it, and what is known of it.
+//! One resource's slot in the loader: its state, its waiters, and what was measured of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,43 +8,42 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::AcquireError;
-use super::lease::{Lease, Uses};
-use super::messages::Unloaded;
-use super::metrics::{Meter, Reason};
+use super::lease::{Lease, LeaseTracker};
+use super::metrics::{ResourceMetrics, UnloadReason};
+use super::phase::Phase;
 use super::policy::Usage;
-use crate::kernel::{LoadError, MemoryFeedback, Reservation, Resource};
-use crate::lazy::phase::{Phase, Timed};
+use crate::kernel::{Backoff, LoadError, MemoryFeedback, Reservation, Resource};
 
-/// Somebody who waits for a resource.
+/// A caller that waits for a lease.
 pub(super) type Waiter = oneshot::Sender<Result<Lease, AcquireError>>;
 
-/// Where a resource stands, with what it holds there.
+/// The state of a resource, with what it holds there.
 pub(super) enum State {
     Cold,
     Loading {
-        stage: Stage,
-        /// Whether it is to be unloaded as soon as it is loaded and its waiters are served.
-        leave: Option<Reason>,
+        stage: LoadStage,
+        /// Why to drain the resource as soon as its waiters have their leases.
+        drain_when_loaded: Option<UnloadReason>,
     },
     Ready(LoadedParts),
     Draining {
-        held: LoadedParts,
-        /// Whether its unload is under way.
+        parts: LoadedParts,
+        /// Whether the unload is under way.
         unloading: bool,
     },
     Failed {
         failure: Failure,
-        /// What is left of a resource that died, while it is cleaned up.
-        remains: Option<LoadedParts>,
+        /// What a resource that died still holds, until its unload has ended.
+        cleaning_up: Option<LoadedParts>,
     },
 }
 
 /// How far a load has come.
-pub(super) enum Stage {
+pub(super) enum LoadStage {
     /// Its dependencies are being loaded.
     Dependencies,
-    /// It waits for room.
-    Room { dependencies: Vec<Lease> },
+    /// It waits for its reservation.
+    Reservation { dependencies: Vec<Lease> },
     /// It runs.
     Running {
         dependencies: Vec<Lease>,
@@ -53,29 +52,21 @@ pub(super) enum Stage {
     },
 }
 
-/// What a loaded resource holds. Its memory first: the order of the fields is the order in which
-/// they are given back.
+/// What a loaded resource holds. The order of the fields is the order of their release: the memory
+/// before the dependencies.
 pub(super) struct LoadedParts {
     pub(super) reservation: Reservation,
     pub(super) dependencies: Vec<Lease>,
-    pub(super) uses: Arc<Uses>,
-    /// The watch for its death.
-    pub(super) death: SpawnHandle,
-}
-
-impl LoadedParts {
-    /// Bytes that come free when it goes.
-    pub(super) fn bytes(&self) -> u64 {
-        let entry = self.reservation.entry();
-        entry.reserved().max(entry.measured())
-    }
+    pub(super) leases: Arc<LeaseTracker>,
+    /// The future that waits for the resource's death.
+    pub(super) death_watch: SpawnHandle,
 }
 
 /// A remembered failure.
 #[derive(Clone)]
 pub(super) struct Failure {
     pub(super) error: LoadError,
-    pub(super) retry_at: Instant,
+    retry_at: Instant,
 }
 
 impl Failure {
@@ -83,7 +74,7 @@ impl Failure {
         self.retry_at.saturating_duration_since(Instant::now())
     }
 
-    pub(super) fn answer(&self) -> AcquireError {
+    pub(super) fn to_error(&self) -> AcquireError {
         AcquireError::Failed {
             error: self.error.clone(),
             retry_in: self.retry_in(),
@@ -93,25 +84,26 @@ impl Failure {
 
 pub(super) struct Slot {
     pub(super) resource: Resource,
-    /// What takes its place at its next load.
-    successor: Option<Resource>,
-    timed: Timed,
+    /// Replaces `resource` at its next load.
+    replacement: Option<Resource>,
     state: State,
+    phase: Phase,
+    phase_since: Instant,
     pub(super) waiters: Vec<Waiter>,
-    /// Those who wait until it is unloaded.
-    pub(super) departures: Vec<oneshot::Sender<Unloaded>>,
-    /// Whether it is out of the catalogue already, and only its unload keeps it here.
-    pub(super) removed: bool,
-    pub(super) meter: Meter,
+    /// Callers that wait for the unload. They get the bytes that it freed.
+    pub(super) unload_waiters: Vec<oneshot::Sender<u64>>,
+    /// Whether the catalogue no longer has it. The slot is removed after the unload.
+    pub(super) deregistered: bool,
+    pub(super) metrics: ResourceMetrics,
     pub(super) usage: Usage,
-    /// What was measured at the end of its last load.
-    pub(super) loaded: u64,
-    /// The highest peak measured so far.
-    pub(super) measured: u64,
-    /// What those who ran it say that it needs.
-    pub(super) learned: MemoryFeedback,
-    /// Failures since it last ran for long or left in order.
-    pub(super) failures_in_a_row: u32,
+    /// What was measured at the end of the last load; 0 before that.
+    last_load_bytes: u64,
+    /// The highest measured peak; 0 before the first measurement.
+    peak_bytes: u64,
+    /// What the resource's owner reports.
+    pub(super) feedback: MemoryFeedback,
+    /// Failures since the last stable run or orderly unload.
+    failures_in_a_row: u32,
     pub(super) last_error: Option<LoadError>,
     pub(super) last_use: Option<Instant>,
 }
@@ -119,68 +111,71 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(resource: Resource) -> Self {
         Self {
-            meter: Meter::new(&resource.name, resource.kind),
+            metrics: ResourceMetrics::new(&resource.name, resource.kind),
             resource,
-            successor: None,
-            timed: Timed::default(),
+            replacement: None,
             state: State::Cold,
+            phase: Phase::Cold,
+            phase_since: Instant::now(),
             waiters: Vec::new(),
-            departures: Vec::new(),
-            removed: false,
+            unload_waiters: Vec::new(),
+            deregistered: false,
             usage: Usage::default(),
-            loaded: 0,
-            measured: 0,
-            learned: MemoryFeedback::default(),
+            last_load_bytes: 0,
+            peak_bytes: 0,
+            feedback: MemoryFeedback::default(),
             failures_in_a_row: 0,
             last_error: None,
             last_use: None,
         }
     }
 
-    /// Puts `resource` in the place of the present one, now or when that has come to rest.
+    pub(super) fn into_parts(self) -> (Resource, State) {
+        (self.resource, self.state)
+    }
+
+    /// Replaces the resource, now or when it becomes inactive.
     pub(super) fn replace(&mut self, resource: Resource) {
-        self.removed = false;
-        self.successor = Some(resource);
-        if self.is_at_rest() {
-            self.succeed();
+        self.deregistered = false;
+        self.replacement = Some(resource);
+        if !self.is_active() {
+            self.apply_replacement();
         }
     }
 
-    /// Lets the successor take over, if there is one. Nothing of what was learned holds for it.
-    pub(super) fn succeed(&mut self) {
-        let Some(successor) = self.successor.take() else {
+    /// Replaces the resource if there is a replacement. What was measured of the old one is
+    /// forgotten.
+    pub(super) fn apply_replacement(&mut self) {
+        let Some(replacement) = self.replacement.take() else {
             return;
         };
-        if let State::Failed { .. } = self.state {
-            self.enter(State::Cold);
-        }
-        self.meter.kind = successor.kind;
-        self.resource = successor;
-        self.loaded = 0;
-        self.measured = 0;
-        self.learned = MemoryFeedback::default();
-        self.failures_in_a_row = 0;
+        self.forget_failures();
+        self.metrics.kind = replacement.kind;
+        self.resource = replacement;
+        self.last_load_bytes = 0;
+        self.peak_bytes = 0;
+        self.feedback = MemoryFeedback::default();
         self.last_error = None;
     }
 
     pub(super) fn phase(&self) -> Phase {
-        self.timed.phase()
+        self.phase
     }
 
-    pub(super) fn in_phase_for(&self) -> Duration {
-        self.timed.elapsed()
+    pub(super) fn time_in_phase(&self) -> Duration {
+        self.phase_since.elapsed()
     }
 
     pub(super) fn state(&self) -> &State {
         &self.state
     }
 
-    /// The state, for changes that stay within the phase.
+    /// The state, for changes within the phase.
     pub(super) fn state_mut(&mut self) -> &mut State {
         &mut self.state
     }
 
-    /// Goes to another phase and returns the state that it leaves.
+    /// Enters another phase and returns the state that it leaves.
     pub(super) fn enter(&mut self, state: State) -> State {
         let next = match &state {
             State::Cold => Phase::Cold,
@@ -189,35 +184,40 @@ impl Slot {
             State::Draining { .. } => Phase::Draining,
             State::Failed { .. } => Phase::Failed,
         };
-        let before = self.phase();
-        let lasted = self.timed.advance(next);
+        debug_assert!(
+            self.phase.may_become(next),
+            "no transition from {:?} to {next:?}",
+            self.phase
+        );
         tracing::debug!(
             resource = self.resource.name,
-            from = before.label(),
+            from = self.phase.label(),
             to = next.label(),
-            lasted_seconds = lasted.as_secs_f64(),
+            lasted_seconds = self.time_in_phase().as_secs_f64(),
             "resource changed its phase"
         );
+        self.phase = next;
+        self.phase_since = Instant::now();
         std::mem::replace(&mut self.state, state)
     }
 
     /// What it holds while it is loaded.
-    pub(super) fn held(&self) -> Option<&LoadedParts> {
+    pub(super) fn loaded_parts(&self) -> Option<&LoadedParts> {
         match &self.state {
-            State::Ready(held) | State::Draining { held, .. } => Some(held),
-            State::Failed { remains, .. } => remains.as_ref(),
+            State::Ready(parts) | State::Draining { parts, .. } => Some(parts),
+            State::Failed { cleaning_up, .. } => cleaning_up.as_ref(),
             State::Cold | State::Loading { .. } => None,
         }
     }
 
-    /// Its memory, from before the load until after the unload.
+    /// Its reservation, from before the load until after the unload.
     pub(super) fn reservation(&self) -> Option<&Reservation> {
         match &self.state {
             State::Loading {
-                stage: Stage::Running { reservation, .. },
+                stage: LoadStage::Running { reservation, .. },
                 ..
             } => Some(reservation),
-            _ => self.held().map(|held| &held.reservation),
+            _ => self.loaded_parts().map(|parts| &parts.reservation),
         }
     }
 
@@ -225,27 +225,31 @@ impl Slot {
     pub(super) fn dependencies(&self) -> &[Lease] {
         match &self.state {
             State::Loading {
-                stage: Stage::Room { dependencies } | Stage::Running { dependencies, .. },
+                stage:
+                    LoadStage::Reservation { dependencies } | LoadStage::Running { dependencies, .. },
                 ..
             } => dependencies,
-            _ => self.held().map_or(&[], |held| &held.dependencies),
+            _ => self.loaded_parts().map_or(&[], |parts| &parts.dependencies),
         }
     }
 
-    /// Whether neither it nor its load, nor anything on its behalf, is under way.
-    pub(super) fn is_at_rest(&self) -> bool {
-        matches!(
+    /// Whether it is loaded, or a load, an unload or a cleanup is under way.
+    pub(super) fn is_active(&self) -> bool {
+        !matches!(
             self.state,
-            State::Cold | State::Failed { remains: None, .. }
+            State::Cold
+                | State::Failed {
+                    cleaning_up: None,
+                    ..
+                }
         )
     }
 
     /// Whether the next caller causes a load.
-    pub(super) fn may_begin_load(&self) -> bool {
+    pub(super) fn may_start_load(&self) -> bool {
         match &self.state {
-            State::Cold => true,
-            State::Failed { failure, remains } => remains.is_none() && failure.retry_in().is_zero(),
-            State::Loading { .. } | State::Ready(_) | State::Draining { .. } => false,
+            State::Failed { failure, .. } => !self.is_active() && failure.retry_in().is_zero(),
+            state => matches!(state, State::Cold),
         }
     }
 
@@ -257,57 +261,90 @@ impl Slot {
                 unloading: true,
                 ..
             } | State::Failed {
-                remains: Some(_),
+                cleaning_up: Some(_),
                 ..
             }
         )
     }
 
-    /// Whether it is on its way out.
     pub(super) fn is_draining(&self) -> bool {
         matches!(self.state, State::Draining { .. })
     }
 
-    /// Whether it is on its way out and waits for its users.
-    pub(super) fn is_draining_used(&self) -> bool {
-        matches!(&self.state, State::Draining { held, unloading: false } if held.uses.held() > 0)
+    /// Whether it is draining and its unload waits for leases.
+    pub(super) fn is_draining_in_use(&self) -> bool {
+        matches!(&self.state, State::Draining { parts, unloading: false } if parts.leases.count() > 0)
     }
 
-    /// Whether it is being unloaded although it has users.
-    pub(super) fn is_ended_under_users(&self) -> bool {
-        matches!(&self.state, State::Draining { held, unloading: true } if held.uses.held() > 0)
+    /// Whether its unload is under way although there are leases.
+    pub(super) fn is_unloading_in_use(&self) -> bool {
+        matches!(&self.state, State::Draining { parts, unloading: true } if parts.leases.count() > 0)
     }
 
-    /// What its next load takes at least: what the last one did. What came later came from its use.
-    /// What loads that failed would have taken is a guess that grows with each of them.
-    pub(super) fn least(&self) -> u64 {
-        match self.loaded {
+    /// What its next load needs at least: what the last load took. The use after a load adds to
+    /// that, and failed loads only raise the estimate.
+    pub(super) fn minimum_bytes(&self) -> u64 {
+        match self.last_load_bytes {
             0 => self.resource.estimated_bytes,
-            loaded => loaded,
+            bytes => bytes,
         }
     }
 
     /// What to reserve for its next load.
-    pub(super) fn estimate(&self) -> u64 {
-        let measured = match self.measured {
+    pub(super) fn estimated_bytes(&self) -> u64 {
+        let bytes = match self.peak_bytes {
             0 => self.resource.estimated_bytes,
-            measured => measured,
+            peak => peak,
         };
-        measured.max(self.learned.required_bytes())
+        bytes.max(self.feedback.required_bytes())
     }
 
-    /// When its idle time will have lasted too long; `None` while it is in use, or never.
+    /// Takes note of what was measured at the end of a load; 0 if nothing was.
+    pub(super) fn record_measurement(&mut self, bytes: u64) {
+        self.record_peak(bytes);
+        if bytes > 0 {
+            self.last_load_bytes = bytes;
+        }
+    }
+
+    pub(super) fn record_peak(&mut self, bytes: u64) {
+        self.peak_bytes = self.peak_bytes.max(bytes);
+    }
+
+    /// Takes note of a failed load or a death. The failure that it returns lasts for the backoff.
+    pub(super) fn record_failure(&mut self, error: LoadError, backoff: &Backoff) -> Failure {
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        self.last_error = Some(error.clone());
+        Failure {
+            error,
+            retry_at: Instant::now() + backoff.ceiling(self.failures_in_a_row),
+        }
+    }
+
+    /// Starts the backoff afresh. A resource that has failed becomes cold.
+    pub(super) fn forget_failures(&mut self) {
+        self.failures_in_a_row = 0;
+        if let State::Failed {
+            cleaning_up: None, ..
+        } = self.state
+        {
+            self.enter(State::Cold);
+        }
+    }
+
+    /// When it will have been idle for its TTL. `None` while it is in use, and without a TTL.
     pub(super) fn expires_at(&self) -> Option<Instant> {
-        let State::Ready(held) = &self.state else {
+        let State::Ready(parts) = &self.state else {
             return None;
         };
-        if self.resource.pinned || held.uses.held() > 0 {
+        if self.resource.pinned || parts.leases.count() > 0 {
             return None;
         }
-        held.uses.last().checked_add(self.resource.ttl?)
+        parts.leases.last_use().checked_add(self.resource.ttl?)
     }
 
-    /// Adds somebody who waits; forgets those who gave up whenever the list would have to grow.
+    /// Adds a waiter. Removes waiters that gave up whenever the list is full, so it does not grow
+    /// without bound.
     pub(super) fn push_waiter(&mut self, waiter: Waiter) {
         if self.waiters.len() == self.waiters.capacity() {
             self.waiters.retain(|waiter| !waiter.is_closed());
@@ -315,53 +352,51 @@ impl Slot {
         self.waiters.push(waiter);
     }
 
-    /// Waiters that have not given up.
+    /// The number of waiters that have not given up.
     pub(super) fn waiting(&self) -> usize {
-        self.waiters
-            .iter()
-            .filter(|waiter| !waiter.is_closed())
-            .count()
+        let waiting = self.waiters.iter().filter(|waiter| !waiter.is_closed());
+        waiting.count()
     }
 
-    /// Tells all who wait that they wait in vain.
+    /// Gives `error` to all waiters.
     pub(super) fn refuse_waiters(&mut self, error: &AcquireError) {
         for waiter in self.waiters.drain(..) {
-            // A waiter that gave up needs no answer.
+            // It fails only if the waiter has given up.
             waiter.send(Err(error.clone())).ok();
         }
     }
 
-    /// Tells all who wait for its end that it is unloaded.
-    pub(super) fn announce_departure(&mut self, bytes: u64) {
-        for departure in self.departures.drain(..) {
-            departure.send(Unloaded { bytes }).ok();
+    /// Tells all who wait for the unload that it has freed `bytes`.
+    pub(super) fn report_unloaded(&mut self, bytes: u64) {
+        for waiter in self.unload_waiters.drain(..) {
+            waiter.send(bytes).ok();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::double::Scripted;
+    use super::super::tests::scripted::Scripted;
     use super::*;
 
     #[test]
-    fn what_was_learned_raises_the_next_loads_claim_and_goes_with_the_thing_itself() {
+    fn required_bytes_raise_the_estimate_until_the_resource_is_replaced() {
         let mut slot = Slot::new(Scripted::new().resource("thing", &[]));
-        let at_first = slot.estimate();
-        slot.learned.clone().require(at_first + 5);
-        slot.learned.require(3);
-        assert_eq!(slot.estimate(), at_first + 5);
-        slot.measured = at_first + 9;
-        assert_eq!(slot.estimate(), at_first + 9);
+        let at_first = slot.estimated_bytes();
+        slot.feedback.clone().require(at_first + 5);
+        slot.feedback.require(3);
+        assert_eq!(slot.estimated_bytes(), at_first + 5);
+        slot.record_peak(at_first + 9);
+        assert_eq!(slot.estimated_bytes(), at_first + 9);
         slot.replace(Scripted::new().resource("thing", &[]));
-        assert_eq!(slot.estimate(), at_first);
+        assert_eq!(slot.estimated_bytes(), at_first);
     }
 
     #[test]
-    fn callers_that_gave_up_do_not_pile_up() {
+    fn waiters_that_gave_up_do_not_pile_up() {
         let mut slot = Slot::new(Scripted::new().resource("thing", &[]));
-        let (patient, _answer) = oneshot::channel();
-        slot.push_waiter(patient);
+        let (waiter, _answer) = oneshot::channel();
+        slot.push_waiter(waiter);
         for _ in 0..10_000 {
             slot.push_waiter(oneshot::channel().0);
         }

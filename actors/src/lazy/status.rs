@@ -1,67 +1,65 @@
-//! What operators see of each resource.
+//! The status of each resource, for operators.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::error::Excess;
+use super::phase::Phase;
 use super::slot::{Slot, State};
 use crate::kernel::LoadErrorKind;
-use crate::lazy::phase::Phase;
 
-/// Where one resource stands. Times are in seconds before or after the moment of asking.
+/// The status of one resource. Times are in seconds, relative to the moment of the request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ResourceStatus {
     /// Its name.
     pub name: String,
-    /// What sort of thing it is.
+    /// Its kind.
     pub kind: &'static str,
-    /// What it depends on.
+    /// The names of its dependencies.
     pub depends_on: Vec<String>,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
-    /// For how long.
+    /// How long it has been in that phase.
     pub in_phase_for_seconds: f64,
-    /// Leases on it, those of loaded resources that depend on it included.
+    /// Leases on it, those of loaded dependents included.
     pub leases: usize,
     /// Callers that wait for it.
     pub waiters: usize,
-    /// Loads begun.
+    /// Loads started.
     pub loads: u64,
-    /// Times it was ready when asked for.
+    /// How often a caller found it ready.
     pub hits: u64,
-    /// Times it was not.
+    /// How often a caller found it not ready.
     pub misses: u64,
-    /// Times somebody had to wait for it.
+    /// How often a caller had to wait for it.
     pub waits: u64,
     /// Loads that failed.
     pub failures: u64,
-    /// Times it died while it was loaded.
+    /// How often it died while it was loaded.
     pub deaths: u64,
-    /// Times it left, by reason: ttl, room, pressure, request, dependency, stop.
+    /// How often it was drained, by reason: ttl, room, pressure, request, dependency, stop.
     pub evictions: BTreeMap<&'static str, u64>,
     /// Its last failure.
     pub last_error: Option<String>,
-    /// Whose fault that was.
+    /// The kind of its last failure.
     pub last_fault: Option<LoadErrorKind>,
-    /// When a caller may cause the next try; 0 when at once. Missing unless it has failed.
+    /// When a caller can cause the next try; 0 for at once. `None` unless it has failed.
     pub next_try_in_seconds: Option<f64>,
-    /// Time since its last use, or since its load if it was not used; missing if it never was
-    /// loaded.
+    /// Time since its last use, or since its load if it was not used. `None` if it was never loaded.
     pub last_use_seconds_ago: Option<f64>,
-    /// How long it stays loaded after its last use; for ever when missing.
+    /// How long it stays loaded after its last use. `None` for ever.
     pub ttl_seconds: Option<f64>,
-    /// Whether it stays loaded until somebody asks for the unload.
+    /// Whether only a request unloads it.
     pub pinned: bool,
-    /// By how much it is too large for the budget; missing when it is not, and while it is loaded.
+    /// By how much it is too large for the budget. `None` if it fits, and while it is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub never_fits: Option<Excess>,
     /// What its next load will reserve.
     pub estimated_bytes: u64,
     /// What it has reserved; 0 when it is not loaded.
     pub reserved_bytes: u64,
-    /// What its processes really use; 0 when it is not loaded or has none.
+    /// What its processes use; 0 when it is not loaded or has no processes.
     pub measured_bytes: u64,
     /// How long its last load took.
     pub last_load_seconds: Option<f64>,
@@ -70,11 +68,11 @@ pub struct ResourceStatus {
 }
 
 impl ResourceStatus {
-    pub(super) fn of(slot: &Slot, never_fits: Option<Excess>) -> Self {
-        let resource = &slot.resource;
-        let counters = &slot.meter.counters;
-        let entry = slot.reservation().map(|it| it.entry());
-        let last_use = slot.held().map(|held| held.uses.last()).or(slot.last_use);
+    pub(super) fn new(slot: &Slot, never_fits: Option<Excess>) -> Self {
+        let (resource, metrics) = (&slot.resource, &slot.metrics);
+        let parts = slot.loaded_parts();
+        let entry = slot.reservation().map(|reservation| reservation.entry());
+        let last_use = parts.map(|parts| parts.leases.last_use()).or(slot.last_use);
         let next_try = match slot.state() {
             State::Failed { failure, .. } => Some(failure.retry_in().as_secs_f64()),
             _ => None,
@@ -84,33 +82,28 @@ impl ResourceStatus {
             kind: resource.kind,
             depends_on: resource.depends_on.clone(),
             phase: slot.phase(),
-            in_phase_for_seconds: slot.in_phase_for().as_secs_f64(),
-            leases: slot.held().map_or(0, |held| held.uses.held()),
+            in_phase_for_seconds: slot.time_in_phase().as_secs_f64(),
+            leases: parts.map_or(0, |parts| parts.leases.count()),
             waiters: slot.waiting(),
-            loads: counters.loads,
-            hits: counters.hits,
-            misses: counters.misses,
-            waits: counters.waits,
-            failures: counters.failures,
-            deaths: counters.deaths,
-            evictions: counters
-                .evictions
-                .iter()
-                .map(|(reason, count)| (reason.label(), *count))
-                .collect(),
+            loads: metrics.loads,
+            hits: metrics.hits,
+            misses: metrics.misses,
+            waits: metrics.waits,
+            failures: metrics.failures,
+            deaths: metrics.deaths,
+            evictions: metrics.evictions.clone(),
             last_error: slot.last_error.as_ref().map(ToString::to_string),
             last_fault: slot.last_error.as_ref().map(|error| error.kind),
             next_try_in_seconds: next_try,
-            last_use_seconds_ago: last_use
-                .map(|at| Instant::now().saturating_duration_since(at).as_secs_f64()),
+            last_use_seconds_ago: last_use.map(|last_use| last_use.elapsed().as_secs_f64()),
             ttl_seconds: resource.ttl.map(|ttl| ttl.as_secs_f64()),
             pinned: resource.pinned,
             never_fits,
-            estimated_bytes: slot.estimate(),
+            estimated_bytes: slot.estimated_bytes(),
             reserved_bytes: entry.map_or(0, |entry| entry.reserved()),
             measured_bytes: entry.map_or(0, |entry| entry.measured()),
-            last_load_seconds: counters.last_load_time.map(|time| time.as_secs_f64()),
-            average_load_seconds: counters.average_load_time().map(|time| time.as_secs_f64()),
+            last_load_seconds: metrics.last_load_time.map(|time| time.as_secs_f64()),
+            average_load_seconds: metrics.average_load_time().map(|time| time.as_secs_f64()),
         }
     }
 }

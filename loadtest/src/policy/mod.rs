@@ -57,7 +57,7 @@ pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<(), Er
         for kind in [PolicyKind::Lru, PolicyKind::Gdsf] {
             let (one, half) = choice_times(kind, candidates);
             println!(
-                "a choice among {candidates} by {kind}: {one:.1?} for one victim, {half:.1?} for half"
+                "a choice among {candidates} by {kind:?}: {one:.1?} for one victim, {half:.1?} for half"
             );
         }
     }
@@ -125,17 +125,17 @@ fn choice_times(kind: PolicyKind, count: usize) -> (Duration, Duration) {
         .map(|name| {
             let mut usage = Usage::default();
             for _ in 0..random.next() % 10 {
-                policy.touch(&mut usage, Duration::from_millis(random.next() % 100_000));
+                policy.record_use(&mut usage, Duration::from_millis(random.next() % 100_000));
             }
             Candidate {
                 name,
                 bytes: 1 + random.next() % 1000,
                 pinned: random.next().is_multiple_of(20),
                 leases: usize::from(random.next().is_multiple_of(5)),
-                holds: Vec::new(),
+                depends_on: Vec::new(),
                 usage,
                 suspect: false,
-                reload: Duration::from_millis(random.next() % 1000),
+                reload_time: Duration::from_millis(random.next() % 1000),
             }
         })
         .collect();

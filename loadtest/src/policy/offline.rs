@@ -105,7 +105,7 @@ impl Keeper for Informed<'_> {
 struct Given<'a>(Vec<(&'a str, f64)>);
 
 impl Policy for Given<'_> {
-    fn worth(&self, candidate: &Candidate<'_>) -> f64 {
+    fn keep_value(&self, candidate: &Candidate<'_>) -> f64 {
         let place = self.0.binary_search_by_key(&candidate.name, |it| it.0);
         place.map_or(0.0, |place| self.0[place].1)
     }

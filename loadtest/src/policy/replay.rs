@@ -115,7 +115,7 @@ impl Online {
             Candidate {
                 usage: known.usage,
                 suspect: false,
-                reload: known.loading / known.loads.max(1),
+                reload_time: known.loading / known.loads.max(1),
                 ..idle(trace, *model)
             }
         });
@@ -126,7 +126,7 @@ impl Online {
 impl Keeper for Online {
     fn hit(&mut self, trace: &Trace, at: usize) {
         let known = &mut self.models[trace.requests[at].model];
-        self.policy.touch(&mut known.usage, now(at));
+        self.policy.record_use(&mut known.usage, now(at));
     }
 
     fn loaded(&mut self, trace: &Trace, at: usize) {
@@ -134,7 +134,7 @@ impl Keeper for Online {
         let known = &mut self.models[request.model];
         known.loads += 1;
         known.loading += request.reload;
-        self.policy.touch(&mut known.usage, now(at));
+        self.policy.record_use(&mut known.usage, now(at));
     }
 
     fn make_room(
@@ -147,7 +147,7 @@ impl Keeper for Online {
         let candidates = self.candidates(trace, loaded);
         let victims = choose(&*self.policy, &candidates, missing)?;
         for _ in &victims {
-            self.policy.evicted();
+            self.policy.record_eviction();
         }
         Some(victims.iter().map(|index| loaded[*index]).collect())
     }
@@ -161,10 +161,10 @@ pub(crate) fn idle(trace: &Trace, model: usize) -> Candidate<'_> {
         bytes: model.bytes,
         pinned: false,
         leases: 0,
-        holds: Vec::new(),
+        depends_on: Vec::new(),
         usage: Usage::default(),
         suspect: false,
-        reload: Duration::ZERO,
+        reload_time: Duration::ZERO,
     }
 }
 

@@ -68,7 +68,7 @@ proptest! {
         prop_assert!(best <= offline + 1e-6, "{best} > {offline}");
         for kind in [PolicyKind::Lru, PolicyKind::Gdsf] {
             let online = replay(&trace, budget, &mut Online::new(kind, &trace)).unwrap();
-            prop_assert!(best <= online.reload.as_secs_f64() + 1e-6, "{kind}");
+            prop_assert!(best <= online.reload.as_secs_f64() + 1e-6, "{kind:?}");
         }
     }
 

@@ -1,12 +1,20 @@
-//! The loader's promises, each as a test. What it loads here is scripted: the unit is the loader.
+//! The loader's guarantees, each as a test. The resources are scripted, because the loader itself is
+//! under test.
 
-pub(super) mod double;
+use std::time::Duration;
+
 mod eviction;
 mod failure;
-mod figures;
-mod leaving;
+mod fixed_budget;
+mod metrics;
 mod never_fits;
 mod pressure;
 mod registering;
+pub(super) mod scripted;
 mod single_flight;
 mod stop;
+mod test_loader;
+mod unloading;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);

@@ -1,47 +1,49 @@
-//! What is larger than all that the budget could ever give.
+//! Resources that are too large for the whole budget.
 
 use super::super::{AcquireError, Excess, Register};
-use super::double::{MINUTE, Scripted, TestLoader, paused};
+use super::MINUTE;
+use super::scripted::Scripted;
+use super::test_loader::{TestLoader, paused};
 
-async fn excess(test: &TestLoader, name: &str) -> Excess {
-    match test.acquire(name).await {
+async fn excess(loader: &TestLoader, name: &str) -> Excess {
+    match loader.acquire(name).await {
         Err(AcquireError::NeverFits(excess)) => excess,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn it_is_refused_before_anything_is_loaded_for_it_and_by_the_budget_of_that_moment() {
+fn it_is_refused_by_the_present_budget_before_its_dependencies_are_loaded() {
     paused(|system| async move {
         let base = Scripted::new();
         let huge = Scripted::new().bytes(200);
         let resources = vec![base.resource("base", &[]), huge.resource("huge", &["base"])];
-        let test = TestLoader::open(&system, 300, resources).await;
-        *test.ledger.most.lock().unwrap() = Some(100);
+        let loader = TestLoader::start(&system, 300, resources).await;
+        loader.budget.set_max_reservable(100);
         let expected = Excess {
             need: 200,
             most: 100,
         };
-        assert_eq!(excess(&test, "huge").await, expected);
-        assert_eq!(test.status("huge").await.never_fits, Some(expected));
+        assert_eq!(excess(&loader, "huge").await, expected);
+        assert_eq!(loader.status("huge").await.never_fits, Some(expected));
         assert_eq!((base.loads(), huge.loads()), (0, 0));
-        assert_eq!(test.status("huge").await.failures, 0);
+        assert_eq!(loader.status("huge").await.failures, 0);
         // The budget grows.
-        *test.ledger.most.lock().unwrap() = Some(300);
-        assert_eq!(test.status("huge").await.never_fits, None);
-        test.touch("huge").await;
-        // What is loaded is there, whatever the budget has become.
-        *test.ledger.most.lock().unwrap() = Some(100);
-        test.touch("huge").await;
-        assert_eq!(test.status("huge").await.never_fits, None);
-        test.close().await;
+        loader.budget.set_max_reservable(300);
+        assert_eq!(loader.status("huge").await.never_fits, None);
+        loader.use_once("huge").await;
+        // A loaded resource stays available under a smaller budget.
+        loader.budget.set_max_reservable(100);
+        loader.use_once("huge").await;
+        assert_eq!(loader.status("huge").await.never_fits, None);
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn what_it_depends_on_counts_as_measured_and_nothing_is_evicted_in_vain() {
+fn its_dependencies_count_as_measured_and_nothing_is_evicted_for_it() {
     paused(|system| async move {
-        // Far less than was thought: an estimate proves nothing.
+        // It measures far less than its estimate.
         let base = Scripted::new().bytes(90).measured(60);
         let resources = vec![
             base.resource("base", &[]),
@@ -49,32 +51,32 @@ fn what_it_depends_on_counts_as_measured_and_nothing_is_evicted_in_vain() {
             Scripted::new().bytes(40).resource("small", &["base"]),
             Scripted::new().resource("idle", &[]),
         ];
-        let test = TestLoader::open(&system, 100, resources).await;
-        *test.ledger.most.lock().unwrap() = Some(100);
-        test.touch("idle").await;
+        let loader = TestLoader::start(&system, 100, resources).await;
+        loader.budget.set_max_reservable(100);
+        loader.use_once("idle").await;
         let expected = Excess {
             need: 110,
             most: 100,
         };
-        assert_eq!(excess(&test, "large").await, expected);
-        assert_eq!(test.ready().await, ["base", "idle"]);
-        test.touch("small").await;
-        assert_eq!(test.ready().await, ["base", "small"]);
-        test.close().await;
+        assert_eq!(excess(&loader, "large").await, expected);
+        assert_eq!(loader.ready().await, ["base", "idle"]);
+        loader.use_once("small").await;
+        assert_eq!(loader.ready().await, ["base", "small"]);
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn changed_files_change_the_answer() {
+fn a_smaller_replacement_fits() {
     paused(|system| async move {
         let huge = Scripted::new().bytes(200).resource("huge", &[]);
-        let test = TestLoader::open(&system, 100, vec![huge]).await;
-        *test.ledger.most.lock().unwrap() = Some(100);
-        assert_eq!(excess(&test, "huge").await.need, 200);
+        let loader = TestLoader::start(&system, 100, vec![huge]).await;
+        loader.budget.set_max_reservable(100);
+        assert_eq!(excess(&loader, "huge").await.need, 200);
         let resource = Scripted::new().bytes(100).resource("huge", &[]);
         let register = Register { resource };
-        test.loader.ask(register, MINUTE).await.unwrap().unwrap();
-        test.touch("huge").await;
-        test.close().await;
+        loader.handle.ask(register, MINUTE).await.unwrap().unwrap();
+        loader.use_once("huge").await;
+        loader.stop_and_check().await;
     });
 }

@@ -1,151 +1,159 @@
-//! A catalogue that changes while everything runs.
+//! Changes of the catalogue while the loader runs.
 
+use super::super::Phase;
 use super::super::{AcquireError, CatalogueError, Deregister, DeregisterError, Register, Unloaded};
-use super::double::{
-    MINUTE, SECOND, Scripted, Step, TestLoader, acquire, eventually, paused, unavailable,
-};
+use super::scripted::{Scripted, Step, unavailable};
+use super::test_loader::{TestLoader, acquire, eventually, paused};
+use super::{MINUTE, SECOND};
 use crate::kernel::{LoadErrorKind, Registrar, Resource};
-use crate::lazy::phase::Phase;
 
-async fn register(test: &TestLoader, resource: Resource) -> Result<(), CatalogueError> {
-    test.loader
+async fn register(loader: &TestLoader, resource: Resource) -> Result<(), CatalogueError> {
+    loader
+        .handle
         .ask(Register { resource }, SECOND)
         .await
         .unwrap()
 }
 
-async fn deregister(test: &TestLoader, name: &str) -> Result<Unloaded, DeregisterError> {
+async fn deregister(loader: &TestLoader, name: &str) -> Result<Unloaded, DeregisterError> {
     let name = name.to_owned();
-    test.loader.ask(Deregister { name }, MINUTE).await.unwrap()
+    loader
+        .handle
+        .ask(Deregister { name }, MINUTE)
+        .await
+        .unwrap()
 }
 
 #[test]
-fn what_is_registered_later_can_be_had_and_the_checks_are_the_same() {
+fn resources_can_be_registered_later_with_the_same_checks() {
     paused(|system| async move {
-        let test = TestLoader::open(&system, 100, vec![]).await;
+        let loader = TestLoader::start(&system, 100, vec![]).await;
         let (base, top) = (Scripted::new(), Scripted::new());
-        let unknown = register(&test, top.resource("top", &["base"])).await;
+        let unknown = register(&loader, top.resource("top", &["base"])).await;
         assert!(matches!(
             unknown,
             Err(CatalogueError::UnknownDependency { .. })
         ));
-        register(&test, base.resource("base", &[])).await.unwrap();
-        register(&test, top.resource("top", &["base"]))
+        register(&loader, base.resource("base", &[])).await.unwrap();
+        register(&loader, top.resource("top", &["base"]))
             .await
             .unwrap();
-        let circle = register(&test, base.resource("base", &["top"])).await;
+        let circle = register(&loader, base.resource("base", &["top"])).await;
         assert!(matches!(circle, Err(CatalogueError::Cycle(_))));
-        test.touch("top").await;
-        test.close().await;
+        loader.use_once("top").await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn a_failed_one_is_replaced_at_once_and_its_failure_forgotten() {
+fn a_failed_resource_is_replaced_at_once_and_its_failure_forgotten() {
     paused(|system| async move {
         let broken = Scripted::new().script([Step::Fail(unavailable("broken file"))]);
-        let test = TestLoader::open(&system, 100, vec![broken.resource("thing", &[])]).await;
-        test.acquire("thing").await.unwrap_err();
-        let mended = Scripted::new();
-        register(&test, mended.resource("thing", &[]))
+        let loader = TestLoader::start(&system, 100, vec![broken.resource("thing", &[])]).await;
+        loader.acquire("thing").await.unwrap_err();
+        let repaired = Scripted::new();
+        register(&loader, repaired.resource("thing", &[]))
             .await
             .unwrap();
-        test.touch("thing").await;
-        assert_eq!((broken.loads(), mended.loads()), (1, 1));
-        test.close().await;
+        loader.use_once("thing").await;
+        assert_eq!((broken.loads(), repaired.loads()), (1, 1));
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn a_loaded_one_is_replaced_from_its_next_load_on() {
+fn a_loaded_resource_is_replaced_at_its_next_load() {
     paused(|system| async move {
         let (old, new) = (Scripted::new(), Scripted::new());
-        let test = TestLoader::open(&system, 100, vec![old.resource("thing", &[])]).await;
-        let lease = test.acquire("thing").await.unwrap();
-        register(&test, new.resource("thing", &[])).await.unwrap();
-        test.touch("thing").await;
+        let loader = TestLoader::start(&system, 100, vec![old.resource("thing", &[])]).await;
+        let lease = loader.acquire("thing").await.unwrap();
+        register(&loader, new.resource("thing", &[])).await.unwrap();
+        loader.use_once("thing").await;
         assert_eq!(new.loads(), 0);
         drop(lease);
         let unload = super::super::Unload {
             name: "thing".to_owned(),
         };
-        test.loader.ask(unload, MINUTE).await.unwrap().unwrap();
-        assert!(!old.is_occupied(), "the old one is unloaded as the old one");
-        test.touch("thing").await;
+        loader.handle.ask(unload, MINUTE).await.unwrap().unwrap();
+        assert!(
+            !old.may_be_loaded(),
+            "the old one is unloaded as the old one"
+        );
+        loader.use_once("thing").await;
         assert_eq!((old.loads(), new.loads()), (1, 1));
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn a_deregistered_one_drains_and_is_not_found_from_then_on() {
+fn a_deregistered_resource_drains_and_is_not_found_from_then_on() {
     paused(|system| async move {
         let thing = Scripted::new();
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let lease = test.acquire("thing").await.unwrap();
-        let loader = test.loader.clone();
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let lease = loader.acquire("thing").await.unwrap();
+        let handle = loader.handle.clone();
         let leaving = actix_rt::spawn(async move {
             let name = "thing".to_owned();
-            loader.ask(Deregister { name }, MINUTE).await.unwrap()
+            handle.ask(Deregister { name }, MINUTE).await.unwrap()
         });
-        eventually(async || test.status("thing").await.phase == Phase::Draining).await;
-        let refused = test.acquire("thing").await;
+        eventually(async || loader.status("thing").await.phase == Phase::Draining).await;
+        let refused = loader.acquire("thing").await;
         assert!(matches!(refused, Err(AcquireError::NotFound(_))));
         drop(lease);
         assert_eq!(leaving.await.unwrap(), Ok(Unloaded { bytes: 10 }));
-        let again = deregister(&test, "thing").await;
+        let again = deregister(&loader, "thing").await;
         assert_eq!(again, Err(DeregisterError::NotFound("thing".to_owned())));
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn whoever_waits_for_one_that_is_deregistered_hears_of_it_at_once() {
+fn waiters_for_a_deregistered_resource_are_refused_at_once() {
     paused(|system| async move {
-        let thing = Scripted::new().takes(SECOND);
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let loader = test.loader.clone();
-        let waiting = actix_rt::spawn(async move { acquire(&loader, "thing").await });
-        eventually(async || test.status("thing").await.waiters == 1).await;
-        deregister(&test, "thing").await.unwrap();
+        let thing = Scripted::new().load_time(SECOND);
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let handle = loader.handle.clone();
+        let waiting = actix_rt::spawn(async move { acquire(&handle, "thing").await });
+        eventually(async || loader.status("thing").await.waiters == 1).await;
+        deregister(&loader, "thing").await.unwrap();
         assert!(matches!(
             waiting.await.unwrap(),
             Err(AcquireError::NotFound(_))
         ));
-        assert!(!thing.is_occupied());
-        test.close().await;
+        assert!(!thing.may_be_loaded());
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn one_that_others_need_cannot_be_deregistered() {
+fn a_resource_with_dependents_cannot_be_deregistered() {
     paused(|system| async move {
         let (base, top) = (Scripted::new(), Scripted::new());
         let resources = vec![base.resource("base", &[]), top.resource("top", &["base"])];
-        let test = TestLoader::open(&system, 100, resources).await;
-        let refused = deregister(&test, "base").await.unwrap_err();
+        let loader = TestLoader::start(&system, 100, resources).await;
+        let refused = deregister(&loader, "base").await.unwrap_err();
         assert_eq!(refused.to_string(), "base is needed by top");
-        assert_eq!(deregister(&test, "top").await, Ok(Unloaded { bytes: 0 }));
-        deregister(&test, "base").await.unwrap();
-        test.close().await;
+        assert_eq!(deregister(&loader, "top").await, Ok(Unloaded { bytes: 0 }));
+        deregister(&loader, "base").await.unwrap();
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn other_rooms_register_through_the_kernels_trait() {
+fn other_modules_register_through_the_kernels_trait() {
     paused(|system| async move {
-        let test = TestLoader::open(&system, 100, vec![]).await;
-        let registrar: std::sync::Arc<dyn Registrar> = std::sync::Arc::new(test.loader.clone());
+        let loader = TestLoader::start(&system, 100, vec![]).await;
+        let registrar: std::sync::Arc<dyn Registrar> = std::sync::Arc::new(loader.handle.clone());
         let thing = Scripted::new();
         registrar
             .register(thing.resource("thing", &[]))
             .await
             .unwrap();
-        test.touch("thing").await;
+        loader.use_once("thing").await;
         let orphan = registrar
             .register(thing.resource("orphan", &["nobody"]))
             .await;
         assert_eq!(orphan.unwrap_err().kind, LoadErrorKind::Invalid);
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }

@@ -1,36 +1,38 @@
-//! One load for all, in the right order.
+//! One load for all callers, after the loads of its dependencies.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::super::Phase;
 use super::super::{Acquire, AcquireError, Preload};
-use super::double::{Log, SECOND, Scripted, TestLoader, eventually, paused};
+use super::SECOND;
+use super::scripted::{Log, Scripted};
+use super::test_loader::{TestLoader, eventually, paused};
 use crate::kernel::AskError;
-use crate::lazy::phase::Phase;
 
 #[test]
 fn a_thousand_first_callers_cause_one_load_and_all_get_it() {
     paused(|system| async move {
         let thing = Scripted::new();
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let leases = join_all((0..1000).map(|_| test.acquire("thing"))).await;
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let leases = join_all((0..1000).map(|_| loader.acquire("thing"))).await;
         assert!(
             leases
                 .iter()
                 .all(|lease| lease.as_ref().is_ok_and(|it| it.name() == "thing"))
         );
         assert_eq!(thing.loads(), 1);
-        let status = test.status("thing").await;
+        let status = loader.status("thing").await;
         assert_eq!((status.hits, status.misses, status.waits), (0, 1000, 1000));
         assert_eq!((status.leases, status.loads), (1000, 1));
         assert_eq!(status.last_load_seconds, Some(0.1));
         drop(leases);
-        test.touch("thing").await;
-        let status = test.status("thing").await;
+        loader.use_once("thing").await;
+        let status = loader.status("thing").await;
         assert_eq!((status.hits, status.leases, status.waiters), (1, 0, 0));
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
@@ -38,17 +40,17 @@ fn a_thousand_first_callers_cause_one_load_and_all_get_it() {
 fn independent_dependencies_load_in_parallel_and_before_their_dependent() {
     paused(|system| async move {
         let log = Log::default();
-        let part = || Scripted::new().takes(SECOND).log(&log);
+        let part = || Scripted::new().load_time(SECOND).log(&log);
         let (base, left, right, top) = (part(), part(), part(), part());
         let resources = vec![
-            top.resource("top", &["left", "right"]),
+            base.resource("base", &[]),
             left.resource("left", &["base"]),
             right.resource("right", &["base"]),
-            base.resource("base", &[]),
+            top.resource("top", &["left", "right"]),
         ];
-        let test = TestLoader::open(&system, 100, resources).await;
+        let loader = TestLoader::start(&system, 100, resources).await;
         let started = Instant::now();
-        let lease = test.acquire("top").await.unwrap();
+        let lease = loader.acquire("top").await.unwrap();
         // base, then left and right together, then top; timers are exact to the millisecond.
         assert!(
             started.elapsed() < Duration::from_millis(3010),
@@ -61,60 +63,60 @@ fn independent_dependencies_load_in_parallel_and_before_their_dependent() {
         let at = |event: &str| order.iter().position(|it| it == event).unwrap();
         assert!(at("load right").max(at("load left")) < at("loaded left").min(at("loaded right")));
         assert!(at("loaded left").max(at("loaded right")) < at("load top"));
-        assert_eq!(test.status("base").await.leases, 2);
+        assert_eq!(loader.status("base").await.leases, 2);
         drop(lease);
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn a_caller_that_gives_up_does_not_disturb_the_load() {
+fn a_caller_that_gives_up_does_not_end_the_load() {
     paused(|system| async move {
-        let thing = Scripted::new().takes(5 * SECOND);
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let impatient = Acquire {
+        let thing = Scripted::new().load_time(5 * SECOND);
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let acquire = Acquire {
             name: "thing".to_owned(),
         };
-        let gave_up = test.loader.ask(impatient, SECOND).await;
+        let gave_up = loader.handle.ask(acquire, SECOND).await;
         assert_eq!(gave_up.unwrap_err(), AskError::TimedOut);
-        eventually(async || test.loader.in_flight() == 0).await;
-        let status = test.status("thing").await;
+        eventually(async || loader.handle.in_flight() == 0).await;
+        let status = loader.status("thing").await;
         assert_eq!((status.phase, status.waiters), (Phase::Loading, 0));
-        test.touch("thing").await;
+        loader.use_once("thing").await;
         assert_eq!(thing.loads(), 1);
         assert_eq!(
-            test.status("thing").await.leases,
+            loader.status("thing").await.leases,
             0,
-            "nobody holds the lost lease"
+            "the channel dropped the lease"
         );
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn a_preload_answers_when_it_is_loaded_and_is_no_use() {
+fn a_preload_answers_when_it_is_loaded_and_does_not_count_as_a_use() {
     paused(|system| async move {
         let thing = Scripted::new();
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
         let preload = Preload {
             name: "thing".to_owned(),
         };
-        let preloaded = test.loader.ask(preload.clone(), SECOND).await;
+        let preloaded = loader.handle.ask(preload.clone(), SECOND).await;
         preloaded.unwrap().unwrap();
-        test.loader.ask(preload, SECOND).await.unwrap().unwrap();
-        let status = test.status("thing").await;
+        loader.handle.ask(preload, SECOND).await.unwrap().unwrap();
+        let status = loader.status("thing").await;
         assert_eq!((status.phase, status.loads), (Phase::Ready, 1));
         assert_eq!((status.hits, status.misses, status.leases), (0, 0, 0));
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
 fn an_unknown_name_is_not_found() {
     paused(|system| async move {
-        let test = TestLoader::open(&system, 100, vec![]).await;
-        let error = test.acquire("nothing").await.unwrap_err();
+        let loader = TestLoader::start(&system, 100, vec![]).await;
+        let error = loader.acquire("nothing").await.unwrap_err();
         assert!(matches!(error, AcquireError::NotFound(name) if name == "nothing"));
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }

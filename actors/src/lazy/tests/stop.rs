@@ -1,11 +1,12 @@
-//! Ends: in order, by force, and by a crash.
+//! The loader's end: an orderly stop, a kill, and a crash.
 
 use tokio::time::{Instant, sleep};
 
 use super::super::{AcquireError, Lease, Preload, Register};
-use super::double::{
-    Fault, Log, MINUTE, SECOND, Scripted, Step, TestLoader, acquire, eventually, paused,
-};
+use super::fixed_budget::Fault;
+use super::scripted::{Log, Scripted, Step};
+use super::test_loader::{TestLoader, acquire, eventually, paused};
+use super::{MINUTE, SECOND};
 use crate::kernel::AskError;
 
 #[test]
@@ -14,16 +15,16 @@ fn a_stop_unloads_dependents_before_dependencies() {
         let log = Log::default();
         let part = || Scripted::new().log(&log);
         let resources = vec![
-            part().resource("a-top", &["b-middle"]),
-            part().resource("b-middle", &["c-base"]),
             part().resource("c-base", &[]),
+            part().resource("b-middle", &["c-base"]),
+            part().resource("a-top", &["b-middle"]),
             part().pinned().resource("z-pinned", &[]),
         ];
-        let test = TestLoader::open(&system, 100, resources).await;
-        test.touch("a-top").await;
-        test.touch("z-pinned").await;
+        let loader = TestLoader::start(&system, 100, resources).await;
+        loader.use_once("a-top").await;
+        loader.use_once("z-pinned").await;
         log.lock().unwrap().clear();
-        test.close().await;
+        loader.stop_and_check().await;
         let order = log.lock().unwrap().clone();
         let chain: Vec<_> = order.iter().filter(|it| !it.contains("pinned")).collect();
         assert_eq!(
@@ -41,14 +42,14 @@ fn a_stop_unloads_dependents_before_dependencies() {
     });
 }
 
-async fn stopped_with(lease: Lease, test: TestLoader, held_for: std::time::Duration) -> f64 {
+async fn stopped_with(lease: Lease, loader: TestLoader, held_for: std::time::Duration) -> f64 {
     let user = async {
         sleep(held_for).await;
         drop(lease);
     };
     let started = Instant::now();
     let stop = async {
-        test.close().await;
+        loader.stop_and_check().await;
         started.elapsed().as_secs_f64()
     };
     tokio::join!(stop, user).0
@@ -58,9 +59,9 @@ async fn stopped_with(lease: Lease, test: TestLoader, held_for: std::time::Durat
 fn a_stop_waits_for_leases_but_not_for_ever() {
     paused(|system| async move {
         let thing = Scripted::new();
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let lease = test.acquire("thing").await.unwrap();
-        let took = stopped_with(lease, test, 2 * SECOND).await;
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let lease = loader.acquire("thing").await.unwrap();
+        let took = stopped_with(lease, loader, 2 * SECOND).await;
         assert!((2.0..2.1).contains(&took), "{took}");
     });
     paused(|system| async move {
@@ -70,10 +71,10 @@ fn a_stop_waits_for_leases_but_not_for_ever() {
             part().resource("base", &[]),
             part().resource("top", &["base"]),
         ];
-        let test = TestLoader::open(&system, 100, resources).await;
-        let lease = test.acquire("top").await.unwrap();
+        let loader = TestLoader::start(&system, 100, resources).await;
+        let lease = loader.acquire("top").await.unwrap();
         log.lock().unwrap().clear();
-        let took = stopped_with(lease, test, 100 * SECOND).await;
+        let took = stopped_with(lease, loader, 100 * SECOND).await;
         assert!((5.0..5.1).contains(&took), "{took}");
         let order = ["unload top", "unloaded top", "unload base", "unloaded base"];
         assert_eq!(*log.lock().unwrap(), order);
@@ -91,62 +92,62 @@ fn a_stop_abandons_loads_and_cleans_up_after_them() {
             hanging.resource("hanging", &["base"]),
             above.resource("above", &["hanging"]),
         ];
-        let test = TestLoader::open(&system, 100, resources).await;
-        // Its caller goes away, its load stays.
+        let loader = TestLoader::start(&system, 100, resources).await;
+        // The caller gives up; the load goes on.
         let preload = Preload {
             name: "above".to_owned(),
         };
-        let gave_up = test.loader.ask(preload, SECOND).await;
+        let gave_up = loader.handle.ask(preload, SECOND).await;
         assert_eq!(gave_up.unwrap_err(), AskError::TimedOut);
         let started = Instant::now();
-        test.close().await;
+        loader.stop_and_check().await;
         assert!(started.elapsed() < SECOND);
-        assert!(!hanging.is_occupied() && !base.is_occupied());
+        assert!(!hanging.may_be_loaded() && !base.may_be_loaded());
         assert_eq!(above.loads(), 0);
     });
 }
 
 #[test]
-fn a_kill_still_unloads_everything_in_order() {
+fn a_killed_loader_unloads_everything_in_order() {
     paused(|system| async move {
         let log = Log::default();
-        let base = Scripted::new().log(&log).unload_takes(20 * SECOND);
-        let top = Scripted::new().log(&log).unload_takes(20 * SECOND);
+        let base = Scripted::new().log(&log).unload_time(20 * SECOND);
+        let top = Scripted::new().log(&log).unload_time(20 * SECOND);
         let resources = vec![base.resource("base", &[]), top.resource("top", &["base"])];
-        let mut test = TestLoader::open(&system, 100, resources).await;
-        test.touch("top").await;
-        // Unloads that outlast the shutdown deadline: the supervisor kills the loader.
-        test.stop().await;
-        eventually(async || test.ledger.used() == 0).await;
-        test.check_nothing_left();
+        let mut loader = TestLoader::start(&system, 100, resources).await;
+        loader.use_once("top").await;
+        // The unloads outlast the shutdown deadline, so the supervisor kills the loader.
+        loader.stop().await;
+        eventually(async || loader.budget.used() == 0).await;
+        loader.check_nothing_left();
         assert_eq!(log.lock().unwrap().last().unwrap(), "unloaded base");
     });
 }
 
 #[test]
-fn after_a_stop_there_are_no_leases_to_be_had() {
+fn a_stopping_loader_gives_no_leases() {
     paused(|system| async move {
         let thing = Scripted::new();
-        let mut test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let lease = test.acquire("thing").await.unwrap();
-        let loader = test.loader.clone();
+        let mut loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let lease = loader.acquire("thing").await.unwrap();
+        let handle = loader.handle.clone();
         let late = async {
             sleep(SECOND).await;
             let acquire = super::super::Acquire {
                 name: "thing".to_owned(),
             };
-            let refused = loader.ask(acquire, SECOND).await;
+            let refused = handle.ask(acquire, SECOND).await;
             drop(lease);
             refused
         };
-        let (refused, ()) = tokio::join!(late, test.stop());
+        let (refused, ()) = tokio::join!(late, loader.stop());
         let error = match refused {
-            Ok(Err(AcquireError::Stopping)) => return test.check_nothing_left(),
+            Ok(Err(AcquireError::Stopping)) => return loader.check_nothing_left(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => error,
         };
         assert!(error.is_unseen(), "{error}");
-        test.check_nothing_left();
+        loader.check_nothing_left();
     });
 }
 
@@ -154,55 +155,55 @@ fn after_a_stop_there_are_no_leases_to_be_had() {
 fn a_lease_may_outlive_its_loader() {
     paused(|system| async move {
         let thing = Scripted::new();
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let lease = acquire(&test.loader, "thing").await.unwrap();
-        test.close().await;
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let lease = acquire(&loader.handle, "thing").await.unwrap();
+        loader.stop_and_check().await;
         assert_eq!(lease.name(), "thing");
         drop(lease);
     });
 }
 
 #[test]
-fn after_a_crash_the_next_incarnation_begins_when_all_is_unloaded() {
+fn after_a_crash_the_next_incarnation_starts_when_all_is_unloaded() {
     paused(|system| async move {
         let log = Log::default();
-        let base = Scripted::new().log(&log).unload_takes(5 * SECOND);
-        let top = Scripted::new().log(&log).unload_takes(5 * SECOND);
+        let base = Scripted::new().log(&log).unload_time(5 * SECOND);
+        let top = Scripted::new().log(&log).unload_time(5 * SECOND);
         let hanging = Scripted::new().script([Step::Hang]);
         let resources = vec![
             base.resource("base", &[]),
             top.resource("top", &["base"]),
             hanging.resource("hanging", &[]),
         ];
-        let test = TestLoader::open(&system, 100, resources).await;
-        let lease = test.acquire("top").await.unwrap();
+        let loader = TestLoader::start(&system, 100, resources).await;
+        let lease = loader.acquire("top").await.unwrap();
         let preload = Preload {
             name: "hanging".to_owned(),
         };
-        test.loader.ask(preload, SECOND).await.unwrap_err();
+        loader.handle.ask(preload, SECOND).await.unwrap_err();
         let victim = Scripted::new();
         let register = Register {
             resource: victim.resource("victim", &[]),
         };
-        test.loader.ask(register, SECOND).await.unwrap().unwrap();
+        loader.handle.ask(register, SECOND).await.unwrap().unwrap();
         log.lock().unwrap().clear();
-        *test.ledger.mood.lock().unwrap() = Fault::Panics;
+        loader.budget.set_fault(Fault::Panic);
         let acquire = super::super::Acquire {
             name: "victim".to_owned(),
         };
-        let lost = test.loader.ask(acquire, MINUTE).await;
+        let lost = loader.handle.ask(acquire, MINUTE).await;
         assert_eq!(lost.unwrap_err(), AskError::Lost);
-        *test.ledger.mood.lock().unwrap() = Fault::Answers;
+        loader.budget.set_fault(Fault::None);
 
-        assert!(test.loader.restarted(MINUTE).await);
-        assert_eq!(test.ledger.used(), 0, "nothing is loaded when it begins");
-        assert!(!hanging.is_occupied());
+        assert!(loader.handle.restarted(MINUTE).await);
+        assert_eq!(loader.budget.used(), 0, "something is loaded at its start");
+        assert!(!hanging.may_be_loaded());
         let order = ["unload top", "unloaded top", "unload base", "unloaded base"];
         assert_eq!(*log.lock().unwrap(), order);
         drop(lease);
-        test.touch("top").await;
-        // What was registered later is still known.
-        test.touch("victim").await;
-        test.close().await;
+        loader.use_once("top").await;
+        // Resources that were registered later are still in the catalogue.
+        loader.use_once("victim").await;
+        loader.stop_and_check().await;
     });
 }

@@ -1,4 +1,4 @@
-//! The names of the metrics are a promise to dashboards and alerts.
+//! The names and labels of the metrics, on which dashboards and alerts rely.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -9,14 +9,16 @@ use metrics::{
 };
 
 use super::super::Evict;
-use super::double::{MINUTE, Scripted, Step, TestLoader, paused, unavailable};
+use super::MINUTE;
+use super::scripted::{Scripted, Step, unavailable};
+use super::test_loader::{TestLoader, paused};
 
-/// Keeps the series that were written to, not their values.
+/// Records the series that were written, without their values.
 #[derive(Clone, Default)]
 struct Series(Arc<Mutex<BTreeSet<String>>>);
 
 impl Series {
-    fn note(&self, key: &Key) {
+    fn record(&self, key: &Key) {
         let labels: Vec<_> = key
             .labels()
             .map(|it| format!("{}={}", it.key(), it.value()))
@@ -32,38 +34,38 @@ impl Recorder for Series {
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        self.note(key);
+        self.record(key);
         Counter::noop()
     }
 
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        self.note(key);
+        self.record(key);
         Gauge::noop()
     }
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        self.note(key);
+        self.record(key);
         Histogram::noop()
     }
 }
 
 #[test]
-fn every_figure_has_its_name_and_labels() {
+fn every_metric_has_its_name_and_labels() {
     let series = Series::default();
     with_local_recorder(&series, || {
         paused(|system| async move {
             let thing = Scripted::new();
             let broken = Scripted::new().script([Step::Fail(unavailable("broken"))]);
             let resources = vec![thing.resource("thing", &[]), broken.resource("broken", &[])];
-            let test = TestLoader::open(&system, 100, resources).await;
-            test.acquire("broken").await.unwrap_err();
-            test.touch("thing").await;
-            test.touch("thing").await;
-            test.loader.ask(Evict { bytes: 1 }, MINUTE).await.unwrap();
-            test.touch("thing").await;
+            let loader = TestLoader::start(&system, 100, resources).await;
+            loader.acquire("broken").await.unwrap_err();
+            loader.use_once("thing").await;
+            loader.use_once("thing").await;
+            loader.handle.ask(Evict { bytes: 1 }, MINUTE).await.unwrap();
+            loader.use_once("thing").await;
             thing.die("crashed");
             tokio::task::yield_now().await;
-            test.close().await;
+            loader.stop_and_check().await;
         });
     });
     let thing = "kind=scripted,name=thing";

@@ -1,19 +1,19 @@
-//! Ways out: TTL, unload on request; and what holds a resource back.
+//! Unloads by TTL and on request, and what delays them.
 
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::{advance, sleep};
 
+use super::super::Phase;
 use super::super::{Evict, Unload, UnloadError, Unloaded};
-use super::double::{
-    Log, MINUTE, SECOND, Scripted, TestLoader, acquire, eventually, paused, unavailable,
-};
+use super::scripted::{Log, Scripted, unavailable};
+use super::test_loader::{TestLoader, acquire, eventually, paused};
+use super::{MINUTE, SECOND};
 use crate::kernel::{
     ChildSpec, Load, LoadContext, LoadError, Loaded, Resource, Restart, SupervisorHandle,
     SupervisorSpec,
 };
-use crate::lazy::phase::Phase;
 
 fn unload(name: &str) -> Unload {
     Unload {
@@ -22,26 +22,26 @@ fn unload(name: &str) -> Unload {
 }
 
 #[test]
-fn what_is_idle_for_its_ttl_leaves_and_use_puts_it_off() {
+fn a_resource_that_is_idle_for_its_ttl_is_unloaded_and_a_use_delays_that() {
     paused(|system| async move {
         let thing = Scripted::new().ttl(10 * SECOND);
         let stays = Scripted::new();
         let resources = vec![thing.resource("thing", &[]), stays.resource("stays", &[])];
-        let test = TestLoader::open(&system, 100, resources).await;
-        test.touch("stays").await;
-        test.touch("thing").await;
+        let loader = TestLoader::start(&system, 100, resources).await;
+        loader.use_once("stays").await;
+        loader.use_once("thing").await;
         for _ in 0..3 {
             sleep(9 * SECOND).await;
-            test.touch("thing").await;
+            loader.use_once("thing").await;
         }
         assert_eq!(thing.loads(), 1);
         sleep(9 * SECOND).await;
-        assert_eq!(test.ready().await, ["stays", "thing"]);
+        assert_eq!(loader.ready().await, ["stays", "thing"]);
         sleep(2 * SECOND).await;
-        assert_eq!(test.ready().await, ["stays"]);
-        assert_eq!(test.status("thing").await.evictions["ttl"], 1);
-        assert_eq!(test.ledger.used(), 10);
-        test.close().await;
+        assert_eq!(loader.ready().await, ["stays"]);
+        assert_eq!(loader.status("thing").await.evictions["ttl"], 1);
+        assert_eq!(loader.budget.used(), 10);
+        loader.stop_and_check().await;
     });
 }
 
@@ -49,34 +49,38 @@ fn what_is_idle_for_its_ttl_leaves_and_use_puts_it_off() {
 fn the_ttl_counts_from_the_end_of_the_last_use() {
     paused(|system| async move {
         let thing = Scripted::new().ttl(10 * SECOND);
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let lease = test.acquire("thing").await.unwrap();
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let lease = loader.acquire("thing").await.unwrap();
         sleep(MINUTE).await;
-        assert_eq!(test.ready().await, ["thing"], "in use it has no end");
+        assert_eq!(
+            loader.ready().await,
+            ["thing"],
+            "it does not expire while in use"
+        );
         drop(lease);
         sleep(9 * SECOND).await;
-        assert_eq!(test.ready().await, ["thing"]);
+        assert_eq!(loader.ready().await, ["thing"]);
         sleep(2 * SECOND).await;
-        assert!(test.ready().await.is_empty());
-        test.close().await;
+        assert!(loader.ready().await.is_empty());
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn dependencies_outlive_what_needs_them_by_their_own_ttl() {
+fn dependencies_outlive_their_dependents_by_their_own_ttl() {
     paused(|system| async move {
         let base = Scripted::new().ttl(10 * SECOND);
         let top = Scripted::new().ttl(MINUTE);
         let resources = vec![base.resource("base", &[]), top.resource("top", &["base"])];
-        let test = TestLoader::open(&system, 100, resources).await;
-        test.touch("top").await;
+        let loader = TestLoader::start(&system, 100, resources).await;
+        loader.use_once("top").await;
         sleep(59 * SECOND).await;
-        assert_eq!(test.ready().await, ["base", "top"]);
+        assert_eq!(loader.ready().await, ["base", "top"]);
         sleep(2 * SECOND).await;
-        assert_eq!(test.ready().await, ["base"]);
+        assert_eq!(loader.ready().await, ["base"]);
         sleep(10 * SECOND).await;
-        assert!(test.ready().await.is_empty());
-        test.close().await;
+        assert!(loader.ready().await.is_empty());
+        loader.stop_and_check().await;
     });
 }
 
@@ -84,19 +88,19 @@ fn dependencies_outlive_what_needs_them_by_their_own_ttl() {
 fn pinned_resources_have_no_ttl_but_can_be_unloaded_on_request() {
     paused(|system| async move {
         let thing = Scripted::new().ttl(SECOND).pinned();
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        test.touch("thing").await;
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        loader.use_once("thing").await;
         sleep(MINUTE).await;
-        let evicted = test
-            .loader
+        let evicted = loader
+            .handle
             .ask(Evict { bytes: u64::MAX }, MINUTE)
             .await
             .unwrap();
         assert!(evicted.names.is_empty());
-        assert_eq!(test.ready().await, ["thing"]);
-        let unloaded = test.loader.ask(unload("thing"), MINUTE).await.unwrap();
+        assert_eq!(loader.ready().await, ["thing"]);
+        let unloaded = loader.handle.ask(unload("thing"), MINUTE).await.unwrap();
         assert_eq!(unloaded, Ok(Unloaded { bytes: 10 }));
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
@@ -105,15 +109,15 @@ fn an_unload_waits_for_leases_and_new_callers_wait_for_the_unload() {
     paused(|system| async move {
         let log = Log::default();
         let thing = Scripted::new().log(&log);
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let lease = test.acquire("thing").await.unwrap();
-        let loader = test.loader.clone();
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let lease = loader.acquire("thing").await.unwrap();
+        let handle = loader.handle.clone();
         let unloading =
-            actix_rt::spawn(async move { loader.ask(unload("thing"), MINUTE).await.unwrap() });
-        eventually(async || test.status("thing").await.phase == Phase::Draining).await;
-        let loader = test.loader.clone();
-        let late = actix_rt::spawn(async move { acquire(&loader, "thing").await.unwrap() });
-        eventually(async || test.status("thing").await.waiters == 1).await;
+            actix_rt::spawn(async move { handle.ask(unload("thing"), MINUTE).await.unwrap() });
+        eventually(async || loader.status("thing").await.phase == Phase::Draining).await;
+        let handle = loader.handle.clone();
+        let late = actix_rt::spawn(async move { acquire(&handle, "thing").await.unwrap() });
+        eventually(async || loader.status("thing").await.waiters == 1).await;
         sleep(5 * SECOND).await;
         assert_eq!(*log.lock().unwrap(), ["load thing", "loaded thing"]);
         drop(lease);
@@ -121,87 +125,88 @@ fn an_unload_waits_for_leases_and_new_callers_wait_for_the_unload() {
         let lease = late.await.unwrap();
         assert_eq!(thing.loads(), 2);
         drop(lease);
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn an_unload_takes_along_what_depends_on_it_and_that_first() {
+fn an_unload_unloads_the_dependents_first() {
     paused(|system| async move {
         let log = Log::default();
         let base = Scripted::new().log(&log);
         let top = Scripted::new().log(&log);
         let resources = vec![base.resource("base", &[]), top.resource("top", &["base"])];
-        let test = TestLoader::open(&system, 100, resources).await;
-        test.touch("top").await;
+        let loader = TestLoader::start(&system, 100, resources).await;
+        loader.use_once("top").await;
         log.lock().unwrap().clear();
-        test.loader
+        loader
+            .handle
             .ask(unload("base"), MINUTE)
             .await
             .unwrap()
             .unwrap();
         let order = ["unload top", "unloaded top", "unload base", "unloaded base"];
         assert_eq!(*log.lock().unwrap(), order);
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn an_unload_during_the_load_serves_the_waiting_and_then_unloads() {
+fn an_unload_during_a_load_comes_after_its_waiters_have_leases() {
     paused(|system| async move {
-        let thing = Scripted::new().takes(SECOND);
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let thing = Scripted::new().load_time(SECOND);
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
         let waiting = async {
-            drop(test.acquire("thing").await.unwrap());
+            drop(loader.acquire("thing").await.unwrap());
         };
         let unloading = async {
             advance(SECOND / 2).await;
-            test.loader.ask(unload("thing"), MINUTE).await.unwrap()
+            loader.handle.ask(unload("thing"), MINUTE).await.unwrap()
         };
         let ((), unloaded) = tokio::join!(waiting, unloading);
         assert_eq!(unloaded, Ok(Unloaded { bytes: 10 }));
-        assert_eq!(test.status("thing").await.phase, Phase::Cold);
-        test.close().await;
+        assert_eq!(loader.status("thing").await.phase, Phase::Cold);
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn what_is_not_loaded_is_unloaded_at_once_and_what_is_unknown_is_not_found() {
+fn an_unload_of_a_cold_resource_answers_at_once_and_of_an_unknown_one_not_found() {
     paused(|system| async move {
         let thing = Scripted::new();
-        let test = TestLoader::open(&system, 100, vec![thing.resource("thing", &[])]).await;
-        let cold = test.loader.ask(unload("thing"), SECOND).await.unwrap();
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        let cold = loader.handle.ask(unload("thing"), SECOND).await.unwrap();
         assert_eq!(cold, Ok(Unloaded { bytes: 0 }));
-        let unknown = test.loader.ask(unload("nothing"), SECOND).await.unwrap();
+        let unknown = loader.handle.ask(unload("nothing"), SECOND).await.unwrap();
         assert_eq!(unknown, Err(UnloadError::NotFound("nothing".to_owned())));
-        test.close().await;
+        loader.stop_and_check().await;
     });
 }
 
 #[test]
-fn a_hundred_that_go_at_once_are_all_unloaded_before_anybody_is_told_so() {
+fn an_eviction_of_a_hundred_answers_after_all_are_unloaded() {
     const RESOURCES: usize = 100;
     paused(|system| async move {
         let branch = SupervisorSpec::new("things");
         let supervisor = branch.handle();
         let root = system.start(branch).await;
-        let offers = (0..RESOURCES).map(|index| Supervised::offer(index, &supervisor));
-        let test = TestLoader::open(&system, 1000, offers.collect()).await;
+        let resources = (0..RESOURCES).map(|index| Supervised::resource(index, &supervisor));
+        let loader = TestLoader::start(&system, 1000, resources.collect()).await;
         for index in 0..RESOURCES {
-            test.touch(&Supervised::name(index)).await;
+            loader.use_once(&Supervised::name(index)).await;
         }
         let evict = Evict { bytes: u64::MAX };
-        let evicted = test.loader.ask(evict, MINUTE).await.unwrap();
+        let evicted = loader.handle.ask(evict, MINUTE).await.unwrap();
         assert_eq!(evicted.names.len(), RESOURCES);
-        let roots = system.tree().snapshot().await;
-        let things = roots.iter().find(|root| root.path == "things");
-        assert_eq!(things.unwrap().children.len(), 0);
-        test.close().await;
+        let tree = system.tree().snapshot().await;
+        let things = tree.iter().find(|node| node.path == "things").unwrap();
+        assert!(things.children.is_empty());
+        loader.stop_and_check().await;
         root.stop().await;
     });
 }
 
-/// A thing that is a child of a supervisor, as models are.
+/// A resource that is a child of a supervisor, as models are.
 struct Supervised {
     name: String,
     supervisor: SupervisorHandle,
@@ -212,7 +217,7 @@ impl Supervised {
         format!("thing-{index}")
     }
 
-    fn offer(index: usize, supervisor: &SupervisorHandle) -> Resource {
+    fn resource(index: usize, supervisor: &SupervisorHandle) -> Resource {
         let name = Self::name(index);
         let supervisor = supervisor.clone();
         Resource {
@@ -253,12 +258,12 @@ impl Load for Supervised {
 }
 
 #[test]
-fn a_load_that_measures_nothing_is_over_all_the_same() {
+fn a_load_without_a_measurement_ends_in_the_ledger() {
     paused(|system| async move {
         let thing = Scripted::new().measured(0).resource("thing", &[]);
-        let test = TestLoader::open(&system, 100, vec![thing]).await;
-        test.touch("thing").await;
-        assert_eq!((test.ledger.used(), test.ledger.loading()), (10, 0));
-        test.close().await;
+        let loader = TestLoader::start(&system, 100, vec![thing]).await;
+        loader.use_once("thing").await;
+        assert_eq!((loader.budget.used(), loader.budget.loading()), (10, 0));
+        loader.stop_and_check().await;
     });
 }

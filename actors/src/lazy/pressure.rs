@@ -1,0 +1,153 @@
+//! The loader's part in a clean-up: it evicts idle resources, then drains resources in use, and
+//! acknowledges what that freed.
+
+use std::time::Duration;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{AsyncContext, Context};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use tokio::sync::oneshot;
+
+use super::eviction::loaded_bytes;
+use super::loader::Loader;
+use super::metrics::UnloadReason;
+use super::slot::Slot;
+use crate::kernel::pressure::{Action, Level, Pressure, Stage, Subscription};
+
+/// When memory is exhausted, how long a draining resource may stay in use before it is killed.
+const KILL_AFTER: Duration = Duration::from_millis(250);
+
+impl Loader {
+    pub(super) fn watch_pressure(&self, context: &mut Context<Self>) {
+        let subscription = self.pressure.subscribe("lazy-loader", Stage::Idle);
+        self.wait_for_change(subscription, context);
+    }
+
+    fn wait_for_change(&self, mut subscription: Subscription, context: &mut Context<Self>) {
+        let change = async move {
+            let pressure = subscription.changed().await;
+            (subscription, pressure)
+        };
+        context.spawn(wrap_future::<_, Self>(change).map(
+            |(subscription, pressure), loader, context| {
+                // `None`: the writer has gone, so the pressure never changes again.
+                if let Some(pressure) = pressure {
+                    loader.on_pressure(pressure, subscription, context);
+                }
+            },
+        ));
+    }
+
+    fn on_pressure(
+        &mut self,
+        pressure: Pressure,
+        subscription: Subscription,
+        context: &mut Context<Self>,
+    ) {
+        let mut actions = std::future::ready(Vec::new()).boxed();
+        if pressure.asks(Stage::Idle) {
+            let wanted = pressure.wanted_bytes;
+            actions = self.evict_idle(wanted, UnloadReason::Pressure, context).1;
+            if pressure.asks(Stage::InUse) {
+                self.drain_in_use(wanted, pressure.level, context);
+            }
+        }
+        // The level may rise before the unloads have ended, so the wait for it goes on.
+        let acknowledger = subscription.acknowledger();
+        self.wait_for_change(subscription, context);
+        let acknowledged =
+            actions.map(move |actions| acknowledger.acknowledge(pressure.epoch, actions));
+        context.spawn(wrap_future::<_, Self>(acknowledged));
+    }
+
+    /// Evicts idle resources in the policy's order. Bytes of unloads under way count towards
+    /// `bytes`. Gives the names of the chosen resources, and a future with what all of these unloads
+    /// freed.
+    pub(super) fn evict_idle(
+        &mut self,
+        bytes: u64,
+        reason: UnloadReason,
+        context: &mut Context<Self>,
+    ) -> (Vec<String>, BoxFuture<'static, Vec<Action>>) {
+        let under_way = self.names_where(Slot::is_unloading);
+        let coming = loaded_bytes(self.slots.values().filter(|slot| slot.is_unloading()));
+        let victims = self.idle_victims(bytes.saturating_sub(coming));
+        let unloads: Vec<_> = under_way
+            .iter()
+            .chain(&victims)
+            .filter_map(|name| self.slots.get_mut(name).and_then(unload_action))
+            .collect();
+        self.evict(&victims, reason, context);
+        let actions = join_all(unloads).map(|actions| actions.into_iter().flatten().collect());
+        (victims, actions.boxed())
+    }
+
+    /// Drains resources in use. Bytes of resources that drain already count towards `bytes`. When
+    /// memory is exhausted, the largest draining resource is killed after [`KILL_AFTER`].
+    fn drain_in_use(&mut self, bytes: u64, level: Level, context: &mut Context<Self>) {
+        let draining = self.slots.values();
+        let draining = draining.filter(|slot| self.drains_with_dependents(slot));
+        let missing = bytes.saturating_sub(loaded_bytes(draining));
+        let victims = self.victims_in_use(missing);
+        self.evict(&victims, UnloadReason::Pressure, context);
+        if level == Level::Exhausted && self.kill_timer.is_none() {
+            self.set_kill_timer(context);
+        }
+    }
+
+    /// Whether a resource is draining, and all of its dependents that are loaded are draining too.
+    fn drains_with_dependents(&self, slot: &Slot) -> bool {
+        slot.is_draining()
+            && self
+                .active_dependents(&slot.resource.name)
+                .all(|dependent| self.drains_with_dependents(dependent))
+    }
+
+    fn set_kill_timer(&mut self, context: &mut Context<Self>) {
+        self.kill_timer = Some(context.run_later(KILL_AFTER, Self::kill_largest));
+    }
+
+    /// Kills the largest draining resource that is in use and has no active dependents, if memory is
+    /// still exhausted. The timer then runs again, for the next one.
+    fn kill_largest(&mut self, context: &mut Context<Self>) {
+        self.kill_timer = None;
+        let kill_is_under_way = self.slots.values().any(Slot::is_unloading_in_use);
+        if kill_is_under_way || self.kill_was_under_way {
+            // Only a reading after the unload shows what the last kill freed.
+            self.kill_was_under_way = kill_is_under_way;
+            return self.set_kill_timer(context);
+        }
+        if self.pressure.reached() < Level::Exhausted {
+            return;
+        }
+        let in_use = self.slots.values().filter(|slot| {
+            slot.is_draining_in_use()
+                && self.active_dependents(&slot.resource.name).next().is_none()
+        });
+        let bytes = |slot: &&Slot| slot.loaded_parts().map(|parts| parts.reservation.bytes());
+        if let Some(slot) = in_use.max_by_key(bytes) {
+            let name = slot.resource.name.clone();
+            self.kill(&name, context);
+            self.set_kill_timer(context);
+        }
+    }
+}
+
+/// What the unload of `slot` will have freed. `None` when nothing is loaded.
+fn unload_action(slot: &mut Slot) -> Option<impl Future<Output = Option<Action>> + Send + use<>> {
+    let reservation = &slot.loaded_parts()?.reservation;
+    let (promised_bytes, before_bytes) = (reservation.bytes(), reservation.entry().measured());
+    let what = slot.resource.name.clone();
+    let (sender, unloaded) = oneshot::channel();
+    slot.unload_waiters.push(sender);
+    Some(async move {
+        unloaded.await.ok()?;
+        Some(Action {
+            what,
+            promised_bytes,
+            before_bytes,
+            // Its processes have ended.
+            after_bytes: 0,
+        })
+    })
+}

@@ -1,0 +1,278 @@
+//! Reservations for loads, with evictions where the budget is short.
+//!
+//! The current load of the queue asks the budget. If the budget is short, it evicts idle resources
+//! and asks again whenever memory is freed. If all idle resources are not enough, it waits for a
+//! while for resources in use.
+
+use std::collections::BTreeSet;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{AsyncContext, Context};
+use tokio::time::Instant;
+
+use super::error::{AcquireError, Excess, Shortage};
+use super::eviction::loaded_bytes;
+use super::loader::Loader;
+use super::metrics::UnloadReason;
+use super::reservation_queue::PendingReservation;
+use super::slot::Slot;
+use crate::kernel::pressure::Level;
+use crate::kernel::{BudgetError, Reservation, ReservationRequest};
+
+/// How often one load may evict. Once is enough unless sizes were measured wrongly. The bound keeps
+/// one load from evicting everything if the evictions free nothing.
+const EVICTIONS_MAX: u32 = 4;
+
+impl Loader {
+    pub(super) fn request_reservation(&mut self, name: &str, context: &mut Context<Self>) {
+        self.reservations.waiting.push_back(name.to_owned());
+        self.start_next_reservation(context);
+    }
+
+    fn start_next_reservation(&mut self, context: &mut Context<Self>) {
+        if self.reservations.current.is_none()
+            && let Some(name) = self.reservations.waiting.pop_front()
+        {
+            self.reservations.current = Some(PendingReservation::new(name));
+            self.ask_budget(context);
+        }
+    }
+
+    /// An unload or a failed load has freed memory.
+    pub(super) fn on_memory_freed(&mut self, context: &mut Context<Self>) {
+        match &mut self.reservations.current {
+            Some(current) if current.asking => current.answer_is_stale = true,
+            Some(_) => self.ask_budget(context),
+            None => {}
+        }
+    }
+
+    /// A resource has become idle. The current load asks again only if evictions are now enough,
+    /// because leases end very often.
+    pub(super) fn retry_if_evictable(&mut self, context: &mut Context<Self>) {
+        let current = self.reservations.current.as_ref();
+        let Some(shortage) = current
+            .filter(|current| !current.asking)
+            .and_then(|current| current.shortage)
+        else {
+            return;
+        };
+        let victims = self.victims(missing_bytes(&shortage));
+        if victims.is_some_and(|victims| !victims.is_empty()) {
+            self.ask_budget(context);
+        }
+    }
+
+    fn ask_budget(&mut self, context: &mut Context<Self>) {
+        let Some(current) = &mut self.reservations.current else {
+            return;
+        };
+        if let Some(timer) = current.timer.take() {
+            context.cancel_future(timer);
+        }
+        let Some(slot) = self.slots.get(&current.name) else {
+            return;
+        };
+        current.asking = true;
+        current.answer_is_stale = false;
+        let answer = self.budget.reserve(ReservationRequest {
+            name: current.name.clone(),
+            bytes: if current.minimum_only {
+                slot.minimum_bytes()
+            } else {
+                slot.estimated_bytes()
+            },
+            use_headroom: current.use_headroom,
+        });
+        context.spawn(
+            wrap_future::<_, Self>(answer)
+                .map(|answer, loader, context| loader.on_answer(answer, context)),
+        );
+    }
+
+    fn on_answer(&mut self, answer: Result<Reservation, BudgetError>, context: &mut Context<Self>) {
+        let Some(current) = &mut self.reservations.current else {
+            return;
+        };
+        current.asking = false;
+        let level = self.pressure.current().level;
+        match answer {
+            _ if self.stopping.is_cancelled() => self.refuse(&AcquireError::Stopping, context),
+            Ok(_) if level == Level::Exhausted => {
+                let slot = self.slots.get(&current.name);
+                let shortage = Shortage {
+                    need: slot.map_or(0, Slot::estimated_bytes),
+                    free: 0,
+                    evictable: self.evictable_bytes(),
+                    budget: None,
+                    level,
+                };
+                self.refuse(&AcquireError::Short(shortage), context);
+            }
+            Ok(reservation) => {
+                if let Some(current) = self.reservations.current.take() {
+                    self.run_load(&current.name, reservation, context);
+                }
+                self.start_next_reservation(context);
+            }
+            Err(BudgetError::Short { .. }) if current.answer_is_stale => self.ask_budget(context),
+            Err(BudgetError::Short { need, free, budget }) => {
+                let shortage = Shortage {
+                    need,
+                    free,
+                    evictable: self.evictable_bytes(),
+                    budget: Some(budget),
+                    level,
+                };
+                self.on_short(shortage, context);
+            }
+            Err(BudgetError::Unavailable) => {
+                self.refuse(&AcquireError::BudgetUnavailable, context);
+            }
+        }
+    }
+
+    /// The budget is short: the current load uses the headroom, evicts, waits, or is refused.
+    fn on_short(&mut self, shortage: Shortage, context: &mut Context<Self>) {
+        let current = self.reservations.current.as_ref();
+        let slot = current.and_then(|current| self.slots.get(&current.name));
+        if let Some(excess) = slot.and_then(|slot| self.excess(slot)) {
+            return self.refuse(&AcquireError::NeverFits(excess), context);
+        }
+        let missing = missing_bytes(&shortage);
+        let victims = self.victims(missing);
+        let reclaimable = self.reclaimable_bytes();
+        let Some(current) = &mut self.reservations.current else {
+            return;
+        };
+        current.shortage = Some(shortage);
+        if victims.is_none() && !current.use_headroom {
+            // To use the headroom is better than to refuse the load.
+            current.use_headroom = true;
+            return self.ask_budget(context);
+        }
+        let load_due = current.since + self.config.load_deadline;
+        let due = match victims {
+            _ if shortage.level == Level::Exhausted => {
+                return self.refuse(&AcquireError::Short(shortage), context);
+            }
+            // The unloads under way free enough.
+            Some(victims) if victims.is_empty() => load_due,
+            Some(victims) if current.evictions < EVICTIONS_MAX => {
+                current.evictions += 1;
+                current.waiting_for_users_since = None;
+                self.evict(&victims, UnloadReason::Load, context);
+                load_due
+            }
+            _ if reclaimable < missing => return self.fall_back_to_minimum(shortage, context),
+            _ => {
+                let wait = self.config.wait_for_room.min(self.config.load_deadline);
+                let since = &mut current.waiting_for_users_since;
+                *since.get_or_insert_with(Instant::now) + wait
+            }
+        };
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return self.fall_back_to_minimum(shortage, context);
+        }
+        let timer = context.run_later(left, move |loader, context| {
+            loader.fall_back_to_minimum(shortage, context);
+        });
+        if let Some(current) = &mut self.reservations.current {
+            current.timer = Some(timer);
+        }
+    }
+
+    /// The estimate cannot be reserved. The current load asks for its minimum, or is refused if
+    /// it has asked for that.
+    fn fall_back_to_minimum(&mut self, shortage: Shortage, context: &mut Context<Self>) {
+        if let Some(current) = &mut self.reservations.current
+            && let Some(slot) = self.slots.get(&current.name)
+            && slot.minimum_bytes() < shortage.need
+        {
+            current.minimum_only = true;
+            current.since = Instant::now();
+            current.evictions = 0;
+            current.waiting_for_users_since = None;
+            return self.ask_budget(context);
+        }
+        self.refuse(&AcquireError::Short(shortage), context);
+    }
+
+    fn refuse(&mut self, error: &AcquireError, context: &mut Context<Self>) {
+        let Some(current) = self.reservations.current.take() else {
+            return;
+        };
+        if let Some(timer) = current.timer {
+            context.cancel_future(timer);
+        }
+        tracing::warn!(resource = current.name, %error, "no memory for a load");
+        self.cancel_load(&current.name, error, context);
+        self.start_next_reservation(context);
+    }
+
+    /// At a stop, refuses all loads that wait for a reservation. If the budget's answer is awaited,
+    /// [`Self::on_answer`] refuses that load.
+    pub(super) fn refuse_reservations(&mut self, context: &mut Context<Self>) {
+        for name in std::mem::take(&mut self.reservations.waiting) {
+            self.cancel_load(&name, &AcquireError::Stopping, context);
+        }
+        let current = self.reservations.current.as_ref();
+        if current.is_some_and(|current| !current.asking) {
+            self.refuse(&AcquireError::Stopping, context);
+        }
+    }
+
+    /// By how much a resource is too large even with everything unloaded but its dependencies. A
+    /// dependency counts only while it is loaded, with its measured bytes: estimates may be far too
+    /// high.
+    pub(super) fn excess(&self, slot: &Slot) -> Option<Excess> {
+        let most = self.budget.max_reservable()?;
+        let name = slot.resource.name.as_str();
+        let mut needed = self.with_dependencies([name]);
+        needed.remove(name);
+        let dependencies = needed.into_iter().filter_map(|name| self.slots.get(name));
+        let need = slot
+            .minimum_bytes()
+            .saturating_add(loaded_bytes(dependencies));
+        (need > most).then_some(Excess { need, most })
+    }
+
+    /// The given names, and those of all resources that they depend on.
+    fn with_dependencies<'a>(
+        &'a self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> BTreeSet<&'a str> {
+        let mut open: Vec<_> = names.into_iter().collect();
+        let mut all = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            if all.insert(name)
+                && let Some(slot) = self.slots.get(name)
+            {
+                open.extend(slot.resource.depends_on.iter().map(String::as_str));
+            }
+        }
+        all
+    }
+
+    /// Bytes that may come free in time: all reservations except those of pinned resources, of the
+    /// current load's dependencies, and of what these depend on.
+    fn reclaimable_bytes(&self) -> u64 {
+        let pinned = self.slots.values().filter(|slot| slot.resource.pinned);
+        let pinned = pinned.map(|slot| slot.resource.name.as_str());
+        let current = self.reservations.current.as_ref();
+        let current = current.map(|current| current.name.as_str());
+        let needed = self.with_dependencies(pinned.chain(current));
+        self.slots
+            .iter()
+            .filter(|(name, _)| !needed.contains(name.as_str()))
+            .filter_map(|(_, slot)| slot.reservation())
+            .map(Reservation::bytes)
+            .sum()
+    }
+}
+
+/// Bytes to free. At least 1, because the budget has refused.
+fn missing_bytes(shortage: &Shortage) -> u64 {
+    shortage.need.saturating_sub(shortage.free).max(1)
+}
