@@ -1,6 +1,6 @@
-//! One keep-alive connection, with as little between the clock and the socket as there can be.
+//! A keep-alive HTTP connection with little overhead between the clock and the socket.
 //!
-//! It blocks: a thread that waits on its own socket adds less to what it measures than a runtime.
+//! It blocks, because a thread on its own socket adds less to the measured time than a runtime.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::Error;
 
-/// Far above what any answer takes.
+/// Far more than any answer takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A request, written out once.
+/// An encoded request.
 #[derive(Clone)]
 pub(crate) struct Request(Vec<u8>);
 
@@ -30,7 +30,7 @@ impl Request {
     }
 }
 
-/// A connection that stays open from one request to the next.
+/// A connection that stays open between requests.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     line: String,
@@ -53,7 +53,7 @@ impl Connection {
         })
     }
 
-    /// Sends a request and reads its answer whole; gives its body when it is a success.
+    /// Sends a request and reads the whole answer. Gives the body of a 200.
     pub(crate) fn ask(&mut self, request: &Request) -> Result<&[u8], Error> {
         let failed = || Error::io("the connection failed");
         let sent = self.stream.get_mut().write_all(&request.0);
@@ -69,7 +69,7 @@ impl Connection {
         )))
     }
 
-    /// Reads the head, and makes the body's buffer as long as the body is.
+    /// Reads the head and gives the status. Resizes the body's buffer to the body's length.
     fn head(&mut self) -> std::io::Result<u16> {
         let mut status = None;
         let mut length = 0;

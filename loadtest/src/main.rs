@@ -1,10 +1,10 @@
 //! Measures a Headroom that it starts itself, in a folder of its own:
 //! `cargo run --release -p headroom-loadtest -- <scenario>`.
 //!
-//! Every figure is a median or a percentile of many; what is compared is measured in the same run.
-//! The load average is told with the figures: on a busy machine they mean less.
+//! Every figure is a median or a percentile of many measurements. Figures that are compared come from the
+//! same run. The report has the load average as well, because figures of a busy machine mean less.
 
-#![expect(clippy::print_stdout, reason = "its report is what it is for")]
+#![expect(clippy::print_stdout, reason = "it prints a report")]
 
 mod client;
 mod policy;
@@ -20,29 +20,29 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use report::Report;
+use report::{Figure, Report};
 use server::Binaries;
 
-/// Why something could not be measured.
+/// Why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// A file or a socket failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// What failed.
         what: String,
         source: std::io::Error,
     },
-    /// The server answered something else than expected.
+    /// The server's answer was not as expected.
     #[error("{0}")]
     Answer(String),
-    /// A program that is compared with is not there, or failed.
+    /// Another program is missing or failed, or the input is not usable.
     #[error("{0}")]
     Program(String),
 }
 
 impl Error {
-    /// For `map_err`: says what was tried.
+    /// For `map_err`. `what` says what failed.
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
@@ -60,26 +60,25 @@ struct Arguments {
     /// Also write the figures to this file.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// For `policy`: replay this trace instead of the built-in ones. A request a line: name, bytes,
+    /// For `policy`: replay this trace instead of the built-in ones. One request per line: name, bytes,
     /// seconds to load.
     #[arg(long)]
     trace: Option<PathBuf>,
-    /// For `policy` with a trace: the bytes that it is replayed within. Otherwise a third of what all
-    /// its models take.
+    /// For `policy` with a trace: the budget in bytes. The default is a third of all models together.
     #[arg(long, requires = "trace")]
     budget: Option<u64>,
     /// For `postgres` and `redis`: how long each pool is measured.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// For `postgres` and `redis`: also draw the figures into this file.
+    /// For `postgres` and `redis`: also draw a chart into this file.
     #[arg(long)]
     svg: Option<PathBuf>,
-    /// For `postgres` and `redis`: be the peer of this name, as the plan on the input says.
+    /// For `postgres` and `redis`: run as the peer of this name, by the plan on standard input.
     #[arg(long, hide = true)]
     peer: Option<String>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Scenario {
     /// From exec to the first answer.
     ColdStart,
@@ -93,13 +92,24 @@ enum Scenario {
     Pressure,
     /// All of the above.
     All,
-    /// Eviction policies beside an offline optimum. A replay: starts no server, measures nothing.
+    /// Eviction policies beside an offline optimum, by replays of traces. Starts no server.
     Policy,
-    /// Pools of PostgreSQL beside those that others use, on a private server. Starts no Headroom.
+    /// Pools of PostgreSQL connections beside other pools, on a private server. Starts no Headroom.
     Postgres,
     /// The same for Redis.
     Redis,
 }
+
+type Measure = fn(&Binaries) -> Result<Vec<Figure>, Error>;
+
+/// The scenarios of a server, with the titles of their sections.
+const MEASUREMENTS: [(Scenario, &str, Measure); 5] = [
+    (Scenario::ColdStart, "cold start", scenario::cold_start),
+    (Scenario::Resident, "resident memory", scenario::resident),
+    (Scenario::Load, "load", scenario::load),
+    (Scenario::Infer, "infer", scenario::infer),
+    (Scenario::Pressure, "memory pressure", scenario::pressure),
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -123,26 +133,14 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     let binaries = Binaries::at(&arguments.server)?;
     let mut report = Report::begin();
-    let scenario = arguments.scenario;
-    let wanted = |one: Scenario| matches!(scenario, Scenario::All) || same(scenario, one);
-    if wanted(Scenario::ColdStart) {
-        report.section("cold start", scenario::cold_start(&binaries)?);
-    }
-    if wanted(Scenario::Resident) {
-        report.section("resident memory", scenario::resident(&binaries)?);
-    }
-    if wanted(Scenario::Load) {
-        report.section("load", scenario::load(&binaries)?);
-    }
-    if wanted(Scenario::Infer) {
-        report.section("infer", scenario::infer(&binaries)?);
-    }
-    if wanted(Scenario::Pressure) {
-        report.section("memory pressure", scenario::pressure(&binaries)?);
+    for (scenario, title, measure) in MEASUREMENTS {
+        if [scenario, Scenario::All].contains(&arguments.scenario) {
+            report.section(title, measure(&binaries)?);
+        }
     }
     report.end();
     match &arguments.json {
-        Some(path) => report.write(path),
+        Some(path) => report::write_json(&report, path),
         None => Ok(()),
     }
 }
@@ -157,8 +155,4 @@ fn compare_pools(kind: pools::Kind, arguments: &Arguments) -> Result<(), Error> 
         svg: arguments.svg.as_deref(),
     };
     pools::compare(kind, &options)
-}
-
-fn same(a: Scenario, b: Scenario) -> bool {
-    std::mem::discriminant(&a) == std::mem::discriminant(&b)
 }

@@ -1,8 +1,8 @@
-//! Numbers that are the same at every run.
+//! Pseudorandom numbers, the same at every run.
 
 /// SplitMix64 (G. L. Steele, D. Lea, C. H. Flood, "Fast Splittable Pseudorandom Number Generators",
-/// OOPSLA 2014): of our own, since libraries change their generators between versions, and with them
-/// what is compared.
+/// OOPSLA 2014). It is written here because a library may change its generator in a new version, and the
+/// figures with it.
 pub(crate) struct Random(u64);
 
 impl Random {

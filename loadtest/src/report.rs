@@ -1,4 +1,4 @@
-//! The figures: a table for people, JSON for machines.
+//! The report: a table of figures, and the same as JSON.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub(crate) struct Figure {
     name: String,
     value: f64,
     unit: &'static str,
-    /// What it should be at most.
+    /// The upper bound that is aimed at.
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<f64>,
 }
@@ -39,9 +39,8 @@ impl Figure {
 /// All figures of one run.
 #[derive(Serialize)]
 pub(crate) struct Report {
-    cores: usize,
-    /// Processes that wanted to run in the last minute, before and after.
-    load_average: Vec<f64>,
+    #[serde(flatten)]
+    machine: Machine,
     sections: Vec<Section>,
 }
 
@@ -53,17 +52,13 @@ struct Section {
 
 impl Report {
     pub(crate) fn begin() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, Into::into);
-        let load = load_average();
-        println!("{cores} cores, load average {load:.2} before");
         Self {
-            cores,
-            load_average: vec![load],
+            machine: Machine::begin(),
             sections: Vec::new(),
         }
     }
 
-    /// Adds a section and shows it.
+    /// Adds a section and prints it.
     pub(crate) fn section(&mut self, name: &'static str, figures: Vec<Figure>) {
         println!("\n{name}");
         for figure in &figures {
@@ -79,21 +74,45 @@ impl Report {
     }
 
     pub(crate) fn end(&mut self) {
+        self.machine.end();
+    }
+}
+
+/// The machine's cores, and its load average before and after the measurements.
+#[derive(Serialize)]
+pub(crate) struct Machine {
+    pub(crate) cores: usize,
+    load_average: Vec<f64>,
+}
+
+impl Machine {
+    pub(crate) fn begin() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, Into::into);
+        let load = load_average();
+        println!("{cores} cores, load average {load:.2} before");
+        Self {
+            cores,
+            load_average: vec![load],
+        }
+    }
+
+    pub(crate) fn end(&mut self) {
         let load = load_average();
         println!("\nload average {load:.2} after");
         self.load_average.push(load);
     }
-
-    pub(crate) fn write(&self, path: &Path) -> Result<(), Error> {
-        let what = || format!("cannot write {}", path.display());
-        let json = serde_json::to_string_pretty(self);
-        let json = json.map_err(|error| Error::io(what())(error.into()))?;
-        fs::write(path, json + "\n").map_err(Error::io(what()))
-    }
 }
 
-/// Processes that wanted to run in the last minute, on average.
-pub(crate) fn load_average() -> f64 {
+/// Writes `report` into a file.
+pub(crate) fn write_json(report: &impl Serialize, path: &Path) -> Result<(), Error> {
+    let what = || format!("cannot write {}", path.display());
+    let json = serde_json::to_string_pretty(report);
+    let json = json.map_err(|error| Error::io(what())(error.into()))?;
+    fs::write(path, json + "\n").map_err(Error::io(what()))
+}
+
+/// The load average of the last minute.
+fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let first = text.split_ascii_whitespace().next();
     first.and_then(|word| word.parse().ok()).unwrap_or(f64::NAN)

@@ -1,4 +1,4 @@
-//! Many measurements of one thing.
+//! Medians and percentiles.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ impl Samples {
         Self(values)
     }
 
-    /// In milliseconds.
+    /// The times in milliseconds.
     pub(crate) fn of_times(times: impl IntoIterator<Item = Duration>) -> Self {
         let times = times.into_iter();
         Self::new(times.map(|time| time.as_secs_f64() * 1e3).collect())
@@ -21,7 +21,7 @@ impl Samples {
         self.at(0.5)
     }
 
-    /// The value that this share of all is not above. NaN when there is none.
+    /// The percentile of `share`, from 0 to 1. NaN without measurements.
     pub(crate) fn at(&self, share: f64) -> f64 {
         let last = self.0.len().saturating_sub(1);
         // The share is at most 1, so the index is one of the vector's.
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_and_the_ends_are_found() {
+    fn the_median_and_the_extremes_are_found() {
         let samples = Samples::new(vec![5.0, 1.0, 3.0, 2.0, 4.0]);
         assert_eq!(samples.median(), 3.0);
         assert_eq!((samples.at(0.0), samples.at(1.0)), (1.0, 5.0));

@@ -1,4 +1,4 @@
-//! The programs that are measured, and how a server is started for it.
+//! The measured programs, and the start of a server.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use serde::Deserialize;
 use crate::Error;
 use crate::client::{Connection, Request};
 
-/// Longest time for all bare forwards.
+/// The deadline of all bare forwards.
 const BARE_WITHIN: Duration = Duration::from_secs(600);
 
-/// The programs.
+/// The paths of the measured programs.
 pub(crate) struct Binaries {
     pub(crate) server: PathBuf,
     bare_forward: PathBuf,
 }
 
 impl Binaries {
-    /// The server at `path`, and what was built beside it.
+    /// The server at `path`, and the example that was built beside it.
     pub(crate) fn at(path: &Path) -> Result<Self, Error> {
         let server = path.canonicalize().map_err(Error::io(format!(
             "{}: build it first (cargo build --release -p headroom -p headroom-model-host)",
@@ -34,12 +34,12 @@ impl Binaries {
         })
     }
 
-    /// The server, without any settings.
+    /// The options of a server without settings.
     pub(crate) fn options(&self) -> Options {
         Options::new(&self.server)
     }
 
-    /// A server with these models and these lines of settings.
+    /// Starts a server with `models` and these lines of settings.
     pub(crate) fn start(&self, models: &Models, settings: &str) -> Server {
         let dir = format!("models.dir = '{}'", models.path().display());
         let quiet = "log.filter = 'warn'";
@@ -47,8 +47,8 @@ impl Binaries {
         Server::start(options.settings(settings))
     }
 
-    /// Times `runs` forwards of the sample model in a process with libtorch and nothing else. State
-    /// is reset before each, as the server does for requests that belong to no sequence.
+    /// Measures `runs` forwards of the sample model in a process with only libtorch. The state is reset
+    /// before each, as the server does for requests without a sequence.
     pub(crate) fn bare_forward(&self, runs: usize) -> Result<BareTimes, Error> {
         let program = self.bare_forward.display();
         let mut command = child::command(&self.bare_forward);
@@ -58,12 +58,12 @@ impl Binaries {
             "{program}: build it first (cargo build --release -p headroom-model-host --examples)"
         )))?;
         if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr);
-            return Err(Error::Program(format!("{program} failed: {words}")));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            return Err(Error::Program(format!("{program} failed: {stderr}")));
         }
         let report: BareReport = serde_json::from_slice(&output.stdout)
-            .map_err(|error| Error::Program(format!("{program} told no times: {error}")))?;
-        // The sample model's settings turn the optimiser off.
+            .map_err(|error| Error::Program(format!("{program} printed no times: {error}")))?;
+        // The sample model's settings disable the optimiser.
         Ok(report.plain)
     }
 }
@@ -80,7 +80,7 @@ pub(crate) struct BareTimes {
     pub(crate) p99_ms: f64,
 }
 
-/// Asks for a load or an unload of a model and waits for the answer.
+/// Loads or unloads a model, as `what` says, and waits for the answer.
 pub(crate) fn repository(server: &Server, model: &str, what: &str) -> Result<(), Error> {
     let path = format!("/v2/repository/models/{model}/{what}");
     let mut connection = Connection::open(server.address())?;

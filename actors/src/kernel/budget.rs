@@ -225,7 +225,7 @@ impl Reservation {
         Self { entry }
     }
 
-    /// The entry. Whoever starts processes keeps a clone to attach them.
+    /// The entry. An owner of processes keeps a clone to attach them.
     pub fn entry(&self) -> &Arc<dyn ReservationEntry> {
         &self.entry
     }

@@ -366,7 +366,7 @@ impl Slot {
         }
     }
 
-    /// Tells all who wait for the unload that it has freed `bytes`.
+    /// Sends `bytes`, which the unload has freed, to all unload waiters.
     pub(super) fn report_unloaded(&mut self, bytes: u64) {
         for waiter in self.unload_waiters.drain(..) {
             waiter.send(bytes).ok();

@@ -174,7 +174,7 @@ impl Loader {
             let bytes = parts.reservation.bytes();
             slot.record_peak(parts.reservation.entry().peak());
             slot.last_use = Some(parts.leases.last_use());
-            // The reservation ends before anyone is told that the memory is free.
+            // The reservation ends before callers learn that the memory is free.
             drop(parts);
             slot.report_unloaded(bytes);
         }
@@ -182,7 +182,8 @@ impl Loader {
         self.on_memory_freed(context);
     }
 
-    /// A slot has become inactive: its deregistration, its replacement or its next load goes on.
+    /// A slot has become inactive. Completes its deregistration or its replacement, and starts the load that
+    /// waiters need.
     pub(super) fn on_inactive(&mut self, name: &str, context: &mut Context<Self>) {
         if let Some(slot) = self.slots.get_mut(name) {
             slot.apply_replacement();

@@ -1,5 +1,5 @@
-// Callers that each ask, wait for the answer, and ask again: the same as `src/pools/closed_loop.rs`. What is told
-// and answered, a line of JSON each, is in `src/pools/plan.rs`.
+// The closed loop of the peers in JavaScript, the same as `src/pools/closed_loop.rs`. `src/pools/plan.rs` has the plan
+// and the outcome, one line of JSON each.
 
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
@@ -14,50 +14,50 @@ export async function readPlan() {
   return JSON.parse(value);
 }
 
-// The value of a key can be told from it, so that every answer can be checked.
+// The value follows from the key, so that every answer can be checked.
 export const value = (key) => String(key).padStart(100, '0');
 export const name = (key) => `item:${key}`;
 
-// Asks `ask(key)`, which says whether the answer is right, as `plan` says. The caller's connections stay open until
-// they have been counted.
-export async function measure(plan, ask) {
-  const seen = { latencies: [], requests: 0, failures: 0, firstFailure: null };
+// Runs the callers of `plan`. Each calls `request(key)`, which gives whether the answer is correct. Then waits, with
+// open connections, until standard input ends: they are counted meanwhile.
+export async function measure(plan, request) {
+  const counts = { latencies: [], requests: 0, failures: 0, firstFailure: null };
   const begin = performance.now() + plan.warm_up_ms;
   const end = begin + plan.measured_ms;
   setTimeout(() => console.log('begin'), plan.warm_up_ms);
   const callers = [];
   for (let caller = 0; caller < plan.callers; caller++) {
-    callers.push(call(ask, random(plan.seed + caller), plan.keys, begin, end, seen));
+    callers.push(call(request, random(plan.seed + caller), plan.keys, begin, end, counts));
   }
   await Promise.all(callers);
-  console.log(JSON.stringify(outcome(seen, plan.measured_ms / 1000)));
+  console.log(JSON.stringify(outcome(counts, plan.measured_ms / 1000)));
   await input.next();
 }
 
-async function call(ask, next, keys, begin, end, seen) {
+async function call(request, next, keys, begin, end, counts) {
   for (;;) {
-    const asked = performance.now();
-    if (asked >= end) return;
+    const sent = performance.now();
+    if (sent >= end) return;
     try {
-      if (!(await ask(1 + Math.floor(next() * keys)))) throw new Error('the answer is not the one of the key');
-      seen.requests++;
+      if (!(await request(1 + Math.floor(next() * keys)))) throw new Error('the value does not belong to the key');
+      counts.requests++;
       const answered = performance.now();
-      if (answered >= begin && answered < end) seen.latencies.push(answered - asked);
+      if (answered >= begin && answered < end) counts.latencies.push(answered - sent);
     } catch (error) {
-      seen.failures++;
-      seen.firstFailure ??= error.message;
+      counts.failures++;
+      counts.firstFailure ??= error.message;
     }
   }
 }
 
-function outcome(seen, seconds) {
-  const sorted = Float64Array.from(seen.latencies).sort();
+function outcome(counts, seconds) {
+  const sorted = Float64Array.from(counts.latencies).sort();
   const at = (share) => sorted[Math.round((sorted.length - 1) * share)] ?? 0;
   return {
     answers: sorted.length,
-    failures: seen.failures,
-    first_failure: seen.firstFailure,
-    requests: seen.requests,
+    failures: counts.failures,
+    first_failure: counts.firstFailure,
+    requests: counts.requests,
     seconds,
     p50_ms: at(0.5),
     p99_ms: at(0.99),

@@ -1,4 +1,4 @@
-// ioredis over its one connection: what both of its peers do.
+// GET and SET with ioredis over one connection, for both of its peers.
 
 import { measure, name, packages, readPlan, value } from './closed_loop.js';
 
@@ -15,6 +15,6 @@ export async function getAndSet(options) {
   });
   const get = async (key) => (await redis.get(name(key))) === value(key);
   const set = async (key) => (await redis.set(name(key), value(key))) === 'OK';
-  await measure(plan, plan.ask === 'set' ? set : get);
+  await measure(plan, plan.operation === 'set' ? set : get);
   await redis.quit();
 }

@@ -1,4 +1,4 @@
-// ioredis as it comes.
+// ioredis with its default settings.
 
 import { getAndSet } from './get_and_set.js';
 

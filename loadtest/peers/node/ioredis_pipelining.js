@@ -1,4 +1,4 @@
-// ioredis, which puts what is asked within one turn of the event loop into one pipeline.
+// ioredis with one pipeline for the requests of one turn of the event loop.
 
 import { getAndSet } from './get_and_set.js';
 

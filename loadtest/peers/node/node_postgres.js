@@ -1,4 +1,4 @@
-// node-postgres with its Pool, each statement prepared under a name.
+// node-postgres with its Pool and a prepared statement.
 
 import { measure, packages, readPlan, value } from './closed_loop.js';
 

@@ -1,23 +1,23 @@
 //! A lower bound on the reload time of every policy, whether it knows the future or not.
 //!
-//! The time between two requests in a row for the same model is an interval. If the model stays loaded
-//! throughout, the second request is a hit and saves its reload; else it is a load. At each request
-//! the model asked for is loaded, and what stays for later must fit beside it. So, with x = 1 for
+//! The time between two successive requests for the same model is an interval. If the model stays
+//! loaded, the second request is a hit and saves its reload; otherwise it is a load. At each request
+//! the requested model is loaded, and the models that stay must fit beside it. So, with x = 1 for
 //! intervals that are kept:
 //!
-//! > save the most: sum of reload × x, such that at each request r: sum over the intervals around r
+//! > maximise the sum of reload × x, such that at each request r: the sum over the intervals around r
 //! > of bytes × x ≤ budget − bytes of r's model.
 //!
-//! Every policy's run is a solution of it. Parts of intervals allowed (0 ≤ x ≤ 1), it is a linear
-//! program that saves at least as much, and a minimum-cost flow: D. S. Berger, N. Beckmann, M.
+//! Every policy's run is a solution. With parts of intervals (0 ≤ x ≤ 1) it is a linear program, which
+//! saves at least as much, and a minimum-cost flow: D. S. Berger, N. Beckmann, M.
 //! Harchol-Balter, "Practical Bounds on Optimal Caching with Variable Object Sizes", SIGMETRICS 2018
-//! ("FOO"). Two things differ from there: savings are seconds, not one per hit, and nothing may be
-//! asked for without being loaded, which makes the bound higher.
+//! ("FOO"). Two things differ: savings are seconds, not one per hit, and each requested model must be
+//! loaded, which makes the bound higher.
 //!
-//! The bound does not rest on the flow's being optimal. For any prices p ≥ 0 of a byte at a request,
-//! the most that can be saved is at most the sum of price × room over all requests, plus, over all
-//! intervals, what a saving exceeds its bytes × the prices that it spans (weak duality). The flow only
-//! finds the prices for which that is least.
+//! The bound holds even if the flow is not optimal. For any prices p ≥ 0 of a byte at a request, the
+//! savings are at most the sum of price × capacity over all requests, plus, over all intervals, the
+//! part of the saving above bytes × the prices that the interval spans (weak duality). The flow only
+//! finds the prices with the lowest bound.
 
 use super::flow::{Jump, highest_profit};
 use super::trace::Trace;
@@ -25,15 +25,15 @@ use super::trace::Trace;
 /// Profits per byte are whole numbers of this part of the highest one.
 const STEPS: f64 = 1e12;
 
-/// What the relaxed problem says.
+/// The solution of the relaxed problem.
 pub(crate) struct Bound {
-    /// Seconds that loads take at the very least.
+    /// The least seconds that loads can take.
     pub(crate) seconds: f64,
     /// How much of the interval that begins at each request is kept, from 0 to 1.
     pub(crate) kept: Vec<f64>,
 }
 
-/// A time during which a model is not asked for, between requests `from` and `to`.
+/// The time between two successive requests for one model, `from` and `to`.
 struct Interval {
     from: usize,
     to: usize,
@@ -43,14 +43,14 @@ struct Interval {
 
 /// The bound for `trace` within `budget` bytes, which hold each of its models alone.
 pub(crate) fn lower_bound(trace: &Trace, budget: u64) -> Bound {
-    // More than all of them together changes nothing.
+    // A budget above all models together changes nothing.
     let budget = budget.min(trace.bytes());
     let intervals = intervals(trace);
-    let rooms: Vec<i64> = (0..trace.requests.len())
+    let capacities: Vec<i64> = (0..trace.requests.len())
         .map(|at| whole(budget.saturating_sub(trace.bytes_at(at))))
         .collect();
     let unit = intervals.iter().map(Interval::density).fold(0.0, f64::max) / STEPS;
-    // Neighbours have nothing between them: such an interval is kept whatever happens.
+    // There is no request within an interval between neighbours, so it is always kept.
     let jumps: Vec<_> = intervals
         .iter()
         .filter(|it| it.to > it.from + 1)
@@ -61,7 +61,7 @@ pub(crate) fn lower_bound(trace: &Trace, budget: u64) -> Bound {
             profit: steps(it.density() / unit),
         })
         .collect();
-    let flow = highest_profit(&rooms, &jumps);
+    let flow = highest_profit(&capacities, &jumps);
     let mut kept = vec![0.0; trace.requests.len()];
     for interval in &intervals {
         kept[interval.from] = 1.0;
@@ -73,19 +73,19 @@ pub(crate) fn lower_bound(trace: &Trace, budget: u64) -> Bound {
         .map(|at| trace.seconds_at(at))
         .sum();
     Bound {
-        seconds: all - saved_at_most(&intervals, &rooms, &flow.prices, unit),
+        seconds: all - saved_at_most(&intervals, &capacities, &flow.prices, unit),
         kept,
     }
 }
 
-/// What any policy saves at most, by weak duality; `unit` is what one step of a price stands for.
-fn saved_at_most(intervals: &[Interval], rooms: &[i64], prices: &[i64], unit: f64) -> f64 {
+/// The most that any policy saves, by weak duality. `unit` is the value of one step of a price.
+fn saved_at_most(intervals: &[Interval], capacities: &[i64], prices: &[i64], unit: f64) -> f64 {
     let mut total: i64 = 0;
     let mut before = vec![0];
-    let mut rent = 0.0;
-    for (price, room) in prices.iter().zip(rooms) {
+    let mut capacity_cost = 0.0;
+    for (price, capacity) in prices.iter().zip(capacities) {
         let price = (*price).max(0);
-        rent += real(price) * unit * real(*room);
+        capacity_cost += real(price) * unit * real(*capacity);
         total += price;
         before.push(total);
     }
@@ -93,7 +93,7 @@ fn saved_at_most(intervals: &[Interval], rooms: &[i64], prices: &[i64], unit: f6
         let spanned = real(before[it.to] - before[it.from + 1]) * unit;
         (it.seconds - spanned * real(whole(it.bytes))).max(0.0)
     });
-    rent + excess.sum::<f64>()
+    capacity_cost + excess.sum::<f64>()
 }
 
 fn intervals(trace: &Trace) -> Vec<Interval> {

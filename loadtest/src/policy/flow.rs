@@ -1,12 +1,12 @@
 //! Minimum-cost flow from left to right along a line of nodes, by the network simplex method.
 //!
-//! Each cut between two neighbours must be crossed by exactly a given amount. What crosses it may take
-//! the line, which is free and takes any amount, or arcs that jump ahead, each with a capacity and a
-//! profit per unit. Sought: the flow of highest profit.
+//! Each cut between two neighbours must be crossed by a given amount. The flow may take the line, which
+//! is free and unbounded, or arcs that jump ahead, each with a capacity and a profit per unit. The
+//! result is the flow of highest profit.
 //!
-//! The method: R. K. Ahuja, T. L. Magnanti, J. B. Orlin, "Network Flows", 1993, chapter 11. It starts
-//! with everything on the line, which is a strongly feasible tree, and keeps it so; with whole numbers
-//! it therefore always ends.
+//! Method: R. K. Ahuja, T. L. Magnanti, J. B. Orlin, "Network Flows", 1993, chapter 11. It starts
+//! with everything on the line, which is a strongly feasible tree. Each step keeps the tree strongly
+//! feasible, so with integers the method terminates.
 
 /// An arc that jumps from node `from` ahead to node `to`.
 #[derive(Debug, Clone, Copy)]
@@ -23,12 +23,12 @@ pub(crate) struct Jump {
 pub(crate) struct Flow {
     /// On each jump.
     pub(crate) amounts: Vec<i64>,
-    /// What one unit less at each cut would cost; never negative.
+    /// The loss of profit with one unit less at each cut; never negative.
     pub(crate) prices: Vec<i64>,
 }
 
-/// Finds the flow of highest profit that crosses cut `j`, between node `j` and node `j + 1`, with
-/// `cuts[j]` units, which are not negative.
+/// Finds the flow of highest profit. It crosses cut `j`, between the nodes `j` and `j + 1`, with
+/// `cuts[j]` ≥ 0 units.
 pub(crate) fn highest_profit(cuts: &[i64], jumps: &[Jump]) -> Flow {
     let mut simplex = Simplex::new(cuts, jumps);
     while let Some(arc) = simplex.entering() {
@@ -78,19 +78,20 @@ struct Simplex {
     /// First those of the line, then the jumps.
     arcs: Vec<Arc>,
     nodes: Vec<Node>,
-    /// Arcs are looked at in blocks; where the next one begins.
+    /// Entering arcs are searched for in blocks. This is where the next block begins.
     cursor: usize,
     block: usize,
     open: Vec<usize>,
 }
 
-/// Where a push around a cycle is stopped.
+/// The arc that bounds a push around a cycle.
 #[derive(Clone, Copy)]
 enum Stop {
-    /// At the entering arc itself.
+    /// The entering arc itself.
     Entering,
-    /// Between this node and its parent, on the way to the entering arc or from it.
+    /// The arc between this node and its parent, before the entering arc.
     Before(usize),
+    /// The arc between this node and its parent, after the entering arc.
     After(usize),
 }
 
@@ -132,16 +133,16 @@ impl Simplex {
         }
     }
 
-    /// What one unit more on the arc would cost, along the arc and back through the tree.
+    /// The cost of one unit more on the arc, along the arc and back through the tree.
     fn reduced_cost(&self, arc: &Arc) -> i64 {
         arc.cost + self.nodes[arc.from].potential - self.nodes[arc.to].potential
     }
 
-    /// The arc of a block whose change gains most per unit; `None` when no arc gains anything.
+    /// The arc of a block that gains most per unit. `None` when no arc gains anything.
     fn entering(&mut self) -> Option<usize> {
         let (mut best, mut gain) = (None, 0);
         let total = self.arcs.len();
-        for looked in 1..=total {
+        for searched in 1..=total {
             let arc = &self.arcs[self.cursor];
             if !arc.in_tree {
                 let cost = self.reduced_cost(arc);
@@ -151,16 +152,16 @@ impl Simplex {
                 }
             }
             self.cursor = (self.cursor + 1) % total;
-            if best.is_some() && looked % self.block == 0 {
+            if best.is_some() && searched % self.block == 0 {
                 break;
             }
         }
         best
     }
 
-    /// Pushes as much as possible around the cycle that `entering` closes with the tree. One arc that
-    /// stops the push leaves the tree: the last one, seen from where both sides meet, so that it
-    /// stays strongly feasible.
+    /// Pushes as much as possible around the cycle that `entering` closes with the tree. Then one arc
+    /// that bounds the push leaves the tree. It is the last such arc, seen from the apex, which keeps
+    /// the tree strongly feasible.
     fn pivot(&mut self, entering: usize) {
         let arc = &self.arcs[entering];
         // The push goes down to `first`, over the arc to `second`, and up again.
@@ -174,25 +175,25 @@ impl Simplex {
         let mut stop = Stop::Entering;
         let mut node = first;
         while node != apex {
-            let room = self.room(node, false);
-            if room < amount {
-                (amount, stop) = (room, Stop::Before(node));
+            let residual = self.residual(node, false);
+            if residual < amount {
+                (amount, stop) = (residual, Stop::Before(node));
             }
             node = self.nodes[node].parent;
         }
         node = second;
         while node != apex {
-            let room = self.room(node, true);
-            if room <= amount {
-                (amount, stop) = (room, Stop::After(node));
+            let residual = self.residual(node, true);
+            if residual <= amount {
+                (amount, stop) = (residual, Stop::After(node));
             }
             node = self.nodes[node].parent;
         }
         self.push(entering, first, second, apex, amount);
         match stop {
             Stop::Entering => {}
-            Stop::Before(node) => self.rehang(node, first, second, entering),
-            Stop::After(node) => self.rehang(node, second, first, entering),
+            Stop::Before(node) => self.move_subtree(node, first, second, entering),
+            Stop::After(node) => self.move_subtree(node, second, first, entering),
         }
     }
 
@@ -207,8 +208,8 @@ impl Simplex {
         a
     }
 
-    /// How much more can go between a node and its parent.
-    fn room(&self, node: usize, up: bool) -> i64 {
+    /// How much more can flow between a node and its parent.
+    fn residual(&self, node: usize, up: bool) -> i64 {
         let arc = &self.arcs[self.nodes[node].via];
         if (arc.from == node) == up {
             arc.capacity - arc.flow
@@ -236,8 +237,8 @@ impl Simplex {
         }
     }
 
-    /// Cuts `top` off its parent and hangs its subtree, by its node `inside`, to `outside`.
-    fn rehang(&mut self, top: usize, inside: usize, outside: usize, entering: usize) {
+    /// Detaches the subtree of `top` from its parent, and attaches it by its node `inside` to `outside`.
+    fn move_subtree(&mut self, top: usize, inside: usize, outside: usize, entering: usize) {
         self.arcs[self.nodes[top].via].in_tree = false;
         self.arcs[entering].in_tree = true;
         let (mut node, mut parent, mut via) = (inside, outside, entering);

@@ -1,8 +1,8 @@
-//! How near eviction comes to an optimum that knows the future: the lazy loader's own policy code,
-//! replaying traces. See `docs/eviction.md`.
+//! Compares the eviction policies with an optimum that knows the future. Replays of traces run the lazy
+//! loader's own policy code. See `docs/eviction.md`.
 //!
-//! Nothing is measured here and no server is started, but for how long a choice takes: the table is
-//! the same at every run.
+//! No server is started. Only the time of a choice is measured; the table of the replays is the same at
+//! every run.
 
 mod bound;
 mod flow;
@@ -24,33 +24,33 @@ use headroom_actors::lazy::{Candidate, PolicyKind, Usage, choose};
 use crate::Error;
 use crate::random::Random;
 use bound::lower_bound;
-use generate::{Sample, samples};
-use offline::{Informed, feasible};
+use generate::{TraceCase, built_in};
+use offline::{KnownPopularity, feasible};
 use optimum::optimum;
-use replay::{Keeper, NoRoom, Online, replay};
+use replay::{DoesNotFit, Evictor, OnlinePolicy, replay};
 use trace::Trace;
 
 /// Requests of each built-in trace.
 const REQUESTS: usize = 8_000;
 
 /// All models together are this many times as large as the budget.
-const WORKING_SET: u64 = 3;
+const OVERCOMMIT: u64 = 3;
 
-/// Shows the table for the built-in traces, or for the trace in `file` within `budget` bytes; else the
-/// budget is a third of what there is.
+/// Prints the table for the built-in traces, or for the trace in `file`. Without `budget` the budget is
+/// a third of all models together.
 pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<(), Error> {
-    let samples = match file {
+    let cases = match file {
         Some(path) => vec![read(path)?],
-        None => samples(REQUESTS),
+        None => built_in(REQUESTS),
     };
     println!(
         "| trace | requests | lru s | gdsf s | popularity known s | feasible offline s \
          | lower bound s | gdsf / feasible | gdsf / bound |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for sample in &samples {
-        let budget = budget.unwrap_or_else(|| third(&sample.trace));
-        println!("{}", row(sample, budget).map_err(refused)?);
+    for case in &cases {
+        let budget = budget.unwrap_or_else(|| default_budget(&case.trace));
+        println!("{}", row(case, budget).map_err(does_not_fit)?);
     }
     println!();
     for candidates in [200, 2000] {
@@ -64,40 +64,40 @@ pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<(), Er
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Sample, Error> {
+fn read(path: &Path) -> Result<TraceCase, Error> {
     let name = path.display().to_string();
     let text = fs::read_to_string(path).map_err(Error::io(format!("cannot read {name}")))?;
     let trace = Trace::parse(&text).map_err(|error| Error::Program(format!("{name}: {error}")))?;
-    Ok(Sample {
+    Ok(TraceCase {
         name,
         trace,
-        informed: None,
+        long_run: None,
     })
 }
 
-fn refused(error: NoRoom) -> Error {
+fn does_not_fit(error: DoesNotFit) -> Error {
     Error::Program(error.to_string())
 }
 
-/// A third of what there is, but room for each model at least.
-fn third(trace: &Trace) -> u64 {
-    (trace.bytes() / WORKING_SET).max(trace.largest())
+/// A third of all models together, but at least the largest model.
+fn default_budget(trace: &Trace) -> u64 {
+    (trace.bytes() / OVERCOMMIT).max(trace.largest())
 }
 
-fn row(sample: &Sample, budget: u64) -> Result<String, NoRoom> {
-    let Sample {
+fn row(case: &TraceCase, budget: u64) -> Result<String, DoesNotFit> {
+    let TraceCase {
         name,
         trace,
-        informed,
-    } = sample;
-    let run = |keeper: &mut dyn Keeper| {
-        let outcome = replay(trace, budget, keeper)?;
+        long_run,
+    } = case;
+    let run = |evictor: &mut dyn Evictor| {
+        let outcome = replay(trace, budget, evictor)?;
         Ok(outcome.reload.as_secs_f64())
     };
-    let lru = run(&mut Online::new(PolicyKind::Lru, trace))?;
-    let gdsf = run(&mut Online::new(PolicyKind::Gdsf, trace))?;
-    let informed = match informed {
-        Some(informed) => format!("{:.1}", run(&mut Informed::new(informed))?),
+    let lru = run(&mut OnlinePolicy::new(PolicyKind::Lru, trace))?;
+    let gdsf = run(&mut OnlinePolicy::new(PolicyKind::Gdsf, trace))?;
+    let known = match long_run {
+        Some(long_run) => format!("{:.1}", run(&mut KnownPopularity { long_run })?),
         None => String::new(),
     };
     let bound = lower_bound(trace, budget);
@@ -111,11 +111,11 @@ fn row(sample: &Sample, budget: u64) -> Result<String, NoRoom> {
     let least = bound.seconds;
     let ratios = format!("{:.2} | {:.2}", gdsf / feasible, gdsf / least);
     Ok(format!(
-        "| {name} | {requests} | {lru:.1} | {gdsf:.1} | {informed} | {feasible:.1}{mark} | {least:.1} | {ratios} |"
+        "| {name} | {requests} | {lru:.1} | {gdsf:.1} | {known} | {feasible:.1}{mark} | {least:.1} | {ratios} |"
     ))
 }
 
-/// The median times of a choice of one victim, and of half of all bytes.
+/// The median times of the choice of one victim, and of victims with half of all bytes.
 fn choice_times(kind: PolicyKind, count: usize) -> (Duration, Duration) {
     let mut random = Random::new(count as u64);
     let mut policy = kind.policy();

@@ -1,15 +1,15 @@
-//! The very optimum, where there are so few models that all that can be loaded at once can be listed.
+//! The optimum, by dynamic programming over all sets of models. Only for few models.
 
 use super::trace::Trace;
 
-/// Models up to which it is worth the time: it grows with the number of their sets.
+/// The most models. The time grows with the number of their sets.
 pub(crate) const MODELS_MAX: usize = 12;
 
-/// The least seconds that loads take within `budget` bytes, which hold each model alone. `None` with
+/// The least seconds that loads take within `budget` bytes, in which each model fits alone. `None` with
 /// more than [`MODELS_MAX`] models.
 ///
-/// For each set of models that may be loaded after a request, the cheapest way to come there. Room is
-/// made only for a load, and nothing goes that could stay: keeping it costs nothing, since it can go
+/// It computes, for each set of models that can be loaded after a request, the cheapest way to it.
+/// Evictions happen only for a load, and only as far as needed, because a model can still be evicted
 /// later.
 pub(crate) fn optimum(trace: &Trace, budget: u64) -> Option<f64> {
     let models = trace.models.len();
@@ -46,7 +46,7 @@ pub(crate) fn optimum(trace: &Trace, budget: u64) -> Option<f64> {
     costs.into_iter().min_by(f64::total_cmp)
 }
 
-/// The sets with `wanted` and as much of `loaded` as fits: nothing more would.
+/// The sets of `wanted` and of a part of `loaded` to which nothing more of `loaded` can be added.
 fn largest_within(loaded: usize, wanted: usize, fits: &[bool]) -> impl Iterator<Item = usize> {
     let smaller = move |set: usize| (set > 0).then(|| (set - 1) & loaded);
     std::iter::successors(Some(loaded), move |set| smaller(*set)).filter_map(move |kept| {

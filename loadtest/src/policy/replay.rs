@@ -1,7 +1,7 @@
-//! A trace, replayed: one model after the other is asked for, and loaded within the budget.
+//! Replays of traces: each request loads its model within the budget, unless the model is loaded.
 //!
-//! [`Online`] does with the policy what the lazy loader does with it; see `actors/src/lazy`, `loader`
-//! (a use), `loading` (a load) and `room` (the choice).
+//! [`OnlinePolicy`] uses the policy as the lazy loader does; see `loader` (a use), `loading` (a load) and
+//! `eviction` (the choice) in `actors/src/lazy`.
 
 use std::time::Duration;
 
@@ -9,17 +9,14 @@ use headroom_actors::lazy::{Candidate, Policy, PolicyKind, Usage, choose};
 
 use super::trace::Trace;
 
-/// Who decides what goes.
-pub(crate) trait Keeper {
-    /// Request `at` found its model loaded.
-    fn hit(&mut self, trace: &Trace, at: usize);
+/// Decides which models are evicted.
+pub(crate) trait Evictor {
+    /// Takes note of request `at`, which is a hit or has loaded its model.
+    fn record_request(&mut self, _trace: &Trace, _at: usize, _is_hit: bool) {}
 
-    /// Request `at` has loaded its model.
-    fn loaded(&mut self, trace: &Trace, at: usize);
-
-    /// Says who of those `loaded` goes so that at least `missing` bytes come free for request `at`.
-    /// `None` when it finds nobody.
-    fn make_room(
+    /// Chooses models of `loaded` so that at least `missing` bytes come free for request `at`. `None`
+    /// when they are not enough.
+    fn choose_victims(
         &mut self,
         trace: &Trace,
         at: usize,
@@ -28,12 +25,12 @@ pub(crate) trait Keeper {
     ) -> Option<Vec<usize>>;
 }
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Outcome {
     pub(crate) hits: usize,
     pub(crate) loads: usize,
-    /// All loads together.
+    /// The time of all loads together.
     pub(crate) reload: Duration,
     /// The most bytes loaded at once.
     pub(crate) peak: u64,
@@ -41,8 +38,8 @@ pub(crate) struct Outcome {
 
 /// Why a trace could not be replayed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no room for request {at} within {budget} bytes")]
-pub(crate) struct NoRoom {
+#[error("request {at} does not fit into {budget} bytes")]
+pub(crate) struct DoesNotFit {
     at: usize,
     budget: u64,
 }
@@ -51,10 +48,10 @@ pub(crate) struct NoRoom {
 pub(crate) fn replay(
     trace: &Trace,
     budget: u64,
-    keeper: &mut dyn Keeper,
-) -> Result<Outcome, NoRoom> {
+    evictor: &mut dyn Evictor,
+) -> Result<Outcome, DoesNotFit> {
     let mut outcome = Outcome::default();
-    // In the order of their names, as the loader has its slots.
+    // Sorted by name, as the loader's slots are.
     let mut loaded: Vec<usize> = Vec::new();
     let mut used: u64 = 0;
     for (at, request) in trace.requests.iter().enumerate() {
@@ -62,82 +59,79 @@ pub(crate) fn replay(
         let place = loaded.binary_search_by_key(&name(&request.model), name);
         if place.is_ok() {
             outcome.hits += 1;
-            keeper.hit(trace, at);
+            evictor.record_request(trace, at, true);
             continue;
         }
         let bytes = trace.bytes_at(at);
         let missing = (used + bytes).saturating_sub(budget);
         if missing > 0 {
-            let victims = keeper.make_room(trace, at, &loaded, missing);
-            let victims = victims.ok_or(NoRoom { at, budget })?;
+            let victims = evictor.choose_victims(trace, at, &loaded, missing);
+            let victims = victims.ok_or(DoesNotFit { at, budget })?;
             loaded.retain(|model| !victims.contains(model));
             used = loaded.iter().map(|model| trace.models[*model].bytes).sum();
         }
         used += bytes;
         if used > budget {
-            return Err(NoRoom { at, budget });
+            return Err(DoesNotFit { at, budget });
         }
         let place = loaded.partition_point(|model| name(model) < name(&request.model));
         loaded.insert(place, request.model);
         outcome.loads += 1;
         outcome.reload += request.reload;
         outcome.peak = outcome.peak.max(used);
-        keeper.loaded(trace, at);
+        evictor.record_request(trace, at, false);
     }
     Ok(outcome)
 }
 
-/// The policy of the loader. One request comes each second.
-pub(crate) struct Online {
+/// Evicts by a policy of the loader. One request comes each second.
+pub(crate) struct OnlinePolicy {
     policy: Box<dyn Policy>,
-    models: Vec<Known>,
+    models: Vec<ModelHistory>,
 }
 
-/// What the loader remembers of a model.
+/// What the loader knows of a model.
 #[derive(Clone, Default)]
-struct Known {
+struct ModelHistory {
     usage: Usage,
     loads: u32,
-    loading: Duration,
+    total_load_time: Duration,
 }
 
-impl Online {
+impl OnlinePolicy {
     pub(crate) fn new(kind: PolicyKind, trace: &Trace) -> Self {
         Self {
             policy: kind.policy(),
-            models: vec![Known::default(); trace.models.len()],
+            models: vec![ModelHistory::default(); trace.models.len()],
         }
     }
 
     fn candidates<'a>(&self, trace: &'a Trace, loaded: &[usize]) -> Vec<Candidate<'a>> {
         let candidates = loaded.iter().map(|model| {
-            let known = &self.models[*model];
+            let history = &self.models[*model];
             Candidate {
-                usage: known.usage,
-                suspect: false,
-                reload_time: known.loading / known.loads.max(1),
-                ..idle(trace, *model)
+                usage: history.usage,
+                reload_time: history.total_load_time / history.loads.max(1),
+                ..idle_candidate(trace, *model)
             }
         });
         candidates.collect()
     }
 }
 
-impl Keeper for Online {
-    fn hit(&mut self, trace: &Trace, at: usize) {
-        let known = &mut self.models[trace.requests[at].model];
-        self.policy.record_use(&mut known.usage, now(at));
-    }
-
-    fn loaded(&mut self, trace: &Trace, at: usize) {
+impl Evictor for OnlinePolicy {
+    fn record_request(&mut self, trace: &Trace, at: usize, is_hit: bool) {
         let request = trace.requests[at];
-        let known = &mut self.models[request.model];
-        known.loads += 1;
-        known.loading += request.reload;
-        self.policy.record_use(&mut known.usage, now(at));
+        let history = &mut self.models[request.model];
+        if !is_hit {
+            history.loads += 1;
+            history.total_load_time += request.reload;
+        }
+        let now = Duration::from_secs(at as u64);
+        self.policy.record_use(&mut history.usage, now);
     }
 
-    fn make_room(
+    fn choose_victims(
         &mut self,
         trace: &Trace,
         _at: usize,
@@ -153,8 +147,8 @@ impl Keeper for Online {
     }
 }
 
-/// A model that nobody uses at this moment, as the loader tells a policy of it.
-pub(crate) fn idle(trace: &Trace, model: usize) -> Candidate<'_> {
+/// A loaded model without leases, as a candidate for eviction.
+pub(crate) fn idle_candidate(trace: &Trace, model: usize) -> Candidate<'_> {
     let model = &trace.models[model];
     Candidate {
         name: &model.name,
@@ -166,8 +160,4 @@ pub(crate) fn idle(trace: &Trace, model: usize) -> Candidate<'_> {
         suspect: false,
         reload_time: Duration::ZERO,
     }
-}
-
-fn now(at: usize) -> Duration {
-    Duration::from_secs(at as u64)
 }

@@ -1,4 +1,4 @@
-//! What the table rests on: small random traces, beside the optimum.
+//! Tests of the replays and the bound on small random traces, for which the optimum is known.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use headroom_actors::lazy::PolicyKind;
 use proptest::prelude::*;
 
 use super::bound::lower_bound;
+use super::default_budget;
 use super::flow::{Flow, Jump, highest_profit};
-use super::generate::samples;
+use super::generate::built_in;
 use super::offline::feasible;
 use super::optimum::optimum;
-use super::replay::{Online, replay};
-use super::third;
+use super::replay::{OnlinePolicy, replay};
 use super::trace::{Model, Request, Trace};
 
 fn any_trace(models: usize, requests: usize) -> impl Strategy<Value = (Trace, u64)> {
@@ -38,10 +38,10 @@ fn any_trace(models: usize, requests: usize) -> impl Strategy<Value = (Trace, u6
     })
 }
 
-fn keeps_its_promises(trace: &Trace, budget: u64) {
+fn check_outcomes(trace: &Trace, budget: u64) {
     let bound = lower_bound(trace, budget);
     let online = [PolicyKind::Lru, PolicyKind::Gdsf].map(|kind| {
-        replay(trace, budget, &mut Online::new(kind, trace)).expect("each model fits alone")
+        replay(trace, budget, &mut OnlinePolicy::new(kind, trace)).expect("each model fits alone")
     });
     let offline = feasible(trace, budget, &bound).expect("each model fits alone");
     for outcome in online.into_iter().chain([offline]) {
@@ -58,7 +58,7 @@ fn keeps_its_promises(trace: &Trace, budget: u64) {
 
 proptest! {
     #[test]
-    fn the_bound_is_below_the_optimum_and_the_optimum_below_all_else(
+    fn the_bound_is_below_the_optimum_and_the_optimum_below_all_replays(
         (trace, budget) in any_trace(4, 12)
     ) {
         let best = optimum(&trace, budget).unwrap();
@@ -67,14 +67,14 @@ proptest! {
         let offline = feasible(&trace, budget, &bound).unwrap().reload.as_secs_f64();
         prop_assert!(best <= offline + 1e-6, "{best} > {offline}");
         for kind in [PolicyKind::Lru, PolicyKind::Gdsf] {
-            let online = replay(&trace, budget, &mut Online::new(kind, &trace)).unwrap();
+            let online = replay(&trace, budget, &mut OnlinePolicy::new(kind, &trace)).unwrap();
             prop_assert!(best <= online.reload.as_secs_f64() + 1e-6, "{kind:?}");
         }
     }
 
     #[test]
-    fn a_replay_stays_within_its_budget_and_answers_all((trace, budget) in any_trace(12, 200)) {
-        keeps_its_promises(&trace, budget);
+    fn a_replay_stays_within_its_budget_and_answers_every_request((trace, budget) in any_trace(12, 200)) {
+        check_outcomes(&trace, budget);
     }
 
     #[test]
@@ -114,28 +114,28 @@ proptest! {
         }
         let profit: i64 = jumps.iter().zip(&amounts).map(|(it, amount)| it.profit * amount).sum();
         prop_assert!(prices.iter().all(|price| *price >= 0));
-        let rent: i64 = prices.iter().zip(&cuts).map(|(price, cut)| price * cut).sum();
+        let capacity_cost: i64 = prices.iter().zip(&cuts).map(|(price, cut)| price * cut).sum();
         let excess = jumps.iter().map(|it| {
             let spanned: i64 = prices[it.from..it.to].iter().sum();
             it.capacity * (it.profit - spanned).max(0)
         });
         prop_assert!(jumps.iter().zip(&amounts).all(|(it, a)| (0..=it.capacity).contains(a)));
-        prop_assert_eq!(profit, rent + excess.sum::<i64>());
+        prop_assert_eq!(profit, capacity_cost + excess.sum::<i64>());
     }
 }
 
 #[test]
-fn the_built_in_traces_keep_the_promises_and_are_the_same_every_time() {
-    let again = samples(400);
-    for (sample, again) in samples(400).iter().zip(&again) {
-        assert!(sample.trace == again.trace, "{}", sample.name);
-        keeps_its_promises(&sample.trace, third(&sample.trace));
+fn the_built_in_traces_pass_the_checks_and_are_the_same_every_time() {
+    let again = built_in(400);
+    for (case, again) in built_in(400).iter().zip(&again) {
+        assert!(case.trace == again.trace, "{}", case.name);
+        check_outcomes(&case.trace, default_budget(&case.trace));
     }
 }
 
 #[test]
 fn a_model_larger_than_the_budget_is_refused() {
     let trace = Trace::parse("small 1 1\nlarge 10 1\n").unwrap();
-    let error = replay(&trace, 9, &mut Online::new(PolicyKind::Gdsf, &trace)).unwrap_err();
-    assert_eq!(error.to_string(), "no room for request 1 within 9 bytes");
+    let error = replay(&trace, 9, &mut OnlinePolicy::new(PolicyKind::Gdsf, &trace)).unwrap_err();
+    assert_eq!(error.to_string(), "request 1 does not fit into 9 bytes");
 }

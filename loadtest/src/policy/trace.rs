@@ -1,8 +1,7 @@
-//! Traces: which models were asked for, in order.
+//! Traces: the requests for models, in order.
 //!
-//! As a text file: one request a line, with the model's name, its bytes while loaded, and the seconds
-//! that loading it takes (or would take) at this point, separated by blanks. Empty lines, and what
-//! follows a `#`, do not count:
+//! A text file has one request per line: the model's name, its bytes while loaded, and the seconds that
+//! a load takes at this point, separated by blanks. Empty lines and text after `#` are ignored:
 //!
 //! ```text
 //! # name   bytes      seconds
@@ -11,15 +10,15 @@
 //! vad      9437184    0.071
 //! ```
 //!
-//! The bytes of one name must always be the same; the seconds may differ from load to load.
+//! The bytes of a name must not change. The seconds may differ from load to load.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// No model is larger; so no sum of them overflows.
+/// The largest model, so that sums do not overflow.
 const BYTES_MAX: u64 = 1 << 50;
 
-/// What can be loaded.
+/// A model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Model {
     pub(crate) name: String,
@@ -29,31 +28,31 @@ pub(crate) struct Model {
 /// One request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// Which one is asked for, as an index of [`Trace::models`].
+    /// The requested model, as an index of [`Trace::models`].
     pub(crate) model: usize,
-    /// How long it takes to load, should it not be loaded.
+    /// How long its load takes, if it is not loaded.
     pub(crate) reload: Duration,
 }
 
-/// Requests, in order, and the models that they are for.
+/// Requests in order, and their models.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Trace {
     pub(crate) models: Vec<Model>,
     pub(crate) requests: Vec<Request>,
 }
 
-/// Why a text is no trace.
+/// Why a text is not a trace.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TraceError {
-    #[error("line {line} is not a name, bytes and seconds")]
+    #[error("line {line} must have a name, bytes and seconds")]
     Malformed { line: usize },
-    #[error("line {line}: {name:?} had {before} bytes before")]
+    #[error("line {line}: the bytes of {name:?} must stay {before}")]
     Resized {
         line: usize,
         name: String,
         before: u64,
     },
-    #[error("there is no request in it")]
+    #[error("the trace has no requests")]
     Empty,
 }
 
@@ -61,7 +60,7 @@ impl Trace {
     /// Reads the text form.
     pub(crate) fn parse(text: &str) -> Result<Self, TraceError> {
         let mut trace = Self::default();
-        let mut known = HashMap::new();
+        let mut indexes = HashMap::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();
             if line.trim().is_empty() {
@@ -70,7 +69,7 @@ impl Trace {
             let number = index + 1;
             let (name, bytes, reload) =
                 fields(line).ok_or(TraceError::Malformed { line: number })?;
-            let model = *known.entry(name.to_owned()).or_insert_with(|| {
+            let model = *indexes.entry(name.to_owned()).or_insert_with(|| {
                 let name = name.to_owned();
                 trace.models.push(Model { name, bytes });
                 trace.models.len() - 1
@@ -96,7 +95,7 @@ impl Trace {
         self.models.iter().map(|model| model.bytes).sum()
     }
 
-    /// Bytes of its largest model: no budget may be less.
+    /// Bytes of its largest model, the smallest possible budget.
     pub(crate) fn largest(&self) -> u64 {
         let bytes = self.models.iter().map(|model| model.bytes);
         bytes.max().unwrap_or_default()
@@ -140,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_read_line_by_line() {
+    fn a_text_is_parsed_line_by_line() {
         let text = "# a trace\na 10 0.5 # first\n\n b\t20 1\na 10 0.25\n";
         let trace = Trace::parse(text).unwrap();
         let request = |model, millis| Request {
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_is_refused_with_its_line() {
+    fn a_text_that_is_not_a_trace_is_refused_with_its_line() {
         for bad in [
             "a",
             "a 1",
@@ -176,7 +175,10 @@ mod tests {
             );
         }
         let resized = Trace::parse("a 1 1\na 2 1").unwrap_err();
-        assert_eq!(resized.to_string(), "line 2: \"a\" had 1 bytes before");
+        assert_eq!(
+            resized.to_string(),
+            "line 2: the bytes of \"a\" must stay 1"
+        );
         assert_eq!(Trace::parse("# nothing\n"), Err(TraceError::Empty));
     }
 }

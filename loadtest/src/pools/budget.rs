@@ -1,4 +1,4 @@
-//! The memory of the private servers: they have what they ask for, and nobody counts it.
+//! An unlimited memory budget, for the private servers.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use headroom_actors::kernel::{
     Budget, BudgetError, Reservation, ReservationEntry, ReservationRequest,
 };
 
-/// Grants everything.
+/// Grants every request.
 pub(super) struct Unlimited;
 
 impl Budget for Unlimited {

@@ -1,21 +1,21 @@
-//! The chart: a bar for how many answers a peer gave, with its latency beside it. Readable on light
-//! and on dark pages.
+//! The chart: a bar for each peer's answers per second, with its latency beside it. It follows the
+//! page's light or dark colours.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use super::results::{Group, Measured, Results, grouped};
+use super::results::{Group, PeerResult, Results, grouped};
 use crate::Error;
 
 const WIDTH: f64 = 900.0;
-/// Where bars begin; labels are to the left.
+/// Where bars begin. Labels are to the left.
 const LEFT: f64 = 270.0;
-/// The longest bar; what it means is written to the right of it.
+/// The length of the longest bar. Figures are to the right.
 const LONGEST: f64 = 400.0;
 const BAR: f64 = 20.0;
 const STEP: f64 = 30.0;
-/// Above the first bar of a group: its title.
+/// The height of a group's title.
 const HEAD: f64 = 44.0;
 
 const STYLE: &str = "\
@@ -96,16 +96,16 @@ fn line(svg: &mut String, part: &str) {
     writeln!(svg, "  {part}").ok();
 }
 
-fn is_ours(peer: &Measured) -> bool {
+fn is_ours(peer: &PeerResult) -> bool {
     peer.label.starts_with("Headroom")
 }
 
-fn figures(peer: &Measured) -> String {
+fn figures(peer: &PeerResult) -> String {
     let rate = grouped(peer.summary.per_second);
     format!("{rate}/s, p99 {:.1} ms", peer.summary.p99_ms)
 }
 
-/// The chart in words.
+/// The chart as text.
 fn described(groups: &[Group]) -> String {
     let group = |group: &Group| {
         let peers = group.peers.iter();

@@ -1,5 +1,5 @@
-//! Callers that each ask, wait for the answer, and ask again: what every peer in Rust is measured
-//! with. The peers in JavaScript have the same in `peers/node/closed_loop.js`.
+//! The closed loop of all peers in Rust: each caller sends a request, waits for the answer, and sends the
+//! next one. The peers in JavaScript have the same in `peers/node/closed_loop.js`.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -14,36 +14,39 @@ use crate::sample::Samples;
 /// Why a request counts as failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    #[error("the answer is not the one of the key")]
-    Wrong,
+    #[error("the value does not belong to the key")]
+    WrongAnswer,
     #[error("{0}")]
     Refused(String),
 }
 
 impl Failure {
-    /// For `map_err`.
     #[expect(clippy::needless_pass_by_value, reason = "as map_err has it")]
-    pub(super) fn of(error: impl ToString) -> Self {
+    pub(super) fn new(error: impl ToString) -> Self {
         Self::Refused(error.to_string())
     }
 }
 
-/// `Ok` if `is_right`.
-pub(super) fn right(is_right: bool) -> Result<(), Failure> {
-    is_right.then_some(()).ok_or(Failure::Wrong)
+/// Fails unless the answer is correct.
+pub(super) fn check(is_correct: bool) -> Result<(), Failure> {
+    is_correct.then_some(()).ok_or(Failure::WrongAnswer)
 }
 
-/// What one caller saw.
+/// One caller's counts.
 #[derive(Default)]
-struct Seen {
+struct CallerCounts {
     latencies: Vec<Duration>,
     requests: u64,
     failures: u64,
     first_failure: Option<String>,
 }
 
-/// Asks as `plan` says; `begun` is called when the measured time begins.
-pub(super) async fn run<F, Fut>(plan: &Plan, begun: impl FnOnce(), ask: F) -> Result<Outcome, Error>
+/// Runs the callers of `plan`. Calls `on_begin` when the measured time begins.
+pub(super) async fn run<F, Fut>(
+    plan: &Plan,
+    on_begin: impl FnOnce(),
+    request: F,
+) -> Result<Outcome, Error>
 where
     F: Fn(i64) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<(), Failure>> + Send + 'static,
@@ -53,18 +56,18 @@ where
     let mut callers = JoinSet::new();
     for caller in 0..plan.callers {
         let random = Random::new(plan.seed.wrapping_add(caller));
-        callers.spawn(call(random, plan.keys, begin..end, ask.clone()));
+        callers.spawn(call(random, plan.keys, begin..end, request.clone()));
     }
     tokio::time::sleep_until(begin.into()).await;
-    begun();
-    let mut all = Seen::default();
-    while let Some(seen) = callers.join_next().await {
-        let died = |error| Error::Program(format!("a caller died: {error}"));
-        let seen = seen.map_err(died)?;
-        all.latencies.extend(seen.latencies);
-        all.requests += seen.requests;
-        all.failures += seen.failures;
-        all.first_failure = all.first_failure.or(seen.first_failure);
+    on_begin();
+    let mut all = CallerCounts::default();
+    while let Some(counts) = callers.join_next().await {
+        let panicked = |error| Error::Program(format!("a caller panicked: {error}"));
+        let counts = counts.map_err(panicked)?;
+        all.latencies.extend(counts.latencies);
+        all.requests += counts.requests;
+        all.failures += counts.failures;
+        all.first_failure = all.first_failure.or(counts.first_failure);
     }
     Ok(all.outcome(end - begin))
 }
@@ -73,41 +76,42 @@ async fn call<F, Fut>(
     mut random: Random,
     keys: u32,
     measured: std::ops::Range<Instant>,
-    ask: F,
-) -> Seen
+    request: F,
+) -> CallerCounts
 where
     F: Fn(i64) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
-    let mut seen = Seen::default();
+    let mut counts = CallerCounts::default();
     loop {
-        let asked = Instant::now();
-        if asked >= measured.end {
-            return seen;
+        let sent = Instant::now();
+        if sent >= measured.end {
+            return counts;
         }
         // Below the number of keys, so it fits.
         let key = 1 + (random.next() % u64::from(keys)) as i64;
-        let answer = ask(key).await;
+        let answer = request(key).await;
         let answered = Instant::now();
         match answer {
             Ok(()) => {
-                seen.requests += 1;
+                counts.requests += 1;
                 if measured.contains(&answered) {
-                    seen.latencies.push(answered - asked);
+                    counts.latencies.push(answered - sent);
                 }
             }
             Err(failure) => {
-                seen.failures += 1;
-                seen.first_failure
+                counts.failures += 1;
+                counts
+                    .first_failure
                     .get_or_insert_with(|| failure.to_string());
-                // A pool that refuses at once must not be asked in a loop without an end.
+                // A pool that refuses at once must not keep this task from yielding.
                 tokio::task::yield_now().await;
             }
         }
     }
 }
 
-impl Seen {
+impl CallerCounts {
     fn outcome(self, measured: Duration) -> Outcome {
         let answers = self.latencies.len() as u64;
         let latencies = Samples::of_times(self.latencies);

@@ -1,30 +1,31 @@
-//! Headroom's pools beside those that others use, against one real server that all of them reach over
-//! the same Unix socket: rows of PostgreSQL by their primary key, and keys of Redis.
+//! Compares Headroom's pools with other pools. All use one server over the same Unix socket: they select
+//! rows of PostgreSQL by primary key, and get and set keys of Redis.
 //!
-//! Many callers at once each ask, wait and ask again. Every peer runs in a process of its own. They
-//! take turns in several rounds, each round in another order, so that noise meets all alike; figures
-//! are medians of the rounds. Every answer is checked.
+//! Each peer runs in a process of its own, with many callers in closed loops. The peers take turns in
+//! several rounds, in another order each time, so that noise affects all equally. Figures are medians of
+//! the rounds. Every answer is checked.
 
+mod bench_server;
 mod budget;
 mod chart;
 mod closed_loop;
 mod peers;
 mod plan;
-mod private;
 mod processor;
 mod results;
 mod round;
 
 use std::path::{Path, PathBuf};
 
+use bench_server::BenchServer;
 use peers::{Peer, Program};
-use plan::{Ask, Plan};
-use private::Private;
-use results::{Group, Measured, Results};
+use plan::{Operation, Plan};
+use results::{Group, PeerResult, Results};
 
 use crate::Error;
+use crate::report::write_json;
 
-/// The statement of all peers.
+/// The statement that all peers run.
 const SELECT: &str = "SELECT payload FROM item WHERE id = $1";
 
 const CALLERS: u64 = 500;
@@ -33,16 +34,16 @@ const KEYS: u32 = 100_000;
 
 const CONNECTIONS_MAX: u32 = 30;
 
-/// How often each peer has its turn.
+/// How often each peer is measured.
 const ROUNDS: u64 = 3;
 
-/// Before each turn is measured.
+/// The time before each measurement.
 const WARM_UP_MS: u64 = 2_000;
 
 /// How long a request may take.
 const DEADLINE_MS: u64 = 5_000;
 
-/// Which server.
+/// The kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Postgres,
@@ -51,7 +52,7 @@ pub(crate) enum Kind {
 
 /// What the command line asks for.
 pub(crate) struct Options<'a> {
-    /// How long each peer is measured, all rounds together, for each thing that it is asked.
+    /// How long each peer is measured with each operation, all rounds together.
     pub(crate) seconds: u64,
     pub(crate) json: Option<&'a Path>,
     pub(crate) svg: Option<&'a Path>,
@@ -65,10 +66,13 @@ impl Kind {
         }
     }
 
-    fn asks(self) -> &'static [(Ask, &'static str)] {
+    fn operations(self) -> &'static [(Operation, &'static str)] {
         match self {
-            Self::Postgres => &[(Ask::Select, "PostgreSQL: select by primary key")],
-            Self::Redis => &[(Ask::Get, "Redis: GET"), (Ask::Set, "Redis: SET")],
+            Self::Postgres => &[(Operation::Select, "PostgreSQL: select by primary key")],
+            Self::Redis => &[
+                (Operation::Get, "Redis: GET"),
+                (Operation::Set, "Redis: SET"),
+            ],
         }
     }
 
@@ -79,36 +83,39 @@ impl Kind {
         }
     }
 
-    async fn start(self) -> Result<Private, Error> {
+    async fn start(self) -> Result<BenchServer, Error> {
         match self {
-            Self::Postgres => Private::postgres(KEYS).await,
-            Self::Redis => Private::redis(KEYS).await,
+            Self::Postgres => BenchServer::postgres(KEYS).await,
+            Self::Redis => BenchServer::redis(KEYS).await,
         }
     }
 }
 
-/// Runs one peer in this process, as the plan on its input says.
+/// Runs one peer in this process, by the plan on standard input.
 pub(crate) fn run_peer(name: &str) -> Result<(), Error> {
     peers::run(name)
 }
 
-/// Compares all peers, and shows how they did.
+/// Compares all peers and prints the results.
 pub(crate) fn compare(kind: Kind, options: &Options<'_>) -> Result<(), Error> {
-    let (peers, left_out) = present(kind);
+    let (peers, left_out) = available_peers(kind);
     let mut results = Results::begin(kind.name(), options.seconds, left_out);
     let system = actix_rt::System::new();
     system.block_on(async {
         let server = kind.start().await?;
-        for (ask, title) in kind.asks() {
-            let measured = measure(kind, *ask, &peers, options.seconds, &server).await?;
-            results.add(Group::new(title, measured));
+        for (operation, title) in kind.operations() {
+            let measured = measure(kind, *operation, &peers, options.seconds, &server).await?;
+            results.add(Group {
+                title,
+                peers: measured,
+            });
         }
         server.stop().await;
         Ok::<(), Error>(())
     })?;
     results.end();
     if let Some(path) = options.json {
-        results.write(path)?;
+        write_json(&results, path)?;
     }
     if let Some(path) = options.svg {
         chart::write(&results, path)?;
@@ -116,9 +123,9 @@ pub(crate) fn compare(kind: Kind, options: &Options<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The peers that can run here, and why the others cannot.
-fn present(kind: Kind) -> (Vec<Peer>, Vec<String>) {
-    let why = round::node_is_missing(&modules());
+/// The peers that can run here, and the reasons why others cannot.
+fn available_peers(kind: Kind) -> (Vec<Peer>, Vec<String>) {
+    let why = round::node_is_missing(&node_modules());
     let (mut peers, mut left_out) = (Vec::new(), Vec::new());
     for peer in kind.peers() {
         match (peer.program, why) {
@@ -132,36 +139,36 @@ fn present(kind: Kind) -> (Vec<Peer>, Vec<String>) {
     (peers, left_out)
 }
 
-/// Where `scripts/setup.sh bench_peers` puts packages from npm.
-fn modules() -> PathBuf {
+/// Where `scripts/setup.sh bench_peers` puts the packages from npm.
+fn node_modules() -> PathBuf {
     let cache = std::env::var_os("HEADROOM_CACHE").unwrap_or_default();
     Path::new(&cache).join("bench-peers/node_modules")
 }
 
 async fn measure(
     kind: Kind,
-    ask: Ask,
+    operation: Operation,
     peers: &[Peer],
     seconds: u64,
-    server: &Private,
-) -> Result<Vec<Measured>, Error> {
-    let mut measured: Vec<Measured> = peers.iter().map(|peer| Measured::new(*peer)).collect();
+    server: &BenchServer,
+) -> Result<Vec<PeerResult>, Error> {
+    let mut measured: Vec<PeerResult> = peers.iter().map(|peer| PeerResult::new(*peer)).collect();
     let count = measured.len();
-    for turn in 0..ROUNDS {
+    for index in 0..ROUNDS {
         let plan = Plan {
             url: server.url().to_owned(),
-            ask,
+            operation,
             callers: CALLERS,
             keys: KEYS,
             connections_max: CONNECTIONS_MAX,
             warm_up_ms: WARM_UP_MS,
             measured_ms: seconds * 1000 / ROUNDS,
             deadline_ms: DEADLINE_MS,
-            seed: turn * CALLERS,
+            seed: index * CALLERS,
         };
         for place in 0..count {
             // Each round begins with another peer.
-            let at = (place + turn as usize * count / ROUNDS as usize) % count;
+            let at = (place + index as usize * count / ROUNDS as usize) % count;
             if let Some(measured) = measured.get_mut(at) {
                 let peer = measured.peer();
                 let round = round::round(&peer, kind.name(), &plan, server).await?;

@@ -1,31 +1,30 @@
-//! What a peer is told, and what it tells: one line of JSON each, whatever it is written in.
+//! The protocol with a peer's process: it reads its plan and prints its outcome, one line of JSON each.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What is asked for.
+/// What the callers do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Ask {
-    /// A row of PostgreSQL by its primary key.
+pub(super) enum Operation {
+    /// Select a row of PostgreSQL by its primary key.
     Select,
-    /// The value of a key in Redis.
+    /// Get the value of a key of Redis.
     Get,
-    /// A new value for a key in Redis.
+    /// Set the value of a key of Redis.
     Set,
 }
 
-/// What a peer reads from its input before it does anything. Arguments would show the password in
-/// the list of processes.
+/// What a peer reads from standard input. Arguments would show the password in the list of processes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Plan {
-    /// Where the server is, with the password.
+    /// The server's URL, with the password.
     pub(super) url: String,
-    pub(super) ask: Ask,
-    /// Who ask at once: each waits for its answer, then asks again.
+    pub(super) operation: Operation,
+    /// The number of callers. Each sends a request, waits for the answer, and sends the next one.
     pub(super) callers: u64,
-    /// Keys are from 1 to this.
+    /// Keys are from 1 to this number.
     pub(super) keys: u32,
     pub(super) connections_max: u32,
     pub(super) warm_up_ms: u64,
@@ -41,21 +40,21 @@ impl Plan {
     }
 }
 
-/// What a peer writes when the measured time begins.
+/// What a peer prints when the measured time begins.
 pub(super) const BEGIN: &str = "begin";
 
-/// What a peer writes when it is over, with its connections still open.
+/// What a peer prints at the end, with its connections still open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
-    /// Right answers within the measured time.
+    /// Correct answers within the measured time.
     pub(super) answers: u64,
-    /// Requests without one, or with a wrong one, at any time.
+    /// Requests without an answer or with a wrong one, the warm-up included.
     pub(super) failures: u64,
     /// Why the first of these failed.
     pub(super) first_failure: Option<String>,
-    /// Right answers, those of the warm-up included.
+    /// Correct answers, the warm-up included.
     pub(super) requests: u64,
-    /// How long was measured.
+    /// The measured time.
     pub(super) seconds: f64,
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
@@ -63,7 +62,7 @@ pub(super) struct Outcome {
     pub(super) max_ms: f64,
 }
 
-/// The value of a key: what it is can be told from the key, so that every answer can be checked.
+/// The value of a key. It follows from the key, so that every answer can be checked.
 pub(super) fn value(key: i64) -> String {
     format!("{key:0>VALUE_BYTES$}")
 }

@@ -1,26 +1,26 @@
-//! Processor time, as the kernel counts it: on few cores it decides who is fast.
+//! Processor time, as the kernel counts it.
 
 use std::fs;
 
-/// A second has so many ticks in `/proc`, on every Linux that people use.
+/// The ticks of `/proc` in a second, which are 100 on every common Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One line of `/proc/<pid>/stat`.
 struct Stat {
     parent: i32,
-    /// Of the process itself.
+    /// The ticks of the process itself.
     own: u64,
-    /// Of its children that have ended.
+    /// The ticks of its children that have ended.
     ended: u64,
 }
 
-/// Seconds of one process, all of its threads.
+/// The processor time of one process, in seconds.
 pub(super) fn seconds_of(pid: i32) -> f64 {
     stat(pid).map_or(0.0, |stat| stat.own as f64 / TICKS_PER_SECOND)
 }
 
-/// Seconds of one process and of its children, those that have ended included.
-pub(super) fn seconds_of_family(pid: i32) -> f64 {
+/// The processor time of one process and its children, ended ones included, in seconds.
+pub(super) fn seconds_with_children(pid: i32) -> f64 {
     let root = stat(pid).map_or(0, |stat| stat.own + stat.ended);
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let others = entries.filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?));
@@ -33,7 +33,7 @@ fn stat(pid: i32) -> Option<Stat> {
 }
 
 fn parse(line: &str) -> Option<Stat> {
-    // The name before may hold anything. What follows begins with the state, field 3.
+    // The name may have any characters. The state, field 3, follows it.
     let (_, rest) = line.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_behind_any_name() {
+    fn times_are_parsed_after_any_name() {
         let line = "7 (a) b) S 3 7 7 0 -1 4194304 1 2 3 4 50 6 700 80 20 0 1 0 9";
         let stat = parse(line).unwrap();
         assert_eq!((stat.parent, stat.own, stat.ended), (3, 56, 780));

@@ -1,44 +1,39 @@
-//! What came of it: a table for people, JSON for machines.
-
-use std::fs;
-use std::path::Path;
+//! The results: tables, and the same as JSON.
 
 use serde::Serialize;
 
 use super::peers::Peer;
 use super::round::Round;
 use super::{CALLERS, CONNECTIONS_MAX, KEYS, ROUNDS};
-use crate::Error;
-use crate::report::load_average;
+use crate::report::Machine;
 use crate::sample::Samples;
 
-/// One run.
+/// The results of one run.
 #[derive(Serialize)]
 pub(super) struct Results {
     scenario: &'static str,
-    cores: usize,
-    /// Processes that wanted to run in the last minute, before and after.
-    load_average: Vec<f64>,
+    #[serde(flatten)]
+    machine: Machine,
     callers: u64,
     connections_max: u32,
     keys: u32,
     seconds: u64,
     rounds: u64,
-    /// Peers that did not run, and why.
+    /// The peers that did not run, with the reasons.
     left_out: Vec<String>,
     groups: Vec<Group>,
 }
 
-/// What all peers were asked alike.
+/// The peers' results with one operation.
 #[derive(Serialize)]
 pub(super) struct Group {
     pub(super) title: &'static str,
-    pub(super) peers: Vec<Measured>,
+    pub(super) peers: Vec<PeerResult>,
 }
 
 /// One peer's rounds.
 #[derive(Serialize)]
-pub(super) struct Measured {
+pub(super) struct PeerResult {
     #[serde(skip)]
     peer: Peer,
     pub(super) label: &'static str,
@@ -46,28 +41,28 @@ pub(super) struct Measured {
     pub(super) summary: Summary,
 }
 
-/// Medians of the rounds, except where it says otherwise.
+/// Medians of the rounds, unless stated otherwise.
 #[derive(Default, Serialize)]
 pub(super) struct Summary {
     pub(super) per_second: f64,
     p50_ms: f64,
     pub(super) p99_ms: f64,
     p999_ms: f64,
-    /// Of all rounds.
+    /// The maximum of all rounds.
     max_ms: f64,
-    /// In the round with the most.
+    /// The maximum of all rounds.
     opened: u64,
-    /// In the round with the most.
+    /// The maximum of all rounds.
     most_at_once: u64,
     reuse: f64,
     peer_cores: f64,
     server_cores: f64,
-    /// In all rounds.
+    /// The sum of all rounds.
     failures: u64,
     first_failure: Option<String>,
 }
 
-impl Measured {
+impl PeerResult {
     pub(super) fn new(peer: Peer) -> Self {
         Self {
             peer,
@@ -111,17 +106,9 @@ impl Summary {
     }
 }
 
-impl Group {
-    pub(super) fn new(title: &'static str, peers: Vec<Measured>) -> Self {
-        Self { title, peers }
-    }
-}
-
 impl Results {
     pub(super) fn begin(scenario: &'static str, seconds: u64, left_out: Vec<String>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, Into::into);
-        let load = load_average();
-        println!("{cores} cores, load average {load:.2} before");
+        let machine = Machine::begin();
         println!(
             "{CALLERS} callers, {KEYS} keys, at most {CONNECTIONS_MAX} connections, \
              {seconds} s for each in {ROUNDS} rounds"
@@ -131,8 +118,7 @@ impl Results {
         }
         Self {
             scenario,
-            cores,
-            load_average: vec![load],
+            machine,
             callers: CALLERS,
             connections_max: CONNECTIONS_MAX,
             keys: KEYS,
@@ -147,15 +133,15 @@ impl Results {
         &self.groups
     }
 
-    /// One line on what all of it is.
+    /// The conditions of all measurements, in one line.
     pub(super) fn conditions(&self) -> String {
         format!(
             "{} callers in a closed loop, at most {} connections, {} cores, medians of {} rounds",
-            self.callers, self.connections_max, self.cores, self.rounds
+            self.callers, self.connections_max, self.machine.cores, self.rounds
         )
     }
 
-    /// Adds a group and shows it.
+    /// Adds a group and prints it.
     pub(super) fn add(&mut self, group: Group) {
         println!("\n{}\n", group.title);
         println!(
@@ -175,20 +161,11 @@ impl Results {
     }
 
     pub(super) fn end(&mut self) {
-        let load = load_average();
-        println!("\nload average {load:.2} after");
-        self.load_average.push(load);
-    }
-
-    pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
-        let what = || format!("cannot write {}", path.display());
-        let json = serde_json::to_string_pretty(self);
-        let json = json.map_err(|error| Error::io(what())(error.into()))?;
-        fs::write(path, json + "\n").map_err(Error::io(what()))
+        self.machine.end();
     }
 }
 
-fn row(peer: &Measured) -> String {
+fn row(peer: &PeerResult) -> String {
     let Summary {
         per_second,
         p50_ms,
@@ -229,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_set_apart() {
+    fn thousands_are_separated() {
         let shown = [7.0, 999.6, 12_345.0, 1_234_567.0].map(grouped);
         assert_eq!(shown, ["7", "1,000", "12,345", "1,234,567"]);
     }

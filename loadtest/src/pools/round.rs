@@ -1,4 +1,4 @@
-//! One peer, measured once: its process, watched from outside.
+//! One measurement of one peer: its process, observed from outside.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -11,58 +11,58 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use super::bench_server::BenchServer;
 use super::peers::{Peer, Program, node_folder};
 use super::plan::{BEGIN, Outcome, Plan};
-use super::private::Private;
-use super::processor::{seconds_of, seconds_of_family};
+use super::processor::{seconds_of, seconds_with_children};
 use crate::Error;
 
 /// How often the open connections are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(250);
 
-/// What a peer may take beyond its time: to start, to connect, to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer than planned a peer may take, to start, to connect and to end.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What came of it.
+/// The result of one round.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Round {
     #[serde(flatten)]
     pub(super) outcome: Outcome,
     pub(super) per_second: f64,
-    /// Connections that it opened, as the server counts them.
+    /// Connections that the peer opened, as the server counts them.
     pub(super) opened: u64,
-    /// The most that were open when they were counted.
+    /// The most connections that were open at a count.
     pub(super) most_at_once: u64,
-    /// The share of requests that opened no connection.
+    /// The share of requests that did not open a connection.
     pub(super) reuse: f64,
-    /// Cores that the peer kept busy.
+    /// Cores that the peer used.
     pub(super) peer_cores: f64,
-    /// Cores that the server kept busy meanwhile.
+    /// Cores that the server used.
     pub(super) server_cores: f64,
 }
 
-/// Runs `peer` as `plan` says.
+/// Runs `peer` by `plan`.
 pub(super) async fn round(
     peer: &Peer,
     scenario: &str,
     plan: &Plan,
-    server: &Private,
+    server: &BenchServer,
 ) -> Result<Round, Error> {
     let before = server.opened().await?;
-    let mut process = Process::start(peer, scenario, plan).await?;
-    let took = Duration::from_millis(plan.warm_up_ms + plan.measured_ms) + PATIENCE;
-    let watched = tokio::time::timeout(took, process.watch(server)).await;
-    let late = || Error::Program(format!("{} takes too long", peer.label));
-    let watched = watched.map_err(|_| late())??;
+    let mut process = PeerProcess::start(peer, scenario, plan).await?;
+    let deadline = Duration::from_millis(plan.warm_up_ms + plan.measured_ms) + TIMEOUT;
+    let observed = tokio::time::timeout(deadline, process.observe(server)).await;
+    let late = |_| Error::Program(format!("{} has not ended within {deadline:?}", peer.label));
+    let observed = observed.map_err(late)??;
     process.end().await?;
-    server.left_alone().await?;
+    server.wait_until_unused().await?;
     let opened = server.opened().await? - before;
-    let Watched {
+    let Observation {
         outcome,
         most_at_once,
         peer_seconds,
         server_seconds,
-    } = watched;
+    } = observed;
     Ok(Round {
         per_second: outcome.answers as f64 / outcome.seconds,
         opened,
@@ -74,14 +74,14 @@ pub(super) async fn round(
     })
 }
 
-struct Watched {
+struct Observation {
     outcome: Outcome,
     most_at_once: u64,
     peer_seconds: f64,
     server_seconds: f64,
 }
 
-struct Process {
+struct PeerProcess {
     label: &'static str,
     child: Child,
     input: ChildStdin,
@@ -89,7 +89,7 @@ struct Process {
     errors: File,
 }
 
-impl Process {
+impl PeerProcess {
     async fn start(peer: &Peer, scenario: &str, plan: &Plan) -> Result<Self, Error> {
         let failed = |error| Error::io(format!("cannot start {}", peer.label))(error);
         let mut command = match peer.program {
@@ -124,35 +124,38 @@ impl Process {
         })
     }
 
-    /// Waits until it tells what came of it, and looks at it and the server meanwhile.
-    async fn watch(&mut self, server: &Private) -> Result<Watched, Error> {
+    /// Waits for its outcome, and observes it and the server meanwhile.
+    async fn observe(&mut self, server: &BenchServer) -> Result<Observation, Error> {
         let peer = self.child.id().and_then(|pid| i32::try_from(pid).ok());
         let (peer, server_pid) = (peer.unwrap_or_default(), server.pid()?);
-        let spent = || (seconds_of(peer), seconds_of_family(server_pid));
-        if self.line().await? != BEGIN {
-            return Err(self.strange());
+        let processor_times = || (seconds_of(peer), seconds_with_children(server_pid));
+        if self.next_line().await? != BEGIN {
+            return Err(self.unexpected_output());
         }
-        let before = spent();
+        let before = processor_times();
         let mut most_at_once = 0;
         let mut count = tokio::time::interval(COUNT_EVERY);
         let line = loop {
             tokio::select! {
-                line = self.line() => break line?,
+                line = self.next_line() => break line?,
                 _ = count.tick() => most_at_once = most_at_once.max(server.open_now().await?),
             }
         };
-        let after = spent();
-        Ok(Watched {
-            outcome: serde_json::from_str(&line).map_err(|_| self.strange())?,
+        let after = processor_times();
+        Ok(Observation {
+            outcome: serde_json::from_str(&line).map_err(|_| self.unexpected_output())?,
             most_at_once,
             peer_seconds: after.0 - before.0,
             server_seconds: after.1 - before.1,
         })
     }
 
-    async fn line(&mut self) -> Result<String, Error> {
+    async fn next_line(&mut self) -> Result<String, Error> {
         let line = self.output.next_line().await;
-        let line = line.map_err(Error::io(format!("cannot listen to {}", self.label)))?;
+        let line = line.map_err(Error::io(format!(
+            "cannot read the output of {}",
+            self.label
+        )))?;
         line.ok_or_else(|| {
             let mut errors = String::new();
             self.errors.rewind().ok();
@@ -161,26 +164,29 @@ impl Process {
         })
     }
 
-    fn strange(&self) -> Error {
-        Error::Program(format!("{} tells something else", self.label))
+    fn unexpected_output(&self) -> Error {
+        Error::Program(format!("the output of {} is not as expected", self.label))
     }
 
-    /// Lets it close its connections, and waits until it has ended.
+    /// Lets it close its connections and waits for its end.
     async fn end(mut self) -> Result<(), Error> {
         drop(self.input);
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let ended = tokio::time::timeout(TIMEOUT, self.child.wait()).await;
         match ended {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(Error::Program(format!("{} ended: {status}", self.label))),
             Ok(Err(error)) => Err(Error::io(format!("cannot wait for {}", self.label))(error)),
-            Err(_) => Err(Error::Program(format!("{} does not end", self.label))),
+            Err(_) => Err(Error::Program(format!(
+                "{} has not ended within {TIMEOUT:?}",
+                self.label
+            ))),
         }
     }
 }
 
-/// Why the peers in JavaScript cannot run, if they cannot.
+/// Why the peers in JavaScript cannot run. `None` if they can.
 pub(super) fn node_is_missing(modules: &Path) -> Option<&'static str> {
-    let node = child::output(child::command("node").arg("--version"), PATIENCE);
+    let node = child::output(child::command("node").arg("--version"), TIMEOUT);
     if node.is_err() {
         return Some("node is missing");
     }

@@ -1,4 +1,4 @@
-//! From exec to the first answer on `/v2/health/live`.
+//! The time from exec to the first answer on `/v2/health/live`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -17,7 +17,7 @@ use crate::server::Binaries;
 
 const STARTS: usize = 20;
 
-/// Between two tries to connect.
+/// The pause between two tries to connect.
 const TRY_EVERY: Duration = Duration::from_micros(200);
 
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
@@ -34,10 +34,10 @@ pub(crate) fn cold_start(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
     ])
 }
 
-/// Says that it is there, and becomes the server once it reads a line: what comes before is not measured.
-const AT_A_WORD: &str = "echo && read -r _ && exec \"$0\" serve </dev/null >/dev/null";
+/// Prints a line, and becomes the server when it reads a line. The time before that is not measured.
+const EXEC_ON_LINE: &str = "echo && read -r _ && exec \"$0\" serve </dev/null >/dev/null";
 
-/// Starts a server, and gives the moment of its `exec`.
+/// Starts a server. Also gives the time of its `exec`.
 fn exec(
     server: &Path,
     folder: &Path,
@@ -45,7 +45,7 @@ fn exec(
 ) -> std::io::Result<(Child, Instant)> {
     let mut command = child::command("sh");
     command
-        .args(["-c", AT_A_WORD])
+        .args(["-c", EXEC_ON_LINE])
         .arg(server)
         .env("HEADROOM__SERVER__LISTEN", addresses[0].to_string())
         .env("HEADROOM__SERVER__ADMIN_LISTEN", addresses[1].to_string())
@@ -70,7 +70,7 @@ fn start_once(binaries: &Binaries) -> Result<Duration, Error> {
     let (_server, begun) = started.map_err(Error::io("cannot start the server"))?;
     let request = Request::get("/v2/health/live");
     loop {
-        // Refused until it listens; answered once it serves.
+        // The connection is refused until the server listens.
         let asked = Connection::open(addresses[0]).and_then(|mut it| it.ask(&request).map(drop));
         match asked {
             Ok(()) => return Ok(begun.elapsed()),
@@ -80,9 +80,9 @@ fn start_once(binaries: &Binaries) -> Result<Duration, Error> {
     }
 }
 
-/// For requests, and for health and metrics.
+/// Two free addresses: for requests, and for health and metrics.
 fn free_addresses() -> std::io::Result<[SocketAddr; 2]> {
-    // Both at once, so that they differ.
+    // Both are bound at once, so they differ.
     let (one, two) = (
         TcpListener::bind("127.0.0.1:0")?,
         TcpListener::bind("127.0.0.1:0")?,

@@ -1,9 +1,9 @@
-//! Inference of the sample model: what the server adds to a bare forward, and how many it does.
+//! Inference of the sample model: the overhead over a bare forward, throughput, and latency under load.
 //!
-//! The overhead is that of one client that asks, waits, and asks again: nothing queues, so it is
-//! the way there and back. Throughput is that of a closed loop, which never asks for more than it
-//! gets. Latency under load is that of an open loop: requests come at a constant rate whether or
-//! not earlier ones were answered, and each counts from when it was due.
+//! One client in a closed loop measures the overhead: nothing queues, so it is the cost of the way there
+//! and back. Several clients in closed loops measure the throughput. An open loop measures latency under
+//! load: requests are due at a constant rate, whether or not earlier ones were answered, and each
+//! latency counts from when the request was due.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use crate::report::Figure;
 use crate::sample::Samples;
 use crate::server::Binaries;
 
-/// Rounds in which the server and the bare forward take turns, so that both see the same machine.
+/// Rounds. In each, the server and the bare forward take turns, so that both see the same machine load.
 const ROUNDS: usize = 7;
 
 /// Requests, and bare forwards, per round.
@@ -30,10 +30,10 @@ const PER_ROUND: usize = 600;
 
 const WARM_UP: usize = 50;
 
-/// How long one throughput or one rate is held.
-const HELD: Duration = Duration::from_secs(5);
+/// How long each throughput and the open loop are measured.
+const MEASURED: Duration = Duration::from_secs(5);
 
-/// The share of the best throughput at which latency under load is measured.
+/// The rate of the open loop, as a share of the best throughput.
 const OPEN_LOOP_SHARE: f64 = 0.7;
 
 const OPEN_LOOP_CONNECTIONS: usize = 64;
@@ -90,7 +90,7 @@ fn overhead(
         let served = one_by_one(&mut connection, requests, PER_ROUND)?;
         let floor = one_by_one(&mut connection, &live, PER_ROUND)?;
         let (p50, p99) = (served.at(0.5), served.at(0.99));
-        let of_round = [
+        let values = [
             bare.p50_ms,
             bare.p99_ms,
             p50,
@@ -98,7 +98,7 @@ fn overhead(
             p50 - bare.p50_ms,
             floor.median(),
         ];
-        for (row, value) in rounds.iter_mut().zip(of_round) {
+        for (row, value) in rounds.iter_mut().zip(values) {
             row.push(value);
         }
     }
@@ -124,7 +124,7 @@ fn overhead(
     Ok(figures)
 }
 
-/// Forwards that the server has counted, and how long they took.
+/// The number of forwards that the server has counted, and their total time.
 struct Forwards {
     count: f64,
     seconds: f64,
@@ -145,7 +145,7 @@ impl Forwards {
         })
     }
 
-    /// In milliseconds.
+    /// The mean time since `before`, in milliseconds.
     fn mean_since(&self, before: &Self) -> f64 {
         (self.seconds - before.seconds) / (self.count - before.count) * 1e3
     }
@@ -165,14 +165,14 @@ fn one_by_one(
     Ok(Samples::of_times(times))
 }
 
-/// Answers per second with so many clients that each ask, wait, and ask again.
+/// Answers per second of `clients` clients in closed loops.
 fn throughput(address: SocketAddr, requests: &[Request], clients: usize) -> Result<f64, Error> {
     let begun = Instant::now();
     let answered = on_threads(clients, |index| {
         let mut connection = Connection::open(address)?;
         let mut answered = 0;
         for request in requests.iter().cycle().skip(index) {
-            if begun.elapsed() >= HELD {
+            if begun.elapsed() >= MEASURED {
                 break;
             }
             connection.ask(request)?;
@@ -184,9 +184,9 @@ fn throughput(address: SocketAddr, requests: &[Request], clients: usize) -> Resu
     Ok(f64::from(answered) / begun.elapsed().as_secs_f64())
 }
 
-/// Latencies at a constant rate, each from when its request was due.
+/// Latencies at a constant rate, each counted from when its request was due.
 fn open_loop(address: SocketAddr, requests: &[Request], rate: f64) -> Result<Samples, Error> {
-    let count = (rate * HELD.as_secs_f64()) as usize;
+    let count = (rate * MEASURED.as_secs_f64()) as usize;
     let next = AtomicUsize::new(0);
     let begun = Instant::now();
     let times = on_threads(OPEN_LOOP_CONNECTIONS, |_| {
@@ -209,7 +209,7 @@ fn open_loop(address: SocketAddr, requests: &[Request], rate: f64) -> Result<Sam
     Ok(Samples::of_times(times.into_iter().flatten()))
 }
 
-/// Runs `work` on so many threads and collects what each gives.
+/// Runs `work` on each of `threads` threads and collects the results.
 fn on_threads<T: Send>(
     threads: usize,
     work: impl Fn(usize) -> Result<T, Error> + Sync,

@@ -1,4 +1,4 @@
-//! Loading the sample model with a warm zygote: fork, load, warm-up.
+//! Loads of the sample model with a warm zygote: fork, load, warm-up.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What is measured, one file per scenario. Each starts its own servers and gives its figures.
+//! The scenarios that measure a server, one per file. Each starts its own servers and gives its figures.
 
 mod cold_start;
 mod infer;
@@ -14,7 +14,7 @@ pub(crate) use resident::resident;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a thread of its own waits for its turn, or looks again"
+    reason = "the measuring threads run no async tasks"
 )]
 fn pause(time: std::time::Duration) {
     std::thread::sleep(time);

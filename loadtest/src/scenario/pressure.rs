@@ -1,4 +1,4 @@
-//! The memory supervisor: what it costs at rest, and what becomes of a sudden growth.
+//! The memory supervisor: its cost at rest, and its reaction to a sudden growth.
 
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,26 +18,25 @@ use crate::server::{Binaries, repository};
 
 const MIB: u64 = 1 << 20;
 
-/// Models loaded and idle, and the weights of each.
+/// Loaded idle models, and the bytes of their weights.
 const MODELS: usize = 3;
 const WEIGHTS: u64 = 100 * MIB;
 
-/// Threads that have nothing to block on end ten seconds later, and take the record of their time
-/// along.
-const THREADS_END: Duration = Duration::from_secs(15);
+/// Idle blocking threads end after ten seconds, and the record of their time ends with them.
+const IDLE_THREADS_END: Duration = Duration::from_secs(15);
 
-/// How long a server is watched at rest.
+/// How long the servers are measured at rest.
 const REST: Duration = Duration::from_secs(60);
 
-/// What comes all at once, how often, and the budget: 85 % of it are passed by far.
+/// The growth, which is far above 85 % of the budget, how often it happens, and the budget.
 const GROWTH: u64 = 300 * MIB;
 const ROUNDS: usize = 7;
 const BUDGET: u64 = 740 * MIB;
 
-/// Until nothing happens any more after a change.
+/// After a change, how long until the server is at rest.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Longest wait for a clean-up.
+/// The deadline of a clean-up.
 const WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) fn pressure(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
@@ -57,16 +56,16 @@ pub(crate) fn pressure(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
     Ok(figures)
 }
 
-/// Percentages of one core.
+/// Processor time at rest, in percent of one core.
 struct Rest {
-    /// The threads for work that blocks, which at rest is reading memory and nothing else.
+    /// The blocking threads. At rest they only read memory.
     blocking: f64,
     /// All threads.
     all: f64,
 }
 
-/// What servers with idle models take that read memory at these intervals, all at the same time, so
-/// that they have the same company.
+/// Measures servers with idle models that read memory at these intervals. All run at the same time, so
+/// that they see the same machine load.
 fn rest<const N: usize>(binaries: &Binaries, intervals: [&str; N]) -> Result<[Rest; N], Error> {
     let models = models();
     let servers = intervals.map(|interval| {
@@ -81,9 +80,12 @@ fn rest<const N: usize>(binaries: &Binaries, intervals: [&str; N]) -> Result<[Re
             repository(server, &name(index), "load")?;
         }
     }
-    pause(THREADS_END);
+    pause(IDLE_THREADS_END);
     let times = || -> Result<Vec<_>, Error> {
-        servers.iter().map(|server| on_core(server.pid())).collect()
+        servers
+            .iter()
+            .map(|server| processor_time(server.pid()))
+            .collect()
     };
     let (before, began) = (times()?, Instant::now());
     pause(REST);
@@ -97,13 +99,12 @@ fn rest<const N: usize>(binaries: &Binaries, intervals: [&str; N]) -> Result<[Re
     }))
 }
 
-/// Time that threads of a process have run: those for work that blocks, which at rest is reading
-/// memory and nothing else, and all of them.
-fn on_core(pid: u32) -> Result<(Duration, Duration), Error> {
+/// The processor time of a process: that of its blocking threads, and that of all threads.
+fn processor_time(pid: u32) -> Result<(Duration, Duration), Error> {
     let tasks = format!("/proc/{pid}/task");
     let (mut blocking, mut all) = (0, 0);
     for task in fs::read_dir(&tasks).map_err(Error::io(&tasks))?.flatten() {
-        // A thread may have ended meanwhile.
+        // The thread may have ended.
         let text = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
         let schedstat = text("schedstat");
         let nanoseconds = schedstat.split_ascii_whitespace().next();
@@ -118,7 +119,7 @@ fn on_core(pid: u32) -> Result<(Duration, Duration), Error> {
     Ok((Duration::from_nanos(blocking), Duration::from_nanos(all)))
 }
 
-/// Grows at once by more than there is, again and again.
+/// Measures clean-ups: the server's memory grows by [`GROWTH`] at once, several times.
 fn emergency(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
     let models = models();
     let process = UnreservedProcess::new();
@@ -137,9 +138,9 @@ fn emergency(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
         let seen = events(&mut connection)?.len();
         let sampler = PeakSampler::start(server.pid());
         process.hold(GROWTH);
-        let story = wait_for_end(&mut connection, seen)?;
+        let events = wait_for_end(&mut connection, seen)?;
         over.push(sampler.finish().bytes.saturating_sub(BUDGET) as f64 / MIB as f64);
-        below.extend(time_to_relief(&story));
+        below.extend(time_to_relief(&events));
         process.hold(1);
         pause(SETTLE);
     }
@@ -170,26 +171,28 @@ fn name(index: usize) -> String {
 fn events(connection: &mut Connection) -> Result<Vec<Value>, Error> {
     let answer = connection.ask(&Request::get("/api/performance/memory/stats?events=1000"))?;
     let mut stats: Value = serde_json::from_slice(answer)
-        .map_err(|error| Error::Answer(format!("the statistics are no JSON: {error}")))?;
+        .map_err(|error| Error::Answer(format!("the memory statistics are not JSON: {error}")))?;
     match stats["events"].take() {
         Value::Array(events) => Ok(events),
-        _ => Err(Error::Answer("the statistics tell no events".to_owned())),
+        _ => Err(Error::Answer(
+            "the memory statistics have no events".to_owned(),
+        )),
     }
 }
 
-/// What happened after the first `seen` events, once the level has risen and fallen again.
+/// Waits until the level has risen and fallen. Gives the events after the first `seen`.
 fn wait_for_end(connection: &mut Connection, seen: usize) -> Result<Vec<Value>, Error> {
     let begun = Instant::now();
     loop {
-        let story = events(connection)?.split_off(seen);
-        let levels = || story.iter().filter(|event| event["event"] == "level");
+        let new = events(connection)?.split_off(seen);
+        let levels = || new.iter().filter(|event| event["event"] == "level");
         let fell = |event: &Value| event["to"] == "normal" || event["to"] == "elevated";
         if levels().any(is_emergency) && levels().next_back().is_some_and(fell) {
-            return Ok(story);
+            return Ok(new);
         }
         if begun.elapsed() > WITHIN {
             return Err(Error::Answer(format!(
-                "no clean-up came to its end: {story:?}"
+                "no clean-up has ended within {WITHIN:?}: {new:?}"
             )));
         }
         pause(Duration::from_millis(50));
@@ -201,9 +204,9 @@ fn is_emergency(event: &Value) -> bool {
 }
 
 /// Milliseconds from the first emergency to the first reading below three quarters of the budget.
-fn time_to_relief(story: &[Value]) -> Option<f64> {
+fn time_to_relief(events: &[Value]) -> Option<f64> {
     let at = |event: &Value| humantime::parse_rfc3339(event["at"].as_str()?).ok();
-    let mut after = story.iter().skip_while(|event| !is_emergency(event));
+    let mut after = events.iter().skip_while(|event| !is_emergency(event));
     let began: SystemTime = at(after.next()?)?;
     let relieved = after.find(|event| {
         let used = event["used_after_bytes"].as_u64();

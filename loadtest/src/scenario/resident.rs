@@ -1,4 +1,4 @@
-//! Memory: with nothing loaded, and what each further model takes beyond its weights.
+//! Resident memory: with nothing loaded, and of each further model beyond its weights.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use crate::server::Binaries;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Servers that are looked at with nothing loaded.
+/// Servers measured with nothing loaded.
 const SERVERS: usize = 5;
 
-/// Models loaded one after another. The first is left out: it brings what the others share.
+/// Models, loaded one after another. The first one counts apart, because it brings shared memory.
 const MODELS: usize = 7;
 
-/// Weights of each.
+/// The bytes of each model's weights.
 const WEIGHTS: u64 = 32 << 20;
 
-/// After a start or a load, until what was only needed for it has been given back.
+/// After a start or a load, how long until memory that only that needed is free.
 const SETTLE: Duration = Duration::from_millis(1500);
 
 pub(crate) fn resident(binaries: &Binaries) -> Result<Vec<Figure>, Error> {

@@ -1,6 +1,6 @@
-//! Headroom's own pools, as the server has them: their owner lives in an actix system on a thread of
-//! its own, callers are on other threads. Their settings are those that they come with, except that
-//! PostgreSQL gets as many connections as all peers may have.
+//! Headroom's own pools, set up as in the server: the pool's actor runs in an actix system on a thread of
+//! its own, and callers run on other threads. The settings are the defaults, except that PostgreSQL has
+//! the connections that all peers have.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,42 +14,42 @@ use tokio::sync::oneshot;
 use super::{Failure, measure};
 use crate::Error;
 use crate::pools::SELECT;
-use crate::pools::closed_loop::right;
-use crate::pools::plan::{Ask, Plan, name, value};
+use crate::pools::closed_loop::check;
+use crate::pools::plan::{Operation, Plan, name, value};
 
 /// Single statements over shared connections.
 pub(super) async fn pipelined(plan: &Plan) -> Result<(), Error> {
     let database = database(plan);
     let within = plan.deadline();
-    housed(database.child(None), async {
-        let ask = move |key: i64| {
+    with_child_running(database.child(None), async {
+        let request = move |key: i64| {
             let database = database.clone();
             async move {
                 let row = database.query_one(SELECT, &[&key], within).await;
-                right(row.map_err(Failure::of)?.get::<_, &str>(0) == value(key))
+                check(row.map_err(Failure::new)?.get::<_, &str>(0) == value(key))
             }
         };
-        measure(plan, ask).await
+        measure(plan, request).await
     })
     .await
 }
 
-/// A connection of its own for each statement: within a transaction, as leases are had.
+/// A transaction for each statement, which leases a connection.
 pub(super) async fn leased(plan: &Plan) -> Result<(), Error> {
     let database = database(plan);
     let options = TransactionOptions::within(plan.deadline()).read_only();
-    housed(database.child(None), async {
-        let ask = move |key: i64| {
+    with_child_running(database.child(None), async {
+        let request = move |key: i64| {
             let database = database.clone();
             async move {
-                let transaction = database.begin(options).await.map_err(Failure::of)?;
+                let transaction = database.begin(options).await.map_err(Failure::new)?;
                 let row = transaction.query_one(SELECT, &[&key]).await;
-                let row = row.map_err(Failure::of)?;
-                transaction.commit().await.map_err(Failure::of)?;
-                right(row.get::<_, &str>(0) == value(key))
+                let row = row.map_err(Failure::new)?;
+                transaction.commit().await.map_err(Failure::new)?;
+                check(row.get::<_, &str>(0) == value(key))
             }
         };
-        measure(plan, ask).await
+        measure(plan, request).await
     })
     .await
 }
@@ -59,24 +59,24 @@ pub(super) async fn redis(plan: &Plan) -> Result<(), Error> {
     let server = redis::Server::one(locate(plan));
     let (handle, child) = redis::pool(Role::Primary, server, redis::pool_config(), None);
     let redis = Redis::new(handle);
-    let (within, what) = (plan.deadline(), plan.ask);
-    housed(child, async {
-        let ask = move |key: i64| {
+    let (within, what) = (plan.deadline(), plan.operation);
+    with_child_running(child, async {
+        let request = move |key: i64| {
             let redis = redis.clone();
             async move {
-                if what == Ask::Set {
+                if what == Operation::Set {
                     let mut set = cmd("SET");
                     set.arg(name(key)).arg(value(key));
                     let answer = redis.command::<String>(&set, within).await;
-                    return right(answer.map_err(Failure::of)? == "OK");
+                    return check(answer.map_err(Failure::new)? == "OK");
                 }
                 let mut get = cmd("GET");
                 get.arg(name(key));
                 let answer = redis.command::<String>(&get, within).await;
-                right(answer.map_err(Failure::of)? == value(key))
+                check(answer.map_err(Failure::new)? == value(key))
             }
         };
-        measure(plan, ask).await
+        measure(plan, request).await
     })
     .await
 }
@@ -95,20 +95,21 @@ fn database(plan: &Plan) -> Database {
     Database::new("postgres", connector, settings, config, &[])
 }
 
-/// Does `work` while `child` runs.
-async fn housed(
+/// Runs `work` while `child` runs in an actix system on another thread.
+async fn with_child_running(
     child: ChildSpec,
     work: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
     let (started, is_up) = oneshot::channel();
     let (stop, stopped) = oneshot::channel::<()>();
-    let house = std::thread::spawn(move || {
+    let thread = std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
             let spec = SupervisorSpec::new("peer").child(child);
             let root = Root::start(spec, &Tree::default()).await;
-            let root = root.map_err(|exit| Error::Program(format!("no pool: {exit}")))?;
+            let root =
+                root.map_err(|exit| Error::Program(format!("the pool did not start: {exit}")))?;
             started.send(()).ok();
-            // Its other end is dropped when the work is done.
+            // The sender is dropped when the work has ended.
             stopped.await.ok();
             root.stop().await;
             Ok::<(), Error>(())
@@ -118,7 +119,7 @@ async fn housed(
         work.await?;
     }
     drop(stop);
-    let ended = tokio::task::spawn_blocking(move || house.join()).await;
+    let ended = tokio::task::spawn_blocking(move || thread.join()).await;
     let panicked = || Error::Program("the thread of the pool panicked".to_owned());
     ended.map_err(|_| panicked())?.map_err(|_| panicked())?
 }

@@ -1,27 +1,27 @@
-//! What is measured: Headroom's own pools, and those that others use. Each runs in a process of its
-//! own, so that none has another's threads or memory beside it.
+//! The peers: Headroom's own pools, and other pools. Each runs in a process of its own, without the
+//! threads and the memory of another.
 
 mod headroom;
 #[cfg(feature = "peers")]
-mod others;
+mod rust_pools;
 
 use std::path::{Path, PathBuf};
 
 use super::closed_loop::{self, Failure};
-use super::plan::{Ask, BEGIN, Plan};
+use super::plan::{BEGIN, Operation, Plan};
 use crate::Error;
 
-/// One of those that are compared.
+/// A pool that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Peer {
-    /// What it is called on the command line.
+    /// Its name on the command line.
     pub(super) name: &'static str,
-    /// What it is called in tables.
+    /// Its name in tables.
     pub(super) label: &'static str,
     pub(super) program: Program,
 }
 
-/// What it is written in.
+/// The program that runs a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
     /// This binary.
@@ -46,7 +46,7 @@ const fn node(name: &'static str, label: &'static str, file: &'static str) -> Pe
     }
 }
 
-/// Those that select rows of PostgreSQL.
+/// The peers of PostgreSQL.
 pub(super) const POSTGRES: &[Peer] = &[
     own("headroom-pipelined", "Headroom, pipelined"),
     own("headroom-leased", "Headroom, leased: a transaction each"),
@@ -66,7 +66,7 @@ pub(super) const POSTGRES: &[Peer] = &[
     own("tokio-postgres", "tokio-postgres, one bare connection"),
 ];
 
-/// Those that get and set keys of Redis.
+/// The peers of Redis.
 pub(super) const REDIS: &[Peer] = &[
     own("headroom", "Headroom"),
     #[cfg(feature = "peers")]
@@ -89,7 +89,7 @@ pub(super) fn node_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/node")
 }
 
-/// Runs the peer called `name` in this process, as the plan on the input says.
+/// Runs the peer `name` in this process, by the plan on standard input.
 pub(super) fn run(name: &str) -> Result<(), Error> {
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line);
@@ -100,12 +100,12 @@ pub(super) fn run(name: &str) -> Result<(), Error> {
     let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(Error::io("cannot start a runtime"))?;
     runtime.block_on(async {
-        match (name, plan.ask) {
-            ("headroom-pipelined", Ask::Select) => headroom::pipelined(&plan).await,
-            ("headroom-leased", Ask::Select) => headroom::leased(&plan).await,
-            ("headroom", Ask::Get | Ask::Set) => headroom::redis(&plan).await,
+        match (name, plan.operation) {
+            ("headroom-pipelined", Operation::Select) => headroom::pipelined(&plan).await,
+            ("headroom-leased", Operation::Select) => headroom::leased(&plan).await,
+            ("headroom", Operation::Get | Operation::Set) => headroom::redis(&plan).await,
             #[cfg(feature = "peers")]
-            _ => others::run(name, &plan).await,
+            _ => rust_pools::run(name, &plan).await,
             #[cfg(not(feature = "peers"))]
             _ => Err(unknown(name)),
         }
@@ -113,19 +113,20 @@ pub(super) fn run(name: &str) -> Result<(), Error> {
 }
 
 fn unknown(name: &str) -> Error {
-    Error::Program(format!("no peer is called {name:?}, or not for this"))
+    Error::Program(format!("there is no peer {name:?} for this operation"))
 }
 
-/// Asks as `plan` says, and tells what came of it. The caller's connections stay open until they
-/// have been counted.
-async fn measure<F, Fut>(plan: &Plan, ask: F) -> Result<(), Error>
+/// Runs the closed loop of `plan` and prints the outcome. Then waits, with open connections, until
+/// standard input ends: they are counted meanwhile.
+async fn measure<F, Fut>(plan: &Plan, request: F) -> Result<(), Error>
 where
     F: Fn(i64) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<(), Failure>> + Send + 'static,
 {
-    let outcome = closed_loop::run(plan, || println!("{BEGIN}"), ask).await?;
+    let outcome = closed_loop::run(plan, || println!("{BEGIN}"), request).await?;
     let line = serde_json::to_string(&outcome);
-    let line = line.map_err(|error| Error::Program(format!("no JSON: {error}")))?;
+    let line =
+        line.map_err(|error| Error::Program(format!("cannot encode the outcome: {error}")))?;
     println!("{line}");
     let counted = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
     counted.await.ok();
