@@ -140,7 +140,7 @@ async fn when_memory_is_exhausted_the_model_in_use_is_killed_and_its_caller_gets
     assert!(took < Duration::from_millis(2500), "{took:?}");
     // While memory is exhausted, nothing is loaded.
     assert_eq!(ask(&server, "other", 1).await.status, 503);
-    assert!(server.log().contains("ending a resource in use"));
+    assert!(server.log().contains("killing a resource in use"));
 
     process.hold(1);
     wait_until_served(&server, "busy", 1).await;
