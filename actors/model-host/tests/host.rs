@@ -332,6 +332,40 @@ fn memory_beyond_the_bound_is_refused_and_allocated_memory_is_freed() {
 }
 
 #[test]
+fn a_host_at_its_bound_refuses_many_small_tensors_and_serves_on() {
+    let names: Vec<String> = (0..900)
+        .map(|number| format!("x{number}: Tensor"))
+        .collect();
+    let code = format!(
+        "def forward(self, {}) -> Tensor:\n  return x0\n",
+        names.join(", ")
+    );
+    let (_folder, path) = model(|path| Script::new(&code).write(path));
+    let (mut host, _) = Host::ready(plain(path));
+    host.socket
+        .send(&HostRequest::BoundMemory { own_max: 0 }, &[]);
+    // 54 MB in tensors that are small enough for the frame.
+    let large = TensorData::floats(&[15_000], &[1.; 15_000]);
+    let small = TensorData::floats(&[1], &[1.]);
+    for _ in 0..2 {
+        let failure = host.infer(
+            &names
+                .iter()
+                .map(|_| Arg::Tensor(&large))
+                .collect::<Vec<_>>(),
+        );
+        assert_eq!(failure.unwrap_err().0, FailureKind::OutOfMemory);
+        let outputs = host.infer(
+            &names
+                .iter()
+                .map(|_| Arg::Tensor(&small))
+                .collect::<Vec<_>>(),
+        );
+        assert_eq!(outputs.unwrap().len(), 1);
+    }
+}
+
+#[test]
 fn outputs_that_no_client_could_read_are_refused() {
     let refusals = [
         (

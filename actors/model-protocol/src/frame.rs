@@ -10,8 +10,10 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Bytes of a header at most: some thousand tensors with names.
 pub const HEADER_MAX: usize = 1 << 20;
 
-/// Bytes of a payload at most. It holds small tensors only, see [`crate::arena::INLINE_MAX`].
-pub const PAYLOAD_MAX: usize = 64 << 20;
+/// Bytes of a payload at most. It holds small tensors only, see [`crate::arena::INLINE_MAX`]; many small tensors use the
+/// arena. A host at its memory bound must be able to allocate a whole frame: a failed allocation of libtorch is an error,
+/// a failed allocation of a frame ends the process.
+pub const PAYLOAD_MAX: usize = 1 << 20;
 
 /// Bytes of the two lengths.
 const LENGTHS: usize = 8;
@@ -268,10 +270,10 @@ mod tests {
     #[test]
     fn a_large_frame_leaves_no_large_buffer() {
         let mut decoder = FrameDecoder::<HostRequest>::new();
-        decoder.push(&encode_frame(&HostRequest::Stop, &vec![1; 8 << 20]).unwrap());
+        decoder.push(&encode_frame(&HostRequest::Stop, &vec![1; PAYLOAD_MAX]).unwrap());
         assert_eq!(
             decoder.next_frame().unwrap().unwrap().payload.len(),
-            8 << 20
+            PAYLOAD_MAX
         );
         assert!(decoder.buffer.capacity() <= COMPACT_AT);
     }
