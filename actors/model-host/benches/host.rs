@@ -106,9 +106,7 @@ fn memory(zygote: &mut Zygote) {
     let mut further = Vec::new();
     let mut dirty = Vec::new();
     let mut pids = vec![zygote.pid];
-    let weights = check(&sample_model()).1["parameter_bytes"]
-        .as_u64()
-        .unwrap();
+    let weights = check(&sample_file()).1["parameter_bytes"].as_u64().unwrap();
     for _ in 0..6 {
         let before: u64 = pids.iter().map(|&pid| rollup(pid, "Pss:")).sum();
         let (mut host, pid, log) = zygote.fork("bench");

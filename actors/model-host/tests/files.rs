@@ -41,7 +41,7 @@ fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Vec<u8>) -> Option<Vec<
 
 #[test]
 fn a_model_file_is_described() {
-    let (output, report) = check(&sample_model());
+    let (output, report) = check(&sample_file());
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(report["loadable"], true);
     assert_eq!(report["inputs"][0]["name"], "x");
@@ -158,7 +158,7 @@ fn a_record_shorter_than_declared_is_refused() {
 fn a_truncated_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut.pt");
-    let whole = fs::read(sample_model()).unwrap();
+    let whole = fs::read(sample_file()).unwrap();
     for part in 0..16 {
         fs::write(&path, &whole[..whole.len() * part / 16]).unwrap();
         refusal(&path);

@@ -8,7 +8,7 @@ mod owner;
 use std::{fs, io::Read};
 
 use headroom_model_protocol::*;
-use headroom_test_support::torchscript;
+use headroom_test_support::{process_tree::is_alive, torchscript};
 use nix::sys::signal::Signal;
 use owner::*;
 
@@ -138,7 +138,7 @@ fn hosts_die_with_a_killed_zygote() {
     signal(hosts[2].1, Signal::SIGSTOP);
     signal(zygote.pid, Signal::SIGKILL);
     for (_, pid, _) in &hosts {
-        wait_for("a host to die", || !is_alive(*pid));
+        wait_for("a host to die", || !is_alive(pid.cast_unsigned()));
     }
 }
 
@@ -154,7 +154,7 @@ fn everything_ends_when_the_server_is_gone() {
         .shutdown(std::net::Shutdown::Both)
         .unwrap();
     assert_eq!(zygote.process.wait().code(), Some(0));
-    wait_for("the host to die", || !is_alive(pid));
+    wait_for("the host to die", || !is_alive(pid.cast_unsigned()));
 }
 
 #[test]

@@ -11,39 +11,22 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Output, Stdio},
-    time::Duration,
 };
 
 use headroom_model_protocol::*;
-use headroom_test_support::child::{self, Child};
+pub(crate) use headroom_test_support::models::sample_file;
+pub(crate) use headroom_test_support::wait::DEADLINE;
+use headroom_test_support::{
+    child::{self, Child},
+    wait::wait_until,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Longer than any step takes on a loaded machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
-
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom-model-host");
-
-/// The sample model that setup fetches.
-pub(crate) fn sample_model() -> PathBuf {
-    let path = std::env::var_os("HEADROOM_SAMPLE_MODEL")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let cache = cache
-                .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
-            cache.join("headroom/models/silero-vad/1/model.pt")
-        });
-    assert!(
-        path.is_file(),
-        "the sample model is not at {}: run the setup first",
-        path.display()
-    );
-    path
-}
 
 /// The start of the sample model, which takes chunks of 512 samples at 16 kHz.
 pub(crate) fn sample_start() -> Start {
@@ -61,7 +44,7 @@ pub(crate) fn sample_start() -> Start {
         warm_up: true,
         stateful: true,
         inputs,
-        ..Start::new("silero-vad", sample_model())
+        ..Start::new("silero-vad", sample_file())
     }
 }
 
@@ -408,19 +391,8 @@ impl Zygote {
     }
 }
 
-/// Polls until something holds.
-pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    headroom_test_support::wait::wait_for(DEADLINE, || if holds() { Ok(()) } else { Err(what) });
-}
-
-/// Whether a process runs (a zombie does not).
-pub(crate) fn is_alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state is the first field after the name in parentheses.
-    let state = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+pub(crate) fn wait_for(description: &str, condition: impl Fn() -> bool) {
+    wait_until(DEADLINE, description, condition);
 }
 
 pub(crate) fn signal(pid: i32, signal: Signal) {
