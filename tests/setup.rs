@@ -48,7 +48,8 @@ fn services_may_start_again_once_a_killed_installation_has_ended() {
             fs::write(&policy, before).unwrap();
         }
         // The installation survives the kill, since it must not end half-way.
-        let script = "apt_install() { touch installing; bounded 100 sleep 2; }; install_idle x";
+        let script =
+            "apt_install() { bounded 100 sh -c 'touch installing; sleep 2'; }; install_idle x";
         let setup = start(&folder, script);
         wait_until(DEADLINE, "the installation runs", || {
             folder.path().join("installing").exists()
@@ -83,7 +84,10 @@ fn services_may_start_again_after_an_installation_that_failed() {
 #[test]
 fn a_killed_setup_does_not_block_the_next() {
     let folder = tempfile::tempdir().unwrap();
-    let setup = start(&folder, "open_work; touch working; bounded 100 sleep 3");
+    let setup = start(
+        &folder,
+        "open_work; bounded 100 sh -c 'touch working; sleep 3'",
+    );
     wait_until(DEADLINE, "the setup holds the lock", || {
         folder.path().join("working").exists()
     });
