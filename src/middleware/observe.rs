@@ -121,7 +121,11 @@ impl Watch {
         let Some(problem) = response.response().error().and_then(problem_of) else {
             let error = response.response().error();
             let protocol_error = error.and_then(|error| error.as_error::<ProtocolError>());
-            self.log(response.status(), pattern, protocol_error.map(ProtocolError::problem));
+            self.log(
+                response.status(),
+                pattern,
+                protocol_error.map(ProtocolError::problem),
+            );
             let mut response = response.map_into_left_body();
             response.headers_mut().insert(REQUEST_ID, self.id.header());
             return response;

@@ -118,7 +118,7 @@ async fn find_programs(
     let wanted = std::fs::read_to_string(path.join("PG_VERSION")).ok();
     let wanted = wanted.map(|version| version.trim().to_owned());
     let mut installed = Vec::new();
-    let found = search.find(&KIND, data_dir, |folder, line| {
+    let found = KIND.find_programs(search, data_dir, |folder, line| {
         let Some(version) = major_version(line) else {
             return false;
         };

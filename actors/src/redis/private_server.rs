@@ -75,7 +75,7 @@ async fn prepare(
     data_dir: Arc<DataDir>,
     search: SearchPath,
 ) -> Result<PreparedServer, PrivateServerError> {
-    let programs = search.find(&KIND, &data_dir, |_, _| true).await?;
+    let programs = KIND.find_programs(&search, &data_dir, |_, _| true).await?;
     let password = match data_dir.password() {
         Some(password) => password,
         None => {

@@ -1,5 +1,7 @@
 //! What distinguishes one kind of private server from another.
 
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -9,6 +11,7 @@ use super::config::Socket;
 use super::data_dir::DataDir;
 use super::error::PrivateServerError;
 use super::programs::SearchPath;
+use crate::kernel::ProcessExit;
 use crate::kernel::process::ProcessSpec;
 
 /// One kind of private server: PostgreSQL or Redis.
@@ -35,6 +38,41 @@ pub(crate) struct ServerKind {
         Arc<DataDir>,
         SearchPath,
     ) -> BoxFuture<'static, Result<PreparedServer, PrivateServerError>>,
+}
+
+impl ServerKind {
+    /// The first folder of `search` whose programs run and are accepted by `accepts`, which gets the
+    /// folder and the first line of what the server program prints as its version.
+    ///
+    /// # Errors
+    /// No folder was accepted, or a program could not be started.
+    pub(crate) async fn find_programs(
+        &self,
+        search: &SearchPath,
+        data_dir: &DataDir,
+        mut accepts: impl FnMut(&Path, &str) -> bool,
+    ) -> Result<PathBuf, PrivateServerError> {
+        for folder in search.with_all(self.programs) {
+            let spec = data_dir
+                .program(&folder.join(self.programs[0]))
+                .argument("--version");
+            let (exit, lines) = data_dir.run(&spec, Stdio::null()).await?;
+            let line = lines.first().map_or("", String::as_str);
+            if exit == ProcessExit::Code(0) && accepts(folder, line) {
+                return Ok(folder.to_owned());
+            }
+        }
+        let [debian, homebrew] = self.packages;
+        Err(PrivateServerError::Missing {
+            product: self.product,
+            programs: self.programs.join(", "),
+            searched: search.folders().to_vec(),
+            remedy: format!(
+                "install it ('apt-get install {debian}' on Debian and Ubuntu, 'brew install \
+                 {homebrew}' on macOS), or configure the URL of another server"
+            ),
+        })
+    }
 }
 
 /// A server that is ready to be started.

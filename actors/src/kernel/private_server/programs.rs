@@ -5,12 +5,6 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-
-use super::data_dir::DataDir;
-use super::error::PrivateServerError;
-use super::kind::ServerKind;
-use crate::kernel::ProcessExit;
 
 /// The folders to search for programs, in order.
 #[derive(Debug, Clone, Default)]
@@ -42,37 +36,8 @@ impl SearchPath {
         Self { folders }
     }
 
-    /// The first folder whose programs run and are accepted by `accepts`, which gets the folder and the
-    /// first line of what the server program prints as its version.
-    ///
-    /// # Errors
-    /// No folder was accepted, or a program could not be started.
-    pub(crate) async fn find(
-        &self,
-        kind: &ServerKind,
-        data_dir: &DataDir,
-        mut accepts: impl FnMut(&Path, &str) -> bool,
-    ) -> Result<PathBuf, PrivateServerError> {
-        for folder in self.with_all(kind.programs) {
-            let spec = data_dir
-                .program(&folder.join(kind.programs[0]))
-                .argument("--version");
-            let (exit, lines) = data_dir.run(&spec, Stdio::null()).await?;
-            let line = lines.first().map_or("", String::as_str);
-            if exit == ProcessExit::Code(0) && accepts(folder, line) {
-                return Ok(folder.to_owned());
-            }
-        }
-        let [debian, homebrew] = kind.packages;
-        Err(PrivateServerError::Missing {
-            product: kind.product,
-            programs: kind.programs.join(", "),
-            searched: self.folders.clone(),
-            remedy: format!(
-                "install it ('apt-get install {debian}' on Debian and Ubuntu, 'brew install \
-                 {homebrew}' on macOS), or configure the URL of another server"
-            ),
-        })
+    pub(super) fn folders(&self) -> &[PathBuf] {
+        &self.folders
     }
 
     /// The folders that hold all of `programs`.
