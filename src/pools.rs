@@ -189,7 +189,10 @@ impl Pool {
     /// The server does not answer.
     pub async fn facts(&self, within: Duration) -> Result<Option<Value>, Problem> {
         let facts = match &self.backend {
-            Backend::Postgres(database) => database.facts(within).await?.map(serde_json::to_value),
+            Backend::Postgres(database) => {
+                let info = database.server_info(within).await?;
+                info.map(serde_json::to_value)
+            }
             Backend::Redis(redis) => redis.facts(within).await?.map(serde_json::to_value),
             Backend::PubSub(pubsub) => {
                 let facts = pubsub.redis().facts(within).await?;
@@ -207,7 +210,7 @@ impl Pool {
     pub async fn touch(&self, within: Duration) -> Result<(), Problem> {
         match &self.backend {
             Backend::Postgres(database) => {
-                database.query_one("select 1", &[], within).await?;
+                database.query("select 1", &[], within).await?.one()?;
             }
             Backend::Redis(redis) => redis.command::<()>(&cmd("PING"), within).await?,
             Backend::PubSub(pubsub) => pubsub.round_trip(within).await?,

@@ -74,7 +74,7 @@ fn postgres(settings: &PostgresSettings, data: &Path, deps: &Deps) -> (ChildSpec
     let mut others = Vec::new();
     if let Some((replicas, bounds)) = replicas(&settings.replicas, config) {
         branch = branch.child(replicas.child(Some(deps.pressure.clone())));
-        database = database.with_replicas(replicas.clone(), settings.replicas.lag_max);
+        database = database.with_replicas(&replicas, settings.replicas.lag_max);
         let name = "postgres-replicas";
         others.push(Pool::postgres(name, Origin::Configured, bounds, replicas));
     }

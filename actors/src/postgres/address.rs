@@ -1,13 +1,14 @@
-//! Where the database is: a URL or keyword string as libpq has them, read into what to try, in turn.
+//! Addresses of a database: URLs and keyword strings as in libpq, parsed into the servers to try.
 //!
-//! tokio-postgres reads most of it. Three options it does not have or not as libpq does are taken out
-//! before: `sslmode` (`verify-ca`, `verify-full`), `sslrootcert`, and `target_session_attrs`, whose
-//! default is for the user of this to say.
+//! tokio-postgres parses most options. This module parses those that tokio-postgres does not know or
+//! treats unlike libpq: `sslmode` (`verify-ca`, `verify-full`), `sslrootcert`, and
+//! `target_session_attrs`, whose default depends on the caller.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
@@ -15,21 +16,21 @@ use super::config::PostgresConfig;
 use super::tls::{Roots, Verification};
 use crate::kernel::url::{UrlFault, UrlForm, is_host_name};
 
-/// What URLs of PostgreSQL look like. There is no fragment: `#` is a character like any other.
+/// The form of PostgreSQL's URLs. They have no fragment: `#` is an ordinary character.
 const FORM: UrlForm = UrlForm {
     schemes: &["postgres", "postgresql"],
     authority_ends: &['/', '?'],
     any_number_of_hosts: true,
 };
 
-/// A database's servers.
+/// The servers of a database.
 pub(super) struct Address {
-    /// Each with one host.
+    /// At least one. Each has one host.
     pub(super) servers: Vec<Server>,
     pub(super) verification: Verification,
 }
 
-/// One of the servers.
+/// One server.
 #[derive(Clone)]
 pub(super) struct Server {
     pub(super) config: Config,
@@ -37,54 +38,58 @@ pub(super) struct Server {
     pub(super) name: String,
 }
 
-/// The options that tokio-postgres does not know as libpq does.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Taken {
+/// The options that this module parses itself.
+#[derive(Default)]
+struct OwnOptions {
     ssl_mode: Option<String>,
     ssl_root_cert: Option<String>,
-    session: Option<String>,
+    target_session_attrs: Option<String>,
 }
 
-impl Taken {
-    /// Whether the option was one of them.
-    fn take(&mut self, key: &str, value: &str) -> bool {
-        let place = match key {
+impl OwnOptions {
+    /// Stores the option if it is one of them, and returns whether it is.
+    fn set(&mut self, key: &str, value: &str) -> bool {
+        let option = match key {
             "sslmode" => &mut self.ssl_mode,
             "sslrootcert" => &mut self.ssl_root_cert,
-            "target_session_attrs" => &mut self.session,
+            "target_session_attrs" => &mut self.target_session_attrs,
             _ => return false,
         };
-        *place = Some(value.to_owned());
+        *option = Some(value.to_owned());
         true
     }
 }
 
-/// Checks whether `url` can be used, without asking anybody.
+/// Checks whether `url` is usable, without connecting.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first fault of the URL.
 pub fn check_url(url: &str) -> Result<(), UrlFault> {
     FORM.check(url)?;
-    read(url, TargetSessionAttrs::Any, &PostgresConfig::default()).map(drop)
+    parse(url, TargetSessionAttrs::Any, &PostgresConfig::default()).map(drop)
 }
 
-/// Reads `location`. `wanted` is the sort of session where it does not say.
+/// Parses `location`. `default_attrs` holds where it has no `target_session_attrs`.
 ///
 /// # Errors
-/// What is wrong with it.
-pub(super) fn read(
+/// The first fault of the location.
+pub(super) fn parse(
     location: &str,
-    wanted: TargetSessionAttrs,
+    default_attrs: TargetSessionAttrs,
     settings: &PostgresConfig,
 ) -> Result<Address, UrlFault> {
-    if is_url(location) {
+    let is_url = location.starts_with("postgres://") || location.starts_with("postgresql://");
+    let (rest, options) = if is_url {
         FORM.check(location)?;
+        split_url(location)
+    } else {
+        split_keywords(location)
     }
-    let (rest, taken) = take_apart(location).ok_or(UNREADABLE)?;
+    .ok_or(UNREADABLE)?;
     let mut config: Config = rest.parse().map_err(|_| UNREADABLE)?;
-    let (mode, verification) = ssl(&taken)?;
+    let (mode, verification) = ssl(&options)?;
     config.ssl_mode(mode);
-    config.target_session_attrs(session(&taken, wanted)?);
+    config.target_session_attrs(session_attrs(&options, default_attrs)?);
     let servers = servers(&config, settings)?;
     Ok(Address {
         servers,
@@ -95,23 +100,21 @@ pub(super) fn read(
 const UNREADABLE: UrlFault =
     UrlFault::Unusable("check its percent-encoding, hosts, ports and the names of its options");
 
-fn is_url(location: &str) -> bool {
-    location.starts_with("postgres://") || location.starts_with("postgresql://")
-}
-
-fn ssl(taken: &Taken) -> Result<(SslMode, Verification), UrlFault> {
-    let roots = match taken.ssl_root_cert.as_deref() {
+fn ssl(options: &OwnOptions) -> Result<(SslMode, Verification), UrlFault> {
+    let roots = || match options.ssl_root_cert.as_deref() {
         None | Some("system") => Roots::System,
         Some(path) => Roots::File(PathBuf::from(path)),
     };
-    // As libpq: a root certificate makes `require` verify the chain.
-    let given = taken.ssl_root_cert.is_some();
-    Ok(match taken.ssl_mode.as_deref() {
+    let mode = options.ssl_mode.as_deref();
+    Ok(match mode {
         Some("disable") => (SslMode::Disable, Verification::None),
         None | Some("allow" | "prefer") => (SslMode::Prefer, Verification::None),
-        Some("require") if !given => (SslMode::Require, Verification::None),
-        Some("require" | "verify-ca") => (SslMode::Require, Verification::Chain(roots)),
-        Some("verify-full") => (SslMode::Require, Verification::Full(roots)),
+        // As in libpq, a root certificate makes `require` verify the chain.
+        Some("require") if options.ssl_root_cert.is_none() => {
+            (SslMode::Require, Verification::None)
+        }
+        Some("require" | "verify-ca") => (SslMode::Require, Verification::Chain(roots())),
+        Some("verify-full") => (SslMode::Require, Verification::Full(roots())),
         Some(_) => {
             return Err(UrlFault::Unusable(
                 "sslmode is disable, allow, prefer, require, verify-ca or verify-full",
@@ -120,9 +123,12 @@ fn ssl(taken: &Taken) -> Result<(SslMode, Verification), UrlFault> {
     })
 }
 
-fn session(taken: &Taken, wanted: TargetSessionAttrs) -> Result<TargetSessionAttrs, UrlFault> {
-    match taken.session.as_deref() {
-        None => Ok(wanted),
+fn session_attrs(
+    options: &OwnOptions,
+    default: TargetSessionAttrs,
+) -> Result<TargetSessionAttrs, UrlFault> {
+    match options.target_session_attrs.as_deref() {
+        None => Ok(default),
         Some("read-write" | "primary") => Ok(TargetSessionAttrs::ReadWrite),
         Some("read-only" | "standby") => Ok(TargetSessionAttrs::ReadOnly),
         Some("any") => Ok(TargetSessionAttrs::Any),
@@ -132,51 +138,39 @@ fn session(taken: &Taken, wanted: TargetSessionAttrs) -> Result<TargetSessionAtt
     }
 }
 
-/// The location without the options in `Taken`.
-fn take_apart(location: &str) -> Option<(String, Taken)> {
-    let mut taken = Taken::default();
-    if !is_url(location) {
-        let mut rest = String::new();
-        for (key, value) in keywords(location)? {
-            if !taken.take(&key, &value) {
-                let value = value.replace('\\', "\\\\").replace('\'', "\\'");
-                write!(rest, "{key}='{value}' ").ok()?;
-            }
-        }
-        return Some((rest, taken));
-    }
-    let Some((base, query)) = location.split_once('?') else {
-        return Some((location.to_owned(), taken));
+/// Splits a URL into one without the [`OwnOptions`], and these.
+fn split_url(url: &str) -> Option<(String, OwnOptions)> {
+    let mut options = OwnOptions::default();
+    let Some((base, query)) = url.split_once('?') else {
+        return Some((url.to_owned(), options));
     };
     let mut kept = Vec::new();
     for option in query.split('&') {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        if !taken.take(key, &decoded(value)?) {
+        let value = percent_decode_str(value).decode_utf8().ok()?;
+        if !options.set(key, &value) {
             kept.push(option);
         }
     }
     let separator = if kept.is_empty() { "" } else { "?" };
-    Some((format!("{base}{separator}{}", kept.join("&")), taken))
+    Some((format!("{base}{separator}{}", kept.join("&")), options))
 }
 
-/// `value` without its percent-encoding.
-fn decoded(value: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
+/// Splits a keyword string into one without the [`OwnOptions`], and these.
+fn split_keywords(text: &str) -> Option<(String, OwnOptions)> {
+    let mut options = OwnOptions::default();
+    let mut rest = String::new();
+    for (key, value) in keywords(text)? {
+        if !options.set(&key, &value) {
+            let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+            write!(rest, "{key}='{value}' ").ok()?;
         }
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        let code = digit(rest.next()?)? * 16 + digit(rest.next()?)?;
-        bytes.push(u8::try_from(code).ok()?);
     }
-    String::from_utf8(bytes).ok()
+    Some((rest, options))
 }
 
-/// The pairs of a keyword string: `key = value`, where the value may be in quotes and a backslash
-/// takes the next character as it is.
+/// The pairs of a keyword string: `key = value`. The value may be quoted. A backslash escapes the next
+/// character.
 fn keywords(text: &str) -> Option<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     let mut rest = text.trim_start();
@@ -211,7 +205,7 @@ fn keywords(text: &str) -> Option<Vec<(String, String)>> {
     Some(pairs)
 }
 
-/// One configuration per host, so that each can have its own part of the time and its own error.
+/// One configuration per host, so that each has its own part of the time and its own error.
 fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, UrlFault> {
     let (hosts, addresses, ports) = (
         config.get_hosts(),
@@ -222,7 +216,7 @@ fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, Ur
     let fits = |len: usize| len == 0 || len == count;
     if count == 0 || !fits(hosts.len()) || !fits(addresses.len()) {
         return Err(UrlFault::Unusable(
-            "name a host, and as many addresses as hosts",
+            "name at least one host, and as many addresses as hosts",
         ));
     }
     if ports.len() > 1 && ports.len() != count {
@@ -239,45 +233,49 @@ fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, Ur
         return Err(UrlFault::Host);
     }
     let servers = (0..count).map(|index| {
-        let mut one = common(config, settings);
+        let mut server = without_hosts(config, settings);
         let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-        one.port(port);
+        server.port(port);
         let mut name = String::new();
         if let Some(address) = addresses.get(index) {
-            one.hostaddr(*address);
+            server.hostaddr(*address);
             name = address.to_string();
         }
         match hosts.get(index) {
             Some(Host::Tcp(host)) => {
-                one.host(host);
+                server.host(host);
                 name.clone_from(host);
             }
             Some(Host::Unix(path)) => {
-                one.host_path(path);
+                server.host_path(path);
                 name = path.display().to_string();
             }
             None => {}
         }
         let name = format!("{name}:{port}");
-        Server { config: one, name }
+        Server {
+            config: server,
+            name,
+        }
     });
     Ok(servers.collect())
 }
 
-/// What all hosts have in common.
-fn common(config: &Config, settings: &PostgresConfig) -> Config {
-    let mut one = Config::new();
+/// The configuration that all hosts share.
+fn without_hosts(config: &Config, settings: &PostgresConfig) -> Config {
+    let mut shared = Config::new();
     if let Some(user) = config.get_user() {
-        one.user(user);
+        shared.user(user);
     }
     if let Some(password) = config.get_password() {
-        one.password(password);
+        shared.password(password);
     }
     if let Some(database) = config.get_dbname() {
-        one.dbname(database);
+        shared.dbname(database);
     }
     let name = config.get_application_name();
-    one.application_name(name.unwrap_or(&settings.application_name))
+    shared
+        .application_name(name.unwrap_or(&settings.application_name))
         .options(session_options(config.get_options(), settings))
         .ssl_mode(config.get_ssl_mode())
         .ssl_negotiation(config.get_ssl_negotiation())
@@ -294,12 +292,12 @@ fn common(config: &Config, settings: &PostgresConfig) -> Config {
                 .copied()
                 .unwrap_or(settings.keepalive),
         );
-    one
+    shared
 }
 
-/// The session's settings, as the server takes them at its start: `RESET ALL` comes back to them.
-/// What the URL says comes last and so wins.
-fn session_options(given: Option<&str>, settings: &PostgresConfig) -> String {
+/// The settings that the session starts with. `RESET ALL` restores them. The URL's own options come
+/// last and take precedence.
+fn session_options(from_url: Option<&str>, settings: &PostgresConfig) -> String {
     let mut options = String::new();
     let timeouts = [
         ("statement_timeout", settings.statement_timeout),
@@ -310,10 +308,10 @@ fn session_options(given: Option<&str>, settings: &PostgresConfig) -> String {
         ),
     ];
     for (name, timeout) in timeouts {
-        // Writing into a string does not fail.
+        // Writing to a string cannot fail.
         write!(options, "-c {name}={} ", timeout.as_millis()).ok();
     }
-    options.push_str(given.unwrap_or_default());
+    options.push_str(from_url.unwrap_or_default());
     options
 }
 
@@ -323,14 +321,14 @@ mod tests {
     use crate::kernel::pool::ConnectError;
 
     fn parsed(location: &str) -> Address {
-        let wanted = TargetSessionAttrs::ReadWrite;
-        read(location, wanted, &PostgresConfig::default()).unwrap()
+        let attrs = TargetSessionAttrs::ReadWrite;
+        parse(location, attrs, &PostgresConfig::default()).unwrap()
     }
 
     #[test]
-    fn several_hosts_become_several_servers_that_must_take_writes() {
+    fn each_host_becomes_a_server_that_must_take_writes() {
         let address = parsed("postgresql://u:p@one:1,two,three:3/db?connect_timeout=3");
-        let names: Vec<_> = address.servers.iter().map(|one| &*one.name).collect();
+        let names: Vec<_> = address.servers.iter().map(|server| &*server.name).collect();
         assert_eq!(names, ["one:1", "two:5432", "three:3"]);
         let config = &address.servers[1].config;
         assert_eq!(config.get_dbname(), Some("db"));
@@ -342,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn verification_is_read_as_libpq_reads_it() {
+    fn sslmode_and_sslrootcert_mean_the_same_as_in_libpq() {
         let url = "postgres://h/db?sslmode=verify-full&sslrootcert=%2Fa%20b.pem&user=x";
         let address = parsed(url);
         assert_eq!(
@@ -361,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn keyword_strings_keep_their_odd_values() {
+    fn keyword_strings_may_quote_and_escape_values() {
         let address = parsed(r"host=/run/pg password='a b\'c\\d' user=me target_session_attrs=any");
         let config = &address.servers[0].config;
         assert_eq!(config.get_password(), Some(&br"a b'c\d"[..]));
@@ -370,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_holds_nothing_of_the_location() {
+    fn an_error_quotes_nothing_of_the_location() {
         for location in [
             "postgres://u:hunter2@h/db?hunter2=1",
             "postgres://u:hunter2@h:hunter2/db",
@@ -388,8 +386,8 @@ mod tests {
             "postgres://h:0/db?password=hunter2",
         ] {
             let settings = PostgresConfig::default();
-            let Err(error) = read(location, TargetSessionAttrs::Any, &settings) else {
-                panic!("{location} was read");
+            let Err(error) = parse(location, TargetSessionAttrs::Any, &settings) else {
+                panic!("{location} was accepted");
             };
             let error = ConnectError::from(error);
             assert!(!format!("{error} {error:?}").contains("hunter2"));
@@ -397,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_url_says_of_the_session_wins() {
+    fn session_options_of_the_url_take_precedence() {
         let address = parsed("host=h options='-c statement_timeout=7'");
         let options = address.servers[0].config.get_options().unwrap_or_default();
         assert!(options.starts_with("-c statement_timeout=30000 "));

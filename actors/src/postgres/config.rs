@@ -1,24 +1,25 @@
-//! How the room behaves, beside what the pool's own settings say.
+//! The settings of a database, beside those of its pool.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::kernel::Backoff;
 
-/// What a connection costs us at our end: buffers and statements.
+/// Resident bytes of one connection in this process: buffers and prepared statements.
 const CLIENT_BYTES: u64 = 64 * 1024;
 
-/// What a connection to a server of ours costs: its process too. Of one that had run a few queries on
-/// PostgreSQL 15, 1.6 to 1.9 MiB were anonymous memory, in `smaps_rollup`; what it maps of the programs
-/// and of the server's shared buffers does not come back with its end.
+/// Resident bytes of one connection to a private server, whose process for the connection counts too.
+/// After a few queries, such a process of PostgreSQL 15 had 1.6 to 1.9 MiB of anonymous memory in
+/// `smaps_rollup`. The mapped program files and the shared buffers stay when it ends, so they do not
+/// count.
 pub const PRIVATE_SERVER_CONNECTION_BYTES: u64 = CLIENT_BYTES + 2 * 1024 * 1024;
 
 /// The settings of one database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresConfig {
-    /// How connections call themselves in `pg_stat_activity`.
+    /// The name of the connections in `pg_stat_activity`.
     pub application_name: String,
-    /// How long opening a connection may take, all hosts together: each has an equal part of it.
+    /// The longest time to open a connection. Each host gets an equal part of it.
     pub connect_timeout: Duration,
     /// The server ends a statement that takes longer. Zero: never.
     pub statement_timeout: Duration,
@@ -26,18 +27,18 @@ pub struct PostgresConfig {
     pub lock_timeout: Duration,
     /// The server ends a session that is idle within a transaction for longer. Zero: never.
     pub idle_in_transaction_timeout: Duration,
-    /// Silence after which the kernel asks whether the other side is still there, and how long what
-    /// was sent may stay unacknowledged.
+    /// Silence after which the kernel checks whether the other side is still there, and the longest
+    /// time that sent data may stay unacknowledged.
     pub keepalive: Duration,
     /// Statements kept prepared per connection.
     pub statements_max: NonZeroUsize,
-    /// Resident bytes that one connection costs: the server's process included when it is ours.
+    /// Resident bytes of one connection, with the process of a private server.
     pub bytes_per_connection: u64,
-    /// How often a single statement is tried at most, where that is safe.
+    /// How often a single statement is tried at most, where a repeat is safe.
     pub attempts_max: u32,
     /// How long to wait between tries.
     pub retry_backoff: Backoff,
-    /// How long bringing the schema up to date may take.
+    /// The longest time to bring the schema up to date.
     pub migrate_timeout: Duration,
 }
 

@@ -10,18 +10,22 @@ use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::{self, Address, Server};
+use super::call::Caller;
 use super::config::PostgresConfig;
 use super::connection::Connection;
 use super::error::Error;
 use super::tls;
-use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind, Locate};
+use crate::kernel::Handle;
+use crate::kernel::pool::{
+    Checkout, CheckoutError, Connect, ConnectError, ConnectErrorKind, Lease, Locate, Mode, Pool,
+};
 
-/// How long a server may take to answer on a connection that has nothing else to do. Whoever waits for
-/// the connection waits for that long, and another one is quickly opened.
-const WELL_WITHIN: Duration = Duration::from_secs(1);
+/// The longest time for a check or a reset. The next user waits for it, and a new connection is
+/// opened soon instead.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Opens connections to a server of the database's that takes one and is of the wanted sort: the first
-/// such, or each replica in its turn. Names are resolved at every try.
+/// Opens connections to the servers of one database. For the primary, it takes the first server that
+/// takes writes. For replicas, it takes one after the other. Each try resolves the names again.
 pub struct Connector {
     shared: Arc<Shared>,
 }
@@ -29,133 +33,120 @@ pub struct Connector {
 struct Shared {
     locate: Arc<dyn Locate>,
     settings: PostgresConfig,
-    sort: Sort,
-    /// What was last read; the location rarely changes.
-    target: Mutex<Option<Arc<Target>>>,
+    /// What a server must be where the location does not say it.
+    session_attrs: TargetSessionAttrs,
+    /// The parsed form of the last location, which rarely changes.
+    parsed: Mutex<Option<Arc<ParsedLocation>>>,
 }
 
-/// Which of the servers are meant.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sort {
-    /// The one that takes writes.
-    Primary,
-    /// Those that follow it: each takes its part.
-    Replicas,
-}
-
-impl Sort {
-    /// What `target_session_attrs` is where the location does not say.
-    fn session(self) -> TargetSessionAttrs {
-        match self {
-            Self::Primary => TargetSessionAttrs::ReadWrite,
-            Self::Replicas => TargetSessionAttrs::ReadOnly,
-        }
-    }
-}
-
-/// A location that was read.
-struct Target {
+struct ParsedLocation {
     location: String,
     servers: Vec<Server>,
     tls: MakeRustlsConnect,
-    /// The server that is tried first: the one that took the last connection, or the replica after it.
-    preferred: AtomicUsize,
+    /// The index of the server to try first: the one of the last connection, or the replica after it.
+    first: AtomicUsize,
 }
 
 impl Connector {
-    /// A connector for the database that `locate` finds, to the server that takes writes.
+    /// A connector to the server that takes writes, of those that `locate` finds.
     pub fn new(locate: Arc<dyn Locate>, settings: PostgresConfig) -> Self {
-        Self::of(Sort::Primary, locate, settings)
+        Self::of(TargetSessionAttrs::ReadWrite, locate, settings)
     }
 
-    /// A connector for those of the servers that `locate` finds which take no writes.
+    /// A connector to the servers that take no writes, of those that `locate` finds.
     pub fn replicas(locate: Arc<dyn Locate>, settings: PostgresConfig) -> Self {
-        Self::of(Sort::Replicas, locate, settings)
+        Self::of(TargetSessionAttrs::ReadOnly, locate, settings)
     }
 
-    fn of(sort: Sort, locate: Arc<dyn Locate>, settings: PostgresConfig) -> Self {
+    fn of(
+        session_attrs: TargetSessionAttrs,
+        locate: Arc<dyn Locate>,
+        settings: PostgresConfig,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 locate,
                 settings,
-                sort,
-                target: Mutex::new(None),
+                session_attrs,
+                parsed: Mutex::new(None),
             }),
         }
     }
 }
 
 impl Shared {
-    async fn target(&self) -> Result<Arc<Target>, ConnectError> {
+    async fn parsed(&self) -> Result<Arc<ParsedLocation>, ConnectError> {
         let location = self.locate.locate().await?;
-        let known = || self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = known().clone();
-        if let Some(target) = last.filter(|target| target.location == location) {
-            return Ok(target);
+        let lock = || self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = lock().clone();
+        if let Some(parsed) = last.filter(|parsed| parsed.location == location) {
+            return Ok(parsed);
         }
         let Address {
             servers,
             verification,
-        } = address::read(&location, self.sort.session(), &self.settings)?;
+        } = address::parse(&location, self.session_attrs, &self.settings)?;
         let failed = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
         let tls = tokio::task::spawn_blocking(move || tls::connector(&verification))
             .await
-            .map_err(|_| failed("reading the root certificates was interrupted".to_owned()))?
+            .map_err(|_| failed("the runtime stopped while it read root certificates".to_owned()))?
             .map_err(|error| failed(error.to_string()))?;
-        let target = Arc::new(Target {
+        let parsed = Arc::new(ParsedLocation {
             location,
             servers,
             tls,
-            preferred: AtomicUsize::new(0),
+            first: AtomicUsize::new(0),
         });
-        *known() = Some(Arc::clone(&target));
-        Ok(target)
+        *lock() = Some(Arc::clone(&parsed));
+        Ok(parsed)
     }
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
-        let target = self.target().await?;
-        let count = target.servers.len();
+        let ParsedLocation {
+            servers,
+            tls,
+            first,
+            ..
+        } = &*self.parsed().await?;
+        let count = servers.len();
         let parts = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         let within = self.settings.connect_timeout / parts;
-        let preferred = target.preferred.load(Ordering::Relaxed);
-        let mut failed = Vec::new();
-        for index in (0..count).map(|step| (preferred + step) % count) {
-            let server = &target.servers[index];
-            let opening =
-                Connection::open(server, &target.tls, within, self.settings.statements_max);
-            match opening.await {
+        let start = first.load(Ordering::Relaxed);
+        let mut errors = Vec::new();
+        for index in (0..count).map(|step| (start + step) % count) {
+            let statements_max = self.settings.statements_max;
+            match Connection::open(&servers[index], tls, within, statements_max).await {
                 Ok(connection) => {
-                    let step = usize::from(self.sort == Sort::Replicas);
-                    let next = (index + step) % count;
-                    target.preferred.store(next, Ordering::Relaxed);
+                    let step = usize::from(self.session_attrs == TargetSessionAttrs::ReadOnly);
+                    first.store((index + step) % count, Ordering::Relaxed);
                     return Ok(connection);
                 }
-                Err(error) => failed.push(error),
+                Err(error) => errors.push(error),
             }
         }
-        Err(together(failed))
+        Err(merge(&errors))
     }
 }
 
-/// What several failures are as one: of a sort that may pass, if any of them may.
-fn together(failed: Vec<ConnectError>) -> ConnectError {
-    let passing = failed.iter().find(|error| error.kind.is_transient());
-    let kind = passing.or(failed.first()).map(|error| error.kind);
-    let messages: Vec<_> = failed.iter().map(|error| &*error.message).collect();
+/// Several failures as one error. Its kind is transient if that of any failure is.
+fn merge(errors: &[ConnectError]) -> ConnectError {
+    let transient = errors.iter().find(|error| error.kind.is_transient());
+    let kind = transient.or(errors.first()).map(|error| error.kind);
+    let messages: Vec<_> = errors.iter().map(|error| &*error.message).collect();
     ConnectError::new(
         kind.unwrap_or(ConnectErrorKind::Unreachable),
         messages.join("; "),
     )
 }
 
-/// Bounds a check or clean-up, whose failure costs no more than a new connection.
+/// Bounds a check or a reset. If it fails, the pool opens another connection.
 async fn in_time(work: impl Future<Output = Result<(), Error>>) -> Result<(), ConnectError> {
-    let (kind, message) = match tokio::time::timeout(WELL_WITHIN, work).await {
+    let (kind, message) = match tokio::time::timeout(CHECK_TIMEOUT, work).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => (ConnectErrorKind::Protocol, error.to_string()),
         Err(_) => (
             ConnectErrorKind::TimedOut,
-            "the server does not answer".to_owned(),
+            format!("no answer from the server within {CHECK_TIMEOUT:?}"),
         ),
     };
     Err(ConnectError::new(kind, message))
@@ -170,7 +161,7 @@ impl Connect for Connector {
     }
 
     fn check(&self, connection: Arc<Connection>) -> BoxFuture<'static, Result<(), ConnectError>> {
-        async move { in_time(connection.settled()).await }.boxed()
+        async move { in_time(connection.ping()).await }.boxed()
     }
 
     fn is_closed(&self, connection: &Connection) -> bool {
@@ -178,7 +169,7 @@ impl Connect for Connector {
     }
 
     fn is_blocked(&self, connection: &Connection) -> bool {
-        connection.is_held_up()
+        connection.is_blocked()
     }
 
     fn clean(&self, connection: Arc<Connection>) -> BoxFuture<'static, Result<(), ConnectError>> {
@@ -188,4 +179,15 @@ impl Connect for Connector {
     fn bytes_per_connection(&self) -> u64 {
         self.shared.settings.bytes_per_connection
     }
+}
+
+/// Takes a connection from `pool` for `caller`.
+pub(super) async fn check_out(
+    pool: &Handle<Pool<Connector>>,
+    mode: Mode,
+    caller: Caller,
+) -> Result<Lease<Connection>, Error> {
+    let checkout = Checkout::new(mode, caller.location);
+    let lease = pool.ask(checkout, caller.remaining()).await;
+    Ok(lease.map_err(CheckoutError::from)??)
 }

@@ -1,4 +1,4 @@
-//! What callers hold.
+//! The database as callers use it.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -7,79 +7,43 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
+use super::call::{Caller, Params, QueryOutput};
 use super::config::PostgresConfig;
-use super::connection::Connection;
-use super::connector::Connector;
+use super::connector::{Connector, check_out};
 use super::error::Error;
-use super::migrate::Migration;
-use super::pipelined::{at_most_one, one};
-use super::repeat::{Failed, may_repeat};
-use super::replicas::{ReadOnly, Replicas};
-use super::server_info::{self, ServerInfo};
+use super::migrate::{Migration, migrate};
+use super::pipelined;
+use super::repeat::{Step, may_repeat};
+use super::replicas::Replicas;
+use super::server_info::{ServerInfo, server_info};
 use super::transaction::{Transaction, TransactionOptions};
-use crate::kernel::pool::{Checkout, CheckoutError, Lease, Mode, Pool, PoolConfig, Status};
+use crate::kernel::pool::{CheckoutError, Mode, Pool, PoolConfig, Status};
 use crate::kernel::pressure::PressureReader;
-use crate::kernel::{AskError, ChildSpec, Handle};
+use crate::kernel::{ChildSpec, Handle};
 
-/// The values of a statement's parameters, `$1` first.
-pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
-
-/// Longer than anything waits; a deadline further away than this is none.
-pub(super) const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
-
-/// A database. Clones are cheap and equal. Works on any thread with a tokio runtime.
+/// A database. Clones are cheap and refer to the same database. It works on any thread with a tokio
+/// runtime.
 #[derive(Clone)]
 pub struct Database {
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     pub(super) replicas: Option<Arc<Replicas>>,
 }
 
-pub(super) struct Shared {
+struct Shared {
     pool: Handle<Pool<Connector>>,
     connector: Arc<Connector>,
     pool_config: PoolConfig,
-    pub(super) settings: PostgresConfig,
-    pub(super) migrations: &'static [Migration],
-    /// Set once the schema is up to date, to when it was.
-    pub(super) ready: OnceCell<Instant>,
+    settings: PostgresConfig,
+    migrations: &'static [Migration],
+    /// When the schema was brought up to date.
+    migrated_at: OnceCell<Instant>,
     retries: AtomicU64,
 }
 
-/// A call's place in the code and its time.
-#[derive(Clone, Copy)]
-pub(super) struct Caller {
-    pub(super) holder: &'static Location<'static>,
-    pub(super) deadline: Instant,
-}
-
-impl Caller {
-    #[track_caller]
-    pub(super) fn new(within: Duration) -> Self {
-        Self {
-            holder: Location::caller(),
-            deadline: Instant::now() + within.min(FOR_EVER),
-        }
-    }
-
-    /// The same with `within` left at most.
-    pub(super) fn at_most(self, within: Duration) -> Self {
-        Self {
-            deadline: self.deadline.min(Instant::now() + within),
-            ..self
-        }
-    }
-
-    pub(super) fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-}
-
 impl Database {
-    /// A database called `name`, with the schema that `migrations` make. Nothing is opened yet; the
-    /// owner of its connections is [`Database::child`].
+    /// A database called `name`, with the schema of `migrations`. This opens nothing.
+    /// [`Database::child`] owns the connections.
     pub fn new(
         name: impl Into<String>,
         connector: Connector,
@@ -94,7 +58,7 @@ impl Database {
                 pool_config,
                 settings,
                 migrations,
-                ready: OnceCell::new(),
+                migrated_at: OnceCell::new(),
                 retries: AtomicU64::new(0),
             }),
             replicas: None,
@@ -111,26 +75,27 @@ impl Database {
         )
     }
 
-    /// The same with `replicas` for what is marked as reading only, as long as they are no more than
-    /// `lag_max` behind. They are a database of their own ([`Connector::replicas`], no migrations), with
-    /// its own owner of connections.
+    /// Adds `replicas` for calls that only read, while they are at most `lag_max` behind. They are a
+    /// database of their own: with [`Connector::replicas`], without migrations, and with an owner of
+    /// their connections.
     #[must_use]
-    pub fn with_replicas(mut self, replicas: Database, lag_max: Duration) -> Self {
-        self.replicas = Some(Arc::new(Replicas::new(replicas, lag_max)));
+    pub fn with_replicas(mut self, replicas: &Database, lag_max: Duration) -> Self {
+        let pool = replicas.pool().clone();
+        self.replicas = Some(Arc::new(Replicas::new(pool, lag_max)));
         self
     }
 
-    /// The owner of the connections.
+    /// The handle of the connections' owner.
     pub fn pool(&self) -> &Handle<Pool<Connector>> {
         &self.shared.pool
     }
 
-    /// Calls tried again so far.
+    /// The number of repeated calls.
     pub fn retries(&self) -> u64 {
         self.shared.retries.load(Ordering::Relaxed)
     }
 
-    /// The rows that `sql` returns, over a connection shared with others.
+    /// Runs one statement over a shared connection.
     ///
     /// # Errors
     /// See [`Error`].
@@ -140,57 +105,11 @@ impl Database {
         sql: &'a str,
         params: Params<'a>,
         within: Duration,
-    ) -> impl Future<Output = Result<Vec<Row>, Error>> + Send + 'a {
-        let caller = Caller::new(within);
-        async move { Ok(self.statement(sql, params, false, caller).await?.rows) }
+    ) -> impl Future<Output = Result<QueryOutput, Error>> + Send + 'a {
+        self.statement(sql, params, false, Caller::new(within))
     }
 
-    /// The one row that `sql` returns.
-    ///
-    /// # Errors
-    /// [`Error::Rows`] when there is none or more than one; else see [`Error`].
-    #[track_caller]
-    pub fn query_one<'a>(
-        &'a self,
-        sql: &'a str,
-        params: Params<'a>,
-        within: Duration,
-    ) -> impl Future<Output = Result<Row, Error>> + Send + 'a {
-        let caller = Caller::new(within);
-        async move { one(self.statement(sql, params, false, caller).await?.rows) }
-    }
-
-    /// The row that `sql` returns, if there is one.
-    ///
-    /// # Errors
-    /// [`Error::Rows`] when there is more than one; else see [`Error`].
-    #[track_caller]
-    pub fn query_opt<'a>(
-        &'a self,
-        sql: &'a str,
-        params: Params<'a>,
-        within: Duration,
-    ) -> impl Future<Output = Result<Option<Row>, Error>> + Send + 'a {
-        let caller = Caller::new(within);
-        async move { at_most_one(self.statement(sql, params, false, caller).await?.rows) }
-    }
-
-    /// Runs `sql` and says how many rows it changed.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    #[track_caller]
-    pub fn execute<'a>(
-        &'a self,
-        sql: &'a str,
-        params: Params<'a>,
-        within: Duration,
-    ) -> impl Future<Output = Result<u64, Error>> + Send + 'a {
-        let caller = Caller::new(within);
-        async move { Ok(self.statement(sql, params, false, caller).await?.affected) }
-    }
-
-    /// Begins a transaction on a connection of its own. Dropped unfinished, it is rolled back.
+    /// Begins a transaction on a connection of its own. If it is dropped, it is rolled back.
     ///
     /// # Errors
     /// See [`Error`].
@@ -199,16 +118,15 @@ impl Database {
         &self,
         options: TransactionOptions,
     ) -> impl Future<Output = Result<Transaction, Error>> + Send + '_ {
-        let caller = Caller::new(options.within);
-        async move { self.begin_by(options, caller).await }
+        self.begin_by(options, Caller::new(options.within))
     }
 
-    /// Runs `work` in a transaction and commits it when `work` returns `Ok`, else rolls it back. With
-    /// [`TransactionOptions::retryable`], `work` runs again when the server undid the transaction
-    /// because of another, or its connection was lost before the commit.
+    /// Runs `work` in a transaction. Commits it when `work` returns `Ok`, otherwise rolls it back. With
+    /// [`TransactionOptions::retryable`], `work` runs again if the server undid the transaction because
+    /// of a concurrent one, or if the connection was lost before the commit.
     ///
     /// # Errors
-    /// What `work` returns, or why there was no transaction or no commit.
+    /// The error of `work`, or of the transaction.
     #[track_caller]
     pub fn transaction<T, E, F>(
         &self,
@@ -220,15 +138,16 @@ impl Database {
         E: From<Error>,
     {
         let caller = Caller::new(options.within);
-        self.transact(options, caller, None, work)
+        let first = self.begin_by(options, caller);
+        self.transact(options, caller, first, work)
     }
 
-    /// With `first`, its first try may be on a replica.
+    /// As [`Database::transaction`]. `first` begins the first transaction.
     pub(super) async fn transact<T, E, F>(
         &self,
         options: TransactionOptions,
         caller: Caller,
-        first: Option<ReadOnly<'_>>,
+        first: impl Future<Output = Result<Transaction, Error>>,
         mut work: F,
     ) -> Result<T, E>
     where
@@ -236,30 +155,28 @@ impl Database {
         E: From<Error>,
     {
         let mut tries = 1;
+        let mut transaction = first.await?;
         loop {
-            let transaction = match first.filter(|_| tries == 1) {
-                Some(first) => first.begin_by(options, caller).await?,
-                None => self.begin_by(options, caller).await?,
-            };
-            let (error, again) = match work(&transaction).await {
-                Ok(done) => match transaction.commit().await {
-                    Ok(()) => return Ok(done),
+            let (error, may_repeat) = match work(&transaction).await {
+                Ok(value) => match transaction.commit().await {
+                    Ok(()) => return Ok(value),
                     Err(error) => {
-                        let again = may_repeat(Failed::Commit, &error, false);
-                        (error.into(), again)
+                        let may_repeat = may_repeat(Step::Commit, &error, false);
+                        (error.into(), may_repeat)
                     }
                 },
                 Err(error) => {
-                    let again = transaction.is_retryable();
-                    // Its clean-up rolls back what this could not.
+                    let may_repeat = transaction.is_retryable();
+                    // If this fails, the clean-up of the connection rolls back.
                     transaction.rollback().await.ok();
-                    (error, again)
+                    (error, may_repeat)
                 }
             };
-            if !again || tries >= options.attempts || !self.pause(tries, caller).await {
+            if !may_repeat || tries >= options.attempts || !self.pause(tries, caller).await {
                 return Err(error);
             }
             tries += 1;
+            transaction = self.begin_by(options, caller).await?;
         }
     }
 
@@ -271,10 +188,10 @@ impl Database {
         self.ready(caller).await?;
         let mut tries = 1;
         loop {
-            let lease = self.check_out(Mode::Exclusive, caller).await?;
+            let lease = check_out(self.pool(), Mode::Exclusive, caller).await?;
             match Transaction::begin(lease, options, caller.deadline).await {
                 Err(error)
-                    if may_repeat(Failed::Begin, &error, false)
+                    if may_repeat(Step::Begin, &error, false)
                         && self.may_retry(tries, caller).await =>
                 {
                     tries += 1;
@@ -284,12 +201,41 @@ impl Database {
         }
     }
 
-    /// What the server says of itself; `None` while no connection is open, which this does not change.
+    /// Runs one statement over a shared connection, and repeats it where [`may_repeat`] allows that.
+    /// `only_reads` holds if its caller says so.
+    pub(super) async fn statement(
+        &self,
+        sql: &str,
+        params: Params<'_>,
+        only_reads: bool,
+        caller: Caller,
+    ) -> Result<QueryOutput, Error> {
+        self.ready(caller).await?;
+        let mut tries = 1;
+        loop {
+            let lease = check_out(self.pool(), Mode::Shared, caller).await?;
+            let connection = Arc::clone(lease.connection());
+            let error = match pipelined::run(lease, sql, params, caller.deadline).await {
+                Ok(output) => return Ok(output),
+                Err(error) => error,
+            };
+            let step = Step::Statement { sql, only_reads };
+            // The connection to a demoted server is closed by now: a repeat uses another server.
+            let may_repeat = may_repeat(step, &error, connection.was_demoted(&error));
+            drop(connection);
+            if !may_repeat || !self.may_retry(tries, caller).await {
+                return Err(error);
+            }
+            tries += 1;
+        }
+    }
+
+    /// Asks the server for its report. `None` while no connection is open; this opens none.
     ///
     /// # Errors
     /// See [`Error`].
     #[track_caller]
-    pub fn facts(
+    pub fn server_info(
         &self,
         within: Duration,
     ) -> impl Future<Output = Result<Option<ServerInfo>, Error>> + Send + '_ {
@@ -299,27 +245,65 @@ impl Database {
             if status.map_err(CheckoutError::from)?.size == 0 {
                 return Ok(None);
             }
-            let lease = self.check_out(Mode::Shared, caller).await?;
-            let read = timeout_at(caller.deadline, server_info::read(lease.connection()));
-            let facts = read.await.unwrap_or(Err(Error::Deadline { sent: true }))?;
-            Ok(Some(facts))
+            let lease = check_out(self.pool(), Mode::Shared, caller).await?;
+            let asked = timeout_at(caller.deadline, server_info(lease.connection()));
+            let info = asked.await.unwrap_or(Err(Error::Deadline { sent: true }))?;
+            Ok(Some(info))
         }
     }
 
-    /// Brings the schema up to date, as the first use does otherwise.
+    /// Brings the schema up to date. Otherwise the first call does that.
     ///
     /// # Errors
     /// See [`Error`].
     #[track_caller]
     pub fn migrate(&self, within: Duration) -> impl Future<Output = Result<(), Error>> + Send + '_ {
-        self.ready(Caller::new(within))
+        let caller = Caller::new(within);
+        async move { self.ready(caller).await.map(drop) }
     }
 
-    pub(super) async fn may_retry(&self, tries: u32, caller: Caller) -> bool {
+    /// Waits until the schema is up to date. Returns since when it is; `None` without migrations. One
+    /// task migrates for all callers, and goes on if they leave.
+    pub(super) async fn ready(&self, caller: Caller) -> Result<Option<Instant>, Error> {
+        let shared = &self.shared;
+        if shared.migrations.is_empty() {
+            return Ok(None);
+        }
+        if let Some(migrated_at) = shared.migrated_at.get() {
+            return Ok(Some(*migrated_at));
+        }
+        let migrated = shared.migrated_at.get_or_try_init(|| async {
+            let database = self.clone();
+            let task =
+                tokio::spawn(async move { database.bring_up_to_date(caller.location).await });
+            let done = task.await.unwrap_or_else(|_| {
+                Err(Error::Lost {
+                    sent: true,
+                    reason: "the task that migrates the schema ended".to_owned(),
+                })
+            });
+            done.map(|()| Instant::now())
+        });
+        match timeout_at(caller.deadline, migrated).await {
+            Ok(migrated_at) => migrated_at.copied().map(Some),
+            Err(_) => Err(Error::Deadline { sent: false }),
+        }
+    }
+
+    async fn bring_up_to_date(&self, location: &'static Location<'static>) -> Result<(), Error> {
+        let caller = Caller::at(location, self.shared.settings.migrate_timeout);
+        let lease = check_out(self.pool(), Mode::Exclusive, caller).await?;
+        let options = TransactionOptions::default();
+        let transaction = Transaction::begin(lease, options, caller.deadline).await?;
+        migrate(&transaction, self.shared.migrations).await?;
+        transaction.commit().await
+    }
+
+    async fn may_retry(&self, tries: u32, caller: Caller) -> bool {
         tries < self.shared.settings.attempts_max && self.pause(tries, caller).await
     }
 
-    /// Waits before the next try. False when the deadline is before its end.
+    /// Waits before the next try. Returns false if the deadline comes first.
     async fn pause(&self, tries: u32, caller: Caller) -> bool {
         let delay = self.shared.settings.retry_backoff.delay(tries);
         if delay >= caller.remaining() {
@@ -333,15 +317,5 @@ impl Database {
         )
         .increment(1);
         true
-    }
-
-    pub(super) async fn check_out(
-        &self,
-        mode: Mode,
-        caller: Caller,
-    ) -> Result<Lease<Connection>, Error> {
-        let checkout = Checkout::new(mode, caller.holder);
-        let asked = self.shared.pool.ask(checkout, caller.remaining()).await;
-        Ok(asked.map_err(|error: AskError| CheckoutError::from(error))??)
     }
 }

@@ -1,76 +1,108 @@
-//! What can go wrong, told so that a caller knows what it may do next.
+//! Errors. Each says whether the server may have acted on the call.
 
 use std::io;
 
 use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::WrongType;
 
-use super::migrate::SchemaError;
 use crate::kernel::pool::CheckoutError;
 
-/// Why a call brought no answer. Never holds a password or a parameter's value.
+/// Why a call failed. Never holds a password or a parameter's value.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// There was no connection to be had. The server has not seen the call.
+    /// The pool gave no connection. The server has not seen the call.
     #[error(transparent)]
     Checkout(#[from] CheckoutError),
     /// The deadline passed.
     #[error("no answer from the database within the deadline")]
     Deadline {
-        /// Whether the server can have acted on it.
+        /// Whether the server may have acted on the call.
         sent: bool,
     },
-    /// The connection ended.
+    /// The connection was lost.
     #[error("the connection to the database was lost: {reason}")]
     Lost {
-        /// Whether the server can have acted on it.
+        /// Whether the server may have acted on the call.
         sent: bool,
-        /// What is known of why.
+        /// Why it was lost, as far as that is known.
         reason: String,
     },
-    /// The server refused the statement. Nothing of it was done.
-    #[error("the database refused it: {0}")]
+    /// The server refused the statement. It has no effect.
+    #[error("the database refused the statement: {0}")]
     Server(Box<ServerError>),
-    /// Something in the transaction failed or was given up before: all of it was rolled back.
-    #[error("the transaction was rolled back, since a statement in it had failed or was given up")]
+    /// A statement of the transaction failed or did not end. The transaction was rolled back.
+    #[error(
+        "the transaction was rolled back instead of committed, because a statement in it failed or \
+         did not end"
+    )]
     Aborted,
-    /// Another number of rows than the call is for.
-    #[error("the statement returned {found} rows where {expected} was expected")]
+    /// The number of rows is not the expected one.
+    #[error("expected {expected} row, and the statement returned {found}")]
     Rows {
-        /// What the call is for.
+        /// `one` or `at most one`.
         expected: &'static str,
-        /// What came.
+        /// The number of rows.
         found: usize,
     },
-    /// The statement, its parameters or the wanted types do not fit together.
-    #[error("the statement cannot be used so: {0}")]
+    /// The statement, its parameters and the requested types do not match.
+    #[error("the statement does not match its parameters or the requested types: {0}")]
     Invalid(String),
-    /// The other side does not speak as a PostgreSQL server should.
-    #[error("the database's answer is not understood: {0}")]
+    /// The server does not follow PostgreSQL's protocol.
+    #[error("the database sent an unexpected answer: {0}")]
     Protocol(String),
-    /// The schema is not one that this program can work with.
+    /// This program cannot work with the database's schema.
     #[error(transparent)]
     Schema(SchemaError),
 }
 
-/// What the server said.
+/// Why this program cannot work with a schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// A newer version of this program has migrated the schema.
+    #[error(
+        "the database's schema has version {found}, and this program supports versions up to \
+         {supported}: run a newer version of the program"
+    )]
+    Newer {
+        /// The schema's version.
+        found: i32,
+        /// The version of this program's last migration.
+        supported: i32,
+    },
+    /// An applied migration differs from this program's.
+    #[error(
+        "migration {version} ({name}) of the database's schema differs from this program's \
+         migration {version}"
+    )]
+    Changed {
+        /// The migration's version.
+        version: i32,
+        /// Its name in the database.
+        name: String,
+    },
+    /// The migrations cannot be applied one after the other.
+    #[error("cannot apply the schema's migrations: {0}")]
+    Migrations(String),
+}
+
+/// An error that the server reported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message} (SQLSTATE {sqlstate})")]
 pub struct ServerError {
     /// Five characters; the first two are the class.
     pub sqlstate: String,
-    /// The server's words, without values.
+    /// The server's message, without values.
     pub message: String,
-    /// The constraint that was violated.
+    /// The violated constraint.
     pub constraint: Option<String>,
-    /// The table it is about.
+    /// The table concerned.
     pub table: Option<String>,
-    /// Whether the statement had begun to run.
+    /// Whether the statement had started to run.
     pub(super) begun: bool,
 }
 
 impl Error {
-    /// What a failed statement tells; `sent` says whether the server can have acted on it.
+    /// The error of a failed call. `sent` says whether the server may have acted on it.
     pub(super) fn of(error: &tokio_postgres::Error, sent: bool) -> Self {
         if let Some(server) = error.as_db_error() {
             return Self::of_server(server, sent);
@@ -84,17 +116,24 @@ impl Error {
             };
         }
         if error.is_closed() {
-            let reason = "it was closed".to_owned();
-            return Self::Lost { sent, reason };
+            return Self::closed(sent);
         }
-        // Of the causes only this one is known to hold no value.
+        // Other causes may hold values.
         match source.and_then(|source| source.downcast_ref::<WrongType>()) {
             Some(wrong) => Self::Invalid(format!("{error}: {wrong}")),
             None => Self::Invalid(error.to_string()),
         }
     }
 
-    /// As [`Error::of`], of a statement that the server refused before it ran it.
+    /// The error of a connection that was closed before.
+    pub(super) fn closed(sent: bool) -> Self {
+        Self::Lost {
+            sent,
+            reason: "it was closed".to_owned(),
+        }
+    }
+
+    /// As [`Error::of`], for a statement that the server refused before it ran it.
     pub(super) fn before_it_ran(error: &tokio_postgres::Error) -> Self {
         match Self::of(error, true) {
             Self::Server(server) => Self::Server(Box::new(ServerError {
@@ -120,7 +159,7 @@ impl Error {
         }))
     }
 
-    /// The SQLSTATE when the server gave one for the statement.
+    /// The SQLSTATE of an error that the server reported for the statement.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
             Self::Server(error) => Some(&error.sqlstate),
@@ -128,8 +167,7 @@ impl Error {
         }
     }
 
-    /// Whether two transactions got in each other's way and the server undid this one: the same again
-    /// can succeed.
+    /// Whether the server undid this transaction because of a concurrent one. A repeat can succeed.
     pub fn is_serialization_failure(&self) -> bool {
         let codes = [
             SqlState::T_R_SERIALIZATION_FAILURE.code(),
@@ -138,13 +176,12 @@ impl Error {
         self.sqlstate().is_some_and(|code| codes.contains(&code))
     }
 
-    /// Whether the server took the statement for one that may not write: it is a replica, or became
-    /// one.
+    /// Whether the server refused a write: it is a replica, or the transaction is read-only.
     pub fn is_read_only(&self) -> bool {
         self.sqlstate() == Some(SqlState::READ_ONLY_SQL_TRANSACTION.code())
     }
 
-    /// Whether a prepared statement is not what it was: it was dropped, or its table has changed.
+    /// Whether the prepared statement is out of date: it was dropped, or its table changed.
     pub(super) fn is_stale_statement(&self) -> bool {
         let Self::Server(error) = self else {
             return false;
@@ -154,7 +191,7 @@ impl Error {
                 && error.message.contains("cached plan"))
     }
 
-    /// Whether the connection is of no use any more.
+    /// Whether the connection is unusable from now on.
     pub(super) fn ends_connection(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Protocol(_))
     }
@@ -176,20 +213,20 @@ impl Error {
 }
 
 impl From<tokio_postgres::Error> for Error {
-    /// For what reading a row's columns can fail with.
+    /// The error of reading a row's columns.
     fn from(error: tokio_postgres::Error) -> Self {
         Self::of(&error, true)
     }
 }
 
-/// Whether the server refused the statement before it did anything of it, since it may not write.
-/// Of one that was refused within another, the server says where.
+/// Whether the server refused the whole statement because it may not write. If only a nested statement
+/// was refused, the server names the place.
 fn is_refused_whole(error: &DbError) -> bool {
     *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION && error.where_().is_none()
 }
 
-/// The message without the value that errors of the class "data exception" end with. Details and
-/// hints, which hold values too, are never taken.
+/// The message without the value at the end of errors of the class "data exception". Details and hints
+/// also hold values and are never used.
 fn without_values<'a>(code: &SqlState, message: &'a str) -> &'a str {
     match message.split_once(": ") {
         Some((before, _)) if code.code().starts_with("22") => before,

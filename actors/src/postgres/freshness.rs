@@ -1,115 +1,112 @@
 //! How recent the data is that a replica shows over one connection.
 //!
-//! Kept as the moment up to which all that was committed is known to be visible. That moment only moves
-//! on, and lag cannot grow faster than time does: so what was found once stays true, and is asked for
-//! again not per call but per interval.
+//! The tracker keeps the latest moment up to which every commit is known to be visible. That moment
+//! never moves back, and the lag grows no faster than time passes. So an earlier reading stays true,
+//! and a new one is needed once per interval, not once per call.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::connection::Connection;
-use super::error::Error;
-use super::server_info::{self, Lag};
+/// The greatest age of a reading in use: one short query four times a second for each connection.
+const READING_AGE_MAX: Duration = Duration::from_millis(250);
 
-/// How old a reading may be: a small question four times a second, per connection in use.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-
-/// What is known of one connection's server.
-#[derive(Debug, Default)]
-pub(super) struct Freshness {
-    known: Mutex<Known>,
-    /// Held by the one who asks.
-    asking: tokio::sync::Mutex<()>,
+/// How far a server is behind its primary.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum ReplicaLag {
+    /// The server takes writes: it is not a replica any more.
+    IsPrimary,
+    /// At most by this time.
+    Behind(Duration),
+    /// The server cannot say: it has replayed nothing since its start, or has no primary.
+    Unknown,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Known {
-    /// All that was committed before is visible.
-    as_of: Option<Instant>,
-    asked_at: Option<Instant>,
-    /// It takes writes: it was promoted.
-    is_primary: bool,
-}
-
-/// What data a caller is content with.
+/// How recent the data must be that a caller reads.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
-    /// How far it may be behind.
+pub(super) struct FreshnessBound {
+    /// How far the data may be behind the primary's.
     pub(super) lag_max: Duration,
-    /// What was committed before this moment must be visible in any case.
-    pub(super) since: Option<Instant>,
+    /// Every commit before this moment must be visible, whatever the lag may be.
+    pub(super) includes: Option<Instant>,
 }
 
-/// What the data is like.
+/// How the data of a server compares with a [`FreshnessBound`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// As recent as is wanted.
+pub(super) enum Freshness {
+    /// Recent enough.
     Fresh,
-    /// Not so, or not for sure.
+    /// Too old, or of unknown age.
     Stale,
-    /// The server is no replica any more.
+    /// The server is not a replica any more.
     IsPrimary,
 }
 
-impl Freshness {
-    /// Whether what `connection`, to which this belongs, shows is as recent as `wanted`. Asks the
-    /// server where that was not done lately; several callers ask once.
-    ///
-    /// # Errors
-    /// When the server cannot be asked. The caller bounds the time.
-    pub(super) async fn judge(
-        &self,
-        connection: &Arc<Connection>,
-        wanted: Wanted,
-    ) -> Result<Verdict, Error> {
-        let again = LOOK_AGAIN.min(wanted.lag_max / 2);
-        if let Some(verdict) = self.known().verdict(wanted, again) {
-            return Ok(verdict);
-        }
-        let _asking = self.asking.lock().await;
-        if let Some(verdict) = self.known().verdict(wanted, again) {
-            return Ok(verdict);
-        }
-        let asked = Instant::now();
-        let lag = server_info::lag(connection).await?;
-        let mut known = self.known();
-        known.learn(asked, lag);
-        Ok(known.judge(wanted))
+/// The readings of one connection.
+#[derive(Debug, Default)]
+pub(super) struct FreshnessTracker {
+    readings: Mutex<Readings>,
+    /// Held while the server is asked: callers that need a reading at the same time ask once.
+    pub(super) asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Readings {
+    /// Every commit before this moment is visible.
+    visible_until: Option<Instant>,
+    last_reading_at: Option<Instant>,
+    is_primary: bool,
+}
+
+impl FreshnessTracker {
+    /// How the data compares with `bound` by a recent reading; `None` when there is no such reading.
+    pub(super) fn recent(&self, bound: FreshnessBound) -> Option<Freshness> {
+        let age_max = READING_AGE_MAX.min(bound.lag_max / 2);
+        let readings = self.readings();
+        let is_recent = readings
+            .last_reading_at
+            .is_some_and(|at| at.elapsed() < age_max);
+        is_recent.then(|| readings.compare(bound))
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Adds a reading, and compares the data with `bound`. The server was asked at `asked_at`.
+    pub(super) fn record(
+        &self,
+        asked_at: Instant,
+        lag: ReplicaLag,
+        bound: FreshnessBound,
+    ) -> Freshness {
+        let mut readings = self.readings();
+        readings.record(asked_at, lag);
+        readings.compare(bound)
+    }
+
+    fn readings(&self) -> MutexGuard<'_, Readings> {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    fn learn(&mut self, asked: Instant, lag: Lag) {
-        self.asked_at = Some(asked);
-        self.is_primary = lag == Lag::IsPrimary;
-        if let Lag::Behind(lag) = lag {
-            self.as_of = self.as_of.max(asked.checked_sub(lag));
+impl Readings {
+    fn record(&mut self, asked_at: Instant, lag: ReplicaLag) {
+        self.last_reading_at = Some(asked_at);
+        self.is_primary = lag == ReplicaLag::IsPrimary;
+        if let ReplicaLag::Behind(lag) = lag {
+            self.visible_until = self.visible_until.max(asked_at.checked_sub(lag));
         }
     }
 
-    /// What is known, if it is from within the last `again`.
-    fn verdict(&self, wanted: Wanted, again: Duration) -> Option<Verdict> {
-        let is_recent = self.asked_at.is_some_and(|at| at.elapsed() < again);
-        is_recent.then(|| self.judge(wanted))
-    }
-
-    fn judge(&self, wanted: Wanted) -> Verdict {
+    fn compare(&self, bound: FreshnessBound) -> Freshness {
         if self.is_primary {
-            return Verdict::IsPrimary;
+            return Freshness::IsPrimary;
         }
-        let is_fresh = self.as_of.is_some_and(|as_of| {
-            as_of.elapsed() <= wanted.lag_max && wanted.since.is_none_or(|since| since <= as_of)
+        let is_fresh = self.visible_until.is_some_and(|until| {
+            until.elapsed() <= bound.lag_max && bound.includes.is_none_or(|moment| moment <= until)
         });
         if is_fresh {
-            Verdict::Fresh
+            Freshness::Fresh
         } else {
-            Verdict::Stale
+            Freshness::Stale
         }
     }
 }
@@ -118,48 +115,50 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn wanted(lag_max: Duration) -> Wanted {
-        Wanted {
+    fn bound(lag_max: Duration) -> FreshnessBound {
+        FreshnessBound {
             lag_max,
-            since: None,
+            includes: None,
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_visible_once_bounds_the_lag_from_then_on() {
+    async fn an_earlier_reading_bounds_the_lag_from_then_on() {
         const SECOND: Duration = Duration::from_secs(1);
-        let mut known = Known::default();
-        let within = |known: &Known, lag: Duration| known.judge(wanted(lag)) == Verdict::Fresh;
-        assert!(!within(&known, SECOND * 100), "nothing is known yet");
+        let mut readings = Readings::default();
+        let within =
+            |readings: &Readings, lag: Duration| readings.compare(bound(lag)) == Freshness::Fresh;
+        assert!(!within(&readings, SECOND * 100), "there is no reading yet");
         tokio::time::advance(SECOND * 1000).await;
-        known.learn(Instant::now(), Lag::Behind(Duration::ZERO));
+        readings.record(Instant::now(), ReplicaLag::Behind(Duration::ZERO));
         tokio::time::advance(SECOND * 3).await;
-        // The last transaction is an hour old, but all was there three seconds ago.
-        known.learn(Instant::now(), Lag::Behind(SECOND * 3600));
-        assert!(within(&known, SECOND * 3) && !within(&known, SECOND * 2));
-        known.learn(Instant::now(), Lag::Unknown);
-        assert!(within(&known, SECOND * 3));
+        // The last transaction is an hour old, but all was visible three seconds ago.
+        readings.record(Instant::now(), ReplicaLag::Behind(SECOND * 3600));
+        assert!(within(&readings, SECOND * 3) && !within(&readings, SECOND * 2));
+        readings.record(Instant::now(), ReplicaLag::Unknown);
+        assert!(within(&readings, SECOND * 3));
         tokio::time::advance(SECOND).await;
-        assert!(!within(&known, SECOND * 3));
-        known.learn(Instant::now(), Lag::Behind(SECOND));
-        assert!(within(&known, SECOND));
-        let after = Wanted {
-            since: Some(Instant::now()),
-            ..wanted(SECOND)
+        assert!(!within(&readings, SECOND * 3));
+        readings.record(Instant::now(), ReplicaLag::Behind(SECOND));
+        assert!(within(&readings, SECOND));
+        let after = FreshnessBound {
+            includes: Some(Instant::now()),
+            ..bound(SECOND)
         };
-        assert_eq!(known.judge(after), Verdict::Stale);
-        known.learn(Instant::now(), Lag::IsPrimary);
-        assert_eq!(known.judge(wanted(SECOND)), Verdict::IsPrimary);
+        assert_eq!(readings.compare(after), Freshness::Stale);
+        readings.record(Instant::now(), ReplicaLag::IsPrimary);
+        assert_eq!(readings.compare(bound(SECOND)), Freshness::IsPrimary);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reading_is_of_use_for_a_while() {
-        let mut known = Known::default();
-        assert_eq!(known.verdict(wanted(LOOK_AGAIN), LOOK_AGAIN), None);
-        known.learn(Instant::now(), Lag::Unknown);
-        let verdict = known.verdict(wanted(LOOK_AGAIN), LOOK_AGAIN);
-        assert_eq!(verdict, Some(Verdict::Stale));
-        tokio::time::advance(LOOK_AGAIN).await;
-        assert_eq!(known.verdict(wanted(LOOK_AGAIN), LOOK_AGAIN), None);
+    async fn a_reading_is_used_for_a_while() {
+        let tracker = FreshnessTracker::default();
+        let bound = bound(READING_AGE_MAX * 2);
+        assert_eq!(tracker.recent(bound), None);
+        let recorded = tracker.record(Instant::now(), ReplicaLag::Unknown, bound);
+        assert_eq!(recorded, Freshness::Stale);
+        assert_eq!(tracker.recent(bound), Some(Freshness::Stale));
+        tokio::time::advance(READING_AGE_MAX).await;
+        assert_eq!(tracker.recent(bound), None);
     }
 }

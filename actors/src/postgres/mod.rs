@@ -1,29 +1,31 @@
-//! PostgreSQL: a pool of connections, and a way to use it that cannot be used wrongly by accident.
+//! PostgreSQL: a pool of connections, and calls that are safe by default.
 //!
-//! What it owns: the connections (through [`crate::kernel::pool`]), their statement caches, the
+//! The module owns the connections (through [`crate::kernel::pool`]), their statement caches, and the
 //! schema's migrations.
 //!
-//! Two ways to use it:
-//! - **Single statements** ([`Database::query`] and its kin) travel over shared connections, many at
-//!   once on each. One caller's error or departure touches no other. What they set in the session
-//!   stays there: such things belong in a transaction.
-//! - **Transactions** ([`Database::begin`], [`Database::transaction`]) have a connection of their own.
-//!   One that is dropped unfinished is rolled back before anybody else has the connection.
+//! There are two kinds of calls:
+//! - **Single statements** ([`Database::query`]) share connections, several at once on each. An error of
+//!   one caller, or its leaving, affects no other. Settings of the session stay on the connection, so a
+//!   statement that changes the session belongs in a transaction.
+//! - **Transactions** ([`Database::begin`], [`Database::transaction`]) have a connection of their own. A
+//!   transaction that is dropped is rolled back before the connection gets another user.
 //!
-//! Either may be marked as reading only ([`Database::read_only`]): a replica serves it then, as long as
-//! one is there that is not too far behind, and else the primary.
+//! [`Database::read_only`] marks both as reading only. A replica serves them if one is recent enough,
+//! otherwise the primary.
 //!
-//! What it promises:
-//! - Every call has a deadline, and ends with an answer or an [`Error`] that says whether the server
-//!   can have acted on it.
-//! - Only what is safe is tried again: what the server has certainly not begun, and what it has undone if
-//!   the caller allows that (a call that only reads, a transaction marked as retryable). What can commit
-//!   while it runs never is.
+//! The module guarantees:
+//! - Every call has a deadline. It ends with an output, or with an [`Error`] that says whether the server
+//!   may have acted on it.
+//! - A call is repeated only where that is safe: if the server has certainly not started it; or if the
+//!   server undid it and the caller allows a repeat, by a call that only reads or by a retryable
+//!   transaction. A statement that can commit while it runs is never repeated after its start.
 //! - No error, log line or status holds a password or the value of a parameter.
-//! - Nothing is opened before the first use, and the first use brings the schema up to date.
+//! - Nothing connects before the first call. The first call brings the schema up to date.
 
 mod address;
+mod call;
 mod config;
+mod connect_error;
 mod connection;
 mod connector;
 mod database;
@@ -32,6 +34,7 @@ mod freshness;
 mod migrate;
 mod pipelined;
 mod private_server;
+mod read_only;
 mod repeat;
 mod replicas;
 mod server_info;
@@ -42,14 +45,15 @@ mod tls;
 mod transaction;
 
 pub use address::check_url;
+pub use call::{Params, QueryOutput};
 pub use config::{PRIVATE_SERVER_CONNECTION_BYTES, PostgresConfig};
 pub use connection::Connection;
 pub use connector::Connector;
-pub use database::{Database, Params};
-pub use error::{Error, ServerError};
-pub use migrate::{MIGRATIONS, Migration, SchemaError};
+pub use database::Database;
+pub use error::{Error, SchemaError, ServerError};
+pub use migrate::{MIGRATIONS, Migration};
 pub use private_server::private_server;
-pub use replicas::ReadOnly;
+pub use read_only::ReadOnly;
 pub use server_info::ServerInfo;
 pub use tokio_postgres::Row;
 pub use tokio_postgres::types::{FromSql, ToSql};

@@ -1,4 +1,4 @@
-//! Single statements over connections that many share.
+//! One statement over a connection that several callers share.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,129 +6,69 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_postgres::Row;
 
-use super::connection::{Answer, Connection};
-use super::database::{Caller, Database, Params};
+use super::call::{Params, QueryOutput};
+use super::connection::Connection;
 use super::error::Error;
-use super::repeat::{Failed, may_repeat};
-use crate::kernel::pool::{Lease, Mode};
+use crate::kernel::pool::Lease;
 
-/// How long a server may go on with what nobody waits for any more, before no new caller is put
-/// behind it. Much less than callers wait, and more than most statements take.
-const HELD_UP_AFTER: Duration = Duration::from_millis(100);
+/// How long the server may work on a statement without a caller before the connection counts as
+/// blocked. Callers wait much longer than this, and most statements take less.
+const BLOCKED_AFTER: Duration = Duration::from_millis(100);
 
-/// After how much longer the connection is given up. One that is_primary nowhere is found in the same way.
-const UNANSWERED_MAX: Duration = Duration::from_secs(2);
+/// How much longer the server may work on it before the connection is closed. A connection whose
+/// server is unreachable is closed after the same time.
+const BLOCKED_MAX: Duration = Duration::from_secs(2);
 
-impl Database {
-    /// One statement over a shared connection, sent again where [`may_repeat`] says so. `only_reads` is
-    /// the word of its caller.
-    pub(super) async fn statement(
-        &self,
-        sql: &str,
-        params: Params<'_>,
-        only_reads: bool,
-        caller: Caller,
-    ) -> Result<Answer, Error> {
-        self.ready(caller).await?;
-        let mut tries = 1;
-        loop {
-            let lease = self.check_out(Mode::Shared, caller).await?;
-            let connection = Arc::clone(lease.connection());
-            let error = match attempt(lease, sql, params, caller.deadline).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            let failed = Failed::Statement { sql, only_reads };
-            // A server that was demoted was left by closing the connection.
-            let again = may_repeat(failed, &error, connection.was_demoted(&error));
-            drop(connection);
-            if !again || !self.may_retry(tries, caller).await {
-                return Err(error);
-            }
-            tries += 1;
-        }
-    }
-}
-
-/// Runs a statement over a shared connection. If the caller goes away or its deadline passes while the
-/// server works on it, the lease is kept until the server is done, so that the connection does not pass
-/// for an idle one; and if that takes long, nobody new gets the connection meanwhile.
-pub(super) async fn attempt(
+/// Runs a statement over a shared connection. If the caller leaves or its deadline passes while the
+/// server works on the statement, the lease stays until the server is done, because the connection is
+/// not idle before. If that takes long, the pool shares another connection meanwhile.
+pub(super) async fn run(
     lease: Lease<Connection>,
     sql: &str,
     params: Params<'_>,
     deadline: Instant,
-) -> Result<Answer, Error> {
-    let mut using = Using { lease: Some(lease) };
-    let Some(lease) = &using.lease else {
-        return Err(Error::Deadline { sent: false });
-    };
+) -> Result<QueryOutput, Error> {
+    let connection = Arc::clone(lease.connection());
+    let mut guard = LeaseGuard(Some(lease));
     let sent = AtomicBool::new(false);
-    let answer = timeout_at(deadline, lease.connection().run(sql, params, &sent)).await;
-    let Ok(answer) = answer else {
+    let Ok(output) = timeout_at(deadline, connection.run(sql, params, &sent)).await else {
         let sent = sent.load(Ordering::Relaxed);
         return Err(Error::Deadline { sent });
     };
-    if let Err(error) = &answer
-        && (error.ends_connection() || lease.connection().was_demoted(error))
+    if let Some(lease) = guard.0.take()
+        && let Err(error) = &output
+        && (error.ends_connection() || connection.was_demoted(error))
     {
         lease.mark_broken();
     }
-    using.lease = None;
-    answer
+    output
 }
 
-struct Using {
-    lease: Option<Lease<Connection>>,
-}
+/// Keeps the lease of a statement that is dropped before its answer until the server is done.
+struct LeaseGuard(Option<Lease<Connection>>);
 
-impl Drop for Using {
+impl Drop for LeaseGuard {
     fn drop(&mut self) {
-        let Some(lease) = self.lease.take() else {
-            return;
-        };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(outlive(lease));
+        if let Some(lease) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(keep_until_answered(lease));
         }
     }
 }
 
-/// Keeps the lease until the server is done with what it was taken for, or for as long as that may take.
-async fn outlive(lease: Lease<Connection>) {
+async fn keep_until_answered(lease: Lease<Connection>) {
     let connection = Arc::clone(lease.connection());
-    // An end of the connection is an end of the wait too.
-    let mut settled = pin!(connection.settled());
-    if timeout(HELD_UP_AFTER, settled.as_mut()).await.is_ok() {
+    // This also ends when the connection is lost.
+    let mut answered = pin!(connection.ping());
+    if timeout(BLOCKED_AFTER, answered.as_mut()).await.is_ok() {
         return;
     }
-    let held_up = connection.hold_up();
-    if timeout(UNANSWERED_MAX, settled).await.is_err() {
+    let blocked = connection.mark_blocked();
+    if timeout(BLOCKED_MAX, answered).await.is_err() {
         lease.mark_broken();
     }
-    // Before the lease ends: whoever waits may have the connection then.
-    drop(held_up);
-}
-
-/// The only row.
-pub(super) fn one(rows: Vec<Row>) -> Result<Row, Error> {
-    match <[Row; 1]>::try_from(rows) {
-        Ok([row]) => Ok(row),
-        Err(rows) => Err(Error::Rows {
-            expected: "one",
-            found: rows.len(),
-        }),
-    }
-}
-
-/// The only row, if there is one.
-pub(super) fn at_most_one(mut rows: Vec<Row>) -> Result<Option<Row>, Error> {
-    match rows.len() {
-        0 | 1 => Ok(rows.pop()),
-        found => Err(Error::Rows {
-            expected: "at most one",
-            found,
-        }),
-    }
+    // The mark goes before the lease, whose end may give the connection to a waiting caller.
+    drop(blocked);
 }

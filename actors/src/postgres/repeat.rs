@@ -1,53 +1,52 @@
-//! What is sent a second time, and what never: [`may_repeat`] alone decides. `docs/runtime-semantics.md`
+//! Which calls are repeated after a failure. [`may_repeat`] alone decides; `docs/runtime-semantics.md`
 //! has the table.
 
 use super::error::Error;
 
-/// What failed.
+/// The step that failed.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Failed<'a> {
-    /// A single statement. `only_reads` is the word of its caller.
+pub(super) enum Step<'a> {
+    /// A single statement. `only_reads` holds if its caller says so.
     Statement { sql: &'a str, only_reads: bool },
-    /// The begin of a transaction: nothing had been done in it.
+    /// The begin of a transaction, which had no effect yet.
     Begin,
-    /// Something within a transaction, before its commit. Its caller decides by marking the
-    /// transaction as retryable or not.
+    /// A statement of a transaction before the commit. The caller decides whether the transaction is
+    /// retryable.
     Work,
-    /// The commit of a transaction, likewise.
+    /// The commit of a transaction. The caller decides likewise.
     Commit,
 }
 
-/// Whether the same may be sent once more after `error`: only what has certainly had no effect, and
-/// that can have another end. `demoted` says that the server, opened to write, takes no writes any
-/// more.
-pub(super) fn may_repeat(failed: Failed<'_>, error: &Error, demoted: bool) -> bool {
-    match (failed, error) {
-        (Failed::Begin, Error::Lost { .. }) => true,
-        // What is lost before the commit is undone.
-        (Failed::Work, error) if error.ends_connection() || demoted => true,
+/// Whether `step` may be repeated after `error`: it certainly had no effect, and a repeat can succeed.
+/// `demoted` says that the server took writes when the connection was opened, and takes none now.
+pub(super) fn may_repeat(step: Step<'_>, error: &Error, demoted: bool) -> bool {
+    match (step, error) {
+        (Step::Begin, Error::Lost { .. }) => true,
+        // The server undoes a transaction whose connection is lost before the commit.
+        (Step::Work, error) if error.ends_connection() || demoted => true,
         (_, Error::Lost { sent, .. }) => !sent,
-        (Failed::Statement { sql, .. }, Error::Server(server)) if !server.begun => {
-            error.is_stale_statement() || (demoted && sort(sql) != Sort::MayCommit)
+        (Step::Statement { sql, .. }, Error::Server(server)) if !server.begun => {
+            error.is_stale_statement() || (demoted && kind(sql) != StatementKind::MayCommit)
         }
-        (Failed::Statement { sql, only_reads }, error) => {
-            only_reads && sort(sql) == Sort::Query && error.is_serialization_failure()
+        (Step::Statement { sql, only_reads }, error) => {
+            only_reads && kind(sql) == StatementKind::Query && error.is_serialization_failure()
         }
-        (Failed::Begin | Failed::Work | Failed::Commit, error) => error.is_serialization_failure(),
+        (Step::Begin | Step::Work | Step::Commit, error) => error.is_serialization_failure(),
     }
 }
 
-/// Whether a statement that its caller says only reads may be sent to another server after it was
-/// sent to one.
-pub(super) fn may_go_elsewhere(sql: &str) -> bool {
-    sort(sql) == Sort::Query
+/// Whether a statement that only reads, as its caller says, may be sent to a second server after a
+/// first one failed.
+pub(super) fn may_run_on_another_server(sql: &str) -> bool {
+    kind(sql) == StatementKind::Query
 }
 
-/// What a statement is, by its first word.
+/// The kind of a statement, by its first word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sort {
-    /// It returns rows; what it does is undone when it fails.
+enum StatementKind {
+    /// It returns rows. The server undoes its effects when it fails.
     Query,
-    /// It can commit while it runs: what it did before it failed may last.
+    /// It can commit while it runs: effects before its failure may last.
     MayCommit,
     /// Anything else.
     Other,
@@ -56,37 +55,37 @@ enum Sort {
 const QUERIES: [&str; 5] = ["select", "with", "values", "table", "show"];
 const MAY_COMMIT: [&str; 2] = ["call", "do"];
 
-fn sort(sql: &str) -> Sort {
-    let rest = after_comments(sql);
+fn kind(sql: &str) -> StatementKind {
+    let rest = skip_comments(sql);
     let end = rest.find(|character: char| !character.is_ascii_alphabetic());
     let word = &rest[..end.unwrap_or(rest.len())];
     let is = |words: &[&str]| words.iter().any(|known| known.eq_ignore_ascii_case(word));
     if is(&QUERIES) {
-        Sort::Query
+        StatementKind::Query
     } else if is(&MAY_COMMIT) {
-        Sort::MayCommit
+        StatementKind::MayCommit
     } else {
-        Sort::Other
+        StatementKind::Other
     }
 }
 
-/// `sql` without the white space, the comments and the parentheses that it begins with.
-fn after_comments(sql: &str) -> &str {
+/// `sql` without leading white space, comments and parentheses.
+fn skip_comments(sql: &str) -> &str {
     let mut rest = sql;
     loop {
         rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
         if let Some(comment) = rest.strip_prefix("--") {
             rest = comment.split_once('\n').map_or("", |(_, after)| after);
         } else if rest.starts_with("/*") {
-            rest = after_block_comment(rest);
+            rest = skip_block_comment(rest);
         } else {
             return rest;
         }
     }
 }
 
-/// What follows the comment that `text` begins with. Such comments can hold others.
-fn after_block_comment(text: &str) -> &str {
+/// `text` without the block comment at its start. Block comments nest.
+fn skip_block_comment(text: &str) -> &str {
     let (mut depth, mut rest) = (0_usize, text);
     loop {
         if let Some(inner) = rest.strip_prefix("/*") {
@@ -129,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_tells_what_a_statement_is() {
+    fn the_first_word_of_a_statement_gives_its_kind() {
         for sql in [
             "select 1",
             " ( SELECT 1) union select 2",
             "-- call\nwith x as (select 1) table x",
             "/* a /* b */ call */ values (1)",
         ] {
-            assert_eq!(sort(sql), Sort::Query, "{sql}");
+            assert_eq!(kind(sql), StatementKind::Query, "{sql}");
         }
         for sql in [
             "call pay()",
@@ -144,7 +143,7 @@ mod tests {
             "do $$begin end$$",
             "Do\n'x'",
         ] {
-            assert_eq!(sort(sql), Sort::MayCommit, "{sql}");
+            assert_eq!(kind(sql), StatementKind::MayCommit, "{sql}");
         }
         for sql in [
             "",
@@ -154,21 +153,21 @@ mod tests {
             "selection",
             "vacuum",
         ] {
-            assert_eq!(sort(sql), Sort::Other, "{sql}");
+            assert_eq!(kind(sql), StatementKind::Other, "{sql}");
         }
     }
 
     #[test]
-    fn what_the_table_says() {
-        let statement = |sql, only_reads| Failed::Statement { sql, only_reads };
+    fn calls_are_repeated_as_the_documented_table_says() {
+        let statement = |sql, only_reads| Step::Statement { sql, only_reads };
         let (read, write, call) = ("select 1", "insert into t values (1)", "call pay()");
         let serialization = || refused("40001", true);
-        for (failed, error, demoted, repeated) in [
-            // What never began, whatever it is.
+        for (step, error, demoted, repeated) in [
+            // Statements that did not start.
             (statement(call, false), lost(false), false, true),
             (statement(call, false), refused("26000", false), false, true),
             (statement(write, false), refused("25006", false), true, true),
-            // What began.
+            // Statements that started.
             (statement(call, false), refused("25006", false), true, false),
             (statement(write, false), lost(true), false, false),
             (statement(write, false), serialization(), false, false),
@@ -184,17 +183,17 @@ mod tests {
             (statement(read, true), lost(true), false, false),
             (statement(call, true), serialization(), false, false),
             (statement(write, true), serialization(), false, false),
-            // Transactions that are marked.
-            (Failed::Begin, lost(true), false, true),
-            (Failed::Work, lost(true), false, true),
-            (Failed::Work, serialization(), false, true),
-            (Failed::Work, refused("23505", true), false, false),
-            (Failed::Commit, serialization(), false, true),
-            (Failed::Commit, lost(true), false, false),
-            (Failed::Commit, Error::Aborted, false, false),
+            // Retryable transactions.
+            (Step::Begin, lost(true), false, true),
+            (Step::Work, lost(true), false, true),
+            (Step::Work, serialization(), false, true),
+            (Step::Work, refused("23505", true), false, false),
+            (Step::Commit, serialization(), false, true),
+            (Step::Commit, lost(true), false, false),
+            (Step::Commit, Error::Aborted, false, false),
         ] {
-            let decided = may_repeat(failed, &error, demoted);
-            assert_eq!(decided, repeated, "{failed:?} after {error:?}");
+            let decided = may_repeat(step, &error, demoted);
+            assert_eq!(decided, repeated, "{step:?} after {error:?}");
         }
     }
 }

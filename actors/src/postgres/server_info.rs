@@ -1,4 +1,4 @@
-//! What a server says of itself.
+//! What a server reports about itself.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,41 +9,41 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::pipelined::one;
+use super::freshness::ReplicaLag;
 
-/// A server at one moment.
+/// A server's report at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServerInfo {
     /// Host and port.
     pub server: String,
     /// The server's version.
     pub version: String,
-    /// Whether it follows another one.
+    /// Whether the server follows a primary.
     pub in_recovery: bool,
-    /// Whether it takes no writes.
+    /// Whether the server takes no writes.
     pub read_only: bool,
-    /// How far it is behind the one that it follows.
+    /// How far the server is behind its primary.
     pub replication_lag_seconds: Option<f64>,
-    /// Servers that follow it.
+    /// The number of servers that follow this one.
     pub replicas: i64,
-    /// How far the last of those is behind.
+    /// The greatest lag of these servers.
     pub replica_lag_seconds: Option<f64>,
-    /// Connections that it has, from everybody.
+    /// The number of client connections to the server, of all programs.
     pub connections: i64,
-    /// Connections that it takes at most.
+    /// The greatest number of connections that the server accepts.
     pub connections_max: i32,
-    /// When it was started, in seconds since 1970.
+    /// When the server was started, in seconds since 1970.
     pub started_at_unix_seconds: f64,
-    /// Time from the question to the answer when nothing has to be done for it.
+    /// The round trip time of an empty message.
     pub latency_seconds: f64,
 }
 
-/// Seconds that the server is behind the one that it follows, as an expression. The age of the last
-/// transaction that was replayed is no measure by itself, since it grows while nobody writes: a server
-/// that receives, and has replayed all that it knows the other has, is behind by nothing. What the other
-/// has (`latest_end_lsn`) is told to members of `pg_read_all_stats` only; for others it is what was
-/// received.
-macro_rules! lag {
+/// An SQL expression: the seconds that the server is behind its primary. The age of the last replayed
+/// transaction alone is not the lag, because it grows while nobody writes. A server that receives from
+/// the primary and has replayed everything that it knows the primary to have is not behind. Only members
+/// of `pg_read_all_stats` see how much the primary has (`latest_end_lsn`). For other users, the expression
+/// compares with what the server has received.
+macro_rules! lag_seconds {
     () => {
         "case when not pg_is_in_recovery() then null
               when exists (select from pg_stat_wal_receiver
@@ -55,18 +55,18 @@ macro_rules! lag {
     };
 }
 
-/// Whether the server takes writes, and how far it is behind the one that it follows.
+/// Whether the server takes writes, and the seconds that it is behind its primary.
 const LAG: &str = concat!(
     "select current_setting('transaction_read_only') = 'off', ",
-    lag!()
+    lag_seconds!()
 );
 
-const FACTS: &str = concat!(
+const SERVER_INFO: &str = concat!(
     "
 select pg_is_in_recovery(),
        current_setting('transaction_read_only') = 'on',
        ",
-    lag!(),
+    lag_seconds!(),
     ",
        (select count(*) from pg_stat_replication),
        (select extract(epoch from max(replay_lag)) from pg_stat_replication)::float8,
@@ -75,36 +75,28 @@ select pg_is_in_recovery(),
        extract(epoch from pg_postmaster_start_time())::float8"
 );
 
-/// How far a replica is behind.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Lag {
-    /// It takes writes: it does not follow another server any more.
-    IsPrimary,
-    /// By this time at most.
-    Behind(Duration),
-    /// It cannot say: it has replayed nothing since its start, or follows nobody.
-    Unknown,
-}
-
-/// Asks the server at the other end of `connection`.
-pub(super) async fn lag(connection: &Arc<Connection>) -> Result<Lag, Error> {
-    let answer = connection.run(LAG, &[], &AtomicBool::new(false)).await?;
-    let row = one(answer.rows)?;
+/// Asks the server how far it is behind its primary.
+pub(super) async fn replica_lag(connection: &Arc<Connection>) -> Result<ReplicaLag, Error> {
+    let output = connection.run(LAG, &[], &AtomicBool::new(false)).await?;
+    let row = output.one()?;
     if row.try_get(0)? {
-        return Ok(Lag::IsPrimary);
+        return Ok(ReplicaLag::IsPrimary);
     }
     let seconds: Option<f64> = row.try_get(1)?;
-    Ok(seconds.map_or(Lag::Unknown, |seconds| {
-        // The servers' clocks may differ.
-        Duration::try_from_secs_f64(seconds.max(0.0)).map_or(Lag::Unknown, Lag::Behind)
-    }))
+    // The lag can be negative: the servers' clocks may differ.
+    let lag = seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
+    Ok(match lag {
+        Some(Ok(lag)) => ReplicaLag::Behind(lag),
+        Some(Err(_)) | None => ReplicaLag::Unknown,
+    })
 }
 
-pub(super) async fn read(connection: &Arc<Connection>) -> Result<ServerInfo, Error> {
-    let answer = connection.run(FACTS, &[], &AtomicBool::new(false)).await?;
-    let row = one(answer.rows)?;
+/// Asks the server for its report.
+pub(super) async fn server_info(connection: &Arc<Connection>) -> Result<ServerInfo, Error> {
+    let sent = AtomicBool::new(false);
+    let row = connection.run(SERVER_INFO, &[], &sent).await?.one()?;
     let asked = Instant::now();
-    connection.settled().await?;
+    connection.ping().await?;
     let latency = asked.elapsed();
     Ok(ServerInfo {
         server: connection.server().to_owned(),

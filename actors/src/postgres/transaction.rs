@@ -4,16 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::Row;
 
-use super::connection::{Answer, Connection, ROLLBACK};
-use super::database::Params;
+use super::call::{Params, QueryOutput};
+use super::connection::{Connection, ROLLBACK};
 use super::error::Error;
-use super::pipelined::{at_most_one, one};
-use super::repeat::{Failed, may_repeat};
+use super::repeat::{Step, may_repeat};
 use crate::kernel::pool::Lease;
 
-/// What transactions may see of each other.
+/// What a transaction sees of concurrent ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Isolation {
     /// The server's default.
@@ -21,20 +19,21 @@ pub enum Isolation {
     ReadCommitted,
     /// All statements see the same state.
     RepeatableRead,
-    /// As if one ran after the other. Fails now and then: mark it retryable.
+    /// As if the transactions ran one after the other. These can fail at any time: make them
+    /// retryable.
     Serializable,
 }
 
-/// How a transaction is to be.
+/// The options of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransactionOptions {
-    /// What it may see of others.
+    /// What it sees of concurrent transactions.
     pub isolation: Isolation,
     /// Whether it only reads.
     pub read_only: bool,
-    /// How often its work may run; 1 unless it is marked retryable.
+    /// How often its work may run. 1: it is not retryable.
     pub attempts: u32,
-    /// How long all of it may take: getting the connection, every statement, every try.
+    /// The longest time for all of it: the checkout, every statement, every try.
     pub within: Duration,
 }
 
@@ -58,21 +57,22 @@ impl TransactionOptions {
         }
     }
 
-    /// What it may see of others.
+    /// Sets what it sees of concurrent transactions.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = isolation;
         self
     }
 
-    /// It only reads.
+    /// Makes it a transaction that only reads.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         self
     }
 
-    /// Its work has no effect outside of the database, so that it may run up to `attempts` times.
+    /// Makes it retryable: its work may run up to `attempts` times, because it has no effect outside of
+    /// the database.
     #[must_use]
     pub fn retryable(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
@@ -91,18 +91,17 @@ impl TransactionOptions {
     }
 }
 
-/// A transaction that was begun. Dropped unfinished, it is rolled back, and what the server still
-/// does for it is cancelled, before anybody else has the connection. What it left in the session
-/// (settings, temporary tables, advisory locks, channels listened to) is taken away with its end,
-/// whichever that is.
+/// An open transaction. If it is dropped, the server's work for it is cancelled and it is rolled back
+/// before the connection gets another user. Its end, however it comes, also resets the session:
+/// settings, temporary tables, advisory locks and `LISTEN`.
 #[must_use = "a dropped transaction is rolled back"]
 pub struct Transaction {
     lease: Lease<Connection>,
     deadline: Instant,
     read_only: bool,
-    /// A statement failed or was given up: there is nothing left to commit.
+    /// A statement failed or did not end: the transaction cannot be committed.
     failed: AtomicBool,
-    /// The server undid it in a way that lets the same again succeed.
+    /// The failure was one after which a repeat can succeed.
     retryable: AtomicBool,
 }
 
@@ -122,7 +121,7 @@ impl Transaction {
         transaction.lease.mark_dirty();
         let begun = transaction.batch(options.begin()).await;
         begun.map_err(|error| match error {
-            // An empty transaction that is gone has done nothing.
+            // An empty transaction has no effect.
             Error::Lost { reason, .. } => Error::Lost {
                 sent: false,
                 reason,
@@ -133,58 +132,37 @@ impl Transaction {
         Ok(transaction)
     }
 
-    /// The rows that `sql` returns.
+    /// Runs one statement.
     ///
     /// # Errors
-    /// See [`Error`]. After any, the transaction can only be rolled back.
-    pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        Ok(self.statement(sql, params).await?.rows)
+    /// See [`Error`]. After an error, the transaction can only be rolled back.
+    pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
+        let sent = AtomicBool::new(false);
+        self.run(self.lease.connection().run(sql, params, &sent))
+            .await
     }
 
-    /// The one row that `sql` returns.
-    ///
-    /// # Errors
-    /// [`Error::Rows`] when there is none or more than one; else as [`Transaction::query`].
-    pub async fn query_one(&self, sql: &str, params: Params<'_>) -> Result<Row, Error> {
-        one(self.statement(sql, params).await?.rows)
-    }
-
-    /// The row that `sql` returns, if there is one.
-    ///
-    /// # Errors
-    /// [`Error::Rows`] when there is more than one; else as [`Transaction::query`].
-    pub async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Error> {
-        at_most_one(self.statement(sql, params).await?.rows)
-    }
-
-    /// Runs `sql` and says how many rows it changed.
-    ///
-    /// # Errors
-    /// As [`Transaction::query`].
-    pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
-        Ok(self.statement(sql, params).await?.affected)
-    }
-
-    /// Runs statements without parameters, separated by semicolons.
+    /// Runs statements without parameters and without output, separated by semicolons.
     ///
     /// # Errors
     /// As [`Transaction::query`].
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.watch(self.lease.connection().batch(sql)).await
+        self.run(self.lease.connection().batch(sql)).await
     }
 
-    /// Makes all of it last.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// [`Error::Aborted`] when a statement had failed or was given up. [`Error::Lost`] and
-    /// [`Error::Deadline`] with `sent`: nobody can say whether it lasts. Else nothing of it does.
+    /// [`Error::Aborted`] when a statement failed or did not end. After [`Error::Lost`] and
+    /// [`Error::Deadline`] with `sent`, the transaction may be committed or not. After any other error,
+    /// it is rolled back.
     pub async fn commit(self) -> Result<(), Error> {
-        // The server answers a COMMIT after a failure with a rollback and no error.
+        // The server answers a COMMIT after a failure with a rollback and without an error.
         if self.failed.load(Ordering::Acquire) {
             self.rollback().await.ok();
             return Err(Error::Aborted);
         }
-        if self.watch(self.lease.connection().commit()).await? {
+        if self.run(self.lease.connection().commit()).await? {
             self.lease.mark_clean();
         } else {
             self.lease.mark_broken();
@@ -192,48 +170,39 @@ impl Transaction {
         Ok(())
     }
 
-    /// Undoes all of it.
+    /// Rolls the transaction back.
     ///
     /// # Errors
-    /// See [`Error`]. It is undone all the same, before the connection is used again.
+    /// See [`Error`]. Even then, it is rolled back before the connection gets another user.
     pub async fn rollback(self) -> Result<(), Error> {
         self.batch(ROLLBACK).await?;
         self.lease.mark_clean();
         Ok(())
     }
 
-    /// Whether what went wrong lets the same again succeed.
+    /// Whether a repeat of the failed transaction can succeed.
     pub(super) fn is_retryable(&self) -> bool {
         self.retryable.load(Ordering::Acquire)
     }
 
-    async fn statement(&self, sql: &str, params: Params<'_>) -> Result<Answer, Error> {
-        let sent = AtomicBool::new(false);
-        self.watch(self.lease.connection().run(sql, params, &sent))
-            .await
-    }
-
-    /// Waits for `work` until the deadline, and keeps account of how it ends.
-    async fn watch<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// Waits for `work` until the deadline, and records its failure.
+    async fn run<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         if self.deadline <= Instant::now() {
             self.failed.store(true, Ordering::Release);
             return Err(Error::Deadline { sent: false });
         }
-        let running = Running::new(self);
+        let running = RunningStatement(self);
         let Ok(done) = timeout_at(self.deadline, work).await else {
             return Err(Error::Deadline { sent: true });
         };
-        running.ended();
-        if let Err(error) = &done {
-            self.note(error);
-        }
-        done
+        std::mem::forget(running);
+        done.inspect_err(|error| self.record(error))
     }
 
-    fn note(&self, error: &Error) {
+    fn record(&self, error: &Error) {
         self.failed.store(true, Ordering::Release);
         let demoted = !self.read_only && self.lease.connection().was_demoted(error);
-        if may_repeat(Failed::Work, error, demoted) {
+        if may_repeat(Step::Work, error, demoted) {
             self.retryable.store(true, Ordering::Release);
         }
         if error.ends_connection() || demoted {
@@ -242,31 +211,13 @@ impl Transaction {
     }
 }
 
-/// A statement on its way. Dropped before its end, the transaction cannot be committed any more, and
-/// the connection's clean-up has something to cancel.
-struct Running<'a> {
-    transaction: &'a Transaction,
-    ended: bool,
-}
+/// A sent statement. If it is dropped before its end, the transaction cannot be committed, and the
+/// clean-up of the connection cancels the statement.
+struct RunningStatement<'a>(&'a Transaction);
 
-impl<'a> Running<'a> {
-    fn new(transaction: &'a Transaction) -> Self {
-        Self {
-            transaction,
-            ended: false,
-        }
-    }
-
-    fn ended(mut self) {
-        self.ended = true;
-    }
-}
-
-impl Drop for Running<'_> {
+impl Drop for RunningStatement<'_> {
     fn drop(&mut self) {
-        if !self.ended {
-            self.transaction.failed.store(true, Ordering::Release);
-            self.transaction.lease.connection().abandon();
-        }
+        self.0.failed.store(true, Ordering::Release);
+        self.0.lease.connection().abandon();
     }
 }

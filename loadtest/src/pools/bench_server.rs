@@ -10,7 +10,7 @@ use headroom_actors::kernel::private_server::{
     PrivateServerConfig, PrivateServerError, SearchPath, ServerState, Socket,
 };
 use headroom_actors::kernel::{Root, SupervisorSpec, Tree};
-use headroom_actors::postgres::{self, Connector, Database, PostgresConfig};
+use headroom_actors::postgres::{self, Connector, Database, PostgresConfig, QueryOutput};
 use headroom_actors::redis::{self, Redis, Role, cmd, pipe};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -155,7 +155,7 @@ impl BenchServer {
                 );
                 let create = "CREATE TABLE item (id bigint PRIMARY KEY, payload text NOT NULL)";
                 for sql in [create, &insert, "VACUUM ANALYZE item"] {
-                    let done = database.execute(sql, &[], TIMEOUT).await;
+                    let done = database.query(sql, &[], TIMEOUT).await;
                     done.map_err(|error| refused("cannot fill the table", error))?;
                 }
             }
@@ -219,7 +219,8 @@ fn refused(what: &str, error: impl std::fmt::Display) -> Error {
 
 async fn count(database: &Database, sql: &str) -> Result<u64, Error> {
     let failed = |error| refused("PostgreSQL does not count its connections", error);
-    let row = database.query_one(sql, &[], TIMEOUT).await;
+    let output = database.query(sql, &[], TIMEOUT).await;
+    let row = output.and_then(QueryOutput::one);
     let count: i64 = row.map_err(failed)?.get(0);
     Ok(count.unsigned_abs())
 }

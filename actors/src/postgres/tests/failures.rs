@@ -10,7 +10,7 @@ use crate::kernel::testing::proxy::{Fault, Proxy};
 fn connections_that_the_server_ends_cost_their_calls_at_most() {
     with_database(8, |database| async move {
         database
-            .execute("create table t (n int8 primary key)", &[], LONG)
+            .query("create table t (n int8 primary key)", &[], LONG)
             .await
             .unwrap();
         let (acknowledged, lost) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -19,7 +19,7 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
             for n in 0..200 {
                 let n = worker * 1000 + n;
                 let insert = "insert into t values ($1)";
-                match database.execute(insert, &[&n], LONG).await {
+                match database.query(insert, &[&n], LONG).await {
                     Ok(_) => acknowledged.fetch_add(1, Ordering::Relaxed),
                     Err(Error::Lost { sent: true, .. }) => lost.fetch_add(1, Ordering::Relaxed),
                     Err(error) => panic!("{error:?}"),
@@ -40,7 +40,7 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
                 ended += database
                     .query(sql, &[], LONG)
                     .await
-                    .map_or(0, |rows| rows.len());
+                    .map_or(0, |output| output.rows.len());
                 tokio::time::sleep(ms(3)).await;
             }
             ended
@@ -67,11 +67,11 @@ fn a_killed_server_is_found_again_when_it_is_back_and_nobody_hangs() {
         let database = database(&cluster.url("postgres", ""), 4, &[]);
         let root = start(&system, &database).await;
         database
-            .execute("create table t (n int8)", &[], LONG)
+            .query("create table t (n int8)", &[], LONG)
             .await
             .unwrap();
         let insert = "insert into t values (1)";
-        let calls = join_all((0..50).map(|_| database.execute(insert, &[], ms(5000))));
+        let calls = join_all((0..50).map(|_| database.query(insert, &[], ms(5000))));
         let kill = async {
             tokio::time::sleep(ms(2)).await;
             cluster.kill();
@@ -84,7 +84,7 @@ fn a_killed_server_is_found_again_when_it_is_back_and_nobody_hangs() {
         assert!(asked.elapsed() < ms(1500), "{gone:?} {:?}", asked.elapsed());
         cluster.run();
         let back = Instant::now();
-        eventually(async || database.execute(insert, &[], ms(1000)).await.ok()).await;
+        eventually(async || database.query(insert, &[], ms(1000)).await.ok()).await;
         acknowledged += 1;
         let after = back.elapsed();
         println!("recovered {after:?} after the return");
@@ -102,7 +102,7 @@ fn a_wrong_password_is_told_at_once_and_never_shown() {
         let admin = database(&cluster.url("postgres", ""), 1, &[]);
         let root = start(&system, &admin).await;
         let create = "create role guarded login password 'correct'";
-        admin.execute(create, &[], LONG).await.unwrap();
+        admin.query(create, &[], LONG).await.unwrap();
         root.stop().await;
         for (password, fits) in [("hunter2", false), ("correct", true)] {
             let url = cluster.url("guarded", &format!("password={password}"));

@@ -17,7 +17,7 @@ use std::time::Duration;
 use cluster::Cluster;
 use tokio::time::Instant;
 
-use super::{Connector, Database, Error, Migration, PostgresConfig};
+use super::{Connector, Database, Error, Migration, PostgresConfig, QueryOutput};
 use crate::kernel::pool::{ConfiguredUrl, PoolConfig, PoolStatus, Status};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{Backoff, Root, SupervisorSpec};
@@ -74,7 +74,13 @@ async fn status(database: &Database) -> PoolStatus {
 }
 
 async fn count(database: &Database, sql: &str) -> i64 {
-    database.query_one(sql, &[], LONG).await.unwrap().get(0)
+    database
+        .query(sql, &[], LONG)
+        .await
+        .unwrap()
+        .one()
+        .unwrap()
+        .get(0)
 }
 
 /// Waits until nobody uses a connection.

@@ -20,11 +20,11 @@ fn the_first_host_that_takes_writes_is_used() {
         let database = database(&url, 2, &[]);
         let root = start(&system, &database).await;
         database
-            .execute("create table t (n int8)", &[], LONG)
+            .query("create table t (n int8)", &[], LONG)
             .await
             .unwrap();
-        let facts = database.facts(LONG).await.unwrap().unwrap();
-        assert!(facts.server.starts_with(&hosts[2]), "{facts:?}");
+        let info = database.server_info(LONG).await.unwrap().unwrap();
+        assert!(info.server.starts_with(&hosts[2]), "{info:?}");
         root.stop().await;
         let url = format!(
             "host={},{} port=1,{} user=postgres",
@@ -58,9 +58,9 @@ fn a_server_that_takes_no_writes_any_more_is_left() {
         let database = database(&url, 2, &[]);
         let root = start(&system, &database).await;
         let table = "create table if not exists t (n int8)";
-        database.execute(table, &[], LONG).await.unwrap();
+        database.query(table, &[], LONG).await.unwrap();
         database
-            .execute(
+            .query(
                 "alter system set default_transaction_read_only = on",
                 &[],
                 LONG,
@@ -72,17 +72,16 @@ fn a_server_that_takes_no_writes_any_more_is_left() {
             .await
             .unwrap();
         eventually(async || {
-            database.execute(table, &[], LONG).await.unwrap();
-            let facts = database.facts(LONG).await.unwrap()?;
-            facts
-                .server
+            database.query(table, &[], LONG).await.unwrap();
+            let info = database.server_info(LONG).await.unwrap()?;
+            info.server
                 .starts_with(&second.path().display().to_string())
                 .then_some(())
         })
         .await;
         first.stop();
         database
-            .execute("insert into t values (1)", &[], LONG)
+            .query("insert into t values (1)", &[], LONG)
             .await
             .unwrap();
         root.stop().await;
@@ -100,12 +99,12 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
         let database = database(&url, 4, &[]);
         let root = start(&system, &database).await;
         database
-            .execute("create table t (n int8 primary key)", &[], LONG)
+            .query("create table t (n int8 primary key)", &[], LONG)
             .await
             .unwrap();
         // From here on an answer means that the replica has it.
         let names = "alter system set synchronous_standby_names = '*'";
-        database.execute(names, &[], LONG).await.unwrap();
+        database.query(names, &[], LONG).await.unwrap();
         database
             .query("select pg_reload_conf()", &[], LONG)
             .await
@@ -115,8 +114,8 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
             (count(&database, sql).await == 1).then_some(())
         })
         .await;
-        let facts = database.facts(LONG).await.unwrap().unwrap();
-        assert_eq!((facts.replicas, facts.in_recovery), (1, false));
+        let info = database.server_info(LONG).await.unwrap().unwrap();
+        assert_eq!((info.replicas, info.in_recovery), (1, false));
         let promoted = std::sync::atomic::AtomicBool::new(false);
         let insert = "insert into t values ($1)";
         let writes = async {
@@ -125,7 +124,7 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
                 n += 1;
                 // Which calls began after the end of the promotion.
                 let is_after = promoted.load(std::sync::atomic::Ordering::Acquire);
-                if database.execute(insert, &[&n], ms(500)).await.is_ok() {
+                if database.query(insert, &[&n], ms(500)).await.is_ok() {
                     acknowledged.push(n);
                     after += i32::from(is_after);
                 } else {
@@ -150,15 +149,17 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
         assert!(back.elapsed() < ms(2000), "{:?}", back.elapsed());
         let sql = "select count(*) from t where n = any($1)";
         let there = database
-            .query_one(sql, &[&acknowledged], LONG)
+            .query(sql, &[&acknowledged], LONG)
             .await
+            .unwrap()
+            .one()
             .unwrap();
         assert_eq!(
             there.get::<_, i64>(0),
             i64::try_from(acknowledged.len()).unwrap()
         );
-        let facts = database.facts(LONG).await.unwrap().unwrap();
-        assert!(facts.server.starts_with(&two.to_string()) && !facts.in_recovery);
+        let info = database.server_info(LONG).await.unwrap().unwrap();
+        assert!(info.server.starts_with(&two.to_string()) && !info.in_recovery);
         root.stop().await;
     });
 }
@@ -193,7 +194,10 @@ fn a_certificate_is_verified_as_far_as_was_asked() {
             let database = database(&url, 1, &[]);
             let root = start(&system, &database).await;
             let sql = "select count(*) from pg_stat_ssl where pid = pg_backend_pid() and ssl";
-            let answer = database.query_one(sql, &[], LONG).await;
+            let answer = database
+                .query(sql, &[], LONG)
+                .await
+                .and_then(QueryOutput::one);
             assert_eq!(answer.is_ok(), fits, "{host} {options}: {answer:?}");
             match answer {
                 Ok(row) => assert_eq!(row.get::<_, i64>(0), 1, "{host} {options}"),
@@ -218,7 +222,7 @@ fn a_password_is_bound_to_the_channel() {
         let admin = database(&cluster.url("postgres", ""), 1, &[]);
         let root = start(&system, &admin).await;
         let create = "create role guarded login password 'correct'";
-        admin.execute(create, &[], LONG).await.unwrap();
+        admin.query(create, &[], LONG).await.unwrap();
         root.stop().await;
         let port = cluster.port();
         for (options, succeeds) in [

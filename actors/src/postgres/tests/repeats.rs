@@ -39,7 +39,7 @@ async fn set_up(database: &Database) {
              return currval('tries');
          end $$",
     ] {
-        database.execute(sql, &[], LONG).await.unwrap();
+        database.query(sql, &[], LONG).await.unwrap();
     }
 }
 
@@ -58,7 +58,7 @@ fn a_procedure_that_commits_runs_once_however_it_fails() {
             let commented = format!("-- pays\n/* once */ {call}");
             for sql in [&call, &block, &commented] {
                 let failed = [
-                    database.execute(sql, &[], LONG).await.map(drop),
+                    database.query(sql, &[], LONG).await.map(drop),
                     database.query(sql, &[], LONG).await.map(drop),
                     database.read_only().query(sql, &[], LONG).await.map(drop),
                 ];
@@ -84,30 +84,30 @@ fn what_began_is_repeated_only_where_its_caller_allows_it() {
     with_database(4, |database| async move {
         set_up(&database).await;
         let sql = "select fails_at_first()";
-        let once = database.query_one(sql, &[], LONG).await;
+        let once = database.query(sql, &[], LONG).await;
         assert!(once.unwrap_err().is_serialization_failure());
         assert_eq!(count(&database, "select last_value from tries").await, 1);
         let write = "insert into paid select from fails_at_first()";
-        let once = database.execute(write, &[], LONG).await;
+        let once = database.query(write, &[], LONG).await;
         assert!(once.unwrap_err().is_serialization_failure());
         assert_eq!(count(&database, "select last_value from tries").await, 2);
 
         // A read: it is tried until it succeeds.
         database
-            .execute("alter sequence tries restart", &[], LONG)
+            .query("alter sequence tries restart", &[], LONG)
             .await
             .unwrap();
-        let row = database.read_only().query_one(sql, &[], LONG).await;
-        assert_eq!(row.unwrap().get::<_, i64>(0), 3);
+        let row = database.read_only().query(sql, &[], LONG).await;
+        assert_eq!(row.unwrap().one().unwrap().get::<_, i64>(0), 3);
 
         // A transaction: as often as it is marked for.
         for (attempts, succeeds) in [(1, false), (2, false), (3, true)] {
             database
-                .execute("alter sequence tries restart", &[], LONG)
+                .query("alter sequence tries restart", &[], LONG)
                 .await
                 .unwrap();
             let options = TransactionOptions::within(LONG).retryable(attempts);
-            let work = async |transaction: &Transaction| transaction.execute(write, &[]).await;
+            let work = async |transaction: &Transaction| transaction.query(write, &[]).await;
             let done = database.transaction::<_, Error, _>(options, work).await;
             assert_eq!(done.is_ok(), succeeds, "{attempts}: {done:?}");
             let tries = count(&database, "select last_value from tries").await;
@@ -129,7 +129,7 @@ fn a_commit_counts_although_the_session_cannot_be_reset_after_it() {
             "grant insert on paid to clerk",
             "revoke execute on function pg_catalog.pg_advisory_unlock_all() from public",
         ] {
-            owner.execute(sql, &[], LONG).await.unwrap();
+            owner.query(sql, &[], LONG).await.unwrap();
         }
         root.stop().await;
 
@@ -139,7 +139,7 @@ fn a_commit_counts_although_the_session_cannot_be_reset_after_it() {
         let options = TransactionOptions::within(LONG).retryable(3);
         let work = async |transaction: &Transaction| {
             let insert = "insert into paid default values";
-            transaction.execute(insert, &[]).await
+            transaction.query(insert, &[]).await
         };
         let done = clerk.transaction::<_, Error, _>(options, work).await;
         assert!(done.is_ok(), "{done:?}");

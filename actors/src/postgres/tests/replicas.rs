@@ -23,7 +23,7 @@ fn with_replicas(primary: &str, replicas: &str, lag_max: Duration) -> (Database,
         ..pool(4)
     };
     let replicas = Database::new("postgres-replicas", connector, settings(), pool, &[]);
-    let database = database(primary, 4, TABLE).with_replicas(replicas.clone(), lag_max);
+    let database = database(primary, 4, TABLE).with_replicas(&replicas, lag_max);
     (database, replicas)
 }
 
@@ -35,8 +35,8 @@ async fn start_both(system: &TestSystem, database: &Database, replicas: &Databas
 }
 
 async fn is_by_replica(database: &Database) -> bool {
-    let row = database.read_only().query_one(BY_REPLICA, &[], LONG).await;
-    row.unwrap().get(0)
+    let row = database.read_only().query(BY_REPLICA, &[], LONG).await;
+    row.unwrap().one().unwrap().get(0)
 }
 
 /// Waits until a replica serves.
@@ -46,7 +46,8 @@ async fn replica_serves(database: &Database) {
 
 async fn insert(database: &Database, n: i64) {
     let insert = "insert into t values ($1)";
-    assert_eq!(database.execute(insert, &[&n], LONG).await.unwrap(), 1);
+    let inserted = database.query(insert, &[&n], LONG).await.unwrap();
+    assert_eq!(inserted.rows_affected, 1);
 }
 
 #[test]
@@ -60,7 +61,12 @@ fn what_is_marked_is_read_from_a_replica_and_nothing_else_is() {
         replica_serves(&database).await;
         let calls = (0..100).map(|_| is_by_replica(&database));
         assert!(join_all(calls).await.into_iter().all(|by| by));
-        let row = database.query_one(BY_REPLICA, &[], LONG).await.unwrap();
+        let row = database
+            .query(BY_REPLICA, &[], LONG)
+            .await
+            .unwrap()
+            .one()
+            .unwrap();
         assert!(!row.get::<_, bool>(0), "not marked");
         // The error is the statement's own: nobody else is asked.
         let asked = status(&database).await.checkouts;
@@ -73,18 +79,23 @@ fn what_is_marked_is_read_from_a_replica_and_nothing_else_is() {
         // Transactions.
         let options = TransactionOptions::within(LONG);
         let transaction = database.read_only().begin(options).await.unwrap();
-        let row = transaction.query_one(BY_REPLICA, &[]).await.unwrap();
+        let row = transaction
+            .query(BY_REPLICA, &[])
+            .await
+            .unwrap()
+            .one()
+            .unwrap();
         assert!(row.get::<_, bool>(0));
-        let refused = transaction.execute(write, &[]).await.unwrap_err();
+        let refused = transaction.query(write, &[]).await.unwrap_err();
         assert!(refused.is_read_only());
         drop(transaction);
         let work = async |transaction: &crate::postgres::Transaction| {
-            Ok::<bool, Error>(transaction.query_one(BY_REPLICA, &[]).await?.get(0))
+            Ok::<bool, Error>(transaction.query(BY_REPLICA, &[]).await?.one()?.get(0))
         };
         let by_replica = database.read_only().transaction(options, work).await;
         assert!(by_replica.unwrap());
-        let facts = replicas.facts(LONG).await.unwrap().unwrap();
-        assert!(facts.in_recovery && facts.replication_lag_seconds == Some(0.0));
+        let info = replicas.server_info(LONG).await.unwrap().unwrap();
+        assert!(info.in_recovery && info.replication_lag_seconds == Some(0.0));
         root.stop().await;
     });
 }
@@ -101,7 +112,7 @@ fn reads_see_all_that_is_older_than_the_bound() {
         let count = async |lag_max: Duration| -> (i64, bool) {
             let sql = "select count(*), pg_is_in_recovery() from t";
             let view = database.read_only().lag_max(lag_max);
-            let row = view.query_one(sql, &[], LONG).await.unwrap();
+            let row = view.query(sql, &[], LONG).await.unwrap().one().unwrap();
             (row.get(0), row.get(1))
         };
         replica_serves(&database).await;
@@ -199,13 +210,13 @@ fn a_promoted_replica_is_none() {
         let port = format!("{}", primary.port());
         let sql = "select current_setting('port')";
         eventually(async || {
-            let row = database.read_only().query_one(sql, &[], LONG).await;
-            (row.unwrap().get::<_, String>(0) == port).then_some(())
+            let row = database.read_only().query(sql, &[], LONG).await;
+            (row.unwrap().one().unwrap().get::<_, String>(0) == port).then_some(())
         })
         .await;
         // From then on it is the primary, and nothing is opened to the other.
-        let row = database.read_only().query_one(sql, &[], LONG).await;
-        assert_eq!(row.unwrap().get::<_, String>(0), port);
+        let row = database.read_only().query(sql, &[], LONG).await;
+        assert_eq!(row.unwrap().one().unwrap().get::<_, String>(0), port);
         eventually(async || (status(&replicas).await.size == 0).then_some(())).await;
         root.stop().await;
     });
@@ -229,7 +240,7 @@ fn several_replicas_have_a_part_each() {
         for _ in 0..4 {
             let transaction = database.read_only().begin(options).await.unwrap();
             let sql = "select current_setting('port')";
-            let row = transaction.query_one(sql, &[]).await.unwrap();
+            let row = transaction.query(sql, &[]).await.unwrap().one().unwrap();
             ports.insert(row.get::<_, String>(0));
             held.push(transaction);
         }

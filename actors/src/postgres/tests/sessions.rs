@@ -87,14 +87,19 @@ fn the_next_user_sees_nothing_of_what_one_left_in_the_session() {
                 user.batch(&format!("{leave}; commit; begin"))
                     .await
                     .unwrap();
-                let seen = user.query_one(is_left, &[]).await.unwrap();
+                let seen = user.query(is_left, &[]).await.unwrap().one().unwrap();
                 assert!(seen.get::<_, bool>(0), "not even there: {leave}");
                 end(user, way).await;
                 // A session of its own sees it if anybody does: there is only one connection.
-                let next = database.query_one(is_left, &[], LONG).await.unwrap();
+                let next = database
+                    .query(is_left, &[], LONG)
+                    .await
+                    .unwrap()
+                    .one()
+                    .unwrap();
                 assert!(!next.get::<_, bool>(0), "{leave} {way:?}");
                 let next = database.begin(options).await.unwrap();
-                let seen = next.query_one(is_left, &[]).await.unwrap();
+                let seen = next.query(is_left, &[]).await.unwrap().one().unwrap();
                 assert!(!seen.get::<_, bool>(0), "{leave} {way:?}");
                 next.rollback().await.unwrap();
             }

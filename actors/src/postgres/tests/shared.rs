@@ -50,7 +50,7 @@ fn spawn(
     database: &Database,
     sql: &'static str,
     within: Duration,
-) -> tokio::task::JoinHandle<Result<Vec<super::super::Row>, Error>> {
+) -> tokio::task::JoinHandle<Result<QueryOutput, Error>> {
     let database = database.clone();
     tokio::spawn(async move { database.query(sql, &[], within).await })
 }

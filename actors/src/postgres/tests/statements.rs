@@ -11,12 +11,15 @@ fn many_callers_share_few_connections_and_an_error_touches_only_its_own() {
                 // Every fourth divides by zero, in the midst of the others on the same connection.
                 let by = n % 4;
                 let sql = "select $1::int8 / $2::int8";
-                (n, by, database.query_one(sql, &[&n, &by], LONG).await)
+                (n, by, database.query(sql, &[&n, &by], LONG).await)
             }
         });
         for (n, by, answer) in join_all(calls).await {
             match answer {
-                Ok(row) => assert_eq!((row.get::<_, i64>(0), by != 0), (n / by.max(1), true)),
+                Ok(output) => assert_eq!(
+                    (output.one().unwrap().get::<_, i64>(0), by != 0),
+                    (n / by.max(1), true)
+                ),
                 Err(error) => assert_eq!((error.sqlstate(), by), (Some("22012"), 0), "{error}"),
             }
         }
@@ -30,7 +33,7 @@ fn many_callers_share_few_connections_and_an_error_touches_only_its_own() {
 fn a_caller_that_goes_away_disturbs_no_other() {
     with_database(1, |database| async move {
         database
-            .execute("create table t (n int8)", &[], LONG)
+            .query("create table t (n int8)", &[], LONG)
             .await
             .unwrap();
         for round in 0..20_i64 {
@@ -40,9 +43,9 @@ fn a_caller_that_goes_away_disturbs_no_other() {
                 let (database, n) = (database.clone(), round * 10 + n);
                 async move {
                     database
-                        .query_one(insert, &[&n], LONG)
+                        .query(insert, &[&n], LONG)
                         .await
-                        .map(|row| (n, row))
+                        .map(|output| (n, output.one().unwrap()))
                 }
             });
             // The first caller leaves while the server works for it and the others wait behind.
@@ -99,23 +102,32 @@ fn a_deadline_ends_the_call_and_the_connection_is_of_use_again() {
 fn a_statement_whose_table_changed_is_prepared_anew() {
     with_database(1, |database| async move {
         database
-            .execute("create table t as select 1::int8 as a", &[], LONG)
+            .query("create table t as select 1::int8 as a", &[], LONG)
             .await
             .unwrap();
-        let rows = database.query("select * from t", &[], LONG).await.unwrap();
+        let rows = database
+            .query("select * from t", &[], LONG)
+            .await
+            .unwrap()
+            .rows;
         assert_eq!(rows[0].len(), 1);
         database
-            .execute("alter table t add b text", &[], LONG)
+            .query("alter table t add b text", &[], LONG)
             .await
             .unwrap();
-        let rows = database.query("select * from t", &[], LONG).await.unwrap();
+        let rows = database
+            .query("select * from t", &[], LONG)
+            .await
+            .unwrap()
+            .rows;
         assert_eq!(rows[0].len(), 2);
-        database.execute("deallocate all", &[], LONG).await.unwrap();
+        database.query("deallocate all", &[], LONG).await.unwrap();
         assert_eq!(
             database
                 .query("select * from t", &[], LONG)
                 .await
                 .unwrap()
+                .rows
                 .len(),
             1
         );
@@ -127,13 +139,13 @@ fn errors_hold_no_values() {
     with_database(1, |database| async move {
         let value = "hunter2".to_owned();
         database
-            .execute("create table t (v text primary key)", &[], LONG)
+            .query("create table t (v text primary key)", &[], LONG)
             .await
             .unwrap();
         let insert = "insert into t values ($1)";
-        database.execute(insert, &[&value], LONG).await.unwrap();
+        database.query(insert, &[&value], LONG).await.unwrap();
         let errors = [
-            database.execute(insert, &[&value], LONG).await.unwrap_err(),
+            database.query(insert, &[&value], LONG).await.unwrap_err(),
             database
                 .query("select $1::text::int4", &[&value], LONG)
                 .await
@@ -171,7 +183,7 @@ fn errors_hold_no_values() {
 fn the_session_is_set_up_and_the_facts_are_told() {
     with_database(2, |database| async move {
         assert_eq!(
-            database.facts(LONG).await.unwrap(),
+            database.server_info(LONG).await.unwrap(),
             None,
             "nothing is opened for them"
         );
@@ -179,15 +191,15 @@ fn the_session_is_set_up_and_the_facts_are_told() {
             "select current_setting('application_name'), current_setting('statement_timeout'),
                    current_setting('lock_timeout'),
                    current_setting('idle_in_transaction_session_timeout')";
-        let row = database.query_one(sql, &[], LONG).await.unwrap();
+        let row = database.query(sql, &[], LONG).await.unwrap().one().unwrap();
         let found: Vec<String> = (0..4).map(|index| row.get(index)).collect();
         assert_eq!(found, ["headroom", "30s", "10s", "30s"]);
-        let facts = database.facts(LONG).await.unwrap().unwrap();
-        assert!(!facts.in_recovery && !facts.read_only, "{facts:?}");
+        let info = database.server_info(LONG).await.unwrap().unwrap();
+        assert!(!info.in_recovery && !info.read_only, "{info:?}");
         assert!(
-            facts.connections_max > 0 && facts.started_at_unix_seconds > 1.0e9,
-            "{facts:?}"
+            info.connections_max > 0 && info.started_at_unix_seconds > 1.0e9,
+            "{info:?}"
         );
-        assert!(facts.latency_seconds > 0.0 && facts.version.starts_with(char::is_numeric));
+        assert!(info.latency_seconds > 0.0 && info.version.starts_with(char::is_numeric));
     });
 }

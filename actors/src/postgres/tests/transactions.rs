@@ -9,14 +9,14 @@ fn options() -> TransactionOptions {
 fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
     with_database(4, |database| async move {
         database
-            .execute("create table t (n int8)", &[], LONG)
+            .query("create table t (n int8)", &[], LONG)
             .await
             .unwrap();
         let abandon = async |from: i64| {
             for n in from..from + 250 {
                 let transaction = database.begin(options()).await.unwrap();
                 let insert = "insert into t values ($1)";
-                transaction.execute(insert, &[&n]).await.unwrap();
+                transaction.query(insert, &[&n]).await.unwrap();
                 transaction
                     .batch("set statement_timeout = 7")
                     .await
@@ -47,19 +47,16 @@ fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
 fn nothing_is_committed_after_a_failure_or_a_statement_given_up() {
     with_database(2, |database| async move {
         database
-            .execute("create table t (n int8)", &[], LONG)
+            .query("create table t (n int8)", &[], LONG)
             .await
             .unwrap();
         let failed = database.begin(options()).await.unwrap();
-        failed
-            .execute("insert into t values (1)", &[])
-            .await
-            .unwrap();
+        failed.query("insert into t values (1)", &[]).await.unwrap();
         assert!(failed.query("select 1/0", &[]).await.is_err());
         assert!(matches!(failed.commit().await, Err(Error::Aborted)));
         let given_up = database.begin(options()).await.unwrap();
         given_up
-            .execute("insert into t values (2)", &[])
+            .query("insert into t values (2)", &[])
             .await
             .unwrap();
         let sleep = given_up.query("select pg_sleep(60)", &[]);
@@ -74,7 +71,7 @@ fn nothing_is_committed_after_a_failure_or_a_statement_given_up() {
         );
         drop(late);
         let done = database.begin(options()).await.unwrap();
-        done.execute("insert into t values (3)", &[]).await.unwrap();
+        done.query("insert into t values (3)", &[]).await.unwrap();
         done.commit().await.unwrap();
         assert_eq!(count(&database, "select sum(n)::int8 from t").await, 3);
         // What ran for those who left does not run on.
@@ -89,7 +86,7 @@ fn nothing_is_committed_after_a_failure_or_a_statement_given_up() {
 fn serialization_failures_are_tried_again_where_that_was_allowed() {
     with_database(4, |database| async move {
         database
-            .execute("create table t as select 0::int8 as n", &[], LONG)
+            .query("create table t as select 0::int8 as n", &[], LONG)
             .await
             .unwrap();
         let add = |attempts: u32| {
@@ -101,10 +98,14 @@ fn serialization_failures_are_tried_again_where_that_was_allowed() {
                     .retryable(attempts);
                 database
                     .transaction(options, async |transaction| {
-                        let n: i64 = transaction.query_one("select n from t", &[]).await?.get(0);
+                        let n: i64 = transaction
+                            .query("select n from t", &[])
+                            .await?
+                            .one()?
+                            .get(0);
                         tokio::time::sleep(ms(5)).await;
                         transaction
-                            .execute("update t set n = $1", &[&(n + 1)])
+                            .query("update t set n = $1", &[&(n + 1)])
                             .await?;
                         Ok::<_, Error>(())
                     })

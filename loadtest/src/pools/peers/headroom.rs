@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use headroom_actors::kernel::pool::{ConfiguredUrl, Locate, PoolConfig};
 use headroom_actors::kernel::{ChildSpec, Root, SupervisorSpec, Tree};
-use headroom_actors::postgres::{Connector, Database, PostgresConfig, TransactionOptions};
+use headroom_actors::postgres::{
+    Connector, Database, PostgresConfig, QueryOutput, TransactionOptions,
+};
 use headroom_actors::redis::{self, Redis, Role, cmd};
 use tokio::sync::oneshot;
 
@@ -25,7 +27,8 @@ pub(super) async fn pipelined(plan: &Plan) -> Result<(), Error> {
         let request = move |key: i64| {
             let database = database.clone();
             async move {
-                let row = database.query_one(SELECT, &[&key], within).await;
+                let output = database.query(SELECT, &[&key], within).await;
+                let row = output.and_then(QueryOutput::one);
                 check(row.map_err(Failure::new)?.get::<_, &str>(0) == value(key))
             }
         };
@@ -43,7 +46,8 @@ pub(super) async fn leased(plan: &Plan) -> Result<(), Error> {
             let database = database.clone();
             async move {
                 let transaction = database.begin(options).await.map_err(Failure::new)?;
-                let row = transaction.query_one(SELECT, &[&key]).await;
+                let output = transaction.query(SELECT, &[&key]).await;
+                let row = output.and_then(QueryOutput::one);
                 let row = row.map_err(Failure::new)?;
                 transaction.commit().await.map_err(Failure::new)?;
                 check(row.get::<_, &str>(0) == value(key))

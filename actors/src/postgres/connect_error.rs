@@ -1,0 +1,81 @@
+//! Why a server cannot be connected to, in words without secrets.
+
+use std::error::Error;
+use std::io;
+
+use tokio_postgres::error::{DbError, SqlState};
+
+use crate::kernel::pool::{ConnectError, ConnectErrorKind};
+
+/// The error of a failed connect to the server at `name`.
+pub(super) fn connect_error(name: &str, error: &tokio_postgres::Error) -> ConnectError {
+    let kind = kind(error);
+    let message = error.as_db_error().map_or_else(|| chain(error), refusal);
+    ConnectError::new(kind, message).at(name)
+}
+
+/// Why the server refused the connection. Most of its own messages name the user, the database or an
+/// option, which are parts of the URL. Only those about the server itself are quoted.
+fn refusal(error: &DbError) -> String {
+    let sqlstate = error.code().code();
+    let words = match *error.code() {
+        SqlState::INVALID_PASSWORD => "the user or the password is wrong",
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "the user is unknown, or no rule in pg_hba.conf admits it from this host"
+        }
+        SqlState::INVALID_CATALOG_NAME => "the database does not exist",
+        SqlState::INSUFFICIENT_PRIVILEGE => "the user may not connect to the database",
+        _ if sqlstate.starts_with("53") || sqlstate.starts_with("57") => error.message(),
+        _ => "the server refused the connection",
+    };
+    format!("{words} (SQLSTATE {sqlstate})")
+}
+
+fn kind(error: &tokio_postgres::Error) -> ConnectErrorKind {
+    if let Some(code) = error.code() {
+        return match *code {
+            SqlState::TOO_MANY_CONNECTIONS
+            | SqlState::CANNOT_CONNECT_NOW
+            | SqlState::ADMIN_SHUTDOWN
+            | SqlState::CRASH_SHUTDOWN => ConnectErrorKind::Refused,
+            SqlState::INVALID_CATALOG_NAME | SqlState::INSUFFICIENT_PRIVILEGE => {
+                ConnectErrorKind::Denied
+            }
+            _ if code.code().starts_with("28") => ConnectErrorKind::Denied,
+            _ => ConnectErrorKind::Protocol,
+        };
+    }
+    // The kinds of tokio-postgres are private; only its messages tell them apart.
+    match error.to_string().as_str() {
+        "error performing TLS handshake" => return ConnectErrorKind::Tls,
+        "authentication error" | "invalid configuration" => return ConnectErrorKind::Denied,
+        _ => {}
+    }
+    if error.is_closed() {
+        return ConnectErrorKind::Unreachable;
+    }
+    let io = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
+    match io {
+        // tokio-postgres reports so that target_session_attrs does not fit.
+        Some(io) if io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none() => {
+            ConnectErrorKind::Refused
+        }
+        Some(io) if io.kind() == io::ErrorKind::TimedOut => ConnectErrorKind::TimedOut,
+        Some(_) => ConnectErrorKind::Unreachable,
+        None => ConnectErrorKind::Protocol,
+    }
+}
+
+/// The error with its causes. None of them holds a secret while connecting.
+pub(super) fn chain(error: &tokio_postgres::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
