@@ -193,10 +193,13 @@ impl Pool {
                 let info = database.server_info(within).await?;
                 info.map(serde_json::to_value)
             }
-            Backend::Redis(redis) => redis.facts(within).await?.map(serde_json::to_value),
+            Backend::Redis(redis) => {
+                let info = redis.server_info(within).await?;
+                info.map(serde_json::to_value)
+            }
             Backend::PubSub(pubsub) => {
-                let facts = pubsub.redis().facts(within).await?;
-                facts.map(serde_json::to_value)
+                let info = pubsub.redis().server_info(within).await?;
+                info.map(serde_json::to_value)
             }
         };
         facts.transpose().map_err(|error| Problem::internal(&error))

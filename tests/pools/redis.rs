@@ -79,7 +79,9 @@ async fn each_role_uses_its_own_password_and_none_is_shown() {
     assert_eq!(status, 503, "{body}");
     let health = get(&server, "/api/performance/connections/health").await;
     assert!(
-        health.to_string().contains("refused user or password"),
+        health
+            .to_string()
+            .contains("refused the user or the password"),
         "{health}"
     );
     for text in [

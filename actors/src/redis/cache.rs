@@ -1,4 +1,4 @@
-//! Redis as a cache: what fails is a miss, and counted.
+//! Redis as a cache: a failure counts as a miss.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,58 +11,58 @@ use super::client::Redis;
 use super::error::Error;
 
 #[derive(Debug, Default)]
-struct Counts {
+struct Counters {
     hits: AtomicU64,
     misses: AtomicU64,
     failures: AtomicU64,
 }
 
-/// What a cache has seen.
+/// The counters of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CacheStatus {
-    /// Keys that were there.
+    /// Reads that found the key.
     pub hits: u64,
-    /// Keys that were not there, or could not be asked for.
+    /// Reads that did not find the key, or failed.
     pub misses: u64,
     /// Calls that failed, reads and writes.
     pub failures: u64,
 }
 
-/// A cache in Redis. It never fails: whoever asks gets a miss instead.
+/// A cache in Redis. Its calls do not fail: a read that fails is a miss.
 #[derive(Debug, Clone)]
 pub struct Cache {
     redis: Redis,
-    counts: Arc<Counts>,
+    counters: Arc<Counters>,
 }
 
 impl Cache {
-    /// A cache over `redis`.
+    /// A cache in `redis`.
     pub fn new(redis: Redis) -> Self {
         Self {
             redis,
-            counts: Arc::default(),
+            counters: Arc::default(),
         }
     }
 
-    /// What is kept under `key`, if that is to be had within the time.
+    /// The value of `key`, if it is there and arrives within the time.
     pub async fn get<T: FromRedisValue + Send>(
         &self,
         key: impl ToRedisArgs,
         within: Duration,
     ) -> Option<T> {
-        let answer = self.redis.command(cmd("GET").arg(key), within).await;
-        let found = self.note(answer).flatten();
-        if found.is_some() {
-            self.counts.hits.fetch_add(1, Relaxed);
+        let result = self.redis.command(cmd("GET").arg(key), within).await;
+        let value = self.count_failure(result).flatten();
+        if value.is_some() {
+            self.counters.hits.fetch_add(1, Relaxed);
             metrics::counter!("headroom_redis_cache_hits_total").increment(1);
         } else {
-            self.counts.misses.fetch_add(1, Relaxed);
+            self.counters.misses.fetch_add(1, Relaxed);
             metrics::counter!("headroom_redis_cache_misses_total").increment(1);
         }
-        found
+        value
     }
 
-    /// Keeps `value` under `key` for `ttl`. False when that cannot be known to have been done.
+    /// Stores `value` under `key` for `ttl`. Returns false if it may not be stored.
     pub async fn set(
         &self,
         key: impl ToRedisArgs,
@@ -73,37 +73,35 @@ impl Cache {
         let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut command = cmd("SET");
         command.arg(key).arg(value).arg("PX").arg(millis);
-        self.note(self.redis.command::<()>(&command, within).await)
-            .is_some()
+        let result = self.redis.command::<()>(&command, within).await;
+        self.count_failure(result).is_some()
     }
 
-    /// Forgets `key`. False when that cannot be known to have been done.
+    /// Removes `key`. Returns false if it may still be there.
     pub async fn remove(&self, key: impl ToRedisArgs, within: Duration) -> bool {
-        let answer = self.redis.command::<u64>(cmd("DEL").arg(key), within).await;
-        self.note(answer).is_some()
+        let result = self.redis.command::<u64>(cmd("DEL").arg(key), within).await;
+        self.count_failure(result).is_some()
     }
 
-    /// What it has seen.
+    /// The counters.
     pub fn status(&self) -> CacheStatus {
         CacheStatus {
-            hits: self.counts.hits.load(Relaxed),
-            misses: self.counts.misses.load(Relaxed),
-            failures: self.counts.failures.load(Relaxed),
+            hits: self.counters.hits.load(Relaxed),
+            misses: self.counters.misses.load(Relaxed),
+            failures: self.counters.failures.load(Relaxed),
         }
     }
 
-    fn note<T>(&self, answer: Result<T, Error>) -> Option<T> {
-        match answer {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.counts.failures.fetch_add(1, Relaxed);
+    fn count_failure<T>(&self, result: Result<T, Error>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                self.counters.failures.fetch_add(1, Relaxed);
                 metrics::counter!(
                     "headroom_redis_cache_failures_total", "error" => error.label()
                 )
                 .increment(1);
-                tracing::debug!(%error, "the cache is passed over");
-                None
-            }
-        }
+                tracing::debug!(%error, "the cache failed: counted as a miss");
+            })
+            .ok()
     }
 }

@@ -1,4 +1,4 @@
-//! What callers hold: commands with deadlines over shared connections. Fails closed.
+//! Redis as callers use it: commands with deadlines over shared connections. A failure is an error.
 
 use std::future::Future;
 use std::panic::Location;
@@ -13,36 +13,38 @@ use super::error::Error;
 use crate::kernel::pool::{Checkout, CheckoutError, Mode, Pool, PoolStatus, Status};
 use crate::kernel::{AskError, Handle};
 
-/// A way to Redis. Clones are cheap and equal.
+/// A client of Redis. Clones are cheap and share the connections.
 #[derive(Debug, Clone)]
 pub struct Redis {
     pool: Handle<Pool<Connector>>,
 }
 
 impl Redis {
-    /// Commands over the connections of `pool`.
+    /// A client over the connections of `pool`.
     pub fn new(pool: Handle<Pool<Connector>>) -> Self {
         Self { pool }
     }
 
-    /// Sends `command` and waits at most `within` for the answer. Not for commands that block or
-    /// change the connection.
+    /// Sends `command` and waits at most `within` for the answer. It must neither block nor change the
+    /// connection's state.
     ///
     /// # Errors
-    /// See [`Error`]: each says whether the command can have been carried out.
+    /// See [`Error`]: each says whether Redis may have run the command.
     #[track_caller]
     pub fn command<T: FromRedisValue + Send>(
         &self,
         command: &Cmd,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.over(Location::caller(), within, move |mut wire| async move {
-            command.query_async(&mut wire).await
-        })
+        self.run(
+            Location::caller(),
+            within,
+            move |mut transport| async move { command.query_async(&mut transport).await },
+        )
     }
 
-    /// Sends all commands of `pipeline` at once and waits at most `within` for all answers. An
-    /// atomic one is carried out as a whole or not at all.
+    /// Sends all commands of `pipeline` at once and waits at most `within` for all answers. Redis runs
+    /// all commands of an atomic pipeline, or none.
     ///
     /// # Errors
     /// See [`Error`].
@@ -52,12 +54,14 @@ impl Redis {
         pipeline: &Pipeline,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.over(Location::caller(), within, move |mut wire| async move {
-            pipeline.query_async(&mut wire).await
-        })
+        self.run(
+            Location::caller(),
+            within,
+            move |mut transport| async move { pipeline.query_async(&mut transport).await },
+        )
     }
 
-    /// Calls a script by its hash, and sends its text first if the server does not know it.
+    /// Calls a script by its hash. Sends its text first if the server does not have it.
     ///
     /// # Errors
     /// See [`Error`].
@@ -67,25 +71,27 @@ impl Redis {
         script: &ScriptInvocation<'_>,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.over(Location::caller(), within, move |mut wire| async move {
-            script.invoke_async(&mut wire).await
-        })
+        self.run(
+            Location::caller(),
+            within,
+            move |mut transport| async move { script.invoke_async(&mut transport).await },
+        )
     }
 
-    /// How the pool does.
+    /// The state of the pool.
     ///
     /// # Errors
-    /// When its owner does not answer.
+    /// See [`AskError`].
     pub async fn status(&self, within: Duration) -> Result<PoolStatus, AskError> {
         self.pool.ask(Status, within).await
     }
 
-    /// Does `work` over a connection, which both have to be there and answer `within` the time.
-    fn over<T, F>(
+    /// Runs `request` over a shared connection. `within` bounds the checkout and the answer together.
+    fn run<T, F>(
         &self,
         holder: &'static Location<'static>,
         within: Duration,
-        work: impl FnOnce(Transport) -> F + Send,
+        request: impl FnOnce(Transport) -> F + Send,
     ) -> impl Future<Output = Result<T, Error>> + Send
     where
         T: FromRedisValue + Send,
@@ -95,31 +101,31 @@ impl Redis {
         async move {
             let deadline = Instant::now() + within;
             let checkout = Checkout::new(Mode::Shared, holder);
-            let asked = pool.ask(checkout, within).await;
-            let lease = asked.map_err(CheckoutError::from)??;
-            let answer = timeout_at(deadline, work(lease.wire())).await;
-            judge(&lease, answer)
+            let lease = pool.ask(checkout, within).await;
+            let lease = lease.map_err(CheckoutError::from)??;
+            let answer = timeout_at(deadline, request(lease.transport())).await;
+            record(&lease, answer)
         }
     }
 }
 
-/// What an answer, or none, says of the connection and to the caller. An answer of another type than
-/// the caller expects says nothing of the connection.
-fn judge<T: FromRedisValue>(
-    link: &RedisConnection,
+/// Records an answer or a failure on its connection, and converts it for the caller. An answer of an
+/// unexpected type does not count against the connection.
+fn record<T: FromRedisValue>(
+    connection: &RedisConnection,
     answer: Result<RedisResult<Value>, tokio::time::error::Elapsed>,
 ) -> Result<T, Error> {
     match answer {
         Ok(Ok(value)) => {
-            link.answered();
+            connection.record_answer();
             T::from_redis_value(value).map_err(|_| Error::Type)
         }
         Ok(Err(error)) => {
-            link.failed(&error);
+            connection.record_error(&error);
             Err(Error::of(&error))
         }
         Err(_) => {
-            link.missed();
+            connection.record_timeout();
             Err(Error::Deadline)
         }
     }

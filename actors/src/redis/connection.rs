@@ -1,4 +1,4 @@
-//! One connection, with what is known of its health.
+//! One connection, and whether it is still usable.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use deadpool_redis::redis::{
     Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, ServerErrorKind, Value,
 };
 
-/// Deadlines missed in a row, with no answer in between, after which a connection counts as dead: the
-/// other side may be gone without a word.
-const MISSES_MAX: u32 = 3;
+/// The number of calls in a row without an answer after which a connection counts as dead. The server
+/// may be gone without having closed it.
+const TIMEOUTS_MAX: u32 = 3;
 
-/// A way to one server or to a cluster. Clones are the same connection.
+/// The driver's connection to one server or to a cluster. Clones share the connection.
 #[derive(Clone)]
 pub(super) enum Transport {
     One(MultiplexedConnection),
@@ -24,8 +24,8 @@ pub(super) enum Transport {
 impl ConnectionLike for Transport {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Self::One(wire) => wire.req_packed_command(cmd),
-            Self::Cluster(wire) => wire.req_packed_command(cmd),
+            Self::One(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => connection.req_packed_command(cmd),
         }
     }
 
@@ -36,68 +36,69 @@ impl ConnectionLike for Transport {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::One(wire) => wire.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(wire) => wire.req_packed_commands(pipeline, offset, count),
+            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Self::One(wire) => wire.get_db(),
-            Self::Cluster(wire) => wire.get_db(),
+            Self::One(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
         }
     }
 }
 
-/// A connection to Redis, as the pool keeps it.
+/// A connection to Redis in a pool.
 pub struct RedisConnection {
-    wire: Transport,
+    transport: Transport,
     dead: Arc<AtomicBool>,
-    misses: AtomicU32,
+    timeouts: AtomicU32,
 }
 
 impl RedisConnection {
-    pub(super) fn new(wire: Transport, dead: Arc<AtomicBool>) -> Self {
+    /// `dead` becomes true when the driver sees the connection end.
+    pub(super) fn new(transport: Transport, dead: Arc<AtomicBool>) -> Self {
         Self {
-            wire,
+            transport,
             dead,
-            misses: AtomicU32::new(0),
+            timeouts: AtomicU32::new(0),
         }
     }
 
-    pub(super) fn wire(&self) -> Transport {
-        self.wire.clone()
+    pub(super) fn transport(&self) -> Transport {
+        self.transport.clone()
     }
 
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
     }
 
-    /// An answer came.
-    pub(super) fn answered(&self) {
-        self.misses.store(0, Ordering::Relaxed);
+    /// Records an answer.
+    pub(super) fn record_answer(&self) {
+        self.timeouts.store(0, Ordering::Relaxed);
     }
 
-    /// A deadline passed without an answer.
-    pub(super) fn missed(&self) {
-        if self.misses.fetch_add(1, Ordering::Relaxed) + 1 >= MISSES_MAX {
+    /// Records a call whose deadline passed without an answer.
+    pub(super) fn record_timeout(&self) {
+        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
             self.dead.store(true, Ordering::Release);
         }
     }
 
-    /// An error came: after some of them the connection is of no use.
-    pub(super) fn failed(&self, error: &RedisError) {
-        let replaced = matches!(
+    /// Records an error. Some errors make the connection unusable.
+    pub(super) fn record_error(&self, error: &RedisError) {
+        let demoted = matches!(
             error.kind(),
             ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
         );
-        if !(error.is_unrecoverable_error() || error.is_connection_dropped() || replaced) {
-            return self.answered();
+        if !(error.is_unrecoverable_error() || error.is_connection_dropped() || demoted) {
+            return self.record_answer();
         }
-        match self.wire {
+        match self.transport {
             Transport::One(_) => self.dead.store(true, Ordering::Release),
-            // One node of many, to which the driver connects again by itself; or all of them.
-            Transport::Cluster(_) => self.missed(),
+            // The driver reconnects to a single node by itself. All nodes may be gone, however.
+            Transport::Cluster(_) => self.record_timeout(),
         }
     }
 }

@@ -1,7 +1,6 @@
-//! Opens connections, and knows whether they are well.
+//! How the pool opens and checks connections.
 //!
-//! The driver's managers are made anew for each connect: the place of the server is asked for again,
-//! and names are resolved again.
+//! Each connect makes the driver's manager again, so that it finds the server and resolves names again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +11,13 @@ use deadpool_redis::redis::aio::SendError;
 use deadpool_redis::redis::{AsyncConnectionConfig, PushInfo, PushKind, pipe};
 use futures_util::future::{BoxFuture, FutureExt};
 
+use super::connect_error::connect_error;
 use super::connection::{RedisConnection, Transport};
-use super::refusal::explain;
 use super::server::Server;
 use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind};
 
-/// What a connection costs: the server's client structure with its buffers, and ours.
+/// Resident bytes of one connection: the client structure of a private server, and this process's
+/// buffers.
 const BYTES_PER_CONNECTION: u64 = 64 * 1024;
 
 /// Opens connections to a [`Server`].
@@ -34,33 +34,32 @@ impl Connector {
 }
 
 async fn open(server: &Server) -> Result<RedisConnection, ConnectError> {
-    if let Some(client) = server.as_cluster().await? {
-        let wire = client.get_async_connection().await;
-        let wire = wire.map_err(|error| explain(&error).at(&server.name()))?;
-        return Ok(RedisConnection::new(
-            Transport::Cluster(wire),
-            Arc::default(),
-        ));
+    if let Some(client) = server.cluster_client().await? {
+        let connection = client.get_async_connection().await;
+        let connection =
+            connection.map_err(|error| connect_error(&error).at(&server.description()))?;
+        let transport = Transport::Cluster(connection);
+        return Ok(RedisConnection::new(transport, Arc::default()));
     }
-    let info = server.find(0).await?;
-    let place = info.addr().to_string();
+    let info = server.connection_info(0).await?;
+    let address = info.addr().to_string();
     let dead = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&dead);
-    let listen = move |push: PushInfo| {
+    let is_dead = Arc::clone(&dead);
+    let on_push = move |push: PushInfo| {
         if push.kind == PushKind::Disconnection {
-            told.store(true, Ordering::Release);
+            is_dead.store(true, Ordering::Release);
         }
         Ok::<(), SendError>(())
     };
-    // Every call has a deadline of its own, and so has the connect.
+    // The pool bounds the connect, and each call has its own deadline.
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
-        .set_push_sender(listen);
-    let why = |error| explain(&error).at(&place);
-    let manager = Manager::new_with_config(info, config).map_err(why)?;
-    let wire = manager.create().await.map_err(why)?;
-    Ok(RedisConnection::new(Transport::One(wire), dead))
+        .set_push_sender(on_push);
+    let failed = |error| connect_error(&error).at(&address);
+    let manager = Manager::new_with_config(info, config).map_err(failed)?;
+    let connection = manager.create().await.map_err(failed)?;
+    Ok(RedisConnection::new(Transport::One(connection), dead))
 }
 
 impl Connect for Connector {
@@ -71,28 +70,35 @@ impl Connect for Connector {
         async move { open(&server).await }.boxed()
     }
 
-    fn check(&self, link: Arc<RedisConnection>) -> BoxFuture<'static, Result<(), ConnectError>> {
+    fn check(
+        &self,
+        connection: Arc<RedisConnection>,
+    ) -> BoxFuture<'static, Result<(), ConnectError>> {
         async move {
-            // Behind an open `MULTI` the answer would be another, and the connection is closed.
+            // If a `MULTI` is open, the answers differ, and the pool closes the connection.
             let mut ping = pipe();
             ping.cmd("UNWATCH").ignore().cmd("PING");
-            let answer = ping.query_async::<(String,)>(&mut link.wire()).await;
-            let (answer,) = answer.map_err(|error| explain(&error))?;
+            let mut transport = connection.transport();
+            let answer = ping.query_async::<(String,)>(&mut transport).await;
+            let (answer,) = answer.map_err(|error| connect_error(&error))?;
             if answer == "PONG" {
                 return Ok(());
             }
-            let words = "redis did not answer as it should";
-            Err(ConnectError::new(ConnectErrorKind::Protocol, words))
+            let message = "redis sent an unexpected answer to PING";
+            Err(ConnectError::new(ConnectErrorKind::Protocol, message))
         }
         .boxed()
     }
 
-    fn is_closed(&self, link: &RedisConnection) -> bool {
-        link.is_dead()
+    fn is_closed(&self, connection: &RedisConnection) -> bool {
+        connection.is_dead()
     }
 
-    fn clean(&self, link: Arc<RedisConnection>) -> BoxFuture<'static, Result<(), ConnectError>> {
-        self.check(link)
+    fn clean(
+        &self,
+        connection: Arc<RedisConnection>,
+    ) -> BoxFuture<'static, Result<(), ConnectError>> {
+        self.check(connection)
     }
 
     fn bytes_per_connection(&self) -> u64 {

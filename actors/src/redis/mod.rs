@@ -1,30 +1,29 @@
-//! The room that owns connections to Redis.
+//! Redis: pools of connections, one for each role.
 //!
-//! Why it exists: a Redis that is away, slow or failing over must cost callers a clear answer within
-//! their deadline, and nothing else. Each role has a pool of its own over [`crate::kernel::pool`],
-//! so that a full queue of one role is not the other's; they may share one server.
+//! If a Redis is unreachable, slow or failing over, callers get a clear error within their deadline, and
+//! nothing else is affected. Each role has a pool of its own over [`crate::kernel::pool`], so that a full
+//! queue of one role does not affect the others. The roles may share one server.
 //!
-//! What it promises:
-//! - **Primary fails closed**: [`Redis`] says whether a command was refused, may have been done, or
-//!   was never sent. **Cache fails open**: [`Cache`] turns every failure into a counted miss.
-//! - Single commands of many callers share few connections. Nothing that belongs to one caller alone
-//!   goes over them: no `WATCH`, no `SUBSCRIBE`, no command that blocks; transactions are atomic
-//!   pipelines.
-//! - A connection that is known to be dead, or leads to a server that has become a replica, is not
-//!   given out again.
-//! - **Subscriptions** ([`Subscriber`]) outlive the connection: after each reconnect all are made
-//!   anew, and whoever has one is told that messages may have been lost in between.
-//! - No password reaches a log or an error.
+//! The module guarantees:
+//! - **The primary fails closed**: an error of [`Redis`] says whether a command was not sent, may have run,
+//!   or was refused. **The cache fails open**: [`Cache`] counts every failure as a miss.
+//! - Single commands of many callers share few connections. Commands that need a connection of their own
+//!   are not supported: `WATCH`, `SUBSCRIBE` and commands that block. Transactions are atomic pipelines.
+//! - The pool does not give out a connection that is known to be lost, or whose server has become a
+//!   replica.
+//! - **Subscriptions** ([`Subscriber`]) survive a lost connection: the subscriber reconnects, subscribes
+//!   again, and marks in each subscription that messages may be missing.
+//! - No log line and no error holds a password.
 
 mod cache;
 mod client;
+mod connect_error;
 mod connection;
 mod connector;
 mod error;
-mod listen;
+mod messages;
 mod private_server;
 mod pubsub;
-mod refusal;
 mod role;
 mod server;
 mod server_info;
@@ -43,11 +42,11 @@ pub use client::Redis;
 pub use connection::RedisConnection;
 pub use connector::Connector;
 pub use error::Error;
-pub use listen::{Listen, ListenError, SubscriberQuery, SubscriberStatus};
+pub use messages::{Subscribe, SubscriberQuery, SubscriberStatus};
 pub use private_server::private_server;
 pub use pubsub::PubSub;
 pub use role::{Role, pool, pool_config};
-pub use server::{Access, Login, Node, Server, check_authorities_in, check_url};
+pub use server::{ConnectOptions, Credentials, Node, Server, check_ca_file, check_url};
 pub use server_info::ServerInfo;
 pub use subscriber::{Subscriber, SubscriberConfig};
 pub use subscriptions::{Event, Subscription, Topic};

@@ -1,4 +1,4 @@
-//! Both ends of messages between replicas: who publishes and who listens.
+//! Messages between replicas of the service: publishing and subscribing.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,17 +8,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::client::Redis;
 use super::error::Error;
-use super::listen::{Listen, ListenError, SubscriberQuery, SubscriberStatus};
+use super::messages::{Subscribe, SubscriberQuery, SubscriberStatus};
 use super::subscriber::Subscriber;
 use super::subscriptions::{Event, Subscription, Topic};
 use crate::kernel::pool::CheckoutError;
 use crate::kernel::{AskError, Handle};
 
-/// Messages between replicas. Clones are cheap and equal.
+/// Messages between replicas of the service. Clones are cheap and equal.
 ///
-/// One who listens hears what is published from then on, and is told by [`Event::Gap`] when something
-/// may have been missed. Channels are those of `PUBLISH` and `SUBSCRIBE`; in a cluster they span all
-/// nodes. The sharded ones (`SPUBLISH`) are not offered.
+/// A subscription receives everything published after it was made. [`Event::Gap`] marks where messages
+/// may be missing. The channels are those of `PUBLISH` and `SUBSCRIBE`; in a cluster, they span all
+/// nodes. Sharded channels (`SPUBLISH`) are not supported.
 #[derive(Debug, Clone)]
 pub struct PubSub {
     redis: Redis,
@@ -26,32 +26,28 @@ pub struct PubSub {
 }
 
 impl PubSub {
-    /// Publishes over `redis`, listens by `subscriber`.
+    /// Publishes over `redis` and subscribes through `subscriber`.
     pub fn new(redis: Redis, subscriber: Handle<Subscriber>) -> Self {
         Self { redis, subscriber }
     }
 
-    /// What publishes, for other commands.
+    /// The client that publishes, for other commands.
     pub fn redis(&self) -> &Redis {
         &self.redis
     }
 
-    /// Listens to `topic`. What is published after this returns is heard.
+    /// Subscribes to `topic`. The subscription receives everything published after this returns.
     ///
     /// # Errors
-    /// See [`Error`]: none where the command may have been carried out matters, as there is no
-    /// subscription then.
-    pub async fn listen(&self, topic: Topic, within: Duration) -> Result<Subscription, Error> {
-        let asked = self.subscriber.ask(Listen { topic }, within).await;
-        let ListenError::Connect(error) = match asked.map_err(CheckoutError::from)? {
-            Ok(subscription) => return Ok(subscription),
-            Err(error) => error,
-        };
-        Err(Error::Checkout(CheckoutError::Connect(error)))
+    /// See [`Error`]. There is no subscription then.
+    pub async fn subscribe(&self, topic: Topic, within: Duration) -> Result<Subscription, Error> {
+        let reply = self.subscriber.ask(Subscribe { topic }, within).await;
+        let subscription = reply.map_err(CheckoutError::from)?;
+        subscription.map_err(|error| Error::Checkout(CheckoutError::Connect(error)))
     }
 
-    /// Publishes `payload`, and says to how many subscribed connections the server it went to handed
-    /// it; those at other nodes of a cluster are not counted.
+    /// Publishes `payload`. Returns the number of connections that received it from the same server.
+    /// Connections to other nodes of a cluster are not counted.
     ///
     /// # Errors
     /// See [`Error`].
@@ -66,20 +62,21 @@ impl PubSub {
         self.redis.command(&publish, within).await
     }
 
-    /// Sends a message to nobody but itself, and waits until it is heard.
+    /// Publishes a message on a channel of its own and waits until it receives the message.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn round_trip(&self, within: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + within;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let channel = own_channel();
-        let mut heard = self.listen(Topic::Channel(channel.clone()), within).await?;
+        let remaining = || deadline.saturating_duration_since(Instant::now());
+        let channel = probe_channel();
+        let topic = Topic::Channel(channel.clone());
+        let mut subscription = self.subscribe(topic, within).await?;
         loop {
-            self.publish(&channel, "", left()).await?;
-            match timeout_at(deadline, heard.next()).await {
+            self.publish(&channel, "", remaining()).await?;
+            match timeout_at(deadline, subscription.next()).await {
                 Ok(Some(Event::Message { .. })) => return Ok(()),
-                // It may have been lost on the way.
+                // The message may be lost: publish another one.
                 Ok(Some(Event::Gap)) => {}
                 Ok(None) => return Err(Error::Checkout(CheckoutError::Draining)),
                 Err(_) => return Err(Error::Deadline),
@@ -87,17 +84,17 @@ impl PubSub {
         }
     }
 
-    /// How the end that listens does.
+    /// The state of the subscriber.
     ///
     /// # Errors
-    /// When its owner does not answer.
+    /// See [`AskError`].
     pub async fn status(&self, within: Duration) -> Result<SubscriberStatus, AskError> {
         self.subscriber.ask(SubscriberQuery, within).await
     }
 }
 
-/// A channel that nobody else uses: other replicas may be asked the same at this moment.
-fn own_channel() -> String {
+/// A channel that is unique among all probes of all replicas.
+fn probe_channel() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let number = LAST.fetch_add(1, Relaxed);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

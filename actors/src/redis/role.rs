@@ -1,4 +1,4 @@
-//! The roles in which Redis is used, and the pool of each.
+//! The roles of Redis, and the pool of a role.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use crate::kernel::pool::{Pool, PoolConfig};
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::{ChildSpec, Handle};
 
-/// What Redis is used for. Each role has settings and connections of its own.
+/// What Redis is used for. Each role has its own settings and connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// What must not be lost: fails closed.
+    /// Data that must not be lost: a failure is an error.
     Primary,
-    /// What can be had again: fails open.
+    /// Data that can be computed again: a failure is a miss.
     Cache,
-    /// Messages: one connection that is subscribed.
+    /// Messages, over one subscribed connection.
     PubSub,
 }
 
 impl Role {
-    /// The name of its actor, and of its pool in metrics.
+    /// The name of the role's actor, and of its pool in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "redis-primary",
@@ -33,7 +33,7 @@ impl Role {
     }
 }
 
-/// Settings for a pool to Redis: few connections, since each carries many commands at once.
+/// Default settings of a pool: few connections, because each carries many commands at once.
 pub fn pool_config() -> PoolConfig {
     PoolConfig {
         connections_min: 1,
@@ -43,7 +43,7 @@ pub fn pool_config() -> PoolConfig {
     }
 }
 
-/// The pool of one role, as a child of a supervisor, and the way to it.
+/// The pool of a role: its handle, and its owner as a child of a supervisor.
 pub fn pool(
     role: Role,
     server: Server,

@@ -1,5 +1,4 @@
-//! Where Redis is, and how to get in: one server, whichever the sentinels say is the master, or a
-//! cluster.
+//! Where Redis is and how to log in: one server, a master that sentinels know, or a cluster.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,51 +13,56 @@ use deadpool_redis::redis::{
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-use super::refusal::explain;
+use super::connect_error::connect_error;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind, Locate};
 use crate::kernel::url::{UrlFault, UrlForm};
 
-/// What URLs of one server look like.
+/// The form of the URL of one server.
 const FORM: UrlForm = UrlForm {
     schemes: &["redis", "rediss", "redis+unix", "unix"],
     authority_ends: &['/', '?', '#'],
     any_number_of_hosts: false,
 };
 
+/// How often the driver repeats a command whose node is unreachable or does not have the slot any more,
+/// and how long it waits before each repeat. The caller's deadline usually comes first.
+const CLUSTER_RETRIES: u32 = 6;
+const CLUSTER_RETRY_WAIT_MAX_MS: u64 = 200;
+
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// A name or an IP address.
     pub host: String,
-    /// Its port.
+    /// The port.
     pub port: u16,
 }
 
-/// A user and a password; without a user the default one is meant.
+/// A user and a password. Without a user, the password is that of the default user.
 #[derive(Clone, Default)]
-pub struct Login {
-    /// The user, as `ACL` knows it.
+pub struct Credentials {
+    /// The name of an `ACL` user.
     pub username: Option<String>,
     /// The password.
     pub password: Option<String>,
 }
 
-/// How to get in where no URL says so.
+/// How to connect where no URL says it.
 #[derive(Clone, Default)]
-pub struct Access {
-    /// Who we are.
-    pub login: Login,
-    /// The number of the database. A cluster has only the first, 0.
+pub struct ConnectOptions {
+    /// The credentials for the master or for the nodes of the cluster.
+    pub credentials: Credentials,
+    /// The number of the database. A cluster has only database 0.
     pub database: u32,
-    /// Whether the channel is secured, to sentinels too.
+    /// Whether to use TLS, for sentinels too.
     pub tls: bool,
 }
 
-/// Where Redis is, and how to get in.
+/// Where Redis is, and how to connect to it.
 #[derive(Clone)]
 pub struct Server {
-    place: Topology,
-    /// Whose certificates are believed, in PEM; those that the system believes when not set.
+    topology: Topology,
+    /// The accepted authorities, a file in PEM; the operating system's when not set.
     ca_file: Option<PathBuf>,
 }
 
@@ -67,103 +71,110 @@ enum Topology {
     One(Arc<dyn Locate>),
     Sentinels {
         sentinels: Vec<Node>,
-        login: Login,
+        credentials: Credentials,
         master: String,
-        access: Access,
+        options: ConnectOptions,
     },
     Cluster {
         nodes: Vec<Node>,
-        access: Access,
+        options: ConnectOptions,
     },
 }
 
 impl Server {
-    /// One server, at a URL: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and
-    /// database as the driver reads them.
+    /// One server. `locate` returns its URL: `redis://`, `rediss://` (TLS) or `unix://`, with the user,
+    /// the password and the number of the database.
     pub fn one(locate: Arc<dyn Locate>) -> Self {
-        Self::at(Topology::One(locate))
+        Self::of(Topology::One(locate))
     }
 
-    /// The server that `sentinels`, who take `login`, name as the master called `master`.
+    /// The server that `sentinels` report as the master called `master`. `credentials` are those for the
+    /// sentinels.
     pub fn sentinels(
         sentinels: Vec<Node>,
-        login: Login,
+        credentials: Credentials,
         master: impl Into<String>,
-        access: Access,
+        options: ConnectOptions,
     ) -> Self {
-        Self::at(Topology::Sentinels {
+        Self::of(Topology::Sentinels {
             sentinels,
-            login,
+            credentials,
             master: master.into(),
-            access,
+            options,
         })
     }
 
-    /// The cluster that `nodes` belong to; the others are learned from them.
-    pub fn cluster(nodes: Vec<Node>, access: Access) -> Self {
-        Self::at(Topology::Cluster { nodes, access })
+    /// The cluster of `nodes`. They report the other nodes.
+    pub fn cluster(nodes: Vec<Node>, options: ConnectOptions) -> Self {
+        Self::of(Topology::Cluster { nodes, options })
     }
 
-    fn at(place: Topology) -> Self {
+    fn of(topology: Topology) -> Self {
         Self {
-            place,
+            topology,
             ca_file: None,
         }
     }
 
-    /// Believes certificates from the authorities in this file, in PEM, and no others. It is read at
-    /// each connect.
+    /// Accepts only certificates that the authorities in this PEM file signed. Each connect reads the
+    /// file.
     #[must_use]
-    pub fn trusting(mut self, ca_file: Option<PathBuf>) -> Self {
+    pub fn with_ca_file(mut self, ca_file: Option<PathBuf>) -> Self {
         self.ca_file = ca_file;
         self
     }
 
-    /// The way to the cluster, if it is one.
-    pub(super) async fn as_cluster(&self) -> Result<Option<ClusterClient>, ConnectError> {
-        let Topology::Cluster { nodes, access } = &self.place else {
+    /// The driver's client of the cluster; `None` for another topology.
+    pub(super) async fn cluster_client(&self) -> Result<Option<ClusterClient>, ConnectError> {
+        let Topology::Cluster { nodes, options } = &self.topology else {
             return Ok(None);
         };
-        let trust = self.trust().await?;
-        let client = cluster(nodes, access, trust);
-        let client = client.map_err(|error| explain(&error).at(&self.name()))?;
-        Ok(Some(client))
+        let certificates = self.certificates().await?;
+        let client = cluster_client(nodes, options, certificates);
+        client
+            .map(Some)
+            .map_err(|error| connect_error(&error).at(&self.description()))
     }
 
-    /// Where the one server is that takes commands; for a cluster one of its nodes, and another one
-    /// at each `turn`.
-    pub(super) async fn find(&self, turn: usize) -> Result<ConnectionInfo, ConnectError> {
-        let trust = self.trust().await?;
-        let info = match &self.place {
+    /// How to connect to the server that takes commands. For a cluster, `attempt` selects the node.
+    pub(super) async fn connection_info(
+        &self,
+        attempt: usize,
+    ) -> Result<ConnectionInfo, ConnectError> {
+        let certificates = self.certificates().await?;
+        let info = match &self.topology {
             Topology::One(locate) => {
                 let url = locate.locate().await?;
-                with_trust(parse(&url).map_err(ConnectError::from)?, trust)
+                with_certificates(parse(&url).map_err(ConnectError::from)?, certificates)
             }
             Topology::Sentinels {
                 sentinels,
-                login,
+                credentials,
                 master,
-                access,
-            } => find_master(sentinels, login, master, access, trust).await,
-            Topology::Cluster { nodes, access } => match nodes.get(turn % nodes.len().max(1)) {
-                Some(node) => access.info(node, trust),
-                None => return Err(ConnectError::new(ConnectErrorKind::Missing, NO_NODES)),
+                options,
+            } => find_master(sentinels, credentials, master, options, certificates).await,
+            Topology::Cluster { nodes, options } => match nodes.get(attempt % nodes.len().max(1)) {
+                Some(node) => options.connection_info(node, certificates),
+                None => {
+                    let message = "no node of the redis cluster is configured";
+                    return Err(ConnectError::new(ConnectErrorKind::Missing, message));
+                }
             },
         };
-        let info = info.map_err(|error| explain(&error).at(&self.name()))?;
-        // With the newer protocol the end of a connection is told at once, and not at its next use.
+        let info = info.map_err(|error| connect_error(&error).at(&self.description()))?;
+        // With RESP3 the driver reports a lost connection at once, not only at its next use.
         let settings = info.redis_settings().clone();
         Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
     }
 
-    /// Where it is looked for, for messages: hosts and ports.
-    pub(super) fn name(&self) -> String {
+    /// Hosts and ports, for messages.
+    pub(super) fn description(&self) -> String {
         let list = |nodes: &[Node]| {
             let nodes = nodes.iter().map(|node| address(node, false).to_string());
             let nodes: Vec<_> = nodes.collect();
             nodes.join(", ")
         };
-        match &self.place {
+        match &self.topology {
             Topology::One(_) => "redis".to_owned(),
             Topology::Sentinels {
                 sentinels, master, ..
@@ -172,17 +183,17 @@ impl Server {
         }
     }
 
-    async fn trust(&self) -> Result<Option<TlsCertificates>, ConnectError> {
+    async fn certificates(&self) -> Result<Option<TlsCertificates>, ConnectError> {
         let Some(path) = &self.ca_file else {
             return Ok(None);
         };
         let pem = tokio::fs::read(path).await.map_err(|error| {
-            let words = format!("{} cannot be read", path.display());
-            ConnectError::new(ConnectErrorKind::Tls, words).caused_by(error)
+            let message = format!("{} cannot be read", path.display());
+            ConnectError::new(ConnectErrorKind::Tls, message).caused_by(error)
         })?;
-        if let Err(words) = check_authorities(&pem) {
-            let words = format!("{} {words}", path.display());
-            return Err(ConnectError::new(ConnectErrorKind::Tls, words));
+        if let Err(fault) = check_pem(&pem) {
+            let message = format!("{} {fault}", path.display());
+            return Err(ConnectError::new(ConnectErrorKind::Tls, message));
         }
         Ok(Some(TlsCertificates {
             client_tls: None,
@@ -191,32 +202,28 @@ impl Server {
     }
 }
 
-/// How often a command is sent again when its node is away or has lost the slot, and how long to
-/// wait in between. Callers are told sooner by their deadline.
-const CLUSTER_RETRIES: u32 = 6;
-const CLUSTER_RETRY_WAIT_MAX_MS: u64 = 200;
-
-/// What is said of a cluster without nodes, which no settings allow.
-const NO_NODES: &str = "no node of redis is named";
-
-impl Access {
-    fn info(&self, node: &Node, trust: Option<TlsCertificates>) -> RedisResult<ConnectionInfo> {
+impl ConnectOptions {
+    fn connection_info(
+        &self,
+        node: &Node,
+        certificates: Option<TlsCertificates>,
+    ) -> RedisResult<ConnectionInfo> {
         let info = address(node, self.tls).into_connection_info()?;
         let mut settings = info.redis_settings().clone().set_db(self.database.into());
-        if let Some(username) = &self.login.username {
+        if let Some(username) = &self.credentials.username {
             settings = settings.set_username(username);
         }
-        if let Some(password) = &self.login.password {
+        if let Some(password) = &self.credentials.password {
             settings = settings.set_password(password);
         }
-        with_trust(info.set_redis_settings(settings), trust)
+        with_certificates(info.set_redis_settings(settings), certificates)
     }
 }
 
 impl fmt::Debug for Server {
-    /// URLs and logins hold passwords: none is shown.
+    /// Shows neither URLs nor credentials, which hold passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
+        match &self.topology {
             Topology::One(_) => f.write_str("One"),
             Topology::Sentinels { master, .. } => write!(f, "Sentinels({master})"),
             Topology::Cluster { nodes, .. } => write!(f, "Cluster({} nodes)", nodes.len()),
@@ -224,48 +231,44 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Checks whether the URL of one server can be used, without asking anybody. One that asks for TLS
-/// without verification cannot.
+/// Checks whether the URL of one server is usable, without connecting. TLS without verification is not
+/// accepted.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first fault of the URL.
 pub fn check_url(url: &str) -> Result<(), UrlFault> {
     parse(url).map(drop)
 }
 
-/// Whether the file holds the certificates of authorities, in PEM; if not, what is wrong with it.
+/// Checks whether the file holds certificates in PEM.
 ///
 /// # Errors
-/// Completes "the file …".
-pub fn check_authorities_in(path: &Path) -> Result<(), String> {
+/// A predicate for "the file …".
+pub fn check_ca_file(path: &Path) -> Result<(), String> {
     let pem = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
-    check_authorities(&pem).map_err(str::to_owned)
+    check_pem(&pem).map_err(str::to_owned)
 }
 
-fn check_authorities(pem: &[u8]) -> Result<(), &'static str> {
-    let mut found = false;
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        if certificate.is_err() {
-            return Err("is not in the form of PEM");
-        }
-        found = true;
+fn check_pem(pem: &[u8]) -> Result<(), &'static str> {
+    let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
+    if certificates.peek().is_none() {
+        return Err("holds no certificate in PEM");
     }
-    if found {
-        Ok(())
-    } else {
-        Err("holds no certificate in PEM")
+    if certificates.any(|certificate| certificate.is_err()) {
+        return Err("is not valid PEM");
     }
+    Ok(())
 }
 
 fn parse(url: &str) -> Result<ConnectionInfo, UrlFault> {
     FORM.check(url)?;
-    // The driver's words could hold a part of the URL.
+    // The driver's message could quote a part of the URL.
     let info = url.into_connection_info().map_err(|_| {
-        UrlFault::Unusable("check the host, and that the number of the database is one")
+        UrlFault::Unusable("check the host, and that the database is given by its number")
     })?;
     match info.addr() {
         ConnectionAddr::TcpTls { insecure: true, .. } => Err(UrlFault::Unusable(
-            "leave out #insecure, and name the authority in tls_ca_file",
+            "remove #insecure, and name the authority in tls_ca_file",
         )),
         _ => Ok(info),
     }
@@ -285,65 +288,70 @@ fn address(node: &Node, tls: bool) -> ConnectionAddr {
     }
 }
 
-fn with_trust(info: ConnectionInfo, trust: Option<TlsCertificates>) -> RedisResult<ConnectionInfo> {
-    match (trust, info.addr()) {
-        (Some(trust), ConnectionAddr::TcpTls { .. }) => {
-            let client = Client::build_with_tls(info, trust)?;
+fn with_certificates(
+    info: ConnectionInfo,
+    certificates: Option<TlsCertificates>,
+) -> RedisResult<ConnectionInfo> {
+    match (certificates, info.addr()) {
+        (Some(certificates), ConnectionAddr::TcpTls { .. }) => {
+            let client = Client::build_with_tls(info, certificates)?;
             Ok(client.get_connection_info().clone())
         }
         _ => Ok(info),
     }
 }
 
-fn cluster(
+fn cluster_client(
     nodes: &[Node],
-    access: &Access,
-    trust: Option<TlsCertificates>,
+    options: &ConnectOptions,
+    certificates: Option<TlsCertificates>,
 ) -> RedisResult<ClusterClient> {
-    let nodes: RedisResult<Vec<_>> = nodes.iter().map(|node| access.info(node, None)).collect();
+    let nodes = nodes.iter().map(|node| options.connection_info(node, None));
+    let nodes: RedisResult<Vec<_>> = nodes.collect();
     let mut client = ClusterClient::builder(nodes?)
         .use_protocol(ProtocolVersion::RESP3)
         .retries(CLUSTER_RETRIES)
         .max_retry_wait(CLUSTER_RETRY_WAIT_MAX_MS)
         .min_retry_wait(1);
-    if let Some(trust) = trust.filter(|_| access.tls) {
-        client = client.certs(trust);
+    if let Some(certificates) = certificates.filter(|_| options.tls) {
+        client = client.certs(certificates);
     }
     client.build()
 }
 
+/// Asks the sentinels for the master.
 async fn find_master(
     sentinels: &[Node],
-    login: &Login,
+    credentials: &Credentials,
     master: &str,
-    access: &Access,
-    trust: Option<TlsCertificates>,
+    options: &ConnectOptions,
+    certificates: Option<TlsCertificates>,
 ) -> RedisResult<ConnectionInfo> {
-    let sentinels = sentinels.iter().map(|node| address(node, access.tls));
+    let sentinels = sentinels.iter().map(|node| address(node, options.tls));
     let mut client = SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)?
-        .set_client_to_redis_db(access.database.into());
-    if let Some(username) = &login.username {
+        .set_client_to_redis_db(options.database.into());
+    if let Some(username) = &credentials.username {
         client = client.set_client_to_sentinel_username(username);
     }
-    if let Some(password) = &login.password {
+    if let Some(password) = &credentials.password {
         client = client.set_client_to_sentinel_password(password);
     }
-    if let Some(username) = &access.login.username {
+    if let Some(username) = &options.credentials.username {
         client = client.set_client_to_redis_username(username);
     }
-    if let Some(password) = &access.login.password {
+    if let Some(password) = &options.credentials.password {
         client = client.set_client_to_redis_password(password);
     }
-    if access.tls {
+    if options.tls {
         client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
-        if let Some(trust) = trust {
+        if let Some(certificates) = certificates {
             client = client
-                .set_client_to_redis_certificates(trust.clone())
-                .set_client_to_sentinel_certificates(trust);
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates);
         }
     }
-    let found = client.build()?.async_get_client().await?;
-    Ok(found.get_connection_info().clone())
+    let client = client.build()?.async_get_client().await?;
+    Ok(client.get_connection_info().clone())
 }
 
 #[cfg(test)]
@@ -351,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_that_cannot_be_used_are_known_by_their_form() {
+    fn unusable_urls_are_refused_by_their_form() {
         for url in [
             "redis://host",
             "rediss://user:p%40ss@host:6380/3",
@@ -373,21 +381,21 @@ mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        let login = Login {
+        let credentials = Credentials {
             username: Some("user".into()),
             password: Some("secret".into()),
         };
-        let access = Access {
-            login: login.clone(),
-            ..Access::default()
+        let options = ConnectOptions {
+            credentials: credentials.clone(),
+            ..ConnectOptions::default()
         };
         let node = Node {
             host: "host".into(),
             port: 1,
         };
-        let sentinels = Server::sentinels(vec![node.clone()], login, "main", access.clone());
+        let sentinels = Server::sentinels(vec![node.clone()], credentials, "main", options.clone());
         assert_eq!(format!("{sentinels:?}"), "Sentinels(main)");
-        let cluster = Server::cluster(vec![node], access);
+        let cluster = Server::cluster(vec![node], options);
         assert_eq!(format!("{cluster:?}"), "Cluster(1 nodes)");
     }
 }

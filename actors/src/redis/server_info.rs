@@ -1,4 +1,4 @@
-//! What a server says of itself.
+//! What a server reports about itself.
 
 use std::time::{Duration, Instant};
 
@@ -9,90 +9,90 @@ use super::client::Redis;
 use super::error::Error;
 use crate::kernel::pool::CheckoutError;
 
-/// What a server says of itself, and how long that took.
+/// A server's report. In a cluster, `clients` and `used_memory_bytes` are sums over all nodes. The other
+/// fields are those of the node that was started last.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServerInfo {
-    /// Its version.
+    /// The server's version.
     pub version: String,
-    /// `master` or `slave`, in its own words.
+    /// `master` or `slave`, as the server says.
     pub role: String,
-    /// Seconds since it started.
+    /// Seconds since the server's start.
     pub uptime_seconds: u64,
-    /// Clients connected to it.
+    /// The number of connected clients.
     pub clients: u64,
-    /// Memory its data uses, in bytes.
+    /// The memory of the data, in bytes.
     pub used_memory_bytes: u64,
-    /// Whether it still reads its data from disk.
+    /// Whether the server still reads its data from the disk.
     pub loading: bool,
-    /// On a replica: whether its master is connected.
+    /// On a replica: whether it is connected to its master.
     pub master_link_up: Option<bool>,
-    /// How many nodes say so: more than one in a cluster. Clients and memory are those of all, the
-    /// rest is of the one that was started last.
+    /// The number of nodes that reported: more than one in a cluster.
     pub nodes: usize,
-    /// How long it took to say so.
+    /// How long the report took.
     pub latency_seconds: f64,
 }
 
 impl Redis {
-    /// Asks the server for its facts, over a connection that is open: `None` where none is. In a
-    /// cluster all nodes are asked.
+    /// Asks the server for its report, or all nodes of a cluster. `None` while no connection is open;
+    /// this opens none.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn facts(&self, within: Duration) -> Result<Option<ServerInfo>, Error> {
+    pub async fn server_info(&self, within: Duration) -> Result<Option<ServerInfo>, Error> {
         let deadline = Instant::now() + within;
         let status = self.status(within).await.map_err(CheckoutError::from)?;
         if status.size == 0 {
             return Ok(None);
         }
-        let began = Instant::now();
-        let rest = deadline.saturating_duration_since(began);
-        let Texts(texts) = self.command(&cmd("INFO"), rest).await?;
-        let took = began.elapsed();
-        let facts = texts.iter().map(|text| parse(text, took));
-        Ok(facts.reduce(ServerInfo::and))
+        let asked = Instant::now();
+        let remaining = deadline.saturating_duration_since(asked);
+        let InfoReplies(replies) = self.command(&cmd("INFO"), remaining).await?;
+        let latency = asked.elapsed();
+        let reports = replies.iter().map(|reply| parse(reply, latency));
+        Ok(reports.reduce(ServerInfo::merge))
     }
 }
 
-/// What one server says, or each node of a cluster.
-struct Texts(Vec<String>);
+/// The reply of one server, or the replies of all nodes of a cluster.
+struct InfoReplies(Vec<String>);
 
-impl FromRedisValue for Texts {
+impl FromRedisValue for InfoReplies {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         if let Value::Map(nodes) = value {
-            let texts = nodes.into_iter().map(|(_, text)| from_redis_value(text));
-            return texts.collect::<Result<_, _>>().map(Self);
+            let replies = nodes.into_iter().map(|(_, reply)| from_redis_value(reply));
+            return replies.collect::<Result<_, _>>().map(Self);
         }
-        from_redis_value(value).map(|text| Self(vec![text]))
+        from_redis_value(value).map(|reply| Self(vec![reply]))
     }
 }
 
 impl ServerInfo {
-    fn and(self, other: Self) -> Self {
+    fn merge(self, other: Self) -> Self {
         let nodes = self.nodes + other.nodes;
         let clients = self.clients + other.clients;
         let used_memory_bytes = self.used_memory_bytes + other.used_memory_bytes;
-        let is_later = other.uptime_seconds < self.uptime_seconds;
-        let last = if is_later { other } else { self };
+        let other_is_younger = other.uptime_seconds < self.uptime_seconds;
+        let youngest = if other_is_younger { other } else { self };
         Self {
             nodes,
             clients,
             used_memory_bytes,
-            ..last
+            ..youngest
         }
     }
 }
 
-fn parse(text: &str, latency: Duration) -> ServerInfo {
+fn parse(reply: &str, latency: Duration) -> ServerInfo {
     let value = |key: &str| {
-        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        let mut lines = reply.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(name, _)| *name == key).map(|(_, value)| value)
     };
-    let word = |key| value(key).unwrap_or_default().to_owned();
-    let number = |key| value(key).and_then(|it| it.parse().ok()).unwrap_or(0);
+    let text = |key| value(key).unwrap_or_default().to_owned();
+    let number = |key| value(key).and_then(|text| text.parse().ok()).unwrap_or(0);
     ServerInfo {
-        version: word("redis_version"),
-        role: word("role"),
+        version: text("redis_version"),
+        role: text("role"),
         uptime_seconds: number("uptime_in_seconds"),
         clients: number("connected_clients"),
         used_memory_bytes: number("used_memory"),
@@ -108,11 +108,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_info_says_is_read() {
-        let text = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:12\r\nloading:1\r\n\
-                    used_memory:1024\r\nconnected_clients:3\r\nrole:slave\r\n\
-                    master_link_status:down\r\n";
-        let facts = parse(text, Duration::from_millis(2));
+    fn the_reply_of_info_is_parsed() {
+        let reply = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:12\r\nloading:1\r\n\
+                     used_memory:1024\r\nconnected_clients:3\r\nrole:slave\r\n\
+                     master_link_status:down\r\n";
+        let info = parse(reply, Duration::from_millis(2));
         let expected = ServerInfo {
             version: "7.0.15".into(),
             role: "slave".into(),
@@ -124,11 +124,11 @@ mod tests {
             nodes: 1,
             latency_seconds: 0.002,
         };
-        assert_eq!(facts, expected);
-        let both = facts.clone().and(ServerInfo {
+        assert_eq!(info, expected);
+        let both = info.clone().merge(ServerInfo {
             uptime_seconds: 3,
             version: "7.2".into(),
-            ..facts
+            ..info
         });
         assert_eq!(
             (both.nodes, both.clients, both.used_memory_bytes),

@@ -1,8 +1,9 @@
-//! The owner of the one connection that is subscribed.
+//! The owner of the subscribed connection.
 //!
-//! It connects when somebody listens, and as long as somebody does it connects again, with backoff,
-//! and makes all subscriptions anew before it counts as connected. What it reads goes straight to
-//! the listeners, in a task of its own, so that a flood of messages does not keep the actor.
+//! It connects at the first subscription and stays connected while there are any. After a lost
+//! connection, it reconnects with backoff and subscribes to all topics again before it counts as
+//! connected. A task of its own reads the messages and delivers them, so that many messages do not
+//! block the actor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,41 +17,41 @@ use deadpool_redis::redis::aio::PubSubSink;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::listen::{Listen, ListenError, SubscriberQuery, SubscriberStatus};
-use super::refusal::explain;
+use super::connect_error::connect_error;
+use super::messages::{Subscribe, SubscriberQuery, SubscriberStatus};
 use super::server::Server;
 use super::subscriber_connection::{Keepalive, SubscriberConnection, read, subscribe, unsubscribe};
 use super::subscriptions::{SubscriptionRegistry, Topic};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 use crate::kernel::{Backoff, Call, Child, ChildSpec, Exit, Handle, Reply};
 
-/// Calls in flight at most; each waits for a subscription to be confirmed.
+/// The most calls in flight. Each waits for the confirmation of a subscription.
 const IN_FLIGHT_MAX: u32 = 256;
 
-/// Signs of life are asked for no more often than this, whatever the settings say.
-const PULSE_MIN: Duration = Duration::from_millis(100);
+/// The shortest silence before a check, whatever the settings say.
+const CHECK_AFTER_IDLE_MIN: Duration = Duration::from_millis(100);
 
-/// How the subscriber behaves.
+/// The settings of the subscriber.
 #[derive(Debug, Clone, Copy)]
 pub struct SubscriberConfig {
-    /// How long it may take to connect and to make all subscriptions anew.
+    /// The longest time to connect and to subscribe to all topics.
     pub connect_timeout: Duration,
-    /// A connection on which nothing came for this long is asked for a sign of life ...
+    /// The silence after which the connection is checked ...
     pub check_after_idle: Duration,
-    /// ... and counts as dead when it gives none for this long.
-    pub answer_within: Duration,
-    /// How long to wait between failed tries.
+    /// ... and the longest time for the answer. Without an answer, the connection counts as lost.
+    pub check_timeout: Duration,
+    /// How long to wait after failed connects.
     pub backoff: Backoff,
 }
 
 enum State {
-    /// Nobody listens.
-    Resting,
-    /// Connecting, or waiting to try again.
-    Away,
+    /// There are no subscriptions.
+    Idle,
+    /// A connect is under way, or the backoff before one.
+    Connecting,
     Connected {
         sink: PubSubSink,
-        /// Reads; ends with the connection.
+        /// Reads the messages. Ends with the connection.
         _reader: JoinSet<()>,
     },
 }
@@ -61,9 +62,10 @@ pub struct Subscriber {
     config: SubscriberConfig,
     state: State,
     registry: Arc<SubscriptionRegistry>,
+    /// The topics that the server has confirmed on this connection.
     confirmed: BTreeSet<Topic>,
-    /// Those who wait for a topic to be confirmed.
-    waiting: BTreeMap<Topic, Vec<Reply<Listen>>>,
+    /// The callers that wait for the confirmation of a topic.
+    waiting: BTreeMap<Topic, Vec<Reply<Subscribe>>>,
     messages: Arc<AtomicU64>,
     connects: u64,
     failures: u32,
@@ -81,7 +83,7 @@ impl Subscriber {
         ChildSpec::actor(handle, move |_| Self {
             server: server.clone(),
             config,
-            state: State::Resting,
+            state: State::Idle,
             registry: Arc::default(),
             confirmed: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -92,117 +94,125 @@ impl Subscriber {
         })
     }
 
-    fn enter(&mut self, state: State) {
+    fn is_connected(&self) -> bool {
+        matches!(self.state, State::Connected { .. })
+    }
+
+    fn set_state(&mut self, state: State) {
         self.state = state;
-        let connected = matches!(self.state, State::Connected { .. });
-        metrics::gauge!("headroom_redis_subscriber_connected").set(f64::from(u8::from(connected)));
+        let connected = f64::from(u8::from(self.is_connected()));
+        metrics::gauge!("headroom_redis_subscriber_connected").set(connected);
     }
 
     fn connect(&mut self, context: &mut Context<Self>) {
-        self.enter(State::Away);
-        let topics = self.registry.all();
-        let (server, within) = (self.server.clone(), self.config.connect_timeout);
-        let turn = usize::try_from(self.connects + u64::from(self.failures)).unwrap_or(0);
+        self.set_state(State::Connecting);
+        let topics = self.registry.topics();
+        let (server, timeout) = (self.server.clone(), self.config.connect_timeout);
+        let attempt = usize::try_from(self.connects + u64::from(self.failures)).unwrap_or(0);
         let connected = async move {
-            let late = |_| {
-                let words = "redis did not answer in time";
-                ConnectError::new(ConnectErrorKind::TimedOut, words)
+            let timed_out = |_| {
+                let message = format!("redis did not answer within {timeout:?}");
+                ConnectError::new(ConnectErrorKind::TimedOut, message)
             };
-            let subscribed = SubscriberConnection::open(&server, topics, turn);
-            tokio::time::timeout(within, subscribed)
+            let opened = SubscriberConnection::open(&server, topics, attempt);
+            tokio::time::timeout(timeout, opened)
                 .await
-                .map_err(late)?
+                .map_err(timed_out)?
         };
         context.spawn(
             wrap_future::<_, Self>(connected).map(|result, subscriber, context| match result {
-                Ok(line) => subscriber.on_connected(line, context),
-                Err(error) => subscriber.on_failure(error, context),
+                Ok(connection) => subscriber.on_connected(connection, context),
+                Err(error) => subscriber.on_connect_failed(error, context),
             }),
         );
     }
 
-    fn on_connected(&mut self, line: SubscriberConnection, context: &mut Context<Self>) {
+    fn on_connected(&mut self, connection: SubscriberConnection, context: &mut Context<Self>) {
         self.failures = 0;
         self.connects += 1;
         metrics::counter!("headroom_redis_subscriber_connects_total").increment(1);
+        if self.connects > 1 {
+            self.registry.send_gap();
+        }
+        let SubscriberConnection {
+            sink,
+            stream,
+            topics,
+        } = connection;
+        let reader_sink = sink.clone();
         let mut reader = JoinSet::new();
         let (registry, messages) = (Arc::clone(&self.registry), Arc::clone(&self.messages));
-        let (over, lost) = tokio::sync::oneshot::channel::<()>();
-        let (sink, stream) = (line.sink.clone(), line.stream);
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let keepalive = Keepalive {
-            after_idle: self.config.check_after_idle.max(PULSE_MIN),
-            within: self.config.answer_within,
+            after_idle: self.config.check_after_idle.max(CHECK_AFTER_IDLE_MIN),
+            timeout: self.config.check_timeout,
         };
         reader.spawn(async move {
-            read(stream, sink, keepalive, &registry, &messages).await;
-            drop(over);
+            read(stream, reader_sink, keepalive, &registry, &messages).await;
+            drop(end);
         });
-        let lost = wrap_future::<_, Self>(async move { lost.await.ok() });
+        let ended = wrap_future::<_, Self>(async move { ended.await.ok() });
         let generation = self.connects;
-        context.spawn(lost.map(move |_, subscriber, context| {
-            let connected = matches!(subscriber.state, State::Connected { .. });
-            if connected && subscriber.connects == generation {
+        context.spawn(ended.map(move |_, subscriber, context| {
+            if subscriber.is_connected() && subscriber.connects == generation {
                 subscriber.on_lost(context);
             }
         }));
-        if self.connects > 1 {
-            self.registry.tell_gap();
-        }
-        self.enter(State::Connected {
-            sink: line.sink,
+        self.set_state(State::Connected {
+            sink,
             _reader: reader,
         });
-        for topic in line.topics {
+        for topic in topics {
             self.on_confirmed(topic);
         }
-        let new: Vec<Topic> = self.waiting.keys().cloned().collect();
-        for topic in new {
+        let waiting: Vec<Topic> = self.waiting.keys().cloned().collect();
+        for topic in waiting {
             self.confirm(topic, context);
         }
-        self.sweep(context);
+        self.end_unused(context);
     }
 
-    fn on_failure(&mut self, error: ConnectError, context: &mut Context<Self>) {
+    fn on_connect_failed(&mut self, error: ConnectError, context: &mut Context<Self>) {
         self.failures = self.failures.saturating_add(1);
         let kind = error.kind.label();
         tracing::warn!(kind, %error, failures = self.failures, "cannot subscribe to redis");
         if !error.kind.is_transient() {
             for reply in std::mem::take(&mut self.waiting).into_values().flatten() {
-                reply.send(Err(ListenError::Connect(error.clone())));
+                reply.send(Err(error.clone()));
             }
         }
         self.last_error = Some(error);
-        self.try_again(context);
+        self.reconnect_later(context);
     }
 
     fn on_lost(&mut self, context: &mut Context<Self>) {
         tracing::warn!("the subscribed connection to redis was lost");
         self.confirmed.clear();
         self.failures = self.failures.saturating_add(1);
-        self.try_again(context);
+        self.reconnect_later(context);
     }
 
-    fn try_again(&mut self, context: &mut Context<Self>) {
-        self.registry.sweep();
-        if self.is_unneeded() {
-            self.enter(State::Resting);
+    fn reconnect_later(&mut self, context: &mut Context<Self>) {
+        self.registry.remove_dropped();
+        if self.is_unused() {
+            self.set_state(State::Idle);
             return;
         }
-        self.enter(State::Away);
-        let wait = self.config.backoff.delay(self.failures);
-        context.run_later(wait, Self::connect);
+        self.set_state(State::Connecting);
+        let delay = self.config.backoff.delay(self.failures);
+        context.run_later(delay, Self::connect);
     }
 
-    /// Whether nobody listens or wants to.
-    fn is_unneeded(&mut self) -> bool {
+    /// Whether there are no subscriptions and no callers that wait for one.
+    fn is_unused(&mut self) -> bool {
         self.waiting.retain(|_, replies| {
             replies.retain(|reply| !reply.is_cancelled());
             !replies.is_empty()
         });
-        self.waiting.is_empty() && self.registry.all().is_empty()
+        self.waiting.is_empty() && self.registry.topics().is_empty()
     }
 
-    /// Has the server confirm `topic`, unless it has.
+    /// Subscribes to `topic` on the server, unless that is done.
     fn confirm(&mut self, topic: Topic, context: &mut Context<Self>) {
         let State::Connected { sink, .. } = &self.state else {
             return;
@@ -211,17 +221,15 @@ impl Subscriber {
             return self.on_confirmed(topic);
         }
         let mut sink = sink.clone();
-        let asked = async move {
+        let confirmed = async move {
             let result = subscribe(&mut sink, &topic).await;
             (topic, result)
         };
         context.spawn(
-            wrap_future::<_, Self>(asked).map(|(topic, result), subscriber, _| match result {
-                Ok(()) if matches!(subscriber.state, State::Connected { .. }) => {
-                    subscriber.on_confirmed(topic);
-                }
+            wrap_future::<_, Self>(confirmed).map(|(topic, result), subscriber, _| match result {
+                Ok(()) if subscriber.is_connected() => subscriber.on_confirmed(topic),
                 Err(error) if error.code().is_some() => subscriber.on_denied(&topic, &error),
-                // The connection is over: the reader tells, and it is asked again on the next.
+                // The connection is lost. The next one subscribes to the topic again.
                 Ok(()) | Err(_) => {}
             }),
         );
@@ -229,7 +237,7 @@ impl Subscriber {
 
     fn on_denied(&mut self, topic: &Topic, error: &RedisError) {
         for reply in self.waiting.remove(topic).into_iter().flatten() {
-            reply.send(Err(ListenError::Connect(explain(error))));
+            reply.send(Err(connect_error(error)));
         }
     }
 
@@ -240,9 +248,9 @@ impl Subscriber {
         self.confirmed.insert(topic);
     }
 
-    /// Ends subscriptions that nobody listens to.
-    fn sweep(&mut self, context: &mut Context<Self>) {
-        for topic in self.registry.sweep() {
+    /// Ends topics without subscriptions, and the connection after the last of them.
+    fn end_unused(&mut self, context: &mut Context<Self>) {
+        for topic in self.registry.remove_dropped() {
             if !self.confirmed.remove(&topic) {
                 continue;
             }
@@ -252,26 +260,27 @@ impl Subscriber {
                 context.spawn(wrap_future::<_, Self>(ended));
             }
         }
-        if matches!(self.state, State::Connected { .. }) && self.is_unneeded() {
+        if self.is_connected() && self.is_unused() {
             self.confirmed.clear();
-            self.enter(State::Resting);
+            self.set_state(State::Idle);
         }
     }
 
-    fn listen_to_leavers(&self, context: &mut Context<Self>) {
-        let left = Arc::clone(&self.registry.left);
-        let woken = wrap_future::<_, Self>(async move { left.notified().await });
+    /// Ends topics whenever a subscription is dropped.
+    fn watch_dropped(&self, context: &mut Context<Self>) {
+        let dropped = Arc::clone(&self.registry.dropped);
+        let woken = wrap_future::<_, Self>(async move { dropped.notified().await });
         context.spawn(woken.map(|(), subscriber, context| {
-            subscriber.sweep(context);
-            subscriber.listen_to_leavers(context);
+            subscriber.end_unused(context);
+            subscriber.watch_dropped(context);
         }));
     }
 
     fn status(&self) -> SubscriberStatus {
         SubscriberStatus {
-            connected: matches!(self.state, State::Connected { .. }),
-            topics: self.registry.all().len(),
-            listeners: self.registry.listeners(),
+            connected: self.is_connected(),
+            topics: self.registry.topics().len(),
+            listeners: self.registry.len(),
             messages: self.messages.load(Relaxed),
             connects: self.connects,
             failures: self.failures,
@@ -286,7 +295,7 @@ impl Actor for Subscriber {
 
 impl Child for Subscriber {
     fn start(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
-        self.listen_to_leavers(context);
+        self.watch_dropped(context);
         Box::pin(actix::fut::ready(Ok(())))
     }
 
@@ -295,17 +304,17 @@ impl Child for Subscriber {
     }
 }
 
-impl Handler<Call<Listen>> for Subscriber {
+impl Handler<Call<Subscribe>> for Subscriber {
     type Result = ();
 
-    fn handle(&mut self, call: Call<Listen>, context: &mut Context<Self>) {
-        let Some((Listen { topic }, reply)) = call.accept() else {
+    fn handle(&mut self, call: Call<Subscribe>, context: &mut Context<Self>) {
+        let Some((Subscribe { topic }, reply)) = call.accept() else {
             return;
         };
         self.waiting.entry(topic.clone()).or_default().push(reply);
         match self.state {
-            State::Resting => self.connect(context),
-            State::Away => {}
+            State::Idle => self.connect(context),
+            State::Connecting => {}
             State::Connected { .. } => self.confirm(topic, context),
         }
     }

@@ -1,4 +1,4 @@
-//! The connection that is subscribed: how it is made, read, and known to live.
+//! The subscribed connection: how it is opened, read, and checked.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,44 +9,42 @@ use deadpool_redis::redis::{Client, Msg, RedisResult};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::refusal::explain;
+use super::connect_error::connect_error;
 use super::server::Server;
 use super::subscriptions::{Event, SubscriptionRegistry, Topic};
 use crate::kernel::pool::ConnectError;
 
-/// How often a connection on which nothing comes is asked whether it lives, and how long it may take
-/// to say so.
+/// When a silent connection is checked, and how long the answer may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keepalive {
     pub(super) after_idle: Duration,
-    pub(super) within: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// A subscribed connection.
 pub(super) struct SubscriberConnection {
     pub(super) sink: PubSubSink,
     pub(super) stream: PubSubStream,
-    /// What is subscribed to.
+    /// The confirmed subscriptions.
     pub(super) topics: Vec<Topic>,
 }
 
 impl SubscriberConnection {
-    /// Connects, and subscribes to `topics`. Each `turn` tries another node of a cluster: whatever is
-    /// published at one of them comes out at all.
+    /// Connects and subscribes to `topics`. In a cluster, `attempt` selects the node: every node delivers
+    /// the messages of all nodes.
     pub(super) async fn open(
         server: &Server,
         topics: Vec<Topic>,
-        turn: usize,
+        attempt: usize,
     ) -> Result<Self, ConnectError> {
-        let info = server.find(turn).await?;
-        let place = info.addr().to_string();
-        let why = |error| explain(&error).at(&place);
-        let client = Client::open(info).map_err(why)?;
+        let info = server.connection_info(attempt).await?;
+        let address = info.addr().to_string();
+        let failed = |error| connect_error(&error).at(&address);
+        let client = Client::open(info).map_err(failed)?;
         let connection = client.get_async_pubsub().await;
-        let (mut sink, stream) = connection.map_err(why)?.split();
+        let (mut sink, stream) = connection.map_err(failed)?.split();
         for topic in &topics {
-            let done = subscribe(&mut sink, topic).await;
-            done.map_err(why)?;
+            subscribe(&mut sink, topic).await.map_err(failed)?;
         }
         Ok(Self {
             sink,
@@ -56,7 +54,7 @@ impl SubscriberConnection {
     }
 }
 
-/// Subscribes, and waits until the server says so.
+/// Subscribes, and waits until the server has confirmed it.
 pub(super) async fn subscribe(sink: &mut PubSubSink, topic: &Topic) -> RedisResult<()> {
     match topic {
         Topic::Channel(name) => sink.subscribe(name).await,
@@ -64,7 +62,7 @@ pub(super) async fn subscribe(sink: &mut PubSubSink, topic: &Topic) -> RedisResu
     }
 }
 
-/// Ends a subscription. When that fails the connection is over, and with it the subscription.
+/// Ends a subscription. If this fails, the connection is lost, and its subscriptions with it.
 pub(super) async fn unsubscribe(sink: &mut PubSubSink, topic: &Topic) {
     match topic {
         Topic::Channel(name) => sink.unsubscribe(name).await.ok(),
@@ -72,7 +70,7 @@ pub(super) async fn unsubscribe(sink: &mut PubSubSink, topic: &Topic) {
     };
 }
 
-/// Hands messages to those who listen until the connection ends, or gives no sign of life.
+/// Delivers messages to the subscriptions until the connection is lost or a check fails.
 pub(super) async fn read(
     mut stream: PubSubStream,
     mut sink: PubSubSink,
@@ -86,11 +84,11 @@ pub(super) async fn read(
             Ok(Some(message)) => {
                 messages.fetch_add(1, Relaxed);
                 counter.increment(1);
-                hand_out(&message, registry);
+                deliver(&message, registry);
             }
             Ok(None) => return,
-            // Messages that come meanwhile wait in the stream.
-            Err(_) => match timeout(keepalive.within, sink.ping::<String>()).await {
+            // Messages that arrive during the check wait in the stream.
+            Err(_) => match timeout(keepalive.timeout, sink.ping::<String>()).await {
                 Ok(Ok(_)) => {}
                 _ => return,
             },
@@ -98,12 +96,12 @@ pub(super) async fn read(
     }
 }
 
-fn hand_out(message: &Msg, registry: &SubscriptionRegistry) {
+fn deliver(message: &Msg, registry: &SubscriptionRegistry) {
     let channel = message.get_channel_name().to_owned();
     let topic = match message.get_pattern::<Option<String>>() {
         Ok(Some(pattern)) => Topic::Pattern(pattern),
         _ => Topic::Channel(channel.clone()),
     };
     let payload = Bytes::copy_from_slice(message.get_payload_bytes());
-    registry.tell(&topic, &Event::Message { channel, payload });
+    registry.send(&topic, &Event::Message { channel, payload });
 }

@@ -1,7 +1,7 @@
-//! Who listens to what, and how messages reach them.
+//! The subscriptions by topic, and how messages reach them.
 //!
-//! Each listener has a bounded queue. One that does not keep up, and all after a reconnect, are told
-//! by [`Event::Gap`] that messages may be missing, so that they can read again what they follow.
+//! Each subscription has a bounded queue. [`Event::Gap`] marks where messages may be missing, because the
+//! queue was full or the connection was lost. The subscriber can then read again what it follows.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,43 +11,43 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
-/// Messages that may wait for one listener.
+/// Messages that may wait for one subscription.
 const QUEUE_MAX: usize = 1024;
 
-/// What can be listened to.
+/// The topic of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Topic {
     /// One channel.
     Channel(String),
-    /// All channels whose names match a pattern, as `PSUBSCRIBE` has it.
+    /// All channels whose names match a pattern of `PSUBSCRIBE`.
     Pattern(String),
 }
 
-/// What a listener hears.
+/// What a subscription receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody published this.
+    /// A published message.
     Message {
-        /// Where.
+        /// Its channel.
         channel: String,
-        /// What.
+        /// Its content.
         payload: Bytes,
     },
-    /// Messages may have been lost: the connection was away, or this listener too slow.
+    /// Messages may be missing: the connection was lost, or the subscription's queue was full.
     Gap,
 }
 
-/// One listener's end. Dropping it ends the subscription.
+/// The receiving end of a subscription. Dropping it ends the subscription.
 #[derive(Debug)]
 #[must_use = "dropping it ends the subscription"]
 pub struct Subscription {
     events: Option<Receiver<Event>>,
-    left: Arc<Notify>,
+    dropped: Arc<Notify>,
 }
 
 impl Subscription {
-    /// Waits for the next event. `None` when the room has stopped.
+    /// Waits for the next event. `None` when the subscriber has stopped.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.as_mut()?.recv().await
     }
@@ -55,24 +55,25 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // Closed before anybody looks.
+        // The queue closes before the owner looks for closed ones.
         self.events = None;
-        self.left.notify_one();
+        self.dropped.notify_one();
     }
 }
 
+/// The sending end of a subscription.
 struct Listener {
     events: Sender<Event>,
-    /// Whether it has yet to be told that something is missing.
-    missed: bool,
+    /// An event did not fit into the queue, and no gap was sent yet.
+    gap_pending: bool,
 }
 
 impl Listener {
-    /// False when nobody listens any more.
-    fn tell(&mut self, event: Event) -> bool {
-        if self.missed {
+    /// Returns false when the subscription was dropped.
+    fn send(&mut self, event: Event) -> bool {
+        if self.gap_pending {
             match self.events.try_send(Event::Gap) {
-                Ok(()) => self.missed = false,
+                Ok(()) => self.gap_pending = false,
                 Err(TrySendError::Full(_)) => return true,
                 Err(TrySendError::Closed(_)) => return false,
             }
@@ -80,7 +81,7 @@ impl Listener {
         match self.events.try_send(event) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
-                self.missed = true;
+                self.gap_pending = true;
                 true
             }
             Err(TrySendError::Closed(_)) => false,
@@ -88,16 +89,16 @@ impl Listener {
     }
 }
 
-/// Everybody who listens, by topic.
+/// All subscriptions, by topic.
 #[derive(Default)]
 pub(super) struct SubscriptionRegistry {
     topics: Mutex<BTreeMap<Topic, Vec<Listener>>>,
-    /// Wakes the owner when a listener has left.
-    pub(super) left: Arc<Notify>,
+    /// Wakes the owner when a subscription was dropped.
+    pub(super) dropped: Arc<Notify>,
 }
 
 impl SubscriptionRegistry {
-    fn topics(&self) -> MutexGuard<'_, BTreeMap<Topic, Vec<Listener>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Topic, Vec<Listener>>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,32 +106,32 @@ impl SubscriptionRegistry {
         let (events, receiver) = channel(QUEUE_MAX);
         let listener = Listener {
             events,
-            missed: false,
+            gap_pending: false,
         };
-        self.topics().entry(topic).or_default().push(listener);
+        self.lock().entry(topic).or_default().push(listener);
         Subscription {
             events: Some(receiver),
-            left: Arc::clone(&self.left),
+            dropped: Arc::clone(&self.dropped),
         }
     }
 
-    /// Tells all who listen to `topic`.
-    pub(super) fn tell(&self, topic: &Topic, event: &Event) {
-        if let Some(listeners) = self.topics().get_mut(topic) {
-            listeners.retain_mut(|listener| listener.tell(event.clone()));
+    /// Sends `event` to all subscriptions of `topic`.
+    pub(super) fn send(&self, topic: &Topic, event: &Event) {
+        if let Some(listeners) = self.lock().get_mut(topic) {
+            listeners.retain_mut(|listener| listener.send(event.clone()));
         }
     }
 
-    /// Tells everybody that something may be missing.
-    pub(super) fn tell_gap(&self) {
-        for listeners in self.topics().values_mut() {
-            listeners.retain_mut(|listener| listener.tell(Event::Gap));
+    /// Sends a gap to all subscriptions.
+    pub(super) fn send_gap(&self) {
+        for listeners in self.lock().values_mut() {
+            listeners.retain_mut(|listener| listener.send(Event::Gap));
         }
     }
 
-    /// Takes out topics that nobody listens to any more.
-    pub(super) fn sweep(&self) -> Vec<Topic> {
-        let mut topics = self.topics();
+    /// Removes dropped subscriptions. Returns the topics that have none left.
+    pub(super) fn remove_dropped(&self) -> Vec<Topic> {
+        let mut topics = self.lock();
         for listeners in topics.values_mut() {
             listeners.retain(|listener| !listener.events.is_closed());
         }
@@ -138,12 +139,13 @@ impl SubscriptionRegistry {
         empty.map(|(topic, _)| topic).collect()
     }
 
-    pub(super) fn all(&self) -> Vec<Topic> {
-        self.topics().keys().cloned().collect()
+    pub(super) fn topics(&self) -> Vec<Topic> {
+        self.lock().keys().cloned().collect()
     }
 
-    pub(super) fn listeners(&self) -> usize {
-        self.topics().values().map(Vec::len).sum()
+    /// The number of subscriptions.
+    pub(super) fn len(&self) -> usize {
+        self.lock().values().map(Vec::len).sum()
     }
 }
 
@@ -159,29 +161,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_who_is_too_slow_is_told_that_something_is_missing() {
+    async fn a_slow_subscription_receives_a_gap_where_messages_are_missing() {
         let registry = SubscriptionRegistry::default();
         let topic = Topic::Channel("news".into());
         let mut slow = registry.add(topic.clone());
         for _ in 0..QUEUE_MAX + 5 {
-            registry.tell(&topic, &message("old"));
+            registry.send(&topic, &message("old"));
         }
         for _ in 0..QUEUE_MAX {
             assert_eq!(slow.next().await, Some(message("old")));
         }
-        registry.tell(&topic, &message("new"));
+        registry.send(&topic, &message("new"));
         assert_eq!(slow.next().await, Some(Event::Gap));
         assert_eq!(slow.next().await, Some(message("new")));
     }
 
     #[tokio::test]
-    async fn topics_end_with_their_last_listener() {
+    async fn topics_end_with_their_last_subscription() {
         let registry = SubscriptionRegistry::default();
         let topic = Topic::Pattern("n*".into());
         let (first, second) = (registry.add(topic.clone()), registry.add(topic.clone()));
         drop(first);
-        assert_eq!((registry.sweep(), registry.listeners()), (Vec::new(), 1));
+        assert_eq!((registry.remove_dropped(), registry.len()), (Vec::new(), 1));
         drop(second);
-        assert_eq!((registry.sweep(), registry.listeners()), (vec![topic], 0));
+        assert_eq!(
+            (registry.remove_dropped(), registry.len()),
+            (vec![topic], 0)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The pools of Redis: one for each purpose, with a subscriber for messages between replicas.
+//! The pools of Redis: one for each role, and the subscriber.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use headroom_actors::kernel::private_server::PrivateServer;
 use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
 use headroom_actors::redis::{
-    self, Access, Login, PubSub, Redis, Role, Server, Subscriber, SubscriberConfig,
+    self, ConnectOptions, Credentials, PubSub, Redis, Role, Server, Subscriber, SubscriberConfig,
 };
 
 use crate::pools::{Origin, Pool};
@@ -16,7 +16,7 @@ use crate::settings::values::Name;
 
 use super::{Deps, embedded, locate, pool};
 
-/// One pool for each role. Those that name no server share a private one.
+/// Wires one pool for each role. The roles without a configured server share a private one.
 pub(super) fn compose(
     settings: &RedisSettings,
     data: &Path,
@@ -38,10 +38,10 @@ pub(super) fn compose(
         let (origin, server) = server(section, settings, private_settings, &private);
         let config = pool(&settings.pool, &origin);
         let bounds = (config.connections_min, config.connections_max);
-        let listening = SubscriberConfig {
+        let subscriber_config = SubscriberConfig {
             connect_timeout: config.connect_timeout,
             check_after_idle: config.check_after_idle,
-            answer_within: settings.pool.connect_timeout,
+            check_timeout: settings.pool.connect_timeout,
             backoff: config.circuit_backoff,
         };
         let pressure = Some(deps.pressure.clone());
@@ -50,7 +50,7 @@ pub(super) fn compose(
         let redis = Redis::new(handle);
         pools.push(if role == Role::PubSub {
             let subscriber = Subscriber::handle();
-            branch = branch.child(Subscriber::child(&subscriber, server, listening));
+            branch = branch.child(Subscriber::child(&subscriber, server, subscriber_config));
             let pubsub = PubSub::new(redis, subscriber);
             Pool::pubsub(role.name(), origin, bounds, pubsub)
         } else {
@@ -60,31 +60,31 @@ pub(super) fn compose(
     (ChildSpec::supervisor(branch), pools)
 }
 
-/// The server that the settings name, or our own where they name none.
+/// The server of the settings, or else the private one.
 fn server(
     section: &str,
     settings: &RedisRoleSettings,
     embedded: &EmbeddedSettings,
     private: &PrivateServer,
 ) -> (Origin, Server) {
-    let access = || Access {
-        login: login(settings.username.as_ref(), settings.password.as_ref()),
+    let options = || ConnectOptions {
+        credentials: credentials(settings.username.as_ref(), settings.password.as_ref()),
         database: settings.database.unwrap_or(0),
         tls: settings.tls,
     };
     let (origin, server) = match (&settings.sentinels, &settings.cluster) {
         (Some(sentinels), _) => {
-            let known_as = login(
+            let sentinel_credentials = credentials(
                 settings.sentinel_username.as_ref(),
                 settings.sentinel_password.as_ref(),
             );
             let master = settings.sentinel_master.as_ref().map_or("", Name::as_str);
             let sentinels = sentinels.get().to_vec();
-            let server = Server::sentinels(sentinels, known_as, master, access());
+            let server = Server::sentinels(sentinels, sentinel_credentials, master, options());
             (Origin::Configured, server)
         }
         (None, Some(nodes)) => {
-            let server = Server::cluster(nodes.get().to_vec(), access());
+            let server = Server::cluster(nodes.get().to_vec(), options());
             (Origin::Configured, server)
         }
         (None, None) => {
@@ -93,11 +93,11 @@ fn server(
             (origin, Server::one(locate))
         }
     };
-    (origin, server.trusting(settings.tls_ca_file.clone()))
+    (origin, server.with_ca_file(settings.tls_ca_file.clone()))
 }
 
-fn login(username: Option<&Name>, password: Option<&Secret>) -> Login {
-    Login {
+fn credentials(username: Option<&Name>, password: Option<&Secret>) -> Credentials {
+    Credentials {
         username: username.map(|name| name.as_str().to_owned()),
         password: password.map(|secret| secret.expose().to_owned()),
     }

@@ -55,7 +55,7 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
             began.elapsed()
         );
         assert!(ended > 3 && there >= acknowledged && there <= acknowledged + lost);
-        let rest = at_rest(&database).await;
+        let rest = wait_until_unused(&database).await;
         assert!(rest.size <= 8, "{rest:?}");
     });
 }
@@ -96,7 +96,7 @@ fn a_killed_server_is_found_again_when_it_is_back_and_nobody_hangs() {
 }
 
 #[test]
-fn a_wrong_password_is_told_at_once_and_never_shown() {
+fn a_wrong_password_is_reported_at_once_and_never_shown() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
         let admin = database(&cluster.url("postgres", ""), 1, &[]);
@@ -104,14 +104,14 @@ fn a_wrong_password_is_told_at_once_and_never_shown() {
         let create = "create role guarded login password 'correct'";
         admin.query(create, &[], LONG).await.unwrap();
         root.stop().await;
-        for (password, fits) in [("hunter2", false), ("correct", true)] {
+        for (password, succeeds) in [("hunter2", false), ("correct", true)] {
             let url = cluster.url("guarded", &format!("password={password}"));
             let database = database(&url, 2, &[]);
             let root = start(&system, &database).await;
             let asked = Instant::now();
             let answer = database.query("select 1", &[], LONG).await;
             assert!(asked.elapsed() < LONG / 2);
-            assert_eq!(answer.is_ok(), fits, "{answer:?}");
+            assert_eq!(answer.is_ok(), succeeds, "{answer:?}");
             if let Err(error) = answer {
                 let status = status(&database).await;
                 let shown = format!("{error} {error:?} {status:?}");
@@ -163,12 +163,12 @@ async fn survives_black_hole(system: &TestSystem, cluster: &Cluster, exclusive: 
     let root = start(system, &database).await;
     let calls = || join_all((0..20).map(|_| database.query("select 1", &[], ms(300))));
     assert!(calls().await.iter().all(Result::is_ok));
-    at_rest(&database).await;
+    wait_until_unused(&database).await;
     let options = crate::postgres::TransactionOptions::within(ms(300));
     let transaction = database.begin(options).await.unwrap();
     let transaction = exclusive.then_some(transaction);
     if !exclusive {
-        at_rest(&database).await;
+        wait_until_unused(&database).await;
     }
     proxy.set_faults(Fault::Blackhole, Fault::None);
     let asked = Instant::now();

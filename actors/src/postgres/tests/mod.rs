@@ -84,7 +84,7 @@ async fn count(database: &Database, sql: &str) -> i64 {
 }
 
 /// Waits until nobody uses a connection.
-async fn at_rest(database: &Database) -> PoolStatus {
+async fn wait_until_unused(database: &Database) -> PoolStatus {
     eventually(async || {
         let status = status(database).await;
         (status.in_use == 0 && status.shared_in_flight == 0).then_some(status)

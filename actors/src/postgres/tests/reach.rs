@@ -48,7 +48,7 @@ fn the_first_host_that_takes_writes_is_used() {
 }
 
 #[test]
-fn a_server_that_takes_no_writes_any_more_is_left() {
+fn a_server_that_becomes_read_only_is_left() {
     let mut first = Cluster::start(&[]);
     let second = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
@@ -165,7 +165,7 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
 }
 
 #[test]
-fn a_certificate_is_verified_as_far_as_was_asked() {
+fn a_certificate_is_verified_as_sslmode_says() {
     let mut cluster = Cluster::start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = certificate(folder.path());
@@ -178,7 +178,7 @@ fn a_certificate_is_verified_as_far_as_was_asked() {
     TestSystem::real_time(|system| async move {
         let port = cluster.port();
         let own = format!("sslrootcert={root_file}");
-        for (host, options, fits) in [
+        for (host, options, succeeds) in [
             ("localhost", format!("sslmode=verify-full {own}"), true),
             ("127.0.0.1", format!("sslmode=verify-full {own}"), false),
             ("127.0.0.1", format!("sslmode=verify-ca {own}"), true),
@@ -198,7 +198,7 @@ fn a_certificate_is_verified_as_far_as_was_asked() {
                 .query(sql, &[], LONG)
                 .await
                 .and_then(QueryOutput::one);
-            assert_eq!(answer.is_ok(), fits, "{host} {options}: {answer:?}");
+            assert_eq!(answer.is_ok(), succeeds, "{host} {options}: {answer:?}");
             match answer {
                 Ok(row) => assert_eq!(row.get::<_, i64>(0), 1, "{host} {options}"),
                 Err(error) => println!("{host} {options}: {error}"),

@@ -80,7 +80,7 @@ fn a_procedure_that_commits_runs_once_however_it_fails() {
 }
 
 #[test]
-fn what_began_is_repeated_only_where_its_caller_allows_it() {
+fn a_started_call_is_repeated_only_if_its_caller_allows_that() {
     with_database(4, |database| async move {
         set_up(&database).await;
         let sql = "select fails_at_first()";
@@ -118,7 +118,7 @@ fn what_began_is_repeated_only_where_its_caller_allows_it() {
 }
 
 #[test]
-fn a_commit_counts_although_the_session_cannot_be_reset_after_it() {
+fn a_commit_succeeds_although_the_session_cannot_be_reset_after_it() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
         let owner = database(&cluster.url("postgres", ""), 2, &[]);
@@ -143,7 +143,7 @@ fn a_commit_counts_although_the_session_cannot_be_reset_after_it() {
         };
         let done = clerk.transaction::<_, Error, _>(options, work).await;
         assert!(done.is_ok(), "{done:?}");
-        let rest = at_rest(&clerk).await;
+        let rest = wait_until_unused(&clerk).await;
         assert_eq!(
             (rest.size, rest.opened),
             (0, 1),

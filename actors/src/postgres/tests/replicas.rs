@@ -13,7 +13,7 @@ const TABLE: &[Migration] = &[Migration {
 }];
 
 /// Whether a replica served it.
-const BY_REPLICA: &str = "select pg_is_in_recovery()";
+const ON_REPLICA: &str = "select pg_is_in_recovery()";
 
 /// A primary with replicas, as a database and the database of the replicas.
 fn with_replicas(primary: &str, replicas: &str, lag_max: Duration) -> (Database, Database) {
@@ -34,14 +34,14 @@ async fn start_both(system: &TestSystem, database: &Database, replicas: &Databas
     system.start(spec).await
 }
 
-async fn is_by_replica(database: &Database) -> bool {
-    let row = database.read_only().query(BY_REPLICA, &[], LONG).await;
+async fn is_on_replica(database: &Database) -> bool {
+    let row = database.read_only().query(ON_REPLICA, &[], LONG).await;
     row.unwrap().one().unwrap().get(0)
 }
 
 /// Waits until a replica serves.
-async fn replica_serves(database: &Database) {
-    eventually(async || is_by_replica(database).await.then_some(())).await;
+async fn wait_for_replica(database: &Database) {
+    eventually(async || is_on_replica(database).await.then_some(())).await;
 }
 
 async fn insert(database: &Database, n: i64) {
@@ -51,18 +51,18 @@ async fn insert(database: &Database, n: i64) {
 }
 
 #[test]
-fn what_is_marked_is_read_from_a_replica_and_nothing_else_is() {
+fn only_calls_that_are_marked_as_reading_go_to_a_replica() {
     let primary = Cluster::start(&[]);
     let replica = primary.replica(&["hot_standby=on"]);
     TestSystem::real_time(|system| async move {
         let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
         let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
         let root = start_both(&system, &database, &replicas).await;
-        replica_serves(&database).await;
-        let calls = (0..100).map(|_| is_by_replica(&database));
+        wait_for_replica(&database).await;
+        let calls = (0..100).map(|_| is_on_replica(&database));
         assert!(join_all(calls).await.into_iter().all(|by| by));
         let row = database
-            .query(BY_REPLICA, &[], LONG)
+            .query(ON_REPLICA, &[], LONG)
             .await
             .unwrap()
             .one()
@@ -80,7 +80,7 @@ fn what_is_marked_is_read_from_a_replica_and_nothing_else_is() {
         let options = TransactionOptions::within(LONG);
         let transaction = database.read_only().begin(options).await.unwrap();
         let row = transaction
-            .query(BY_REPLICA, &[])
+            .query(ON_REPLICA, &[])
             .await
             .unwrap()
             .one()
@@ -90,7 +90,7 @@ fn what_is_marked_is_read_from_a_replica_and_nothing_else_is() {
         assert!(refused.is_read_only());
         drop(transaction);
         let work = async |transaction: &crate::postgres::Transaction| {
-            Ok::<bool, Error>(transaction.query(BY_REPLICA, &[]).await?.one()?.get(0))
+            Ok::<bool, Error>(transaction.query(ON_REPLICA, &[]).await?.one()?.get(0))
         };
         let by_replica = database.read_only().transaction(options, work).await;
         assert!(by_replica.unwrap());
@@ -115,13 +115,13 @@ fn reads_see_all_that_is_older_than_the_bound() {
             let row = view.query(sql, &[], LONG).await.unwrap().one().unwrap();
             (row.get(0), row.get(1))
         };
-        replica_serves(&database).await;
+        wait_for_replica(&database).await;
         for round in 1..=2 {
             // Nothing is behind when nothing is written, however long ago the last write was.
             let pause = "select pg_wal_replay_pause()";
             replicas.query(pause, &[], LONG).await.unwrap();
             tokio::time::sleep(BOUND * 2).await;
-            assert!(is_by_replica(&database).await);
+            assert!(is_on_replica(&database).await);
             insert(&database, round).await;
             let written = Instant::now();
             let mut stale = 0;
@@ -141,7 +141,7 @@ fn reads_see_all_that_is_older_than_the_bound() {
             assert_eq!(count(LONG * 100).await, (round - 1, true));
             let resume = "select pg_wal_replay_resume()";
             replicas.query(resume, &[], LONG).await.unwrap();
-            replica_serves(&database).await;
+            wait_for_replica(&database).await;
             assert_eq!(count(BOUND).await.0, round);
         }
         root.stop().await;
@@ -156,14 +156,14 @@ fn a_killed_replica_costs_no_read_and_is_used_again_when_it_is_back() {
         let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
         let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
         let root = start_both(&system, &database, &replicas).await;
-        replica_serves(&database).await;
+        wait_for_replica(&database).await;
         let done = AtomicBool::new(false);
         let reader = async |_| {
             let (mut slowest, mut reads) = (Duration::ZERO, 0);
             while !done.load(Ordering::Acquire) {
                 let asked = Instant::now();
                 // Unwraps: none fails.
-                is_by_replica(&database).await;
+                is_on_replica(&database).await;
                 slowest = slowest.max(asked.elapsed());
                 reads += 1;
             }
@@ -174,12 +174,12 @@ fn a_killed_replica_costs_no_read_and_is_used_again_when_it_is_back() {
             tokio::time::sleep(ms(100)).await;
             replica.kill();
             let killed = Instant::now();
-            eventually(async || (!is_by_replica(&database).await).then_some(())).await;
+            eventually(async || (!is_on_replica(&database).await).then_some(())).await;
             let instead = killed.elapsed();
             tokio::time::sleep(ms(100)).await;
             replica.run();
             let back = Instant::now();
-            replica_serves(&database).await;
+            wait_for_replica(&database).await;
             done.store(true, Ordering::Release);
             (instead, back.elapsed())
         };
@@ -198,14 +198,14 @@ fn a_killed_replica_costs_no_read_and_is_used_again_when_it_is_back() {
 }
 
 #[test]
-fn a_promoted_replica_is_none() {
+fn a_promoted_replica_serves_no_reads() {
     let primary = Cluster::start(&[]);
     let replica = primary.replica(&["hot_standby=on"]);
     TestSystem::real_time(|system| async move {
         let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
         let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
         let root = start_both(&system, &database, &replicas).await;
-        replica_serves(&database).await;
+        wait_for_replica(&database).await;
         replica.promote();
         let port = format!("{}", primary.port());
         let sql = "select current_setting('port')";
@@ -223,7 +223,7 @@ fn a_promoted_replica_is_none() {
 }
 
 #[test]
-fn several_replicas_have_a_part_each() {
+fn connections_are_spread_over_the_replicas() {
     let primary = Cluster::start(&[]);
     let first = primary.replica(&["hot_standby=on"]);
     let mut second = primary.replica(&["hot_standby=on"]);
@@ -233,7 +233,7 @@ fn several_replicas_have_a_part_each() {
         let url = format!("host={hosts} port={ports} user=postgres dbname=postgres");
         let (database, replicas) = with_replicas(&primary.url("postgres", ""), &url, LAG_MAX);
         let root = start_both(&system, &database, &replicas).await;
-        replica_serves(&database).await;
+        wait_for_replica(&database).await;
         let options = TransactionOptions::within(LONG);
         let mut held = Vec::new();
         let mut ports = std::collections::BTreeSet::new();
@@ -248,7 +248,7 @@ fn several_replicas_have_a_part_each() {
         assert!(all.iter().all(|port| ports.contains(port)), "{ports:?}");
         held.clear();
         second.stop();
-        replica_serves(&database).await;
+        wait_for_replica(&database).await;
         root.stop().await;
     });
 }

@@ -13,7 +13,7 @@ const TWO: &[Migration] = &[
 ];
 
 #[test]
-fn two_that_come_at_once_migrate_once() {
+fn concurrent_programs_migrate_once() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
         let url = cluster.url("postgres", "");
@@ -28,7 +28,7 @@ fn two_that_come_at_once_migrate_once() {
 }
 
 #[test]
-fn a_caller_that_goes_away_does_not_end_the_migration() {
+fn a_migration_goes_on_when_its_caller_leaves() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
         let database = database(&cluster.url("postgres", ""), 2, TWO);
@@ -78,7 +78,7 @@ fn a_newer_or_changed_schema_is_refused() {
 }
 
 #[test]
-fn a_step_that_fails_leaves_nothing_of_any_behind() {
+fn a_migration_that_fails_undoes_all() {
     const BAD: &[Migration] = &[
         Migration {
             file: "V1__one",
@@ -114,7 +114,7 @@ fn a_step_that_fails_leaves_nothing_of_any_behind() {
 }
 
 #[test]
-fn the_first_use_makes_the_schema() {
+fn the_first_call_creates_the_schema() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
         let database = database(&cluster.url("postgres", ""), 2, MIGRATIONS);

@@ -74,7 +74,7 @@ async fn end(transaction: Transaction, end: End) {
 }
 
 #[test]
-fn the_next_user_sees_nothing_of_what_one_left_in_the_session() {
+fn the_next_user_sees_nothing_that_the_last_one_left_in_the_session() {
     with_database(1, |database| async move {
         let options = TransactionOptions::within(LONG);
         let setup = database.begin(options).await.unwrap();
@@ -108,6 +108,6 @@ fn the_next_user_sees_nothing_of_what_one_left_in_the_session() {
         let sql = "select count(*) from pg_prepared_statements where not from_sql";
         let prepared = count(&database, sql).await;
         assert!(prepared >= i64::try_from(LEFT.len()).unwrap(), "{prepared}");
-        assert_eq!(at_rest(&database).await.opened, 1);
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
     });
 }

@@ -6,7 +6,7 @@ use super::*;
 const SLOW: &str = "select pg_sleep(8)";
 
 #[test]
-fn slow_statements_whose_callers_left_hold_up_nobody_while_connections_are_free() {
+fn slow_statements_without_callers_block_nobody_while_connections_are_free() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
         let pool = PoolConfig {
@@ -35,10 +35,10 @@ fn slow_statements_whose_callers_left_hold_up_nobody_while_connections_are_free(
         eventually(async || database.query("select 1", &[], ms(200)).await.ok()).await;
         assert!(left.elapsed() < ms(1000), "{:?}", left.elapsed());
         assert!(status(&database).await.shared_in_flight >= 8);
-        answered_at_once(&database).await;
+        assert_answers_at_once(&database).await;
         // After a while their connections are given up.
         in_flight(&database, 4).await;
-        answered_at_once(&database).await;
+        assert_answers_at_once(&database).await;
         for waiting in behind {
             assert!(waiting.await.unwrap().is_ok());
         }
@@ -55,7 +55,7 @@ fn spawn(
     tokio::spawn(async move { database.query(sql, &[], within).await })
 }
 
-async fn answered_at_once(database: &Database) {
+async fn assert_answers_at_once(database: &Database) {
     for _ in 0..20 {
         let answer = database.query("select 1", &[], ms(1000)).await;
         assert!(answer.is_ok(), "{answer:?}");

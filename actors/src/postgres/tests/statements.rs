@@ -23,14 +23,14 @@ fn many_callers_share_few_connections_and_an_error_touches_only_its_own() {
                 Err(error) => assert_eq!((error.sqlstate(), by), (Some("22012"), 0), "{error}"),
             }
         }
-        let status = at_rest(&database).await;
+        let status = wait_until_unused(&database).await;
         assert!(status.size <= 4, "{status:?}");
         assert_eq!(status.checkouts, 400);
     });
 }
 
 #[test]
-fn a_caller_that_goes_away_disturbs_no_other() {
+fn a_caller_that_leaves_disturbs_no_other() {
     with_database(1, |database| async move {
         database
             .query("create table t (n int8)", &[], LONG)
@@ -58,13 +58,13 @@ fn a_caller_that_goes_away_disturbs_no_other() {
             }
         }
         assert_eq!(count(&database, "select count(*) from t").await, 200);
-        let status = at_rest(&database).await;
+        let status = wait_until_unused(&database).await;
         assert_eq!((status.opened, status.size), (1, 1), "{status:?}");
     });
 }
 
 #[test]
-fn a_caller_that_goes_away_while_preparing_leaves_no_statement_behind() {
+fn a_caller_that_leaves_while_its_statement_is_prepared_leaks_none() {
     with_database(1, |database| async move {
         for _ in 0..20 {
             let mut call = Box::pin(database.query("select 7", &[], LONG));
@@ -73,7 +73,7 @@ fn a_caller_that_goes_away_while_preparing_leaves_no_statement_behind() {
             tokio::task::yield_now().await;
             futures_util::poll!(&mut call).is_ready();
             drop(call);
-            at_rest(&database).await;
+            wait_until_unused(&database).await;
         }
         let sql = "select count(*) from pg_prepared_statements where statement = 'select 7'";
         let kept = count(&database, sql).await;
@@ -82,7 +82,7 @@ fn a_caller_that_goes_away_while_preparing_leaves_no_statement_behind() {
 }
 
 #[test]
-fn a_deadline_ends_the_call_and_the_connection_is_of_use_again() {
+fn a_deadline_ends_the_call_and_the_connection_stays_usable() {
     with_database(1, |database| async move {
         let asked = Instant::now();
         let answer = database.query("select pg_sleep(0.5)", &[], ms(50)).await;
@@ -94,12 +94,12 @@ fn a_deadline_ends_the_call_and_the_connection_is_of_use_again() {
         // Not idle before the server is done with it.
         assert_eq!(status(&database).await.idle, 0);
         assert_eq!(count(&database, "select 1::int8").await, 1);
-        assert_eq!(at_rest(&database).await.opened, 1);
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
     });
 }
 
 #[test]
-fn a_statement_whose_table_changed_is_prepared_anew() {
+fn a_statement_whose_table_changed_is_prepared_again() {
     with_database(1, |database| async move {
         database
             .query("create table t as select 1::int8 as a", &[], LONG)
@@ -180,7 +180,7 @@ fn errors_hold_no_values() {
 }
 
 #[test]
-fn the_session_is_set_up_and_the_facts_are_told() {
+fn the_session_has_its_settings_and_the_server_reports_about_itself() {
     with_database(2, |database| async move {
         assert_eq!(
             database.server_info(LONG).await.unwrap(),

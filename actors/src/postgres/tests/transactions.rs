@@ -29,7 +29,7 @@ fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
             }
         };
         tokio::join!(abandon(0), abandon(1000), abandon(2000), abandon(3000));
-        let rest = at_rest(&database).await;
+        let rest = wait_until_unused(&database).await;
         assert!(rest.size <= 4 && rest.opened <= 4 + 20, "{rest:?}");
         assert_eq!(count(&database, "select count(*) from t").await, 0);
         let open = "select count(*) from pg_stat_activity where state like 'idle in transaction%'";
@@ -44,7 +44,7 @@ fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
 }
 
 #[test]
-fn nothing_is_committed_after_a_failure_or_a_statement_given_up() {
+fn nothing_is_committed_after_a_failed_or_unfinished_statement() {
     with_database(2, |database| async move {
         database
             .query("create table t (n int8)", &[], LONG)
@@ -83,7 +83,7 @@ fn nothing_is_committed_after_a_failure_or_a_statement_given_up() {
 }
 
 #[test]
-fn serialization_failures_are_tried_again_where_that_was_allowed() {
+fn retryable_transactions_run_again_after_serialization_failures() {
     with_database(4, |database| async move {
         database
             .query("create table t as select 0::int8 as n", &[], LONG)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::super::{Access, Error, Redis, Server, cmd};
+use super::super::{ConnectOptions, Error, Redis, Server, cmd};
 use super::network::{Instance, cluster, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::testing::TestSystem;
@@ -46,7 +46,8 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
             .chain(&nodes[..1])
             .map(Instance::node)
             .collect();
-        let running = RunningPool::at(&system, Server::cluster(named, Access::default())).await;
+        let running =
+            RunningPool::at(&system, Server::cluster(named, ConnectOptions::default())).await;
         running.until_up().await;
         let keys: Vec<String> = (0..300).map(|number| format!("key:{number}")).collect();
         for key in &keys {
@@ -78,8 +79,8 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
         }
         set(&running.redis, "moved").await.unwrap();
         assert_eq!(nodes[to].ask(&["GET", "moved"]), "moved");
-        let facts = running.redis.facts(SECOND).await.unwrap().unwrap();
-        assert_eq!((facts.nodes, facts.role.as_str()), (3, "master"));
+        let info = running.redis.server_info(SECOND).await.unwrap().unwrap();
+        assert_eq!((info.nodes, info.role.as_str()), (3, "master"));
         let status = running.redis.status(SECOND).await.unwrap();
         assert!(status.closed.is_empty(), "{status:?}");
         running.close().await;
@@ -87,11 +88,12 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
 }
 
 #[test]
-fn a_dead_node_costs_its_slots_alone_and_is_found_again() {
+fn a_dead_node_costs_only_its_slots_and_is_found_again() {
     TestSystem::real_time(|system| async move {
         let mut nodes = cluster().await;
         let named = nodes.iter().map(Instance::node).collect();
-        let running = RunningPool::at(&system, Server::cluster(named, Access::default())).await;
+        let running =
+            RunningPool::at(&system, Server::cluster(named, ConnectOptions::default())).await;
         running.until_up().await;
         let keys: Vec<String> = (0..60).map(|number| format!("key:{number}")).collect();
         for key in &keys {
@@ -122,7 +124,7 @@ fn a_dead_node_costs_its_slots_alone_and_is_found_again() {
         }
         println!("{served} served, {failed:?}");
         let told = [
-            "the node of redis that has the key is away",
+            "the node of the redis cluster that has the key is unreachable",
             "the connection to redis was lost",
         ];
         assert!(

@@ -30,10 +30,10 @@ fn many_callers_share_few_connections() {
         let status = running.redis.status(SECOND).await.unwrap();
         assert!(status.size <= 5, "{status:?}");
         assert!(status.reuse_rate > 0.99, "{status:?}");
-        let facts = running.redis.facts(SECOND).await.unwrap();
-        let facts = facts.expect("a connection is open");
-        assert_eq!(facts.role, "master");
-        assert!(facts.version.starts_with(|it: char| it.is_ascii_digit()));
+        let info = running.redis.server_info(SECOND).await.unwrap();
+        let info = info.expect("a connection is open");
+        assert_eq!(info.role, "master");
+        assert!(info.version.starts_with(|it: char| it.is_ascii_digit()));
         running.close().await;
     });
 }
@@ -103,7 +103,7 @@ fn pipelines_come_back_in_order_and_errors_say_what_happened() {
 }
 
 #[test]
-fn a_wrong_password_is_told_at_once_and_shown_to_nobody() {
+fn a_wrong_password_is_reported_at_once_and_never_shown() {
     TestSystem::real_time(|system| async move {
         let mut server = RealServer::start(&["--requirepass", "right"]);
         server.password = Some("wrong-secret");
@@ -183,7 +183,7 @@ fn the_cache_keeps_and_forgets() {
 }
 
 #[test]
-fn a_server_that_says_nothing_costs_no_more_than_the_deadline() {
+fn a_silent_server_costs_no_more_than_the_deadline() {
     TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
         let running = RunningPool::open(&system, &server).await;

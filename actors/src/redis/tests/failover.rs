@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Access, Login, Redis, Server, cmd, pipe};
-use super::network::{Watched, eventually};
+use super::super::{ConnectOptions, Credentials, Redis, Server, cmd, pipe};
+use super::network::{SentinelSetup, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::testing::TestSystem;
 
@@ -22,11 +22,11 @@ async fn write(redis: &Redis, number: u64, replicas: u32, within: Duration) -> O
 }
 
 #[test]
-fn a_killed_primary_is_left_for_the_promoted_replica_and_no_acknowledged_write_is_lost() {
+fn a_killed_primary_is_left_for_the_promoted_replica_without_a_lost_write() {
     TestSystem::real_time(|system| async move {
-        let mut watched = Watched::start().await;
-        let access = Access::default();
-        let server = Server::sentinels(watched.nodes(), Login::default(), "main", access);
+        let mut watched = SentinelSetup::start().await;
+        let options = ConnectOptions::default();
+        let server = Server::sentinels(watched.nodes(), Credentials::default(), "main", options);
         let running = RunningPool::at(&system, server).await;
         running.until_up().await;
         let redis = &running.redis;
@@ -113,11 +113,11 @@ fn a_killed_primary_is_left_for_the_promoted_replica_and_no_acknowledged_write_i
 }
 
 #[test]
-fn a_primary_that_became_a_replica_is_left_and_dead_sentinels_are_passed_over() {
+fn a_primary_that_became_a_replica_is_left_and_dead_sentinels_are_skipped() {
     TestSystem::real_time(|system| async move {
-        let mut watched = Watched::start().await;
-        let access = Access::default();
-        let server = Server::sentinels(watched.nodes(), Login::default(), "main", access);
+        let mut watched = SentinelSetup::start().await;
+        let options = ConnectOptions::default();
+        let server = Server::sentinels(watched.nodes(), Credentials::default(), "main", options);
         let running = RunningPool::at(&system, server).await;
         running.until_up().await;
         let asked = watched.sentinels[2].ask(&["SENTINEL", "FAILOVER", "main"]);

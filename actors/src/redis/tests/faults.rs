@@ -18,7 +18,7 @@ use crate::kernel::testing::proxy::{Fault, Proxy};
 /// How long a caller waits.
 const WITHIN: Duration = Duration::from_millis(300);
 
-pub(super) fn through(proxy: &Proxy) -> Server {
+pub(super) fn server_behind(proxy: &Proxy) -> Server {
     let url = format!("redis://{}", proxy.address());
     Server::one(Arc::new(ConfiguredUrl::new(url)))
 }
@@ -59,7 +59,7 @@ async fn ask_for(redis: &Redis, time: Duration) -> (u64, u64) {
 }
 
 #[test]
-fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
+fn no_network_fault_gives_a_caller_the_answer_of_another() {
     TestSystem::real_time(|system| async move {
         let server = Instance::start(&[]).await;
         let proxy = Proxy::start(server.address()).await;
@@ -68,7 +68,7 @@ fn whatever_happens_on_the_way_each_caller_has_its_own_answer_or_none() {
             connect_timeout: SECOND,
             ..pool_config()
         };
-        let running = RunningPool::at_with(&system, through(&proxy), config).await;
+        let running = RunningPool::at_with(&system, server_behind(&proxy), config).await;
         running.until_up().await;
         for fault in [
             Fault::Delay(Duration::from_millis(20)),

@@ -176,13 +176,13 @@ impl Instance {
 }
 
 /// A primary, one replica of it, and three sentinels that agree on them.
-pub(super) struct Watched {
+pub(super) struct SentinelSetup {
     pub(super) primary: Instance,
     pub(super) replica: Instance,
     pub(super) sentinels: Vec<Instance>,
 }
 
-impl Watched {
+impl SentinelSetup {
     pub(super) async fn start() -> Self {
         let primary = Instance::start(&[]).await;
         let port = primary.port().to_string();

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Access, Error, Login, Node, Redis, Server, cmd, pool_config};
+use super::super::{ConnectOptions, Credentials, Error, Node, Redis, Server, cmd, pool_config};
 use super::network::{Instance, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::{
@@ -52,7 +52,7 @@ async fn secured(more: &[&str]) -> (TempDir, Instance) {
 }
 
 #[test]
-fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
+fn only_a_trusted_certificate_for_the_host_is_accepted() {
     TestSystem::real_time(|system| async move {
         let (folder, server) = secured(&[]).await;
         let plain = Instance::start(&[]).await;
@@ -60,7 +60,7 @@ fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
         certificate(other.path());
         let (own, other) = (Some(folder.path()), Some(other.path()));
         let (tls, text) = (server.port(), plain.port());
-        let untrusted = "the certificate of redis is from nobody who is trusted";
+        let untrusted = "no trusted authority signed the certificate of redis";
         let elsewhere = "the certificate of redis is for another host";
         for (url, ca, refused) in [
             (format!("rediss://localhost:{tls}"), own, None),
@@ -69,7 +69,7 @@ fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
             (format!("rediss://127.0.0.1:{tls}"), own, Some(elsewhere)),
         ] {
             let ca = ca.map(|folder: &Path| folder.join("certificate.pem"));
-            let running = RunningPool::at(&system, at(url.clone()).trusting(ca)).await;
+            let running = RunningPool::at(&system, at(url.clone()).with_ca_file(ca)).await;
             let answer = ping(&running.redis).await;
             match (answer, refused) {
                 (Ok(answer), None) => assert_eq!(answer, "PONG"),
@@ -86,7 +86,7 @@ fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
         // Text where TLS is spoken.
         let running = RunningPool::at(&system, at(format!("redis://localhost:{tls}"))).await;
         let error = refusal(ping(&running.redis).await.unwrap_err());
-        assert!(error.to_string().ends_with("or wants TLS"), "{error}");
+        assert!(error.to_string().ends_with("or requires TLS"), "{error}");
         running.close().await;
         // TLS where text is spoken: it waits for the end of what it takes for a command.
         let config = PoolConfig {
@@ -102,7 +102,7 @@ fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
         let none = Some("/nonexistent/ca.pem".into());
         let running = RunningPool::at(
             &system,
-            at(format!("rediss://localhost:{tls}")).trusting(none),
+            at(format!("rediss://localhost:{tls}")).with_ca_file(none),
         );
         let running = running.await;
         let error = refusal(ping(&running.redis).await.unwrap_err());
@@ -112,7 +112,7 @@ fn only_a_certificate_that_is_trusted_and_for_the_host_is_taken() {
 }
 
 #[test]
-fn a_cluster_is_reached_through_a_secured_channel() {
+fn a_cluster_is_reached_over_tls() {
     TestSystem::real_time(|system| async move {
         let bus = super::network::free_port().to_string();
         let (folder, server) = secured(&[
@@ -141,17 +141,17 @@ fn a_cluster_is_reached_through_a_secured_channel() {
             host: "localhost".to_owned(),
             port: server.port(),
         };
-        let access = Access {
-            login: Login {
+        let options = ConnectOptions {
+            credentials: Credentials {
                 username: None,
                 password: Some("hunter2".to_owned()),
             },
             tls: true,
-            ..Access::default()
+            ..ConnectOptions::default()
         };
         let ca = folder.path().join("certificate.pem");
-        let cluster = || Server::cluster(vec![node.clone()], access.clone());
-        let running = RunningPool::at(&system, cluster().trusting(Some(ca))).await;
+        let cluster = || Server::cluster(vec![node.clone()], options.clone());
+        let running = RunningPool::at(&system, cluster().with_ca_file(Some(ca))).await;
         assert_eq!(ping(&running.redis).await.unwrap(), "PONG");
         running.close().await;
         let running = RunningPool::at(&system, cluster()).await;
@@ -168,7 +168,7 @@ fn a_cluster_is_reached_through_a_secured_channel() {
 }
 
 #[test]
-fn a_user_does_what_it_may_in_its_database() {
+fn a_user_may_do_what_its_acl_allows() {
     TestSystem::real_time(|system| async move {
         let user = "limited on >hunter2 ~app:* +get +set +select +ping +unwatch";
         let mut arguments = vec!["--user"];
@@ -196,7 +196,7 @@ fn a_user_does_what_it_may_in_its_database() {
         let status = redis.status(SECOND).await.unwrap();
         assert!(status.closed.is_empty() && status.opened == 1, "{status:?}");
         running.close().await;
-        let refused = format!("127.0.0.1:{port}: redis refused the database");
+        let refused = format!("127.0.0.1:{port}: redis refused the number of the database");
         // One who may not even choose its database is told so.
         assert_eq!(server.ask(&["ACL", "SETUSER", "limited", "-select"]), "OK");
         let running = RunningPool::at(
@@ -217,7 +217,7 @@ fn a_user_does_what_it_may_in_its_database() {
 }
 
 #[test]
-fn a_wrong_password_is_not_tried_over_and_over() {
+fn a_wrong_password_is_tried_rarely() {
     TestSystem::real_time(|system| async move {
         let server = Instance::start(&["--requirepass", "right"]).await;
         let url = format!("redis://:wrong-secret@127.0.0.1:{}", server.port());
@@ -242,7 +242,7 @@ fn a_wrong_password_is_not_tried_over_and_over() {
 }
 
 #[test]
-fn too_many_connections_are_told_and_waited_out() {
+fn too_many_connections_are_reported_and_waited_out() {
     TestSystem::real_time(|system| async move {
         let server = Instance::start(&["--maxclients", "4"]).await;
         let mut taken = Vec::new();

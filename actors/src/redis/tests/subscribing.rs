@@ -7,11 +7,12 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{
-    Access, Event, Listen, Login, PubSub, Redis, Role, Server, Subscriber, SubscriberConfig,
-    SubscriberQuery, SubscriberStatus, Subscription, Topic, cmd, pool, pool_config,
+    ConnectOptions, Credentials, Event, PubSub, Redis, Role, Server, Subscribe, Subscriber,
+    SubscriberConfig, SubscriberQuery, SubscriberStatus, Subscription, Topic, cmd, pool,
+    pool_config,
 };
-use super::faults::through;
-use super::network::{Instance, Watched, cluster};
+use super::faults::server_behind;
+use super::network::{Instance, SentinelSetup, cluster};
 use super::server::{RealServer, SECOND};
 use crate::kernel::pool::ConfiguredUrl;
 use crate::kernel::testing::TestSystem;
@@ -37,7 +38,7 @@ impl RunningSubscriber {
         let config = SubscriberConfig {
             connect_timeout: SECOND,
             check_after_idle: SECOND / 5,
-            answer_within: SECOND / 2,
+            check_timeout: SECOND / 2,
             backoff,
         };
         let listening = Subscriber::child(&subscriber, there, config);
@@ -50,7 +51,7 @@ impl RunningSubscriber {
     }
 
     async fn listen(&self, topic: Topic) -> Subscription {
-        let asked = self.subscriber.ask(Listen { topic }, 20 * SECOND).await;
+        let asked = self.subscriber.ask(Subscribe { topic }, 20 * SECOND).await;
         asked.unwrap().unwrap()
     }
 
@@ -174,12 +175,12 @@ fn a_subscription_ends_with_its_last_listener() {
 }
 
 #[test]
-fn a_connection_that_died_without_a_word_is_found_and_made_anew() {
+fn a_connection_that_is_lost_without_notice_is_found_and_replaced() {
     TestSystem::real_time(|system| async move {
         let instance = Instance::start(&[]).await;
         let proxy = Proxy::start(instance.address()).await;
         let here = Server::one(Arc::new(ConfiguredUrl::new(instance.url())));
-        let running = RunningSubscriber::at(&system, here, through(&proxy)).await;
+        let running = RunningSubscriber::at(&system, here, server_behind(&proxy)).await;
         let mut news = running.listen(channel("news")).await;
         // A quiet connection that lives is left alone.
         sleep(SECOND).await;
@@ -203,10 +204,10 @@ fn a_connection_that_died_without_a_word_is_found_and_made_anew() {
 }
 
 #[test]
-fn messages_come_round_at_one_server_by_sentinels_and_in_a_cluster() {
+fn messages_arrive_with_one_server_with_sentinels_and_in_a_cluster() {
     TestSystem::real_time(|system| async move {
         let one = Instance::start(&[]).await;
-        let watched = Watched::start().await;
+        let watched = SentinelSetup::start().await;
         let nodes = cluster().await;
         // The subscriber passes over a node that is not there.
         let mut dead = Instance::start(&[]).await;
@@ -214,8 +215,13 @@ fn messages_come_round_at_one_server_by_sentinels_and_in_a_cluster() {
         let named = vec![dead.node(), nodes[1].node()];
         for server in [
             Server::one(Arc::new(ConfiguredUrl::new(one.url()))),
-            Server::sentinels(watched.nodes(), Login::default(), "main", Access::default()),
-            Server::cluster(named, Access::default()),
+            Server::sentinels(
+                watched.nodes(),
+                Credentials::default(),
+                "main",
+                ConnectOptions::default(),
+            ),
+            Server::cluster(named, ConnectOptions::default()),
         ] {
             let running = RunningSubscriber::at(&system, server.clone(), server.clone()).await;
             assert!(!running.status().await.connected, "before anybody listens");
