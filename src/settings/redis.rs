@@ -1,4 +1,4 @@
-//! The keys of Redis, and which of them go together.
+//! The keys of Redis, and the rules over several of them.
 
 use std::path::PathBuf;
 
@@ -8,75 +8,84 @@ use super::sections::{EmbeddedSettings, PoolSettings, Rules};
 use super::values::{Name, Nodes};
 
 section! {
-    /// Redis, one pool per purpose.
+    /// Redis. Each role has its own server and connections.
     RedisSettings {
-        /// Facts shared by replicas.
+        /// The connections of every role, where its own section does not say otherwise.
+        section pool: PoolSettings,
+        /// Data that must not be lost.
         section primary: RedisRoleSettings,
-        /// What may be lost.
+        /// Data that can be computed again.
         section cache: RedisRoleSettings,
-        /// Messages between replicas.
+        /// Messages between replicas of the service.
         section pubsub: RedisRoleSettings,
-        /// The private one, for every purpose that names no other.
+        /// The private server, for every role without a configured one.
         section embedded: EmbeddedSettings,
     }
 }
 
 section! {
-    /// Redis for one purpose: a URL, sentinels or a cluster; a private one when none of them is set.
+    /// The Redis of one role: a URL, sentinels or a cluster. Without these, a private server is started.
     RedisRoleSettings {
-        /// Where it is, if it is one server.
+        /// The URL of a single server.
         restart url: Option<RedisUrl>,
-        /// Those who know which server is the master.
+        /// The addresses of some sentinels.
         restart sentinels: Option<Nodes>,
-        /// What they call it.
+        /// The master's name at the sentinels.
         restart sentinel_master: Option<Name>,
-        /// Who we are to them.
+        /// The user at the sentinels.
         restart sentinel_username: Option<Name>,
-        /// Their password.
+        /// The password at the sentinels.
         restart sentinel_password: Option<Secret>,
-        /// Some nodes of a cluster.
+        /// The addresses of some nodes of a cluster.
         restart cluster: Option<Nodes>,
-        /// Who we are to the master or the cluster.
+        /// The user at the master or the cluster.
         restart username: Option<Name>,
-        /// Its password.
+        /// The password at the master or the cluster.
         restart password: Option<Secret>,
         /// The number of the database at the master.
         restart database: Option<u32>,
-        /// Whether the channel to sentinels, master or cluster is secured.
+        /// Whether to use TLS to sentinels, master or cluster.
         restart tls: bool,
-        /// Whose certificates are believed; those that the system believes when not set.
+        /// The accepted authorities; those of the operating system when not set.
         restart tls_ca_file: Option<PathBuf>,
-        /// Its connections.
+        /// Its connections. Keys that are not set are as in `redis.pool`.
         section pool: PoolSettings,
     }
 }
 
 impl RedisSettings {
     pub(super) fn check(&self, rules: &mut Rules) {
-        self.primary.check("redis.primary", rules);
-        self.cache.check("redis.cache", rules);
-        self.pubsub.check("redis.pubsub", rules);
+        self.pool.check("redis.pool", rules);
+        for (role, section) in [
+            (&self.primary, "redis.primary"),
+            (&self.cache, "redis.cache"),
+            (&self.pubsub, "redis.pubsub"),
+        ] {
+            role.check(section, rules);
+            if role.pool != self.pool {
+                role.pool.check(&format!("{section}.pool"), rules);
+            }
+        }
     }
 }
 
 impl RedisRoleSettings {
     fn check(&self, section: &str, rules: &mut Rules) {
-        let named = [
+        let servers = [
             self.url.is_some(),
             self.sentinels.is_some(),
             self.cluster.is_some(),
         ];
         rules.require(
-            named.into_iter().filter(|is_set| *is_set).count() <= 1,
+            servers.into_iter().filter(|is_set| *is_set).count() <= 1,
             &format!(
                 "{section}.url, {section}.sentinels and {section}.cluster exclude each other; \
                  keep one of them"
             ),
         );
         self.check_sentinels(section, rules);
-        self.check_access(section, rules);
+        self.check_login(section, rules);
         self.check_tls(section, rules);
-        self.pool.check(&format!("{section}.pool"), rules);
     }
 
     fn check_sentinels(&self, section: &str, rules: &mut Rules) {
@@ -84,9 +93,9 @@ impl RedisRoleSettings {
             self.sentinels.is_some() == self.sentinel_master.is_some(),
             &format!("{section}.sentinels and {section}.sentinel_master go together"),
         );
-        let login = self.sentinel_username.is_some() || self.sentinel_password.is_some();
+        let has_login = self.sentinel_username.is_some() || self.sentinel_password.is_some();
         rules.require(
-            self.sentinels.is_some() || !login,
+            self.sentinels.is_some() || !has_login,
             &format!(
                 "{section}.sentinel_username and {section}.sentinel_password go with \
                  {section}.sentinels"
@@ -98,20 +107,20 @@ impl RedisRoleSettings {
         );
     }
 
-    fn check_access(&self, section: &str, rules: &mut Rules) {
-        let given = [
+    fn check_login(&self, section: &str, rules: &mut Rules) {
+        let options = [
             ("username", self.username.is_some()),
             ("password", self.password.is_some()),
             ("database", self.database.is_some()),
             ("tls", self.tls),
         ];
         let has_nodes = self.sentinels.is_some() || self.cluster.is_some();
-        for (key, is_set) in given {
+        for (key, is_set) in options {
             rules.require(
                 has_nodes || !is_set,
                 &format!(
-                    "{section}.{key} goes with {section}.sentinels or {section}.cluster; with \
-                     {section}.url it is a part of that"
+                    "{section}.{key} goes with {section}.sentinels or {section}.cluster; put it into \
+                     {section}.url instead"
                 ),
             );
         }
@@ -121,7 +130,7 @@ impl RedisRoleSettings {
         );
         rules.require(
             self.cluster.is_none() || self.database.unwrap_or(0) == 0,
-            &format!("{section}.database must be 0 with {section}.cluster, which has no other"),
+            &format!("{section}.database must be 0 with {section}.cluster: a cluster has no other database"),
         );
     }
 
@@ -130,15 +139,15 @@ impl RedisRoleSettings {
             return;
         };
         let url = self.url.as_ref().map(RedisUrl::expose);
-        let is_secured = self.tls || url.is_some_and(|url| url.starts_with("rediss:"));
+        let uses_tls = self.tls || url.is_some_and(|url| url.starts_with("rediss:"));
         rules.require(
-            is_secured,
+            uses_tls,
             &format!(
                 "{section}.tls_ca_file needs {section}.tls = true, or {section}.url to begin with \
                  rediss"
             ),
         );
-        if let Err(fault) = headroom_actors::redis::check_authorities_in(path) {
+        if let Err(fault) = headroom_actors::redis::check_ca_file(path) {
             let path = path.display();
             rules.require(
                 false,

@@ -66,9 +66,33 @@ pub(crate) struct Source<'a> {
     pub(crate) faults: Vec<Fault>,
 }
 
+/// Sections whose keys have the value of the same key in another section where they are not set.
+const INHERITED_SECTIONS: [(&str, &str); 4] = [
+    ("postgres.replicas.pool", "postgres.pool"),
+    ("redis.primary.pool", "redis.pool"),
+    ("redis.cache.pool", "redis.pool"),
+    ("redis.pubsub.pool", "redis.pool"),
+];
+
+/// The key whose value `path` has where it is not set.
+pub(crate) fn inherited_from(path: &str) -> Option<String> {
+    let (section, name) = path.rsplit_once('.')?;
+    let inherited = INHERITED_SECTIONS.iter().find(|(key, _)| *key == section);
+    inherited.map(|(_, base)| join(base, name))
+}
+
 impl Source<'_> {
     /// Reads one key. `None` if it is invalid; the fault is recorded, so that one run finds all faults.
     pub(crate) fn leaf<T: Leaf>(&mut self, path: &str) -> Option<T> {
+        if !self.values.contains_key(path)
+            && let Some(base) = inherited_from(path)
+        {
+            // A fault of that key is noted when the key itself is read.
+            let noted = self.faults.len();
+            let value = self.leaf(&base);
+            self.faults.truncate(noted);
+            return value;
+        }
         let Some(located) = self.values.get(path) else {
             let absent = T::absent();
             if absent.is_none() {

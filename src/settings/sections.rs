@@ -35,7 +35,7 @@ section! {
         section auth: AuthSettings,
         /// PostgreSQL.
         section postgres: PostgresSettings,
-        /// Redis, one connection per purpose.
+        /// Redis.
         section redis: RedisSettings,
     }
 }
@@ -215,7 +215,7 @@ section! {
 section! {
     /// PostgreSQL.
     PostgresSettings {
-        /// Where it is; a private one is started when not set.
+        /// Its URL. Without one, a private server is started.
         restart url: Option<PostgresUrl>,
         /// Longest time for one statement.
         restart statement_timeout: Duration,
@@ -225,21 +225,21 @@ section! {
         restart idle_in_transaction_timeout: Duration,
         /// Its connections.
         section pool: PoolSettings,
-        /// Servers that follow it and take reads.
+        /// Its replicas, which serve reads.
         section replicas: ReplicaSettings,
-        /// The private one.
+        /// The private server.
         section embedded: EmbeddedSettings,
     }
 }
 
 section! {
-    /// Servers that follow the primary and take reads.
+    /// Replicas of the primary, which serve reads.
     ReplicaSettings {
-        /// Where they are; the primary takes all reads when not set.
+        /// Their URL. Without one, the primary serves all reads.
         restart url: Option<PostgresUrl>,
-        /// How far one may be behind the primary.
+        /// How far a replica may be behind the primary.
         restart lag_max: Duration,
-        /// Connections to them.
+        /// Connections to them. Keys that are not set are as in `postgres.pool`.
         section pool: PoolSettings,
     }
 }
@@ -247,7 +247,7 @@ section! {
 section! {
     /// A pool of connections.
     PoolSettings {
-        /// Connections kept open at rest, once there was use for them.
+        /// Connections that stay open when idle.
         restart connections_min: NonZeroUsize,
         /// Most connections.
         restart connections_max: NonZeroUsize,
@@ -257,13 +257,13 @@ section! {
         restart connect_timeout: Duration,
         /// How long a connection above the minimum may be idle.
         restart idle_timeout: Duration,
-        /// How old a connection may become.
+        /// Greatest age of a connection.
         restart lifetime: Duration,
-        /// How long a connection may be idle before it is asked whether it lives.
+        /// How long a connection may be idle before it is checked at its next use.
         restart check_after_idle: Duration,
-        /// How long a connection may be out before its holder is named in the log.
+        /// How long a caller may hold a connection before the log names it.
         restart leak_after: Duration,
-        /// Most connections whose use is shared.
+        /// Most shared connections.
         restart shared_max: NonZeroUsize,
         /// Calls in flight on one shared connection.
         restart shared_depth: NonZeroUsize,
@@ -271,13 +271,13 @@ section! {
 }
 
 section! {
-    /// A private server, started when no URL is set.
+    /// A private server, which is started when no URL is set.
     EmbeddedSettings {
-        /// Whether there may be one: without, a URL that is not set is an error of whoever needs it.
+        /// Whether it may be started. If not, calls without a configured URL fail.
         restart enabled: bool,
-        /// Where its programs are; searched for in the usual places when not set.
+        /// The folder of its programs. Without it, the usual places are searched.
         restart bin_dir: Option<PathBuf>,
-        /// Who it runs as when this server runs as root.
+        /// The user that it runs as when this server runs as root.
         restart user: Option<UserName>,
     }
 }
@@ -378,7 +378,9 @@ impl PostgresSettings {
             self.idle_in_transaction_timeout,
         );
         self.pool.check("postgres.pool", rules);
-        self.replicas.pool.check("postgres.replicas.pool", rules);
+        if self.replicas.pool != self.pool {
+            self.replicas.pool.check("postgres.replicas.pool", rules);
+        }
         rules.positive("postgres.replicas.lag_max", self.replicas.lag_max);
         rules.require(
             self.replicas.url.is_none() || self.url.is_some(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Loaded;
 use super::error::Origin;
-use super::section::Section;
+use super::section::{Section, inherited_from};
 
 impl fmt::Display for Loaded {
     /// TOML that `--config` accepts, except that secrets are masked.
@@ -23,9 +23,10 @@ impl fmt::Display for Loaded {
                 Some(value) => write!(f, "{name} = {value}")?,
                 None => write!(f, "# {name} is not set")?,
             }
-            match self.origins.get(&entry.path) {
-                Some(Origin::BuiltIn) | None => writeln!(f)?,
-                Some(origin) => writeln!(f, " # {origin}")?,
+            match (self.origins.get(&entry.path), inherited_from(&entry.path)) {
+                (None, Some(base)) => writeln!(f, " # as {base}")?,
+                (Some(Origin::BuiltIn) | None, _) => writeln!(f)?,
+                (Some(origin), _) => writeln!(f, " # {origin}")?,
             }
         }
         Ok(())

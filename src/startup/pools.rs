@@ -1,5 +1,5 @@
-//! The pools of connections, and the private servers where no URL names another: one branch of the
-//! tree for each kind.
+//! Wires the pools of connections, and the private servers for those without a configured server. Each
+//! kind of server has its branch of the supervision tree.
 
 mod redis;
 
@@ -25,13 +25,13 @@ use crate::settings::sections::{
     EmbeddedSettings, PoolSettings, PostgresSettings, ReplicaSettings,
 };
 
-/// What pools need of the keeper of the memory.
+/// The memory supervisor's interfaces.
 pub(super) struct Deps {
     pub(super) budget: Arc<dyn Budget>,
     pub(super) pressure: PressureReader,
 }
 
-/// The pools, and the branches of the tree that they live in.
+/// The pools, and the branches of the supervision tree with their owners.
 pub(super) struct Composed {
     pub(super) branches: Vec<ChildSpec>,
     pub(super) pools: Vec<Pool>,
@@ -46,7 +46,7 @@ pub(super) fn compose(settings: &Settings, deps: &Deps) -> Composed {
     }
 }
 
-/// The database, and beside it its replicas where there are some.
+/// Wires the database, and its replicas if there are any.
 fn postgres(settings: &PostgresSettings, data: &Path, deps: &Deps) -> (ChildSpec, Vec<Pool>) {
     let branch = SupervisorSpec::new("postgres");
     let private = postgres::private_server(
@@ -71,19 +71,19 @@ fn postgres(settings: &PostgresSettings, data: &Path, deps: &Deps) -> (ChildSpec
     let connector = Connector::new(locate, config.clone());
     let mut database = Database::new("postgres", connector, config.clone(), primary, MIGRATIONS);
     let mut branch = branch.child(database.child(Some(deps.pressure.clone())));
-    let mut others = Vec::new();
+    let mut replica_pools = Vec::new();
     if let Some((replicas, bounds)) = replicas(&settings.replicas, config) {
         branch = branch.child(replicas.child(Some(deps.pressure.clone())));
         database = database.with_replicas(&replicas, settings.replicas.lag_max);
         let name = "postgres-replicas";
-        others.push(Pool::postgres(name, Origin::Configured, bounds, replicas));
+        replica_pools.push(Pool::postgres(name, Origin::Configured, bounds, replicas));
     }
     let pool = Pool::postgres("postgres", origin, bounds, database);
-    let pools = std::iter::once(pool).chain(others).collect();
+    let pools = std::iter::once(pool).chain(replica_pools).collect();
     (ChildSpec::supervisor(branch), pools)
 }
 
-/// The replicas as a database to read from, and how many connections to them there may be.
+/// Wires the replicas. Also returns the bounds of their number of connections.
 fn replicas(settings: &ReplicaSettings, config: PostgresConfig) -> Option<(Database, (u32, u32))> {
     let url = settings.url.as_ref()?;
     let config = PostgresConfig {
@@ -91,7 +91,7 @@ fn replicas(settings: &ReplicaSettings, config: PostgresConfig) -> Option<(Datab
         ..config
     };
     let pool = PoolConfig {
-        // Nobody needs to wait for them: there is the primary.
+        // Calls need not wait for a replica: the primary serves them.
         circuit_failures: 1,
         ..pool(&settings.pool, &Origin::Configured)
     };
@@ -102,7 +102,7 @@ fn replicas(settings: &ReplicaSettings, config: PostgresConfig) -> Option<(Datab
     Some((database, bounds))
 }
 
-/// The server at the URL of `section`, or our own where there is none and that is allowed.
+/// The server at the URL of `section`, or else the private one if it is enabled.
 fn locate(
     section: &str,
     url: Option<&str>,
@@ -120,7 +120,7 @@ fn locate(
     }
 }
 
-/// Stands where no server is: says so to whoever needs one.
+/// Stands in for a missing server. Every connect fails with the setting to change.
 struct NoServer {
     message: Arc<str>,
 }
@@ -149,7 +149,7 @@ fn pool(settings: &PoolSettings, origin: &Origin) -> PoolConfig {
     let count = |setting: NonZeroUsize| u32::try_from(setting.get()).unwrap_or(u32::MAX);
     let connect_timeout = match origin {
         Origin::Configured | Origin::Missing => settings.connect_timeout,
-        // Its start, the very first one included, is a part of the first connect.
+        // The first connect starts the server.
         Origin::Embedded(_) => settings.connect_timeout + START_TIMEOUT,
     };
     PoolConfig {

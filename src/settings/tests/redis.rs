@@ -1,8 +1,11 @@
-//! Where Redis is: which keys go together, and what is said of those that do not.
+//! The keys of Redis and the rules over several of them.
+
+use std::num::NonZeroUsize;
 
 use super::*;
+use crate::settings::sections::RedisRoleSettings;
 
-/// A certificate, as far as its form goes.
+/// Something in the form of a certificate.
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
 #[test]
@@ -35,7 +38,7 @@ fn each_role_can_have_sentinels_or_a_cluster() {
 }
 
 #[test]
-fn what_does_not_go_together_is_told() {
+fn keys_that_do_not_go_together_are_refused() {
     let url = "url = 'redis://host'";
     let sentinels = "sentinels = ['a:1']\nsentinel_master = 'm'";
     let cluster = "cluster = ['a:1']";
@@ -65,17 +68,17 @@ fn what_does_not_go_together_is_told() {
         ),
         (
             format!("{url}\npassword = 'x'"),
-            "redis.cache.password goes with redis.cache.sentinels or redis.cache.cluster; with \
-             redis.cache.url it is a part of that",
+            "redis.cache.password goes with redis.cache.sentinels or redis.cache.cluster; put it \
+             into redis.cache.url instead",
         ),
         (
             "tls = true".to_owned(),
-            "redis.cache.tls goes with redis.cache.sentinels or redis.cache.cluster; with \
-             redis.cache.url it is a part of that",
+            "redis.cache.tls goes with redis.cache.sentinels or redis.cache.cluster; put it \
+             into redis.cache.url instead",
         ),
         (
             format!("{cluster}\ndatabase = 1"),
-            "redis.cache.database must be 0 with redis.cache.cluster, which has no other",
+            "redis.cache.database must be 0 with redis.cache.cluster: a cluster has no other database",
         ),
     ] {
         refuses(&format!("[redis.cache]\n{keys}"), &[], said);
@@ -83,7 +86,7 @@ fn what_does_not_go_together_is_told() {
 }
 
 #[test]
-fn what_cannot_be_an_address_is_refused() {
+fn invalid_addresses_are_refused() {
     for key in [
         "url = 'redis://host:99999'",
         "url = 'redis://host/first'",
@@ -106,7 +109,7 @@ fn what_cannot_be_an_address_is_refused() {
 }
 
 #[test]
-fn authorities_are_read_before_anything_is_started() {
+fn the_file_of_authorities_is_checked_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let good = folder.path().join("ca.pem");
     fs::write(&good, PEM).unwrap();
@@ -137,4 +140,46 @@ fn authorities_are_read_before_anything_is_started() {
         fault.contains("which cannot be read: No such file"),
         "{fault}"
     );
+}
+
+#[test]
+fn each_role_has_the_settings_of_the_pool_except_for_its_own() {
+    let loaded = load_text(
+        "[redis.pool]\nconnections_max = 16\nlifetime = '1h'\n\
+         [redis.cache.pool]\nconnections_max = 2\nshared_max = 1",
+        &[("HEADROOM__REDIS__PRIMARY__POOL__WAITING_MAX", "7")],
+    )
+    .unwrap();
+    let redis = &loaded.settings.redis;
+    let figures = |role: &RedisRoleSettings| {
+        let pool = &role.pool;
+        let counts = [pool.connections_max, pool.shared_max, pool.waiting_max];
+        (counts.map(NonZeroUsize::get), pool.lifetime)
+    };
+    let hour = Duration::from_secs(3600);
+    assert_eq!(figures(&redis.primary), ([16, 2, 7], hour));
+    assert_eq!(figures(&redis.cache), ([2, 1, 1024], hour));
+    // The file of defaults has a few keys for this role alone.
+    assert_eq!(figures(&redis.pubsub), ([16, 1, 1024], hour));
+    assert_eq!(redis.pubsub.pool.check_after_idle, Duration::from_secs(5));
+    let shown = loaded.to_string();
+    let line = "connections_max = 16 # as redis.pool.connections_max";
+    assert_eq!(shown.matches(line).count(), 2, "{shown}");
+}
+
+#[test]
+fn a_fault_of_the_pool_is_reported_once_and_one_of_a_role_by_its_own_key() {
+    refuses(
+        "[redis.pool]\nlifetime = 'soon'",
+        &[],
+        "base.toml: redis.pool.lifetime = \"soon\" must be a duration of at most a year, such as \
+         \"250ms\", \"30s\" or \"10m\"",
+    );
+    refuses(
+        "[redis.cache.pool]\nconnections_min = 9",
+        &[],
+        "redis.cache.pool.connections_min must not be above redis.cache.pool.connections_max",
+    );
+    let unknown = load_text("[redis.primary.pool]\nlifetimes = '1h'", &[]).unwrap_err();
+    assert!(unknown.contains("redis.primary.pool.lifetime"), "{unknown}");
 }
