@@ -87,10 +87,10 @@ impl Source<'_> {
         if !self.values.contains_key(path)
             && let Some(base) = inherited_from(path)
         {
-            // A fault of that key is noted when the key itself is read.
-            let noted = self.faults.len();
+            // The read of that key itself records its fault.
+            let recorded = self.faults.len();
             let value = self.leaf(&base);
-            self.faults.truncate(noted);
+            self.faults.truncate(recorded);
             return value;
         }
         let Some(located) = self.values.get(path) else {

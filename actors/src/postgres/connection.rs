@@ -196,7 +196,7 @@ impl Connection {
     }
 
     /// The prepared statement for `sql`. A task of its own prepares it: if its caller leaves, other
-    /// callers still get the statement, and the server keeps none that nobody knows.
+    /// callers still get the statement, and no statement leaks on the server.
     async fn prepare(self: &Arc<Self>, sql: &str) -> Result<Statement, Error> {
         let slot = self.statements.slot(sql);
         if let Some(statement) = slot.get() {

@@ -45,11 +45,10 @@ pub fn wait_until(deadline: Duration, description: &str, condition: impl Fn() ->
 ///
 /// # Panics
 /// When the deadline passes; the message shows the last observation.
-pub async fn wait_for_async<T, E, F>(deadline: Duration, mut check: impl FnMut() -> F) -> T
-where
-    E: Debug,
-    F: Future<Output = Result<T, E>>,
-{
+pub async fn wait_for_async<T, E: Debug>(
+    deadline: Duration,
+    mut check: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     let end = Instant::now() + deadline;
     loop {
         match check().await {

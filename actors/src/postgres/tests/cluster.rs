@@ -1,4 +1,4 @@
-//! A real server for one test: its files in a temporary folder, gone with it.
+//! A real server for one test, with its files in a temporary folder.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -14,10 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 use tempfile::TempDir;
 
-/// How long a server may take to be there.
+/// The longest start of a server.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long it may take to end.
+/// The longest stop of a server.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// A user that the server may run as: PostgreSQL refuses root.
@@ -32,10 +32,10 @@ impl Owner {
         if !Uid::effective().is_root() {
             return None;
         }
-        let known = ["postgres", "nobody"]
+        let user = ["postgres", "nobody"]
             .into_iter()
             .find_map(|name| User::from_name(name).unwrap());
-        let user = known.expect("an unprivileged user");
+        let user = user.expect("an unprivileged user");
         Some(Self {
             uid: user.uid.as_raw(),
             gid: user.gid.as_raw(),
@@ -52,7 +52,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// A server that only this test knows, on a Unix socket and on loopback.
+    /// A server on a Unix socket and on loopback.
     pub(super) fn start(settings: &[&str]) -> Self {
         let mut cluster = Self::empty(settings);
         cluster.own(&cluster.data());
@@ -78,7 +78,7 @@ impl Cluster {
         cluster
     }
 
-    /// A server that follows this one and gives its word for what it has.
+    /// A synchronous replica of this server.
     pub(super) fn replica(&self, settings: &[&str]) -> Self {
         let mut replica = Self::empty(settings);
         replica.own(&replica.data());
@@ -133,7 +133,7 @@ impl Cluster {
         self.port
     }
 
-    /// Where it is, for `user`, with `more` options.
+    /// The keyword string for `user`, with `more` options.
     pub(super) fn url(&self, user: &str, more: &str) -> String {
         let host = self.dir.path().display();
         format!(
@@ -148,7 +148,7 @@ impl Cluster {
         }
     }
 
-    /// Puts a file that only the server may read.
+    /// Writes a file that only the server may read.
     pub(super) fn put(&self, name: &str, content: &[u8]) -> PathBuf {
         use std::os::unix::fs::OpenOptionsExt;
         let path = self.data().join(name);
@@ -182,7 +182,7 @@ impl Cluster {
     pub(super) fn run(&mut self) {
         let mut process = self.spawn();
         wait_for(START_WITHIN, || {
-            // What is left of a killed one may still stand in its way.
+            // Processes of a killed server may still prevent the start.
             if process.try_wait().unwrap().is_some() {
                 process = self.spawn();
             }
@@ -233,12 +233,12 @@ impl Cluster {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Kills the server's first process; the others notice.
+    /// Kills the server's first process. The others end by themselves.
     pub(super) fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Ends it quickly, its connections with it.
+    /// Stops the server at once, with its connections.
     pub(super) fn stop(&mut self) {
         let Some(mut process) = self.process.take() else {
             return;

@@ -33,7 +33,7 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
         let terminator = async {
             let mut ended = 0;
             while !done.load(Ordering::Relaxed) {
-                // One other at random, by the hand of one of them.
+                // Any other connection, at random.
                 let sql = "select pg_terminate_backend(pid) from pg_stat_activity
                            where backend_type = 'client backend' and pid <> pg_backend_pid()
                            order by random() limit 1";
@@ -140,7 +140,7 @@ fn too_many_connections_are_waited_out() {
             transaction.commit().await
         };
         for answer in join_all((0..30).map(hold)).await {
-            // The circuit may have opened on the way: told, not hung.
+            // The circuit may have opened meanwhile, which is a prompt error.
             assert!(
                 matches!(
                     answer,

@@ -1,4 +1,4 @@
-//! The room against real servers.
+//! Tests against real servers.
 
 mod cluster;
 mod failures;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::Cluster;
+use headroom_test_support::wait::wait_for_async;
 use tokio::time::Instant;
 
 use super::{Connector, Database, Error, Migration, PostgresConfig, QueryOutput};
@@ -22,7 +23,7 @@ use crate::kernel::pool::{ConfiguredUrl, PoolConfig, PoolStatus, Status};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{Backoff, Root, SupervisorSpec};
 
-/// Longer than anything here takes.
+/// Longer than any step of these tests takes.
 const LONG: Duration = Duration::from_secs(20);
 
 fn ms(ms: u64) -> Duration {
@@ -83,7 +84,7 @@ async fn count(database: &Database, sql: &str) -> i64 {
         .get(0)
 }
 
-/// Waits until nobody uses a connection.
+/// Waits until no connection is in use.
 async fn wait_until_unused(database: &Database) -> PoolStatus {
     eventually(async || {
         let status = status(database).await;
@@ -92,14 +93,7 @@ async fn wait_until_unused(database: &Database) -> PoolStatus {
     .await
 }
 
-/// Waits until `look` finds something.
+/// Waits until `look` returns a value.
 async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let until = Instant::now() + LONG;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < until, "it never came to be");
-        tokio::time::sleep(ms(5)).await;
-    }
+    wait_for_async(LONG, async || look().await.ok_or("no value")).await
 }

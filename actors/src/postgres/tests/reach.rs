@@ -102,7 +102,7 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
             .query("create table t (n int8 primary key)", &[], LONG)
             .await
             .unwrap();
-        // From here on an answer means that the replica has it.
+        // From here on, the primary acknowledges what the replica has.
         let names = "alter system set synchronous_standby_names = '*'";
         database.query(names, &[], LONG).await.unwrap();
         database
@@ -122,7 +122,7 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
             let (mut acknowledged, mut after, mut n) = (Vec::new(), 0, 0_i64);
             while after < 50 {
                 n += 1;
-                // Which calls began after the end of the promotion.
+                // Whether the call starts after the promotion.
                 let is_after = promoted.load(std::sync::atomic::Ordering::Acquire);
                 if database.query(insert, &[&n], ms(500)).await.is_ok() {
                     acknowledged.push(n);

@@ -1,9 +1,9 @@
-//! What is done a second time, counted by its effects.
+//! Which calls are repeated, counted by their effects.
 
 use super::*;
 use crate::postgres::{Transaction, TransactionOptions};
 
-/// A procedure that pays, commits that, and then fails as it is told.
+/// A procedure that pays, commits, and then fails with the given code.
 const PAY: &str = "create procedure pay(code text, said text) language plpgsql as $$
     begin
         insert into paid default values;
@@ -15,7 +15,7 @@ const PAY: &str = "create procedure pay(code text, said text) language plpgsql a
         end if;
     end $$";
 
-/// Everything that a server can say and that made calls be tried again.
+/// The failures after which calls may be repeated.
 const FAILURES: [(&str, &str); 6] = [
     ("40001", "could not serialize access"),
     ("40P01", "deadlock detected"),

@@ -12,10 +12,10 @@ const TABLE: &[Migration] = &[Migration {
     sql: "create table t (n int8)",
 }];
 
-/// Whether a replica served it.
+/// Returns whether a replica ran it.
 const ON_REPLICA: &str = "select pg_is_in_recovery()";
 
-/// A primary with replicas, as a database and the database of the replicas.
+/// The database of a primary with replicas, and the database of the replicas.
 fn with_replicas(primary: &str, replicas: &str, lag_max: Duration) -> (Database, Database) {
     let connector = Connector::replicas(Arc::new(ConfiguredUrl::new(replicas)), settings());
     let pool = PoolConfig {
@@ -39,7 +39,7 @@ async fn is_on_replica(database: &Database) -> bool {
     row.unwrap().one().unwrap().get(0)
 }
 
-/// Waits until a replica serves.
+/// Waits until a replica serves reads.
 async fn wait_for_replica(database: &Database) {
     eventually(async || is_on_replica(database).await.then_some(())).await;
 }
@@ -68,7 +68,7 @@ fn only_calls_that_are_marked_as_reading_go_to_a_replica() {
             .one()
             .unwrap();
         assert!(!row.get::<_, bool>(0), "not marked");
-        // The error is the statement's own: nobody else is asked.
+        // An error of the statement itself: the primary is not asked.
         let asked = status(&database).await.checkouts;
         let failed = database.read_only().query("select 1/0", &[], LONG).await;
         assert_eq!(failed.unwrap_err().sqlstate(), Some("22012"));
@@ -117,7 +117,7 @@ fn reads_see_all_that_is_older_than_the_bound() {
         };
         wait_for_replica(&database).await;
         for round in 1..=2 {
-            // Nothing is behind when nothing is written, however long ago the last write was.
+            // A replica is not behind while nothing is written, however old the last write is.
             let pause = "select pg_wal_replay_pause()";
             replicas.query(pause, &[], LONG).await.unwrap();
             tokio::time::sleep(BOUND * 2).await;
@@ -132,12 +132,12 @@ fn reads_see_all_that_is_older_than_the_bound() {
                     assert_eq!(n, round);
                     break;
                 }
-                // Some moments for the way from the primary to the replica.
+                // Some time for the transfer from the primary to the replica.
                 assert!(asked < BOUND + ms(250), "{n} {asked:?}");
                 stale += 1;
             }
             println!("{stale} stale reads, the last within the bound");
-            // Whoever is content with less is served by the replica all the same.
+            // The replica still serves callers with a larger bound.
             assert_eq!(count(LONG * 100).await, (round - 1, true));
             let resume = "select pg_wal_replay_resume()";
             replicas.query(resume, &[], LONG).await.unwrap();
@@ -192,7 +192,7 @@ fn a_killed_replica_costs_no_read_and_is_used_again_when_it_is_back() {
             instead < ms(2000) && back < ms(4000),
             "{instead:?} {back:?}"
         );
-        // Starting and ending the servers holds this thread up for a while.
+        // Starting and stopping the servers blocks this thread for a while.
         root.stop().await;
     });
 }
@@ -214,7 +214,7 @@ fn a_promoted_replica_serves_no_reads() {
             (row.unwrap().one().unwrap().get::<_, String>(0) == port).then_some(())
         })
         .await;
-        // From then on it is the primary, and nothing is opened to the other.
+        // From then on the primary serves reads, and no connection is opened to the other server.
         let row = database.read_only().query(sql, &[], LONG).await;
         assert_eq!(row.unwrap().one().unwrap().get::<_, String>(0), port);
         eventually(async || (status(&replicas).await.size == 0).then_some(())).await;

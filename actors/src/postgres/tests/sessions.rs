@@ -1,7 +1,7 @@
 use super::*;
 use crate::postgres::{Transaction, TransactionOptions};
 
-/// What one user leaves in the session, and how the next one sees it: one row, false when it is gone.
+/// Statements that change the session, and queries that return whether the change is still there.
 const LEFT: &[(&str, &str)] = &[
     (
         "set work_mem = '7MB'",
@@ -34,7 +34,7 @@ const LEFT: &[(&str, &str)] = &[
     ),
     (
         "select nextval('numbers')",
-        // Answers in a session that has had a number of its own.
+        // True in a session that has taken a number.
         "select has_number()",
     ),
 ];
@@ -50,14 +50,14 @@ const MAKE: &str = "
         return false;
     end $$";
 
-/// How a use ends.
+/// How a transaction ends.
 #[derive(Debug, Clone, Copy)]
 enum End {
     Commit,
     RollBack,
-    /// Dropped when it was idle.
+    /// Dropped while it is idle.
     Drop,
-    /// Dropped after a statement of it failed.
+    /// Dropped after a failed statement.
     Fail,
 }
 
@@ -83,14 +83,14 @@ fn the_next_user_sees_nothing_that_the_last_one_left_in_the_session() {
         for (leave, is_left) in LEFT {
             for way in [End::Commit, End::RollBack, End::Drop, End::Fail] {
                 let user = database.begin(options).await.unwrap();
-                // Committed, so that no rollback takes it back.
+                // Committed, so that no rollback undoes it.
                 user.batch(&format!("{leave}; commit; begin"))
                     .await
                     .unwrap();
                 let seen = user.query(is_left, &[]).await.unwrap().one().unwrap();
-                assert!(seen.get::<_, bool>(0), "not even there: {leave}");
+                assert!(seen.get::<_, bool>(0), "without effect: {leave}");
                 end(user, way).await;
-                // A session of its own sees it if anybody does: there is only one connection.
+                // There is only one connection, so the next call uses the same session.
                 let next = database
                     .query(is_left, &[], LONG)
                     .await
@@ -104,7 +104,7 @@ fn the_next_user_sees_nothing_that_the_last_one_left_in_the_session() {
                 next.rollback().await.unwrap();
             }
         }
-        // All on one connection, which keeps what it has prepared.
+        // All of it ran on one connection, which keeps its prepared statements.
         let sql = "select count(*) from pg_prepared_statements where not from_sql";
         let prepared = count(&database, sql).await;
         assert!(prepared >= i64::try_from(LEFT.len()).unwrap(), "{prepared}");

@@ -1,8 +1,8 @@
-//! Connections that many share, and callers that leave them.
+//! Shared connections whose callers leave.
 
 use super::*;
 
-/// How long the server works on a statement whose caller left.
+/// A statement that takes longer than its caller waits.
 const SLOW: &str = "select pg_sleep(8)";
 
 #[test]
@@ -19,7 +19,7 @@ fn slow_statements_without_callers_block_nobody_while_connections_are_free() {
         let database = Database::new("postgres", connector, settings(), pool, &[]);
         let root = start(&system, &database).await;
 
-        // Each of the four has a slow statement, and one that waits behind it.
+        // Each of the four connections has a slow statement and one that waits behind it.
         let (mut slow, mut behind) = (Vec::new(), Vec::new());
         for pair in 1..=4 {
             slow.push(spawn(&database, SLOW, ms(1500)));
@@ -27,7 +27,7 @@ fn slow_statements_without_callers_block_nobody_while_connections_are_free() {
             behind.push(spawn(&database, "select 1", LONG));
             in_flight(&database, 2 * pair).await;
         }
-        // The callers leave: soon nobody new gets their connections, although all have them still.
+        // The callers leave. Soon their connections get no new callers.
         for left in slow {
             assert!(left.await.unwrap().is_err());
         }
@@ -36,7 +36,7 @@ fn slow_statements_without_callers_block_nobody_while_connections_are_free() {
         assert!(left.elapsed() < ms(1000), "{:?}", left.elapsed());
         assert!(status(&database).await.shared_in_flight >= 8);
         assert_answers_at_once(&database).await;
-        // After a while their connections are given up.
+        // After a while their connections are closed.
         in_flight(&database, 4).await;
         assert_answers_at_once(&database).await;
         for waiting in behind {

@@ -8,7 +8,7 @@ fn many_callers_share_few_connections_and_an_error_touches_only_its_own() {
         let calls = (0..400_i64).map(|n| {
             let database = database.clone();
             async move {
-                // Every fourth divides by zero, in the midst of the others on the same connection.
+                // Every fourth call divides by zero, between the others on the same connection.
                 let by = n % 4;
                 let sql = "select $1::int8 / $2::int8";
                 (n, by, database.query(sql, &[&n, &by], LONG).await)
@@ -48,7 +48,7 @@ fn a_caller_that_leaves_disturbs_no_other() {
                         .map(|output| (n, output.one().unwrap()))
                 }
             });
-            // The first caller leaves while the server works for it and the others wait behind.
+            // The first caller leaves while the server works for it and the others wait.
             let gone = tokio::time::timeout(ms(5), slow);
             let (gone, answers) = tokio::join!(gone, join_all(calls));
             assert!(gone.is_err());
@@ -68,7 +68,7 @@ fn a_caller_that_leaves_while_its_statement_is_prepared_leaks_none() {
     with_database(1, |database| async move {
         for _ in 0..20 {
             let mut call = Box::pin(database.query("select 7", &[], LONG));
-            // Polled, and gone before the answer.
+            // Polled, and dropped before the answer.
             futures_util::poll!(&mut call).is_ready();
             tokio::task::yield_now().await;
             futures_util::poll!(&mut call).is_ready();
@@ -91,7 +91,7 @@ fn a_deadline_ends_the_call_and_the_connection_stays_usable() {
             "{answer:?}"
         );
         assert!(asked.elapsed() < ms(400));
-        // Not idle before the server is done with it.
+        // The connection is not idle before the server is done.
         assert_eq!(status(&database).await.idle, 0);
         assert_eq!(count(&database, "select 1::int8").await, 1);
         assert_eq!(wait_until_unused(&database).await.opened, 1);
@@ -185,7 +185,7 @@ fn the_session_has_its_settings_and_the_server_reports_about_itself() {
         assert_eq!(
             database.server_info(LONG).await.unwrap(),
             None,
-            "nothing is opened for them"
+            "no connection is opened"
         );
         let sql =
             "select current_setting('application_name'), current_setting('statement_timeout'),

@@ -21,7 +21,7 @@ fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
                     .batch("set statement_timeout = 7")
                     .await
                     .unwrap();
-                // Some while the server works for them.
+                // Some are dropped while the server works for them.
                 if n % 50 == 0 {
                     let sleep = transaction.query("select pg_sleep(60)", &[]);
                     assert!(tokio::time::timeout(ms(2), sleep).await.is_err());
@@ -38,7 +38,7 @@ fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
         assert_eq!(
             count(&database, timeout).await,
             30_000,
-            "what it set is set back"
+            "the setting is reset"
         );
     });
 }
@@ -74,7 +74,7 @@ fn nothing_is_committed_after_a_failed_or_unfinished_statement() {
         done.query("insert into t values (3)", &[]).await.unwrap();
         done.commit().await.unwrap();
         assert_eq!(count(&database, "select sum(n)::int8 from t").await, 3);
-        // What ran for those who left does not run on.
+        // The server stops the statements of callers that left.
         let running =
             "select count(*) from pg_stat_activity where state = 'active' and query ~ 'sleep.60'
                        and pid <> pg_backend_pid()";
@@ -91,7 +91,7 @@ fn retryable_transactions_run_again_after_serialization_failures() {
             .unwrap();
         let add = |attempts: u32| {
             let database = database.clone();
-            // On any thread: the future can be sent.
+            // The future is Send.
             tokio::spawn(async move {
                 let options = options()
                     .isolation(Isolation::Serializable)

@@ -22,7 +22,7 @@ fn slot(node: &Instance, key: &str) -> String {
     node.ask(&["CLUSTER", "KEYSLOT", key])
 }
 
-/// Which node has the slot of which of the keys, by the keys that it tells of itself.
+/// The index of the node that has each key.
 fn owners(nodes: &[Instance], keys: &[String]) -> BTreeMap<String, usize> {
     let mut owners = BTreeMap::new();
     for (index, node) in nodes.iter().enumerate() {
@@ -38,7 +38,7 @@ fn owners(nodes: &[Instance], keys: &[String]) -> BTreeMap<String, usize> {
 fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
     TestSystem::real_time(|system| async move {
         let nodes = cluster().await;
-        // One that is named is not there.
+        // One of the configured nodes is not there.
         let mut named = [Instance::start(&[]).await];
         named[0].kill();
         let named: Vec<_> = named
@@ -60,7 +60,7 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
         for index in 0..3 {
             assert!(owners.values().any(|it| *it == index), "{index} has no key");
         }
-        // A slot without a key goes to another node, of which nobody tells us.
+        // A slot without keys moves to another node without notice.
         let moved = slot(&nodes[0], "moved");
         set(&running.redis, "moved").await.unwrap();
         let from = nodes
@@ -123,14 +123,14 @@ fn a_dead_node_costs_only_its_slots_and_is_found_again() {
             }
         }
         println!("{served} served, {failed:?}");
-        let told = [
+        let expected = [
             "the node of the redis cluster that has the key is unreachable",
             "the connection to redis was lost",
         ];
         assert!(
             failed
                 .keys()
-                .all(|(_, error)| told.contains(&error.as_str())),
+                .all(|(_, error)| expected.contains(&error.as_str())),
             "{failed:?}"
         );
         let others: i32 = failed

@@ -1,4 +1,4 @@
-//! Commands, and what becomes of them when the server does not.
+//! Commands, also while the server fails.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ fn scripts_are_called_by_hash_and_sent_when_unknown() {
             let sum: i64 = running.redis.script(&call, SECOND).await.unwrap();
             assert_eq!(sum, expected);
         }
-        // What the server forgets, it is told again.
+        // A script that the server has forgotten is sent again.
         let mut flush = cmd("SCRIPT");
         flush.arg("FLUSH");
         running.redis.command::<()>(&flush, SECOND).await.unwrap();
@@ -95,7 +95,7 @@ fn pipelines_come_back_in_order_and_errors_say_what_happened() {
             !format!("{error} {error:?}").contains("secret"),
             "{error:?}"
         );
-        // None of these costs the connection.
+        // None of these errors closes the connection.
         let status = redis.status(SECOND).await.unwrap();
         assert!(status.closed.is_empty(), "{status:?}");
         running.close().await;
@@ -121,7 +121,7 @@ fn a_wrong_password_is_reported_at_once_and_never_shown() {
             );
             match error {
                 Error::Checkout(CheckoutError::Connect(error)) => break error.kind,
-                // It has not opened its socket yet.
+                // The server has not opened its socket yet.
                 _ if began.elapsed() < 20 * SECOND => sleep(Duration::from_millis(20)).await,
                 error => panic!("{error:?}"),
             }
@@ -147,7 +147,7 @@ fn without_a_server_primary_fails_and_the_cache_misses() {
         assert!(error.is_unsent(), "{error:?}");
         assert!(
             began.elapsed() < 5 * SECOND,
-            "told by the circuit, not by the deadline"
+            "the circuit answers before the deadline"
         );
         let cache = Cache::new(running.redis.clone());
         assert_eq!(cache.get::<String>("key", SECOND).await, None);
@@ -202,8 +202,8 @@ fn a_silent_server_costs_no_more_than_the_deadline() {
     });
 }
 
-/// Writers go on while the server is killed and started again. Nobody hangs, what was acknowledged
-/// is there, and what is written afterwards succeeds soon.
+/// Writers go on while the server is killed and started again. No call hangs, acknowledged writes are
+/// kept, and later writes succeed soon.
 #[test]
 fn a_killed_server_is_found_again_and_no_acknowledged_write_is_lost() {
     TestSystem::real_time(|system| async move {

@@ -1,4 +1,4 @@
-//! A primary that dies, and sentinels that name another.
+//! Failover by sentinels.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use super::network::{SentinelSetup, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::testing::TestSystem;
 
-/// Writes a number, and waits until a replica has it too: only then does it count. While a server has
-/// no replica that would hold up all others on the connection: it is not asked for then.
+/// Writes a number and waits until `replicas` have it. Returns how many have it. `WAIT` blocks the whole
+/// connection, so 0 is passed while the server has no replica.
 async fn write(redis: &Redis, number: u64, replicas: u32, within: Duration) -> Option<u32> {
     let mut both = pipe();
     both.cmd("SADD").arg("numbers").arg(number).ignore();
@@ -31,7 +31,7 @@ fn a_killed_primary_is_left_for_the_promoted_replica_without_a_lost_write() {
         running.until_up().await;
         let redis = &running.redis;
         let within = SECOND;
-        // A new replica gives no word for what it has within its first second.
+        // A new replica does not acknowledge writes in its first second.
         eventually("the replica confirms", async || {
             matches!(write(redis, 0, 1, within).await, Some(1..))
         })
@@ -96,7 +96,7 @@ fn a_killed_primary_is_left_for_the_promoted_replica_without_a_lost_write() {
                 .unwrap();
             assert!(there.iter().all(|it| *it), "an acknowledged write is lost");
         }
-        // The old one is back, as a replica: nobody writes to it.
+        // The old primary is back as a replica and gets no writes.
         watched.primary.run().await;
         watched
             .primary

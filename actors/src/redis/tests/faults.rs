@@ -1,5 +1,4 @@
-//! Between us and the server something goes wrong: nobody hangs, nobody is given another's answer,
-//! and the pool finds its way back.
+//! Network faults: no call hangs, no caller gets the answer of another, and the pool recovers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,7 +14,7 @@ use crate::kernel::pool::{ConfiguredUrl, PoolConfig};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Fault, Proxy};
 
-/// How long a caller waits.
+/// The deadline of a call.
 const WITHIN: Duration = Duration::from_millis(300);
 
 pub(super) fn server_behind(proxy: &Proxy) -> Server {
@@ -23,7 +22,7 @@ pub(super) fn server_behind(proxy: &Proxy) -> Server {
     Server::one(Arc::new(ConfiguredUrl::new(url)))
 }
 
-/// Asks for something that nobody else asks for. The answer, if there is one, must be the own.
+/// Sends a unique value. The answer, if there is one, must be the same value.
 async fn ask(redis: &Redis) -> Result<(), Error> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let own = format!("{}", LAST.fetch_add(1, Relaxed)).repeat(20);
@@ -31,10 +30,10 @@ async fn ask(redis: &Redis) -> Result<(), Error> {
     let answer = redis.command::<String>(cmd("ECHO").arg(&own), WITHIN).await;
     let took = began.elapsed();
     assert!(took < WITHIN + SECOND, "hung for {took:?}");
-    answer.map(|answer| assert_eq!(answer, own, "another's answer"))
+    answer.map(|answer| assert_eq!(answer, own, "the answer of another caller"))
 }
 
-/// Many ask for a while: how many were answered, and how many not.
+/// Asks from several callers for `time`. Returns how many calls were answered and how many failed.
 async fn ask_for(redis: &Redis, time: Duration) -> (u64, u64) {
     let end = Instant::now() + time;
     let callers = (0..20).map(async |_| {
@@ -72,7 +71,7 @@ fn no_network_fault_gives_a_caller_the_answer_of_another() {
         running.until_up().await;
         for fault in [
             Fault::Delay(Duration::from_millis(20)),
-            // Answers come when nobody waits for them any more.
+            // Answers come after their callers have left.
             Fault::Delay(WITHIN + Duration::from_millis(50)),
             Fault::Truncate(33),
             Fault::Close,

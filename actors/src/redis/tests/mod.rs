@@ -1,4 +1,4 @@
-//! The room's promises against a real server.
+//! Tests against real servers.
 
 mod cluster;
 mod commands;

@@ -1,17 +1,17 @@
-//! Real servers on the loopback: one, a replica of it, sentinels, or a cluster. Each has a folder of
-//! its own, and ends with its value.
+//! Real servers on loopback: one, a replica, sentinels, or a cluster. Each has its own folder and stops
+//! when it is dropped.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use headroom_test_support::child::{self, Child};
+use headroom_test_support::wait::wait_for_async;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::super::Node;
-use super::server::SECOND;
 
-/// How long a server may take to be there.
+/// The longest start of a server.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
 /// A port that was free a moment ago.
@@ -25,13 +25,13 @@ pub(super) struct Instance {
     dir: TempDir,
     port: u16,
     arguments: Vec<String>,
-    /// What a client of Redis's own needs to get in.
+    /// The arguments that `redis-cli` needs to connect.
     client: Vec<String>,
     process: Option<Child>,
 }
 
 impl Instance {
-    /// A server that takes TCP at its port, and is asked by `client`s with these arguments.
+    /// A server on TCP. `client` are the arguments that `redis-cli` needs to connect.
     pub(super) async fn start_for(client: &[&str], arguments: &[&str]) -> Self {
         let port = free_port();
         let port_key = if arguments.contains(&"--tls-cert-file") {
@@ -80,7 +80,7 @@ impl Instance {
             process: None,
         };
         sentinel.run().await;
-        // They look and talk more often than they would by themselves: a test need not wait for it.
+        // Shorter periods than the default, so that tests are short.
         let sooner = sentinel.ask(&[
             "SENTINEL",
             "DEBUG",
@@ -93,7 +93,7 @@ impl Instance {
         sentinel
     }
 
-    /// Starts it, or starts it again over the same data, and waits until it answers.
+    /// Starts the server, also again with the same data, and waits until it answers.
     pub(super) async fn run(&mut self) {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = child::command("redis-server");
@@ -142,7 +142,7 @@ impl Instance {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// What a client of Redis's own is answered.
+    /// The answer to `redis-cli`.
     pub(super) fn ask(&self, command: &[&str]) -> String {
         let mut client = child::command("redis-cli");
         client.arg("-p").arg(self.port.to_string());
@@ -152,7 +152,7 @@ impl Instance {
         String::from_utf8_lossy(&text).trim().to_owned()
     }
 
-    /// Asks until the answer holds `expected`.
+    /// Repeats `command` until the answer contains `expected`.
     pub(super) async fn until(&self, command: &[&str], expected: &str) {
         let until = Instant::now() + START_WITHIN;
         loop {
@@ -233,11 +233,10 @@ pub(super) async fn cluster() -> Vec<Instance> {
     nodes
 }
 
-/// Waits until `done` says so, asked again and again.
+/// Waits until `done` returns true.
 pub(super) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let until = Instant::now() + 20 * SECOND;
-    while !done().await {
-        assert!(Instant::now() < until, "not in time: {what}");
-        sleep(Duration::from_millis(5)).await;
-    }
+    wait_for_async(START_WITHIN, async || {
+        done().await.then_some(()).ok_or(what)
+    })
+    .await;
 }

@@ -1,4 +1,4 @@
-//! Who is let in, and by what channel.
+//! Authentication and TLS.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn at(url: String) -> Server {
     Server::one(Arc::new(ConfiguredUrl::new(url)))
 }
 
-/// Why no connection could be opened.
+/// The error of the connect.
 fn refusal(error: Error) -> ConnectError {
     match error {
         Error::Checkout(
@@ -38,7 +38,7 @@ async fn ping(redis: &Redis) -> Result<String, Error> {
     redis.command(&cmd("PING"), 5 * SECOND).await
 }
 
-/// A folder with a certificate for `localhost`, and a server that shows it.
+/// A folder with a certificate for `localhost`, and a server that uses it.
 async fn secured(more: &[&str]) -> (TempDir, Instance) {
     let folder = tempfile::tempdir().unwrap();
     certificate(folder.path());
@@ -83,12 +83,12 @@ fn only_a_trusted_certificate_for_the_host_is_accepted() {
             }
             running.close().await;
         }
-        // Text where TLS is spoken.
+        // No TLS, to a port with TLS.
         let running = RunningPool::at(&system, at(format!("redis://localhost:{tls}"))).await;
         let error = refusal(ping(&running.redis).await.unwrap_err());
         assert!(error.to_string().ends_with("or requires TLS"), "{error}");
         running.close().await;
-        // TLS where text is spoken: it waits for the end of what it takes for a command.
+        // TLS, to a port without TLS: the server waits for the end of a command.
         let config = PoolConfig {
             connect_timeout: SECOND / 2,
             ..pool_config()
@@ -96,7 +96,7 @@ fn only_a_trusted_certificate_for_the_host_is_accepted() {
         let server = at(format!("rediss://localhost:{text}"));
         let running = RunningPool::at_with(&system, server, config).await;
         let error = refusal(ping(&running.redis).await.unwrap_err());
-        println!("TLS where text is spoken: {error} ({:?})", error.kind);
+        println!("TLS to a port without TLS: {error} ({:?})", error.kind);
         assert_ne!(error.kind, ConnectErrorKind::Unreachable);
         running.close().await;
         let none = Some("/nonexistent/ca.pem".into());
@@ -197,7 +197,7 @@ fn a_user_may_do_what_its_acl_allows() {
         assert!(status.closed.is_empty() && status.opened == 1, "{status:?}");
         running.close().await;
         let refused = format!("127.0.0.1:{port}: redis refused the number of the database");
-        // One who may not even choose its database is told so.
+        // A user without SELECT gets the same error.
         assert_eq!(server.ask(&["ACL", "SETUSER", "limited", "-select"]), "OK");
         let running = RunningPool::at(
             &system,
@@ -251,7 +251,7 @@ fn too_many_connections_are_reported_and_waited_out() {
         }
         let running = RunningPool::at(&system, at(server.url())).await;
         let error = refusal(ping(&running.redis).await.unwrap_err());
-        // What it says before it hangs up may be lost.
+        // The error that the server sends before it closes may be lost.
         assert_eq!(error.kind, ConnectErrorKind::Refused, "{error:?}");
         assert!(
             error.to_string().contains("too many connections"),

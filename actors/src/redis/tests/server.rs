@@ -1,4 +1,4 @@
-//! A real `redis-server` of the test's own: on a Unix socket in a folder of its own, without TCP.
+//! A real `redis-server` for one test: on a Unix socket in its own folder, without TCP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl RealServer {
         server
     }
 
-    /// Starts it, or starts it again over the same data.
+    /// Starts the server, also again with the same data.
     pub(super) fn run(&mut self) {
         let mut command = child::command("redis-server");
         command.args(["--port", "0", "--save", "", "--unixsocket", "redis.sock"]);
@@ -64,12 +64,12 @@ impl RealServer {
         format!("unix://{}{}", path.display(), password.unwrap_or_default())
     }
 
-    pub(super) fn place(&self) -> Server {
+    pub(super) fn server(&self) -> Server {
         Server::one(Arc::new(ConfiguredUrl::new(self.url())))
     }
 }
 
-/// A running room with one pool.
+/// A running pool.
 pub(super) struct RunningPool {
     root: Root,
     pub(super) pool: Handle<Pool<Connector>>,
@@ -86,7 +86,7 @@ impl RunningPool {
         server: &RealServer,
         config: PoolConfig,
     ) -> Self {
-        Self::at_with(system, server.place(), config).await
+        Self::at_with(system, server.server(), config).await
     }
 
     pub(super) async fn at(system: &TestSystem, server: Server) -> Self {
@@ -105,7 +105,7 @@ impl RunningPool {
         }
     }
 
-    /// Waits until the server answers, and says how long that took.
+    /// Waits until the server answers. Returns how long that took.
     pub(super) async fn until_up(&self) -> Duration {
         let began = Instant::now();
         loop {

@@ -1,4 +1,4 @@
-//! Subscriptions, and that none is lost.
+//! Subscriptions: none is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +27,10 @@ struct RunningSubscriber {
 
 impl RunningSubscriber {
     async fn open(system: &TestSystem, server: &RealServer) -> Self {
-        Self::at(system, server.place(), server.place()).await
+        Self::at(system, server.server(), server.server()).await
     }
 
-    /// Publishes at one server, listens at the other.
+    /// Publishes to `here` and subscribes at `there`.
     async fn at(system: &TestSystem, here: Server, there: Server) -> Self {
         let (handle, child) = pool(Role::Primary, here, pool_config(), None);
         let subscriber = Subscriber::handle();
@@ -55,7 +55,7 @@ impl RunningSubscriber {
         asked.unwrap().unwrap()
     }
 
-    /// Publishes until the server takes it, and says to how many it went.
+    /// Publishes until that succeeds. Returns the number of receivers.
     async fn publish(&self, channel: &str, text: &str) -> u64 {
         let end = Instant::now() + 20 * SECOND;
         let mut publish = cmd("PUBLISH");
@@ -80,7 +80,8 @@ fn channel(name: &str) -> Topic {
 
 async fn next(subscription: &mut Subscription) -> Event {
     let next = timeout(20 * SECOND, subscription.next()).await;
-    next.expect("an event in time").expect("a running room")
+    next.expect("an event in time")
+        .expect("a running subscriber")
 }
 
 fn message(channel: &str, text: &str) -> Event {
@@ -160,7 +161,7 @@ fn a_subscription_ends_with_its_last_listener() {
         assert_eq!(running.publish("sport", "three").await, 1);
         drop(other);
         while running.status().await.connected {
-            assert!(Instant::now() < end, "it keeps a connection for nobody");
+            assert!(Instant::now() < end, "it keeps an unused connection");
             sleep(Duration::from_millis(5)).await;
         }
         // And begins again.
@@ -182,7 +183,7 @@ fn a_connection_that_is_lost_without_notice_is_found_and_replaced() {
         let here = Server::one(Arc::new(ConfiguredUrl::new(instance.url())));
         let running = RunningSubscriber::at(&system, here, server_behind(&proxy)).await;
         let mut news = running.listen(channel("news")).await;
-        // A quiet connection that lives is left alone.
+        // A silent connection that is alive stays open.
         sleep(SECOND).await;
         assert_eq!(running.status().await.connects, 1);
         for new in [Fault::None, Fault::Blackhole] {
@@ -194,7 +195,7 @@ fn a_connection_that_is_lost_without_notice_is_found_and_replaced() {
             }
             assert_eq!(next(&mut news).await, Event::Gap);
             let took = cut.elapsed();
-            println!("made anew {took:?} after it died, {new:?} for those to come");
+            println!("replaced {took:?} after the fault, with {new:?} for new connections");
             assert!(took < 5 * SECOND, "{took:?}");
             running.publish("news", "again").await;
             assert_eq!(next(&mut news).await, message("news", "again"));
@@ -209,7 +210,7 @@ fn messages_arrive_with_one_server_with_sentinels_and_in_a_cluster() {
         let one = Instance::start(&[]).await;
         let watched = SentinelSetup::start().await;
         let nodes = cluster().await;
-        // The subscriber passes over a node that is not there.
+        // The subscriber skips a node that is not there.
         let mut dead = Instance::start(&[]).await;
         dead.kill();
         let named = vec![dead.node(), nodes[1].node()];
@@ -224,7 +225,10 @@ fn messages_arrive_with_one_server_with_sentinels_and_in_a_cluster() {
             Server::cluster(named, ConnectOptions::default()),
         ] {
             let running = RunningSubscriber::at(&system, server.clone(), server.clone()).await;
-            assert!(!running.status().await.connected, "before anybody listens");
+            assert!(
+                !running.status().await.connected,
+                "before the first subscription"
+            );
             let pubsub = PubSub::new(running.redis.clone(), running.subscriber.clone());
             for _ in 0..3 {
                 pubsub.round_trip(10 * SECOND).await.unwrap();
