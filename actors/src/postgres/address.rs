@@ -1,4 +1,4 @@
-//! Addresses of a database: URLs and keyword strings as in libpq, parsed into the servers to try.
+//! The URL of a database, as in libpq, parsed into the servers to try.
 //!
 //! tokio-postgres parses most options. This module parses those that tokio-postgres does not know or
 //! treats unlike libpq: `sslmode` (`verify-ca`, `verify-full`), `sslrootcert`, and
@@ -65,27 +65,20 @@ impl OwnOptions {
 /// # Errors
 /// The first fault of the URL.
 pub fn check_url(url: &str) -> Result<(), UrlFault> {
-    FORM.check(url)?;
     parse(url, TargetSessionAttrs::Any, &PostgresConfig::default()).map(drop)
 }
 
-/// Parses `location`. `default_attrs` holds where it has no `target_session_attrs`.
+/// Parses `url`. `default_attrs` holds if it has no `target_session_attrs`.
 ///
 /// # Errors
-/// The first fault of the location.
+/// The first fault of the URL.
 pub(super) fn parse(
-    location: &str,
+    url: &str,
     default_attrs: TargetSessionAttrs,
     settings: &PostgresConfig,
 ) -> Result<Address, UrlFault> {
-    let is_url = location.starts_with("postgres://") || location.starts_with("postgresql://");
-    let (rest, options) = if is_url {
-        FORM.check(location)?;
-        split_url(location)
-    } else {
-        split_keywords(location)
-    }
-    .ok_or(UNREADABLE)?;
+    FORM.check(url)?;
+    let (rest, options) = split(url).ok_or(UNREADABLE)?;
     let mut config: Config = rest.parse().map_err(|_| UNREADABLE)?;
     let (mode, verification) = ssl(&options)?;
     config.ssl_mode(mode);
@@ -139,7 +132,7 @@ fn session_attrs(
 }
 
 /// Splits a URL into one without the [`OwnOptions`], and these.
-fn split_url(url: &str) -> Option<(String, OwnOptions)> {
+fn split(url: &str) -> Option<(String, OwnOptions)> {
     let mut options = OwnOptions::default();
     let Some((base, query)) = url.split_once('?') else {
         return Some((url.to_owned(), options));
@@ -154,55 +147,6 @@ fn split_url(url: &str) -> Option<(String, OwnOptions)> {
     }
     let separator = if kept.is_empty() { "" } else { "?" };
     Some((format!("{base}{separator}{}", kept.join("&")), options))
-}
-
-/// Splits a keyword string into one without the [`OwnOptions`], and these.
-fn split_keywords(text: &str) -> Option<(String, OwnOptions)> {
-    let mut options = OwnOptions::default();
-    let mut rest = String::new();
-    for (key, value) in keywords(text)? {
-        if !options.set(&key, &value) {
-            let value = value.replace('\\', "\\\\").replace('\'', "\\'");
-            write!(rest, "{key}='{value}' ").ok()?;
-        }
-    }
-    Some((rest, options))
-}
-
-/// The pairs of a keyword string: `key = value`. The value may be quoted. A backslash escapes the next
-/// character.
-fn keywords(text: &str) -> Option<Vec<(String, String)>> {
-    let mut pairs = Vec::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let (key, after) = rest.split_once('=')?;
-        let after = after.trim_start();
-        let quoted = after.starts_with('\'');
-        let mut value = String::new();
-        let mut end = after.len();
-        let mut closed = !quoted;
-        let mut characters = after.char_indices().skip(usize::from(quoted));
-        while let Some((at, character)) = characters.next() {
-            match character {
-                '\\' => value.push(characters.next()?.1),
-                '\'' if quoted => {
-                    (end, closed) = (at + 1, true);
-                    break;
-                }
-                other if !quoted && other.is_whitespace() => {
-                    end = at;
-                    break;
-                }
-                other => value.push(other),
-            }
-        }
-        if !closed {
-            return None;
-        }
-        pairs.push((key.trim().to_owned(), value));
-        rest = after.get(end..)?.trim_start();
-    }
-    Some(pairs)
 }
 
 /// One configuration per host, so that each has its own part of the time and its own error.
@@ -320,9 +264,9 @@ mod tests {
     use super::*;
     use crate::kernel::pool::ConnectError;
 
-    fn parsed(location: &str) -> Address {
+    fn parsed(url: &str) -> Address {
         let attrs = TargetSessionAttrs::ReadWrite;
-        parse(location, attrs, &PostgresConfig::default()).unwrap()
+        parse(url, attrs, &PostgresConfig::default()).unwrap()
     }
 
     #[test]
@@ -348,10 +292,10 @@ mod tests {
             Verification::Full(Roots::File("/a b.pem".into()))
         );
         assert_eq!(address.servers[0].config.get_user(), Some("x"));
-        let required = parsed("host=h sslmode=require");
+        let required = parsed("postgres://h?sslmode=require");
         assert_eq!(required.verification, Verification::None);
         assert_eq!(required.servers[0].config.get_ssl_mode(), SslMode::Require);
-        let rooted = parsed("host=h sslmode = require sslrootcert='/it\\'s'");
+        let rooted = parsed("postgres://h?sslmode=require&sslrootcert=/it%27s");
         assert_eq!(
             rooted.verification,
             Verification::Chain(Roots::File("/it's".into()))
@@ -359,10 +303,10 @@ mod tests {
     }
 
     #[test]
-    fn keyword_strings_may_quote_and_escape_values() {
-        let address = parsed(r"host=/run/pg password='a b\'c\\d' user=me target_session_attrs=any");
+    fn a_socket_is_named_by_its_percent_encoded_folder() {
+        let address = parsed("postgres://me:a%20b@%2Frun%2Fpg/db?target_session_attrs=any");
         let config = &address.servers[0].config;
-        assert_eq!(config.get_password(), Some(&br"a b'c\d"[..]));
+        assert_eq!(config.get_password(), Some(&b"a b"[..]));
         assert_eq!(address.servers[0].name, "/run/pg:5432");
         assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::Any);
     }
@@ -372,9 +316,7 @@ mod tests {
         for location in [
             "postgres://u:hunter2@h/db?hunter2=1",
             "postgres://u:hunter2@h:hunter2/db",
-            "password=hunter2",
-            "host=h password='hunter2",
-            "host=h sslmode=hunter2",
+            "postgres://h/db?sslmode=hunter2",
             "hunter2",
             "postgres://h/?sslmode=%zz&password=hunter2",
             "postgres://u:x@hunter2@h/db",
@@ -382,7 +324,6 @@ mod tests {
             "postgres://u:12?hunter2@h/db",
             "postgres://u:x@hunter2/x@h/db",
             "postgres://h/db?host=hunter2@h",
-            "host='hunter2@h'",
             "postgres://h:0/db?password=hunter2",
         ] {
             let settings = PostgresConfig::default();
@@ -396,7 +337,7 @@ mod tests {
 
     #[test]
     fn session_options_of_the_url_take_precedence() {
-        let address = parsed("host=h options='-c statement_timeout=7'");
+        let address = parsed("postgres://h?options=-c%20statement_timeout%3D7");
         let options = address.servers[0].config.get_options().unwrap_or_default();
         assert!(options.starts_with("-c statement_timeout=30000 "));
         assert!(options.ends_with("-c statement_timeout=7"));

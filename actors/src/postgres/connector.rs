@@ -33,14 +33,14 @@ pub struct Connector {
 struct Shared {
     locate: Arc<dyn Locate>,
     settings: PostgresConfig,
-    /// What a server must be where the location does not say it.
+    /// What a server must be where the URL does not say it.
     session_attrs: TargetSessionAttrs,
-    /// The parsed form of the last location, which rarely changes.
-    parsed: Mutex<Option<Arc<ParsedLocation>>>,
+    /// The parsed form of the last URL, which rarely changes.
+    parsed: Mutex<Option<Arc<ParsedUrl>>>,
 }
 
-struct ParsedLocation {
-    location: String,
+struct ParsedUrl {
+    url: String,
     servers: Vec<Server>,
     tls: MakeRustlsConnect,
     /// The index of the server to try first: the one of the last connection, or the replica after it.
@@ -75,24 +75,24 @@ impl Connector {
 }
 
 impl Shared {
-    async fn parsed(&self) -> Result<Arc<ParsedLocation>, ConnectError> {
-        let location = self.locate.locate().await?;
+    async fn parsed(&self) -> Result<Arc<ParsedUrl>, ConnectError> {
+        let url = self.locate.locate().await?;
         let lock = || self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
         let last = lock().clone();
-        if let Some(parsed) = last.filter(|parsed| parsed.location == location) {
+        if let Some(parsed) = last.filter(|parsed| parsed.url == url) {
             return Ok(parsed);
         }
         let Address {
             servers,
             verification,
-        } = address::parse(&location, self.session_attrs, &self.settings)?;
+        } = address::parse(&url, self.session_attrs, &self.settings)?;
         let failed = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
         let tls = tokio::task::spawn_blocking(move || tls::connector(&verification))
             .await
             .map_err(|_| failed("the runtime stopped while it read root certificates".to_owned()))?
             .map_err(|error| failed(error.to_string()))?;
-        let parsed = Arc::new(ParsedLocation {
-            location,
+        let parsed = Arc::new(ParsedUrl {
+            url,
             servers,
             tls,
             first: AtomicUsize::new(0),
@@ -102,7 +102,7 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
-        let ParsedLocation {
+        let ParsedUrl {
             servers,
             tls,
             first,

@@ -46,7 +46,7 @@ pub trait Connect: Send + Sync + 'static {
 
 /// Finds the URL of a server. A private server is started by this call.
 pub trait Locate: Send + Sync + 'static {
-    /// The server's URL or keyword string. It may contain a password and must not be logged.
+    /// The server's URL. It may contain a password and must not be logged.
     fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>>;
 }
 
@@ -54,7 +54,7 @@ pub trait Locate: Send + Sync + 'static {
 pub struct ConfiguredUrl(String);
 
 impl ConfiguredUrl {
-    /// `url` is a URL or a keyword string.
+    /// A server at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         Self(url.into())
     }

@@ -43,6 +43,13 @@ impl Owner {
     }
 }
 
+/// The URL of a database on `hosts`, for `user`, with `options`.
+pub(super) fn url(hosts: &[&str], user: &str, options: &str) -> String {
+    let hosts = hosts.join(",");
+    let separator = if options.is_empty() { "" } else { "?" };
+    format!("postgres://{user}@{hosts}/postgres{separator}{options}")
+}
+
 pub(super) struct Cluster {
     dir: TempDir,
     owner: Option<Owner>,
@@ -133,13 +140,15 @@ impl Cluster {
         self.port
     }
 
-    /// The keyword string for `user`, with `more` options.
-    pub(super) fn url(&self, user: &str, more: &str) -> String {
-        let host = self.dir.path().display();
-        format!(
-            "host={host} port={} user={user} dbname=postgres {more}",
-            self.port
-        )
+    /// The URL for `user`, with `options`.
+    pub(super) fn url(&self, user: &str, options: &str) -> String {
+        url(&[self.socket().as_str()], user, options)
+    }
+
+    /// The folder of the socket, percent-encoded, and the port.
+    pub(super) fn socket(&self) -> String {
+        let folder = self.dir.path().display().to_string();
+        format!("{}:{}", folder.replace('/', "%2F"), self.port)
     }
 
     fn own(&self, path: &Path) {

@@ -14,7 +14,7 @@ mod transactions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::Cluster;
+use cluster::{Cluster, url};
 use headroom_test_support::wait::wait_for_async;
 use tokio::time::Instant;
 

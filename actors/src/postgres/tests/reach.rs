@@ -7,32 +7,27 @@ fn the_first_host_that_takes_writes_is_used() {
     let writable = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
         let nobody = tempfile::tempdir().unwrap();
-        let hosts = [nobody.path(), other.path(), writable.path()];
-        let hosts: Vec<_> = hosts
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        let ports = format!("1,{},{}", other.port(), writable.port());
-        let url = format!(
-            "host={} port={ports} user=postgres dbname=postgres",
-            hosts.join(",")
+        let missing = format!(
+            "{}:1",
+            nobody.path().display().to_string().replace('/', "%2F")
         );
-        let database = database(&url, 2, &[]);
+        let (read_only, primary) = (other.socket(), writable.socket());
+        let hosts = url(&[&missing, &read_only, &primary], "postgres", "");
+        let database = database(&hosts, 2, &[]);
         let root = start(&system, &database).await;
         database
             .query("create table t (n int8)", &[], LONG)
             .await
             .unwrap();
         let info = database.server_info(LONG).await.unwrap().unwrap();
-        assert!(info.server.starts_with(&hosts[2]), "{info:?}");
-        root.stop().await;
-        let url = format!(
-            "host={},{} port=1,{} user=postgres",
-            hosts[0],
-            hosts[1],
-            other.port()
+        let folder = |path: &std::path::Path| path.display().to_string();
+        assert!(
+            info.server.starts_with(&folder(writable.path())),
+            "{info:?}"
         );
-        let database = super::database(&url, 2, &[]);
+        root.stop().await;
+        let hosts = url(&[&missing, &read_only], "postgres", "");
+        let database = super::database(&hosts, 2, &[]);
         let root = start(&system, &database).await;
         let error = database
             .query("select 1", &[], ms(500))
@@ -40,7 +35,7 @@ fn the_first_host_that_takes_writes_is_used() {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains(&hosts[0]) && error.contains("does not allow writes"),
+            error.contains(&folder(nobody.path())) && error.contains("does not allow writes"),
             "{error}"
         );
         root.stop().await;
@@ -52,10 +47,8 @@ fn a_server_that_becomes_read_only_is_left() {
     let mut first = Cluster::start(&[]);
     let second = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
-        let (one, two) = (first.path().display(), second.path().display());
-        let ports = format!("{},{}", first.port(), second.port());
-        let url = format!("host={one},{two} port={ports} user=postgres dbname=postgres");
-        let database = database(&url, 2, &[]);
+        let hosts = url(&[&first.socket(), &second.socket()], "postgres", "");
+        let database = database(&hosts, 2, &[]);
         let root = start(&system, &database).await;
         let table = "create table if not exists t (n int8)";
         database.query(table, &[], LONG).await.unwrap();
@@ -93,10 +86,8 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
     let mut primary = Cluster::start(&[]);
     let replica = primary.replica(&["hot_standby=on"]);
     TestSystem::real_time(|system| async move {
-        let (one, two) = (primary.path().display(), replica.path().display());
-        let ports = format!("{},{}", primary.port(), replica.port());
-        let url = format!("host={one},{two} port={ports} user=postgres dbname=postgres");
-        let database = database(&url, 4, &[]);
+        let hosts = url(&[&primary.socket(), &replica.socket()], "postgres", "");
+        let database = database(&hosts, 4, &[]);
         let root = start(&system, &database).await;
         database
             .query("create table t (n int8 primary key)", &[], LONG)
@@ -159,7 +150,11 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
             i64::try_from(acknowledged.len()).unwrap()
         );
         let info = database.server_info(LONG).await.unwrap().unwrap();
-        assert!(info.server.starts_with(&two.to_string()) && !info.in_recovery);
+        assert!(
+            info.server
+                .starts_with(&replica.path().display().to_string())
+                && !info.in_recovery
+        );
         root.stop().await;
     });
 }
@@ -179,18 +174,16 @@ fn a_certificate_is_verified_as_sslmode_says() {
         let port = cluster.port();
         let own = format!("sslrootcert={root_file}");
         for (host, options, succeeds) in [
-            ("localhost", format!("sslmode=verify-full {own}"), true),
-            ("127.0.0.1", format!("sslmode=verify-full {own}"), false),
-            ("127.0.0.1", format!("sslmode=verify-ca {own}"), true),
+            ("localhost", format!("sslmode=verify-full&{own}"), true),
+            ("127.0.0.1", format!("sslmode=verify-full&{own}"), false),
+            ("127.0.0.1", format!("sslmode=verify-ca&{own}"), true),
             ("localhost", "sslmode=verify-full".to_owned(), false),
             ("127.0.0.1", "sslmode=require".to_owned(), true),
             ("127.0.0.1", String::new(), true),
             ("127.0.0.1", "sslmode=disable".to_owned(), false),
         ] {
-            let hostaddr = "hostaddr=127.0.0.1";
-            let url = format!(
-                "host={host} {hostaddr} port={port} user=postgres dbname=postgres {options}"
-            );
+            let options = format!("hostaddr=127.0.0.1&{options}");
+            let url = url(&[&format!("{host}:{port}")], "postgres", &options);
             let database = database(&url, 1, &[]);
             let root = start(&system, &database).await;
             let sql = "select count(*) from pg_stat_ssl where pid = pg_backend_pid() and ssl";
@@ -226,14 +219,12 @@ fn a_password_is_bound_to_the_channel() {
         root.stop().await;
         let port = cluster.port();
         for (options, succeeds) in [
-            ("sslmode=require channel_binding=require", true),
-            ("sslmode=require channel_binding=disable", true),
+            ("sslmode=require&channel_binding=require", true),
+            ("sslmode=require&channel_binding=disable", true),
             // Without TLS there is no channel to bind the password to.
-            ("sslmode=disable channel_binding=require", false),
+            ("sslmode=disable&channel_binding=require", false),
         ] {
-            let url = format!(
-                "host=127.0.0.1 port={port} user=guarded dbname=postgres password=correct {options}"
-            );
+            let url = url(&[&format!("127.0.0.1:{port}")], "guarded:correct", options);
             let database = database(&url, 1, &[]);
             let root = start(&system, &database).await;
             let answer = database.query("select 1", &[], LONG).await;

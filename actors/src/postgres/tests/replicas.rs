@@ -228,9 +228,7 @@ fn connections_are_spread_over_the_replicas() {
     let first = primary.replica(&["hot_standby=on"]);
     let mut second = primary.replica(&["hot_standby=on"]);
     TestSystem::real_time(|system| async move {
-        let hosts = format!("{},{}", first.path().display(), second.path().display());
-        let ports = format!("{},{}", first.port(), second.port());
-        let url = format!("host={hosts} port={ports} user=postgres dbname=postgres");
+        let url = url(&[&first.socket(), &second.socket()], "postgres", "");
         let (database, replicas) = with_replicas(&primary.url("postgres", ""), &url, LAG_MAX);
         let root = start_both(&system, &database, &replicas).await;
         wait_for_replica(&database).await;
