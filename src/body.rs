@@ -34,7 +34,7 @@ const UNIT_BYTES: u64 = 1024;
 /// the memory budget. Each body takes at most this much at first.
 const SMALL_BYTES: u64 = 64 * 1024;
 
-/// The share of small bodies is the budget of all bodies divided by this. It is an addition to it.
+/// Small bodies have a budget of their own: the budget of all bodies divided by this, in addition to it.
 const SMALL_SHARE: u32 = 8;
 
 /// The longest string in a JSON body, in bytes. Strings are names and ids.
@@ -64,7 +64,7 @@ pub struct BodyBudget {
 #[derive(Debug)]
 pub struct Body {
     bytes: Bytes,
-    _held: BodyReservation,
+    _reservation: BodyReservation,
 }
 
 /// The permits and the reserved memory of one body.
@@ -112,11 +112,15 @@ impl BodyBudget {
     }
 
     /// Takes permits for the first `bytes` of a body that is still small.
-    async fn take_small(&self, held: &mut BodyReservation, bytes: u64) -> Result<(), Problem> {
+    async fn take_small(
+        &self,
+        reservation: &mut BodyReservation,
+        bytes: u64,
+    ) -> Result<(), Problem> {
         let units = units(bytes);
         match Arc::clone(&self.small).try_acquire_many_owned(units) {
-            Ok(permit) => held.small = Some(permit),
-            Err(_) => held.any = Some(self.acquire(units).await?),
+            Ok(permit) => reservation.small = Some(permit),
+            Err(_) => reservation.any = Some(self.acquire(units).await?),
         }
         Ok(())
     }
@@ -124,22 +128,26 @@ impl BodyBudget {
     /// Extends the permits and the memory of a body from `before` to `bytes`, once it is not small.
     async fn take_large(
         &self,
-        held: &mut BodyReservation,
+        reservation: &mut BodyReservation,
         before: u64,
         bytes: u64,
     ) -> Result<(), Problem> {
         // Permits of the share of small bodies are returned.
-        let kept = if held.any.is_some() { before } else { 0 };
+        let kept = if reservation.any.is_some() { before } else { 0 };
         let permit = self.acquire(units(bytes) - units(kept)).await?;
-        held.small = None;
-        match &mut held.any {
+        reservation.small = None;
+        match &mut reservation.any {
             Some(any) => any.merge(permit),
             any @ None => *any = Some(permit),
         }
-        let kept = if held.memory.is_some() { before } else { 0 };
-        let hold = self.buffers.reserve_after_refresh(bytes - kept).await;
-        let hold = hold.map_err(|error| no_memory("the bytes of this body", error))?;
-        hold.merge_into(&mut held.memory);
+        let kept = if reservation.memory.is_some() {
+            before
+        } else {
+            0
+        };
+        let memory = self.buffers.reserve_after_refresh(bytes - kept).await;
+        let memory = memory.map_err(|error| no_memory("the bytes of this body", error))?;
+        memory.merge_into(&mut reservation.memory);
         Ok(())
     }
 
@@ -234,7 +242,7 @@ async fn next(payload: &mut web::Payload, pace: &mut Pace) -> Result<Option<Byte
 /// The reservation of a body that is being read. It grows in steps.
 struct Reserved<'a> {
     budget: &'a BodyBudget,
-    held: BodyReservation,
+    reservation: BodyReservation,
     bytes: u64,
     /// Bytes reported to the memory budget as in use.
     filled: u64,
@@ -244,7 +252,7 @@ impl<'a> Reserved<'a> {
     fn new(budget: &'a BodyBudget) -> Self {
         Self {
             budget,
-            held: BodyReservation::default(),
+            reservation: BodyReservation::default(),
             bytes: 0,
             filled: 0,
         }
@@ -258,20 +266,22 @@ impl<'a> Reserved<'a> {
         }
         if length <= SMALL_BYTES {
             let bytes = most.clamp(length, SMALL_BYTES);
-            self.budget.take_small(&mut self.held, bytes).await?;
+            self.budget.take_small(&mut self.reservation, bytes).await?;
             self.bytes = bytes;
             return Ok(());
         }
         let bytes = length.max(self.bytes.saturating_mul(2).min(most));
         let budget = self.budget;
-        budget.take_large(&mut self.held, self.bytes, bytes).await?;
+        budget
+            .take_large(&mut self.reservation, self.bytes, bytes)
+            .await?;
         self.bytes = bytes;
         Ok(())
     }
 
     /// Reports that the first `length` bytes are in use.
     fn fill_to(&mut self, length: u64) {
-        if let Some(memory) = &mut self.held.memory {
+        if let Some(memory) = &mut self.reservation.memory {
             memory.fill(length - self.filled);
             self.filled = length;
         }
@@ -280,7 +290,7 @@ impl<'a> Reserved<'a> {
     fn into_body(self, bytes: Bytes) -> Body {
         Body {
             bytes,
-            _held: self.held,
+            _reservation: self.reservation,
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct Handles {
     pub answer_text: BufferAccount,
     /// The pools of connections.
     pub pools: Arc<[Pool]>,
-    /// `server.request_deadline`: the longest time that a request may take.
+    /// `server.request_deadline`: the longest time that a call of an actor may take.
     pub request_deadline: Duration,
 }
 

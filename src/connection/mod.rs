@@ -13,7 +13,6 @@
 //!   `server.answer_timeout`.
 //! - Bytes that wait to be written to such a client are reserved in the memory budget. If the
 //!   reservation is refused, the connection is cut after one second.
-//!
 //! - actix-http gets the bytes of one request at a time ([`framing`]). Otherwise it would decode every
 //!   request that a client sends in advance, without a bound on their memory.
 //!

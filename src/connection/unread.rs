@@ -40,14 +40,14 @@ impl Unread {
         memory: &dyn Buffers,
         now: Instant,
     ) -> Option<Instant> {
-        let held = self.memory.as_ref().map_or(0, BufferReservation::bytes);
-        let more = bytes.saturating_sub(held);
+        let reserved = self.memory.as_ref().map_or(0, BufferReservation::bytes);
+        let more = bytes.saturating_sub(reserved);
         if more > 0 {
-            let Ok(mut hold) = memory.reserve(more) else {
+            let Ok(mut reservation) = memory.reserve(more) else {
                 return Some(*self.refused_since.get_or_insert(now) + UNRESERVED_MAX);
             };
-            hold.fill(more);
-            hold.merge_into(&mut self.memory);
+            reservation.fill(more);
+            reservation.merge_into(&mut self.memory);
         }
         self.refused_since = None;
         None

@@ -105,7 +105,7 @@ section! {
         live dwell: Duration,
         /// Time between two readings of memory.
         live sample_interval: Duration,
-        /// The same during loads and above the elevated level.
+        /// The same during loads and at every level above normal.
         live sample_interval_fast: Duration,
         /// If the last reading is older than this, the server is not ready.
         live stale_after: Duration,

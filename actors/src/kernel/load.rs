@@ -118,7 +118,7 @@ impl MemoryFeedback {
 
 /// The result of a load.
 pub struct Loaded {
-    /// The resource's working set in bytes, measured after the load; 0 if nothing was measured.
+    /// The bytes that the resource's processes use, measured after the load; 0 if nothing was measured.
     pub bytes: u64,
     /// Resolves with the cause when the resource has ended for good, because its supervisor gave
     /// up. [`Load::unload`] does not resolve it.

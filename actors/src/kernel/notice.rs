@@ -42,7 +42,6 @@ pub enum NoticeKind {
         measured_bytes: u64,
     },
     /// The actor replaced its process by a fresh one.
-    #[serde(rename = "recycled")]
     Replaced {
         /// Bytes that the old process held.
         before_bytes: u64,
@@ -140,7 +139,7 @@ mod tests {
             },
         };
         let json = serde_json::to_value(notice).unwrap();
-        assert_eq!(json["kind"], "recycled");
+        assert_eq!(json["kind"], "replaced");
         assert_eq!(json["before_bytes"], 2);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::resource_calls::unload;
-use super::slot::{LoadStage, Slot, State};
+use super::slot::{LoadStep, Slot, State};
 use crate::kernel::{Reservation, Resource};
 
 /// A resource that may be loaded and has no loader.
@@ -22,7 +22,7 @@ impl OrphanedResource {
         let (resource, state) = slot.into_parts();
         let reservation = match state {
             State::Loading {
-                stage: LoadStage::Running { reservation, .. },
+                step: LoadStep::Running { reservation, .. },
                 ..
             } => reservation,
             State::Ready(parts)

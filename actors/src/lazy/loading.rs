@@ -11,7 +11,7 @@ use super::error::AcquireError;
 use super::lease::{Lease, LeaseTracker};
 use super::loader::Loader;
 use super::resource_calls::load_or_clean_up;
-use super::slot::{LoadStage, LoadedParts, State};
+use super::slot::{LoadStep, LoadedParts, State};
 use crate::kernel::{LoadContext, LoadError, Loaded, Reservation};
 
 impl Loader {
@@ -22,7 +22,7 @@ impl Loader {
             return;
         };
         slot.enter(State::Loading {
-            stage: LoadStage::Dependencies,
+            step: LoadStep::Dependencies,
             drain_when_loaded: None,
         });
         let depends_on = slot.resource.depends_on.clone();
@@ -61,9 +61,9 @@ impl Loader {
             Err(error) => return self.cancel_load(name, &error, context),
         };
         if let Some(slot) = self.slots.get_mut(name)
-            && let State::Loading { stage, .. } = slot.state_mut()
+            && let State::Loading { step, .. } = slot.state_mut()
         {
-            *stage = LoadStage::Reservation { dependencies };
+            *step = LoadStep::Reservation { dependencies };
         }
         self.request_reservation(name, context);
     }
@@ -79,16 +79,16 @@ impl Loader {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        let State::Loading { stage, .. } = slot.state_mut() else {
+        let State::Loading { step, .. } = slot.state_mut() else {
             return;
         };
-        let LoadStage::Reservation { dependencies } =
-            std::mem::replace(stage, LoadStage::Dependencies)
+        let LoadStep::Reservation { dependencies } =
+            std::mem::replace(step, LoadStep::Dependencies)
         else {
             return;
         };
         let entry = Arc::clone(reservation.entry());
-        *stage = LoadStage::Running {
+        *step = LoadStep::Running {
             dependencies,
             reservation,
             since: Instant::now(),
@@ -123,8 +123,8 @@ impl Loader {
             return;
         };
         let State::Loading {
-            stage:
-                LoadStage::Running {
+            step:
+                LoadStep::Running {
                     dependencies,
                     reservation,
                     since,

@@ -12,8 +12,8 @@
 //! - **Order**: dependencies are loaded before their dependents and unloaded after them. Independent
 //!   dependencies are loaded in parallel. The [`Catalogue`] refuses cycles.
 //! - **No memory without a reservation**, from before the load until after the unload. One load at a
-//!   time asks the budget and evicts. It evicts only what makes enough memory free together, and
-//!   nothing that can be spared.
+//!   time asks the budget and evicts. It evicts nothing unless the chosen
+//!   resources free enough together, and no resource that is not needed for that.
 //! - **A resource that can never fit is refused** at once. Nothing is loaded or evicted for it.
 //! - **A resource in use stays**: a [`Lease`] keeps its resource loaded, a loaded resource keeps its
 //!   dependencies, and a pinned resource is unloaded only on request.
@@ -65,5 +65,5 @@ pub use messages::{
     Unloaded,
 };
 pub use phase::Phase;
-pub use policy::{Candidate, Policy, PolicyKind, Usage, choose};
+pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};
 pub use status::ResourceStatus;

@@ -11,7 +11,7 @@ use super::error::AcquireError;
 use super::lease::{Lease, LeaseTracker};
 use super::metrics::{ResourceMetrics, UnloadReason};
 use super::phase::Phase;
-use super::policy::Usage;
+use super::policy::UseRecord;
 use crate::kernel::{Backoff, LoadError, MemoryFeedback, Reservation, Resource};
 
 /// A caller that waits for a lease.
@@ -21,7 +21,7 @@ pub(super) type Waiter = oneshot::Sender<Result<Lease, AcquireError>>;
 pub(super) enum State {
     Cold,
     Loading {
-        stage: LoadStage,
+        step: LoadStep,
         /// Why to drain the resource as soon as its waiters have their leases.
         drain_when_loaded: Option<UnloadReason>,
     },
@@ -39,7 +39,7 @@ pub(super) enum State {
 }
 
 /// How far a load has come.
-pub(super) enum LoadStage {
+pub(super) enum LoadStep {
     /// Its dependencies are being loaded.
     Dependencies,
     /// It waits for its reservation.
@@ -95,7 +95,7 @@ pub(super) struct Slot {
     /// Whether the catalogue no longer has it. The slot is removed after the unload.
     pub(super) deregistered: bool,
     pub(super) metrics: ResourceMetrics,
-    pub(super) usage: Usage,
+    pub(super) usage: UseRecord,
     /// What was measured at the end of the last load; 0 before that.
     last_load_bytes: u64,
     /// The highest measured peak; 0 before the first measurement.
@@ -120,7 +120,7 @@ impl Slot {
             waiters: Vec::new(),
             unload_waiters: Vec::new(),
             deregistered: false,
-            usage: Usage::default(),
+            usage: UseRecord::default(),
             last_load_bytes: 0,
             peak_bytes: 0,
             feedback: MemoryFeedback::default(),
@@ -214,7 +214,7 @@ impl Slot {
     pub(super) fn reservation(&self) -> Option<&Reservation> {
         match &self.state {
             State::Loading {
-                stage: LoadStage::Running { reservation, .. },
+                step: LoadStep::Running { reservation, .. },
                 ..
             } => Some(reservation),
             _ => self.loaded_parts().map(|parts| &parts.reservation),
@@ -225,8 +225,8 @@ impl Slot {
     pub(super) fn dependencies(&self) -> &[Lease] {
         match &self.state {
             State::Loading {
-                stage:
-                    LoadStage::Reservation { dependencies } | LoadStage::Running { dependencies, .. },
+                step:
+                    LoadStep::Reservation { dependencies } | LoadStep::Running { dependencies, .. },
                 ..
             } => dependencies,
             _ => self.loaded_parts().map_or(&[], |parts| &parts.dependencies),

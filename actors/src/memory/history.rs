@@ -70,7 +70,7 @@ pub enum EventKind {
     /// Allocators were purged of free memory.
     Gc {
         /// The reason.
-        reason: GcReason,
+        reason: CollectionReason,
         /// The actions of subscribers.
         actions: Vec<ActionRecord>,
         /// The subscribers that did not acknowledge in time.
@@ -112,7 +112,7 @@ pub(super) fn gained_bytes(records: &[ActionRecord]) -> u64 {
 /// Why allocators were purged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum GcReason {
+pub enum CollectionReason {
     /// An operator asked for it.
     Request,
     /// It was due by the schedule at rest.
@@ -123,7 +123,7 @@ pub enum GcReason {
     Stall,
 }
 
-impl GcReason {
+impl CollectionReason {
     /// A fixed word for metrics and logs.
     pub fn label(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@
 //! The rule: no grant lets `projected` pass a ceiling within the budget, where
 //! `projected = baseline + sum(max(reserved, measured)) + buffers`. The baseline is the usage that
 //! belongs to no entry: the server itself, and what the kernel counts for the control group beyond its
-//! processes. Buffers count until a reading shows them; then they are part of the baseline.
+//! processes. BufferAccounts count until a reading shows them; then they are part of the baseline.
 
 mod buffers;
 #[cfg(test)]
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use self::buffers::Buffers;
+use self::buffers::BufferAccounts;
 use super::levels::most_below;
 use super::probe::TreeUsage;
 use crate::kernel::BudgetError;
@@ -43,7 +43,7 @@ pub struct EntryStatus {
 }
 
 #[derive(Debug, Default)]
-struct Account {
+struct Entry {
     name: String,
     reserved: u64,
     measured: u64,
@@ -58,7 +58,7 @@ struct Account {
     uses: Option<Arc<AtomicUsize>>,
 }
 
-impl Account {
+impl Entry {
     fn counted(&self) -> u64 {
         self.reserved.max(self.measured)
     }
@@ -69,18 +69,18 @@ impl Account {
     }
 }
 
-/// The account of the memory budget.
+/// The entry of the memory budget.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// The whole budget, in bytes. When it shrinks, grants stay granted.
     pub(super) budget: u64,
-    accounts: BTreeMap<EntryId, Account>,
+    entries: BTreeMap<EntryId, Entry>,
     /// The entry of each attached process.
     attached: BTreeMap<i32, EntryId>,
     /// Processes that were detached and may not have ended. They belong to no entry, not even to that
     /// of their parent process.
     ending: BTreeSet<i32>,
-    pub(super) buffers: Buffers,
+    pub(super) buffers: BufferAccounts,
     usage: TreeUsage,
     /// What the kernel counts for the control group beyond its processes.
     outside: u64,
@@ -113,12 +113,12 @@ impl Ledger {
         self.attribute();
         let least = self.least_baseline.unwrap_or(u64::MAX);
         self.least_baseline = Some(least.min(self.baseline));
-        for account in self.accounts.values_mut() {
-            account.peak = account.peak.max(account.measured);
-            if account.loaded.is_some() && account.measured > 0 {
-                account.private_peak = account.private_peak.max(account.private);
-                let again = account.private_peak - account.private;
-                account.reserved = account.measured.saturating_add(again);
+        for entry in self.entries.values_mut() {
+            entry.peak = entry.peak.max(entry.measured);
+            if entry.loaded.is_some() && entry.measured > 0 {
+                entry.private_peak = entry.private_peak.max(entry.private);
+                let again = entry.private_peak - entry.private;
+                entry.reserved = entry.measured.saturating_add(again);
             }
         }
     }
@@ -148,24 +148,24 @@ impl Ledger {
         })
     }
 
-    /// Sets `bytes` aside for buffers of one kind, which may hold `kind_max` bytes together.
+    /// Sets `bytes` aside for buffers of one kind, which may hold `account_max` bytes together.
     ///
     /// # Errors
-    /// The buffers of this kind would pass `kind_max`, which the error then names as the budget; or
+    /// The buffers of this kind would pass `account_max`, which the error then names as the budget; or
     /// `projected` would pass `ceiling`.
     pub(super) fn try_reserve_buffer(
         &mut self,
         name: &'static str,
         bytes: u64,
-        kind_max: u64,
+        account_max: u64,
         ceiling: u64,
     ) -> Result<(), BudgetError> {
-        let free = kind_max.saturating_sub(self.buffers.held(name));
+        let free = account_max.saturating_sub(self.buffers.held(name));
         if bytes > free {
             return Err(BudgetError::Short {
                 need: bytes,
                 free,
-                budget: kind_max,
+                budget: account_max,
             });
         }
         self.admit(bytes, ceiling)?;
@@ -186,12 +186,12 @@ impl Ledger {
         self.admit(bytes, ceiling)?;
         let id = EntryId(self.next_id);
         self.next_id += 1;
-        let account = Account {
+        let entry = Entry {
             name: name.to_owned(),
             reserved: bytes,
-            ..Account::default()
+            ..Entry::default()
         };
-        self.accounts.insert(id, account);
+        self.entries.insert(id, entry);
         Ok(id)
     }
 
@@ -200,11 +200,11 @@ impl Ledger {
     /// the entry's peaks are reset. Without the entry, nothing happens.
     pub(super) fn attach(&mut self, id: EntryId, pid: i32) {
         let is_first = !self.attached.values().any(|other| *other == id);
-        if let Some(account) = self.accounts.get_mut(&id) {
-            if let Some(loaded) = account.loaded.filter(|_| is_first) {
-                account.reserved = loaded;
-                account.peak = 0;
-                account.private_peak = 0;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            if let Some(loaded) = entry.loaded.filter(|_| is_first) {
+                entry.reserved = loaded;
+                entry.peak = 0;
+                entry.private_peak = 0;
             }
             self.attached.insert(pid, id);
             self.ending.remove(&pid);
@@ -224,18 +224,18 @@ impl Ledger {
 
     /// Replaces the estimate by measured bytes. The load has ended.
     pub(super) fn set_reserved(&mut self, id: EntryId, bytes: u64) {
-        if let Some(account) = self.accounts.get_mut(&id) {
-            account.reserved = bytes;
-            account.loaded = Some(bytes);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.reserved = bytes;
+            entry.loaded = Some(bytes);
             // The warm-up shows what a call needs.
-            account.private_peak = account.private.min(bytes);
+            entry.private_peak = entry.private.min(bytes);
         }
     }
 
     /// Gives the ledger the number of the entry's users. The entry can be evicted while it is 0.
     pub(super) fn count_uses(&mut self, id: EntryId, uses: Arc<AtomicUsize>) {
-        if let Some(account) = self.accounts.get_mut(&id) {
-            account.uses = Some(uses);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.uses = Some(uses);
         }
     }
 
@@ -244,13 +244,13 @@ impl Ledger {
     /// reservation. The measurement of `pid` itself has no part in it, since it may have been taken at
     /// the peak of an earlier request.
     pub(super) fn usage_max(&self, id: EntryId, pid: i32, ceiling: u64) -> u64 {
-        let Some(own) = self.accounts.get(&id) else {
+        let Some(own) = self.entries.get(&id) else {
             return 0;
         };
-        let others = self.accounts.iter().filter(|(other, _)| **other != id);
-        let in_use = others.filter(|(_, account)| account.is_in_use());
+        let others = self.entries.iter().filter(|(other, _)| **other != id);
+        let in_use = others.filter(|(_, entry)| entry.is_in_use());
         let taken = in_use
-            .map(|(_, account)| account.counted())
+            .map(|(_, entry)| entry.counted())
             .chain(self.buffers.counted())
             .fold(self.baseline, u64::saturating_add);
         let for_entry = ceiling.saturating_sub(taken).max(own.reserved);
@@ -264,7 +264,7 @@ impl Ledger {
     /// Removes the entry. Until a reading shows that its processes have ended, their memory belongs to
     /// no entry.
     pub(super) fn release(&mut self, id: EntryId) {
-        if self.accounts.remove(&id).is_some() {
+        if self.entries.remove(&id).is_some() {
             self.ending.extend(self.processes(id));
             self.attached.retain(|_, other| *other != id);
             self.given_back += 1;
@@ -274,17 +274,17 @@ impl Ledger {
 
     /// Bytes that the entry has reserved; 0 after its release.
     pub(super) fn reserved(&self, id: EntryId) -> u64 {
-        self.accounts.get(&id).map_or(0, |account| account.reserved)
+        self.entries.get(&id).map_or(0, |entry| entry.reserved)
     }
 
     /// Bytes that the entry's processes used at the last reading.
     pub(super) fn measured(&self, id: EntryId) -> u64 {
-        self.accounts.get(&id).map_or(0, |account| account.measured)
+        self.entries.get(&id).map_or(0, |entry| entry.measured)
     }
 
     /// The most bytes that were measured for the entry's current process.
     pub(super) fn peak(&self, id: EntryId) -> u64 {
-        self.accounts.get(&id).map_or(0, |account| account.peak)
+        self.entries.get(&id).map_or(0, |entry| entry.peak)
     }
 
     /// The usage that belongs to no entry.
@@ -301,14 +301,14 @@ impl Ledger {
 
     /// Bytes that all entries have reserved.
     pub(super) fn reserved_total(&self) -> u64 {
-        let accounts = self.accounts.values();
-        accounts.fold(0, |sum, account| sum.saturating_add(account.reserved))
+        let entries = self.entries.values();
+        entries.fold(0, |sum, entry| sum.saturating_add(entry.reserved))
     }
 
     /// The usage when every reservation is used in full.
     pub(super) fn projected(&self) -> u64 {
-        let accounts = self.accounts.values().map(Account::counted);
-        accounts
+        let entries = self.entries.values().map(Entry::counted);
+        entries
             .chain(self.buffers.counted())
             .fold(self.baseline, u64::saturating_add)
     }
@@ -320,8 +320,8 @@ impl Ledger {
 
     /// Whether a load is under way.
     pub(super) fn is_loading(&self) -> bool {
-        let mut accounts = self.accounts.values();
-        accounts.any(|account| account.loaded.is_none())
+        let mut entries = self.entries.values();
+        entries.any(|entry| entry.loaded.is_none())
     }
 
     /// Grows when memory may have been given back. A reading that began at a smaller number may show
@@ -332,12 +332,12 @@ impl Ledger {
 
     /// All entries, oldest first.
     pub(super) fn entries(&self) -> Vec<EntryStatus> {
-        let accounts = self.accounts.iter();
-        let entries = accounts.map(|(id, account)| EntryStatus {
-            name: account.name.clone(),
-            reserved_bytes: account.reserved,
-            measured_bytes: account.measured,
-            loading: account.loaded.is_none(),
+        let entries = self.entries.iter();
+        let entries = entries.map(|(id, entry)| EntryStatus {
+            name: entry.name.clone(),
+            reserved_bytes: entry.reserved,
+            measured_bytes: entry.measured,
+            loading: entry.loaded.is_none(),
             processes: self.processes(*id),
         });
         entries.collect()
@@ -352,19 +352,17 @@ impl Ledger {
     /// Splits the reading over the entries. A process belongs to the entry that it is attached to, or
     /// else to that of its nearest attached ancestor.
     fn attribute(&mut self) {
-        for account in self.accounts.values_mut() {
-            account.measured = 0;
-            account.private = 0;
+        for entry in self.entries.values_mut() {
+            entry.measured = 0;
+            entry.private = 0;
         }
         self.baseline = self.usage.shared_files.saturating_add(self.outside);
         for (pid, process) in &self.usage.processes {
-            let entry = self
-                .entry_of(*pid)
-                .and_then(|id| self.accounts.get_mut(&id));
+            let entry = self.entry_of(*pid).and_then(|id| self.entries.get_mut(&id));
             let sum = match entry {
-                Some(account) => {
-                    account.private = account.private.saturating_add(process.private_dirty);
-                    &mut account.measured
+                Some(entry) => {
+                    entry.private = entry.private.saturating_add(process.private_dirty);
+                    &mut entry.measured
                 }
                 None => &mut self.baseline,
             };

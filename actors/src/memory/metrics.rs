@@ -1,6 +1,6 @@
 //! The metrics of the memory module.
 
-use super::history::{ActionRecord, GcReason};
+use super::history::{ActionRecord, CollectionReason};
 use super::ledger::Ledger;
 use super::probe::{Health, Scope};
 use super::sampler::SourceReport;
@@ -51,7 +51,7 @@ pub(super) fn level_change(to: Level) {
     metrics::counter!("headroom_memory_level_changes_total", "to" => to.label()).increment(1);
 }
 
-/// Counts a claim that was refused.
+/// Counts a reservation that was refused.
 pub(super) fn refusal() {
     metrics::counter!("headroom_memory_refusals_total").increment(1);
 }
@@ -70,7 +70,7 @@ pub(super) fn actions(records: &[ActionRecord]) {
 }
 
 /// Counts a purge of allocators.
-pub(super) fn gc(reason: GcReason, records: &[ActionRecord]) {
+pub(super) fn gc(reason: CollectionReason, records: &[ActionRecord]) {
     metrics::counter!("headroom_memory_gc_total", "reason" => reason.label()).increment(1);
     actions(records);
 }

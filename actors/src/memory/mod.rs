@@ -63,7 +63,7 @@ pub use api::Memory;
 pub use budget::{BudgetCandidate, BudgetReading, BudgetSource, NoBudget};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
 pub use handles::{BufferAccount, Freshness, MemoryBudget};
-pub use history::{ActionRecord, Event, EventKind, GcReason};
+pub use history::{ActionRecord, CollectionReason, Event, EventKind};
 pub use ledger::{BufferStatus, EntryStatus};
 pub use levels::most_below;
 pub use probe::{
@@ -73,4 +73,4 @@ pub use probe::{
 pub use protection::Protection;
 pub use sampler::SourceReport;
 pub use status::{KindUsage, MemoryStatus};
-pub use supervisor::{CollectGarbage, GcReport, MemorySupervisor, Reconfigure, Reserve, Sample};
+pub use supervisor::{CollectSlack, MemorySupervisor, Reconfigure, Reserve, RoundReport, Sample};

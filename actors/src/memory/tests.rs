@@ -18,7 +18,7 @@ use super::probe::System;
 use super::probe::fixture::Fixture;
 use super::sampler::Sampler;
 use super::{
-    ActionRecord, BudgetSource, CollectGarbage, Event, EventKind, GcReason, Levels, Memory,
+    ActionRecord, BudgetSource, CollectSlack, CollectionReason, Event, EventKind, Levels, Memory,
     MemoryConfig, MemoryStatus, Reconfigure, Sample,
 };
 use crate::kernel::pressure::{Action, Level, Stage};
@@ -371,7 +371,7 @@ fn a_clean_up_that_ends_a_collection_answers_its_requests() {
         let mut host = memory.pressure().subscribe("host", Stage::Slack);
         host.changed().await.unwrap();
         let handle = memory.handle().clone();
-        let asked = actix_rt::spawn(async move { handle.ask(CollectGarbage, WITHIN).await });
+        let asked = actix_rt::spawn(async move { handle.ask(CollectSlack, WITHIN).await });
         assert!(host.changed().await.unwrap().asks(Stage::Slack));
         // Before the host acknowledges, memory gets short.
         fixture.process(101, OWN, "hr:model", 780);
@@ -466,7 +466,7 @@ fn collecting_garbage_asks_all_subscribers_of_the_first_stage() {
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
         host.changed().await.unwrap();
         let handle = memory.handle().clone();
-        let asked = actix_rt::spawn(async move { handle.ask(CollectGarbage, WITHIN).await });
+        let asked = actix_rt::spawn(async move { handle.ask(CollectSlack, WITHIN).await });
         let pressure = host.changed().await.unwrap();
         assert!(pressure.asks(Stage::Slack));
         loader.changed().await.unwrap();
@@ -497,7 +497,10 @@ fn collecting_garbage_asks_all_subscribers_of_the_first_stage() {
         else {
             panic!("{event:?}");
         };
-        assert_eq!((reason, actions), (GcReason::Request, report.actors));
+        assert_eq!(
+            (reason, actions),
+            (CollectionReason::Request, report.actors)
+        );
         root.stop().await;
     });
 }

@@ -319,7 +319,7 @@ impl Child for ModelOwner {
         json!({
             "queued": self.queue.len(),
             "busy": count(Work::Busy),
-            "renewing": count(Work::Replacing),
+            "replacing": count(Work::Replacing),
             "down": count(Work::Down),
             "sequences": sequences,
         })

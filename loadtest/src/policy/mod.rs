@@ -19,7 +19,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use headroom_actors::lazy::{Candidate, PolicyKind, Usage, choose};
+use headroom_actors::lazy::{Candidate, PolicyKind, UseRecord, choose};
 
 use crate::Error;
 use crate::random::Random;
@@ -123,7 +123,7 @@ fn choice_times(kind: PolicyKind, count: usize) -> (Duration, Duration) {
     let candidates: Vec<_> = names
         .iter()
         .map(|name| {
-            let mut usage = Usage::default();
+            let mut usage = UseRecord::default();
             for _ in 0..random.next() % 10 {
                 policy.record_use(&mut usage, Duration::from_millis(random.next() % 100_000));
             }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use headroom_actors::lazy::{Candidate, Policy, PolicyKind, Usage, choose};
+use headroom_actors::lazy::{Candidate, Policy, PolicyKind, UseRecord, choose};
 
 use super::trace::Trace;
 
@@ -93,7 +93,7 @@ pub(crate) struct OnlinePolicy {
 /// What the loader knows of a model.
 #[derive(Clone, Default)]
 struct ModelHistory {
-    usage: Usage,
+    usage: UseRecord,
     loads: u32,
     total_load_time: Duration,
 }
@@ -156,7 +156,7 @@ pub(crate) fn idle_candidate(trace: &Trace, model: usize) -> Candidate<'_> {
         pinned: false,
         leases: 0,
         depends_on: Vec::new(),
-        usage: Usage::default(),
+        usage: UseRecord::default(),
         suspect: false,
         reload_time: Duration::ZERO,
     }

@@ -4,7 +4,7 @@
 //! `POST /api/performance/memory/gc`: purges all allocators now, and reports what each gave back.
 
 use actix_web::{Responder, web};
-use headroom_actors::memory::{CollectGarbage, Sample};
+use headroom_actors::memory::{CollectSlack, Sample};
 use serde::Deserialize;
 
 use crate::handles::Handles;
@@ -35,6 +35,6 @@ pub(super) async fn stats(
 }
 
 pub(super) async fn gc(handles: web::Data<Handles>) -> Result<impl Responder, Problem> {
-    let report = handles.memory.ask(CollectGarbage, handles.request_deadline);
+    let report = handles.memory.ask(CollectSlack, handles.request_deadline);
     Ok(web::Json(report.await?))
 }

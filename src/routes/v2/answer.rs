@@ -58,9 +58,10 @@ impl Answer {
         if bytes_max <= PIECE_BYTES {
             return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
         }
-        let hold = memory.reserve_after_refresh(PIECES_BYTES).await;
-        let hold = hold.map_err(|error| no_memory("the pieces of this response", error))?;
-        Ok(response.body(Pieces::new(text, hold)))
+        let reservation = memory.reserve_after_refresh(PIECES_BYTES).await;
+        let reservation =
+            reservation.map_err(|error| no_memory("the pieces of this response", error))?;
+        Ok(response.body(Pieces::new(text, reservation)))
     }
 }
 
@@ -71,20 +72,20 @@ struct Pieces(Option<JoinHandle<Made>>);
 struct Made {
     piece: Option<Vec<u8>>,
     rest: AnswerText,
-    hold: BufferReservation,
+    reservation: BufferReservation,
 }
 
 impl Pieces {
-    fn new(text: AnswerText, hold: BufferReservation) -> Self {
-        Self(Some(make(text, hold)))
+    fn new(text: AnswerText, reservation: BufferReservation) -> Self {
+        Self(Some(make(text, reservation)))
     }
 }
 
-fn make(mut rest: AnswerText, hold: BufferReservation) -> JoinHandle<Made> {
+fn make(mut rest: AnswerText, reservation: BufferReservation) -> JoinHandle<Made> {
     tokio::task::spawn_blocking(move || Made {
         piece: rest.next_piece(PIECE_BYTES),
         rest,
-        hold,
+        reservation,
     })
 }
 
@@ -104,13 +105,18 @@ impl MessageBody for Pieces {
         };
         let made = ready!(Pin::new(making).poll(cx));
         self.0 = None;
-        let Ok(Made { piece, rest, hold }) = made else {
+        let Ok(Made {
+            piece,
+            rest,
+            reservation,
+        }) = made
+        else {
             return Poll::Ready(Some(Err(PieceLost)));
         };
         let Some(piece) = piece else {
             return Poll::Ready(None);
         };
-        self.0 = Some(make(rest, hold));
+        self.0 = Some(make(rest, reservation));
         Poll::Ready(Some(Ok(piece.into())))
     }
 }

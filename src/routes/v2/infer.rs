@@ -297,13 +297,15 @@ fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, ParseError> {
     let bytes = inputs
         .iter()
         .fold(0, |sum: u64, input| sum.saturating_add(input.bytes as u64));
-    let mut hold = None;
+    let mut reservation = None;
     if bytes > SMALL_BYTES {
-        let mut memory = memory.reserve(bytes.saturating_mul(COPIES))?;
-        memory.fill(bytes);
-        hold = Some(Arc::new(memory));
+        let mut reserved = memory.reserve(bytes.saturating_mul(COPIES))?;
+        reserved.fill(bytes);
+        reservation = Some(Arc::new(reserved));
     }
-    let inputs = inputs.into_iter().map(|input| input.read(hold.as_ref()));
+    let inputs = inputs
+        .into_iter()
+        .map(|input| input.read(reservation.as_ref()));
     let wanted = request.outputs.into_iter();
     let wanted = wanted.map(|output| output.name.into_owned());
     let infer = InferRequest {
@@ -347,7 +349,7 @@ impl<'a> Input<'a> {
         })
     }
 
-    fn read(self, hold: Option<&Arc<BufferReservation>>) -> Result<Tensor, Problem> {
+    fn read(self, reservation: Option<&Arc<BufferReservation>>) -> Result<Tensor, Problem> {
         let Self { name, .. } = self;
         let data = tensor_json::read(self.text, self.datatype, &self.shape)
             .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
@@ -355,7 +357,7 @@ impl<'a> Input<'a> {
             name,
             datatype: self.datatype,
             shape: self.shape,
-            data: reserved_bytes(data, hold),
+            data: reserved_bytes(data, reservation),
         })
     }
 }

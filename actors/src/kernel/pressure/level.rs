@@ -10,13 +10,15 @@ pub enum Level {
     /// Enough memory is free.
     #[default]
     Normal,
-    /// Give back memory whose loss costs nothing.
+    /// Free memory that costs users nothing: slack, and idle connections.
     Elevated,
-    /// Give back idle resources.
+    /// Also unload idle resources.
     High,
-    /// Emergency clean-up: give back everything that is not in use, at once.
+    /// Emergency: unload idle resources at once, then drain resources in use, until usage would be below
+    /// elevated.
     Critical,
-    /// Like critical, and nothing new may be loaded.
+    /// Emergency: like critical, in one round; nothing new is loaded, and resources that stay in use are
+    /// killed.
     Exhausted,
 }
 

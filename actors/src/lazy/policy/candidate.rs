@@ -32,7 +32,7 @@ impl DecayingCount {
 /// How a resource was used, as far as policies need it. It outlives unloads, so a popular resource is
 /// popular when it is loaded again.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Usage {
+pub struct UseRecord {
     /// All of its uses. Only [`Gdsf`](super::gdsf::Gdsf) counts them.
     pub(super) popularity: DecayingCount,
     /// Its latest uses. Only [`Gdsf`](super::gdsf::Gdsf) counts them.
@@ -58,7 +58,7 @@ pub struct Candidate<'a> {
     /// The positions of its dependencies among the candidates. It holds a lease on each.
     pub depends_on: Vec<usize>,
     /// Its use so far.
-    pub usage: Usage,
+    pub usage: UseRecord,
     /// How long its loads took on average.
     pub reload_time: Duration,
 }
@@ -66,7 +66,7 @@ pub struct Candidate<'a> {
 /// Orders loaded resources for eviction.
 pub trait Policy: Send {
     /// Takes note of a use at `now`.
-    fn record_use(&mut self, usage: &mut Usage, now: Duration) {
+    fn record_use(&mut self, usage: &mut UseRecord, now: Duration) {
         usage.last_use = now;
     }
 

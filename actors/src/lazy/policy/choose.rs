@@ -12,7 +12,7 @@ pub(in super::super) fn evictable(candidates: &[Candidate<'_>]) -> u64 {
     bytes_of(candidates, &choose_in_order(&Lru, candidates, u64::MAX))
 }
 
-/// Chooses candidates to evict so that at least `need` bytes come free, and none that can be spared.
+/// Chooses candidates to evict that free at least `need` bytes together, and none that is not needed for that.
 /// `None` when everything evictable is not enough. The result has positions in `candidates`.
 ///
 /// A candidate is evictable if it is not pinned and has no leases but those of dependents that are

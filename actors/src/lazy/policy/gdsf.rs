@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::candidate::{Candidate, DecayingCount, Policy, Usage};
+use super::candidate::{Candidate, DecayingCount, Policy, UseRecord};
 
 /// Evictions after which a use counts half for popularity. From 150 to 400 the table in
 /// `docs/eviction.md` hardly changes. Fewer forget rarely used resources; more adapt slowly when
@@ -48,7 +48,7 @@ pub(super) struct Gdsf {
 
 impl Gdsf {
     /// The probable share of a resource in the uses to come.
-    fn frequency(&self, usage: &Usage) -> f64 {
+    fn frequency(&self, usage: &UseRecord) -> f64 {
         let usual = usage.popularity.share(&self.popularity);
         let recent = usage.recent.share(&self.recent);
         let (expected, observed) = (usual * self.recent.weight, recent * self.recent.weight);
@@ -61,7 +61,7 @@ impl Gdsf {
 }
 
 impl Policy for Gdsf {
-    fn record_use(&mut self, usage: &mut Usage, now: Duration) {
+    fn record_use(&mut self, usage: &mut UseRecord, now: Duration) {
         self.uses += 1.0;
         let seconds = now.as_secs_f64();
         let popularity = self.evictions / HALF_LIFE_EVICTIONS + seconds / HALF_LIFE_SECONDS;

@@ -16,7 +16,7 @@ mod lru;
 #[cfg(test)]
 mod tests;
 
-pub use candidate::{Candidate, Policy, Usage};
+pub use candidate::{Candidate, Policy, UseRecord};
 pub use choose::choose;
 pub(super) use choose::evictable;
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::candidate::{Candidate, DecayingCount, Policy, Usage};
+use super::candidate::{Candidate, DecayingCount, Policy, UseRecord};
 use super::choose::{choose, evictable};
 use super::gdsf::Gdsf;
 use super::lru::Lru;
@@ -22,7 +22,7 @@ fn candidate(name: &'static str, bytes: u64, last_use: u64) -> Candidate<'static
         pinned: false,
         leases: 0,
         depends_on: Vec::new(),
-        usage: Usage {
+        usage: UseRecord {
             popularity: count(1.0),
             recent: DecayingCount::default(),
             last_use: Duration::from_secs(last_use),
@@ -80,7 +80,7 @@ fn gdsf_keeps_slow_loads_small_and_often_used_resources() {
     };
     let often = Candidate {
         name: "often",
-        usage: Usage {
+        usage: UseRecord {
             popularity: count(9.0),
             ..plain.usage
         },
@@ -98,7 +98,7 @@ fn gdsf_keeps_slow_loads_small_and_often_used_resources() {
 /// `evictions`, and after a pause. Gives the number of rounds until the newcomer is kept instead.
 fn rounds_until_faded(policy: &mut Gdsf, evictions: bool, pause: Duration) -> u32 {
     let mut popular = candidate("popular", 10, 0);
-    popular.usage = Usage::default();
+    popular.usage = UseRecord::default();
     for _ in 0..20 {
         policy.record_use(&mut popular.usage, Duration::ZERO);
     }
@@ -107,7 +107,7 @@ fn rounds_until_faded(policy: &mut Gdsf, evictions: bool, pause: Duration) -> u3
             policy.record_eviction();
         }
         let mut newcomer = candidate("newcomer", 10, 0);
-        newcomer.usage = Usage::default();
+        newcomer.usage = UseRecord::default();
         policy.record_use(&mut newcomer.usage, pause * round);
         if choose(policy, &[popular.clone(), newcomer], 10) == Some(vec![0]) {
             return round;
@@ -132,7 +132,7 @@ fn victim_after(policy: &mut Gdsf, turns: &[(&'static str, usize)]) -> &'static 
         let place = all.iter().position(|it| it.name == *name);
         let place = place.unwrap_or_else(|| {
             let new = Candidate {
-                usage: Usage::default(),
+                usage: UseRecord::default(),
                 ..candidate(name, 10, 0)
             };
             all.push(new);
@@ -198,7 +198,7 @@ fn any_candidates() -> impl Strategy<Value = Vec<Candidate<'static>>> {
                 pinned: *pinned && *frequency > 6,
                 leases: *leases,
                 depends_on: Vec::new(),
-                usage: Usage {
+                usage: UseRecord {
                     popularity: DecayingCount {
                         weight: *frequency as f64,
                         updated_at: *seconds as f64 / 100.0,

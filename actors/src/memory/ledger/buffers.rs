@@ -36,15 +36,15 @@ impl Account {
 
 /// All buffers.
 #[derive(Debug, Default)]
-pub(in crate::memory) struct Buffers {
+pub(in crate::memory) struct BufferAccounts {
     accounts: BTreeMap<&'static str, Account>,
-    /// Filled bytes that were released since the last [`Buffers::take_released`].
+    /// Filled bytes that were released since the last [`BufferAccounts::take_released`].
     released: u64,
 }
 
-impl Buffers {
+impl BufferAccounts {
     /// Must be called when a reading begins: the reading contains the buffers that are filled now.
-    pub(in crate::memory) fn begin_reading(&mut self) {
+    pub(in crate::memory) fn mark_reading(&mut self) {
         for account in self.accounts.values_mut() {
             account.filled_at_start = account.filled;
         }

@@ -268,7 +268,7 @@ fn a_buffer_counts_once_whether_or_not_it_is_filled() {
     assert_eq!(refusal, Err(short(401, 400, 1000)));
     ledger.buffers.fill("bodies", 300);
     assert_eq!(ledger.projected(), 500, "filled, but in no reading yet");
-    ledger.buffers.begin_reading();
+    ledger.buffers.mark_reading();
     ledger.buffers.fill("bodies", 50);
     ledger.apply_reading(usage(&[(SERVER, 0, 400)], 0), None);
     assert_eq!(ledger.projected(), 500);
@@ -354,7 +354,7 @@ proptest! {
                     prop_assert!(ledger.projected() <= before);
                 },
                 Step::Measure(processes, files, group) => {
-                    ledger.buffers.begin_reading();
+                    ledger.buffers.mark_reading();
                     ledger.apply_reading(usage(&processes, files), group);
                     prop_assert!(ledger.used() >= group.unwrap_or(0));
                 }

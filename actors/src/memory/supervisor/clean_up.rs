@@ -9,7 +9,7 @@ use super::super::history::{EventKind, gained_bytes};
 use super::super::metrics;
 use super::super::plan::rounds;
 use super::super::shared::Shared;
-use super::messages::GcReport;
+use super::messages::RoundReport;
 use super::round::Request;
 use crate::kernel::pressure::Level;
 
@@ -96,7 +96,7 @@ impl CleanUp {
     }
 
     /// Records the current round, which has ended.
-    pub(super) fn record_round(&mut self, report: GcReport, shared: &Shared) {
+    pub(super) fn log_round(&mut self, report: RoundReport, shared: &Shared) {
         self.ended = Instant::now();
         metrics::actions(&report.actors);
         let Some(max_stage) = rounds(self.level).get(self.round).copied() else {

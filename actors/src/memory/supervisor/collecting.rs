@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use actix::{Context, Handler};
 
-use super::super::history::GcReason;
-use super::messages::CollectGarbage;
+use super::super::history::CollectionReason;
+use super::messages::CollectSlack;
 use super::round::{Request, RoundKind};
 use super::state::MemorySupervisor;
 use crate::kernel::Call;
@@ -14,11 +14,11 @@ use crate::kernel::pressure::Stage;
 /// How long hosts may take to acknowledge: each finishes its forward first.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(10);
 
-impl Handler<Call<CollectGarbage>> for MemorySupervisor {
+impl Handler<Call<CollectSlack>> for MemorySupervisor {
     type Result = ();
 
-    fn handle(&mut self, call: Call<CollectGarbage>, context: &mut Context<Self>) {
-        if let Some((CollectGarbage, reply)) = call.accept() {
+    fn handle(&mut self, call: Call<CollectSlack>, context: &mut Context<Self>) {
+        if let Some((CollectSlack, reply)) = call.accept() {
             self.collector.request(reply);
             self.collect_if_due(context);
         }
@@ -38,14 +38,14 @@ impl MemorySupervisor {
     /// Begins a collection because tasks stall, unless a round is open.
     pub(super) fn collect_on_stall(&mut self, context: &mut Context<Self>) {
         if self.round.is_none() && self.collector.is_due_on_stall() {
-            self.collect(GcReason::Stall, context);
+            self.collect(CollectionReason::Stall, context);
         }
     }
 
-    fn collect(&mut self, reason: GcReason, context: &mut Context<Self>) {
+    fn collect(&mut self, reason: CollectionReason, context: &mut Context<Self>) {
         let replies = self.collector.begin(reason);
         // Hosts purge themselves at rest. Only a request or a stall asks them.
-        let asks_hosts = matches!(reason, GcReason::Request | GcReason::Stall);
+        let asks_hosts = matches!(reason, CollectionReason::Request | CollectionReason::Stall);
         let request = asks_hosts.then(|| Request {
             level: self.shared.history().level(),
             max_stage: Stage::Slack,

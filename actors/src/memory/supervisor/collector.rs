@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::history::{EventKind, GcReason, gained_bytes};
+use super::super::history::{CollectionReason, EventKind, gained_bytes};
 use super::super::metrics;
 use super::super::shared::Shared;
 use super::clean_up::NOTEWORTHY;
-use super::messages::{CollectGarbage, GcReport};
+use super::messages::{CollectSlack, RoundReport};
 use crate::kernel::Reply;
 
 /// A collection follows when at least this many bytes of buffers were released.
@@ -23,7 +23,7 @@ const STALL_PAUSE: Duration = Duration::from_secs(10);
 /// Decides when collections begin.
 pub(super) struct Collector {
     /// Calls that the next collection answers.
-    waiting: Vec<Reply<CollectGarbage>>,
+    waiting: Vec<Reply<CollectSlack>>,
     last_began: Instant,
     last_for_stall: Option<Instant>,
 }
@@ -39,19 +39,19 @@ impl Default for Collector {
 }
 
 impl Collector {
-    pub(super) fn request(&mut self, reply: Reply<CollectGarbage>) {
+    pub(super) fn request(&mut self, reply: Reply<CollectSlack>) {
         self.waiting.push(reply);
     }
 
     /// Whether and why a collection must begin.
-    pub(super) fn due(&self, shared: &Shared) -> Option<GcReason> {
+    pub(super) fn due(&self, shared: &Shared) -> Option<CollectionReason> {
         if !self.waiting.is_empty() {
-            Some(GcReason::Request)
+            Some(CollectionReason::Request)
         } else if shared.ledger().buffers.take_released(BIG_RELEASE) {
-            Some(GcReason::Release)
+            Some(CollectionReason::Release)
         } else {
             let is_due = self.last_began.elapsed() >= shared.config().gc_interval;
-            is_due.then_some(GcReason::Schedule)
+            is_due.then_some(CollectionReason::Schedule)
         }
     }
 
@@ -62,12 +62,12 @@ impl Collector {
     }
 
     /// Takes note of a collection that begins now. Returns the calls that it answers.
-    pub(super) fn begin(&mut self, reason: GcReason) -> Vec<Reply<CollectGarbage>> {
+    pub(super) fn begin(&mut self, reason: CollectionReason) -> Vec<Reply<CollectSlack>> {
         self.last_began = Instant::now();
         match reason {
-            GcReason::Request => return std::mem::take(&mut self.waiting),
-            GcReason::Stall => self.last_for_stall = Some(self.last_began),
-            GcReason::Release | GcReason::Schedule => {}
+            CollectionReason::Request => return std::mem::take(&mut self.waiting),
+            CollectionReason::Stall => self.last_for_stall = Some(self.last_began),
+            CollectionReason::Release | CollectionReason::Schedule => {}
         }
         Vec::new()
     }
@@ -75,14 +75,14 @@ impl Collector {
 
 /// Records a collection that has ended, and answers its calls.
 pub(super) fn record_collection(
-    reason: GcReason,
-    replies: Vec<Reply<CollectGarbage>>,
-    report: GcReport,
+    reason: CollectionReason,
+    replies: Vec<Reply<CollectSlack>>,
+    report: RoundReport,
     shared: &Shared,
 ) {
     let gained = gained_bytes(&report.actors);
     metrics::gc(reason, &report.actors);
-    if reason == GcReason::Request || gained >= NOTEWORTHY {
+    if reason == CollectionReason::Request || gained >= NOTEWORTHY {
         let (before, after) = (report.used_before_bytes, report.used_after_bytes);
         tracing::info!(
             reason = reason.label(),

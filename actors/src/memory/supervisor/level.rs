@@ -33,11 +33,11 @@ impl MemorySupervisor {
         let share = self.share_with_stalls(share, &levels);
         let to = next_level(from, share, age, &levels);
         let wanted = wanted_bytes(to, used, budget, &levels);
-        let is_round_over = self.finish_round(began, used);
+        let is_clean_up_round_over = self.finish_round(began, used);
         if to != from {
             self.change_level(from, to, used_before, used, wanted);
             self.begin_clean_up(to, wanted, context);
-        } else if is_round_over && wanted > 0 {
+        } else if is_clean_up_round_over && wanted > 0 {
             let clean_up = self.clean_up.as_mut();
             if clean_up.is_some_and(|clean_up| clean_up.next_round(wanted)) {
                 self.begin_clean_up_round(context);

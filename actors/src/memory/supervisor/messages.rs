@@ -56,15 +56,15 @@ impl Message for Reconfigure {
 
 /// Purges all allocators now: the server's, and those of all hosts.
 #[derive(Debug, Clone, Copy)]
-pub struct CollectGarbage;
+pub struct CollectSlack;
 
-impl Message for CollectGarbage {
-    type Reply = GcReport;
+impl Message for CollectSlack {
+    type Reply = RoundReport;
 }
 
 /// The result of a collection. All sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct GcReport {
+pub struct RoundReport {
     /// Usage of the whole process tree before.
     pub used_before_bytes: u64,
     /// Usage of the whole process tree afterwards.

@@ -63,7 +63,7 @@ impl MemorySupervisor {
 
     fn reading_start(&self) -> ReadingStart {
         let mut ledger = self.shared.ledger();
-        ledger.buffers.begin_reading();
+        ledger.buffers.mark_reading();
         ReadingStart {
             began: Instant::now(),
             given_back: ledger.given_back(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::history::{ActionRecord, GcReason};
-use super::messages::{CollectGarbage, GcReport};
+use super::super::history::{ActionRecord, CollectionReason};
+use super::messages::{CollectSlack, RoundReport};
 use crate::kernel::Reply;
 use crate::kernel::pressure::{Acknowledgements, Level, Stage};
 
@@ -24,9 +24,9 @@ pub(super) struct Request {
 pub(super) enum RoundKind {
     CleanUp,
     Collection {
-        reason: GcReason,
+        reason: CollectionReason,
         /// The calls that asked for it.
-        replies: Vec<Reply<CollectGarbage>>,
+        replies: Vec<Reply<CollectSlack>>,
     },
 }
 
@@ -52,11 +52,11 @@ impl Round {
     }
 
     /// What came back, by the usage after the round.
-    pub(super) fn report(self, used: u64) -> (RoundKind, GcReport) {
+    pub(super) fn report(self, used: u64) -> (RoundKind, RoundReport) {
         let acknowledgements = self
             .acknowledged
             .map_or_else(Default::default, |(_, all)| all);
-        let report = GcReport {
+        let report = RoundReport {
             used_before_bytes: self.used_before,
             used_after_bytes: used,
             seconds: self.began.elapsed().as_secs_f64(),

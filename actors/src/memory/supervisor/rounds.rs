@@ -107,7 +107,7 @@ impl MemorySupervisor {
             (RoundKind::Collection { reason, replies }, _) => {
                 record_collection(reason, replies, report, &self.shared);
             }
-            (RoundKind::CleanUp, Some(clean_up)) => clean_up.record_round(report, &self.shared),
+            (RoundKind::CleanUp, Some(clean_up)) => clean_up.log_round(report, &self.shared),
             (RoundKind::CleanUp, None) => {}
         }
     }
