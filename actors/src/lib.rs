@@ -1,4 +1,4 @@
-//! The actors of Headroom: the kernel that supervises them, and a room for each thing that is owned.
+//! The actors of Headroom: the kernel that supervises them, and one module for each kind of part that they own.
 //!
 //! Handles never import each other; what one needs of another it gets as a handle or as a trait of the
 //! kernel, wired together by the server. Nothing here knows of HTTP.
