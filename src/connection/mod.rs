@@ -245,8 +245,9 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Waits for the end of the stream while the current request is complete, so that the service
-    /// notices a client that has gone away. Bytes that arrive first are kept; then the end is not noticed.
+    /// Once the request is read whole, watches for the client to close the connection. If bytes of
+    /// the next request arrive first, they are kept, and a close after them is not noticed until
+    /// they are read.
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.read_ahead.is_empty() {
             return Poll::Pending;

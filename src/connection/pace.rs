@@ -50,8 +50,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The seconds after which a client is too slow that moves `bytes` every `every` seconds; at most
-    /// 1,000.
+    /// A client moves `bytes` every `every` seconds. Returns after how many seconds it counts as
+    /// too slow, at most 1,000.
     fn lasts(bytes: u64, every: u32) -> u32 {
         let mut pace = Pace::new(10 * SECOND, 1000);
         let begin = Instant::now();

@@ -1,6 +1,6 @@
 //! Arenas: shared memory for tensors that are too large for a frame.
 //!
-//! Each host has two anonymous files (memfds) that its owner creates, one per direction. Both ends read and write at
+//! Each host has two anonymous files (memfds) that its host actor creates, one per direction. Both ends read and write at
 //! offsets and map nothing: this needs no unsafe code, and a peer that truncates the file causes an error, not a
 //! SIGBUS. At most one inference is in progress per host, so a writer starts at offset 0 for each frame. The reader
 //! frees the memory while it reads ([`ArenaReader::take_exact_at`]) and after the last tensor

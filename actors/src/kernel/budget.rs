@@ -17,8 +17,8 @@ pub struct ReservationRequest {
     pub name: String,
     /// The estimated peak, in bytes.
     pub bytes: u64,
-    /// Whether the reservation may use the headroom: the part of the budget that stays free while
-    /// something can be evicted instead.
+    /// Whether the reservation may use the headroom: the part of the budget that stays free unless
+    /// evicting everything idle would not be enough.
     pub use_headroom: bool,
 }
 
@@ -40,8 +40,8 @@ pub enum BudgetError {
     Unavailable,
 }
 
-/// The memory budget. It grants reservations as long as the sum of all usage and all reservations
-/// stays within the budget.
+/// The memory budget. It grants a reservation if it fits beside everything else, where each
+/// resource counts with the larger of its reservation and its usage.
 pub trait Budget: Send + Sync + 'static {
     /// Reserves memory. Evicts nothing.
     ///
@@ -163,7 +163,7 @@ impl BufferReservation {
         self.bytes
     }
 
-    /// Adds this reservation to `other`, which must be of the same ledger, or becomes `other` where
+    /// Adds this reservation to `other`, which must be of the same account, or becomes `other` where
     /// that is `None`.
     pub fn merge_into(mut self, other: &mut Option<Self>) {
         if let Some(other) = other {

@@ -119,7 +119,7 @@ impl<M: Message> Reply<M> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Whether the caller has gone away and the work may be dropped for that.
+    /// Whether the caller has gone away and the message is cancellable.
     pub fn is_cancelled(&self) -> bool {
         M::CANCELLABLE && self.sender.as_ref().is_none_or(oneshot::Sender::is_closed)
     }

@@ -208,7 +208,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         self.up(within, is_new).await
     }
 
-    /// Waits until an incarnation is up that `is_wanted`.
+    /// Waits until an incarnation is up for which `is_wanted` is true.
     async fn up(
         &self,
         within: Duration,

@@ -2,8 +2,8 @@
 //!
 //! Each resource has a slot. Whatever takes time (a load, an unload, the budget's answer) runs as a
 //! future of the actor's context and ends in a method call, so nothing changes a slot concurrently.
-//! Only the future of a load or an unload ends that state of its slot. These calls therefore do not
-//! check whether the slot has changed meanwhile.
+//! While a slot loads or unloads, only the end of that future takes it out of that state. So the
+//! methods that end a load or an unload need not ask whether another one has begun.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -141,8 +141,8 @@ impl Loader {
         slots.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Gives a lease on `name`, which it loads if needed. A use counts as a hit or a miss, and for
-    /// the policy.
+    /// Gives a lease on `name`, which it loads if needed. If `is_use`, counts a hit or a miss, and
+    /// records the use for the policy.
     pub(super) fn acquire(
         &mut self,
         name: &str,

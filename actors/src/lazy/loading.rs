@@ -93,7 +93,7 @@ impl Loader {
             reservation,
             since: Instant::now(),
         };
-        // A suspicion concerns the processes of the last load alone.
+        // The suspect processes ended with the last load.
         slot.feedback.set_suspect(false);
         let load_context = LoadContext {
             entry,

@@ -60,9 +60,9 @@ impl Loader {
         context.spawn(wrap_future::<_, Self>(acknowledged));
     }
 
-    /// Evicts idle resources in the policy's order. Bytes of unloads under way count towards
-    /// `bytes`. Gives the names of the chosen resources, and a future with what all of these unloads
-    /// freed.
+    /// Evicts idle resources in the policy's order. Subtracts what unloads under way will free.
+    /// Returns the chosen names, and a future of the actions of all these unloads, also those under
+    /// way.
     pub(super) fn evict_idle(
         &mut self,
         bytes: u64,

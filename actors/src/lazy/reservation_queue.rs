@@ -21,9 +21,9 @@ pub(super) struct PendingReservation {
     pub(super) since: Instant,
     /// How often it has evicted.
     pub(super) evictions: u32,
-    /// Since when only the end of other uses can free memory for it.
+    /// Since when it waits for resources in use, because evicting everything idle is not enough.
     pub(super) waiting_for_users_since: Option<Instant>,
-    /// Whether it may use the headroom, because nothing can be evicted.
+    /// Whether it may use the headroom, because evicting everything idle would not be enough.
     pub(super) use_headroom: bool,
     /// Whether it asks only for what its last load took, because its estimate is too much. Without
     /// this a resource that grew once might never be loaded again.

@@ -281,8 +281,8 @@ impl Slot {
         matches!(&self.state, State::Draining { parts, unloading: true } if parts.leases.count() > 0)
     }
 
-    /// What its next load needs at least: what the last load took. The use after a load adds to
-    /// that, and failed loads only raise the estimate.
+    /// The least to reserve for its next load: the bytes measured at the end of the last one.
+    /// Growth after that load, and failed loads, raise only the estimate.
     pub(super) fn minimum_bytes(&self) -> u64 {
         match self.last_load_bytes {
             0 => self.resource.estimated_bytes,

@@ -4,7 +4,7 @@
 //! The rule: no grant lets `projected` pass a ceiling within the budget, where
 //! `projected = baseline + sum(max(reserved, measured)) + buffers`. The baseline is the usage that
 //! belongs to no entry: the server itself, and what the kernel counts for the control group beyond its
-//! processes. BufferAccounts count until a reading shows them; then they are part of the baseline.
+//! processes. A buffer counts here until a reading shows it. Then it is part of the baseline.
 
 mod buffers;
 #[cfg(test)]
@@ -69,7 +69,7 @@ impl Entry {
     }
 }
 
-/// The entry of the memory budget.
+/// The record of all entries and accounts, and of what they use.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// The whole budget, in bytes. When it shrinks, grants stay granted.

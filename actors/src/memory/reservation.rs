@@ -10,7 +10,8 @@ use crate::kernel::{BudgetError, Reservation, ReservationEntry, ReservationReque
 /// Grants or refuses `request` by the last reading.
 ///
 /// A load may fill the budget up to the high level, where idle resources begin to be evicted. If
-/// nothing idle can be evicted (`use_headroom`), it may fill it up to the critical level. So a load
+/// evicting everything idle would not be enough (`use_headroom`), it may fill it up to the critical
+/// level. So a load
 /// alone never causes an emergency.
 pub(super) fn reserve(
     shared: &Arc<Shared>,

@@ -22,8 +22,8 @@ use crate::kernel::{AskError, Handle, ProcessExit, ProcessRef, ReservationEntry}
 /// How long a host process may take to exit after its socket closed, or after a stop request.
 pub(super) const EXIT_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a fork may take, including the wait for a zygote that restarts. If this fork finds that
-/// the zygote is stuck, the time to find that comes on top.
+/// How long a fork may take, including the wait for a zygote that restarts. If the zygote is stuck,
+/// the fork takes longer by `models.heartbeat_timeout`, after which the zygote is killed.
 const FORK_WITHIN: Duration = Duration::from_secs(15);
 
 /// A host process. Its memory is counted while this exists. A drop kills it.

@@ -26,8 +26,9 @@ const SCALES_MAX: usize = 17;
 /// Standard deviations that Mann-Kendall's sum must reach. By chance, it does once in a thousand.
 const TREND_MIN: f64 = 3.09;
 
-/// The slope of the last half as a share of the slope of the whole, at least. Growth that levels off
-/// exponentially is at 0.8 when the points span 0.8 of its time constant.
+/// The slope of the last half as a share of the slope of the whole, at least. For growth that
+/// levels off exponentially, the ratio is 0.8 when the points cover 0.8 time constants; later it is
+/// lower.
 const STEADINESS_MIN: f64 = 0.8;
 
 /// The tests must pass for this part of the points in a row, to exclude chance and steps: 1/2.

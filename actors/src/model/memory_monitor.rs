@@ -16,7 +16,7 @@ const TRIM_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The monitor's own trims take at most this part of a host's time: 1/200.
 const TRIM_COST_DIVISOR: u32 = 200;
 
-/// Growth since the last point by this part of a leak's minimum makes the next point due: 1/4.
+/// The next measurement is due early when memory has grown by a quarter of the least growth that counts as a leak.
 const EARLY_GROWTH_DIVISOR: u64 = 4;
 
 /// A process is overgrown when it uses more than this many times what was expected ...
@@ -66,8 +66,8 @@ pub(super) struct MemoryMonitor {
 }
 
 impl MemoryMonitor {
-    /// For a process that has just loaded its model and uses `bytes` that belong to no file. It is
-    /// expected to use as many, or `expected` bytes if earlier processes used more.
+    /// Monitors a process that has just loaded its model. `bytes` is its memory that belongs to no
+    /// file. It may be expected to use the larger of `bytes` and `expected`.
     pub(super) fn new(config: &LeakConfig, bytes: u64, expected: u64, now: Instant) -> Self {
         Self {
             config: *config,

@@ -33,7 +33,7 @@ const TRIES_MAX: u32 = 2;
 /// Time between two checks of sequences, callers and hosts.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Added to the forward's deadline, which the host enforces, so that the host answers first.
+/// The host actor enforces the deadline of a forward. The owner waits this much longer, so that it gets the host actor's error.
 const FORWARD_MARGIN: Duration = Duration::from_secs(30);
 
 /// The same for all incarnations of one owner.
@@ -60,7 +60,7 @@ struct Instance {
     host: Handle<ModelHost>,
     state: HostState,
     work: Work,
-    /// While it is down: the process that was lost. Its state may still show that process.
+    /// The process that was lost, while the instance is down. `HostState` may still name it for a moment.
     lost: Option<ProcessNumber>,
     sequence: Option<BoundSequence>,
     /// Since when a sequence delays the replacement of the process.

@@ -128,8 +128,8 @@ impl Zygote {
         }
     }
 
-    /// Kills the zygote if it has not answered request `id` yet. The zygote gets no pings: it only
-    /// matters during a fork whether it answers, and its end would kill working hosts.
+    /// Kills the zygote if it has not answered request `id` yet. The zygote gets no pings: outside
+    /// of a fork nobody needs its answer, and to kill it would kill hosts that work.
     fn on_overdue(&mut self, id: u64, cx: &mut Context<Self>) {
         if self.forking.contains_key(&id) {
             let silent = self.fork_deadline;

@@ -20,9 +20,9 @@ const BLOCKED_AFTER: Duration = Duration::from_millis(100);
 /// server is unreachable is closed after the same time.
 const BLOCKED_MAX: Duration = Duration::from_secs(2);
 
-/// Runs a statement over a shared connection. If the caller leaves or its deadline passes while the
-/// server works on the statement, the lease stays until the server is done, because the connection is
-/// not idle before. If that takes long, the pool shares another connection meanwhile.
+/// Runs a statement over a shared connection. If the caller leaves while the server still works,
+/// the lease lasts until the server is done: until then the connection is not idle. If that takes
+/// long, the pool gives new statements another connection.
 pub(super) async fn run(
     lease: Lease<Connection>,
     sql: &str,
@@ -69,6 +69,6 @@ async fn keep_until_answered(lease: Lease<Connection>) {
     if timeout(BLOCKED_MAX, answered).await.is_err() {
         lease.mark_broken();
     }
-    // The mark goes before the lease, whose end may give the connection to a waiting caller.
+    // Remove the mark before the lease ends: its end may hand the connection to a waiting caller.
     drop(blocked);
 }

@@ -243,7 +243,7 @@ pub fn check_url(url: &str) -> Result<(), UrlFault> {
 /// Checks whether the file holds certificates in PEM.
 ///
 /// # Errors
-/// A predicate for "the file …".
+/// The text completes the sentence "the file …".
 pub fn check_ca_file(path: &Path) -> Result<(), String> {
     let pem = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
     check_pem(&pem).map_err(str::to_owned)

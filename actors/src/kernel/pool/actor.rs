@@ -301,7 +301,7 @@ impl<C: Connect> Handler<Call<Checkout<C::Connection>>> for Pool<C> {
         let Some((Checkout { mode, holder, .. }, reply)) = call.accept() else {
             return;
         };
-        // A caller that ended a lease before this checkout can get the same connection.
+        // Handle ended leases first, so that a caller that has just returned a connection can get it again.
         self.take_ended_leases();
         let margin = (reply.remaining() / MARGIN_PART).min(MARGIN_MAX);
         let deadline = reply.deadline() - margin;

@@ -93,7 +93,7 @@ pub(super) struct LeaseRecord {
 /// The state of a pool with the driver `C` and replies `R`.
 pub(super) struct PoolState<C: Connect, R> {
     pub(super) config: PoolConfig,
-    /// Asked only what it can answer without waiting.
+    /// The connector. Only methods that return at once are called here.
     pub(super) connect: Arc<C>,
     /// The open connections by id.
     pub(super) connections: BTreeMap<u64, PooledConnection<C::Connection>>,

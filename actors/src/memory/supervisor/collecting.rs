@@ -44,7 +44,7 @@ impl MemorySupervisor {
 
     fn collect(&mut self, reason: CollectionReason, context: &mut Context<Self>) {
         let replies = self.collector.begin(reason);
-        // Hosts purge themselves at rest. Only a request or a stall asks them.
+        // Hosts trim themselves at rest. Only a request or a stall asks them.
         let asks_hosts = matches!(reason, CollectionReason::Request | CollectionReason::Stall);
         let request = asks_hosts.then(|| Request {
             level: self.shared.history().level(),

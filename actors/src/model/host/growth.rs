@@ -1,6 +1,6 @@
 //! Bounds the memory of a host process while it works.
 //!
-//! The host sends the bound to its process, and the kernel refuses the process all memory beyond it.
+//! The host actor sends the bound to its process, and the kernel refuses the process all memory beyond it.
 //! The bound is the budget's free memory, including the memory of idle models, which can be evicted.
 //! To evict them in time, the host has memory read as soon as its process has grown, and does not
 //! wait for the next reading.
