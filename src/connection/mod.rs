@@ -13,10 +13,10 @@
 //!   `server.answer_timeout`.
 //! - Bytes that wait to be written to such a client are reserved in the memory budget. If the
 //!   reservation is refused, the connection is cut after one second.
-//! - actix-http gets the bytes of one request at a time ([`framing`]). Otherwise it would decode every
+//! - actix-http gets the bytes of one request at a time (`framing.rs`). Otherwise it would decode every
 //!   request that a client sends in advance, without a bound on their memory.
 //!
-//! The service reports when a request begins and when its response is complete ([`Exchange`]).
+//! The service reports when a request begins and when its response is complete (`Exchange`).
 
 mod exchange;
 mod framing;

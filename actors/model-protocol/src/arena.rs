@@ -3,7 +3,7 @@
 //! Each host has two anonymous files (memfds) that its host actor creates, one per direction. Both ends read and write at
 //! offsets and map nothing: this needs no unsafe code, and a peer that truncates the file causes an error, not a
 //! SIGBUS. At most one inference is in progress per host, so a writer starts at offset 0 for each frame. The reader
-//! frees the memory while it reads ([`ArenaReader::take_exact_at`]) and after the last tensor
+//! frees the memory while it reads (`ArenaReader::take_exact_at`) and after the last tensor
 //! ([`ArenaReader::release`]), so that a tensor in transfer takes its size once, not twice.
 
 use std::{
