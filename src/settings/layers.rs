@@ -35,7 +35,7 @@ pub struct Sources {
 /// Environment variables. They are an argument, so that tests need not change their own environment.
 pub type Environment = BTreeMap<String, String>;
 
-/// The least similarity of a word that is suggested (Jaro-Winkler, 0 to 1).
+/// A known word is suggested only if its similarity is at least this (Jaro-Winkler, 0 to 1).
 const NEAR: f64 = 0.8;
 
 pub(crate) struct Layers<'a> {
@@ -182,7 +182,7 @@ impl<'a> Layers<'a> {
         self.values.extend(layer);
     }
 
-    /// Replaces the names of secret files by the files' content.
+    /// Replaces each `KEY_file` with `KEY` and the content of the file that it names.
     fn secret_files(&mut self) {
         for key in self.keys.iter().filter(|key| key.secret) {
             let Some(located) = self.values.remove(&file_form(&key.path)) else {

@@ -1,4 +1,4 @@
-//! The keys of Redis, and the rules over several of them.
+//! The settings of Redis, and the rules that involve several of its keys.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,8 @@ use super::sections::{EmbeddedSettings, PoolSettings, Rules};
 use super::values::{Name, Nodes};
 
 section! {
-    /// Redis. Each role has its own server and connections.
+    /// Redis. Each role has its own settings and connections; roles without a configured server
+    /// share the private one.
     RedisSettings {
         /// The connections of every role, where its own section does not say otherwise.
         section pool: PoolSettings,

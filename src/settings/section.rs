@@ -66,7 +66,8 @@ pub(crate) struct Source<'a> {
     pub(crate) faults: Vec<Fault>,
 }
 
-/// Sections whose keys have the value of the same key in another section where they are not set.
+/// Pairs of sections: a key that is not set in the first has the value of the same key in the
+/// second.
 const INHERITED_SECTIONS: [(&str, &str); 4] = [
     ("postgres.replicas.pool", "postgres.pool"),
     ("redis.primary.pool", "redis.pool"),
@@ -74,7 +75,7 @@ const INHERITED_SECTIONS: [(&str, &str); 4] = [
     ("redis.pubsub.pool", "redis.pool"),
 ];
 
-/// The key whose value `path` has where it is not set.
+/// The key that gives `path` its value when `path` itself is not set.
 pub(crate) fn inherited_from(path: &str) -> Option<String> {
     let (section, name) = path.rsplit_once('.')?;
     let inherited = INHERITED_SECTIONS.iter().find(|(key, _)| *key == section);
@@ -87,7 +88,7 @@ impl Source<'_> {
         if !self.values.contains_key(path)
             && let Some(base) = inherited_from(path)
         {
-            // The read of that key itself records its fault.
+            // The fault is recorded when the base key itself is read.
             let recorded = self.faults.len();
             let value = self.leaf(&base);
             self.faults.truncate(recorded);
@@ -157,7 +158,8 @@ impl<T: Leaf> Leaf for Option<T> {
     const RULE: &'static str = T::RULE;
     const SECRET: bool = T::SECRET;
 
-    /// An empty text removes the value, since a later layer cannot remove an environment variable.
+    /// An empty text means that the key is not set: a layer has no other way to remove the value of
+    /// an earlier layer.
     fn from_text(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(None);

@@ -49,7 +49,7 @@ section! {
         restart admin_listen: SocketAddr,
         /// Threads that serve requests.
         restart workers: Workers,
-        /// Most connections of clients, as far as there are descriptors.
+        /// The most open connections of clients; fewer if there are too few file descriptors.
         restart connections_max: NonZeroUsize,
         /// Largest request body.
         restart request_body_max: ByteSize,
@@ -97,7 +97,7 @@ section! {
     MemorySettings {
         /// Most memory of the whole process tree; the cgroup's limit if not set.
         restart limit: Option<ByteSize>,
-        /// The budget as a share of physical memory, if there is neither limit nor cgroup.
+        /// The budget as a share of physical memory, if neither `limit` nor a cgroup limit is set.
         restart physical_share: Share,
         /// How far below the threshold of a level usage must fall before the level ends.
         live hysteresis: Share,
@@ -105,13 +105,13 @@ section! {
         live dwell: Duration,
         /// Time between two readings of memory.
         live sample_interval: Duration,
-        /// The same during loads and at every level above normal.
+        /// Time between two readings of memory during loads and at every level above normal.
         live sample_interval_fast: Duration,
         /// If the last reading is older than this, the server is not ready.
         live stale_after: Duration,
         /// How long an emergency clean-up may take.
         live emergency_deadline: Duration,
-        /// Time between two purges of the allocator at rest.
+        /// The time after a collection at which the next one is due.
         live gc_interval: Duration,
         /// Shares of the budget at which a level begins.
         section levels: LevelSettings,
@@ -189,7 +189,7 @@ section! {
         restart points: NonZeroUsize,
         /// The least growth that counts as a leak, in bytes.
         restart growth_min: ByteSize,
-        /// The same as a share of the process's first measurement.
+        /// The least growth that counts as a leak, as a share of the first measurement.
         restart growth_share: Share,
     }
 }
@@ -328,7 +328,8 @@ impl ServerSettings {
         rules.positive("server.request_deadline", self.request_deadline);
         rules.positive("server.keep_alive", self.keep_alive);
         rules.positive("server.client_request_timeout", self.client_request_timeout);
-        // Zero would reset connections before the client has read the reason of a refusal.
+        // With zero, a connection would be reset before the client has read why its request was
+        // refused.
         rules.positive(
             "server.client_disconnect_timeout",
             self.client_disconnect_timeout,

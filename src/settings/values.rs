@@ -183,7 +183,7 @@ impl Leaf for UserName {
     }
 }
 
-/// A name in another system: a user or a service.
+/// A name that another system defines: a user, or the master that sentinels watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(Box<str>);
 

@@ -1,9 +1,10 @@
 //! Builds the supervision tree, and gives each module the handles and traits that it needs.
 //!
-//! This file and `pools` are the only ones that use all modules. Start order: memory, the pools, the
-//! supervisor of loaded models, the loader, the repository of models. The stop order is the reverse: the
-//! repository finds no new models, the loader unloads everything, the pools close their connections, and
-//! the memory supervisor stops last.
+//! Only this file and `pools` connect the modules with each other. Start order: the sender of
+//! alerts if one is configured, the memory supervisor, the pools, the supervisor of loaded models,
+//! the loader, the repository of models. The stop order is the reverse: the repository finds no new
+//! models, the loader unloads everything, the pools close their connections, and the memory
+//! supervisor stops last.
 
 use std::path::PathBuf;
 use std::sync::Arc;

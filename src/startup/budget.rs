@@ -1,7 +1,7 @@
 //! Checks that the memory budget holds the server and one small model.
 //!
-//! With a smaller budget every load would be refused for ever while the server counts as ready. The
-//! check runs before any address is bound, and in `check-config`.
+//! With a smaller budget, the server would count as ready but refuse every load. The check runs
+//! before any address is bound, and in `check-config`.
 
 use bytesize::ByteSize;
 use headroom_actors::memory::{BudgetReading, BudgetSource, Memory, MemoryConfigError, most_below};
@@ -36,7 +36,7 @@ pub enum BudgetError {
         space: u64,
         /// The smallest budget that works, in bytes.
         least: u64,
-        /// What to change; the text ends before the number of bytes.
+        /// What to change. The message puts the number of bytes after it.
         remedy: &'static str,
     },
 }

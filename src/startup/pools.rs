@@ -1,4 +1,4 @@
-//! Wires the pools of connections, and the private servers for those without a configured server. Each
+//! Connects each pool with its server. A pool without a configured server gets a private one. Each
 //! kind of server has its branch of the supervision tree.
 
 mod redis;
@@ -91,7 +91,8 @@ fn replicas(settings: &ReplicaSettings, config: PostgresConfig) -> Option<(Datab
         ..config
     };
     let pool = PoolConfig {
-        // Calls need not wait for a replica: the primary serves them.
+        // One failure opens the circuit, so that calls do not wait for a replica: the primary
+        // serves them.
         circuit_failures: 1,
         ..pool(&settings.pool, &Origin::Configured)
     };

@@ -16,7 +16,7 @@ use super::slot::{Slot, State};
 use crate::kernel::{LoadError, LoadErrorKind};
 
 impl Loader {
-    /// Drains a resource and its dependents, in whatever phase it is, and answers with the bytes that
+    /// Drains a resource and its dependents, whatever its phase, and answers with the bytes that
     /// its unload has freed. Also forgets failures.
     pub(super) fn unload(
         &mut self,

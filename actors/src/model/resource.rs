@@ -42,8 +42,8 @@ const HOST_RESTARTS_MAX: u32 = 5;
 /// ... within this time.
 const HOST_RESTARTS_PERIOD: Duration = Duration::from_secs(30);
 
-/// How long an owner may take to stop. The loader stops it after the last lease, or after its wait
-/// for the leases, so that it need not wait for requests again.
+/// How long an owner may take to stop. The loader has already waited for the leases when it stops
+/// the owner, so the owner need not wait for requests again.
 const OWNER_STOP_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a host may take to stop, including its process.

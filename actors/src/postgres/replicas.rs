@@ -21,8 +21,8 @@ use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::Handle;
 use crate::kernel::pool::{Lease, Mode, Pool};
 
-/// The longest wait for a connection to a replica and for its lag. A connect that takes longer goes on
-/// for the next call.
+/// The longest wait for a connection to a replica and for its lag. A connect that takes longer
+/// continues, and a later call can use its connection.
 const READY_WITHIN: Duration = Duration::from_millis(500);
 
 /// A replica gets one part in this many of a call's time. The rest is for the primary.
@@ -47,7 +47,8 @@ pub(super) enum FallbackReason {
     Slow,
     /// The connection was lost.
     Lost,
-    /// Replaying the primary's changes ended the statement.
+    /// The replica cancelled the statement, because the statement was in the way of changes from
+    /// the primary.
     Conflict,
 }
 

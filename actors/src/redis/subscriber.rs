@@ -248,7 +248,8 @@ impl Subscriber {
         self.confirmed.insert(topic);
     }
 
-    /// Ends topics without subscriptions, and the connection after the last of them.
+    /// Unsubscribes from the topics that have no subscriptions left, and closes the connection
+    /// after the last topic.
     fn end_unused(&mut self, context: &mut Context<Self>) {
         for topic in self.registry.remove_dropped() {
             if !self.confirmed.remove(&topic) {

@@ -80,7 +80,8 @@ pub struct Pressure {
     pub level: Level,
     /// The last stage that is asked to give memory back; `None` when no stage is.
     pub max_stage: Option<Stage>,
-    /// Bytes that all subscribers together should give back to leave the level.
+    /// Bytes that all subscribers together should give back to leave the level, and in an emergency
+    /// to fall below elevated.
     pub wanted_bytes: u64,
     /// Grows by one with every publication. Acknowledgements name it.
     pub epoch: u64,

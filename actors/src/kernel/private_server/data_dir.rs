@@ -30,7 +30,7 @@ const SOCKET_PATH_MAX: usize = 107;
 /// The name of the password's file.
 const PASSWORD: &str = "password";
 
-/// The most bytes that are read of it.
+/// The most bytes that are read from the password's file.
 const PASSWORD_FILE_MAX: u64 = 1024;
 
 /// The locked data folder of a private server. The lock ends when this is dropped.
@@ -73,7 +73,8 @@ impl DataDir {
         let mut hasher = DefaultHasher::new();
         self.folder.hash(&mut hasher);
         let short = format!("headroom-{:016x}", hasher.finish());
-        // Only its user can enter the folder of a session.
+        // `XDG_RUNTIME_DIR` is a folder that only Headroom's own user can enter, so another user's
+        // server cannot use it.
         let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let session = session.filter(|path| !self.run_as.is_other && path.is_absolute());
         let fallback = session
@@ -139,8 +140,8 @@ impl DataDir {
         rename().map_err(|error| PrivateServerError::folder(&to, &error))
     }
 
-    /// A process of the program at `path`, in this folder, as the server's user. It is killed when
-    /// Headroom ends.
+    /// Describes a process that runs the program at `path` in this folder, as the server's user. It
+    /// is killed when Headroom ends.
     pub(crate) fn program(&self, path: &Path) -> ProcessSpec {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let spec = ProcessSpec::new(name, path)

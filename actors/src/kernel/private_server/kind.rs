@@ -41,8 +41,9 @@ pub(crate) struct ServerKind {
 }
 
 impl ServerKind {
-    /// The first folder of `search` whose programs run and are accepted by `accepts`, which gets the
-    /// folder and the first line of what the server program prints as its version.
+    /// The first folder of `search` that has all programs, whose server program runs, and that
+    /// `accepts` accepts. `accepts` gets the folder and the first line that the server program
+    /// prints for `--version`.
     ///
     /// # Errors
     /// No folder was accepted, or a program could not be started.

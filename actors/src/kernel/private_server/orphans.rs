@@ -71,7 +71,8 @@ impl Orphans {
         let Ok(process) = ProcessRef::open(pid) else {
             return;
         };
-        // The reference pins the process, so this check holds for the signal.
+        // `process` keeps referring to the same process, so the signal goes to the process that is
+        // checked here.
         if self.is_orphan(Path::new(&format!("/proc/{pid}")), &self.existing_folders()) {
             // It fails only if the process has ended.
             process.signal(signal).ok();

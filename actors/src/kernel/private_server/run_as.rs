@@ -23,8 +23,9 @@ pub(crate) struct RunAs {
 
 impl RunAs {
     /// Chooses the user for `server`. If Headroom does not run as root, it is Headroom's own user.
-    /// Else it is the one of the setting, the owner of `data`, the user that packages create (its
-    /// name is the server's), or `nobody`, whichever exists first.
+    /// Otherwise it is the user of the setting, which must exist. Without a setting, it is the
+    /// owner of `data` unless that is root, else the user that packages create (its name is the
+    /// server's), else `nobody`.
     pub(crate) fn choose(
         server: &'static str,
         setting: Option<&str>,
