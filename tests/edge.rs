@@ -408,6 +408,37 @@ fn a_ready_file_that_cannot_be_written_prevents_the_start() {
     );
 }
 
+#[test]
+fn a_limit_of_descriptors_that_is_too_low_prevents_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = child::command("sh");
+    command
+        .args(["-c", "ulimit -n 64 && exec \"$@\"", "sh", BINARY, "serve"])
+        .current_dir(folder.path())
+        .env("HEADROOM__SERVER__LISTEN", "127.0.0.1:0")
+        .env("HEADROOM__SERVER__ADMIN_LISTEN", "127.0.0.1:0")
+        .env("HEADROOM__LOG__FILTER", "off");
+    let output = child::output(&mut command, DEADLINE).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.starts_with("headroom: this process may open only 64 files"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn the_admin_listener_has_a_deadline_of_its_own_for_request_heads() {
+    let settings = "server.client_request_timeout = '10m'";
+    let server = Server::start(Options::new(BINARY).settings(settings));
+    let mut stream = TcpStream::connect(server.admin_address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"GET /health/live HT").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
 #[tokio::test]
 async fn sigterm_and_sigint_end_the_server_with_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
