@@ -17,7 +17,7 @@ use super::error::Error;
 use super::tls;
 use crate::kernel::Handle;
 use crate::kernel::pool::{
-    Checkout, CheckoutError, Connect, ConnectError, ConnectErrorKind, Lease, Locate, Mode, Pool,
+    self, Connect, ConnectError, ConnectErrorKind, Lease, Locate, Mode, Pool,
 };
 
 /// The longest time for a check or a reset. The next user waits for it, and a new connection is
@@ -187,7 +187,5 @@ pub(super) async fn check_out(
     mode: Mode,
     caller: Caller,
 ) -> Result<Lease<Connection>, Error> {
-    let checkout = Checkout::new(mode, caller.location);
-    let lease = pool.ask(checkout, caller.remaining()).await;
-    Ok(lease.map_err(CheckoutError::from)??)
+    Ok(pool::check_out(pool, mode, caller.location, caller.remaining()).await?)
 }

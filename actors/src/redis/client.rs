@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::{RedisConnection, Transport};
 use super::connector::Connector;
 use super::error::Error;
-use crate::kernel::pool::{Checkout, CheckoutError, Mode, Pool, PoolStatus, Status};
+use crate::kernel::pool::{Mode, Pool, PoolStatus, Status, check_out};
 use crate::kernel::{AskError, Handle};
 
 /// A client of Redis. Clones are cheap and share the connections.
@@ -100,9 +100,7 @@ impl Redis {
         let pool = self.pool.clone();
         async move {
             let deadline = Instant::now() + within;
-            let checkout = Checkout::new(Mode::Shared, holder);
-            let lease = pool.ask(checkout, within).await;
-            let lease = lease.map_err(CheckoutError::from)??;
+            let lease = check_out(&pool, Mode::Shared, holder, within).await?;
             let answer = timeout_at(deadline, request(lease.transport())).await;
             record(&lease, answer)
         }

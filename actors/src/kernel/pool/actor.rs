@@ -42,19 +42,17 @@ impl<T: Send + Sync + 'static> Cancellable for CheckoutReply<T> {
     }
 }
 
-/// Asks `pool` for a lease, with the caller as its holder, and waits at most `within`.
+/// Asks `pool` for a lease that `holder` will hold, and waits at most `within`.
 ///
 /// # Errors
 /// See [`CheckoutError`].
-#[track_caller]
-pub fn check_out<C: Connect>(
+pub async fn check_out<C: Connect>(
     pool: &Handle<Pool<C>>,
     mode: Mode,
+    holder: &'static Location<'static>,
     within: Duration,
-) -> impl Future<Output = Result<Lease<C::Connection>, CheckoutError>> + Send + use<C> {
-    let checkout = Checkout::<C::Connection>::new(mode, Location::caller());
-    let pool = pool.clone();
-    async move { pool.ask(checkout, within).await? }
+) -> Result<Lease<C::Connection>, CheckoutError> {
+    pool.ask(Checkout::new(mode, holder), within).await?
 }
 
 /// The actor that owns one pool. See the module's documentation for its guarantees.

@@ -7,7 +7,7 @@
 //! effects that it asks for.
 //!
 //! Guarantees:
-//! - No connection is opened before the first [`Checkout`]. The pool grows when waiting for an
+//! - No connection is opened before the first checkout ([`check_out`]). The pool grows when waiting for an
 //!   existing connection takes longer than opening another one.
 //! - The queue is bounded and is served in order. A caller that gives up leaves nothing behind,
 //!   neither an entry in the queue nor a lease. A connect outlives its caller, and its connection
@@ -43,5 +43,5 @@ pub use connect::{ConfiguredUrl, Connect, ConnectError, ConnectErrorKind, Locate
 pub use error::{CheckoutError, TimeoutCause};
 pub use histogram::Quantiles;
 pub use lease::{Lease, Mode};
-pub use messages::{Checkout, Status};
+pub use messages::Status;
 pub use status::{CircuitState, CircuitStatus, CloseReason, Holder, PoolStatus};

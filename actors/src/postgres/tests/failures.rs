@@ -99,11 +99,7 @@ fn a_killed_server_is_found_again_when_it_is_back_and_nobody_hangs() {
 fn a_wrong_password_is_reported_at_once_and_never_shown() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
-        let admin = database(&cluster.url("postgres", ""), 1, &[]);
-        let root = start(&system, &admin).await;
-        let create = "create role guarded login password 'correct'";
-        admin.query(create, &[], LONG).await.unwrap();
-        root.stop().await;
+        create_role_with_password(&system, &cluster).await;
         for (password, succeeds) in [("hunter2", false), ("correct", true)] {
             let url = cluster.url("guarded", &format!("password={password}"));
             let database = database(&url, 2, &[]);

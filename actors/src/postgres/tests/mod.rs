@@ -59,6 +59,15 @@ async fn start(system: &TestSystem, database: &Database) -> Root {
     system.start(spec).await
 }
 
+/// Creates the role `guarded`, whose password is `correct`.
+async fn create_role_with_password(system: &TestSystem, cluster: &Cluster) {
+    let admin = database(&cluster.url("postgres", ""), 1, &[]);
+    let root = start(system, &admin).await;
+    let create = "create role guarded login password 'correct'";
+    admin.query(create, &[], LONG).await.unwrap();
+    root.stop().await;
+}
+
 /// Runs `test` with a database on a server of its own, without migrations.
 fn with_database<F: Future<Output = ()>>(connections_max: u32, test: impl FnOnce(Database) -> F) {
     let cluster = Cluster::start(&[]);

@@ -1,3 +1,5 @@
+use tempfile::TempDir;
+
 use super::*;
 use crate::kernel::testing::certificate::certificate;
 
@@ -159,8 +161,8 @@ fn writes_go_on_with_the_promoted_replica_and_none_acknowledged_is_lost() {
     });
 }
 
-#[test]
-fn a_certificate_is_verified_as_sslmode_says() {
+/// A server with TLS, and the folder of the certificate, which is also its own root.
+fn start_with_tls() -> (Cluster, TempDir) {
     let mut cluster = Cluster::start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = certificate(folder.path());
@@ -169,6 +171,12 @@ fn a_certificate_is_verified_as_sslmode_says() {
     cluster.put("server.key", &key);
     cluster.put("postgresql.auto.conf", b"ssl = on\n");
     cluster.run();
+    (cluster, folder)
+}
+
+#[test]
+fn a_certificate_is_verified_as_sslmode_says() {
+    let (cluster, folder) = start_with_tls();
     let root_file = folder.path().join("certificate.pem").display().to_string();
     TestSystem::real_time(|system| async move {
         let port = cluster.port();
@@ -203,20 +211,9 @@ fn a_certificate_is_verified_as_sslmode_says() {
 
 #[test]
 fn a_password_is_bound_to_the_channel() {
-    let mut cluster = Cluster::start(&[]);
-    let folder = tempfile::tempdir().unwrap();
-    let (certificate, key) = certificate(folder.path());
-    cluster.stop();
-    cluster.put("server.crt", &certificate);
-    cluster.put("server.key", &key);
-    cluster.put("postgresql.auto.conf", b"ssl = on\n");
-    cluster.run();
+    let (cluster, _folder) = start_with_tls();
     TestSystem::real_time(|system| async move {
-        let admin = database(&cluster.url("postgres", ""), 1, &[]);
-        let root = start(&system, &admin).await;
-        let create = "create role guarded login password 'correct'";
-        admin.query(create, &[], LONG).await.unwrap();
-        root.stop().await;
+        create_role_with_password(&system, &cluster).await;
         let port = cluster.port();
         for (options, succeeds) in [
             ("sslmode=require&channel_binding=require", true),

@@ -21,14 +21,20 @@ async fn write(redis: &Redis, number: u64, replicas: u32, within: Duration) -> O
     answer.ok().map(|(replicas,)| replicas)
 }
 
+/// A primary with a replica and sentinels, and a pool that finds the primary through the sentinels.
+async fn start(system: &TestSystem) -> (SentinelSetup, RunningPool) {
+    let watched = SentinelSetup::start().await;
+    let options = ConnectOptions::default();
+    let server = Server::sentinels(watched.nodes(), Credentials::default(), "main", options);
+    let running = RunningPool::at(system, server).await;
+    running.until_up().await;
+    (watched, running)
+}
+
 #[test]
 fn a_killed_primary_is_left_for_the_promoted_replica_without_a_lost_write() {
     TestSystem::real_time(|system| async move {
-        let mut watched = SentinelSetup::start().await;
-        let options = ConnectOptions::default();
-        let server = Server::sentinels(watched.nodes(), Credentials::default(), "main", options);
-        let running = RunningPool::at(&system, server).await;
-        running.until_up().await;
+        let (mut watched, running) = start(&system).await;
         let redis = &running.redis;
         let within = SECOND;
         // A new replica does not acknowledge writes in its first second.
@@ -115,11 +121,7 @@ fn a_killed_primary_is_left_for_the_promoted_replica_without_a_lost_write() {
 #[test]
 fn a_primary_that_became_a_replica_is_left_and_dead_sentinels_are_skipped() {
     TestSystem::real_time(|system| async move {
-        let mut watched = SentinelSetup::start().await;
-        let options = ConnectOptions::default();
-        let server = Server::sentinels(watched.nodes(), Credentials::default(), "main", options);
-        let running = RunningPool::at(&system, server).await;
-        running.until_up().await;
+        let (mut watched, running) = start(&system).await;
         let asked = watched.sentinels[2].ask(&["SENTINEL", "FAILOVER", "main"]);
         assert_eq!(asked, "OK");
         watched

@@ -1,6 +1,7 @@
 //! A scripted driver, and a pool that uses it.
 
 use std::collections::BTreeMap;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -177,7 +178,8 @@ impl RunningPool {
         mode: Mode,
         within: Duration,
     ) -> impl Future<Output = Result<Lease<FakeConnection>, CheckoutError>> + Send + use<> {
-        check_out(&self.handle, mode, within)
+        let (handle, holder) = (self.handle.clone(), Location::caller());
+        async move { check_out(&handle, mode, holder, within).await }
     }
 
     #[track_caller]

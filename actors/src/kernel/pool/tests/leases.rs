@@ -1,10 +1,11 @@
 //! How leases end, and what happens when they do not.
 
+use std::panic::Location;
 use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::time::{Instant, sleep};
 
-use super::super::{CheckoutError, CloseReason, Mode, PoolConfig};
+use super::super::{CheckoutError, CloseReason, Mode, PoolConfig, check_out};
 use super::double::{RunningPool, closed, config, ms, secs, single};
 use crate::kernel::testing::TestSystem;
 
@@ -189,7 +190,7 @@ fn a_stop_waits_for_leases_within_a_limit() {
         };
         tokio::join!(pool.stop(), user);
         assert_eq!(began.elapsed().as_secs(), 2);
-        let refused = super::super::check_out(&handle, Mode::Exclusive, secs(1)).await;
+        let refused = check_out(&handle, Mode::Exclusive, Location::caller(), secs(1)).await;
         assert!(matches!(refused, Err(CheckoutError::Draining)));
 
         let pool = RunningPool::start(&system, config(), ms(1)).await;
