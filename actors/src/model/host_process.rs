@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::connection::{self, ConnectionError, FrameSender};
 use super::host_spec::{HostError, HostSpec, ProcessSource};
 use super::zygote::{Fork, Forked, Zygote};
-use crate::kernel::process::{LastLines, Process, SpawnError, log_lines};
+use crate::kernel::process::{Process, SpawnError, log_lines};
 use crate::kernel::{AskError, Handle, ProcessExit, ProcessRef, ReservationEntry};
 
 /// How long a host process may take to exit after its socket closed, or after a stop request.
@@ -192,8 +192,7 @@ async fn create_process(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess,
             let within = FORK_WITHIN.saturating_add(spec.config.heartbeat_timeout);
             let forked = fork(zygote, &spec.name, &socket, &log_end.into(), within).await?;
             let Forked { process, ended } = forked;
-            let lines = LastLines::default();
-            actix_rt::spawn(log_lines(spec.name.clone(), process.pid(), lines, log));
+            actix_rt::spawn(log_lines(spec.name.clone(), process.pid(), log));
             let origin = Origin::Forked { ended, exit: None };
             Ok(HostProcess::new(Arc::new(process), origin, entry))
         }

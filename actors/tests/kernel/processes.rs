@@ -54,11 +54,11 @@ async fn spawn_ready(spec: &ProcessSpec) -> Process {
 
 async fn last_lines(process: &Process, wanted: &str) -> Vec<String> {
     eventually(wanted, || {
-        let lines = process.last_lines().to_vec();
+        let lines = process.last_lines();
         lines.iter().any(|line| line.contains(wanted))
     })
     .await;
-    process.last_lines().to_vec()
+    process.last_lines()
 }
 
 #[test]

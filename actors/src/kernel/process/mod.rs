@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use super::exit::ProcessExit;
 use output::Capture;
 
-pub use output::{LastLines, log_lines};
+pub use output::log_lines;
 pub use process_ref::ProcessRef;
 pub use spec::{ProcessSpec, SpawnError};
 
@@ -39,17 +39,12 @@ const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A running process. Dropping it kills its whole group.
 #[derive(Debug)]
 pub struct Process {
-    name: String,
-    group: Pid,
     child: Child,
     /// Opened before the process can be reaped.
     process_ref: Arc<ProcessRef>,
     stop_signal: Signal,
-    last_lines: LastLines,
-    /// Notified by the line that says that the process is ready; `None` when it is ready at once.
-    ready: Option<Arc<Notify>>,
+    output: Capture,
     captures: Vec<JoinHandle<()>>,
-    reaped: bool,
     #[cfg(any(test, feature = "testing"))]
     _alive: super::testing::AliveProcess,
 }
@@ -77,33 +72,26 @@ impl Process {
             let process = &spec.name;
             tracing::warn!(process, pid, %error, "a process keeps the server's oom_score_adj");
         }
-        let last_lines = LastLines::default();
         let ready_line = spec.ready_line.clone();
-        let ready_line = ready_line.map(|text| (text, Arc::new(Notify::new())));
-        let ready = ready_line.as_ref().map(|(_, ready)| Arc::clone(ready));
-        let capture = Capture {
+        let output = Capture {
             name: spec.name.clone(),
             pid,
-            last_lines: last_lines.clone(),
-            ready_line,
+            last_lines: Arc::default(),
+            ready_line: ready_line.map(|text| (text, Arc::new(Notify::new()))),
         };
         let mut captures = Vec::new();
-        if let Some(output) = child.stdout.take() {
-            captures.push(actix_rt::spawn(capture.clone().run(output)));
+        if let Some(pipe) = child.stdout.take() {
+            captures.push(actix_rt::spawn(output.clone().run(pipe)));
         }
-        if let Some(output) = child.stderr.take() {
-            captures.push(actix_rt::spawn(capture.run(output)));
+        if let Some(pipe) = child.stderr.take() {
+            captures.push(actix_rt::spawn(output.clone().run(pipe)));
         }
         Ok(Self {
-            name: spec.name.clone(),
-            group: Pid::from_raw(pid),
             child,
             process_ref,
             stop_signal: spec.stop_signal,
-            last_lines,
-            ready,
+            output,
             captures,
-            reaped: false,
             #[cfg(any(test, feature = "testing"))]
             _alive: super::testing::AliveProcess::count(),
         })
@@ -111,7 +99,7 @@ impl Process {
 
     /// The process id, which is also the id of the process group.
     pub fn pid(&self) -> i32 {
-        self.group.as_raw()
+        self.process_ref.pid()
     }
 
     /// A reference that can signal the process without owning it.
@@ -119,9 +107,9 @@ impl Process {
         &self.process_ref
     }
 
-    /// The last lines of its output.
-    pub fn last_lines(&self) -> &LastLines {
-        &self.last_lines
+    /// The last lines of its output, oldest first.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.output.last_lines().iter().cloned().collect()
     }
 
     /// Waits until the process is ready: see [`ProcessSpec::ready_line`].
@@ -129,11 +117,11 @@ impl Process {
     /// # Errors
     /// How the process ended, when it ended first.
     pub async fn ready(&mut self) -> Result<(), ProcessExit> {
-        if let Some(ready) = self.ready.clone() {
+        if let Some((_, ready)) = self.output.ready_line.clone() {
             tokio::select! {
                 biased;
                 exit = self.ended() => return Err(exit),
-                () = ready.notified() => self.ready = None,
+                () = ready.notified() => self.output.ready_line = None,
             }
         }
         Ok(())
@@ -155,7 +143,7 @@ impl Process {
             // A process that it started may hold the output open.
             drop(timeout(OUTPUT_TIMEOUT, capture).await);
         }
-        self.last_lines.to_vec()
+        self.last_lines()
     }
 
     /// Waits for the end of the process, kills the rest of its group and reaps it.
@@ -169,14 +157,14 @@ impl Process {
         let exit = match self.child.wait().await {
             Ok(status) => ProcessExit::from_status(status),
             Err(error) => {
-                tracing::warn!(process = self.name, %error, "cannot wait for a process");
+                tracing::warn!(process = self.output.name, %error, "cannot wait for a process");
                 ProcessExit::Unknown
             }
         };
         if !watched {
-            self.signal_group(Signal::SIGKILL);
+            // Fails when nothing of the group is left.
+            killpg(Pid::from_raw(self.pid()), Signal::SIGKILL).ok();
         }
-        self.reaped = true;
         exit
     }
 
@@ -188,7 +176,7 @@ impl Process {
             Ok(exit) => exit,
             Err(_) => {
                 tracing::warn!(
-                    process = self.name,
+                    process = self.output.name,
                     "a process did not stop in time and is killed"
                 );
                 self.kill().await
@@ -202,16 +190,17 @@ impl Process {
         self.signal_group(Signal::SIGKILL);
         let ended = timeout(KILL_TIMEOUT, self.ended()).await;
         ended.unwrap_or_else(|_| {
-            tracing::error!(process = self.name, "a killed process does not end");
+            tracing::error!(process = self.output.name, "a killed process does not end");
             ProcessExit::Unknown
         })
     }
 
     /// Signals the whole group, whose id is the process id until the process is reaped.
     fn signal_group(&self, signal: Signal) {
-        if !self.reaped {
+        // A process that is reaped has no id any more.
+        if self.child.id().is_some() {
             // Fails only when the whole group is gone already.
-            killpg(self.group, signal).ok();
+            killpg(Pid::from_raw(self.pid()), signal).ok();
         }
     }
 }

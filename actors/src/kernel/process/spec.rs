@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use tokio::process::Command;
@@ -12,6 +12,7 @@ const INHERITED: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", 
 
 /// How to start a process.
 #[derive(Debug, Clone)]
+#[must_use]
 pub struct ProcessSpec {
     pub(super) name: String,
     program: PathBuf,
@@ -41,35 +42,30 @@ impl ProcessSpec {
     }
 
     /// Adds an argument. The process list shows arguments: never pass a secret.
-    #[must_use]
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
     /// Sets an environment variable.
-    #[must_use]
     pub fn environment(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((key.into(), value.into()));
         self
     }
 
     /// Sets the working directory.
-    #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self
     }
 
     /// The process is ready when a line of its output contains `text`.
-    #[must_use]
     pub fn ready_line(mut self, text: impl Into<String>) -> Self {
         self.ready_line = Some(text.into());
         self
     }
 
     /// Sets the signal that asks the process to stop.
-    #[must_use]
     pub fn stop_signal(mut self, signal: Signal) -> Self {
         self.stop_signal = signal;
         self
@@ -77,7 +73,6 @@ impl ProcessSpec {
 
     /// Sets the user and the group of the process, which gets no supplementary groups. Requires a
     /// server that runs as root.
-    #[must_use]
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some((uid, gid));
         self
@@ -85,7 +80,6 @@ impl ProcessSpec {
 
     /// Has the kernel send `signal` to the process when the thread that started it ends, for any
     /// reason. Needs `setpriv` of util-linux. Without it the process outlives a killed server.
-    #[must_use]
     pub fn ends_with_server(mut self, signal: Signal) -> Self {
         self.orphan_signal = Some(signal);
         self
@@ -123,10 +117,9 @@ impl ProcessSpec {
 
 /// The `setpriv` of util-linux. The one of busybox does not know `--pdeathsig`.
 pub(super) fn setpriv() -> Option<PathBuf> {
-    let candidates = ["/usr/bin/setpriv", "/bin/setpriv"].map(PathBuf::from);
-    candidates
-        .iter()
-        .filter_map(|path| path.canonicalize().ok())
+    ["/usr/bin/setpriv", "/bin/setpriv"]
+        .into_iter()
+        .filter_map(|path| Path::new(path).canonicalize().ok())
         .find(|path| path.file_name().is_some_and(|name| name == "setpriv"))
 }
 
