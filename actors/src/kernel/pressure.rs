@@ -9,10 +9,11 @@ mod level;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 pub use level::{Action, Level, Pressure, Stage};
 
@@ -58,83 +59,52 @@ impl State {
     }
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    acknowledged: Notify,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Makes the one writer and the first of its readers.
 pub fn channel() -> (PressureWriter, PressureReader) {
-    let (sender, receiver) = watch::channel(Pressure::default());
-    let shared = Arc::<Shared>::default();
-    (
-        PressureWriter {
-            sender,
-            shared: Arc::clone(&shared),
-        },
-        PressureReader { receiver, shared },
-    )
+    let state = Arc::<watch::Sender<State>>::default();
+    (PressureWriter(Arc::clone(&state)), PressureReader(state))
 }
 
 /// The writing end. It cannot be cloned, so there is one.
 #[derive(Debug)]
-pub struct PressureWriter {
-    sender: watch::Sender<Pressure>,
-    shared: Arc<Shared>,
-}
+pub struct PressureWriter(Arc<watch::Sender<State>>);
 
 impl PressureWriter {
     /// Publishes a level and asks every stage up to `max_stage` for `wanted_bytes`. Returns the new
     /// epoch. The epoch before ends.
     pub fn publish(&self, level: Level, max_stage: Option<Stage>, wanted_bytes: u64) -> u64 {
-        let mut state = self.shared.state();
-        for subscriber in state.subscribers.values_mut() {
-            subscriber.actions = None;
-        }
-        let epoch = state.pressure.epoch + 1;
-        state.pressure = Pressure {
-            level,
-            max_stage,
-            wanted_bytes,
-            epoch,
-        };
-        self.sender.send_replace(state.pressure);
-        epoch
+        self.0.send_modify(|state| {
+            for subscriber in state.subscribers.values_mut() {
+                subscriber.actions = None;
+            }
+            state.pressure = Pressure {
+                level,
+                max_stage,
+                wanted_bytes,
+                epoch: state.pressure.epoch + 1,
+            };
+        });
+        self.0.borrow().pressure.epoch
     }
 
     /// Records the level that usage alone reaches now. The published level can stay above it for a
     /// while, since a level falls late.
     pub fn set_reached(&self, reached: Level) {
-        self.shared.state().reached = Some(reached);
+        self.0
+            .send_if_modified(|state| state.reached.replace(reached) != Some(reached));
     }
 
     /// Waits until every subscriber that `epoch` asks has acknowledged it, at most `within`. `None`
     /// when another epoch has begun.
     pub async fn acknowledgements(&self, epoch: u64, within: Duration) -> Option<Acknowledgements> {
-        let all = async {
-            loop {
-                let notified = self.shared.acknowledged.notified();
-                {
-                    let state = self.shared.state();
-                    if state.pressure.epoch != epoch
-                        || state.asked().all(|(_, asked)| asked.actions.is_some())
-                    {
-                        return;
-                    }
-                }
-                notified.await;
-            }
-        };
+        let mut state = self.0.subscribe();
+        let all = state.wait_for(|state| {
+            let mut asked = state.asked();
+            state.pressure.epoch != epoch || asked.all(|(_, asked)| asked.actions.is_some())
+        });
         // After a timeout, the state still says who acknowledged.
-        drop(tokio::time::timeout(within, all).await);
-        let state = self.shared.state();
+        drop(timeout(within, all).await);
+        let state = self.0.borrow();
         if state.pressure.epoch != epoch {
             return None;
         }
@@ -154,22 +124,19 @@ impl PressureWriter {
 
 /// A reading end.
 #[derive(Debug, Clone)]
-pub struct PressureReader {
-    receiver: watch::Receiver<Pressure>,
-    shared: Arc<Shared>,
-}
+pub struct PressureReader(Arc<watch::Sender<State>>);
 
 impl PressureReader {
     /// The pressure now.
     pub fn current(&self) -> Pressure {
-        *self.receiver.borrow()
+        self.0.borrow().pressure
     }
 
     /// The level that the last reading alone reaches, without the delay by which a level falls. Use
     /// it for steps that only the usage of this moment justifies.
     pub fn reached(&self) -> Level {
-        let reached = self.shared.state().reached;
-        reached.unwrap_or_else(|| self.current().level)
+        let state = self.0.borrow();
+        state.reached.unwrap_or(state.pressure.level)
     }
 
     /// Subscribes under `name`, which must be unique, until the subscription is dropped. The
@@ -180,74 +147,65 @@ impl PressureReader {
             stage,
             actions: None,
         };
-        let mut state = self.shared.state();
-        state.subscribers.insert(name.clone(), subscriber);
-        drop(state);
-        let mut receiver = self.receiver.clone();
-        receiver.mark_changed();
+        self.0.send_modify(|state| {
+            state.subscribers.insert(name.clone(), subscriber);
+        });
         Subscription {
-            receiver,
-            acknowledger: Acknowledger {
-                name,
-                shared: Arc::clone(&self.shared),
-            },
+            name,
+            receiver: self.0.subscribe(),
+            seen: None,
+            reader: self.clone(),
         }
+    }
+
+    /// Acknowledges `epoch` for the subscriber `name` with its actions, if any. An acknowledgement of
+    /// an epoch that has ended is dropped.
+    pub fn acknowledge(&self, name: &str, epoch: u64, actions: Vec<Action>) {
+        self.0.send_modify(|state| {
+            if state.pressure.epoch == epoch
+                && let Some(subscriber) = state.subscribers.get_mut(name)
+            {
+                subscriber.actions = Some(actions);
+            }
+        });
     }
 }
 
 /// One subscriber's view of the pressure.
 #[derive(Debug)]
 pub struct Subscription {
-    receiver: watch::Receiver<Pressure>,
-    acknowledger: Acknowledger,
-}
-
-/// Acknowledges epochs for one subscriber, apart from its [`Subscription`]: the work for an epoch can
-/// last beyond the next change, which the subscription must receive meanwhile.
-#[derive(Debug, Clone)]
-pub struct Acknowledger {
     name: String,
-    shared: Arc<Shared>,
+    receiver: watch::Receiver<State>,
+    /// The epoch of the last change that it has received.
+    seen: Option<u64>,
+    reader: PressureReader,
 }
 
 impl Subscription {
-    /// Waits for the next change; `None` when the writer is gone.
-    pub async fn changed(&mut self) -> Option<Pressure> {
-        self.receiver.changed().await.ok()?;
-        Some(*self.receiver.borrow_and_update())
+    /// Waits for the next change.
+    pub async fn changed(&mut self) -> Pressure {
+        let seen = self.seen;
+        let is_new = |state: &State| seen != Some(state.pressure.epoch);
+        let changed = self.receiver.wait_for(is_new).await;
+        let Ok(pressure) = changed.map(|state| state.pressure) else {
+            // Never: `self` holds the sender.
+            return std::future::pending().await;
+        };
+        self.seen = Some(pressure.epoch);
+        pressure
     }
 
-    /// See [`Acknowledger::acknowledge`].
+    /// See [`PressureReader::acknowledge`].
     pub fn acknowledge(&self, epoch: u64, actions: Vec<Action>) {
-        self.acknowledger.acknowledge(epoch, actions);
-    }
-
-    /// An acknowledger that can be used while the subscription waits for the next change.
-    pub fn acknowledger(&self) -> Acknowledger {
-        self.acknowledger.clone()
-    }
-}
-
-impl Acknowledger {
-    /// Acknowledges `epoch` with the actions of the subscriber, if any. An acknowledgement of an epoch
-    /// that has ended is dropped.
-    pub fn acknowledge(&self, epoch: u64, actions: Vec<Action>) {
-        let mut state = self.shared.state();
-        if state.pressure.epoch == epoch
-            && let Some(subscriber) = state.subscribers.get_mut(&self.name)
-        {
-            subscriber.actions = Some(actions);
-        }
-        drop(state);
-        self.shared.acknowledged.notify_waiters();
+        self.reader.acknowledge(&self.name, epoch, actions);
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let Acknowledger { name, shared } = &self.acknowledger;
-        shared.state().subscribers.remove(name);
         // The writer must not wait for this subscriber any longer.
-        shared.acknowledged.notify_waiters();
+        self.reader.0.send_modify(|state| {
+            state.subscribers.remove(&self.name);
+        });
     }
 }

@@ -17,9 +17,12 @@ use crate::kernel::pressure::{Action, Level, Pressure, Stage, Subscription};
 /// When memory is exhausted, how long a draining resource may stay in use before it is killed.
 const KILL_AFTER: Duration = Duration::from_millis(250);
 
+/// The loader's name among the subscribers of the pressure.
+const SUBSCRIBER: &str = "lazy-loader";
+
 impl Loader {
     pub(super) fn watch_pressure(&self, context: &mut Context<Self>) {
-        let subscription = self.pressure.subscribe("lazy-loader", Stage::Idle);
+        let subscription = self.pressure.subscribe(SUBSCRIBER, Stage::Idle);
         self.wait_for_change(subscription, context);
     }
 
@@ -30,10 +33,7 @@ impl Loader {
         };
         context.spawn(wrap_future::<_, Self>(change).map(
             |(subscription, pressure), loader, context| {
-                // `None`: the writer has gone, so the pressure never changes again.
-                if let Some(pressure) = pressure {
-                    loader.on_pressure(pressure, subscription, context);
-                }
+                loader.on_pressure(pressure, subscription, context);
             },
         ));
     }
@@ -53,10 +53,10 @@ impl Loader {
             }
         }
         // The level may rise before the unloads have ended, so the wait for it goes on.
-        let acknowledger = subscription.acknowledger();
         self.wait_for_change(subscription, context);
+        let reader = self.pressure.clone();
         let acknowledged =
-            actions.map(move |actions| acknowledger.acknowledge(pressure.epoch, actions));
+            actions.map(move |actions| reader.acknowledge(SUBSCRIBER, pressure.epoch, actions));
         context.spawn(wrap_future::<_, Self>(acknowledged));
     }
 

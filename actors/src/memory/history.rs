@@ -86,6 +86,8 @@ pub struct ActionRecord {
     /// The action.
     #[serde(flatten)]
     pub action: Action,
+    /// Bytes that the action gave back.
+    pub gained_bytes: u64,
 }
 
 impl ActionRecord {
@@ -96,6 +98,7 @@ impl ActionRecord {
             let actions = acknowledgement.actions.into_iter();
             actions.map(move |action| Self {
                 by: by.clone(),
+                gained_bytes: action.gained_bytes(),
                 action,
             })
         });
@@ -105,7 +108,7 @@ impl ActionRecord {
 
 /// Bytes that all actions together gave back.
 pub(super) fn gained_bytes(records: &[ActionRecord]) -> u64 {
-    let gained = records.iter().map(|record| record.action.gained_bytes());
+    let gained = records.iter().map(|record| record.gained_bytes);
     gained.fold(0, u64::saturating_add)
 }
 

@@ -122,12 +122,9 @@ impl<C: Connect> Pool<C> {
         };
         context.spawn(wrap_future::<_, Self>(change).map(
             |(subscription, pressure), pool, context| {
-                // `None` means that no change will follow.
-                if let Some(pressure) = pressure {
-                    let actions = pool.shed_idle(pressure, context);
-                    subscription.acknowledge(pressure.epoch, actions);
-                    pool.watch_pressure(subscription, context);
-                }
+                let actions = pool.shed_idle(pressure, context);
+                subscription.acknowledge(pressure.epoch, actions);
+                pool.watch_pressure(subscription, context);
             },
         ));
     }

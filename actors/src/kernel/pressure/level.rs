@@ -1,7 +1,6 @@
 //! The terms of memory pressure: levels, stages, and what one publication asks for.
 
-use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 /// How short memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
@@ -95,7 +94,7 @@ impl Pressure {
 }
 
 /// One action of a subscriber to give memory back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Action {
     /// The resource, host or allocator that gave the memory.
     pub what: String,
@@ -111,17 +110,5 @@ impl Action {
     /// Bytes that the action gave back.
     pub fn gained_bytes(&self) -> u64 {
         self.before_bytes.saturating_sub(self.after_bytes)
-    }
-}
-
-impl Serialize for Action {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Action", 5)?;
-        fields.serialize_field("what", &self.what)?;
-        fields.serialize_field("promised_bytes", &self.promised_bytes)?;
-        fields.serialize_field("before_bytes", &self.before_bytes)?;
-        fields.serialize_field("after_bytes", &self.after_bytes)?;
-        fields.serialize_field("gained_bytes", &self.gained_bytes())?;
-        fields.end()
     }
 }

@@ -81,7 +81,8 @@ impl ModelHost {
 
 /// Trims the host each time the pressure asks for slack, and reports the result.
 async fn trim_on_pressure(mut subscription: Subscription, name: String, state: HostState) {
-    while let Some(pressure) = subscription.changed().await {
+    loop {
+        let pressure = subscription.changed().await;
         if !pressure.asks(Stage::Slack) {
             continue;
         }
