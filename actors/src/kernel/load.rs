@@ -3,7 +3,6 @@
 //! A module describes each of its resources with a [`Resource`]. The loader decides when to call
 //! the resource's [`Load`]. Neither knows the other's types.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -73,14 +72,6 @@ pub struct LoadContext {
     pub feedback: MemoryFeedback,
 }
 
-impl fmt::Debug for LoadContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadContext")
-            .field("deadline", &self.deadline)
-            .finish_non_exhaustive()
-    }
-}
-
 /// What a resource's owner reports to the loader about the resource's memory. Clones share the
 /// report.
 #[derive(Debug, Clone, Default)]
@@ -123,14 +114,6 @@ pub struct Loaded {
     /// Resolves with the cause when the resource has ended for good, because its supervisor gave
     /// up. [`Load::unload`] does not resolve it.
     pub died: BoxFuture<'static, LoadError>,
-}
-
-impl fmt::Debug for Loaded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loaded")
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
-    }
 }
 
 /// What kind of failure ended a load.

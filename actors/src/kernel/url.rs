@@ -114,31 +114,24 @@ fn check_percent_signs(text: &str) -> Result<(), UrlFault> {
 }
 
 fn check_host_and_port(text: &str) -> Result<(), UrlFault> {
-    let (is_host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (address, port) = rest.split_once(']').ok_or(UrlFault::Host)?;
-            let port = match port {
-                "" => None,
-                port => Some(port.strip_prefix(':').ok_or(UrlFault::Host)?),
-            };
-            (address.parse::<std::net::Ipv6Addr>().is_ok(), port)
-        }
-        None => {
-            let (host, port) = match text.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            };
-            // A percent-encoded path leads to a Unix socket.
-            let is_path = host
-                .get(..3)
-                .is_some_and(|code| code.eq_ignore_ascii_case("%2f"));
-            (is_path || is_host_name(host), port)
-        }
+    let bracket = text.find(']').filter(|_| text.starts_with('['));
+    let end = bracket
+        .map(|bracket| bracket + 1)
+        .or_else(|| text.find(':'));
+    let (host, port) = text.split_at(end.unwrap_or(text.len()));
+    let address = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    // A percent-encoded path leads to a Unix socket.
+    let is_path = || {
+        host.get(..3)
+            .is_some_and(|code| code.eq_ignore_ascii_case("%2f"))
     };
-    if !is_host {
-        return Err(UrlFault::Host);
-    }
-    match port {
+    let is_host = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_path() || is_host_name(host),
+    };
+    match port.strip_prefix(':') {
+        _ if !is_host => Err(UrlFault::Host),
+        None if !port.is_empty() => Err(UrlFault::Host),
         None | Some("") => Ok(()),
         Some(port) if is_port(port) => Ok(()),
         Some(_) => Err(UrlFault::Port),
