@@ -104,7 +104,7 @@ fn asks(criterion: &mut Criterion) {
     let spec = SupervisorSpec::new("root").child(child());
     thread.spawn(async move {
         let root = Root::start(spec, &Tree::default()).await;
-        let mut root = root.unwrap_or_else(|exit| panic!("{exit}"));
+        let root = root.unwrap_or_else(|exit| panic!("{exit}"));
         root.failed().await;
     });
     assert!(system.block_on(echo.running(LONG)));

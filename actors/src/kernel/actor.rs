@@ -10,11 +10,11 @@
 //! that keep a mailbox filled would keep the actor from its heartbeat and its stop, and every other
 //! actor of the thread from its turn. The kernel's channel yields.
 
-use std::any::Any;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant as WallInstant};
@@ -22,22 +22,22 @@ use std::time::{Duration, Instant as WallInstant};
 use actix::dev::ContextFut;
 use actix::fut::{ActorFuture, ActorFutureExt, wrap_future};
 use actix::{ActorContext, AsyncContext, Context};
-use tokio::sync::{mpsc, oneshot};
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
 use super::child::{Child, ChildSpec, IncarnationRef};
 use super::exit::Exit;
 use super::handle::{Envelope, Handle, IncarnationSender, Route};
-use super::launch::{LastHeartbeat, Launch, LaunchContext, Running};
+use super::incarnation::{LastHeartbeat, Launch, LaunchContext};
 use super::stats::Stats;
 use super::tree::{Kind, Observe};
 
 /// Requests for state that may wait: operators look at actors rarely.
 const OBSERVERS_MAX: usize = 4;
 
-/// The shortest time between heartbeats: a shorter one would only waste CPU time.
-const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// Time between two heartbeats of an actor that has nothing to do.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ChildSpec {
     /// A child that is an actor. `factory` makes a new one for every incarnation. `handle` names
@@ -62,142 +62,81 @@ struct ActorLauncher<A: Child> {
 }
 
 impl<A: Child> Launch for ActorLauncher<A> {
-    fn launch(&self, context: LaunchContext) -> Running {
-        let (ready_sender, ready) = oneshot::channel();
-        let (exit_sender, exited) = oneshot::channel();
-        let (observe_sender, observers) = mpsc::channel(OBSERVERS_MAX);
-        let (call_sender, calls) = mpsc::channel((self.handle.capacity() as usize).max(1));
-        let (in_flight, idle) = mpsc::channel(1);
-        let stop = CancellationToken::new();
-        let kill = CancellationToken::new();
-        let heartbeat = LastHeartbeat::new();
-        let stats = self.handle.stats();
-        context.node.attach(Arc::clone(stats), observe_sender);
-
-        let parts = ActorParts {
-            incarnation: IncarnationRef::new(context.node.path().into(), context.incarnation),
-            stats: Arc::clone(stats),
-            ready: ready_sender,
-            stop: stop.clone(),
-            observers,
-            calls,
-            idle,
-            heartbeat: heartbeat.clone(),
-            interval: context.heartbeat_interval,
-        };
-        let factory = Arc::clone(&self.factory);
-        let killed = kill.clone();
-        actix_rt::spawn(async move {
-            let exit = run(&*factory, parts, killed).await;
-            exit_sender.send(exit).ok();
-        });
-        let handle = self.handle.clone();
-        let sender = IncarnationSender {
-            calls: call_sender,
-            in_flight,
-        };
-        Running {
-            ready,
-            open: Some(Box::new(move || handle.set_route(Route::Up(sender)))),
-            exited,
-            stop,
-            kill,
-            heartbeat: Some(heartbeat),
-        }
+    fn run(&self, launch: LaunchContext) -> LocalBoxFuture<'static, Exit> {
+        Box::pin(run(self.handle.clone(), Arc::clone(&self.factory), launch))
     }
 
-    fn close(&self) {
-        self.mark_down(None);
+    fn refuse_calls(&self, until: Option<Instant>) {
+        self.handle.set_route(Route::Down(until));
     }
-
-    fn mark_down(&self, until: Option<Instant>) {
-        self.handle.set_route(Route::Down { until });
-    }
-
-    fn mark_stopped(&self) {
-        self.handle.set_route(Route::Stopped);
-    }
-}
-
-/// What an incarnation is built from.
-struct ActorParts<A: Child> {
-    incarnation: IncarnationRef,
-    stats: Arc<Stats>,
-    ready: oneshot::Sender<()>,
-    stop: CancellationToken,
-    observers: mpsc::Receiver<Observe>,
-    calls: mpsc::Receiver<Envelope<A>>,
-    /// Closes when no call is in flight and none can follow.
-    idle: mpsc::Receiver<Infallible>,
-    heartbeat: LastHeartbeat,
-    interval: Duration,
 }
 
 /// One incarnation, from the factory to the drop. Returns when nothing of the actor is left.
-async fn run<A: Child>(
-    factory: &Factory<A>,
-    parts: ActorParts<A>,
-    killed: CancellationToken,
-) -> Exit {
-    let mut live = match catch_unwind(AssertUnwindSafe(|| build(factory, parts))) {
+async fn run<A: Child>(handle: Handle<A>, factory: Arc<Factory<A>>, launch: LaunchContext) -> Exit {
+    let kill = launch.kill.clone();
+    let mut live = match catch_panic(|| build(handle, &*factory, launch)) {
         Ok(live) => live,
-        Err(payload) => return Exit::Panic(panic_text(&*payload)),
+        Err(panic) => return Exit::Panic(panic),
     };
     let exit = tokio::select! {
         biased;
-        () = killed.cancelled() => Exit::Killed,
-        exit = &mut live => exit,
+        () = kill.cancelled() => Exit::Killed,
+        exit = poll_fn(|task| live.poll(task)) => exit,
     };
     match (live.drop_actor(), exit) {
         // The first panic explains more than those that followed from it.
-        (Some(panic), Exit::Panic(first)) => {
+        (Err(panic), Exit::Panic(first)) => {
             tracing::error!(panic, "an actor panicked again while it was dropped");
             Exit::Panic(first)
         }
-        (Some(panic), _) => Exit::Panic(panic),
-        (None, exit) => exit,
+        (Err(panic), _) => Exit::Panic(panic),
+        (Ok(()), exit) => exit,
     }
 }
 
 /// Makes the actor and its context, and schedules the steps of its incarnation.
-fn build<A: Child>(factory: &Factory<A>, parts: ActorParts<A>) -> LiveActor<A> {
-    let ActorParts {
-        incarnation,
-        stats,
-        ready,
-        stop,
-        observers,
-        calls,
-        mut idle,
-        heartbeat,
-        interval,
-    } = parts;
+fn build<A: Child>(handle: Handle<A>, factory: &Factory<A>, launch: LaunchContext) -> LiveActor<A> {
+    let (observe_sender, observers) = mpsc::channel(OBSERVERS_MAX);
+    let (call_sender, calls) = mpsc::channel((handle.capacity() as usize).max(1));
+    // Closes when no call is in flight and none can follow.
+    let (in_flight, mut idle) = mpsc::channel::<Infallible>(1);
+    let stats = Arc::clone(handle.stats());
+    launch.node.attach(Arc::clone(&stats), observe_sender);
+    let incarnation = IncarnationRef::new(launch.node.path().into());
     let actor = factory(incarnation.clone());
     let mut context = Context::<A>::new();
     let started = incarnation.clone();
-    let first_heartbeat = heartbeat.clone();
+    let first_heartbeat = Rc::clone(&launch.heartbeat);
+    let is_stopped = launch.stop.clone();
     let start = wrap_future::<_, A>(std::future::ready(()))
         .then(|(), actor: &mut A, context: &mut Context<A>| actor.start(context))
         .map(move |result, _, context: &mut Context<A>| match result {
             Ok(()) => {
                 // The time that the start took does not count as silence.
-                first_heartbeat.record();
+                first_heartbeat.set(Instant::now());
+                // A supervisor that asked for a stop meanwhile has closed the handle.
+                if !is_stopped.is_cancelled() {
+                    handle.set_route(Route::Up(IncarnationSender {
+                        calls: call_sender,
+                        in_flight,
+                    }));
+                }
                 // A supervisor that no longer waits has already asked for the kill.
-                ready.send(()).ok();
+                launch.ready.send(()).ok();
             }
             Err(exit) => started.end(context, exit),
         });
     context.wait(start);
     let stopping = wrap_future::<_, A>(async move {
-        stop.cancelled().await;
+        launch.stop.cancelled().await;
         // The supervisor has closed the handle before: no new call can come.
         idle.recv().await
     })
     .then(|_, actor: &mut A, context: &mut Context<A>| actor.stop(context));
-    let mut interval = tokio::time::interval(interval.max(HEARTBEAT_INTERVAL_MIN));
+    let mut interval = tokio::time::interval(HEARTBEAT_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     context.spawn(ActorLoop {
-        heartbeat,
+        heartbeat: launch.heartbeat,
         interval,
         observers,
         calls,
@@ -214,48 +153,44 @@ fn build<A: Child>(factory: &Factory<A>, parts: ActorParts<A>) -> LiveActor<A> {
 /// A live actor: the future of its context. It turns panics into exits and measures the time that
 /// the actor's code takes.
 struct LiveActor<A: Child> {
+    /// `None` once it is dropped.
     context: Option<ContextFut<A, Context<A>>>,
     incarnation: IncarnationRef,
     stats: Arc<Stats>,
 }
 
-impl<A: Child> Unpin for LiveActor<A> {}
-
-impl<A: Child> Future for LiveActor<A> {
-    type Output = Exit;
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Exit> {
+impl<A: Child> LiveActor<A> {
+    fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Exit> {
         let Some(context) = &mut self.context else {
             return Poll::Ready(Exit::Normal);
         };
         let before = WallInstant::now();
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(context).poll(task)));
+        let polled = catch_panic(|| Pin::new(context).poll(task));
         self.stats.add_busy(before.elapsed());
         match polled {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => {
-                Poll::Ready(self.incarnation.take_exit().unwrap_or(Exit::Normal))
-            }
-            Err(payload) => Poll::Ready(Exit::Panic(panic_text(&*payload))),
+            Ok(polled) => polled.map(|()| self.incarnation.exit()),
+            Err(panic) => Poll::Ready(Exit::Panic(panic)),
         }
     }
-}
 
-impl<A: Child> LiveActor<A> {
-    /// Drops the actor with all that it has spawned. Returns the text of a panic.
-    fn drop_actor(&mut self) -> Option<String> {
-        let mut context = self.context.take()?;
+    /// Drops the actor with all that it has spawned.
+    ///
+    /// # Errors
+    /// The text of a panic.
+    fn drop_actor(&mut self) -> Result<(), String> {
+        let Some(mut context) = self.context.take() else {
+            return Ok(());
+        };
         // The drop of a live context polls it once more, with an actor that may be broken.
         context.ctx().terminate();
-        let dropped = catch_unwind(AssertUnwindSafe(|| drop(context)));
-        dropped.err().map(|payload| panic_text(&*payload))
+        catch_panic(|| drop(context))
     }
 }
 
 impl<A: Child> Drop for LiveActor<A> {
     fn drop(&mut self) {
         // Something is left to drop only when the whole actix system is dropped.
-        if let Some(panic) = self.drop_actor() {
+        if let Err(panic) = self.drop_actor() {
             tracing::error!(
                 actor = self.incarnation.path(),
                 panic,
@@ -265,14 +200,16 @@ impl<A: Child> Drop for LiveActor<A> {
     }
 }
 
-fn panic_text(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a text".to_owned()
-    }
+/// Runs `code`.
+///
+/// # Errors
+/// The text of its panic.
+fn catch_panic<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        text.unwrap_or("a panic without a text").to_owned()
+    })
 }
 
 /// The kernel's future inside every actor. At every poll it records a heartbeat, answers observers,
@@ -300,7 +237,7 @@ impl<A: Child> ActorFuture<A> for ActorLoop<A> {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         while self.interval.poll_tick(task).is_ready() {}
-        self.heartbeat.record();
+        self.heartbeat.set(Instant::now());
         while let Poll::Ready(Some(observer)) = self.observers.poll_recv(task) {
             // The operator may have stopped waiting.
             observer.send(actor.observe()).ok();

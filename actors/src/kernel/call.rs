@@ -29,13 +29,10 @@ pub trait Message: Send + 'static {
     }
 }
 
-/// Held by a call from its admission until its work ends.
-pub(super) struct CallPermit {
-    /// Counts against the handle's capacity, also when the actor ends.
-    pub(super) _permit: OwnedSemaphorePermit,
-    /// Counts as in flight for the incarnation, whose stop waits for it.
-    pub(super) _in_flight: InFlight,
-}
+/// Held by a call from its admission until its work ends. The permit counts against the handle's
+/// capacity, also when the actor ends. The other part counts as in flight for the incarnation, whose
+/// stop waits for it.
+pub(super) type CallPermit = (OwnedSemaphorePermit, InFlight);
 
 /// A clone of this is held by every call in flight of one incarnation. The receiver closes when the
 /// last one is dropped. Nothing is ever sent.

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 /// How a process ended, as the kernel reported it to the one who reaped it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessExit {
@@ -30,18 +32,13 @@ impl ProcessExit {
     /// Whether the process failed by itself, with a crash signal or a failure code, and was not
     /// killed from outside.
     pub fn is_crash(self) -> bool {
-        use nix::sys::signal::Signal;
-        const CRASHES: [i32; 6] = [
-            Signal::SIGSEGV as i32,
-            Signal::SIGABRT as i32,
-            Signal::SIGBUS as i32,
-            Signal::SIGILL as i32,
-            Signal::SIGFPE as i32,
-            Signal::SIGSYS as i32,
-        ];
+        use Signal::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS};
         match self {
             Self::Code(code) => code != 0,
-            Self::Signal(signal) => CRASHES.contains(&signal),
+            Self::Signal(number) => matches!(
+                Signal::try_from(number),
+                Ok(SIGSEGV | SIGABRT | SIGBUS | SIGILL | SIGFPE | SIGSYS)
+            ),
             Self::Unknown => false,
         }
     }
@@ -51,7 +48,7 @@ impl fmt::Display for ProcessExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+            Self::Signal(number) => match Signal::try_from(*number) {
                 Ok(signal) => write!(f, "{}", signal.as_str()),
                 Err(_) => write!(f, "signal {number}"),
             },
@@ -110,7 +107,7 @@ impl Exit {
     /// down the tree.
     pub fn root(&self) -> &Exit {
         match self.find::<SupervisionError>() {
-            Some(error) => error.exit().root(),
+            Some(error) => error.exit.root(),
             None => self,
         }
     }
@@ -152,61 +149,26 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// Why a supervisor failed: a child did not start, or ended too often.
 #[derive(Debug, Clone)]
-pub enum SupervisionError {
-    /// The child ended before it was ready.
-    StartFailed {
-        /// Path of the child in the tree.
-        child: String,
-        /// Why it ended.
-        exit: Exit,
-    },
-    /// More restarts within the period than the intensity allows.
-    IntensityReached {
-        /// The child whose exit was one too many.
-        child: String,
-        /// Why it ended.
-        exit: Exit,
-        /// Restarts allowed.
-        restarts: u32,
-        /// Within this time.
-        period: Duration,
-    },
-}
-
-impl SupervisionError {
-    /// The exit of the child.
-    fn exit(&self) -> &Exit {
-        match self {
-            Self::StartFailed { exit, .. } | Self::IntensityReached { exit, .. } => exit,
-        }
-    }
+pub struct SupervisionError {
+    /// What happened to the child, with its path.
+    pub(super) what: String,
+    /// Why the child ended.
+    pub(super) exit: Exit,
 }
 
 impl fmt::Display for SupervisionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::StartFailed { child, .. } => write!(f, "{child} failed to start")?,
-            Self::IntensityReached {
-                child,
-                restarts,
-                period,
-                ..
-            } => write!(
-                f,
-                "{child} needed more than {restarts} restarts in {period:?}"
-            )?,
-        }
-        match self.exit() {
+        match &self.exit {
             // `source` returns the cause.
-            Exit::Error(_) => Ok(()),
-            other => write!(f, ": {other}"),
+            Exit::Error(_) => f.write_str(&self.what),
+            other => write!(f, "{}: {other}", self.what),
         }
     }
 }
 
 impl Error for SupervisionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self.exit() {
+        match &self.exit {
             Exit::Error(cause) => Some(&**cause),
             _ => None,
         }
@@ -224,14 +186,11 @@ mod tests {
     #[test]
     fn the_root_cause_is_found_through_two_supervisors() {
         let leaf = Exit::error(Fire);
-        let inner = Exit::error(SupervisionError::StartFailed {
-            child: "a/b".into(),
-            exit: leaf,
-        });
-        let outer = Exit::error(SupervisionError::StartFailed {
-            child: "a".into(),
-            exit: inner,
-        });
+        let failed = |child: &str, exit| {
+            let what = format!("{child} failed to start");
+            Exit::error(SupervisionError { what, exit })
+        };
+        let outer = failed("a", failed("a/b", leaf));
         assert!(outer.find::<Fire>().is_some());
         assert_eq!(
             outer.to_string(),

@@ -13,7 +13,7 @@ use actix::{Actor, Context, Handler};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::call::{Call, CallPermit, InFlight, Message};
+use super::call::{Call, InFlight, Message};
 use super::stats::{Outcome, Stats};
 
 /// Why a call has no answer.
@@ -49,12 +49,12 @@ impl AskError {
 /// A call without the type of its message: a closure that passes it to the actor's handler.
 pub(super) type Envelope<A> = Box<dyn FnOnce(&mut A, &mut <A as Actor>::Context) + Send>;
 
-/// Where calls go now. Only the actor's supervisor writes it, so an incarnation that is ending
-/// cannot open what was closed.
+/// Where calls go now. An incarnation opens the route once, when it is ready and was not asked to
+/// stop; only the actor's supervisor closes it.
 pub(super) enum Route<A: Actor> {
-    Down { until: Option<Instant> },
     Up(IncarnationSender<A>),
-    Stopped,
+    /// Calls are refused until the next start; `None` if there is none.
+    Down(Option<Instant>),
 }
 
 /// Sends calls to one incarnation.
@@ -108,7 +108,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
             name: name.into(),
             capacity,
             admission: Arc::new(Semaphore::new(capacity as usize)),
-            route: watch::Sender::new(Route::Down { until: None }),
+            route: watch::Sender::new(Route::Down(Some(Instant::now()))),
             stats: Arc::default(),
         };
         Self {
@@ -159,22 +159,17 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
             Route::Up(_) => Err(AskError::Restarting {
                 retry_in: Duration::ZERO,
             }),
-            Route::Down { until } => Err(AskError::Restarting {
-                retry_in: until.map_or(Duration::ZERO, |until| {
-                    until.saturating_duration_since(Instant::now())
-                }),
+            Route::Down(Some(until)) => Err(AskError::Restarting {
+                retry_in: until.saturating_duration_since(Instant::now()),
             }),
-            Route::Stopped => Err(AskError::Stopped),
+            Route::Down(None) => Err(AskError::Stopped),
         };
         let sender = sender.inspect_err(|_| shared.stats.count(Outcome::RefusedUnavailable))?;
-        let Ok(_permit) = Arc::clone(&shared.admission).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&shared.admission).try_acquire_owned() else {
             shared.stats.count(Outcome::RefusedBusy);
             return Err(AskError::Busy);
         };
-        let permit = CallPermit {
-            _permit,
-            _in_flight: sender.in_flight.clone(),
-        };
+        let permit = (permit, sender.in_flight.clone());
         let (call, receiver) = Call::new(message, deadline, permit, Arc::clone(&shared.stats));
         let envelope: Envelope<A> =
             Box::new(move |actor, context| actor.handle(call, context).handle(context, None));
@@ -199,7 +194,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
     pub async fn restarted(&self, within: Duration) -> bool {
         let before = match &*self.shared.route.borrow() {
             Route::Up(sender) => Some(sender.calls.clone()),
-            Route::Down { .. } | Route::Stopped => None,
+            Route::Down(_) => None,
         };
         let is_new = |sender: &IncarnationSender<A>| {
             let old = before.as_ref();
@@ -217,8 +212,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         let mut route = self.shared.route.subscribe();
         let decided = route.wait_for(|route| match route {
             Route::Up(sender) => sender.is_open() && is_wanted(sender),
-            Route::Down { .. } => false,
-            Route::Stopped => true,
+            Route::Down(until) => until.is_none(),
         });
         match tokio::time::timeout(within, decided).await {
             Ok(Ok(route)) => matches!(&*route, Route::Up(_)),

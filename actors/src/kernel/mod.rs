@@ -19,11 +19,9 @@ mod backoff;
 mod budget;
 mod call;
 mod child;
-mod child_events;
 mod exit;
 mod handle;
 mod incarnation;
-mod launch;
 mod load;
 mod notice;
 pub mod pool;
@@ -47,7 +45,7 @@ pub use budget::{
     ReservationRequest, reserved_bytes,
 };
 pub use call::{Call, Message, Reply};
-pub use child::{Child, ChildSpec, Heartbeat, IncarnationRef, Restart};
+pub use child::{Child, ChildSpec, IncarnationRef, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
 pub use load::{

@@ -1,19 +1,21 @@
 //! The root of a supervision tree, as ordinary code starts and stops it.
 
-use tokio::sync::{mpsc, oneshot};
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::child::ChildSpec;
-use super::child_events::ChildEvent;
 use super::exit::Exit;
-use super::incarnation::Incarnation;
+use super::incarnation::{ChildEvent, Incarnation};
 use super::supervisor_spec::SupervisorSpec;
 use super::tree::{ChildState, Tree};
 
 /// The root of a tree. Dropping it kills the tree; [`Root::stop`] stops it in order.
 pub struct Root {
-    tree: Tree,
-    incarnation: Incarnation,
-    ended: Option<oneshot::Receiver<Exit>>,
+    stop: CancellationToken,
+    _kill_on_drop: DropGuard,
+    ended: Shared<oneshot::Receiver<Exit>>,
 }
 
 impl Root {
@@ -25,64 +27,49 @@ impl Root {
     pub async fn start(spec: SupervisorSpec, tree: &Tree) -> Result<Self, Exit> {
         let child = ChildSpec::supervisor(spec);
         let node = tree.node(child.id.clone(), child.kind);
-        let (sender, mut events) = mpsc::channel(1);
-        let incarnation = Incarnation::launch(&child, tree, &node, 0, sender);
+        let mut incarnation = Incarnation::launch(&child, tree, &node);
+        let stop = incarnation.stop.clone();
+        let kill = incarnation.kill.clone();
         let (ready_sender, ready) = oneshot::channel();
         let (ended_sender, ended) = oneshot::channel();
         // A task records the end of the tree, also when nobody waits for it.
         actix_rt::spawn(async move {
-            let mut ready = Some(ready_sender);
-            let exit = loop {
-                match events.recv().await {
-                    Some((_, ChildEvent::Ready)) => {
-                        node.set_state(ChildState::Running);
-                        if let Some(ready) = ready.take() {
-                            ready.send(()).ok();
-                        }
-                    }
-                    Some((_, ChildEvent::Ended(ended))) => break ended.exit,
-                    None => break Exit::Killed,
+            let exit = match incarnation.event().await {
+                ChildEvent::Ready => {
+                    node.set_state(ChildState::Running);
+                    ready_sender.send(()).ok();
+                    incarnation.ended().await
                 }
+                ChildEvent::Ended(exit) => exit,
             };
-            child.launcher.mark_stopped();
+            child.launcher.refuse_calls(None);
             node.record_exit(&exit);
             node.set_state(ChildState::Stopped);
-            drop(ready);
             ended_sender.send(exit).ok();
         });
+        let root = Self {
+            stop,
+            _kill_on_drop: kill.drop_guard(),
+            ended: ended.shared(),
+        };
         if ready.await.is_err() {
-            return Err(ended.await.unwrap_or(Exit::Killed));
+            return Err(root.failed().await);
         }
-        Ok(Self {
-            tree: tree.clone(),
-            incarnation,
-            ended: Some(ended),
-        })
+        Ok(root)
     }
 
-    /// The tree, for snapshots and metrics.
-    pub fn tree(&self) -> &Tree {
-        &self.tree
+    /// Resolves with the exit when the tree has failed by itself.
+    pub async fn failed(&self) -> Exit {
+        self.ended.clone().await.unwrap_or(Exit::Killed)
     }
 
-    /// Resolves once, with the exit, when the tree has failed by itself.
-    pub async fn failed(&mut self) -> Exit {
-        match &mut self.ended {
-            Some(ended) => {
-                let exit = ended.await.unwrap_or(Exit::Killed);
-                self.ended = None;
-                exit
-            }
-            None => std::future::pending().await,
+    /// Stops all children, the last started first, each within its deadline. Normal if the tree had
+    /// failed before.
+    pub async fn stop(self) -> Exit {
+        if self.ended.peek().is_some() {
+            return Exit::Normal;
         }
-    }
-
-    /// Stops all children, the last started first, each within its deadline.
-    pub async fn stop(mut self) -> Exit {
-        self.incarnation.request_stop();
-        match self.ended.take() {
-            Some(ended) => ended.await.unwrap_or(Exit::Killed),
-            None => Exit::Normal,
-        }
+        self.stop.cancel();
+        self.failed().await
     }
 }

@@ -8,17 +8,18 @@ use tokio::time::Instant;
 use super::child::{ChildSpec, Restart};
 use super::exit::Exit;
 use super::incarnation::Incarnation;
-use super::supervisor_spec::{StartChildError, Started, StartedChild};
-use super::tree::{ChildState, Node, Tree};
+use super::supervisor_spec::{StartChildError, Started};
+use super::tree::{ChildState, Kind, Node, Tree};
 
 /// One child of a running supervisor.
 pub(super) struct Slot {
-    pub(super) key: u64,
     pub(super) spec: ChildSpec,
     pub(super) node: Arc<Node>,
     pub(super) incarnation: Option<Incarnation>,
     /// Failures in a row, for the backoff.
     pub(super) failures: u32,
+    /// When the incarnation was ready; `None` until it is.
+    pub(super) ready_at: Option<Instant>,
     pub(super) restart_at: Option<Instant>,
     pub(super) last_exit: Exit,
     /// Those who asked to terminate the child and wait for its exit.
@@ -32,7 +33,7 @@ pub(super) struct StartRequest {
     /// Answered when the child is ready or its start has failed.
     pub(super) starting: Option<oneshot::Sender<Started>>,
     /// Answered when the child is not started again.
-    pub(super) ended: Option<oneshot::Sender<Exit>>,
+    pub(super) ended: oneshot::Sender<Exit>,
 }
 
 impl Slot {
@@ -52,28 +53,28 @@ impl Slot {
         self.spec.restart == Restart::Temporary || (self.request.is_some() && self.is_terminating())
     }
 
-    /// Asks the child to stop, if it runs, and says whether it does.
-    pub(super) fn request_stop(&mut self) -> bool {
+    /// Asks the child to stop, if it runs. Returns the incarnation that runs.
+    pub(super) fn request_stop(&mut self) -> Option<&mut Incarnation> {
         self.restart_at = None;
-        let Some(incarnation) = &self.incarnation else {
-            return false;
-        };
+        let incarnation = self.incarnation.as_mut()?;
         self.node.set_state(ChildState::Stopping);
-        self.spec.launcher.close();
-        incarnation.request_stop();
-        true
+        // The children of a supervisor stay open: those that stop first may call the others.
+        if self.spec.kind == Kind::Actor {
+            self.spec.launcher.refuse_calls(Some(Instant::now()));
+        }
+        incarnation.stop.cancel();
+        Some(incarnation)
     }
 
     pub(super) fn on_ready(&mut self) {
+        self.ready_at = Some(Instant::now());
         if !self.is_terminating() {
             self.node.set_state(ChildState::Running);
         }
         if let Some(request) = &mut self.request
             && let Some(starting) = request.starting.take()
         {
-            let (sender, ended) = oneshot::channel();
-            request.ended = Some(sender);
-            starting.send(Ok(StartedChild { ended })).ok();
+            starting.send(Ok(())).ok();
         }
     }
 
@@ -91,15 +92,16 @@ impl Slot {
 
     /// The child is started again at `due`.
     pub(super) fn await_restart(&mut self, due: Instant) {
+        self.restart_at = Some(due);
         self.node.set_state(ChildState::Restarting);
-        self.spec.launcher.mark_down(Some(due));
+        self.spec.launcher.refuse_calls(Some(due));
         self.answer_terminating();
     }
 
     /// The child is not started again. One that was started on request leaves the tree.
     pub(super) fn mark_stopped(&mut self, tree: &Tree) {
         self.restart_at = None;
-        self.spec.launcher.mark_stopped();
+        self.spec.launcher.refuse_calls(None);
         self.node.set_state(ChildState::Stopped);
         if let Some(request) = self.request.take() {
             // Before any answer, so that a child of the same name can follow at once.
@@ -108,9 +110,7 @@ impl Slot {
                 let failed = StartChildError::Failed(self.last_exit.clone());
                 starting.send(Err(failed)).ok();
             }
-            if let Some(ended) = request.ended {
-                ended.send(self.last_exit.clone()).ok();
-            }
+            request.ended.send(self.last_exit.clone()).ok();
         }
         self.answer_terminating();
     }
@@ -121,7 +121,7 @@ impl Slot {
         if self.request.is_some() {
             return self.mark_stopped(tree);
         }
-        self.spec.launcher.mark_down(None);
+        self.spec.launcher.refuse_calls(Some(Instant::now()));
         self.node.set_state(ChildState::Stopped);
         self.answer_terminating();
     }

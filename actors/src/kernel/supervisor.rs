@@ -5,80 +5,67 @@
 //! waits for one child only where order requires it: at start, at stop, and when a strategy
 //! restarts a group.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::child::ChildSpec;
-use super::child_events::{ChildEvent, ChildEvents, Ended};
 use super::exit::{Exit, SupervisionError};
-use super::incarnation::Incarnation;
-use super::launch::{Launch, LaunchContext, Running};
+use super::incarnation::{ChildEvent, Incarnation, Launch, LaunchContext};
 use super::slot::{Slot, StartRequest};
-use super::supervisor_spec::{Command, StartChildError, Started, Strategy, SupervisorSpec};
-use super::tree::{Kind, Tree};
+use super::supervisor_spec::{Command, StartChildError, Strategy, SupervisorSpec};
+use super::tree::{Kind, Node, Tree};
 
 impl ChildSpec {
     /// A child that is a supervisor. Its start and its stop have no deadline: each of its children
     /// has its own.
     pub fn supervisor(spec: SupervisorSpec) -> Self {
         let id = spec.id.clone();
-        let launcher = Arc::new(SupervisorLauncher { spec });
-        Self::new(&id, Kind::Supervisor, launcher)
+        Self::new(&id, Kind::Supervisor, Arc::new(spec))
             .start_deadline(Duration::MAX)
             .shutdown_deadline(Duration::MAX)
     }
 }
 
-struct SupervisorLauncher {
-    spec: SupervisorSpec,
-}
-
-impl Launch for SupervisorLauncher {
-    fn launch(&self, context: LaunchContext) -> Running {
-        let (ready_sender, ready) = oneshot::channel();
-        let (exit_sender, exited) = oneshot::channel();
-        let stop = CancellationToken::new();
-        let kill = CancellationToken::new();
-        let handle = self.spec.handle.clone();
-        let mut supervisor =
-            Supervisor::new(self.spec.clone(), context, handle.open(), stop.clone());
-        let killed = kill.clone();
-        actix_rt::spawn(async move {
+impl Launch for SupervisorSpec {
+    fn run(&self, launch: LaunchContext) -> LocalBoxFuture<'static, Exit> {
+        let mut supervisor = Supervisor {
+            spec: self.clone(),
+            node: launch.node,
+            tree: launch.tree,
+            stop: launch.stop,
+            commands: self.handle.open(),
+            slots: Vec::new(),
+            restarts: Vec::new(),
+        };
+        for child in self.children.clone() {
+            supervisor.add(child, None);
+        }
+        Box::pin(async move {
             let exit = tokio::select! {
                 biased;
-                () = killed.cancelled() => None,
-                exit = supervisor.run(ready_sender) => Some(exit),
+                () = launch.kill.cancelled() => None,
+                exit = supervisor.run(launch.ready) => Some(exit),
             };
             if exit.is_none() {
                 supervisor.kill().await;
             }
-            supervisor.finish();
-            handle.close();
-            exit_sender.send(exit.unwrap_or(Exit::Killed)).ok();
-        });
-        Running {
-            ready,
-            open: None,
-            exited,
-            stop,
-            kill,
-            heartbeat: None,
-        }
+            for slot in &mut supervisor.slots {
+                slot.on_supervisor_end(&supervisor.tree);
+            }
+            exit.unwrap_or(Exit::Killed)
+        })
     }
 
-    fn mark_down(&self, until: Option<Instant>) {
-        for child in &self.spec.children {
-            child.launcher.mark_down(until);
-        }
-    }
-
-    fn mark_stopped(&self) {
-        for child in &self.spec.children {
-            child.launcher.mark_stopped();
+    fn refuse_calls(&self, until: Option<Instant>) {
+        for child in &self.children {
+            child.launcher.refuse_calls(until);
         }
     }
 }
@@ -88,49 +75,21 @@ enum Interrupted {
     /// The supervisor is to stop.
     Stop,
     /// The child at this position ended before it was ready.
-    Ended(usize, Ended),
+    Ended(usize, Exit),
 }
 
 struct Supervisor {
     spec: SupervisorSpec,
-    path: String,
+    node: Arc<Node>,
     tree: Tree,
     stop: CancellationToken,
     commands: mpsc::Receiver<Command>,
     slots: Vec<Slot>,
-    next_key: u64,
-    events: ChildEvents,
     /// Restarts within the period, oldest first.
     restarts: Vec<Instant>,
-    /// A group to start again: from this position on, at this time.
-    group_restart: Option<(usize, Instant)>,
 }
 
 impl Supervisor {
-    fn new(
-        spec: SupervisorSpec,
-        context: LaunchContext,
-        commands: mpsc::Receiver<Command>,
-        stop: CancellationToken,
-    ) -> Self {
-        let mut supervisor = Self {
-            path: context.node.path().to_owned(),
-            tree: context.tree,
-            stop,
-            commands,
-            slots: Vec::new(),
-            next_key: 0,
-            events: ChildEvents::new(),
-            restarts: Vec::new(),
-            group_restart: None,
-            spec,
-        };
-        for child in supervisor.spec.children.clone() {
-            supervisor.add(child, None);
-        }
-        supervisor
-    }
-
     /// Starts the children, serves until it is to stop or fails, and stops the children.
     async fn run(&mut self, ready: oneshot::Sender<()>) -> Exit {
         let exit = match self.start_from(0).await {
@@ -139,13 +98,11 @@ impl Supervisor {
                 self.serve().await.err().unwrap_or(Exit::Shutdown)
             }
             Err(Interrupted::Stop) => Exit::Shutdown,
-            Err(Interrupted::Ended(index, ended)) => {
+            Err(Interrupted::Ended(index, exit)) => {
                 let slot = &mut self.slots[index];
-                slot.record_exit(ended.exit.clone());
-                Exit::error(SupervisionError::StartFailed {
-                    child: slot.node.path().to_owned(),
-                    exit: ended.exit,
-                })
+                slot.record_exit(exit.clone());
+                let what = format!("{} failed to start", slot.node.path());
+                Exit::error(SupervisionError { what, exit })
             }
         };
         self.stop_from(0).await;
@@ -155,21 +112,16 @@ impl Supervisor {
     /// Kills all children at once and waits until they are gone. May follow a [`Supervisor::run`]
     /// that was dropped at any of its awaits.
     async fn kill(&mut self) {
-        let killed: Vec<bool> = self
-            .slots
-            .iter_mut()
-            .map(|slot| slot.incarnation.take().is_some())
-            .collect();
-        for (slot, killed) in self.slots.iter_mut().zip(killed) {
-            if killed {
-                slot.record_exit(self.events.end_of(slot.key).await.exit);
+        for slot in &self.slots {
+            if let Some(incarnation) = &slot.incarnation {
+                incarnation.kill.cancel();
             }
         }
-    }
-
-    fn finish(mut self) {
         for slot in &mut self.slots {
-            slot.on_supervisor_end(&self.tree);
+            if let Some(incarnation) = &mut slot.incarnation {
+                let exit = incarnation.ended().await;
+                slot.record_exit(exit);
+            }
         }
     }
 
@@ -179,19 +131,19 @@ impl Supervisor {
     /// The exit with which the supervisor fails.
     async fn serve(&mut self) -> Result<(), Exit> {
         loop {
-            let single = self.slots.iter().filter_map(|slot| slot.restart_at);
-            let due = single.chain(self.group_restart.map(|(_, at)| at)).min();
+            let due = self.slots.iter().filter_map(|slot| slot.restart_at).min();
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
-                (key, event) = self.events.next() => match (self.position(key), event) {
-                    (Some(index), ChildEvent::Ready) => self.slots[index].on_ready(),
-                    (Some(index), ChildEvent::Ended(ended)) => self.on_ended(index, ended).await?,
-                    (None, _) => {}
+                (index, event) = next_event(&mut self.slots) => match event {
+                    ChildEvent::Ready => self.slots[index].on_ready(),
+                    ChildEvent::Ended(exit) => self.on_ended(index, exit).await?,
                 },
-                () = sleep_until_due(due) => self.on_restart_due().await?,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.on_restart_due().await?;
+                }
                 Some(command) = self.commands.recv() => match command {
-                    Command::Start { spec, reply } => self.on_start(spec, reply),
+                    Command::Start { spec, request } => self.on_start(spec, request),
                     Command::Terminate { id, reply } => self.on_terminate(&id, reply),
                 },
             }
@@ -199,16 +151,15 @@ impl Supervisor {
     }
 
     fn add(&mut self, spec: ChildSpec, request: Option<StartRequest>) -> usize {
-        let path = format!("{}/{}", self.path, spec.id);
+        let path = format!("{}/{}", self.node.path(), spec.id);
         let node = self.tree.node(path, spec.kind);
-        spec.launcher.mark_down(None);
-        self.next_key += 1;
+        spec.launcher.refuse_calls(Some(Instant::now()));
         self.slots.push(Slot {
-            key: self.next_key,
             spec,
             node,
             incarnation: None,
             failures: 0,
+            ready_at: None,
             restart_at: None,
             last_exit: Exit::Shutdown,
             terminating: Vec::new(),
@@ -217,16 +168,12 @@ impl Supervisor {
         self.slots.len() - 1
     }
 
-    fn position(&self, key: u64) -> Option<usize> {
-        self.slots.iter().position(|slot| slot.key == key)
-    }
-
-    fn launch(&mut self, index: usize) {
+    fn launch(&mut self, index: usize) -> &mut Incarnation {
         let slot = &mut self.slots[index];
         slot.restart_at = None;
-        let events = self.events.sender();
-        let incarnation = Incarnation::launch(&slot.spec, &self.tree, &slot.node, slot.key, events);
-        slot.incarnation = Some(incarnation);
+        slot.ready_at = None;
+        let incarnation = Incarnation::launch(&slot.spec, &self.tree, &slot.node);
+        slot.incarnation.insert(incarnation)
     }
 
     /// Starts the children from `from` on that do not run, each after the one before is ready.
@@ -235,16 +182,15 @@ impl Supervisor {
             if self.slots[index].incarnation.is_some() {
                 continue;
             }
-            self.launch(index);
-            let key = self.slots[index].key;
+            let stop = self.stop.clone();
             let event = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(Interrupted::Stop),
-                event = self.events.next_of(key) => event,
+                () = stop.cancelled() => return Err(Interrupted::Stop),
+                event = self.launch(index).event() => event,
             };
             match event {
                 ChildEvent::Ready => self.slots[index].on_ready(),
-                ChildEvent::Ended(ended) => return Err(Interrupted::Ended(index, ended)),
+                ChildEvent::Ended(exit) => return Err(Interrupted::Ended(index, exit)),
             }
         }
         Ok(())
@@ -253,34 +199,32 @@ impl Supervisor {
     /// Stops the children from `from` on, the last first.
     async fn stop_from(&mut self, from: usize) {
         for slot in self.slots[from..].iter_mut().rev() {
-            if slot.request_stop() {
-                let ended = self.events.end_of(slot.key).await;
+            if let Some(incarnation) = slot.request_stop() {
+                let exit = incarnation.ended().await;
+                slot.record_exit(exit);
                 slot.failures = 0;
-                slot.record_exit(ended.exit);
             }
         }
     }
 
-    async fn on_ended(&mut self, index: usize, ended: Ended) -> Result<(), Exit> {
+    async fn on_ended(&mut self, index: usize, exit: Exit) -> Result<(), Exit> {
         let slot = &mut self.slots[index];
-        slot.record_exit(ended.exit.clone());
-        let restarts = slot.spec.restart.applies_to(&ended.exit);
+        slot.record_exit(exit.clone());
+        let restarts = slot.spec.restart.applies_to(&exit);
         if slot.is_first_start() || slot.is_terminating() || !restarts {
             self.mark_stopped(index);
             return Ok(());
         }
         let backoff = slot.spec.backoff;
-        if ended.uptime.is_some_and(|uptime| backoff.is_stable(uptime)) {
+        let is_stable = |at: Instant| backoff.is_stable(at.elapsed());
+        if slot.ready_at.is_some_and(is_stable) {
             slot.failures = 0;
         }
         slot.failures = slot.failures.saturating_add(1);
         let due = Instant::now() + backoff.delay(slot.failures);
-        self.count_restart(index, ended.exit)?;
+        self.count_restart(index, exit)?;
         match self.spec.strategy {
-            Strategy::OneForOne => {
-                self.slots[index].restart_at = Some(due);
-                self.slots[index].await_restart(due);
-            }
+            Strategy::OneForOne => self.slots[index].await_restart(due),
             Strategy::OneForAll => self.restart_group(0, due).await,
             Strategy::RestForOne => self.restart_group(index, due).await,
         }
@@ -291,14 +235,8 @@ impl Supervisor {
     fn mark_stopped(&mut self, index: usize) {
         let on_request = self.slots[index].request.is_some();
         self.slots[index].mark_stopped(&self.tree);
-        if !on_request {
-            return;
-        }
-        self.slots.remove(index);
-        if let Some((from, _)) = &mut self.group_restart
-            && *from > index
-        {
-            *from -= 1;
+        if on_request {
+            self.slots.remove(index);
         }
     }
 
@@ -315,19 +253,18 @@ impl Supervisor {
             node.count_restart();
             return Ok(());
         }
-        let error = SupervisionError::IntensityReached {
-            child: node.path().to_owned(),
-            exit,
-            restarts: self.spec.restarts,
-            period,
-        };
-        tracing::error!(supervisor = self.path, %error, "restart intensity reached");
+        let (child, allowed) = (node.path(), self.spec.restarts);
+        let what = format!("{child} needed more than {allowed} restarts in {period:?}");
+        let error = SupervisionError { what, exit };
+        let supervisor = self.node.path();
+        tracing::error!(supervisor, %error, "restart intensity reached");
         Err(Exit::error(error))
     }
 
     async fn restart_group(&mut self, from: usize, due: Instant) {
-        let pending = self.group_restart.map_or(from, |(pending, _)| pending);
-        let from = pending.min(from);
+        let mut slots = self.slots.iter();
+        let pending = slots.position(|slot| slot.restart_at.is_some());
+        let from = pending.map_or(from, |pending| pending.min(from));
         self.stop_from(from).await;
         for mut slot in self.slots.split_off(from) {
             if slot.leaves_group() {
@@ -337,41 +274,34 @@ impl Supervisor {
                 self.slots.push(slot);
             }
         }
-        self.group_restart = Some((from, due));
     }
 
     async fn on_restart_due(&mut self) -> Result<(), Exit> {
         let now = Instant::now();
-        for index in 0..self.slots.len() {
-            if self.slots[index].restart_at.is_some_and(|at| at <= now) {
+        let is_due = |slot: &Slot| slot.restart_at.is_some_and(|at| at <= now);
+        while let Some(index) = self.slots.iter().position(is_due) {
+            if self.spec.strategy == Strategy::OneForOne {
                 self.launch(index);
+                continue;
             }
-        }
-        let Some((mut from, _)) = self.group_restart.take_if(|(_, at)| *at <= now) else {
-            return Ok(());
-        };
-        while let Err(Interrupted::Ended(index, ended)) = self.start_from(from).await {
-            let key = self.slots[index].key;
-            self.on_ended(index, ended).await?;
-            if self.group_restart.is_some() {
-                return Ok(());
+            match self.start_from(index).await {
+                Ok(()) => {}
+                // If that child is not started again, the rest of its group starts without it.
+                Err(Interrupted::Ended(index, exit)) => self.on_ended(index, exit).await?,
+                Err(Interrupted::Stop) => break,
             }
-            // That child is not started again: the rest of its group starts without it.
-            from = self.position(key).map_or(index, |index| index + 1);
         }
         Ok(())
     }
 
-    fn on_start(&mut self, spec: ChildSpec, reply: oneshot::Sender<Started>) {
+    fn on_start(&mut self, spec: ChildSpec, request: StartRequest) {
         if self.slots.iter().any(|slot| slot.spec.id == spec.id) {
-            let error = StartChildError::AlreadyPresent(spec.id);
-            reply.send(Err(error)).ok();
+            if let Some(starting) = request.starting {
+                let error = StartChildError::AlreadyPresent(spec.id);
+                starting.send(Err(error)).ok();
+            }
             return;
         }
-        let request = StartRequest {
-            starting: Some(reply),
-            ended: None,
-        };
         let index = self.add(spec, Some(request));
         self.launch(index);
     }
@@ -382,16 +312,23 @@ impl Supervisor {
         };
         let slot = &mut self.slots[index];
         slot.terminating.push(reply);
-        if !slot.request_stop() {
+        if slot.request_stop().is_none() {
             self.mark_stopped(index);
         }
     }
 }
 
-/// Sleeps until `due`; for ever when nothing is due.
-async fn sleep_until_due(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
-    }
+/// The next event of any child, and its position. Never resolves while there is none.
+async fn next_event(slots: &mut [Slot]) -> (usize, ChildEvent) {
+    poll_fn(|task| {
+        for (index, slot) in slots.iter_mut().enumerate() {
+            if let Some(incarnation) = &mut slot.incarnation
+                && let Poll::Ready(event) = incarnation.poll_event(task)
+            {
+                return Poll::Ready((index, event));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }

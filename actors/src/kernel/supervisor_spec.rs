@@ -1,6 +1,5 @@
 //! What a supervisor is made of, and the handle that starts and ends children while it runs.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::child::ChildSpec;
 use super::exit::Exit;
+use super::slot::StartRequest;
 
 /// Commands in a supervisor's queue. A caller that has one more waits until there is space: it
 /// could take a refusal for a child that does not exist.
@@ -27,6 +27,7 @@ pub enum Strategy {
 /// What a supervisor is made of. Cheap to clone. A restarted supervisor starts from it again,
 /// without the children that were added while it ran.
 #[derive(Clone)]
+#[must_use]
 pub struct SupervisorSpec {
     pub(super) id: String,
     pub(super) strategy: Strategy,
@@ -46,20 +47,18 @@ impl SupervisorSpec {
             period: Duration::from_secs(5),
             children: Vec::new(),
             handle: SupervisorHandle {
-                commands: Arc::new(watch::Sender::new(None)),
+                commands: Arc::new(watch::Sender::new(mpsc::channel(1).0)),
             },
         }
     }
 
     /// Which siblings are restarted with a child.
-    #[must_use]
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = strategy;
         self
     }
 
     /// More than `restarts` restarts within `period` make the supervisor itself fail.
-    #[must_use]
     pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
         self.restarts = restarts;
         self.period = period;
@@ -67,7 +66,6 @@ impl SupervisorSpec {
     }
 
     /// Adds a child. Children start in the order in which they are added, and stop in reverse.
-    #[must_use]
     pub fn child(mut self, child: ChildSpec) -> Self {
         self.children.push(child);
         self
@@ -96,7 +94,7 @@ pub enum StartChildError {
 /// A child that was started on request.
 #[derive(Debug)]
 pub struct StartedChild {
-    pub(super) ended: oneshot::Receiver<Exit>,
+    ended: oneshot::Receiver<Exit>,
 }
 
 impl StartedChild {
@@ -107,12 +105,12 @@ impl StartedChild {
 }
 
 /// The answer to a request to start a child.
-pub(super) type Started = Result<StartedChild, StartChildError>;
+pub(super) type Started = Result<(), StartChildError>;
 
 pub(super) enum Command {
     Start {
         spec: ChildSpec,
-        reply: oneshot::Sender<Started>,
+        request: StartRequest,
     },
     Terminate {
         id: String,
@@ -121,16 +119,10 @@ pub(super) enum Command {
 }
 
 /// Starts and ends children of a running supervisor. Stays valid when the supervisor is restarted.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct SupervisorHandle {
-    /// The queue of the supervisor; `None` while it does not run.
-    commands: Arc<watch::Sender<Option<mpsc::Sender<Command>>>>,
-}
-
-impl fmt::Debug for SupervisorHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SupervisorHandle")
-    }
+    /// The queue of the supervisor; closed while it does not run.
+    commands: Arc<watch::Sender<mpsc::Sender<Command>>>,
 }
 
 impl SupervisorHandle {
@@ -140,11 +132,16 @@ impl SupervisorHandle {
     /// # Errors
     /// See [`StartChildError`].
     pub async fn start_child(&self, spec: ChildSpec) -> Result<StartedChild, StartChildError> {
-        let (reply, started) = oneshot::channel();
-        self.send(Command::Start { spec, reply }).await;
-        started
-            .await
-            .unwrap_or(Err(StartChildError::SupervisorDown))
+        let (starting, started) = oneshot::channel();
+        let (ended_sender, ended) = oneshot::channel();
+        let request = StartRequest {
+            starting: Some(starting),
+            ended: ended_sender,
+        };
+        self.send(Command::Start { spec, request }).await;
+        let started = started.await;
+        started.unwrap_or(Err(StartChildError::SupervisorDown))?;
+        Ok(StartedChild { ended })
     }
 
     /// Stops a child in order. A child that was started on request is removed; another one stays
@@ -160,20 +157,13 @@ impl SupervisorHandle {
     /// Queues `command`. A command to a supervisor that is down is dropped, with its reply.
     async fn send(&self, command: Command) {
         let commands = self.commands.borrow().clone();
-        if let Some(commands) = commands {
-            commands.send(command).await.ok();
-        }
+        commands.send(command).await.ok();
     }
 
     /// Opens the queue of a supervisor that starts.
     pub(super) fn open(&self) -> mpsc::Receiver<Command> {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-        self.commands.send_replace(Some(sender));
+        self.commands.send_replace(sender);
         commands
-    }
-
-    /// Closes the queue of a supervisor that has ended.
-    pub(super) fn close(&self) {
-        self.commands.send_replace(None);
     }
 }

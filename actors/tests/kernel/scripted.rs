@@ -1,6 +1,7 @@
 //! Actors that follow a script and record in a log what happens to them.
 
 use std::future::pending;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -101,6 +102,8 @@ pub(crate) struct Script {
 pub(crate) struct ScriptedActor {
     name: String,
     incarnation: IncarnationRef,
+    /// 1 for the first incarnation, one more after each restart.
+    number: u64,
     script: Script,
     log: EventLog,
     cancels: bool,
@@ -143,7 +146,7 @@ impl Child for ScriptedActor {
     }
 
     fn observe(&self) -> Value {
-        json!({ "incarnation": self.incarnation.incarnation(), "refused": self.refused_itself })
+        json!({ "incarnation": self.number, "refused": self.refused_itself })
     }
 }
 
@@ -195,7 +198,7 @@ impl Handler<Call<Request>> for ScriptedActor {
                 self.log.add(number.to_string());
                 reply.send(number);
             }
-            Request::Incarnation => reply.send(self.incarnation.incarnation()),
+            Request::Incarnation => reply.send(self.number),
             Request::Hold(go_on) => {
                 context.spawn(wrap_future::<_, Self>(go_on).map(|_, _, _| reply.send(0)));
             }
@@ -308,12 +311,15 @@ impl TestActor {
             script,
         } = self.clone();
         let name = handle.name().to_owned();
+        let started = AtomicU64::new(0);
         move |incarnation| {
-            let script = script(incarnation.incarnation());
+            let number = started.fetch_add(1, Relaxed) + 1;
+            let script = script(number);
             assert!(!script.factory_panics, "panic in factory");
             ScriptedActor {
                 name: name.clone(),
                 incarnation,
+                number,
                 script,
                 log: log.clone(),
                 cancels: false,

@@ -19,7 +19,7 @@ fn the_snapshot_nests_children_under_their_supervisors_and_has_their_states() {
             .child(ChildSpec::supervisor(branch))
             .child(ChildSpec::supervisor(beside));
         let root = system.start(spec).await;
-        let seen = root.tree().snapshot().await;
+        let seen = system.tree().snapshot().await;
         assert_eq!(seen.len(), 1);
         let paths: Vec<_> = seen[0].children.iter().map(|node| &*node.path).collect();
         assert_eq!(paths, ["root/a", "root/branch", "root/branch-2"]);
@@ -165,7 +165,7 @@ fn counters_are_written_to_whatever_recorder_is_installed() {
         actor.end(failure("x")).await;
         assert_eq!(actor.incarnation().await, 2);
         let written = EventLog::default();
-        metrics::with_local_recorder(&Names(written.clone()), || root.tree().record_metrics());
+        metrics::with_local_recorder(&Names(written.clone()), || system.tree().record_metrics());
         for expected in [
             "Key(headroom_actor_up, [actor = root/a])",
             "Key(headroom_actor_restarts_total, [actor = root/a])",
