@@ -1,5 +1,6 @@
 //! Counters of one actor. They outlive its incarnations, so a restart hides nothing.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -8,67 +9,50 @@ use serde::Serialize;
 /// What became of a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Outcome {
+    /// Answered.
     Handled,
+    /// Answered with what counts as a failure.
     Failed,
+    /// Dropped because its caller had gone away.
     Cancelled,
+    /// Admitted and never answered: the actor ended first, or dropped the reply.
     Lost,
+    /// Refused because the actor was at its capacity.
     RefusedBusy,
+    /// Refused because the actor was not running.
     RefusedUnavailable,
+    /// Its deadline passed first.
     TimedOut,
 }
 
-impl Outcome {
-    pub(super) const ALL: [Self; 7] = [
-        Self::Handled,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Lost,
-        Self::RefusedBusy,
-        Self::RefusedUnavailable,
-        Self::TimedOut,
-    ];
-
-    /// The label in metrics.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Handled => "handled",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Lost => "lost",
-            Self::RefusedBusy => "refused_busy",
-            Self::RefusedUnavailable => "refused_unavailable",
-            Self::TimedOut => "timed_out",
-        }
-    }
-}
+/// The names of the outcomes in metrics, in the order of [`Outcome`].
+const OUTCOMES: [&str; 7] = [
+    "handled",
+    "failed",
+    "cancelled",
+    "lost",
+    "refused_busy",
+    "refused_unavailable",
+    "timed_out",
+];
 
 /// Counters of one actor, written by its handle, its calls and its incarnations.
 #[derive(Debug, Default)]
 pub struct Stats {
     queued: AtomicU64,
-    outcomes: [AtomicU64; Outcome::ALL.len()],
+    outcomes: [AtomicU64; OUTCOMES.len()],
     busy_nanos: AtomicU64,
 }
 
 /// The counters at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StatsSnapshot {
     /// Calls admitted that the actor has not yet looked at.
     pub mailbox_depth: u64,
-    /// Answers given.
-    pub handled: u64,
-    /// Answers given that count as failures.
-    pub failed: u64,
-    /// Calls dropped because their callers had gone away.
-    pub cancelled: u64,
-    /// Calls admitted and never answered: the actor ended first, or dropped the reply.
-    pub lost: u64,
-    /// Calls refused because the actor was at its capacity.
-    pub refused_busy: u64,
-    /// Calls refused because the actor was not running.
-    pub refused_unavailable: u64,
-    /// Calls whose deadline passed first.
-    pub timed_out: u64,
+    /// Calls by outcome: `handled`, `failed`, `cancelled`, `lost`, `refused_busy`,
+    /// `refused_unavailable` and `timed_out`.
+    #[serde(flatten)]
+    pub outcomes: BTreeMap<&'static str, u64>,
     /// Time spent inside the actor's code.
     pub busy_seconds: f64,
 }
@@ -86,10 +70,6 @@ impl Stats {
         self.outcomes[outcome as usize].fetch_add(1, Relaxed);
     }
 
-    pub(super) fn counted(&self, outcome: Outcome) -> u64 {
-        self.outcomes[outcome as usize].load(Relaxed)
-    }
-
     pub(super) fn add_busy(&self, time: Duration) {
         let nanos = time.as_nanos().try_into().unwrap_or(u64::MAX);
         self.busy_nanos.fetch_add(nanos, Relaxed);
@@ -97,15 +77,10 @@ impl Stats {
 
     /// Reads all counters. Each is exact; together they may be a few calls apart.
     pub fn snapshot(&self) -> StatsSnapshot {
+        let counts = self.outcomes.iter().map(|count| count.load(Relaxed));
         StatsSnapshot {
             mailbox_depth: self.queued.load(Relaxed),
-            handled: self.counted(Outcome::Handled),
-            failed: self.counted(Outcome::Failed),
-            cancelled: self.counted(Outcome::Cancelled),
-            lost: self.counted(Outcome::Lost),
-            refused_busy: self.counted(Outcome::RefusedBusy),
-            refused_unavailable: self.counted(Outcome::RefusedUnavailable),
-            timed_out: self.counted(Outcome::TimedOut),
+            outcomes: OUTCOMES.into_iter().zip(counts).collect(),
             busy_seconds: Duration::from_nanos(self.busy_nanos.load(Relaxed)).as_secs_f64(),
         }
     }

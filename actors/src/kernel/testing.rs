@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::root::Root;
 use super::supervisor_spec::SupervisorSpec;
-use super::tree::Tree;
+use super::tree::{NodeSnapshot, Tree};
 
 /// How long kills at the end of a test may take: a little more than the kernel's grace period.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -101,6 +101,16 @@ impl TestSystem {
             Ok(root) => root,
             Err(exit) => panic!("the tree did not start: {exit}"),
         }
+    }
+}
+
+impl NodeSnapshot {
+    /// The node at `path` in this subtree.
+    pub fn find(&self, path: &str) -> Option<&NodeSnapshot> {
+        if self.path == path {
+            return Some(self);
+        }
+        self.children.iter().find_map(|child| child.find(path))
     }
 }
 

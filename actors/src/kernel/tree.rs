@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::exit::Exit;
-use super::stats::{Outcome, Stats, StatsSnapshot};
+use super::stats::{Stats, StatsSnapshot};
 
 /// How long to wait for an actor's state before it is listed without one.
 const OBSERVE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -52,18 +52,14 @@ pub enum ChildState {
 #[derive(Debug)]
 pub(super) struct Node {
     path: String,
-    kind: Kind,
     inner: Mutex<NodeInner>,
 }
 
 #[derive(Debug)]
 struct NodeInner {
-    state: ChildState,
+    /// What operators see, without what is measured or asked for when they look.
+    seen: NodeSnapshot,
     since: Instant,
-    incarnation: u64,
-    restarts: u64,
-    exits: BTreeMap<&'static str, u64>,
-    last_exit: Option<String>,
     stats: Option<Arc<Stats>>,
     observe: Option<mpsc::Sender<Observe>>,
 }
@@ -79,28 +75,25 @@ impl Node {
 
     pub(super) fn set_state(&self, state: ChildState) {
         let mut inner = self.lock();
-        if inner.state != state {
-            inner.state = state;
+        if inner.seen.state != state {
+            inner.seen.state = state;
             inner.since = Instant::now();
         }
     }
 
-    /// Counts a new incarnation and returns its number.
-    pub(super) fn begin_incarnation(&self) -> u64 {
+    pub(super) fn begin_incarnation(&self) {
         self.set_state(ChildState::Starting);
-        let mut inner = self.lock();
-        inner.incarnation += 1;
-        inner.incarnation
+        self.lock().seen.incarnation += 1;
     }
 
     pub(super) fn count_restart(&self) {
-        self.lock().restarts += 1;
+        self.lock().seen.restarts += 1;
     }
 
     pub(super) fn record_exit(&self, exit: &Exit) {
         let mut inner = self.lock();
-        *inner.exits.entry(exit.label()).or_default() += 1;
-        inner.last_exit = Some(exit.to_string());
+        *inner.seen.exits.entry(exit.label()).or_default() += 1;
+        inner.seen.last_exit = Some(exit.to_string());
         inner.observe = None;
     }
 
@@ -113,31 +106,44 @@ impl Node {
 
     async fn snapshot(&self) -> NodeSnapshot {
         let observe = self.lock().observe.clone();
-        let observed = match observe {
-            Some(observe) => observed(observe).await,
-            None => None,
-        };
+        let observed = observed(observe).await;
         let inner = self.lock();
         NodeSnapshot {
-            path: self.path.clone(),
-            kind: self.kind,
-            state: inner.state,
             in_state_for_seconds: inner.since.elapsed().as_secs_f64(),
-            incarnation: inner.incarnation,
-            restarts: inner.restarts,
-            exits: inner.exits.clone(),
-            last_exit: inner.last_exit.clone(),
             stats: inner.stats.as_ref().map(|stats| stats.snapshot()),
             observed,
-            children: Vec::new(),
+            ..inner.seen.clone()
         }
+    }
+
+    fn record_metrics(&self) {
+        let actor = [("actor", self.path.clone())];
+        let with = |key, value: &'static str| [actor[0].clone(), (key, value.to_owned())];
+        let inner = self.lock();
+        let up = f64::from(inner.seen.state == ChildState::Running);
+        metrics::gauge!("headroom_actor_up", &actor).set(up);
+        metrics::counter!("headroom_actor_restarts_total", &actor).absolute(inner.seen.restarts);
+        for (reason, count) in &inner.seen.exits {
+            let labels = with("reason", reason);
+            metrics::counter!("headroom_actor_exits_total", &labels).absolute(*count);
+        }
+        let Some(stats) = inner.stats.as_ref().map(|stats| stats.snapshot()) else {
+            return;
+        };
+        for (outcome, count) in stats.outcomes {
+            let labels = with("outcome", outcome);
+            metrics::counter!("headroom_actor_messages_total", &labels).absolute(count);
+        }
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("headroom_actor_mailbox_depth", &actor).set(stats.mailbox_depth as f64);
+        metrics::gauge!("headroom_actor_busy_seconds", &actor).set(stats.busy_seconds);
     }
 }
 
-/// The state of an actor; `None` when it does not answer in time or shows nothing.
-async fn observed(observe: mpsc::Sender<Observe>) -> Option<Value> {
+/// The state of an actor; `None` when it does not run, does not answer in time or shows nothing.
+async fn observed(observe: Option<mpsc::Sender<Observe>>) -> Option<Value> {
     let (sender, receiver) = oneshot::channel();
-    observe.try_send(sender).ok()?;
+    observe?.try_send(sender).ok()?;
     let observed = timeout(OBSERVE_TIMEOUT, receiver).await.ok()?.ok();
     observed.filter(|state| !state.is_null())
 }
@@ -173,16 +179,6 @@ pub struct NodeSnapshot {
     pub children: Vec<NodeSnapshot>,
 }
 
-impl NodeSnapshot {
-    /// The node at `path` in this subtree.
-    pub fn find(&self, path: &str) -> Option<&NodeSnapshot> {
-        if self.path == path {
-            return Some(self);
-        }
-        self.children.iter().find_map(|child| child.find(path))
-    }
-}
-
 /// All nodes under one root supervisor. Clones share the nodes.
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
@@ -198,16 +194,24 @@ impl Tree {
     /// counters survive the restart of a whole branch.
     pub(super) fn node(&self, path: String, kind: Kind) -> Arc<Node> {
         let node = || {
-            Arc::new(Node {
+            let seen = NodeSnapshot {
                 path: path.clone(),
                 kind,
+                state: ChildState::Stopped,
+                in_state_for_seconds: 0.0,
+                incarnation: 0,
+                restarts: 0,
+                exits: BTreeMap::new(),
+                last_exit: None,
+                stats: None,
+                observed: None,
+                children: Vec::new(),
+            };
+            Arc::new(Node {
+                path: path.clone(),
                 inner: Mutex::new(NodeInner {
-                    state: ChildState::Stopped,
+                    seen,
                     since: Instant::now(),
-                    incarnation: 0,
-                    restarts: 0,
-                    exits: BTreeMap::new(),
-                    last_exit: None,
                     stats: None,
                     observe: None,
                 }),
@@ -230,7 +234,7 @@ impl Tree {
     /// The paths of all children that are not stopped.
     pub fn alive(&self) -> Vec<String> {
         let nodes = self.to_vec().into_iter();
-        let alive = nodes.filter(|node| node.lock().state != ChildState::Stopped);
+        let alive = nodes.filter(|node| node.lock().seen.state != ChildState::Stopped);
         alive.map(|node| node.path.clone()).collect()
     }
 
@@ -248,57 +252,18 @@ impl Tree {
     }
 }
 
-impl Node {
-    fn record_metrics(&self) {
-        let actor = self.path.clone();
-        let inner = self.lock();
-        let up = f64::from(inner.state == ChildState::Running);
-        metrics::gauge!("headroom_actor_up", "actor" => actor.clone()).set(up);
-        metrics::counter!("headroom_actor_restarts_total", "actor" => actor.clone())
-            .absolute(inner.restarts);
-        for (reason, count) in &inner.exits {
-            metrics::counter!(
-                "headroom_actor_exits_total", "actor" => actor.clone(), "reason" => *reason
-            )
-            .absolute(*count);
-        }
-        let Some(stats) = inner.stats.clone() else {
-            return;
-        };
-        drop(inner);
-        for outcome in Outcome::ALL {
-            metrics::counter!(
-                "headroom_actor_messages_total",
-                "actor" => actor.clone(),
-                "outcome" => outcome.label()
-            )
-            .absolute(stats.counted(outcome));
-        }
-        let stats = stats.snapshot();
-        #[allow(clippy::cast_precision_loss)]
-        metrics::gauge!("headroom_actor_mailbox_depth", "actor" => actor.clone())
-            .set(stats.mailbox_depth as f64);
-        metrics::gauge!("headroom_actor_busy_seconds", "actor" => actor).set(stats.busy_seconds);
-    }
-}
-
 /// Puts nodes, sorted by path, under their parents.
 fn nest(sorted: Vec<NodeSnapshot>) -> Vec<NodeSnapshot> {
-    let mut roots: Vec<NodeSnapshot> = Vec::new();
-    for node in sorted {
-        let mut level = &mut roots;
-        loop {
-            let parent = level.iter().position(|candidate| {
-                node.path
-                    .strip_prefix(&candidate.path)
-                    .is_some_and(|rest| rest.starts_with('/'))
-            });
-            match parent {
-                Some(index) => level = &mut level[index].children,
-                None => break,
-            }
-        }
-        level.push(node);
+    let nodes = sorted.into_iter().map(|node| (node.path.clone(), node));
+    let mut nodes: BTreeMap<_, _> = nodes.collect();
+    let mut roots = Vec::new();
+    // The last path has no children left: all of them came after it.
+    while let Some((path, node)) = nodes.pop_last() {
+        let parent = path
+            .rsplit_once('/')
+            .and_then(|(parent, _)| nodes.get_mut(parent));
+        let siblings = parent.map_or(&mut roots, |parent| &mut parent.children);
+        siblings.insert(0, node);
     }
     roots
 }

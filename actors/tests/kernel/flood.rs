@@ -18,7 +18,7 @@ fn a_flooded_actor_keeps_its_heartbeat_its_neighbours_and_its_stop() {
         let seen = node(system.tree(), "root/a").await;
         let observed = seen.observed.expect("an operator sees it");
         assert_eq!(observed["refused"], false, "the flood goes on");
-        assert!(seen.stats.unwrap().handled > 1000);
+        assert!(seen.stats.unwrap().outcomes["handled"] > 1000);
         log.take();
         root.stop().await;
         assert_eq!(log.take_joined(), "-b ~b -a ~a", "it stops in order");
@@ -52,7 +52,10 @@ fn callers_on_many_threads_are_all_answered() {
             thread.await.unwrap();
         }
         let stats = actor.handle.stats().snapshot();
-        assert_eq!((stats.handled, stats.mailbox_depth), (4 * 16 * 500, 0));
+        assert_eq!(
+            (stats.outcomes["handled"], stats.mailbox_depth),
+            (4 * 16 * 500, 0)
+        );
         assert_eq!(actor.handle.in_flight(), 0);
         root.stop().await;
     });

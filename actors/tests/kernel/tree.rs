@@ -79,7 +79,7 @@ fn counters_survive_restarts_also_of_the_branch() {
         assert_eq!((seen.incarnation, seen.exits["panic"]), (4, 3));
         assert_eq!(seen.restarts, 2, "the other restart was the branch's");
         let stats = seen.stats.unwrap();
-        assert_eq!((stats.handled, stats.lost), (6, 3));
+        assert_eq!((stats.outcomes["handled"], stats.outcomes["lost"]), (6, 3));
         assert_eq!(node(system.tree(), "root/branch").await.restarts, 1);
         root.stop().await;
     });
