@@ -122,15 +122,13 @@ fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
 }
 
 fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
-    let unreadable = |error: std::io::Error| SettingsError::Parse(error.to_string());
+    let unreadable = |error: std::io::Error| SettingsError(error.to_string());
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(ModelSettings::default());
         }
         Ok(metadata) if metadata.len() > SETTINGS_BYTES_MAX => {
-            return Err(SettingsError::Parse(
-                "the file has more than 256 KiB".to_owned(),
-            ));
+            return Err(SettingsError("the file has more than 256 KiB".into()));
         }
         Err(error) => return Err(unreadable(error)),
         Ok(_) => {}

@@ -143,21 +143,10 @@ fn datatype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Datatype, D::E
         .map_err(serde::de::Error::custom)
 }
 
-/// Why settings cannot be used.
+/// Why settings cannot be used. The text names the key and the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SettingsError {
-    /// The file cannot be read, or has unknown keys or wrong types.
-    #[error("model.toml: {0}")]
-    Parse(String),
-    /// A value is not allowed.
-    #[error("model.toml: {key}: {rule}")]
-    Value {
-        /// The key.
-        key: String,
-        /// The rule that it breaks.
-        rule: String,
-    },
-}
+#[error("model.toml: {0}")]
+pub struct SettingsError(pub String);
 
 impl ModelSettings {
     /// Reads and checks settings.
@@ -166,18 +155,13 @@ impl ModelSettings {
     /// The error names the key and the rule.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let settings: Self =
-            toml::from_str(text).map_err(|error| SettingsError::Parse(with_line(text, &error)))?;
+            toml::from_str(text).map_err(|error| SettingsError(with_line(text, &error)))?;
         settings.check()?;
         Ok(settings)
     }
 
     fn check(&self) -> Result<(), SettingsError> {
-        let refuse = |key: &str, rule: &str| {
-            Err(SettingsError::Value {
-                key: key.to_owned(),
-                rule: rule.to_owned(),
-            })
-        };
+        let refuse = |key: &str, rule: &str| Err(SettingsError(format!("{key}: {rule}")));
         if !(1..=INSTANCES_MAX).contains(&self.instances) {
             return refuse("instances", "must be from 1 to 64");
         }
@@ -189,10 +173,8 @@ impl ModelSettings {
         }
         for (index, input) in self.inputs.iter().enumerate() {
             let key = format!("inputs[{index}] ({})", input.name);
-            if self.inputs[..index]
-                .iter()
-                .any(|other| other.name == input.name)
-            {
+            let mut earlier = self.inputs[..index].iter();
+            if earlier.any(|other| other.name == input.name) {
                 return refuse(&key, "another input has this name");
             }
             if input.scalar && !input.shape.is_empty() {
