@@ -5,10 +5,9 @@
 
 use std::io;
 use std::process;
-use std::sync::mpsc as std_mpsc;
 use std::thread;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// A request of the operator.
@@ -31,41 +30,30 @@ const WAITING_MAX: usize = 8;
 /// # Errors
 /// The signal handlers or the thread cannot be made.
 pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let installed = {
+        let _context = runtime.enter();
+        [
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+        ]
+    };
     let (sender, receiver) = mpsc::channel(WAITING_MAX + 1);
-    let (report, installed) = std_mpsc::sync_channel(1);
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || {
-            match tokio::runtime::Builder::new_current_thread()
-                .enable_io()
-                .build()
-            {
-                Ok(runtime) => runtime.block_on(forward(&sender, &report)),
-                Err(error) => report_once(&report, Err(error)),
-            }
-        })?;
-    installed.recv().map_err(io::Error::other)??;
+        .spawn(move || runtime.block_on(forward(installed, &sender)))?;
     Ok(receiver)
 }
 
-async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io::Result<()>>) {
-    let kinds = [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ];
-    let [terminate, interrupt, hangup] = kinds.map(signal);
-    let (mut terminate, mut interrupt, mut hangup) = match (terminate, interrupt, hangup) {
-        (Ok(terminate), Ok(interrupt), Ok(hangup)) => (terminate, interrupt, hangup),
-        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
-            return report_once(report, Err(error));
-        }
-    };
-    report_once(report, Ok(()));
-
+async fn forward(
+    [mut terminate, mut interrupt, mut hangup]: [unix::Signal; 3],
+    sender: &mpsc::Sender<Signal>,
+) {
     // This is the only sender, so the channel has space.
     let mut stop_permit = sender.try_reserve().ok();
-    let mut stopping = false;
     loop {
         let stop = tokio::select! {
             _ = terminate.recv() => SignalKind::terminate(),
@@ -76,12 +64,9 @@ async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io
                 continue;
             }
         };
-        if stopping {
-            end_at_once(stop);
-        }
-        stopping = true;
-        if let Some(place) = stop_permit.take() {
-            place.send(Signal::Stop);
+        match stop_permit.take() {
+            Some(permit) => permit.send(Signal::Stop),
+            None => end_at_once(stop),
         }
     }
 }
@@ -92,9 +77,4 @@ async fn forward(sender: &mpsc::Sender<Signal>, report: &std_mpsc::SyncSender<io
 )]
 fn end_at_once(asked_by: SignalKind) -> ! {
     process::exit(128 + asked_by.as_raw_value())
-}
-
-fn report_once(report: &std_mpsc::SyncSender<io::Result<()>>, result: io::Result<()>) {
-    // The receiver in `listen` waits for this message.
-    report.send(result).ok();
 }
