@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use thiserror::Error;
-use tracing_subscriber::filter::Directive;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -50,17 +49,6 @@ pub enum TelemetryError {
     /// Standard error cannot be written to.
     #[error("cannot write to standard error: {0}")]
     Stderr(#[from] io::Error),
-    /// The filter does not parse.
-    #[error("cannot parse the log filter {filter:?}: {source}")]
-    Filter {
-        /// The filter.
-        filter: String,
-        /// Why.
-        source: tracing_subscriber::filter::ParseError,
-    },
-    /// The subscriber that the filter belongs to is gone.
-    #[error("cannot replace the log filter: {0}")]
-    Reload(#[from] reload::Error),
     /// The metrics recorder rejects its configuration.
     #[error("cannot build the metrics recorder: {0}")]
     Recorder(#[from] BuildError),
@@ -78,8 +66,8 @@ impl FilterHandle {
     ///
     /// # Errors
     /// The subscriber no longer exists.
-    pub fn replace(&self, filter: &LogFilter) -> Result<(), TelemetryError> {
-        Ok(self.0.reload(parse(filter)?)?)
+    pub fn replace(&self, filter: &LogFilter) -> Result<(), reload::Error> {
+        self.0.reload(env_filter(filter))
     }
 }
 
@@ -88,9 +76,9 @@ impl FilterHandle {
 /// # Errors
 /// The process has a subscriber already, or the writer thread cannot be started.
 pub fn install_logs(settings: &LogSettings) -> Result<FilterHandle, TelemetryError> {
-    let (filter, handle) = reload::Layer::new(parse(&settings.filter)?);
+    let (filter, handle) = reload::Layer::new(env_filter(&settings.filter));
     let registry = tracing_subscriber::registry().with(filter);
-    let output = tracing_subscriber::fmt::layer().with_writer(stderr::queue()?.clone());
+    let output = tracing_subscriber::fmt::layer().with_writer(stderr::queue()?);
     match settings.format {
         LogFormat::Text => registry
             .with(output.with_ansi(io::stderr().is_terminal()))
@@ -111,14 +99,9 @@ pub fn install_logs(settings: &LogSettings) -> Result<FilterHandle, TelemetryErr
     Ok(FilterHandle(handle))
 }
 
-fn parse(filter: &LogFilter) -> Result<EnvFilter, TelemetryError> {
-    let wrong = |source| TelemetryError::Filter {
-        filter: filter.as_str().into(),
-        source,
-    };
-    let always_kept: Directive = format!("{ALWAYS_KEPT}=info").parse().map_err(wrong)?;
-    let filter = EnvFilter::builder().parse(filter.as_str()).map_err(wrong)?;
-    Ok(filter.add_directive(always_kept))
+/// A `LogFilter` is valid, so nothing of it is lost.
+fn env_filter(filter: &LogFilter) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(format!("{},{ALWAYS_KEPT}=info", filter.as_str()))
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {

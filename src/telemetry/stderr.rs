@@ -13,7 +13,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// The most bytes in the queue. The writer may have taken as many more.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
@@ -25,7 +24,7 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// The queue of this process, or the error of its creation.
-static STDERR: LazyLock<io::Result<LineQueue>> = LazyLock::new(|| {
+static STDERR: LazyLock<io::Result<Arc<LineQueue>>> = LazyLock::new(|| {
     let stderr = io::stderr().as_fd().try_clone_to_owned()?;
     LineQueue::start(File::from(stderr))
 });
@@ -34,10 +33,9 @@ static STDERR: LazyLock<io::Result<LineQueue>> = LazyLock::new(|| {
 ///
 /// # Errors
 /// Standard error cannot be duplicated, or the thread cannot be started.
-pub(super) fn queue() -> io::Result<&'static LineQueue> {
-    STDERR
-        .as_ref()
-        .map_err(|error| io::Error::new(error.kind(), error.to_string()))
+pub(super) fn queue() -> io::Result<Arc<LineQueue>> {
+    let queue = STDERR.as_ref().map(Arc::clone);
+    queue.map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
 /// Writes a line to standard error through the queue. Never blocks.
@@ -52,7 +50,7 @@ pub fn write_line(line: &str) {
 
 /// Lines dropped since the process started.
 pub fn dropped_lines() -> u64 {
-    STDERR.as_ref().map_or(0, LineQueue::dropped)
+    STDERR.as_ref().map_or(0, |queue| queue.dropped())
 }
 
 /// Flushes standard error when it is dropped; `main` holds it. The flush takes at most one second, so a
@@ -73,14 +71,9 @@ pub(super) fn flush(within: Duration) {
     }
 }
 
-/// A bounded queue of lines and the thread that writes them. Clones share them.
-#[derive(Clone, Debug)]
-pub(super) struct LineQueue {
-    shared: Arc<Shared>,
-}
-
+/// A bounded queue of lines, which a thread writes.
 #[derive(Debug, Default)]
-struct Shared {
+pub(super) struct LineQueue {
     queued: Mutex<Queued>,
     changed: Condvar,
     dropped: AtomicU64,
@@ -95,51 +88,47 @@ struct Queued {
 
 impl LineQueue {
     /// Starts the thread that writes to `out`. It runs until the process ends.
-    fn start(out: File) -> io::Result<Self> {
-        let shared = Arc::<Shared>::default();
-        let queue = Self {
-            shared: Arc::clone(&shared),
-        };
+    fn start(out: File) -> io::Result<Arc<Self>> {
+        let queue = Arc::<Self>::default();
+        let writer = Arc::clone(&queue);
         thread::Builder::new()
             .name("stderr".into())
-            .spawn(move || shared.write_to(out))?;
+            .spawn(move || writer.write_to(out))?;
         Ok(queue)
     }
 
     /// Queues whole lines, or drops and counts them. Never blocks.
     fn push(&self, lines: &[u8]) {
-        let mut queued = self.shared.lock();
+        let mut queued = self.lock();
         if queued.lines.len() + lines.len() > QUEUED_BYTES_MAX {
             drop(queued);
-            self.shared.drop_lines(lines);
+            self.drop_lines(lines);
             return;
         }
         queued.lines.extend_from_slice(lines);
         drop(queued);
-        self.shared.changed.notify_all();
+        self.changed.notify_all();
     }
 
     fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Relaxed)
+        self.dropped.load(Relaxed)
     }
 
     /// Waits until all lines are written, at most `within`. Returns whether they are.
     fn flush(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
-        let mut queued = self.shared.lock();
+        let mut queued = self.lock();
         while queued.writing || !queued.lines.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            let waited = self.shared.changed.wait_timeout(queued, left);
+            let waited = self.changed.wait_timeout(queued, left);
             (queued, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
         true
     }
-}
 
-impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queued> {
         self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,20 +197,10 @@ fn write_all(out: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-impl<'a> MakeWriter<'a> for LineQueue {
-    type Writer = LineWriter<'a>;
-
-    fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter(self)
-    }
-}
-
-/// The writer for the log formatter. Each write is one event.
-pub(super) struct LineWriter<'a>(&'a LineQueue);
-
-impl Write for LineWriter<'_> {
+/// The log formatter writes each event at once.
+impl Write for &LineQueue {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        self.0.push(lines);
+        self.push(lines);
         Ok(lines.len())
     }
 
