@@ -96,7 +96,7 @@ impl BodyBudget {
             any: Arc::new(Semaphore::new(units_max as usize)),
             units: units_max + small,
             body_max: settings.request_body_max.as_u64(),
-            admission_wait: settings.body_admission_wait,
+            admission_wait: settings.body_admission_wait.0,
             pace: Pace::new(
                 settings.body_idle_timeout,
                 settings.client_rate_min.as_u64(),

@@ -1,18 +1,18 @@
 //! Merges the layers of the settings.
 //!
 //! Order: built-in defaults < the base file < the profile's file < the environment; later layers win.
-//! Raw values are merged key by key together with their origin, and are converted to types afterwards,
+//! Values are merged key by key together with their origin, and are converted to types afterwards,
 //! so that every fault can name the origin of the value.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::error::{Fault, Origin};
-use super::section::{Key, Located, Raw};
+use super::section::{Key, empty_secret, join};
 
 /// The prefix of environment variables that are settings.
 pub const VARIABLE_PREFIX: &str = "HEADROOM__";
@@ -35,50 +35,79 @@ pub struct Sources {
 /// Environment variables. They are an argument, so that tests need not change their own environment.
 pub type Environment = BTreeMap<String, String>;
 
+/// The origin of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The defaults compiled into the binary.
+    BuiltIn,
+    /// A configuration file, or a file that contains one secret.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+}
+
+impl Origin {
+    fn is_in_layer_of(&self, other: &Self) -> bool {
+        self == other || matches!((self, other), (Self::Variable(_), Self::Variable(_)))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built-in defaults"),
+            Self::File(path) => path.display().fmt(f),
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+        }
+    }
+}
+
+/// A value of a layer, before it is converted to its type, and its origin. The environment and secret
+/// files have text only.
+#[derive(Debug)]
+pub(crate) struct Located {
+    pub(crate) value: Value,
+    pub(crate) origin: Origin,
+}
+
+/// Merged values by key.
+pub(crate) type Values = BTreeMap<String, Located>;
+
 /// A known word is suggested only if its similarity is at least this (Jaro-Winkler, 0 to 1).
 const NEAR: f64 = 0.8;
 
+/// The layers read so far.
 pub(crate) struct Layers<'a> {
     keys: &'a [Key],
-    values: BTreeMap<String, Located>,
-    faults: Vec<Fault>,
+    pub(crate) values: Values,
+    pub(crate) faults: Vec<String>,
 }
 
 impl<'a> Layers<'a> {
-    pub(crate) fn new(keys: &'a [Key]) -> Self {
-        Self {
+    /// Reads every layer.
+    pub(crate) fn read(keys: &'a [Key], sources: &Sources, environment: &Environment) -> Self {
+        let mut layers = Self {
             keys,
-            values: BTreeMap::new(),
+            values: Values::new(),
             faults: Vec::new(),
-        }
-    }
-
-    /// Reads every layer. Returns the valid values and all faults.
-    pub(crate) fn read(
-        mut self,
-        sources: &Sources,
-        environment: &Environment,
-    ) -> (BTreeMap<String, Located>, Vec<Fault>) {
-        self.text(BUILT_IN, &Origin::BuiltIn);
-        let base = sources
-            .config
-            .clone()
-            .unwrap_or_else(|| DEFAULT_FILE.into());
-        self.file(&base, sources.config.is_some());
+        };
+        layers.text(BUILT_IN, &Origin::BuiltIn);
+        let base = sources.config.as_deref().unwrap_or(DEFAULT_FILE.as_ref());
+        layers.file(base, sources.config.is_some());
         if let Some(profile) = &sources.profile {
-            self.profile(profile, &base);
+            layers.profile(profile, base);
         }
-        self.environment(environment);
-        self.secret_files();
-        (self.values, self.faults)
+        layers.environment(environment);
+        layers.secret_files();
+        layers
     }
 
     fn profile(&mut self, profile: &str, base: &Path) {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if profile.is_empty() || !profile.chars().all(plain) {
-            self.faults.push(Fault::ProfileName {
-                name: profile.into(),
-            });
+            self.faults.push(format!(
+                "profile {profile:?}: must be made of letters, digits, '-' and '_'"
+            ));
             return;
         }
         self.file(&base.with_file_name(format!("{profile}.toml")), true);
@@ -88,158 +117,85 @@ impl<'a> Layers<'a> {
         match fs::read_to_string(path) {
             Ok(text) => self.text(&text, &Origin::File(path.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
-            Err(source) => self.faults.push(Fault::Unreadable {
-                path: path.into(),
-                source,
-            }),
+            Err(error) => {
+                let path = path.display();
+                self.faults.push(format!("{path}: cannot be read: {error}"));
+            }
         }
     }
 
     fn text(&mut self, text: &str, origin: &Origin) {
-        let table: Table = match text.parse() {
-            Ok(table) => table,
+        match toml::from_str(text) {
+            Ok(table) => self.table("", table, origin),
             Err(error) => {
-                let error: toml::de::Error = error;
                 let start = error.span().map_or(0, |span| span.start.min(text.len()));
-                self.faults.push(Fault::Syntax {
-                    origin: origin.clone(),
-                    line: 1 + text.as_bytes()[..start]
-                        .iter()
-                        .filter(|b| **b == b'\n')
-                        .count(),
-                    message: error.message().lines().collect::<Vec<_>>().join(", "),
-                });
-                return;
+                let breaks = text.bytes().take(start).filter(|byte| *byte == b'\n');
+                let line = 1 + breaks.count();
+                let message = error.message().lines().collect::<Vec<_>>().join(", ");
+                self.faults
+                    .push(format!("{origin}: line {line}: {message}"));
             }
-        };
-        let mut layer = BTreeMap::new();
-        self.flatten(String::new(), table, origin, &mut layer);
-        self.merge(layer);
+        }
     }
 
-    fn flatten(
-        &mut self,
-        prefix: String,
-        table: Table,
-        origin: &Origin,
-        layer: &mut BTreeMap<String, Located>,
-    ) {
+    fn table(&mut self, prefix: &str, table: Table, origin: &Origin) {
         for (name, value) in table {
-            let path = super::section::join(&prefix, &name);
-            if self.knows(&path) {
-                let raw = Raw::Toml(value);
-                let origin = origin.clone();
-                layer.insert(path, Located { raw, origin });
-            } else if !self.is_section(&path) {
-                self.unknown(path, origin);
-            } else if let Value::Table(inner) = value {
-                self.flatten(path, inner, origin, layer);
-            } else {
-                self.faults.push(Fault::SectionHasValue {
-                    key: path,
-                    origin: origin.clone(),
-                });
+            let path = join(prefix, &name);
+            match value {
+                Value::Table(inner) if self.is_section(&path) => self.table(&path, inner, origin),
+                value => self.put(path, value, origin.clone()),
             }
         }
     }
 
     fn environment(&mut self, environment: &Environment) {
-        let mut layer = BTreeMap::new();
         for (name, text) in environment {
-            let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else {
-                continue;
-            };
-            let path = rest.to_ascii_lowercase().replace("__", ".");
-            let origin = Origin::Variable(name.clone());
-            if self.knows(&path) {
-                let raw = Raw::Text(text.clone());
-                layer.insert(path, Located { raw, origin });
-            } else if self.is_section(&path) {
-                self.faults
-                    .push(Fault::SectionHasValue { key: path, origin });
-            } else {
-                self.unknown(path, &origin);
+            if let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) {
+                let path = rest.to_ascii_lowercase().replace("__", ".");
+                let origin = Origin::Variable(name.clone());
+                self.put(path, Value::String(text.clone()), origin);
             }
         }
-        self.merge(layer);
     }
 
-    /// Merges a layer over the previous ones. A secret and the name of its file are two forms of one key:
-    /// the form in the higher layer replaces the form in the lower one.
-    fn merge(&mut self, layer: BTreeMap<String, Located>) {
-        for key in self.keys.iter().filter(|key| key.secret) {
-            let (plain, file) = (key.path.clone(), file_form(&key.path));
-            match (layer.get(&plain), layer.get(&file)) {
-                (Some(_), Some(located)) => self.faults.push(Fault::BothForms {
-                    key: plain,
-                    origin: located.origin.clone(),
-                }),
-                (Some(_), None) => drop(self.values.remove(&file)),
-                (None, Some(_)) => drop(self.values.remove(&plain)),
-                (None, None) => {}
+    /// Puts a value over those of lower layers. A secret and the name of its file are two forms of one
+    /// key: the form in the higher layer replaces the form in the lower one.
+    fn put(&mut self, path: String, value: Value, origin: Origin) {
+        let mut keys = self.keys.iter();
+        let key = keys.find(|key| key.path == path || key.secret && file_form(key) == path);
+        let Some(key) = key else {
+            self.faults.push(self.unknown(&path, &origin));
+            return;
+        };
+        if key.secret {
+            let is_file = key.path != path;
+            let other = if is_file {
+                key.path.clone()
+            } else {
+                file_form(key)
+            };
+            let replaced = self.values.remove(&other);
+            if replaced.is_some_and(|other| other.origin.is_in_layer_of(&origin)) {
+                let key = &key.path;
+                self.faults.push(format!(
+                    "{origin}: {key} and {key}_file are both set; keep one of them"
+                ));
             }
         }
-        self.values.extend(layer);
+        self.values.insert(path, Located { value, origin });
     }
 
     /// Replaces each `KEY_file` with `KEY` and the content of the file that it names.
     fn secret_files(&mut self) {
         for key in self.keys.iter().filter(|key| key.secret) {
-            let Some(located) = self.values.remove(&file_form(&key.path)) else {
+            let Some(located) = self.values.remove(&file_form(key)) else {
                 continue;
             };
-            let text = match located.raw {
-                Raw::Toml(Value::String(text)) | Raw::Text(text) => text,
-                Raw::Toml(_) => {
-                    self.faults.push(Fault::Invalid {
-                        key: file_form(&key.path),
-                        value: None,
-                        origin: located.origin,
-                        rule: "a path",
-                        advice: None,
-                    });
-                    continue;
-                }
-            };
-            if text.contains("://") {
-                self.faults.push(Fault::Invalid {
-                    key: file_form(&key.path),
-                    value: None,
-                    origin: located.origin,
-                    rule: "the path of a file that holds the URL, not the URL itself",
-                    advice: None,
-                });
-                continue;
-            }
-            if text.trim().is_empty() {
-                self.faults.push(Fault::EmptySecret {
-                    key: file_form(&key.path),
-                    origin: located.origin,
-                });
-                continue;
-            }
-            let path = PathBuf::from(text);
-            match fs::read_to_string(&path) {
-                Ok(text) => {
-                    let raw = Raw::Text(text.trim_end_matches(['\r', '\n']).into());
-                    let origin = Origin::SecretFile(path);
-                    self.values
-                        .insert(key.path.clone(), Located { raw, origin });
-                }
-                Err(source) => self.faults.push(Fault::SecretFile {
-                    key: key.path.clone(),
-                    origin: located.origin,
-                    path,
-                    source,
-                }),
+            match read_secret(key, &located) {
+                Ok(secret) => drop(self.values.insert(key.path.clone(), secret)),
+                Err(fault) => self.faults.push(fault),
             }
         }
-    }
-
-    fn knows(&self, path: &str) -> bool {
-        self.keys.iter().any(|key| {
-            key.path == path || key.secret && path.strip_suffix("_file") == Some(&key.path)
-        })
     }
 
     fn is_section(&self, path: &str) -> bool {
@@ -250,19 +206,44 @@ impl<'a> Layers<'a> {
         })
     }
 
-    fn unknown(&mut self, key: String, origin: &Origin) {
-        let known = self.keys.iter().map(|key| key.path.as_str());
-        let nearest = nearest(&key, known).map(str::to_owned);
-        self.faults.push(Fault::UnknownKey {
-            key,
-            origin: origin.clone(),
-            nearest,
-        });
+    /// The fault of a value at a path that is no key.
+    fn unknown(&self, path: &str, origin: &Origin) -> String {
+        if self.is_section(path) {
+            return format!("{origin}: {path} is a section and cannot have a value of its own");
+        }
+        let nearest = nearest(path, self.keys.iter().map(|key| key.path.as_str()));
+        let advice = nearest.map_or(String::new(), |key| format!("; did you mean {key}?"));
+        format!("{origin}: unknown key {path}{advice}")
     }
 }
 
-fn file_form(path: &str) -> String {
-    format!("{path}_file")
+fn file_form(key: &Key) -> String {
+    format!("{}_file", key.path)
+}
+
+/// The secret in the file that `named` has the path of.
+fn read_secret(key: &Key, named: &Located) -> Result<Located, String> {
+    let (key, origin) = (file_form(key), &named.origin);
+    let Some(path) = named.value.as_str() else {
+        return Err(format!("{origin}: {key} must be a path"));
+    };
+    if path.contains("://") {
+        return Err(format!(
+            "{origin}: {key} must be the path of a file that holds the URL, not the URL itself"
+        ));
+    }
+    if path.trim().is_empty() {
+        return Err(empty_secret(&key, origin));
+    }
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Located {
+            value: text.trim_end_matches(['\r', '\n']).into(),
+            origin: Origin::File(path.into()),
+        }),
+        Err(error) => Err(format!(
+            "{origin}: {key} names {path}, which cannot be read: {error}"
+        )),
+    }
 }
 
 /// The known word that is most similar to `unknown`, if the similarity is high enough.

@@ -1,6 +1,5 @@
 //! The setting `log.filter`.
 
-use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::layers::nearest;
@@ -60,9 +59,5 @@ impl Leaf for LogFilter {
                 Self::LEVELS.join(", ")
             ),
         })
-    }
-
-    fn to_toml(&self) -> Option<Value> {
-        Some(Value::String(self.0.clone()))
     }
 }

@@ -5,7 +5,6 @@
 //! is compiled in. On SIGHUP, [`Reloader`] repeats this and publishes the keys that can change at run
 //! time.
 
-pub mod error;
 pub mod layers;
 pub mod log_filter;
 mod redis;
@@ -18,24 +17,29 @@ mod show;
 mod tests;
 pub mod values;
 
-use std::collections::BTreeMap;
+use thiserror::Error;
 
-pub use error::{Fault, Origin, SettingsError};
 pub use layers::{Environment, Sources};
 pub use reload::{Reload, Reloader};
-pub use section::Change;
 pub use sections::Settings;
 
-use layers::Layers;
-use section::{Key, Section, Source};
+use layers::{Layers, Values};
+use section::{Key, MASK, Node, Source};
 
-/// The settings in force, and the origin of each value.
+/// The settings in force.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    origins: BTreeMap<String, Origin>,
+    /// The values that layers set, with their origins. Secrets are masked.
+    values: Values,
 }
+
+/// All faults in the settings, one line each. A line names the key, the origin of its value, and the rule;
+/// it never contains the value of a secret.
+#[derive(Debug, Error)]
+#[error("{}", .0.join("\n"))]
+pub struct SettingsError(pub Vec<String>);
 
 /// Reads all layers and checks the settings.
 ///
@@ -43,31 +47,29 @@ pub struct Loaded {
 /// All faults that were found.
 pub fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, SettingsError> {
     let keys = keys();
-    let (values, faults) = Layers::new(&keys).read(sources, environment);
+    let layers = Layers::read(&keys, sources, environment);
     let mut source = Source {
-        values: &values,
-        faults,
+        values: layers.values,
+        faults: layers.faults,
+        ..Source::default()
     };
     let settings = Settings::read("", &mut source);
-    let mut faults = source.faults;
-    match settings {
-        Some(settings) if faults.is_empty() => {
-            faults = settings.check();
-            if faults.is_empty() {
-                let origins = values
-                    .into_iter()
-                    .map(|(key, located)| (key, located.origin))
-                    .collect();
-                return Ok(Loaded { settings, origins });
-            }
+    let Some(settings) = settings.filter(|_| source.faults.is_empty()) else {
+        return Err(SettingsError(source.faults));
+    };
+    settings.check(source.rules)?;
+    let mut values = source.values;
+    for key in keys.iter().filter(|key| key.secret) {
+        if let Some(located) = values.get_mut(&key.path) {
+            located.value = MASK.into();
         }
-        _ => {}
     }
-    Err(SettingsError(faults))
+    Ok(Loaded { settings, values })
 }
 
+/// All keys, in the order of the sections.
 fn keys() -> Vec<Key> {
-    let mut keys = Vec::new();
-    Settings::keys("", &mut keys);
-    keys
+    let mut source = Source::default();
+    Settings::read("", &mut source);
+    source.keys
 }

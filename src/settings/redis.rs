@@ -2,55 +2,54 @@
 
 use std::path::PathBuf;
 
-use super::secrets::{RedisUrl, Secret};
-use super::section::section;
-use super::sections::{EmbeddedSettings, PoolSettings, Rules};
-use super::values::{Name, Nodes};
+use headroom_actors::redis::Node;
 
-section! {
+use super::secrets::{RedisUrl, Secret};
+use super::section::{Rules, sections};
+use super::sections::{EmbeddedSettings, PoolSettings};
+
+sections! {
     /// Redis. Each role has its own settings and connections; roles without a configured server
     /// share the private one.
-    RedisSettings {
+    pub struct RedisSettings {
         /// The connections of every role, where its own section does not say otherwise.
-        section pool: PoolSettings,
+        pub pool: PoolSettings,
         /// Data that must not be lost.
-        section primary: RedisRoleSettings,
+        pub primary: RedisRoleSettings,
         /// Data that can be computed again.
-        section cache: RedisRoleSettings,
+        pub cache: RedisRoleSettings,
         /// Messages between replicas of the service.
-        section pubsub: RedisRoleSettings,
+        pub pubsub: RedisRoleSettings,
         /// The private server, for every role without a configured one.
-        section embedded: EmbeddedSettings,
+        pub embedded: EmbeddedSettings,
     }
-}
 
-section! {
     /// The Redis of one role: a URL, sentinels or a cluster. Without these, a private server is started.
-    RedisRoleSettings {
+    pub struct RedisRoleSettings {
         /// The URL of a single server.
-        restart url: Option<RedisUrl>,
+        pub url: Option<RedisUrl>,
         /// The addresses of some sentinels.
-        restart sentinels: Option<Nodes>,
+        pub sentinels: Option<Vec<Node>>,
         /// The master's name at the sentinels.
-        restart sentinel_master: Option<Name>,
+        pub sentinel_master: Option<String>,
         /// The user at the sentinels.
-        restart sentinel_username: Option<Name>,
+        pub sentinel_username: Option<String>,
         /// The password at the sentinels.
-        restart sentinel_password: Option<Secret>,
+        pub sentinel_password: Option<Secret>,
         /// The addresses of some nodes of a cluster.
-        restart cluster: Option<Nodes>,
+        pub cluster: Option<Vec<Node>>,
         /// The user at the master or the cluster.
-        restart username: Option<Name>,
+        pub username: Option<String>,
         /// The password at the master or the cluster.
-        restart password: Option<Secret>,
+        pub password: Option<Secret>,
         /// The number of the database at the master.
-        restart database: Option<u32>,
+        pub database: Option<u32>,
         /// Whether to use TLS to sentinels, master or cluster.
-        restart tls: bool,
+        pub tls: bool,
         /// The accepted authorities; those of the operating system when not set.
-        restart tls_ca_file: Option<PathBuf>,
+        pub tls_ca_file: Option<PathBuf>,
         /// Its connections. Keys that are not set are as in `redis.pool`.
-        section pool: PoolSettings,
+        pub pool: PoolSettings,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::layers::{Environment, Sources};
-use super::section::{Change, Section};
+use super::section::{Node, Rules};
 use super::{Settings, SettingsError, load};
 
 /// Reads the settings again and publishes changes.
@@ -51,24 +51,18 @@ impl Reloader {
     pub fn reload(&self) -> Result<Reload, SettingsError> {
         let newer = load(&self.sources, &self.environment)?.settings;
         let current = Arc::clone(&self.published.borrow());
-        let mut changes = Vec::new();
-        current.changes(&newer, "", &mut changes);
-        let (live, waiting): (Vec<Change>, Vec<Change>) =
-            changes.into_iter().partition(|change| change.live);
-        if !live.is_empty() {
-            let mut adopted = Settings::clone(&current);
-            adopted.adopt_live(&newer);
+        let adopted = current.with_live_keys_of(&newer);
+        let (mut applied, mut restart_needed) = (Vec::new(), Vec::new());
+        current.changes(&adopted, "", &mut applied);
+        adopted.changes(&newer, "", &mut restart_needed);
+        if !applied.is_empty() {
             // No file has this combination of new and kept values, so check it as well.
-            let faults = adopted.check();
-            if !faults.is_empty() {
-                return Err(SettingsError(faults));
-            }
+            adopted.check(Rules::default())?;
             self.published.send_replace(Arc::new(adopted));
         }
-        let names = |changes: Vec<Change>| changes.into_iter().map(|change| change.key).collect();
         Ok(Reload {
-            applied: names(live),
-            restart_needed: names(waiting),
+            applied,
+            restart_needed,
         })
     }
 }

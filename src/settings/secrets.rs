@@ -3,7 +3,6 @@
 use std::fmt;
 
 use headroom_actors::{memory, postgres, redis};
-use toml::Value;
 
 use super::section::{Leaf, MASK};
 
@@ -23,21 +22,11 @@ impl Leaf for Secret {
     const SECRET: bool = true;
 
     fn from_text(text: &str) -> Option<Self> {
-        (!text.is_empty()).then(|| Self(text.into()))
-    }
-
-    fn to_toml(&self) -> Option<Value> {
-        Some(Value::String(MASK.into()))
+        Some(Self(text.into()))
     }
 }
 
 impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(MASK)
-    }
-}
-
-impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }
@@ -67,10 +56,6 @@ macro_rules! secret_url {
 
             fn advice(text: &str) -> Option<String> {
                 $check(text).err().map(|fault| fault.to_string())
-            }
-
-            fn to_toml(&self) -> Option<Value> {
-                Some(Value::String(MASK.into()))
             }
         }
     };

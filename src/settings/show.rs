@@ -2,33 +2,45 @@
 
 use std::fmt;
 
-use super::Loaded;
-use super::error::Origin;
-use super::section::{Section, inherited_from};
+use toml::Value;
+
+use super::layers::Origin;
+use super::section::{Form, inherited_from};
+use super::{Loaded, keys};
 
 impl fmt::Display for Loaded {
     /// TOML that `--config` accepts, except that secrets are masked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut entries = Vec::new();
-        self.settings.entries("", &mut entries);
-        let mut open = "";
-        for entry in &entries {
-            let (section, name) = entry.path.rsplit_once('.').unwrap_or(("", &entry.path));
+        let mut open = String::new();
+        for key in keys() {
+            let (section, name) = key.path.rsplit_once('.').unwrap_or(("", &key.path));
             if section != open {
                 let gap = if open.is_empty() { "" } else { "\n" };
                 writeln!(f, "{gap}[{section}]")?;
-                open = section;
+                open = section.into();
             }
-            match &entry.value {
-                Some(value) => write!(f, "{name} = {value}")?,
+            let own = self.values.get(&key.path);
+            let base = inherited_from(&key.path).filter(|_| own.is_none());
+            let located = own.or_else(|| self.values.get(base.as_ref()?));
+            let value = located.map(|located| &located.value);
+            match value.filter(|value| value.as_str() != Some("")) {
                 None => write!(f, "# {name} is not set")?,
+                // A number in an environment variable needs no quotes in TOML.
+                Some(Value::String(text)) if key.form == Form::Bare && is_toml(text) => {
+                    write!(f, "{name} = {text}")?;
+                }
+                Some(value) => write!(f, "{name} = {value}")?,
             }
-            match (self.origins.get(&entry.path), inherited_from(&entry.path)) {
-                (None, Some(base)) => writeln!(f, " # as {base}")?,
-                (Some(Origin::BuiltIn) | None, _) => writeln!(f)?,
-                (Some(origin), _) => writeln!(f, " # {origin}")?,
+            match (base, located.map(|located| &located.origin)) {
+                (Some(base), _) => writeln!(f, " # as {base}")?,
+                (None, None | Some(Origin::BuiltIn)) => writeln!(f)?,
+                (None, Some(origin)) => writeln!(f, " # {origin}")?,
             }
         }
         Ok(())
     }
+}
+
+fn is_toml(text: &str) -> bool {
+    text.parse::<Value>().is_ok()
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::layers::DEFAULT_FILE;
-use super::section::{MASK, Section, inherited_from};
+use super::section::{MASK, Node, inherited_from};
 use super::{Environment, Loaded, Reloader, Settings, Sources, keys, load};
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
@@ -90,7 +90,7 @@ fn the_default_file_names_and_explains_every_key() {
 #[test]
 fn the_default_file_marks_exactly_what_can_change_while_running() {
     let text = fs::read_to_string(repository(DEFAULT_FILE)).unwrap();
-    let mut loud = defaults();
+    let loud = defaults();
     let quiet = load_text(
         "log.filter = 'debug'\nmodels.load_deadline = '1s'\n\
          memory = { hysteresis = 0.1, dwell = '1s', sample_interval = '2s', sample_interval_fast = '1ms', \
@@ -100,10 +100,10 @@ fn the_default_file_marks_exactly_what_can_change_while_running() {
     )
     .unwrap()
     .settings;
-    loud.adopt_live(&quiet);
-    assert_eq!(loud, quiet, "a key in this test is not live");
+    let adopted = loud.with_live_keys_of(&quiet);
+    assert_eq!(adopted, quiet, "a key in this test is not live");
     let mut changes = Vec::new();
-    defaults().changes(&quiet, "", &mut changes);
+    loud.changes(&quiet, "", &mut changes);
     assert_eq!(text.matches("# Live. ").count(), changes.len());
 }
 
@@ -173,7 +173,7 @@ fn the_environment_is_read_by_the_keys_type() {
     .settings;
     assert!(!settings.models.zygote);
     assert_eq!(settings.models.queue_max.get(), 7);
-    assert_eq!(settings.memory.levels.high.get(), 0.75);
+    assert_eq!(settings.memory.levels.high, 0.75);
     assert_eq!(settings.memory.limit.unwrap().as_u64(), 512_000_000);
     assert_eq!(settings.models.host_binary, None);
 }
@@ -274,8 +274,8 @@ fn rules_over_several_keys_are_checked() {
     refuses(
         "postgres.pool = { shared_max = 31, lifetime = '0s' }",
         &[],
-        "postgres.pool.shared_max must not be above postgres.pool.connections_max\n\
-         postgres.pool.lifetime must be above 0",
+        "postgres.pool.lifetime must be above 0\n\
+         postgres.pool.shared_max must not be above postgres.pool.connections_max",
     );
     refuses(
         "postgres.replicas.url = 'postgres://replica/headroom'",

@@ -10,11 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom_actors::kernel::pressure::Level;
 use headroom_actors::kernel::{
     Backoff, BackoffError, ChildSpec, Exit, Handle, Root, SupervisorSpec, Tree,
 };
-use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, PolicyKind, SetLoadDeadline};
+use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, SetLoadDeadline};
 use headroom_actors::memory::{
     AlertConfig, AlertError, BufferAccount, Freshness, Levels, Memory, MemoryConfig,
     MemoryConfigError, Protection, Reconfigure,
@@ -27,7 +26,6 @@ use crate::handles::{ActorThread, Handles};
 use crate::readiness::Gate;
 use crate::settings::Settings;
 use crate::settings::sections::{AlertSettings, LeakSettings, MemorySettings, ModelSettings};
-use crate::settings::values::{AlertLevel, EvictionPolicy};
 
 /// Calls of the repository that may be in flight.
 const REPOSITORY_CALLS_MAX: u32 = 4096;
@@ -246,14 +244,14 @@ async fn follow(mut settings: watch::Receiver<Arc<Settings>>, handles: Handles) 
 pub(super) fn memory_config(settings: &MemorySettings) -> MemoryConfig {
     MemoryConfig {
         limit: settings.limit.map(|limit| limit.as_u64()),
-        physical_share: settings.physical_share.get(),
+        physical_share: settings.physical_share,
         levels: Levels {
-            elevated: settings.levels.elevated.get(),
-            high: settings.levels.high.get(),
-            critical: settings.levels.critical.get(),
-            exhausted: settings.levels.exhausted.get(),
-            hysteresis: settings.hysteresis.get(),
-            dwell: settings.dwell,
+            elevated: settings.levels.elevated,
+            high: settings.levels.high,
+            critical: settings.levels.critical,
+            exhausted: settings.levels.exhausted,
+            hysteresis: settings.hysteresis,
+            dwell: settings.dwell.0,
         },
         sample_interval: settings.sample_interval,
         sample_interval_fast: settings.sample_interval_fast,
@@ -267,12 +265,7 @@ fn alert_config(settings: &AlertSettings) -> Option<AlertConfig> {
     let url = settings.webhook_url.as_ref()?;
     Some(AlertConfig {
         url: url.expose().to_owned(),
-        level: match settings.level {
-            AlertLevel::Elevated => Level::Elevated,
-            AlertLevel::High => Level::High,
-            AlertLevel::Critical => Level::Critical,
-            AlertLevel::Exhausted => Level::Exhausted,
-        },
+        level: settings.level,
     })
 }
 
@@ -301,7 +294,7 @@ fn leak_config(settings: &LeakSettings) -> LeakConfig {
         every: settings.every,
         points: settings.points.get(),
         growth_min: settings.growth_min.as_u64(),
-        growth_share: settings.growth_share.get(),
+        growth_share: settings.growth_share,
     }
 }
 
@@ -310,16 +303,9 @@ fn beside_this_program() -> Result<PathBuf, ActorsError> {
     Ok(program.with_file_name(HOST_BINARY))
 }
 
-fn policy(eviction: EvictionPolicy) -> PolicyKind {
-    match eviction {
-        EvictionPolicy::Gdsf => PolicyKind::Gdsf,
-        EvictionPolicy::Lru => PolicyKind::Lru,
-    }
-}
-
 fn lazy_config(settings: &ModelSettings) -> Result<lazy::Config, ActorsError> {
     Ok(lazy::Config {
-        policy: policy(settings.eviction),
+        policy: settings.eviction,
         load_deadline: settings.load_deadline,
         failure_backoff: Backoff::try_new(
             settings.failed_load_backoff_min,

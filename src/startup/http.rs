@@ -33,7 +33,7 @@ pub(super) fn server(
         connections_max,
         limits: shared.limits,
         disconnect_timeout: settings.client_disconnect_timeout,
-        shutdown_seconds: whole_seconds(settings.shutdown_deadline),
+        shutdown_seconds: whole_seconds(settings.shutdown_deadline.0),
     };
     connection::server(spec, listener, move || {
         App::new()

@@ -160,7 +160,7 @@ fn pool(settings: &PoolSettings, origin: &Origin) -> PoolConfig {
         connect_timeout,
         idle_timeout: settings.idle_timeout,
         lifetime: settings.lifetime,
-        check_after_idle: settings.check_after_idle,
+        check_after_idle: settings.check_after_idle.0,
         leak_after: settings.leak_after,
         shared_max: count(settings.shared_max),
         shared_depth: count(settings.shared_depth),

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use super::*;
 use crate::settings::sections::RedisRoleSettings;
+use crate::settings::values::DurationOrZero;
 
 /// Something in the form of a certificate.
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -18,13 +19,13 @@ fn each_role_can_have_sentinels_or_a_cluster() {
     )
     .unwrap();
     let redis = &loaded.settings.redis;
-    let sentinels = redis.primary.sentinels.as_ref().unwrap().get();
+    let sentinels = redis.primary.sentinels.as_ref().unwrap();
     assert_eq!(
         (sentinels[1].host.as_str(), sentinels[1].port),
         ("::1", 26380)
     );
     assert_eq!(redis.primary.database, Some(3));
-    let cluster = redis.pubsub.cluster.as_ref().unwrap().get();
+    let cluster = redis.pubsub.cluster.as_ref().unwrap();
     assert_eq!((cluster[1].host.as_str(), cluster[1].port), ("c", 6380));
     let shown = loaded.to_string();
     assert!(
@@ -161,7 +162,10 @@ fn each_role_has_the_settings_of_the_pool_except_for_its_own() {
     assert_eq!(figures(&redis.cache), ([2, 1, 1024], hour));
     // The file of defaults has a few keys for this role alone.
     assert_eq!(figures(&redis.pubsub), ([16, 1, 1024], hour));
-    assert_eq!(redis.pubsub.pool.check_after_idle, Duration::from_secs(5));
+    assert_eq!(
+        redis.pubsub.pool.check_after_idle,
+        DurationOrZero(Duration::from_secs(5))
+    );
     let shown = loaded.to_string();
     let line = "connections_max = 16 # as redis.pool.connections_max";
     assert_eq!(shown.matches(line).count(), 2, "{shown}");

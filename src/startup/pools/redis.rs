@@ -12,7 +12,6 @@ use headroom_actors::redis::{
 use crate::pools::{Origin, Pool};
 use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
-use crate::settings::values::Name;
 
 use super::{Deps, embedded, locate, pool};
 
@@ -68,23 +67,21 @@ fn server(
     private: &PrivateServer,
 ) -> (Origin, Server) {
     let options = || ConnectOptions {
-        credentials: credentials(settings.username.as_ref(), settings.password.as_ref()),
+        credentials: credentials(&settings.username, &settings.password),
         database: settings.database.unwrap_or(0),
         tls: settings.tls,
     };
     let (origin, server) = match (&settings.sentinels, &settings.cluster) {
         (Some(sentinels), _) => {
-            let sentinel_credentials = credentials(
-                settings.sentinel_username.as_ref(),
-                settings.sentinel_password.as_ref(),
-            );
-            let master = settings.sentinel_master.as_ref().map_or("", Name::as_str);
-            let sentinels = sentinels.get().to_vec();
-            let server = Server::sentinels(sentinels, sentinel_credentials, master, options());
+            let sentinel_credentials =
+                credentials(&settings.sentinel_username, &settings.sentinel_password);
+            let master = settings.sentinel_master.as_deref().unwrap_or_default();
+            let server =
+                Server::sentinels(sentinels.clone(), sentinel_credentials, master, options());
             (Origin::Configured, server)
         }
         (None, Some(nodes)) => {
-            let server = Server::cluster(nodes.get().to_vec(), options());
+            let server = Server::cluster(nodes.clone(), options());
             (Origin::Configured, server)
         }
         (None, None) => {
@@ -96,9 +93,9 @@ fn server(
     (origin, server.with_ca_file(settings.tls_ca_file.clone()))
 }
 
-fn credentials(username: Option<&Name>, password: Option<&Secret>) -> Credentials {
+fn credentials(username: &Option<String>, password: &Option<Secret>) -> Credentials {
     Credentials {
-        username: username.map(|name| name.as_str().to_owned()),
-        password: password.map(|secret| secret.expose().to_owned()),
+        username: username.clone(),
+        password: password.as_ref().map(|secret| secret.expose().to_owned()),
     }
 }
