@@ -14,8 +14,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use actix_web::rt::System;
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use thiserror::Error;
 
 use crate::settings::layers::{DEFAULT_FILE, VARIABLE_PREFIX};
@@ -57,7 +56,7 @@ enum Command {
     /// Run the server until SIGTERM or SIGINT; SIGHUP reloads the settings
     Serve {
         #[command(flatten)]
-        files: Files,
+        files: Sources,
         /// When the server is ready, write its addresses and process id to FILE as JSON
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
@@ -65,7 +64,7 @@ enum Command {
     /// Check the settings and print each with its origin; secrets are masked
     CheckConfig {
         #[command(flatten)]
-        files: Files,
+        files: Sources,
     },
     /// Inspect the models without a server
     Models {
@@ -79,30 +78,11 @@ enum ModelsCommand {
     /// List the models in models.dir: each version, its size, and errors in its settings
     List {
         #[command(flatten)]
-        files: Files,
+        files: Sources,
         /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
-}
-
-#[derive(Debug, Args)]
-struct Files {
-    /// Base settings file [default: config/default.toml if it exists, else built-in defaults]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Also read NAME.toml in the base file's folder; its values take precedence
-    #[arg(long, value_name = "NAME")]
-    profile: Option<String>,
-}
-
-impl From<Files> for Sources {
-    fn from(files: Files) -> Self {
-        Self {
-            config: files.config,
-            profile: files.profile,
-        }
-    }
 }
 
 /// Why a command failed.
@@ -175,24 +155,18 @@ fn complain(error: &impl Display) {
 pub fn run() -> Result<(), Failure> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-            ) =>
-        {
-            return error.print().map_err(Failure::Output);
-        }
+        // The help or the version, which was asked for.
+        Err(error) if !error.use_stderr() => return error.print().map_err(Failure::Output),
         Err(error) => return Err(Failure::Usage(error)),
     };
     match cli.command {
         None => Cli::command().print_help().map_err(Failure::Output),
-        Some(Command::CheckConfig { files }) => check_config(&files.into()),
-        Some(Command::Serve { files, ready_file }) => serve(files.into(), ready_file),
+        Some(Command::CheckConfig { files }) => check_config(&files),
+        Some(Command::Serve { files, ready_file }) => serve(files, ready_file),
         Some(Command::Models {
             command: ModelsCommand::List { files, json },
         }) => {
-            let loaded = settings::load(&files.into(), &environment())?;
+            let loaded = settings::load(&files, &environment())?;
             models::list(&loaded.settings.models.dir, json)
         }
     }
@@ -216,9 +190,9 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
         profile = sources.profile.as_deref(),
         "starting"
     );
-    let application = Application::build(Reloader::new(sources, environment, settings))?
-        .with_log_filter(log_filter)
-        .with_ready_file(ready_file);
+    let mut application = Application::build(Reloader::new(sources, environment, settings))?;
+    application.log_filter = Some(log_filter);
+    application.ready_file = ready_file;
     System::new().block_on(application.run(signals))?;
     Ok(())
 }

@@ -16,11 +16,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use actix_web::{rt, web};
-use headroom_actors::kernel::{Exit, Tree};
-use headroom_actors::memory::Freshness;
+use headroom_actors::kernel::{BackoffError, Exit, Tree};
+use headroom_actors::lazy::CatalogueError;
+use headroom_actors::memory::{AlertError, Freshness, MemoryConfigError};
 use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::admin::{Admin, AdminServer, Collectors};
 use crate::body::BodyBudget;
@@ -29,12 +30,11 @@ use crate::descriptors;
 use crate::handles::Handles;
 use crate::readiness::Readiness;
 use crate::routes;
+use crate::settings::Reloader;
 use crate::settings::sections::ServerSettings;
-use crate::settings::{Reloader, Settings};
 use crate::signals::Signal;
 use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle, TelemetryError};
 
-use actors::ActorsError;
 pub use budget::{BudgetError, check_budget};
 use ready_file::ReadyFile;
 
@@ -82,13 +82,33 @@ pub enum StartupError {
     /// Metrics cannot be recorded.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// The actors did not start.
+    /// The memory settings cannot work.
     #[error(transparent)]
-    Actors(#[from] ActorsError),
+    Memory(#[from] MemoryConfigError),
+    /// Alerts cannot be sent.
+    #[error(transparent)]
+    Alerts(#[from] AlertError),
+    /// The backoff settings cannot work.
+    #[error(transparent)]
+    Backoff(#[from] BackoffError),
+    /// The catalogue of resources is inconsistent.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// The path of this program is unknown, and no host binary is set.
+    #[error(
+        "cannot find {HOST_BINARY}: the path of this program is unknown; set models.host_binary"
+    )]
+    NoHostBinary(#[source] io::Error),
+    /// The root supervisor failed during the start.
+    #[error("the actors did not start: {0}")]
+    NoActors(Exit),
     /// The root supervisor failed: the actors exceeded the restart intensity.
     #[error("the actors failed: {0}")]
     ActorsFailed(Exit),
 }
+
+/// The name of the model host, if the settings name none.
+const HOST_BINARY: &str = "headroom-model-host";
 
 /// Connections that may wait to be accepted. The kernel limits this number further.
 const BACKLOG: i32 = 4096;
@@ -99,19 +119,20 @@ pub type Routes = fn(&mut web::ServiceConfig);
 /// The server. Its listeners are bound, but it does not run yet.
 pub struct Application {
     reloader: Reloader,
-    settings: watch::Receiver<Arc<Settings>>,
-    log_filter: Option<FilterHandle>,
-    ready_file: Option<PathBuf>,
-    routes: Routes,
+    /// The filter that reloads replace.
+    pub log_filter: Option<FilterHandle>,
+    /// Where the bound addresses are written when the server is ready.
+    pub ready_file: Option<PathBuf>,
+    /// The routes that are served; those of the route table, unless replaced.
+    pub routes: Routes,
     /// The most open connections of clients.
     connections_max: usize,
-    main: Bound,
-    admin: Bound,
-}
-
-struct Bound {
     listener: TcpListener,
-    address: SocketAddr,
+    admin_listener: TcpListener,
+    /// The address of the main listener.
+    pub address: SocketAddr,
+    /// The address of the admin listener.
+    pub admin_address: SocketAddr,
 }
 
 impl Application {
@@ -120,49 +141,20 @@ impl Application {
     /// # Errors
     /// An address is in use or does not belong to this machine.
     pub fn build(reloader: Reloader) -> Result<Self, StartupError> {
-        let settings = reloader.subscribe();
-        let server = settings.borrow().server.clone();
+        let settings = reloader.subscribe().borrow().server.clone();
+        let (listener, address) = bind("server.listen", settings.listen)?;
+        let (admin_listener, admin_address) = bind("server.admin_listen", settings.admin_listen)?;
         Ok(Self {
-            main: Bound::new("server.listen", server.listen)?,
-            admin: Bound::new("server.admin_listen", server.admin_listen)?,
-            routes: routes::configure,
+            reloader,
             log_filter: None,
             ready_file: None,
-            connections_max: connections_max(&server)?,
-            reloader,
-            settings,
+            routes: routes::configure,
+            connections_max: connections_max(&settings)?,
+            listener,
+            admin_listener,
+            address,
+            admin_address,
         })
-    }
-
-    /// Makes reloads replace the log filter.
-    #[must_use]
-    pub fn with_log_filter(mut self, filter: FilterHandle) -> Self {
-        self.log_filter = Some(filter);
-        self
-    }
-
-    /// Writes the bound addresses to `path` when the server is ready.
-    #[must_use]
-    pub fn with_ready_file(mut self, path: Option<PathBuf>) -> Self {
-        self.ready_file = path;
-        self
-    }
-
-    /// Serves `routes` instead of the route table.
-    #[must_use]
-    pub fn with_routes(mut self, routes: Routes) -> Self {
-        self.routes = routes;
-        self
-    }
-
-    /// The address of the main listener.
-    pub fn addr(&self) -> SocketAddr {
-        self.main.address
-    }
-
-    /// The address of the admin listener.
-    pub fn admin_addr(&self) -> SocketAddr {
-        self.admin.address
     }
 
     /// Serves until a signal to stop arrives or `signals` is closed.
@@ -170,43 +162,42 @@ impl Application {
     /// # Errors
     /// A part does not start, or the HTTP server or the actors fail.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> Result<(), StartupError> {
-        let (addr, admin_addr) = (self.addr(), self.admin_addr());
-        let server_settings = self.settings.borrow().server.clone();
+        let settings = self.reloader.subscribe();
+        let server_settings = settings.borrow().server.clone();
         let readiness = Readiness::default();
         let http_gate = readiness.gate("http");
         let actors_gate = readiness.gate("actors");
         let metrics = telemetry::install_metrics()?;
         let tree = Tree::default();
-        let actors = actors::compose(&self.settings.borrow(), tree.clone())?;
-        readiness.watch("memory", check_reading_age(actors.freshness()));
+        let actors = actors::compose(&settings.borrow(), tree.clone())?;
+        let (memory, handles) = (&actors.memory, actors.handles.clone());
+        readiness.watch("memory", check_reading_age(memory.freshness()));
         // `BodyBudget` bounds the sum of all bodies, so this account has no bound of its own.
-        let buffers = actors.buffers("request_bodies", u64::MAX).for_new_work();
+        let buffers = memory.buffers("request_bodies", u64::MAX).for_new_work();
         let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
-        let unread = actors.buffers(
-            "unread_answers",
-            server_settings.answers_in_flight_max.as_u64(),
-        );
+        let answers_max = server_settings.answers_in_flight_max.as_u64();
+        let unread = memory.buffers("unread_answers", answers_max);
         let admin = Admin {
             readiness: readiness.clone(),
             metrics,
-            collectors: collectors(&bodies, &tree, actors.freshness()),
+            collectors: collectors(&bodies, tree, memory.freshness()),
         };
         let limits = Limits::new(&server_settings, Arc::new(unread));
-        let admin = AdminServer::start(admin, limits.clone(), self.admin.listener)
+        let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
-        let mut actors = actors.start(self.settings.clone(), actors_gate).await?;
+        let root = actors.start(settings, actors_gate).await?;
         let shared = Shared {
             limits,
             bodies,
             readiness: readiness.clone(),
-            handles: actors.handles(),
+            handles,
         };
         let server = http::server(
             &server_settings,
             self.connections_max,
             shared,
             self.routes,
-            self.main.listener,
+            self.listener,
         )
         .map_err(StartupError::Http)?;
         let handle = server.handle();
@@ -214,9 +205,12 @@ impl Application {
         http_gate.open();
         let ready_file = self
             .ready_file
-            .map(|path| ReadyFile::write(path, addr, admin_addr))
+            .map(|path| {
+                ReadyFile::write(&path, self.address, self.admin_address)
+                    .map_err(|source| StartupError::ReadyFile { path, source })
+            })
             .transpose()?;
-        tracing::info!(listen = %addr, admin_listen = %admin_addr, "serving");
+        tracing::info!(listen = %self.address, admin_listen = %self.admin_address, "serving");
 
         let outcome = loop {
             tokio::select! {
@@ -225,7 +219,7 @@ impl Application {
                     Some(Signal::Stop) | None => break Ok(()),
                 },
                 _ = &mut server => break Err(StartupError::HttpEnded),
-                exit = actors.failed() => break Err(StartupError::ActorsFailed(exit)),
+                exit = root.failed() => break Err(StartupError::ActorsFailed(exit)),
             }
         };
 
@@ -233,7 +227,10 @@ impl Application {
         drop(ready_file);
         tracing::info!("stopping: finishing requests in flight");
         handle.stop(true).await;
-        actors.stop().await;
+        let exit = root.stop().await;
+        if !exit.is_normal() {
+            tracing::error!(%exit, "the actors did not stop in order");
+        }
         admin.stop().await;
         if outcome.is_ok() {
             tracing::info!("stopped");
@@ -242,22 +239,21 @@ impl Application {
     }
 }
 
-impl Bound {
-    fn new(key: &'static str, address: SocketAddr) -> Result<Self, StartupError> {
-        let bind = || {
-            let listener = TcpListener::bind(address)?;
-            // With the standard library's backlog of 128, a burst of clients must wait until their SYN
-            // is retransmitted. A second `listen` only changes the backlog.
-            listen(&listener, Backlog::new(BACKLOG)?)?;
-            let address = listener.local_addr()?;
-            Ok(Self { listener, address })
-        };
-        bind().map_err(|source| StartupError::Bind {
-            key,
-            address,
-            source,
-        })
-    }
+/// Binds the address of the setting `key`. Returns its real port too.
+fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartupError> {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        // With the standard library's backlog of 128, a burst of clients must wait until their SYN
+        // is retransmitted. A second `listen` only changes the backlog.
+        listen(&listener, Backlog::new(BACKLOG)?)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bind().map_err(|source| StartupError::Bind {
+        key,
+        address,
+        source,
+    })
 }
 
 /// The state that all worker threads share.
@@ -312,7 +308,7 @@ fn check_reading_age(freshness: Freshness) -> impl Fn() -> Option<String> {
     }
 }
 
-fn collectors(bodies: &BodyBudget, tree: &Tree, freshness: Freshness) -> Collectors {
+fn collectors(bodies: &BodyBudget, tree: Tree, freshness: Freshness) -> Collectors {
     metrics::describe_gauge!(
         "headroom_http_bodies_bytes",
         "Bytes of request bodies that are being read or used."
@@ -325,7 +321,6 @@ fn collectors(bodies: &BodyBudget, tree: &Tree, freshness: Freshness) -> Collect
         "headroom_memory_reading_age_seconds",
         "Age of the last reading of memory; absent before the first reading."
     );
-    let tree = tree.clone();
     let age = move || {
         if let Some(age) = freshness.age() {
             metrics::gauge!("headroom_memory_reading_age_seconds").set(age.as_secs_f64());

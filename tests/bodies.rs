@@ -57,12 +57,12 @@ fn start(settings: &[(&str, &str)]) -> TestApplication {
         .collect();
     let sources = Sources::default();
     let loaded = load(&sources, &environment).unwrap();
-    let application = Application::build(Reloader::new(sources, environment, loaded.settings))
-        .unwrap()
-        .with_routes(|config| {
-            config.route("/measure", web::post().to(measure));
-        });
-    let (address, admin) = (application.addr(), application.admin_addr());
+    let reloader = Reloader::new(sources, environment, loaded.settings);
+    let mut application = Application::build(reloader).unwrap();
+    application.routes = |config| {
+        config.route("/measure", web::post().to(measure));
+    };
+    let (address, admin) = (application.address, application.admin_address);
     let (signals, receiver) = mpsc::channel(1);
     let thread = std::thread::spawn(move || System::new().block_on(application.run(receiver)));
     TestApplication {

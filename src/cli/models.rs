@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use bytesize::ByteSize;
-use headroom_actors::model::{ModelFile, scan};
+use headroom_actors::model::scan;
 use serde::Serialize;
 
 use super::Failure;
@@ -20,25 +20,22 @@ struct Entry<'a> {
     problem: Option<String>,
 }
 
-impl<'a> From<&'a ModelFile> for Entry<'a> {
-    fn from(file: &'a ModelFile) -> Self {
-        Self {
-            name: &file.name,
-            version: file.version.to_string(),
-            bytes: file.bytes,
-            path: &file.path,
-            problem: file.settings.as_ref().err().map(ToString::to_string),
-        }
-    }
-}
-
 /// Writes a list of all models in `dir`, as a table or JSON.
 pub(super) fn list(dir: &Path, json: bool) -> Result<(), Failure> {
     let files = scan(dir).map_err(|source| Failure::ModelsDir {
         dir: dir.to_owned(),
         source,
     })?;
-    let entries: Vec<Entry<'_>> = files.iter().map(Entry::from).collect();
+    let entries: Vec<Entry<'_>> = files
+        .iter()
+        .map(|file| Entry {
+            name: &file.name,
+            version: file.version.to_string(),
+            bytes: file.bytes,
+            path: &file.path,
+            problem: file.settings.as_ref().err().map(ToString::to_string),
+        })
+        .collect();
     let written = if json {
         write_json(&entries)
     } else if entries.is_empty() {

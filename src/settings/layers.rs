@@ -23,12 +23,14 @@ pub const DEFAULT_FILE: &str = "config/default.toml";
 /// The reference file. It is compiled in, so a server without any file has the same defaults.
 const BUILT_IN: &str = include_str!("../../config/default.toml");
 
-/// Which files to read.
-#[derive(Clone, Debug, Default)]
+/// Which files to read. On the command line, the fields' comments are their help.
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Sources {
-    /// The base file. If not set, [`DEFAULT_FILE`], which may be missing.
+    /// Base settings file [default: config/default.toml if it exists, else built-in defaults]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The profile: `<profile>.toml` in the base file's folder.
+    /// Also read NAME.toml in the base file's folder; its values take precedence
+    #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
 }
 

@@ -6,32 +6,23 @@
 //! models, the loader unloads everything, the pools close their connections, and the memory
 //! supervisor stops last.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom_actors::kernel::{
-    Backoff, BackoffError, ChildSpec, Exit, Handle, Root, SupervisorSpec, Tree,
-};
-use headroom_actors::lazy::{self, Catalogue, CatalogueError, Loader, SetLoadDeadline};
-use headroom_actors::memory::{
-    AlertConfig, AlertError, BufferAccount, Freshness, Levels, Memory, MemoryConfig,
-    MemoryConfigError, Protection, Reconfigure,
-};
+use headroom_actors::kernel::{Backoff, ChildSpec, Handle, Root, SupervisorSpec, Tree};
+use headroom_actors::lazy::{self, Catalogue, Loader, SetLoadDeadline};
+use headroom_actors::memory::{AlertConfig, Levels, Memory, MemoryConfig, Protection, Reconfigure};
 use headroom_actors::model::{LeakConfig, MemoryDeps, ModelsConfig, Repository, Runtime};
 use tokio::sync::watch;
 
-use super::pools;
+use super::{HOST_BINARY, StartupError, pools};
 use crate::handles::{ActorThread, Handles};
 use crate::readiness::Gate;
 use crate::settings::Settings;
-use crate::settings::sections::{AlertSettings, LeakSettings, MemorySettings, ModelSettings};
+use crate::settings::sections::{LeakSettings, MemorySettings, ModelSettings};
 
 /// Calls of the repository that may be in flight.
 const REPOSITORY_CALLS_MAX: u32 = 4096;
-
-/// The name of the model host, if the settings name none.
-const HOST_BINARY: &str = "headroom-model-host";
 
 /// Restarts of the zygote within [`ZYGOTE_RESTARTS_PERIOD`]. Each restart also ends all model processes.
 const ZYGOTE_RESTARTS_MAX: u32 = 10;
@@ -42,67 +33,21 @@ const ZYGOTE_RESTARTS_PERIOD: Duration = Duration::from_secs(60);
 /// The deadline for an actor to apply changed settings.
 const RECONFIGURE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Why the actors did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ActorsError {
-    /// The memory settings cannot work.
-    #[error(transparent)]
-    Memory(#[from] MemoryConfigError),
-    /// Alerts cannot be sent.
-    #[error(transparent)]
-    Alerts(#[from] AlertError),
-    /// The backoff settings cannot work.
-    #[error(transparent)]
-    Backoff(#[from] BackoffError),
-    /// The catalogue of resources is inconsistent.
-    #[error(transparent)]
-    Catalogue(#[from] CatalogueError),
-    /// The path of this program is unknown, and no host binary is set.
-    #[error(
-        "cannot find {HOST_BINARY}: the path of this program is unknown; set models.host_binary"
-    )]
-    NoHostBinary(#[source] std::io::Error),
-    /// The root supervisor failed.
-    #[error("the actors did not start: {0}")]
-    Tree(Exit),
-}
-
 /// The actors before their start.
 pub(super) struct ActorPlan {
     spec: SupervisorSpec,
-    handles: Handles,
-    memory: Memory,
-}
-
-/// The running actors.
-pub(super) struct ActorTree {
-    root: Root,
-    handles: Handles,
+    pub(super) handles: Handles,
+    pub(super) memory: Memory,
 }
 
 impl ActorPlan {
-    /// An account for one kind of buffers in this process, of at most `bytes_max` bytes.
-    pub(super) fn buffers(&self, name: &'static str, bytes_max: u64) -> BufferAccount {
-        self.memory.buffers(name, bytes_max)
-    }
-
-    /// The age of the last reading of memory.
-    pub(super) fn freshness(&self) -> Freshness {
-        self.memory.freshness()
-    }
-
     /// Starts the actors, and opens `ready` when routes can call them.
     pub(super) async fn start(
         self,
         settings: watch::Receiver<Arc<Settings>>,
         ready: Gate,
-    ) -> Result<ActorTree, ActorsError> {
-        let Self {
-            spec,
-            handles,
-            memory,
-        } = self;
-        match memory.protect() {
+    ) -> Result<Root, StartupError> {
+        match self.memory.protect() {
             Protection::Lowered { from } => {
                 tracing::info!(from, "the OOM killer prefers other processes");
             }
@@ -111,37 +56,17 @@ impl ActorPlan {
                 tracing::info!(reason, "the kernel may end this process as any other");
             }
         }
-        let root = Root::start(spec, &handles.tree)
+        let root = Root::start(self.spec, &self.handles.tree)
             .await
-            .map_err(ActorsError::Tree)?;
-        actix_web::rt::spawn(follow(settings, handles.clone()));
+            .map_err(StartupError::NoActors)?;
+        actix_web::rt::spawn(follow(settings, self.handles));
         ready.open();
-        Ok(ActorTree { root, handles })
-    }
-}
-
-impl ActorTree {
-    /// The handles for the routes.
-    pub(super) fn handles(&self) -> Handles {
-        self.handles.clone()
-    }
-
-    /// Resolves when the root supervisor has failed.
-    pub(super) async fn failed(&mut self) -> Exit {
-        self.root.failed().await
-    }
-
-    /// Stops the actors in reverse start order.
-    pub(super) async fn stop(self) {
-        let exit = self.root.stop().await;
-        if !exit.is_normal() {
-            tracing::error!(%exit, "the actors did not stop in order");
-        }
+        Ok(root)
     }
 }
 
 /// Builds the tree from `settings`.
-pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, ActorsError> {
+pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, StartupError> {
     let memory = Memory::new(memory_config(&settings.memory))?;
     let models_config = Arc::new(models_config(&settings.models)?);
     let lazy_config = lazy_config(&settings.models)?;
@@ -177,18 +102,17 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
         )
     });
 
-    let deps = pools::Deps {
-        budget: Arc::new(memory.budget()),
-        pressure: memory.pressure(),
-    };
-    let composed = pools::compose(settings, &deps);
+    let (branches, pools) = pools::compose(settings, &memory);
     let mut spec = SupervisorSpec::new("headroom");
-    if let Some(alerts) = alert_config(&settings.memory.alerts) {
+    let alerts = &settings.memory.alerts;
+    if let Some(url) = &alerts.webhook_url {
+        let url = url.expose().to_owned();
+        let level = alerts.level;
         // The alert sender starts before the memory supervisor, so it gets the first event.
-        spec = spec.child(memory.alerts(alerts)?);
+        spec = spec.child(memory.alerts(AlertConfig { url, level })?);
     }
     let mut spec = spec.child(memory.child());
-    for branch in composed.branches {
+    for branch in branches {
         spec = spec.child(branch);
     }
     let spec = spec
@@ -208,7 +132,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Acto
             "answer_text",
             settings.server.answers_in_flight_max.as_u64(),
         ),
-        pools: composed.pools.into(),
+        pools,
         request_deadline: settings.server.request_deadline,
     };
     Ok(ActorPlan {
@@ -261,18 +185,12 @@ pub(super) fn memory_config(settings: &MemorySettings) -> MemoryConfig {
     }
 }
 
-fn alert_config(settings: &AlertSettings) -> Option<AlertConfig> {
-    let url = settings.webhook_url.as_ref()?;
-    Some(AlertConfig {
-        url: url.expose().to_owned(),
-        level: settings.level,
-    })
-}
-
-fn models_config(settings: &ModelSettings) -> Result<ModelsConfig, ActorsError> {
+fn models_config(settings: &ModelSettings) -> Result<ModelsConfig, StartupError> {
     let host_binary = match &settings.host_binary {
         Some(path) => path.clone(),
-        None => beside_this_program()?,
+        None => std::env::current_exe()
+            .map_err(StartupError::NoHostBinary)?
+            .with_file_name(HOST_BINARY),
     };
     Ok(ModelsConfig {
         dir: settings.dir.clone(),
@@ -298,12 +216,7 @@ fn leak_config(settings: &LeakSettings) -> LeakConfig {
     }
 }
 
-fn beside_this_program() -> Result<PathBuf, ActorsError> {
-    let program = std::env::current_exe().map_err(ActorsError::NoHostBinary)?;
-    Ok(program.with_file_name(HOST_BINARY))
-}
-
-fn lazy_config(settings: &ModelSettings) -> Result<lazy::Config, ActorsError> {
+fn lazy_config(settings: &ModelSettings) -> Result<lazy::Config, StartupError> {
     Ok(lazy::Config {
         policy: settings.eviction,
         load_deadline: settings.load_deadline,

@@ -22,23 +22,8 @@ pub enum BudgetError {
     #[error(transparent)]
     Settings(#[from] MemoryConfigError),
     /// The first load would not fit.
-    #[error(
-        "{origin}: a memory budget of {} is too small: loads are let in below {}, and the server \
-         with one small model needs {}; {remedy} {} or more",
-        size(*budget), size(*space), size(SERVER_BYTES + FIRST_LOAD_BYTES), size(*least)
-    )]
-    TooSmall {
-        /// Who set the budget.
-        origin: String,
-        /// The budget, in bytes.
-        budget: u64,
-        /// The bytes of the budget that loads may use.
-        space: u64,
-        /// The smallest budget that works, in bytes.
-        least: u64,
-        /// What to change. The message puts the number of bytes after it.
-        remedy: &'static str,
-    },
+    #[error("{0}")]
+    TooSmall(String),
 }
 
 fn size(bytes: u64) -> impl std::fmt::Display {
@@ -80,13 +65,14 @@ fn check(reading: &BudgetReading, critical: f64) -> Result<(), BudgetError> {
             "set memory.limit to",
         ),
     };
-    Err(BudgetError::TooSmall {
-        origin,
-        budget: reading.bytes,
-        space,
-        least: least(critical),
-        remedy,
-    })
+    Err(BudgetError::TooSmall(format!(
+        "{origin}: a memory budget of {} is too small: loads are let in below {}, and the server \
+         with one small model needs {}; {remedy} {} or more",
+        size(reading.bytes),
+        size(space),
+        size(SERVER_BYTES + FIRST_LOAD_BYTES),
+        size(least(critical))
+    )))
 }
 
 /// The smallest budget, in whole MiB, whose share `critical` holds the server and one load.

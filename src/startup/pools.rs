@@ -12,11 +12,11 @@ use futures_util::future::{self, BoxFuture};
 use headroom_actors::kernel::pool::{
     ConfiguredUrl, ConnectError, ConnectErrorKind, Locate, PoolConfig,
 };
-use headroom_actors::kernel::pressure::PressureReader;
 use headroom_actors::kernel::private_server::{
     PrivateServer, PrivateServerConfig, START_TIMEOUT, SearchPath,
 };
-use headroom_actors::kernel::{Budget, ChildSpec, SupervisorSpec};
+use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
+use headroom_actors::memory::Memory;
 use headroom_actors::postgres::{self, Connector, Database, MIGRATIONS, PostgresConfig};
 
 use crate::pools::{Origin, Pool};
@@ -25,34 +25,21 @@ use crate::settings::sections::{
     EmbeddedSettings, PoolSettings, PostgresSettings, ReplicaSettings,
 };
 
-/// The memory supervisor's interfaces.
-pub(super) struct Deps {
-    pub(super) budget: Arc<dyn Budget>,
-    pub(super) pressure: PressureReader,
-}
-
-/// The pools, and the branches of the supervision tree with their owners.
-pub(super) struct Composed {
-    pub(super) branches: Vec<ChildSpec>,
-    pub(super) pools: Vec<Pool>,
-}
-
-pub(super) fn compose(settings: &Settings, deps: &Deps) -> Composed {
-    let (postgres, databases) = postgres(&settings.postgres, &settings.data.dir, deps);
-    let (redis, roles) = redis::compose(&settings.redis, &settings.data.dir, deps);
-    Composed {
-        branches: vec![postgres, redis],
-        pools: databases.into_iter().chain(roles).collect(),
-    }
+/// The branches of the supervision tree that own the pools, and the pools.
+pub(super) fn compose(settings: &Settings, memory: &Memory) -> ([ChildSpec; 2], Arc<[Pool]>) {
+    let (postgres, databases) = postgres(&settings.postgres, &settings.data.dir, memory);
+    let (redis, roles) = redis::compose(&settings.redis, &settings.data.dir, memory);
+    let pools = databases.into_iter().chain(roles).collect();
+    ([postgres, redis], pools)
 }
 
 /// Wires the database, and its replicas if there are any.
-fn postgres(settings: &PostgresSettings, data: &Path, deps: &Deps) -> (ChildSpec, Vec<Pool>) {
+fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (ChildSpec, Vec<Pool>) {
     let branch = SupervisorSpec::new("postgres");
     let private = postgres::private_server(
         embedded(&settings.embedded, data.join("postgres")),
         branch.handle(),
-        Arc::clone(&deps.budget),
+        Arc::new(memory.budget()),
     );
     let url = settings.url.as_ref().map(|url| url.expose());
     let (origin, locate) = locate("postgres", url, &settings.embedded, &private);
@@ -70,16 +57,16 @@ fn postgres(settings: &PostgresSettings, data: &Path, deps: &Deps) -> (ChildSpec
     let bounds = (primary.connections_min, primary.connections_max);
     let connector = Connector::new(locate, config.clone());
     let mut database = Database::new("postgres", connector, config.clone(), primary, MIGRATIONS);
-    let mut branch = branch.child(database.child(Some(deps.pressure.clone())));
-    let mut replica_pools = Vec::new();
-    if let Some((replicas, bounds)) = replicas(&settings.replicas, config) {
-        branch = branch.child(replicas.child(Some(deps.pressure.clone())));
-        database = database.with_replicas(&replicas, settings.replicas.lag_max);
-        let name = "postgres-replicas";
-        replica_pools.push(Pool::postgres(name, Origin::Configured, bounds, replicas));
+    let mut branch = branch.child(database.child(Some(memory.pressure())));
+    let replicas = replicas(&settings.replicas, config);
+    if let Some((replicas, _)) = &replicas {
+        branch = branch.child(replicas.child(Some(memory.pressure())));
+        database = database.with_replicas(replicas, settings.replicas.lag_max);
     }
-    let pool = Pool::postgres("postgres", origin, bounds, database);
-    let pools = std::iter::once(pool).chain(replica_pools).collect();
+    let mut pools = vec![Pool::postgres("postgres", origin, bounds, database)];
+    pools.extend(replicas.map(|(replicas, bounds)| {
+        Pool::postgres("postgres-replicas", Origin::Configured, bounds, replicas)
+    }));
     (ChildSpec::supervisor(branch), pools)
 }
 
@@ -114,34 +101,23 @@ fn locate(
         Some(url) => (Origin::Configured, Arc::new(ConfiguredUrl::new(url))),
         None if embedded.enabled => (Origin::Embedded(private.clone()), Arc::new(private.clone())),
         None => {
-            let missing = NoServer::new(section);
-            tracing::warn!("{}", missing.message);
-            (Origin::Missing, Arc::new(missing))
+            let kind = section.split('.').next().unwrap_or(section);
+            let missing = format!(
+                "{section}.url is not set, and {kind}.embedded.enabled = false allows no private \
+                 server: set {section}.url (or {section}.url_file)"
+            );
+            tracing::warn!("{missing}");
+            (Origin::Missing, Arc::new(NoServer(missing.into())))
         }
     }
 }
 
 /// Stands in for a missing server. Every connect fails with the setting to change.
-struct NoServer {
-    message: Arc<str>,
-}
-
-impl NoServer {
-    fn new(section: &str) -> Self {
-        let kind = section.split('.').next().unwrap_or(section);
-        let message = format!(
-            "{section}.url is not set, and {kind}.embedded.enabled = false allows no private \
-             server: set {section}.url (or {section}.url_file)"
-        );
-        Self {
-            message: message.into(),
-        }
-    }
-}
+struct NoServer(Arc<str>);
 
 impl Locate for NoServer {
     fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
-        let error = ConnectError::new(ConnectErrorKind::Missing, Arc::clone(&self.message));
+        let error = ConnectError::new(ConnectErrorKind::Missing, Arc::clone(&self.0));
         future::ready(Err(error)).boxed()
     }
 }

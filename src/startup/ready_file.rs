@@ -3,14 +3,12 @@
 //! It is written atomically, and removed when the server begins to stop.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process;
 
 use serde::Serialize;
-
-use super::StartupError;
 
 #[derive(Serialize)]
 struct Content {
@@ -24,34 +22,27 @@ pub(super) struct ReadyFile(PathBuf);
 
 impl ReadyFile {
     pub(super) fn write(
-        path: PathBuf,
+        path: &Path,
         listen: SocketAddr,
         admin_listen: SocketAddr,
-    ) -> Result<Self, StartupError> {
+    ) -> io::Result<Self> {
         let content = Content {
             listen,
             admin_listen,
             pid: process::id(),
         };
-        match write_whole(&path, &content) {
-            Ok(()) => Ok(Self(path)),
-            Err(source) => Err(StartupError::ReadyFile { path, source }),
-        }
+        let mut name = path
+            .file_name()
+            .ok_or(io::ErrorKind::InvalidFilename)?
+            .to_owned();
+        name.push(format!(".{}.tmp", content.pid));
+        let temporary = path.with_file_name(name);
+        let mut text = serde_json::to_vec(&content)?;
+        text.push(b'\n');
+        fs::write(&temporary, text)?;
+        fs::rename(&temporary, path)?;
+        Ok(Self(path.into()))
     }
-}
-
-fn write_whole(path: &Path, content: &Content) -> io::Result<()> {
-    let mut name = path
-        .file_name()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?
-        .to_owned();
-    name.push(format!(".{}.tmp", content.pid));
-    let temporary = path.with_file_name(name);
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(content)?)?;
-    file.write_all(b"\n")?;
-    drop(file);
-    fs::rename(&temporary, path)
 }
 
 impl Drop for ReadyFile {

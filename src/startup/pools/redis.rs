@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use headroom_actors::kernel::private_server::PrivateServer;
 use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
+use headroom_actors::memory::Memory;
 use headroom_actors::redis::{
     self, ConnectOptions, Credentials, PubSub, Redis, Role, Server, Subscriber, SubscriberConfig,
 };
@@ -13,20 +14,20 @@ use crate::pools::{Origin, Pool};
 use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
 
-use super::{Deps, embedded, locate, pool};
+use super::{embedded, locate, pool};
 
 /// Wires one pool for each role. The roles without a configured server share a private one.
 pub(super) fn compose(
     settings: &RedisSettings,
     data: &Path,
-    deps: &Deps,
+    memory: &Memory,
 ) -> (ChildSpec, Vec<Pool>) {
     let mut branch = SupervisorSpec::new("redis");
     let private_settings = &settings.embedded;
     let private = redis::private_server(
         embedded(&settings.embedded, data.join("redis")),
         branch.handle(),
-        Arc::clone(&deps.budget),
+        Arc::new(memory.budget()),
     );
     let mut pools = Vec::new();
     for (role, section, settings) in [
@@ -43,7 +44,7 @@ pub(super) fn compose(
             check_timeout: settings.pool.connect_timeout,
             backoff: config.circuit_backoff,
         };
-        let pressure = Some(deps.pressure.clone());
+        let pressure = Some(memory.pressure());
         let (handle, child) = redis::pool(role, server.clone(), config, pressure);
         branch = branch.child(child);
         let redis = Redis::new(handle);
