@@ -4,11 +4,8 @@
 //! No server is started. Only the time of a choice is measured; the table of the replays is the same at
 //! every run.
 
-mod bound;
-mod flow;
 mod generate;
 mod offline;
-mod optimum;
 mod replay;
 #[cfg(test)]
 mod tests;
@@ -19,15 +16,14 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use headroom_actors::lazy::{Candidate, PolicyKind, UseRecord, choose};
+use headroom_actors::lazy::{Candidate, Policy, PolicyKind, UseRecord, choose};
 
 use crate::Error;
 use crate::random::Random;
-use bound::lower_bound;
+use crate::sample::Samples;
 use generate::{TraceCase, built_in};
-use offline::{KnownPopularity, feasible};
-use optimum::optimum;
-use replay::{DoesNotFit, Evictor, OnlinePolicy, replay};
+use offline::{KnownFuture, optimum};
+use replay::replay;
 use trace::Trace;
 
 /// Requests of each built-in trace.
@@ -44,20 +40,19 @@ pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<(), Er
         None => built_in(REQUESTS),
     };
     println!(
-        "| trace | requests | lru s | gdsf s | popularity known s | feasible offline s \
-         | lower bound s | gdsf / feasible | gdsf / bound |"
+        "| trace | requests | lru s | gdsf s | popularity known s | offline s | gdsf / offline |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
-    for case in &cases {
+    println!("|---|---|---|---|---|---|---|");
+    for case in cases {
         let budget = budget.unwrap_or_else(|| default_budget(&case.trace));
-        println!("{}", row(case, budget).map_err(does_not_fit)?);
+        println!("{}", row(case, budget).map_err(Error::Program)?);
     }
     println!();
     for candidates in [200, 2000] {
         for kind in [PolicyKind::Lru, PolicyKind::Gdsf] {
-            let (one, half) = choice_times(kind, candidates);
+            let [one, half] = choice_times(kind, candidates);
             println!(
-                "a choice among {candidates} by {kind:?}: {one:.1?} for one victim, {half:.1?} for half"
+                "a choice among {candidates} by {kind:?}: {one:.1} µs for one victim, {half:.1} µs for half"
             );
         }
     }
@@ -71,12 +66,8 @@ fn read(path: &Path) -> Result<TraceCase, Error> {
     Ok(TraceCase {
         name,
         trace,
-        long_run: None,
+        popularity: None,
     })
-}
-
-fn does_not_fit(error: DoesNotFit) -> Error {
-    Error::Program(error.to_string())
 }
 
 /// A third of all models together, but at least the largest model.
@@ -84,39 +75,35 @@ fn default_budget(trace: &Trace) -> u64 {
     (trace.bytes() / OVERCOMMIT).max(trace.largest())
 }
 
-fn row(case: &TraceCase, budget: u64) -> Result<String, DoesNotFit> {
+fn row(case: TraceCase, budget: u64) -> Result<String, String> {
     let TraceCase {
         name,
         trace,
-        long_run,
+        popularity,
     } = case;
-    let run = |evictor: &mut dyn Evictor| {
-        let outcome = replay(trace, budget, evictor)?;
-        Ok(outcome.reload.as_secs_f64())
+    let run = |policy: &mut dyn Policy| {
+        let reload = replay(&trace, budget, policy)?;
+        Ok::<_, String>(reload.as_secs_f64())
     };
-    let lru = run(&mut OnlinePolicy::new(PolicyKind::Lru, trace))?;
-    let gdsf = run(&mut OnlinePolicy::new(PolicyKind::Gdsf, trace))?;
-    let known = match long_run {
-        Some(long_run) => format!("{:.1}", run(&mut KnownPopularity { long_run })?),
+    let lru = run(&mut *PolicyKind::Lru.policy())?;
+    let gdsf = run(&mut *PolicyKind::Gdsf.policy())?;
+    let known = match popularity {
+        Some(mut known) => format!("{:.1}", run(&mut known)?),
         None => String::new(),
     };
-    let bound = lower_bound(trace, budget);
-    let optimum = optimum(trace, budget);
-    let mark = if optimum.is_some() { " (optimal)" } else { "" };
-    let feasible = match optimum {
-        Some(optimum) => optimum,
-        None => feasible(trace, budget, &bound)?.reload.as_secs_f64(),
+    let (offline, mark) = match optimum(&trace, budget) {
+        Some(seconds) => (seconds, " (optimal)"),
+        None => (run(&mut KnownFuture::new(&trace))?, ""),
     };
     let requests = trace.requests.len();
-    let least = bound.seconds;
-    let ratios = format!("{:.2} | {:.2}", gdsf / feasible, gdsf / least);
+    let ratio = gdsf / offline;
     Ok(format!(
-        "| {name} | {requests} | {lru:.1} | {gdsf:.1} | {known} | {feasible:.1}{mark} | {least:.1} | {ratios} |"
+        "| {name} | {requests} | {lru:.1} | {gdsf:.1} | {known} | {offline:.1}{mark} | {ratio:.2} |"
     ))
 }
 
-/// The median times of the choice of one victim, and of victims with half of all bytes.
-fn choice_times(kind: PolicyKind, count: usize) -> (Duration, Duration) {
+/// The median microseconds of the choice of one victim, and of victims with half of all bytes.
+fn choice_times(kind: PolicyKind, count: usize) -> [f64; 2] {
     let mut random = Random::new(count as u64);
     let mut policy = kind.policy();
     let names: Vec<String> = (0..count).map(|index| format!("model-{index}")).collect();
@@ -140,16 +127,12 @@ fn choice_times(kind: PolicyKind, count: usize) -> (Duration, Duration) {
         })
         .collect();
     let half = candidates.iter().map(|it| it.bytes).sum::<u64>() / 2;
-    let median = |need| {
-        let mut times: Vec<_> = (0..201)
-            .map(|_| {
-                let begun = Instant::now();
-                black_box(choose(&*policy, black_box(&candidates), need));
-                begun.elapsed()
-            })
-            .collect();
-        times.sort_unstable();
-        times[times.len() / 2]
-    };
-    (median(1), median(half))
+    [1, half].map(|need| {
+        let times = (0..201).map(|_| {
+            let begun = Instant::now();
+            black_box(choose(&*policy, black_box(&candidates), need));
+            begun.elapsed()
+        });
+        Samples::of_times(times).median() * 1e3
+    })
 }

@@ -19,14 +19,14 @@ use std::time::Duration;
 const BYTES_MAX: u64 = 1 << 50;
 
 /// A model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) bytes: u64,
 }
 
 /// One request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
     /// The requested model, as an index of [`Trace::models`].
     pub(crate) model: usize,
@@ -35,57 +35,39 @@ pub(crate) struct Request {
 }
 
 /// Requests in order, and their models.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Trace {
     pub(crate) models: Vec<Model>,
     pub(crate) requests: Vec<Request>,
 }
 
-/// Why a text is not a trace.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TraceError {
-    #[error("line {line} must have a name, bytes and seconds")]
-    Malformed { line: usize },
-    #[error("line {line}: the bytes of {name:?} must stay {before}")]
-    Resized {
-        line: usize,
-        name: String,
-        before: u64,
-    },
-    #[error("the trace has no requests")]
-    Empty,
-}
-
 impl Trace {
-    /// Reads the text form.
-    pub(crate) fn parse(text: &str) -> Result<Self, TraceError> {
+    /// Reads the text form. The error says which line is wrong.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut trace = Self::default();
         let mut indexes = HashMap::new();
-        for (index, line) in text.lines().enumerate() {
+        for (number, line) in (1..).zip(text.lines()) {
             let line = line.split('#').next().unwrap_or_default();
             if line.trim().is_empty() {
                 continue;
             }
-            let number = index + 1;
-            let (name, bytes, reload) =
-                fields(line).ok_or(TraceError::Malformed { line: number })?;
-            let model = *indexes.entry(name.to_owned()).or_insert_with(|| {
+            let malformed = || format!("line {number} must have a name, bytes and seconds");
+            let (name, bytes, reload) = fields(line).ok_or_else(malformed)?;
+            let model = *indexes.entry(name).or_insert_with(|| {
                 let name = name.to_owned();
                 trace.models.push(Model { name, bytes });
                 trace.models.len() - 1
             });
             let before = trace.models[model].bytes;
             if before != bytes {
-                return Err(TraceError::Resized {
-                    line: number,
-                    name: name.to_owned(),
-                    before,
-                });
+                return Err(format!(
+                    "line {number}: the bytes of {name:?} must stay {before}"
+                ));
             }
             trace.requests.push(Request { model, reload });
         }
         if trace.requests.is_empty() {
-            return Err(TraceError::Empty);
+            return Err("the trace has no requests".to_owned());
         }
         Ok(trace)
     }
@@ -110,15 +92,6 @@ impl Trace {
             .collect();
         next.reverse();
         next
-    }
-
-    pub(crate) fn bytes_at(&self, at: usize) -> u64 {
-        self.models[self.requests[at].model].bytes
-    }
-
-    /// Seconds that a load takes at request `at`.
-    pub(crate) fn seconds_at(&self, at: usize) -> f64 {
-        self.requests[at].reload.as_secs_f64()
     }
 }
 
@@ -157,6 +130,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_not_a_trace_is_refused_with_its_line() {
+        let error = |text: &str| Trace::parse(text).unwrap_err();
         for bad in [
             "a",
             "a 1",
@@ -167,18 +141,16 @@ mod tests {
             "a 1 nan",
             "a 1 1 1",
         ] {
-            let text = format!("a 1 1\n{bad}\n");
             assert_eq!(
-                Trace::parse(&text).unwrap_err(),
-                TraceError::Malformed { line: 2 },
+                error(&format!("a 1 1\n{bad}\n")),
+                "line 2 must have a name, bytes and seconds",
                 "{bad}"
             );
         }
-        let resized = Trace::parse("a 1 1\na 2 1").unwrap_err();
         assert_eq!(
-            resized.to_string(),
+            error("a 1 1\na 2 1"),
             "line 2: the bytes of \"a\" must stay 1"
         );
-        assert_eq!(Trace::parse("# nothing\n"), Err(TraceError::Empty));
+        assert_eq!(error("# nothing\n"), "the trace has no requests");
     }
 }
