@@ -70,10 +70,7 @@ struct Arguments {
     /// For `postgres` and `redis`: how long each pool is measured.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// For `postgres` and `redis`: also draw a chart into this file.
-    #[arg(long)]
-    svg: Option<PathBuf>,
-    /// For `postgres` and `redis`: run as the peer of this name, by the plan on standard input.
+    /// For `postgres` and `redis`: run as the peer of this label, by the plan in the environment.
     #[arg(long, hide = true)]
     peer: Option<String>,
 }
@@ -146,13 +143,9 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
 }
 
 fn compare_pools(kind: pools::Kind, arguments: &Arguments) -> Result<(), Error> {
-    if let Some(peer) = &arguments.peer {
-        return pools::run_peer(peer);
-    }
-    let options = pools::Options {
-        seconds: arguments.seconds,
-        json: arguments.json.as_deref(),
-        svg: arguments.svg.as_deref(),
+    let done = match &arguments.peer {
+        Some(peer) => pools::run_peer(peer),
+        None => pools::compare(kind, arguments.seconds),
     };
-    pools::compare(kind, &options)
+    done.map_err(|error| Error::Program(error.to_string()))
 }

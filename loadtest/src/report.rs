@@ -80,13 +80,13 @@ impl Report {
 
 /// The machine's cores, and its load average before and after the measurements.
 #[derive(Serialize)]
-pub(crate) struct Machine {
-    pub(crate) cores: usize,
+struct Machine {
+    cores: usize,
     load_average: Vec<f64>,
 }
 
 impl Machine {
-    pub(crate) fn begin() -> Self {
+    fn begin() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         let load = load_average();
         println!("{cores} cores, load average {load:.2} before");
@@ -96,7 +96,7 @@ impl Machine {
         }
     }
 
-    pub(crate) fn end(&mut self) {
+    fn end(&mut self) {
         let load = load_average();
         println!("\nload average {load:.2} after");
         self.load_average.push(load);

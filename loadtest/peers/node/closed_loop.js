@@ -1,45 +1,35 @@
-// The closed loop of the peers in JavaScript, the same as `src/pools/closed_loop.rs`. `src/pools/plan.rs` has the plan
-// and the outcome, one line of JSON each.
+// The closed loop of the peers in JavaScript, the same as `src/pools/closed_loop.rs`, which has the plan and the
+// outcome.
 
 import { createRequire } from 'node:module';
-import { createInterface } from 'node:readline';
 
 // The packages are in the cache (scripts/setup/peers.sh), not beside this file.
 export const packages = createRequire(`${process.env.HEADROOM_CACHE}/bench-peers/`);
 
-const input = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-
-export async function readPlan() {
-  const { value } = await input.next();
-  return JSON.parse(value);
-}
+export const plan = JSON.parse(process.env.HEADROOM_LOADTEST_PLAN);
 
 // The value follows from the key, so that every answer can be checked.
 export const value = (key) => String(key).padStart(100, '0');
-export const name = (key) => `item:${key}`;
 
-// Runs the callers of `plan`. Each calls `request(key)`, which gives whether the answer is correct. Then waits, with
-// open connections, until standard input ends: they are counted meanwhile.
-export async function measure(plan, request) {
+// Runs the callers. Each calls `request(key)`, which gives whether the answer is correct. Prints the outcome.
+export async function measure(request) {
   const counts = { latencies: [], requests: 0, failures: 0, firstFailure: null };
   const begin = performance.now() + plan.warm_up_ms;
   const end = begin + plan.measured_ms;
-  setTimeout(() => console.log('begin'), plan.warm_up_ms);
   const callers = [];
   for (let caller = 0; caller < plan.callers; caller++) {
-    callers.push(call(request, random(plan.seed + caller), plan.keys, begin, end, counts));
+    callers.push(call(request, random(plan.seed + caller), begin, end, counts));
   }
   await Promise.all(callers);
-  console.log(JSON.stringify(outcome(counts, plan.measured_ms / 1000)));
-  await input.next();
+  console.log(JSON.stringify(outcome(counts)));
 }
 
-async function call(request, next, keys, begin, end, counts) {
+async function call(request, next, begin, end, counts) {
   for (;;) {
     const sent = performance.now();
     if (sent >= end) return;
     try {
-      if (!(await request(1 + Math.floor(next() * keys)))) throw new Error('the value does not belong to the key');
+      if (!(await request(1 + Math.floor(next() * plan.keys)))) throw new Error('the value does not belong to the key');
       counts.requests++;
       const answered = performance.now();
       if (answered >= begin && answered < end) counts.latencies.push(answered - sent);
@@ -50,19 +40,17 @@ async function call(request, next, keys, begin, end, counts) {
   }
 }
 
-function outcome(counts, seconds) {
+function outcome(counts) {
   const sorted = Float64Array.from(counts.latencies).sort();
   const at = (share) => sorted[Math.round((sorted.length - 1) * share)] ?? 0;
   return {
     answers: sorted.length,
+    requests: counts.requests,
     failures: counts.failures,
     first_failure: counts.firstFailure,
-    requests: counts.requests,
-    seconds,
+    seconds: plan.measured_ms / 1000,
     p50_ms: at(0.5),
     p99_ms: at(0.99),
-    p999_ms: at(0.999),
-    max_ms: at(1),
   };
 }
 

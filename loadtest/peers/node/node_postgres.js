@@ -1,16 +1,15 @@
 // node-postgres with its Pool and a prepared statement.
 
-import { measure, packages, readPlan, value } from './closed_loop.js';
+import { measure, packages, plan, value } from './closed_loop.js';
 
 const pg = packages('pg');
-const plan = await readPlan();
 const pool = new pg.Pool({
   connectionString: plan.url,
   max: plan.connections_max,
   connectionTimeoutMillis: plan.deadline_ms,
   query_timeout: plan.deadline_ms,
 });
-await measure(plan, async (key) => {
+await measure(async (key) => {
   const { rows } = await pool.query({
     name: 'select-item',
     text: 'SELECT payload FROM item WHERE id = $1',

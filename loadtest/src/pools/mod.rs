@@ -1,32 +1,29 @@
 //! Compares Headroom's pools with other pools. All use one server over the same Unix socket: they select
-//! rows of PostgreSQL by primary key, and get and set keys of Redis.
+//! rows of PostgreSQL by primary key, or get keys of Redis.
 //!
 //! Each peer runs in a process of its own, with many callers in closed loops. The peers take turns in
 //! several rounds, in another order each time, so that noise affects all equally. Figures are medians of
-//! the rounds. Every answer is checked.
+//! the rounds, but the opened connections are the most of a round, and the failures those of all rounds.
+//! Every answer is checked.
 
 mod bench_server;
-mod budget;
-mod chart;
 mod closed_loop;
 mod peers;
-mod plan;
-mod processor;
-mod results;
-mod round;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
+use headroom_test_support::child;
+
+use crate::sample::Samples;
 use bench_server::BenchServer;
-use peers::{Peer, Program};
-use plan::{Operation, Plan};
-use results::{Group, PeerResult, Results};
+use closed_loop::{Outcome, Plan};
+use peers::{POSTGRES, Peer, Program, REDIS};
 
-use crate::Error;
-use crate::report::write_json;
+/// Nothing depends on the kind of error.
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The statement that all peers run.
-const SELECT: &str = "SELECT payload FROM item WHERE id = $1";
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 const CALLERS: u64 = 500;
 
@@ -35,146 +32,170 @@ const KEYS: u32 = 100_000;
 const CONNECTIONS_MAX: u32 = 30;
 
 /// How often each peer is measured.
-const ROUNDS: u64 = 3;
+const ROUNDS: usize = 3;
 
 /// The time before each measurement.
-const WARM_UP_MS: u64 = 2_000;
+const WARM_UP: Duration = Duration::from_secs(2);
 
 /// How long a request may take.
-const DEADLINE_MS: u64 = 5_000;
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How much longer than planned a peer may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The environment variable with the plan of a peer's process, as JSON. Arguments would show the
+/// password in the list of processes.
+const PLAN: &str = "HEADROOM_LOADTEST_PLAN";
 
 /// The kind of server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Postgres,
     Redis,
 }
 
-/// What the command line asks for.
-pub(crate) struct Options<'a> {
-    /// How long each peer is measured with each operation, all rounds together.
-    pub(crate) seconds: u64,
-    pub(crate) json: Option<&'a Path>,
-    pub(crate) svg: Option<&'a Path>,
+/// The result of one round.
+struct Round {
+    outcome: Outcome,
+    /// Connections that the peer opened, as the server counts them.
+    opened: u64,
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres",
-            Self::Redis => "redis",
-        }
+/// Measures each peer for `seconds`, all rounds together, and prints the results.
+pub(crate) fn compare(kind: Kind, seconds: u64) -> Result<()> {
+    let (scenario, peers) = match kind {
+        Kind::Postgres => ("postgres", POSTGRES),
+        Kind::Redis => ("redis", REDIS),
+    };
+    let mut measured: Vec<(Peer, Vec<Round>)> = peers
+        .iter()
+        .filter(|peer| can_run(peer))
+        .map(|peer| (*peer, Vec::new()))
+        .collect();
+    if cfg!(not(feature = "peers")) {
+        println!("left out: pools in Rust, without --features peers");
     }
-
-    fn operations(self) -> &'static [(Operation, &'static str)] {
-        match self {
-            Self::Postgres => &[(Operation::Select, "PostgreSQL: select by primary key")],
-            Self::Redis => &[
-                (Operation::Get, "Redis: GET"),
-                (Operation::Set, "Redis: SET"),
-            ],
-        }
-    }
-
-    fn peers(self) -> &'static [Peer] {
-        match self {
-            Self::Postgres => peers::POSTGRES,
-            Self::Redis => peers::REDIS,
-        }
-    }
-
-    async fn start(self) -> Result<BenchServer, Error> {
-        match self {
-            Self::Postgres => BenchServer::postgres(KEYS).await,
-            Self::Redis => BenchServer::redis(KEYS).await,
-        }
-    }
-}
-
-/// Runs one peer in this process, by the plan on standard input.
-pub(crate) fn run_peer(name: &str) -> Result<(), Error> {
-    peers::run(name)
-}
-
-/// Compares all peers and prints the results.
-pub(crate) fn compare(kind: Kind, options: &Options<'_>) -> Result<(), Error> {
-    let (peers, left_out) = available_peers(kind);
-    let mut results = Results::begin(kind.name(), options.seconds, left_out);
-    let system = actix_rt::System::new();
-    system.block_on(async {
-        let server = kind.start().await?;
-        for (operation, title) in kind.operations() {
-            let measured = measure(kind, *operation, &peers, options.seconds, &server).await?;
-            results.add(Group {
-                title,
-                peers: measured,
-            });
+    println!(
+        "{CALLERS} callers, {KEYS} keys, at most {CONNECTIONS_MAX} connections, \
+         {seconds} s for each in {ROUNDS} rounds"
+    );
+    let count = measured.len();
+    actix_rt::System::new().block_on(async {
+        let server = BenchServer::start(kind, KEYS).await?;
+        for index in 0..ROUNDS {
+            let plan = Plan {
+                url: server.url().to_owned(),
+                callers: CALLERS,
+                keys: KEYS,
+                connections_max: CONNECTIONS_MAX,
+                warm_up_ms: WARM_UP.as_millis() as u64,
+                measured_ms: seconds * 1000 / ROUNDS as u64,
+                deadline_ms: DEADLINE.as_millis() as u64,
+                seed: index as u64 * CALLERS,
+            };
+            for place in 0..count {
+                // Each round begins with another peer.
+                let (peer, rounds) = &mut measured[(place + index) % count];
+                let before = server.opened().await?;
+                let outcome = run_process(peer, scenario, &plan).await?;
+                let opened = server.opened().await? - before;
+                rounds.push(Round { outcome, opened });
+            }
         }
         server.stop().await;
         Ok::<(), Error>(())
     })?;
-    results.end();
-    if let Some(path) = options.json {
-        write_json(&results, path)?;
-    }
-    if let Some(path) = options.svg {
-        chart::write(&results, path)?;
-    }
+    print_table(&measured);
     Ok(())
 }
 
-/// The peers that can run here, and the reasons why others cannot.
-fn available_peers(kind: Kind) -> (Vec<Peer>, Vec<String>) {
-    let why = round::node_is_missing(&node_modules());
-    let (mut peers, mut left_out) = (Vec::new(), Vec::new());
-    for peer in kind.peers() {
-        match (peer.program, why) {
-            (Program::Node(_), Some(why)) => left_out.push(format!("{}: {why}", peer.label)),
-            _ => peers.push(*peer),
-        }
-    }
-    if cfg!(not(feature = "peers")) {
-        left_out.push("pools in Rust: built without --features peers".to_owned());
-    }
-    (peers, left_out)
-}
-
-/// Where `scripts/setup.sh bench_peers` puts the packages from npm.
-fn node_modules() -> PathBuf {
+/// Whether the programs of `peer` are installed. Says so if they are not.
+fn can_run(peer: &Peer) -> bool {
     let cache = std::env::var_os("HEADROOM_CACHE").unwrap_or_default();
-    Path::new(&cache).join("bench-peers/node_modules")
+    let installed = Path::new(&cache).join("bench-peers/node_modules").is_dir();
+    let can_run = installed || matches!(peer.program, Program::Own(_));
+    if !can_run {
+        println!("left out: {} (scripts/setup.sh bench_peers)", peer.label);
+    }
+    can_run
 }
 
-async fn measure(
-    kind: Kind,
-    operation: Operation,
-    peers: &[Peer],
-    seconds: u64,
-    server: &BenchServer,
-) -> Result<Vec<PeerResult>, Error> {
-    let mut measured: Vec<PeerResult> = peers.iter().map(|peer| PeerResult::new(*peer)).collect();
-    let count = measured.len();
-    for index in 0..ROUNDS {
-        let plan = Plan {
-            url: server.url().to_owned(),
-            operation,
-            callers: CALLERS,
-            keys: KEYS,
-            connections_max: CONNECTIONS_MAX,
-            warm_up_ms: WARM_UP_MS,
-            measured_ms: seconds * 1000 / ROUNDS,
-            deadline_ms: DEADLINE_MS,
-            seed: index * CALLERS,
-        };
-        for place in 0..count {
-            // Each round begins with another peer.
-            let at = (place + index as usize * count / ROUNDS as usize) % count;
-            if let Some(measured) = measured.get_mut(at) {
-                let peer = measured.peer();
-                let round = round::round(&peer, kind.name(), &plan, server).await?;
-                measured.add(round);
-            }
+/// Runs `peer` in a process of its own, without the threads and the memory of another.
+async fn run_process(peer: &Peer, scenario: &str, plan: &Plan) -> Result<Outcome> {
+    let label = peer.label;
+    let mut command = match peer.program {
+        Program::Own(_) => {
+            let mut own = child::command(std::env::current_exe()?);
+            own.args([scenario, "--peer", label]);
+            own
+        }
+        Program::Node(arguments) => {
+            let mut node = child::command("node");
+            node.args(arguments)
+                .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/node"));
+            node
+        }
+    };
+    command.env(PLAN, serde_json::to_string(plan)?);
+    let deadline = Duration::from_millis(plan.warm_up_ms + plan.measured_ms) + TIMEOUT;
+    let output = tokio::task::spawn_blocking(move || child::output(&mut command, deadline));
+    let output = output
+        .await?
+        .map_err(|error| format!("{label} does not run: {error}"))?;
+    serde_json::from_slice(&output.stdout).map_err(|_| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        format!(
+            "{label} ended without an outcome, {}: {errors}",
+            output.status
+        )
+        .into()
+    })
+}
+
+/// Runs the peer of this label in this process, by the plan in the environment.
+pub(crate) fn run_peer(label: &str) -> Result<()> {
+    let plan: Plan = serde_json::from_str(&std::env::var(PLAN)?)?;
+    let peer = POSTGRES
+        .iter()
+        .chain(REDIS)
+        .find(|peer| peer.label == label);
+    let Some(Program::Own(run)) = peer.map(|peer| peer.program) else {
+        return Err(format!("there is no peer {label:?} in this program").into());
+    };
+    println!("{}", serde_json::to_string(&run(&plan)?)?);
+    Ok(())
+}
+
+fn print_table(measured: &[(Peer, Vec<Round>)]) {
+    println!("\n| peer | answers/s | p50 ms | p99 ms | connections opened | reuse | failures |");
+    println!("|---|---|---|---|---|---|---|");
+    for (peer, rounds) in measured {
+        let median =
+            |figure: fn(&Round) -> f64| Samples::new(rounds.iter().map(figure).collect()).median();
+        println!(
+            "| {} | {:.0} | {:.2} | {:.2} | {} | {:.3} % | {} |",
+            peer.label,
+            median(|round| round.outcome.answers as f64 / round.outcome.seconds),
+            median(|round| round.outcome.p50_ms),
+            median(|round| round.outcome.p99_ms),
+            rounds
+                .iter()
+                .map(|round| round.opened)
+                .max()
+                .unwrap_or_default(),
+            median(|round| 100.0 - 100.0 * round.opened as f64 / round.outcome.requests as f64),
+            rounds
+                .iter()
+                .map(|round| round.outcome.failures)
+                .sum::<u64>(),
+        );
+    }
+    for (peer, rounds) in measured {
+        let mut failures = rounds
+            .iter()
+            .filter_map(|it| it.outcome.first_failure.as_ref());
+        if let Some(failure) = failures.next() {
+            println!("\n{}: {failure}", peer.label);
         }
     }
-    Ok(measured)
 }

@@ -2,128 +2,117 @@
 //! its own, and callers run on other threads. The settings are the defaults, except that PostgreSQL has
 //! the connections that all peers have.
 
-use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use headroom_actors::kernel::pool::{ConfiguredUrl, Locate, PoolConfig};
 use headroom_actors::kernel::{ChildSpec, Root, SupervisorSpec, Tree};
-use headroom_actors::postgres::{
-    Connector, Database, PostgresConfig, QueryOutput, TransactionOptions,
-};
-use headroom_actors::redis::{self, Redis, Role, cmd};
+use headroom_actors::postgres::{Connector, Database, PostgresConfig, TransactionOptions};
+use headroom_actors::redis::{self, Role, cmd};
 use tokio::sync::oneshot;
 
-use super::{Failure, measure};
-use crate::Error;
-use crate::pools::SELECT;
-use crate::pools::closed_loop::check;
-use crate::pools::plan::{Operation, Plan, name, value};
+use super::{Client, SELECT, name};
+use crate::pools::Result;
+use crate::pools::closed_loop::Plan;
 
 /// Single statements over shared connections.
-pub(super) async fn pipelined(plan: &Plan) -> Result<(), Error> {
-    let database = database(plan);
-    let within = plan.deadline();
-    with_child_running(database.child(None), async {
-        let request = move |key: i64| {
-            let database = database.clone();
-            async move {
-                let output = database.query(SELECT, &[&key], within).await;
-                let row = output.and_then(QueryOutput::one);
-                check(row.map_err(Failure::new)?.get::<_, &str>(0) == value(key))
-            }
-        };
-        measure(plan, request).await
-    })
-    .await
+pub(super) struct Pipelined {
+    database: Database,
+    deadline: Duration,
+}
+
+impl Client for Pipelined {
+    async fn start(plan: &Plan) -> Result<Self> {
+        Ok(Self {
+            database: database(plan).await?,
+            deadline: plan.deadline(),
+        })
+    }
+
+    async fn request(&self, key: i64) -> Result<String> {
+        let output = self.database.query(SELECT, &[&key], self.deadline).await?;
+        Ok(output.one()?.get(0))
+    }
 }
 
 /// A transaction for each statement, which leases a connection.
-pub(super) async fn leased(plan: &Plan) -> Result<(), Error> {
-    let database = database(plan);
-    let options = TransactionOptions::within(plan.deadline()).read_only();
-    with_child_running(database.child(None), async {
-        let request = move |key: i64| {
-            let database = database.clone();
-            async move {
-                let transaction = database.begin(options).await.map_err(Failure::new)?;
-                let output = transaction.query(SELECT, &[&key]).await;
-                let row = output.and_then(QueryOutput::one);
-                let row = row.map_err(Failure::new)?;
-                transaction.commit().await.map_err(Failure::new)?;
-                check(row.get::<_, &str>(0) == value(key))
-            }
-        };
-        measure(plan, request).await
-    })
-    .await
+pub(super) struct Leased {
+    database: Database,
+    options: TransactionOptions,
+}
+
+impl Client for Leased {
+    async fn start(plan: &Plan) -> Result<Self> {
+        Ok(Self {
+            database: database(plan).await?,
+            options: TransactionOptions::within(plan.deadline()).read_only(),
+        })
+    }
+
+    async fn request(&self, key: i64) -> Result<String> {
+        let transaction = self.database.begin(self.options).await?;
+        let row = transaction.query(SELECT, &[&key]).await?.one()?;
+        transaction.commit().await?;
+        Ok(row.get(0))
+    }
 }
 
 /// Single commands over shared connections.
-pub(super) async fn redis(plan: &Plan) -> Result<(), Error> {
-    let server = redis::Server::one(locate(plan));
-    let (handle, child) = redis::pool(Role::Primary, server, redis::pool_config(), None);
-    let redis = Redis::new(handle);
-    let (within, what) = (plan.deadline(), plan.operation);
-    with_child_running(child, async {
-        let request = move |key: i64| {
-            let redis = redis.clone();
-            async move {
-                if what == Operation::Set {
-                    let mut set = cmd("SET");
-                    set.arg(name(key)).arg(value(key));
-                    let answer = redis.command::<String>(&set, within).await;
-                    return check(answer.map_err(Failure::new)? == "OK");
-                }
-                let mut get = cmd("GET");
-                get.arg(name(key));
-                let answer = redis.command::<String>(&get, within).await;
-                check(answer.map_err(Failure::new)? == value(key))
-            }
-        };
-        measure(plan, request).await
-    })
-    .await
+pub(super) struct Redis {
+    redis: redis::Redis,
+    deadline: Duration,
+}
+
+impl Client for Redis {
+    async fn start(plan: &Plan) -> Result<Self> {
+        let server = redis::Server::one(locate(plan));
+        let (pool, child) = redis::pool(Role::Primary, server, redis::pool_config(), None);
+        start(child).await?;
+        Ok(Self {
+            redis: redis::Redis::new(pool),
+            deadline: plan.deadline(),
+        })
+    }
+
+    async fn request(&self, key: i64) -> Result<String> {
+        let mut get = cmd("GET");
+        get.arg(name(key));
+        Ok(self.redis.command(&get, self.deadline).await?)
+    }
 }
 
 fn locate(plan: &Plan) -> Arc<dyn Locate> {
     Arc::new(ConfiguredUrl::new(plan.url.as_str()))
 }
 
-fn database(plan: &Plan) -> Database {
+async fn database(plan: &Plan) -> Result<Database> {
     let settings = PostgresConfig::default();
     let connector = Connector::new(locate(plan), settings.clone());
     let config = PoolConfig {
         connections_max: plan.connections_max,
         ..PoolConfig::default()
     };
-    Database::new("postgres", connector, settings, config, &[])
+    let database = Database::new("postgres", connector, settings, config, &[]);
+    start(database.child(None)).await?;
+    Ok(database)
 }
 
-/// Runs `work` while `child` runs in an actix system on another thread.
-async fn with_child_running(
-    child: ChildSpec,
-    work: impl Future<Output = Result<(), Error>>,
-) -> Result<(), Error> {
+/// Runs `pool` in an actix system on another thread, until the process ends.
+async fn start(pool: ChildSpec) -> Result<()> {
     let (started, is_up) = oneshot::channel();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let thread = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
-            let spec = SupervisorSpec::new("peer").child(child);
+            let spec = SupervisorSpec::new("peer").child(pool);
             let root = Root::start(spec, &Tree::default()).await;
-            let root =
-                root.map_err(|exit| Error::Program(format!("the pool did not start: {exit}")))?;
-            started.send(()).ok();
-            // The sender is dropped when the work has ended.
-            stopped.await.ok();
-            root.stop().await;
-            Ok::<(), Error>(())
-        })
+            // A drop of the root would end the pool.
+            let (root, result) = match root {
+                Ok(root) => (Some(root), Ok(())),
+                Err(exit) => (None, Err(format!("the pool did not start: {exit}"))),
+            };
+            started.send(result).ok();
+            std::future::pending::<()>().await;
+            drop(root);
+        });
     });
-    if is_up.await.is_ok() {
-        work.await?;
-    }
-    drop(stop);
-    let ended = tokio::task::spawn_blocking(move || thread.join()).await;
-    let panicked = || Error::Program("the thread of the pool panicked".to_owned());
-    ended.map_err(|_| panicked())?.map_err(|_| panicked())?
+    Ok(is_up.await??)
 }
