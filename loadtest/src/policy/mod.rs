@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use headroom_actors::lazy::{Candidate, Policy, PolicyKind, UseRecord, choose};
 
-use crate::Error;
+use crate::Result;
 use crate::random::Random;
 use crate::sample::Samples;
 use generate::{TraceCase, built_in};
@@ -34,7 +34,7 @@ const OVERCOMMIT: u64 = 3;
 
 /// Prints the table for the built-in traces, or for the trace in `file`. Without `budget` the budget is
 /// a third of all models together.
-pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<(), Error> {
+pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<()> {
     let cases = match file {
         Some(path) => vec![read(path)?],
         None => built_in(REQUESTS),
@@ -45,7 +45,7 @@ pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<(), Er
     println!("|---|---|---|---|---|---|---|");
     for case in cases {
         let budget = budget.unwrap_or_else(|| default_budget(&case.trace));
-        println!("{}", row(case, budget).map_err(Error::Program)?);
+        println!("{}", row(case, budget)?);
     }
     println!();
     for candidates in [200, 2000] {
@@ -59,10 +59,10 @@ pub(crate) fn compare(file: Option<&Path>, budget: Option<u64>) -> Result<(), Er
     Ok(())
 }
 
-fn read(path: &Path) -> Result<TraceCase, Error> {
+fn read(path: &Path) -> Result<TraceCase> {
     let name = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(Error::io(format!("cannot read {name}")))?;
-    let trace = Trace::parse(&text).map_err(|error| Error::Program(format!("{name}: {error}")))?;
+    let text = fs::read_to_string(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let trace = Trace::parse(&text).map_err(|error| format!("{name}: {error}"))?;
     Ok(TraceCase {
         name,
         trace,
@@ -75,7 +75,7 @@ fn default_budget(trace: &Trace) -> u64 {
     (trace.bytes() / OVERCOMMIT).max(trace.largest())
 }
 
-fn row(case: TraceCase, budget: u64) -> Result<String, String> {
+fn row(case: TraceCase, budget: u64) -> Result<String> {
     let TraceCase {
         name,
         trace,
@@ -83,7 +83,7 @@ fn row(case: TraceCase, budget: u64) -> Result<String, String> {
     } = case;
     let run = |policy: &mut dyn Policy| {
         let reload = replay(&trace, budget, policy)?;
-        Ok::<_, String>(reload.as_secs_f64())
+        Ok::<_, crate::Error>(reload.as_secs_f64())
     };
     let lru = run(&mut *PolicyKind::Lru.policy())?;
     let gdsf = run(&mut *PolicyKind::Gdsf.policy())?;

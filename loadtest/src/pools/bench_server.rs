@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::Kind;
 use super::closed_loop::VALUE_BYTES;
-use crate::pools::Result;
+use crate::Result;
 
 /// Longer than any request here takes.
 const TIMEOUT: Duration = Duration::from_secs(60);

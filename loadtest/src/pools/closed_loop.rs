@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::peers::Client;
-use crate::pools::{Error, Result};
 use crate::random::Random;
 use crate::sample::Samples;
+use crate::{Error, Result};
 
 /// What a peer's process does.
 #[derive(Serialize, Deserialize)]

@@ -16,14 +16,10 @@ use std::time::Duration;
 use headroom_test_support::child;
 
 use crate::sample::Samples;
+use crate::{Error, Result};
 use bench_server::BenchServer;
 use closed_loop::{Outcome, Plan};
 use peers::{POSTGRES, Peer, Program, REDIS};
-
-/// Nothing depends on the kind of error.
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-type Result<T, E = Error> = std::result::Result<T, E>;
 
 const CALLERS: u64 = 500;
 

@@ -1,4 +1,4 @@
-//! The scenarios that measure a server, one per file. Each starts its own servers and gives its figures.
+//! The scenarios that measure a server, one per file. Each starts its own servers and prints its figures.
 
 mod cold_start;
 mod infer;
@@ -6,16 +6,57 @@ mod load;
 mod pressure;
 mod resident;
 
-pub(crate) use cold_start::cold_start;
-pub(crate) use infer::infer;
-pub(crate) use load::load;
-pub(crate) use pressure::pressure;
-pub(crate) use resident::resident;
+use std::path::Path;
+use std::time::Duration;
+
+use headroom_test_support::models::Models;
+use headroom_test_support::server::Server;
+
+use crate::client::{Connection, post};
+use crate::{Result, Scenario, report};
+
+type Measure = fn(&Path) -> Result<()>;
+
+const MEASUREMENTS: [(Scenario, &str, Measure); 5] = [
+    (Scenario::ColdStart, "cold start", cold_start::measure),
+    (Scenario::Resident, "resident memory", resident::measure),
+    (Scenario::Load, "load", load::measure),
+    (Scenario::Infer, "infer", infer::measure),
+    (Scenario::Pressure, "memory pressure", pressure::measure),
+];
+
+/// Measures the server with the binary at `path`.
+pub(crate) fn run(scenario: Scenario, path: &Path) -> Result<()> {
+    let binary = path.canonicalize().map_err(|error| {
+        let build = "cargo build --release -p headroom -p headroom-model-host";
+        format!("{}: {error}: build it first ({build})", path.display())
+    })?;
+    for (each, title, measure) in MEASUREMENTS {
+        if [each, Scenario::All].contains(&scenario) {
+            report::title(title);
+            measure(&binary)?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts a server with `models` and these lines of settings.
+fn start(binary: &Path, models: &Models, settings: &str) -> Server {
+    let options = models.options(binary).settings("log.filter = 'warn'");
+    Server::start(options.settings(settings))
+}
+
+/// Loads or unloads a model, as `what` says, and waits for the answer.
+fn repository(server: &Server, model: &str, what: &str) -> Result<()> {
+    let path = format!("/v2/repository/models/{model}/{what}");
+    let mut connection = Connection::open(server.address())?;
+    connection.ask(&post(&path, "{}")).map(drop)
+}
 
 #[expect(
     clippy::disallowed_methods,
     reason = "the measuring threads run no async tasks"
 )]
-fn pause(time: std::time::Duration) {
+fn pause(time: Duration) {
     std::thread::sleep(time);
 }

@@ -1,25 +1,26 @@
 //! The memory supervisor: its cost at rest, and its reaction to a sudden growth.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use headroom_test_support::models::Models;
 use headroom_test_support::process_tree::PeakSampler;
+use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
 use headroom_test_support::unreserved_process::UnreservedProcess;
 use serde_json::Value;
 
-use super::pause;
-use crate::Error;
-use crate::client::{Connection, Request};
-use crate::report::Figure;
+use super::{pause, repository, start};
+use crate::Result;
+use crate::client::{Connection, get};
+use crate::report::{figure, figure_at_most};
 use crate::sample::Samples;
-use crate::server::{Binaries, repository};
 
 const MIB: u64 = 1 << 20;
 
 /// Loaded idle models, and the bytes of their weights.
-const MODELS: usize = 3;
+const MODELS: [&str; 3] = ["model-0", "model-1", "model-2"];
 const WEIGHTS: u64 = 100 * MIB;
 
 /// Idle blocking threads end after ten seconds, and the record of their time ends with them.
@@ -39,101 +40,74 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// The deadline of a clean-up.
 const WITHIN: Duration = Duration::from_secs(20);
 
-pub(crate) fn pressure(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
-    let [read, unread] = rest(binaries, ["1s", "1h"])?;
-    let mut figures = vec![
-        Figure::new(
-            "reading memory at rest, share of a core",
-            read.all - unread.all,
-            "%",
-        )
-        .at_most(0.2),
-        Figure::new("of it on the threads that read", read.blocking, "%"),
-        Figure::new("the whole server at rest, share of a core", read.all, "%"),
-        Figure::new("the same without readings", unread.all, "%"),
-    ];
-    figures.extend(emergency(binaries)?);
-    Ok(figures)
+pub(super) fn measure(binary: &Path) -> Result<()> {
+    let models = Models::new();
+    for name in MODELS {
+        models.add(name, 1, |path| torchscript::weights(path, WEIGHTS));
+    }
+    at_rest(binary, &models)?;
+    emergency(binary, &models)
 }
 
-/// Processor time at rest, in percent of one core.
-struct Rest {
-    /// The blocking threads. At rest they only read memory.
-    blocking: f64,
-    /// All threads.
-    all: f64,
-}
-
-/// Measures servers with idle models that read memory at these intervals. All run at the same time, so
-/// that they see the same machine load.
-fn rest<const N: usize>(binaries: &Binaries, intervals: [&str; N]) -> Result<[Rest; N], Error> {
-    let models = models();
-    let servers = intervals.map(|interval| {
+/// Measures a server that reads memory every second, beside one that does not. Both run at the same time,
+/// so that they see the same machine load.
+fn at_rest(binary: &Path, models: &Models) -> Result<()> {
+    let servers = ["1s", "1h"].map(|interval| {
         let settings = format!(
             "memory.sample_interval = '{interval}'\nmemory.sample_interval_fast = '50ms'\n\
              memory.gc_interval = '1h'"
         );
-        binaries.start(&models, &settings)
+        start(binary, models, &settings)
     });
     for server in &servers {
-        for index in 0..MODELS {
-            repository(server, &name(index), "load")?;
-        }
+        load_all(server)?;
     }
     pause(IDLE_THREADS_END);
-    let times = || -> Result<Vec<_>, Error> {
-        servers
-            .iter()
-            .map(|server| processor_time(server.pid()))
-            .collect()
-    };
-    let (before, began) = (times()?, Instant::now());
+    let begun = Instant::now();
+    let before = servers.each_ref().map(processor_time);
     pause(REST);
-    let (after, took) = (times()?, began.elapsed());
-    let share = |before: Duration, after: Duration| {
-        after.saturating_sub(before).as_secs_f64() / took.as_secs_f64() * 100.0
-    };
-    Ok(std::array::from_fn(|server| Rest {
-        blocking: share(before[server].0, after[server].0),
-        all: share(before[server].1, after[server].1),
-    }))
+    let after = servers.each_ref().map(processor_time);
+    let took = begun.elapsed().as_secs_f64();
+    let [read, unread] = [0, 1].map(|server| {
+        [0, 1].map(|part| (after[server][part] - before[server][part]) / took * 100.0)
+    });
+    let name = "reading memory at rest, share of a core";
+    figure_at_most(0.2, name, read[1] - unread[1], "%");
+    figure("of it on the threads that read", read[0], "%");
+    figure("the whole server at rest, share of a core", read[1], "%");
+    figure("the same without readings", unread[1], "%");
+    Ok(())
 }
 
-/// The processor time of a process: that of its blocking threads, and that of all threads.
-fn processor_time(pid: u32) -> Result<(Duration, Duration), Error> {
-    let tasks = format!("/proc/{pid}/task");
-    let (mut blocking, mut all) = (0, 0);
-    for task in fs::read_dir(&tasks).map_err(Error::io(&tasks))?.flatten() {
+/// The processor seconds of a server: those of its blocking threads, which at rest only read memory, and
+/// those of all threads.
+fn processor_time(server: &Server) -> [f64; 2] {
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid()));
+    let mut seconds = [0.0, 0.0];
+    for task in tasks.into_iter().flatten().flatten() {
         // The thread may have ended.
         let text = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
         let schedstat = text("schedstat");
-        let nanoseconds = schedstat.split_ascii_whitespace().next();
-        let ran = nanoseconds
-            .and_then(|it| it.parse::<u64>().ok())
-            .unwrap_or(0);
-        all += ran;
+        let nanoseconds = schedstat.split(' ').next().and_then(|it| it.parse().ok());
+        let ran: f64 = nanoseconds.unwrap_or(0.0) / 1e9;
         if text("comm").starts_with("tokio-rt") {
-            blocking += ran;
+            seconds[0] += ran;
         }
+        seconds[1] += ran;
     }
-    Ok((Duration::from_nanos(blocking), Duration::from_nanos(all)))
+    seconds
 }
 
 /// Measures clean-ups: the server's memory grows by [`GROWTH`] at once, several times.
-fn emergency(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
-    let models = models();
+fn emergency(binary: &Path, models: &Models) -> Result<()> {
     let process = UnreservedProcess::new();
-    let settings = format!(
-        "models.dir = '{}'\nlog.filter = 'warn'\nmemory.limit = '{BUDGET}B'\nmemory.dwell = '500ms'",
-        models.path().display()
-    );
-    let server = process.start_server(binaries.options().settings(&settings));
+    let settings =
+        format!("log.filter = 'warn'\nmemory.limit = '{BUDGET}B'\nmemory.dwell = '500ms'");
+    let server = process.start_server(models.options(binary).settings(&settings));
     let mut connection = Connection::open(server.address())?;
     let (mut below, mut over) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        for index in 0..MODELS {
-            repository(&server, &name(index), "load")?;
-        }
+        load_all(&server)?;
         pause(SETTLE);
         let seen = events(&mut connection)?.len();
         let sampler = PeakSampler::start(server.pid());
@@ -145,43 +119,32 @@ fn emergency(binaries: &Binaries) -> Result<Vec<Figure>, Error> {
         pause(SETTLE);
     }
     let (below, over) = (Samples::new(below), Samples::new(over));
-    Ok(vec![
-        Figure::new("from critical to below 75 %, median", below.median(), "ms").at_most(1000.0),
-        Figure::new("from critical to below 75 %, longest", below.at(1.0), "ms").at_most(1000.0),
-        Figure::new(
-            "above the budget while growing, median",
-            over.median(),
-            "MiB",
-        ),
-    ])
+    let name = "from critical to below 75 %, median";
+    figure_at_most(1000.0, name, below.median(), "ms");
+    let name = "from critical to below 75 %, longest";
+    figure_at_most(1000.0, name, below.at(1.0), "ms");
+    let name = "above the budget while growing, median";
+    figure(name, over.median(), "MiB");
+    Ok(())
 }
 
-fn models() -> Models {
-    let models = Models::new();
-    for index in 0..MODELS {
-        models.add(&name(index), 1, |path| torchscript::weights(path, WEIGHTS));
-    }
-    models
+fn load_all(server: &Server) -> Result<()> {
+    MODELS
+        .iter()
+        .try_for_each(|name| repository(server, name, "load"))
 }
 
-fn name(index: usize) -> String {
-    format!("model-{index}")
-}
-
-fn events(connection: &mut Connection) -> Result<Vec<Value>, Error> {
-    let answer = connection.ask(&Request::get("/api/performance/memory/stats?events=1000"))?;
-    let mut stats: Value = serde_json::from_slice(answer)
-        .map_err(|error| Error::Answer(format!("the memory statistics are not JSON: {error}")))?;
+fn events(connection: &mut Connection) -> Result<Vec<Value>> {
+    let answer = connection.ask(&get("/api/performance/memory/stats?events=1000"))?;
+    let mut stats: Value = serde_json::from_slice(answer)?;
     match stats["events"].take() {
         Value::Array(events) => Ok(events),
-        _ => Err(Error::Answer(
-            "the memory statistics have no events".to_owned(),
-        )),
+        _ => Err("the memory statistics have no events".into()),
     }
 }
 
-/// Waits until the level has risen and fallen. Gives the events after the first `seen`.
-fn wait_for_end(connection: &mut Connection, seen: usize) -> Result<Vec<Value>, Error> {
+/// Waits until the level has risen and fallen. Returns the events after the first `seen`.
+fn wait_for_end(connection: &mut Connection, seen: usize) -> Result<Vec<Value>> {
     let begun = Instant::now();
     loop {
         let new = events(connection)?.split_off(seen);
@@ -191,9 +154,7 @@ fn wait_for_end(connection: &mut Connection, seen: usize) -> Result<Vec<Value>, 
             return Ok(new);
         }
         if begun.elapsed() > WITHIN {
-            return Err(Error::Answer(format!(
-                "no clean-up has ended within {WITHIN:?}: {new:?}"
-            )));
+            return Err(format!("no clean-up has ended within {WITHIN:?}: {new:?}").into());
         }
         pause(Duration::from_millis(50));
     }

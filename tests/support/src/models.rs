@@ -91,7 +91,8 @@ impl Models {
     ///
     /// # Panics
     /// When the model host was not built.
-    pub fn options(&self, binary: &str) -> Options {
+    pub fn options(&self, binary: impl AsRef<Path>) -> Options {
+        let binary = binary.as_ref();
         program_beside(binary, "headroom-model-host");
         Options::new(binary).settings(&format!("models.dir = '{}'", self.path().display()))
     }
@@ -133,8 +134,8 @@ pub fn cached(path: &str) -> PathBuf {
 }
 
 /// A program in the same folder as `binary`.
-fn program_beside(binary: &str, program: &str) -> PathBuf {
-    let path = Path::new(binary).with_file_name(program);
+fn program_beside(binary: impl AsRef<Path>, program: &str) -> PathBuf {
+    let path = binary.as_ref().with_file_name(program);
     assert!(
         path.exists(),
         "{} is missing: run `cargo build --workspace --bins` and \

@@ -12,7 +12,7 @@ use headroom_actors::redis::{self, Role, cmd};
 use tokio::sync::oneshot;
 
 use super::{Client, SELECT, name};
-use crate::pools::Result;
+use crate::Result;
 use crate::pools::closed_loop::Plan;
 
 /// Single statements over shared connections.

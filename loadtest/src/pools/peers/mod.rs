@@ -5,7 +5,7 @@ mod headroom;
 mod rust_pools;
 
 use super::closed_loop::{Outcome, Plan, run};
-use crate::pools::Result;
+use crate::Result;
 
 /// A pool that is compared.
 #[derive(Clone, Copy)]

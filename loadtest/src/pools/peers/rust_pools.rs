@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use tokio_postgres::NoTls;
 
 use super::{Client, SELECT, name};
-use crate::pools::Result;
+use crate::Result;
 use crate::pools::closed_loop::Plan;
 
 pub(super) struct Deadpool(deadpool_postgres::Pool);
