@@ -7,13 +7,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-use futures_util::future::{self, BoxFuture};
-use headroom_actors::kernel::pool::{
-    ConfiguredUrl, ConnectError, ConnectErrorKind, Locate, PoolConfig,
-};
+use headroom_actors::kernel::pool::PoolConfig;
 use headroom_actors::kernel::private_server::{
-    PrivateServer, PrivateServerConfig, START_TIMEOUT, SearchPath,
+    PrivateServer, PrivateServerConfig, START_TIMEOUT, SearchPath, ServerUrl,
 };
 use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
 use headroom_actors::memory::Memory;
@@ -42,7 +38,7 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
         Arc::new(memory.budget()),
     );
     let url = settings.url.as_ref().map(|url| url.expose());
-    let (origin, locate) = locate("postgres", url, &settings.embedded, &private);
+    let (origin, url) = server_url("postgres", url, &settings.embedded, &private);
     let mut config = PostgresConfig {
         connect_timeout: settings.pool.connect_timeout,
         statement_timeout: settings.statement_timeout,
@@ -55,7 +51,7 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
     }
     let primary = pool(&settings.pool, &origin);
     let bounds = (primary.connections_min, primary.connections_max);
-    let connector = Connector::new(locate, config.clone());
+    let connector = Connector::new(url, config.clone());
     let mut database = Database::new("postgres", connector, config.clone(), primary, MIGRATIONS);
     let mut branch = branch.child(database.child(Some(memory.pressure())));
     let replicas = replicas(&settings.replicas, config);
@@ -84,41 +80,34 @@ fn replicas(settings: &ReplicaSettings, config: PostgresConfig) -> Option<(Datab
         ..pool(&settings.pool, &Origin::Configured)
     };
     let bounds = (pool.connections_min, pool.connections_max);
-    let locate = Arc::new(ConfiguredUrl::new(url.expose()));
-    let connector = Connector::replicas(locate, config.clone());
+    let url = ServerUrl::Configured(url.expose().to_owned());
+    let connector = Connector::replicas(url, config.clone());
     let database = Database::new("postgres-replicas", connector, config, pool, &[]);
     Some((database, bounds))
 }
 
 /// The server at the URL of `section`, or else the private one if it is enabled.
-fn locate(
+fn server_url(
     section: &str,
     url: Option<&str>,
     embedded: &EmbeddedSettings,
     private: &PrivateServer,
-) -> (Origin, Arc<dyn Locate>) {
+) -> (Origin, ServerUrl) {
     match url {
-        Some(url) => (Origin::Configured, Arc::new(ConfiguredUrl::new(url))),
-        None if embedded.enabled => (Origin::Embedded(private.clone()), Arc::new(private.clone())),
+        Some(url) => (Origin::Configured, ServerUrl::Configured(url.to_owned())),
+        None if embedded.enabled => {
+            let url = ServerUrl::Private(private.clone());
+            (Origin::Embedded(private.clone()), url)
+        }
         None => {
             let kind = section.split('.').next().unwrap_or(section);
-            let missing = format!(
+            let message = format!(
                 "{section}.url is not set, and {kind}.embedded.enabled = false allows no private \
                  server: set {section}.url (or {section}.url_file)"
             );
-            tracing::warn!("{missing}");
-            (Origin::Missing, Arc::new(NoServer(missing.into())))
+            tracing::warn!("{message}");
+            (Origin::Missing, ServerUrl::Missing(message.into()))
         }
-    }
-}
-
-/// Stands in for a missing server. Every connect fails with the setting to change.
-struct NoServer(Arc<str>);
-
-impl Locate for NoServer {
-    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
-        let error = ConnectError::new(ConnectErrorKind::Missing, Arc::clone(&self.0));
-        future::ready(Err(error)).boxed()
     }
 }
 

@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -16,9 +14,8 @@ use super::connection::Connection;
 use super::error::Error;
 use super::tls;
 use crate::kernel::Handle;
-use crate::kernel::pool::{
-    self, Connect, ConnectError, ConnectErrorKind, Lease, Locate, Mode, Pool,
-};
+use crate::kernel::pool::{self, Connect, ConnectError, ConnectErrorKind, Lease, Mode, Pool};
+use crate::kernel::private_server::ServerUrl;
 
 /// The longest time for a check or a reset. The next user waits for it, and a new connection is
 /// opened soon instead.
@@ -27,11 +24,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Opens connections to the servers of one database. For the primary, it takes the first server that
 /// takes writes. For replicas, it takes one after the other. Each try resolves the names again.
 pub struct Connector {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    locate: Arc<dyn Locate>,
+    url: ServerUrl,
     settings: PostgresConfig,
     /// What a server must be where the URL does not say it.
     session_attrs: TargetSessionAttrs,
@@ -48,35 +41,27 @@ struct ParsedUrl {
 }
 
 impl Connector {
-    /// A connector to the server that takes writes, of those that `locate` finds.
-    pub fn new(locate: Arc<dyn Locate>, settings: PostgresConfig) -> Self {
-        Self::of(TargetSessionAttrs::ReadWrite, locate, settings)
+    /// A connector to the server that takes writes, of those at `url`.
+    pub fn new(url: ServerUrl, settings: PostgresConfig) -> Self {
+        Self::of(TargetSessionAttrs::ReadWrite, url, settings)
     }
 
-    /// A connector to the servers that take no writes, of those that `locate` finds.
-    pub fn replicas(locate: Arc<dyn Locate>, settings: PostgresConfig) -> Self {
-        Self::of(TargetSessionAttrs::ReadOnly, locate, settings)
+    /// A connector to the servers that take no writes, of those at `url`.
+    pub fn replicas(url: ServerUrl, settings: PostgresConfig) -> Self {
+        Self::of(TargetSessionAttrs::ReadOnly, url, settings)
     }
 
-    fn of(
-        session_attrs: TargetSessionAttrs,
-        locate: Arc<dyn Locate>,
-        settings: PostgresConfig,
-    ) -> Self {
+    fn of(session_attrs: TargetSessionAttrs, url: ServerUrl, settings: PostgresConfig) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                locate,
-                settings,
-                session_attrs,
-                parsed: Mutex::new(None),
-            }),
+            url,
+            settings,
+            session_attrs,
+            parsed: Mutex::new(None),
         }
     }
-}
 
-impl Shared {
     async fn parsed(&self) -> Result<Arc<ParsedUrl>, ConnectError> {
-        let url = self.locate.locate().await?;
+        let url = self.url.get().await?;
         let lock = || self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
         let last = lock().clone();
         if let Some(parsed) = last.filter(|parsed| parsed.url == url) {
@@ -100,6 +85,10 @@ impl Shared {
         *lock() = Some(Arc::clone(&parsed));
         Ok(parsed)
     }
+}
+
+impl Connect for Connector {
+    type Connection = Connection;
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
         let ParsedUrl {
@@ -126,6 +115,26 @@ impl Shared {
         }
         Err(merge(&errors))
     }
+
+    async fn check(&self, connection: &Connection) -> Result<(), ConnectError> {
+        in_time(connection.ping()).await
+    }
+
+    async fn clean(&self, connection: &Connection) -> Result<(), ConnectError> {
+        in_time(connection.clean()).await
+    }
+
+    fn is_closed(&self, connection: &Connection) -> bool {
+        connection.is_closed()
+    }
+
+    fn is_blocked(&self, connection: &Connection) -> bool {
+        connection.is_blocked()
+    }
+
+    fn bytes_per_connection(&self) -> u64 {
+        self.settings.bytes_per_connection
+    }
 }
 
 /// Several failures as one error. Its kind is transient if that of any failure is.
@@ -150,35 +159,6 @@ async fn in_time(work: impl Future<Output = Result<(), Error>>) -> Result<(), Co
         ),
     };
     Err(ConnectError::new(kind, message))
-}
-
-impl Connect for Connector {
-    type Connection = Connection;
-
-    fn connect(&self) -> BoxFuture<'static, Result<Connection, ConnectError>> {
-        let shared = Arc::clone(&self.shared);
-        async move { shared.connect().await }.boxed()
-    }
-
-    fn check(&self, connection: Arc<Connection>) -> BoxFuture<'static, Result<(), ConnectError>> {
-        async move { in_time(connection.ping()).await }.boxed()
-    }
-
-    fn is_closed(&self, connection: &Connection) -> bool {
-        connection.is_closed()
-    }
-
-    fn is_blocked(&self, connection: &Connection) -> bool {
-        connection.is_blocked()
-    }
-
-    fn clean(&self, connection: Arc<Connection>) -> BoxFuture<'static, Result<(), ConnectError>> {
-        async move { in_time(connection.clean()).await }.boxed()
-    }
-
-    fn bytes_per_connection(&self) -> u64 {
-        self.shared.settings.bytes_per_connection
-    }
 }
 
 /// Takes a connection from `pool` for `caller`.

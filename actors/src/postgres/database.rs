@@ -214,7 +214,7 @@ impl Database {
         let mut tries = 1;
         loop {
             let lease = check_out(self.pool(), Mode::Shared, caller).await?;
-            let connection = Arc::clone(lease.connection());
+            let connection = Arc::clone(&lease);
             let error = match pipelined::run(lease, sql, params, caller.deadline).await {
                 Ok(output) => return Ok(output),
                 Err(error) => error,
@@ -246,7 +246,7 @@ impl Database {
                 return Ok(None);
             }
             let lease = check_out(self.pool(), Mode::Shared, caller).await?;
-            let asked = timeout_at(caller.deadline, server_info(lease.connection()));
+            let asked = timeout_at(caller.deadline, server_info(&lease));
             let info = asked.await.unwrap_or(Err(Error::Deadline { sent: true }))?;
             Ok(Some(info))
         }

@@ -29,7 +29,7 @@ pub(super) async fn run(
     params: Params<'_>,
     deadline: Instant,
 ) -> Result<QueryOutput, Error> {
-    let connection = Arc::clone(lease.connection());
+    let connection = Arc::clone(&lease);
     let mut guard = LeaseGuard(Some(lease));
     let sent = AtomicBool::new(false);
     let Ok(output) = timeout_at(deadline, connection.run(sql, params, &sent)).await else {
@@ -59,7 +59,7 @@ impl Drop for LeaseGuard {
 }
 
 async fn keep_until_answered(lease: Lease<Connection>) {
-    let connection = Arc::clone(lease.connection());
+    let connection = Arc::clone(&lease);
     // This also ends when the connection is lost.
     let mut answered = pin!(connection.ping());
     if timeout(BLOCKED_AFTER, answered.as_mut()).await.is_ok() {

@@ -138,7 +138,7 @@ impl Replicas {
         let lease = check_out(&self.pool, mode, caller).await;
         let lease =
             lease.map_err(|error| FallbackReason::of(&error).unwrap_or(FallbackReason::Lost))?;
-        let connection = lease.connection();
+        let connection = &*lease;
         let freshness = timeout_at(caller.deadline, freshness(connection, bound)).await;
         let reason = match freshness {
             Ok(Ok(Freshness::Fresh)) => return Ok(lease),

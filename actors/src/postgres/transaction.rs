@@ -138,8 +138,7 @@ impl Transaction {
     /// See [`Error`]. After an error, the transaction can only be rolled back.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
         let sent = AtomicBool::new(false);
-        self.run(self.lease.connection().run(sql, params, &sent))
-            .await
+        self.run(self.lease.run(sql, params, &sent)).await
     }
 
     /// Runs statements without parameters and without output, separated by semicolons.
@@ -147,7 +146,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::query`].
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.run(self.lease.connection().batch(sql)).await
+        self.run(self.lease.batch(sql)).await
     }
 
     /// Commits the transaction.
@@ -162,7 +161,7 @@ impl Transaction {
             self.rollback().await.ok();
             return Err(Error::Aborted);
         }
-        if self.run(self.lease.connection().commit()).await? {
+        if self.run(self.lease.commit()).await? {
             self.lease.mark_clean();
         } else {
             self.lease.mark_broken();
@@ -201,7 +200,7 @@ impl Transaction {
 
     fn record(&self, error: &Error) {
         self.failed.store(true, Ordering::Release);
-        let demoted = !self.read_only && self.lease.connection().was_demoted(error);
+        let demoted = !self.read_only && self.lease.was_demoted(error);
         if may_repeat(Step::Work, error, demoted) {
             self.retryable.store(true, Ordering::Release);
         }
@@ -218,6 +217,6 @@ struct RunningStatement<'a>(&'a Transaction);
 impl Drop for RunningStatement<'_> {
     fn drop(&mut self) {
         self.0.failed.store(true, Ordering::Release);
-        self.0.lease.connection().abandon();
+        self.0.lease.abandon();
     }
 }

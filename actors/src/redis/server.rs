@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use deadpool_redis::redis::cluster::ClusterClient;
 use deadpool_redis::redis::sentinel::{SentinelClientBuilder, SentinelServerType};
@@ -14,7 +13,8 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::connect_error::connect_error;
-use crate::kernel::pool::{ConnectError, ConnectErrorKind, Locate};
+use crate::kernel::pool::{ConnectError, ConnectErrorKind};
+use crate::kernel::private_server::ServerUrl;
 use crate::kernel::url::{UrlFault, UrlForm};
 
 /// The form of the URL of one server.
@@ -68,7 +68,7 @@ pub struct Server {
 
 #[derive(Clone)]
 enum Topology {
-    One(Arc<dyn Locate>),
+    One(ServerUrl),
     Sentinels {
         sentinels: Vec<Node>,
         credentials: Credentials,
@@ -82,10 +82,10 @@ enum Topology {
 }
 
 impl Server {
-    /// One server. `locate` returns its URL: `redis://`, `rediss://` (TLS) or `unix://`, with the user,
-    /// the password and the number of the database.
-    pub fn one(locate: Arc<dyn Locate>) -> Self {
-        Self::of(Topology::One(locate))
+    /// One server. Its URL is `redis://`, `rediss://` (TLS) or `unix://`, with the user, the password
+    /// and the number of the database.
+    pub fn one(url: ServerUrl) -> Self {
+        Self::of(Topology::One(url))
     }
 
     /// The server that `sentinels` report as the master called `master`. `credentials` are those for the
@@ -143,8 +143,8 @@ impl Server {
     ) -> Result<ConnectionInfo, ConnectError> {
         let certificates = self.certificates().await?;
         let info = match &self.topology {
-            Topology::One(locate) => {
-                let url = locate.locate().await?;
+            Topology::One(url) => {
+                let url = url.get().await?;
                 with_certificates(parse(&url).map_err(ConnectError::from)?, certificates)
             }
             Topology::Sentinels {

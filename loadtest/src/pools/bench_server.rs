@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use headroom_actors::kernel::pool::PoolConfig;
-use headroom_actors::kernel::private_server::{PrivateServerConfig, SearchPath, Socket};
+use headroom_actors::kernel::private_server::{PrivateServerConfig, SearchPath, ServerUrl, Socket};
 use headroom_actors::kernel::{
     Budget, BudgetError, ChildSpec, Reservation, ReservationEntry, ReservationRequest, Root,
     SupervisorSpec, Tree,
@@ -65,14 +65,15 @@ impl BenchServer {
                     statement_timeout: TIMEOUT,
                     ..PostgresConfig::default()
                 };
-                let connector = Connector::new(Arc::new(server.clone()), settings.clone());
+                let connector =
+                    Connector::new(ServerUrl::Private(server.clone()), settings.clone());
                 let database = Database::new("monitor", connector, settings, one_connection, &[]);
                 let child = database.child(None);
                 (server, Monitor::Postgres(database), child)
             }
             Kind::Redis => {
                 let server = redis::private_server(config, branch.handle(), Arc::new(Unlimited));
-                let locate = redis::Server::one(Arc::new(server.clone()));
+                let locate = redis::Server::one(ServerUrl::Private(server.clone()));
                 let (pool, child) = redis::pool(Role::Primary, locate, one_connection, None);
                 (server, Monitor::Redis(Redis::new(pool)), child)
             }

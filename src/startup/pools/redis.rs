@@ -14,7 +14,7 @@ use crate::pools::{Origin, Pool};
 use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
 
-use super::{embedded, locate, pool};
+use super::{embedded, pool, server_url};
 
 /// Wires one pool for each role. The roles without a configured server share a private one.
 pub(super) fn compose(
@@ -87,8 +87,8 @@ fn server(
         }
         (None, None) => {
             let url = settings.url.as_ref().map(|url| url.expose());
-            let (origin, locate) = locate(section, url, embedded, private);
-            (origin, Server::one(locate))
+            let (origin, url) = server_url(section, url, embedded, private);
+            (origin, Server::one(url))
         }
     };
     (origin, server.with_ca_file(settings.tls_ca_file.clone()))

@@ -3,13 +3,13 @@
 //! Connects, checks and clean-ups run in tasks of their own. A panic in one fails that one alone. They
 //! are aborted when the actor ends, but not when a caller gives up.
 
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
-use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -52,7 +52,12 @@ pub async fn check_out<C: Connect>(
     holder: &'static Location<'static>,
     within: Duration,
 ) -> Result<Lease<C::Connection>, CheckoutError> {
-    pool.ask(Checkout::new(mode, holder), within).await?
+    let checkout = Checkout {
+        mode,
+        holder,
+        connection: PhantomData,
+    };
+    pool.ask(checkout, within).await?
 }
 
 /// The actor that owns one pool. See the module's documentation for its guarantees.
@@ -171,9 +176,11 @@ impl<C: Connect> Pool<C> {
                     task,
                 } => {
                     let connect = Arc::clone(&self.connect);
-                    let work = move || match task {
-                        Maintenance::Check => connect.check(connection),
-                        Maintenance::Clean => connect.clean(connection),
+                    let work = async move {
+                        match task {
+                            Maintenance::Check => connect.check(&connection).await,
+                            Maintenance::Clean => connect.clean(&connection).await,
+                        }
                     };
                     self.run(work, context, move |state, now, result| {
                         state.maintained(now, id, task, result.is_ok());
@@ -197,14 +204,14 @@ impl<C: Connect> Pool<C> {
             }
             state.opened(now, id, result);
         };
-        self.run(move || connect.connect(), context, opened);
+        self.run(async move { connect.connect().await }, context, opened);
     }
 
     /// Runs `work` in a task of its own, for `connect_timeout` at most, and passes its result to
     /// `record`.
     fn run<R: Send + 'static>(
         &mut self,
-        work: impl FnOnce() -> BoxFuture<'static, Result<R, ConnectError>> + Send + 'static,
+        work: impl Future<Output = Result<R, ConnectError>> + Send + 'static,
         context: &mut Context<Self>,
         record: impl FnOnce(&mut State<C>, Instant, Result<R, ConnectError>) + 'static,
     ) {
@@ -216,7 +223,7 @@ impl<C: Connect> Pool<C> {
                 let message = format!("no answer within {} ms", limit.as_millis());
                 ConnectError::new(ConnectErrorKind::TimedOut, message)
             };
-            let result = tokio::time::timeout(limit, work()).await;
+            let result = tokio::time::timeout(limit, work).await;
             result.map_err(timed_out)?
         });
         let ended = async move { task.join_next().await };

@@ -1,10 +1,8 @@
 //! The interface between a pool and a driver.
 
 use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, FutureExt};
 use serde::Serialize;
 
 /// A driver: opens, checks and cleans connections of one kind.
@@ -14,14 +12,21 @@ pub trait Connect: Send + Sync + 'static {
 
     /// Opens a connection, in a task of its own: a caller that gives up does not cancel it. The
     /// pool limits its time to `connect_timeout`.
-    fn connect(&self) -> BoxFuture<'static, Result<Self::Connection, ConnectError>>;
+    fn connect(&self) -> impl Future<Output = Result<Self::Connection, ConnectError>> + Send;
 
     /// Asks the server whether the connection works. The pool calls it for a connection that was
     /// idle for longer than `check_after_idle`.
     fn check(
         &self,
-        connection: Arc<Self::Connection>,
-    ) -> BoxFuture<'static, Result<(), ConnectError>>;
+        connection: &Self::Connection,
+    ) -> impl Future<Output = Result<(), ConnectError>> + Send;
+
+    /// Resets a connection for the next user, for example by a rollback. The pool calls it after an
+    /// exclusive lease that ended while it was marked dirty.
+    fn clean(
+        &self,
+        connection: &Self::Connection,
+    ) -> impl Future<Output = Result<(), ConnectError>> + Send;
 
     /// Whether the connection is known to be closed. Must not wait.
     fn is_closed(&self, connection: &Self::Connection) -> bool;
@@ -32,38 +37,9 @@ pub trait Connect: Send + Sync + 'static {
         false
     }
 
-    /// Resets a connection for the next user, for example by a rollback. The pool calls it after an
-    /// exclusive lease that ended while it was marked dirty.
-    fn clean(
-        &self,
-        connection: Arc<Self::Connection>,
-    ) -> BoxFuture<'static, Result<(), ConnectError>>;
-
     /// The resident bytes that closing one connection gives back, including those of a private
     /// server's process.
     fn bytes_per_connection(&self) -> u64;
-}
-
-/// Finds the URL of a server. A private server is started by this call.
-pub trait Locate: Send + Sync + 'static {
-    /// The server's URL. It may contain a password and must not be logged.
-    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>>;
-}
-
-/// The URL of a server from the settings.
-pub struct ConfiguredUrl(String);
-
-impl ConfiguredUrl {
-    /// A server at `url`.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self(url.into())
-    }
-}
-
-impl Locate for ConfiguredUrl {
-    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
-        std::future::ready(Ok(self.0.clone())).boxed()
-    }
 }
 
 /// The kind of a [`ConnectError`].
@@ -110,7 +86,8 @@ impl ConnectErrorKind {
 }
 
 /// Why a connect or a check failed. Cheap to clone, since every waiting caller gets it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
 pub struct ConnectError {
     /// The kind of failure.
     pub kind: ConnectErrorKind,
@@ -142,19 +119,5 @@ impl ConnectError {
     pub fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl Error for ConnectError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source
-            .as_deref()
-            .map(|source| source as &(dyn Error + 'static))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge, histogram};
 
-use super::histogram::{DurationHistogram, Quantiles};
+use super::histogram::Durations;
 use super::status::CloseReason;
 
 /// The weight of the newest value in a moving average is one part of this many.
@@ -47,30 +47,6 @@ impl Count {
 
     pub(super) fn get(&self) -> u64 {
         self.value
-    }
-}
-
-/// A distribution of durations.
-pub(super) struct Durations {
-    histogram: DurationHistogram,
-    metric: metrics::Histogram,
-}
-
-impl Durations {
-    fn new(metric: metrics::Histogram) -> Self {
-        Self {
-            histogram: DurationHistogram::new(),
-            metric,
-        }
-    }
-
-    pub(super) fn record(&mut self, duration: Duration) {
-        self.histogram.record(duration);
-        self.metric.record(duration.as_secs_f64());
-    }
-
-    pub(super) fn quantiles(&self) -> Quantiles {
-        self.histogram.quantiles()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A distribution of durations, of a fixed size.
+//! A distribution of durations, for a pool's status and for the metrics recorder.
 
 use std::time::Duration;
 
@@ -12,7 +12,10 @@ const MAX_MICROS: u64 = 3_600_000_000;
 const SIGNIFICANT_DIGITS: u8 = 1;
 
 /// Durations from a microsecond to an hour.
-pub(super) struct DurationHistogram(Histogram<u64>);
+pub(super) struct Durations {
+    histogram: Histogram<u64>,
+    metric: metrics::Histogram,
+}
 
 /// The quantiles of a distribution, in seconds. Each is at most a sixteenth too large, and zero when
 /// nothing was counted. More than an hour counts as an hour.
@@ -30,26 +33,28 @@ pub struct Quantiles {
     pub max_seconds: f64,
 }
 
-impl DurationHistogram {
+impl Durations {
     // The bounds are constants that the crate accepts.
     #[allow(clippy::expect_used)]
-    pub(super) fn new() -> Self {
+    pub(super) fn new(metric: metrics::Histogram) -> Self {
         let histogram = Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS);
-        Self(histogram.expect("constant bounds"))
+        let histogram = histogram.expect("constant bounds");
+        Self { histogram, metric }
     }
 
     pub(super) fn record(&mut self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.0.saturating_record(micros);
+        self.histogram.saturating_record(micros);
+        self.metric.record(duration.as_secs_f64());
     }
 
     pub(super) fn quantiles(&self) -> Quantiles {
         let seconds = |quantile| {
-            let micros = self.0.value_at_quantile(quantile);
+            let micros = self.histogram.value_at_quantile(quantile);
             Duration::from_micros(micros).as_secs_f64()
         };
         Quantiles {
-            count: self.0.len(),
+            count: self.histogram.len(),
             p50_seconds: seconds(0.50),
             p95_seconds: seconds(0.95),
             p99_seconds: seconds(0.99),
@@ -63,7 +68,7 @@ mod tests {
     use super::*;
 
     fn of(durations: impl IntoIterator<Item = Duration>) -> Quantiles {
-        let mut histogram = DurationHistogram::new();
+        let mut histogram = Durations::new(metrics::Histogram::noop());
         for duration in durations {
             histogram.record(duration);
         }

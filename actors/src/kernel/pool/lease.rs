@@ -78,11 +78,6 @@ impl<T> Lease<T> {
         }
     }
 
-    /// The connection.
-    pub fn connection(&self) -> &Arc<T> {
-        &self.connection
-    }
-
     /// Marks the connection dirty, for example because a transaction begins. If the lease ends
     /// before [`Lease::mark_clean`], the pool cleans the connection before the next lease. Has no
     /// effect in shared use.

@@ -1,6 +1,5 @@
 //! The messages that a pool answers.
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
 
@@ -15,24 +14,7 @@ pub struct Checkout<T> {
     pub mode: Mode,
     /// The place in the code that holds the lease. The log names it when the lease lasts too long.
     pub holder: &'static Location<'static>,
-    connection: PhantomData<fn() -> T>,
-}
-
-impl<T> Checkout<T> {
-    /// A checkout for `holder`.
-    pub fn new(mode: Mode, holder: &'static Location<'static>) -> Self {
-        Self {
-            mode,
-            holder,
-            connection: PhantomData,
-        }
-    }
-}
-
-impl<T> fmt::Debug for Checkout<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Checkout({:?}, {})", self.mode, self.holder)
-    }
+    pub(super) connection: PhantomData<fn() -> T>,
 }
 
 impl<T: Send + Sync + 'static> Message for Checkout<T> {

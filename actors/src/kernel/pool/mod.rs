@@ -39,7 +39,7 @@ mod tests;
 
 pub use actor::{Pool, check_out};
 pub use config::PoolConfig;
-pub use connect::{ConfiguredUrl, Connect, ConnectError, ConnectErrorKind, Locate};
+pub use connect::{Connect, ConnectError, ConnectErrorKind};
 pub use error::{CheckoutError, TimeoutCause};
 pub use histogram::Quantiles;
 pub use lease::{Lease, Mode};

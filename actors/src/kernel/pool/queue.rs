@@ -23,8 +23,7 @@ pub(super) struct Waiter<R> {
 
 /// One queue per mode. Entries are numbered across both, so that their order is known.
 pub(super) struct Queue<R> {
-    exclusive: BTreeMap<u64, Waiter<R>>,
-    shared: BTreeMap<u64, Waiter<R>>,
+    by_mode: [BTreeMap<u64, Waiter<R>>; 2],
     deadlines: BTreeSet<(Instant, u64)>,
     next: u64,
 }
@@ -32,8 +31,7 @@ pub(super) struct Queue<R> {
 impl<R: Cancellable> Queue<R> {
     pub(super) fn new() -> Self {
         Self {
-            exclusive: BTreeMap::new(),
-            shared: BTreeMap::new(),
+            by_mode: [BTreeMap::new(), BTreeMap::new()],
             deadlines: BTreeSet::new(),
             next: 0,
         }
@@ -41,20 +39,17 @@ impl<R: Cancellable> Queue<R> {
 
     /// The number of waiters, cancelled ones included.
     pub(super) fn len(&self) -> usize {
-        self.exclusive.len() + self.shared.len()
+        self.by_mode.iter().map(BTreeMap::len).sum()
     }
 
     /// The number of waiters for `mode`, cancelled ones included.
     pub(super) fn len_of(&self, mode: Mode) -> usize {
-        match mode {
-            Mode::Exclusive => self.exclusive.len(),
-            Mode::Shared => self.shared.len(),
-        }
+        self.by_mode[mode as usize].len()
     }
 
     /// The number of waiters, without cancelled ones.
     pub(super) fn active_len(&self) -> usize {
-        let all = self.exclusive.values().chain(self.shared.values());
+        let all = self.by_mode.iter().flat_map(BTreeMap::values);
         all.filter(|waiter| !waiter.reply.is_cancelled()).count()
     }
 
@@ -75,13 +70,13 @@ impl<R: Cancellable> Queue<R> {
             since: now,
             deadline,
         };
-        self.of_mode(mode).insert(number, waiter);
+        self.by_mode[mode as usize].insert(number, waiter);
     }
 
     /// The number of the first waiter for `mode`. Drops the cancelled ones before it.
     pub(super) fn first(&mut self, mode: Mode) -> Option<u64> {
         loop {
-            let (number, waiter) = self.of_mode(mode).first_key_value()?;
+            let (number, waiter) = self.by_mode[mode as usize].first_key_value()?;
             let number = *number;
             if !waiter.reply.is_cancelled() {
                 return Some(number);
@@ -90,10 +85,15 @@ impl<R: Cancellable> Queue<R> {
         }
     }
 
-    /// Removes the waiter with this number.
-    pub(super) fn remove(&mut self, number: u64) -> Option<Waiter<R>> {
-        let exclusive = self.exclusive.remove(&number);
-        let waiter = exclusive.or_else(|| self.shared.remove(&number))?;
+    /// Removes the first waiter for `mode`.
+    pub(super) fn pop(&mut self, mode: Mode) -> Option<Waiter<R>> {
+        let number = self.first(mode)?;
+        self.remove(number)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiter<R>> {
+        let mut queues = self.by_mode.iter_mut();
+        let waiter = queues.find_map(|queue| queue.remove(&number))?;
         self.deadlines.remove(&(waiter.deadline, number));
         Some(waiter)
     }
@@ -114,12 +114,8 @@ impl<R: Cancellable> Queue<R> {
 
     /// When the oldest waiter arrived.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let first = [
-            self.exclusive.first_key_value(),
-            self.shared.first_key_value(),
-        ];
-        let since = first.into_iter().flatten().map(|(_, waiter)| waiter.since);
-        since.min()
+        let first = self.by_mode.iter().filter_map(BTreeMap::first_key_value);
+        first.map(|(_, waiter)| waiter.since).min()
     }
 
     /// Drops cancelled waiters.
@@ -132,22 +128,16 @@ impl<R: Cancellable> Queue<R> {
             }
             !cancelled
         };
-        self.exclusive.retain(&mut keep);
-        self.shared.retain(&mut keep);
+        for queue in &mut self.by_mode {
+            queue.retain(&mut keep);
+        }
     }
 
     /// Removes all waiters, in the order of their arrival.
     pub(super) fn take_all(&mut self) -> Vec<Waiter<R>> {
         self.deadlines.clear();
-        let mut all = std::mem::take(&mut self.exclusive);
-        all.append(&mut self.shared);
+        let [mut all, mut shared] = std::mem::take(&mut self.by_mode);
+        all.append(&mut shared);
         all.into_values().collect()
-    }
-
-    fn of_mode(&mut self, mode: Mode) -> &mut BTreeMap<u64, Waiter<R>> {
-        match mode {
-            Mode::Exclusive => &mut self.exclusive,
-            Mode::Shared => &mut self.shared,
-        }
     }
 }

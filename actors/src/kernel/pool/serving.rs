@@ -28,8 +28,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             let Some(id) = self.take_idle(now) else {
                 break;
             };
-            let first = self.queue.first(mode);
-            let Some(waiter) = first.and_then(|number| self.queue.remove(number)) else {
+            let Some(waiter) = self.queue.pop(mode) else {
                 self.make_idle(now, id);
                 break;
             };
@@ -56,7 +55,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             if spread && !to_full_depth && !self.idle.is_empty() {
                 return;
             }
-            let Some(waiter) = self.queue.remove(number) else {
+            let Some(waiter) = self.queue.pop(Mode::Shared) else {
                 return;
             };
             self.grant(now, Mode::Shared, id, waiter);
@@ -138,7 +137,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
     /// were idle for long, as many at once as there is demand for.
     fn take_idle(&mut self, now: Instant) -> Option<u64> {
         while let Some(id) = self.idle.pop() {
-            let Some(pooled) = self.connections.get_mut(&id) else {
+            let Some(pooled) = self.connections.get(&id) else {
                 continue;
             };
             let idle_for = match pooled.state {
@@ -154,15 +153,8 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             } else if self.expected_soon(now) >= self.demand() {
                 self.idle.push(id);
                 return None;
-            } else if let Some(pooled) = self.connections.get_mut(&id) {
-                pooled.state = ConnectionState::UnderMaintenance { since: now };
-                let connection = Arc::clone(&pooled.connection);
-                let task = Maintenance::Check;
-                self.effects.push(Effect::Maintain {
-                    id,
-                    connection,
-                    task,
-                });
+            } else {
+                self.maintain(now, id, Maintenance::Check);
             }
         }
         None

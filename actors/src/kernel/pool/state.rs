@@ -197,24 +197,14 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
                 if broken {
                     closing.get_or_insert(CloseReason::Broken);
                 }
-                let (in_flight, closing) = (*in_flight, *closing);
-                match closing {
-                    Some(reason) if in_flight == 0 => self.close(id, reason),
-                    None if in_flight == 0 => self.make_idle(now, id),
-                    _ => {}
+                match *closing {
+                    _ if *in_flight > 0 => {}
+                    Some(reason) => self.close(id, reason),
+                    None => self.make_idle(now, id),
                 }
             }
             _ if broken => self.close(id, CloseReason::Broken),
-            state if condition == Condition::Dirty => {
-                *state = ConnectionState::UnderMaintenance { since: now };
-                let connection = Arc::clone(&pooled.connection);
-                let task = Maintenance::Clean;
-                self.effects.push(Effect::Maintain {
-                    id,
-                    connection,
-                    task,
-                });
-            }
+            _ if condition == Condition::Dirty => self.maintain(now, id, Maintenance::Clean),
             _ => self.make_idle(now, id),
         }
         self.serve_waiters(now);
@@ -272,6 +262,20 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             };
             self.refuse(waiter.reply, answer);
         }
+    }
+
+    /// Has an unused connection checked or cleaned.
+    pub(super) fn maintain(&mut self, now: Instant, id: u64, task: Maintenance) {
+        let Some(pooled) = self.connections.get_mut(&id) else {
+            return;
+        };
+        pooled.state = ConnectionState::UnderMaintenance { since: now };
+        let connection = Arc::clone(&pooled.connection);
+        self.effects.push(Effect::Maintain {
+            id,
+            connection,
+            task,
+        });
     }
 
     /// A check or a clean-up has ended.

@@ -29,6 +29,7 @@ mod orphans;
 mod process_owner;
 mod programs;
 mod run_as;
+mod server_url;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -38,7 +39,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -50,6 +50,7 @@ pub(crate) use kind::{PreparedServer, ServerKind};
 #[cfg(test)]
 pub(crate) use orphans::Orphans;
 pub use programs::SearchPath;
+pub use server_url::ServerUrl;
 pub use state::ServerState;
 
 use super::backoff::Backoff;
@@ -57,7 +58,6 @@ use super::budget::{Budget, Reservation, ReservationEntry, ReservationRequest};
 use super::child::{ChildSpec, Restart};
 use super::exit::Exit;
 use super::handle::Handle;
-use super::pool::{ConnectError, Locate};
 use super::supervisor_spec::{StartChildError, SupervisorHandle, SupervisorSpec};
 use process_owner::ProcessOwner;
 
@@ -138,13 +138,6 @@ impl PrivateServer {
             Ok(ServerState::Failed { error, .. }) => Err(error.clone()),
             _ => Err(self.shared.unavailable("it was stopped during its start")),
         }
-    }
-}
-
-impl Locate for PrivateServer {
-    fn locate(&self) -> BoxFuture<'static, Result<String, ConnectError>> {
-        let server = self.clone();
-        async move { Ok(server.ensure_running().await?.url().to_owned()) }.boxed()
     }
 }
 

@@ -11,7 +11,6 @@ mod shared;
 mod statements;
 mod transactions;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::{Cluster, url};
@@ -19,7 +18,8 @@ use headroom_test_support::wait::wait_for_async;
 use tokio::time::Instant;
 
 use super::{Connector, Database, Error, Migration, PostgresConfig, QueryOutput};
-use crate::kernel::pool::{ConfiguredUrl, PoolConfig, PoolStatus, Status};
+use crate::kernel::pool::{PoolConfig, PoolStatus, Status};
+use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{Backoff, Root, SupervisorSpec};
 
@@ -44,7 +44,7 @@ fn pool(connections_max: u32) -> PoolConfig {
 }
 
 fn database(url: &str, connections_max: u32, migrations: &'static [Migration]) -> Database {
-    let connector = Connector::new(Arc::new(ConfiguredUrl::new(url)), settings());
+    let connector = Connector::new(ServerUrl::Configured(url.to_owned()), settings());
     Database::new(
         "postgres",
         connector,

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join_all;
 
 use super::*;
+use crate::kernel::private_server::ServerUrl;
 use crate::postgres::TransactionOptions;
 
 const LAG_MAX: Duration = Duration::from_secs(10);
@@ -17,7 +18,7 @@ const ON_REPLICA: &str = "select pg_is_in_recovery()";
 
 /// The database of a primary with replicas, and the database of the replicas.
 fn with_replicas(primary: &str, replicas: &str, lag_max: Duration) -> (Database, Database) {
-    let connector = Connector::replicas(Arc::new(ConfiguredUrl::new(replicas)), settings());
+    let connector = Connector::replicas(ServerUrl::Configured(replicas.to_owned()), settings());
     let pool = PoolConfig {
         circuit_failures: 1,
         ..pool(4)

@@ -15,7 +15,7 @@ fn slow_statements_without_callers_block_nobody_while_connections_are_free() {
             ..pool(30)
         };
         let url = cluster.url("postgres", "");
-        let connector = Connector::new(Arc::new(ConfiguredUrl::new(url)), settings());
+        let connector = Connector::new(ServerUrl::Configured(url.to_owned()), settings());
         let database = Database::new("postgres", connector, settings(), pool, &[]);
         let root = start(&system, &database).await;
 

@@ -10,9 +10,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::*;
-use crate::kernel::private_server::ServerState;
 use crate::kernel::private_server::testing::suite::{self, Product, start_with_value};
 use crate::kernel::private_server::testing::{LONG, PrivateServerTest, eventually_running};
+use crate::kernel::private_server::{ServerState, ServerUrl};
 use crate::kernel::testing::disk::MountNamespace;
 use crate::redis::{Redis as Client, Role, cmd, pool, pool_config};
 
@@ -165,7 +165,7 @@ fn a_disk_that_gets_full_under_load_loses_no_acknowledged_command() {
             ..test.config()
         };
         let server = test.server(&KIND, config);
-        let location = crate::redis::Server::one(Arc::new(server.clone()));
+        let location = crate::redis::Server::one(ServerUrl::Private(server.clone()));
         let (handle, child) = pool(Role::Primary, location, pool_config(), None);
         test.supervisor.start_child(child).await.unwrap();
         let redis = Client::new(handle);

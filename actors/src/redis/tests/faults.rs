@@ -1,6 +1,5 @@
 //! Network faults: no call hangs, no caller gets the answer of another, and the pool recovers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -10,7 +9,8 @@ use tokio::time::{Instant, sleep};
 use super::super::{Error, Redis, Server, cmd, pool_config};
 use super::network::{Instance, eventually};
 use super::server::{RunningPool, SECOND};
-use crate::kernel::pool::{ConfiguredUrl, PoolConfig};
+use crate::kernel::pool::PoolConfig;
+use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Fault, Proxy};
 
@@ -19,7 +19,7 @@ const WITHIN: Duration = Duration::from_millis(300);
 
 pub(super) fn server_behind(proxy: &Proxy) -> Server {
     let url = format!("redis://{}", proxy.address());
-    Server::one(Arc::new(ConfiguredUrl::new(url)))
+    Server::one(ServerUrl::Configured(url.to_owned()))
 }
 
 /// Sends a unique value. The answer, if there is one, must be the same value.

@@ -1,7 +1,6 @@
 //! Authentication and TLS.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -11,13 +10,14 @@ use super::super::{ConnectOptions, Credentials, Error, Node, Redis, Server, cmd,
 use super::network::{Instance, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::{
-    CheckoutError, ConfiguredUrl, ConnectError, ConnectErrorKind, PoolConfig, TimeoutCause,
+    CheckoutError, ConnectError, ConnectErrorKind, PoolConfig, TimeoutCause,
 };
+use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::certificate::certificate;
 
 fn at(url: String) -> Server {
-    Server::one(Arc::new(ConfiguredUrl::new(url)))
+    Server::one(ServerUrl::Configured(url.to_owned()))
 }
 
 /// The error of the connect.

@@ -1,6 +1,5 @@
 //! A real `redis-server` for one test: on a Unix socket in its own folder, without TCP.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use headroom_test_support::child::{self, Child};
@@ -10,7 +9,8 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::super::{Connector, Redis, Role, Server, cmd, pool, pool_config};
-use crate::kernel::pool::{ConfiguredUrl, Pool, PoolConfig};
+use crate::kernel::pool::{Pool, PoolConfig};
+use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{Handle, Root, SupervisorSpec};
 
@@ -65,7 +65,7 @@ impl RealServer {
     }
 
     pub(super) fn server(&self) -> Server {
-        Server::one(Arc::new(ConfiguredUrl::new(self.url())))
+        Server::one(ServerUrl::Configured(self.url().to_owned()))
     }
 }
 

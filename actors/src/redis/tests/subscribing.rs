@@ -1,6 +1,5 @@
 //! Subscriptions: none is lost.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use super::super::{
 use super::faults::server_behind;
 use super::network::{Instance, SentinelSetup, cluster};
 use super::server::{RealServer, SECOND};
-use crate::kernel::pool::ConfiguredUrl;
+use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Fault, Proxy};
 use crate::kernel::{Backoff, Handle, Root, SupervisorSpec};
@@ -180,7 +179,7 @@ fn a_connection_that_is_lost_without_notice_is_found_and_replaced() {
     TestSystem::real_time(|system| async move {
         let instance = Instance::start(&[]).await;
         let proxy = Proxy::start(instance.address()).await;
-        let here = Server::one(Arc::new(ConfiguredUrl::new(instance.url())));
+        let here = Server::one(ServerUrl::Configured(instance.url().to_owned()));
         let running = RunningSubscriber::at(&system, here, server_behind(&proxy)).await;
         let mut news = running.listen(channel("news")).await;
         // A silent connection that is alive stays open.
@@ -215,7 +214,7 @@ fn messages_arrive_with_one_server_with_sentinels_and_in_a_cluster() {
         dead.kill();
         let named = vec![dead.node(), nodes[1].node()];
         for server in [
-            Server::one(Arc::new(ConfiguredUrl::new(one.url()))),
+            Server::one(ServerUrl::Configured(one.url().to_owned())),
             Server::sentinels(
                 watched.nodes(),
                 Credentials::default(),

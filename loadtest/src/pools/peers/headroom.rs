@@ -2,10 +2,10 @@
 //! its own, and callers run on other threads. The settings are the defaults, except that PostgreSQL has
 //! the connections that all peers have.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use headroom_actors::kernel::pool::{ConfiguredUrl, Locate, PoolConfig};
+use headroom_actors::kernel::pool::PoolConfig;
+use headroom_actors::kernel::private_server::ServerUrl;
 use headroom_actors::kernel::{ChildSpec, Root, SupervisorSpec, Tree};
 use headroom_actors::postgres::{Connector, Database, PostgresConfig, TransactionOptions};
 use headroom_actors::redis::{self, Role, cmd};
@@ -65,7 +65,7 @@ pub(super) struct Redis {
 
 impl Client for Redis {
     async fn start(plan: &Plan) -> Result<Self> {
-        let server = redis::Server::one(locate(plan));
+        let server = redis::Server::one(url(plan));
         let (pool, child) = redis::pool(Role::Primary, server, redis::pool_config(), None);
         start(child).await?;
         Ok(Self {
@@ -81,13 +81,13 @@ impl Client for Redis {
     }
 }
 
-fn locate(plan: &Plan) -> Arc<dyn Locate> {
-    Arc::new(ConfiguredUrl::new(plan.url.as_str()))
+fn url(plan: &Plan) -> ServerUrl {
+    ServerUrl::Configured(plan.url.clone())
 }
 
 async fn database(plan: &Plan) -> Result<Database> {
     let settings = PostgresConfig::default();
-    let connector = Connector::new(locate(plan), settings.clone());
+    let connector = Connector::new(url(plan), settings.clone());
     let config = PoolConfig {
         connections_max: plan.connections_max,
         ..PoolConfig::default()

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::{Instant, sleep};
 
 use super::super::{
@@ -67,41 +66,35 @@ impl FakeServer {
         *self.failure.lock().unwrap() = kind;
     }
 
-    fn maintain(&self) -> BoxFuture<'static, Result<(), ConnectError>> {
+    async fn maintain(&self) -> Result<(), ConnectError> {
         let takes = *self.maintenance_takes.lock().unwrap();
         let fails_checks = self.fails_checks.load(SeqCst);
         let error = ConnectError::new(ConnectErrorKind::Protocol, "it fails its checks");
-        async move {
-            sleep(takes).await;
-            if fails_checks { Err(error) } else { Ok(()) }
-        }
-        .boxed()
+        sleep(takes).await;
+        if fails_checks { Err(error) } else { Ok(()) }
     }
 }
 
 impl Connect for FakeServer {
     type Connection = FakeConnection;
 
-    fn connect(&self) -> BoxFuture<'static, Result<FakeConnection, ConnectError>> {
+    async fn connect(&self) -> Result<FakeConnection, ConnectError> {
         let number = self.connects.fetch_add(1, SeqCst);
         let connect_takes = *self.connect_takes.lock().unwrap();
         let failure = *self.failure.lock().unwrap();
-        async move {
-            sleep(connect_takes).await;
-            match failure {
-                Some(kind) => Err(ConnectError::new(kind, "the server is away")),
-                None => Ok(FakeConnection {
-                    number,
-                    ..FakeConnection::default()
-                }),
-            }
+        sleep(connect_takes).await;
+        match failure {
+            Some(kind) => Err(ConnectError::new(kind, "the server is away")),
+            None => Ok(FakeConnection {
+                number,
+                ..FakeConnection::default()
+            }),
         }
-        .boxed()
     }
 
-    fn check(&self, _: Arc<FakeConnection>) -> BoxFuture<'static, Result<(), ConnectError>> {
+    async fn check(&self, _: &FakeConnection) -> Result<(), ConnectError> {
         self.checks.fetch_add(1, SeqCst);
-        self.maintain()
+        self.maintain().await
     }
 
     fn is_closed(&self, connection: &FakeConnection) -> bool {
@@ -112,9 +105,9 @@ impl Connect for FakeServer {
         connection.is_blocked.load(SeqCst)
     }
 
-    fn clean(&self, _: Arc<FakeConnection>) -> BoxFuture<'static, Result<(), ConnectError>> {
+    async fn clean(&self, _: &FakeConnection) -> Result<(), ConnectError> {
         self.cleans.fetch_add(1, SeqCst);
-        self.maintain()
+        self.maintain().await
     }
 
     fn bytes_per_connection(&self) -> u64 {

@@ -140,7 +140,7 @@ fn a_connection_that_closed_while_it_was_idle_is_not_leased() {
     TestSystem::paused(|system| async move {
         let pool = RunningPool::start(&system, single(), ms(1)).await;
         let lease = pool.exclusive().await;
-        let connection = std::sync::Arc::clone(lease.connection());
+        let connection = std::sync::Arc::clone(&lease);
         drop(lease);
         pool.wait_for(|status| status.idle == 1).await;
         connection.is_closed.store(true, SeqCst);
