@@ -32,7 +32,8 @@ pub(super) fn compose(settings: &Settings, memory: &Memory) -> ([ChildSpec; 2], 
 /// Wires the database, and its replicas if there are any.
 fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (ChildSpec, Vec<Pool>) {
     let branch = SupervisorSpec::new("postgres");
-    let private = postgres::private_server(
+    let private = PrivateServer::new(
+        &postgres::PRIVATE_SERVER,
         embedded(&settings.embedded, data.join("postgres")),
         branch.handle(),
         Arc::new(memory.budget()),
@@ -135,7 +136,7 @@ fn pool(settings: &PoolSettings, origin: &Origin) -> PoolConfig {
 
 fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> PrivateServerConfig {
     let search = match &settings.bin_dir {
-        Some(folder) => SearchPath::new([folder.clone()]),
+        Some(folder) => SearchPath(vec![folder.clone()]),
         None => SearchPath::installed(&std::env::var_os("PATH").unwrap_or_default()),
     };
     let user = settings.user.as_ref().map(|user| user.as_str().to_owned());

@@ -52,7 +52,7 @@ pub use connector::Connector;
 pub use database::Database;
 pub use error::{Error, SchemaError, ServerError};
 pub use migrate::{MIGRATIONS, Migration};
-pub use private_server::private_server;
+pub use private_server::PRIVATE_SERVER;
 pub use read_only::ReadOnly;
 pub use server_info::ServerInfo;
 pub use tokio_postgres::Row;

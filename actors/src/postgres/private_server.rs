@@ -21,13 +21,14 @@ use std::sync::Arc;
 use futures_util::future::FutureExt;
 use nix::sys::signal::Signal;
 
+use crate::kernel::ProcessExit;
 use crate::kernel::private_server::{
-    DataDir, PreparedServer, PrivateServer, PrivateServerConfig, PrivateServerError, SearchPath,
-    ServerKind, Socket, new_password, percent_encoded,
+    DataDir, PreparedServer, PrivateServerError, SearchPath, ServerKind, Socket, new_password,
+    percent_encoded,
 };
-use crate::kernel::{Budget, ProcessExit, SupervisorHandle};
 
-static KIND: ServerKind = ServerKind {
+/// A private PostgreSQL. Its URL is one of libpq and contains the password.
+pub static PRIVATE_SERVER: ServerKind = ServerKind {
     name: "postgres",
     product: "PostgreSQL",
     programs: &["postgres", "initdb"],
@@ -90,16 +91,6 @@ log_timezone = 'UTC'
 /// The access rules: only the role may log in.
 const ACCESS: &str = "local all headroom scram-sha-256\n";
 
-/// A private PostgreSQL, to run under `supervisor` within `budget`. Starts and writes nothing before
-/// it is needed. Its URL is one of libpq and contains the password.
-pub fn private_server(
-    config: PrivateServerConfig,
-    supervisor: SupervisorHandle,
-    budget: Arc<dyn Budget>,
-) -> PrivateServer {
-    PrivateServer::new(&KIND, config, supervisor, budget)
-}
-
 async fn prepare(
     data_dir: Arc<DataDir>,
     search: SearchPath,
@@ -118,7 +109,7 @@ async fn find_programs(
     let wanted = std::fs::read_to_string(path.join("PG_VERSION")).ok();
     let wanted = wanted.map(|version| version.trim().to_owned());
     let mut installed = Vec::new();
-    let found = KIND.find_programs(search, data_dir, |folder, line| {
+    let found = PRIVATE_SERVER.find_programs(search, data_dir, |folder, line| {
         let Some(version) = major_version(line) else {
             return false;
         };
@@ -128,7 +119,7 @@ async fn find_programs(
     match (found.await, wanted) {
         (Err(PrivateServerError::Missing { .. }), Some(data)) if !installed.is_empty() => {
             Err(PrivateServerError::Version {
-                server: KIND.name,
+                server: PRIVATE_SERVER.name,
                 path,
                 data,
                 found: installed.join(", "),
@@ -182,7 +173,7 @@ impl Cluster {
             .ready_line(READY)
             .stop_signal(Signal::SIGINT)
             .ends_with_server(Signal::SIGINT);
-        let host = percent_encoded(&sockets, b"");
+        let host = percent_encoded(&sockets);
         let url = format!("postgresql://{ROLE}:{password}@{host}:5432/{ROLE}");
         let socket = Socket::new(sockets.join(SOCKET), url);
         Ok(PreparedServer { process, socket })
@@ -233,7 +224,7 @@ impl Cluster {
 
     /// Gives the role a new password, since the file with the old one is lost.
     async fn replace_password(&self, password: &str) -> Result<(), PrivateServerError> {
-        let server = KIND.name;
+        let server = PRIVATE_SERVER.name;
         tracing::warn!(
             server,
             "the file of the password is lost, setting a new password"
@@ -281,7 +272,7 @@ fn succeed((exit, lines): (ProcessExit, Vec<String>)) -> Result<(), PrivateServe
     if exit == ProcessExit::Code(0) {
         return Ok(());
     }
-    let server = KIND.name;
+    let server = PRIVATE_SERVER.name;
     Err(PrivateServerError::Initialise { server, lines })
 }
 

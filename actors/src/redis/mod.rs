@@ -43,7 +43,7 @@ pub use connection::RedisConnection;
 pub use connector::Connector;
 pub use error::Error;
 pub use messages::{Subscribe, SubscriberQuery, SubscriberStatus};
-pub use private_server::private_server;
+pub use private_server::PRIVATE_SERVER;
 pub use pubsub::PubSub;
 pub use role::{Role, pool, pool_config};
 pub use server::{ConnectOptions, Credentials, Node, Server, check_ca_file, check_url};

@@ -16,12 +16,12 @@ use futures_util::future::FutureExt;
 use nix::sys::signal::Signal;
 
 use crate::kernel::private_server::{
-    DataDir, PreparedServer, PrivateServer, PrivateServerConfig, PrivateServerError, SearchPath,
-    ServerKind, Socket, new_password, percent_encoded,
+    DataDir, PreparedServer, PrivateServerError, SearchPath, ServerKind, Socket, new_password,
+    percent_encoded,
 };
-use crate::kernel::{Budget, SupervisorHandle};
 
-static KIND: ServerKind = ServerKind {
+/// A private Redis. Its URL has the scheme `redis+unix:` and contains the password.
+pub static PRIVATE_SERVER: ServerKind = ServerKind {
     name: "redis",
     product: "Redis",
     programs: &["redis-server"],
@@ -61,21 +61,13 @@ auto-aof-rewrite-min-size 16mb
 stop-writes-on-bgsave-error no
 ";
 
-/// A private Redis, to run under `supervisor` within `budget`. Starts and writes nothing before it is
-/// needed. Its URL has the scheme `redis+unix:` and contains the password.
-pub fn private_server(
-    config: PrivateServerConfig,
-    supervisor: SupervisorHandle,
-    budget: Arc<dyn Budget>,
-) -> PrivateServer {
-    PrivateServer::new(&KIND, config, supervisor, budget)
-}
-
 async fn prepare(
     data_dir: Arc<DataDir>,
     search: SearchPath,
 ) -> Result<PreparedServer, PrivateServerError> {
-    let programs = KIND.find_programs(&search, &data_dir, |_, _| true).await?;
+    let programs = PRIVATE_SERVER
+        .find_programs(&search, &data_dir, |_, _| true)
+        .await?;
     let password = match data_dir.password() {
         Some(password) => password,
         None => {
@@ -88,11 +80,11 @@ async fn prepare(
     let settings = settings(&data_dir.folder, &socket, &password);
     let settings = data_dir.write("redis.conf", settings.as_bytes())?;
     let process = data_dir
-        .program(&programs.join(KIND.programs[0]))
+        .program(&programs.join(PRIVATE_SERVER.programs[0]))
         .argument(settings)
         .ready_line(READY)
         .ends_with_server(Signal::SIGTERM);
-    let path = percent_encoded(&socket, b"/");
+    let path = percent_encoded(&socket).replace("%2F", "/");
     let socket = Socket::new(socket, format!("redis+unix://{path}?pass={password}"));
     Ok(PreparedServer { process, socket })
 }

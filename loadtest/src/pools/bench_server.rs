@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use headroom_actors::kernel::pool::PoolConfig;
-use headroom_actors::kernel::private_server::{PrivateServerConfig, SearchPath, ServerUrl, Socket};
+use headroom_actors::kernel::private_server::{
+    PrivateServer, PrivateServerConfig, SearchPath, ServerUrl, Socket,
+};
 use headroom_actors::kernel::{
     Budget, BudgetError, ChildSpec, Reservation, ReservationEntry, ReservationRequest, Root,
     SupervisorSpec, Tree,
@@ -59,7 +61,12 @@ impl BenchServer {
         let branch = SupervisorSpec::new("server");
         let (server, monitor, child) = match kind {
             Kind::Postgres => {
-                let server = postgres::private_server(config, branch.handle(), Arc::new(Unlimited));
+                let server = PrivateServer::new(
+                    &postgres::PRIVATE_SERVER,
+                    config,
+                    branch.handle(),
+                    Arc::new(Unlimited),
+                );
                 let settings = PostgresConfig {
                     connect_timeout: TIMEOUT,
                     statement_timeout: TIMEOUT,
@@ -72,7 +79,12 @@ impl BenchServer {
                 (server, Monitor::Postgres(database), child)
             }
             Kind::Redis => {
-                let server = redis::private_server(config, branch.handle(), Arc::new(Unlimited));
+                let server = PrivateServer::new(
+                    &redis::PRIVATE_SERVER,
+                    config,
+                    branch.handle(),
+                    Arc::new(Unlimited),
+                );
                 let locate = redis::Server::one(ServerUrl::Private(server.clone()));
                 let (pool, child) = redis::pool(Role::Primary, locate, one_connection, None);
                 (server, Monitor::Redis(Redis::new(pool)), child)

@@ -24,7 +24,8 @@ pub(super) fn compose(
 ) -> (ChildSpec, Vec<Pool>) {
     let mut branch = SupervisorSpec::new("redis");
     let private_settings = &settings.embedded;
-    let private = redis::private_server(
+    let private = PrivateServer::new(
+        &redis::PRIVATE_SERVER,
         embedded(&settings.embedded, data.join("redis")),
         branch.handle(),
         Arc::new(memory.budget()),

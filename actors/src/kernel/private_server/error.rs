@@ -107,23 +107,19 @@ impl PrivateServerError {
     pub(crate) fn folder(path: &Path, error: &io::Error) -> Self {
         let remedy = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free space on its disk, the start is retried".to_owned()
+                "free space on its disk, the start is retried"
             }
-            io::ErrorKind::ReadOnlyFilesystem => {
-                "move the data folder to a writable disk".to_owned()
-            }
+            io::ErrorKind::ReadOnlyFilesystem => "move the data folder to a writable disk",
             io::ErrorKind::PermissionDenied => {
-                format!(
-                    "give the server write access: chown or chmod {}",
-                    path.display()
-                )
+                let path = path.display();
+                &format!("give the server write access: chown or chmod {path}")
             }
-            _ => "correct that, or choose another data folder".to_owned(),
+            _ => "correct that, or choose another data folder",
         };
         Self::Folder {
             path: path.to_owned(),
             reason: error.to_string(),
-            remedy,
+            remedy: remedy.to_owned(),
         }
     }
 }
@@ -131,18 +127,11 @@ impl PrivateServerError {
 impl From<PrivateServerError> for ConnectError {
     /// Failures that the operator must correct are not transient: callers do not wait for them.
     fn from(error: PrivateServerError) -> Self {
+        use PrivateServerError as E;
         let kind = match &error {
-            PrivateServerError::Missing { .. }
-            | PrivateServerError::User { .. }
-            | PrivateServerError::Folder { .. }
-            | PrivateServerError::Version { .. }
-            | PrivateServerError::Initialise { .. } => ConnectErrorKind::Missing,
-            PrivateServerError::Orphan { .. } | PrivateServerError::Start { .. } => {
-                ConnectErrorKind::Unreachable
-            }
-            PrivateServerError::Memory { .. } | PrivateServerError::Unavailable { .. } => {
-                ConnectErrorKind::Refused
-            }
+            E::Orphan { .. } | E::Start { .. } => ConnectErrorKind::Unreachable,
+            E::Memory { .. } | E::Unavailable { .. } => ConnectErrorKind::Refused,
+            _ => ConnectErrorKind::Missing,
         };
         Self::new(kind, error.to_string())
     }

@@ -15,7 +15,7 @@ use crate::kernel::ProcessExit;
 use crate::kernel::process::ProcessSpec;
 
 /// One kind of private server: PostgreSQL or Redis.
-pub(crate) struct ServerKind {
+pub struct ServerKind {
     /// Its name in logs, errors and the memory ledger, and the name of the user that packages create
     /// for it.
     pub(crate) name: &'static str,
@@ -67,7 +67,7 @@ impl ServerKind {
         Err(PrivateServerError::Missing {
             product: self.product,
             programs: self.programs.join(", "),
-            searched: search.folders().to_vec(),
+            searched: search.0.clone(),
             remedy: format!(
                 "install it ('apt-get install {debian}' on Debian and Ubuntu, 'brew install \
                  {homebrew}' on macOS), or configure the URL of another server"

@@ -46,7 +46,8 @@ pub(crate) use config::percent_encoded;
 pub use config::{PrivateServerConfig, Socket};
 pub(crate) use data_dir::{DataDir, new_password};
 pub use error::PrivateServerError;
-pub(crate) use kind::{PreparedServer, ServerKind};
+pub(crate) use kind::PreparedServer;
+pub use kind::ServerKind;
 #[cfg(test)]
 pub(crate) use orphans::Orphans;
 pub use programs::SearchPath;
@@ -54,7 +55,7 @@ pub use server_url::ServerUrl;
 pub use state::ServerState;
 
 use super::backoff::Backoff;
-use super::budget::{Budget, Reservation, ReservationEntry, ReservationRequest};
+use super::budget::{Budget, Reservation, ReservationRequest};
 use super::child::{ChildSpec, Restart};
 use super::exit::Exit;
 use super::handle::Handle;
@@ -96,7 +97,7 @@ struct Shared {
 
 impl PrivateServer {
     /// A server of this kind, to run under `supervisor` within `budget`. Starts and writes nothing.
-    pub(crate) fn new(
+    pub fn new(
         kind: &'static ServerKind,
         config: PrivateServerConfig,
         supervisor: SupervisorHandle,
@@ -181,41 +182,20 @@ impl Shared {
             bytes: self.kind.estimated_bytes,
             use_headroom: true,
         };
-        let reservation = match self.budget.reserve(request).await {
-            Ok(reservation) => generation.reservation.insert(reservation),
+        match self.budget.reserve(request).await {
+            Ok(reservation) => generation.reservation = Some(reservation),
             Err(source) => {
                 return self.fail(number, PrivateServerError::Memory { server, source });
             }
-        };
-        let entry = Arc::clone(reservation.entry());
+        }
         // This task keeps the generation until it knows the result of the start.
         let generation = Arc::new(generation);
-        let child = self.child(Arc::clone(&generation), entry);
+        let child = child(Arc::clone(&generation));
         match self.supervisor.start_child(child).await {
             Ok(_) => {}
             Err(StartChildError::Failed(exit)) => self.fail(number, self.start_error(&exit)),
             Err(error) => self.fail(number, self.unavailable(error.to_string())),
         }
-    }
-
-    /// The supervisor of the server's process. Keeps `generation` alive.
-    fn child(
-        self: &Arc<Self>,
-        generation: Arc<ServerGeneration>,
-        entry: Arc<dyn ReservationEntry>,
-    ) -> ChildSpec {
-        let shared = Arc::clone(self);
-        let owner = ChildSpec::actor(&Handle::new("process", 1), move |incarnation| {
-            let number = generation.number;
-            ProcessOwner::new(incarnation, Arc::clone(&shared), Arc::clone(&entry), number)
-        });
-        let owner = owner
-            .start_deadline(START_TIMEOUT * 2)
-            .shutdown_deadline(STOP_TIMEOUT + Duration::from_secs(2));
-        let tree = SupervisorSpec::new(CHILD)
-            .intensity(RESTARTS_MAX, RESTARTS_PERIOD)
-            .child(owner);
-        ChildSpec::supervisor(tree).restart(Restart::Temporary)
     }
 
     fn start_error(&self, exit: &Exit) -> PrivateServerError {
@@ -274,6 +254,30 @@ struct ServerGeneration {
     reservation: Option<Reservation>,
 }
 
+/// The supervisor of the server's process. Keeps `generation` alive.
+fn child(generation: Arc<ServerGeneration>) -> ChildSpec {
+    let owner = ChildSpec::actor(&Handle::new("process", 1), move |incarnation| {
+        ProcessOwner {
+            incarnation,
+            generation: Arc::clone(&generation),
+            running: None,
+        }
+    });
+    let owner = owner
+        .start_deadline(START_TIMEOUT * 2)
+        .shutdown_deadline(STOP_TIMEOUT + Duration::from_secs(2));
+    let tree = SupervisorSpec::new(CHILD)
+        .intensity(RESTARTS_MAX, RESTARTS_PERIOD)
+        .child(owner);
+    ChildSpec::supervisor(tree).restart(Restart::Temporary)
+}
+
+impl ServerGeneration {
+    fn set_state(&self, state: ServerState) {
+        self.shared.set_state(self.number, state);
+    }
+}
+
 impl Drop for ServerGeneration {
     fn drop(&mut self) {
         let state = self.shared.state.borrow().clone();
@@ -281,7 +285,7 @@ impl Drop for ServerGeneration {
             ServerState::Failed { error, .. } | ServerState::Restarting { error } => error,
             ServerState::Starting => self.shared.unavailable("its start was aborted"),
             ServerState::Idle | ServerState::Running { .. } => {
-                return self.shared.set_state(self.number, ServerState::Idle);
+                return self.set_state(ServerState::Idle);
             }
         };
         self.shared.fail(self.number, error);

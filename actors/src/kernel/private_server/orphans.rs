@@ -22,6 +22,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The orphans of one server in one data folder.
 pub(crate) struct Orphans {
     kind: &'static ServerKind,
+    /// The working folders as the kernel names them. No process works in a folder that does not exist.
     folders: Vec<PathBuf>,
 }
 
@@ -29,9 +30,11 @@ impl Orphans {
     pub(crate) fn new(kind: &'static ServerKind, data_folder: &Path) -> Self {
         let folders = kind.working_folders.iter();
         let folders = folders.map(|name| data_folder.join(name));
+        let folders = folders.chain([data_folder.to_owned()]);
+        let folders = folders.filter_map(|folder| folder.canonicalize().ok());
         Self {
             kind,
-            folders: folders.chain([data_folder.to_owned()]).collect(),
+            folders: folders.collect(),
         }
     }
 
@@ -73,38 +76,29 @@ impl Orphans {
         };
         // `process` keeps referring to the same process, so the signal goes to the process that is
         // checked here.
-        if self.is_orphan(Path::new(&format!("/proc/{pid}")), &self.existing_folders()) {
+        if self.is_orphan(Path::new(&format!("/proc/{pid}"))) {
             // It fails only if the process has ended.
             process.signal(signal).ok();
         }
     }
 
-    /// The working folders as the kernel names them.
-    fn existing_folders(&self) -> Vec<PathBuf> {
-        let folders = self.folders.iter();
-        folders
-            .filter_map(|folder| folder.canonicalize().ok())
-            .collect()
-    }
-
     /// The process ids of the orphans.
     fn find(&self) -> Vec<i32> {
-        let folders = self.existing_folders();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         processes
             .filter_map(|entry| {
                 let pid = entry.file_name().to_str()?.parse().ok()?;
-                self.is_orphan(&entry.path(), &folders).then_some(pid)
+                self.is_orphan(&entry.path()).then_some(pid)
             })
             .collect()
     }
 
-    fn is_orphan(&self, process: &Path, folders: &[PathBuf]) -> bool {
+    fn is_orphan(&self, process: &Path) -> bool {
         let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
         if !self.kind.programs.contains(&name.trim_end()) {
             return false;
         }
         // A process that has ended and is not reaped yet has no working folder.
-        std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| folders.contains(&cwd))
+        std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| self.folders.contains(&cwd))
     }
 }

@@ -9,31 +9,27 @@ use actix::{Actor, AsyncContext, Context, ResponseActFuture};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::orphans::Orphans;
 use super::run_as::RunAs;
 use super::{
-    DataDir, PreparedServer, PrivateServerError, START_TIMEOUT, STOP_TIMEOUT, ServerState, Shared,
-    Socket,
+    DataDir, PreparedServer, PrivateServerError, START_TIMEOUT, STOP_TIMEOUT, ServerGeneration,
+    ServerState, Shared, Socket,
 };
 use crate::kernel::process::Process;
-use crate::kernel::{Child, Exit, IncarnationRef, ReservationEntry};
+use crate::kernel::{Child, Exit, IncarnationRef};
 
 pub(super) struct ProcessOwner {
-    incarnation: IncarnationRef,
-    shared: Arc<Shared>,
-    entry: Arc<dyn ReservationEntry>,
-    generation: u64,
-    running: Option<Running>,
+    pub(super) incarnation: IncarnationRef,
+    pub(super) generation: Arc<ServerGeneration>,
+    pub(super) running: Option<Running>,
 }
 
-struct Running {
+pub(super) struct Running {
     pid: i32,
     since: Instant,
-    stop: CancellationToken,
-    /// Resolves when the process has ended after `stop`.
-    stopped: Option<oneshot::Receiver<()>>,
+    /// Asks for the stop of the process. What is sent is dropped when the process has ended.
+    stop: Option<oneshot::Sender<oneshot::Sender<()>>>,
 }
 
 /// A process that is ready.
@@ -44,64 +40,43 @@ struct Ready {
 }
 
 impl ProcessOwner {
-    pub(super) fn new(
-        incarnation: IncarnationRef,
-        shared: Arc<Shared>,
-        entry: Arc<dyn ReservationEntry>,
-        generation: u64,
-    ) -> Self {
-        Self {
-            incarnation,
-            shared,
-            entry,
-            generation,
-            running: None,
-        }
-    }
-
-    fn set_state(&self, state: ServerState) {
-        self.shared.set_state(self.generation, state);
-    }
-
     fn on_ready(&mut self, ready: Ready, context: &mut Context<Self>) {
-        let Ready {
-            process,
-            socket,
-            data_dir,
-        } = ready;
-        let pid = process.pid();
-        self.entry.attach(pid);
-        // The start is over: from now on the reservation follows the measured usage.
-        self.entry.set_reserved(self.entry.reserved());
-        let stop = CancellationToken::new();
-        let (stopped, receiver) = oneshot::channel();
-        let since = Instant::now();
+        let (pid, since) = (ready.process.pid(), Instant::now());
+        let socket = ready.socket.clone();
+        if let Some(reservation) = &self.generation.reservation {
+            let entry = reservation.entry();
+            entry.attach(pid);
+            // The start is over: from now on the reservation follows the measured usage.
+            entry.set_reserved(entry.reserved());
+        }
+        let (stop, stopping) = oneshot::channel();
         self.running = Some(Running {
             pid,
             since,
-            stop: stop.clone(),
-            stopped: Some(receiver),
+            stop: Some(stop),
         });
-        let server = self.shared.kind.name;
+        let server = self.generation.shared.kind.name;
         tracing::info!(server, pid, socket = %socket.path().display(), "a private server is ready");
-        self.set_state(ServerState::Running { pid, since, socket });
-        let end = wrap_future::<_, Self>(run_to_end(process, data_dir, stop, stopped));
+        let running = ServerState::Running { pid, since, socket };
+        self.generation.set_state(running);
+        let end = wrap_future::<_, Self>(run_to_end(ready, stopping));
         context.spawn(end.map(|ended, owner, context| owner.on_ended(ended, context)));
     }
 
     fn on_ended(&mut self, ended: Option<(Exit, Vec<String>)>, context: &mut Context<Self>) {
         let Some((exit, lines)) = ended else {
-            return self.set_state(ServerState::Idle);
+            return self.generation.set_state(ServerState::Idle);
         };
         if let Some(running) = &self.running {
-            self.shared.record_uptime(running.since.elapsed());
+            let uptime = running.since.elapsed();
+            self.generation.shared.record_uptime(uptime);
         }
         let error = PrivateServerError::Start {
-            server: self.shared.kind.name,
+            server: self.generation.shared.kind.name,
             reason: exit.to_string(),
             lines,
         };
-        self.set_state(ServerState::Restarting { error });
+        self.generation.set_state(ServerState::Restarting { error });
         self.incarnation.end(context, exit);
     }
 }
@@ -109,25 +84,24 @@ impl ProcessOwner {
 /// Waits for the end of the process. Returns `None` after a requested stop, else how the process
 /// ended and its last lines. The data folder stays locked until then.
 async fn run_to_end(
-    mut process: Process,
-    data_dir: Arc<DataDir>,
-    stop: CancellationToken,
-    stopped: oneshot::Sender<()>,
+    ready: Ready,
+    stopping: oneshot::Receiver<oneshot::Sender<()>>,
 ) -> Option<(Exit, Vec<String>)> {
-    let ended = tokio::select! {
+    let Ready {
+        mut process,
+        data_dir,
+        ..
+    } = ready;
+    tokio::select! {
         biased;
-        () = stop.cancelled() => None,
-        exit = process.ended() => Some(exit),
-    };
-    let Some(exit) = ended else {
-        process.stop(STOP_TIMEOUT).await;
-        drop(data_dir);
-        stopped.send(()).ok();
-        return None;
-    };
-    let lines = process.all_lines().await;
-    drop(data_dir);
-    Some((Exit::Process(exit), lines))
+        Ok(stopped) = stopping => {
+            process.stop(STOP_TIMEOUT).await;
+            drop(data_dir);
+            drop(stopped);
+            None
+        }
+        exit = process.ended() => Some((Exit::Process(exit), process.all_lines().await)),
+    }
 }
 
 /// Locks the data folder, ends orphans, prepares the server and starts its process. Returns when the
@@ -173,7 +147,8 @@ impl Actor for ProcessOwner {
 
 impl Child for ProcessOwner {
     fn start(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
-        let start = wrap_future::<_, Self>(start_process(Arc::clone(&self.shared)));
+        let start = start_process(Arc::clone(&self.generation.shared));
+        let start = wrap_future::<_, Self>(start);
         Box::pin(start.map(|started, owner, context| match started {
             Ok(ready) => {
                 owner.on_ready(ready, context);
@@ -181,7 +156,7 @@ impl Child for ProcessOwner {
             }
             Err(error) => {
                 // Callers get the error now and do not wait for the remaining restarts.
-                owner.set_state(ServerState::Failed {
+                owner.generation.set_state(ServerState::Failed {
                     error: error.clone(),
                     retry_at: None,
                 });
@@ -191,32 +166,33 @@ impl Child for ProcessOwner {
     }
 
     fn stop(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
-        self.set_state(ServerState::Idle);
-        let stopped = self.running.as_mut().and_then(|running| {
-            running.stop.cancel();
-            running.stopped.take()
-        });
-        Box::pin(wrap_future(async move {
-            if let Some(stopped) = stopped {
-                // An error means that the process had ended before.
-                stopped.await.ok();
-            }
-        }))
+        self.generation.set_state(ServerState::Idle);
+        let (end, ended) = oneshot::channel();
+        let stop = self
+            .running
+            .as_mut()
+            .and_then(|running| running.stop.take());
+        if let Some(stop) = stop {
+            // It fails if the process has ended.
+            stop.send(end).ok();
+        }
+        Box::pin(wrap_future(async move { drop(ended.await) }))
     }
 
     fn observe(&self) -> Value {
+        let shared = &self.generation.shared;
         json!({
             "pid": self.running.as_ref().map(|running| running.pid),
-            "state": self.shared.state.borrow().label(),
-            "folder": self.shared.config.folder,
+            "state": shared.state.borrow().label(),
+            "folder": shared.config.folder,
         })
     }
 }
 
 impl Drop for ProcessOwner {
     fn drop(&mut self) {
-        if let Some(running) = &self.running {
-            self.entry.detach(running.pid);
+        if let (Some(running), Some(reservation)) = (&self.running, &self.generation.reservation) {
+            reservation.entry().detach(running.pid);
         }
     }
 }

@@ -8,18 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// The folders to search for programs, in order.
 #[derive(Debug, Clone, Default)]
-pub struct SearchPath {
-    folders: Vec<PathBuf>,
-}
+pub struct SearchPath(pub Vec<PathBuf>);
 
 impl SearchPath {
-    /// Exactly these folders.
-    pub fn new(folders: impl IntoIterator<Item = PathBuf>) -> Self {
-        Self {
-            folders: folders.into_iter().collect(),
-        }
-    }
-
     /// The folders of `path`, a value of PATH, and the folders outside of PATH where packages install
     /// PostgreSQL and Redis, newest version first.
     pub fn installed(path: &OsStr) -> Self {
@@ -33,16 +24,12 @@ impl SearchPath {
         folders.push("/opt/homebrew/bin".into());
         let mut seen = HashSet::new();
         folders.retain(|folder| seen.insert(folder.clone()));
-        Self { folders }
-    }
-
-    pub(super) fn folders(&self) -> &[PathBuf] {
-        &self.folders
+        Self(folders)
     }
 
     /// The folders that hold all of `programs`.
     pub(super) fn with_all(&self, programs: &[&str]) -> impl Iterator<Item = &Path> {
-        let folders = self.folders.iter().map(PathBuf::as_path);
+        let folders = self.0.iter().map(PathBuf::as_path);
         folders.filter(|folder| programs.iter().all(|name| is_program(&folder.join(name))))
     }
 }
@@ -99,7 +86,7 @@ mod tests {
                     .unwrap();
             }
         }
-        let search = SearchPath::new(folders.clone());
+        let search = SearchPath(folders.to_vec());
         let found: Vec<_> = search.with_all(&["one", "two"]).collect();
         assert_eq!(found, [&folders[1]]);
     }

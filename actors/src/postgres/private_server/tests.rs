@@ -13,7 +13,7 @@ use crate::kernel::private_server::testing::suite::{self, Product, start_with_va
 use crate::kernel::private_server::testing::{
     LONG, PrivateServerTest, eventually_running, kill_and_wait, mode, pid, until,
 };
-use crate::kernel::private_server::{Orphans, ServerState};
+use crate::kernel::private_server::{Orphans, PrivateServerConfig, ServerState};
 use crate::kernel::testing::disk::MountNamespace;
 
 /// Executes SQL with `psql`.
@@ -33,7 +33,7 @@ async fn psql(socket: &Socket, sql: &str) -> Result<String, String> {
 struct Postgres;
 
 impl Product for Postgres {
-    const KIND: &'static ServerKind = &KIND;
+    const KIND: &'static ServerKind = &PRIVATE_SERVER;
     const SECRET_FILES: &'static [&'static str] = &["password", "postgresql.conf", "pg_hba.conf"];
 
     fn arguments(folder: &Path) -> Vec<OsString> {
@@ -189,10 +189,10 @@ fn an_incomplete_cluster_is_never_taken_for_a_cluster() {
     // Ends the programs of PostgreSQL by SIGKILL at once.
     static KILLED: ServerKind = ServerKind {
         end_signals: &[],
-        ..KIND
+        ..PRIVATE_SERVER
     };
     PrivateServerTest::run(async |test| {
-        let server = test.server(&KIND, test.config());
+        let server = test.server(&PRIVATE_SERVER, test.config());
         let incomplete = test.folder().join(NEW_CLUSTER);
         let starting = server.clone();
         let start = tokio::spawn(async move { starting.ensure_running().await.map(drop) });
@@ -254,7 +254,7 @@ fn a_full_disk_is_reported_and_the_server_starts_once_there_is_space() {
             folder: disk.path().join("server"),
             ..test.config()
         };
-        let server = test.server(&KIND, config);
+        let server = test.server(&PRIVATE_SERVER, config);
         let error = server.ensure_running().await.unwrap_err();
         assert!(
             matches!(error, PrivateServerError::Initialise { .. }),

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::kernel::private_server::testing::suite::{self, Product, start_with_value};
 use crate::kernel::private_server::testing::{LONG, PrivateServerTest, eventually_running};
-use crate::kernel::private_server::{ServerState, ServerUrl};
+use crate::kernel::private_server::{PrivateServerConfig, ServerState, ServerUrl};
 use crate::kernel::testing::disk::MountNamespace;
 use crate::redis::{Redis as Client, Role, cmd, pool, pool_config};
 
@@ -33,7 +33,7 @@ async fn redis_cli(socket: &Socket, command: &[&str]) -> String {
 struct Redis;
 
 impl Product for Redis {
-    const KIND: &'static ServerKind = &KIND;
+    const KIND: &'static ServerKind = &PRIVATE_SERVER;
     const SECRET_FILES: &'static [&'static str] = &["password", "redis.conf"];
 
     fn arguments(folder: &Path) -> Vec<OsString> {
@@ -164,7 +164,7 @@ fn a_disk_that_gets_full_under_load_loses_no_acknowledged_command() {
             folder: disk.path().join("server"),
             ..test.config()
         };
-        let server = test.server(&KIND, config);
+        let server = test.server(&PRIVATE_SERVER, config);
         let location = crate::redis::Server::one(ServerUrl::Private(server.clone()));
         let (handle, child) = pool(Role::Primary, location, pool_config(), None);
         test.supervisor.start_child(child).await.unwrap();

@@ -138,7 +138,7 @@ pub(crate) fn without_programs_the_error_says_what_to_install_and_it_starts_once
         let installed = open_folder();
         let bin = installed.path().join("bin");
         let config = PrivateServerConfig {
-            search: SearchPath::new([bin.clone()]),
+            search: SearchPath(vec![bin.clone()]),
             ..test.config()
         };
         let server = test.server(P::KIND, config);
