@@ -4,6 +4,8 @@
 //! treats unlike libpq: `sslmode` (`verify-ca`, `verify-full`), `sslrootcert`, and
 //! `target_session_attrs`, whose default depends on the caller.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,26 +41,9 @@ pub(super) struct Server {
 }
 
 /// The options that this module parses itself.
-#[derive(Default)]
-struct OwnOptions {
-    ssl_mode: Option<String>,
-    ssl_root_cert: Option<String>,
-    target_session_attrs: Option<String>,
-}
+const OWN_OPTIONS: [&str; 3] = ["sslmode", "sslrootcert", "target_session_attrs"];
 
-impl OwnOptions {
-    /// Stores the option if it is one of them, and returns whether it is.
-    fn set(&mut self, key: &str, value: &str) -> bool {
-        let option = match key {
-            "sslmode" => &mut self.ssl_mode,
-            "sslrootcert" => &mut self.ssl_root_cert,
-            "target_session_attrs" => &mut self.target_session_attrs,
-            _ => return false,
-        };
-        *option = Some(value.to_owned());
-        true
-    }
-}
+type OwnOptions<'a> = HashMap<&'a str, Cow<'a, str>>;
 
 /// Checks whether `url` is usable, without connecting.
 ///
@@ -93,19 +78,17 @@ pub(super) fn parse(
 const UNREADABLE: UrlFault =
     UrlFault::Unusable("check its percent-encoding, hosts, ports and the names of its options");
 
-fn ssl(options: &OwnOptions) -> Result<(SslMode, Verification), UrlFault> {
-    let roots = || match options.ssl_root_cert.as_deref() {
+fn ssl(options: &OwnOptions<'_>) -> Result<(SslMode, Verification), UrlFault> {
+    let root_cert = options.get("sslrootcert").map(|path| &**path);
+    let roots = || match root_cert {
         None | Some("system") => Roots::System,
         Some(path) => Roots::File(PathBuf::from(path)),
     };
-    let mode = options.ssl_mode.as_deref();
-    Ok(match mode {
+    Ok(match options.get("sslmode").map(|mode| &**mode) {
         Some("disable") => (SslMode::Disable, Verification::None),
         None | Some("allow" | "prefer") => (SslMode::Prefer, Verification::None),
         // As in libpq, a root certificate makes `require` verify the chain.
-        Some("require") if options.ssl_root_cert.is_none() => {
-            (SslMode::Require, Verification::None)
-        }
+        Some("require") if root_cert.is_none() => (SslMode::Require, Verification::None),
         Some("require" | "verify-ca") => (SslMode::Require, Verification::Chain(roots())),
         Some("verify-full") => (SslMode::Require, Verification::Full(roots())),
         Some(_) => {
@@ -117,10 +100,10 @@ fn ssl(options: &OwnOptions) -> Result<(SslMode, Verification), UrlFault> {
 }
 
 fn session_attrs(
-    options: &OwnOptions,
+    options: &OwnOptions<'_>,
     default: TargetSessionAttrs,
 ) -> Result<TargetSessionAttrs, UrlFault> {
-    match options.target_session_attrs.as_deref() {
+    match options.get("target_session_attrs").map(|attrs| &**attrs) {
         None => Ok(default),
         Some("read-write" | "primary") => Ok(TargetSessionAttrs::ReadWrite),
         Some("read-only" | "standby") => Ok(TargetSessionAttrs::ReadOnly),
@@ -131,31 +114,30 @@ fn session_attrs(
     }
 }
 
-/// Splits a URL into one without the [`OwnOptions`], and these.
-fn split(url: &str) -> Option<(String, OwnOptions)> {
-    let mut options = OwnOptions::default();
+/// Splits a URL into one without the [`OWN_OPTIONS`], and these.
+fn split(url: &str) -> Option<(String, OwnOptions<'_>)> {
+    let mut own = OwnOptions::new();
     let Some((base, query)) = url.split_once('?') else {
-        return Some((url.to_owned(), options));
+        return Some((url.to_owned(), own));
     };
     let mut kept = Vec::new();
     for option in query.split('&') {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
         let value = percent_decode_str(value).decode_utf8().ok()?;
-        if !options.set(key, &value) {
+        if OWN_OPTIONS.contains(&key) {
+            own.insert(key, value);
+        } else {
             kept.push(option);
         }
     }
     let separator = if kept.is_empty() { "" } else { "?" };
-    Some((format!("{base}{separator}{}", kept.join("&")), options))
+    Some((format!("{base}{separator}{}", kept.join("&")), own))
 }
 
 /// One configuration per host, so that each has its own part of the time and its own error.
 fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, UrlFault> {
-    let (hosts, addresses, ports) = (
-        config.get_hosts(),
-        config.get_hostaddrs(),
-        config.get_ports(),
-    );
+    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    let ports = config.get_ports();
     let count = hosts.len().max(addresses.len());
     let fits = |len: usize| len == 0 || len == count;
     if count == 0 || !fits(hosts.len()) || !fits(addresses.len()) {
@@ -169,11 +151,8 @@ fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, Ur
     if ports.contains(&0) {
         return Err(UrlFault::Port);
     }
-    let is_host = |host: &Host| match host {
-        Host::Tcp(name) => is_host_name(name),
-        Host::Unix(_) => true,
-    };
-    if !hosts.iter().all(is_host) {
+    let is_no_host = |host: &Host| matches!(host, Host::Tcp(name) if !is_host_name(name));
+    if hosts.iter().any(is_no_host) {
         return Err(UrlFault::Host);
     }
     let servers = (0..count).map(|index| {
@@ -230,12 +209,7 @@ fn without_hosts(config: &Config, settings: &PostgresConfig) -> Config {
         .keepalives_idle(settings.keepalive)
         .keepalives_interval((settings.keepalive / 3).max(Duration::from_secs(1)))
         .keepalives_retries(3)
-        .tcp_user_timeout(
-            config
-                .get_tcp_user_timeout()
-                .copied()
-                .unwrap_or(settings.keepalive),
-        );
+        .tcp_user_timeout(*config.get_tcp_user_timeout().unwrap_or(&settings.keepalive));
     shared
 }
 

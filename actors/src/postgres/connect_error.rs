@@ -5,6 +5,7 @@ use std::io;
 
 use tokio_postgres::error::{DbError, SqlState};
 
+use crate::kernel::chain;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
 /// The error of a failed connect to the server at `name`.
@@ -66,16 +67,4 @@ fn kind(error: &tokio_postgres::Error) -> ConnectErrorKind {
         Some(_) => ConnectErrorKind::Unreachable,
         None => ConnectErrorKind::Protocol,
     }
-}
-
-/// The error with its causes. None of them holds a secret while connecting.
-pub(super) fn chain(error: &tokio_postgres::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

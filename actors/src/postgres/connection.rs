@@ -14,10 +14,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Server;
 use super::call::{Params, QueryOutput};
-use super::connect_error::{chain, connect_error};
+use super::connect_error::connect_error;
 use super::error::Error;
 use super::freshness::FreshnessTracker;
 use super::statement_cache::StatementCache;
+use crate::kernel::chain;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
 /// Ends a transaction with `$end`, and resets the session as `DISCARD ALL` does, except for the
@@ -189,19 +190,20 @@ impl Connection {
         self.blocked_by.load(Ordering::Acquire) > 0
     }
 
-    /// Marks the connection as blocked until the guard is dropped.
-    pub(super) fn mark_blocked(self: &Arc<Self>) -> BlockedGuard {
+    /// Marks the connection as blocked by one more statement.
+    pub(super) fn mark_blocked(&self) {
         self.blocked_by.fetch_add(1, Ordering::AcqRel);
-        BlockedGuard(Arc::clone(self))
+    }
+
+    /// Takes [`Connection::mark_blocked`] back.
+    pub(super) fn unmark_blocked(&self) {
+        self.blocked_by.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The prepared statement for `sql`. A task of its own prepares it: if its caller leaves, other
     /// callers still get the statement, and no statement leaks on the server.
     async fn prepare(self: &Arc<Self>, sql: &str) -> Result<Statement, Error> {
         let slot = self.statements.slot(sql);
-        if let Some(statement) = slot.get() {
-            return Ok(statement.clone());
-        }
         let prepared = slot.get_or_try_init(|| async {
             let connection = Arc::clone(self);
             let text = sql.to_owned();
@@ -252,15 +254,6 @@ impl Drop for Connection {
         if self.ping_pending.load(Ordering::Acquire) {
             self.driver.abort();
         }
-    }
-}
-
-/// Marks a connection as blocked. See [`Connection::mark_blocked`].
-pub(super) struct BlockedGuard(Arc<Connection>);
-
-impl Drop for BlockedGuard {
-    fn drop(&mut self) {
-        self.0.blocked_by.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

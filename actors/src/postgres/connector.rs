@@ -75,7 +75,7 @@ impl Connector {
         let tls = tokio::task::spawn_blocking(move || tls::connector(&verification))
             .await
             .map_err(|_| failed("the runtime stopped while it read root certificates".to_owned()))?
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(failed)?;
         let parsed = Arc::new(ParsedUrl {
             url,
             servers,

@@ -81,7 +81,7 @@ impl Database {
     #[must_use]
     pub fn with_replicas(mut self, replicas: &Database, lag_max: Duration) -> Self {
         let pool = replicas.pool().clone();
-        self.replicas = Some(Arc::new(Replicas::new(pool, lag_max)));
+        self.replicas = Some(Arc::new(Replicas { pool, lag_max }));
         self
     }
 

@@ -135,13 +135,19 @@ impl Error {
 
     /// As [`Error::of`], for a statement that the server refused before it ran it.
     pub(super) fn before_it_ran(error: &tokio_postgres::Error) -> Self {
-        match Self::of(error, true) {
-            Self::Server(server) => Self::Server(Box::new(ServerError {
-                begun: false,
-                ..*server
-            })),
-            other => other,
+        let mut error = Self::of(error, true);
+        if let Self::Server(server) = &mut error {
+            server.begun = false;
         }
+        error
+    }
+
+    /// The same error for a call that has no effect, whatever the server did.
+    pub(super) fn without_effect(mut self) -> Self {
+        if let Self::Lost { sent, .. } | Self::Deadline { sent } = &mut self {
+            *sent = false;
+        }
+        self
     }
 
     fn of_server(error: &DbError, sent: bool) -> Self {

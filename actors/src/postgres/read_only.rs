@@ -122,7 +122,7 @@ impl<'a> ReadOnly<'a> {
     /// How recent a replica's data must be. It must include the schema that this process has seen.
     fn bound(self, replicas: &Replicas, migrated_at: Option<Instant>) -> FreshnessBound {
         FreshnessBound {
-            lag_max: self.lag_max.unwrap_or(replicas.lag_max()),
+            lag_max: self.lag_max.unwrap_or(replicas.lag_max),
             includes: migrated_at,
         }
     }

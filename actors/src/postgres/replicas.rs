@@ -30,8 +30,9 @@ const TIME_PARTS: u32 = 2;
 
 /// The replicas of a database.
 pub(super) struct Replicas {
-    pool: Handle<Pool<Connector>>,
-    lag_max: Duration,
+    pub(super) pool: Handle<Pool<Connector>>,
+    /// They serve reads while they are at most this far behind.
+    pub(super) lag_max: Duration,
 }
 
 /// Why the primary serves a read.
@@ -84,16 +85,6 @@ impl FallbackReason {
 }
 
 impl Replicas {
-    /// The replicas behind `pool`. They serve reads while they are at most `lag_max` behind.
-    pub(super) fn new(pool: Handle<Pool<Connector>>, lag_max: Duration) -> Self {
-        Self { pool, lag_max }
-    }
-
-    /// The lag up to which the replicas serve reads.
-    pub(super) fn lag_max(&self) -> Duration {
-        self.lag_max
-    }
-
     /// Runs a statement on a replica whose data is within `bound`.
     pub(super) async fn statement(
         &self,

@@ -1,6 +1,8 @@
 //! TLS for connections: which certificates are accepted, and the client that checks them.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -36,31 +38,17 @@ pub(super) enum Roots {
     File(PathBuf),
 }
 
-/// Why the TLS client cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TlsError {
-    /// The file of root certificates cannot be used.
-    #[error("cannot use the root certificates in {}: {reason}", path.display())]
-    Roots { path: PathBuf, reason: String },
-    /// The operating system has no root certificates.
-    #[error("found no root certificate of the operating system; name a file in sslrootcert")]
-    NoSystemRoots,
-    /// rustls refuses the settings.
-    #[error("cannot set up TLS: {0}")]
-    Settings(String),
-}
-
 /// The TLS client that checks servers as `verification` says. Reads the root certificates, which
 /// blocks.
 ///
 /// # Errors
-/// See [`TlsError`].
-pub(super) fn connector(verification: &Verification) -> Result<MakeRustlsConnect, TlsError> {
+/// What is wrong with the root certificates.
+pub(super) fn connector(verification: &Verification) -> Result<MakeRustlsConnect, String> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(Verifier::new(verification, &provider)?);
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError::Settings(error.to_string()))?
+        .map_err(cannot_set_up)?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
@@ -68,34 +56,37 @@ pub(super) fn connector(verification: &Verification) -> Result<MakeRustlsConnect
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn read_roots(roots: &Roots) -> Result<RootCertStore, TlsError> {
+fn cannot_set_up(error: impl Display) -> String {
+    format!("cannot set up TLS: {error}")
+}
+
+fn read_roots(roots: &Roots) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     match roots {
         Roots::System => {
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if store.is_empty() {
-                return Err(TlsError::NoSystemRoots);
+                let message = "found no root certificate of the operating system; name a file in \
+                               sslrootcert";
+                return Err(message.to_owned());
             }
         }
-        Roots::File(path) => {
-            let unusable = |reason: String| TlsError::Roots {
-                path: path.clone(),
-                reason,
-            };
-            let certificates =
-                CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-                store
-                    .add(certificate)
-                    .map_err(|error| unusable(error.to_string()))?;
-            }
-            if store.is_empty() {
-                return Err(unusable("it holds no certificate".to_owned()));
-            }
-        }
+        Roots::File(path) => add_file(&mut store, path).map_err(|error| {
+            let path = path.display();
+            format!("cannot use the root certificates in {path}: {error}")
+        })?,
     }
     Ok(store)
+}
+
+fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), Box<dyn Error>> {
+    for certificate in CertificateDer::pem_file_iter(path)? {
+        store.add(certificate?)?;
+    }
+    if store.is_empty() {
+        return Err("it holds no certificate".into());
+    }
+    Ok(())
 }
 
 /// Checks certificates as far as [`Verification`] says. Each of its variants also checks that the
@@ -108,14 +99,14 @@ struct Verifier {
 }
 
 impl Verifier {
-    fn new(verification: &Verification, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
+    fn new(verification: &Verification, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
         let chain = match verification {
             Verification::None => None,
             Verification::Chain(roots) | Verification::Full(roots) => {
                 let roots = Arc::new(read_roots(roots)?);
                 let provider = Arc::clone(provider);
                 let chain = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-                Some(chain.map_err(|error| TlsError::Settings(error.to_string()))?)
+                Some(chain.map_err(cannot_set_up)?)
             }
         };
         Ok(Self {

@@ -79,15 +79,14 @@ impl TransactionOptions {
         self
     }
 
-    fn begin(self) -> &'static str {
-        match (self.isolation, self.read_only) {
-            (Isolation::ReadCommitted, false) => "BEGIN",
-            (Isolation::ReadCommitted, true) => "BEGIN READ ONLY",
-            (Isolation::RepeatableRead, false) => "BEGIN ISOLATION LEVEL REPEATABLE READ",
-            (Isolation::RepeatableRead, true) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            (Isolation::Serializable, false) => "BEGIN ISOLATION LEVEL SERIALIZABLE",
-            (Isolation::Serializable, true) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
-        }
+    fn begin(self) -> String {
+        let isolation = match self.isolation {
+            Isolation::ReadCommitted => "",
+            Isolation::RepeatableRead => " ISOLATION LEVEL REPEATABLE READ",
+            Isolation::Serializable => " ISOLATION LEVEL SERIALIZABLE",
+        };
+        let access = if self.read_only { " READ ONLY" } else { "" };
+        format!("BEGIN{isolation}{access}")
     }
 }
 
@@ -119,16 +118,8 @@ impl Transaction {
             retryable: AtomicBool::new(false),
         };
         transaction.lease.mark_dirty();
-        let begun = transaction.batch(options.begin()).await;
-        begun.map_err(|error| match error {
-            // An empty transaction has no effect.
-            Error::Lost { reason, .. } => Error::Lost {
-                sent: false,
-                reason,
-            },
-            Error::Deadline { .. } => Error::Deadline { sent: false },
-            other => other,
-        })?;
+        let begun = transaction.batch(&options.begin()).await;
+        begun.map_err(Error::without_effect)?;
         Ok(transaction)
     }
 
