@@ -36,11 +36,9 @@ impl Redis {
         command: &Cmd,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.run(
-            Location::caller(),
-            within,
-            move |mut transport| async move { command.query_async(&mut transport).await },
-        )
+        self.run(within, move |mut transport| async move {
+            command.query_async(&mut transport).await
+        })
     }
 
     /// Sends all commands of `pipeline` at once and waits at most `within` for all answers. Redis runs
@@ -54,11 +52,9 @@ impl Redis {
         pipeline: &Pipeline,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.run(
-            Location::caller(),
-            within,
-            move |mut transport| async move { pipeline.query_async(&mut transport).await },
-        )
+        self.run(within, move |mut transport| async move {
+            pipeline.query_async(&mut transport).await
+        })
     }
 
     /// Calls a script by its hash. Sends its text first if the server does not have it.
@@ -71,11 +67,9 @@ impl Redis {
         script: &ScriptInvocation<'_>,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.run(
-            Location::caller(),
-            within,
-            move |mut transport| async move { script.invoke_async(&mut transport).await },
-        )
+        self.run(within, move |mut transport| async move {
+            script.invoke_async(&mut transport).await
+        })
     }
 
     /// The state of the pool.
@@ -87,9 +81,9 @@ impl Redis {
     }
 
     /// Runs `request` over a shared connection. `within` bounds the checkout and the answer together.
+    #[track_caller]
     fn run<T, F>(
         &self,
-        holder: &'static Location<'static>,
         within: Duration,
         request: impl FnOnce(Transport) -> F + Send,
     ) -> impl Future<Output = Result<T, Error>> + Send
@@ -97,7 +91,7 @@ impl Redis {
         T: FromRedisValue + Send,
         F: Future<Output = RedisResult<Value>> + Send,
     {
-        let pool = self.pool.clone();
+        let (pool, holder) = (self.pool.clone(), Location::caller());
         async move {
             let deadline = Instant::now() + within;
             let lease = check_out(&pool, Mode::Shared, holder, within).await?;

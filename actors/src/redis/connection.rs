@@ -1,6 +1,5 @@
 //! One connection, and whether it is still usable.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -100,13 +99,5 @@ impl RedisConnection {
             // The driver reconnects to a single node by itself. All nodes may be gone, however.
             Transport::Cluster(_) => self.record_timeout(),
         }
-    }
-}
-
-impl fmt::Debug for RedisConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisConnection")
-            .field("dead", &self.is_dead())
-            .finish_non_exhaustive()
     }
 }

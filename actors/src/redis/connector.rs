@@ -20,7 +20,6 @@ use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind};
 const BYTES_PER_CONNECTION: u64 = 64 * 1024;
 
 /// Opens connections to a [`Server`].
-#[derive(Debug)]
 pub struct Connector {
     server: Server,
 }

@@ -1,6 +1,5 @@
 //! Where Redis is and how to log in: one server, a master that sentinels know, or a cluster.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use deadpool_redis::redis::cluster::ClusterClient;
@@ -61,69 +60,49 @@ pub struct ConnectOptions {
 /// Where Redis is, and how to connect to it.
 #[derive(Clone)]
 pub struct Server {
-    topology: Topology,
-    /// The accepted authorities, a file in PEM; the operating system's when not set.
-    ca_file: Option<PathBuf>,
+    /// Where it is.
+    pub topology: Topology,
+    /// The accepted authorities, a file in PEM that each connect reads; the operating system's when
+    /// not set.
+    pub ca_file: Option<PathBuf>,
 }
 
+/// Where Redis is.
 #[derive(Clone)]
-enum Topology {
-    One(ServerUrl),
-    Sentinels {
-        sentinels: Vec<Node>,
-        credentials: Credentials,
-        master: String,
-        options: ConnectOptions,
-    },
-    Cluster {
-        nodes: Vec<Node>,
-        options: ConnectOptions,
-    },
-}
-
-impl Server {
+pub enum Topology {
     /// One server. Its URL is `redis://`, `rediss://` (TLS) or `unix://`, with the user, the password
     /// and the number of the database.
-    pub fn one(url: ServerUrl) -> Self {
-        Self::of(Topology::One(url))
-    }
-
-    /// The server that `sentinels` report as the master called `master`. `credentials` are those for the
-    /// sentinels.
-    pub fn sentinels(
+    One(ServerUrl),
+    /// The server that the sentinels report as the master with this name.
+    Sentinels {
+        /// The sentinels.
         sentinels: Vec<Node>,
+        /// The credentials for the sentinels.
         credentials: Credentials,
-        master: impl Into<String>,
+        /// The name of the master.
+        master: String,
+        /// How to connect to the master.
         options: ConnectOptions,
-    ) -> Self {
-        Self::of(Topology::Sentinels {
-            sentinels,
-            credentials,
-            master: master.into(),
-            options,
-        })
-    }
+    },
+    /// A cluster.
+    Cluster {
+        /// Some of its nodes. They report the other ones.
+        nodes: Vec<Node>,
+        /// How to connect to a node.
+        options: ConnectOptions,
+    },
+}
 
-    /// The cluster of `nodes`. They report the other nodes.
-    pub fn cluster(nodes: Vec<Node>, options: ConnectOptions) -> Self {
-        Self::of(Topology::Cluster { nodes, options })
-    }
-
-    fn of(topology: Topology) -> Self {
+impl From<Topology> for Server {
+    fn from(topology: Topology) -> Self {
         Self {
             topology,
             ca_file: None,
         }
     }
+}
 
-    /// Accepts only certificates that the authorities in this PEM file signed. Each connect reads the
-    /// file.
-    #[must_use]
-    pub fn with_ca_file(mut self, ca_file: Option<PathBuf>) -> Self {
-        self.ca_file = ca_file;
-        self
-    }
-
+impl Server {
     /// The driver's client of the cluster; `None` for another topology.
     pub(super) async fn cluster_client(&self) -> Result<Option<ClusterClient>, ConnectError> {
         let Topology::Cluster { nodes, options } = &self.topology else {
@@ -217,17 +196,6 @@ impl ConnectOptions {
             settings = settings.set_password(password);
         }
         with_certificates(info.set_redis_settings(settings), certificates)
-    }
-}
-
-impl fmt::Debug for Server {
-    /// Shows neither URLs nor credentials, which hold passwords.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.topology {
-            Topology::One(_) => f.write_str("One"),
-            Topology::Sentinels { master, .. } => write!(f, "Sentinels({master})"),
-            Topology::Cluster { nodes, .. } => write!(f, "Cluster({} nodes)", nodes.len()),
-        }
     }
 }
 
@@ -377,25 +345,5 @@ mod tests {
         ] {
             assert!(check_url(url).is_err(), "{url}");
         }
-    }
-
-    #[test]
-    fn no_secret_is_shown() {
-        let credentials = Credentials {
-            username: Some("user".into()),
-            password: Some("secret".into()),
-        };
-        let options = ConnectOptions {
-            credentials: credentials.clone(),
-            ..ConnectOptions::default()
-        };
-        let node = Node {
-            host: "host".into(),
-            port: 1,
-        };
-        let sentinels = Server::sentinels(vec![node.clone()], credentials, "main", options.clone());
-        assert_eq!(format!("{sentinels:?}"), "Sentinels(main)");
-        let cluster = Server::cluster(vec![node], options);
-        assert_eq!(format!("{cluster:?}"), "Cluster(1 nodes)");
     }
 }

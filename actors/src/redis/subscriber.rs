@@ -8,41 +8,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
 use deadpool_redis::redis::RedisError;
-use deadpool_redis::redis::aio::PubSubSink;
+use deadpool_redis::redis::aio::{PubSubSink, PubSubStream};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::connect_error::connect_error;
 use super::messages::{Subscribe, SubscriberQuery, SubscriberStatus};
 use super::server::Server;
-use super::subscriber_connection::{Keepalive, SubscriberConnection, read, subscribe, unsubscribe};
+use super::subscriber_connection::{SubscriberConfig, open, read, subscribe, unsubscribe};
 use super::subscriptions::{SubscriptionRegistry, Topic};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
-use crate::kernel::{Backoff, Call, Child, ChildSpec, Exit, Handle, Reply};
+use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
 
 /// The most calls in flight. Each waits for the confirmation of a subscription.
 const IN_FLIGHT_MAX: u32 = 256;
-
-/// The shortest silence before a check, whatever the settings say.
-const CHECK_AFTER_IDLE_MIN: Duration = Duration::from_millis(100);
-
-/// The settings of the subscriber.
-#[derive(Debug, Clone, Copy)]
-pub struct SubscriberConfig {
-    /// The longest time to connect and to subscribe to all topics.
-    pub connect_timeout: Duration,
-    /// The silence after which the connection is checked ...
-    pub check_after_idle: Duration,
-    /// ... and the longest time for the answer. Without an answer, the connection counts as lost.
-    pub check_timeout: Duration,
-    /// How long to wait after failed connects.
-    pub backoff: Backoff,
-}
 
 enum State {
     /// There are no subscriptions.
@@ -52,7 +35,7 @@ enum State {
     Connected {
         sink: PubSubSink,
         /// Reads the messages. Ends with the connection.
-        _reader: JoinSet<()>,
+        reader: SpawnHandle,
     },
 }
 
@@ -114,54 +97,40 @@ impl Subscriber {
                 let message = format!("redis did not answer within {timeout:?}");
                 ConnectError::new(ConnectErrorKind::TimedOut, message)
             };
-            let opened = SubscriberConnection::open(&server, topics, attempt);
-            tokio::time::timeout(timeout, opened)
-                .await
-                .map_err(timed_out)?
+            let opened = tokio::time::timeout(timeout, open(&server, &topics, attempt)).await;
+            let (sink, stream) = opened.map_err(timed_out)??;
+            Ok((sink, stream, topics))
         };
         context.spawn(
             wrap_future::<_, Self>(connected).map(|result, subscriber, context| match result {
-                Ok(connection) => subscriber.on_connected(connection, context),
+                Ok((sink, stream, topics)) => {
+                    subscriber.on_connected(sink, stream, topics, context);
+                }
                 Err(error) => subscriber.on_connect_failed(error, context),
             }),
         );
     }
 
-    fn on_connected(&mut self, connection: SubscriberConnection, context: &mut Context<Self>) {
+    fn on_connected(
+        &mut self,
+        sink: PubSubSink,
+        stream: PubSubStream,
+        topics: Vec<Topic>,
+        context: &mut Context<Self>,
+    ) {
         self.failures = 0;
         self.connects += 1;
         metrics::counter!("headroom_redis_subscriber_connects_total").increment(1);
         if self.connects > 1 {
             self.registry.send_gap();
         }
-        let SubscriberConnection {
-            sink,
-            stream,
-            topics,
-        } = connection;
-        let reader_sink = sink.clone();
+        // A set aborts its task when it is dropped.
         let mut reader = JoinSet::new();
         let (registry, messages) = (Arc::clone(&self.registry), Arc::clone(&self.messages));
-        let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let keepalive = Keepalive {
-            after_idle: self.config.check_after_idle.max(CHECK_AFTER_IDLE_MIN),
-            timeout: self.config.check_timeout,
-        };
-        reader.spawn(async move {
-            read(stream, reader_sink, keepalive, &registry, &messages).await;
-            drop(end);
-        });
-        let ended = wrap_future::<_, Self>(async move { ended.await.ok() });
-        let generation = self.connects;
-        context.spawn(ended.map(move |_, subscriber, context| {
-            if subscriber.is_connected() && subscriber.connects == generation {
-                subscriber.on_lost(context);
-            }
-        }));
-        self.set_state(State::Connected {
-            sink,
-            _reader: reader,
-        });
+        reader.spawn(read(stream, sink.clone(), self.config, registry, messages));
+        let ended = wrap_future::<_, Self>(async move { reader.join_next().await });
+        let reader = context.spawn(ended.map(|_, subscriber, context| subscriber.on_lost(context)));
+        self.set_state(State::Connected { sink, reader });
         for topic in topics {
             self.on_confirmed(topic);
         }
@@ -193,10 +162,8 @@ impl Subscriber {
     }
 
     fn reconnect_later(&mut self, context: &mut Context<Self>) {
-        self.registry.remove_dropped();
         if self.is_unused() {
-            self.set_state(State::Idle);
-            return;
+            return self.set_state(State::Idle);
         }
         self.set_state(State::Connecting);
         let delay = self.config.backoff.delay(self.failures);
@@ -251,17 +218,21 @@ impl Subscriber {
     /// Unsubscribes from the topics that have no subscriptions left, and closes the connection
     /// after the last topic.
     fn end_unused(&mut self, context: &mut Context<Self>) {
-        for topic in self.registry.remove_dropped() {
-            if !self.confirmed.remove(&topic) {
-                continue;
-            }
-            if let State::Connected { sink, .. } = &self.state {
-                let mut sink = sink.clone();
-                let ended = async move { unsubscribe(&mut sink, &topic).await };
-                context.spawn(wrap_future::<_, Self>(ended));
-            }
+        let topics = self.registry.topics();
+        let State::Connected { sink, reader } = &self.state else {
+            return;
+        };
+        let reader = *reader;
+        for topic in self
+            .confirmed
+            .extract_if(.., |topic| !topics.contains(topic))
+        {
+            let mut sink = sink.clone();
+            let ended = async move { unsubscribe(&mut sink, &topic).await };
+            context.spawn(wrap_future::<_, Self>(ended));
         }
-        if self.is_connected() && self.is_unused() {
+        if self.is_unused() {
+            context.cancel_future(reader);
             self.confirmed.clear();
             self.set_state(State::Idle);
         }

@@ -1,5 +1,6 @@
 //! The subscribed connection: how it is opened, read, and checked.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -12,46 +13,42 @@ use tokio::time::timeout;
 use super::connect_error::connect_error;
 use super::server::Server;
 use super::subscriptions::{Event, SubscriptionRegistry, Topic};
+use crate::kernel::Backoff;
 use crate::kernel::pool::ConnectError;
 
-/// When a silent connection is checked, and how long the answer may take.
+/// The shortest silence before a check, whatever the settings say.
+const CHECK_AFTER_IDLE_MIN: Duration = Duration::from_millis(100);
+
+/// The settings of the subscriber.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Keepalive {
-    pub(super) after_idle: Duration,
-    pub(super) timeout: Duration,
+pub struct SubscriberConfig {
+    /// The longest time to connect and to subscribe to all topics.
+    pub connect_timeout: Duration,
+    /// The silence after which the connection is checked ...
+    pub check_after_idle: Duration,
+    /// ... and the longest time for the answer. Without an answer, the connection counts as lost.
+    pub check_timeout: Duration,
+    /// How long to wait after failed connects.
+    pub backoff: Backoff,
 }
 
-/// A subscribed connection.
-pub(super) struct SubscriberConnection {
-    pub(super) sink: PubSubSink,
-    pub(super) stream: PubSubStream,
-    /// The confirmed subscriptions.
-    pub(super) topics: Vec<Topic>,
-}
-
-impl SubscriberConnection {
-    /// Connects and subscribes to `topics`. In a cluster, `attempt` selects the node: every node delivers
-    /// the messages of all nodes.
-    pub(super) async fn open(
-        server: &Server,
-        topics: Vec<Topic>,
-        attempt: usize,
-    ) -> Result<Self, ConnectError> {
-        let info = server.connection_info(attempt).await?;
-        let address = info.addr().to_string();
-        let failed = |error| connect_error(&error).at(&address);
-        let client = Client::open(info).map_err(failed)?;
-        let connection = client.get_async_pubsub().await;
-        let (mut sink, stream) = connection.map_err(failed)?.split();
-        for topic in &topics {
-            subscribe(&mut sink, topic).await.map_err(failed)?;
-        }
-        Ok(Self {
-            sink,
-            stream,
-            topics,
-        })
+/// Connects and subscribes to `topics`. In a cluster, `attempt` selects the node: every node delivers
+/// the messages of all nodes.
+pub(super) async fn open(
+    server: &Server,
+    topics: &[Topic],
+    attempt: usize,
+) -> Result<(PubSubSink, PubSubStream), ConnectError> {
+    let info = server.connection_info(attempt).await?;
+    let address = info.addr().to_string();
+    let failed = |error| connect_error(&error).at(&address);
+    let client = Client::open(info).map_err(failed)?;
+    let connection = client.get_async_pubsub().await;
+    let (mut sink, stream) = connection.map_err(failed)?.split();
+    for topic in topics {
+        subscribe(&mut sink, topic).await.map_err(failed)?;
     }
+    Ok((sink, stream))
 }
 
 /// Subscribes, and waits until the server has confirmed it.
@@ -74,21 +71,22 @@ pub(super) async fn unsubscribe(sink: &mut PubSubSink, topic: &Topic) {
 pub(super) async fn read(
     mut stream: PubSubStream,
     mut sink: PubSubSink,
-    keepalive: Keepalive,
-    registry: &SubscriptionRegistry,
-    messages: &AtomicU64,
+    config: SubscriberConfig,
+    registry: Arc<SubscriptionRegistry>,
+    messages: Arc<AtomicU64>,
 ) {
+    let after_idle = config.check_after_idle.max(CHECK_AFTER_IDLE_MIN);
     let counter = metrics::counter!("headroom_redis_subscriber_messages_total");
     loop {
-        match timeout(keepalive.after_idle, stream.next()).await {
+        match timeout(after_idle, stream.next()).await {
             Ok(Some(message)) => {
                 messages.fetch_add(1, Relaxed);
                 counter.increment(1);
-                deliver(&message, registry);
+                deliver(&message, &registry);
             }
             Ok(None) => return,
             // Messages that arrive during the check wait in the stream.
-            Err(_) => match timeout(keepalive.timeout, sink.ping::<String>()).await {
+            Err(_) => match timeout(config.check_timeout, sink.ping::<String>()).await {
                 Ok(Ok(_)) => {}
                 _ => return,
             },

@@ -16,7 +16,7 @@ use headroom_actors::kernel::{
     SupervisorSpec, Tree,
 };
 use headroom_actors::postgres::{self, Connector, Database, PostgresConfig};
-use headroom_actors::redis::{self, Redis, Role, cmd};
+use headroom_actors::redis::{self, Redis, Role, Topology, cmd};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -85,8 +85,8 @@ impl BenchServer {
                     branch.handle(),
                     Arc::new(Unlimited),
                 );
-                let locate = redis::Server::one(ServerUrl::Private(server.clone()));
-                let (pool, child) = redis::pool(Role::Primary, locate, one_connection, None);
+                let location = Topology::One(ServerUrl::Private(server.clone())).into();
+                let (pool, child) = redis::pool(Role::Primary, location, one_connection, None);
                 (server, Monitor::Redis(Redis::new(pool)), child)
             }
         };

@@ -8,6 +8,7 @@ use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
 use headroom_actors::memory::Memory;
 use headroom_actors::redis::{
     self, ConnectOptions, Credentials, PubSub, Redis, Role, Server, Subscriber, SubscriberConfig,
+    Topology,
 };
 
 use crate::pools::{Origin, Pool};
@@ -68,31 +69,36 @@ fn server(
     embedded: &EmbeddedSettings,
     private: &PrivateServer,
 ) -> (Origin, Server) {
-    let options = || ConnectOptions {
+    let options = ConnectOptions {
         credentials: credentials(&settings.username, &settings.password),
         database: settings.database.unwrap_or(0),
         tls: settings.tls,
     };
-    let (origin, server) = match (&settings.sentinels, &settings.cluster) {
+    let (origin, topology) = match (&settings.sentinels, &settings.cluster) {
         (Some(sentinels), _) => {
-            let sentinel_credentials =
-                credentials(&settings.sentinel_username, &settings.sentinel_password);
-            let master = settings.sentinel_master.as_deref().unwrap_or_default();
-            let server =
-                Server::sentinels(sentinels.clone(), sentinel_credentials, master, options());
-            (Origin::Configured, server)
+            let topology = Topology::Sentinels {
+                sentinels: sentinels.clone(),
+                credentials: credentials(&settings.sentinel_username, &settings.sentinel_password),
+                master: settings.sentinel_master.clone().unwrap_or_default(),
+                options,
+            };
+            (Origin::Configured, topology)
         }
         (None, Some(nodes)) => {
-            let server = Server::cluster(nodes.clone(), options());
-            (Origin::Configured, server)
+            let nodes = nodes.clone();
+            (Origin::Configured, Topology::Cluster { nodes, options })
         }
         (None, None) => {
             let url = settings.url.as_ref().map(|url| url.expose());
             let (origin, url) = server_url(section, url, embedded, private);
-            (origin, Server::one(url))
+            (origin, Topology::One(url))
         }
     };
-    (origin, server.with_ca_file(settings.tls_ca_file.clone()))
+    let server = Server {
+        topology,
+        ca_file: settings.tls_ca_file.clone(),
+    };
+    (origin, server)
 }
 
 fn credentials(username: &Option<String>, password: &Option<Secret>) -> Credentials {

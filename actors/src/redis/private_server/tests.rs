@@ -14,7 +14,7 @@ use crate::kernel::private_server::testing::suite::{self, Product, start_with_va
 use crate::kernel::private_server::testing::{LONG, PrivateServerTest, eventually_running};
 use crate::kernel::private_server::{PrivateServerConfig, ServerState, ServerUrl};
 use crate::kernel::testing::disk::MountNamespace;
-use crate::redis::{Redis as Client, Role, cmd, pool, pool_config};
+use crate::redis::{Redis as Client, Role, Topology, cmd, pool, pool_config};
 
 /// Sends a command with `redis-cli`.
 async fn redis_cli(socket: &Socket, command: &[&str]) -> String {
@@ -165,7 +165,7 @@ fn a_disk_that_gets_full_under_load_loses_no_acknowledged_command() {
             ..test.config()
         };
         let server = test.server(&PRIVATE_SERVER, config);
-        let location = crate::redis::Server::one(ServerUrl::Private(server.clone()));
+        let location = Topology::One(ServerUrl::Private(server.clone())).into();
         let (handle, child) = pool(Role::Primary, location, pool_config(), None);
         test.supervisor.start_child(child).await.unwrap();
         let redis = Client::new(handle);

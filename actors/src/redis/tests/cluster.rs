@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::super::{ConnectOptions, Error, Redis, Server, cmd};
-use super::network::{Instance, cluster, eventually};
+use super::super::{Error, Redis, cmd};
+use super::network::{Instance, at_cluster, cluster, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::testing::TestSystem;
 
@@ -46,8 +46,7 @@ fn keys_of_all_slots_are_found_also_when_a_slot_has_moved() {
             .chain(&nodes[..1])
             .map(Instance::node)
             .collect();
-        let running =
-            RunningPool::at(&system, Server::cluster(named, ConnectOptions::default())).await;
+        let running = RunningPool::at(&system, at_cluster(named)).await;
         running.until_up().await;
         let keys: Vec<String> = (0..300).map(|number| format!("key:{number}")).collect();
         for key in &keys {
@@ -92,8 +91,7 @@ fn a_dead_node_costs_only_its_slots_and_is_found_again() {
     TestSystem::real_time(|system| async move {
         let mut nodes = cluster().await;
         let named = nodes.iter().map(Instance::node).collect();
-        let running =
-            RunningPool::at(&system, Server::cluster(named, ConnectOptions::default())).await;
+        let running = RunningPool::at(&system, at_cluster(named)).await;
         running.until_up().await;
         let keys: Vec<String> = (0..60).map(|number| format!("key:{number}")).collect();
         for key in &keys {

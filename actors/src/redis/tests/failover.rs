@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::super::{ConnectOptions, Credentials, Redis, Server, cmd, pipe};
-use super::network::{SentinelSetup, eventually};
+use super::super::{Redis, cmd, pipe};
+use super::network::{SentinelSetup, at_sentinels, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::testing::TestSystem;
 
@@ -24,9 +24,7 @@ async fn write(redis: &Redis, number: u64, replicas: u32, within: Duration) -> O
 /// A primary with a replica and sentinels, and a pool that finds the primary through the sentinels.
 async fn start(system: &TestSystem) -> (SentinelSetup, RunningPool) {
     let watched = SentinelSetup::start().await;
-    let options = ConnectOptions::default();
-    let server = Server::sentinels(watched.nodes(), Credentials::default(), "main", options);
-    let running = RunningPool::at(system, server).await;
+    let running = RunningPool::at(system, at_sentinels(watched.nodes())).await;
     running.until_up().await;
     (watched, running)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Error, Redis, Server, cmd, pool_config};
+use super::super::{Error, Redis, Server, Topology, cmd, pool_config};
 use super::network::{Instance, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::PoolConfig;
@@ -19,7 +19,7 @@ const WITHIN: Duration = Duration::from_millis(300);
 
 pub(super) fn server_behind(proxy: &Proxy) -> Server {
     let url = format!("redis://{}", proxy.address());
-    Server::one(ServerUrl::Configured(url.to_owned()))
+    Topology::One(ServerUrl::Configured(url.to_owned())).into()
 }
 
 /// Sends a unique value. The answer, if there is one, must be the same value.

@@ -9,7 +9,7 @@ use headroom_test_support::wait::wait_for_async;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use super::super::Node;
+use super::super::{ConnectOptions, Credentials, Node, Server, Topology};
 
 /// The longest start of a server.
 const START_WITHIN: Duration = Duration::from_secs(20);
@@ -210,6 +210,23 @@ impl SentinelSetup {
     pub(super) fn nodes(&self) -> Vec<Node> {
         self.sentinels.iter().map(Instance::node).collect()
     }
+}
+
+/// The cluster that these nodes belong to.
+pub(super) fn at_cluster(nodes: Vec<Node>) -> Server {
+    let options = ConnectOptions::default();
+    Topology::Cluster { nodes, options }.into()
+}
+
+/// The master of these sentinels.
+pub(super) fn at_sentinels(sentinels: Vec<Node>) -> Server {
+    let topology = Topology::Sentinels {
+        sentinels,
+        credentials: Credentials::default(),
+        master: "main".to_owned(),
+        options: ConnectOptions::default(),
+    };
+    topology.into()
 }
 
 /// A cluster of three masters.

@@ -6,7 +6,9 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::super::{ConnectOptions, Credentials, Error, Node, Redis, Server, cmd, pool_config};
+use super::super::{
+    ConnectOptions, Credentials, Error, Node, Redis, Server, Topology, cmd, pool_config,
+};
 use super::network::{Instance, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::{
@@ -17,7 +19,7 @@ use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::certificate::certificate;
 
 fn at(url: String) -> Server {
-    Server::one(ServerUrl::Configured(url.to_owned()))
+    Topology::One(ServerUrl::Configured(url.to_owned())).into()
 }
 
 /// The error of the connect.
@@ -68,8 +70,12 @@ fn only_a_trusted_certificate_for_the_host_is_accepted() {
             (format!("rediss://localhost:{tls}"), None, Some(untrusted)),
             (format!("rediss://127.0.0.1:{tls}"), own, Some(elsewhere)),
         ] {
-            let ca = ca.map(|folder: &Path| folder.join("certificate.pem"));
-            let running = RunningPool::at(&system, at(url.clone()).with_ca_file(ca)).await;
+            let ca_file = ca.map(|folder: &Path| folder.join("certificate.pem"));
+            let server = Server {
+                ca_file,
+                ..at(url.clone())
+            };
+            let running = RunningPool::at(&system, server).await;
             let answer = ping(&running.redis).await;
             match (answer, refused) {
                 (Ok(answer), None) => assert_eq!(answer, "PONG"),
@@ -99,12 +105,11 @@ fn only_a_trusted_certificate_for_the_host_is_accepted() {
         println!("TLS to a port without TLS: {error} ({:?})", error.kind);
         assert_ne!(error.kind, ConnectErrorKind::Unreachable);
         running.close().await;
-        let none = Some("/nonexistent/ca.pem".into());
-        let running = RunningPool::at(
-            &system,
-            at(format!("rediss://localhost:{tls}")).with_ca_file(none),
-        );
-        let running = running.await;
+        let server = Server {
+            ca_file: Some("/nonexistent/ca.pem".into()),
+            ..at(format!("rediss://localhost:{tls}"))
+        };
+        let running = RunningPool::at(&system, server).await;
         let error = refusal(ping(&running.redis).await.unwrap_err());
         assert_eq!(error.to_string(), "/nonexistent/ca.pem cannot be read");
         running.close().await;
@@ -150,11 +155,17 @@ fn a_cluster_is_reached_over_tls() {
             ..ConnectOptions::default()
         };
         let ca = folder.path().join("certificate.pem");
-        let cluster = || Server::cluster(vec![node.clone()], options.clone());
-        let running = RunningPool::at(&system, cluster().with_ca_file(Some(ca))).await;
+        let cluster = |ca_file| Server {
+            topology: Topology::Cluster {
+                nodes: vec![node.clone()],
+                options: options.clone(),
+            },
+            ca_file,
+        };
+        let running = RunningPool::at(&system, cluster(Some(ca))).await;
         assert_eq!(ping(&running.redis).await.unwrap(), "PONG");
         running.close().await;
-        let running = RunningPool::at(&system, cluster()).await;
+        let running = RunningPool::at(&system, cluster(None)).await;
         let error = refusal(
             running
                 .redis

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Connector, Redis, Role, Server, cmd, pool, pool_config};
+use super::super::{Connector, Redis, Role, Server, Topology, cmd, pool, pool_config};
 use crate::kernel::pool::{Pool, PoolConfig};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
@@ -65,7 +65,7 @@ impl RealServer {
     }
 
     pub(super) fn server(&self) -> Server {
-        Server::one(ServerUrl::Configured(self.url().to_owned()))
+        Topology::One(ServerUrl::Configured(self.url().to_owned())).into()
     }
 }
 

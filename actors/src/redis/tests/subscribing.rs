@@ -6,12 +6,11 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{
-    ConnectOptions, Credentials, Event, PubSub, Redis, Role, Server, Subscribe, Subscriber,
-    SubscriberConfig, SubscriberQuery, SubscriberStatus, Subscription, Topic, cmd, pool,
-    pool_config,
+    Event, PubSub, Redis, Role, Server, Subscribe, Subscriber, SubscriberConfig, SubscriberQuery,
+    SubscriberStatus, Subscription, Topic, Topology, cmd, pool, pool_config,
 };
 use super::faults::server_behind;
-use super::network::{Instance, SentinelSetup, cluster};
+use super::network::{Instance, SentinelSetup, at_cluster, at_sentinels, cluster};
 use super::server::{RealServer, SECOND};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
@@ -179,7 +178,7 @@ fn a_connection_that_is_lost_without_notice_is_found_and_replaced() {
     TestSystem::real_time(|system| async move {
         let instance = Instance::start(&[]).await;
         let proxy = Proxy::start(instance.address()).await;
-        let here = Server::one(ServerUrl::Configured(instance.url().to_owned()));
+        let here = Topology::One(ServerUrl::Configured(instance.url().to_owned())).into();
         let running = RunningSubscriber::at(&system, here, server_behind(&proxy)).await;
         let mut news = running.listen(channel("news")).await;
         // A silent connection that is alive stays open.
@@ -214,14 +213,9 @@ fn messages_arrive_with_one_server_with_sentinels_and_in_a_cluster() {
         dead.kill();
         let named = vec![dead.node(), nodes[1].node()];
         for server in [
-            Server::one(ServerUrl::Configured(one.url().to_owned())),
-            Server::sentinels(
-                watched.nodes(),
-                Credentials::default(),
-                "main",
-                ConnectOptions::default(),
-            ),
-            Server::cluster(named, ConnectOptions::default()),
+            Topology::One(ServerUrl::Configured(one.url().to_owned())).into(),
+            at_sentinels(watched.nodes()),
+            at_cluster(named),
         ] {
             let running = RunningSubscriber::at(&system, server.clone(), server.clone()).await;
             assert!(
@@ -233,7 +227,7 @@ fn messages_arrive_with_one_server_with_sentinels_and_in_a_cluster() {
                 pubsub.round_trip(10 * SECOND).await.unwrap();
             }
             let status = running.status().await;
-            assert!(status.messages >= 3, "{server:?}: {status:?}");
+            assert!(status.messages >= 3, "{status:?}");
             running.root.stop().await;
         }
     });

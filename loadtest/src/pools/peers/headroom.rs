@@ -8,7 +8,7 @@ use headroom_actors::kernel::pool::PoolConfig;
 use headroom_actors::kernel::private_server::ServerUrl;
 use headroom_actors::kernel::{ChildSpec, Root, SupervisorSpec, Tree};
 use headroom_actors::postgres::{Connector, Database, PostgresConfig, TransactionOptions};
-use headroom_actors::redis::{self, Role, cmd};
+use headroom_actors::redis::{self, Role, Topology, cmd};
 use tokio::sync::oneshot;
 
 use super::{Client, SELECT, name};
@@ -65,7 +65,7 @@ pub(super) struct Redis {
 
 impl Client for Redis {
     async fn start(plan: &Plan) -> Result<Self> {
-        let server = redis::Server::one(url(plan));
+        let server = Topology::One(url(plan)).into();
         let (pool, child) = redis::pool(Role::Primary, server, redis::pool_config(), None);
         start(child).await?;
         Ok(Self {
