@@ -24,7 +24,7 @@ pub enum Kind {
 }
 
 /// Who runs the server that a pool connects to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Origin {
     /// Headroom: a private server.
     Embedded(PrivateServer),

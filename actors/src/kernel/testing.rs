@@ -4,6 +4,8 @@
 #[cfg(test)]
 pub(crate) mod certificate;
 #[cfg(test)]
+pub(crate) mod counters;
+#[cfg(test)]
 pub(crate) mod disk;
 #[cfg(test)]
 pub(crate) mod proxy;

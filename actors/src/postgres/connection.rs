@@ -43,8 +43,10 @@ pub struct Connection {
     statements: StatementCache,
     cancel: CancelToken,
     tls: MakeRustlsConnect,
-    server: String,
-    version: String,
+    /// Host and port.
+    pub(super) server: String,
+    /// The server's version.
+    pub(super) version: String,
     /// What the server had to be when the connection was opened.
     session_attrs: TargetSessionAttrs,
     /// The task that reads and writes the socket.
@@ -99,16 +101,6 @@ impl Connection {
             blocked_by: AtomicUsize::new(0),
             client,
         })
-    }
-
-    /// Host and port.
-    pub(super) fn server(&self) -> &str {
-        &self.server
-    }
-
-    /// The server's version.
-    pub(super) fn version(&self) -> &str {
-        &self.version
     }
 
     /// Whether the connection is known to have ended.

@@ -43,20 +43,19 @@ struct ParsedUrl {
 impl Connector {
     /// A connector to the server that takes writes, of those at `url`.
     pub fn new(url: ServerUrl, settings: PostgresConfig) -> Self {
-        Self::of(TargetSessionAttrs::ReadWrite, url, settings)
+        Self {
+            url,
+            settings,
+            session_attrs: TargetSessionAttrs::ReadWrite,
+            parsed: Mutex::new(None),
+        }
     }
 
     /// A connector to the servers that take no writes, of those at `url`.
     pub fn replicas(url: ServerUrl, settings: PostgresConfig) -> Self {
-        Self::of(TargetSessionAttrs::ReadOnly, url, settings)
-    }
-
-    fn of(session_attrs: TargetSessionAttrs, url: ServerUrl, settings: PostgresConfig) -> Self {
         Self {
-            url,
-            settings,
-            session_attrs,
-            parsed: Mutex::new(None),
+            session_attrs: TargetSessionAttrs::ReadOnly,
+            ..Self::new(url, settings)
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -12,6 +11,8 @@ use super::call::{Caller, Params, QueryOutput};
 use super::config::PostgresConfig;
 use super::connector::{Connector, check_out};
 use super::error::Error;
+use super::fallback::count_read;
+use super::freshness::FreshnessBound;
 use super::migrate::{Migration, migrate};
 use super::pipelined;
 use super::repeat::{Step, may_repeat};
@@ -22,12 +23,16 @@ use crate::kernel::pool::{CheckoutError, Mode, Pool, PoolConfig, Status};
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::{ChildSpec, Handle};
 
-/// A database. Clones are cheap and refer to the same database. It works on any thread with a tokio
-/// runtime.
+/// A database, or a view of it for calls that only read. Clones are cheap and refer to the same
+/// database. It works on any thread with a tokio runtime.
 #[derive(Clone)]
 pub struct Database {
     shared: Arc<Shared>,
-    pub(super) replicas: Option<Arc<Replicas>>,
+    replicas: Option<Replicas>,
+    /// How far replicas may be behind that serve calls of a view.
+    lag_max: Duration,
+    /// Whether this is a view for calls that only read.
+    only_reads: bool,
 }
 
 struct Shared {
@@ -38,7 +43,6 @@ struct Shared {
     migrations: &'static [Migration],
     /// When the schema was brought up to date.
     migrated_at: OnceCell<Instant>,
-    retries: AtomicU64,
 }
 
 impl Database {
@@ -59,9 +63,10 @@ impl Database {
                 settings,
                 migrations,
                 migrated_at: OnceCell::new(),
-                retries: AtomicU64::new(0),
             }),
             replicas: None,
+            lag_max: Duration::ZERO,
+            only_reads: false,
         }
     }
 
@@ -80,19 +85,33 @@ impl Database {
     /// their connections.
     #[must_use]
     pub fn with_replicas(mut self, replicas: &Database, lag_max: Duration) -> Self {
-        let pool = replicas.pool().clone();
-        self.replicas = Some(Arc::new(Replicas { pool, lag_max }));
+        self.replicas = Some(Replicas(replicas.pool().clone()));
+        self.lag_max = lag_max;
         self
+    }
+
+    /// A view for calls that only read. A replica serves them if one is recent enough, otherwise the
+    /// primary. Without replicas, it is the primary.
+    ///
+    /// Recent writes may be missing; [`Database::lag_max`] bounds for how long. Replicas refuse writes.
+    /// The primary refuses them in transactions, and runs a single statement without a check.
+    #[must_use]
+    pub fn read_only(&self) -> Self {
+        Self {
+            only_reads: true,
+            ..self.clone()
+        }
+    }
+
+    /// Bounds how far the data that a view shows may be behind, in place of the replicas' own bound.
+    #[must_use]
+    pub fn lag_max(self, lag_max: Duration) -> Self {
+        Self { lag_max, ..self }
     }
 
     /// The handle of the connections' owner.
     pub fn pool(&self) -> &Handle<Pool<Connector>> {
         &self.shared.pool
-    }
-
-    /// The number of repeated calls.
-    pub fn retries(&self) -> u64 {
-        self.shared.retries.load(Ordering::Relaxed)
     }
 
     /// Runs one statement over a shared connection.
@@ -106,10 +125,11 @@ impl Database {
         params: Params<'a>,
         within: Duration,
     ) -> impl Future<Output = Result<QueryOutput, Error>> + Send + 'a {
-        self.statement(sql, params, false, Caller::new(within))
+        self.statement(sql, params, Caller::new(within))
     }
 
-    /// Begins a transaction on a connection of its own. If it is dropped, it is rolled back.
+    /// Begins a transaction on a connection of its own. If it is dropped, it is rolled back. All of it
+    /// runs on the same server.
     ///
     /// # Errors
     /// See [`Error`].
@@ -118,12 +138,13 @@ impl Database {
         &self,
         options: TransactionOptions,
     ) -> impl Future<Output = Result<Transaction, Error>> + Send + '_ {
-        self.begin_by(options, Caller::new(options.within))
+        self.begin_anywhere(self.restrict(options), Caller::new(options.within))
     }
 
     /// Runs `work` in a transaction. Commits it when `work` returns `Ok`, otherwise rolls it back. With
     /// [`TransactionOptions::retryable`], `work` runs again if the server undid the transaction because
-    /// of a concurrent one, or if the connection was lost before the commit.
+    /// of a concurrent one, or if the connection was lost before the commit. A repeat runs on the
+    /// primary.
     ///
     /// # Errors
     /// The error of `work`, or of the transaction.
@@ -137,17 +158,13 @@ impl Database {
         F: AsyncFnMut(&Transaction) -> Result<T, E>,
         E: From<Error>,
     {
-        let caller = Caller::new(options.within);
-        let first = self.begin_by(options, caller);
-        self.transact(options, caller, first, work)
+        self.transact(self.restrict(options), Caller::new(options.within), work)
     }
 
-    /// As [`Database::transaction`]. `first` begins the first transaction.
-    pub(super) async fn transact<T, E, F>(
+    async fn transact<T, E, F>(
         &self,
         options: TransactionOptions,
         caller: Caller,
-        first: impl Future<Output = Result<Transaction, Error>>,
         mut work: F,
     ) -> Result<T, E>
     where
@@ -155,7 +172,7 @@ impl Database {
         E: From<Error>,
     {
         let mut tries = 1;
-        let mut transaction = first.await?;
+        let mut transaction = self.begin_anywhere(options, caller).await?;
         loop {
             let (error, may_repeat) = match work(&transaction).await {
                 Ok(value) => match transaction.commit().await {
@@ -176,16 +193,51 @@ impl Database {
                 return Err(error);
             }
             tries += 1;
-            transaction = self.begin_by(options, caller).await?;
+            transaction = self.begin_on_primary(options, caller).await?;
         }
     }
 
-    pub(super) async fn begin_by(
+    /// A transaction of a view only reads.
+    fn restrict(&self, options: TransactionOptions) -> TransactionOptions {
+        let read_only = options.read_only || self.only_reads;
+        TransactionOptions {
+            read_only,
+            ..options
+        }
+    }
+
+    /// The replicas that may serve a call, and how recent their data must be. It must include the schema
+    /// that this process has seen.
+    fn replicas(&self, migrated_at: Option<Instant>) -> Option<(&Replicas, FreshnessBound)> {
+        let replicas = self.replicas.as_ref().filter(|_| self.only_reads)?;
+        let bound = FreshnessBound {
+            lag_max: self.lag_max,
+            includes: migrated_at,
+        };
+        Some((replicas, bound))
+    }
+
+    async fn begin_anywhere(
         &self,
         options: TransactionOptions,
         caller: Caller,
     ) -> Result<Transaction, Error> {
-        self.ready(caller).await?;
+        let migrated_at = self.ready(caller).await?;
+        if let Some((replicas, bound)) = self.replicas(migrated_at) {
+            let begun = replicas.begin(options, bound, caller).await;
+            count_read(begun.as_ref().err().copied());
+            if let Ok(transaction) = begun {
+                return Ok(transaction);
+            }
+        }
+        self.begin_on_primary(options, caller).await
+    }
+
+    async fn begin_on_primary(
+        &self,
+        options: TransactionOptions,
+        caller: Caller,
+    ) -> Result<Transaction, Error> {
         let mut tries = 1;
         loop {
             let lease = check_out(self.pool(), Mode::Exclusive, caller).await?;
@@ -202,15 +254,21 @@ impl Database {
     }
 
     /// Runs one statement over a shared connection, and repeats it where [`may_repeat`] allows that.
-    /// `only_reads` holds if its caller says so.
-    pub(super) async fn statement(
+    async fn statement(
         &self,
         sql: &str,
         params: Params<'_>,
-        only_reads: bool,
         caller: Caller,
     ) -> Result<QueryOutput, Error> {
-        self.ready(caller).await?;
+        let migrated_at = self.ready(caller).await?;
+        if let Some((replicas, bound)) = self.replicas(migrated_at) {
+            let served = replicas.statement(sql, params, bound, caller).await;
+            count_read(served.as_ref().err().copied());
+            if let Ok(output) = served {
+                return output;
+            }
+        }
+        let only_reads = self.only_reads;
         let mut tries = 1;
         loop {
             let lease = check_out(self.pool(), Mode::Shared, caller).await?;
@@ -264,7 +322,7 @@ impl Database {
 
     /// Waits until the schema is up to date. Returns since when it is; `None` without migrations. One
     /// task migrates for all callers, and goes on if they leave.
-    pub(super) async fn ready(&self, caller: Caller) -> Result<Option<Instant>, Error> {
+    async fn ready(&self, caller: Caller) -> Result<Option<Instant>, Error> {
         let shared = &self.shared;
         if shared.migrations.is_empty() {
             return Ok(None);
@@ -310,7 +368,6 @@ impl Database {
             return false;
         }
         tokio::time::sleep(delay).await;
-        self.shared.retries.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(
             "headroom_postgres_retries_total",
             "pool" => self.shared.pool.name().to_owned()

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::fallback::FallbackReason;
+
 /// The greatest age of a reading in use: one short query four times a second for each connection.
 const READING_AGE_MAX: Duration = Duration::from_millis(250);
 
@@ -32,17 +34,6 @@ pub(super) struct FreshnessBound {
     pub(super) includes: Option<Instant>,
 }
 
-/// How the data of a server compares with a [`FreshnessBound`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Freshness {
-    /// Recent enough.
-    Fresh,
-    /// Too old, or of unknown age.
-    Stale,
-    /// The server is not a replica any more.
-    IsPrimary,
-}
-
 /// The readings of one connection.
 #[derive(Debug, Default)]
 pub(super) struct FreshnessTracker {
@@ -60,8 +51,9 @@ struct Readings {
 }
 
 impl FreshnessTracker {
-    /// How the data compares with `bound` by a recent reading; `None` when there is no such reading.
-    pub(super) fn recent(&self, bound: FreshnessBound) -> Option<Freshness> {
+    /// Whether the data is within `bound` by a recent reading, or why not; `None` when there is no such
+    /// reading.
+    pub(super) fn recent(&self, bound: FreshnessBound) -> Option<Result<(), FallbackReason>> {
         let age_max = READING_AGE_MAX.min(bound.lag_max / 2);
         let readings = self.readings();
         let is_recent = readings
@@ -76,7 +68,7 @@ impl FreshnessTracker {
         asked_at: Instant,
         lag: ReplicaLag,
         bound: FreshnessBound,
-    ) -> Freshness {
+    ) -> Result<(), FallbackReason> {
         let mut readings = self.readings();
         readings.record(asked_at, lag);
         readings.compare(bound)
@@ -96,18 +88,14 @@ impl Readings {
         }
     }
 
-    fn compare(&self, bound: FreshnessBound) -> Freshness {
+    fn compare(&self, bound: FreshnessBound) -> Result<(), FallbackReason> {
         if self.is_primary {
-            return Freshness::IsPrimary;
+            return Err(FallbackReason::Promoted);
         }
         let is_fresh = self.visible_until.is_some_and(|until| {
             until.elapsed() <= bound.lag_max && bound.includes.is_none_or(|moment| moment <= until)
         });
-        if is_fresh {
-            Freshness::Fresh
-        } else {
-            Freshness::Stale
-        }
+        is_fresh.then_some(()).ok_or(FallbackReason::Lag)
     }
 }
 
@@ -126,8 +114,7 @@ mod tests {
     async fn an_earlier_reading_bounds_the_lag_from_then_on() {
         const SECOND: Duration = Duration::from_secs(1);
         let mut readings = Readings::default();
-        let within =
-            |readings: &Readings, lag: Duration| readings.compare(bound(lag)) == Freshness::Fresh;
+        let within = |readings: &Readings, lag: Duration| readings.compare(bound(lag)).is_ok();
         assert!(!within(&readings, SECOND * 100), "there is no reading yet");
         tokio::time::advance(SECOND * 1000).await;
         readings.record(Instant::now(), ReplicaLag::Behind(Duration::ZERO));
@@ -145,9 +132,10 @@ mod tests {
             includes: Some(Instant::now()),
             ..bound(SECOND)
         };
-        assert_eq!(readings.compare(after), Freshness::Stale);
+        assert_eq!(readings.compare(after), Err(FallbackReason::Lag));
         readings.record(Instant::now(), ReplicaLag::IsPrimary);
-        assert_eq!(readings.compare(bound(SECOND)), Freshness::IsPrimary);
+        let promoted = Err(FallbackReason::Promoted);
+        assert_eq!(readings.compare(bound(SECOND)), promoted);
     }
 
     #[tokio::test(start_paused = true)]
@@ -156,8 +144,9 @@ mod tests {
         let bound = bound(READING_AGE_MAX * 2);
         assert_eq!(tracker.recent(bound), None);
         let recorded = tracker.record(Instant::now(), ReplicaLag::Unknown, bound);
-        assert_eq!(recorded, Freshness::Stale);
-        assert_eq!(tracker.recent(bound), Some(Freshness::Stale));
+        let stale = Err(FallbackReason::Lag);
+        assert_eq!(recorded, stale);
+        assert_eq!(tracker.recent(bound), Some(stale));
         tokio::time::advance(READING_AGE_MAX).await;
         assert_eq!(tracker.recent(bound), None);
     }

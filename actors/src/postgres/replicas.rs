@@ -13,7 +13,8 @@ use super::call::{Caller, Params, QueryOutput};
 use super::connection::Connection;
 use super::connector::{Connector, check_out};
 use super::error::Error;
-use super::freshness::{Freshness, FreshnessBound};
+use super::fallback::FallbackReason;
+use super::freshness::FreshnessBound;
 use super::pipelined;
 use super::repeat::may_run_on_another_server;
 use super::server_info::replica_lag;
@@ -28,61 +29,9 @@ const READY_WITHIN: Duration = Duration::from_millis(500);
 /// A replica gets one part in this many of a call's time. The rest is for the primary.
 const TIME_PARTS: u32 = 2;
 
-/// The replicas of a database.
-pub(super) struct Replicas {
-    pub(super) pool: Handle<Pool<Connector>>,
-    /// They serve reads while they are at most this far behind.
-    pub(super) lag_max: Duration,
-}
-
-/// Why the primary serves a read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FallbackReason {
-    /// The pool gave no connection; the error's label.
-    Checkout(&'static str),
-    /// The replica is too far behind, or cannot say how far.
-    Lag,
-    /// The replica was promoted.
-    Promoted,
-    /// No answer in the replica's part of the time.
-    Slow,
-    /// The connection was lost.
-    Lost,
-    /// The replica cancelled the statement, because the statement was in the way of changes from
-    /// the primary.
-    Conflict,
-}
-
-impl FallbackReason {
-    /// Why the primary serves the call after `error`; `None` when the primary would return the same
-    /// error.
-    fn of(error: &Error) -> Option<Self> {
-        match error {
-            Error::Checkout(error) => Some(Self::Checkout(error.label())),
-            Error::Deadline { .. } => Some(Self::Slow),
-            Error::Lost { .. } | Error::Protocol(_) => Some(Self::Lost),
-            error if error.is_serialization_failure() || error.is_stale_statement() => {
-                Some(Self::Conflict)
-            }
-            Error::Server(_)
-            | Error::Aborted
-            | Error::Rows { .. }
-            | Error::Invalid(_)
-            | Error::Schema(_) => None,
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Checkout(label) => label,
-            Self::Lag => "lag",
-            Self::Promoted => "promoted",
-            Self::Slow => "slow",
-            Self::Lost => "lost",
-            Self::Conflict => "conflict",
-        }
-    }
-}
+/// The replicas of a database, behind one pool.
+#[derive(Clone)]
+pub(super) struct Replicas(pub(super) Handle<Pool<Connector>>);
 
 impl Replicas {
     /// Runs a statement on a replica whose data is within `bound`.
@@ -114,7 +63,7 @@ impl Replicas {
         let begun = Transaction::begin(lease, options, caller.deadline);
         match timeout_at(early.at_most(READY_WITHIN).deadline, begun).await {
             Ok(Ok(transaction)) => Ok(transaction),
-            Ok(Err(error)) => Err(FallbackReason::of(&error).unwrap_or(FallbackReason::Lost)),
+            Ok(Err(error)) => Err(FallbackReason::of_lease(&error)),
             Err(_) => Err(FallbackReason::Slow),
         }
     }
@@ -126,56 +75,40 @@ impl Replicas {
         caller: Caller,
     ) -> Result<Lease<Connection>, FallbackReason> {
         let caller = caller.at_most(READY_WITHIN);
-        let lease = check_out(&self.pool, mode, caller).await;
-        let lease =
-            lease.map_err(|error| FallbackReason::of(&error).unwrap_or(FallbackReason::Lost))?;
-        let connection = &*lease;
-        let freshness = timeout_at(caller.deadline, freshness(connection, bound)).await;
-        let reason = match freshness {
-            Ok(Ok(Freshness::Fresh)) => return Ok(lease),
-            Ok(Ok(Freshness::Stale)) => return Err(FallbackReason::Lag),
-            // The URL may name servers that take writes.
-            Ok(Ok(Freshness::IsPrimary)) if !connection.is_for_replicas() => {
-                return Err(FallbackReason::Promoted);
-            }
-            Ok(Ok(Freshness::IsPrimary)) => FallbackReason::Promoted,
-            Ok(Err(_)) => FallbackReason::Lost,
-            Err(_) => FallbackReason::Slow,
+        let lease = check_out(&self.0, mode, caller).await;
+        let lease = lease.map_err(|error| FallbackReason::of_lease(&error))?;
+        let fresh = timeout_at(caller.deadline, check_freshness(&lease, bound)).await;
+        let Err(reason) = fresh.unwrap_or(Err(FallbackReason::Slow)) else {
+            return Ok(lease);
         };
-        // The connection is lost, or its server is not a replica any more.
-        lease.mark_broken();
+        // The URL may name servers that take writes.
+        let is_usable = match reason {
+            FallbackReason::Lag => true,
+            FallbackReason::Promoted => !lease.is_for_replicas(),
+            _ => false,
+        };
+        if !is_usable {
+            lease.mark_broken();
+        }
         Err(reason)
     }
 }
 
 /// Compares a server's data with `bound`. Asks the server if there is no recent reading.
-async fn freshness(
+async fn check_freshness(
     connection: &Arc<Connection>,
     bound: FreshnessBound,
-) -> Result<Freshness, Error> {
+) -> Result<(), FallbackReason> {
     let tracker = &connection.freshness;
     if let Some(freshness) = tracker.recent(bound) {
-        return Ok(freshness);
+        return freshness;
     }
     let _asking = tracker.asking.lock().await;
     if let Some(freshness) = tracker.recent(bound) {
-        return Ok(freshness);
+        return freshness;
     }
     let asked_at = Instant::now();
-    let lag = replica_lag(connection).await?;
-    Ok(tracker.record(asked_at, lag, bound))
-}
-
-/// Counts a read by the server that serves it.
-pub(super) fn count_read(fallback: Option<FallbackReason>) {
-    let (served_by, reason) = match fallback {
-        None => ("replica", "fresh"),
-        Some(reason) => ("primary", reason.label()),
-    };
-    metrics::counter!(
-        "headroom_postgres_reads_total",
-        "served_by" => served_by,
-        "reason" => reason
-    )
-    .increment(1);
+    let lag = replica_lag(connection).await;
+    let lag = lag.map_err(|_| FallbackReason::Lost)?;
+    tracker.record(asked_at, lag, bound)
 }

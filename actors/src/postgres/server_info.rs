@@ -99,8 +99,8 @@ pub(super) async fn server_info(connection: &Arc<Connection>) -> Result<ServerIn
     connection.ping().await?;
     let latency = asked.elapsed();
     Ok(ServerInfo {
-        server: connection.server().to_owned(),
-        version: connection.version().to_owned(),
+        server: connection.server.clone(),
+        version: connection.version.clone(),
         in_recovery: row.try_get(0)?,
         read_only: row.try_get(1)?,
         replication_lag_seconds: row.try_get(2)?,

@@ -57,13 +57,6 @@ impl TransactionOptions {
         }
     }
 
-    /// Sets what it sees of concurrent transactions.
-    #[must_use]
-    pub fn isolation(mut self, isolation: Isolation) -> Self {
-        self.isolation = isolation;
-        self
-    }
-
     /// Makes it a transaction that only reads.
     #[must_use]
     pub fn read_only(mut self) -> Self {

@@ -37,7 +37,7 @@ pub use deadpool_redis::redis::{
     Cmd, FromRedisValue, Pipeline, Script, ScriptInvocation, ToRedisArgs, Value, cmd, pipe,
 };
 
-pub use cache::{Cache, CacheStatus};
+pub use cache::Cache;
 pub use client::Redis;
 pub use connection::RedisConnection;
 pub use connector::Connector;

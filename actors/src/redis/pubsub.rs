@@ -1,7 +1,6 @@
 //! Messages between replicas of the service: publishing and subscribing.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use deadpool_redis::redis::{ToRedisArgs, cmd};
 use tokio::time::{Instant, timeout_at};
@@ -95,9 +94,5 @@ impl PubSub {
 
 /// A channel that is unique among all probes of all replicas.
 fn probe_channel() -> String {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let number = LAST.fetch_add(1, Relaxed);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let nanos = now.unwrap_or_default().as_nanos();
-    format!("headroom:probe:{}:{nanos}:{number}", std::process::id())
+    format!("headroom:probe:{:032x}", rand::random::<u128>())
 }

@@ -166,14 +166,13 @@ impl Server {
         let Some(path) = &self.ca_file else {
             return Ok(None);
         };
-        let pem = tokio::fs::read(path).await.map_err(|error| {
-            let message = format!("{} cannot be read", path.display());
-            ConnectError::new(ConnectErrorKind::Tls, message).caused_by(error)
-        })?;
-        if let Err(fault) = check_pem(&pem) {
+        let failed = |fault: &str| {
             let message = format!("{} {fault}", path.display());
-            return Err(ConnectError::new(ConnectErrorKind::Tls, message));
-        }
+            ConnectError::new(ConnectErrorKind::Tls, message)
+        };
+        let pem = tokio::fs::read(path).await;
+        let pem = pem.map_err(|error| failed("cannot be read").caused_by(error))?;
+        check_pem(&pem).map_err(failed)?;
         Ok(Some(TlsCertificates {
             client_tls: None,
             root_cert: Some(pem),

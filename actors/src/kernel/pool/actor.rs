@@ -62,8 +62,6 @@ pub async fn check_out<C: Connect>(
 
 /// The actor that owns one pool. See the module's documentation for its guarantees.
 pub struct Pool<C: Connect> {
-    name: String,
-    connect: Arc<C>,
     state: State<C>,
     pressure: Option<PressureReader>,
     ended_leases: Arc<EndedLeases>,
@@ -92,8 +90,6 @@ impl<C: Connect> Pool<C> {
         let name = handle.name().to_owned();
         let deadline = config.drain_timeout + STOP_GRACE;
         ChildSpec::actor(handle, move |_| Self {
-            name: name.clone(),
-            connect: Arc::clone(&connect),
             state: PoolState::new(&name, config.clone(), Arc::clone(&connect)),
             pressure: pressure.clone(),
             ended_leases: Arc::default(),
@@ -105,7 +101,7 @@ impl<C: Connect> Pool<C> {
 
     fn watch_ended_leases(&self, context: &mut Context<Self>) {
         let ended = Arc::clone(&self.ended_leases);
-        let wait = wrap_future::<_, Self>(async move { ended.wait().await });
+        let wait = wrap_future::<_, Self>(async move { ended.wake.notified().await });
         context.spawn(wait.map(|(), pool, context| {
             pool.take_ended_leases();
             pool.apply_effects(context);
@@ -138,16 +134,17 @@ impl<C: Connect> Pool<C> {
         if !pressure.asks(Stage::Connections) {
             return Vec::new();
         }
-        let bytes_each = self.connect.bytes_per_connection();
+        let bytes_each = self.state.connect.bytes_per_connection();
         let size = self.state.connections.len() as u64;
         let closed = self.state.shed_idle(pressure.wanted_bytes);
         self.apply_effects(context);
         if closed == 0 {
             return Vec::new();
         }
-        tracing::info!(pool = self.name, closed, "closed idle connections");
+        let name = &self.state.figures.name;
+        tracing::info!(pool = name, closed, "closed idle connections");
         vec![Action {
-            what: format!("connections of {}", self.name),
+            what: format!("connections of {name}"),
             promised_bytes: closed.saturating_mul(bytes_each),
             before_bytes: size.saturating_mul(bytes_each),
             after_bytes: size.saturating_sub(closed).saturating_mul(bytes_each),
@@ -175,7 +172,7 @@ impl<C: Connect> Pool<C> {
                     connection,
                     task,
                 } => {
-                    let connect = Arc::clone(&self.connect);
+                    let connect = Arc::clone(&self.state.connect);
                     let work = async move {
                         match task {
                             Maintenance::Check => connect.check(&connection).await,
@@ -195,8 +192,8 @@ impl<C: Connect> Pool<C> {
     }
 
     fn open(&mut self, id: u64, context: &mut Context<Self>) {
-        let connect = Arc::clone(&self.connect);
-        let name = self.name.clone();
+        let connect = Arc::clone(&self.state.connect);
+        let name = self.state.figures.name.clone();
         let opened = move |state: &mut State<C>, now, result: Result<_, ConnectError>| {
             if let Err(error) = &result {
                 let kind = error.kind.label();
@@ -271,7 +268,8 @@ impl<C: Connect> Child for Pool<C> {
     fn start(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
         self.watch_ended_leases(context);
         if let Some(pressure) = &self.pressure {
-            let subscription = pressure.subscribe(self.name.clone(), Stage::Connections);
+            let subscription =
+                pressure.subscribe(self.state.figures.name.clone(), Stage::Connections);
             self.watch_pressure(subscription, context);
         }
         Box::pin(actix::fut::ready(Ok(())))
@@ -282,7 +280,7 @@ impl<C: Connect> Child for Pool<C> {
         self.apply_effects(context);
         let mut outstanding = self.outstanding.subscribe();
         let limit = self.state.config.drain_timeout;
-        let name = self.name.clone();
+        let name = self.state.figures.name.clone();
         Box::pin(wrap_future(async move {
             let drained = outstanding.wait_for(|outstanding| *outstanding == 0);
             if tokio::time::timeout(limit, drained).await.is_err() {

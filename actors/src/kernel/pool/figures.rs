@@ -69,11 +69,7 @@ pub(super) struct Figures {
     pub(super) average_use: Average,
     /// How long connects took lately.
     pub(super) average_connect: Average,
-    pub(super) gauges: Gauges,
-}
-
-/// What the metrics show of the current state.
-pub(super) struct Gauges {
+    // What the metrics show of the current state.
     pub(super) size: Gauge,
     pub(super) idle: Gauge,
     pub(super) waiting: Gauge,
@@ -111,13 +107,11 @@ impl Figures {
             connect: durations("headroom_pool_connect_seconds"),
             average_use: Average::default(),
             average_connect: Average::default(),
-            gauges: Gauges {
-                size: gauge("headroom_pool_connections"),
-                idle: gauge("headroom_pool_idle"),
-                waiting: gauge("headroom_pool_waiting"),
-                opening: gauge("headroom_pool_opening"),
-                circuit_open: gauge("headroom_pool_circuit_open"),
-            },
+            size: gauge("headroom_pool_connections"),
+            idle: gauge("headroom_pool_idle"),
+            waiting: gauge("headroom_pool_waiting"),
+            opening: gauge("headroom_pool_opening"),
+            circuit_open: gauge("headroom_pool_circuit_open"),
         }
     }
 

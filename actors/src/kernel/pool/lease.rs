@@ -36,15 +36,11 @@ pub(super) enum Condition {
 #[derive(Debug, Default)]
 pub(super) struct EndedLeases {
     ended: Mutex<Vec<(u64, Condition)>>,
-    wake: Notify,
+    /// Notified when a lease has ended.
+    pub(super) wake: Notify,
 }
 
 impl EndedLeases {
-    /// Waits until a lease may have ended.
-    pub(super) async fn wait(&self) {
-        self.wake.notified().await;
-    }
-
     pub(super) fn take(&self) -> Vec<(u64, Condition)> {
         std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -129,14 +129,14 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
         }
     }
 
-    /// Takes the effects since the last call, and updates the gauges.
+    /// Takes the effects since the last call, and updates the figures.
     pub(super) fn take_effects(&mut self) -> Vec<Effect<C::Connection, R>> {
-        let gauges = &self.figures.gauges;
-        gauges.size.set(count(self.connections.len()));
-        gauges.idle.set(count(self.idle.len()));
-        gauges.waiting.set(count(self.queue.len()));
-        gauges.opening.set(count(self.opening.len()));
-        gauges.circuit_open.set(u8::from(self.circuit.is_open()));
+        let figures = &self.figures;
+        figures.size.set(count(self.connections.len()));
+        figures.idle.set(count(self.idle.len()));
+        figures.waiting.set(count(self.queue.len()));
+        figures.opening.set(count(self.opening.len()));
+        figures.circuit_open.set(u8::from(self.circuit.is_open()));
         std::mem::take(&mut self.effects)
     }
 

@@ -149,7 +149,10 @@ impl DataDir {
             .environment("HOME", &self.folder)
             .environment("LC_ALL", "C")
             .ends_with_server(Signal::SIGKILL);
-        self.run_as.apply(spec)
+        if self.run_as.is_other {
+            return spec.user(self.run_as.uid, self.run_as.gid);
+        }
+        spec
     }
 
     /// Runs a program to its end. Returns how it ended and the last lines of its output.

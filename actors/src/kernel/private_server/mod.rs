@@ -34,7 +34,6 @@ mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -139,13 +138,6 @@ impl PrivateServer {
             Ok(ServerState::Failed { error, .. }) => Err(error.clone()),
             _ => Err(self.shared.unavailable("it was stopped during its start")),
         }
-    }
-}
-
-impl fmt::Debug for PrivateServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.state.borrow().label();
-        write!(f, "PrivateServer({}, {state})", self.shared.kind.name)
     }
 }
 

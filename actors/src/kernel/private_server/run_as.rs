@@ -9,7 +9,6 @@ use std::path::Path;
 use nix::unistd::{Gid, Uid, User};
 
 use super::PrivateServerError;
-use crate::kernel::process::ProcessSpec;
 
 /// The user that a private server runs as, and that owns its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,15 +80,6 @@ impl RunAs {
             uid: user.uid.as_raw(),
             gid: user.gid.as_raw(),
             is_other: user.uid != own,
-        }
-    }
-
-    /// Sets this user on a process.
-    pub(crate) fn apply(&self, spec: ProcessSpec) -> ProcessSpec {
-        if self.is_other {
-            spec.user(self.uid, self.gid)
-        } else {
-            spec
         }
     }
 

@@ -21,7 +21,11 @@ use super::{Connector, Database, Error, Migration, PostgresConfig, QueryOutput};
 use crate::kernel::pool::{PoolConfig, PoolStatus, Status};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::counters::Counters;
 use crate::kernel::{Backoff, Root, SupervisorSpec};
+
+/// The metric that counts repeats.
+const RETRIES: &str = "headroom_postgres_retries_total";
 
 /// Longer than any step of these tests takes.
 const LONG: Duration = Duration::from_secs(20);

@@ -10,6 +10,7 @@ use super::super::{Cache, Error, Redis, Script, cmd, pipe};
 use super::server::{RealServer, RunningPool, SECOND};
 use crate::kernel::pool::{CheckoutError, ConnectErrorKind};
 use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::counters::Counters;
 
 #[test]
 fn many_callers_share_few_connections() {
@@ -133,8 +134,16 @@ fn a_wrong_password_is_reported_at_once_and_never_shown() {
     });
 }
 
+/// The hits, misses and failures of the cache.
+fn cache_counts(counters: &Counters) -> [u64; 3] {
+    ["hits", "misses", "failures"]
+        .map(|what| counters.get(&format!("headroom_redis_cache_{what}_total")))
+}
+
 #[test]
 fn without_a_server_primary_fails_and_the_cache_misses() {
+    let counters = &Counters::default();
+    let _recording = metrics::set_default_local_recorder(counters);
     TestSystem::real_time(|system| async move {
         let server = RealServer::absent();
         let running = RunningPool::open(&system, &server).await;
@@ -152,14 +161,15 @@ fn without_a_server_primary_fails_and_the_cache_misses() {
         let cache = Cache::new(running.redis.clone());
         assert_eq!(cache.get::<String>("key", SECOND).await, None);
         assert!(!cache.set("key", "value", SECOND, SECOND).await);
-        let status = cache.status();
-        assert_eq!((status.hits, status.misses, status.failures), (0, 1, 2));
+        assert_eq!(cache_counts(counters), [0, 1, 2]);
         running.close().await;
     });
 }
 
 #[test]
 fn the_cache_keeps_and_forgets() {
+    let counters = &Counters::default();
+    let _recording = metrics::set_default_local_recorder(counters);
     TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
         let running = RunningPool::open(&system, &server).await;
@@ -176,8 +186,7 @@ fn the_cache_keeps_and_forgets() {
         assert!((50_000..=60_000).contains(&left), "{left}");
         assert!(cache.remove("key", SECOND).await);
         assert_eq!(cache.get::<String>("key", SECOND).await, None);
-        let status = cache.status();
-        assert_eq!((status.hits, status.misses, status.failures), (1, 2, 0));
+        assert_eq!(cache_counts(counters), [1, 2, 0]);
         running.close().await;
     });
 }

@@ -1,0 +1,71 @@
+//! Why the primary serves a read, and how many reads it serves.
+
+use super::error::Error;
+
+/// Why the primary serves a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FallbackReason {
+    /// The pool gave no connection; the error's label.
+    Checkout(&'static str),
+    /// The replica is too far behind, or cannot say how far.
+    Lag,
+    /// The replica was promoted.
+    Promoted,
+    /// No answer in the replica's part of the time.
+    Slow,
+    /// The connection was lost.
+    Lost,
+    /// The replica cancelled the statement, because the statement was in the way of changes from
+    /// the primary.
+    Conflict,
+}
+
+impl FallbackReason {
+    /// Why the primary serves the call after `error`; `None` when the primary would return the same
+    /// error.
+    pub(super) fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Checkout(error) => Some(Self::Checkout(error.label())),
+            Error::Deadline { .. } => Some(Self::Slow),
+            Error::Lost { .. } | Error::Protocol(_) => Some(Self::Lost),
+            error if error.is_serialization_failure() || error.is_stale_statement() => {
+                Some(Self::Conflict)
+            }
+            Error::Server(_)
+            | Error::Aborted
+            | Error::Rows { .. }
+            | Error::Invalid(_)
+            | Error::Schema(_) => None,
+        }
+    }
+
+    /// Why the primary serves the call when no replica could begin it because of `error`.
+    pub(super) fn of_lease(error: &Error) -> Self {
+        Self::of(error).unwrap_or(Self::Lost)
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Checkout(label) => label,
+            Self::Lag => "lag",
+            Self::Promoted => "promoted",
+            Self::Slow => "slow",
+            Self::Lost => "lost",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
+/// Counts a read by the server that serves it.
+pub(super) fn count_read(fallback: Option<FallbackReason>) {
+    let (served_by, reason) = match fallback {
+        None => ("replica", "fresh"),
+        Some(reason) => ("primary", reason.label()),
+    };
+    metrics::counter!(
+        "headroom_postgres_reads_total",
+        "served_by" => served_by,
+        "reason" => reason
+    )
+    .increment(1);
+}
