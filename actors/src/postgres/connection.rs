@@ -21,20 +21,11 @@ use super::statement_cache::StatementCache;
 use crate::kernel::chain;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
-/// Ends a transaction with `$end`, and resets the session as `DISCARD ALL` does, except for the
-/// prepared statements, which [`StatementCache`] still holds. Both need one round trip together.
-macro_rules! and_reset_session {
-    ($end:literal) => {
-        concat!(
-            $end,
-            "; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
-             SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
-        )
-    };
-}
-
-const COMMIT: &str = and_reset_session!("COMMIT");
-pub(super) const ROLLBACK: &str = and_reset_session!("ROLLBACK");
+/// Resets the session as `DISCARD ALL` does, except for the prepared statements, which
+/// [`StatementCache`] still holds. Sent together with the end of a transaction, it needs no round trip
+/// of its own.
+const RESET_SESSION: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
 /// A connection to a PostgreSQL server. Several users may share it: the server answers in the order
 /// of sending.
@@ -150,11 +141,17 @@ impl Connection {
         done.map_err(|error| Error::of(&error, sent))
     }
 
+    /// Rolls the open transaction back, and resets the session.
+    pub(super) async fn rollback(&self) -> Result<(), Error> {
+        self.batch(&format!("ROLLBACK; {RESET_SESSION}")).await
+    }
+
     /// Commits the open transaction. Returns whether the session was reset as well: the reset can
     /// fail after the commit, which stays valid.
     pub(super) async fn commit(&self) -> Result<bool, Error> {
         let sent = !self.is_closed();
-        let messages = self.client.simple_query_raw(COMMIT).await;
+        let commit = format!("COMMIT; {RESET_SESSION}");
+        let messages = self.client.simple_query_raw(&commit).await;
         let mut messages = pin!(messages.map_err(|error| Error::of(&error, sent))?);
         let mut committed = false;
         loop {
@@ -236,7 +233,7 @@ impl Connection {
             });
         }
         self.ping().await?;
-        self.batch(ROLLBACK).await
+        self.rollback().await
     }
 }
 

@@ -95,8 +95,6 @@ pub struct ServerError {
     pub message: String,
     /// The violated constraint.
     pub constraint: Option<String>,
-    /// The table concerned.
-    pub table: Option<String>,
     /// Whether the statement had started to run.
     pub(super) begun: bool,
 }
@@ -160,7 +158,6 @@ impl Error {
             sqlstate: error.code().code().to_owned(),
             message: without_values(error.code(), error.message()).to_owned(),
             constraint: error.constraint().map(ToOwned::to_owned),
-            table: error.table().map(ToOwned::to_owned),
             begun: sent && !is_refused_whole(error),
         }))
     }

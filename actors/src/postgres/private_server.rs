@@ -38,7 +38,7 @@ pub static PRIVATE_SERVER: ServerKind = ServerKind {
     working_folders: &[CLUSTER, NEW_CLUSTER],
     // The fast shutdown, then the immediate one. Both also end the children of a dead postmaster.
     end_signals: &[Signal::SIGINT, Signal::SIGQUIT],
-    prepare: |data_dir, search| prepare(data_dir, search).boxed(),
+    prepare: |data_dir, search| Cluster::prepare(data_dir, search).boxed(),
 };
 
 /// The folder of the cluster, and the folder where it is created.
@@ -91,14 +91,6 @@ log_timezone = 'UTC'
 /// The access rules: only the role may log in.
 const ACCESS: &str = "local all headroom scram-sha-256\n";
 
-async fn prepare(
-    data_dir: Arc<DataDir>,
-    search: SearchPath,
-) -> Result<PreparedServer, PrivateServerError> {
-    let programs = find_programs(&data_dir, &search).await?;
-    Cluster { data_dir, programs }.prepare().await
-}
-
 /// The folder of the programs: those of the cluster's major version, or the first ones if there is no
 /// cluster.
 async fn find_programs(
@@ -143,16 +135,21 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn prepare(self) -> Result<PreparedServer, PrivateServerError> {
-        let data_dir = &self.data_dir;
+    async fn prepare(
+        data_dir: Arc<DataDir>,
+        search: SearchPath,
+    ) -> Result<PreparedServer, PrivateServerError> {
+        let programs = find_programs(&data_dir, &search).await?;
+        let this = Self { data_dir, programs };
+        let data_dir = &this.data_dir;
         let cluster = data_dir.folder.join(CLUSTER);
         let known = data_dir.password();
         let is_lost = known.is_none();
         let password = known.unwrap_or_else(new_password);
         if !cluster.join("PG_VERSION").is_file() {
-            self.initialise(&password).await?;
+            this.initialise(&password).await?;
         } else if is_lost {
-            self.replace_password(&password).await?;
+            this.replace_password(&password).await?;
         }
         // The server does not start if another process has the process id in this file by now.
         data_dir.remove(Path::new(CLUSTER).join("postmaster.pid"))?;
@@ -165,7 +162,7 @@ impl Cluster {
         let mut settings_file = OsString::from("config_file=");
         settings_file.push(data_dir.write("postgresql.conf", settings.as_bytes())?);
         let process = data_dir
-            .program(&self.programs.join("postgres"))
+            .program(&this.programs.join("postgres"))
             .argument("-D")
             .argument(&cluster)
             .argument("-c")

@@ -115,7 +115,6 @@ mod tests {
             sqlstate: sqlstate.to_owned(),
             message: "no".to_owned(),
             constraint: None,
-            table: None,
             begun,
         }))
     }

@@ -43,41 +43,19 @@ pub struct ServerInfo {
 /// the primary and has replayed everything that it knows the primary to have is not behind. Only members
 /// of `pg_read_all_stats` see how much the primary has (`latest_end_lsn`). For other users, the expression
 /// compares with what the server has received.
-macro_rules! lag_seconds {
-    () => {
-        "case when not pg_is_in_recovery() then null
-              when exists (select from pg_stat_wal_receiver
-                           where (status is null or latest_end_lsn is not null)
-                             and pg_last_wal_replay_lsn()
-                                 >= greatest(pg_last_wal_receive_lsn(), latest_end_lsn)) then 0
-              else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
-         end::float8"
-    };
-}
-
-/// Whether the server takes writes, and the seconds that it is behind its primary.
-const LAG: &str = concat!(
-    "select current_setting('transaction_read_only') = 'off', ",
-    lag_seconds!()
-);
-
-const SERVER_INFO: &str = concat!(
-    "
-select pg_is_in_recovery(),
-       current_setting('transaction_read_only') = 'on',
-       ",
-    lag_seconds!(),
-    ",
-       (select count(*) from pg_stat_replication),
-       (select extract(epoch from max(replay_lag)) from pg_stat_replication)::float8,
-       (select count(*) from pg_stat_activity where backend_type = 'client backend'),
-       current_setting('max_connections')::int4,
-       extract(epoch from pg_postmaster_start_time())::float8"
-);
+const LAG_SECONDS: &str = "\
+    case when not pg_is_in_recovery() then null
+         when exists (select from pg_stat_wal_receiver
+                      where (status is null or latest_end_lsn is not null)
+                        and pg_last_wal_replay_lsn()
+                            >= greatest(pg_last_wal_receive_lsn(), latest_end_lsn)) then 0
+         else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
+    end::float8";
 
 /// Asks the server how far it is behind its primary.
 pub(super) async fn replica_lag(connection: &Arc<Connection>) -> Result<ReplicaLag, Error> {
-    let output = connection.run(LAG, &[], &AtomicBool::new(false)).await?;
+    let sql = format!("select current_setting('transaction_read_only') = 'off', {LAG_SECONDS}");
+    let output = connection.run(&sql, &[], &AtomicBool::new(false)).await?;
     let row = output.one()?;
     if row.try_get(0)? {
         return Ok(ReplicaLag::IsPrimary);
@@ -93,8 +71,18 @@ pub(super) async fn replica_lag(connection: &Arc<Connection>) -> Result<ReplicaL
 
 /// Asks the server for its report.
 pub(super) async fn server_info(connection: &Arc<Connection>) -> Result<ServerInfo, Error> {
-    let sent = AtomicBool::new(false);
-    let row = connection.run(SERVER_INFO, &[], &sent).await?.one()?;
+    let sql = format!(
+        "select pg_is_in_recovery(),
+                current_setting('transaction_read_only') = 'on',
+                {LAG_SECONDS},
+                (select count(*) from pg_stat_replication),
+                (select extract(epoch from max(replay_lag)) from pg_stat_replication)::float8,
+                (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+                current_setting('max_connections')::int4,
+                extract(epoch from pg_postmaster_start_time())::float8"
+    );
+    let output = connection.run(&sql, &[], &AtomicBool::new(false)).await?;
+    let row = output.one()?;
     let asked = Instant::now();
     connection.ping().await?;
     let latency = asked.elapsed();

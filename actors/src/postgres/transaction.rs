@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Params, QueryOutput};
-use super::connection::{Connection, ROLLBACK};
+use super::connection::Connection;
 use super::error::Error;
 use super::repeat::{Step, may_repeat};
 use crate::kernel::pool::Lease;
@@ -158,7 +158,7 @@ impl Transaction {
     /// # Errors
     /// See [`Error`]. Even then, it is rolled back before the connection gets another user.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.batch(ROLLBACK).await?;
+        self.run(self.lease.rollback()).await?;
         self.lease.mark_clean();
         Ok(())
     }

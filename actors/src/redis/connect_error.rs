@@ -11,57 +11,40 @@ use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
 /// Converts the driver's error of a failed connect or check.
 pub(super) fn connect_error(error: &RedisError) -> ConnectError {
-    let code = error.code().unwrap_or_default();
-    let too_many = || {
-        let detail = error.detail().unwrap_or_default();
-        detail.contains("max number of clients")
-    };
+    use ConnectErrorKind as Kind;
+    use ServerErrorKind as Server;
+    let detail = error.detail().unwrap_or_default();
+    let is_refused_login = error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
     let (kind, words) = match error.kind() {
-        ErrorKind::AuthenticationFailed => (
-            ConnectErrorKind::Denied,
-            "redis refused the user or the password",
-        ),
-        ErrorKind::Server(ServerErrorKind::NoPerm) => (
-            ConnectErrorKind::Denied,
-            "redis denies this user a needed command",
-        ),
-        _ if matches!(code, "NOAUTH" | "WRONGPASS") => (
-            ConnectErrorKind::Denied,
-            "redis refused the user or the password",
-        ),
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::TryAgain,
-        ) => (ConnectErrorKind::Refused, "redis is not ready yet"),
-        ErrorKind::Server(_) if too_many() => {
-            (ConnectErrorKind::Refused, "redis has too many connections")
+        _ if is_refused_login => (Kind::Denied, "redis refused the user or the password"),
+        ErrorKind::Server(Server::NoPerm) => {
+            (Kind::Denied, "redis denies this user a needed command")
         }
-        ErrorKind::Server(_) if error.to_string().contains("switch database") => (
-            ConnectErrorKind::Denied,
-            "redis refused the number of the database",
-        ),
+        ErrorKind::Server(
+            Server::BusyLoading | Server::MasterDown | Server::ClusterDown | Server::TryAgain,
+        ) => (Kind::Refused, "redis is not ready yet"),
+        ErrorKind::Server(_) if detail.contains("max number of clients") => {
+            (Kind::Refused, "redis has too many connections")
+        }
+        ErrorKind::Server(_) if error.to_string().contains("switch database") => {
+            (Kind::Denied, "redis refused the number of the database")
+        }
         ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::ClusterConnectionNotFound => (
-            ConnectErrorKind::Unreachable,
+            Kind::Unreachable,
             "no redis master or cluster node was found",
         ),
-        ErrorKind::RESP3NotSupported => {
-            (ConnectErrorKind::Protocol, "redis is older than version 6")
-        }
-        _ if error.is_timeout() => (ConnectErrorKind::TimedOut, "redis did not answer in time"),
+        ErrorKind::RESP3NotSupported => (Kind::Protocol, "redis is older than version 6"),
+        _ if error.is_timeout() => (Kind::TimedOut, "redis did not answer in time"),
         ErrorKind::Io => match tls_failure(error) {
-            Some(words) => (ConnectErrorKind::Tls, words),
+            Some(words) => (Kind::Tls, words),
             None if was_closed_by_server(error) => (
-                ConnectErrorKind::Refused,
+                Kind::Refused,
                 "redis closed the connection at once: it has too many connections, or requires TLS",
             ),
-            None => (ConnectErrorKind::Unreachable, "redis cannot be reached"),
+            None => (Kind::Unreachable, "redis cannot be reached"),
         },
-        _ => (
-            ConnectErrorKind::Protocol,
-            "redis sent an unexpected answer",
-        ),
+        _ => (Kind::Protocol, "redis sent an unexpected answer"),
     };
     ConnectError::new(kind, words).caused_by(error.clone())
 }
@@ -84,18 +67,20 @@ fn io_cause(error: &RedisError) -> Option<&io::Error> {
 
 /// Why TLS failed, if it did.
 fn tls_failure(error: &RedisError) -> Option<&'static str> {
-    let words = match io_cause(error)?.get_ref()?.downcast_ref()? {
-        rustls::Error::InvalidCertificate(
-            CertificateError::UnknownIssuer | CertificateError::BadSignature,
-        ) => "no trusted authority signed the certificate of redis",
-        rustls::Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => "the certificate of redis is for another host",
-        rustls::Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => "the certificate of redis has expired",
-        rustls::Error::InvalidMessage(_) => "the port of redis does not use TLS",
-        _ => "the TLS handshake with redis failed",
+    use CertificateError as Fault;
+    let fault = match io_cause(error)?.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidCertificate(fault) => fault,
+        rustls::Error::InvalidMessage(_) => return Some("the port of redis does not use TLS"),
+        _ => return Some("the TLS handshake with redis failed"),
     };
-    Some(words)
+    Some(match fault {
+        Fault::UnknownIssuer | Fault::BadSignature => {
+            "no trusted authority signed the certificate of redis"
+        }
+        Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
+            "the certificate of redis is for another host"
+        }
+        Fault::Expired | Fault::ExpiredContext { .. } => "the certificate of redis has expired",
+        _ => "the TLS handshake with redis failed",
+    })
 }

@@ -7,7 +7,6 @@
 //! Its settings are written before each start. They contain the password, so only its user can read
 //! them. [`private_server`](crate::kernel::private_server) describes who can connect.
 
-use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -97,19 +96,9 @@ fn settings(folder: &Path, socket: &Path, password: &str) -> String {
     )
 }
 
-/// A path as a value in the settings. Bytes that have a meaning there are written as `\xNN`.
+/// A path as a value in the settings, which have the escapes of Rust.
 fn quoted(path: &Path) -> String {
-    let mut text = String::from("\"");
-    for &byte in path.as_os_str().as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-._~ ".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            write!(text, "\\x{byte:02x}").ok();
-        }
-    }
-    text.push('"');
-    text
+    format!("\"{}\"", path.as_os_str().as_bytes().escape_ascii())
 }
 
 #[cfg(test)]

@@ -217,14 +217,12 @@ pub fn check_ca_file(path: &Path) -> Result<(), String> {
 }
 
 fn check_pem(pem: &[u8]) -> Result<(), &'static str> {
-    let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
-    if certificates.peek().is_none() {
-        return Err("holds no certificate in PEM");
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => Err("holds no certificate in PEM"),
+        Ok(_) => Ok(()),
+        Err(_) => Err("is not valid PEM"),
     }
-    if certificates.any(|certificate| certificate.is_err()) {
-        return Err("is not valid PEM");
-    }
-    Ok(())
 }
 
 fn parse(url: &str) -> Result<ConnectionInfo, UrlFault> {

@@ -132,7 +132,13 @@ impl PrivateServer {
         if self.shared.begin_start_if_due() {
             tokio::spawn(Arc::clone(&self.shared).start());
         }
-        let state = states.wait_for(|state| !state.is_starting()).await;
+        let is_starting = |state: &ServerState| {
+            matches!(
+                state,
+                ServerState::Starting | ServerState::Restarting { .. }
+            )
+        };
+        let state = states.wait_for(|state| !is_starting(state)).await;
         match state.as_deref() {
             Ok(ServerState::Running { socket, .. }) => Ok(socket.clone()),
             Ok(ServerState::Failed { error, .. }) => Err(error.clone()),
@@ -210,13 +216,6 @@ impl Shared {
     fn set_state(&self, number: u64, state: ServerState) {
         if self.generation.load(Relaxed) == number {
             self.state.send_replace(state);
-        }
-    }
-
-    /// Forgets earlier failures if a process that has ended ran for long enough.
-    fn record_uptime(&self, uptime: Duration) {
-        if Backoff::DEFAULT.is_stable(uptime) {
-            self.failures.store(0, Relaxed);
         }
     }
 

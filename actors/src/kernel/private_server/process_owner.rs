@@ -3,6 +3,7 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, ResponseActFuture};
@@ -17,7 +18,7 @@ use super::{
     ServerState, Shared, Socket,
 };
 use crate::kernel::process::Process;
-use crate::kernel::{Child, Exit, IncarnationRef};
+use crate::kernel::{Backoff, Child, Exit, IncarnationRef};
 
 pub(super) struct ProcessOwner {
     pub(super) incarnation: IncarnationRef,
@@ -67,12 +68,13 @@ impl ProcessOwner {
         let Some((exit, lines)) = ended else {
             return self.generation.set_state(ServerState::Idle);
         };
-        if let Some(running) = &self.running {
-            let uptime = running.since.elapsed();
-            self.generation.shared.record_uptime(uptime);
+        let shared = &self.generation.shared;
+        let uptime = self.running.as_ref().map(|running| running.since.elapsed());
+        if uptime.is_some_and(|uptime| Backoff::DEFAULT.is_stable(uptime)) {
+            shared.failures.store(0, Relaxed);
         }
         let error = PrivateServerError::Start {
-            server: self.generation.shared.kind.name,
+            server: shared.kind.name,
             reason: exit.to_string(),
             lines,
         };

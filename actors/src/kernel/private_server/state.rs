@@ -48,10 +48,6 @@ impl ServerState {
         }
     }
 
-    pub(super) fn is_starting(&self) -> bool {
-        matches!(self, Self::Starting | Self::Restarting { .. })
-    }
-
     /// Why it does not run, if it failed.
     pub fn error(&self) -> Option<&PrivateServerError> {
         match self {
