@@ -139,9 +139,9 @@ fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> PrivateServerConfig
         Some(folder) => SearchPath(vec![folder.clone()]),
         None => SearchPath::installed(&std::env::var_os("PATH").unwrap_or_default()),
     };
-    let user = settings.user.as_ref().map(|user| user.as_str().to_owned());
     PrivateServerConfig {
-        user,
-        ..PrivateServerConfig::new(folder, search)
+        folder,
+        user: settings.user.as_ref().map(|user| user.as_str().to_owned()),
+        search,
     }
 }

@@ -50,7 +50,11 @@ impl BenchServer {
         // Root starts the server as another user, who must pass through the folder.
         set_permissions(folder.path(), Permissions::from_mode(0o711))?;
         let search = SearchPath::installed(&std::env::var_os("PATH").unwrap_or_default());
-        let config = PrivateServerConfig::new(folder.path().join("server"), search);
+        let config = PrivateServerConfig {
+            folder: folder.path().join("server"),
+            user: None,
+            search,
+        };
         let one_connection = PoolConfig {
             connections_min: 1,
             connections_max: 1,

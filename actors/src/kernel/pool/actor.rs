@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use super::config::PoolConfig;
 use super::connect::{Connect, ConnectError, ConnectErrorKind};
 use super::error::CheckoutError;
-use super::lease::{EndedLeases, Lease, Mode};
+use super::lease::{Lease, Mode};
 use super::messages::{Checkout, Status};
-use super::queue::Cancellable;
+use super::queue::{CheckoutReply, Waiter};
 use super::state::{Effect, Maintenance, PoolState};
 use crate::kernel::pressure::{Action, Pressure, PressureReader, Stage, Subscription};
 use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
@@ -33,12 +33,17 @@ const MARGIN_MAX: Duration = Duration::from_millis(20);
 /// How long a stop may take after `drain_timeout`, before the supervisor kills the actor.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-type CheckoutReply<T> = Reply<Checkout<T>>;
-type State<C> = PoolState<C, CheckoutReply<<C as Connect>::Connection>>;
+type State<C> = PoolState<C, Reply<Checkout<<C as Connect>::Connection>>>;
 
-impl<T: Send + Sync + 'static> Cancellable for CheckoutReply<T> {
+impl<T: Send + Sync + 'static> CheckoutReply for Reply<Checkout<T>> {
+    type Connection = T;
+
     fn is_cancelled(&self) -> bool {
         Reply::is_cancelled(self)
+    }
+
+    fn send(self, answer: Result<Lease<T>, CheckoutError>) {
+        Reply::send(self, answer);
     }
 }
 
@@ -64,7 +69,6 @@ pub async fn check_out<C: Connect>(
 pub struct Pool<C: Connect> {
     state: State<C>,
     pressure: Option<PressureReader>,
-    ended_leases: Arc<EndedLeases>,
     /// The timer of the next tick, and when it fires.
     timer: Option<(Instant, SpawnHandle)>,
     /// The number of leases and tasks that a stop waits for.
@@ -92,7 +96,6 @@ impl<C: Connect> Pool<C> {
         ChildSpec::actor(handle, move |_| Self {
             state: PoolState::new(&name, config.clone(), Arc::clone(&connect)),
             pressure: pressure.clone(),
-            ended_leases: Arc::default(),
             timer: None,
             outstanding: watch::Sender::new(0),
         })
@@ -100,7 +103,7 @@ impl<C: Connect> Pool<C> {
     }
 
     fn watch_ended_leases(&self, context: &mut Context<Self>) {
-        let ended = Arc::clone(&self.ended_leases);
+        let ended = Arc::clone(&self.state.ended_leases);
         let wait = wrap_future::<_, Self>(async move { ended.wake.notified().await });
         context.spawn(wait.map(|(), pool, context| {
             pool.take_ended_leases();
@@ -111,7 +114,7 @@ impl<C: Connect> Pool<C> {
 
     fn take_ended_leases(&mut self) {
         let now = Instant::now();
-        for (lease, condition) in self.ended_leases.take() {
+        for (lease, condition) in self.state.ended_leases.take() {
             self.state.lease_ended(now, lease, condition);
         }
     }
@@ -156,16 +159,6 @@ impl<C: Connect> Pool<C> {
     fn apply_effects(&mut self, context: &mut Context<Self>) {
         for effect in self.state.take_effects() {
             match effect {
-                Effect::Grant {
-                    reply,
-                    lease,
-                    connection,
-                } => {
-                    let ended = Arc::clone(&self.ended_leases);
-                    // If the caller has left, the lease is dropped, and so it ends.
-                    reply.send(Ok(Lease::new(connection, lease, ended)));
-                }
-                Effect::Refuse { reply, error } => reply.send(Err(error)),
                 Effect::Open { id } => self.open(id, context),
                 Effect::Maintain {
                     id,
@@ -304,9 +297,13 @@ impl<C: Connect> Handler<Call<Checkout<C::Connection>>> for Pool<C> {
         // Handle ended leases first, so that a caller that has just returned a connection can get it again.
         self.take_ended_leases();
         let margin = (reply.remaining() / MARGIN_PART).min(MARGIN_MAX);
-        let deadline = reply.deadline() - margin;
-        self.state
-            .check_out(Instant::now(), mode, holder, deadline, reply);
+        let waiter = Waiter {
+            deadline: reply.deadline() - margin,
+            reply,
+            holder,
+            since: Instant::now(),
+        };
+        self.state.check_out(mode, waiter);
         self.apply_effects(context);
     }
 }

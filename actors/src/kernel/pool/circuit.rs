@@ -20,10 +20,13 @@ pub(super) struct Circuit {
     failures_max: u32,
     backoff: Backoff,
     failures: u32,
-    open: bool,
+    /// Whether it is open or half open.
+    pub(super) open: bool,
     failed_at: Option<Instant>,
-    next_try: Option<Instant>,
-    last_error: Option<ConnectError>,
+    /// When the next connect may begin, if it has to wait.
+    pub(super) next_try: Option<Instant>,
+    /// Why the last failed connect failed.
+    pub(super) last_error: Option<ConnectError>,
 }
 
 impl Circuit {
@@ -64,11 +67,6 @@ impl Circuit {
         self.failures > 0
     }
 
-    /// Whether it is open or half open.
-    pub(super) fn is_open(&self) -> bool {
-        self.open
-    }
-
     /// How many more connects may begin now, beside `opening` ones.
     pub(super) fn allowed_connects(&self, now: Instant, opening: usize) -> usize {
         match self.next_try {
@@ -77,21 +75,11 @@ impl Circuit {
         }
     }
 
-    /// When the next connect may begin, if it has to wait.
-    pub(super) fn next_try(&self) -> Option<Instant> {
-        self.next_try
-    }
-
     /// While the circuit is open: the time until the next connect, and the last error.
     pub(super) fn refusal(&self, now: Instant) -> Option<(Duration, ConnectError)> {
         let left = self.next_try?.saturating_duration_since(now);
         let last_error = self.last_error.clone()?;
         (self.open && !left.is_zero()).then_some((left, last_error))
-    }
-
-    /// Why the last failed connect failed.
-    pub(super) fn last_error(&self) -> Option<&ConnectError> {
-        self.last_error.as_ref()
     }
 
     pub(super) fn status(&self, now: Instant) -> CircuitStatus {

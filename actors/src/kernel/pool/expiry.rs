@@ -5,11 +5,11 @@ use tokio::time::Instant;
 
 use super::connect::Connect;
 use super::error::CheckoutError;
-use super::queue::Cancellable;
-use super::state::{ConnectionState, Effect, PoolState};
+use super::queue::CheckoutReply;
+use super::state::{ConnectionState, PoolState};
 use super::status::CloseReason;
 
-impl<C: Connect, R: Cancellable> PoolState<C, R> {
+impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Does what is due at `now`. [`PoolState::next_tick`] says when to call it.
     pub(super) fn tick(&mut self, now: Instant) {
         while let Some(waiter) = self.queue.pop_expired(now) {
@@ -18,10 +18,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             }
             self.figures.timed_out.increment();
             let cause = self.timeout_cause(now);
-            self.effects.push(Effect::Refuse {
-                reply: waiter.reply,
-                error: CheckoutError::TimedOut { cause },
-            });
+            waiter.reply.send(Err(CheckoutError::TimedOut { cause }));
         }
         self.find_leaks(now);
         self.close_expired(now);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::connect::Connect;
 use super::lease::Mode;
-use super::queue::Cancellable;
+use super::queue::CheckoutReply;
 use super::state::{ConnectionState, PoolState};
 
 /// A waiter may wait for this part of the time of a connect: a half.
@@ -23,7 +23,7 @@ const MAINTENANCE_FACTOR: u32 = 2;
 /// The shortest time between two decisions about growth while a caller waits.
 const DECISION_INTERVAL_MIN: Duration = Duration::from_millis(2);
 
-impl<C: Connect, R: Cancellable> PoolState<C, R> {
+impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Opens as many connections as the waiters justify.
     pub(super) fn grow(&mut self, now: Instant) {
         if self.demand() > self.expected_soon(now) {
@@ -113,7 +113,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             return self.maintenance_deadlines().filter(|at| *at > now).min();
         }
         let soon = now + (self.acceptable_wait() / 2).max(DECISION_INTERVAL_MIN);
-        let next_try = self.circuit.next_try();
+        let next_try = self.circuit.next_try;
         Some(next_try.map_or(soon, |at| at.max(now + DECISION_INTERVAL_MIN)))
     }
 }

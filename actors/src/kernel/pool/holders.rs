@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use super::connect::Connect;
 use super::error::TimeoutCause;
 use super::lease::Mode;
-use super::queue::Cancellable;
+use super::queue::CheckoutReply;
 use super::state::{ConnectionState, LeaseRecord, PoolState, count};
 use super::status::{Holder, PoolStatus};
 
 /// The most holders that an error names.
 const NAMED_MAX: usize = 3;
 
-impl<C: Connect, R: Cancellable> PoolState<C, R> {
+impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Logs and counts the leases that have lasted too long since the last call.
     pub(super) fn find_leaks(&mut self, now: Instant) {
         for lease in self.leases.values_mut().filter(|lease| !lease.leaked) {
@@ -46,7 +46,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
     /// What a caller waited for whose deadline passes now.
     pub(super) fn timeout_cause(&self, now: Instant) -> TimeoutCause {
         if self.circuit.is_failing()
-            && let Some(error) = self.circuit.last_error()
+            && let Some(error) = &self.circuit.last_error
         {
             return TimeoutCause::Unreachable(error.clone());
         }
@@ -92,7 +92,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             leaks: figures.leaks.get(),
             leaked: holders(self.leases.values().filter(|lease| lease.leaked), now),
             circuit: self.circuit.status(now),
-            last_error: self.circuit.last_error().map(ToString::to_string),
+            last_error: self.circuit.last_error.as_ref().map(ToString::to_string),
         }
     }
 }

@@ -57,7 +57,7 @@ impl EndedLeases {
 #[must_use = "dropping the lease gives the connection back"]
 pub struct Lease<T> {
     connection: Arc<T>,
-    lease: u64,
+    pub(super) lease: u64,
     is_dirty: AtomicBool,
     is_broken: AtomicBool,
     ended: Arc<EndedLeases>,

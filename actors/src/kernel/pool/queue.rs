@@ -5,12 +5,18 @@ use std::panic::Location;
 
 use tokio::time::Instant;
 
-use super::lease::Mode;
+use super::error::CheckoutError;
+use super::lease::{Lease, Mode};
 
-/// A reply whose caller may have given up.
-pub(super) trait Cancellable {
+/// The reply to a caller.
+pub(super) trait CheckoutReply {
+    type Connection;
+
     /// Whether the caller does not wait any more.
     fn is_cancelled(&self) -> bool;
+
+    /// Answers. If the caller has left, the lease is dropped, and so it ends.
+    fn send(self, answer: Result<Lease<Self::Connection>, CheckoutError>);
 }
 
 /// One caller that waits; `R` is its reply.
@@ -18,7 +24,7 @@ pub(super) struct Waiter<R> {
     pub(super) reply: R,
     pub(super) holder: &'static Location<'static>,
     pub(super) since: Instant,
-    deadline: Instant,
+    pub(super) deadline: Instant,
 }
 
 /// One queue per mode. Entries are numbered across both, so that their order is known.
@@ -28,7 +34,7 @@ pub(super) struct Queue<R> {
     next: u64,
 }
 
-impl<R: Cancellable> Queue<R> {
+impl<R: CheckoutReply> Queue<R> {
     pub(super) fn new() -> Self {
         Self {
             by_mode: [BTreeMap::new(), BTreeMap::new()],
@@ -53,23 +59,10 @@ impl<R: Cancellable> Queue<R> {
         all.filter(|waiter| !waiter.reply.is_cancelled()).count()
     }
 
-    pub(super) fn push(
-        &mut self,
-        mode: Mode,
-        holder: &'static Location<'static>,
-        now: Instant,
-        deadline: Instant,
-        reply: R,
-    ) {
+    pub(super) fn push(&mut self, mode: Mode, waiter: Waiter<R>) {
         let number = self.next;
         self.next += 1;
-        self.deadlines.insert((deadline, number));
-        let waiter = Waiter {
-            reply,
-            holder,
-            since: now,
-            deadline,
-        };
+        self.deadlines.insert((waiter.deadline, number));
         self.by_mode[mode as usize].insert(number, waiter);
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connect::Connect;
-use super::lease::Mode;
-use super::queue::{Cancellable, Waiter};
-use super::state::{ConnectionState, Effect, LeaseRecord, Maintenance, PoolState};
+use super::lease::{Lease, Mode};
+use super::queue::{CheckoutReply, Waiter};
+use super::state::{ConnectionState, LeaseRecord, Maintenance, PoolState};
 use super::status::CloseReason;
 
-impl<C: Connect, R: Cancellable> PoolState<C, R> {
+impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Serves all waiters that can be served, then opens more connections if that is worth it.
     pub(super) fn serve_waiters(&mut self, now: Instant) {
         if self.draining || self.queue.len() == 0 {
@@ -190,10 +190,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             leaked: false,
         };
         self.leases.insert(lease, record);
-        self.effects.push(Effect::Grant {
-            reply: waiter.reply,
-            lease,
-            connection,
-        });
+        let ended = Arc::clone(&self.ended_leases);
+        waiter.reply.send(Ok(Lease::new(connection, lease, ended)));
     }
 }

@@ -1,8 +1,8 @@
 //! The state of a pool and its rules: who waits, who holds which connection, what is being opened.
 //!
-//! Nothing here knows actors or tasks, or waits. Each method takes the time and adds [`Effect`]s
-//! for the actor to carry out; their results come back as method calls. Each call serves all waiters
-//! that can be served.
+//! Nothing here knows actors or tasks, or waits. Each method takes the time, answers callers, and adds
+//! [`Effect`]s for the actor to carry out; their results come back as method calls. Each call serves
+//! all waiters that can be served.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -16,23 +16,15 @@ use super::config::PoolConfig;
 use super::connect::{Connect, ConnectError};
 use super::error::CheckoutError;
 use super::figures::Figures;
-use super::lease::{Condition, Mode};
-use super::queue::{Cancellable, Queue};
+use super::lease::{Condition, EndedLeases, Mode};
+use super::queue::{CheckoutReply, Queue, Waiter};
 use super::status::CloseReason;
 
 /// The part of a lifetime that jitter may take away.
 const LIFETIME_JITTER: f64 = 0.1;
 
 /// What the actor has to do for the state.
-pub(super) enum Effect<T, R> {
-    /// Answer with a lease on the connection.
-    Grant {
-        reply: R,
-        lease: u64,
-        connection: Arc<T>,
-    },
-    /// Answer with the error.
-    Refuse { reply: R, error: CheckoutError },
+pub(super) enum Effect<T> {
     /// Open a connection, then call [`PoolState::opened`].
     Open { id: u64 },
     /// Check or clean the connection, then call [`PoolState::maintained`].
@@ -103,15 +95,17 @@ pub(super) struct PoolState<C: Connect, R> {
     /// The connections that are being opened, by id, and since when.
     pub(super) opening: BTreeMap<u64, Instant>,
     pub(super) leases: BTreeMap<u64, LeaseRecord>,
+    /// Where leases report their ends.
+    pub(super) ended_leases: Arc<EndedLeases>,
     pub(super) queue: Queue<R>,
     pub(super) circuit: Circuit,
     pub(super) figures: Figures,
     pub(super) draining: bool,
     next_id: u64,
-    pub(super) effects: Vec<Effect<C::Connection, R>>,
+    pub(super) effects: Vec<Effect<C::Connection>>,
 }
 
-impl<C: Connect, R: Cancellable> PoolState<C, R> {
+impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     pub(super) fn new(name: &str, config: PoolConfig, connect: Arc<C>) -> Self {
         Self {
             circuit: Circuit::new(config.circuit_failures, config.circuit_backoff),
@@ -121,6 +115,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
             idle: Vec::new(),
             opening: BTreeMap::new(),
             leases: BTreeMap::new(),
+            ended_leases: Arc::default(),
             queue: Queue::new(),
             figures: Figures::new(name),
             draining: false,
@@ -130,42 +125,41 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
     }
 
     /// Takes the effects since the last call, and updates the figures.
-    pub(super) fn take_effects(&mut self) -> Vec<Effect<C::Connection, R>> {
+    pub(super) fn take_effects(&mut self) -> Vec<Effect<C::Connection>> {
         let figures = &self.figures;
         figures.size.set(count(self.connections.len()));
         figures.idle.set(count(self.idle.len()));
         figures.waiting.set(count(self.queue.len()));
         figures.opening.set(count(self.opening.len()));
-        figures.circuit_open.set(u8::from(self.circuit.is_open()));
+        figures.circuit_open.set(u8::from(self.circuit.open));
         std::mem::take(&mut self.effects)
     }
 
-    /// A caller asks for a connection.
-    pub(super) fn check_out(
-        &mut self,
-        now: Instant,
-        mode: Mode,
-        holder: &'static Location<'static>,
-        deadline: Instant,
-        reply: R,
-    ) {
+    /// A caller asks for a connection now, at `waiter.since`.
+    pub(super) fn check_out(&mut self, mode: Mode, waiter: Waiter<R>) {
+        let now = waiter.since;
+        if let Some(error) = self.refusal(now) {
+            return self.refuse(waiter.reply, error);
+        }
+        self.queue.push(mode, waiter);
+        self.serve_waiters(now);
+    }
+
+    /// Why no more caller may wait now.
+    fn refusal(&mut self, now: Instant) -> Option<CheckoutError> {
         if self.draining {
-            return self.refuse(reply, CheckoutError::Draining);
+            return Some(CheckoutError::Draining);
         }
         if let Some((retry_in, last)) = self.circuit.refusal(now)
             && self.connections.is_empty()
         {
-            return self.refuse(reply, CheckoutError::CircuitOpen { retry_in, last });
+            return Some(CheckoutError::CircuitOpen { retry_in, last });
         }
         if self.queue.len() >= self.config.waiting_max as usize {
             self.queue.remove_cancelled();
         }
         let waiting = count(self.queue.len());
-        if waiting >= self.config.waiting_max {
-            return self.refuse(reply, CheckoutError::Full { waiting });
-        }
-        self.queue.push(mode, holder, now, deadline, reply);
-        self.serve_waiters(now);
+        (waiting >= self.config.waiting_max).then_some(CheckoutError::Full { waiting })
     }
 
     /// A lease has ended.
@@ -351,7 +345,7 @@ impl<C: Connect, R: Cancellable> PoolState<C, R> {
 
     fn refuse(&mut self, reply: R, error: CheckoutError) {
         self.figures.refused.increment();
-        self.effects.push(Effect::Refuse { reply, error });
+        reply.send(Err(error));
     }
 
     pub(super) fn new_id(&mut self) -> u64 {

@@ -20,17 +20,6 @@ pub struct PrivateServerConfig {
     pub search: SearchPath,
 }
 
-impl PrivateServerConfig {
-    /// Data in `folder`, programs from `search`, the default user.
-    pub fn new(folder: impl Into<PathBuf>, search: SearchPath) -> Self {
-        Self {
-            folder: folder.into(),
-            user: None,
-            search,
-        }
-    }
-}
-
 /// The address of a private server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Socket {

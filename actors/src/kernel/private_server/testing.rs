@@ -134,7 +134,11 @@ impl PrivateServerTest {
 
     pub(crate) fn config(&self) -> PrivateServerConfig {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        PrivateServerConfig::new(self.folder(), SearchPath::installed(&path))
+        PrivateServerConfig {
+            folder: self.folder(),
+            user: None,
+            search: SearchPath::installed(&path),
+        }
     }
 
     /// The same with a data folder whose path needs quotes everywhere and is too long for a socket.

@@ -1,6 +1,6 @@
 //! The invariants of the state, after each of many random steps.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::Location;
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::super::lease::Condition;
-use super::super::queue::Cancellable;
+use super::super::queue::{CheckoutReply, Waiter};
 use super::super::state::{ConnectionState, Effect, Maintenance, PoolState};
-use super::super::{ConnectError, ConnectErrorKind, Mode, PoolConfig};
+use super::super::{CheckoutError, ConnectError, ConnectErrorKind, Lease, Mode, PoolConfig};
 use super::double::{FakeConnection, FakeServer, MB, config, ms};
 
 /// The reply of a caller: whether it has given up, and whether it got its answer.
@@ -19,11 +19,22 @@ use super::double::{FakeConnection, FakeServer, MB, config, ms};
 struct Caller {
     cancelled: Rc<Cell<bool>>,
     answered: Rc<Cell<bool>>,
+    /// The leases that were granted to any caller.
+    granted: Rc<RefCell<Vec<u64>>>,
 }
 
-impl Cancellable for Caller {
+impl CheckoutReply for Caller {
+    type Connection = FakeConnection;
+
     fn is_cancelled(&self) -> bool {
         self.cancelled.get()
+    }
+
+    fn send(self, answer: Result<Lease<FakeConnection>, CheckoutError>) {
+        assert!(!self.answered.replace(true), "answered twice");
+        if let Ok(lease) = answer {
+            self.granted.borrow_mut().push(lease.lease);
+        }
     }
 }
 
@@ -56,6 +67,7 @@ struct PoolModel {
     state: PoolState<FakeServer, Caller>,
     now: Instant,
     callers: Vec<Caller>,
+    granted: Rc<RefCell<Vec<u64>>>,
     leases: Vec<u64>,
     opening: Vec<u64>,
     maintained: Vec<(u64, Maintenance)>,
@@ -71,6 +83,7 @@ impl PoolModel {
             state: PoolState::new("rules", config, FakeServer::new(ms(0))),
             now: Instant::now(),
             callers: Vec::new(),
+            granted: Rc::default(),
             leases: Vec::new(),
             opening: Vec::new(),
             maintained: Vec::new(),
@@ -78,15 +91,9 @@ impl PoolModel {
     }
 
     fn apply_effects(&mut self) {
+        self.leases.append(&mut self.granted.borrow_mut());
         for effect in self.state.take_effects() {
             match effect {
-                Effect::Grant { reply, lease, .. } => {
-                    assert!(!reply.answered.replace(true), "answered twice");
-                    self.leases.push(lease);
-                }
-                Effect::Refuse { reply, .. } => {
-                    assert!(!reply.answered.replace(true), "answered twice");
-                }
                 Effect::Open { id } => self.opening.push(id),
                 Effect::Maintain { id, task, .. } => self.maintained.push((id, task)),
             }
@@ -107,11 +114,18 @@ impl PoolModel {
         let now = self.now;
         match *step {
             Step::CheckOut(mode, within) => {
-                let caller = Caller::default();
+                let caller = Caller {
+                    granted: Rc::clone(&self.granted),
+                    ..Caller::default()
+                };
                 self.callers.push(caller.clone());
-                let deadline = now + ms(within);
-                self.state
-                    .check_out(now, mode, Location::caller(), deadline, caller);
+                let waiter = Waiter {
+                    reply: caller,
+                    holder: Location::caller(),
+                    since: now,
+                    deadline: now + ms(within),
+                };
+                self.state.check_out(mode, waiter);
             }
             Step::GiveUp(which) => {
                 if let Some(caller) = pick(&mut self.callers, which) {
