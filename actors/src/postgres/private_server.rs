@@ -38,7 +38,7 @@ pub static PRIVATE_SERVER: ServerKind = ServerKind {
     working_folders: &[CLUSTER, NEW_CLUSTER],
     // The fast shutdown, then the immediate one. Both also end the children of a dead postmaster.
     end_signals: &[Signal::SIGINT, Signal::SIGQUIT],
-    prepare: |data_dir, search| Cluster::prepare(data_dir, search).boxed(),
+    prepare: |data_dir, search| prepare(data_dir, search).boxed(),
 };
 
 /// The folder of the cluster, and the folder where it is created.
@@ -91,6 +91,47 @@ log_timezone = 'UTC'
 /// The access rules: only the role may log in.
 const ACCESS: &str = "local all headroom scram-sha-256\n";
 
+async fn prepare(
+    data_dir: Arc<DataDir>,
+    search: SearchPath,
+) -> Result<PreparedServer, PrivateServerError> {
+    let programs = find_programs(&data_dir, &search).await?;
+    let cluster = Cluster { data_dir, programs };
+    let data_dir = &cluster.data_dir;
+    let folder = data_dir.folder.join(CLUSTER);
+    let known = data_dir.password();
+    let is_lost = known.is_none();
+    let password = known.unwrap_or_else(new_password);
+    if !folder.join("PG_VERSION").is_file() {
+        cluster.initialise(&password).await?;
+    } else if is_lost {
+        cluster.replace_password(&password).await?;
+    }
+    // The server does not start if another process has the process id in this file by now.
+    data_dir.remove(Path::new(CLUSTER).join("postmaster.pid"))?;
+    let sockets = data_dir.socket_folder(&format!("{SOCKET}.lock"))?;
+    for name in [SOCKET.to_owned(), format!("{SOCKET}.lock")] {
+        data_dir.remove(sockets.join(name))?;
+    }
+    let access = data_dir.write("pg_hba.conf", ACCESS.as_bytes())?;
+    let settings = settings(&sockets, &access);
+    let mut settings_file = OsString::from("config_file=");
+    settings_file.push(data_dir.write("postgresql.conf", settings.as_bytes())?);
+    let process = data_dir
+        .program(&cluster.programs.join("postgres"))
+        .argument("-D")
+        .argument(&folder)
+        .argument("-c")
+        .argument(settings_file)
+        .ready_line(READY)
+        .stop_signal(Signal::SIGINT)
+        .ends_with_server(Signal::SIGINT);
+    let host = percent_encoded(&sockets);
+    let url = format!("postgresql://{ROLE}:{password}@{host}:5432/{ROLE}");
+    let socket = Socket::new(sockets.join(SOCKET), url);
+    Ok(PreparedServer { process, socket })
+}
+
 /// The folder of the programs: those of the cluster's major version, or the first ones if there is no
 /// cluster.
 async fn find_programs(
@@ -135,47 +176,6 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn prepare(
-        data_dir: Arc<DataDir>,
-        search: SearchPath,
-    ) -> Result<PreparedServer, PrivateServerError> {
-        let programs = find_programs(&data_dir, &search).await?;
-        let this = Self { data_dir, programs };
-        let data_dir = &this.data_dir;
-        let cluster = data_dir.folder.join(CLUSTER);
-        let known = data_dir.password();
-        let is_lost = known.is_none();
-        let password = known.unwrap_or_else(new_password);
-        if !cluster.join("PG_VERSION").is_file() {
-            this.initialise(&password).await?;
-        } else if is_lost {
-            this.replace_password(&password).await?;
-        }
-        // The server does not start if another process has the process id in this file by now.
-        data_dir.remove(Path::new(CLUSTER).join("postmaster.pid"))?;
-        let sockets = data_dir.socket_folder(&format!("{SOCKET}.lock"))?;
-        for name in [SOCKET.to_owned(), format!("{SOCKET}.lock")] {
-            data_dir.remove(sockets.join(name))?;
-        }
-        let access = data_dir.write("pg_hba.conf", ACCESS.as_bytes())?;
-        let settings = settings(&sockets, &access);
-        let mut settings_file = OsString::from("config_file=");
-        settings_file.push(data_dir.write("postgresql.conf", settings.as_bytes())?);
-        let process = data_dir
-            .program(&this.programs.join("postgres"))
-            .argument("-D")
-            .argument(&cluster)
-            .argument("-c")
-            .argument(settings_file)
-            .ready_line(READY)
-            .stop_signal(Signal::SIGINT)
-            .ends_with_server(Signal::SIGINT);
-        let host = percent_encoded(&sockets);
-        let url = format!("postgresql://{ROLE}:{password}@{host}:5432/{ROLE}");
-        let socket = Socket::new(sockets.join(SOCKET), url);
-        Ok(PreparedServer { process, socket })
-    }
-
     /// Creates the cluster with the role and its database, and moves it to its final place when it
     /// is complete.
     async fn initialise(&self, password: &str) -> Result<(), PrivateServerError> {
