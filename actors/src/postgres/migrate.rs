@@ -1,15 +1,11 @@
 //! The schema's migrations.
 //!
-//! refinery finds the migrations to apply. It also compares the versions, names and checksums of the
-//! applied ones with this program's; they are in the table `headroom.schema_history`. This module runs
-//! all due migrations in one transaction under an advisory lock. A concurrent program waits for the lock
-//! and then finds nothing to do. A failure rolls everything back.
+//! All due migrations run in one transaction under an advisory lock: a concurrent program waits for the
+//! lock and then finds nothing to do. A failure rolls everything back. The table
+//! `headroom.schema_history` holds the applied ones, in the format of refinery, which also gives each
+//! migration its version, name and checksum. The migrations of this program must continue them.
 
-use refinery_core::error::Kind;
-use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
-use refinery_core::{Migration as RefineryMigration, Runner};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use refinery_core::Migration as RefineryMigration;
 
 use super::error::{Error, SchemaError};
 use super::transaction::Transaction;
@@ -32,8 +28,18 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
 /// The advisory lock that a migration holds: "headroom" in ASCII.
 const LOCK: i64 = i64::from_be_bytes(*b"headroom");
 
-/// The table of the applied migrations.
-const HISTORY: &str = "headroom.schema_history";
+const CREATE_HISTORY: &str = "
+create schema if not exists headroom;
+create table if not exists headroom.schema_history (
+    version int4 primary key,
+    name varchar(255),
+    applied_on varchar(255),
+    checksum varchar(255)
+)";
+
+const ADD_TO_HISTORY: &str = "
+insert into headroom.schema_history (version, name, checksum, applied_on)
+values ($1, $2, $3, to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))";
 
 /// Applies those of `migrations` that are due. The caller commits.
 pub(super) async fn migrate(
@@ -46,100 +52,51 @@ pub(super) async fn migrate(
     transaction.batch(unbounded).await?;
     let lock = "select pg_advisory_xact_lock($1)";
     transaction.query(lock, &[&LOCK]).await?;
-    let schema = "create schema if not exists headroom";
-    transaction.batch(schema).await?;
-    let mut history = History(transaction);
-    let mut runner = Runner::new(&migrations);
-    runner.set_migration_table_name(HISTORY);
-    let report = match runner.run_async(&mut history).await {
-        Ok(report) => report,
-        Err(error) => {
-            let last = runner.get_last_applied_migration_async(&mut history).await;
-            let found = last.ok().flatten().map_or(0, |last| last.version());
-            return Err(migration_error(error, found, &migrations));
+    transaction.batch(CREATE_HISTORY).await?;
+    let applied = "select version, name, checksum from headroom.schema_history order by version";
+    let applied = transaction.query(applied, &[]).await?.rows;
+    let mut due = migrations.iter();
+    for row in &applied {
+        let version: i32 = row.try_get(0)?;
+        let (name, checksum): (String, String) = (row.try_get(1)?, row.try_get(2)?);
+        let Some(migration) = due.next() else {
+            let supported = migrations.last().map_or(0, RefineryMigration::version);
+            let found = applied.last().map_or(Ok(version), |last| last.try_get(0))?;
+            return Err(Error::Schema(SchemaError::Newer { found, supported }));
+        };
+        if (version, &*name) != (migration.version(), migration.name())
+            || checksum != migration.checksum().to_string()
+        {
+            return Err(Error::Schema(SchemaError::Changed { version, name }));
         }
-    };
-    for applied in report.applied_migrations() {
-        tracing::info!(
-            version = applied.version(),
-            name = applied.name(),
-            "schema migrated"
-        );
+    }
+    for migration in due {
+        let (version, name) = (migration.version(), migration.name());
+        transaction
+            .batch(migration.sql().unwrap_or_default())
+            .await?;
+        let checksum = migration.checksum().to_string();
+        transaction
+            .query(ADD_TO_HISTORY, &[&version, &name, &checksum])
+            .await?;
+        tracing::info!(version, name, "schema migrated");
     }
     Ok(())
 }
 
+/// The migrations with their versions, which must ascend, names and checksums.
 fn for_refinery(migrations: &[Migration]) -> Result<Vec<RefineryMigration>, Error> {
+    let invalid = |reason: String| Error::Schema(SchemaError::Migrations(reason));
     let unapplied = migrations
         .iter()
         .map(|migration| RefineryMigration::unapplied(migration.file, migration.sql));
-    let unapplied: Result<_, _> = unapplied.collect();
-    unapplied.map_err(|error| Error::Schema(SchemaError::Migrations(error.to_string())))
-}
-
-/// Converts refinery's error. `found` is the version of the database's schema.
-fn migration_error(
-    error: refinery_core::Error,
-    found: i32,
-    migrations: &[RefineryMigration],
-) -> Error {
-    let versions = migrations.iter().map(RefineryMigration::version);
-    let supported = versions.max().unwrap_or(0);
-    let schema = match error.kind() {
-        Kind::MissingVersion(_) if found > supported => SchemaError::Newer { found, supported },
-        Kind::DivergentVersion(applied, _) => SchemaError::Changed {
-            version: applied.version(),
-            name: applied.name().to_owned(),
-        },
-        // An error of the transaction.
-        Kind::Connection(_, source) => match source.downcast_ref::<Error>() {
-            Some(error) => return error.clone(),
-            None => SchemaError::Migrations(error.to_string()),
-        },
-        _ => SchemaError::Migrations(error.to_string()),
-    };
-    Error::Schema(schema)
-}
-
-/// Gives refinery access to the database through a transaction.
-struct History<'a>(&'a Transaction);
-
-impl AsyncTransaction for History<'_> {
-    type Error = Error;
-
-    async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(
-        &'a mut self,
-        queries: T,
-    ) -> Result<usize, Error> {
-        let mut count = 0;
-        for query in queries {
-            self.0.batch(query).await?;
-            count += 1;
-        }
-        Ok(count)
+    let unapplied: Result<Vec<_>, _> = unapplied.collect();
+    let unapplied = unapplied.map_err(|error| invalid(error.to_string()))?;
+    if !unapplied.is_sorted_by(|first, second| first.version() < second.version()) {
+        return Err(invalid("their versions do not ascend".to_owned()));
     }
+    Ok(unapplied)
 }
-
-impl AsyncQuery<Vec<RefineryMigration>> for History<'_> {
-    async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<RefineryMigration>, Error> {
-        let invalid = |what: &str| Error::Protocol(format!("{what} in {HISTORY} is invalid"));
-        let mut migrations = Vec::new();
-        for row in self.0.query(query, &[]).await?.rows {
-            let (applied_on, checksum): (String, String) = (row.try_get(2)?, row.try_get(3)?);
-            let applied_on = OffsetDateTime::parse(&applied_on, &Rfc3339);
-            let migration = RefineryMigration::applied(
-                row.try_get(0)?,
-                row.try_get(1)?,
-                applied_on.map_err(|_| invalid("a time"))?,
-                checksum.parse().map_err(|_| invalid("a checksum"))?,
-            );
-            migrations.push(migration);
-        }
-        Ok(migrations)
-    }
-}
-
-impl AsyncMigrate for History<'_> {}
 
 #[cfg(test)]
 mod tests {
