@@ -15,7 +15,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::config::PostgresConfig;
-use super::tls::{Roots, Verification};
+use super::tls::Verification;
 use crate::kernel::url::{UrlFault, UrlForm, is_host_name};
 
 /// The form of PostgreSQL's URLs. They have no fragment: `#` is an ordinary character.
@@ -24,13 +24,6 @@ const FORM: UrlForm = UrlForm {
     authority_ends: &['/', '?'],
     any_number_of_hosts: true,
 };
-
-/// The servers of a database.
-pub(super) struct Address {
-    /// At least one. Each has one host.
-    pub(super) servers: Vec<Server>,
-    pub(super) verification: Verification,
-}
 
 /// One server.
 #[derive(Clone)]
@@ -53,7 +46,8 @@ pub fn check_url(url: &str) -> Result<(), UrlFault> {
     parse(url, TargetSessionAttrs::Any, &PostgresConfig::default()).map(drop)
 }
 
-/// Parses `url`. `default_attrs` holds if it has no `target_session_attrs`.
+/// Parses `url` into at least one server with one host each. `default_attrs` holds if it has no
+/// `target_session_attrs`.
 ///
 /// # Errors
 /// The first fault of the URL.
@@ -61,18 +55,14 @@ pub(super) fn parse(
     url: &str,
     default_attrs: TargetSessionAttrs,
     settings: &PostgresConfig,
-) -> Result<Address, UrlFault> {
+) -> Result<(Vec<Server>, Verification), UrlFault> {
     FORM.check(url)?;
     let (rest, options) = split(url).ok_or(UNREADABLE)?;
     let mut config: Config = rest.parse().map_err(|_| UNREADABLE)?;
     let (mode, verification) = ssl(&options)?;
     config.ssl_mode(mode);
     config.target_session_attrs(session_attrs(&options, default_attrs)?);
-    let servers = servers(&config, settings)?;
-    Ok(Address {
-        servers,
-        verification,
-    })
+    Ok((servers(&config, settings)?, verification))
 }
 
 const UNREADABLE: UrlFault =
@@ -80,17 +70,15 @@ const UNREADABLE: UrlFault =
 
 fn ssl(options: &OwnOptions<'_>) -> Result<(SslMode, Verification), UrlFault> {
     let root_cert = options.get("sslrootcert").map(|path| &**path);
-    let roots = || match root_cert {
-        None | Some("system") => Roots::System,
-        Some(path) => Roots::File(PathBuf::from(path)),
-    };
+    let roots = root_cert.filter(|path| *path != "system");
+    let roots = roots.map(PathBuf::from);
     Ok(match options.get("sslmode").map(|mode| &**mode) {
         Some("disable") => (SslMode::Disable, Verification::None),
         None | Some("allow" | "prefer") => (SslMode::Prefer, Verification::None),
         // As in libpq, a root certificate makes `require` verify the chain.
         Some("require") if root_cert.is_none() => (SslMode::Require, Verification::None),
-        Some("require" | "verify-ca") => (SslMode::Require, Verification::Chain(roots())),
-        Some("verify-full") => (SslMode::Require, Verification::Full(roots())),
+        Some("require" | "verify-ca") => (SslMode::Require, Verification::Chain(roots)),
+        Some("verify-full") => (SslMode::Require, Verification::Full(roots)),
         Some(_) => {
             return Err(UrlFault::Unusable(
                 "sslmode is disable, allow, prefer, require, verify-ca or verify-full",
@@ -238,50 +226,45 @@ mod tests {
     use super::*;
     use crate::kernel::pool::ConnectError;
 
-    fn parsed(url: &str) -> Address {
+    fn parsed(url: &str) -> (Vec<Server>, Verification) {
         let attrs = TargetSessionAttrs::ReadWrite;
         parse(url, attrs, &PostgresConfig::default()).unwrap()
     }
 
     #[test]
     fn each_host_becomes_a_server_that_must_take_writes() {
-        let address = parsed("postgresql://u:p@one:1,two,three:3/db?connect_timeout=3");
-        let names: Vec<_> = address.servers.iter().map(|server| &*server.name).collect();
+        let (servers, verification) =
+            parsed("postgresql://u:p@one:1,two,three:3/db?connect_timeout=3");
+        let names: Vec<_> = servers.iter().map(|server| &*server.name).collect();
         assert_eq!(names, ["one:1", "two:5432", "three:3"]);
-        let config = &address.servers[1].config;
+        let config = &servers[1].config;
         assert_eq!(config.get_dbname(), Some("db"));
         assert_eq!(
             config.get_target_session_attrs(),
             TargetSessionAttrs::ReadWrite
         );
-        assert_eq!(address.verification, Verification::None);
+        assert_eq!(verification, Verification::None);
     }
 
     #[test]
     fn sslmode_and_sslrootcert_mean_the_same_as_in_libpq() {
         let url = "postgres://h/db?sslmode=verify-full&sslrootcert=%2Fa%20b.pem&user=x";
-        let address = parsed(url);
-        assert_eq!(
-            address.verification,
-            Verification::Full(Roots::File("/a b.pem".into()))
-        );
-        assert_eq!(address.servers[0].config.get_user(), Some("x"));
-        let required = parsed("postgres://h?sslmode=require");
-        assert_eq!(required.verification, Verification::None);
-        assert_eq!(required.servers[0].config.get_ssl_mode(), SslMode::Require);
-        let rooted = parsed("postgres://h?sslmode=require&sslrootcert=/it%27s");
-        assert_eq!(
-            rooted.verification,
-            Verification::Chain(Roots::File("/it's".into()))
-        );
+        let (servers, verification) = parsed(url);
+        assert_eq!(verification, Verification::Full(Some("/a b.pem".into())));
+        assert_eq!(servers[0].config.get_user(), Some("x"));
+        let (servers, verification) = parsed("postgres://h?sslmode=require");
+        assert_eq!(verification, Verification::None);
+        assert_eq!(servers[0].config.get_ssl_mode(), SslMode::Require);
+        let (_, verification) = parsed("postgres://h?sslmode=require&sslrootcert=/it%27s");
+        assert_eq!(verification, Verification::Chain(Some("/it's".into())));
     }
 
     #[test]
     fn a_socket_is_named_by_its_percent_encoded_folder() {
-        let address = parsed("postgres://me:a%20b@%2Frun%2Fpg/db?target_session_attrs=any");
-        let config = &address.servers[0].config;
+        let (servers, _) = parsed("postgres://me:a%20b@%2Frun%2Fpg/db?target_session_attrs=any");
+        let config = &servers[0].config;
         assert_eq!(config.get_password(), Some(&b"a b"[..]));
-        assert_eq!(address.servers[0].name, "/run/pg:5432");
+        assert_eq!(servers[0].name, "/run/pg:5432");
         assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::Any);
     }
 
@@ -311,8 +294,8 @@ mod tests {
 
     #[test]
     fn session_options_of_the_url_take_precedence() {
-        let address = parsed("postgres://h?options=-c%20statement_timeout%3D7");
-        let options = address.servers[0].config.get_options().unwrap_or_default();
+        let (servers, _) = parsed("postgres://h?options=-c%20statement_timeout%3D7");
+        let options = servers[0].config.get_options().unwrap_or_default();
         assert!(options.starts_with("-c statement_timeout=30000 "));
         assert!(options.ends_with("-c statement_timeout=7"));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::address::{self, Address, Server};
+use super::address::{self, Server};
 use super::call::Caller;
 use super::config::PostgresConfig;
 use super::connection::Connection;
@@ -66,10 +66,7 @@ impl Connector {
         if let Some(parsed) = last.filter(|parsed| parsed.url == url) {
             return Ok(parsed);
         }
-        let Address {
-            servers,
-            verification,
-        } = address::parse(&url, self.session_attrs, &self.settings)?;
+        let (servers, verification) = address::parse(&url, self.session_attrs, &self.settings)?;
         let failed = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
         let tls = tokio::task::spawn_blocking(move || tls::connector(&verification))
             .await

@@ -23,19 +23,11 @@ pub(super) enum Verification {
     /// Nothing: the connection is encrypted, the server not authenticated. libpq's `prefer` and
     /// `require`.
     None,
-    /// A root certificate must have signed it. libpq's `verify-ca`.
-    Chain(Roots),
+    /// A root certificate must have signed it: one in this PEM file, or else one of the operating
+    /// system. libpq's `verify-ca`.
+    Chain(Option<PathBuf>),
     /// The same, and it must name the host. libpq's `verify-full`.
-    Full(Roots),
-}
-
-/// The root certificates to accept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Roots {
-    /// Those of the operating system.
-    System,
-    /// Those in a PEM file.
-    File(PathBuf),
+    Full(Option<PathBuf>),
 }
 
 /// The TLS client that checks servers as `verification` says. Reads the root certificates, which
@@ -60,10 +52,10 @@ fn cannot_set_up(error: impl Display) -> String {
     format!("cannot set up TLS: {error}")
 }
 
-fn read_roots(roots: &Roots) -> Result<RootCertStore, String> {
+fn read_roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
-    match roots {
-        Roots::System => {
+    match file {
+        None => {
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if store.is_empty() {
                 let message = "found no root certificate of the operating system; name a file in \
@@ -71,7 +63,7 @@ fn read_roots(roots: &Roots) -> Result<RootCertStore, String> {
                 return Err(message.to_owned());
             }
         }
-        Roots::File(path) => add_file(&mut store, path).map_err(|error| {
+        Some(path) => add_file(&mut store, path).map_err(|error| {
             let path = path.display();
             format!("cannot use the root certificates in {path}: {error}")
         })?,
@@ -102,8 +94,8 @@ impl Verifier {
     fn new(verification: &Verification, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
         let chain = match verification {
             Verification::None => None,
-            Verification::Chain(roots) | Verification::Full(roots) => {
-                let roots = Arc::new(read_roots(roots)?);
+            Verification::Chain(file) | Verification::Full(file) => {
+                let roots = Arc::new(read_roots(file.as_deref())?);
                 let provider = Arc::clone(provider);
                 let chain = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
                 Some(chain.map_err(cannot_set_up)?)

@@ -7,8 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::client::Redis;
 use super::error::Error;
-use super::messages::{Subscribe, SubscriberQuery, SubscriberStatus};
-use super::subscriber::Subscriber;
+use super::subscriber::{Subscribe, Subscriber, SubscriberQuery, SubscriberStatus};
 use super::subscriptions::{Event, Subscription, Topic};
 use crate::kernel::pool::CheckoutError;
 use crate::kernel::{AskError, Handle};

@@ -108,11 +108,22 @@ impl Server {
         let Topology::Cluster { nodes, options } = &self.topology else {
             return Ok(None);
         };
-        let certificates = self.certificates().await?;
-        let client = cluster_client(nodes, options, certificates);
-        client
-            .map(Some)
-            .map_err(|error| connect_error(&error).at(&self.description()))
+        let certificates = self.certificates().await?.filter(|_| options.tls);
+        let build = || {
+            let nodes = nodes.iter().map(|node| options.connection_info(node, None));
+            let nodes: RedisResult<Vec<_>> = nodes.collect();
+            let client = ClusterClient::builder(nodes?)
+                .use_protocol(ProtocolVersion::RESP3)
+                .retries(CLUSTER_RETRIES)
+                .max_retry_wait(CLUSTER_RETRY_WAIT_MAX_MS)
+                .min_retry_wait(1);
+            match certificates {
+                Some(certificates) => client.certs(certificates).build(),
+                None => client.build(),
+            }
+        };
+        let client = build().map(Some);
+        client.map_err(|error| connect_error(&error).at(&self.description()))
     }
 
     /// How to connect to the server that takes commands. For a cluster, `attempt` selects the node.
@@ -264,24 +275,6 @@ fn with_certificates(
         }
         _ => Ok(info),
     }
-}
-
-fn cluster_client(
-    nodes: &[Node],
-    options: &ConnectOptions,
-    certificates: Option<TlsCertificates>,
-) -> RedisResult<ClusterClient> {
-    let nodes = nodes.iter().map(|node| options.connection_info(node, None));
-    let nodes: RedisResult<Vec<_>> = nodes.collect();
-    let mut client = ClusterClient::builder(nodes?)
-        .use_protocol(ProtocolVersion::RESP3)
-        .retries(CLUSTER_RETRIES)
-        .max_retry_wait(CLUSTER_RETRY_WAIT_MAX_MS)
-        .min_retry_wait(1);
-    if let Some(certificates) = certificates.filter(|_| options.tls) {
-        client = client.certs(certificates);
-    }
-    client.build()
 }
 
 /// Asks the sentinels for the master.

@@ -13,19 +13,64 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
 use deadpool_redis::redis::RedisError;
 use deadpool_redis::redis::aio::{PubSubSink, PubSubStream};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::connect_error::connect_error;
-use super::messages::{Subscribe, SubscriberQuery, SubscriberStatus};
 use super::server::Server;
 use super::subscriber_connection::{SubscriberConfig, open, read, subscribe, unsubscribe};
-use super::subscriptions::{SubscriptionRegistry, Topic};
+use super::subscriptions::{Subscription, SubscriptionRegistry, Topic};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
-use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
+use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Message, Reply};
 
 /// The most calls in flight. Each waits for the confirmation of a subscription.
 const IN_FLIGHT_MAX: u32 = 256;
+
+/// Subscribes to a topic. The reply comes when the server has confirmed the subscription, so that it
+/// receives everything published afterwards. It is an error when no server can be reached and a retry
+/// would not help soon.
+#[derive(Debug, Clone)]
+pub struct Subscribe {
+    /// The topic.
+    pub topic: Topic,
+}
+
+impl Message for Subscribe {
+    type Reply = Result<Subscription, ConnectError>;
+    const CANCELLABLE: bool = true;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        reply.is_err()
+    }
+}
+
+/// Asks for the state of the subscriber.
+#[derive(Debug, Clone, Copy)]
+pub struct SubscriberQuery;
+
+impl Message for SubscriberQuery {
+    type Reply = SubscriberStatus;
+}
+
+/// The state of the subscriber. Its counters start at 0 in each incarnation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SubscriberStatus {
+    /// Whether it is connected and the server has confirmed all subscriptions.
+    pub connected: bool,
+    /// The number of topics.
+    pub topics: usize,
+    /// The number of subscriptions.
+    pub listeners: usize,
+    /// The number of messages received.
+    pub messages: u64,
+    /// The number of successful connects.
+    pub connects: u64,
+    /// The number of failed connects in a row.
+    pub failures: u32,
+    /// The error of the last failed connect.
+    pub last_error: Option<String>,
+}
 
 enum State {
     /// There are no subscriptions.

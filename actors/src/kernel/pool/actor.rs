@@ -19,11 +19,11 @@ use super::config::PoolConfig;
 use super::connect::{Connect, ConnectError, ConnectErrorKind};
 use super::error::CheckoutError;
 use super::lease::{Lease, Mode};
-use super::messages::{Checkout, Status};
 use super::queue::{CheckoutReply, Waiter};
 use super::state::{Effect, Maintenance, PoolState};
+use super::status::PoolStatus;
 use crate::kernel::pressure::{Action, Pressure, PressureReader, Stage, Subscription};
-use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
+use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Message, Reply};
 
 /// The pool refuses a waiter this much before the caller's deadline, so that the refusal with its
 /// cause arrives in time: a twentieth of the remaining time, and at most [`MARGIN_MAX`].
@@ -32,6 +32,32 @@ const MARGIN_MAX: Duration = Duration::from_millis(20);
 
 /// How long a stop may take after `drain_timeout`, before the supervisor kills the actor.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Asks for a lease on a connection of type `T`, and waits for one until the call's deadline.
+pub struct Checkout<T> {
+    /// How the connection will be used.
+    pub mode: Mode,
+    /// The place in the code that holds the lease. The log names it when the lease lasts too long.
+    pub holder: &'static Location<'static>,
+    connection: PhantomData<fn() -> T>,
+}
+
+impl<T: Send + Sync + 'static> Message for Checkout<T> {
+    type Reply = Result<Lease<T>, CheckoutError>;
+    const CANCELLABLE: bool = true;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        reply.is_err()
+    }
+}
+
+/// Asks for the pool's [`PoolStatus`].
+#[derive(Debug, Clone, Copy)]
+pub struct Status;
+
+impl Message for Status {
+    type Reply = PoolStatus;
+}
 
 type State<C> = PoolState<C, Reply<Checkout<<C as Connect>::Connection>>>;
 

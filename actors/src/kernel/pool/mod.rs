@@ -29,7 +29,6 @@ mod growth;
 mod histogram;
 mod holders;
 mod lease;
-mod messages;
 mod queue;
 mod serving;
 mod state;
@@ -37,11 +36,10 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Pool, check_out};
+pub use actor::{Pool, Status, check_out};
 pub use config::PoolConfig;
 pub use connect::{Connect, ConnectError, ConnectErrorKind};
 pub use error::{CheckoutError, TimeoutCause};
 pub use histogram::Quantiles;
 pub use lease::{Lease, Mode};
-pub use messages::Status;
 pub use status::{CircuitState, CircuitStatus, CloseReason, Holder, PoolStatus};
