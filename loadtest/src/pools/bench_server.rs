@@ -63,14 +63,11 @@ impl BenchServer {
             ..PoolConfig::default()
         };
         let branch = SupervisorSpec::new("server");
+        let supervisor = branch.handle();
+        let private = |kind| PrivateServer::new(kind, config, supervisor, Arc::new(Unlimited));
         let (server, monitor, child) = match kind {
             Kind::Postgres => {
-                let server = PrivateServer::new(
-                    &postgres::PRIVATE_SERVER,
-                    config,
-                    branch.handle(),
-                    Arc::new(Unlimited),
-                );
+                let server = private(&postgres::PRIVATE_SERVER);
                 let settings = PostgresConfig {
                     connect_timeout: TIMEOUT,
                     statement_timeout: TIMEOUT,
@@ -83,12 +80,7 @@ impl BenchServer {
                 (server, Monitor::Postgres(database), child)
             }
             Kind::Redis => {
-                let server = PrivateServer::new(
-                    &redis::PRIVATE_SERVER,
-                    config,
-                    branch.handle(),
-                    Arc::new(Unlimited),
-                );
+                let server = private(&redis::PRIVATE_SERVER);
                 let location = Topology::One(ServerUrl::Private(server.clone())).into();
                 let (pool, child) = redis::pool(Role::Primary, location, one_connection, None);
                 (server, Monitor::Redis(Redis::new(pool)), child)
