@@ -11,7 +11,6 @@ mod cgroup_usage;
 mod cgroup_v1;
 mod cgroup_v2;
 mod cgroups;
-mod descendants;
 #[cfg(test)]
 pub(super) mod fixture;
 mod oom_kills;

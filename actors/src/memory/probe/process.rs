@@ -27,16 +27,26 @@ pub struct ProcessUsage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) parent: i32,
-    pub(super) name: String,
+    name: String,
     /// When it started, in clock ticks since the machine started.
     started: u64,
+}
+
+impl Identity {
+    /// The usage of this process, without its figures.
+    fn usage(&self) -> ProcessUsage {
+        ProcessUsage {
+            parent: self.parent,
+            name: self.name.clone(),
+            ..ProcessUsage::default()
+        }
+    }
 }
 
 /// The figures of `/proc/<pid>/stat`, which the kernel has without walking over the pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProcStat {
     pub(super) identity: Identity,
-    pub(super) threads: u64,
     /// Page faults since it started. It gets no new page without one.
     pub(super) faults: u64,
     /// Resident pages. The kernel counts them per processor, so the sum is only approximate.
@@ -49,16 +59,14 @@ pub(super) fn read_stat(system: &System, pid: i32) -> Option<ProcStat> {
 }
 
 /// Parses `42 (na (me)) S 1 ...`. The name can contain anything, also closing brackets. After it, the
-/// state is field 0, the parent 1, the faults 7, the threads 17, the start 19 and the resident pages
-/// 21.
+/// state is field 0, the parent 1, the faults 7, the start 19 and the resident pages 21.
 fn parse_stat(text: &str) -> Option<ProcStat> {
     let (head, rest) = text.rsplit_once(')')?;
     let (_, name) = head.split_once('(')?;
     let mut fields = rest.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
     let faults = fields.nth(5)?.parse().ok()?;
-    let threads = fields.nth(9)?.parse().ok()?;
-    let started = fields.nth(1)?.parse().ok()?;
+    let started = fields.nth(11)?.parse().ok()?;
     let pages = fields.nth(1).and_then(|pages| pages.parse().ok());
     Some(ProcStat {
         identity: Identity {
@@ -66,7 +74,6 @@ fn parse_stat(text: &str) -> Option<ProcStat> {
             name: name.to_owned(),
             started,
         },
-        threads,
         faults,
         pages,
     })
@@ -81,22 +88,13 @@ pub(super) fn estimate(
     before: Option<&ProcessUsage>,
 ) -> Option<ProcessUsage> {
     let status = read_text(&system.proc(&format!("{pid}/status"))).ok()?;
-    let now = from_status(&status);
-    let (pss, private_dirty) = match before {
-        Some(before) => {
-            let pss = before.pss.saturating_add(now.anonymous);
-            let pss = pss.saturating_sub(before.anonymous);
-            (pss, before.private_dirty)
-        }
-        None => (now.pss, now.private_dirty),
-    };
-    Some(ProcessUsage {
-        parent: identity.parent,
-        name: identity.name.clone(),
-        pss,
-        private_dirty,
-        ..now
-    })
+    let mut now = from_status(&status, identity);
+    if let Some(before) = before {
+        let pss = before.pss.saturating_add(now.anonymous);
+        now.pss = pss.saturating_sub(before.anonymous);
+        now.private_dirty = before.private_dirty;
+    }
+    Some(now)
 }
 
 /// Measures a process; `None` if it has ended. The kernel walks over all its pages: about 15 ms per
@@ -104,38 +102,31 @@ pub(super) fn estimate(
 pub(super) fn measure(system: &System, pid: i32, identity: &Identity) -> Option<ProcessUsage> {
     let rollup = read_text(&system.proc(&format!("{pid}/smaps_rollup"))).ok();
     // The rollup is missing without permission, on an old kernel, and if the process has ended.
-    let usage = rollup.and_then(|text| from_rollup(&text)).or_else(|| {
-        let status = read_text(&system.proc(&format!("{pid}/status"))).ok()?;
-        Some(from_status(&status))
-    })?;
-    Some(ProcessUsage {
-        parent: identity.parent,
-        name: identity.name.clone(),
-        ..usage
-    })
+    let usage = rollup.and_then(|text| from_rollup(&text, identity));
+    usage.or_else(|| estimate(system, pid, identity, None))
 }
 
-fn from_rollup(text: &str) -> Option<ProcessUsage> {
+fn from_rollup(text: &str, identity: &Identity) -> Option<ProcessUsage> {
     let value = |key| kilobytes(text, key).unwrap_or(0);
     Some(ProcessUsage {
         pss: kilobytes(text, "Pss")?,
         rss: value("Rss"),
         private_dirty: value("Private_Dirty"),
         anonymous: value("Anonymous"),
-        ..ProcessUsage::default()
+        ..identity.usage()
     })
 }
 
 /// The memory by `/proc/<pid>/status`, where there is no rollup: the anonymous pages. A process that
 /// has ended has no such lines and counts as nothing.
-fn from_status(text: &str) -> ProcessUsage {
+fn from_status(text: &str, identity: &Identity) -> ProcessUsage {
     let anonymous = kilobytes(text, "RssAnon").unwrap_or(0);
     ProcessUsage {
         pss: anonymous,
         rss: kilobytes(text, "VmRSS").unwrap_or(0),
         anonymous,
         estimated: true,
-        ..ProcessUsage::default()
+        ..identity.usage()
     }
 }
 
@@ -158,8 +149,7 @@ mod tests {
         assert_eq!((parsed.parent, &*parsed.name), (13, "a) R 7 (b)"));
         assert_eq!(parsed.started, 4711);
         let stat = parse_stat(STAT).unwrap();
-        assert_eq!((stat.faults, stat.threads), (8, 18));
-        assert_eq!(stat.pages, Some(22));
+        assert_eq!((stat.faults, stat.pages), (8, Some(22)));
         for broken in [
             "",
             "42",
@@ -197,7 +187,7 @@ mod tests {
         };
         assert_eq!(estimate(None), 500);
         let text = "Pss: 300 kB\nAnonymous: 450 kB\nPrivate_Dirty: 7 kB\n";
-        let mut before = from_rollup(text).unwrap();
+        let mut before = from_rollup(text, &identity()).unwrap();
         assert_eq!(estimate(Some(&before)), 350);
         before.anonymous = 2000 << 10;
         assert_eq!(estimate(Some(&before)), 0);
@@ -207,8 +197,8 @@ mod tests {
         #[test]
         fn garbage_never_panics(text in "[ -~\\n]{0,200}") {
             parse_stat(&text);
-            from_rollup(&text);
-            from_status(&text);
+            from_rollup(&text, &identity());
+            from_status(&text, &identity());
         }
     }
 }

@@ -7,9 +7,9 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::time::{Duration, Instant};
 
-use super::descendants::Descendants;
 use super::process::{self, ProcStat, ProcessUsage};
 use super::{ProbeError, System};
 
@@ -78,7 +78,6 @@ const FAULTS_CHANGED: u64 = 64;
 #[derive(Debug)]
 pub(in crate::memory) struct ProcessTree {
     system: System,
-    descendants: Descendants,
     /// The processes of the last reading.
     pids: BTreeSet<i32>,
     measured: BTreeMap<i32, Measurement>,
@@ -108,7 +107,6 @@ impl ProcessTree {
     pub(in crate::memory) fn new(system: &System) -> Self {
         Self {
             system: system.clone(),
-            descendants: Descendants::new(system),
             pids: BTreeSet::new(),
             measured: BTreeMap::new(),
             pace: PACE,
@@ -119,7 +117,7 @@ impl ProcessTree {
     /// this process itself cannot be read.
     pub(in crate::memory) fn read(&mut self) -> Result<TreeUsage, ProbeError> {
         let own = self.system.pid().ok_or(ProbeError::NoProcess)?;
-        let stats = self.descendants.find(own)?;
+        let stats = self.family(own)?;
         self.update_pids(&stats);
         let began = Instant::now();
         self.measure_due(&stats, began);
@@ -135,6 +133,28 @@ impl ProcessTree {
             processes,
             shared_files: 0,
         })
+    }
+
+    /// The process `root` and all its descendants. Every process of the machine is read and asked for
+    /// its parent, since not every kernel can list the children of a process.
+    fn family(&self, root: i32) -> Result<BTreeMap<i32, ProcStat>, ProbeError> {
+        let proc = self.system.proc("");
+        let entries = fs::read_dir(&proc).map_err(|error| ProbeError::unreadable(&proc, &error))?;
+        let processes = entries.flatten().filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            Some((pid, process::read_stat(&self.system, pid)?))
+        });
+        let mut others: BTreeMap<i32, ProcStat> = processes.collect();
+        let mut family = BTreeMap::new();
+        let mut found = vec![root];
+        while let Some(parent) = found.pop() {
+            // Parents are read one after another and can form a cycle, so each process is found once.
+            family.extend(others.remove_entry(&parent));
+            let children = others.iter();
+            let children = children.filter(|(_, stat)| stat.identity.parent == parent);
+            found.extend(children.map(|(pid, _)| *pid));
+        }
+        Ok(family)
     }
 
     /// Forgets processes that ended. All measurements become stale if any process started or ended.

@@ -30,23 +30,6 @@ fn the_tree_is_this_process_and_all_its_descendants() {
 }
 
 #[test]
-fn lists_of_children_are_used_where_the_kernel_has_them() {
-    let fixture = family()
-        .file("proc/100/task/100/children", "")
-        .file("proc/100/task/107/children", "101 9999 x ")
-        .file(
-            "proc/100/stat",
-            "100 (headroom) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 2 0 4711\n",
-        )
-        .file("proc/101/task/101/children", "102 100 ");
-    // By the parents it would be a member.
-    fixture.process(103, 100, "not listed", 1);
-    let tree = ProcessTree::new(&fixture.system()).read().unwrap();
-    let expected = [(100, "headroom"), (101, "hr-zygote"), (102, "hr:a")];
-    assert_eq!(names(&tree), expected);
-}
-
-#[test]
 fn ended_and_malformed_processes_are_left_out_and_cycles_end() {
     let fixture = family()
         .file("proc/300/stat", stat(300, "gone", 100))
@@ -114,7 +97,6 @@ fn at_rest() -> (Fixture, ProcessTree) {
         after_faults: Duration::MAX,
         at_rest: Duration::MAX,
     };
-    tree.descendants.set_relist_after(Duration::MAX);
     assert_eq!(shares(&mut tree), [10, 20, 30]);
     (fixture, tree)
 }
@@ -177,32 +159,6 @@ fn one_reading_measures_for_a_time_slice_and_estimates_the_other_processes() {
     fixture.remove("proc/103");
     let turn = (0..4).find(|_| shares(&mut tree) == [15, 26, 35]);
     assert!(turn.is_some(), "every process has its turn");
-}
-
-#[test]
-fn children_are_listed_again_after_a_fault_of_their_parent_or_after_some_time() {
-    let (fixture, mut tree) = at_rest();
-    fixture.write("proc/100/task/100/children", "101 ");
-    fixture.write("proc/101/task/101/children", "");
-    assert_eq!(shares(&mut tree), [10, 20]);
-    fixture.write("proc/101/task/101/children", "102 ");
-    assert_eq!(shares(&mut tree), [10, 20]);
-    set(
-        &fixture,
-        101,
-        20,
-        TestStat {
-            faults: 1001,
-            ..REST
-        },
-    );
-    assert_eq!(shares(&mut tree), [10, 20, 30]);
-    fixture.remove("proc/102");
-    assert_eq!(shares(&mut tree), [10, 20], "listed, but gone");
-    set(&fixture, 102, 30, REST);
-    fixture.write("proc/101/task/101/children", "");
-    tree.descendants.set_relist_after(Duration::ZERO);
-    assert_eq!(shares(&mut tree), [10, 20], "no longer listed");
 }
 
 /// A child process that holds memory until it is dropped.
