@@ -4,7 +4,6 @@
 //! events and posts the ones that need action. Nothing waits for it: its queue is bounded, a new alert
 //! replaces the oldest one in a full queue, and failed attempts are repeated with backoff.
 
-mod http;
 #[cfg(test)]
 mod tests;
 
@@ -12,20 +11,32 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::fut::{ActorFutureExt, wrap_future};
+use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context};
-use hyper::{StatusCode, Uri};
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::Full;
+use hyper::header::CONTENT_TYPE;
+use hyper::{Request, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
 
-use self::http::{AlertClient, PostError};
 use super::history::{Event, EventKind};
 use super::metrics;
 use super::probe::Health;
+use super::shared::Shared;
 use crate::kernel::pressure::Level;
 use crate::kernel::url::{UrlFault, UrlForm};
 use crate::kernel::{Backoff, BackoffError, Child, ChildSpec, Handle, NoticeKind, chain};
+
+/// How long one attempt may take.
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Alerts that wait to be sent.
 const QUEUE_MAX: usize = 64;
@@ -67,7 +78,7 @@ pub fn check_webhook_url(url: &str) -> Result<(), UrlFault> {
 /// Sends alerts. See the module.
 pub struct AlertSender {
     level: Level,
-    events: Option<Receiver<Arc<Event>>>,
+    shared: Arc<Shared>,
     client: AlertClient,
     backoff: Backoff,
     queue: VecDeque<Arc<Event>>,
@@ -92,11 +103,8 @@ pub enum AlertError {
 }
 
 impl AlertSender {
-    /// The actor that sends alerts about the events that `subscribe` receives.
-    pub(super) fn child(
-        config: AlertConfig,
-        subscribe: impl Fn() -> Receiver<Arc<Event>> + Send + Sync + 'static,
-    ) -> Result<ChildSpec, AlertError> {
+    /// The actor that sends alerts about the events of the history.
+    pub(super) fn child(config: AlertConfig, shared: Arc<Shared>) -> Result<ChildSpec, AlertError> {
         let url = config.url.parse().map_err(|_| AlertError::Url)?;
         let client = AlertClient::new(url).map_err(AlertError::Certificates)?;
         let backoff = Backoff::try_new(BACKOFF_MIN, BACKOFF_MAX, Duration::ZERO)?;
@@ -104,35 +112,13 @@ impl AlertSender {
         let handle = Handle::new("alerts", 1);
         Ok(ChildSpec::actor(&handle, move |_| Self {
             level: config.level,
-            events: Some(subscribe()),
+            shared: Arc::clone(&shared),
             client: client.clone(),
             backoff,
             queue: VecDeque::new(),
             sending: None,
             is_short: false,
         }))
-    }
-
-    fn wait_for_event(mut events: Receiver<Arc<Event>>, context: &mut Context<Self>) {
-        let event = async move {
-            let event = events.recv().await;
-            (events, event)
-        };
-        context.spawn(
-            wrap_future::<_, Self>(event).map(|(events, event), actor, context| {
-                match event {
-                    Ok(event) => actor.on_event(event, context),
-                    Err(RecvError::Lagged(missed)) => {
-                        tracing::warn!(
-                            missed,
-                            "the sender of alerts is too slow and missed events"
-                        );
-                    }
-                    Err(RecvError::Closed) => return,
-                }
-                Self::wait_for_event(events, context);
-            }),
-        );
     }
 
     fn on_event(&mut self, event: Arc<Event>, context: &mut Context<Self>) {
@@ -179,54 +165,54 @@ impl AlertSender {
         *attempts += 1;
         let (client, event) = (self.client.clone(), Arc::clone(event));
         let posted = async move { client.post(&event).await };
-        context.spawn(
-            wrap_future::<_, Self>(posted)
-                .map(|outcome, actor, context| actor.on_attempt(outcome, context)),
-        );
+        context.spawn(wrap_future::<_, Self>(posted).map(Self::on_attempt));
     }
 
-    fn on_attempt(&mut self, outcome: Result<StatusCode, PostError>, context: &mut Context<Self>) {
-        let Some((event, attempts)) = &self.sending else {
+    fn on_attempt(outcome: Result<(), PostError>, actor: &mut Self, context: &mut Context<Self>) {
+        let Some((event, attempts)) = &actor.sending else {
             return;
         };
-        let failure = match outcome {
-            Ok(status) if status.is_success() => None,
-            Ok(status) => Some((
-                format!("the receiver answered {status}"),
-                is_transient(status),
-            )),
-            Err(error) => Some((chain(&error), true)),
-        };
-        if let Some((error, is_transient)) = failure {
-            let alert = event.number;
-            if is_transient && *attempts < ATTEMPTS_MAX {
-                let pause = self.backoff.delay(*attempts);
-                tracing::debug!(alert, error, ?pause, "an alert will be sent again");
-                context.run_later(pause, Self::attempt);
-                return;
+        let outcome = match outcome {
+            Ok(()) => "sent",
+            Err(error) => {
+                let (alert, is_transient) = (event.number, error.is_transient());
+                let error = chain(&error);
+                if is_transient && *attempts < ATTEMPTS_MAX {
+                    let pause = actor.backoff.delay(*attempts);
+                    tracing::debug!(alert, error, ?pause, "an alert will be sent again");
+                    context.run_later(pause, Self::attempt);
+                    return;
+                }
+                tracing::warn!(alert, attempts, error, "an alert could not be sent");
+                "failed"
             }
-            tracing::warn!(alert, attempts, error, "an alert could not be sent");
-            metrics::alert("failed");
-        } else {
-            metrics::alert("sent");
-        }
-        self.sending = None;
-        self.send_next(context);
+        };
+        metrics::alert(outcome);
+        actor.sending = None;
+        actor.send_next(context);
     }
-}
-
-/// Whether the receiver may accept the alert later.
-fn is_transient(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
 }
 
 impl Actor for AlertSender {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        if let Some(events) = self.events.take() {
-            Self::wait_for_event(events, context);
-        }
+        let events = self.shared.history().subscribe();
+        let events = stream::unfold(events, |mut events| async move {
+            loop {
+                match events.recv().await {
+                    Ok(event) => return Some((event, events)),
+                    Err(RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "the sender of alerts is too slow and missed events")
+                    }
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        });
+        let handled = wrap_stream::<_, Self>(events).map(|event, actor, context| {
+            actor.on_event(event, context);
+        });
+        context.spawn(handled.finish());
     }
 }
 
@@ -237,5 +223,73 @@ impl Child for AlertSender {
             "sending": self.sending.as_ref().map(|(event, _)| event.number),
             "tries": self.sending.as_ref().map(|(_, attempts)| attempts),
         })
+    }
+}
+
+/// Posts alerts to one address.
+#[derive(Clone)]
+struct AlertClient {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    url: Uri,
+}
+
+/// Why an attempt failed. It never contains the address, which can hold a secret.
+#[derive(Debug, thiserror::Error)]
+enum PostError {
+    #[error("the alert cannot be serialised")]
+    Body(#[from] serde_json::Error),
+    #[error("the address makes no valid request")]
+    Request(#[from] hyper::http::Error),
+    #[error("no answer")]
+    Client(#[from] hyper_util::client::legacy::Error),
+    #[error("no answer within {} s", ATTEMPT_WITHIN.as_secs())]
+    TimedOut,
+    #[error("the receiver answered {0}")]
+    Refused(StatusCode),
+}
+
+impl PostError {
+    /// Whether the receiver may accept the alert later.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused(status) => {
+                status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The body of an alert.
+#[derive(Serialize)]
+struct Body<'a> {
+    /// The program that sends it.
+    source: &'static str,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl AlertClient {
+    /// A client that checks certificates with the system's. It follows no redirects: an alert goes
+    /// only to the configured address.
+    fn new(url: Uri) -> std::io::Result<Self> {
+        let tls = HttpsConnectorBuilder::new().with_native_roots()?;
+        let connector = tls.https_or_http().enable_http1().build();
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { client, url })
+    }
+
+    /// Makes one attempt.
+    async fn post(self, event: &Event) -> Result<(), PostError> {
+        let source = "headroom";
+        let body = serde_json::to_vec(&Body { source, event })?;
+        let request = Request::post(&self.url).header(CONTENT_TYPE, "application/json");
+        let request = self.client.request(request.body(Full::from(body))?);
+        let answer = timeout(ATTEMPT_WITHIN, request).await;
+        let status = answer.map_err(|_| PostError::TimedOut)??.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(PostError::Refused(status))
     }
 }

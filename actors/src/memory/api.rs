@@ -84,8 +84,7 @@ impl Memory {
     /// # Errors
     /// The address is not a URL, or no HTTP client can be made.
     pub fn alerts(&self, config: AlertConfig) -> Result<ChildSpec, AlertError> {
-        let shared = Arc::clone(&self.shared);
-        AlertSender::child(config, move || shared.history().subscribe())
+        AlertSender::child(config, Arc::clone(&self.shared))
     }
 
     /// The module's actor, for calls.

@@ -7,6 +7,7 @@ use super::super::api::Memory;
 use super::super::config::MemoryConfig;
 use super::super::probe::fixture::Fixture;
 use super::*;
+use crate::kernel::pressure;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{Notice, SupervisorSpec};
 
@@ -126,7 +127,7 @@ fn a_refused_alert_does_not_delay_the_next() {
 fn only_events_that_need_action_are_alerts() {
     let mut sender = AlertSender {
         level: Level::High,
-        events: None,
+        shared: Arc::new(Shared::new(MemoryConfig::default(), pressure::channel().0)),
         client: AlertClient::new(Uri::from_static("http://127.0.0.1/")).unwrap(),
         backoff: Backoff::try_new(BACKOFF_MIN, BACKOFF_MAX, Duration::ZERO).unwrap(),
         queue: VecDeque::new(),
