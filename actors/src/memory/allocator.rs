@@ -85,59 +85,46 @@ impl Allocator {
         if !self.is_in_use {
             return Err(ProbeError::OtherAllocator);
         }
-        read_stats().map_err(|error| refused("stats", error))
+        read_stats().map_err(|error| ProbeError::Refused(format!("stats: {error}")))
     }
 
-    /// Gives back all freed pages. Blocks for some milliseconds per GiB.
-    ///
-    /// # Errors
-    /// As [`Allocator::stats`].
-    pub(super) fn purge(&self) -> Result<Action, ProbeError> {
-        let before = self.stats()?;
-        {
-            let _changing = self.lock();
-            for arena in arenas_in_use() {
-                for decay in DECAYS {
-                    // A decay of zero purges at once. The arena for large requests has it anyway. An
-                    // arena that was never used refuses.
-                    let name = format!("arena.{arena}.{decay}\0");
-                    let Ok(decay) = update(&name, 0) else {
-                        continue;
-                    };
-                    update(&name, decay).map_err(|error| refused(&name, error))?;
+    /// Gives back all freed pages. Blocks for some milliseconds per GiB. `None` if the program does not
+    /// use jemalloc, or jemalloc refuses.
+    pub(super) fn purge(&self) -> Option<Action> {
+        let before = self.stats().ok()?;
+        let changing = self.lock();
+        for arena in arenas_in_use() {
+            for decay in DECAYS {
+                // A decay of zero purges at once. The arena for large requests has it anyway. An arena
+                // that was never used refuses.
+                let name = format!("arena.{arena}.{decay}\0");
+                if let Ok(decay) = update(&name, 0) {
+                    update(&name, decay).ok()?;
                 }
             }
         }
-        Ok(Action {
+        drop(changing);
+        Some(Action {
             what: "server".to_owned(),
             promised_bytes: before.purgeable(),
             before_bytes: before.resident,
-            after_bytes: self.stats()?.resident,
+            after_bytes: self.stats().ok()?.resident,
         })
     }
 
     /// Sets how long freed pages are kept. The arena for large requests, which keeps none, is left as
-    /// it is.
-    ///
-    /// # Errors
-    /// As [`Allocator::stats`].
-    pub(super) fn set_decay(&self, decay: Duration) -> Result<(), ProbeError> {
-        if !self.is_in_use {
-            return Err(ProbeError::OtherAllocator);
-        }
+    /// it is. `None` as for [`Allocator::purge`].
+    pub(super) fn set_decay(&self, decay: Duration) -> Option<()> {
+        self.is_in_use.then_some(())?;
         let milliseconds = isize::try_from(decay.as_millis()).unwrap_or(isize::MAX);
         let _changing = self.lock();
-        let name = format!("arenas.{DIRTY_DECAY}\0");
-        update(&name, milliseconds).map_err(|error| refused(&name, error))?;
-        let ordinary = "opt.narenas\0".name();
-        let ordinary: u32 = ordinary
-            .read()
-            .map_err(|error| refused("opt.narenas", error))?;
+        update(&format!("arenas.{DIRTY_DECAY}\0"), milliseconds).ok()?;
+        let ordinary: u32 = "opt.narenas\0".name().read().ok()?;
         for arena in 0..ordinary {
             // An arena that was never used refuses. It begins with the value that was set above.
             update(&format!("arena.{arena}.{DIRTY_DECAY}\0"), milliseconds).ok();
         }
-        Ok(())
+        Some(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
@@ -175,11 +162,6 @@ fn read_stats() -> tikv_jemalloc_ctl::Result<AllocatorStats> {
         resident: bytes(stats::resident::read()?),
         retained: bytes(stats::retained::read()?),
     })
-}
-
-fn refused(what: &str, error: tikv_jemalloc_ctl::Error) -> ProbeError {
-    let what = what.trim_end_matches('\0');
-    ProbeError::Refused(format!("{what}: {error}"))
 }
 
 #[cfg(test)]
@@ -238,8 +220,8 @@ mod tests {
     fn an_allocator_that_the_program_does_not_use_is_absent_and_not_changed() {
         let other = Allocator::counting(|_| ());
         assert_eq!(other.stats(), Err(ProbeError::OtherAllocator));
-        assert_eq!(other.purge(), Err(ProbeError::OtherAllocator));
-        assert!(other.set_decay(Duration::ZERO).is_err());
+        assert_eq!(other.purge(), None);
+        assert_eq!(other.set_decay(Duration::ZERO), None);
         assert!(other.stats().unwrap_err().is_absence());
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::config::MemoryConfig;
 use super::levels::share_of;
 use super::probe::{Cgroups, Health, Limit, ProbeError, Source, System};
+use super::status::label;
 
 /// What sets the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -28,16 +29,6 @@ pub enum BudgetSource {
 }
 
 impl BudgetSource {
-    /// A fixed word for logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Configured => "configured",
-            Self::CgroupV2 => "cgroup_v2",
-            Self::CgroupV1 => "cgroup_v1",
-            Self::Physical => "physical",
-        }
-    }
-
     /// The source of figures that it comes from.
     pub(super) fn source(self) -> Source {
         match self {
@@ -105,9 +96,8 @@ impl BudgetReading {
             candidate(CgroupV1, group(groups.v1_limit(), machine)),
         ];
         let limits = candidates.iter();
-        let smallest = limits
-            .filter_map(|candidate| Some((candidate.bytes?, candidate.source)))
-            .min_by_key(|(bytes, _)| *bytes);
+        let limits = limits.filter_map(|candidate| Some((candidate.bytes?, candidate.source)));
+        let smallest = limits.min_by_key(|(bytes, _)| *bytes);
         // A limit above the machine's memory asks for all of it, not for the default share.
         let is_above = |(bytes, _)| machine.is_some_and(|machine| bytes > machine);
         let share = match smallest.is_some_and(is_above) {
@@ -138,20 +128,18 @@ impl BudgetReading {
         let configured = self.candidate(BudgetSource::Configured)?;
         configured.bytes.filter(|bytes| *bytes > self.bytes)
     }
-
-    /// All candidates in one line, for the log.
-    pub(super) fn describe(&self) -> String {
-        describe(&self.candidates)
-    }
 }
 
-fn describe(candidates: &[BudgetCandidate]) -> String {
+/// All candidates in one line, for the log.
+pub(super) fn describe(candidates: &[BudgetCandidate]) -> String {
     let texts = candidates.iter().map(|candidate| {
-        let (source, detail) = (candidate.source.label(), &candidate.detail);
-        match candidate.bytes {
-            Some(bytes) => format!("{source}: {bytes} ({detail})"),
-            None => format!("{source}: none ({detail})"),
-        }
+        let bytes = candidate.bytes.map(|bytes| bytes.to_string());
+        let bytes = bytes.as_deref().unwrap_or("none");
+        format!(
+            "{}: {bytes} ({})",
+            label(candidate.source),
+            candidate.detail
+        )
     });
     texts.collect::<Vec<_>>().join("; ")
 }

@@ -121,7 +121,7 @@ pub struct Freshness {
 impl Freshness {
     /// The age of the last reading; `None` before the first.
     pub fn age(&self) -> Option<Duration> {
-        let last = self.shared.last_reading()?;
+        let last = self.shared.ledger().last_reading?;
         Some(last.began.elapsed())
     }
 

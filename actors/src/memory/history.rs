@@ -126,18 +126,6 @@ pub enum CollectionReason {
     Stall,
 }
 
-impl CollectionReason {
-    /// A fixed word for metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Schedule => "schedule",
-            Self::Release => "release",
-            Self::Stall => "stall",
-        }
-    }
-}
-
 fn as_text<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }

@@ -1,5 +1,4 @@
-//! The ledger: all reservations, and the memory that their holders really use. It reads no clock and
-//! no file.
+//! The ledger: all reservations, and the memory that their holders really use. It reads no file.
 //!
 //! The rule: no grant lets `projected` pass a ceiling within the budget, where
 //! `projected = baseline + sum(max(reserved, measured)) + buffers`. The baseline is the usage that
@@ -15,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use self::buffers::BufferAccounts;
 use super::levels::most_below;
@@ -22,6 +22,14 @@ use super::probe::TreeUsage;
 use crate::kernel::BudgetError;
 
 pub use self::buffers::BufferStatus;
+
+/// The moment at which a reading began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadingStart {
+    pub(super) began: Instant,
+    /// [`Ledger::given_back`] at that moment.
+    pub(super) given_back: u64,
+}
 
 /// Identifies one entry. It is never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +89,8 @@ pub(super) struct Ledger {
     /// of their parent process.
     ending: BTreeSet<i32>,
     pub(super) buffers: BufferAccounts,
+    /// `None` before the first successful reading.
+    pub(super) last_reading: Option<ReadingStart>,
     usage: TreeUsage,
     /// What the kernel counts for the control group beyond its processes.
     outside: u64,
@@ -97,6 +107,15 @@ impl Ledger {
     /// The ceiling that keeps usage below `share` of the budget.
     pub(super) fn ceiling(&self, share: f64) -> u64 {
         most_below(self.budget, share)
+    }
+
+    /// Takes note of a reading that begins now: it will contain the buffers that are filled now.
+    pub(super) fn begin_reading(&mut self) -> ReadingStart {
+        self.buffers.mark_reading();
+        ReadingStart {
+            began: Instant::now(),
+            given_back: self.given_back,
+        }
     }
 
     /// Applies a reading: the usage of the processes and, if known, that of the control group.

@@ -4,6 +4,7 @@ use super::history::{ActionRecord, CollectionReason};
 use super::ledger::Ledger;
 use super::probe::{Health, Scope};
 use super::sampler::SourceReport;
+use super::status::label;
 use crate::kernel::pressure::Level;
 
 /// Records a reading.
@@ -15,7 +16,7 @@ pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceR
     metrics::gauge!("headroom_memory_free_bytes").set(ledger.free() as f64);
     metrics::gauge!("headroom_memory_level").set(f64::from(level as u8));
     metrics::counter!("headroom_memory_samples_total").increment(1);
-    metrics::histogram!("headroom_memory_sample_seconds").record(report.took.as_secs_f64());
+    metrics::histogram!("headroom_memory_sample_seconds").record(report.reading_seconds);
     if let Some(allocator) = &report.allocator {
         let parts = [
             ("allocated", allocator.allocated),
@@ -33,15 +34,15 @@ pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceR
     }
     if let Some(stalls) = &report.stalls {
         let share = stalls.some_avg10 / 100.0;
-        metrics::gauge!("headroom_memory_stall_ratio", "scope" => stalls.scope.label()).set(share);
+        metrics::gauge!("headroom_memory_stall_ratio", "scope" => label(stalls.scope)).set(share);
     }
     if let Some(kills) = &report.kernel_kills {
-        metrics::counter!("headroom_memory_kernel_kills_total", "scope" => kills.scope.label())
+        metrics::counter!("headroom_memory_kernel_kills_total", "scope" => label(kills.scope))
             .absolute(kills.count);
     }
     for status in &report.sources {
         let is_healthy = matches!(status.health, Health::Healthy | Health::Absent);
-        metrics::gauge!("headroom_memory_source_healthy", "source" => status.source.label())
+        metrics::gauge!("headroom_memory_source_healthy", "source" => label(status.source))
             .set(f64::from(u8::from(is_healthy)));
     }
 }
@@ -71,7 +72,7 @@ pub(super) fn actions(records: &[ActionRecord]) {
 
 /// Counts a purge of allocators.
 pub(super) fn gc(reason: CollectionReason, records: &[ActionRecord]) {
-    metrics::counter!("headroom_memory_gc_total", "reason" => reason.label()).increment(1);
+    metrics::counter!("headroom_memory_gc_total", "reason" => label(reason)).increment(1);
     actions(records);
 }
 
@@ -86,7 +87,7 @@ fn subscriber(name: &str) -> &'static str {
 
 /// Counts a stall.
 pub(super) fn stall(scope: Scope) {
-    metrics::counter!("headroom_memory_stalls_total", "scope" => scope.label()).increment(1);
+    metrics::counter!("headroom_memory_stalls_total", "scope" => label(scope)).increment(1);
 }
 
 /// Counts the outcome of an alert.

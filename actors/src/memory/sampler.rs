@@ -8,7 +8,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::allocator::{Allocator, AllocatorStats};
 use super::budget::{BudgetReading, NoBudget};
@@ -21,6 +21,9 @@ use super::sources::{SourceChecker, SourceFigures};
 
 /// The budget is read again after this time. A group's limit can change, but rarely does.
 const BUDGET_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Files that a reading has open at one time: nested folders, and a file in the last.
+const OPEN_FILES_MAX: usize = 8;
 
 /// One reading.
 #[derive(Debug)]
@@ -52,12 +55,7 @@ pub struct SourceReport {
     /// The status of every source.
     pub sources: Vec<SourceStatus>,
     /// How long the reading took.
-    #[serde(rename = "reading_seconds", serialize_with = "as_seconds")]
-    pub took: Duration,
-}
-
-fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
+    pub reading_seconds: f64,
 }
 
 /// Why there is no reading.
@@ -81,31 +79,10 @@ pub(super) struct Sampler {
     allocator: Arc<Allocator>,
     cgroup_peers: CgroupPeers,
     checker: SourceChecker,
-    spare_descriptors: SpareDescriptors,
+    /// Descriptors for the files that a reading opens, so that memory can be read when the process has
+    /// used up all its descriptors.
+    spare_descriptors: Vec<File>,
     last_budget: Option<LastBudget>,
-}
-
-/// Descriptors for the files that a reading opens, so that memory can be read when the process has
-/// used up all its descriptors.
-#[derive(Debug, Default)]
-struct SpareDescriptors(Vec<File>);
-
-impl SpareDescriptors {
-    /// Files that a reading has open at one time: nested folders, and a file in the last.
-    const COUNT: usize = 8;
-
-    fn release(&mut self) {
-        self.0.clear();
-    }
-
-    /// Opens as many as possible. The rest follows at the next reading.
-    fn refill(&mut self) {
-        while self.0.len() < Self::COUNT
-            && let Ok(file) = File::open("/dev/null")
-        {
-            self.0.push(file);
-        }
-    }
 }
 
 struct LastBudget {
@@ -114,6 +91,22 @@ struct LastBudget {
     /// The settings at that time.
     config: MemoryConfig,
     at: Instant,
+}
+
+impl LastBudget {
+    fn read(config: &MemoryConfig, system: &System) -> Result<Self, NoBudget> {
+        let groups = Cgroups::find(system);
+        Ok(Self {
+            reading: BudgetReading::take(config, &groups, system)?,
+            groups,
+            config: *config,
+            at: Instant::now(),
+        })
+    }
+
+    fn is_valid(&self, config: &MemoryConfig) -> bool {
+        self.at.elapsed() < BUDGET_AGE_MAX && self.config == *config
+    }
 }
 
 impl Sampler {
@@ -127,15 +120,17 @@ impl Sampler {
             allocator,
             cgroup_peers: CgroupPeers::default(),
             checker: SourceChecker::default(),
-            spare_descriptors: SpareDescriptors::default(),
+            spare_descriptors: Vec::new(),
             last_budget: None,
         }
     }
 
     pub(super) fn read(&mut self, config: &MemoryConfig) -> Result<Reading, ReadingError> {
-        self.spare_descriptors.release();
+        self.spare_descriptors.clear();
         let reading = self.read_sources(config);
-        self.spare_descriptors.refill();
+        // As many as possible are opened. The rest follows after the next reading.
+        let spare = (0..OPEN_FILES_MAX).map_while(|_| File::open("/dev/null").ok());
+        self.spare_descriptors.extend(spare);
         reading
     }
 
@@ -146,7 +141,12 @@ impl Sampler {
         let allocator = self.allocator.stats();
         let stalls = self.stalls.read();
         let kernel_kills = self.kills.read();
-        let budget = Self::budget(&mut self.last_budget, &self.system, config)?;
+        let last = self.last_budget.take().filter(|last| last.is_valid(config));
+        let budget = match last {
+            Some(budget) => budget,
+            None => LastBudget::read(config, &self.system)?,
+        };
+        let budget = self.last_budget.insert(budget);
         let groups = budget.groups.usages();
         let charged = groups.charged().map(|(_, usage)| usage);
         let peers = charged.map_or(Peers::Unknown, |group| {
@@ -159,7 +159,7 @@ impl Sampler {
             peers,
             allocator: &allocator,
             stalls: &stalls,
-            kills: kernel_kills,
+            kills: &kernel_kills,
         };
         let sources = self.checker.check(&figures, began);
         Ok(Reading {
@@ -169,35 +169,11 @@ impl Sampler {
                 group: charged.cloned(),
                 stalls: stalls.ok(),
                 allocator: allocator.ok(),
-                kernel_kills,
+                kernel_kills: kernel_kills.ok(),
                 sources,
-                took: began.elapsed(),
+                reading_seconds: began.elapsed().as_secs_f64(),
             },
             usage,
         })
-    }
-
-    /// The last budget if it is still valid, else a new one.
-    fn budget<'last>(
-        last: &'last mut Option<LastBudget>,
-        system: &System,
-        config: &MemoryConfig,
-    ) -> Result<&'last LastBudget, NoBudget> {
-        let valid = last
-            .take()
-            .filter(|last| last.at.elapsed() < BUDGET_AGE_MAX && last.config == *config);
-        let budget = match valid {
-            Some(budget) => budget,
-            None => {
-                let groups = Cgroups::find(system);
-                LastBudget {
-                    reading: BudgetReading::take(config, &groups, system)?,
-                    groups,
-                    config: *config,
-                    at: Instant::now(),
-                }
-            }
-        };
-        Ok(last.insert(budget))
     }
 }

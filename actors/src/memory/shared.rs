@@ -3,8 +3,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::time::Instant;
-
 use super::allocator::Allocator;
 use super::config::MemoryConfig;
 use super::history::History;
@@ -21,15 +19,6 @@ pub(super) struct Shared {
     config: Mutex<MemoryConfig>,
     ledger: Mutex<Ledger>,
     history: Mutex<History>,
-    last_reading: Mutex<Option<ReadingStart>>,
-}
-
-/// The moment at which a reading began.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ReadingStart {
-    pub(super) began: Instant,
-    /// [`Ledger::given_back`] at that moment.
-    pub(super) given_back: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -45,7 +34,6 @@ impl Shared {
             config: Mutex::new(config),
             ledger: Mutex::default(),
             history: Mutex::default(),
-            last_reading: Mutex::default(),
         }
     }
 
@@ -65,22 +53,13 @@ impl Shared {
         lock(&self.history)
     }
 
-    /// When the last successful reading began; `None` before the first.
-    pub(super) fn last_reading(&self) -> Option<ReadingStart> {
-        *lock(&self.last_reading)
-    }
-
-    pub(super) fn set_last_reading(&self, start: ReadingStart) {
-        *lock(&self.last_reading) = Some(start);
-    }
-
     /// Purges the allocator of this process, on a thread that may block. `None` if it refuses.
     pub(super) async fn purge(&self) -> Option<Acknowledgement> {
         let allocator = Arc::clone(&self.allocator);
         let purged = tokio::task::spawn_blocking(move || allocator.purge()).await;
         Some(Acknowledgement {
             name: "memory".to_owned(),
-            actions: vec![purged.ok()?.ok()?],
+            actions: vec![purged.ok()??],
         })
     }
 }

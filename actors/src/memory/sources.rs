@@ -33,7 +33,7 @@ pub(super) struct SourceFigures<'a> {
     pub(super) peers: Peers,
     pub(super) allocator: &'a Result<AllocatorStats, ProbeError>,
     pub(super) stalls: &'a Result<StallReading, ProbeError>,
-    pub(super) kills: Option<KernelKills>,
+    pub(super) kills: &'a Result<KernelKills, ProbeError>,
 }
 
 /// Checks the sources of each reading, and remembers since when contradictions last.
@@ -68,7 +68,9 @@ impl SourceChecker {
             source_status(Source::Stalls, figures.stalls, |reading| {
                 format!("stalls {}", scope_text(reading.scope))
             }),
-            kills(figures.kills),
+            source_status(Source::KernelKills, figures.kills, |kills| {
+                format!("kills {}", scope_text(kills.scope))
+            }),
         ]
     }
 
@@ -191,10 +193,9 @@ impl SourceFigures<'_> {
         match self.peers {
             Peers::None => Some(usage.working_set()),
             Peers::Stranger(_) => {
-                let candidates = self.budget.candidates.iter();
-                let limit = candidates
-                    .filter(|candidate| candidate.source.source() == source)
-                    .find_map(|candidate| candidate.bytes)?;
+                let mut candidates = self.budget.candidates.iter();
+                let limit = candidates.find(|candidate| candidate.source.source() == source)?;
+                let limit = limit.bytes?;
                 let left = limit.saturating_sub(usage.working_set());
                 Some(self.budget.bytes.saturating_sub(left))
             }
@@ -260,25 +261,6 @@ fn source_status<T>(
     SourceStatus {
         source,
         in_use: figures.is_ok(),
-        health,
-        detail,
-    }
-}
-
-fn kills(kills: Option<KernelKills>) -> SourceStatus {
-    let (health, detail) = match kills {
-        Some(kills) => (
-            Health::Healthy,
-            format!("kills {}", scope_text(kills.scope)),
-        ),
-        None => (
-            Health::Absent,
-            "the kernel has no counter of kills".to_owned(),
-        ),
-    };
-    SourceStatus {
-        source: Source::KernelKills,
-        in_use: kills.is_some(),
         health,
         detail,
     }

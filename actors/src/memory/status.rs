@@ -85,3 +85,8 @@ impl KindUsage {
         kinds
     }
 }
+
+/// The word that JSON has for a value without fields, for metrics and logs.
+pub(super) fn label(value: impl Serialize) -> String {
+    std::fmt::from_fn(|f| value.serialize(f)).to_string()
+}

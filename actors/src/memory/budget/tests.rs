@@ -48,7 +48,7 @@ fn without_a_limit_the_budget_is_a_share_of_the_machine() {
         let capped = take_with(&bare, Some(absurd)).unwrap();
         assert_eq!((capped.bytes, capped.source), (16 * GIB, Machine));
         assert_eq!(capped.ineffective_limit(), Some(absurd));
-        assert!(capped.describe().contains("more than the machine has"));
+        assert!(describe(&capped.candidates).contains("more than the machine has"));
     }
     // No source has a figure.
     let error = take_with(&Fixture::new(), None).unwrap_err().to_string();

@@ -17,6 +17,13 @@ pub(super) struct CgroupPath {
     pub(super) mount_point: PathBuf,
 }
 
+impl CgroupPath {
+    /// A file of the group.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
 /// Finds the control group in one hierarchy. `is_hierarchy` selects its line in `/proc/self/cgroup`
 /// by number and controllers; `is_mount` selects its mounts by file system type and options.
 pub(super) fn find(
@@ -56,16 +63,10 @@ fn locate(mounts: &[Mount], group: &Path) -> Option<CgroupPath> {
         let is_inside = !group.components().any(is_parent);
         is_inside.then_some((mount, rest))
     });
-    if let Some((mount, rest)) = containing.min_by_key(|(mount, _)| mount.root.components().count())
-    {
-        return Some(CgroupPath {
-            directory: mount.point.join(rest),
-            mount_point: mount.point.clone(),
-        });
-    }
-    let mount = mounts.first()?;
+    let tallest = containing.min_by_key(|(mount, _)| mount.root.components().count());
+    let (mount, rest) = tallest.or_else(|| Some((mounts.first()?, Path::new(""))))?;
     Some(CgroupPath {
-        directory: mount.point.clone(),
+        directory: mount.point.join(rest),
         mount_point: mount.point.clone(),
     })
 }
@@ -106,18 +107,10 @@ fn unescape(field: &str) -> PathBuf {
     let mut parts = field.split('\\');
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let code = part
-            .get(..3)
-            .and_then(|code| u8::from_str_radix(code, 8).ok());
-        match code {
-            Some(code) => {
-                text.push(char::from(code));
-                text.push_str(&part[3..]);
-            }
-            None => {
-                text.push('\\');
-                text.push_str(part);
-            }
+        let escape = part.split_at_checked(3);
+        match escape.and_then(|(code, rest)| Some((u8::from_str_radix(code, 8).ok()?, rest))) {
+            Some((code, rest)) => text.extend([&*char::from(code).to_string(), rest]),
+            None => text.extend(["\\", part]),
         }
     }
     text.into()

@@ -61,35 +61,22 @@ impl GroupUsage {
         anonymous: &str,
         file: &str,
     ) -> Result<Self, ProbeError> {
-        let mut usage = Self {
+        let value = |name: &str| stat_value(stat, &format!("{prefix}{name}"));
+        let inactive_file = value("inactive_file")
+            .ok_or_else(|| ProbeError::Malformed(directory.join("memory.stat")))?;
+        // Without both, the mapped part of the active list is not known.
+        let active_and_mapped = value("active_file").zip(value("mapped_file"));
+        let (active_file, mapped_file) = active_and_mapped.unwrap_or_default();
+        Ok(Self {
             directory: directory.to_owned(),
             current,
+            anonymous: value(anonymous).unwrap_or(0),
+            file: value(file).unwrap_or(0),
+            inactive_file,
+            active_file,
+            mapped_file,
             ..Self::default()
-        };
-        let mut active_and_mapped = (None, None);
-        let mut inactive = None;
-        for (name, value) in stat.lines().filter_map(|line| line.split_once(' ')) {
-            let Some(name) = name.strip_prefix(prefix) else {
-                continue;
-            };
-            let value = || value.trim().parse().ok();
-            match name {
-                "inactive_file" => inactive = value(),
-                "active_file" => active_and_mapped.0 = value(),
-                "mapped_file" => active_and_mapped.1 = value(),
-                name if name == anonymous => usage.anonymous = value().unwrap_or(0),
-                name if name == file => usage.file = value().unwrap_or(0),
-                _ => {}
-            }
-        }
-        usage.inactive_file =
-            inactive.ok_or_else(|| ProbeError::Malformed(directory.join("memory.stat")))?;
-        // Without both, the mapped part of the active list is not known.
-        if let (Some(active), Some(mapped)) = active_and_mapped {
-            usage.active_file = active;
-            usage.mapped_file = mapped;
-        }
-        Ok(usage)
+        })
     }
 
     /// Usage without the pages that the kernel can reclaim. See the module.
@@ -98,11 +85,6 @@ impl GroupUsage {
         let reclaimable = cache.saturating_sub(self.mapped_file);
         self.current.saturating_sub(reclaimable)
     }
-}
-
-/// A counter of a file such as `memory.events`.
-pub(super) fn counter(text: &Result<String, ProbeError>, key: &str) -> Option<u64> {
-    stat_value(text.as_ref().ok()?, key)
 }
 
 #[cfg(test)]

@@ -8,8 +8,6 @@
 mod cgroup_path;
 mod cgroup_peers;
 mod cgroup_usage;
-mod cgroup_v1;
-mod cgroup_v2;
 mod cgroups;
 #[cfg(test)]
 pub(super) mod fixture;
@@ -48,6 +46,16 @@ pub(super) struct Limit {
     pub(super) set_by: PathBuf,
 }
 
+impl Limit {
+    /// The limit in the text of the file `set_by`, which holds one number.
+    fn parse(text: &str, set_by: PathBuf) -> Result<Self, ProbeError> {
+        match text.trim().parse() {
+            Ok(bytes) => Ok(Self { bytes, set_by }),
+            Err(_) => Err(ProbeError::Malformed(set_by)),
+        }
+    }
+}
+
 /// The processes that a figure of the kernel covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,16 +64,6 @@ pub enum Scope {
     Group,
     /// The whole machine.
     Machine,
-}
-
-impl Scope {
-    /// A fixed word for metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Group => "group",
-            Self::Machine => "machine",
-        }
-    }
 }
 
 /// Why a source has no figure.
@@ -81,6 +79,8 @@ pub(super) enum ProbeError {
     Unlimited,
     #[error("this process is missing in /proc")]
     NoProcess,
+    #[error("the kernel has no counter of kills")]
+    NoKillCounter,
     #[error("this program does not use jemalloc")]
     OtherAllocator,
     #[error("{} cannot be read: {kind}", .path.display())]
@@ -111,7 +111,11 @@ impl ProbeError {
     /// Whether this machine does not have the source, which is no failure.
     pub(super) fn is_absence(&self) -> bool {
         match self {
-            Self::NoGroup | Self::NotMounted | Self::NoController | Self::OtherAllocator => true,
+            Self::NoGroup
+            | Self::NotMounted
+            | Self::NoController
+            | Self::NoKillCounter
+            | Self::OtherAllocator => true,
             Self::Unreadable { kind, .. } => *kind == io::ErrorKind::NotFound,
             Self::Unlimited | Self::NoProcess | Self::Malformed(_) | Self::Refused(_) => false,
         }
@@ -180,13 +184,12 @@ impl System {
     /// The machine's memory.
     pub(super) fn physical(&self) -> Result<Limit, ProbeError> {
         let path = self.proc("meminfo");
-        match kilobytes(&read_text(&path)?, "MemTotal") {
-            Some(bytes) => Ok(Limit {
-                bytes,
-                set_by: path,
-            }),
-            None => Err(ProbeError::Malformed(path)),
-        }
+        let bytes = kilobytes(&read_text(&path)?, "MemTotal");
+        let bytes = bytes.ok_or_else(|| ProbeError::Malformed(path.clone()))?;
+        Ok(Limit {
+            bytes,
+            set_by: path,
+        })
     }
 }
 
@@ -208,9 +211,7 @@ fn read_text(path: &Path) -> Result<String, ProbeError> {
 
 /// Reads a file that holds one number.
 fn read_number(path: &Path) -> Result<u64, ProbeError> {
-    let text = read_text(path)?;
-    let number = text.trim().parse();
-    number.map_err(|_| ProbeError::Malformed(path.to_owned()))
+    Ok(Limit::parse(&read_text(path)?, path.to_owned())?.bytes)
 }
 
 /// The value of a line such as `inactive_file 4096`.

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::cgroup_v1::CgroupV1;
-use super::cgroup_v2::CgroupV2;
-use super::{Scope, System, read_text, stat_value};
+use super::cgroups::{find_v1, find_v2};
+use super::{ProbeError, Scope, System, read_text, stat_value};
 use crate::kernel::OomCounter;
 
 /// A number of processes that the kernel has killed because memory ran out.
@@ -32,8 +31,8 @@ const KEY: &str = "oom_kill";
 
 impl KillCounter {
     pub(in crate::memory) fn find(system: &System) -> Self {
-        let v2 = CgroupV2::find(system).map(|group| group.file("memory.events"));
-        let v1 = CgroupV1::find(system).map(|group| group.file("memory.oom_control"));
+        let v2 = find_v2(system).map(|group| group.file("memory.events"));
+        let v1 = find_v1(system).map(|group| group.file("memory.oom_control"));
         let groups = v2.into_iter().chain(v1).map(|path| (path, Scope::Group));
         let machine = (system.proc("vmstat"), Scope::Machine);
         Self {
@@ -41,22 +40,19 @@ impl KillCounter {
         }
     }
 
-    /// The count now; `None` where no file has one.
-    pub(in crate::memory) fn read(&self) -> Option<KernelKills> {
-        self.files.iter().find_map(|(path, scope)| {
-            let text = read_text(path).ok()?;
-            let count = stat_value(&text, KEY)?;
-            Some(KernelKills {
-                count,
-                scope: *scope,
-            })
-        })
+    /// The count now.
+    pub(in crate::memory) fn read(&self) -> Result<KernelKills, ProbeError> {
+        let mut counts = self.files.iter().filter_map(|(path, scope)| {
+            let (count, scope) = (stat_value(&read_text(path).ok()?, KEY)?, *scope);
+            Some(KernelKills { count, scope })
+        });
+        counts.next().ok_or(ProbeError::NoKillCounter)
     }
 }
 
 impl OomCounter for KillCounter {
     fn oom_kills(&self) -> Option<u64> {
-        self.read().map(|kills| kills.count)
+        self.read().ok().map(|kills| kills.count)
     }
 }
 
@@ -69,14 +65,14 @@ mod tests {
     fn the_counter_of_the_group_is_preferred_to_that_of_the_machine() {
         let fixture = Fixture::new();
         let read = || KillCounter::find(&fixture.system()).read();
-        assert_eq!(read(), None);
+        assert_eq!(read(), Err(ProbeError::NoKillCounter));
         let machine = |count| {
             let scope = Scope::Machine;
-            Some(KernelKills { count, scope })
+            Ok(KernelKills { count, scope })
         };
         let group = |count| {
             let scope = Scope::Group;
-            Some(KernelKills { count, scope })
+            Ok(KernelKills { count, scope })
         };
         fixture.write("proc/vmstat", "nr_free_pages 1\noom_kill 3\n");
         assert_eq!(read(), machine(3));

@@ -44,11 +44,12 @@ impl SharedFiles {
         &mut self,
         processes: impl Iterator<Item = &'a i32> + Clone,
     ) -> u64 {
-        let is_old = self
-            .scanned_at
-            .is_none_or(|at| at.elapsed() >= SCAN_INTERVAL);
+        let scanned_at = self.scanned_at;
+        let is_old = scanned_at.is_none_or(|at| at.elapsed() >= SCAN_INTERVAL);
         if is_old || !self.processes.iter().eq(processes.clone()) {
-            self.scan();
+            let descriptors = fs::read_dir(&self.descriptors).into_iter().flatten();
+            let paths = descriptors.flatten().map(|entry| entry.path());
+            self.files = paths.filter(|path| is_anonymous_file(path)).collect();
             self.scanned_at = Some(Instant::now());
             self.processes = processes.copied().collect();
         }
@@ -56,26 +57,14 @@ impl SharedFiles {
         let mut sum: u64 = 0;
         for descriptor in &self.files {
             // The descriptor can be closed or reused by now.
-            if !is_anonymous_file(descriptor) {
-                continue;
-            }
-            if let Ok(file) = fs::metadata(descriptor)
+            if is_anonymous_file(descriptor)
+                && let Ok(file) = fs::metadata(descriptor)
                 && inodes.insert((file.dev(), file.ino()))
             {
                 sum = sum.saturating_add(file.blocks().saturating_mul(BLOCK));
             }
         }
         sum
-    }
-
-    fn scan(&mut self) {
-        self.files.clear();
-        let Ok(descriptors) = fs::read_dir(&self.descriptors) else {
-            return;
-        };
-        let paths = descriptors.flatten().map(|entry| entry.path());
-        self.files
-            .extend(paths.filter(|path| is_anonymous_file(path)));
     }
 }
 

@@ -26,23 +26,6 @@ pub enum Source {
     KernelKills,
 }
 
-impl Source {
-    /// A fixed word for logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Configured => "configured",
-            Self::CgroupV2 => "cgroup_v2",
-            Self::CgroupV1 => "cgroup_v1",
-            Self::Processes => "processes",
-            Self::Machine => "machine",
-            Self::Allocator => "allocator",
-            Self::Stalls => "stalls",
-            Self::StallTrigger => "stall_trigger",
-            Self::KernelKills => "kernel_kills",
-        }
-    }
-}
-
 /// Whether the figures of a source can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -25,9 +25,9 @@ const THRESHOLDS: [&str; 2] = ["some 150000 1000000\0", "some 300000 2000000\0"]
 #[derive(Debug)]
 pub(in crate::memory) struct StallTrigger {
     file: Option<PressureFile>,
-    health: Health,
-    /// The threshold and its file, or why there is none.
-    detail: String,
+    /// Without the kernel's events it is not in use, and readings detect stalls. The detail is the
+    /// threshold and its file, or why there is none.
+    pub(in crate::memory) status: SourceStatus,
 }
 
 /// A pressure file with a threshold.
@@ -47,102 +47,81 @@ impl StallTrigger {
     fn with_thresholds(system: &System, thresholds: &[&str]) -> Self {
         let mut refusals = Vec::new();
         for (path, scope) in pressure_files(system) {
-            match PressureFile::open(&path, scope, thresholds) {
+            match open(&path, thresholds) {
                 Ok((file, threshold)) => {
                     let threshold = threshold.trim_end_matches('\0');
                     let mut detail = format!("\"{threshold}\" on {}", path.display());
                     if !refusals.is_empty() {
                         detail = format!("{detail}, since {}", refusals.join("; "));
                     }
-                    return Self {
-                        file: Some(file),
-                        health: Health::Healthy,
-                        detail,
-                    };
+                    let file = PressureFile { file, path, scope };
+                    return Self::new(Some(file), Health::Healthy, detail);
                 }
                 Err(error) => {
                     refusals.push(format!("{} refuses a threshold: {error}", path.display()));
                 }
             }
         }
-        Self {
-            file: None,
-            health: Health::Absent,
-            detail: format!("readings detect stalls instead: {}", refusals.join("; ")),
-        }
+        Self::new(None, Health::Absent, by_readings(&refusals.join("; ")))
     }
 
-    /// Whether the kernel raises events. If not, readings detect stalls.
-    pub(in crate::memory) fn is_in_use(&self) -> bool {
-        self.file.is_some()
+    fn new(file: Option<PressureFile>, health: Health, detail: String) -> Self {
+        let status = SourceStatus {
+            source: Source::StallTrigger,
+            in_use: file.is_some(),
+            health,
+            detail,
+        };
+        Self { file, status }
     }
 
     /// Waits for the next stall and returns the processes that it concerns. Without a threshold it
-    /// waits for ever; [`StallTrigger::status`] then says why. The future can be dropped without
-    /// losing an event.
+    /// waits for ever; its status then says why. The future can be dropped without losing an event.
     pub(in crate::memory) async fn stalled(&mut self) -> Scope {
         if let Some(file) = &self.file {
-            match file.event().await {
+            match event(&file.file).await {
                 Ok(()) => return file.scope,
                 Err(error) => {
-                    let path = file.path.display();
-                    self.detail = format!(
-                        "readings detect stalls instead: {path} raises no more events: {error}"
-                    );
-                    self.health = Health::Failing;
-                    self.file = None;
+                    let reason = format!("{} raises no more events: {error}", file.path.display());
+                    *self = Self::new(None, Health::Failing, by_readings(&reason));
                 }
             }
         }
         std::future::pending().await
     }
-
-    pub(in crate::memory) fn status(&self) -> SourceStatus {
-        SourceStatus {
-            source: Source::StallTrigger,
-            in_use: self.is_in_use(),
-            health: self.health,
-            detail: self.detail.clone(),
-        }
-    }
 }
 
-impl PressureFile {
-    /// Writes the first of `thresholds` that the kernel accepts, and returns that one.
-    fn open<'a>(path: &Path, scope: Scope, thresholds: &[&'a str]) -> io::Result<(Self, &'a str)> {
-        let mut refusal = io::Error::from(io::ErrorKind::InvalidInput);
-        for threshold in thresholds {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .custom_flags(nix::libc::O_NONBLOCK)
-                .open(path)?;
-            match file.write_all(threshold.as_bytes()) {
-                Ok(()) => {
-                    let file = async_file(file)?;
-                    let path = path.to_owned();
-                    return Ok((Self { file, path, scope }, threshold));
-                }
-                Err(error) => refusal = error,
-            }
-        }
-        Err(refusal)
-    }
+fn by_readings(reason: &str) -> String {
+    format!("readings detect stalls instead: {reason}")
+}
 
-    /// Waits for one event.
-    async fn event(&self) -> io::Result<()> {
-        let mut guard = self
-            .file
-            .ready(Interest::PRIORITY | Interest::ERROR)
-            .await?;
-        let ready = guard.ready();
-        // The kernel clears an event when it reports it.
-        guard.clear_ready();
-        if ready.is_error() {
-            return Err(io::Error::other("the kernel has removed the threshold"));
+/// Writes the first of `thresholds` that the kernel accepts, and returns that one.
+fn open<'a>(path: &Path, thresholds: &[&'a str]) -> io::Result<(AsyncFd<File>, &'a str)> {
+    let mut refusal = io::Error::from(io::ErrorKind::InvalidInput);
+    for threshold in thresholds {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(path)?;
+        match file.write_all(threshold.as_bytes()) {
+            Ok(()) => return Ok((async_file(file)?, threshold)),
+            Err(error) => refusal = error,
         }
-        Ok(())
     }
+    Err(refusal)
+}
+
+/// Waits for one event.
+async fn event(file: &AsyncFd<File>) -> io::Result<()> {
+    let mut guard = file.ready(Interest::PRIORITY | Interest::ERROR).await?;
+    let ready = guard.ready();
+    // The kernel clears an event when it reports it.
+    guard.clear_ready();
+    if ready.is_error() {
+        return Err(io::Error::other("the kernel has removed the threshold"));
+    }
+    Ok(())
 }
 
 /// A file on which tokio can wait for priority events.
@@ -178,8 +157,8 @@ mod tests {
         run(async {
             let fixture = Fixture::new();
             let mut trigger = StallTrigger::open(&fixture.system());
-            let status = trigger.status();
-            assert!(!trigger.is_in_use() && status.health == Health::Absent);
+            let status = trigger.status.clone();
+            assert!(!trigger.status.in_use && status.health == Health::Absent);
             assert!(
                 status.detail.contains("pressure/memory"),
                 "{}",
@@ -194,7 +173,7 @@ mod tests {
             // An ordinary file accepts the threshold, but tokio cannot wait on it.
             fixture.write("proc/pressure/memory", "some avg10=0.00 total=0\n");
             let trigger = StallTrigger::open(&fixture.system());
-            assert!(!trigger.is_in_use(), "{:?}", trigger.status());
+            assert!(!trigger.status.in_use, "{:?}", trigger.status);
         });
     }
 
@@ -202,18 +181,18 @@ mod tests {
     fn the_real_kernel_accepts_a_threshold_or_the_status_says_why_not() {
         run(async {
             let mut trigger = StallTrigger::open(&System::default());
-            let status = trigger.status();
+            let status = trigger.status.clone();
             let writable = OpenOptions::new()
                 .read(true)
                 .write(true)
                 .open("/proc/pressure/memory");
-            assert_eq!(trigger.is_in_use(), writable.is_ok(), "{status:?}");
-            if trigger.is_in_use() {
+            assert_eq!(trigger.status.in_use, writable.is_ok(), "{status:?}");
+            if trigger.status.in_use {
                 assert!(status.detail.contains("some "), "{}", status.detail);
                 // Waiting must neither spin nor fail, whether or not something stalls.
                 let quick = Duration::from_millis(20);
                 tokio::time::timeout(quick, trigger.stalled()).await.ok();
-                assert!(trigger.is_in_use());
+                assert!(trigger.status.in_use);
             }
         });
     }
@@ -227,10 +206,10 @@ mod tests {
             // One millisecond in each window.
             let thresholds = ["some 1000 500000\0", "some 1000 2000000\0"];
             let mut trigger = StallTrigger::with_thresholds(&System::default(), &thresholds);
-            if !trigger.is_in_use() {
+            if !trigger.status.in_use {
                 return skip(&format!(
                     "the kernel accepts no threshold: {:?}",
-                    trigger.status()
+                    trigger.status
                 ));
             }
             let folder = tempfile::tempdir().unwrap();

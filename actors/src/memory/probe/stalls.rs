@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::cgroup_v2::CgroupV2;
+use super::cgroups::find_v2;
 use super::{ProbeError, Scope, System, read_text};
 
 /// Share of stalled time from which memory counts as short, whatever is free.
@@ -72,17 +72,15 @@ impl Stalls {
     /// The share of the window that ends now. While it is too short, the share of the window before.
     fn recent_share(&mut self, scope: Scope, total_us: u64, now: Instant) -> Option<f64> {
         let last = self.window.filter(|window| window.scope == scope);
-        let last_share = match last {
-            None => None,
-            Some(window) => {
-                let time = now.saturating_duration_since(window.began);
-                if time < WINDOW_MIN {
-                    return window.last_share;
-                }
-                let lost = Duration::from_micros(total_us.saturating_sub(window.total_us));
-                Some((lost.as_secs_f64() / time.as_secs_f64()).min(1.0))
+        let mut last_share = None;
+        if let Some(window) = last {
+            let time = now.saturating_duration_since(window.began);
+            if time < WINDOW_MIN {
+                return window.last_share;
             }
-        };
+            let lost = Duration::from_micros(total_us.saturating_sub(window.total_us));
+            last_share = Some((lost.as_secs_f64() / time.as_secs_f64()).min(1.0));
+        }
         self.window = Some(Window {
             scope,
             began: now,
@@ -111,7 +109,7 @@ impl Stalls {
 /// The kernel's files of stalled time, that of the server's control group first. The root group is
 /// left out, since its file covers the machine; it alone has no `cgroup.events`.
 pub(super) fn pressure_files(system: &System) -> Vec<(PathBuf, Scope)> {
-    let group = CgroupV2::find(system).ok();
+    let group = find_v2(system).ok();
     let group = group.filter(|group| group.file("cgroup.events").exists());
     let group = group.map(|group| (group.file("memory.pressure"), Scope::Group));
     let machine = (system.proc("pressure/memory"), Scope::Machine);

@@ -1,13 +1,66 @@
-//! The handlers of calls.
+//! The calls that the supervisor answers, except those for a collection.
 
 use actix::{Context, Handler};
 use tokio::time::Instant;
 
+use super::super::config::{MemoryConfig, MemoryConfigError};
 use super::super::metrics;
 use super::super::reservation::reserve;
-use super::messages::{PendingCall, PendingRequest, Reconfigure, Reserve, Sample};
-use super::state::MemorySupervisor;
-use crate::kernel::{BudgetError, Call};
+use super::super::status::MemoryStatus;
+use super::MemorySupervisor;
+use crate::kernel::{BudgetError, Call, Message, Reply, Reservation, ReservationRequest};
+
+/// Reserves memory. A grant can follow from a recent reading. A refusal follows only from a reading
+/// that began after the call arrived.
+#[derive(Debug)]
+pub struct Reserve {
+    /// What is needed.
+    pub request: ReservationRequest,
+}
+
+impl Message for Reserve {
+    type Reply = Result<Reservation, BudgetError>;
+    // A grant that no caller takes is dropped, which gives it back.
+    const CANCELLABLE: bool = true;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        matches!(reply, Err(BudgetError::Unavailable))
+    }
+}
+
+/// Asks for the status. It is at most 50 ms old, or older if memory cannot be read; `None` before the
+/// first reading.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample {
+    /// How many of the latest events to include.
+    pub events: usize,
+}
+
+impl Message for Sample {
+    type Reply = Option<MemoryStatus>;
+    const CANCELLABLE: bool = true;
+}
+
+/// Replaces the settings, from the next reading on.
+#[derive(Debug, Clone, Copy)]
+pub struct Reconfigure {
+    /// All settings.
+    pub config: MemoryConfig,
+}
+
+impl Message for Reconfigure {
+    type Reply = Result<(), MemoryConfigError>;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        reply.is_err()
+    }
+}
+
+/// A call that waits for a reading.
+pub(super) enum PendingCall {
+    Reserve(ReservationRequest, Reply<Reserve>),
+    Sample(Sample, Reply<Sample>),
+}
 
 impl Handler<Call<Reserve>> for MemorySupervisor {
     type Result = ();
@@ -24,7 +77,7 @@ impl Handler<Call<Reserve>> for MemorySupervisor {
             self.schedule_reading(context);
             return;
         }
-        self.wait_for_reading(PendingRequest::Reserve(request, reply), context);
+        self.wait_for_reading(PendingCall::Reserve(request, reply), context);
     }
 }
 
@@ -38,7 +91,7 @@ impl Handler<Call<Sample>> for MemorySupervisor {
         if self.is_fresh() {
             reply.send(self.status(sample.events));
         } else {
-            self.wait_for_reading(PendingRequest::Sample(sample, reply), context);
+            self.wait_for_reading(PendingCall::Sample(sample, reply), context);
         }
     }
 }
@@ -60,39 +113,36 @@ impl Handler<Call<Reconfigure>> for MemorySupervisor {
 }
 
 impl MemorySupervisor {
-    fn wait_for_reading(&mut self, request: PendingRequest, context: &mut Context<Self>) {
-        self.pending.push(PendingCall {
-            arrived: Instant::now(),
-            request,
-        });
+    fn wait_for_reading(&mut self, call: PendingCall, context: &mut Context<Self>) {
+        self.pending.push((Instant::now(), call));
         self.begin_reading(context);
     }
 
     /// Answers the calls that a reading can answer. It began at `began`; `is_known` says whether it
     /// succeeded. A call that arrived later and cannot be granted waits for the next reading.
     pub(super) fn answer_pending(&mut self, began: Instant, is_known: bool) {
-        for call in std::mem::take(&mut self.pending) {
-            let began_after = call.arrived <= began;
-            match call.request {
-                PendingRequest::Sample(sample, reply) if began_after => {
+        for (arrived, call) in std::mem::take(&mut self.pending) {
+            let must_answer = arrived <= began;
+            match call {
+                PendingCall::Sample(sample, reply) if must_answer => {
                     reply.send(self.status(sample.events));
                 }
-                PendingRequest::Reserve(request, reply) => {
+                PendingCall::Reserve(request, reply) => {
                     let answer = match is_known {
                         true => reserve(&self.shared, &request),
                         false => Err(BudgetError::Unavailable),
                     };
-                    if answer.is_ok() || began_after {
-                        if is_known && answer.is_err() {
-                            metrics::refusal();
-                        }
-                        reply.send(answer);
-                    } else {
-                        let request = PendingRequest::Reserve(request, reply);
-                        self.pending.push(PendingCall { request, ..call });
+                    if answer.is_err() && !must_answer {
+                        let call = PendingCall::Reserve(request, reply);
+                        self.pending.push((arrived, call));
+                        continue;
                     }
+                    if is_known && answer.is_err() {
+                        metrics::refusal();
+                    }
+                    reply.send(answer);
                 }
-                request => self.pending.push(PendingCall { request, ..call }),
+                call @ PendingCall::Sample(..) => self.pending.push((arrived, call)),
             }
         }
     }

@@ -9,8 +9,7 @@ use super::super::history::{EventKind, gained_bytes};
 use super::super::metrics;
 use super::super::plan::rounds;
 use super::super::shared::Shared;
-use super::messages::RoundReport;
-use super::round::Request;
+use super::rounds::{Request, RoundReport};
 use crate::kernel::pressure::Level;
 
 /// How long subscribers may take to acknowledge a round, outside of an emergency.
@@ -32,8 +31,8 @@ pub(super) struct CleanUp {
     level: Level,
     /// Whether the same level was cleaned up just before.
     is_repeated: bool,
-    /// The current or the last round.
-    round: usize,
+    /// The current or the last round. The first one, 0, includes free memory in allocators.
+    pub(super) round: usize,
     wanted: u64,
     began: Instant,
     /// When the last round ended.
@@ -71,11 +70,6 @@ impl CleanUp {
             wanted_bytes: self.wanted,
             within,
         })
-    }
-
-    /// Whether the current round is the first one, which includes free memory in allocators.
-    pub(super) fn is_first_round(&self) -> bool {
-        self.round == 0
     }
 
     /// Goes on to the next round, if there is one.

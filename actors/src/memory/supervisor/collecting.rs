@@ -1,25 +1,45 @@
-//! Carrying out collections: hosts are asked, or only the allocator of this process is purged.
+//! Collections: purges of the free memory that allocators keep, when they are due, and their record.
+//!
+//! A collection runs on request, on a schedule at rest, after many buffers were released, and when
+//! tasks stall.
 
 use std::time::Duration;
 
 use actix::{Context, Handler};
+use tokio::time::Instant;
 
-use super::super::history::CollectionReason;
-use super::messages::CollectSlack;
-use super::round::{Request, RoundKind};
-use super::state::MemorySupervisor;
-use crate::kernel::Call;
+use super::super::history::{CollectionReason, EventKind, gained_bytes};
+use super::super::metrics;
+use super::super::status::label;
+use super::MemorySupervisor;
+use super::clean_up::NOTEWORTHY;
+use super::rounds::{Request, RoundKind, RoundReport};
 use crate::kernel::pressure::Stage;
+use crate::kernel::{Call, Message, Reply};
 
 /// How long hosts may take to acknowledge: each finishes its forward first.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(10);
+
+/// A collection follows when at least this many bytes of buffers were released.
+const BIG_RELEASE: u64 = 64 << 20;
+
+/// Time between two collections because of stalls.
+const STALL_PAUSE: Duration = Duration::from_secs(10);
+
+/// Purges all allocators now: the server's, and those of all hosts.
+#[derive(Debug, Clone, Copy)]
+pub struct CollectSlack;
+
+impl Message for CollectSlack {
+    type Reply = RoundReport;
+}
 
 impl Handler<Call<CollectSlack>> for MemorySupervisor {
     type Result = ();
 
     fn handle(&mut self, call: Call<CollectSlack>, context: &mut Context<Self>) {
         if let Some((CollectSlack, reply)) = call.accept() {
-            self.collector.request(reply);
+            self.collect_calls.push(reply);
             self.collect_if_due(context);
         }
     }
@@ -28,22 +48,34 @@ impl Handler<Call<CollectSlack>> for MemorySupervisor {
 impl MemorySupervisor {
     /// Begins a collection if one is due and no round is open.
     pub(super) fn collect_if_due(&mut self, context: &mut Context<Self>) {
-        if self.round.is_none()
-            && let Some(reason) = self.collector.due(&self.shared)
-        {
-            self.collect(reason, context);
+        if self.round.is_some() {
+            return;
         }
+        let interval = self.shared.config().gc_interval;
+        let reason = if !self.collect_calls.is_empty() {
+            CollectionReason::Request
+        } else if self.shared.ledger().buffers.take_released(BIG_RELEASE) {
+            CollectionReason::Release
+        } else if self.collected_at.elapsed() >= interval {
+            CollectionReason::Schedule
+        } else {
+            return;
+        };
+        self.collect(reason, context);
     }
 
     /// Begins a collection because tasks stall, unless a round is open.
     pub(super) fn collect_on_stall(&mut self, context: &mut Context<Self>) {
-        if self.round.is_none() && self.collector.is_due_on_stall() {
+        let last = self.collected_on_stall_at;
+        if self.round.is_none() && last.is_none_or(|last| last.elapsed() >= STALL_PAUSE) {
+            self.collected_on_stall_at = Some(Instant::now());
             self.collect(CollectionReason::Stall, context);
         }
     }
 
     fn collect(&mut self, reason: CollectionReason, context: &mut Context<Self>) {
-        let replies = self.collector.begin(reason);
+        self.collected_at = Instant::now();
+        let replies = std::mem::take(&mut self.collect_calls);
         // Hosts trim themselves at rest. Only a request or a stall asks them.
         let asks_hosts = matches!(reason, CollectionReason::Request | CollectionReason::Stall);
         let request = asks_hosts.then(|| Request {
@@ -54,5 +86,35 @@ impl MemorySupervisor {
         });
         let kind = RoundKind::Collection { reason, replies };
         self.begin_round(kind, request, true, context);
+    }
+
+    /// Records a collection that has ended, and answers its calls.
+    pub(super) fn record_collection(
+        &self,
+        reason: CollectionReason,
+        replies: Vec<Reply<CollectSlack>>,
+        report: RoundReport,
+    ) {
+        let gained = gained_bytes(&report.actors);
+        metrics::gc(reason, &report.actors);
+        if reason == CollectionReason::Request || gained >= NOTEWORTHY {
+            let (before, after) = (report.used_before_bytes, report.used_after_bytes);
+            tracing::info!(
+                reason = label(reason),
+                used_before_bytes = before,
+                used_after_bytes = after,
+                gained_bytes = gained,
+                "allocators were purged"
+            );
+            let kind = EventKind::Gc {
+                reason,
+                actions: report.actors.clone(),
+                silent: report.silent.clone(),
+            };
+            self.shared.history().record(before, after, kind);
+        }
+        for reply in replies {
+            reply.send(report.clone());
+        }
     }
 }

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::super::levels::{next_level, used_share, wanted_bytes};
 use super::super::metrics;
 use super::super::plan::decay;
+use super::MemorySupervisor;
 use super::clean_up::CleanUp;
-use super::round::RoundKind;
-use super::state::MemorySupervisor;
+use super::rounds::RoundKind;
 use crate::kernel::pressure::Level;
 
 impl MemorySupervisor {
@@ -97,7 +97,7 @@ impl MemorySupervisor {
         let Some(clean_up) = &self.clean_up else {
             return false;
         };
-        let (request, purges) = (clean_up.request(deadline), clean_up.is_first_round());
+        let (request, purges) = (clean_up.request(deadline), clean_up.round == 0);
         if request.is_some() {
             self.begin_round(RoundKind::CleanUp, request, purges, context);
         }

@@ -8,16 +8,16 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, ResponseActFuture};
 use serde_json::Value;
 
-use super::super::config::MemoryConfig;
+use super::super::budget::describe;
 use super::super::history::EventKind;
+use super::super::ledger::ReadingStart;
 use super::super::metrics;
 use super::super::probe::{Health, SourceStatus};
 use super::super::sampler::{Reading, ReadingError, Sampler, SourceReport};
-use super::super::shared::ReadingStart;
-use super::state::MemorySupervisor;
+use super::super::status::label;
+use super::MemorySupervisor;
 use crate::kernel::pressure::Level;
 use crate::kernel::{Child, Exit, chain};
-use tokio::time::Instant;
 
 /// A grant may follow from a reading of at most this age.
 const FRESH_FOR: Duration = Duration::from_millis(50);
@@ -28,9 +28,6 @@ const PAUSE_PER_READING: u32 = 9;
 /// Events that the state for operators shows.
 const EVENTS_OBSERVED: usize = 10;
 
-/// The sampler and its reading, as they come back from the thread that read.
-type ReadResult = (Sampler, Result<Reading, ReadingError>);
-
 impl Actor for MemorySupervisor {
     type Context = Context<Self>;
 }
@@ -38,12 +35,8 @@ impl Actor for MemorySupervisor {
 impl Child for MemorySupervisor {
     /// The actor is ready after its first reading.
     fn start(&mut self, _context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
-        let start = self.reading_start();
-        let read = read(self.new_sampler(), self.shared.config());
-        let read = wrap_future::<_, Self>(read);
-        Box::pin(read.map(move |result, actor, context| {
-            let outcome = actor.finish_reading(start, result, context);
-            actor.schedule_reading(context);
+        let first = self.read(self.new_sampler());
+        Box::pin(first.map(|outcome, actor, context| {
             actor.watch_stalls(context);
             actor.subscribe_to_notices(context);
             outcome.map_err(Exit::error)
@@ -61,20 +54,11 @@ impl MemorySupervisor {
         Sampler::new(&self.system, Arc::clone(&self.shared.allocator))
     }
 
-    fn reading_start(&self) -> ReadingStart {
-        let mut ledger = self.shared.ledger();
-        ledger.buffers.mark_reading();
-        ReadingStart {
-            began: Instant::now(),
-            given_back: ledger.given_back(),
-        }
-    }
-
     /// Whether grants may follow from the last reading.
     pub(super) fn is_fresh(&self) -> bool {
-        self.shared.last_reading().is_some_and(|last| {
-            last.began.elapsed() <= FRESH_FOR
-                && last.given_back == self.shared.ledger().given_back()
+        let ledger = self.shared.ledger();
+        ledger.last_reading.is_some_and(|last| {
+            last.began.elapsed() <= FRESH_FOR && last.given_back == ledger.given_back()
         })
     }
 
@@ -86,18 +70,39 @@ impl MemorySupervisor {
         if let Some(timer) = self.timer.take() {
             context.cancel_future(timer);
         }
-        let start = self.reading_start();
-        let read = wrap_future::<_, Self>(read(sampler, self.shared.config()));
-        context.spawn(read.map(move |result, actor, context| {
-            // `finish_reading` has logged a failure.
-            let is_known = actor.finish_reading(start, result, context).is_ok();
-            actor.answer_pending(start.began, is_known);
-            if actor.pending.is_empty() {
-                actor.schedule_reading(context);
-            } else {
-                actor.begin_reading(context);
-            }
-        }));
+        context.spawn(self.read(sampler).map(|_, _, _| ()));
+    }
+
+    /// Takes a reading on a thread that may block. Applies it, or logs why there is none, and begins
+    /// or schedules the next one.
+    fn read(&self, mut sampler: Sampler) -> ResponseActFuture<Self, Result<(), ReadingError>> {
+        let start = self.shared.ledger().begin_reading();
+        let config = self.shared.config();
+        let read = tokio::task::spawn_blocking(move || {
+            let reading = sampler.read(&config);
+            (sampler, reading)
+        });
+        Box::pin(
+            wrap_future::<_, Self>(read).map(move |read, actor, context| {
+                let (sampler, reading) =
+                    read.unwrap_or_else(|_| (actor.new_sampler(), Err(ReadingError::Panicked)));
+                actor.sampler = Some(sampler);
+                let was_failing = std::mem::replace(&mut actor.is_failing, reading.is_err());
+                let outcome = reading.map(|reading| actor.apply_reading(start, reading, context));
+                if let Err(error) = &outcome
+                    && !was_failing
+                {
+                    tracing::error!(error = chain(error), "memory cannot be read");
+                }
+                actor.answer_pending(start.began, outcome.is_ok());
+                if actor.pending.is_empty() {
+                    actor.schedule_reading(context);
+                } else {
+                    actor.begin_reading(context);
+                }
+                outcome
+            }),
+        )
     }
 
     /// Reads memory again after a pause: a short one while memory is short or a load is under way.
@@ -115,7 +120,7 @@ impl MemorySupervisor {
     /// Reads memory again as soon as the shortest pause after the last reading is over.
     pub(super) fn read_soon(&mut self, context: &mut Context<Self>) {
         let pause = self.pause(self.shared.config().sample_interval_fast);
-        let elapsed = match (self.shared.last_reading(), self.is_failing) {
+        let elapsed = match (self.shared.ledger().last_reading, self.is_failing) {
             (Some(last), false) => last.began.elapsed().saturating_sub(self.last_took()),
             _ => Duration::ZERO,
         };
@@ -144,34 +149,8 @@ impl MemorySupervisor {
 
     /// How long the last successful reading took.
     fn last_took(&self) -> Duration {
-        self.report
-            .as_ref()
-            .map_or(Duration::ZERO, |report| report.took)
-    }
-
-    /// Takes the sampler back, and applies its reading or logs why there is none.
-    fn finish_reading(
-        &mut self,
-        start: ReadingStart,
-        result: Option<ReadResult>,
-        context: &mut Context<Self>,
-    ) -> Result<(), ReadingError> {
-        let (sampler, reading) =
-            result.unwrap_or_else(|| (self.new_sampler(), Err(ReadingError::Panicked)));
-        self.sampler = Some(sampler);
-        let was_failing = std::mem::replace(&mut self.is_failing, reading.is_err());
-        match reading {
-            Ok(reading) => {
-                self.apply_reading(start, reading, context);
-                Ok(())
-            }
-            Err(error) => {
-                if !was_failing {
-                    tracing::error!(error = chain(&error), "memory cannot be read");
-                }
-                Err(error)
-            }
-        }
+        let report = self.report.as_ref();
+        Duration::from_secs_f64(report.map_or(0.0, |report| report.reading_seconds))
     }
 
     fn apply_reading(
@@ -188,9 +167,9 @@ impl MemorySupervisor {
             let used_before = ledger.used();
             ledger.budget = report.budget.bytes;
             ledger.apply_reading(reading.usage, reading.group_usage);
+            ledger.last_reading = Some(start);
             (used_before, ledger.used())
         };
-        self.shared.set_last_reading(start);
         self.report_source_changes(&report.sources, used);
         let last = self.report.replace(report);
         let used_before = last.map_or(used, |_| used_before);
@@ -210,11 +189,11 @@ impl MemorySupervisor {
         if last == Some(budget.bytes) {
             return;
         }
-        let source = budget.source.label();
+        let source = label(budget.source);
         tracing::info!(
             budget_bytes = budget.bytes,
             source,
-            considered = budget.describe(),
+            considered = describe(&budget.candidates),
             "memory budget"
         );
         if let Some(limit) = budget.ineffective_limit() {
@@ -231,7 +210,7 @@ impl MemorySupervisor {
     fn report_source_changes(&self, sources: &[SourceStatus], used: u64) {
         let before = self.report.as_ref().map_or(&[][..], |last| &last.sources);
         for status in SourceStatus::changes(before, sources) {
-            let (source, detail) = (status.source.label(), &status.detail);
+            let (source, detail) = (label(status.source), &status.detail);
             match status.health {
                 Health::Healthy | Health::Absent => {
                     tracing::info!(source, detail, "a source of memory figures has recovered");
@@ -247,13 +226,4 @@ impl MemorySupervisor {
             self.shared.history().record(used, used, kind);
         }
     }
-}
-
-/// Takes a reading on a thread that may block. `None` if that panics.
-async fn read(mut sampler: Sampler, config: MemoryConfig) -> Option<ReadResult> {
-    let read = move || {
-        let reading = sampler.read(&config);
-        (sampler, reading)
-    };
-    tokio::task::spawn_blocking(read).await.ok()
 }

@@ -1,18 +1,73 @@
-//! The one place that begins and ends rounds, and so the one that publishes the pressure.
+//! Rounds: a request to subscribers, their acknowledgements, and the reading that shows what came
+//! back. Clean-ups consist of rounds, and a collection is one. At most one round is open.
 //!
+//! This is the one place that begins and ends rounds, and so the one that publishes the pressure.
 //! A round of a clean-up ends an open collection, since it asks for the same and more. A collection
 //! begins only while no round is open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context};
+use serde::Serialize;
 use tokio::time::Instant;
 
-use super::collector::record_collection;
-use super::round::{Request, Round, RoundKind};
-use super::state::MemorySupervisor;
-use crate::kernel::pressure::{Acknowledgements, Level};
+use super::super::history::{ActionRecord, CollectionReason};
+use super::{CollectSlack, MemorySupervisor};
+use crate::kernel::Reply;
+use crate::kernel::pressure::{Acknowledgements, Level, Stage};
+
+/// A request to subscribers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    pub(super) level: Level,
+    /// The last stage that is asked.
+    pub(super) max_stage: Stage,
+    pub(super) wanted_bytes: u64,
+    /// How long subscribers may take to acknowledge.
+    pub(super) within: Duration,
+}
+
+pub(super) enum RoundKind {
+    CleanUp,
+    Collection {
+        reason: CollectionReason,
+        /// The calls that asked for it.
+        replies: Vec<Reply<CollectSlack>>,
+    },
+}
+
+/// An open round.
+pub(super) struct Round {
+    number: u64,
+    kind: RoundKind,
+    began: Instant,
+    used_before: u64,
+    /// All acknowledgements that it will get, and when they were complete.
+    acknowledged: Option<(Instant, Acknowledgements)>,
+}
+
+/// The result of a round. All sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RoundReport {
+    /// Usage of the whole process tree before.
+    pub used_before_bytes: u64,
+    /// Usage of the whole process tree afterwards.
+    pub used_after_bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// What each actor gave back.
+    pub actors: Vec<ActionRecord>,
+    /// The actors that did not acknowledge in time.
+    pub silent: Vec<String>,
+}
+
+impl Round {
+    fn is_clean_up(&self) -> bool {
+        matches!(self.kind, RoundKind::CleanUp)
+    }
+}
 
 impl MemorySupervisor {
     /// Begins a round in place of the open one: asks subscribers for `request`, and purges the
@@ -79,7 +134,10 @@ impl MemorySupervisor {
     /// Ends the open round if a reading that began at `began` shows what came back. Returns whether
     /// it was a round of a clean-up.
     pub(super) fn finish_round(&mut self, began: Instant, used: u64) -> bool {
-        let round = self.round.take_if(|round| round.is_shown(began));
+        let round = self.round.take_if(|round| {
+            let acknowledged = round.acknowledged.as_ref();
+            acknowledged.is_some_and(|(at, _)| *at <= began)
+        });
         let is_clean_up = round.as_ref().is_some_and(Round::is_clean_up);
         if let Some(round) = round {
             self.record_round(round, used);
@@ -101,11 +159,19 @@ impl MemorySupervisor {
         }
     }
 
+    /// Records what came back, by the usage after the round.
     fn record_round(&mut self, round: Round, used: u64) {
-        let (kind, report) = round.report(used);
-        match (kind, &mut self.clean_up) {
+        let acknowledgements = round.acknowledged.map(|(_, all)| all).unwrap_or_default();
+        let report = RoundReport {
+            used_before_bytes: round.used_before,
+            used_after_bytes: used,
+            seconds: round.began.elapsed().as_secs_f64(),
+            actors: ActionRecord::all(acknowledgements.received),
+            silent: acknowledgements.silent,
+        };
+        match (round.kind, &mut self.clean_up) {
             (RoundKind::Collection { reason, replies }, _) => {
-                record_collection(reason, replies, report, &self.shared);
+                self.record_collection(reason, replies, report);
             }
             (RoundKind::CleanUp, Some(clean_up)) => clean_up.log_round(report, &self.shared),
             (RoundKind::CleanUp, None) => {}

@@ -11,7 +11,7 @@ use super::super::config::Levels;
 use super::super::history::EventKind;
 use super::super::metrics;
 use super::super::probe::{Scope, StallTrigger};
-use super::state::MemorySupervisor;
+use super::MemorySupervisor;
 
 /// The status of the trigger is updated at least this often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ impl MemorySupervisor {
     }
 
     fn wait_for_stall(&mut self, mut trigger: StallTrigger, context: &mut Context<Self>) {
-        self.stall_trigger = Some(trigger.status());
+        self.stall_trigger = Some(trigger.status.clone());
         let stalled = async move {
             let scope = timeout(STATUS_INTERVAL, trigger.stalled()).await;
             (trigger, scope)
