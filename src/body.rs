@@ -145,7 +145,7 @@ impl BodyBudget {
         } else {
             0
         };
-        let memory = self.buffers.reserve_after_refresh(bytes - kept).await;
+        let memory = self.buffers.reserve_after_reading(bytes - kept).await;
         let memory = memory.map_err(|error| no_memory("the bytes of this body", error))?;
         memory.merge_into(&mut reservation.memory);
         Ok(())

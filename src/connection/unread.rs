@@ -66,31 +66,27 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use futures_util::future::{BoxFuture, FutureExt as _, ready};
-    use headroom_actors::kernel::{BudgetError, BufferLedger};
+    use headroom_actors::kernel::BudgetError;
 
     use super::*;
 
     /// A budget that grants everything or nothing.
     struct Memory(AtomicBool);
 
-    struct Account;
-
-    impl BufferLedger for Account {
-        fn fill(&self, _bytes: u64) {}
-        fn release(&self, _held: u64, _filled: u64) {}
-    }
-
     impl Buffers for Memory {
         fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
             if self.0.load(Ordering::Relaxed) {
-                return Ok(BufferReservation::new(Arc::new(Account), bytes));
+                return Ok(BufferReservation::new(Arc::new(Self(true.into())), bytes));
             }
             Err(BudgetError::Unavailable)
         }
 
-        fn refresh(&self) -> BoxFuture<'static, ()> {
+        fn read_memory(&self) -> BoxFuture<'static, ()> {
             ready(()).boxed()
         }
+
+        fn fill(&self, _bytes: u64) {}
+        fn release(&self, _held: u64, _filled: u64) {}
     }
 
     #[test]

@@ -95,8 +95,8 @@ pub trait ReservationEntry: Send + Sync {
     fn release(&self);
 }
 
-/// Reserves memory for buffers of the server process, such as bodies of requests. It answers at
-/// once, because its callers are serving a request.
+/// An account for buffers of the server process of one kind, such as bodies of requests. It answers
+/// at once, because its callers are serving a request.
 pub trait Buffers: Send + Sync + 'static {
     /// Reserves `bytes`, by the last reading of memory.
     ///
@@ -105,7 +105,14 @@ pub trait Buffers: Send + Sync + 'static {
     fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError>;
 
     /// Resolves after a new reading of memory, or at once if the last one is fresh.
-    fn refresh(&self) -> BoxFuture<'static, ()>;
+    fn read_memory(&self) -> BoxFuture<'static, ()>;
+
+    /// Counts `bytes` of the reserved memory as in use. [`BufferReservation::fill`] calls this.
+    fn fill(&self, bytes: u64);
+
+    /// Returns `reserved` bytes, of which `filled` were in use. [`BufferReservation`] calls this once,
+    /// when it is dropped.
+    fn release(&self, reserved: u64, filled: u64);
 }
 
 impl dyn Buffers {
@@ -113,39 +120,30 @@ impl dyn Buffers {
     ///
     /// # Errors
     /// [`BudgetError::Short`].
-    pub async fn reserve_after_refresh(
+    pub async fn reserve_after_reading(
         &self,
         bytes: u64,
     ) -> Result<BufferReservation, BudgetError> {
         if let Ok(reservation) = self.reserve(bytes) {
             return Ok(reservation);
         }
-        self.refresh().await;
+        self.read_memory().await;
         self.reserve(bytes)
     }
 }
 
-/// The ledger's side of buffer reservations.
-pub trait BufferLedger: Send + Sync {
-    /// Counts `bytes` of the reserved memory as in use.
-    fn fill(&self, bytes: u64);
-
-    /// Returns `reserved` bytes, of which `filled` were in use.
-    fn release(&self, reserved: u64, filled: u64);
-}
-
 /// Bytes reserved for a buffer. Dropping it ends the reservation.
 pub struct BufferReservation {
-    ledger: Arc<dyn BufferLedger>,
+    account: Arc<dyn Buffers>,
     bytes: u64,
     filled: u64,
 }
 
 impl BufferReservation {
-    /// Wraps `bytes` that `ledger` has just reserved.
-    pub fn new(ledger: Arc<dyn BufferLedger>, bytes: u64) -> Self {
+    /// Wraps `bytes` that `account` has just reserved.
+    pub fn new(account: Arc<dyn Buffers>, bytes: u64) -> Self {
         Self {
-            ledger,
+            account,
             bytes,
             filled: 0,
         }
@@ -155,7 +153,7 @@ impl BufferReservation {
     pub fn fill(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes - self.filled);
         self.filled += bytes;
-        self.ledger.fill(bytes);
+        self.account.fill(bytes);
     }
 
     /// Bytes reserved.
@@ -177,7 +175,7 @@ impl BufferReservation {
 
 impl Drop for BufferReservation {
     fn drop(&mut self) {
-        self.ledger.release(self.bytes, self.filled);
+        self.account.release(self.bytes, self.filled);
     }
 }
 

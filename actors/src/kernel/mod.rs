@@ -41,7 +41,7 @@ pub(crate) mod url;
 pub use awake::sleep_awake;
 pub use backoff::{Backoff, BackoffError};
 pub use budget::{
-    Budget, BudgetError, BufferLedger, BufferReservation, Buffers, Reservation, ReservationEntry,
+    Budget, BudgetError, BufferReservation, Buffers, Reservation, ReservationEntry,
     ReservationRequest, reserved_bytes,
 };
 pub use call::{Call, Message, Reply};

@@ -3,13 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::broadcast;
-
 use super::alerts::{AlertConfig, AlertError, AlertSender};
 use super::budget::{BudgetReading, NoBudget};
 use super::config::{MemoryConfig, MemoryConfigError};
 use super::handles::{BufferAccount, Freshness, MemoryBudget};
-use super::history::Event;
 use super::probe::{Cgroups, KillCounter, System};
 use super::protection::{Protection, protect_server};
 use super::shared::Shared;
@@ -25,7 +22,7 @@ const CALLS_MAX: u32 = 256;
 #[derive(Debug)]
 pub struct Memory {
     handle: Handle<MemorySupervisor>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pressure: PressureReader,
     system: System,
 }
@@ -36,28 +33,21 @@ impl Memory {
     /// # Errors
     /// The first rule that the settings break.
     pub fn new(config: MemoryConfig) -> Result<Self, MemoryConfigError> {
-        Self::with_system(config, System::default())
+        Self::rooted(config, "/")
     }
 
     /// Like [`Memory::new`], with `/proc` and the control groups below `root`, for tests.
-    ///
-    /// # Errors
-    /// The first rule that the settings break.
-    pub fn rooted(
+    pub(super) fn rooted(
         config: MemoryConfig,
         root: impl Into<PathBuf>,
     ) -> Result<Self, MemoryConfigError> {
-        Self::with_system(config, System::rooted(root))
-    }
-
-    fn with_system(config: MemoryConfig, system: System) -> Result<Self, MemoryConfigError> {
         config.validate()?;
         let (writer, pressure) = pressure::channel();
         Ok(Self {
             handle: Handle::new("memory", CALLS_MAX),
             shared: Arc::new(Shared::new(config, writer)),
             pressure,
-            system,
+            system: System::rooted(root),
         })
     }
 
@@ -115,11 +105,6 @@ impl Memory {
         Freshness {
             shared: Arc::clone(&self.shared),
         }
-    }
-
-    /// Every event from now on. A receiver that lags far behind misses events and learns how many.
-    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.shared.history().subscribe()
     }
 
     /// Counts the kernel's kills for want of memory.

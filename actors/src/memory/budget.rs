@@ -82,18 +82,22 @@ impl BudgetReading {
         system: &System,
     ) -> Result<Self, NoBudget> {
         use BudgetSource::{CgroupV1, CgroupV2, Configured, Physical};
-        let candidate = |source, (bytes, health, detail): Answer| BudgetCandidate {
-            source,
-            bytes,
-            detail,
-            health,
+        let candidate = |source, answer: Result<Answer, ProbeError>| {
+            let (bytes, health, detail) =
+                answer.unwrap_or_else(|error| (None, error.health(), error.to_string()));
+            BudgetCandidate {
+                source,
+                bytes,
+                detail,
+                health,
+            }
         };
         let physical = system.physical();
         let machine = physical.as_ref().ok().map(|limit| limit.bytes);
         let mut candidates = vec![
-            candidate(Configured, configured(config.limit, machine)),
-            candidate(CgroupV2, group(groups.v2_limit(), machine)),
-            candidate(CgroupV1, group(groups.v1_limit(), machine)),
+            candidate(Configured, Ok(configured(config.limit, machine))),
+            candidate(CgroupV2, groups.v2_limit().map(|it| group(it, machine))),
+            candidate(CgroupV1, groups.v1_limit().map(|it| group(it, machine))),
         ];
         let limits = candidates.iter();
         let limits = limits.filter_map(|candidate| Some((candidate.bytes?, candidate.source)));
@@ -104,7 +108,7 @@ impl BudgetReading {
             true => 1.0,
             false => config.physical_share,
         };
-        let physical = candidate(Physical, physical_share(physical, share));
+        let physical = candidate(Physical, physical.map(|it| physical_share(it, share)));
         let share = physical.bytes.map(|bytes| (bytes, Physical));
         candidates.push(physical);
         match smallest.filter(|limit| !is_above(*limit)).or(share) {
@@ -159,26 +163,18 @@ fn configured(limit: Option<u64>, machine: Option<u64>) -> Answer {
     (limit, health, detail.to_owned())
 }
 
-fn group(limit: Result<Limit, ProbeError>, machine: Option<u64>) -> Answer {
-    match limit {
-        // Some tools write a huge number for "no limit".
-        Ok(Limit { bytes, set_by }) if machine.is_some_and(|machine| bytes >= machine) => {
-            let path = set_by.display();
-            let detail = format!("{path} allows {bytes} bytes, no less than the machine has");
-            (None, Health::Misleading, detail)
-        }
-        Ok(Limit { bytes, set_by }) => (Some(bytes), Health::Healthy, set_by.display().to_string()),
-        Err(error) => (None, error.health(), error.to_string()),
+fn group(limit: Limit, machine: Option<u64>) -> Answer {
+    let (bytes, path) = (limit.bytes, limit.set_by.display());
+    // Some tools write a huge number for "no limit".
+    if machine.is_some_and(|machine| bytes >= machine) {
+        let detail = format!("{path} allows {bytes} bytes, no less than the machine has");
+        return (None, Health::Misleading, detail);
     }
+    (Some(bytes), Health::Healthy, path.to_string())
 }
 
-fn physical_share(physical: Result<Limit, ProbeError>, share: f64) -> Answer {
-    match physical {
-        Ok(Limit { bytes, set_by }) => (
-            Some(share_of(bytes, share)),
-            Health::Healthy,
-            format!("{share} of {bytes} ({})", set_by.display()),
-        ),
-        Err(error) => (None, error.health(), error.to_string()),
-    }
+fn physical_share(limit: Limit, share: f64) -> Answer {
+    let (bytes, path) = (limit.bytes, limit.set_by.display());
+    let detail = format!("{share} of {bytes} ({path})");
+    (Some(share_of(bytes, share)), Health::Healthy, detail)
 }

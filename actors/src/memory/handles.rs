@@ -1,15 +1,17 @@
 //! The handles by which other modules use the memory budget: they reserve memory for loads and for
-//! buffers, and ask how old the figures are.
+//! buffers, and ask how old the figures are. Reservations are entries and accounts of the ledger.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::ledger::EntryId;
 use super::shared::Shared;
-use super::supervisor::{MemorySupervisor, Reserve, Sample};
+use super::supervisor::{MemorySupervisor, ReadMemory};
 use crate::kernel::{
-    Budget, BudgetError, BufferLedger, BufferReservation, Buffers, Handle, Reservation,
+    Budget, BudgetError, BufferReservation, Buffers, Handle, Reservation, ReservationEntry,
     ReservationRequest,
 };
 
@@ -35,7 +37,7 @@ impl Budget for MemoryBudget {
         let supervisor = self.supervisor.clone();
         Box::pin(async move {
             let name = request.name.clone();
-            let answer = supervisor.ask(Reserve { request }, ANSWER_WITHIN).await;
+            let answer = supervisor.ask(request, ANSWER_WITHIN).await;
             answer.unwrap_or_else(|error| {
                 tracing::warn!(
                     resource = name,
@@ -51,6 +53,73 @@ impl Budget for MemoryBudget {
         let critical = self.shared.config().levels.critical;
         let ledger = self.shared.ledger();
         ledger.max_reservable(ledger.ceiling(critical))
+    }
+}
+
+/// Grants or refuses `request` by the last reading.
+///
+/// A load may fill the budget up to the high level, where idle resources begin to be evicted. If
+/// evicting everything idle would not be enough (`use_headroom`), it may fill it up to the critical
+/// level. So a load
+/// alone never causes an emergency.
+pub(super) fn reserve(
+    shared: &Arc<Shared>,
+    request: &ReservationRequest,
+) -> Result<Reservation, BudgetError> {
+    let levels = shared.config().levels;
+    let share = match request.use_headroom {
+        true => levels.critical,
+        false => levels.high,
+    };
+    let mut ledger = shared.ledger();
+    let ceiling = ledger.ceiling(share);
+    let id = ledger.try_reserve(&request.name, request.bytes, ceiling)?;
+    let shared = Arc::clone(shared);
+    Ok(Reservation::new(Arc::new(LedgerEntry { shared, id })))
+}
+
+struct LedgerEntry {
+    shared: Arc<Shared>,
+    id: EntryId,
+}
+
+impl ReservationEntry for LedgerEntry {
+    fn attach(&self, pid: i32) {
+        self.shared.ledger().attach(self.id, pid);
+    }
+
+    fn detach(&self, pid: i32) {
+        self.shared.ledger().detach(self.id, pid);
+    }
+
+    fn set_reserved(&self, bytes: u64) {
+        self.shared.ledger().set_reserved(self.id, bytes);
+    }
+
+    fn reserved(&self) -> u64 {
+        self.shared.ledger().reserved(self.id)
+    }
+
+    fn measured(&self) -> u64 {
+        self.shared.ledger().measured(self.id)
+    }
+
+    fn peak(&self) -> u64 {
+        self.shared.ledger().peak(self.id)
+    }
+
+    fn usage_max(&self, pid: i32) -> u64 {
+        let exhausted = self.shared.config().levels.exhausted;
+        let ledger = self.shared.ledger();
+        ledger.usage_max(self.id, pid, ledger.ceiling(exhausted))
+    }
+
+    fn count_uses(&self, uses: Arc<AtomicUsize>) {
+        self.shared.ledger().count_uses(self.id, uses);
+    }
+
+    fn release(&self) {
+        self.shared.ledger().release(self.id);
     }
 }
 
@@ -79,10 +148,9 @@ impl BufferAccount {
 impl Buffers for BufferAccount {
     fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
         let levels = self.budget.shared.config().levels;
-        let share = if self.is_for_new_work {
-            levels.critical
-        } else {
-            levels.exhausted
+        let share = match self.is_for_new_work {
+            true => levels.critical,
+            false => levels.exhausted,
         };
         let mut ledger = self.budget.shared.ledger();
         let ceiling = ledger.ceiling(share);
@@ -90,25 +158,23 @@ impl Buffers for BufferAccount {
         Ok(BufferReservation::new(Arc::new(self.clone()), bytes))
     }
 
-    fn refresh(&self) -> BoxFuture<'static, ()> {
+    fn read_memory(&self) -> BoxFuture<'static, ()> {
         let supervisor = self.budget.supervisor.clone();
         Box::pin(async move {
             // Without an answer, the last reading stays in use.
-            let sample = Sample { events: 0 };
-            supervisor.ask(sample, ANSWER_WITHIN).await.ok();
+            let call = ReadMemory { events: 0 };
+            supervisor.ask(call, ANSWER_WITHIN).await.ok();
         })
     }
-}
 
-impl BufferLedger for BufferAccount {
     fn fill(&self, bytes: u64) {
         let mut ledger = self.budget.shared.ledger();
-        ledger.buffers.fill(self.name, bytes);
+        ledger.fill_buffer(self.name, bytes);
     }
 
     fn release(&self, held: u64, filled: u64) {
         let mut ledger = self.budget.shared.ledger();
-        ledger.buffers.release(self.name, held, filled);
+        ledger.release_buffer(self.name, held, filled);
     }
 }
 

@@ -5,7 +5,6 @@
 //! belongs to no entry: the server itself, and what the kernel counts for the control group beyond its
 //! processes. A buffer counts here until a reading shows it. Then it is part of the baseline.
 
-mod buffers;
 #[cfg(test)]
 mod tests;
 
@@ -16,12 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use self::buffers::BufferAccounts;
 use super::levels::most_below;
 use super::probe::TreeUsage;
 use crate::kernel::BudgetError;
-
-pub use self::buffers::BufferStatus;
 
 /// The moment at which a reading began.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +44,25 @@ pub struct EntryStatus {
     pub loading: bool,
     /// The processes that are attached to it.
     pub processes: Vec<i32>,
+}
+
+/// An account: the buffers of one kind in this process. A buffer is reserved before it is filled. A
+/// filled buffer is part of this process's memory, so each reading counts it there. What no reading
+/// shows yet counts here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// The kind of buffer.
+    pub name: &'static str,
+    /// Bytes set aside.
+    pub held_bytes: u64,
+    /// Bytes of these that are filled.
+    pub filled_bytes: u64,
+    /// Bytes that were filled when the reading under way began.
+    #[serde(skip)]
+    filled_at_start: u64,
+    /// Bytes that the last reading contains.
+    #[serde(skip)]
+    measured: u64,
 }
 
 #[derive(Debug, Default)]
@@ -88,19 +103,23 @@ pub(super) struct Ledger {
     /// Processes that were detached and may not have ended. They belong to no entry, not even to that
     /// of their parent process.
     ending: BTreeSet<i32>,
-    pub(super) buffers: BufferAccounts,
+    accounts: BTreeMap<&'static str, Account>,
+    /// Bytes of filled buffers that were released since the last [`Ledger::take_released`].
+    released: u64,
     /// `None` before the first successful reading.
     pub(super) last_reading: Option<ReadingStart>,
-    usage: TreeUsage,
+    /// The usage of the processes at the last reading.
+    pub(super) usage: TreeUsage,
     /// What the kernel counts for the control group beyond its processes.
     outside: u64,
     /// The usage that belongs to no entry. It follows from `usage`, `outside` and `attached`.
-    baseline: u64,
+    pub(super) baseline: u64,
     /// The smallest baseline so far.
     least_baseline: Option<u64>,
     next_id: u64,
-    /// Grows when memory may have been given back that the last reading still contains.
-    given_back: u64,
+    /// Grows when memory may have been given back. A reading that began at a smaller number may show
+    /// more than is used.
+    pub(super) given_back: u64,
 }
 
 impl Ledger {
@@ -111,7 +130,9 @@ impl Ledger {
 
     /// Takes note of a reading that begins now: it will contain the buffers that are filled now.
     pub(super) fn begin_reading(&mut self) -> ReadingStart {
-        self.buffers.mark_reading();
+        for account in self.accounts.values_mut() {
+            account.filled_at_start = account.filled_bytes;
+        }
         ReadingStart {
             began: Instant::now(),
             given_back: self.given_back,
@@ -128,7 +149,9 @@ impl Ledger {
         self.usage = usage;
         self.ending
             .retain(|pid| self.usage.processes.contains_key(pid));
-        self.buffers.end_reading();
+        for account in self.accounts.values_mut() {
+            account.measured = account.filled_at_start.min(account.filled_bytes);
+        }
         self.attribute();
         let least = self.least_baseline.unwrap_or(u64::MAX);
         self.least_baseline = Some(least.min(self.baseline));
@@ -145,11 +168,6 @@ impl Ledger {
     /// The usage of processes and of everything else.
     pub(super) fn used(&self) -> u64 {
         self.usage.total().saturating_add(self.outside)
-    }
-
-    /// The usage of the processes at the last reading.
-    pub(super) fn usage(&self) -> &TreeUsage {
-        &self.usage
     }
 
     /// Whether `bytes` more keep `projected` within `ceiling` and the budget.
@@ -179,7 +197,11 @@ impl Ledger {
         account_max: u64,
         ceiling: u64,
     ) -> Result<(), BudgetError> {
-        let free = account_max.saturating_sub(self.buffers.held(name));
+        let held = self
+            .accounts
+            .get(name)
+            .map_or(0, |account| account.held_bytes);
+        let free = account_max.saturating_sub(held);
         if bytes > free {
             return Err(BudgetError::Short {
                 need: bytes,
@@ -188,8 +210,54 @@ impl Ledger {
             });
         }
         self.admit(bytes, ceiling)?;
-        self.buffers.hold(name, bytes);
+        let account = self.accounts.entry(name).or_default();
+        account.name = name;
+        account.held_bytes += bytes;
         Ok(())
+    }
+
+    /// `bytes` more of those that were set aside for buffers are filled.
+    pub(super) fn fill_buffer(&mut self, name: &str, bytes: u64) {
+        if let Some(account) = self.accounts.get_mut(name) {
+            let filled = account.filled_bytes.saturating_add(bytes);
+            account.filled_bytes = filled.min(account.held_bytes);
+        }
+    }
+
+    /// Gives back `held` bytes, of which `filled` were filled. Those that the last reading contains
+    /// count until the next one.
+    pub(super) fn release_buffer(&mut self, name: &str, held: u64, filled: u64) {
+        self.released = self.released.saturating_add(filled);
+        if let Some(account) = self.accounts.get_mut(name) {
+            account.held_bytes = account.held_bytes.saturating_sub(held);
+            let filled = account.filled_bytes.saturating_sub(filled);
+            account.filled_bytes = filled.min(account.held_bytes);
+            account.filled_at_start = account.filled_at_start.min(account.filled_bytes);
+            account.measured = account.measured.min(account.filled_bytes);
+        }
+    }
+
+    /// Whether `bytes` or more of filled buffers were released since this was last true. They leave
+    /// free pages in the allocator.
+    pub(super) fn take_released(&mut self, bytes: u64) -> bool {
+        let is_enough = self.released >= bytes;
+        if is_enough {
+            self.released = 0;
+        }
+        is_enough
+    }
+
+    /// All accounts, by name.
+    pub(super) fn accounts(&self) -> Vec<Account> {
+        self.accounts.values().cloned().collect()
+    }
+
+    /// Adds to `sum` what no reading shows of the buffers.
+    fn with_buffers(&self, sum: u64) -> u64 {
+        let accounts = self.accounts.values();
+        accounts.fold(sum, |sum, account| {
+            sum.saturating_add(account.held_bytes.saturating_sub(account.measured))
+        })
     }
 
     /// Reserves `bytes` for `name`.
@@ -268,10 +336,8 @@ impl Ledger {
         };
         let others = self.entries.iter().filter(|(other, _)| **other != id);
         let in_use = others.filter(|(_, entry)| entry.is_in_use());
-        let taken = in_use
-            .map(|(_, entry)| entry.counted())
-            .chain(self.buffers.counted())
-            .fold(self.baseline, u64::saturating_add);
+        let in_use = in_use.map(|(_, entry)| entry.counted());
+        let taken = self.with_buffers(in_use.fold(self.baseline, u64::saturating_add));
         let for_entry = ceiling.saturating_sub(taken).max(own.reserved);
         let process = self.usage.processes.get(&pid);
         let other_processes = own
@@ -306,11 +372,6 @@ impl Ledger {
         self.entries.get(&id).map_or(0, |entry| entry.peak)
     }
 
-    /// The usage that belongs to no entry.
-    pub(super) fn baseline(&self) -> u64 {
-        self.baseline
-    }
-
     /// The most bytes that all entries together could ever hold below `ceiling`: with no buffers, and
     /// with the smallest baseline so far. `None` before the first reading.
     pub(super) fn max_reservable(&self, ceiling: u64) -> Option<u64> {
@@ -327,9 +388,7 @@ impl Ledger {
     /// The usage when every reservation is used in full.
     pub(super) fn projected(&self) -> u64 {
         let entries = self.entries.values().map(Entry::counted);
-        entries
-            .chain(self.buffers.counted())
-            .fold(self.baseline, u64::saturating_add)
+        self.with_buffers(entries.fold(self.baseline, u64::saturating_add))
     }
 
     /// Bytes of the budget that are neither used nor reserved.
@@ -341,12 +400,6 @@ impl Ledger {
     pub(super) fn is_loading(&self) -> bool {
         let mut entries = self.entries.values();
         entries.any(|entry| entry.loaded.is_none())
-    }
-
-    /// Grows when memory may have been given back. A reading that began at a smaller number may show
-    /// more than is used.
-    pub(super) fn given_back(&self) -> u64 {
-        self.given_back
     }
 
     /// All entries, oldest first.

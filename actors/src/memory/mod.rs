@@ -43,7 +43,6 @@ mod metrics;
 mod plan;
 mod probe;
 mod protection;
-mod reservation;
 mod sampler;
 mod shared;
 mod sources;
@@ -64,7 +63,7 @@ pub use budget::{BudgetCandidate, BudgetReading, BudgetSource, NoBudget};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
 pub use handles::{BufferAccount, Freshness, MemoryBudget};
 pub use history::{ActionRecord, CollectionReason, Event, EventKind};
-pub use ledger::{BufferStatus, EntryStatus};
+pub use ledger::{Account, EntryStatus};
 pub use levels::most_below;
 pub use probe::{
     GroupUsage, Health, KernelKills, ProcessUsage, Scope, Source, SourceStatus, StallReading,
@@ -73,4 +72,4 @@ pub use probe::{
 pub use protection::Protection;
 pub use sampler::SourceReport;
 pub use status::{KindUsage, MemoryStatus};
-pub use supervisor::{CollectSlack, MemorySupervisor, Reconfigure, Reserve, RoundReport, Sample};
+pub use supervisor::{CollectSlack, MemorySupervisor, ReadMemory, Reconfigure, RoundReport};

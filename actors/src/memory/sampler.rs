@@ -161,7 +161,7 @@ impl Sampler {
             stalls: &stalls,
             kills: &kernel_kills,
         };
-        let sources = self.checker.check(&figures, began);
+        let sources = self.checker.check(&figures);
         Ok(Reading {
             group_usage: figures.group_usage(),
             report: SourceReport {

@@ -54,13 +54,13 @@ enum Contradiction {
 
 impl SourceChecker {
     /// The status of every source.
-    pub(super) fn check(&mut self, figures: &SourceFigures<'_>, now: Instant) -> Vec<SourceStatus> {
+    pub(super) fn check(&mut self, figures: &SourceFigures<'_>) -> Vec<SourceStatus> {
         let groups = figures.groups;
         vec![
-            self.limit(figures, BudgetSource::Configured, now),
-            self.group(figures, BudgetSource::CgroupV2, &groups.v2, now),
-            self.group(figures, BudgetSource::CgroupV1, &groups.v1, now),
-            self.processes(figures.usage, now),
+            self.limit(figures, BudgetSource::Configured),
+            self.group(figures, BudgetSource::CgroupV2, &groups.v2),
+            self.group(figures, BudgetSource::CgroupV1, &groups.v1),
+            self.processes(figures.usage),
             limit_status(figures.budget, BudgetSource::Physical),
             source_status(Source::Allocator, figures.allocator, |_| {
                 "jemalloc".to_owned()
@@ -83,27 +83,22 @@ impl SourceChecker {
     }
 
     /// Whether a contradiction exists and has lasted long enough to be reported.
-    fn lasts(&mut self, contradiction: Contradiction, exists: bool, now: Instant) -> bool {
+    fn lasts(&mut self, contradiction: Contradiction, exists: bool) -> bool {
         if !exists {
             self.since.remove(&contradiction);
             return false;
         }
-        let since = *self.since.entry(contradiction).or_insert(now);
-        now.saturating_duration_since(since) >= REPORT_AFTER
+        let since = self.since.entry(contradiction);
+        since.or_insert_with(Instant::now).elapsed() >= REPORT_AFTER
     }
 
     /// A source that sets a limit.
-    fn limit(
-        &mut self,
-        figures: &SourceFigures<'_>,
-        source: BudgetSource,
-        now: Instant,
-    ) -> SourceStatus {
+    fn limit(&mut self, figures: &SourceFigures<'_>, source: BudgetSource) -> SourceStatus {
         let (budget, used) = (figures.budget.bytes, figures.used());
         let mut status = limit_status(figures.budget, source);
         let is_below = status.in_use && budget < used;
         let contradiction = Contradiction::LimitBelowUsage(status.source);
-        if self.lasts(contradiction, is_below, now) {
+        if self.lasts(contradiction, is_below) {
             status.mark_misleading(format!("it allows {budget} bytes while {used} are used"));
         }
         status
@@ -115,14 +110,13 @@ impl SourceChecker {
         figures: &SourceFigures<'_>,
         source: BudgetSource,
         usage: &Result<GroupUsage, ProbeError>,
-        now: Instant,
     ) -> SourceStatus {
-        let mut status = self.limit(figures, source, now);
+        let mut status = self.limit(figures, source);
         let charged = figures.groups.charged();
         let is_charged = charged.is_some_and(|(charged, _)| charged == status.source);
         let differs = is_charged && figures.group_differs();
         let contradiction = Contradiction::GroupDiffers(status.source);
-        let is_contradicted = self.lasts(contradiction, differs, now);
+        let is_contradicted = self.lasts(contradiction, differs);
         let usage = match usage {
             Ok(usage) if is_charged => usage,
             Ok(_) => {
@@ -169,7 +163,7 @@ impl SourceChecker {
         status
     }
 
-    fn processes(&mut self, usage: &TreeUsage, now: Instant) -> SourceStatus {
+    fn processes(&mut self, usage: &TreeUsage) -> SourceStatus {
         let (all, estimated) = (usage.processes.len(), usage.estimated());
         let mut status = SourceStatus {
             source: Source::Processes,
@@ -177,7 +171,7 @@ impl SourceChecker {
             health: Health::Healthy,
             detail: format!("{all} processes, {estimated} of them estimated"),
         };
-        if self.lasts(Contradiction::OnlyEstimates, all == estimated, now) {
+        if self.lasts(Contradiction::OnlyEstimates, all == estimated) {
             status.mark_misleading("the kernel reports the PSS of no process".to_owned());
         }
         status

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::history::Event;
-use super::ledger::{BufferStatus, EntryStatus};
+use super::ledger::{Account, EntryStatus};
 use super::probe::TreeUsage;
 use super::sampler::SourceReport;
 use crate::kernel::pressure::Level;
@@ -38,8 +38,8 @@ pub struct MemoryStatus {
     pub read_seconds_ago: f64,
     /// All reservations.
     pub entries: Vec<EntryStatus>,
-    /// All buffers, by kind.
-    pub buffers: Vec<BufferStatus>,
+    /// The accounts of buffers.
+    pub buffers: Vec<Account>,
     /// The latest events, oldest first.
     pub events: Vec<Event>,
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use actix::SpawnHandle;
 use tokio::time::Instant;
 
-pub use self::calls::{Reconfigure, Reserve, Sample};
+pub use self::calls::{ReadMemory, Reconfigure};
 pub use self::collecting::CollectSlack;
 pub use self::rounds::RoundReport;
 
@@ -90,17 +90,17 @@ impl MemorySupervisor {
         Some(MemoryStatus {
             report: self.report.clone()?,
             used_bytes: ledger.used(),
-            baseline_bytes: ledger.baseline(),
+            baseline_bytes: ledger.baseline,
             reserved_bytes: ledger.reserved_total(),
             projected_bytes: ledger.projected(),
             free_bytes: ledger.free(),
             level: history.level(),
             level_for_seconds: history.level_age().as_secs_f64(),
-            kinds: KindUsage::of(ledger.usage()),
-            shared_file_bytes: ledger.usage().shared_files,
+            kinds: KindUsage::of(&ledger.usage),
+            shared_file_bytes: ledger.usage.shared_files,
             read_seconds_ago: ledger.last_reading?.began.elapsed().as_secs_f64(),
             entries: ledger.entries(),
-            buffers: ledger.buffers.status(),
+            buffers: ledger.accounts(),
             events: history.latest(events),
         })
     }

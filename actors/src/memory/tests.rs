@@ -19,7 +19,7 @@ use super::probe::fixture::Fixture;
 use super::sampler::Sampler;
 use super::{
     ActionRecord, BudgetSource, CollectSlack, CollectionReason, Event, EventKind, Levels, Memory,
-    MemoryConfig, MemoryStatus, Reconfigure, Sample,
+    MemoryConfig, MemoryStatus, ReadMemory, Reconfigure,
 };
 use crate::kernel::pressure::{Action, Level, Stage};
 use crate::kernel::testing::TestSystem;
@@ -73,7 +73,7 @@ fn short(need: u64, free: u64, budget: u64) -> BudgetError {
 }
 
 async fn status(memory: &Memory) -> MemoryStatus {
-    let answer = memory.handle().ask(Sample { events: 9 }, WITHIN).await;
+    let answer = memory.handle().ask(ReadMemory { events: 9 }, WITHIN).await;
     answer.unwrap().unwrap()
 }
 
@@ -194,7 +194,7 @@ fn an_emergency_asks_for_resources_in_use_when_idle_ones_are_not_enough() {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let root = system.start(spec(&memory)).await;
-        let mut received = memory.events();
+        let mut received = memory.shared.history().subscribe();
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
         assert_eq!(loader.changed().await.level, Level::Normal);
 

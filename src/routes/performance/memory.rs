@@ -4,7 +4,7 @@
 //! `POST /api/performance/memory/gc`: purges all allocators now, and reports what each gave back.
 
 use actix_web::{Responder, web};
-use headroom_actors::memory::{CollectSlack, Sample};
+use headroom_actors::memory::{CollectSlack, ReadMemory};
 use serde::Deserialize;
 
 use crate::handles::Handles;
@@ -24,8 +24,8 @@ pub(super) async fn stats(
     query: web::Query<StatsQuery>,
 ) -> Result<impl Responder, Problem> {
     let events = query.events.unwrap_or(EVENTS);
-    let sample = Sample { events };
-    let status = handles.memory.ask(sample, handles.request_deadline).await?;
+    let call = ReadMemory { events };
+    let status = handles.memory.ask(call, handles.request_deadline).await?;
     status.map(web::Json).ok_or_else(|| {
         Problem::new(
             ProblemKind::Unavailable,

@@ -58,7 +58,7 @@ impl Answer {
         if bytes_max <= PIECE_BYTES {
             return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
         }
-        let reservation = memory.reserve_after_refresh(PIECES_BYTES).await;
+        let reservation = memory.reserve_after_reading(PIECES_BYTES).await;
         let reservation =
             reservation.map_err(|error| no_memory("the pieces of this response", error))?;
         Ok(response.body(Pieces::new(text, reservation)))

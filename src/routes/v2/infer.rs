@@ -83,7 +83,7 @@ async fn read_request(body: Body, handles: &Handles) -> Result<Request, Problem>
         done => return done.map_err(Problem::from),
     }
     // A refusal is final only after a new reading of memory.
-    handles.tensors.refresh().await;
+    handles.tensors.read_memory().await;
     read().await?.map_err(Problem::from)
 }
 
@@ -386,7 +386,6 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures_util::future::BoxFuture;
-    use headroom_actors::kernel::BufferLedger;
 
     use super::*;
 
@@ -395,16 +394,6 @@ mod tests {
     struct Memory {
         bytes_max: u64,
         held: Arc<AtomicU64>,
-    }
-
-    struct Account(Arc<AtomicU64>);
-
-    impl BufferLedger for Account {
-        fn fill(&self, _: u64) {}
-
-        fn release(&self, held: u64, _: u64) {
-            self.0.fetch_sub(held, Ordering::Relaxed);
-        }
     }
 
     impl Memory {
@@ -428,12 +417,17 @@ mod tests {
                 return Err(BudgetError::Short { need, free, budget });
             }
             self.held.fetch_add(bytes, Ordering::Relaxed);
-            let account = Account(Arc::clone(&self.held));
-            Ok(BufferReservation::new(Arc::new(account), bytes))
+            Ok(BufferReservation::new(Arc::new(self.clone()), bytes))
         }
 
-        fn refresh(&self) -> BoxFuture<'static, ()> {
+        fn read_memory(&self) -> BoxFuture<'static, ()> {
             Box::pin(async {})
+        }
+
+        fn fill(&self, _: u64) {}
+
+        fn release(&self, held: u64, _: u64) {
+            self.held.fetch_sub(held, Ordering::Relaxed);
         }
     }
 

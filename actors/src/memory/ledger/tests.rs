@@ -57,17 +57,17 @@ fn an_entry_counts_with_the_larger_of_reserved_and_measured() {
     let mut ledger = Ledger::new(1000);
     let id = ledger.try_reserve("a", 100, u64::MAX).unwrap();
     ledger.apply_reading(usage(&[(SERVER, 0, 10), (3, SERVER, 40)], 0), None);
-    assert_eq!((ledger.baseline(), ledger.projected()), (50, 150));
+    assert_eq!((ledger.baseline, ledger.projected()), (50, 150));
     // Attaching moves the measured bytes without a new reading.
     ledger.attach(id, 3);
-    assert_eq!((ledger.baseline(), ledger.projected()), (10, 110));
+    assert_eq!((ledger.baseline, ledger.projected()), (10, 110));
     ledger.apply_reading(usage(&[(SERVER, 0, 10), (3, SERVER, 140)], 0), None);
     assert_eq!((ledger.measured(id), ledger.projected()), (140, 150));
     ledger.set_reserved(id, 120);
     assert_eq!((ledger.reserved(id), ledger.projected()), (120, 150));
     // After the release, the process's memory counts until a reading shows that it has ended.
     ledger.release(id);
-    assert_eq!((ledger.baseline(), ledger.projected()), (150, 150));
+    assert_eq!((ledger.baseline, ledger.projected()), (150, 150));
     assert_eq!((ledger.reserved(id), ledger.measured(id)), (0, 0));
     ledger.apply_reading(usage(&[(SERVER, 0, 10)], 0), None);
     assert_eq!(ledger.projected(), 10);
@@ -133,14 +133,14 @@ fn a_process_belongs_to_the_entry_of_its_nearest_attached_ancestor() {
     );
     ledger.detach(host, 3);
     // It is ending. Its memory must not count as growth of the zygote.
-    assert_eq!((ledger.measured(zygote), ledger.baseline()), (10, 301));
+    assert_eq!((ledger.measured(zygote), ledger.baseline), (10, 301));
     ledger.apply_reading(usage(&family, 0), None);
-    assert_eq!((ledger.measured(zygote), ledger.baseline()), (10, 301));
+    assert_eq!((ledger.measured(zygote), ledger.baseline), (10, 301));
     ledger.apply_reading(usage(&family[..2], 0), None);
     // Another process has its number now.
     ledger.apply_reading(usage(&family[..3], 0), None);
     assert_eq!(ledger.measured(zygote), 110);
-    assert_eq!(ledger.baseline(), 1);
+    assert_eq!(ledger.baseline, 1);
     assert_eq!(ledger.entries()[0].processes, [ZYGOTE]);
 }
 
@@ -152,13 +152,13 @@ fn only_a_release_counts_as_memory_given_back() {
     assert!(ledger.is_loading());
     ledger.set_reserved(id, 2);
     assert!(!ledger.is_loading());
-    assert_eq!(ledger.given_back(), 0);
+    assert_eq!(ledger.given_back, 0);
     ledger.release(id);
-    assert_eq!(ledger.given_back(), 1);
+    assert_eq!(ledger.given_back, 1);
     ledger.release(id);
     ledger.attach(id, 4);
     ledger.set_reserved(id, 5);
-    assert_eq!((ledger.given_back(), ledger.projected()), (1, 0));
+    assert_eq!((ledger.given_back, ledger.projected()), (1, 0));
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn usage_of_the_group_beyond_its_processes_counts() {
     let mut ledger = Ledger::new(1000);
     let processes = [(SERVER, 0, 100)];
     ledger.apply_reading(usage(&processes, 50), Some(180));
-    assert_eq!((ledger.used(), ledger.baseline()), (180, 180));
+    assert_eq!((ledger.used(), ledger.baseline), (180, 180));
     // A group usage below that of the processes changes nothing.
     ledger.apply_reading(usage(&processes, 50), Some(120));
     assert_eq!((ledger.used(), ledger.free()), (150, 850));
@@ -253,7 +253,7 @@ fn buffers_of_one_kind_stay_within_their_own_bound() {
     ledger
         .try_reserve_buffer("bodies", 41, u64::MAX, 900)
         .unwrap();
-    ledger.buffers.release("answers", 60, 0);
+    ledger.release_buffer("answers", 60, 0);
     ledger.try_reserve_buffer("answers", 60, 100, 900).unwrap();
 }
 
@@ -266,15 +266,15 @@ fn a_buffer_counts_once_whether_or_not_it_is_filled() {
         .unwrap();
     let refusal = ledger.try_reserve_buffer("bodies", 401, u64::MAX, 900);
     assert_eq!(refusal, Err(short(401, 400, 1000)));
-    ledger.buffers.fill("bodies", 300);
+    ledger.fill_buffer("bodies", 300);
     assert_eq!(ledger.projected(), 500, "filled, but in no reading yet");
-    ledger.buffers.mark_reading();
-    ledger.buffers.fill("bodies", 50);
+    ledger.begin_reading();
+    ledger.fill_buffer("bodies", 50);
     ledger.apply_reading(usage(&[(SERVER, 0, 400)], 0), None);
     assert_eq!(ledger.projected(), 500);
-    assert_eq!(ledger.buffers.status()[0].filled_bytes, 350);
+    assert_eq!(ledger.accounts()[0].filled_bytes, 350);
     // After the release it counts until the next reading.
-    ledger.buffers.release("bodies", 400, 350);
+    ledger.release_buffer("bodies", 400, 350);
     assert_eq!(ledger.projected(), 400);
     ledger.apply_reading(usage(&[(SERVER, 0, 100)], 0), None);
     assert_eq!(ledger.projected(), 100);
@@ -354,31 +354,31 @@ proptest! {
                     prop_assert!(ledger.projected() <= before);
                 },
                 Step::Measure(processes, files, group) => {
-                    ledger.buffers.mark_reading();
+                    ledger.begin_reading();
                     ledger.apply_reading(usage(&processes, files), group);
                     prop_assert!(ledger.used() >= group.unwrap_or(0));
                 }
                 Step::ReserveBuffer(bytes, filled) => match ledger.try_reserve_buffer("b", bytes, u64::MAX, 4000) {
                     Ok(()) => {
                         prop_assert!(ledger.projected() <= ledger.budget.min(4000));
-                        ledger.buffers.fill("b", filled.min(bytes));
+                        ledger.fill_buffer("b", filled.min(bytes));
                         held.push((bytes, filled.min(bytes)));
                     }
                     Err(_) => prop_assert_eq!(ledger.projected(), before),
                 },
                 Step::ReleaseBuffer(index) => if index < held.len() {
                     let (bytes, filled) = held.swap_remove(index);
-                    ledger.buffers.release("b", bytes, filled);
+                    ledger.release_buffer("b", bytes, filled);
                     prop_assert!(ledger.projected() <= before);
                 },
                 Step::Budget(bytes) => ledger.budget = bytes,
             }
             // All measured memory counts exactly once.
             let measured = live.iter().map(|id| u128::from(ledger.measured(*id))).sum::<u128>();
-            let counted = u128::from(ledger.baseline()) + measured;
-            let processes = ledger.usage().processes.values();
+            let counted = u128::from(ledger.baseline) + measured;
+            let processes = ledger.usage.processes.values();
             let real = processes.map(|process| u128::from(process.pss)).sum::<u128>()
-                + u128::from(ledger.usage().shared_files)
+                + u128::from(ledger.usage.shared_files)
                 + u128::from(ledger.outside);
             prop_assert!(counted == real || real > u128::from(u64::MAX));
             prop_assert!(ledger.projected() >= ledger.used());
@@ -388,7 +388,7 @@ proptest! {
             ledger.release(id);
         }
         for (bytes, filled) in held {
-            ledger.buffers.release("b", bytes, filled);
+            ledger.release_buffer("b", bytes, filled);
         }
         prop_assert_eq!(ledger.reserved_total(), 0);
         prop_assert_eq!(ledger.projected(), ledger.used());

@@ -47,36 +47,31 @@ impl CgroupPeers {
                 return peers.clone();
             }
         }
-        let peers = peers(directory, tree);
+        let peers = look(directory, tree).err().unwrap_or(Peers::None);
         self.last = Some((directory.to_owned(), peers.clone(), Instant::now()));
         peers
     }
 }
 
-fn peers(directory: &Path, tree: &BTreeMap<i32, ProcessUsage>) -> Peers {
-    let Ok(processes) = read_text(&directory.join("cgroup.procs")) else {
-        return Peers::Unknown;
-    };
+/// The first peer that is found is the error.
+fn look(directory: &Path, tree: &BTreeMap<i32, ProcessUsage>) -> Result<(), Peers> {
+    let processes = read_text(&directory.join("cgroup.procs")).map_err(|_| Peers::Unknown)?;
     for line in processes.lines() {
-        match line.trim().parse() {
-            Ok(pid) if tree.contains_key(&pid) => {}
-            Ok(pid) => return Peers::Stranger(pid),
-            Err(_) => return Peers::Unknown,
+        let pid = line.trim().parse().map_err(|_| Peers::Unknown)?;
+        if !tree.contains_key(&pid) {
+            return Err(Peers::Stranger(pid));
         }
     }
     // The groups below are counted in this one.
-    let Ok(below) = fs::read_dir(directory) else {
-        return Peers::Unknown;
-    };
-    for entry in below.flatten() {
+    for entry in fs::read_dir(directory)
+        .map_err(|_| Peers::Unknown)?
+        .flatten()
+    {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            match peers(&entry.path(), tree) {
-                Peers::None => {}
-                peers => return peers,
-            }
+            look(&entry.path(), tree)?;
         }
     }
-    Peers::None
+    Ok(())
 }
 
 #[cfg(test)]

@@ -103,22 +103,16 @@ impl ProbeError {
     pub(super) fn health(&self) -> Health {
         match self {
             Self::Unlimited => Health::Healthy,
-            error if error.is_absence() => Health::Absent,
+            Self::NoGroup | Self::NotMounted | Self::NoController => Health::Absent,
+            Self::NoKillCounter | Self::OtherAllocator => Health::Absent,
+            Self::Unreadable { kind, .. } if *kind == io::ErrorKind::NotFound => Health::Absent,
             _ => Health::Failing,
         }
     }
 
     /// Whether this machine does not have the source, which is no failure.
     pub(super) fn is_absence(&self) -> bool {
-        match self {
-            Self::NoGroup
-            | Self::NotMounted
-            | Self::NoController
-            | Self::NoKillCounter
-            | Self::OtherAllocator => true,
-            Self::Unreadable { kind, .. } => *kind == io::ErrorKind::NotFound,
-            Self::Unlimited | Self::NoProcess | Self::Malformed(_) | Self::Refused(_) => false,
-        }
+        self.health() == Health::Absent
     }
 }
 

@@ -4,21 +4,15 @@ use actix::{Context, Handler};
 use tokio::time::Instant;
 
 use super::super::config::{MemoryConfig, MemoryConfigError};
+use super::super::handles::reserve;
 use super::super::metrics;
-use super::super::reservation::reserve;
 use super::super::status::MemoryStatus;
 use super::MemorySupervisor;
 use crate::kernel::{BudgetError, Call, Message, Reply, Reservation, ReservationRequest};
 
-/// Reserves memory. A grant can follow from a recent reading. A refusal follows only from a reading
-/// that began after the call arrived.
-#[derive(Debug)]
-pub struct Reserve {
-    /// What is needed.
-    pub request: ReservationRequest,
-}
-
-impl Message for Reserve {
+/// A grant can follow from a recent reading. A refusal follows only from a reading that began after the
+/// call arrived.
+impl Message for ReservationRequest {
     type Reply = Result<Reservation, BudgetError>;
     // A grant that no caller takes is dropped, which gives it back.
     const CANCELLABLE: bool = true;
@@ -28,15 +22,15 @@ impl Message for Reserve {
     }
 }
 
-/// Asks for the status. It is at most 50 ms old, or older if memory cannot be read; `None` before the
-/// first reading.
+/// Reads memory, unless the last reading is at most 50 ms old, and asks for the status. It is older if
+/// memory cannot be read; `None` before the first reading.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Sample {
+pub struct ReadMemory {
     /// How many of the latest events to include.
     pub events: usize,
 }
 
-impl Message for Sample {
+impl Message for ReadMemory {
     type Reply = Option<MemoryStatus>;
     const CANCELLABLE: bool = true;
 }
@@ -58,15 +52,16 @@ impl Message for Reconfigure {
 
 /// A call that waits for a reading.
 pub(super) enum PendingCall {
-    Reserve(ReservationRequest, Reply<Reserve>),
-    Sample(Sample, Reply<Sample>),
+    Reserve(ReservationRequest, Reply<ReservationRequest>),
+    /// The number of events, and the reply.
+    ReadMemory(usize, Reply<ReadMemory>),
 }
 
-impl Handler<Call<Reserve>> for MemorySupervisor {
+impl Handler<Call<ReservationRequest>> for MemorySupervisor {
     type Result = ();
 
-    fn handle(&mut self, call: Call<Reserve>, context: &mut Context<Self>) {
-        let Some((Reserve { request }, reply)) = call.accept() else {
+    fn handle(&mut self, call: Call<ReservationRequest>, context: &mut Context<Self>) {
+        let Some((request, reply)) = call.accept() else {
             return;
         };
         if self.is_fresh()
@@ -81,17 +76,17 @@ impl Handler<Call<Reserve>> for MemorySupervisor {
     }
 }
 
-impl Handler<Call<Sample>> for MemorySupervisor {
+impl Handler<Call<ReadMemory>> for MemorySupervisor {
     type Result = ();
 
-    fn handle(&mut self, call: Call<Sample>, context: &mut Context<Self>) {
-        let Some((sample, reply)) = call.accept() else {
+    fn handle(&mut self, call: Call<ReadMemory>, context: &mut Context<Self>) {
+        let Some((ReadMemory { events }, reply)) = call.accept() else {
             return;
         };
         if self.is_fresh() {
-            reply.send(self.status(sample.events));
+            reply.send(self.status(events));
         } else {
-            self.wait_for_reading(PendingCall::Sample(sample, reply), context);
+            self.wait_for_reading(PendingCall::ReadMemory(events, reply), context);
         }
     }
 }
@@ -124,8 +119,8 @@ impl MemorySupervisor {
         for (arrived, call) in std::mem::take(&mut self.pending) {
             let must_answer = arrived <= began;
             match call {
-                PendingCall::Sample(sample, reply) if must_answer => {
-                    reply.send(self.status(sample.events));
+                PendingCall::ReadMemory(events, reply) if must_answer => {
+                    reply.send(self.status(events));
                 }
                 PendingCall::Reserve(request, reply) => {
                     let answer = match is_known {
@@ -142,7 +137,7 @@ impl MemorySupervisor {
                     }
                     reply.send(answer);
                 }
-                call @ PendingCall::Sample(..) => self.pending.push((arrived, call)),
+                call @ PendingCall::ReadMemory(..) => self.pending.push((arrived, call)),
             }
         }
     }

@@ -54,7 +54,7 @@ impl MemorySupervisor {
         let interval = self.shared.config().gc_interval;
         let reason = if !self.collect_calls.is_empty() {
             CollectionReason::Request
-        } else if self.shared.ledger().buffers.take_released(BIG_RELEASE) {
+        } else if self.shared.ledger().take_released(BIG_RELEASE) {
             CollectionReason::Release
         } else if self.collected_at.elapsed() >= interval {
             CollectionReason::Schedule

@@ -12,7 +12,7 @@ use super::super::budget::describe;
 use super::super::history::EventKind;
 use super::super::ledger::ReadingStart;
 use super::super::metrics;
-use super::super::probe::{Health, SourceStatus};
+use super::super::probe::{Health, SourceStatus, StallTrigger};
 use super::super::sampler::{Reading, ReadingError, Sampler, SourceReport};
 use super::super::status::label;
 use super::MemorySupervisor;
@@ -37,7 +37,7 @@ impl Child for MemorySupervisor {
     fn start(&mut self, _context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
         let first = self.read(self.new_sampler());
         Box::pin(first.map(|outcome, actor, context| {
-            actor.watch_stalls(context);
+            actor.watch_stalls(StallTrigger::open(&actor.system), context);
             actor.subscribe_to_notices(context);
             outcome.map_err(Exit::error)
         }))
@@ -58,7 +58,7 @@ impl MemorySupervisor {
     pub(super) fn is_fresh(&self) -> bool {
         let ledger = self.shared.ledger();
         ledger.last_reading.is_some_and(|last| {
-            last.began.elapsed() <= FRESH_FOR && last.given_back == ledger.given_back()
+            last.began.elapsed() <= FRESH_FOR && last.given_back == ledger.given_back
         })
     }
 

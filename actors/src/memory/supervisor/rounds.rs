@@ -97,22 +97,19 @@ impl MemorySupervisor {
         });
         let acknowledgements = async move {
             let others = async {
-                match epoch.zip(request) {
-                    Some((epoch, it)) => shared.pressure.acknowledgements(epoch, it.within).await,
-                    None => Some(Acknowledgements::default()),
-                }
+                let (epoch, it) = epoch.zip(request)?;
+                shared.pressure.acknowledgements(epoch, it.within).await
             };
             let own = async { if purges { shared.purge().await } else { None } };
             let (others, own) = tokio::join!(others, own);
-            let mut all = others?;
+            // If another epoch has begun, this round has ended, and nobody reads its acknowledgements.
+            let mut all = others.unwrap_or_default();
             all.received.extend(own);
-            Some(all)
+            all
         };
         context.spawn(wrap_future::<_, Self>(acknowledgements).map(
             move |acknowledgements, actor, context| {
-                if let Some(acknowledgements) = acknowledgements {
-                    actor.on_acknowledgements(number, acknowledgements, context);
-                }
+                actor.on_acknowledgements(number, acknowledgements, context);
             },
         ));
     }

@@ -18,12 +18,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(30);
 
 impl MemorySupervisor {
     /// Reads memory soon after each stall that the kernel reports.
-    pub(super) fn watch_stalls(&mut self, context: &mut Context<Self>) {
-        let trigger = StallTrigger::open(&self.system);
-        self.wait_for_stall(trigger, context);
-    }
-
-    fn wait_for_stall(&mut self, mut trigger: StallTrigger, context: &mut Context<Self>) {
+    pub(super) fn watch_stalls(&mut self, mut trigger: StallTrigger, context: &mut Context<Self>) {
         self.stall_trigger = Some(trigger.status.clone());
         let stalled = async move {
             let scope = timeout(STATUS_INTERVAL, trigger.stalled()).await;
@@ -35,7 +30,7 @@ impl MemorySupervisor {
                     actor.on_stall(scope, context);
                     actor.read_soon(context);
                 }
-                actor.wait_for_stall(trigger, context);
+                actor.watch_stalls(trigger, context);
             }),
         );
     }

@@ -74,7 +74,7 @@ impl ModelHost {
         let replaced = async move {
             running.stop().await;
             // The ledger still counts the old process's memory, which would limit the new process.
-            spec.memory.answers.refresh().await;
+            spec.memory.answers.read_memory().await;
             boot(spec).await
         };
         cx.spawn(

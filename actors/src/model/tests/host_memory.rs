@@ -13,9 +13,8 @@ use super::fake_host::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS
 use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
-    self, AskError, BudgetError, BufferLedger, Buffers, ChildSpec, Handle, Load, LoadContext,
-    MemoryFeedback, NoticeKind, NoticeReader, Notices, OomCounter, ReservationEntry, Root,
-    SupervisorSpec,
+    self, AskError, BudgetError, Buffers, ChildSpec, Handle, Load, LoadContext, MemoryFeedback,
+    NoticeKind, NoticeReader, Notices, OomCounter, ReservationEntry, Root, SupervisorSpec,
 };
 use crate::model::files::scan_model;
 use crate::model::resource::ModelResource;
@@ -53,12 +52,10 @@ impl Buffers for Unbounded {
         Ok(kernel::BufferReservation::new(Arc::new(Self), bytes))
     }
 
-    fn refresh(&self) -> BoxFuture<'static, ()> {
+    fn read_memory(&self) -> BoxFuture<'static, ()> {
         Box::pin(async {})
     }
-}
 
-impl BufferLedger for Unbounded {
     fn fill(&self, _: u64) {}
     fn release(&self, _: u64, _: u64) {}
 }
