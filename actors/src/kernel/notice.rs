@@ -1,8 +1,6 @@
 //! Notices: what a module reports about the memory of something that it owns, for the history of
 //! the memory budget. Neither side knows the other.
 
-use std::time::SystemTime;
-
 use serde::Serialize;
 use tokio::sync::broadcast;
 
@@ -12,8 +10,6 @@ const WAITING_MAX: usize = 256;
 /// A report about the memory of one actor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Notice {
-    /// When it happened.
-    pub at: SystemTime,
     /// The actor that it happened to, for example `silero-vad:1/host-0`.
     pub actor: String,
     /// What happened.
@@ -69,7 +65,6 @@ impl Notices {
     /// Sends a notice to all readers. Never waits.
     pub fn publish(&self, actor: impl Into<String>, kind: NoticeKind) {
         let notice = Notice {
-            at: SystemTime::now(),
             actor: actor.into(),
             kind,
         };
@@ -131,7 +126,6 @@ mod tests {
     #[test]
     fn a_notice_is_serialised_as_one_flat_object() {
         let notice = Notice {
-            at: SystemTime::UNIX_EPOCH,
             actor: "model:1/host-0".to_owned(),
             kind: NoticeKind::Replaced {
                 before_bytes: 2,
