@@ -133,7 +133,7 @@ fn as_text<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 /// The current level and the latest events.
 #[derive(Debug)]
 pub(super) struct History {
-    level: Level,
+    pub(super) level: Level,
     since: Instant,
     events: VecDeque<Arc<Event>>,
     last: u64,
@@ -153,10 +153,6 @@ impl Default for History {
 }
 
 impl History {
-    pub(super) fn level(&self) -> Level {
-        self.level
-    }
-
     /// How long the level has lasted.
     pub(super) fn level_age(&self) -> Duration {
         self.since.elapsed()
@@ -239,7 +235,7 @@ mod tests {
             silent: Vec::new(),
         };
         history.record(90, 70, done);
-        assert_eq!(history.level(), Level::High);
+        assert_eq!(history.level, Level::High);
         let latest = history.latest(2);
         for event in &latest {
             assert_eq!(*event, *subscriber.recv().await.unwrap());

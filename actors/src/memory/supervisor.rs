@@ -94,7 +94,7 @@ impl MemorySupervisor {
             reserved_bytes: ledger.reserved_total(),
             projected_bytes: ledger.projected(),
             free_bytes: ledger.free(),
-            level: history.level(),
+            level: history.level,
             level_for_seconds: history.level_age().as_secs_f64(),
             kinds: KindUsage::of(&ledger.usage),
             shared_file_bytes: ledger.usage.shared_files,

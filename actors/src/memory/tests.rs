@@ -694,7 +694,11 @@ fn a_real_group_of_version_1_sets_the_budget() {
     let member = child::start(cat.stdin(Stdio::piped())).unwrap();
     let pid = member.id();
     fs::write(group.path("cgroup.procs"), pid.to_string()).unwrap();
-    let mut sampler = Sampler::new(&System::of(pid), Arc::new(Allocator::new()));
+    let system = System {
+        process: pid.to_string(),
+        ..System::default()
+    };
+    let mut sampler = Sampler::new(&system, Arc::new(Allocator::new()));
     let reading = sampler.read(&MemoryConfig::default()).unwrap();
     assert_eq!(reading.report.budget.source, BudgetSource::CgroupV1);
     assert_eq!(reading.report.budget.bytes, LIMIT);

@@ -165,12 +165,12 @@ mod tests {
         // Whole path components only.
         assert_eq!(
             located(&container, "/docker/1f2"),
-            pair("/sys/fs/cgroup", "/sys/fs/cgroup")
+            pair("/sys/fs/cgroup/", "/sys/fs/cgroup")
         );
         // A group outside of the namespace: only the mount is known.
         assert_eq!(
             located(&host, "/../other"),
-            pair("/sys/fs/cgroup", "/sys/fs/cgroup")
+            pair("/sys/fs/cgroup/", "/sys/fs/cgroup")
         );
         // Of two mounts that contain the group, the one with more groups above it.
         let both = [mount("/a/b", "/part"), mount("/", "/all")];

@@ -120,15 +120,13 @@ impl ProbeError {
 #[derive(Debug, Clone)]
 pub(super) struct System {
     root: PathBuf,
-    process: String,
+    /// Its folder in `/proc`.
+    pub(super) process: String,
 }
 
 impl Default for System {
     fn default() -> Self {
-        Self {
-            root: "/".into(),
-            process: "self".into(),
-        }
+        Self::rooted("/")
     }
 }
 
@@ -137,16 +135,7 @@ impl System {
     pub(super) fn rooted(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
-            ..Self::default()
-        }
-    }
-
-    /// The files as the process `pid` sees them.
-    #[cfg(test)]
-    pub(super) fn of(pid: u32) -> Self {
-        Self {
-            process: pid.to_string(),
-            ..Self::default()
+            process: "self".into(),
         }
     }
 

@@ -79,7 +79,7 @@ impl MemorySupervisor {
         // Hosts trim themselves at rest. Only a request or a stall asks them.
         let asks_hosts = matches!(reason, CollectionReason::Request | CollectionReason::Stall);
         let request = asks_hosts.then(|| Request {
-            level: self.shared.history().level(),
+            level: self.shared.history().level,
             max_stage: Stage::Slack,
             wanted_bytes: 0,
             within: ACKNOWLEDGE_WITHIN,

@@ -24,10 +24,9 @@ impl MemorySupervisor {
     ) {
         let levels = self.shared.config().levels;
         let budget = self.shared.ledger().budget;
-        let (from, age) = {
-            let history = self.shared.history();
-            (history.level(), history.level_age())
-        };
+        let history = self.shared.history();
+        let (from, age) = (history.level, history.level_age());
+        drop(history);
         let share = used_share(used, budget);
         self.shared.pressure.set_reached(levels.reached(share));
         let share = self.share_with_stalls(share, &levels);
@@ -78,7 +77,7 @@ impl MemorySupervisor {
         // If it fails, freed pages go back a little later. It uses the level of the moment at which it
         // runs, so that of two changes the later one has effect.
         drop(tokio::task::spawn_blocking(move || {
-            let level = shared.history().level();
+            let level = shared.history().level;
             shared.allocator.set_decay(decay(level))
         }));
     }

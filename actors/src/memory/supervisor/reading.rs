@@ -108,7 +108,7 @@ impl MemorySupervisor {
     /// Reads memory again after a pause: a short one while memory is short or a load is under way.
     pub(super) fn schedule_reading(&mut self, context: &mut Context<Self>) {
         let config = self.shared.config();
-        let is_short = self.shared.history().level() > Level::Normal;
+        let is_short = self.shared.history().level > Level::Normal;
         let interval = if is_short || self.shared.ledger().is_loading() {
             config.sample_interval_fast
         } else {
@@ -177,7 +177,7 @@ impl MemorySupervisor {
         self.update_level(start.began, used_before, used, context);
         self.collect_if_due(context);
         if let Some(report) = &self.report {
-            let level = self.shared.history().level();
+            let level = self.shared.history().level;
             metrics::reading(&self.shared.ledger(), used, level, report);
         }
     }
