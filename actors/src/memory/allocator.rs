@@ -92,7 +92,7 @@ impl Allocator {
     /// use jemalloc, or jemalloc refuses.
     pub(super) fn purge(&self) -> Option<Action> {
         let before = self.stats().ok()?;
-        let changing = self.lock();
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         for arena in arenas_in_use() {
             for decay in DECAYS {
                 // A decay of zero purges at once. The arena for large requests has it anyway. An arena
@@ -117,7 +117,7 @@ impl Allocator {
     pub(super) fn set_decay(&self, decay: Duration) -> Option<()> {
         self.is_in_use.then_some(())?;
         let milliseconds = isize::try_from(decay.as_millis()).unwrap_or(isize::MAX);
-        let _changing = self.lock();
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         update(&format!("arenas.{DIRTY_DECAY}\0"), milliseconds).ok()?;
         let ordinary: u32 = "opt.narenas\0".name().read().ok()?;
         for arena in 0..ordinary {
@@ -125,10 +125,6 @@ impl Allocator {
             update(&format!("arena.{arena}.{DIRTY_DECAY}\0"), milliseconds).ok();
         }
         Some(())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -26,9 +26,6 @@ pub(in crate::memory) struct KillCounter {
     files: Vec<(PathBuf, Scope)>,
 }
 
-/// The name of the counter in all three files.
-const KEY: &str = "oom_kill";
-
 impl KillCounter {
     pub(in crate::memory) fn find(system: &System) -> Self {
         let v2 = find_v2(system).map(|group| group.file("memory.events"));
@@ -43,7 +40,9 @@ impl KillCounter {
     /// The count now.
     pub(in crate::memory) fn read(&self) -> Result<KernelKills, ProbeError> {
         let mut counts = self.files.iter().filter_map(|(path, scope)| {
-            let (count, scope) = (stat_value(&read_text(path).ok()?, KEY)?, *scope);
+            // The counter has the same name in all three files.
+            let count = stat_value(&read_text(path).ok()?, "oom_kill")?;
+            let scope = *scope;
             Some(KernelKills { count, scope })
         });
         counts.next().ok_or(ProbeError::NoKillCounter)

@@ -24,9 +24,8 @@ const BLOCK: u64 = 512;
 pub(in crate::memory) struct SharedFiles {
     descriptors: PathBuf,
     files: Vec<PathBuf>,
-    scanned_at: Option<Instant>,
-    /// The processes at the last scan.
-    processes: Vec<i32>,
+    /// When the last scan was, and the processes at that time.
+    scanned: Option<(Instant, Vec<i32>)>,
 }
 
 impl SharedFiles {
@@ -34,8 +33,7 @@ impl SharedFiles {
         Self {
             descriptors: system.own("fd"),
             files: Vec::new(),
-            scanned_at: None,
-            processes: Vec::new(),
+            scanned: None,
         }
     }
 
@@ -44,14 +42,14 @@ impl SharedFiles {
         &mut self,
         processes: impl Iterator<Item = &'a i32> + Clone,
     ) -> u64 {
-        let scanned_at = self.scanned_at;
-        let is_old = scanned_at.is_none_or(|at| at.elapsed() >= SCAN_INTERVAL);
-        if is_old || !self.processes.iter().eq(processes.clone()) {
+        let is_current = self.scanned.as_ref().is_some_and(|(at, last)| {
+            at.elapsed() < SCAN_INTERVAL && last.iter().eq(processes.clone())
+        });
+        if !is_current {
             let descriptors = fs::read_dir(&self.descriptors).into_iter().flatten();
             let paths = descriptors.flatten().map(|entry| entry.path());
             self.files = paths.filter(|path| is_anonymous_file(path)).collect();
-            self.scanned_at = Some(Instant::now());
-            self.processes = processes.copied().collect();
+            self.scanned = Some((Instant::now(), processes.copied().collect()));
         }
         let mut inodes = BTreeSet::new();
         let mut sum: u64 = 0;
