@@ -60,8 +60,7 @@ impl Budget for MemoryBudget {
 ///
 /// A load may fill the budget up to the high level, where idle resources begin to be evicted. If
 /// evicting everything idle would not be enough (`use_headroom`), it may fill it up to the critical
-/// level. So a load
-/// alone never causes an emergency.
+/// level. So a load alone never causes an emergency.
 pub(super) fn reserve(
     shared: &Arc<Shared>,
     request: &ReservationRequest,
