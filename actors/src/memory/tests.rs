@@ -694,10 +694,8 @@ fn a_real_group_of_version_1_sets_the_budget() {
     let member = child::start(cat.stdin(Stdio::piped())).unwrap();
     let pid = member.id();
     fs::write(group.path("cgroup.procs"), pid.to_string()).unwrap();
-    let system = System {
-        process: pid.to_string(),
-        ..System::default()
-    };
+    let mut system = System::rooted("/");
+    system.process = pid.to_string();
     let mut sampler = Sampler::new(&system, Arc::new(Allocator::new()));
     let reading = sampler.read(&MemoryConfig::default()).unwrap();
     assert_eq!(reading.report.budget.source, BudgetSource::CgroupV1);
