@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
-use headroom_actors::lazy::{AcquireError, Excess, Shortage, UnloadError};
+use headroom_actors::lazy::{AcquireError, Excess, Shortage};
 use headroom_actors::model::InferError;
 use headroom_actors::{postgres, redis};
 
@@ -128,17 +128,6 @@ pub(crate) fn never_fits(excess: &Excess) -> Problem {
     Problem::new(ProblemKind::NeverFits, detail)
         .with("need_bytes", *need)
         .with("most_bytes", *most)
-}
-
-impl From<UnloadError> for Problem {
-    fn from(error: UnloadError) -> Self {
-        match error {
-            UnloadError::NotFound(name) => Self::new(
-                ProblemKind::NotFound,
-                format!("there is no resource named {name}"),
-            ),
-        }
-    }
 }
 
 impl From<InferError> for Problem {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::kernel::Resource;
 
-/// Why a resource cannot be added to the catalogue.
+/// Why a resource cannot be added to the catalogue, or removed from it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogueError {
     /// A dependency is not in the catalogue.
@@ -21,6 +21,14 @@ pub enum CatalogueError {
         /// The names in the cycle. The first name is repeated at the end.
         Vec<String>,
     ),
+    /// Other resources depend on it. Deregister those first.
+    #[error("{name} is needed by {}", .dependents.join(", "))]
+    Needed {
+        /// The resource's name.
+        name: String,
+        /// The names of the resources that depend on it directly.
+        dependents: Vec<String>,
+    },
 }
 
 /// Resources by name. All of their dependencies are in the catalogue, and there is no cycle.
@@ -52,21 +60,20 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Removes a resource. The caller makes sure that nothing depends on it.
-    pub(super) fn remove(&mut self, name: &str) {
-        self.resources.remove(name);
+    /// Removes a resource, if there is one with this name and nothing depends on it.
+    pub(super) fn remove(&mut self, name: &str) -> Result<(), CatalogueError> {
+        let dependents = self.iter().filter(|resource| resource.needs(name));
+        let dependents: Vec<_> = dependents.map(|it| it.name.clone()).collect();
+        if dependents.is_empty() {
+            self.resources.remove(name);
+            return Ok(());
+        }
+        let name = name.to_owned();
+        Err(CatalogueError::Needed { name, dependents })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Resource> {
         self.resources.values()
-    }
-
-    /// The names of the resources that depend on `name` directly.
-    pub(super) fn dependents(&self, name: &str) -> Vec<String> {
-        self.iter()
-            .filter(|resource| resource.needs(name))
-            .map(|resource| resource.name.clone())
-            .collect()
     }
 
     /// Checks that all dependencies of `resource` exist, and that none leads back to it.
@@ -182,7 +189,10 @@ mod tests {
         );
         assert!(catalogue.insert(resource("c", &["nowhere"])).is_err());
         assert_eq!(catalogue.iter().count(), 2);
-        assert_eq!(catalogue.dependents("a"), ["b"]);
-        assert!(catalogue.dependents("b").is_empty());
+        let needed = catalogue.remove("a").unwrap_err();
+        assert_eq!(needed.to_string(), "a is needed by b");
+        assert_eq!(catalogue.iter().count(), 2);
+        assert_eq!(catalogue.remove("b"), Ok(()));
+        assert_eq!(catalogue.remove("a"), Ok(()));
     }
 }

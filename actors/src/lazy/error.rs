@@ -76,49 +76,4 @@ impl AcquireError {
         }
         error
     }
-
-    /// When a caller can cause the next try, where that is known.
-    pub fn retry_in(&self) -> Option<Duration> {
-        match self.root() {
-            Self::Failed { retry_in, .. } => Some(*retry_in),
-            _ => None,
-        }
-    }
-
-    /// A fixed word for metrics and logs, for the root error.
-    pub fn label(&self) -> &'static str {
-        match self.root() {
-            Self::NotFound(_) => "not_found",
-            Self::Failed { .. } => "failed",
-            Self::Short(_) => "short",
-            Self::NeverFits(_) => "never_fits",
-            Self::DependencyFailed { .. } => "dependency_failed",
-            Self::BudgetUnavailable => "budget_unavailable",
-            Self::Stopping => "stopping",
-        }
-    }
-}
-
-/// Why a resource was not unloaded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnloadError {
-    /// The catalogue has no such resource.
-    #[error("there is no resource named {0}")]
-    NotFound(String),
-}
-
-/// Why a resource was not removed from the catalogue.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DeregisterError {
-    /// The catalogue has no such resource.
-    #[error("there is no resource named {0}")]
-    NotFound(String),
-    /// Other resources depend on it. Deregister those first.
-    #[error("{name} is needed by {}", .dependents.join(", "))]
-    Needed {
-        /// The resource's name.
-        name: String,
-        /// The names of its dependents.
-        dependents: Vec<String>,
-    },
 }

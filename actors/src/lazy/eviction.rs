@@ -3,16 +3,17 @@
 use super::lease::Lease;
 use super::loader::Loader;
 use super::metrics::UnloadReason;
+use super::phase::Phase;
 use super::policy::{Candidate, choose, evictable};
-use super::slot::{Slot, State};
+use super::slot::Slot;
 use actix::Context;
 
 impl Loader {
     /// Chooses idle resources that free at least `bytes` together with the unloads under way. `None`
     /// when all idle resources are not enough; empty when the unloads under way are.
     pub(super) fn victims(&self, bytes: u64) -> Option<Vec<String>> {
-        let unloading = self.slots.values().filter(|slot| slot.is_unloading());
-        let missing = bytes.saturating_sub(loaded_bytes(unloading));
+        let unloading = self.slots.values().filter(|slot| slot.is_unloading);
+        let missing = bytes.saturating_sub(unloading.map(Slot::loaded_bytes).sum());
         self.choose_names(&self.candidates(), missing)
     }
 
@@ -27,7 +28,7 @@ impl Loader {
         let mut candidates = self.candidates();
         for candidate in &mut candidates {
             // Resources that are being loaded or unloaded need their dependencies as well.
-            let of_dependents = self.slots.values().flat_map(Slot::dependencies);
+            let of_dependents = self.slots.values().flat_map(|slot| &slot.dependencies);
             candidate.leases = of_dependents
                 .filter(|lease| lease.name() == candidate.name)
                 .count();
@@ -56,32 +57,27 @@ impl Loader {
     /// All resources that are ready, as the policy sees them.
     fn candidates(&self) -> Vec<Candidate<'_>> {
         let ready = || {
-            self.slots.values().filter_map(|slot| match slot.state() {
-                State::Ready(parts) => Some((slot, parts)),
-                _ => None,
-            })
+            let slots = self.slots.values();
+            slots.filter(|slot| slot.phase() == Phase::Ready)
         };
-        let names: Vec<&str> = ready()
-            .map(|(slot, _)| slot.resource.name.as_str())
-            .collect();
+        let names: Vec<&str> = ready().map(|slot| slot.resource.name.as_str()).collect();
         let position = |lease: &Lease| names.iter().position(|name| *name == lease.name());
         ready()
-            .map(|(slot, parts)| {
+            .map(|slot| {
                 let mut usage = slot.usage;
                 // A use lasts until its lease ends.
-                usage.last_use = parts
-                    .leases
-                    .last_use()
-                    .saturating_duration_since(self.started_at);
+                if let Some(last_use) = slot.last_use() {
+                    usage.last_use = last_use.saturating_duration_since(self.started_at);
+                }
                 Candidate {
                     name: &slot.resource.name,
-                    bytes: parts.reservation.bytes(),
+                    bytes: slot.loaded_bytes(),
                     pinned: slot.resource.pinned,
-                    leases: parts.leases.count(),
-                    depends_on: parts.dependencies.iter().filter_map(position).collect(),
+                    leases: slot.lease_count(),
+                    depends_on: slot.dependencies.iter().filter_map(position).collect(),
                     usage,
                     suspect: slot.feedback.is_suspect(),
-                    reload_time: slot.metrics.average_load_time().unwrap_or_default(),
+                    reload_time: slot.load_times.average().unwrap_or_default(),
                 }
             })
             .collect()
@@ -99,12 +95,4 @@ impl Loader {
             self.drain(name, reason, context);
         }
     }
-}
-
-/// Bytes that come free when all of `slots` are unloaded.
-pub(super) fn loaded_bytes<'a>(slots: impl Iterator<Item = &'a Slot>) -> u64 {
-    slots
-        .filter_map(Slot::loaded_parts)
-        .map(|parts| parts.reservation.bytes())
-        .sum()
 }

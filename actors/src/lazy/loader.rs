@@ -1,6 +1,6 @@
 //! The loader actor: its state, its start and stop, and changes of its catalogue.
 //!
-//! Each resource has a slot. Whatever takes time (a load, an unload, the budget's answer) runs as a
+//! Each resource has a slot. Whatever takes time (a load, an unload, the budget's reply) runs as a
 //! future of the actor's context and ends in a method call, so nothing changes a slot concurrently.
 //! While a slot loads or unloads, only the end of that future takes it out of that state. So the
 //! methods that end a load or an unload need not ask whether another one has begun.
@@ -16,16 +16,16 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Answer;
+use super::after_crash::unload_all;
 use super::catalogue::{Catalogue, CatalogueError};
 use super::config::Config;
-use super::crash_cleanup::{OrphanedResource, unload_all};
-use super::error::{AcquireError, DeregisterError};
+use super::error::AcquireError;
 use super::lease::Lease;
-use super::metrics::{UnloadReason, record_phases};
+use super::metrics::{Event, UnloadReason, record_phases};
+use super::phase::Phase;
 use super::policy::Policy;
 use super::reservation_queue::ReservationQueue;
-use super::slot::{Slot, State};
+use super::slot::Slot;
 use super::status::ResourceStatus;
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::{Budget, Child, ChildSpec, Exit, Handle, Resource};
@@ -148,48 +148,58 @@ impl Loader {
         name: &str,
         is_use: bool,
         context: &mut Context<Self>,
-    ) -> Answer<Result<Lease, AcquireError>> {
-        let Some(slot) = self.registered(name) else {
-            return Answer::Now(Err(AcquireError::NotFound(name.to_owned())));
-        };
-        if self.stopping.is_cancelled() {
-            return Answer::Now(Err(AcquireError::Stopping));
+    ) -> oneshot::Receiver<Result<Lease, AcquireError>> {
+        let (waiter, lease) = oneshot::channel();
+        if let Some(known) = self.try_acquire(name, is_use).transpose() {
+            waiter.send(known).ok();
+        } else if let Some(slot) = self.slots.get_mut(name) {
+            let starts_load = slot.may_start_load();
+            slot.push_waiter(waiter);
+            if starts_load {
+                self.start_load(name, context);
+            }
         }
-        let starts_load = slot.may_start_load();
-        let excess = if starts_load { self.excess(slot) } else { None };
-        let now = self.started_at.elapsed();
-        let Some(slot) = self.slots.get_mut(name) else {
-            return Answer::Now(Err(AcquireError::NotFound(name.to_owned())));
+        lease
+    }
+
+    /// `None` if the caller has to wait.
+    fn try_acquire(&mut self, name: &str, is_use: bool) -> Result<Option<Lease>, AcquireError> {
+        let not_found = || AcquireError::NotFound(name.to_owned());
+        let slot = self.registered(name).ok_or_else(not_found)?;
+        if self.stopping.is_cancelled() {
+            return Err(AcquireError::Stopping);
+        }
+        let excess = if slot.may_start_load() {
+            self.excess(slot)
+        } else {
+            None
         };
-        if let State::Ready(parts) = slot.state() {
-            let lease = Lease::new(&parts.leases);
+        let now = self.started_at.elapsed();
+        let slot = self.slots.get_mut(name).ok_or_else(not_found)?;
+        if slot.phase() == Phase::Ready
+            && let Some(leases) = &slot.leases
+        {
+            let lease = Lease::new(leases);
             if is_use {
-                slot.metrics.hit();
+                slot.count(Event::Hit);
                 self.policy.record_use(&mut slot.usage, now);
             }
-            return Answer::Now(Ok(lease));
+            return Ok(Some(lease));
         }
         if is_use {
-            slot.metrics.miss();
+            slot.count(Event::Miss);
         }
-        if let State::Failed { failure, .. } = slot.state()
-            && !failure.retry_in().is_zero()
-        {
-            return Answer::Now(Err(failure.to_error()));
+        if let Some(error) = slot.remembered_failure() {
+            return Err(error);
         }
         if let Some(excess) = excess {
             // Before any dependency is loaded for it.
-            return Answer::Now(Err(AcquireError::NeverFits(excess)));
+            return Err(AcquireError::NeverFits(excess));
         }
         if is_use {
-            slot.metrics.wait();
+            slot.count(Event::Wait);
         }
-        let (sender, receiver) = oneshot::channel();
-        slot.push_waiter(sender);
-        if starts_load {
-            self.start_load(name, context);
-        }
-        Answer::Later(receiver)
+        Ok(None)
     }
 
     /// Publishes the phases. Every change of a phase is followed by this call.
@@ -218,19 +228,10 @@ impl Loader {
         &mut self,
         name: &str,
         context: &mut Context<Self>,
-    ) -> Result<Answer<u64>, DeregisterError> {
-        let is_registered = self.registered(name).is_some();
-        let Some(catalogue) = self.catalogue.as_mut().filter(|_| is_registered) else {
-            return Err(DeregisterError::NotFound(name.to_owned()));
-        };
-        let dependents = catalogue.dependents(name);
-        if !dependents.is_empty() {
-            return Err(DeregisterError::Needed {
-                name: name.to_owned(),
-                dependents,
-            });
+    ) -> Result<oneshot::Receiver<()>, CatalogueError> {
+        if let Some(catalogue) = &mut self.catalogue {
+            catalogue.remove(name)?;
         }
-        catalogue.remove(name);
         if let Some(slot) = self.slots.get_mut(name) {
             slot.deregistered = true;
             slot.refuse_waiters(&AcquireError::NotFound(name.to_owned()));
@@ -303,10 +304,13 @@ impl Drop for Loader {
     /// After an orderly stop nothing is loaded. After a crash, whatever is loaded is unloaded before
     /// the next incarnation can lock the catalogue.
     fn drop(&mut self) {
-        let orphans: Vec<_> = std::mem::take(&mut self.slots)
-            .into_values()
-            .filter_map(OrphanedResource::from_slot)
-            .collect();
+        let slots = std::mem::take(&mut self.slots).into_values();
+        let orphans = slots.filter(|slot| slot.reservation.is_some());
+        let mut orphans: Vec<_> = orphans.collect();
+        for orphan in &mut orphans {
+            orphan.waiters.clear();
+            orphan.unload_waiters.clear();
+        }
         let catalogue = self.catalogue.take();
         if orphans.is_empty() {
             return;

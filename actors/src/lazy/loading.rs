@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use super::error::AcquireError;
 use super::lease::{Lease, LeaseTracker};
 use super::loader::Loader;
+use super::metrics::Event;
+use super::phase::Phase;
 use super::resource_calls::load_or_clean_up;
-use super::slot::{LoadStep, LoadedParts, State};
 use crate::kernel::{LoadContext, LoadError, Loaded, Reservation};
 
 impl Loader {
@@ -21,21 +22,19 @@ impl Loader {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        slot.enter(State::Loading {
-            step: LoadStep::Dependencies,
-            drain_when_loaded: None,
-        });
+        slot.enter(Phase::Loading);
+        slot.drain_when_loaded = None;
         let depends_on = slot.resource.depends_on.clone();
         self.on_phases_changed();
         let dependencies: Vec<_> = depends_on
             .into_iter()
             .map(|dependency| {
-                let answer = self.acquire(&dependency, true, context);
+                let lease = self.acquire(&dependency, true, context);
                 async move {
-                    match answer.wait().await {
-                        Some(Ok(lease)) => Ok(lease),
-                        Some(Err(AcquireError::Stopping)) | None => Err(AcquireError::Stopping),
-                        Some(Err(error)) => Err(AcquireError::DependencyFailed {
+                    match lease.await {
+                        Ok(Ok(lease)) => Ok(lease),
+                        Ok(Err(AcquireError::Stopping)) | Err(_) => Err(AcquireError::Stopping),
+                        Ok(Err(error)) => Err(AcquireError::DependencyFailed {
                             dependency,
                             error: Arc::new(error),
                         }),
@@ -56,16 +55,15 @@ impl Loader {
         leases: Result<Vec<Lease>, AcquireError>,
         context: &mut Context<Self>,
     ) {
-        let dependencies = match leases {
-            Ok(dependencies) => dependencies,
-            Err(error) => return self.cancel_load(name, &error, context),
-        };
-        if let Some(slot) = self.slots.get_mut(name)
-            && let State::Loading { step, .. } = slot.state_mut()
-        {
-            *step = LoadStep::Reservation { dependencies };
+        match leases {
+            Ok(dependencies) => {
+                if let Some(slot) = self.slots.get_mut(name) {
+                    slot.dependencies = dependencies;
+                }
+                self.request_reservation(name, context);
+            }
+            Err(error) => self.cancel_load(name, &error, context),
         }
-        self.request_reservation(name, context);
     }
 
     /// Runs the load, now that its memory is reserved.
@@ -79,35 +77,23 @@ impl Loader {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        let State::Loading { step, .. } = slot.state_mut() else {
-            return;
-        };
-        let LoadStep::Reservation { dependencies } =
-            std::mem::replace(step, LoadStep::Dependencies)
-        else {
-            return;
-        };
-        let entry = Arc::clone(reservation.entry());
-        *step = LoadStep::Running {
-            dependencies,
-            reservation,
-            since: Instant::now(),
-        };
         // The suspect processes ended with the last load.
         slot.feedback.set_suspect(false);
         let load_context = LoadContext {
-            entry,
+            entry: Arc::clone(reservation.entry()),
             deadline,
             feedback: slot.feedback.clone(),
         };
-        slot.metrics.load_started();
+        slot.reservation = Some(reservation);
+        slot.count(Event::Load);
         let load = Arc::clone(&slot.resource.load);
         let result = load_or_clean_up(load, load_context, self.stopping.clone());
         let name = name.to_owned();
+        let since = Instant::now();
         context.spawn(
             wrap_future::<_, Self>(result).map(move |result, loader, context| {
                 match result {
-                    Ok(loaded) => loader.on_loaded(&name, loaded, context),
+                    Ok(loaded) => loader.on_loaded(&name, loaded, since, context),
                     Err(error) => loader.on_load_failed(&name, error, context),
                 }
                 loader.on_memory_freed(context);
@@ -115,32 +101,28 @@ impl Loader {
         );
     }
 
-    fn on_loaded(&mut self, name: &str, loaded: Loaded, context: &mut Context<Self>) {
+    fn on_loaded(
+        &mut self,
+        name: &str,
+        loaded: Loaded,
+        since: Instant,
+        context: &mut Context<Self>,
+    ) {
         let death_watch = self.watch_for_death(name, loaded.died, context);
         let now = self.started_at.elapsed();
         let became_idle = Arc::clone(&self.became_idle);
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        let State::Loading {
-            step:
-                LoadStep::Running {
-                    dependencies,
-                    reservation,
-                    since,
-                },
-            drain_when_loaded,
-        } = std::mem::replace(slot.state_mut(), State::Cold)
-        else {
+        let Some(entry) = slot.reservation.as_ref().map(Reservation::entry).cloned() else {
             return;
         };
-        let bytes = loaded.bytes.max(reservation.entry().measured());
+        let bytes = loaded.bytes.max(entry.measured());
         slot.record_measurement(bytes);
         // This also ends the load in the ledger. Without a measurement the estimate stays reserved.
-        let entry = reservation.entry();
         entry.set_reserved(if bytes > 0 { bytes } else { entry.reserved() });
         let took = since.elapsed();
-        slot.metrics.loaded(took);
+        slot.record_load_time(took);
         tracing::info!(
             resource = name,
             bytes,
@@ -159,12 +141,10 @@ impl Loader {
                 waiter.send(Ok(Lease::new(&leases))).ok();
             }
         }
-        slot.enter(State::Ready(LoadedParts {
-            reservation,
-            dependencies,
-            leases,
-            death_watch,
-        }));
+        slot.leases = Some(leases);
+        slot.death_watch = Some(death_watch);
+        slot.enter(Phase::Ready);
+        let drain_when_loaded = slot.drain_when_loaded;
         self.on_phases_changed();
         self.set_expiry_timer(context);
         if let Some(reason) = drain_when_loaded {
@@ -179,20 +159,16 @@ impl Loader {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        slot.metrics.load_failed();
-        let failure = slot.record_failure(error, &self.config.failure_backoff);
+        slot.count(Event::LoadFailure);
+        let refusal = slot.fail(error, &self.config.failure_backoff);
+        let retry_in = slot.retry_in().unwrap_or_default();
         tracing::warn!(
             resource = name,
-            error = %failure.error,
-            retry_in_seconds = failure.retry_in().as_secs_f64(),
+            error = %refusal,
+            retry_in_seconds = retry_in.as_secs_f64(),
             "load failed"
         );
-        let answer = failure.to_error();
-        slot.enter(State::Failed {
-            failure,
-            cleaning_up: None,
-        });
-        self.end_load(name, &answer, context);
+        self.end_load(name, &refusal, context);
     }
 
     /// Ends a load that did not run, or that a stop has abandoned. It does not count as a failure.
@@ -203,15 +179,16 @@ impl Loader {
         context: &mut Context<Self>,
     ) {
         if let Some(slot) = self.slots.get_mut(name) {
-            slot.enter(State::Cold);
+            slot.enter(Phase::Cold);
         }
         self.end_load(name, error, context);
     }
 
     fn end_load(&mut self, name: &str, error: &AcquireError, context: &mut Context<Self>) {
         if let Some(slot) = self.slots.get_mut(name) {
+            slot.release();
             slot.refuse_waiters(error);
-            slot.report_unloaded(0);
+            slot.report_unloaded();
         }
         self.on_inactive(name, context);
     }

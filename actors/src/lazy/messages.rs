@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::catalogue::CatalogueError;
-use super::error::{AcquireError, DeregisterError, UnloadError};
+use super::error::AcquireError;
 use super::lease::Lease;
 use super::status::ResourceStatus;
 use crate::kernel::{Message, Resource};
@@ -42,7 +40,8 @@ impl Message for Preload {
     }
 }
 
-/// Drains a resource and its dependents, and replies when the resource is unloaded. Callers that ask
+/// Drains a resource and its dependents, and replies when the resource is unloaded, at once if there is
+/// no such resource. Callers that ask
 /// for it meanwhile wait, and cause its next load. Also forgets a failed load, so that the next
 /// caller causes a new try.
 #[derive(Debug, Clone)]
@@ -52,38 +51,7 @@ pub struct Unload {
 }
 
 impl Message for Unload {
-    type Reply = Result<Unloaded, UnloadError>;
-
-    fn is_failure(reply: &Self::Reply) -> bool {
-        reply.is_err()
-    }
-}
-
-/// What an unload freed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Unloaded {
-    /// The larger of the bytes reserved and the bytes measured before; 0 if it was not loaded.
-    pub bytes: u64,
-}
-
-/// Unloads idle resources in the policy's order, until `bytes` are free.
-#[derive(Debug, Clone, Copy)]
-pub struct Evict {
-    /// Bytes wanted; `u64::MAX` for all idle resources.
-    pub bytes: u64,
-}
-
-impl Message for Evict {
-    type Reply = Evicted;
-}
-
-/// What [`Evict`] has unloaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Evicted {
-    /// The names of the resources that were chosen.
-    pub names: Vec<String>,
-    /// Bytes freed, those of unloads that were under way included.
-    pub bytes: u64,
+    type Reply = ();
 }
 
 /// Adds a resource to the catalogue, or replaces the one with its name. A loaded resource is
@@ -111,7 +79,7 @@ pub struct Deregister {
 }
 
 impl Message for Deregister {
-    type Reply = Result<Unloaded, DeregisterError>;
+    type Reply = Result<(), CatalogueError>;
 
     fn is_failure(reply: &Self::Reply) -> bool {
         reply.is_err()

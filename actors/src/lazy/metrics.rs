@@ -1,10 +1,10 @@
 //! The loader's metrics, by resource, and the same counts for its status. Names come from the
 //! catalogue, so the number of series is bounded.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::phase::Phase;
+use super::slot::Slot;
 
 /// Why a loaded resource was drained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,105 +37,68 @@ impl UnloadReason {
     }
 }
 
-/// One resource's counters. They start at 0 in each incarnation of the loader.
-#[derive(Debug)]
-pub(super) struct ResourceMetrics {
-    name: String,
-    pub(super) kind: &'static str,
-    pub(super) hits: u64,
-    pub(super) misses: u64,
-    pub(super) waits: u64,
-    pub(super) loads: u64,
-    pub(super) failures: u64,
-    pub(super) deaths: u64,
-    /// By the label of the reason.
-    pub(super) evictions: BTreeMap<&'static str, u64>,
-    pub(super) last_load_time: Option<Duration>,
-    completed_loads: u32,
-    total_load_time: Duration,
+/// What is counted of a resource.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Event {
+    /// A caller found it ready.
+    Hit,
+    /// A caller found it not ready.
+    Miss,
+    /// A caller waits for it.
+    Wait,
+    Load,
+    LoadFailure,
+    /// It died while it was loaded.
+    Death,
 }
 
-macro_rules! count {
-    ($resource:expr, $metric:literal $(, $label:literal => $value:expr)*) => {
-        metrics::counter!(
-            $metric, "kind" => $resource.kind, "name" => $resource.name.clone()
-            $(, $label => $value)*
-        )
-        .increment(1)
-    };
+/// How long the loads of a resource took.
+#[derive(Debug, Default)]
+pub(super) struct LoadTimes {
+    pub(super) last: Option<Duration>,
+    loads: u32,
+    total: Duration,
 }
 
-impl ResourceMetrics {
-    pub(super) fn new(name: &str, kind: &'static str) -> Self {
-        Self {
-            name: name.to_owned(),
-            kind,
-            hits: 0,
-            misses: 0,
-            waits: 0,
-            loads: 0,
-            failures: 0,
-            deaths: 0,
-            evictions: BTreeMap::new(),
-            last_load_time: None,
-            completed_loads: 0,
-            total_load_time: Duration::ZERO,
-        }
-    }
-
+impl LoadTimes {
     /// The mean of all completed loads.
-    pub(super) fn average_load_time(&self) -> Option<Duration> {
-        self.total_load_time.checked_div(self.completed_loads)
+    pub(super) fn average(&self) -> Option<Duration> {
+        self.total.checked_div(self.loads)
+    }
+}
+
+impl Slot {
+    pub(super) fn count(&mut self, event: Event) {
+        let counts = &mut self.counts;
+        let (count, metric) = match event {
+            Event::Hit => (&mut counts.hits, "headroom_lazy_hits_total"),
+            Event::Miss => (&mut counts.misses, "headroom_lazy_misses_total"),
+            Event::Wait => (&mut counts.waits, "headroom_lazy_waits_total"),
+            Event::Load => (&mut counts.loads, "headroom_lazy_loads_total"),
+            Event::LoadFailure => (&mut counts.failures, "headroom_lazy_load_failures_total"),
+            Event::Death => (&mut counts.deaths, "headroom_lazy_deaths_total"),
+        };
+        *count += 1;
+        let (kind, name) = (self.resource.kind, self.resource.name.clone());
+        metrics::counter!(metric, "kind" => kind, "name" => name).increment(1);
     }
 
-    /// A caller found the resource ready.
-    pub(super) fn hit(&mut self) {
-        self.hits += 1;
-        count!(self, "headroom_lazy_hits_total");
+    pub(super) fn count_drain(&mut self, reason: UnloadReason) {
+        let reason = reason.label();
+        *self.counts.evictions.entry(reason).or_default() += 1;
+        let (kind, name) = (self.resource.kind, self.resource.name.clone());
+        let metric = "headroom_lazy_evictions_total";
+        metrics::counter!(metric, "kind" => kind, "name" => name, "reason" => reason).increment(1);
     }
 
-    /// A caller found the resource not ready.
-    pub(super) fn miss(&mut self) {
-        self.misses += 1;
-        count!(self, "headroom_lazy_misses_total");
-    }
-
-    /// A caller waits for the resource.
-    pub(super) fn wait(&mut self) {
-        self.waits += 1;
-        count!(self, "headroom_lazy_waits_total");
-    }
-
-    pub(super) fn load_started(&mut self) {
-        self.loads += 1;
-        count!(self, "headroom_lazy_loads_total");
-    }
-
-    pub(super) fn load_failed(&mut self) {
-        self.failures += 1;
-        count!(self, "headroom_lazy_load_failures_total");
-    }
-
-    pub(super) fn loaded(&mut self, took: Duration) {
-        self.completed_loads = self.completed_loads.saturating_add(1);
-        self.total_load_time += took;
-        self.last_load_time = Some(took);
-        metrics::histogram!(
-            "headroom_lazy_load_seconds",
-            "kind" => self.kind, "name" => self.name.clone()
-        )
-        .record(took.as_secs_f64());
-    }
-
-    /// The resource died while it was loaded.
-    pub(super) fn died(&mut self) {
-        self.deaths += 1;
-        count!(self, "headroom_lazy_deaths_total");
-    }
-
-    pub(super) fn drained(&mut self, reason: UnloadReason) {
-        *self.evictions.entry(reason.label()).or_default() += 1;
-        count!(self, "headroom_lazy_evictions_total", "reason" => reason.label());
+    pub(super) fn record_load_time(&mut self, took: Duration) {
+        let times = &mut self.load_times;
+        times.loads = times.loads.saturating_add(1);
+        times.total += took;
+        times.last = Some(took);
+        let (kind, name) = (self.resource.kind, self.resource.name.clone());
+        metrics::histogram!("headroom_lazy_load_seconds", "kind" => kind, "name" => name)
+            .record(took.as_secs_f64());
     }
 }
 

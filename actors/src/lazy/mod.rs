@@ -24,15 +24,14 @@
 //! Not guaranteed: the loader does not evict a resource in steady use for another one. A load for
 //! which all memory is in use waits for a while ([`Config::wait_for_room`]) and is then refused.
 //!
-//! Layout: [`Loader`] is the actor. `loader` has its state, start and stop; `handlers` answers its
+//! Layout: [`Loader`] is the actor. `loader` has its state, start and stop; `handlers` handles its
 //! messages. `loading`, `reserving`, `eviction`, `unloading`, `expiry` and `pressure` each have one
 //! part of its work. `slot` is the state of one resource. `policy` orders resources for eviction and
 //! does not know the actor.
 
-mod answer;
+mod after_crash;
 mod catalogue;
 mod config;
-mod crash_cleanup;
 mod error;
 mod eviction;
 mod expiry;
@@ -57,13 +56,10 @@ mod unloading;
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use config::Config;
-pub use error::{AcquireError, DeregisterError, Excess, Shortage, UnloadError};
+pub use error::{AcquireError, Excess, Shortage};
 pub use lease::Lease;
 pub use loader::Loader;
-pub use messages::{
-    Acquire, Deregister, Evict, Evicted, Preload, Register, SetLoadDeadline, Status, Unload,
-    Unloaded,
-};
+pub use messages::{Acquire, Deregister, Preload, Register, SetLoadDeadline, Status, Unload};
 pub use phase::Phase;
 pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};
-pub use status::ResourceStatus;
+pub use status::{Counts, ResourceStatus};

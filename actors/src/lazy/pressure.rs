@@ -8,9 +8,9 @@ use actix::{AsyncContext, Context};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tokio::sync::oneshot;
 
-use super::eviction::loaded_bytes;
 use super::loader::Loader;
 use super::metrics::UnloadReason;
+use super::phase::Phase;
 use super::slot::Slot;
 use crate::kernel::pressure::{Action, Level, Pressure, Stage, Subscription};
 
@@ -47,7 +47,7 @@ impl Loader {
         let mut actions = std::future::ready(Vec::new()).boxed();
         if pressure.asks(Stage::Idle) {
             let wanted = pressure.wanted_bytes;
-            actions = self.evict_idle(wanted, UnloadReason::Pressure, context).1;
+            actions = self.evict_idle(wanted, context);
             if pressure.asks(Stage::InUse) {
                 self.drain_in_use(wanted, pressure.level, context);
             }
@@ -61,25 +61,24 @@ impl Loader {
     }
 
     /// Evicts idle resources in the policy's order. Subtracts what unloads under way will free.
-    /// Returns the chosen names, and a future of the actions of all these unloads, also those under
-    /// way.
-    pub(super) fn evict_idle(
+    /// Returns a future of the actions of all these unloads, also those under way.
+    fn evict_idle(
         &mut self,
         bytes: u64,
-        reason: UnloadReason,
         context: &mut Context<Self>,
-    ) -> (Vec<String>, BoxFuture<'static, Vec<Action>>) {
-        let under_way = self.names_where(Slot::is_unloading);
-        let coming = loaded_bytes(self.slots.values().filter(|slot| slot.is_unloading()));
+    ) -> BoxFuture<'static, Vec<Action>> {
+        let under_way = self.names_where(|slot| slot.is_unloading);
+        let coming = self.slots.values().filter(|slot| slot.is_unloading);
+        let coming = coming.map(Slot::loaded_bytes).sum();
         let victims = self.idle_victims(bytes.saturating_sub(coming));
         let unloads: Vec<_> = under_way
             .iter()
             .chain(&victims)
             .filter_map(|name| self.slots.get_mut(name).and_then(unload_action))
             .collect();
-        self.evict(&victims, reason, context);
+        self.evict(&victims, UnloadReason::Pressure, context);
         let actions = join_all(unloads).map(|actions| actions.into_iter().flatten().collect());
-        (victims, actions.boxed())
+        actions.boxed()
     }
 
     /// Drains resources in use. Bytes of resources that drain already count towards `bytes`. When
@@ -87,7 +86,7 @@ impl Loader {
     fn drain_in_use(&mut self, bytes: u64, level: Level, context: &mut Context<Self>) {
         let draining = self.slots.values();
         let draining = draining.filter(|slot| self.drains_with_dependents(slot));
-        let missing = bytes.saturating_sub(loaded_bytes(draining));
+        let missing = bytes.saturating_sub(draining.map(Slot::loaded_bytes).sum());
         let victims = self.victims_in_use(missing);
         self.evict(&victims, UnloadReason::Pressure, context);
         if level == Level::Exhausted && self.kill_timer.is_none() {
@@ -97,7 +96,7 @@ impl Loader {
 
     /// Whether a resource is draining, and all of its dependents that are loaded are draining too.
     fn drains_with_dependents(&self, slot: &Slot) -> bool {
-        slot.is_draining()
+        slot.phase() == Phase::Draining
             && self
                 .active_dependents(&slot.resource.name)
                 .all(|dependent| self.drains_with_dependents(dependent))
@@ -111,7 +110,9 @@ impl Loader {
     /// still exhausted. The timer then runs again, for the next one.
     fn kill_largest(&mut self, context: &mut Context<Self>) {
         self.kill_timer = None;
-        let kill_is_under_way = self.slots.values().any(Slot::is_unloading_in_use);
+        let kill_is_under_way = self.slots.values().any(|slot| {
+            slot.phase() == Phase::Draining && slot.is_unloading && slot.lease_count() > 0
+        });
         if kill_is_under_way || self.kill_was_under_way {
             // Only a reading after the unload shows what the last kill freed.
             self.kill_was_under_way = kill_is_under_way;
@@ -124,8 +125,7 @@ impl Loader {
             slot.is_draining_in_use()
                 && self.active_dependents(&slot.resource.name).next().is_none()
         });
-        let bytes = |slot: &&Slot| slot.loaded_parts().map(|parts| parts.reservation.bytes());
-        if let Some(slot) = in_use.max_by_key(bytes) {
+        if let Some(slot) = in_use.max_by_key(|slot| slot.loaded_bytes()) {
             let name = slot.resource.name.clone();
             self.kill(&name, context);
             self.set_kill_timer(context);
@@ -135,7 +135,7 @@ impl Loader {
 
 /// What the unload of `slot` will have freed. `None` when nothing is loaded.
 fn unload_action(slot: &mut Slot) -> Option<impl Future<Output = Option<Action>> + Send + use<>> {
-    let reservation = &slot.loaded_parts()?.reservation;
+    let reservation = slot.reservation.as_ref()?;
     let (promised_bytes, before_bytes) = (reservation.bytes(), reservation.entry().measured());
     let what = slot.resource.name.clone();
     let (sender, unloaded) = oneshot::channel();

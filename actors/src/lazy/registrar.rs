@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use actix::Handler;
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::error::DeregisterError;
+use super::catalogue::CatalogueError;
 use super::loader::Loader;
 use super::messages::{Deregister, Register};
-use crate::kernel::{AskError, Handle, LoadError, LoadErrorKind, Registrar, Resource};
+use crate::kernel::{Call, Handle, LoadError, LoadErrorKind, Message, Registrar, Resource};
 
-/// The loader answers at once unless it is restarting or stopping.
+/// The loader replies at once unless it is restarting or stopping.
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A deregistration waits for the leases on the resource.
@@ -17,33 +18,32 @@ const DEREGISTER_WITHIN: Duration = Duration::from_secs(60);
 
 impl Registrar for Handle<Loader> {
     fn register(&self, resource: Resource) -> BoxFuture<'static, Result<(), LoadError>> {
-        let loader = self.clone();
-        async move {
-            let registered = loader.ask(Register { resource }, REGISTER_WITHIN).await;
-            registered.map_err(unavailable)?.map_err(|error| {
-                let message = error.to_string();
-                LoadError::new(LoadErrorKind::Invalid, message)
-            })
-        }
-        .boxed()
+        change(self.clone(), Register { resource }, REGISTER_WITHIN)
     }
 
     fn deregister(&self, name: String) -> BoxFuture<'static, Result<(), LoadError>> {
-        let loader = self.clone();
-        async move {
-            let answer = loader.ask(Deregister { name }, DEREGISTER_WITHIN).await;
-            match answer.map_err(unavailable)? {
-                Ok(_) | Err(DeregisterError::NotFound(_)) => Ok(()),
-                Err(error @ DeregisterError::Needed { .. }) => {
-                    Err(LoadError::new(LoadErrorKind::Invalid, error.to_string()))
-                }
-            }
-        }
-        .boxed()
+        change(self.clone(), Deregister { name }, DEREGISTER_WITHIN)
     }
 }
 
-fn unavailable(error: AskError) -> LoadError {
-    let message = format!("the lazy loader: {error}");
-    LoadError::new(LoadErrorKind::Unavailable, message)
+fn change<M>(
+    loader: Handle<Loader>,
+    change: M,
+    within: Duration,
+) -> BoxFuture<'static, Result<(), LoadError>>
+where
+    M: Message<Reply = Result<(), CatalogueError>>,
+    Loader: Handler<Call<M>>,
+{
+    async move {
+        match loader.ask(change, within).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(LoadError::new(LoadErrorKind::Invalid, error.to_string())),
+            Err(error) => {
+                let message = format!("the lazy loader: {error}");
+                Err(LoadError::new(LoadErrorKind::Unavailable, message))
+            }
+        }
+    }
+    .boxed()
 }

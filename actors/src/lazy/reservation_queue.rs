@@ -28,10 +28,10 @@ pub(super) struct PendingReservation {
     /// Whether it asks only for what its last load took, because its estimate is too much. Without
     /// this a resource that grew once might never be loaded again.
     pub(super) minimum_only: bool,
-    /// Whether the budget's answer is awaited.
+    /// Whether the budget's reply is awaited.
     pub(super) asking: bool,
-    /// Whether memory was freed while the budget's answer was awaited.
-    pub(super) answer_is_stale: bool,
+    /// Whether memory was freed while the budget's reply was awaited.
+    pub(super) reply_is_stale: bool,
     /// Ends the wait for memory.
     pub(super) timer: Option<SpawnHandle>,
     /// What the budget last lacked.
@@ -48,7 +48,7 @@ impl PendingReservation {
             use_headroom: false,
             minimum_only: false,
             asking: false,
-            answer_is_stale: false,
+            reply_is_stale: false,
             timer: None,
             shortage: None,
         }

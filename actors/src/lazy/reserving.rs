@@ -11,7 +11,6 @@ use actix::{AsyncContext, Context};
 use tokio::time::Instant;
 
 use super::error::{AcquireError, Excess, Shortage};
-use super::eviction::loaded_bytes;
 use super::loader::Loader;
 use super::metrics::UnloadReason;
 use super::reservation_queue::PendingReservation;
@@ -41,7 +40,7 @@ impl Loader {
     /// An unload or a failed load has freed memory.
     pub(super) fn on_memory_freed(&mut self, context: &mut Context<Self>) {
         match &mut self.reservations.current {
-            Some(current) if current.asking => current.answer_is_stale = true,
+            Some(current) if current.asking => current.reply_is_stale = true,
             Some(_) => self.ask_budget(context),
             None => {}
         }
@@ -74,8 +73,8 @@ impl Loader {
             return;
         };
         current.asking = true;
-        current.answer_is_stale = false;
-        let answer = self.budget.reserve(ReservationRequest {
+        current.reply_is_stale = false;
+        let reply = self.budget.reserve(ReservationRequest {
             name: current.name.clone(),
             bytes: if current.minimum_only {
                 slot.minimum_bytes()
@@ -85,51 +84,51 @@ impl Loader {
             use_headroom: current.use_headroom,
         });
         context.spawn(
-            wrap_future::<_, Self>(answer)
-                .map(|answer, loader, context| loader.on_answer(answer, context)),
+            wrap_future::<_, Self>(reply)
+                .map(|reply, loader, context| loader.on_budget_reply(reply, context)),
         );
     }
 
-    fn on_answer(&mut self, answer: Result<Reservation, BudgetError>, context: &mut Context<Self>) {
+    fn on_budget_reply(
+        &mut self,
+        reply: Result<Reservation, BudgetError>,
+        context: &mut Context<Self>,
+    ) {
         let Some(current) = &mut self.reservations.current else {
             return;
         };
         current.asking = false;
         let level = self.pressure.current().level;
-        match answer {
-            _ if self.stopping.is_cancelled() => self.refuse(&AcquireError::Stopping, context),
+        let (need, free, budget) = match reply {
+            _ if self.stopping.is_cancelled() => {
+                return self.refuse(&AcquireError::Stopping, context);
+            }
             Ok(_) if level == Level::Exhausted => {
                 let slot = self.slots.get(&current.name);
-                let shortage = Shortage {
-                    need: slot.map_or(0, Slot::estimated_bytes),
-                    free: 0,
-                    evictable: self.evictable_bytes(),
-                    budget: None,
-                    level,
-                };
-                self.refuse(&AcquireError::Short(shortage), context);
+                (slot.map_or(0, Slot::estimated_bytes), 0, None)
             }
             Ok(reservation) => {
                 if let Some(current) = self.reservations.current.take() {
                     self.run_load(&current.name, reservation, context);
                 }
-                self.start_next_reservation(context);
+                return self.start_next_reservation(context);
             }
-            Err(BudgetError::Short { .. }) if current.answer_is_stale => self.ask_budget(context),
-            Err(BudgetError::Short { need, free, budget }) => {
-                let shortage = Shortage {
-                    need,
-                    free,
-                    evictable: self.evictable_bytes(),
-                    budget: Some(budget),
-                    level,
-                };
-                self.on_short(shortage, context);
+            Err(BudgetError::Short { .. }) if current.reply_is_stale => {
+                return self.ask_budget(context);
             }
+            Err(BudgetError::Short { need, free, budget }) => (need, free, Some(budget)),
             Err(BudgetError::Unavailable) => {
-                self.refuse(&AcquireError::BudgetUnavailable, context);
+                return self.refuse(&AcquireError::BudgetUnavailable, context);
             }
-        }
+        };
+        let shortage = Shortage {
+            need,
+            free,
+            evictable: self.evictable_bytes(),
+            budget,
+            level,
+        };
+        self.on_short(shortage, context);
     }
 
     /// The budget is short: the current load uses the headroom, evicts, waits, or is refused.
@@ -138,6 +137,9 @@ impl Loader {
         let slot = current.and_then(|current| self.slots.get(&current.name));
         if let Some(excess) = slot.and_then(|slot| self.excess(slot)) {
             return self.refuse(&AcquireError::NeverFits(excess), context);
+        }
+        if shortage.level == Level::Exhausted {
+            return self.refuse(&AcquireError::Short(shortage), context);
         }
         let missing = missing_bytes(&shortage);
         let victims = self.victims(missing);
@@ -153,9 +155,6 @@ impl Loader {
         }
         let load_due = current.since + self.config.load_deadline;
         let due = match victims {
-            _ if shortage.level == Level::Exhausted => {
-                return self.refuse(&AcquireError::Short(shortage), context);
-            }
             // The unloads under way free enough.
             Some(victims) if victims.is_empty() => load_due,
             Some(victims) if current.evictions < EVICTIONS_MAX => {
@@ -211,8 +210,8 @@ impl Loader {
         self.start_next_reservation(context);
     }
 
-    /// At a stop, refuses all loads that wait for a reservation. If the budget's answer is awaited,
-    /// [`Self::on_answer`] refuses that load.
+    /// At a stop, refuses all loads that wait for a reservation. If the budget's reply is awaited,
+    /// [`Self::on_budget_reply`] refuses that load.
     pub(super) fn refuse_reservations(&mut self, context: &mut Context<Self>) {
         for name in std::mem::take(&mut self.reservations.waiting) {
             self.cancel_load(&name, &AcquireError::Stopping, context);
@@ -232,9 +231,8 @@ impl Loader {
         let mut needed = self.with_dependencies([name]);
         needed.remove(name);
         let dependencies = needed.into_iter().filter_map(|name| self.slots.get(name));
-        let need = slot
-            .minimum_bytes()
-            .saturating_add(loaded_bytes(dependencies));
+        let dependencies: u64 = dependencies.map(Slot::loaded_bytes).sum();
+        let need = slot.minimum_bytes().saturating_add(dependencies);
         (need > most).then_some(Excess { need, most })
     }
 
@@ -266,7 +264,7 @@ impl Loader {
         self.slots
             .iter()
             .filter(|(name, _)| !needed.contains(name.as_str()))
-            .filter_map(|(_, slot)| slot.reservation())
+            .filter_map(|(_, slot)| slot.reservation.as_ref())
             .map(Reservation::bytes)
             .sum()
     }

@@ -1,4 +1,4 @@
-//! One resource's slot in the loader: its state, its waiters, and what was measured of it.
+//! One resource's slot in the loader: its phase, what it holds, its waiters, and what was measured of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,92 +9,41 @@ use tokio::time::Instant;
 
 use super::error::AcquireError;
 use super::lease::{Lease, LeaseTracker};
-use super::metrics::{ResourceMetrics, UnloadReason};
+use super::metrics::{LoadTimes, UnloadReason};
 use super::phase::Phase;
 use super::policy::UseRecord;
+use super::status::Counts;
 use crate::kernel::{Backoff, LoadError, MemoryFeedback, Reservation, Resource};
 
 /// A caller that waits for a lease.
 pub(super) type Waiter = oneshot::Sender<Result<Lease, AcquireError>>;
 
-/// The state of a resource, with what it holds there.
-pub(super) enum State {
-    Cold,
-    Loading {
-        step: LoadStep,
-        /// Why to drain the resource as soon as its waiters have their leases.
-        drain_when_loaded: Option<UnloadReason>,
-    },
-    Ready(LoadedParts),
-    Draining {
-        parts: LoadedParts,
-        /// Whether the unload is under way.
-        unloading: bool,
-    },
-    Failed {
-        failure: Failure,
-        /// What a resource that died still holds, until its unload has ended.
-        cleaning_up: Option<LoadedParts>,
-    },
-}
-
-/// How far a load has come.
-pub(super) enum LoadStep {
-    /// Its dependencies are being loaded.
-    Dependencies,
-    /// It waits for its reservation.
-    Reservation { dependencies: Vec<Lease> },
-    /// It runs.
-    Running {
-        dependencies: Vec<Lease>,
-        reservation: Reservation,
-        since: Instant,
-    },
-}
-
-/// What a loaded resource holds. The order of the fields is the order of their release: the memory
-/// before the dependencies.
-pub(super) struct LoadedParts {
-    pub(super) reservation: Reservation,
-    pub(super) dependencies: Vec<Lease>,
-    pub(super) leases: Arc<LeaseTracker>,
-    /// The future that waits for the resource's death.
-    pub(super) death_watch: SpawnHandle,
-}
-
-/// A remembered failure.
-#[derive(Clone)]
-pub(super) struct Failure {
-    pub(super) error: LoadError,
-    retry_at: Instant,
-}
-
-impl Failure {
-    pub(super) fn retry_in(&self) -> Duration {
-        self.retry_at.saturating_duration_since(Instant::now())
-    }
-
-    pub(super) fn to_error(&self) -> AcquireError {
-        AcquireError::Failed {
-            error: self.error.clone(),
-            retry_in: self.retry_in(),
-        }
-    }
-}
-
 pub(super) struct Slot {
     pub(super) resource: Resource,
     /// Replaces `resource` at its next load.
     replacement: Option<Resource>,
-    state: State,
     phase: Phase,
     phase_since: Instant,
+    /// Its memory, from before its load until after its unload. A crash of the loader drops the slot
+    /// as a whole, and the memory before the dependencies.
+    pub(super) reservation: Option<Reservation>,
+    /// Leases on its dependencies, from before the reservation until after the unload.
+    pub(super) dependencies: Vec<Lease>,
+    /// The leases on it, from the end of its load until after its unload.
+    pub(super) leases: Option<Arc<LeaseTracker>>,
+    /// The future that waits for the death of the loaded resource.
+    pub(super) death_watch: Option<SpawnHandle>,
+    /// Why to drain the resource as soon as its waiters have their leases.
+    pub(super) drain_when_loaded: Option<UnloadReason>,
+    /// Whether its unload is under way. It is draining then, or has failed.
+    pub(super) is_unloading: bool,
     pub(super) waiters: Vec<Waiter>,
-    /// Callers that wait for the unload. They get the bytes that it freed.
-    pub(super) unload_waiters: Vec<oneshot::Sender<u64>>,
+    /// Callers that wait for the unload.
+    pub(super) unload_waiters: Vec<oneshot::Sender<()>>,
     /// Whether the catalogue no longer has it. The slot is removed after the unload.
     pub(super) deregistered: bool,
-    pub(super) metrics: ResourceMetrics,
+    pub(super) counts: Counts,
+    pub(super) load_times: LoadTimes,
     pub(super) usage: UseRecord,
     /// What was measured at the end of the last load; 0 before that.
     last_load_bytes: u64,
@@ -104,34 +53,40 @@ pub(super) struct Slot {
     pub(super) feedback: MemoryFeedback,
     /// Failures since the last stable run or orderly unload.
     failures_in_a_row: u32,
+    /// When a resource that has failed may be loaded again.
+    retry_at: Instant,
     pub(super) last_error: Option<LoadError>,
-    pub(super) last_use: Option<Instant>,
+    last_use: Option<Instant>,
 }
 
 impl Slot {
     pub(super) fn new(resource: Resource) -> Self {
+        let now = Instant::now();
         Self {
-            metrics: ResourceMetrics::new(&resource.name, resource.kind),
             resource,
             replacement: None,
-            state: State::Cold,
             phase: Phase::Cold,
-            phase_since: Instant::now(),
+            phase_since: now,
+            reservation: None,
+            dependencies: Vec::new(),
+            leases: None,
+            death_watch: None,
+            drain_when_loaded: None,
+            is_unloading: false,
             waiters: Vec::new(),
             unload_waiters: Vec::new(),
             deregistered: false,
+            counts: Counts::default(),
+            load_times: LoadTimes::default(),
             usage: UseRecord::default(),
             last_load_bytes: 0,
             peak_bytes: 0,
             feedback: MemoryFeedback::default(),
             failures_in_a_row: 0,
+            retry_at: now,
             last_error: None,
             last_use: None,
         }
-    }
-
-    pub(super) fn into_parts(self) -> (Resource, State) {
-        (self.resource, self.state)
     }
 
     /// Replaces the resource, now or when it becomes inactive.
@@ -150,7 +105,6 @@ impl Slot {
             return;
         };
         self.forget_failures();
-        self.metrics.kind = replacement.kind;
         self.resource = replacement;
         self.last_load_bytes = 0;
         self.peak_bytes = 0;
@@ -166,24 +120,7 @@ impl Slot {
         self.phase_since.elapsed()
     }
 
-    pub(super) fn state(&self) -> &State {
-        &self.state
-    }
-
-    /// The state, for changes within the phase.
-    pub(super) fn state_mut(&mut self) -> &mut State {
-        &mut self.state
-    }
-
-    /// Enters another phase and returns the state that it leaves.
-    pub(super) fn enter(&mut self, state: State) -> State {
-        let next = match &state {
-            State::Cold => Phase::Cold,
-            State::Loading { .. } => Phase::Loading,
-            State::Ready(_) => Phase::Ready,
-            State::Draining { .. } => Phase::Draining,
-            State::Failed { .. } => Phase::Failed,
-        };
+    pub(super) fn enter(&mut self, next: Phase) {
         debug_assert!(
             self.phase.may_become(next),
             "no transition from {:?} to {next:?}",
@@ -198,87 +135,46 @@ impl Slot {
         );
         self.phase = next;
         self.phase_since = Instant::now();
-        std::mem::replace(&mut self.state, state)
     }
 
-    /// What it holds while it is loaded.
-    pub(super) fn loaded_parts(&self) -> Option<&LoadedParts> {
-        match &self.state {
-            State::Ready(parts) | State::Draining { parts, .. } => Some(parts),
-            State::Failed { cleaning_up, .. } => cleaning_up.as_ref(),
-            State::Cold | State::Loading { .. } => None,
-        }
+    /// Gives back all that it holds: the memory before the dependencies.
+    pub(super) fn release(&mut self) {
+        self.last_use = self.last_use();
+        self.reservation = None;
+        self.dependencies.clear();
+        self.leases = None;
     }
 
-    /// Its reservation, from before the load until after the unload.
-    pub(super) fn reservation(&self) -> Option<&Reservation> {
-        match &self.state {
-            State::Loading {
-                step: LoadStep::Running { reservation, .. },
-                ..
-            } => Some(reservation),
-            _ => self.loaded_parts().map(|parts| &parts.reservation),
-        }
+    /// The bytes that its unload frees; 0 while it is not loaded.
+    pub(super) fn loaded_bytes(&self) -> u64 {
+        let loaded = self.leases.as_ref().and(self.reservation.as_ref());
+        loaded.map_or(0, Reservation::bytes)
     }
 
-    /// The leases that it holds on its dependencies.
-    pub(super) fn dependencies(&self) -> &[Lease] {
-        match &self.state {
-            State::Loading {
-                step:
-                    LoadStep::Reservation { dependencies } | LoadStep::Running { dependencies, .. },
-                ..
-            } => dependencies,
-            _ => self.loaded_parts().map_or(&[], |parts| &parts.dependencies),
-        }
+    /// The leases on it.
+    pub(super) fn lease_count(&self) -> usize {
+        self.leases.as_ref().map_or(0, |leases| leases.count())
     }
 
-    /// Whether it is loaded, or a load, an unload or a cleanup is under way.
+    /// Its last use, or its last load if there was none.
+    pub(super) fn last_use(&self) -> Option<Instant> {
+        let of_this_load = self.leases.as_ref().map(|leases| leases.last_use());
+        of_this_load.or(self.last_use)
+    }
+
+    /// Whether a load is under way, or it is loaded, until the end of its unload.
     pub(super) fn is_active(&self) -> bool {
-        !matches!(
-            self.state,
-            State::Cold
-                | State::Failed {
-                    cleaning_up: None,
-                    ..
-                }
-        )
+        self.phase == Phase::Loading || self.leases.is_some()
     }
 
     /// Whether the next caller causes a load.
     pub(super) fn may_start_load(&self) -> bool {
-        match &self.state {
-            State::Failed { failure, .. } => !self.is_active() && failure.retry_in().is_zero(),
-            state => matches!(state, State::Cold),
-        }
-    }
-
-    /// Whether its unload is under way.
-    pub(super) fn is_unloading(&self) -> bool {
-        matches!(
-            self.state,
-            State::Draining {
-                unloading: true,
-                ..
-            } | State::Failed {
-                cleaning_up: Some(_),
-                ..
-            }
-        )
-    }
-
-    pub(super) fn is_draining(&self) -> bool {
-        matches!(self.state, State::Draining { .. })
+        !self.is_active() && self.remembered_failure().is_none()
     }
 
     /// Whether it is draining and its unload waits for leases.
     pub(super) fn is_draining_in_use(&self) -> bool {
-        matches!(&self.state, State::Draining { parts, unloading: false } if parts.leases.count() > 0)
-    }
-
-    /// Whether its unload is under way although there are leases.
-    pub(super) fn is_unloading_in_use(&self) -> bool {
-        matches!(&self.state, State::Draining { parts, unloading: true } if parts.leases.count() > 0)
+        self.phase == Phase::Draining && !self.is_unloading && self.lease_count() > 0
     }
 
     /// The least to reserve for its next load: the bytes measured at the end of the last one.
@@ -311,36 +207,45 @@ impl Slot {
         self.peak_bytes = self.peak_bytes.max(bytes);
     }
 
-    /// Takes note of a failed load or a death. The failure that it returns lasts for the backoff.
-    pub(super) fn record_failure(&mut self, error: LoadError, backoff: &Backoff) -> Failure {
+    /// Takes note of a failed load or a death, and remembers it for the backoff. Returns the error for
+    /// callers.
+    pub(super) fn fail(&mut self, error: LoadError, backoff: &Backoff) -> AcquireError {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        let retry_in = backoff.ceiling(self.failures_in_a_row);
+        self.retry_at = Instant::now() + retry_in;
         self.last_error = Some(error.clone());
-        Failure {
-            error,
-            retry_at: Instant::now() + backoff.ceiling(self.failures_in_a_row),
-        }
+        self.enter(Phase::Failed);
+        AcquireError::Failed { error, retry_in }
+    }
+
+    /// When the next caller can cause a load. `None` unless it has failed.
+    pub(super) fn retry_in(&self) -> Option<Duration> {
+        let retry_in = self.retry_at.saturating_duration_since(Instant::now());
+        (self.phase == Phase::Failed).then_some(retry_in)
+    }
+
+    /// The error for callers within the backoff after a failure.
+    pub(super) fn remembered_failure(&self) -> Option<AcquireError> {
+        let retry_in = self.retry_in().filter(|retry_in| !retry_in.is_zero())?;
+        let error = self.last_error.clone()?;
+        Some(AcquireError::Failed { error, retry_in })
     }
 
     /// Starts the backoff afresh. A resource that has failed becomes cold.
     pub(super) fn forget_failures(&mut self) {
         self.failures_in_a_row = 0;
-        if let State::Failed {
-            cleaning_up: None, ..
-        } = self.state
-        {
-            self.enter(State::Cold);
+        if self.phase == Phase::Failed && !self.is_active() {
+            self.enter(Phase::Cold);
         }
     }
 
     /// When it will have been idle for its TTL. `None` while it is in use, and without a TTL.
     pub(super) fn expires_at(&self) -> Option<Instant> {
-        let State::Ready(parts) = &self.state else {
-            return None;
-        };
-        if self.resource.pinned || parts.leases.count() > 0 {
+        let is_idle = self.phase == Phase::Ready && self.lease_count() == 0;
+        if self.resource.pinned || !is_idle {
             return None;
         }
-        parts.leases.last_use().checked_add(self.resource.ttl?)
+        self.last_use()?.checked_add(self.resource.ttl?)
     }
 
     /// Adds a waiter. Removes waiters that gave up whenever the list is full, so it does not grow
@@ -366,10 +271,10 @@ impl Slot {
         }
     }
 
-    /// Sends `bytes`, which the unload has freed, to all unload waiters.
-    pub(super) fn report_unloaded(&mut self, bytes: u64) {
+    /// Tells all unload waiters that the unload has ended.
+    pub(super) fn report_unloaded(&mut self) {
         for waiter in self.unload_waiters.drain(..) {
-            waiter.send(bytes).ok();
+            waiter.send(()).ok();
         }
     }
 }
@@ -395,7 +300,7 @@ mod tests {
     #[test]
     fn waiters_that_gave_up_do_not_pile_up() {
         let mut slot = Slot::new(Scripted::new().resource("thing", &[]));
-        let (waiter, _answer) = oneshot::channel();
+        let (waiter, _lease) = oneshot::channel();
         slot.push_waiter(waiter);
         for _ in 0..10_000 {
             slot.push_waiter(oneshot::channel().0);

@@ -1,13 +1,33 @@
 //! The status of each resource, for operators.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::error::Excess;
 use super::phase::Phase;
-use super::slot::{Slot, State};
-use crate::kernel::LoadErrorKind;
+use super::slot::Slot;
+use crate::kernel::{LoadErrorKind, Reservation};
+
+/// The counts of one resource. They start at 0 in each incarnation of the loader.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Counts {
+    /// Loads started.
+    pub loads: u64,
+    /// How often a caller found it ready.
+    pub hits: u64,
+    /// How often a caller found it not ready.
+    pub misses: u64,
+    /// How often a caller had to wait for it.
+    pub waits: u64,
+    /// Loads that failed.
+    pub failures: u64,
+    /// How often it died while it was loaded.
+    pub deaths: u64,
+    /// How often it was drained, by reason: ttl, room, pressure, request, dependency, stop.
+    pub evictions: BTreeMap<&'static str, u64>,
+}
 
 /// The status of one resource. Times are in seconds, relative to the moment of the request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,20 +46,9 @@ pub struct ResourceStatus {
     pub leases: usize,
     /// Callers that wait for it.
     pub waiters: usize,
-    /// Loads started.
-    pub loads: u64,
-    /// How often a caller found it ready.
-    pub hits: u64,
-    /// How often a caller found it not ready.
-    pub misses: u64,
-    /// How often a caller had to wait for it.
-    pub waits: u64,
-    /// Loads that failed.
-    pub failures: u64,
-    /// How often it died while it was loaded.
-    pub deaths: u64,
-    /// How often it was drained, by reason: ttl, room, pressure, request, dependency, stop.
-    pub evictions: BTreeMap<&'static str, u64>,
+    /// What has happened to it.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Its last failure.
     pub last_error: Option<String>,
     /// The kind of its last failure.
@@ -69,41 +78,30 @@ pub struct ResourceStatus {
 
 impl ResourceStatus {
     pub(super) fn new(slot: &Slot, never_fits: Option<Excess>) -> Self {
-        let (resource, metrics) = (&slot.resource, &slot.metrics);
-        let parts = slot.loaded_parts();
-        let entry = slot.reservation().map(|reservation| reservation.entry());
-        let last_use = parts.map(|parts| parts.leases.last_use()).or(slot.last_use);
-        let next_try = match slot.state() {
-            State::Failed { failure, .. } => Some(failure.retry_in().as_secs_f64()),
-            _ => None,
-        };
+        let resource = &slot.resource;
+        let entry = slot.reservation.as_ref().map(Reservation::entry);
+        let seconds = |time: Duration| time.as_secs_f64();
         Self {
             name: resource.name.clone(),
             kind: resource.kind,
             depends_on: resource.depends_on.clone(),
             phase: slot.phase(),
-            in_phase_for_seconds: slot.time_in_phase().as_secs_f64(),
-            leases: parts.map_or(0, |parts| parts.leases.count()),
+            in_phase_for_seconds: seconds(slot.time_in_phase()),
+            leases: slot.lease_count(),
             waiters: slot.waiting(),
-            loads: metrics.loads,
-            hits: metrics.hits,
-            misses: metrics.misses,
-            waits: metrics.waits,
-            failures: metrics.failures,
-            deaths: metrics.deaths,
-            evictions: metrics.evictions.clone(),
+            counts: slot.counts.clone(),
             last_error: slot.last_error.as_ref().map(ToString::to_string),
             last_fault: slot.last_error.as_ref().map(|error| error.kind),
-            next_try_in_seconds: next_try,
-            last_use_seconds_ago: last_use.map(|last_use| last_use.elapsed().as_secs_f64()),
-            ttl_seconds: resource.ttl.map(|ttl| ttl.as_secs_f64()),
+            next_try_in_seconds: slot.retry_in().map(seconds),
+            last_use_seconds_ago: slot.last_use().map(|last_use| seconds(last_use.elapsed())),
+            ttl_seconds: resource.ttl.map(seconds),
             pinned: resource.pinned,
             never_fits,
             estimated_bytes: slot.estimated_bytes(),
             reserved_bytes: entry.map_or(0, |entry| entry.reserved()),
             measured_bytes: entry.map_or(0, |entry| entry.measured()),
-            last_load_seconds: metrics.last_load_time.map(|time| time.as_secs_f64()),
-            average_load_seconds: metrics.average_load_time().map(|time| time.as_secs_f64()),
+            last_load_seconds: slot.load_times.last.map(seconds),
+            average_load_seconds: slot.load_times.average().map(seconds),
         }
     }
 }

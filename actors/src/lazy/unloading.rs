@@ -1,4 +1,4 @@
-//! Drains and unloads, and the cleanup of resources that died.
+//! Drains and unloads, also of resources that died.
 
 use std::sync::Arc;
 
@@ -7,35 +7,34 @@ use actix::{AsyncContext, Context, SpawnHandle};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::answer::Answer;
 use super::error::AcquireError;
 use super::loader::Loader;
-use super::metrics::UnloadReason;
+use super::metrics::{Event, UnloadReason};
+use super::phase::Phase;
 use super::resource_calls::{catch_panic, unload};
-use super::slot::{Slot, State};
+use super::slot::Slot;
 use crate::kernel::{LoadError, LoadErrorKind};
 
 impl Loader {
-    /// Drains a resource and its dependents, whatever its phase, and answers with the bytes that
-    /// its unload has freed. Also forgets failures.
+    /// Drains a resource and its dependents, whatever its phase. The receiver resolves when it is
+    /// unloaded. Also forgets failures.
     pub(super) fn unload(
         &mut self,
         name: &str,
         reason: UnloadReason,
         context: &mut Context<Self>,
-    ) -> Answer<u64> {
+    ) -> oneshot::Receiver<()> {
         self.drain_with_dependents(name, reason, context);
-        let Some(slot) = self.slots.get_mut(name) else {
-            return Answer::Now(0);
-        };
-        if !slot.is_active() {
-            slot.forget_failures();
-            self.on_inactive(name, context);
-            return Answer::Now(0);
+        let (waiter, unloaded) = oneshot::channel();
+        match self.slots.get_mut(name) {
+            Some(slot) if slot.is_active() => slot.unload_waiters.push(waiter),
+            inactive => {
+                waiter.send(()).ok();
+                inactive.map(Slot::forget_failures);
+                self.on_inactive(name, context);
+            }
         }
-        let (sender, receiver) = oneshot::channel();
-        slot.unload_waiters.push(sender);
-        Answer::Later(receiver)
+        unloaded
     }
 
     /// Drains a resource, after its dependents. A resource that is loading is drained after its load.
@@ -48,14 +47,12 @@ impl Loader {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        match slot.state_mut() {
-            State::Loading {
-                drain_when_loaded, ..
-            } => {
-                drain_when_loaded.get_or_insert(reason);
+        match slot.phase() {
+            Phase::Loading => {
+                slot.drain_when_loaded.get_or_insert(reason);
             }
-            State::Ready(_) => {}
-            State::Cold | State::Draining { .. } | State::Failed { .. } => return,
+            Phase::Ready => {}
+            Phase::Cold | Phase::Draining | Phase::Failed => return,
         }
         self.drain_dependents(name, context);
         self.drain(name, reason, context);
@@ -72,43 +69,36 @@ impl Loader {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        if !matches!(slot.state(), State::Ready(_)) {
+        if slot.phase() != Phase::Ready {
             return;
         }
-        let State::Ready(parts) = std::mem::replace(slot.state_mut(), State::Cold) else {
-            return;
-        };
-        slot.metrics.drained(reason);
+        slot.count_drain(reason);
         tracing::info!(
             resource = name,
             reason = reason.label(),
-            bytes = parts.reservation.bytes(),
-            leases = parts.leases.count(),
+            bytes = slot.loaded_bytes(),
+            leases = slot.lease_count(),
             "unloading a resource"
         );
-        slot.enter(State::Draining {
-            parts,
-            unloading: false,
-        });
+        slot.enter(Phase::Draining);
         self.on_phases_changed();
         self.unload_if_unused(name, context);
     }
 
     /// Unloads all draining resources that are no longer in use.
     pub(super) fn unload_drained(&mut self, context: &mut Context<Self>) {
-        for name in self.names_where(Slot::is_draining) {
+        for name in self.names_where(|slot| slot.phase() == Phase::Draining) {
             self.unload_if_unused(&name, context);
         }
     }
 
     fn unload_if_unused(&mut self, name: &str, context: &mut Context<Self>) {
-        let Some(State::Draining { parts, unloading }) = self.slots.get(name).map(Slot::state)
-        else {
+        let Some(slot) = self.slots.get(name) else {
             return;
         };
-        let unused = parts.leases.count() == 0
+        let unused = slot.lease_count() == 0
             || (self.drain_deadline_passed && self.active_dependents(name).next().is_none());
-        if unused && !*unloading {
+        if unused && !slot.is_unloading {
             self.start_unload(name, context);
         }
     }
@@ -119,13 +109,10 @@ impl Loader {
         let Some(slot) = self.slots.get(name) else {
             return;
         };
-        let State::Draining { parts, .. } = slot.state() else {
-            return;
-        };
         tracing::warn!(
             resource = name,
-            bytes = parts.reservation.bytes(),
-            leases = parts.leases.count(),
+            bytes = slot.loaded_bytes(),
+            leases = slot.lease_count(),
             "memory is exhausted: killing a resource in use"
         );
         slot.resource.load.kill();
@@ -142,11 +129,9 @@ impl Loader {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        if let State::Draining { unloading, .. } = slot.state_mut() {
-            *unloading = true;
-        }
-        if let Some(parts) = slot.loaded_parts() {
-            context.cancel_future(parts.death_watch);
+        slot.is_unloading = true;
+        if let Some(death_watch) = slot.death_watch.take() {
+            context.cancel_future(death_watch);
         }
         let unloaded = unload(Arc::clone(&slot.resource.load));
         let name = name.to_owned();
@@ -160,24 +145,16 @@ impl Loader {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        let parts = match slot.state_mut() {
-            State::Failed { cleaning_up, .. } => cleaning_up.take(),
-            _ => match slot.enter(State::Cold) {
-                State::Draining { parts, .. } => {
-                    slot.forget_failures();
-                    Some(parts)
-                }
-                _ => None,
-            },
-        };
-        if let Some(parts) = parts {
-            let bytes = parts.reservation.bytes();
-            slot.record_peak(parts.reservation.entry().peak());
-            slot.last_use = Some(parts.leases.last_use());
-            // The reservation ends before callers learn that the memory is free.
-            drop(parts);
-            slot.report_unloaded(bytes);
+        slot.is_unloading = false;
+        if slot.phase() == Phase::Draining {
+            slot.enter(Phase::Cold);
+            slot.forget_failures();
         }
+        let peak = slot.reservation.as_ref().map(|it| it.entry().peak());
+        slot.record_peak(peak.unwrap_or(0));
+        // The reservation ends before callers learn that the memory is free.
+        slot.release();
+        slot.report_unloaded();
         self.on_inactive(name, context);
         self.on_memory_freed(context);
     }
@@ -193,12 +170,9 @@ impl Loader {
             } else if self.stopping.is_cancelled() {
                 slot.refuse_waiters(&AcquireError::Stopping);
             } else if slot.waiting() > 0 {
-                match slot.state() {
-                    State::Failed { failure, .. } if !failure.retry_in().is_zero() => {
-                        let error = failure.to_error();
-                        slot.refuse_waiters(&error);
-                    }
-                    _ => self.start_load(name, context),
+                match slot.remembered_failure() {
+                    Some(error) => slot.refuse_waiters(&error),
+                    None => self.start_load(name, context),
                 }
             }
         }
@@ -229,28 +203,20 @@ impl Loader {
             return;
         };
         tracing::warn!(resource = name, %error, "a loaded resource died");
-        slot.metrics.died();
-        if matches!(slot.state(), State::Ready(_)) {
+        slot.count(Event::Death);
+        if slot.phase() == Phase::Ready {
             let backoff = &self.config.failure_backoff;
             if backoff.is_stable(slot.time_in_phase()) {
                 slot.forget_failures();
             }
-            let failure = slot.record_failure(error, backoff);
-            let State::Ready(parts) = std::mem::replace(slot.state_mut(), State::Cold) else {
-                return;
-            };
-            slot.enter(State::Failed {
-                failure,
-                cleaning_up: Some(parts),
-            });
+            slot.fail(error, backoff);
             self.on_phases_changed();
             self.drain_dependents(name, context);
-            self.start_unload(name, context);
         } else {
             slot.last_error = Some(error);
-            if !slot.is_unloading() {
-                self.start_unload(name, context);
-            }
+        }
+        if self.slots.get(name).is_some_and(|slot| !slot.is_unloading) {
+            self.start_unload(name, context);
         }
     }
 }

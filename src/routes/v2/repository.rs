@@ -122,11 +122,10 @@ async fn unload_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
     let unload = Unload {
         name: model.file.resource(),
     };
-    handles
+    Ok(handles
         .loader
         .ask(unload, handles.request_deadline)
-        .await??;
-    Ok(())
+        .await?)
 }
 
 /// Unloads every version after its requests in flight. Open sequences end.

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::super::Phase;
-use super::super::{AcquireError, Config, Evict, PolicyKind, Shortage, Unload};
+use super::super::{AcquireError, Config, PolicyKind, Shortage, Unload};
 use super::fixed_budget::Fault;
 use super::scripted::Scripted;
 use super::test_loader::{TestLoader, acquire, config, eventually, paused};
@@ -52,7 +52,7 @@ fn three_resources_in_a_budget_for_two_never_fail() {
             }
             let mut evictions = 0;
             for name in ["a", "b", "c"] {
-                evictions += loader.status(name).await.evictions["room"];
+                evictions += loader.status(name).await.counts.evictions["room"];
             }
             assert!(evictions >= 100, "{policy:?}: {evictions} evictions");
             loader.stop_and_check().await;
@@ -120,15 +120,10 @@ fn resources_in_use_pinned_or_needed_are_never_evicted() {
             loader.ready().await,
             ["dependent", "leased", "needed", "next", "pinned"]
         );
-        let evicted = loader
-            .handle
-            .ask(Evict { bytes: u64::MAX }, MINUTE)
-            .await
-            .unwrap();
-        assert_eq!(
-            (evicted.names, evicted.bytes),
-            (vec!["next".to_owned()], 20)
-        );
+        let [evicted] = &loader.evict_idle(u64::MAX).await[..] else {
+            panic!("not exactly one eviction");
+        };
+        assert_eq!((&*evicted.what, evicted.promised_bytes), ("next", 20));
         drop((_dependent, _lease));
         loader.stop_and_check().await;
     });
@@ -270,7 +265,7 @@ fn a_resource_that_grew_falls_back_to_the_bytes_of_its_last_load() {
         let unload = Unload {
             name: "grows".to_owned(),
         };
-        loader.handle.ask(unload, MINUTE).await.unwrap().unwrap();
+        loader.handle.ask(unload, MINUTE).await.unwrap();
         loader.use_once("pinned").await;
         // 90 bytes are never free again, but 30 are.
         loader.use_once("grows").await;
@@ -326,8 +321,7 @@ fn callers_of_a_resource_that_is_being_evicted_wait_and_load_it_again() {
 
 async fn unload(loader: &TestLoader, name: &str) {
     let name = name.to_owned();
-    let unloaded = loader.handle.ask(Unload { name }, MINUTE).await;
-    unloaded.unwrap().unwrap();
+    loader.handle.ask(Unload { name }, MINUTE).await.unwrap();
 }
 
 #[test]

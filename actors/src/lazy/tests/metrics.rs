@@ -8,8 +8,6 @@ use metrics::{
     with_local_recorder,
 };
 
-use super::super::Evict;
-use super::MINUTE;
 use super::scripted::{Scripted, Step, unavailable};
 use super::test_loader::{TestLoader, paused};
 
@@ -61,7 +59,7 @@ fn every_metric_has_its_name_and_labels() {
             loader.acquire("broken").await.unwrap_err();
             loader.use_once("thing").await;
             loader.use_once("thing").await;
-            loader.handle.ask(Evict { bytes: 1 }, MINUTE).await.unwrap();
+            loader.evict_idle(1).await;
             loader.use_once("thing").await;
             thing.die("crashed");
             tokio::task::yield_now().await;
@@ -71,7 +69,7 @@ fn every_metric_has_its_name_and_labels() {
     let thing = "kind=scripted,name=thing";
     let expected = [
         format!("headroom_lazy_deaths_total{{{thing}}}"),
-        format!("headroom_lazy_evictions_total{{{thing},reason=request}}"),
+        format!("headroom_lazy_evictions_total{{{thing},reason=pressure}}"),
         format!("headroom_lazy_hits_total{{{thing}}}"),
         "headroom_lazy_load_failures_total{kind=scripted,name=broken}".to_owned(),
         format!("headroom_lazy_load_seconds{{{thing}}}"),

@@ -27,7 +27,7 @@ fn it_is_refused_by_the_present_budget_before_its_dependencies_are_loaded() {
         assert_eq!(excess(&loader, "huge").await, expected);
         assert_eq!(loader.status("huge").await.never_fits, Some(expected));
         assert_eq!((base.loads(), huge.loads()), (0, 0));
-        assert_eq!(loader.status("huge").await.failures, 0);
+        assert_eq!(loader.status("huge").await.counts.failures, 0);
         // The budget grows.
         loader.budget.set_max_reservable(300);
         assert_eq!(loader.status("huge").await.never_fits, None);

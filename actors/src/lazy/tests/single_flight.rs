@@ -25,13 +25,17 @@ fn a_thousand_first_callers_cause_one_load_and_all_get_it() {
         );
         assert_eq!(thing.loads(), 1);
         let status = loader.status("thing").await;
-        assert_eq!((status.hits, status.misses, status.waits), (0, 1000, 1000));
-        assert_eq!((status.leases, status.loads), (1000, 1));
+        let counts = status.counts;
+        assert_eq!((counts.hits, counts.misses, counts.waits), (0, 1000, 1000));
+        assert_eq!((status.leases, counts.loads), (1000, 1));
         assert_eq!(status.last_load_seconds, Some(0.1));
         drop(leases);
         loader.use_once("thing").await;
         let status = loader.status("thing").await;
-        assert_eq!((status.hits, status.leases, status.waiters), (1, 0, 0));
+        assert_eq!(
+            (status.counts.hits, status.leases, status.waiters),
+            (1, 0, 0)
+        );
         loader.stop_and_check().await;
     });
 }
@@ -105,8 +109,9 @@ fn a_preload_answers_when_it_is_loaded_and_does_not_count_as_a_use() {
         preloaded.unwrap().unwrap();
         loader.handle.ask(preload, SECOND).await.unwrap().unwrap();
         let status = loader.status("thing").await;
-        assert_eq!((status.phase, status.loads), (Phase::Ready, 1));
-        assert_eq!((status.hits, status.misses, status.leases), (0, 0, 0));
+        let counts = status.counts;
+        assert_eq!((status.phase, counts.loads), (Phase::Ready, 1));
+        assert_eq!((counts.hits, counts.misses, status.leases), (0, 0, 0));
         loader.stop_and_check().await;
     });
 }

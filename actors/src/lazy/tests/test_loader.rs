@@ -11,7 +11,7 @@ use super::super::{
 use super::fixed_budget::{FixedBudget, SharedBudget};
 use super::scripted::take_violations;
 use super::{MINUTE, SECOND};
-use crate::kernel::pressure::{self, PressureWriter};
+use crate::kernel::pressure::{self, Action, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{Backoff, Handle, Resource, Root, SupervisorSpec};
 
@@ -75,6 +75,26 @@ impl TestLoader {
     pub(crate) async fn status(&self, name: &str) -> ResourceStatus {
         let all = self.handle.ask(Status, MINUTE).await.unwrap();
         all.into_iter().find(|status| status.name == name).unwrap()
+    }
+
+    /// Has the loader evict idle resources of `wanted` bytes, as if memory were short. Returns what it
+    /// acknowledges.
+    pub(crate) async fn evict_idle(&self, wanted: u64) -> Vec<Action> {
+        self.relieve(Level::High, Some(Stage::Idle), wanted).await
+    }
+
+    /// Publishes the pressure, and returns what the loader acknowledges.
+    pub(crate) async fn relieve(
+        &self,
+        level: Level,
+        max_stage: Option<Stage>,
+        wanted: u64,
+    ) -> Vec<Action> {
+        let epoch = self.pressure.publish(level, max_stage, wanted);
+        let result = self.pressure.acknowledgements(epoch, MINUTE).await.unwrap();
+        assert!(result.silent.is_empty(), "the loader is silent");
+        let received = result.received.into_iter();
+        received.flat_map(|reply| reply.actions).collect()
     }
 
     /// The names of all resources that are ready.
