@@ -59,7 +59,7 @@ pub enum AcquireError {
         /// Why it could not be loaded.
         error: Arc<AcquireError>,
     },
-    /// The memory budget did not answer. This says nothing about the resource.
+    /// The memory budget did not reply. This says nothing about the resource.
     #[error("the memory budget does not answer")]
     BudgetUnavailable,
     /// The loader is stopping.

@@ -17,9 +17,11 @@ fn respond<M: Message>(
     result: impl Future<Output = Option<M::Reply>> + 'static,
 ) {
     let mut result = Box::pin(result);
-    // Without a result the loader has gone. Dropping the reply reports that.
-    if let Some(result) = result.as_mut().now_or_never() {
-        return result.map_or((), |result| reply.send(result));
+    match result.as_mut().now_or_never() {
+        Some(Some(result)) => return reply.send(result),
+        // The loader has gone. Dropping the reply reports that.
+        Some(None) => return,
+        None => {}
     }
     let deadline = reply.deadline();
     actix_rt::spawn(async move {

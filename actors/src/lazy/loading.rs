@@ -12,7 +12,7 @@ use super::lease::{Lease, LeaseTracker};
 use super::loader::Loader;
 use super::metrics::Event;
 use super::phase::Phase;
-use super::resource_calls::load_or_clean_up;
+use super::resource_calls::load_or_unload;
 use crate::kernel::{LoadContext, LoadError, Loaded, Reservation};
 
 impl Loader {
@@ -87,7 +87,7 @@ impl Loader {
         slot.reservation = Some(reservation);
         slot.count(Event::Load);
         let load = Arc::clone(&slot.resource.load);
-        let result = load_or_clean_up(load, load_context, self.stopping.clone());
+        let result = load_or_unload(load, load_context, self.stopping.clone());
         let name = name.to_owned();
         let since = Instant::now();
         context.spawn(

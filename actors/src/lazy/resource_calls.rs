@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::{Load, LoadContext, LoadError, LoadErrorKind, Loaded};
 
 /// Loads within the context's deadline. After any failure it calls [`Load::unload`].
-pub(super) async fn load_or_clean_up(
+pub(super) async fn load_or_unload(
     load: Arc<dyn Load>,
     context: LoadContext,
     stopping: CancellationToken,

@@ -30,7 +30,9 @@ impl Loader {
             Some(slot) if slot.is_active() => slot.unload_waiters.push(waiter),
             inactive => {
                 waiter.send(()).ok();
-                inactive.map(Slot::forget_failures);
+                if let Some(slot) = inactive {
+                    slot.forget_failures();
+                }
                 self.on_inactive(name, context);
             }
         }

@@ -289,7 +289,7 @@ fn the_measured_bytes_are_the_next_estimate() {
 }
 
 #[test]
-fn a_budget_without_an_answer_is_no_failure_of_the_resource() {
+fn a_budget_without_a_reply_is_no_failure_of_the_resource() {
     paused(|system| async move {
         let loader = TestLoader::start(&system, 100, things(&[("a", 10)])).await;
         loader.budget.set_fault(Fault::Unavailable);
@@ -349,7 +349,7 @@ fn during_an_eviction_nothing_else_is_evicted_and_the_load_waits() {
 }
 
 #[test]
-fn a_stale_answer_of_the_budget_evicts_nothing() {
+fn a_stale_reply_of_the_budget_evicts_nothing() {
     paused(|system| async move {
         let resources = things(&[("a", 40), ("b", 40), ("next", 40)]);
         let loader = TestLoader::start(&system, 100, resources).await;

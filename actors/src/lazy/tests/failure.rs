@@ -25,9 +25,9 @@ fn a_failed_load_is_remembered_and_tried_again_after_its_backoff() {
         let thing = Scripted::new().script([Step::Fail(broken), Step::Fail(unavailable("again"))]);
         let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
         let first = join_all((0..10).map(|_| loader.acquire("thing"))).await;
-        for answer in first {
+        for lease in first {
             assert_eq!(
-                failed(answer.unwrap_err()),
+                failed(lease.unwrap_err()),
                 ("no such layer".to_owned(), 1.0)
             );
         }

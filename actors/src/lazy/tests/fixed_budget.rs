@@ -10,14 +10,14 @@ use tokio::time::sleep;
 use super::SECOND;
 use crate::kernel::{Budget, BudgetError, Reservation, ReservationEntry, ReservationRequest};
 
-/// How the budget answers.
+/// How the budget replies.
 #[derive(Clone, Copy, Default)]
 pub(crate) enum Fault {
     #[default]
     None,
     /// It is unavailable.
     Unavailable,
-    /// It answers a second later, with what was free at the request.
+    /// It replies a second later, with what was free at the request.
     Stale,
     /// It panics inside the loader's own future, as a bug of the loader would.
     Panic,
@@ -111,7 +111,7 @@ impl Budget for SharedBudget {
     ) -> BoxFuture<'static, Result<Reservation, BudgetError>> {
         let budget = Arc::clone(&self.0);
         async move {
-            // Other tasks run before the answer.
+            // Other tasks run before the reply.
             tokio::task::yield_now().await;
             let fault = *budget.fault.lock().unwrap();
             match fault {

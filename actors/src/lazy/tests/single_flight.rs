@@ -98,7 +98,7 @@ fn a_caller_that_gives_up_does_not_end_the_load() {
 }
 
 #[test]
-fn a_preload_answers_when_it_is_loaded_and_does_not_count_as_a_use() {
+fn a_preload_ends_when_it_is_loaded_and_does_not_count_as_a_use() {
     paused(|system| async move {
         let thing = Scripted::new();
         let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
