@@ -391,6 +391,6 @@ mod tests {
     fn a_misplaced_text_costs_no_more_than_a_short_error() {
         let body = format!(r#"{{"shape":"{}"}}"#, "\u{7f}".repeat(1 << 20));
         let problem = read_json::<Vec<u8>>(body.as_bytes()).unwrap_err();
-        assert!(problem.detail().len() < 100, "{}", problem.detail());
+        assert!(problem.detail.len() < 100, "{}", problem.detail);
     }
 }

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::HeaderValue;
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, ResponseError, web};
+use actix_web::{Error, ResponseError, web};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use crate::middleware::RequestId;
-use crate::problem::{Problem, ProblemKind, ProtocolError, REQUEST_ID, problem_of};
+use super::request_id::request_id;
+use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
 
 /// The target of request events in log filters.
 const ACCESS: &str = "headroom::access";
@@ -37,13 +38,10 @@ pub struct Observer {
 impl Observer {
     /// Registers the counters. `deadline` is `server.request_deadline`.
     pub fn new(deadline: Duration) -> Self {
-        metrics::describe_gauge!(
-            "headroom_http_requests_in_flight",
-            "Requests being answered."
-        );
+        metrics::describe_gauge!("headroom_http_requests_in_flight", "Requests in progress.");
         metrics::describe_histogram!(
             "headroom_http_request_duration_seconds",
-            "Time from a request's head to its answer's head."
+            "Time from a request's head to its response's head."
         );
         metrics::describe_counter!(
             "headroom_http_requests_total",
@@ -63,7 +61,7 @@ impl Observer {
 /// Guard of a request in progress. Its drop updates the counters, however the request ends.
 struct Watch {
     observer: web::Data<Observer>,
-    id: RequestId,
+    id: HeaderValue,
     method: Method,
     began: Instant,
     ended: bool,
@@ -78,28 +76,24 @@ pub async fn observe<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let id = RequestId::accept(request.headers().get(REQUEST_ID));
-    request.extensions_mut().insert(id.clone());
-    let span = tracing::info_span!("request", request_id = id.as_str());
+    let id = request_id(request.headers().get(REQUEST_ID));
+    let span = tracing::info_span!("request", request_id = id.to_str().unwrap_or_default());
     let cut_off_after = observer.cut_off_after;
     let watch = Watch::begin(observer, id, request.method().clone());
 
     match timeout(cut_off_after, next.call(request).instrument(span)).await {
-        Ok(Ok(response)) => Ok(watch.answer(response)),
-        Ok(Err(error)) => Err(watch.fail(error)),
-        Err(_) => Err(watch.fail(deadline_exceeded().into())),
+        Ok(Ok(response)) => Ok(watch.respond(response)),
+        Ok(Err(error)) => Err(watch.fail("unmatched", problem_of(&error)).into()),
+        Err(_) => {
+            let detail = "the request took longer than it may; it has been given up";
+            let problem = Problem::new(ProblemKind::DeadlineExceeded, detail);
+            Err(watch.fail("unmatched", problem).into())
+        }
     }
 }
 
-fn deadline_exceeded() -> Problem {
-    Problem::new(
-        ProblemKind::DeadlineExceeded,
-        "the request took longer than it may; it has been given up",
-    )
-}
-
 impl Watch {
-    fn begin(observer: web::Data<Observer>, id: RequestId, method: Method) -> Self {
+    fn begin(observer: web::Data<Observer>, id: HeaderValue, method: Method) -> Self {
         observer.in_flight.increment(1.0);
         Self {
             observer,
@@ -110,39 +104,27 @@ impl Watch {
         }
     }
 
-    fn answer<B: MessageBody>(
+    fn respond<B: MessageBody>(
         mut self,
         response: ServiceResponse<B>,
     ) -> ServiceResponse<EitherBody<B>> {
         let pattern = response.request().match_pattern();
         let pattern = pattern.as_deref().unwrap_or("unmatched");
-        // A problem is rebuilt with the request's id. Errors of the framework become problems. Errors in
-        // other forms, such as under /v2, stay as they are.
-        let Some(problem) = response.response().error().and_then(problem_of) else {
-            let error = response.response().error();
-            let protocol_error = error.and_then(|error| error.as_error::<ProtocolError>());
-            self.log(
-                response.status(),
-                pattern,
-                protocol_error.map(ProtocolError::problem),
-            );
+        // A problem is rebuilt with the request's id. Errors of the framework become problems.
+        let Some(problem) = response.response().error().map(problem_of) else {
+            self.log(response.status(), pattern, None);
             let mut response = response.map_into_left_body();
-            response.headers_mut().insert(REQUEST_ID, self.id.header());
+            response.headers_mut().insert(REQUEST_ID, self.id.clone());
             return response;
         };
-        self.log(problem.status_code(), pattern, Some(&problem));
-        let answer = problem.in_request(self.id.as_str()).error_response();
+        let problem = self.fail(pattern, problem).error_response();
         let (request, _) = response.into_parts();
-        ServiceResponse::new(request, answer).map_into_right_body()
+        ServiceResponse::new(request, problem).map_into_right_body()
     }
 
-    fn fail(mut self, error: Error) -> Error {
-        let Some(problem) = problem_of(&error) else {
-            self.log(error.as_response_error().status_code(), "unmatched", None);
-            return error;
-        };
-        self.log(problem.status_code(), "unmatched", Some(&problem));
-        problem.in_request(self.id.as_str()).into()
+    fn fail(mut self, path: &str, problem: Problem) -> Problem {
+        self.log(problem.status_code(), path, Some(&problem));
+        problem.in_request(self.id.clone())
     }
 
     fn log(&mut self, status: StatusCode, path: &str, problem: Option<&Problem>) {
@@ -159,14 +141,14 @@ impl Watch {
                 tracing::event!(
                     target: ACCESS,
                     tracing::Level::$level,
-                    request_id = self.id.as_str(),
+                    request_id = self.id.to_str().unwrap_or_default(),
                     method = self.method.as_str(),
                     path,
                     status = status.as_u16(),
                     duration_ms = took.as_secs_f64() * 1e3,
-                    problem = problem.map(|problem| problem.kind().slug()),
-                    detail = problem.map(Problem::detail),
-                    cause = problem.and_then(Problem::cause),
+                    problem = problem.map(|problem| problem.kind.slug()),
+                    detail = problem.map(|problem| &*problem.detail),
+                    cause = problem.and_then(|problem| problem.cause.as_deref()),
                     "request answered"
                 )
             };
@@ -187,7 +169,7 @@ impl Drop for Watch {
             self.observer.abandoned.increment(1);
             tracing::debug!(
                 target: ACCESS,
-                request_id = self.id.as_str(),
+                request_id = self.id.to_str().unwrap_or_default(),
                 method = self.method.as_str(),
                 duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
                 "request abandoned by its client"

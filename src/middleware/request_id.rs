@@ -2,7 +2,6 @@
 //! so that a request can be traced through several services.
 
 use std::collections::hash_map::RandomState;
-use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,43 +11,17 @@ use actix_web::http::header::HeaderValue;
 /// The longest id that is accepted from a caller.
 const LENGTH_MAX: usize = 128;
 
-/// A request's id: visible ASCII.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(HeaderValue);
-
-impl RequestId {
-    /// The caller's id if it is valid, otherwise a new id.
-    pub fn accept(given: Option<&HeaderValue>) -> Self {
-        given
-            .filter(|id| is_valid(id.as_bytes()))
-            .map_or_else(Self::new, |id| Self(id.clone()))
+/// The caller's id if it is valid, otherwise a new id: a random part per process, then a counter. It is
+/// visible ASCII.
+pub(super) fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    if let Some(given) = given.filter(|id| is_valid(id.as_bytes())) {
+        return given.clone();
     }
-
-    /// A new id: a random part per process, then a counter.
-    fn new() -> Self {
-        static PROCESS: LazyLock<u64> =
-            LazyLock::new(|| RandomState::new().build_hasher().finish());
-        static COUNT: AtomicU64 = AtomicU64::new(1);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{:016x}-{count:x}", *PROCESS);
-        Self(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown")))
-    }
-
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or("unknown")
-    }
-
-    /// As the value of a header.
-    pub fn header(&self) -> HeaderValue {
-        self.0.clone()
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let id = format!("{:016x}-{count:x}", *PROCESS);
+    HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 fn is_valid(id: &[u8]) -> bool {
@@ -59,12 +32,12 @@ fn is_valid(id: &[u8]) -> bool {
 mod tests {
     use actix_web::http::header::HeaderValue;
 
-    use super::RequestId;
+    use super::request_id;
 
     #[test]
     fn keeps_a_callers_sane_id() {
         let given = HeaderValue::from_static("order-17/a:b");
-        assert_eq!(RequestId::accept(Some(&given)).as_str(), "order-17/a:b");
+        assert_eq!(request_id(Some(&given)), given);
     }
 
     #[test]
@@ -78,14 +51,14 @@ mod tests {
             long,
         ];
         for given in cases {
-            let id = RequestId::accept(given.as_ref());
-            assert_ne!(Some(&id.header()), given.as_ref());
-            assert!(!id.as_str().is_empty());
+            let id = request_id(given.as_ref());
+            assert_ne!(Some(&id), given.as_ref());
+            assert!(!id.is_empty());
         }
     }
 
     #[test]
     fn makes_different_ids() {
-        assert_ne!(RequestId::accept(None), RequestId::accept(None));
+        assert_ne!(request_id(None), request_id(None));
     }
 }

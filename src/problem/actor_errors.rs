@@ -1,4 +1,5 @@
-//! Converts errors of actors into problems: the kind, what the caller can do, and `Retry-After`.
+//! Converts errors of actors into problems: the kind, what the caller can do, and `Retry-After` where a
+//! 503 needs another than the usual one.
 
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use headroom_actors::lazy::{AcquireError, Excess, Shortage};
 use headroom_actors::model::InferError;
 use headroom_actors::{postgres, redis};
 
-use super::{Problem, ProblemKind};
-
-/// The default `Retry-After`. Restarts and loads take about this long.
-const SOON: Duration = Duration::from_secs(1);
+use super::ProblemKind::{
+    DeadlineExceeded, InsufficientMemory, InvalidInput, MemoryExceeded, NeverFits, NotFound,
+    NotReady, Overloaded, Unavailable, Unprocessable, Unusable,
+};
+use super::{Problem, SOON};
 
 /// `Retry-After` when memory is short. Evictions and work in flight end within about this time.
 const MEMORY_SOON: Duration = Duration::from_secs(5);
@@ -23,30 +25,23 @@ impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Busy => Self::new(
-                ProblemKind::Overloaded,
+                Overloaded,
                 "too many requests wait for this already; send fewer at once, or retry later",
-            )
-            .retry_after(SOON),
-            AskError::Restarting { retry_in } => Self::new(
-                ProblemKind::Unavailable,
-                "what this request needs is being restarted",
-            )
-            .retry_after(retry_in.max(SOON)),
-            AskError::Stopped => Self::new(
-                ProblemKind::Unavailable,
-                "what this request needs is being stopped",
-            )
-            .retry_after(SOON),
+            ),
+            AskError::Restarting { retry_in } => {
+                Self::new(Unavailable, "what this request needs is being restarted")
+                    .retry_after(retry_in.max(SOON))
+            }
+            AskError::Stopped => Self::new(Unavailable, "what this request needs is being stopped"),
             AskError::TimedOut => Self::new(
-                ProblemKind::DeadlineExceeded,
+                DeadlineExceeded,
                 "no reply within server.request_deadline; the work may still complete",
             ),
             AskError::Lost => Self::new(
-                ProblemKind::Unavailable,
+                Unavailable,
                 "the actor that worked on this request failed; the work may or may not have been \
                  done",
-            )
-            .retry_after(SOON),
+            ),
         }
         .caused_by(&error)
     }
@@ -55,26 +50,18 @@ impl From<AskError> for Problem {
 impl From<AcquireError> for Problem {
     fn from(error: AcquireError) -> Self {
         let problem = match error.root() {
-            AcquireError::NotFound(name) => Self::new(
-                ProblemKind::NotFound,
-                format!("there is no resource named {name}"),
-            ),
+            AcquireError::NotFound(_) => Self::new(NotFound, error.root().to_string()),
             AcquireError::Failed { error, retry_in } => load_failed(error, *retry_in),
             AcquireError::Short(shortage) => short(shortage),
             AcquireError::NeverFits(excess) => never_fits(excess),
-            AcquireError::BudgetUnavailable => Self::new(
-                ProblemKind::Unavailable,
-                "the memory supervisor does not reply",
-            )
-            .retry_after(SOON),
-            AcquireError::Stopping => {
-                Self::new(ProblemKind::NotReady, "the server is stopping").retry_after(SOON)
+            AcquireError::BudgetUnavailable => {
+                Self::new(Unavailable, "the memory supervisor does not reply")
             }
+            AcquireError::Stopping => Self::new(NotReady, "the server is stopping"),
             // `root` never returns this variant.
-            AcquireError::DependencyFailed { dependency, .. } => Self::new(
-                ProblemKind::Unavailable,
-                format!("{dependency} is not available"),
-            ),
+            AcquireError::DependencyFailed { dependency, .. } => {
+                Self::new(Unavailable, format!("{dependency} is not available"))
+            }
         };
         problem.caused_by(&error)
     }
@@ -83,12 +70,12 @@ impl From<AcquireError> for Problem {
 fn load_failed(error: &LoadError, retry_in: Duration) -> Problem {
     match error.kind {
         LoadErrorKind::Invalid => Problem::new(
-            ProblemKind::Unusable,
+            Unusable,
             format!("it cannot be loaded: {error}; fix its files, then load it again"),
         )
         .with("next_try_in_seconds", retry_in.as_secs_f64()),
         LoadErrorKind::Unavailable | LoadErrorKind::Deadline => {
-            Problem::new(ProblemKind::Unavailable, format!("loading failed: {error}"))
+            Problem::new(Unavailable, format!("loading failed: {error}"))
                 .retry_after(retry_in.max(SOON))
         }
     }
@@ -103,7 +90,7 @@ fn short(shortage: &Shortage) -> Problem {
         level,
     } = shortage;
     let problem = Problem::new(
-        ProblemKind::InsufficientMemory,
+        InsufficientMemory,
         format!("it needs {need} bytes; {free} are free and {evictable} more could be evicted"),
     )
     .with("need_bytes", *need)
@@ -125,52 +112,47 @@ pub(crate) fn never_fits(excess: &Excess) -> Problem {
         "it needs {need} bytes, and the memory budget leaves {most} for all models together; enlarge \
          the budget, or use a smaller model"
     );
-    Problem::new(ProblemKind::NeverFits, detail)
+    Problem::new(NeverFits, detail)
         .with("need_bytes", *need)
         .with("most_bytes", *most)
 }
 
 impl From<InferError> for Problem {
     fn from(error: InferError) -> Self {
-        let detail = error.to_string();
-        match error {
-            InferError::InvalidInput(_) => Self::new(ProblemKind::InvalidInput, detail),
-            InferError::UnknownSequence(_) => Self::new(ProblemKind::InvalidInput, detail),
-            InferError::Model(_) | InferError::Poison => {
-                Self::new(ProblemKind::Unprocessable, detail)
-            }
-            InferError::NoMemory(error) => no_memory("the model's outputs", error),
-            InferError::OutOfMemory(_) => Self::new(ProblemKind::MemoryExceeded, detail),
-            InferError::KilledForMemory => {
-                Self::new(ProblemKind::InsufficientMemory, detail).retry_after(MEMORY_SOON)
-            }
-            InferError::HostLost => Self::new(ProblemKind::Unavailable, detail).retry_after(SOON),
-            InferError::Deadline(_) => Self::new(ProblemKind::DeadlineExceeded, detail),
+        let kind = match error {
+            InferError::NoMemory(error) => return no_memory("the model's outputs", error),
+            InferError::InvalidInput(_) | InferError::UnknownSequence(_) => InvalidInput,
+            InferError::Model(_) | InferError::Poison => Unprocessable,
+            InferError::OutOfMemory(_) => MemoryExceeded,
+            InferError::KilledForMemory => InsufficientMemory,
+            InferError::HostLost => Unavailable,
+            InferError::Deadline(_) => DeadlineExceeded,
+        };
+        let problem = Self::new(kind, error.to_string());
+        match kind {
+            InsufficientMemory => problem.retry_after(MEMORY_SOON),
+            _ => problem,
         }
     }
 }
 
 /// Memory for `what` was refused: for now, or for ever if it needs more than its whole budget.
 pub(crate) fn no_memory(what: &str, error: BudgetError) -> Problem {
-    let problem = match error {
-        BudgetError::Short { need, budget, .. } if need > budget => Problem::new(
-            ProblemKind::MemoryExceeded,
-            format!("{what} need {need} bytes; the settings allow at most {budget}"),
-        ),
-        BudgetError::Short { .. } | BudgetError::Unavailable => Problem::new(
-            ProblemKind::InsufficientMemory,
-            format!("there is no memory for {what} now: {error}"),
-        )
-        .retry_after(SOON),
+    let detail = format!("there is no memory for {what} now: {error}");
+    let for_now = Problem::new(InsufficientMemory, detail).caused_by(&error);
+    let BudgetError::Short { need, free, budget } = error else {
+        return for_now;
     };
-    let problem = problem.caused_by(&error);
-    match error {
-        BudgetError::Short { need, free, budget } => problem
-            .with("need_bytes", need)
-            .with("free_bytes", free)
-            .with("budget_bytes", budget),
-        BudgetError::Unavailable => problem,
-    }
+    let problem = if need > budget {
+        let detail = format!("{what} need {need} bytes; the settings allow at most {budget}");
+        Problem::new(MemoryExceeded, detail).caused_by(&error)
+    } else {
+        for_now
+    };
+    problem
+        .with("need_bytes", need)
+        .with("free_bytes", free)
+        .with("budget_bytes", budget)
 }
 
 impl From<LoadError> for Problem {
@@ -181,30 +163,20 @@ impl From<LoadError> for Problem {
 
 impl From<CheckoutError> for Problem {
     fn from(error: CheckoutError) -> Self {
-        let detail = error.to_string();
         match &error {
-            CheckoutError::Full { .. } => {
-                Self::new(ProblemKind::Overloaded, detail).retry_after(SOON)
-            }
-            CheckoutError::TimedOut {
-                cause: TimeoutCause::Unreachable(last),
-            } => unreachable(last, SOON),
-            // The holders are places in our code, which mean nothing to a caller.
-            CheckoutError::TimedOut {
-                cause: TimeoutCause::Busy { .. },
-            } => Self::new(
-                ProblemKind::Overloaded,
-                "all connections are in use; send fewer requests at once, or retry later",
-            )
-            .retry_after(SOON),
-            CheckoutError::TimedOut { .. } => {
-                Self::new(ProblemKind::Unavailable, detail).retry_after(SOON)
-            }
+            CheckoutError::Full { .. } => Self::new(Overloaded, error.to_string()),
+            CheckoutError::TimedOut { cause } => match cause {
+                TimeoutCause::Unreachable(last) => unreachable(last, SOON),
+                // The holders are places in our code, which mean nothing to a caller.
+                TimeoutCause::Busy { .. } => Self::new(
+                    Overloaded,
+                    "all connections are in use; send fewer requests at once, or retry later",
+                ),
+                _ => Self::new(Unavailable, error.to_string()),
+            },
             CheckoutError::CircuitOpen { retry_in, last } => unreachable(last, *retry_in),
             CheckoutError::Connect(last) => unreachable(last, OPERATOR_SOON),
-            CheckoutError::Draining => {
-                Self::new(ProblemKind::NotReady, "the server is stopping").retry_after(SOON)
-            }
+            CheckoutError::Draining => Self::new(NotReady, "the server is stopping"),
             CheckoutError::Owner(error) => Self::from(*error),
         }
         .caused_by(&error)
@@ -214,7 +186,7 @@ impl From<CheckoutError> for Problem {
 /// A server that the request needs cannot be reached. The message of a connect error has no secret, and
 /// names a remedy if there is one.
 fn unreachable(error: &ConnectError, retry_in: Duration) -> Problem {
-    Problem::new(ProblemKind::Unavailable, error.to_string())
+    Problem::new(Unavailable, error.to_string())
         .with("cause", error.kind.label())
         .retry_after(retry_in.max(SOON))
 }
@@ -225,27 +197,21 @@ impl From<postgres::Error> for Problem {
         match &error {
             E::Checkout(checkout) => return Self::from(checkout.clone()),
             E::Deadline { .. } => Self::new(
-                ProblemKind::DeadlineExceeded,
+                DeadlineExceeded,
                 "the database did not answer within the deadline",
             ),
             E::Lost { .. } => Self::new(
-                ProblemKind::Unavailable,
+                Unavailable,
                 "the connection to the database was lost; the work may or may not have been done",
-            )
-            .retry_after(SOON),
+            ),
             E::Aborted => Self::new(
-                ProblemKind::Unavailable,
+                Unavailable,
                 "it conflicts with other transactions, and nothing was done",
-            )
-            .retry_after(SOON),
+            ),
             E::Server(server) if error.is_serialization_failure() => {
-                Self::new(ProblemKind::Unavailable, server.message.clone()).retry_after(SOON)
+                Self::new(Unavailable, server.message.clone())
             }
-            E::Server(_) | E::Protocol(_) | E::Schema(_) => Self::new(
-                ProblemKind::Unavailable,
-                "the database failed; see the log for the cause",
-            )
-            .retry_after(OPERATOR_SOON),
+            E::Server(_) | E::Protocol(_) | E::Schema(_) => failed("the database"),
             E::Rows { .. } | E::Invalid(_) => return Self::internal(&error),
         }
         .caused_by(&error)
@@ -258,26 +224,29 @@ impl From<redis::Error> for Problem {
         match &error {
             E::Checkout(checkout) => return Self::from(checkout.clone()),
             E::Deadline => Self::new(
-                ProblemKind::DeadlineExceeded,
+                DeadlineExceeded,
                 "redis did not answer within the deadline; the work may or may not have been done",
             ),
             E::Lost => Self::new(
-                ProblemKind::Unavailable,
+                Unavailable,
                 "the connection to redis was lost; the work may or may not have been done",
-            )
-            .retry_after(SOON),
+            ),
             E::NoNode => Self::new(
-                ProblemKind::Unavailable,
+                Unavailable,
                 "the redis node that has the key is down; the work may or may not have been done",
-            )
-            .retry_after(SOON),
-            E::Server { .. } => Self::new(
-                ProblemKind::Unavailable,
-                "redis failed; see the log for the cause",
-            )
-            .retry_after(OPERATOR_SOON),
+            ),
+            E::Server { .. } => failed("redis"),
             E::Type => return Self::internal(&error),
         }
         .caused_by(&error)
     }
+}
+
+/// The server `what` has failed.
+fn failed(what: &str) -> Problem {
+    Problem::new(
+        Unavailable,
+        format!("{what} failed; see the log for the cause"),
+    )
+    .retry_after(OPERATOR_SOON)
 }

@@ -1,154 +1,61 @@
 //! Converts errors of the web framework into problems. Texts that could reveal internals are not used.
 
-use actix_web::error::{
-    InternalError, JsonPayloadError, PathError, PayloadError, QueryPayloadError, UrlencodedError,
-};
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
-use actix_web::web::{FormConfig, JsonConfig, PathConfig, QueryConfig, ServiceConfig};
+use actix_web::web::{PathConfig, QueryConfig, ServiceConfig};
 use serde_json::error::Category;
 
 use super::{Problem, ProblemKind};
 
-/// The largest body that the framework's extractors read. They read short commands of operators, outside
-/// of the budget for bodies. Larger bodies are read by `read_body`.
-const EXTRACTED_BODY_MAX: usize = 64 * 1024;
-
-/// Makes the framework's extractors return problems, and limits them to short bodies.
+/// Makes the framework's extractors return problems.
 pub fn extractors(config: &mut ServiceConfig) {
+    // A path that cannot be parsed names no resource.
+    let path = |error| Problem::not_found().caused_by(&error);
+    let query = |error| malformed(format!("the query is not valid: {error}"));
     config
-        .app_data(
-            JsonConfig::default()
-                .limit(EXTRACTED_BODY_MAX)
-                .error_handler(|error, _| from_json(&error).into()),
-        )
-        .app_data(
-            FormConfig::default()
-                .limit(EXTRACTED_BODY_MAX)
-                .error_handler(|error, _| from_form(&error).into()),
-        )
-        .app_data(PathConfig::default().error_handler(|error, _| from_path(&error).into()))
-        .app_data(QueryConfig::default().error_handler(|error, _| from_query(&error).into()));
+        .app_data(PathConfig::default().error_handler(move |error, _| path(error).into()))
+        .app_data(QueryConfig::default().error_handler(move |error, _| query(error).into()));
 }
 
-/// The problem for an error that is a problem or comes from the framework. `None` for other errors, which
-/// make their own response.
-pub fn problem_of(error: &actix_web::Error) -> Option<Problem> {
-    if let Some(problem) = error.as_error::<Problem>() {
-        return Some(problem.clone());
+/// The problem for an error of a handler or of the framework.
+pub fn problem_of(error: &actix_web::Error) -> Problem {
+    match error.as_error::<Problem>() {
+        Some(problem) => problem.clone(),
+        None => from_status(error.as_response_error().status_code()),
     }
-    if let Some(error) = error.as_error::<JsonPayloadError>() {
-        return Some(from_json(error));
-    }
-    if let Some(error) = error.as_error::<PayloadError>() {
-        return Some(from_payload(error));
-    }
-    if let Some(error) = error.as_error::<PathError>() {
-        return Some(from_path(error));
-    }
-    if let Some(error) = error.as_error::<QueryPayloadError>() {
-        return Some(from_query(error));
-    }
-    if let Some(error) = error.as_error::<UrlencodedError>() {
-        return Some(from_form(error));
-    }
-    if error.as_error::<InternalError<&'static str>>().is_some()
-        || error.as_error::<InternalError<String>>().is_some()
-    {
-        return Some(from_status(error.as_response_error().status_code()));
-    }
-    None
 }
 
 /// The problem for a status, for errors without a text that may be shown.
 fn from_status(status: StatusCode) -> Problem {
-    let same = |kind: &&ProblemKind| kind.status() == status;
     let fallback = if status.is_client_error() {
         ProblemKind::MalformedRequest
     } else {
         ProblemKind::Internal
     };
-    let kind = ProblemKind::ALL
-        .iter()
-        .find(same)
-        .copied()
-        .unwrap_or(fallback);
+    let mut kinds = ProblemKind::ALL.iter().copied();
+    let kind = kinds.find(|kind| kind.status() == status);
+    let kind = kind.unwrap_or(fallback);
     Problem::new(kind, kind.title())
 }
 
-fn from_json(error: &JsonPayloadError) -> Problem {
-    match error {
-        JsonPayloadError::OverflowKnownLength { limit, .. }
-        | JsonPayloadError::Overflow { limit } => too_large(*limit as u64),
-        JsonPayloadError::ContentType => Problem::new(
-            ProblemKind::UnsupportedMediaType,
-            "the content type must be application/json",
-        ),
-        JsonPayloadError::Deserialize(error) => from_serde(error),
-        JsonPayloadError::Payload(error) => from_payload(error),
-        other => malformed("the body cannot be read").caused_by(other),
-    }
-}
-
-/// The problem for an invalid JSON body, with line and column.
-pub(super) fn from_serde(error: &serde_json::Error) -> Problem {
-    match error.classify() {
-        Category::Data => Problem::new(
-            ProblemKind::InvalidInput,
-            format!("the JSON does not have the expected form: {error}"),
-        ),
-        Category::Syntax | Category::Eof | Category::Io => {
-            malformed(format!("the body is not valid JSON: {error}"))
-        }
-    }
-}
-
 impl From<serde_json::Error> for Problem {
+    /// The problem for an invalid JSON body, with line and column.
     fn from(error: serde_json::Error) -> Self {
-        from_serde(&error)
-    }
-}
-
-pub(super) fn from_payload(error: &PayloadError) -> Problem {
-    match error {
-        PayloadError::Overflow => Problem::new(
-            ProblemKind::PayloadTooLarge,
-            "the body is larger than this resource accepts",
-        ),
-        PayloadError::EncodingCorrupted => malformed("the body's encoding is corrupted"),
-        PayloadError::Incomplete(_) | PayloadError::UnknownLength | PayloadError::Io(_) => {
-            malformed("the body ended before it was complete").caused_by(error)
+        match error.classify() {
+            Category::Data => Self::new(
+                ProblemKind::InvalidInput,
+                format!("the JSON does not have the expected form: {error}"),
+            ),
+            Category::Syntax | Category::Eof | Category::Io => {
+                malformed(format!("the body is not valid JSON: {error}"))
+            }
         }
-        other => malformed("the body cannot be read").caused_by(other),
     }
 }
 
 impl From<PayloadError> for Problem {
     fn from(error: PayloadError) -> Self {
-        from_payload(&error)
-    }
-}
-
-fn from_path(error: &PathError) -> Problem {
-    // A path that cannot be parsed names no resource.
-    Problem::not_found().caused_by(error)
-}
-
-fn from_query(error: &QueryPayloadError) -> Problem {
-    Problem::new(
-        ProblemKind::MalformedRequest,
-        format!("the query is not valid: {error}"),
-    )
-}
-
-fn from_form(error: &UrlencodedError) -> Problem {
-    match error {
-        UrlencodedError::Overflow { limit, .. } => too_large(*limit as u64),
-        UrlencodedError::ContentType => Problem::new(
-            ProblemKind::UnsupportedMediaType,
-            "the content type must be application/x-www-form-urlencoded",
-        ),
-        UrlencodedError::Payload(error) => from_payload(error),
-        other => malformed("the form is not valid").caused_by(other),
+        malformed("the body ended before it was complete").caused_by(&error)
     }
 }
 

@@ -1,28 +1,27 @@
-//! Problem details (RFC 9457): the form of every HTTP error outside `/v2`.
+//! Problem details (RFC 9457): the form of every HTTP error.
 //!
 //! A problem has a `detail` for the caller, which says what the caller can do, and a cause, which only
 //! the log shows. One table has all kinds with their status and title. A mistake of the caller is never
 //! a 5xx. 500 is a bug of the server; after 503 and 504 the same request can succeed later; 507 means
 //! that the request needs more memory than there is for it.
+//!
+//! Under `/v2` a problem has the form of the Open Inference Protocol instead: `{"error": "…"}`.
 
 mod actor_errors;
 mod convert;
-mod protocol;
 
-use std::fmt;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
+use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub(crate) use actor_errors::{never_fits, no_memory};
 pub(crate) use convert::too_large;
 pub use convert::{extractors, problem_of};
-pub use protocol::ProtocolError;
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -41,7 +40,7 @@ macro_rules! kinds {
             /// Every kind.
             pub const ALL: &'static [Self] = &[$( Self::$kind, )*];
 
-            /// The last part of the type URI. It never changes.
+            /// The last part of the type URI, which is a relative reference. It never changes.
             pub const fn slug(self) -> &'static str {
                 match self { $( Self::$kind => $slug, )* }
             }
@@ -96,12 +95,8 @@ kinds! {
     DeadlineExceeded = "deadline-exceeded", GATEWAY_TIMEOUT, "The answer did not come in time";
 }
 
-impl ProblemKind {
-    /// The type URI of the problem, a relative reference. It never changes.
-    pub fn type_uri(self) -> String {
-        format!("/problems/{}", self.slug())
-    }
-}
+/// The default `Retry-After` of a 503. Restarts, loads and bodies of requests take about this long.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The longest detail, in bytes. Details quote callers, and are sent and logged.
 const DETAIL_MAX: usize = 2048;
@@ -118,19 +113,25 @@ fn shorten(text: &mut String, bytes_max: usize) {
 }
 
 /// One occurrence of a problem.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {detail}", .kind.slug())]
 pub struct Problem {
-    kind: ProblemKind,
-    detail: String,
-    cause: Option<Box<str>>,
+    pub(crate) kind: ProblemKind,
+    /// For the caller.
+    pub(crate) detail: String,
+    /// For the log.
+    pub(crate) cause: Option<Box<str>>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
-    request_id: Option<Box<str>>,
+    request_id: Option<Box<HeaderValue>>,
+    /// Whether it has the form of the Open Inference Protocol.
+    in_protocol_form: bool,
     extensions: Map<String, Value>,
 }
 
 impl Problem {
-    /// A problem with a detail for the caller: a sentence about this occurrence.
+    /// A problem with a detail for the caller: a sentence about this occurrence. Every 503 has a
+    /// `Retry-After`.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
         shorten(&mut detail, DETAIL_MAX);
@@ -138,9 +139,10 @@ impl Problem {
             kind,
             detail,
             cause: None,
-            retry_after: None,
+            retry_after: (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(SOON),
             allow: None,
             request_id: None,
+            in_protocol_form: false,
             extensions: Map::new(),
         }
     }
@@ -169,7 +171,7 @@ impl Problem {
         self
     }
 
-    /// Adds `Retry-After`, in whole seconds, rounded up.
+    /// Sets `Retry-After`, in whole seconds, rounded up.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
@@ -204,40 +206,16 @@ impl Problem {
 
     /// Adds the id of the request.
     #[must_use]
-    pub fn in_request(mut self, id: &str) -> Self {
-        self.request_id = Some(id.into());
+    pub fn in_request(mut self, id: HeaderValue) -> Self {
+        self.request_id = Some(Box::new(id));
         self
     }
 
-    /// The kind.
-    pub fn kind(&self) -> ProblemKind {
-        self.kind
-    }
-
-    /// The detail for the caller.
-    pub fn detail(&self) -> &str {
-        &self.detail
-    }
-
-    /// The cause for the log.
-    pub fn cause(&self) -> Option<&str> {
-        self.cause.as_deref()
-    }
-
-    /// The extension member `name` of its JSON.
-    pub fn extension(&self, name: &str) -> Option<&Value> {
-        self.extensions.get(name)
-    }
-
-    fn body(&self) -> Body<'_> {
-        Body {
-            kind: self.kind.type_uri(),
-            title: self.kind.title(),
-            status: self.kind.status().as_u16(),
-            detail: &self.detail,
-            instance: self.request_id.as_deref().map(as_uri_reference),
-            extensions: &self.extensions,
-        }
+    /// Gives it the form of the Open Inference Protocol.
+    #[must_use]
+    pub fn in_protocol_form(mut self) -> Self {
+        self.in_protocol_form = true;
+        self
     }
 }
 
@@ -255,34 +233,39 @@ struct Body<'a> {
     extensions: &'a Map<String, Value>,
 }
 
+/// The JSON of an error in the Open Inference Protocol.
+#[derive(Serialize)]
+struct ProtocolBody<'a> {
+    error: &'a str,
+    /// The protocol's own responses about readiness also have this member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready: Option<&'a Value>,
+}
+
 /// Escapes a request id for `instance`, which must be a URI reference. A caller's id may be any visible
 /// ASCII text.
-fn as_uri_reference(id: &str) -> String {
+fn as_uri_reference(id: &HeaderValue) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
-    id.bytes()
-        .map(|byte| match char::from(byte) {
+    let bytes = id.as_bytes().iter();
+    bytes
+        .map(|byte| match char::from(*byte) {
             c if plain(c) => c.to_string(),
             _ => format!("%{byte:02X}"),
         })
         .collect()
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.kind.slug(), self.detail)
-    }
-}
-
-impl std::error::Error for Problem {}
-
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.kind.status()
+        match self.kind {
+            // The protocol has one status for all errors in a request's content.
+            ProblemKind::InvalidInput if self.in_protocol_form => StatusCode::BAD_REQUEST,
+            kind => kind.status(),
+        }
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
-        let mut response = HttpResponse::build(self.kind.status());
-        response.insert_header((header::CONTENT_TYPE, CONTENT_TYPE));
+        let mut response = HttpResponse::build(self.status_code());
         response.insert_header((header::CACHE_CONTROL, "no-store"));
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
@@ -291,21 +274,23 @@ impl ResponseError for Problem {
         if let Some(allow) = self.allow {
             response.insert_header((header::ALLOW, allow));
         }
-        if let Some(id) = self.request_id.as_deref()
-            && let Ok(id) = HeaderValue::from_str(id)
-        {
-            response.insert_header((REQUEST_ID, id));
+        if let Some(id) = self.request_id.as_deref() {
+            response.insert_header((REQUEST_ID, id.clone()));
         }
-        response.body(serde_json::to_vec(&self.body()).unwrap_or_default())
-    }
-}
-
-impl Responder for Problem {
-    type Body = BoxBody;
-
-    /// Responds with an error, so that the middleware sees and logs the problem.
-    fn respond_to(self, _: &HttpRequest) -> HttpResponse<BoxBody> {
-        HttpResponse::from_error(self)
+        if self.in_protocol_form {
+            return response.json(ProtocolBody {
+                error: &self.detail,
+                ready: self.extensions.get("ready"),
+            });
+        }
+        response.content_type(CONTENT_TYPE).json(Body {
+            kind: format!("/problems/{}", self.kind.slug()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            instance: self.request_id.as_deref().map(as_uri_reference),
+            extensions: &self.extensions,
+        })
     }
 }
 

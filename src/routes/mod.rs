@@ -6,7 +6,7 @@ mod pools;
 mod root;
 mod v2;
 
-use actix_web::{FromRequest, Handler, Resource, Responder, guard, web};
+use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, Route, guard, web};
 
 use crate::problem::Problem;
 
@@ -28,15 +28,8 @@ where
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    web::resource(path)
-        .route(
-            web::route()
-                .guard(guard::Any(guard::Get()).or(guard::Head()))
-                .to(handler),
-        )
-        .default_service(web::to(|| async {
-            Problem::method_not_allowed("GET, HEAD")
-        }))
+    let route = web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+    resource(path, route.to(handler), "GET, HEAD")
 }
 
 /// A resource with POST only.
@@ -46,12 +39,22 @@ where
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
+    resource(path, web::post().to(handler), "POST")
+}
+
+/// A resource with the methods in `allow` only.
+fn resource(path: &str, route: Route, allow: &'static str) -> Resource {
+    let refuse = move || async move { refuse(Problem::method_not_allowed(allow)) };
     web::resource(path)
-        .route(web::post().to(handler))
-        .default_service(web::to(|| async { Problem::method_not_allowed("POST") }))
+        .route(route)
+        .default_service(web::to(refuse))
 }
 
 /// The response for paths without a resource.
-pub async fn not_found() -> Problem {
-    Problem::not_found()
+pub async fn not_found() -> Result<HttpResponse, Problem> {
+    refuse(Problem::not_found())
+}
+
+fn refuse(problem: Problem) -> Result<HttpResponse, Problem> {
+    Err(problem)
 }

@@ -99,7 +99,7 @@ async fn look(pool: &Pool, within: Duration) -> PoolHealth {
         }
         Err(error) => {
             found.status = found.status.max(Health::Degraded);
-            found.last_error = Some(error.detail().to_owned());
+            found.last_error = Some(error.detail);
         }
     }
     found

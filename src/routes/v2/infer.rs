@@ -466,8 +466,8 @@ mod tests {
         ];
         for (memory, kind) in cases {
             let problem = Problem::from(parse(text.as_bytes(), &memory).unwrap_err());
-            assert_eq!(problem.kind(), kind);
-            let detail = problem.detail();
+            assert_eq!(problem.kind, kind);
+            let detail = problem.detail;
             assert!(detail.contains("1600000 bytes"), "{detail}");
         }
     }
@@ -476,7 +476,7 @@ mod tests {
     fn nothing_is_set_aside_for_what_a_text_cannot_hold() {
         let text = r#"{"inputs":[{"name":"x","shape":[500000000],"datatype":"FP64","data":[0]}]}"#;
         let problem = parse_text(text).unwrap_err();
-        assert_eq!(problem.kind(), ProblemKind::InvalidInput);
+        assert_eq!(problem.kind, ProblemKind::InvalidInput);
     }
 
     #[test]
@@ -508,7 +508,7 @@ mod tests {
         ];
         for (text, word) in cases {
             let problem = parse_text(&text).unwrap_err();
-            assert!(problem.detail().contains(word), "{}", problem.detail());
+            assert!(problem.detail.contains(word), "{}", problem.detail);
         }
     }
 
@@ -570,11 +570,7 @@ mod tests {
         ];
         for (text, word) in cases {
             let problem = parse_text(text).expect_err(text);
-            assert!(
-                problem.detail().contains(word),
-                "{text}: {}",
-                problem.detail()
-            );
+            assert!(problem.detail.contains(word), "{text}: {}", problem.detail);
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn index(
         let resource = model.file.resource();
         let status = phases.iter().find(|status| status.name == resource);
         let excess = status.and_then(|status| status.never_fits);
-        let excess = excess.map(|excess| never_fits(&excess).detail().to_owned());
+        let excess = excess.map(|excess| never_fits(&excess).detail);
         let phase = status.map(|status| status.phase);
         let (state, reason) = match (&model.file.settings, excess, phase) {
             (Err(error), _, _) => ("UNAVAILABLE", error.to_string()),
@@ -122,10 +122,7 @@ async fn unload_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
     let unload = Unload {
         name: model.file.resource(),
     };
-    Ok(handles
-        .loader
-        .ask(unload, handles.request_deadline)
-        .await?)
+    Ok(handles.loader.ask(unload, handles.request_deadline).await?)
 }
 
 /// Unloads every version after its requests in flight. Open sequences end.
