@@ -40,9 +40,6 @@ const SMALL_SHARE: u32 = 8;
 /// The longest string in a JSON body, in bytes. Strings are names and ids.
 const JSON_STRING_MAX: usize = 4096;
 
-/// `Retry-After` of a refused body. Bodies are short-lived.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 /// The bytes that all request bodies together may use. Clones share them.
 #[derive(Clone)]
 pub struct BodyBudget {
@@ -67,7 +64,7 @@ pub struct Body {
     _reservation: BodyReservation,
 }
 
-/// The permits and the reserved memory of one body.
+/// The permits and the reserved memory of one body. It grows in steps while the body is read.
 #[derive(Debug, Default)]
 struct BodyReservation {
     /// Permits of the share of small bodies.
@@ -75,6 +72,26 @@ struct BodyReservation {
     any: Option<OwnedSemaphorePermit>,
     /// `None` for a small body: small requests are admitted even when memory is short.
     memory: Option<BufferReservation>,
+    bytes: u64,
+    /// Bytes reported to the memory budget as in use.
+    filled: u64,
+}
+
+impl BodyReservation {
+    /// Reports that the first `length` bytes are in use.
+    fn fill_to(&mut self, length: u64) {
+        if let Some(memory) = &mut self.memory {
+            memory.fill(length - self.filled);
+            self.filled = length;
+        }
+    }
+
+    fn into_body(self, bytes: Bytes) -> Body {
+        Body {
+            bytes,
+            _reservation: self,
+        }
+    }
 }
 
 impl Deref for Body {
@@ -111,43 +128,41 @@ impl BodyBudget {
         u64::from(self.units).saturating_sub(free as u64) * UNIT_BYTES
     }
 
-    /// Takes permits for the first `bytes` of a body that is still small.
-    async fn take_small(
+    /// Grows `reserved` to at least `length` bytes. It doubles, up to `most`, so that many small chunks
+    /// need few steps.
+    async fn grow(
         &self,
-        reservation: &mut BodyReservation,
-        bytes: u64,
+        reserved: &mut BodyReservation,
+        length: u64,
+        most: u64,
     ) -> Result<(), Problem> {
-        let units = units(bytes);
-        match Arc::clone(&self.small).try_acquire_many_owned(units) {
-            Ok(permit) => reservation.small = Some(permit),
-            Err(_) => reservation.any = Some(self.acquire(units).await?),
+        let before = reserved.bytes;
+        if length <= before {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Extends the permits and the memory of a body from `before` to `bytes`, once it is not small.
-    async fn take_large(
-        &self,
-        reservation: &mut BodyReservation,
-        before: u64,
-        bytes: u64,
-    ) -> Result<(), Problem> {
+        if length <= SMALL_BYTES {
+            reserved.bytes = most.clamp(length, SMALL_BYTES);
+            let units = units(reserved.bytes);
+            match Arc::clone(&self.small).try_acquire_many_owned(units) {
+                Ok(permit) => reserved.small = Some(permit),
+                Err(_) => reserved.any = Some(self.acquire(units).await?),
+            }
+            return Ok(());
+        }
+        let bytes = length.max(before.saturating_mul(2).min(most));
         // Permits of the share of small bodies are returned.
-        let kept = if reservation.any.is_some() { before } else { 0 };
+        let kept = if reserved.any.is_some() { before } else { 0 };
         let permit = self.acquire(units(bytes) - units(kept)).await?;
-        reservation.small = None;
-        match &mut reservation.any {
+        reserved.small = None;
+        match &mut reserved.any {
             Some(any) => any.merge(permit),
             any @ None => *any = Some(permit),
         }
-        let kept = if reservation.memory.is_some() {
-            before
-        } else {
-            0
-        };
+        let kept = reserved.memory.as_ref().map_or(0, BufferReservation::bytes);
         let memory = self.buffers.reserve_after_reading(bytes - kept).await;
         let memory = memory.map_err(|error| no_memory("the bytes of this body", error))?;
-        memory.merge_into(&mut reservation.memory);
+        memory.merge_into(&mut reserved.memory);
+        reserved.bytes = bytes;
         Ok(())
     }
 
@@ -159,8 +174,7 @@ impl BodyBudget {
             Ok(Err(_)) | Err(_) => Err(Problem::new(
                 ProblemKind::Overloaded,
                 "the bodies of other requests use all of server.bodies_in_flight_max",
-            )
-            .retry_after(RETRY_AFTER)),
+            )),
         }
     }
 }
@@ -200,7 +214,7 @@ async fn read(
 ) -> Result<Body, Problem> {
     // A body is at most as long as announced; without an announcement, as long as any body may be.
     let most = announced.unwrap_or(budget.body_max);
-    let mut reserved = Reserved::new(budget);
+    let mut reserved = BodyReservation::default();
     let mut pace = budget.pace.clone();
     let mut buffer = BytesMut::new();
     while let Some(chunk) = next(&mut payload, &mut pace).await? {
@@ -208,7 +222,7 @@ async fn read(
         if length > budget.body_max {
             return Err(too_large(budget.body_max));
         }
-        reserved.grow_to(length, most).await?;
+        budget.grow(&mut reserved, length, most).await?;
         if Some(length) == announced && buffer.is_empty() {
             // The whole body arrived in one chunk: no copy is needed.
             reserved.fill_to(length);
@@ -236,62 +250,6 @@ async fn next(payload: &mut web::Payload, pace: &mut Pace) -> Result<Option<Byte
             ProblemKind::RequestTimeout,
             "the body arrived too slowly; see server.body_idle_timeout and server.client_rate_min",
         )),
-    }
-}
-
-/// The reservation of a body that is being read. It grows in steps.
-struct Reserved<'a> {
-    budget: &'a BodyBudget,
-    reservation: BodyReservation,
-    bytes: u64,
-    /// Bytes reported to the memory budget as in use.
-    filled: u64,
-}
-
-impl<'a> Reserved<'a> {
-    fn new(budget: &'a BodyBudget) -> Self {
-        Self {
-            budget,
-            reservation: BodyReservation::default(),
-            bytes: 0,
-            filled: 0,
-        }
-    }
-
-    /// Grows the reservation to at least `length` bytes. It doubles, up to `most`, so that many small
-    /// chunks need few steps.
-    async fn grow_to(&mut self, length: u64, most: u64) -> Result<(), Problem> {
-        if length <= self.bytes {
-            return Ok(());
-        }
-        if length <= SMALL_BYTES {
-            let bytes = most.clamp(length, SMALL_BYTES);
-            self.budget.take_small(&mut self.reservation, bytes).await?;
-            self.bytes = bytes;
-            return Ok(());
-        }
-        let bytes = length.max(self.bytes.saturating_mul(2).min(most));
-        let budget = self.budget;
-        budget
-            .take_large(&mut self.reservation, self.bytes, bytes)
-            .await?;
-        self.bytes = bytes;
-        Ok(())
-    }
-
-    /// Reports that the first `length` bytes are in use.
-    fn fill_to(&mut self, length: u64) {
-        if let Some(memory) = &mut self.reservation.memory {
-            memory.fill(length - self.filled);
-            self.filled = length;
-        }
-    }
-
-    fn into_body(self, bytes: Bytes) -> Body {
-        Body {
-            bytes,
-            _reservation: self.reservation,
-        }
     }
 }
 

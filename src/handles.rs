@@ -1,19 +1,24 @@
 //! The handles of the actors that routes use. Routes have no other access to the actors.
 
+use std::future::{Ready, ready};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle};
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest, web};
 use headroom_actors::kernel::{AskError, Handle, Tree};
 use headroom_actors::lazy::Loader;
 use headroom_actors::memory::{BufferAccount, MemorySupervisor};
 use headroom_actors::model::Repository;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::pools::Pool;
 
-/// The handles of all actors that routes call, and the deadline of requests.
-#[derive(Clone, Debug)]
+/// The handles of all actors that routes call.
+#[derive(Clone)]
 pub struct Handles {
     /// The thread that the actors run on.
     pub thread: ActorThread,
@@ -31,8 +36,43 @@ pub struct Handles {
     pub answer_text: BufferAccount,
     /// The pools of connections.
     pub pools: Arc<[Pool]>,
-    /// `server.request_deadline`: the longest time that a call of an actor may take.
+    /// `server.request_deadline`.
     pub request_deadline: Duration,
+}
+
+/// The handles for one request, with its deadline. All calls of the request share the deadline.
+#[derive(Clone)]
+pub struct RequestHandles {
+    handles: web::Data<Handles>,
+    deadline: Instant,
+}
+
+impl RequestHandles {
+    /// What is left of the request's deadline.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Deref for RequestHandles {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.handles
+    }
+}
+
+impl FromRequest for RequestHandles {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let handles = web::Data::<Handles>::from_request(request, payload).into_inner();
+        ready(handles.map(|handles| Self {
+            deadline: Instant::now() + handles.request_deadline,
+            handles,
+        }))
+    }
 }
 
 /// The thread that the actors run on, for requests that call several of them.
@@ -59,7 +99,7 @@ impl ActorThread {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, AskError> {
-        let (mut reply, answer) = oneshot::channel();
+        let (mut reply, result) = oneshot::channel();
         let running = self.0.spawn(async move {
             let done = tokio::select! {
                 done = work => done,
@@ -71,6 +111,6 @@ impl ActorThread {
         if !running {
             return Err(AskError::Stopped);
         }
-        answer.await.map_err(|_| AskError::Lost)
+        result.await.map_err(|_| AskError::Lost)
     }
 }

@@ -1,6 +1,5 @@
 //! The connection pools as the routes see them: one type for every kind of server.
 
-use std::fmt;
 use std::time::Duration;
 
 use headroom_actors::kernel::AskError;
@@ -8,7 +7,7 @@ use headroom_actors::kernel::pool::{CircuitState, PoolStatus, Status};
 use headroom_actors::kernel::private_server::{PrivateServer, ServerState};
 use headroom_actors::postgres::Database;
 use headroom_actors::redis::{PubSub, Redis, SubscriberStatus, cmd};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::problem::Problem;
@@ -24,24 +23,15 @@ pub enum Kind {
 }
 
 /// Who runs the server that a pool connects to.
-#[derive(Clone)]
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// Headroom: a private server.
-    Embedded(PrivateServer),
+    Embedded(#[serde(skip)] PrivateServer),
     /// Somebody else: a URL is configured.
     Configured,
     /// Nobody: no URL is configured, and private servers are not allowed.
     Missing,
-}
-
-impl Serialize for Origin {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
-            Self::Embedded(_) => "embedded",
-            Self::Configured => "configured",
-            Self::Missing => "missing",
-        })
-    }
 }
 
 /// Whether a pool can be used. The order is from best to worst.
@@ -78,72 +68,34 @@ impl Health {
 /// One pool.
 #[derive(Clone)]
 pub struct Pool {
-    name: &'static str,
-    origin: Origin,
-    bounds: (u32, u32),
-    backend: Backend,
+    /// Its name in paths, metrics and the supervision tree.
+    pub name: &'static str,
+    /// Who runs the server.
+    pub origin: Origin,
+    /// The minimum and the maximum number of connections.
+    pub bounds: (u32, u32),
+    /// What uses it.
+    pub client: Client,
 }
 
 /// The client that uses a pool.
 #[derive(Clone)]
-enum Backend {
+pub enum Client {
+    /// Statements and transactions.
     Postgres(Database),
+    /// Commands and scripts.
     Redis(Redis),
+    /// Messages, with their subscriber.
     PubSub(PubSub),
 }
 
 impl Pool {
-    /// A pool of connections to PostgreSQL.
-    pub fn postgres(
-        name: &'static str,
-        origin: Origin,
-        bounds: (u32, u32),
-        database: Database,
-    ) -> Self {
-        Self {
-            name,
-            origin,
-            bounds,
-            backend: Backend::Postgres(database),
-        }
-    }
-
-    /// A pool of connections to Redis.
-    pub fn redis(name: &'static str, origin: Origin, bounds: (u32, u32), redis: Redis) -> Self {
-        Self {
-            name,
-            origin,
-            bounds,
-            backend: Backend::Redis(redis),
-        }
-    }
-
-    /// A pool of connections to Redis for messages, with its subscriber.
-    pub fn pubsub(name: &'static str, origin: Origin, bounds: (u32, u32), pubsub: PubSub) -> Self {
-        Self {
-            name,
-            origin,
-            bounds,
-            backend: Backend::PubSub(pubsub),
-        }
-    }
-
-    /// The pool's name in paths, metrics and the supervision tree.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
     /// The kind of server that a pool connects to.
     pub fn kind(&self) -> Kind {
-        match self.backend {
-            Backend::Postgres(_) => Kind::Postgres,
-            Backend::Redis(_) | Backend::PubSub(_) => Kind::Redis,
+        match self.client {
+            Client::Postgres(_) => Kind::Postgres,
+            Client::Redis(_) | Client::PubSub(_) => Kind::Redis,
         }
-    }
-
-    /// Who runs the server.
-    pub fn origin(&self) -> &Origin {
-        &self.origin
     }
 
     /// The state of the private server, if it connects to one.
@@ -154,20 +106,15 @@ impl Pool {
         }
     }
 
-    /// The minimum and the maximum number of connections.
-    pub fn bounds(&self) -> (u32, u32) {
-        self.bounds
-    }
-
     /// The pool's counters, from the actor that owns it.
     ///
     /// # Errors
     /// See [`AskError`].
     pub async fn status(&self, within: Duration) -> Result<PoolStatus, AskError> {
-        match &self.backend {
-            Backend::Postgres(database) => database.pool().ask(Status, within).await,
-            Backend::Redis(redis) => redis.status(within).await,
-            Backend::PubSub(pubsub) => pubsub.redis().status(within).await,
+        match &self.client {
+            Client::Postgres(database) => database.pool().ask(Status, within).await,
+            Client::Redis(redis) => redis.status(within).await,
+            Client::PubSub(pubsub) => pubsub.redis().status(within).await,
         }
     }
 
@@ -176,33 +123,26 @@ impl Pool {
     /// # Errors
     /// See [`AskError`].
     pub async fn subscriber(&self, within: Duration) -> Result<Option<SubscriberStatus>, AskError> {
-        match &self.backend {
-            Backend::PubSub(pubsub) => pubsub.status(within).await.map(Some),
-            Backend::Postgres(_) | Backend::Redis(_) => Ok(None),
+        match &self.client {
+            Client::PubSub(pubsub) => pubsub.status(within).await.map(Some),
+            Client::Postgres(_) | Client::Redis(_) => Ok(None),
         }
     }
 
-    /// Asks its server for version, role and load over an open connection. `None` if no connection is
+    /// Asks its server for version, role and load over an open connection. Null if no connection is
     /// open; none is opened for this.
     ///
     /// # Errors
     /// The server does not answer.
-    pub async fn facts(&self, within: Duration) -> Result<Option<Value>, Problem> {
-        let facts = match &self.backend {
-            Backend::Postgres(database) => {
-                let info = database.server_info(within).await?;
-                info.map(serde_json::to_value)
-            }
-            Backend::Redis(redis) => {
-                let info = redis.server_info(within).await?;
-                info.map(serde_json::to_value)
-            }
-            Backend::PubSub(pubsub) => {
-                let info = pubsub.redis().server_info(within).await?;
-                info.map(serde_json::to_value)
+    pub async fn facts(&self, within: Duration) -> Result<Value, Problem> {
+        let facts = match &self.client {
+            Client::Postgres(database) => serde_json::to_value(database.server_info(within).await?),
+            Client::Redis(redis) => serde_json::to_value(redis.server_info(within).await?),
+            Client::PubSub(pubsub) => {
+                serde_json::to_value(pubsub.redis().server_info(within).await?)
             }
         };
-        facts.transpose().map_err(|error| Problem::internal(&error))
+        facts.map_err(|error| Problem::internal(&error))
     }
 
     /// Tests the pool with a real use: opens a connection if none is open, and sends an empty query, a
@@ -211,19 +151,13 @@ impl Pool {
     /// # Errors
     /// The pool cannot be used.
     pub async fn touch(&self, within: Duration) -> Result<(), Problem> {
-        match &self.backend {
-            Backend::Postgres(database) => {
+        match &self.client {
+            Client::Postgres(database) => {
                 database.query("select 1", &[], within).await?.one()?;
             }
-            Backend::Redis(redis) => redis.command::<()>(&cmd("PING"), within).await?,
-            Backend::PubSub(pubsub) => pubsub.round_trip(within).await?,
+            Client::Redis(redis) => redis.command::<()>(&cmd("PING"), within).await?,
+            Client::PubSub(pubsub) => pubsub.round_trip(within).await?,
         }
         Ok(())
-    }
-}
-
-impl fmt::Debug for Pool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pool({})", self.name)
     }
 }

@@ -6,14 +6,13 @@
 //! Draining is final: a server that has begun to stop is never ready again.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// The reason of a gate that has not been opened yet.
 const NOT_YET: &str = "not started yet";
 
 /// The conditions. Clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Readiness(Arc<RwLock<State>>);
 
 /// Checks a condition: `None` if it holds, otherwise the reason.
@@ -29,7 +28,6 @@ struct State {
 }
 
 /// One condition, set by the part that it is about.
-#[derive(Debug)]
 pub struct Gate {
     name: &'static str,
     readiness: Readiness,
@@ -110,16 +108,6 @@ impl Gate {
         self.readiness.change(|state| {
             state.gates.insert(self.name, Some(reason.into()));
         });
-    }
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State")
-            .field("gates", &self.gates)
-            .field("started", &self.started)
-            .field("draining", &self.draining)
-            .finish_non_exhaustive()
     }
 }
 

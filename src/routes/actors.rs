@@ -5,14 +5,14 @@ use serde::Serialize;
 
 use headroom_actors::kernel::NodeSnapshot;
 
-use crate::handles::Handles;
+use crate::handles::RequestHandles;
 
 #[derive(Serialize)]
 struct Actors {
     actors: Vec<NodeSnapshot>,
 }
 
-pub(super) async fn list(handles: web::Data<Handles>) -> impl Responder {
+pub(super) async fn list(handles: RequestHandles) -> impl Responder {
     web::Json(Actors {
         actors: handles.tree.snapshot().await,
     })

@@ -12,7 +12,7 @@ use headroom_actors::redis::SubscriberStatus;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::handles::Handles;
+use crate::handles::RequestHandles;
 use crate::pools::{Health, Kind, Origin, Pool};
 use crate::problem::Problem;
 
@@ -40,15 +40,15 @@ struct Summary {
     connections_max: u32,
 }
 
-async fn list(handles: web::Data<Handles>) -> Result<impl Responder, Problem> {
+async fn list(handles: RequestHandles) -> Result<impl Responder, Problem> {
     let mut pools = Vec::new();
     for pool in handles.pools.iter() {
-        let status = pool.status(handles.request_deadline).await?;
-        let (connections_min, connections_max) = pool.bounds();
+        let status = pool.status(handles.left()).await?;
+        let (connections_min, connections_max) = pool.bounds;
         pools.push(Summary {
-            name: pool.name(),
+            name: pool.name,
             kind: pool.kind(),
-            server: pool.origin().clone(),
+            server: pool.origin.clone(),
             health: Health::of(&status),
             size: status.size,
             idle: status.idle,
@@ -75,19 +75,16 @@ struct Details {
     subscriber: Option<SubscriberStatus>,
 }
 
-async fn one(
-    handles: web::Data<Handles>,
-    name: web::Path<String>,
-) -> Result<impl Responder, Problem> {
+async fn one(handles: RequestHandles, name: web::Path<String>) -> Result<impl Responder, Problem> {
     let pool = find(&handles, &name)?;
-    let status = pool.status(handles.request_deadline).await?;
+    let status = pool.status(handles.left()).await?;
     Ok(web::Json(Details {
         kind: pool.kind(),
-        server: pool.origin().clone(),
+        server: pool.origin.clone(),
         private_server: pool.private_server(),
         health: Health::of(&status),
         status,
-        subscriber: pool.subscriber(handles.request_deadline).await?,
+        subscriber: pool.subscriber(handles.left()).await?,
     }))
 }
 
@@ -96,27 +93,28 @@ struct Probed {
     name: &'static str,
     /// Includes the time to open a connection, if none was open.
     took_seconds: f64,
-    server: Option<Value>,
+    server: Value,
 }
 
 async fn probe(
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
     name: web::Path<String>,
 ) -> Result<impl Responder, Problem> {
     let pool = find(&handles, &name)?;
     let began = Instant::now();
-    pool.touch(handles.request_deadline).await?;
-    let server = pool.facts(handles.request_deadline).await?;
+    pool.touch(handles.left()).await?;
+    let server = pool.facts(handles.left()).await?;
     Ok(web::Json(Probed {
-        name: pool.name(),
+        name: pool.name,
         took_seconds: began.elapsed().as_secs_f64(),
         server,
     }))
 }
 
-fn find<'handles>(handles: &'handles Handles, name: &str) -> Result<&'handles Pool, Problem> {
-    let mut pools = handles.pools.iter();
-    pools
-        .find(|pool| pool.name() == name)
-        .ok_or_else(Problem::not_found)
+fn find<'handles>(
+    handles: &'handles RequestHandles,
+    name: &str,
+) -> Result<&'handles Pool, Problem> {
+    let found = handles.pools.iter().find(|pool| pool.name == name);
+    found.ok_or_else(Problem::not_found)
 }

@@ -15,7 +15,7 @@ use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
 use headroom_actors::memory::Memory;
 use headroom_actors::postgres::{self, Connector, Database, MIGRATIONS, PostgresConfig};
 
-use crate::pools::{Origin, Pool};
+use crate::pools::{Client, Origin, Pool};
 use crate::settings::Settings;
 use crate::settings::sections::{
     EmbeddedSettings, PoolSettings, PostgresSettings, ReplicaSettings,
@@ -60,9 +60,17 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
         branch = branch.child(replicas.child(Some(memory.pressure())));
         database = database.with_replicas(replicas, settings.replicas.lag_max);
     }
-    let mut pools = vec![Pool::postgres("postgres", origin, bounds, database)];
-    pools.extend(replicas.map(|(replicas, bounds)| {
-        Pool::postgres("postgres-replicas", Origin::Configured, bounds, replicas)
+    let mut pools = vec![Pool {
+        name: "postgres",
+        origin,
+        bounds,
+        client: Client::Postgres(database),
+    }];
+    pools.extend(replicas.map(|(replicas, bounds)| Pool {
+        name: "postgres-replicas",
+        origin: Origin::Configured,
+        bounds,
+        client: Client::Postgres(replicas),
     }));
     (ChildSpec::supervisor(branch), pools)
 }

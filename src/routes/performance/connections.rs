@@ -7,13 +7,13 @@
 use std::time::{Duration, Instant};
 
 use actix_web::{Responder, web};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use headroom_actors::kernel::pool::{CircuitStatus, PoolStatus};
 use headroom_actors::kernel::private_server::ServerState;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::handles::Handles;
+use crate::handles::RequestHandles;
 use crate::pools::{Health, Pool};
 use crate::problem::Problem;
 
@@ -25,13 +25,10 @@ struct Stats {
     pools: Vec<PoolStatus>,
 }
 
-pub(super) async fn stats(handles: web::Data<Handles>) -> Result<impl Responder, Problem> {
-    let asked = handles
-        .pools
-        .iter()
-        .map(|pool| pool.status(handles.request_deadline));
-    let pools: Result<_, _> = join_all(asked).await.into_iter().collect();
-    Ok(web::Json(Stats { pools: pools? }))
+pub(super) async fn stats(handles: RequestHandles) -> Result<impl Responder, Problem> {
+    let pools = handles.pools.iter();
+    let pools = try_join_all(pools.map(|pool| pool.status(handles.left()))).await?;
+    Ok(web::Json(Stats { pools }))
 }
 
 #[derive(Serialize)]
@@ -52,17 +49,12 @@ struct PoolHealth {
     private_server: Option<ServerState>,
     /// How long the server took to report about itself.
     latency_seconds: Option<f64>,
-    server: Option<Value>,
+    server: Value,
 }
 
-pub(super) async fn health(handles: web::Data<Handles>) -> impl Responder {
-    let pools = join_all(
-        handles
-            .pools
-            .iter()
-            .map(|pool| look(pool, handles.request_deadline)),
-    )
-    .await;
+pub(super) async fn health(handles: RequestHandles) -> impl Responder {
+    let pools = handles.pools.iter();
+    let pools = join_all(pools.map(|pool| look(pool, handles.left()))).await;
     let worst = pools.iter().map(|pool| pool.status).max();
     web::Json(Report {
         status: worst.unwrap_or(Health::Cold),
@@ -72,13 +64,13 @@ pub(super) async fn health(handles: web::Data<Handles>) -> impl Responder {
 
 async fn look(pool: &Pool, within: Duration) -> PoolHealth {
     let mut found = PoolHealth {
-        name: pool.name(),
+        name: pool.name,
         status: Health::Down,
         circuit: None,
         last_error: None,
         private_server: pool.private_server(),
         latency_seconds: None,
-        server: None,
+        server: Value::Null,
     };
     let status = match pool.status(within).await {
         Ok(status) => status,
@@ -92,7 +84,7 @@ async fn look(pool: &Pool, within: Duration) -> PoolHealth {
     found.last_error = status.last_error;
     let began = Instant::now();
     match pool.facts(INFO_WITHIN.min(within)).await {
-        Ok(None) => {}
+        Ok(Value::Null) => {}
         Ok(facts) => {
             found.latency_seconds = Some(began.elapsed().as_secs_f64());
             found.server = facts;

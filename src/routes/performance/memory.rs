@@ -7,7 +7,7 @@ use actix_web::{Responder, web};
 use headroom_actors::memory::{CollectSlack, ReadMemory};
 use serde::Deserialize;
 
-use crate::handles::Handles;
+use crate::handles::RequestHandles;
 use crate::problem::{Problem, ProblemKind};
 
 /// Events in an answer by default.
@@ -20,12 +20,12 @@ pub(super) struct StatsQuery {
 }
 
 pub(super) async fn stats(
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
     query: web::Query<StatsQuery>,
 ) -> Result<impl Responder, Problem> {
     let events = query.events.unwrap_or(EVENTS);
     let call = ReadMemory { events };
-    let status = handles.memory.ask(call, handles.request_deadline).await?;
+    let status = handles.memory.ask(call, handles.left()).await?;
     status.map(web::Json).ok_or_else(|| {
         Problem::new(
             ProblemKind::Unavailable,
@@ -34,7 +34,7 @@ pub(super) async fn stats(
     })
 }
 
-pub(super) async fn gc(handles: web::Data<Handles>) -> Result<impl Responder, Problem> {
-    let report = handles.memory.ask(CollectSlack, handles.request_deadline);
+pub(super) async fn gc(handles: RequestHandles) -> Result<impl Responder, Problem> {
+    let report = handles.memory.ask(CollectSlack, handles.left());
     Ok(web::Json(report.await?))
 }

@@ -22,13 +22,12 @@ use headroom_actors::model::{
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::models::{self, ModelPath};
 use super::tensor_json;
 use crate::body::{Body, BodyBudget, read_body, read_json};
-use crate::handles::Handles;
+use crate::handles::RequestHandles;
 use crate::problem::{Problem, ProblemKind, no_memory};
 
 /// Larger bodies are converted on a thread pool, so that they do not delay other requests.
@@ -53,9 +52,8 @@ pub(super) async fn infer(
     path: web::Path<ModelPath>,
     payload: web::Payload,
     bodies: web::Data<BodyBudget>,
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
 ) -> Result<HttpResponse, Problem> {
-    let deadline = Instant::now() + handles.request_deadline;
     if request.headers().contains_key(BINARY_HEADER) {
         return Err(invalid(
             "the binary tensor extension is not supported: send tensors as JSON",
@@ -63,7 +61,7 @@ pub(super) async fn infer(
     }
     let body = read_body(&request, payload, &bodies).await?;
     let Request { id, infer } = read_request(body, &handles).await?;
-    let work = ask(handles.clone(), path.into_inner(), infer, deadline);
+    let work = ask(handles.clone(), path.into_inner(), infer);
     let (model, output) = handles.thread.run(work).await??;
     let answer = Answer::new(&model, id.as_deref(), output);
     answer.respond(&handles.answer_text).await
@@ -71,7 +69,7 @@ pub(super) async fn infer(
 
 /// Converts a body to tensors. Memory for the tensors is reserved first; the body and its reservation are
 /// released at the end.
-async fn read_request(body: Body, handles: &Handles) -> Result<Request, Problem> {
+async fn read_request(body: Body, handles: &RequestHandles) -> Result<Request, Problem> {
     let large = body.len() > CONVERT_INLINE_MAX;
     let body = Arc::new(body);
     let read = || {
@@ -88,27 +86,16 @@ async fn read_request(body: Body, handles: &Handles) -> Result<Request, Problem>
 }
 
 async fn ask(
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
     path: ModelPath,
     request: InferRequest,
-    deadline: Instant,
 ) -> Result<(Model, InferOutput), Problem> {
     let model = models::resolve(&handles, &path).await?;
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let lease = handles
-        .loader
-        .ask(
-            Acquire {
-                name: model.file.resource(),
-            },
-            left(),
-        )
-        .await??;
-    let infer = Infer {
-        request,
-        guard: ModelGuard::new(lease),
-    };
-    let output = model.owner.ask(infer, left()).await??;
+    let name = model.file.resource();
+    let lease = handles.loader.ask(Acquire { name }, handles.left());
+    let guard = ModelGuard::new(lease.await??);
+    let infer = Infer { request, guard };
+    let output = model.owner.ask(infer, handles.left()).await??;
     Ok((model, output))
 }
 

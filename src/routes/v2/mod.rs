@@ -78,6 +78,5 @@ async fn ready(readiness: web::Data<Readiness>) -> Result<impl Responder, Proble
         .into_iter()
         .map(|(name, reason)| format!("{name}: {reason}"))
         .collect();
-    Err(Problem::new(ProblemKind::NotReady, reasons.join("; "))
-        .retry_after(std::time::Duration::from_secs(1)))
+    Err(Problem::new(ProblemKind::NotReady, reasons.join("; ")))
 }

@@ -10,7 +10,7 @@ use headroom_actors::model::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::handles::Handles;
+use crate::handles::RequestHandles;
 use crate::problem::{Problem, ProblemKind, never_fits};
 
 /// The protocol's name for TorchScript models.
@@ -24,7 +24,7 @@ pub(super) struct ModelPath {
 }
 
 /// The model that a path names, in the given or the highest version.
-pub(super) async fn resolve(handles: &Handles, path: &ModelPath) -> Result<Model, Problem> {
+pub(super) async fn resolve(handles: &RequestHandles, path: &ModelPath) -> Result<Model, Problem> {
     let version = match &path.version {
         None => None,
         Some(text) => Some(parse_version(text).ok_or_else(|| unknown(path))?),
@@ -33,10 +33,7 @@ pub(super) async fn resolve(handles: &Handles, path: &ModelPath) -> Result<Model
         name: path.model.clone(),
         version,
     };
-    let found = handles
-        .repository
-        .ask(resolve, handles.request_deadline)
-        .await?;
+    let found = handles.repository.ask(resolve, handles.left()).await?;
     found.ok_or_else(|| unknown(path))
 }
 
@@ -49,22 +46,18 @@ fn unknown(path: &ModelPath) -> Problem {
     Problem::new(ProblemKind::NotFound, detail)
 }
 
-/// The status of each resource.
-pub(super) async fn phases(handles: &Handles) -> Result<Vec<ResourceStatus>, Problem> {
-    Ok(handles.loader.ask(Status, handles.request_deadline).await?)
-}
-
-/// The phase of one model.
-pub(super) async fn phase(handles: &Handles, model: &Model) -> Result<Phase, Problem> {
-    Ok(status(handles, model)
-        .await?
-        .map_or(Phase::Cold, |status| status.phase))
-}
-
-async fn status(handles: &Handles, model: &Model) -> Result<Option<ResourceStatus>, Problem> {
+/// The loader's status of one model. `None` if the loader does not know it.
+pub(super) async fn status(
+    handles: &RequestHandles,
+    model: &Model,
+) -> Result<Option<ResourceStatus>, Problem> {
     let resource = model.file.resource();
-    let mut phases = phases(handles).await?.into_iter();
-    Ok(phases.find(|status| status.name == resource))
+    let mut statuses = handles
+        .loader
+        .ask(Status, handles.left())
+        .await?
+        .into_iter();
+    Ok(statuses.find(|status| status.name == resource))
 }
 
 #[derive(Serialize)]
@@ -83,9 +76,19 @@ struct TensorMetadata {
     shape: Vec<i64>,
 }
 
+impl TensorMetadata {
+    fn new(name: &str, datatype: &str, shape: &[i64]) -> Self {
+        Self {
+            name: name.to_owned(),
+            datatype: datatype.to_owned(),
+            shape: shape.to_vec(),
+        }
+    }
+}
+
 pub(super) async fn metadata(
     path: web::Path<ModelPath>,
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
     let model = resolve(&handles, &path).await?;
     let settings = model.file.settings.clone().unwrap_or_default();
@@ -94,11 +97,8 @@ pub(super) async fn metadata(
         Some(_) => vec![model.file.version],
         None => {
             let name = model.file.name.clone();
-            let versions = Versions { name };
-            handles
-                .repository
-                .ask(versions, handles.request_deadline)
-                .await?
+            let versions = handles.repository.ask(Versions { name }, handles.left());
+            versions.await?
         }
     };
     Ok(web::Json(Metadata {
@@ -106,7 +106,7 @@ pub(super) async fn metadata(
         versions: versions.iter().map(u64::to_string).collect(),
         platform: PLATFORM,
         inputs: inputs(&settings, loaded.as_deref()),
-        outputs: outputs(&settings),
+        outputs: settings.outputs.iter().map(output).collect(),
     }))
 }
 
@@ -117,14 +117,9 @@ fn inputs(settings: &ModelSettings, loaded: Option<&LoadedModel>) -> Vec<TensorM
         let signature = loaded.map_or(&[][..], |loaded| &loaded.inputs);
         return signature.iter().map(signature_input).collect();
     }
-    let input = |input: &InputSetting| TensorMetadata {
-        name: input.name.clone(),
-        datatype: input.datatype.name().to_owned(),
-        shape: if input.scalar {
-            vec![1]
-        } else {
-            input.shape.clone()
-        },
+    let input = |input: &InputSetting| {
+        let shape = if input.scalar { &[1] } else { &input.shape[..] };
+        TensorMetadata::new(&input.name, input.datatype.name(), shape)
     };
     settings.inputs.iter().map(input).collect()
 }
@@ -133,46 +128,34 @@ fn inputs(settings: &ModelSettings, loaded: Option<&LoadedModel>) -> Vec<TensorM
 /// the datatype of a tensor.
 fn signature_input(input: &SignatureInput) -> TensorMetadata {
     let (datatype, shape) = match input.type_text.as_str() {
-        "int" => ("INT64", vec![1]),
-        "float" => ("FP64", vec![1]),
-        "bool" => ("BOOL", vec![1]),
-        other => (other, Vec::new()),
+        "int" => ("INT64", &[1][..]),
+        "float" => ("FP64", &[1][..]),
+        "bool" => ("BOOL", &[1][..]),
+        other => (other, &[][..]),
     };
-    TensorMetadata {
-        name: input.name.clone(),
-        datatype: datatype.to_owned(),
-        shape,
-    }
+    TensorMetadata::new(&input.name, datatype, shape)
 }
 
-fn outputs(settings: &ModelSettings) -> Vec<TensorMetadata> {
-    let output = |output: &OutputSetting| TensorMetadata {
-        name: output.name.clone(),
-        datatype: output.datatype.name().to_owned(),
-        shape: output.shape.clone(),
-    };
-    settings.outputs.iter().map(output).collect()
+fn output(output: &OutputSetting) -> TensorMetadata {
+    TensorMetadata::new(&output.name, output.datatype.name(), &output.shape)
 }
 
 /// A model is ready if a request for it can be served: it is loaded, or the request would load it. It is
 /// not ready after a failed load until the next try is due, or while it is larger than the budget.
 pub(super) async fn ready(
     path: web::Path<ModelPath>,
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
     let model = resolve(&handles, &path).await?;
     let status = status(&handles, &model).await?;
-    let phase = status.as_ref().map_or(Phase::Cold, |status| status.phase);
     if let Some(excess) = status.as_ref().and_then(|status| status.never_fits) {
         return Err(never_fits(&excess).with("ready", false));
     }
+    let phase = status.as_ref().map_or(Phase::Cold, |status| status.phase);
     if phase == Phase::Failed {
-        let error = status
-            .and_then(|status| status.last_error)
-            .unwrap_or_default();
-        let detail = format!("its last load failed: {error}");
-        return Err(Problem::new(ProblemKind::Unavailable, detail)
-            .retry_after(std::time::Duration::from_secs(1)));
+        let error = status.and_then(|status| status.last_error);
+        let detail = format!("its last load failed: {}", error.unwrap_or_default());
+        return Err(Problem::new(ProblemKind::Unavailable, detail));
     }
     Ok(web::Json(json!({
         "name": model.file.name,

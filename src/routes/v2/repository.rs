@@ -2,13 +2,13 @@
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 
-use headroom_actors::lazy::{Phase, Preload, Unload};
+use headroom_actors::lazy::{Phase, Preload, Status, Unload};
 use headroom_actors::model::{EndSequences, Model, Rescan};
 use serde::{Deserialize, Serialize};
 
 use super::models::{self, ModelPath};
 use crate::body::{BodyBudget, read_body, read_json};
-use crate::handles::Handles;
+use crate::handles::RequestHandles;
 use crate::problem::{Problem, never_fits};
 
 /// The optional body of an index request.
@@ -31,19 +31,18 @@ pub(super) async fn index(
     request: HttpRequest,
     payload: web::Payload,
     bodies: web::Data<BodyBudget>,
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
     let body = read_body(&request, payload, &bodies).await?;
-    let asked: IndexRequest = if body.is_empty() {
-        IndexRequest::default()
-    } else {
-        read_json(&body)?
+    let asked: IndexRequest = match &body[..] {
+        [] => IndexRequest::default(),
+        body => read_json(body)?,
     };
     let models = rescan(&handles).await?;
-    let phases = models::phases(&handles).await?;
+    let statuses = handles.loader.ask(Status, handles.left()).await?;
     let entry = |model: &Model| {
         let resource = model.file.resource();
-        let status = phases.iter().find(|status| status.name == resource);
+        let status = statuses.iter().find(|status| status.name == resource);
         let excess = status.and_then(|status| status.never_fits);
         let excess = excess.map(|excess| never_fits(&excess).detail);
         let phase = status.map(|status| status.phase);
@@ -62,10 +61,9 @@ pub(super) async fn index(
                 "not loaded; its first request loads it".to_owned(),
             ),
         };
-        let version = model.file.version.to_string();
         IndexEntry {
             name: model.file.name.clone(),
-            version,
+            version: model.file.version.to_string(),
             state,
             reason,
         }
@@ -78,22 +76,20 @@ pub(super) async fn index(
     Ok(web::Json(entries))
 }
 
-async fn rescan(handles: &Handles) -> Result<Vec<Model>, Problem> {
-    Ok(handles
-        .repository
-        .ask(Rescan, handles.request_deadline)
-        .await??)
+async fn rescan(handles: &RequestHandles) -> Result<Vec<Model>, Problem> {
+    Ok(handles.repository.ask(Rescan, handles.left()).await??)
 }
 
 /// Loads the highest version. If its file or settings have changed, the model is unloaded first, after its
 /// requests in flight. The backoff after a failed load does not apply.
 pub(super) async fn load(
     path: web::Path<ModelPath>,
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
     rescan(&handles).await?;
     let model = models::resolve(&handles, &path).await?;
-    if models::phase(&handles, &model).await? == Phase::Failed {
+    let status = models::status(&handles, &model).await?;
+    if status.is_some_and(|status| status.phase == Phase::Failed) {
         unload_one(&handles, &model).await?;
     }
     load_one(&handles, &model).await?;
@@ -105,37 +101,32 @@ pub(super) async fn load(
     Ok(HttpResponse::Ok().finish())
 }
 
-async fn load_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
-    let load = Preload {
-        name: model.file.resource(),
-    };
-    Ok(handles.loader.ask(load, handles.request_deadline).await??)
+async fn load_one(handles: &RequestHandles, model: &Model) -> Result<(), Problem> {
+    let name = model.file.resource();
+    Ok(handles
+        .loader
+        .ask(Preload { name }, handles.left())
+        .await??)
 }
 
-async fn unload_one(handles: &Handles, model: &Model) -> Result<(), Problem> {
+async fn unload_one(handles: &RequestHandles, model: &Model) -> Result<(), Problem> {
     // The error is ignored: an owner that is not running has no sequences.
-    model
-        .owner
-        .ask(EndSequences, handles.request_deadline)
-        .await
-        .ok();
+    model.owner.ask(EndSequences, handles.left()).await.ok();
     let unload = Unload {
         name: model.file.resource(),
     };
-    Ok(handles.loader.ask(unload, handles.request_deadline).await?)
+    Ok(handles.loader.ask(unload, handles.left()).await?)
 }
 
 /// Unloads every version after its requests in flight. Open sequences end.
 pub(super) async fn unload(
     path: web::Path<ModelPath>,
-    handles: web::Data<Handles>,
+    handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
     let newest = models::resolve(&handles, &path).await?;
     let models = rescan(&handles).await?;
-    for model in models
-        .iter()
-        .filter(|model| model.file.name == newest.file.name)
-    {
+    let name = &newest.file.name;
+    for model in models.iter().filter(|model| model.file.name == *name) {
         unload_one(&handles, model).await?;
     }
     Ok(HttpResponse::Ok().finish())

@@ -11,7 +11,7 @@ use headroom_actors::redis::{
     Topology,
 };
 
-use crate::pools::{Origin, Pool};
+use crate::pools::{Client, Origin, Pool};
 use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
 
@@ -50,13 +50,18 @@ pub(super) fn compose(
         let (handle, child) = redis::pool(role, server.clone(), config, pressure);
         branch = branch.child(child);
         let redis = Redis::new(handle);
-        pools.push(if role == Role::PubSub {
+        let client = if role == Role::PubSub {
             let subscriber = Subscriber::handle();
             branch = branch.child(Subscriber::child(&subscriber, server, subscriber_config));
-            let pubsub = PubSub::new(redis, subscriber);
-            Pool::pubsub(role.name(), origin, bounds, pubsub)
+            Client::PubSub(PubSub::new(redis, subscriber))
         } else {
-            Pool::redis(role.name(), origin, bounds, redis)
+            Client::Redis(redis)
+        };
+        pools.push(Pool {
+            name: role.name(),
+            origin,
+            bounds,
+            client,
         });
     }
     (ChildSpec::supervisor(branch), pools)
