@@ -1,6 +1,6 @@
 //! Tracks the requests of one connection. The service writes this state, and the stream reads it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{RefCell, RefMut};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -8,78 +8,49 @@ use std::task::{Context, Poll, Waker};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::web::Bytes;
 
-use super::framing::BodyLength;
+use super::framing::{BodyLength, Framing};
 
-/// The request counters of one connection. Clones share them.
+/// The requests of one connection. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Exchange(Rc<State>);
+pub struct Exchange(Rc<RefCell<State>>);
 
 #[derive(Debug, Default)]
-struct State {
-    count: Cell<Count>,
-    /// The task that waits for a change of the counters.
-    waker: RefCell<Option<Waker>>,
-}
-
-/// Requests begun and ended so far. Requests follow one another, and one may begin and end between
-/// two reads of the counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Count {
-    begun: u64,
-    ended: u64,
-    /// The body of the request that began last.
-    body: Option<BodyLength>,
+pub(super) struct State {
+    pub(super) framing: Framing,
+    /// Whether a request has ended since the stream last looked. It may have begun since then, too.
+    pub(super) has_ended: bool,
     /// Whether a response announced the end of the connection.
-    is_last: bool,
-}
-
-impl Count {
-    /// The body of the request that has begun since `before`, if one has.
-    pub(super) fn begun_since(self, before: Self) -> Option<BodyLength> {
-        self.body.filter(|_| self.begun > before.begun)
-    }
-
-    pub(super) fn is_in_progress(self) -> bool {
-        self.begun > self.ended
-    }
-
-    pub(super) fn is_last(self) -> bool {
-        self.is_last
-    }
+    pub(super) is_last: bool,
+    /// The task that waits for a change.
+    waker: Option<Waker>,
 }
 
 impl Exchange {
-    /// Counts a request as begun. It ends when the returned guard is dropped.
-    pub(super) fn begin(&self, body: BodyLength) -> InProgress {
-        let count = self.count();
-        self.set(Count {
-            begun: count.begun + 1,
-            body: Some(body),
-            ..count
-        });
+    /// The service has begun to work on the request, whose body has `length`. The request ends when the
+    /// returned guard is dropped.
+    pub(super) fn begin(&self, length: BodyLength) -> InProgress {
+        self.change(|state| state.framing.begin(length));
         InProgress(self.clone())
     }
 
     /// Records that the current response announces the end of the connection.
     pub(super) fn mark_last(&self) {
-        self.set(Count {
-            is_last: true,
-            ..self.count()
-        });
+        self.change(|state| state.is_last = true);
     }
 
-    pub(super) fn count(&self) -> Count {
-        self.0.count.get()
+    pub(super) fn state(&self) -> RefMut<'_, State> {
+        self.0.borrow_mut()
     }
 
     /// Wakes `waker` at the next change.
     pub(super) fn wake_on_change(&self, waker: &Waker) {
-        self.0.waker.replace(Some(waker.clone()));
+        self.state().waker = Some(waker.clone());
     }
 
-    fn set(&self, count: Count) {
-        self.0.count.set(count);
-        if let Some(waker) = self.0.waker.take() {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        if let Some(waker) = state.waker.take() {
             waker.wake();
         }
     }
@@ -91,10 +62,9 @@ pub(super) struct InProgress(Exchange);
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        let count = self.0.count();
-        self.0.set(Count {
-            ended: count.ended + 1,
-            ..count
+        self.0.change(|state| {
+            state.framing.end();
+            state.has_ended = true;
         });
     }
 }

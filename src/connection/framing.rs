@@ -16,7 +16,7 @@ pub(super) enum BodyLength {
 }
 
 /// The position in the current request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Framing {
     part: Part,
     /// Whether the service works on the request.
@@ -25,9 +25,11 @@ pub(super) struct Framing {
 
 #[derive(Debug)]
 enum Part {
-    Head {
+    /// A head, or the trailer after chunks: lines up to an empty one.
+    Lines {
+        are_head: bool,
         /// Whether there was anything but line ends, which may precede a head.
-        has_begun: bool,
+        have_begun: bool,
         line_is_empty: bool,
     },
     /// The whole head was passed on; the service has not announced the body's length yet.
@@ -43,24 +45,31 @@ enum Part {
         left: u64,
     },
     ChunkEnd,
-    Trailer {
-        line_is_empty: bool,
-    },
     /// The whole request was passed on; its response is not complete yet.
     Complete,
 }
+
+impl Default for Part {
+    /// The beginning of a head.
+    fn default() -> Self {
+        Self::Lines {
+            are_head: true,
+            have_begun: false,
+            line_is_empty: true,
+        }
+    }
+}
+
+/// The beginning of a chunk.
+const NEXT_CHUNK: Part = Part::ChunkSize {
+    size: 0,
+    digits_ended: false,
+};
 
 /// Bytes to read at once while the end of the request is not known.
 const READ_MAX: usize = 4096;
 
 impl Framing {
-    pub(super) fn new() -> Self {
-        Self {
-            part: Part::next_head(),
-            in_progress: false,
-        }
-    }
-
     /// How many bytes may be read for the current request now; 0 if none.
     pub(super) fn wanted(&self) -> usize {
         match self.part {
@@ -68,15 +77,18 @@ impl Framing {
             Part::Body { left } | Part::ChunkData { left } => {
                 usize::try_from(left).unwrap_or(usize::MAX)
             }
-            Part::Head { .. } | Part::ChunkSize { .. } | Part::ChunkEnd | Part::Trailer { .. } => {
-                READ_MAX
-            }
+            Part::Lines { .. } | Part::ChunkSize { .. } | Part::ChunkEnd => READ_MAX,
         }
     }
 
     /// Whether the next byte belongs to the head of a request.
     pub(super) fn is_in_head(&self) -> bool {
-        matches!(self.part, Part::Head { .. })
+        matches!(self.part, Part::Lines { are_head: true, .. })
+    }
+
+    /// Whether the service works on the request.
+    pub(super) fn is_in_progress(&self) -> bool {
+        self.in_progress
     }
 
     /// The service has begun to work on the request, whose body has `length`.
@@ -85,7 +97,7 @@ impl Framing {
         self.part = match length {
             BodyLength::Bytes(0) => Part::Complete,
             BodyLength::Bytes(left) => Part::Body { left },
-            BodyLength::Chunked => Part::next_chunk(),
+            BodyLength::Chunked => NEXT_CHUNK,
         };
     }
 
@@ -93,7 +105,7 @@ impl Framing {
     pub(super) fn end(&mut self) {
         self.in_progress = false;
         if matches!(self.part, Part::Complete) {
-            self.part = Part::next_head();
+            self.part = Part::default();
         }
     }
 
@@ -125,20 +137,27 @@ impl Framing {
     fn part_after(&mut self, byte: u8) {
         let ends_line = byte == b'\n';
         match &mut self.part {
-            Part::Head {
-                has_begun,
+            Part::Lines {
+                are_head,
+                have_begun,
                 line_is_empty,
             } => {
-                if ends_line && *has_begun && *line_is_empty {
-                    self.part = Part::AfterHead;
+                if ends_line && *have_begun && *line_is_empty {
+                    if *are_head {
+                        self.part = Part::AfterHead;
+                    } else {
+                        self.complete();
+                    }
                 } else if byte != b'\r' {
-                    *has_begun |= !ends_line;
+                    *have_begun |= !ends_line;
                     *line_is_empty = ends_line;
                 }
             }
             Part::Body { left: 0 } => self.complete(),
             Part::ChunkSize { size: 0, .. } if ends_line => {
-                self.part = Part::Trailer {
+                self.part = Part::Lines {
+                    are_head: false,
+                    have_begun: true,
                     line_is_empty: true,
                 };
             }
@@ -152,19 +171,8 @@ impl Framing {
                 _ => *digits_ended = true,
             },
             Part::ChunkData { left: 0 } => self.part = Part::ChunkEnd,
-            Part::ChunkEnd if ends_line => self.part = Part::next_chunk(),
-            Part::Trailer { line_is_empty } => {
-                if ends_line && *line_is_empty {
-                    self.complete();
-                } else if byte != b'\r' {
-                    *line_is_empty = ends_line;
-                }
-            }
-            Part::AfterHead
-            | Part::Body { .. }
-            | Part::ChunkData { .. }
-            | Part::ChunkEnd
-            | Part::Complete => {}
+            Part::ChunkEnd if ends_line => self.part = NEXT_CHUNK,
+            _ => {}
         }
     }
 
@@ -172,24 +180,8 @@ impl Framing {
         self.part = if self.in_progress {
             Part::Complete
         } else {
-            Part::next_head()
+            Part::default()
         };
-    }
-}
-
-impl Part {
-    fn next_head() -> Self {
-        Self::Head {
-            has_begun: false,
-            line_is_empty: true,
-        }
-    }
-
-    fn next_chunk() -> Self {
-        Self::ChunkSize {
-            size: 0,
-            digits_ended: false,
-        }
     }
 }
 
@@ -232,7 +224,7 @@ mod tests {
         let all: String = all.collect();
         for step in 1..100 {
             let mut rest = all.as_bytes();
-            let mut framing = Framing::new();
+            let mut framing = Framing::default();
             for (head, length, body) in &requests {
                 assert!(framing.is_in_head());
                 assert_eq!(pass(&mut framing, rest, step), head.len());
@@ -250,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_refused_body_is_passed_before_the_next_request() {
-        let mut framing = Framing::new();
+        let mut framing = Framing::default();
         framing.advance(GET.as_bytes());
         framing.begin(BodyLength::Bytes(10));
         assert_eq!(framing.advance(b"123"), 3);
@@ -263,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_chunk_of_any_size_is_read_in_large_pieces() {
-        let mut framing = Framing::new();
+        let mut framing = Framing::default();
         framing.advance(GET.as_bytes());
         framing.begin(BodyLength::Chunked);
         framing.advance(b"FFFFFFFFFFFFFFFFFF\r\n");

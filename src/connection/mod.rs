@@ -39,8 +39,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use exchange::{Count, Exchange, Tracked};
-use framing::Framing;
+use exchange::{Exchange, Tracked};
 pub use pace::Pace;
 pub(crate) use server::{ServerSpec, server};
 use unread::Unread;
@@ -122,9 +121,6 @@ pub struct Connection {
     socket: TcpStream,
     limits: Limits,
     exchange: Exchange,
-    /// The state of `exchange` when it was last read.
-    seen: Count,
-    framing: Framing,
     /// Bytes after the current request. The next request begins with them.
     read_ahead: Bytes,
     reading: Reading,
@@ -162,8 +158,6 @@ impl Connection {
         Self {
             socket,
             exchange: Exchange::default(),
-            seen: Count::default(),
-            framing: Framing::new(),
             read_ahead: Bytes::new(),
             reading: Reading::NextRequest,
             read_deadline,
@@ -182,18 +176,16 @@ impl Connection {
 
     /// Updates `reading` if a request has begun or ended.
     fn update_reading(&mut self) {
-        let count = self.exchange.count();
-        if count == self.seen || self.reading == Reading::Closed {
+        let mut state = self.exchange.state();
+        let has_ended = std::mem::take(&mut state.has_ended);
+        let is_in_progress = state.framing.is_in_progress();
+        drop(state);
+        if self.reading == Reading::Closed {
             return;
         }
-        if let Some(body) = count.begun_since(self.seen) {
-            self.framing.begin(body);
-        }
-        self.seen = count;
-        if count.is_in_progress() {
+        if is_in_progress {
             self.reading = Reading::Request;
-        } else {
-            self.framing.end();
+        } else if has_ended {
             self.expect_request();
         }
     }
@@ -211,7 +203,7 @@ impl Connection {
         }
         self.count(cut);
         self.reading = Reading::Closed;
-        if matches!(cut, Cut::Head) && self.unread.is_none() && !self.seen.is_last() {
+        if matches!(cut, Cut::Head) && self.unread.is_none() && !self.exchange.state().is_last {
             // Best effort: a client that sends half a head may not read either. The 408 must not
             // follow a response that is not yet written, or one that announced the end of the connection.
             self.socket.try_write(REQUEST_TIMEOUT).ok();
@@ -225,7 +217,8 @@ impl Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let wanted = self.framing.wanted().min(buffer.remaining());
+        let wanted = self.exchange.state().framing.wanted();
+        let wanted = wanted.min(buffer.remaining());
         if wanted == 0 {
             self.exchange.wake_on_change(cx.waker());
             ready!(self.poll_read_ahead(cx))?;
@@ -233,13 +226,13 @@ impl Connection {
         }
         if !self.read_ahead.is_empty() {
             let length = self.read_ahead.len().min(buffer.remaining());
-            let taken = self.framing.advance(&self.read_ahead[..length]);
+            let taken = self.advance(&self.read_ahead[..length]);
             buffer.put_slice(&self.read_ahead.split_to(taken));
             return Poll::Ready(Ok(()));
         }
         let mut read = ReadBuf::new(buffer.initialize_unfilled_to(wanted));
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
-        let taken = self.framing.advance(read.filled());
+        let taken = self.advance(read.filled());
         self.read_ahead = Bytes::copy_from_slice(&read.filled()[taken..]);
         buffer.advance(taken);
         Poll::Ready(Ok(()))
@@ -272,9 +265,18 @@ impl Connection {
                 upgrade::ignore(bytes);
             }
         }
-        if !in_head && self.framing.is_in_head() {
+        if !in_head && self.is_in_head() {
             self.expect_request();
         }
+    }
+
+    /// Returns how many of `bytes` belong to the current request, and moves past them.
+    fn advance(&self, bytes: &[u8]) -> usize {
+        self.exchange.state().framing.advance(bytes)
+    }
+
+    fn is_in_head(&self) -> bool {
+        self.exchange.state().framing.is_in_head()
     }
 
     fn expect_request(&mut self) {
@@ -298,10 +300,8 @@ impl Connection {
             deadline = unreserved;
             cut = Cut::Memory;
         }
-        match self.write_timer.poll(deadline, cx) {
-            Poll::Ready(()) => Poll::Ready(self.cut_off(cut)),
-            Poll::Pending => Poll::Pending,
-        }
+        let late = self.write_timer.poll(deadline, cx);
+        late.map(|()| self.cut_off(cut))
     }
 
     fn cut_off(&self, cut: Cut) -> io::Error {
@@ -337,7 +337,7 @@ impl AsyncRead for Connection {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        let in_head = this.framing.is_in_head();
+        let in_head = this.is_in_head();
         match this.poll_request_bytes(cx, buffer) {
             Poll::Ready(Ok(())) => {
                 if let Some(bytes @ [_, ..]) = buffer.filled_mut().get_mut(before..) {
@@ -428,7 +428,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_to_a_late_head_is_whole() {
+    fn the_response_to_a_late_head_is_whole() {
         let text = std::str::from_utf8(REQUEST_TIMEOUT).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.ends_with(&format!("content-length: {}", body.len())));

@@ -59,27 +59,19 @@ where
     S::Service: 'static,
     B: MessageBody + 'static,
 {
-    let ServerSpec {
-        name,
-        workers,
-        connections_max,
-        limits,
-        disconnect_timeout,
-        shutdown_seconds,
-    } = spec;
     let address = listener.local_addr()?;
     let builder = Server::build();
     let stopping = builder.graceful_shutdown_signal();
     let service = move || {
         let app = app().into_factory().map_err(Into::into);
         let app = map_config(app, |()| AppConfig::default());
-        let (limits, stopping) = (limits.clone(), stopping.clone());
+        let (limits, stopping) = (spec.limits.clone(), stopping.clone());
         let http = HttpService::build()
             // `Connection` enforces these two. The library's timeout applies to the first request
             // head only, and its clock is up to half a second late.
             .keep_alive(KeepAlive::Os)
             .client_request_timeout(Duration::ZERO)
-            .client_disconnect_timeout(disconnect_timeout)
+            .client_disconnect_timeout(spec.disconnect_timeout)
             // A client that closes its sending side counts as gone. Otherwise the server would notice
             // only when it writes the response, after the work is done.
             .h1_allow_half_closed(false)
@@ -101,12 +93,12 @@ where
         .and_then(http)
     };
     Ok(builder
-        .workers(workers)
+        .workers(spec.workers)
         // This is the limit of each worker.
-        .max_concurrent_connections((connections_max / workers.max(1)).max(1))
-        .shutdown_timeout(shutdown_seconds)
+        .max_concurrent_connections((spec.connections_max / spec.workers.max(1)).max(1))
+        .shutdown_timeout(spec.shutdown_seconds)
         .disable_signals()
-        .listen(name, listener, service)?
+        .listen(spec.name, listener, service)?
         .run())
 }
 
@@ -124,10 +116,9 @@ where
     let body = body_length(&request);
     let in_progress = exchange.as_ref().map(|exchange| exchange.begin(body));
     let offers_upgrade = request.head().upgrade();
-    let answering = app.call(request);
+    let responding = app.call(request);
     async move {
-        let response = answering.await?;
-        let mut response: Response<B> = response.into();
+        let mut response: Response<B> = responding.await?.into();
         let status = response.status();
         // The HTTP library would answer `Connection: upgrade` and then close the connection.
         let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
