@@ -6,7 +6,7 @@
 //!
 //! Memory for large data is reserved before the data exists: the body as it arrives, the tensors here,
 //! the outputs by the actor of the model's process, the text of the response in
-//! [`answer`](super::answer).
+//! [`response`](super::response).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use headroom_actors::kernel::{BudgetError, BufferReservation, Buffers, reserved_bytes};
+use headroom_actors::kernel::{BufferReservation, Buffers, reserved_bytes};
 use headroom_actors::lazy::Acquire;
 use headroom_actors::model::{
     DIMENSIONS_MAX, Datatype, Infer, InferOutput, InferRequest, Model, ModelGuard, Sequence, Tensor,
@@ -23,8 +23,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::answer::Answer;
 use super::models::{self, ModelPath};
+use super::response::respond;
 use super::tensor_json;
 use crate::body::{Body, BodyBudget, read_body, read_json};
 use crate::handles::RequestHandles;
@@ -63,26 +63,32 @@ pub(super) async fn infer(
     let Request { id, infer } = read_request(body, &handles).await?;
     let work = ask(handles.clone(), path.into_inner(), infer);
     let (model, output) = handles.thread.run(work).await??;
-    let answer = Answer::new(&model, id.as_deref(), output);
-    answer.respond(&handles.answer_text).await
+    respond(&model, id.as_deref(), output, &handles.answer_text).await
 }
 
 /// Converts a body to tensors. Memory for the tensors is reserved first; the body and its reservation are
 /// released at the end.
 async fn read_request(body: Body, handles: &RequestHandles) -> Result<Request, Problem> {
-    let large = body.len() > CONVERT_INLINE_MAX;
+    let is_large = body.len() > CONVERT_INLINE_MAX;
     let body = Arc::new(body);
-    let read = || {
+    let read = async || {
         let (body, tensors) = (Arc::clone(&body), handles.tensors.clone());
-        convert(large, move || parse(&body, &tensors))
+        let parse = move || parse(&body, &tensors);
+        if is_large {
+            let parsed = web::block(parse).await;
+            parsed.unwrap_or_else(|error| Err(Problem::internal(&error)))
+        } else {
+            parse()
+        }
     };
-    match read().await? {
-        Err(ParseError::NoMemory(_)) => {}
-        done => return done.map_err(Problem::from),
+    match read().await {
+        // A refusal is final only after a new reading of memory.
+        Err(problem) if problem.kind == ProblemKind::InsufficientMemory => {
+            handles.tensors.read_memory().await;
+            read().await
+        }
+        result => result,
     }
-    // A refusal is final only after a new reading of memory.
-    handles.tensors.read_memory().await;
-    read().await?.map_err(Problem::from)
 }
 
 async fn ask(
@@ -99,52 +105,8 @@ async fn ask(
     Ok((model, output))
 }
 
-/// Runs a conversion on this thread if it is small, otherwise on a thread that may block.
-async fn convert<T: Send + 'static>(
-    large: bool,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Problem> {
-    if large {
-        web::block(work)
-            .await
-            .map_err(|error| Problem::internal(&error))
-    } else {
-        Ok(work())
-    }
-}
-
 fn invalid(detail: impl Into<String>) -> Problem {
     Problem::new(ProblemKind::InvalidInput, detail)
-}
-
-/// Why a body could not be converted to a request.
-#[derive(Debug)]
-enum ParseError {
-    /// The caller's mistake.
-    Problem(Problem),
-    /// Memory for its tensors was refused.
-    NoMemory(BudgetError),
-}
-
-impl From<Problem> for ParseError {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-impl From<BudgetError> for ParseError {
-    fn from(error: BudgetError) -> Self {
-        Self::NoMemory(error)
-    }
-}
-
-impl From<ParseError> for Problem {
-    fn from(error: ParseError) -> Self {
-        match error {
-            ParseError::Problem(problem) => problem,
-            ParseError::NoMemory(error) => no_memory("the tensors of this request", error),
-        }
-    }
 }
 
 /// A request and its id, which the response repeats.
@@ -159,8 +121,8 @@ struct Request {
 #[serde(expecting = "a JSON object with the member \"inputs\"")]
 struct RequestJson<'a> {
     id: Option<String>,
-    #[serde(default)]
-    parameters: ParametersJson,
+    #[serde(default, borrow)]
+    parameters: ParametersJson<'a>,
     #[serde(borrow, deserialize_with = "tensors")]
     inputs: Vec<InputJson<'a>>,
     #[serde(default, deserialize_with = "tensors")]
@@ -220,42 +182,13 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct ParametersJson {
-    sequence_id: Option<SequenceId>,
+struct ParametersJson<'a> {
+    /// A number or a string. Any other value is refused without a tree of it.
+    #[serde(borrow)]
+    sequence_id: Option<&'a RawValue>,
     sequence_start: bool,
     sequence_end: bool,
     reset_states: bool,
-}
-
-/// The id of a sequence. The protocol allows numbers and strings.
-enum SequenceId {
-    Number(u64),
-    Text(String),
-}
-
-// A derived untagged enum would first buffer any value as a tree, without a bound.
-impl<'de> Deserialize<'de> for SequenceId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Id;
-
-        impl Visitor<'_> for Id {
-            type Value = SequenceId;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number from 0 on, or a string")
-            }
-
-            fn visit_u64<E: Error>(self, number: u64) -> Result<SequenceId, E> {
-                Ok(SequenceId::Number(number))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<SequenceId, E> {
-                Ok(SequenceId::Text(text.to_owned()))
-            }
-        }
-
-        deserializer.deserialize_any(Id)
-    }
 }
 
 #[derive(Deserialize)]
@@ -276,96 +209,93 @@ struct OutputJson<'a> {
     name: Cow<'a, str>,
 }
 
-/// Parses the JSON of a request. Memory for its tensors is reserved in `memory`; the tensors keep it.
-fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, ParseError> {
-    let request: RequestJson<'_> = read_json(body)?;
-    let inputs = request.inputs.into_iter().map(Input::new);
-    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-    let bytes = inputs
-        .iter()
-        .fold(0, |sum: u64, input| sum.saturating_add(input.bytes as u64));
-    let mut reservation = None;
-    if bytes > SMALL_BYTES {
-        let mut reserved = memory.reserve(bytes.saturating_mul(COPIES))?;
-        reserved.fill(bytes);
-        reservation = Some(Arc::new(reserved));
+impl InputJson<'_> {
+    fn refuse(&self, error: impl fmt::Display) -> Problem {
+        invalid(format!("input {:?}: {error}", self.name))
     }
-    let inputs = inputs
-        .into_iter()
-        .map(|input| input.read(reservation.as_ref()));
-    let wanted = request.outputs.into_iter();
-    let wanted = wanted.map(|output| output.name.into_owned());
-    let infer = InferRequest {
-        inputs: inputs.collect::<Result<_, _>>()?,
-        wanted: wanted.collect(),
-        reset_states: request.parameters.reset_states,
-        sequence: sequence(request.parameters)?,
-    };
-    let id = request.id;
-    Ok(Request { id, infer })
-}
 
-/// An input whose elements are still JSON text.
-struct Input<'a> {
-    name: String,
-    datatype: Datatype,
-    shape: Vec<i64>,
-    text: &'a RawValue,
-    /// The size of its elements in bytes.
-    bytes: usize,
-}
+    /// The datatype, and the JSON of the elements.
+    fn content(&self) -> Result<(Datatype, &RawValue), Problem> {
+        let datatype = self.datatype.parse().map_err(|error| self.refuse(error))?;
+        let no_data = || invalid(format!("input {:?} has no data", self.name));
+        Ok((datatype, self.data.ok_or_else(no_data)?))
+    }
 
-impl<'a> Input<'a> {
-    fn new(input: InputJson<'a>) -> Result<Self, Problem> {
-        let name = input.name.into_owned();
-        let datatype: Datatype = input
-            .datatype
-            .parse()
-            .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
-        let Some(text) = input.data else {
-            return Err(invalid(format!("input {name:?} has no data")));
-        };
-        let bytes = tensor_json::bytes_of(text, datatype, &input.shape)
-            .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
-        Ok(Self {
-            name,
-            datatype,
-            shape: input.shape,
-            text,
-            bytes,
-        })
+    /// The size of the elements in bytes.
+    fn bytes(&self) -> Result<u64, Problem> {
+        let (datatype, data) = self.content()?;
+        let bytes = tensor_json::bytes_of(data, datatype, &self.shape);
+        Ok(bytes.map_err(|error| self.refuse(error))? as u64)
     }
 
     fn read(self, reservation: Option<&Arc<BufferReservation>>) -> Result<Tensor, Problem> {
-        let Self { name, .. } = self;
-        let data = tensor_json::read(self.text, self.datatype, &self.shape)
-            .map_err(|error| invalid(format!("input {name:?}: {error}")))?;
+        let (datatype, data) = self.content()?;
+        let data = tensor_json::read(data, datatype, &self.shape);
+        let data = data.map_err(|error| self.refuse(error))?;
         Ok(Tensor {
-            name,
-            datatype: self.datatype,
+            name: self.name.into_owned(),
+            datatype,
             shape: self.shape,
             data: reserved_bytes(data, reservation),
         })
     }
 }
 
-fn sequence(parameters: ParametersJson) -> Result<Option<Sequence>, Problem> {
-    let (start, end) = (parameters.sequence_start, parameters.sequence_end);
-    let id = match parameters.sequence_id {
-        // In the protocol, 0 means no sequence.
-        None | Some(SequenceId::Number(0)) if start || end => {
-            return Err(invalid(
-                "sequence_start and sequence_end need a sequence_id",
-            ));
-        }
-        None | Some(SequenceId::Number(0)) => return Ok(None),
-        Some(SequenceId::Number(number)) => number.to_string(),
-        Some(SequenceId::Text(text)) if text.is_empty() || text.len() > 128 => {
-            return Err(invalid("sequence_id must have 1 to 128 bytes"));
-        }
-        Some(SequenceId::Text(text)) => text,
+/// Parses the JSON of a request. Memory for its tensors is reserved in `memory`; the tensors keep it.
+fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, Problem> {
+    let request: RequestJson<'_> = read_json(body)?;
+    let mut bytes = 0u64;
+    for input in &request.inputs {
+        bytes = bytes.saturating_add(input.bytes()?);
+    }
+    let mut reservation = None;
+    if bytes > SMALL_BYTES {
+        let reserved = memory.reserve(bytes.saturating_mul(COPIES));
+        let mut reserved =
+            reserved.map_err(|error| no_memory("the tensors of this request", error))?;
+        reserved.fill(bytes);
+        reservation = Some(Arc::new(reserved));
+    }
+    let inputs = request.inputs.into_iter();
+    let inputs = inputs.map(|input| input.read(reservation.as_ref()));
+    let wanted = request.outputs.into_iter();
+    let wanted = wanted.map(|output| output.name.into_owned());
+    let infer = InferRequest {
+        inputs: inputs.collect::<Result<_, _>>()?,
+        wanted: wanted.collect(),
+        reset_states: request.parameters.reset_states,
+        sequence: sequence(&request.parameters)?,
     };
-    Ok(Some(Sequence { id, start, end }))
+    let id = request.id;
+    Ok(Request { id, infer })
+}
+
+fn sequence(parameters: &ParametersJson<'_>) -> Result<Option<Sequence>, Problem> {
+    let (start, end) = (parameters.sequence_start, parameters.sequence_end);
+    match sequence_id(parameters)? {
+        Some(id) => Ok(Some(Sequence { id, start, end })),
+        None if start || end => Err(invalid(
+            "sequence_start and sequence_end need a sequence_id",
+        )),
+        None => Ok(None),
+    }
+}
+
+/// The id of the sequence. The protocol allows numbers and strings; 0 means no sequence.
+fn sequence_id(parameters: &ParametersJson<'_>) -> Result<Option<String>, Problem> {
+    let Some(json) = parameters.sequence_id.map(RawValue::get) else {
+        return Ok(None);
+    };
+    if let Ok(number) = serde_json::from_str::<u64>(json) {
+        return Ok((number != 0).then(|| number.to_string()));
+    }
+    match serde_json::from_str::<String>(json) {
+        Ok(text) if (1..=128).contains(&text.len()) => Ok(Some(text)),
+        Ok(_) => Err(invalid("sequence_id must have 1 to 128 bytes")),
+        Err(_) => Err(invalid(
+            "sequence_id must be a number from 0 on, or a string",
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -373,6 +303,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures_util::future::BoxFuture;
+    use headroom_actors::kernel::BudgetError;
 
     use super::*;
 
@@ -419,10 +350,7 @@ mod tests {
     }
 
     fn parse_text(text: &str) -> Result<InferRequest, Problem> {
-        match parse(text.as_bytes(), &Memory::of(0)) {
-            Ok(request) => Ok(request.infer),
-            Err(error) => Err(error.into()),
-        }
+        parse(text.as_bytes(), &Memory::of(0)).map(|request| request.infer)
     }
 
     fn zeros(datatype: &str, count: usize) -> String {
@@ -452,7 +380,7 @@ mod tests {
             (Memory::of(1_599_999), ProblemKind::MemoryExceeded),
         ];
         for (memory, kind) in cases {
-            let problem = Problem::from(parse(text.as_bytes(), &memory).unwrap_err());
+            let problem = parse(text.as_bytes(), &memory).unwrap_err();
             assert_eq!(problem.kind, kind);
             let detail = problem.detail;
             assert!(detail.contains("1600000 bytes"), "{detail}");

@@ -3,11 +3,11 @@
 //! Handlers return problems, as elsewhere. [`form`] converts them into the protocol's form,
 //! `{"error": "…"}`.
 
-mod answer;
 mod form;
 mod infer;
 mod models;
 mod repository;
+mod response;
 mod tensor_json;
 
 use actix_web::middleware::from_fn;

@@ -5,17 +5,16 @@
 //! slowly or not at all therefore holds the tensors and two pieces, all of them reserved in the memory
 //! budget.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::vec;
 
 use actix_web::HttpResponse;
-use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header::ContentType;
 use bytes::Bytes;
+use futures_util::stream;
 use headroom_actors::kernel::{BufferReservation, Buffers};
 use headroom_actors::model::{InferOutput, Model, Tensor};
-use tokio::task::JoinHandle;
+use serde::Serialize;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::tensor_json::{text_bytes_max, write_elements};
 use crate::problem::{Problem, no_memory};
@@ -27,61 +26,47 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// The memory of a response in pieces beyond its tensors: the piece being sent and the next one.
 const PIECES_BYTES: u64 = 2 * PIECE_BYTES as u64;
 
-/// The response of an inference, before it is text.
-pub(super) struct Answer {
-    text: AnswerText,
-    bytes_max: usize,
-}
-
-impl Answer {
-    /// The response to a request with `id`, if the request had one.
-    pub(super) fn new(model: &Model, id: Option<&str>, output: InferOutput) -> Self {
-        let head = head(&model.file.name, model.file.version, id);
-        let tensors = output.outputs.iter().map(tensor_bytes_max);
-        Self {
-            bytes_max: tensors.fold(head.len() + 2, usize::saturating_add),
-            text: AnswerText::new(head, output.outputs),
-        }
+/// Makes the response to a request with `id`, if the request had one. Memory for its pieces is reserved in
+/// `memory`.
+///
+/// # Errors
+/// The reservation is refused.
+pub(super) async fn respond(
+    model: &Model,
+    id: Option<&str>,
+    output: InferOutput,
+    memory: &dyn Buffers,
+) -> Result<HttpResponse, Problem> {
+    let head = head(&model.file.name, model.file.version, id);
+    let tensors = output.outputs.iter().map(tensor_bytes_max);
+    let bytes_max = tensors.fold(head.len() + END.len(), usize::saturating_add);
+    let mut text = Text::new(head, output.outputs);
+    let mut response = HttpResponse::Ok();
+    response.content_type(ContentType::json());
+    if bytes_max <= PIECE_BYTES {
+        return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
     }
-
-    /// Makes the HTTP response. Memory for the pieces is reserved in `memory`.
-    ///
-    /// # Errors
-    /// The reservation is refused.
-    pub(super) async fn respond(self, memory: &dyn Buffers) -> Result<HttpResponse, Problem> {
-        let Self {
-            mut text,
-            bytes_max,
-        } = self;
-        let mut response = HttpResponse::Ok();
-        response.content_type(ContentType::json());
-        if bytes_max <= PIECE_BYTES {
-            return Ok(response.body(text.next_piece(usize::MAX).unwrap_or_default()));
-        }
-        let reservation = memory.reserve_after_reading(PIECES_BYTES).await;
-        let reservation =
-            reservation.map_err(|error| no_memory("the pieces of this response", error))?;
-        Ok(response.body(Pieces::new(text, reservation)))
-    }
+    let reservation = memory.reserve_after_reading(PIECES_BYTES).await;
+    let reservation =
+        reservation.map_err(|error| no_memory("the pieces of this response", error))?;
+    // If a thread panics, the response ends without its last chunk, so the client notices.
+    let pieces = stream::try_unfold(make(text, reservation), |making| async {
+        let made = making.await?;
+        let rest = |piece| (Bytes::from(piece), make(made.rest, made.reservation));
+        Ok::<_, JoinError>(made.piece.map(rest))
+    });
+    Ok(response.streaming(pieces))
 }
-
-/// A response body that is made piece by piece, on threads that may block.
-struct Pieces(Option<JoinHandle<Made>>);
 
 /// The next piece, if there is one, and the rest of the response.
 struct Made {
     piece: Option<Vec<u8>>,
-    rest: AnswerText,
+    rest: Text,
     reservation: BufferReservation,
 }
 
-impl Pieces {
-    fn new(text: AnswerText, reservation: BufferReservation) -> Self {
-        Self(Some(make(text, reservation)))
-    }
-}
-
-fn make(mut rest: AnswerText, reservation: BufferReservation) -> JoinHandle<Made> {
+/// Makes the next piece, on a thread that may block.
+fn make(mut rest: Text, reservation: BufferReservation) -> JoinHandle<Made> {
     tokio::task::spawn_blocking(move || Made {
         piece: rest.next_piece(PIECE_BYTES),
         rest,
@@ -89,62 +74,18 @@ fn make(mut rest: AnswerText, reservation: BufferReservation) -> JoinHandle<Made
     })
 }
 
-impl MessageBody for Pieces {
-    type Error = PieceLost;
-
-    fn size(&self) -> BodySize {
-        BodySize::Stream
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, PieceLost>>> {
-        let Some(making) = &mut self.0 else {
-            return Poll::Ready(None);
-        };
-        let made = ready!(Pin::new(making).poll(cx));
-        self.0 = None;
-        let Ok(Made {
-            piece,
-            rest,
-            reservation,
-        }) = made
-        else {
-            return Poll::Ready(Some(Err(PieceLost)));
-        };
-        let Some(piece) = piece else {
-            return Poll::Ready(None);
-        };
-        self.0 = Some(make(rest, reservation));
-        Poll::Ready(Some(Ok(piece.into())))
-    }
-}
-
-/// The thread that made the next piece panicked. The response ends without its last chunk, so the client
-/// notices.
-#[derive(Debug, thiserror::Error)]
-#[error("a piece of the response was lost")]
-struct PieceLost;
-
 /// The part of a response's text that is not written yet.
-struct AnswerText {
+struct Text {
     /// Text before the next element.
     pending: Vec<u8>,
-    current: Option<Position>,
+    /// The tensor that is being written, and how many of its bytes are written.
+    current: Option<(Tensor, usize)>,
     left: vec::IntoIter<Tensor>,
     is_first: bool,
     is_complete: bool,
 }
 
-/// The position in the tensors.
-struct Position {
-    tensor: Tensor,
-    /// Bytes of the tensor that are written.
-    done: usize,
-}
-
-impl AnswerText {
+impl Text {
     fn new(head: Vec<u8>, tensors: Vec<Tensor>) -> Self {
         Self {
             pending: head,
@@ -159,21 +100,21 @@ impl AnswerText {
     fn next_piece(&mut self, bytes_max: usize) -> Option<Vec<u8>> {
         let mut piece = std::mem::take(&mut self.pending);
         while piece.len() < bytes_max && !self.is_complete {
-            if let Some(position) = &mut self.current {
+            if let Some((tensor, done)) = &mut self.current {
                 let space = bytes_max - piece.len();
-                position.done = write_elements(&mut piece, &position.tensor, position.done, space);
-                if position.done == position.tensor.data.len() {
-                    piece.extend_from_slice(b"]}");
+                *done = write_elements(&mut piece, tensor, *done, space);
+                if *done == tensor.data.len() {
+                    piece.extend_from_slice(END);
                     self.current = None;
                 }
             } else if let Some(tensor) = self.left.next() {
                 if !std::mem::take(&mut self.is_first) {
                     piece.push(b',');
                 }
-                piece.extend_from_slice(tensor_head(&tensor).as_bytes());
-                self.current = Some(Position { tensor, done: 0 });
+                piece.extend_from_slice(&tensor_head(&tensor));
+                self.current = Some((tensor, 0));
             } else {
-                piece.extend_from_slice(b"]}");
+                piece.extend_from_slice(END);
                 self.is_complete = true;
             }
         }
@@ -181,39 +122,56 @@ impl AnswerText {
     }
 }
 
+/// The end of a tensor and of the response: of the last list in an object.
+const END: &[u8] = b"]}";
+
+/// The JSON of `object` without its [`END`].
+fn without_end(object: &impl Serialize) -> Vec<u8> {
+    // Texts and numbers can always be written.
+    let mut text = serde_json::to_vec(object).unwrap_or_default();
+    text.truncate(text.len().saturating_sub(END.len()));
+    text
+}
+
 /// The text before the first tensor.
-fn head(model: &str, version: impl ToString, id: Option<&str>) -> Vec<u8> {
-    let mut head = format!(
-        "{{\"model_name\":{},\"model_version\":{}",
-        quoted(model),
-        quoted(&version.to_string())
-    );
-    if let Some(id) = id {
-        head.push_str(",\"id\":");
-        head.push_str(&quoted(id));
+fn head(model: &str, version: u64, id: Option<&str>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Head<'a> {
+        model_name: &'a str,
+        model_version: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        outputs: [(); 0],
     }
-    head.push_str(",\"outputs\":[");
-    head.into_bytes()
+    without_end(&Head {
+        model_name: model,
+        model_version: version.to_string(),
+        id,
+        outputs: [],
+    })
 }
 
 /// The text of a tensor before its first element.
-fn tensor_head(tensor: &Tensor) -> String {
-    format!(
-        "{{\"name\":{},\"datatype\":\"{}\",\"shape\":{},\"data\":[",
-        quoted(&tensor.name),
-        tensor.datatype.name(),
-        serde_json::Value::from(tensor.shape.as_slice()),
-    )
+fn tensor_head(tensor: &Tensor) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct TensorHead<'a> {
+        name: &'a str,
+        datatype: &'static str,
+        shape: &'a [i64],
+        data: [(); 0],
+    }
+    without_end(&TensorHead {
+        name: &tensor.name,
+        datatype: tensor.datatype.name(),
+        shape: &tensor.shape,
+        data: [],
+    })
 }
 
 /// The most bytes that the text of a tensor can have.
 fn tensor_bytes_max(tensor: &Tensor) -> usize {
-    // Two brackets, and the comma before the tensor.
-    tensor_head(tensor).len() + 3 + text_bytes_max(tensor)
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    // The end, and the comma before the tensor.
+    tensor_head(tensor).len() + END.len() + 1 + text_bytes_max(tensor)
 }
 
 #[cfg(test)]
@@ -233,12 +191,12 @@ mod tests {
     }
 
     fn pieces(tensors: Vec<Tensor>, bytes_max: usize) -> Vec<Vec<u8>> {
-        let mut text = AnswerText::new(head("a\"b", 3, Some("x\n")), tensors);
+        let mut text = Text::new(head("a\"b", 3, Some("x\n")), tensors);
         std::iter::from_fn(|| text.next_piece(bytes_max)).collect()
     }
 
     #[test]
-    fn an_answer_is_the_same_however_small_its_pieces() {
+    fn a_response_is_the_same_however_small_its_pieces() {
         let values: Vec<f32> = (0..999).map(|it| it as f32 / 7.0 - 50.0).collect();
         let tensors = || {
             vec![
