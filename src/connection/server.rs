@@ -120,7 +120,7 @@ where
     async move {
         let mut response: Response<B> = responding.await?.into();
         let status = response.status();
-        // The HTTP library would answer `Connection: upgrade` and then close the connection.
+        // The HTTP library would respond with `Connection: upgrade` and then close the connection.
         let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
         // The HTTP library would read the rest of a refused body, and then parse it as a head.
         let leaves_body =

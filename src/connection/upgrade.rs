@@ -2,7 +2,7 @@
 //!
 //! Java's HttpClient and `curl --http2` send `Connection: Upgrade, HTTP2-Settings` and `Upgrade: h2c`
 //! with the first request of a connection. A server may ignore that (RFC 9110, section 7.8). actix-http
-//! answers `Connection: upgrade` and closes, so a client that reuses the connection fails. This cannot
+//! responds with `Connection: upgrade` and closes, so a client that reuses the connection fails. This cannot
 //! be changed after actix-http has parsed the head, so the offer is removed before.
 
 /// Replaces the option `upgrade`. It has the same length, and receivers ignore unknown options.

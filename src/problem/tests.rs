@@ -22,7 +22,7 @@ fn body(problem: &Problem) -> Value {
 }
 
 #[test]
-fn every_kind_answers_as_its_row_says() {
+fn every_kind_is_as_its_row_says() {
     let mut slugs = HashSet::new();
     for kind in ProblemKind::ALL.iter().copied() {
         assert!(slugs.insert(kind.slug()), "{} is used twice", kind.slug());

@@ -12,7 +12,7 @@ struct Index {
     look_at: &'static [&'static str],
 }
 
-/// Answers `GET /`.
+/// `GET /`.
 pub(super) async fn index() -> impl Responder {
     web::Json(Index {
         name: "Headroom",

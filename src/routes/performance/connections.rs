@@ -1,8 +1,8 @@
 //! `GET /api/performance/connections/stats`: the counters of every pool.
 //!
 //! `GET /api/performance/connections/health`: the health of each pool. If a pool has open connections,
-//! the answer includes what its server reports about itself. The request opens no connection and starts
-//! no server, and is answered while every server is down.
+//! the response includes what its server reports about itself. The request opens no connection and starts
+//! no server, and succeeds while every server is down.
 
 use std::time::{Duration, Instant};
 

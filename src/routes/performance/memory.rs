@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::handles::RequestHandles;
 use crate::problem::{Problem, ProblemKind};
 
-/// Events in an answer by default.
+/// Events in a response by default.
 const EVENTS: usize = 100;
 
 #[derive(Deserialize)]
