@@ -51,7 +51,7 @@ fn starts(zygote: &mut Zygote, start: &Start, name: &str) {
         let (mut fork, mut all) = (vec![], vec![]);
         for _ in 0..STARTS {
             let begun = Instant::now();
-            let (mut host, _, _log) = zygote.fork("bench");
+            let (mut host, _, _log) = zygote.fork();
             fork.push(begun.elapsed().as_secs_f64() * 1e3);
             ready(
                 &mut host,
@@ -68,7 +68,7 @@ fn starts(zygote: &mut Zygote, start: &Start, name: &str) {
 }
 
 fn calls(zygote: &mut Zygote, start: &Start, name: &str) {
-    let (mut host, _, _log) = zygote.fork("bench");
+    let (mut host, _, _log) = zygote.fork();
     ready(&mut host, start.clone());
     let x = TensorData::floats(&[1, 512], &chunk(0));
     let arguments = [Arg::Tensor(&x), Arg::Scalar(Scalar::Int(16_000))];
@@ -109,7 +109,7 @@ fn memory(zygote: &mut Zygote) {
     let weights = check(&sample_file()).1["parameter_bytes"].as_u64().unwrap();
     for _ in 0..6 {
         let before: u64 = pids.iter().map(|&pid| rollup(pid, "Pss:")).sum();
-        let (mut host, pid, log) = zygote.fork("bench");
+        let (mut host, pid, log) = zygote.fork();
         ready(&mut host, sample_start());
         host.speech_probability(&chunk(0), false);
         pids.push(pid);
@@ -138,7 +138,7 @@ fn memory(zygote: &mut Zygote) {
 
 fn large_tensors(zygote: &mut Zygote) {
     let (_folder, path) = model(torchscript::echo);
-    let (mut host, _, _log) = zygote.fork("bench");
+    let (mut host, _, _log) = zygote.fork();
     ready(&mut host, Start::new("echo", path));
     for megabytes in [1, 16, 64] {
         let len = megabytes << 20;

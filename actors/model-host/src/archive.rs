@@ -6,17 +6,19 @@
 //! protects the server from it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs::File,
     io::{self, Read},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
 
+use headroom_model_protocol::{Failure, FailureKind};
 use zip::{ZipArchive, result::ZipError};
 
 use crate::{
-    pickle::{self, PickleError, Storage},
+    failure::failure,
+    pickle,
     signature::{self, Signature},
 };
 
@@ -43,73 +45,34 @@ pub(crate) struct Archive {
     pub(crate) parameter_bytes: u64,
 }
 
-/// Why a file is refused.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ArchiveError {
-    #[error("the file cannot be read")]
-    Io(#[from] io::Error),
-    #[error("it is not a regular file")]
-    NotAFile,
-    #[error("it is not a TorchScript file: not a zip archive, or a damaged one")]
-    Zip(#[source] ZipError),
-    #[error("entry `{0}` is damaged")]
-    Entry(String, #[source] io::Error),
-    #[error("entry `{name}` has {found} bytes instead of {expected}")]
-    EntryLength {
-        name: String,
-        expected: u64,
-        found: u64,
-    },
-    #[error("the archive has too many entries, or two of the same name")]
-    Entries,
-    #[error("the archive unpacks to many times its size, as no model does")]
-    TooLarge,
-    #[error(
-        "the archive is not a TorchScript module but pickled weights: save the module with torch.jit.save"
-    )]
-    NoCode,
-    #[error("the archive is not a TorchScript module: it has no `{0}`")]
-    Missing(&'static str),
-    #[error("`{0}` cannot be read")]
-    Pickle(&'static str, #[source] PickleError),
-    #[error("tensor record `{name}` has {found} bytes instead of {expected}")]
-    Record {
-        name: String,
-        expected: u64,
-        found: u64,
-    },
-    #[error("the module has no method `forward` (it may hold weights only)")]
-    NoForward,
-}
-
-impl ArchiveError {
-    /// Whether the file cannot be read, rather than having a wrong content.
-    pub(crate) fn is_unreadable(&self) -> bool {
-        matches!(self, Self::Io(_) | Self::NotAFile)
-    }
-}
-
 impl Archive {
     /// Opens and checks a file.
-    pub(crate) fn open(path: &Path) -> Result<Self, ArchiveError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let unreadable = |error| {
+            let message = format!("the file cannot be read: {error}");
+            failure(FailureKind::Unreadable, message)
+        };
         // NONBLOCK: opening a named pipe must not wait for a writer.
         let file = File::options()
             .read(true)
             .custom_flags(nix::libc::O_NONBLOCK)
-            .open(path)?;
-        let metadata = file.metadata()?;
+            .open(path)
+            .map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
-            return Err(ArchiveError::NotAFile);
+            let message = "it is not a regular file";
+            return Err(failure(FailureKind::Unreadable, message));
         }
         let contents = Contents::read(&file, metadata.len())?;
-        let data = contents.pickle("data.pkl")?;
-        let constants = contents.pickle("constants.pkl")?;
-        contents.check_records("data", &data.storages)?;
-        contents.check_records("constants", &constants.storages)?;
-        let class = data.root_class.ok_or(ArchiveError::NoForward)?;
-        let signature = signature::locate(&class)
-            .and_then(|(path, class)| signature::read(contents.texts.get(&path)?, class))
-            .ok_or(ArchiveError::NoForward)?;
+        let class = contents.check_pickle("data")?;
+        contents.check_pickle("constants")?;
+        let signature = class
+            .as_deref()
+            .and_then(signature::locate)
+            .and_then(|(path, class)| {
+                signature::read(&String::from_utf8_lossy(contents.kept.get(&path)?), class)
+            })
+            .ok_or_else(|| bad("the module has no method `forward` (it may hold weights only)"))?;
         Ok(Self {
             file,
             signature,
@@ -124,91 +87,93 @@ impl Archive {
     }
 }
 
+/// A file that is refused for its content.
+fn bad(why: impl ToString) -> Failure {
+    failure(FailureKind::BadFile, why)
+}
+
+fn not_an_archive(error: ZipError) -> Failure {
+    bad(format!(
+        "it is not a TorchScript file: not a zip archive, or a damaged one: {error}"
+    ))
+}
+
 /// An archive's entries, named without the top folder.
+#[derive(Default)]
 struct Contents {
     lengths: HashMap<String, u64>,
-    /// Python code and pickles by name.
-    texts: HashMap<String, String>,
-    pickles: HashMap<String, Vec<u8>>,
+    /// Python code and pickles.
+    kept: HashMap<String, Vec<u8>>,
 }
 
 impl Contents {
     /// Reads every entry to its end, which checks its CRC.
-    fn read(file: &File, file_len: u64) -> Result<Self, ArchiveError> {
-        let mut archive = ZipArchive::new(io::BufReader::with_capacity(CHUNK, file))
-            .map_err(ArchiveError::Zip)?;
+    fn read(file: &File, file_len: u64) -> Result<Self, Failure> {
+        let mut archive =
+            ZipArchive::new(io::BufReader::with_capacity(CHUNK, file)).map_err(not_an_archive)?;
         if archive.len() > ENTRIES_MAX || archive.has_duplicate_names() {
-            return Err(ArchiveError::Entries);
+            return Err(bad(
+                "the archive has too many entries, or two of the same name",
+            ));
         }
-        let mut contents = Self {
-            lengths: HashMap::new(),
-            texts: HashMap::new(),
-            pickles: HashMap::new(),
-        };
+        let mut contents = Self::default();
         let mut budget = file_len.saturating_mul(RATIO_MAX).saturating_add(TEXT_MAX);
-        let mut chunk = vec![0; CHUNK];
         for index in 0..archive.len() {
-            let mut entry = archive.by_index(index).map_err(ArchiveError::Zip)?;
-            let full_name = entry.name().map_err(ArchiveError::Zip)?.into_owned();
-            let name = full_name
-                .split_once('/')
-                .map_or("", |(_, name)| name)
-                .to_owned();
-            budget = budget
-                .checked_sub(entry.size())
-                .ok_or(ArchiveError::TooLarge)?;
+            let entry = archive.by_index(index).map_err(not_an_archive)?;
+            let full_name = entry.name().map_err(not_an_archive)?.into_owned();
+            let (_, name) = full_name.split_once('/').unwrap_or_default();
+            let damaged = |why: String| bad(format!("entry `{full_name}` is damaged: {why}"));
             let expected = entry.size();
-            let keep =
-                name.ends_with(".pkl") || (name.starts_with("code/") && name.ends_with(".py"));
-            let (found, kept) = drain(&mut entry, expected, keep, &mut chunk)
-                .map_err(|error| ArchiveError::Entry(full_name, error))?;
-            if found != expected {
-                return Err(ArchiveError::EntryLength {
-                    name,
-                    expected,
-                    found,
-                });
+            budget = budget.checked_sub(expected).ok_or_else(|| {
+                bad("the archive unpacks to many times its size, as no model does")
+            })?;
+            // One byte more than declared shows that an entry is too long.
+            let mut entry = entry.take(expected.saturating_add(1));
+            let is_code = name.starts_with("code/") && name.ends_with(".py");
+            let found = if is_code || name.ends_with(".pkl") {
+                if expected > TEXT_MAX {
+                    return Err(damaged("it is too long for code or a pickle".to_owned()));
+                }
+                let kept = contents.kept.entry(name.to_owned()).or_default();
+                entry.read_to_end(kept).map(|len| len as u64)
+            } else {
+                io::copy(&mut entry, &mut io::sink())
+            };
+            if found.map_err(|error| damaged(error.to_string()))? != expected {
+                let why = format!("it does not have the {expected} bytes that it declares");
+                return Err(damaged(why));
             }
-            if name.ends_with(".pkl") {
-                contents.pickles.insert(name.clone(), kept);
-            } else if keep {
-                contents
-                    .texts
-                    .insert(name.clone(), String::from_utf8_lossy(&kept).into_owned());
-            }
-            contents.lengths.insert(name, found);
+            contents.lengths.insert(name.to_owned(), expected);
         }
         Ok(contents)
     }
 
-    fn pickle(&self, name: &'static str) -> Result<pickle::Pickle, ArchiveError> {
-        let Some(bytes) = self.pickles.get(name) else {
-            return Err(ArchiveError::Missing(name));
+    /// Checks that each storage of `<folder>.pkl` has a record of at least its length. Returns the class of the root
+    /// object.
+    fn check_pickle(&self, folder: &str) -> Result<Option<String>, Failure> {
+        let name = format!("{folder}.pkl");
+        let Some(bytes) = self.kept.get(&name) else {
+            return Err(bad(format!(
+                "the archive is not a TorchScript module: it has no `{name}`"
+            )));
         };
-        if self.texts.is_empty() {
-            return Err(ArchiveError::NoCode);
+        if !self.kept.keys().any(|name| name.ends_with(".py")) {
+            return Err(bad(
+                "the archive is not a TorchScript module but pickled weights: save the module with torch.jit.save",
+            ));
         }
-        pickle::read(bytes).map_err(|error| ArchiveError::Pickle(name, error))
-    }
-
-    /// Checks that each storage of a pickle has a record of at least its length.
-    fn check_records(&self, folder: &str, storages: &[Storage]) -> Result<(), ArchiveError> {
-        let mut checked = HashSet::new();
-        for storage in storages
-            .iter()
-            .filter(|storage| checked.insert((&storage.key, storage.bytes)))
-        {
-            let name = format!("{folder}/{}", storage.key);
+        let pickle = pickle::read(bytes)
+            .map_err(|error| bad(format!("`{name}` cannot be read: {error}")))?;
+        for storage in &pickle.storages {
+            let (name, expected) = (format!("{folder}/{}", storage.key), storage.bytes);
             let found = self.lengths.get(&name).copied().unwrap_or(0);
-            if found < storage.bytes {
-                return Err(ArchiveError::Record {
-                    name,
-                    expected: storage.bytes,
-                    found,
-                });
+            if found < expected {
+                return Err(bad(format!(
+                    "tensor record `{name}` has {found} bytes instead of {expected}"
+                )));
             }
         }
-        Ok(())
+        Ok(pickle.root_class)
     }
 
     fn parameter_bytes(&self) -> u64 {
@@ -218,34 +183,5 @@ impl Contents {
             .filter(|(name, _)| is_tensor(name))
             .map(|(_, len)| len)
             .sum()
-    }
-}
-
-/// Reads an entry to its end, and keeps its bytes if `keep`. Stops when the entry is longer than declared.
-fn drain(
-    entry: &mut impl Read,
-    expected: u64,
-    keep: bool,
-    chunk: &mut [u8],
-) -> io::Result<(u64, Vec<u8>)> {
-    let mut found = 0u64;
-    let mut kept = Vec::new();
-    if keep && expected > TEXT_MAX {
-        return Err(io::Error::other("it is too long for code or a pickle"));
-    }
-    loop {
-        let bytes = match entry.read(chunk) {
-            Ok(0) => return Ok((found, kept)),
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        found += bytes as u64;
-        if found > expected {
-            return Err(io::Error::other("it is longer than declared"));
-        }
-        if keep {
-            kept.extend_from_slice(&chunk[..bytes]);
-        }
     }
 }

@@ -11,9 +11,13 @@
 
 use std::collections::HashSet;
 
-use tch::{Device, Kind, Tensor};
+use headroom_model_protocol::{Failure, FailureKind};
+use tch::{Device, Tensor, kind::Element};
 
-use crate::torch::{Content, TorchError, Value};
+use crate::{
+    failure::failure,
+    torch::{Content, TorchError, Value},
+};
 
 /// Outputs of one call at most. More would not fit into a frame's header.
 const OUTPUTS_MAX: usize = 4096;
@@ -21,39 +25,9 @@ const OUTPUTS_MAX: usize = 4096;
 /// Nesting of tuples, lists and dicts at most.
 const DEPTH_MAX: usize = 32;
 
-/// Why a result has no usable outputs.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FlattenError {
-    /// A string or an object.
-    #[error("output `{0}` is neither a tensor nor a number")]
-    NotATensor(String),
-    /// A dict with keys that are neither strings nor ints.
-    #[error("output `{0}` is a dict whose keys are neither strings nor ints")]
-    Key(String),
-    #[error("two outputs have the name `{0}`")]
-    Twice(String),
-    #[error("the model has more than {OUTPUTS_MAX} outputs")]
-    TooMany,
-    #[error("the model's outputs are nested deeper than {DEPTH_MAX} levels")]
-    TooDeep,
-    /// The settings do not fit the model.
-    #[error("the settings declare {declared} outputs, the model has {found}: {names}")]
-    Declared {
-        declared: usize,
-        found: usize,
-        names: String,
-    },
-    #[error("the model has no output `{name}`, it has {names}")]
-    Unknown { name: String, names: String },
-    #[error(transparent)]
-    Torch(#[from] TorchError),
-}
-
-impl FlattenError {
-    /// Whether the request is wrong, not the model.
-    pub(crate) fn is_request_error(&self) -> bool {
-        matches!(self, Self::Unknown { .. })
-    }
+/// A result of the model that has no usable outputs.
+fn unusable(why: String) -> Failure {
+    failure(FailureKind::Model, why)
 }
 
 /// Names all tensors of a result, applies the declared names, then selects the wanted ones in their order.
@@ -61,12 +35,12 @@ pub(crate) fn outputs(
     result: &Value,
     declared: &[String],
     wanted: &[String],
-) -> Result<Vec<(String, Tensor)>, FlattenError> {
+) -> Result<Vec<(String, Tensor)>, Failure> {
     let mut outputs = Vec::new();
     flatten(result, String::new(), 0, &mut outputs)?;
     let mut seen = HashSet::new();
     if let Some((name, _)) = outputs.iter().find(|(name, _)| !seen.insert(name.as_str())) {
-        return Err(FlattenError::Twice(name.clone()));
+        return Err(unusable(format!("two outputs have the name `{name}`")));
     }
     declare(&mut outputs, declared)?;
     choose(outputs, wanted)
@@ -77,21 +51,26 @@ fn flatten(
     name: String,
     depth: usize,
     outputs: &mut Vec<(String, Tensor)>,
-) -> Result<(), FlattenError> {
+) -> Result<(), Failure> {
     if depth > DEPTH_MAX {
-        return Err(FlattenError::TooDeep);
+        return Err(unusable(format!(
+            "the model's outputs are nested deeper than {DEPTH_MAX} levels"
+        )));
     }
     let tensor = match value.content()? {
         Content::None => return Ok(()),
         Content::Tensor(tensor) => tensor,
-        Content::Int(int) => numbers(&[int], Kind::Int64, true)?,
-        Content::Float(float) => numbers(&[float], Kind::Double, true)?,
-        Content::Bool(bool) => numbers(&[bool], Kind::Bool, true)?,
-        Content::Ints(ints) => numbers(&ints, Kind::Int64, false)?,
-        Content::Floats(floats) => numbers(&floats, Kind::Double, false)?,
-        Content::Bools(bools) => numbers(&bools, Kind::Bool, false)?,
+        Content::Int(int) => numbers(&[int], true)?,
+        Content::Float(float) => numbers(&[float], true)?,
+        Content::Bool(bool) => numbers(&[bool], true)?,
+        Content::Ints(ints) => numbers(&ints, false)?,
+        Content::Floats(floats) => numbers(&floats, false)?,
+        Content::Bools(bools) => numbers(&bools, false)?,
         Content::String(_) | Content::Other => {
-            return Err(FlattenError::NotATensor(or_output(name)));
+            let name = or_output(name);
+            return Err(unusable(format!(
+                "output `{name}` is neither a tensor nor a number"
+            )));
         }
         Content::Items(items) => {
             let name = or_output(name);
@@ -105,7 +84,12 @@ fn flatten(
                 let key = match key.content()? {
                     Content::String(key) => key,
                     Content::Int(key) => key.to_string(),
-                    _ => return Err(FlattenError::Key(or_output(name))),
+                    _ => {
+                        let name = or_output(name);
+                        return Err(unusable(format!(
+                            "output `{name}` is a dict whose keys are neither strings nor ints"
+                        )));
+                    }
                 };
                 let key = if name.is_empty() {
                     key
@@ -118,7 +102,9 @@ fn flatten(
         }
     };
     if outputs.len() == OUTPUTS_MAX {
-        return Err(FlattenError::TooMany);
+        return Err(unusable(format!(
+            "the model has more than {OUTPUTS_MAX} outputs"
+        )));
     }
     outputs.push((or_output(name), tensor));
     Ok(())
@@ -133,19 +119,15 @@ fn or_output(name: String) -> String {
 }
 
 /// Numbers as a tensor with one dimension, or without a dimension when `single`.
-fn numbers<T: tch::kind::Element>(
-    numbers: &[T],
-    kind: Kind,
-    single: bool,
-) -> Result<Tensor, TorchError> {
+fn numbers<T: Element>(numbers: &[T], single: bool) -> Result<Tensor, TorchError> {
     if numbers.is_empty() {
-        return Ok(Tensor::f_zeros([0], (kind, Device::Cpu))?);
+        return Ok(Tensor::f_zeros([0], (T::KIND, Device::Cpu))?);
     }
     let tensor = Tensor::f_from_slice(numbers)?;
     Ok(if single { tensor.f_squeeze()? } else { tensor })
 }
 
-fn declare(outputs: &mut Vec<(String, Tensor)>, declared: &[String]) -> Result<(), FlattenError> {
+fn declare(outputs: &mut Vec<(String, Tensor)>, declared: &[String]) -> Result<(), Failure> {
     if declared.is_empty() {
         return Ok(());
     }
@@ -157,11 +139,12 @@ fn declare(outputs: &mut Vec<(String, Tensor)>, declared: &[String]) -> Result<(
         return Ok(());
     }
     if declared.len() != outputs.len() {
-        return Err(FlattenError::Declared {
-            declared: declared.len(),
-            found: outputs.len(),
-            names: names(outputs),
-        });
+        return Err(unusable(format!(
+            "the settings declare {} outputs, the model has {}: {}",
+            declared.len(),
+            outputs.len(),
+            names(outputs)
+        )));
     }
     for ((name, _), declared) in outputs.iter_mut().zip(declared) {
         name.clone_from(declared);
@@ -172,16 +155,17 @@ fn declare(outputs: &mut Vec<(String, Tensor)>, declared: &[String]) -> Result<(
 fn choose(
     outputs: Vec<(String, Tensor)>,
     wanted: &[String],
-) -> Result<Vec<(String, Tensor)>, FlattenError> {
+) -> Result<Vec<(String, Tensor)>, Failure> {
     if wanted.is_empty() {
         return Ok(outputs);
     }
     let chosen = wanted.iter().map(|name| match position(&outputs, name) {
         Some(index) => Ok((name.clone(), outputs[index].1.shallow_clone())),
-        None => Err(FlattenError::Unknown {
-            name: name.clone(),
-            names: names(&outputs),
-        }),
+        None => {
+            let names = names(&outputs);
+            let message = format!("the model has no output `{name}`, it has {names}");
+            Err(failure(FailureKind::InvalidInput, message))
+        }
     });
     chosen.collect()
 }

@@ -4,17 +4,18 @@
 //! because a crash or a hang in a model then affects nothing else.
 //!
 //! - `--zygote`: maps libtorch once and forks a host per request ([`zygote`]);
-//! - `--serve`: runs as a host, without a fork ([`serve`], [`reader`]);
+//! - `--serve`: runs as a host, without a fork ([`serve`], [`reader`], [`frames`]);
 //! - `--check FILE`: reports whether a file can be loaded ([`check`]).
 //!
 //! [`archive`], [`pickle`] and [`signature`] read a model file without libtorch and refuse files on which libtorch
-//! would crash. [`torch`] calls libtorch's C interface, [`error_text`] shortens its errors, [`tensor`] and [`flatten`]
+//! would crash. [`torch`] calls libtorch's C interface, [`failure`] shortens its errors, [`tensor`] and [`flatten`]
 //! convert its values, [`model`] is one loaded model. [`memory`] and [`process`] call the operating system.
 
 mod archive;
 mod check;
-mod error_text;
+mod failure;
 mod flatten;
+mod frames;
 mod memory;
 mod model;
 mod pickle;
@@ -62,10 +63,10 @@ fn main() {
 /// Runs the zygote. In a forked child it continues as a host.
 fn run_zygote() -> ExitCode {
     match zygote::run() {
-        Ok(zygote::End::Closed) => ExitCode::Ok,
-        Ok(zygote::End::Child(socket)) => serve::serve(socket),
+        Ok(None) => ExitCode::Ok,
+        Ok(Some(socket)) => serve::serve(socket),
         Err(error) => {
-            process::log(&format!("the zygote exits: {}", process::chain(&error)));
+            process::log(&format!("the zygote exits: {error}"));
             ExitCode::Protocol
         }
     }

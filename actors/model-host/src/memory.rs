@@ -19,7 +19,7 @@ const GROWTH_MIN: u64 = 8 << 20;
 ///
 /// The kernel's limit counts mapped memory, the bound counts used memory. The difference is the memory that is mapped
 /// and unused before a model is loaded, and the stacks of later threads. The limit does not depend on the use at the
-/// time when the bound is set, because the owner computes the bound from an earlier reading.
+/// time when the bound is set, because the server computes the bound from an earlier reading.
 #[derive(Debug)]
 pub(crate) struct MemoryBound {
     /// Bytes of data that the kernel counts before a model is loaded, and of the stacks of later threads.

@@ -3,14 +3,14 @@
 use std::{ffi::CStr, time::Instant};
 
 use headroom_model_protocol::{
-    ArenaReader, ArenaWriter, FailureKind, Infer, Input, InputKind, LoadedModel, Scalar,
-    ScalarKind, Start, StartFailureKind, TensorMeta, TensorReader, TensorWriter,
+    Arena, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel, Scalar,
+    ScalarKind, Start, TensorReader, TensorWriter, encode_frame,
 };
 use tch::{NoGradGuard, Tensor};
 
 use crate::{
     archive::Archive,
-    error_text::is_out_of_memory,
+    failure::failure,
     flatten, memory, process,
     signature::Signature,
     tensor,
@@ -42,76 +42,45 @@ pub(crate) struct Model {
     _no_grad: NoGradGuard,
 }
 
-/// Why a model cannot be started.
-#[derive(Debug)]
-pub(crate) struct StartFailure {
-    pub(crate) kind: StartFailureKind,
-    pub(crate) message: String,
-}
-
-/// Why an inference failed.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) kind: FailureKind,
-    pub(crate) message: String,
-}
-
-impl Failure {
-    /// A failure of this kind, or an allocation failure if the message reports one.
-    pub(crate) fn new(kind: FailureKind, message: impl ToString) -> Self {
-        let message = message.to_string();
-        let kind = if is_out_of_memory(&message) {
-            FailureKind::OutOfMemory
-        } else {
-            kind
-        };
-        Self { kind, message }
-    }
-}
-
 /// The outputs of one run, in libtorch's memory.
 #[derive(Debug)]
 pub(crate) struct ModelOutputs {
     outputs: Vec<(String, Tensor)>,
     /// Bytes of all outputs together.
     pub(crate) bytes: u64,
-    pub(crate) forward_us: u64,
+    forward_us: u64,
 }
 
 impl ModelOutputs {
-    /// Writes the outputs to the reply, and frees libtorch's memory of each after that.
-    pub(crate) fn write(
-        self,
-        replies: &mut ArenaWriter,
-    ) -> Result<(Vec<TensorMeta>, Vec<u8>), Failure> {
+    /// Encodes the outputs as the reply to inference `id`, and frees libtorch's memory of each after that.
+    pub(crate) fn encode(self, id: u64, replies: &Arena) -> Result<Vec<u8>, Failure> {
         let mut frame = TensorWriter::new(replies);
         let outputs = self.outputs.into_iter();
-        let metas = outputs
-            .map(|(name, tensor)| tensor::write(&mut frame, name, &tensor))
-            .collect::<Result<_, _>>()
-            .map_err(|error| Failure::new(FailureKind::Model, error))?;
-        Ok((metas, frame.into_payload()))
+        let outputs = outputs.map(|(name, tensor)| tensor::write(&mut frame, name, &tensor));
+        let reply = HostReply::Output {
+            id,
+            outputs: outputs.collect::<Result<_, _>>()?,
+            forward_us: self.forward_us,
+        };
+        // Fails for thousands of outputs with long names: the model decides the size of this reply alone.
+        encode_frame(&reply, &frame.into_payload()).map_err(|error| {
+            let message = format!("the outputs cannot be sent: {error}");
+            failure(FailureKind::Model, message)
+        })
     }
 }
 
 impl Model {
     /// Checks, loads and warms up a model.
-    pub(crate) fn load(start: Start) -> Result<Self, StartFailure> {
+    pub(crate) fn load(start: Start) -> Result<Self, Failure> {
         let begun = Instant::now();
-        let archive = Archive::open(&start.path).map_err(|error| {
-            let kind = if error.is_unreadable() {
-                StartFailureKind::Unreadable
-            } else {
-                StartFailureKind::BadFile
-            };
-            failure(kind, process::chain(&error))
-        })?;
+        let archive = Archive::open(&start.path)?;
         check_settings(&start, &archive.signature)?;
         torch::configure(start.threads, start.optimize)
-            .map_err(|error| failure(StartFailureKind::Internal, error.to_string()))?;
+            .map_err(|error| failure(FailureKind::Internal, error))?;
         let no_grad = tch::no_grad_guard();
-        let module = Module::load(&archive.path())
-            .map_err(|error| failure(StartFailureKind::Load, error.to_string()))?;
+        let module =
+            Module::load(&archive.path()).map_err(|error| failure(FailureKind::Load, error))?;
         let model = Self {
             module,
             load_us: micros(begun),
@@ -127,7 +96,7 @@ impl Model {
         Ok(model)
     }
 
-    /// What the owner must know of the model.
+    /// What the server must know of the model.
     pub(crate) fn describe(&self) -> LoadedModel {
         LoadedModel {
             inputs: self.signature.inputs.clone(),
@@ -137,7 +106,7 @@ impl Model {
     }
 
     /// Runs the model on zeros until its time per run no longer falls, because the first runs are slow.
-    fn warm_up(&self, inputs: &[InputKind]) -> Result<(), StartFailure> {
+    fn warm_up(&self, inputs: &[InputKind]) -> Result<(), Failure> {
         if inputs.is_empty() && self.signature.required > 0 {
             return Ok(());
         }
@@ -148,7 +117,7 @@ impl Model {
             if let Err(error) = self.warm_up_once(inputs) {
                 if inputs.iter().all(is_fixed) {
                     let message = format!("the model fails with inputs as declared: {error}");
-                    return Err(failure(StartFailureKind::Settings, message));
+                    return Err(failure(FailureKind::Settings, message));
                 }
                 process::log(&format!("the warm-up failed with size 1 for -1: {error}"));
                 break;
@@ -163,7 +132,7 @@ impl Model {
         }
         if self.signature.has_reset_states {
             self.reset_states()
-                .map_err(|error| failure(StartFailureKind::Settings, error.message))?;
+                .map_err(|error| failure(FailureKind::Settings, error.message))?;
         }
         Ok(())
     }
@@ -178,7 +147,7 @@ impl Model {
         &self,
         infer: &Infer,
         payload: &[u8],
-        requests: &ArenaReader,
+        requests: &Arena,
     ) -> Result<ModelOutputs, Failure> {
         self.check_arguments(&infer.inputs)?;
         let frame = TensorReader::new(payload, requests);
@@ -196,27 +165,14 @@ impl Model {
             self.reset_states()?;
         }
         let begun = Instant::now();
-        let result = self
-            .module
-            .call(FORWARD, &arguments)
-            .map_err(|error| Failure::new(FailureKind::Model, error))?;
+        let result = self.module.call(FORWARD, &arguments)?;
         let forward_us = micros(begun);
         drop(arguments);
-        let outputs =
-            flatten::outputs(&result, &self.output_names, &infer.wanted).map_err(|error| {
-                let kind = if error.is_request_error() {
-                    FailureKind::InvalidInput
-                } else {
-                    FailureKind::Model
-                };
-                Failure::new(kind, error)
-            })?;
-        let sizes = outputs
-            .iter()
-            .map(|(name, tensor)| tensor::size(name, tensor));
-        let bytes = sizes
-            .sum::<Result<_, _>>()
-            .map_err(|error| Failure::new(FailureKind::Model, error))?;
+        let outputs = flatten::outputs(&result, &self.output_names, &infer.wanted)?;
+        let mut bytes = 0;
+        for (name, tensor) in &outputs {
+            bytes += tensor::measure(name, tensor)?.1;
+        }
         Ok(ModelOutputs {
             outputs,
             bytes,
@@ -227,15 +183,11 @@ impl Model {
     /// Resets the state of a stateful model.
     fn reset_states(&self) -> Result<(), Failure> {
         if !self.signature.has_reset_states {
-            return Err(Failure::new(
-                FailureKind::InvalidInput,
-                "the model has no method `reset_states`",
-            ));
+            let message = "the model has no method `reset_states`";
+            return Err(failure(FailureKind::InvalidInput, message));
         }
-        let reset = self.module.call(RESET_STATES, &[]);
-        reset
-            .map(drop)
-            .map_err(|error| Failure::new(FailureKind::Model, error))
+        self.module.call(RESET_STATES, &[])?;
+        Ok(())
     }
 
     /// Checks number and kinds of the arguments. libtorch's own messages name C++ types.
@@ -252,7 +204,7 @@ impl Model {
                 names.join(", "),
                 inputs.len()
             );
-            return Err(Failure::new(FailureKind::InvalidInput, message));
+            return Err(failure(FailureKind::InvalidInput, message));
         }
         for (input, expected) in inputs.iter().zip(expected) {
             let (type_text, name) = (expected.type_text.as_str(), &expected.name);
@@ -269,33 +221,22 @@ impl Model {
             if !fits {
                 let message =
                     format!("input `{name}` has type {type_text}, the request has {found}");
-                return Err(Failure::new(FailureKind::InvalidInput, message));
+                return Err(failure(FailureKind::InvalidInput, message));
             }
         }
         Ok(())
     }
 }
 
-/// A failed start of this kind, or an allocation failure if the message reports one.
-fn failure(kind: StartFailureKind, message: String) -> StartFailure {
-    let kind = if is_out_of_memory(&message) {
-        StartFailureKind::OutOfMemory
-    } else {
-        kind
-    };
-    StartFailure { kind, message }
-}
-
-fn check_settings(start: &Start, signature: &Signature) -> Result<(), StartFailure> {
+fn check_settings(start: &Start, signature: &Signature) -> Result<(), Failure> {
     let (declared, taken) = (start.inputs.len(), signature.inputs.len());
     if declared > 0 && (declared < signature.required || declared > taken) {
         let message = format!("the settings declare {declared} inputs, the model takes {taken}");
-        return Err(failure(StartFailureKind::Settings, message));
+        return Err(failure(FailureKind::Settings, message));
     }
     if start.stateful && !signature.has_reset_states {
-        let message =
-            "the settings say `stateful`, but the model has no method `reset_states`".to_owned();
-        return Err(failure(StartFailureKind::Settings, message));
+        let message = "the settings say `stateful`, but the model has no method `reset_states`";
+        return Err(failure(FailureKind::Settings, message));
     }
     Ok(())
 }
@@ -325,16 +266,10 @@ fn placeholder(input: &InputKind) -> Result<Value, TorchError> {
 }
 
 fn argument(frame: TensorReader<'_>, input: &Input) -> Result<Value, Failure> {
-    match input {
-        Input::Tensor(meta) => {
-            let tensor = tensor::read(frame, meta)
-                .map_err(|error| Failure::new(FailureKind::InvalidInput, error))?;
-            Value::tensor(&tensor).map_err(|error| Failure::new(FailureKind::Model, error))
-        }
-        Input::Scalar(value) => {
-            scalar(*value).map_err(|error| Failure::new(FailureKind::Model, error))
-        }
-    }
+    Ok(match input {
+        Input::Tensor(meta) => Value::tensor(&tensor::read(frame, meta)?)?,
+        Input::Scalar(value) => scalar(*value)?,
+    })
 }
 
 fn scalar(scalar: Scalar) -> Result<Value, TorchError> {
@@ -345,6 +280,6 @@ fn scalar(scalar: Scalar) -> Result<Value, TorchError> {
     }
 }
 
-fn micros(since: Instant) -> u64 {
+pub(crate) fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@
 //! it loads a shorter record, and `forward` then reads past its end. This reader builds no object and calls nothing.
 //! It knows the same opcodes as libtorch's own unpickler.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 /// Values of a pickle at most. A large model has some ten thousand.
 const VALUES_MAX: usize = 4 << 20;
@@ -30,14 +30,12 @@ pub(crate) struct Pickle {
 /// Why a pickle cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PickleError {
-    #[error("it ends in the middle of an instruction")]
+    #[error("it ends before its STOP instruction")]
     Truncated,
     #[error("unknown instruction 0x{0:02x}")]
     Opcode(u8),
     #[error("an instruction needs a value that the stack or the memo does not have")]
     Underflow,
-    #[error("it has no STOP instruction")]
-    NoStop,
     #[error("it has more than {VALUES_MAX} values")]
     TooMany,
     #[error("the description of a tensor storage has an unknown form")]
@@ -73,20 +71,19 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Pickle, PickleError> {
 struct Unpickler<'a> {
     rest: &'a [u8],
     stack: Vec<PickleValue>,
-    memo: HashMap<u32, PickleValue>,
+    memo: HashMap<u64, PickleValue>,
     /// Values pushed so far. This bounds the memory, because values in tuples are shared and never copied.
     pushed: usize,
     pickle: Pickle,
 }
 
-impl Unpickler<'_> {
+impl<'a> Unpickler<'a> {
     /// Runs one instruction. Returns false after STOP.
     fn step(&mut self) -> Result<bool, PickleError> {
-        match self.byte()? {
+        match self.take(1)?[0] {
             b'.' => return Ok(false),
             0x80 => drop(self.take(1)?),
             b'(' => self.push(PickleValue::Mark)?,
-            b')' => self.push(PickleValue::Tuple([].into()))?,
             b'N' | 0x88 | 0x89 | b']' | b'}' => self.push(PickleValue::Other)?,
             b'G' => {
                 self.take(8)?;
@@ -94,47 +91,40 @@ impl Unpickler<'_> {
             }
             b'K' => self.int(1)?,
             b'M' => self.int(2)?,
-            b'J' => {
-                let int = i32::from_le_bytes(self.array()?);
-                self.push(PickleValue::Int(int.into()))?;
-            }
+            b'J' => self.signed_int(4)?,
             0x8a => self.long()?,
-            b'X' => self.text(4)?,
+            b'X' | b'T' => self.text(4)?,
             0x8d => self.text(8)?,
             0x8c | b'U' => self.text(1)?,
-            b'T' => self.text(4)?,
             b'c' => self.class()?,
             b'q' => self.put(1)?,
             b'r' => self.put(4)?,
             b'h' => self.get(1)?,
             b'j' => self.get(4)?,
+            b')' => self.tuple(0)?,
+            0x85 => self.tuple(1)?,
+            0x86 => self.tuple(2)?,
+            0x87 => self.tuple(3)?,
             b't' => {
                 let items = self.pop_to_mark()?;
                 self.push(flat_tuple(items))?;
             }
-            0x85 => self.tuple(1)?,
-            0x86 => self.tuple(2)?,
-            0x87 => self.tuple(3)?,
             b'l' | b'd' => {
                 self.pop_to_mark()?;
                 self.push(PickleValue::Other)?;
             }
             // APPENDS, SETITEMS: the list or dict below the mark stays.
             b'e' | b'u' => drop(self.pop_to_mark()?),
-            b'a' | b'0' => drop(self.pop()?),
-            b's' => {
-                self.pop()?;
-                self.pop()?;
-            }
-            // NEWOBJ, REDUCE: a class or function and its arguments become an object. BUILD: the object stays.
+            // APPEND, POP, BUILD: the list or object stays.
+            b'a' | b'0' | b'b' => drop(self.pop(1)?),
+            b's' => drop(self.pop(2)?),
+            // NEWOBJ, REDUCE: a class or function and its arguments become an object.
             0x81 | b'R' => {
-                self.pop()?;
-                self.pop()?;
+                self.pop(2)?;
                 self.push(PickleValue::Other)?;
             }
-            b'b' => drop(self.pop()?),
             b'Q' => {
-                let id = self.pop()?;
+                let id = self.pop(1)?;
                 self.storage(&id)?;
                 self.push(PickleValue::Other)?;
             }
@@ -143,7 +133,7 @@ impl Unpickler<'_> {
         Ok(true)
     }
 
-    fn take(&mut self, len: usize) -> Result<&[u8], PickleError> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], PickleError> {
         let (taken, rest) = self
             .rest
             .split_at_checked(len)
@@ -152,28 +142,10 @@ impl Unpickler<'_> {
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Result<u8, PickleError> {
-        let (&byte, rest) = self.rest.split_first().ok_or(PickleError::NoStop)?;
-        self.rest = rest;
-        Ok(byte)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], PickleError> {
-        let (&array, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(PickleError::Truncated)?;
-        self.rest = rest;
-        Ok(array)
-    }
-
     /// An unsigned little-endian number of `width` bytes.
     fn number(&mut self, width: usize) -> Result<u64, PickleError> {
-        Ok(self
-            .take(width)?
-            .iter()
-            .rev()
-            .fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        let bytes = self.take(width)?.iter().rev();
+        Ok(bytes.fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
     fn push(&mut self, item: PickleValue) -> Result<(), PickleError> {
@@ -185,8 +157,9 @@ impl Unpickler<'_> {
         Ok(())
     }
 
-    fn pop(&mut self) -> Result<PickleValue, PickleError> {
-        self.stack.pop().ok_or(PickleError::Underflow)
+    fn pop(&mut self, count: usize) -> Result<Vec<PickleValue>, PickleError> {
+        let start = self.stack.len().checked_sub(count);
+        Ok(self.stack.split_off(start.ok_or(PickleError::Underflow)?))
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<PickleValue>, PickleError> {
@@ -201,12 +174,7 @@ impl Unpickler<'_> {
     }
 
     fn tuple(&mut self, len: usize) -> Result<(), PickleError> {
-        let start = self
-            .stack
-            .len()
-            .checked_sub(len)
-            .ok_or(PickleError::Underflow)?;
-        let items = self.stack.split_off(start);
+        let items = self.pop(len)?;
         self.push(flat_tuple(items))
     }
 
@@ -215,21 +183,21 @@ impl Unpickler<'_> {
         self.push(PickleValue::Int(int))
     }
 
+    /// A number of up to 8 bytes whose first bit is its sign.
+    fn signed_int(&mut self, width: usize) -> Result<(), PickleError> {
+        let unused = 64 - 8 * width as u32;
+        let int = self.number(width)?.unbounded_shl(unused) as i64;
+        self.push(PickleValue::Int(int.unbounded_shr(unused)))
+    }
+
     /// LONG1: a length, then a signed number of as many bytes.
     fn long(&mut self) -> Result<(), PickleError> {
-        let width = usize::from(self.byte()?);
+        let width = self.number(1)? as usize;
         if width > 8 {
             self.take(width)?;
             return self.push(PickleValue::Other);
         }
-        let number = self.number(width)?;
-        let unused = 64 - 8 * width as u32;
-        let int = if width == 0 {
-            0
-        } else {
-            (number << unused) as i64 >> unused
-        };
-        self.push(PickleValue::Int(int))
+        self.signed_int(width)
     }
 
     fn text(&mut self, width: usize) -> Result<(), PickleError> {
@@ -240,41 +208,34 @@ impl Unpickler<'_> {
 
     /// GLOBAL: module and name, each ended by a line feed.
     fn class(&mut self) -> Result<(), PickleError> {
-        let (module, name) = (self.line()?, self.line()?);
-        let class = format!("{module}.{name}");
-        if self.pickle.root_class.is_none() {
-            self.pickle.root_class = Some(class.clone());
-        }
+        let class = format!("{}.{}", self.line()?, self.line()?);
+        self.pickle.root_class.get_or_insert_with(|| class.clone());
         self.push(PickleValue::Class(class.into()))
     }
 
-    fn line(&mut self) -> Result<String, PickleError> {
-        let end = self
-            .rest
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .ok_or(PickleError::Truncated)?;
-        let line = String::from_utf8_lossy(self.take(end)?).into_owned();
-        self.byte()?;
-        Ok(line)
+    fn line(&mut self) -> Result<Cow<'a, str>, PickleError> {
+        let end = self.rest.iter().position(|&byte| byte == b'\n');
+        let line = self.take(end.ok_or(PickleError::Truncated)?)?;
+        self.take(1)?;
+        Ok(String::from_utf8_lossy(line))
     }
 
     fn put(&mut self, width: usize) -> Result<(), PickleError> {
-        let at = self.number(width)? as u32;
+        let at = self.number(width)?;
         let item = self.stack.last().ok_or(PickleError::Underflow)?.clone();
         self.memo.insert(at, item);
         Ok(())
     }
 
     fn get(&mut self, width: usize) -> Result<(), PickleError> {
-        let at = self.number(width)? as u32;
+        let at = self.number(width)?;
         let item = self.memo.get(&at).ok_or(PickleError::Underflow)?.clone();
         self.push(item)
     }
 
     /// A persistent id: `("storage", type, key, device, number of elements)`.
-    fn storage(&mut self, id: &PickleValue) -> Result<(), PickleError> {
-        let PickleValue::Tuple(id) = id else {
+    fn storage(&mut self, id: &[PickleValue]) -> Result<(), PickleError> {
+        let [PickleValue::Tuple(id)] = id else {
             return Err(PickleError::Storage);
         };
         let [
@@ -287,13 +248,11 @@ impl Unpickler<'_> {
         else {
             return Err(PickleError::Storage);
         };
-        if &**kind != "storage" {
-            return Err(PickleError::Storage);
-        }
         let size =
             element_size(class).ok_or_else(|| PickleError::StorageType(class.to_string()))?;
-        let bytes = u64::try_from(*elements)
-            .ok()
+        let elements = u64::try_from(*elements).ok();
+        let bytes = elements
+            .filter(|_| &**kind == "storage")
             .and_then(|elements| elements.checked_mul(size));
         self.pickle.storages.push(Storage {
             key: key.to_string(),
@@ -320,8 +279,7 @@ fn element_size(class: &str) -> Option<u64> {
             "Bool" | "Byte" | "Char" | "QInt8" | "QUInt8" | "Untyped" => 1,
             "Float8_e5m2" | "Float8_e4m3fn" | "Float8_e5m2fnuz" | "Float8_e4m3fnuz" => 1,
             "Half" | "BFloat16" | "Short" => 2,
-            "Float" | "Int" | "QInt32" => 4,
-            "ComplexHalf" => 4,
+            "Float" | "Int" | "QInt32" | "ComplexHalf" => 4,
             "Double" | "Long" | "ComplexFloat" => 8,
             "ComplexDouble" => 16,
             _ => return None,
@@ -380,7 +338,7 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        assert!(matches!(read(b""), Err(PickleError::NoStop)));
+        assert!(matches!(read(b""), Err(PickleError::Truncated)));
         assert!(matches!(read(b"\xff."), Err(PickleError::Opcode(0xff))));
         assert!(matches!(read(b"t."), Err(PickleError::Underflow)));
         assert!(matches!(

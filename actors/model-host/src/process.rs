@@ -1,10 +1,8 @@
 //! This process as the operating system sees it: name, exit, limits, process group, parent.
 
 use std::{
-    error::Error,
     ffi::CString,
-    fmt::Write as _,
-    io::{self, Write as _},
+    io::{self, Write},
     os::{fd::AsFd, unix::net::UnixStream},
 };
 
@@ -50,17 +48,6 @@ pub(crate) fn print_line(line: &str) {
     io::stdout().write_all(format!("{line}\n").as_bytes()).ok();
 }
 
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        write!(text, ": {cause}").ok();
-        source = cause.source();
-    }
-    text
-}
-
 /// Takes the socket from standard input and puts `/dev/null` there, so that no forked host holds the zygote's socket.
 pub(crate) fn take_socket_from_stdin() -> io::Result<UnixStream> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -96,10 +83,11 @@ pub(crate) fn set_name(name: &str) {
     }
 }
 
-/// Sets how likely the kernel kills this process when memory runs out. A failure is logged only.
-pub(crate) fn set_oom_score_adj(value: i32) {
-    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", value.to_string()) {
-        log(&format!("cannot set oom_score_adj to {value}: {error}"));
+/// Has the kernel kill this process before the server when memory runs out. A failure is logged only.
+pub(crate) fn raise_oom_score() {
+    // Far above the server's own score.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "800") {
+        log(&format!("cannot set oom_score_adj: {error}"));
     }
 }
 

@@ -1,42 +1,13 @@
 //! Converts tensors between frames and libtorch.
 
+use std::fmt::Display;
+
 use headroom_model_protocol::{
-    ArenaError, Datatype, ShapeError, TensorMeta, TensorReader, TensorWriter, byte_count,
+    Datatype, Failure, FailureKind, TensorMeta, TensorReader, TensorWriter, byte_count,
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::TorchError;
-
-/// Why a tensor of a request cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum InputError {
-    /// The description does not match the bytes.
-    #[error(transparent)]
-    Arena(#[from] ArenaError),
-    /// A BOOL tensor with a byte other than 0 and 1, which is undefined behaviour in C++.
-    #[error("tensor `{0}` is BOOL and has a byte that is neither 0 nor 1")]
-    Bool(String),
-    /// libtorch failed.
-    #[error(transparent)]
-    Torch(#[from] TorchError),
-}
-
-/// Why a tensor cannot be sent in a reply.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OutputError {
-    /// The datatype is not one of [`Datatype`].
-    #[error("output `{name}` has datatype {kind:?}, which cannot be sent")]
-    Kind { name: String, kind: Kind },
-    /// Too many dimensions or bytes.
-    #[error("output `{name}` cannot be sent: {source}")]
-    Shape { name: String, source: ShapeError },
-    /// The arena is full.
-    #[error("output `{name}` cannot be sent: {source}")]
-    Arena { name: String, source: ArenaError },
-    /// libtorch failed.
-    #[error(transparent)]
-    Torch(#[from] TorchError),
-}
+use crate::{failure::failure, torch::TorchError};
 
 /// libtorch's kind for a datatype.
 pub(crate) fn kind(datatype: Datatype) -> Kind {
@@ -54,42 +25,51 @@ pub(crate) fn kind(datatype: Datatype) -> Kind {
     }
 }
 
-fn datatype(kind: Kind) -> Option<Datatype> {
-    Datatype::ALL
-        .into_iter()
-        .find(|&datatype| self::kind(datatype) == kind)
-}
-
 /// A tensor of zeros on the CPU.
 pub(crate) fn zeros(datatype: Datatype, shape: &[i64]) -> Result<Tensor, TorchError> {
     Ok(Tensor::f_zeros(shape, (kind(datatype), Device::Cpu))?)
 }
 
+fn invalid(why: impl ToString) -> Failure {
+    failure(FailureKind::InvalidInput, why)
+}
+
 /// Copies a request's tensor into libtorch's memory.
-pub(crate) fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor, InputError> {
+pub(crate) fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor, Failure> {
     // Checks the shape, and that the bytes exist, before it allocates memory.
-    let len = frame.check(meta)?;
-    let mut tensor = zeros(meta.datatype, &meta.shape)?;
+    let len = frame.check(meta).map_err(invalid)?;
+    let mut tensor = zeros(meta.datatype, &meta.shape).map_err(invalid)?;
     if len == 0 {
         return Ok(tensor);
     }
     let bytes = bytes_mut(&mut tensor, len);
-    frame.read_into(meta, bytes)?;
+    frame.read_into(meta, bytes).map_err(invalid)?;
+    // Any other byte would be undefined behaviour in C++.
     if meta.datatype == Datatype::Bool && bytes.iter().any(|&byte| byte > 1) {
-        return Err(InputError::Bool(meta.name.clone()));
+        return Err(invalid(format!(
+            "tensor `{}` is BOOL and has a byte that is neither 0 nor 1",
+            meta.name
+        )));
     }
     Ok(tensor)
 }
 
-/// Bytes that [`write()`] will add to the reply.
-pub(crate) fn size(name: &str, tensor: &Tensor) -> Result<u64, OutputError> {
+/// An output that cannot be sent.
+fn unsendable(name: &str, why: impl Display) -> Failure {
+    let message = format!("output `{name}` cannot be sent: {why}");
+    failure(FailureKind::Model, message)
+}
+
+/// An output's datatype, and the bytes that [`write()`] will add to the reply.
+pub(crate) fn measure(name: &str, tensor: &Tensor) -> Result<(Datatype, u64), Failure> {
     let kind = tensor.f_kind().map_err(TorchError::from)?;
-    let name = || name.to_owned();
-    let datatype = datatype(kind).ok_or_else(|| OutputError::Kind { name: name(), kind })?;
-    byte_count(datatype, &tensor.size()).map_err(|source| OutputError::Shape {
-        name: name(),
-        source,
-    })
+    let mut datatypes = Datatype::ALL.into_iter();
+    let Some(datatype) = datatypes.find(|&datatype| self::kind(datatype) == kind) else {
+        let message = format!("output `{name}` has datatype {kind:?}, which cannot be sent");
+        return Err(failure(FailureKind::Model, message));
+    };
+    let bytes = byte_count(datatype, &tensor.size()).map_err(|why| unsendable(name, why))?;
+    Ok((datatype, bytes))
 }
 
 /// Writes a tensor of any layout to a reply.
@@ -97,27 +77,19 @@ pub(crate) fn write(
     frame: &mut TensorWriter<'_>,
     name: String,
     tensor: &Tensor,
-) -> Result<TensorMeta, OutputError> {
-    let kind = tensor.f_kind().map_err(TorchError::from)?;
-    let Some(datatype) = datatype(kind) else {
-        return Err(OutputError::Kind { name, kind });
-    };
+) -> Result<TensorMeta, Failure> {
+    let (datatype, len) = measure(&name, tensor)?;
     let tensor = dense(tensor)?;
-    let shape = tensor.size();
-    let location = match byte_count(datatype, &shape) {
-        Ok(0) => frame.write(&[]),
-        Ok(len) => frame.write(bytes(&tensor, len as usize)),
-        Err(source) => return Err(OutputError::Shape { name, source }),
+    let location = match len {
+        0 => frame.write(&[]),
+        len => frame.write(bytes(&tensor, len as usize)),
     };
-    match location {
-        Ok(location) => Ok(TensorMeta {
-            name,
-            datatype,
-            shape,
-            location,
-        }),
-        Err(source) => Err(OutputError::Arena { name, source }),
-    }
+    Ok(TensorMeta {
+        datatype,
+        shape: tensor.size(),
+        location: location.map_err(|why| unsendable(&name, why))?,
+        name,
+    })
 }
 
 /// The same numbers on the CPU: dense, row-major, without gaps and without a pending negation.

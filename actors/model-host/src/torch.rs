@@ -9,6 +9,7 @@ use std::{
     ptr,
 };
 
+use headroom_model_protocol::{Failure, FailureKind};
 use tch::{Tensor, jit};
 use torch_sys::{
     CIValue, CModule_, ati_bool, ati_double, ati_free, ati_int, ati_length, ati_tag, ati_tensor,
@@ -17,7 +18,7 @@ use torch_sys::{
     ati_tuple_length, atm_free, atm_load_on_device, atm_method_, get_and_reset_last_err,
 };
 
-use crate::error_text::reason;
+use crate::failure::{failure, reason};
 
 /// An error of libtorch, shortened to its reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,18 +40,34 @@ impl From<tch::TchError> for TorchError {
     }
 }
 
+impl From<TorchError> for Failure {
+    fn from(error: TorchError) -> Self {
+        failure(FailureKind::Model, error)
+    }
+}
+
 /// Returns the exception of this thread's last call, if any, as an error.
 fn check<T>(result: T) -> Result<T, TorchError> {
     // SAFETY: returns this thread's last error as a string made by strdup, or null. The caller owns it.
-    let text = unsafe { get_and_reset_last_err() };
-    if text.is_null() {
-        return Ok(result);
+    match unsafe { take_string(get_and_reset_last_err()) } {
+        Some(text) => Err(TorchError::new(&text)),
+        None => Ok(result),
     }
-    // SAFETY: a C string that nothing else refers to; it is copied before it is freed.
-    let error = unsafe { TorchError::new(&CStr::from_ptr(text).to_string_lossy()) };
+}
+
+/// Copies and frees a C string; `None` for null.
+///
+/// # Safety
+/// `text` is null, or a string made by strdup that nothing else refers to.
+unsafe fn take_string(text: *mut c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: a C string, see above; it is copied before it is freed.
+    let string = unsafe { CStr::from_ptr(text).to_string_lossy().into_owned() };
     // SAFETY: made by malloc (strdup), not used any more.
     unsafe { nix::libc::free(text.cast()) };
-    Err(error)
+    Some(string)
 }
 
 /// Sets the number of threads and whether the graph executor optimises. To be called once, before the first operation,
@@ -241,14 +258,8 @@ impl Value {
     fn string(&self) -> Result<String, TorchError> {
         // SAFETY: the value is valid; the string was made by strdup and belongs to the caller.
         let text = check(unsafe { torch_sys::ati_to_string(self.raw) })?;
-        if text.is_null() {
-            return Err(TorchError::new("libtorch returned no string"));
-        }
-        // SAFETY: a C string that nothing else refers to; it is copied before it is freed.
-        let string = unsafe { CStr::from_ptr(text).to_string_lossy().into_owned() };
-        // SAFETY: made by malloc (strdup), not used any more.
-        unsafe { nix::libc::free(text.cast()) };
-        Ok(string)
+        // SAFETY: see above.
+        unsafe { take_string(text) }.ok_or_else(|| TorchError::new("libtorch returned no string"))
     }
 }
 

@@ -462,20 +462,11 @@ fn wrong_descriptions_are_refused() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
     let lies = [
-        (vec![4], TensorLocation::Inline { offset: 0, len: 16 }),
-        (vec![2], TensorLocation::Inline { offset: 0, len: 16 }),
-        (
-            vec![1 << 20],
-            TensorLocation::Arena {
-                offset: 0,
-                len: 4 << 20,
-            },
-        ),
-        (vec![-1], TensorLocation::Inline { offset: 0, len: 8 }),
-        (
-            vec![i64::MAX, i64::MAX, 0],
-            TensorLocation::Inline { offset: 0, len: 0 },
-        ),
+        (vec![4], TensorLocation::Inline(0)),
+        (vec![2], TensorLocation::Inline(1)),
+        (vec![1 << 20], TensorLocation::Arena(0)),
+        (vec![-1], TensorLocation::Inline(0)),
+        (vec![i64::MAX, i64::MAX, 0], TensorLocation::Inline(0)),
     ];
     for (id, (shape, location)) in lies.into_iter().enumerate() {
         let tensor = TensorMeta {
@@ -532,10 +523,10 @@ fn a_model_without_states_cannot_be_reset() {
     assert!(
         matches!(
             reply,
-            HostReply::StartFailed {
-                kind: StartFailureKind::Settings,
+            HostReply::StartFailed(Failure {
+                kind: FailureKind::Settings,
                 ..
-            }
+            })
         ),
         "{reply:?}"
     );
@@ -561,10 +552,10 @@ fn a_warm_up_that_fails_with_declared_shapes_fails_the_start() {
     assert!(matches!(with(vec![-1, 3]), HostReply::Ready(_)));
     // 1 for -1 does not fit this model, other sizes do.
     assert!(matches!(with(vec![1, -1]), HostReply::Ready(_)));
-    let HostReply::StartFailed { kind, message } = with(vec![1, 4]) else {
+    let HostReply::StartFailed(Failure { kind, message }) = with(vec![1, 4]) else {
         panic!("started")
     };
-    assert_eq!(kind, StartFailureKind::Settings);
+    assert_eq!(kind, FailureKind::Settings);
     assert!(
         message.contains("shapes cannot be multiplied (1x4 and 3x2)"),
         "{message}"
@@ -595,10 +586,10 @@ fn failing_calls_leak_no_inputs() {
     let large = TensorData::new(Datatype::Uint8, &[8 << 20], vec![1; 8 << 20]);
     let trimmed = |host: &mut Host| {
         host.socket.send(&HostRequest::Trim, &[]);
-        let HostReply::Trimmed { after, .. } = host.reply() else {
+        let HostReply::Trimmed(trimmed) = host.reply() else {
             panic!("not trimmed")
         };
-        after
+        trimmed.after
     };
     host.infer(&[Arg::Tensor(&large)]).unwrap_err();
     let before = trimmed(&mut host);
@@ -629,14 +620,16 @@ fn no_memory_is_allocated_for_outputs_before_the_owner_allows_it() {
     host.socket.send(&HostRequest::Ping, &[]);
     assert!(matches!(host.reply(), HostReply::Pong { .. }));
     host.socket.send(&HostRequest::Trim, &[]);
-    assert!(matches!(host.reply(), HostReply::Trimmed { .. }));
-    host.socket.send(&HostRequest::DropOutputs { id }, &[]);
+    assert!(matches!(host.reply(), HostReply::Trimmed(_)));
+    let drop = HostRequest::Outputs { id, send: false };
+    host.socket.send(&drop, &[]);
     let (kind, _) = host.receive_infer(id).unwrap_err();
     assert_eq!(kind, FailureKind::OutputsDropped);
     assert!(host.replies.size().unwrap() == 0);
 
     let id = asked(&mut host);
-    host.socket.send(&HostRequest::SendOutputs { id }, &[]);
+    let send = HostRequest::Outputs { id, send: true };
+    host.socket.send(&send, &[]);
     assert_eq!(host.receive_infer(id).unwrap()[0].bytes, large.bytes);
     assert!(host.replies.size().unwrap() == 0);
 
@@ -649,7 +642,8 @@ fn no_memory_is_allocated_for_outputs_before_the_owner_allows_it() {
 fn an_answer_about_outputs_that_no_inference_waits_for_ends_a_host() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, _) = Host::ready(plain(path));
-    host.socket.send(&HostRequest::SendOutputs { id: 77 }, &[]);
+    let answer = HostRequest::Outputs { id: 77, send: true };
+    host.socket.send(&answer, &[]);
     assert_eq!(host.process.as_mut().unwrap().wait().code(), Some(76));
 }
 

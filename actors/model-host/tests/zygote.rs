@@ -5,7 +5,7 @@
 #[allow(dead_code)] // Each test binary uses another part.
 mod owner;
 
-use std::{fs, io::Read};
+use std::{fs, io::Read, os::unix::process::ExitStatusExt};
 
 use headroom_model_protocol::*;
 use headroom_test_support::{process_tree::is_alive, torchscript};
@@ -31,7 +31,7 @@ fn status(pid: i32, key: &str) -> String {
 fn forks_hosts_that_serve_and_stays_single_threaded() {
     let mut zygote = Zygote::spawn();
     assert_eq!(status(zygote.pid, "Threads"), "1");
-    let mut hosts: Vec<_> = (0..4).map(|_| zygote.fork("silero-vad")).collect();
+    let mut hosts: Vec<_> = (0..4).map(|_| zygote.fork()).collect();
     let mut answers = Vec::new();
     for (host, pid, _log) in &mut hosts {
         ready(host, sample_start());
@@ -61,7 +61,7 @@ fn a_child_computes_with_two_threads() {
     let (_folder, path) = model(torchscript::threads);
     let mut zygote = Zygote::spawn();
     for _ in 0..3 {
-        let (mut host, pid, _log) = zygote.fork("threads");
+        let (mut host, pid, _log) = zygote.fork();
         let start = Start {
             threads: 2,
             ..Start::new("threads", &path)
@@ -84,50 +84,50 @@ fn ends_are_reported_as_they_were() {
     let (_folder, path) = model(torchscript::crashes);
     let mut zygote = Zygote::spawn();
 
-    let (mut stopped, stopped_pid, _log) = zygote.fork("stopped");
+    let (mut stopped, stopped_pid, _log) = zygote.fork();
     ready(&mut stopped, Start::new("echo", &path));
     stopped.socket.send(&HostRequest::Stop, &[]);
-    assert_eq!(zygote.exit_of(stopped_pid), HostExit::Exited(0));
+    assert_eq!(zygote.exit_of(stopped_pid).code(), Some(0));
 
-    let (mut crashed, crashed_pid, _log) = zygote.fork("crashed");
+    let (mut crashed, crashed_pid, _log) = zygote.fork();
     ready(&mut crashed, Start::new("crashes", &path));
     crashed.send_infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))], &[], false);
     assert_eq!(
-        zygote.exit_of(crashed_pid),
-        HostExit::Signaled(Signal::SIGSEGV as i32)
+        zygote.exit_of(crashed_pid).signal(),
+        Some(Signal::SIGSEGV as i32)
     );
 
-    let (_killed, killed_pid, _log) = zygote.fork("killed");
+    let (_killed, killed_pid, _log) = zygote.fork();
     signal(killed_pid, Signal::SIGKILL);
     assert_eq!(
-        zygote.exit_of(killed_pid),
-        HostExit::Signaled(Signal::SIGKILL as i32)
+        zygote.exit_of(killed_pid).signal(),
+        Some(Signal::SIGKILL as i32)
     );
 
-    let (mut refused, refused_pid, _log) = zygote.fork("refused");
+    let (mut refused, refused_pid, _log) = zygote.fork();
     let reply = refused.start(Start::new("none", "/nonexistent/model.pt"));
     assert!(
         matches!(
             reply,
-            HostReply::StartFailed {
-                kind: StartFailureKind::Unreadable,
+            HostReply::StartFailed(Failure {
+                kind: FailureKind::Unreadable,
                 ..
-            }
+            })
         ),
         "{reply:?}"
     );
-    assert_eq!(zygote.exit_of(refused_pid), HostExit::Exited(65));
+    assert_eq!(zygote.exit_of(refused_pid).code(), Some(65));
 
-    let (abandoned, abandoned_pid, _log) = zygote.fork("abandoned");
+    let (abandoned, abandoned_pid, _log) = zygote.fork();
     drop(abandoned);
-    assert_eq!(zygote.exit_of(abandoned_pid), HostExit::Exited(0));
+    assert_eq!(zygote.exit_of(abandoned_pid).code(), Some(0));
 }
 
 #[test]
 fn hosts_die_with_a_killed_zygote() {
     let (_folder, path) = model(torchscript::hangs);
     let mut zygote = Zygote::spawn();
-    let mut hosts: Vec<_> = (0..3).map(|_| zygote.fork("hangs")).collect();
+    let mut hosts: Vec<_> = (0..3).map(|_| zygote.fork()).collect();
     for (host, _, _) in &mut hosts {
         ready(host, Start::new("hangs", &path));
     }
@@ -146,7 +146,7 @@ fn hosts_die_with_a_killed_zygote() {
 fn everything_ends_when_the_server_is_gone() {
     let (_folder, path) = model(torchscript::echo);
     let mut zygote = Zygote::spawn();
-    let (mut host, pid, _log) = zygote.fork("echo");
+    let (mut host, pid, _log) = zygote.fork();
     ready(&mut host, Start::new("echo", &path));
     zygote
         .socket
@@ -161,8 +161,8 @@ fn everything_ends_when_the_server_is_gone() {
 fn a_child_holds_nothing_of_its_siblings() {
     let (_folder, path) = model(torchscript::echo);
     let mut zygote = Zygote::spawn();
-    let (mut first, first_pid, _first_log) = zygote.fork("first");
-    let (mut second, second_pid, _second_log) = zygote.fork("second");
+    let (mut first, first_pid, _first_log) = zygote.fork();
+    let (mut second, second_pid, _second_log) = zygote.fork();
     ready(&mut second, Start::new("echo", &path));
     let sockets = |pid: i32| {
         let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
@@ -188,9 +188,9 @@ fn a_child_holds_nothing_of_its_siblings() {
 #[test]
 fn what_a_host_prints_goes_to_its_log() {
     let mut zygote = Zygote::spawn();
-    let (mut host, pid, mut log) = zygote.fork("log");
+    let (mut host, pid, mut log) = zygote.fork();
     host.socket.send(&HostRequest::Stop, &[]);
-    assert_eq!(zygote.exit_of(pid), HostExit::Exited(76));
+    assert_eq!(zygote.exit_of(pid).code(), Some(76));
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
     assert_eq!(
@@ -203,19 +203,13 @@ fn what_a_host_prints_goes_to_its_log() {
 fn hosts_are_ended_before_the_server_when_memory_runs_out() {
     let (_folder, path) = model(torchscript::echo);
     let mut zygote = Zygote::spawn();
-    let (mut host, pid, _log) = zygote.fork("echo");
-    ready(
-        &mut host,
-        Start {
-            oom_score_adj: Some(500),
-            ..Start::new("echo", &path)
-        },
-    );
+    let (mut host, pid, _log) = zygote.fork();
+    ready(&mut host, Start::new("echo", &path));
     assert_eq!(
         fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
             .unwrap()
             .trim(),
-        "500"
+        "800"
     );
 }
 
@@ -223,16 +217,16 @@ fn hosts_are_ended_before_the_server_when_memory_runs_out() {
 fn a_load_that_takes_more_than_it_may_fails_and_not_the_machine() {
     let (_folder, path) = model(|path| torchscript::weights(path, 64 << 20));
     let mut zygote = Zygote::spawn();
-    let (mut host, pid, _log) = zygote.fork("weights");
+    let (mut host, pid, _log) = zygote.fork();
     let reply = host.start(Start {
         own_max: Some(32 << 20),
         ..Start::new("weights", &path)
     });
-    let HostReply::StartFailed { kind, .. } = reply else {
+    let HostReply::StartFailed(failure) = reply else {
         panic!("{reply:?}")
     };
-    assert_eq!(kind, StartFailureKind::OutOfMemory);
-    assert!(matches!(zygote.exit_of(pid), HostExit::Exited(65)));
+    assert_eq!(failure.kind, FailureKind::OutOfMemory);
+    assert_eq!(zygote.exit_of(pid).code(), Some(65));
 }
 
 #[test]

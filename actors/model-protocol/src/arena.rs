@@ -3,8 +3,8 @@
 //! Each host has two anonymous files (memfds) that its host actor creates, one per direction. Both ends read and write at
 //! offsets and map nothing: this needs no unsafe code, and a peer that truncates the file causes an error, not a
 //! SIGBUS. At most one inference is in progress per host, so a writer starts at offset 0 for each frame. The reader
-//! frees the memory while it reads (`ArenaReader::take_exact_at`) and after the last tensor
-//! ([`ArenaReader::release`]), so that a tensor in transfer takes its size once, not twice.
+//! frees the memory while it reads (`Arena::take_exact_at`) and after the last tensor
+//! ([`Arena::release`]), so that a tensor in transfer takes its size once, not twice.
 
 use std::{
     fs::File,
@@ -37,7 +37,7 @@ const ALIGNMENT: u64 = 64;
 /// Why a tensor's bytes cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
-    /// The operating system failed. An end of file means that the peer announced a wrong length.
+    /// The operating system failed.
     #[error("the arena cannot be read or written")]
     Io(#[from] io::Error),
     /// More than [`ARENA_MAX`] bytes for one frame.
@@ -46,16 +46,6 @@ pub enum ArenaError {
     /// The description places the tensor's bytes outside of the payload or arena.
     #[error("the bytes of tensor `{0}` lie outside of what was sent")]
     Outside(String),
-    /// The number of bytes does not match datatype and shape.
-    #[error("tensor `{name}` has {found} bytes, its datatype and shape need {expected}")]
-    Length {
-        /// The tensor's name.
-        name: String,
-        /// Bytes that datatype and shape need.
-        expected: u64,
-        /// Bytes that were sent.
-        found: u64,
-    },
     /// The shape cannot be used.
     #[error("the shape of tensor `{name}` cannot be used")]
     Shape {
@@ -66,88 +56,29 @@ pub enum ArenaError {
     },
 }
 
-/// The writing end of an arena.
+/// Shared memory for one direction: a [`TensorWriter`] writes it at one end, a [`TensorReader`] reads it at the other.
 #[derive(Debug)]
-pub struct ArenaWriter {
-    file: File,
-    /// End of the last tensor of this frame.
-    end: u64,
-}
+pub struct Arena(File);
 
-impl ArenaWriter {
+impl Arena {
     /// Creates an anonymous file, closed on exec. `name` is shown in `/proc/<pid>/fd`.
     ///
     /// # Errors
     /// The operating system cannot create it.
     pub fn create(name: &str) -> io::Result<Self> {
-        Ok(Self::from_fd(memfd_create(name, MemfdFlags::CLOEXEC)?))
-    }
-
-    /// An arena that the other end created.
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self {
-            file: File::from(fd),
-            end: 0,
-        }
-    }
-
-    /// Appends one tensor's bytes to those of this frame.
-    ///
-    /// # Errors
-    /// The arena is full, or there is no memory for it.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<TensorLocation, ArenaError> {
-        let offset = self.end.next_multiple_of(ALIGNMENT);
-        let len = bytes.len() as u64;
-        let end = offset
-            .checked_add(len)
-            .filter(|&end| end <= ARENA_MAX)
-            .ok_or(ArenaError::Full)?;
-        self.file.write_all_at(bytes, offset)?;
-        self.end = end;
-        Ok(TensorLocation::Arena { offset, len })
-    }
-}
-
-impl AsFd for ArenaWriter {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-/// The reading end of an arena.
-#[derive(Debug)]
-pub struct ArenaReader {
-    file: File,
-}
-
-impl ArenaReader {
-    /// Creates an anonymous file for the other end to write, see [`ArenaWriter::create`].
-    ///
-    /// # Errors
-    /// The operating system cannot create it.
-    pub fn create(name: &str) -> io::Result<Self> {
-        Ok(Self {
-            file: ArenaWriter::create(name)?.file,
-        })
-    }
-
-    /// An arena that the other end created.
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self {
-            file: File::from(fd),
-        }
+        Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
     }
 
     /// Moves exactly `buffer.len()` bytes at `offset` out of the arena. Frees the memory of a tensor larger than
     /// [`ARENA_KEEP`] piece by piece; a second read of it gives zeros.
     fn take_exact_at(&self, buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         if buffer.len() as u64 <= ARENA_KEEP {
-            return self.file.read_exact_at(buffer, offset);
+            return self.0.read_exact_at(buffer, offset);
         }
         for piece in buffer.chunks_mut(TAKE_BYTES) {
-            self.file.read_exact_at(piece, offset)?;
+            self.0.read_exact_at(piece, offset)?;
             let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            fallocate(&self.file, hole, offset, piece.len() as u64)?;
+            fallocate(&self.0, hole, offset, piece.len() as u64)?;
             offset += piece.len() as u64;
         }
         Ok(())
@@ -158,25 +89,32 @@ impl ArenaReader {
     /// # Errors
     /// The operating system fails.
     pub fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.0.metadata()?.len())
     }
 
-    /// Frees the arena's memory when it is larger than [`ARENA_KEEP`]. To be called after all tensors of the frame
-    /// have been read; the writer need not know.
+    /// Frees the arena's memory when it is larger than [`ARENA_KEEP`]. To be called by the reader after all tensors of
+    /// the frame have been read; the writer need not know.
     ///
     /// # Errors
     /// The operating system fails.
     pub fn release(&self) -> io::Result<()> {
         if self.size()? > ARENA_KEEP {
-            self.file.set_len(0)?;
+            self.0.set_len(0)?;
         }
         Ok(())
     }
 }
 
-impl AsFd for ArenaReader {
+/// An arena that the other end created.
+impl From<OwnedFd> for Arena {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd.into())
+    }
+}
+
+impl AsFd for Arena {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.0.as_fd()
     }
 }
 
@@ -184,16 +122,18 @@ impl AsFd for ArenaReader {
 #[derive(Debug)]
 pub struct TensorWriter<'a> {
     payload: Vec<u8>,
-    arena: &'a mut ArenaWriter,
+    arena: &'a Arena,
+    /// End of the last tensor in the arena.
+    end: u64,
 }
 
 impl<'a> TensorWriter<'a> {
     /// Starts a frame. It overwrites the arena's earlier content.
-    pub fn new(arena: &'a mut ArenaWriter) -> Self {
-        arena.end = 0;
+    pub fn new(arena: &'a Arena) -> Self {
         Self {
             payload: Vec::new(),
             arena,
+            end: 0,
         }
     }
 
@@ -202,15 +142,18 @@ impl<'a> TensorWriter<'a> {
     /// # Errors
     /// The arena is full, or there is no memory for it.
     pub fn write(&mut self, bytes: &[u8]) -> Result<TensorLocation, ArenaError> {
-        if bytes.len() > INLINE_MAX || self.payload.len() + bytes.len() > PAYLOAD_MAX {
-            return self.arena.write(bytes);
+        let inline = self.payload.len();
+        if bytes.len() <= INLINE_MAX && inline + bytes.len() <= PAYLOAD_MAX {
+            self.payload.extend_from_slice(bytes);
+            return Ok(TensorLocation::Inline(inline as u64));
         }
-        let offset = self.payload.len() as u64;
-        self.payload.extend_from_slice(bytes);
-        Ok(TensorLocation::Inline {
-            offset,
-            len: bytes.len() as u64,
-        })
+        let offset = self.end.next_multiple_of(ALIGNMENT);
+        self.end = offset.saturating_add(bytes.len() as u64);
+        if self.end > ARENA_MAX {
+            return Err(ArenaError::Full);
+        }
+        self.arena.0.write_all_at(bytes, offset)?;
+        Ok(TensorLocation::Arena(offset))
     }
 
     /// The payload to send with the frame.
@@ -223,42 +166,29 @@ impl<'a> TensorWriter<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct TensorReader<'a> {
     payload: &'a [u8],
-    arena: &'a ArenaReader,
+    arena: &'a Arena,
 }
 
 impl<'a> TensorReader<'a> {
     /// A reader over a frame's payload and the arena of its direction.
-    pub fn new(payload: &'a [u8], arena: &'a ArenaReader) -> Self {
+    pub fn new(payload: &'a [u8], arena: &'a Arena) -> Self {
         Self { payload, arena }
     }
 
-    /// Checks that shape, length and location of a description agree and that the bytes exist. Returns their number.
+    /// Checks that the shape of a description is possible and that the bytes exist. Returns their number.
     ///
     /// # Errors
     /// The first fault that is found.
     pub fn check(&self, tensor: &TensorMeta) -> Result<usize, ArenaError> {
-        let expected =
-            byte_count(tensor.datatype, &tensor.shape).map_err(|source| ArenaError::Shape {
-                name: tensor.name.clone(),
-                source,
-            })?;
-        let found = tensor.location.bytes();
-        if found != expected {
-            return Err(ArenaError::Length {
-                name: tensor.name.clone(),
-                expected,
-                found,
-            });
-        }
+        let bytes = tensor.bytes()?;
         let (offset, available) = match tensor.location {
-            TensorLocation::Inline { offset, .. } => (offset, self.payload.len() as u64),
-            TensorLocation::Arena { offset, .. } => (offset, self.arena.size()?),
+            TensorLocation::Inline(offset) => (offset, self.payload.len() as u64),
+            TensorLocation::Arena(offset) => (offset, self.arena.size()?),
         };
-        let inside = offset
-            .checked_add(found)
-            .is_some_and(|end| end <= available);
-        let len = usize::try_from(found).ok().filter(|_| inside);
-        len.ok_or_else(|| ArenaError::Outside(tensor.name.clone()))
+        match offset.checked_add(bytes) {
+            Some(end) if end <= available => Ok(bytes as usize),
+            _ => Err(ArenaError::Outside(tensor.name.clone())),
+        }
     }
 
     /// Moves a tensor's bytes into `buffer`, which must have the tensor's length.
@@ -268,19 +198,14 @@ impl<'a> TensorReader<'a> {
     pub fn read_into(&self, tensor: &TensorMeta, buffer: &mut [u8]) -> Result<(), ArenaError> {
         let len = self.check(tensor)?;
         if buffer.len() != len {
-            let (expected, found) = (buffer.len() as u64, len as u64);
-            return Err(ArenaError::Length {
-                name: tensor.name.clone(),
-                expected,
-                found,
-            });
+            return Err(ArenaError::Outside(tensor.name.clone()));
         }
         match tensor.location {
             // `check` has shown that the range lies within the payload.
-            TensorLocation::Inline { offset, .. } => {
+            TensorLocation::Inline(offset) => {
                 buffer.copy_from_slice(&self.payload[offset as usize..][..len])
             }
-            TensorLocation::Arena { offset, .. } => self.arena.take_exact_at(buffer, offset)?,
+            TensorLocation::Arena(offset) => self.arena.take_exact_at(buffer, offset)?,
         }
         Ok(())
     }
@@ -296,6 +221,19 @@ impl<'a> TensorReader<'a> {
     }
 }
 
+impl TensorMeta {
+    /// Number of bytes that datatype and shape need.
+    ///
+    /// # Errors
+    /// The shape cannot be used.
+    pub fn bytes(&self) -> Result<u64, ArenaError> {
+        byte_count(self.datatype, &self.shape).map_err(|source| ArenaError::Shape {
+            name: self.name.clone(),
+            source,
+        })
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -304,10 +242,15 @@ mod tests {
     use super::*;
     use crate::Datatype;
 
-    fn pair() -> (ArenaWriter, ArenaReader) {
-        let reader = ArenaReader::create("test").unwrap();
-        let writer = ArenaWriter::from_fd(reader.as_fd().try_clone_to_owned().unwrap());
+    fn pair() -> (Arena, Arena) {
+        let reader = Arena::create("test").unwrap();
+        let writer = reader.as_fd().try_clone_to_owned().unwrap().into();
         (writer, reader)
+    }
+
+    /// Writes 100 bytes to the arena, not to the payload.
+    fn write_100(writer: &Arena) {
+        writer.0.write_all_at(&[7; 100], 0).unwrap();
     }
 
     fn bytes_of(len: usize, location: TensorLocation) -> TensorMeta {
@@ -322,17 +265,17 @@ mod tests {
     proptest! {
         #[test]
         fn tensors_are_read_as_they_were_written(lens in prop::collection::vec(0usize..200_000, 0..8)) {
-            let (mut writer, reader) = pair();
+            let (writer, reader) = pair();
             for round in 0..2u8 {
                 let tensors: Vec<Vec<u8>> =
                     lens.iter().map(|&len| (0..len).map(|i| i as u8 ^ round).collect()).collect();
-                let mut frame = TensorWriter::new(&mut writer);
+                let mut frame = TensorWriter::new(&writer);
                 let metas: Vec<_> =
                     tensors.iter().map(|bytes| bytes_of(bytes.len(), frame.write(bytes).unwrap())).collect();
                 let payload = frame.into_payload();
                 let tensor_reader = TensorReader::new(&payload, &reader);
                 for (meta, bytes) in metas.iter().zip(&tensors) {
-                    prop_assert_eq!(matches!(meta.location, TensorLocation::Arena { .. }), bytes.len() > INLINE_MAX);
+                    prop_assert_eq!(matches!(meta.location, TensorLocation::Arena(_)), bytes.len() > INLINE_MAX);
                     prop_assert_eq!(&tensor_reader.read(meta).unwrap(), bytes);
                 }
                 reader.release().unwrap();
@@ -341,12 +284,12 @@ mod tests {
 
         #[test]
         fn random_descriptions_are_refused(
-            arena in any::<bool>(), offset in any::<u64>(), len in any::<u64>(),
+            arena in any::<bool>(), offset in any::<u64>(),
             shape in prop::collection::vec(any::<i64>(), 0..4),
         ) {
-            let (mut writer, reader) = pair();
-            writer.write(&[7; 100]).unwrap();
-            let location = if arena { TensorLocation::Arena { offset, len } } else { TensorLocation::Inline { offset, len } };
+            let (writer, reader) = pair();
+            write_100(&writer);
+            let location = if arena { TensorLocation::Arena(offset) } else { TensorLocation::Inline(offset) };
             let meta = TensorMeta { name: "x".into(), datatype: Datatype::Int16, shape, location };
             if let Ok(bytes) = TensorReader::new(&[1; 10], &reader).read(&meta) {
                 prop_assert!(bytes.len() <= 100);
@@ -356,24 +299,15 @@ mod tests {
 
     #[test]
     fn wrong_lengths_are_refused() {
-        let (mut writer, reader) = pair();
-        writer.write(&[7; 100]).unwrap();
+        let (writer, reader) = pair();
+        write_100(&writer);
         let payload = [1; 10];
         let frame = TensorReader::new(&payload, &reader);
         let outside = [
-            TensorLocation::Inline { offset: 1, len: 10 },
-            TensorLocation::Inline {
-                offset: u64::MAX,
-                len: 10,
-            },
-            TensorLocation::Arena {
-                offset: 91,
-                len: 10,
-            },
-            TensorLocation::Arena {
-                offset: u64::MAX - 3,
-                len: 10,
-            },
+            TensorLocation::Inline(1),
+            TensorLocation::Inline(u64::MAX),
+            TensorLocation::Arena(91),
+            TensorLocation::Arena(u64::MAX - 3),
         ];
         for location in outside {
             assert!(
@@ -384,27 +318,20 @@ mod tests {
                 "{location:?}"
             );
         }
-        let short = bytes_of(11, TensorLocation::Inline { offset: 0, len: 10 });
-        assert!(matches!(
-            frame.read(&short),
-            Err(ArenaError::Length {
-                expected: 11,
-                found: 10,
-                ..
-            })
-        ));
-        let whole = bytes_of(10, TensorLocation::Inline { offset: 0, len: 10 });
+        let long = bytes_of(11, TensorLocation::Inline(0));
+        assert!(matches!(frame.read(&long), Err(ArenaError::Outside(_))));
+        let whole = bytes_of(10, TensorLocation::Inline(0));
         assert!(matches!(
             frame.read_into(&whole, &mut [0; 9]),
-            Err(ArenaError::Length { .. })
+            Err(ArenaError::Outside(_))
         ));
     }
 
     #[test]
     fn a_large_arena_is_freed_and_can_be_used_again() {
-        let (mut writer, reader) = pair();
+        let (writer, reader) = pair();
         let bytes = vec![3; 3 << 20];
-        let location = TensorWriter::new(&mut writer).write(&bytes).unwrap();
+        let location = TensorWriter::new(&writer).write(&bytes).unwrap();
         assert!(reader.size().unwrap() >= 3 << 20);
         reader.release().unwrap();
         assert_eq!(reader.size().unwrap(), 0);
@@ -413,7 +340,7 @@ mod tests {
             TensorReader::new(&[], &reader).read(&released),
             Err(ArenaError::Outside(_))
         ));
-        let location = TensorWriter::new(&mut writer).write(&bytes).unwrap();
+        let location = TensorWriter::new(&writer).write(&bytes).unwrap();
         assert_eq!(
             TensorReader::new(&[], &reader)
                 .read(&bytes_of(bytes.len(), location))

@@ -2,10 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{IntoDeserializer, value},
+};
 
-/// The element type of a tensor.
+/// The element type of a tensor. Its text is its name in the Open Inference Protocol, for example `FP32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Datatype {
     /// One byte per element, 0 or 1.
     Bool,
@@ -92,18 +96,10 @@ impl FromStr for Datatype {
     type Err = DatatypeError;
 
     fn from_str(text: &str) -> Result<Self, DatatypeError> {
-        if let Some(datatype) = Self::ALL
-            .into_iter()
-            .find(|datatype| datatype.name() == text)
-        {
-            return Ok(datatype);
-        }
-        match text {
-            "UINT16" | "UINT32" | "UINT64" | "BYTES" => {
-                Err(DatatypeError::Unsupported(text.to_owned()))
-            }
-            _ => Err(DatatypeError::Unknown(text.chars().take(32).collect())),
-        }
+        Self::deserialize(text.into_deserializer()).map_err(|_: value::Error| match text {
+            "UINT16" | "UINT32" | "UINT64" | "BYTES" => DatatypeError::Unsupported(text.to_owned()),
+            _ => DatatypeError::Unknown(text.chars().take(32).collect()),
+        })
     }
 }
 
@@ -115,8 +111,10 @@ mod tests {
     #[test]
     fn every_name_parses_back() {
         for datatype in Datatype::ALL {
-            assert_eq!(datatype.name().parse::<Datatype>().unwrap(), datatype);
+            assert_eq!(datatype.to_string().parse::<Datatype>().unwrap(), datatype);
         }
+        assert_eq!(Datatype::Uint8.to_string(), "UINT8");
+        assert_eq!(Datatype::Bf16.to_string(), "BF16");
     }
 
     #[test]

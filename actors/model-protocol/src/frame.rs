@@ -3,8 +3,6 @@
 //! A frame is the length of the header and the length of the payload (32 bits each, little-endian), the header (a
 //! message in postcard's encoding), then the payload. The decoder checks both lengths before it waits for the bytes.
 
-use std::marker::PhantomData;
-
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes of a header at most: some thousand tensors with names.
@@ -18,8 +16,8 @@ pub const PAYLOAD_MAX: usize = 1 << 20;
 /// Bytes of the two lengths.
 const LENGTHS: usize = 8;
 
-/// After this many consumed bytes the decoder moves the rest to the front of its buffer.
-const COMPACT_AT: usize = 64 << 10;
+/// Bytes of memory that the decoder's buffer keeps after a large frame.
+const BUFFER_KEEP: usize = 64 << 10;
 
 /// One decoded frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,56 +50,42 @@ pub enum FrameError {
 /// # Errors
 /// The header or the payload is too long.
 pub fn encode_frame<T: Serialize>(header: &T, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
-    if payload.len() > PAYLOAD_MAX {
-        return Err(FrameError::PayloadTooLong(payload.len()));
-    }
     let mut frame = Vec::with_capacity(LENGTHS + 256 + payload.len());
     frame.extend_from_slice(&[0; LENGTHS]);
     let mut frame = postcard::to_extend(header, frame)?;
     let header_len = frame.len() - LENGTHS;
-    if header_len > HEADER_MAX {
-        return Err(FrameError::HeaderTooLong(header_len));
-    }
-    let lengths = lengths(header_len, payload.len());
-    frame[..LENGTHS].copy_from_slice(&lengths);
+    check_lengths(header_len, payload.len())?;
+    frame[..LENGTHS].copy_from_slice(&lengths(header_len, payload.len()));
     frame.extend_from_slice(payload);
     Ok(frame)
 }
 
-/// The two lengths as the frame has them. Both are checked and far below 32 bits.
+/// The two lengths as the frame has them.
 fn lengths(header: usize, payload: usize) -> [u8; LENGTHS] {
     let both = (payload as u64) << 32 | header as u64;
     both.to_le_bytes()
+}
+
+fn check_lengths(header: usize, payload: usize) -> Result<(), FrameError> {
+    if header > HEADER_MAX {
+        return Err(FrameError::HeaderTooLong(header));
+    }
+    if payload > PAYLOAD_MAX {
+        return Err(FrameError::PayloadTooLong(payload));
+    }
+    Ok(())
 }
 
 /// Decodes frames from the bytes of a stream, however the bytes are cut into pieces.
 ///
 /// It does no I/O, so that blocking and asynchronous readers can use it: [`push`](Self::push) the bytes that were
 /// read, then call [`next_frame`](Self::next_frame) until it returns `None`. It never holds more than was pushed.
-#[derive(Debug)]
-pub struct FrameDecoder<T> {
+#[derive(Debug, Default)]
+pub struct FrameDecoder {
     buffer: Vec<u8>,
-    /// Bytes at the front of `buffer` that belong to earlier frames.
-    consumed: usize,
-    message: PhantomData<fn() -> T>,
 }
 
-impl<T> Default for FrameDecoder<T> {
-    fn default() -> Self {
-        Self {
-            buffer: Vec::new(),
-            consumed: 0,
-            message: PhantomData,
-        }
-    }
-}
-
-impl<T: DeserializeOwned> FrameDecoder<T> {
-    /// A decoder at the start of a stream.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+impl FrameDecoder {
     /// Appends bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -112,19 +96,13 @@ impl<T: DeserializeOwned> FrameDecoder<T> {
     /// # Errors
     /// A length is too large, or the header is not a message. The start of the next frame is then unknown, so the
     /// stream cannot be used any more.
-    pub fn next_frame(&mut self) -> Result<Option<Frame<T>>, FrameError> {
-        let bytes = &self.buffer[self.consumed..];
-        let Some((lengths, rest)) = bytes.split_first_chunk::<LENGTHS>() else {
+    pub fn next_frame<T: DeserializeOwned>(&mut self) -> Result<Option<Frame<T>>, FrameError> {
+        let Some((lengths, rest)) = self.buffer.split_first_chunk::<LENGTHS>() else {
             return Ok(None);
         };
         let both = u64::from_le_bytes(*lengths);
         let (header_len, payload_len) = (both as u32 as usize, (both >> 32) as usize);
-        if header_len > HEADER_MAX {
-            return Err(FrameError::HeaderTooLong(header_len));
-        }
-        if payload_len > PAYLOAD_MAX {
-            return Err(FrameError::PayloadTooLong(payload_len));
-        }
+        check_lengths(header_len, payload_len)?;
         if rest.len() < header_len + payload_len {
             return Ok(None);
         }
@@ -134,21 +112,9 @@ impl<T: DeserializeOwned> FrameDecoder<T> {
             return Err(FrameError::Trailing(trailing.len()));
         }
         let payload = rest[..payload_len].to_vec();
-        self.consume(LENGTHS + header_len + payload_len);
+        self.buffer.drain(..LENGTHS + header_len + payload_len);
+        self.buffer.shrink_to(BUFFER_KEEP);
         Ok(Some(Frame { header, payload }))
-    }
-
-    /// Drops a frame's bytes, and the buffer's memory after a large frame.
-    fn consume(&mut self, bytes: usize) {
-        self.consumed += bytes;
-        if self.consumed == self.buffer.len() {
-            self.buffer.clear();
-            self.buffer.shrink_to(COMPACT_AT);
-            self.consumed = 0;
-        } else if self.consumed >= COMPACT_AT {
-            self.buffer.drain(..self.consumed);
-            self.consumed = 0;
-        }
     }
 }
 
@@ -158,9 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        HostReply, HostRequest, Infer, Input, Scalar, TensorLocation, TensorMeta, ZygoteRequest,
-    };
+    use crate::{HostReply, HostRequest, Infer, Input, Scalar, TensorLocation, TensorMeta};
 
     fn infer(id: u64, names: Vec<String>) -> HostRequest {
         let tensor = |name| {
@@ -168,10 +132,7 @@ mod tests {
                 name,
                 datatype: crate::Datatype::Fp32,
                 shape: vec![1, -3],
-                location: TensorLocation::Arena {
-                    offset: 64,
-                    len: u64::MAX,
-                },
+                location: TensorLocation::Arena(u64::MAX),
             })
         };
         let mut inputs: Vec<_> = names.into_iter().map(tensor).collect();
@@ -185,7 +146,7 @@ mod tests {
     }
 
     fn decode_all(bytes: &[u8], piece: usize) -> Vec<Frame<HostRequest>> {
-        let mut decoder = FrameDecoder::new();
+        let mut decoder = FrameDecoder::default();
         let mut frames = Vec::new();
         for piece in bytes.chunks(piece) {
             decoder.push(piece);
@@ -216,9 +177,9 @@ mod tests {
 
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            let mut decoder = FrameDecoder::<HostReply>::new();
+            let mut decoder = FrameDecoder::default();
             decoder.push(&bytes);
-            while let Ok(Some(_)) = decoder.next_frame() {}
+            while let Ok(Some(_)) = decoder.next_frame::<HostReply>() {}
         }
 
         #[test]
@@ -226,24 +187,24 @@ mod tests {
             let mut bytes = encode_frame(&infer(7, vec!["x".into()]), b"payload").unwrap();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
-            let mut decoder = FrameDecoder::<HostRequest>::new();
+            let mut decoder = FrameDecoder::default();
             decoder.push(&bytes);
-            while let Ok(Some(_)) = decoder.next_frame() {}
+            while let Ok(Some(_)) = decoder.next_frame::<HostReply>() {}
         }
     }
 
     #[test]
     fn lengths_beyond_the_bounds_are_refused_before_their_bytes_arrive() {
-        let mut decoder = FrameDecoder::<ZygoteRequest>::new();
+        let mut decoder = FrameDecoder::default();
         decoder.push(&lengths(HEADER_MAX + 1, 0));
         assert!(matches!(
-            decoder.next_frame(),
+            decoder.next_frame::<HostRequest>(),
             Err(FrameError::HeaderTooLong(_))
         ));
-        let mut decoder = FrameDecoder::<ZygoteRequest>::new();
+        let mut decoder = FrameDecoder::default();
         decoder.push(&lengths(1, PAYLOAD_MAX + 1));
         assert!(matches!(
-            decoder.next_frame(),
+            decoder.next_frame::<HostRequest>(),
             Err(FrameError::PayloadTooLong(_))
         ));
         assert!(matches!(
@@ -252,29 +213,30 @@ mod tests {
         ));
         let name = "n".repeat(HEADER_MAX);
         assert!(matches!(
-            encode_frame(&ZygoteRequest::Fork { id: 1, name }, b""),
+            encode_frame(&infer(1, vec![name]), b""),
             Err(FrameError::HeaderTooLong(_))
         ));
     }
 
     #[test]
     fn bytes_after_the_message_are_refused() {
-        let mut decoder = FrameDecoder::<HostRequest>::new();
+        let mut decoder = FrameDecoder::default();
         let mut header = postcard::to_allocvec(&HostRequest::Stop).unwrap();
         header.push(0);
         decoder.push(&lengths(header.len(), 0));
         decoder.push(&header);
-        assert!(matches!(decoder.next_frame(), Err(FrameError::Trailing(1))));
+        assert!(matches!(
+            decoder.next_frame::<HostRequest>(),
+            Err(FrameError::Trailing(1))
+        ));
     }
 
     #[test]
     fn a_large_frame_leaves_no_large_buffer() {
-        let mut decoder = FrameDecoder::<HostRequest>::new();
+        let mut decoder = FrameDecoder::default();
         decoder.push(&encode_frame(&HostRequest::Stop, &vec![1; PAYLOAD_MAX]).unwrap());
-        assert_eq!(
-            decoder.next_frame().unwrap().unwrap().payload.len(),
-            PAYLOAD_MAX
-        );
-        assert!(decoder.buffer.capacity() <= COMPACT_AT);
+        let frame = decoder.next_frame::<HostRequest>().unwrap().unwrap();
+        assert_eq!(frame.payload.len(), PAYLOAD_MAX);
+        assert!(decoder.buffer.capacity() <= BUFFER_KEEP);
     }
 }

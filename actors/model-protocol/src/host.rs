@@ -1,9 +1,9 @@
-//! The conversation between a host's owner and the host process.
+//! The conversation between the server and a host.
 //!
-//! The owner sends [`HostRequest::Start`] first, with two file descriptors: the request arena, then the reply arena.
+//! The server sends [`HostRequest::Start`] first, with two file descriptors: the request arena, then the reply arena.
 //! The host answers [`HostReply::Ready`] or [`HostReply::StartFailed`]. After that, at most one
 //! [`HostRequest::Infer`] is in progress at a time. The host answers pings at any time, also while the model runs.
-//! It exits when its socket closes, and when the owner breaks these rules.
+//! It exits when its socket closes, and when the server breaks these rules.
 
 use std::path::PathBuf;
 
@@ -14,23 +14,20 @@ use crate::{Datatype, Scalar, ScalarKind, TensorMeta};
 /// The host sends outputs of up to this many bytes together without asking.
 pub const OUTPUTS_UNASKED_MAX: u64 = 64 << 10;
 
-/// A request of the owner.
+/// A request of the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HostRequest {
     /// Load the model. The first frame, sent once.
     Start(Start),
     /// Run the model once. Answered by [`HostReply::Output`] or [`HostReply::Failed`].
     Infer(Infer),
-    /// Send the outputs that [`HostReply::OutputSize`] announced: memory for them is reserved.
-    SendOutputs {
+    /// The answer to [`HostReply::OutputSize`].
+    Outputs {
         /// The inference's id.
         id: u64,
-    },
-    /// Drop the announced outputs: there is no memory for them. Answered by [`HostReply::Failed`] with
-    /// [`FailureKind::OutputsDropped`].
-    DropOutputs {
-        /// The inference's id.
-        id: u64,
+        /// Whether to send the outputs: memory for them is reserved. Otherwise they are dropped, and the host answers
+        /// with [`FailureKind::OutputsDropped`].
+        send: bool,
     },
     /// Return free memory to the system. Answered by [`HostReply::Trimmed`].
     Trim,
@@ -66,8 +63,6 @@ pub struct Start {
     pub output_names: Vec<String>,
     /// Whether calls depend on earlier calls. The model must then have a method `reset_states`.
     pub stateful: bool,
-    /// Written to the process's `oom_score_adj`, so that the kernel kills a host before the server.
-    pub oom_score_adj: Option<i32>,
     /// As in [`HostRequest::BoundMemory`]; `None` for no limit.
     pub own_max: Option<u64>,
 }
@@ -84,7 +79,6 @@ impl Start {
             inputs: Vec::new(),
             output_names: Vec::new(),
             stateful: false,
-            oom_score_adj: None,
             own_max: None,
         }
     }
@@ -137,14 +131,9 @@ pub enum HostReply {
     /// The model is loaded and warm.
     Ready(LoadedModel),
     /// The model cannot be loaded; the host exits.
-    StartFailed {
-        /// The kind of failure.
-        kind: StartFailureKind,
-        /// The cause, in one line.
-        message: String,
-    },
+    StartFailed(Failure),
     /// The run is done, and its outputs take more than [`OUTPUTS_UNASKED_MAX`] bytes. The host waits for
-    /// [`HostRequest::SendOutputs`] or [`HostRequest::DropOutputs`] before it allocates memory to send them.
+    /// [`HostRequest::Outputs`] before it allocates memory to send them.
     OutputSize {
         /// The inference's id.
         id: u64,
@@ -164,25 +153,27 @@ pub enum HostReply {
     Failed {
         /// The inference's id.
         id: u64,
-        /// The kind of failure.
-        kind: FailureKind,
-        /// The cause, in one line.
-        message: String,
+        /// Why.
+        failure: Failure,
     },
     /// Free memory has been returned to the system.
-    Trimmed {
-        /// Anonymous bytes before, see [`Memory::anonymous`].
-        before: u64,
-        /// Anonymous bytes after.
-        after: u64,
-        /// Microseconds that the trim and both measurements took. No inference ran in that time.
-        took_us: u64,
-    },
+    Trimmed(Trimmed),
     /// The answer to a ping.
     Pong {
         /// Anonymous bytes now, see [`Memory::anonymous`]: the one measure that is cheap enough for every second.
         anonymous: u64,
     },
+}
+
+/// The result of a trim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trimmed {
+    /// Anonymous bytes before, see [`Memory::anonymous`].
+    pub before: u64,
+    /// Anonymous bytes after.
+    pub after: u64,
+    /// Microseconds that the trim and both measurements took. No inference ran in that time.
+    pub took_us: u64,
 }
 
 /// A model that has been loaded.
@@ -215,32 +206,34 @@ pub struct Memory {
     pub anonymous: u64,
 }
 
-/// Why a model cannot be started.
+/// Why a start or an inference failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What failed.
+    pub kind: FailureKind,
+    /// The cause, in one line.
+    pub message: String,
+}
+
+/// What failed: of a start, the first five and [`FailureKind::OutOfMemory`]; of an inference, the last four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StartFailureKind {
+pub enum FailureKind {
     /// The file does not exist or cannot be read.
     Unreadable,
     /// The file is not a TorchScript module, or is damaged.
     BadFile,
     /// libtorch cannot load it.
     Load,
-    /// It fails with inputs of the declared shapes, or does not fit its settings.
+    /// The model fails with inputs of the declared shapes, or does not fit its settings.
     Settings,
-    /// It needs more memory than the process may have.
-    OutOfMemory,
     /// The host or the system failed.
     Internal,
-}
-
-/// Why an inference failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FailureKind {
     /// The model cannot take these inputs.
     InvalidInput,
     /// The model raised an exception, or gave an output that cannot be sent.
     Model,
-    /// The owner had no memory for the outputs, and the host dropped them.
+    /// The server had no memory for the outputs, and the host dropped them.
     OutputsDropped,
-    /// The run needs more memory than the process may have. What it allocated is free again.
+    /// The model needs more memory than the process may have. What an inference allocated is free again.
     OutOfMemory,
 }

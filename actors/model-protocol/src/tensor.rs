@@ -23,32 +23,13 @@ pub struct TensorMeta {
     pub location: TensorLocation,
 }
 
-/// Where a tensor's bytes are.
+/// The first byte of a tensor. Datatype and shape say how many follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TensorLocation {
     /// In the payload of the frame that names the tensor.
-    Inline {
-        /// First byte in the payload.
-        offset: u64,
-        /// Number of bytes.
-        len: u64,
-    },
+    Inline(u64),
     /// In the arena of the frame's direction.
-    Arena {
-        /// First byte in the arena.
-        offset: u64,
-        /// Number of bytes.
-        len: u64,
-    },
-}
-
-impl TensorLocation {
-    /// Number of bytes.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::Inline { len, .. } | Self::Arena { len, .. } => len,
-        }
-    }
+    Arena(u64),
 }
 
 /// A number that a model takes as a plain value, not as a tensor.

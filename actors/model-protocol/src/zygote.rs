@@ -5,17 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A request of the server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ZygoteRequest {
-    /// Fork a host. Sent with two file descriptors: the host's end of the host socket, and the end of a pipe that
-    /// becomes the host's standard output and error.
-    Fork {
-        /// Repeated in the reply.
-        id: u64,
-        /// Shown as the process's name, as `hr:<name>` cut to 15 bytes.
-        name: String,
-    },
+/// The server's one request: fork a host. Sent with two file descriptors: the host's end of the host socket, and the
+/// end of a pipe that becomes the host's standard output and error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkRequest {
+    /// Repeated in the reply.
+    pub id: u64,
 }
 
 /// A message of the zygote.
@@ -44,16 +39,7 @@ pub enum ZygoteReply {
     Exited {
         /// The host's process id. The system may reuse it.
         pid: i32,
-        /// How it exited.
-        status: HostExit,
+        /// How it exited, as `waitpid` reports it.
+        status: i32,
     },
-}
-
-/// How a host exited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum HostExit {
-    /// By itself, with this code.
-    Exited(i32),
-    /// By this signal.
-    Signaled(i32),
 }

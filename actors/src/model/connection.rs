@@ -114,7 +114,7 @@ async fn write_frame(
 fn frames<In: DeserializeOwned>(
     socket: Rc<UnixStream>,
 ) -> impl Stream<Item = Result<ReceivedFrame<In>, ConnectionError>> {
-    let state = (socket, FrameDecoder::<In>::new(), vec![0; READ_CHUNK]);
+    let state = (socket, FrameDecoder::default(), vec![0; READ_CHUNK]);
     stream::try_unfold(state, |(socket, mut decoder, mut chunk)| async move {
         let mut descriptors = Vec::new();
         loop {

@@ -13,11 +13,9 @@ mod growth;
 mod replacement;
 mod trim;
 
-use std::time::Duration;
-
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, ResponseActFuture, SpawnHandle};
-use headroom_model_protocol::{FailureKind, Frame, HostReply, HostRequest, LoadedModel};
+use headroom_model_protocol::{Failure, FailureKind, Frame, HostReply, HostRequest, LoadedModel};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -30,7 +28,6 @@ use super::connection::ConnectionError;
 use super::heartbeat::Heartbeat;
 use super::host_process::{Frames, Running, boot};
 use super::host_spec::{HostError, HostSpec};
-use super::host_state::Trimmed;
 use super::infer::InferError;
 use super::memory_monitor::{MemoryMonitor, ReplaceReason};
 use crate::kernel::{Child, Exit, IncarnationRef};
@@ -135,9 +132,9 @@ impl ModelHost {
                     self.trim_if_due(cx);
                 }
             }
-            HostReply::Failed { id, kind, message } => {
+            HostReply::Failed { id, failure } => {
                 if let Some(current) = self.take_current(id, cx) {
-                    self.on_failed(current, kind, message, cx);
+                    self.on_failed(current, failure, cx);
                 }
             }
             HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx),
@@ -146,34 +143,22 @@ impl ModelHost {
                 self.monitor.on_pong(anonymous);
                 self.trim_if_due(cx);
             }
-            HostReply::Trimmed {
-                before,
-                after,
-                took_us,
-            } => {
-                let took = Duration::from_micros(took_us);
-                self.on_trimmed(Trimmed { before, after }, took);
-            }
-            HostReply::Ready(_) | HostReply::StartFailed { .. } => {
+            HostReply::Trimmed(trimmed) => self.on_trimmed(trimmed),
+            HostReply::Ready(_) | HostReply::StartFailed(_) => {
                 tracing::warn!(host = self.spec.name, "a host sent an unexpected reply");
             }
         }
     }
 
-    fn on_failed(
-        &self,
-        current: Current,
-        kind: FailureKind,
-        message: String,
-        cx: &mut Context<Self>,
-    ) {
-        let error = match (kind, current.refused) {
+    fn on_failed(&self, current: Current, failure: Failure, cx: &mut Context<Self>) {
+        let Failure { kind, message } = failure;
+        let error = match (kind, current.outputs) {
             (FailureKind::InvalidInput, _) => InferError::InvalidInput(message),
-            (FailureKind::Model, _) => InferError::Model(message),
             (FailureKind::OutOfMemory, _) => InferError::OutOfMemory(message),
-            (FailureKind::OutputsDropped, Some(refused)) => InferError::NoMemory(refused),
+            (FailureKind::OutputsDropped, Some(Err(refused))) => InferError::NoMemory(refused),
             // The caller learns of it when its reply is dropped.
-            (FailureKind::OutputsDropped, None) => return self.fail(cx, HostError::DroppedOutputs),
+            (FailureKind::OutputsDropped, _) => return self.fail(cx, HostError::DroppedOutputs),
+            _ => InferError::Model(message),
         };
         current.reply.send(Err(error));
     }
@@ -189,14 +174,14 @@ impl ModelHost {
             self.spec.state.set_not_serving();
             return self.incarnation.end(cx, Exit::Stuck { silent });
         }
-        self.send(&HostRequest::Ping, cx);
+        self.send(&HostRequest::Ping, &[], cx);
         self.bound_growth(cx);
     }
 
-    /// Sends a request without a payload. Does nothing between two processes.
-    fn send(&self, request: &HostRequest, cx: &mut Context<Self>) {
+    /// Sends a request. Does nothing between two processes.
+    fn send(&self, request: &HostRequest, payload: &[u8], cx: &mut Context<Self>) {
         if let Some(running) = &self.running
-            && let Err(error) = running.sender.send(request, &[])
+            && let Err(error) = running.sender.send(request, payload)
         {
             self.fail(cx, error.into());
         }

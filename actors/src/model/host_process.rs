@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{LocalBoxStream, StreamExt, TryStreamExt};
-use headroom_model_protocol::{
-    ArenaReader, ArenaWriter, Frame, HostReply, HostRequest, LoadedModel, Start,
-};
+use headroom_model_protocol::{Arena, Frame, HostReply, HostRequest, LoadedModel, Start};
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -96,9 +94,8 @@ pub(super) type Frames = LocalBoxStream<'static, Result<Frame<HostReply>, Connec
 pub(super) struct Running {
     pub(super) process: HostProcess,
     pub(super) sender: FrameSender,
-    /// `None` while a request is written to it.
-    pub(super) requests: Option<ArenaWriter>,
-    pub(super) replies: Arc<ArenaReader>,
+    pub(super) requests: Arc<Arena>,
+    pub(super) replies: Arc<Arena>,
 }
 
 impl Running {
@@ -122,11 +119,12 @@ pub(super) async fn boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel
 async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), HostError> {
     let (sender, frames, process_end) = connection::pair::<HostReply>()?;
     let mut frames = frames.map_ok(|received| received.frame).boxed_local();
-    let requests = ArenaWriter::create("headroom-requests")?;
-    let replies = ArenaReader::create("headroom-replies")?;
+    let requests = Arc::new(Arena::create("headroom-requests")?);
+    let replies = Arc::new(Arena::create("headroom-replies")?);
     let mut process = create_process(&spec, process_end).await?;
     spec.state.set_process(&process.process);
-    let arenas = vec![duplicate(&requests)?, duplicate(&replies)?];
+    let arenas = [&requests, &replies].map(|arena| arena.as_fd().try_clone_to_owned());
+    let arenas = arenas.into_iter().collect::<Result<_, _>>()?;
     let start = Start {
         own_max: Some(spec.context.entry.usage_max(process.pid())),
         ..spec.start.clone()
@@ -138,8 +136,8 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
     let running = Running {
         process,
         sender,
-        requests: Some(requests),
-        replies: Arc::new(replies),
+        requests,
+        replies,
     };
     match loaded {
         Ok(loaded) => Ok((running, frames, loaded)),
@@ -150,10 +148,6 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
     }
 }
 
-fn duplicate(arena: &impl AsFd) -> std::io::Result<OwnedFd> {
-    arena.as_fd().try_clone_to_owned()
-}
-
 async fn wait_until_loaded(
     frames: &mut Frames,
     process: &mut HostProcess,
@@ -162,9 +156,7 @@ async fn wait_until_loaded(
         match frames.next().await {
             Some(Ok(frame)) => match frame.header {
                 HostReply::Ready(loaded) => return Ok(loaded),
-                HostReply::StartFailed { kind, message } => {
-                    return Err(HostError::StartFailed { kind, message });
-                }
+                HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure)),
                 _ => {}
             },
             Some(Err(error)) => return Err(error.into()),
@@ -190,7 +182,7 @@ async fn create_process(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess,
             let (log, log_end) = std::io::pipe()?;
             let log = pipe::Receiver::from_owned_fd(log.into())?;
             let within = FORK_WITHIN.saturating_add(spec.config.heartbeat_timeout);
-            let forked = fork(zygote, &spec.name, &socket, &log_end.into(), within).await?;
+            let forked = fork(zygote, &socket, &log_end.into(), within).await?;
             let Forked { process, ended } = forked;
             actix_rt::spawn(log_lines(spec.name.clone(), process.pid(), log));
             let origin = Origin::Forked { ended, exit: None };
@@ -203,7 +195,6 @@ async fn create_process(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess,
 /// request, the kernel has killed the host that it may have forked.
 async fn fork(
     zygote: &Handle<Zygote>,
-    name: &str,
     socket: &OwnedFd,
     log: &OwnedFd,
     within: Duration,
@@ -213,7 +204,6 @@ async fn fork(
     let mut runs = zygote.running(left()).await;
     while runs {
         let fork = Fork {
-            name: name.to_owned(),
             socket: socket.try_clone()?,
             log: log.try_clone()?,
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom_model_protocol::{ArenaError, Start, StartFailureKind};
+use headroom_model_protocol::{ArenaError, Failure, Start};
 
 use super::config::{MemoryDeps, ModelsConfig};
 use super::connection::ConnectionError;
@@ -51,11 +51,8 @@ pub(super) enum HostError {
     NoZygote(AskError),
     #[error(transparent)]
     Fork(#[from] ForkError),
-    #[error("{message}")]
-    StartFailed {
-        kind: StartFailureKind,
-        message: String,
-    },
+    #[error("{}", .0.message)]
+    StartFailed(Failure),
     #[error("the process ended while it loaded the model: {0}")]
     EndedEarly(ProcessExit),
     #[error("the connection to the process failed")]

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use headroom_model_protocol::LoadedModel;
+use headroom_model_protocol::{LoadedModel, Trimmed};
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -13,13 +13,6 @@ use crate::kernel::{ProcessExit, ProcessRef};
 
 /// Trims that may be requested of one host at a time. One trim answers all that wait.
 const TRIMS_MAX: usize = 16;
-
-/// The result of a trim: bytes that belong to no file, before and after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Trimmed {
-    pub(super) before: u64,
-    pub(super) after: u64,
-}
 
 /// Receives the result of a trim.
 pub(super) type TrimReply = oneshot::Sender<Trimmed>;

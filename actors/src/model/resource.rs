@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use headroom_model_protocol::{LoadedModel, Start, StartFailureKind};
+use headroom_model_protocol::{Failure, FailureKind, LoadedModel, Start};
 
 use super::config::{MemoryDeps, ModelsConfig};
 use super::files::ModelFile;
@@ -48,9 +48,6 @@ const OWNER_STOP_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a host may take to stop, including its process.
 const HOST_STOP_WITHIN: Duration = Duration::from_secs(3);
-
-/// Far above the server's own score: when memory runs out, the kernel kills hosts first.
-const HOST_OOM_SCORE_ADJ: i32 = 800;
 
 /// The zygote's name in the catalogue.
 const ZYGOTE: &str = "zygote";
@@ -235,7 +232,6 @@ impl ModelResource {
                 .map(|output| output.name.clone())
                 .collect(),
             stateful: settings.stateful,
-            oom_score_adj: Some(HOST_OOM_SCORE_ADJ),
             ..Start::new(&self.file.name, &self.file.path)
         }
     }
@@ -326,25 +322,13 @@ fn load_error(exit: &Exit) -> LoadError {
         };
     };
     let fault = match cause {
-        HostError::StartFailed { kind, .. } => match kind {
-            StartFailureKind::BadFile | StartFailureKind::Load | StartFailureKind::Settings => {
-                LoadErrorKind::Invalid
-            }
-            StartFailureKind::OutOfMemory
-            | StartFailureKind::Unreadable
-            | StartFailureKind::Internal => LoadErrorKind::Unavailable,
-        },
+        HostError::StartFailed(Failure {
+            kind: FailureKind::BadFile | FailureKind::Load | FailureKind::Settings,
+            ..
+        }) => LoadErrorKind::Invalid,
         HostError::EndedEarly(exit) if exit.is_crash() => LoadErrorKind::Invalid,
         HostError::ForwardDeadline(_) | HostError::LoadDeadline(_) => LoadErrorKind::Deadline,
-        HostError::Prepare(_)
-        | HostError::Spawn(_)
-        | HostError::NoZygote(_)
-        | HostError::Fork(_)
-        | HostError::EndedEarly(_)
-        | HostError::Connection(_)
-        | HostError::DroppedOutputs
-        | HostError::BadTensor(_)
-        | HostError::TooMuchOutput { .. } => LoadErrorKind::Unavailable,
+        _ => LoadErrorKind::Unavailable,
     };
     LoadError::new(fault, cause.to_string())
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use headroom_model_protocol::{
-    ArenaError, ArenaReader, ArenaWriter, HostRequest, Infer, Input, TensorMeta, TensorReader,
-    TensorWriter,
+    Arena, ArenaError, HostRequest, Infer, Input, TensorMeta, TensorReader, TensorWriter,
 };
 
 use super::blocking::run_blocking;
@@ -26,16 +25,13 @@ pub(super) async fn copy<T: Send + 'static>(
     }
 }
 
-/// The frame of a request: header and payload.
-pub(super) type EncodedRequest = Result<(HostRequest, Vec<u8>), ArenaError>;
-
-/// Writes a request's large tensors to the arena, and encodes the rest. Returns the arena, too.
+/// Writes a request's large tensors to the arena. Returns header and payload of its frame.
 pub(super) fn write_request(
     id: u64,
     request: &BoundRequest,
-    mut arena: ArenaWriter,
-) -> (ArenaWriter, EncodedRequest) {
-    let mut writer = TensorWriter::new(&mut arena);
+    arena: &Arena,
+) -> Result<(HostRequest, Vec<u8>), ArenaError> {
+    let mut writer = TensorWriter::new(arena);
     let mut write = |input: &BoundInput| match input {
         BoundInput::Scalar(value) => Ok(Input::Scalar(*value)),
         BoundInput::Tensor(tensor) => Ok(Input::Tensor(TensorMeta {
@@ -45,25 +41,21 @@ pub(super) fn write_request(
             location: writer.write(&tensor.data)?,
         })),
     };
-    let inputs: Result<Vec<Input>, ArenaError> = request.inputs.iter().map(&mut write).collect();
-    let payload = writer.into_payload();
-    let encoded = inputs.map(|inputs| {
-        let infer = Infer {
-            id,
-            inputs,
-            wanted: request.wanted.clone(),
-            reset_before: request.reset_before,
-        };
-        (HostRequest::Infer(infer), payload)
-    });
-    (arena, encoded)
+    let inputs = request.inputs.iter().map(&mut write);
+    let infer = Infer {
+        id,
+        inputs: inputs.collect::<Result<_, ArenaError>>()?,
+        wanted: request.wanted.clone(),
+        reset_before: request.reset_before,
+    };
+    Ok((HostRequest::Infer(infer), writer.into_payload()))
 }
 
 /// Moves the outputs out of the payload and the arena. They keep `reservation` until they are dropped.
 pub(super) fn read_outputs(
     metas: &[TensorMeta],
     payload: &[u8],
-    replies: &ArenaReader,
+    replies: &Arena,
     reservation: Option<BufferReservation>,
 ) -> Result<Vec<Tensor>, ArenaError> {
     let reader = TensorReader::new(payload, replies);

@@ -5,14 +5,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
 use futures_util::stream::{LocalBoxStream, StreamExt};
-use headroom_model_protocol::{HostExit, ZygoteReply, ZygoteRequest};
+use headroom_model_protocol::{ForkRequest, ZygoteReply};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -118,11 +119,8 @@ impl Zygote {
             }
             ZygoteReply::Exited { pid, status } => {
                 if let Some(ended) = self.hosts.remove(&pid) {
-                    let exit = match status {
-                        HostExit::Exited(code) => ProcessExit::Code(code),
-                        HostExit::Signaled(signal) => ProcessExit::Signal(signal),
-                    };
-                    ended.send(exit).ok();
+                    let status = ExitStatus::from_raw(status);
+                    ended.send(ProcessExit::from_status(status)).ok();
                 }
             }
         }
@@ -218,8 +216,6 @@ impl Drop for Zygote {
 /// Asks for a host.
 #[derive(Debug)]
 pub(super) struct Fork {
-    /// Shown as the process's name.
-    pub(super) name: String,
     /// The host's end of the host socket.
     pub(super) socket: OwnedFd,
     /// The host's standard output and error.
@@ -247,14 +243,14 @@ impl Handler<Call<Fork>> for Zygote {
     type Result = ();
 
     fn handle(&mut self, call: Call<Fork>, cx: &mut Context<Self>) {
-        let Some((Fork { name, socket, log }, reply)) = call.accept() else {
+        let Some((Fork { socket, log }, reply)) = call.accept() else {
             return;
         };
         // Without a process the actor is about to end; the reply is dropped.
         let Some(running) = &self.running else { return };
         self.next_id += 1;
         let id = self.next_id;
-        let request = ZygoteRequest::Fork { id, name };
+        let request = ForkRequest { id };
         match running.sender.send_with(&request, &[], vec![socket, log]) {
             Ok(()) => {
                 self.forking.insert(id, reply);

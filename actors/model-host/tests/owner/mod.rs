@@ -5,12 +5,13 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{self, Read, Write},
+    marker::PhantomData,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{net::UnixStream, process::ExitStatusExt},
     },
     path::{Path, PathBuf},
-    process::{Output, Stdio},
+    process::{ExitStatus, Output, Stdio},
 };
 
 use headroom_model_protocol::*;
@@ -51,7 +52,8 @@ pub(crate) fn sample_start() -> Start {
 /// A socket that carries frames.
 pub(crate) struct FrameSocket<R> {
     pub(crate) stream: UnixStream,
-    decoder: FrameDecoder<R>,
+    decoder: FrameDecoder,
+    message: PhantomData<R>,
 }
 
 impl<R: DeserializeOwned> FrameSocket<R> {
@@ -59,7 +61,8 @@ impl<R: DeserializeOwned> FrameSocket<R> {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         Self {
             stream,
-            decoder: FrameDecoder::new(),
+            decoder: FrameDecoder::default(),
+            message: PhantomData,
         }
     }
 
@@ -137,8 +140,8 @@ pub(crate) type Outputs = Result<Vec<TensorData>, (FailureKind, String)>;
 /// The owner's end of one host.
 pub(crate) struct Host {
     pub(crate) socket: FrameSocket<HostReply>,
-    requests: ArenaWriter,
-    pub(crate) replies: ArenaReader,
+    requests: Arena,
+    pub(crate) replies: Arena,
     id: u64,
     /// The process, if the test started it and not the zygote.
     pub(crate) process: Option<Process>,
@@ -168,8 +171,8 @@ impl Host {
     }
 
     pub(crate) fn over(socket: UnixStream) -> Self {
-        let requests = ArenaWriter::create("test-request").unwrap();
-        let replies = ArenaReader::create("test-reply").unwrap();
+        let requests = Arena::create("test-request").unwrap();
+        let replies = Arena::create("test-reply").unwrap();
         Self {
             socket: FrameSocket::new(socket),
             requests,
@@ -201,7 +204,7 @@ impl Host {
     ) -> u64 {
         self.id += 1;
         let id = self.id;
-        let mut frame = TensorWriter::new(&mut self.requests);
+        let mut frame = TensorWriter::new(&self.requests);
         let inputs = arguments.iter().map(|argument| match argument {
             Arg::Tensor(data) => Input::Tensor(TensorMeta {
                 name: data.name.clone(),
@@ -232,7 +235,8 @@ impl Host {
         match frame.header {
             HostReply::OutputSize { id, .. } => {
                 assert_eq!(id, expected);
-                self.socket.send(&HostRequest::SendOutputs { id }, &[]);
+                let request = HostRequest::Outputs { id, send: true };
+                self.socket.send(&request, &[]);
                 self.receive_infer(expected)
             }
             HostReply::Output { id, outputs, .. } => {
@@ -248,9 +252,9 @@ impl Host {
                 self.replies.release().unwrap();
                 Ok(outputs)
             }
-            HostReply::Failed { id, kind, message } => {
+            HostReply::Failed { id, failure } => {
                 assert_eq!(id, expected);
-                Err((kind, message))
+                Err((failure.kind, failure.message))
             }
             other => panic!("not an answer: {other:?}"),
         }
@@ -336,18 +340,11 @@ impl Zygote {
     }
 
     /// Forks a host. Returns it, its process id, and the reading end of its log.
-    pub(crate) fn fork(&mut self, name: &str) -> (Host, i32, File) {
+    pub(crate) fn fork(&mut self) -> (Host, i32, File) {
         let (owner_end, process_end) = UnixStream::pair().unwrap();
         let (log, log_writer) = io::pipe().unwrap();
         self.id += 1;
-        let frame = encode_frame(
-            &ZygoteRequest::Fork {
-                id: self.id,
-                name: name.into(),
-            },
-            &[],
-        )
-        .unwrap();
+        let frame = encode_frame(&ForkRequest { id: self.id }, &[]).unwrap();
         fds::send_all_with_fds(
             &self.socket.stream,
             &frame,
@@ -364,13 +361,13 @@ impl Zygote {
     }
 
     /// Waits for the report of a host's exit.
-    pub(crate) fn exit_of(&mut self, wanted: i32) -> HostExit {
+    pub(crate) fn exit_of(&mut self, wanted: i32) -> ExitStatus {
         let reply =
             self.reply(|reply| matches!(reply, ZygoteReply::Exited { pid, .. } if *pid == wanted));
         let ZygoteReply::Exited { status, .. } = reply else {
             unreachable!()
         };
-        status
+        ExitStatus::from_raw(status)
     }
 
     fn reply(&mut self, is_wanted: impl Fn(&ZygoteReply) -> bool) -> ZygoteReply {

@@ -73,25 +73,26 @@ fn is_anonymous_file(descriptor: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use headroom_model_protocol::ArenaWriter;
+    use headroom_model_protocol::{Arena, TensorWriter};
     use std::os::fd::AsFd;
 
     #[test]
     fn bytes_in_an_arena_count_once_and_until_it_is_dropped() {
         const BYTES: u64 = 64 << 20;
         let bytes = || SharedFiles::new(&System::default()).bytes([].iter());
-        let mut arena = ArenaWriter::create("headroom-test").unwrap();
+        let arena = Arena::create("headroom-test").unwrap();
         let second = arena.as_fd().try_clone_to_owned().unwrap();
         let before = bytes();
         let mut files = SharedFiles::new(&System::default());
         files.bytes([1].iter());
-        let mut another = ArenaWriter::create("headroom-test").unwrap();
-        arena.write(&vec![1; BYTES as usize]).unwrap();
+        let another = Arena::create("headroom-test").unwrap();
+        let fill = |arena| TensorWriter::new(arena).write(&vec![1; BYTES as usize]);
+        fill(&arena).unwrap();
         let held = bytes();
         // Other tests of this process can hold arenas, but none as large as this.
         assert!(held >= before + BYTES && held < before + 2 * BYTES);
         // A file that is newer than the last scan is found when the processes change.
-        another.write(&vec![1; BYTES as usize]).unwrap();
+        fill(&another).unwrap();
         let known = files.bytes([1].iter());
         assert!(files.bytes([1, 2].iter()) >= known + BYTES);
         drop(another);

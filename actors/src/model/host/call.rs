@@ -16,10 +16,8 @@ use crate::model::tensor_io::{copy, read_outputs, write_request};
 pub(super) struct Current {
     id: u64,
     pub(super) reply: Reply<Forward>,
-    /// Memory reserved for its outputs, after the process has asked.
-    outputs: Option<BufferReservation>,
-    /// Why no memory could be reserved.
-    pub(super) refused: Option<BudgetError>,
+    /// Memory reserved for its outputs, or why it was refused, after the process has asked.
+    pub(super) outputs: Option<Result<BufferReservation, BudgetError>>,
     /// The timer of its deadline. It must be cancelled with the request: the context polls each
     /// timer at each turn, and thirty seconds of a busy model are tens of thousands of timers.
     overdue: SpawnHandle,
@@ -41,17 +39,9 @@ impl ModelHost {
             let Some(current) = host.current.as_mut().filter(|current| current.id == id) else {
                 return;
             };
-            let answer = match reserved {
-                Ok(reservation) => {
-                    current.outputs = Some(reservation);
-                    HostRequest::SendOutputs { id }
-                }
-                Err(refused) => {
-                    current.refused = Some(refused);
-                    HostRequest::DropOutputs { id }
-                }
-            };
-            host.send(&answer, cx);
+            let send = reserved.is_ok();
+            current.outputs = Some(reserved);
+            host.send(&HostRequest::Outputs { id, send }, &[], cx);
         }));
     }
 
@@ -64,13 +54,12 @@ impl ModelHost {
         cx: &mut Context<Self>,
     ) {
         let Some(running) = &self.running else { return };
-        let Current {
-            reply,
-            outputs: mut reservation,
-            ..
-        } = current;
-        let sizes = outputs.iter().map(|output| output.location.bytes());
-        let bytes = sizes.fold(0, u64::saturating_add);
+        let reply = current.reply;
+        let mut reservation = current.outputs.and_then(Result::ok);
+        let bytes = match outputs.iter().map(TensorMeta::bytes).sum() {
+            Ok(bytes) => bytes,
+            Err(error) => return self.fail(cx, HostError::BadTensor(error)),
+        };
         let allowed = reservation
             .as_ref()
             .map_or(OUTPUTS_UNASKED_MAX, BufferReservation::bytes);
@@ -105,11 +94,9 @@ impl ModelHost {
         cx: &mut Context<Self>,
     ) {
         self.bound_growth(cx);
+        let Some(running) = &self.running else { return };
         // The handle admits one call at a time, so the arena is not in use.
-        let running = self.running.as_mut();
-        let Some(requests) = running.and_then(|running| running.requests.take()) else {
-            return;
-        };
+        let requests = Arc::clone(&running.requests);
         self.next_id += 1;
         let id = self.next_id;
         let deadline = self.spec.forward_deadline;
@@ -119,24 +106,15 @@ impl ModelHost {
             id,
             reply,
             outputs: None,
-            refused: None,
             overdue,
         });
         self.watch_growth(cx);
         let bytes = request.inputs.iter().map(BoundInput::bytes).sum();
-        let written = copy(bytes, move || write_request(id, &request, requests));
+        let written = copy(bytes, move || write_request(id, &request, &requests));
         cx.spawn(
-            wrap_future::<_, Self>(written).map(|(requests, encoded), host, cx| {
-                let Some(running) = &mut host.running else {
-                    return;
-                };
-                running.requests = Some(requests);
-                let sent = encoded
-                    .map_err(HostError::BadTensor)
-                    .and_then(|(header, payload)| Ok(running.sender.send(&header, &payload)?));
-                if let Err(error) = sent {
-                    host.fail(cx, error);
-                }
+            wrap_future::<_, Self>(written).map(|written, host, cx| match written {
+                Ok((header, payload)) => host.send(&header, &payload, cx),
+                Err(error) => host.fail(cx, HostError::BadTensor(error)),
             }),
         );
     }

@@ -2,7 +2,7 @@
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context};
-use headroom_model_protocol::StartFailureKind;
+use headroom_model_protocol::FailureKind;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
@@ -18,10 +18,9 @@ impl ModelHost {
         match error {
             HostError::EndedEarly(exit) if self.is_oom_kill(*exit) => self.on_oom_kill(0),
             // The reservation was too small.
-            HostError::StartFailed {
-                kind: StartFailureKind::OutOfMemory,
-                ..
-            } => self.require_more(0),
+            HostError::StartFailed(failure) if failure.kind == FailureKind::OutOfMemory => {
+                self.require_more(0);
+            }
             _ => {}
         }
     }

@@ -62,7 +62,7 @@ impl ModelHost {
         let sent = self.growth_bound.sent;
         if sent.is_none_or(|sent| sent.abs_diff(own_max) >= BOUND_STEP) {
             self.growth_bound.sent = Some(own_max);
-            self.send(&HostRequest::BoundMemory { own_max }, cx);
+            self.send(&HostRequest::BoundMemory { own_max }, &[], cx);
         }
     }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use actix::fut::{ActorStreamExt, wrap_future, wrap_stream};
 use actix::{AsyncContext, Context};
 use futures_util::stream;
-use headroom_model_protocol::HostRequest;
+use headroom_model_protocol::{HostRequest, Trimmed};
 use tokio::time::Instant;
 
 use super::ModelHost;
 use crate::kernel::pressure::{Action, Stage, Subscription};
-use crate::model::host_state::{HostState, TrimReply, Trimmed};
+use crate::model::host_state::{HostState, TrimReply};
 
 /// How long a clean-up waits for a host that runs a call. The trim follows that call, and the next
 /// reading of memory shows its effect.
@@ -35,9 +35,13 @@ impl ModelHost {
         });
         let served = wrap_stream::<_, Self>(requests).map(|reply, host, cx| {
             if host.monitor.was_just_trimmed(Instant::now()) {
-                let (before, after) = (host.trims.last, host.trims.last);
+                let trimmed = Trimmed {
+                    before: host.trims.last,
+                    after: host.trims.last,
+                    took_us: 0,
+                };
                 // Fails when the requester has left, here and below.
-                reply.send(Trimmed { before, after }).ok();
+                reply.send(trimmed).ok();
             } else {
                 host.trims.waiting.push(reply);
                 host.trim(cx);
@@ -60,16 +64,17 @@ impl ModelHost {
     fn trim(&mut self, cx: &mut Context<Self>) {
         if self.running.is_some() && !self.trims.in_progress {
             self.trims.in_progress = true;
-            self.send(&HostRequest::Trim, cx);
+            self.send(&HostRequest::Trim, &[], cx);
         }
     }
 
-    pub(super) fn on_trimmed(&mut self, trimmed: Trimmed, took: Duration) {
+    pub(super) fn on_trimmed(&mut self, trimmed: Trimmed) {
         self.trims.in_progress = false;
         self.trims.last = trimmed.after;
         for reply in self.trims.waiting.drain(..) {
             reply.send(trimmed).ok();
         }
+        let took = Duration::from_micros(trimmed.took_us);
         let now = Instant::now();
         let reason = self.monitor.on_trimmed(trimmed.after, took, now);
         self.growth_gauge.set(self.monitor.growth() as f64);

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use headroom_model_protocol::{
-    Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, encode_frame,
+    Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, Trimmed, encode_frame,
 };
 use nix::sys::signal::{Signal, raise};
 
@@ -69,7 +69,7 @@ struct FakeHost {
 impl FakeHost {
     fn run(&mut self) {
         self.socket.set_nonblocking(false).unwrap();
-        let mut decoder = FrameDecoder::<HostRequest>::new();
+        let mut decoder = FrameDecoder::default();
         let mut chunk = [0; 4096];
         loop {
             while let Some(Frame { header, .. }) = decoder.next_frame().unwrap() {
@@ -116,18 +116,17 @@ impl FakeHost {
                     forward_us: u64::from(std::process::id()),
                 }
             }
-            HostRequest::Trim => HostReply::Trimmed {
+            HostRequest::Trim => HostReply::Trimmed(Trimmed {
                 before: memory.anonymous + MIB,
                 after: memory.anonymous,
                 took_us: 1,
-            },
+            }),
             HostRequest::Ping => HostReply::Pong {
                 anonymous: memory.anonymous,
             },
-            HostRequest::SendOutputs { .. }
-            | HostRequest::DropOutputs { .. }
-            | HostRequest::BoundMemory { .. }
-            | HostRequest::Stop => return None,
+            HostRequest::Outputs { .. } | HostRequest::BoundMemory { .. } | HostRequest::Stop => {
+                return None;
+            }
         })
     }
 

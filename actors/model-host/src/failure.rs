@@ -1,11 +1,24 @@
-//! Shortens libtorch's error texts to one line.
+//! Failures as the server gets them: the kind, and the reason in one line.
 //!
 //! The text of a C++ exception of libtorch has many lines: either a TorchScript traceback with the reason in its last
 //! line, or the reason in the first line and then C++ frames with paths of the machine that built libtorch. Callers
 //! get the reason.
 
+use headroom_model_protocol::{Failure, FailureKind};
+
 /// Characters of a reason at most.
 const REASON_MAX: usize = 500;
+
+/// A failure of this kind, or an allocation failure if the message reports one.
+pub(crate) fn failure(kind: FailureKind, message: impl ToString) -> Failure {
+    let message = message.to_string();
+    let kind = if is_out_of_memory(&message) {
+        FailureKind::OutOfMemory
+    } else {
+        kind
+    };
+    Failure { kind, message }
+}
 
 /// The reason in an error text, in one line.
 pub(crate) fn reason(text: &str) -> String {
@@ -31,7 +44,7 @@ pub(crate) fn reason(text: &str) -> String {
 }
 
 /// Whether an error text reports a failed allocation, of libtorch's tensors or of C++.
-pub(crate) fn is_out_of_memory(text: &str) -> bool {
+fn is_out_of_memory(text: &str) -> bool {
     [
         "DefaultCPUAllocator: can't allocate memory",
         "not enough memory: you tried to allocate",
