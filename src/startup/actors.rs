@@ -80,7 +80,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         notices: memory.notices(),
         oom: Some(memory.oom_counter()),
     };
-    let runtime = Runtime::new(models.handle(), Arc::clone(&models_config), deps);
+    let runtime = Runtime::new(models.handle(), models_config, deps);
     let catalogue = Catalogue::build(runtime.resource().into_iter().collect())?;
 
     let loader = Loader::handle(&lazy_config);
@@ -94,12 +94,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     let repository = Handle::new("repository", REPOSITORY_CALLS_MAX);
     let registrar = Arc::new(loader.clone());
     let repository_child = ChildSpec::actor(&repository, move |incarnation| {
-        Repository::new(
-            incarnation,
-            Arc::clone(&models_config),
-            runtime.clone(),
-            registrar.clone(),
-        )
+        Repository::new(incarnation, runtime.clone(), registrar.clone())
     });
 
     let (branches, pools) = pools::compose(settings, &memory);

@@ -12,11 +12,11 @@
 use std::collections::HashSet;
 
 use headroom_model_protocol::{Failure, FailureKind};
-use tch::{Device, Tensor, kind::Element};
+use tch::Tensor;
 
 use crate::{
     failure::failure,
-    torch::{Content, TorchError, Value},
+    torch::{self, Content, Value},
 };
 
 /// Outputs of one call at most. More would not fit into a frame's header.
@@ -60,12 +60,7 @@ fn flatten(
     let tensor = match value.content()? {
         Content::None => return Ok(()),
         Content::Tensor(tensor) => tensor,
-        Content::Int(int) => numbers(&[int], true)?,
-        Content::Float(float) => numbers(&[float], true)?,
-        Content::Bool(bool) => numbers(&[bool], true)?,
-        Content::Ints(ints) => numbers(&ints, false)?,
-        Content::Floats(floats) => numbers(&floats, false)?,
-        Content::Bools(bools) => numbers(&bools, false)?,
+        Content::Int(int) => torch::number(int)?,
         Content::String(_) | Content::Other => {
             let name = or_output(name);
             return Err(unusable(format!(
@@ -116,15 +111,6 @@ fn or_output(name: String) -> String {
     } else {
         name
     }
-}
-
-/// Numbers as a tensor with one dimension, or without a dimension when `single`.
-fn numbers<T: Element>(numbers: &[T], single: bool) -> Result<Tensor, TorchError> {
-    if numbers.is_empty() {
-        return Ok(Tensor::f_zeros([0], (T::KIND, Device::Cpu))?);
-    }
-    let tensor = Tensor::f_from_slice(numbers)?;
-    Ok(if single { tensor.f_squeeze()? } else { tensor })
 }
 
 fn declare(outputs: &mut Vec<(String, Tensor)>, declared: &[String]) -> Result<(), Failure> {

@@ -208,17 +208,15 @@ impl Model {
         }
         for (input, expected) in inputs.iter().zip(expected) {
             let (type_text, name) = (expected.type_text.as_str(), &expected.name);
-            let (found, fits) = match input {
-                Input::Tensor(_) => ("Tensor", !matches!(type_text, "int" | "float" | "bool")),
-                Input::Scalar(Scalar::Int(_)) => ("int", !matches!(type_text, "Tensor" | "bool")),
-                Input::Scalar(Scalar::Float(_)) => {
-                    ("float", !matches!(type_text, "Tensor" | "bool" | "int"))
-                }
-                Input::Scalar(Scalar::Bool(_)) => {
-                    ("bool", !matches!(type_text, "Tensor" | "float" | "int"))
-                }
+            let found = match input {
+                Input::Tensor(_) => "Tensor",
+                Input::Scalar(Scalar::Int(_)) => "int",
+                Input::Scalar(Scalar::Float(_)) => "float",
+                Input::Scalar(Scalar::Bool(_)) => "bool",
             };
-            if !fits {
+            // libtorch checks all other types, such as `Optional[int]`.
+            let is_plain = matches!(type_text, "Tensor" | "int" | "float" | "bool");
+            if is_plain && found != type_text && (found, type_text) != ("int", "float") {
                 let message =
                     format!("input `{name}` has type {type_text}, the request has {found}");
                 return Err(failure(FailureKind::InvalidInput, message));
@@ -257,7 +255,7 @@ fn placeholder(input: &InputKind) -> Result<Value, TorchError> {
             let shape: Vec<i64> = sizes.collect();
             Value::tensor(&tensor::zeros(*datatype, &shape)?)
         }
-        InputKind::Scalar { kind, constant } => scalar(constant.unwrap_or(match kind {
+        InputKind::Scalar { kind, constant } => Value::scalar(constant.unwrap_or(match kind {
             ScalarKind::Int => Scalar::Int(1),
             ScalarKind::Float => Scalar::Float(1.0),
             ScalarKind::Bool => Scalar::Bool(true),
@@ -268,16 +266,8 @@ fn placeholder(input: &InputKind) -> Result<Value, TorchError> {
 fn argument(frame: TensorReader<'_>, input: &Input) -> Result<Value, Failure> {
     Ok(match input {
         Input::Tensor(meta) => Value::tensor(&tensor::read(frame, meta)?)?,
-        Input::Scalar(value) => scalar(*value)?,
+        Input::Scalar(value) => Value::scalar(*value)?,
     })
-}
-
-fn scalar(scalar: Scalar) -> Result<Value, TorchError> {
-    match scalar {
-        Scalar::Int(value) => Value::int(value),
-        Scalar::Float(value) => Value::float(value),
-        Scalar::Bool(value) => Value::bool(value),
-    }
 }
 
 pub(crate) fn micros(since: Instant) -> u64 {

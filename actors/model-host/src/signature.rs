@@ -27,11 +27,11 @@ pub(crate) fn locate(class: &str) -> Option<(String, &str)> {
 
 /// Reads the signature of a class from its file's text. `None` without the class or its `forward`.
 pub(crate) fn read(code: &str, class: &str) -> Option<Signature> {
-    let body = class_body(code, class)?;
-    let (arguments, output_type) = method(body, "forward")?;
+    let class_code = class_code(code, class)?;
+    let (arguments, output_type) = method(class_code, "forward")?;
     let mut signature = Signature {
         output_type: output_type.to_owned(),
-        has_reset_states: method(body, "reset_states").is_some(),
+        has_reset_states: method(class_code, "reset_states").is_some(),
         ..Signature::default()
     };
     // The first argument is `self`.
@@ -52,33 +52,20 @@ pub(crate) fn read(code: &str, class: &str) -> Option<Signature> {
     Some(signature)
 }
 
-/// The body of a class: from its first line to the next line without indentation.
-fn class_body<'a>(code: &'a str, class: &str) -> Option<&'a str> {
+/// A class's code: from its head to the next line without indentation.
+fn class_code<'a>(code: &'a str, class: &str) -> Option<&'a str> {
     let head = format!("class {class}(");
-    let mut start = None;
-    let mut offset = 0;
-    for line in code.split_inclusive('\n') {
-        if start.is_some() && line.starts_with(|first: char| !first.is_whitespace()) {
-            break;
-        }
-        offset += line.len();
-        if line.starts_with(&head) {
-            start = Some(offset);
-        }
-    }
-    code.get(start?..offset)
+    let heads = code.match_indices(&head).map(|(at, _)| at);
+    let mut heads = heads.filter(|&at| at == 0 || code[..at].ends_with('\n'));
+    let code = &code[heads.next()?..];
+    let mut lines = code.match_indices('\n').map(|(at, _)| at + 1);
+    let end = lines.find(|&at| code[at..].starts_with(|first: char| !first.is_whitespace()));
+    Some(&code[..end.unwrap_or(code.len())])
 }
 
 /// A method's argument list and result type.
-fn method<'a>(body: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
-    let head = format!("\n  def {name}(");
-    // A class's first line may be the method.
-    let first = head
-        .get(1..)
-        .filter(|first| body.starts_with(first))
-        .map(str::len);
-    let start = first.or_else(|| body.find(&head).map(|at| at + head.len()))?;
-    let rest = &body[start..];
+fn method<'a>(class_code: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
+    let (_, rest) = class_code.split_once(format!("\n  def {name}(").as_str())?;
     let end = find_at_depth_zero(rest, ')')?;
     let after = &rest[end + 1..];
     let result = after
@@ -126,7 +113,6 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

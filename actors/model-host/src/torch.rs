@@ -9,8 +9,8 @@ use std::{
     ptr,
 };
 
-use headroom_model_protocol::{Failure, FailureKind};
-use tch::{Tensor, jit};
+use headroom_model_protocol::{Failure, FailureKind, Scalar};
+use tch::{Device, Tensor, jit, kind::Element};
 use torch_sys::{
     CIValue, CModule_, ati_bool, ati_double, ati_free, ati_int, ati_length, ati_tag, ati_tensor,
     ati_to_bool, ati_to_bool_list, ati_to_double, ati_to_double_list, ati_to_generic_dict,
@@ -128,13 +128,9 @@ pub(crate) struct Value {
 #[derive(Debug)]
 pub(crate) enum Content {
     None,
+    /// Also a float, a bool, or a list of numbers.
     Tensor(Tensor),
     Int(i64),
-    Float(f64),
-    Bool(bool),
-    Ints(Vec<i64>),
-    Floats(Vec<f64>),
-    Bools(Vec<bool>),
     String(String),
     /// A tuple or list.
     Items(Vec<Value>),
@@ -160,19 +156,16 @@ impl Value {
         Self::new(unsafe { ati_tensor(tensor.as_ptr().cast_mut()) })
     }
 
-    pub(crate) fn int(value: i64) -> Result<Self, TorchError> {
-        // SAFETY: takes a number.
-        Self::new(unsafe { ati_int(value) })
-    }
-
-    pub(crate) fn float(value: f64) -> Result<Self, TorchError> {
-        // SAFETY: takes a number.
-        Self::new(unsafe { ati_double(value) })
-    }
-
-    pub(crate) fn bool(value: bool) -> Result<Self, TorchError> {
-        // SAFETY: takes a number.
-        Self::new(unsafe { ati_bool(value.into()) })
+    /// A plain number.
+    pub(crate) fn scalar(scalar: Scalar) -> Result<Self, TorchError> {
+        // SAFETY: each function takes a number.
+        Self::new(unsafe {
+            match scalar {
+                Scalar::Int(value) => ati_int(value),
+                Scalar::Float(value) => ati_double(value),
+                Scalar::Bool(value) => ati_bool(value.into()),
+            }
+        })
     }
 
     /// The content. The tags are those of `ati_tag` in torch-sys.
@@ -187,11 +180,11 @@ impl Value {
             // SAFETY: see above; the tensor comes with a reference of its own, which this code owns.
             Ok(1) => Content::Tensor(unsafe { Tensor::from_ptr(check(ati_to_tensor(raw))?) }),
             // SAFETY: see above.
-            Ok(2) => Content::Float(check(unsafe { ati_to_double(raw) })?),
+            Ok(2) => Content::Tensor(number(check(unsafe { ati_to_double(raw) })?)?),
             // SAFETY: see above.
             Ok(3) => Content::Int(check(unsafe { ati_to_int(raw) })?),
             // SAFETY: see above.
-            Ok(4) => Content::Bool(check(unsafe { ati_to_bool(raw) })? != 0),
+            Ok(4) => Content::Tensor(number(check(unsafe { ati_to_bool(raw) })? != 0)?),
             Ok(5) => {
                 // SAFETY: see above.
                 let len = check(unsafe { ati_tuple_length(raw) })?;
@@ -201,19 +194,20 @@ impl Value {
                 })?)
             }
             // SAFETY: see above.
-            Ok(6) => Content::Ints(self.list(0, |places, len| unsafe {
+            Ok(6) => Content::Tensor(numbers(&self.list(0i64, |places, len| unsafe {
                 ati_to_int_list(raw, places, len)
-            })?),
+            })?)?),
             // SAFETY: see above.
-            Ok(7) => Content::Floats(self.list(0.0, |places, len| unsafe {
+            Ok(7) => Content::Tensor(numbers(&self.list(0f64, |places, len| unsafe {
                 ati_to_double_list(raw, places, len)
-            })?),
+            })?)?),
             Ok(8) => {
                 // SAFETY: see above.
                 let bools = self.list(0 as c_char, |places, len| unsafe {
                     ati_to_bool_list(raw, places, len)
                 })?;
-                Content::Bools(bools.into_iter().map(|bool| bool != 0).collect())
+                let bools: Vec<bool> = bools.into_iter().map(|bool| bool != 0).collect();
+                Content::Tensor(numbers(&bools)?)
             }
             Ok(9) => Content::String(self.string()?),
             // Lists of tensors are lists too: each item becomes a value.
@@ -268,6 +262,20 @@ impl Drop for Value {
         // SAFETY: made by the C interface with `new`, freed once.
         unsafe { ati_free(self.raw) };
     }
+}
+
+/// A tensor without dimensions.
+pub(crate) fn number<T: Element>(number: T) -> Result<Tensor, TorchError> {
+    Ok(Tensor::f_from_slice(&[number])?.f_squeeze()?)
+}
+
+/// A tensor with one dimension.
+fn numbers<T: Element>(numbers: &[T]) -> Result<Tensor, TorchError> {
+    Ok(if numbers.is_empty() {
+        Tensor::f_zeros([0], (T::KIND, Device::Cpu))?
+    } else {
+        Tensor::f_from_slice(numbers)?
+    })
 }
 
 /// Lets `fill` write `len` new values and takes ownership of them, also of those written before an exception.

@@ -104,7 +104,6 @@ impl FromStr for Datatype {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -44,7 +44,7 @@ pub enum HostRequest {
 }
 
 /// Which model to load, and how.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// The model's name, shown as the process's name.
     pub model: String,
@@ -74,12 +74,7 @@ impl Start {
             model: model.into(),
             path: path.into(),
             threads: 1,
-            optimize: false,
-            warm_up: false,
-            inputs: Vec::new(),
-            output_names: Vec::new(),
-            stateful: false,
-            own_max: None,
+            ..Self::default()
         }
     }
 }

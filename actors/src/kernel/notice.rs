@@ -30,9 +30,10 @@ pub enum NoticeKind {
         /// Calls between the two.
         calls: u64,
     },
-    /// The actor holds far more memory than was estimated for it.
-    PastEstimate {
-        /// Bytes that were estimated.
+    /// The actor uses far more memory than right after its load.
+    #[serde(rename = "past_estimate")]
+    Overgrown {
+        /// Bytes that it was expected to use.
         estimated_bytes: u64,
         /// Bytes that were measured.
         measured_bytes: u64,

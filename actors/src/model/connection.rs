@@ -36,10 +36,8 @@ pub(super) struct ReceivedFrame<In> {
     pub(super) descriptors: Vec<OwnedFd>,
 }
 
-struct QueuedFrame {
-    bytes: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-}
+/// The bytes of a frame, and its descriptors.
+type QueuedFrame = (Vec<u8>, Vec<OwnedFd>);
 
 /// Queues frames for the writer task, which ends when this is dropped. The socket closes when the
 /// task and the stream of received frames have ended.
@@ -47,17 +45,8 @@ struct QueuedFrame {
 pub(super) struct FrameSender(mpsc::Sender<QueuedFrame>);
 
 impl FrameSender {
-    /// Queues one frame.
-    pub(super) fn send(
-        &self,
-        header: &impl Serialize,
-        payload: &[u8],
-    ) -> Result<(), ConnectionError> {
-        self.send_with(header, payload, Vec::new())
-    }
-
     /// Queues one frame with descriptors, which the other end receives as its own.
-    pub(super) fn send_with(
+    pub(super) fn send(
         &self,
         header: &impl Serialize,
         payload: &[u8],
@@ -65,7 +54,7 @@ impl FrameSender {
     ) -> Result<(), ConnectionError> {
         let bytes = encode_frame(header, payload)?;
         self.0
-            .try_send(QueuedFrame { bytes, descriptors })
+            .try_send((bytes, descriptors))
             .map_err(|_| ConnectionError::Stalled)
     }
 }
@@ -85,7 +74,7 @@ pub(super) fn pair<In: DeserializeOwned + 'static>() -> io::Result<(
 }
 
 async fn write_frames(socket: Rc<UnixStream>, mut queue: mpsc::Receiver<QueuedFrame>) {
-    while let Some(QueuedFrame { bytes, descriptors }) = queue.recv().await {
+    while let Some((bytes, descriptors)) = queue.recv().await {
         if let Err(error) = write_frame(&socket, &bytes, &descriptors).await {
             // The stream of received frames ends, too. Its reader reports the process's exit.
             tracing::debug!(%error, "cannot write to a model process");

@@ -2,6 +2,7 @@
 //!
 //! Which names are allowed, and which files exist. All functions block on the file system.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -72,10 +73,10 @@ pub fn parse_version(text: &str) -> Option<u64> {
 ///
 /// # Errors
 /// `dir` exists and cannot be read. Files that are not models are skipped.
-pub fn scan(dir: &Path) -> std::io::Result<Vec<ModelFile>> {
+pub fn scan(dir: &Path) -> io::Result<Vec<ModelFile>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     let mut found = Vec::new();
@@ -122,18 +123,17 @@ fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
 }
 
 fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
-    let unreadable = |error: std::io::Error| SettingsError(error.to_string());
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(ModelSettings::default());
+    let text = std::fs::metadata(path).and_then(|metadata| {
+        if metadata.len() > SETTINGS_BYTES_MAX {
+            return Err(io::Error::other("the file has more than 256 KiB"));
         }
-        Ok(metadata) if metadata.len() > SETTINGS_BYTES_MAX => {
-            return Err(SettingsError("the file has more than 256 KiB".into()));
-        }
-        Err(error) => return Err(unreadable(error)),
-        Ok(_) => {}
+        std::fs::read_to_string(path)
+    });
+    match text {
+        Ok(text) => ModelSettings::parse(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ModelSettings::default()),
+        Err(error) => Err(SettingsError(error.to_string())),
     }
-    ModelSettings::parse(&std::fs::read_to_string(path).map_err(unreadable)?)
 }
 
 #[cfg(test)]

@@ -26,8 +26,7 @@ pub(super) use self::replacement::ReplaceProcess;
 use self::trim::Trims;
 use super::connection::ConnectionError;
 use super::heartbeat::Heartbeat;
-use super::host_process::{Frames, Running, boot};
-use super::host_spec::{HostError, HostSpec};
+use super::host_process::{Frames, HostError, HostSpec, Running, boot};
 use super::infer::InferError;
 use super::memory_monitor::{MemoryMonitor, ReplaceReason};
 use crate::kernel::{Child, Exit, IncarnationRef};
@@ -56,8 +55,8 @@ pub(super) struct ModelHost {
 impl ModelHost {
     pub(super) fn new(incarnation: IncarnationRef, spec: HostSpec) -> Self {
         let heartbeat = Heartbeat::new(
-            spec.config.heartbeat_interval,
-            spec.config.heartbeat_timeout,
+            spec.runtime.config.heartbeat_interval,
+            spec.runtime.config.heartbeat_timeout,
         );
         Self {
             forward_seconds: metrics::histogram!(
@@ -67,7 +66,7 @@ impl ModelHost {
                 "headroom_model_growth_bytes",
                 "name" => spec.model.clone(), "host" => spec.name.clone()
             ),
-            monitor: MemoryMonitor::new(&spec.config.leak, 0, 0, Instant::now()),
+            monitor: MemoryMonitor::new(&spec.runtime.config.leak, 0, 0, Instant::now()),
             trims: Trims::default(),
             oom_kills: None,
             incarnation,
@@ -91,7 +90,12 @@ impl ModelHost {
         cx: &mut Context<Self>,
     ) {
         let (bytes, expected) = (loaded.memory.anonymous, self.spec.state.overgrown_to());
-        self.monitor = MemoryMonitor::new(&self.spec.config.leak, bytes, expected, Instant::now());
+        self.monitor = MemoryMonitor::new(
+            &self.spec.runtime.config.leak,
+            bytes,
+            expected,
+            Instant::now(),
+        );
         self.growth_bound = GrowthBound::default();
         self.bytes = bytes;
         self.running = Some(running);
@@ -166,7 +170,7 @@ impl ModelHost {
     /// Pings the process, unless too many pings have no answer. Runs again after an interval, which
     /// may have taken longer than planned.
     fn beat(&mut self, cx: &mut Context<Self>) {
-        cx.run_later(self.spec.config.heartbeat_interval, Self::beat);
+        cx.run_later(self.spec.runtime.config.heartbeat_interval, Self::beat);
         if self.running.is_none() {
             return;
         }
@@ -181,7 +185,7 @@ impl ModelHost {
     /// Sends a request. Does nothing between two processes.
     fn send(&self, request: &HostRequest, payload: &[u8], cx: &mut Context<Self>) {
         if let Some(running) = &self.running
-            && let Err(error) = running.sender.send(request, payload)
+            && let Err(error) = running.sender.send(request, payload, Vec::new())
         {
             self.fail(cx, error.into());
         }
@@ -194,7 +198,7 @@ impl Actor for ModelHost {
 
 impl Child for ModelHost {
     fn start(&mut self, _: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
-        self.oom_kills = self.spec.memory.oom_kills();
+        self.oom_kills = self.spec.runtime.memory.oom_kills();
         let boot = wrap_future::<_, Self>(boot(self.spec.clone()));
         Box::pin(boot.map(|booted, host, cx| {
             let (running, frames, loaded) = booted.map_err(|error| {
@@ -202,8 +206,8 @@ impl Child for ModelHost {
                 Exit::error(error)
             })?;
             host.install(running, frames, loaded, cx);
-            host.receive_trims(cx);
-            cx.run_later(host.spec.config.heartbeat_interval, Self::beat);
+            host.follow_pressure(cx);
+            cx.run_later(host.spec.runtime.config.heartbeat_interval, Self::beat);
             Ok(())
         }))
     }

@@ -1,21 +1,26 @@
-//! Starts a host process, loads its model, and ends the process.
+//! Starts a host process, loads its model, and ends the process; and why that fails.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 use futures_util::stream::{LocalBoxStream, StreamExt, TryStreamExt};
-use headroom_model_protocol::{Arena, Frame, HostReply, HostRequest, LoadedModel, Start};
+use headroom_model_protocol::{
+    Arena, ArenaError, Failure, FailureKind, Frame, HostReply, HostRequest, LoadedModel, Start,
+};
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{self, ConnectionError, FrameSender};
-use super::host_spec::{HostError, HostSpec, ProcessSource};
+use super::host_state::HostState;
+use super::resource::Runtime;
 use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{Process, SpawnError, log_lines};
-use crate::kernel::{AskError, Handle, ProcessExit, ProcessRef, ReservationEntry};
+use crate::kernel::{
+    AskError, Handle, LoadContext, LoadErrorKind, ProcessExit, ProcessRef, ReservationEntry,
+};
 
 /// How long a host process may take to exit after its socket closed, or after a stop request.
 pub(super) const EXIT_WITHIN: Duration = Duration::from_secs(2);
@@ -24,28 +29,85 @@ pub(super) const EXIT_WITHIN: Duration = Duration::from_secs(2);
 /// the fork takes longer by `models.heartbeat_timeout`, after which the zygote is killed.
 const FORK_WITHIN: Duration = Duration::from_secs(15);
 
+/// The same for all incarnations of one host.
+#[derive(Clone)]
+pub(super) struct HostSpec {
+    /// The model and its version, for example `silero-vad:1`.
+    pub(super) model: String,
+    /// The host as logs and notices name it, for example `silero-vad:1/host-0`.
+    pub(super) name: String,
+    /// The first request to the process.
+    pub(super) start: Start,
+    /// Time limit of one forward.
+    pub(super) forward_deadline: Duration,
+    pub(super) runtime: Runtime,
+    /// Time limit of a load, and where the memory of its process is counted.
+    pub(super) context: LoadContext,
+    pub(super) state: HostState,
+}
+
+/// Why a host did not start, or failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HostError {
+    #[error("cannot create the sockets and arenas of a process: {0}")]
+    Prepare(#[from] std::io::Error),
+    #[error("the process cannot be started")]
+    Spawn(#[from] SpawnError),
+    #[error("the zygote does not answer: {0}")]
+    NoZygote(AskError),
+    #[error("the zygote cannot fork: {0}")]
+    Fork(String),
+    #[error("{}", .0.message)]
+    StartFailed(Failure),
+    #[error("the process ended while it loaded the model: {0}")]
+    EndedEarly(ProcessExit),
+    #[error("the connection to the process failed")]
+    Connection(#[from] ConnectionError),
+    #[error("a tensor cannot be passed to or from the process")]
+    BadTensor(#[source] ArenaError),
+    #[error("the process sent {bytes} bytes of outputs, {allowed} were allowed")]
+    TooMuchOutput { bytes: u64, allowed: u64 },
+    #[error("the process dropped outputs that it was not told to drop")]
+    DroppedOutputs,
+    #[error("the load took longer than {0:?}")]
+    LoadDeadline(Duration),
+    #[error("one forward took longer than {0:?}")]
+    ForwardDeadline(Duration),
+}
+
+impl HostError {
+    /// What it means for the callers of a load.
+    pub(super) fn kind(&self) -> LoadErrorKind {
+        match self {
+            Self::StartFailed(Failure {
+                kind: FailureKind::BadFile | FailureKind::Load | FailureKind::Settings,
+                ..
+            }) => LoadErrorKind::Invalid,
+            Self::EndedEarly(exit) if exit.is_crash() => LoadErrorKind::Invalid,
+            Self::ForwardDeadline(_) | Self::LoadDeadline(_) => LoadErrorKind::Deadline,
+            _ => LoadErrorKind::Unavailable,
+        }
+    }
+}
+
 /// A host process. Its memory is counted while this exists. A drop kills it.
 pub(super) struct HostProcess {
     process: Arc<ProcessRef>,
-    origin: Origin,
+    exit: Shared<LocalBoxFuture<'static, ProcessExit>>,
     entry: Arc<dyn ReservationEntry>,
 }
 
-enum Origin {
-    Forked {
-        ended: oneshot::Receiver<ProcessExit>,
-        exit: Option<ProcessExit>,
-    },
-    Spawned(Box<Process>),
-}
-
 impl HostProcess {
-    fn new(process: Arc<ProcessRef>, origin: Origin, entry: &Arc<dyn ReservationEntry>) -> Self {
+    fn new(
+        process: Arc<ProcessRef>,
+        exit: impl Future<Output = ProcessExit> + 'static,
+        entry: &Arc<dyn ReservationEntry>,
+    ) -> Self {
         // Before the load, so that the ledger sees the memory of the load as it grows.
         entry.attach(process.pid());
         Self {
             process,
-            origin,
+            exit: exit.boxed_local().shared(),
             entry: Arc::clone(entry),
         }
     }
@@ -54,34 +116,21 @@ impl HostProcess {
         self.process.pid()
     }
 
-    /// Waits for the exit. After `within` it kills the process and waits as long again.
-    pub(super) async fn wait_or_kill(&mut self, within: Duration) -> ProcessExit {
-        match &mut self.origin {
-            Origin::Spawned(process) => process.stop(within).await,
-            Origin::Forked {
-                exit: Some(exit), ..
-            } => *exit,
-            Origin::Forked { ended, exit } => {
-                let reported = match timeout(within, &mut *ended).await {
-                    Ok(reported) => reported,
-                    Err(_) => {
-                        // Fails when the process has just ended.
-                        self.process.signal(Signal::SIGKILL).ok();
-                        let reported = timeout(within, ended).await;
-                        reported.unwrap_or(Ok(ProcessExit::Unknown))
-                    }
-                };
-                // Without a report the zygote has died, and the kernel has killed its hosts.
-                *exit.insert(reported.unwrap_or(ProcessExit::Unknown))
-            }
+    /// Waits for the exit. After [`EXIT_WITHIN`] it kills the process and waits as long again.
+    pub(super) async fn wait_or_kill(&self) -> ProcessExit {
+        if let Ok(exit) = timeout(EXIT_WITHIN, self.exit.clone()).await {
+            return exit;
         }
+        // Fails when the process has just ended.
+        self.process.signal(Signal::SIGKILL).ok();
+        let killed = timeout(EXIT_WITHIN, self.exit.clone()).await;
+        killed.unwrap_or(ProcessExit::Unknown)
     }
 }
 
 impl Drop for HostProcess {
     fn drop(&mut self) {
-        // A spawned process is killed by its own drop.
-        if let Origin::Forked { exit: None, .. } = self.origin {
+        if self.exit.peek().is_none() {
             self.process.signal(Signal::SIGKILL).ok();
         }
         self.entry.detach(self.pid());
@@ -100,11 +149,11 @@ pub(super) struct Running {
 
 impl Running {
     /// Asks the process to exit, and kills it if it does not.
-    pub(super) async fn stop(mut self) {
+    pub(super) async fn stop(self) {
         // The process also exits when the socket closes.
-        self.sender.send(&HostRequest::Stop, &[]).ok();
+        self.sender.send(&HostRequest::Stop, &[], Vec::new()).ok();
         drop(self.sender);
-        self.process.wait_or_kill(EXIT_WITHIN).await;
+        self.process.wait_or_kill().await;
     }
 }
 
@@ -121,7 +170,7 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
     let mut frames = frames.map_ok(|received| received.frame).boxed_local();
     let requests = Arc::new(Arena::create("headroom-requests")?);
     let replies = Arc::new(Arena::create("headroom-replies")?);
-    let mut process = create_process(&spec, process_end).await?;
+    let process = create_process(&spec, process_end).await?;
     spec.state.set_process(&process.process);
     let arenas = [&requests, &replies].map(|arena| arena.as_fd().try_clone_to_owned());
     let arenas = arenas.into_iter().collect::<Result<_, _>>()?;
@@ -129,8 +178,8 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
         own_max: Some(spec.context.entry.usage_max(process.pid())),
         ..spec.start.clone()
     };
-    let loaded = match sender.send_with(&HostRequest::Start(start), &[], arenas) {
-        Ok(()) => wait_until_loaded(&mut frames, &mut process).await,
+    let loaded = match sender.send(&HostRequest::Start(start), &[], arenas) {
+        Ok(()) => wait_until_loaded(&mut frames, &process).await,
         Err(error) => Err(error.into()),
     };
     let running = Running {
@@ -150,7 +199,7 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
 
 async fn wait_until_loaded(
     frames: &mut Frames,
-    process: &mut HostProcess,
+    process: &HostProcess,
 ) -> Result<LoadedModel, HostError> {
     loop {
         match frames.next().await {
@@ -161,7 +210,7 @@ async fn wait_until_loaded(
             },
             Some(Err(error)) => return Err(error.into()),
             None => {
-                let exit = process.wait_or_kill(EXIT_WITHIN).await;
+                let exit = process.wait_or_kill().await;
                 return Err(HostError::EndedEarly(exit));
             }
         }
@@ -170,23 +219,25 @@ async fn wait_until_loaded(
 
 async fn create_process(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostError> {
     let entry = &spec.context.entry;
-    match &spec.source {
-        ProcessSource::Spawn(process) => {
-            let spawned = Process::spawn(process, socket.into());
-            let process = spawned.map_err(|source| SpawnError::new(process, source))?;
+    match &spec.runtime.zygote {
+        None => {
+            let process = spec.runtime.process("--serve", &spec.name);
+            let spawned = Process::spawn(&process, socket.into());
+            let mut process = spawned.map_err(|source| SpawnError::new(&process, source))?;
             let reference = Arc::clone(process.process_ref());
-            let origin = Origin::Spawned(Box::new(process));
-            Ok(HostProcess::new(reference, origin, entry))
+            let exit = async move { process.ended().await };
+            Ok(HostProcess::new(reference, exit, entry))
         }
-        ProcessSource::Zygote(zygote) => {
+        Some(zygote) => {
             let (log, log_end) = std::io::pipe()?;
             let log = pipe::Receiver::from_owned_fd(log.into())?;
-            let within = FORK_WITHIN.saturating_add(spec.config.heartbeat_timeout);
+            let within = FORK_WITHIN.saturating_add(spec.runtime.config.heartbeat_timeout);
             let forked = fork(zygote, &socket, &log_end.into(), within).await?;
             let Forked { process, ended } = forked;
             actix_rt::spawn(log_lines(spec.name.clone(), process.pid(), log));
-            let origin = Origin::Forked { ended, exit: None };
-            Ok(HostProcess::new(Arc::new(process), origin, entry))
+            // Without a report the zygote has died, and the kernel has killed its hosts.
+            let exit = async { ended.await.unwrap_or(ProcessExit::Unknown) };
+            Ok(HostProcess::new(Arc::new(process), exit, entry))
         }
     }
 }
@@ -208,7 +259,7 @@ async fn fork(
             log: log.try_clone()?,
         };
         match zygote.ask(fork, left()).await {
-            Ok(forked) => return Ok(forked?),
+            Ok(forked) => return forked.map_err(HostError::Fork),
             Err(AskError::Restarting { .. } | AskError::Lost) => {
                 runs = zygote.restarted(left()).await;
             }

@@ -2,20 +2,13 @@
 //! and the actor's incarnations.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
-use headroom_model_protocol::{LoadedModel, Trimmed};
+use headroom_model_protocol::LoadedModel;
 use nix::sys::signal::Signal;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 use super::memory_monitor::ReplaceReason;
 use crate::kernel::{ProcessExit, ProcessRef};
-
-/// Trims that may be requested of one host at a time. One trim answers all that wait.
-const TRIMS_MAX: usize = 16;
-
-/// Receives the result of a trim.
-pub(super) type TrimReply = oneshot::Sender<Trimmed>;
 
 /// Counts the processes of one host that became ready, to tell one from the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,9 +49,6 @@ struct Inner {
     last_end: Option<(ProcessNumber, EndCause)>,
     replace_reason: Option<ReplaceReason>,
     overgrown_to: u64,
-    /// Separate from the host's handle, because the handle admits one call at a time and a trim
-    /// must not take the place of a forward.
-    trims: Option<mpsc::Sender<TrimReply>>,
 }
 
 impl HostState {
@@ -102,15 +92,6 @@ impl HostState {
     /// The most bytes that a process used when it was overgrown; 0 if none was.
     pub(super) fn overgrown_to(&self) -> u64 {
         self.inner().overgrown_to
-    }
-
-    /// Requests a trim, which the host makes between two calls. `None` when there is no host, or
-    /// when the trim is not done `within` that time; the host makes it later then.
-    pub(super) async fn trim(&self, within: Duration) -> Option<Trimmed> {
-        let trims = self.inner().trims.clone()?;
-        let (reply, trimmed) = oneshot::channel();
-        trims.try_send(reply).ok()?;
-        tokio::time::timeout(within, trimmed).await.ok()?.ok()
     }
 
     /// A process runs and will load the model.
@@ -171,12 +152,5 @@ impl HostState {
         if let ReplaceReason::Overgrown { bytes, .. } = reason {
             inner.overgrown_to = inner.overgrown_to.max(bytes);
         }
-    }
-
-    /// The trims that are requested from now on.
-    pub(super) fn receive_trims(&self) -> mpsc::Receiver<TrimReply> {
-        let (sender, receiver) = mpsc::channel(TRIMS_MAX);
-        self.inner().trims = Some(sender);
-        receiver
     }
 }

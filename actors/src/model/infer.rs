@@ -1,7 +1,6 @@
 //! One inference: the request, the outputs, the errors.
 
 use std::any::Any;
-use std::fmt;
 
 use bytes::Bytes;
 use headroom_model_protocol::{Datatype, Scalar};
@@ -89,20 +88,17 @@ pub enum InferError {
 
 /// Keeps a model loaded during a request. It is dropped when the work ends, even if the caller has
 /// left before.
-pub struct ModelGuard(Box<dyn Any + Send>);
+#[derive(Debug)]
+pub struct ModelGuard {
+    _lease: Box<dyn Any + Send>,
+}
 
 impl ModelGuard {
     /// Holds `lease` until the work that it covers is done.
     pub fn new(lease: impl Any + Send) -> Self {
-        Self(Box::new(lease))
-    }
-}
-
-impl fmt::Debug for ModelGuard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ModelGuard")
-            .field(&(*self.0).type_id())
-            .finish()
+        Self {
+            _lease: Box::new(lease),
+        }
     }
 }
 

@@ -17,6 +17,7 @@
 //! a week. So the tests run at several scales: each scale takes the lower one of each two points of
 //! the scale below, and spans twice the calls.
 
+use std::cmp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -83,9 +84,7 @@ pub(super) struct Leak {
 /// The points of one host process.
 #[derive(Debug)]
 pub(super) struct LeakDetector {
-    points: usize,
-    growth_min: u64,
-    growth_share: f64,
+    config: LeakConfig,
     scales: Vec<Scale>,
 }
 
@@ -101,9 +100,7 @@ struct Scale {
 impl LeakDetector {
     pub(super) fn new(config: &LeakConfig) -> Self {
         Self {
-            points: config.points,
-            growth_min: config.growth_min,
-            growth_share: config.growth_share,
+            config: *config,
             scales: Vec::new(),
         }
     }
@@ -119,11 +116,11 @@ impl LeakDetector {
             if level == self.scales.len() {
                 self.scales.push(Scale::default());
             }
-            next = self.scales[level].add(point, self.points);
+            next = self.scales[level].add(point, self.config.points);
             let leak = self.leak_in(&self.scales[level]);
             let scale = &mut self.scales[level];
             scale.matches_in_a_row = leak.map_or(0, |_| scale.matches_in_a_row + 1);
-            if scale.matches_in_a_row >= self.points.div_ceil(CONFIRM_DIVISOR) {
+            if scale.matches_in_a_row >= self.config.points.div_ceil(CONFIRM_DIVISOR) {
                 found = found.or(leak);
             }
             level += 1;
@@ -132,7 +129,7 @@ impl LeakDetector {
     }
 
     fn leak_in(&self, scale: &Scale) -> Option<Leak> {
-        if scale.points.len() < self.points {
+        if scale.points.len() < self.config.points {
             return None;
         }
         let points: Vec<Point> = scale.points.iter().copied().collect();
@@ -140,7 +137,8 @@ impl LeakDetector {
         let calls = last.calls.saturating_sub(first.calls);
         let slope = theil_sen(&points);
         let growth = slope * calls as f64;
-        let bound = (first.bytes as f64 * self.growth_share).max(self.growth_min as f64);
+        let share = first.bytes as f64 * self.config.growth_share;
+        let bound = share.max(self.config.growth_min as f64);
         let leaks = growth >= bound
             && has_rising_trend(&points)
             && last_third_is_above_first(&points)
@@ -165,11 +163,7 @@ impl Scale {
                 self.half = Some(point);
                 None
             }
-            Some(half) => Some(if half.bytes < point.bytes {
-                half
-            } else {
-                point
-            }),
+            Some(half) => Some(cmp::min_by_key(point, half, |point| point.bytes)),
         }
     }
 }
@@ -180,11 +174,8 @@ fn has_rising_trend(points: &[Point]) -> bool {
     let mut sum = 0.0;
     for (index, earlier) in points.iter().enumerate() {
         for later in &points[index + 1..] {
-            sum += match later.bytes.cmp(&earlier.bytes) {
-                std::cmp::Ordering::Greater => 1.0,
-                std::cmp::Ordering::Equal => 0.0,
-                std::cmp::Ordering::Less => -1.0,
-            };
+            // 1 for greater, 0 for equal, -1 for less.
+            sum += f64::from(later.bytes.cmp(&earlier.bytes) as i8);
         }
     }
     let mut bytes: Vec<u64> = points.iter().map(|point| point.bytes).collect();

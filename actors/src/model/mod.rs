@@ -22,7 +22,6 @@ mod files;
 mod heartbeat;
 mod host;
 mod host_process;
-mod host_spec;
 mod host_state;
 mod infer;
 mod inputs;

@@ -13,7 +13,6 @@ use headroom_model_protocol::LoadedModel;
 use serde_json::{Value, json};
 
 use super::blocking::run_blocking;
-use super::config::ModelsConfig;
 use super::files::{Key, ModelFile, is_model_name, scan, scan_model};
 use super::owner::ModelOwner;
 use super::resource::{ModelResource, Runtime};
@@ -52,24 +51,21 @@ type Refused = Vec<(Key, LoadError)>;
 /// Knows the models on disk.
 pub struct Repository {
     incarnation: IncarnationRef,
-    config: Arc<ModelsConfig>,
     runtime: Runtime,
     registrar: Arc<dyn Registrar>,
     models: BTreeMap<Key, Model>,
 }
 
 impl Repository {
-    /// A repository of the models in `config.dir`, which registers them with `registrar` and runs them
-    /// on `runtime`.
+    /// A repository of the models in `models.dir`, which registers them with `registrar` and runs
+    /// them on `runtime`.
     pub fn new(
         incarnation: IncarnationRef,
-        config: Arc<ModelsConfig>,
         runtime: Runtime,
         registrar: Arc<dyn Registrar>,
     ) -> Self {
         Self {
             incarnation,
-            config,
             runtime,
             registrar,
             models: BTreeMap::new(),
@@ -77,16 +73,10 @@ impl Repository {
     }
 
     fn find(&self, name: &str, version: Option<u64>) -> Option<Model> {
-        match version {
-            Some(version) => self.models.get(&(name.to_owned(), version)).cloned(),
-            None => {
-                let versions = (name.to_owned(), 0)..=(name.to_owned(), u64::MAX);
-                self.models
-                    .range(versions)
-                    .next_back()
-                    .map(|(_, model)| model.clone())
-            }
-        }
+        let (lowest, highest) = version.map_or((0, u64::MAX), |version| (version, version));
+        let versions = (name.to_owned(), lowest)..=(name.to_owned(), highest);
+        let (_, model) = self.models.range(versions).next_back()?;
+        Some(model.clone())
     }
 
     /// Adds new and changed models and registers them with the loader.
@@ -104,15 +94,10 @@ impl Repository {
             // Handles that callers have of a changed model stay valid.
             let owner = known.map(|model| model.owner.clone());
             let file = Arc::new(file);
-            let resource = Arc::new(ModelResource::new(
-                &file,
-                owner,
-                &self.config,
-                self.runtime.clone(),
-            ));
+            let resource = Arc::new(ModelResource::new(&file, owner, self.runtime.clone()));
             let model = Model {
                 file,
-                owner: resource.owner().clone(),
+                owner: resource.owner.clone(),
                 resource,
             };
             loadables.push((key.clone(), self.resource(&model)));
@@ -150,7 +135,7 @@ impl Repository {
     fn resource(&self, model: &Model) -> Resource {
         let settings = model.file.settings.as_ref().ok();
         let ttl = match settings.and_then(|settings| settings.ttl) {
-            None => self.config.ttl,
+            None => self.runtime.config.ttl,
             Some(Ttl::Never) => None,
             Some(Ttl::After(ttl)) => Some(ttl),
         };
@@ -172,7 +157,7 @@ impl Actor for Repository {
 
 impl Child for Repository {
     fn observe(&self) -> Value {
-        json!({ "known_versions": self.models.len(), "dir": self.config.dir })
+        json!({ "known_versions": self.models.len(), "dir": self.runtime.config.dir })
     }
 }
 
@@ -203,7 +188,7 @@ impl Handler<Call<Resolve>> for Repository {
         if !is_model_name(&name) {
             return reply.send(None);
         }
-        let dir = self.config.dir.clone();
+        let dir = self.runtime.config.dir.clone();
         let wanted = name.clone();
         let scan = run_blocking(move || scan_model(&dir, &wanted));
         let add = wrap_future::<_, Self>(scan)
@@ -254,7 +239,7 @@ impl Handler<Call<Rescan>> for Repository {
         let Some((Rescan, reply)) = call.accept() else {
             return;
         };
-        let dir = self.config.dir.clone();
+        let dir = self.runtime.config.dir.clone();
         let scan = wrap_future::<_, Self>(run_blocking(move || scan(&dir)));
         let add = scan.then(|found, repository, cx| {
             let added = found.map(|found| {
@@ -262,12 +247,7 @@ impl Handler<Call<Rescan>> for Repository {
                 cx.spawn(wrap_future(repository.remove_missing(&found)));
                 repository.add(found)
             });
-            wrap_future::<_, Self>(async move {
-                match added {
-                    Ok(added) => Ok(added.await),
-                    Err(error) => Err(error),
-                }
-            })
+            wrap_future::<_, Self>(async move { std::io::Result::Ok(added?.await) })
         });
         cx.spawn(add.map(move |refused, repository, _| {
             reply.send(match refused {
@@ -276,7 +256,7 @@ impl Handler<Call<Rescan>> for Repository {
                     Ok(repository.models.values().cloned().collect())
                 }
                 Err(error) => {
-                    let dir = repository.config.dir.display();
+                    let dir = repository.runtime.config.dir.display();
                     tracing::error!(%dir, %error, "cannot read models.dir");
                     let message = "the models folder (`models.dir`) cannot be read";
                     Err(LoadError::new(LoadErrorKind::Unavailable, message))

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use headroom_model_protocol::{Failure, FailureKind, LoadedModel, Start};
+use headroom_model_protocol::{LoadedModel, Start};
 
 use super::config::{MemoryDeps, ModelsConfig};
 use super::files::ModelFile;
 use super::host::ModelHost;
-use super::host_spec::{HostError, HostSpec, ProcessSource};
+use super::host_process::{HostError, HostSpec};
 use super::host_state::HostState;
 use super::owner::{ModelOwner, OwnerSpec};
 use super::settings::{InputSetting, ModelSettings};
@@ -56,9 +56,9 @@ const ZYGOTE: &str = "zygote";
 #[derive(Clone)]
 pub struct Runtime {
     supervisor: SupervisorHandle,
-    zygote: Option<Handle<Zygote>>,
-    config: Arc<ModelsConfig>,
-    memory: MemoryDeps,
+    pub(super) zygote: Option<Handle<Zygote>>,
+    pub(super) config: Arc<ModelsConfig>,
+    pub(super) memory: MemoryDeps,
 }
 
 impl Runtime {
@@ -80,12 +80,7 @@ impl Runtime {
     /// The zygote, if there is one. It must be registered with the loader before any model.
     pub fn resource(&self) -> Option<Resource> {
         let handle = self.zygote.clone()?;
-        let load = ZygoteResource {
-            supervisor: self.supervisor.clone(),
-            spec: self.process("--zygote", ZYGOTE),
-            fork_deadline: self.config.heartbeat_timeout,
-            handle,
-        };
+        let runtime = self.clone();
         Some(Resource {
             name: ZYGOTE.to_owned(),
             kind: "process",
@@ -93,7 +88,7 @@ impl Runtime {
             ttl: self.config.ttl,
             pinned: false,
             estimated_bytes: ZYGOTE_BYTES,
-            load: Arc::new(load),
+            load: Arc::new(ZygoteResource { runtime, handle }),
         })
     }
 
@@ -101,48 +96,69 @@ impl Runtime {
         self.zygote.iter().map(|_| ZYGOTE.to_owned()).collect()
     }
 
-    fn process(&self, mode: &str, name: &str) -> ProcessSpec {
+    pub(super) fn process(&self, mode: &str, name: &str) -> ProcessSpec {
         ProcessSpec::new(name, &self.config.host_binary).argument(mode)
     }
 
-    fn source(&self, name: &str) -> ProcessSource {
-        match &self.zygote {
-            Some(zygote) => ProcessSource::Zygote(zygote.clone()),
-            None => ProcessSource::Spawn(self.process("--serve", name)),
-        }
+    /// Starts a child. `measure` tells its bytes when it has started.
+    fn start_child(
+        &self,
+        child: ChildSpec,
+        deadline: Duration,
+        measure: impl FnOnce() -> u64 + Send + 'static,
+    ) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+        let supervisor = self.supervisor.clone();
+        let started = async move {
+            let started = tokio::time::timeout(deadline, supervisor.start_child(child)).await;
+            let started = started.map_err(|_| {
+                let limit = humantime::format_duration(deadline);
+                let message = format!("the load took longer than {limit}");
+                LoadError::new(LoadErrorKind::Deadline, message)
+            })?;
+            let started = started.map_err(|error| match error {
+                StartChildError::Failed(exit) => load_error(&exit),
+                error => LoadError::new(LoadErrorKind::Unavailable, error.to_string()),
+            })?;
+            let bytes = measure();
+            let died = started.ended().map(|exit| load_error(&exit)).boxed();
+            Ok(Loaded { bytes, died })
+        };
+        started.boxed()
+    }
+
+    fn end_child(&self, id: String) -> BoxFuture<'static, ()> {
+        let supervisor = self.supervisor.clone();
+        async move { drop(supervisor.terminate_child(&id).await) }.boxed()
     }
 }
 
 struct ZygoteResource {
-    supervisor: SupervisorHandle,
-    spec: ProcessSpec,
-    fork_deadline: Duration,
+    runtime: Runtime,
     handle: Handle<Zygote>,
 }
 
 impl Load for ZygoteResource {
     fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
-        let spec = self.spec.clone();
-        let fork_deadline = self.fork_deadline;
+        let spec = self.runtime.process("--zygote", ZYGOTE);
+        let fork_deadline = self.runtime.config.heartbeat_timeout;
         let entry = Arc::clone(&context.entry);
         let make = move |incarnation| {
             Zygote::new(incarnation, spec.clone(), Arc::clone(&entry), fork_deadline)
         };
         let child = ChildSpec::actor(&self.handle, make).start_deadline(context.deadline);
-        start(self.supervisor.clone(), child, context.deadline, || 0).boxed()
+        self.runtime.start_child(child, context.deadline, || 0)
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
-        end(self.supervisor.clone(), ZYGOTE.to_owned()).boxed()
+        self.runtime.end_child(ZYGOTE.to_owned())
     }
 }
 
 /// One version of one model.
 pub(super) struct ModelResource {
     file: Arc<ModelFile>,
-    config: Arc<ModelsConfig>,
     runtime: Runtime,
-    owner: Handle<ModelOwner>,
+    pub(super) owner: Handle<ModelOwner>,
     hosts: Vec<(Handle<ModelHost>, HostState)>,
 }
 
@@ -151,7 +167,6 @@ impl ModelResource {
     pub(super) fn new(
         file: &Arc<ModelFile>,
         owner: Option<Handle<ModelOwner>>,
-        config: &Arc<ModelsConfig>,
         runtime: Runtime,
     ) -> Self {
         let instances = file
@@ -160,16 +175,11 @@ impl ModelResource {
             .map_or(1, |settings| settings.instances);
         let host = |index| (Handle::new(format!("host-{index}"), 1), HostState::new());
         Self {
-            owner: owner.unwrap_or_else(|| Handle::new("owner", config.queue_max)),
+            owner: owner.unwrap_or_else(|| Handle::new("owner", runtime.config.queue_max)),
             hosts: (0..instances).map(host).collect(),
             file: Arc::clone(file),
-            config: Arc::clone(config),
             runtime,
         }
-    }
-
-    pub(super) fn owner(&self) -> &Handle<ModelOwner> {
-        &self.owner
     }
 
     pub(super) fn last_loaded(&self) -> Option<Arc<LoadedModel>> {
@@ -194,13 +204,11 @@ impl ModelResource {
             let spec = HostSpec {
                 model: self.file.resource(),
                 start: self.start(&settings),
-                source: self.runtime.source(&name),
                 name,
                 forward_deadline: settings.deadline,
-                config: Arc::clone(&self.config),
+                runtime: self.runtime.clone(),
                 context: context.clone(),
                 state: state.clone(),
-                memory: self.runtime.memory.clone(),
             };
             let make = move |incarnation| ModelHost::new(incarnation, spec.clone());
             let host = ChildSpec::actor(handle, make)
@@ -212,7 +220,7 @@ impl ModelResource {
             settings,
             hosts: self.hosts.clone(),
             load_deadline: context.deadline,
-            sequence_idle: self.config.sequence_idle,
+            sequence_idle: self.runtime.config.sequence_idle,
         };
         let owner = ChildSpec::actor(&self.owner, move |incarnation| {
             ModelOwner::new(incarnation, spec.clone())
@@ -254,12 +262,11 @@ impl Load for ModelResource {
             let loaded = hosts.iter().filter_map(|(_, state)| state.loaded());
             loaded.map(|loaded| loaded.memory.pss).sum()
         };
-        let supervisor = self.runtime.supervisor.clone();
-        start(supervisor, child, context.deadline, measure).boxed()
+        self.runtime.start_child(child, context.deadline, measure)
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
-        end(self.runtime.supervisor.clone(), self.file.resource()).boxed()
+        self.runtime.end_child(self.file.resource())
     }
 
     fn kill(&self) {
@@ -269,66 +276,27 @@ impl Load for ModelResource {
     }
 }
 
-async fn start(
-    supervisor: SupervisorHandle,
-    child: ChildSpec,
-    deadline: Duration,
-    measure: impl FnOnce() -> u64,
-) -> Result<Loaded, LoadError> {
-    let started = tokio::time::timeout(deadline, supervisor.start_child(child)).await;
-    let started = started.map_err(|_| {
-        let limit = humantime::format_duration(deadline);
-        let message = format!("the load took longer than {limit}");
-        LoadError::new(LoadErrorKind::Deadline, message)
-    })?;
-    let started = started.map_err(|error| match error {
-        StartChildError::Failed(exit) => load_error(&exit),
-        error @ (StartChildError::AlreadyPresent(_) | StartChildError::SupervisorDown) => {
-            LoadError::new(LoadErrorKind::Unavailable, error.to_string())
-        }
-    })?;
-    let bytes = measure();
-    let died = started.ended().map(|exit| load_error(&exit)).boxed();
-    Ok(Loaded { bytes, died })
-}
-
-async fn end(supervisor: SupervisorHandle, id: String) {
-    supervisor.terminate_child(&id).await;
-}
-
 /// The exit of a model or of the zygote as an error for callers.
 fn load_error(exit: &Exit) -> LoadError {
-    if let Some(SpawnError { program, source }) = exit.find() {
+    let mut kind = LoadErrorKind::Unavailable;
+    let message = if let Some(SpawnError { program, source }) = exit.find() {
         // Callers get no paths of the server. The log has them.
         let program = Path::new(program).file_name().unwrap_or_default().display();
-        let message = format!("{program} cannot be started: {source}");
-        return LoadError::new(LoadErrorKind::Unavailable, message);
-    }
-    if let Some(error) = exit.find::<ZygoteError>() {
-        return LoadError::new(LoadErrorKind::Unavailable, error.to_string());
-    }
-    let Some(cause) = exit.find::<HostError>() else {
-        return match exit.root() {
+        format!("{program} cannot be started: {source}")
+    } else if let Some(error) = exit.find::<ZygoteError>() {
+        error.to_string()
+    } else if let Some(error) = exit.find::<HostError>() {
+        kind = error.kind();
+        error.to_string()
+    } else {
+        match exit.root() {
+            // The model was loaded and has served, so its file is valid. It crashes on some
+            // requests, and may serve others.
             Exit::Process(process) if process.is_crash() => {
-                // The model was loaded and has served, so its file is valid. It crashes on some
-                // requests, and may serve others.
-                let message = format!("the model's process keeps crashing: {process}");
-                LoadError::new(LoadErrorKind::Unavailable, message)
+                format!("the model's process keeps crashing: {process}")
             }
-            root => LoadError::new(
-                LoadErrorKind::Unavailable,
-                format!("the model's process ended: {}", root.label()),
-            ),
-        };
+            root => format!("the model's process ended: {}", root.label()),
+        }
     };
-    let fault = match cause {
-        HostError::StartFailed(Failure {
-            kind: FailureKind::BadFile | FailureKind::Load | FailureKind::Settings,
-            ..
-        }) => LoadErrorKind::Invalid,
-        HostError::EndedEarly(exit) if exit.is_crash() => LoadErrorKind::Invalid,
-        HostError::ForwardDeadline(_) | HostError::LoadDeadline(_) => LoadErrorKind::Deadline,
-        _ => LoadErrorKind::Unavailable,
-    };
-    LoadError::new(fault, cause.to_string())
+    LoadError::new(kind, message)
 }

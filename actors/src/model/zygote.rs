@@ -114,7 +114,7 @@ impl Zygote {
             }
             ZygoteReply::ForkFailed { id, message } => {
                 if let Some(reply) = self.forking.remove(&id) {
-                    reply.send(Err(ForkError(message)));
+                    reply.send(Err(message));
                 }
             }
             ZygoteReply::Exited { pid, status } => {
@@ -230,13 +230,9 @@ pub(super) struct Forked {
     pub(super) ended: oneshot::Receiver<ProcessExit>,
 }
 
-/// Why a fork failed, as the zygote reports it.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the zygote cannot fork: {0}")]
-pub(super) struct ForkError(String);
-
 impl Message for Fork {
-    type Reply = Result<Forked, ForkError>;
+    /// An error is the reason that the zygote reports.
+    type Reply = Result<Forked, String>;
 }
 
 impl Handler<Call<Fork>> for Zygote {
@@ -251,7 +247,7 @@ impl Handler<Call<Fork>> for Zygote {
         self.next_id += 1;
         let id = self.next_id;
         let request = ForkRequest { id };
-        match running.sender.send_with(&request, &[], vec![socket, log]) {
+        match running.sender.send(&request, &[], vec![socket, log]) {
             Ok(()) => {
                 self.forking.insert(id, reply);
                 let overdue = wrap_future::<_, Self>(sleep_awake(self.fork_deadline));

@@ -155,7 +155,7 @@ fn only_events_that_need_action_are_alerts() {
         before_bytes: 2,
         after_bytes: 1
     }));
-    assert!(notice(NoticeKind::PastEstimate {
+    assert!(notice(NoticeKind::Overgrown {
         estimated_bytes: 1,
         measured_bytes: 9
     }));

@@ -32,7 +32,7 @@ impl ModelHost {
 
     /// Reserves memory for outputs of `bytes`, or has the process drop them.
     pub(super) fn on_output_size(&mut self, id: u64, bytes: u64, cx: &mut Context<Self>) {
-        let answers = Arc::clone(&self.spec.memory.answers);
+        let answers = Arc::clone(&self.spec.runtime.memory.answers);
         let reserved = async move { answers.reserve_after_reading(bytes).await };
         let reserved = wrap_future::<_, Self>(reserved);
         cx.spawn(reserved.map(move |reserved, host, cx| {

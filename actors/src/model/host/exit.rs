@@ -8,8 +8,7 @@ use tokio::time::Instant;
 
 use super::ModelHost;
 use crate::kernel::{Exit, NoticeKind, ProcessExit};
-use crate::model::host_process::EXIT_WITHIN;
-use crate::model::host_spec::HostError;
+use crate::model::host_process::{EXIT_WITHIN, HostError};
 use crate::model::host_state::EndCause;
 
 impl ModelHost {
@@ -27,13 +26,13 @@ impl ModelHost {
 
     /// The socket closed: the process has ended, or is about to.
     pub(super) fn on_closed(&mut self, cx: &mut Context<Self>) {
-        let Some(mut running) = self.running.take() else {
+        let Some(running) = self.running.take() else {
             return;
         };
         self.spec.state.set_not_serving();
         let measured = self.bytes.max(self.spec.context.entry.measured());
         let begun = Instant::now();
-        let exit = async move { running.process.wait_or_kill(EXIT_WITHIN).await };
+        let exit = async move { running.process.wait_or_kill().await };
         let exit = wrap_future::<_, Self>(exit);
         cx.spawn(exit.map(move |exit, host, cx| {
             // After that time the server has killed it.
@@ -49,7 +48,7 @@ impl ModelHost {
     /// Whether the kernel killed the process because memory had run out.
     fn is_oom_kill(&self, exit: ProcessExit) -> bool {
         let killed = exit == ProcessExit::Signal(Signal::SIGKILL as i32);
-        killed && self.spec.memory.oom_kills() > self.oom_kills
+        killed && self.spec.runtime.memory.oom_kills() > self.oom_kills
     }
 
     fn on_oom_kill(&self, measured_bytes: u64) {
@@ -63,7 +62,7 @@ impl ModelHost {
         metrics::counter!("headroom_model_oom_kills_total", "name" => self.spec.model.clone())
             .increment(1);
         let kind = NoticeKind::KilledByKernel { measured_bytes };
-        self.spec.memory.notices.publish(host, kind);
+        self.spec.runtime.memory.notices.publish(host, kind);
     }
 
     /// The model needs more than the `measured` bytes that it had: the next load reserves more.

@@ -81,7 +81,7 @@ impl ModelHost {
         let pid = self.running.as_ref().map(|running| running.process.pid());
         let resident = pid.and_then(resident_bytes);
         if resident.is_some_and(|bytes| self.growth_bound.has_grown(bytes)) {
-            cx.spawn(wrap_future(self.spec.memory.answers.read_memory()));
+            cx.spawn(wrap_future(self.spec.runtime.memory.answers.read_memory()));
         }
         self.watch_growth(cx);
     }

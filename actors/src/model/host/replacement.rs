@@ -44,13 +44,13 @@ impl ModelHost {
                     "a model uses far more memory than expected"
                 );
                 feedback.require(self.spec.context.entry.peak().max(bytes));
-                NoticeKind::PastEstimate {
+                NoticeKind::Overgrown {
                     estimated_bytes: expected,
                     measured_bytes: bytes,
                 }
             }
         };
-        self.spec.memory.notices.publish(host, kind);
+        self.spec.runtime.memory.notices.publish(host, kind);
     }
 
     /// Stops the process and starts another one. The actor does not end, so that the supervisor does
@@ -67,14 +67,14 @@ impl ModelHost {
             cx.cancel_future(reader);
         }
         self.spec.state.set_not_serving();
-        let before = std::mem::take(&mut self.trims).last;
+        let before = self.trims.forget_process();
         let reason = self.spec.state.replace_reason().map(ReplaceReason::label);
         let spec = self.spec.clone();
-        self.oom_kills = spec.memory.oom_kills();
+        self.oom_kills = spec.runtime.memory.oom_kills();
         let replaced = async move {
             running.stop().await;
             // The ledger still counts the old process's memory, which would limit the new process.
-            spec.memory.answers.read_memory().await;
+            spec.runtime.memory.answers.read_memory().await;
             boot(spec).await
         };
         cx.spawn(
@@ -111,7 +111,7 @@ impl ModelHost {
             before_bytes,
             after_bytes,
         };
-        self.spec.memory.notices.publish(host, kind);
+        self.spec.runtime.memory.notices.publish(host, kind);
     }
 }
 

@@ -1,17 +1,15 @@
-//! Trims and measures a host process: when the monitor, the owner of the memory or the pressure asks
-//! for it.
+//! Trims and measures a host process: when the monitor or the pressure asks for it.
 
 use std::time::Duration;
 
-use actix::fut::{ActorStreamExt, wrap_future, wrap_stream};
+use actix::fut::{ActorStreamExt, wrap_stream};
 use actix::{AsyncContext, Context};
 use futures_util::stream;
 use headroom_model_protocol::{HostRequest, Trimmed};
 use tokio::time::Instant;
 
 use super::ModelHost;
-use crate::kernel::pressure::{Action, Stage, Subscription};
-use crate::model::host_state::{HostState, TrimReply};
+use crate::kernel::pressure::{Action, Pressure, Stage};
 
 /// How long a clean-up waits for a host that runs a call. The trim follows that call, and the next
 /// reading of memory shows its effect.
@@ -21,37 +19,64 @@ const CLEAN_UP_WAIT: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub(super) struct Trims {
     in_progress: bool,
-    waiting: Vec<TrimReply>,
+    /// The epoch of the pressure that waits for the trim in progress.
+    waiting: Option<u64>,
     /// Bytes after the last one.
-    pub(super) last: u64,
+    last: u64,
+}
+
+impl Trims {
+    /// Begins anew with another process. Returns the bytes of the old one after its last trim.
+    pub(super) fn forget_process(&mut self) -> u64 {
+        self.in_progress = false;
+        std::mem::take(&mut self.last)
+    }
 }
 
 impl ModelHost {
-    /// Serves requests for trims while this incarnation runs.
-    pub(super) fn receive_trims(&self, cx: &mut Context<Self>) {
-        let requests = stream::unfold(self.spec.state.receive_trims(), |mut requests| async {
-            let reply = requests.recv().await?;
-            Some((reply, requests))
+    /// Trims the process each time the pressure asks for slack, while this incarnation runs.
+    pub(super) fn follow_pressure(&self, cx: &mut Context<Self>) {
+        let pressure = &self.spec.runtime.memory.pressure;
+        let subscription = pressure.subscribe(self.spec.name.clone(), Stage::Slack);
+        let changes = stream::unfold(subscription, |mut subscription| async {
+            Some((subscription.changed().await, subscription))
         });
-        let served = wrap_stream::<_, Self>(requests).map(|reply, host, cx| {
-            if host.monitor.was_just_trimmed(Instant::now()) {
-                let trimmed = Trimmed {
-                    before: host.trims.last,
-                    after: host.trims.last,
-                    took_us: 0,
-                };
-                // Fails when the requester has left, here and below.
-                reply.send(trimmed).ok();
-            } else {
-                host.trims.waiting.push(reply);
-                host.trim(cx);
+        let followed = wrap_stream::<_, Self>(changes);
+        let followed = followed.map(|pressure, host, cx| host.on_pressure(pressure, cx));
+        cx.spawn(followed.finish());
+    }
+
+    fn on_pressure(&mut self, pressure: Pressure, cx: &mut Context<Self>) {
+        let epoch = pressure.epoch;
+        if !pressure.asks(Stage::Slack) {
+            return;
+        }
+        // The epoch before has ended.
+        self.trims.waiting = Some(epoch);
+        if self.monitor.was_just_trimmed(Instant::now()) {
+            return self.acknowledge(Some(self.trims.last));
+        }
+        self.trim(cx);
+        cx.run_later(CLEAN_UP_WAIT, move |host, _| {
+            if host.trims.waiting == Some(epoch) {
+                host.acknowledge(None);
             }
         });
-        cx.spawn(served.finish());
-        let pressure = &self.spec.memory.pressure;
-        let subscription = pressure.subscribe(self.spec.name.clone(), Stage::Slack);
-        let (name, state) = (self.spec.name.clone(), self.spec.state.clone());
-        cx.spawn(wrap_future(trim_on_pressure(subscription, name, state)));
+    }
+
+    /// Acknowledges the epoch that waits, if any. `before_bytes`: the process was trimmed.
+    fn acknowledge(&mut self, before_bytes: Option<u64>) {
+        let Some(epoch) = self.trims.waiting.take() else {
+            return;
+        };
+        let action = before_bytes.map(|before_bytes| Action {
+            what: self.spec.name.clone(),
+            promised_bytes: 0,
+            before_bytes,
+            after_bytes: self.trims.last,
+        });
+        let pressure = &self.spec.runtime.memory.pressure;
+        pressure.acknowledge(&self.spec.name, epoch, action.into_iter().collect());
     }
 
     pub(super) fn trim_if_due(&mut self, cx: &mut Context<Self>) {
@@ -71,9 +96,7 @@ impl ModelHost {
     pub(super) fn on_trimmed(&mut self, trimmed: Trimmed) {
         self.trims.in_progress = false;
         self.trims.last = trimmed.after;
-        for reply in self.trims.waiting.drain(..) {
-            reply.send(trimmed).ok();
-        }
+        self.acknowledge(Some(trimmed.before));
         let took = Duration::from_micros(trimmed.took_us);
         let now = Instant::now();
         let reason = self.monitor.on_trimmed(trimmed.after, took, now);
@@ -81,23 +104,5 @@ impl ModelHost {
         if let Some(reason) = reason {
             self.request_replacement(reason);
         }
-    }
-}
-
-/// Trims the host each time the pressure asks for slack, and reports the result.
-async fn trim_on_pressure(mut subscription: Subscription, name: String, state: HostState) {
-    loop {
-        let pressure = subscription.changed().await;
-        if !pressure.asks(Stage::Slack) {
-            continue;
-        }
-        let trimmed = state.trim(CLEAN_UP_WAIT).await;
-        let action = trimmed.map(|trimmed| Action {
-            what: name.clone(),
-            promised_bytes: 0,
-            before_bytes: trimmed.before,
-            after_bytes: trimmed.after,
-        });
-        subscription.acknowledge(pressure.epoch, action.into_iter().collect());
     }
 }

@@ -124,7 +124,7 @@ async fn load_within(
     let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
     let root = system.start(spec).await;
     let file = Arc::new(scan_model(folder.path(), model).remove(0));
-    let resource = ModelResource::new(&file, None, &config, runtime);
+    let resource = ModelResource::new(&file, None, runtime);
     let feedback = MemoryFeedback::default();
     let context = LoadContext {
         entry: Arc::new(FixedEntry),
@@ -134,7 +134,7 @@ async fn load_within(
     let loaded = resource.load(context).await.unwrap();
     assert_eq!(loaded.bytes % AT_FIRST, 0);
     TestModel {
-        owner: resource.owner().clone(),
+        owner: resource.owner.clone(),
         resource,
         notices: notices.subscribe(),
         feedback,
@@ -257,7 +257,7 @@ fn a_host_far_past_its_estimate_is_replaced_when_idle_and_its_next_load_reserves
         for _ in 0..4 {
             model.pid().await;
         }
-        let expected = NoticeKind::PastEstimate {
+        let expected = NoticeKind::Overgrown {
             estimated_bytes: AT_FIRST,
             measured_bytes: 600 * MIB,
         };
