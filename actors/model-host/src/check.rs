@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use headroom_model_protocol::Start;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     model::Model,
@@ -15,14 +15,9 @@ pub(crate) fn check(path: &Path) -> ExitCode {
     match Model::load(Start::new("check", path)) {
         Ok(model) => {
             let signature = &model.signature;
-            let inputs: Vec<Value> = signature
-                .inputs
-                .iter()
-                .map(|input| json!({ "name": input.name, "type": input.type_text }))
-                .collect();
             let report = json!({
                 "loadable": true,
-                "inputs": inputs,
+                "inputs": signature.inputs,
                 "output": signature.output_type,
                 "parameter_bytes": model.parameter_bytes,
                 "has_reset_states": signature.has_reset_states,
@@ -32,7 +27,8 @@ pub(crate) fn check(path: &Path) -> ExitCode {
             ExitCode::Ok
         }
         Err(failure) => {
-            let report = json!({ "loadable": false, "kind": format!("{:?}", failure.kind), "error": failure.message });
+            let report =
+                json!({ "loadable": false, "kind": failure.kind, "error": failure.message });
             process::print_line(&report.to_string());
             ExitCode::Refused
         }

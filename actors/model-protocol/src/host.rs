@@ -188,6 +188,7 @@ pub struct SignatureInput {
     /// Its name.
     pub name: String,
     /// Its type as TorchScript writes it, for example `Tensor` or `Optional[int]`.
+    #[serde(rename = "type")]
     pub type_text: String,
 }
 

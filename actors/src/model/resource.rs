@@ -173,7 +173,12 @@ impl ModelResource {
             .settings
             .as_ref()
             .map_or(1, |settings| settings.instances);
-        let host = |index| (Handle::new(format!("host-{index}"), 1), HostState::new());
+        let host = |index| {
+            (
+                Handle::new(format!("host-{index}"), 1),
+                HostState::default(),
+            )
+        };
         Self {
             owner: owner.unwrap_or_else(|| Handle::new("owner", runtime.config.queue_max)),
             hosts: (0..instances).map(host).collect(),
