@@ -1,5 +1,5 @@
-//! The state of a host that its owner and its resource can see. It outlives the host's processes
-//! and the actor's incarnations.
+//! The state of a host that the model's owner and resource can see. It outlives the host's processes
+//! and the host actor's incarnations.
 
 use std::sync::{Arc, Weak};
 

@@ -1,5 +1,5 @@
-//! Decides when a host process is trimmed and measured, and whether it leaks or uses far more memory
-//! than expected. The host carries the decisions out.
+//! Decides when a host process is trimmed and measured, and whether it leaks or is overgrown: uses
+//! far more memory than expected. The host actor carries the decisions out.
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ const HOST_RESTARTS_PERIOD: Duration = Duration::from_secs(30);
 /// the owner, so the owner need not wait for requests again.
 const OWNER_STOP_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a host may take to stop, including its process.
+/// How long a host actor may take to stop, including its process.
 const HOST_STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// The zygote's name in the catalogue.

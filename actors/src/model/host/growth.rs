@@ -2,8 +2,8 @@
 //!
 //! The host actor sends the bound to its process, and the kernel refuses the process all memory beyond it.
 //! The bound is the budget's free memory, including the memory of idle models, which can be evicted.
-//! To evict them in time, the host has memory read as soon as its process has grown, and does not
-//! wait for the next reading.
+//! To evict them in time, the host actor has memory read as soon as its process has grown, and does
+//! not wait for the next reading.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Replaces a host process that leaks, or that uses far more memory than expected.
+//! Replaces a host process that leaks or is overgrown.
 //!
-//! The host only records that its process must be replaced. The owner asks for the replacement when
+//! The host actor only records that its process must be replaced. The owner asks for the replacement when
 //! the process has no request.
 
 use actix::fut::{ActorFutureExt, wrap_future};
