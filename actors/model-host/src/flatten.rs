@@ -42,8 +42,7 @@ pub(crate) fn outputs(
     if let Some((name, _)) = outputs.iter().find(|(name, _)| !seen.insert(name.as_str())) {
         return Err(unusable(format!("two outputs have the name `{name}`")));
     }
-    declare(&mut outputs, declared)?;
-    choose(outputs, wanted)
+    choose(declare(outputs, declared)?, wanted)
 }
 
 fn flatten(
@@ -113,29 +112,28 @@ fn or_output(name: String) -> String {
     }
 }
 
-fn declare(outputs: &mut Vec<(String, Tensor)>, declared: &[String]) -> Result<(), Failure> {
-    if declared.is_empty() {
-        return Ok(());
-    }
+fn declare(
+    mut outputs: Vec<(String, Tensor)>,
+    declared: &[String],
+) -> Result<Vec<(String, Tensor)>, Failure> {
     if declared
         .iter()
-        .all(|name| position(outputs, name).is_some())
+        .all(|name| position(&outputs, name).is_some())
     {
-        *outputs = choose(std::mem::take(outputs), declared)?;
-        return Ok(());
+        return choose(outputs, declared);
     }
     if declared.len() != outputs.len() {
         return Err(unusable(format!(
             "the settings declare {} outputs, the model has {}: {}",
             declared.len(),
             outputs.len(),
-            names(outputs)
+            names(&outputs)
         )));
     }
     for ((name, _), declared) in outputs.iter_mut().zip(declared) {
         name.clone_from(declared);
     }
-    Ok(())
+    Ok(outputs)
 }
 
 fn choose(

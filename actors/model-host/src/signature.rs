@@ -43,7 +43,8 @@ pub(crate) fn read(code: &str, class: &str) -> Option<Signature> {
         let (name, type_text) = argument.split_once(':').unwrap_or((argument, "Tensor"));
         signature.inputs.push(SignatureInput {
             name: name.trim().to_owned(),
-            type_text: one_line(type_text),
+            // The printer breaks lines within types.
+            type_text: type_text.split_whitespace().collect::<Vec<_>>().join(" "),
         });
         if !has_default {
             signature.required = signature.inputs.len();
@@ -106,10 +107,6 @@ fn find_at_depth_zero(text: &str, wanted: char) -> Option<usize> {
         }
     }
     None
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

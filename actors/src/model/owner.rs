@@ -124,27 +124,21 @@ impl ModelOwner {
     }
 
     fn bind(&self, request: InferRequest) -> Result<(BoundRequest, Option<Sequence>), InferError> {
-        let InferRequest {
-            inputs,
-            wanted,
-            sequence,
-            reset_states,
-        } = request;
-        let inputs = self.plan.bind(inputs)?;
-        if reset_states && !self.has_reset_states {
+        let inputs = self.plan.bind(request.inputs)?;
+        if request.reset_states && !self.has_reset_states {
             let why = "the request has reset_states, the model has no such method";
             return Err(InferError::InvalidInput(why.to_owned()));
         }
         // Without a sequence, a stateful model must not use the state of an earlier caller.
+        let sequence = request.sequence;
         let begins = sequence.as_ref().is_none_or(|sequence| sequence.start);
-        let reset_before =
-            reset_states || (self.spec.settings.stateful && begins && self.has_reset_states);
-        let request = BoundRequest {
+        let resets_itself = self.spec.settings.stateful && begins && self.has_reset_states;
+        let bound = BoundRequest {
             inputs,
-            wanted,
-            reset_before,
+            wanted: request.wanted,
+            reset_before: request.reset_states || resets_itself,
         };
-        Ok((request, sequence))
+        Ok((bound, sequence))
     }
 
     /// The instance that can work on `pending` now. An error when no instance ever can.
@@ -258,23 +252,17 @@ impl ModelOwner {
 
     /// Answers a request, and keeps or frees the instance of its sequence.
     fn finish(&mut self, index: usize, pending: Pending, output: InferOutput) {
-        let Pending {
-            sequence,
-            guard,
-            reply,
-            ..
-        } = pending;
         let instance = &mut self.instances[index];
         let end = std::mem::take(&mut instance.end_sequence);
-        instance.sequence = match sequence {
+        instance.sequence = match pending.sequence {
             Some(sequence) if !(sequence.end || end) => Some(BoundSequence {
                 id: sequence.id,
                 last_use: Instant::now(),
-                _guard: guard,
+                _guard: pending.guard,
             }),
             _ => None,
         };
-        reply.send(Ok(output));
+        pending.reply.send(Ok(output));
     }
 
     fn on_tick(&mut self, cx: &mut Context<Self>) {
