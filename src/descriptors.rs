@@ -7,7 +7,7 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// The smallest reserve: listeners, logs, sockets and files shared with model processes, connections to
+/// The smallest reserve: listeners, logs, sockets and files shared with hosts, connections to
 /// other servers, and files of the kernel that are read for memory.
 const RESERVE_MIN: u64 = 128;
 

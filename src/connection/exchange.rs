@@ -27,7 +27,7 @@ pub(super) struct State {
 
 impl Exchange {
     /// The service has begun to work on the request, whose body has `length`. The request ends when the
-    /// returned guard is dropped.
+    /// returned value is dropped.
     pub(super) fn begin(&self, length: BodyLength) -> InProgress {
         self.change(|state| state.framing.begin(length));
         InProgress(self.clone())
@@ -56,7 +56,7 @@ impl Exchange {
     }
 }
 
-/// Guard of a request in progress. Dropping it ends the request.
+/// A request in progress. Dropping it ends the request.
 #[derive(Debug)]
 pub(super) struct InProgress(Exchange);
 

@@ -16,7 +16,8 @@
 //! - actix-http gets the bytes of one request at a time (`framing.rs`). Otherwise it would decode every
 //!   request that a client sends in advance, without a bound on their memory.
 //!
-//! The service reports when a request begins and when its response is complete (`Exchange`).
+//! `track` (`server.rs`) reports when a request begins and when its response is complete. `Exchange`
+//! (`exchange.rs`) is the state that it writes and [`Connection`] reads.
 
 mod exchange;
 mod framing;

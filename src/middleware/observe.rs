@@ -58,7 +58,7 @@ impl Observer {
     }
 }
 
-/// Guard of a request in progress. Its drop updates the counters, however the request ends.
+/// A request in progress. Its drop updates the counters, however the request ends.
 struct Watch {
     observer: web::Data<Observer>,
     id: HeaderValue,

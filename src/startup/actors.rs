@@ -4,7 +4,7 @@
 //! alerts if one is configured, the memory supervisor, the pools, the supervisor of loaded models,
 //! the loader, the repository of models. The stop order is the reverse: the repository finds no new
 //! models, the loader unloads everything, the pools close their connections, and the memory
-//! supervisor stops last.
+//! supervisor stops. The sender of alerts stops last.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::settings::sections::{LeakSettings, MemorySettings, ModelSettings};
 /// Calls of the repository that may be in flight.
 const REPOSITORY_CALLS_MAX: u32 = 4096;
 
-/// Restarts of the zygote within [`ZYGOTE_RESTARTS_PERIOD`]. Each restart also ends all model processes.
+/// Restarts of the zygote within [`ZYGOTE_RESTARTS_PERIOD`]. Each restart also ends all hosts.
 const ZYGOTE_RESTARTS_MAX: u32 = 10;
 
 /// The period of the zygote's restart intensity.

@@ -13,12 +13,12 @@ use futures_util::future::BoxFuture;
 /// Asks for memory before it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservationRequest {
-    /// The name of the resource that needs the memory.
+    /// The name of the resource or the private server that needs the memory.
     pub name: String,
     /// The estimated peak, in bytes.
     pub bytes: u64,
-    /// Whether the reservation may use the headroom: the part of the budget that stays free unless
-    /// evicting everything idle would not be enough.
+    /// Whether the reservation may use the headroom. A load does so only if evicting everything idle
+    /// would not be enough. A private server does so at once, since its start evicts nothing.
     pub use_headroom: bool,
 }
 
@@ -40,8 +40,8 @@ pub enum BudgetError {
     Unavailable,
 }
 
-/// The memory budget. It grants a reservation if it fits beside everything else, where each
-/// resource counts with the larger of its reservation and its usage.
+/// The memory budget. It grants a reservation if it fits beside everything else, where each entry
+/// counts with the larger of its reservation and its usage.
 pub trait Budget: Send + Sync + 'static {
     /// Reserves memory. Evicts nothing.
     ///
@@ -212,7 +212,8 @@ pub fn reserved_bytes(bytes: Vec<u8>, reservation: Option<&Arc<BufferReservation
     }
 }
 
-/// Bytes of the budget that are reserved for one resource. Dropping it ends the reservation.
+/// Bytes of the budget that are reserved for a resource or a private server. Dropping it ends the
+/// reservation.
 pub struct Reservation {
     entry: Arc<dyn ReservationEntry>,
 }

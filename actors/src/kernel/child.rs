@@ -51,7 +51,7 @@ impl IncarnationRef {
         }
     }
 
-    /// The actor's path in the tree, for example `headroom/models/silero-vad/owner`.
+    /// The actor's path in the tree, for example `headroom/models/silero-vad:1/owner`.
     pub fn path(&self) -> &str {
         &self.path
     }

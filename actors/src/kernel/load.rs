@@ -95,7 +95,7 @@ impl MemoryFeedback {
         self.0.required_bytes.load(Ordering::Relaxed)
     }
 
-    /// Sets whether the loaded resource grows without end, or far beyond its estimate. If so, it is
+    /// Sets whether the loaded resource is a suspect: it leaks or is overgrown. A suspect is
     /// evicted before all others.
     pub fn set_suspect(&self, suspect: bool) {
         self.0.suspect.store(suspect, Ordering::Relaxed);

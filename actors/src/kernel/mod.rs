@@ -10,7 +10,7 @@
 //!   flight is bounded, and a call keeps its permit as long as its work lasts.
 //! - **Order**: children start in order, each after the one before is ready, and stop in reverse.
 //! - **No addresses**: a [`Handle`] leads to whichever incarnation runs.
-//! - **Pressure is a level** ([`pressure`]) and not a message, so no subscriber can miss it.
+//! - **The pressure is a shared value** ([`pressure`]) and not a message, so no subscriber can miss it.
 //! - **Everything is visible**: [`Tree::snapshot`] and [`Tree::record_metrics`].
 
 mod actor;

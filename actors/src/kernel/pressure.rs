@@ -1,6 +1,6 @@
-//! Memory pressure: a level that every actor can read and one writer publishes.
+//! Memory pressure, which every actor can read and one writer publishes.
 //!
-//! The level is a shared value, not a message: it cannot be missed, queued twice or delivered late.
+//! The pressure is a shared value, not a message: it cannot be missed, queued twice or delivered late.
 //! Each publication starts an epoch and names the last [`Stage`] that is asked to give memory back.
 //! Subscribers acknowledge the epoch with what they did, and the writer can wait for that.
 
@@ -140,7 +140,8 @@ impl PressureReader {
     }
 
     /// Subscribes under `name`, which must be unique, until the subscription is dropped. The
-    /// subscriber is asked from `stage` on. The current pressure counts as the first change.
+    /// subscriber is asked whenever `stage` or a later one is the last stage. The current pressure counts
+    /// as the first change.
     pub fn subscribe(&self, name: impl Into<String>, stage: Stage) -> Subscription {
         let name = name.into();
         let subscriber = Subscriber {

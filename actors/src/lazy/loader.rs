@@ -1,4 +1,4 @@
-//! The loader actor: its state, its start and stop, and changes of its catalogue.
+//! The loader actor: its state, its start and stop, leases, and changes of its catalogue.
 //!
 //! Each resource has a slot. Whatever takes time (a load, an unload, the budget's reply) runs as a
 //! future of the actor's context and ends in a method call, so nothing changes a slot concurrently.

@@ -40,10 +40,9 @@ impl Message for Preload {
     }
 }
 
-/// Drains a resource and its dependents, and replies when the resource is unloaded, at once if there is
-/// no such resource. Callers that ask
-/// for it meanwhile wait, and cause its next load. Also forgets a failed load, so that the next
-/// caller causes a new try.
+/// Drains a resource and its dependents. Replies when the resource is unloaded, at once if there is no
+/// such resource. Callers that ask for it meanwhile wait, and cause its next load. Also forgets a failed
+/// load, so that the next caller causes a new try.
 #[derive(Debug, Clone)]
 pub struct Unload {
     /// The resource's name.

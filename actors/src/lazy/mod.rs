@@ -12,11 +12,11 @@
 //! - **Order**: dependencies are loaded before their dependents and unloaded after them. Independent
 //!   dependencies are loaded in parallel. The [`Catalogue`] refuses cycles.
 //! - **No memory without a reservation**, from before the load until after the unload. One load at a
-//!   time asks the budget and evicts. It evicts nothing unless the chosen
-//!   resources free enough together, and no resource that is not needed for that.
+//!   time asks the budget and evicts. It evicts only if the chosen resources free enough together, and
+//!   only the resources that are needed for that.
 //! - **A resource that can never fit is refused** at once. Nothing is loaded or evicted for it.
 //! - **A resource in use stays**: a [`Lease`] keeps its resource loaded, a loaded resource keeps its
-//!   dependencies, and a pinned resource is unloaded only on request.
+//!   dependencies, and a pinned resource is unloaded only on request and at a stop.
 //! - **Failures are remembered** for a backoff, with their cause and the time of the next try.
 //! - **Nothing outlives the loader**: a stop waits for leases, then unloads. After a crash the next
 //!   incarnation starts when all that the crashed one loaded is unloaded.
@@ -24,10 +24,12 @@
 //! Not guaranteed: the loader does not evict a resource in steady use for another one. A load for
 //! which all memory is in use waits for a while ([`Config::wait_for_room`]) and is then refused.
 //!
-//! Layout: [`Loader`] is the actor. `loader` has its state, start and stop; `handlers` handles its
-//! messages. `loading`, `reserving`, `eviction`, `unloading`, `expiry` and `pressure` each have one
-//! part of its work. `slot` is the state of one resource. `policy` orders resources for eviction and
-//! does not know the actor.
+//! Layout: [`Loader`] is the actor. `loader` has its state, its start and stop, and the acquiring of
+//! leases; `handlers` handles its `messages`, and `registrar` is the kernel's way to change the
+//! `catalogue`. `loading`, `reserving` (with the `reservation_queue`), `eviction`, `unloading`, `expiry`
+//! and `pressure` each have one part of its work; `after_crash` unloads what a crashed loader has left.
+//! `slot` is the state of one resource, `lease` counts its users, `resource_calls` calls its code.
+//! `policy` orders resources for eviction and does not know the actor.
 
 mod after_crash;
 mod catalogue;

@@ -1,8 +1,8 @@
 //! Reservations for loads, with evictions where the budget is short.
 //!
-//! The current load of the queue asks the budget. If the budget is short, it evicts idle resources
-//! and asks again whenever memory is freed. If all idle resources are not enough, it waits for a
-//! while for resources in use.
+//! The current load of the queue asks the budget. If the budget is short, the load evicts idle
+//! resources, and asks again whenever memory is freed. If evicting everything idle is not enough, it
+//! uses the headroom, then waits for a while for resources in use, then asks for its minimum.
 
 use std::collections::BTreeSet;
 
@@ -182,8 +182,8 @@ impl Loader {
         }
     }
 
-    /// The estimate cannot be reserved. The current load asks for its minimum, or is refused if
-    /// it has asked for that.
+    /// What the current load has asked for cannot be reserved. It asks for its minimum, or is refused
+    /// if it has asked for no more than that.
     fn fall_back_to_minimum(&mut self, shortage: Shortage, context: &mut Context<Self>) {
         if let Some(current) = &mut self.reservations.current
             && let Some(slot) = self.slots.get(&current.name)

@@ -25,7 +25,8 @@ pub struct Counts {
     pub failures: u64,
     /// How often it died while it was loaded.
     pub deaths: u64,
-    /// How often it was drained, by reason: ttl, room, pressure, request, dependency, stop.
+    /// How often it was drained, by reason: ttl, room (another load needed its memory), pressure,
+    /// request, dependency, stop. The API calls every drain an eviction.
     pub evictions: BTreeMap<&'static str, u64>,
 }
 
@@ -59,7 +60,7 @@ pub struct ResourceStatus {
     pub last_use_seconds_ago: Option<f64>,
     /// How long it stays loaded after its last use. `None` for ever.
     pub ttl_seconds: Option<f64>,
-    /// Whether only a request unloads it.
+    /// Whether only a request or a stop unloads it.
     pub pinned: bool,
     /// By how much it is too large for the budget. `None` if it fits, and while it is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Drains and unloads, also of resources that died.
+//! Drains, kills and unloads of resources, also of those that died.
 
 use std::sync::Arc;
 

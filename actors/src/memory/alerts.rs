@@ -133,8 +133,8 @@ impl AlertSender {
         self.send_next(context);
     }
 
-    /// Whether an event is an alert: memory is short, or no longer short; something leaks, exceeds its
-    /// estimate or was killed; a source is failing or misleading.
+    /// Whether an event is an alert: memory is short, or no longer short; something leaks, is
+    /// overgrown or was killed; a source is failing or misleading.
     fn is_alert(&mut self, kind: &EventKind) -> bool {
         match kind {
             EventKind::Level { to, .. } => {

@@ -1,4 +1,4 @@
-//! The handles by which other modules use the memory budget: they reserve memory for loads and for
+//! What other modules use of the memory budget: they reserve memory for loads, private servers and
 //! buffers, and ask how old the figures are. Reservations are entries and accounts of the ledger.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// The figures are stale only after this many intervals without a reading.
 const STALE_INTERVALS: u32 = 3;
 
-/// Reserves memory for loads.
+/// Reserves memory for loads and private servers.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget {
     pub(super) shared: Arc<Shared>,
@@ -58,9 +58,8 @@ impl Budget for MemoryBudget {
 
 /// Grants or refuses `request` by the last reading.
 ///
-/// A load may fill the budget up to the high level, where idle resources begin to be evicted. If
-/// evicting everything idle would not be enough (`use_headroom`), it may fill it up to the critical
-/// level. So a load alone never causes an emergency.
+/// A load may fill the budget up to the high level, where idle resources begin to be evicted. With
+/// `use_headroom` it may fill it up to the critical level. So a load alone never causes an emergency.
 pub(super) fn reserve(
     shared: &Arc<Shared>,
     request: &ReservationRequest,

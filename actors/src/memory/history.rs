@@ -67,7 +67,7 @@ pub enum EventKind {
     Source(SourceStatus),
     /// Another module published a notice.
     Notice(Notice),
-    /// Allocators were purged of free memory.
+    /// A collection is over.
     Gc {
         /// The reason.
         reason: CollectionReason,
@@ -112,7 +112,7 @@ pub(super) fn gained_bytes(records: &[ActionRecord]) -> u64 {
     gained.fold(0, u64::saturating_add)
 }
 
-/// Why allocators were purged.
+/// Why slack was collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CollectionReason {

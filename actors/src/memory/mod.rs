@@ -1,11 +1,11 @@
-//! The memory module: the budget, its reservations, and the pressure level.
+//! The memory module: the budget, its reservations, and the level.
 //!
 //! Why it exists: the resources that Headroom loads must never together use more memory than the
 //! server was given. Only one owner of all reservations can guarantee that.
 //!
 //! What it owns: the budget (from the settings, the control groups or the machine), the readings of
-//! the whole process tree, the ledger of reservations, the pressure level with the plan of clean-ups,
-//! and the history of events. It evicts nothing itself: subscribers of the level give memory back.
+//! the whole process tree, the ledger of reservations, the level with the plan of clean-ups, and the
+//! history of events. It evicts nothing itself: pressure subscribers give memory back.
 //!
 //! What it guarantees:
 //! - **No load without a reservation**: a request is granted only if usage and all reservations leave
@@ -14,12 +14,12 @@
 //! - **A dropped reservation is free at once**, without a message, also during a restart of the actor.
 //! - **Usage wins over estimates**: an entry counts with the larger of its reservation and the usage of
 //!   its processes, and usage that belongs to no entry counts as well. A process at rest is measured
-//!   every half a minute, a process that grows or shrinks at each reading.
+//!   every half minute, a process that grows or shrinks at each reading.
 //! - **Readings never block an actor's thread**. Unless a call asks for them, they take at most a tenth
 //!   of one core.
 //! - **The level rises at once and falls late** (`levels.rs`).
-//! - **Users lose the cheapest first**: a clean-up asks in rounds (`plan.rs`), reads memory after each,
-//!   and stops when enough came back. Promised and gained bytes are both recorded.
+//! - **What costs users least is given back first**: a clean-up asks in rounds (`plan.rs`), reads
+//!   memory after each, and stops when enough came back. Promised and gained bytes are both recorded.
 //! - **Memory is read without a free descriptor**, by descriptors that are kept for readings. The age
 //!   of the figures is known without the actor ([`Freshness`]).
 //! - **A failing or misleading source is named and causes no crash** ([`SourceStatus`]).

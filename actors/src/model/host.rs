@@ -1,8 +1,8 @@
-//! A model host: the actor that owns the process in which one instance of a model runs.
+//! The host actor: it owns a host, the process in which one instance of a model runs.
 //!
 //! It forwards one request at a time; the model's owner queues the others. It pings the process, and
 //! ends it when it does not answer or when a forward takes too long. When the process ends, the
-//! actor ends with the process's exit as the reason, and the supervisor starts a new one.
+//! actor ends with the process's exit as the reason, and the supervisor starts a new actor.
 //!
 //! [`call`] passes one request to the process, [`growth`] limits the process's memory, [`trim`]
 //! trims and measures it, [`replacement`] replaces it, [`exit`] handles its end.

@@ -3,6 +3,7 @@
 //! affects nothing else.
 //!
 //! - [`Repository`] knows the files and registers them with the lazy loader.
+//! - `ModelResource` and `ZygoteResource` are what the loader loads: a load starts the actors below.
 //! - `Zygote` owns the process that forks hosts.
 //! - `ModelHost` owns one host process and ends with it. It measures and trims the process, and
 //!   replaces it when it leaks.

@@ -1,4 +1,4 @@
-//! How the pool opens, checks and cleans connections.
+//! How the pool opens, checks and resets connections.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -184,7 +184,7 @@ impl Database {
                 },
                 Err(error) => {
                     let may_repeat = transaction.is_retryable();
-                    // If this fails, the clean-up of the connection rolls back.
+                    // If this fails, the reset of the connection rolls back.
                     transaction.rollback().await.ok();
                     (error, may_repeat)
                 }

@@ -195,7 +195,7 @@ impl Transaction {
 }
 
 /// A sent statement. If it is dropped before its end, the transaction cannot be committed, and the
-/// clean-up of the connection cancels the statement.
+/// reset of the connection cancels the statement.
 struct RunningStatement<'a>(&'a Transaction);
 
 impl Drop for RunningStatement<'_> {

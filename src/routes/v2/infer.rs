@@ -5,8 +5,7 @@
 //! part of the call, so the model stays loaded until the work ends, even if the caller leaves.
 //!
 //! Memory for large data is reserved before the data exists: the body as it arrives, the tensors here,
-//! the outputs by the actor of the model's process, the text of the response in
-//! [`response`](super::response).
+//! the outputs by the host actor, the text of the response in [`response`](super::response).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,8 +39,8 @@ const TENSORS_MAX: usize = 1024;
 /// If the tensors of a request have at most this size in total, no memory is reserved for them.
 const SMALL_BYTES: u64 = 64 * 1024;
 
-/// The copies of a request's tensors that exist at the same time: one in the server, and one in the
-/// memory that is shared with the model's process.
+/// The copies of a request's tensors that exist at the same time: one in the server, and one in the arena
+/// that the server shares with the host.
 const COPIES: u64 = 2;
 
 /// The header of the binary tensor extension, which is not supported.

@@ -1,6 +1,6 @@
 //! The actor of a pool: carries out the effects of the state.
 //!
-//! Connects, checks and clean-ups run in tasks of their own. A panic in one fails that one alone. They
+//! Connects, checks and resets run in tasks of their own. A panic in one fails that one alone. They
 //! are aborted when the actor ends, but not when a caller gives up.
 
 use std::marker::PhantomData;

@@ -13,7 +13,7 @@ pub struct PoolConfig {
     pub connections_max: u32,
     /// The most callers that may wait at once. One more is refused.
     pub waiting_max: u32,
-    /// The time limit of a connect, of a check and of a clean-up.
+    /// The time limit of a connect, of a check and of a reset.
     pub connect_timeout: Duration,
     /// An idle connection above the minimum is closed after this time.
     pub idle_timeout: Duration,

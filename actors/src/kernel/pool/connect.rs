@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// A driver: opens, checks and cleans connections of one kind.
+/// A driver: opens, checks and resets connections of one kind.
 pub trait Connect: Send + Sync + 'static {
     /// The connection.
     type Connection: Send + Sync + 'static;

@@ -18,7 +18,7 @@ use super::state::{ConnectionState, PoolState};
 const WAIT_PART: u32 = 2;
 /// Any waiter may wait for this long, however fast connects are.
 const WAIT_MIN: Duration = Duration::from_millis(1);
-/// A check or a clean-up is expected to end within this many times the time of a connect.
+/// A check or a reset is expected to end within this many times the time of a connect.
 const MAINTENANCE_FACTOR: u32 = 2;
 /// The shortest time between two decisions about growth while a caller waits.
 const DECISION_INTERVAL_MIN: Duration = Duration::from_millis(2);

@@ -75,7 +75,7 @@ impl<T> Lease<T> {
     }
 
     /// Marks the connection dirty, for example because a transaction begins. If the lease ends
-    /// before [`Lease::mark_clean`], the pool cleans the connection before the next lease. Has no
+    /// before [`Lease::mark_clean`], the pool resets the connection before the next lease. Has no
     /// effect in shared use.
     pub fn mark_dirty(&self) {
         self.is_dirty.store(true, Ordering::Release);

@@ -3,8 +3,12 @@
 //! Why an actor: the queue of callers, the leases and the connections that are being opened form one
 //! state, and its rules hold easily when one owner alone changes it: never more connections than the
 //! maximum, callers are served in order, no caller is forgotten. `PoolState` holds that state and its
-//! rules. It knows neither actors nor drivers, and has tests of its own. The actor carries out the
+//! rules. It knows no actors and waits for nothing, and has tests of its own. The actor carries out the
 //! effects that it asks for.
+//!
+//! Layout: `actor` is the actor, and `state` the state. The rules are in `serving` (which waiter gets
+//! which connection), `growth` (when to open another one), `expiry` (what is due by time), `circuit` and
+//! `holders` (who holds leases for too long). `connect` is the interface to a driver.
 //!
 //! Guarantees:
 //! - No connection is opened before the first checkout ([`check_out`]). The pool grows when waiting for an

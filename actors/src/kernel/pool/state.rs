@@ -27,7 +27,7 @@ const LIFETIME_JITTER: f64 = 0.1;
 pub(super) enum Effect<T> {
     /// Open a connection, then call [`PoolState::opened`].
     Open { id: u64 },
-    /// Check or clean the connection, then call [`PoolState::maintained`].
+    /// Check or reset the connection, then call [`PoolState::maintained`].
     Maintain {
         id: u64,
         connection: Arc<T>,
@@ -57,7 +57,7 @@ pub(super) enum ConnectionState {
     Idle {
         since: Instant,
     },
-    /// It is being checked or cleaned.
+    /// It is being checked or reset.
     UnderMaintenance {
         since: Instant,
     },
@@ -258,7 +258,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         }
     }
 
-    /// Has an unused connection checked or cleaned.
+    /// Has an unused connection checked or reset.
     pub(super) fn maintain(&mut self, now: Instant, id: u64, task: Maintenance) {
         let Some(pooled) = self.connections.get_mut(&id) else {
             return;
@@ -272,7 +272,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         });
     }
 
-    /// A check or a clean-up has ended.
+    /// A check or a reset has ended.
     pub(super) fn maintained(&mut self, now: Instant, id: u64, task: Maintenance, succeeded: bool) {
         match task {
             _ if succeeded => self.make_idle(now, id),

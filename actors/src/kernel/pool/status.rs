@@ -14,7 +14,7 @@ pub enum CloseReason {
     Lifetime,
     /// It was idle for too long.
     Idle,
-    /// It failed, its user marked it broken, or it could not be cleaned.
+    /// It failed, its user marked it broken, or it could not be reset.
     Broken,
     /// It did not pass a check.
     Check,
@@ -91,7 +91,7 @@ pub struct PoolStatus {
     pub size: u32,
     /// Open connections without a lease.
     pub idle: u32,
-    /// Open connections that are leased, checked or cleaned.
+    /// Open connections that are leased, checked or reset.
     pub in_use: u32,
     /// Open connections in shared use.
     pub shared: u32,

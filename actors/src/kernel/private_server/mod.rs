@@ -3,9 +3,10 @@
 //!
 //! This module owns what both kinds share: the data folder (`data_dir`), the unprivileged user that
 //! the server runs as (`run_as`), the search for its programs (`programs`), the end of processes that
-//! an earlier run left behind (`orphans`), and the one start that all callers wait for
-//! ([`PrivateServer::ensure_running`]). A `ServerKind` holds what differs. The `postgres` and `redis`
-//! modules define one each.
+//! an earlier run left behind (`orphans`), the one start that all callers wait for
+//! ([`PrivateServer::ensure_running`]), and the actor that owns the server's process (`process_owner`). A
+//! [`ServerUrl`] tells a pool where its server is. A [`ServerKind`] holds what differs. The `postgres`
+//! and `redis` modules define one each.
 //!
 //! Access: only the server's user and root can connect. The server has no TCP listener, its socket
 //! lies in a folder of mode 0700, and it asks for a password of 128 random bits that is kept in a file

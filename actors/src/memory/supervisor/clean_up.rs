@@ -23,7 +23,7 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 /// cleaned up again at once.
 const GROWTH_PART: u64 = 100;
 
-/// A collection on schedule, or a repeated clean-up, that gives less is not recorded.
+/// A repeated clean-up, or a collection that nobody requested, that gives less is not recorded.
 pub(super) const NOTEWORTHY: u64 = 1 << 20;
 
 /// The clean-up of the current level.

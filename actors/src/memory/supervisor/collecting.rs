@@ -1,4 +1,4 @@
-//! Collections: purges of the free memory that allocators keep, when they are due, and their record.
+//! Collections of slack, the free memory that allocators keep: when they are due, and their record.
 //!
 //! A collection runs on request, on a schedule at rest, after many buffers were released, and when
 //! tasks stall.
@@ -17,7 +17,8 @@ use super::rounds::{Request, RoundKind, RoundReport};
 use crate::kernel::pressure::Stage;
 use crate::kernel::{Call, Message, Reply};
 
-/// How long hosts may take to acknowledge: each finishes its forward first.
+/// How long hosts may take to acknowledge. A collection is not urgent, so this is longer than in a
+/// clean-up. A host that runs a request acknowledges before its trim.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A collection follows when at least this many bytes of buffers were released.
@@ -26,7 +27,7 @@ const BIG_RELEASE: u64 = 64 << 20;
 /// Time between two collections because of stalls.
 const STALL_PAUSE: Duration = Duration::from_secs(10);
 
-/// Purges all allocators now: the server's, and those of all hosts.
+/// Collects slack now: purges the server's allocator, and has all hosts trim.
 #[derive(Debug, Clone, Copy)]
 pub struct CollectSlack;
 

@@ -1,4 +1,4 @@
-//! The end of a host process, and what its next load must reserve after it.
+//! The end of a host process, and how much memory the model's next load must reserve because of it.
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context};

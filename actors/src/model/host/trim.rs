@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::ModelHost;
 use crate::kernel::pressure::{Action, Pressure, Stage};
 
-/// How long a clean-up waits for a host that runs a call. The trim follows that call, and the next
+/// How long a round waits for a host that runs a request. The trim follows that request, and the next
 /// reading of memory shows its effect.
 const CLEAN_UP_WAIT: Duration = Duration::from_millis(250);
 
-/// The trims of one host process.
+/// The trims of one host process, and the epoch that one of them is to acknowledge.
 #[derive(Debug, Default)]
 pub(super) struct Trims {
     in_progress: bool,

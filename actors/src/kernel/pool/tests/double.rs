@@ -38,11 +38,11 @@ pub(super) struct FakeConnection {
 pub(super) struct FakeServer {
     /// The time that a connect takes.
     pub(super) connect_takes: Mutex<Duration>,
-    /// The time that a check or a clean-up takes.
+    /// The time that a check or a reset takes.
     pub(super) maintenance_takes: Mutex<Duration>,
     /// Set when connects fail.
     pub(super) failure: Mutex<Option<ConnectErrorKind>>,
-    /// Whether checks and clean-ups fail.
+    /// Whether checks and resets fail.
     pub(super) fails_checks: AtomicBool,
     pub(super) connects: AtomicU32,
     pub(super) checks: AtomicU32,

@@ -289,7 +289,7 @@ proptest! {
             model.step(step);
             model.assert_rules();
         }
-        // All connects, leases and clean-ups end. Each caller gets an answer, although no deadline
+        // All connects, leases and resets end. Each caller gets an answer, although no deadline
         // passes.
         let callers = model.callers.clone();
         for _ in 0..500 {
