@@ -7,8 +7,8 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// The smallest reserve: listeners, logs, sockets and files shared with hosts, connections to
-/// other servers, and files of the kernel that are read for memory.
+/// The smallest reserve: listeners, logs, sockets and files shared with hosts, connections to other
+/// servers, and files of the kernel that are read for memory.
 const RESERVE_MIN: u64 = 128;
 
 /// The least descriptors that the server can work with.

@@ -16,14 +16,14 @@ use super::stats::{Outcome, Stats};
 
 /// A request that an actor answers.
 pub trait Message: Send + 'static {
-    /// The answer.
+    /// The reply.
     type Reply: Send + 'static;
 
     /// Whether the work may be dropped when its caller has gone away. Must be false when the work
-    /// has an effect beyond its answer.
+    /// has an effect beyond its reply.
     const CANCELLABLE: bool = false;
 
-    /// Whether this answer counts as a failure in the actor's metrics.
+    /// Whether this reply counts as a failure in the actor's metrics.
     fn is_failure(_reply: &Self::Reply) -> bool {
         false
     }
@@ -98,7 +98,7 @@ impl<M: Message> Reply<M> {
         } else {
             Outcome::Handled
         });
-        // Before the answer, because the caller may call again at once.
+        // Before the reply, because the caller may call again at once.
         self.permit = None;
         if let Some(sender) = self.sender.take() {
             // A caller that has given up has counted that itself.

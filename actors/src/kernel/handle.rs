@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::call::{Call, InFlight, Message};
 use super::stats::{Outcome, Stats};
 
-/// Why a call has no answer.
+/// Why a call has no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
     /// The actor has as many calls in flight as it may. It has not seen this one: try again later.
@@ -121,7 +121,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         &self.shared.name
     }
 
-    /// Sends `message` and waits at most `within` for the answer.
+    /// Sends `message` and waits at most `within` for the reply.
     ///
     /// # Errors
     /// See [`AskError`]: each variant says whether the actor can have seen the message.

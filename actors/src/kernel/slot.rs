@@ -104,7 +104,7 @@ impl Slot {
         self.spec.launcher.refuse_calls(None);
         self.node.set_state(ChildState::Stopped);
         if let Some(request) = self.request.take() {
-            // Before any answer, so that a child of the same name can follow at once.
+            // Before any reply, so that a child of the same name can follow at once.
             tree.remove(self.node.path());
             if let Some(starting) = request.starting {
                 let failed = StartChildError::Failed(self.last_exit.clone());

@@ -104,7 +104,7 @@ impl StartedChild {
     }
 }
 
-/// The answer to a request to start a child.
+/// The reply to a request to start a child.
 pub(super) type Started = Result<(), StartChildError>;
 
 pub(super) enum Command {

@@ -20,7 +20,7 @@ pub struct MemoryConfig {
     pub stale_after: Duration,
     /// How long an emergency clean-up may take.
     pub emergency_deadline: Duration,
-    /// Time between two purges of the server's allocator at rest.
+    /// Time between two collections at rest.
     pub gc_interval: Duration,
 }
 

@@ -159,7 +159,7 @@ impl Buffers for BufferAccount {
     fn read_memory(&self) -> BoxFuture<'static, ()> {
         let supervisor = self.budget.supervisor.clone();
         Box::pin(async move {
-            // Without an answer, the last reading stays in use.
+            // Without a reply, the last reading stays in use.
             let call = ReadMemory { events: 0 };
             supervisor.ask(call, ANSWER_WITHIN).await.ok();
         })

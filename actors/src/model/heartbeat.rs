@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Counts the pings that one process has left unanswered. It counts pings and not time, because a
-/// server that is stopped sends no pings and reads no answers.
+/// server that is stopped sends no pings and reads no replies.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     interval: Duration,

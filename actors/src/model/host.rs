@@ -167,7 +167,7 @@ impl ModelHost {
         current.reply.send(Err(error));
     }
 
-    /// Pings the process, unless too many pings have no answer. Runs again after an interval, which
+    /// Pings the process, unless too many pings have no reply. Runs again after an interval, which
     /// may have taken longer than planned.
     fn beat(&mut self, cx: &mut Context<Self>) {
         cx.run_later(self.spec.runtime.config.heartbeat_interval, Self::beat);

@@ -128,7 +128,7 @@ pub struct InputSetting {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutputSetting {
-    /// Its name in answers.
+    /// Its name in responses.
     pub name: String,
     /// Its element type.
     #[serde(deserialize_with = "datatype")]

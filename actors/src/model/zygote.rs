@@ -127,7 +127,7 @@ impl Zygote {
     }
 
     /// Kills the zygote if it has not answered request `id` yet. The zygote gets no pings: outside
-    /// of a fork nobody needs its answer, and to kill it would kill hosts that work.
+    /// of a fork nobody needs its reply, and to kill it would kill hosts that work.
     fn on_overdue(&mut self, id: u64, cx: &mut Context<Self>) {
         if self.forking.contains_key(&id) {
             let silent = self.fork_deadline;

@@ -1,7 +1,8 @@
 //! `GET /api/performance/memory/stats`: the status of the memory budget, with the latest events
 //! (`?events=`, at most 1,000; 100 by default).
 //!
-//! `POST /api/performance/memory/gc`: purges all allocators now, and reports what each gave back.
+//! `POST /api/performance/memory/gc`: collects slack now, and reports what each process gave back. A host
+//! that runs a request trims after it, and is not in the report.
 
 use actix_web::{Responder, web};
 use headroom_actors::memory::{CollectSlack, ReadMemory};

@@ -35,7 +35,7 @@ impl CloseReason {
         Self::Shutdown,
     ];
 
-    /// The name of the reason, in metrics as in answers.
+    /// The name of the reason in metrics, and in the API.
     pub fn label(self) -> &'static str {
         match self {
             Self::Lifetime => "lifetime",

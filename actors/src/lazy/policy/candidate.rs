@@ -50,8 +50,8 @@ pub struct Candidate<'a> {
     pub bytes: u64,
     /// Whether it must not be evicted.
     pub pinned: bool,
-    /// Whether it grows without end, or far beyond its estimate. It is then evicted before all
-    /// others, because it holds more than it needs.
+    /// Whether it leaks or is overgrown. It is then evicted before all others, because it holds more
+    /// than it needs.
     pub suspect: bool,
     /// Leases on it: those of callers, and one of each loaded dependent.
     pub leases: usize,
