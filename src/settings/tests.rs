@@ -525,6 +525,27 @@ fn what_is_shown_can_be_read_again() {
 }
 
 #[test]
+fn values_of_the_environment_are_shown_as_a_file_may_have_them() {
+    let loaded = load_text(
+        "",
+        &[
+            ("HEADROOM__SERVER__WORKERS", "2"),
+            ("HEADROOM__MODELS__ZYGOTE", "false"),
+            ("HEADROOM__MEMORY__LEVELS__HIGH", ".75"),
+            ("HEADROOM__MEMORY__LIMIT", "1GiB"),
+            ("HEADROOM__REDIS__CACHE__CLUSTER", "a:1, b:2"),
+            ("HEADROOM__REDIS__POOL__LIFETIME", "1h"),
+        ],
+    )
+    .unwrap();
+    let shown = loaded.to_string();
+    assert!(shown.contains("workers = 2 # environment variable HEADROOM__SERVER__WORKERS\n"));
+    assert!(shown.contains("zygote = false # environment"), "{shown}");
+    let again = load_text(&shown, &[]).unwrap();
+    assert_eq!(again.settings, loaded.settings);
+}
+
+#[test]
 fn a_reload_applies_what_is_live_and_names_the_rest() {
     let (_folder, sources) = file("log.filter = 'info'");
     let path = sources.config.clone().unwrap();
