@@ -265,11 +265,19 @@ impl Settings {
         let mut settings = self.clone();
         settings.log.filter = newer.log.filter.clone();
         settings.models.load_deadline = newer.models.load_deadline;
+        // Without `..`: each new key must say here whether it can change.
         settings.memory = MemorySettings {
             limit: self.memory.limit,
             physical_share: self.memory.physical_share,
+            hysteresis: newer.memory.hysteresis,
+            dwell: newer.memory.dwell,
+            sample_interval: newer.memory.sample_interval,
+            sample_interval_fast: newer.memory.sample_interval_fast,
+            stale_after: newer.memory.stale_after,
+            emergency_deadline: newer.memory.emergency_deadline,
+            gc_interval: newer.memory.gc_interval,
+            levels: newer.memory.levels.clone(),
             alerts: self.memory.alerts.clone(),
-            ..newer.memory.clone()
         };
         settings
     }
