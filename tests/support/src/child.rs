@@ -122,7 +122,10 @@ pub fn output(command: &mut Command, deadline: Duration) -> io::Result<Output> {
         .stdout(stdout.try_clone()?)
         .stderr(stderr.try_clone()?);
     let status = start(command)?.wait_within(deadline)?.ok_or_else(|| {
-        let text = format!("{command:?} has not ended after {deadline:?}");
+        // Without the environment, which may have a secret.
+        let (program, arguments) = (command.get_program(), command.get_args());
+        let words: Vec<_> = std::iter::once(program).chain(arguments).collect();
+        let text = format!("{words:?} has not ended after {deadline:?}");
         io::Error::new(io::ErrorKind::TimedOut, text)
     })?;
     let (stdout, stderr) = (content(&mut stdout)?, content(&mut stderr)?);
@@ -138,4 +141,21 @@ fn content(file: &mut File) -> io::Result<Vec<u8>> {
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_takes_too_long_is_named_without_its_environment() {
+        let mut command = command("sleep");
+        command.arg("600").env("PASSWORD", "hunter2");
+        let error = output(&mut command, Duration::from_millis(50)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("\"sleep\", \"600\"] has not ended"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
 }
