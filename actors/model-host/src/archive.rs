@@ -111,10 +111,9 @@ impl Contents {
     fn read(file: &File, file_len: u64) -> Result<Self, Failure> {
         let mut archive =
             ZipArchive::new(io::BufReader::with_capacity(CHUNK, file)).map_err(not_an_archive)?;
+        let unusual = || bad("the archive has too many entries, or two of the same name");
         if archive.len() > ENTRIES_MAX || archive.has_duplicate_names() {
-            return Err(bad(
-                "the archive has too many entries, or two of the same name",
-            ));
+            return Err(unusual());
         }
         let mut contents = Self::default();
         let mut budget = file_len.saturating_mul(RATIO_MAX).saturating_add(TEXT_MAX);
@@ -124,6 +123,11 @@ impl Contents {
             let (_, name) = full_name.split_once('/').unwrap_or_default();
             let damaged = |why: String| bad(format!("entry `{full_name}` is damaged: {why}"));
             let expected = entry.size();
+            // libtorch reads one top folder. An entry of another folder must not stand for the one that it reads.
+            let last = contents.lengths.insert(name.to_owned(), expected);
+            if last.is_some() && !name.is_empty() {
+                return Err(unusual());
+            }
             budget = budget.checked_sub(expected).ok_or_else(|| {
                 bad("the archive unpacks to many times its size, as no model does")
             })?;
@@ -143,7 +147,6 @@ impl Contents {
                 let why = format!("it does not have the {expected} bytes that it declares");
                 return Err(damaged(why));
             }
-            contents.lengths.insert(name.to_owned(), expected);
         }
         Ok(contents)
     }

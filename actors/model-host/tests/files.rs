@@ -113,6 +113,21 @@ fn other_zip_archives_are_refused() {
 }
 
 #[test]
+fn a_second_top_folder_cannot_stand_for_the_first() {
+    let (_folder, path) = model(|path| torchscript::weights(path, 8192));
+    let archive = fs::File::options().read(true).write(true).open(&path);
+    let mut archive = ZipWriter::new_append(archive.unwrap()).unwrap();
+    let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    archive.start_file("other/data/0", options).unwrap();
+    archive.write_all(&[0; 8192]).unwrap();
+    archive.finish().unwrap();
+    assert_eq!(
+        refusal(&path),
+        "the archive has too many entries, or two of the same name"
+    );
+}
+
+#[test]
 fn weights_without_a_forward_are_refused() {
     let (_folder, path) =
         model(|path| Script::new("def other(self) -> int:\n  return 1\n").write(path));
