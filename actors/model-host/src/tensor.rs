@@ -78,8 +78,9 @@ pub(crate) fn write(
     name: String,
     tensor: &Tensor,
 ) -> Result<TensorMeta, Failure> {
-    let (datatype, len) = measure(&name, tensor)?;
     let tensor = dense(tensor)?;
+    // Of the tensor whose memory is read, not of the one that the model returned.
+    let (datatype, len) = measure(&name, &tensor)?;
     let location = match len {
         0 => frame.write(&[]),
         len => frame.write(bytes(&tensor, len as usize)),
