@@ -114,7 +114,11 @@ impl ModelHost {
         cx.spawn(
             wrap_future::<_, Self>(written).map(|written, host, cx| match written {
                 Ok((header, payload)) => host.send(&header, &payload, cx),
-                Err(error) => host.fail(cx, HostError::BadTensor(error)),
+                // Otherwise the process has ended, and its exit is the reason.
+                Err(error) if host.running.is_some() => {
+                    host.fail(cx, HostError::BadTensor(error));
+                }
+                Err(_) => {}
             }),
         );
     }
