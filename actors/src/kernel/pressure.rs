@@ -57,6 +57,12 @@ impl State {
         let subscribers = self.subscribers.iter();
         subscribers.filter(|(_, subscriber)| self.pressure.asks(subscriber.stage))
     }
+
+    /// Whether all subscribers that the current epoch asks have acknowledged it. Only this and the next
+    /// epoch wake those who wait: otherwise each acknowledgement would wake all subscribers.
+    fn is_acknowledged(&self) -> bool {
+        self.asked().all(|(_, asked)| asked.actions.is_some())
+    }
 }
 
 /// Makes the one writer and the first of its readers.
@@ -90,18 +96,18 @@ impl PressureWriter {
     /// Records the level that usage alone reaches now. The published level can stay above it for a
     /// while, since a level falls late.
     pub fn set_reached(&self, reached: Level) {
-        self.0
-            .send_if_modified(|state| state.reached.replace(reached) != Some(reached));
+        self.0.send_if_modified(|state| {
+            state.reached = Some(reached);
+            // Nobody waits for it.
+            false
+        });
     }
 
     /// Waits until every subscriber that `epoch` asks has acknowledged it, at most `within`. `None`
     /// when another epoch has begun.
     pub async fn acknowledgements(&self, epoch: u64, within: Duration) -> Option<Acknowledgements> {
         let mut state = self.0.subscribe();
-        let all = state.wait_for(|state| {
-            let mut asked = state.asked();
-            state.pressure.epoch != epoch || asked.all(|(_, asked)| asked.actions.is_some())
-        });
+        let all = state.wait_for(|state| state.pressure.epoch != epoch || state.is_acknowledged());
         // After a timeout, the state still says who acknowledged.
         drop(timeout(within, all).await);
         let state = self.0.borrow();
@@ -148,8 +154,9 @@ impl PressureReader {
             stage,
             actions: None,
         };
-        self.0.send_modify(|state| {
+        self.0.send_if_modified(|state| {
             state.subscribers.insert(name.clone(), subscriber);
+            false
         });
         Subscription {
             name,
@@ -162,12 +169,13 @@ impl PressureReader {
     /// Acknowledges `epoch` for the subscriber `name` with its actions, if any. An acknowledgement of
     /// an epoch that has ended is dropped.
     pub fn acknowledge(&self, name: &str, epoch: u64, actions: Vec<Action>) {
-        self.0.send_modify(|state| {
+        self.0.send_if_modified(|state| {
             if state.pressure.epoch == epoch
                 && let Some(subscriber) = state.subscribers.get_mut(name)
             {
                 subscriber.actions = Some(actions);
             }
+            state.is_acknowledged()
         });
     }
 }
@@ -205,8 +213,9 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         // The writer must not wait for this subscriber any longer.
-        self.reader.0.send_modify(|state| {
+        self.reader.0.send_if_modified(|state| {
             state.subscribers.remove(&self.name);
+            state.is_acknowledged()
         });
     }
 }

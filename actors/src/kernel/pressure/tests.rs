@@ -89,3 +89,22 @@ async fn the_writer_does_not_wait_for_a_subscriber_that_left() {
     assert_eq!(result, Some(Acknowledgements::default()));
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn only_the_last_acknowledgement_wakes_anyone() {
+    let (writer, reader) = channel();
+    let mut first = reader.subscribe("first", Stage::Idle);
+    let mut second = reader.subscribe("second", Stage::Idle);
+    let epoch = writer.publish(Level::High, Some(Stage::Idle), 1);
+    first.changed().await;
+    second.changed().await;
+    let started = tokio::time::Instant::now();
+    let (result, ()) = tokio::join!(writer.acknowledgements(epoch, SECOND), async {
+        first.acknowledge(epoch, Vec::new());
+        assert!(!second.receiver.has_changed().unwrap());
+        tokio::task::yield_now().await;
+        second.acknowledge(epoch, Vec::new());
+    });
+    assert_eq!(result.unwrap().received.len(), 2);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
