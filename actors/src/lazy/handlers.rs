@@ -14,10 +14,9 @@ use crate::kernel::{Call, Message, Reply};
 /// wake-up, and there may be thousands.
 fn respond<M: Message>(
     mut reply: Reply<M>,
-    result: impl Future<Output = Option<M::Reply>> + 'static,
+    mut result: impl Future<Output = Option<M::Reply>> + Unpin + 'static,
 ) {
-    let mut result = Box::pin(result);
-    match result.as_mut().now_or_never() {
+    match (&mut result).now_or_never() {
         Some(Some(result)) => return reply.send(result),
         // The loader has gone. Dropping the reply reports that.
         Some(None) => return,
