@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use crate::connection::{self, Limits, ServerSpec};
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
-use crate::routes::{not_found, readable};
+use crate::routes::{Class, Role, Route, get, not_found, resources};
 
 /// How often the recorder's histograms are drained. Otherwise they would grow until the next scrape.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -105,14 +105,20 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
         shutdown_seconds: 0,
     };
     connection::server(spec, listener, move || {
-        App::new()
-            .app_data(admin.clone())
-            .service(readable("/health/live", live))
-            .service(readable("/health/ready", ready))
-            .service(readable("/health/startup", startup))
-            .service(readable("/metrics", metrics))
-            .default_service(web::to(not_found))
+        let app = App::new().app_data(admin.clone());
+        let app = resources(table(), "").into_iter().fold(app, App::service);
+        app.default_service(web::to(not_found))
     })
+}
+
+/// All routes of the admin listener, which only operators can reach.
+fn table() -> Vec<Route> {
+    vec![
+        get("/health/live", Role::Public, Class::Status, live),
+        get("/health/ready", Role::Public, Class::Status, ready),
+        get("/health/startup", Role::Public, Class::Status, startup),
+        get("/metrics", Role::Public, Class::Status, metrics),
+    ]
 }
 
 async fn keep_up(metrics: PrometheusHandle) {

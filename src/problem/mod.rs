@@ -122,7 +122,7 @@ pub struct Problem {
     /// For the log.
     pub(crate) cause: Option<Box<str>>,
     retry_after: Option<Duration>,
-    allow: Option<&'static str>,
+    allow: Option<Box<str>>,
     request_id: Option<Box<HeaderValue>>,
     /// Whether it has the form of the Open Inference Protocol.
     in_protocol_form: bool,
@@ -195,12 +195,12 @@ impl Problem {
     }
 
     /// The resource has only the methods in `allow`, such as "GET, HEAD".
-    pub fn method_not_allowed(allow: &'static str) -> Self {
+    pub fn method_not_allowed(allow: &str) -> Self {
         let mut problem = Self::new(
             ProblemKind::MethodNotAllowed,
             format!("this resource has: {allow}"),
         );
-        problem.allow = Some(allow);
+        problem.allow = Some(allow.into());
         problem
     }
 
@@ -271,7 +271,7 @@ impl ResponseError for Problem {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.insert_header((header::RETRY_AFTER, seconds.max(1)));
         }
-        if let Some(allow) = self.allow {
+        if let Some(allow) = self.allow.as_deref() {
             response.insert_header((header::ALLOW, allow));
         }
         if let Some(id) = self.request_id.as_deref() {

@@ -1,60 +1,93 @@
-//! The route table. Each resource has a file that is named after its path.
+//! The route table: every path of the main listener. Each resource has a file that is named after its
+//! path.
 
 mod actors;
 mod performance;
 mod pools;
 mod root;
+mod table;
 mod v2;
 
-use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, Route, guard, web};
+use actix_web::web;
 
-use crate::problem::Problem;
+pub use table::{Class, Role, Route, get, not_found, post, resources};
+
+/// The prefix of the Open Inference Protocol, whose errors have a form of their own.
+const PROTOCOL: &str = "/v2";
 
 /// All routes of the main listener.
+#[rustfmt::skip] // A table has one line for each route.
+pub fn table() -> Vec<Route> {
+    use Class::{Control, Status, Work};
+    use Role::{Operator, Public, Reader, User};
+    use performance::{connections, memory};
+    use v2::{infer, models, repository};
+
+    vec![
+        get("/", Public, Status, root::index),
+
+        get("/api/actors", Reader, Status, actors::list),
+
+        get("/api/performance/memory/stats", Reader, Status, memory::stats),
+        post("/api/performance/memory/gc", Operator, Control, memory::gc),
+        get("/api/performance/connections/stats", Reader, Status, connections::stats),
+        get("/api/performance/connections/health", Reader, Status, connections::health),
+
+        get("/api/pools", Reader, Status, pools::list),
+
+        get("/api/pools/{pool}", Reader, Status, pools::one),
+        post("/api/pools/{pool}/probe", Operator, Work, pools::probe),
+
+        get("/v2", Public, Status, v2::server),
+
+        get("/v2/health/live", Public, Status, v2::live),
+        get("/v2/health/ready", Public, Status, v2::ready),
+        get("/v2/models/{model}", Reader, Status, models::metadata),
+        get("/v2/models/{model}/versions/{version}", Reader, Status, models::metadata),
+        get("/v2/models/{model}/ready", Reader, Status, models::ready),
+        get("/v2/models/{model}/versions/{version}/ready", Reader, Status, models::ready),
+        post("/v2/models/{model}/infer", User, Work, infer::infer),
+        post("/v2/models/{model}/versions/{version}/infer", User, Work, infer::infer),
+        post("/v2/repository/index", Reader, Status, repository::index),
+        post("/v2/repository/models/{model}/load", Operator, Control, repository::load),
+        post("/v2/repository/models/{model}/unload", Operator, Control, repository::unload),
+    ]
+}
+
+/// Adds the route table to a server.
 pub fn configure(config: &mut web::ServiceConfig) {
+    let is_protocol = |route: &Route| route.path.starts_with(PROTOCOL);
+    let (protocol, other) = table().into_iter().partition(is_protocol);
+    for resource in resources(other, "") {
+        config.service(resource);
+    }
     config
-        .service(readable("/", root::index))
-        .service(readable("/api/actors", actors::list))
-        .configure(performance::configure)
-        .configure(pools::configure)
-        .configure(v2::configure)
+        .service(v2::scope(PROTOCOL, resources(protocol, PROTOCOL)))
         .default_service(web::to(not_found));
 }
 
-/// A resource with GET and HEAD only.
-pub fn readable<F, Args>(path: &str, handler: F) -> Resource
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    let route = web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
-    resource(path, route.to(handler), "GET, HEAD")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A resource with POST only.
-fn postable<F, Args>(path: &str, handler: F) -> Resource
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    resource(path, web::post().to(handler), "POST")
-}
+    #[test]
+    fn no_route_is_there_twice() {
+        let table = table();
+        let mut names: Vec<_> = table.iter().map(|route| format!("{route:?}")).collect();
+        names.sort();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
 
-/// A resource with the methods in `allow` only.
-fn resource(path: &str, route: Route, allow: &'static str) -> Resource {
-    let refuse = move || async move { refuse(Problem::method_not_allowed(allow)) };
-    web::resource(path)
-        .route(route)
-        .default_service(web::to(refuse))
-}
-
-/// The response for paths without a resource.
-pub async fn not_found() -> Result<HttpResponse, Problem> {
-    refuse(Problem::not_found())
-}
-
-fn refuse(problem: Problem) -> Result<HttpResponse, Problem> {
-    Err(problem)
+    /// A change of state needs more than a reader's key. An index of the repository is a read, although
+    /// the protocol has it as POST.
+    #[test]
+    fn readers_change_nothing() {
+        for route in table() {
+            let changes = route.method != "GET" && route.path != "/v2/repository/index";
+            assert_eq!(changes, route.role > Role::Reader, "{route:?}");
+            assert!(!changes || route.class != Class::Status, "{route:?}");
+        }
+    }
 }

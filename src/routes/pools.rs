@@ -16,15 +16,6 @@ use crate::handles::RequestHandles;
 use crate::pools::{Health, Kind, Origin, Pool};
 use crate::problem::Problem;
 
-use super::{postable, readable};
-
-pub(super) fn configure(config: &mut web::ServiceConfig) {
-    config
-        .service(readable("/api/pools", list))
-        .service(readable("/api/pools/{pool}", one))
-        .service(postable("/api/pools/{pool}/probe", probe));
-}
-
 #[derive(Serialize)]
 struct Summary {
     name: &'static str,
@@ -40,7 +31,7 @@ struct Summary {
     connections_max: u32,
 }
 
-async fn list(handles: RequestHandles) -> Result<impl Responder, Problem> {
+pub(super) async fn list(handles: RequestHandles) -> Result<impl Responder, Problem> {
     let mut pools = Vec::new();
     for pool in handles.pools.iter() {
         let status = pool.status(handles.left()).await?;
@@ -75,7 +66,10 @@ struct Details {
     subscriber: Option<SubscriberStatus>,
 }
 
-async fn one(handles: RequestHandles, name: web::Path<String>) -> Result<impl Responder, Problem> {
+pub(super) async fn one(
+    handles: RequestHandles,
+    name: web::Path<String>,
+) -> Result<impl Responder, Problem> {
     let pool = find(&handles, &name)?;
     let status = pool.status(handles.left()).await?;
     Ok(web::Json(Details {
@@ -96,7 +90,7 @@ struct Probed {
     server: Value,
 }
 
-async fn probe(
+pub(super) async fn probe(
     handles: RequestHandles,
     name: web::Path<String>,
 ) -> Result<impl Responder, Problem> {

@@ -25,7 +25,7 @@ struct Stats {
     pools: Vec<PoolStatus>,
 }
 
-pub(super) async fn stats(handles: RequestHandles) -> Result<impl Responder, Problem> {
+pub(in crate::routes) async fn stats(handles: RequestHandles) -> Result<impl Responder, Problem> {
     let pools = handles.pools.iter();
     let pools = try_join_all(pools.map(|pool| pool.status(handles.left()))).await?;
     Ok(web::Json(Stats { pools }))
@@ -52,7 +52,7 @@ struct PoolHealth {
     server: Value,
 }
 
-pub(super) async fn health(handles: RequestHandles) -> impl Responder {
+pub(in crate::routes) async fn health(handles: RequestHandles) -> impl Responder {
     let pools = handles.pools.iter();
     let pools = join_all(pools.map(|pool| look(pool, handles.left()))).await;
     let worst = pools.iter().map(|pool| pool.status).max();

@@ -16,11 +16,11 @@ const EVENTS: usize = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct StatsQuery {
+pub(in crate::routes) struct StatsQuery {
     events: Option<usize>,
 }
 
-pub(super) async fn stats(
+pub(in crate::routes) async fn stats(
     handles: RequestHandles,
     query: web::Query<StatsQuery>,
 ) -> Result<impl Responder, Problem> {
@@ -35,7 +35,7 @@ pub(super) async fn stats(
     })
 }
 
-pub(super) async fn gc(handles: RequestHandles) -> Result<impl Responder, Problem> {
+pub(in crate::routes) async fn gc(handles: RequestHandles) -> Result<impl Responder, Problem> {
     let report = handles.memory.ask(CollectSlack, handles.left());
     Ok(web::Json(report.await?))
 }

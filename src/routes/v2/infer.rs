@@ -46,7 +46,7 @@ const COPIES: u64 = 2;
 /// The header of the binary tensor extension, which is not supported.
 const BINARY_HEADER: &str = "inference-header-content-length";
 
-pub(super) async fn infer(
+pub(in crate::routes) async fn infer(
     request: HttpRequest,
     path: web::Path<ModelPath>,
     payload: web::Payload,

@@ -4,58 +4,29 @@
 //! `{"error": "…"}`.
 
 mod form;
-mod infer;
-mod models;
-mod repository;
+pub(super) mod infer;
+pub(super) mod models;
+pub(super) mod repository;
 mod response;
 mod tensor_json;
 
+use actix_web::dev::HttpServiceFactory;
 use actix_web::middleware::from_fn;
-use actix_web::{Responder, web};
+use actix_web::{Resource, Responder, Scope, web};
 use serde_json::json;
 
-use super::readable;
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
 
-/// The routes under `/v2`.
-pub(super) fn configure(config: &mut web::ServiceConfig) {
-    let model = |suffix: &str| {
-        [
-            format!("/models/{{model}}{suffix}"),
-            format!("/models/{{model}}/versions/{{version}}{suffix}"),
-        ]
-    };
-    let mut scope = web::scope("/v2").wrap(from_fn(form::protocol_errors));
-    for path in model("/infer") {
-        scope = scope.service(super::postable(&path, infer::infer));
-    }
-    for path in model("/ready") {
-        scope = scope.service(readable(&path, models::ready));
-    }
-    for path in model("") {
-        scope = scope.service(readable(&path, models::metadata));
-    }
-    config.service(
-        scope
-            .service(readable("", server))
-            .service(readable("/health/live", live))
-            .service(readable("/health/ready", ready))
-            .service(super::postable("/repository/index", repository::index))
-            .service(super::postable(
-                "/repository/models/{model}/load",
-                repository::load,
-            ))
-            .service(super::postable(
-                "/repository/models/{model}/unload",
-                repository::unload,
-            ))
-            .default_service(web::to(super::not_found)),
-    );
+/// The scope of `resources`, whose errors have the protocol's form.
+pub(super) fn scope(path: &str, resources: Vec<Resource>) -> impl HttpServiceFactory + use<> {
+    let scope = web::scope(path).wrap(from_fn(form::protocol_errors));
+    let scope = resources.into_iter().fold(scope, Scope::service);
+    scope.default_service(web::to(super::not_found))
 }
 
 /// `GET /v2`: the server's name and version, and the protocol extensions that it supports.
-async fn server() -> impl Responder {
+pub(super) async fn server() -> impl Responder {
     web::Json(json!({
         "name": "headroom",
         "version": env!("CARGO_PKG_VERSION"),
@@ -64,12 +35,12 @@ async fn server() -> impl Responder {
 }
 
 /// `GET /v2/health/live`: any response means that the server is alive.
-async fn live() -> impl Responder {
+pub(super) async fn live() -> impl Responder {
     web::Json(json!({ "live": true }))
 }
 
 /// `GET /v2/health/ready`: whether the server should get requests.
-async fn ready(readiness: web::Data<Readiness>) -> Result<impl Responder, Problem> {
+pub(super) async fn ready(readiness: web::Data<Readiness>) -> Result<impl Responder, Problem> {
     if readiness.is_ready() {
         return Ok(web::Json(json!({ "ready": true })));
     }

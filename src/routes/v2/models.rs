@@ -18,7 +18,7 @@ const PLATFORM: &str = "pytorch_torchscript";
 
 /// The variables in the paths of a model.
 #[derive(Deserialize)]
-pub(super) struct ModelPath {
+pub(in crate::routes) struct ModelPath {
     model: String,
     version: Option<String>,
 }
@@ -86,7 +86,7 @@ impl TensorMetadata {
     }
 }
 
-pub(super) async fn metadata(
+pub(in crate::routes) async fn metadata(
     path: web::Path<ModelPath>,
     handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
@@ -142,7 +142,7 @@ fn output(output: &OutputSetting) -> TensorMetadata {
 
 /// A model is ready if a request for it can be served: it is loaded, or the request would load it. It is
 /// not ready after a failed load until the next try is due, or while it is larger than the budget.
-pub(super) async fn ready(
+pub(in crate::routes) async fn ready(
     path: web::Path<ModelPath>,
     handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {

@@ -27,7 +27,7 @@ struct IndexEntry {
     reason: String,
 }
 
-pub(super) async fn index(
+pub(in crate::routes) async fn index(
     request: HttpRequest,
     payload: web::Payload,
     bodies: web::Data<BodyBudget>,
@@ -82,7 +82,7 @@ async fn rescan(handles: &RequestHandles) -> Result<Vec<Model>, Problem> {
 
 /// Loads the highest version. If its file or settings have changed, the model is unloaded first, after its
 /// requests in flight. The backoff after a failed load does not apply.
-pub(super) async fn load(
+pub(in crate::routes) async fn load(
     path: web::Path<ModelPath>,
     handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
@@ -119,7 +119,7 @@ async fn unload_one(handles: &RequestHandles, model: &Model) -> Result<(), Probl
 }
 
 /// Unloads every version after its requests in flight. Open sequences end.
-pub(super) async fn unload(
+pub(in crate::routes) async fn unload(
     path: web::Path<ModelPath>,
     handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {

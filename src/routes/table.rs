@@ -1,0 +1,139 @@
+//! What a route is, and how routes become resources of the HTTP server.
+//!
+//! Why it exists: a path, who may call it and how it is limited are one decision, made in one line. A
+//! route without a role or a class does not compile. A path that has no line answers 404, and a method
+//! that has none answers 405 with the methods of the path.
+
+use std::fmt;
+
+use actix_web::http::Method;
+use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, guard, web};
+use serde::Serialize;
+
+use crate::problem::Problem;
+
+/// The least role that a caller needs. Each role includes the ones before it. Callers have no keys yet,
+/// so roles are declared and not enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Anybody, without a key.
+    Public,
+    /// Reads the state of the server.
+    Reader,
+    /// Uses what the server runs.
+    User,
+    /// Decides what is loaded.
+    Operator,
+    /// Changes keys and settings.
+    Admin,
+}
+
+/// What limits and latencies are kept by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Reads state that is in memory. It waits for nothing heavy.
+    Status,
+    /// Uses a resource, and may load it first.
+    Work,
+    /// Changes what is loaded, or starts something long.
+    Control,
+}
+
+/// One line of the route table.
+pub struct Route {
+    /// The method. A route for GET also answers HEAD.
+    pub method: Method,
+    /// The path, with parameters in braces.
+    pub path: &'static str,
+    /// Who may call it.
+    pub role: Role,
+    /// How it is limited.
+    pub class: Class,
+    handler: actix_web::Route,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+/// A route for GET and HEAD.
+pub fn get<F, Args>(path: &'static str, role: Role, class: Class, handler: F) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let readable = guard::Any(guard::Get()).or(guard::Head());
+    Route {
+        method: Method::GET,
+        path,
+        role,
+        class,
+        handler: web::route().guard(readable).to(handler),
+    }
+}
+
+/// A route for POST.
+pub fn post<F, Args>(path: &'static str, role: Role, class: Class, handler: F) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    Route {
+        method: Method::POST,
+        path,
+        role,
+        class,
+        handler: web::post().to(handler),
+    }
+}
+
+/// Makes one resource of all routes with the same path. `prefix` is left out of the paths: that of the
+/// scope which the resources are added to.
+pub fn resources(routes: Vec<Route>, prefix: &str) -> Vec<Resource> {
+    let mut by_path: Vec<(&'static str, Vec<Route>)> = Vec::new();
+    for route in routes {
+        match by_path.iter_mut().find(|(path, _)| *path == route.path) {
+            Some((_, routes)) => routes.push(route),
+            None => by_path.push((route.path, vec![route])),
+        }
+    }
+    let resource = |(path, routes): (&'static str, Vec<Route>)| {
+        let allow = allow(&routes);
+        let refuse = move || {
+            let problem = Problem::method_not_allowed(&allow);
+            async { refuse(problem) }
+        };
+        let path = path.strip_prefix(prefix).unwrap_or(path);
+        let resource = web::resource(path).default_service(web::to(refuse));
+        let routes = routes.into_iter().map(|route| route.handler);
+        routes.fold(resource, Resource::route)
+    };
+    by_path.into_iter().map(resource).collect()
+}
+
+/// The value of `Allow` for a path with `routes`.
+fn allow(routes: &[Route]) -> String {
+    let methods = routes.iter().map(|route| match route.method {
+        Method::GET => "GET, HEAD",
+        ref method => method.as_str(),
+    });
+    methods.collect::<Vec<_>>().join(", ")
+}
+
+/// The response for paths without a route.
+///
+/// # Errors
+/// Always.
+pub async fn not_found() -> Result<HttpResponse, Problem> {
+    refuse(Problem::not_found())
+}
+
+fn refuse(problem: Problem) -> Result<HttpResponse, Problem> {
+    Err(problem)
+}
