@@ -22,20 +22,21 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The orphans of one server in one data folder.
 pub(crate) struct Orphans {
     kind: &'static ServerKind,
-    /// The working folders as the kernel names them. No process works in a folder that does not exist.
+    /// The working folders as the kernel names them.
     folders: Vec<PathBuf>,
 }
 
 impl Orphans {
+    /// The orphans in `data_folder`, which must exist.
     pub(crate) fn new(kind: &'static ServerKind, data_folder: &Path) -> Self {
+        let resolved = |folder: PathBuf| folder.canonicalize().unwrap_or(folder);
+        let data_folder = resolved(data_folder.to_owned());
+        // An orphan may still create a working folder that does not exist yet.
         let folders = kind.working_folders.iter();
-        let folders = folders.map(|name| data_folder.join(name));
-        let folders = folders.chain([data_folder.to_owned()]);
-        let folders = folders.filter_map(|folder| folder.canonicalize().ok());
-        Self {
-            kind,
-            folders: folders.collect(),
-        }
+        let folders = folders.map(|name| resolved(data_folder.join(name)));
+        let mut folders: Vec<_> = folders.collect();
+        folders.push(data_folder);
+        Self { kind, folders }
     }
 
     /// Ends the orphans: sends each signal in turn, until none is left.
@@ -100,5 +101,42 @@ impl Orphans {
         }
         // A process that has ended and is not reaped yet has no working folder.
         std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| self.folders.contains(&cwd))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use headroom_test_support::child;
+    use headroom_test_support::wait::{DEADLINE, wait_until};
+
+    use super::*;
+
+    static SLEEP: ServerKind = ServerKind {
+        name: "sleep",
+        product: "Sleep",
+        programs: &["sleep"],
+        packages: ["coreutils", "coreutils"],
+        estimated_bytes: 0,
+        working_folders: &["work"],
+        end_signals: &[],
+        prepare: |_, _| unreachable!("nothing is started"),
+    };
+
+    #[tokio::test]
+    async fn an_orphan_in_a_folder_that_it_has_just_created_is_ended() {
+        let data = tempfile::tempdir().unwrap();
+        let orphans = Orphans::new(&SLEEP, data.path());
+        let work = data.path().join("work");
+        std::fs::create_dir(&work).unwrap();
+        let mut sleep = child::command("sleep");
+        let mut sleep = child::start(sleep.arg("100").current_dir(&work)).unwrap();
+        wait_until(DEADLINE, "the orphan is found", || {
+            !orphans.find().is_empty()
+        });
+        orphans.end().await.unwrap();
+        let exit = sleep.wait_within(END_TIMEOUT).unwrap().unwrap();
+        assert_eq!(exit.signal(), Some(Signal::SIGKILL as i32));
     }
 }
