@@ -179,14 +179,10 @@ impl Connection {
         self.blocked_by.load(Ordering::Acquire) > 0
     }
 
-    /// Marks the connection as blocked by one more statement.
-    pub(super) fn mark_blocked(&self) {
+    /// Marks the connection as blocked by one more statement, until the mark is dropped.
+    pub(super) fn mark_blocked(&self) -> BlockedMark<'_> {
         self.blocked_by.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Takes [`Connection::mark_blocked`] back.
-    pub(super) fn unmark_blocked(&self) {
-        self.blocked_by.fetch_sub(1, Ordering::AcqRel);
+        BlockedMark(self)
     }
 
     /// The prepared statement for `sql`. A task of its own prepares it: if its caller leaves, other
@@ -243,6 +239,15 @@ impl Drop for Connection {
         if self.ping_pending.load(Ordering::Acquire) {
             self.driver.abort();
         }
+    }
+}
+
+/// See [`Connection::mark_blocked`].
+pub(super) struct BlockedMark<'a>(&'a Connection);
+
+impl Drop for BlockedMark<'_> {
+    fn drop(&mut self) {
+        self.0.blocked_by.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -65,10 +65,11 @@ async fn keep_until_answered(lease: Lease<Connection>) {
     if timeout(BLOCKED_AFTER, answered.as_mut()).await.is_ok() {
         return;
     }
-    connection.mark_blocked();
+    // The mark also ends when the runtime stops and drops this task.
+    let blocked = connection.mark_blocked();
     if timeout(BLOCKED_MAX, answered).await.is_err() {
         lease.mark_broken();
     }
     // Remove the mark before the lease ends: its end may hand the connection to a waiting caller.
-    connection.unmark_blocked();
+    drop(blocked);
 }

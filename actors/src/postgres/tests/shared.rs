@@ -46,6 +46,34 @@ fn slow_statements_without_callers_block_nobody_while_connections_are_free() {
     });
 }
 
+#[test]
+fn a_runtime_that_stops_leaves_no_connection_blocked() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let database = database(&cluster.url("postgres", ""), 1, &[]);
+        let root = start(&system, &database).await;
+        database.query("select 1", &[], LONG).await.unwrap();
+        let caller = database.clone();
+        let stopped = tokio::task::spawn_blocking(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
+            runtime.block_on(async {
+                caller.query(SLOW, &[], ms(100)).await.unwrap_err();
+                // The connection is blocked meanwhile. Then the runtime stops.
+                tokio::time::sleep(ms(300)).await;
+            });
+        });
+        stopped.await.unwrap();
+        in_flight(&database, 0).await;
+        let both = [(); 2].map(|()| spawn(&database, "select 1", ms(1000)));
+        in_flight(&database, 2).await;
+        for left in both {
+            left.abort();
+        }
+        root.stop().await;
+    });
+}
+
 fn spawn(
     database: &Database,
     sql: &'static str,
