@@ -45,6 +45,8 @@ pub struct Process {
     stop_signal: Signal,
     output: Capture,
     captures: Vec<JoinHandle<()>>,
+    /// Another group may have the id of this one.
+    reaped: bool,
     #[cfg(any(test, feature = "testing"))]
     _alive: super::testing::AliveProcess,
 }
@@ -92,6 +94,7 @@ impl Process {
             stop_signal: spec.stop_signal,
             output,
             captures,
+            reaped: false,
             #[cfg(any(test, feature = "testing"))]
             _alive: super::testing::AliveProcess::count(),
         })
@@ -162,9 +165,9 @@ impl Process {
             }
         };
         if !watched {
-            // Fails when nothing of the group is left.
-            killpg(Pid::from_raw(self.pid()), Signal::SIGKILL).ok();
+            self.signal_group(Signal::SIGKILL);
         }
+        self.reaped = true;
         exit
     }
 
@@ -197,8 +200,7 @@ impl Process {
 
     /// Signals the whole group, whose id is the process id until the process is reaped.
     fn signal_group(&self, signal: Signal) {
-        // A process that is reaped has no id any more.
-        if self.child.id().is_some() {
+        if !self.reaped {
             // Fails only when the whole group is gone already.
             killpg(Pid::from_raw(self.pid()), signal).ok();
         }
