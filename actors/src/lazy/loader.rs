@@ -305,14 +305,14 @@ impl Drop for Loader {
     /// the next incarnation can lock the catalogue.
     fn drop(&mut self) {
         let slots = std::mem::take(&mut self.slots).into_values();
-        let orphans = slots.filter(|slot| slot.reservation.is_some());
-        let mut orphans: Vec<_> = orphans.collect();
-        for orphan in &mut orphans {
-            orphan.waiters.clear();
-            orphan.unload_waiters.clear();
+        let left_loaded = slots.filter(|slot| slot.reservation.is_some());
+        let mut left_loaded: Vec<_> = left_loaded.collect();
+        for slot in &mut left_loaded {
+            slot.waiters.clear();
+            slot.unload_waiters.clear();
         }
         let catalogue = self.catalogue.take();
-        if orphans.is_empty() {
+        if left_loaded.is_empty() {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -320,7 +320,7 @@ impl Drop for Loader {
             return;
         };
         runtime.spawn(async move {
-            unload_all(orphans).await;
+            unload_all(left_loaded).await;
             drop(catalogue);
         });
     }

@@ -30,13 +30,13 @@ pub(super) async fn run(
     deadline: Instant,
 ) -> Result<QueryOutput, Error> {
     let connection = Arc::clone(&lease);
-    let mut guard = LeaseGuard(Some(lease));
+    let mut kept = KeptLease(Some(lease));
     let sent = AtomicBool::new(false);
     let Ok(output) = timeout_at(deadline, connection.run(sql, params, &sent)).await else {
         let sent = sent.load(Ordering::Relaxed);
         return Err(Error::Deadline { sent });
     };
-    if let Some(lease) = guard.0.take()
+    if let Some(lease) = kept.0.take()
         && let Err(error) = &output
         && (error.ends_connection() || connection.was_demoted(error))
     {
@@ -46,9 +46,9 @@ pub(super) async fn run(
 }
 
 /// Keeps the lease of a statement that is dropped before its answer until the server is done.
-struct LeaseGuard(Option<Lease<Connection>>);
+struct KeptLease(Option<Lease<Connection>>);
 
-impl Drop for LeaseGuard {
+impl Drop for KeptLease {
     fn drop(&mut self) {
         if let Some(lease) = self.0.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()

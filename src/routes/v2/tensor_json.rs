@@ -46,7 +46,7 @@ pub(super) fn read(data: &RawValue, datatype: Datatype, shape: &[i64]) -> Result
         left: count,
     };
     let mut json = serde_json::Deserializer::from_str(text);
-    let top = Level {
+    let top = Nesting {
         sink: &mut sink,
         shape,
         depth: 0,
@@ -147,14 +147,14 @@ impl Sink {
     }
 }
 
-/// One level of nested lists.
-struct Level<'a> {
+/// A list at one depth of nested lists.
+struct Nesting<'a> {
     sink: &'a mut Sink,
     shape: &'a [i64],
     depth: usize,
 }
 
-impl<'de> DeserializeSeed<'de> for Level<'_> {
+impl<'de> DeserializeSeed<'de> for Nesting<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -162,7 +162,7 @@ impl<'de> DeserializeSeed<'de> for Level<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Level<'_> {
+impl<'de> Visitor<'de> for Nesting<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -197,7 +197,7 @@ impl<'de> Visitor<'de> for Level<'_> {
         let before = self.sink.left;
         let mut length = 0i64;
         loop {
-            let next = Level {
+            let next = Nesting {
                 sink: &mut *self.sink,
                 shape: self.shape,
                 depth: self.depth + 1,
@@ -221,7 +221,7 @@ impl<'de> Visitor<'de> for Level<'_> {
     }
 }
 
-impl<'a> Level<'a> {
+impl<'a> Nesting<'a> {
     /// The sink for an element, if an element is allowed here: in a flat list or at the innermost level.
     fn at_leaf<E: Error>(self) -> Result<&'a mut Sink, E> {
         match self.depth {

@@ -22,7 +22,7 @@ pub struct ProcessSpec {
     pub(super) ready_line: Option<String>,
     pub(super) stop_signal: Signal,
     user: Option<(u32, u32)>,
-    orphan_signal: Option<Signal>,
+    server_end_signal: Option<Signal>,
 }
 
 impl ProcessSpec {
@@ -37,7 +37,7 @@ impl ProcessSpec {
             ready_line: None,
             stop_signal: Signal::SIGTERM,
             user: None,
-            orphan_signal: None,
+            server_end_signal: None,
         }
     }
 
@@ -81,7 +81,7 @@ impl ProcessSpec {
     /// Has the kernel send `signal` to the process when the thread that started it ends, for any
     /// reason. Needs `setpriv` of util-linux. Without it the process outlives a killed server.
     pub fn ends_with_server(mut self, signal: Signal) -> Self {
-        self.orphan_signal = Some(signal);
+        self.server_end_signal = Some(signal);
         self
     }
 
@@ -92,7 +92,7 @@ impl ProcessSpec {
     pub(super) fn command(&self) -> Command {
         // The kernel clears a parent death signal when a process changes its user. So `setpriv`
         // sets the signal after the change of user and before it executes the program.
-        let wrapped = self.orphan_signal.and_then(|signal| {
+        let wrapped = self.server_end_signal.and_then(|signal| {
             let mut command = Command::new(setpriv()?);
             command.arg("--pdeathsig").arg(signal.as_str()).arg("--");
             command.arg(&self.program);

@@ -4,8 +4,8 @@ use actix::{Context, Handler};
 use tokio::time::Instant;
 
 use super::super::config::{MemoryConfig, MemoryConfigError};
-use super::super::handles::reserve;
 use super::super::metrics;
+use super::super::reservations::reserve;
 use super::super::status::MemoryStatus;
 use super::MemorySupervisor;
 use crate::kernel::{BudgetError, Call, Message, Reply, Reservation, ReservationRequest};
