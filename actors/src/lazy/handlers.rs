@@ -4,8 +4,10 @@ use actix::{Context, Handler};
 use futures_util::future::FutureExt;
 use tokio::time::sleep_until;
 
-use super::loader::Loader;
-use super::messages::{Acquire, Deregister, Preload, Register, SetLoadDeadline, Status, Unload};
+use super::loader::{Demand, Loader};
+use super::messages::{
+    Acquire, Deregister, Preload, PreloadWithoutEviction, Register, SetLoadDeadline, Status, Unload,
+};
 use super::metrics::UnloadReason;
 use crate::kernel::{Call, Message, Reply};
 
@@ -41,7 +43,10 @@ impl Handler<Call<Acquire>> for Loader {
 
     fn handle(&mut self, call: Call<Acquire>, context: &mut Context<Self>) {
         if let Some((Acquire { name }, reply)) = call.accept() {
-            respond(reply, self.acquire(&name, true, context).map(Result::ok));
+            respond(
+                reply,
+                self.acquire(&name, Demand::Use, context).map(Result::ok),
+            );
         }
     }
 }
@@ -51,7 +56,18 @@ impl Handler<Call<Preload>> for Loader {
 
     fn handle(&mut self, call: Call<Preload>, context: &mut Context<Self>) {
         if let Some((Preload { name }, reply)) = call.accept() {
-            let lease = self.acquire(&name, false, context);
+            let lease = self.acquire(&name, Demand::Preload, context);
+            respond(reply, lease.map(|lease| Some(lease.ok()?.map(drop))));
+        }
+    }
+}
+
+impl Handler<Call<PreloadWithoutEviction>> for Loader {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<PreloadWithoutEviction>, context: &mut Context<Self>) {
+        if let Some((PreloadWithoutEviction { name }, reply)) = call.accept() {
+            let lease = self.acquire(&name, Demand::PreloadWithoutEviction, context);
             respond(reply, lease.map(|lease| Some(lease.ok()?.map(drop))));
         }
     }

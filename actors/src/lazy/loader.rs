@@ -34,6 +34,17 @@ use crate::kernel::{Budget, Child, ChildSpec, Exit, Handle, Resource};
 /// loader.
 const UNLOAD_GRACE: Duration = Duration::from_secs(10);
 
+/// What a caller wants of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// Use it: counts a hit or a miss, and records the use for the policy.
+    Use,
+    /// Have it loaded.
+    Preload,
+    /// Have it loaded if nothing has to be evicted for it.
+    PreloadWithoutEviction,
+}
+
 /// The lazy loader. The module's documentation lists its guarantees.
 pub struct Loader {
     pub(super) config: Config,
@@ -141,20 +152,26 @@ impl Loader {
         slots.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Gives a lease on `name`, which it loads if needed. If `is_use`, counts a hit or a miss, and
-    /// records the use for the policy.
+    /// Gives a lease on `name`, which it loads if needed.
     pub(super) fn acquire(
         &mut self,
         name: &str,
-        is_use: bool,
+        demand: Demand,
         context: &mut Context<Self>,
     ) -> oneshot::Receiver<Result<Lease, AcquireError>> {
         let (waiter, lease) = oneshot::channel();
-        if let Some(known) = self.try_acquire(name, is_use).transpose() {
+        if let Some(known) = self.try_acquire(name, demand == Demand::Use).transpose() {
             waiter.send(known).ok();
         } else if let Some(slot) = self.slots.get_mut(name) {
             let starts_load = slot.may_start_load();
+            let is_first = slot.waiters.is_empty();
             slot.push_waiter(waiter);
+            match demand {
+                // Callers that wait already keep what they want.
+                Demand::PreloadWithoutEviction => slot.may_evict &= !is_first,
+                Demand::Use | Demand::Preload if !slot.may_evict => self.allow_eviction(name),
+                Demand::Use | Demand::Preload => {}
+            }
             if starts_load {
                 self.start_load(name, context);
             }

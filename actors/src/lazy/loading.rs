@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::error::AcquireError;
 use super::lease::{Lease, LeaseTracker};
-use super::loader::Loader;
+use super::loader::{Demand, Loader};
 use super::metrics::Event;
 use super::phase::Phase;
 use super::resource_calls::load_or_unload;
@@ -25,11 +25,15 @@ impl Loader {
         slot.enter(Phase::Loading);
         slot.drain_when_loaded = None;
         let depends_on = slot.resource.depends_on.clone();
+        let demand = match slot.may_evict {
+            true => Demand::Use,
+            false => Demand::PreloadWithoutEviction,
+        };
         self.on_phases_changed();
         let dependencies: Vec<_> = depends_on
             .into_iter()
             .map(|dependency| {
-                let lease = self.acquire(&dependency, true, context);
+                let lease = self.acquire(&dependency, demand, context);
                 async move {
                     match lease.await {
                         Ok(Ok(lease)) => Ok(lease),

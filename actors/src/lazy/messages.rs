@@ -40,6 +40,24 @@ impl Message for Preload {
     }
 }
 
+/// Like [`Preload`], but the load and those of its dependencies evict nothing and leave the headroom
+/// alone: where free memory is not enough, the reply is [`AcquireError::Short`] at once. If other
+/// callers want the same load, it may evict for them.
+#[derive(Debug, Clone)]
+pub struct PreloadWithoutEviction {
+    /// The resource's name.
+    pub name: String,
+}
+
+impl Message for PreloadWithoutEviction {
+    type Reply = Result<(), AcquireError>;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        // It is asked for to learn whether the resource fits.
+        matches!(reply, Err(error) if !matches!(error.root(), AcquireError::Short(_)))
+    }
+}
+
 /// Drains a resource and its dependents. Replies when the resource is unloaded, at once if there is no
 /// such resource. Callers that ask for it meanwhile wait, and cause its next load. Also forgets a failed
 /// load, so that the next caller causes a new try.

@@ -14,6 +14,7 @@
 //! - **No memory without a reservation**, from before the load until after the unload. One load at a
 //!   time asks the budget and evicts. It evicts only if the chosen resources free enough together, and
 //!   only the resources that are needed for that.
+//! - **A load evicts only for a caller that wants that** ([`PreloadWithoutEviction`]).
 //! - **A resource that can never fit is refused** at once. Nothing is loaded or evicted for it.
 //! - **A resource in use stays**: a [`Lease`] keeps its resource loaded, a loaded resource keeps its
 //!   dependencies, and a pinned resource is unloaded only on request and at a stop.
@@ -61,7 +62,9 @@ pub use config::Config;
 pub use error::{AcquireError, Excess, Shortage};
 pub use lease::Lease;
 pub use loader::Loader;
-pub use messages::{Acquire, Deregister, Preload, Register, SetLoadDeadline, Status, Unload};
+pub use messages::{
+    Acquire, Deregister, Preload, PreloadWithoutEviction, Register, SetLoadDeadline, Status, Unload,
+};
 pub use phase::Phase;
 pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};
 pub use status::{Counts, ResourceStatus};

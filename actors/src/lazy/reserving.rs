@@ -141,6 +141,9 @@ impl Loader {
         if shortage.level == Level::Exhausted {
             return self.refuse(&AcquireError::Short(shortage), context);
         }
+        if slot.is_some_and(|slot| !slot.may_evict) {
+            return self.fall_back_to_minimum(shortage, context);
+        }
         let missing = missing_bytes(&shortage);
         let victims = self.victims(missing);
         let reclaimable = self.reclaimable_bytes();
@@ -234,6 +237,17 @@ impl Loader {
         let dependencies: u64 = dependencies.map(Slot::loaded_bytes).sum();
         let need = slot.minimum_bytes().saturating_add(dependencies);
         (need > most).then_some(Excess { need, most })
+    }
+
+    /// The load of `name`, and those of its dependencies, may evict from now on.
+    pub(super) fn allow_eviction(&mut self, name: &str) {
+        let names = self.with_dependencies([name]).into_iter();
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        for name in names {
+            if let Some(slot) = self.slots.get_mut(&name) {
+                slot.may_evict = true;
+            }
+        }
     }
 
     /// The given names, and those of all resources that they depend on.

@@ -38,6 +38,8 @@ pub(super) struct Slot {
     /// Whether its unload is under way. It is draining then, or has failed.
     pub(super) is_unloading: bool,
     pub(super) waiters: Vec<Waiter>,
+    /// Whether one of the waiters wants its load even if others must be evicted for it.
+    pub(super) may_evict: bool,
     /// Callers that wait for the unload.
     pub(super) unload_waiters: Vec<oneshot::Sender<()>>,
     /// Whether the catalogue no longer has it. The slot is removed after the unload.
@@ -74,6 +76,7 @@ impl Slot {
             drain_when_loaded: None,
             is_unloading: false,
             waiters: Vec::new(),
+            may_evict: true,
             unload_waiters: Vec::new(),
             deregistered: false,
             counts: Counts::default(),

@@ -15,6 +15,7 @@ mod single_flight;
 mod stop;
 mod test_loader;
 mod unloading;
+mod without_eviction;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
