@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix_rt::{Arbiter, ArbiterHandle};
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, web};
+use headroom_actors::jobs::Jobs;
 use headroom_actors::kernel::{AskError, Handle, Tree};
 use headroom_actors::lazy::Loader;
 use headroom_actors::memory::{BufferAccount, MemorySupervisor};
@@ -28,6 +29,8 @@ pub struct Handles {
     pub memory: Handle<MemorySupervisor>,
     /// The loader of models and other resources.
     pub loader: Handle<Loader>,
+    /// The jobs that requests start.
+    pub jobs: Handle<Jobs>,
     /// The models on disk.
     pub repository: Handle<Repository>,
     /// The account for the tensors of requests.

@@ -14,9 +14,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::{rt, web};
-use headroom_actors::kernel::{BackoffError, Exit, Tree};
+use headroom_actors::jobs::{self, Jobs};
+use headroom_actors::kernel::{BackoffError, Exit, Handle, Tree};
 use headroom_actors::lazy::CatalogueError;
 use headroom_actors::memory::{AlertError, Freshness, MemoryConfigError};
 use nix::sys::socket::{Backlog, listen};
@@ -113,6 +115,9 @@ const HOST_BINARY: &str = "headroom-model-host";
 /// Connections that may wait to be accepted. The kernel limits this number further.
 const BACKLOG: i32 = 4096;
 
+/// The deadline for the actor of jobs to pass on that the server stops.
+const CANCEL_JOBS_WITHIN: Duration = Duration::from_secs(1);
+
 /// A function that adds routes to the route table.
 pub type Routes = fn(&mut web::ServiceConfig);
 
@@ -186,6 +191,7 @@ impl Application {
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
         let root = actors.start(settings, actors_gate).await?;
+        let jobs = handles.jobs.clone();
         let shared = Shared {
             limits,
             bodies,
@@ -225,6 +231,7 @@ impl Application {
 
         readiness.drain();
         drop(ready_file);
+        cancel_jobs(&jobs).await;
         tracing::info!("stopping: finishing requests in flight");
         handle.stop(true).await;
         let exit = root.stop().await;
@@ -236,6 +243,14 @@ impl Application {
             tracing::info!("stopped");
         }
         outcome
+    }
+}
+
+/// Cancels all jobs. The requests that follow jobs or wait for them end with the jobs; otherwise they
+/// would hold up the stop of the HTTP server.
+async fn cancel_jobs(jobs: &Handle<Jobs>) {
+    if let Err(error) = jobs.ask(jobs::Drain, CANCEL_JOBS_WITHIN).await {
+        tracing::warn!(%error, "the jobs were not cancelled before the HTTP server stops");
     }
 }
 

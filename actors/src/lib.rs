@@ -2,6 +2,7 @@
 //!
 //! Handles never import each other; what one needs of another it gets as a handle or as a trait of the
 //! kernel, wired together by the server. Nothing here knows of HTTP.
+pub mod jobs;
 pub mod kernel;
 pub mod lazy;
 pub mod memory;

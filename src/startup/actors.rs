@@ -2,13 +2,14 @@
 //!
 //! Only this file and `pools` connect the modules with each other. Start order: the sender of
 //! alerts if one is configured, the memory supervisor, the pools, the supervisor of loaded models,
-//! the loader, the repository of models. The stop order is the reverse: the repository finds no new
-//! models, the loader unloads everything, the pools close their connections, and the memory
-//! supervisor stops. The sender of alerts stops last.
+//! the loader, the repository of models, the jobs. The stop order is the reverse: the jobs end, the
+//! repository finds no new models, the loader unloads everything, the pools close their connections,
+//! and the memory supervisor stops. The sender of alerts stops last.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use headroom_actors::jobs::{self, Jobs};
 use headroom_actors::kernel::{Backoff, ChildSpec, Handle, Root, SupervisorSpec, Tree};
 use headroom_actors::lazy::{self, Catalogue, Loader, SetLoadDeadline};
 use headroom_actors::memory::{AlertConfig, Levels, Memory, MemoryConfig, Protection, Reconfigure};
@@ -97,6 +98,9 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         Repository::new(incarnation, runtime.clone(), registrar.clone())
     });
 
+    let jobs_config = jobs::Config::default();
+    let jobs = Jobs::handle(&jobs_config);
+
     let (branches, pools) = pools::compose(settings, &memory);
     let mut spec = SupervisorSpec::new("headroom");
     let alerts = &settings.memory.alerts;
@@ -113,12 +117,14 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     let spec = spec
         .child(ChildSpec::supervisor(models))
         .child(loader_child)
-        .child(repository_child);
+        .child(repository_child)
+        .child(Jobs::child(&jobs, jobs_config));
     let handles = Handles {
         thread: ActorThread::current(),
         tree,
         memory: memory.handle().clone(),
         loader,
+        jobs,
         repository,
         tensors: memory
             .buffers("tensors", settings.server.tensors_in_flight_max.as_u64())

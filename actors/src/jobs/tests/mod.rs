@@ -1,0 +1,12 @@
+//! The guarantees of jobs, each as a test.
+
+use std::time::Duration;
+
+mod bounds;
+mod ending;
+mod following;
+mod restart;
+mod test_jobs;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
