@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use headroom_actors::jobs::{FollowError, NoSuchJob, StartError};
 use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
 use headroom_actors::lazy::{AcquireError, Excess, Shortage};
@@ -10,8 +11,8 @@ use headroom_actors::model::InferError;
 use headroom_actors::{postgres, redis};
 
 use super::ProblemKind::{
-    DeadlineExceeded, InsufficientMemory, InvalidInput, MemoryExceeded, NeverFits, NotFound,
-    NotReady, Overloaded, Unavailable, Unprocessable, Unusable,
+    Conflict, DeadlineExceeded, InsufficientMemory, InvalidInput, MemoryExceeded, NeverFits,
+    NotFound, NotReady, Overloaded, Unavailable, Unprocessable, Unusable,
 };
 use super::{Problem, SOON};
 
@@ -115,6 +116,40 @@ pub(crate) fn never_fits(excess: &Excess) -> Problem {
     Problem::new(NeverFits, detail)
         .with("need_bytes", *need)
         .with("most_bytes", *most)
+}
+
+impl From<StartError> for Problem {
+    fn from(error: StartError) -> Self {
+        let problem = match &error {
+            StartError::Full { .. } => Self::new(
+                Overloaded,
+                format!("{error}; wait for one to end, or cancel one"),
+            ),
+            StartError::Exclusive { running, .. } => {
+                let detail = format!("{error}; follow it, or cancel it first");
+                Self::new(Conflict, detail)
+                    .with("job_id", running.as_str())
+                    .with("job", format!("/api/jobs/{running}"))
+            }
+            StartError::Stopping => Self::new(NotReady, "the server is stopping"),
+        };
+        problem.caused_by(&error)
+    }
+}
+
+impl From<NoSuchJob> for Problem {
+    fn from(error: NoSuchJob) -> Self {
+        Self::new(NotFound, error.to_string())
+    }
+}
+
+impl From<FollowError> for Problem {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::NoSuchJob(error) => error.into(),
+            FollowError::Full { .. } => Self::new(Overloaded, error.to_string()),
+        }
+    }
 }
 
 impl From<InferError> for Problem {

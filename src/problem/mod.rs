@@ -65,6 +65,8 @@ kinds! {
     NotFound = "not-found", NOT_FOUND, "There is no such resource";
     /// The resource exists, the method does not.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The resource has no such method";
+    /// The request conflicts with what the server does now.
+    Conflict = "conflict", CONFLICT, "It conflicts with what the server does now";
     /// The request did not arrive in time.
     RequestTimeout = "request-timeout", REQUEST_TIMEOUT, "The request did not arrive in time";
     /// The body is larger than the limit.
@@ -211,6 +213,17 @@ impl Problem {
         self
     }
 
+    fn body(&self) -> Body<'_> {
+        Body {
+            kind: format!("/problems/{}", self.kind.slug()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            instance: self.request_id.as_deref().map(as_uri_reference),
+            extensions: &self.extensions,
+        }
+    }
+
     /// Gives it the form of the Open Inference Protocol.
     #[must_use]
     pub fn in_protocol_form(mut self) -> Self {
@@ -283,14 +296,7 @@ impl ResponseError for Problem {
                 ready: self.extensions.get("ready"),
             });
         }
-        response.content_type(CONTENT_TYPE).json(Body {
-            kind: format!("/problems/{}", self.kind.slug()),
-            title: self.kind.title(),
-            status: self.kind.status().as_u16(),
-            detail: &self.detail,
-            instance: self.request_id.as_deref().map(as_uri_reference),
-            extensions: &self.extensions,
-        })
+        response.content_type(CONTENT_TYPE).json(self.body())
     }
 }
 

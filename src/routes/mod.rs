@@ -2,6 +2,7 @@
 //! path.
 
 mod actors;
+mod jobs;
 mod performance;
 mod pools;
 mod root;
@@ -10,7 +11,7 @@ mod v2;
 
 use actix_web::web;
 
-pub use table::{Class, Role, Route, get, not_found, post, resources};
+pub use table::{Class, Role, Route, delete, get, not_found, post, resources};
 
 /// The prefix of the Open Inference Protocol, whose errors have a form of their own.
 const PROTOCOL: &str = "/v2";
@@ -27,6 +28,11 @@ pub fn table() -> Vec<Route> {
         get("/", Public, Status, root::index),
 
         get("/api/actors", Reader, Status, actors::list),
+
+        get("/api/jobs", Reader, Status, jobs::list),
+        get("/api/jobs/{id}", Reader, Status, jobs::one),
+        delete("/api/jobs/{id}", Operator, Control, jobs::cancel),
+        get("/api/jobs/{id}/events", Reader, Status, jobs::events::events),
 
         get("/api/performance/memory/stats", Reader, Status, memory::stats),
         post("/api/performance/memory/gc", Operator, Control, memory::gc),

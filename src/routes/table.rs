@@ -93,6 +93,22 @@ where
     }
 }
 
+/// A route for DELETE.
+pub fn delete<F, Args>(path: &'static str, role: Role, class: Class, handler: F) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    Route {
+        method: Method::DELETE,
+        path,
+        role,
+        class,
+        handler: web::delete().to(handler),
+    }
+}
+
 /// Makes one resource of all routes with the same path. `prefix` is left out of the paths: that of the
 /// scope which the resources are added to.
 pub fn resources(routes: Vec<Route>, prefix: &str) -> Vec<Resource> {

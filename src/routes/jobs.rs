@@ -1,0 +1,104 @@
+//! `GET /api/jobs`: all jobs that run, and those that ended of late.
+//!
+//! `GET /api/jobs/{id}`: one job with its steps and its result. `DELETE`: asks it to end early; 202
+//! while it runs, 200 when it has ended.
+//!
+//! `GET /api/jobs/{id}/events`: the job as server-sent events (`events.rs`).
+
+pub(super) mod events;
+
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, Responder, web};
+use headroom_actors::jobs::{Cancel, Get, JobId, JobState, JobStatus, List, Progress, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::handles::RequestHandles;
+use crate::problem::Problem;
+
+/// The query of a request that has no parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoParameters {}
+
+#[derive(Serialize)]
+struct AllJobs {
+    /// The running jobs, then the finished ones, the newest of each first.
+    jobs: Vec<Summary>,
+}
+
+/// One job without its steps and its result.
+#[derive(Serialize)]
+struct Summary {
+    /// Its id.
+    id: JobId,
+    /// The name of its kind.
+    kind: &'static str,
+    /// What it does, in a sentence.
+    description: String,
+    /// Where it stands.
+    state: JobState,
+    /// Whether it was asked to end early. It is running until it has ended.
+    cancel_requested: bool,
+    /// When it was started.
+    created_at: Timestamp,
+    /// When it ended. `null` while it is running.
+    ended_at: Option<Timestamp>,
+    /// How far it is.
+    progress: Progress,
+    /// Why it did not succeed.
+    error: Option<String>,
+}
+
+impl From<Arc<JobStatus>> for Summary {
+    fn from(status: Arc<JobStatus>) -> Self {
+        Self {
+            id: status.id.clone(),
+            kind: status.kind,
+            description: status.description.clone(),
+            state: status.state,
+            cancel_requested: status.cancel_requested,
+            created_at: status.created_at,
+            ended_at: status.ended_at,
+            progress: status.progress.clone(),
+            error: status.error.clone(),
+        }
+    }
+}
+
+pub(super) async fn list(
+    handles: RequestHandles,
+    _: web::Query<NoParameters>,
+) -> Result<impl Responder, Problem> {
+    let jobs = handles.jobs.ask(List, handles.left()).await?;
+    let jobs = jobs.into_iter().map(Summary::from).collect();
+    Ok(web::Json(AllJobs { jobs }))
+}
+
+pub(super) async fn one(
+    handles: RequestHandles,
+    id: web::Path<String>,
+    _: web::Query<NoParameters>,
+) -> Result<impl Responder, Problem> {
+    let get = Get {
+        id: id.into_inner(),
+    };
+    let status = handles.jobs.ask(get, handles.left()).await??;
+    Ok(HttpResponse::Ok().json(&*status))
+}
+
+pub(super) async fn cancel(
+    handles: RequestHandles,
+    id: web::Path<String>,
+    _: web::Query<NoParameters>,
+) -> Result<impl Responder, Problem> {
+    let cancel = Cancel {
+        id: id.into_inner(),
+    };
+    let status = handles.jobs.ask(cancel, handles.left()).await??;
+    let mut response = match status.state {
+        JobState::Running => HttpResponse::Accepted(),
+        _ => HttpResponse::Ok(),
+    };
+    Ok(response.json(&*status))
+}
