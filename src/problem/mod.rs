@@ -213,6 +213,13 @@ impl Problem {
         self
     }
 
+    /// Its JSON, for answers that contain problems. There it has no `instance`, since it is not the
+    /// answer to a request.
+    pub fn to_json(&self) -> Value {
+        // Texts, numbers and trees of them can always be written.
+        serde_json::to_value(self.body()).unwrap_or_default()
+    }
+
     fn body(&self) -> Body<'_> {
         Body {
             kind: format!("/problems/{}", self.kind.slug()),

@@ -1,4 +1,5 @@
-//! `/api/performance`: memory and connections.
+//! `/api/performance`: memory, connections and preloads.
 
 pub(super) mod connections;
 pub(super) mod memory;
+pub(super) mod preload;

@@ -1,0 +1,196 @@
+//! The result of a preload: what became of each resource.
+
+use std::collections::BTreeSet;
+
+use headroom_actors::lazy::{Phase, ResourceStatus};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::targets::Target;
+use crate::problem::Problem;
+
+/// The most bytes of all problems of a result. Later problems have no details.
+const PROBLEMS_BYTES_MAX: usize = 256 << 10;
+
+/// What became of one resource.
+#[derive(Debug, Clone)]
+pub(super) enum Outcome {
+    /// It was loaded by this job, or together with another caller.
+    Loaded,
+    /// It was loaded before.
+    Already,
+    /// It was not loaded.
+    Refused(Problem),
+    /// The job ended before the load, which goes on.
+    UnderWay,
+    /// The job ended before the load could begin.
+    NotTried,
+}
+
+/// The result of a preload.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    /// Resources that were loaded.
+    loaded: usize,
+    /// Resources that had been loaded before.
+    already: usize,
+    /// Resources that were refused.
+    refused: usize,
+    /// Resources whose load went on when the job ended.
+    under_way: usize,
+    /// Resources whose load did not begin before the job ended.
+    not_tried: usize,
+    /// Resources that were selected beyond the most that one preload loads.
+    left_out: usize,
+    /// Each resource that was selected, in the order of the loads, then their dependencies.
+    resources: Vec<Preloaded>,
+    /// Bytes of all problems.
+    #[serde(skip)]
+    problems_bytes: usize,
+}
+
+/// What became of one resource.
+#[derive(Debug, Serialize)]
+struct Preloaded {
+    /// The resource's name, or the caller's text if it names none.
+    name: String,
+    /// The caller's text, if it is not the resource's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked_for: Option<String>,
+    /// Whether it was loaded only because a selected resource depends on it.
+    is_dependency: bool,
+    /// `loaded`, `already`, `refused`, `under_way` or `not_tried`.
+    outcome: &'static str,
+    /// How long its last load took, without the waits for memory and for its dependencies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load_seconds: Option<f64>,
+    /// Bytes that it held at the end of the job; 0 if it had been unloaded by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_bytes: Option<u64>,
+    /// Why it was refused: the problem that a request for it would have got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Value>,
+}
+
+impl Report {
+    /// Reports `outcomes`, with the loader's figures from before and after the loads.
+    pub(super) fn new(
+        outcomes: Vec<(Target, Outcome)>,
+        left_out: usize,
+        before: &[ResourceStatus],
+        after: &[ResourceStatus],
+    ) -> Self {
+        let mut report = Self {
+            left_out,
+            ..Self::default()
+        };
+        let selected = outcomes
+            .iter()
+            .filter_map(|(target, _)| target.resource.as_ref().ok());
+        let selected: BTreeSet<String> = selected.cloned().collect();
+        for (target, outcome) in outcomes {
+            let preloaded = Preloaded::new(target, outcome, after);
+            report.add(preloaded);
+        }
+        for dependency in dependencies(&selected, after) {
+            report.add_dependency(dependency, before, after);
+        }
+        report
+    }
+
+    fn add(&mut self, mut preloaded: Preloaded) {
+        if let Some(problem) = &mut preloaded.problem {
+            self.problems_bytes += problem.to_string().len();
+            if self.problems_bytes > PROBLEMS_BYTES_MAX {
+                problem["detail"] = "left out, because there are too many; request it alone".into();
+            }
+        }
+        let count = match preloaded.outcome {
+            "loaded" => &mut self.loaded,
+            "already" => &mut self.already,
+            "refused" => &mut self.refused,
+            "under_way" => &mut self.under_way,
+            _ => &mut self.not_tried,
+        };
+        *count += 1;
+        self.resources.push(preloaded);
+    }
+
+    /// Adds a dependency, if it is loaded.
+    fn add_dependency(&mut self, name: &str, before: &[ResourceStatus], after: &[ResourceStatus]) {
+        let is_ready = |known| {
+            let status: Option<&ResourceStatus> = find(known, name);
+            status.is_some_and(|status| status.phase == Phase::Ready)
+        };
+        let outcome = match (is_ready(before), is_ready(after)) {
+            (_, false) => return,
+            (true, true) => Outcome::Already,
+            (false, true) => Outcome::Loaded,
+        };
+        let target = Target {
+            asked: name.to_owned(),
+            resource: Ok(name.to_owned()),
+        };
+        self.add(Preloaded {
+            is_dependency: true,
+            ..Preloaded::new(target, outcome, after)
+        });
+    }
+}
+
+impl Preloaded {
+    fn new(target: Target, outcome: Outcome, after: &[ResourceStatus]) -> Self {
+        let Target { asked, resource } = target;
+        let name = resource.unwrap_or_else(|_| asked.clone());
+        let status = find(after, &name);
+        let was_loaded = matches!(outcome, Outcome::Loaded | Outcome::Already);
+        let status = status.filter(|_| was_loaded);
+        Self {
+            asked_for: (asked != name).then_some(asked),
+            is_dependency: false,
+            outcome: outcome.label(),
+            load_seconds: status.and_then(|status| status.last_load_seconds),
+            held_bytes: status.map(|status| status.reserved_bytes.max(status.measured_bytes)),
+            problem: match outcome {
+                Outcome::Refused(problem) => Some(problem.to_json()),
+                _ => None,
+            },
+            name,
+        }
+    }
+}
+
+impl Outcome {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Already => "already",
+            Self::Refused(_) => "refused",
+            Self::UnderWay => "under_way",
+            Self::NotTried => "not_tried",
+        }
+    }
+}
+
+fn find<'status>(known: &'status [ResourceStatus], name: &str) -> Option<&'status ResourceStatus> {
+    known.iter().find(|status| status.name == name)
+}
+
+/// What the `selected` resources depend on, without themselves.
+fn dependencies<'status>(
+    selected: &BTreeSet<String>,
+    known: &'status [ResourceStatus],
+) -> BTreeSet<&'status str> {
+    let mut all = BTreeSet::new();
+    let mut open: Vec<&str> = selected.iter().map(String::as_str).collect();
+    while let Some(name) = open.pop() {
+        let depends_on = find(known, name).map_or(&[][..], |status| &status.depends_on);
+        for dependency in depends_on {
+            if all.insert(dependency.as_str()) {
+                open.push(dependency);
+            }
+        }
+    }
+    all.retain(|name| !selected.contains(*name));
+    all
+}
