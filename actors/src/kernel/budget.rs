@@ -40,6 +40,15 @@ pub enum BudgetError {
     Unavailable,
 }
 
+/// The part of the budget that loads may use now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreeMemory {
+    /// Bytes that a reservation may have.
+    pub free: u64,
+    /// The whole budget.
+    pub budget: u64,
+}
+
 /// The memory budget. It grants a reservation if it fits beside everything else, where each entry
 /// counts with the larger of its reservation and its usage.
 pub trait Budget: Send + Sync + 'static {
@@ -55,6 +64,12 @@ pub trait Budget: Send + Sync + 'static {
     /// The most bytes that all reservations together can hold: the part of the budget that is free
     /// when only the server itself uses memory. `None` while that is unknown.
     fn max_reservable(&self) -> Option<u64> {
+        None
+    }
+
+    /// What a reservation may have, by the last reading of memory. Reserves nothing. `None` while that
+    /// is unknown.
+    fn free(&self, _use_headroom: bool) -> Option<FreeMemory> {
         None
     }
 }

@@ -35,13 +35,14 @@ mod supervisor;
 mod supervisor_spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod timestamp;
 mod tree;
 pub(crate) mod url;
 
 pub use awake::sleep_awake;
 pub use backoff::{Backoff, BackoffError};
 pub use budget::{
-    Budget, BudgetError, BufferReservation, Buffers, Reservation, ReservationEntry,
+    Budget, BudgetError, BufferReservation, Buffers, FreeMemory, Reservation, ReservationEntry,
     ReservationRequest, reserved_bytes,
 };
 pub use call::{Call, Message, Reply};
@@ -58,5 +59,6 @@ pub use stats::StatsSnapshot;
 pub use supervisor_spec::{
     StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,
 };
+pub use timestamp::{Clock, Timestamp};
 pub use tree::{ChildState, Kind, NodeSnapshot, Tree};
 pub use url::UrlFault;

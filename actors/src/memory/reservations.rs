@@ -11,8 +11,8 @@ use super::ledger::EntryId;
 use super::shared::Shared;
 use super::supervisor::{MemorySupervisor, ReadMemory};
 use crate::kernel::{
-    Budget, BudgetError, BufferReservation, Buffers, Handle, Reservation, ReservationEntry,
-    ReservationRequest,
+    Budget, BudgetError, BufferReservation, Buffers, FreeMemory, Handle, Reservation,
+    ReservationEntry, ReservationRequest,
 };
 
 /// A reading takes milliseconds. A supervisor that does not answer within this time is in trouble,
@@ -54,6 +54,17 @@ impl Budget for MemoryBudget {
         let ledger = self.shared.ledger();
         ledger.max_reservable(ledger.ceiling(critical))
     }
+
+    fn free(&self, use_headroom: bool) -> Option<FreeMemory> {
+        let share = load_share(&self.shared, use_headroom);
+        let ledger = self.shared.ledger();
+        ledger.last_reading?;
+        let ceiling = ledger.ceiling(share).min(ledger.budget);
+        Some(FreeMemory {
+            free: ceiling.saturating_sub(ledger.projected()),
+            budget: ledger.budget,
+        })
+    }
 }
 
 /// Grants or refuses `request` by the last reading.
@@ -64,16 +75,21 @@ pub(super) fn reserve(
     shared: &Arc<Shared>,
     request: &ReservationRequest,
 ) -> Result<Reservation, BudgetError> {
-    let levels = shared.config().levels;
-    let share = match request.use_headroom {
-        true => levels.critical,
-        false => levels.high,
-    };
+    let share = load_share(shared, request.use_headroom);
     let mut ledger = shared.ledger();
     let ceiling = ledger.ceiling(share);
     let id = ledger.try_reserve(&request.name, request.bytes, ceiling)?;
     let shared = Arc::clone(shared);
     Ok(Reservation::new(Arc::new(LedgerEntry { shared, id })))
+}
+
+/// The share of the budget that loads may fill.
+fn load_share(shared: &Shared, use_headroom: bool) -> f64 {
+    let levels = shared.config().levels;
+    match use_headroom {
+        true => levels.critical,
+        false => levels.high,
+    }
 }
 
 struct LedgerEntry {

@@ -24,7 +24,7 @@ use super::{
 use crate::kernel::pressure::{Action, Level, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
-    Budget, BudgetError, Buffers, Reservation, ReservationRequest, SupervisorSpec,
+    Budget, BudgetError, Buffers, FreeMemory, Reservation, ReservationRequest, SupervisorSpec,
 };
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -535,6 +535,28 @@ fn a_load_stays_below_the_high_level_unless_it_may_use_the_headroom() {
         assert_eq!(status(&memory).await.buffers[0].held_bytes, 700 * KIB);
         drop(held);
         drop(reserve(&memory, 700).await.unwrap());
+        root.stop().await;
+    });
+}
+
+#[test]
+fn what_is_free_for_loads_is_known_without_a_reservation() {
+    TestSystem::real_time(|system| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let budget = memory.budget();
+        assert_eq!(budget.free(true), None, "there was no reading");
+        let root = system.start(spec(&memory)).await;
+        let free = |use_headroom| budget.free(use_headroom).unwrap();
+        let expected = |free: u64| FreeMemory {
+            free: free * KIB - 1,
+            budget: 1000 * KIB,
+        };
+        assert_eq!((free(false), free(true)), (expected(700), expected(750)));
+        let kept = reserve(&memory, 500).await.unwrap();
+        assert_eq!((free(false), free(true)), (expected(200), expected(250)));
+        drop(kept);
+        assert_eq!(free(true), expected(750));
         root.stop().await;
     });
 }

@@ -1,0 +1,83 @@
+//! Points in time for operators. Actors measure with the monotonic clock, which a person cannot read.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Serialize, Serializer};
+use tokio::time::Instant;
+
+/// A point in time. Its text is RFC 3339 in UTC, with milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(SystemTime);
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
+    }
+}
+
+/// Both clocks at one moment. All points in time of one report follow from one value of this type, so
+/// that their differences are exact.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    instant: Instant,
+    time: SystemTime,
+}
+
+impl Clock {
+    /// Both clocks now.
+    pub fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            time: SystemTime::now(),
+        }
+    }
+
+    /// The moment of this value.
+    pub fn timestamp(&self) -> Timestamp {
+        self.time_of(self.instant)
+    }
+
+    /// The point in time of `instant`, by the present setting of the system's clock. Not before 1970,
+    /// which the text could not express.
+    pub fn time_of(&self, instant: Instant) -> Timestamp {
+        let before = self.instant.saturating_duration_since(instant);
+        let after = instant.saturating_duration_since(self.instant);
+        let time = self.time.checked_sub(before);
+        let time = time.and_then(|time| time.checked_add(after));
+        Timestamp(time.unwrap_or(UNIX_EPOCH).max(UNIX_EPOCH))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_instant_becomes_text_in_utc() {
+        let clock = Clock {
+            instant: Instant::now(),
+            time: UNIX_EPOCH + Duration::from_millis(86_400_123),
+        };
+        let text = |timestamp| serde_json::to_value(timestamp).unwrap();
+        let second = Duration::from_secs(1);
+        assert_eq!(text(clock.timestamp()), "1970-01-02T00:00:00.123Z");
+        let later = clock.time_of(clock.instant + second);
+        assert_eq!(text(later), "1970-01-02T00:00:01.123Z");
+        if let Some(earlier) = clock.instant.checked_sub(second) {
+            let earlier = text(clock.time_of(earlier));
+            assert_eq!(earlier, "1970-01-01T23:59:59.123Z");
+        }
+    }
+
+    #[test]
+    fn a_clock_before_1970_has_a_text() {
+        let clock = Clock {
+            instant: Instant::now(),
+            time: UNIX_EPOCH - Duration::from_secs(5),
+        };
+        let text = serde_json::to_value(clock.timestamp()).unwrap();
+        assert_eq!(text, "1970-01-01T00:00:00.000Z");
+    }
+}
