@@ -6,16 +6,28 @@ use std::time::Duration;
 use crate::kernel::LoadError;
 use crate::kernel::pressure::Level;
 
+/// A request names a resource that the catalogue does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no resource named {0:?}")]
+pub struct UnknownResource(
+    /// The name.
+    pub String,
+);
+
 /// The memory that a load lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Shortage {
     /// Bytes that the load needs.
+    #[serde(rename = "need_bytes")]
     pub need: u64,
     /// Bytes that are free for loads. 0 when the load was refused because of [`Level::Exhausted`].
+    #[serde(rename = "free_bytes")]
     pub free: u64,
     /// Bytes of loaded resources that are idle and not pinned, and so can be evicted.
+    #[serde(rename = "evictable_bytes")]
     pub evictable: u64,
     /// The whole budget, in bytes. `None` when the load was refused because of the level alone.
+    #[serde(rename = "budget_bytes")]
     pub budget: Option<u64>,
     /// The level at the refusal.
     pub level: Level,
@@ -25,8 +37,10 @@ pub struct Shortage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Excess {
     /// Bytes that the load needs at least, with its dependencies.
+    #[serde(rename = "need_bytes")]
     pub need: u64,
     /// Bytes that all loads together can have within the present budget.
+    #[serde(rename = "most_bytes")]
     pub most: u64,
 }
 

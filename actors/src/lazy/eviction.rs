@@ -55,7 +55,7 @@ impl Loader {
     }
 
     /// All resources that are ready, as the policy sees them.
-    fn candidates(&self) -> Vec<Candidate<'_>> {
+    pub(super) fn candidates(&self) -> Vec<Candidate<'_>> {
         let ready = || {
             let slots = self.slots.values();
             slots.filter(|slot| slot.phase() == Phase::Ready)

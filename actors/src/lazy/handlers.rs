@@ -6,7 +6,8 @@ use tokio::time::sleep_until;
 
 use super::loader::{Demand, Loader};
 use super::messages::{
-    Acquire, Deregister, Preload, PreloadWithoutEviction, Register, SetLoadDeadline, Status, Unload,
+    Acquire, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register, SetLoadDeadline,
+    Status, Unload,
 };
 use super::metrics::UnloadReason;
 use crate::kernel::{Call, Message, Reply};
@@ -43,10 +44,8 @@ impl Handler<Call<Acquire>> for Loader {
 
     fn handle(&mut self, call: Call<Acquire>, context: &mut Context<Self>) {
         if let Some((Acquire { name }, reply)) = call.accept() {
-            respond(
-                reply,
-                self.acquire(&name, Demand::Use, context).map(Result::ok),
-            );
+            let lease = self.acquire(&name, Demand::Use, context);
+            respond(reply, lease.map(Result::ok));
         }
     }
 }
@@ -124,6 +123,16 @@ impl Handler<Call<Status>> for Loader {
     fn handle(&mut self, call: Call<Status>, _context: &mut Context<Self>) {
         if let Some((Status, reply)) = call.accept() {
             reply.send(self.status());
+        }
+    }
+}
+
+impl Handler<Call<ReadLoader>> for Loader {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<ReadLoader>, _context: &mut Context<Self>) {
+        if let Some((ReadLoader { if_loaded }, reply)) = call.accept() {
+            reply.send(self.loader_status(if_loaded.as_deref()));
         }
     }
 }

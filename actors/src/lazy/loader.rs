@@ -20,13 +20,13 @@ use super::after_crash::unload_all;
 use super::catalogue::{Catalogue, CatalogueError};
 use super::config::Config;
 use super::error::AcquireError;
+use super::hit_rate::HitRate;
 use super::lease::Lease;
 use super::metrics::{Event, UnloadReason, record_phases};
 use super::phase::Phase;
 use super::policy::Policy;
 use super::reservation_queue::ReservationQueue;
 use super::slot::Slot;
-use super::status::ResourceStatus;
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::{Budget, Child, ChildSpec, Exit, Handle, Resource};
 
@@ -37,11 +37,13 @@ const UNLOAD_GRACE: Duration = Duration::from_secs(10);
 /// What a caller wants of a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Demand {
-    /// Use it: counts a hit or a miss, and records the use for the policy.
+    /// Use it.
     Use,
-    /// Have it loaded.
+    /// Have it loaded for a dependent.
+    LoadDependent,
+    /// Have it loaded, without using it.
     Preload,
-    /// Have it loaded if nothing has to be evicted for it.
+    /// Have it loaded if nothing has to be evicted for it, without using it.
     PreloadWithoutEviction,
 }
 
@@ -52,6 +54,8 @@ pub struct Loader {
     pub(super) pressure: PressureReader,
     pub(super) policy: Box<dyn Policy>,
     pub(super) slots: BTreeMap<String, Slot>,
+    /// How often users found their resource ready.
+    pub(super) hit_rate: HitRate,
     pub(super) reservations: ReservationQueue,
     /// Notified when the last lease on a resource has ended.
     pub(super) became_idle: Arc<Notify>,
@@ -97,6 +101,7 @@ impl Loader {
             budget: Arc::clone(&budget),
             pressure: pressure.clone(),
             slots: BTreeMap::new(),
+            hit_rate: HitRate::default(),
             reservations: ReservationQueue::default(),
             became_idle: Arc::default(),
             stopping: CancellationToken::new(),
@@ -152,7 +157,8 @@ impl Loader {
         slots.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Gives a lease on `name`, which it loads if needed.
+    /// Gives a lease on `name`, which it loads if needed. Unless it is a preload, counts a hit or a miss,
+    /// and records the use for the policy.
     pub(super) fn acquire(
         &mut self,
         name: &str,
@@ -160,7 +166,7 @@ impl Loader {
         context: &mut Context<Self>,
     ) -> oneshot::Receiver<Result<Lease, AcquireError>> {
         let (waiter, lease) = oneshot::channel();
-        if let Some(known) = self.try_acquire(name, demand == Demand::Use).transpose() {
+        if let Some(known) = self.try_acquire(name, demand).transpose() {
             waiter.send(known).ok();
         } else if let Some(slot) = self.slots.get_mut(name) {
             let starts_load = slot.may_start_load();
@@ -169,8 +175,8 @@ impl Loader {
             match demand {
                 // Callers that wait already keep what they want.
                 Demand::PreloadWithoutEviction => slot.may_evict &= !is_first,
-                Demand::Use | Demand::Preload if !slot.may_evict => self.allow_eviction(name),
-                Demand::Use | Demand::Preload => {}
+                _ if !slot.may_evict => self.allow_eviction(name),
+                _ => {}
             }
             if starts_load {
                 self.start_load(name, context);
@@ -180,7 +186,12 @@ impl Loader {
     }
 
     /// `None` if the caller has to wait.
-    fn try_acquire(&mut self, name: &str, is_use: bool) -> Result<Option<Lease>, AcquireError> {
+    fn try_acquire(
+        &mut self,
+        name: &str,
+        demand: Demand,
+    ) -> Result<Option<Lease>, AcquireError> {
+        let is_use = matches!(demand, Demand::Use | Demand::LoadDependent);
         let not_found = || AcquireError::NotFound(name.to_owned());
         let slot = self.registered(name).ok_or_else(not_found)?;
         if self.stopping.is_cancelled() {
@@ -193,6 +204,9 @@ impl Loader {
         };
         let now = self.started_at.elapsed();
         let slot = self.slots.get_mut(name).ok_or_else(not_found)?;
+        if demand == Demand::Use {
+            self.hit_rate.record(now, slot.phase() == Phase::Ready);
+        }
         if slot.phase() == Phase::Ready
             && let Some(leases) = &slot.leases
         {
@@ -254,19 +268,6 @@ impl Loader {
             slot.refuse_waiters(&AcquireError::NotFound(name.to_owned()));
         }
         Ok(self.unload(name, UnloadReason::Request, context))
-    }
-
-    pub(super) fn status(&self) -> Vec<ResourceStatus> {
-        let slots = self.slots.values();
-        let status = slots.map(|slot| {
-            let excess = if slot.is_active() {
-                None
-            } else {
-                self.excess(slot)
-            };
-            ResourceStatus::new(slot, excess)
-        });
-        status.collect()
     }
 
     fn stop_loading(&mut self, context: &mut Context<Self>) {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::catalogue::CatalogueError;
-use super::error::AcquireError;
+use super::error::{AcquireError, UnknownResource};
 use super::lease::Lease;
-use super::status::ResourceStatus;
+use super::status::{LoaderStatus, ResourceStatus};
 use crate::kernel::{Message, Resource};
 
 /// Gives a lease on a resource, which is loaded if needed. A caller that gives up does not end the
@@ -120,4 +120,16 @@ pub struct Status;
 
 impl Message for Status {
     type Reply = Vec<ResourceStatus>;
+}
+
+/// Gives the status of the loader, with every resource.
+#[derive(Debug, Clone, Default)]
+pub struct ReadLoader {
+    /// The resource for which the status says what its load would do.
+    pub if_loaded: Option<String>,
+}
+
+impl Message for ReadLoader {
+    type Reply = Result<LoaderStatus, UnknownResource>;
+    const CANCELLABLE: bool = true;
 }

@@ -52,21 +52,6 @@ pub(super) enum Event {
     Death,
 }
 
-/// How long the loads of a resource took.
-#[derive(Debug, Default)]
-pub(super) struct LoadTimes {
-    pub(super) last: Option<Duration>,
-    loads: u32,
-    total: Duration,
-}
-
-impl LoadTimes {
-    /// The mean of all completed loads.
-    pub(super) fn average(&self) -> Option<Duration> {
-        self.total.checked_div(self.loads)
-    }
-}
-
 impl Slot {
     pub(super) fn count(&mut self, event: Event) {
         let counts = &mut self.counts;
@@ -92,10 +77,7 @@ impl Slot {
     }
 
     pub(super) fn record_load_time(&mut self, took: Duration) {
-        let times = &mut self.load_times;
-        times.loads = times.loads.saturating_add(1);
-        times.total += took;
-        times.last = Some(took);
+        self.load_times.record(took);
         let (kind, name) = (self.resource.kind, self.resource.name.clone());
         metrics::histogram!("headroom_lazy_load_seconds", "kind" => kind, "name" => name)
             .record(took.as_secs_f64());

@@ -28,18 +28,22 @@
 //! Layout: [`Loader`] is the actor. `loader` has its state, its start and stop, and the acquiring of
 //! leases; `handlers` handles its `messages`, and `registrar` is the kernel's way to change the
 //! `catalogue`. `loading`, `reserving` (with the `reservation_queue`), `eviction`, `unloading`, `expiry`
-//! and `pressure` each have one part of its work; `after_crash` unloads what a crashed loader has left.
-//! `slot` is the state of one resource, `lease` counts its users, `resource_calls` calls its code.
+//! and `pressure` each have one part of its work; `reporting` and `dry_run` tell operators about
+//! it; `after_crash` unloads what a crashed loader has left. `slot` is the state of one resource, with its
+//! `load_times`; `hit_rate` counts for all; `lease` counts users, `resource_calls` calls a resource's code.
 //! `policy` orders resources for eviction and does not know the actor.
 
 mod after_crash;
 mod catalogue;
 mod config;
+mod dry_run;
 mod error;
 mod eviction;
 mod expiry;
 mod handlers;
+mod hit_rate;
 mod lease;
+mod load_times;
 mod loader;
 mod loading;
 mod messages;
@@ -48,6 +52,7 @@ mod phase;
 mod policy;
 mod pressure;
 mod registrar;
+mod reporting;
 mod reservation_queue;
 mod reserving;
 mod resource_calls;
@@ -59,12 +64,16 @@ mod unloading;
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use config::Config;
-pub use error::{AcquireError, Excess, Shortage};
+pub use dry_run::{IfLoaded, LoadOutcome, NamedBytes, Refusal};
+pub use error::{AcquireError, Excess, Shortage, UnknownResource};
+pub use hit_rate::HitRates;
 pub use lease::Lease;
+pub use load_times::LoadTimeQuantiles;
 pub use loader::Loader;
 pub use messages::{
-    Acquire, Deregister, Preload, PreloadWithoutEviction, Register, SetLoadDeadline, Status, Unload,
+    Acquire, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register, SetLoadDeadline,
+    Status, Unload,
 };
 pub use phase::Phase;
 pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};
-pub use status::{Counts, ResourceStatus};
+pub use status::{Counts, EvictionReason, LoaderStatus, NextEviction, ResourceStatus};

@@ -146,7 +146,12 @@ impl Loader {
         }
         let missing = missing_bytes(&shortage);
         let victims = self.victims(missing);
-        let reclaimable = self.reclaimable_bytes();
+        let name = self
+            .reservations
+            .current
+            .as_ref()
+            .map(|it| it.name.as_str());
+        let reclaimable = self.reclaimable_bytes(name);
         let Some(current) = &mut self.reservations.current else {
             return;
         };
@@ -251,7 +256,7 @@ impl Loader {
     }
 
     /// The given names, and those of all resources that they depend on.
-    fn with_dependencies<'a>(
+    pub(super) fn with_dependencies<'a>(
         &'a self,
         names: impl IntoIterator<Item = &'a str>,
     ) -> BTreeSet<&'a str> {
@@ -267,14 +272,12 @@ impl Loader {
         all
     }
 
-    /// Bytes that may come free in time: all reservations except those of pinned resources, of the
-    /// current load's dependencies, and of what these depend on.
-    fn reclaimable_bytes(&self) -> u64 {
+    /// Bytes that may come free in time for the load of `name`: all reservations except those of pinned
+    /// resources, of the load's dependencies, and of what these depend on.
+    pub(super) fn reclaimable_bytes(&self, name: Option<&str>) -> u64 {
         let pinned = self.slots.values().filter(|slot| slot.resource.pinned);
         let pinned = pinned.map(|slot| slot.resource.name.as_str());
-        let current = self.reservations.current.as_ref();
-        let current = current.map(|current| current.name.as_str());
-        let needed = self.with_dependencies(pinned.chain(current));
+        let needed = self.with_dependencies(pinned.chain(name));
         self.slots
             .iter()
             .filter(|(name, _)| !needed.contains(name.as_str()))

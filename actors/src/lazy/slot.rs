@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::error::AcquireError;
 use super::lease::{Lease, LeaseTracker};
-use super::metrics::{LoadTimes, UnloadReason};
+use super::load_times::LoadTimes;
+use super::metrics::UnloadReason;
 use super::phase::Phase;
 use super::policy::UseRecord;
 use super::status::Counts;
@@ -117,6 +118,10 @@ impl Slot {
 
     pub(super) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    pub(super) fn phase_since(&self) -> Instant {
+        self.phase_since
     }
 
     pub(super) fn time_in_phase(&self) -> Duration {

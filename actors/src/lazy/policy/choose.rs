@@ -12,6 +12,14 @@ pub(in super::super) fn evictable(candidates: &[Candidate<'_>]) -> u64 {
     bytes_of(candidates, &choose_in_order(&Lru, candidates, u64::MAX))
 }
 
+/// Everything evictable, in the order of `policy`.
+pub(in super::super) fn eviction_order(
+    policy: &dyn Policy,
+    candidates: &[Candidate<'_>],
+) -> Vec<usize> {
+    choose_in_order(policy, candidates, u64::MAX)
+}
+
 /// Chooses candidates to evict that free at least `need` bytes together, and none that is not needed for that.
 /// `None` when everything evictable is not enough. The result has positions in `candidates`.
 ///

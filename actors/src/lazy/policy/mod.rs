@@ -18,10 +18,11 @@ mod tests;
 
 pub use candidate::{Candidate, Policy, UseRecord};
 pub use choose::choose;
-pub(super) use choose::evictable;
+pub(super) use choose::{evictable, eviction_order};
 
 /// The policies, as settings name them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PolicyKind {
     /// Least recently used.
     Lru,

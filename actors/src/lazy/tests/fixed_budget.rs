@@ -8,7 +8,9 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::sleep;
 
 use super::SECOND;
-use crate::kernel::{Budget, BudgetError, Reservation, ReservationEntry, ReservationRequest};
+use crate::kernel::{
+    Budget, BudgetError, FreeMemory, Reservation, ReservationEntry, ReservationRequest,
+};
 
 /// How the budget replies.
 #[derive(Clone, Copy, Default)]
@@ -140,6 +142,12 @@ impl Budget for SharedBudget {
             })))
         }
         .boxed()
+    }
+
+    fn free(&self, _use_headroom: bool) -> Option<FreeMemory> {
+        let budget = self.0.total;
+        let free = budget.saturating_sub(self.0.used());
+        Some(FreeMemory { free, budget })
     }
 
     fn max_reservable(&self) -> Option<u64> {

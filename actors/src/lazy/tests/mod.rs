@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+mod dry_run;
 mod eviction;
 mod failure;
 mod fixed_budget;
@@ -10,6 +11,7 @@ mod metrics;
 mod never_fits;
 mod pressure;
 mod registering;
+mod reporting;
 pub(super) mod scripted;
 mod single_flight;
 mod stop;

@@ -28,7 +28,7 @@ fn a_thousand_first_callers_cause_one_load_and_all_get_it() {
         let counts = status.counts;
         assert_eq!((counts.hits, counts.misses, counts.waits), (0, 1000, 1000));
         assert_eq!((status.leases, counts.loads), (1000, 1));
-        assert_eq!(status.last_load_seconds, Some(0.1));
+        assert_eq!(status.load_times.unwrap().last_seconds, 0.1);
         drop(leases);
         loader.use_once("thing").await;
         let status = loader.status("thing").await;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::super::{
-    Acquire, AcquireError, Catalogue, Config, Lease, Loader, Phase, ResourceStatus, Status,
+    Acquire, AcquireError, Catalogue, Config, IfLoaded, Lease, Loader, LoaderStatus, Phase,
+    ReadLoader, ResourceStatus, Status,
 };
 use super::fixed_budget::{FixedBudget, SharedBudget};
 use super::scripted::take_violations;
@@ -75,6 +76,18 @@ impl TestLoader {
     pub(crate) async fn status(&self, name: &str) -> ResourceStatus {
         let all = self.handle.ask(Status, MINUTE).await.unwrap();
         all.into_iter().find(|status| status.name == name).unwrap()
+    }
+
+    /// The loader's whole status, with what the load of a resource would do.
+    pub(crate) async fn read(&self, if_loaded: Option<&str>) -> LoaderStatus {
+        let if_loaded = if_loaded.map(str::to_owned);
+        let status = self.handle.ask(ReadLoader { if_loaded }, MINUTE).await;
+        status.unwrap().unwrap()
+    }
+
+    /// What the load of a resource would do.
+    pub(crate) async fn if_loaded(&self, name: &str) -> IfLoaded {
+        self.read(Some(name)).await.if_loaded.unwrap()
     }
 
     /// Has the loader evict idle resources of `wanted` bytes, as if memory were short. Returns what it
