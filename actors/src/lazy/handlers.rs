@@ -6,8 +6,8 @@ use tokio::time::sleep_until;
 
 use super::loader::{Demand, Loader};
 use super::messages::{
-    Acquire, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register, SetLoadDeadline,
-    Status, Unload,
+    Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register,
+    SetLoadDeadline, Status, Unload,
 };
 use super::metrics::UnloadReason;
 use crate::kernel::{Call, Message, Reply};
@@ -133,6 +133,22 @@ impl Handler<Call<ReadLoader>> for Loader {
     fn handle(&mut self, call: Call<ReadLoader>, _context: &mut Context<Self>) {
         if let Some((ReadLoader { if_loaded }, reply)) = call.accept() {
             reply.send(self.loader_status(if_loaded.as_deref()));
+        }
+    }
+}
+
+impl Handler<Call<Clear>> for Loader {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Clear>, context: &mut Context<Self>) {
+        if let Some((clear, reply)) = call.accept() {
+            match self.clear(&clear, context) {
+                Err(error) => reply.send(Err(error)),
+                Ok(cleared) => {
+                    let cleared = cleared.map(|cleared| Some(Ok(cleared)));
+                    respond(reply, cleared.boxed_local());
+                }
+            }
         }
     }
 }

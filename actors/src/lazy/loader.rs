@@ -40,7 +40,7 @@ pub(super) enum Demand {
     /// Use it.
     Use,
     /// Have it loaded for a dependent.
-    LoadDependent,
+    ForDependent,
     /// Have it loaded, without using it.
     Preload,
     /// Have it loaded if nothing has to be evicted for it, without using it.
@@ -191,7 +191,7 @@ impl Loader {
         name: &str,
         demand: Demand,
     ) -> Result<Option<Lease>, AcquireError> {
-        let is_use = matches!(demand, Demand::Use | Demand::LoadDependent);
+        let is_use = matches!(demand, Demand::Use | Demand::ForDependent);
         let not_found = || AcquireError::NotFound(name.to_owned());
         let slot = self.registered(name).ok_or_else(not_found)?;
         if self.stopping.is_cancelled() {

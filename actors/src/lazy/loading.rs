@@ -26,7 +26,7 @@ impl Loader {
         slot.drain_when_loaded = None;
         let depends_on = slot.resource.depends_on.clone();
         let demand = match slot.may_evict {
-            true => Demand::LoadDependent,
+            true => Demand::ForDependent,
             false => Demand::PreloadWithoutEviction,
         };
         self.on_phases_changed();

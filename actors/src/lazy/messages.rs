@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::catalogue::CatalogueError;
+use super::clearing::ClearReport;
 use super::error::{AcquireError, UnknownResource};
 use super::lease::Lease;
 use super::status::{LoaderStatus, ResourceStatus};
@@ -132,4 +133,25 @@ pub struct ReadLoader {
 impl Message for ReadLoader {
     type Reply = Result<LoaderStatus, UnknownResource>;
     const CANCELLABLE: bool = true;
+}
+
+/// Drains the chosen resources, and replies when they are unloaded, or when `wait` is over. A resource
+/// must meet every condition that is given. Nothing is unloaded that was not chosen: what a loaded
+/// resource needs that is not chosen, stays.
+#[derive(Debug, Clone, Default)]
+pub struct Clear {
+    /// Only these resources. Otherwise all that are loaded, except pinned ones.
+    pub names: Vec<String>,
+    /// Only resources of this kind.
+    pub kind: Option<String>,
+    /// Only resources that are idle, and were not used for this long.
+    pub idle_for: Option<Duration>,
+    /// Reports what would happen, and changes nothing.
+    pub dry_run: bool,
+    /// How long to wait for the unloads. They go on afterwards.
+    pub wait: Duration,
+}
+
+impl Message for Clear {
+    type Reply = Result<ClearReport, UnknownResource>;
 }

@@ -27,14 +27,15 @@
 //!
 //! Layout: [`Loader`] is the actor. `loader` has its state, its start and stop, and the acquiring of
 //! leases; `handlers` handles its `messages`, and `registrar` is the kernel's way to change the
-//! `catalogue`. `loading`, `reserving` (with the `reservation_queue`), `eviction`, `unloading`, `expiry`
-//! and `pressure` each have one part of its work; `reporting` and `dry_run` tell operators about
+//! `catalogue`. `loading`, `reserving` (with the `reservation_queue`), `eviction`, `unloading`, `expiry`,
+//! `pressure` and `clearing` each have one part of its work; `reporting` and `dry_run` tell operators about
 //! it; `after_crash` unloads what a crashed loader has left. `slot` is the state of one resource, with its
 //! `load_times`; `hit_rate` counts for all; `lease` counts users, `resource_calls` calls a resource's code.
 //! `policy` orders resources for eviction and does not know the actor.
 
 mod after_crash;
 mod catalogue;
+mod clearing;
 mod config;
 mod dry_run;
 mod error;
@@ -63,6 +64,7 @@ mod tests;
 mod unloading;
 
 pub use catalogue::{Catalogue, CatalogueError};
+pub use clearing::{ClearOutcome, ClearReport, Cleared, KeptReason};
 pub use config::Config;
 pub use dry_run::{IfLoaded, LoadOutcome, NamedBytes, Refusal};
 pub use error::{AcquireError, Excess, Shortage, UnknownResource};
@@ -71,8 +73,8 @@ pub use lease::Lease;
 pub use load_times::LoadTimeQuantiles;
 pub use loader::Loader;
 pub use messages::{
-    Acquire, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register, SetLoadDeadline,
-    Status, Unload,
+    Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register,
+    SetLoadDeadline, Status, Unload,
 };
 pub use phase::Phase;
 pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+mod clearing;
 mod dry_run;
 mod eviction;
 mod failure;
