@@ -21,7 +21,7 @@ const PROTOCOL: &str = "/v2";
 pub fn table() -> Vec<Route> {
     use Class::{Control, Status, Work};
     use Role::{Operator, Public, Reader, User};
-    use performance::{connections, memory, preload};
+    use performance::{connections, lazy_loader, memory, preload};
     use v2::{infer, models, repository};
 
     vec![
@@ -34,9 +34,11 @@ pub fn table() -> Vec<Route> {
         delete("/api/jobs/{id}", Operator, Control, jobs::cancel),
         get("/api/jobs/{id}/events", Reader, Status, jobs::events::events),
 
-        post("/api/performance/lazy-loader/preload", Operator, Control, preload::start),
         get("/api/performance/memory/stats", Reader, Status, memory::stats),
         post("/api/performance/memory/gc", Operator, Control, memory::gc),
+        get("/api/performance/lazy-loader/status", Reader, Status, lazy_loader::status),
+        post("/api/performance/lazy-loader/preload", Operator, Control, preload::start),
+        delete("/api/performance/lazy-loader/cache", Operator, Control, lazy_loader::clear),
         get("/api/performance/connections/stats", Reader, Status, connections::stats),
         get("/api/performance/connections/health", Reader, Status, connections::health),
 

@@ -1,6 +1,8 @@
-//! The performance API of the real binary, a module for each resource.
+//! The performance API of the real binary: what it shows and changes, and that it answers while what is behind it
+//! does not. A module for each resource.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod jobs;
+mod lazy_loader;
 mod preload;

@@ -1,5 +1,6 @@
-//! `/api/performance`: memory, connections and preloads.
+//! `/api/performance`: memory, the lazy loader with preloads, and connections.
 
 pub(super) mod connections;
+pub(super) mod lazy_loader;
 pub(super) mod memory;
 pub(super) mod preload;

@@ -1,0 +1,261 @@
+//! `GET /api/performance/lazy-loader/status`: every resource of the lazy loader, the hit rate, and what
+//! would be evicted next. `?if_loaded=NAME`: also what the load of that resource would do. The loader knows
+//! a model from its first request or from `POST /v2/repository/index` on.
+//!
+//! `DELETE /api/performance/lazy-loader/cache`: unloads what is loaded: everything but what is pinned, or
+//! what `name=` (repeatable), `kind=` and `idle_seconds=` choose. What is in use is drained.
+//! `wait_seconds=` bounds the wait for the unloads; `dry_run=true` only reports.
+
+use std::time::{Duration, Instant};
+
+use actix_web::{Responder, web};
+use headroom_actors::lazy::{Clear, ClearReport, LoaderStatus, ReadLoader, UnknownResource};
+use headroom_actors::memory::ReadMemory;
+use serde::{Deserialize, Serialize};
+
+use crate::handles::RequestHandles;
+use crate::problem::{Problem, ProblemKind};
+
+/// How long the loader may take to give its status. It waits for nothing, so a loader that is slower is
+/// in trouble, and that is what the operator must see.
+const STATUS_WITHIN: Duration = Duration::from_millis(40);
+
+/// How long a reading of memory may take. Without one, the gain is not known.
+const READING_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long the unloads are waited for by default.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// The parameters of the status.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::routes) struct StatusQuery {
+    /// A resource. The status then says what its load would do.
+    if_loaded: Option<String>,
+}
+
+/// The status of the lazy loader, or that there is none in time.
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum StatusBody {
+    /// The loader gave its status.
+    Answered(Box<LoaderStatus>),
+    /// The loader gave no status within the time that was waited.
+    NoAnswer {
+        /// How long it was waited for.
+        waited_ms: u64,
+        /// Why there is none.
+        detail: String,
+    },
+}
+
+pub(in crate::routes) async fn status(
+    handles: RequestHandles,
+    query: web::Query<StatusQuery>,
+) -> Result<impl Responder, Problem> {
+    let begun = Instant::now();
+    let if_loaded = query.into_inner().if_loaded;
+    let within = STATUS_WITHIN.min(handles.left());
+    let body = match handles.loader.ask(ReadLoader { if_loaded }, within).await {
+        Ok(status) => StatusBody::Answered(Box::new(status?)),
+        Err(error) => StatusBody::NoAnswer {
+            waited_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            detail: error.to_string(),
+        },
+    };
+    Ok(web::Json(body))
+}
+
+/// The parameters of an unload. A resource must meet every condition that is given.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "Vec<(String, String)>")]
+pub(in crate::routes) struct CacheQuery {
+    /// Only these resources. Pinned resources are unloaded only if they are named.
+    name: Vec<String>,
+    /// Only resources of this kind.
+    kind: Option<String>,
+    /// Only resources that are idle, and were not used for this long.
+    idle_seconds: Option<Duration>,
+    /// How long to wait for the unloads; 10 by default. They go on afterwards.
+    wait_seconds: Option<Duration>,
+    /// Report what would happen, and change nothing.
+    dry_run: bool,
+}
+
+/// What is wrong with the parameters of an unload.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub(in crate::routes) enum CacheQueryError {
+    /// There is no such parameter.
+    #[error(
+        "unknown field `{0}`, expected one of `name`, `kind`, `idle_seconds`, `wait_seconds`, `dry_run`"
+    )]
+    Unknown(String),
+    /// A parameter is given more than once.
+    #[error("duplicate field `{0}`; only `name` may be repeated")]
+    Repeated(String),
+    /// A value has the wrong form.
+    #[error("`{name}` is {value:?}, expected {expected}")]
+    Invalid {
+        /// The parameter.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+impl TryFrom<Vec<(String, String)>> for CacheQuery {
+    type Error = CacheQueryError;
+
+    // By hand, because serde's structs cannot repeat a field in a query.
+    fn try_from(pairs: Vec<(String, String)>) -> Result<Self, CacheQueryError> {
+        let mut query = Self::default();
+        let mut dry_run = None;
+        for (name, value) in pairs {
+            let is_repeated = match &*name {
+                "name" => {
+                    query.name.push(value);
+                    false
+                }
+                "kind" => query.kind.replace(value).is_some(),
+                "idle_seconds" => query.idle_seconds.replace(seconds(&name, value)?).is_some(),
+                "wait_seconds" => query.wait_seconds.replace(seconds(&name, value)?).is_some(),
+                "dry_run" => dry_run.replace(boolean(&name, value)?).is_some(),
+                _ => return Err(CacheQueryError::Unknown(name)),
+            };
+            if is_repeated {
+                return Err(CacheQueryError::Repeated(name));
+            }
+        }
+        query.dry_run = dry_run.unwrap_or(false);
+        Ok(query)
+    }
+}
+
+fn seconds(name: &str, value: String) -> Result<Duration, CacheQueryError> {
+    let seconds = value.parse().ok();
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or_else(|| CacheQueryError::Invalid {
+        name: name.to_owned(),
+        value,
+        expected: "seconds, such as 30 or 0.5",
+    })
+}
+
+fn boolean(name: &str, value: String) -> Result<bool, CacheQueryError> {
+    value.parse().map_err(|_| CacheQueryError::Invalid {
+        name: name.to_owned(),
+        value,
+        expected: "true or false",
+    })
+}
+
+/// What became of the resources, and what that gained.
+#[derive(Serialize)]
+struct CacheBody {
+    /// What became of the resources, and what their unloads promise.
+    #[serde(flatten)]
+    report: ClearReport,
+    /// The usage of all processes before. `None` in a dry run, and if it could not be read.
+    used_before_bytes: Option<u64>,
+    /// The usage of all processes afterwards.
+    used_after_bytes: Option<u64>,
+    /// By how much the usage fell. It also contains what others used more or less meanwhile.
+    gained_bytes: Option<u64>,
+}
+
+pub(in crate::routes) async fn clear(
+    handles: RequestHandles,
+    query: web::Query<CacheQuery>,
+) -> Result<impl Responder, Problem> {
+    let query = query.into_inner();
+    let dry_run = query.dry_run;
+    let used_before_bytes = match dry_run {
+        true => None,
+        false => used_bytes(&handles).await,
+    };
+    // The second reading comes within the request's deadline, too.
+    let wait_max = handles.left().saturating_sub(READING_WITHIN);
+    let clear = Clear {
+        names: query.name,
+        kind: query.kind,
+        idle_for: query.idle_seconds,
+        dry_run,
+        wait: query.wait_seconds.unwrap_or(WAIT).min(wait_max),
+    };
+    let report = handles.loader.ask(clear, handles.left()).await??;
+    let used_after_bytes = match dry_run {
+        true => None,
+        false => used_bytes(&handles).await,
+    };
+    let gained = used_before_bytes.zip(used_after_bytes);
+    Ok(web::Json(CacheBody {
+        report,
+        used_before_bytes,
+        used_after_bytes,
+        gained_bytes: gained.map(|(before, after)| before.saturating_sub(after)),
+    }))
+}
+
+/// The usage of all processes by a reading of now.
+async fn used_bytes(handles: &RequestHandles) -> Option<u64> {
+    let within = READING_WITHIN.min(handles.left());
+    let status = handles.memory.ask(ReadMemory { events: 0 }, within).await;
+    status.ok().flatten().map(|status| status.used_bytes)
+}
+
+impl From<UnknownResource> for Problem {
+    fn from(error: UnknownResource) -> Self {
+        let status = "GET /api/performance/lazy-loader/status lists those that are known";
+        Self::new(ProblemKind::NotFound, format!("{error}; {status}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn parse(query: &str) -> Result<CacheQuery, String> {
+        let query = web::Query::<CacheQuery>::from_query(query);
+        query
+            .map(web::Query::into_inner)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn names_can_be_repeated_and_everything_else_has_a_default() {
+        assert_eq!(parse("").unwrap(), CacheQuery::default());
+        let query = parse("name=a:1&name=b%20c&idle_seconds=0.5&dry_run=true&kind=model").unwrap();
+        let expected = CacheQuery {
+            name: vec!["a:1".to_owned(), "b c".to_owned()],
+            kind: Some("model".to_owned()),
+            idle_seconds: Some(Duration::from_millis(500)),
+            wait_seconds: None,
+            dry_run: true,
+        };
+        assert_eq!(query, expected);
+    }
+
+    #[test]
+    fn a_wrong_query_is_refused_with_what_is_allowed() {
+        for (query, text) in [
+            (
+                "idle=3",
+                "expected one of `name`, `kind`, `idle_seconds`, `wait_seconds`, `dry_run`",
+            ),
+            ("kind=a&kind=b", "only `name` may be repeated"),
+            ("dry_run=true&dry_run=false", "only `name` may be repeated"),
+            ("dry_run=maybe", "expected true or false"),
+            ("idle_seconds=-1", "expected seconds"),
+            ("wait_seconds=NaN", "expected seconds"),
+            ("wait_seconds=1e300", "expected seconds"),
+            ("idle_seconds=", "expected seconds"),
+        ] {
+            let error = parse(query).unwrap_err();
+            assert!(error.contains(text), "{query}: {error}");
+        }
+    }
+}
