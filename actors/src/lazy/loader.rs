@@ -186,11 +186,7 @@ impl Loader {
     }
 
     /// `None` if the caller has to wait.
-    fn try_acquire(
-        &mut self,
-        name: &str,
-        demand: Demand,
-    ) -> Result<Option<Lease>, AcquireError> {
+    fn try_acquire(&mut self, name: &str, demand: Demand) -> Result<Option<Lease>, AcquireError> {
         let is_use = matches!(demand, Demand::Use | Demand::ForDependent);
         let not_found = || AcquireError::NotFound(name.to_owned());
         let slot = self.registered(name).ok_or_else(not_found)?;

@@ -23,8 +23,10 @@ async fn start(system: &TestSystem, total: u64, resources: Vec<Resource>) -> Tes
     TestLoader::start_with(system, config, total, resources).await
 }
 
+type Named<'a> = Vec<(&'a str, u64)>;
+
 /// The names and bytes of what would be reserved, and of what would be evicted.
-fn plan(of: &IfLoaded) -> (Vec<(&str, u64)>, Vec<(&str, u64)>) {
+fn plan(of: &IfLoaded) -> (Named<'_>, Named<'_>) {
     let [reserves, evicts] = [&of.reserves, &of.evicts].map(|list| {
         let list = list.iter();
         list.map(|it| (&*it.name, it.bytes)).collect()

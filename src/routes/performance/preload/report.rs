@@ -149,7 +149,7 @@ impl Preloaded {
             asked_for: (asked != name).then_some(asked),
             is_dependency: false,
             outcome: outcome.label(),
-            load_seconds: status.and_then(|status| status.last_load_seconds),
+            load_seconds: status.and_then(|status| Some(status.load_times?.last_seconds)),
             held_bytes: status.map(|status| status.reserved_bytes.max(status.measured_bytes)),
             problem: match outcome {
                 Outcome::Refused(problem) => Some(problem.to_json()),

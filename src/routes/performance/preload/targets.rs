@@ -1,7 +1,5 @@
 //! What a preload loads, in which order.
 
-use std::cmp::Ordering;
-
 use headroom_actors::lazy::ResourceStatus;
 use headroom_actors::model::Resolve;
 
@@ -131,13 +129,8 @@ fn latest_first(
 ) -> Vec<Target> {
     let mut selected: Vec<_> = known.iter().filter(|status| is_selected(status)).collect();
     selected.sort_by(|a, b| {
-        match (a.last_use_seconds_ago, b.last_use_seconds_ago) {
-            (Some(a), Some(b)) => a.total_cmp(&b),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => Ordering::Equal,
-        }
-        .then_with(|| a.name.cmp(&b.name))
+        let latest_first = b.last_use_at.cmp(&a.last_use_at);
+        latest_first.then_with(|| a.name.cmp(&b.name))
     });
     let target = |status: &ResourceStatus| Target {
         asked: status.name.clone(),
