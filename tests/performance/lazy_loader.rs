@@ -190,7 +190,7 @@ async fn a_load_evicts_what_its_dry_run_has_named() {
 #[tokio::test]
 async fn unloading_everything_frees_the_bytes_that_were_promised() {
     let models = Models::new();
-    add_model(&models, "one", 100);
+    add_model(&models, "one", 300);
     add_model(&models, "pinned", 8);
     models.settings("pinned", 1, "pinned = true");
     let server = start(&models, "").await;
@@ -220,8 +220,11 @@ async fn unloading_everything_frees_the_bytes_that_were_promised() {
         (&json!("needed"), &json!(["pinned:1"]))
     );
     assert_eq!(report["promised_bytes"], one["bytes"], "{report}");
-    assert!(bytes(&report, "promised_bytes") > 100 * MIB, "{report}");
-    assert!(bytes(&report, "gained_bytes") > 90 * MIB, "{report}");
+    assert!(bytes(&report, "promised_bytes") > 300 * MIB, "{report}");
+    let [before, after] = ["used_before_bytes", "used_after_bytes"].map(|key| bytes(&report, key));
+    assert_eq!(bytes(&report, "gained_bytes"), before - after, "{report}");
+    // The usage also rises meanwhile if other processes on the machine end that had libtorch mapped.
+    assert!(before - after > 200 * MIB, "{report}");
     assert!(server.host("one").is_none());
     assert!(server.host("pinned").is_some());
 
