@@ -10,7 +10,8 @@ pub(super) mod events;
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, Responder, web};
-use headroom_actors::jobs::{Cancel, Get, JobId, JobState, JobStatus, List, Progress, Timestamp};
+use headroom_actors::jobs::{Cancel, Get, JobId, JobState, JobStatus, List, Progress};
+use headroom_actors::kernel::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::handles::RequestHandles;

@@ -41,4 +41,4 @@ pub use error::{FollowError, NoSuchJob, StartError};
 pub use messages::{Cancel, Drain, Follow, Get, List, Start};
 pub use record::{Follower, JobWatch};
 pub use run::{Work, WorkResult};
-pub use status::{JobId, JobKind, JobState, JobStatus, Progress, Step, StepResult, Timestamp};
+pub use status::{JobId, JobKind, JobState, JobStatus, Progress, Step, StepResult};

@@ -8,7 +8,8 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::status::{JobId, JobKind, JobState, JobStatus, Progress, Step, Timestamp};
+use super::status::{JobId, JobKind, JobState, JobStatus, Progress, Step};
+use crate::kernel::Timestamp;
 
 /// The longest text of a step and of a description, in bytes.
 const TEXT_BYTES_MAX: usize = 512;

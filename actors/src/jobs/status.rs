@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::SystemTime;
 
 use rand::Rng;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::Value;
+
+use crate::kernel::Timestamp;
 
 /// The id of a job: 32 random hexadecimal digits, so that it cannot be guessed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -84,22 +85,6 @@ impl JobState {
     /// Whether the job has ended, so that its state never changes again.
     pub fn is_final(self) -> bool {
         self != Self::Running
-    }
-}
-
-/// A point in time, in RFC 3339 and UTC when it is serialised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timestamp(pub SystemTime);
-
-impl Timestamp {
-    pub(super) fn now() -> Self {
-        Self(SystemTime::now())
-    }
-}
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
     }
 }
 

@@ -7,7 +7,14 @@ use tokio::time::Instant;
 
 /// A point in time. Its text is RFC 3339 in UTC, with milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timestamp(SystemTime);
+pub struct Timestamp(pub(crate) SystemTime);
+
+impl Timestamp {
+    /// The present.
+    pub fn now() -> Self {
+        Clock::now().timestamp()
+    }
+}
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -3,15 +3,15 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::probe::SourceStatus;
-use crate::kernel::Notice;
 use crate::kernel::pressure::{Acknowledgement, Action, Level, Stage};
+use crate::kernel::{Notice, Timestamp};
 
 /// Events that are kept.
 const EVENTS_MAX: usize = 1000;
@@ -25,8 +25,7 @@ pub struct Event {
     /// The number of the event, from 1 since the server started.
     pub number: u64,
     /// The time of the event.
-    #[serde(serialize_with = "as_text")]
-    pub at: SystemTime,
+    pub at: Timestamp,
     /// Usage before.
     pub used_before_bytes: u64,
     /// Usage afterwards.
@@ -126,10 +125,6 @@ pub enum CollectionReason {
     Stall,
 }
 
-fn as_text<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
-}
-
 /// The current level and the latest events.
 #[derive(Debug)]
 pub(super) struct History {
@@ -177,7 +172,7 @@ impl History {
         self.last += 1;
         let event = Arc::new(Event {
             number: self.last,
-            at: SystemTime::now(),
+            at: Timestamp::now(),
             used_before_bytes: before,
             used_after_bytes: after,
             kind,
