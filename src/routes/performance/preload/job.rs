@@ -6,12 +6,10 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use headroom_actors::jobs::{JobContext, WorkResult};
 use headroom_actors::kernel::AskError;
-use headroom_actors::lazy::{
-    AcquireError, Phase, Preload, PreloadWithoutEviction, ResourceStatus, Status,
-};
+use headroom_actors::lazy::{AcquireError, Preload, PreloadWithoutEviction, Status};
 use headroom_actors::model::Rescan;
 
-use super::report::{Outcome, Report};
+use super::report::{Outcome, Report, is_ready};
 use super::targets::{Selection, Target, Targets};
 use crate::handles::Handles;
 use crate::problem::Problem;
@@ -40,7 +38,8 @@ pub(super) async fn preload(handles: Handles, selection: Selection, job: JobCont
         job,
     };
     let outcomes = found.targets.into_iter().map(|target| {
-        let was_ready = is_ready(&before, &target);
+        let name = target.resource.as_ref().ok();
+        let was_ready = name.is_some_and(|name| is_ready(&before, name));
         loads.load(target, was_ready)
     });
     let outcomes: Vec<_> = outcomes.collect();
@@ -66,13 +65,6 @@ async fn look_for_models(handles: &Handles, job: &JobContext) {
         Ok(Err(error)) => step.fail(error.to_string()),
         Err(error) => step.fail(error.to_string()),
     }
-}
-
-fn is_ready(known: &[ResourceStatus], target: &Target) -> bool {
-    let name = target.resource.as_ref().ok();
-    let is_target = |status: &&ResourceStatus| name == Some(&status.name);
-    let status = known.iter().find(is_target);
-    status.is_some_and(|status| status.phase == Phase::Ready)
 }
 
 /// What all loads of a job share.

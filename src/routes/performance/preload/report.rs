@@ -89,8 +89,7 @@ impl Report {
             .filter_map(|(target, _)| target.resource.as_ref().ok());
         let selected: BTreeSet<String> = selected.cloned().collect();
         for (target, outcome) in outcomes {
-            let preloaded = Preloaded::new(target, outcome, after);
-            report.add(preloaded);
+            report.add(target, outcome, false, after);
         }
         for dependency in dependencies(&selected, after) {
             report.add_dependency(dependency, before, after);
@@ -98,31 +97,34 @@ impl Report {
         report
     }
 
-    fn add(&mut self, mut preloaded: Preloaded) {
+    fn add(
+        &mut self,
+        target: Target,
+        outcome: Outcome,
+        is_dependency: bool,
+        after: &[ResourceStatus],
+    ) {
+        let count = match &outcome {
+            Outcome::Loaded => &mut self.loaded,
+            Outcome::Already => &mut self.already,
+            Outcome::Refused(_) => &mut self.refused,
+            Outcome::UnderWay => &mut self.under_way,
+            Outcome::NotTried => &mut self.not_tried,
+        };
+        *count += 1;
+        let mut preloaded = Preloaded::new(target, outcome, is_dependency, after);
         if let Some(problem) = &mut preloaded.problem {
             self.problems_bytes += problem.to_string().len();
             if self.problems_bytes > PROBLEMS_BYTES_MAX {
                 problem["detail"] = "left out, because there are too many; request it alone".into();
             }
         }
-        let count = match preloaded.outcome {
-            "loaded" => &mut self.loaded,
-            "already" => &mut self.already,
-            "refused" => &mut self.refused,
-            "under_way" => &mut self.under_way,
-            _ => &mut self.not_tried,
-        };
-        *count += 1;
         self.resources.push(preloaded);
     }
 
     /// Adds a dependency, if it is loaded.
     fn add_dependency(&mut self, name: &str, before: &[ResourceStatus], after: &[ResourceStatus]) {
-        let is_ready = |known| {
-            let status: Option<&ResourceStatus> = find(known, name);
-            status.is_some_and(|status| status.phase == Phase::Ready)
-        };
-        let outcome = match (is_ready(before), is_ready(after)) {
+        let outcome = match (is_ready(before, name), is_ready(after, name)) {
             (_, false) => return,
             (true, true) => Outcome::Already,
             (false, true) => Outcome::Loaded,
@@ -131,15 +133,17 @@ impl Report {
             asked: name.to_owned(),
             resource: Ok(name.to_owned()),
         };
-        self.add(Preloaded {
-            is_dependency: true,
-            ..Preloaded::new(target, outcome, after)
-        });
+        self.add(target, outcome, true, after);
     }
 }
 
 impl Preloaded {
-    fn new(target: Target, outcome: Outcome, after: &[ResourceStatus]) -> Self {
+    fn new(
+        target: Target,
+        outcome: Outcome,
+        is_dependency: bool,
+        after: &[ResourceStatus],
+    ) -> Self {
         let Target { asked, resource } = target;
         let name = resource.unwrap_or_else(|_| asked.clone());
         let status = find(after, &name);
@@ -147,7 +151,7 @@ impl Preloaded {
         let status = status.filter(|_| was_loaded);
         Self {
             asked_for: (asked != name).then_some(asked),
-            is_dependency: false,
+            is_dependency,
             outcome: outcome.label(),
             load_seconds: status.and_then(|status| Some(status.load_times?.last_seconds)),
             held_bytes: status.map(|status| status.reserved_bytes.max(status.measured_bytes)),
@@ -174,6 +178,11 @@ impl Outcome {
 
 fn find<'status>(known: &'status [ResourceStatus], name: &str) -> Option<&'status ResourceStatus> {
     known.iter().find(|status| status.name == name)
+}
+
+/// Whether the resource `name` is loaded.
+pub(super) fn is_ready(known: &[ResourceStatus], name: &str) -> bool {
+    find(known, name).is_some_and(|status| status.phase == Phase::Ready)
 }
 
 /// What the `selected` resources depend on, without themselves.
