@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use headroom_actors::jobs::{FollowError, NoSuchJob, StartError};
+use headroom_actors::jobs::{FollowError, JobId, NoSuchJob, StartError};
 use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
-use headroom_actors::lazy::{AcquireError, Excess, Shortage};
+use headroom_actors::lazy::{AcquireError, Excess, Shortage, UnknownResource};
 use headroom_actors::model::InferError;
 use headroom_actors::{postgres, redis};
 
@@ -118,6 +118,11 @@ pub(crate) fn never_fits(excess: &Excess) -> Problem {
         .with("most_bytes", *most)
 }
 
+/// The path of a job, for problems and for `Location`.
+pub(crate) fn job_path(id: &JobId) -> String {
+    format!("/api/jobs/{id}")
+}
+
 impl From<StartError> for Problem {
     fn from(error: StartError) -> Self {
         let problem = match &error {
@@ -129,7 +134,7 @@ impl From<StartError> for Problem {
                 let detail = format!("{error}; follow it, or cancel it first");
                 Self::new(Conflict, detail)
                     .with("job_id", running.as_str())
-                    .with("job", format!("/api/jobs/{running}"))
+                    .with("job", job_path(running))
             }
             StartError::Stopping => Self::new(NotReady, "the server is stopping"),
         };
@@ -149,6 +154,13 @@ impl From<FollowError> for Problem {
             FollowError::NoSuchJob(error) => error.into(),
             FollowError::Full { .. } => Self::new(Overloaded, error.to_string()),
         }
+    }
+}
+
+impl From<UnknownResource> for Problem {
+    fn from(error: UnknownResource) -> Self {
+        let status = "GET /api/performance/lazy-loader/status lists those that are known";
+        Self::new(NotFound, format!("{error}; {status}"))
     }
 }
 

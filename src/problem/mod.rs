@@ -19,7 +19,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub(crate) use actor_errors::{never_fits, no_memory};
+pub(crate) use actor_errors::{job_path, never_fits, no_memory};
 pub(crate) use convert::too_large;
 pub use convert::{extractors, problem_of};
 

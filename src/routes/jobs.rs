@@ -17,11 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::handles::RequestHandles;
 use crate::problem::Problem;
 
-/// The path of a job.
-pub(super) fn path(id: &JobId) -> String {
-    format!("/api/jobs/{id}")
-}
-
 /// The query of a request that has no parameters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,12 +9,12 @@
 use std::time::{Duration, Instant};
 
 use actix_web::{Responder, web};
-use headroom_actors::lazy::{Clear, ClearReport, LoaderStatus, ReadLoader, UnknownResource};
+use headroom_actors::lazy::{Clear, ClearReport, LoaderStatus, ReadLoader};
 use headroom_actors::memory::ReadMemory;
 use serde::{Deserialize, Serialize};
 
 use crate::handles::RequestHandles;
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::Problem;
 
 /// How long the loader may take to give its status. It waits for nothing, so a loader that is slower is
 /// in trouble, and that is what the operator must see.
@@ -203,13 +203,6 @@ async fn used_bytes(handles: &RequestHandles) -> Option<u64> {
     let within = READING_WITHIN.min(handles.left());
     let status = handles.memory.ask(ReadMemory { events: 0 }, within).await;
     status.ok().flatten().map(|status| status.used_bytes)
-}
-
-impl From<UnknownResource> for Problem {
-    fn from(error: UnknownResource) -> Self {
-        let status = "GET /api/performance/lazy-loader/status lists those that are known";
-        Self::new(ProblemKind::NotFound, format!("{error}; {status}"))
-    }
 }
 
 #[cfg(test)]

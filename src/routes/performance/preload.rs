@@ -19,8 +19,7 @@ use tokio::time::timeout;
 
 use crate::body::{BodyBudget, read_body, read_json};
 use crate::handles::{Handles, RequestHandles};
-use crate::problem::{Problem, ProblemKind};
-use crate::routes::jobs;
+use crate::problem::{Problem, ProblemKind, job_path};
 use targets::Selection;
 
 const PRELOAD: JobKind = JobKind::concurrent("preload");
@@ -87,7 +86,7 @@ fn respond(status: &JobStatus) -> HttpResponse {
         true => HttpResponse::Ok(),
         false => HttpResponse::Accepted(),
     };
-    response.insert_header((header::LOCATION, jobs::path(&status.id)));
+    response.insert_header((header::LOCATION, job_path(&status.id)));
     response.json(status)
 }
 
