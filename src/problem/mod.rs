@@ -16,6 +16,7 @@ use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
+use headroom_actors::kernel::shortened;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -106,14 +107,6 @@ const DETAIL_MAX: usize = 2048;
 /// The longest cause, in bytes.
 const CAUSE_MAX: usize = 8192;
 
-/// Truncates a text that is longer than `bytes_max`, and marks the truncation.
-fn shorten(text: &mut String, bytes_max: usize) {
-    if text.len() > bytes_max {
-        text.truncate(text.floor_char_boundary(bytes_max));
-        text.push('…');
-    }
-}
-
 /// One occurrence of a problem.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {detail}", .kind.slug())]
@@ -135,11 +128,9 @@ impl Problem {
     /// A problem with a detail for the caller: a sentence about this occurrence. Every 503 has a
     /// `Retry-After`.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        let mut detail = detail.into();
-        shorten(&mut detail, DETAIL_MAX);
         Self {
             kind,
-            detail,
+            detail: shortened(detail.into(), DETAIL_MAX),
             cause: None,
             retry_after: (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(SOON),
             allow: None,
@@ -168,8 +159,7 @@ impl Problem {
             text.push_str(&error.to_string());
             source = error.source();
         }
-        shorten(&mut text, CAUSE_MAX);
-        self.cause = Some(text.into());
+        self.cause = Some(shortened(text, CAUSE_MAX).into());
         self
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::status::{JobId, JobKind, JobState, JobStatus, Progress, Step};
-use crate::kernel::Timestamp;
+use crate::kernel::{Timestamp, shortened};
 
 /// The longest text of a step and of a description, in bytes.
 const TEXT_BYTES_MAX: usize = 512;
@@ -148,15 +148,6 @@ impl Record {
             true
         });
     }
-}
-
-/// Shortens a text that is longer than `bytes_max`, and marks that.
-pub(super) fn shortened(mut text: String, bytes_max: usize) -> String {
-    if text.len() > bytes_max {
-        text.truncate(text.floor_char_boundary(bytes_max));
-        text.push('…');
-    }
-    text
 }
 
 /// The name of a step, of bounded length.

@@ -35,6 +35,7 @@ mod supervisor;
 mod supervisor_spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod text;
 mod timestamp;
 mod tree;
 pub(crate) mod url;
@@ -59,6 +60,7 @@ pub use stats::StatsSnapshot;
 pub use supervisor_spec::{
     StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,
 };
+pub use text::shortened;
 pub use timestamp::{Clock, Timestamp};
 pub use tree::{ChildState, Kind, NodeSnapshot, Tree};
 pub use url::UrlFault;
