@@ -16,7 +16,7 @@ use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
-use headroom_actors::kernel::shortened;
+use headroom_actors::kernel::{chain, shortened};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -152,14 +152,7 @@ impl Problem {
     /// Adds the cause, with all of its sources, for the log.
     #[must_use]
     pub fn caused_by(mut self, cause: &(dyn std::error::Error + 'static)) -> Self {
-        let mut text = cause.to_string();
-        let mut source = cause.source();
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        self.cause = Some(shortened(text, CAUSE_MAX).into());
+        self.cause = Some(shortened(chain(cause), CAUSE_MAX).into());
         self
     }
 
