@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Record, step_name};
-use super::status::{JobId, Step, StepResult};
+use super::status::{Step, StepResult};
 
 /// What a job's work knows of its job. Clones belong to the same job. Reports after its end have no
 /// effect.
@@ -25,11 +25,6 @@ impl JobContext {
             began: Instant::now(),
             deadline,
         }
-    }
-
-    /// The job's id.
-    pub fn id(&self) -> &JobId {
-        &self.record.id
     }
 
     /// Cancelled when the work should end, because the job was cancelled, its deadline has passed, or
