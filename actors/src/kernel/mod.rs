@@ -28,6 +28,7 @@ pub mod pool;
 pub mod pressure;
 pub mod private_server;
 pub mod process;
+mod rolling;
 mod root;
 mod slot;
 mod stats;
@@ -55,6 +56,7 @@ pub use load::{
 };
 pub use notice::{Notice, NoticeKind, NoticeReader, Notices, OomCounter};
 pub use process::ProcessRef;
+pub use rolling::{Merge, Rolling, Window};
 pub use root::Root;
 pub use stats::StatsSnapshot;
 pub use supervisor_spec::{

@@ -106,12 +106,18 @@ impl Node {
 
     async fn snapshot(&self) -> NodeSnapshot {
         let observe = self.lock().observe.clone();
-        let observed = observed(observe).await;
+        NodeSnapshot {
+            observed: observed(observe).await,
+            ..self.counted()
+        }
+    }
+
+    /// The node without what its actor shows of itself.
+    fn counted(&self) -> NodeSnapshot {
         let inner = self.lock();
         NodeSnapshot {
             in_state_for_seconds: inner.since.elapsed().as_secs_f64(),
             stats: inner.stats.as_ref().map(|stats| stats.snapshot()),
-            observed,
             ..inner.seen.clone()
         }
     }
@@ -242,6 +248,12 @@ impl Tree {
     pub async fn snapshot(&self) -> Vec<NodeSnapshot> {
         let nodes = self.to_vec();
         nest(join_all(nodes.iter().map(|node| node.snapshot())).await)
+    }
+
+    /// All nodes by path, with their counters. No actor is asked, so it is answered while actors hang.
+    pub fn counted(&self) -> Vec<NodeSnapshot> {
+        let nodes = self.to_vec();
+        nodes.iter().map(|node| node.counted()).collect()
     }
 
     /// Writes the counters of all children to the metrics recorder. Call before each scrape.
