@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::alerts::{AlertConfig, AlertError, AlertSender};
 use super::budget::{BudgetReading, NoBudget};
 use super::config::{MemoryConfig, MemoryConfigError};
+use super::overview::Overview;
 use super::probe::{Cgroups, KillCounter, System};
 use super::protection::{Protection, protect_server};
 use super::reservations::{BufferAccount, Freshness, MemoryBudget};
@@ -103,6 +104,13 @@ impl Memory {
     /// The age of the figures.
     pub fn freshness(&self) -> Freshness {
         Freshness {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// The figures of the last reading, which are answered without the actor.
+    pub fn overview(&self) -> Overview {
+        Overview {
             shared: Arc::clone(&self.shared),
         }
     }

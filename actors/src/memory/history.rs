@@ -125,10 +125,22 @@ pub enum CollectionReason {
     Stall,
 }
 
-/// The current level and the latest events.
+/// How often something happened since the server started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Changes of the level.
+    pub level_changes_total: u64,
+    /// Rounds of clean-ups that ended.
+    pub clean_up_rounds_total: u64,
+    /// Collections that ended.
+    pub collections_total: u64,
+}
+
+/// The current level, the latest events and how many there were.
 #[derive(Debug)]
 pub(super) struct History {
     pub(super) level: Level,
+    pub(super) counts: Counts,
     since: Instant,
     events: VecDeque<Arc<Event>>,
     last: u64,
@@ -139,6 +151,7 @@ impl Default for History {
     fn default() -> Self {
         Self {
             level: Level::Normal,
+            counts: Counts::default(),
             since: Instant::now(),
             events: VecDeque::new(),
             last: 0,
@@ -155,6 +168,7 @@ impl History {
 
     pub(super) fn set_level(&mut self, to: Level, before: u64, after: u64, wanted_bytes: u64) {
         let from = std::mem::replace(&mut self.level, to);
+        self.counts.level_changes_total += 1;
         self.since = Instant::now();
         let kind = EventKind::Level {
             from,
@@ -162,6 +176,15 @@ impl History {
             wanted_bytes,
         };
         self.record(before, after, kind);
+    }
+
+    /// Counts a round that has ended: one of a clean-up, or a collection.
+    pub(super) fn count_round(&mut self, is_clean_up: bool) {
+        let counts = &mut self.counts;
+        match is_clean_up {
+            true => counts.clean_up_rounds_total += 1,
+            false => counts.collections_total += 1,
+        }
     }
 
     /// Keeps an event, and sends it to subscribers.
@@ -231,6 +254,7 @@ mod tests {
         };
         history.record(90, 70, done);
         assert_eq!(history.level, Level::High);
+        assert_eq!(history.counts.level_changes_total, 1);
         let latest = history.latest(2);
         for event in &latest {
             assert_eq!(*event, *subscriber.recv().await.unwrap());

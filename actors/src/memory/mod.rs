@@ -39,6 +39,7 @@ mod history;
 mod ledger;
 mod levels;
 mod metrics;
+mod overview;
 mod plan;
 mod probe;
 mod protection;
@@ -61,9 +62,10 @@ pub use allocator::AllocatorStats;
 pub use api::Memory;
 pub use budget::{BudgetCandidate, BudgetReading, BudgetSource, NoBudget};
 pub use config::{Levels, MemoryConfig, MemoryConfigError};
-pub use history::{ActionRecord, CollectionReason, Event, EventKind};
+pub use history::{ActionRecord, CollectionReason, Counts, Event, EventKind};
 pub use ledger::{Account, EntryStatus};
 pub use levels::most_below;
+pub use overview::{MemoryOverview, Overview};
 pub use probe::{
     GroupUsage, Health, KernelKills, ProcessUsage, Scope, Source, SourceStatus, StallReading,
     TreeUsage,

@@ -7,6 +7,7 @@ use super::allocator::Allocator;
 use super::config::MemoryConfig;
 use super::history::History;
 use super::ledger::Ledger;
+use super::probe::KernelKills;
 use crate::kernel::Notices;
 use crate::kernel::pressure::{Acknowledgement, PressureWriter};
 
@@ -19,6 +20,7 @@ pub(super) struct Shared {
     config: Mutex<MemoryConfig>,
     ledger: Mutex<Ledger>,
     history: Mutex<History>,
+    kernel_kills: Mutex<Option<KernelKills>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -34,6 +36,7 @@ impl Shared {
             config: Mutex::new(config),
             ledger: Mutex::default(),
             history: Mutex::default(),
+            kernel_kills: Mutex::default(),
         }
     }
 
@@ -51,6 +54,15 @@ impl Shared {
 
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
+    }
+
+    /// The kernel's kills by the last reading; `None` where the kernel does not count them.
+    pub(super) fn kernel_kills(&self) -> Option<KernelKills> {
+        *lock(&self.kernel_kills)
+    }
+
+    pub(super) fn set_kernel_kills(&self, kills: Option<KernelKills>) {
+        *lock(&self.kernel_kills) = kills;
     }
 
     /// Purges the allocator of this process, on a thread that may block. `None` if it refuses.

@@ -57,6 +57,8 @@ pub struct KindUsage {
     pub rss_bytes: u64,
     /// The sum of the pages that only one process has written.
     pub private_dirty_bytes: u64,
+    /// The sum of the pages that no file backs.
+    pub anonymous_bytes: u64,
     /// How many of them are estimated and not measured.
     pub estimated: u64,
 }
@@ -78,6 +80,7 @@ impl KindUsage {
             sum.private_dirty_bytes = sum
                 .private_dirty_bytes
                 .saturating_add(process.private_dirty);
+            sum.anonymous_bytes = sum.anonymous_bytes.saturating_add(process.anonymous);
             sum.estimated += u64::from(process.estimated);
         }
         let mut kinds: Vec<_> = kinds.into_values().collect();

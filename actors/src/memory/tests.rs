@@ -222,6 +222,11 @@ fn an_emergency_asks_for_resources_in_use_when_idle_ones_are_not_enough() {
             (Level::Normal, None, 0)
         );
 
+        let counts = memory.overview().latest().unwrap().counts;
+        assert_eq!(
+            (counts.level_changes_total, counts.clean_up_rounds_total),
+            (2, 2)
+        );
         let events = status(&memory).await.events;
         let [risen, idle, in_use, fallen] = &events[..] else {
             panic!("{events:?}");

@@ -170,6 +170,7 @@ impl MemorySupervisor {
             ledger.last_reading = Some(start);
             (used_before, ledger.used())
         };
+        self.shared.set_kernel_kills(report.kernel_kills);
         self.report_source_changes(&report.sources, used);
         let last = self.report.replace(report);
         let used_before = last.map_or(used, |_| used_before);

@@ -158,6 +158,7 @@ impl MemorySupervisor {
 
     /// Records what came back, by the usage after the round.
     fn record_round(&mut self, round: Round, used: u64) {
+        self.shared.history().count_round(round.is_clean_up());
         let acknowledgements = round.acknowledged.map(|(_, all)| all).unwrap_or_default();
         let report = RoundReport {
             used_before_bytes: round.used_before,
