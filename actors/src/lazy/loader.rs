@@ -69,6 +69,8 @@ pub struct Loader {
     pub(super) kill_timer: Option<SpawnHandle>,
     /// Whether the unload of a killed resource was under way when that timer last fired.
     pub(super) kill_was_under_way: bool,
+    /// Resources in use that were killed.
+    pub(super) kills: u64,
     pub(super) started_at: Instant,
     /// The number of active slots.
     active: watch::Sender<usize>,
@@ -109,6 +111,7 @@ impl Loader {
             expiry: None,
             kill_timer: None,
             kill_was_under_way: false,
+            kills: 0,
             started_at: Instant::now(),
             active: watch::Sender::new(0),
             shared_catalogue: Arc::clone(&shared_catalogue),

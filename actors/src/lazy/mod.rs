@@ -59,6 +59,7 @@ mod reserving;
 mod resource_calls;
 mod slot;
 mod status;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod unloading;
@@ -79,3 +80,4 @@ pub use messages::{
 pub use phase::Phase;
 pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};
 pub use status::{Counts, EvictionReason, LoaderStatus, NextEviction, ResourceStatus};
+pub use summary::{Figures, Summarise, Summary};

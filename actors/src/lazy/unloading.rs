@@ -118,6 +118,7 @@ impl Loader {
             "memory is exhausted: killing a resource in use"
         );
         slot.resource.load.kill();
+        self.kills += 1;
         self.start_unload(name, context);
     }
 

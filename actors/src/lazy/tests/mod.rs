@@ -16,7 +16,7 @@ mod reporting;
 pub(super) mod scripted;
 mod single_flight;
 mod stop;
-mod test_loader;
+pub(super) mod test_loader;
 mod unloading;
 mod without_eviction;
 

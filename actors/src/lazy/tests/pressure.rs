@@ -2,8 +2,7 @@
 
 use tokio::time::{Instant, sleep};
 
-use super::super::Phase;
-use super::super::{AcquireError, Shortage};
+use super::super::{AcquireError, Phase, Shortage, Summarise};
 use super::scripted::{Log, Scripted};
 use super::test_loader::{TestLoader, acquire, eventually, paused};
 use super::{MINUTE, SECOND};
@@ -113,6 +112,8 @@ fn only_when_memory_is_exhausted_is_the_largest_resource_in_use_killed() {
         asked(&loader, Level::High, None, 0).await;
         sleep(MINUTE).await;
         assert_eq!(loader.status("small").await.phase, Phase::Draining);
+        let summary = loader.handle.ask(Summarise, MINUTE).await.unwrap();
+        assert_eq!(summary.kills_total, 1);
         drop(leases);
         loader.stop_and_check().await;
     });
