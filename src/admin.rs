@@ -20,11 +20,13 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
 
 use crate::connection::{self, Limits, ServerSpec};
+use crate::figures::Figures;
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
 use crate::routes::{Class, Role, Route, get, not_found, resources};
 
-/// How often the recorder's histograms are drained. Otherwise they would grow until the next scrape.
+/// How often the recorder's histograms are drained, which would grow until the next scrape otherwise, and
+/// how often the figures are collected.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Open connections. Their descriptors come from the reserve that clients cannot use.
@@ -50,6 +52,8 @@ pub struct Admin {
     pub metrics: PrometheusHandle,
     /// Called before rendering.
     pub collectors: Collectors,
+    /// Collected while the admin server runs.
+    pub figures: Figures,
 }
 
 /// The running admin server.
@@ -67,11 +71,11 @@ impl AdminServer {
         let (report, started) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
             System::new().block_on(async move {
-                let upkeep = admin.metrics.clone();
+                let upkeep = keep_up(admin.metrics.clone(), admin.figures.clone());
                 let server = server(admin, limits, listener)?;
                 // The receiver in `start` waits for this message.
                 report.send(server.handle()).ok();
-                actix_web::rt::spawn(keep_up(upkeep));
+                actix_web::rt::spawn(upkeep);
                 server.await
             })
         })?;
@@ -121,11 +125,12 @@ fn table() -> Vec<Route> {
     ]
 }
 
-async fn keep_up(metrics: PrometheusHandle) {
+async fn keep_up(metrics: PrometheusHandle, figures: Figures) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         interval.tick().await;
         metrics.run_upkeep();
+        figures.collect();
     }
 }
 

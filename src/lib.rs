@@ -17,6 +17,7 @@
 //! - [`admin`]: health and metrics, on a listener and a thread of their own.
 //! - [`readiness`]: whether the server should get requests.
 //! - [`handles`]: the actors' handles that routes use.
+//! - [`figures`]: what the server measures of its requests and its process.
 //!
 //! Dependencies point one way: cli → startup → routes → actors.
 
@@ -25,6 +26,7 @@ pub mod body;
 pub mod cli;
 pub mod connection;
 pub mod descriptors;
+pub mod figures;
 pub mod handles;
 pub mod middleware;
 pub mod pools;

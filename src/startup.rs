@@ -29,6 +29,7 @@ use crate::admin::{Admin, AdminServer, Collectors};
 use crate::body::BodyBudget;
 use crate::connection::Limits;
 use crate::descriptors;
+use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::readiness::Readiness;
 use crate::routes;
@@ -173,6 +174,7 @@ impl Application {
         let http_gate = readiness.gate("http");
         let actors_gate = readiness.gate("actors");
         let metrics = telemetry::install_metrics()?;
+        let figures = Figures::new(server_settings.workers.count());
         let tree = Tree::default();
         let actors = actors::compose(&settings.borrow(), tree.clone())?;
         let (memory, handles) = (&actors.memory, actors.handles.clone());
@@ -185,7 +187,8 @@ impl Application {
         let admin = Admin {
             readiness: readiness.clone(),
             metrics,
-            collectors: collectors(&bodies, tree, memory.freshness()),
+            collectors: collectors(&bodies, tree, memory.freshness(), &figures),
+            figures: figures.clone(),
         };
         let limits = Limits::new(&server_settings, Arc::new(unread));
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
@@ -197,6 +200,7 @@ impl Application {
             bodies,
             readiness: readiness.clone(),
             handles,
+            figures,
         };
         let server = http::server(
             &server_settings,
@@ -278,6 +282,7 @@ struct Shared {
     bodies: BodyBudget,
     readiness: Readiness,
     handles: Handles,
+    figures: Figures,
 }
 
 /// Raises the limit of descriptors, and returns how many connections clients may open.
@@ -323,7 +328,13 @@ fn check_reading_age(freshness: Freshness) -> impl Fn() -> Option<String> {
     }
 }
 
-fn collectors(bodies: &BodyBudget, tree: Tree, freshness: Freshness) -> Collectors {
+fn collectors(
+    bodies: &BodyBudget,
+    tree: Tree,
+    freshness: Freshness,
+    figures: &Figures,
+) -> Collectors {
+    let requests = Arc::clone(&figures.http);
     metrics::describe_gauge!(
         "headroom_http_bodies_bytes",
         "Bytes of request bodies that are being read or used."
@@ -345,6 +356,7 @@ fn collectors(bodies: &BodyBudget, tree: Tree, freshness: Freshness) -> Collecto
         Box::new(age),
         Box::new(move || gauge.set(bodies.bytes_in_use() as f64)),
         Box::new(move || tree.record_metrics()),
+        Box::new(move || requests.record_metrics()),
         Box::new(telemetry::record_metrics),
     ]
 }

@@ -2,5 +2,7 @@
 
 mod observe;
 mod request_id;
+mod route_class;
 
 pub use observe::{Observer, observe};
+pub use route_class::RouteClass;

@@ -3,6 +3,7 @@
 //! Errors of requests are logged here and nowhere else, with the cause that the response does not show.
 //! A successful request is logged at debug level: `log.filter = "info,headroom::access=debug"` shows it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::body::{EitherBody, MessageBody};
@@ -11,11 +12,13 @@ use actix_web::http::header::HeaderValue;
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, ResponseError, web};
-use metrics::{Counter, Gauge, Histogram};
+use metrics::Histogram;
 use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::request_id::request_id;
+use super::route_class::RouteClass;
+use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
 
 /// The target of request events in log filters.
@@ -25,35 +28,25 @@ const ACCESS: &str = "headroom::access";
 /// and name what they waited for; this is for handlers that fail to.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Counters and the deadline of all requests.
-#[derive(Clone)]
+/// The deadline of the requests of one worker thread, and where they are counted. Each thread has its
+/// own, so that threads do not wait for each other's cache lines.
 pub struct Observer {
     cut_off_after: Duration,
-    in_flight: Gauge,
+    counter: Arc<HttpCounter>,
     seconds: Histogram,
-    by_class: [Counter; 5],
-    abandoned: Counter,
 }
 
 impl Observer {
-    /// Registers the counters. `deadline` is `server.request_deadline`.
-    pub fn new(deadline: Duration) -> Self {
-        metrics::describe_gauge!("headroom_http_requests_in_flight", "Requests in progress.");
+    /// Observes the requests of one thread. `deadline` is `server.request_deadline`.
+    pub fn new(deadline: Duration, counter: Arc<HttpCounter>) -> Self {
         metrics::describe_histogram!(
             "headroom_http_request_duration_seconds",
             "Time from a request's head to its response's head."
         );
-        metrics::describe_counter!(
-            "headroom_http_requests_total",
-            "Requests answered, by class of status; abandoned: the client went away before."
-        );
-        let count = |class: &'static str| metrics::counter!("headroom_http_requests_total", "class" => class);
         Self {
             cut_off_after: deadline + GRACE,
-            in_flight: metrics::gauge!("headroom_http_requests_in_flight"),
+            counter,
             seconds: metrics::histogram!("headroom_http_request_duration_seconds"),
-            by_class: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(count),
-            abandoned: count("abandoned"),
         }
     }
 }
@@ -63,6 +56,8 @@ struct Watch {
     observer: web::Data<Observer>,
     id: HeaderValue,
     method: Method,
+    /// By the path, until a route has matched.
+    class: RouteClass,
     began: Instant,
     ended: bool,
 }
@@ -79,7 +74,7 @@ pub async fn observe<B: MessageBody>(
     let id = request_id(request.headers().get(REQUEST_ID));
     let span = tracing::info_span!("request", request_id = id.to_str().unwrap_or_default());
     let cut_off_after = observer.cut_off_after;
-    let watch = Watch::begin(observer, id, request.method().clone());
+    let watch = Watch::begin(observer, id, &request);
 
     match timeout(cut_off_after, next.call(request).instrument(span)).await {
         Ok(Ok(response)) => Ok(watch.respond(response)),
@@ -93,12 +88,13 @@ pub async fn observe<B: MessageBody>(
 }
 
 impl Watch {
-    fn begin(observer: web::Data<Observer>, id: HeaderValue, method: Method) -> Self {
-        observer.in_flight.increment(1.0);
+    fn begin(observer: web::Data<Observer>, id: HeaderValue, request: &ServiceRequest) -> Self {
+        observer.counter.begin();
         Self {
             observer,
             id,
-            method,
+            method: request.method().clone(),
+            class: RouteClass::of(request.method(), Some(request.path())),
             began: Instant::now(),
             ended: false,
         }
@@ -109,6 +105,7 @@ impl Watch {
         response: ServiceResponse<B>,
     ) -> ServiceResponse<EitherBody<B>> {
         let pattern = response.request().match_pattern();
+        self.class = RouteClass::of(&self.method, pattern.as_deref());
         let pattern = pattern.as_deref().unwrap_or("unmatched");
         // A problem is rebuilt with the request's id. Errors of the framework become problems.
         let Some(problem) = response.response().error().map(problem_of) else {
@@ -131,10 +128,7 @@ impl Watch {
         self.ended = true;
         let took = self.began.elapsed();
         self.observer.seconds.record(took);
-        let class = usize::from(status.as_u16() / 100).saturating_sub(1);
-        if let Some(counter) = self.observer.by_class.get(class) {
-            counter.increment(1);
-        }
+        self.observer.counter.answered(self.class, status, took);
         /// Logs the same fields at different levels: a level is fixed per call site.
         macro_rules! event {
             ($level:ident) => {
@@ -164,9 +158,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.observer.in_flight.decrement(1.0);
         if !self.ended {
-            self.observer.abandoned.increment(1);
+            self.observer.counter.abandoned(self.class);
             tracing::debug!(
                 target: ACCESS,
                 request_id = self.id.to_str().unwrap_or_default(),

@@ -23,7 +23,7 @@ pub(super) fn server(
     routes: Routes,
     listener: TcpListener,
 ) -> io::Result<Server> {
-    let observer = web::Data::new(Observer::new(settings.request_deadline));
+    let (deadline, figures) = (settings.request_deadline, shared.figures.http);
     let bodies = web::Data::new(shared.bodies);
     let readiness = web::Data::new(shared.readiness);
     let handles = web::Data::new(shared.handles);
@@ -36,8 +36,10 @@ pub(super) fn server(
         shutdown_seconds: whole_seconds(settings.shutdown_deadline.0),
     };
     connection::server(spec, listener, move || {
+        // This runs once on each worker thread.
+        let observer = Observer::new(deadline, figures.counter());
         App::new()
-            .app_data(observer.clone())
+            .app_data(web::Data::new(observer))
             .app_data(bodies.clone())
             .app_data(readiness.clone())
             .app_data(handles.clone())
