@@ -18,6 +18,7 @@
 //! - [`readiness`]: whether the server should get requests.
 //! - [`handles`]: the actors' handles that routes use.
 //! - [`figures`]: what the server measures of its requests and its process.
+//! - [`sections`]: the sections of `GET /api/performance/metrics`.
 //!
 //! Dependencies point one way: cli → startup → routes → actors.
 
@@ -33,6 +34,7 @@ pub mod pools;
 pub mod problem;
 pub mod readiness;
 pub mod routes;
+pub mod sections;
 pub mod settings;
 pub mod signals;
 pub mod startup;

@@ -33,6 +33,7 @@ use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::readiness::Readiness;
 use crate::routes;
+use crate::sections::Sections;
 use crate::settings::Reloader;
 use crate::settings::sections::ServerSettings;
 use crate::signals::Signal;
@@ -191,6 +192,7 @@ impl Application {
             figures: figures.clone(),
         };
         let limits = Limits::new(&server_settings, Arc::new(unread));
+        let sections = Sections::new(&figures, memory.overview(), &handles);
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
         let root = actors.start(settings, actors_gate).await?;
@@ -201,6 +203,7 @@ impl Application {
             readiness: readiness.clone(),
             handles,
             figures,
+            sections: Arc::new(sections),
         };
         let server = http::server(
             &server_settings,
@@ -283,6 +286,7 @@ struct Shared {
     readiness: Readiness,
     handles: Handles,
     figures: Figures,
+    sections: Arc<Sections>,
 }
 
 /// Raises the limit of descriptors, and returns how many connections clients may open.

@@ -21,7 +21,7 @@ const PROTOCOL: &str = "/v2";
 pub fn table() -> Vec<Route> {
     use Class::{Control, Status, Work};
     use Role::{Operator, Public, Reader, User};
-    use performance::{connections, lazy_loader, memory, preload};
+    use performance::{connections, lazy_loader, memory, metrics, preload};
     use v2::{infer, models, repository};
 
     vec![
@@ -34,6 +34,7 @@ pub fn table() -> Vec<Route> {
         delete("/api/jobs/{id}", Operator, Control, jobs::cancel),
         get("/api/jobs/{id}/events", Reader, Status, jobs::events::events),
 
+        get("/api/performance/metrics", Reader, Status, metrics::metrics),
         get("/api/performance/memory/stats", Reader, Status, memory::stats),
         post("/api/performance/memory/gc", Operator, Control, memory::gc),
         get("/api/performance/lazy-loader/status", Reader, Status, lazy_loader::status),

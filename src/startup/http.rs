@@ -27,6 +27,7 @@ pub(super) fn server(
     let bodies = web::Data::new(shared.bodies);
     let readiness = web::Data::new(shared.readiness);
     let handles = web::Data::new(shared.handles);
+    let sections = web::Data::from(shared.sections);
     let spec = ServerSpec {
         name: "http",
         workers: settings.workers.count(),
@@ -43,6 +44,7 @@ pub(super) fn server(
             .app_data(bodies.clone())
             .app_data(readiness.clone())
             .app_data(handles.clone())
+            .app_data(sections.clone())
             .configure(extractors)
             .configure(routes)
             .wrap(from_fn(observe))

@@ -5,4 +5,5 @@
 
 mod jobs;
 mod lazy_loader;
+mod metrics;
 mod preload;

@@ -1,6 +1,7 @@
-//! `/api/performance`: memory, the lazy loader with preloads, and connections.
+//! `/api/performance`: the main figures, memory, the lazy loader with preloads, and connections.
 
 pub(super) mod connections;
 pub(super) mod lazy_loader;
 pub(super) mod memory;
+pub(super) mod metrics;
 pub(super) mod preload;

@@ -1,0 +1,41 @@
+//! `GET /api/performance/metrics`: the main figures of the whole server in one document, with a section
+//! for each part. It comes within 50 ms, also while parts hang.
+
+use std::time::SystemTime;
+
+use actix_web::{Responder, web};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use crate::sections::Sections;
+
+/// No parameters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::routes) struct Query {}
+
+#[derive(Serialize)]
+struct Document {
+    /// When it was asked for.
+    at: String,
+    /// How long the sections took to answer.
+    took_ms: f64,
+    /// The sections by name. One with `"state": "no_answer"` shows its last answer, if there was one,
+    /// and the age of that in `age_seconds`.
+    #[serde(flatten)]
+    sections: Map<String, Value>,
+}
+
+pub(in crate::routes) async fn metrics(
+    sections: web::Data<Sections>,
+    _query: web::Query<Query>,
+) -> impl Responder {
+    let (at, began) = (SystemTime::now(), Instant::now());
+    let sections = sections.document().await;
+    web::Json(Document {
+        at: humantime::format_rfc3339_millis(at).to_string(),
+        took_ms: began.elapsed().as_secs_f64() * 1e3,
+        sections,
+    })
+}

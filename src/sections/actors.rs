@@ -1,0 +1,111 @@
+//! The section on the actors. It comes from the supervision tree, and asks no actor.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use headroom_actors::kernel::{AskError, ChildState, NodeSnapshot, StatsSnapshot, Tree};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Section, json};
+
+/// Actors that are listed.
+const BUSIEST: usize = 5;
+
+pub(super) struct Actors(Tree);
+
+impl Actors {
+    pub(super) fn new(tree: Tree) -> Self {
+        Self(tree)
+    }
+}
+
+#[derive(Serialize)]
+struct Snapshot {
+    /// How many actors and supervisors are in each state: `starting`, `running`, `restarting`,
+    /// `stopping`, `stopped`.
+    states: BTreeMap<&'static str, u64>,
+    /// Restarts of all of them.
+    restarts_total: u64,
+    /// Calls that wait in their mailboxes.
+    mailbox_depth: u64,
+    /// The actors that used most time since the server started, the busiest first.
+    busiest: Vec<Busy>,
+}
+
+#[derive(Serialize)]
+struct Busy {
+    /// Its path from the root.
+    path: String,
+    /// Time spent in its code.
+    busy_seconds_total: f64,
+    /// Calls that it has answered.
+    handled_total: u64,
+    /// Calls that wait in its mailbox.
+    mailbox_depth: u64,
+}
+
+impl Snapshot {
+    fn of(nodes: Vec<NodeSnapshot>) -> Self {
+        let mut states: BTreeMap<_, _> = STATES.map(|state| (label(state), 0)).into();
+        for node in &nodes {
+            *states.entry(label(node.state)).or_default() += 1;
+        }
+        let restarts_total = nodes.iter().map(|node| node.restarts).sum();
+        let actors = nodes.into_iter();
+        let mut actors: Vec<_> = actors
+            .filter_map(|node| Some(Busy::new(node.path, &node.stats?)))
+            .collect();
+        let mailbox_depth = actors.iter().map(|actor| actor.mailbox_depth).sum();
+        actors.sort_by_key(|actor| Reverse(Duration::from_secs_f64(actor.busy_seconds_total)));
+        actors.truncate(BUSIEST);
+        Self {
+            states,
+            restarts_total,
+            mailbox_depth,
+            busiest: actors,
+        }
+    }
+}
+
+impl Busy {
+    fn new(path: String, stats: &StatsSnapshot) -> Self {
+        Self {
+            path,
+            busy_seconds_total: stats.busy_seconds,
+            handled_total: stats.outcomes.get("handled").copied().unwrap_or(0),
+            mailbox_depth: stats.mailbox_depth,
+        }
+    }
+}
+
+const STATES: [ChildState; 5] = [
+    ChildState::Starting,
+    ChildState::Running,
+    ChildState::Restarting,
+    ChildState::Stopping,
+    ChildState::Stopped,
+];
+
+fn label(state: ChildState) -> &'static str {
+    match state {
+        ChildState::Starting => "starting",
+        ChildState::Running => "running",
+        ChildState::Restarting => "restarting",
+        ChildState::Stopping => "stopping",
+        ChildState::Stopped => "stopped",
+    }
+}
+
+impl Section for Actors {
+    fn name(&self) -> &'static str {
+        "actors"
+    }
+
+    fn snapshot(&self, _within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
+        ready(Ok(json(Snapshot::of(self.0.counted())))).boxed()
+    }
+}

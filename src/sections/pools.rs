@@ -1,0 +1,105 @@
+//! The section on the connection pools: one line each. A pool that does not answer leaves the lines of
+//! the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use headroom_actors::kernel::AskError;
+use headroom_actors::kernel::pool::{CircuitState, PoolStatus};
+use serde::Serialize;
+use serde_json::{Value, json as object};
+
+use super::last_known::LastKnown;
+use super::{Section, json};
+use crate::pools::{Health, Kind, Pool};
+
+/// What is left of the section's time after its pools were asked.
+const RESERVE: Duration = Duration::from_millis(5);
+
+pub(super) struct Pools {
+    pools: Arc<[Pool]>,
+    /// The last line of each pool.
+    last_known: Vec<LastKnown>,
+}
+
+impl Pools {
+    pub(super) fn new(pools: Arc<[Pool]>) -> Self {
+        Self {
+            last_known: pools.iter().map(|_| LastKnown::default()).collect(),
+            pools,
+        }
+    }
+}
+
+/// One pool. Counts start at zero with each incarnation of its actor.
+#[derive(Serialize)]
+struct Line {
+    kind: Kind,
+    health: Health,
+    /// Open connections.
+    size: u32,
+    /// Open connections that nobody uses.
+    idle: u32,
+    /// Open connections that are leased, checked or cleaned.
+    in_use: u32,
+    /// Callers that wait.
+    waiting: u32,
+    /// Whether connections are opened.
+    circuit: CircuitState,
+    /// Leases granted.
+    checkouts_total: u64,
+    /// Checkouts that were refused.
+    refused_total: u64,
+    /// Checkouts whose deadline passed.
+    timed_out_total: u64,
+    /// Connects that failed.
+    failed_total: u64,
+    /// The share of checkouts that got a connection which had been leased before, 0 to 1.
+    reuse_ratio: f64,
+    /// 99 % of the callers waited no longer for their lease.
+    wait_p99_ms: f64,
+}
+
+impl Line {
+    fn new(kind: Kind, status: &PoolStatus) -> Self {
+        Self {
+            kind,
+            health: Health::of(status),
+            size: status.size,
+            idle: status.idle,
+            in_use: status.in_use,
+            waiting: status.waiting,
+            circuit: status.circuit.state,
+            checkouts_total: status.checkouts,
+            refused_total: status.refused,
+            timed_out_total: status.timed_out,
+            failed_total: status.failed,
+            reuse_ratio: status.reuse_rate,
+            wait_p99_ms: status.wait.p99_seconds * 1e3,
+        }
+    }
+}
+
+impl Section for Pools {
+    fn name(&self) -> &'static str {
+        "pools"
+    }
+
+    fn snapshot(&self, within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
+        let within = within.saturating_sub(RESERVE);
+        let pools = self.pools.iter().zip(&self.last_known);
+        let lines = pools.map(move |(pool, last_known)| async move {
+            let line = async {
+                let status = pool.status(within).await?;
+                Ok(json(Line::new(pool.kind(), &status)))
+            };
+            let mut line = last_known.or_answer(line, within).await;
+            line["name"] = object!(pool.name);
+            line
+        });
+        let lines = join_all(lines);
+        async { Ok(object!({ "pools": lines.await })) }.boxed()
+    }
+}
