@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::BINARY;
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::Answer;
 use headroom_test_support::server::Server;
@@ -10,8 +11,6 @@ use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use nix::sys::signal::Signal;
 use reqwest::Response;
 use serde_json::{Value, json};
-
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
 pub(crate) const PRELOAD: &str = "/api/performance/lazy-loader/preload";
 

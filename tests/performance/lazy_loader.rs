@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::BINARY;
 use headroom_test_support::models::Models;
 use headroom_test_support::process_tree::{Process, descendants};
 use headroom_test_support::protocol::{Answer, floats, infer_path, milliseconds};
@@ -9,8 +10,6 @@ use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::{self, Fill, Script};
 use headroom_test_support::wait::{DEADLINE, wait_for_async, wait_until};
 use serde_json::{Value, json};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
 const MIB: u64 = 1 << 20;
 

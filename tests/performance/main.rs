@@ -7,3 +7,6 @@ mod jobs;
 mod lazy_loader;
 mod metrics;
 mod preload;
+
+/// The server that the tests start.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");

@@ -11,7 +11,8 @@ use headroom_test_support::torchscript;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::jobs::{BINARY, PRELOAD, delete, has_ended, location, preload, start, wait_for_job};
+use crate::BINARY;
+use crate::jobs::{PRELOAD, delete, has_ended, location, preload, start, wait_for_job};
 
 const MIB: u64 = 1 << 20;
 
