@@ -23,7 +23,8 @@ use crate::connection::{self, Limits, ServerSpec};
 use crate::figures::Figures;
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
-use crate::routes::{Class, Role, Route, get, not_found, resources};
+use crate::route_class::RouteClass;
+use crate::routes::{Role, Route, get, not_found, resources};
 
 /// How often the recorder's histograms are drained, which would grow until the next scrape otherwise, and
 /// how often the figures are collected.
@@ -118,10 +119,10 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
 /// All routes of the admin listener, which only operators can reach.
 fn table() -> Vec<Route> {
     vec![
-        get("/health/live", Role::Public, Class::Status, live),
-        get("/health/ready", Role::Public, Class::Status, ready),
-        get("/health/startup", Role::Public, Class::Status, startup),
-        get("/metrics", Role::Public, Class::Status, metrics),
+        get("/health/live", Role::Public, RouteClass::Status, live),
+        get("/health/ready", Role::Public, RouteClass::Status, ready),
+        get("/health/startup", Role::Public, RouteClass::Status, startup),
+        get("/metrics", Role::Public, RouteClass::Status, metrics),
     ]
 }
 

@@ -8,6 +8,7 @@
 //! - [`signals`]: SIGTERM, SIGINT and SIGHUP.
 //! - [`telemetry`]: logs, panics and the metrics recorder.
 //! - [`routes`]: the route table; one file per resource.
+//! - [`route_class`]: what a route is for.
 //! - [`middleware`]: request ids, deadlines and metrics of every request.
 //! - [`body`]: reads request bodies within bounds.
 //! - [`connection`]: bounds one client's connection.
@@ -33,6 +34,7 @@ pub mod middleware;
 pub mod pools;
 pub mod problem;
 pub mod readiness;
+pub mod route_class;
 pub mod routes;
 pub mod sections;
 pub mod settings;

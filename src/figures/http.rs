@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::latency::{Latencies, LatencyCounter};
 use super::{Windows, recent};
-use crate::middleware::RouteClass;
+use crate::route_class::RouteClass;
 
 /// Counters at most. With more threads, several share one, so that histograms do not grow with the
 /// machine.
@@ -26,6 +26,10 @@ const COUNTERS_MAX: usize = 8;
 const OUTCOMES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", ABANDONED];
 const ABANDONED: &str = "abandoned";
 
+/// The classes of routes, and one for requests that matched no route.
+const CLASSES: usize = RouteClass::ALL.len() + 1;
+const UNMATCHED: usize = RouteClass::ALL.len();
+
 const REQUESTS_METRIC: &str = "headroom_http_requests_total";
 const IN_FLIGHT_METRIC: &str = "headroom_http_requests_in_flight";
 
@@ -34,7 +38,7 @@ const IN_FLIGHT_METRIC: &str = "headroom_http_requests_in_flight";
 #[repr(align(128))]
 pub struct HttpCounter {
     in_flight: AtomicI64,
-    classes: [ClassCounter; RouteClass::ALL.len()],
+    classes: [ClassCounter; CLASSES],
 }
 
 #[derive(Debug, Default)]
@@ -49,10 +53,10 @@ impl HttpCounter {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// A request was answered.
-    pub fn answered(&self, class: RouteClass, status: StatusCode, latency: Duration) {
+    /// A request was answered. `class` is `None` if no route matched.
+    pub fn answered(&self, class: Option<RouteClass>, status: StatusCode, latency: Duration) {
         self.in_flight.fetch_sub(1, Relaxed);
-        let counter = &self.classes[class as usize];
+        let counter = &self.classes[number(class)];
         let outcome = usize::from(status.as_u16() / 100).saturating_sub(1);
         if let Some(count) = counter.outcomes[..OUTCOMES.len() - 1].get(outcome) {
             count.fetch_add(1, Relaxed);
@@ -61,9 +65,9 @@ impl HttpCounter {
     }
 
     /// The client of a request went away before it was answered.
-    pub fn abandoned(&self, class: RouteClass) {
+    pub fn abandoned(&self, class: Option<RouteClass>) {
         self.in_flight.fetch_sub(1, Relaxed);
-        self.classes[class as usize].outcomes[OUTCOMES.len() - 1].fetch_add(1, Relaxed);
+        self.classes[number(class)].outcomes[OUTCOMES.len() - 1].fetch_add(1, Relaxed);
     }
 
     /// Moves what was counted to `sums`.
@@ -75,6 +79,15 @@ impl HttpCounter {
             counter.latencies.drain_into(&mut sum.latencies);
         }
     }
+}
+
+fn number(class: Option<RouteClass>) -> usize {
+    class.map_or(UNMATCHED, |class| class as usize)
+}
+
+/// The name of a class in answers.
+fn label(class: Option<RouteClass>) -> &'static str {
+    class.map_or("unmatched", RouteClass::label)
 }
 
 /// What was counted of some requests.
@@ -95,7 +108,7 @@ impl Merge for Sum {
 
 /// What was counted of the requests of each class.
 #[derive(Debug, Clone, Default)]
-struct Sums([Sum; RouteClass::ALL.len()]);
+struct Sums([Sum; CLASSES]);
 
 impl Sums {
     fn all(&self) -> Sum {
@@ -226,7 +239,8 @@ pub struct Traffic {
     /// All requests.
     #[serde(flatten)]
     pub all: Requests,
-    /// The requests of each class of routes: `inference`, `status`, `control`, `other`.
+    /// The requests of each class of routes: `status`, `work`, `control`, and `unmatched` for requests
+    /// that no route matched.
     pub classes: BTreeMap<&'static str, Requests>,
 }
 
@@ -255,7 +269,7 @@ impl Traffic {
     fn of(sums: &Sums, covers: Duration) -> Self {
         let all = Requests::of(&sums.all());
         let seconds = covers.as_secs_f64();
-        let classes = RouteClass::ALL.into_iter().zip(&sums.0);
+        let classes = RouteClass::ALL.map(Some).into_iter().chain([None]);
         Self {
             covers_seconds: seconds,
             requests_per_second: if seconds > 0.0 {
@@ -265,7 +279,7 @@ impl Traffic {
             },
             all,
             classes: classes
-                .map(|(class, sum)| (class.label(), Requests::of(sum)))
+                .map(|class| (label(class), Requests::of(&sums.0[number(class)])))
                 .collect(),
         }
     }
@@ -296,8 +310,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn requests(traffic: &Traffic, class: RouteClass) -> &Requests {
-        &traffic.classes[class.label()]
+    fn requests(traffic: &Traffic, class: Option<RouteClass>) -> &Requests {
+        &traffic.classes[label(class)]
     }
 
     #[tokio::test(start_paused = true)]
@@ -306,12 +320,16 @@ mod tests {
         let counters = [figures.counter(), figures.counter()];
         for counter in &counters {
             counter.begin();
-            counter.answered(RouteClass::Inference, StatusCode::OK, 20 * MS);
+            counter.answered(Some(RouteClass::Work), StatusCode::OK, 20 * MS);
         }
         counters[0].begin();
-        counters[0].answered(RouteClass::Status, StatusCode::SERVICE_UNAVAILABLE, MS);
+        counters[0].answered(
+            Some(RouteClass::Status),
+            StatusCode::SERVICE_UNAVAILABLE,
+            MS,
+        );
         counters[1].begin();
-        counters[1].abandoned(RouteClass::Control);
+        counters[1].abandoned(Some(RouteClass::Control));
         counters[1].begin();
         let status = figures.status();
         assert_eq!(status.in_flight, 1);
@@ -321,15 +339,11 @@ mod tests {
             (4, 1)
         );
         assert_eq!(traffic.all.outcomes_total["abandoned"], 1);
-        let inference = requests(traffic, RouteClass::Inference);
-        assert_eq!(inference.outcomes_total["2xx"], 2);
-        assert!(
-            inference
-                .p50_ms
-                .is_some_and(|ms| (20.0..20.2).contains(&ms))
-        );
-        assert_eq!(requests(traffic, RouteClass::Control).p50_ms, None);
-        assert_eq!(requests(traffic, RouteClass::Other).requests_total, 0);
+        let work = requests(traffic, Some(RouteClass::Work));
+        assert_eq!(work.outcomes_total["2xx"], 2);
+        assert!(work.p50_ms.is_some_and(|ms| (20.0..20.2).contains(&ms)));
+        assert_eq!(requests(traffic, Some(RouteClass::Control)).p50_ms, None);
+        assert_eq!(requests(traffic, None).requests_total, 0);
         assert_eq!(status.recent.last_1_minute.all, traffic.all);
 
         advance(2 * MINUTE).await;

@@ -2,7 +2,5 @@
 
 mod observe;
 mod request_id;
-mod route_class;
 
 pub use observe::{Observer, observe};
-pub use route_class::RouteClass;

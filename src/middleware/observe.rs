@@ -17,9 +17,9 @@ use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::request_id::request_id;
-use super::route_class::RouteClass;
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
+use crate::route_class::MatchedClass;
 
 /// The target of request events in log filters.
 const ACCESS: &str = "headroom::access";
@@ -56,8 +56,7 @@ struct Watch {
     observer: web::Data<Observer>,
     id: HeaderValue,
     method: Method,
-    /// By the path, until a route has matched.
-    class: RouteClass,
+    class: MatchedClass,
     began: Instant,
     ended: bool,
 }
@@ -94,7 +93,7 @@ impl Watch {
             observer,
             id,
             method: request.method().clone(),
-            class: RouteClass::of(request.method(), Some(request.path())),
+            class: MatchedClass::of(request),
             began: Instant::now(),
             ended: false,
         }
@@ -105,7 +104,6 @@ impl Watch {
         response: ServiceResponse<B>,
     ) -> ServiceResponse<EitherBody<B>> {
         let pattern = response.request().match_pattern();
-        self.class = RouteClass::of(&self.method, pattern.as_deref());
         let pattern = pattern.as_deref().unwrap_or("unmatched");
         // A problem is rebuilt with the request's id. Errors of the framework become problems.
         let Some(problem) = response.response().error().map(problem_of) else {
@@ -128,7 +126,9 @@ impl Watch {
         self.ended = true;
         let took = self.began.elapsed();
         self.observer.seconds.record(took);
-        self.observer.counter.answered(self.class, status, took);
+        self.observer
+            .counter
+            .answered(self.class.get(), status, took);
         /// Logs the same fields at different levels: a level is fixed per call site.
         macro_rules! event {
             ($level:ident) => {
@@ -159,7 +159,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.ended {
-            self.observer.counter.abandoned(self.class);
+            self.observer.counter.abandoned(self.class.get());
             tracing::debug!(
                 target: ACCESS,
                 request_id = self.id.to_str().unwrap_or_default(),

@@ -11,7 +11,9 @@ mod v2;
 
 use actix_web::web;
 
-pub use table::{Class, Role, Route, delete, get, not_found, post, resources};
+use crate::route_class::RouteClass;
+
+pub use table::{Role, Route, delete, get, not_found, post, resources};
 
 /// The prefix of the Open Inference Protocol, whose errors have a form of their own.
 const PROTOCOL: &str = "/v2";
@@ -19,7 +21,7 @@ const PROTOCOL: &str = "/v2";
 /// All routes of the main listener.
 #[rustfmt::skip] // A table has one line for each route.
 pub fn table() -> Vec<Route> {
-    use Class::{Control, Status, Work};
+    use RouteClass::{Control, Status, Work};
     use Role::{Operator, Public, Reader, User};
     use performance::{connections, lazy_loader, memory, metrics, preload};
     use v2::{infer, models, repository};
@@ -97,7 +99,7 @@ mod tests {
         for route in table() {
             let changes = route.method != "GET" && route.path != "/v2/repository/index";
             assert_eq!(changes, route.role > Role::Reader, "{route:?}");
-            assert!(!changes || route.class != Class::Status, "{route:?}");
+            assert!(!changes || route.class != RouteClass::Status, "{route:?}");
         }
     }
 }

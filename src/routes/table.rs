@@ -11,6 +11,7 @@ use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, guard, 
 use serde::Serialize;
 
 use crate::problem::Problem;
+use crate::route_class::{RouteClass, note};
 
 /// The least role that a caller needs. Each role includes the ones before it. Callers have no keys yet,
 /// so roles are declared and not enforced.
@@ -29,18 +30,6 @@ pub enum Role {
     Admin,
 }
 
-/// What limits and latencies are kept by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Class {
-    /// Reads state that is in memory. It waits for nothing heavy.
-    Status,
-    /// Uses a resource, and may load it first.
-    Work,
-    /// Changes what is loaded, or starts something long.
-    Control,
-}
-
 /// One line of the route table.
 pub struct Route {
     /// The method. A route for GET also answers HEAD.
@@ -50,7 +39,7 @@ pub struct Route {
     /// Who may call it.
     pub role: Role,
     /// How it is limited.
-    pub class: Class,
+    pub class: RouteClass,
     handler: actix_web::Route,
 }
 
@@ -61,7 +50,7 @@ impl fmt::Debug for Route {
 }
 
 /// A route for GET and HEAD.
-pub fn get<F, Args>(path: &'static str, role: Role, class: Class, handler: F) -> Route
+pub fn get<F, Args>(path: &'static str, role: Role, class: RouteClass, handler: F) -> Route
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
@@ -78,7 +67,7 @@ where
 }
 
 /// A route for POST.
-pub fn post<F, Args>(path: &'static str, role: Role, class: Class, handler: F) -> Route
+pub fn post<F, Args>(path: &'static str, role: Role, class: RouteClass, handler: F) -> Route
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
@@ -94,7 +83,7 @@ where
 }
 
 /// A route for DELETE.
-pub fn delete<F, Args>(path: &'static str, role: Role, class: Class, handler: F) -> Route
+pub fn delete<F, Args>(path: &'static str, role: Role, class: RouteClass, handler: F) -> Route
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
@@ -127,7 +116,8 @@ pub fn resources(routes: Vec<Route>, prefix: &str) -> Vec<Resource> {
         };
         let path = path.strip_prefix(prefix).unwrap_or(path);
         let resource = web::resource(path).default_service(web::to(refuse));
-        let routes = routes.into_iter().map(|route| route.handler);
+        let routes = routes.into_iter();
+        let routes = routes.map(|route| route.handler.guard(note(route.class)));
         routes.fold(resource, Resource::route)
     };
     by_path.into_iter().map(resource).collect()

@@ -131,12 +131,12 @@ async fn a_request_counts_in_its_class_and_window() {
             "{time}: {http}"
         );
         assert_eq!(
-            requests("other")["outcomes_total"]["4xx"],
+            requests("unmatched")["outcomes_total"]["4xx"],
             1,
             "{time}: {http}"
         );
         assert_eq!(
-            requests("inference")["outcomes_total"]["4xx"],
+            requests("work")["outcomes_total"]["4xx"],
             1,
             "{time}: {http}"
         );

@@ -103,7 +103,7 @@ impl Loader {
             budget: Arc::clone(&budget),
             pressure: pressure.clone(),
             slots: BTreeMap::new(),
-            hit_rate: HitRate::default(),
+            hit_rate: HitRate::new(),
             reservations: ReservationQueue::default(),
             became_idle: Arc::default(),
             stopping: CancellationToken::new(),
@@ -204,7 +204,7 @@ impl Loader {
         let now = self.started_at.elapsed();
         let slot = self.slots.get_mut(name).ok_or_else(not_found)?;
         if demand == Demand::Use {
-            self.hit_rate.record(now, slot.phase() == Phase::Ready);
+            self.hit_rate.record(slot.phase() == Phase::Ready);
         }
         if slot.phase() == Phase::Ready
             && let Some(leases) = &slot.leases

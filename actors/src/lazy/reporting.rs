@@ -52,7 +52,7 @@ impl Loader {
             at: clock.timestamp(),
             started_at: clock.time_of(self.started_at),
             policy: self.config.policy,
-            hit_rate: self.hit_rate.rates(self.started_at.elapsed()),
+            hit_rate: self.hit_rate.rates(),
             resources: self.status_at(&clock),
             next_evictions: self.next_evictions(&clock),
             if_loaded,

@@ -92,7 +92,7 @@ impl Handler<Call<Summarise>> for Loader {
         };
         for slot in self.slots.values() {
             let kind = summary.kinds.entry(slot.resource.kind);
-            kind.or_default().add(slot);
+            kind.or_insert_with(Figures::new).add(slot);
             summary.all.add(slot);
         }
         reply.send(summary);

@@ -1,9 +1,8 @@
 //! `GET /api/performance/metrics`: the main figures of the whole server in one document, with a section
 //! for each part. It comes within 50 ms, also while parts hang.
 
-use std::time::SystemTime;
-
 use actix_web::{Responder, web};
+use headroom_actors::kernel::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ pub(in crate::routes) struct Query {}
 #[derive(Serialize)]
 struct Document {
     /// When it was asked for.
-    at: String,
+    at: Timestamp,
     /// How long the sections took to answer.
     took_ms: f64,
     /// The sections by name. One with `"state": "no_answer"` shows its last answer, if there was one,
@@ -31,10 +30,10 @@ pub(in crate::routes) async fn metrics(
     sections: web::Data<Sections>,
     _query: web::Query<Query>,
 ) -> impl Responder {
-    let (at, began) = (SystemTime::now(), Instant::now());
+    let (at, began) = (Timestamp::now(), Instant::now());
     let sections = sections.document().await;
     web::Json(Document {
-        at: humantime::format_rfc3339_millis(at).to_string(),
+        at,
         took_ms: began.elapsed().as_secs_f64() * 1e3,
         sections,
     })
