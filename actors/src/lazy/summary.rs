@@ -56,7 +56,8 @@ pub struct Figures {
 }
 
 impl Figures {
-    fn new() -> Self {
+    /// Every phase is named, also one that no resource is in.
+    fn zero() -> Self {
         Self {
             phases: Phase::ALL.map(|phase| (phase.label(), 0)).into(),
             ..Self::default()
@@ -86,13 +87,13 @@ impl Handler<Call<Summarise>> for Loader {
             return;
         };
         let mut summary = Summary {
-            all: Figures::new(),
+            all: Figures::zero(),
             kills_total: self.kills,
             kinds: BTreeMap::new(),
         };
         for slot in self.slots.values() {
             let kind = summary.kinds.entry(slot.resource.kind);
-            kind.or_insert_with(Figures::new).add(slot);
+            kind.or_insert_with(Figures::zero).add(slot);
             summary.all.add(slot);
         }
         reply.send(summary);
