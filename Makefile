@@ -12,7 +12,7 @@ BOUND := timeout --foreground -k 60 120m
 CARGO := </dev/null $(BOUND) cargo
 SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
-.PHONY: help setup run test kill-runs build lint fmt bench clean
+.PHONY: help setup run test kill-runs build lint fmt openapi bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,11 @@ lint: setup ## check formatting, clippy, documentation, dependencies, shell scri
 fmt: ## format all Rust code
 	@echo "fmt: formatting all Rust code"
 	@$(CARGO) fmt --all
+
+openapi: ## write docs/openapi.json, after a change of a route or its types
+	@echo "openapi: writing docs/openapi.json"
+	@$(ENV) $(CARGO) run --quiet -p headroom -- openapi >docs/openapi.json.new
+	@mv docs/openapi.json.new docs/openapi.json
 
 bench: build ## run the criterion benches, then the load scenarios
 	@echo "bench: criterion"

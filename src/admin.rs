@@ -17,10 +17,13 @@ use actix_web::http::header;
 use actix_web::rt::System;
 use actix_web::{App, HttpResponse, Responder, web};
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::connection::{self, Limits, ServerSpec};
 use crate::figures::Figures;
+use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
 use crate::route_class::RouteClass;
@@ -117,13 +120,30 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
 }
 
 /// All routes of the admin listener, which only operators can reach.
-fn table() -> Vec<Route> {
+#[rustfmt::skip] // A table has one line for each route.
+pub(crate) fn table() -> Vec<Route> {
+    use RouteClass::Status;
+    use Role::Public;
+
     vec![
-        get("/health/live", Role::Public, RouteClass::Status, live),
-        get("/health/ready", Role::Public, RouteClass::Status, ready),
-        get("/health/startup", Role::Public, RouteClass::Status, startup),
-        get("/metrics", Role::Public, RouteClass::Status, metrics),
+        get("/health/live", Public, Status, live, live_docs),
+        get("/health/ready", Public, Status, ready, ready_docs),
+        get("/health/startup", Public, Status, startup, startup_docs),
+        get("/metrics", Public, Status, metrics, metrics_docs),
     ]
+}
+
+/// A state of the server that is reached.
+#[derive(Serialize, ToSchema)]
+struct Health {
+    /// `live`, `ready` or `started`.
+    status: &'static str,
+}
+
+impl Health {
+    fn answer(status: &'static str) -> web::Json<Self> {
+        web::Json(Self { status })
+    }
 }
 
 async fn keep_up(metrics: PrometheusHandle, figures: Figures) {
@@ -135,21 +155,37 @@ async fn keep_up(metrics: PrometheusHandle, figures: Figures) {
     }
 }
 
+fn live_docs() -> Docs {
+    Docs::new("Whether the process runs").answer::<Health>(200, "It does.")
+}
+
 async fn live() -> impl Responder {
-    web::Json(json!({"status": "live"}))
+    Health::answer("live")
+}
+
+fn ready_docs() -> Docs {
+    Docs::new("Whether the server should get requests")
+        .answer::<Health>(200, "It should.")
+        .problems(&[ProblemKind::NotReady])
 }
 
 async fn ready(admin: web::Data<Admin>) -> Result<impl Responder, Problem> {
     let reasons = admin.readiness.reasons();
     if reasons.is_empty() {
-        return Ok(web::Json(json!({"status": "ready"})));
+        return Ok(Health::answer("ready"));
     }
     Err(not_ready("the server should not get requests now", reasons))
 }
 
+fn startup_docs() -> Docs {
+    Docs::new("Whether the server has been ready since its start")
+        .answer::<Health>(200, "It has.")
+        .problems(&[ProblemKind::NotReady])
+}
+
 async fn startup(admin: web::Data<Admin>) -> Result<impl Responder, Problem> {
     if admin.readiness.has_started() {
-        return Ok(web::Json(json!({"status": "started"})));
+        return Ok(Health::answer("started"));
     }
     Err(not_ready(
         "the server has not been ready yet",
@@ -163,6 +199,14 @@ fn not_ready(detail: &str, reasons: Vec<(&'static str, String)>) -> Problem {
         .map(|(name, reason)| (name.to_owned(), Value::String(reason)))
         .collect();
     Problem::new(ProblemKind::NotReady, detail).with("reasons", reasons)
+}
+
+fn metrics_docs() -> Docs {
+    Docs::new("The metrics of the server, for Prometheus").answer_of(
+        200,
+        "text/plain",
+        "The metrics, in Prometheus' text format.",
+    )
 }
 
 async fn metrics(admin: web::Data<Admin>) -> impl Responder {

@@ -17,6 +17,7 @@ use actix_web::rt::System;
 use clap::{CommandFactory, Parser, Subcommand};
 use thiserror::Error;
 
+use crate::openapi;
 use crate::settings::layers::{DEFAULT_FILE, VARIABLE_PREFIX};
 use crate::settings::{self, Environment, Loaded, Reloader, SettingsError, Sources};
 use crate::signals;
@@ -66,6 +67,8 @@ enum Command {
         #[command(flatten)]
         files: Sources,
     },
+    /// Print the OpenAPI document of the server
+    Openapi,
     /// Inspect the models without a server
     Models {
         #[command(subcommand)]
@@ -163,6 +166,7 @@ pub fn run() -> Result<(), Failure> {
         None => Cli::command().print_help().map_err(Failure::Output),
         Some(Command::CheckConfig { files }) => check_config(&files),
         Some(Command::Serve { files, ready_file }) => serve(files, ready_file),
+        Some(Command::Openapi) => print_openapi(),
         Some(Command::Models {
             command: ModelsCommand::List { files, json },
         }) => {
@@ -176,6 +180,12 @@ fn check_config(sources: &Sources) -> Result<(), Failure> {
     let loaded = settings::load(sources, &environment())?;
     check_budget(&loaded.settings)?;
     write!(io::stdout(), "{loaded}").map_err(Failure::Output)
+}
+
+fn print_openapi() -> Result<(), Failure> {
+    let text = openapi::text().map_err(io::Error::from);
+    let printed = text.and_then(|text| io::stdout().write_all(text.as_bytes()));
+    printed.map_err(Failure::Output)
 }
 
 fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {

@@ -9,6 +9,7 @@
 //! - [`telemetry`]: logs, panics and the metrics recorder.
 //! - [`routes`]: the route table; one file per resource.
 //! - [`route_class`]: what a route is for.
+//! - [`openapi`]: the OpenAPI document, made from the route table.
 //! - [`middleware`]: request ids, deadlines and metrics of every request.
 //! - [`body`]: reads request bodies within bounds.
 //! - [`connection`]: bounds one client's connection.
@@ -31,6 +32,7 @@ pub mod descriptors;
 pub mod figures;
 pub mod handles;
 pub mod middleware;
+pub mod openapi;
 pub mod pools;
 pub mod problem;
 pub mod readiness;

@@ -9,11 +9,13 @@ use headroom_actors::postgres::Database;
 use headroom_actors::redis::{PubSub, Redis, SubscriberStatus, cmd};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 
 /// The kind of server that a pool connects to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PoolKind)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// PostgreSQL.
@@ -23,19 +25,41 @@ pub enum Kind {
 }
 
 /// Who runs the server that a pool connects to.
-#[derive(Clone, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone)]
 pub enum Origin {
     /// Headroom: a private server.
-    Embedded(#[serde(skip)] PrivateServer),
+    Embedded(PrivateServer),
     /// Somebody else: a URL is configured.
     Configured,
     /// Nobody: no URL is configured, and private servers are not allowed.
     Missing,
 }
 
+/// Who runs the server that a pool connects to, for callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerOrigin {
+    /// Headroom: a private server.
+    Embedded,
+    /// Somebody else: a URL is configured.
+    Configured,
+    /// Nobody: no URL is configured, and private servers are not allowed.
+    Missing,
+}
+
+impl From<&Origin> for ServerOrigin {
+    fn from(origin: &Origin) -> Self {
+        match origin {
+            Origin::Embedded(_) => Self::Embedded,
+            Origin::Configured => Self::Configured,
+            Origin::Missing => Self::Missing,
+        }
+    }
+}
+
 /// Whether a pool can be used. The order is from best to worst.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[schema(as = PoolHealth)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// It has not been used yet.

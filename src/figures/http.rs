@@ -12,6 +12,7 @@ use actix_web::http::StatusCode;
 use headroom_actors::kernel::{Merge, Rolling};
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::latency::{Latencies, LatencyCounter};
 use super::{Windows, recent};
@@ -218,7 +219,7 @@ impl HttpFigures {
 }
 
 /// The requests of the main listener.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct HttpStatus {
     /// Requests in progress, this one included.
     pub in_flight: i64,
@@ -230,7 +231,7 @@ pub struct HttpStatus {
 }
 
 /// The requests of some time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Traffic {
     /// The time.
     pub covers_seconds: f64,
@@ -246,7 +247,7 @@ pub struct Traffic {
 
 /// Requests that ended. Latencies reach from a request's head to its response's head. They are up to a
 /// hundredth too large, and null without requests.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Requests {
     /// How many there were.
     pub requests_total: u64,

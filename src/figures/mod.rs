@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use headroom_actors::kernel::{Merge, Rolling};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use http::HttpFigures;
 pub use process::ProcessFigures;
@@ -50,7 +51,7 @@ impl Figures {
 }
 
 /// A figure for each of the last 1, 5 and 15 minutes. A window covers up to 15 s more.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Windows<T> {
     /// The last minute.
     pub last_1_minute: T,

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::{Windows, recent};
 
@@ -95,7 +96,7 @@ impl Collected {
 }
 
 /// This process at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ProcessStatus {
     /// The version of the program.
     pub version: &'static str,
@@ -118,7 +119,7 @@ pub struct ProcessStatus {
 }
 
 /// CPU time since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct CpuSeconds {
     /// In the program's own code.
     pub user: f64,

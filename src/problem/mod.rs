@@ -19,6 +19,7 @@ use actix_web::{HttpResponse, ResponseError};
 use headroom_actors::kernel::{chain, shortened};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 pub(crate) use actor_errors::{job_path, never_fits, no_memory};
 pub(crate) use convert::too_large;
@@ -44,6 +45,11 @@ macro_rules! kinds {
             /// The last part of the type URI, which is a relative reference. It never changes.
             pub const fn slug(self) -> &'static str {
                 match self { $( Self::$kind => $slug, )* }
+            }
+
+            /// The type URI.
+            pub fn type_uri(self) -> String {
+                format!("/problems/{}", self.slug())
             }
 
             /// The HTTP status.
@@ -203,9 +209,9 @@ impl Problem {
         serde_json::to_value(self.body()).unwrap_or_default()
     }
 
-    fn body(&self) -> Body<'_> {
-        Body {
-            kind: format!("/problems/{}", self.kind.slug()),
+    fn body(&self) -> ProblemBody<'_> {
+        ProblemBody {
+            kind: self.kind.type_uri(),
             title: self.kind.title(),
             status: self.kind.status().as_u16(),
             detail: &self.detail,
@@ -223,25 +229,36 @@ impl Problem {
 }
 
 /// The JSON of a problem.
-#[derive(Serialize)]
-struct Body<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemBody<'a> {
+    /// Which problem it is. It never changes.
     #[serde(rename = "type")]
     kind: String,
+    /// The type in words, the same for every occurrence.
     title: &'static str,
+    /// The status of the response.
     status: u16,
+    /// What is wrong in this occurrence, and what the caller can do.
     detail: &'a str,
+    /// The id of the request, as a URI reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
+    /// Further members of some problems.
     #[serde(flatten)]
+    #[schema(value_type = std::collections::BTreeMap<String, Value>)]
     extensions: &'a Map<String, Value>,
 }
 
 /// The JSON of an error in the Open Inference Protocol.
-#[derive(Serialize)]
-struct ProtocolBody<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProtocolError)]
+pub(crate) struct ProtocolBody<'a> {
+    /// What is wrong, and what the caller can do.
     error: &'a str,
     /// The protocol's own responses about readiness also have this member.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<bool>)]
     ready: Option<&'a Value>,
 }
 

@@ -13,23 +13,26 @@ use actix_web::{HttpResponse, Responder, web};
 use headroom_actors::jobs::{Cancel, Get, JobId, JobState, JobStatus, List, Progress};
 use headroom_actors::kernel::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::handles::RequestHandles;
+use crate::openapi::Docs;
 use crate::problem::Problem;
 
 /// The query of a request that has no parameters.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoParameters {}
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct AllJobs {
     /// The running jobs, then the finished ones, the newest of each first.
     jobs: Vec<Summary>,
 }
 
 /// One job without its steps and its result.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobSummary)]
 struct Summary {
     /// Its id.
     id: JobId,
@@ -67,6 +70,13 @@ impl From<Arc<JobStatus>> for Summary {
     }
 }
 
+pub(super) fn list_docs() -> Docs {
+    Docs::new("All jobs that run, and those that ended of late")
+        .query::<NoParameters>()
+        .answer::<AllJobs>(200, "The jobs, without their steps and results.")
+        .calls_actors()
+}
+
 pub(super) async fn list(
     handles: RequestHandles,
     _: web::Query<NoParameters>,
@@ -74,6 +84,18 @@ pub(super) async fn list(
     let jobs = handles.jobs.ask(List, handles.left()).await?;
     let jobs = jobs.into_iter().map(Summary::from).collect();
     Ok(web::Json(AllJobs { jobs }))
+}
+
+/// Documentation of a route for one job.
+fn one_job(summary: &'static str) -> Docs {
+    Docs::new(summary)
+        .variable("id", "The id of a job.", "4f7c2a90b1d3e5f60718293a4b5c6d7e")
+        .query::<NoParameters>()
+        .calls_actors()
+}
+
+pub(super) fn one_docs() -> Docs {
+    one_job("One job with its steps and its result").answer::<JobStatus>(200, "The job.")
 }
 
 pub(super) async fn one(
@@ -86,6 +108,15 @@ pub(super) async fn one(
     };
     let status = handles.jobs.ask(get, handles.left()).await??;
     Ok(HttpResponse::Ok().json(&*status))
+}
+
+pub(super) fn cancel_docs() -> Docs {
+    one_job("Ask a job to end early")
+        .answer::<JobStatus>(200, "The job had ended before.")
+        .answer::<JobStatus>(
+            202,
+            "The job was asked to end early, and is running until it has ended.",
+        )
 }
 
 pub(super) async fn cancel(

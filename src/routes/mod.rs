@@ -3,6 +3,7 @@
 
 mod actors;
 mod jobs;
+mod openapi;
 mod performance;
 mod pools;
 mod root;
@@ -27,48 +28,53 @@ pub fn table() -> Vec<Route> {
     use v2::{infer, models, repository};
 
     vec![
-        get("/", Public, Status, root::index),
+        get("/", Public, Status, root::index, root::index_docs),
+        get("/openapi.json", Public, Status, openapi::document, openapi::document_docs),
 
-        get("/api/actors", Reader, Status, actors::list),
+        get("/api/actors", Reader, Status, actors::list, actors::list_docs),
 
-        get("/api/jobs", Reader, Status, jobs::list),
-        get("/api/jobs/{id}", Reader, Status, jobs::one),
-        delete("/api/jobs/{id}", Operator, Control, jobs::cancel),
-        get("/api/jobs/{id}/events", Reader, Status, jobs::events::events),
+        get("/api/jobs", Reader, Status, jobs::list, jobs::list_docs),
+        get("/api/jobs/{id}", Reader, Status, jobs::one, jobs::one_docs),
+        delete("/api/jobs/{id}", Operator, Control, jobs::cancel, jobs::cancel_docs),
+        get("/api/jobs/{id}/events", Reader, Status, jobs::events::events, jobs::events::events_docs),
 
-        get("/api/performance/metrics", Reader, Status, metrics::metrics),
-        get("/api/performance/memory/stats", Reader, Status, memory::stats),
-        post("/api/performance/memory/gc", Operator, Control, memory::gc),
-        get("/api/performance/lazy-loader/status", Reader, Status, lazy_loader::status),
-        post("/api/performance/lazy-loader/preload", Operator, Control, preload::start),
-        delete("/api/performance/lazy-loader/cache", Operator, Control, lazy_loader::clear),
-        get("/api/performance/connections/stats", Reader, Status, connections::stats),
-        get("/api/performance/connections/health", Reader, Status, connections::health),
+        get("/api/performance/metrics", Reader, Status, metrics::metrics, metrics::metrics_docs),
+        get("/api/performance/memory/stats", Reader, Status, memory::stats, memory::stats_docs),
+        post("/api/performance/memory/gc", Operator, Control, memory::gc, memory::gc_docs),
+        get("/api/performance/lazy-loader/status", Reader, Status, lazy_loader::status, lazy_loader::status_docs),
+        post("/api/performance/lazy-loader/preload", Operator, Control, preload::start, preload::start_docs),
+        delete("/api/performance/lazy-loader/cache", Operator, Control, lazy_loader::clear, lazy_loader::clear_docs),
+        get("/api/performance/connections/stats", Reader, Status, connections::stats, connections::stats_docs),
+        get("/api/performance/connections/health", Reader, Status, connections::health, connections::health_docs),
 
-        get("/api/pools", Reader, Status, pools::list),
+        get("/api/pools", Reader, Status, pools::list, pools::list_docs),
 
-        get("/api/pools/{pool}", Reader, Status, pools::one),
-        post("/api/pools/{pool}/probe", Operator, Work, pools::probe),
+        get("/api/pools/{pool}", Reader, Status, pools::one, pools::one_docs),
+        post("/api/pools/{pool}/probe", Operator, Work, pools::probe, pools::probe_docs),
 
-        get("/v2", Public, Status, v2::server),
+        get("/v2", Public, Status, v2::server, v2::server_docs),
 
-        get("/v2/health/live", Public, Status, v2::live),
-        get("/v2/health/ready", Public, Status, v2::ready),
-        get("/v2/models/{model}", Reader, Status, models::metadata),
-        get("/v2/models/{model}/versions/{version}", Reader, Status, models::metadata),
-        get("/v2/models/{model}/ready", Reader, Status, models::ready),
-        get("/v2/models/{model}/versions/{version}/ready", Reader, Status, models::ready),
-        post("/v2/models/{model}/infer", User, Work, infer::infer),
-        post("/v2/models/{model}/versions/{version}/infer", User, Work, infer::infer),
-        post("/v2/repository/index", Reader, Status, repository::index),
-        post("/v2/repository/models/{model}/load", Operator, Control, repository::load),
-        post("/v2/repository/models/{model}/unload", Operator, Control, repository::unload),
+        get("/v2/health/live", Public, Status, v2::live, v2::live_docs),
+        get("/v2/health/ready", Public, Status, v2::ready, v2::ready_docs),
+        get("/v2/models/{model}", Reader, Status, models::metadata, models::metadata_docs),
+        get("/v2/models/{model}/versions/{version}", Reader, Status, models::metadata, models::metadata_docs),
+        get("/v2/models/{model}/ready", Reader, Status, models::ready, models::ready_docs),
+        get("/v2/models/{model}/versions/{version}/ready", Reader, Status, models::ready, models::ready_docs),
+        post("/v2/models/{model}/infer", User, Work, infer::infer, infer::infer_docs),
+        post("/v2/models/{model}/versions/{version}/infer", User, Work, infer::infer, infer::infer_docs),
+        post("/v2/repository/index", Reader, Status, repository::index, repository::index_docs),
+        post("/v2/repository/models/{model}/load", Operator, Control, repository::load, repository::load_docs),
+        post("/v2/repository/models/{model}/unload", Operator, Control, repository::unload, repository::unload_docs),
     ]
+}
+
+/// Whether a route belongs to the Open Inference Protocol.
+pub fn is_protocol(route: &Route) -> bool {
+    route.path.starts_with(PROTOCOL)
 }
 
 /// Adds the route table to a server.
 pub fn configure(config: &mut web::ServiceConfig) {
-    let is_protocol = |route: &Route| route.path.starts_with(PROTOCOL);
     let (protocol, other) = table().into_iter().partition(is_protocol);
     for resource in resources(other, "") {
         config.service(resource);

@@ -11,17 +11,20 @@ use headroom_actors::kernel::private_server::ServerState;
 use headroom_actors::redis::SubscriberStatus;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::handles::RequestHandles;
-use crate::pools::{Health, Kind, Origin, Pool};
-use crate::problem::Problem;
+use crate::openapi::Docs;
+use crate::pools::{Health, Kind, Pool, ServerOrigin};
+use crate::problem::{Problem, ProblemKind};
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PoolSummary)]
 struct Summary {
     name: &'static str,
     kind: Kind,
     /// Who runs the server.
-    server: Origin,
+    server: ServerOrigin,
     health: Health,
     size: u32,
     idle: u32,
@@ -29,6 +32,18 @@ struct Summary {
     waiting: u32,
     connections_min: u32,
     connections_max: u32,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Pools {
+    /// All pools.
+    pools: Vec<Summary>,
+}
+
+pub(super) fn list_docs() -> Docs {
+    Docs::new("A summary of every pool")
+        .answer::<Pools>(200, "The pools.")
+        .calls_actors()
 }
 
 pub(super) async fn list(handles: RequestHandles) -> Result<impl Responder, Problem> {
@@ -39,7 +54,7 @@ pub(super) async fn list(handles: RequestHandles) -> Result<impl Responder, Prob
         pools.push(Summary {
             name: pool.name,
             kind: pool.kind(),
-            server: pool.origin.clone(),
+            server: (&pool.origin).into(),
             health: Health::of(&status),
             size: status.size,
             idle: status.idle,
@@ -49,13 +64,14 @@ pub(super) async fn list(handles: RequestHandles) -> Result<impl Responder, Prob
             connections_max,
         });
     }
-    Ok(web::Json(serde_json::json!({ "pools": pools })))
+    Ok(web::Json(Pools { pools }))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PoolDetails)]
 struct Details {
     kind: Kind,
-    server: Origin,
+    server: ServerOrigin,
     /// The state of the private server, if it is one.
     private_server: Option<ServerState>,
     health: Health,
@@ -66,6 +82,13 @@ struct Details {
     subscriber: Option<SubscriberStatus>,
 }
 
+pub(super) fn one_docs() -> Docs {
+    Docs::new("One pool with all counters")
+        .variable("pool", "The name of a pool.", "postgres")
+        .answer::<Details>(200, "The pool.")
+        .calls_actors()
+}
+
 pub(super) async fn one(
     handles: RequestHandles,
     name: web::Path<String>,
@@ -74,7 +97,7 @@ pub(super) async fn one(
     let status = pool.status(handles.left()).await?;
     Ok(web::Json(Details {
         kind: pool.kind(),
-        server: pool.origin.clone(),
+        server: (&pool.origin).into(),
         private_server: pool.private_server(),
         health: Health::of(&status),
         status,
@@ -82,12 +105,22 @@ pub(super) async fn one(
     }))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProbedPool)]
 struct Probed {
     name: &'static str,
     /// Includes the time to open a connection, if none was open.
     took_seconds: f64,
     server: Value,
+}
+
+pub(super) fn probe_docs() -> Docs {
+    Docs::new("Use a pool like any caller, and show what its server reports about itself")
+        .text("A cold pool is opened, and its private server started.")
+        .variable("pool", "The name of a pool.", "postgres")
+        .answer::<Probed>(200, "The server answered.")
+        .calls_actors()
+        .problems(&[ProblemKind::InsufficientMemory, ProblemKind::NotReady])
 }
 
 pub(super) async fn probe(

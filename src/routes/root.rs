@@ -2,14 +2,25 @@
 
 use actix_web::{Responder, web};
 use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::openapi::Docs;
 
 /// The content of the root resource.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Index {
+    /// The name of the server.
     name: &'static str,
+    /// Its version.
     version: &'static str,
+    /// What it is, in a sentence.
     description: &'static str,
+    /// Where to look next.
     look_at: &'static [&'static str],
+}
+
+pub(super) fn index_docs() -> Docs {
+    Docs::new("Name, version and links").answer::<Index>(200, "What this server is.")
 }
 
 /// `GET /`.

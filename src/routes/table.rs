@@ -1,7 +1,7 @@
 //! What a route is, and how routes become resources of the HTTP server.
 //!
 //! Why it exists: a path, who may call it and how it is limited are one decision, made in one line. A
-//! route without a role or a class does not compile. A path that has no line answers 404, and a method
+//! route without a role, a class or documentation does not compile. A path that has no line answers 404, and a method
 //! that has none answers 405 with the methods of the path.
 
 use std::fmt;
@@ -10,6 +10,7 @@ use actix_web::http::Method;
 use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, guard, web};
 use serde::Serialize;
 
+use crate::openapi::Docs;
 use crate::problem::Problem;
 use crate::route_class::{RouteClass, note};
 
@@ -40,6 +41,8 @@ pub struct Route {
     pub role: Role,
     /// How it is limited.
     pub class: RouteClass,
+    /// What the OpenAPI document says of it.
+    pub docs: fn() -> Docs,
     handler: actix_web::Route,
 }
 
@@ -50,7 +53,13 @@ impl fmt::Debug for Route {
 }
 
 /// A route for GET and HEAD.
-pub fn get<F, Args>(path: &'static str, role: Role, class: RouteClass, handler: F) -> Route
+pub fn get<F, Args>(
+    path: &'static str,
+    role: Role,
+    class: RouteClass,
+    handler: F,
+    docs: fn() -> Docs,
+) -> Route
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
@@ -62,12 +71,19 @@ where
         path,
         role,
         class,
+        docs,
         handler: web::route().guard(readable).to(handler),
     }
 }
 
 /// A route for POST.
-pub fn post<F, Args>(path: &'static str, role: Role, class: RouteClass, handler: F) -> Route
+pub fn post<F, Args>(
+    path: &'static str,
+    role: Role,
+    class: RouteClass,
+    handler: F,
+    docs: fn() -> Docs,
+) -> Route
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
@@ -78,12 +94,19 @@ where
         path,
         role,
         class,
+        docs,
         handler: web::post().to(handler),
     }
 }
 
 /// A route for DELETE.
-pub fn delete<F, Args>(path: &'static str, role: Role, class: RouteClass, handler: F) -> Route
+pub fn delete<F, Args>(
+    path: &'static str,
+    role: Role,
+    class: RouteClass,
+    handler: F,
+    docs: fn() -> Docs,
+) -> Route
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
@@ -94,6 +117,7 @@ where
         path,
         role,
         class,
+        docs,
         handler: web::delete().to(handler),
     }
 }

@@ -9,6 +9,7 @@ use futures_util::future::{BoxFuture, ready};
 use headroom_actors::kernel::{AskError, ChildState, NodeSnapshot, StatsSnapshot, Tree};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{Section, json};
 
@@ -23,7 +24,8 @@ impl Actors {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ActorsSection)]
 struct Snapshot {
     /// How many actors and supervisors are in each state: `starting`, `running`, `restarting`,
     /// `stopping`, `stopped`.
@@ -36,7 +38,8 @@ struct Snapshot {
     busiest: Vec<Busy>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = BusyActor)]
 struct Busy {
     /// Its path from the root.
     path: String,

@@ -10,6 +10,7 @@ use headroom_actors::kernel::AskError;
 use headroom_actors::kernel::pool::{CircuitState, PoolStatus};
 use serde::Serialize;
 use serde_json::{Value, json as object};
+use utoipa::ToSchema;
 
 use super::last_known::LastKnown;
 use super::{Section, json};
@@ -34,7 +35,8 @@ impl Pools {
 }
 
 /// One pool. Counts start at zero with each incarnation of its actor.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PoolLine)]
 struct Line {
     kind: Kind,
     health: Health,

@@ -9,6 +9,7 @@ use headroom_actors::kernel::AskError;
 use headroom_actors::memory::{KindUsage, Overview};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{Section, json};
 use crate::figures::ProcessFigures;
@@ -42,7 +43,8 @@ impl Process {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProcessSection)]
 struct Snapshot {
     #[serde(flatten)]
     process: ProcessStatus,
@@ -51,7 +53,8 @@ struct Snapshot {
 }
 
 /// Resident memory by the last reading.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = ProcessMemory)]
 struct Memory {
     /// The server's process alone.
     server: Resident,
@@ -62,7 +65,8 @@ struct Memory {
 }
 
 /// The memory of some processes.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = ResidentMemory)]
 struct Resident {
     /// How many processes.
     processes: u64,

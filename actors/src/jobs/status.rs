@@ -6,11 +6,12 @@ use std::fmt;
 use rand::Rng;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::kernel::Timestamp;
 
 /// The id of a job: 32 random hexadecimal digits, so that it cannot be guessed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(transparent)]
 pub struct JobId(String);
 
@@ -55,7 +56,7 @@ impl JobKind {
 }
 
 /// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Its work is under way.
@@ -89,7 +90,8 @@ impl JobState {
 }
 
 /// The state of one job.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Job)]
 pub struct JobStatus {
     /// Its id.
     pub id: JobId,
@@ -110,6 +112,7 @@ pub struct JobStatus {
     /// How far it is.
     pub progress: Progress,
     /// Its latest steps that have ended, oldest first.
+    #[schema(value_type = Vec<Step>)]
     pub steps: VecDeque<Step>,
     /// Earlier steps that are no longer kept.
     pub steps_dropped: u64,
@@ -122,7 +125,8 @@ pub struct JobStatus {
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = JobProgress)]
 pub struct Progress {
     /// Units of work that are done.
     pub done: u64,
@@ -133,7 +137,8 @@ pub struct Progress {
 }
 
 /// One step of a job that has ended.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = JobStep)]
 pub struct Step {
     /// What it did.
     pub name: String,
@@ -146,7 +151,8 @@ pub struct Step {
 }
 
 /// How a step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = JobStepResult)]
 #[serde(rename_all = "snake_case")]
 pub enum StepResult {
     /// It did what it should.

@@ -117,7 +117,7 @@ pub struct Loaded {
 }
 
 /// What kind of failure ended a load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadErrorKind {
     /// The resource itself is broken: a damaged file, wrong settings. Another try helps only after

@@ -3,12 +3,13 @@
 
 use serde::Serialize;
 use tokio::sync::broadcast;
+use utoipa::ToSchema;
 
 /// Notices that a slow reader can lag behind. It then misses the oldest and learns how many.
 const WAITING_MAX: usize = 256;
 
 /// A report about the memory of one actor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Notice {
     /// The actor that it happened to, for example `silero-vad:1/host-0`.
     pub actor: String,
@@ -18,7 +19,7 @@ pub struct Notice {
 }
 
 /// The kinds of notices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum NoticeKind {
     /// The actor's memory rises from call to call.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +46,8 @@ pub struct Stats {
 }
 
 /// The counters at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[schema(as = CallCounts)]
 pub struct StatsSnapshot {
     /// Calls admitted that the actor has not yet looked at.
     pub mailbox_depth: u64,

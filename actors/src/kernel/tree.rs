@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
+use utoipa::ToSchema;
 
 use super::exit::Exit;
 use super::stats::{Stats, StatsSnapshot};
@@ -23,7 +24,8 @@ const OBSERVE_TIMEOUT: Duration = Duration::from_millis(200);
 pub(super) type Observe = oneshot::Sender<Value>;
 
 /// What a child is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ChildKind)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// An actix actor.
@@ -33,7 +35,7 @@ pub enum Kind {
 }
 
 /// The state of a child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChildState {
     /// Launched, not ready.
@@ -155,7 +157,8 @@ async fn observed(observe: Option<mpsc::Sender<Observe>>) -> Option<Value> {
 }
 
 /// One child as `GET /api/actors` shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Child)]
 pub struct NodeSnapshot {
     /// Its path from the root.
     pub path: String,
@@ -182,6 +185,7 @@ pub struct NodeSnapshot {
     pub observed: Option<Value>,
     /// Its children, in start order of their names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
     pub children: Vec<NodeSnapshot>,
 }
 

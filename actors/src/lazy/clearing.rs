@@ -7,6 +7,7 @@ use futures_util::future::{FutureExt, join_all};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
+use utoipa::ToSchema;
 
 use super::error::UnknownResource;
 use super::loader::Loader;
@@ -16,7 +17,7 @@ use super::phase::Phase;
 use super::slot::Slot;
 
 /// What became of the resources that a request was about.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ClearReport {
     /// Whether nothing was done, and the outcomes are what would happen.
     pub dry_run: bool,
@@ -29,7 +30,7 @@ pub struct ClearReport {
 }
 
 /// What became of one resource.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Cleared {
     /// Its name.
     pub name: String,
@@ -50,7 +51,7 @@ pub struct Cleared {
 }
 
 /// What became of one resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClearOutcome {
     /// It is unloaded. Callers that waited for it may have caused its next load.
@@ -63,7 +64,7 @@ pub enum ClearOutcome {
 }
 
 /// Why a resource stays as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeptReason {
     /// It is not loaded.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::{AcquireError, Shortage, UnknownResource};
 use super::loader::Loader;
@@ -14,7 +15,7 @@ use super::slot::Slot;
 use crate::kernel::pressure::Level;
 
 /// What the load of a resource would do now.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct IfLoaded {
     /// The resource.
     pub name: String,
@@ -37,7 +38,7 @@ pub struct IfLoaded {
 }
 
 /// What the load of a resource would come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadOutcome {
     /// It is loaded. Nothing would happen.
@@ -55,7 +56,7 @@ pub enum LoadOutcome {
 }
 
 /// A resource and its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NamedBytes {
     /// The resource.
     pub name: String,
@@ -64,7 +65,7 @@ pub struct NamedBytes {
 }
 
 /// Why a load would be refused.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Refusal {
     /// In one word: `failed`, `short`, `never_fits`, `budget_unavailable` or `stopping`.
     pub reason: &'static str,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::kernel::LoadError;
 use crate::kernel::pressure::Level;
+use utoipa::ToSchema;
 
 /// A request names a resource that the catalogue does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,7 +16,7 @@ pub struct UnknownResource(
 );
 
 /// The memory that a load lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, ToSchema)]
 pub struct Shortage {
     /// Bytes that the load needs.
     #[serde(rename = "need_bytes")]
@@ -34,7 +35,7 @@ pub struct Shortage {
 }
 
 /// By how much a resource is too large for the budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, ToSchema)]
 pub struct Excess {
     /// Bytes that the load needs at least, with its dependencies.
     #[serde(rename = "need_bytes")]

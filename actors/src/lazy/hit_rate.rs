@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::kernel::{Merge, Rolling};
 
@@ -15,7 +16,7 @@ const SLOT: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Hits divided by hits and misses, from 0 to 1. `None` if there was no use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
 pub struct HitRates {
     /// Since the loader started.
     pub since_start: Option<f64>,

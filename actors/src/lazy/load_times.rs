@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The histogram counts in this unit, in microseconds. A load takes milliseconds at least.
 const UNIT_MICROS: u128 = 100;
@@ -16,7 +17,7 @@ const SIGNIFICANT_DIGITS: u8 = 1;
 
 /// The times of all completed loads of one resource, in seconds. Quantiles are at most a sixteenth too
 /// large.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct LoadTimeQuantiles {
     /// Half of the loads took no longer.
     pub p50_seconds: f64,

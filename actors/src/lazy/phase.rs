@@ -1,9 +1,10 @@
 //! The phases of a resource: Cold → Loading → Ready → Draining → Cold, and Failed.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The phase of a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Not loaded. It holds no memory.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::dry_run::IfLoaded;
 use super::error::Excess;
@@ -16,7 +17,8 @@ use super::slot::Slot;
 use crate::kernel::{Clock, LoadErrorKind, Reservation, Timestamp};
 
 /// The counts of one resource. They start at 0 in each incarnation of the loader.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[schema(as = ResourceCounts)]
 pub struct Counts {
     /// Loads started.
     #[serde(rename = "loads_total")]
@@ -43,7 +45,7 @@ pub struct Counts {
 }
 
 /// The status of one resource.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ResourceStatus {
     /// Its name.
     pub name: String,
@@ -128,7 +130,7 @@ impl ResourceStatus {
 }
 
 /// The status of the loader.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct LoaderStatus {
     /// The moment of this status.
     pub at: Timestamp,
@@ -148,7 +150,7 @@ pub struct LoaderStatus {
 }
 
 /// An idle resource that can be evicted.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct NextEviction {
     /// Its name.
     pub name: String,
@@ -165,7 +167,7 @@ pub struct NextEviction {
 }
 
 /// Why a resource is evicted before those that follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EvictionReason {
     /// It leaks, or uses far more than right after its load.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use actix::{Context, Handler};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::loader::Loader;
 use super::phase::Phase;
@@ -21,7 +22,8 @@ impl Message for Summarise {
 }
 
 /// All resources, and those of each kind. Counts start at 0 in each incarnation of the loader.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = LoaderSummary)]
 pub struct Summary {
     /// All resources together.
     #[serde(flatten)]
@@ -33,7 +35,8 @@ pub struct Summary {
 }
 
 /// Some resources together.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = LoaderFigures)]
 pub struct Figures {
     /// How many are in each phase: `cold`, `loading`, `ready`, `draining`, `failed`.
     pub phases: BTreeMap<&'static str, u64>,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tikv_jemalloc_ctl::{Access, AsName, arenas, epoch, stats};
+use utoipa::ToSchema;
 
 use super::probe::ProbeError;
 use crate::kernel::pressure::Action;
@@ -25,7 +26,7 @@ const EXPERIMENT_BYTES: usize = 4 << 20;
 const EXPERIMENTS: usize = 3;
 
 /// The allocator's statistics, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AllocatorStats {
     /// Allocated by the program.
     pub allocated: u64,

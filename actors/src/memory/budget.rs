@@ -8,6 +8,7 @@
 mod tests;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::config::MemoryConfig;
 use super::levels::share_of;
@@ -15,7 +16,7 @@ use super::probe::{Cgroups, Health, Limit, ProbeError, Source, System};
 use super::status::label;
 
 /// What sets the budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BudgetSource {
     /// The settings: `memory.limit`.
@@ -41,7 +42,7 @@ impl BudgetSource {
 }
 
 /// The limit of one source, or why it sets none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BudgetCandidate {
     /// The source.
     pub source: BudgetSource,
@@ -56,7 +57,7 @@ pub struct BudgetCandidate {
 }
 
 /// The budget, and the limits that it was chosen from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BudgetReading {
     /// The budget in bytes.
     pub bytes: u64,

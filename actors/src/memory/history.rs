@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::probe::SourceStatus;
 use crate::kernel::pressure::{Acknowledgement, Action, Level, Stage};
@@ -20,7 +21,8 @@ const EVENTS_MAX: usize = 1000;
 const LAG_MAX: usize = 256;
 
 /// One event of the memory budget. All sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MemoryEvent)]
 pub struct Event {
     /// The number of the event, from 1 since the server started.
     pub number: u64,
@@ -36,7 +38,8 @@ pub struct Event {
 }
 
 /// The kinds of events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MemoryEventKind)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// The level changed.
@@ -78,7 +81,7 @@ pub enum EventKind {
 }
 
 /// One action, and the subscriber that took it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ActionRecord {
     /// The subscriber.
     pub by: String,
@@ -112,7 +115,7 @@ pub(super) fn gained_bytes(records: &[ActionRecord]) -> u64 {
 }
 
 /// Why slack was collected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CollectionReason {
     /// An operator asked for it.
@@ -126,7 +129,8 @@ pub enum CollectionReason {
 }
 
 /// How often something happened since the server started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MemoryCounts)]
 pub struct Counts {
     /// Changes of the level.
     pub level_changes_total: u64,

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::levels::most_below;
 use super::probe::TreeUsage;
@@ -32,7 +33,8 @@ pub(super) struct ReadingStart {
 pub(super) struct EntryId(u64);
 
 /// One entry, for operators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = LedgerEntry)]
 pub struct EntryStatus {
     /// The name in the request.
     pub name: String,
@@ -49,7 +51,8 @@ pub struct EntryStatus {
 /// An account: the buffers of one kind in this process. A buffer is reserved before it is filled. A
 /// filled buffer is part of this process's memory, so each reading counts it there. What no reading
 /// shows yet counts here.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BufferAccount)]
 pub struct Account {
     /// The kind of buffer.
     pub name: &'static str,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::history::Counts;
 use super::probe::KernelKills;
@@ -18,7 +19,7 @@ pub struct Overview {
 }
 
 /// The budget and its usage by the last reading.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct MemoryOverview {
     /// The bytes that the whole process tree may use.
     pub budget_bytes: u64,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::allocator::{Allocator, AllocatorStats};
 use super::budget::{BudgetReading, NoBudget};
@@ -36,7 +37,8 @@ pub(super) struct Reading {
 }
 
 /// What the sources of one reading report besides the usage.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = MemorySourceReport)]
 pub struct SourceReport {
     /// The budget, and the source that sets it.
     pub budget: BudgetReading,

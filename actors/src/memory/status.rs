@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::history::Event;
 use super::ledger::{Account, EntryStatus};
@@ -11,7 +12,7 @@ use super::sampler::SourceReport;
 use crate::kernel::pressure::Level;
 
 /// The status of the memory budget at one moment. All sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct MemoryStatus {
     /// What the sources of the last reading reported.
     #[serde(flatten)]
@@ -45,7 +46,7 @@ pub struct MemoryStatus {
 }
 
 /// The usage of all processes of one kind. All sizes in bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct KindUsage {
     /// `server` for this process, else the name up to the first colon.
     pub kind: String,

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::connection::Connection;
 use super::error::Error;
 use super::freshness::ReplicaLag;
 
 /// A server's report at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = PostgresFacts)]
 pub struct ServerInfo {
     /// Host and port.
     pub server: String,

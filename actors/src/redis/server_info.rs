@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_redis::redis::{FromRedisValue, ParsingError, Value, cmd, from_redis_value};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::client::Redis;
 use super::error::Error;
@@ -11,7 +12,8 @@ use crate::kernel::pool::CheckoutError;
 
 /// A server's report. In a cluster, `clients` and `used_memory_bytes` are sums over all nodes. The other
 /// fields are those of the node that was started last.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = RedisFacts)]
 pub struct ServerInfo {
     /// The server's version.
     pub version: String,

@@ -16,6 +16,7 @@ use deadpool_redis::redis::aio::{PubSubSink, PubSubStream};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::task::JoinSet;
+use utoipa::ToSchema;
 
 use super::connect_error::connect_error;
 use super::server::Server;
@@ -54,7 +55,7 @@ impl Message for SubscriberQuery {
 }
 
 /// The state of the subscriber. Its counters start at 0 in each incarnation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct SubscriberStatus {
     /// Whether it is connected and the server has confirmed all subscriptions.
     pub connected: bool,

@@ -19,8 +19,9 @@ use headroom_actors::jobs::{Follow, Follower, JobStatus};
 use serde_json::Error;
 use tokio::time::{sleep, timeout};
 
-use super::NoParameters;
+use super::{NoParameters, one_job};
 use crate::handles::RequestHandles;
+use crate::openapi::Docs;
 use crate::problem::Problem;
 
 /// Time without a change after which a comment shows that the connection is alive.
@@ -31,6 +32,21 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 /// The comment that is sent when nothing changes.
 const COMMENT: &[u8] = b": nothing has changed\n\n";
+
+pub(in crate::routes) fn events_docs() -> Docs {
+    one_job("One job as server-sent events")
+        .text(
+            "The data of each event is the whole job as JSON, as `GET /api/jobs/{id}` gives it. The first \
+             is the present state, each further one a change, the last one the final state. An event's id \
+             is the revision of the state.",
+        )
+        .header(
+            "last-event-id",
+            "The id of the last event that the client has. It gets no state that it has.",
+        )
+        .answer_of(200, "text/event-stream", "The states of the job.")
+        .empty_answer(204, "The client has the final state already, and need not come again.")
+}
 
 pub(in crate::routes) async fn events(
     request: HttpRequest,

@@ -12,17 +12,26 @@ use headroom_actors::kernel::pool::{CircuitStatus, PoolStatus};
 use headroom_actors::kernel::private_server::ServerState;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::handles::RequestHandles;
+use crate::openapi::Docs;
 use crate::pools::{Health, Pool};
 use crate::problem::Problem;
 
 /// How long a server may take to report about itself. A slower one counts as degraded.
 const INFO_WITHIN: Duration = Duration::from_secs(1);
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConnectionStats)]
 struct Stats {
     pools: Vec<PoolStatus>,
+}
+
+pub(in crate::routes) fn stats_docs() -> Docs {
+    Docs::new("The counters of every pool")
+        .answer::<Stats>(200, "The pools.")
+        .calls_actors()
 }
 
 pub(in crate::routes) async fn stats(handles: RequestHandles) -> Result<impl Responder, Problem> {
@@ -31,14 +40,16 @@ pub(in crate::routes) async fn stats(handles: RequestHandles) -> Result<impl Res
     Ok(web::Json(Stats { pools }))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConnectionHealth)]
 struct Report {
     /// The health of the worst pool.
     status: Health,
     pools: Vec<PoolHealth>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = HealthOfPool)]
 struct PoolHealth {
     name: &'static str,
     status: Health,
@@ -50,6 +61,12 @@ struct PoolHealth {
     /// How long the server took to report about itself.
     latency_seconds: Option<f64>,
     server: Value,
+}
+
+pub(in crate::routes) fn health_docs() -> Docs {
+    Docs::new("The health of each pool")
+        .text("The request opens no connection, starts no server, and succeeds while every server is down.")
+        .answer::<Report>(200, "The pools.")
 }
 
 pub(in crate::routes) async fn health(handles: RequestHandles) -> impl Responder {

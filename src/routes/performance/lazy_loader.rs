@@ -12,9 +12,11 @@ use actix_web::{Responder, web};
 use headroom_actors::lazy::{Clear, ClearReport, LoaderStatus, ReadLoader};
 use headroom_actors::memory::ReadMemory;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::handles::RequestHandles;
-use crate::problem::Problem;
+use crate::openapi::Docs;
+use crate::problem::{Problem, ProblemKind};
 
 /// How long the loader may take to give its status. It waits for nothing, so a loader that is slower is
 /// in trouble, and that is what the operator must see.
@@ -27,7 +29,7 @@ const READING_WITHIN: Duration = Duration::from_secs(1);
 const WAIT: Duration = Duration::from_secs(10);
 
 /// The parameters of the status.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct StatusQuery {
     /// A resource. The status then says what its load would do.
@@ -35,7 +37,8 @@ pub(in crate::routes) struct StatusQuery {
 }
 
 /// The status of the lazy loader, or that there is none in time.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LazyLoaderStatus)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum StatusBody {
     /// The loader gave its status.
@@ -47,6 +50,13 @@ enum StatusBody {
         /// Why there is none.
         detail: String,
     },
+}
+
+pub(in crate::routes) fn status_docs() -> Docs {
+    Docs::new("Every resource of the lazy loader, the hit rate, and what would be evicted next")
+        .query::<StatusQuery>()
+        .answer::<StatusBody>(200, "The status, or that the loader gave none in time.")
+        .problems(&[ProblemKind::NotFound])
 }
 
 pub(in crate::routes) async fn status(
@@ -67,18 +77,22 @@ pub(in crate::routes) async fn status(
 }
 
 /// The parameters of an unload. A resource must meet every condition that is given.
-#[derive(Debug, Default, PartialEq, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize, IntoParams)]
 #[serde(try_from = "Vec<(String, String)>")]
 pub(in crate::routes) struct CacheQuery {
+    #[param(required = false)]
     /// Only these resources. Pinned resources are unloaded only if they are named.
     name: Vec<String>,
     /// Only resources of this kind.
     kind: Option<String>,
     /// Only resources that are idle, and were not used for this long.
+    #[param(value_type = Option<f64>, minimum = 0)]
     idle_seconds: Option<Duration>,
     /// How long to wait for the unloads; 10 by default. They go on afterwards.
+    #[param(value_type = Option<f64>, minimum = 0)]
     wait_seconds: Option<Duration>,
     /// Report what would happen, and change nothing.
+    #[param(required = false)]
     dry_run: bool,
 }
 
@@ -152,7 +166,8 @@ fn boolean(name: &str, value: String) -> Result<bool, CacheQueryError> {
 }
 
 /// What became of the resources, and what that gained.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CacheReport)]
 struct CacheBody {
     /// What became of the resources, and what their unloads promise.
     #[serde(flatten)]
@@ -163,6 +178,15 @@ struct CacheBody {
     used_after_bytes: Option<u64>,
     /// By how much the usage fell. It also contains what others used more or less meanwhile.
     gained_bytes: Option<u64>,
+}
+
+pub(in crate::routes) fn clear_docs() -> Docs {
+    Docs::new("Unload what is loaded: everything but what is pinned, or what the parameters choose")
+        .text("What is in use is drained.")
+        .query::<CacheQuery>()
+        .answer::<CacheBody>(200, "What became of the resources.")
+        .calls_actors()
+        .problems(&[ProblemKind::NotFound])
 }
 
 pub(in crate::routes) async fn clear(

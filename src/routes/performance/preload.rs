@@ -15,10 +15,13 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use headroom_actors::jobs::{JobKind, JobStatus, Start};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::time::timeout;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::body::{BodyBudget, read_body, read_json};
 use crate::handles::{Handles, RequestHandles};
+use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, job_path};
 use targets::Selection;
 
@@ -37,7 +40,7 @@ const NAME_BYTES_MAX: usize = 256;
 const TO_RESPOND: Duration = Duration::from_millis(100);
 
 /// What to load. Exactly one member is set.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct PreloadRequest {
     /// Names of resources (`silero-vad:1`), or of models for their highest version (`silero-vad`).
@@ -48,11 +51,26 @@ pub(in crate::routes) struct PreloadRequest {
     all_that_fit: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+/// The parameters of a preload.
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct PreloadQuery {
     /// Seconds to wait for the end of the job, at most `server.request_deadline`.
     wait: Option<f64>,
+}
+
+pub(in crate::routes) fn start_docs() -> Docs {
+    Docs::new("Load resources before their first use")
+        .query::<PreloadQuery>()
+        .body::<PreloadRequest>(json!({ "names": ["silero-vad"] }))
+        .answer::<JobStatus>(200, "The job has ended within `wait`.")
+        .link("get_jobs_by_id", "id", "$response.body#/id")
+        .answer::<JobStatus>(202, "The job is running.")
+        .link("get_jobs_by_id", "id", "$response.body#/id")
+        .link("get_jobs_by_id_events", "id", "$response.body#/id")
+        .link("delete_jobs_by_id", "id", "$response.body#/id")
+        .calls_actors()
+        .problems(&[ProblemKind::NotReady])
 }
 
 pub(in crate::routes) async fn start(
@@ -148,8 +166,6 @@ fn invalid(detail: impl Into<String>) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn parse(body: &serde_json::Value) -> Result<Selection, Problem> {

@@ -22,11 +22,13 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::infer_docs::{InferRequestBody, InferResponseBody, request_example};
 use super::models::{self, ModelPath};
 use super::response::respond;
 use super::tensor_json;
 use crate::body::{Body, BodyBudget, read_body, read_json};
 use crate::handles::RequestHandles;
+use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, no_memory};
 
 /// Larger bodies are converted on a thread pool, so that they do not delay other requests.
@@ -45,6 +47,18 @@ const COPIES: u64 = 2;
 
 /// The header of the binary tensor extension, which is not supported.
 const BINARY_HEADER: &str = "inference-header-content-length";
+
+pub(in crate::routes) fn infer_docs() -> Docs {
+    models::one_model("Run a model, which is loaded first if needed")
+        .header(
+            BINARY_HEADER,
+            "The header of the binary tensor extension, which is refused.",
+        )
+        .body::<InferRequestBody>(request_example())
+        .answer::<InferResponseBody>(200, "The outputs.")
+        .problems(&models::LOAD_PROBLEMS)
+        .problems(&[ProblemKind::Unprocessable, ProblemKind::MemoryExceeded])
+}
 
 pub(in crate::routes) async fn infer(
     request: HttpRequest,

@@ -5,6 +5,7 @@
 
 mod form;
 pub(super) mod infer;
+mod infer_docs;
 pub(super) mod models;
 pub(super) mod repository;
 mod response;
@@ -13,8 +14,10 @@ mod tensor_json;
 use actix_web::dev::HttpServiceFactory;
 use actix_web::middleware::from_fn;
 use actix_web::{Resource, Responder, Scope, web};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
 
@@ -25,24 +28,65 @@ pub(super) fn scope(path: &str, resources: Vec<Resource>) -> impl HttpServiceFac
     scope.default_service(web::to(super::not_found))
 }
 
+/// The server, as the protocol describes it.
+#[derive(Serialize, ToSchema)]
+struct ServerMetadata {
+    /// Its name.
+    name: &'static str,
+    /// Its version.
+    version: &'static str,
+    /// The protocol extensions that it supports.
+    extensions: &'static [&'static str],
+}
+
+pub(super) fn server_docs() -> Docs {
+    Docs::new("The server's name and version, and the protocol extensions that it supports")
+        .answer::<ServerMetadata>(200, "The server.")
+}
+
 /// `GET /v2`: the server's name and version, and the protocol extensions that it supports.
 pub(super) async fn server() -> impl Responder {
-    web::Json(json!({
-        "name": "headroom",
-        "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["model_repository", "sequence"],
-    }))
+    web::Json(ServerMetadata {
+        name: "headroom",
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: &["model_repository", "sequence"],
+    })
+}
+
+/// That the server is alive.
+#[derive(Serialize, ToSchema)]
+struct Live {
+    /// Always true.
+    live: bool,
+}
+
+pub(super) fn live_docs() -> Docs {
+    Docs::new("Whether the server is alive").answer::<Live>(200, "It is.")
 }
 
 /// `GET /v2/health/live`: any response means that the server is alive.
 pub(super) async fn live() -> impl Responder {
-    web::Json(json!({ "live": true }))
+    web::Json(Live { live: true })
+}
+
+/// That the server should get requests.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ServerReady)]
+struct Ready {
+    /// Always true.
+    ready: bool,
+}
+
+pub(super) fn ready_docs() -> Docs {
+    Docs::new("Whether the server should get requests")
+        .answer::<Ready>(200, "It should.")
+        .problems(&[ProblemKind::NotReady])
 }
 
 /// `GET /v2/health/ready`: whether the server should get requests.
 pub(super) async fn ready(readiness: web::Data<Readiness>) -> Result<impl Responder, Problem> {
     if readiness.is_ready() {
-        return Ok(web::Json(json!({ "ready": true })));
+        return Ok(web::Json(Ready { ready: true }));
     }
     let reasons: Vec<String> = readiness
         .reasons()

@@ -8,13 +8,22 @@ use headroom_actors::model::{
     Versions, parse_version,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::ToSchema;
 
 use crate::handles::RequestHandles;
+use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, never_fits};
 
 /// The protocol's name for TorchScript models.
 const PLATFORM: &str = "pytorch_torchscript";
+
+/// The problems of a load.
+pub(super) const LOAD_PROBLEMS: [ProblemKind; 4] = [
+    ProblemKind::Unusable,
+    ProblemKind::InsufficientMemory,
+    ProblemKind::NeverFits,
+    ProblemKind::NotReady,
+];
 
 /// The variables in the paths of a model.
 #[derive(Deserialize)]
@@ -60,19 +69,42 @@ pub(super) async fn status(
     Ok(statuses.find(|status| status.name == resource))
 }
 
-#[derive(Serialize)]
+/// Documentation of a route for one model.
+pub(super) fn one_model(summary: &'static str) -> Docs {
+    Docs::new(summary)
+        .variable("model", "The name of a model.", "silero-vad")
+        .variable(
+            "version",
+            "A version of the model. Without one, the highest.",
+            "1",
+        )
+        .calls_actors()
+}
+
+/// A model, as the protocol describes it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelMetadata)]
 struct Metadata {
+    /// Its name.
     name: String,
+    /// Its versions, or the one that was asked for.
     versions: Vec<String>,
+    /// What it is run by.
     platform: &'static str,
+    /// Its inputs, if they are known.
     inputs: Vec<TensorMetadata>,
+    /// Its outputs, if they are known.
     outputs: Vec<TensorMetadata>,
 }
 
-#[derive(Serialize)]
+/// An input or output of a model.
+#[derive(Serialize, ToSchema)]
 struct TensorMetadata {
+    /// Its name.
     name: String,
+    /// The datatype of its elements.
     datatype: String,
+    /// Its shape; -1 for a dimension of any length.
     shape: Vec<i64>,
 }
 
@@ -84,6 +116,10 @@ impl TensorMetadata {
             shape: shape.to_vec(),
         }
     }
+}
+
+pub(in crate::routes) fn metadata_docs() -> Docs {
+    one_model("A model with its versions, inputs and outputs").answer::<Metadata>(200, "The model.")
 }
 
 pub(in crate::routes) async fn metadata(
@@ -140,6 +176,26 @@ fn output(output: &OutputSetting) -> TensorMetadata {
     TensorMetadata::new(&output.name, output.datatype.name(), &output.shape)
 }
 
+/// That a request for a model can be served.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelReady)]
+struct Ready {
+    /// The name of the model.
+    name: String,
+    /// Its version.
+    version: String,
+    /// Always true.
+    ready: bool,
+    /// Where it stands.
+    state: Phase,
+}
+
+pub(in crate::routes) fn ready_docs() -> Docs {
+    one_model("Whether a request for a model can be served")
+        .answer::<Ready>(200, "The model is loaded, or its first request loads it.")
+        .problems(&[ProblemKind::NeverFits])
+}
+
 /// A model is ready if a request for it can be served: it is loaded, or the request would load it. It is
 /// not ready after a failed load until the next try is due, or while it is larger than the budget.
 pub(in crate::routes) async fn ready(
@@ -157,10 +213,10 @@ pub(in crate::routes) async fn ready(
         let detail = format!("its last load failed: {}", error.unwrap_or_default());
         return Err(Problem::new(ProblemKind::Unavailable, detail));
     }
-    Ok(web::Json(json!({
-        "name": model.file.name,
-        "version": model.file.version.to_string(),
-        "ready": true,
-        "state": phase,
-    })))
+    Ok(web::Json(Ready {
+        name: model.file.name.clone(),
+        version: model.file.version.to_string(),
+        ready: true,
+        state: phase,
+    }))
 }

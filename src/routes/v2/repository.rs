@@ -5,26 +5,45 @@ use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use headroom_actors::lazy::{Phase, Preload, Status, Unload};
 use headroom_actors::model::{EndSequences, Model, Rescan};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::models::{self, ModelPath};
 use crate::body::{BodyBudget, read_body, read_json};
 use crate::handles::RequestHandles;
+use crate::openapi::Docs;
 use crate::problem::{Problem, never_fits};
 
 /// The optional body of an index request.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
 struct IndexRequest {
     /// List loaded models only.
     ready: bool,
 }
 
-#[derive(Serialize)]
+/// The models of the repository.
+#[derive(Serialize, ToSchema)]
+struct RepositoryIndex(Vec<IndexEntry>);
+
+/// One version of a model.
+#[derive(Serialize, ToSchema)]
 struct IndexEntry {
+    /// The name of the model.
     name: String,
+    /// The version.
     version: String,
+    /// `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`.
     state: &'static str,
+    /// Why it is in this state. Empty if nothing needs to be said.
     reason: String,
+}
+
+pub(in crate::routes) fn index_docs() -> Docs {
+    Docs::new("The models of the repository, in every version")
+        .optional_body::<IndexRequest>(json!({ "ready": true }))
+        .answer::<RepositoryIndex>(200, "The models.")
+        .calls_actors()
 }
 
 pub(in crate::routes) async fn index(
@@ -73,11 +92,21 @@ pub(in crate::routes) async fn index(
         .map(entry)
         .filter(|entry| !asked.ready || entry.state == "READY")
         .collect();
-    Ok(web::Json(entries))
+    Ok(web::Json(RepositoryIndex(entries)))
 }
 
 async fn rescan(handles: &RequestHandles) -> Result<Vec<Model>, Problem> {
     Ok(handles.repository.ask(Rescan, handles.left()).await??)
+}
+
+pub(in crate::routes) fn load_docs() -> Docs {
+    models::one_model("Load a model in its highest version")
+        .text(
+            "If its file or settings have changed, the model is unloaded first, after its requests in \
+             flight. The backoff after a failed load does not apply.",
+        )
+        .empty_answer(200, "The model is loaded.")
+        .problems(&models::LOAD_PROBLEMS)
 }
 
 /// Loads the highest version. If its file or settings have changed, the model is unloaded first, after its
@@ -116,6 +145,11 @@ async fn unload_one(handles: &RequestHandles, model: &Model) -> Result<(), Probl
         name: model.file.resource(),
     };
     Ok(handles.loader.ask(unload, handles.left()).await?)
+}
+
+pub(in crate::routes) fn unload_docs() -> Docs {
+    models::one_model("Unload a model in every version, after its requests in flight")
+        .empty_answer(200, "The model is not loaded.")
 }
 
 /// Unloads every version after its requests in flight. Open sequences end.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Longer durations count as this one, in microseconds: an hour.
 const MAX_MICROS: u64 = 3_600_000_000;
@@ -19,7 +20,8 @@ pub(super) struct Durations {
 
 /// The quantiles of a distribution, in seconds. Each is at most a sixteenth too large, and zero when
 /// nothing was counted. More than an hour counts as an hour.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
+#[schema(as = WaitQuantiles)]
 pub struct Quantiles {
     /// The number of values.
     pub count: u64,

@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::Notify;
+use utoipa::ToSchema;
 
 /// How a connection is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = LeaseMode)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// By one lease alone: for transactions.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::histogram::Quantiles;
 
 /// Why a connection was closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CloseReason {
     /// Its lifetime ended.
@@ -49,7 +50,7 @@ impl CloseReason {
 }
 
 /// A place in the code that holds leases.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Holder {
     /// File and line.
     pub place: String,
@@ -60,7 +61,7 @@ pub struct Holder {
 }
 
 /// The state of a circuit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CircuitState {
     /// Connections are opened as needed.
@@ -72,7 +73,7 @@ pub enum CircuitState {
 }
 
 /// The circuit in front of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct CircuitStatus {
     /// Its state.
     pub state: CircuitState,
@@ -83,7 +84,7 @@ pub struct CircuitStatus {
 }
 
 /// A pool at one moment. Counters start at zero with each incarnation of its actor.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct PoolStatus {
     /// The pool's name.
     pub name: String,

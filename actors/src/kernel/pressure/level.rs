@@ -1,9 +1,12 @@
 //! The terms of memory pressure: levels, stages, and what one publication asks for.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// How short memory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Enough memory is free.
@@ -44,7 +47,7 @@ impl Level {
 }
 
 /// A class of memory that can be given back. The order is that of the cost to users.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Freed memory that an allocator keeps.
@@ -94,7 +97,8 @@ impl Pressure {
 }
 
 /// One action of a subscriber to give memory back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PressureAction)]
 pub struct Action {
     /// The resource, host or allocator that gave the memory.
     pub what: String,

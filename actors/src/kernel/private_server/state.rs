@@ -1,8 +1,11 @@
 //! The states of a private server.
 
-use serde::ser::SerializeStruct;
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::{PrivateServerError, Socket};
 
@@ -57,17 +60,44 @@ impl ServerState {
     }
 }
 
+/// The JSON of a state.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PrivateServerState)]
+struct Shown {
+    /// `idle`, `starting`, `running`, `restarting` or `failed`.
+    state: &'static str,
+    /// The server's process, while it is ready.
+    pid: Option<i32>,
+    /// How long it has been ready.
+    running_for_seconds: Option<f64>,
+    /// Why it does not run, if it failed.
+    error: Option<String>,
+}
+
 impl Serialize for ServerState {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (pid, running_for) = match self {
+        let (pid, running_for_seconds) = match self {
             Self::Running { pid, since, .. } => (Some(*pid), Some(since.elapsed().as_secs_f64())),
             _ => (None, None),
         };
-        let mut fields = serializer.serialize_struct("ServerState", 4)?;
-        fields.serialize_field("state", self.label())?;
-        fields.serialize_field("pid", &pid)?;
-        fields.serialize_field("running_for_seconds", &running_for)?;
-        fields.serialize_field("error", &self.error().map(ToString::to_string))?;
-        fields.end()
+        let shown = Shown {
+            state: self.label(),
+            pid,
+            running_for_seconds,
+            error: self.error().map(ToString::to_string),
+        };
+        shown.serialize(serializer)
+    }
+}
+
+impl PartialSchema for ServerState {
+    fn schema() -> RefOr<Schema> {
+        Shown::schema()
+    }
+}
+
+impl ToSchema for ServerState {
+    fn name() -> Cow<'static, str> {
+        Shown::name()
     }
 }

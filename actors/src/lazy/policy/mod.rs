@@ -16,12 +16,14 @@ mod lru;
 #[cfg(test)]
 mod tests;
 
+use utoipa::ToSchema;
+
 pub use candidate::{Candidate, Policy, UseRecord};
 pub use choose::choose;
 pub(super) use choose::{evictable, eviction_order};
 
 /// The policies, as settings name them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyKind {
     /// Least recently used.

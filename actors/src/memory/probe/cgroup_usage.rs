@@ -16,13 +16,15 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{ProbeError, stat_value};
 
 /// The memory usage of the server's control group. All sizes in bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct GroupUsage {
     /// The group's folder.
+    #[schema(value_type = String)]
     pub directory: PathBuf,
     /// All memory that is charged to the group.
     pub current: u64,

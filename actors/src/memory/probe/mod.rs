@@ -24,6 +24,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub(super) use cgroup_peers::{CgroupPeers, Peers};
 pub use cgroup_usage::GroupUsage;
@@ -57,7 +58,8 @@ impl Limit {
 }
 
 /// The processes that a figure of the kernel covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MemoryScope)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// The control group of this process.

@@ -5,13 +5,14 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::cgroups::{find_v1, find_v2};
 use super::{ProbeError, Scope, System, read_text, stat_value};
 use crate::kernel::OomCounter;
 
 /// A number of processes that the kernel has killed because memory ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct KernelKills {
     /// Kills since the group was created or the machine was started.
     pub count: u64,

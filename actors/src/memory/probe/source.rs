@@ -1,9 +1,11 @@
 //! The sources of memory figures, and what is known of each: its health and its detail.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A source of memory figures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[schema(as = MemorySource)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The settings: `memory.limit`.
@@ -27,7 +29,8 @@ pub enum Source {
 }
 
 /// Whether the figures of a source can be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MemorySourceHealth)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Its figures are plausible.
@@ -41,7 +44,8 @@ pub enum Health {
 }
 
 /// The status of one source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MemorySourceStatus)]
 pub struct SourceStatus {
     /// The source.
     pub source: Source,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::cgroups::find_v2;
 use super::{ProbeError, Scope, System, read_text};
@@ -19,7 +20,7 @@ const STALL_SHARE: f64 = 0.15;
 const WINDOW_MIN: Duration = Duration::from_millis(500);
 
 /// Stalled time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct StallReading {
     /// The processes that it covers.
     pub scope: Scope,

@@ -12,6 +12,7 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context};
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::super::history::{ActionRecord, CollectionReason};
 use super::{CollectSlack, MemorySupervisor};
@@ -49,7 +50,7 @@ pub(super) struct Round {
 }
 
 /// The result of a round. All sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RoundReport {
     /// Usage of the whole process tree before.
     pub used_before_bytes: u64,

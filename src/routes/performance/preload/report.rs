@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use headroom_actors::lazy::{Phase, ResourceStatus};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::targets::Target;
 use crate::problem::Problem;
@@ -28,7 +29,8 @@ pub(super) enum Outcome {
 }
 
 /// The result of a preload.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = PreloadReport)]
 pub(super) struct Report {
     /// Resources that were loaded.
     loaded: usize,
@@ -50,7 +52,8 @@ pub(super) struct Report {
 }
 
 /// What became of one resource.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PreloadedResource)]
 struct Preloaded {
     /// The resource's name, or the caller's text if it names none.
     name: String,

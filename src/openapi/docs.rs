@@ -1,0 +1,196 @@
+//! What the document says of one route.
+
+use serde_json::Value;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::{Ref, RefOr, Required, link};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::problem::ProblemKind;
+
+/// The media type of most bodies.
+const JSON: &str = "application/json";
+
+/// What the document says of one route. Method, path, role and class come from the route table.
+pub struct Docs {
+    pub(super) summary: &'static str,
+    pub(super) text: Option<&'static str>,
+    /// The variables of the path.
+    pub(super) variables: Vec<Parameter>,
+    /// The parameters in the query and the headers.
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) body: Option<RequestBody>,
+    pub(super) answers: Vec<(u16, Response)>,
+    pub(super) problems: Vec<ProblemKind>,
+    /// The schemas that the others refer to.
+    pub(super) schemas: Vec<(String, RefOr<Schema>)>,
+}
+
+impl Docs {
+    /// Says what the route does, in a line. Every route can have a bug and pass its deadline.
+    pub fn new(summary: &'static str) -> Self {
+        Self {
+            summary,
+            text: None,
+            variables: Vec::new(),
+            parameters: Vec::new(),
+            body: None,
+            answers: Vec::new(),
+            problems: vec![ProblemKind::Internal, ProblemKind::DeadlineExceeded],
+            schemas: Vec::new(),
+        }
+    }
+
+    /// Says more than the line.
+    #[must_use]
+    pub fn text(mut self, text: &'static str) -> Self {
+        self.text = Some(text);
+        self
+    }
+
+    /// A variable of the path. If the path of a route lacks it, it is left out, so that routes can share
+    /// their documentation.
+    #[must_use]
+    pub fn variable(mut self, name: &str, text: &str, example: &str) -> Self {
+        let variable = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Path)
+            .required(Required::True)
+            .description(Some(text))
+            .schema(Some(text_schema()))
+            .example(Some(example.into()));
+        self.variables.push(variable.build());
+        self.problems(&[ProblemKind::NotFound])
+    }
+
+    /// The parameters of the query. An unknown or malformed one is refused.
+    #[must_use]
+    pub fn query<Q: IntoParams>(mut self) -> Self {
+        let parameters = Q::into_params(|| Some(ParameterIn::Query));
+        self.parameters.extend(parameters);
+        self.problems(&[ProblemKind::MalformedRequest])
+    }
+
+    /// A header that the route reads.
+    #[must_use]
+    pub fn header(mut self, name: &str, text: &str) -> Self {
+        let header = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(text))
+            .schema(Some(text_schema()));
+        self.parameters.push(header.build());
+        self
+    }
+
+    /// The JSON body of the request, which `read_body` and `read_json` read.
+    #[must_use]
+    pub fn body<T: ToSchema>(self, example: Value) -> Self {
+        self.any_body::<T>(example, Required::True)
+    }
+
+    /// Likewise, for a body that may be left out.
+    #[must_use]
+    pub fn optional_body<T: ToSchema>(self, example: Value) -> Self {
+        self.any_body::<T>(example, Required::False)
+    }
+
+    fn any_body<T: ToSchema>(mut self, example: Value, required: Required) -> Self {
+        let content = ContentBuilder::new()
+            .schema(Some(self.schema::<T>()))
+            .example(Some(example));
+        let body = RequestBodyBuilder::new().content(JSON, content.build());
+        self.body = Some(body.required(Some(required)).build());
+        self.problems(&[
+            ProblemKind::MalformedRequest,
+            ProblemKind::RequestTimeout,
+            ProblemKind::PayloadTooLarge,
+            ProblemKind::UnsupportedMediaType,
+            ProblemKind::InvalidInput,
+            ProblemKind::Overloaded,
+            ProblemKind::InsufficientMemory,
+        ])
+    }
+
+    /// A response with JSON.
+    #[must_use]
+    pub fn answer<T: ToSchema>(mut self, status: u16, text: &str) -> Self {
+        let content = ContentBuilder::new().schema(Some(self.schema::<T>()));
+        let answer = ResponseBuilder::new().description(text);
+        let answer = answer.content(JSON, content.build());
+        self.answers.push((status, answer.build()));
+        self
+    }
+
+    /// A response of another media type.
+    #[must_use]
+    pub fn answer_of(mut self, status: u16, media_type: &str, text: &str) -> Self {
+        let content = ContentBuilder::new().schema(Some(text_schema()));
+        let answer = ResponseBuilder::new().description(text);
+        let answer = answer.content(media_type, content.build());
+        self.answers.push((status, answer.build()));
+        self
+    }
+
+    /// A response without a body.
+    #[must_use]
+    pub fn empty_answer(mut self, status: u16, text: &str) -> Self {
+        let answer = ResponseBuilder::new().description(text);
+        self.answers.push((status, answer.build()));
+        self
+    }
+
+    /// An example of the response that was added last.
+    #[must_use]
+    pub fn example(mut self, example: Value) -> Self {
+        let last = self.answers.last_mut();
+        let content = last.and_then(|(_, answer)| answer.content.values_mut().next());
+        if let Some(content) = content {
+            content.example = Some(example);
+        }
+        self
+    }
+
+    /// Says that `operation` can be called with a value of the response that was added last, such as
+    /// `$response.body#/id`, as its variable `variable`.
+    #[must_use]
+    pub fn link(mut self, operation: &str, variable: &str, value: &str) -> Self {
+        if let Some((_, answer)) = self.answers.last_mut() {
+            let link = link::Link::builder()
+                .operation_id(operation)
+                .parameter(variable, value);
+            answer.links.insert(operation.into(), link.build().into());
+        }
+        self
+    }
+
+    /// The route calls actors, which can be busy, restarting or stopped.
+    #[must_use]
+    pub fn calls_actors(self) -> Self {
+        self.problems(&[ProblemKind::Overloaded, ProblemKind::Unavailable])
+    }
+
+    /// Further problems that the route can have.
+    #[must_use]
+    pub fn problems(mut self, kinds: &[ProblemKind]) -> Self {
+        self.problems.extend_from_slice(kinds);
+        self
+    }
+
+    /// A reference to the schema of `T`, which becomes part of the document.
+    fn schema<T: ToSchema>(&mut self) -> Ref {
+        self.schemas.push((T::name().into_owned(), T::schema()));
+        T::schemas(&mut self.schemas);
+        Ref::from_schema_name(T::name())
+    }
+}
+
+fn text_schema() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::String))
+        .into()
+}

@@ -1,0 +1,108 @@
+//! The schemas of an inference. Requests are parsed and responses written without a tree of their values, so
+//! the types here only describe them.
+
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+/// The request of an inference. Unknown members are ignored, as the protocol requires.
+#[derive(ToSchema)]
+#[schema(as = InferRequest)]
+#[expect(dead_code, reason = "it describes what `infer` parses")]
+pub(super) struct InferRequestBody {
+    /// An id that the response repeats.
+    id: Option<String>,
+    /// Parameters of the request.
+    parameters: Option<InferParameters>,
+    /// The inputs, at most 1,024.
+    #[schema(max_items = 1024)]
+    inputs: Vec<InputTensor>,
+    /// The outputs that the response shall have, at most 1,024. Without any, it has all.
+    #[schema(max_items = 1024)]
+    outputs: Option<Vec<RequestedOutput>>,
+}
+
+/// The parameters of a request. Unknown ones are ignored.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `infer` parses")]
+struct InferParameters {
+    /// The sequence that the request belongs to: a number, or a text of 1 to 128 bytes. 0 is none.
+    sequence_id: Option<SequenceId>,
+    /// Whether the request begins its sequence.
+    sequence_start: Option<bool>,
+    /// Whether the request ends its sequence.
+    sequence_end: Option<bool>,
+    /// Whether the state of the model is reset first.
+    reset_states: Option<bool>,
+}
+
+/// The id of a sequence.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes what `infer` parses")]
+enum SequenceId {
+    /// A number from 0 on.
+    Number(u64),
+    /// A text.
+    Text(String),
+}
+
+/// An input of a model.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `infer` parses")]
+struct InputTensor {
+    /// The name of the input.
+    name: String,
+    /// Its shape, of at most 64 dimensions.
+    #[schema(max_items = 64)]
+    shape: Vec<i64>,
+    /// The datatype of its elements, such as `FP32`.
+    #[schema(examples("FP32"))]
+    datatype: String,
+    /// Its elements in row-major order, as one list or nested by the shape: numbers or booleans.
+    data: Vec<Value>,
+}
+
+/// An output that is asked for.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `infer` parses")]
+struct RequestedOutput {
+    /// The name of the output.
+    name: String,
+}
+
+/// The response of an inference.
+#[derive(ToSchema)]
+#[schema(as = InferResponse)]
+#[expect(dead_code, reason = "it describes what `respond` writes")]
+pub(super) struct InferResponseBody {
+    /// The name of the model.
+    model_name: String,
+    /// The version of the model.
+    model_version: String,
+    /// The id of the request, if it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    /// The outputs.
+    outputs: Vec<OutputTensor>,
+}
+
+/// An output of a model.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `respond` writes")]
+struct OutputTensor {
+    /// The name of the output.
+    name: String,
+    /// The datatype of its elements.
+    datatype: String,
+    /// Its shape.
+    shape: Vec<i64>,
+    /// Its elements in row-major order, as one list. NaN and the infinities are `null`.
+    data: Vec<Value>,
+}
+
+pub(super) fn request_example() -> Value {
+    json!({
+        "id": "42",
+        "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0.5, 1, -2] }],
+    })
+}
