@@ -73,6 +73,9 @@ impl<A: Actor> IncarnationSender<A> {
 /// The longest wait: a longer one could overflow the clock.
 const WAIT_MAX: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
+/// How often [`Handle::ask_again`] asks.
+const TRIES_MAX: usize = 3;
+
 struct Shared<A: Actor> {
     name: String,
     capacity: u32,
@@ -141,6 +144,29 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
                 Err(AskError::TimedOut)
             }
         }
+    }
+
+    /// Like [`Self::ask`], but asks again, a few times, when the actor is restarted meanwhile. The
+    /// message may be handled more than once.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn ask_again<M>(&self, message: M, within: Duration) -> Result<M::Reply, AskError>
+    where
+        M: Message + Clone,
+        A: Handler<Call<M>>,
+    {
+        let deadline = Instant::now() + within.min(WAIT_MAX);
+        let left = || deadline.saturating_duration_since(Instant::now());
+        for _ in 1..TRIES_MAX {
+            match self.ask(message.clone(), left()).await {
+                Err(AskError::Restarting { .. } | AskError::Lost) => {
+                    self.running(left()).await;
+                }
+                result => return result,
+            }
+        }
+        self.ask(message, left()).await
     }
 
     fn admit<M>(

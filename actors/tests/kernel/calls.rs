@@ -140,6 +140,26 @@ fn a_dropped_reply_is_lost_and_the_actor_goes_on() {
 }
 
 #[test]
+fn a_repeated_call_survives_two_restarts_of_the_actor_and_gives_up_at_its_deadline() {
+    TestSystem::paused(|system| async move {
+        let log = EventLog::default();
+        let actor = TestActor::new("a", &log);
+        let root = system.start(root_over([&actor])).await;
+        let answer = actor.handle.ask_again(PanicUntil(2), LONG).await;
+        assert_eq!(answer, Ok(3));
+        let lost = actor.handle.ask_again(PanicUntil(9), LONG).await;
+        assert_eq!(lost, Err(AskError::Lost));
+        actor.handle.running(LONG).await;
+        let (_go_on, held) = hold(&actor);
+        let begun = tokio::time::Instant::now();
+        let hung = actor.handle.ask_again(PanicUntil(99), Duration::ZERO).await;
+        assert!(hung.is_err() && begun.elapsed() < SECOND, "{hung:?}");
+        held.abort();
+        root.stop().await;
+    });
+}
+
+#[test]
 fn calls_in_work_and_calls_that_wait_are_both_lost_when_the_actor_ends() {
     TestSystem::paused(|system| async move {
         let log = EventLog::default();

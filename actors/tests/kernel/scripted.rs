@@ -185,6 +185,25 @@ impl Message for Request {
     type Reply = u64;
 }
 
+/// Panics in the incarnations up to this one, and is answered with the number of a later one.
+#[derive(Clone)]
+pub(crate) struct PanicUntil(pub(crate) u64);
+
+impl Message for PanicUntil {
+    type Reply = u64;
+}
+
+impl Handler<Call<PanicUntil>> for ScriptedActor {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<PanicUntil>, _: &mut Context<Self>) {
+        if let Some((PanicUntil(number), reply)) = call.accept() {
+            assert!(self.number > number, "a scripted panic");
+            reply.send(self.number);
+        }
+    }
+}
+
 impl Handler<Call<Request>> for ScriptedActor {
     type Result = ();
 
