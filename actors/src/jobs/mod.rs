@@ -19,12 +19,13 @@
 //!
 //! Layout: [`Jobs`] is the actor, and `run` runs the work of one job. `store` keeps all jobs for all
 //! incarnations; `record` is one job in it, shared with its work ([`JobContext`]) and its followers
-//! ([`JobWatch`]).
+//! ([`JobWatch`]). `journal` keeps what operators must know later.
 
 mod actor;
 mod config;
 mod context;
 mod error;
+mod journal;
 mod messages;
 mod metrics;
 mod record;
@@ -38,6 +39,7 @@ pub use actor::Jobs;
 pub use config::Config;
 pub use context::{JobContext, StepInProgress};
 pub use error::{FollowError, NoSuchJob, StartError};
+pub use journal::{Journal, JournalEntry, JournalStatus, Keep, ReadJournal};
 pub use messages::{Cancel, Drain, Follow, Get, List, Start};
 pub use record::{Follower, JobWatch};
 pub use run::{Work, WorkResult};

@@ -185,7 +185,7 @@ impl Store {
 }
 
 /// The length of `value` as JSON.
-fn json_bytes(value: &impl Serialize) -> usize {
+pub(super) fn json_bytes(value: &impl Serialize) -> usize {
     /// Counts what is written to it.
     struct Count(usize);
 

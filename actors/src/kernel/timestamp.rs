@@ -1,8 +1,10 @@
 //! Points in time for operators. Actors measure with the monotonic clock, which a person cannot read.
 
+use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Serialize, Serializer};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{RefOr, Schema};
@@ -37,6 +39,14 @@ impl PartialSchema for Timestamp {
 }
 
 impl ToSchema for Timestamp {}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let time = humantime::parse_rfc3339(&text).map_err(D::Error::custom)?;
+        Ok(Self(time))
+    }
+}
 
 /// Both clocks at one moment. All points in time of one report follow from one value of this type, so
 /// that their differences are exact.
@@ -92,6 +102,14 @@ mod tests {
             let earlier = text(clock.time_of(earlier));
             assert_eq!(earlier, "1970-01-01T23:59:59.123Z");
         }
+    }
+
+    #[test]
+    fn a_text_becomes_the_point_in_time_that_it_was_made_of() {
+        let text = serde_json::json!("1970-01-02T00:00:00.123Z");
+        let timestamp: Timestamp = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(serde_json::to_value(timestamp).unwrap(), text);
+        serde_json::from_str::<Timestamp>("\"yesterday\"").unwrap_err();
     }
 
     #[test]

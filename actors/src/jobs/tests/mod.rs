@@ -6,7 +6,7 @@ mod bounds;
 mod ending;
 mod following;
 mod restart;
-mod test_jobs;
+pub(super) mod test_jobs;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);

@@ -37,8 +37,7 @@ impl TestJobs {
     where
         F: Future<Output = WorkResult> + Send + 'static,
     {
-        self.start_job(Start::new(KIND, "a test", MINUTE, work))
-            .await
+        self.start_job(start(work)).await
     }
 
     pub(super) async fn start_job(&self, start: Start) -> Result<JobWatch, StartError> {
@@ -83,7 +82,15 @@ impl TestJobs {
     }
 }
 
-pub(super) async fn until_cancelled(job: JobContext) -> WorkResult {
+/// A job with a deadline of a minute.
+pub(in super::super) fn start<F>(work: impl FnOnce(JobContext) -> F + Send + 'static) -> Start
+where
+    F: Future<Output = WorkResult> + Send + 'static,
+{
+    Start::new(KIND, "a test", MINUTE, work)
+}
+
+pub(in super::super) async fn until_cancelled(job: JobContext) -> WorkResult {
     job.cancelled().cancelled().await;
     Ok(json!("cleaned up"))
 }

@@ -1,0 +1,205 @@
+//! The guarantees of the journal, each as a test. The files are real.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::super::tests::{MINUTE, test_jobs};
+use super::super::{Config, JobState, JobWatch, Jobs};
+use super::entries::{ENTRIES_MAX, JournalEntry};
+use super::{Journal, JournalStatus, Keep, ReadJournal, file};
+use crate::kernel::testing::TestSystem;
+use crate::kernel::{Handle, Root, SupervisorSpec, Timestamp};
+
+/// Jobs with a journal, in a tree of their own.
+struct Test {
+    jobs: Handle<Jobs>,
+    journal: Handle<Journal>,
+    root: Root,
+}
+
+impl Test {
+    async fn start(system: &TestSystem, path: &Path) -> Self {
+        let (config, journal) = (Config::default(), Journal::handle());
+        let jobs = Jobs::handle(&config);
+        let spec = SupervisorSpec::new("root")
+            .child(Journal::child(&journal, path.to_owned()))
+            .child(Jobs::child(&jobs, config));
+        let root = system.start(spec).await;
+        Self {
+            jobs,
+            journal,
+            root,
+        }
+    }
+
+    /// Starts a job that ends when it is cancelled, and keeps it.
+    async fn keep_one(&self) -> JobWatch {
+        let start = test_jobs::start(test_jobs::until_cancelled);
+        let watch = self.jobs.ask(start, MINUTE).await.unwrap().unwrap();
+        let keep = Keep {
+            watch: watch.clone(),
+            requested_by: "192.0.2.1".to_owned(),
+        };
+        // A caller may repeat it.
+        self.journal.ask(keep.clone(), MINUTE).await.unwrap();
+        self.journal.ask(keep, MINUTE).await.unwrap();
+        watch
+    }
+
+    async fn read(&self) -> JournalStatus {
+        self.journal.ask(ReadJournal, MINUTE).await.unwrap()
+    }
+
+    async fn wait_until(&self, condition: impl Fn(&JournalStatus) -> bool) -> JournalStatus {
+        loop {
+            let status = self.read().await;
+            if condition(&status) {
+                return status;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+}
+
+fn path(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("data").join("journal.json")
+}
+
+fn entry(number: usize) -> JournalEntry {
+    JournalEntry {
+        job_id: number.to_string(),
+        kind: "test".to_owned(),
+        description: "a test".to_owned(),
+        requested_by: "192.0.2.1".to_owned(),
+        requested_at: Timestamp::now(),
+        ended_at: None,
+        state: JobState::Succeeded,
+        error: None,
+        report: None,
+    }
+}
+
+#[test]
+fn a_job_is_in_the_journal_from_its_start_and_gets_its_end_and_outlives_the_actors() {
+    let folder = tempfile::tempdir().unwrap();
+    TestSystem::real_time(|system| async move {
+        let test = Test::start(&system, &path(&folder)).await;
+        assert_eq!(test.read().await.entries, []);
+        let first = test.keep_one().await;
+        let mut second = test.keep_one().await;
+        let seen = test.wait_until(|status| status.is_saved).await.entries;
+        assert_eq!(seen.len(), 2);
+        assert_eq!(seen[0].job_id, second.current().id.as_str());
+        assert_eq!(
+            (seen[0].state, seen[0].ended_at, &*seen[0].requested_by),
+            (JobState::Running, None, "192.0.2.1")
+        );
+        // The stop cancels the jobs, and the journal gets their ends.
+        drop(first);
+        test.root.stop().await;
+
+        let test = Test::start(&system, &path(&folder)).await;
+        let seen = test.read().await;
+        assert!(seen.is_saved);
+        for entry in &seen.entries {
+            assert_eq!(entry.state, JobState::Cancelled);
+            assert_eq!(entry.report, Some(json!("cleaned up")));
+            assert!(entry.ended_at.is_some());
+        }
+        assert_eq!(seen.entries.len(), 2);
+        test.root.stop().await;
+    });
+}
+
+#[test]
+fn a_job_that_the_server_did_not_survive_has_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = JournalEntry {
+        state: JobState::Running,
+        ..entry(1)
+    };
+    file::save(&path(&folder), vec![running]).unwrap();
+    TestSystem::real_time(|system| async move {
+        let test = Test::start(&system, &path(&folder)).await;
+        let seen = test.read().await.entries.remove(0);
+        assert_eq!(seen.state, JobState::Failed);
+        assert_eq!(
+            seen.error.as_deref(),
+            Some("the server ended before the job")
+        );
+        test.root.stop().await;
+    });
+}
+
+#[test]
+fn the_oldest_entries_go_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries: Vec<_> = (0..ENTRIES_MAX).map(entry).collect();
+    file::save(&path(&folder), entries).unwrap();
+    TestSystem::real_time(|system| async move {
+        let test = Test::start(&system, &path(&folder)).await;
+        let mut watch = test.keep_one().await;
+        let seen = test.wait_until(|status| status.is_saved).await;
+        assert_eq!(seen.entries.len(), ENTRIES_MAX);
+        assert_eq!(seen.entries[0].job_id, watch.current().id.as_str());
+        assert_eq!(seen.entries[1].job_id, "0");
+        assert_eq!(seen.entries[ENTRIES_MAX - 1].job_id, "98");
+        test.root.stop().await;
+        assert_eq!(file::load(&path(&folder)).unwrap().len(), ENTRIES_MAX);
+    });
+}
+
+#[test]
+fn a_damaged_file_is_set_aside_and_a_new_one_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    file::save(&path(&folder), vec![entry(1)]).unwrap();
+    let whole = std::fs::read_to_string(path(&folder)).unwrap();
+    let newer = whole.replace("\"version\":1", "\"version\":2");
+    for damaged in [&whole[..whole.len() / 2], &newer, "", "null"] {
+        std::fs::write(path(&folder), damaged).unwrap();
+        TestSystem::real_time(|system| {
+            let path = path(&folder);
+            async move {
+                let test = Test::start(&system, &path).await;
+                assert_eq!(test.read().await.entries, []);
+                test.keep_one().await;
+                test.wait_until(|status| status.is_saved).await;
+                test.root.stop().await;
+            }
+        });
+        let aside = path(&folder).with_extension("json.damaged");
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), damaged);
+        assert_eq!(file::load(&path(&folder)).unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn without_a_folder_the_entries_are_kept_in_memory_and_the_reader_learns_why() {
+    let folder = tempfile::tempdir().unwrap();
+    // A file where the folder should be.
+    std::fs::write(folder.path().join("data"), "").unwrap();
+    TestSystem::real_time(|system| async move {
+        let test = Test::start(&system, &path(&folder)).await;
+        test.keep_one().await;
+        let failed = |status: &JournalStatus| status.save_error.is_some();
+        let seen = test.wait_until(failed).await;
+        assert_eq!((seen.entries.len(), seen.is_saved), (1, false));
+        test.root.stop().await;
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(path(&folder)).unwrap();
+    TestSystem::real_time(|system| async move {
+        let test = Test::start(&system, &path(&folder)).await;
+        test.keep_one().await;
+        let seen = test.read().await;
+        assert_eq!((seen.entries.len(), seen.is_saved), (1, false));
+        assert!(seen.save_error.unwrap().contains("cannot be read"));
+        test.root.stop().await;
+        assert!(path(&folder).is_dir());
+    });
+}
