@@ -44,7 +44,7 @@ pub(super) struct ModelHost {
     growth_bound: GrowthBound,
     monitor: MemoryMonitor,
     trims: Trims,
-    /// Bytes of the process that belong to no file, from its last pong.
+    /// Bytes of the process that belong to no file, as it measured them last.
     bytes: u64,
     /// The kernel's count of OOM kills before the process began.
     oom_kills: Option<u64>,
@@ -97,7 +97,7 @@ impl ModelHost {
             Instant::now(),
         );
         self.growth_bound = GrowthBound::default();
-        self.bytes = bytes;
+        self.set_measured(bytes);
         self.running = Some(running);
         self.spec.state.set_ready(loaded);
         self.heartbeat.on_frame();
@@ -106,6 +106,11 @@ impl ModelHost {
             .map(|frame, host, cx| host.on_frame(frame, cx))
             .finish();
         self.reader = Some(cx.spawn(read.map(|(), host, cx| host.on_closed(cx))));
+    }
+
+    fn set_measured(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        self.spec.state.set_measured(bytes, self.monitor.growth());
     }
 
     fn fail(&self, cx: &mut Context<Self>, error: HostError) {
@@ -143,8 +148,8 @@ impl ModelHost {
             }
             HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx),
             HostReply::Pong { anonymous } => {
-                self.bytes = anonymous;
                 self.monitor.on_pong(anonymous);
+                self.set_measured(anonymous);
                 self.trim_if_due(cx);
             }
             HostReply::Trimmed(trimmed) => self.on_trimmed(trimmed),

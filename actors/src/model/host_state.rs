@@ -5,10 +5,12 @@ use std::sync::{Arc, Weak};
 
 use headroom_model_protocol::LoadedModel;
 use nix::sys::signal::Signal;
+use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::memory_monitor::ReplaceReason;
-use crate::kernel::{ProcessExit, ProcessRef};
+use crate::kernel::{Clock, NoticeKind, ProcessExit, ProcessRef, Timestamp};
 
 /// Counts the processes of one host that became ready, to tell one from the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +47,31 @@ pub(super) struct State {
     last_end: Option<(ProcessNumber, EndCause)>,
     replace_reason: Option<ReplaceReason>,
     overgrown_to: u64,
+    measured: Option<Measured>,
+}
+
+/// The last measurement of a process.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    at: Instant,
+    bytes: u64,
+    growth: u64,
+}
+
+/// What is known of the memory of one host.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HostMemory {
+    /// Its name, for example `silero-vad:1/host-0`.
+    pub host: String,
+    /// Bytes of its process that belong to no file.
+    pub bytes: u64,
+    /// Its growth since the load, when it was last measured for leaks.
+    pub growth_bytes: u64,
+    /// When its bytes were measured.
+    pub measured_at: Timestamp,
+    /// Why its process is to be replaced: it leaks, or uses far more than expected. `None` if all is
+    /// well.
+    pub finding: Option<NoticeKind>,
 }
 
 impl HostState {
@@ -88,11 +115,32 @@ impl HostState {
         self.0.borrow().overgrown_to
     }
 
+    /// What is known of the memory of the host called `host`. `None` while it has no process, and
+    /// before the first measurement.
+    pub(super) fn memory(&self, host: String, clock: &Clock) -> Option<HostMemory> {
+        let state = self.0.borrow();
+        let measured = state.measured?;
+        (state.process.strong_count() > 0).then(|| HostMemory {
+            host,
+            bytes: measured.bytes,
+            growth_bytes: measured.growth,
+            measured_at: clock.time_of(measured.at),
+            finding: state.replace_reason.map(NoticeKind::from),
+        })
+    }
+
+    /// The process was measured: its bytes, and its growth since the load.
+    pub(super) fn set_measured(&self, bytes: u64, growth: u64) {
+        let at = Instant::now();
+        self.change(|state| state.measured = Some(Measured { at, bytes, growth }));
+    }
+
     /// A process runs and will load the model.
     pub(super) fn set_process(&self, process: &Arc<ProcessRef>) {
         self.change(|state| {
             state.process = Arc::downgrade(process);
             state.killed = false;
+            state.measured = None;
         });
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::leak::{Leak, LeakConfig, LeakDetector, Point};
+use crate::kernel::NoticeKind;
 
 /// After this time without a call the host is trimmed, to free what calls have left behind.
 const IDLE_AFTER: Duration = Duration::from_secs(30);
@@ -40,6 +41,22 @@ impl ReplaceReason {
         match self {
             Self::Leak(_) => "leak",
             Self::Overgrown { .. } => "overgrown",
+        }
+    }
+}
+
+impl From<ReplaceReason> for NoticeKind {
+    fn from(reason: ReplaceReason) -> Self {
+        match reason {
+            ReplaceReason::Leak(leak) => Self::Leaking {
+                from_bytes: leak.from_bytes,
+                to_bytes: leak.to_bytes,
+                calls: leak.calls,
+            },
+            ReplaceReason::Overgrown { expected, bytes } => Self::Overgrown {
+                estimated_bytes: expected,
+                measured_bytes: bytes,
+            },
         }
     }
 }

@@ -1,24 +1,28 @@
 //! The models that can be requested.
 //!
 //! The actor knows all versions that it has found on disk and registers them with the lazy loader. It
-//! looks for new ones when a request names them. It loads nothing.
+//! looks for all of them when it starts, and for new ones when a request names them. It loads nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
-use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{Actor, AsyncContext, Context, Handler};
+use actix::fut::{ActorFutureExt, ready, wrap_future};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
 use futures_util::future::{FutureExt, join_all};
 use headroom_model_protocol::LoadedModel;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::blocking::run_blocking;
 use super::files::{Key, ModelFile, is_model_name, scan, scan_model};
+use super::host_state::HostMemory;
 use super::owner::ModelOwner;
 use super::resource::{ModelResource, Runtime};
 use super::settings::Ttl;
 use crate::kernel::{
-    Call, Child, Handle, IncarnationRef, LoadError, LoadErrorKind, Message, Registrar, Resource,
+    Call, Child, Clock, Exit, Handle, IncarnationRef, LoadError, LoadErrorKind, Message, Registrar,
+    Resource,
 };
 
 /// One version of one model.
@@ -112,6 +116,25 @@ impl Repository {
         async move { registered.await.into_iter().flatten().collect() }
     }
 
+    /// Finds all models, so that the loader knows them before their first requests. Nobody waits for it.
+    fn find_all(&self, cx: &mut Context<Self>) {
+        let dir = self.runtime.config.dir.clone();
+        let scan = wrap_future::<_, Self>(run_blocking(move || scan(&dir)));
+        let add = scan.then(|found, repository, _| {
+            let found = found.unwrap_or_else(|error| {
+                repository.log_unreadable(&error);
+                Vec::new()
+            });
+            wrap_future::<_, Self>(repository.add(found))
+        });
+        cx.spawn(add.map(|refused, repository, _| repository.remove_refused(refused)));
+    }
+
+    fn log_unreadable(&self, error: &io::Error) {
+        let dir = self.runtime.config.dir.display();
+        tracing::error!(%dir, %error, "cannot read models.dir");
+    }
+
     /// Removes models that the loader did not register, so that they are found and registered again.
     fn remove_refused(&mut self, refused: Refused) {
         for (key, error) in refused {
@@ -156,6 +179,11 @@ impl Actor for Repository {
 }
 
 impl Child for Repository {
+    fn start(&mut self, cx: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        self.find_all(cx);
+        Box::pin(ready(Ok(())))
+    }
+
     fn observe(&self) -> Value {
         json!({ "known_versions": self.models.len(), "dir": self.runtime.config.dir })
     }
@@ -247,7 +275,7 @@ impl Handler<Call<Rescan>> for Repository {
                 cx.spawn(wrap_future(repository.remove_missing(&found)));
                 repository.add(found)
             });
-            wrap_future::<_, Self>(async move { std::io::Result::Ok(added?.await) })
+            wrap_future::<_, Self>(async move { io::Result::Ok(added?.await) })
         });
         cx.spawn(add.map(move |refused, repository, _| {
             reply.send(match refused {
@@ -256,12 +284,46 @@ impl Handler<Call<Rescan>> for Repository {
                     Ok(repository.models.values().cloned().collect())
                 }
                 Err(error) => {
-                    let dir = repository.runtime.config.dir.display();
-                    tracing::error!(%dir, %error, "cannot read models.dir");
+                    repository.log_unreadable(&error);
                     let message = "the models folder (`models.dir`) cannot be read";
                     Err(LoadError::new(LoadErrorKind::Unavailable, message))
                 }
             });
         }));
+    }
+}
+
+/// Asks what the leak detection says of each host that has a process. Asks no host, so that one that
+/// hangs is listed too.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLeaks;
+
+/// What the leak detection says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LeakReport {
+    /// Whether hosts are measured for leaks (`models.leak.enabled`).
+    pub is_enabled: bool,
+    /// The hosts that have a process, by name.
+    pub hosts: Vec<HostMemory>,
+}
+
+impl Message for ReadLeaks {
+    type Reply = LeakReport;
+}
+
+impl Handler<Call<ReadLeaks>> for Repository {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<ReadLeaks>, _: &mut Context<Self>) {
+        if let Some((ReadLeaks, reply)) = call.accept() {
+            let clock = Clock::now();
+            let models = self.models.values();
+            reply.send(LeakReport {
+                is_enabled: self.runtime.config.leak.enabled,
+                hosts: models
+                    .flat_map(|model| model.resource.host_memory(&clock))
+                    .collect(),
+            });
+        }
     }
 }

@@ -12,13 +12,13 @@ use super::config::{MemoryDeps, ModelsConfig};
 use super::files::ModelFile;
 use super::host::ModelHost;
 use super::host_process::{HostError, HostSpec};
-use super::host_state::HostState;
+use super::host_state::{HostMemory, HostState};
 use super::owner::{ModelOwner, OwnerSpec};
 use super::settings::{InputSetting, ModelSettings};
 use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
-    ChildSpec, Exit, Handle, Load, LoadContext, LoadError, LoadErrorKind, Loaded, Resource,
+    ChildSpec, Clock, Exit, Handle, Load, LoadContext, LoadError, LoadErrorKind, Loaded, Resource,
     Restart, StartChildError, SupervisorHandle, SupervisorSpec,
 };
 
@@ -191,6 +191,16 @@ impl ModelResource {
         self.hosts.iter().find_map(|(_, state)| state.loaded())
     }
 
+    /// What is known of the memory of each host that has a process.
+    pub(super) fn host_memory(&self, clock: &Clock) -> impl Iterator<Item = HostMemory> {
+        let hosts = self.hosts.iter();
+        hosts.filter_map(|(handle, state)| state.memory(self.host_name(handle), clock))
+    }
+
+    fn host_name(&self, handle: &Handle<ModelHost>) -> String {
+        format!("{}/{}", self.file.resource(), handle.name())
+    }
+
     /// Bytes to reserve for the first load. Weights are in the file uncompressed.
     pub(super) fn estimated_bytes(&self) -> u64 {
         let instances = self.hosts.len() as u64;
@@ -205,7 +215,7 @@ impl ModelResource {
         let mut tree = SupervisorSpec::new(self.file.resource())
             .intensity(HOST_RESTARTS_MAX * settings.instances, HOST_RESTARTS_PERIOD);
         for (handle, state) in &self.hosts {
-            let name = format!("{}/{}", self.file.resource(), handle.name());
+            let name = self.host_name(handle);
             let spec = HostSpec {
                 model: self.file.resource(),
                 start: self.start(&settings),

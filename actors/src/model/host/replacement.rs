@@ -23,16 +23,11 @@ impl ModelHost {
         let feedback = &self.spec.context.feedback;
         feedback.set_suspect(true);
         let (host, model) = (&self.spec.name, self.spec.model.clone());
-        let kind = match reason {
+        match reason {
             ReplaceReason::Leak(leak) => {
                 metrics::counter!("headroom_model_leaks_total", "name" => model).increment(1);
                 let (from_bytes, to_bytes, calls) = (leak.from_bytes, leak.to_bytes, leak.calls);
                 tracing::warn!(host, from_bytes, to_bytes, calls, "a model leaks memory");
-                NoticeKind::Leaking {
-                    from_bytes,
-                    to_bytes,
-                    calls,
-                }
             }
             ReplaceReason::Overgrown { expected, bytes } => {
                 metrics::counter!("headroom_model_past_estimate_total", "name" => model)
@@ -44,13 +39,13 @@ impl ModelHost {
                     "a model uses far more memory than expected"
                 );
                 feedback.require(self.spec.context.entry.peak().max(bytes));
-                NoticeKind::Overgrown {
-                    estimated_bytes: expected,
-                    measured_bytes: bytes,
-                }
             }
-        };
-        self.spec.runtime.memory.notices.publish(host, kind);
+        }
+        self.spec
+            .runtime
+            .memory
+            .notices
+            .publish(host, reason.into());
     }
 
     /// Stops the process and starts another one. The actor does not end, so that the supervisor does

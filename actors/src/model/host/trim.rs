@@ -100,6 +100,7 @@ impl ModelHost {
         let took = Duration::from_micros(trimmed.took_us);
         let now = Instant::now();
         let reason = self.monitor.on_trimmed(trimmed.after, took, now);
+        self.set_measured(trimmed.after);
         self.growth_gauge.set(self.monitor.growth() as f64);
         if let Some(reason) = reason {
             self.request_replacement(reason);
