@@ -6,7 +6,7 @@ use std::time::Duration;
 use headroom_actors::jobs::{FollowError, JobId, NoSuchJob, StartError};
 use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
-use headroom_actors::lazy::{AcquireError, Excess, Shortage, UnknownResource};
+use headroom_actors::lazy::{AcquireError, ClearError, Excess, Shortage, UnknownResource};
 use headroom_actors::model::InferError;
 use headroom_actors::{postgres, redis};
 
@@ -161,6 +161,18 @@ impl From<UnknownResource> for Problem {
     fn from(error: UnknownResource) -> Self {
         let status = "GET /api/performance/lazy-loader/status lists those that are known";
         Self::new(NotFound, format!("{error}; {status}"))
+    }
+}
+
+impl From<ClearError> for Problem {
+    fn from(error: ClearError) -> Self {
+        match error {
+            ClearError::UnknownResource(error) => error.into(),
+            ClearError::UnknownKind(error) => {
+                let problem = Self::new(InvalidInput, error.to_string());
+                problem.with("kinds", error.kinds)
+            }
+        }
     }
 }
 

@@ -104,7 +104,7 @@ pub trait ReservationEntry: Send + Sync {
 
     /// Sets the counter of users. While it is 0, the entry's memory can be evicted. Without a
     /// counter the entry counts as always in use.
-    fn count_uses(&self, _uses: Arc<AtomicUsize>) {}
+    fn count_uses(&self, _uses: Option<Arc<AtomicUsize>>) {}
 
     /// Ends the reservation. [`Reservation`] calls this once, when it is dropped.
     fn release(&self);

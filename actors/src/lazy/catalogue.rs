@@ -35,6 +35,16 @@ pub enum CatalogueError {
 #[derive(Clone, Default)]
 pub struct Catalogue {
     resources: BTreeMap<String, Resource>,
+    /// What operators have decided on pins, by resource. Where there is no entry, its settings decide.
+    pins: BTreeMap<String, OperatorPin>,
+}
+
+/// An operator's decision that differs from the settings.
+#[derive(Debug, Clone, Copy)]
+struct OperatorPin {
+    pinned: bool,
+    /// What the settings said. The decision ends when they say something else.
+    in_settings: bool,
 }
 
 impl Catalogue {
@@ -54,10 +64,36 @@ impl Catalogue {
     ///
     /// # Errors
     /// On unknown dependencies and cycles. The catalogue is then unchanged.
-    pub fn insert(&mut self, resource: Resource) -> Result<(), CatalogueError> {
+    pub fn insert(&mut self, mut resource: Resource) -> Result<(), CatalogueError> {
         self.check(&resource)?;
+        match self.pins.get(&resource.name) {
+            Some(pin) if pin.in_settings == resource.pinned => resource.pinned = pin.pinned,
+            _ => drop(self.pins.remove(&resource.name)),
+        }
         self.resources.insert(resource.name.clone(), resource);
         Ok(())
+    }
+
+    /// Pins or unpins a resource, if there is one with this name, until its settings say something
+    /// else than now.
+    pub(super) fn set_pinned(&mut self, name: &str, pinned: bool) {
+        let Some(resource) = self.resources.get_mut(name) else {
+            return;
+        };
+        let earlier = self.pins.remove(name);
+        let in_settings = earlier.map_or(resource.pinned, |pin| pin.in_settings);
+        resource.pinned = pinned;
+        if pinned != in_settings {
+            let pin = OperatorPin {
+                pinned,
+                in_settings,
+            };
+            self.pins.insert(name.to_owned(), pin);
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Resource> {
+        self.resources.get(name)
     }
 
     /// Removes a resource, if there is one with this name and nothing depends on it.
@@ -66,6 +102,7 @@ impl Catalogue {
         let dependents: Vec<_> = dependents.map(|it| it.name.clone()).collect();
         if dependents.is_empty() {
             self.resources.remove(name);
+            self.pins.remove(name);
             return Ok(());
         }
         let name = name.to_owned();

@@ -1,6 +1,6 @@
 //! Unloads on an operator's request: which resources are chosen, which stay and why, and the report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use actix::Context;
 use futures_util::future::{FutureExt, join_all};
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
-use super::error::UnknownResource;
+use super::error::{ClearError, UnknownKind, UnknownResource};
 use super::loader::Loader;
 use super::messages::Clear;
 use super::metrics::UnloadReason;
@@ -105,7 +105,7 @@ impl Loader {
         &mut self,
         clear: &Clear,
         context: &mut Context<Self>,
-    ) -> Result<impl Future<Output = ClearReport> + use<>, UnknownResource> {
+    ) -> Result<impl Future<Output = ClearReport> + use<>, ClearError> {
         let choices = self.choose_to_clear(clear)?;
         let mut entries = Vec::new();
         for (name, choice) in &choices {
@@ -160,7 +160,10 @@ impl Loader {
     }
 
     /// Every resource that `clear` is about, with its choice.
-    fn choose_to_clear(&self, clear: &Clear) -> Result<BTreeMap<String, Choice>, UnknownResource> {
+    fn choose_to_clear(&self, clear: &Clear) -> Result<BTreeMap<String, Choice>, ClearError> {
+        if let Some(kind) = &clear.kind {
+            self.check_kind(kind)?;
+        }
         let mut choices = BTreeMap::new();
         for name in &clear.names {
             let slot = self.registered(name);
@@ -176,6 +179,19 @@ impl Loader {
         }
         self.keep_what_is_needed(clear, &mut choices);
         Ok(choices)
+    }
+
+    /// Refuses a kind of which there is no resource: it is a mistake, and no choice of nothing.
+    fn check_kind(&self, kind: &str) -> Result<(), UnknownKind> {
+        let registered = self.slots.values().filter(|slot| !slot.deregistered);
+        let kinds: BTreeSet<_> = registered.map(|slot| slot.resource.kind).collect();
+        if kinds.contains(kind) {
+            return Ok(());
+        }
+        Err(UnknownKind {
+            kind: kind.to_owned(),
+            kinds: kinds.into_iter().collect(),
+        })
     }
 
     /// Keeps what others need that stay loaded, and what is in use if only idle resources are asked

@@ -15,6 +15,27 @@ pub struct UnknownResource(
     pub String,
 );
 
+/// A request names a kind of which there is no resource.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no resource is of the kind {kind:?}; there are: {}", .kinds.join(", "))]
+pub struct UnknownKind {
+    /// The kind.
+    pub kind: String,
+    /// The kinds of all resources.
+    pub kinds: Vec<&'static str>,
+}
+
+/// Why nothing is unloaded on request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClearError {
+    /// A resource that is named does not exist.
+    #[error(transparent)]
+    UnknownResource(#[from] UnknownResource),
+    /// No resource is of the kind that is named.
+    #[error(transparent)]
+    UnknownKind(#[from] UnknownKind),
+}
+
 /// The memory that a load lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, ToSchema)]
 pub struct Shortage {

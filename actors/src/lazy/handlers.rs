@@ -7,7 +7,7 @@ use tokio::time::sleep_until;
 use super::loader::{Demand, Loader};
 use super::messages::{
     Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register,
-    SetLoadDeadline, Status, Unload,
+    SetLoadDeadline, SetPinned, Status, Unload,
 };
 use super::metrics::UnloadReason;
 use crate::kernel::{Call, Message, Reply};
@@ -113,6 +113,16 @@ impl Handler<Call<SetLoadDeadline>> for Loader {
         if let Some((SetLoadDeadline { deadline }, reply)) = call.accept() {
             self.config.load_deadline = deadline;
             reply.send(());
+        }
+    }
+}
+
+impl Handler<Call<SetPinned>> for Loader {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<SetPinned>, context: &mut Context<Self>) {
+        if let Some((SetPinned { name, pinned }, reply)) = call.accept() {
+            reply.send(self.set_pinned(&name, pinned, context));
         }
     }
 }

@@ -77,7 +77,7 @@ pub struct Loader {
     /// The catalogue, for all incarnations. An incarnation locks it at its start and unlocks it when
     /// all that it loaded is unloaded.
     shared_catalogue: Arc<Mutex<Catalogue>>,
-    catalogue: Option<OwnedMutexGuard<Catalogue>>,
+    pub(super) catalogue: Option<OwnedMutexGuard<Catalogue>>,
 }
 
 impl Loader {
@@ -239,9 +239,12 @@ impl Loader {
         self.active.send_replace(active.count());
     }
 
-    pub(super) fn register(&mut self, resource: Resource) -> Result<(), CatalogueError> {
+    pub(super) fn register(&mut self, mut resource: Resource) -> Result<(), CatalogueError> {
         if let Some(catalogue) = &mut self.catalogue {
             catalogue.insert(resource.clone())?;
+            if let Some(with_pin) = catalogue.get(&resource.name) {
+                resource = with_pin.clone();
+            }
         }
         match self.slots.get_mut(&resource.name) {
             Some(slot) => slot.replace(resource),

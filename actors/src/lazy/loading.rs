@@ -135,7 +135,7 @@ impl Loader {
         );
         let leases = LeaseTracker::new(name, became_idle);
         if !slot.resource.pinned {
-            entry.count_uses(leases.counter());
+            entry.count_uses(Some(leases.counter()));
         }
         slot.usage.last_use = now;
         for waiter in std::mem::take(&mut slot.waiters) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::catalogue::CatalogueError;
 use super::clearing::ClearReport;
-use super::error::{AcquireError, UnknownResource};
+use super::error::{AcquireError, ClearError, UnknownResource};
 use super::lease::Lease;
 use super::status::{LoaderStatus, ResourceStatus};
 use crate::kernel::{Message, Resource};
@@ -115,6 +115,20 @@ impl Message for SetLoadDeadline {
     type Reply = ();
 }
 
+/// Pins or unpins a resource, until its settings say something else about pins than they do now. Gives
+/// its new status.
+#[derive(Debug, Clone)]
+pub struct SetPinned {
+    /// The resource's name.
+    pub name: String,
+    /// Whether it is exempt from the TTL and from eviction.
+    pub pinned: bool,
+}
+
+impl Message for SetPinned {
+    type Reply = Result<ResourceStatus, UnknownResource>;
+}
+
 /// Gives the status of every resource, sorted by name.
 #[derive(Debug, Clone, Copy)]
 pub struct Status;
@@ -153,5 +167,5 @@ pub struct Clear {
 }
 
 impl Message for Clear {
-    type Reply = Result<ClearReport, UnknownResource>;
+    type Reply = Result<ClearReport, ClearError>;
 }

@@ -28,7 +28,7 @@
 //! Layout: [`Loader`] is the actor. `loader` has its state, its start and stop, and the acquiring of
 //! leases; `handlers` handles its `messages`, and `registrar` is the kernel's way to change the
 //! `catalogue`. `loading`, `reserving` (with the `reservation_queue`), `eviction`, `unloading`, `expiry`,
-//! `pressure` and `clearing` each have one part of its work; `reporting` and `dry_run` tell operators about
+//! `pressure`, `clearing` and `pinning` each have one part of its work; `reporting` and `dry_run` tell operators about
 //! it; `after_crash` unloads what a crashed loader has left. `slot` is the state of one resource, with its
 //! `load_times`; `hit_rate` counts for all; `lease` counts users, `resource_calls` calls a resource's code.
 //! `policy` orders resources for eviction and does not know the actor.
@@ -50,6 +50,7 @@ mod loading;
 mod messages;
 mod metrics;
 mod phase;
+mod pinning;
 mod policy;
 mod pressure;
 mod registrar;
@@ -68,14 +69,15 @@ pub use catalogue::{Catalogue, CatalogueError};
 pub use clearing::{ClearOutcome, ClearReport, Cleared, KeptReason};
 pub use config::Config;
 pub use dry_run::{IfLoaded, LoadOutcome, NamedBytes, Refusal};
-pub use error::{AcquireError, Excess, Shortage, UnknownResource};
+pub use error::{AcquireError, ClearError, Excess, Shortage, UnknownKind, UnknownResource};
+
 pub use hit_rate::HitRates;
 pub use lease::Lease;
 pub use load_times::LoadTimeQuantiles;
 pub use loader::Loader;
 pub use messages::{
     Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register,
-    SetLoadDeadline, Status, Unload,
+    SetLoadDeadline, SetPinned, Status, Unload,
 };
 pub use phase::Phase;
 pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};

@@ -116,6 +116,18 @@ impl Slot {
         self.last_error = None;
     }
 
+    /// Pins or unpins the resource, and the one that is to replace it.
+    pub(super) fn set_pinned(&mut self, pinned: bool) {
+        self.resource.pinned = pinned;
+        if let Some(replacement) = &mut self.replacement {
+            replacement.pinned = pinned;
+        }
+        if let (Some(reservation), Some(leases)) = (&self.reservation, &self.leases) {
+            let uses = (!pinned).then(|| leases.counter());
+            reservation.entry().count_uses(uses);
+        }
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.phase
     }

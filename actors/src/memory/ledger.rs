@@ -322,10 +322,11 @@ impl Ledger {
         }
     }
 
-    /// Gives the ledger the number of the entry's users. The entry can be evicted while it is 0.
-    pub(super) fn count_uses(&mut self, id: EntryId, uses: Arc<AtomicUsize>) {
+    /// Gives the ledger the number of the entry's users. The entry can be evicted while it is 0, and
+    /// never without a number.
+    pub(super) fn count_uses(&mut self, id: EntryId, uses: Option<Arc<AtomicUsize>>) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.uses = Some(uses);
+            entry.uses = uses;
         }
     }
 

@@ -128,7 +128,7 @@ impl ReservationEntry for LedgerEntry {
         ledger.usage_max(self.id, pid, ledger.ceiling(exhausted))
     }
 
-    fn count_uses(&self, uses: Arc<AtomicUsize>) {
+    fn count_uses(&self, uses: Option<Arc<AtomicUsize>>) {
         self.shared.ledger().count_uses(self.id, uses);
     }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, advance, sleep};
 
-use super::super::{Clear, ClearOutcome, ClearReport, KeptReason, Phase, UnknownResource};
+use super::super::{
+    Clear, ClearError, ClearOutcome, ClearReport, KeptReason, Phase, UnknownKind, UnknownResource,
+};
 use super::scripted::{Log, Scripted};
 use super::test_loader::{TestLoader, paused};
 use super::{MINUTE, SECOND};
@@ -292,7 +294,7 @@ fn a_load_under_way_ends_and_is_drained_after_it() {
 }
 
 #[test]
-fn an_unknown_name_is_refused_and_nothing_is_unloaded() {
+fn an_unknown_name_or_kind_is_refused_and_nothing_is_unloaded() {
     paused(|system| async move {
         let loader = start(&system).await;
         let refused = loader
@@ -301,8 +303,18 @@ fn an_unknown_name_is_refused_and_nothing_is_unloaded() {
             .await;
         assert_eq!(
             refused.unwrap().unwrap_err(),
-            UnknownResource("nothing".to_owned())
+            ClearError::from(UnknownResource("nothing".to_owned()))
         );
+        let unknown = Clear {
+            kind: Some("modell".to_owned()),
+            ..all()
+        };
+        let refused = loader.handle.ask(unknown, MINUTE).await.unwrap();
+        let kind = UnknownKind {
+            kind: "modell".to_owned(),
+            kinds: vec!["scripted"],
+        };
+        assert_eq!(refused.unwrap_err(), ClearError::from(kind));
         assert_eq!(loader.ready().await.len(), 4);
         loader.stop_and_check().await;
     });

@@ -10,6 +10,7 @@ mod failure;
 mod fixed_budget;
 mod metrics;
 mod never_fits;
+mod pinning;
 mod pressure;
 mod registering;
 mod reporting;

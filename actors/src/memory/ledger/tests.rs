@@ -85,8 +85,11 @@ fn a_process_may_use_what_is_free_and_what_can_be_evicted() {
     // The other entry reserved 300, whether or not it uses them.
     assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300);
     let uses = Arc::new(AtomicUsize::new(0));
-    ledger.count_uses(other, Arc::clone(&uses));
+    ledger.count_uses(other, Some(Arc::clone(&uses)));
     assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50);
+    ledger.count_uses(other, None);
+    assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300);
+    ledger.count_uses(other, Some(Arc::clone(&uses)));
     uses.store(1, Ordering::Release);
     assert_eq!(ledger.usage_max(own, 3, 900), 900 - 50 - 300);
     // It may always use its own reservation.
