@@ -8,10 +8,10 @@ use std::time::Duration;
 use actix_rt::{Arbiter, ArbiterHandle};
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, web};
-use headroom_actors::jobs::Jobs;
+use headroom_actors::jobs::{Jobs, Journal};
 use headroom_actors::kernel::{AskError, Handle, Tree};
 use headroom_actors::lazy::Loader;
-use headroom_actors::memory::{BufferAccount, MemorySupervisor};
+use headroom_actors::memory::{BufferAccount, MemorySupervisor, Overview};
 use headroom_actors::model::Repository;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -27,10 +27,14 @@ pub struct Handles {
     pub tree: Tree,
     /// The memory budget.
     pub memory: Handle<MemorySupervisor>,
+    /// The memory budget by its last reading, without a call.
+    pub memory_overview: Overview,
     /// The loader of models and other resources.
     pub loader: Handle<Loader>,
     /// The jobs that requests start.
     pub jobs: Handle<Jobs>,
+    /// The journal of optimisations.
+    pub journal: Handle<Journal>,
     /// The models on disk.
     pub repository: Handle<Repository>,
     /// The account for the tensors of requests.

@@ -20,6 +20,8 @@
 //! - [`readiness`]: whether the server should get requests.
 //! - [`handles`]: the actors' handles that routes use.
 //! - [`figures`]: what the server measures of its requests and its process.
+//! - [`last_known`], [`last_answers`], [`server_facts`]: what parts said last, for requests that do not
+//!   wait for them.
 //! - [`sections`]: the sections of `GET /api/performance/metrics`.
 //!
 //! Dependencies point one way: cli → startup → routes → actors.
@@ -31,6 +33,8 @@ pub mod connection;
 pub mod descriptors;
 pub mod figures;
 pub mod handles;
+pub mod last_answers;
+pub mod last_known;
 pub mod middleware;
 pub mod openapi;
 pub mod pools;
@@ -39,6 +43,7 @@ pub mod readiness;
 pub mod route_class;
 pub mod routes;
 pub mod sections;
+pub mod server_facts;
 pub mod settings;
 pub mod signals;
 pub mod startup;

@@ -31,6 +31,7 @@ use crate::connection::Limits;
 use crate::descriptors;
 use crate::figures::Figures;
 use crate::handles::Handles;
+use crate::last_answers::LastAnswers;
 use crate::readiness::Readiness;
 use crate::routes;
 use crate::sections::Sections;
@@ -193,6 +194,7 @@ impl Application {
         };
         let limits = Limits::new(&server_settings, Arc::new(unread));
         let sections = Sections::new(&figures, memory.overview(), &handles);
+        let last_answers = LastAnswers::new(&handles.pools);
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
         let root = actors.start(settings, actors_gate).await?;
@@ -204,6 +206,7 @@ impl Application {
             handles,
             figures,
             sections: Arc::new(sections),
+            last_answers: Arc::new(last_answers),
         };
         let server = http::server(
             &server_settings,
@@ -287,6 +290,7 @@ struct Shared {
     handles: Handles,
     figures: Figures,
     sections: Arc<Sections>,
+    last_answers: Arc<LastAnswers>,
 }
 
 /// Raises the limit of descriptors, and returns how many connections clients may open.

@@ -12,17 +12,13 @@ use std::sync::Arc;
 use actix_web::{HttpResponse, Responder, web};
 use headroom_actors::jobs::{Cancel, Get, JobId, JobState, JobStatus, List, Progress};
 use headroom_actors::kernel::Timestamp;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::NoParameters;
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::Problem;
-
-/// The query of a request that has no parameters.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NoParameters {}
 
 #[derive(Serialize, ToSchema)]
 struct AllJobs {

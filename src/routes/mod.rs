@@ -9,8 +9,12 @@ mod pools;
 mod root;
 mod table;
 mod v2;
+mod wait;
 
 use actix_web::web;
+
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use crate::route_class::RouteClass;
 
@@ -18,6 +22,11 @@ pub use table::{Role, Route, delete, get, not_found, post, resources};
 
 /// The prefix of the Open Inference Protocol, whose errors have a form of their own.
 const PROTOCOL: &str = "/v2";
+
+/// The query of a request that has no parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct NoParameters {}
 
 /// All routes of the main listener.
 #[rustfmt::skip] // A table has one line for each route.

@@ -70,6 +70,7 @@ pub(super) async fn list(handles: RequestHandles) -> Result<impl Responder, Prob
 #[derive(Serialize, ToSchema)]
 #[schema(as = PoolDetails)]
 struct Details {
+    name: &'static str,
     kind: Kind,
     server: ServerOrigin,
     /// The state of the private server, if it is one.
@@ -96,6 +97,7 @@ pub(super) async fn one(
     let pool = find(&handles, &name)?;
     let status = pool.status(handles.left()).await?;
     Ok(web::Json(Details {
+        name: pool.name,
         kind: pool.kind(),
         server: (&pool.origin).into(),
         private_server: pool.private_server(),

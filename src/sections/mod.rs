@@ -5,7 +5,6 @@
 
 mod actors;
 mod http;
-mod last_known;
 mod memory;
 mod pools;
 mod process;
@@ -21,10 +20,7 @@ use serde_json::{Map, Value};
 
 use crate::figures::Figures;
 use crate::handles::Handles;
-use last_known::LastKnown;
-
-/// How long a section may take. The whole document takes little more.
-pub const ANSWER_WITHIN: Duration = Duration::from_millis(40);
+use crate::last_known::{ANSWER_WITHIN, Answer, LastKnown};
 
 /// One section of the document.
 pub trait Section: Send + Sync {
@@ -36,7 +32,7 @@ pub trait Section: Send + Sync {
 }
 
 /// All sections of the document.
-pub struct Sections(Vec<(Box<dyn Section>, LastKnown)>);
+pub struct Sections(Vec<(Box<dyn Section>, LastKnown<Value>)>);
 
 impl Sections {
     /// The sections of what every server has.
@@ -65,9 +61,17 @@ impl Sections {
         let sections = self.0.iter().map(async |(section, last_known)| {
             let answer = section.snapshot(ANSWER_WITHIN);
             let shown = last_known.or_answer(answer, ANSWER_WITHIN).await;
-            (section.name().to_owned(), shown)
+            (section.name().to_owned(), shown_as_json(shown))
         });
         join_all(sections).await.into_iter().collect()
+    }
+}
+
+/// An answer of now as it is, without its state. Otherwise the last one with the state `no_answer`.
+fn shown_as_json(answer: Answer<Value>) -> Value {
+    match answer.value() {
+        Some(value) if answer.is_answered() => value.clone(),
+        _ => json(answer),
     }
 }
 

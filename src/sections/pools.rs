@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::{Value, json as object};
 use utoipa::ToSchema;
 
-use super::last_known::LastKnown;
-use super::{Section, json};
+use super::{Section, json, shown_as_json};
+use crate::last_known::LastKnown;
 use crate::pools::{Health, Kind, Pool};
 
 /// What is left of the section's time after its pools were asked.
@@ -22,7 +22,7 @@ const RESERVE: Duration = Duration::from_millis(5);
 pub(super) struct Pools {
     pools: Arc<[Pool]>,
     /// The last line of each pool.
-    last_known: Vec<LastKnown>,
+    last_known: Vec<LastKnown<Value>>,
 }
 
 impl Pools {
@@ -95,9 +95,9 @@ impl Section for Pools {
         let lines = pools.map(move |(pool, last_known)| async move {
             let line = async {
                 let status = pool.status(within).await?;
-                Ok(json(Line::new(pool.kind(), &status)))
+                Ok::<_, AskError>(json(Line::new(pool.kind(), &status)))
             };
-            let mut line = last_known.or_answer(line, within).await;
+            let mut line = shown_as_json(last_known.or_answer(line, within).await);
             line["name"] = object!(pool.name);
             line
         });

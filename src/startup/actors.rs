@@ -2,14 +2,14 @@
 //!
 //! Only this file and `pools` connect the modules with each other. Start order: the sender of
 //! alerts if one is configured, the memory supervisor, the pools, the supervisor of loaded models,
-//! the loader, the repository of models, the jobs. The stop order is the reverse: the jobs end, the
-//! repository finds no new models, the loader unloads everything, the pools close their connections,
+//! the loader, the repository of models, the journal, the jobs. The stop order is the reverse: the jobs
+//! end, the journal takes over their ends, the repository finds no new models, the loader unloads everything, the pools close their connections,
 //! and the memory supervisor stops. The sender of alerts stops last.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom_actors::jobs::{self, Jobs};
+use headroom_actors::jobs::{self, Jobs, Journal};
 use headroom_actors::kernel::{Backoff, ChildSpec, Handle, Root, SupervisorSpec, Tree};
 use headroom_actors::lazy::{self, Catalogue, Loader, SetLoadDeadline};
 use headroom_actors::memory::{AlertConfig, Levels, Memory, MemoryConfig, Protection, Reconfigure};
@@ -24,6 +24,9 @@ use crate::settings::sections::{LeakSettings, MemorySettings, ModelSettings};
 
 /// Calls of the repository that may be in flight.
 const REPOSITORY_CALLS_MAX: u32 = 4096;
+
+/// The file of the journal of optimisations, in `data.dir`.
+const JOURNAL: &str = "optimize-history.json";
 
 /// Restarts of the zygote within [`ZYGOTE_RESTARTS_PERIOD`]. Each restart also ends all hosts.
 const ZYGOTE_RESTARTS_MAX: u32 = 10;
@@ -98,6 +101,8 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         Repository::new(incarnation, runtime.clone(), registrar.clone())
     });
 
+    let journal = Journal::handle();
+    let journal_child = Journal::child(&journal, settings.data.dir.join(JOURNAL));
     let jobs_config = jobs::Config::default();
     let jobs = Jobs::handle(&jobs_config);
 
@@ -118,13 +123,16 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         .child(ChildSpec::supervisor(models))
         .child(loader_child)
         .child(repository_child)
+        .child(journal_child)
         .child(Jobs::child(&jobs, jobs_config));
     let handles = Handles {
         thread: ActorThread::current(),
         tree,
         memory: memory.handle().clone(),
+        memory_overview: memory.overview(),
         loader,
         jobs,
+        journal,
         repository,
         tensors: memory
             .buffers("tensors", settings.server.tensors_in_flight_max.as_u64())

@@ -28,6 +28,7 @@ pub(super) fn server(
     let readiness = web::Data::new(shared.readiness);
     let handles = web::Data::new(shared.handles);
     let sections = web::Data::from(shared.sections);
+    let last_answers = web::Data::from(shared.last_answers);
     let spec = ServerSpec {
         name: "http",
         workers: settings.workers.count(),
@@ -45,6 +46,7 @@ pub(super) fn server(
             .app_data(readiness.clone())
             .app_data(handles.clone())
             .app_data(sections.clone())
+            .app_data(last_answers.clone())
             .configure(extractors)
             .configure(routes)
             .wrap(from_fn(observe))

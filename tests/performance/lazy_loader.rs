@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::BINARY;
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::{Process, descendants};
+use headroom_test_support::process_tree::{Stopped, descendants};
 use headroom_test_support::protocol::{Answer, floats, infer_path, milliseconds};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::{self, Fill, Script};
@@ -28,10 +28,16 @@ fn add_model(models: &Models, name: &str, mib: u64) {
     });
 }
 
-/// Starts a server, and lists its models: before that, and before their first use, the loader does not know them.
+/// Starts a server, and waits until the loader knows a model: it looks for all of them soon after its start.
 async fn start(models: &Models, settings: &str) -> Server {
     let server = Server::start(models.options(BINARY).settings(settings));
-    server.index().await;
+    wait_for_async(DEADLINE, || async {
+        let status = status(&server, "").await;
+        let resources = status["resources"].as_array().unwrap();
+        let is_known = resources.iter().any(|resource| resource["kind"] == "model");
+        is_known.then_some(()).ok_or(status)
+    })
+    .await;
     server
 }
 
@@ -287,6 +293,11 @@ async fn wrong_requests_are_refused_with_what_is_allowed() {
             "\"nothing\"",
         ),
         (
+            clear(&server, "?kind=modell").await,
+            422,
+            "no resource is of the kind \"modell\"; there are: model, process",
+        ),
+        (
             clear(&server, "?names=one:1").await,
             400,
             "expected one of `name`, `kind`",
@@ -317,8 +328,8 @@ async fn the_status_answers_while_the_zygote_is_stopped() {
     let server = start(&models, "models.heartbeat_timeout = '60s'").await;
     ask(&server, "one").await;
     let processes = descendants(server.pid()).into_iter();
-    let mut zygotes = processes.filter(|process| process.name == "hr-zygote");
-    zygotes.next().as_ref().map(Process::stop).unwrap();
+    let zygote = processes.filter(|process| process.name == "hr-zygote");
+    let _stopped = Stopped::stop(zygote.collect());
 
     let url = server.url(&infer_path("two"));
     let load = server.client().post(url).json(&floats("x", &[1.0]));

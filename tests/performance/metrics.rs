@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::{Process, descendants};
+use headroom_test_support::process_tree::{Process, Stopped};
 use headroom_test_support::protocol::{floats, milliseconds};
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::torchscript;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::BINARY;
@@ -192,29 +191,6 @@ async fn a_loaded_model_and_an_open_pool_are_shown() {
     .await;
 }
 
-/// Lets processes go on, also when the test fails: the server cannot end them in order otherwise.
-struct Stopped(Vec<Process>);
-
-impl Stopped {
-    fn stop(processes: Vec<Process>) -> Self {
-        let stopped = Self(processes);
-        for process in &stopped.0 {
-            process.stop();
-        }
-        stopped
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        for process in &self.0 {
-            if process.is_running() {
-                process.signal(Signal::SIGCONT);
-            }
-        }
-    }
-}
-
 async fn probe(server: &Server, pool: &str) {
     let path = format!("/api/pools/{pool}/probe");
     server.post_json(&path, &json!({})).await.ok();
@@ -230,10 +206,8 @@ async fn the_document_comes_in_time_while_every_process_behind_the_server_is_sto
     for pool in ["postgres", "redis-primary"] {
         probe(&server, pool).await;
     }
-    let mut behind = descendants(server.pid());
-    behind.retain(|process| !process.is_zombie());
-    assert!(behind.len() > 3, "{behind:?}");
-    let _stopped = Stopped::stop(behind);
+    let stopped = Stopped::below(server.pid());
+    assert!(stopped.processes().len() > 3, "{stopped:?}");
     // A load and a checkout that hang.
     let clients = ["/v2/models/affine/infer", "/api/pools/postgres/probe"].map(|path| {
         let request = server.client().post(server.url(path));

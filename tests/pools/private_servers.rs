@@ -33,7 +33,7 @@ async fn private_servers_start_with_the_first_use_and_end_with_the_server() {
     let pools = cold["pools"].as_array().unwrap();
     let names = pools.iter().map(|pool| pool["name"].as_str().unwrap());
     assert_eq!(names.collect::<Vec<_>>(), POOLS);
-    assert!(pools.iter().all(|pool| pool["opened"] == 0), "{cold}");
+    assert!(pools.iter().all(|pool| pool["opened_total"] == 0), "{cold}");
     assert_eq!(processes(&server, "postgres").len(), 0);
     assert_eq!(processes(&server, "redis-server").len(), 0);
 
@@ -62,7 +62,7 @@ async fn private_servers_start_with_the_first_use_and_end_with_the_server() {
         }
     }
     let warm = get(&server, "/api/performance/connections/stats").await;
-    assert_eq!(warm["pools"][0]["opened"], 1, "{warm}");
+    assert_eq!(warm["pools"][0]["opened_total"], 1, "{warm}");
 
     server.signal(Signal::SIGTERM);
     assert!(server.wait_for_exit().success());

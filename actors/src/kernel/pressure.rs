@@ -22,6 +22,8 @@ pub use level::{Action, Level, Pressure, Stage};
 pub struct Acknowledgement {
     /// The subscriber.
     pub name: String,
+    /// The stage at which it is asked first.
+    pub stage: Stage,
     /// Its actions; empty when it had nothing to give.
     pub actions: Vec<Action>,
 }
@@ -119,6 +121,7 @@ impl PressureWriter {
             match &subscriber.actions {
                 Some(actions) => result.received.push(Acknowledgement {
                     name: name.clone(),
+                    stage: subscriber.stage,
                     actions: actions.clone(),
                 }),
                 None => result.silent.push(name.clone()),

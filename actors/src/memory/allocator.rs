@@ -29,15 +29,20 @@ const EXPERIMENTS: usize = 3;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AllocatorStats {
     /// Allocated by the program.
+    #[serde(rename = "allocated_bytes")]
     pub allocated: u64,
     /// Pages with allocations in them.
+    #[serde(rename = "active_bytes")]
     pub active: u64,
     /// The allocator's own data.
+    #[serde(rename = "metadata_bytes")]
     pub metadata: u64,
     /// All pages in memory: those above, and freed pages that it keeps. It is an upper bound, since
     /// pages that were never touched count as well.
+    #[serde(rename = "resident_bytes")]
     pub resident: u64,
     /// Address space that it keeps without memory.
+    #[serde(rename = "retained_bytes")]
     pub retained: u64,
 }
 

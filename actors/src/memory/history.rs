@@ -73,6 +73,9 @@ pub enum EventKind {
     Gc {
         /// The reason.
         reason: CollectionReason,
+        /// The last stage that was asked.
+        #[serde(rename = "through")]
+        max_stage: Stage,
         /// The actions of subscribers.
         actions: Vec<ActionRecord>,
         /// The subscribers that did not acknowledge in time.
@@ -85,6 +88,8 @@ pub enum EventKind {
 pub struct ActionRecord {
     /// The subscriber.
     pub by: String,
+    /// The stage at which it is asked first.
+    pub stage: Stage,
     /// The action.
     #[serde(flatten)]
     pub action: Action,
@@ -96,10 +101,11 @@ impl ActionRecord {
     /// All actions of all acknowledgements.
     pub(super) fn all(acknowledgements: Vec<Acknowledgement>) -> Vec<Self> {
         let records = acknowledgements.into_iter().flat_map(|acknowledgement| {
-            let by = acknowledgement.name;
+            let (by, stage) = (acknowledgement.name, acknowledgement.stage);
             let actions = acknowledgement.actions.into_iter();
             actions.map(move |action| Self {
                 by: by.clone(),
+                stage,
                 gained_bytes: action.gained_bytes(),
                 action,
             })
@@ -242,6 +248,7 @@ mod tests {
         history.set_level(Level::High, 10, 90, 20);
         let records = ActionRecord::all(vec![Acknowledgement {
             name: "loader".into(),
+            stage: Stage::Idle,
             actions: vec![Action {
                 what: "model".into(),
                 promised_bytes: 30,

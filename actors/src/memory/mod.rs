@@ -74,4 +74,4 @@ pub use protection::Protection;
 pub use reservations::{BufferAccount, Freshness, MemoryBudget};
 pub use sampler::SourceReport;
 pub use status::{KindUsage, MemoryStatus};
-pub use supervisor::{CollectSlack, MemorySupervisor, ReadMemory, Reconfigure, RoundReport};
+pub use supervisor::{Collect, MemorySupervisor, ReadMemory, Reconfigure, RoundReport};

@@ -1,4 +1,4 @@
-//! The main figures of the budget in one short answer, from the state that outlives the actor. So they
+//! The figures of the budget, and the main ones in one short answer, from the state that outlives the actor. So they
 //! are there while the actor hangs or restarts, with the age of the reading that they come from.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::history::Counts;
 use super::probe::KernelKills;
 use super::shared::Shared;
-use super::status::KindUsage;
+use super::status::{KindUsage, MemoryStatus};
 use crate::kernel::pressure::Level;
 
 /// Gives the figures of the last reading, from any thread and at any time.
@@ -50,7 +50,12 @@ pub struct MemoryOverview {
 }
 
 impl Overview {
-    /// The figures of the last reading; `None` before the first one.
+    /// The whole status with the latest `events`, by the last reading; `None` before the first one.
+    pub fn status(&self, events: usize) -> Option<MemoryStatus> {
+        self.shared.status(events)
+    }
+
+    /// The main figures of the last reading; `None` before the first one.
     pub fn latest(&self) -> Option<MemoryOverview> {
         let levels = self.shared.config().levels;
         // One lock at a time.
@@ -58,7 +63,7 @@ impl Overview {
             let history = self.shared.history();
             (history.level, history.level_age(), history.counts)
         };
-        let kernel_kills = self.shared.kernel_kills();
+        let report = self.shared.report()?;
         let ledger = self.shared.ledger();
         let read = ledger.last_reading?;
         let headroom = ledger.ceiling(levels.critical);
@@ -72,7 +77,7 @@ impl Overview {
             level,
             level_for_seconds: level_age.as_secs_f64(),
             counts,
-            kernel_kills,
+            kernel_kills: report.kernel_kills,
             kinds: KindUsage::of(&ledger.usage),
             read_seconds_ago: read.began.elapsed().as_secs_f64(),
         })
@@ -105,6 +110,9 @@ mod tests {
             let spec = SupervisorSpec::new("headroom").child(memory.child());
             system.start(spec).await.stop().await;
             let seen = overview.latest().unwrap();
+            let status = overview.status(1).unwrap();
+            assert_eq!(status.used_bytes, seen.used_bytes);
+            assert_eq!(status.report.budget.bytes, seen.budget_bytes);
             assert_eq!(
                 (seen.budget_bytes, seen.used_bytes, seen.free_bytes),
                 (1000 * KIB, 400 * KIB, 600 * KIB)

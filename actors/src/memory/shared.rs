@@ -7,9 +7,10 @@ use super::allocator::Allocator;
 use super::config::MemoryConfig;
 use super::history::History;
 use super::ledger::Ledger;
-use super::probe::KernelKills;
-use crate::kernel::Notices;
-use crate::kernel::pressure::{Acknowledgement, PressureWriter};
+use super::sampler::SourceReport;
+use super::status::{KindUsage, MemoryStatus};
+use crate::kernel::pressure::{Acknowledgement, PressureWriter, Stage};
+use crate::kernel::{Clock, Notices};
 
 /// The state that the actor, reservations and handles share.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Shared {
     config: Mutex<MemoryConfig>,
     ledger: Mutex<Ledger>,
     history: Mutex<History>,
-    kernel_kills: Mutex<Option<KernelKills>>,
+    report: Mutex<Option<Arc<SourceReport>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -36,7 +37,7 @@ impl Shared {
             config: Mutex::new(config),
             ledger: Mutex::default(),
             history: Mutex::default(),
-            kernel_kills: Mutex::default(),
+            report: Mutex::default(),
         }
     }
 
@@ -56,13 +57,43 @@ impl Shared {
         lock(&self.history)
     }
 
-    /// The kernel's kills by the last reading; `None` where the kernel does not count them.
-    pub(super) fn kernel_kills(&self) -> Option<KernelKills> {
-        *lock(&self.kernel_kills)
+    /// What the sources of the last successful reading reported; `None` before the first one.
+    pub(super) fn report(&self) -> Option<Arc<SourceReport>> {
+        lock(&self.report).clone()
     }
 
-    pub(super) fn set_kernel_kills(&self, kills: Option<KernelKills>) {
-        *lock(&self.kernel_kills) = kills;
+    /// Takes the report of a reading, and returns the one before.
+    pub(super) fn replace_report(&self, report: SourceReport) -> Option<Arc<SourceReport>> {
+        lock(&self.report).replace(Arc::new(report))
+    }
+
+    /// The status with the latest `events`, by the last reading; `None` before the first one.
+    pub(super) fn status(&self, events: usize) -> Option<MemoryStatus> {
+        // One lock at a time.
+        let report = self.report()?;
+        let (level, level_age, events) = {
+            let history = self.history();
+            (history.level, history.level_age(), history.latest(events))
+        };
+        let ledger = self.ledger();
+        let began = ledger.last_reading?.began;
+        Some(MemoryStatus {
+            report: SourceReport::clone(&report),
+            used_bytes: ledger.used(),
+            baseline_bytes: ledger.baseline,
+            reserved_bytes: ledger.reserved_total(),
+            projected_bytes: ledger.projected(),
+            free_bytes: ledger.free(),
+            level,
+            level_for_seconds: level_age.as_secs_f64(),
+            kinds: KindUsage::of(&ledger.usage),
+            shared_file_bytes: ledger.usage.shared_files,
+            read_at: Clock::now().time_of(began),
+            read_seconds_ago: began.elapsed().as_secs_f64(),
+            entries: ledger.entries(),
+            buffers: ledger.accounts(),
+            events,
+        })
     }
 
     /// Purges the allocator of this process, on a thread that may block. `None` if it refuses.
@@ -71,6 +102,7 @@ impl Shared {
         let purged = tokio::task::spawn_blocking(move || allocator.purge()).await;
         Some(Acknowledgement {
             name: "memory".to_owned(),
+            stage: Stage::Slack,
             actions: vec![purged.ok()??],
         })
     }

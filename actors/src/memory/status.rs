@@ -9,6 +9,7 @@ use super::history::Event;
 use super::ledger::{Account, EntryStatus};
 use super::probe::TreeUsage;
 use super::sampler::SourceReport;
+use crate::kernel::Timestamp;
 use crate::kernel::pressure::Level;
 
 /// The status of the memory budget at one moment. All sizes in bytes.
@@ -35,7 +36,9 @@ pub struct MemoryStatus {
     pub kinds: Vec<KindUsage>,
     /// Bytes in anonymous files that no process maps. They are part of `used_bytes`.
     pub shared_file_bytes: u64,
-    /// The age of these figures.
+    /// When the reading began that these figures come from.
+    pub read_at: Timestamp,
+    /// The age of that reading.
     pub read_seconds_ago: f64,
     /// All reservations.
     pub entries: Vec<EntryStatus>,

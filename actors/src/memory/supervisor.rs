@@ -21,17 +21,16 @@ use actix::SpawnHandle;
 use tokio::time::Instant;
 
 pub use self::calls::{ReadMemory, Reconfigure};
-pub use self::collecting::CollectSlack;
+pub use self::collecting::Collect;
 pub use self::rounds::RoundReport;
 
 use self::calls::PendingCall;
 use self::clean_up::CleanUp;
+use self::collecting::CollectCall;
 use self::rounds::Round;
 use super::probe::{SourceStatus, System};
-use super::sampler::{Sampler, SourceReport};
+use super::sampler::Sampler;
 use super::shared::Shared;
-use super::status::{KindUsage, MemoryStatus};
-use crate::kernel::Reply;
 
 /// Keeps the memory budget. See the module.
 pub struct MemorySupervisor {
@@ -39,8 +38,6 @@ pub struct MemorySupervisor {
     system: System,
     /// `None` while a reading is under way.
     sampler: Option<Sampler>,
-    /// What the sources of the last successful reading reported.
-    report: Option<SourceReport>,
     /// Whether the last reading failed. A lasting failure is logged once.
     is_failing: bool,
     /// Calls that wait for a reading, and when each arrived.
@@ -52,7 +49,7 @@ pub struct MemorySupervisor {
     rounds_begun: u64,
     clean_up: Option<CleanUp>,
     /// Calls that the next collection answers.
-    collect_calls: Vec<Reply<CollectSlack>>,
+    collect_calls: Vec<CollectCall>,
     /// When the last collection began.
     collected_at: Instant,
     /// When the last collection for a stall began.
@@ -68,7 +65,6 @@ impl MemorySupervisor {
             sampler: None,
             shared,
             system,
-            report: None,
             is_failing: false,
             pending: Vec::new(),
             timer: None,
@@ -81,27 +77,5 @@ impl MemorySupervisor {
             stall_trigger: None,
             stalled_at: None,
         }
-    }
-
-    /// The status with the latest `events`; `None` before the first reading.
-    fn status(&self, events: usize) -> Option<MemoryStatus> {
-        let ledger = self.shared.ledger();
-        let history = self.shared.history();
-        Some(MemoryStatus {
-            report: self.report.clone()?,
-            used_bytes: ledger.used(),
-            baseline_bytes: ledger.baseline,
-            reserved_bytes: ledger.reserved_total(),
-            projected_bytes: ledger.projected(),
-            free_bytes: ledger.free(),
-            level: history.level,
-            level_for_seconds: history.level_age().as_secs_f64(),
-            kinds: KindUsage::of(&ledger.usage),
-            shared_file_bytes: ledger.usage.shared_files,
-            read_seconds_ago: ledger.last_reading?.began.elapsed().as_secs_f64(),
-            entries: ledger.entries(),
-            buffers: ledger.accounts(),
-            events: history.latest(events),
-        })
     }
 }

@@ -18,13 +18,18 @@ use super::probe::System;
 use super::probe::fixture::Fixture;
 use super::sampler::Sampler;
 use super::{
-    ActionRecord, BudgetSource, CollectSlack, CollectionReason, Event, EventKind, Levels, Memory,
+    ActionRecord, BudgetSource, Collect, CollectionReason, Event, EventKind, Levels, Memory,
     MemoryConfig, MemoryStatus, ReadMemory, Reconfigure,
 };
 use crate::kernel::pressure::{Action, Level, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
     Budget, BudgetError, Buffers, FreeMemory, Reservation, ReservationRequest, SupervisorSpec,
+};
+
+/// A collection of slack alone.
+const COLLECT: Collect = Collect {
+    through: Stage::Slack,
 };
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -256,6 +261,7 @@ fn an_emergency_asks_for_resources_in_use_when_idle_ones_are_not_enough() {
                 190 * KIB + 1,
                 vec![ActionRecord {
                     by: "loader".into(),
+                    stage: Stage::Idle,
                     action: freed(300).remove(0),
                     gained_bytes: 300 * KIB,
                 }],
@@ -377,12 +383,13 @@ fn a_clean_up_that_ends_a_collection_answers_its_requests() {
         let mut host = memory.pressure().subscribe("host", Stage::Slack);
         host.changed().await;
         let handle = memory.handle().clone();
-        let asked = actix_rt::spawn(async move { handle.ask(CollectSlack, WITHIN).await });
+        let asked = actix_rt::spawn(async move { handle.ask(COLLECT, WITHIN).await });
         assert!(host.changed().await.asks(Stage::Slack));
         // Before the host acknowledges, memory gets short.
         fixture.process(101, OWN, "hr:model", 780);
         let report = asked.await.unwrap().unwrap();
         assert!(report.used_after_bytes >= 880 * KIB, "{report:?}");
+        assert!(!report.is_complete);
         assert_eq!(host.changed().await.level, Level::Critical);
         root.stop().await;
     });
@@ -476,7 +483,7 @@ fn collecting_garbage_asks_all_subscribers_of_the_first_stage() {
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
         host.changed().await;
         let handle = memory.handle().clone();
-        let asked = actix_rt::spawn(async move { handle.ask(CollectSlack, WITHIN).await });
+        let asked = actix_rt::spawn(async move { handle.ask(COLLECT, WITHIN).await });
         let pressure = host.changed().await;
         assert!(pressure.asks(Stage::Slack));
         loader.changed().await;
@@ -495,6 +502,7 @@ fn collecting_garbage_asks_all_subscribers_of_the_first_stage() {
             (400 * KIB, 300 * KIB)
         );
         assert_eq!(report.silent, [""; 0]);
+        assert!(report.is_complete);
         let record = report
             .actors
             .iter()
@@ -510,6 +518,43 @@ fn collecting_garbage_asks_all_subscribers_of_the_first_stage() {
         assert_eq!(
             (reason, actions),
             (CollectionReason::Request, report.actors)
+        );
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_collection_through_a_stage_asks_for_all_of_it_and_never_for_resources() {
+    TestSystem::real_time(|system| async move {
+        let fixture = server();
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = system.start(spec(&memory)).await;
+        let mut pool = memory.pressure().subscribe("pool", Stage::Connections);
+        let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
+        pool.changed().await;
+        loader.changed().await;
+        let handle = memory.handle().clone();
+        let through = Stage::InUse;
+        let asked = actix_rt::spawn(async move { handle.ask(Collect { through }, WITHIN).await });
+        let pressure = pool.changed().await;
+        assert_eq!(
+            (pressure.max_stage, pressure.wanted_bytes),
+            (Some(Stage::Connections), u64::MAX)
+        );
+        assert!(!loader.changed().await.asks(Stage::Idle));
+        let closed = Action {
+            what: "connections of pool".into(),
+            promised_bytes: 7,
+            before_bytes: 7,
+            after_bytes: 0,
+        };
+        pool.acknowledge(pressure.epoch, vec![closed.clone()]);
+        let report = asked.await.unwrap().unwrap();
+        let of_pool = report.actors.iter().find(|record| record.by == "pool");
+        let of_pool = of_pool.unwrap();
+        assert_eq!(
+            (of_pool.stage, &of_pool.action),
+            (Stage::Connections, &closed)
         );
         root.stop().await;
     });

@@ -2,114 +2,169 @@
 //!
 //! `GET /api/performance/connections/health`: the health of each pool. If a pool has open connections,
 //! the response includes what its server reports about itself. The request opens no connection and starts
-//! no server, and succeeds while every server is down.
-
-use std::time::{Duration, Instant};
+//! no server, and succeeds while every server is down or hangs: what does not answer in 40 ms is shown with
+//! its last answer.
 
 use actix_web::{Responder, web};
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
+use headroom_actors::kernel::Timestamp;
 use headroom_actors::kernel::pool::{CircuitStatus, PoolStatus};
 use headroom_actors::kernel::private_server::ServerState;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::handles::RequestHandles;
+use crate::last_answers::{LastAnswers, PoolAnswers};
+use crate::last_known::{ANSWER_WITHIN, Answer};
 use crate::openapi::Docs;
 use crate::pools::{Health, Pool};
-use crate::problem::Problem;
+use crate::routes::NoParameters;
+use crate::server_facts::ServerReport;
 
-/// How long a server may take to report about itself. A slower one counts as degraded.
-const INFO_WITHIN: Duration = Duration::from_secs(1);
-
+/// The counters of every pool.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ConnectionStats)]
 struct Stats {
-    pools: Vec<PoolStatus>,
+    /// The moment of the request.
+    at: Timestamp,
+    /// Every pool.
+    pools: Vec<PoolStats>,
+}
+
+/// The counters of one pool.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StatsOfPool)]
+struct PoolStats {
+    /// The pool's name.
+    name: &'static str,
+    /// What its actor says.
+    #[serde(flatten)]
+    counters: Answer<PoolStatus>,
 }
 
 pub(in crate::routes) fn stats_docs() -> Docs {
     Docs::new("The counters of every pool")
-        .answer::<Stats>(200, "The pools.")
-        .calls_actors()
+        .query::<NoParameters>()
+        .answer::<Stats>(
+            200,
+            "The pools. One that does not answer is shown with its last answer.",
+        )
 }
 
-pub(in crate::routes) async fn stats(handles: RequestHandles) -> Result<impl Responder, Problem> {
-    let pools = handles.pools.iter();
-    let pools = try_join_all(pools.map(|pool| pool.status(handles.left()))).await?;
-    Ok(web::Json(Stats { pools }))
+pub(in crate::routes) async fn stats(
+    handles: RequestHandles,
+    last: web::Data<LastAnswers>,
+    _: web::Query<NoParameters>,
+) -> impl Responder {
+    let at = Timestamp::now();
+    let pools = handles.pools.iter().zip(&last.pools);
+    let pools = pools.map(async |(pool, last)| PoolStats {
+        name: pool.name,
+        counters: ask(pool, last).await,
+    });
+    let pools = join_all(pools).await;
+    web::Json(Stats { at, pools })
 }
 
+/// The health of every pool.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ConnectionHealth)]
 struct Report {
+    /// The moment of the request.
+    at: Timestamp,
     /// The health of the worst pool.
     status: Health,
+    /// Every pool.
     pools: Vec<PoolHealth>,
 }
 
+/// The health of one pool.
 #[derive(Serialize, ToSchema)]
 #[schema(as = HealthOfPool)]
 struct PoolHealth {
+    /// The pool's name.
     name: &'static str,
+    /// Whether it can be used.
     status: Health,
-    circuit: Option<CircuitStatus>,
-    /// The error of the last connect that failed.
-    last_error: Option<String>,
+    /// What its actor says.
+    #[serde(flatten)]
+    pool: Answer<Seen>,
     /// The state of the private server, if it is one.
     private_server: Option<ServerState>,
-    /// How long the server took to report about itself.
-    latency_seconds: Option<f64>,
-    server: Value,
+    /// What its server reports about itself. `null` if no connection is open to ask it.
+    server: Option<Answer<ServerReport>>,
+}
+
+/// What a pool's actor says about its health.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CircuitOfPool)]
+struct Seen {
+    /// Whether connections are opened.
+    circuit: CircuitStatus,
+    /// The error of the last connect that failed.
+    last_error: Option<String>,
 }
 
 pub(in crate::routes) fn health_docs() -> Docs {
     Docs::new("The health of each pool")
-        .text("The request opens no connection, starts no server, and succeeds while every server is down.")
+        .text(
+            "The request opens no connection, starts no server, and succeeds while every server is down. A \
+             server that does not report in 40 ms is shown with its last report.",
+        )
+        .query::<NoParameters>()
         .answer::<Report>(200, "The pools.")
 }
 
-pub(in crate::routes) async fn health(handles: RequestHandles) -> impl Responder {
-    let pools = handles.pools.iter();
-    let pools = join_all(pools.map(|pool| look(pool, handles.left()))).await;
+pub(in crate::routes) async fn health(
+    handles: RequestHandles,
+    last: web::Data<LastAnswers>,
+    _: web::Query<NoParameters>,
+) -> impl Responder {
+    let at = Timestamp::now();
+    let pools = handles.pools.iter().zip(&last.pools);
+    let pools = join_all(pools.map(|(pool, last)| look(pool, last))).await;
     let worst = pools.iter().map(|pool| pool.status).max();
     web::Json(Report {
+        at,
         status: worst.unwrap_or(Health::Cold),
         pools,
     })
 }
 
-async fn look(pool: &Pool, within: Duration) -> PoolHealth {
-    let mut found = PoolHealth {
+async fn look(pool: &Pool, last: &PoolAnswers) -> PoolHealth {
+    let server = last.facts.read(pool, ANSWER_WITHIN);
+    let (status, server) = futures_util::future::join(ask(pool, last), server).await;
+    PoolHealth {
         name: pool.name,
-        status: Health::Down,
-        circuit: None,
-        last_error: None,
+        status: judge(&status, &server, last),
+        pool: status.map(|status| Seen {
+            circuit: status.circuit,
+            last_error: status.last_error.clone(),
+        }),
         private_server: pool.private_server(),
-        latency_seconds: None,
-        server: Value::Null,
-    };
-    let status = match pool.status(within).await {
-        Ok(status) => status,
-        Err(error) => {
-            found.last_error = Some(error.to_string());
-            return found;
-        }
-    };
-    found.status = Health::of(&status);
-    found.circuit = Some(status.circuit);
-    found.last_error = status.last_error;
-    let began = Instant::now();
-    match pool.facts(INFO_WITHIN.min(within)).await {
-        Ok(Value::Null) => {}
-        Ok(facts) => {
-            found.latency_seconds = Some(began.elapsed().as_secs_f64());
-            found.server = facts;
-        }
-        Err(error) => {
-            found.status = found.status.max(Health::Degraded);
-            found.last_error = Some(error.detail);
-        }
+        server: Some(server).filter(has_facts),
     }
-    found
+}
+
+async fn ask(pool: &Pool, last: &PoolAnswers) -> Answer<PoolStatus> {
+    let status = pool.status(ANSWER_WITHIN);
+    last.status.or_answer(status, ANSWER_WITHIN).await
+}
+
+/// A pool whose actor does not answer cannot be used. One whose server does not report in time is at
+/// best degraded.
+fn judge(status: &Answer<PoolStatus>, server: &Answer<ServerReport>, last: &PoolAnswers) -> Health {
+    let Some(status) = status.value().filter(|_| status.is_answered()) else {
+        return Health::Down;
+    };
+    let health = Health::of(status);
+    match !server.is_answered() && last.facts.is_failing() {
+        true => health.max(Health::Degraded),
+        false => health,
+    }
+}
+
+/// Whether a server has reported, or should have.
+fn has_facts(server: &Answer<ServerReport>) -> bool {
+    !server.is_answered() || server.value().is_some_and(|report| report.facts.is_some())
 }

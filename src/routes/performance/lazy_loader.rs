@@ -1,26 +1,27 @@
 //! `GET /api/performance/lazy-loader/status`: every resource of the lazy loader, the hit rate, and what
 //! would be evicted next. `?if_loaded=NAME`: also what the load of that resource would do. The loader knows
-//! a model from its first request or from `POST /v2/repository/index` on.
+//! the models in `models.dir` from soon after the start on, and later ones from their first request or from
+//! `POST /v2/repository/index` on. A loader that does not answer in 40 ms is shown with its last answer.
 //!
 //! `DELETE /api/performance/lazy-loader/cache`: unloads what is loaded: everything but what is pinned, or
 //! what `name=` (repeatable), `kind=` and `idle_seconds=` choose. What is in use is drained.
 //! `wait_seconds=` bounds the wait for the unloads; `dry_run=true` only reports.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::{Responder, web};
 use headroom_actors::lazy::{Clear, ClearReport, LoaderStatus, ReadLoader};
 use headroom_actors::memory::ReadMemory;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::handles::RequestHandles;
+use crate::last_answers::LastAnswers;
+use crate::last_known::{ANSWER_WITHIN, Answer};
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
-
-/// How long the loader may take to give its status. It waits for nothing, so a loader that is slower is
-/// in trouble, and that is what the operator must see.
-const STATUS_WITHIN: Duration = Duration::from_millis(40);
 
 /// How long a reading of memory may take. Without one, the gain is not known.
 const READING_WITHIN: Duration = Duration::from_secs(1);
@@ -36,44 +37,35 @@ pub(in crate::routes) struct StatusQuery {
     if_loaded: Option<String>,
 }
 
-/// The status of the lazy loader, or that there is none in time.
-#[derive(Serialize, ToSchema)]
-#[schema(as = LazyLoaderStatus)]
-#[serde(tag = "state", rename_all = "snake_case")]
-enum StatusBody {
-    /// The loader gave its status.
-    Answered(Box<LoaderStatus>),
-    /// The loader gave no status within the time that was waited.
-    NoAnswer {
-        /// How long it was waited for.
-        waited_ms: u64,
-        /// Why there is none.
-        detail: String,
-    },
-}
-
 pub(in crate::routes) fn status_docs() -> Docs {
     Docs::new("Every resource of the lazy loader, the hit rate, and what would be evicted next")
         .query::<StatusQuery>()
-        .answer::<StatusBody>(200, "The status, or that the loader gave none in time.")
+        .answer::<Answer<LoaderStatus>>(
+            200,
+            "The status. Without an answer of the loader, its last one.",
+        )
         .problems(&[ProblemKind::NotFound])
 }
 
 pub(in crate::routes) async fn status(
     handles: RequestHandles,
+    last: web::Data<LastAnswers>,
     query: web::Query<StatusQuery>,
 ) -> Result<impl Responder, Problem> {
-    let begun = Instant::now();
+    let began = Instant::now();
     let if_loaded = query.into_inner().if_loaded;
-    let within = STATUS_WITHIN.min(handles.left());
-    let body = match handles.loader.ask(ReadLoader { if_loaded }, within).await {
-        Ok(status) => StatusBody::Answered(Box::new(status?)),
-        Err(error) => StatusBody::NoAnswer {
-            waited_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            detail: error.to_string(),
-        },
+    let is_plain = if_loaded.is_none();
+    let answer = match handles
+        .loader
+        .ask(ReadLoader { if_loaded }, ANSWER_WITHIN)
+        .await
+    {
+        Ok(status) if is_plain => last.loader.answered(status?),
+        // The answer to another question is not the last one of the next request.
+        Ok(status) => Answer::of(Arc::new(status?)),
+        Err(error) => last.loader.silent(began, &error),
     };
-    Ok(web::Json(body))
+    Ok(web::Json(answer))
 }
 
 /// The parameters of an unload. A resource must meet every condition that is given.
@@ -186,7 +178,7 @@ pub(in crate::routes) fn clear_docs() -> Docs {
         .query::<CacheQuery>()
         .answer::<CacheBody>(200, "What became of the resources.")
         .calls_actors()
-        .problems(&[ProblemKind::NotFound])
+        .problems(&[ProblemKind::NotFound, ProblemKind::InvalidInput])
 }
 
 pub(in crate::routes) async fn clear(

@@ -1,22 +1,33 @@
 //! `GET /api/performance/memory/stats`: the status of the memory budget, with the latest events
-//! (`?events=`, at most 1,000; 100 by default).
+//! (`?events=`, at most 1,000; 100 by default). While the memory supervisor does not answer, the figures of
+//! its last reading are shown.
 //!
 //! `POST /api/performance/memory/gc`: collects slack now, and reports what each process gave back. A host
-//! that runs a request trims after it, and is not in the report.
+//! that runs a request trims after it, and is not in the report. The collection is waited for for 40 ms, or
+//! for `?wait=SECONDS`, and goes on afterwards; the response then has the report of an earlier one.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::{Responder, web};
-use headroom_actors::memory::{CollectSlack, MemoryStatus, ReadMemory, RoundReport};
+use headroom_actors::kernel::AskError;
+use headroom_actors::kernel::pressure::Stage;
+use headroom_actors::memory::{Collect, MemoryStatus, ReadMemory, RoundReport};
 use serde::Deserialize;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use crate::handles::RequestHandles;
+use crate::last_answers::LastAnswers;
+use crate::last_known::{ANSWER_WITHIN, Answer};
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
+use crate::routes::wait::WaitQuery;
 
 /// Events in a response by default.
 const EVENTS: usize = 100;
 
-/// The parameters of the status.
+/// The parameters of the statistics.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct StatsQuery {
@@ -27,33 +38,63 @@ pub(in crate::routes) struct StatsQuery {
 pub(in crate::routes) fn stats_docs() -> Docs {
     Docs::new("The status of the memory budget, with the latest events")
         .query::<StatsQuery>()
-        .answer::<MemoryStatus>(200, "The status.")
-        .calls_actors()
+        .answer::<Answer<MemoryStatus>>(
+            200,
+            "The status. Without an answer of the memory supervisor, that of its last reading.",
+        )
 }
 
 pub(in crate::routes) async fn stats(
     handles: RequestHandles,
     query: web::Query<StatsQuery>,
-) -> Result<impl Responder, Problem> {
+) -> impl Responder {
+    let began = Instant::now();
     let events = query.events.unwrap_or(EVENTS);
     let call = ReadMemory { events };
-    let status = handles.memory.ask(call, handles.left()).await?;
-    status.map(web::Json).ok_or_else(|| {
-        Problem::new(
-            ProblemKind::Unavailable,
-            "memory has not been read yet; the log says why, and the request can be repeated",
-        )
-    })
+    let answer = match handles.memory.ask(call, ANSWER_WITHIN).await {
+        Ok(Some(status)) => Answer::of(Arc::new(status)),
+        Ok(None) => Answer::none(began, &"memory has not been read yet", None, None),
+        Err(error) => last_reading(&handles, began, error, events),
+    };
+    web::Json(answer)
+}
+
+/// The figures of the last reading. They outlive the supervisor, which gives no newer ones.
+fn last_reading(
+    handles: &RequestHandles,
+    began: Instant,
+    error: AskError,
+    events: usize,
+) -> Answer<MemoryStatus> {
+    let last = handles.memory_overview.status(events).map(Arc::new);
+    let age = last.as_ref().map(|last| last.read_seconds_ago);
+    let age = age.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    Answer::none(began, &error, last, age)
 }
 
 pub(in crate::routes) fn gc_docs() -> Docs {
     Docs::new("Collect slack now")
-        .text("A host that runs a request trims after it, and is not in the report.")
-        .answer::<RoundReport>(200, "What each process gave back.")
-        .calls_actors()
+        .text(
+            "A host that runs a request trims after it, and is not in the report. The collection is waited for \
+             for 40 ms, or for `wait`, and goes on afterwards; the response then has the report of an earlier one.",
+        )
+        .query::<WaitQuery>()
+        .answer::<Answer<RoundReport>>(200, "What each process gave back.")
+        .problems(&[ProblemKind::InvalidInput])
 }
 
-pub(in crate::routes) async fn gc(handles: RequestHandles) -> Result<impl Responder, Problem> {
-    let report = handles.memory.ask(CollectSlack, handles.left());
-    Ok(web::Json(report.await?))
+pub(in crate::routes) async fn gc(
+    handles: RequestHandles,
+    last: web::Data<LastAnswers>,
+    query: web::Query<WaitQuery>,
+) -> Result<impl Responder, Problem> {
+    let within = query.wait(handles.request_deadline)?;
+    let within = within.unwrap_or(ANSWER_WITHIN).min(handles.left());
+    let (memory, deadline) = (handles.memory.clone(), handles.request_deadline);
+    let collect = Collect {
+        through: Stage::Slack,
+    };
+    let collected = async move { memory.ask(collect, deadline).await };
+    let report = last.collection.or_late_answer(collected, within).await;
+    Ok(web::Json(report))
 }

@@ -3,18 +3,14 @@
 
 use actix_web::{Responder, web};
 use headroom_actors::kernel::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use crate::openapi::Docs;
+use crate::routes::NoParameters;
 use crate::sections::Sections;
-
-/// No parameters.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(in crate::routes) struct Query {}
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Metrics)]
@@ -33,13 +29,13 @@ struct Document {
 pub(in crate::routes) fn metrics_docs() -> Docs {
     Docs::new("The main figures of the whole server, with a section for each part")
         .text("It comes within 50 ms, also while parts hang.")
-        .query::<Query>()
+        .query::<NoParameters>()
         .answer::<Document>(200, "The figures.")
 }
 
 pub(in crate::routes) async fn metrics(
     sections: web::Data<Sections>,
-    _query: web::Query<Query>,
+    _: web::Query<NoParameters>,
 ) -> impl Responder {
     let (at, began) = (Timestamp::now(), Instant::now());
     let sections = sections.document().await;

@@ -5,3 +5,4 @@ pub(super) mod lazy_loader;
 pub(super) mod memory;
 pub(super) mod metrics;
 pub(super) mod preload;
+mod resource_name;

@@ -11,18 +11,17 @@ mod targets;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use headroom_actors::jobs::{JobKind, JobStatus, Start};
+use headroom_actors::jobs::{JobKind, Start};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::timeout;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use crate::body::{BodyBudget, read_body, read_json};
 use crate::handles::{Handles, RequestHandles};
 use crate::openapi::Docs;
-use crate::problem::{Problem, ProblemKind, job_path};
+use crate::problem::{Problem, ProblemKind};
+use crate::routes::wait::{self, WaitQuery};
 use targets::Selection;
 
 const PRELOAD: JobKind = JobKind::concurrent("preload");
@@ -36,9 +35,6 @@ const NAMES_MAX: usize = 500;
 /// The longest name, in bytes. Names of resources are shorter.
 const NAME_BYTES_MAX: usize = 256;
 
-/// What is left of the request's deadline to write the response after a wait.
-const TO_RESPOND: Duration = Duration::from_millis(100);
-
 /// What to load. Exactly one member is set.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -51,26 +47,10 @@ pub(in crate::routes) struct PreloadRequest {
     all_that_fit: Option<bool>,
 }
 
-/// The parameters of a preload.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(in crate::routes) struct PreloadQuery {
-    /// Seconds to wait for the end of the job, at most `server.request_deadline`.
-    wait: Option<f64>,
-}
-
 pub(in crate::routes) fn start_docs() -> Docs {
-    Docs::new("Load resources before their first use")
-        .query::<PreloadQuery>()
-        .body::<PreloadRequest>(json!({ "names": ["silero-vad"] }))
-        .answer::<JobStatus>(200, "The job has ended within `wait`.")
-        .link("get_jobs_by_id", "id", "$response.body#/id")
-        .answer::<JobStatus>(202, "The job is running.")
-        .link("get_jobs_by_id", "id", "$response.body#/id")
-        .link("get_jobs_by_id_events", "id", "$response.body#/id")
-        .link("delete_jobs_by_id", "id", "$response.body#/id")
-        .calls_actors()
-        .problems(&[ProblemKind::NotReady])
+    let docs = Docs::new("Load resources before their first use")
+        .body::<PreloadRequest>(json!({ "names": ["silero-vad"] }));
+    wait::documented(docs).problems(&[ProblemKind::NotReady])
 }
 
 pub(in crate::routes) async fn start(
@@ -78,9 +58,9 @@ pub(in crate::routes) async fn start(
     payload: web::Payload,
     bodies: web::Data<BodyBudget>,
     handles: RequestHandles,
-    query: web::Query<PreloadQuery>,
+    query: web::Query<WaitQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let wait = wait(&query, handles.request_deadline)?;
+    let wait = query.wait(handles.request_deadline)?;
     let body = read_body(&request, payload, &bodies).await?;
     let selection = selection(read_json(&body)?)?;
     drop(body);
@@ -89,35 +69,8 @@ pub(in crate::routes) async fn start(
     let start = Start::new(PRELOAD, description, DEADLINE, |job| {
         job::preload(actors, selection, job)
     });
-    let mut watch = handles.jobs.ask(start, handles.left()).await??;
-    if let Some(wait) = wait {
-        let wait = wait.min(handles.left().saturating_sub(TO_RESPOND));
-        // If it has not ended in time, its present state is the answer.
-        timeout(wait, watch.ended()).await.ok();
-    }
-    Ok(respond(&watch.current()))
-}
-
-/// 200 with a finished job, 202 with a running one.
-fn respond(status: &JobStatus) -> HttpResponse {
-    let mut response = match status.state.is_final() {
-        true => HttpResponse::Ok(),
-        false => HttpResponse::Accepted(),
-    };
-    response.insert_header((header::LOCATION, job_path(&status.id)));
-    response.json(status)
-}
-
-fn wait(query: &PreloadQuery, most: Duration) -> Result<Option<Duration>, Problem> {
-    let Some(seconds) = query.wait else {
-        return Ok(None);
-    };
-    let wait = Duration::try_from_secs_f64(seconds).ok();
-    let wait = wait.filter(|wait| *wait <= most).ok_or_else(|| {
-        let most = most.as_secs_f64();
-        invalid(format!("wait is a number of seconds from 0 to {most}"))
-    })?;
-    Ok(Some(wait))
+    let job = handles.jobs.ask(start, handles.left()).await??;
+    Ok(wait::respond(job, wait, &handles).await)
 }
 
 fn selection(request: PreloadRequest) -> Result<Selection, Problem> {
@@ -202,21 +155,6 @@ mod tests {
             let problem = parse(&body).unwrap_err();
             assert_eq!(problem.kind, ProblemKind::InvalidInput, "{body}");
             assert!(problem.detail.contains(word), "{body}: {problem}");
-        }
-    }
-
-    #[test]
-    fn a_wait_is_bounded_by_the_deadline_of_requests() {
-        let most = Duration::from_secs(30);
-        let ask = |wait| super::wait(&PreloadQuery { wait }, most);
-        assert_eq!(ask(None).unwrap(), None);
-        for seconds in [0.0, 0.5, 30.0] {
-            let wait = Duration::from_secs_f64(seconds);
-            assert_eq!(ask(Some(seconds)).unwrap(), Some(wait));
-        }
-        for seconds in [-1.0, 30.1, f64::NAN, f64::INFINITY] {
-            let problem = ask(Some(seconds)).unwrap_err();
-            assert!(problem.detail.contains("from 0 to 30"), "{problem}");
         }
     }
 }

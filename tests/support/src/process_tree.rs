@@ -129,6 +129,49 @@ impl Process {
     }
 }
 
+/// Processes that are stopped by SIGSTOP until this is dropped, also when the test fails: their parents cannot end them
+/// in order otherwise.
+#[derive(Debug)]
+pub struct Stopped(Vec<Process>);
+
+impl Stopped {
+    /// Stops these processes.
+    ///
+    /// # Panics
+    /// When one does not run, or does not stop in time.
+    #[track_caller]
+    pub fn stop(processes: Vec<Process>) -> Self {
+        let stopped = Self(processes);
+        stopped.0.iter().for_each(Process::stop);
+        stopped
+    }
+
+    /// Stops all processes below `root`.
+    ///
+    /// # Panics
+    /// When one ends meanwhile, or does not stop in time.
+    #[track_caller]
+    pub fn below(root: u32) -> Self {
+        let mut processes = descendants(root);
+        processes.retain(|process| !process.is_zombie());
+        Self::stop(processes)
+    }
+
+    /// The processes.
+    pub fn processes(&self) -> &[Process] {
+        &self.0
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for process in self.0.iter().filter(|process| process.is_running()) {
+            // It may end at this moment.
+            signal::kill(Pid::from_raw(process.pid.cast_signed()), Signal::SIGCONT).ok();
+        }
+    }
+}
+
 /// Waits until none of these processes runs.
 ///
 /// # Panics

@@ -86,7 +86,8 @@ pub struct CircuitStatus {
 /// A pool at one moment. Counters start at zero with each incarnation of its actor.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct PoolStatus {
-    /// The pool's name.
+    /// The pool's name. It is not part of the JSON, since whoever shows a pool names it.
+    #[serde(skip)]
     pub name: String,
     /// Open connections.
     pub size: u32,
@@ -103,14 +104,19 @@ pub struct PoolStatus {
     /// Connections that are being opened.
     pub opening: u32,
     /// Connections opened so far.
+    #[serde(rename = "opened_total")]
     pub opened: u64,
     /// Connections closed so far, by reason.
+    #[serde(rename = "closed_total")]
     pub closed: BTreeMap<CloseReason, u64>,
     /// Leases granted so far.
+    #[serde(rename = "checkouts_total")]
     pub checkouts: u64,
     /// Leases on a connection that had been leased before.
+    #[serde(rename = "reused_total")]
     pub reused: u64,
     /// The share of checkouts that got a connection that had been leased before, 0 to 1.
+    #[serde(rename = "reuse_ratio")]
     pub reuse_rate: f64,
     /// How long callers waited for their lease.
     pub wait: Quantiles,
@@ -119,14 +125,19 @@ pub struct PoolStatus {
     /// How long connects took.
     pub connect: Quantiles,
     /// Checkouts that were refused: the queue was full, the circuit was open, or there was no server.
+    #[serde(rename = "refused_total")]
     pub refused: u64,
     /// Checkouts whose deadline passed while they waited.
+    #[serde(rename = "timed_out_total")]
     pub timed_out: u64,
     /// Connects that failed.
+    #[serde(rename = "failed_total")]
     pub failed: u64,
     /// Connects that were tried after a failed one.
+    #[serde(rename = "retries_total")]
     pub retries: u64,
     /// Leases that lasted too long, so far.
+    #[serde(rename = "leaks_total")]
     pub leaks: u64,
     /// The places that hold a lease for too long now.
     pub leaked: Vec<Holder>,

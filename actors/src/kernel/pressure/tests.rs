@@ -33,6 +33,7 @@ async fn the_writer_learns_who_gave_back_what_and_who_did_not_acknowledge() {
     let expected = Acknowledgements {
         received: vec![Acknowledgement {
             name: "loader".into(),
+            stage: Stage::Idle,
             actions: freed(60),
         }],
         silent: vec!["silent".into()],

@@ -27,16 +27,22 @@ pub struct GroupUsage {
     #[schema(value_type = String)]
     pub directory: PathBuf,
     /// All memory that is charged to the group.
+    #[serde(rename = "current_bytes")]
     pub current: u64,
     /// Memory that no file backs.
+    #[serde(rename = "anonymous_bytes")]
     pub anonymous: u64,
     /// File pages, with tmpfs and shared memory.
+    #[serde(rename = "file_bytes")]
     pub file: u64,
     /// File pages on the inactive list.
+    #[serde(rename = "inactive_file_bytes")]
     pub inactive_file: u64,
     /// File pages on the active list.
+    #[serde(rename = "active_file_bytes")]
     pub active_file: u64,
     /// File pages that some process maps.
+    #[serde(rename = "mapped_file_bytes")]
     pub mapped_file: u64,
     /// Usage from which the kernel delays the group's allocations (version 2).
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -25,8 +25,10 @@ pub struct StallReading {
     /// The processes that it covers.
     pub scope: Scope,
     /// Percent of the last ten seconds in which some task stalled.
+    #[serde(rename = "some_avg10_percent")]
     pub some_avg10: f64,
     /// Percent of the last ten seconds in which all tasks stalled.
+    #[serde(rename = "full_avg10_percent")]
     pub full_avg10: f64,
     /// Microseconds in which some task stalled, since the group was created or the machine started.
     pub some_total_us: u64,

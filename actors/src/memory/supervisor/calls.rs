@@ -84,7 +84,7 @@ impl Handler<Call<ReadMemory>> for MemorySupervisor {
             return;
         };
         if self.is_fresh() {
-            reply.send(self.status(events));
+            reply.send(self.shared.status(events));
         } else {
             self.wait_for_reading(PendingCall::ReadMemory(events, reply), context);
         }
@@ -120,7 +120,7 @@ impl MemorySupervisor {
             let must_answer = arrived <= began;
             match call {
                 PendingCall::ReadMemory(events, reply) if must_answer => {
-                    reply.send(self.status(events));
+                    reply.send(self.shared.status(events));
                 }
                 PendingCall::Reserve(request, reply) => {
                     let answer = match is_known {

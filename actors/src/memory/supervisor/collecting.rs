@@ -1,4 +1,5 @@
-//! Collections of slack, the free memory that allocators keep: when they are due, and their record.
+//! Collections of slack, the free memory that allocators keep: when they are due, and their record. On
+//! request they also ask for caches and idle connections.
 //!
 //! A collection runs on request, on a schedule at rest, after many buffers were released, and when
 //! tasks stall.
@@ -27,20 +28,35 @@ const BIG_RELEASE: u64 = 64 << 20;
 /// Time between two collections because of stalls.
 const STALL_PAUSE: Duration = Duration::from_secs(10);
 
-/// Collects slack now: purges the server's allocator, and has all hosts trim.
-#[derive(Debug, Clone, Copy)]
-pub struct CollectSlack;
+/// The last stage that a collection may ask. Later ones cost users loads.
+const STAGE_MAX: Stage = Stage::Connections;
 
-impl Message for CollectSlack {
+/// Collects now what costs users little: purges the server's allocator, has all hosts trim, and asks
+/// subscribers for all that they can give.
+#[derive(Debug, Clone, Copy)]
+pub struct Collect {
+    /// The last stage that is asked. Resources are never asked for: a later stage than
+    /// [`Stage::Connections`] counts as this one.
+    pub through: Stage,
+}
+
+impl Message for Collect {
     type Reply = RoundReport;
 }
 
-impl Handler<Call<CollectSlack>> for MemorySupervisor {
+/// A call that the next collection answers.
+pub(super) struct CollectCall {
+    max_stage: Stage,
+    reply: Reply<Collect>,
+}
+
+impl Handler<Call<Collect>> for MemorySupervisor {
     type Result = ();
 
-    fn handle(&mut self, call: Call<CollectSlack>, context: &mut Context<Self>) {
-        if let Some((CollectSlack, reply)) = call.accept() {
-            self.collect_calls.push(reply);
+    fn handle(&mut self, call: Call<Collect>, context: &mut Context<Self>) {
+        if let Some((Collect { through }, reply)) = call.accept() {
+            let max_stage = through.min(STAGE_MAX);
+            self.collect_calls.push(CollectCall { max_stage, reply });
             self.collect_if_due(context);
         }
     }
@@ -76,16 +92,27 @@ impl MemorySupervisor {
 
     fn collect(&mut self, reason: CollectionReason, context: &mut Context<Self>) {
         self.collected_at = Instant::now();
-        let replies = std::mem::take(&mut self.collect_calls);
+        let calls = std::mem::take(&mut self.collect_calls);
+        let asked = calls.iter().map(|call| call.max_stage).max();
+        let max_stage = asked.unwrap_or(Stage::Slack);
         // Hosts trim themselves at rest. Only a request or a stall asks them.
         let asks_hosts = matches!(reason, CollectionReason::Request | CollectionReason::Stall);
         let request = asks_hosts.then(|| Request {
             level: self.shared.history().level,
-            max_stage: Stage::Slack,
-            wanted_bytes: 0,
+            max_stage,
+            // Slack is given whole. The others give as much as is wanted.
+            wanted_bytes: if max_stage > Stage::Slack {
+                u64::MAX
+            } else {
+                0
+            },
             within: ACKNOWLEDGE_WITHIN,
         });
-        let kind = RoundKind::Collection { reason, replies };
+        let kind = RoundKind::Collection {
+            reason,
+            max_stage,
+            calls,
+        };
         self.begin_round(kind, request, true, context);
     }
 
@@ -93,7 +120,8 @@ impl MemorySupervisor {
     pub(super) fn record_collection(
         &self,
         reason: CollectionReason,
-        replies: Vec<Reply<CollectSlack>>,
+        max_stage: Stage,
+        calls: Vec<CollectCall>,
         report: RoundReport,
     ) {
         let gained = gained_bytes(&report.actors);
@@ -109,13 +137,14 @@ impl MemorySupervisor {
             );
             let kind = EventKind::Gc {
                 reason,
+                max_stage,
                 actions: report.actors.clone(),
                 silent: report.silent.clone(),
             };
             self.shared.history().record(before, after, kind);
         }
-        for reply in replies {
-            reply.send(report.clone());
+        for call in calls {
+            call.reply.send(report.clone());
         }
     }
 }

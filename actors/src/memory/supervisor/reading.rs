@@ -44,7 +44,7 @@ impl Child for MemorySupervisor {
     }
 
     fn observe(&self) -> Value {
-        let status = self.status(EVENTS_OBSERVED);
+        let status = self.shared.status(EVENTS_OBSERVED);
         serde_json::to_value(status).unwrap_or(Value::Null)
     }
 }
@@ -149,7 +149,7 @@ impl MemorySupervisor {
 
     /// How long the last successful reading took.
     fn last_took(&self) -> Duration {
-        let report = self.report.as_ref();
+        let report = self.shared.report();
         Duration::from_secs_f64(report.map_or(0.0, |report| report.reading_seconds))
     }
 
@@ -170,14 +170,13 @@ impl MemorySupervisor {
             ledger.last_reading = Some(start);
             (used_before, ledger.used())
         };
-        self.shared.set_kernel_kills(report.kernel_kills);
         self.report_source_changes(&report.sources, used);
-        let last = self.report.replace(report);
+        let last = self.shared.replace_report(report);
         let used_before = last.map_or(used, |_| used_before);
         self.check_stalls(context);
         self.update_level(start.began, used_before, used, context);
         self.collect_if_due(context);
-        if let Some(report) = &self.report {
+        if let Some(report) = &self.shared.report() {
             let level = self.shared.history().level;
             metrics::reading(&self.shared.ledger(), used, level, report);
         }
@@ -186,7 +185,7 @@ impl MemorySupervisor {
     /// Logs a budget that changed.
     fn log_budget(&self, report: &SourceReport) {
         let budget = &report.budget;
-        let last = self.report.as_ref().map(|last| last.budget.bytes);
+        let last = self.shared.report().map(|last| last.budget.bytes);
         if last == Some(budget.bytes) {
             return;
         }
@@ -209,7 +208,8 @@ impl MemorySupervisor {
 
     /// Logs and records the sources whose health changed since the last reading.
     fn report_source_changes(&self, sources: &[SourceStatus], used: u64) {
-        let before = self.report.as_ref().map_or(&[][..], |last| &last.sources);
+        let last = self.shared.report();
+        let before = last.as_ref().map_or(&[][..], |last| &last.sources);
         for status in SourceStatus::changes(before, sources) {
             let (source, detail) = (label(status.source), &status.detail);
             match status.health {

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::super::history::{ActionRecord, CollectionReason};
-use super::{CollectSlack, MemorySupervisor};
-use crate::kernel::Reply;
+use super::MemorySupervisor;
+use super::collecting::CollectCall;
 use crate::kernel::pressure::{Acknowledgements, Level, Stage};
+use crate::kernel::{Clock, Timestamp};
 
 /// A request to subscribers.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +35,10 @@ pub(super) enum RoundKind {
     CleanUp,
     Collection {
         reason: CollectionReason,
+        /// The last stage that is asked.
+        max_stage: Stage,
         /// The calls that asked for it.
-        replies: Vec<Reply<CollectSlack>>,
+        calls: Vec<CollectCall>,
     },
 }
 
@@ -56,8 +59,12 @@ pub struct RoundReport {
     pub used_before_bytes: u64,
     /// Usage of the whole process tree afterwards.
     pub used_after_bytes: u64,
+    /// When it began.
+    pub began_at: Timestamp,
     /// How long it took.
-    pub seconds: f64,
+    pub took_ms: f64,
+    /// Whether it ran to its end. A clean-up that begins ends a collection, and asks for the same.
+    pub is_complete: bool,
     /// What each actor gave back.
     pub actors: Vec<ActionRecord>,
     /// The actors that did not acknowledge in time.
@@ -160,17 +167,27 @@ impl MemorySupervisor {
     /// Records what came back, by the usage after the round.
     fn record_round(&mut self, round: Round, used: u64) {
         self.shared.history().count_round(round.is_clean_up());
+        let is_complete = round.acknowledged.is_some();
         let acknowledgements = round.acknowledged.map(|(_, all)| all).unwrap_or_default();
         let report = RoundReport {
             used_before_bytes: round.used_before,
             used_after_bytes: used,
-            seconds: round.began.elapsed().as_secs_f64(),
+            began_at: Clock::now().time_of(round.began),
+            took_ms: round.began.elapsed().as_secs_f64() * 1e3,
+            is_complete,
             actors: ActionRecord::all(acknowledgements.received),
             silent: acknowledgements.silent,
         };
         match (round.kind, &mut self.clean_up) {
-            (RoundKind::Collection { reason, replies }, _) => {
-                self.record_collection(reason, replies, report);
+            (
+                RoundKind::Collection {
+                    reason,
+                    max_stage,
+                    calls,
+                },
+                _,
+            ) => {
+                self.record_collection(reason, max_stage, calls, report);
             }
             (RoundKind::CleanUp, Some(clean_up)) => clean_up.log_round(report, &self.shared),
             (RoundKind::CleanUp, None) => {}

@@ -38,7 +38,8 @@ impl MemorySupervisor {
     /// Detects a stall in the last reading, where the kernel reports none.
     pub(super) fn check_stalls(&mut self, context: &mut Context<Self>) {
         let trigger = self.stall_trigger.as_ref();
-        let stalls = self.report.as_ref().and_then(|last| last.stalls.as_ref());
+        let report = self.shared.report();
+        let stalls = report.as_ref().and_then(|last| last.stalls.as_ref());
         if trigger.is_none_or(|trigger| !trigger.in_use)
             && let Some(stalls) = stalls.filter(|stalls| stalls.is_stalling())
         {

@@ -1,10 +1,10 @@
 //! What a preload loads, in which order.
 
 use headroom_actors::lazy::ResourceStatus;
-use headroom_actors::model::Resolve;
 
 use crate::handles::Handles;
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::Problem;
+use crate::routes::performance::resource_name::resolve;
 
 /// The most resources that one preload loads.
 const TARGETS_MAX: usize = 500;
@@ -90,23 +90,6 @@ async fn by_name(names: &[String], known: &[ResourceStatus], handles: &Handles) 
         });
     }
     targets
-}
-
-/// The resource of the highest version of the model `name`.
-async fn resolve(name: &str, handles: &Handles) -> Result<String, Problem> {
-    let resolve = Resolve {
-        name: name.to_owned(),
-        version: None,
-    };
-    let model = handles
-        .repository
-        .ask(resolve, handles.request_deadline)
-        .await?;
-    let model = model.ok_or_else(|| {
-        let detail = format!("there is no resource and no model named {name:?}");
-        Problem::new(ProblemKind::NotFound, detail)
-    })?;
-    Ok(model.file.resource())
 }
 
 fn is_kind(known: &[ResourceStatus], kind: &str) -> bool {

@@ -1,0 +1,43 @@
+//! What the parts of the server said last, for requests that cannot wait for them. All worker threads
+//! share it.
+
+use headroom_actors::jobs::JournalStatus;
+use headroom_actors::kernel::pool::PoolStatus;
+use headroom_actors::lazy::LoaderStatus;
+use headroom_actors::memory::RoundReport;
+
+use crate::last_known::LastKnown;
+use crate::pools::Pool;
+use crate::server_facts::ServerFacts;
+
+/// The last answers of the parts that routes ask.
+#[derive(Debug, Default)]
+pub struct LastAnswers {
+    /// The loader's status.
+    pub loader: LastKnown<LoaderStatus>,
+    /// What came of the last collection on request.
+    pub collection: LastKnown<RoundReport>,
+    /// The journal of optimisations.
+    pub journal: LastKnown<JournalStatus>,
+    /// The pools, in their order.
+    pub pools: Vec<PoolAnswers>,
+}
+
+/// The last answers about one pool.
+#[derive(Debug, Default)]
+pub struct PoolAnswers {
+    /// The pool's own.
+    pub status: LastKnown<PoolStatus>,
+    /// Its server's.
+    pub facts: ServerFacts,
+}
+
+impl LastAnswers {
+    /// No answers yet, of `pools` among others.
+    pub fn new(pools: &[Pool]) -> Self {
+        Self {
+            pools: pools.iter().map(|_| PoolAnswers::default()).collect(),
+            ..Self::default()
+        }
+    }
+}
