@@ -12,13 +12,12 @@ mod v2;
 mod wait;
 
 use actix_web::web;
-
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::route_class::RouteClass;
 
-pub use table::{Role, Route, delete, get, not_found, post, resources};
+pub use table::{Role, Route, delete, get, not_found, post, put, resources};
 
 /// The prefix of the Open Inference Protocol, whose errors have a form of their own.
 const PROTOCOL: &str = "/v2";
@@ -33,7 +32,7 @@ struct NoParameters {}
 pub fn table() -> Vec<Route> {
     use RouteClass::{Control, Status, Work};
     use Role::{Operator, Public, Reader, User};
-    use performance::{connections, lazy_loader, memory, metrics, preload};
+    use performance::{connections, lazy_loader, memory, metrics, optimize, pins, preload};
     use v2::{infer, models, repository};
 
     vec![
@@ -53,8 +52,12 @@ pub fn table() -> Vec<Route> {
         get("/api/performance/lazy-loader/status", Reader, Status, lazy_loader::status, lazy_loader::status_docs),
         post("/api/performance/lazy-loader/preload", Operator, Control, preload::start, preload::start_docs),
         delete("/api/performance/lazy-loader/cache", Operator, Control, lazy_loader::clear, lazy_loader::clear_docs),
+        put("/api/performance/lazy-loader/pins/{name}", Operator, Control, pins::pin, pins::pin_docs),
+        delete("/api/performance/lazy-loader/pins/{name}", Operator, Control, pins::unpin, pins::unpin_docs),
         get("/api/performance/connections/stats", Reader, Status, connections::stats, connections::stats_docs),
         get("/api/performance/connections/health", Reader, Status, connections::health, connections::health_docs),
+        post("/api/performance/optimize", Operator, Control, optimize::start, optimize::start_docs),
+        get("/api/performance/optimize/history", Reader, Status, optimize::history, optimize::history_docs),
 
         get("/api/pools", Reader, Status, pools::list, pools::list_docs),
 

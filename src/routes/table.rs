@@ -99,6 +99,29 @@ where
     }
 }
 
+/// A route for PUT.
+pub fn put<F, Args>(
+    path: &'static str,
+    role: Role,
+    class: RouteClass,
+    handler: F,
+    docs: fn() -> Docs,
+) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    Route {
+        method: Method::PUT,
+        path,
+        role,
+        class,
+        docs,
+        handler: web::put().to(handler),
+    }
+}
+
 /// A route for DELETE.
 pub fn delete<F, Args>(
     path: &'static str,

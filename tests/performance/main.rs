@@ -6,7 +6,10 @@
 mod jobs;
 mod lazy_loader;
 mod metrics;
+mod optimize;
+mod pins;
 mod preload;
+mod stopped;
 
 /// The server that the tests start.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");

@@ -1,8 +1,11 @@
-//! `/api/performance`: the main figures, memory, the lazy loader with preloads, and connections.
+//! `/api/performance`: the main figures, memory, the lazy loader with preloads and pins, connections, and
+//! full clean-ups on request.
 
 pub(super) mod connections;
 pub(super) mod lazy_loader;
 pub(super) mod memory;
 pub(super) mod metrics;
+pub(super) mod optimize;
+pub(super) mod pins;
 pub(super) mod preload;
 mod resource_name;

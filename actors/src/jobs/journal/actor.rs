@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use utoipa::ToSchema;
 
 use super::super::record::JobWatch;
 use super::entries::{ENTRIES_MAX, Entries, JournalEntry};
@@ -42,7 +43,7 @@ impl Message for ReadJournal {
 }
 
 /// The journal at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct JournalStatus {
     /// All entries, the newest first.
     pub entries: Vec<JournalEntry>,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::super::record::JobWatch;
 use super::super::status::{JobState, JobStatus};
@@ -20,7 +21,7 @@ const REPORT_BYTES_MAX: usize = 256 << 10;
 const BYTES_MAX: usize = 4 << 20;
 
 /// One job that an operator asked for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JournalEntry {
     /// The id of the job.
