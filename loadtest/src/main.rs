@@ -13,7 +13,6 @@
 mod client;
 mod policy;
 mod pools;
-mod random;
 mod report;
 mod sample;
 mod scenario;

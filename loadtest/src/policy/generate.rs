@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use headroom_measure::Random;
+
 use super::offline::KnownPopularity;
 use super::trace::{Model, Request, Trace};
-use crate::random::Random;
 
 const MIB: f64 = 1024.0 * 1024.0;
 

@@ -17,9 +17,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headroom_actors::lazy::{Candidate, Policy, PolicyKind, UseRecord, choose};
+use headroom_measure::Random;
 
 use crate::Result;
-use crate::random::Random;
 use crate::sample::Samples;
 use generate::{TraceCase, built_in};
 use offline::{KnownFuture, optimum};

@@ -17,11 +17,12 @@ use headroom_actors::kernel::{
 };
 use headroom_actors::postgres::{self, Connector, Database, PostgresConfig};
 use headroom_actors::redis::{self, Redis, Role, Topology, cmd};
+use headroom_measure::Items;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::Kind;
-use super::closed_loop::VALUE_BYTES;
+use super::plan::items;
 use crate::Result;
 
 /// Longer than any request here takes.
@@ -131,19 +132,16 @@ impl Monitor {
     async fn fill(&self, keys: u32) -> Result<()> {
         match self {
             Self::Postgres(database) => {
-                let insert = format!(
-                    "INSERT INTO item SELECT id, lpad(id::text, {VALUE_BYTES}, '0') \
-                     FROM generate_series(1, {keys}) AS id"
-                );
-                let create = "CREATE TABLE item (id bigint PRIMARY KEY, payload text NOT NULL)";
-                for sql in [create, &insert, "VACUUM ANALYZE item"] {
-                    database.query(sql, &[], TIMEOUT).await?;
+                let items = items(keys);
+                for sql in [items.create(), items.fill(), items.analyze()] {
+                    database.query(&sql, &[], TIMEOUT).await?;
                 }
             }
             Self::Redis(redis) => {
+                let bytes = Items::value_bytes();
                 let script = format!(
                     "for key = 1, {keys} do redis.call('SET', 'item:' .. key, \
-                     string.rep('0', {VALUE_BYTES} - #tostring(key)) .. key) end"
+                     string.rep('0', {bytes} - #tostring(key)) .. key) end"
                 );
                 let mut fill = cmd("EVAL");
                 fill.arg(script).arg(0);

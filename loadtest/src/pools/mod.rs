@@ -7,8 +7,8 @@
 //! Every answer is checked.
 
 mod bench_server;
-mod closed_loop;
 mod peers;
+mod plan;
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use headroom_test_support::child;
 use crate::sample::Samples;
 use crate::{Error, Result};
 use bench_server::BenchServer;
-use closed_loop::{Outcome, Plan};
 use peers::{POSTGRES, Peer, Program, REDIS};
+use plan::{Outcome, Plan};
 
-const CALLERS: u64 = 500;
+const CALLERS: u32 = 500;
 
 const KEYS: u32 = 100_000;
 
@@ -87,7 +87,7 @@ pub(crate) fn compare(kind: Kind, seconds: u64) -> Result<()> {
                 warm_up_ms: WARM_UP.as_millis() as u64,
                 measured_ms: seconds * 1000 / ROUNDS as u64,
                 deadline_ms: DEADLINE.as_millis() as u64,
-                seed: index as u64 * CALLERS,
+                seed: index as u64 * u64::from(CALLERS),
             };
             for place in 0..count {
                 // Each round begins with another peer.

@@ -5,14 +5,17 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headroom_measure::{HttpTarget, Meter, Pace, Request, Workload};
 use headroom_test_support::child;
 use headroom_test_support::models::{Models, SAMPLE, SAMPLE_CHUNK, sample_file, speech_60s};
 use headroom_test_support::protocol::{infer_path, tensor};
 use headroom_test_support::wav;
 use serde::Deserialize;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::start;
 use crate::Result;
@@ -31,6 +34,9 @@ const WARM_UP: usize = 50;
 /// How long each throughput is measured.
 const MEASURED: Duration = Duration::from_secs(5);
 
+/// How long one request may take while the throughput is measured.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// The deadline of the bare forwards of a round.
 const BARE_WITHIN: Duration = Duration::from_secs(600);
 
@@ -39,30 +45,33 @@ pub(super) fn measure(binary: &Path) -> Result<()> {
     models.add_sample();
     let server = start(binary, &models, "");
     let address = server.address();
-    let requests = requests();
-    overhead(binary, address, &requests)?;
+    let bodies = bodies();
+    overhead(binary, address, &bodies)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     for connections in [1, 8, 64] {
-        let rate = throughput(address, &requests, connections)?;
+        let rate = runtime.block_on(throughput(address, &bodies, connections))?;
         let name = format!("throughput, closed loop, {connections} connections");
         figure(&name, rate, "/s");
     }
     Ok(())
 }
 
-/// One request per chunk of real speech.
-fn requests() -> Vec<String> {
+/// The body of one request per chunk of real speech.
+fn bodies() -> Vec<String> {
     let chunks = wav::chunks(&speech_60s(), SAMPLE_CHUNK);
-    let request = |chunk: &Vec<f32>| {
+    let body = |chunk: &Vec<f32>| {
         let input = tensor("input", "FP32", &[1, chunk.len() as i64], json!(chunk));
-        post(
-            &infer_path(SAMPLE),
-            &json!({ "inputs": [input] }).to_string(),
-        )
+        json!({ "inputs": [input] }).to_string()
     };
-    chunks.iter().map(request).collect()
+    chunks.iter().map(body).collect()
 }
 
-fn overhead(binary: &Path, address: SocketAddr, requests: &[String]) -> Result<()> {
+fn overhead(binary: &Path, address: SocketAddr, bodies: &[String]) -> Result<()> {
+    let path = infer_path(SAMPLE);
+    let requests: Vec<_> = bodies.iter().map(|body| post(&path, body)).collect();
+    let requests = &requests[..];
     let mut connection = Connection::open(address)?;
     let live = [get("/v2/health/live")];
     one_by_one(&mut connection, requests, WARM_UP)?;
@@ -136,28 +145,31 @@ fn one_by_one(connection: &mut Connection, requests: &[String], count: usize) ->
 }
 
 /// Answers per second of `clients` clients in closed loops.
-fn throughput(address: SocketAddr, requests: &[String], clients: usize) -> Result<f64> {
-    let begun = Instant::now();
-    let client = |index| -> Result<u32> {
-        let mut connection = Connection::open(address)?;
-        let mut answered = 0;
-        for request in requests.iter().cycle().skip(index) {
-            if begun.elapsed() >= MEASURED {
-                break;
-            }
-            connection.ask(request)?;
-            answered += 1;
-        }
-        Ok(answered)
+async fn throughput(address: SocketAddr, bodies: &[String], clients: u32) -> Result<f64> {
+    let path = infer_path(SAMPLE);
+    let requests = bodies
+        .iter()
+        .map(|json| Request::post(&*path, json.clone()));
+    let requests: Arc<[Request]> = requests.collect();
+    let target = Arc::new(HttpTarget::new(address));
+    let workload = Workload {
+        callers: clients,
+        operations: u64::MAX,
+        time: MEASURED,
+        each: ANSWER_WITHIN,
+        pace: Pace::Closed,
     };
-    let answered: u32 = std::thread::scope(|scope| {
-        let spawn = |index| scope.spawn(move || client(index));
-        let threads: Vec<_> = (0..clients).map(spawn).collect();
-        let joined = threads.into_iter().map(|thread| {
-            let died = |_| Err("a client's thread panicked".into());
-            thread.join().unwrap_or_else(died)
-        });
-        joined.sum::<Result<u32>>()
-    })?;
-    Ok(f64::from(answered) / begun.elapsed().as_secs_f64())
+    let meter = Arc::new(Meter::default());
+    let ask = move |number: u64| {
+        let (target, requests) = (Arc::clone(&target), Arc::clone(&requests));
+        // The remainder is one of the indices.
+        let index = (number % requests.len() as u64) as usize;
+        async move { target.ask(&requests[index]).await }
+    };
+    headroom_measure::run(workload, &meter, &CancellationToken::new(), ask).await;
+    let figures = meter.figures();
+    match figures.first_error {
+        Some(error) => Err(error.into()),
+        None => Ok(figures.throughput_per_second),
+    }
 }

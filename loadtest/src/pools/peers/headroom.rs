@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Client, SELECT, name};
 use crate::Result;
-use crate::pools::closed_loop::Plan;
+use crate::pools::plan::Plan;
 
 /// Single statements over shared connections.
 pub(super) struct Pipelined {

@@ -4,7 +4,7 @@ mod headroom;
 #[cfg(feature = "peers")]
 mod rust_pools;
 
-use super::closed_loop::{Outcome, Plan, run};
+use super::plan::{Outcome, Plan, run};
 use crate::Result;
 
 /// A pool that is compared.

@@ -9,7 +9,7 @@ use tokio_postgres::NoTls;
 
 use super::{Client, SELECT, name};
 use crate::Result;
-use crate::pools::closed_loop::Plan;
+use crate::pools::plan::Plan;
 
 pub(super) struct Deadpool(deadpool_postgres::Pool);
 
