@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts the release build with config/default.toml and the sample model; `make run` builds first.
+# Starts the release build with config/default.toml, the development profile and the sample model; `make run` builds first.
 # Environment variables HEADROOM__SECTION__KEY override the values that this script sets.
 set -euo pipefail
 
@@ -30,4 +30,4 @@ Example request (is this speech?); the first one loads the model:
   curl -s $http/v2/models/silero-vad/infer -d @$(printf %q "$PWD/docs/examples/silero-vad.json")
 TEXT
 
-exec "${CARGO_TARGET_DIR:-target}/release/headroom" serve --config config/default.toml
+exec "${CARGO_TARGET_DIR:-target}/release/headroom" serve --config config/default.toml --profile development

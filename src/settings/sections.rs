@@ -15,7 +15,7 @@ use super::log_filter::LogFilter;
 pub use super::redis::{RedisRoleSettings, RedisSettings};
 use super::secrets::{PostgresUrl, WebhookUrl};
 use super::section::{Rules, sections};
-use super::values::{DurationOrZero, LogFormat, UserName, Workers};
+use super::values::{DurationOrZero, LogFormat, Profile, UserName, Workers};
 
 /// The largest size in a pool's settings. A larger number is most likely a typing error.
 const POOL_SIZE_MAX: usize = 100_000;
@@ -43,6 +43,8 @@ sections! {
 
     /// The HTTP edge.
     pub struct ServerSettings {
+        /// What the server is for.
+        pub profile: Profile,
         /// The main listener; port 0 selects a free port.
         pub listen: SocketAddr,
         /// The listener of health and metrics; port 0 selects a free port.

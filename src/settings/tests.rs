@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::layers::DEFAULT_FILE;
 use super::section::{MASK, Node, inherited_from};
+use super::values::Profile;
 use super::{Environment, Loaded, Reloader, Settings, Sources, keys, load};
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
@@ -115,8 +116,24 @@ fn the_production_profile_is_valid() {
     };
     let settings = load(&sources, &Environment::new()).unwrap().settings;
     assert!(settings.server.listen.ip().is_unspecified());
+    assert_eq!(settings.server.profile, Profile::Production);
     assert_eq!(settings.data.dir, Path::new("/var/lib/headroom"));
     assert!(!settings.postgres.embedded.enabled && !settings.redis.embedded.enabled);
+}
+
+#[test]
+fn a_server_is_for_production_unless_its_settings_say_otherwise() {
+    let mut sources = Sources {
+        config: Some(repository(DEFAULT_FILE)),
+        profile: None,
+    };
+    let profile = |sources: &Sources| {
+        let settings = load(sources, &Environment::new()).unwrap().settings;
+        settings.server.profile
+    };
+    assert_eq!(profile(&sources), Profile::Production);
+    sources.profile = Some("development".into());
+    assert_eq!(profile(&sources), Profile::Development);
 }
 
 #[test]

@@ -189,6 +189,27 @@ impl Leaf for f64 {
     }
 }
 
+/// What a server is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Work on the service. Operators may put load on it.
+    Development,
+    /// The service's users.
+    Production,
+}
+
+impl Leaf for Profile {
+    const RULE: &'static str = "\"production\" or \"development\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "development" => Some(Self::Development),
+            "production" => Some(Self::Production),
+            _ => None,
+        }
+    }
+}
+
 /// The format of log events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
