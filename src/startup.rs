@@ -7,6 +7,7 @@
 mod actors;
 mod budget;
 mod http;
+mod load_test;
 mod pools;
 mod ready_file;
 
@@ -33,7 +34,7 @@ use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
 use crate::readiness::Readiness;
-use crate::routes;
+use crate::routes::{self, LoadTestDeps};
 use crate::sections::Sections;
 use crate::settings::Reloader;
 use crate::settings::sections::ServerSettings;
@@ -195,6 +196,7 @@ impl Application {
         let limits = Limits::new(&server_settings, Arc::new(unread));
         let sections = Sections::new(&figures, memory.overview(), &handles);
         let last_answers = LastAnswers::new(&handles.pools);
+        let load_test = load_test::deps(&server_settings, self.address, memory);
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
         let root = actors.start(settings, actors_gate).await?;
@@ -207,6 +209,7 @@ impl Application {
             figures,
             sections: Arc::new(sections),
             last_answers: Arc::new(last_answers),
+            load_test: Arc::new(load_test),
         };
         let server = http::server(
             &server_settings,
@@ -291,6 +294,7 @@ struct Shared {
     figures: Figures,
     sections: Arc<Sections>,
     last_answers: Arc<LastAnswers>,
+    load_test: Arc<LoadTestDeps>,
 }
 
 /// Raises the limit of descriptors, and returns how many connections clients may open.

@@ -68,6 +68,8 @@ macro_rules! kinds {
 kinds! {
     /// The request is malformed.
     MalformedRequest = "malformed-request", BAD_REQUEST, "The request is malformed";
+    /// This server does not allow it, whoever asks.
+    Forbidden = "forbidden", FORBIDDEN, "It is not allowed here";
     /// There is no such resource.
     NotFound = "not-found", NOT_FOUND, "There is no such resource";
     /// The resource exists, the method does not.

@@ -17,6 +17,7 @@ use utoipa::IntoParams;
 
 use crate::route_class::RouteClass;
 
+pub use performance::load_test::{BYTES_MAX as LOAD_TEST_BYTES_MAX, LoadTestDeps};
 pub use table::{Role, Route, delete, get, not_found, post, put, resources};
 
 /// The prefix of the Open Inference Protocol, whose errors have a form of their own.
@@ -32,7 +33,7 @@ struct NoParameters {}
 pub fn table() -> Vec<Route> {
     use RouteClass::{Control, Status, Work};
     use Role::{Operator, Public, Reader, User};
-    use performance::{connections, lazy_loader, memory, metrics, optimize, pins, preload};
+    use performance::{connections, lazy_loader, load_test, memory, metrics, optimize, pins, preload};
     use v2::{infer, models, repository};
 
     vec![
@@ -58,6 +59,7 @@ pub fn table() -> Vec<Route> {
         get("/api/performance/connections/health", Reader, Status, connections::health, connections::health_docs),
         post("/api/performance/optimize", Operator, Control, optimize::start, optimize::start_docs),
         get("/api/performance/optimize/history", Reader, Status, optimize::history, optimize::history_docs),
+        post("/api/performance/load-test", Operator, Control, load_test::start, load_test::start_docs),
 
         get("/api/pools", Reader, Status, pools::list, pools::list_docs),
 

@@ -29,6 +29,7 @@ pub(super) fn server(
     let handles = web::Data::new(shared.handles);
     let sections = web::Data::from(shared.sections);
     let last_answers = web::Data::from(shared.last_answers);
+    let load_test = web::Data::from(shared.load_test);
     let spec = ServerSpec {
         name: "http",
         workers: settings.workers.count(),
@@ -47,6 +48,7 @@ pub(super) fn server(
             .app_data(handles.clone())
             .app_data(sections.clone())
             .app_data(last_answers.clone())
+            .app_data(load_test.clone())
             .configure(extractors)
             .configure(routes)
             .wrap(from_fn(observe))

@@ -5,6 +5,7 @@
 
 mod jobs;
 mod lazy_loader;
+mod load_test;
 mod metrics;
 mod optimize;
 mod pins;

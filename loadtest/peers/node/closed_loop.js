@@ -1,4 +1,4 @@
-// The closed loop of the peers in JavaScript, the same as `src/pools/closed_loop.rs`, which has the plan and the
+// The closed loop of the peers in JavaScript, the same as `src/pools/plan.rs`, which has the plan and the
 // outcome.
 
 import { createRequire } from 'node:module';

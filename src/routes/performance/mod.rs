@@ -1,8 +1,9 @@
-//! `/api/performance`: the main figures, memory, the lazy loader with preloads and pins, connections, and
-//! full clean-ups on request.
+//! `/api/performance`: the main figures, memory, the lazy loader with preloads and pins, connections, full
+//! clean-ups on request, and load tests.
 
 pub(super) mod connections;
 pub(super) mod lazy_loader;
+pub(super) mod load_test;
 pub(super) mod memory;
 pub(super) mod metrics;
 pub(super) mod optimize;

@@ -1,6 +1,7 @@
 //! What figures should be, and whether they are.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::meter::Figures;
 
@@ -24,7 +25,7 @@ impl From<bool> for Verdict {
 }
 
 /// What the figures should be. What is not set is not checked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Thresholds {
     /// Half of the operations take no longer.
