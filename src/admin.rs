@@ -8,7 +8,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -16,7 +16,6 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::header;
 use actix_web::rt::System;
 use actix_web::{App, HttpResponse, Responder, web};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -25,12 +24,12 @@ use crate::connection::{self, Limits, ServerSpec};
 use crate::figures::Figures;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
+use crate::prometheus::{Exporter, MEDIA_TYPE};
 use crate::readiness::Readiness;
 use crate::route_class::RouteClass;
 use crate::routes::{Role, Route, get, not_found, resources};
 
-/// How often the recorder's histograms are drained, which would grow until the next scrape otherwise, and
-/// how often the figures are collected.
+/// How often the metrics are kept up and the figures are collected.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Open connections. Their descriptors come from the reserve that clients cannot use.
@@ -42,20 +41,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take to read its last response before the connection is closed.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The media type of the Prometheus text format.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// Functions that set gauges. They are called before metrics are rendered.
-pub type Collectors = Vec<Box<dyn Fn() + Send + Sync>>;
-
 /// What the admin endpoints report.
 pub struct Admin {
     /// Whether the server should get requests.
     pub readiness: Readiness,
     /// Renders the metrics.
-    pub metrics: PrometheusHandle,
-    /// Called before rendering.
-    pub collectors: Collectors,
+    pub metrics: Arc<Exporter>,
     /// Collected while the admin server runs.
     pub figures: Figures,
 }
@@ -75,7 +66,7 @@ impl AdminServer {
         let (report, started) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
             System::new().block_on(async move {
-                let upkeep = keep_up(admin.metrics.clone(), admin.figures.clone());
+                let upkeep = keep_up(Arc::clone(&admin.metrics), admin.figures.clone());
                 let server = server(admin, limits, listener)?;
                 // The receiver in `start` waits for this message.
                 report.send(server.handle()).ok();
@@ -146,11 +137,11 @@ impl Health {
     }
 }
 
-async fn keep_up(metrics: PrometheusHandle, figures: Figures) {
+async fn keep_up(metrics: Arc<Exporter>, figures: Figures) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         interval.tick().await;
-        metrics.run_upkeep();
+        metrics.keep_up();
         figures.collect();
     }
 }
@@ -210,10 +201,7 @@ fn metrics_docs() -> Docs {
 }
 
 async fn metrics(admin: web::Data<Admin>) -> impl Responder {
-    for collect in &admin.collectors {
-        collect();
-    }
     HttpResponse::Ok()
-        .insert_header((header::CONTENT_TYPE, METRICS_TYPE))
+        .insert_header((header::CONTENT_TYPE, MEDIA_TYPE))
         .body(admin.metrics.render())
 }

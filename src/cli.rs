@@ -23,6 +23,7 @@ use crate::settings::{self, Environment, Loaded, Reloader, SettingsError, Source
 use crate::signals;
 use crate::startup::{Application, BudgetError, StartupError, check_budget};
 use crate::telemetry::{self, TelemetryError, stderr};
+use crate::version;
 
 /// EX_USAGE of sysexits.h.
 const EXIT_USAGE: u8 = 64;
@@ -33,13 +34,9 @@ const EXIT_CONFIG: u8 = 78;
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{} (commit {}, {} build, {}-{})",
-        env!("CARGO_PKG_VERSION"),
-        option_env!("HEADROOM_COMMIT").unwrap_or("unknown"),
-        if cfg!(debug_assertions) {
-            "debug"
-        } else {
-            "release"
-        },
+        version::VERSION,
+        version::COMMIT,
+        version::PROFILE,
         env::consts::ARCH,
         env::consts::OS,
     )

@@ -6,7 +6,9 @@
 //! - [`settings`]: the settings, read from files and the environment.
 //! - [`startup`]: builds, runs and stops the application.
 //! - [`signals`]: SIGTERM, SIGINT and SIGHUP.
-//! - [`telemetry`]: logs, panics and the metrics recorder.
+//! - [`telemetry`]: logs and panics.
+//! - [`prometheus`]: the metrics, their declarations and what is scraped.
+//! - [`version`]: which build of the program this is.
 //! - [`routes`]: the route table; one file per resource.
 //! - [`route_class`]: what a route is for.
 //! - [`openapi`]: the OpenAPI document, made from the route table.
@@ -39,6 +41,7 @@ pub mod middleware;
 pub mod openapi;
 pub mod pools;
 pub mod problem;
+pub mod prometheus;
 pub mod readiness;
 pub mod route_class;
 pub mod routes;
@@ -48,3 +51,4 @@ pub mod settings;
 pub mod signals;
 pub mod startup;
 pub mod telemetry;
+pub mod version;

@@ -26,20 +26,22 @@ use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use crate::admin::{Admin, AdminServer, Collectors};
+use crate::admin::{Admin, AdminServer};
 use crate::body::BodyBudget;
 use crate::connection::Limits;
 use crate::descriptors;
 use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
+use crate::prometheus::edge::{BODIES, READING_AGE};
+use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
 use crate::routes::{self, LoadTestDeps};
 use crate::sections::Sections;
 use crate::settings::Reloader;
 use crate::settings::sections::ServerSettings;
 use crate::signals::Signal;
-use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle, TelemetryError};
+use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle};
 
 pub use budget::{BudgetError, check_budget};
 use ready_file::ReadyFile;
@@ -87,7 +89,7 @@ pub enum StartupError {
     },
     /// Metrics cannot be recorded.
     #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
+    Prometheus(#[from] PrometheusError),
     /// The memory settings cannot work.
     #[error(transparent)]
     Memory(#[from] MemoryConfigError),
@@ -176,7 +178,7 @@ impl Application {
         let readiness = Readiness::default();
         let http_gate = readiness.gate("http");
         let actors_gate = readiness.gate("actors");
-        let metrics = telemetry::install_metrics()?;
+        let recorder = prometheus::install()?;
         let figures = Figures::new(server_settings.workers.count());
         let tree = Tree::default();
         let actors = actors::compose(&settings.borrow(), tree.clone())?;
@@ -189,8 +191,12 @@ impl Application {
         let unread = memory.buffers("unread_answers", answers_max);
         let admin = Admin {
             readiness: readiness.clone(),
-            metrics,
-            collectors: collectors(&bodies, tree, memory.freshness(), &figures),
+            metrics: Arc::new(Exporter {
+                recorder,
+                collectors: collectors(&bodies, memory.freshness()),
+                tree,
+                figures: figures.clone(),
+            }),
             figures: figures.clone(),
         };
         let limits = Limits::new(&server_settings, Arc::new(unread));
@@ -340,35 +346,16 @@ fn check_reading_age(freshness: Freshness) -> impl Fn() -> Option<String> {
     }
 }
 
-fn collectors(
-    bodies: &BodyBudget,
-    tree: Tree,
-    freshness: Freshness,
-    figures: &Figures,
-) -> Collectors {
-    let requests = Arc::clone(&figures.http);
-    metrics::describe_gauge!(
-        "headroom_http_bodies_bytes",
-        "Bytes of request bodies that are being read or used."
-    );
-    let (bodies, gauge) = (
-        bodies.clone(),
-        metrics::gauge!("headroom_http_bodies_bytes"),
-    );
-    metrics::describe_gauge!(
-        "headroom_memory_reading_age_seconds",
-        "Age of the last reading of memory; absent before the first reading."
-    );
+fn collectors(bodies: &BodyBudget, freshness: Freshness) -> Collectors {
+    let (bodies, gauge) = (bodies.clone(), metrics::gauge!(BODIES.name));
     let age = move || {
         if let Some(age) = freshness.age() {
-            metrics::gauge!("headroom_memory_reading_age_seconds").set(age.as_secs_f64());
+            metrics::gauge!(READING_AGE.name).set(age.as_secs_f64());
         }
     };
     vec![
         Box::new(age),
         Box::new(move || gauge.set(bodies.bytes_in_use() as f64)),
-        Box::new(move || tree.record_metrics()),
-        Box::new(move || requests.record_metrics()),
         Box::new(telemetry::record_metrics),
     ]
 }

@@ -1,4 +1,4 @@
-//! Log events, panics, and the metrics recorder.
+//! Log events and panics.
 //!
 //! Log events go to standard error as text or JSON, with RFC 3339 times in UTC. Logging never blocks:
 //! see [`stderr`]. The filter can be replaced while the server runs. Panics are logged as error events,
@@ -11,27 +11,20 @@ use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 use std::panic::{self, PanicHookInfo};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use thiserror::Error;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Registry};
 
+use crate::prometheus::edge::DROPPED_LINES;
 use crate::settings::log_filter::LogFilter;
 use crate::settings::sections::LogSettings;
 use crate::settings::values::LogFormat;
 
 use client_errors::ClientErrors;
-
-/// The buckets of every duration histogram, in seconds: from an actor's round trip to a slow load.
-const SECONDS_BUCKETS: [f64; 16] = [
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    10.0, 60.0,
-];
 
 /// The target of events that the filter never removes: results of an operator's requests, such as a
 /// reload.
@@ -49,12 +42,6 @@ pub enum TelemetryError {
     /// Standard error cannot be written to.
     #[error("cannot write to standard error: {0}")]
     Stderr(#[from] io::Error),
-    /// The metrics recorder rejects its configuration.
-    #[error("cannot build the metrics recorder: {0}")]
-    Recorder(#[from] BuildError),
-    /// The process has a metrics recorder already.
-    #[error("cannot install the metrics recorder: another one is in place")]
-    RecorderTaken,
 }
 
 /// Replaces the log filter of a running server.
@@ -126,34 +113,7 @@ fn payload_text(payload: &dyn Any) -> &str {
         .unwrap_or("not a text")
 }
 
-const DROPPED_METRIC: &str = "headroom_log_dropped_lines_total";
-
 /// Updates the metrics about telemetry itself. Called before metrics are rendered.
 pub fn record_metrics() {
-    metrics::counter!(DROPPED_METRIC).absolute(stderr::dropped_lines());
-}
-
-/// Installs the metrics recorder of the process, and returns its handle. Later calls return the same
-/// handle.
-///
-/// # Errors
-/// The process has another recorder already.
-pub fn install_metrics() -> Result<PrometheusHandle, TelemetryError> {
-    // The lock is held during the installation, so that a concurrent caller gets the same handle.
-    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
-    let mut installed = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(handle) = &*installed {
-        return Ok(handle.clone());
-    }
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?
-        .build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::RecorderTaken)?;
-    ClientErrors::describe();
-    metrics::describe_counter!(
-        DROPPED_METRIC,
-        "Log lines that were dropped because standard error was not read fast enough."
-    );
-    Ok(installed.insert(handle).clone())
+    metrics::counter!(DROPPED_LINES.name).absolute(stderr::dropped_lines());
 }

@@ -338,11 +338,11 @@ async fn the_admin_listener_serves_health_and_metrics() {
     server.get("/nothing").await;
     let metrics = server.metrics().await;
     for line in [
-        "headroom_http_requests_total{class=\"2xx\"} 1",
-        "headroom_http_requests_total{class=\"4xx\"} 1",
+        "headroom_http_requests_total{class=\"status\",outcome=\"2xx\"} 1",
+        "headroom_http_requests_total{class=\"other\",outcome=\"4xx\"} 1",
         "headroom_http_requests_in_flight 0",
         "headroom_http_bodies_bytes 0",
-        "headroom_http_request_duration_seconds_count 2",
+        "headroom_http_request_duration_seconds_count{class=\"status\"} 1",
     ] {
         assert!(
             metrics.lines().any(|found| found == line),

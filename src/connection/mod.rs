@@ -45,6 +45,7 @@ pub use pace::Pace;
 pub(crate) use server::{ServerSpec, server};
 use unread::Unread;
 
+use crate::prometheus::edge::CONNECTIONS_CUT;
 use crate::settings::sections::ServerSettings;
 
 /// Unsent bytes that the kernel buffers for one connection. They are outside of the memory budget, so
@@ -91,12 +92,8 @@ enum Cut {
 impl Limits {
     /// Takes the bounds from `settings`; `memory` is the account for unread bytes.
     pub fn new(settings: &ServerSettings, memory: Arc<dyn Buffers>) -> Self {
-        metrics::describe_counter!(
-            "headroom_http_connections_cut_total",
-            "Connections cut, by reason: idle (no request), head (request head not complete in \
-             time), stalled (response not read, or too slowly), memory (none for unread bytes)."
-        );
-        let count = |reason: &'static str| metrics::counter!("headroom_http_connections_cut_total", "reason" => reason);
+        let count =
+            |reason: &'static str| metrics::counter!(CONNECTIONS_CUT.name, "reason" => reason);
         Self {
             keep_alive: settings.keep_alive,
             head_timeout: settings.client_request_timeout,

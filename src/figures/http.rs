@@ -31,9 +31,6 @@ const ABANDONED: &str = "abandoned";
 const CLASSES: usize = RouteClass::ALL.len() + 1;
 const UNMATCHED: usize = RouteClass::ALL.len();
 
-const REQUESTS_METRIC: &str = "headroom_http_requests_total";
-const IN_FLIGHT_METRIC: &str = "headroom_http_requests_in_flight";
-
 /// Where the requests of one or few threads are counted. It shares no cache line with other counters.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -84,6 +81,11 @@ impl HttpCounter {
 
 fn number(class: Option<RouteClass>) -> usize {
     class.map_or(UNMATCHED, |class| class as usize)
+}
+
+/// Every class, in the order of their numbers.
+fn classes() -> impl Iterator<Item = Option<RouteClass>> {
+    RouteClass::ALL.map(Some).into_iter().chain([None])
 }
 
 /// The name of a class in answers.
@@ -147,11 +149,6 @@ struct Collected {
 impl HttpFigures {
     /// Figures without requests, for `workers` threads.
     pub fn new(workers: usize) -> Self {
-        metrics::describe_gauge!(IN_FLIGHT_METRIC, "Requests in progress.");
-        metrics::describe_counter!(
-            REQUESTS_METRIC,
-            "Requests answered, by class of status; abandoned: the client went away before."
-        );
         let counters = 0..workers.clamp(1, COUNTERS_MAX);
         Self {
             counters: counters.map(|_| Arc::default()).collect(),
@@ -187,7 +184,8 @@ impl HttpFigures {
         collected
     }
 
-    fn in_flight(&self) -> i64 {
+    /// Requests in progress.
+    pub fn in_flight(&self) -> i64 {
         let counters = self.counters.iter();
         let in_flight: i64 = counters.map(|it| it.in_flight.load(Relaxed)).sum();
         // Another thread may end a request between two reads.
@@ -207,15 +205,27 @@ impl HttpFigures {
         }
     }
 
-    /// Writes the counts to the metrics recorder. Call before each scrape.
-    #[allow(clippy::cast_precision_loss)]
-    pub fn record_metrics(&self) {
-        let all = self.collected().since_start.all();
-        for (outcome, count) in OUTCOMES.into_iter().zip(all.outcomes) {
-            metrics::counter!(REQUESTS_METRIC, "class" => outcome).absolute(count);
-        }
-        metrics::gauge!(IN_FLIGHT_METRIC).set(self.in_flight() as f64);
+    /// The requests since the server started, by class of route.
+    pub fn totals(&self) -> Vec<ClassTotals> {
+        let sums = self.collected().since_start.clone();
+        let totals = classes().zip(sums.0).map(|(class, sum)| ClassTotals {
+            class: label(class),
+            outcomes: OUTCOMES.into_iter().zip(sum.outcomes).collect(),
+            latencies: sum.latencies,
+        });
+        totals.collect()
     }
+}
+
+/// The requests of one class of routes since the server started.
+#[derive(Debug, Clone)]
+pub struct ClassTotals {
+    /// The class.
+    pub class: &'static str,
+    /// How many requests had each outcome.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// How long those took that were answered.
+    pub latencies: Latencies,
 }
 
 /// The requests of the main listener.
@@ -270,7 +280,6 @@ impl Traffic {
     fn of(sums: &Sums, covers: Duration) -> Self {
         let all = Requests::of(&sums.all());
         let seconds = covers.as_secs_f64();
-        let classes = RouteClass::ALL.map(Some).into_iter().chain([None]);
         Self {
             covers_seconds: seconds,
             requests_per_second: if seconds > 0.0 {
@@ -279,8 +288,9 @@ impl Traffic {
                 0.0
             },
             all,
-            classes: classes
-                .map(|class| (label(class), Requests::of(&sums.0[number(class)])))
+            classes: classes()
+                .zip(&sums.0)
+                .map(|(class, sum)| (label(class), Requests::of(sum)))
                 .collect(),
         }
     }

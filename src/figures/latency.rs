@@ -43,6 +43,15 @@ fn largest(bucket: usize) -> u64 {
     ((leading as u64 + 1) << dropped_bits) - 1
 }
 
+/// The middle of the values in a bucket, in microseconds.
+fn middle(bucket: usize) -> f64 {
+    let smallest = bucket
+        .checked_sub(1)
+        .map_or(0, |before| largest(before) + 1);
+    // A value is between a whole number of microseconds and the next one.
+    (smallest as f64 + largest(bucket) as f64 + 1.0) / 2.0
+}
+
 /// Counts latencies, from any thread and without a lock. It has no memory of its own before the first.
 #[derive(Debug, Default)]
 pub(super) struct LatencyCounter(OnceLock<Box<[AtomicU32]>>);
@@ -76,9 +85,37 @@ impl LatencyCounter {
 
 /// A distribution: the buckets that are not empty with their counts, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Latencies(Vec<(u16, u64)>);
+pub struct Latencies(Vec<(u16, u64)>);
 
 impl Latencies {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Their sum, exact to a hundredth.
+    pub fn sum_seconds(&self) -> f64 {
+        let buckets = self.0.iter();
+        let sums = buckets.map(|(bucket, count)| middle(usize::from(*bucket)) * *count as f64);
+        sums.sum::<f64>() / 1e6
+    }
+
+    /// For each of these bounds, in seconds and in rising order: how many latencies do not pass it. A
+    /// latency up to a hundredth below the bound may be missing.
+    pub fn counts_up_to(&self, bounds: &[f64]) -> Vec<u64> {
+        let mut left = self.0.iter().peekable();
+        let mut count = 0;
+        let counts = bounds.iter().map(|bound| {
+            let is_within =
+                |(bucket, _): &&(u16, u64)| largest(usize::from(*bucket)) as f64 <= bound * 1e6;
+            while let Some((_, more)) = left.next_if(is_within) {
+                count += more;
+            }
+            count
+        });
+        counts.collect()
+    }
+
     /// The latency that the share `quantile` of all does not pass, in milliseconds; `None` if there are
     /// none. It is up to a hundredth too large.
     pub(super) fn quantile_ms(&self, quantile: f64) -> Option<f64> {
@@ -167,6 +204,18 @@ mod tests {
         }
         let longest = of([Duration::MAX]).quantile_ms(1.0).unwrap();
         assert_eq!(longest, MAX_MICROS as f64 / 1e3);
+    }
+
+    #[test]
+    fn bounds_and_the_sum_are_exact_to_a_hundredth() {
+        let latencies = of((1..=1000).map(Duration::from_millis));
+        let counts = latencies.counts_up_to(&[0.000_5, 0.1, 0.5, 2.0]);
+        assert_eq!((counts[0], counts[3]), (0, 1000));
+        assert!((99..=100).contains(&counts[1]), "{counts:?}");
+        assert!((495..=500).contains(&counts[2]), "{counts:?}");
+        assert_eq!(latencies.count(), 1000);
+        let sum = latencies.sum_seconds();
+        assert!((495.5..505.5).contains(&sum), "{sum}");
     }
 
     #[test]

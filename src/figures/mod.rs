@@ -16,6 +16,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use http::HttpFigures;
+pub use latency::Latencies;
 pub use process::ProcessFigures;
 
 /// The figures of the last minutes are exact to this time.

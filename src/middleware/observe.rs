@@ -12,7 +12,6 @@ use actix_web::http::header::HeaderValue;
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, ResponseError, web};
-use metrics::Histogram;
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -33,20 +32,14 @@ const GRACE: Duration = Duration::from_millis(500);
 pub struct Observer {
     cut_off_after: Duration,
     counter: Arc<HttpCounter>,
-    seconds: Histogram,
 }
 
 impl Observer {
     /// Observes the requests of one thread. `deadline` is `server.request_deadline`.
     pub fn new(deadline: Duration, counter: Arc<HttpCounter>) -> Self {
-        metrics::describe_histogram!(
-            "headroom_http_request_duration_seconds",
-            "Time from a request's head to its response's head."
-        );
         Self {
             cut_off_after: deadline + GRACE,
             counter,
-            seconds: metrics::histogram!("headroom_http_request_duration_seconds"),
         }
     }
 }
@@ -125,7 +118,6 @@ impl Watch {
     fn log(&mut self, status: StatusCode, path: &str, problem: Option<&Problem>) {
         self.ended = true;
         let took = self.began.elapsed();
-        self.observer.seconds.record(took);
         self.observer
             .counter
             .answered(self.class.get(), status, took);

@@ -12,6 +12,8 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use crate::prometheus::edge::CLIENT_ERRORS;
+
 /// The shortest time between two log lines.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -23,9 +25,6 @@ const TARGET: &str = "actix_http::h1::";
 
 /// The longest reason that is logged, in bytes.
 const REASON_MAX: usize = 120;
-
-/// The counter of these events.
-const METRIC: &str = "headroom_http_client_errors_total";
 
 /// Counts these events and hides them from the inner layers. It must be the outermost layer, since it
 /// logs while it handles an event.
@@ -39,14 +38,6 @@ struct Unlogged {
 }
 
 impl ClientErrors {
-    pub(super) fn describe() {
-        metrics::describe_counter!(
-            METRIC,
-            "HTTP connections that ended with an error of the client's: a malformed request, a head \
-             that took too long, a reset. Counted unless log.filter mutes errors of actix_http."
-        );
-    }
-
     /// Counts one event. Returns the count if a log line is due.
     fn add(&self, now: Instant) -> Option<u64> {
         let mut unlogged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +65,7 @@ impl<S: Subscriber> Layer<S> for ClientErrors {
         if !is_one || message.starts_with(INTERNAL) {
             return true;
         }
-        metrics::counter!(METRIC).increment(1);
+        metrics::counter!(CLIENT_ERRORS.name).increment(1);
         if let Some(connections) = self.add(Instant::now()) {
             let last: String = message.chars().take(REASON_MAX).collect();
             tracing::info!(connections, last, "connections ended with client errors");

@@ -33,7 +33,7 @@ async fn wait_for_owner(server: &Server, busy: u32, queued: u32) {
 
 /// Waits until the server has noticed that one client has disconnected.
 async fn wait_for_disconnect(server: &Server) {
-    let labels = ["class=\"abandoned\""];
+    let labels = ["outcome=\"abandoned\""];
     server
         .wait_for_metric("headroom_http_requests_total", &labels, |count| {
             count == 1.0

@@ -42,7 +42,7 @@ async fn a_thousand_first_requests_cause_one_load() {
     );
     assert_eq!(
         server
-            .metric("headroom_lazy_load_seconds_count", &model)
+            .metric("headroom_lazy_load_duration_seconds_count", &model)
             .await,
         1.0
     );

@@ -156,7 +156,7 @@ async fn a_request_counts_in_its_class_and_window() {
     }
     // Prometheus gets the same counts, with the document that was asked for since.
     for (class, count) in [("2xx", 5.0), ("4xx", 2.0), ("5xx", 0.0), ("abandoned", 0.0)] {
-        let label = format!("class=\"{class}\"");
+        let label = format!("outcome=\"{class}\"");
         let metric = server
             .metric("headroom_http_requests_total", &[&label])
             .await;

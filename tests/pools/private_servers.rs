@@ -87,7 +87,7 @@ async fn running_private_servers_are_measured_and_memory_is_read_once_a_second()
         (measured == 2).then_some(()).ok_or(stats)
     })
     .await;
-    let readings = "headroom_memory_samples_total";
+    let readings = "headroom_memory_readings_total";
     let (begun, before) = (Instant::now(), server.metric(readings, &[]).await);
     server
         .wait_for_metric(readings, &[], |now| now >= before + 4.0)

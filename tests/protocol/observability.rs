@@ -60,7 +60,7 @@ async fn the_metrics_count_loads_actors_and_memory() {
         ("headroom_lazy_loads_total", &[model][..], 1.0),
         ("headroom_lazy_misses_total", &[model], 1.0),
         ("headroom_lazy_hits_total", &[model], 2.0),
-        ("headroom_lazy_load_seconds_count", &[model], 1.0),
+        ("headroom_lazy_load_duration_seconds_count", &[model], 1.0),
         ("headroom_lazy_resources", &["phase=\"ready\""], 2.0),
         ("headroom_actor_up", &[owner], 1.0),
         ("headroom_actor_restarts_total", &[owner], 0.0),
@@ -69,7 +69,7 @@ async fn the_metrics_count_loads_actors_and_memory() {
             &[owner, "outcome=\"handled\""],
             3.0,
         ),
-        ("headroom_http_requests_total", &["class=\"2xx\""], 3.0),
+        ("headroom_http_requests_total", &["outcome=\"2xx\""], 3.0),
         ("headroom_memory_level", &[], 0.0),
     ] {
         let value = server.metric(name, labels).await;

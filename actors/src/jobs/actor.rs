@@ -13,7 +13,6 @@ use super::config::Config;
 use super::context::JobContext;
 use super::error::StartError;
 use super::messages::{Cancel, Drain, Follow, Get, List, Start};
-use super::metrics;
 use super::record::{Ending, JobWatch};
 use super::run::run;
 use super::status::JobId;
@@ -41,7 +40,6 @@ impl Jobs {
     /// Makes the child spec of the actor. Its jobs survive restarts. It should be started after all
     /// actors that jobs call, so that it stops before them.
     pub fn child(handle: &Handle<Self>, config: Config) -> ChildSpec {
-        metrics::describe();
         let store = Arc::new(Mutex::new(Store::new(config)));
         ChildSpec::actor(handle, move |_| Self {
             config,

@@ -3,28 +3,35 @@
 use std::time::Duration;
 
 use super::status::JobState;
+use crate::kernel::{LONG_TIMES, Label, Metric};
 
-/// Describes the metrics. The recorder must be installed before.
-pub(super) fn describe() {
-    metrics::describe_gauge!("headroom_jobs_running", "Jobs that are running, by kind.");
-    metrics::describe_counter!(
-        "headroom_jobs_ended_total",
-        "Jobs that have ended, by kind and state: succeeded, failed, cancelled, timed_out."
-    );
-    metrics::describe_histogram!(
-        "headroom_jobs_duration_seconds",
-        "Time from the start of a job to its end, by kind."
-    );
-}
+const RUNNING: Metric =
+    Metric::gauge("headroom_jobs_running", "Jobs that are running.").labels(&[KIND]);
+const ENDED: Metric = Metric::counter("headroom_jobs_ended_total", "Jobs that have ended.")
+    .labels(&[
+        KIND,
+        Label::one_of("state", &["succeeded", "failed", "cancelled", "timed_out"]),
+    ])
+    .alert("an increase of failed or timed_out: `GET /api/jobs` has the reason");
+const DURATION: Metric = Metric::histogram(
+    "headroom_job_duration_seconds",
+    "Time from the start of a job to its end.",
+    LONG_TIMES,
+)
+.labels(&[KIND]);
+
+const KIND: Label = Label::described("kind", "what the job does, such as `preload`");
+
+/// The metrics of this module.
+pub const METRICS: &[Metric] = &[RUNNING, ENDED, DURATION];
 
 pub(super) fn record_start(kind: &'static str) {
-    metrics::gauge!("headroom_jobs_running", "kind" => kind).increment(1.0);
+    metrics::gauge!(RUNNING.name, "kind" => kind).increment(1.0);
 }
 
 pub(super) fn record_end(kind: &'static str, state: JobState, took: Duration) {
-    metrics::gauge!("headroom_jobs_running", "kind" => kind).decrement(1.0);
+    metrics::gauge!(RUNNING.name, "kind" => kind).decrement(1.0);
     let state = state.label();
-    metrics::counter!("headroom_jobs_ended_total", "kind" => kind, "state" => state).increment(1);
-    metrics::histogram!("headroom_jobs_duration_seconds", "kind" => kind)
-        .record(took.as_secs_f64());
+    metrics::counter!(ENDED.name, "kind" => kind, "state" => state).increment(1);
+    metrics::histogram!(DURATION.name, "kind" => kind).record(took.as_secs_f64());
 }

@@ -11,7 +11,7 @@
 //! - **Order**: children start in order, each after the one before is ready, and stop in reverse.
 //! - **No addresses**: a [`Handle`] leads to whichever incarnation runs.
 //! - **The pressure is a shared value** ([`pressure`]) and not a message, so no subscriber can miss it.
-//! - **Everything is visible**: [`Tree::snapshot`] and [`Tree::record_metrics`].
+//! - **Everything is visible**: [`Tree::snapshot`] and [`Tree::counted`].
 
 mod actor;
 mod awake;
@@ -23,6 +23,7 @@ mod exit;
 mod handle;
 mod incarnation;
 mod load;
+mod metric;
 mod notice;
 pub mod pool;
 pub mod pressure;
@@ -54,6 +55,7 @@ pub use handle::{AskError, Handle};
 pub use load::{
     Load, LoadContext, LoadError, LoadErrorKind, Loaded, MemoryFeedback, Registrar, Resource,
 };
+pub use metric::{LONG_TIMES, Label, LabelValues, Metric, MetricKind, SHORT_TIMES};
 pub use notice::{Notice, NoticeKind, NoticeReader, Notices, OomCounter};
 pub use process::ProcessRef;
 pub use rolling::{Merge, Rolling, Window};

@@ -123,29 +123,6 @@ impl Node {
             ..inner.seen.clone()
         }
     }
-
-    fn record_metrics(&self) {
-        let actor = [("actor", self.path.clone())];
-        let with = |key, value: &'static str| [actor[0].clone(), (key, value.to_owned())];
-        let inner = self.lock();
-        let up = f64::from(inner.seen.state == ChildState::Running);
-        metrics::gauge!("headroom_actor_up", &actor).set(up);
-        metrics::counter!("headroom_actor_restarts_total", &actor).absolute(inner.seen.restarts);
-        for (reason, count) in &inner.seen.exits {
-            let labels = with("reason", reason);
-            metrics::counter!("headroom_actor_exits_total", &labels).absolute(*count);
-        }
-        let Some(stats) = inner.stats.as_ref().map(|stats| stats.snapshot()) else {
-            return;
-        };
-        for (outcome, count) in stats.outcomes {
-            let labels = with("outcome", outcome);
-            metrics::counter!("headroom_actor_messages_total", &labels).absolute(count);
-        }
-        #[allow(clippy::cast_precision_loss)]
-        metrics::gauge!("headroom_actor_mailbox_depth", &actor).set(stats.mailbox_depth as f64);
-        metrics::gauge!("headroom_actor_busy_seconds", &actor).set(stats.busy_seconds);
-    }
 }
 
 /// The state of an actor; `None` when it does not run, does not answer in time or shows nothing.
@@ -258,13 +235,6 @@ impl Tree {
     pub fn counted(&self) -> Vec<NodeSnapshot> {
         let nodes = self.to_vec();
         nodes.iter().map(|node| node.counted()).collect()
-    }
-
-    /// Writes the counters of all children to the metrics recorder. Call before each scrape.
-    pub fn record_metrics(&self) {
-        for node in self.to_vec() {
-            node.record_metrics();
-        }
     }
 }
 

@@ -1,10 +1,78 @@
-//! The loader's metrics, by resource, and the same counts for its status. Names come from the
-//! catalogue, so the number of series is bounded.
+//! The loader's metrics, by resource, and the same counts for its status.
 
 use std::time::Duration;
 
 use super::phase::Phase;
 use super::slot::Slot;
+use crate::kernel::{LONG_TIMES, Label, Metric};
+
+const HITS: Metric = Metric::counter(
+    "headroom_lazy_hits_total",
+    "Callers that found a resource ready.",
+)
+.labels(RESOURCE);
+const MISSES: Metric =
+    Metric::counter("headroom_lazy_misses_total", "Callers that did not.").labels(RESOURCE);
+const WAITS: Metric = Metric::counter(
+    "headroom_lazy_waits_total",
+    "Callers that waited for a load.",
+)
+.labels(RESOURCE);
+const LOADS: Metric = Metric::counter("headroom_lazy_loads_total", "Loads that began.")
+    .labels(RESOURCE)
+    .alert("many a minute with as many evictions: the budget is too small (`HeadroomThrashing`)");
+const LOAD_FAILURES: Metric = Metric::counter(
+    "headroom_lazy_load_failures_total",
+    "Loads that failed or were refused.",
+)
+.labels(RESOURCE)
+.alert("any increase for a while: lazy-loader/status has the cause (`HeadroomLoadsFail`)");
+const DEATHS: Metric = Metric::counter(
+    "headroom_lazy_deaths_total",
+    "Loaded resources that ended by themselves.",
+)
+.labels(RESOURCE)
+.alert("any increase for a while: crashes; the log has the reason (`HeadroomResourcesDie`)");
+const EVICTIONS: Metric = Metric::counter(
+    "headroom_lazy_evictions_total",
+    "Drains of loaded resources, by reason.",
+)
+.labels(&[
+    KIND,
+    NAME,
+    Label::one_of(
+        "reason",
+        &["ttl", "room", "pressure", "request", "dependency", "stop"],
+    ),
+]);
+const LOAD_DURATION: Metric = Metric::histogram(
+    "headroom_lazy_load_duration_seconds",
+    "Time that a successful load took, without the wait for memory.",
+    LONG_TIMES,
+)
+.labels(RESOURCE);
+const RESOURCES: Metric = Metric::gauge("headroom_lazy_resources", "Resources in each phase.")
+    .labels(&[Label::one_of(
+        "phase",
+        &["cold", "loading", "ready", "draining", "failed"],
+    )]);
+
+const KIND: Label = Label::described("kind", "`model`, `zygote`");
+const NAME: Label = Label::cut("name", "a resource, such as `silero-vad:1`");
+const RESOURCE: &[Label] = &[KIND, NAME];
+
+/// The metrics of this module.
+pub const METRICS: &[Metric] = &[
+    RESOURCES,
+    HITS,
+    MISSES,
+    WAITS,
+    LOADS,
+    LOAD_DURATION,
+    LOAD_FAILURES,
+    EVICTIONS,
+    DEATHS,
+];
 
 /// Why a loaded resource was drained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,30 +124,30 @@ impl Slot {
     pub(super) fn count(&mut self, event: Event) {
         let counts = &mut self.counts;
         let (count, metric) = match event {
-            Event::Hit => (&mut counts.hits, "headroom_lazy_hits_total"),
-            Event::Miss => (&mut counts.misses, "headroom_lazy_misses_total"),
-            Event::Wait => (&mut counts.waits, "headroom_lazy_waits_total"),
-            Event::Load => (&mut counts.loads, "headroom_lazy_loads_total"),
-            Event::LoadFailure => (&mut counts.failures, "headroom_lazy_load_failures_total"),
-            Event::Death => (&mut counts.deaths, "headroom_lazy_deaths_total"),
+            Event::Hit => (&mut counts.hits, HITS),
+            Event::Miss => (&mut counts.misses, MISSES),
+            Event::Wait => (&mut counts.waits, WAITS),
+            Event::Load => (&mut counts.loads, LOADS),
+            Event::LoadFailure => (&mut counts.failures, LOAD_FAILURES),
+            Event::Death => (&mut counts.deaths, DEATHS),
         };
         *count += 1;
         let (kind, name) = (self.resource.kind, self.resource.name.clone());
-        metrics::counter!(metric, "kind" => kind, "name" => name).increment(1);
+        metrics::counter!(metric.name, "kind" => kind, "name" => name).increment(1);
     }
 
     pub(super) fn count_drain(&mut self, reason: UnloadReason) {
         let reason = reason.label();
         *self.counts.evictions.entry(reason).or_default() += 1;
         let (kind, name) = (self.resource.kind, self.resource.name.clone());
-        let metric = "headroom_lazy_evictions_total";
-        metrics::counter!(metric, "kind" => kind, "name" => name, "reason" => reason).increment(1);
+        metrics::counter!(EVICTIONS.name, "kind" => kind, "name" => name, "reason" => reason)
+            .increment(1);
     }
 
     pub(super) fn record_load_time(&mut self, took: Duration) {
         self.load_times.record(took);
         let (kind, name) = (self.resource.kind, self.resource.name.clone());
-        metrics::histogram!("headroom_lazy_load_seconds", "kind" => kind, "name" => name)
+        metrics::histogram!(LOAD_DURATION.name, "kind" => kind, "name" => name)
             .record(took.as_secs_f64());
     }
 }
@@ -89,6 +157,6 @@ pub(super) fn record_phases(phases: impl Iterator<Item = Phase> + Clone) {
     for phase in Phase::ALL {
         let count = phases.clone().filter(|it| *it == phase).count();
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        metrics::gauge!("headroom_lazy_resources", "phase" => phase.label()).set(f64::from(count));
+        metrics::gauge!(RESOURCES.name, "phase" => phase.label()).set(f64::from(count));
     }
 }

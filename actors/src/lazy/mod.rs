@@ -79,6 +79,7 @@ pub use messages::{
     Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register,
     SetLoadDeadline, SetPinned, Status, Unload,
 };
+pub use metrics::METRICS;
 pub use phase::Phase;
 pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};
 pub use status::{Counts, EvictionReason, LoaderStatus, NextEviction, ResourceStatus};

@@ -6,17 +6,168 @@ use super::probe::{Health, Scope};
 use super::sampler::SourceReport;
 use super::status::label;
 use crate::kernel::pressure::Level;
+use crate::kernel::{Label, Metric, SHORT_TIMES};
+
+const BUDGET: Metric = Metric::gauge(
+    "headroom_memory_budget_bytes",
+    "What the server and all of its processes may use together.",
+);
+const USAGE: Metric = Metric::gauge(
+    "headroom_memory_usage_bytes",
+    "What they use, by the source that memory/stats names.",
+);
+const RESERVED: Metric = Metric::gauge(
+    "headroom_memory_reserved_bytes",
+    "What is reserved for loads, loaded resources, private servers and buffers.",
+);
+const FREE: Metric = Metric::gauge(
+    "headroom_memory_free_bytes",
+    "What can still be reserved; 0 if more is used than the budget allows.",
+)
+.alert("near 0 for hours while loads are refused: the budget is too small for the work");
+const LEVEL: Metric = Metric::gauge(
+    "headroom_memory_level",
+    "How short memory is: 0 normal, 1 elevated, 2 high, 3 critical, 4 exhausted.",
+)
+.alert("3 or more for minutes: clean-ups do not help (`HeadroomMemoryCritical`)");
+const READINGS: Metric = Metric::counter("headroom_memory_readings_total", "Readings of memory.");
+const READING_DURATION: Metric = Metric::histogram(
+    "headroom_memory_reading_duration_seconds",
+    "Time that a reading of memory took.",
+    SHORT_TIMES,
+);
+const ALLOCATOR: Metric = Metric::gauge(
+    "headroom_memory_allocator_bytes",
+    "The server's own allocator. The parts overlap: allocated is within active, and active and \
+     metadata are within resident; retained has no memory behind it.",
+)
+.labels(&[Label::one_of(
+    "part",
+    &["allocated", "active", "metadata", "resident", "retained"],
+)]);
+const GROUP: Metric = Metric::gauge(
+    "headroom_memory_group_bytes",
+    "The control group's own figure, which includes file pages; absent without a control group.",
+);
+const STALL_RATIO: Metric = Metric::gauge(
+    "headroom_memory_stall_ratio",
+    "Share of the last 10 s in which tasks waited for memory, 0 to 1 (PSI); absent where the kernel \
+     has no such figure.",
+)
+.labels(SCOPE)
+.alert("above 0.1 for minutes: the machine or the group is short of memory (`HeadroomMemoryStalls`)");
+const KERNEL_KILLS: Metric = Metric::counter(
+    "headroom_memory_kernel_kills_total",
+    "Processes that the kernel killed because memory ran out, since the group or the machine began.",
+)
+.labels(SCOPE)
+.alert("any increase (`HeadroomKernelKills`)");
+const SOURCE_HEALTHY: Metric = Metric::gauge(
+    "headroom_memory_source_healthy",
+    "1 if a source of memory figures works or does not exist here, 0 if it fails.",
+)
+.labels(&[Label::one_of(
+    "source",
+    &[
+        "configured",
+        "cgroup_v2",
+        "cgroup_v1",
+        "processes",
+        "machine",
+        "allocator",
+        "stalls",
+        "stall_trigger",
+        "kernel_kills",
+    ],
+)])
+.alert("0 for minutes: the level rests on a worse source; the log has the cause");
+const LEVEL_CHANGES: Metric = Metric::counter(
+    "headroom_memory_level_changes_total",
+    "Changes of the level, by the level that began.",
+)
+.labels(&[Label::one_of(
+    "to",
+    &["normal", "elevated", "high", "critical", "exhausted"],
+)]);
+const REFUSALS: Metric = Metric::counter(
+    "headroom_memory_refusals_total",
+    "Reservations that were refused. Most are repeated after an eviction.",
+);
+const RECLAIM_ACTIONS: Metric = Metric::counter(
+    "headroom_memory_reclaim_actions_total",
+    "What subscribers did to give memory back.",
+)
+.labels(BY);
+const RECLAIM_PROMISED: Metric = Metric::counter(
+    "headroom_memory_reclaim_promised_bytes_total",
+    "What these actions were expected to give back.",
+)
+.labels(BY);
+const RECLAIM_GAINED: Metric = Metric::counter(
+    "headroom_memory_reclaim_gained_bytes_total",
+    "What these actions gave back, as measured.",
+)
+.labels(BY);
+const COLLECTIONS: Metric = Metric::counter(
+    "headroom_memory_collections_total",
+    "Collections of slack, by what caused them.",
+)
+.labels(&[Label::one_of(
+    "reason",
+    &["request", "schedule", "release", "stall"],
+)]);
+const STALLS: Metric = Metric::counter(
+    "headroom_memory_stalls_total",
+    "Notifications of the kernel that tasks stalled for memory.",
+)
+.labels(SCOPE);
+const ALERTS: Metric = Metric::counter(
+    "headroom_memory_alerts_total",
+    "Alerts for the webhook of `[memory.alerts]`, by what became of them.",
+)
+.labels(&[Label::one_of("outcome", &["sent", "failed", "dropped"])])
+.alert("an increase of failed or dropped: the webhook does not get its alerts");
+
+const SCOPE: &[Label] = &[Label::one_of("scope", &["group", "machine"])];
+const BY: &[Label] = &[Label::one_of(
+    "by",
+    &["memory", "lazy-loader", "hosts", "pools"],
+)];
+
+/// The metrics of this module.
+pub const METRICS: &[Metric] = &[
+    BUDGET,
+    USAGE,
+    RESERVED,
+    FREE,
+    LEVEL,
+    LEVEL_CHANGES,
+    READINGS,
+    READING_DURATION,
+    SOURCE_HEALTHY,
+    ALLOCATOR,
+    GROUP,
+    STALL_RATIO,
+    STALLS,
+    KERNEL_KILLS,
+    REFUSALS,
+    COLLECTIONS,
+    RECLAIM_ACTIONS,
+    RECLAIM_PROMISED,
+    RECLAIM_GAINED,
+    ALERTS,
+];
 
 /// Records a reading.
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceReport) {
-    metrics::gauge!("headroom_memory_budget_bytes").set(ledger.budget as f64);
-    metrics::gauge!("headroom_memory_usage_bytes").set(used as f64);
-    metrics::gauge!("headroom_memory_reserved_bytes").set(ledger.reserved_total() as f64);
-    metrics::gauge!("headroom_memory_free_bytes").set(ledger.free() as f64);
-    metrics::gauge!("headroom_memory_level").set(f64::from(level as u8));
-    metrics::counter!("headroom_memory_samples_total").increment(1);
-    metrics::histogram!("headroom_memory_sample_seconds").record(report.reading_seconds);
+    metrics::gauge!(BUDGET.name).set(ledger.budget as f64);
+    metrics::gauge!(USAGE.name).set(used as f64);
+    metrics::gauge!(RESERVED.name).set(ledger.reserved_total() as f64);
+    metrics::gauge!(FREE.name).set(ledger.free() as f64);
+    metrics::gauge!(LEVEL.name).set(f64::from(level as u8));
+    metrics::counter!(READINGS.name).increment(1);
+    metrics::histogram!(READING_DURATION.name).record(report.reading_seconds);
     if let Some(allocator) = &report.allocator {
         let parts = [
             ("allocated", allocator.allocated),
@@ -26,35 +177,34 @@ pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceR
             ("retained", allocator.retained),
         ];
         for (part, bytes) in parts {
-            metrics::gauge!("headroom_memory_allocator_bytes", "part" => part).set(bytes as f64);
+            metrics::gauge!(ALLOCATOR.name, "part" => part).set(bytes as f64);
         }
     }
     if let Some(group) = &report.group {
-        metrics::gauge!("headroom_memory_group_bytes").set(group.current as f64);
+        metrics::gauge!(GROUP.name).set(group.current as f64);
     }
     if let Some(stalls) = &report.stalls {
         let share = stalls.some_avg10 / 100.0;
-        metrics::gauge!("headroom_memory_stall_ratio", "scope" => label(stalls.scope)).set(share);
+        metrics::gauge!(STALL_RATIO.name, "scope" => label(stalls.scope)).set(share);
     }
     if let Some(kills) = &report.kernel_kills {
-        metrics::counter!("headroom_memory_kernel_kills_total", "scope" => label(kills.scope))
-            .absolute(kills.count);
+        metrics::counter!(KERNEL_KILLS.name, "scope" => label(kills.scope)).absolute(kills.count);
     }
     for status in &report.sources {
         let is_healthy = matches!(status.health, Health::Healthy | Health::Absent);
-        metrics::gauge!("headroom_memory_source_healthy", "source" => label(status.source))
+        metrics::gauge!(SOURCE_HEALTHY.name, "source" => label(status.source))
             .set(f64::from(u8::from(is_healthy)));
     }
 }
 
 /// Counts a change of the level.
 pub(super) fn level_change(to: Level) {
-    metrics::counter!("headroom_memory_level_changes_total", "to" => to.label()).increment(1);
+    metrics::counter!(LEVEL_CHANGES.name, "to" => to.label()).increment(1);
 }
 
 /// Counts a reservation that was refused.
 pub(super) fn refusal() {
-    metrics::counter!("headroom_memory_refusals_total").increment(1);
+    metrics::counter!(REFUSALS.name).increment(1);
 }
 
 /// Counts the actions of subscribers.
@@ -62,35 +212,35 @@ pub(super) fn actions(records: &[ActionRecord]) {
     for record in records {
         let by = subscriber(&record.by);
         let action = &record.action;
-        metrics::counter!("headroom_memory_reclaim_actions_total", "by" => by).increment(1);
-        metrics::counter!("headroom_memory_reclaim_promised_bytes_total", "by" => by)
-            .increment(action.promised_bytes);
-        metrics::counter!("headroom_memory_reclaim_gained_bytes_total", "by" => by)
-            .increment(action.gained_bytes());
+        metrics::counter!(RECLAIM_ACTIONS.name, "by" => by).increment(1);
+        metrics::counter!(RECLAIM_PROMISED.name, "by" => by).increment(action.promised_bytes);
+        metrics::counter!(RECLAIM_GAINED.name, "by" => by).increment(action.gained_bytes());
     }
 }
 
 /// Counts a purge of allocators.
 pub(super) fn gc(reason: CollectionReason, records: &[ActionRecord]) {
-    metrics::counter!("headroom_memory_gc_total", "reason" => label(reason)).increment(1);
+    metrics::counter!(COLLECTIONS.name, "reason" => label(reason)).increment(1);
     actions(records);
 }
 
-/// A label with few values, since every host subscribes under its own name.
+/// A label with few values, since every host and every pool subscribes under its own name.
 fn subscriber(name: &str) -> &'static str {
     match name {
         "memory" => "memory",
         "lazy-loader" => "lazy-loader",
-        _ => "hosts",
+        // `<model>:<version>/<host>`
+        host if host.contains('/') => "hosts",
+        _ => "pools",
     }
 }
 
 /// Counts a stall.
 pub(super) fn stall(scope: Scope) {
-    metrics::counter!("headroom_memory_stalls_total", "scope" => label(scope)).increment(1);
+    metrics::counter!(STALLS.name, "scope" => label(scope)).increment(1);
 }
 
 /// Counts the outcome of an alert.
 pub(super) fn alert(outcome: &'static str) {
-    metrics::counter!("headroom_memory_alerts_total", "outcome" => outcome).increment(1);
+    metrics::counter!(ALERTS.name, "outcome" => outcome).increment(1);
 }

@@ -65,6 +65,7 @@ pub use config::{Levels, MemoryConfig, MemoryConfigError};
 pub use history::{ActionRecord, CollectionReason, Counts, Event, EventKind};
 pub use ledger::{Account, EntryStatus};
 pub use levels::most_below;
+pub use metrics::METRICS;
 pub use overview::{MemoryOverview, Overview};
 pub use probe::{
     GroupUsage, Health, KernelKills, ProcessUsage, Scope, Source, SourceStatus, StallReading,

@@ -430,7 +430,7 @@ impl metrics::Recorder for Samples {
 
     fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> Counter {
         match key.name() {
-            "headroom_memory_samples_total" => Counter::from_arc(Arc::clone(&self.0)),
+            "headroom_memory_readings_total" => Counter::from_arc(Arc::clone(&self.0)),
             _ => Counter::noop(),
         }
     }

@@ -29,6 +29,7 @@ use super::heartbeat::Heartbeat;
 use super::host_process::{Frames, HostError, HostSpec, Running, boot};
 use super::infer::InferError;
 use super::memory_monitor::{MemoryMonitor, ReplaceReason};
+use super::metrics::{FORWARD, GROWTH};
 use crate::kernel::{Child, Exit, IncarnationRef};
 
 /// Owns one host process.
@@ -59,12 +60,10 @@ impl ModelHost {
             spec.runtime.config.heartbeat_timeout,
         );
         Self {
-            forward_seconds: metrics::histogram!(
-                "headroom_model_forward_seconds", "name" => spec.model.clone()
-            ),
+            forward_seconds: metrics::histogram!(FORWARD.name, "name" => spec.model.clone()),
             growth_gauge: metrics::gauge!(
-                "headroom_model_growth_bytes",
-                "name" => spec.model.clone(), "host" => spec.name.clone()
+                GROWTH.name,
+                "name" => spec.model.clone(), "host" => spec.host_name().to_owned()
             ),
             monitor: MemoryMonitor::new(&spec.runtime.config.leak, 0, 0, Instant::now()),
             trims: Trims::default(),
@@ -96,6 +95,7 @@ impl ModelHost {
             expected,
             Instant::now(),
         );
+        self.growth_gauge.set(0.0);
         self.growth_bound = GrowthBound::default();
         self.set_measured(bytes);
         self.running = Some(running);
@@ -241,5 +241,6 @@ impl Child for ModelHost {
 impl Drop for ModelHost {
     fn drop(&mut self) {
         self.spec.state.set_not_serving();
+        self.growth_gauge.set(0.0);
     }
 }

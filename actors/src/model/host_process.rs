@@ -46,6 +46,14 @@ pub(super) struct HostSpec {
     pub(super) state: HostState,
 }
 
+impl HostSpec {
+    /// The host within its model, for example `host-0`.
+    pub(super) fn host_name(&self) -> &str {
+        let parts = self.name.rsplit_once('/');
+        parts.map_or(&self.name, |(_, host)| host)
+    }
+}
+
 /// Why a host did not start, or failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HostError {

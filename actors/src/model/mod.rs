@@ -28,6 +28,7 @@ mod infer;
 mod inputs;
 mod leak;
 mod memory_monitor;
+mod metrics;
 mod owner;
 mod repository;
 mod resource;
@@ -44,6 +45,7 @@ pub use headroom_model_protocol::{Datatype, LoadedModel, SignatureInput, element
 pub use host_state::HostMemory;
 pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence, Tensor};
 pub use leak::LeakConfig;
+pub use metrics::METRICS;
 pub use owner::{EndSequences, ModelOwner};
 pub use repository::{LeakReport, Model, ReadLeaks, Repository, Rescan, Resolve, Versions};
 pub use resource::{FIRST_LOAD_BYTES, Runtime};

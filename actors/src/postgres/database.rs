@@ -13,6 +13,7 @@ use super::connector::{Connector, check_out};
 use super::error::Error;
 use super::fallback::count_read;
 use super::freshness::FreshnessBound;
+use super::metrics::RETRIES;
 use super::migrate::{Migration, migrate};
 use super::pipelined;
 use super::repeat::{Step, may_repeat};
@@ -369,7 +370,7 @@ impl Database {
         }
         tokio::time::sleep(delay).await;
         metrics::counter!(
-            "headroom_postgres_retries_total",
+            RETRIES.name,
             "pool" => self.shared.pool.name().to_owned()
         )
         .increment(1);

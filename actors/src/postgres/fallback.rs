@@ -1,6 +1,7 @@
 //! Why the primary serves a read, and how many reads it serves.
 
 use super::error::Error;
+use super::metrics::READS;
 
 /// Why the primary serves a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub(super) fn count_read(fallback: Option<FallbackReason>) {
         Some(reason) => ("primary", reason.label()),
     };
     metrics::counter!(
-        "headroom_postgres_reads_total",
+        READS.name,
         "served_by" => served_by,
         "reason" => reason
     )

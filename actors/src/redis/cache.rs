@@ -6,6 +6,7 @@ use deadpool_redis::redis::{FromRedisValue, ToRedisArgs, cmd};
 
 use super::client::Redis;
 use super::error::Error;
+use super::metrics::{CACHE_FAILURES, CACHE_HITS, CACHE_MISSES};
 
 /// A cache in Redis. Its calls do not fail: a read that fails is a miss.
 #[derive(Debug, Clone)]
@@ -27,11 +28,11 @@ impl Cache {
     ) -> Option<T> {
         let result = self.redis.command(cmd("GET").arg(key), within).await;
         let value = count_failure(result).flatten();
-        let name = match value {
-            Some(_) => "headroom_redis_cache_hits_total",
-            None => "headroom_redis_cache_misses_total",
+        let metric = match value {
+            Some(_) => CACHE_HITS,
+            None => CACHE_MISSES,
         };
-        metrics::counter!(name).increment(1);
+        metrics::counter!(metric.name).increment(1);
         value
     }
 
@@ -59,8 +60,7 @@ impl Cache {
 
 fn count_failure<T>(result: Result<T, Error>) -> Option<T> {
     let counted = result.inspect_err(|error| {
-        let counter =
-            metrics::counter!("headroom_redis_cache_failures_total", "error" => error.label());
+        let counter = metrics::counter!(CACHE_FAILURES.name, "error" => error.label());
         counter.increment(1);
         tracing::debug!(%error, "the cache failed: counted as a miss");
     });

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
 use super::connect_error::connect_error;
+use super::metrics::{SUBSCRIBER_CONNECTED, SUBSCRIBER_CONNECTS};
 use super::server::Server;
 use super::subscriber_connection::{SubscriberConfig, open, read, subscribe, unsubscribe};
 use super::subscriptions::{Subscription, SubscriptionRegistry, Topic};
@@ -130,7 +131,7 @@ impl Subscriber {
     fn set_state(&mut self, state: State) {
         self.state = state;
         let connected = f64::from(u8::from(self.is_connected()));
-        metrics::gauge!("headroom_redis_subscriber_connected").set(connected);
+        metrics::gauge!(SUBSCRIBER_CONNECTED.name).set(connected);
     }
 
     fn connect(&mut self, context: &mut Context<Self>) {
@@ -166,7 +167,7 @@ impl Subscriber {
     ) {
         self.failures = 0;
         self.connects += 1;
-        metrics::counter!("headroom_redis_subscriber_connects_total").increment(1);
+        metrics::counter!(SUBSCRIBER_CONNECTS.name).increment(1);
         if self.connects > 1 {
             self.registry.send_gap();
         }

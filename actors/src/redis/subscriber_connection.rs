@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::connect_error::connect_error;
+use super::metrics::SUBSCRIBER_MESSAGES;
 use super::server::Server;
 use super::subscriptions::{Event, SubscriptionRegistry, Topic};
 use crate::kernel::Backoff;
@@ -76,7 +77,7 @@ pub(super) async fn read(
     messages: Arc<AtomicU64>,
 ) {
     let after_idle = config.check_after_idle.max(CHECK_AFTER_IDLE_MIN);
-    let counter = metrics::counter!("headroom_redis_subscriber_messages_total");
+    let counter = metrics::counter!(SUBSCRIBER_MESSAGES.name);
     loop {
         match timeout(after_idle, stream.next()).await {
             Ok(Some(message)) => {

@@ -7,6 +7,121 @@ use metrics::{Counter, Gauge, counter, gauge, histogram};
 
 use super::histogram::Durations;
 use super::status::CloseReason;
+use crate::kernel::{Label, Metric, SHORT_TIMES};
+
+const CONNECTIONS: Metric =
+    Metric::gauge("headroom_pool_connections", "Open connections.").labels(POOL);
+const IDLE: Metric = Metric::gauge(
+    "headroom_pool_idle_connections",
+    "Open connections without a lease.",
+)
+.labels(POOL);
+const OPENING: Metric = Metric::gauge(
+    "headroom_pool_opening_connections",
+    "Connections that are being opened.",
+)
+.labels(POOL);
+const WAITING: Metric = Metric::gauge(
+    "headroom_pool_waiting_callers",
+    "Callers that wait for a connection.",
+)
+.labels(POOL)
+.alert("above 0 for minutes: too few connections, or leases last too long");
+const CIRCUIT_OPEN: Metric = Metric::gauge(
+    "headroom_pool_circuit_open",
+    "1 while the circuit in front of the server is open, else 0.",
+)
+.labels(POOL)
+.alert("1 for minutes: the server cannot be reached (`HeadroomPoolDown`)");
+const OPENED: Metric =
+    Metric::counter("headroom_pool_opened_total", "Connections opened.").labels(POOL);
+const CLOSED: Metric =
+    Metric::counter("headroom_pool_closed_total", "Connections closed.").labels(&[
+        NAME,
+        Label::one_of(
+            "reason",
+            &[
+                "lifetime", "idle", "broken", "check", "pressure", "shutdown",
+            ],
+        ),
+    ]);
+const CHECKOUTS: Metric =
+    Metric::counter("headroom_pool_checkouts_total", "Leases granted.").labels(POOL);
+const REUSED: Metric = Metric::counter(
+    "headroom_pool_reused_total",
+    "Leases on a connection that had been leased before.",
+)
+.labels(POOL);
+const REFUSED: Metric = Metric::counter(
+    "headroom_pool_refused_total",
+    "Checkouts refused at once: the queue was full, the circuit was open, or there was no server.",
+)
+.labels(POOL);
+const TIMED_OUT: Metric = Metric::counter(
+    "headroom_pool_timed_out_total",
+    "Checkouts whose deadline passed while they waited.",
+)
+.labels(POOL);
+const CONNECT_FAILURES: Metric = Metric::counter(
+    "headroom_pool_connect_failures_total",
+    "Connects that failed.",
+)
+.labels(POOL);
+const LEAKS: Metric = Metric::counter(
+    "headroom_pool_leaks_total",
+    "Leases that lasted too long. The pool's status names the places that hold them.",
+)
+.labels(POOL);
+const WAIT: Metric = Metric::histogram(
+    "headroom_pool_wait_seconds",
+    "Time that callers waited for their lease.",
+    SHORT_TIMES,
+)
+.labels(POOL);
+const USE: Metric = Metric::histogram(
+    "headroom_pool_use_seconds",
+    "Time that leases lasted.",
+    SHORT_TIMES,
+)
+.labels(POOL);
+const CONNECT: Metric = Metric::histogram(
+    "headroom_pool_connect_seconds",
+    "Time that successful connects took.",
+    SHORT_TIMES,
+)
+.labels(POOL);
+
+const NAME: Label = Label::one_of(
+    "pool",
+    &[
+        "postgres",
+        "postgres-replicas",
+        "redis-primary",
+        "redis-cache",
+        "redis-pubsub",
+    ],
+);
+const POOL: &[Label] = &[NAME];
+
+/// The metrics of all pools.
+pub const METRICS: &[Metric] = &[
+    CONNECTIONS,
+    IDLE,
+    OPENING,
+    WAITING,
+    CIRCUIT_OPEN,
+    OPENED,
+    CLOSED,
+    CONNECT_FAILURES,
+    CHECKOUTS,
+    REUSED,
+    REFUSED,
+    TIMED_OUT,
+    LEAKS,
+    WAIT,
+    USE,
+    CONNECT,
+];
 
 /// The weight of the newest value in a moving average is one part of this many.
 const AVERAGE_OVER: u32 = 8;
@@ -80,38 +195,38 @@ pub(super) struct Figures {
 impl Figures {
     pub(super) fn new(name: &str) -> Self {
         let pool = || [("pool", name.to_owned())];
-        let count = |metric: &'static str| Count::new(counter!(metric, &pool()));
-        let gauge = |metric: &'static str| gauge!(metric, &pool());
-        let durations = |metric: &'static str| Durations::new(histogram!(metric, &pool()));
+        let count = |metric: Metric| Count::new(counter!(metric.name, &pool()));
+        let gauge = |metric: Metric| gauge!(metric.name, &pool());
+        let durations = |metric: Metric| Durations::new(histogram!(metric.name, &pool()));
         let closed = CloseReason::ALL.map(|reason| {
             let labels = [
                 ("pool", name.to_owned()),
                 ("reason", reason.label().to_owned()),
             ];
-            let metric = counter!("headroom_pool_closed_total", &labels);
+            let metric = counter!(CLOSED.name, &labels);
             (reason, Count::new(metric))
         });
         Self {
             name: name.to_owned(),
-            opened: count("headroom_pool_opened_total"),
+            opened: count(OPENED),
             closed: closed.into(),
-            checkouts: count("headroom_pool_checkouts_total"),
-            reused: count("headroom_pool_reused_total"),
-            refused: count("headroom_pool_refused_total"),
-            timed_out: count("headroom_pool_timed_out_total"),
-            failed: count("headroom_pool_connect_failures_total"),
+            checkouts: count(CHECKOUTS),
+            reused: count(REUSED),
+            refused: count(REFUSED),
+            timed_out: count(TIMED_OUT),
+            failed: count(CONNECT_FAILURES),
             retries: 0,
-            leaks: count("headroom_pool_leaks_total"),
-            wait: durations("headroom_pool_wait_seconds"),
-            usage: durations("headroom_pool_use_seconds"),
-            connect: durations("headroom_pool_connect_seconds"),
+            leaks: count(LEAKS),
+            wait: durations(WAIT),
+            usage: durations(USE),
+            connect: durations(CONNECT),
             average_use: Average::default(),
             average_connect: Average::default(),
-            size: gauge("headroom_pool_connections"),
-            idle: gauge("headroom_pool_idle"),
-            waiting: gauge("headroom_pool_waiting"),
-            opening: gauge("headroom_pool_opening"),
-            circuit_open: gauge("headroom_pool_circuit_open"),
+            size: gauge(CONNECTIONS),
+            idle: gauge(IDLE),
+            waiting: gauge(WAITING),
+            opening: gauge(OPENING),
+            circuit_open: gauge(CIRCUIT_OPEN),
         }
     }
 

@@ -44,6 +44,7 @@ pub use actor::{Pool, Status, check_out};
 pub use config::PoolConfig;
 pub use connect::{Connect, ConnectError, ConnectErrorKind};
 pub use error::{CheckoutError, TimeoutCause};
+pub use figures::METRICS;
 pub use histogram::Quantiles;
 pub use lease::{Lease, Mode};
 pub use status::{CircuitState, CircuitStatus, CloseReason, Holder, PoolStatus};

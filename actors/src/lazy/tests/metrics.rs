@@ -72,7 +72,7 @@ fn every_metric_has_its_name_and_labels() {
         format!("headroom_lazy_evictions_total{{{thing},reason=pressure}}"),
         format!("headroom_lazy_hits_total{{{thing}}}"),
         "headroom_lazy_load_failures_total{kind=scripted,name=broken}".to_owned(),
-        format!("headroom_lazy_load_seconds{{{thing}}}"),
+        format!("headroom_lazy_load_duration_seconds{{{thing}}}"),
         format!("headroom_lazy_loads_total{{{thing}}}"),
         format!("headroom_lazy_misses_total{{{thing}}}"),
         "headroom_lazy_resources{phase=ready}".to_owned(),

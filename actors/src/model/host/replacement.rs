@@ -10,6 +10,7 @@ use super::ModelHost;
 use crate::kernel::{Call, Message, NoticeKind, Reply};
 use crate::model::host_process::boot;
 use crate::model::memory_monitor::ReplaceReason;
+use crate::model::metrics::{LEAKS, PAST_ESTIMATE, RECYCLES};
 
 impl ModelHost {
     /// Records and reports a reason once, and a leak also after another reason.
@@ -25,13 +26,12 @@ impl ModelHost {
         let (host, model) = (&self.spec.name, self.spec.model.clone());
         match reason {
             ReplaceReason::Leak(leak) => {
-                metrics::counter!("headroom_model_leaks_total", "name" => model).increment(1);
+                metrics::counter!(LEAKS.name, "name" => model).increment(1);
                 let (from_bytes, to_bytes, calls) = (leak.from_bytes, leak.to_bytes, leak.calls);
                 tracing::warn!(host, from_bytes, to_bytes, calls, "a model leaks memory");
             }
             ReplaceReason::Overgrown { expected, bytes } => {
-                metrics::counter!("headroom_model_past_estimate_total", "name" => model)
-                    .increment(1);
+                metrics::counter!(PAST_ESTIMATE.name, "name" => model).increment(1);
                 tracing::warn!(
                     host,
                     expected,
@@ -100,8 +100,7 @@ impl ModelHost {
             "a model's process was replaced"
         );
         let name = self.spec.model.clone();
-        metrics::counter!("headroom_model_recycles_total", "name" => name, "reason" => reason)
-            .increment(1);
+        metrics::counter!(RECYCLES.name, "name" => name, "reason" => reason).increment(1);
         let kind = NoticeKind::Replaced {
             before_bytes,
             after_bytes,

@@ -1,0 +1,37 @@
+//! The metrics of the database. Those of the pools are the kernel's.
+
+use crate::kernel::{Label, Metric};
+
+pub(super) const RETRIES: Metric = Metric::counter(
+    "headroom_postgres_retries_total",
+    "Statements and transactions that were tried again.",
+)
+.labels(&[Label::one_of("pool", &["postgres", "postgres-replicas"])]);
+pub(super) const READS: Metric = Metric::counter(
+    "headroom_postgres_reads_total",
+    "Reads that may go to replicas, by the server that served them and why.",
+)
+.labels(&[
+    Label::one_of("served_by", &["replica", "primary"]),
+    Label::one_of(
+        "reason",
+        &[
+            "fresh",
+            "lag",
+            "promoted",
+            "slow",
+            "lost",
+            "conflict",
+            "full",
+            "timed_out",
+            "circuit_open",
+            "connect",
+            "draining",
+            "owner",
+        ],
+    ),
+])
+.alert("a rising share of the primary: the replicas lag or are down");
+
+/// The metrics of this module.
+pub const METRICS: &[Metric] = &[RETRIES, READS];

@@ -1,0 +1,54 @@
+//! The metrics of the cache and of the subscriber. Those of the pools are the kernel's.
+
+use crate::kernel::{Label, Metric};
+
+pub(super) const CACHE_HITS: Metric = Metric::counter(
+    "headroom_redis_cache_hits_total",
+    "Reads of the cache that found a value.",
+);
+pub(super) const CACHE_MISSES: Metric = Metric::counter(
+    "headroom_redis_cache_misses_total",
+    "Reads of the cache that found none, or failed.",
+);
+pub(super) const CACHE_FAILURES: Metric = Metric::counter(
+    "headroom_redis_cache_failures_total",
+    "Reads, writes and removals in the cache that failed.",
+)
+.labels(&[Label::one_of(
+    "error",
+    &[
+        "full",
+        "timed_out",
+        "circuit_open",
+        "connect",
+        "draining",
+        "owner",
+        "deadline",
+        "lost",
+        "no_node",
+        "server",
+        "type",
+    ],
+)]);
+pub(super) const SUBSCRIBER_CONNECTED: Metric = Metric::gauge(
+    "headroom_redis_subscriber_connected",
+    "1 while the subscribed connection is up, else 0; absent before the first listener.",
+);
+pub(super) const SUBSCRIBER_CONNECTS: Metric = Metric::counter(
+    "headroom_redis_subscriber_connects_total",
+    "Times that the subscribed connection was opened.",
+);
+pub(super) const SUBSCRIBER_MESSAGES: Metric = Metric::counter(
+    "headroom_redis_subscriber_messages_total",
+    "Messages received on the subscribed connection.",
+);
+
+/// The metrics of this module.
+pub const METRICS: &[Metric] = &[
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_FAILURES,
+    SUBSCRIBER_CONNECTED,
+    SUBSCRIBER_CONNECTS,
+    SUBSCRIBER_MESSAGES,
+];

@@ -1,0 +1,123 @@
+//! All metrics of the server, in the groups of `docs/metrics.md`.
+
+use std::collections::BTreeSet;
+
+use headroom_actors::kernel::{Label, LabelValues, Metric, MetricKind, pool};
+use headroom_actors::{jobs, lazy, memory, model, postgres, redis};
+
+use super::{actors, edge, process};
+
+/// Metrics of one subject.
+#[derive(Debug, Clone, Copy)]
+pub struct Group {
+    /// The subject.
+    pub title: &'static str,
+    /// The metrics.
+    pub metrics: &'static [Metric],
+}
+
+/// All metrics.
+pub const GROUPS: &[Group] = &[
+    Group {
+        title: "Memory",
+        metrics: memory::METRICS,
+    },
+    Group {
+        title: "Resources",
+        metrics: lazy::METRICS,
+    },
+    Group {
+        title: "Model processes",
+        metrics: model::METRICS,
+    },
+    Group {
+        title: "HTTP",
+        metrics: edge::HTTP,
+    },
+    Group {
+        title: "Actors",
+        metrics: actors::METRICS,
+    },
+    Group {
+        title: "Connection pools",
+        metrics: pool::METRICS,
+    },
+    Group {
+        title: "PostgreSQL",
+        metrics: postgres::METRICS,
+    },
+    Group {
+        title: "Redis",
+        metrics: redis::METRICS,
+    },
+    Group {
+        title: "Jobs",
+        metrics: jobs::METRICS,
+    },
+    Group {
+        title: "The server itself",
+        metrics: edge::SELF,
+    },
+    Group {
+        title: "Process and build",
+        metrics: process::METRICS,
+    },
+];
+
+/// All metrics, in order.
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    GROUPS.iter().flat_map(|group| group.metrics)
+}
+
+/// The labels whose values the recorder bounds.
+pub(super) fn cut_labels() -> BTreeSet<&'static str> {
+    let labels = all().flat_map(|metric| metric.labels);
+    let cut = labels.filter(|label| matches!(label.values, LabelValues::Cut(_)));
+    cut.map(|label: &Label| label.name).collect()
+}
+
+/// Tells the recorder what each metric means. It needs that before the first scrape.
+pub(super) fn describe() {
+    for metric in all() {
+        match metric.kind {
+            MetricKind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            MetricKind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            MetricKind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_declared_once_and_by_the_conventions() {
+        let mut names = BTreeSet::new();
+        for metric in all() {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} is there twice");
+            let of_process = name.starts_with("process_");
+            assert!(name.starts_with("headroom_") || of_process, "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                metric.kind == MetricKind::Counter,
+                "{name}"
+            );
+            assert!(metric.help.ends_with('.'), "{name}: {}", metric.help);
+            if let MetricKind::Histogram(buckets) = metric.kind {
+                assert_eq!(metric.unit(), "seconds", "{name}");
+                assert!(buckets.is_sorted() && buckets.len() < 20, "{name}");
+            }
+            for label in metric.labels {
+                // Prometheus adds these to each series of a target.
+                assert!(!["job", "instance", "le"].contains(&label.name), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_names_of_resources_are_cut() {
+        assert_eq!(cut_labels().into_iter().collect::<Vec<_>>(), ["name"]);
+    }
+}

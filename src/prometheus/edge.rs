@@ -1,0 +1,100 @@
+//! The metrics of the HTTP edge and of the log. Requests are counted in the figures; the others are
+//! recorded where they happen.
+
+use headroom_actors::kernel::{Label, Metric, SHORT_TIMES};
+
+use super::exposition::Exposition;
+use crate::figures::HttpFigures;
+
+const CLASS: Label = Label::described(
+    "class",
+    "the class of the route, as in `GET /api/performance/metrics`",
+);
+
+const REQUESTS: Metric = Metric::counter(
+    "headroom_http_requests_total",
+    "Requests answered, by class of route and of status; abandoned: the client went away before.",
+)
+.labels(&[
+    CLASS,
+    Label::one_of("outcome", &["1xx", "2xx", "3xx", "4xx", "5xx", "abandoned"]),
+])
+.alert("a share of 5xx above 5 % for minutes (`HeadroomErrors`)");
+const IN_FLIGHT: Metric =
+    Metric::gauge("headroom_http_requests_in_flight", "Requests in progress.");
+const REQUEST_DURATION: Metric = Metric::histogram(
+    "headroom_http_request_duration_seconds",
+    "Time from a request's head to its response's head. The bounds are exact to a hundredth.",
+    SHORT_TIMES,
+)
+.labels(&[CLASS])
+.alert("a p99 that users notice, for minutes");
+/// Request bodies.
+pub const BODIES: Metric = Metric::gauge(
+    "headroom_http_bodies_bytes",
+    "Bytes of request bodies that are being read or used.",
+);
+/// Connections that the server cut.
+pub const CONNECTIONS_CUT: Metric = Metric::counter(
+    "headroom_http_connections_cut_total",
+    "Connections cut: idle (no request), head (request head not complete in time), stalled (response \
+     not read, or too slowly), memory (none for unread bytes).",
+)
+.labels(&[Label::one_of(
+    "reason",
+    &["idle", "head", "stalled", "memory"],
+)]);
+/// Connections that ended with an error of the client's.
+pub const CLIENT_ERRORS: Metric = Metric::counter(
+    "headroom_http_client_errors_total",
+    "HTTP connections that ended with an error of the client's: a malformed request, a head that took \
+     too long, a reset. Counted unless log.filter mutes errors of actix_http.",
+);
+/// Lost log lines.
+pub const DROPPED_LINES: Metric = Metric::counter(
+    "headroom_log_dropped_lines_total",
+    "Log lines that were dropped because standard error was not read fast enough.",
+)
+.alert("any increase: the log is incomplete");
+/// The age of the memory supervisor's figures.
+pub const READING_AGE: Metric = Metric::gauge(
+    "headroom_memory_reading_age_seconds",
+    "Age of the last reading of memory; absent before the first reading.",
+)
+.alert("above 10: the supervisor of memory hangs, and the server is not ready (`HeadroomMemoryUnread`)");
+
+/// The metrics of requests and connections.
+pub const HTTP: &[Metric] = &[
+    REQUESTS,
+    REQUEST_DURATION,
+    IN_FLIGHT,
+    BODIES,
+    CONNECTIONS_CUT,
+    CLIENT_ERRORS,
+];
+
+/// The metrics of the log and of the readings.
+pub const SELF: &[Metric] = &[DROPPED_LINES, READING_AGE];
+
+/// Writes the metrics of requests.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn write(exposition: &mut Exposition, figures: &HttpFigures) {
+    let totals = figures.totals();
+    let mut family = exposition.family(&REQUESTS);
+    for total in &totals {
+        for (outcome, count) in &total.outcomes {
+            let labels = [("class", total.class), ("outcome", outcome)];
+            family.sample(&labels, *count as f64);
+        }
+    }
+    let mut family = exposition.family(&REQUEST_DURATION);
+    for total in &totals {
+        let latencies = &total.latencies;
+        let counts = latencies.counts_up_to(SHORT_TIMES);
+        let buckets = SHORT_TIMES.iter().copied().zip(counts);
+        let (count, sum) = (latencies.count(), latencies.sum_seconds());
+        family.histogram(("class", total.class), buckets, count, sum);
+    }
+    let in_flight = figures.in_flight() as f64;
+    exposition.family(&IN_FLIGHT).sample(&[], in_flight);
+}

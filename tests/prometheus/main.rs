@@ -1,0 +1,16 @@
+//! The metrics of the real binary: each is declared, documented and well-formed, and a real Prometheus scrapes them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod document;
+mod exposition;
+mod families;
+mod many_models;
+
+/// The server that the tests start.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
+
+/// A file of the repository.
+pub(crate) fn repository(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
