@@ -23,6 +23,8 @@ SETUP=scripts/setup
 . "$SETUP/client.sh"
 # shellcheck source=scripts/setup/servers.sh
 . "$SETUP/servers.sh"
+# shellcheck source=scripts/setup/prometheus.sh
+. "$SETUP/prometheus.sh"
 # shellcheck source=scripts/setup/peers.sh
 . "$SETUP/peers.sh"
 

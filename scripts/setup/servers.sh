@@ -3,6 +3,8 @@
 # configured. The services of the packages are not started, and their default cluster is removed. Headroom also runs
 # without them; requests that need them get an answer that says how to install them.
 
+NEED_SERVER="Headroom runs, and requests that need it get 503"
+
 need_postgres() {
   local dir had_cluster=false
   for dir in /usr/lib/postgresql/*/bin /usr/local/bin /usr/local/pgsql/bin /usr/pgsql-*/bin /opt/homebrew/bin; do
@@ -10,12 +12,12 @@ need_postgres() {
   done
   if have postgres && have initdb; then return; fi
   if [ -n "$(ls /etc/postgresql 2>/dev/null)" ]; then had_cluster=true; fi
-  install_idle postgresql || return 0
+  install_idle postgresql "$NEED_SERVER" || return 0
   [ "$had_cluster" = true ] || drop_fresh_clusters
 }
 
 need_redis() {
-  have redis-server || install_idle redis-server || return 0
+  have redis-server || install_idle redis-server "$NEED_SERVER" || return 0
 }
 
 # Removes the default cluster that the package creates. It was never started.
@@ -28,18 +30,17 @@ drop_fresh_clusters() {
   done
 }
 
-# install_idle PACKAGE: installs a package without starting its services, by Debian's policy file for that. The previous
-# policy file is restored, also when this script is killed. Reports why it cannot install and fails.
+# install_idle PACKAGE WITHOUT: installs a package without starting its services, by Debian's policy file for that. The
+# previous policy file is restored, also when this script is killed. Reports why it cannot install, and what happens
+# WITHOUT the package, and fails.
 install_idle() {
   local status=0
   if ! have apt-get; then
-    say "$1 missing: install it with this system's packages (macOS: 'brew install ${1%-server}')," \
-      "or configure the URL of a server; without it Headroom runs, and requests that need it get 503"
+    say "$1 missing: install it with this system's packages (macOS: 'brew install ${1%-server}'); without it $2"
     return 1
   fi
   if ! can_install; then
-    say "$1 missing, and installing needs root: run 'sudo apt-get install $1'; without it Headroom runs," \
-      "and requests that need it get 503"
+    say "$1 missing, and installing needs root: run 'sudo apt-get install $1'; without it $2"
     return 1
   fi
   watch_installation || return 1

@@ -6,6 +6,7 @@ mod document;
 mod exposition;
 mod families;
 mod many_models;
+mod scrape;
 
 /// The server that the tests start.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");

@@ -49,8 +49,9 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The path of a program.
-fn find(program: &OsStr) -> Option<PathBuf> {
+/// The path of a program. One without a slash is looked up in `PATH`.
+pub fn find(program: impl AsRef<OsStr>) -> Option<PathBuf> {
+    let program = program.as_ref();
     let path = Path::new(program);
     if path.components().count() > 1 {
         return path.exists().then(|| path.to_owned());
