@@ -80,6 +80,8 @@ bench: build ## run the criterion benches, then the load scenarios
 	@scripts/setup.sh bench_peers
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- postgres
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- redis
+	@echo "bench: the HTTP edge compared with other servers"
+	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- edge
 
 clean: ## remove target/ and keep the cache and data/
 	@echo "clean: removing target/"

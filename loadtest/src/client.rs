@@ -53,11 +53,11 @@ impl Connection {
                 return Err(std::io::Error::from(ErrorKind::UnexpectedEof).into());
             }
         }
-        // The server writes names of headers in lower case.
-        let length = self
-            .head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let length = self.head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            let is_length = name.eq_ignore_ascii_case("content-length");
+            is_length.then(|| value.parse().ok()).flatten()
+        });
         self.body.resize(length.unwrap_or(0), 0);
         self.stream.read_exact(&mut self.body)?;
         if self.head.starts_with("HTTP/1.1 200 ") {

@@ -11,6 +11,8 @@
 )]
 
 mod client;
+mod edge;
+mod node;
 mod policy;
 mod pools;
 mod report;
@@ -42,10 +44,10 @@ struct Arguments {
     /// For `policy` with a trace: the budget in bytes. The default is a third of all models together.
     #[arg(long, requires = "trace")]
     budget: Option<u64>,
-    /// For `postgres` and `redis`: how long each pool is measured.
+    /// For `postgres`, `redis` and `edge`: how long each peer is measured.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// For `postgres` and `redis`: run as the peer of this label, by the plan in the environment.
+    /// For `postgres`, `redis` and `edge`: run as the peer of this label, as the environment says.
     #[arg(long, hide = true)]
     peer: Option<String>,
 }
@@ -62,6 +64,8 @@ enum Scenario {
     Infer,
     /// What the memory supervisor costs at rest, and how fast it brings memory back.
     Pressure,
+    /// Scrapes of the metrics with 500 models.
+    Scrape,
     /// All of the above.
     All,
     /// Eviction policies beside an offline optimum, by replays of traces. Starts no server.
@@ -70,6 +74,8 @@ enum Scenario {
     Postgres,
     /// The same for Redis.
     Redis,
+    /// What the middleware and a call of an actor cost, beside bare actix-web and other servers.
+    Edge,
 }
 
 fn main() -> ExitCode {
@@ -84,13 +90,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     if let Some(peer) = &arguments.peer {
-        return pools::run_peer(peer);
+        return match arguments.scenario {
+            Scenario::Edge => edge::run_server(peer),
+            _ => pools::run_peer(peer),
+        };
     }
     report::load_average();
     match arguments.scenario {
         Scenario::Policy => policy::compare(arguments.trace.as_deref(), arguments.budget)?,
         Scenario::Postgres => pools::compare(pools::Kind::Postgres, arguments.seconds)?,
         Scenario::Redis => pools::compare(pools::Kind::Redis, arguments.seconds)?,
+        Scenario::Edge => edge::compare(arguments.seconds)?,
         of_server => scenario::run(of_server, &arguments.server)?,
     }
     report::load_average();

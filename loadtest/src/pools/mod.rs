@@ -10,13 +10,12 @@ mod bench_server;
 mod peers;
 mod plan;
 
-use std::path::Path;
 use std::time::Duration;
 
 use headroom_test_support::child;
 
 use crate::sample::Samples;
-use crate::{Error, Result};
+use crate::{Error, Result, node};
 use bench_server::BenchServer;
 use peers::{POSTGRES, Peer, Program, REDIS};
 use plan::{Outcome, Plan};
@@ -107,9 +106,7 @@ pub(crate) fn compare(kind: Kind, seconds: u64) -> Result<()> {
 
 /// Whether the programs of `peer` are installed. Says so if they are not.
 fn can_run(peer: &Peer) -> bool {
-    let cache = std::env::var_os("HEADROOM_CACHE").unwrap_or_default();
-    let installed = Path::new(&cache).join("bench-peers/node_modules").is_dir();
-    let can_run = installed || matches!(peer.program, Program::Own(_));
+    let can_run = node::is_installed() || matches!(peer.program, Program::Own(_));
     if !can_run {
         println!("left out: {} (scripts/setup.sh bench_peers)", peer.label);
     }
@@ -125,10 +122,9 @@ async fn run_process(peer: &Peer, scenario: &str, plan: &Plan) -> Result<Outcome
             own.args([scenario, "--peer", label]);
             own
         }
-        Program::Node(arguments) => {
-            let mut node = child::command("node");
-            node.args(arguments)
-                .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/node"));
+        Program::Node(file, arguments) => {
+            let mut node = node::command(file);
+            node.args(arguments);
             node
         }
     };

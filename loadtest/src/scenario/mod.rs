@@ -5,6 +5,7 @@ mod infer;
 mod load;
 mod pressure;
 mod resident;
+mod scrape;
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,12 +18,13 @@ use crate::{Result, Scenario, report};
 
 type Measure = fn(&Path) -> Result<()>;
 
-const MEASUREMENTS: [(Scenario, &str, Measure); 5] = [
+const MEASUREMENTS: [(Scenario, &str, Measure); 6] = [
     (Scenario::ColdStart, "cold start", cold_start::measure),
     (Scenario::Resident, "resident memory", resident::measure),
     (Scenario::Load, "load", load::measure),
     (Scenario::Infer, "infer", infer::measure),
     (Scenario::Pressure, "memory pressure", pressure::measure),
+    (Scenario::Scrape, "scrape", scrape::measure),
 ];
 
 /// Measures the server with the binary at `path`.
@@ -57,6 +59,6 @@ fn repository(server: &Server, model: &str, what: &str) -> Result<()> {
     clippy::disallowed_methods,
     reason = "the measuring threads run no async tasks"
 )]
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }

@@ -21,7 +21,7 @@ pub(super) enum Program {
     /// This binary.
     Own(fn(&Plan) -> Result<Outcome>),
     /// A file in `peers/node`, and its arguments.
-    Node(&'static [&'static str]),
+    Node(&'static str, &'static [&'static str]),
 }
 
 /// A peer in Rust, as its callers share it.
@@ -48,10 +48,10 @@ const fn own<C: Client>(label: &'static str) -> Peer {
     }
 }
 
-const fn node(label: &'static str, arguments: &'static [&'static str]) -> Peer {
+const fn node(label: &'static str, file: &'static str, arguments: &'static [&'static str]) -> Peer {
     Peer {
         label,
-        program: Program::Node(arguments),
+        program: Program::Node(file, arguments),
     }
 }
 
@@ -67,7 +67,7 @@ pub(super) const POSTGRES: &[Peer] = &[
     own::<rust_pools::Sqlx>("sqlx"),
     #[cfg(feature = "peers")]
     own::<rust_pools::SqlxTransaction>("sqlx, a transaction each"),
-    node("node-postgres", &["node_postgres.js"]),
+    node("node-postgres", "node_postgres.js", &[]),
     #[cfg(feature = "peers")]
     own::<rust_pools::BarePostgres>("tokio-postgres, one bare connection"),
 ];
@@ -77,10 +77,11 @@ pub(super) const REDIS: &[Peer] = &[
     own::<headroom::Redis>("Headroom"),
     #[cfg(feature = "peers")]
     own::<rust_pools::DeadpoolRedis>("deadpool-redis"),
-    node("ioredis", &["ioredis.js"]),
+    node("ioredis", "ioredis.js", &[]),
     node(
         "ioredis, enableAutoPipelining",
-        &["ioredis.js", "pipelining"],
+        "ioredis.js",
+        &["pipelining"],
     ),
     #[cfg(feature = "peers")]
     own::<rust_pools::Multiplexed>("redis, one bare multiplexed connection"),
