@@ -94,6 +94,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         catalogue,
         Arc::new(memory.budget()),
         memory.pressure(),
+        tree.changes().clone(),
     );
     let repository = Handle::new("repository", REPOSITORY_CALLS_MAX);
     let registrar = Arc::new(loader.clone());
@@ -124,7 +125,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         .child(loader_child)
         .child(repository_child)
         .child(journal_child)
-        .child(Jobs::child(&jobs, jobs_config));
+        .child(Jobs::child(&jobs, jobs_config, tree.changes().clone()));
     let handles = Handles {
         thread: ActorThread::current(),
         tree,

@@ -17,7 +17,7 @@ use super::record::{Ending, JobWatch};
 use super::run::run;
 use super::status::JobId;
 use super::store::Store;
-use crate::kernel::{Call, Child, ChildSpec, Exit, Handle};
+use crate::kernel::{Call, Changes, Child, ChildSpec, Exit, Handle};
 
 /// How long after the end of all wind-downs a stop may take.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -29,6 +29,8 @@ pub struct Jobs {
     store: Arc<Mutex<Store>>,
     is_draining: bool,
     running: watch::Sender<usize>,
+    /// Told when a job starts or ends.
+    changes: Changes,
 }
 
 impl Jobs {
@@ -37,15 +39,17 @@ impl Jobs {
         Handle::new("jobs", config.in_flight_max)
     }
 
-    /// Makes the child spec of the actor. Its jobs survive restarts. It should be started after all
-    /// actors that jobs call, so that it stops before them.
-    pub fn child(handle: &Handle<Self>, config: Config) -> ChildSpec {
+    /// Makes the child spec of the actor, which publishes the start and the end of jobs with `changes`.
+    /// Its jobs survive restarts. It should be started after all actors that jobs call, so that it stops
+    /// before them.
+    pub fn child(handle: &Handle<Self>, config: Config, changes: Changes) -> ChildSpec {
         let store = Arc::new(Mutex::new(Store::new(config)));
         ChildSpec::actor(handle, move |_| Self {
             config,
             store: Arc::clone(&store),
             is_draining: false,
             running: watch::Sender::new(0),
+            changes: changes.clone(),
         })
         .shutdown_deadline(config.wind_down + STOP_GRACE)
     }
@@ -104,6 +108,7 @@ impl Jobs {
     fn publish_running(&self) {
         let running = self.store().running();
         self.running.send_replace(running);
+        self.changes.publish();
     }
 
     fn drain(&mut self) {

@@ -18,6 +18,7 @@ mod awake;
 mod backoff;
 mod budget;
 mod call;
+mod changes;
 mod child;
 mod exit;
 mod handle;
@@ -49,6 +50,7 @@ pub use budget::{
     ReservationRequest, reserved_bytes,
 };
 pub use call::{Call, Message, Reply};
+pub use changes::{ChangeReader, Changes};
 pub use child::{Child, ChildSpec, IncarnationRef, Restart};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};

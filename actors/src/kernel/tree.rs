@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
+use super::changes::Changes;
 use super::exit::Exit;
 use super::stats::{Stats, StatsSnapshot};
 
@@ -55,6 +56,8 @@ pub enum ChildState {
 pub(super) struct Node {
     path: String,
     inner: Mutex<NodeInner>,
+    /// Told about each change of the state.
+    changes: Changes,
 }
 
 #[derive(Debug)]
@@ -80,6 +83,7 @@ impl Node {
         if inner.seen.state != state {
             inner.seen.state = state;
             inner.since = Instant::now();
+            self.changes.publish();
         }
     }
 
@@ -170,6 +174,7 @@ pub struct NodeSnapshot {
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
     nodes: Arc<Mutex<BTreeMap<String, Arc<Node>>>>,
+    changes: Changes,
 }
 
 impl Tree {
@@ -202,6 +207,7 @@ impl Tree {
                     stats: None,
                     observe: None,
                 }),
+                changes: self.changes.clone(),
             })
         };
         Arc::clone(self.nodes().entry(path.clone()).or_insert_with(node))
@@ -212,6 +218,12 @@ impl Tree {
         let below = format!("{path}/");
         self.nodes()
             .retain(|other, _| other != path && !other.starts_with(&below));
+        self.changes.publish();
+    }
+
+    /// Tells when a child changes its state or leaves the tree. Actors publish their own changes with it.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     fn to_vec(&self) -> Vec<Arc<Node>> {

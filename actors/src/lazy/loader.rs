@@ -25,10 +25,11 @@ use super::lease::Lease;
 use super::metrics::{Event, UnloadReason, record_phases};
 use super::phase::Phase;
 use super::policy::Policy;
+use super::recent::Recent;
 use super::reservation_queue::ReservationQueue;
 use super::slot::Slot;
 use crate::kernel::pressure::PressureReader;
-use crate::kernel::{Budget, Child, ChildSpec, Exit, Handle, Resource};
+use crate::kernel::{Budget, Changes, Child, ChildSpec, Exit, Handle, Resource};
 
 /// How long unloads may take at a stop, after the drain deadline, before the supervisor kills the
 /// loader.
@@ -71,7 +72,11 @@ pub struct Loader {
     pub(super) kill_was_under_way: bool,
     /// Resources in use that were killed.
     pub(super) kills: u64,
+    /// What happened of late.
+    pub(super) recent: Recent,
     pub(super) started_at: Instant,
+    /// Told about each change of a phase.
+    changes: Changes,
     /// The number of active slots.
     active: watch::Sender<usize>,
     /// The catalogue, for all incarnations. An incarnation locks it at its start and unlocks it when
@@ -86,14 +91,15 @@ impl Loader {
         Handle::new("lazy-loader", config.in_flight_max)
     }
 
-    /// Makes the child spec of the loader, which reacts to the level of `pressure`. `catalogue`, with
-    /// its later changes, survives restarts.
+    /// Makes the child spec of the loader, which reacts to the level of `pressure`, and publishes the
+    /// changes of phases with `changes`. `catalogue`, with its later changes, survives restarts.
     pub fn child(
         handle: &Handle<Self>,
         config: Config,
         catalogue: Catalogue,
         budget: Arc<dyn Budget>,
         pressure: PressureReader,
+        changes: Changes,
     ) -> ChildSpec {
         let shutdown_deadline = config.drain_deadline + UNLOAD_GRACE;
         let shared_catalogue = Arc::new(Mutex::new(catalogue));
@@ -112,7 +118,9 @@ impl Loader {
             kill_timer: None,
             kill_was_under_way: false,
             kills: 0,
+            recent: Recent::default(),
             started_at: Instant::now(),
+            changes: changes.clone(),
             active: watch::Sender::new(0),
             shared_catalogue: Arc::clone(&shared_catalogue),
             catalogue: None,
@@ -237,6 +245,7 @@ impl Loader {
         record_phases(self.slots.values().map(Slot::phase));
         let active = self.slots.values().filter(|slot| slot.is_active());
         self.active.send_replace(active.count());
+        self.changes.publish();
     }
 
     pub(super) fn register(&mut self, mut resource: Resource) -> Result<(), CatalogueError> {

@@ -12,6 +12,7 @@ use super::lease::{Lease, LeaseTracker};
 use super::loader::{Demand, Loader};
 use super::metrics::Event;
 use super::phase::Phase;
+use super::recent::ResourceEventKind;
 use super::resource_calls::load_or_unload;
 use crate::kernel::{LoadContext, LoadError, Loaded, Reservation};
 
@@ -149,6 +150,8 @@ impl Loader {
         slot.death_watch = Some(death_watch);
         slot.enter(Phase::Ready);
         let drain_when_loaded = slot.drain_when_loaded;
+        let event = ResourceEventKind::loaded(took, slot.loaded_bytes());
+        self.recent.record(name, event);
         self.on_phases_changed();
         self.set_expiry_timer(context);
         if let Some(reason) = drain_when_loaded {
@@ -172,6 +175,9 @@ impl Loader {
             retry_in_seconds = retry_in.as_secs_f64(),
             "load failed"
         );
+        let error = refusal.to_string();
+        let event = ResourceEventKind::LoadFailed { error };
+        self.recent.record(name, event);
         self.end_load(name, &refusal, context);
     }
 

@@ -53,6 +53,7 @@ mod phase;
 mod pinning;
 mod policy;
 mod pressure;
+mod recent;
 mod registrar;
 mod reporting;
 mod reservation_queue;
@@ -82,5 +83,6 @@ pub use messages::{
 pub use metrics::METRICS;
 pub use phase::Phase;
 pub use policy::{Candidate, Policy, PolicyKind, UseRecord, choose};
+pub use recent::{ReadRecent, ResourceEvent, ResourceEventKind};
 pub use status::{Counts, EvictionReason, LoaderStatus, NextEviction, ResourceStatus};
 pub use summary::{Figures, Summarise, Summary};

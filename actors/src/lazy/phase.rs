@@ -21,7 +21,7 @@ pub enum Phase {
 
 impl Phase {
     /// All phases.
-    pub(super) const ALL: [Self; 5] = [
+    pub const ALL: [Self; 5] = [
         Self::Cold,
         Self::Loading,
         Self::Ready,

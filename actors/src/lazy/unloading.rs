@@ -11,6 +11,7 @@ use super::error::AcquireError;
 use super::loader::Loader;
 use super::metrics::{Event, UnloadReason};
 use super::phase::Phase;
+use super::recent::ResourceEventKind;
 use super::resource_calls::{catch_panic, unload};
 use super::slot::Slot;
 use crate::kernel::{LoadError, LoadErrorKind};
@@ -83,6 +84,8 @@ impl Loader {
             "unloading a resource"
         );
         slot.enter(Phase::Draining);
+        let event = ResourceEventKind::drained(reason, slot.loaded_bytes());
+        self.recent.record(name, event);
         self.on_phases_changed();
         self.unload_if_unused(name, context);
     }
@@ -207,6 +210,10 @@ impl Loader {
         };
         tracing::warn!(resource = name, %error, "a loaded resource died");
         slot.count(Event::Death);
+        let died = ResourceEventKind::Died {
+            error: error.to_string(),
+        };
+        self.recent.record(name, died);
         if slot.phase() == Phase::Ready {
             let backoff = &self.config.failure_backoff;
             if backoff.is_stable(slot.time_in_phase()) {

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::probe::SourceStatus;
 use crate::kernel::pressure::{Acknowledgement, Action, Level, Stage};
-use crate::kernel::{Notice, Timestamp};
+use crate::kernel::{Changes, Notice, Timestamp};
 
 /// Events that are kept.
 const EVENTS_MAX: usize = 1000;
@@ -155,6 +155,8 @@ pub(super) struct History {
     events: VecDeque<Arc<Event>>,
     last: u64,
     subscribers: broadcast::Sender<Arc<Event>>,
+    /// Told about each event.
+    pub(super) changes: Changes,
 }
 
 impl Default for History {
@@ -166,6 +168,7 @@ impl Default for History {
             events: VecDeque::new(),
             last: 0,
             subscribers: broadcast::Sender::new(LAG_MAX),
+            changes: Changes::default(),
         }
     }
 }
@@ -213,6 +216,7 @@ impl History {
         self.events.push_back(Arc::clone(&event));
         // It fails only without a subscriber.
         self.subscribers.send(event).ok();
+        self.changes.publish();
     }
 
     /// Every event from now on.
@@ -222,9 +226,14 @@ impl History {
 
     /// The latest `count` events, oldest first.
     pub(super) fn latest(&self, count: usize) -> Vec<Event> {
-        let skipped = self.events.len().saturating_sub(count);
-        let latest = self.events.iter().skip(skipped);
+        let latest = self.latest_shared(count);
         latest.map(|event| Event::clone(event)).collect()
+    }
+
+    /// The latest `count` events, oldest first, without copies.
+    pub(super) fn latest_shared(&self, count: usize) -> impl Iterator<Item = &Arc<Event>> {
+        let skipped = self.events.len().saturating_sub(count);
+        self.events.iter().skip(skipped)
     }
 }
 

@@ -12,7 +12,7 @@ use super::super::{
 };
 use super::MINUTE;
 use crate::kernel::testing::TestSystem;
-use crate::kernel::{Call, Handle, Message, Root, SupervisorSpec};
+use crate::kernel::{Call, Changes, Handle, Message, Root, SupervisorSpec};
 
 pub(super) const KIND: JobKind = JobKind::concurrent("test");
 
@@ -24,7 +24,8 @@ pub(super) struct TestJobs {
 impl TestJobs {
     pub(super) async fn start(system: &TestSystem, config: Config) -> Self {
         let handle = Jobs::handle(&config);
-        let spec = SupervisorSpec::new("root").child(Jobs::child(&handle, config));
+        let spec =
+            SupervisorSpec::new("root").child(Jobs::child(&handle, config, Changes::default()));
         let root = system.start(spec).await;
         Self { handle, root }
     }

@@ -14,7 +14,7 @@ use super::scripted::take_violations;
 use super::{MINUTE, SECOND};
 use crate::kernel::pressure::{self, Action, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
-use crate::kernel::{Backoff, Handle, Resource, Root, SupervisorSpec};
+use crate::kernel::{Backoff, Changes, Handle, Resource, Root, SupervisorSpec};
 
 /// A loader in a tree of its own, with what it depends on.
 pub(crate) struct TestLoader {
@@ -54,6 +54,7 @@ impl TestLoader {
             Catalogue::build(resources).unwrap(),
             Arc::new(SharedBudget(Arc::clone(&budget))),
             reader,
+            Changes::default(),
         );
         let root = system.start(SupervisorSpec::new("test").child(child)).await;
         Self {
