@@ -51,6 +51,7 @@ mod status;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
 /// The server's allocator, so that tests can read its statistics.
 #[cfg(test)]
@@ -66,7 +67,7 @@ pub use history::{ActionRecord, CollectionReason, Counts, Event, EventKind};
 pub use ledger::{Account, EntryStatus};
 pub use levels::most_below;
 pub use metrics::METRICS;
-pub use overview::{MemoryOverview, Overview};
+pub use overview::{BudgetOverview, LevelBound, MemoryOverview, Overview};
 pub use probe::{
     GroupUsage, Health, KernelKills, ProcessUsage, Scope, Source, SourceStatus, StallReading,
     TreeUsage,
@@ -76,3 +77,4 @@ pub use reservations::{BufferAccount, Freshness, MemoryBudget};
 pub use sampler::SourceReport;
 pub use status::{KindUsage, MemoryStatus};
 pub use supervisor::{Collect, MemorySupervisor, ReadMemory, Reconfigure, RoundReport};
+pub use timeline::{Timeline, TimelineSlot};

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::history::Counts;
+use super::history::{Counts, Event};
+use super::ledger::{Account, EntryStatus, Ledger};
 use super::probe::KernelKills;
 use super::shared::Shared;
 use super::status::{KindUsage, MemoryStatus};
+use super::timeline::Timeline;
+use crate::kernel::Changes;
 use crate::kernel::pressure::Level;
 
 /// Gives the figures of the last reading, from any thread and at any time.
@@ -49,6 +52,36 @@ pub struct MemoryOverview {
     pub read_seconds_ago: f64,
 }
 
+/// The usage from which on a level begins.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct LevelBound {
+    /// The level.
+    pub level: Level,
+    /// The share of the budget at which it begins, 0 to 1.
+    pub from_ratio: f64,
+    /// The usage at which it begins.
+    pub from_bytes: u64,
+}
+
+/// The main figures of the budget, and who holds it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct BudgetOverview {
+    /// The main figures.
+    #[serde(flatten)]
+    pub figures: MemoryOverview,
+    /// Bytes that are reserved and not used yet: the difference of `projected_bytes` and `used_bytes`.
+    pub promised_bytes: u64,
+    /// The usage that belongs to no entry: that of the server itself, and the rest. With the measured
+    /// bytes of all entries it makes `used_bytes`.
+    pub baseline_bytes: u64,
+    /// Where each level above normal begins, the lowest first.
+    pub levels: Vec<LevelBound>,
+    /// All reservations, oldest first: who holds the budget by resource.
+    pub entries: Vec<EntryStatus>,
+    /// The accounts of buffers.
+    pub buffers: Vec<Account>,
+}
+
 impl Overview {
     /// The whole status with the latest `events`, by the last reading; `None` before the first one.
     pub fn status(&self, events: usize) -> Option<MemoryStatus> {
@@ -57,6 +90,47 @@ impl Overview {
 
     /// The main figures of the last reading; `None` before the first one.
     pub fn latest(&self) -> Option<MemoryOverview> {
+        self.with_ledger(|figures, _| figures)
+    }
+
+    /// The figures of the last reading with all reservations; `None` before the first one.
+    pub fn budget(&self) -> Option<BudgetOverview> {
+        let levels = self.shared.config().levels;
+        self.with_ledger(|figures, ledger| BudgetOverview {
+            promised_bytes: figures.projected_bytes.saturating_sub(figures.used_bytes),
+            figures,
+            baseline_bytes: ledger.baseline,
+            levels: levels
+                .thresholds()
+                .map(|(level, from_ratio)| LevelBound {
+                    level,
+                    from_ratio,
+                    // The ceiling is the most that is below the level.
+                    from_bytes: ledger.ceiling(from_ratio).saturating_add(1),
+                })
+                .into(),
+            entries: ledger.entries(),
+            buffers: ledger.accounts(),
+        })
+    }
+
+    /// The usage of the last 15 minutes.
+    pub fn timeline(&self) -> Timeline {
+        self.shared.timeline().timeline()
+    }
+
+    /// The latest `count` events, oldest first.
+    pub fn events(&self, count: usize) -> Vec<Arc<Event>> {
+        let history = self.shared.history();
+        history.latest_shared(count).cloned().collect()
+    }
+
+    /// Tells about each event.
+    pub fn changes(&self) -> Changes {
+        self.shared.history().changes.clone()
+    }
+
+    fn with_ledger<T>(&self, make: impl FnOnce(MemoryOverview, &Ledger) -> T) -> Option<T> {
         let levels = self.shared.config().levels;
         // One lock at a time.
         let (level, level_age, counts) = {
@@ -67,7 +141,7 @@ impl Overview {
         let ledger = self.shared.ledger();
         let read = ledger.last_reading?;
         let headroom = ledger.ceiling(levels.critical);
-        Some(MemoryOverview {
+        let figures = MemoryOverview {
             budget_bytes: ledger.budget,
             used_bytes: ledger.used(),
             reserved_bytes: ledger.reserved_total(),
@@ -80,7 +154,8 @@ impl Overview {
             kernel_kills: report.kernel_kills,
             kinds: KindUsage::of(&ledger.usage),
             read_seconds_ago: read.began.elapsed().as_secs_f64(),
-        })
+        };
+        Some(make(figures, &ledger))
     }
 }
 
@@ -129,6 +204,25 @@ mod tests {
                 [("hr", 300 * KIB), ("server", 100 * KIB)]
             );
             assert_eq!(seen.counts, Counts::default());
+
+            let budget = overview.budget().unwrap();
+            assert_eq!(budget.figures.used_bytes, seen.used_bytes);
+            assert_eq!(
+                (budget.promised_bytes, budget.baseline_bytes),
+                (0, 400 * KIB)
+            );
+            let bounds = budget
+                .levels
+                .iter()
+                .map(|bound| (bound.level, bound.from_bytes));
+            let high = bounds.clone().nth(1);
+            assert_eq!(high, Some((Level::High, 800 * KIB)));
+            assert_eq!(bounds.count(), 4);
+            let slots = overview.timeline().slots;
+            assert_eq!(
+                (slots[0].used_bytes, slots[0].budget_bytes),
+                (400 * KIB, 1000 * KIB)
+            );
         });
     }
 }

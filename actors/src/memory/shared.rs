@@ -9,6 +9,7 @@ use super::history::History;
 use super::ledger::Ledger;
 use super::sampler::SourceReport;
 use super::status::{KindUsage, MemoryStatus};
+use super::timeline::Ring;
 use crate::kernel::pressure::{Acknowledgement, PressureWriter, Stage};
 use crate::kernel::{Clock, Notices};
 
@@ -22,6 +23,7 @@ pub(super) struct Shared {
     ledger: Mutex<Ledger>,
     history: Mutex<History>,
     report: Mutex<Option<Arc<SourceReport>>>,
+    timeline: Mutex<Ring>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -38,6 +40,7 @@ impl Shared {
             ledger: Mutex::default(),
             history: Mutex::default(),
             report: Mutex::default(),
+            timeline: Mutex::default(),
         }
     }
 
@@ -55,6 +58,10 @@ impl Shared {
 
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
         lock(&self.history)
+    }
+
+    pub(super) fn timeline(&self) -> MutexGuard<'_, Ring> {
+        lock(&self.timeline)
     }
 
     /// What the sources of the last successful reading reported; `None` before the first one.

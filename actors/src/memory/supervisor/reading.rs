@@ -15,6 +15,7 @@ use super::super::metrics;
 use super::super::probe::{Health, SourceStatus, StallTrigger};
 use super::super::sampler::{Reading, ReadingError, Sampler, SourceReport};
 use super::super::status::label;
+use super::super::timeline::Sample;
 use super::MemorySupervisor;
 use crate::kernel::pressure::Level;
 use crate::kernel::{Child, Exit, chain};
@@ -178,7 +179,16 @@ impl MemorySupervisor {
         self.collect_if_due(context);
         if let Some(report) = &self.shared.report() {
             let level = self.shared.history().level;
-            metrics::reading(&self.shared.ledger(), used, level, report);
+            let ledger = self.shared.ledger();
+            metrics::reading(&ledger, used, level, report);
+            let sample = Sample {
+                used,
+                projected: ledger.projected(),
+                budget: ledger.budget,
+                level,
+            };
+            drop(ledger);
+            self.shared.timeline().add(sample);
         }
     }
 
