@@ -23,6 +23,8 @@ pub(super) struct Circuit {
     /// Whether it is open or half open.
     pub(super) open: bool,
     failed_at: Option<Instant>,
+    /// When the first of the failures in a row was.
+    failing_since: Option<Instant>,
     /// When the next connect may begin, if it has to wait.
     pub(super) next_try: Option<Instant>,
     /// Why the last failed connect failed.
@@ -37,6 +39,7 @@ impl Circuit {
             failures: 0,
             open: false,
             failed_at: None,
+            failing_since: None,
             next_try: None,
             last_error: None,
         }
@@ -48,6 +51,7 @@ impl Circuit {
         if self.failed_at.is_none_or(|at| began > at) {
             self.failures += 1;
             self.failed_at = Some(now);
+            self.failing_since.get_or_insert(now);
             let wait = self.backoff.delay(self.failures).max(WAIT_MIN);
             self.next_try = Some(now + wait);
         }
@@ -59,6 +63,7 @@ impl Circuit {
         self.failures = 0;
         self.open = false;
         self.failed_at = None;
+        self.failing_since = None;
         self.next_try = None;
     }
 
@@ -93,6 +98,9 @@ impl Circuit {
         CircuitStatus {
             state,
             failures: self.failures,
+            failing_for_seconds: self
+                .failing_since
+                .map(|since| now.saturating_duration_since(since).as_secs_f64()),
             next_try_seconds: left.map(|left| left.as_secs_f64()),
         }
     }

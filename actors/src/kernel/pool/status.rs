@@ -79,6 +79,8 @@ pub struct CircuitStatus {
     pub state: CircuitState,
     /// The number of failed connects in a row.
     pub failures: u32,
+    /// The time since the first of them.
+    pub failing_for_seconds: Option<f64>,
     /// The time until the next connect, if it has to wait.
     pub next_try_seconds: Option<f64>,
 }
