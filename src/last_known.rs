@@ -112,12 +112,12 @@ pub enum Answer<T> {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Silence<T> {
     /// How long it was waited for.
-    waited_ms: f64,
+    pub waited_ms: f64,
     /// Why there is none.
-    reason: String,
+    pub reason: String,
     /// The age of the last answer, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    age_seconds: Option<f64>,
+    pub age_seconds: Option<f64>,
     /// The members of the last answer, if there was one.
     #[serde(flatten)]
     #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
@@ -155,6 +155,14 @@ impl<T> Answer<T> {
         match self {
             Self::Answered(value) => Some(value),
             Self::NoAnswer(silence) => silence.last.as_deref(),
+        }
+    }
+
+    /// Why there is no answer of now.
+    pub fn silence(&self) -> Option<&Silence<T>> {
+        match self {
+            Self::Answered(_) => None,
+            Self::NoAnswer(silence) => Some(silence),
         }
     }
 
