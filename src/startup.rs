@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use crate::admin::{Admin, AdminServer};
 use crate::body::BodyBudget;
 use crate::connection::Limits;
+use crate::dashboard::{Dashboard, Feed};
 use crate::descriptors;
 use crate::figures::Figures;
 use crate::handles::Handles;
@@ -203,6 +204,8 @@ impl Application {
         let sections = Sections::new(&figures, memory.overview(), &handles);
         let last_answers = LastAnswers::new(&handles.pools);
         let load_test = load_test::deps(&server_settings, self.address, memory);
+        let dashboard = Dashboard::new(handles.clone(), memory.overview(), memory.freshness());
+        let feed = Arc::new(Feed::new(Arc::new(dashboard)));
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
         let root = actors.start(settings, actors_gate).await?;
@@ -216,6 +219,7 @@ impl Application {
             sections: Arc::new(sections),
             last_answers: Arc::new(last_answers),
             load_test: Arc::new(load_test),
+            feed: Arc::clone(&feed),
         };
         let server = http::server(
             &server_settings,
@@ -250,6 +254,8 @@ impl Application {
 
         readiness.drain();
         drop(ready_file);
+        // Otherwise those who follow the status would hold up the stop of the HTTP server.
+        feed.stop();
         cancel_jobs(&jobs).await;
         tracing::info!("stopping: finishing requests in flight");
         handle.stop(true).await;
@@ -301,6 +307,7 @@ struct Shared {
     sections: Arc<Sections>,
     last_answers: Arc<LastAnswers>,
     load_test: Arc<LoadTestDeps>,
+    feed: Arc<Feed>,
 }
 
 /// Raises the limit of descriptors, and returns how many connections clients may open.

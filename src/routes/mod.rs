@@ -7,6 +7,7 @@ mod openapi;
 mod performance;
 mod pools;
 mod root;
+mod status;
 mod table;
 mod v2;
 mod wait;
@@ -46,6 +47,9 @@ pub fn table() -> Vec<Route> {
         get("/api/jobs/{id}", Reader, Status, jobs::one, jobs::one_docs),
         delete("/api/jobs/{id}", Operator, Control, jobs::cancel, jobs::cancel_docs),
         get("/api/jobs/{id}/events", Reader, Status, jobs::events::events, jobs::events::events_docs),
+
+        get("/api/status", Reader, Status, status::status, status::status_docs),
+        get("/api/status/events", Reader, Status, status::events, status::events_docs),
 
         get("/api/performance/metrics", Reader, Status, metrics::metrics, metrics::metrics_docs),
         get("/api/performance/memory/stats", Reader, Status, memory::stats, memory::stats_docs),

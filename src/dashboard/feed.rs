@@ -1,0 +1,361 @@
+//! Overviews for those who follow the server: one is made for all of them, at once when something has
+//! changed and about once a second otherwise. Without a follower nothing is made.
+//!
+//! Overviews are not queued. A client that reads slowly gets the latest one when it has read the one
+//! before. Only the first overview that it gets has the whole timeline, unless it misses a part of it.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Dashboard, EventSource, Status, Timeline};
+
+/// Clients that may follow at the same time.
+const FOLLOWERS_MAX: usize = 64;
+
+/// The least time between two overviews. Changes within it are one.
+const INTERVAL_MIN: Duration = Duration::from_millis(200);
+
+/// The longest time between two overviews.
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// Time without an overview after which a comment shows that the connection is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The comment that is sent then.
+const COMMENT: &[u8] = b": no overview was made\n\n";
+
+/// The latest slots of the timeline, and events of each source, that every overview has.
+const RECENT: u64 = 6;
+
+/// Why a client cannot follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FollowError {
+    /// As many clients follow as may.
+    #[error("{FOLLOWERS_MAX} clients follow the status already")]
+    Full,
+    /// The server stops.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// Makes overviews for followers.
+pub struct Feed {
+    dashboard: Arc<Dashboard>,
+    places: Arc<Semaphore>,
+    state: Mutex<State>,
+    stopping: CancellationToken,
+}
+
+struct State {
+    /// The number of the latest overview.
+    made: u64,
+    /// What followers get, while a producer runs.
+    frames: Option<watch::Receiver<Option<Arc<Frame>>>>,
+}
+
+/// One overview.
+struct Frame {
+    number: u64,
+    status: Status,
+    /// The overview without the older part of the timeline, as JSON.
+    recent: Vec<u8>,
+}
+
+impl Frame {
+    fn new(number: u64, status: Status) -> Result<Self, serde_json::Error> {
+        let recent = Status {
+            timeline: status.timeline.latest(RECENT),
+            ..status.clone()
+        };
+        Ok(Self {
+            number,
+            recent: serde_json::to_vec(&recent)?,
+            status,
+        })
+    }
+
+    /// The event for a client that has seen the timeline up to `seen`.
+    fn event(&self, seen: Option<Seen>) -> Result<Bytes, serde_json::Error> {
+        let now = Seen::of(&self.status.timeline);
+        let is_behind = |seen: Seen| seen.lacks_more_than_recent(now);
+        let mut event = Vec::with_capacity(self.recent.len() + 64);
+        if seen.is_none() {
+            event.extend_from_slice(b"retry: 1000\n");
+        }
+        write!(event, "id: {}\ndata: ", self.number).map_err(serde_json::Error::io)?;
+        // JSON has no line breaks.
+        if seen.is_none_or(is_behind) {
+            serde_json::to_writer(&mut event, &self.status)?;
+        } else {
+            event.extend_from_slice(&self.recent);
+        }
+        event.extend_from_slice(b"\n\n");
+        Ok(event.into())
+    }
+}
+
+/// How far a client has seen the timeline: the numbers of the latest slot and of the latest events.
+#[derive(Clone, Copy)]
+struct Seen([u64; 3]);
+
+impl Seen {
+    fn of(timeline: &Timeline) -> Self {
+        Self([
+            timeline.last_slot(),
+            timeline.last_event(EventSource::Memory),
+            timeline.last_event(EventSource::LazyLoader),
+        ])
+    }
+
+    /// Whether the recent part of the timeline `now` is not all that is new. A source that was restarted
+    /// begins with a smaller number.
+    fn lacks_more_than_recent(self, now: Self) -> bool {
+        let mut pairs = self.0.into_iter().zip(now.0);
+        pairs.any(|(seen, now)| now < seen || now >= seen + RECENT)
+    }
+}
+
+impl Feed {
+    /// A feed of the overviews of `dashboard`.
+    pub fn new(dashboard: Arc<Dashboard>) -> Self {
+        Self {
+            dashboard,
+            places: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            state: Mutex::new(State {
+                made: 0,
+                frames: None,
+            }),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// The overview now, for one client.
+    pub async fn status(&self) -> Status {
+        self.dashboard.status().await
+    }
+
+    /// Follows the overviews. The first follower starts a task on its thread, which makes them until there
+    /// is no follower.
+    ///
+    /// # Errors
+    /// See [`FollowError`].
+    pub fn follow(self: &Arc<Self>) -> Result<Follower, FollowError> {
+        if self.stopping.is_cancelled() {
+            return Err(FollowError::Stopping);
+        }
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| FollowError::Full)?;
+        let mut state = self.state();
+        // The frames end with a thread that ends.
+        let running = state.frames.take_if(|frames| frames.has_changed().is_ok());
+        let frames = running.unwrap_or_else(|| {
+            let (sender, frames) = watch::channel(None);
+            actix_web::rt::spawn(Arc::clone(self).produce(sender));
+            frames
+        });
+        state.frames = Some(frames.clone());
+        Ok(Follower {
+            frames,
+            seen: None,
+            _place: place,
+        })
+    }
+
+    /// Ends all followers, because the server stops.
+    pub fn stop(&self) {
+        self.stopping.cancel();
+    }
+
+    async fn produce(self: Arc<Self>, frames: watch::Sender<Option<Arc<Frame>>>) {
+        let (mut tree, mut memory) = self.dashboard.changes();
+        while !self.ends(&frames) {
+            let status = self.dashboard.status().await;
+            match Frame::new(self.number(), status) {
+                Ok(frame) => frames.send_replace(Some(Arc::new(frame))),
+                Err(error) => {
+                    tracing::error!(%error, "the overview has no JSON");
+                    return;
+                }
+            };
+            sleep(INTERVAL_MIN).await;
+            tokio::select! {
+                () = sleep(INTERVAL_MAX - INTERVAL_MIN) => {}
+                () = tree.next() => {}
+                () = memory.next() => {}
+                () = self.stopping.cancelled() => {}
+            }
+        }
+    }
+
+    /// Whether nobody needs the frames. Then nobody gets them any more.
+    fn ends(&self, frames: &watch::Sender<Option<Arc<Frame>>>) -> bool {
+        let mut state = self.state();
+        // One receiver is that of the state.
+        let ends = frames.receiver_count() <= 1 || self.stopping.is_cancelled();
+        if ends {
+            state.frames = None;
+        }
+        ends
+    }
+
+    /// The number of the next frame. It grows over all producers.
+    fn number(&self) -> u64 {
+        let mut state = self.state();
+        state.made += 1;
+        state.made
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One client that follows.
+pub struct Follower {
+    frames: watch::Receiver<Option<Arc<Frame>>>,
+    seen: Option<Seen>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    /// The latest overview that the client has not got, as a server-sent event, or a comment if there is
+    /// none for a while. `None` when the server stops.
+    ///
+    /// # Errors
+    /// The overview has no JSON.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, serde_json::Error> {
+        match timeout(KEEP_ALIVE, self.frames.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(None),
+            Err(_) => return Ok(Some(Bytes::from_static(COMMENT))),
+        }
+        let frame = self.frames.borrow_and_update().clone();
+        // A change is always a frame.
+        let Some(frame) = frame else { return Ok(None) };
+        let event = frame.event(self.seen)?;
+        self.seen = Some(Seen::of(&frame.status.timeline));
+        Ok(Some(event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, pause};
+
+    use super::super::tests::dashboard;
+    use super::*;
+
+    async fn event(follower: &mut Follower) -> String {
+        let event = follower.next().await.unwrap().unwrap();
+        String::from_utf8(event.to_vec()).unwrap()
+    }
+
+    fn made(feed: &Feed) -> u64 {
+        feed.state().made
+    }
+
+    /// Lets the producer run as if `seconds` had passed.
+    async fn pass(seconds: u32) {
+        for _ in 0..seconds * 10 {
+            advance(Duration::from_millis(100)).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[actix_web::test]
+    async fn one_overview_is_made_for_all_clients_and_none_without_one() {
+        pause();
+        let feed = Arc::new(Feed::new(Arc::new(dashboard())));
+        pass(5).await;
+        assert_eq!(made(&feed), 0);
+
+        let mut clients: Vec<_> = (0..5).map(|_| feed.follow().unwrap()).collect();
+        for client in &mut clients {
+            let first = event(client).await;
+            assert!(first.starts_with("retry: 1000\nid: 1\ndata: {"), "{first}");
+        }
+        assert_eq!(made(&feed), 1);
+        for client in &mut clients {
+            assert!(event(client).await.starts_with("id: 2\ndata: {"));
+        }
+        assert_eq!(made(&feed), 2);
+
+        drop(clients);
+        pass(5).await;
+        let last = made(&feed);
+        assert!(last <= 3, "{last}");
+        pass(60).await;
+        assert_eq!(made(&feed), last);
+        let mut again = feed.follow().unwrap();
+        let number = format!("id: {}\n", last + 1);
+        assert!(event(&mut again).await.contains(&number));
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_reads_slowly_gets_the_latest_overview() {
+        pause();
+        let feed = Arc::new(Feed::new(Arc::new(dashboard())));
+        let mut client = feed.follow().unwrap();
+        event(&mut client).await;
+        pass(10).await;
+        let last = made(&feed);
+        assert!(last >= 9, "{last}");
+        let latest = event(&mut client).await;
+        assert!(latest.starts_with(&format!("id: {last}\n")), "{latest}");
+    }
+
+    #[actix_web::test]
+    async fn a_change_is_sent_at_once_and_many_are_one() {
+        pause();
+        let dashboard = dashboard();
+        let changes = dashboard.handles.tree.changes().clone();
+        let feed = Arc::new(Feed::new(Arc::new(dashboard)));
+        let mut client = feed.follow().unwrap();
+        event(&mut client).await;
+        for expected in [INTERVAL_MIN, INTERVAL_MIN, INTERVAL_MAX] {
+            let began = tokio::time::Instant::now();
+            if expected == INTERVAL_MIN {
+                changes.publish();
+                changes.publish();
+            }
+            event(&mut client).await;
+            // The timers of the runtime are exact to a millisecond.
+            let late = began.elapsed().checked_sub(expected).unwrap();
+            assert!(late <= Duration::from_millis(2), "{late:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_gets_the_whole_timeline_if_it_misses_more_than_the_recent_part() {
+        let seen = Seen([100, 30, 8]);
+        for (now, lacks) in [
+            ([100, 30, 8], false),
+            ([105, 35, 13], false),
+            ([106, 30, 8], true),
+            ([100, 36, 8], true),
+            ([100, 30, 14], true),
+            // The loader was restarted.
+            ([101, 30, 2], true),
+        ] {
+            assert_eq!(seen.lacks_more_than_recent(Seen(now)), lacks, "{now:?}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn clients_beyond_the_bound_and_after_the_stop_are_refused() {
+        let feed = Arc::new(Feed::new(Arc::new(dashboard())));
+        let mut clients: Vec<_> = (0..FOLLOWERS_MAX).map(|_| feed.follow().unwrap()).collect();
+        assert_eq!(feed.follow().err(), Some(FollowError::Full));
+        feed.stop();
+        let client = &mut clients[0];
+        while client.next().await.unwrap().is_some() {}
+        clients.pop();
+        assert_eq!(feed.follow().err(), Some(FollowError::Stopping));
+    }
+}

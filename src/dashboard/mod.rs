@@ -1,0 +1,253 @@
+//! The overview of the whole server for people: what `GET /api/status` answers, and what the page at `/`
+//! and `headroom status` show.
+//!
+//! Each part is asked at the same time and has [`ANSWER_WITHIN`] to answer, so the overview comes in time
+//! whatever hangs. [`Feed`] makes one overview for all clients that follow it, when something has changed
+//! and about once a second, and does nothing without a client.
+//!
+//! A new part is a field of [`Status`], asked in [`Dashboard::status`].
+
+mod alerts;
+mod events;
+mod feed;
+mod jobs;
+
+mod pools;
+mod resources;
+mod status;
+mod supervision;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use headroom_actors::jobs::List;
+use headroom_actors::kernel::{AskError, ChangeReader, Clock, Timestamp, shortened};
+use headroom_actors::lazy::{ReadLoader, ReadRecent, ResourceEvent};
+use headroom_actors::memory::{BudgetOverview, Freshness, Overview};
+use tokio::time::Instant;
+
+pub use alerts::{Alert, AlertCode, Severity, Verdict};
+pub use events::{EventSource, TimelineEvent};
+pub use feed::{Feed, FollowError, Follower};
+pub use jobs::{Job, Jobs};
+pub use pools::{PoolFigures, PoolState};
+pub use resources::{Resource, Resources};
+pub use status::{ServerInfo, Status, Timeline};
+pub use supervision::{Child, Supervision};
+
+use crate::handles::Handles;
+use crate::last_known::{ANSWER_WITHIN, Answer, LastKnown};
+
+/// Events of the memory budget that are listed.
+const EVENTS_MAX: usize = 200;
+
+/// The longest text that somebody else has written, in bytes.
+const TEXT_MAX: usize = 300;
+
+/// Makes overviews.
+pub struct Dashboard {
+    handles: Handles,
+    memory: Overview,
+    freshness: Freshness,
+    started: Instant,
+    started_at: Timestamp,
+    budget: LastKnown<BudgetOverview>,
+    resources: LastKnown<Resources>,
+    recent: LastKnown<Vec<Arc<ResourceEvent>>>,
+    jobs: LastKnown<Jobs>,
+    /// The last figures of each pool.
+    pools: Vec<LastKnown<PoolFigures>>,
+}
+
+impl Dashboard {
+    /// An overview of what `handles` and `memory` lead to. The server counts as started now.
+    pub fn new(handles: Handles, memory: Overview, freshness: Freshness) -> Self {
+        Self {
+            pools: handles.pools.iter().map(|_| LastKnown::default()).collect(),
+            handles,
+            memory,
+            freshness,
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+            budget: LastKnown::default(),
+            resources: LastKnown::default(),
+            recent: LastKnown::default(),
+            jobs: LastKnown::default(),
+        }
+    }
+
+    /// The overview now.
+    pub async fn status(&self) -> Status {
+        let at = Timestamp::now();
+        let began = Instant::now();
+        let (budget, resources, recent, jobs, pools) = tokio::join!(
+            self.ask_budget(),
+            self.ask_resources(),
+            self.ask_recent(),
+            self.ask_jobs(),
+            self.ask_pools(),
+        );
+        let mut status = Status {
+            at,
+            took_ms: 0.0,
+            server: self.server(),
+            verdict: Verdict::Ok,
+            alerts: Vec::new(),
+            alerts_total: 0,
+            budget,
+            timeline: self.timeline(recent.value()),
+            supervision: Answer::of(Arc::new(Supervision::of(&self.handles.tree))),
+            resources,
+            pools,
+            jobs,
+        };
+        status.judge(self.freshness.stale());
+        status.took_ms = began.elapsed().as_secs_f64() * 1e3;
+        status
+    }
+
+    /// Tells when something has changed that an operator wants to see at once.
+    pub(crate) fn changes(&self) -> (ChangeReader, ChangeReader) {
+        let tree = self.handles.tree.changes().subscribe();
+        (tree, self.memory.changes().subscribe())
+    }
+
+    fn server(&self) -> ServerInfo {
+        ServerInfo {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+        }
+    }
+
+    fn timeline(&self, resources: Option<&Vec<Arc<ResourceEvent>>>) -> Timeline {
+        let usage = self.memory.timeline();
+        let window = Duration::from_secs(usage.window_seconds);
+        let first = Instant::now().checked_sub(window);
+        let first: Option<Timestamp> = first.map(|first| Clock::now().time_of(first));
+        let of_memory = self.memory.events(EVENTS_MAX);
+        let of_memory = of_memory.iter().map(|event| TimelineEvent::from(&**event));
+        let of_resources = resources.into_iter().flatten();
+        let of_resources = of_resources.map(|event| TimelineEvent::from(&**event));
+        let events = of_memory.chain(of_resources);
+        let mut events: Vec<_> = events.filter(|event| Some(event.at) >= first).collect();
+        // This keeps the order of the events of one source.
+        events.sort_by_key(|event| event.at);
+        Timeline {
+            complete: true,
+            usage,
+            events,
+        }
+    }
+
+    async fn ask_budget(&self) -> Answer<BudgetOverview> {
+        // Before the first reading, the memory supervisor starts.
+        let retry_in = Duration::ZERO;
+        let budget = async {
+            self.memory
+                .budget()
+                .ok_or(AskError::Restarting { retry_in })
+        };
+        self.budget.or_answer(budget, ANSWER_WITHIN).await
+    }
+
+    async fn ask_resources(&self) -> Answer<Resources> {
+        let resources = async {
+            let read = ReadLoader { if_loaded: None };
+            let status = self.handles.loader.ask(read, ANSWER_WITHIN).await?;
+            // It names no resource, so none is unknown.
+            let status = status.map_err(|_| AskError::Lost)?;
+            Ok::<_, AskError>(Resources::new(status))
+        };
+        self.resources.or_answer(resources, ANSWER_WITHIN).await
+    }
+
+    async fn ask_recent(&self) -> Answer<Vec<Arc<ResourceEvent>>> {
+        let recent = self.handles.loader.ask(ReadRecent, ANSWER_WITHIN);
+        self.recent.or_answer(recent, ANSWER_WITHIN).await
+    }
+
+    async fn ask_jobs(&self) -> Answer<Jobs> {
+        let jobs = async {
+            Ok::<_, AskError>(Jobs::new(self.handles.jobs.ask(List, ANSWER_WITHIN).await?))
+        };
+        self.jobs.or_answer(jobs, ANSWER_WITHIN).await
+    }
+
+    async fn ask_pools(&self) -> Vec<PoolState> {
+        let pools = self.handles.pools.iter().zip(&self.pools);
+        let states = pools.map(async |(pool, last_known)| {
+            let figures =
+                async { Ok::<_, AskError>(PoolFigures::new(pool.status(ANSWER_WITHIN).await?)) };
+            PoolState::new(pool, last_known.or_answer(figures, ANSWER_WITHIN).await)
+        });
+        join_all(states).await
+    }
+}
+
+/// A text of bounded length.
+fn short(text: String) -> String {
+    shortened(text, TEXT_MAX)
+}
+
+/// A size as people write it.
+fn bytes(bytes: u64) -> impl std::fmt::Display {
+    bytesize::ByteSize::b(bytes).display().iec()
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_actors::jobs;
+    use headroom_actors::kernel::{Handle, Tree};
+    use headroom_actors::lazy::{self, Loader};
+    use headroom_actors::memory::{Memory, MemoryConfig};
+    use serde_json::json;
+
+    use super::*;
+    use crate::handles::ActorThread;
+
+    /// The overview of a server whose actors do not run.
+    pub(super) fn dashboard() -> Dashboard {
+        let memory = Memory::new(MemoryConfig::default()).unwrap();
+        let handles = Handles {
+            thread: ActorThread::current(),
+            tree: Tree::default(),
+            memory: memory.handle().clone(),
+            loader: Loader::handle(&lazy::Config::default()),
+            jobs: jobs::Jobs::handle(&jobs::Config::default()),
+            repository: Handle::new("repository", 1),
+            tensors: memory.buffers("tensors", 1),
+            answer_text: memory.buffers("answer_text", 1),
+            pools: Arc::from([]),
+            request_deadline: Duration::from_secs(1),
+        };
+        Dashboard::new(handles, memory.overview(), memory.freshness())
+    }
+
+    #[actix_web::test]
+    async fn parts_that_do_not_answer_are_shown_as_such_and_are_alerts() {
+        let began = Instant::now();
+        let status = json!(dashboard().status().await);
+        assert!(began.elapsed() < Duration::from_millis(50));
+        for part in ["budget", "resources", "jobs"] {
+            assert_eq!(status[part]["state"], "no_answer", "{part}");
+            assert_eq!(status[part]["reason"], "the actor is restarting");
+            assert_eq!(status[part]["age_seconds"], json!(null));
+        }
+        assert_eq!(status["verdict"], "failing");
+        let alerts = status["alerts"].as_array().unwrap().iter();
+        let alerts = alerts.map(|alert| (&alert["code"], &alert["subject"], &alert["severity"]));
+        let no_answer = json!("no_answer");
+        let (critical, warning) = (json!("critical"), json!("warning"));
+        assert_eq!(
+            alerts.collect::<Vec<_>>(),
+            [
+                (&no_answer, &json!("memory"), &critical),
+                (&no_answer, &json!("lazy-loader"), &critical),
+                (&no_answer, &json!("jobs"), &warning),
+            ]
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! `GET /api/status`: the overview that the page at `/` and `headroom status` show.
+//!
+//! `GET /api/status/events`: the overview as server-sent events, at once when something has changed and
+//! about once a second otherwise. The data of each event has the form of `GET /api/status`. A client that
+//! reconnects gets the whole state; the ids of events only tell one from another.
+
+use actix_web::http::{Method, header};
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
+use futures_util::stream;
+
+use super::jobs::NoParameters;
+use crate::dashboard::{Feed, FollowError, Status};
+use crate::openapi::Docs;
+use crate::problem::{Problem, ProblemKind};
+
+pub(super) fn status_docs() -> Docs {
+    Docs::new("Whether the server is well, and the main figures of all parts")
+        .text(
+            "It is what the page at `/` shows. It comes within 50 ms, also while parts hang: a part that does \
+             not answer in time is shown with its last answer and the age of that.",
+        )
+        .query::<NoParameters>()
+        .answer::<Status>(200, "The status.")
+}
+
+pub(super) fn events_docs() -> Docs {
+    Docs::new("The status as server-sent events")
+        .text(
+            "The data of each event has the form of `GET /api/status`. An event comes at once when something \
+             has changed, and about once a second otherwise. The first one of a connection has the whole \
+             timeline; later ones have what is new of it. A client that reads slowly gets the latest status.",
+        )
+        .query::<NoParameters>()
+        .answer_of(200, "text/event-stream", "The status, again and again.")
+        .problems(&[ProblemKind::Overloaded, ProblemKind::NotReady])
+}
+
+pub(super) async fn status(feed: web::Data<Feed>, _: web::Query<NoParameters>) -> impl Responder {
+    web::Json(feed.status().await)
+}
+
+pub(super) async fn events(
+    request: HttpRequest,
+    feed: web::Data<Feed>,
+    _: web::Query<NoParameters>,
+) -> Result<HttpResponse, Problem> {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/event-stream")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        // Proxies that know this header pass events on at once.
+        .insert_header(("x-accel-buffering", "no"));
+    if request.method() == Method::HEAD {
+        return Ok(response.finish());
+    }
+    let follower = feed.into_inner().follow()?;
+    let events = stream::try_unfold(follower, |mut follower| async {
+        let event = follower.next().await?;
+        Ok::<_, serde_json::Error>(event.map(|event| (event, follower)))
+    });
+    Ok(response.streaming(events))
+}
+
+impl From<FollowError> for Problem {
+    fn from(error: FollowError) -> Self {
+        let (kind, remedy) = match error {
+            FollowError::Full => (
+                ProblemKind::Overloaded,
+                "; close some, or ask for /api/status",
+            ),
+            FollowError::Stopping => (ProblemKind::NotReady, ""),
+        };
+        Self::new(kind, format!("{error}{remedy}"))
+    }
+}
