@@ -3,14 +3,16 @@
 //!
 //! Each part is asked at the same time and has [`ANSWER_WITHIN`] to answer, so the overview comes in time
 //! whatever hangs. [`Feed`] makes one overview for all clients that follow it, when something has changed
-//! and about once a second, and does nothing without a client.
+//! and about once a second, and does nothing without a client. [`page`] is the page itself.
 //!
-//! A new part is a field of [`Status`], asked in [`Dashboard::status`].
+//! A new part is a field of [`Status`], asked in [`Dashboard::status`], and an entry of `PARTS` in
+//! `page/parts.js`.
 
 mod alerts;
 mod events;
 mod feed;
 mod jobs;
+pub mod page;
 
 mod pools;
 mod resources;

@@ -136,6 +136,16 @@ impl Docs {
         self
     }
 
+    /// Another media type of the response that was added last.
+    #[must_use]
+    pub fn or_of(mut self, media_type: &str) -> Self {
+        if let Some((_, answer)) = self.answers.last_mut() {
+            let content = ContentBuilder::new().schema(Some(text_schema())).build();
+            answer.content.insert(media_type.to_owned(), content);
+        }
+        self
+    }
+
     /// A response without a body.
     #[must_use]
     pub fn empty_answer(mut self, status: u16, text: &str) -> Self {

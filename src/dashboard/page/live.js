@@ -1,0 +1,83 @@
+// Builds the page, and keeps it at what the server says. The server sends the whole state in each event, so
+// what was missed in between does not matter.
+
+/** Without an event for this long, what is shown counts as old. */
+const OLD_AFTER_MS = 3000;
+
+/** Without an event for this long, the connection counts as dead and is made anew. */
+const DEAD_AFTER_MS = 10000;
+
+const VERDICT_TONES = { ok: "good", degraded: "warn", failing: "bad" };
+
+const verdict = document.getElementById("verdict");
+const server = document.getElementById("server");
+const age = document.getElementById("age");
+
+const parts = PARTS.map(({ id, title, build, half }) => {
+  const figures = element("span", { class: "figures" });
+  const missing = element("span", { class: "missing" });
+  const { content, update } = build(figures);
+  const heading = element("h2", { id: `${id}-title` }, title);
+  document.getElementById("parts").append(
+    element("section", { id, class: half && "half", "aria-labelledby": `${id}-title` },
+      element("div", { class: "head" }, heading, figures, missing), ...content));
+  return { id, missing, update };
+});
+
+function show(status) {
+  setMark(verdict, VERDICT_TONES[status.verdict], status.verdict);
+  const { version, pid, uptime_seconds } = status.server;
+  setText(server, `version ${version}, process ${pid}, up ${formatAge(uptime_seconds)}`);
+  document.getElementById("parts").hidden = false;
+  document.title = `${status.verdict === "ok" ? "" : `${status.verdict}: `}Headroom`;
+  for (const { id, missing, update } of parts) {
+    const section = status[id];
+    const isMissing = section.state === "no_answer";
+    const seconds = section.age_seconds;
+    setText(missing, !isMissing ? "" :
+      `no answer (${section.reason}); ` + (seconds === undefined ? "nothing known" : `what is shown is ${formatAge(seconds)} old`));
+    if (!isMissing || seconds !== undefined) update(section, status);
+  }
+}
+
+/** Makes the models on disk known to the loader, which lists them from then on. */
+function findModels() {
+  send("POST", "/v2/repository/index", {}).catch((error) => say(`The models cannot be listed: ${error.message}`));
+}
+
+let startedAt;
+let source;
+let openedAt;
+let shownAt;
+
+function connect() {
+  source?.close();
+  openedAt = performance.now();
+  source = new EventSource("/api/status/events");
+  source.onmessage = (event) => {
+    shownAt = performance.now();
+    const status = JSON.parse(event.data);
+    show(status);
+    // Another run of the server does not know them yet.
+    if (startedAt !== status.server.started_at) findModels();
+    startedAt = status.server.started_at;
+    showAge();
+  };
+  source.onerror = showAge;
+}
+
+/** Says how old the data is, and connects anew where the browser does not do so itself. */
+function showAge() {
+  const now = performance.now();
+  const quiet = now - Math.max(openedAt, shownAt ?? 0);
+  const isRefused = source.readyState === EventSource.CLOSED && now - openedAt > 2000;
+  if (isRefused || quiet > DEAD_AFTER_MS) connect();
+  const isLive = shownAt !== undefined && now - shownAt < OLD_AFTER_MS && source.readyState === EventSource.OPEN;
+  setAttribute(age, "class", isLive ? "quiet" : "old");
+  if (isLive) setText(age, "live");
+  else if (shownAt === undefined) setText(age, "connecting");
+  else setText(age, `connection lost; what is shown is ${formatAge((now - shownAt) / 1000)} old`);
+}
+
+connect();
+setInterval(showAge, 1000);
