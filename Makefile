@@ -12,10 +12,10 @@ BOUND := timeout --foreground -k 60 120m
 CARGO := </dev/null $(BOUND) cargo
 SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
-.PHONY: help setup run test kill-runs build lint fmt openapi bench clean
+.PHONY: help setup run test kill-runs build lint fmt openapi bench screenshots clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## fetch libtorch, the sample model and speech recordings, unless they are in the cache
 	@scripts/setup.sh
@@ -30,7 +30,7 @@ test: test-programs ## build everything and run all tests
 	@$(ENV) $(CARGO) test --workspace --doc
 
 test-programs: setup
-	@scripts/setup.sh nextest protocol_client prometheus
+	@scripts/setup.sh nextest protocol_client prometheus browser page_checks
 	@echo "test: building the binaries that the black-box tests start"
 	@$(ENV) $(CARGO) build --workspace --bins
 	@$(ENV) $(CARGO) build -p headroom-model-host --examples
@@ -82,6 +82,11 @@ bench: build ## run the criterion benches, then the load scenarios
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- redis
 	@echo "bench: the HTTP edge compared with other servers"
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- edge
+
+screenshots: test-programs ## take the pictures of the page again: docs/page.png, and others in target/screenshots
+	@mkdir -p target/screenshots
+	@$(ENV) HEADROOM_SCREENSHOTS=$(CURDIR)/target/screenshots $(CARGO) nextest run --run-ignored only -E 'binary(dashboard)'
+	@scripts/compress_png.py target/screenshots/light.png docs/page.png
 
 clean: ## remove target/ and keep the cache and data/
 	@echo "clean: removing target/"

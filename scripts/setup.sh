@@ -21,6 +21,8 @@ SETUP=scripts/setup
 . "$SETUP/samples.sh"
 # shellcheck source=scripts/setup/client.sh
 . "$SETUP/client.sh"
+# shellcheck source=scripts/setup/browser.sh
+. "$SETUP/browser.sh"
 # shellcheck source=scripts/setup/servers.sh
 . "$SETUP/servers.sh"
 # shellcheck source=scripts/setup/prometheus.sh

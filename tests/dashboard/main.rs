@@ -1,8 +1,10 @@
-//! The overview for people: `/api/status` and its events.
+//! The overview for people: `/api/status`, its events, and the page at `/` in a real browser.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod events;
+mod page;
+mod screenshots;
 mod status;
 
 /// The server that the tests start.

@@ -1,6 +1,7 @@
 //! What the tests share: starting processes that end with the test (among them the real binary), control groups,
 //! generated TorchScript files, WAV samples, waiting.
 
+pub mod browser;
 pub mod capability;
 pub mod cgroup;
 pub mod child;

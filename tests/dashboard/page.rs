@@ -1,0 +1,285 @@
+//! The page at `/` in a real browser.
+
+use std::time::{Duration, Instant};
+
+use headroom_test_support::browser::{Browser, CHROMIUM};
+use headroom_test_support::capability::skip;
+use headroom_test_support::child;
+use headroom_test_support::models::{Models, cached};
+use headroom_test_support::protocol::floats;
+use headroom_test_support::server::{Options, Server};
+use headroom_test_support::torchscript;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::BINARY;
+
+/// The page's text for the phase of a model. Null while there is no row for it.
+fn phase(model: &str) -> String {
+    format!("(({ROW})({model:?})?.querySelector('.mark').textContent ?? null)")
+}
+
+/// A function that finds the row of a resource.
+const ROW: &str = "(name) => [...document.querySelectorAll('#resources tbody tr')]\
+    .find((row) => row.querySelector('th > span').textContent === name)";
+
+/// A browser, unless this machine has none.
+pub(crate) fn browser() -> Option<Browser> {
+    if child::find(CHROMIUM.as_ref()).is_none() {
+        skip("chromium is missing: run `scripts/setup.sh browser`");
+        return None;
+    }
+    Some(Browser::start())
+}
+
+/// Opens the page of a server, and waits until it shows live data.
+pub(crate) fn open(browser: &mut Browser, server: &Server) {
+    browser.open(&server.url("/"));
+    browser.wait_until("document.getElementById('age')?.textContent === 'live'");
+}
+
+#[tokio::test]
+async fn the_page_allows_only_its_own_script_and_is_sent_once() {
+    let server = Server::start(Options::new(BINARY));
+    let get = |tag: Option<String>| {
+        let request = server.client().get(server.url("/"));
+        let request = request.header("accept", "text/html,*/*;q=0.8");
+        match tag {
+            Some(tag) => request.header("if-none-match", tag).send(),
+            None => request.send(),
+        }
+    };
+    let page = get(None).await.unwrap();
+    let header = |name: &str| page.headers()[name].to_str().unwrap();
+    assert!(header("content-type").starts_with("text/html"));
+    assert_eq!(header("x-content-type-options"), "nosniff");
+    let policy = header("content-security-policy");
+    for directive in [
+        "default-src 'none'",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+    ] {
+        assert!(policy.contains(directive), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    let tag = header("etag").to_owned();
+    let again = get(Some(tag)).await.unwrap();
+    assert_eq!(again.status(), 304);
+    assert_eq!(again.text().await.unwrap(), "");
+    // Programs get JSON, as ever.
+    let index: Value = server.get("/").await.json().await.unwrap();
+    assert_eq!(index["name"], "Headroom");
+}
+
+#[tokio::test]
+async fn a_load_and_an_unload_are_shown_within_a_second() {
+    let Some(mut browser) = browser() else { return };
+    let models = Models::new();
+    models.add("echo", 1, torchscript::echo);
+    let server = Server::start(models.options(BINARY));
+    open(&mut browser, &server);
+    browser.wait_until(&format!("{} === '○ cold'", phase("echo:1")));
+    for _ in 0..3 {
+        server.infer("echo", &floats("x", &[1.0])).await.ok();
+        let began = Instant::now();
+        browser.wait_until(&format!("{} === '● ready'", phase("echo:1")));
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+
+        let cache = server.url("/api/performance/lazy-loader/cache?name=echo:1");
+        server.client().delete(cache).send().await.unwrap();
+        let began = Instant::now();
+        browser.wait_until(&format!("{} === '○ cold'", phase("echo:1")));
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    assert_eq!(browser.take_errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_operator_loads_and_unloads_with_the_keyboard() {
+    let Some(mut browser) = browser() else { return };
+    let models = Models::new();
+    models.add("echo", 1, torchscript::echo);
+    let server = Server::start(models.options(BINARY));
+    open(&mut browser, &server);
+    browser.wait_until(&format!("{} === '○ cold'", phase("echo:1")));
+    let focused = "document.activeElement.getAttribute('aria-label')";
+    for _ in 0..100 {
+        browser.press("Tab", 9);
+        if browser.run(focused) == "Load echo:1" {
+            break;
+        }
+    }
+    assert_eq!(browser.run(focused), "Load echo:1");
+    let outline = "getComputedStyle(document.activeElement).outlineStyle";
+    assert_eq!(browser.run(outline), "solid");
+    browser.press("Enter", 13);
+    browser
+        .wait_until("document.getElementById('said').textContent.startsWith('echo:1: loaded in')");
+    browser.wait_until(&format!("{} === '● ready'", phase("echo:1")));
+    // The focus has stayed on the button, which now does the opposite.
+    browser.wait_until(&format!("{focused} === 'Unload echo:1'"));
+    browser.press("Enter", 13);
+    browser
+        .wait_until("document.getElementById('said').textContent.startsWith('echo:1: unloaded')");
+    browser.wait_until(&format!("{} === '○ cold'", phase("echo:1")));
+    assert_eq!(browser.take_errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn tables_are_sorted_by_their_heads() {
+    let Some(mut browser) = browser() else { return };
+    let models = Models::new();
+    for (name, bytes) in [("b", 4 << 20), ("a", 8 << 20), ("c", 1 << 20)] {
+        models.add(name, 1, |path| torchscript::weights(path, bytes));
+    }
+    let server = Server::start(models.options(BINARY));
+    open(&mut browser, &server);
+    browser.wait_until("document.querySelectorAll('#resources tbody tr').length === 4");
+    let names = "[...document.querySelectorAll('#resources tbody th > span:first-child')]\
+                 .map((name) => name.textContent).filter((name) => name !== 'zygote')";
+    let head = "[...document.querySelectorAll('#resources thead th')]\
+                .find((head) => head.textContent === 'Next load')";
+    assert_eq!(browser.run(names), json!(["a:1", "b:1", "c:1"]));
+    for (order, sorted) in [
+        ("descending", ["a:1", "b:1", "c:1"]),
+        ("ascending", ["c:1", "b:1", "a:1"]),
+    ] {
+        browser.run(&format!("{head}.querySelector('button').click()"));
+        assert_eq!(browser.run(&format!("{head}.ariaSort")), order);
+        assert_eq!(browser.run(names), json!(sorted));
+    }
+    browser.run("document.getElementById('filter').value = 'B'");
+    browser.run("document.getElementById('filter').dispatchEvent(new Event('input'))");
+    assert_eq!(browser.run(names), json!(["b:1"]));
+}
+
+#[tokio::test]
+async fn the_page_recovers_after_a_restart_of_the_server() {
+    let Some(mut browser) = browser() else { return };
+    let mut server = Server::start(Options::new(BINARY));
+    let address = server.address();
+    open(&mut browser, &server);
+    browser.wait_until("document.querySelectorAll('#timeline .usage').length > 0");
+    assert_eq!(browser.take_errors(), Vec::<String>::new());
+    server.signal(Signal::SIGTERM);
+    server.wait_for_exit();
+    browser.wait_until(
+        "document.getElementById('age').textContent.startsWith('connection lost; what is shown is')",
+    );
+    let listen = format!("server.listen = '{address}'");
+    let server = Server::start(Options::new(BINARY).settings(&listen));
+    let began = Instant::now();
+    browser.wait_until("document.getElementById('age').textContent === 'live'");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    let process = format!("process {},", server.pid());
+    browser.wait_until(&format!(
+        "document.getElementById('server').textContent.includes({process:?})"
+    ));
+}
+
+#[tokio::test]
+async fn a_name_that_contains_markup_is_shown_as_text() {
+    let Some(mut browser) = browser() else { return };
+    let name = "<img src=x onerror=alert(1)>";
+    let models = Models::new();
+    models.add("echo", 1, torchscript::echo);
+    let server = Server::start(models.options(BINARY));
+    open(&mut browser, &server);
+    // Through the page's own functions, as if the server had sent that name.
+    let hostile = json!({ "data": hostile(&server, name).await.to_string() });
+    browser.run(&format!("window.hostile = {hostile}"));
+    browser.wait_until("document.querySelectorAll('#resources tbody tr').length === 2");
+    let events = "class extends EventTarget { readyState = 1; close() {} constructor() { super(); \
+                  setInterval(() => this.onmessage(window.hostile), 100); } }";
+    let inject = format!("window.EventSource = Object.assign({events}, {{ OPEN: 1, CLOSED: 2 }})");
+    browser.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        json!({
+            "source": format!("window.hostile = {hostile}; {inject}"),
+        }),
+    );
+    open(&mut browser, &server);
+    browser.wait_until(&format!("document.body.textContent.includes({name:?})"));
+    assert_eq!(browser.run("document.querySelectorAll('img').length"), 0);
+    let shown = "document.querySelector('#resources tbody th > span').textContent";
+    assert_eq!(browser.run(shown), name);
+    assert_eq!(browser.take_errors(), Vec::<String>::new());
+}
+
+/// The status of a server, with this text wherever a text of somebody else can be.
+async fn hostile(server: &Server, text: &str) -> Value {
+    let mut status = crate::status::status(server).await;
+    for resource in status["resources"]["resources"].as_array_mut().unwrap() {
+        resource["name"] = json!(text);
+        resource["phase"] = json!("failed");
+        resource["last_error"] = json!(text);
+    }
+    for child in status["supervision"]["children"].as_array_mut().unwrap() {
+        child["path"] = json!(text);
+        child["last_exit"] = json!(text);
+    }
+    for pool in status["pools"].as_array_mut().unwrap() {
+        pool["health"] = json!("down");
+        pool["last_error"] = json!(text);
+    }
+    let at = status["at"].clone();
+    status["budget"]["entries"] =
+        json!([{ "name": text, "reserved_bytes": 1 << 30, "measured_bytes": 1 << 29 }]);
+    status["timeline"]["events"] = json!([{ "number": 1, "at": at, "event": "gc", "text": text }]);
+    status["alerts"] = json!([{
+        "code": "no_answer", "severity": "warning", "subject": text, "text": text, "since_at": at,
+    }]);
+    status["jobs"]["jobs"] = json!([{
+        "id": text, "kind": text, "description": text, "state": "running", "created_at": at,
+        "ended_at": null, "error": text, "progress": { "done": 1, "total": null, "current_step": text },
+    }]);
+    status
+}
+
+#[tokio::test]
+async fn the_page_is_accessible_in_light_and_dark_and_on_a_phone() {
+    let Some(mut browser) = browser() else { return };
+    let axe = std::fs::read_to_string(cached("page-checks/node_modules/axe-core/axe.min.js"));
+    let axe = axe.unwrap();
+    browser.ignore_policies();
+    let models = Models::new();
+    models
+        .add("echo", 1, torchscript::echo)
+        .add("broken", 1, |path| std::fs::write(path, "no archive"));
+    let server = Server::start(models.options(BINARY));
+    server.infer("echo", &floats("x", &[1.0])).await.ok();
+    server.infer("broken", &floats("x", &[1.0])).await;
+    let preload = json!({ "names": ["echo"] });
+    server
+        .post("/api/performance/lazy-loader/preload", &preload)
+        .await;
+    for (width, dark) in [(1280, false), (1280, true), (375, false), (375, true)] {
+        browser.set_screen(width, 900, dark);
+        open(&mut browser, &server);
+        browser.wait_until(&format!("{} === '● ready'", phase("echo:1")));
+        browser.wait_until(&format!("{} === '■ failed'", phase("broken:1")));
+        browser.run(&format!("{axe}; 0"));
+        let violations = browser.run(
+            "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', \
+             'best-practice'] }).then((report) => report.violations.map((violation) => \
+             `${violation.id}: ${violation.nodes.map((node) => node.html + node.failureSummary)}`))",
+        );
+        assert_eq!(violations, json!([]), "{width} {dark}");
+        let is_wider =
+            "document.documentElement.scrollWidth > document.documentElement.clientWidth";
+        assert_eq!(browser.run(is_wider), false, "{width}");
+    }
+    assert_eq!(browser.take_errors(), Vec::<String>::new());
+}

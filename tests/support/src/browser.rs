@@ -1,0 +1,238 @@
+//! Driving a real browser: Debian's Chromium without a window, over the protocol of its developer tools.
+//!
+//! Both ends of the protocol are pipes, so there is no port, no driver program and no version to match. When the pipes
+//! close, the browser ends; and the kernel kills it with the test, as every process of [`crate::child`].
+
+#![expect(clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{ChildStdin, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::child::{self, Child};
+use crate::wait::{DEADLINE, wait_for};
+
+/// The program.
+pub const CHROMIUM: &str = "chromium";
+
+/// Becomes the browser, which reads commands from descriptor 3 and writes to descriptor 4.
+const WITH_PIPES: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
+
+/// As root there is no sandbox; and nothing is to be fetched from the network in the background.
+const FLAGS: [&str; 11] = [
+    "--headless",
+    "--remote-debugging-pipe",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-breakpad",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+];
+
+/// How long the browser may take to end by itself.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Messages of the browser that wait until the next command. Further ones wait in the browser.
+const WAITING_MAX: usize = 1024;
+
+/// How long the answer to a command may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// A browser with one page.
+pub struct Browser {
+    process: Child,
+    commands: ChildStdin,
+    messages: Receiver<Value>,
+    last_id: u64,
+    session: Option<String>,
+    errors: Vec<String>,
+    _folder: TempDir,
+}
+
+impl Browser {
+    /// Starts a browser with an empty page.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = child::command("sh");
+        command
+            .args(["-c", WITH_PIPES, CHROMIUM])
+            .args(FLAGS)
+            .arg(format!("--user-data-dir={}", folder.path().display()))
+            // It also writes below the home folder.
+            .env("HOME", folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = child::start(&mut command).expect("the browser starts");
+        let commands = process.stdin.take().expect("its input is a pipe");
+        let answers = process.stdout.take().expect("its output is a pipe");
+        let (sender, messages) = sync_channel(WAITING_MAX);
+        std::thread::spawn(move || {
+            // It ends with the browser, whose end of the pipe closes.
+            for message in BufReader::new(answers).split(0).map_while(Result::ok) {
+                let message = serde_json::from_slice(&message).expect("a message is JSON");
+                if sender.send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut browser = Self {
+            process,
+            commands,
+            messages,
+            last_id: 0,
+            session: None,
+            errors: Vec::new(),
+            _folder: folder,
+        };
+        let page = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": page["targetId"], "flatten": true });
+        let attached = browser.call("Target.attachToTarget", attach);
+        browser.session = attached["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Page", "Runtime", "Log"] {
+            browser.call(&format!("{domain}.enable"), json!({}));
+        }
+        browser
+    }
+
+    /// Sends a command of the protocol, and returns its result.
+    ///
+    /// # Panics
+    /// When it fails, or does not end in time.
+    pub fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.last_id += 1;
+        let id = self.last_id;
+        let mut command = json!({ "id": id, "method": method, "params": parameters });
+        if let Some(session) = &self.session {
+            command["sessionId"] = json!(session);
+        }
+        let mut bytes = command.to_string().into_bytes();
+        bytes.push(0);
+        self.commands.write_all(&bytes).expect("the browser runs");
+        let end = Instant::now() + ANSWER_WITHIN;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let message = match self.messages.recv_timeout(left) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => panic!("{method}: no answer from the browser"),
+                Err(RecvTimeoutError::Disconnected) => panic!("{method}: the browser has ended"),
+            };
+            if message["id"] != id {
+                self.note(&message);
+                continue;
+            }
+            assert_eq!(message["error"], Value::Null, "{method}");
+            return message["result"].clone();
+        }
+    }
+
+    /// Keeps what the page reports as an error.
+    fn note(&mut self, event: &Value) {
+        let parameters = &event["params"];
+        let error = match event["method"].as_str() {
+            Some("Runtime.exceptionThrown") => &parameters["exceptionDetails"],
+            Some("Runtime.consoleAPICalled") if parameters["type"] == "error" => parameters,
+            Some("Log.entryAdded") if parameters["entry"]["level"] == "error" => {
+                &parameters["entry"]
+            }
+            _ => return,
+        };
+        self.errors.push(error.to_string());
+    }
+
+    /// Opens a page.
+    pub fn open(&mut self, url: &str) {
+        let opened = self.call("Page.navigate", json!({ "url": url }));
+        assert_eq!(opened["errorText"], Value::Null, "{url}");
+    }
+
+    /// Runs a script in the page, and returns the value of its last expression, or of that promise.
+    ///
+    /// # Panics
+    /// When the script throws.
+    pub fn run(&mut self, script: &str) -> Value {
+        let evaluate = json!({ "expression": script, "awaitPromise": true, "returnByValue": true });
+        let result = self.call("Runtime.evaluate", evaluate);
+        assert_eq!(result["exceptionDetails"], Value::Null, "{script}");
+        result["result"]["value"].clone()
+    }
+
+    /// Waits until a script returns true.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[track_caller]
+    pub fn wait_until(&mut self, script: &str) {
+        wait_for(DEADLINE, || match self.run(script) {
+            Value::Bool(true) => Ok(()),
+            other => Err(format!("{script} is {other}")),
+        });
+    }
+
+    /// Presses and releases a key, such as `Tab` or `Enter`.
+    pub fn press(&mut self, key: &str, code: u32) {
+        let text = if key == "Enter" { "\r" } else { "" };
+        for kind in ["keyDown", "keyUp"] {
+            let text = if kind == "keyDown" { text } else { "" };
+            let event = json!({
+                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text,
+            });
+            self.call("Input.dispatchKeyEvent", event);
+        }
+    }
+
+    /// Sets the size of the screen, and whether the user prefers dark colours.
+    pub fn set_screen(&mut self, width: u32, height: u32, dark: bool) {
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.call("Emulation.setDeviceMetricsOverride", size);
+        let scheme = if dark { "dark" } else { "light" };
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.call("Emulation.setEmulatedMedia", media);
+    }
+
+    /// Lets scripts of the test into pages that are opened from now on, whatever the pages' policies forbid.
+    pub fn ignore_policies(&mut self) {
+        self.call("Page.setBypassCSP", json!({ "enabled": true }));
+    }
+
+    /// Writes a picture of the screen as PNG.
+    pub fn screenshot(&mut self, file: &Path) {
+        let shot = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        let data = shot["data"].as_str().expect("a picture");
+        let data = STANDARD.decode(data).expect("base64");
+        std::fs::write(file, data).expect("the picture can be written");
+    }
+
+    /// What pages have reported as errors since the last call: uncaught exceptions, `console.error`, and what the
+    /// browser itself complains about, such as a policy that was broken.
+    pub fn take_errors(&mut self) -> Vec<String> {
+        // Events that came before the answer of a command are known after it.
+        self.run("0");
+        std::mem::take(&mut self.errors)
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Its processes must not write into the folder while that is removed.
+        let close = json!({ "id": 0, "method": "Browser.close" });
+        let sent = self.commands.write_all(format!("{close}\0").as_bytes());
+        if sent.is_ok() {
+            self.process.wait_within(CLOSE_WITHIN).ok();
+        }
+    }
+}
