@@ -26,13 +26,14 @@ pub const CHROMIUM: &str = "chromium";
 const WITH_PIPES: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
 
 /// As root there is no sandbox; and nothing is to be fetched from the network in the background.
-const FLAGS: [&str; 11] = [
+const FLAGS: [&str; 12] = [
     "--headless",
     "--remote-debugging-pipe",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
     "--disable-dev-shm-usage",
+    "--hide-scrollbars",
     "--disable-breakpad",
     "--disable-background-networking",
     "--disable-component-update",
