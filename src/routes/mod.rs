@@ -2,6 +2,7 @@
 //! path.
 
 mod actors;
+mod explorer;
 mod jobs;
 mod openapi;
 mod performance;
@@ -40,6 +41,9 @@ pub fn table() -> Vec<Route> {
     vec![
         get("/", Public, Status, root::index, root::index_docs),
         get("/openapi.json", Public, Status, openapi::document, openapi::document_docs),
+        get("/docs", Public, Status, explorer::page, explorer::page_docs),
+        get("/docs/explorer.css", Public, Status, explorer::style, explorer::style_docs),
+        get("/docs/explorer.js", Public, Status, explorer::script, explorer::script_docs),
 
         get("/api/actors", Reader, Status, actors::list, actors::list_docs),
 
