@@ -12,7 +12,7 @@ BOUND := timeout --foreground -k 60 120m
 CARGO := </dev/null $(BOUND) cargo
 SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
-.PHONY: help setup run test kill-runs build lint fmt openapi bench screenshots clean
+.PHONY: help setup run test kill-runs fuzz-api build lint fmt openapi bench screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,14 @@ test-programs: setup
 
 kill-runs: test-programs ## kill test runs at random moments and check that nothing is left
 	@$(ENV) </dev/null $(BOUND) scripts/tests/kill_runs.py $(ROUNDS) $(SEED)
+
+TIME = 600
+fuzz-api: setup ## send generated requests to a server for TIME=600 seconds, and compare the answers with docs/openapi.json
+	@scripts/setup.sh schemathesis
+	@echo "fuzz-api: building the server and the model host"
+	@$(ENV) $(CARGO) build --workspace --bins
+	@echo "fuzz-api: sending requests for $(TIME) s"
+	@$(ENV) </dev/null $(BOUND) scripts/tests/fuzz_api.py "$${CARGO_TARGET_DIR:-target}/debug/headroom" $(TIME) $(OPTIONS)
 
 build: setup ## build the server and the model host for release
 	@echo "build: headroom and headroom-model-host, for release"
