@@ -124,6 +124,27 @@ pub struct Silence<T> {
     last: Option<Arc<T>>,
 }
 
+// By hand, because the value is shared: it need not be `Clone`.
+impl<T> Clone for Answer<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Answered(value) => Self::Answered(Arc::clone(value)),
+            Self::NoAnswer(silence) => Self::NoAnswer(silence.clone()),
+        }
+    }
+}
+
+impl<T> Clone for Silence<T> {
+    fn clone(&self) -> Self {
+        Self {
+            waited_ms: self.waited_ms,
+            reason: self.reason.clone(),
+            age_seconds: self.age_seconds,
+            last: self.last.clone(),
+        }
+    }
+}
+
 impl<T> Answer<T> {
     /// An answer of now.
     pub fn of(value: Arc<T>) -> Self {

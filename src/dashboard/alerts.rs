@@ -296,7 +296,7 @@ impl Alerts {
         self.add(code, Severity::Warning, pool.name, since, text);
     }
 
-    fn on_no_answer(&mut self, part: &str, silence: Option<&Silence>) {
+    fn on_no_answer<T>(&mut self, part: &str, silence: Option<&Silence<T>>) {
         let Some(silence) = silence else { return };
         let since = silence.age_seconds.and_then(|age| self.ago(age));
         let text = format!(

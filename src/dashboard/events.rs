@@ -193,6 +193,7 @@ mod tests {
     fn an_event_says_in_words_what_happened() {
         let record = |what: &str, gained_bytes| ActionRecord {
             by: "lazy-loader".to_owned(),
+            stage: Stage::Idle,
             action: Action {
                 what: what.to_owned(),
                 promised_bytes: 0,

@@ -153,11 +153,6 @@ impl ProcessFigures {
         self.lock().record(CpuTime::read());
     }
 
-    /// When the process started.
-    pub fn started_at(&self) -> SystemTime {
-        self.started_at
-    }
-
     /// The figures now. Blocks on files of the kernel, for a long time if there are many descriptors.
     pub fn status(&self) -> ProcessStatus {
         let cpu = CpuTime::read();

@@ -3,7 +3,6 @@
 //! metrics.
 
 use std::fs;
-use std::time::UNIX_EPOCH;
 
 use headroom_actors::kernel::{Label, Metric};
 
@@ -63,14 +62,13 @@ pub(super) fn write(exposition: &mut Exposition, process: &ProcessFigures) {
     ];
     exposition.family(&BUILD_INFO).sample(&build, 1.0);
     let status = process.status();
-    let started = process.started_at().duration_since(UNIX_EPOCH);
     let cpu = status.cpu_seconds_total;
     let memory = memory();
     for (metric, value) in [
         (RESIDENT, memory.map(|memory| memory.resident as f64)),
         (VIRTUAL, memory.map(|memory| memory.size as f64)),
         (CPU, Some(cpu.user + cpu.system)),
-        (START_TIME, started.ok().map(|time| time.as_secs_f64())),
+        (START_TIME, Some(status.started_at.unix_seconds())),
         (OPEN_FDS, status.open_descriptors.map(|open| open as f64)),
         (MAX_FDS, status.descriptors_max.map(|max| max as f64)),
         (THREADS, status.threads.map(|threads| threads as f64)),

@@ -8,7 +8,7 @@ use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use futures_util::stream;
 
-use super::jobs::NoParameters;
+use super::NoParameters;
 use crate::dashboard::{Feed, FollowError, Status};
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};

@@ -25,7 +25,7 @@ const ROW: &str = "(name) => [...document.querySelectorAll('#resources tbody tr'
 
 /// A browser, unless this machine has none.
 pub(crate) fn browser() -> Option<Browser> {
-    if child::find(CHROMIUM.as_ref()).is_none() {
+    if child::find(CHROMIUM).is_none() {
         skip("chromium is missing: run `scripts/setup.sh browser`");
         return None;
     }

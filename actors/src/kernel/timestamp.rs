@@ -19,6 +19,12 @@ impl Timestamp {
     pub fn now() -> Self {
         Clock::now().timestamp()
     }
+
+    /// Seconds since 1970.
+    pub fn unix_seconds(&self) -> f64 {
+        let since = self.0.duration_since(UNIX_EPOCH);
+        since.unwrap_or_default().as_secs_f64()
+    }
 }
 
 impl Serialize for Timestamp {

@@ -37,10 +37,15 @@ pub(in crate::routes) struct StatusQuery {
     if_loaded: Option<String>,
 }
 
+/// The status of the lazy loader.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LazyLoaderStatus)]
+struct StatusBody(Answer<LoaderStatus>);
+
 pub(in crate::routes) fn status_docs() -> Docs {
     Docs::new("Every resource of the lazy loader, the hit rate, and what would be evicted next")
         .query::<StatusQuery>()
-        .answer::<Answer<LoaderStatus>>(
+        .answer::<StatusBody>(
             200,
             "The status. Without an answer of the loader, its last one.",
         )
@@ -65,7 +70,7 @@ pub(in crate::routes) async fn status(
         Ok(status) => Answer::of(Arc::new(status?)),
         Err(error) => last.loader.silent(began, &error),
     };
-    Ok(web::Json(answer))
+    Ok(web::Json(StatusBody(answer)))
 }
 
 /// The parameters of an unload. A resource must meet every condition that is given.

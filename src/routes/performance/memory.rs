@@ -3,8 +3,8 @@
 //! its last reading are shown.
 //!
 //! `POST /api/performance/memory/gc`: collects slack now, and reports what each process gave back. A host
-//! that runs a request trims after it, and is not in the report. The collection is waited for for 40 ms, or
-//! for `?wait=SECONDS`, and goes on afterwards; the response then has the report of an earlier one.
+//! that runs a request trims after it, and is not in the report. The request waits for 40 ms, or for
+//! `?wait=SECONDS`. A collection that takes longer goes on, and the response has the report of an earlier one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use actix_web::{Responder, web};
 use headroom_actors::kernel::AskError;
 use headroom_actors::kernel::pressure::Stage;
 use headroom_actors::memory::{Collect, MemoryStatus, ReadMemory, RoundReport};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::handles::RequestHandles;
 use crate::last_answers::LastAnswers;
@@ -35,10 +35,15 @@ pub(in crate::routes) struct StatsQuery {
     events: Option<usize>,
 }
 
+/// The status of the memory budget.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MemoryStats)]
+struct StatsBody(Answer<MemoryStatus>);
+
 pub(in crate::routes) fn stats_docs() -> Docs {
     Docs::new("The status of the memory budget, with the latest events")
         .query::<StatsQuery>()
-        .answer::<Answer<MemoryStatus>>(
+        .answer::<StatsBody>(
             200,
             "The status. Without an answer of the memory supervisor, that of its last reading.",
         )
@@ -56,7 +61,7 @@ pub(in crate::routes) async fn stats(
         Ok(None) => Answer::none(began, &"memory has not been read yet", None, None),
         Err(error) => last_reading(&handles, began, error, events),
     };
-    web::Json(answer)
+    web::Json(StatsBody(answer))
 }
 
 /// The figures of the last reading. They outlive the supervisor, which gives no newer ones.
@@ -72,14 +77,20 @@ fn last_reading(
     Answer::none(began, &error, last, age)
 }
 
+/// What a collection gave back.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Collection)]
+struct Collected(Answer<RoundReport>);
+
 pub(in crate::routes) fn gc_docs() -> Docs {
     Docs::new("Collect slack now")
         .text(
-            "A host that runs a request trims after it, and is not in the report. The collection is waited for \
-             for 40 ms, or for `wait`, and goes on afterwards; the response then has the report of an earlier one.",
+            "A host that runs a request trims after it, and is not in the report. The request waits for 40 ms, \
+             or for `wait`. A collection that takes longer goes on, and the response has the report of an \
+             earlier one.",
         )
         .query::<WaitQuery>()
-        .answer::<Answer<RoundReport>>(200, "What each process gave back.")
+        .answer::<Collected>(200, "What each process gave back.")
         .problems(&[ProblemKind::InvalidInput])
 }
 
@@ -96,5 +107,5 @@ pub(in crate::routes) async fn gc(
     };
     let collected = async move { memory.ask(collect, deadline).await };
     let report = last.collection.or_late_answer(collected, within).await;
-    Ok(web::Json(report))
+    Ok(web::Json(Collected(report)))
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use headroom_actors::jobs::{JobKind, JobWatch, JournalStatus, Keep, ReadJournal, Start};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -126,11 +126,16 @@ async fn keep(handles: &RequestHandles, request: &HttpRequest, watch: JobWatch) 
     timeout(ANSWER_WITHIN, kept).await.ok();
 }
 
+/// The last clean-ups.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OptimizeHistory)]
+struct History(Answer<JournalStatus>);
+
 pub(in crate::routes) fn history_docs() -> Docs {
     Docs::new("The last full clean-ups: who asked for them when, and what came of them")
         .text("They are kept in `data.dir`, and outlive the server.")
         .query::<NoParameters>()
-        .answer::<Answer<JournalStatus>>(200, "The clean-ups, the newest first.")
+        .answer::<History>(200, "The clean-ups, the newest first.")
 }
 
 pub(in crate::routes) async fn history(
@@ -139,7 +144,9 @@ pub(in crate::routes) async fn history(
     _: web::Query<NoParameters>,
 ) -> impl Responder {
     let journal = handles.journal.ask(ReadJournal, ANSWER_WITHIN);
-    web::Json(last.journal.or_answer(journal, ANSWER_WITHIN).await)
+    web::Json(History(
+        last.journal.or_answer(journal, ANSWER_WITHIN).await,
+    ))
 }
 
 #[cfg(test)]

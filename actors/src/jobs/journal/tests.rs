@@ -9,7 +9,7 @@ use super::super::{Config, JobState, JobWatch, Jobs};
 use super::entries::{ENTRIES_MAX, JournalEntry};
 use super::{Journal, JournalStatus, Keep, ReadJournal, file};
 use crate::kernel::testing::TestSystem;
-use crate::kernel::{Handle, Root, SupervisorSpec, Timestamp};
+use crate::kernel::{Changes, Handle, Root, SupervisorSpec, Timestamp};
 
 /// Jobs with a journal, in a tree of their own.
 struct Test {
@@ -24,7 +24,7 @@ impl Test {
         let jobs = Jobs::handle(&config);
         let spec = SupervisorSpec::new("root")
             .child(Journal::child(&journal, path.to_owned()))
-            .child(Jobs::child(&jobs, config));
+            .child(Jobs::child(&jobs, config, Changes::default()));
         let root = system.start(spec).await;
         Self {
             jobs,

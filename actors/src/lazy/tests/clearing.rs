@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, advance, sleep};
 
 use super::super::{
-    Clear, ClearError, ClearOutcome, ClearReport, KeptReason, Phase, UnknownKind, UnknownResource,
+    Clear, ClearError, ClearOutcome, ClearReport, KeptReason, Phase, Register, UnknownKind,
+    UnknownResource,
 };
 use super::scripted::{Log, Scripted};
 use super::test_loader::{TestLoader, paused};
@@ -230,6 +231,12 @@ fn only_what_was_idle_for_long_enough_is_unloaded() {
 fn a_kind_chooses_its_resources_only() {
     paused(|system| async move {
         let loader = start(&system).await;
+        let resource = Resource {
+            kind: "another",
+            ..Scripted::new().resource("never used", &[])
+        };
+        let register = loader.handle.ask(Register { resource }, MINUTE);
+        register.await.unwrap().unwrap();
         let of_kind = |kind: &str| Clear {
             kind: Some(kind.to_owned()),
             ..all()
