@@ -49,6 +49,7 @@ let startedAt;
 let source;
 let openedAt;
 let shownAt;
+let wasLive = false;
 
 function connect() {
   source?.close();
@@ -73,7 +74,11 @@ function showAge() {
   const isRefused = source.readyState === EventSource.CLOSED && now - openedAt > 2000;
   if (isRefused || quiet > DEAD_AFTER_MS) connect();
   const isLive = shownAt !== undefined && now - shownAt < OLD_AFTER_MS && source.readyState === EventSource.OPEN;
-  setAttribute(age, "class", isLive ? "quiet" : "old");
+  // The age changes each second, which nobody wants to hear; that the connection is lost is said once.
+  if (wasLive && !isLive) say("The connection is lost; what is shown is old");
+  if (!wasLive && isLive && age.className === "old") say("The connection is there again");
+  wasLive = isLive;
+  setAttribute(age, "class", isLive ? "quiet" : shownAt === undefined ? undefined : "old");
   if (isLive) setText(age, "live");
   else if (shownAt === undefined) setText(age, "connecting");
   else setText(age, `connection lost; what is shown is ${formatAge((now - shownAt) / 1000)} old`);
