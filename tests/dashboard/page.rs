@@ -134,6 +134,32 @@ async fn an_operator_loads_and_unloads_with_the_keyboard() {
 }
 
 #[tokio::test]
+async fn an_operator_pins_and_unpins_a_resource() {
+    let Some(mut browser) = browser() else { return };
+    let models = Models::new();
+    models.add("echo", 1, torchscript::echo);
+    let server = Server::start(models.options(BINARY));
+    open(&mut browser, &server);
+    browser.wait_until(&format!("{} === '○ cold'", phase("echo:1")));
+    for (word, said, next) in [
+        ("Pin", "echo:1 is pinned", "Unpin"),
+        ("Unpin", "echo:1 is not pinned", "Pin"),
+    ] {
+        let button = |word: &str| {
+            format!(
+                "[...document.querySelectorAll('#resources button')]\
+                 .find((button) => button.ariaLabel === '{word} echo:1')"
+            )
+        };
+        browser.run(&format!("{}.click()", button(word)));
+        let said = format!("document.getElementById('said').textContent === {said:?}");
+        browser.wait_until(&said);
+        browser.wait_until(&format!("{} !== undefined", button(next)));
+    }
+    assert_eq!(browser.take_errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn tables_are_sorted_by_their_heads() {
     let Some(mut browser) = browser() else { return };
     let models = Models::new();
