@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{floats, infer_path};
+use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
 
 use super::{repository, start};
@@ -37,18 +38,19 @@ pub(super) fn measure(binary: &Path) -> Result<()> {
     if known.len() != MODELS {
         return Err(format!("the server knows {} models", known.len()).into());
     }
-    let mut admin = Connection::open(server.admin_address())?;
-    scrape(&mut admin, "500 known models")?;
+    scrape(&server, "500 known models")?;
     // Each model has its series from its first use on.
     let input = floats("x", &[1.0]).to_string();
     for number in 0..MODELS {
         main.ask(&post(&infer_path(&name(number)), &input))?;
         repository(&server, &name(number), "unload")?;
     }
-    scrape(&mut admin, "500 used models")
+    scrape(&server, "500 used models")
 }
 
-fn scrape(admin: &mut Connection, what: &str) -> Result<()> {
+fn scrape(server: &Server, what: &str) -> Result<()> {
+    // The admin listener soon closes an idle connection.
+    let mut admin = Connection::open(server.admin_address())?;
     let request = get("/metrics");
     let (mut times, mut bytes, mut series) = (Vec::with_capacity(SCRAPES), 0, 0);
     for _ in 0..SCRAPES {
