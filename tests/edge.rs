@@ -225,7 +225,7 @@ fn check_config_shows_the_effective_settings_without_secrets() {
     assert_eq!(output.status.code(), Some(0));
     let shown = stdout(&output);
     assert!(
-        shown.contains("[server]\nlisten = \"127.0.0.1:8080\"\n"),
+        shown.contains("[server]\nprofile = \"production\"\nlisten = \"127.0.0.1:8080\"\n"),
         "{shown}"
     );
     assert!(
@@ -339,7 +339,7 @@ async fn the_admin_listener_serves_health_and_metrics() {
     let metrics = server.metrics().await;
     for line in [
         "headroom_http_requests_total{class=\"status\",outcome=\"2xx\"} 1",
-        "headroom_http_requests_total{class=\"other\",outcome=\"4xx\"} 1",
+        "headroom_http_requests_total{class=\"unmatched\",outcome=\"4xx\"} 1",
         "headroom_http_requests_in_flight 0",
         "headroom_http_bodies_bytes 0",
         "headroom_http_request_duration_seconds_count{class=\"status\"} 1",

@@ -99,6 +99,9 @@ async fn every_route_answers_in_time_and_says_what_is_not_well() {
     });
 
     for route in table().into_iter().filter(|route| route.method == "GET") {
+        if route.path == "/api/status/events" {
+            continue; // It never ends.
+        }
         let path = route
             .path
             .replace("{id}", job.rsplit('/').next().unwrap())
