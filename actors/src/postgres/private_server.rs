@@ -23,8 +23,8 @@ use nix::sys::signal::Signal;
 
 use crate::kernel::ProcessExit;
 use crate::kernel::private_server::{
-    DataDir, PreparedServer, PrivateServerError, SearchPath, ServerKind, Socket, new_password,
-    percent_encoded,
+    DataDir, PreparedServer, PrivateServerError, Programs, SearchPath, ServerKind, Socket,
+    new_password, percent_encoded,
 };
 
 /// A private PostgreSQL. Its URL is one of libpq and contains the password.
@@ -38,6 +38,7 @@ pub static PRIVATE_SERVER: ServerKind = ServerKind {
     working_folders: &[CLUSTER, NEW_CLUSTER],
     // The fast shutdown, then the immediate one. Both also end the children of a dead postmaster.
     end_signals: &[Signal::SIGINT, Signal::SIGQUIT],
+    find: |data_dir, search| find_programs(data_dir, search).boxed(),
     prepare: |data_dir, search| prepare(data_dir, search).boxed(),
 };
 
@@ -95,7 +96,7 @@ async fn prepare(
     data_dir: Arc<DataDir>,
     search: SearchPath,
 ) -> Result<PreparedServer, PrivateServerError> {
-    let programs = find_programs(&data_dir, &search).await?;
+    let programs = find_programs(&data_dir, &search).await?.folder;
     let cluster = Cluster { data_dir, programs };
     let data_dir = &cluster.data_dir;
     let folder = data_dir.folder.join(CLUSTER);
@@ -137,7 +138,7 @@ async fn prepare(
 async fn find_programs(
     data_dir: &DataDir,
     search: &SearchPath,
-) -> Result<PathBuf, PrivateServerError> {
+) -> Result<Programs, PrivateServerError> {
     let path = data_dir.folder.join(CLUSTER);
     let wanted = std::fs::read_to_string(path.join("PG_VERSION")).ok();
     let wanted = wanted.map(|version| version.trim().to_owned());

@@ -15,8 +15,8 @@ use futures_util::future::FutureExt;
 use nix::sys::signal::Signal;
 
 use crate::kernel::private_server::{
-    DataDir, PreparedServer, PrivateServerError, SearchPath, ServerKind, Socket, new_password,
-    percent_encoded,
+    DataDir, PreparedServer, PrivateServerError, Programs, SearchPath, ServerKind, Socket,
+    new_password, percent_encoded,
 };
 
 /// A private Redis. Its URL has the scheme `redis+unix:` and contains the password.
@@ -29,6 +29,7 @@ pub static PRIVATE_SERVER: ServerKind = ServerKind {
     estimated_bytes: 16 << 20,
     working_folders: &[],
     end_signals: &[Signal::SIGTERM],
+    find: |data_dir, search| find_programs(data_dir, search).boxed(),
     prepare: |data_dir, search| prepare(data_dir, search).boxed(),
 };
 
@@ -64,9 +65,7 @@ async fn prepare(
     data_dir: Arc<DataDir>,
     search: SearchPath,
 ) -> Result<PreparedServer, PrivateServerError> {
-    let programs = PRIVATE_SERVER
-        .find_programs(&search, &data_dir, |_, _| true)
-        .await?;
+    let programs = find_programs(&data_dir, &search).await?.folder;
     let password = match data_dir.password() {
         Some(password) => password,
         None => {
@@ -86,6 +85,15 @@ async fn prepare(
     let path = percent_encoded(&socket).replace("%2F", "/");
     let socket = Socket::new(socket, format!("redis+unix://{path}?pass={password}"));
     Ok(PreparedServer { process, socket })
+}
+
+async fn find_programs(
+    data_dir: &DataDir,
+    search: &SearchPath,
+) -> Result<Programs, PrivateServerError> {
+    PRIVATE_SERVER
+        .find_programs(search, data_dir, |_, _| true)
+        .await
 }
 
 fn settings(folder: &Path, socket: &Path, password: &str) -> String {

@@ -4,7 +4,7 @@
 //! the folder of an unprivileged user. So it never follows a link that this user may have created:
 //! each file is created under another name and renamed.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -33,7 +33,8 @@ const PASSWORD: &str = "password";
 /// The most bytes that are read from the password's file.
 const PASSWORD_FILE_MAX: u64 = 1024;
 
-/// The locked data folder of a private server. The lock ends when this is dropped.
+/// The data folder of a private server. It is locked, unless it is only inspected. The lock ends when
+/// this is dropped.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     /// The server's name.
@@ -41,7 +42,7 @@ pub(crate) struct DataDir {
     pub(crate) folder: PathBuf,
     run_as: RunAs,
     /// The system releases the lock when this process ends.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl DataDir {
@@ -60,7 +61,34 @@ impl DataDir {
             server,
             folder,
             run_as,
-            _lock: lock,
+            _lock: Some(lock),
+        })
+    }
+
+    /// The folder at `path` for an inspection: it is neither created nor locked nor written to. Without
+    /// a folder there, programs run in the root folder.
+    pub(super) fn inspect(
+        server: &'static str,
+        path: &Path,
+        run_as: RunAs,
+    ) -> Result<Self, PrivateServerError> {
+        // Headroom's own user may have more groups than are looked at here.
+        let mut parents = path.ancestors().skip(1).filter(|folder| folder.is_dir());
+        if run_as.is_other && parents.any(|folder| !run_as.may_pass(folder)) {
+            return Err(run_as.access_denied(path));
+        }
+        let folder = match path.symlink_metadata() {
+            Ok(folder) => {
+                accept_owner(path, &folder, &run_as)?;
+                path.canonicalize()
+            }
+            Err(error) => unless_absent(error).map(|()| PathBuf::from("/")),
+        };
+        Ok(Self {
+            server,
+            folder: folder.map_err(|error| PrivateServerError::folder(path, &error))?,
+            run_as,
+            _lock: None,
         })
     }
 
@@ -205,11 +233,6 @@ fn unless_absent(error: io::Error) -> io::Result<()> {
 /// folder is accepted if it belongs to that user, or if it belongs to Headroom's user and is empty.
 fn create_folder(path: &Path, run_as: &RunAs) -> Result<(), PrivateServerError> {
     let failed = |error: io::Error| PrivateServerError::folder(path, &error);
-    let refused = |reason: String| PrivateServerError::Folder {
-        path: path.to_owned(),
-        reason,
-        remedy: format!("chown it to {}, or choose another data folder", run_as.name),
-    };
     if let Some(parent) = path.parent() {
         create_parents(parent).map_err(|error| PrivateServerError::folder(parent, &error))?;
     }
@@ -219,22 +242,39 @@ fn create_folder(path: &Path, run_as: &RunAs) -> Result<(), PrivateServerError> 
         Err(error) => return Err(failed(error)),
     }
     let folder = path.symlink_metadata().map_err(failed)?;
-    if !folder.is_dir() {
-        return Err(refused("it is not a folder".into()));
-    }
+    accept_owner(path, &folder, run_as)?;
     if folder.uid() != run_as.uid {
-        if folder.uid() != Uid::effective().as_raw() {
-            return Err(refused(format!("it belongs to the user {}", folder.uid())));
-        }
-        if std::fs::read_dir(path).map_err(failed)?.next().is_some() {
-            return Err(refused(
-                "it belongs to Headroom's user and is not empty".into(),
-            ));
-        }
         lchown(path, Some(run_as.uid), Some(run_as.gid)).map_err(failed)?;
     }
     if folder.mode() & 0o777 != 0o700 {
         std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Accepts an existing `folder` at `path` if it belongs to the user `run_as`, or if it belongs to
+/// Headroom's user and is empty.
+fn accept_owner(path: &Path, folder: &Metadata, run_as: &RunAs) -> Result<(), PrivateServerError> {
+    let refused = |reason: String| PrivateServerError::Folder {
+        path: path.to_owned(),
+        reason,
+        remedy: format!("chown it to {}, or choose another data folder", run_as.name),
+    };
+    if !folder.is_dir() {
+        return Err(refused("it is not a folder".into()));
+    }
+    if folder.uid() == run_as.uid {
+        return Ok(());
+    }
+    if folder.uid() != Uid::effective().as_raw() {
+        return Err(refused(format!("it belongs to the user {}", folder.uid())));
+    }
+    let mut entries =
+        std::fs::read_dir(path).map_err(|error| PrivateServerError::folder(path, &error))?;
+    if entries.next().is_some() {
+        return Err(refused(
+            "it belongs to Headroom's user and is not empty".into(),
+        ));
     }
     Ok(())
 }
@@ -321,6 +361,33 @@ mod tests {
         assert!(refused.contains("another server uses"), "{refused}");
         drop(first);
         data_dir(&path).unwrap();
+    }
+
+    #[test]
+    fn an_inspection_changes_nothing_and_refuses_what_a_start_refuses() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("server");
+        let inspect = || {
+            let run_as = RunAs::choose("postgres", None, &path).unwrap();
+            DataDir::inspect("postgres", &path, run_as).map(drop)
+        };
+        let allow = |mode| std::fs::set_permissions(parent.path(), Permissions::from_mode(mode));
+        allow(0o700).unwrap();
+        if Uid::effective().is_root() {
+            // The user of the server may not enter the folder above.
+            let refused = inspect().unwrap_err().to_string();
+            assert!(refused.contains("may not pass"), "{refused}");
+        }
+        allow(0o711).unwrap();
+        inspect().unwrap();
+        assert!(!path.exists());
+        // A running server does not matter.
+        let _running = data_dir(&path).unwrap();
+        inspect().unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        let refused = inspect().unwrap_err().to_string();
+        assert!(refused.contains("it is not a folder"), "{refused}");
     }
 
     #[test]

@@ -32,6 +32,11 @@ pub struct ServerKind {
     pub(crate) working_folders: &'static [&'static str],
     /// The signals that end an orphan, gentlest first. SIGKILL follows without being listed.
     pub(crate) end_signals: &'static [Signal],
+    /// Finds the programs that fit the data in a folder.
+    pub(crate) find: for<'a> fn(
+        &'a DataDir,
+        &'a SearchPath,
+    ) -> BoxFuture<'a, Result<Programs, PrivateServerError>>,
     /// Finds the programs, creates the data and writes the settings: everything before the start.
     /// No process works in the data folder meanwhile.
     pub(crate) prepare: fn(
@@ -52,7 +57,7 @@ impl ServerKind {
         search: &SearchPath,
         data_dir: &DataDir,
         mut accepts: impl FnMut(&Path, &str) -> bool,
-    ) -> Result<PathBuf, PrivateServerError> {
+    ) -> Result<Programs, PrivateServerError> {
         for folder in search.with_all(self.programs) {
             let spec = data_dir
                 .program(&folder.join(self.programs[0]))
@@ -60,7 +65,10 @@ impl ServerKind {
             let (exit, lines) = data_dir.run(&spec, Stdio::null()).await?;
             let line = lines.first().map_or("", String::as_str);
             if exit == ProcessExit::Code(0) && accepts(folder, line) {
-                return Ok(folder.to_owned());
+                return Ok(Programs {
+                    folder: folder.to_owned(),
+                    version: line.to_owned(),
+                });
             }
         }
         let [debian, homebrew] = self.packages;
@@ -74,6 +82,15 @@ impl ServerKind {
             ),
         })
     }
+}
+
+/// Installed programs.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    /// Their folder.
+    pub(crate) folder: PathBuf,
+    /// The first line that the server program prints for `--version`.
+    pub(crate) version: String,
 }
 
 /// A server that is ready to be started.

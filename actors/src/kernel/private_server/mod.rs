@@ -18,6 +18,8 @@
 //! supervisor gives up, callers get the error at once, and the first caller after a pause starts the
 //! server again.
 //!
+//! [`ServerKind::inspect`] says before the start whether a server could start, and changes nothing.
+//!
 //! The data folder stays locked while a server of this process uses it. Any other process that works
 //! in it is therefore an orphan, and is ended before the server starts. So two servers never write to
 //! the same files.
@@ -25,6 +27,7 @@
 mod config;
 mod data_dir;
 mod error;
+mod inspection;
 mod kind;
 mod orphans;
 mod process_owner;
@@ -46,8 +49,9 @@ pub(crate) use config::percent_encoded;
 pub use config::{PrivateServerConfig, Socket};
 pub(crate) use data_dir::{DataDir, new_password};
 pub use error::PrivateServerError;
-pub(crate) use kind::PreparedServer;
+pub use inspection::Inspection;
 pub use kind::ServerKind;
+pub(crate) use kind::{PreparedServer, Programs};
 #[cfg(test)]
 pub(crate) use orphans::Orphans;
 pub use programs::SearchPath;

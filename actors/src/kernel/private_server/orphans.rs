@@ -121,6 +121,7 @@ mod tests {
         estimated_bytes: 0,
         working_folders: &["work"],
         end_signals: &[],
+        find: |_, _| unreachable!("nothing is started"),
         prepare: |_, _| unreachable!("nothing is started"),
     };
 

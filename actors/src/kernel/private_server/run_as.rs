@@ -84,7 +84,7 @@ impl RunAs {
     }
 
     /// Whether the mode of the folder at `path` lets this user pass through it.
-    fn may_pass(&self, path: &Path) -> bool {
+    pub(super) fn may_pass(&self, path: &Path) -> bool {
         path.metadata().is_ok_and(|folder| {
             let bit = if folder.uid() == self.uid {
                 0o100
