@@ -44,6 +44,7 @@ mod statement_cache;
 mod tests;
 mod tls;
 mod transaction;
+mod trial;
 
 pub use address::check_url;
 pub use call::{Params, QueryOutput};
@@ -59,3 +60,4 @@ pub use server_info::ServerInfo;
 pub use tokio_postgres::Row;
 pub use tokio_postgres::types::{FromSql, ToSql};
 pub use transaction::{Isolation, Transaction, TransactionOptions};
+pub use trial::Trial;

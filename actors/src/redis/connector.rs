@@ -21,7 +21,7 @@ const BYTES_PER_CONNECTION: u64 = 64 * 1024;
 
 /// Opens connections to a [`Server`].
 pub struct Connector {
-    server: Server,
+    pub(super) server: Server,
 }
 
 impl Connector {

@@ -32,6 +32,7 @@ mod subscriber_connection;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 pub use deadpool_redis::redis::{
     Cmd, FromRedisValue, Pipeline, Script, ScriptInvocation, ToRedisArgs, Value, cmd, pipe,
@@ -51,3 +52,4 @@ pub use server_info::ServerInfo;
 pub use subscriber::{Subscribe, Subscriber, SubscriberQuery, SubscriberStatus};
 pub use subscriber_connection::SubscriberConfig;
 pub use subscriptions::{Event, Subscription, Topic};
+pub use trial::Trial;

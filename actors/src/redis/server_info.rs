@@ -57,7 +57,7 @@ impl Redis {
 }
 
 /// The reply of one server, or the replies of all nodes of a cluster.
-struct InfoReplies(Vec<String>);
+pub(super) struct InfoReplies(pub(super) Vec<String>);
 
 impl FromRedisValue for InfoReplies {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
@@ -85,7 +85,7 @@ impl ServerInfo {
     }
 }
 
-fn parse(reply: &str, latency: Duration) -> ServerInfo {
+pub(super) fn parse(reply: &str, latency: Duration) -> ServerInfo {
     let value = |key: &str| {
         let mut lines = reply.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(name, _)| *name == key).map(|(_, value)| value)
