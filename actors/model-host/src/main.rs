@@ -5,7 +5,8 @@
 //!
 //! - `--zygote`: maps libtorch once and forks a host per request ([`zygote`]);
 //! - `--serve`: runs as a host, without a fork ([`serve`], [`reader`], [`frames`]);
-//! - `--check FILE`: reports whether a file can be loaded ([`check`]).
+//! - `--check FILE`: reports whether a file can be loaded ([`check`]);
+//! - `--version`: prints its version and that of libtorch ([`version`]).
 //!
 //! [`archive`], [`pickle`] and [`signature`] read a model file without libtorch and refuse files on which libtorch
 //! would crash. [`torch`] calls libtorch's C interface, [`failure`] shortens its errors, [`tensor`] and [`flatten`]
@@ -25,6 +26,7 @@ mod serve;
 mod signature;
 mod tensor;
 mod torch;
+mod version;
 mod zygote;
 
 use std::{ffi::OsString, path::Path};
@@ -49,7 +51,9 @@ fn main() {
         ["--serve"] => run_host(),
         ["--check", _] => check::check(Path::new(&arguments[1])),
         ["--version"] => {
-            process::print_line(concat!("headroom-model-host ", env!("CARGO_PKG_VERSION")));
+            for line in version::lines() {
+                process::print_line(&line);
+            }
             ExitCode::Ok
         }
         _ => {
