@@ -1,34 +1,39 @@
 //! The command line.
 //!
-//! Exit codes: 0 for success; 1 if the server did not start or did not stop in order; 64 (EX_USAGE) for
-//! a wrong command line; 78 (EX_CONFIG) for settings that are wrong or cannot work on this machine; 128
-//! plus the signal's number after a second signal to stop.
+//! Some commands read this machine (`serve`, `check-config`, `doctor`), some ask a running server
+//! (`status`, `gc`, `optimize`, most of `models`). Each has a file of its own. They write results for
+//! people, or JSON for scripts, to standard output, and errors and progress to standard error.
+//!
+//! Exit codes: 0 for success; 1 if something failed: the server did not start or did not stop in order, it
+//! refused a request, not all was done, or a check failed; 64 (EX_USAGE) for a wrong command line; 69
+//! (EX_UNAVAILABLE) if no server answers; 78 (EX_CONFIG) for settings that are wrong or cannot work on this
+//! machine; 128 plus the signal's number after a second signal to stop, and 130 after Ctrl-C.
 
+mod client;
+mod completions;
+mod failure;
+mod job;
 mod models;
+mod output;
+mod part;
+mod server_url;
 
 use std::env;
-use std::fmt::Display;
-use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use actix_web::rt::System;
 use clap::{CommandFactory, Parser, Subcommand};
-use thiserror::Error;
+
+pub use failure::Failure;
 
 use crate::openapi;
 use crate::settings::layers::{DEFAULT_FILE, VARIABLE_PREFIX};
-use crate::settings::{self, Environment, Loaded, Reloader, SettingsError, Sources};
+use crate::settings::{self, Environment, Loaded, Reloader, Sources};
 use crate::signals;
-use crate::startup::{Application, BudgetError, StartupError, check_budget};
-use crate::telemetry::{self, TelemetryError, stderr};
+use crate::startup::{Application, check_budget};
+use crate::telemetry;
 use crate::version;
-
-/// EX_USAGE of sysexits.h.
-const EXIT_USAGE: u8 = 64;
-/// EX_CONFIG of sysexits.h.
-const EXIT_CONFIG: u8 = 78;
 
 /// Version, commit (if the build knows it), build profile, and platform.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -42,8 +47,37 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// What `headroom --help` and the manual say after the commands.
+const AFTER_HELP: &str = "\
+Examples:
+  headroom serve --profile production
+  headroom doctor
+  headroom status --watch
+  headroom models load silero-vad
+  headroom models list --url http://10.0.0.5:8080 --json
+
+Environment:
+  HEADROOM_URL       the server that commands ask, if not http://127.0.0.1:8080
+  HEADROOM__<KEY>    a setting, such as HEADROOM__MEMORY__LIMIT=2GiB
+  NO_COLOR           no colours, if set and not empty
+  SSL_CERT_FILE      the accepted authorities of https servers, if not the system's
+
+Exit status:
+  0    success
+  1    something failed: the server refused a request, not all was done, a check failed
+  64   the command line is wrong
+  69   no server answers at the URL
+  78   the settings are wrong, or cannot work on this machine
+  130  Ctrl-C";
+
 #[derive(Debug, Parser)]
-#[command(name = "headroom", version = VERSION.as_str(), about = env!("CARGO_PKG_DESCRIPTION"))]
+#[command(
+    name = "headroom",
+    version = VERSION.as_str(),
+    about = env!("CARGO_PKG_DESCRIPTION"),
+    after_long_help = AFTER_HELP,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -66,86 +100,20 @@ enum Command {
     },
     /// Print the OpenAPI document of the server
     Openapi,
-    /// Inspect the models without a server
-    Models {
-        #[command(subcommand)]
-        command: ModelsCommand,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum ModelsCommand {
-    /// List the models in models.dir: each version, its size, and errors in its settings
-    List {
-        #[command(flatten)]
-        files: Sources,
-        /// Print JSON instead of a table
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// Why a command failed.
-#[derive(Debug, Error)]
-pub enum Failure {
-    /// The command line is wrong.
-    #[error("{0}")]
-    Usage(clap::Error),
-    /// The settings are wrong.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The memory budget cannot work.
-    #[error(transparent)]
-    Budget(#[from] BudgetError),
-    /// Logs cannot be written.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
-    /// The signal handlers cannot be installed.
-    #[error("cannot listen to signals: {0}")]
-    Signals(#[source] io::Error),
-    /// The server did not start or did not stop in order.
-    #[error(transparent)]
-    Startup(#[from] StartupError),
-    /// The models folder exists but cannot be read.
-    #[error("cannot read models.dir {}: {source}", dir.display())]
-    ModelsDir {
-        /// Where it is.
-        dir: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Standard output is closed.
-    #[error("cannot write to standard output: {0}")]
-    Output(#[source] io::Error),
-}
-
-impl Failure {
-    /// Writes the error to standard error and returns the exit code. One line per error, except usage
-    /// errors, which have a hint.
-    pub fn report(self) -> ExitCode {
-        match self {
-            Self::Usage(error) => {
-                error.print().ok();
-                ExitCode::from(EXIT_USAGE)
-            }
-            Self::Settings(SettingsError(faults)) => {
-                faults.iter().for_each(complain);
-                ExitCode::from(EXIT_CONFIG)
-            }
-            Self::Budget(error) => {
-                complain(&error);
-                ExitCode::from(EXIT_CONFIG)
-            }
-            other => {
-                complain(&other);
-                ExitCode::FAILURE
-            }
-        }
-    }
-}
-
-fn complain(error: &impl Display) {
-    stderr::write_line(&format!("headroom: {error}"));
+    /// List, load, unload and pin models
+    #[command(subcommand)]
+    Models(models::ModelsCommand),
+    /// Print the completions of a shell
+    #[command(after_help = "Examples:\n  \
+        headroom completions bash > /etc/bash_completion.d/headroom\n  \
+        headroom completions zsh > /usr/local/share/zsh/site-functions/_headroom\n  \
+        headroom completions fish > ~/.config/fish/completions/headroom.fish")]
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page
+    #[command(after_help = "Examples:\n  \
+        headroom man | man -l -\n  \
+        headroom man --dir /usr/local/share/man/man1")]
+    Man(completions::ManArgs),
 }
 
 /// Runs the command that the command line and the environment of this process name.
@@ -164,25 +132,21 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::CheckConfig { files }) => check_config(&files),
         Some(Command::Serve { files, ready_file }) => serve(files, ready_file),
         Some(Command::Openapi) => print_openapi(),
-        Some(Command::Models {
-            command: ModelsCommand::List { files, json },
-        }) => {
-            let loaded = settings::load(&files, &environment())?;
-            models::list(&loaded.settings.models.dir, json)
-        }
+        Some(Command::Models(command)) => models::execute(&command),
+        Some(Command::Completions(args)) => completions::completions(&args),
+        Some(Command::Man(args)) => completions::man(&args),
     }
 }
 
 fn check_config(sources: &Sources) -> Result<(), Failure> {
     let loaded = settings::load(sources, &environment())?;
     check_budget(&loaded.settings)?;
-    write!(io::stdout(), "{loaded}").map_err(Failure::Output)
+    output::print(&loaded.to_string())
 }
 
 fn print_openapi() -> Result<(), Failure> {
-    let text = openapi::text().map_err(io::Error::from);
-    let printed = text.and_then(|text| io::stdout().write_all(text.as_bytes()));
-    printed.map_err(Failure::Output)
+    let text = openapi::text().map_err(|error| Failure::Output(error.into()))?;
+    output::print(&text)
 }
 
 fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {

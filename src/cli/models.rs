@@ -1,84 +1,97 @@
-//! `headroom models`: lists the models folder, without a server.
+//! `headroom models`: what can be loaded, what is loaded, and changes of that.
+//!
+//! `list` asks a server if one is named, and reads the models folder otherwise, which needs no server. The
+//! other commands always ask a server.
 
-use std::io::{self, Write};
-use std::path::Path;
+mod folder;
+mod load;
+mod resources;
+mod unload;
 
-use bytesize::ByteSize;
-use headroom_actors::model::scan;
-use serde::Serialize;
+use clap::Subcommand;
 
-use super::Failure;
+use super::client::{Bounds, Client, ServerArgs, URL_VARIABLE, run};
+use super::server_url::ServerUrl;
+use super::{Failure, environment};
+use crate::settings::{self, Sources};
 
-/// One version of one model.
-#[derive(Serialize)]
-struct Entry<'a> {
-    name: &'a str,
-    version: String,
-    bytes: u64,
-    path: &'a Path,
-    /// The error in its settings.
-    problem: Option<String>,
+#[derive(Debug, Subcommand)]
+pub(super) enum ModelsCommand {
+    /// List what a server can load, or the models in models.dir without a server
+    ///
+    /// With --url or HEADROOM_URL, the resources of that server: the phase of each, its memory and its use.
+    /// Without, the models in models.dir: each version, its size, and errors in its settings. That needs no
+    /// server.
+    #[command(after_help = "Examples:\n  \
+        headroom models list\n  \
+        headroom models list --config /etc/headroom/default.toml --json\n  \
+        headroom models list --url http://127.0.0.1:8080")]
+    List(ListArgs),
+    /// Load models now, with what they need, and wait for the result
+    ///
+    /// Models that are named are loaded as their first requests would load them: idle models are unloaded
+    /// where their memory is needed. --kind and --all-that-fit load only what fits beside what is loaded.
+    /// Ctrl-C cancels the job on the server. The exit code is 1 if something was not loaded.
+    #[command(after_help = "Examples:\n  \
+        headroom models load silero-vad\n  \
+        headroom models load silero-vad:1 other:3\n  \
+        headroom models load --all-that-fit --no-wait")]
+    Load(load::LoadArgs),
+    /// Unload models; those in use when their requests are done
+    #[command(after_help = "Examples:\n  \
+        headroom models unload silero-vad:1\n  \
+        headroom models unload --all --idle 10m\n  \
+        headroom models unload --kind model --dry-run")]
+    Unload(unload::UnloadArgs),
 }
 
-/// Writes a list of all models in `dir`, as a table or JSON.
-pub(super) fn list(dir: &Path, json: bool) -> Result<(), Failure> {
-    let files = scan(dir).map_err(|source| Failure::ModelsDir {
-        dir: dir.to_owned(),
-        source,
-    })?;
-    let entries: Vec<Entry<'_>> = files
-        .iter()
-        .map(|file| Entry {
-            name: &file.name,
-            version: file.version.to_string(),
-            bytes: file.bytes,
-            path: &file.path,
-            problem: file.settings.as_ref().err().map(ToString::to_string),
-        })
-        .collect();
-    let written = if json {
-        write_json(&entries)
-    } else if entries.is_empty() {
-        writeln!(io::stdout(), "no models in {}", dir.display())
-    } else {
-        write_table(&entries)
-    };
-    written.map_err(Failure::Output)
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// Ask this server, and do not read models.dir
+    #[arg(long, value_name = "URL", env = URL_VARIABLE, hide_env_values = true)]
+    url: Option<ServerUrl>,
+    #[command(flatten)]
+    bounds: Bounds,
+    #[command(flatten)]
+    files: Sources,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
-fn write_json(entries: &[Entry<'_>]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, entries)?;
-    writeln!(out)
-}
-
-fn write_table(entries: &[Entry<'_>]) -> io::Result<()> {
-    let title = ["MODEL", "VERSION", "SIZE", "SETTINGS"].map(str::to_owned);
-    let row = |entry: &Entry<'_>| {
-        [
-            entry.name.to_owned(),
-            entry.version.clone(),
-            ByteSize(entry.bytes).display().iec().to_string(),
-            entry.problem.as_deref().map_or("ok".to_owned(), one_line),
-        ]
-    };
-    let rows: Vec<[String; 4]> = std::iter::once(title)
-        .chain(entries.iter().map(row))
-        .collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let (names, versions, sizes) = (width(0), width(1), width(2));
-    let mut out = io::stdout().lock();
-    for [name, version, size, settings] in &rows {
-        writeln!(
-            out,
-            "{name:names$}  {version:>versions$}  {size:>sizes$}  {settings}"
-        )?;
+pub(super) fn execute(command: &ModelsCommand) -> Result<(), Failure> {
+    match command {
+        ModelsCommand::List(args) => list(args),
+        ModelsCommand::Load(args) => run(load::load(args)),
+        ModelsCommand::Unload(args) => run(unload::unload(args)),
     }
-    Ok(())
 }
 
-/// Escapes control characters: text from a file must not control the reader's terminal.
-fn one_line(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(plain).collect()
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    match &args.url {
+        Some(url) => {
+            let client = Client::new(url, args.bounds, args.json)?;
+            run(resources::list(&client, args.json))
+        }
+        None => {
+            let loaded = settings::load(&args.files, &environment())?;
+            folder::list(&loaded.settings.models.dir, args.json)
+        }
+    }
+}
+
+/// The server and the form of the output.
+#[derive(Debug, clap::Args)]
+pub(super) struct Asking {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Print the server's JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Asking {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        Client::new(&self.server.url, self.server.bounds, self.json)
+    }
 }

@@ -1,0 +1,118 @@
+//! Why a command failed, and the exit codes.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use thiserror::Error;
+
+use super::client::{ClientError, Refusal};
+use super::output::one_line;
+use crate::settings::SettingsError;
+use crate::startup::{BudgetError, StartupError};
+use crate::telemetry::{TelemetryError, stderr};
+
+/// EX_USAGE of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+/// EX_UNAVAILABLE of sysexits.h.
+const EXIT_UNREACHABLE: u8 = 69;
+/// EX_CONFIG of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+/// 128 plus the number of SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(clap::Error),
+    /// The settings are wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The memory budget cannot work.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// Logs cannot be written.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The signal handlers cannot be installed.
+    #[error("cannot listen to signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The server did not start or did not stop in order.
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    /// The models folder exists but cannot be read.
+    #[error("cannot read models.dir {}: {source}", dir.display())]
+    ModelsDir {
+        /// Where it is.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Standard output cannot be written to.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+    /// A request to a server cannot be made.
+    #[error("cannot make requests: {0}")]
+    Client(#[source] io::Error),
+    /// No Headroom server answers at the URL.
+    #[error("{0}")]
+    NoServer(#[from] ClientError),
+    /// The server refused a request.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// Not all was done that was asked for. The output has the details.
+    #[error("{0}")]
+    Incomplete(String),
+    /// The user interrupted the command.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Failure {
+    /// Writes the error to standard error and returns the exit code. One line per error, except usage
+    /// errors and errors of a server, which have a hint. A closed standard output is no error: its reader
+    /// has what it wanted.
+    pub fn report(self) -> ExitCode {
+        let code = self.exit_code();
+        match self {
+            Self::Usage(error) => drop(error.print()),
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Self::Settings(SettingsError(faults)) => {
+                faults.iter().for_each(|fault| complain(fault));
+            }
+            Self::Refused(refusal) => {
+                complain(&refusal.to_string());
+                if let Some(hint) = refusal.hint() {
+                    complain(&hint);
+                }
+            }
+            other => complain(&other.to_string()),
+        }
+        code
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Self::Usage(_) => EXIT_USAGE.into(),
+            Self::Settings(_) | Self::Budget(_) => EXIT_CONFIG.into(),
+            Self::NoServer(_) => EXIT_UNREACHABLE.into(),
+            Self::Interrupted => EXIT_INTERRUPTED.into(),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+fn complain(error: &str) {
+    stderr::write_line(&format!("headroom: {}", one_line(error)));
+}
