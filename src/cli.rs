@@ -11,6 +11,7 @@
 
 mod client;
 mod completions;
+mod doctor;
 mod failure;
 mod job;
 mod models;
@@ -100,6 +101,8 @@ enum Command {
     },
     /// Print the OpenAPI document of the server
     Openapi,
+    /// Check what the server needs on this machine: programs, other servers, limits, files
+    Doctor(doctor::DoctorArgs),
     /// List, load, unload and pin models
     #[command(subcommand)]
     Models(models::ModelsCommand),
@@ -132,6 +135,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::CheckConfig { files }) => check_config(&files),
         Some(Command::Serve { files, ready_file }) => serve(files, ready_file),
         Some(Command::Openapi) => print_openapi(),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Models(command)) => models::execute(&command),
         Some(Command::Completions(args)) => completions::completions(&args),
         Some(Command::Man(args)) => completions::man(&args),

@@ -8,7 +8,7 @@ mod actors;
 mod budget;
 mod http;
 mod load_test;
-mod pools;
+pub(crate) mod pools;
 mod ready_file;
 
 use std::io;
@@ -44,6 +44,8 @@ use crate::settings::sections::ServerSettings;
 use crate::signals::Signal;
 use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle};
 
+pub(crate) use actors::host_binary;
+pub(crate) use budget::read_budget;
 pub use budget::{BudgetError, check_budget};
 use ready_file::ReadyFile;
 

@@ -73,6 +73,14 @@ pub enum Failure {
     /// Not all was done that was asked for. The output has the details.
     #[error("{0}")]
     Incomplete(String),
+    /// Some checks of `doctor` failed. The output has the details.
+    #[error("{count} failed")]
+    Checks {
+        /// How many.
+        count: String,
+        /// Whether that of the settings is among them.
+        settings: bool,
+    },
     /// The user interrupted the command.
     #[error("interrupted")]
     Interrupted,
@@ -105,7 +113,9 @@ impl Failure {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Usage(_) => EXIT_USAGE.into(),
-            Self::Settings(_) | Self::Budget(_) => EXIT_CONFIG.into(),
+            Self::Settings(_) | Self::Budget(_) | Self::Checks { settings: true, .. } => {
+                EXIT_CONFIG.into()
+            }
             Self::NoServer(_) => EXIT_UNREACHABLE.into(),
             Self::Interrupted => EXIT_INTERRUPTED.into(),
             _ => ExitCode::FAILURE,

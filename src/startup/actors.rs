@@ -6,6 +6,7 @@
 //! end, the journal takes over their ends, the repository finds no new models, the loader unloads everything, the pools close their connections,
 //! and the memory supervisor stops. The sender of alerts stops last.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,13 +196,18 @@ pub(super) fn memory_config(settings: &MemorySettings) -> MemoryConfig {
     }
 }
 
-fn models_config(settings: &ModelSettings) -> Result<ModelsConfig, StartupError> {
-    let host_binary = match &settings.host_binary {
-        Some(path) => path.clone(),
+/// The program that runs models.
+pub(crate) fn host_binary(settings: &ModelSettings) -> Result<PathBuf, StartupError> {
+    match &settings.host_binary {
+        Some(path) => Ok(path.clone()),
         None => std::env::current_exe()
-            .map_err(StartupError::NoHostBinary)?
-            .with_file_name(HOST_BINARY),
-    };
+            .map(|program| program.with_file_name(HOST_BINARY))
+            .map_err(StartupError::NoHostBinary),
+    }
+}
+
+fn models_config(settings: &ModelSettings) -> Result<ModelsConfig, StartupError> {
+    let host_binary = host_binary(settings)?;
     Ok(ModelsConfig {
         dir: settings.dir.clone(),
         host_binary,

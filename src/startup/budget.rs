@@ -4,7 +4,9 @@
 //! before any address is bound, and in `check-config`.
 
 use bytesize::ByteSize;
-use headroom_actors::memory::{BudgetReading, BudgetSource, Memory, MemoryConfigError, most_below};
+use headroom_actors::memory::{
+    BudgetReading, BudgetSource, Memory, MemoryConfigError, NoBudget, most_below,
+};
 use headroom_actors::model::FIRST_LOAD_BYTES;
 use thiserror::Error;
 
@@ -30,15 +32,19 @@ fn size(bytes: u64) -> impl std::fmt::Display {
     ByteSize(bytes).display().iec()
 }
 
+/// The budget that results from `settings` on this machine.
+pub(crate) fn read_budget(settings: &Settings) -> Result<BudgetReading, NoBudget> {
+    Memory::read_budget(&memory_config(&settings.memory))
+}
+
 /// Checks the budget that results from `settings` on this machine.
 ///
 /// # Errors
 /// The budget is too small to load anything.
 pub fn check_budget(settings: &Settings) -> Result<(), BudgetError> {
-    let config = memory_config(&settings.memory);
-    config.validate()?;
-    match Memory::read_budget(&config) {
-        Ok(reading) => check(&reading, config.levels.critical),
+    memory_config(&settings.memory).validate()?;
+    match read_budget(settings) {
+        Ok(reading) => check(&reading, settings.memory.levels.critical),
         Err(error) => {
             // The memory supervisor reports the same error and does not start.
             tracing::debug!(%error, "the memory budget cannot be checked");

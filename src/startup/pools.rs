@@ -1,7 +1,7 @@
 //! Connects each pool with its server. A pool without a configured server gets a private one. Each
 //! kind of server has its branch of the supervision tree.
 
-mod redis;
+pub(crate) mod redis;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,12 @@ use crate::settings::sections::{
     EmbeddedSettings, PoolSettings, PostgresSettings, ReplicaSettings,
 };
 
+/// The folder of the private PostgreSQL in data.dir.
+pub(crate) const POSTGRES_FOLDER: &str = "postgres";
+
+/// The folder of the private Redis in data.dir.
+pub(crate) const REDIS_FOLDER: &str = "redis";
+
 /// The branches of the supervision tree that own the pools, and the pools.
 pub(super) fn compose(settings: &Settings, memory: &Memory) -> ([ChildSpec; 2], Arc<[Pool]>) {
     let (postgres, databases) = postgres(&settings.postgres, &settings.data.dir, memory);
@@ -34,19 +40,13 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
     let branch = SupervisorSpec::new("postgres");
     let private = PrivateServer::new(
         &postgres::PRIVATE_SERVER,
-        embedded(&settings.embedded, data.join("postgres")),
+        embedded(&settings.embedded, data.join(POSTGRES_FOLDER)),
         branch.handle(),
         Arc::new(memory.budget()),
     );
     let url = settings.url.as_ref().map(|url| url.expose());
     let (origin, url) = server_url("postgres", url, &settings.embedded, &private);
-    let mut config = PostgresConfig {
-        connect_timeout: settings.pool.connect_timeout,
-        statement_timeout: settings.statement_timeout,
-        lock_timeout: settings.lock_timeout,
-        idle_in_transaction_timeout: settings.idle_in_transaction_timeout,
-        ..PostgresConfig::default()
-    };
+    let mut config = postgres_config(settings);
     if matches!(origin, Origin::Embedded(_)) {
         config.bytes_per_connection = postgres::PRIVATE_SERVER_CONNECTION_BYTES;
     }
@@ -73,6 +73,17 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
         client: Client::Postgres(replicas),
     }));
     (ChildSpec::supervisor(branch), pools)
+}
+
+/// How connections to the database are opened.
+pub(crate) fn postgres_config(settings: &PostgresSettings) -> PostgresConfig {
+    PostgresConfig {
+        connect_timeout: settings.pool.connect_timeout,
+        statement_timeout: settings.statement_timeout,
+        lock_timeout: settings.lock_timeout,
+        idle_in_transaction_timeout: settings.idle_in_transaction_timeout,
+        ..PostgresConfig::default()
+    }
 }
 
 /// Wires the replicas. Also returns the bounds of their number of connections.
@@ -142,7 +153,8 @@ fn pool(settings: &PoolSettings, origin: &Origin) -> PoolConfig {
     }
 }
 
-fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> PrivateServerConfig {
+/// How a private server is started whose data is in `folder`.
+pub(crate) fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> PrivateServerConfig {
     let search = match &settings.bin_dir {
         Some(folder) => SearchPath(vec![folder.clone()]),
         None => SearchPath::installed(&std::env::var_os("PATH").unwrap_or_default()),

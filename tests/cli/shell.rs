@@ -13,7 +13,7 @@ use crate::{Ended, command, run};
 fn completions_are_valid_scripts() {
     for (shell, check) in [("bash", "bash"), ("zsh", "zsh"), ("fish", "fish")] {
         let script = run(command(&["completions", shell])).ok();
-        for word in ["check-config", "unload", "timeout"] {
+        for word in ["check-config", "doctor", "unload", "timeout"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -48,7 +48,7 @@ fn the_manual_has_a_page_for_each_command() {
     let folder = tempfile::tempdir().unwrap();
     let pages = folder.path().join("man1");
     let written = run(command(&["man", "--dir", pages.to_str().unwrap()])).ok();
-    for page in ["headroom.1", "headroom-models-load.1"] {
+    for page in ["headroom.1", "headroom-doctor.1", "headroom-models-load.1"] {
         assert!(written.contains(&format!("/{page}\n")), "{written}");
     }
     let main = run(command(&["man"])).ok();
@@ -86,6 +86,7 @@ fn a_closed_output_ends_a_command_without_a_word() {
         &["models", "list", "--json"],
         &["completions", "bash"],
         &["man"],
+        &["doctor"],
     ] {
         let folder = tempfile::tempdir().unwrap();
         let errors = folder.path().join("errors");
@@ -127,7 +128,8 @@ fn an_output_that_cannot_be_written_is_an_error() {
 #[test]
 fn each_command_explains_itself_with_an_example() {
     for arguments in [
-        &["completions"][..],
+        &["doctor"][..],
+        &["completions"],
         &["man"],
         &["models", "list"],
         &["models", "load"],

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use headroom_actors::kernel::private_server::PrivateServer;
+use headroom_actors::kernel::private_server::{PrivateServer, ServerUrl};
 use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
 use headroom_actors::memory::Memory;
 use headroom_actors::redis::{
@@ -15,7 +15,7 @@ use crate::pools::{Client, Origin, Pool};
 use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
 
-use super::{embedded, pool, server_url};
+use super::{REDIS_FOLDER, embedded, pool, server_url};
 
 /// Wires one pool for each role. The roles without a configured server share a private one.
 pub(super) fn compose(
@@ -27,7 +27,7 @@ pub(super) fn compose(
     let private_settings = &settings.embedded;
     let private = PrivateServer::new(
         &redis::PRIVATE_SERVER,
-        embedded(&settings.embedded, data.join("redis")),
+        embedded(&settings.embedded, data.join(REDIS_FOLDER)),
         branch.handle(),
         Arc::new(memory.budget()),
     );
@@ -74,36 +74,44 @@ fn server(
     embedded: &EmbeddedSettings,
     private: &PrivateServer,
 ) -> (Origin, Server) {
+    if let Some(server) = configured(settings) {
+        return (Origin::Configured, server);
+    }
+    let (origin, url) = server_url(section, None, embedded, private);
+    let server = Server {
+        topology: Topology::One(url),
+        ca_file: settings.tls_ca_file.clone(),
+    };
+    (origin, server)
+}
+
+/// The server of the settings, if they name one.
+pub(crate) fn configured(settings: &RedisRoleSettings) -> Option<Server> {
     let options = ConnectOptions {
         credentials: credentials(&settings.username, &settings.password),
         database: settings.database.unwrap_or(0),
         tls: settings.tls,
     };
-    let (origin, topology) = match (&settings.sentinels, &settings.cluster) {
-        (Some(sentinels), _) => {
-            let topology = Topology::Sentinels {
-                sentinels: sentinels.clone(),
-                credentials: credentials(&settings.sentinel_username, &settings.sentinel_password),
-                master: settings.sentinel_master.clone().unwrap_or_default(),
-                options,
-            };
-            (Origin::Configured, topology)
-        }
-        (None, Some(nodes)) => {
-            let nodes = nodes.clone();
-            (Origin::Configured, Topology::Cluster { nodes, options })
-        }
+    let topology = match (&settings.sentinels, &settings.cluster) {
+        (Some(sentinels), _) => Topology::Sentinels {
+            sentinels: sentinels.clone(),
+            credentials: credentials(&settings.sentinel_username, &settings.sentinel_password),
+            master: settings.sentinel_master.clone().unwrap_or_default(),
+            options,
+        },
+        (None, Some(nodes)) => Topology::Cluster {
+            nodes: nodes.clone(),
+            options,
+        },
         (None, None) => {
-            let url = settings.url.as_ref().map(|url| url.expose());
-            let (origin, url) = server_url(section, url, embedded, private);
-            (origin, Topology::One(url))
+            let url = settings.url.as_ref()?.expose().to_owned();
+            Topology::One(ServerUrl::Configured(url))
         }
     };
-    let server = Server {
+    Some(Server {
         topology,
         ca_file: settings.tls_ca_file.clone(),
-    };
-    (origin, server)
+    })
 }
 
 fn credentials(username: &Option<String>, password: &Option<Secret>) -> Credentials {

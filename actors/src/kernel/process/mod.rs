@@ -27,7 +27,7 @@ use output::Capture;
 
 pub use output::log_lines;
 pub use process_ref::ProcessRef;
-pub use spec::{ProcessSpec, SpawnError};
+pub use spec::{ProcessSpec, SpawnError, setpriv};
 
 /// How long to wait for the end of a killed process. A process that hangs in a system call ends
 /// only when that call returns.

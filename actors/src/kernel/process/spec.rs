@@ -116,7 +116,7 @@ impl ProcessSpec {
 }
 
 /// The `setpriv` of util-linux. The one of busybox does not know `--pdeathsig`.
-pub(super) fn setpriv() -> Option<PathBuf> {
+pub fn setpriv() -> Option<PathBuf> {
     ["/usr/bin/setpriv", "/bin/setpriv"]
         .into_iter()
         .filter_map(|path| Path::new(path).canonicalize().ok())

@@ -1,0 +1,168 @@
+//! `headroom doctor`: checks what the server needs on this machine, before or while it runs.
+//!
+//! Each check makes the decision that the server makes at its start or at a first use, with the same code
+//! where there is such code, and says what would fail and what to do. Nothing is changed and nothing that
+//! is started stays. All checks run at the same time, each within [`CHECK_WITHIN`].
+
+mod address;
+mod check;
+mod files;
+mod limits;
+mod programs;
+mod servers;
+
+use std::mem::ManuallyDrop;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use actix_web::rt::System;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::client::URL_VARIABLE;
+use super::output::{Style, count, print, print_json};
+use super::server_url::ServerUrl;
+use super::{Failure, environment};
+use crate::settings::{self, Loaded, Settings, SettingsError, Sources};
+use check::{Check, Group, Report};
+
+/// How long one check may take. Opening a connection to another server is bounded by its own setting, too.
+const CHECK_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Check what the server needs on this machine: programs, other servers, limits, files\n\n\
+        Works without a running server. If one runs at server.listen, or at --url, it is asked, too. Nothing \
+        is changed, and nothing that is started stays.\n\n\
+        The exit code is 0 if all is well or there are only warnings, 1 if a check failed (with --strict: or \
+        warned), 78 if the settings are wrong.",
+    after_help = "Examples:\n  \
+        headroom doctor\n  \
+        headroom doctor --config /etc/headroom/default.toml --profile production --strict\n  \
+        headroom doctor --json | jq '.checks[] | select(.outcome != \"ok\")'"
+)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    files: Sources,
+    /// Also ask the server there [default: the one at server.listen]
+    #[arg(long, value_name = "URL", env = URL_VARIABLE, hide_env_values = true)]
+    url: Option<ServerUrl>,
+    /// Fail on warnings, too
+    #[arg(long)]
+    strict: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs all checks and reports them.
+pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
+    let loaded = settings::load(&args.files, &environment());
+    // Processes are started, which needs the runtime of an actor's thread. It is not dropped: that would
+    // wait for a check that hangs in a system call.
+    let system = ManuallyDrop::new(System::new());
+    let report = system.block_on(examine(args, loaded));
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(&report.render(Style::of_stdout()))?;
+    }
+    let failed = match args.strict {
+        true => report.warnings + report.failures,
+        false => report.failures,
+    };
+    match failed {
+        0 => Ok(()),
+        failed => Err(Failure::Checks {
+            count: count(failed, "check", "checks"),
+            settings: report.has_failed(Group::Settings),
+        }),
+    }
+}
+
+async fn examine(args: &DoctorArgs, loaded: Result<Loaded, SettingsError>) -> Report {
+    let settings = loaded.map(|loaded| loaded.settings);
+    let mut checks: Vec<BoxFuture<'static, Vec<Check>>> = Vec::new();
+    let url = args.url.clone();
+    match settings {
+        Ok(settings) => {
+            let all = [
+                blocking(Group::Settings, &settings, |settings| {
+                    limits::settings(settings)
+                }),
+                blocking(Group::Limits, &settings, |settings| {
+                    limits::limits(Some(settings))
+                }),
+                blocking(Group::Files, &settings, files::files),
+                bounded(Group::Programs, programs::host(settings.clone())),
+                bounded(Group::Programs, programs::private_servers(settings.clone())),
+                bounded(Group::Servers, servers::servers(settings.clone())),
+                bounded(Group::Address, address::addresses(settings, url)),
+            ];
+            checks.extend(all);
+        }
+        Err(SettingsError(faults)) => {
+            let faults = faults.into_iter().map(Check::of_setting).collect();
+            checks.push(std::future::ready(faults).boxed());
+            let limits = spawn_blocking(|| limits::limits(None));
+            checks.push(limits.map(Result::unwrap_or_default).boxed());
+            let others = [
+                Group::Files,
+                Group::Programs,
+                Group::Servers,
+                Group::Address,
+            ];
+            let skipped =
+                others.map(|group| Check::skipped(group, "all", "the settings are wrong"));
+            checks.push(std::future::ready(Vec::from(skipped)).boxed());
+        }
+    }
+    Report::new(join_all(checks).await.concat())
+}
+
+/// A group of checks that ask the operating system. A file system or a kernel that hangs cannot hold up
+/// the others.
+fn blocking(
+    group: Group,
+    settings: &Settings,
+    checks: fn(&Settings) -> Vec<Check>,
+) -> BoxFuture<'static, Vec<Check>> {
+    let settings = settings.clone();
+    let checks = spawn_blocking(move || checks(&settings));
+    bounded_by(CHECK_WITHIN, group, checks.map(Result::unwrap_or_default))
+}
+
+/// A group of checks that are bounded one by one. The bound of all is reached only if they fail to be.
+fn bounded(
+    group: Group,
+    checks: impl Future<Output = Vec<Check>> + Send + 'static,
+) -> BoxFuture<'static, Vec<Check>> {
+    bounded_by(2 * CHECK_WITHIN, group, checks)
+}
+
+fn bounded_by(
+    within: Duration,
+    group: Group,
+    checks: impl Future<Output = Vec<Check>> + Send + 'static,
+) -> BoxFuture<'static, Vec<Check>> {
+    async move {
+        match timeout(within, checks).await {
+            Ok(checks) => checks,
+            Err(_) => vec![Check::no_answer(group)],
+        }
+    }
+    .boxed()
+}
+
+/// The URL of the server that `address` belongs to, for requests from this machine.
+fn local_url(mut address: SocketAddr) -> ServerUrl {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let url = format!("http://{address}").parse();
+    url.unwrap_or_else(|_| ServerUrl::default())
+}

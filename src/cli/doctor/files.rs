@@ -1,0 +1,133 @@
+//! The models folder with the models' settings, and the data folder.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use headroom_actors::model::scan;
+use nix::unistd::{AccessFlags, Uid, User, access};
+
+use super::check::{Check, Group};
+use crate::cli::output::{bytes, count};
+use crate::settings::Settings;
+
+const GROUP: Group = Group::Files;
+
+pub(super) fn files(settings: &Settings) -> Vec<Check> {
+    let mut checks = models(&settings.models.dir);
+    checks.push(data(&settings.data.dir));
+    checks
+}
+
+fn models(dir: &Path) -> Vec<Check> {
+    let name = "models.dir";
+    let shown = dir.display();
+    if let Err(error) = fs::metadata(dir)
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        let check = Check::warning(GROUP, name, format!("{shown} does not exist"))
+            .would_fail("there are no models")
+            .remedy(format!("put models at {shown}/<name>/<version>/model.pt"));
+        return vec![check];
+    }
+    let found = match scan(dir) {
+        Ok(found) => found,
+        Err(error) => {
+            let check = Check::failure(GROUP, name, format!("{shown}: {error}"))
+                .would_fail("no model can be found or loaded")
+                .remedy("let the server's user read and enter the folder, or set models.dir");
+            return vec![check];
+        }
+    };
+    let size = found.iter().map(|file| file.bytes).sum();
+    let versions = count(found.len(), "version", "versions");
+    let summary = format!("{shown}: {versions} of models, {}", bytes(size));
+    let mut checks = vec![match found.is_empty() {
+        true => Check::warning(GROUP, name, format!("{shown} has no models"))
+            .would_fail("there is nothing to load")
+            .remedy(format!("put models at {shown}/<name>/<version>/model.pt")),
+        false => Check::ok(GROUP, name, summary),
+    }];
+    for file in found {
+        let resource = file.resource();
+        if let Err(error) = &file.settings {
+            let check = Check::failure(GROUP, &resource, error.to_string())
+                .would_fail(format!("{resource} cannot be loaded"))
+                .remedy(format!(
+                    "correct {}",
+                    file.path.with_file_name("model.toml").display()
+                ));
+            checks.push(check);
+        } else if let Err(error) = fs::File::open(&file.path) {
+            let check = Check::failure(GROUP, &resource, format!("model.pt: {error}"))
+                .would_fail(format!("{resource} cannot be loaded"))
+                .remedy(format!(
+                    "let the server's user read {}",
+                    file.path.display()
+                ));
+            checks.push(check);
+        }
+    }
+    checks
+}
+
+/// The data folder must be there and writable, or it must be possible to make it.
+fn data(dir: &Path) -> Check {
+    let name = "data.dir";
+    let shown = dir.display();
+    let would_fail = "private servers do not start, and nothing can be kept on disk";
+    let (existing, is_new) = nearest(dir);
+    let metadata = match fs::metadata(&existing) {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            return Check::failure(GROUP, name, format!("{}: {error}", existing.display()))
+                .would_fail(would_fail)
+                .remedy("set data.dir to a folder that the server's user can write to");
+        }
+    };
+    let owner = Uid::from_raw(metadata.uid());
+    let owner = match User::from_uid(owner) {
+        Ok(Some(user)) => user.name,
+        _ => owner.to_string(),
+    };
+    let place = existing.display();
+    let fault = if !metadata.is_dir() {
+        Some("it is not a folder".to_owned())
+    } else {
+        let flags = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
+        access(&existing, flags)
+            .err()
+            .map(|error| error.desc().to_owned())
+    };
+    match fault {
+        Some(fault) => Check::failure(GROUP, name, format!("{place} (owner {owner}): {fault}"))
+            .would_fail(would_fail)
+            .remedy(format!(
+                "make {place} writable for the server's user, or set data.dir"
+            )),
+        None if is_new => Check::ok(
+            GROUP,
+            name,
+            format!("{shown} will be made in {place} (owner {owner})"),
+        ),
+        None => Check::ok(GROUP, name, format!("{shown} is writable (owner {owner})")),
+    }
+}
+
+/// `dir`, or the first path above it that exists; and whether it is another one than `dir`.
+fn nearest(dir: &Path) -> (PathBuf, bool) {
+    let exists = |path: &&Path| {
+        let found = fs::symlink_metadata(path).map_err(|error| error.kind());
+        // A path below a file is not there; its parent, the file, says what is wrong.
+        !matches!(
+            found,
+            Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        )
+    };
+    let named = dir.ancestors().filter(|path| !path.as_os_str().is_empty());
+    match named.into_iter().find(exists) {
+        Some(path) => (path.to_owned(), path != dir),
+        None => (PathBuf::from("."), true),
+    }
+}

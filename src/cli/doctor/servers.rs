@@ -1,0 +1,113 @@
+//! The servers that the settings name: each is connected to once, as a pool would.
+
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use headroom_actors::kernel::pool::{ConnectError, ConnectErrorKind};
+use headroom_actors::kernel::private_server::ServerUrl;
+use headroom_actors::{postgres, redis};
+use tokio::time::timeout;
+
+use super::CHECK_WITHIN;
+use super::check::{Check, Group};
+use crate::settings::Settings;
+use crate::settings::secrets::PostgresUrl;
+use crate::startup::pools::{self, postgres_config};
+
+const GROUP: Group = Group::Servers;
+
+/// What a connect has found.
+struct Found {
+    server: String,
+    version: Option<String>,
+    uses_tls: bool,
+}
+
+type Trial = BoxFuture<'static, Result<Found, ConnectError>>;
+
+pub(super) async fn servers(settings: Settings) -> Vec<Check> {
+    let mut trials: Vec<(&str, Duration, Trial)> = Vec::new();
+    let config = || postgres_config(&settings.postgres);
+    let url = |url: &PostgresUrl| ServerUrl::Configured(url.expose().to_owned());
+    let within = settings.postgres.pool.connect_timeout;
+    if let Some(primary) = &settings.postgres.url {
+        let connector = postgres::Connector::new(url(primary), config());
+        trials.push(("postgres.url", within, try_postgres(connector)));
+    }
+    if let Some(replicas) = &settings.postgres.replicas.url {
+        let connector = postgres::Connector::replicas(url(replicas), config());
+        trials.push(("postgres.replicas.url", within, try_postgres(connector)));
+    }
+    for (name, role) in [
+        ("redis.primary", &settings.redis.primary),
+        ("redis.cache", &settings.redis.cache),
+        ("redis.pubsub", &settings.redis.pubsub),
+    ] {
+        if let Some(server) = pools::redis::configured(role) {
+            let connector = redis::Connector::new(server);
+            trials.push((name, role.pool.connect_timeout, try_redis(connector)));
+        }
+    }
+    if trials.is_empty() {
+        let found = "the settings name no server";
+        return vec![Check::ok(GROUP, "none", found)];
+    }
+    let checks = trials.into_iter().map(async |(name, within, trial)| {
+        let within = within.min(CHECK_WITHIN);
+        let tried = timeout(within, trial).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {within:?}");
+            Err(ConnectError::new(ConnectErrorKind::TimedOut, message))
+        });
+        judge(name, tried)
+    });
+    join_all(checks).await
+}
+
+fn try_postgres(connector: postgres::Connector) -> Trial {
+    async move {
+        let trial = connector.try_once().await?;
+        Ok(Found {
+            server: trial.server,
+            version: Some(format!("PostgreSQL {}", trial.version)),
+            uses_tls: trial.uses_tls,
+        })
+    }
+    .boxed()
+}
+
+fn try_redis(connector: redis::Connector) -> Trial {
+    async move {
+        let trial = connector.try_once().await?;
+        Ok(Found {
+            server: trial.server,
+            version: trial.version.map(|version| format!("Redis {version}")),
+            uses_tls: trial.uses_tls,
+        })
+    }
+    .boxed()
+}
+
+fn judge(name: &str, tried: Result<Found, ConnectError>) -> Check {
+    let error = match tried {
+        Ok(found) => {
+            let version = found.version.as_deref().unwrap_or("version not told");
+            let tls = if found.uses_tls { "TLS" } else { "no TLS" };
+            return Check::ok(GROUP, name, format!("{version} at {}, {tls}", found.server));
+        }
+        Err(error) => error,
+    };
+    let remedy = match error.kind {
+        ConnectErrorKind::Unreachable | ConnectErrorKind::TimedOut => {
+            "start that server, open the way to it, or correct its address"
+        }
+        ConnectErrorKind::Refused => {
+            "wait until it accepts connections, or raise its limit of them"
+        }
+        ConnectErrorKind::Denied => "correct the user, the password or the database",
+        ConnectErrorKind::Tls => "correct the certificate's authority or the use of TLS",
+        ConnectErrorKind::Missing | ConnectErrorKind::Protocol => "check which server is there",
+    };
+    Check::failure(GROUP, name, error.to_string())
+        .would_fail("requests that need it get a 503")
+        .remedy(remedy)
+}

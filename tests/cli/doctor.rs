@@ -1,0 +1,360 @@
+//! `headroom doctor`: each fault of a machine or of the settings is found, explained, and changes the exit code.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use headroom_test_support::child;
+use headroom_test_support::models::Models;
+use headroom_test_support::server::{Options, Server};
+use headroom_test_support::torchscript;
+use headroom_test_support::wait::{DEADLINE, wait_until};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{BINARY, Ended, command, json, run};
+
+const PASSWORD: &str = "hunter2-never-to-be-seen";
+
+/// A folder with the settings of a server that has everything it needs, and those of the test.
+fn settings(lines: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    // When the tests run as root, private servers run as another user, who must pass through the folder.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let base = format!(
+        "server.listen = '127.0.0.1:0'\nserver.admin_listen = '127.0.0.1:0'\n\
+         data.dir = '{0}/data'\nmodels.dir = '{0}/models'\n",
+        folder.path().display(),
+    );
+    fs::write(folder.path().join("base.toml"), base).unwrap();
+    fs::write(folder.path().join("test.toml"), lines).unwrap();
+    let model = folder.path().join("models/one/1/model.pt");
+    fs::create_dir_all(model.parent().unwrap()).unwrap();
+    torchscript::affine(&model).unwrap();
+    folder
+}
+
+fn doctor(folder: &Path, more: &[&str]) -> Ended {
+    let mut doctor = command(&["doctor", "--config"]);
+    doctor
+        .arg(folder.join("base.toml"))
+        .args(["--profile", "test"])
+        .args(more)
+        .current_dir(folder);
+    run(doctor)
+}
+
+/// The checks by name. The command must have failed with this code, or succeeded with 0.
+fn checks(ended: Ended, code: i32) -> BTreeMap<String, Value> {
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    let report = json(&ended.stdout);
+    let checks = report["checks"].as_array().unwrap().iter();
+    let checks: BTreeMap<_, _> = checks
+        .map(|check| (check["name"].as_str().unwrap().to_owned(), check.clone()))
+        .collect();
+    let failures = checks
+        .values()
+        .filter(|check| check["outcome"] == "failure");
+    assert_eq!(report["failures"], failures.count(), "{report}");
+    checks
+}
+
+/// The outcomes of the settings, by the name of the check.
+fn examine(lines: &str, code: i32) -> BTreeMap<String, Value> {
+    checks(doctor(settings(lines).path(), &["--json"]), code)
+}
+
+/// A check that has failed must say what was found, what would fail and what to do.
+#[track_caller]
+fn assert_failed(checks: &BTreeMap<String, Value>, name: &str, found: &str) {
+    let check = &checks[name];
+    assert_eq!(check["outcome"], "failure", "{check}");
+    let text = check["found"].as_str().unwrap();
+    assert!(text.contains(found), "{check}");
+    assert!(check["would_fail"].is_string(), "{check}");
+    let others = checks
+        .values()
+        .filter(|other| other["outcome"] == "failure");
+    let others: Vec<_> = others.collect();
+    assert_eq!(others.len(), 1, "{others:?}");
+}
+
+#[test]
+fn a_machine_that_has_everything_passes_and_nothing_is_changed() {
+    let folder = settings("");
+    let ended = doctor(folder.path(), &[]);
+    assert_eq!(ended.stderr, "");
+    let text = ended.ok();
+    for expected in [
+        "model host",
+        "libtorch",
+        "memory budget",
+        "open files",
+        "data.dir",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert!(
+        text.lines().last().unwrap().starts_with("0 failed, "),
+        "{text}"
+    );
+    assert!(!folder.path().join("data").exists());
+
+    let checks = checks(doctor(folder.path(), &["--json"]), 0);
+    let of = |name: &str| &checks[name]["outcome"];
+    for name in [
+        "model host",
+        "libtorch",
+        "models.dir",
+        "data.dir",
+        "server.listen",
+    ] {
+        assert_eq!(of(name), "ok", "{:?}", checks[name]);
+    }
+    assert_eq!(checks["data.dir"]["group"], "files");
+}
+
+#[test]
+fn warnings_fail_only_a_strict_check() {
+    let folder = settings("server.listen = '0.0.0.0:0'");
+    let found = checks(doctor(folder.path(), &["--json"]), 0);
+    let check = &found["authentication"];
+    assert_eq!(check["outcome"], "warning", "{check}");
+    assert_eq!(check["found"], "0.0.0.0:0 and no authentication");
+    let (_, error) = doctor(folder.path(), &["--strict"]).failed(1);
+    assert!(error.contains(" failed"), "{error}");
+}
+
+#[test]
+fn wrong_settings_are_named_and_the_limits_are_still_checked() {
+    let folder = settings("memory.limti = '1GiB'\nserver.workers = 'many'");
+    let (stdout, stderr) = doctor(folder.path(), &["--json"]).failed(78);
+    assert_eq!(stderr, "headroom: 2 checks failed\n");
+    let report = json(&stdout);
+    let checks = report["checks"].as_array().unwrap();
+    let found = |text: &str| {
+        let mut found = checks.iter().map(|check| check["found"].as_str().unwrap());
+        found.any(|found| found.contains(text))
+    };
+    assert!(
+        found("unknown key memory.limti") && found("server.workers"),
+        "{report}"
+    );
+    assert!(checks.iter().any(|check| check["name"] == "open files"));
+    assert!(checks.iter().any(|check| check["outcome"] == "skipped"));
+}
+
+#[test]
+fn a_budget_that_holds_no_model_is_a_wrong_setting() {
+    let checks = examine("memory.limit = '100MiB'", 78);
+    assert_failed(&checks, "memory budget", "is too small");
+}
+
+#[test]
+fn a_models_folder_that_cannot_be_read_is_found() {
+    let folder = settings("");
+    fs::remove_dir_all(folder.path().join("models")).unwrap();
+    fs::write(folder.path().join("models"), "a file").unwrap();
+    let checks = checks(doctor(folder.path(), &["--json"]), 1);
+    assert_failed(&checks, "models.dir", "Not a directory");
+}
+
+#[test]
+fn a_model_with_wrong_settings_is_found() {
+    let folder = settings("");
+    fs::write(
+        folder.path().join("models/one/1/model.toml"),
+        "instances = 0",
+    )
+    .unwrap();
+    let checks = checks(doctor(folder.path(), &["--json"]), 1);
+    assert_failed(&checks, "one:1", "instances: must be from 1 to 64");
+}
+
+/// As on a network disk that is gone: what hangs is named, and everything else is checked.
+#[test]
+fn a_file_that_hangs_does_not_hold_up_the_report() {
+    let folder = settings("");
+    let fifo = folder.path().join("models/one/1/model.toml");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let began = Instant::now();
+    let checks = checks(doctor(folder.path(), &["--json"]), 1);
+    assert!(
+        began.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_failed(&checks, "all", "did not end in time");
+    assert_eq!(checks["model host"]["outcome"], "ok");
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_used_is_found() {
+    let folder = settings("postgres.embedded.enabled = false\nredis.embedded.enabled = false");
+    fs::write(folder.path().join("data"), "a file").unwrap();
+    let checks = checks(doctor(folder.path(), &["--json"]), 1);
+    assert_failed(&checks, "data.dir", "it is not a folder");
+}
+
+#[test]
+fn a_user_that_private_servers_cannot_have_is_found() {
+    let checks = examine("redis.embedded.user = 'no-such-user'", 1);
+    assert_failed(&checks, "private Redis", "there is no user no-such-user");
+}
+
+#[test]
+fn missing_programs_of_private_servers_are_found() {
+    let empty = tempfile::tempdir().unwrap();
+    let checks = examine(
+        &format!("postgres.embedded.bin_dir = '{}'", empty.path().display()),
+        1,
+    );
+    assert_failed(&checks, "private PostgreSQL", "PostgreSQL is not installed");
+}
+
+#[test]
+fn a_port_in_use_is_found_with_its_user() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let checks = examine(&format!("server.admin_listen = '{address}'"), 1);
+    let own = format!("(process {})", std::process::id());
+    assert_failed(&checks, "server.admin_listen", &own);
+}
+
+#[test]
+fn an_address_of_another_machine_is_found() {
+    let checks = examine("server.listen = '192.0.2.1:8080'", 1);
+    assert_failed(&checks, "server.listen", "192.0.2.1:8080");
+    assert_eq!(
+        checks["server.listen"]["remedy"],
+        "name an address of this machine"
+    );
+}
+
+#[test]
+fn a_missing_model_host_is_found() {
+    let checks = examine("models.host_binary = '/nowhere/headroom-model-host'", 1);
+    assert_failed(&checks, "model host", "No such file");
+}
+
+/// A copy of the model host that looks for libtorch where it is not.
+#[test]
+fn a_missing_libtorch_is_found() {
+    let folder = settings("");
+    let host = Path::new(BINARY).with_file_name("headroom-model-host");
+    let mut program = fs::read(host).unwrap();
+    let marker = b"$ORIGIN/../lib:";
+    let at = program
+        .windows(marker.len())
+        .position(|part| part == marker);
+    let path = &mut program[at.expect("a run path") + marker.len()..];
+    let length = path.iter().position(|byte| *byte == 0).unwrap();
+    path[..length].fill(b'x');
+    let copy = folder.path().join("host");
+    fs::write(&copy, program).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    let line = format!("models.host_binary = '{}'", copy.display());
+    fs::write(folder.path().join("test.toml"), line).unwrap();
+    let checks = checks(doctor(folder.path(), &["--json"]), 1);
+    assert_failed(&checks, "model host", "libtorch is missing: ");
+}
+
+#[test]
+fn servers_that_cannot_be_reached_are_found_in_time_and_without_their_passwords() {
+    // It accepts connections, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = settings(&format!(
+        "postgres.url = 'postgres://headroom:{PASSWORD}@127.0.0.1:1/headroom'\n\
+         redis.primary.url = 'redis://:{PASSWORD}@127.0.0.1:1/0'\n\
+         redis.cache.url = 'redis://:{PASSWORD}@{}/0'\n\
+         redis.pool.connect_timeout = '300ms'\n",
+        silent.local_addr().unwrap()
+    ));
+    let began = Instant::now();
+    let ended = doctor(folder.path(), &["--json"]);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(!format!("{ended:?}").contains(PASSWORD), "{ended:?}");
+    let checks = checks(ended, 1);
+    for (name, found) in [
+        ("postgres.url", "127.0.0.1:1: "),
+        ("redis.primary", "127.0.0.1:1: "),
+        ("redis.cache", "no answer within 300ms"),
+    ] {
+        let check = &checks[name];
+        assert_eq!(check["outcome"], "failure", "{check}");
+        assert!(check["found"].as_str().unwrap().contains(found), "{check}");
+        assert!(check["remedy"].is_string(), "{check}");
+    }
+}
+
+#[test]
+fn a_server_that_can_be_reached_is_shown_with_its_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("redis.sock");
+    let mut redis = child::command("redis-server");
+    redis
+        .args(["--port", "0", "--save", "", "--unixsocket"])
+        .arg(&socket)
+        .current_dir(folder.path());
+    let _redis = child::start(&mut redis).unwrap();
+    wait_until(DEADLINE, "redis listens", || socket.exists());
+    let url = format!("redis.cache.url = 'unix://{}'", socket.display());
+    let checks = examine(&url, 0);
+    let check = &checks["redis.cache"];
+    let found = check["found"].as_str().unwrap();
+    assert!(
+        found.starts_with("Redis ") && found.ends_with(", no TLS"),
+        "{check}"
+    );
+}
+
+#[test]
+fn a_running_server_is_found_at_its_own_address() {
+    let models = Models::new();
+    models.add("one", 1, torchscript::affine);
+    let server = Server::start(models.options(BINARY));
+    let folder = settings(&format!(
+        "server.listen = '{}'\nserver.admin_listen = '{}'",
+        server.address(),
+        server.admin_address()
+    ));
+    let found = checks(doctor(folder.path(), &["--json"]), 0);
+    let listen = &found["server.listen"]["found"];
+    let own = format!("is in use by headroom (process {})", server.pid());
+    assert!(listen.as_str().unwrap().contains(&own), "{listen}");
+    assert_eq!(found["readiness"]["outcome"], "ok");
+    assert_eq!(found["pool redis-cache"]["found"], "cold");
+    let version = format!("Headroom {} at ", env!("CARGO_PKG_VERSION"));
+    assert!(
+        found["server"]["found"]
+            .as_str()
+            .unwrap()
+            .starts_with(&version)
+    );
+}
+
+#[test]
+fn a_server_that_is_named_must_answer() {
+    let folder = settings("");
+    let found = doctor(folder.path(), &["--json", "--url", "http://127.0.0.1:1"]);
+    assert_failed(
+        &checks(found, 1),
+        "server",
+        "no Headroom answers at http://127.0.0.1:1",
+    );
+    let server = Server::start(Options::new(BINARY));
+    let found = checks(
+        doctor(folder.path(), &["--json", "--url", &server.url("")]),
+        0,
+    );
+    assert_eq!(found["server"]["outcome"], json!("ok"));
+}
