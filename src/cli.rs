@@ -14,7 +14,9 @@ mod completions;
 mod doctor;
 mod failure;
 mod job;
+mod memory;
 mod models;
+mod optimize;
 mod output;
 mod part;
 mod server_url;
@@ -106,6 +108,11 @@ enum Command {
     /// List, load, unload and pin models
     #[command(subcommand)]
     Models(models::ModelsCommand),
+    /// Collect memory that the processes of a server have freed but kept
+    #[command(after_help = "Example:\n  headroom gc --url http://127.0.0.1:8080")]
+    Gc(memory::GcArgs),
+    /// Clean up all that can be freed: allocators, caches, idle connections and models; look for leaks
+    Optimize(optimize::OptimizeArgs),
     /// Print the completions of a shell
     #[command(after_help = "Examples:\n  \
         headroom completions bash > /etc/bash_completion.d/headroom\n  \
@@ -137,6 +144,8 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Openapi) => print_openapi(),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Models(command)) => models::execute(&command),
+        Some(Command::Gc(args)) => client::run(memory::gc(&args)),
+        Some(Command::Optimize(args)) => client::run(optimize::optimize(&args)),
         Some(Command::Completions(args)) => completions::completions(&args),
         Some(Command::Man(args)) => completions::man(&args),
     }

@@ -5,6 +5,7 @@
 
 mod folder;
 mod load;
+mod pins;
 mod resources;
 mod unload;
 
@@ -43,6 +44,12 @@ pub(super) enum ModelsCommand {
         headroom models unload --all --idle 10m\n  \
         headroom models unload --kind model --dry-run")]
     Unload(unload::UnloadArgs),
+    /// Keep a model in memory: it has no TTL, and is not evicted
+    #[command(after_help = "Example:\n  headroom models pin silero-vad:1")]
+    Pin(pins::PinArgs),
+    /// Undo a pin
+    #[command(after_help = "Example:\n  headroom models unpin silero-vad:1")]
+    Unpin(pins::PinArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,6 +71,8 @@ pub(super) fn execute(command: &ModelsCommand) -> Result<(), Failure> {
         ModelsCommand::List(args) => list(args),
         ModelsCommand::Load(args) => run(load::load(args)),
         ModelsCommand::Unload(args) => run(unload::unload(args)),
+        ModelsCommand::Pin(args) => run(pins::set(args, true)),
+        ModelsCommand::Unpin(args) => run(pins::set(args, false)),
     }
 }
 

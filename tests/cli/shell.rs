@@ -40,7 +40,7 @@ fn completions_of_bash_complete_commands() {
          echo \"${{COMPREPLY[*]}}\"",
         file.display()
     ));
-    assert_eq!(run(bash).ok(), "unload\n");
+    assert_eq!(run(bash).ok(), "unload unpin\n");
 }
 
 #[test]
@@ -129,11 +129,15 @@ fn an_output_that_cannot_be_written_is_an_error() {
 fn each_command_explains_itself_with_an_example() {
     for arguments in [
         &["doctor"][..],
+        &["gc"],
+        &["optimize"],
         &["completions"],
         &["man"],
         &["models", "list"],
         &["models", "load"],
         &["models", "unload"],
+        &["models", "pin"],
+        &["models", "unpin"],
     ] {
         let mut help = command(arguments);
         help.arg("--help");
