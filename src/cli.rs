@@ -20,6 +20,7 @@ mod optimize;
 mod output;
 mod part;
 mod server_url;
+mod status;
 
 use std::env;
 use std::path::PathBuf;
@@ -105,6 +106,8 @@ enum Command {
     Openapi,
     /// Check what the server needs on this machine: programs, other servers, limits, files
     Doctor(doctor::DoctorArgs),
+    /// Show whether a server is well, how full its budget is, what is loaded and what fails
+    Status(status::StatusArgs),
     /// List, load, unload and pin models
     #[command(subcommand)]
     Models(models::ModelsCommand),
@@ -143,6 +146,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Serve { files, ready_file }) => serve(files, ready_file),
         Some(Command::Openapi) => print_openapi(),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Status(args)) => client::run(status::status(&args)),
         Some(Command::Models(command)) => models::execute(&command),
         Some(Command::Gc(args)) => client::run(memory::gc(&args)),
         Some(Command::Optimize(args)) => client::run(optimize::optimize(&args)),

@@ -174,6 +174,11 @@ pub(super) fn count(number: usize, one: &str, several: &str) -> String {
     }
 }
 
+/// A share in percent.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
 /// A time in its two greatest units.
 pub(super) fn seconds(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {

@@ -38,6 +38,17 @@ impl<T> Part<T> {
             )),
         }
     }
+
+    /// One line, made of the answer or the last one.
+    pub(super) fn line(&self, show: impl Fn(&T) -> String) -> String {
+        let known = self.known.as_ref().map(show);
+        match (known, &self.missing) {
+            (Some(known), None) => known,
+            (Some(known), Some(missing)) => format!("{known}; {}", missing.describe()),
+            (None, Some(missing)) => missing.describe(),
+            (None, None) => "unknown".to_owned(),
+        }
+    }
 }
 
 impl NoAnswer {

@@ -8,6 +8,7 @@ mod doctor;
 mod job;
 mod models;
 mod shell;
+mod status;
 mod unreachable;
 
 use std::process::Command;

@@ -129,6 +129,7 @@ fn an_output_that_cannot_be_written_is_an_error() {
 fn each_command_explains_itself_with_an_example() {
     for arguments in [
         &["doctor"][..],
+        &["status"],
         &["gc"],
         &["optimize"],
         &["completions"],
