@@ -2,11 +2,13 @@
 
 use serde_json::Value;
 use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::link::Link;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
-use utoipa::openapi::{Ref, RefOr, Required, link};
+use utoipa::openapi::{Ref, RefOr, Required};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::problem::ProblemKind;
@@ -69,7 +71,8 @@ impl Docs {
     /// The parameters of the query. An unknown or malformed one is refused.
     #[must_use]
     pub fn query<Q: IntoParams>(mut self) -> Self {
-        let parameters = Q::into_params(|| Some(ParameterIn::Query));
+        let mut parameters = Q::into_params(|| Some(ParameterIn::Query));
+        parameters.iter_mut().for_each(not_null);
         self.parameters.extend(parameters);
         self.problems(&[ProblemKind::MalformedRequest])
     }
@@ -146,6 +149,20 @@ impl Docs {
         self
     }
 
+    /// A response with server-sent events. The schema is that of one event.
+    #[must_use]
+    pub fn events(mut self, status: u16, text: &str) -> Self {
+        let event = ObjectBuilder::new()
+            .property("id", text_schema())
+            .property("data", text_schema())
+            .required("data");
+        let content = ContentBuilder::new().schema(Some(event));
+        let answer = ResponseBuilder::new().description(text);
+        let answer = answer.content("text/event-stream", content.build());
+        self.answers.push((status, answer.build()));
+        self
+    }
+
     /// A response without a body.
     #[must_use]
     pub fn empty_answer(mut self, status: u16, text: &str) -> Self {
@@ -170,10 +187,12 @@ impl Docs {
     #[must_use]
     pub fn link(mut self, operation: &str, variable: &str, value: &str) -> Self {
         if let Some((_, answer)) = self.answers.last_mut() {
-            let link = link::Link::builder()
-                .operation_id(operation)
-                .parameter(variable, value);
-            answer.links.insert(operation.into(), link.build().into());
+            let mut link = Link::builder().parameter(variable, value).build();
+            // utoipa 5 writes its field for this as `operation_id`, which is not a member of links.
+            let mut members = Extensions::default();
+            members.insert("operationId".into(), operation.into());
+            link.extensions = Some(members);
+            answer.links.insert(operation.into(), link.into());
         }
         self
     }
@@ -196,6 +215,16 @@ impl Docs {
         self.schemas.push((T::name().into_owned(), T::schema()));
         T::schemas(&mut self.schemas);
         Ref::from_schema_name(T::name())
+    }
+}
+
+/// A parameter that may be missing is an `Option`, which would allow `null`. A query has no `null`.
+fn not_null(parameter: &mut Parameter) {
+    if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+        && let SchemaType::Array(types) = &schema.schema_type
+    {
+        let types = types.iter().filter(|kind| **kind != Type::Null);
+        schema.schema_type = types.cloned().collect();
     }
 }
 

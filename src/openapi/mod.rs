@@ -53,7 +53,7 @@ pub fn document() -> OpenApi {
     }
     for route in &admin::table() {
         let mut operation = operation(route, &mut components);
-        operation.tags = Some(vec!["admin listener".to_owned()]);
+        operation.tags = Some(vec!["admin".to_owned()]);
         operation.servers = Some(vec![admin_server()]);
         paths.add_path_operation(route.path, vec![method(&route.method)], operation);
     }

@@ -87,9 +87,15 @@ fn response(status: u16, kinds: &[ProblemKind], form: Form) -> Response {
 /// A problem with one of the types of `kinds`.
 fn problem_schema(status: u16, kinds: &[ProblemKind]) -> Schema {
     let types: Vec<Value> = kinds.iter().map(|kind| kind.type_uri().into()).collect();
+    let types = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(types));
+    let status = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .enum_values(Some([status]));
     let narrowed = ObjectBuilder::new()
-        .property("type", ObjectBuilder::new().enum_values(Some(types)))
-        .property("status", ObjectBuilder::new().enum_values(Some([status])));
+        .property("type", types)
+        .property("status", status);
     AllOfBuilder::new()
         .item(Ref::from_schema_name(ProblemBody::name()))
         .item(narrowed)

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use serde_json::Value;
 use utoipa::openapi::{RefOr, Schema};
@@ -11,6 +12,42 @@ fn routes() -> Vec<Route> {
 
 fn json() -> Value {
     serde_json::from_str(&text().unwrap()).unwrap()
+}
+
+/// Lists where two documents differ.
+fn differences(at: &str, committed: &Value, made: &Value, found: &mut Vec<String>) {
+    match (committed, made) {
+        (Value::Object(old), Value::Object(new)) => {
+            let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+            for key in keys {
+                let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+                match (old.get(key), new.get(key)) {
+                    (Some(old), Some(new)) => differences(&at, old, new, found),
+                    (Some(_), None) => found.push(format!("- {at}")),
+                    (None, _) => found.push(format!("+ {at}")),
+                }
+            }
+        }
+        (old, new) if old != new => found.push(format!("! {at}: {old} is now {new}")),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_committed_document_is_that_of_this_version() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+    let committed = fs::read_to_string(path).unwrap_or_default();
+    let made = text().unwrap();
+    if committed == made {
+        return;
+    }
+    let mut found = Vec::new();
+    let committed = serde_json::from_str(&committed).unwrap_or_default();
+    differences("", &committed, &json(), &mut found);
+    panic!(
+        "docs/openapi.json is not the document of this version; `make openapi` writes it. Differences:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]
@@ -49,6 +86,57 @@ fn every_variable_of_a_path_is_described() {
         let variables = segments.filter_map(|it| it.strip_prefix('{')?.strip_suffix('}'));
         assert_eq!(described, variables.collect(), "{route:?}");
     }
+}
+
+/// Lists the members without a description, of a schema and of the schemas in it.
+fn undescribed(at: &str, schema: &Value, found: &mut Vec<String>) {
+    for (name, member) in schema["properties"].as_object().into_iter().flatten() {
+        let at = format!("{at}.{name}");
+        let parts = member["oneOf"].as_array().into_iter().flatten();
+        let is_described = parts
+            .chain([member])
+            .any(|it| it["description"].is_string());
+        // The tag of an enum has no field of its own.
+        let is_tag = member["enum"]
+            .as_array()
+            .is_some_and(|values| values.len() == 1);
+        if !is_described && !is_tag {
+            found.push(at.clone());
+        }
+        undescribed(&at, member, found);
+    }
+    for key in ["allOf", "oneOf"] {
+        for part in schema[key].as_array().into_iter().flatten() {
+            undescribed(at, part, found);
+        }
+    }
+    if schema["items"].is_object() {
+        undescribed(at, &schema["items"], found);
+    }
+}
+
+#[test]
+fn every_type_and_every_member_of_it_has_a_description() {
+    let document = json();
+    let mut found = Vec::new();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        if !schema["description"].is_string() {
+            found.push(name.clone());
+        }
+        undescribed(name, schema, &mut found);
+    }
+    for route in routes() {
+        for parameter in (route.docs)().parameters {
+            if parameter.description.is_none() {
+                found.push(format!("{route:?} {}", parameter.name));
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "without a doc comment: {}",
+        found.join(", ")
+    );
 }
 
 #[test]

@@ -230,7 +230,7 @@ impl Problem {
     }
 }
 
-/// The JSON of a problem.
+/// Why a request failed (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ProblemBody<'a> {
@@ -252,7 +252,7 @@ pub(crate) struct ProblemBody<'a> {
     extensions: &'a Map<String, Value>,
 }
 
-/// The JSON of an error in the Open Inference Protocol.
+/// Why a request failed, in the form of the Open Inference Protocol.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ProtocolError)]
 pub(crate) struct ProtocolBody<'a> {

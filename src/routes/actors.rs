@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 
+/// The supervision tree.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SupervisionTree)]
 struct Actors {

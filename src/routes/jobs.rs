@@ -13,6 +13,7 @@ use actix_web::{HttpResponse, Responder, web};
 use headroom_actors::jobs::{Cancel, Get, JobId, JobState, JobStatus, List, Progress};
 use headroom_actors::kernel::Timestamp;
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::NoParameters;
@@ -20,6 +21,7 @@ use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::Problem;
 
+/// The jobs that the server knows.
 #[derive(Serialize, ToSchema)]
 struct AllJobs {
     /// The running jobs, then the finished ones, the newest of each first.
@@ -70,6 +72,13 @@ pub(super) fn list_docs() -> Docs {
     Docs::new("All jobs that run, and those that ended of late")
         .query::<NoParameters>()
         .answer::<AllJobs>(200, "The jobs, without their steps and results.")
+        .example(json!({ "jobs": [{
+            "id": "3544b49873b928ef53b88e0fde4a77a0", "kind": "preload", "description": "load silero-vad",
+            "state": "running", "cancel_requested": false,
+            "created_at": "2026-03-01T12:00:00.000Z", "ended_at": null,
+            "progress": { "done": 0, "total": 1, "current_step": "load silero-vad:1" },
+            "error": null,
+        }] }))
         .calls_actors()
 }
 
@@ -91,7 +100,16 @@ fn one_job(summary: &'static str) -> Docs {
 }
 
 pub(super) fn one_docs() -> Docs {
-    one_job("One job with its steps and its result").answer::<JobStatus>(200, "The job.")
+    one_job("One job with its steps and its result").answer::<JobStatus>(200, "The job.").example(json!({
+            "id": "3544b49873b928ef53b88e0fde4a77a0", "kind": "preload", "description": "load silero-vad",
+            "state": "succeeded", "cancel_requested": false,
+            "created_at": "2026-03-01T12:00:00.000Z", "ended_at": "2026-03-01T12:00:01.015Z",
+            "deadline_seconds": 600, "progress": { "done": 1, "total": 1, "current_step": null },
+            "steps": [{
+                "name": "load silero-vad:1", "result": "succeeded", "detail": "loaded", "took_seconds": 1.012,
+            }],
+            "steps_dropped": 0, "result": null, "error": null, "revision": 7,
+        }))
 }
 
 pub(super) async fn one(

@@ -10,7 +10,7 @@ use headroom_actors::kernel::pool::PoolStatus;
 use headroom_actors::kernel::private_server::ServerState;
 use headroom_actors::redis::SubscriberStatus;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::handles::RequestHandles;
@@ -18,22 +18,33 @@ use crate::openapi::Docs;
 use crate::pools::{Health, Kind, Pool, ServerOrigin};
 use crate::problem::{Problem, ProblemKind};
 
+/// A summary of one pool.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PoolSummary)]
 struct Summary {
+    /// Its name.
     name: &'static str,
+    /// What it connects to.
     kind: Kind,
     /// Who runs the server.
     server: ServerOrigin,
+    /// Its health.
     health: Health,
+    /// Open connections.
     size: u32,
+    /// Open connections that nobody uses.
     idle: u32,
+    /// Open connections that are leased, checked or cleaned.
     in_use: u32,
+    /// Callers that wait.
     waiting: u32,
+    /// The least connections that it keeps once it is open.
     connections_min: u32,
+    /// The most connections that it opens.
     connections_max: u32,
 }
 
+/// Every pool.
 #[derive(Serialize, ToSchema)]
 struct Pools {
     /// All pools.
@@ -43,6 +54,10 @@ struct Pools {
 pub(super) fn list_docs() -> Docs {
     Docs::new("A summary of every pool")
         .answer::<Pools>(200, "The pools.")
+        .example(json!({ "pools": [{
+            "name": "postgres", "kind": "postgres", "server": "embedded", "health": "healthy",
+            "size": 5, "idle": 4, "in_use": 1, "waiting": 0, "connections_min": 5, "connections_max": 30,
+        }] }))
         .calls_actors()
 }
 
@@ -67,14 +82,19 @@ pub(super) async fn list(handles: RequestHandles) -> Result<impl Responder, Prob
     Ok(web::Json(Pools { pools }))
 }
 
+/// One pool with all counters.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PoolDetails)]
 struct Details {
+    /// Its name.
     name: &'static str,
+    /// What it connects to.
     kind: Kind,
+    /// Who runs the server.
     server: ServerOrigin,
     /// The state of the private server, if it is one.
     private_server: Option<ServerState>,
+    /// Its health.
     health: Health,
     #[serde(flatten)]
     status: PoolStatus,
@@ -107,12 +127,15 @@ pub(super) async fn one(
     }))
 }
 
+/// A pool that was used.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ProbedPool)]
 struct Probed {
+    /// Its name.
     name: &'static str,
     /// Includes the time to open a connection, if none was open.
     took_seconds: f64,
+    /// What the server reports about itself.
     server: Value,
 }
 
@@ -121,8 +144,12 @@ pub(super) fn probe_docs() -> Docs {
         .text("A cold pool is opened, and its private server started.")
         .variable("pool", "The name of a pool.", "postgres")
         .answer::<Probed>(200, "The server answered.")
+        .example(json!({
+            "name": "redis-cache", "took_seconds": 0.143,
+            "server": { "version": "7.0.15", "role": "master", "clients": 1, "latency_seconds": 0.0005 },
+        }))
         .calls_actors()
-        .problems(&[ProblemKind::InsufficientMemory, ProblemKind::NotReady])
+        .problems(&[ProblemKind::NotReady])
 }
 
 pub(super) async fn probe(

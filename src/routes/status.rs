@@ -31,7 +31,7 @@ pub(super) fn events_docs() -> Docs {
              timeline; later ones have what is new of it. A client that reads slowly gets the latest status.",
         )
         .query::<NoParameters>()
-        .answer_of(200, "text/event-stream", "The status, again and again.")
+        .events(200, "The status, again and again.")
         .problems(&[ProblemKind::Overloaded, ProblemKind::NotReady])
 }
 

@@ -105,7 +105,7 @@ pub struct JobStatus {
     pub cancel_requested: bool,
     /// When it was started.
     pub created_at: Timestamp,
-    /// When it ended. `None` while it is running.
+    /// When it ended. `null` while it is running.
     pub ended_at: Option<Timestamp>,
     /// How long it may run.
     pub deadline_seconds: f64,
@@ -130,7 +130,7 @@ pub struct JobStatus {
 pub struct Progress {
     /// Units of work that are done.
     pub done: u64,
-    /// All units of work. `None` if unknown.
+    /// All units of work. `null` if unknown.
     pub total: Option<u64>,
     /// The step that began last and has not ended.
     pub current_step: Option<String>,

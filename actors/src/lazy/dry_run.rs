@@ -25,7 +25,7 @@ pub struct IfLoaded {
     pub reserve_bytes: u64,
     /// The reservations, in their order.
     pub reserves: Vec<NamedBytes>,
-    /// Bytes that loads may use now. `None` while no reading of memory is known.
+    /// Bytes that loads may use now. `null` while no reading of memory is known.
     pub free_bytes: Option<u64>,
     /// Whether it would use the headroom.
     pub uses_headroom: bool,

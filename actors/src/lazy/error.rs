@@ -48,7 +48,7 @@ pub struct Shortage {
     /// Bytes of loaded resources that are idle and not pinned, and so can be evicted.
     #[serde(rename = "evictable_bytes")]
     pub evictable: u64,
-    /// The whole budget, in bytes. `None` when the load was refused because of the level alone.
+    /// The whole budget, in bytes. `null` when the load was refused because of the level alone.
     #[serde(rename = "budget_bytes")]
     pub budget: Option<u64>,
     /// The level at the refusal.

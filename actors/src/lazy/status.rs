@@ -70,19 +70,19 @@ pub struct ResourceStatus {
     pub last_error: Option<String>,
     /// The kind of its last failure.
     pub last_fault: Option<LoadErrorKind>,
-    /// When a caller can cause the next try; 0 for at once. `None` unless it has failed.
+    /// When a caller can cause the next try; 0 for at once. `null` unless it has failed.
     pub next_try_in_seconds: Option<f64>,
-    /// Its last use, or its last load if it was not used since. `None` if it was never loaded.
+    /// Its last use, or its last load if it was not used since. `null` if it was never loaded.
     pub last_use_at: Option<Timestamp>,
-    /// How long it stays loaded after its last use. `None` for ever.
+    /// How long it stays loaded after its last use. `null` for ever.
     pub ttl_seconds: Option<f64>,
-    /// What is left of its TTL. `None` while it is not loaded or in use, and without a TTL.
+    /// What is left of its TTL. `null` while it is not loaded or in use, and without a TTL.
     pub ttl_left_seconds: Option<f64>,
     /// Whether only a request or a stop unloads it.
     pub pinned: bool,
     /// Whether it leaks, or uses far more than right after its load. It is then evicted first.
     pub suspect: bool,
-    /// By how much it is too large for the budget. `None` if it fits, and while it is loaded.
+    /// By how much it is too large for the budget. `null` if it fits, and while it is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub never_fits: Option<Excess>,
     /// What its next load will reserve.
@@ -91,7 +91,7 @@ pub struct ResourceStatus {
     pub reserved_bytes: u64,
     /// What its processes use; 0 when it is not loaded or has no processes.
     pub measured_bytes: u64,
-    /// How long its loads took. `None` before the first completed load.
+    /// How long its loads took. `null` before the first completed load.
     pub load_times: Option<LoadTimeQuantiles>,
 }
 

@@ -46,7 +46,7 @@ impl BudgetSource {
 pub struct BudgetCandidate {
     /// The source.
     pub source: BudgetSource,
-    /// The limit in bytes; `None` if it sets none.
+    /// The limit in bytes; `null` if it sets none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// The setting or file that sets the limit, or why there is none.

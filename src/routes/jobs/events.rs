@@ -44,7 +44,7 @@ pub(in crate::routes) fn events_docs() -> Docs {
             "last-event-id",
             "The id of the last event that the client has. It gets no state that it has.",
         )
-        .answer_of(200, "text/event-stream", "The states of the job.")
+        .events(200, "The states of the job.")
         .empty_answer(204, "The client has the final state already, and need not come again.")
 }
 

@@ -14,6 +14,7 @@ use actix_web::{Responder, web};
 use headroom_actors::lazy::{Clear, ClearReport, LoaderStatus, ReadLoader};
 use headroom_actors::memory::ReadMemory;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
@@ -25,6 +26,9 @@ use crate::problem::{Problem, ProblemKind};
 
 /// How long a reading of memory may take. Without one, the gain is not known.
 const READING_WITHIN: Duration = Duration::from_secs(1);
+
+/// The longest time in a parameter, in seconds. A longer one is taken for this, which never passes either.
+const SECONDS_MAX: f64 = 1e9;
 
 /// How long the unloads are waited for by default.
 const WAIT: Duration = Duration::from_secs(10);
@@ -146,7 +150,8 @@ impl TryFrom<Vec<(String, String)>> for CacheQuery {
 
 fn seconds(name: &str, value: String) -> Result<Duration, CacheQueryError> {
     let seconds = value.parse().ok();
-    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let seconds = seconds.filter(|seconds: &f64| seconds.is_finite());
+    let duration = seconds.and_then(|it| Duration::try_from_secs_f64(it.min(SECONDS_MAX)).ok());
     duration.ok_or_else(|| CacheQueryError::Invalid {
         name: name.to_owned(),
         value,
@@ -169,7 +174,7 @@ struct CacheBody {
     /// What became of the resources, and what their unloads promise.
     #[serde(flatten)]
     report: ClearReport,
-    /// The usage of all processes before. `None` in a dry run, and if it could not be read.
+    /// The usage of all processes before. `null` in a dry run, and if it could not be read.
     used_before_bytes: Option<u64>,
     /// The usage of all processes afterwards.
     used_after_bytes: Option<u64>,
@@ -182,6 +187,15 @@ pub(in crate::routes) fn clear_docs() -> Docs {
         .text("What is in use is drained.")
         .query::<CacheQuery>()
         .answer::<CacheBody>(200, "What became of the resources.")
+        .example(json!({
+            "dry_run": false,
+            "resources": [{
+                "name": "silero-vad:1", "kind": "model", "bytes": 52_205_568, "leases": 0,
+                "outcome": "unloaded", "reason": null,
+            }],
+            "promised_bytes": 52_205_568, "waited_seconds": 0.061,
+            "used_before_bytes": 138_637_312, "used_after_bytes": 86_431_744, "gained_bytes": 52_205_568,
+        }))
         .calls_actors()
         .problems(&[ProblemKind::NotFound, ProblemKind::InvalidInput])
 }
@@ -242,6 +256,8 @@ mod tests {
     #[test]
     fn names_can_be_repeated_and_everything_else_has_a_default() {
         assert_eq!(parse("").unwrap(), CacheQuery::default());
+        let query = parse("wait_seconds=1e300").unwrap();
+        assert_eq!(query.wait_seconds, Some(Duration::from_secs(1_000_000_000)));
         let query = parse("name=a:1&name=b%20c&idle_seconds=0.5&dry_run=true&kind=model").unwrap();
         let expected = CacheQuery {
             name: vec!["a:1".to_owned(), "b c".to_owned()],
@@ -265,7 +281,7 @@ mod tests {
             ("dry_run=maybe", "expected true or false"),
             ("idle_seconds=-1", "expected seconds"),
             ("wait_seconds=NaN", "expected seconds"),
-            ("wait_seconds=1e300", "expected seconds"),
+            ("wait_seconds=inf", "expected seconds"),
             ("idle_seconds=", "expected seconds"),
         ] {
             let error = parse(query).unwrap_err();

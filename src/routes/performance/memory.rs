@@ -24,6 +24,9 @@ use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use crate::routes::wait::WaitQuery;
 
+/// The most events in a response. No more are kept.
+const EVENTS_MAX: usize = 1000;
+
 /// Events in a response by default.
 const EVENTS: usize = 100;
 
@@ -32,6 +35,7 @@ const EVENTS: usize = 100;
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct StatsQuery {
     /// How many of the latest events to show: at most 1,000; 100 by default.
+    #[param(maximum = 1000)]
     events: Option<usize>,
 }
 
@@ -47,21 +51,26 @@ pub(in crate::routes) fn stats_docs() -> Docs {
             200,
             "The status. Without an answer of the memory supervisor, that of its last reading.",
         )
+        .problems(&[ProblemKind::InvalidInput])
 }
 
 pub(in crate::routes) async fn stats(
     handles: RequestHandles,
     query: web::Query<StatsQuery>,
-) -> impl Responder {
+) -> Result<impl Responder, Problem> {
     let began = Instant::now();
     let events = query.events.unwrap_or(EVENTS);
+    if events > EVENTS_MAX {
+        let detail = format!("events is {events}; it is a number from 0 to {EVENTS_MAX}");
+        return Err(Problem::new(ProblemKind::InvalidInput, detail));
+    }
     let call = ReadMemory { events };
     let answer = match handles.memory.ask(call, ANSWER_WITHIN).await {
         Ok(Some(status)) => Answer::of(Arc::new(status)),
         Ok(None) => Answer::none(began, &"memory has not been read yet", None, None),
         Err(error) => last_reading(&handles, began, error, events),
     };
-    web::Json(StatsBody(answer))
+    Ok(web::Json(StatsBody(answer)))
 }
 
 /// The figures of the last reading. They outlive the supervisor, which gives no newer ones.

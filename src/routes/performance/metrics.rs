@@ -12,6 +12,7 @@ use crate::openapi::Docs;
 use crate::routes::NoParameters;
 use crate::sections::Sections;
 
+/// The main figures of the server.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Metrics)]
 struct Document {

@@ -15,7 +15,11 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use headroom_actors::jobs::{JobKind, Start};
 use serde::Deserialize;
 use serde_json::json;
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Type,
+};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::body::{BodyBudget, read_body, read_json};
 use crate::handles::{Handles, RequestHandles};
@@ -32,11 +36,11 @@ const DEADLINE: Duration = Duration::from_secs(10 * 60);
 /// The most names or kinds in a request.
 const NAMES_MAX: usize = 500;
 
-/// The longest name, in bytes. Names of resources are shorter.
-const NAME_BYTES_MAX: usize = 256;
+/// The longest name, in characters. Names of resources are shorter.
+const NAME_CHARS_MAX: usize = 256;
 
 /// What to load. Exactly one member is set.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct PreloadRequest {
     /// Names of resources (`silero-vad:1`), or of models for their highest version (`silero-vad`).
@@ -46,6 +50,49 @@ pub(in crate::routes) struct PreloadRequest {
     /// `true`: all resources are loaded that fit without an eviction.
     all_that_fit: Option<bool>,
 }
+
+// By hand: a derived schema would allow several members and none.
+impl PartialSchema for PreloadRequest {
+    fn schema() -> RefOr<Schema> {
+        let name = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(NAME_CHARS_MAX))
+            .build();
+        let names_of = |text| {
+            ArrayBuilder::new()
+                .items(name.clone())
+                .min_items(Some(1))
+                .max_items(Some(NAMES_MAX))
+                .description(Some(text))
+        };
+        let always = ObjectBuilder::new()
+            .schema_type(Type::Boolean)
+            .enum_values(Some([true]))
+            .description(Some(
+                "All resources are loaded that fit without an eviction.",
+            ));
+        let only = |member: &str, schema: RefOr<Schema>| {
+            ObjectBuilder::new()
+                .property(member, schema)
+                .required(member)
+                .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        };
+        let names = names_of(
+            "Names of resources (`silero-vad:1`), or of models for their highest version (`silero-vad`).",
+        );
+        let kinds =
+            names_of("Kinds of resources. All of them are loaded that fit without an eviction.");
+        OneOfBuilder::new()
+            .description(Some("What to load."))
+            .item(only("names", names.into()))
+            .item(only("kinds", kinds.into()))
+            .item(only("all_that_fit", always.into()))
+            .into()
+    }
+}
+
+impl ToSchema for PreloadRequest {}
 
 pub(in crate::routes) fn start_docs() -> Docs {
     let docs = Docs::new("Load resources before their first use")
@@ -103,9 +150,9 @@ fn listed(member: &str, mut texts: Vec<String>) -> Result<Vec<String>, Problem> 
         let detail = format!("{member} has {found} entries; it can have 1 to {NAMES_MAX}");
         return Err(invalid(detail));
     }
-    let is_name = |text: &String| (1..=NAME_BYTES_MAX).contains(&text.len());
+    let is_name = |text: &String| (1..=NAME_CHARS_MAX).contains(&text.chars().count());
     if !texts.iter().all(is_name) {
-        let detail = format!("each entry of {member} has 1 to {NAME_BYTES_MAX} bytes");
+        let detail = format!("each entry of {member} has 1 to {NAME_CHARS_MAX} characters");
         return Err(invalid(detail));
     }
     let mut seen = BTreeSet::new();
@@ -146,8 +193,8 @@ mod tests {
             (json!({ "names": ["a"], "kinds": ["b"] }), "exactly one"),
             (json!({ "names": [] }), "1 to 500"),
             (json!({ "names": vec!["a"; 501] }), "1 to 500"),
-            (json!({ "names": [""] }), "1 to 256 bytes"),
-            (json!({ "kinds": ["k".repeat(257)] }), "1 to 256 bytes"),
+            (json!({ "names": [""] }), "1 to 256 characters"),
+            (json!({ "kinds": ["k".repeat(257)] }), "1 to 256 characters"),
             (json!({ "names": "a" }), "expected a sequence"),
             (json!({ "name": ["a"] }), "expected one of `names`, `kinds`"),
         ];

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::infer_docs::{InferRequestBody, InferResponseBody, request_example};
+use super::infer_docs::{InferRequestBody, InferResponseBody, request_example, response_example};
 use super::models::{self, ModelPath};
 use super::response::respond;
 use super::tensor_json;
@@ -50,12 +50,14 @@ const BINARY_HEADER: &str = "inference-header-content-length";
 
 pub(in crate::routes) fn infer_docs() -> Docs {
     models::one_model("Run a model, which is loaded first if needed")
-        .header(
-            BINARY_HEADER,
-            "The header of the binary tensor extension, which is refused.",
+        .text(
+            "Names, datatypes and shapes of the inputs are those of `GET /v2/models/{model}`. The binary \
+             tensor extension (`application/octet-stream` with the header \
+             `inference-header-content-length`) is refused with a 400.",
         )
         .body::<InferRequestBody>(request_example())
         .answer::<InferResponseBody>(200, "The outputs.")
+        .example(response_example())
         .problems(&models::LOAD_PROBLEMS)
         .problems(&[ProblemKind::Unprocessable, ProblemKind::MemoryExceeded])
 }

@@ -12,12 +12,13 @@ pub(super) struct InferRequestBody {
     /// An id that the response repeats.
     id: Option<String>,
     /// Parameters of the request.
+    #[schema(value_type = InferParameters, required = false)]
     parameters: Option<InferParameters>,
     /// The inputs, at most 1,024.
     #[schema(max_items = 1024)]
     inputs: Vec<InputTensor>,
     /// The outputs that the response shall have, at most 1,024. Without any, it has all.
-    #[schema(max_items = 1024)]
+    #[schema(value_type = Vec<RequestedOutput>, required = false, max_items = 1024)]
     outputs: Option<Vec<RequestedOutput>>,
 }
 
@@ -28,10 +29,13 @@ struct InferParameters {
     /// The sequence that the request belongs to: a number, or a text of 1 to 128 bytes. 0 is none.
     sequence_id: Option<SequenceId>,
     /// Whether the request begins its sequence.
+    #[schema(value_type = bool, required = false)]
     sequence_start: Option<bool>,
     /// Whether the request ends its sequence.
+    #[schema(value_type = bool, required = false)]
     sequence_end: Option<bool>,
     /// Whether the state of the model is reset first.
+    #[schema(value_type = bool, required = false)]
     reset_states: Option<bool>,
 }
 
@@ -104,5 +108,12 @@ pub(super) fn request_example() -> Value {
     json!({
         "id": "42",
         "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0.5, 1, -2] }],
+    })
+}
+
+pub(super) fn response_example() -> Value {
+    json!({
+        "model_name": "affine", "model_version": "1", "id": "42",
+        "outputs": [{ "name": "y", "datatype": "FP32", "shape": [1, 3], "data": [2, 3, -3] }],
     })
 }

@@ -15,6 +15,7 @@ use actix_web::dev::HttpServiceFactory;
 use actix_web::middleware::from_fn;
 use actix_web::{Resource, Responder, Scope, web};
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::openapi::Docs;
@@ -42,6 +43,7 @@ struct ServerMetadata {
 pub(super) fn server_docs() -> Docs {
     Docs::new("The server's name and version, and the protocol extensions that it supports")
         .answer::<ServerMetadata>(200, "The server.")
+        .example(json!({ "name": "headroom", "version": "0.1.0", "extensions": ["model_repository", "sequence"] }))
 }
 
 /// `GET /v2`: the server's name and version, and the protocol extensions that it supports.

@@ -8,6 +8,7 @@ use headroom_actors::model::{
     Versions, parse_version,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::handles::RequestHandles;
@@ -119,7 +120,13 @@ impl TensorMetadata {
 }
 
 pub(in crate::routes) fn metadata_docs() -> Docs {
-    one_model("A model with its versions, inputs and outputs").answer::<Metadata>(200, "The model.")
+    one_model("A model with its versions, inputs and outputs")
+        .answer::<Metadata>(200, "The model.")
+        .example(json!({
+            "name": "silero-vad", "versions": ["1"], "platform": PLATFORM,
+            "inputs": [{ "name": "input", "datatype": "FP32", "shape": [-1, 512] }],
+            "outputs": [{ "name": "output", "datatype": "FP32", "shape": [-1, 1] }],
+        }))
 }
 
 pub(in crate::routes) async fn metadata(
@@ -193,6 +200,7 @@ struct Ready {
 pub(in crate::routes) fn ready_docs() -> Docs {
     one_model("Whether a request for a model can be served")
         .answer::<Ready>(200, "The model is loaded, or its first request loads it.")
+        .example(json!({ "name": "silero-vad", "version": "1", "ready": true, "state": "cold" }))
         .problems(&[ProblemKind::NeverFits])
 }
 

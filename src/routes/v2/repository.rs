@@ -12,7 +12,7 @@ use super::models::{self, ModelPath};
 use crate::body::{BodyBudget, read_body, read_json};
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
-use crate::problem::{Problem, never_fits};
+use crate::problem::{Problem, ProblemKind, never_fits};
 
 /// The optional body of an index request.
 #[derive(Deserialize, Default, ToSchema)]
@@ -43,7 +43,9 @@ pub(in crate::routes) fn index_docs() -> Docs {
     Docs::new("The models of the repository, in every version")
         .optional_body::<IndexRequest>(json!({ "ready": true }))
         .answer::<RepositoryIndex>(200, "The models.")
+        .example(json!([{ "name": "silero-vad", "version": "1", "state": "READY", "reason": "" }]))
         .calls_actors()
+        .problems(&[ProblemKind::Unusable])
 }
 
 pub(in crate::routes) async fn index(
@@ -150,6 +152,7 @@ async fn unload_one(handles: &RequestHandles, model: &Model) -> Result<(), Probl
 pub(in crate::routes) fn unload_docs() -> Docs {
     models::one_model("Unload a model in every version, after its requests in flight")
         .empty_answer(200, "The model is not loaded.")
+        .problems(&[ProblemKind::Unusable])
 }
 
 /// Unloads every version after its requests in flight. Open sequences end.

@@ -34,7 +34,7 @@ pub struct StallReading {
     pub some_total_us: u64,
     /// Microseconds in which all tasks stalled.
     pub full_total_us: u64,
-    /// Share of the last half second or more in which some task stalled; `None` at first.
+    /// Share of the last half second or more in which some task stalled; `null` at first.
     #[serde(rename = "lately", skip_serializing_if = "Option::is_none")]
     pub recent_share: Option<f64>,
 }
