@@ -253,7 +253,7 @@ async fn next(payload: &mut web::Payload, pace: &mut Pace) -> Result<Option<Byte
     }
 }
 
-/// Parses a JSON body.
+/// Parses a JSON body, which is an object. serde would take a list for a struct, too.
 ///
 /// # Errors
 /// 400 if the body is not JSON of this form, or if a string in it is longer than 4 KiB. The parser's
@@ -265,7 +265,15 @@ pub fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
             format!("a string in the body is longer than {JSON_STRING_MAX} bytes"),
         ));
     }
-    Ok(serde_json::from_slice(body)?)
+    let parsed = serde_json::from_slice(body)?;
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first != Some(&b'{') {
+        return Err(Problem::new(
+            ProblemKind::InvalidInput,
+            "the JSON does not have the expected form: it is no object",
+        ));
+    }
+    Ok(parsed)
 }
 
 /// Whether a string in `json` has more than `bytes_max` bytes between its quotes.
@@ -342,6 +350,20 @@ mod tests {
                 is_beyond,
                 "{json}"
             );
+        }
+    }
+
+    #[test]
+    fn a_json_body_is_an_object() {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default)]
+        struct Options {
+            _ready: bool,
+        }
+        read_json::<Options>(b" {} ").unwrap();
+        for body in ["[]", "[true]", "null"] {
+            let problem = read_json::<Option<Options>>(body.as_bytes()).unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::InvalidInput, "{body}");
         }
     }
 

@@ -135,7 +135,7 @@ async fn each_step_frees_what_it_can_and_the_report_is_kept() {
 
     // A model that was just used stays by default.
     server.infer("large", &floats("x", &[1.0])).await.ok();
-    let second = optimize(&server, &Value::Null).await;
+    let second = optimize(&server, &json!({})).await;
     let unloads = step(&second, "idle_models");
     assert_eq!(unloads["outcome"], "nothing_to_do", "{unloads}");
     assert!(server.host("large").is_some());

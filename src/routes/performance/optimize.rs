@@ -60,7 +60,7 @@ impl OptimizeRequest {
         if body.is_empty() {
             return Ok(Self::default());
         }
-        Ok(read_json::<Option<Self>>(body)?.unwrap_or_default())
+        Ok(read_json(body)?)
     }
 
     fn idle_for(&self) -> Result<Duration, Problem> {
