@@ -1,22 +1,31 @@
 //! What the parts of the server said last, for requests that cannot wait for them. All worker threads
 //! share it.
 
+use std::sync::Arc;
+
 use headroom_actors::jobs::JournalStatus;
 use headroom_actors::kernel::pool::PoolStatus;
 use headroom_actors::lazy::LoaderStatus;
 use headroom_actors::memory::RoundReport;
+use tokio::sync::Semaphore;
 
 use crate::last_known::LastKnown;
 use crate::pools::Pool;
 use crate::server_facts::ServerFacts;
 
+/// Collections on request that may be under way at once.
+const COLLECTIONS_MAX: usize = 8;
+
 /// The last answers of the parts that routes ask.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LastAnswers {
     /// The loader's status.
     pub loader: LastKnown<LoaderStatus>,
     /// What came of the last collection on request.
     pub collection: LastKnown<RoundReport>,
+    /// A permit for each collection on request. They go on when their client has gone away, and must leave
+    /// the memory supervisor room for the calls of loads.
+    pub collections: Arc<Semaphore>,
     /// The journal of optimisations.
     pub journal: LastKnown<JournalStatus>,
     /// The pools, in their order.
@@ -37,7 +46,10 @@ impl LastAnswers {
     pub fn new(pools: &[Pool]) -> Self {
         Self {
             pools: pools.iter().map(|_| PoolAnswers::default()).collect(),
-            ..Self::default()
+            loader: LastKnown::default(),
+            collection: LastKnown::default(),
+            collections: Arc::new(Semaphore::new(COLLECTIONS_MAX)),
+            journal: LastKnown::default(),
         }
     }
 }

@@ -8,6 +8,9 @@ use actix_web::dev::ServiceRequest;
 use actix_web::guard::{Guard, fn_guard};
 use serde::Serialize;
 
+/// The prefix of the Open Inference Protocol, whose errors have a form of their own.
+pub const PROTOCOL: &str = "/v2";
+
 /// What limits and latencies are kept by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

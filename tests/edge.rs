@@ -319,6 +319,33 @@ async fn every_answer_has_the_id_of_its_request() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_origin_can_change_nothing() {
+    let server = start();
+    for (path, member) in [
+        ("/api/performance/optimize", "detail"),
+        ("/api/performance/memory/gc", "detail"),
+        ("/v2/repository/models/some/unload", "error"),
+    ] {
+        let foreign = server.client().post(server.url(path)).body("{}");
+        let response = foreign
+            .header("origin", "https://example.org")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 403, "{path}");
+        let problem = response.json::<Value>().await.unwrap();
+        let text = problem[member].as_str().unwrap();
+        assert!(text.contains("another origin"), "{path}: {problem}");
+    }
+    let own = server.url("");
+    let own = server
+        .client()
+        .post(server.url("/api/performance/memory/gc"))
+        .header("origin", &own);
+    assert_eq!(own.send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn the_admin_listener_serves_health_and_metrics() {
     let server = start();
     for (path, status) in [

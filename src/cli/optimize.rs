@@ -8,7 +8,9 @@ use serde_json::json;
 use super::Failure;
 use super::client::{Client, ServerArgs};
 use super::job::{self, Job};
-use super::output::{Align, Cell, Style, Table, Tone, between, bytes, count, print, seconds};
+use super::output::{
+    Align, Cell, Style, Table, Tone, between, bytes, count, one_line, print, seconds,
+};
 use super::part::Part;
 
 const PATH: &str = "/api/performance/optimize";
@@ -189,7 +191,7 @@ async fn history(client: &Client, json: bool) -> Result<(), Failure> {
         false => table.render(Style::of_stdout(), ""),
     };
     if let Some(error) = history.save_error {
-        text.push_str(&format!("the history is not saved: {error}\n"));
+        text.push_str(&format!("the history is not saved: {}\n", one_line(&error)));
     }
     text.extend(note.map(|note| format!("{note}\n")));
     print(&text)

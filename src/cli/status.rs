@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::Failure;
 use super::client::{Client, ServerArgs};
-use super::output::{Style, print};
+use super::output::{Style, lines, print};
 use form::Status;
 
 /// The path of the overview.
@@ -118,7 +118,7 @@ impl View {
         // In JSON, the server's own problem is printed already, and there is nothing else to print.
         match self.json {
             true => Ok(()),
-            false => print(&format!("{}{failure}\n", self.before)),
+            false => print(&format!("{}{}\n", self.before, lines(&failure.to_string()))),
         }
     }
 }

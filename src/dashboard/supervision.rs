@@ -44,9 +44,13 @@ const LISTED_MAX: usize = 500;
 
 impl Supervision {
     pub(super) fn of(tree: &Tree) -> Self {
-        let nodes = tree.counted();
+        let mut nodes = tree.counted();
         let restarts_total = nodes.iter().map(|node| node.restarts).sum();
         let not_listed = nodes.len().saturating_sub(LISTED_MAX);
+        if not_listed > 0 {
+            // What is not well must not be left out: it is an alert.
+            nodes.sort_by_key(|node| node.state == ChildState::Running);
+        }
         let children = nodes.into_iter().take(LISTED_MAX);
         Self {
             restarts_total,

@@ -1,5 +1,7 @@
-//! Gives every request an id, a span, a deadline, counters and one log event.
+//! Gives every request an id, a span, a deadline, counters and one log event, and refuses
+//! what the pages of other sites send.
 
+mod cross_site;
 mod observe;
 mod request_id;
 

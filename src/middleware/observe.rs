@@ -15,10 +15,11 @@ use actix_web::{Error, ResponseError, web};
 use tokio::time::timeout;
 use tracing::Instrument;
 
+use super::cross_site;
 use super::request_id::request_id;
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
-use crate::route_class::MatchedClass;
+use crate::route_class::{MatchedClass, PROTOCOL};
 
 /// The target of request events in log filters.
 const ACCESS: &str = "headroom::access";
@@ -68,6 +69,13 @@ pub async fn observe<B: MessageBody>(
     let cut_off_after = observer.cut_off_after;
     let watch = Watch::begin(observer, id, &request);
 
+    if let Some(refusal) = cross_site::refusal(request.method(), request.headers()) {
+        let refusal = match request.path().starts_with(PROTOCOL) {
+            true => refusal.in_protocol_form(),
+            false => refusal,
+        };
+        return Err(watch.fail("unmatched", refusal).into());
+    }
     match timeout(cut_off_after, next.call(request).instrument(span)).await {
         Ok(Ok(response)) => Ok(watch.respond(response)),
         Ok(Err(error)) => Err(watch.fail("unmatched", problem_of(&error)).into()),

@@ -18,7 +18,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::admin;
-use crate::problem::{ProblemBody, ProtocolBody};
+use crate::problem::{ProblemBody, ProblemKind, ProtocolBody};
 use crate::routes::{self, Route, is_protocol};
 pub use docs::Docs;
 use problems::Form;
@@ -91,7 +91,11 @@ fn admin_server() -> Server {
 }
 
 fn operation(route: &Route, components: &mut Components) -> Operation {
-    let docs = (route.docs)();
+    let mut docs = (route.docs)();
+    if !route.method.is_safe() {
+        // A page of another origin may have made the browser send it.
+        docs.problems.push(ProblemKind::Forbidden);
+    }
     let in_path = |variable: &Parameter| route.path.contains(&format!("{{{}}}", variable.name));
     let variables = docs.variables.into_iter().filter(in_path);
     // One extension: those of one object have no fixed order in the document.

@@ -17,13 +17,10 @@ use actix_web::web;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::route_class::RouteClass;
+use crate::route_class::{PROTOCOL, RouteClass};
 
 pub use performance::load_test::{BYTES_MAX as LOAD_TEST_BYTES_MAX, LoadTestDeps};
 pub use table::{Role, Route, delete, get, not_found, post, put, resources};
-
-/// The prefix of the Open Inference Protocol, whose errors have a form of their own.
-const PROTOCOL: &str = "/v2";
 
 /// The query of a request that has no parameters.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -411,7 +411,7 @@ async fn tables_of_load_tests_that_were_killed_are_removed_and_no_others() {
 async fn a_refusal_of_memory_ends_the_scenario() {
     let settings = format!("{DEVELOPMENT}\nmemory.limit = '256MiB'");
     let server = Server::start(Options::new(BINARY).settings(&settings));
-    let memory = json!({ "callers": 4, "block_bytes": 64 * MIB });
+    let memory = json!({ "callers": 3, "block_bytes": 64 * MIB });
     let job = run(&server, &json!({ "scenarios": { "memory": memory } })).await;
     let report = scenario(&job, "memory");
     assert_eq!(

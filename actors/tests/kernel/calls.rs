@@ -144,7 +144,7 @@ fn a_repeated_call_survives_two_restarts_of_the_actor_and_gives_up_at_its_deadli
     TestSystem::paused(|system| async move {
         let log = EventLog::default();
         let actor = TestActor::new("a", &log);
-        let root = system.start(root_over([&actor])).await;
+        let root = system.start(root_over([&actor]).intensity(9, LONG)).await;
         let answer = actor.handle.ask_again(PanicUntil(2), LONG).await;
         assert_eq!(answer, Ok(3));
         let lost = actor.handle.ask_again(PanicUntil(9), LONG).await;

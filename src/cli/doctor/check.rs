@@ -205,7 +205,7 @@ impl Report {
 fn line(text: &mut String, check: &Check, width: usize, style: Style) {
     let (tone, outcome) = check.outcome.shown();
     let outcome = style.paint(tone, &format!("{outcome:7}"));
-    let (name, found) = (&check.name, one_line(&check.found));
+    let (name, found) = (one_line(&check.name), one_line(&check.found));
     text.push_str(&format!("  {outcome}  {name:width$}  {found}\n"));
     let more = [("would fail", &check.would_fail), ("remedy", &check.remedy)];
     for (what, more) in more {

@@ -36,7 +36,13 @@ function show(status) {
     const seconds = section.age_seconds;
     setText(missing, !isMissing ? "" :
       `no answer (${section.reason}); ` + (seconds === undefined ? "nothing known" : `what is shown is ${formatAge(seconds)} old`));
-    if (!isMissing || seconds !== undefined) update(section, status);
+    if (isMissing && seconds === undefined) continue;
+    try {
+      update(section, status);
+    } catch (error) {
+      setText(missing, `cannot be shown: ${error.message}`);
+      console.error(error);
+    }
   }
 }
 
@@ -46,6 +52,7 @@ function findModels() {
 }
 
 let startedAt;
+let version;
 let source;
 let openedAt;
 let shownAt;
@@ -56,9 +63,12 @@ function connect() {
   openedAt = performance.now();
   source = new EventSource("/api/status/events");
   source.onmessage = (event) => {
-    shownAt = performance.now();
     const status = JSON.parse(event.data);
+    // Another version of the server has another page.
+    if (version !== undefined && version !== status.server.version) location.reload();
+    version = status.server.version;
     show(status);
+    shownAt = performance.now();
     // Another run of the server does not know them yet.
     if (startedAt !== status.server.started_at) findModels();
     startedAt = status.server.started_at;
@@ -69,6 +79,7 @@ function connect() {
 
 /** Says how old the data is, and connects anew where the browser does not do so itself. */
 function showAge() {
+  if (document.hidden) return;
   const now = performance.now();
   const quiet = now - Math.max(openedAt, shownAt ?? 0);
   const isRefused = source.readyState === EventSource.CLOSED && now - openedAt > 2000;
@@ -83,6 +94,12 @@ function showAge() {
   else if (shownAt === undefined) setText(age, "connecting");
   else setText(age, `connection lost; what is shown is ${formatAge((now - shownAt) / 1000)} old`);
 }
+
+// A browser has few connections for each server, and nobody sees a hidden page.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) source.close();
+  else connect();
+});
 
 connect();
 setInterval(showAge, 1000);

@@ -114,7 +114,16 @@ pub(in crate::routes) async fn gc(
     let collect = Collect {
         through: Stage::Slack,
     };
-    let collected = async move { memory.ask(collect, deadline).await };
+    let Ok(permit) = Arc::clone(&last.collections).try_acquire_owned() else {
+        let reason = "other requests have started as many collections as may be under way";
+        let report = last.collection.silent(Instant::now(), &reason);
+        return Ok(web::Json(Collected(report)));
+    };
+    let collected = async move {
+        let report = memory.ask(collect, deadline).await;
+        drop(permit);
+        report
+    };
     let report = last.collection.or_late_answer(collected, within).await;
     Ok(web::Json(Collected(report)))
 }

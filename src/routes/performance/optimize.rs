@@ -15,7 +15,8 @@ mod report;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
-use headroom_actors::jobs::{JobKind, JobWatch, JournalStatus, Keep, ReadJournal, Start};
+use headroom_actors::jobs::{JobKind, JobWatch, Journal, JournalStatus, Keep, ReadJournal, Start};
+use headroom_actors::kernel::{AskError, Handle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::timeout;
@@ -60,7 +61,7 @@ impl OptimizeRequest {
         if body.is_empty() {
             return Ok(Self::default());
         }
-        Ok(read_json(body)?)
+        read_json(body)
     }
 
     fn idle_for(&self) -> Result<Duration, Problem> {
@@ -104,20 +105,29 @@ pub(in crate::routes) async fn start(
     let start = Start::new(OPTIMIZE, description, DEADLINE, move |job| {
         cycle::optimize(actors, idle_for, job)
     });
-    let job = handles.jobs.ask(start, handles.left()).await??;
-    keep(&handles, &request, job.clone()).await;
+    let peer = request.peer_addr();
+    let requested_by = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
+    // A task of its own, so that a job whose client has gone away is in the journal, too.
+    let (jobs, journal, left) = (
+        handles.jobs.clone(),
+        handles.journal.clone(),
+        handles.left(),
+    );
+    let started = actix_web::rt::spawn(async move {
+        let job = jobs.ask(start, left).await??;
+        keep(journal, requested_by, job.clone()).await;
+        Ok::<_, Problem>(job)
+    });
+    let job = started.await.map_err(|_| AskError::Lost)??;
     Ok(wait::respond(job, wait, &handles).await)
 }
 
 /// Keeps the job in the journal. A journal that hangs does not hold up the response.
-async fn keep(handles: &RequestHandles, request: &HttpRequest, watch: JobWatch) {
-    let peer = request.peer_addr();
-    let requested_by = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
+async fn keep(journal: Handle<Journal>, requested_by: String, watch: JobWatch) {
     let keep = Keep {
         watch,
         requested_by,
     };
-    let journal = handles.journal.clone();
     let kept = actix_web::rt::spawn(async move {
         if let Err(error) = journal.ask_again(keep, KEEP_WITHIN).await {
             tracing::warn!(%error, "a clean-up may be missing in the history of optimisations");

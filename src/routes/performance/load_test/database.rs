@@ -31,9 +31,10 @@ const MAKE_WITHIN: Duration = Duration::from_secs(120);
 const REMOVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The tables of load tests in the present schema that are no longer in use: the name has the second until
-/// which it may be.
+/// which it may be. Those of another role cannot be removed.
 const LEFT_BEHIND: &str = "SELECT c.relname::text FROM pg_class c \
      WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' \
+     AND pg_has_role(c.relowner, 'USAGE') \
      AND c.relname ~ '^headroom_load_test_[0-9]{1,12}_[0-9a-f]{16}$' \
      AND split_part(c.relname, '_', 4)::bigint < $1";
 

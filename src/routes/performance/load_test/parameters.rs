@@ -10,6 +10,9 @@ use utoipa::ToSchema;
 use super::BYTES_MAX;
 use crate::problem::{Problem, ProblemKind};
 
+/// The most bytes of all blocks together. The rest of the account is for callers and counts.
+const BLOCKS_BYTES_MAX: u64 = BYTES_MAX - (16 << 20);
+
 /// Operations that are due each second in an open loop.
 const RATES: RangeInclusive<f64> = 0.1..=100_000.0;
 
@@ -25,7 +28,7 @@ pub(super) struct Memory {
     pub(super) operations: u64,
     /// Callers, each of which holds one block at a time, 1 to 64.
     pub(super) callers: u32,
-    /// The size of a block, 4096 to 67,108,864. All callers together hold at most 268,435,456.
+    /// The size of a block, 4096 to 67,108,864. All callers together hold at most 251,658,240.
     pub(super) block_bytes: u64,
     /// How long the scenario may take, 0.1 to 600.
     pub(super) deadline_seconds: f64,
@@ -197,10 +200,10 @@ impl Memory {
         limits.check("callers", self.callers, 1..=64)?;
         limits.check("block_bytes", self.block_bytes, 4096..=(64 << 20))?;
         let together = u64::from(self.callers) * self.block_bytes;
-        if together > BYTES_MAX {
+        if together > BLOCKS_BYTES_MAX {
             return Err(invalid(format!(
                 "scenarios.memory.callers times block_bytes is {together}; it can be at most \
-                 {BYTES_MAX}"
+                 {BLOCKS_BYTES_MAX}"
             )));
         }
         limits.check_thresholds("thresholds", &self.thresholds)

@@ -67,7 +67,7 @@ fn what_is_beyond_a_limit_is_refused_with_the_limit() {
         ),
         (
             json!({ "memory": { "callers": 8, "block_bytes": 67_108_864 } }),
-            "is 536870912; it can be at most 268435456",
+            "is 536870912; it can be at most 251658240",
         ),
         (
             json!({ "memory": { "block_bytes": 1 } }),
