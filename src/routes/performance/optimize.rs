@@ -171,7 +171,6 @@ mod tests {
     fn the_idle_time_is_optional_and_bounded() {
         for (body, expected) in [
             ("", IDLE),
-            ("null", IDLE),
             ("{}", IDLE),
             (r#"{"idle_seconds": 0}"#, Duration::ZERO),
             (r#"{"idle_seconds": 86400}"#, IDLE_MAX),
@@ -179,6 +178,7 @@ mod tests {
             assert_eq!(idle_for(body).unwrap(), expected, "{body}");
         }
         for (body, text) in [
+            ("null", "expected struct"),
             (r#"{"idle_seconds": -1}"#, "from 0 to 86400"),
             (r#"{"idle_seconds": 86401}"#, "from 0 to 86400"),
             (r#"{"idle": 1}"#, "expected `idle_seconds`"),
