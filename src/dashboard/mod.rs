@@ -32,7 +32,7 @@ use tokio::time::Instant;
 pub use alerts::{Alert, AlertCode, Severity, Verdict};
 pub use events::{EventSource, TimelineEvent};
 pub use feed::{Feed, FollowError, Follower};
-pub use jobs::{Job, Jobs};
+pub use jobs::Jobs;
 pub use pools::{PoolFigures, PoolState};
 pub use resources::{Resource, Resources};
 pub use status::{ServerInfo, Status, Timeline};
@@ -83,8 +83,7 @@ impl Dashboard {
     pub async fn status(&self) -> Status {
         let at = Timestamp::now();
         let began = Instant::now();
-        let (budget, resources, recent, jobs, pools) = tokio::join!(
-            self.ask_budget(),
+        let (resources, recent, jobs, pools) = tokio::join!(
             self.ask_resources(),
             self.ask_recent(),
             self.ask_jobs(),
@@ -97,7 +96,7 @@ impl Dashboard {
             verdict: Verdict::Ok,
             alerts: Vec::new(),
             alerts_total: 0,
-            budget,
+            budget: self.budget(),
             timeline: self.timeline(recent.value()),
             supervision: Answer::of(Arc::new(Supervision::of(&self.handles.tree))),
             resources,
@@ -144,15 +143,16 @@ impl Dashboard {
         }
     }
 
-    async fn ask_budget(&self) -> Answer<BudgetOverview> {
-        // Before the first reading, the memory supervisor starts.
-        let retry_in = Duration::ZERO;
-        let budget = async {
-            self.memory
-                .budget()
-                .ok_or(AskError::Restarting { retry_in })
-        };
-        self.budget.or_answer(budget, ANSWER_WITHIN).await
+    fn budget(&self) -> Answer<BudgetOverview> {
+        match self.memory.budget() {
+            Some(budget) => self.budget.answered(budget),
+            // Before the first reading, the memory supervisor starts.
+            None => {
+                let retry_in = Duration::ZERO;
+                let reason = AskError::Restarting { retry_in };
+                self.budget.silent(Instant::now(), &reason)
+            }
+        }
     }
 
     async fn ask_resources(&self) -> Answer<Resources> {

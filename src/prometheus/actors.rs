@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use headroom_actors::kernel::{ChildState, Label, Metric, NodeSnapshot};
+use headroom_actors::kernel::{CALL_OUTCOMES, ChildState, Label, Metric, NodeSnapshot};
 
 use super::exposition::Exposition;
 
@@ -40,21 +40,7 @@ const MESSAGES: Metric = Metric::counter(
     "headroom_actor_messages_total",
     "Calls, by what became of them.",
 )
-.labels(&[
-    NAME,
-    Label::one_of(
-        "outcome",
-        &[
-            "handled",
-            "failed",
-            "cancelled",
-            "lost",
-            "refused_busy",
-            "refused_unavailable",
-            "timed_out",
-        ],
-    ),
-])
+.labels(&[NAME, Label::one_of("outcome", &CALL_OUTCOMES)])
 .alert("an increase of refused_busy or timed_out: the actor is overloaded or hangs");
 const MAILBOX_DEPTH: Metric = Metric::gauge(
     "headroom_actor_mailbox_depth",
@@ -76,24 +62,23 @@ const ACTOR: &[Label] = &[NAME];
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[ACTORS, UP, RESTARTS, EXITS, MESSAGES, MAILBOX_DEPTH, BUSY];
 
-const STATES: [&str; 5] = ["starting", "running", "restarting", "stopping", "stopped"];
-
-fn label(state: ChildState) -> &'static str {
-    match state {
-        ChildState::Starting => "starting",
-        ChildState::Running => "running",
-        ChildState::Restarting => "restarting",
-        ChildState::Stopping => "stopping",
-        ChildState::Stopped => "stopped",
+/// The names of the states.
+const STATES: [&str; ChildState::ALL.len()] = {
+    let mut names = [""; ChildState::ALL.len()];
+    let mut number = 0;
+    while number < names.len() {
+        names[number] = ChildState::ALL[number].label();
+        number += 1;
     }
-}
+    names
+};
 
 /// Writes the metrics of `nodes`.
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn write(exposition: &mut Exposition, mut nodes: Vec<NodeSnapshot>) {
     let mut states: BTreeMap<_, _> = STATES.map(|state| (state, 0_u32)).into();
     for node in &nodes {
-        *states.entry(label(node.state)).or_default() += 1;
+        *states.entry(node.state.label()).or_default() += 1;
     }
     let mut family = exposition.family(&ACTORS);
     for (state, count) in states {

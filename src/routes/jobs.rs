@@ -7,11 +7,8 @@
 
 pub(super) mod events;
 
-use std::sync::Arc;
-
 use actix_web::{HttpResponse, Responder, web};
-use headroom_actors::jobs::{Cancel, Get, JobId, JobState, JobStatus, List, Progress};
-use headroom_actors::kernel::Timestamp;
+use headroom_actors::jobs::{Cancel, Get, JobState, JobStatus, JobSummary, List};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -25,47 +22,7 @@ use crate::problem::Problem;
 #[derive(Serialize, ToSchema)]
 struct AllJobs {
     /// The running jobs, then the finished ones, the newest of each first.
-    jobs: Vec<Summary>,
-}
-
-/// One job without its steps and its result.
-#[derive(Serialize, ToSchema)]
-#[schema(as = JobSummary)]
-struct Summary {
-    /// Its id.
-    id: JobId,
-    /// The name of its kind.
-    kind: &'static str,
-    /// What it does, in a sentence.
-    description: String,
-    /// Where it stands.
-    state: JobState,
-    /// Whether it was asked to end early. It is running until it has ended.
-    cancel_requested: bool,
-    /// When it was started.
-    created_at: Timestamp,
-    /// When it ended. `null` while it is running.
-    ended_at: Option<Timestamp>,
-    /// How far it is.
-    progress: Progress,
-    /// Why it did not succeed.
-    error: Option<String>,
-}
-
-impl From<Arc<JobStatus>> for Summary {
-    fn from(status: Arc<JobStatus>) -> Self {
-        Self {
-            id: status.id.clone(),
-            kind: status.kind,
-            description: status.description.clone(),
-            state: status.state,
-            cancel_requested: status.cancel_requested,
-            created_at: status.created_at,
-            ended_at: status.ended_at,
-            progress: status.progress.clone(),
-            error: status.error.clone(),
-        }
-    }
+    jobs: Vec<JobSummary>,
 }
 
 pub(super) fn list_docs() -> Docs {
@@ -87,7 +44,7 @@ pub(super) async fn list(
     _: web::Query<NoParameters>,
 ) -> Result<impl Responder, Problem> {
     let jobs = handles.jobs.ask(List, handles.left()).await?;
-    let jobs = jobs.into_iter().map(Summary::from).collect();
+    let jobs = jobs.iter().map(|job| JobSummary::from(&**job)).collect();
     Ok(web::Json(AllJobs { jobs }))
 }
 

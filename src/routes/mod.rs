@@ -2,6 +2,7 @@
 //! path.
 
 mod actors;
+mod event_stream;
 mod explorer;
 mod jobs;
 mod openapi;

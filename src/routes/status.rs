@@ -4,11 +4,10 @@
 //! about once a second otherwise. The data of each event has the form of `GET /api/status`. A client that
 //! reconnects gets the whole state; the ids of events only tell one from another.
 
-use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use futures_util::stream;
 
-use super::NoParameters;
+use super::{NoParameters, event_stream};
 use crate::dashboard::{Feed, FollowError, Status};
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
@@ -44,21 +43,13 @@ pub(super) async fn events(
     feed: web::Data<Feed>,
     _: web::Query<NoParameters>,
 ) -> Result<HttpResponse, Problem> {
-    let mut response = HttpResponse::Ok();
-    response
-        .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        // Proxies that know this header pass events on at once.
-        .insert_header(("x-accel-buffering", "no"));
-    if request.method() == Method::HEAD {
-        return Ok(response.finish());
-    }
-    let follower = feed.into_inner().follow()?;
-    let events = stream::try_unfold(follower, |mut follower| async {
-        let event = follower.next().await?;
-        Ok::<_, serde_json::Error>(event.map(|event| (event, follower)))
-    });
-    Ok(response.streaming(events))
+    event_stream::respond(&request, || {
+        let follower = feed.into_inner().follow()?;
+        Ok(stream::try_unfold(follower, |mut follower| async {
+            let event = follower.next().await?;
+            Ok(event.map(|event| (event, follower)))
+        }))
+    })
 }
 
 impl From<FollowError> for Problem {

@@ -52,97 +52,43 @@ impl fmt::Debug for Route {
     }
 }
 
-/// A route for GET and HEAD.
-pub fn get<F, Args>(
-    path: &'static str,
-    role: Role,
-    class: RouteClass,
-    handler: F,
-    docs: fn() -> Docs,
-) -> Route
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    let readable = guard::Any(guard::Get()).or(guard::Head());
-    Route {
-        method: Method::GET,
-        path,
-        role,
-        class,
-        docs,
-        handler: web::route().guard(readable).to(handler),
-    }
+/// Declares the constructors of routes, each with its method and the guards of its requests.
+macro_rules! constructors {
+    ($( $(#[$meta:meta])* $name:ident = $method:ident, $guarded:expr; )*) => { $(
+        $(#[$meta])*
+        pub fn $name<F, Args>(
+            path: &'static str,
+            role: Role,
+            class: RouteClass,
+            handler: F,
+            docs: fn() -> Docs,
+        ) -> Route
+        where
+            F: Handler<Args>,
+            Args: FromRequest + 'static,
+            F::Output: Responder + 'static,
+        {
+            Route {
+                method: Method::$method,
+                path,
+                role,
+                class,
+                docs,
+                handler: $guarded.to(handler),
+            }
+        }
+    )* };
 }
 
-/// A route for POST.
-pub fn post<F, Args>(
-    path: &'static str,
-    role: Role,
-    class: RouteClass,
-    handler: F,
-    docs: fn() -> Docs,
-) -> Route
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    Route {
-        method: Method::POST,
-        path,
-        role,
-        class,
-        docs,
-        handler: web::post().to(handler),
-    }
-}
-
-/// A route for PUT.
-pub fn put<F, Args>(
-    path: &'static str,
-    role: Role,
-    class: RouteClass,
-    handler: F,
-    docs: fn() -> Docs,
-) -> Route
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    Route {
-        method: Method::PUT,
-        path,
-        role,
-        class,
-        docs,
-        handler: web::put().to(handler),
-    }
-}
-
-/// A route for DELETE.
-pub fn delete<F, Args>(
-    path: &'static str,
-    role: Role,
-    class: RouteClass,
-    handler: F,
-    docs: fn() -> Docs,
-) -> Route
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    Route {
-        method: Method::DELETE,
-        path,
-        role,
-        class,
-        docs,
-        handler: web::delete().to(handler),
-    }
+constructors! {
+    /// A route for GET and HEAD.
+    get = GET, web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+    /// A route for POST.
+    post = POST, web::post();
+    /// A route for PUT.
+    put = PUT, web::put();
+    /// A route for DELETE.
+    delete = DELETE, web::delete();
 }
 
 /// Makes one resource of all routes with the same path. `prefix` is left out of the paths: that of the

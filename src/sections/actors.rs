@@ -53,9 +53,9 @@ struct Busy {
 
 impl Snapshot {
     fn of(nodes: Vec<NodeSnapshot>) -> Self {
-        let mut states: BTreeMap<_, _> = STATES.map(|state| (label(state), 0)).into();
+        let mut states: BTreeMap<_, _> = ChildState::ALL.map(|state| (state.label(), 0)).into();
         for node in &nodes {
-            *states.entry(label(node.state)).or_default() += 1;
+            *states.entry(node.state.label()).or_default() += 1;
         }
         let restarts_total = nodes.iter().map(|node| node.restarts).sum();
         let actors = nodes.into_iter();
@@ -85,30 +85,12 @@ impl Busy {
     }
 }
 
-const STATES: [ChildState; 5] = [
-    ChildState::Starting,
-    ChildState::Running,
-    ChildState::Restarting,
-    ChildState::Stopping,
-    ChildState::Stopped,
-];
-
-fn label(state: ChildState) -> &'static str {
-    match state {
-        ChildState::Starting => "starting",
-        ChildState::Running => "running",
-        ChildState::Restarting => "restarting",
-        ChildState::Stopping => "stopping",
-        ChildState::Stopped => "stopped",
-    }
-}
-
 impl Section for Actors {
     fn name(&self) -> &'static str {
         "actors"
     }
 
-    fn snapshot(&self, _within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
+    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
         ready(Ok(json(Snapshot::of(self.0.counted())))).boxed()
     }
 }

@@ -1,12 +1,10 @@
 //! The section on the requests of the main listener.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use headroom_actors::kernel::AskError;
 use serde_json::Value;
+use std::sync::Arc;
 
 use super::{Section, json};
 use crate::figures::HttpFigures;
@@ -24,7 +22,7 @@ impl Section for Http {
         "http"
     }
 
-    fn snapshot(&self, _within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
+    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
         ready(Ok(json(self.0.status()))).boxed()
     }
 }

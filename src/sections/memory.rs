@@ -23,7 +23,7 @@ impl Section for Memory {
         "memory"
     }
 
-    fn snapshot(&self, _within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
+    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
         // Before the first reading, the memory supervisor starts.
         let retry_in = Duration::ZERO;
         let latest = self.0.latest().ok_or(AskError::Restarting { retry_in });

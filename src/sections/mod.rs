@@ -10,8 +10,6 @@ mod pools;
 mod process;
 mod resources;
 
-use std::time::Duration;
-
 use futures_util::future::{BoxFuture, join_all};
 use headroom_actors::kernel::AskError;
 use headroom_actors::memory::Overview;
@@ -27,8 +25,8 @@ pub trait Section: Send + Sync {
     /// Its name in the document.
     fn name(&self) -> &'static str;
 
-    /// The section now, as a JSON object. It has `within` to answer, and is dropped after that.
-    fn snapshot(&self, within: Duration) -> BoxFuture<'_, Result<Value, AskError>>;
+    /// The section now, as a JSON object. It has [`ANSWER_WITHIN`] to answer, and is dropped after that.
+    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>>;
 }
 
 /// All sections of the document.
@@ -59,7 +57,7 @@ impl Sections {
     /// Asks all sections.
     pub async fn document(&self) -> Map<String, Value> {
         let sections = self.0.iter().map(async |(section, last_known)| {
-            let answer = section.snapshot(ANSWER_WITHIN);
+            let answer = section.snapshot();
             let shown = last_known.or_answer(answer, ANSWER_WITHIN).await;
             (section.name().to_owned(), shown_as_json(shown))
         });
@@ -82,6 +80,8 @@ fn json(section: impl Serialize) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
     use headroom_actors::lazy::{self, Loader};
     use serde_json::json;
@@ -97,7 +97,7 @@ mod tests {
             self.0
         }
 
-        fn snapshot(&self, _within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
+        fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
             async move {
                 sleep(self.1).await;
                 Ok(json!({ "took_ms": self.1.as_millis() }))

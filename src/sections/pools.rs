@@ -13,7 +13,7 @@ use serde_json::{Value, json as object};
 use utoipa::ToSchema;
 
 use super::{Section, json, shown_as_json};
-use crate::last_known::LastKnown;
+use crate::last_known::{ANSWER_WITHIN, LastKnown};
 use crate::pools::{Health, Kind, Pool};
 
 /// What is left of the section's time after its pools were asked.
@@ -89,8 +89,8 @@ impl Section for Pools {
         "pools"
     }
 
-    fn snapshot(&self, within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
-        let within = within.saturating_sub(RESERVE);
+    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
+        let within = ANSWER_WITHIN.saturating_sub(RESERVE);
         let pools = self.pools.iter().zip(&self.last_known);
         let lines = pools.map(move |(pool, last_known)| async move {
             let line = async {

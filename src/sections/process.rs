@@ -1,7 +1,6 @@
 //! The section on the server's process.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -92,7 +91,7 @@ impl Section for Process {
         "process"
     }
 
-    fn snapshot(&self, _within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
+    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
         async move {
             let figures = Arc::clone(&self.figures);
             let read = tokio::task::spawn_blocking(move || figures.status()).await;

@@ -1,7 +1,5 @@
 //! The section on what the loader has loaded and can load.
 
-use std::time::Duration;
-
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use headroom_actors::kernel::{AskError, Handle};
@@ -9,6 +7,7 @@ use headroom_actors::lazy::{Loader, Summarise};
 use serde_json::Value;
 
 use super::{Section, json};
+use crate::last_known::ANSWER_WITHIN;
 
 pub(super) struct Resources(Handle<Loader>);
 
@@ -23,7 +22,7 @@ impl Section for Resources {
         "resources"
     }
 
-    fn snapshot(&self, within: Duration) -> BoxFuture<'_, Result<Value, AskError>> {
-        async move { Ok(json(self.0.ask(Summarise, within).await?)) }.boxed()
+    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
+        async move { Ok(json(self.0.ask(Summarise, ANSWER_WITHIN).await?)) }.boxed()
     }
 }

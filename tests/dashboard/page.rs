@@ -71,14 +71,22 @@ async fn the_page_allows_only_its_own_script_and_is_sent_once() {
     assert_eq!(index["name"], "Headroom");
 }
 
-#[tokio::test]
-async fn a_load_and_an_unload_are_shown_within_a_second() {
-    let Some(mut browser) = browser() else { return };
+/// The open page of a server with the model `echo`, which is cold. `None` without a browser.
+fn page_with_a_cold_model() -> Option<(Browser, Server, Models)> {
+    let mut browser = browser()?;
     let models = Models::new();
     models.add("echo", 1, torchscript::echo);
     let server = Server::start(models.options(BINARY));
     open(&mut browser, &server);
     browser.wait_until(&format!("{} === '○ cold'", phase("echo:1")));
+    Some((browser, server, models))
+}
+
+#[tokio::test]
+async fn a_load_and_an_unload_are_shown_within_a_second() {
+    let Some((mut browser, server, _models)) = page_with_a_cold_model() else {
+        return;
+    };
     for _ in 0..3 {
         server.infer("echo", &floats("x", &[1.0])).await.ok();
         let began = Instant::now();
@@ -104,12 +112,9 @@ async fn a_load_and_an_unload_are_shown_within_a_second() {
 
 #[tokio::test]
 async fn an_operator_loads_and_unloads_with_the_keyboard() {
-    let Some(mut browser) = browser() else { return };
-    let models = Models::new();
-    models.add("echo", 1, torchscript::echo);
-    let server = Server::start(models.options(BINARY));
-    open(&mut browser, &server);
-    browser.wait_until(&format!("{} === '○ cold'", phase("echo:1")));
+    let Some((mut browser, _server, _models)) = page_with_a_cold_model() else {
+        return;
+    };
     let focused = "document.activeElement.getAttribute('aria-label')";
     for _ in 0..100 {
         browser.press("Tab", 9);
@@ -135,12 +140,9 @@ async fn an_operator_loads_and_unloads_with_the_keyboard() {
 
 #[tokio::test]
 async fn an_operator_pins_and_unpins_a_resource() {
-    let Some(mut browser) = browser() else { return };
-    let models = Models::new();
-    models.add("echo", 1, torchscript::echo);
-    let server = Server::start(models.options(BINARY));
-    open(&mut browser, &server);
-    browser.wait_until(&format!("{} === '○ cold'", phase("echo:1")));
+    let Some((mut browser, _server, _models)) = page_with_a_cold_model() else {
+        return;
+    };
     for (word, said, next) in [
         ("Pin", "echo:1 is pinned", "Unpin"),
         ("Unpin", "echo:1 is not pinned", "Pin"),

@@ -78,15 +78,21 @@ impl Prometheus {
     }
 }
 
+/// A server whose model `affine` was used once.
+async fn used_server() -> (Server, Models) {
+    let models = Models::new();
+    models.add("affine", 1, torchscript::affine);
+    let server = Server::start(models.options(BINARY));
+    server.infer("affine", &floats("x", &[1.0])).await.ok();
+    (server, models)
+}
+
 #[tokio::test]
 async fn prometheus_scrapes_the_server_and_evaluates_the_rules() {
     if !is_installed() {
         return;
     }
-    let models = Models::new();
-    models.add("affine", 1, torchscript::affine);
-    let server = Server::start(models.options(BINARY));
-    server.infer("affine", &floats("x", &[1.0])).await.ok();
+    let (server, _models) = used_server().await;
     let folder = tempfile::tempdir().unwrap();
     let target = server.admin_address().to_string();
     let prometheus = Prometheus::start(folder.path(), &target);
@@ -137,10 +143,7 @@ async fn promtool_has_no_complaint_about_the_metrics() {
     if !is_installed() {
         return;
     }
-    let models = Models::new();
-    models.add("affine", 1, torchscript::affine);
-    let server = Server::start(models.options(BINARY));
-    server.infer("affine", &floats("x", &[1.0])).await.ok();
+    let (server, _models) = used_server().await;
     server.unload("affine").await.ok();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("metrics");

@@ -44,4 +44,4 @@ pub use messages::{Cancel, Drain, Follow, Get, List, Start};
 pub use metrics::METRICS;
 pub use record::{Follower, JobWatch};
 pub use run::{Work, WorkResult};
-pub use status::{JobId, JobKind, JobState, JobStatus, Progress, Step, StepResult};
+pub use status::{JobId, JobKind, JobState, JobStatus, JobSummary, Progress, Step, StepResult};

@@ -124,6 +124,45 @@ pub struct JobStatus {
     pub revision: u64,
 }
 
+/// One job without its steps and its result.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct JobSummary {
+    /// Its id.
+    pub id: JobId,
+    /// The name of its kind.
+    pub kind: &'static str,
+    /// What it does, in a sentence.
+    pub description: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// Whether it was asked to end early. It is running until it has ended.
+    pub cancel_requested: bool,
+    /// When it was started.
+    pub created_at: Timestamp,
+    /// When it ended. `null` while it is running.
+    pub ended_at: Option<Timestamp>,
+    /// How far it is.
+    pub progress: Progress,
+    /// Why it did not succeed.
+    pub error: Option<String>,
+}
+
+impl From<&JobStatus> for JobSummary {
+    fn from(status: &JobStatus) -> Self {
+        Self {
+            id: status.id.clone(),
+            kind: status.kind,
+            description: status.description.clone(),
+            state: status.state,
+            cancel_requested: status.cancel_requested,
+            created_at: status.created_at,
+            ended_at: status.ended_at,
+            progress: status.progress.clone(),
+            error: status.error.clone(),
+        }
+    }
+}
+
 /// How far a job is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = JobProgress)]

@@ -62,7 +62,7 @@ pub use notice::{Notice, NoticeKind, NoticeReader, Notices, OomCounter};
 pub use process::ProcessRef;
 pub use rolling::{Merge, Rolling, Window};
 pub use root::Root;
-pub use stats::StatsSnapshot;
+pub use stats::{OUTCOMES as CALL_OUTCOMES, StatsSnapshot};
 pub use supervisor_spec::{
     StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,
 };

@@ -26,8 +26,9 @@ pub(super) enum Outcome {
     TimedOut,
 }
 
-/// The names of the outcomes in metrics, in the order of [`Outcome`].
-const OUTCOMES: [&str; 7] = [
+/// The names of what can become of a call, in answers and metrics.
+// In the order of `Outcome`.
+pub const OUTCOMES: [&str; 7] = [
     "handled",
     "failed",
     "cancelled",

@@ -51,6 +51,28 @@ pub enum ChildState {
     Stopped,
 }
 
+impl ChildState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [
+        Self::Starting,
+        Self::Running,
+        Self::Restarting,
+        Self::Stopping,
+        Self::Stopped,
+    ];
+
+    /// The name of the state in answers and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// One child in the tree.
 #[derive(Debug)]
 pub(super) struct Node {

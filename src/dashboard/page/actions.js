@@ -39,7 +39,6 @@ function onAction(button, action) {
       say(`It failed: ${error.message}`);
     } finally {
       button.ariaDisabled = null;
-      button.dispatchEvent(new Event("action-ended"));
     }
   });
 }

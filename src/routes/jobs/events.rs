@@ -10,8 +10,7 @@
 
 use std::time::Duration;
 
-use actix_web::http::Method;
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
@@ -23,6 +22,7 @@ use super::{NoParameters, one_job};
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::Problem;
+use crate::routes::event_stream;
 
 /// Time without a change after which a comment shows that the connection is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -63,27 +63,20 @@ pub(in crate::routes) async fn events(
     if is_known && present.state.is_final() {
         return Ok(HttpResponse::NoContent().finish());
     }
-    let mut response = HttpResponse::Ok();
-    response
-        .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        // Proxies that know this header pass events on at once.
-        .insert_header(("x-accel-buffering", "no"));
-    if request.method() == Method::HEAD {
-        return Ok(response.finish());
-    }
-    let first = if is_known {
-        None
-    } else {
-        Some(event(&present))
-    };
-    let events = stream::try_unfold((follower, first), |(follower, first)| async {
-        match first {
-            Some(event) => Ok(Some((event?, (follower, None)))),
-            None => next(follower).await,
-        }
-    });
-    Ok(response.streaming(events))
+    event_stream::respond(&request, || {
+        let first = if is_known {
+            None
+        } else {
+            Some(event(&present))
+        };
+        let events = stream::try_unfold((follower, first), |(follower, first)| async {
+            match first {
+                Some(event) => Ok(Some((event?, (follower, None)))),
+                None => next(follower).await,
+            }
+        });
+        Ok(events)
+    })
 }
 
 type First = Option<Result<Bytes, Error>>;

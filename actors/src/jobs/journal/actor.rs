@@ -46,7 +46,7 @@ impl Message for ReadJournal {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct JournalStatus {
     /// All entries, the newest first.
-    pub entries: Vec<JournalEntry>,
+    pub entries: Vec<Arc<JournalEntry>>,
     /// Entries that are kept at most. The oldest go first.
     pub entries_max: usize,
     /// Whether the file has all of this, so that it outlives the server.

@@ -1,6 +1,7 @@
 //! The entries of the journal, within their bounds. Every incarnation of the actor uses the same.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -78,8 +79,21 @@ impl JournalEntry {
 
 /// An entry, and the job while it runs.
 struct Kept {
-    entry: JournalEntry,
+    /// Shared with those who read or save it.
+    entry: Arc<JournalEntry>,
+    /// Its bytes as JSON.
+    bytes: usize,
     running: Option<JobWatch>,
+}
+
+impl Kept {
+    fn new(entry: JournalEntry, running: Option<JobWatch>) -> Self {
+        Self {
+            bytes: json_bytes(&entry),
+            entry: Arc::new(entry),
+            running,
+        }
+    }
 }
 
 /// All entries, the newest first.
@@ -106,8 +120,7 @@ impl Entries {
                 entry.state = JobState::Failed;
                 entry.error = Some("the server ended before the job".to_owned());
             }
-            let running = None;
-            self.kept.push_back(Kept { entry, running });
+            self.kept.push_back(Kept::new(entry, None));
         }
         self.drop_oldest();
     }
@@ -120,18 +133,19 @@ impl Entries {
             return;
         }
         let running = (!entry.state.is_final()).then_some(watch);
-        self.kept.push_front(Kept { entry, running });
+        self.kept.push_front(Kept::new(entry, running));
         self.changes += 1;
         self.drop_oldest();
     }
 
     /// Takes over the end of all jobs that have ended.
     pub(super) fn update(&mut self) {
-        for Kept { entry, running } in &mut self.kept {
-            let status = running.as_mut().map(JobWatch::current);
+        for kept in &mut self.kept {
+            let status = kept.running.as_mut().map(JobWatch::current);
             if let Some(status) = status.filter(|status| status.state.is_final()) {
+                let mut entry = JournalEntry::clone(&kept.entry);
                 entry.update(&status);
-                *running = None;
+                *kept = Kept::new(entry, None);
                 self.changes += 1;
             }
         }
@@ -144,8 +158,9 @@ impl Entries {
         running.collect()
     }
 
-    pub(super) fn all(&self) -> Vec<JournalEntry> {
-        self.kept.iter().map(|kept| kept.entry.clone()).collect()
+    pub(super) fn all(&self) -> Vec<Arc<JournalEntry>> {
+        let entries = self.kept.iter().map(|kept| Arc::clone(&kept.entry));
+        entries.collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -161,7 +176,7 @@ impl Entries {
         self.kept.truncate(ENTRIES_MAX);
         let mut bytes = 0;
         let mut fits = |kept: &Kept| {
-            bytes += json_bytes(&kept.entry);
+            bytes += kept.bytes;
             bytes <= BYTES_MAX
         };
         let fitting = self.kept.iter().take_while(|kept| fits(kept)).count();

@@ -18,10 +18,10 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Content {
+struct Content<Entry> {
     version: u32,
     /// The newest first.
-    entries: Vec<JournalEntry>,
+    entries: Vec<Entry>,
 }
 
 /// Why a file cannot be read as a journal.
@@ -72,7 +72,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<JournalEntry>, Damage> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(Damage::TooLarge);
     }
-    let content: Content = serde_json::from_slice(bytes)?;
+    let content: Content<JournalEntry> = serde_json::from_slice(bytes)?;
     if content.version != VERSION {
         return Err(Damage::Version(content.version));
     }
@@ -83,7 +83,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<JournalEntry>, Damage> {
 ///
 /// # Errors
 /// The folder or the file cannot be written. The old file is then unchanged.
-pub(super) fn save(path: &Path, entries: Vec<JournalEntry>) -> io::Result<()> {
+pub(super) fn save<Entry: Serialize>(path: &Path, entries: Vec<Entry>) -> io::Result<()> {
     let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     // Other users can pass through, as through the folder of private servers, and cannot list it.

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use headroom_actors::postgres::{Database as Postgres, Error, TransactionOptions};
-use headroom_measure::{Failure, Items, Workload};
+use headroom_measure::{Failure, Items};
 
 use super::parameters::{Database, pace};
 use super::report::EndedBy;
-use super::run::{CALLER_BYTES, CannotRun, Measured, OPERATION_WITHIN, Run, operation};
-use super::thread::on_own_thread;
+use super::run::{CALLER_BYTES, CannotRun, Measured, OPERATION_WITHIN, Run, workload};
 use crate::pools::Client;
 
 /// How the names of all tables of load tests begin.
@@ -122,36 +121,16 @@ async fn query(
     run: &Run,
 ) -> Result<Measured, CannotRun> {
     let pace = pace(parameters.rate_per_second);
-    let workload = Workload {
-        callers: parameters.callers,
-        operations: parameters.operations,
-        // The deadline of the scenario stops it.
-        time: Duration::MAX,
-        each: OPERATION_WITHIN,
-        pace,
-    };
-    let (meter, stop) = (run.meter(), run.stop.clone());
-    let counted = Arc::clone(&meter);
+    let workload = workload(parameters.callers, parameters.operations, pace);
     let statement: Arc<str> = items.select().into();
     let (database, items) = (database.clone(), items.clone());
-    let load = move || async move {
-        let select = move |number| {
-            let (database, statement) = (database.clone(), Arc::clone(&statement));
-            let key = items.key(number);
-            async move { select(&database, &statement, key).await }
-        };
-        headroom_measure::run(workload, &counted, &stop, select).await;
+    let select = move |number| {
+        let (database, statement) = (database.clone(), Arc::clone(&statement));
+        let key = items.key(number);
+        async move { select(&database, &statement, key).await }
     };
-    on_own_thread(load).await.map_err(CannotRun)?;
-    Ok(Measured {
-        operations: vec![operation(
-            "query",
-            pace,
-            meter.figures(),
-            &parameters.thresholds,
-        )],
-        ..Measured::default()
-    })
+    run.measure("query", workload, &parameters.thresholds, select)
+        .await
 }
 
 async fn select(database: &Postgres, statement: &str, key: i64) -> Result<(), Failure> {

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use headroom_measure::{CONNECTION_BYTES, HttpTarget, Request, Workload};
+use headroom_measure::{CONNECTION_BYTES, HttpTarget, Request};
 
 use super::parameters::{Http, pace};
-use super::run::{CALLER_BYTES, CannotRun, Measured, OPERATION_WITHIN, Run, operation};
-use super::thread::on_own_thread;
+use super::run::{CALLER_BYTES, CannotRun, Measured, Run, workload};
 
 pub(super) async fn run(parameters: &Http, run: &Run) -> Result<Measured, CannotRun> {
     let each = CALLER_BYTES + CONNECTION_BYTES;
@@ -17,33 +16,13 @@ pub(super) async fn run(parameters: &Http, run: &Run) -> Result<Measured, Cannot
         return Ok(Measured::default());
     };
     let pace = pace(parameters.rate_per_second);
-    let workload = Workload {
-        callers: parameters.callers,
-        operations: parameters.operations,
-        // The deadline of the scenario stops it.
-        time: std::time::Duration::MAX,
-        each: OPERATION_WITHIN,
-        pace,
-    };
-    let (meter, stop) = (run.meter(), run.stop.clone());
-    let counted = Arc::clone(&meter);
+    let workload = workload(parameters.callers, parameters.operations, pace);
     let target = Arc::new(HttpTarget::new(run.deps.address));
     let request = Arc::new(Request::get(&*parameters.path));
-    let load = move || async move {
-        let ask = move |_| {
-            let (target, request) = (Arc::clone(&target), Arc::clone(&request));
-            async move { target.ask(&request).await }
-        };
-        headroom_measure::run(workload, &counted, &stop, ask).await;
+    let ask = move |_| {
+        let (target, request) = (Arc::clone(&target), Arc::clone(&request));
+        async move { target.ask(&request).await }
     };
-    on_own_thread(load).await.map_err(CannotRun)?;
-    Ok(Measured {
-        operations: vec![operation(
-            "request",
-            pace,
-            meter.figures(),
-            &parameters.thresholds,
-        )],
-        ..Measured::default()
-    })
+    run.measure("request", workload, &parameters.thresholds, ask)
+        .await
 }

@@ -18,7 +18,7 @@ use headroom_measure::{Failure, Meter, Pace, Workload};
 use serde::Serialize;
 
 use super::parameters::{LazyLoading, MODELS_MAX};
-use super::run::{CALLER_BYTES, CannotRun, Measured, OPERATION_WITHIN, Run, operation};
+use super::run::{CALLER_BYTES, CannotRun, Measured, OPERATION_WITHIN, Run, operation, workload};
 use super::thread::on_own_thread;
 use crate::problem::Problem;
 use crate::routes::performance::resource_name::resolve;
@@ -119,14 +119,7 @@ pub(super) async fn run(
         meters: meters.clone(),
         models: Arc::clone(&models),
         rounds: parameters.rounds,
-        hits: Workload {
-            callers: parameters.callers,
-            operations: parameters.hits,
-            // The deadline of the scenario stops it.
-            time: Duration::MAX,
-            each: OPERATION_WITHIN,
-            pace: Pace::Closed,
-        },
+        hits: workload(parameters.callers, parameters.hits, Pace::Closed),
     };
     let stop = run.stop.clone();
     let load = move || async move {

@@ -7,13 +7,10 @@
 //! All blocks have one size, so that the allocator gives the pages of a freed block to the next one. With
 //! other sizes it would keep more free pages than any reservation covers.
 
-use std::sync::Arc;
-
-use headroom_measure::{Failure, Pace, Workload};
+use headroom_measure::{Failure, Pace};
 
 use super::parameters::Memory;
-use super::run::{CALLER_BYTES, CannotRun, Measured, OPERATION_WITHIN, Run, operation};
-use super::thread::on_own_thread;
+use super::run::{CALLER_BYTES, CannotRun, Measured, Run, workload};
 
 /// One byte in so many is checked.
 const PAGE_BYTES: usize = 4096;
@@ -22,30 +19,11 @@ pub(super) async fn run(parameters: &Memory, run: &Run) -> Result<Measured, Cann
     let Some(_held) = run.reserve_for(1, parameters.callers, CALLER_BYTES).await else {
         return Ok(Measured::default());
     };
-    let workload = Workload {
-        callers: parameters.callers,
-        operations: parameters.operations,
-        // The deadline of the scenario stops it.
-        time: std::time::Duration::MAX,
-        each: OPERATION_WITHIN,
-        pace: Pace::Closed,
-    };
-    let (meter, stop, bytes) = (run.meter(), run.stop.clone(), parameters.block_bytes);
-    let (counted, scenario) = (Arc::clone(&meter), run.clone());
-    let load = move || async move {
-        let hold = move |number| hold_block(scenario.clone(), number, bytes);
-        headroom_measure::run(workload, &counted, &stop, hold).await;
-    };
-    on_own_thread(load).await.map_err(CannotRun)?;
-    Ok(Measured {
-        operations: vec![operation(
-            "block",
-            Pace::Closed,
-            meter.figures(),
-            &parameters.thresholds,
-        )],
-        ..Measured::default()
-    })
+    let workload = workload(parameters.callers, parameters.operations, Pace::Closed);
+    let (scenario, bytes) = (run.clone(), parameters.block_bytes);
+    let hold = move |number| hold_block(scenario.clone(), number, bytes);
+    run.measure("block", workload, &parameters.thresholds, hold)
+        .await
 }
 
 /// Holds one block.

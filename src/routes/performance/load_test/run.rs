@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use headroom_actors::jobs::JobContext;
 use headroom_actors::kernel::{BudgetError, BufferReservation};
-use headroom_measure::{Figures, METER_BYTES, Meter, Pace, Thresholds};
+use headroom_measure::{Failure, Figures, METER_BYTES, Meter, Pace, Thresholds, Workload};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::LoadTestDeps;
 use super::report::{EndedBy, Operation};
+use super::thread::on_own_thread;
 use crate::handles::Handles;
 
 /// How long one query or one HTTP request may take. A longer one has failed.
@@ -95,6 +96,30 @@ impl Run {
         Some(reservation)
     }
 
+    /// Lets callers do `work` as `workload` says, on a thread of their own, and reports it as `name`.
+    pub(super) async fn measure<F, Fut>(
+        &self,
+        name: &'static str,
+        workload: Workload,
+        thresholds: &Thresholds,
+        work: F,
+    ) -> Result<Measured, CannotRun>
+    where
+        F: Fn(u64) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let (meter, stop, pace) = (self.meter(), self.stop.clone(), workload.pace);
+        let counted = Arc::clone(&meter);
+        let load = move || async move {
+            headroom_measure::run(workload, &counted, &stop, work).await;
+        };
+        on_own_thread(load).await.map_err(CannotRun)?;
+        Ok(Measured {
+            operations: vec![operation(name, pace, meter.figures(), thresholds)],
+            ..Measured::default()
+        })
+    }
+
     /// A meter that counts for the progress of the scenario, too.
     pub(super) fn meter(&self) -> Arc<Meter> {
         let meter = Arc::<Meter>::default();
@@ -128,6 +153,17 @@ impl From<Pace> for Loop {
             Pace::Closed => Self::Closed,
             Pace::Open { .. } => Self::Open,
         }
+    }
+}
+
+/// Operations that only the deadline of their scenario ends early.
+pub(super) fn workload(callers: u32, operations: u64, pace: Pace) -> Workload {
+    Workload {
+        callers,
+        operations,
+        time: Duration::MAX,
+        each: OPERATION_WITHIN,
+        pace,
     }
 }
 
