@@ -14,10 +14,17 @@ const NEXT_EVICTIONS_MAX: usize = 20;
 impl Loader {
     /// The status of every resource, by name.
     pub(super) fn status(&self) -> Vec<ResourceStatus> {
-        self.status_at(&Clock::now())
+        let candidates = self.candidates();
+        self.status_at(&Clock::now(), &self.eviction_order(&candidates))
     }
 
-    fn status_at(&self, clock: &Clock) -> Vec<ResourceStatus> {
+    /// What can be evicted, in the order in which it would be.
+    fn eviction_order<'a>(&self, candidates: &'a [Candidate<'a>]) -> Vec<&'a Candidate<'a>> {
+        let order = eviction_order(&*self.policy, candidates);
+        order.into_iter().map(|index| &candidates[index]).collect()
+    }
+
+    fn status_at(&self, clock: &Clock, next: &[&Candidate<'_>]) -> Vec<ResourceStatus> {
         let mut dependents: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for slot in self.slots.values() {
             for dependency in &slot.resource.depends_on {
@@ -25,6 +32,8 @@ impl Loader {
                 names.push(slot.resource.name.clone());
             }
         }
+        let ranks = next.iter().map(|candidate| candidate.name).zip(1..);
+        let ranks: BTreeMap<&str, usize> = ranks.collect();
         let slots = self.slots.values();
         let status = slots.map(|slot| {
             let excess = if slot.is_active() {
@@ -34,6 +43,7 @@ impl Loader {
             };
             let mut status = ResourceStatus::new(slot, excess, clock);
             status.dependents = dependents.remove(&*status.name).unwrap_or_default();
+            status.eviction_rank = ranks.get(&*status.name).copied();
             status
         });
         status.collect()
@@ -48,34 +58,32 @@ impl Loader {
             None => None,
         };
         let clock = Clock::now();
+        let candidates = self.candidates();
+        let next = self.eviction_order(&candidates);
+        let listed = next.iter().take(NEXT_EVICTIONS_MAX);
         Ok(LoaderStatus {
             at: clock.timestamp(),
             started_at: clock.time_of(self.started_at),
             policy: self.config.policy,
             hit_rate: self.hit_rate.rates(),
-            resources: self.status_at(&clock),
-            next_evictions: self.next_evictions(&clock),
+            resources: self.status_at(&clock, &next),
+            next_evictions: listed
+                .filter_map(|candidate| self.next_eviction(candidate, &clock))
+                .collect(),
             if_loaded,
         })
     }
 
-    fn next_evictions(&self, clock: &Clock) -> Vec<NextEviction> {
-        let candidates = self.candidates();
-        let order = eviction_order(&*self.policy, &candidates);
-        let next = order.into_iter().take(NEXT_EVICTIONS_MAX);
-        next.filter_map(|index| {
-            let candidate = &candidates[index];
-            let slot = self.slots.get(candidate.name)?;
-            Some(NextEviction {
-                name: candidate.name.to_owned(),
-                kind: slot.resource.kind,
-                bytes: candidate.bytes,
-                reason: reason(candidate, self.config.policy),
-                last_use_at: slot.last_use().map(|last_use| clock.time_of(last_use)),
-                reload_seconds: candidate.reload_time.as_secs_f64(),
-            })
+    fn next_eviction(&self, candidate: &Candidate<'_>, clock: &Clock) -> Option<NextEviction> {
+        let slot = self.slots.get(candidate.name)?;
+        Some(NextEviction {
+            name: candidate.name.to_owned(),
+            kind: slot.resource.kind,
+            bytes: candidate.bytes,
+            reason: reason(candidate, self.config.policy),
+            last_use_at: slot.last_use().map(|last_use| clock.time_of(last_use)),
+            reload_seconds: candidate.reload_time.as_secs_f64(),
         })
-        .collect()
     }
 }
 

@@ -80,6 +80,8 @@ pub struct ResourceStatus {
     pub ttl_left_seconds: Option<f64>,
     /// Whether only a request or a stop unloads it.
     pub pinned: bool,
+    /// Its place in the order of evictions, from 1. `null` if it cannot be evicted now.
+    pub eviction_rank: Option<usize>,
     /// Whether it leaks, or uses far more than right after its load. It is then evicted first.
     pub suspect: bool,
     /// By how much it is too large for the budget. `null` if it fits, and while it is loaded.
@@ -96,7 +98,7 @@ pub struct ResourceStatus {
 }
 
 impl ResourceStatus {
-    /// The status of `slot`, without the names of its dependents.
+    /// The status of `slot`, without what other slots say of it: its dependents and its rank.
     pub(super) fn new(slot: &Slot, never_fits: Option<Excess>, clock: &Clock) -> Self {
         let resource = &slot.resource;
         let entry = slot.reservation.as_ref().map(Reservation::entry);
@@ -119,6 +121,7 @@ impl ResourceStatus {
             ttl_seconds: resource.ttl.map(seconds),
             ttl_left_seconds: slot.expires_at().map(left),
             pinned: resource.pinned,
+            eviction_rank: None,
             suspect: slot.feedback.is_suspect(),
             never_fits,
             estimated_bytes: slot.estimated_bytes(),

@@ -170,6 +170,9 @@ fn the_next_evictions_are_what_an_eviction_then_takes() {
                 ("base", EvictionReason::AfterItsDependents, 10),
             ];
             assert_eq!(next_evictions(&status), expected, "{policy:?}");
+            for name in ["used", "pinned"] {
+                assert_eq!(loader.status(name).await.eviction_rank, None, "{name}");
+            }
             for (name, ..) in expected {
                 let [evicted] = &loader.evict_idle(1).await[..] else {
                     panic!("not exactly one eviction");
@@ -183,7 +186,7 @@ fn the_next_evictions_are_what_an_eviction_then_takes() {
 }
 
 #[test]
-fn at_most_twenty_evictions_are_listed() {
+fn at_most_twenty_evictions_are_listed_and_all_have_a_rank() {
     paused(|system| async move {
         let thing = |n: u32| Scripted::new().resource(&format!("thing-{n}"), &[]);
         let resources: Vec<Resource> = (0..30).map(thing).collect();
@@ -196,6 +199,19 @@ fn at_most_twenty_evictions_are_listed() {
             (status.resources.len(), status.next_evictions.len()),
             (30, 20)
         );
+        let mut ranks: Vec<_> = status.resources.iter().map(|it| it.eviction_rank).collect();
+        let rank = |name: &str| {
+            status
+                .resources
+                .iter()
+                .find(|it| it.name == name)?
+                .eviction_rank
+        };
+        for (next, place) in status.next_evictions.iter().zip(1..) {
+            assert_eq!(rank(&next.name), Some(place), "{}", next.name);
+        }
+        ranks.sort_unstable();
+        assert_eq!(ranks, (1..=30).map(Some).collect::<Vec<_>>());
         loader.stop_and_check().await;
     });
 }
