@@ -39,7 +39,8 @@ pub struct Handles {
     pub repository: Handle<Repository>,
     /// The account for the tensors of requests.
     pub tensors: BufferAccount,
-    /// The account for the text of responses. Outputs have reservations of their own.
+    /// The account for the text of responses: of outputs, which have reservations of their own, and of the
+    /// status for those who follow it.
     pub answer_text: BufferAccount,
     /// The pools of connections.
     pub pools: Arc<[Pool]>,

@@ -3,8 +3,10 @@
 //!
 //! Overviews are not queued. A client that reads slowly gets the latest one when it has read the one
 //! before. Only the first overview that it gets has the whole timeline, unless it misses a part of it.
+//!
+//! All clients share the text of an overview, whose memory is reserved. What the connection of a client
+//! that does not read holds beside it is bounded and reserved there (`connection/unread.rs`).
 
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Dashboard, EventSource, Status, Timeline};
+use super::frame::{Frame, Seen};
+use super::{Dashboard, Status};
 
 /// Clients that may follow at the same time.
 const FOLLOWERS_MAX: usize = 64;
@@ -29,9 +32,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The comment that is sent then.
 const COMMENT: &[u8] = b": no overview was made\n\n";
-
-/// The latest slots of the timeline, and events of each source, that every overview has.
-const RECENT: u64 = 6;
 
 /// Why a client cannot follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,68 +57,6 @@ struct State {
     made: u64,
     /// What followers get, while a producer runs.
     frames: Option<watch::Receiver<Option<Arc<Frame>>>>,
-}
-
-/// One overview.
-struct Frame {
-    number: u64,
-    status: Status,
-    /// The overview without the older part of the timeline, as JSON.
-    recent: Vec<u8>,
-}
-
-impl Frame {
-    fn new(number: u64, status: Status) -> Result<Self, serde_json::Error> {
-        let recent = Status {
-            timeline: status.timeline.latest(RECENT),
-            ..status.clone()
-        };
-        Ok(Self {
-            number,
-            recent: serde_json::to_vec(&recent)?,
-            status,
-        })
-    }
-
-    /// The event for a client that has seen the timeline up to `seen`.
-    fn event(&self, seen: Option<Seen>) -> Result<Bytes, serde_json::Error> {
-        let now = Seen::of(&self.status.timeline);
-        let is_behind = |seen: Seen| seen.lacks_more_than_recent(now);
-        let mut event = Vec::with_capacity(self.recent.len() + 64);
-        if seen.is_none() {
-            event.extend_from_slice(b"retry: 1000\n");
-        }
-        write!(event, "id: {}\ndata: ", self.number).map_err(serde_json::Error::io)?;
-        // JSON has no line breaks.
-        if seen.is_none_or(is_behind) {
-            serde_json::to_writer(&mut event, &self.status)?;
-        } else {
-            event.extend_from_slice(&self.recent);
-        }
-        event.extend_from_slice(b"\n\n");
-        Ok(event.into())
-    }
-}
-
-/// How far a client has seen the timeline: the numbers of the latest slot and of the latest events.
-#[derive(Clone, Copy)]
-struct Seen([u64; 3]);
-
-impl Seen {
-    fn of(timeline: &Timeline) -> Self {
-        Self([
-            timeline.last_slot(),
-            timeline.last_event(EventSource::Memory),
-            timeline.last_event(EventSource::LazyLoader),
-        ])
-    }
-
-    /// Whether the recent part of the timeline `now` is not all that is new. A source that was restarted
-    /// begins with a smaller number.
-    fn lacks_more_than_recent(self, now: Self) -> bool {
-        let mut pairs = self.0.into_iter().zip(now.0);
-        pairs.any(|(seen, now)| now < seen || now >= seen + RECENT)
-    }
 }
 
 impl Feed {
@@ -176,13 +114,11 @@ impl Feed {
         let (mut tree, mut memory) = self.dashboard.changes();
         while !self.ends(&frames) {
             let status = self.dashboard.status().await;
-            match Frame::new(self.number(), status) {
-                Ok(frame) => frames.send_replace(Some(Arc::new(frame))),
-                Err(error) => {
-                    tracing::error!(%error, "the overview has no JSON");
-                    return;
-                }
-            };
+            match Frame::new(self.number(), status, &self.dashboard.handles.answer_text) {
+                Ok(frame) => drop(frames.send_replace(Some(Arc::new(frame)))),
+                // Clients keep the one before until there is memory again.
+                Err(error) => tracing::debug!(%error, "an overview was not sent"),
+            }
             sleep(INTERVAL_MIN).await;
             tokio::select! {
                 () = sleep(INTERVAL_MAX - INTERVAL_MIN) => {}
@@ -226,21 +162,14 @@ pub struct Follower {
 impl Follower {
     /// The latest overview that the client has not got, as a server-sent event, or a comment if there is
     /// none for a while. `None` when the server stops.
-    ///
-    /// # Errors
-    /// The overview has no JSON.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, serde_json::Error> {
+    pub async fn next(&mut self) -> Option<Bytes> {
         match timeout(KEEP_ALIVE, self.frames.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Ok(None),
-            Err(_) => return Ok(Some(Bytes::from_static(COMMENT))),
+            Ok(changed) => changed.ok()?,
+            Err(_) => return Some(Bytes::from_static(COMMENT)),
         }
-        let frame = self.frames.borrow_and_update().clone();
         // A change is always a frame.
-        let Some(frame) = frame else { return Ok(None) };
-        let event = frame.event(self.seen)?;
-        self.seen = Some(Seen::of(&frame.status.timeline));
-        Ok(Some(event))
+        let frame = self.frames.borrow_and_update().clone()?;
+        Some(frame.event(&mut self.seen))
     }
 }
 
@@ -252,7 +181,7 @@ mod tests {
     use super::*;
 
     async fn event(follower: &mut Follower) -> String {
-        let event = follower.next().await.unwrap().unwrap();
+        let event = follower.next().await.unwrap();
         String::from_utf8(event.to_vec()).unwrap()
     }
 
@@ -298,6 +227,22 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn the_text_of_an_overview_is_made_once_for_all_clients() {
+        pause();
+        let feed = Arc::new(Feed::new(Arc::new(dashboard())));
+        let mut clients: Vec<_> = (0..3).map(|_| feed.follow().unwrap()).collect();
+        // The first is whole, the next is not.
+        for _ in 0..2 {
+            let mut texts = Vec::new();
+            for client in &mut clients {
+                texts.push(client.next().await.unwrap());
+            }
+            let shared = texts[0].as_ptr();
+            assert!(texts.iter().all(|text| text.as_ptr() == shared));
+        }
+    }
+
+    #[actix_web::test]
     async fn a_client_that_reads_slowly_gets_the_latest_overview() {
         pause();
         let feed = Arc::new(Feed::new(Arc::new(dashboard())));
@@ -331,22 +276,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_client_gets_the_whole_timeline_if_it_misses_more_than_the_recent_part() {
-        let seen = Seen([100, 30, 8]);
-        for (now, lacks) in [
-            ([100, 30, 8], false),
-            ([105, 35, 13], false),
-            ([106, 30, 8], true),
-            ([100, 36, 8], true),
-            ([100, 30, 14], true),
-            // The loader was restarted.
-            ([101, 30, 2], true),
-        ] {
-            assert_eq!(seen.lacks_more_than_recent(Seen(now)), lacks, "{now:?}");
-        }
-    }
-
     #[actix_web::test]
     async fn clients_beyond_the_bound_and_after_the_stop_are_refused() {
         let feed = Arc::new(Feed::new(Arc::new(dashboard())));
@@ -354,7 +283,7 @@ mod tests {
         assert_eq!(feed.follow().err(), Some(FollowError::Full));
         feed.stop();
         let client = &mut clients[0];
-        while client.next().await.unwrap().is_some() {}
+        while client.next().await.is_some() {}
         clients.pop();
         assert_eq!(feed.follow().err(), Some(FollowError::Stopping));
     }

@@ -11,6 +11,7 @@
 mod alerts;
 mod events;
 mod feed;
+mod frame;
 mod jobs;
 pub mod page;
 

@@ -18,7 +18,7 @@ use crate::last_known::Answer;
 /// A part that is asked has `"state": "answered"`. If it does not answer within 40 ms, it has `"state":
 /// "no_answer"`, `waited_ms` and `reason`, and shows its last answer, if there was one, with its age in
 /// `age_seconds`.
-#[derive(Clone, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 pub struct Status {
     /// When it was asked for.
     pub at: Timestamp,
@@ -64,7 +64,7 @@ pub struct ServerInfo {
 pub struct Timeline {
     /// Whether it has all slots and events of that time. In `GET /api/status/events`, only the first event
     /// of a connection has; later ones have the latest slots and events, those that the client lacks
-    /// included.
+    /// included. If memory is short, an event has only the latest, and a later one has all.
     pub complete: bool,
     /// The usage and the levels.
     #[serde(flatten)]

@@ -27,7 +27,7 @@ pub(super) fn events_docs() -> Docs {
         .text(
             "The data of each event has the form of `GET /api/status`. An event comes at once when something \
              has changed, and about once a second otherwise. The first one of a connection has the whole \
-             timeline; later ones have what is new of it. A client that reads slowly gets the latest status.",
+             timeline, unless memory is short; later ones have what is new of it. A client that reads slowly gets the latest status.",
         )
         .query::<NoParameters>()
         .events(200, "The status, again and again.")
@@ -45,9 +45,9 @@ pub(super) async fn events(
 ) -> Result<HttpResponse, Problem> {
     event_stream::respond(&request, || {
         let follower = feed.into_inner().follow()?;
-        Ok(stream::try_unfold(follower, |mut follower| async {
+        Ok(stream::unfold(follower, |mut follower| async {
             let event = follower.next().await?;
-            Ok(event.map(|event| (event, follower)))
+            Some((Ok(event), follower))
         }))
     })
 }
