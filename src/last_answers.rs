@@ -1,5 +1,5 @@
 //! What the parts of the server said last, for requests that cannot wait for them. All worker threads
-//! share it.
+//! share it, and so do the sections of the metrics and the status of the server.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::server_facts::ServerFacts;
 /// Collections on request that may be under way at once.
 const COLLECTIONS_MAX: usize = 8;
 
-/// The last answers of the parts that routes ask.
+/// The last answers of the parts that are asked.
 #[derive(Debug)]
 pub struct LastAnswers {
     /// The loader's status.

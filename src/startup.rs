@@ -203,10 +203,15 @@ impl Application {
             figures: figures.clone(),
         };
         let limits = Limits::new(&server_settings, Arc::new(unread));
-        let sections = Sections::new(&figures, memory.overview(), &handles);
-        let last_answers = LastAnswers::new(&handles.pools);
+        let last_answers = Arc::new(LastAnswers::new(&handles.pools));
+        let sections = Sections::new(&figures, memory.overview(), &handles, &last_answers);
         let load_test = load_test::deps(&server_settings, self.address, memory);
-        let dashboard = Dashboard::new(handles.clone(), memory.overview(), memory.freshness());
+        let dashboard = Dashboard::new(
+            handles.clone(),
+            memory.freshness(),
+            Arc::clone(&last_answers),
+            Arc::clone(&figures.models),
+        );
         let feed = Arc::new(Feed::new(Arc::new(dashboard)));
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
@@ -219,7 +224,7 @@ impl Application {
             handles,
             figures,
             sections: Arc::new(sections),
-            last_answers: Arc::new(last_answers),
+            last_answers,
             load_test: Arc::new(load_test),
             feed: Arc::clone(&feed),
         };

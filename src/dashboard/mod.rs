@@ -27,7 +27,7 @@ use futures_util::future::join_all;
 use headroom_actors::jobs::List;
 use headroom_actors::kernel::{AskError, ChangeReader, Clock, Timestamp, shortened};
 use headroom_actors::lazy::{ReadLoader, ReadRecent, ResourceEvent};
-use headroom_actors::memory::{BudgetOverview, Freshness, Overview};
+use headroom_actors::memory::{BudgetOverview, Freshness};
 use tokio::time::Instant;
 
 pub use alerts::{Alert, AlertCode, Severity, Verdict};
@@ -39,7 +39,9 @@ pub use resources::{Resource, Resources};
 pub use status::{ServerInfo, Status, Timeline};
 pub use supervision::{Child, Supervision};
 
+use crate::figures::ModelFigures;
 use crate::handles::Handles;
+use crate::last_answers::LastAnswers;
 use crate::last_known::{ANSWER_WITHIN, Answer, LastKnown};
 
 /// Events of the memory budget that are listed.
@@ -51,30 +53,34 @@ const TEXT_MAX: usize = 300;
 /// Makes overviews.
 pub struct Dashboard {
     handles: Handles,
-    memory: Overview,
     freshness: Freshness,
+    models: Arc<ModelFigures>,
     started: Instant,
     started_at: Timestamp,
+    /// Of the loader and the pools.
+    last: Arc<LastAnswers>,
     budget: LastKnown<BudgetOverview>,
-    resources: LastKnown<Resources>,
     recent: LastKnown<Vec<Arc<ResourceEvent>>>,
     jobs: LastKnown<Jobs>,
-    /// The last figures of each pool.
-    pools: Vec<LastKnown<PoolFigures>>,
 }
 
 impl Dashboard {
-    /// An overview of what `handles` and `memory` lead to. The server counts as started now.
-    pub fn new(handles: Handles, memory: Overview, freshness: Freshness) -> Self {
+    /// An overview of what `handles` lead to, and of the requests in `models`. The server counts as started
+    /// now.
+    pub fn new(
+        handles: Handles,
+        freshness: Freshness,
+        last: Arc<LastAnswers>,
+        models: Arc<ModelFigures>,
+    ) -> Self {
         Self {
-            pools: handles.pools.iter().map(|_| LastKnown::default()).collect(),
             handles,
-            memory,
             freshness,
+            models,
             started: Instant::now(),
             started_at: Timestamp::now(),
+            last,
             budget: LastKnown::default(),
-            resources: LastKnown::default(),
             recent: LastKnown::default(),
             jobs: LastKnown::default(),
         }
@@ -112,7 +118,7 @@ impl Dashboard {
     /// Tells when something has changed that an operator wants to see at once.
     pub(crate) fn changes(&self) -> (ChangeReader, ChangeReader) {
         let tree = self.handles.tree.changes().subscribe();
-        (tree, self.memory.changes().subscribe())
+        (tree, self.handles.memory_overview.changes().subscribe())
     }
 
     fn server(&self) -> ServerInfo {
@@ -125,11 +131,12 @@ impl Dashboard {
     }
 
     fn timeline(&self, resources: Option<&Vec<Arc<ResourceEvent>>>) -> Timeline {
-        let usage = self.memory.timeline();
+        let memory = &self.handles.memory_overview;
+        let usage = memory.timeline();
         let window = Duration::from_secs(usage.window_seconds);
         let first = Instant::now().checked_sub(window);
         let first: Option<Timestamp> = first.map(|first| Clock::now().time_of(first));
-        let of_memory = self.memory.events(EVENTS_MAX);
+        let of_memory = memory.events(EVENTS_MAX);
         let of_memory = of_memory.iter().map(|event| TimelineEvent::from(&**event));
         let of_resources = resources.into_iter().flatten();
         let of_resources = of_resources.map(|event| TimelineEvent::from(&**event));
@@ -145,7 +152,7 @@ impl Dashboard {
     }
 
     fn budget(&self) -> Answer<BudgetOverview> {
-        match self.memory.budget() {
+        match self.handles.memory_overview.budget() {
             Some(budget) => self.budget.answered(budget),
             // Before the first reading, the memory supervisor starts.
             None => {
@@ -157,14 +164,14 @@ impl Dashboard {
     }
 
     async fn ask_resources(&self) -> Answer<Resources> {
-        let resources = async {
+        let status = async {
             let read = ReadLoader { if_loaded: None };
             let status = self.handles.loader.ask(read, ANSWER_WITHIN).await?;
             // It names no resource, so none is unknown.
-            let status = status.map_err(|_| AskError::Lost)?;
-            Ok::<_, AskError>(Resources::new(status))
+            status.map_err(|_| AskError::Lost)
         };
-        self.resources.or_answer(resources, ANSWER_WITHIN).await
+        let status = self.last.loader.or_answer(status, ANSWER_WITHIN).await;
+        status.map(|status| Resources::new(status, &self.models))
     }
 
     async fn ask_recent(&self) -> Answer<Vec<Arc<ResourceEvent>>> {
@@ -180,11 +187,10 @@ impl Dashboard {
     }
 
     async fn ask_pools(&self) -> Vec<PoolState> {
-        let pools = self.handles.pools.iter().zip(&self.pools);
-        let states = pools.map(async |(pool, last_known)| {
-            let figures =
-                async { Ok::<_, AskError>(PoolFigures::new(pool.status(ANSWER_WITHIN).await?)) };
-            PoolState::new(pool, last_known.or_answer(figures, ANSWER_WITHIN).await)
+        let pools = self.handles.pools.iter().zip(&self.last.pools);
+        let states = pools.map(async |(pool, last)| {
+            let status = pool.status(ANSWER_WITHIN);
+            PoolState::new(pool, last.status.or_answer(status, ANSWER_WITHIN).await)
         });
         join_all(states).await
     }
@@ -228,7 +234,8 @@ mod tests {
             pools: Arc::from([]),
             request_deadline: Duration::from_secs(1),
         };
-        Dashboard::new(handles, memory.overview(), memory.freshness())
+        let last = LastAnswers::new(&handles.pools);
+        Dashboard::new(handles, memory.freshness(), Arc::new(last), Arc::default())
     }
 
     #[actix_web::test]

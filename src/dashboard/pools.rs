@@ -71,9 +71,9 @@ pub struct PoolFigures {
 }
 
 impl PoolFigures {
-    pub(super) fn new(status: PoolStatus) -> Self {
+    fn new(status: &PoolStatus) -> Self {
         Self {
-            health: Health::of(&status),
+            health: Health::of(status),
             size: status.size,
             idle: status.idle,
             in_use: status.in_use,
@@ -87,13 +87,13 @@ impl PoolFigures {
             reuse_ratio: status.reuse_rate,
             wait_p50_ms: status.wait.p50_seconds * 1e3,
             wait_p99_ms: status.wait.p99_seconds * 1e3,
-            last_error: status.last_error.map(short),
+            last_error: status.last_error.clone().map(short),
         }
     }
 }
 
 impl PoolState {
-    pub(super) fn new(pool: &Pool, figures: Answer<PoolFigures>) -> Self {
+    pub(super) fn new(pool: &Pool, status: Answer<PoolStatus>) -> Self {
         let (connections_min, connections_max) = pool.bounds;
         Self {
             name: pool.name,
@@ -102,7 +102,7 @@ impl PoolState {
             private_server: pool.private_server(),
             connections_min,
             connections_max,
-            figures,
+            figures: status.map(PoolFigures::new),
         }
     }
 }

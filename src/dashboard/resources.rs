@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::short;
+use crate::figures::{ModelFigures, ModelRequests};
 
 /// What the loader has loaded and can load. Counts start at 0 in each incarnation of the loader.
 #[derive(Debug, Serialize, ToSchema)]
@@ -71,6 +72,16 @@ pub struct Resource {
     /// What is left of its TTL. Missing while it is not loaded or in use, and without a TTL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_left_seconds: Option<f64>,
+    /// Requests that had outputs of it since the server started.
+    pub requests_total: u64,
+    /// Half of these requests took no longer, from the whole request to its outputs; the wait for a load is
+    /// part of that. Of the last 5 minutes, or of all if there was none in that time; up to a sixteenth too
+    /// large. Missing before the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_p50_ms: Option<f64>,
+    /// 99 % of these requests took no longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_p99_ms: Option<f64>,
     /// Its place in the order of evictions, from 1. Missing if it cannot be evicted now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eviction_rank: Option<usize>,
@@ -95,23 +106,19 @@ pub struct Resource {
 const LISTED_MAX: usize = 200;
 
 impl Resources {
-    pub(super) fn new(status: LoaderStatus) -> Self {
+    pub(super) fn new(status: &LoaderStatus, figures: &ModelFigures) -> Self {
         let mut phases: BTreeMap<_, _> = Phase::ALL.map(|phase| (phase.label(), 0)).into();
         for resource in &status.resources {
             *phases.entry(resource.phase.label()).or_default() += 1;
         }
-        let mut all = status.resources;
+        let mut all: Vec<_> = status.resources.iter().collect();
         let not_listed = all.len().saturating_sub(LISTED_MAX);
         // They are sorted by name already, and this keeps the order of equals.
         all.sort_by_key(|resource| Reverse(interest(resource)));
         all.truncate(LISTED_MAX);
-        let rank = |name: &str| {
-            let mut next = status.next_evictions.iter();
-            next.position(|next| next.name == name).map(|at| at + 1)
-        };
         let resources = all.into_iter().map(|resource| {
-            let eviction_rank = rank(&resource.name);
-            Resource::new(resource, eviction_rank)
+            let requests = figures.requests(&resource.name);
+            Resource::new(resource, requests)
         });
         Self {
             phases,
@@ -134,9 +141,9 @@ fn interest(resource: &ResourceStatus) -> u8 {
 }
 
 impl Resource {
-    fn new(status: ResourceStatus, eviction_rank: Option<usize>) -> Self {
+    fn new(status: &ResourceStatus, requests: Option<ModelRequests>) -> Self {
         Self {
-            name: status.name,
+            name: status.name.clone(),
             kind: status.kind,
             phase: status.phase,
             phase_since_at: status.phase_since_at,
@@ -154,12 +161,15 @@ impl Resource {
             load_p99_seconds: status.load_times.map(|times| times.p99_seconds),
             last_use_at: status.last_use_at,
             ttl_left_seconds: status.ttl_left_seconds,
-            eviction_rank,
+            requests_total: requests.map_or(0, |requests| requests.total),
+            request_p50_ms: requests.map(|requests| requests.p50_ms),
+            request_p99_ms: requests.map(|requests| requests.p99_ms),
+            eviction_rank: status.eviction_rank,
             pinned: status.pinned,
             suspect: status.suspect,
             never_fits: status.never_fits.is_some(),
             last_fault: status.last_fault,
-            last_error: status.last_error.map(short),
+            last_error: status.last_error.clone().map(short),
             next_try_in_seconds: status.next_try_in_seconds,
         }
     }

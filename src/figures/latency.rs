@@ -88,6 +88,22 @@ impl LatencyCounter {
 pub struct Latencies(Vec<(u16, u64)>);
 
 impl Latencies {
+    /// One latency, up to a sixteenth too large. Many of them fill few buckets.
+    pub(super) fn coarse(latency: Duration) -> Self {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        let micros = micros.min(MAX_MICROS);
+        // All but the leading five bits.
+        let dropped = (1 << micros.checked_ilog2().unwrap_or(0).saturating_sub(4)) - 1;
+        let bucket = u16::try_from(bucket(micros | dropped)).unwrap_or(u16::MAX);
+        Self(vec![(bucket, 1)])
+    }
+
+    /// How many buckets it takes.
+    #[cfg(test)]
+    pub(super) fn buckets(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.0.iter().map(|(_, count)| count).sum()
@@ -133,8 +149,17 @@ impl Latencies {
 
 impl Merge for Latencies {
     fn merge(&mut self, other: &Self) {
-        if other.0.is_empty() {
-            return;
+        match &other.0[..] {
+            [] => return,
+            // Most often of a bucket that is there.
+            [(bucket, count)] => {
+                match self.0.binary_search_by_key(bucket, |(known, _)| *known) {
+                    Ok(at) => self.0[at].1 = self.0[at].1.saturating_add(*count),
+                    Err(at) => self.0.insert(at, (*bucket, *count)),
+                }
+                return;
+            }
+            _ => {}
         }
         let mut merged = Vec::with_capacity(self.0.len().max(other.0.len()));
         let (mut own, mut others) = (self.0.iter().peekable(), other.0.iter().peekable());
@@ -219,6 +244,31 @@ mod tests {
     }
 
     #[test]
+    fn a_coarse_latency_is_at_most_a_sixteenth_too_large() {
+        for micros in [
+            0,
+            1,
+            15,
+            16,
+            17,
+            31,
+            33,
+            1_000,
+            123_456,
+            MAX_MICROS,
+            u64::MAX,
+        ] {
+            let latency = Latencies::coarse(Duration::from_micros(micros));
+            let shown = latency.quantile_ms(1.0).unwrap() * 1e3;
+            let exact = micros.min(MAX_MICROS) as f64;
+            assert!(
+                shown >= exact && shown <= exact * 17.0 / 16.0,
+                "{micros}: {shown}"
+            );
+        }
+    }
+
+    #[test]
     fn a_merge_counts_every_latency_once() {
         let mut first = of([1, 5, 5, 9].map(Duration::from_micros));
         first.merge(&of([0, 5, 7, 12].map(Duration::from_micros)));
@@ -226,6 +276,10 @@ mod tests {
         assert_eq!(first, Latencies(merged.into()));
         first.merge(&Latencies::default());
         assert_eq!(first, Latencies(merged.into()));
+        for (micros, merged) in [(5, [(0, 1), (1, 1), (5, 4)]), (2, [(0, 1), (1, 1), (2, 1)])] {
+            first.merge(&of([Duration::from_micros(micros)]));
+            assert_eq!(first.0[..3], merged);
+        }
         let mut empty = Latencies::default();
         empty.merge(&first);
         assert_eq!(empty, first);

@@ -1,4 +1,4 @@
-//! What the server measures of itself: its requests and its process. Each figure is kept here once, for
+//! What the server measures of itself: its requests, those of each model, and its process. Each figure is kept here once, for
 //! `GET /api/performance/metrics` and for Prometheus.
 //!
 //! Figures are collected every few seconds on the admin server's thread, and whenever somebody asks, so
@@ -6,6 +6,7 @@
 
 pub mod http;
 mod latency;
+pub mod models;
 pub mod process;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use utoipa::ToSchema;
 
 pub use http::HttpFigures;
 pub use latency::Latencies;
+pub use models::{ModelFigures, ModelRequests};
 pub use process::ProcessFigures;
 
 /// The figures of the last minutes are exact to this time.
@@ -31,6 +33,8 @@ const FIFTEEN_MINUTES: Duration = Duration::from_secs(15 * 60);
 pub struct Figures {
     /// The requests of the main listener.
     pub http: Arc<HttpFigures>,
+    /// The requests of each model.
+    pub models: Arc<ModelFigures>,
     /// This process.
     pub process: Arc<ProcessFigures>,
 }
@@ -40,6 +44,7 @@ impl Figures {
     pub fn new(workers: usize) -> Self {
         Self {
             http: Arc::new(HttpFigures::new(workers)),
+            models: Arc::default(),
             process: Arc::new(ProcessFigures::new()),
         }
     }

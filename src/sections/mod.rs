@@ -10,6 +10,8 @@ mod pools;
 mod process;
 mod resources;
 
+use std::sync::Arc;
+
 use futures_util::future::{BoxFuture, join_all};
 use headroom_actors::kernel::AskError;
 use headroom_actors::memory::Overview;
@@ -18,6 +20,7 @@ use serde_json::{Map, Value};
 
 use crate::figures::Figures;
 use crate::handles::Handles;
+use crate::last_answers::LastAnswers;
 use crate::last_known::{ANSWER_WITHIN, Answer, LastKnown};
 
 /// One section of the document.
@@ -34,7 +37,12 @@ pub struct Sections(Vec<(Box<dyn Section>, LastKnown<Value>)>);
 
 impl Sections {
     /// The sections of what every server has.
-    pub fn new(figures: &Figures, memory: Overview, handles: &Handles) -> Self {
+    pub fn new(
+        figures: &Figures,
+        memory: Overview,
+        handles: &Handles,
+        last_answers: &Arc<LastAnswers>,
+    ) -> Self {
         Self(Vec::new())
             .with(process::Process::new(
                 figures.process.clone(),
@@ -42,7 +50,10 @@ impl Sections {
             ))
             .with(memory::Memory::new(memory))
             .with(actors::Actors::new(handles.tree.clone()))
-            .with(pools::Pools::new(handles.pools.clone()))
+            .with(pools::Pools::new(
+                handles.pools.clone(),
+                Arc::clone(last_answers),
+            ))
             .with(resources::Resources::new(handles.loader.clone()))
             .with(http::Http::new(figures.http.clone()))
     }

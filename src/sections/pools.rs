@@ -13,7 +13,8 @@ use serde_json::{Value, json as object};
 use utoipa::ToSchema;
 
 use super::{Section, json, shown_as_json};
-use crate::last_known::{ANSWER_WITHIN, LastKnown};
+use crate::last_answers::LastAnswers;
+use crate::last_known::ANSWER_WITHIN;
 use crate::pools::{Health, Kind, Pool};
 
 /// What is left of the section's time after its pools were asked.
@@ -21,16 +22,12 @@ const RESERVE: Duration = Duration::from_millis(5);
 
 pub(super) struct Pools {
     pools: Arc<[Pool]>,
-    /// The last line of each pool.
-    last_known: Vec<LastKnown<Value>>,
+    last: Arc<LastAnswers>,
 }
 
 impl Pools {
-    pub(super) fn new(pools: Arc<[Pool]>) -> Self {
-        Self {
-            last_known: pools.iter().map(|_| LastKnown::default()).collect(),
-            pools,
-        }
+    pub(super) fn new(pools: Arc<[Pool]>, last: Arc<LastAnswers>) -> Self {
+        Self { pools, last }
     }
 }
 
@@ -91,13 +88,10 @@ impl Section for Pools {
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
         let within = ANSWER_WITHIN.saturating_sub(RESERVE);
-        let pools = self.pools.iter().zip(&self.last_known);
-        let lines = pools.map(move |(pool, last_known)| async move {
-            let line = async {
-                let status = pool.status(within).await?;
-                Ok::<_, AskError>(json(Line::new(pool.kind(), &status)))
-            };
-            let mut line = shown_as_json(last_known.or_answer(line, within).await);
+        let pools = self.pools.iter().zip(&self.last.pools);
+        let lines = pools.map(move |(pool, last)| async move {
+            let status = last.status.or_answer(pool.status(within), within).await;
+            let mut line = shown_as_json(status.map(|status| json(Line::new(pool.kind(), status))));
             line["name"] = object!(pool.name);
             line
         });

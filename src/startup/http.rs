@@ -24,6 +24,7 @@ pub(super) fn server(
     listener: TcpListener,
 ) -> io::Result<Server> {
     let (deadline, figures) = (settings.request_deadline, shared.figures.http);
+    let models = web::Data::from(shared.figures.models);
     let bodies = web::Data::new(shared.bodies);
     let readiness = web::Data::new(shared.readiness);
     let handles = web::Data::new(shared.handles);
@@ -47,6 +48,7 @@ pub(super) fn server(
             .app_data(bodies.clone())
             .app_data(readiness.clone())
             .app_data(handles.clone())
+            .app_data(models.clone())
             .app_data(sections.clone())
             .app_data(last_answers.clone())
             .app_data(load_test.clone())

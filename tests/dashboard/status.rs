@@ -80,6 +80,12 @@ async fn a_loaded_model_holds_a_part_of_the_budget() {
     let weights = resource(&status, "weights:1").unwrap();
     assert_eq!(weights["phase"], "ready");
     assert!(weights["load_p99_seconds"].as_f64() > Some(0.0));
+    assert_eq!(weights["requests_total"], 1);
+    // The request waited for the load.
+    let latency = weights["request_p99_ms"].as_f64().unwrap();
+    let load = weights["load_p50_seconds"].as_f64().unwrap() * 1e3;
+    assert!(latency > 0.9 * load, "{weights}");
+    assert!(resource(&status, "zygote").unwrap()["request_p99_ms"].is_null());
     let events = status["timeline"]["events"].as_array().unwrap();
     let is_load = |event: &Value| {
         event["event"] == "loaded" && event["text"].as_str().unwrap().starts_with("weights:1 ")

@@ -21,12 +21,14 @@ use headroom_actors::model::{
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::infer_docs::{InferRequestBody, InferResponseBody, request_example, response_example};
 use super::models::{self, ModelPath};
 use super::response::respond;
 use super::tensor_json;
 use crate::body::{Body, BodyBudget, read_body, read_json};
+use crate::figures::ModelFigures;
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, no_memory};
@@ -67,6 +69,7 @@ pub(in crate::routes) async fn infer(
     path: web::Path<ModelPath>,
     payload: web::Payload,
     bodies: web::Data<BodyBudget>,
+    figures: web::Data<ModelFigures>,
     handles: RequestHandles,
 ) -> Result<HttpResponse, Problem> {
     if request.headers().contains_key(BINARY_HEADER) {
@@ -76,8 +79,10 @@ pub(in crate::routes) async fn infer(
     }
     let body = read_body(&request, payload, &bodies).await?;
     let Request { id, infer } = read_request(body, &handles).await?;
+    let began = Instant::now();
     let work = ask(handles.clone(), path.into_inner(), infer);
     let (model, output) = handles.thread.run(work).await??;
+    figures.record(&model.file.resource(), began.elapsed());
     respond(&model, id.as_deref(), output, &handles.answer_text).await
 }
 
