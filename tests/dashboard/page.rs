@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use headroom_test_support::browser::{Browser, CHROMIUM};
 use headroom_test_support::capability::skip;
 use headroom_test_support::child;
-use headroom_test_support::models::{Models, cached};
+use headroom_test_support::models::Models;
 use headroom_test_support::protocol::floats;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::torchscript;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::BINARY;
 
 /// The page's text for the phase of a model. Null while there is no row for it.
-fn phase(model: &str) -> String {
+pub(crate) fn phase(model: &str) -> String {
     format!("(({ROW})({model:?})?.querySelector('.mark').textContent ?? null)")
 }
 
@@ -36,6 +36,19 @@ pub(crate) fn browser() -> Option<Browser> {
 pub(crate) fn open(browser: &mut Browser, server: &Server) {
     browser.open(&server.url("/"));
     browser.wait_until("document.getElementById('age')?.textContent === 'live'");
+}
+
+/// Opens the page with this status, as if the server sent it again and again. Scripts of the test can change it:
+/// it is `shown`.
+pub(crate) fn open_with(browser: &mut Browser, server: &Server, status: &Value) {
+    let events = "class extends EventTarget { readyState = 1; close() {} constructor() { super(); \
+                  setInterval(() => this.onmessage({ data: JSON.stringify(shown) }), 50); } }";
+    let script = format!(
+        "var shown = {status}; \
+         window.EventSource = Object.assign({events}, {{ OPEN: 1, CLOSED: 2 }})"
+    );
+    browser.before_pages(&script);
+    open(browser, server);
 }
 
 #[tokio::test]
@@ -190,6 +203,75 @@ async fn tables_are_sorted_by_their_heads() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_open_for_long_keeps_a_bounded_history() {
+    let Some(mut browser) = browser() else { return };
+    let server = Server::start(Options::new(BINARY));
+    let mut status = crate::status::status(&server).await;
+    status["timeline"]["complete"] = json!(false);
+    open_with(&mut browser, &server, &status);
+    // All of the same moment, so that none is too old.
+    browser.run(
+        "var sent = 0; Object.defineProperty(shown.timeline, 'events', { enumerable: true, get: () => \
+         Array.from({ length: 100 }, () => ({ source: 'memory', number: sent += 1, at: shown.at, \
+         event: 'gc', text: `event ${sent}` })) })",
+    );
+    browser.wait_until("sent >= 1000");
+    let latest = "document.querySelector('#timeline .log li span').textContent";
+    browser.wait_until(&format!("{latest} >= 'event 1000'"));
+    let marks = browser.run("document.querySelectorAll('#timeline .event').length");
+    assert_eq!(marks, 400);
+}
+
+#[tokio::test]
+async fn models_on_disk_are_looked_for_again_after_a_failure() {
+    let Some(mut browser) = browser() else { return };
+    let models = Models::new();
+    let server = Server::start(models.options(BINARY));
+    // The server has looked at its start.
+    server.index().await;
+    models.add("late", 1, torchscript::echo);
+    browser.before_pages(
+        "const send = window.fetch; var failed = 0; window.fetch = (path, ...rest) => \
+         path === '/v2/repository/index' && failed++ < 1 ? Promise.reject(new Error('away')) : send(path, ...rest)",
+    );
+    open(&mut browser, &server);
+    browser.wait_until(
+        "document.getElementById('said').textContent === 'The models cannot be listed: away'",
+    );
+    browser.wait_until(&format!("{} === '○ cold'", phase("late:1")));
+    browser.wait_until("document.getElementById('said').textContent === 'The models are listed'");
+    // It has asked once more, and not again.
+    assert_eq!(browser.run("failed"), 2);
+    assert_eq!(browser.take_errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_latency_of_requests_is_shown_by_model() {
+    let Some((mut browser, server, _models)) = page_with_a_cold_model() else {
+        return;
+    };
+    let cell = |head: &str| {
+        format!(
+            "({ROW})('echo:1').cells[[...document.querySelectorAll('#resources thead th')]\
+             .findIndex((head) => head.textContent === {head:?})].textContent"
+        )
+    };
+    assert_eq!(browser.run(&cell("p99")), "–");
+    for _ in 0..3 {
+        server.infer("echo", &floats("x", &[1.0])).await.ok();
+    }
+    browser.wait_until(&format!("{} === '3'", cell("Requests")));
+    for head in ["p50", "p99"] {
+        let shown = browser.run(&cell(head));
+        let unit = shown.as_str().and_then(|shown| shown.split(' ').nth(1));
+        assert!(
+            unit.is_some_and(|unit| ["µs", "ms", "s"].contains(&unit)),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_page_recovers_after_a_restart_of_the_server() {
     let Some(mut browser) = browser() else { return };
     let mut server = Server::start(Options::new(BINARY));
@@ -225,20 +307,9 @@ async fn a_name_that_contains_markup_is_shown_as_text() {
     models.add("echo", 1, torchscript::echo);
     let server = Server::start(models.options(BINARY));
     open(&mut browser, &server);
-    // Through the page's own functions, as if the server had sent that name.
-    let hostile = json!({ "data": hostile(&server, name).await.to_string() });
-    browser.run(&format!("window.hostile = {hostile}"));
     browser.wait_until("document.querySelectorAll('#resources tbody tr').length === 2");
-    let events = "class extends EventTarget { readyState = 1; close() {} constructor() { super(); \
-                  setInterval(() => this.onmessage(window.hostile), 100); } }";
-    let inject = format!("window.EventSource = Object.assign({events}, {{ OPEN: 1, CLOSED: 2 }})");
-    browser.call(
-        "Page.addScriptToEvaluateOnNewDocument",
-        json!({
-            "source": format!("window.hostile = {hostile}; {inject}"),
-        }),
-    );
-    open(&mut browser, &server);
+    let hostile = hostile(&server, name).await;
+    open_with(&mut browser, &server, &hostile);
     browser.wait_until(&format!("document.body.textContent.includes({name:?})"));
     assert_eq!(browser.run("document.querySelectorAll('img').length"), 0);
     let shown = "document.querySelector('#resources tbody th > span').textContent";
@@ -274,40 +345,4 @@ async fn hostile(server: &Server, text: &str) -> Value {
         "ended_at": null, "error": text, "progress": { "done": 1, "total": null, "current_step": text },
     }]);
     status
-}
-
-#[tokio::test]
-async fn the_page_is_accessible_in_light_and_dark_and_on_a_phone() {
-    let Some(mut browser) = browser() else { return };
-    let axe = std::fs::read_to_string(cached("page-checks/node_modules/axe-core/axe.min.js"));
-    let axe = axe.unwrap();
-    browser.ignore_policies();
-    let models = Models::new();
-    models
-        .add("echo", 1, torchscript::echo)
-        .add("broken", 1, |path| std::fs::write(path, "no archive"));
-    let server = Server::start(models.options(BINARY));
-    server.infer("echo", &floats("x", &[1.0])).await.ok();
-    server.infer("broken", &floats("x", &[1.0])).await;
-    let preload = json!({ "names": ["echo"] });
-    server
-        .post("/api/performance/lazy-loader/preload", &preload)
-        .await;
-    for (width, dark) in [(1280, false), (1280, true), (375, false), (375, true)] {
-        browser.set_screen(width, 900, dark);
-        open(&mut browser, &server);
-        browser.wait_until(&format!("{} === '● ready'", phase("echo:1")));
-        browser.wait_until(&format!("{} === '■ failed'", phase("broken:1")));
-        browser.run(&format!("{axe}; 0"));
-        let violations = browser.run(
-            "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', \
-             'best-practice'] }).then((report) => report.violations.map((violation) => \
-             `${violation.id}: ${violation.nodes.map((node) => node.html + node.failureSummary)}`))",
-        );
-        assert_eq!(violations, json!([]), "{width} {dark}");
-        let is_wider =
-            "document.documentElement.scrollWidth > document.documentElement.clientWidth";
-        assert_eq!(browser.run(is_wider), false, "{width}");
-    }
-    assert_eq!(browser.take_errors(), Vec::<String>::new());
 }

@@ -4,15 +4,27 @@
 const ACTION_WITHIN_MS = 30000;
 
 const said = document.getElementById("said");
-let saidLast = 0;
+const dismiss = document.getElementById("dismiss");
+let focusedBefore;
 
-/** Shows a sentence for a while, and reads it to those who listen. */
+/** Shows a sentence until it is dismissed or another one replaces it, and reads it to those who listen. */
 function say(text) {
-  saidLast += 1;
-  const mine = saidLast;
   setText(said, text);
-  setTimeout(() => { if (mine === saidLast) setText(said, ""); }, 8000);
+  dismiss.hidden = false;
 }
+
+/** Takes the sentence away. The focus goes back to where it was before it came to the button. */
+function unsay() {
+  const hadFocus = dismiss === document.activeElement;
+  setText(said, "");
+  dismiss.hidden = true;
+  const next = focusedBefore?.isConnected ? focusedBefore : document.getElementById("parts");
+  if (hadFocus) next.focus({ preventScroll: true });
+}
+
+dismiss.addEventListener("click", unsay);
+dismiss.addEventListener("focus", (event) => { focusedBefore = event.relatedTarget; });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") unsay(); });
 
 /** The JSON of an answer. An answer that is an error throws its detail. */
 async function send(method, path, body) {

@@ -29,7 +29,10 @@ function setAttribute(target, name, value) {
   else if (target.getAttribute(name) !== value) target.setAttribute(name, value);
 }
 
-/** Puts the children in this order. What stays in place is not touched, and the focus stays where it is. */
+/**
+ * Puts the children in this order. What stays in place is not touched, and the focus stays where it is. If the child
+ * that has it goes, its part of the page gets it.
+ */
 function setChildren(parent, children) {
   const focused = document.activeElement;
   const wanted = new Set(children);
@@ -37,7 +40,9 @@ function setChildren(parent, children) {
   children.forEach((child, index) => {
     if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
   });
-  if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
+  if (focused === document.activeElement) return;
+  const next = focused.isConnected ? focused : parent.closest("[tabindex]");
+  next?.focus({ preventScroll: true });
 }
 
 /** Keeps one element for each key, so that an element stays the same while its row is there. */

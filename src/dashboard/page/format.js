@@ -30,6 +30,8 @@ function formatSeconds(seconds) {
   return formatAge(seconds);
 }
 
+const formatMilliseconds = (milliseconds) => formatSeconds(milliseconds / 1000);
+
 /** A time that passes while somebody looks, so in whole seconds. */
 function formatAge(seconds) {
   const whole = Math.max(0, Math.floor(seconds));

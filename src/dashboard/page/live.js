@@ -19,7 +19,7 @@ const parts = PARTS.map(({ id, title, build, half }) => {
   const { content, update } = build(figures);
   const heading = element("h2", { id: `${id}-title` }, title);
   document.getElementById("parts").append(
-    element("section", { id, class: half && "half", "aria-labelledby": `${id}-title` },
+    element("section", { id, class: half && "half", tabindex: "-1", "aria-labelledby": `${id}-title` },
       element("div", { class: "head" }, heading, figures, missing), ...content));
   return { id, missing, update };
 });
@@ -46,12 +46,29 @@ function show(status) {
   }
 }
 
-/** Makes the models on disk known to the loader, which lists them from then on. */
-function findModels() {
-  send("POST", "/v2/repository/index", {}).catch((error) => say(`The models cannot be listed: ${error.message}`));
+/** The pause after a try to find models that has failed. */
+const FIND_AGAIN_MS = 5000;
+
+/** The run of the server that knows the models on disk, when the next try is due, and whether the last one failed. */
+const found = { by: undefined, nextAt: 0, failed: false };
+
+/** Makes the models on disk known to the loader, which lists them from then on. Each run of the server has to. */
+async function findModels(run) {
+  if (found.by === run || performance.now() < found.nextAt) return;
+  found.nextAt = Infinity;
+  try {
+    await send("POST", "/v2/repository/index", {});
+    found.by = run;
+    found.nextAt = 0;
+    if (found.failed) say("The models are listed");
+    found.failed = false;
+  } catch (error) {
+    found.nextAt = performance.now() + FIND_AGAIN_MS;
+    found.failed = true;
+    say(`The models cannot be listed: ${error.message}`);
+  }
 }
 
-let startedAt;
 let version;
 let source;
 let openedAt;
@@ -69,9 +86,7 @@ function connect() {
     version = status.server.version;
     show(status);
     shownAt = performance.now();
-    // Another run of the server does not know them yet.
-    if (startedAt !== status.server.started_at) findModels();
-    startedAt = status.server.started_at;
+    findModels(status.server.started_at);
     showAge();
   };
   source.onerror = showAge;

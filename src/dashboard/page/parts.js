@@ -69,7 +69,7 @@ function buildSupervision(figures) {
 function buildPools(figures) {
   const state = (pool) => pool.state === "no_answer" ? ["bad", "no answer"] : [HEALTH_TONES[pool.health], pool.health];
   const count = (value) => value === undefined ? "–" : formatCount(value);
-  const milliseconds = (value) => value === undefined ? "–" : formatSeconds(value / 1000);
+  const milliseconds = (value) => value === undefined ? "–" : formatMilliseconds(value);
   const table = new Table({
     label: "Connection pools",
     key: (row) => row.name,
@@ -165,7 +165,10 @@ function makeCancel(cell) {
 
 function showCancel(cell, row) {
   const button = cell.firstChild;
+  const hasEnded = row.state !== "running";
   cell.job = row.id;
-  button.hidden = row.state !== "running";
+  // The focus would be lost with the button.
+  button.hidden = hasEnded && button !== document.activeElement;
+  if (hasEnded) button.ariaDisabled = "true";
   setButton(button, "Cancel", row.description);
 }

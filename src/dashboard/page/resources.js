@@ -24,15 +24,17 @@ function buildResources(figures) {
           setText(cell.lastChild, resourceNote(row));
         },
       },
-      textColumn("kind", "Kind", (row) => row.kind, { minor: true }),
       markColumn("phase", "Phase", (row) => [PHASE_TONES[row.phase], row.phase]),
       numberColumn("bytes", "Memory", heldBytes, orNothing(formatBytes)),
       numberColumn("estimate", "Next load", (row) => row.estimated_bytes, formatBytes, { minor: true }),
-      numberColumn("leases", "Leases", (row) => row.leases, formatCount, { minor: true }),
+      numberColumn("leases", "Leases", (row) => row.leases, formatCount, { extra: true }),
       numberColumn("hits", "Hits", (row) => row.hits_total, formatCount, { minor: true }),
       numberColumn("misses", "Misses", (row) => row.misses_total, formatCount, { minor: true }),
-      numberColumn("p50", "Load p50", (row) => row.load_p50_seconds, formatSeconds, { minor: true }),
-      numberColumn("p99", "Load p99", (row) => row.load_p99_seconds, formatSeconds, { minor: true }),
+      numberColumn("requests", "Requests", (row) => row.requests_total, formatCount, { minor: true }),
+      numberColumn("p50", "p50", (row) => row.request_p50_ms, orNothing(formatMilliseconds), { minor: true }),
+      numberColumn("p99", "p99", (row) => row.request_p99_ms, orNothing(formatMilliseconds), { minor: true }),
+      numberColumn("load_p50", "Load p50", (row) => row.load_p50_seconds, formatSeconds, { minor: true }),
+      numberColumn("load_p99", "Load p99", (row) => row.load_p99_seconds, formatSeconds, { extra: true }),
       numberColumn("ttl", "TTL left", (row) => row.ttl_left_seconds, orNothing(formatAge), { minor: true }),
       numberColumn("rank", "Eviction", (row) => row.eviction_rank, orNothing((rank) => `${rank}.`), { minor: true }),
       { key: "actions", label: "Actions", actions: true, make: makeActions, show: showActions },
@@ -62,6 +64,7 @@ function buildResources(figures) {
 /** What else is to be said of a resource. */
 function resourceNote(row) {
   const notes = [];
+  if (row.kind !== "model") notes.push(row.kind);
   if (row.pinned) notes.push("pinned");
   if (row.suspect) notes.push("leaks or has outgrown its load");
   if (row.never_fits) notes.push("larger than the budget");

@@ -1,5 +1,5 @@
 // Tables that can be sorted. A column has a key, a label, `show(cell, row)`, and for sorting `value(row)`.
-// `number: true` aligns it to the right; `minor: true` hides it on narrow screens.
+// `number: true` aligns it to the right; `minor: true` hides it on narrow screens, `extra: true` on all but wide ones.
 
 class Table {
   #columns;
@@ -36,7 +36,7 @@ class Table {
   }
 
   #class(column) {
-    const classes = [column.number && "number", column.minor && "minor", column.actions && "actions"];
+    const classes = [column.number && "number", column.minor && "minor", column.extra && "extra", column.actions && "actions"];
     return classes.filter(Boolean).join(" ") || undefined;
   }
 

@@ -8,6 +8,9 @@ const CHART = { height: 150, left: 66, right: 8, top: 8, levels: 108, bottom: 12
 /** Heights of the strip below the chart, so that levels differ not only in their colour. */
 const LEVEL_HEIGHTS = { elevated: 5, high: 9, critical: 13, exhausted: 16 };
 
+/** Slots and events that are kept at most: as many as the server keeps, which has 200 events of each source. */
+const KEPT_MAX = { slots: 200, events: 400 };
+
 /** Events that are listed in words. */
 const LISTED_MAX = 50;
 
@@ -19,8 +22,9 @@ function remember(timeline, at) {
   for (const slot of timeline.slots) history.slots.set(slot.number, slot);
   for (const event of timeline.events) history.events.set(`${event.source} ${event.number}`, event);
   const isOld = (item) => secondsBetween(item.at, at) > timeline.window_seconds + timeline.slot_seconds;
-  for (const items of [history.slots, history.events]) {
-    for (const [number, item] of items) if (isOld(item)) items.delete(number);
+  for (const [kind, items] of Object.entries(history)) {
+    // The oldest come first.
+    for (const [number, item] of items) if (isOld(item) || items.size > KEPT_MAX[kind]) items.delete(number);
   }
 }
 

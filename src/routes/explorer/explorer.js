@@ -93,6 +93,11 @@ function members(schema) {
   return lists;
 }
 
+/** A text with its line breaks, which those who have no mouse can scroll. */
+function textBox(label, text) {
+  return make("pre", { role: "group", tabindex: "0", "aria-label": label }, text);
+}
+
 /** A body: its schema and its example. */
 function content(body) {
   return Object.entries(body.content || {}).map(([type, media]) => {
@@ -101,7 +106,7 @@ function content(body) {
     parts.push(...members(schema));
     if (media.example !== undefined) {
       const text = JSON.stringify(media.example, null, 2);
-      parts.push(make("details", {}, make("summary", {}, "Example"), make("pre", {}, text)));
+      parts.push(make("details", {}, make("summary", {}, "Example"), textBox("An example", text)));
     }
     return make("div", {}, parts);
   });
@@ -144,17 +149,22 @@ function tryIt({ method, path, operation, parameters }) {
   const media = operation.requestBody && operation.requestBody.content["application/json"];
   const body = media ? make("textarea", { id: "field-body", spellcheck: "false" }) : null;
   if (body && media.example) body.value = JSON.stringify(media.example, null, 2);
-  const result = make("div", { role: "status" });
+  // It is read aloud; the content of the response, which may be long, is not.
+  const outcome = make("p", { role: "status" });
+  const output = textBox("The response", "");
+  output.hidden = true;
   const button = make("button", {}, "Send");
   const form = make("form", {}, fields.map((field) => field.row),
     body && make("div", {}, make("label", { for: "field-body" }, "Body"), body), button);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    button.disabled = true;
-    await send(request(method, path, fields, body), result);
-    button.disabled = false;
+    // It stays where the focus can be.
+    if (button.ariaDisabled === "true") return;
+    button.ariaDisabled = "true";
+    await send(request(method, path, fields, body), outcome, output);
+    button.ariaDisabled = null;
   });
-  return [make("h3", {}, "Send a request"), form, result];
+  return [make("h3", {}, "Send a request"), form, outcome, output];
 }
 
 /** The URL and the options of a request with the values of the form. */
@@ -175,14 +185,22 @@ function request(method, path, fields, body) {
   return { url, options: { method: method.toUpperCase(), headers, body: body && body.value ? body.value : undefined } };
 }
 
-async function send({ url, options }, result) {
-  result.replaceChildren(make("p", { class: "quiet" }, options.method + " " + url));
+/** Sends a request, and shows what came of it in a line and the content of the response below. */
+async function send({ url, options }, outcome, output) {
+  const sent = options.method + " " + url;
+  const say = (tone, text) => {
+    outcome.className = tone;
+    outcome.textContent = sent + ": " + text;
+  };
+  output.hidden = true;
+  output.textContent = "";
+  say("quiet", "sent");
   const begun = performance.now();
   try {
     const response = await fetch(url, options);
-    const head = make("p", { class: response.ok ? "good" : "bad" }, String(response.status) + " " + response.statusText);
-    const output = make("pre", { tabindex: "0" });
-    result.append(head, output);
+    const tone = response.ok ? "good" : "bad";
+    const status = (response.status + " " + response.statusText).trim();
+    say(tone, status);
     // Read piece by piece: an event stream does not end soon.
     let text = "";
     const reader = response.body && response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -190,14 +208,15 @@ async function send({ url, options }, result) {
       const { value, done } = await reader.read();
       if (done) break;
       text += value;
+      output.hidden = false;
       output.textContent = text;
-      if (!result.isConnected) break;
+      if (!output.isConnected) break;
     }
     if (reader) reader.cancel().catch(() => {});
     output.textContent = pretty(text.slice(0, SHOWN_MAX), response.headers.get("content-type") || "");
-    head.append(", " + Math.round(performance.now() - begun) + " ms");
+    say(tone, status + ", " + Math.round(performance.now() - begun) + " ms");
   } catch (error) {
-    result.append(make("p", { class: "bad" }, "The server did not answer: " + error.message));
+    say("bad", "the server did not answer: " + error.message);
   }
 }
 
@@ -263,6 +282,8 @@ function list() {
   }
   const sections = [...groups].map(([tag, items]) => make("section", {}, make("h2", {}, tag), make("ul", {}, items)));
   byId("routes").replaceChildren(...sections);
+  const count = [...groups.values()].flat().length;
+  byId("count").textContent = count === 1 ? "1 route" : count + " routes";
 }
 
 async function start() {

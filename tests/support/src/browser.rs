@@ -205,6 +205,12 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", media);
     }
 
+    /// Runs a script in each page that is opened from now on, before the scripts of the page.
+    pub fn before_pages(&mut self, script: &str) {
+        let source = json!({ "source": script });
+        self.call("Page.addScriptToEvaluateOnNewDocument", source);
+    }
+
     /// Lets scripts of the test into pages that are opened from now on, whatever the pages' policies forbid.
     pub fn ignore_policies(&mut self) {
         self.call("Page.setBypassCSP", json!({ "enabled": true }));
