@@ -139,6 +139,10 @@ async fn the_number_of_clients_is_bounded() {
     assert!(refused.headers().contains_key("retry-after"));
     let problem: Value = refused.json().await.unwrap();
     assert_eq!(problem["type"], "/problems/overloaded");
+    let metrics = server.get("/api/performance/metrics").await;
+    let metrics: Value = metrics.json().await.unwrap();
+    let outcomes = &metrics["http"]["since_start"]["classes"]["status"]["outcomes_total"];
+    assert_eq!(outcomes["5xx"], 1, "{outcomes}");
     clients.pop();
     wait_for_async(DEADLINE, || async {
         let status = server.get(EVENTS).await.status();

@@ -7,6 +7,7 @@ mod events;
 mod page;
 mod screenshots;
 mod status;
+mod unread;
 
 /// The server that the tests start.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
