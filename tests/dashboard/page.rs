@@ -124,6 +124,33 @@ async fn a_load_and_an_unload_are_shown_within_a_second() {
 }
 
 #[tokio::test]
+async fn an_eviction_for_another_load_is_shown_within_a_second() {
+    let Some(mut browser) = browser() else { return };
+    let models = Models::new();
+    for name in ["first", "second"] {
+        models.add(name, 1, |path| torchscript::weights(path, 256 << 20));
+    }
+    // It holds one of them.
+    let settings = "memory.limit = '640MiB'";
+    let server = Server::start(models.options(BINARY).settings(settings));
+    open(&mut browser, &server);
+    let x = floats("x", &[1.0]);
+    server.infer("first", &x).await.ok();
+    browser.wait_until(&format!("{} === '● ready'", phase("first:1")));
+    server.infer("second", &x).await.ok();
+    let began = Instant::now();
+    let (first, second) = (phase("first:1"), phase("second:1"));
+    browser.wait_until(&format!("{first} === '○ cold' && {second} === '● ready'"));
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let events = "document.querySelector('#timeline .log').textContent";
+    browser.wait_until(&format!(
+        "/first:1 unloaded, .*: another load needs/.test({events})"
+    ));
+    assert_eq!(browser.take_errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn an_operator_loads_and_unloads_with_the_keyboard() {
     let Some((mut browser, _server, _models)) = page_with_a_cold_model() else {
         return;
