@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use headroom_actors::kernel::regular_file;
 use toml::{Table, Value};
 
 use super::section::{Key, empty_secret, join};
@@ -19,6 +19,9 @@ pub const VARIABLE_PREFIX: &str = "HEADROOM__";
 
 /// The base file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "config/default.toml";
+
+/// Bytes of a settings file, or of a file with one secret, at most.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The reference file. It is compiled in, so a server without any file has the same defaults.
 const BUILT_IN: &str = include_str!("../../config/default.toml");
@@ -116,7 +119,7 @@ impl<'a> Layers<'a> {
     }
 
     fn file(&mut self, path: &Path, required: bool) {
-        match fs::read_to_string(path) {
+        match regular_file::read_text(path, FILE_BYTES_MAX) {
             Ok(text) => self.text(&text, &Origin::File(path.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
             Err(error) => {
@@ -237,7 +240,7 @@ fn read_secret(key: &Key, named: &Located) -> Result<Located, String> {
     if path.trim().is_empty() {
         return Err(empty_secret(&key, origin));
     }
-    match fs::read_to_string(path) {
+    match regular_file::read_text(Path::new(path), FILE_BYTES_MAX) {
         Ok(text) => Ok(Located {
             value: text.trim_end_matches(['\r', '\n']).into(),
             origin: Origin::File(path.into()),

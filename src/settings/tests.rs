@@ -6,6 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use super::layers::DEFAULT_FILE;
 use super::section::{MASK, Node, inherited_from};
 use super::values::Profile;
@@ -361,6 +364,27 @@ fn a_named_file_must_be_there() {
     assert!(
         error.starts_with("/nonexistent/headroom.toml: cannot be read"),
         "{error}"
+    );
+}
+
+/// The open of a named pipe waits for a writer, and so would the start of the server.
+#[test]
+fn a_named_pipe_is_no_settings_file_and_no_secret() {
+    let (folder, mut sources) = file("");
+    let pipe = folder.path().join("pipe.toml");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    sources.profile = Some("pipe".into());
+    let error = load(&sources, &Environment::new()).unwrap_err().to_string();
+    let shown = pipe.display();
+    assert_eq!(
+        error,
+        format!("{shown}: cannot be read: it is a named pipe, and a regular file is needed")
+    );
+    let variable = ("HEADROOM__POSTGRES__URL_FILE", pipe.to_str().unwrap());
+    let fault = load_text("", &[variable]).unwrap_err();
+    assert!(
+        fault.contains("which cannot be read: it is a named pipe"),
+        "{fault}"
     );
 }
 

@@ -176,21 +176,36 @@ fn a_model_with_wrong_settings_is_found() {
     assert_failed(&checks, "one:1", "instances: must be from 1 to 64");
 }
 
-/// As on a network disk that is gone: what hangs is named, and everything else is checked.
+/// The open of a named pipe waits for a writer.
 #[test]
-fn a_file_that_hangs_does_not_hold_up_the_report() {
+fn a_named_pipe_in_the_place_of_a_models_settings_is_found() {
     let folder = settings("");
     let fifo = folder.path().join("models/one/1/model.toml");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-    let began = Instant::now();
     let checks = checks(doctor(folder.path(), &["--json"]), 1);
-    assert!(
-        began.elapsed() < Duration::from_secs(9),
-        "{:?}",
-        began.elapsed()
+    assert_failed(&checks, "one:1", "it is a named pipe");
+}
+
+#[test]
+fn a_named_pipe_in_the_place_of_the_settings_is_found_and_no_server_starts() {
+    let folder = settings("");
+    let fifo = folder.path().join("test.toml");
+    fs::remove_file(&fifo).unwrap();
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let (stdout, _) = doctor(folder.path(), &["--json"]).failed(78);
+    let fault = format!(
+        "{}: cannot be read: it is a named pipe, and a regular file is needed",
+        fifo.display()
     );
-    assert_failed(&checks, "all", "did not end in time");
-    assert_eq!(checks["model host"]["outcome"], "ok");
+    let report = json(&stdout);
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    assert!(checks.any(|check| check["found"] == *fault), "{report}");
+    for name in ["check-config", "serve"] {
+        let mut command = command(&[name, "--profile", "test", "--config"]);
+        command.arg(folder.path().join("base.toml"));
+        let (_, stderr) = run(command).failed(78);
+        assert_eq!(stderr, format!("headroom: {fault}\n"));
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub mod pool;
 pub mod pressure;
 pub mod private_server;
 pub mod process;
+pub mod regular_file;
 mod rolling;
 mod root;
 mod slot;

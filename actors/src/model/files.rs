@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::settings::{ModelSettings, SettingsError};
+use crate::kernel::regular_file;
 
 /// A model's name and version.
 pub(super) type Key = (String, u64);
@@ -123,13 +124,7 @@ fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
 }
 
 fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
-    let text = std::fs::metadata(path).and_then(|metadata| {
-        if metadata.len() > SETTINGS_BYTES_MAX {
-            return Err(io::Error::other("the file has more than 256 KiB"));
-        }
-        std::fs::read_to_string(path)
-    });
-    match text {
+    match regular_file::read_text(path, SETTINGS_BYTES_MAX) {
         Ok(text) => ModelSettings::parse(&text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ModelSettings::default()),
         Err(error) => Err(SettingsError(error.to_string())),
@@ -138,6 +133,9 @@ fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     #[test]
@@ -188,6 +186,11 @@ mod tests {
         put(".git/1/model.pt", "x");
         put("c/latest/model.pt", "x");
         put("file", "x");
+        put("d/1/model.pt", "x");
+        // Their opens would wait for a writer.
+        mkfifo(&dir.path().join("d/1/model.toml"), Mode::S_IRWXU).unwrap();
+        std::fs::create_dir(dir.path().join("d/2")).unwrap();
+        mkfifo(&dir.path().join("d/2/model.pt"), Mode::S_IRWXU).unwrap();
         let found = scan(dir.path()).unwrap();
         let files: Vec<_> = found
             .iter()
@@ -198,9 +201,12 @@ mod tests {
             [
                 ("a:1".into(), 1, true),
                 ("a:10".into(), 3, true),
-                ("b:1".into(), 1, false)
+                ("b:1".into(), 1, false),
+                ("d:1".into(), 1, false)
             ]
         );
+        let error = found[3].settings.as_ref().unwrap_err().to_string();
+        assert!(error.contains("it is a named pipe"), "{error}");
         assert!(scan(&dir.path().join("absent")).unwrap().is_empty());
     }
 }

@@ -26,6 +26,7 @@ use crate::kernel::private_server::{
     DataDir, PreparedServer, PrivateServerError, Programs, SearchPath, ServerKind, Socket,
     new_password, percent_encoded,
 };
+use crate::kernel::regular_file;
 
 /// A private PostgreSQL. Its URL is one of libpq and contains the password.
 pub static PRIVATE_SERVER: ServerKind = ServerKind {
@@ -45,6 +46,9 @@ pub static PRIVATE_SERVER: ServerKind = ServerKind {
 /// The folder of the cluster, and the folder where it is created.
 const CLUSTER: &str = "cluster";
 const NEW_CLUSTER: &str = "cluster.new";
+
+/// Bytes of the file with the cluster's major version at most.
+const VERSION_BYTES_MAX: u64 = 64;
 
 /// The file of the socket. The port is only a part of its name.
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -140,7 +144,7 @@ async fn find_programs(
     search: &SearchPath,
 ) -> Result<Programs, PrivateServerError> {
     let path = data_dir.folder.join(CLUSTER);
-    let wanted = std::fs::read_to_string(path.join("PG_VERSION")).ok();
+    let wanted = regular_file::read_text(&path.join("PG_VERSION"), VERSION_BYTES_MAX).ok();
     let wanted = wanted.map(|version| version.trim().to_owned());
     let mut installed = Vec::new();
     let found = PRIVATE_SERVER.find_programs(search, data_dir, |folder, line| {

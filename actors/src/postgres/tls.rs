@@ -17,6 +17,11 @@ use tokio_rustls::rustls::{
     self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
+use crate::kernel::regular_file;
+
+/// Bytes of a file of root certificates at most. Those of an operating system have some hundred KiB.
+const ROOT_FILE_BYTES_MAX: u64 = 16 << 20;
+
 /// How much of a server's certificate is checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verification {
@@ -72,7 +77,8 @@ fn read_roots(file: Option<&Path>) -> Result<RootCertStore, String> {
 }
 
 fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), Box<dyn Error>> {
-    for certificate in CertificateDer::pem_file_iter(path)? {
+    let pem = regular_file::read(path, ROOT_FILE_BYTES_MAX)?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         store.add(certificate?)?;
     }
     if store.is_empty() {

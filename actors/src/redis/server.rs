@@ -8,12 +8,14 @@ use deadpool_redis::redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisResult,
     TlsCertificates, TlsMode,
 };
+use tokio::task::spawn_blocking;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::connect_error::connect_error;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 use crate::kernel::private_server::ServerUrl;
+use crate::kernel::regular_file;
 use crate::kernel::url::{UrlFault, UrlForm};
 
 /// The form of the URL of one server.
@@ -27,6 +29,9 @@ const FORM: UrlForm = UrlForm {
 /// and how long it waits before each repeat. The caller's deadline usually comes first.
 const CLUSTER_RETRIES: u32 = 6;
 const CLUSTER_RETRY_WAIT_MAX_MS: u64 = 200;
+
+/// Bytes of a file of authorities at most. Those of an operating system have some hundred KiB.
+const CA_FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +186,9 @@ impl Server {
             let message = format!("{} {fault}", path.display());
             ConnectError::new(ConnectErrorKind::Tls, message)
         };
-        let pem = tokio::fs::read(path).await;
+        let file = path.clone();
+        let pem = spawn_blocking(move || regular_file::read(&file, CA_FILE_BYTES_MAX)).await;
+        let pem = pem.unwrap_or_else(|error| Err(error.into()));
         let pem = pem.map_err(|error| failed("cannot be read").caused_by(error))?;
         check_pem(&pem).map_err(failed)?;
         Ok(Some(TlsCertificates {
@@ -223,7 +230,8 @@ pub fn check_url(url: &str) -> Result<(), UrlFault> {
 /// # Errors
 /// The text completes the sentence "the file …".
 pub fn check_ca_file(path: &Path) -> Result<(), String> {
-    let pem = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let pem = regular_file::read(path, CA_FILE_BYTES_MAX)
+        .map_err(|error| format!("cannot be read: {error}"))?;
     check_pem(&pem).map_err(str::to_owned)
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use headroom_actors::kernel::regular_file;
 use headroom_actors::model::scan;
 use nix::unistd::{AccessFlags, Uid, User, access};
 
@@ -59,7 +60,7 @@ fn models(dir: &Path) -> Vec<Check> {
                     file.path.with_file_name("model.toml").display()
                 ));
             checks.push(check);
-        } else if let Err(error) = fs::File::open(&file.path) {
+        } else if let Err(error) = regular_file::open(&file.path) {
             let check = Check::failure(GROUP, &resource, format!("model.pt: {error}"))
                 .would_fail(format!("{resource} cannot be loaded"))
                 .remedy(format!(

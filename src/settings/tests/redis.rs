@@ -141,6 +141,13 @@ fn the_file_of_authorities_is_checked_at_the_start() {
         fault.contains("which cannot be read: No such file"),
         "{fault}"
     );
+    let pipe = folder.path().join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let fault = with(&pipe, tls).unwrap_err();
+    assert!(
+        fault.contains("which cannot be read: it is a named pipe"),
+        "{fault}"
+    );
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::entries::JournalEntry;
+use crate::kernel::regular_file;
 
 /// The form of the file. Another form is not understood.
 const VERSION: u32 = 1;
@@ -42,12 +42,7 @@ enum Damage {
 /// The file cannot be read, or a damaged one cannot be renamed.
 pub(super) fn load(path: &Path) -> io::Result<Vec<JournalEntry>> {
     let mut bytes = Vec::new();
-    let file = OpenOptions::new()
-        .read(true)
-        // Without this, a pipe in the place of the file would hold up the thread.
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path);
-    let file = match file {
+    let file = match regular_file::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         file => file?,
     };
