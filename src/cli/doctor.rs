@@ -13,6 +13,7 @@ mod servers;
 
 use std::mem::ManuallyDrop;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use actix_web::rt::System;
@@ -106,7 +107,7 @@ async fn examine(args: &DoctorArgs, loaded: Result<Loaded, SettingsError>) -> Re
             let faults = faults.into_iter().map(Check::of_setting).collect();
             checks.push(std::future::ready(faults).boxed());
             let limits = spawn_blocking(|| limits::limits(None));
-            checks.push(limits.map(Result::unwrap_or_default).boxed());
+            checks.push(bounded_by(CHECK_WITHIN, Group::Limits, limits));
             let others = [
                 Group::Files,
                 Group::Programs,
@@ -130,7 +131,7 @@ fn blocking(
 ) -> BoxFuture<'static, Vec<Check>> {
     let settings = settings.clone();
     let checks = spawn_blocking(move || checks(&settings));
-    bounded_by(CHECK_WITHIN, group, checks.map(Result::unwrap_or_default))
+    bounded_by(CHECK_WITHIN, group, checks)
 }
 
 /// A group of checks that are bounded one by one. The bound of all is reached only if they fail to be.
@@ -138,17 +139,20 @@ fn bounded(
     group: Group,
     checks: impl Future<Output = Vec<Check>> + Send + 'static,
 ) -> BoxFuture<'static, Vec<Check>> {
+    let checks = AssertUnwindSafe(checks).catch_unwind();
     bounded_by(2 * CHECK_WITHIN, group, checks)
 }
 
-fn bounded_by(
+/// A group of checks whose hang or panic is a check that has failed.
+fn bounded_by<Panic: Send>(
     within: Duration,
     group: Group,
-    checks: impl Future<Output = Vec<Check>> + Send + 'static,
+    checks: impl Future<Output = Result<Vec<Check>, Panic>> + Send + 'static,
 ) -> BoxFuture<'static, Vec<Check>> {
     async move {
         match timeout(within, checks).await {
-            Ok(checks) => checks,
+            Ok(Ok(checks)) => checks,
+            Ok(Err(_)) => vec![Check::panicked(group)],
             Err(_) => vec![Check::no_answer(group)],
         }
     }
@@ -165,4 +169,34 @@ fn local_url(mut address: SocketAddr) -> ServerUrl {
     }
     let url = format!("http://{address}").parse();
     url.unwrap_or_else(|_| ServerUrl::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(checks: impl FnOnce() -> BoxFuture<'static, Vec<Check>>) -> Check {
+        let mut found = System::new().block_on(async { checks().await });
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    }
+
+    #[test]
+    fn a_group_that_panics_has_failed() {
+        let settings = settings::load(&Sources::default(), &settings::Environment::new());
+        let settings = settings.unwrap().settings;
+        let panicked = Check::panicked(Group::Files);
+        let found = only(|| blocking(Group::Files, &settings, |_| panic!("on purpose")));
+        assert_eq!(found, panicked);
+        let found = only(|| bounded(Group::Files, async { panic!("on purpose") }));
+        assert_eq!(found, panicked);
+        assert_eq!(Report::new(vec![panicked]).failures, 1);
+    }
+
+    #[test]
+    fn a_group_that_hangs_has_failed() {
+        let hangs = std::future::pending::<Result<Vec<Check>, ()>>();
+        let found = only(|| bounded_by(Duration::from_millis(1), Group::Files, hangs));
+        assert_eq!(found, Check::no_answer(Group::Files));
+    }
 }

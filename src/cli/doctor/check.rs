@@ -128,6 +128,13 @@ impl Check {
             .remedy("correct the setting; `headroom check-config` shows all of them")
     }
 
+    /// The checks of `group` panicked.
+    pub(super) fn panicked(group: Group) -> Self {
+        Self::failure(group, "all", "the checks ended with a panic")
+            .would_fail("what the checks are about is not known")
+            .remedy("report this fault of headroom, with the panic on standard error")
+    }
+
     /// The checks of `group` did not end in time.
     pub(super) fn no_answer(group: Group) -> Self {
         Self::failure(group, "all", "the checks did not end in time")
