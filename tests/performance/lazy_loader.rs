@@ -246,6 +246,28 @@ async fn unloading_everything_frees_the_bytes_that_were_promised() {
 }
 
 #[tokio::test]
+async fn a_models_name_means_its_highest_version_as_for_pins_and_preloads() {
+    let models = Models::new();
+    models
+        .add("one", 1, torchscript::affine)
+        .add("one", 2, torchscript::affine);
+    let server = start(&models, "").await;
+    server.load("one").await.ok();
+    // The loader does not know it yet.
+    models.add("late", 1, torchscript::affine);
+    let report = clear(&server, "?name=one&name=late&name=zygote").await.ok();
+    assert_eq!(names(&report["resources"]), ["late:1", "one:2", "zygote"]);
+    let late = named(&report["resources"], "late:1");
+    assert_eq!(
+        (&late["outcome"], &late["reason"]),
+        (&json!("kept"), &json!("not_loaded"))
+    );
+    let one = named(&report["resources"], "one:2");
+    assert_eq!(one["outcome"], "unloaded", "{report}");
+    assert!(server.host("one").is_none());
+}
+
+#[tokio::test]
 async fn a_model_in_use_is_drained_and_its_request_is_answered() {
     let models = Models::new();
     models.add("slow", 1, torchscript::slow);

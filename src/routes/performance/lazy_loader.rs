@@ -4,20 +4,24 @@
 //! `POST /v2/repository/index` on. A loader that does not answer in 40 ms is shown with its last answer.
 //!
 //! `DELETE /api/performance/lazy-loader/cache`: unloads what is loaded: everything but what is pinned, or
-//! what `name=` (repeatable), `kind=` and `idle_seconds=` choose. What is in use is drained.
+//! what `name=` (repeatable), `kind=` and `idle_seconds=` choose. A model's name means its highest version.
+//! What is in use is drained.
 //! `wait_seconds=` bounds the wait for the unloads; `dry_run=true` only reports.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{Responder, web};
-use headroom_actors::lazy::{Clear, ClearReport, LoaderStatus, ReadLoader};
+use headroom_actors::lazy::{
+    Clear, ClearError, ClearReport, LoaderStatus, ReadLoader, UnknownResource,
+};
 use headroom_actors::memory::ReadMemory;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
+use super::resource_name::resolve;
 use crate::handles::RequestHandles;
 use crate::last_answers::LastAnswers;
 use crate::last_known::{ANSWER_WITHIN, Answer};
@@ -82,7 +86,7 @@ pub(in crate::routes) async fn status(
 #[serde(try_from = "Vec<(String, String)>")]
 pub(in crate::routes) struct CacheQuery {
     #[param(required = false)]
-    /// Only these resources. Pinned resources are unloaded only if they are named.
+    /// Only these resources, or models' highest versions. Pinned resources are unloaded only if they are named.
     name: Vec<String>,
     /// Only resources of this kind.
     kind: Option<String>,
@@ -210,16 +214,28 @@ pub(in crate::routes) async fn clear(
         true => None,
         false => used_bytes(&handles).await,
     };
-    // The second reading comes within the request's deadline, too.
-    let wait_max = handles.left().saturating_sub(READING_WITHIN);
-    let clear = Clear {
+    let wait = query.wait_seconds.unwrap_or(WAIT);
+    let mut clear = Clear {
         names: query.name,
         kind: query.kind,
         idle_for: query.idle_seconds,
         dry_run,
-        wait: query.wait_seconds.unwrap_or(WAIT).min(wait_max),
+        wait,
     };
-    let report = handles.loader.ask(clear, handles.left()).await??;
+    let report = loop {
+        // The second reading comes within the request's deadline, too.
+        clear.wait = wait.min(handles.left().saturating_sub(READING_WITHIN));
+        match handles.loader.ask(clear.clone(), handles.left()).await? {
+            // It may be a model's name, or a model that was added to the folder.
+            Err(ClearError::UnknownResource(UnknownResource(name))) => {
+                let resource = resolve(&name, &handles).await?;
+                for unknown in clear.names.iter_mut().filter(|it| **it == name) {
+                    unknown.clone_from(&resource);
+                }
+            }
+            report => break report?,
+        }
+    };
     let used_after_bytes = match dry_run {
         true => None,
         false => used_bytes(&handles).await,
