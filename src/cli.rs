@@ -6,9 +6,10 @@
 //!
 //! Exit codes: 0 for success; 1 if something failed: the server did not start or did not stop in order, it
 //! refused a request, not all was done, or a check failed; 64 (EX_USAGE) for a wrong command line; 69
-//! (EX_UNAVAILABLE) if no server answers; 78 (EX_CONFIG) for settings that are wrong or cannot work on this
+//! (EX_UNAVAILABLE) if no Headroom server answers; 78 (EX_CONFIG) for settings that are wrong or cannot work on this
 //! machine; 128 plus the signal's number after a second signal to stop, and 130 after Ctrl-C.
 
+mod answer;
 mod client;
 mod completions;
 mod doctor;
@@ -19,6 +20,7 @@ mod models;
 mod optimize;
 mod output;
 mod part;
+mod refusal;
 mod server_url;
 mod status;
 
@@ -70,7 +72,7 @@ Exit status:
   0    success
   1    something failed: the server refused a request, not all was done, a check failed
   64   the command line is wrong
-  69   no server answers at the URL
+  69   no Headroom server answers at the URL
   78   the settings are wrong, or cannot work on this machine
   130  Ctrl-C";
 
@@ -137,11 +139,11 @@ pub fn run() -> Result<(), Failure> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // The help or the version, which was asked for.
-        Err(error) if !error.use_stderr() => return error.print().map_err(Failure::Output),
+        Err(error) if !error.use_stderr() => return output::has_reader(error.print()).map(drop),
         Err(error) => return Err(Failure::Usage(error)),
     };
     match cli.command {
-        None => Cli::command().print_help().map_err(Failure::Output),
+        None => output::has_reader(Cli::command().print_help()).map(drop),
         Some(Command::CheckConfig { files }) => check_config(&files),
         Some(Command::Serve { files, ready_file }) => serve(files, ready_file),
         Some(Command::Openapi) => print_openapi(),

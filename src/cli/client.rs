@@ -5,27 +5,26 @@
 //! what to do.
 
 use std::error::Error;
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use hyper::{Method, Request};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::runtime;
 use tokio::time::timeout;
 
 use super::Failure;
-use super::output;
+use super::answer::Answer;
+use super::refusal::Refusal;
 use super::server_url::{DEFAULT_URL, ServerUrl};
 
 /// The variable that names another one.
@@ -95,67 +94,6 @@ pub enum ClientError {
     },
 }
 
-/// A request that the server refused.
-#[derive(Debug)]
-pub struct Refusal {
-    status: StatusCode,
-    title: String,
-    detail: String,
-    retry_after: Option<String>,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let status = self.status.as_u16();
-        write!(f, "{} ({status}): {}", self.title, self.detail)
-    }
-}
-
-impl Refusal {
-    /// What to do, as far as the status tells. The detail often says more.
-    pub(super) fn hint(&self) -> Option<String> {
-        Some(match (self.status.as_u16(), &self.retry_after) {
-            (503, Some(seconds)) => {
-                format!("the same command can succeed later; try again in {seconds} s")
-            }
-            (504, _) => {
-                "the server goes on with what it began; `headroom status` shows it".to_owned()
-            }
-            (507, _) => "it needs a larger memory budget (memory.limit)".to_owned(),
-            (500, _) => "the server's log has the cause".to_owned(),
-            _ => return None,
-        })
-    }
-}
-
-/// An answer of the server.
-pub(super) struct Answer {
-    url: String,
-    body: Bytes,
-}
-
-impl Answer {
-    /// Its JSON as `T`.
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            Failure::NoServer(ClientError::Foreign {
-                url: self.url.clone(),
-                reason: error.to_string(),
-            })
-        })
-    }
-
-    /// Writes its JSON to standard output, as the server sent it.
-    pub(super) fn print(&self) -> Result<(), Failure> {
-        print_body(&self.body)
-    }
-}
-
-fn print_body(body: &[u8]) -> Result<(), Failure> {
-    let end: &[u8] = if body.ends_with(b"\n") { b"" } else { b"\n" };
-    output::print_bytes(&[body, end].concat())
-}
-
 /// Root certificates are read only where they are needed: that takes longer than a request.
 enum Transport {
     Http(legacy::Client<HttpConnector, Full<Bytes>>),
@@ -193,6 +131,16 @@ impl Client {
         })
     }
 
+    /// How long an answer may take.
+    pub(super) fn within(&self) -> Duration {
+        self.within
+    }
+
+    /// The URL of a path.
+    pub(super) fn url_of(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
     /// `GET` of a path with its query.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, Failure> {
         self.send(Method::GET, path, None, Duration::ZERO).await
@@ -212,6 +160,17 @@ impl Client {
         extra: Duration,
     ) -> Result<Answer, Failure> {
         let within = self.within.saturating_add(extra);
+        self.send_within(method, path, body, within).await
+    }
+
+    /// Any request, which is answered within this time.
+    pub(super) async fn send_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        within: Duration,
+    ) -> Result<Answer, Failure> {
         match timeout(within, self.exchange(method, path, body)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::NoServer(ClientError::TimedOut {
@@ -227,7 +186,7 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> Result<Answer, Failure> {
-        let url = format!("{}{path}", self.url);
+        let url = self.url_of(path);
         let mut request = Request::builder().method(method).uri(&url);
         request = request
             .header(ACCEPT, "application/json")
@@ -245,21 +204,13 @@ impl Client {
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| self.unreachable(&*error))?.to_bytes();
         if head.status.is_success() {
-            return Ok(Answer { url, body });
+            return Ok(Answer::new(url, body));
         }
-        let retry_after = head.headers.get(RETRY_AFTER);
-        let retry_after = retry_after.and_then(|value| value.to_str().ok());
-        let refusal = refusal(head.status, retry_after.map(str::to_owned), &body);
-        let Some(refusal) = refusal else {
-            return Err(Failure::NoServer(ClientError::Foreign {
-                url,
-                reason: format!("it has the status {}", head.status),
-            }));
-        };
-        if self.json {
-            print_body(&body)?;
-        }
-        Err(Failure::Refused(Box::new(refusal)))
+        let reason = format!("it has the status {}", head.status);
+        Err(match Refusal::read(path, &head, body, self.json) {
+            Some(refusal) => Failure::Refused(Box::new(refusal)),
+            None => Failure::NoServer(ClientError::Foreign { url, reason }),
+        })
     }
 
     fn request(&self, request: Request<Full<Bytes>>) -> ResponseFuture {
@@ -275,20 +226,6 @@ impl Client {
             reason: root_cause(error),
         })
     }
-}
-
-/// The problem in an answer, or the error of the Open Inference Protocol.
-fn refusal(status: StatusCode, retry_after: Option<String>, body: &[u8]) -> Option<Refusal> {
-    let problem: Value = serde_json::from_slice(body).ok()?;
-    let text = |name: &str| problem[name].as_str().map(str::to_owned);
-    let title = text("title").unwrap_or_else(|| "The server refused it".to_owned());
-    let detail = text("detail").or_else(|| text("error"))?;
-    Some(Refusal {
-        status,
-        title,
-        detail,
-        retry_after,
-    })
 }
 
 /// The innermost error, which says the most.

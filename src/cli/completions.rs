@@ -9,7 +9,7 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::output::{print, print_bytes};
+use super::output::{print, write};
 use super::{Cli, Failure};
 
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ pub(super) struct ManArgs {
 pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "headroom", &mut script);
-    print_bytes(&script)
+    write(&script).map(drop)
 }
 
 /// Writes the manual.
@@ -37,7 +37,7 @@ pub(super) fn man(args: &ManArgs) -> Result<(), Failure> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let Some(folder) = &args.dir else {
-        return print_bytes(&page(command).map_err(Failure::Output)?);
+        return write(&page(command).map_err(Failure::Output)?).map(drop);
     };
     create(folder).map_err(|source| failed(folder, source))?;
     let mut pages = Vec::new();

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
-use super::client::{ClientError, Refusal};
+use super::client::ClientError;
 use super::output::one_line;
+use super::refusal::Refusal;
 use crate::settings::SettingsError;
 use crate::startup::{BudgetError, StartupError};
 use crate::telemetry::{TelemetryError, stderr};
@@ -84,34 +85,62 @@ pub enum Failure {
     /// The user interrupted the command.
     #[error("interrupted")]
     Interrupted,
+    /// A job was started and its end is not known.
+    #[error("the job {id} may still run: `curl {url}` shows it, until the server restarts")]
+    JobLeft {
+        /// The job.
+        id: String,
+        /// Where it is shown.
+        url: String,
+        /// Why it was left.
+        cause: Box<Self>,
+    },
 }
 
 impl Failure {
     /// Writes the error to standard error and returns the exit code. One line per error, except usage
-    /// errors and errors of a server, which have a hint. A closed standard output is no error: its reader
-    /// has what it wanted.
+    /// errors, errors of a server, which have a hint, and a job that was left, which is named. The problem
+    /// of a server goes to standard output, too, if the command writes JSON.
     pub fn report(self) -> ExitCode {
-        let code = self.exit_code();
+        self.tell();
+        self.exit_code()
+    }
+
+    fn tell(&self) {
         match self {
             Self::Usage(error) => drop(error.print()),
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Self::Settings(SettingsError(faults)) => {
                 faults.iter().for_each(|fault| complain(fault));
             }
             Self::Refused(refusal) => {
+                if let Err(failure) = refusal.print() {
+                    complain(&failure.to_string());
+                }
                 complain(&refusal.to_string());
                 if let Some(hint) = refusal.hint() {
                     complain(&hint);
                 }
             }
+            Self::JobLeft { cause, .. } => {
+                cause.tell();
+                complain(&self.to_string());
+            }
             other => complain(&other.to_string()),
         }
-        code
+    }
+
+    /// Whether the same request can succeed soon: the server restarts, or is busy.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::NoServer(_) => true,
+            Self::Refused(refusal) => refusal.may_pass(),
+            _ => false,
+        }
     }
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Self::JobLeft { cause, .. } => cause.exit_code(),
             Self::Usage(_) => EXIT_USAGE.into(),
             Self::Settings(_) | Self::Budget(_) | Self::Checks { settings: true, .. } => {
                 EXIT_CONFIG.into()

@@ -1,19 +1,28 @@
-//! Follows a job of a server to its end. Progress is shown on a terminal; Ctrl-C cancels the job.
+//! Follows a job of a server to its end. Progress is shown on a terminal; Ctrl-C cancels the job. A job that
+//! is not followed to its end is named, so that the user can look for it.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use super::Failure;
-use super::client::{Answer, Client, encoded};
+use super::answer::{Answer, Document};
+use super::client::{Client, encoded};
 use super::output::{one_line, print, seconds};
 
 /// How often the server is asked for the state of the job.
 const POLL_INTERVAL: Duration = Duration::from_millis(150);
+
+/// How long one answer about the job may take. It comes from memory.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pause after a request about the job that failed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The most characters of the line of progress. A longer one would take two lines, and only the second
 /// would be written over.
@@ -22,10 +31,10 @@ const WIDTH: usize = 78;
 /// What is read of a job.
 #[derive(Debug, Deserialize)]
 pub(super) struct Job<R = serde_json::Value> {
-    pub(super) id: String,
-    pub(super) state: String,
-    pub(super) error: Option<String>,
-    pub(super) result: Option<R>,
+    id: String,
+    state: String,
+    error: Option<String>,
+    result: Option<R>,
     progress: Progress,
 }
 
@@ -36,18 +45,32 @@ struct Progress {
     current_step: Option<String>,
 }
 
-impl<R> Job<R> {
-    pub(super) fn is_running(&self) -> bool {
-        self.state == "running"
+/// A job that has ended.
+pub(super) struct Ended<R> {
+    pub(super) job: Document<Job<R>>,
+    /// Whether this command has cancelled it.
+    is_interrupted: bool,
+}
+
+impl<R> Ended<R> {
+    /// What the job was for.
+    pub(super) fn result(&self) -> Option<&R> {
+        self.job.content.result.as_ref()
     }
 
     /// Success, or why the job has not succeeded.
     pub(super) fn outcome(&self) -> Result<(), Failure> {
-        match &*self.state {
+        let Job {
+            id, state, error, ..
+        } = &self.job.content;
+        match &**state {
             "succeeded" => Ok(()),
-            "cancelled" => Err(Failure::Interrupted),
+            "cancelled" if self.is_interrupted => Err(Failure::Interrupted),
+            "cancelled" => Err(Failure::Incomplete(format!(
+                "the job {id} was cancelled by another client, or because the server stops"
+            ))),
             state => {
-                let error = self.error.as_deref().unwrap_or("the server gave no reason");
+                let error = error.as_deref().unwrap_or("the server gave no reason");
                 let state = state.replace('_', " ");
                 Err(Failure::Incomplete(format!("the job has {state}: {error}")))
             }
@@ -57,43 +80,79 @@ impl<R> Job<R> {
 
 /// Writes the id of the job in `started`, or its JSON.
 pub(super) fn print_id(started: &Answer, json: bool) -> Result<(), Failure> {
-    if json {
-        return started.print();
+    let job: Document<Job> = started.read()?;
+    match json {
+        true => job.print(),
+        false => print(&format!("{}\n", one_line(&job.content.id))),
     }
-    let job: Job = started.read()?;
-    print(&format!("{}\n", one_line(&job.id)))
 }
 
-/// Follows the job in `started` to its end, and returns its last state.
-pub(super) async fn follow(client: &Client, started: Answer) -> Result<Answer, Failure> {
+/// Follows the job in `started` to its end.
+pub(super) async fn follow<R: DeserializeOwned>(
+    client: &Client,
+    started: &Answer,
+) -> Result<Ended<R>, Failure> {
+    let job: Document<Job<R>> = started.read()?;
+    let id = job.content.id.clone();
+    let path = format!("/api/jobs/{}", encoded(&id));
+    let ended = follow_to_end(client, &path, job).await;
+    ended.map_err(|cause| Failure::JobLeft {
+        id,
+        url: client.url_of(&path),
+        cause: Box::new(cause),
+    })
+}
+
+async fn follow_to_end<R: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    mut job: Document<Job<R>>,
+) -> Result<Ended<R>, Failure> {
     let mut interrupts = signal(SignalKind::interrupt()).map_err(Failure::Signals)?;
     let line = ProgressLine::new();
-    let mut answer = started;
-    let mut is_cancelled = false;
-    loop {
-        let job: Job = answer.read()?;
-        if !job.is_running() {
-            return Ok(answer);
-        }
-        line.show(&job.progress, is_cancelled);
-        let path = format!("/api/jobs/{}", encoded(&job.id));
+    let mut is_interrupted = false;
+    while job.content.state == "running" {
+        line.show(&job.content.progress, is_interrupted);
         let poll = async {
             sleep(POLL_INTERVAL).await;
-            client.get(&path).await
+            ask(client, Method::GET, path).await
         };
-        tokio::select! {
-            polled = poll => answer = polled?,
+        job = tokio::select! {
+            polled = poll => polled?,
             () = interrupt(&mut interrupts) => {
-                if is_cancelled {
+                if is_interrupted {
                     return Err(Failure::Interrupted);
                 }
-                is_cancelled = true;
-                let cancel = client.send(Method::DELETE, &path, None, Duration::ZERO);
+                is_interrupted = true;
                 tokio::select! {
-                    cancelled = cancel => answer = cancelled?,
+                    cancelled = ask(client, Method::DELETE, path) => cancelled?,
                     () = interrupt(&mut interrupts) => return Err(Failure::Interrupted),
                 }
             }
+        };
+    }
+    Ok(Ended {
+        job,
+        is_interrupted,
+    })
+}
+
+/// Reads or cancels the job. The job runs on while the server is busy or cannot be reached, so that is tried
+/// again, for as long as an answer may take (`--timeout`).
+async fn ask<R: DeserializeOwned>(
+    client: &Client,
+    method: Method,
+    path: &str,
+) -> Result<Document<Job<R>>, Failure> {
+    let give_up_at = Instant::now() + client.within();
+    loop {
+        let within = ANSWER_WITHIN.min(client.within());
+        let answer = client.send_within(method.clone(), path, None, within).await;
+        match answer.and_then(|answer| answer.read()) {
+            Err(failure) if failure.may_pass() && Instant::now() < give_up_at => {
+                sleep(RETRY_INTERVAL).await;
+            }
+            ended => return ended,
         }
     }
 }

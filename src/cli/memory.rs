@@ -5,7 +5,6 @@ use serde::Deserialize;
 use super::Failure;
 use super::client::{Client, ServerArgs};
 use super::output::{Align, Style, Table, bytes, print, seconds};
-use super::part::Part;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GcArgs {
@@ -37,12 +36,13 @@ struct Action {
 
 pub(super) async fn gc(args: &GcArgs) -> Result<(), Failure> {
     let client = Client::new(&args.server.url, args.server.bounds, args.json)?;
-    let answer = client.post(PATH, None).await?;
+    let answer = client.post(PATH, None).await?.read_part()?;
     if args.json {
-        return answer.print();
+        answer.print()?;
     }
-    let (report, note) = answer.read::<Part<Report>>()?.last()?;
+    let (report, note): (Report, _) = answer.content.last()?;
     match note {
+        None if args.json => Ok(()),
         None => print(&render(&report)),
         Some(note) => Err(Failure::Incomplete(format!(
             "the collection goes on: {note}"

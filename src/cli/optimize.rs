@@ -7,11 +7,10 @@ use serde_json::json;
 
 use super::Failure;
 use super::client::{Client, ServerArgs};
-use super::job::{self, Job};
+use super::job;
 use super::output::{
     Align, Cell, Style, Table, Tone, between, bytes, count, one_line, print, seconds,
 };
-use super::part::Part;
 
 const PATH: &str = "/api/performance/optimize";
 
@@ -100,15 +99,15 @@ pub(super) async fn optimize(args: &OptimizeArgs) -> Result<(), Failure> {
     if args.no_wait {
         return job::print_id(&started, args.json);
     }
-    let answer = job::follow(&client, started).await?;
-    let job: Job<Report> = answer.read()?;
+    let ended = job::follow(&client, &started).await?;
     if args.json {
-        answer.print()?;
-    } else if let Some(report) = &job.result {
+        ended.job.print()?;
+    } else if let Some(report) = ended.result() {
         print(&render(report))?;
     }
-    job.outcome()?;
-    let steps = job.result.iter().flat_map(|report| &report.steps);
+    ended.outcome()?;
+    let steps = ended.result().into_iter();
+    let steps = steps.flat_map(|report: &Report| &report.steps);
     match steps.filter(|step| step.is_missing()).count() {
         0 => Ok(()),
         missing => Err(Failure::Incomplete(format!(
@@ -155,11 +154,14 @@ fn render(report: &Report) -> String {
 }
 
 async fn history(client: &Client, json: bool) -> Result<(), Failure> {
-    let answer = client.get(&format!("{PATH}/history")).await?;
+    let answer = client.get(&format!("{PATH}/history")).await?.read_part()?;
     if json {
-        return answer.print();
+        answer.print()?;
     }
-    let (history, note) = answer.read::<Part<History>>()?.last()?;
+    let (history, note): (History, _) = answer.content.last()?;
+    if json {
+        return Ok(());
+    }
     let mut table = Table::new([
         ("WHEN", Align::Left),
         ("BY", Align::Left),

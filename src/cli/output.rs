@@ -137,14 +137,29 @@ impl<const N: usize> Table<N> {
 
 /// Writes `text` to standard output.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
-    print_bytes(text.as_bytes())
+    write(text.as_bytes()).map(drop)
 }
 
-/// Writes `bytes` to standard output.
-pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+/// Writes `bytes` to standard output. `false` if its reader has left.
+pub(super) fn write(bytes: &[u8]) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
-    let written = out.write_all(bytes).and_then(|()| out.flush());
-    written.map_err(Failure::Output)
+    has_reader(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// Writes the body of an answer as it is, with the end of a line. `false` if its reader has left.
+pub(super) fn write_body(body: &[u8]) -> Result<bool, Failure> {
+    let end: &[u8] = if body.ends_with(b"\n") { b"" } else { b"\n" };
+    write(&[body, end].concat())
+}
+
+/// Whether the reader of standard output is still there, after something was written. One that has left has
+/// what it wanted: the command does the rest of its work, and its exit code says how that went.
+pub(super) fn has_reader(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Output(error)),
+    }
 }
 
 /// Writes the JSON of `value` to standard output.

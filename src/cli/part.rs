@@ -25,6 +25,11 @@ pub(super) struct NoAnswer {
 }
 
 impl<T> Part<T> {
+    /// Whether it is an answer, or says why there is none.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.is_some() || self.missing.is_some()
+    }
+
     /// The answer or the last one, and a line that says so if it is not of now.
     ///
     /// # Errors

@@ -7,11 +7,14 @@ mod view;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use headroom_actors::kernel::Timestamp;
+use serde::Serialize;
 use tokio::time::sleep;
 
 use super::Failure;
+use super::answer::Document;
 use super::client::{Client, ServerArgs};
-use super::output::{Style, lines, print};
+use super::output::{Style, lines, write};
 use form::Status;
 
 /// The path of the overview.
@@ -35,53 +38,58 @@ pub(super) struct StatusArgs {
     /// The time between two looks, with --watch
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1s")]
     interval: Duration,
-    /// Print the server's JSON; with --watch one line for each look
+    /// Print the server's JSON; with --watch one line for each look, and one with `error` when looks begin to
+    /// fail or fail for another reason
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.server.url, args.server.bounds, args.json)?;
-    let view = View::new(args);
+    // A watch writes refusals in a form of its own.
+    let problems = args.json && !args.watch;
+    let client = Client::new(&args.server.url, args.server.bounds, problems)?;
+    let mut view = View::new(args);
     if !args.watch {
-        let is_failing = view.show(look(&client, args.json).await?)?;
-        return match is_failing {
+        let status = look(&client).await?;
+        view.show(&status)?;
+        return match status.content.judged.is_failing() {
             true => Err(Failure::Incomplete("the server is failing".to_owned())),
             false => Ok(()),
         };
     }
     loop {
-        match look(&client, args.json).await {
-            Ok(seen) => drop(view.show(seen)?),
-            Err(failure @ Failure::Output(_)) => return Err(failure),
+        let is_read = match look(&client).await {
+            Ok(status) => view.show(&status)?,
             // A server that restarts is away for a moment.
-            Err(failure) => view.show_failure(failure)?,
+            Err(failure) => view.show_failure(&failure)?,
+        };
+        if !is_read {
+            return Ok(());
         }
         sleep(args.interval.max(Duration::from_millis(100))).await;
     }
 }
 
-/// One answer of the server.
-enum Seen {
-    Json(super::client::Answer),
-    Status(Box<Status>),
+async fn look(client: &Client) -> Result<Document<Status>, Failure> {
+    client.get(PATH).await?.read()
 }
 
-async fn look(client: &Client, json: bool) -> Result<Seen, Failure> {
-    let answer = client.get(PATH).await?;
-    match json {
-        true => Ok(Seen::Json(answer)),
-        false => Ok(Seen::Status(answer.read()?)),
-    }
-}
-
-/// How answers are shown.
+/// How answers are shown. What writes them returns whether they still have a reader.
 struct View {
     url: String,
     style: Style,
     /// What is written before each look but for the first.
     before: &'static str,
     json: bool,
+    /// Why the last look failed, if it did and that was written as JSON.
+    failure: Option<String>,
+}
+
+/// A look that failed, as JSON.
+#[derive(Serialize)]
+struct FailedLook<'a> {
+    at: Timestamp,
+    error: &'a str,
 }
 
 impl View {
@@ -96,29 +104,32 @@ impl View {
             style: Style::of_stdout(),
             before,
             json: args.json,
+            failure: None,
         }
     }
 
-    /// Whether the server is failing.
-    fn show(&self, seen: Seen) -> Result<bool, Failure> {
-        match seen {
-            Seen::Json(answer) => {
-                answer.print()?;
-                Ok(answer.read::<form::Judged>()?.is_failing())
-            }
-            Seen::Status(status) => {
-                let text = view::render(&status, &self.url, self.style);
-                print(&format!("{}{text}", self.before))?;
-                Ok(status.judged.is_failing())
-            }
+    fn show(&mut self, status: &Document<Status>) -> Result<bool, Failure> {
+        self.failure = None;
+        if self.json {
+            return status.write();
         }
+        let text = view::render(&status.content, &self.url, self.style);
+        write(format!("{}{text}", self.before).as_bytes())
     }
 
-    fn show_failure(&self, failure: Failure) -> Result<(), Failure> {
-        // In JSON, the server's own problem is printed already, and there is nothing else to print.
-        match self.json {
-            true => Ok(()),
-            false => print(&format!("{}{}\n", self.before, lines(&failure.to_string()))),
+    /// Shows why a look failed. As JSON, each reason is written once, and again after an answer.
+    fn show_failure(&mut self, failure: &Failure) -> Result<bool, Failure> {
+        let error = failure.to_string();
+        if !self.json {
+            return write(format!("{}{}\n", self.before, lines(&error)).as_bytes());
         }
+        if self.failure.as_ref() == Some(&error) {
+            return Ok(true);
+        }
+        let (at, text) = (Timestamp::now(), &*error);
+        let line = serde_json::to_string(&FailedLook { at, error: text });
+        let line = line.map_err(|error| Failure::Output(error.into()))?;
+        self.failure = Some(error);
+        write(format!("{line}\n").as_bytes())
     }
 }

@@ -9,9 +9,10 @@ use headroom_test_support::torchscript;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{BINARY, ask, command};
+use crate::other_server::{OtherServer, answer};
+use crate::{BINARY, Ended, ask, command, json as json_of, run};
 
 /// A server with a model whose load takes a minute.
 fn start() -> (Server, Models) {
@@ -55,6 +56,85 @@ async fn ctrl_c_cancels_the_job_on_the_server() {
     );
     let job = wait_for_job(&server, |job| job["state"] != "running").await;
     assert_eq!(job["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_job_that_another_client_cancels_is_no_interrupt() {
+    let (server, _models) = start();
+    let folder = tempfile::tempdir().unwrap();
+    let errors = folder.path().join("errors");
+    let mut load = command(&["models", "load", "endless", "--url", &server.url("")]);
+    load.stderr(File::create(&errors).unwrap());
+    let mut load = child::start(&mut load).unwrap();
+    let job = wait_for_job(&server, is_loading).await;
+    let id = job["id"].as_str().unwrap();
+    let job = server.url(&format!("/api/jobs/{id}"));
+    server.client().delete(job).send().await.unwrap();
+    let status = load.wait_within(DEADLINE).unwrap().expect("it ends");
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(
+        std::fs::read_to_string(&errors).unwrap(),
+        format!(
+            "headroom: the job {id} was cancelled by another client, or because the server stops\n"
+        )
+    );
+}
+
+/// A job in this state, as the server describes it.
+fn job(status: &str, state: &str) -> String {
+    let progress = json!({ "done": 0, "total": 1, "current_step": null });
+    let job = json!({ "id": "4f7c", "state": state, "error": null, "result": null, "progress": progress });
+    answer(status, &job.to_string())
+}
+
+fn load_from(server: &OtherServer, more: &[&str]) -> Ended {
+    let mut load = command(&["models", "load", "one", "--url", &server.url]);
+    load.args(more);
+    run(load)
+}
+
+#[test]
+fn a_server_that_is_away_for_a_moment_does_not_end_the_command() {
+    let busy = json!({ "type": "/problems/overloaded", "title": "Busy", "detail": "try again" });
+    let server = OtherServer::start(vec![
+        job("202 Accepted", "running"),
+        String::new(),
+        answer("502 Bad Gateway", "<html>"),
+        answer("503 Service Unavailable", &busy.to_string()),
+        job("200 OK", "running"),
+        String::new(),
+        job("200 OK", "succeeded"),
+    ]);
+    let ended = load_from(&server, &["--json"]);
+    server.end();
+    assert_eq!(json_of(&ended.ok())["state"], "succeeded");
+}
+
+#[test]
+fn a_job_that_is_lost_sight_of_is_named() {
+    let server = OtherServer::start(vec![job("202 Accepted", "running")]);
+    let ended = load_from(&server, &["--timeout", "700ms"]);
+    let hint = format!(
+        "headroom: the job 4f7c may still run: `curl {}/api/jobs/4f7c` shows it, until the server restarts",
+        server.url
+    );
+    server.end();
+    let (_, stderr) = ended.failed(69);
+    let lines: Vec<_> = stderr.lines().collect();
+    assert!(lines[0].contains("cannot reach"), "{stderr}");
+    assert_eq!(lines[1..], [hint]);
+
+    // An answer that will not change is not asked for again, and printed once.
+    let gone = json!({ "type": "/problems/not-found", "title": "Gone", "detail": "no such job" });
+    let server = OtherServer::start(vec![
+        job("202 Accepted", "running"),
+        answer("404 Not Found", &gone.to_string()),
+    ]);
+    let ended = load_from(&server, &["--json"]);
+    server.end();
+    let (stdout, stderr) = ended.failed(1);
+    assert_eq!(json_of(&stdout), gone);
+    assert!(stderr.contains("the job 4f7c may still run"), "{stderr}");
 }
 
 #[tokio::test]

@@ -8,8 +8,10 @@ use headroom_test_support::models::Models;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::torchscript;
 use headroom_test_support::wait::{DEADLINE, wait_until};
+use serde_json::json;
 
-use crate::{BINARY, ask, command, json, row};
+use crate::other_server::{OtherServer, answer};
+use crate::{BINARY, ask, command, json as json_of, row};
 
 #[test]
 fn a_server_that_is_well_is_shown_with_what_is_loaded() {
@@ -38,7 +40,7 @@ fn a_server_that_is_well_is_shown_with_what_is_loaded() {
     );
     assert_eq!(row(&status, "one:1")[1..3], ["model", "ready"], "{status}");
     assert!(!status.contains('\u{1b}'), "{status}");
-    let status = json(&ask(&server, &["status", "--json"]).ok());
+    let status = json_of(&ask(&server, &["status", "--json"]).ok());
     assert_eq!(status["verdict"], "ok");
 }
 
@@ -74,12 +76,58 @@ fn a_watch_goes_on_until_its_reader_leaves() {
     let mut lines = BufReader::new(reader).lines();
     for _ in 0..3 {
         let line = lines.next().unwrap().unwrap();
-        assert_eq!(json(&line)["verdict"], "ok");
+        assert_eq!(json_of(&line)["verdict"], "ok");
     }
     drop(lines);
     let status = child.wait_within(DEADLINE).unwrap().expect("it ends");
     assert_eq!(status.code(), Some(0));
     assert_eq!(fs::read_to_string(&errors).unwrap(), "");
+}
+
+/// Scripts learn of each change, and of nothing else.
+#[test]
+fn a_watch_in_json_says_once_why_there_is_no_status() {
+    let server = Server::start(Options::new(BINARY));
+    let status = ask(&server, &["status", "--json"]).ok();
+    drop(server);
+    let refused =
+        json!({ "type": "/problems/not-ready", "title": "Not ready", "detail": "it starts" });
+    let refused = answer("503 Service Unavailable", &refused.to_string());
+    let other = OtherServer::start(vec![
+        answer("200 OK", &status),
+        refused.clone(),
+        refused.clone(),
+        answer("200 OK", &status),
+        refused,
+        answer("200 OK", "hello"),
+        answer("200 OK", "hello"),
+    ]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut watch = command(&["status", "--watch", "--interval", "100ms", "--json"]);
+    watch.args(["--url", &other.url]).stdout(writer);
+    let mut child = child::start(&mut watch).unwrap();
+    drop(watch);
+    let lines = BufReader::new(reader).lines();
+    let lines: Vec<_> = lines.take(6).map(|line| json_of(&line.unwrap())).collect();
+    other.end();
+    for (line, expected) in lines.iter().zip([
+        None,
+        Some("Not ready (503): it starts"),
+        None,
+        Some("Not ready (503): it starts"),
+        Some("is not one of this version of Headroom"),
+        Some("cannot reach"),
+    ]) {
+        match expected {
+            None => assert_eq!(line["verdict"], "ok", "{lines:?}"),
+            Some(error) => {
+                let found = line["error"].as_str().unwrap();
+                assert!(found.contains(error), "{lines:?}");
+                assert!(line["at"].is_string(), "{lines:?}");
+            }
+        }
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it has ended");
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! What a command says when no server answers, or something that is none.
 
-use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::thread;
 
-use crate::{command, run};
+use crate::other_server::{OtherServer, answer};
+use crate::{command, json, run};
 
 /// The error of a command that asks for something at `url`.
 fn list(url: &str, more: &[&str]) -> String {
@@ -43,20 +42,61 @@ fn a_server_that_hangs_is_given_up() {
 #[test]
 fn something_else_at_the_address_is_no_server() {
     for answer in [
-        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
-        "HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nhello",
-        "HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n",
-        "SSH-2.0-OpenSSH_9.2\r\n",
+        answer("200 OK", "hello"),
+        answer("200 OK", "{}"),
+        answer("404 Not Found", "hello"),
+        answer("404 Not Found", "{\"detail\": \"Not Found\"}"),
+        answer("302 Found\r\nlocation: /login", ""),
+        "SSH-2.0-OpenSSH_9.2\r\n".to_owned(),
     ] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = thread::spawn(move || {
-            let (mut client, _) = listener.accept().unwrap();
-            assert!(client.read(&mut [0; 4096]).unwrap() > 0);
-            client.write_all(answer.as_bytes()).unwrap();
-        });
-        list(&url, &[]);
-        server.join().unwrap();
+        for form in [&[][..], &["--json"]] {
+            let server = OtherServer::start(vec![answer.clone()]);
+            list(&server.url, form);
+            server.end();
+        }
+    }
+}
+
+/// A page of a captive portal, or another service on that port: its body is not passed on as JSON of Headroom.
+#[test]
+fn no_command_prints_the_json_of_something_else() {
+    for arguments in [
+        &["status"][..],
+        &["gc"],
+        &["optimize"],
+        &["optimize", "--no-wait"],
+        &["optimize", "--history"],
+        &["models", "list"],
+        &["models", "load", "one"],
+        &["models", "load", "one", "--no-wait"],
+        &["models", "unload", "one:1"],
+        &["models", "pin", "one"],
+        &["models", "unpin", "one"],
+    ] {
+        for body in ["<html>Log in</html>", "{\"ok\": true}", "[]"] {
+            let server = OtherServer::start(vec![answer("200 OK", body)]);
+            let mut command = command(arguments);
+            command.args(["--json", "--url", &server.url]);
+            let (stdout, stderr) = run(command).failed(69);
+            server.end();
+            assert_eq!(stdout, "", "{arguments:?}");
+            assert!(stderr.contains("is not one of"), "{arguments:?}: {stderr}");
+        }
+    }
+}
+
+/// The exit code does not depend on the form of the output.
+#[test]
+fn a_part_without_an_answer_fails_the_command_in_json_too() {
+    let body = "{\"state\": \"no_answer\", \"waited_ms\": 40.0, \"reason\": \"it is busy\"}";
+    for arguments in [&["gc"][..], &["optimize", "--history"], &["models", "list"]] {
+        let server = OtherServer::start(vec![answer("200 OK", body)]);
+        let mut command = command(arguments);
+        command.args(["--json", "--url", &server.url]);
+        let (stdout, stderr) = run(command).failed(1);
+        server.end();
+        assert_eq!(json(&stdout)["state"], "no_answer", "{arguments:?}");
+        assert!(stderr.contains("it is busy"), "{arguments:?}: {stderr}");
     }
 }
 

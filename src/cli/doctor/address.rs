@@ -74,7 +74,8 @@ fn client(url: &ServerUrl) -> Result<Client, Failure> {
 
 /// What the server at `url` says about itself, if it is a Headroom server.
 async fn ask(url: &ServerUrl) -> Option<Metadata> {
-    let metadata: Metadata = client(url).ok()?.get("/v2").await.ok()?.read().ok()?;
+    let answer = client(url).ok()?.get("/v2").await.ok()?;
+    let metadata: Metadata = answer.read().ok()?.content;
     (metadata.name == "headroom").then_some(metadata)
 }
 
@@ -197,7 +198,7 @@ async fn running(url: &ServerUrl, metadata: &Metadata) -> Vec<Check> {
     });
     let pools = client.get("/api/performance/connections/health").await;
     match pools.and_then(|answer| answer.read::<Connections>()) {
-        Ok(connections) => checks.extend(connections.pools.into_iter().map(pool)),
+        Ok(connections) => checks.extend(connections.content.pools.into_iter().map(pool)),
         Err(error) => checks.push(Check::skipped(GROUP, "pools", error.to_string())),
     }
     checks

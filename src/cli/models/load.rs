@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Asking;
 use crate::cli::Failure;
-use crate::cli::job::{self, Job};
+use crate::cli::job;
 use crate::cli::output::{Align, Cell, Style, Table, Tone, bytes, count, print, seconds};
 
 #[derive(Debug, clap::Args)]
@@ -65,15 +65,14 @@ pub(super) async fn load(args: &LoadArgs) -> Result<(), Failure> {
     if args.no_wait {
         return job::print_id(&started, args.asking.json);
     }
-    let answer = job::follow(&client, started).await?;
-    let job: Job<Report> = answer.read()?;
+    let ended = job::follow(&client, &started).await?;
     if args.asking.json {
-        answer.print()?;
-    } else if let Some(report) = &job.result {
+        ended.job.print()?;
+    } else if let Some(report) = ended.result() {
         print(&table(report).render(Style::of_stdout(), ""))?;
     }
-    job.outcome()?;
-    let missing = job.result.as_ref().map_or(0, Report::missing);
+    ended.outcome()?;
+    let missing = ended.result().map_or(0, Report::missing);
     match missing {
         0 => Ok(()),
         missing => Err(Failure::Incomplete(format!(

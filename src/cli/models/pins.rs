@@ -31,11 +31,11 @@ pub(super) async fn set(args: &PinArgs, pinned: bool) -> Result<(), Failure> {
     let path = format!("/api/performance/lazy-loader/pins/{}", encoded(&args.name));
     let method = if pinned { Method::PUT } else { Method::DELETE };
     let answer = client.send(method, &path, None, Duration::ZERO).await?;
+    let resource = answer.read::<Pinned>()?;
     if args.asking.json {
-        return answer.print();
+        return resource.print();
     }
-    let Pinned { name } = answer.read()?;
-    let name = one_line(&name);
+    let name = one_line(&resource.content.name);
     print(&match pinned {
         true => format!("{name} is pinned\n"),
         false => format!("{name} is not pinned\n"),

@@ -5,7 +5,6 @@ use serde::Deserialize;
 use crate::cli::Failure;
 use crate::cli::client::Client;
 use crate::cli::output::{Align, Cell, Style, Table, between, bytes, phase_tone, print, seconds};
-use crate::cli::part::Part;
 
 /// The path of the status of the lazy loader.
 const PATH: &str = "/api/performance/lazy-loader/status";
@@ -45,7 +44,8 @@ pub(super) async fn named(client: &Client, names: &[String]) -> Result<Vec<Strin
     let (status, _) = client
         .get(PATH)
         .await?
-        .read::<Part<LoaderStatus>>()?
+        .read_part::<LoaderStatus>()?
+        .content
         .last()?;
     let resources = status.resources;
     let mut found = Vec::new();
@@ -74,11 +74,14 @@ pub(super) async fn named(client: &Client, names: &[String]) -> Result<Vec<Strin
 }
 
 pub(super) async fn list(client: &Client, json: bool) -> Result<(), Failure> {
-    let answer = client.get(PATH).await?;
+    let answer = client.get(PATH).await?.read_part()?;
     if json {
-        return answer.print();
+        answer.print()?;
     }
-    let (LoaderStatus { at, resources }, note) = answer.read::<Part<_>>()?.last()?;
+    let (LoaderStatus { at, resources }, note) = answer.content.last()?;
+    if json {
+        return Ok(());
+    }
     let mut table = Table::new([
         ("NAME", Align::Left),
         ("KIND", Align::Left),

@@ -67,11 +67,12 @@ pub(super) async fn unload(args: &UnloadArgs) -> Result<(), Failure> {
     let names = resources::named(&client, &args.names).await?;
     let path = format!("/api/performance/lazy-loader/cache?{}", args.query(&names));
     let answer = client.send(Method::DELETE, &path, None, args.wait).await?;
-    let report: Report = answer.read()?;
+    let answer = answer.read::<Report>()?;
+    let report = &answer.content;
     if args.asking.json {
         answer.print()?;
     } else {
-        print(&render(&report))?;
+        print(&render(report))?;
     }
     // Without names, what stays is what was not chosen.
     let kept = report.resources.iter().filter(|resource| resource.stays());
