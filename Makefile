@@ -30,7 +30,7 @@ test: test-programs ## build everything and run all tests
 	@$(ENV) $(CARGO) test --workspace --doc
 
 test-programs: setup
-	@scripts/setup.sh nextest protocol_client prometheus browser page_checks
+	@scripts/setup.sh nextest protocol_client prometheus browser page_checks shell_checks
 	@echo "test: building the binaries that the black-box tests start"
 	@$(ENV) $(CARGO) build --workspace --bins
 	@$(ENV) $(CARGO) build -p headroom-model-host --examples

@@ -23,6 +23,8 @@ SETUP=scripts/setup
 . "$SETUP/client.sh"
 # shellcheck source=scripts/setup/browser.sh
 . "$SETUP/browser.sh"
+# shellcheck source=scripts/setup/shell_checks.sh
+. "$SETUP/shell_checks.sh"
 # shellcheck source=scripts/setup/schemathesis.sh
 . "$SETUP/schemathesis.sh"
 # shellcheck source=scripts/setup/servers.sh

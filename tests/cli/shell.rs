@@ -2,29 +2,60 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::process::Command;
 
+use headroom_test_support::capability;
 use headroom_test_support::child;
+use headroom_test_support::models::Models;
+use headroom_test_support::server::Server;
 use headroom_test_support::wait::DEADLINE;
 
-use crate::{Ended, command, run};
+use crate::{BINARY, Ended, command, run};
+
+/// The completions of a shell name all commands, and the shell itself accepts them.
+fn accepts_its_completions(shell: &str) {
+    let script = run(command(&["completions", shell])).ok();
+    for word in ["check-config", "doctor", "unload", "timeout"] {
+        assert!(script.contains(word), "{shell}: {word}");
+    }
+    if is_missing(shell) {
+        return;
+    }
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(script.as_bytes()).unwrap();
+    let mut checked = child::command(shell);
+    checked.arg("-n").arg(file.path());
+    assert_eq!(run(checked).ok(), "", "{shell}");
+}
+
+/// Whether a program is missing. Then the test is skipped.
+fn is_missing(program: &str) -> bool {
+    let is_missing = child::find(program).is_none();
+    if is_missing {
+        capability::skip(&format!(
+            "{program} is missing (scripts/setup.sh shell_checks)"
+        ));
+    }
+    is_missing
+}
 
 #[test]
-fn completions_are_valid_scripts() {
-    for (shell, check) in [("bash", "bash"), ("zsh", "zsh"), ("fish", "fish")] {
-        let script = run(command(&["completions", shell])).ok();
-        for word in ["check-config", "doctor", "unload", "timeout"] {
-            assert!(script.contains(word), "{shell}: {word}");
-        }
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(script.as_bytes()).unwrap();
-        // bash is everywhere; the others are checked where they are.
-        if shell == "bash" || Path::new("/usr/bin").join(check).exists() {
-            let mut checked = child::command(check);
-            checked.arg("-n").arg(file.path());
-            assert_eq!(run(checked).ok(), "", "{shell}");
-        }
-    }
+fn bash_accepts_its_completions() {
+    accepts_its_completions("bash");
+}
+
+#[test]
+fn zsh_accepts_its_completions() {
+    accepts_its_completions("zsh");
+}
+
+#[test]
+fn fish_accepts_its_completions() {
+    accepts_its_completions("fish");
+}
+
+#[test]
+fn completions_of_other_shells_are_refused() {
     assert_eq!(run(command(&["completions", "cmd"])).code, Some(64));
 }
 
@@ -64,7 +95,7 @@ fn the_manual_has_a_page_for_each_command() {
     ] {
         assert!(main.contains(section), "{section} is not in\n{main}");
     }
-    if !Path::new("/usr/bin/groff").exists() {
+    if is_missing("groff") {
         return;
     }
     for page in written.lines() {
@@ -77,33 +108,72 @@ fn the_manual_has_a_page_for_each_command() {
     }
 }
 
-/// As `headroom models list | true`: the reader of the output is gone before the first byte.
+/// Runs a command as in `headroom ... | true`: the reader of its output is gone before the first byte.
+fn run_unread(mut command: Command) -> Ended {
+    let folder = tempfile::tempdir().unwrap();
+    let errors = folder.path().join("errors");
+    let (reader, writer) = std::io::pipe().unwrap();
+    command
+        .stdout(writer)
+        .stderr(File::create(&errors).unwrap())
+        .current_dir(folder.path());
+    drop(reader);
+    let mut child = child::start(&mut command).unwrap();
+    let status = child.wait_within(DEADLINE).unwrap().expect("it ends");
+    Ended {
+        code: status.code(),
+        stdout: String::new(),
+        stderr: std::fs::read_to_string(&errors).unwrap(),
+    }
+}
+
 #[test]
 fn a_closed_output_ends_a_command_without_a_word() {
     for arguments in [
-        &["--help"][..],
+        &[][..],
+        &["--help"],
         &["--version"],
         &["check-config"],
+        &["openapi"],
         &["models", "list"],
         &["models", "list", "--json"],
         &["completions", "bash"],
         &["man"],
         &["doctor"],
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        let errors = folder.path().join("errors");
-        let (reader, writer) = std::io::pipe().unwrap();
+        run_unread(command(arguments)).ok();
+    }
+}
+
+/// Who does not read the output may still look at the exit code, as `pipefail` of shells does.
+#[test]
+fn a_closed_output_does_not_hide_a_failure() {
+    let mut doctor = command(&["doctor"]);
+    doctor.env("HEADROOM__MEMORY__LIMIT", "1KiB");
+    let (_, stderr) = run_unread(doctor).failed(78);
+    assert_eq!(stderr, "headroom: 1 check failed\n");
+
+    let models = Models::new();
+    models.add("broken", 1, |path| std::fs::write(path, "no model"));
+    let server = Server::start(models.options(BINARY));
+    for (arguments, error) in [
+        (
+            &["models", "load", "broken"][..],
+            "1 resource was not loaded",
+        ),
+        (
+            &["models", "load", "broken", "--json"],
+            "1 resource was not loaded",
+        ),
+        (
+            &["models", "unload", "nowhere:1", "--json"],
+            "There is no such resource (404)",
+        ),
+    ] {
         let mut command = command(arguments);
-        command
-            .stdout(writer)
-            .stderr(File::create(&errors).unwrap())
-            .current_dir(folder.path());
-        let mut child = child::start(&mut command).unwrap();
-        drop((reader, command));
-        let status = child.wait_within(DEADLINE).unwrap().expect("it ends");
-        assert_eq!(status.code(), Some(0), "{arguments:?}");
-        let errors = std::fs::read_to_string(&errors).unwrap();
-        assert_eq!(errors, "", "{arguments:?}");
+        command.args(["--url", &server.url("")]);
+        let (_, stderr) = run_unread(command).failed(1);
+        assert!(stderr.contains(error), "{arguments:?}: {stderr}");
     }
 }
 
