@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread::{self, JoinHandle};
 
+use headroom_test_support::wait::{DEADLINE, wait_until};
+
 /// A program that gives one answer to each connection, and ends after the last one.
 pub(crate) struct OtherServer {
     pub(crate) url: String,
@@ -26,7 +28,10 @@ impl OtherServer {
     }
 
     /// Waits until all answers are given.
+    #[track_caller]
     pub(crate) fn end(self) {
+        let is_finished = || self.thread.is_finished();
+        wait_until(DEADLINE, "all answers are asked for", is_finished);
         self.thread.join().unwrap();
     }
 }
