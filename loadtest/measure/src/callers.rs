@@ -1,9 +1,11 @@
 //! The callers of a workload.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -39,14 +41,7 @@ pub async fn run<F, Fut>(
     for _ in 0..workload.callers {
         callers.spawn(call(Arc::clone(&shared)));
     }
-    let all_done = async {
-        while let Some(ended) = callers.join_next().await {
-            if ended.is_err() {
-                let failure = Failure::new("panic", "the operation panicked");
-                meter.count(Duration::ZERO, Err(failure));
-            }
-        }
-    };
+    let all_done = async { while callers.join_next().await.is_some() {} };
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
@@ -55,6 +50,10 @@ pub async fn run<F, Fut>(
     callers.shutdown().await;
     meter.add_time(begin.elapsed());
 }
+
+/// How late a timer of the runtime may be, because it counts milliseconds. Such a delay comes from the
+/// measurement and not from what is measured.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 
 /// The longest time of a workload.
 const TIME_MAX: Duration = Duration::from_secs(60 * 60 * 24);
@@ -86,8 +85,11 @@ where
         let Some(began) = shared.wait_for_turn(number).await else {
             return;
         };
-        let result = match timeout(each, (shared.operation)(number)).await {
-            Ok(result) => result,
+        // A panic ends this operation alone. What the operation has shared is its own affair.
+        let operation = AssertUnwindSafe(async { (shared.operation)(number).await });
+        let result = match timeout(each, operation.catch_unwind()).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Failure::new("panic", "the operation panicked")),
             Err(_) => Err(Failure::new(
                 "timeout",
                 "no answer within the time of one operation",
@@ -106,7 +108,7 @@ impl<F> Shared<F> {
     /// Waits until the operation of this number is to begin. Returns since when its latency counts; `None`
     /// when the time is over.
     async fn wait_for_turn(&self, number: u64) -> Option<Instant> {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let due = match self.workload.pace {
             Pace::Closed => now,
             Pace::Open { per_second } => {
@@ -119,8 +121,10 @@ impl<F> Shared<F> {
         }
         if due > now {
             sleep_until(due).await;
-            // The timer is up to a millisecond late, which is not the delay of what is measured.
-            return Some(Instant::now());
+            now = Instant::now();
+            if now <= due + TIMER_LATE_MAX {
+                return Some(now);
+            }
         }
         if due < now {
             self.meter.count_late();
@@ -200,6 +204,26 @@ mod tests {
         assert!(latency.p90_ms < 10.0, "{latency:?}");
     }
 
+    /// A pause of the whole process holds up the timers, too.
+    #[tokio::test(start_paused = true)]
+    async fn an_open_loop_counts_the_delay_of_operations_whose_timers_were_late() {
+        // Every operation has a caller of its own, which waits until it is due.
+        let open = workload(200, 200, Pace::Open { per_second: 100.0 });
+        let meter = measure(open, |number| async move {
+            if number == 100 {
+                tokio::time::advance(1000 * MS).await;
+            }
+            Ok(())
+        })
+        .await;
+        let figures = meter.figures();
+        assert_eq!(figures.succeeded, 200);
+        assert!((97..=99).contains(&figures.started_late), "{figures:?}");
+        let latency = figures.latency.unwrap();
+        assert!(latency.p50_ms < 10.0, "{latency:?}");
+        assert!((700.0..900.0).contains(&latency.p90_ms), "{latency:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn no_operation_begins_after_the_time() {
         let mut closed = workload(3, u64::MAX, Pace::Closed);
@@ -215,18 +239,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_operation_that_takes_too_long_or_panics_has_failed() {
-        let mut closed = workload(1, 2, Pace::Closed);
+    async fn an_operation_that_takes_too_long_or_panics_has_failed_and_its_caller_goes_on() {
+        let mut closed = workload(1, 5, Pace::Closed);
         closed.each = 50 * MS;
-        let meter = measure(closed, |number| async move {
-            if number == 0 {
-                std::future::pending::<()>().await;
+        let meter = measure(closed, |number| {
+            // Before and in its future.
+            assert_ne!(number, 1, "as planned");
+            async move {
+                assert_ne!(number, 2, "as planned");
+                if number == 0 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
             }
-            panic!("as planned");
         })
         .await;
-        let errors = meter.figures().errors;
-        assert_eq!((errors["timeout"], errors["panic"]), (1, 1));
+        let figures = meter.figures();
+        let errors = &figures.errors;
+        assert_eq!((errors["timeout"], errors["panic"]), (1, 2));
+        assert_eq!((figures.succeeded, figures.failed), (2, 3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -99,7 +99,7 @@ impl Meter {
         }
     }
 
-    /// Counts an operation that began late, because every caller was busy when it was due.
+    /// Counts an operation that began after it was due.
     pub(crate) fn count_late(&self) {
         self.counts().started_late += 1;
     }
@@ -184,8 +184,8 @@ pub struct Figures {
     pub errors: BTreeMap<Cow<'static, str>, u64>,
     /// The message of the first failure.
     pub first_error: Option<String>,
-    /// In an open loop: operations that began late, because every caller was busy when they were due. Their
-    /// latency has the delay.
+    /// In an open loop: operations that began after they were due, because every caller or the process was
+    /// held up. Their latency has the delay.
     pub started_late: u64,
     /// How long all of them took together, from the first begin to the last end.
     pub took_seconds: f64,

@@ -10,9 +10,9 @@ pub enum Pace {
     /// come at a rate of their own.
     Closed,
     /// An open loop: operations are due at a fixed rate, whether earlier ones have ended or not. One that is
-    /// due while every caller is busy begins late, and the delay counts as part of its latency. So a pause
-    /// of the server is in the latency of every operation that it held up (there is no coordinated
-    /// omission).
+    /// due while every caller is busy, or while the process is held up, begins late, and the delay counts as
+    /// part of its latency. So a pause of the server is in the latency of every operation that it held up
+    /// (there is no coordinated omission). Only the coarseness of timers, 2 ms, does not count.
     Open {
         /// Operations that are due each second.
         per_second: f64,
