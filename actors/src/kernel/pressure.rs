@@ -1,7 +1,8 @@
 //! Memory pressure, which every actor can read and one writer publishes.
 //!
 //! The pressure is a shared value, not a message: it cannot be missed, queued twice or delivered late.
-//! Each publication starts an epoch and names the last [`Stage`] that is asked to give memory back.
+//! Each publication starts an epoch and names the first and the last [`Stage`] that are asked to give
+//! memory back.
 //! Subscribers acknowledge the epoch with what they did, and the writer can wait for that.
 
 mod level;
@@ -81,12 +82,24 @@ impl PressureWriter {
     /// Publishes a level and asks every stage up to `max_stage` for `wanted_bytes`. Returns the new
     /// epoch. The epoch before ends.
     pub fn publish(&self, level: Level, max_stage: Option<Stage>, wanted_bytes: u64) -> u64 {
+        self.publish_from(Stage::Slack, level, max_stage, wanted_bytes)
+    }
+
+    /// Like [`Self::publish`], but asks no stage before `min_stage`.
+    pub fn publish_from(
+        &self,
+        min_stage: Stage,
+        level: Level,
+        max_stage: Option<Stage>,
+        wanted_bytes: u64,
+    ) -> u64 {
         self.0.send_modify(|state| {
             for subscriber in state.subscribers.values_mut() {
                 subscriber.actions = None;
             }
             state.pressure = Pressure {
                 level,
+                min_stage,
                 max_stage,
                 wanted_bytes,
                 epoch: state.pressure.epoch + 1,
@@ -149,7 +162,7 @@ impl PressureReader {
     }
 
     /// Subscribes under `name`, which must be unique, until the subscription is dropped. The
-    /// subscriber is asked whenever `stage` or a later one is the last stage. The current pressure counts
+    /// subscriber is asked whenever `stage` is among those that are asked. The current pressure counts
     /// as the first change.
     pub fn subscribe(&self, name: impl Into<String>, stage: Stage) -> Subscription {
         let name = name.into();

@@ -76,5 +76,7 @@ pub use protection::Protection;
 pub use reservations::{BufferAccount, Freshness, MemoryBudget};
 pub use sampler::SourceReport;
 pub use status::{KindUsage, MemoryStatus};
-pub use supervisor::{Collect, MemorySupervisor, ReadMemory, Reconfigure, RoundReport};
+pub use supervisor::{
+    Collect, Interruption, MemorySupervisor, ReadMemory, Reconfigure, RoundReport,
+};
 pub use timeline::{Timeline, TimelineSlot};

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 pub use self::calls::{ReadMemory, Reconfigure};
 pub use self::collecting::Collect;
-pub use self::rounds::RoundReport;
+pub use self::rounds::{Interruption, RoundReport};
 
 use self::calls::PendingCall;
 use self::clean_up::CleanUp;

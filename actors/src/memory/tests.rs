@@ -18,8 +18,8 @@ use super::probe::System;
 use super::probe::fixture::Fixture;
 use super::sampler::Sampler;
 use super::{
-    ActionRecord, BudgetSource, Collect, CollectionReason, Event, EventKind, Levels, Memory,
-    MemoryConfig, MemoryStatus, ReadMemory, Reconfigure,
+    ActionRecord, BudgetSource, Collect, CollectionReason, Event, EventKind, Interruption, Levels,
+    Memory, MemoryConfig, MemoryStatus, ReadMemory, Reconfigure,
 };
 use crate::kernel::pressure::{Action, Level, Stage};
 use crate::kernel::testing::TestSystem;
@@ -29,7 +29,7 @@ use crate::kernel::{
 
 /// A collection of slack alone.
 const COLLECT: Collect = Collect {
-    through: Stage::Slack,
+    stage: Stage::Slack,
 };
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -390,7 +390,37 @@ fn a_clean_up_that_ends_a_collection_answers_its_requests() {
         let report = asked.await.unwrap().unwrap();
         assert!(report.used_after_bytes >= 880 * KIB, "{report:?}");
         assert!(!report.is_complete);
+        assert_eq!(report.interruption, Some(Interruption::LevelRose));
         assert_eq!(host.changed().await.level, Level::Critical);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_level_that_falls_ends_a_collection_and_is_no_want_of_memory() {
+    TestSystem::real_time(|system| async move {
+        let fixture = server();
+        fixture.process(101, OWN, "hr:model", 620);
+        let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
+        let root = system.start(spec(&memory)).await;
+        let mut host = memory.pressure().subscribe("host", Stage::Slack);
+        let handle = memory.handle().clone();
+        let asked = actix_rt::spawn(async move { handle.ask(COLLECT, WITHIN).await });
+        // The host answers the clean-up of the level elevated, and not the collection that follows.
+        loop {
+            let pressure = host.changed().await;
+            if pressure.asks(Stage::Slack) && pressure.wanted_bytes == 0 {
+                assert_eq!(pressure.level, Level::Elevated);
+                break;
+            }
+            host.acknowledge(pressure.epoch, Vec::new());
+        }
+        fixture.process(101, OWN, "hr:model", 100);
+        let report = asked.await.unwrap().unwrap();
+        assert!(!report.is_complete);
+        assert_eq!(report.interruption, Some(Interruption::LevelFell));
+        assert_eq!(report.used_after_bytes, 200 * KIB);
+        assert_eq!(host.changed().await.level, Level::Normal);
         root.stop().await;
     });
 }
@@ -502,7 +532,7 @@ fn collecting_garbage_asks_all_subscribers_of_the_first_stage() {
             (400 * KIB, 300 * KIB)
         );
         assert_eq!(report.silent, [""; 0]);
-        assert!(report.is_complete);
+        assert!(report.is_complete && report.interruption.is_none());
         let record = report
             .actors
             .iter()
@@ -524,24 +554,28 @@ fn collecting_garbage_asks_all_subscribers_of_the_first_stage() {
 }
 
 #[test]
-fn a_collection_through_a_stage_asks_for_all_of_it_and_never_for_resources() {
+fn a_collection_asks_for_all_of_one_stage_and_never_for_resources() {
     TestSystem::real_time(|system| async move {
         let fixture = server();
         let memory = Memory::rooted(config(1000), fixture.path("/")).unwrap();
         let root = system.start(spec(&memory)).await;
         let mut pool = memory.pressure().subscribe("pool", Stage::Connections);
         let mut loader = memory.pressure().subscribe("loader", Stage::Idle);
+        // A host that hangs does not hold up the collection of another stage.
+        let mut host = memory.pressure().subscribe("host", Stage::Slack);
         pool.changed().await;
         loader.changed().await;
+        host.changed().await;
         let handle = memory.handle().clone();
-        let through = Stage::InUse;
-        let asked = actix_rt::spawn(async move { handle.ask(Collect { through }, WITHIN).await });
+        let stage = Stage::InUse;
+        let asked = actix_rt::spawn(async move { handle.ask(Collect { stage }, WITHIN).await });
         let pressure = pool.changed().await;
         assert_eq!(
             (pressure.max_stage, pressure.wanted_bytes),
             (Some(Stage::Connections), u64::MAX)
         );
         assert!(!loader.changed().await.asks(Stage::Idle));
+        assert!(!host.changed().await.asks(Stage::Slack));
         let closed = Action {
             what: "connections of pool".into(),
             promised_bytes: 7,
@@ -550,6 +584,7 @@ fn a_collection_through_a_stage_asks_for_all_of_it_and_never_for_resources() {
         };
         pool.acknowledge(pressure.epoch, vec![closed.clone()]);
         let report = asked.await.unwrap().unwrap();
+        assert!(report.is_complete && report.silent.is_empty(), "{report:?}");
         let of_pool = report.actors.iter().find(|record| record.by == "pool");
         let of_pool = of_pool.unwrap();
         assert_eq!(

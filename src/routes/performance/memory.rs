@@ -112,7 +112,7 @@ pub(in crate::routes) async fn gc(
     let within = within.unwrap_or(ANSWER_WITHIN).min(handles.left());
     let (memory, deadline) = (handles.memory.clone(), handles.request_deadline);
     let collect = Collect {
-        through: Stage::Slack,
+        stage: Stage::Slack,
     };
     let Ok(permit) = Arc::clone(&last.collections).try_acquire_owned() else {
         let reason = "other requests have started as many collections as may be under way";

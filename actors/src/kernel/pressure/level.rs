@@ -47,10 +47,13 @@ impl Level {
 }
 
 /// A class of memory that can be given back. The order is that of the cost to users.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Freed memory that an allocator keeps.
+    #[default]
     Slack,
     /// Cached data, which can be fetched again.
     Caches,
@@ -80,6 +83,8 @@ impl Stage {
 pub struct Pressure {
     /// How short memory is.
     pub level: Level,
+    /// The first stage that is asked to give memory back.
+    pub min_stage: Stage,
     /// The last stage that is asked to give memory back; `None` when no stage is.
     pub max_stage: Option<Stage>,
     /// Bytes that all subscribers together should give back to leave the level, and in an emergency
@@ -92,7 +97,8 @@ pub struct Pressure {
 impl Pressure {
     /// Whether `stage` is asked to give memory back.
     pub fn asks(&self, stage: Stage) -> bool {
-        self.max_stage.is_some_and(|max_stage| stage <= max_stage)
+        let is_up_to = |max_stage| (self.min_stage..=max_stage).contains(&stage);
+        self.max_stage.is_some_and(is_up_to)
     }
 }
 

@@ -10,7 +10,7 @@ use super::super::metrics;
 use super::super::plan::rounds;
 use super::super::shared::Shared;
 use super::rounds::{Request, RoundReport};
-use crate::kernel::pressure::Level;
+use crate::kernel::pressure::{Level, Stage};
 
 /// How long subscribers may take to acknowledge a round, outside of an emergency.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(2);
@@ -66,6 +66,7 @@ impl CleanUp {
         };
         Some(Request {
             level: self.level,
+            min_stage: Stage::Slack,
             max_stage,
             wanted_bytes: self.wanted,
             within,

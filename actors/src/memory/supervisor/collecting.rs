@@ -1,5 +1,5 @@
-//! Collections of slack, the free memory that allocators keep: when they are due, and their record. On
-//! request they also ask for caches and idle connections.
+//! Collections of slack, the free memory that allocators keep: when they are due, and their record. One
+//! that is requested can ask for caches or idle connections instead.
 //!
 //! A collection runs on request, on a schedule at rest, after many buffers were released, and when
 //! tasks stall.
@@ -31,13 +31,13 @@ const STALL_PAUSE: Duration = Duration::from_secs(10);
 /// The last stage that a collection may ask. Later ones cost users loads.
 const STAGE_MAX: Stage = Stage::Connections;
 
-/// Collects now what costs users little: purges the server's allocator, has all hosts trim, and asks
-/// subscribers for all that they can give.
+/// Collects now what costs users little: asks the subscribers of one stage for all that they can give, and
+/// purges the server's allocator, which shows what they gave.
 #[derive(Debug, Clone, Copy)]
 pub struct Collect {
-    /// The last stage that is asked. Resources are never asked for: a later stage than
-    /// [`Stage::Connections`] counts as this one.
-    pub through: Stage,
+    /// The stage. Resources are never asked for: a later stage than [`Stage::Connections`] counts as this
+    /// one.
+    pub stage: Stage,
 }
 
 impl Message for Collect {
@@ -46,7 +46,7 @@ impl Message for Collect {
 
 /// A call that the next collection answers.
 pub(super) struct CollectCall {
-    max_stage: Stage,
+    stage: Stage,
     reply: Reply<Collect>,
 }
 
@@ -54,9 +54,9 @@ impl Handler<Call<Collect>> for MemorySupervisor {
     type Result = ();
 
     fn handle(&mut self, call: Call<Collect>, context: &mut Context<Self>) {
-        if let Some((Collect { through }, reply)) = call.accept() {
-            let max_stage = through.min(STAGE_MAX);
-            self.collect_calls.push(CollectCall { max_stage, reply });
+        if let Some((Collect { stage }, reply)) = call.accept() {
+            let stage = stage.min(STAGE_MAX);
+            self.collect_calls.push(CollectCall { stage, reply });
             self.collect_if_due(context);
         }
     }
@@ -93,12 +93,14 @@ impl MemorySupervisor {
     fn collect(&mut self, reason: CollectionReason, context: &mut Context<Self>) {
         self.collected_at = Instant::now();
         let calls = std::mem::take(&mut self.collect_calls);
-        let asked = calls.iter().map(|call| call.max_stage).max();
-        let max_stage = asked.unwrap_or(Stage::Slack);
+        let stages = || calls.iter().map(|call| call.stage);
+        let (min_stage, max_stage) = (stages().min(), stages().max());
+        let (min_stage, max_stage) = min_stage.zip(max_stage).unwrap_or_default();
         // Hosts trim themselves at rest. Only a request or a stall asks them.
         let asks_hosts = matches!(reason, CollectionReason::Request | CollectionReason::Stall);
         let request = asks_hosts.then(|| Request {
             level: self.shared.history().level,
+            min_stage,
             max_stage,
             // Slack is given whole. The others give as much as is wanted.
             wanted_bytes: if max_stage > Stage::Slack {

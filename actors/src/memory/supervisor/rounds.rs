@@ -5,6 +5,7 @@
 //! A round of a clean-up ends an open collection, since it asks for the same and more. A collection
 //! begins only while no round is open.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::kernel::{Clock, Timestamp};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request {
     pub(super) level: Level,
+    /// The first stage that is asked.
+    pub(super) min_stage: Stage,
     /// The last stage that is asked.
     pub(super) max_stage: Stage,
     pub(super) wanted_bytes: u64,
@@ -47,6 +50,8 @@ pub(super) struct Round {
     number: u64,
     kind: RoundKind,
     began: Instant,
+    /// The level at its begin.
+    level: Level,
     used_before: u64,
     /// All acknowledgements that it will get, and when they were complete.
     acknowledged: Option<(Instant, Acknowledgements)>,
@@ -63,12 +68,37 @@ pub struct RoundReport {
     pub began_at: Timestamp,
     /// How long it took.
     pub took_ms: f64,
-    /// Whether it ran to its end. A clean-up that begins ends a collection, and asks for the same.
+    /// Whether it ran to its end.
     pub is_complete: bool,
+    /// What ended it early. `null` if it ran to its end.
+    pub interruption: Option<Interruption>,
     /// What each actor gave back.
     pub actors: Vec<ActionRecord>,
     /// The actors that did not acknowledge in time.
     pub silent: Vec<String>,
+}
+
+/// What ends a collection early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Interruption {
+    /// The level rose. A clean-up took its place, and asks for the same.
+    LevelRose,
+    /// A further clean-up of the same level took its place.
+    CleanUp,
+    /// The level fell. What was asked for goes on, but nobody learns what it gives.
+    LevelFell,
+}
+
+impl Interruption {
+    /// What ended a round that began at the level `began` and ends at `now`.
+    fn of(began: Level, now: Level) -> Self {
+        match now.cmp(&began) {
+            Ordering::Greater => Self::LevelRose,
+            Ordering::Equal => Self::CleanUp,
+            Ordering::Less => Self::LevelFell,
+        }
+    }
 }
 
 impl Round {
@@ -94,14 +124,14 @@ impl MemorySupervisor {
             number,
             kind,
             began: Instant::now(),
+            level: self.shared.history().level,
             used_before: self.shared.ledger().used(),
             acknowledged: None,
         });
         let shared = Arc::clone(&self.shared);
         let epoch = request.map(|it| {
-            shared
-                .pressure
-                .publish(it.level, Some(it.max_stage), it.wanted_bytes)
+            let (pressure, max_stage) = (&shared.pressure, Some(it.max_stage));
+            pressure.publish_from(it.min_stage, it.level, max_stage, it.wanted_bytes)
         });
         let acknowledgements = async move {
             let others = async {
@@ -166,7 +196,11 @@ impl MemorySupervisor {
 
     /// Records what came back, by the usage after the round.
     fn record_round(&mut self, round: Round, used: u64) {
-        self.shared.history().count_round(round.is_clean_up());
+        let level = {
+            let mut history = self.shared.history();
+            history.count_round(round.is_clean_up());
+            history.level
+        };
         let is_complete = round.acknowledged.is_some();
         let acknowledgements = round.acknowledged.map(|(_, all)| all).unwrap_or_default();
         let report = RoundReport {
@@ -175,6 +209,7 @@ impl MemorySupervisor {
             began_at: Clock::now().time_of(round.began),
             took_ms: round.began.elapsed().as_secs_f64() * 1e3,
             is_complete,
+            interruption: (!is_complete).then(|| Interruption::of(round.level, level)),
             actors: ActionRecord::all(acknowledgements.received),
             silent: acknowledgements.silent,
         };

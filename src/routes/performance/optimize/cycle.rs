@@ -89,17 +89,15 @@ impl Cycle {
     async fn collect(
         &self,
         name: StepName,
-        through: Stage,
+        stage: Stage,
         within: Duration,
     ) -> Result<Step, AskError> {
         let round = self
             .handles
             .memory
-            .ask_again(Collect { through }, within)
+            .ask_again(Collect { stage }, within)
             .await?;
-        Ok(Step::collected(name, round, |action| {
-            action.stage == through
-        }))
+        Ok(Step::collected(name, round, stage))
     }
 
     /// Unloads what the policy could evict, and was not used for long enough.

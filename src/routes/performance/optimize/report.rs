@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use headroom_actors::kernel::Timestamp;
-use headroom_actors::kernel::pressure::Level;
+use headroom_actors::kernel::pressure::{Level, Stage};
 use headroom_actors::lazy::{ClearOutcome, ClearReport, Cleared};
-use headroom_actors::memory::{ActionRecord, MemoryStatus, RoundReport};
+use headroom_actors::memory::{ActionRecord, Interruption, MemoryStatus, RoundReport};
 use headroom_actors::model::{HostMemory, LeakReport};
 use serde::Serialize;
 
@@ -217,19 +217,15 @@ impl Step {
         self
     }
 
-    /// What a collection did. `is_of_step` chooses the actions of this step: earlier stages are asked
-    /// again with each.
-    pub(super) fn collected(
-        name: StepName,
-        round: RoundReport,
-        is_of_step: impl Fn(&ActionRecord) -> bool,
-    ) -> Self {
+    /// What a collection of `stage` did. Actions of another stage are not of this step: the server's
+    /// allocator is purged with each.
+    pub(super) fn collected(name: StepName, round: RoundReport, stage: Stage) -> Self {
         let mut actions = round.actors;
-        actions.retain(is_of_step);
+        actions.retain(|action| action.stage == stage);
         let gave = |record: &ActionRecord| record.gained_bytes > 0;
-        let (outcome, reason) = if !round.is_complete {
-            let reason = "memory got short meanwhile, and a clean-up for that took its place";
-            (Outcome::Failed, Some(reason.to_owned()))
+        let (outcome, reason) = if let Some(interruption) = round.interruption {
+            let (outcome, reason) = interrupted(interruption);
+            (outcome, Some(reason.to_owned()))
         } else if actions.iter().any(gave) {
             (Outcome::Done, None)
         } else if !round.silent.is_empty() {
@@ -314,6 +310,24 @@ impl Step {
     }
 }
 
+/// The outcome of a collection that was ended early, and why.
+fn interrupted(interruption: Interruption) -> (Outcome, &'static str) {
+    match interruption {
+        Interruption::LevelRose => (
+            Outcome::Failed,
+            "memory got shorter meanwhile, and a clean-up for that took its place",
+        ),
+        Interruption::CleanUp => (
+            Outcome::Failed,
+            "memory is short, and a clean-up for that took its place",
+        ),
+        Interruption::LevelFell => (
+            Outcome::NoAnswer,
+            "the level of memory pressure fell meanwhile; what was asked for goes on without a report",
+        ),
+    }
+}
+
 /// Shortens a list of details. Returns how many entries are left out.
 fn shorten<T>(list: &mut Vec<T>) -> usize {
     let left_out = list.len().saturating_sub(DETAILS_MAX);
@@ -323,7 +337,7 @@ fn shorten<T>(list: &mut Vec<T>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use headroom_actors::kernel::pressure::{Action, Stage};
+    use headroom_actors::kernel::pressure::Action;
     use headroom_actors::lazy::KeptReason;
 
     use super::*;
@@ -342,13 +356,18 @@ mod tests {
         }
     }
 
-    fn round(actors: Vec<ActionRecord>, silent: &[&str], is_complete: bool) -> RoundReport {
+    fn round(
+        actors: Vec<ActionRecord>,
+        silent: &[&str],
+        interruption: Option<Interruption>,
+    ) -> RoundReport {
         RoundReport {
             used_before_bytes: 100,
             used_after_bytes: 70,
             began_at: Timestamp::now(),
             took_ms: 1.0,
-            is_complete,
+            is_complete: interruption.is_none(),
+            interruption,
             actors,
             silent: silent.iter().map(|name| (*name).to_owned()).collect(),
         }
@@ -359,27 +378,35 @@ mod tests {
         let slack = action("memory", Stage::Slack, 5);
         let pool = action("pool", Stage::Connections, 7);
         let nothing = action("other", Stage::Connections, 0);
-        for (actors, silent, is_complete, expected) in [
+        let done = || vec![slack.clone(), pool.clone()];
+        for (actors, silent, interruption, expected) in [
+            (done(), &[][..], None, Outcome::Done),
+            (vec![slack.clone()], &[], None, Outcome::NothingToDo),
+            (vec![nothing.clone()], &[], None, Outcome::NothingToDo),
+            (vec![pool.clone()], &["redis"], None, Outcome::Done),
+            (vec![nothing], &["redis"], None, Outcome::NoAnswer),
+            (done(), &[], Some(Interruption::LevelRose), Outcome::Failed),
+            (done(), &[], Some(Interruption::CleanUp), Outcome::Failed),
             (
-                vec![slack.clone(), pool.clone()],
-                &[][..],
-                true,
-                Outcome::Done,
+                done(),
+                &[],
+                Some(Interruption::LevelFell),
+                Outcome::NoAnswer,
             ),
-            (vec![slack.clone()], &[], true, Outcome::NothingToDo),
-            (vec![nothing.clone()], &[], true, Outcome::NothingToDo),
-            (vec![pool], &["redis"], true, Outcome::Done),
-            (vec![nothing], &["redis"], true, Outcome::NoAnswer),
-            (vec![slack], &[], false, Outcome::Failed),
         ] {
-            let round = round(actors, silent, is_complete);
-            let step = Step::collected(StepName::Connections, round.clone(), |action| {
-                action.stage == Stage::Connections
-            });
+            let round = round(actors, silent, interruption);
+            let step = Step::collected(StepName::Connections, round.clone(), Stage::Connections);
             assert_eq!(step.outcome, expected, "{round:?}");
             assert_eq!(step.gained_bytes, Some(30));
             let is_done = matches!(expected, Outcome::Done | Outcome::NothingToDo);
             assert_eq!(step.summary().is_ok(), is_done, "{step:?}");
+            // Only a level that rises or lasts is a want of memory.
+            let reason = step.reason.unwrap_or_default();
+            assert_eq!(
+                reason.contains("short"),
+                expected == Outcome::Failed,
+                "{reason}"
+            );
         }
     }
 
