@@ -259,6 +259,88 @@ async fn the_history_outlives_a_killed_server_and_a_damaged_one_is_set_aside() {
 }
 
 #[tokio::test]
+async fn the_history_has_the_last_100_over_a_restart_and_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = Models::new();
+    let settings = format!("data.dir = '{}'", folder.path().display());
+    let start = || Server::start(models.options(BINARY).settings(&settings));
+    let ids = |history: &Value| -> Vec<String> {
+        let entries = history["entries"].as_array().unwrap().iter();
+        let ids = entries.map(|it| it["job_id"].as_str().unwrap().to_owned());
+        ids.collect()
+    };
+    // As after 100 clean-ups.
+    let mut first = start();
+    optimize(&first, &json!({})).await;
+    first.signal(Signal::SIGTERM);
+    assert!(first.wait_for_exit().success());
+    let file = folder.path().join("optimize-history.json");
+    let mut content: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let one = content["entries"][0].clone();
+    let numbered = (0..100).map(|number| {
+        let mut entry = one.clone();
+        entry["job_id"] = json!(format!("earlier-{number}"));
+        entry
+    });
+    content["entries"] = numbered.collect();
+    fs::write(&file, content.to_string()).unwrap();
+
+    let mut second = start();
+    let job = optimize(&second, &json!({})).await;
+    let kept = history(&second, |it| {
+        it["is_saved"] == true && it["entries"][0]["state"] == "succeeded"
+    })
+    .await;
+    let mut expected = vec![job["id"].as_str().unwrap().to_owned()];
+    expected.extend((0..99).map(|number| format!("earlier-{number}")));
+    assert_eq!(ids(&kept), expected);
+    assert_eq!(kept["entries_max"], 100);
+    second.signal(Signal::SIGKILL);
+    second.wait_for_exit();
+
+    let third = start();
+    let kept = history(&third, |_| true).await;
+    assert_eq!(ids(&kept), expected);
+    assert_eq!(kept["entries"][0]["report"], job["result"]);
+}
+
+#[tokio::test]
+async fn a_history_that_cannot_be_read_is_read_later_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = Models::new();
+    let settings = format!("data.dir = '{}'", folder.path().display());
+    let start = || Server::start(models.options(BINARY).settings(&settings));
+    let mut first = start();
+    let earlier = optimize(&first, &json!({})).await;
+    first.signal(Signal::SIGTERM);
+    assert!(first.wait_for_exit().success());
+    let file = folder.path().join("optimize-history.json");
+    let aside = folder.path().join("aside.json");
+    fs::rename(&file, &aside).unwrap();
+    fs::create_dir(&file).unwrap();
+
+    let second = start();
+    let kept = history(&second, |_| true).await;
+    assert_eq!(
+        (&kept["entries"], &kept["is_saved"]),
+        (&json!([]), &json!(false))
+    );
+    let error = kept["save_error"].as_str().unwrap();
+    assert!(error.contains("cannot be read"), "{error}");
+    let later = optimize(&second, &json!({})).await;
+    let kept = history(&second, |it| it["entries"][0]["state"] == "succeeded").await;
+    assert_eq!(kept["is_saved"], false, "{kept}");
+
+    fs::remove_dir(&file).unwrap();
+    fs::rename(&aside, &file).unwrap();
+    let kept = history(&second, |it| it["is_saved"] == true).await;
+    assert_eq!(kept["save_error"], json!(null), "{kept}");
+    let entries = kept["entries"].as_array().unwrap();
+    let ids: Vec<_> = entries.iter().map(|it| &it["job_id"]).collect();
+    assert_eq!(ids, [&later["id"], &earlier["id"]]);
+}
+
+#[tokio::test]
 async fn without_a_usable_data_folder_the_history_is_kept_in_memory() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -51,11 +51,11 @@ pub struct JournalStatus {
     pub entries_max: usize,
     /// Whether the file has all of this, so that it outlives the server.
     pub is_saved: bool,
-    /// Why it could not be saved.
+    /// Why not. While the file cannot be read, its entries are missing here. Each request tries again.
     pub save_error: Option<String>,
 }
 
-/// A call that waits until the file was read.
+/// A call that waits until the file was read, or could not be.
 enum Pending {
     Keep(Keep, Reply<Keep>),
     Read(Reply<ReadJournal>),
@@ -67,9 +67,8 @@ pub struct Journal {
     /// Survives this incarnation.
     entries: Arc<Mutex<Entries>>,
     pending: Vec<Pending>,
-    is_loading: bool,
-    /// Whether the file is being written. A stop waits until it is not.
-    is_writing: watch::Sender<bool>,
+    /// Whether the file is being read or written. A stop waits until it is not.
+    is_busy: watch::Sender<bool>,
 }
 
 impl Journal {
@@ -86,8 +85,7 @@ impl Journal {
             path: path.clone(),
             entries: Arc::clone(&entries),
             pending: Vec::new(),
-            is_loading: false,
-            is_writing: watch::Sender::new(false),
+            is_busy: watch::Sender::new(false),
         })
     }
 
@@ -96,36 +94,51 @@ impl Journal {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers `call` when the file was read, which the first call causes.
+    /// Answers `call` when the file was read. The first call causes that, and each later one while the file
+    /// cannot be read.
     fn when_loaded(&mut self, call: Pending, context: &mut Context<Self>) {
         self.pending.push(call);
         if self.entries().is_loaded {
             self.answer_pending(context);
-        } else if !std::mem::replace(&mut self.is_loading, true) {
-            let path = self.path.clone();
-            let loaded = spawn_blocking(move || file::load(&path));
-            context.spawn(
-                wrap_future::<_, Self>(loaded).map(|loaded, journal, context| {
-                    journal.on_loaded(loaded.unwrap_or_else(|error| Err(error.into())));
-                    journal.answer_pending(context);
-                }),
-            );
+        } else {
+            self.load(context);
         }
     }
 
+    /// Reads the file, unless it is being read.
+    fn load(&mut self, context: &mut Context<Self>) {
+        if self.is_busy.send_replace(true) {
+            return;
+        }
+        let path = self.path.clone();
+        let loaded = spawn_blocking(move || file::load(&path));
+        context.spawn(
+            wrap_future::<_, Self>(loaded).map(|loaded, journal, context| {
+                journal.is_busy.send_replace(false);
+                journal.on_loaded(loaded.unwrap_or_else(|error| Err(error.into())));
+                journal.answer_pending(context);
+            }),
+        );
+    }
+
     fn on_loaded(&mut self, loaded: io::Result<Vec<JournalEntry>>) {
-        let from_file = loaded.unwrap_or_else(|error| {
-            tracing::warn!(
-                path = %self.path.display(),
-                %error,
-                "the journal of jobs cannot be read; new entries are not saved"
-            );
-            let mut entries = self.entries();
-            entries.keeps_file = true;
-            entries.save_error = Some(format!("the file cannot be read: {error}"));
-            Vec::new()
-        });
-        self.entries().load(from_file);
+        let mut entries = self.entries();
+        match loaded {
+            Ok(from_file) => {
+                entries.load(from_file);
+                entries.save_error = None;
+            }
+            Err(error) => {
+                if entries.save_error.is_none() {
+                    tracing::warn!(
+                        path = %self.path.display(),
+                        %error,
+                        "the journal of jobs cannot be read; new entries are not saved until it can"
+                    );
+                }
+                entries.save_error = Some(format!("the file cannot be read: {error}"));
+            }
+        }
     }
 
     fn answer_pending(&mut self, context: &mut Context<Self>) {
@@ -139,10 +152,12 @@ impl Journal {
                     let watch = keep.watch.clone();
                     self.entries().add(keep.watch, keep.requested_by);
                     self.follow(watch, context);
-                    self.save(context);
                     reply.send(());
                 }
             }
+        }
+        if self.entries().is_loaded {
+            self.save(context);
         }
     }
 
@@ -165,16 +180,21 @@ impl Journal {
         }));
     }
 
-    /// Writes the file, unless it is being written: then it is written again afterwards.
+    /// Writes the file, unless it is being written: then it is written again afterwards. One that could not be
+    /// read is read first, so that nothing of it is lost.
     fn save(&mut self, context: &mut Context<Self>) {
         let (all, changes) = {
             let entries = self.entries();
-            if entries.is_saved() || entries.keeps_file || *self.is_writing.borrow() {
+            if !entries.has_changes() || *self.is_busy.borrow() {
                 return;
+            }
+            if !entries.is_loaded {
+                drop(entries);
+                return self.load(context);
             }
             (entries.all(), entries.changes)
         };
-        self.is_writing.send_replace(true);
+        self.is_busy.send_replace(true);
         let path = self.path.clone();
         let saved = spawn_blocking(move || file::save(&path, all));
         context.spawn(
@@ -186,7 +206,7 @@ impl Journal {
     }
 
     fn on_saved(&mut self, changes: u64, saved: io::Result<()>, context: &mut Context<Self>) {
-        self.is_writing.send_replace(false);
+        self.is_busy.send_replace(false);
         let was_failing = self.entries().save_error.is_some();
         match saved {
             Ok(()) => {
@@ -202,7 +222,7 @@ impl Journal {
                         "the journal of jobs cannot be saved; its entries end with the server"
                     );
                 }
-                // The next change tries again.
+                // The next change or call tries again.
                 self.entries().save_error = Some(error.to_string());
                 if self.entries().changes == changes {
                     return;
@@ -231,10 +251,10 @@ impl Child for Journal {
     fn stop(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
         self.entries().update();
         self.save(context);
-        let mut is_writing = self.is_writing.subscribe();
+        let mut is_busy = self.is_busy.subscribe();
         let written = async move {
             // An error means that the actor has been dropped.
-            is_writing.wait_for(|is_writing| !is_writing).await.ok();
+            is_busy.wait_for(|is_busy| !is_busy).await.ok();
         };
         Box::pin(wrap_future(written))
     }

@@ -100,12 +100,10 @@ impl Kept {
 #[derive(Default)]
 pub(super) struct Entries {
     kept: VecDeque<Kept>,
-    /// Whether the file was read, or cannot be.
+    /// Whether the file was read. Until then it must be left as it is.
     pub(super) is_loaded: bool,
     /// Why the entries are not saved.
     pub(super) save_error: Option<String>,
-    /// Whether the file must be left as it is, because it could not be read.
-    pub(super) keeps_file: bool,
     /// The number of changes, and how many of them are in the file.
     pub(super) changes: u64,
     pub(super) saved: u64,
@@ -167,9 +165,14 @@ impl Entries {
         self.kept.len()
     }
 
-    /// Whether the file has all changes.
+    /// Whether there are changes that the file does not have.
+    pub(super) fn has_changes(&self) -> bool {
+        self.saved != self.changes
+    }
+
+    /// Whether the file has the same entries.
     pub(super) fn is_saved(&self) -> bool {
-        self.saved == self.changes
+        self.is_loaded && !self.has_changes()
     }
 
     fn drop_oldest(&mut self) {

@@ -12,7 +12,7 @@
 //! - **The file is whole.** It is written beside the old one, synced, and renamed. A damaged file is set
 //!   aside with a warning.
 //! - **A folder that cannot be used costs only durability.** The entries stay in memory, and the reader
-//!   is told why they are not saved.
+//!   is told why they are not saved. Each change and each call tries again.
 //! - **Files are read and written on threads that may block**, and not before the first use.
 //!
 //! Not guaranteed: a change is in the file soon after it, not at once.

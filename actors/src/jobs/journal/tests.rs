@@ -190,16 +190,50 @@ fn without_a_folder_the_entries_are_kept_in_memory_and_the_reader_learns_why() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_left_as_it_is() {
+fn a_file_that_cannot_be_read_is_left_as_it_is_and_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let aside = folder.path().join("aside.json");
+    file::save(&aside, vec![entry(1)]).unwrap();
+    std::fs::create_dir_all(path(&folder)).unwrap();
+    TestSystem::real_time(|system| async move {
+        let path = path(&folder);
+        let test = Test::start(&system, &path).await;
+        // Without a change, too: the file may have entries.
+        let seen = test.read().await;
+        assert_eq!((seen.entries.len(), seen.is_saved), (0, false));
+        assert!(seen.save_error.unwrap().contains("cannot be read"));
+        let mut first = test.keep_one().await;
+        assert!(!test.read().await.is_saved);
+        assert!(path.is_dir());
+
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        let mut second = test.keep_one().await;
+        let seen = test.wait_until(|status| status.is_saved).await;
+        assert_eq!(seen.save_error, None);
+        let kept = file::load(&path).unwrap();
+        let kept: Vec<_> = kept.iter().map(|it| it.job_id.as_str()).collect();
+        let (first, second) = (first.current(), second.current());
+        assert_eq!(kept, [second.id.as_str(), first.id.as_str(), "1"]);
+        assert_eq!(seen.entries.len(), 3);
+        test.root.stop().await;
+    });
+}
+
+/// The end of a job is written at once, and nobody has to ask for that.
+#[test]
+fn the_end_of_a_job_tries_a_file_again_that_could_not_be_read() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(path(&folder)).unwrap();
     TestSystem::real_time(|system| async move {
-        let test = Test::start(&system, &path(&folder)).await;
+        let path = path(&folder);
+        let test = Test::start(&system, &path).await;
         test.keep_one().await;
-        let seen = test.read().await;
-        assert_eq!((seen.entries.len(), seen.is_saved), (1, false));
-        assert!(seen.save_error.unwrap().contains("cannot be read"));
+        std::fs::remove_dir(&path).unwrap();
+        // The stop ends the job, and waits for the journal.
         test.root.stop().await;
-        assert!(path(&folder).is_dir());
+        let saved = file::load(&path).unwrap();
+        assert_eq!(saved.len(), 1);
+        assert_eq!(saved[0].state, JobState::Cancelled);
     });
 }
