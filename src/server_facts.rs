@@ -28,6 +28,10 @@ const FRESH_FOR: Duration = Duration::from_secs(1);
 /// needs a few milliseconds.
 const FAILING_WITHIN: Duration = Duration::from_millis(10);
 
+/// How long a failure counts while no connection is open to ask the server again. After that nothing is
+/// known of the server, and only the pool's own counters tell how it is.
+const FAILURE_COUNTS_FOR: Duration = Duration::from_secs(30);
+
 /// What a server reports about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ServerReport {
@@ -59,8 +63,8 @@ struct Inner {
 struct Refresh {
     /// All requests of this moment wait for the same one.
     running: Option<Running>,
-    /// How the last one ended.
-    ended: Option<Refreshed>,
+    /// When the server failed to report, and why, if it did so when it was asked last.
+    failure: Option<(Instant, Arc<str>)>,
 }
 
 impl fmt::Debug for ServerFacts {
@@ -85,9 +89,9 @@ impl ServerFacts {
     }
 
     /// Whether the server did not report when it was asked last. Without an open connection it cannot be
-    /// asked.
+    /// asked, and the failure counts for some time.
     pub fn is_failing(&self) -> bool {
-        matches!(self.lock().ended, Some(Err(_)))
+        self.lock().failure.is_some()
     }
 
     async fn read_from(
@@ -133,19 +137,27 @@ impl ServerFacts {
             let report = asked.await;
             let took = began.elapsed();
             let mut refresh = facts.lock();
-            let failure = refresh.ended.take().and_then(Result::err);
+            let failure = refresh.failure.take();
+            let failure = failure.filter(|(at, _)| at.elapsed() < FAILURE_COUNTS_FOR);
             let refreshed = match (report, failure) {
                 // Its silence has cost the connection, and proves no recovery.
-                (Ok(Value::Null), Some(failure)) => Err(failure),
-                (report, _) => report.map(|report| {
+                (Ok(Value::Null), Some((at, reason))) => {
+                    refresh.failure = Some((at, Arc::clone(&reason)));
+                    Err(reason)
+                }
+                (Ok(report), _) => {
                     facts.0.last.answered(ServerReport {
                         report_ms: took.as_secs_f64() * 1e3,
                         facts: Some(report).filter(Value::is_object),
                     });
-                }),
+                    Ok(())
+                }
+                (Err(reason), _) => {
+                    refresh.failure = Some((Instant::now(), Arc::clone(&reason)));
+                    Err(reason)
+                }
             };
             refresh.running = None;
-            refresh.ended = Some(refreshed.clone());
             refreshed
         };
         let running = (began, running.boxed().shared());
@@ -214,6 +226,27 @@ mod tests {
         let again = facts.read_from(WITHIN, || version(2)).await;
         assert_eq!(text(&again)["version"], 2);
         assert!(!facts.is_failing());
+    }
+
+    #[actix_web::rt::test]
+    async fn a_failure_does_not_count_for_ever_when_no_connection_is_open_to_ask_again() {
+        tokio::time::pause();
+        let facts = ServerFacts::default();
+        let fails = || ready(Err("it is lost".into())).boxed();
+        let none = || ready(Ok(Value::Null)).boxed();
+        assert!(!facts.read_from(WITHIN, fails).await.is_answered());
+        for _ in 0..4 {
+            tokio::time::advance(FAILURE_COUNTS_FOR / 5).await;
+            assert!(!facts.read_from(WITHIN, none).await.is_answered());
+            assert!(facts.is_failing());
+        }
+        tokio::time::advance(FAILURE_COUNTS_FOR / 5).await;
+        assert!(facts.read_from(WITHIN, none).await.is_answered());
+        assert!(!facts.is_failing());
+        // A server that is asked and fails again fails again.
+        tokio::time::advance(FRESH_FOR).await;
+        assert!(!facts.read_from(WITHIN, fails).await.is_answered());
+        assert!(facts.is_failing());
     }
 
     #[actix_web::rt::test]
