@@ -1,15 +1,16 @@
-//! `?wait=SECONDS`: how long a request waits for the work that it starts, and the response of a request
-//! that starts a job.
+//! `?wait=SECONDS`: how long a request waits for the work that it starts; and what is the same in all
+//! requests that start a job: how they are read, and their response.
 
 use std::time::Duration;
 
-use actix_web::HttpResponse;
 use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
 use headroom_actors::jobs::{JobStatus, JobWatch};
 use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::IntoParams;
 
+use crate::body::{BodyBudget, read_body};
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, job_path};
@@ -54,6 +55,24 @@ pub(super) fn documented(docs: Docs) -> Docs {
         .link("get_jobs_by_id_events", "id", "$response.body#/id")
         .link("delete_jobs_by_id", "id", "$response.body#/id")
         .calls_actors()
+}
+
+/// Reads a request that starts a job: how long it waits for the end of the job, and its body by `parse`. The
+/// body's memory is free afterwards.
+///
+/// # Errors
+/// The wait or the body is refused.
+pub(super) async fn read<T>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    bodies: &BodyBudget,
+    query: &WaitQuery,
+    handles: &RequestHandles,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
+) -> Result<(Option<Duration>, T), Problem> {
+    let wait = query.wait(handles.request_deadline)?;
+    let body = read_body(request, payload, bodies).await?;
+    Ok((wait, parse(&body)?))
 }
 
 /// 202 with a job that runs; 200 with its end, if it ends within `wait`.

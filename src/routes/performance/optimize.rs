@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use crate::body::{BodyBudget, read_body, read_json};
+use crate::body::{BodyBudget, read_json};
 use crate::handles::{Handles, RequestHandles};
 use crate::last_answers::LastAnswers;
 use crate::last_known::{ANSWER_WITHIN, Answer};
@@ -95,10 +95,8 @@ pub(in crate::routes) async fn start(
     handles: RequestHandles,
     query: web::Query<WaitQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let wait = query.wait(handles.request_deadline)?;
-    let body = read_body(&request, payload, &bodies).await?;
-    let idle_for = OptimizeRequest::parse(&body)?.idle_for()?;
-    drop(body);
+    let parse = |body: &[u8]| OptimizeRequest::parse(body)?.idle_for();
+    let (wait, idle_for) = wait::read(&request, payload, &bodies, &query, &handles, parse).await?;
     let idle = humantime::format_duration(idle_for);
     let description = format!("free what can be freed, and unload what was not used for {idle}");
     let actors = Handles::clone(&handles);

@@ -21,7 +21,7 @@ use utoipa::openapi::schema::{
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::body::{BodyBudget, read_body, read_json};
+use crate::body::{BodyBudget, read_json};
 use crate::handles::{Handles, RequestHandles};
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
@@ -107,10 +107,8 @@ pub(in crate::routes) async fn start(
     handles: RequestHandles,
     query: web::Query<WaitQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let wait = query.wait(handles.request_deadline)?;
-    let body = read_body(&request, payload, &bodies).await?;
-    let selection = selection(read_json(&body)?)?;
-    drop(body);
+    let parse = |body: &[u8]| selection(read_json(body)?);
+    let (wait, selection) = wait::read(&request, payload, &bodies, &query, &handles, parse).await?;
     let description = selection.describe();
     let actors = Handles::clone(&handles);
     let start = Start::new(PRELOAD, description, DEADLINE, |job| {
