@@ -30,7 +30,7 @@ use crate::admin::{Admin, AdminServer};
 use crate::body::BodyBudget;
 use crate::connection::Limits;
 use crate::dashboard::{Dashboard, Feed};
-use crate::descriptors;
+use crate::descriptors::{self, Sockets};
 use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
@@ -139,8 +139,8 @@ pub struct Application {
     pub ready_file: Option<PathBuf>,
     /// The routes that are served; those of the route table, unless replaced.
     pub routes: Routes,
-    /// The most open connections of clients.
-    connections_max: usize,
+    /// The most sockets.
+    sockets: Sockets,
     listener: TcpListener,
     admin_listener: TcpListener,
     /// The address of the main listener.
@@ -163,7 +163,7 @@ impl Application {
             log_filter: None,
             ready_file: None,
             routes: routes::configure,
-            connections_max: connections_max(&settings)?,
+            sockets: sockets(&settings)?,
             listener,
             admin_listener,
             address,
@@ -203,15 +203,15 @@ impl Application {
             figures: figures.clone(),
         };
         let limits = Limits::new(&server_settings, Arc::new(unread));
-        let last_answers = Arc::new(LastAnswers::new(&handles.pools));
-        let sections = Sections::new(&figures, memory.overview(), &handles, &last_answers);
-        let load_test = load_test::deps(&server_settings, self.address, memory);
-        let dashboard = Dashboard::new(
-            handles.clone(),
-            memory.freshness(),
-            Arc::clone(&last_answers),
-            Arc::clone(&figures.models),
+        let sections = Sections::new(&figures, memory.overview(), &handles);
+        let last_answers = LastAnswers::new(&handles.pools);
+        let load_test = load_test::deps(
+            &server_settings,
+            self.address,
+            self.sockets.load_test,
+            memory,
         );
+        let dashboard = Dashboard::new(handles.clone(), memory.overview(), memory.freshness());
         let feed = Arc::new(Feed::new(Arc::new(dashboard)));
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
@@ -230,7 +230,7 @@ impl Application {
         };
         let server = http::server(
             &server_settings,
-            self.connections_max,
+            self.sockets.connections,
             shared,
             self.routes,
             self.listener,
@@ -317,12 +317,12 @@ struct Shared {
     feed: Arc<Feed>,
 }
 
-/// Raises the limit of descriptors, and returns how many connections clients may open.
+/// Raises the limit of descriptors, and returns how many sockets it allows.
 ///
 /// # Errors
 /// The limit is too low to work with.
-fn connections_max(settings: &ServerSettings) -> Result<usize, StartupError> {
-    let wanted = settings.connections_max.get();
+fn sockets(settings: &ServerSettings) -> Result<Sockets, StartupError> {
+    let wanted = Sockets::wanted(settings);
     let descriptors = match descriptors::raise_limit() {
         Ok(descriptors) => descriptors,
         Err(error) => {
@@ -336,17 +336,17 @@ fn connections_max(settings: &ServerSettings) -> Result<usize, StartupError> {
             least: descriptors::LEAST,
         });
     }
-    let connections = descriptors::connections_max(wanted, descriptors);
-    if connections < wanted {
+    let possible = wanted.within(descriptors);
+    if possible.connections < wanted.connections {
         tracing::warn!(
             descriptors,
-            connections,
-            wanted,
+            connections = possible.connections,
+            wanted = wanted.connections,
             "fewer connections than server.connections_max: the limit of open files is too low; \
              raise the hard limit (LimitNOFILE, ulimit -Hn)"
         );
     }
-    Ok(connections)
+    Ok(possible)
 }
 
 /// A readiness check: the last reading of memory must not be too old.

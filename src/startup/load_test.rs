@@ -13,6 +13,7 @@ use crate::settings::values::Profile;
 pub(super) fn deps(
     settings: &ServerSettings,
     address: SocketAddr,
+    sockets_max: usize,
     memory: &Memory,
 ) -> LoadTestDeps {
     if settings.profile == Profile::Development && !address.ip().is_loopback() {
@@ -26,6 +27,7 @@ pub(super) fn deps(
     LoadTestDeps {
         profile: settings.profile,
         address: as_target(address),
+        sockets_max,
         account: Arc::new(account.for_new_work()),
         pressure: memory.pressure(),
         memory: memory.overview(),

@@ -12,17 +12,17 @@ use tokio_postgres::NoTls;
 use crate::BINARY;
 use crate::jobs::{delete, has_ended, location, wait_for_job};
 
-const LOAD_TEST: &str = "/api/performance/load-test";
+pub(crate) const LOAD_TEST: &str = "/api/performance/load-test";
 
-const DEVELOPMENT: &str = "server.profile = 'development'";
+pub(crate) const DEVELOPMENT: &str = "server.profile = 'development'";
 
 const MIB: u64 = 1 << 20;
 
 /// More operations than a test waits for.
-const ENDLESS: u64 = 10_000_000;
+pub(crate) const ENDLESS: u64 = 10_000_000;
 
 /// Starts a load test. Returns the path of its job.
-async fn start(server: &Server, body: &Value) -> String {
+pub(crate) async fn start(server: &Server, body: &Value) -> String {
     let answer = server.post_json(LOAD_TEST, body).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(answer.json["kind"], "load-test");
@@ -30,20 +30,20 @@ async fn start(server: &Server, body: &Value) -> String {
 }
 
 /// Runs a load test to its end, and returns the job.
-async fn run(server: &Server, body: &Value) -> Value {
+pub(crate) async fn run(server: &Server, body: &Value) -> Value {
     let path = start(server, body).await;
     wait_for_job(server, &path, has_ended).await
 }
 
 /// The report of a scenario.
-fn scenario<'job>(job: &'job Value, name: &str) -> &'job Value {
+pub(crate) fn scenario<'job>(job: &'job Value, name: &str) -> &'job Value {
     let scenarios = job["result"]["scenarios"].as_array();
     let found = scenarios.and_then(|all| all.iter().find(|it| it["name"] == name));
     found.unwrap_or_else(|| panic!("no {name} in {job}"))
 }
 
 /// The figures of an operation.
-fn operation<'job>(job: &'job Value, of: &str, name: &str) -> &'job Value {
+pub(crate) fn operation<'job>(job: &'job Value, of: &str, name: &str) -> &'job Value {
     let operations = scenario(job, of)["operations"].as_array().unwrap();
     let found = operations.iter().find(|it| it["name"] == name);
     found.unwrap_or_else(|| panic!("no {name} in {job}"))
@@ -61,7 +61,7 @@ fn assert_measured(operation: &Value, succeeded: u64) {
 }
 
 /// Asserts that a load test holds no memory and no connections any more.
-async fn assert_released(server: &Server) {
+pub(crate) async fn assert_released(server: &Server) {
     let stats = server.memory_stats().await;
     let buffers = stats["buffers"].as_array().unwrap();
     let held = buffers

@@ -6,6 +6,7 @@
 mod jobs;
 mod lazy_loader;
 mod load_test;
+mod load_test_bounds;
 mod metrics;
 mod optimize;
 mod pins;

@@ -9,7 +9,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::check::{Check, Group};
 use crate::cli::output::bytes;
-use crate::descriptors;
+use crate::descriptors::{self, Sockets};
 use crate::settings::Settings;
 use crate::settings::sections::RedisRoleSettings;
 use crate::startup::{BudgetError, check_budget, pools, read_budget};
@@ -159,9 +159,11 @@ fn files(settings: Option<&Settings>) -> Check {
             .would_fail(format!("the server needs at least {}", descriptors::LEAST))
             .remedy(remedy);
     }
-    let wanted = settings.map_or(0, |settings| settings.server.connections_max.get());
-    let possible = descriptors::connections_max(wanted.max(1), hard);
-    if possible < wanted {
+    let wanted = settings.map(|settings| Sockets::wanted(&settings.server));
+    let connections = wanted.map(|wanted| (wanted.connections, wanted.within(hard).connections));
+    if let Some((wanted, possible)) = connections
+        && possible < wanted
+    {
         return Check::warning(GROUP, name, found)
             .would_fail(format!(
                 "{possible} connections of clients at most, instead of server.connections_max = {wanted}"

@@ -27,7 +27,7 @@ use headroom_actors::kernel::pressure::PressureReader;
 use headroom_actors::memory::Overview;
 use serde_json::json;
 
-use crate::body::{BodyBudget, read_body, read_json};
+use crate::body::{BodyBudget, read_json};
 use crate::handles::{Handles, RequestHandles};
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
@@ -40,12 +40,17 @@ const LOAD_TEST: JobKind = JobKind::exclusive("load-test");
 /// The most bytes that a load test may hold in this process.
 pub const BYTES_MAX: u64 = 256 << 20;
 
+/// The most connections that a load test may open to its own server.
+pub const SOCKETS_MAX: u32 = 500;
+
 /// What load tests need beside the actors' handles.
 pub struct LoadTestDeps {
     /// What the server is for.
     pub profile: Profile,
     /// The server's own listener, as a client on this machine reaches it.
     pub address: SocketAddr,
+    /// How many connections the limit of descriptors allows it to open there, at most [`SOCKETS_MAX`].
+    pub sockets_max: usize,
     /// The account for what a load test holds, of [`BYTES_MAX`].
     pub account: Arc<dyn Buffers>,
     /// The pressure, at whose level critical a scenario ends.
@@ -85,10 +90,8 @@ pub(in crate::routes) async fn start(
     if deps.profile != Profile::Development {
         return Err(not_allowed());
     }
-    let wait = query.wait(handles.request_deadline)?;
-    let body = read_body(&request, payload, &bodies).await?;
-    let plan = Plan::new(read_json::<LoadTestRequest>(&body)?)?;
-    drop(body);
+    let parse = |body: &[u8]| Plan::new(read_json::<LoadTestRequest>(body)?);
+    let (wait, plan) = wait::read(&request, payload, &bodies, &query, &handles, parse).await?;
     let (description, deadline) = (plan.describe(), plan.deadline);
     let (actors, deps) = (Handles::clone(&handles), deps.into_inner());
     let start = Start::new(LOAD_TEST, description, deadline, |job| {

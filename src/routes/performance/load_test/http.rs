@@ -11,6 +11,13 @@ use super::parameters::{Http, pace};
 use super::run::{CALLER_BYTES, CannotRun, Measured, Run, workload};
 
 pub(super) async fn run(parameters: &Http, run: &Run) -> Result<Measured, CannotRun> {
+    let (callers, sockets) = (parameters.callers, run.deps.sockets_max);
+    if callers as usize > sockets {
+        return Err(CannotRun(format!(
+            "{callers} callers need a connection each, and the limit of open files allows {sockets}; raise \
+             the hard limit (LimitNOFILE, ulimit -Hn), or ask for fewer callers"
+        )));
+    }
     let each = CALLER_BYTES + CONNECTION_BYTES;
     let Some(_held) = run.reserve_for(1, parameters.callers, each).await else {
         return Ok(Measured::default());

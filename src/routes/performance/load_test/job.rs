@@ -8,7 +8,6 @@ use headroom_actors::jobs::{JobContext, WorkResult};
 use headroom_actors::kernel::private_server::ServerState;
 use headroom_actors::lazy::{Phase, ResourceStatus, Status};
 
-use super::lazy_loading::Models;
 use super::report::{EndedBy, Report, ScenarioReport};
 use super::request::{Plan, Scenario};
 use super::run::{CannotRun, Measured, Run};
@@ -84,30 +83,15 @@ async fn run_one(
 }
 
 async fn measure(scenario: &Scenario, run: &Run) -> (Result<Measured, CannotRun>, MemoryFigures) {
-    let deadline = scenario.deadline();
-    match scenario {
-        Scenario::Memory(parameters) => {
-            let work = memory::run(parameters, run);
-            watch(run, deadline, parameters.operations, work).await
+    let work = async {
+        match scenario {
+            Scenario::Memory(parameters) => memory::run(parameters, run).await,
+            Scenario::LazyLoading(parameters) => lazy_loading::run(parameters, run).await,
+            Scenario::Database(parameters) => database::run(parameters, run).await,
+            Scenario::Http(parameters) => http::run(parameters, run).await,
         }
-        Scenario::LazyLoading(parameters) => {
-            let models = match Models::find(parameters, run).await {
-                Ok(models) => models,
-                Err(cannot_run) => return (Err(cannot_run), MemoryFigures::default()),
-            };
-            let operations = models.operations(parameters);
-            let work = lazy_loading::run(parameters, models, run);
-            watch(run, deadline, operations, work).await
-        }
-        Scenario::Database(parameters) => {
-            let work = database::run(parameters, run);
-            watch(run, deadline, parameters.operations, work).await
-        }
-        Scenario::Http(parameters) => {
-            let work = http::run(parameters, run);
-            watch(run, deadline, parameters.operations, work).await
-        }
-    }
+    };
+    watch(run, scenario.deadline(), work).await
 }
 
 /// What is loaded, with the time of its unload.

@@ -1,9 +1,10 @@
 //! The scenario `lazy_loading`: models are loaded, used and unloaded by the lazy loader, as requests for
 //! them and operators do it.
 //!
-//! Models that were loaded before are not unloaded, so they give only hits. Those that the scenario has
-//! loaded in its last round stay loaded. Loads and unloads are done one after the other, hits in a closed
-//! loop: a hit waits for nothing but the loader.
+//! Models that were loaded before are not unloaded, so they give only hits. Neither are those that are
+//! pinned, or that others load or use during the scenario. What the scenario has loaded in its last round
+//! stays loaded. Loads and unloads are done one after the other, hits in a closed loop: a hit waits for
+//! nothing but the loader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +40,9 @@ pub(super) struct Loads {
     models: Vec<String>,
     /// Those of them that were loaded before, and so give only hits.
     loaded_before: Vec<String>,
+    /// Those of them that were not unloaded after each round, because they are pinned, or others have loaded
+    /// or used them meanwhile.
+    left_to_others: Vec<String>,
     /// Resources that were drained during the scenario, by the loader's reasons. `request` counts the
     /// scenario's own unloads.
     evictions: BTreeMap<&'static str, u64>,
@@ -54,7 +58,7 @@ struct Meters {
 
 /// The models of a scenario.
 #[derive(Debug)]
-pub(super) struct Models {
+struct Models {
     names: Vec<String>,
     loaded_before: BTreeSet<String>,
     evictions: BTreeMap<&'static str, u64>,
@@ -62,7 +66,7 @@ pub(super) struct Models {
 
 impl Models {
     /// Finds the models that `parameters` select.
-    pub(super) async fn find(parameters: &LazyLoading, run: &Run) -> Result<Self, CannotRun> {
+    async fn find(parameters: &LazyLoading, run: &Run) -> Result<Self, CannotRun> {
         let failed = |error: AskError| CannotRun(format!("the loader: {error}"));
         let (loader, left) = (&run.handles.loader, run.job.left());
         let rescan = run
@@ -92,7 +96,7 @@ impl Models {
     }
 
     /// The operations of the scenario, for its progress.
-    pub(super) fn operations(&self, parameters: &LazyLoading) -> u64 {
+    fn operations(&self, parameters: &LazyLoading) -> u64 {
         let rounds = u64::from(parameters.rounds);
         let cold = (self.names.len() - self.loaded_before.len()) as u64;
         let hits = rounds * self.names.len() as u64 * parameters.hits;
@@ -100,11 +104,13 @@ impl Models {
     }
 }
 
-pub(super) async fn run(
-    parameters: &LazyLoading,
-    models: Models,
-    run: &Run,
-) -> Result<Measured, CannotRun> {
+pub(super) async fn run(parameters: &LazyLoading, run: &Run) -> Result<Measured, CannotRun> {
+    let finding = Models::find(parameters, run);
+    let Some(models) = run.stop.run_until_cancelled(finding).await else {
+        return Ok(Measured::default());
+    };
+    let models = models?;
+    run.set_operations(models.operations(parameters));
     let Some(_held) = run.reserve_for(3, parameters.callers, CALLER_BYTES).await else {
         return Ok(Measured::default());
     };
@@ -113,24 +119,17 @@ pub(super) async fn run(
         hit: run.meter(),
         unload: run.meter(),
     };
-    let models = Arc::new(models);
     let rounds = Rounds {
         run: run.clone(),
         meters: meters.clone(),
-        models: Arc::clone(&models),
+        names: models.names.clone(),
         rounds: parameters.rounds,
         hits: workload(parameters.callers, parameters.hits, Pace::Closed),
+        kept: models.loaded_before.clone(),
+        own_uses: BTreeMap::new(),
     };
-    let stop = run.stop.clone();
-    let load = move || async move {
-        tokio::select! {
-            biased;
-            // A load under way is completed by the loader.
-            () = stop.cancelled() => {}
-            () = rounds.run() => {}
-        }
-    };
-    on_own_thread(load).await.map_err(CannotRun)?;
+    let kept = on_own_thread(move || rounds.run()).await;
+    let kept = kept.map_err(CannotRun)?;
     let after = run.handles.loader.ask(Status, STATUS_WITHIN).await;
     let mut evictions = evictions(&after.unwrap_or_default());
     for (reason, count) in &mut evictions {
@@ -150,8 +149,9 @@ pub(super) async fn run(
     Ok(Measured {
         operations: operations.into(),
         lazy_loading: Some(Loads {
-            models: models.names.clone(),
-            loaded_before: models.loaded_before.iter().cloned().collect(),
+            left_to_others: kept.difference(&models.loaded_before).cloned().collect(),
+            loaded_before: models.loaded_before.into_iter().collect(),
+            models: models.names,
             evictions,
         }),
     })
@@ -161,34 +161,48 @@ pub(super) async fn run(
 struct Rounds {
     run: Run,
     meters: Meters,
-    models: Arc<Models>,
+    names: Vec<String>,
     rounds: u32,
     hits: Workload,
+    /// The models that are not unloaded.
+    kept: BTreeSet<String>,
+    /// The uses that the loader counts of each model that the scenario has loaded, if nobody else uses it.
+    own_uses: BTreeMap<String, u64>,
 }
 
 impl Rounds {
-    async fn run(self) {
+    /// Returns the models that were not unloaded between rounds. Ends soon after the scenario must end.
+    async fn run(mut self) -> BTreeSet<String> {
+        let stop = self.run.stop.clone();
         for round in 1..=self.rounds {
-            for name in &self.models.names {
-                if self.load(name).await {
-                    self.hit(name).await;
+            for name in self.names.clone() {
+                // A load or an unload under way is completed by the loader.
+                if stop.run_until_cancelled(self.load(&name)).await == Some(true) {
+                    self.hit(&name).await;
                 }
             }
-            let loaded_here = |name: &&String| !self.models.loaded_before.contains(*name);
-            for name in self.models.names.iter().filter(loaded_here) {
-                // What is loaded last stays, as after any other use.
-                if round < self.rounds {
-                    self.unload(name).await;
+            // What is loaded last stays, as after any other use.
+            if round < self.rounds {
+                for name in self.names.clone() {
+                    stop.run_until_cancelled(self.unload(&name)).await;
                 }
             }
         }
+        self.kept
     }
 
     /// Loads a model, unless it is loaded. Returns whether it is now.
-    async fn load(&self, name: &str) -> bool {
-        let status = self.run.handles.loader.ask(Status, OPERATION_WITHIN).await;
-        if status.is_ok_and(|known| phase(&known, name) == Some(Phase::Ready)) {
-            return true;
+    async fn load(&mut self, name: &str) -> bool {
+        let before = self.status(name).await;
+        if let Some(status) = &before {
+            let is_loaded = status.phase == Phase::Ready;
+            let is_wanted = status.phase == Phase::Loading || status.waiters > 0;
+            if is_wanted || is_loaded && !self.own_uses.contains_key(name) {
+                self.kept.insert(name.to_owned());
+            }
+            if is_loaded {
+                return true;
+            }
         }
         let began = Instant::now();
         let lease = lease(&self.run, name, self.run.job.left()).await;
@@ -196,10 +210,16 @@ impl Rounds {
         let is_loaded = lease.is_ok();
         self.meters.cold_load.count(took, lease.map(drop));
         self.meters.cold_load.add_time(took);
+        if let Some(before) = before.filter(|_| is_loaded) {
+            self.own_uses.insert(name.to_owned(), uses(&before) + 1);
+        }
         is_loaded
     }
 
-    async fn hit(&self, name: &str) {
+    async fn hit(&mut self, name: &str) {
+        if let Some(own_uses) = self.own_uses.get_mut(name) {
+            *own_uses += self.hits.operations;
+        }
         let (run, name): (_, Arc<str>) = (self.run.clone(), name.into());
         let hit = move |_| {
             let (run, name) = (run.clone(), Arc::clone(&name));
@@ -208,9 +228,27 @@ impl Rounds {
         headroom_measure::run(self.hits, &self.meters.hit, &self.run.stop, hit).await;
     }
 
-    async fn unload(&self, name: &str) {
+    /// Unloads a model that the scenario has loaded, unless others need it.
+    async fn unload(&mut self, name: &str) {
+        if self.kept.contains(name) {
+            return;
+        }
+        let own_uses = self.own_uses.remove(name);
+        let Some(status) = self.status(name).await else {
+            return;
+        };
+        if status.phase != Phase::Ready {
+            // It was evicted meanwhile, or its load has failed.
+            return;
+        }
+        if status.pinned || own_uses != Some(uses(&status)) {
+            self.kept.insert(name.to_owned());
+            return;
+        }
         let clear = Clear {
             names: vec![name.to_owned()],
+            // Only if it is idle.
+            idle_for: Some(Duration::ZERO),
             wait: UNLOAD_WITHIN,
             ..Clear::default()
         };
@@ -219,11 +257,14 @@ impl Rounds {
         let took = began.elapsed();
         let unloaded = match cleared {
             Ok(Ok(report)) => match report.resources.iter().find(|it| it.name == name) {
-                // It was evicted meanwhile.
                 Some(it) if it.reason == Some(KeptReason::NotLoaded) => return,
+                Some(it) if it.outcome == ClearOutcome::Kept => {
+                    self.kept.insert(name.to_owned());
+                    return;
+                }
                 Some(it) if it.outcome == ClearOutcome::Unloaded => Ok(()),
                 _ => {
-                    let message = format!("{name} is in use, or its unload takes too long");
+                    let message = format!("the unload of {name} takes too long");
                     Err(Failure::new("draining", message))
                 }
             },
@@ -233,6 +274,17 @@ impl Rounds {
         self.meters.unload.count(took, unloaded);
         self.meters.unload.add_time(took);
     }
+
+    /// What the loader says of a model.
+    async fn status(&self, name: &str) -> Option<ResourceStatus> {
+        let known = self.run.handles.loader.ask(Status, OPERATION_WITHIN).await;
+        known.ok()?.into_iter().find(|it| it.name == name)
+    }
+}
+
+/// How often callers have asked for a resource.
+fn uses(status: &ResourceStatus) -> u64 {
+    status.counts.hits + status.counts.misses
 }
 
 /// A lease on the model `name`.

@@ -7,7 +7,7 @@ use headroom_measure::{Pace, Thresholds};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::BYTES_MAX;
+use super::{BYTES_MAX, SOCKETS_MAX};
 use crate::problem::{Problem, ProblemKind};
 
 /// The most bytes of all blocks together. The rest of the account is for callers and counts.
@@ -98,7 +98,8 @@ pub(super) struct Http {
     pub(super) path: String,
     /// Requests of all callers together, 1 to 10,000,000.
     pub(super) operations: u64,
-    /// Callers with a connection each, and so the most requests at once, 1 to 500.
+    /// Callers with a connection each, and so the most requests at once, 1 to 500. A low limit of open files
+    /// allows fewer.
     pub(super) callers: u32,
     /// Requests that are due each second in an open loop, 0.1 to 100,000. `null`: a closed loop.
     pub(super) rate_per_second: Option<f64>,
@@ -242,7 +243,7 @@ impl Database {
 impl Http {
     pub(super) fn check(&self, limits: &Limits) -> Result<(), Problem> {
         limits.check("operations", self.operations, 1..=10_000_000)?;
-        limits.check("callers", self.callers, 1..=500)?;
+        limits.check("callers", self.callers, 1..=SOCKETS_MAX)?;
         limits.check_rate(self.rate_per_second)?;
         limits.check_thresholds("thresholds", &self.thresholds)?;
         let routes = crate::routes::table();

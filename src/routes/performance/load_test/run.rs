@@ -1,5 +1,6 @@
 //! What a running scenario has: the means to put load on the server, and the reasons to stop.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(super) struct Run {
     pub(super) stop: CancellationToken,
     /// Why it must end; the first reason counts.
     ended_by: Arc<OnceLock<(EndedBy, String)>>,
+    /// How many operations it will do.
+    operations: Arc<AtomicU64>,
     /// The meters of all of its operations.
     meters: Arc<Mutex<Vec<Arc<Meter>>>>,
 }
@@ -53,6 +56,7 @@ impl Run {
             deps,
             job,
             ended_by: Arc::default(),
+            operations: Arc::default(),
             meters: Arc::default(),
         }
     }
@@ -108,6 +112,7 @@ impl Run {
         F: Fn(u64) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Failure>> + Send + 'static,
     {
+        self.set_operations(workload.operations);
         let (meter, stop, pace) = (self.meter(), self.stop.clone(), workload.pace);
         let counted = Arc::clone(&meter);
         let load = move || async move {
@@ -125,6 +130,16 @@ impl Run {
         let meter = Arc::<Meter>::default();
         self.meters().push(Arc::clone(&meter));
         meter
+    }
+
+    /// Sets how many operations the scenario will do, for its progress.
+    pub(super) fn set_operations(&self, operations: u64) {
+        self.operations.store(operations, Ordering::Relaxed);
+    }
+
+    /// How many operations the scenario will do; 0 while that is not known.
+    pub(super) fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
     }
 
     /// How many operations have ended.

@@ -37,11 +37,10 @@ pub(super) struct MemoryFigures {
 }
 
 /// Does `work` until it is done, and has it stopped if its deadline passes or memory gets critically short.
-/// The work ends soon after `run.stop` is cancelled. `operations` are those that it will do.
+/// The work ends soon after `run.stop` is cancelled.
 pub(super) async fn watch<T>(
     run: &Run,
     deadline: Duration,
-    operations: u64,
     work: impl Future<Output = T>,
 ) -> (T, MemoryFigures) {
     let before = used(&run.deps).await;
@@ -50,7 +49,7 @@ pub(super) async fn watch<T>(
         let watching = async {
             tokio::join!(
                 read_memory(run, &mut peak),
-                look(run, operations, &mut reported),
+                look(run, &mut reported),
                 end_at(run, deadline),
             )
         };
@@ -80,12 +79,12 @@ async fn read_memory(run: &Run, peak: &mut u64) -> Infallible {
 }
 
 /// Looks at the level, and reports the progress.
-async fn look(run: &Run, operations: u64, reported: &mut u64) -> Infallible {
+async fn look(run: &Run, reported: &mut u64) -> Infallible {
     let mut every = ticks(LOOK_EVERY);
     loop {
         every.tick().await;
         end_under_pressure(run);
-        let units = run.operations_ended().saturating_mul(UNITS) / operations.max(1);
+        let units = run.operations_ended().saturating_mul(UNITS) / run.operations().max(1);
         let units = units.min(UNITS);
         if units > *reported {
             run.job.advance(units - *reported);
