@@ -1,12 +1,13 @@
 #!/usr/bin/env -S python3 -B
 """Tests that a test run can be killed at any moment and leaves nothing behind.
 
-Usage: kill_runs.py [ROUNDS [SEED]]
+Usage: kill_runs.py [ROUNDS [SEED [SUITE...]]]
 
-Each round starts a part of the suites that make processes, control groups and private servers. It kills the runner and
-its process group (SIGKILL) at a random moment, and looks for processes, control groups, mounts, sockets and files that
-are left. Everything has a deadline. The TMPDIR of a round identifies its processes, so that other runs on the same machine
-are not affected. .ci/run runs all tests afterwards, which shows that the next run passes.
+Each round starts a part of a suite that makes processes, control groups, private servers or browsers; of all suites in
+turn, or of those that are named. It kills the runner and its process group (SIGKILL) at a random moment, and looks for
+processes, control groups, mounts, sockets and files that are left. Everything has a deadline. The TMPDIR of a round
+identifies its processes, so that other runs on the same machine are not affected. .ci/run runs all tests afterwards,
+which shows that the next run passes.
 """
 
 import glob
@@ -22,15 +23,20 @@ import time
 import run_remains
 
 # The kernel ends the runner when this script is killed.
-RUNNER = "setpriv --pdeathsig KILL cargo nextest run --workspace --test memory --test pools --test faults".split()
+RUNNER = "setpriv --pdeathsig KILL cargo nextest run --workspace".split()
+TESTS = ("memory", "pools", "faults", "dashboard", "cli", "prometheus")
+RUNNER += [word for name in TESTS for word in ("--test", name)]
 
-# The suites, one after another, and the number of slices of each. A random slice is run, so that a kill can hit any
-# test.
+# The suites, one after another from a random one on, and the number of slices of each. A random slice is run, so that a
+# kill can hit any test.
 SUITES = {
     "memory": "binary(memory)",
     "pools": "binary(pools)",
     "control groups": "binary(memory) & test(/^(cgroup|hard_limit)::/)",
     "faults": "binary(faults)",
+    "dashboard": "binary(dashboard)",
+    "cli": "binary(cli)",
+    "prometheus": "binary(prometheus)",
 }
 SLICES = 4
 
@@ -49,11 +55,13 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("kill_runs: terminated"))
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)
+    suites = sys.argv[3:] or list(SUITES)
     say(f"{rounds} rounds, seed {seed}")
     generator = random.Random(seed)
+    first = generator.randrange(len(suites))
     failed = 0
     for number in range(rounds):
-        suite = list(SUITES)[number % len(SUITES)]
+        suite = suites[(first + number) % len(suites)]
         part = ["-E", SUITES[suite], "--partition", f"slice:{generator.randint(1, SLICES)}/{SLICES}"]
         failed += not leaves_nothing(f"round {number + 1}, {suite}", part, generator.uniform(0.0, LATEST_KILL))
     if failed:

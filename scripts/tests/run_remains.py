@@ -3,8 +3,9 @@
 import os
 
 
-# These overwrite their environment with a title, so they are identified by their working folder.
-SERVERS = ("postgres", "redis-server")
+# These overwrite their environment with a title, so they are identified by their working folder. The children of a
+# browser do.
+TITLED = ("postgres", "redis-server", "chromium")
 
 
 def processes(folder):
@@ -18,8 +19,8 @@ def belongs(pid, folder):
         with open(f"/proc/{pid}/environ", "rb") as environment:
             variables = map(os.fsdecode, environment.read().split(b"\0"))
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-            is_server = comm.read().strip() in SERVERS
-        if is_server and is_within(os.readlink(f"/proc/{pid}/cwd"), folder):
+            is_titled = comm.read().strip() in TITLED
+        if is_titled and is_within(os.readlink(f"/proc/{pid}/cwd"), folder):
             return True
     except OSError:
         return False  # It has ended, or belongs to another user.

@@ -75,6 +75,8 @@ impl Browser {
             .arg(format!("--user-data-dir={}", folder.path().display()))
             // It also writes below the home folder.
             .env("HOME", folder.path())
+            // Identifies it and its children (scripts/tests/run_remains.py).
+            .current_dir(folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut process = child::start(&mut command).expect("the browser starts");
