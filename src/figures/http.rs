@@ -24,7 +24,7 @@ const COUNTERS_MAX: usize = 8;
 
 /// What can become of a request, as labels of metrics: the class of the status that was sent, or
 /// `abandoned` if the client went away before.
-const OUTCOMES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", ABANDONED];
+pub const OUTCOMES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", ABANDONED];
 const ABANDONED: &str = "abandoned";
 
 /// The classes of routes, and one for requests that matched no route.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{Windows, recent};
+use crate::version::VERSION;
 
 /// Measures this process.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl ProcessFigures {
         };
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| soft);
         ProcessStatus {
-            version: env!("CARGO_PKG_VERSION"),
+            version: VERSION,
             pid: std::process::id(),
             started_at: self.started_at,
             uptime_seconds: uptime.as_secs_f64(),

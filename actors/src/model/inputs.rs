@@ -211,7 +211,6 @@ fn scalar_of(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, InferError> {
             Ok(Scalar::Int(value))
         }
         (ScalarKind::Float, _, Some(value)) => Ok(Scalar::Float(value)),
-        #[allow(clippy::cast_precision_loss)]
         (ScalarKind::Float, Some(value), _) => Ok(Scalar::Float(value as f64)),
         _ => refuse(format!(
             "input {name:?} has datatype {}, the model takes one {} value",

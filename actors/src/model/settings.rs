@@ -214,7 +214,6 @@ impl InputSetting {
         match (scalar_kind(self.datatype), self.constant.as_ref()?) {
             (ScalarKind::Int, toml::Value::Integer(value)) => Some(Scalar::Int(*value)),
             (ScalarKind::Float, toml::Value::Float(value)) => Some(Scalar::Float(*value)),
-            #[allow(clippy::cast_precision_loss)]
             (ScalarKind::Float, toml::Value::Integer(value)) => Some(Scalar::Float(*value as f64)),
             (ScalarKind::Bool, toml::Value::Boolean(value)) => Some(Scalar::Bool(*value)),
             _ => None,

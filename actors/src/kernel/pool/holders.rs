@@ -114,7 +114,6 @@ fn holders<'a>(leases: impl Iterator<Item = &'a LeaseRecord>, now: Instant) -> V
     holders.collect()
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn rate(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         return 0.0;
