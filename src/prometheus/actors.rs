@@ -20,13 +20,13 @@ const ACTORS: Metric = Metric::gauge(
 .labels(&[Label::one_of("state", &STATES)]);
 const UP: Metric = Metric::gauge("headroom_actor_up", "1 while the actor runs, else 0.")
     .labels(ACTOR)
-    .alert("0 for a minute: it fails to start again (`HeadroomActorDown`)");
+    .alert("0 for 2 minutes: it fails to start again (`HeadroomActorDown`)");
 const RESTARTS: Metric = Metric::counter(
     "headroom_actor_restarts_total",
     "Restarts by the actor's supervisor.",
 )
 .labels(ACTOR)
-.alert("several within minutes: it fails again and again (`HeadroomActorRestarts`)");
+.alert("4 or more within 15 minutes: it fails again and again (`HeadroomActorRestarts`)");
 const EXITS: Metric = Metric::counter("headroom_actor_exits_total", "Exits, by reason.").labels(&[
     NAME,
     Label::one_of(
@@ -74,7 +74,6 @@ const STATES: [&str; ChildState::ALL.len()] = {
 };
 
 /// Writes the metrics of `nodes`.
-#[allow(clippy::cast_precision_loss)]
 pub(super) fn write(exposition: &mut Exposition, mut nodes: Vec<NodeSnapshot>) {
     let mut states: BTreeMap<_, _> = STATES.map(|state| (state, 0_u32)).into();
     for node in &nodes {
@@ -125,7 +124,7 @@ pub(super) fn write(exposition: &mut Exposition, mut nodes: Vec<NodeSnapshot>) {
 
 #[cfg(test)]
 mod tests {
-    use headroom_actors::kernel::{Kind, StatsSnapshot};
+    use headroom_actors::kernel::{Kind, LabelValues, StatsSnapshot};
 
     use super::*;
 
@@ -179,6 +178,10 @@ mod tests {
         let text = text(nodes);
         let up = text.lines().filter(|line| line.starts_with(UP.name));
         assert_eq!(up.count(), ACTORS_MAX);
+        let LabelValues::Described(described) = NAME.values else {
+            panic!("{NAME:?}");
+        };
+        assert!(described.contains(&format!("at most {ACTORS_MAX}")));
         assert!(text.contains("headroom_actor_up{actor=\"headroom/redis\"} 1"));
         assert!(text.contains("headroom_actors{state=\"running\"} 1001"));
     }

@@ -1,7 +1,8 @@
 //! Bounds the values of labels that come from outside, such as the names of models.
 //!
 //! A recorder never forgets a series, so names that come and go would make each scrape larger. The first
-//! values of such a label have series of their own, until the server restarts. All others share one.
+//! values of such a label have series of their own, until the server restarts. All others share one, so
+//! a gauge with such a label must be changed by differences and not be set.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};

@@ -120,4 +120,13 @@ mod tests {
     fn only_names_of_resources_are_cut() {
         assert_eq!(cut_labels().into_iter().collect::<Vec<_>>(), ["name"]);
     }
+
+    #[test]
+    fn gauges_that_share_a_series_say_how() {
+        for metric in all().filter(|metric| metric.kind == MetricKind::Gauge) {
+            let mut labels = metric.labels.iter();
+            let is_cut = labels.any(|label| matches!(label.values, LabelValues::Cut(_)));
+            assert!(!is_cut || metric.help.contains("added up"), "{metric:?}");
+        }
+    }
 }

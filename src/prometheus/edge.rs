@@ -5,6 +5,7 @@ use headroom_actors::kernel::{Label, Metric, SHORT_TIMES};
 
 use super::exposition::Exposition;
 use crate::figures::HttpFigures;
+use crate::figures::http::OUTCOMES;
 
 const CLASS: Label = Label::described(
     "class",
@@ -15,11 +16,8 @@ const REQUESTS: Metric = Metric::counter(
     "headroom_http_requests_total",
     "Requests answered, by class of route and of status; abandoned: the client went away before.",
 )
-.labels(&[
-    CLASS,
-    Label::one_of("outcome", &["1xx", "2xx", "3xx", "4xx", "5xx", "abandoned"]),
-])
-.alert("a share of 5xx above 5 % for minutes (`HeadroomErrors`)");
+.labels(&[CLASS, Label::one_of("outcome", &OUTCOMES)])
+.alert("a share of 5xx above 5 % for 5 minutes (`HeadroomErrors`)");
 const IN_FLIGHT: Metric =
     Metric::gauge("headroom_http_requests_in_flight", "Requests in progress.");
 const REQUEST_DURATION: Metric = Metric::histogram(
@@ -61,7 +59,10 @@ pub const READING_AGE: Metric = Metric::gauge(
     "headroom_memory_reading_age_seconds",
     "Age of the last reading of memory; absent before the first reading.",
 )
-.alert("above 10: the supervisor of memory hangs, and the server is not ready (`HeadroomMemoryUnread`)");
+.alert(
+    "above 10 or absent for a minute: the supervisor of memory hangs, and the server is not ready \
+     (`HeadroomMemoryUnread`)",
+);
 
 /// The metrics of requests and connections.
 pub const HTTP: &[Metric] = &[
@@ -77,7 +78,6 @@ pub const HTTP: &[Metric] = &[
 pub const SELF: &[Metric] = &[DROPPED_LINES, READING_AGE];
 
 /// Writes the metrics of requests.
-#[allow(clippy::cast_precision_loss)]
 pub(super) fn write(exposition: &mut Exposition, figures: &HttpFigures) {
     let totals = figures.totals();
     let mut family = exposition.family(&REQUESTS);

@@ -39,7 +39,6 @@ impl Family<'_> {
 
     /// Adds the samples of a histogram with one label. `buckets`: upper bounds, and how many values do
     /// not pass them.
-    #[allow(clippy::cast_precision_loss)]
     pub(super) fn histogram(
         &mut self,
         label: (&str, &str),

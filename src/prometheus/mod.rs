@@ -2,7 +2,8 @@
 //!
 //! Modules record most metrics when something happens, in the recorder. The rest is read at each scrape
 //! and written beside the recorder's text: figures of actors, whose series must end with the actor, of
-//! requests, which are counted without the recorder, and of the process, whose counters have fractions. [`catalogue`] has the declarations of all metrics.
+//! requests, which are counted without the recorder, and of the process, whose counters have fractions.
+//! [`catalogue`] has the declarations of all metrics.
 
 pub mod actors;
 mod bounded;

@@ -35,12 +35,12 @@ const START_TIME: Metric = Metric::gauge(
     "process_start_time_seconds",
     "When the server process started, in seconds since 1970.",
 )
-.alert("several changes within an hour: the server restarts (`HeadroomRestarts`)");
+.alert("3 or more changes within an hour: the server restarts (`HeadroomRestarts`)");
 const OPEN_FDS: Metric = Metric::gauge(
     "process_open_fds",
     "Open file descriptors of the server process.",
 )
-.alert("near process_max_fds: raise the limit (`HeadroomFileDescriptors`)");
+.alert("above 80 % of process_max_fds for 5 minutes: raise the limit (`HeadroomFileDescriptors`)");
 const MAX_FDS: Metric = Metric::gauge(
     "process_max_fds",
     "The most file descriptors that it may open; absent without a limit.",
@@ -53,7 +53,6 @@ pub const METRICS: &[Metric] = &[
 ];
 
 /// Writes the metrics. What the kernel does not tell is left out. Blocks on files of the kernel.
-#[allow(clippy::cast_precision_loss)]
 pub(super) fn write(exposition: &mut Exposition, process: &ProcessFigures) {
     let build = [
         ("version", VERSION),

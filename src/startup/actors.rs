@@ -3,8 +3,9 @@
 //! Only this file and `pools` connect the modules with each other. Start order: the sender of
 //! alerts if one is configured, the memory supervisor, the pools, the supervisor of loaded models,
 //! the loader, the repository of models, the journal, the jobs. The stop order is the reverse: the jobs
-//! end, the journal takes over their ends, the repository finds no new models, the loader unloads everything, the pools close their connections,
-//! and the memory supervisor stops. The sender of alerts stops last.
+//! end, the journal takes over their ends, the repository finds no new models, the loader unloads
+//! everything, the pools close their connections, and the memory supervisor stops. The sender of alerts
+//! stops last.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use super::{HOST_BINARY, StartupError, pools};
 use crate::handles::{ActorThread, Handles};
 use crate::readiness::Gate;
+use crate::routes::JOB_KINDS;
 use crate::settings::Settings;
 use crate::settings::sections::{LeakSettings, MemorySettings, ModelSettings};
 
@@ -107,6 +109,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     let journal_child = Journal::child(&journal, settings.data.dir.join(JOURNAL));
     let jobs_config = jobs::Config::default();
     let jobs = Jobs::handle(&jobs_config);
+    jobs::start_at_zero(&JOB_KINDS);
 
     let (branches, pools) = pools::compose(settings, &memory);
     let mut spec = SupervisorSpec::new("headroom");

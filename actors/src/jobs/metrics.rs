@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::status::JobState;
+use super::status::{JobKind, JobState};
 use crate::kernel::{LONG_TIMES, Label, Metric};
 
 const RUNNING: Metric =
@@ -20,10 +20,20 @@ const DURATION: Metric = Metric::histogram(
 )
 .labels(&[KIND]);
 
-const KIND: Label = Label::described("kind", "what the job does, such as `preload`");
+const KIND: Label = Label::described(
+    "kind",
+    "what the job does: `preload`, `optimize` or `load-test`",
+);
 
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[RUNNING, ENDED, DURATION];
+
+/// The counter of ended jobs starts with the server, for these kinds of jobs.
+pub fn start_at_zero(kinds: &[JobKind]) {
+    for kind in kinds {
+        ENDED.start_at_zero(&[("kind", kind.name)]);
+    }
+}
 
 pub(super) fn record_start(kind: &'static str) {
     metrics::gauge!(RUNNING.name, "kind" => kind).increment(1.0);

@@ -41,7 +41,7 @@ pub use context::{JobContext, StepInProgress};
 pub use error::{FollowError, NoSuchJob, StartError};
 pub use journal::{Journal, JournalEntry, JournalStatus, Keep, ReadJournal};
 pub use messages::{Cancel, Drain, Follow, Get, List, Start};
-pub use metrics::METRICS;
+pub use metrics::{METRICS, start_at_zero};
 pub use record::{Follower, JobWatch};
 pub use run::{Work, WorkResult};
 pub use status::{JobId, JobKind, JobState, JobStatus, JobSummary, Progress, Step, StepResult};

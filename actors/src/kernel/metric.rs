@@ -138,6 +138,31 @@ impl Metric {
         }
     }
 
+    /// Makes the series of a counter before its first event, so that an alert sees that event as an increase. There is one
+    /// for each word of each label; `known` has the values of labels that have no words, or of which one is wanted.
+    pub fn start_at_zero(&self, known: &[(&str, &str)]) {
+        let mut series = vec![Vec::new()];
+        for label in self.labels {
+            let value = known.iter().find(|(name, _)| *name == label.name);
+            let values = match (value, label.values) {
+                (Some((_, value)), _) => vec![*value],
+                (None, LabelValues::OneOf(words)) => words.to_vec(),
+                (None, LabelValues::Described(_) | LabelValues::Cut(_)) => Vec::new(),
+            };
+            let with = |labels: &Vec<metrics::Label>, value: &str| {
+                let label = metrics::Label::new(label.name, value.to_owned());
+                [&labels[..], &[label]].concat()
+            };
+            let longer = series.iter();
+            series = longer
+                .flat_map(|labels| values.iter().map(|value| with(labels, value)))
+                .collect();
+        }
+        for labels in series {
+            metrics::counter!(self.name, labels).increment(0);
+        }
+    }
+
     /// The unit, which the name ends with.
     pub fn unit(&self) -> &'static str {
         let name = self.name.strip_suffix("_total").unwrap_or(self.name);

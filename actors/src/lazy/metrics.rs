@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::phase::Phase;
 use super::slot::Slot;
+use super::status::Counts;
 use crate::kernel::{LONG_TIMES, Label, Metric};
 
 const HITS: Metric = Metric::counter(
@@ -20,19 +21,22 @@ const WAITS: Metric = Metric::counter(
 .labels(RESOURCE);
 const LOADS: Metric = Metric::counter("headroom_lazy_loads_total", "Loads that began.")
     .labels(RESOURCE)
-    .alert("many a minute with as many evictions: the budget is too small (`HeadroomThrashing`)");
+    .alert(
+        "more than 6 per minute for 10 minutes, and half as many evictions for room or pressure: the \
+         budget is too small (`HeadroomThrashing`)",
+    );
 const LOAD_FAILURES: Metric = Metric::counter(
     "headroom_lazy_load_failures_total",
     "Loads that failed or were refused.",
 )
 .labels(RESOURCE)
-.alert("any increase for a while: lazy-loader/status has the cause (`HeadroomLoadsFail`)");
+.alert("3 or more within 20 minutes: lazy-loader/status has the cause (`HeadroomLoadsFail`)");
 const DEATHS: Metric = Metric::counter(
     "headroom_lazy_deaths_total",
     "Loaded resources that ended by themselves.",
 )
 .labels(RESOURCE)
-.alert("any increase for a while: crashes; the log has the reason (`HeadroomResourcesDie`)");
+.alert("3 or more within 15 minutes: it crashes; the log has the reason (`HeadroomResourcesDie`)");
 const EVICTIONS: Metric = Metric::counter(
     "headroom_lazy_evictions_total",
     "Drains of loaded resources, by reason.",
@@ -121,7 +125,23 @@ pub(super) enum Event {
 }
 
 impl Slot {
+    /// Before anything is counted of the resource. A resource that is known and not used has no series.
+    fn start_at_zero(&self) {
+        let resource = [("kind", self.resource.kind), ("name", &*self.resource.name)];
+        for metric in [LOAD_FAILURES, DEATHS] {
+            metric.start_at_zero(&resource);
+        }
+        // The reasons that an alert looks at.
+        for reason in [UnloadReason::Load, UnloadReason::Pressure] {
+            let [kind, name] = resource;
+            EVICTIONS.start_at_zero(&[kind, name, ("reason", reason.label())]);
+        }
+    }
+
     pub(super) fn count(&mut self, event: Event) {
+        if self.counts == Counts::default() {
+            self.start_at_zero();
+        }
         let counts = &mut self.counts;
         let (count, metric) = match event {
             Event::Hit => (&mut counts.hits, HITS),

@@ -108,6 +108,7 @@ impl AlertSender {
         let url = config.url.parse().map_err(|_| AlertError::Url)?;
         let client = AlertClient::new(url).map_err(AlertError::Certificates)?;
         let backoff = Backoff::try_new(BACKOFF_MIN, BACKOFF_MAX, Duration::ZERO)?;
+        metrics::start_alerts_at_zero();
         // It answers no calls.
         let handle = Handle::new("alerts", 1);
         Ok(ChildSpec::actor(&handle, move |_| Self {

@@ -29,7 +29,7 @@ const LEVEL: Metric = Metric::gauge(
     "headroom_memory_level",
     "How short memory is: 0 normal, 1 elevated, 2 high, 3 critical, 4 exhausted.",
 )
-.alert("3 or more for minutes: clean-ups do not help (`HeadroomMemoryCritical`)");
+.alert("3 or more for 5 minutes: clean-ups do not help (`HeadroomMemoryCritical`)");
 const READINGS: Metric = Metric::counter("headroom_memory_readings_total", "Readings of memory.");
 const READING_DURATION: Metric = Metric::histogram(
     "headroom_memory_reading_duration_seconds",
@@ -55,13 +55,13 @@ const STALL_RATIO: Metric = Metric::gauge(
      has no such figure.",
 )
 .labels(SCOPE)
-.alert("above 0.1 for minutes: the machine or the group is short of memory (`HeadroomMemoryStalls`)");
+.alert("above 0.1 for 5 minutes: the machine or the group is short of memory (`HeadroomMemoryStalls`)");
 const KERNEL_KILLS: Metric = Metric::counter(
     "headroom_memory_kernel_kills_total",
     "Processes that the kernel killed because memory ran out, since the group or the machine began.",
 )
 .labels(SCOPE)
-.alert("any increase (`HeadroomKernelKills`)");
+.alert("an increase within 10 minutes, in the group (`HeadroomKernelKills`)");
 const SOURCE_HEALTHY: Metric = Metric::gauge(
     "headroom_memory_source_healthy",
     "1 if a source of memory figures works or does not exist here, 0 if it fails.",
@@ -159,7 +159,6 @@ pub const METRICS: &[Metric] = &[
 ];
 
 /// Records a reading.
-#[allow(clippy::cast_precision_loss)]
 pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceReport) {
     metrics::gauge!(BUDGET.name).set(ledger.budget as f64);
     metrics::gauge!(USAGE.name).set(used as f64);
@@ -167,6 +166,11 @@ pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceR
     metrics::gauge!(FREE.name).set(ledger.free() as f64);
     metrics::gauge!(LEVEL.name).set(f64::from(level as u8));
     metrics::counter!(READINGS.name).increment(1);
+    sources(report);
+}
+
+/// Records what the sources of a reading report.
+pub(super) fn sources(report: &SourceReport) {
     metrics::histogram!(READING_DURATION.name).record(report.reading_seconds);
     if let Some(allocator) = &report.allocator {
         let parts = [
@@ -240,7 +244,46 @@ pub(super) fn stall(scope: Scope) {
     metrics::counter!(STALLS.name, "scope" => label(scope)).increment(1);
 }
 
+/// The counter of alerts starts with their sender.
+pub(super) fn start_alerts_at_zero() {
+    ALERTS.start_at_zero(&[]);
+}
+
 /// Counts the outcome of an alert.
 pub(super) fn alert(outcome: &'static str) {
     metrics::counter!(ALERTS.name, "outcome" => outcome).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::counters::Counters;
+
+    #[test]
+    fn what_is_counted_is_declared_with_its_labels() {
+        let counters = Counters::of(METRICS);
+        metrics::with_local_recorder(&counters, || {
+            refusal();
+            for scope in [Scope::Group, Scope::Machine] {
+                stall(scope);
+            }
+            for level in Level::ALL {
+                level_change(level);
+            }
+            for outcome in ["sent", "failed", "dropped"] {
+                alert(outcome);
+            }
+        });
+        assert_eq!(counters.get(REFUSALS.name), 1);
+        assert_eq!(counters.get(STALLS.name), 2);
+        assert_eq!(counters.get(ALERTS.name), 3);
+    }
+
+    #[test]
+    fn alerts_start_at_zero_with_each_outcome() {
+        let counters = Counters::of(METRICS);
+        metrics::with_local_recorder(&counters, start_alerts_at_zero);
+        assert!(counters.names().contains(ALERTS.name));
+        assert_eq!(counters.get(ALERTS.name), 0);
+    }
 }

@@ -3,14 +3,11 @@
 use std::fs;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use headroom_test_support::capability::skip;
 use headroom_test_support::cgroup::{Group, Version};
 use headroom_test_support::child;
-use metrics::{Counter, Gauge, Histogram, KeyName, SharedString, Unit};
 use tokio::time::{Instant, sleep};
 
 use super::allocator::Allocator;
@@ -18,11 +15,12 @@ use super::probe::System;
 use super::probe::fixture::Fixture;
 use super::sampler::Sampler;
 use super::{
-    ActionRecord, BudgetSource, Collect, CollectionReason, Event, EventKind, Interruption, Levels,
+    ActionRecord, BudgetSource, Collect, CollectionReason, Event, EventKind, Levels, METRICS,
     Memory, MemoryConfig, MemoryStatus, ReadMemory, Reconfigure,
 };
 use crate::kernel::pressure::{Action, Level, Stage};
 use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::counters::Counters;
 use crate::kernel::{
     Budget, BudgetError, Buffers, FreeMemory, Reservation, ReservationRequest, SupervisorSpec,
 };
@@ -427,9 +425,8 @@ fn a_level_that_falls_ends_a_collection_and_is_no_want_of_memory() {
 
 #[test]
 fn readings_keep_their_pause_while_tasks_stall() {
-    let samples = Samples::default();
-    let counted = samples.clone();
-    metrics::with_local_recorder(&samples, || {
+    let counters = &Counters::of(METRICS);
+    metrics::with_local_recorder(counters, || {
         TestSystem::real_time(|system| async move {
             let group = InGroup::new();
             let memory = Memory::rooted(config(1000), group.0.path("/")).unwrap();
@@ -442,36 +439,12 @@ fn readings_keep_their_pause_while_tasks_stall() {
             }
             assert_eq!(memory.pressure().current().level, Level::Elevated);
             // One every 20 ms, and some for clean-ups and collections.
-            let read = counted.0.load(SeqCst);
+            let read = counters.get("headroom_memory_readings_total");
             assert!((10..150).contains(&read), "{read} readings");
             root.stop().await;
         });
     });
-}
-
-/// Counts readings.
-#[derive(Clone, Default)]
-struct Samples(Arc<AtomicU64>);
-
-impl metrics::Recorder for Samples {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> Counter {
-        match key.name() {
-            "headroom_memory_readings_total" => Counter::from_arc(Arc::clone(&self.0)),
-            _ => Counter::noop(),
-        }
-    }
-
-    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
+    assert!(counters.get("headroom_memory_stalls_total") > 0);
 }
 
 #[test]

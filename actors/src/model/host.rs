@@ -29,7 +29,7 @@ use super::heartbeat::Heartbeat;
 use super::host_process::{Frames, HostError, HostSpec, Running, boot};
 use super::infer::InferError;
 use super::memory_monitor::{MemoryMonitor, ReplaceReason};
-use super::metrics::{FORWARD, GROWTH};
+use super::metrics::{FORWARD, GrowthGauge, start_at_zero};
 use crate::kernel::{Child, Exit, IncarnationRef};
 
 /// Owns one host process.
@@ -49,7 +49,7 @@ pub(super) struct ModelHost {
     bytes: u64,
     /// The kernel's count of OOM kills before the process began.
     oom_kills: Option<u64>,
-    growth_gauge: metrics::Gauge,
+    growth_gauge: GrowthGauge,
     forward_seconds: metrics::Histogram,
 }
 
@@ -59,12 +59,10 @@ impl ModelHost {
             spec.runtime.config.heartbeat_interval,
             spec.runtime.config.heartbeat_timeout,
         );
+        start_at_zero(&spec.model);
         Self {
             forward_seconds: metrics::histogram!(FORWARD.name, "name" => spec.model.clone()),
-            growth_gauge: metrics::gauge!(
-                GROWTH.name,
-                "name" => spec.model.clone(), "host" => spec.host_name().to_owned()
-            ),
+            growth_gauge: GrowthGauge::new(&spec.model, spec.host_name()),
             monitor: MemoryMonitor::new(&spec.runtime.config.leak, 0, 0, Instant::now()),
             trims: Trims::default(),
             oom_kills: None,
@@ -95,7 +93,7 @@ impl ModelHost {
             expected,
             Instant::now(),
         );
-        self.growth_gauge.set(0.0);
+        self.growth_gauge.set(0);
         self.growth_bound = GrowthBound::default();
         self.set_measured(bytes);
         self.running = Some(running);
@@ -241,6 +239,5 @@ impl Child for ModelHost {
 impl Drop for ModelHost {
     fn drop(&mut self) {
         self.spec.state.set_not_serving();
-        self.growth_gauge.set(0.0);
     }
 }

@@ -8,27 +8,27 @@ pub(super) const FORWARD: Metric = Metric::histogram(
     SHORT_TIMES,
 )
 .labels(MODEL);
-pub(super) const GROWTH: Metric = Metric::gauge(
+const GROWTH: Metric = Metric::gauge(
     "headroom_model_growth_bytes",
     "What a process holds more than right after its load, as its last trim measured it; 0 after its \
-     end.",
+     end. Processes that share a series are added up.",
 )
 .labels(&[
     NAME,
     Label::described("host", "`host-0` to one less than the model's instances"),
 ]);
-pub(super) const LEAKS: Metric = Metric::counter(
+const LEAKS: Metric = Metric::counter(
     "headroom_model_leaks_total",
     "Processes that were found to leak memory.",
 )
 .labels(MODEL)
-.alert("any increase: the model leaks; it is replaced, and costs time (`HeadroomModelLeaks`)");
-pub(super) const PAST_ESTIMATE: Metric = Metric::counter(
+.alert("an increase within an hour: the model leaks; it is replaced, and costs time (`HeadroomModelLeaks`)");
+const PAST_ESTIMATE: Metric = Metric::counter(
     "headroom_model_past_estimate_total",
     "Processes that used far more memory than estimated.",
 )
 .labels(MODEL);
-pub(super) const RECYCLES: Metric = Metric::counter(
+const RECYCLES: Metric = Metric::counter(
     "headroom_model_recycles_total",
     "Processes that were replaced between two requests.",
 )
@@ -36,7 +36,7 @@ pub(super) const RECYCLES: Metric = Metric::counter(
     NAME,
     Label::one_of("reason", &["leak", "overgrown", "request"]),
 ]);
-pub(super) const OOM_KILLS: Metric = Metric::counter(
+const OOM_KILLS: Metric = Metric::counter(
     "headroom_model_oom_kills_total",
     "Processes that the kernel killed because memory ran out.",
 )
@@ -46,5 +46,113 @@ pub(super) const OOM_KILLS: Metric = Metric::counter(
 const NAME: Label = Label::cut("name", "a model, such as `silero-vad:1`");
 const MODEL: &[Label] = &[NAME];
 
+/// The counters to alert on start with the first host of a model.
+pub(super) fn start_at_zero(model: &str) {
+    for metric in [LEAKS, OOM_KILLS] {
+        metric.start_at_zero(&[("name", model)]);
+    }
+}
+
+/// A process leaks.
+pub(super) fn count_leak(model: &str) {
+    metrics::counter!(LEAKS.name, "name" => model.to_owned()).increment(1);
+}
+
+/// A process used far more memory than estimated.
+pub(super) fn count_past_estimate(model: &str) {
+    metrics::counter!(PAST_ESTIMATE.name, "name" => model.to_owned()).increment(1);
+}
+
+/// A process was replaced.
+pub(super) fn count_recycle(model: &str, reason: &'static str) {
+    metrics::counter!(RECYCLES.name, "name" => model.to_owned(), "reason" => reason).increment(1);
+}
+
+/// The kernel killed a process.
+pub(super) fn count_oom_kill(model: &str) {
+    metrics::counter!(OOM_KILLS.name, "name" => model.to_owned()).increment(1);
+}
+
+/// What one process adds to [`GROWTH`], as long as it exists. The recorder lets many models share the name `other`,
+/// so no process may set the value for all.
+pub(super) struct GrowthGauge {
+    shared: metrics::Gauge,
+    own: f64,
+}
+
+impl GrowthGauge {
+    pub(super) fn new(model: &str, host: &str) -> Self {
+        let labels = [("name", model.to_owned()), ("host", host.to_owned())];
+        Self::within(metrics::gauge!(GROWTH.name, &labels))
+    }
+
+    fn within(shared: metrics::Gauge) -> Self {
+        Self { shared, own: 0.0 }
+    }
+
+    pub(super) fn set(&mut self, bytes: u64) {
+        let own = bytes as f64;
+        self.shared.increment(own - self.own);
+        self.own = own;
+    }
+}
+
+impl Drop for GrowthGauge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[FORWARD, GROWTH, LEAKS, PAST_ESTIMATE, RECYCLES, OOM_KILLS];
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use super::*;
+    use crate::kernel::testing::counters::Counters;
+
+    #[test]
+    fn what_is_counted_is_declared_with_its_labels() {
+        let counters = Counters::of(METRICS);
+        metrics::with_local_recorder(&counters, || {
+            start_at_zero("m:1");
+            assert_eq!(counters.names().len(), 2);
+            count_leak("m:1");
+            count_past_estimate("m:1");
+            count_oom_kill("m:1");
+            for reason in ["leak", "overgrown", "request"] {
+                count_recycle("m:1", reason);
+            }
+            GrowthGauge::new("m:1", "host-0").set(1);
+        });
+        for (metric, count) in [
+            (LEAKS, 1),
+            (PAST_ESTIMATE, 1),
+            (OOM_KILLS, 1),
+            (RECYCLES, 3),
+        ] {
+            assert_eq!(counters.get(metric.name), count, "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn processes_that_share_a_growth_gauge_are_added_up_until_they_end() {
+        let shared = Arc::new(AtomicU64::new(0));
+        let gauge = metrics::Gauge::from_arc(Arc::clone(&shared));
+        let mut processes = [(); 2].map(|()| GrowthGauge::within(gauge.clone()));
+        let value = || f64::from_bits(shared.load(Relaxed));
+        for (process, bytes) in processes.iter_mut().zip([300, 50]) {
+            process.set(bytes * 2);
+            process.set(bytes);
+        }
+        assert_eq!(value(), 350.0);
+        let [first, last] = processes;
+        drop(first);
+        assert_eq!(value(), 50.0);
+        drop(last);
+        assert_eq!(value(), 0.0);
+    }
+}

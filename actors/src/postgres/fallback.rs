@@ -70,3 +70,28 @@ pub(super) fn count_read(fallback: Option<FallbackReason>) {
     )
     .increment(1);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::counters::Counters;
+    use crate::postgres::METRICS;
+
+    #[test]
+    fn reads_are_counted_with_declared_labels() {
+        let counters = Counters::of(METRICS);
+        metrics::with_local_recorder(&counters, || {
+            count_read(None);
+            for reason in [
+                FallbackReason::Lag,
+                FallbackReason::Promoted,
+                FallbackReason::Slow,
+                FallbackReason::Lost,
+                FallbackReason::Conflict,
+            ] {
+                count_read(Some(reason));
+            }
+        });
+        assert_eq!(counters.get(READS.name), 6);
+    }
+}

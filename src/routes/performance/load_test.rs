@@ -35,7 +35,7 @@ use crate::routes::wait::{self, WaitQuery};
 use crate::settings::values::Profile;
 use request::{LoadTestRequest, Plan};
 
-const LOAD_TEST: JobKind = JobKind::exclusive("load-test");
+pub(super) const LOAD_TEST: JobKind = JobKind::exclusive("load-test");
 
 /// The most bytes that a load test may hold in this process.
 pub const BYTES_MAX: u64 = 256 << 20;

@@ -10,3 +10,8 @@ pub(super) mod optimize;
 pub(super) mod pins;
 pub(super) mod preload;
 mod resource_name;
+
+use headroom_actors::jobs::JobKind;
+
+/// Every kind of job that a request can start.
+pub const JOB_KINDS: [JobKind; 3] = [preload::PRELOAD, optimize::OPTIMIZE, load_test::LOAD_TEST];

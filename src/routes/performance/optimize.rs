@@ -31,7 +31,7 @@ use crate::problem::{Problem, ProblemKind};
 use crate::routes::NoParameters;
 use crate::routes::wait::{self, WaitQuery};
 
-const OPTIMIZE: JobKind = JobKind::exclusive("optimize");
+pub(super) const OPTIMIZE: JobKind = JobKind::exclusive("optimize");
 
 /// How long a clean-up may take. The bounds of its steps together are shorter.
 const DEADLINE: Duration = Duration::from_secs(20);

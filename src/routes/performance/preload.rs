@@ -28,7 +28,7 @@ use crate::problem::{Problem, ProblemKind};
 use crate::routes::wait::{self, WaitQuery};
 use targets::Selection;
 
-const PRELOAD: JobKind = JobKind::concurrent("preload");
+pub(super) const PRELOAD: JobKind = JobKind::concurrent("preload");
 
 /// How long a preload may run.
 const DEADLINE: Duration = Duration::from_secs(10 * 60);

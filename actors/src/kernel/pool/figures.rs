@@ -32,7 +32,7 @@ const CIRCUIT_OPEN: Metric = Metric::gauge(
     "1 while the circuit in front of the server is open, else 0.",
 )
 .labels(POOL)
-.alert("1 for minutes: the server cannot be reached (`HeadroomPoolDown`)");
+.alert("1 for 2 minutes: the server cannot be reached (`HeadroomPoolDown`)");
 const OPENED: Metric =
     Metric::counter("headroom_pool_opened_total", "Connections opened.").labels(POOL);
 const CLOSED: Metric =

@@ -1,6 +1,8 @@
 use super::super::probe::fixture::Fixture;
 use super::super::probe::{Health, Scope, Source};
 use super::*;
+use crate::kernel::testing::counters::Counters;
+use crate::memory::metrics::{self as record, METRICS};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -357,5 +359,17 @@ proptest! {
         let reading = read(&fixture);
         prop_assert_eq!(reading.report.sources.len(), 8);
         prop_assert!(reading.used() >= reading.usage.total());
+    }
+}
+
+#[test]
+fn what_the_sources_report_is_recorded_as_declared() {
+    let reading = read(&in_v2());
+    let counters = Counters::of(METRICS);
+    metrics::with_local_recorder(&counters, || record::sources(&reading.report));
+    let names = counters.names();
+    for name in ["group_bytes", "stall_ratio", "kernel_kills_total"] {
+        let name = format!("headroom_memory_{name}");
+        assert!(names.contains(&name), "{name}: {names:?}");
     }
 }

@@ -10,7 +10,7 @@ use super::ModelHost;
 use crate::kernel::{Exit, NoticeKind, ProcessExit};
 use crate::model::host_process::{EXIT_WITHIN, HostError};
 use crate::model::host_state::EndCause;
-use crate::model::metrics::OOM_KILLS;
+use crate::model::metrics::count_oom_kill;
 
 impl ModelHost {
     /// A process did not become ready.
@@ -60,7 +60,7 @@ impl ModelHost {
             measured_bytes,
             "the kernel killed a model's process because memory ran out"
         );
-        metrics::counter!(OOM_KILLS.name, "name" => self.spec.model.clone()).increment(1);
+        count_oom_kill(&self.spec.model);
         let kind = NoticeKind::KilledByKernel { measured_bytes };
         self.spec.runtime.memory.notices.publish(host, kind);
     }

@@ -10,7 +10,7 @@ use super::ModelHost;
 use crate::kernel::{Call, Message, NoticeKind, Reply};
 use crate::model::host_process::boot;
 use crate::model::memory_monitor::ReplaceReason;
-use crate::model::metrics::{LEAKS, PAST_ESTIMATE, RECYCLES};
+use crate::model::metrics::{count_leak, count_past_estimate, count_recycle};
 
 impl ModelHost {
     /// Records and reports a reason once, and a leak also after another reason.
@@ -23,15 +23,15 @@ impl ModelHost {
         self.spec.state.request_replacement(reason);
         let feedback = &self.spec.context.feedback;
         feedback.set_suspect(true);
-        let (host, model) = (&self.spec.name, self.spec.model.clone());
+        let (host, model) = (&self.spec.name, &self.spec.model);
         match reason {
             ReplaceReason::Leak(leak) => {
-                metrics::counter!(LEAKS.name, "name" => model).increment(1);
+                count_leak(model);
                 let (from_bytes, to_bytes, calls) = (leak.from_bytes, leak.to_bytes, leak.calls);
                 tracing::warn!(host, from_bytes, to_bytes, calls, "a model leaks memory");
             }
             ReplaceReason::Overgrown { expected, bytes } => {
-                metrics::counter!(PAST_ESTIMATE.name, "name" => model).increment(1);
+                count_past_estimate(model);
                 tracing::warn!(
                     host,
                     expected,
@@ -99,8 +99,7 @@ impl ModelHost {
             after_bytes,
             "a model's process was replaced"
         );
-        let name = self.spec.model.clone();
-        metrics::counter!(RECYCLES.name, "name" => name, "reason" => reason).increment(1);
+        count_recycle(&self.spec.model, reason);
         let kind = NoticeKind::Replaced {
             before_bytes,
             after_bytes,

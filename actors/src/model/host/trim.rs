@@ -101,7 +101,7 @@ impl ModelHost {
         let now = Instant::now();
         let reason = self.monitor.on_trimmed(trimmed.after, took, now);
         self.set_measured(trimmed.after);
-        self.growth_gauge.set(self.monitor.growth() as f64);
+        self.growth_gauge.set(self.monitor.growth());
         if let Some(reason) = reason {
             self.request_replacement(reason);
         }

@@ -17,7 +17,7 @@ use cluster::{Cluster, url};
 use headroom_test_support::wait::wait_for_async;
 use tokio::time::Instant;
 
-use super::{Connector, Database, Error, Migration, PostgresConfig, QueryOutput};
+use super::{Connector, Database, Error, METRICS, Migration, PostgresConfig, QueryOutput};
 use crate::kernel::pool::{PoolConfig, PoolStatus, Status};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;

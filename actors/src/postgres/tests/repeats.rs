@@ -49,7 +49,7 @@ async fn paid(database: &Database) -> i64 {
 
 #[test]
 fn a_procedure_that_commits_runs_once_however_it_fails() {
-    let counters = &Counters::default();
+    let counters = &Counters::of(METRICS);
     let _recording = metrics::set_default_local_recorder(counters);
     with_database(4, |database| async move {
         set_up(&database).await;

@@ -84,7 +84,7 @@ fn nothing_is_committed_after_a_failed_or_unfinished_statement() {
 
 #[test]
 fn retryable_transactions_run_again_after_serialization_failures() {
-    let counters = &Counters::default();
+    let counters = &Counters::of(METRICS);
     let _recording = metrics::set_default_local_recorder(counters);
     with_database(4, |database| async move {
         database

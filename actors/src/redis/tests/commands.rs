@@ -11,6 +11,7 @@ use super::server::{RealServer, RunningPool, SECOND};
 use crate::kernel::pool::{CheckoutError, ConnectErrorKind};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::counters::Counters;
+use crate::redis::METRICS;
 
 #[test]
 fn many_callers_share_few_connections() {
@@ -142,7 +143,7 @@ fn cache_counts(counters: &Counters) -> [u64; 3] {
 
 #[test]
 fn without_a_server_primary_fails_and_the_cache_misses() {
-    let counters = &Counters::default();
+    let counters = &Counters::of(METRICS);
     let _recording = metrics::set_default_local_recorder(counters);
     TestSystem::real_time(|system| async move {
         let server = RealServer::absent();
@@ -168,7 +169,7 @@ fn without_a_server_primary_fails_and_the_cache_misses() {
 
 #[test]
 fn the_cache_keeps_and_forgets() {
-    let counters = &Counters::default();
+    let counters = &Counters::of(METRICS);
     let _recording = metrics::set_default_local_recorder(counters);
     TestSystem::real_time(|system| async move {
         let server = RealServer::start(&[]);
