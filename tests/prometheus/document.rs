@@ -1,11 +1,11 @@
-//! `docs/metrics.md` and the alert rules agree with the declarations in the code.
+//! `docs/metrics.md` is written from the declarations in the code, and no document names an unknown metric.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use headroom::prometheus::{catalogue, document};
 
-use crate::repository;
+use crate::{repository, words};
 
 const PATH: &str = "docs/metrics.md";
 
@@ -33,31 +33,6 @@ fn the_document_is_the_one_that_the_code_writes() {
         without(&found, &written, '-'),
         without(&written, &found, '+')
     );
-}
-
-/// The words of a text that begin with `prefix`.
-fn words<'text>(text: &'text str, prefix: &str) -> BTreeSet<&'text str> {
-    let words = text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
-    words.filter(|word| word.starts_with(prefix)).collect()
-}
-
-#[test]
-fn the_alert_rules_and_the_document_name_the_same_alerts_and_known_metrics() {
-    let rules = fs::read_to_string(repository("deploy/prometheus/headroom.rules.yml")).unwrap();
-    let lines = rules.lines().map(str::trim);
-    let alerts = lines.filter_map(|line| line.strip_prefix("- alert: "));
-    let mut alerts: BTreeSet<_> = alerts.collect();
-    // It needs no metric of the server.
-    assert!(alerts.remove("HeadroomDown"));
-    let written = document::document();
-    assert_eq!(words(&written, "Headroom"), alerts);
-
-    let known: BTreeSet<_> = catalogue::all().map(|metric| metric.name).collect();
-    for prefix in ["headroom_", "process_"] {
-        for name in words(&rules, prefix) {
-            assert!(known.contains(name), "{name} is no metric");
-        }
-    }
 }
 
 /// Whatever names a metric must go on naming it when it is renamed.
