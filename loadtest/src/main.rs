@@ -23,6 +23,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use tikv_jemallocator::Jemalloc;
+
+/// The allocator of the server, also for what it is compared with in this process.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Why a measurement failed. Nothing depends on the kind of error.
 type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use headroom_actors::kernel::Timestamp;
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -20,8 +21,11 @@ use form::Status;
 /// The path of the overview.
 const PATH: &str = "/api/status";
 
-/// Moves the cursor to the first line, and clears the screen from there.
-const CLEAR: &str = "\u{1b}[H\u{1b}[J";
+/// Moves the cursor to the first line, clears the screen from there, and lets long lines end at its edge.
+const CLEAR: &str = "\u{1b}[H\u{1b}[J\u{1b}[?7l";
+
+/// Lets long lines go on in the next one again.
+const WRAP: &str = "\u{1b}[?7h";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -114,14 +118,23 @@ impl View {
             return status.write();
         }
         let text = view::render(&status.content, &self.url, self.style);
-        write(format!("{}{text}", self.before).as_bytes())
+        self.write(&text)
+    }
+
+    /// Writes a look. What comes first matters most, so on a screen the rest is cut off.
+    fn write(&self, text: &str) -> Result<bool, Failure> {
+        if self.before != CLEAR {
+            return write(format!("{}{text}", self.before).as_bytes());
+        }
+        let rows = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        write(format!("{CLEAR}{}{WRAP}", first_rows(text, rows)).as_bytes())
     }
 
     /// Shows why a look failed. As JSON, each reason is written once, and again after an answer.
     fn show_failure(&mut self, failure: &Failure) -> Result<bool, Failure> {
         let error = failure.to_string();
         if !self.json {
-            return write(format!("{}{}\n", self.before, lines(&error)).as_bytes());
+            return self.write(&format!("{}\n", lines(&error)));
         }
         if self.failure.as_ref() == Some(&error) {
             return Ok(true);
@@ -131,5 +144,33 @@ impl View {
         let line = line.map_err(|error| Failure::Output(error.into()))?;
         self.failure = Some(error);
         write(format!("{line}\n").as_bytes())
+    }
+}
+
+/// As many lines of `text` as fit into `rows` with the cursor below them; all of them if `rows` is 0, which
+/// means unknown. Says how many are left out.
+fn first_rows(text: &str, rows: usize) -> String {
+    let count = text.lines().count();
+    if rows == 0 || count < rows {
+        return text.to_owned();
+    }
+    let shown = rows.saturating_sub(2);
+    let mut first: String = text.split_inclusive('\n').take(shown).collect();
+    first.push_str(&format!("… {} lines more\n", count - shown));
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_rows;
+
+    #[test]
+    fn a_look_is_cut_to_the_screen() {
+        let text = "1\n2\n3\n4\n";
+        for rows in [0, 5, 50] {
+            assert_eq!(first_rows(text, rows), text);
+        }
+        assert_eq!(first_rows(text, 4), "1\n2\n… 2 lines more\n");
+        assert_eq!(first_rows(text, 1), "… 4 lines more\n");
     }
 }

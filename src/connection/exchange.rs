@@ -19,6 +19,8 @@ pub(super) struct State {
     pub(super) framing: Framing,
     /// Whether a request has ended since the stream last looked. It may have begun since then, too.
     pub(super) has_ended: bool,
+    /// Whether the current response is a stream of events, which has no end.
+    pub(super) is_endless: bool,
     /// Whether a response announced the end of the connection.
     pub(super) is_last: bool,
     /// The task that waits for a change.
@@ -29,8 +31,16 @@ impl Exchange {
     /// The service has begun to work on the request, whose body has `length`. The request ends when the
     /// returned value is dropped.
     pub(super) fn begin(&self, length: BodyLength) -> InProgress {
-        self.change(|state| state.framing.begin(length));
+        self.change(|state| {
+            state.framing.begin(length);
+            state.is_endless = false;
+        });
         InProgress(self.clone())
+    }
+
+    /// Records that the current response is a stream of events.
+    pub(super) fn mark_endless(&self) {
+        self.state().is_endless = true;
     }
 
     /// Records that the current response announces the end of the connection.
@@ -42,7 +52,8 @@ impl Exchange {
         self.0.borrow_mut()
     }
 
-    /// Wakes `waker` at the next change.
+    /// Wakes `waker` at the next change. That polls the connection once more, so it is only for a stream
+    /// that nothing else wakes.
     pub(super) fn wake_on_change(&self, waker: &Waker) {
         self.state().waker = Some(waker.clone());
     }

@@ -6,6 +6,8 @@
 //! only after the response. This module does not validate requests: if actix-http finds a request
 //! malformed, it closes the connection.
 
+use memchr::memchr;
+
 /// The length of a request body, as its head announces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyLength {
@@ -66,8 +68,8 @@ const NEXT_CHUNK: Part = Part::ChunkSize {
     digits_ended: false,
 };
 
-/// Bytes to read at once while the end of the request is not known.
-const READ_MAX: usize = 4096;
+/// Bytes to read at once while the next request may begin in them.
+pub(super) const READ_MAX: usize = 4096;
 
 impl Framing {
     /// How many bytes may be read for the current request now; 0 if none.
@@ -84,6 +86,11 @@ impl Framing {
     /// Whether the next byte belongs to the head of a request.
     pub(super) fn is_in_head(&self) -> bool {
         matches!(self.part, Part::Lines { are_head: true, .. })
+    }
+
+    /// Whether the next [`wanted`](Self::wanted) bytes belong to a body.
+    pub(super) fn is_in_body(&self) -> bool {
+        matches!(self.part, Part::Body { .. } | Part::ChunkData { .. })
     }
 
     /// Whether the service works on the request.
@@ -123,6 +130,12 @@ impl Framing {
                     *left -= length as u64;
                     length
                 }
+                // Only the end of the line changes anything.
+                Part::Lines {
+                    have_begun: true,
+                    line_is_empty: false,
+                    ..
+                } => memchr(b'\n', rest).map_or(rest.len(), |length| length.max(1)),
                 _ => 1,
             };
             self.part_after(byte);

@@ -10,7 +10,7 @@
 //! - [`Pace`] bounds how slowly a client may read a response. The connection is cut after
 //!   `server.answer_idle_timeout` without progress, or if the client reads more slowly than
 //!   `server.client_rate_min` for longer than that. The sum of all waits for one response is at most
-//!   `server.answer_timeout`.
+//!   `server.answer_timeout`; for a stream of events, all waits until the client has caught up.
 //! - Bytes that wait to be written to such a client are reserved in the memory budget. If the
 //!   reservation is refused, the connection is cut after one second.
 //! - actix-http gets the bytes of one request at a time (`framing.rs`). Otherwise it would decode every
@@ -27,6 +27,7 @@ mod unread;
 mod upgrade;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -41,6 +42,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use exchange::{Exchange, Tracked};
+use framing::READ_MAX;
 pub use pace::Pace;
 pub(crate) use server::{ServerSpec, server};
 use unread::Unread;
@@ -218,9 +220,7 @@ impl Connection {
         let wanted = self.exchange.state().framing.wanted();
         let wanted = wanted.min(buffer.remaining());
         if wanted == 0 {
-            self.exchange.wake_on_change(cx.waker());
-            ready!(self.poll_read_ahead(cx))?;
-            return Poll::Ready(Ok(()));
+            return self.poll_read_ahead(cx);
         }
         if !self.read_ahead.is_empty() {
             let length = self.read_ahead.len().min(buffer.remaining());
@@ -228,11 +228,21 @@ impl Connection {
             buffer.put_slice(&self.read_ahead.split_to(taken));
             return Poll::Ready(Ok(()));
         }
-        let mut read = ReadBuf::new(buffer.initialize_unfilled_to(wanted));
+        if wanted == buffer.remaining() && self.exchange.state().framing.is_in_body() {
+            // No bytes of the next request fit in, so these need no copy.
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+            self.advance(&buffer.filled()[before..]);
+            return Poll::Ready(Ok(()));
+        }
+        // A part of `buffer` would have to be overwritten with zeros first.
+        let mut bytes = [MaybeUninit::uninit(); READ_MAX];
+        let mut read = ReadBuf::uninit(&mut bytes[..wanted.min(READ_MAX)]);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
         let taken = self.advance(read.filled());
-        self.read_ahead = Bytes::copy_from_slice(&read.filled()[taken..]);
-        buffer.advance(taken);
+        let (of_request, ahead) = read.filled().split_at(taken);
+        buffer.put_slice(of_request);
+        self.read_ahead = Bytes::copy_from_slice(ahead);
         Poll::Ready(Ok(()))
     }
 
@@ -241,15 +251,18 @@ impl Connection {
     /// they are read.
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.read_ahead.is_empty() {
+            // The socket may never become readable again.
+            self.exchange.wake_on_change(cx.waker());
             return Poll::Pending;
         }
-        let mut bytes = [0; READ_AHEAD_MAX];
-        let mut read = ReadBuf::new(&mut bytes);
+        let mut bytes = [MaybeUninit::uninit(); READ_AHEAD_MAX];
+        let mut read = ReadBuf::uninit(&mut bytes);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
         self.read_ahead = Bytes::copy_from_slice(read.filled());
         if self.read_ahead.is_empty() {
             return Poll::Ready(Ok(()));
         }
+        self.exchange.wake_on_change(cx.waker());
         Poll::Pending
     }
 
@@ -373,8 +386,9 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.update_reading();
-        if this.reading == Reading::Request {
-            // More of the response may follow, so the time waited so far still counts.
+        if this.reading == Reading::Request && !this.exchange.state().is_endless {
+            // More of the response may follow, so the time waited so far still counts. A client that follows
+            // events for days has caught up.
             if let Some(unread) = &mut this.unread {
                 unread.on_written();
             }

@@ -23,6 +23,9 @@ use tokio::net::TcpStream;
 use super::framing::BodyLength;
 use super::{Connection, Exchange, Limits, Tracked};
 
+/// The media type of server-sent events.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
 /// The settings of one HTTP server.
 pub(crate) struct ServerSpec {
     /// The prefix of its threads' names.
@@ -120,6 +123,12 @@ where
     async move {
         let mut response: Response<B> = responding.await?.into();
         let status = response.status();
+        let media_type = response.headers().get(header::CONTENT_TYPE);
+        if media_type.is_some_and(|it| it.as_bytes().starts_with(EVENT_STREAM))
+            && let Some(exchange) = &exchange
+        {
+            exchange.mark_endless();
+        }
         // The HTTP library would respond with `Connection: upgrade` and then close the connection.
         let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
         // The HTTP library would read the rest of a refused body, and then parse it as a head.

@@ -5,6 +5,8 @@
 //! responds with `Connection: upgrade` and closes, so a client that reuses the connection fails. This cannot
 //! be changed after actix-http has parsed the head, so the offer is removed before.
 
+use memchr::memchr;
+
 /// Replaces the option `upgrade`. It has the same length, and receivers ignore unknown options.
 const IGNORED: &[u8; 7] = b"ignored";
 
@@ -12,18 +14,26 @@ const IGNORED: &[u8; 7] = b"ignored";
 /// WebSocket. An offer in a head that arrives in several reads stays; then the response closes the
 /// connection.
 pub(super) fn ignore(bytes: &mut [u8]) {
-    // A line may end with a line feed alone.
-    let ends = [&b"\n\r\n"[..], b"\n\n"];
-    let end = ends.iter().filter_map(|it| find(bytes, it)).min();
-    let end = end.unwrap_or(bytes.len());
-    let head = &mut bytes[..end];
     let is_offer = |line: &[u8]| {
         value(line, b"upgrade")
             .is_some_and(|value| !value.trim_ascii().eq_ignore_ascii_case(b"websocket"))
     };
-    if !head.split(|&byte| byte == b'\n').any(is_offer) {
+    let mut has_offer = false;
+    let mut end = 0;
+    while let Some(rest @ [_, ..]) = bytes.get(end..) {
+        let length = memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = &rest[..length];
+        // A line may end with a line feed alone.
+        if end > 0 && matches!(line, b"" | b"\r") {
+            break;
+        }
+        has_offer |= is_offer(line);
+        end = (end + length + 1).min(bytes.len());
+    }
+    if !has_offer {
         return;
     }
+    let head = &mut bytes[..end];
     for line in head.split_mut(|&byte| byte == b'\n') {
         if value(line, b"connection").is_none() {
             continue;
@@ -43,10 +53,6 @@ fn value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         .eq_ignore_ascii_case(name)
         .then_some(rest)?
         .strip_prefix(b":")
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|it| it == wanted)
 }
 
 #[cfg(test)]

@@ -11,11 +11,12 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::HeaderValue;
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, ResponseError, web};
+use actix_web::{Error, HttpRequest, ResponseError, web};
 use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::cross_site;
+use super::hosts::Hosts;
 use super::request_id::request_id;
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
@@ -28,18 +29,20 @@ const ACCESS: &str = "headroom::access";
 /// and name what they waited for; this is for handlers that fail to.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The deadline of the requests of one worker thread, and where they are counted. Each thread has its
+/// What applies to the requests of one worker thread, and where they are counted. Each thread has its
 /// own, so that threads do not wait for each other's cache lines.
 pub struct Observer {
     cut_off_after: Duration,
+    hosts: Hosts,
     counter: Arc<HttpCounter>,
 }
 
 impl Observer {
     /// Observes the requests of one thread. `deadline` is `server.request_deadline`.
-    pub fn new(deadline: Duration, counter: Arc<HttpCounter>) -> Self {
+    pub fn new(deadline: Duration, hosts: Hosts, counter: Arc<HttpCounter>) -> Self {
         Self {
             cut_off_after: deadline + GRACE,
+            hosts,
             counter,
         }
     }
@@ -65,24 +68,29 @@ pub async fn observe<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let id = request_id(request.headers().get(REQUEST_ID));
-    let span = tracing::info_span!("request", request_id = id.to_str().unwrap_or_default());
+    // At debug level, because a span that is enabled costs as much as half of a small request. Events that
+    // are shown at other levels name the request themselves.
+    let span = tracing::debug_span!("request", request_id = id.to_str().unwrap_or_default());
     let cut_off_after = observer.cut_off_after;
+    let of_another_host = observer.hosts.refusal(request.uri(), request.headers());
+    let of_another_site = || cross_site::refusal(request.method(), request.headers());
+    let refusal = of_another_host.or_else(of_another_site);
     let watch = Watch::begin(observer, id, &request);
 
-    if let Some(refusal) = cross_site::refusal(request.method(), request.headers()) {
+    if let Some(refusal) = refusal {
         let refusal = match request.path().starts_with(PROTOCOL) {
             true => refusal.in_protocol_form(),
             false => refusal,
         };
-        return Err(watch.fail("unmatched", refusal).into());
+        return Err(watch.fail(None, refusal).into());
     }
     match timeout(cut_off_after, next.call(request).instrument(span)).await {
         Ok(Ok(response)) => Ok(watch.respond(response)),
-        Ok(Err(error)) => Err(watch.fail("unmatched", problem_of(&error)).into()),
+        Ok(Err(error)) => Err(watch.fail(None, problem_of(&error)).into()),
         Err(_) => {
             let detail = "the request took longer than it may; it has been given up";
             let problem = Problem::new(ProblemKind::DeadlineExceeded, detail);
-            Err(watch.fail("unmatched", problem).into())
+            Err(watch.fail(None, problem).into())
         }
     }
 }
@@ -104,31 +112,38 @@ impl Watch {
         mut self,
         response: ServiceResponse<B>,
     ) -> ServiceResponse<EitherBody<B>> {
-        let pattern = response.request().match_pattern();
-        let pattern = pattern.as_deref().unwrap_or("unmatched");
         // A problem is rebuilt with the request's id. Errors of the framework become problems.
         let Some(problem) = response.response().error().map(problem_of) else {
-            self.log(response.status(), pattern, None);
+            self.log(response.status(), Some(response.request()), None);
             let mut response = response.map_into_left_body();
             response.headers_mut().insert(REQUEST_ID, self.id.clone());
             return response;
         };
-        let problem = self.fail(pattern, problem).error_response();
+        let problem = self.fail(Some(response.request()), problem);
+        let problem = problem.error_response();
         let (request, _) = response.into_parts();
         ServiceResponse::new(request, problem).map_into_right_body()
     }
 
-    fn fail(mut self, path: &str, problem: Problem) -> Problem {
-        self.log(problem.status_code(), path, Some(&problem));
+    fn fail(mut self, request: Option<&HttpRequest>, problem: Problem) -> Problem {
+        self.log(problem.status_code(), request, Some(&problem));
         problem.in_request(self.id.clone())
     }
 
-    fn log(&mut self, status: StatusCode, path: &str, problem: Option<&Problem>) {
+    /// Counts and logs the response to `request`, which is `None` if it has reached no route.
+    fn log(
+        &mut self,
+        status: StatusCode,
+        request: Option<&HttpRequest>,
+        problem: Option<&Problem>,
+    ) {
         self.ended = true;
         let took = self.began.elapsed();
         self.observer
             .counter
             .answered(self.class.get(), status, took);
+        // It searches the routes, so it is called only if the event is logged.
+        let path = || request.and_then(HttpRequest::match_pattern);
         /// Logs the same fields at different levels: a level is fixed per call site.
         macro_rules! event {
             ($level:ident) => {
@@ -137,7 +152,7 @@ impl Watch {
                     tracing::Level::$level,
                     request_id = self.id.to_str().unwrap_or_default(),
                     method = self.method.as_str(),
-                    path,
+                    path = path().as_deref().unwrap_or("unmatched"),
                     status = status.as_u16(),
                     duration_ms = took.as_secs_f64() * 1e3,
                     problem = problem.map(|problem| problem.kind.slug()),

@@ -14,14 +14,29 @@ const LENGTH_MAX: usize = 128;
 /// The caller's id if it is valid, otherwise a new id: a random part per process, then a counter. It is
 /// visible ASCII.
 pub(super) fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
+    static PROCESS: LazyLock<String> = LazyLock::new(|| {
+        let random = RandomState::new().build_hasher().finish();
+        format!("{random:016x}-")
+    });
     static COUNT: AtomicU64 = AtomicU64::new(1);
     if let Some(given) = given.filter(|id| is_valid(id.as_bytes())) {
         return given.clone();
     }
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let id = format!("{:016x}-{count:x}", *PROCESS);
+    let id = [PROCESS.as_str(), hex(count, &mut [0; 16])].concat();
     HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// `number` in hexadecimal, written to the end of `digits`. Every request pays for this, and `format!` takes
+/// several times as long.
+fn hex(mut number: u64, digits: &mut [u8; 16]) -> &str {
+    let mut begin = digits.len();
+    while begin > 0 && (number > 0 || begin == digits.len()) {
+        begin -= 1;
+        digits[begin] = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
+    std::str::from_utf8(&digits[begin..]).unwrap_or_default()
 }
 
 fn is_valid(id: &[u8]) -> bool {
@@ -32,7 +47,7 @@ fn is_valid(id: &[u8]) -> bool {
 mod tests {
     use actix_web::http::header::HeaderValue;
 
-    use super::request_id;
+    use super::{hex, request_id};
 
     #[test]
     fn keeps_a_callers_sane_id() {
@@ -54,6 +69,13 @@ mod tests {
             let id = request_id(given.as_ref());
             assert_ne!(Some(&id), given.as_ref());
             assert!(!id.is_empty());
+        }
+    }
+
+    #[test]
+    fn writes_numbers_in_hexadecimal() {
+        for number in [0, 1, 9, 10, 15, 16, 0x1f2e, u64::MAX] {
+            assert_eq!(hex(number, &mut [0; 16]), format!("{number:x}"));
         }
     }
 
