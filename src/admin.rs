@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::header;
+use actix_web::middleware::from_fn;
 use actix_web::rt::System;
 use actix_web::{App, HttpResponse, Responder, web};
 use serde::Serialize;
@@ -22,6 +23,7 @@ use utoipa::ToSchema;
 
 use crate::connection::{self, Limits, ServerSpec};
 use crate::figures::Figures;
+use crate::middleware::{Hosts, answer_to_known_hosts};
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use crate::prometheus::{Exporter, MEDIA_TYPE};
@@ -49,6 +51,8 @@ pub struct Admin {
     pub metrics: Arc<Exporter>,
     /// Collected while the admin server runs.
     pub figures: Figures,
+    /// The names that the listener answers to.
+    pub hosts: Hosts,
 }
 
 /// The running admin server.
@@ -94,6 +98,7 @@ impl AdminServer {
 }
 
 fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Server> {
+    let hosts = web::Data::new(admin.hosts.clone());
     let admin = web::Data::new(admin);
     let spec = ServerSpec {
         name: "admin",
@@ -104,9 +109,10 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
         shutdown_seconds: 0,
     };
     connection::server(spec, listener, move || {
-        let app = App::new().app_data(admin.clone());
+        let app = App::new().app_data(admin.clone()).app_data(hosts.clone());
         let app = resources(table(), "").into_iter().fold(app, App::service);
-        app.default_service(web::to(not_found))
+        let app = app.default_service(web::to(not_found));
+        app.wrap(from_fn(answer_to_known_hosts))
     })
 }
 

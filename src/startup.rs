@@ -34,6 +34,7 @@ use crate::descriptors::{self, Sockets};
 use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
+use crate::middleware::Hosts;
 use crate::prometheus::edge::{BODIES, READING_AGE};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
@@ -201,17 +202,24 @@ impl Application {
                 figures: figures.clone(),
             }),
             figures: figures.clone(),
+            hosts: Hosts::new(server_settings.hosts.clone(), self.admin_address.ip()),
         };
+        let hosts = Hosts::new(server_settings.hosts.clone(), self.address.ip());
         let limits = Limits::new(&server_settings, Arc::new(unread));
-        let sections = Sections::new(&figures, memory.overview(), &handles);
-        let last_answers = LastAnswers::new(&handles.pools);
+        let last_answers = Arc::new(LastAnswers::new(&handles.pools));
+        let sections = Sections::new(&figures, memory.overview(), &handles, &last_answers);
         let load_test = load_test::deps(
             &server_settings,
             self.address,
             self.sockets.load_test,
             memory,
         );
-        let dashboard = Dashboard::new(handles.clone(), memory.overview(), memory.freshness());
+        let dashboard = Dashboard::new(
+            handles.clone(),
+            memory.freshness(),
+            Arc::clone(&last_answers),
+            Arc::clone(&figures.models),
+        );
         let feed = Arc::new(Feed::new(Arc::new(dashboard)));
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
@@ -231,6 +239,7 @@ impl Application {
         let server = http::server(
             &server_settings,
             self.sockets.connections,
+            hosts,
             shared,
             self.routes,
             self.listener,

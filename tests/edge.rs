@@ -346,6 +346,34 @@ async fn a_page_of_another_origin_can_change_nothing() {
 }
 
 #[tokio::test]
+async fn requests_for_an_unknown_host_are_refused_on_both_listeners() {
+    let status_of = async |server: &Server, url: String, host: &str| {
+        let request = server.client().get(url).header("host", host);
+        request.send().await.unwrap()
+    };
+    let server = start();
+    for host in ["localhost", "localhost:8080", "127.0.0.1"] {
+        let response = status_of(&server, server.url("/api/status"), host).await;
+        assert_eq!(response.status(), 200, "{host}");
+    }
+    let foreign = "evil.example:8080";
+    let problem = status_of(&server, server.url("/api/status"), foreign).await;
+    let problem = assert_problem(problem, 421, "unknown-host").await;
+    assert!(problem["detail"].as_str().unwrap().contains("server.hosts"));
+    let metrics = status_of(&server, server.admin_url("/metrics"), foreign).await;
+    assert_eq!(metrics.status(), 421);
+    let protocol = status_of(&server, server.url("/v2/models/some"), foreign).await;
+    let error = protocol.json::<Value>().await.unwrap();
+    assert!(error["error"].as_str().unwrap().contains("server.hosts"));
+
+    let settings = "server.hosts = ['evil.example']";
+    let server = Server::start(Options::new(BINARY).settings(settings));
+    for url in [server.url("/api/status"), server.admin_url("/metrics")] {
+        assert_eq!(status_of(&server, url, foreign).await.status(), 200);
+    }
+}
+
+#[tokio::test]
 async fn the_admin_listener_serves_health_and_metrics() {
     let server = start();
     for (path, status) in [

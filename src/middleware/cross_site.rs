@@ -34,7 +34,15 @@ fn is_from_here(headers: &HeaderMap) -> bool {
     let authority = origin.to_str().ok().and_then(|it| it.split_once("://"));
     let host = headers.get(header::HOST).and_then(|it| it.to_str().ok());
     match (authority, host) {
-        (Some((_, authority)), Some(host)) => authority.eq_ignore_ascii_case(host),
+        (Some((scheme, authority)), Some(host)) => {
+            // Browsers leave the scheme's own port out, and some proxies add it.
+            let port = match scheme {
+                "https" => ":443",
+                _ => ":80",
+            };
+            let [authority, host] = [authority, host].map(|it| it.strip_suffix(port).unwrap_or(it));
+            authority.eq_ignore_ascii_case(host)
+        }
         _ => false,
     }
 }
@@ -62,6 +70,10 @@ mod tests {
             (&[host, ("origin", "http://LOCALHOST:8080")], false),
             (&[host, ("sec-fetch-site", "same-origin")], false),
             (&[host, ("sec-fetch-site", "none")], false),
+            (&[("host", "box:80"), ("origin", "http://box")], false),
+            (&[("host", "box:443"), ("origin", "https://box")], false),
+            (&[("host", "box:443"), ("origin", "http://box")], true),
+            (&[("host", "box"), ("origin", "http://box:8080")], true),
             (&[host, ("origin", "http://localhost:3000")], true),
             (&[host, ("origin", "https://example.org")], true),
             (&[host, ("origin", "null")], true),

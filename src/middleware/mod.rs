@@ -2,7 +2,9 @@
 //! what the pages of other sites send.
 
 mod cross_site;
+mod hosts;
 mod observe;
 mod request_id;
 
+pub use hosts::{Hosts, answer_to_known_hosts};
 pub use observe::{Observer, observe};

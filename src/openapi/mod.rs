@@ -6,6 +6,7 @@
 
 mod docs;
 mod problems;
+mod variants;
 
 use actix_web::http::Method;
 use serde_json::json;
@@ -57,6 +58,7 @@ pub fn document() -> OpenApi {
         operation.servers = Some(vec![admin_server()]);
         paths.add_path_operation(route.path, vec![method(&route.method)], operation);
     }
+    variants::give_names(&mut components);
     OpenApiBuilder::new()
         .info(info())
         .paths(paths)
@@ -92,6 +94,7 @@ fn admin_server() -> Server {
 
 fn operation(route: &Route, components: &mut Components) -> Operation {
     let mut docs = (route.docs)();
+    docs.problems.push(ProblemKind::UnknownHost);
     if !route.method.is_safe() {
         // A page of another origin may have made the browser send it.
         docs.problems.push(ProblemKind::Forbidden);

@@ -72,6 +72,8 @@ kinds! {
     Forbidden = "forbidden", FORBIDDEN, "It is not allowed here";
     /// There is no such resource.
     NotFound = "not-found", NOT_FOUND, "There is no such resource";
+    /// The request is for another host.
+    UnknownHost = "unknown-host", MISDIRECTED_REQUEST, "The server does not answer to this host name";
     /// The resource exists, the method does not.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The resource has no such method";
     /// The request conflicts with what the server does now.

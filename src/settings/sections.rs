@@ -15,7 +15,7 @@ use super::log_filter::LogFilter;
 pub use super::redis::{RedisRoleSettings, RedisSettings};
 use super::secrets::{PostgresUrl, WebhookUrl};
 use super::section::{Rules, sections};
-use super::values::{DurationOrZero, LogFormat, Profile, UserName, Workers};
+use super::values::{DurationOrZero, HostNames, LogFormat, Profile, UserName, Workers};
 
 /// The largest size in a pool's settings. A larger number is most likely a typing error.
 const POOL_SIZE_MAX: usize = 100_000;
@@ -49,6 +49,8 @@ sections! {
         pub listen: SocketAddr,
         /// The listener of health and metrics; port 0 selects a free port.
         pub admin_listen: SocketAddr,
+        /// Names that clients may use for this server, beside addresses and names without a dot.
+        pub hosts: Option<HostNames>,
         /// Threads that serve requests.
         pub workers: Workers,
         /// The most open connections of clients; fewer if there are too few file descriptors.

@@ -4,6 +4,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -176,6 +177,38 @@ fn node(text: &str) -> Option<Node> {
     let is_host = is_host && (in_brackets.is_some() || !host.contains(':'));
     let port = port.parse().ok().filter(|port| *port > 0)?;
     is_host.then_some(Node { host, port })
+}
+
+/// Names of hosts, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostNames(Arc<[String]>);
+
+impl HostNames {
+    /// Whether `name` is one of them, in whatever case.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|host| host.eq_ignore_ascii_case(name))
+    }
+
+    /// Reads names that are separated by commas. `None` if one of them is no name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let names = text.split(',').map(str::trim);
+        let is_name = |name: &str| {
+            let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            !name.is_empty() && name.bytes().all(is_of_name)
+        };
+        let names = names.map(|name| is_name(name).then(|| name.to_owned()));
+        names.collect::<Option<Arc<[_]>>>().map(Self)
+    }
+}
+
+impl Leaf for HostNames {
+    const RULE: &'static str =
+        "a list of names without ports, such as [\"headroom.example.org\", \"box\"]";
+    const FORM: Form = Form::List;
+
+    fn from_text(text: &str) -> Option<Self> {
+        Self::parse(text)
+    }
 }
 
 /// A share.

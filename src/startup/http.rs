@@ -10,15 +10,16 @@ use actix_web::{App, web};
 
 use super::{Routes, Shared};
 use crate::connection::{self, ServerSpec};
-use crate::middleware::{Observer, observe};
+use crate::middleware::{Hosts, Observer, observe};
 use crate::problem::extractors;
 use crate::settings::sections::ServerSettings;
 
 /// Makes the server for `routes` on `listener`. It runs when it is polled. At most `connections_max`
-/// connections are open; further ones wait in the listen queue.
+/// connections are open; further ones wait in the listen queue. It answers to `hosts`.
 pub(super) fn server(
     settings: &ServerSettings,
     connections_max: usize,
+    hosts: Hosts,
     shared: Shared,
     routes: Routes,
     listener: TcpListener,
@@ -42,7 +43,7 @@ pub(super) fn server(
     };
     connection::server(spec, listener, move || {
         // This runs once on each worker thread.
-        let observer = Observer::new(deadline, figures.counter());
+        let observer = Observer::new(deadline, hosts.clone(), figures.counter());
         App::new()
             .app_data(web::Data::new(observer))
             .app_data(bodies.clone())

@@ -74,6 +74,7 @@ impl PartialSchema for PreloadRequest {
             ));
         let only = |member: &str, schema: RefOr<Schema>| {
             ObjectBuilder::new()
+                .description(Some(format!("What to load, by `{member}`.")))
                 .property(member, schema)
                 .required(member)
                 .additional_properties(Some(AdditionalProperties::FreeForm(false)))
