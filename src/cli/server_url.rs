@@ -25,8 +25,10 @@ pub(super) enum UrlError {
     Scheme,
     #[error("it can have no user and no password")]
     User,
-    #[error("it can have no query")]
+    #[error("it can have no query and no fragment")]
     Query,
+    #[error("its port is a number from 1 to 65535")]
+    Port,
 }
 
 impl ServerUrl {
@@ -49,8 +51,14 @@ impl FromStr for ServerUrl {
         if authority.as_str().contains('@') {
             return Err(UrlError::User);
         }
-        if uri.query().is_some() {
+        // The parser leaves fragments out.
+        if uri.query().is_some() || text.contains('#') {
             return Err(UrlError::Query);
+        }
+        // Without a port that it can read, the client would take the scheme's own.
+        let names_port = authority.as_str() != authority.host();
+        if names_port && matches!(authority.port_u16(), None | Some(0)) {
+            return Err(UrlError::Port);
         }
         let text = text.trim_end_matches('/').to_owned();
         Ok(Self { text, is_https })
@@ -83,6 +91,7 @@ mod tests {
         let url: ServerUrl = "https://example.org/headroom/".parse().unwrap();
         assert!(url.is_https);
         assert_eq!(url.to_string(), "https://example.org/headroom");
+        "http://[::1]:8080".parse::<ServerUrl>().unwrap();
         for (text, error) in [
             ("", UrlError::Form),
             ("127.0.0.1:8080", UrlError::Scheme),
@@ -91,6 +100,10 @@ mod tests {
             ("ftp://host", UrlError::Scheme),
             ("http://user:hunter2@host", UrlError::User),
             ("http://host/?a=b", UrlError::Query),
+            ("http://host/#a", UrlError::Query),
+            ("http://host:99999", UrlError::Port),
+            ("http://host:0", UrlError::Port),
+            ("http://[::1]:", UrlError::Port),
         ] {
             let found = text.parse::<ServerUrl>().unwrap_err();
             assert_eq!(found, error, "{text}");

@@ -113,7 +113,8 @@ impl Latencies {
     pub fn sum_seconds(&self) -> f64 {
         let buckets = self.0.iter();
         let sums = buckets.map(|(bucket, count)| middle(usize::from(*bucket)) * *count as f64);
-        sums.sum::<f64>() / 1e6
+        // `sum` of nothing is -0.
+        sums.fold(0.0, |sum, it| sum + it) / 1e6
     }
 
     /// For each of these bounds, in seconds and in rising order: how many latencies do not pass it. A

@@ -21,7 +21,9 @@ use utoipa::IntoParams;
 use crate::route_class::{PROTOCOL, RouteClass};
 
 pub use performance::JOB_KINDS;
-pub use performance::load_test::{BYTES_MAX as LOAD_TEST_BYTES_MAX, LoadTestDeps};
+pub use performance::load_test::{
+    BYTES_MAX as LOAD_TEST_BYTES_MAX, LoadTestDeps, SOCKETS_MAX as LOAD_TEST_SOCKETS_MAX,
+};
 pub use table::{Role, Route, delete, get, not_found, post, put, resources};
 
 /// The query of a request that has no parameters.

@@ -409,10 +409,10 @@ async fn tables_of_load_tests_that_were_killed_are_removed_and_no_others() {
 
 #[tokio::test]
 async fn a_refusal_of_memory_ends_the_scenario() {
-    let settings = format!("{DEVELOPMENT}\nmemory.limit = '256MiB'");
+    let settings = format!("{DEVELOPMENT}\nmemory.limit = '288MiB'");
     let server = Server::start(Options::new(BINARY).settings(&settings));
-    // One block fits below the critical level (217 MiB). Two do not, however little the server itself needs.
-    let memory = json!({ "callers": 2, "block_bytes": 110 * MIB });
+    // Four blocks do not fit below the critical level (245 MiB), however little the server itself needs.
+    let memory = json!({ "callers": 4, "block_bytes": 60 * MIB });
     let job = run(&server, &json!({ "scenarios": { "memory": memory } })).await;
     let report = scenario(&job, "memory");
     assert_eq!(

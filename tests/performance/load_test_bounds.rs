@@ -8,7 +8,6 @@ use headroom_test_support::protocol::{Answer, floats};
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::torchscript;
 use headroom_test_support::wait::{DEADLINE, wait_for_async, wait_until};
-use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::BINARY;
@@ -99,25 +98,6 @@ async fn a_scenario_that_ends_early_has_the_time_of_its_last_hits() {
         (number("throughput_per_second") - throughput).abs() < 1.0,
         "{hit}"
     );
-}
-
-#[tokio::test]
-async fn the_deadline_of_a_scenario_holds_while_its_models_are_looked_for() {
-    let models = Models::new();
-    models.add("affine", 1, torchscript::affine);
-    let settings = format!("{DEVELOPMENT}\nserver.request_deadline = '25s'");
-    let server = Server::start(models.options(BINARY).settings(&settings));
-    // Settings that nobody writes: whoever reads them waits.
-    let folder = models.version("stuck", 1);
-    models.add("stuck", 1, torchscript::affine);
-    nix::unistd::mkfifo(&folder.join("model.toml"), Mode::S_IRWXU).unwrap();
-    let parameters = json!({ "deadline_seconds": 0.5 });
-    let path = start(&server, &lazy_loading(&parameters)).await;
-    let job = wait_for_job(&server, &path, has_ended).await;
-    let report = scenario(&job, "lazy_loading");
-    assert_eq!(report["ended_by"], "deadline", "{job}");
-    assert!(report["took_seconds"].as_f64() < Some(10.0), "{job}");
-    assert_eq!(report["operations"], json!([]), "{job}");
 }
 
 #[tokio::test]

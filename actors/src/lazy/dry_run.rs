@@ -25,7 +25,8 @@ pub struct IfLoaded {
     pub reserve_bytes: u64,
     /// The reservations, in their order.
     pub reserves: Vec<NamedBytes>,
-    /// Bytes that loads may use now. `null` while no reading of memory is known.
+    /// Bytes that loads may use now; with the headroom, if the load would use it or would not fit even so.
+    /// `null` while no reading of memory is known.
     pub free_bytes: Option<u64>,
     /// Whether it would use the headroom.
     pub uses_headroom: bool,
@@ -182,7 +183,8 @@ impl<'a> Trial<'a> {
     }
 
     fn finish(self, outcome: LoadOutcome, error: Option<AcquireError>) -> IfLoaded {
-        let free = self.loader.budget.free(false);
+        let tried_headroom = self.uses_headroom || matches!(error, Some(AcquireError::Short(_)));
+        let free = self.loader.budget.free(tried_headroom);
         IfLoaded {
             name: self.name.to_owned(),
             outcome,

@@ -15,8 +15,8 @@ use super::probe::System;
 use super::probe::fixture::Fixture;
 use super::sampler::Sampler;
 use super::{
-    ActionRecord, BudgetSource, Collect, CollectionReason, Event, EventKind, Levels, METRICS,
-    Memory, MemoryConfig, MemoryStatus, ReadMemory, Reconfigure,
+    ActionRecord, BudgetSource, Collect, CollectionReason, Event, EventKind, Interruption, Levels,
+    METRICS, Memory, MemoryConfig, MemoryStatus, ReadMemory, Reconfigure,
 };
 use crate::kernel::pressure::{Action, Level, Stage};
 use crate::kernel::testing::TestSystem;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use headroom_actors::kernel::regular_file;
 use headroom_actors::model::scan;
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, Uid, User, access};
 
 use super::check::{Check, Group};
@@ -14,6 +15,9 @@ use crate::cli::output::{bytes, count};
 use crate::settings::Settings;
 
 const GROUP: Group = Group::Files;
+
+/// A private PostgreSQL writes its log in pieces of 16 MiB, and needs room for the next one.
+const FREE_BYTES_LEAST: u64 = 32 << 20;
 
 pub(super) fn files(settings: &Settings) -> Vec<Check> {
     let mut checks = models(&settings.models.dir);
@@ -112,8 +116,28 @@ fn data(dir: &Path) -> Check {
             name,
             format!("{shown} will be made in {place} (owner {owner})"),
         ),
-        None => Check::ok(GROUP, name, format!("{shown} is writable (owner {owner})")),
+        None => match free_bytes(&existing) {
+            Some(free) if free < FREE_BYTES_LEAST => {
+                let found = format!("{shown} has only {} of free space", bytes(free));
+                Check::failure(GROUP, name, found)
+                    .would_fail(
+                        "private servers refuse writes, and histories are lost at a restart",
+                    )
+                    .remedy("free space on its file system, or set data.dir to another one")
+            }
+            _ => Check::ok(GROUP, name, format!("{shown} is writable (owner {owner})")),
+        },
     }
+}
+
+/// Bytes that the file system of `dir` has left for this user.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let found = statvfs(dir).ok()?;
+    Some(
+        found
+            .blocks_available()
+            .saturating_mul(found.fragment_size()),
+    )
 }
 
 /// `dir`, or the first path above it that exists; and whether it is another one than `dir`.

@@ -7,7 +7,7 @@ const OLD_AFTER_MS = 3000;
 /** Without an event for this long, the connection counts as dead and is made anew. */
 const DEAD_AFTER_MS = 10000;
 
-const VERDICT_TONES = { ok: "good", degraded: "warn", failing: "bad" };
+const VERDICT_TONES = { ok: "good", degraded: "warn", failing: "bad", unknown: "quiet" };
 
 const verdict = document.getElementById("verdict");
 const server = document.getElementById("server");
@@ -25,11 +25,10 @@ const parts = PARTS.map(({ id, title, build, half }) => {
 });
 
 function show(status) {
-  setMark(verdict, VERDICT_TONES[status.verdict], status.verdict);
+  showVerdict(status.verdict);
   const { version, pid, uptime_seconds } = status.server;
   setText(server, `version ${version}, process ${pid}, up ${formatAge(uptime_seconds)}`);
   document.getElementById("parts").hidden = false;
-  document.title = `${status.verdict === "ok" ? "" : `${status.verdict}: `}Headroom`;
   for (const { id, missing, update } of parts) {
     const section = status[id];
     const isMissing = section.state === "no_answer";
@@ -92,6 +91,11 @@ function connect() {
   source.onerror = showAge;
 }
 
+function showVerdict(word) {
+  setMark(verdict, VERDICT_TONES[word], word);
+  document.title = `${word === "ok" ? "" : `${word}: `}Headroom`;
+}
+
 /** Says how old the data is, and connects anew where the browser does not do so itself. */
 function showAge() {
   if (document.hidden) return;
@@ -104,6 +108,8 @@ function showAge() {
   if (wasLive && !isLive) say("The connection is lost; what is shown is old");
   if (!wasLive && isLive && age.className === "old") say("The connection is there again");
   wasLive = isLive;
+  // Nobody knows how a server is that does not answer.
+  if (!isLive && shownAt !== undefined) showVerdict("unknown");
   setAttribute(age, "class", isLive ? "quiet" : shownAt === undefined ? undefined : "old");
   if (isLive) setText(age, "live");
   else if (shownAt === undefined) setText(age, "connecting");
@@ -112,9 +118,9 @@ function showAge() {
 
 // A browser has few connections for each server, and nobody sees a hidden page.
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) source.close();
+  if (document.hidden) source?.close();
   else connect();
 });
 
-connect();
+if (!document.hidden) connect();
 setInterval(showAge, 1000);

@@ -57,7 +57,15 @@ impl Orphans {
                 self.signal(pid, *signal);
             }
             let deadline = Instant::now() + END_TIMEOUT;
-            while !self.find().is_empty() && Instant::now() < deadline {
+            loop {
+                let left = self.find();
+                if left.is_empty() || Instant::now() >= deadline {
+                    break;
+                }
+                // One of them may have started another one since they were found.
+                for pid in left.into_iter().filter(|_| *signal == Signal::SIGKILL) {
+                    self.signal(pid, Signal::SIGKILL);
+                }
                 sleep(POLL_INTERVAL).await;
             }
         }

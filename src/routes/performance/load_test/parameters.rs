@@ -247,14 +247,15 @@ impl Http {
         limits.check_rate(self.rate_per_second)?;
         limits.check_thresholds("thresholds", &self.thresholds)?;
         let routes = crate::routes::table();
-        let is_readable = |path: &str| !path.contains('{');
+        // A stream of events has no end.
+        let is_readable = |path: &str| !path.contains('{') && !path.ends_with("/events");
         let mut readable = routes.iter().filter(|route| route.method == "GET");
         if readable.any(|route| route.path == self.path && is_readable(route.path)) {
             return Ok(());
         }
         Err(invalid(format!(
-            "scenarios.http.path is {:?}; it must be the path of a GET route without parameters, \
-             such as /v2/health/live or /api/performance/metrics",
+            "scenarios.http.path is {:?}; it must be the path of a GET route without parameters \
+             that ends, such as /v2/health/live or /api/performance/metrics",
             self.path
         )))
     }

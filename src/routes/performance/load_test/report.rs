@@ -36,8 +36,8 @@ pub(super) enum Outcome {
     Passed,
     /// It was cancelled, so there are too few figures to tell.
     Incomplete,
-    /// A threshold is broken, no operation of a scenario succeeded, or one ended for want of memory or by
-    /// an error.
+    /// A threshold is broken, a scenario had no operation that succeeded or too many that failed, or one
+    /// ended for want of memory or by an error.
     Failed,
 }
 
@@ -169,6 +169,7 @@ impl ScenarioReport {
 fn outcome(operations: &[Operation], ended_by: EndedBy) -> Outcome {
     let mut checks = operations.iter().flat_map(|operation| &operation.checks);
     let is_broken = checks.any(|check| check.verdict == Verdict::Failed);
+    let is_broken = is_broken || operations.iter().any(fails_too_often);
     let has_succeeded = operations.iter().any(|it| it.figures.succeeded > 0);
     match ended_by {
         // Too few figures break thresholds that enough of them would keep.
@@ -179,17 +180,37 @@ fn outcome(operations: &[Operation], ended_by: EndedBy) -> Outcome {
     }
 }
 
+/// Whether more than one of a hundred operations failed, where no threshold says how many may.
+fn fails_too_often(operation: &Operation) -> bool {
+    let has_threshold = operation
+        .checks
+        .iter()
+        .any(|check| check.threshold == "errors_max");
+    let Figures {
+        succeeded, failed, ..
+    } = operation.figures;
+    !has_threshold && failed > (succeeded + failed) / 100
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use headroom_measure::{Meter, Pace, Thresholds};
+    use headroom_measure::{Failure, Meter, Pace, Thresholds};
 
     use super::super::run::operation;
     use super::*;
 
     fn measured(thresholds: Thresholds, succeeded: u64) -> [Operation; 1] {
+        measured_with(thresholds, succeeded, 0)
+    }
+
+    fn measured_with(thresholds: Thresholds, succeeded: u64, failed: u64) -> [Operation; 1] {
         let meter = Meter::default();
+        for _ in 0..failed {
+            let failure = Failure::new("refused", "the connection was refused");
+            meter.count(Duration::from_millis(10), Err(failure));
+        }
         for _ in 0..succeeded {
             meter.count(Duration::from_millis(10), Ok(()));
         }
@@ -199,6 +220,24 @@ mod tests {
             meter.figures(),
             &thresholds,
         )]
+    }
+
+    #[test]
+    fn one_of_a_hundred_operations_may_fail_unless_a_threshold_says_how_many() {
+        let limited = |most| Thresholds {
+            errors_max: Some(most),
+            ..Thresholds::default()
+        };
+        for (thresholds, succeeded, failed, expected) in [
+            (Thresholds::default(), 198, 2, Outcome::Passed),
+            (Thresholds::default(), 197, 3, Outcome::Failed),
+            (Thresholds::default(), 5, 1, Outcome::Failed),
+            (limited(0), 1000, 1, Outcome::Failed),
+            (limited(100), 5, 90, Outcome::Passed),
+        ] {
+            let operations = measured_with(thresholds, succeeded, failed);
+            assert_eq!(outcome(&operations, EndedBy::Operations), expected);
+        }
     }
 
     #[test]

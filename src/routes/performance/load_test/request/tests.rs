@@ -114,6 +114,10 @@ fn what_is_beyond_a_limit_is_refused_with_the_limit() {
             json!({ "http": { "path": "/api/jobs/{id}" } }),
             "without parameters",
         ),
+        (
+            json!({ "http": { "path": "/api/status/events" } }),
+            "that ends",
+        ),
         (json!({ "http": { "paths": [] } }), "expected one of `path`"),
         (
             json!({ "http": { "thresholds": { "p75_ms": 1 } } }),
