@@ -43,8 +43,9 @@ pub struct Thresholds {
     /// No operation takes longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ms: Option<f64>,
-    /// At most so many operations fail.
+    /// At most so many operations fail, 0 to 10,000,000.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 10_000_000)]
     pub errors_max: Option<u64>,
     /// At least so many operations succeed each second.
     #[serde(skip_serializing_if = "Option::is_none")]

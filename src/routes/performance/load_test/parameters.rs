@@ -185,6 +185,9 @@ impl Limits {
     }
 
     fn check_thresholds(&self, path: &str, thresholds: &Thresholds) -> Result<(), Problem> {
+        if let Some(errors) = thresholds.errors_max {
+            self.check(&format!("{path}.errors_max"), errors, 0..=10_000_000)?;
+        }
         let Some(threshold) = thresholds.invalid() else {
             return Ok(());
         };

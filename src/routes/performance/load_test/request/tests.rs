@@ -115,6 +115,10 @@ fn what_is_beyond_a_limit_is_refused_with_the_limit() {
             "without parameters",
         ),
         (
+            json!({ "http": { "thresholds": { "errors_max": 10_000_001 } } }),
+            "scenarios.http.thresholds.errors_max is 10000001; it can be 0 to 10000000",
+        ),
+        (
             json!({ "http": { "path": "/api/status/events" } }),
             "that ends",
         ),
