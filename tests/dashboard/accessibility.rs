@@ -164,7 +164,12 @@ async fn the_focus_is_not_lost_when_a_job_ends_or_goes() {
     let has_focus = format!("document.activeElement === {button}");
     for is_left in [true, false] {
         browser.run(&format!(
-            "shown.jobs.jobs[0].state = 'running'; shown.jobs.jobs[0].id = '{is_left}'"
+            "Object.assign(shown.jobs.jobs[0], {{ \
+                 state: 'running', id: '{is_left}', description: 'load {is_left}' }})"
+        ));
+        // Until then the row is that of the job before.
+        browser.wait_until(&format!(
+            "document.querySelector('#jobs tbody').textContent.includes('load {is_left}')"
         ));
         browser.wait_until(&format!(
             "{button}.ariaDisabled !== 'true' && !{button}.hidden"
