@@ -250,18 +250,16 @@ impl Connection {
     /// the next request arrive first, they are kept, and a close after them is not noticed until
     /// they are read.
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.read_ahead.is_empty() {
-            // The socket may never become readable again.
-            self.exchange.wake_on_change(cx.waker());
-            return Poll::Pending;
-        }
-        let mut bytes = [MaybeUninit::uninit(); READ_AHEAD_MAX];
-        let mut read = ReadBuf::uninit(&mut bytes);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
-        self.read_ahead = Bytes::copy_from_slice(read.filled());
         if self.read_ahead.is_empty() {
-            return Poll::Ready(Ok(()));
+            let mut bytes = [MaybeUninit::uninit(); READ_AHEAD_MAX];
+            let mut read = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.read_ahead = Bytes::copy_from_slice(read.filled());
         }
+        // The socket may never become readable again.
         self.exchange.wake_on_change(cx.waker());
         Poll::Pending
     }

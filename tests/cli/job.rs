@@ -25,6 +25,30 @@ fn start() -> (Server, Models) {
     (Server::start(models.options(BINARY)), models)
 }
 
+/// A command that waits for that load.
+struct Load {
+    process: child::Child,
+    /// Has its file of standard error.
+    folder: tempfile::TempDir,
+}
+
+impl Load {
+    fn start(server: &Server) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut load = command(&["models", "load", "endless", "--url", &server.url("")]);
+        load.stderr(File::create(folder.path().join("errors")).unwrap());
+        let process = child::start(&mut load).unwrap();
+        Self { process, folder }
+    }
+
+    fn assert_ends(&mut self, code: i32, errors: &str) {
+        let status = self.process.wait_within(DEADLINE).unwrap();
+        assert_eq!(status.expect("it ends").code(), Some(code));
+        let written = std::fs::read_to_string(self.folder.path().join("errors")).unwrap();
+        assert_eq!(written, errors);
+    }
+}
+
 /// Waits until the only job is in a state.
 async fn wait_for_job(server: &Server, is_reached: impl Fn(&Value) -> bool) -> Value {
     wait_for_async(DEADLINE, || async {
@@ -41,19 +65,14 @@ fn is_loading(job: &Value) -> bool {
 #[tokio::test]
 async fn ctrl_c_cancels_the_job_on_the_server() {
     let (server, _models) = start();
-    let folder = tempfile::tempdir().unwrap();
-    let errors = folder.path().join("errors");
-    let mut load = command(&["models", "load", "endless", "--url", &server.url("")]);
-    load.stderr(File::create(&errors).unwrap());
-    let mut load = child::start(&mut load).unwrap();
+    let mut load = Load::start(&server);
     wait_for_job(&server, is_loading).await;
-    kill(Pid::from_raw(load.id().cast_signed()), Signal::SIGINT).unwrap();
-    let status = load.wait_within(DEADLINE).unwrap().expect("it ends");
-    assert_eq!(status.code(), Some(130));
-    assert_eq!(
-        std::fs::read_to_string(&errors).unwrap(),
-        "headroom: interrupted\n"
-    );
+    kill(
+        Pid::from_raw(load.process.id().cast_signed()),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    load.assert_ends(130, "headroom: interrupted\n");
     let job = wait_for_job(&server, |job| job["state"] != "running").await;
     assert_eq!(job["state"], "cancelled");
 }
@@ -61,23 +80,15 @@ async fn ctrl_c_cancels_the_job_on_the_server() {
 #[tokio::test]
 async fn a_job_that_another_client_cancels_is_no_interrupt() {
     let (server, _models) = start();
-    let folder = tempfile::tempdir().unwrap();
-    let errors = folder.path().join("errors");
-    let mut load = command(&["models", "load", "endless", "--url", &server.url("")]);
-    load.stderr(File::create(&errors).unwrap());
-    let mut load = child::start(&mut load).unwrap();
+    let mut load = Load::start(&server);
     let job = wait_for_job(&server, is_loading).await;
     let id = job["id"].as_str().unwrap();
     let job = server.url(&format!("/api/jobs/{id}"));
     server.client().delete(job).send().await.unwrap();
-    let status = load.wait_within(DEADLINE).unwrap().expect("it ends");
-    assert_eq!(status.code(), Some(1));
-    assert_eq!(
-        std::fs::read_to_string(&errors).unwrap(),
-        format!(
-            "headroom: the job {id} was cancelled by another client, or because the server stops\n"
-        )
+    let error = format!(
+        "headroom: the job {id} was cancelled by another client, or because the server stops\n"
     );
+    load.assert_ends(1, &error);
 }
 
 /// A job in this state, as the server describes it.
