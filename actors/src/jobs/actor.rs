@@ -28,6 +28,9 @@ pub struct Jobs {
     /// Survives this incarnation.
     store: Arc<Mutex<Store>>,
     is_draining: bool,
+    /// Whether a timer runs that forgets jobs. One serves all jobs: a context polls all of its timers each
+    /// time that it wakes.
+    is_forgetting: bool,
     running: watch::Sender<usize>,
     /// Told when a job starts or ends.
     changes: Changes,
@@ -48,6 +51,7 @@ impl Jobs {
             config,
             store: Arc::clone(&store),
             is_draining: false,
+            is_forgetting: false,
             running: watch::Sender::new(0),
             changes: changes.clone(),
         })
@@ -100,9 +104,20 @@ impl Jobs {
         self.forget_later(context);
     }
 
-    /// Forgets the jobs that have ended by now, when their age is reached.
-    fn forget_later(&self, context: &mut Context<Self>) {
-        context.run_later(self.config.finished_age, |jobs, _| jobs.store().forget());
+    /// Forgets each job that has ended when its age is reached.
+    fn forget_later(&mut self, context: &mut Context<Self>) {
+        if self.is_forgetting {
+            return;
+        }
+        let Some(left) = self.store().time_to_forget() else {
+            return;
+        };
+        self.is_forgetting = true;
+        context.run_later(left, |jobs, context| {
+            jobs.is_forgetting = false;
+            jobs.store().forget();
+            jobs.forget_later(context);
+        });
     }
 
     fn publish_running(&self) {
@@ -124,7 +139,7 @@ impl Actor for Jobs {
 impl Child for Jobs {
     fn start(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
         self.store().fail_running();
-        // The timers of the last incarnation have ended with it.
+        // The timer of the last incarnation has ended with it.
         self.forget_later(context);
         Box::pin(actix::fut::ready(Ok(())))
     }

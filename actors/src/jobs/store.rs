@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -139,6 +140,13 @@ impl Store {
             self.finished_bytes -= oldest.bytes;
             self.finished.pop_front();
         }
+    }
+
+    /// The time until the oldest finished job has its age. `None` if there is none.
+    pub(super) fn time_to_forget(&self) -> Option<Duration> {
+        let oldest = self.finished.front()?;
+        let age = oldest.ended.elapsed();
+        Some(self.config.finished_age.saturating_sub(age))
     }
 
     pub(super) fn list(&self) -> Vec<Arc<JobStatus>> {
