@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::super::record::JobWatch;
 use super::entries::{ENTRIES_MAX, Entries, JournalEntry};
-use super::file;
+use super::file::JournalFile;
 use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Message, Reply};
 
 /// Calls in flight.
@@ -63,7 +63,7 @@ enum Pending {
 
 /// Keeps the journal. See the module.
 pub struct Journal {
-    path: PathBuf,
+    file: Arc<JournalFile>,
     /// Survives this incarnation.
     entries: Arc<Mutex<Entries>>,
     pending: Vec<Pending>,
@@ -80,9 +80,10 @@ impl Journal {
     /// Makes the child spec of the actor, whose file is at `path`. It should be started before the
     /// actor of jobs, so that it stops after it.
     pub fn child(handle: &Handle<Self>, path: PathBuf) -> ChildSpec {
+        let file = Arc::new(JournalFile::new(path));
         let entries = Arc::new(Mutex::new(Entries::default()));
         ChildSpec::actor(handle, move |_| Self {
-            path: path.clone(),
+            file: Arc::clone(&file),
             entries: Arc::clone(&entries),
             pending: Vec::new(),
             is_busy: watch::Sender::new(false),
@@ -110,8 +111,8 @@ impl Journal {
         if self.is_busy.send_replace(true) {
             return;
         }
-        let path = self.path.clone();
-        let loaded = spawn_blocking(move || file::load(&path));
+        let file = Arc::clone(&self.file);
+        let loaded = spawn_blocking(move || file.load());
         context.spawn(
             wrap_future::<_, Self>(loaded).map(|loaded, journal, context| {
                 journal.is_busy.send_replace(false);
@@ -131,7 +132,7 @@ impl Journal {
             Err(error) => {
                 if entries.save_error.is_none() {
                     tracing::warn!(
-                        path = %self.path.display(),
+                        path = %self.file.path.display(),
                         %error,
                         "the journal of jobs cannot be read; new entries are not saved until it can"
                     );
@@ -195,8 +196,8 @@ impl Journal {
             (entries.all(), entries.changes)
         };
         self.is_busy.send_replace(true);
-        let path = self.path.clone();
-        let saved = spawn_blocking(move || file::save(&path, all));
+        let file = Arc::clone(&self.file);
+        let saved = spawn_blocking(move || file.save(all, changes));
         context.spawn(
             wrap_future::<_, Self>(saved).map(move |saved, journal, context| {
                 let saved = saved.unwrap_or_else(|error| Err(error.into()));
@@ -217,7 +218,7 @@ impl Journal {
             Err(error) => {
                 if !was_failing {
                     tracing::warn!(
-                        path = %self.path.display(),
+                        path = %self.file.path.display(),
                         %error,
                         "the journal of jobs cannot be saved; its entries end with the server"
                     );

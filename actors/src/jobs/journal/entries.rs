@@ -23,7 +23,6 @@ const BYTES_MAX: usize = 4 << 20;
 
 /// One job that an operator asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct JournalEntry {
     /// The id of the job.
     pub job_id: String,

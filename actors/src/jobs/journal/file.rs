@@ -1,9 +1,11 @@
-//! The file of the journal. All functions block on the file system.
+//! The file of the journal. All methods block on the file system.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::iter;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +18,11 @@ const VERSION: u32 = 1;
 /// Bytes of a file at most. What is written is smaller: the entries are bounded.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
+/// Damaged files that are kept. With more, the journal cannot be read until an operator removes some.
+const DAMAGED_MAX: usize = 10;
+
+// Members that this version does not know are left out: they are those of a later one.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Content<Entry> {
     version: u32,
     /// The newest first.
@@ -35,32 +40,85 @@ enum Damage {
     Json(#[from] serde_json::Error),
 }
 
-/// The entries in the file at `path`; none if there is no file. A damaged file is renamed, so that
-/// nothing is lost.
-///
-/// # Errors
-/// The file cannot be read, or a damaged one cannot be renamed.
-pub(super) fn load(path: &Path) -> io::Result<Vec<JournalEntry>> {
-    let mut bytes = Vec::new();
-    let file = match regular_file::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        file => file?,
-    };
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    match parse(&bytes) {
-        Ok(entries) => Ok(entries),
-        Err(damage) => {
-            let aside = beside(path, "damaged");
-            std::fs::rename(path, &aside)?;
-            tracing::warn!(
-                path = %path.display(),
-                set_aside = %aside.display(),
-                %damage,
-                "a journal of jobs is damaged; a new one begins"
-            );
-            Ok(Vec::new())
+/// The file of a journal. One thread at a time uses it: an incarnation that has ended may have left one that
+/// still writes.
+pub(super) struct JournalFile {
+    pub(super) path: PathBuf,
+    /// The number of changes that the file has.
+    changes: Mutex<u64>,
+}
+
+impl JournalFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            changes: Mutex::default(),
         }
     }
+
+    /// The entries in the file; none if there is no file. A damaged file is renamed, so that nothing is lost.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a damaged one cannot be renamed.
+    pub(super) fn load(&self) -> io::Result<Vec<JournalEntry>> {
+        let _changes = self.lock();
+        let path = &self.path;
+        let mut bytes = Vec::new();
+        let file = match regular_file::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            file => file?,
+        };
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        match parse(&bytes) {
+            Ok(entries) => Ok(entries),
+            Err(damage) => {
+                let aside = set_aside(path)?;
+                tracing::warn!(
+                    path = %path.display(),
+                    set_aside = %aside.display(),
+                    %damage,
+                    "a journal of jobs is damaged; a new one begins"
+                );
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Replaces the file by `entries` in one step, durably. Creates its folder if necessary. Does nothing if the
+    /// file has more than these `changes`.
+    ///
+    /// # Errors
+    /// The folder or the file cannot be written. The old file is then unchanged.
+    pub(super) fn save<Entry: Serialize>(
+        &self,
+        entries: Vec<Entry>,
+        changes: u64,
+    ) -> io::Result<()> {
+        let mut saved = self.lock();
+        if *saved <= changes {
+            save(&self.path, entries)?;
+            *saved = changes;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        // The number is right after a panic: it is set when the file is written.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Renames the file at `path` to a name that is free.
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let numbered = (2..=DAMAGED_MAX).map(|number| beside(path, &format!("damaged-{number}")));
+    let mut names = iter::once(beside(path, "damaged")).chain(numbered);
+    let is_free = |name: &PathBuf| std::fs::symlink_metadata(name).is_err();
+    let free = names.find(is_free).ok_or_else(|| {
+        let error = format!("it is damaged, and there are {DAMAGED_MAX} damaged ones beside it");
+        io::Error::new(io::ErrorKind::AlreadyExists, error)
+    })?;
+    std::fs::rename(path, &free)?;
+    Ok(free)
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<JournalEntry>, Damage> {
@@ -74,11 +132,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<JournalEntry>, Damage> {
     Ok(content.entries)
 }
 
-/// Replaces the file at `path` in one step, durably. Creates its folder if necessary.
-///
-/// # Errors
-/// The folder or the file cannot be written. The old file is then unchanged.
-pub(super) fn save<Entry: Serialize>(path: &Path, entries: Vec<Entry>) -> io::Result<()> {
+fn save<Entry: Serialize>(path: &Path, entries: Vec<Entry>) -> io::Result<()> {
     let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     // Other users can pass through, as through the folder of private servers, and cannot list it.

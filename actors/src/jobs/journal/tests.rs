@@ -7,7 +7,8 @@ use serde_json::json;
 use super::super::tests::{MINUTE, test_jobs};
 use super::super::{Config, JobState, JobWatch, Jobs};
 use super::entries::{ENTRIES_MAX, JournalEntry};
-use super::{Journal, JournalStatus, Keep, ReadJournal, file};
+use super::file::JournalFile;
+use super::{Journal, JournalStatus, Keep, ReadJournal};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{Changes, Handle, Root, SupervisorSpec, Timestamp};
 
@@ -66,6 +67,10 @@ fn path(folder: &tempfile::TempDir) -> PathBuf {
     folder.path().join("data").join("journal.json")
 }
 
+fn file(folder: &tempfile::TempDir) -> JournalFile {
+    JournalFile::new(path(folder))
+}
+
 fn entry(number: usize) -> JournalEntry {
     JournalEntry {
         job_id: number.to_string(),
@@ -119,7 +124,7 @@ fn a_job_that_the_server_did_not_survive_has_failed() {
         state: JobState::Running,
         ..entry(1)
     };
-    file::save(&path(&folder), vec![running]).unwrap();
+    file(&folder).save(vec![running], 0).unwrap();
     TestSystem::real_time(|system| async move {
         let test = Test::start(&system, &path(&folder)).await;
         let seen = test.read().await.entries.remove(0);
@@ -136,7 +141,7 @@ fn a_job_that_the_server_did_not_survive_has_failed() {
 fn the_oldest_entries_go_first() {
     let folder = tempfile::tempdir().unwrap();
     let entries: Vec<_> = (0..ENTRIES_MAX).map(entry).collect();
-    file::save(&path(&folder), entries).unwrap();
+    file(&folder).save(entries, 0).unwrap();
     TestSystem::real_time(|system| async move {
         let test = Test::start(&system, &path(&folder)).await;
         let mut watch = test.keep_one().await;
@@ -146,17 +151,19 @@ fn the_oldest_entries_go_first() {
         assert_eq!(seen.entries[1].job_id, "0");
         assert_eq!(seen.entries[ENTRIES_MAX - 1].job_id, "98");
         test.root.stop().await;
-        assert_eq!(file::load(&path(&folder)).unwrap().len(), ENTRIES_MAX);
+        assert_eq!(file(&folder).load().unwrap().len(), ENTRIES_MAX);
     });
 }
 
 #[test]
 fn a_damaged_file_is_set_aside_and_a_new_one_begins() {
     let folder = tempfile::tempdir().unwrap();
-    file::save(&path(&folder), vec![entry(1)]).unwrap();
+    file(&folder).save(vec![entry(1)], 0).unwrap();
     let whole = std::fs::read_to_string(path(&folder)).unwrap();
     let newer = whole.replace("\"version\":1", "\"version\":2");
-    for damaged in [&whole[..whole.len() / 2], &newer, "", "null"] {
+    let damaged = [&whole[..whole.len() / 2], &newer, "", "null"];
+    let asides = ["damaged", "damaged-2", "damaged-3", "damaged-4"];
+    for (damaged, aside) in damaged.into_iter().zip(asides) {
         std::fs::write(path(&folder), damaged).unwrap();
         TestSystem::real_time(|system| {
             let path = path(&folder);
@@ -168,10 +175,30 @@ fn a_damaged_file_is_set_aside_and_a_new_one_begins() {
                 test.root.stop().await;
             }
         });
-        let aside = path(&folder).with_extension("json.damaged");
+        let aside = path(&folder).with_extension(format!("json.{aside}"));
         assert_eq!(std::fs::read_to_string(aside).unwrap(), damaged);
-        assert_eq!(file::load(&path(&folder)).unwrap().len(), 1);
+        assert_eq!(file(&folder).load().unwrap().len(), 1);
     }
+}
+
+#[test]
+fn members_of_a_later_version_are_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    file(&folder).save(vec![entry(1)], 0).unwrap();
+    let whole = std::fs::read_to_string(path(&folder)).unwrap();
+    let later = whole.replace("\"kind\"", "\"later\":1,\"kind\"");
+    assert_ne!(later, whole);
+    std::fs::write(path(&folder), later).unwrap();
+    assert_eq!(file(&folder).load().unwrap().len(), 1);
+}
+
+#[test]
+fn an_older_state_does_not_replace_a_newer_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = file(&folder);
+    file.save(vec![entry(1), entry(2)], 2).unwrap();
+    file.save(vec![entry(1)], 1).unwrap();
+    assert_eq!(file.load().unwrap().len(), 2);
 }
 
 #[test]
@@ -193,7 +220,9 @@ fn without_a_folder_the_entries_are_kept_in_memory_and_the_reader_learns_why() {
 fn a_file_that_cannot_be_read_is_left_as_it_is_and_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let aside = folder.path().join("aside.json");
-    file::save(&aside, vec![entry(1)]).unwrap();
+    JournalFile::new(aside.clone())
+        .save(vec![entry(1)], 0)
+        .unwrap();
     std::fs::create_dir_all(path(&folder)).unwrap();
     TestSystem::real_time(|system| async move {
         let path = path(&folder);
@@ -211,7 +240,7 @@ fn a_file_that_cannot_be_read_is_left_as_it_is_and_tried_again() {
         let mut second = test.keep_one().await;
         let seen = test.wait_until(|status| status.is_saved).await;
         assert_eq!(seen.save_error, None);
-        let kept = file::load(&path).unwrap();
+        let kept = JournalFile::new(path.clone()).load().unwrap();
         let kept: Vec<_> = kept.iter().map(|it| it.job_id.as_str()).collect();
         let (first, second) = (first.current(), second.current());
         assert_eq!(kept, [second.id.as_str(), first.id.as_str(), "1"]);
@@ -232,7 +261,7 @@ fn the_end_of_a_job_tries_a_file_again_that_could_not_be_read() {
         std::fs::remove_dir(&path).unwrap();
         // The stop ends the job, and waits for the journal.
         test.root.stop().await;
-        let saved = file::load(&path).unwrap();
+        let saved = JournalFile::new(path.clone()).load().unwrap();
         assert_eq!(saved.len(), 1);
         assert_eq!(saved[0].state, JobState::Cancelled);
     });
