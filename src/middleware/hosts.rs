@@ -33,7 +33,7 @@ impl Hosts {
     pub fn new(names: Option<HostNames>, listen: IpAddr) -> Self {
         Self {
             names,
-            is_loopback: listen.is_loopback(),
+            is_loopback: listen.to_canonical().is_loopback(),
         }
     }
 
@@ -45,8 +45,8 @@ impl Hosts {
         }
         let in_header = headers
             .get_all(header::HOST)
-            .map(|host| host.to_str().unwrap_or_default());
-        let in_uri = uri.authority().map(|authority| authority.as_str());
+            .map(|host| String::from_utf8_lossy(host.as_bytes()));
+        let in_uri = uri.authority().map(|authority| authority.as_str().into());
         let mut named = in_header.chain(in_uri).filter(|it| !it.is_empty());
         let refused = named.find(|authority| !self.accepts(authority))?;
         let detail = format!(
@@ -97,21 +97,27 @@ fn without_port(authority: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::net::Ipv4Addr;
+
     use actix_web::http::header::HeaderValue;
 
     use super::*;
 
-    fn is_refused(hosts: &Hosts, host: &'static str) -> bool {
-        let host = [(header::HOST, HeaderValue::from_static(host))];
+    fn is_refused(hosts: &Hosts, host: &str) -> bool {
+        let host = [(
+            header::HOST,
+            HeaderValue::from_bytes(host.as_bytes()).unwrap(),
+        )];
         let uri = Uri::from_static("/api/status");
         hosts.refusal(&uri, &host.into_iter().collect()).is_some()
     }
 
     #[test]
     fn a_listener_on_the_loopback_address_answers_to_addresses_and_known_names() {
-        let names = HostNames::parse("box.example.org, other.lan").unwrap();
+        let names = HostNames::parse("box.example.org, other.lan.").unwrap();
         let local = Hosts::new(None, [127, 0, 0, 1].into());
         let named = Hosts::new(Some(names), Ipv6Addr::LOCALHOST.into());
+        let mapped = Hosts::new(None, Ipv4Addr::LOCALHOST.to_ipv6_mapped().into());
         for host in [
             "127.0.0.1:8080",
             "127.0.0.1",
@@ -127,6 +133,7 @@ mod tests {
         ] {
             assert!(!is_refused(&local, host), "{host}");
             assert!(!is_refused(&named, host), "{host}");
+            assert!(!is_refused(&mapped, host), "{host}");
         }
         for host in ["box.example.org", "BOX.example.org.:8080", "other.lan:1"] {
             assert!(is_refused(&local, host), "{host}");
@@ -140,8 +147,10 @@ mod tests {
             "evil.example:8080:127.0.0.1",
             "[::1].evil.example",
             ":8080",
+            "evil.exämple",
         ] {
             assert!(is_refused(&local, host), "{host}");
+            assert!(is_refused(&mapped, host), "{host}");
             assert!(is_refused(&named, host), "{host}");
         }
     }

@@ -191,7 +191,9 @@ impl HostNames {
 
     /// Reads names that are separated by commas. `None` if one of them is no name.
     pub fn parse(text: &str) -> Option<Self> {
+        // A final dot says that the name is complete. Requests are compared without theirs.
         let names = text.split(',').map(str::trim);
+        let names = names.map(|name| name.strip_suffix('.').unwrap_or(name));
         let is_name = |name: &str| {
             let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
             !name.is_empty() && name.bytes().all(is_of_name)
