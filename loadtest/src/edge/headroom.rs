@@ -2,8 +2,8 @@
 //! thread. One variant answers in the handler, the other asks an actor.
 
 use std::fs;
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use actix::{Actor, Context, Handler};
 use actix_web::web;
@@ -18,18 +18,11 @@ use headroom_actors::kernel::{
 use tokio::sync::mpsc;
 
 use super::servers::item;
-use super::{HopTimes, Item, ready_file};
+use super::{Item, hops, ready_file};
 use crate::Result;
-use crate::sample::Samples;
-
-/// The path of the times of calls since it was last asked for.
-pub(super) const HOP_TIMES: &str = "/hop-times";
 
 /// Calls that may wait for the actor.
 const CALLS_MAX: u32 = 1024;
-
-/// Times that are kept. Further ones are not counted.
-const TIMES_MAX: usize = 4_000_000;
 
 /// The actor that makes items.
 struct Items;
@@ -60,8 +53,6 @@ impl Handler<Call<Make>> for Items {
 /// Routes are functions without state, so the process has one actor.
 static ITEMS: OnceLock<Handle<Items>> = OnceLock::new();
 
-static TIMES: Mutex<Vec<Duration>> = Mutex::new(Vec::new());
-
 /// The handler answers.
 pub(super) fn serve_directly() -> Result<()> {
     serve(|config| {
@@ -74,7 +65,7 @@ pub(super) fn serve_by_actor() -> Result<()> {
     serve(|config| {
         config
             .route("/items/{id}", web::get().to(item_of_actor))
-            .route(HOP_TIMES, web::get().to(hop_times));
+            .route(hops::PATH, web::get().to(hops::times));
     })
 }
 
@@ -123,20 +114,6 @@ async fn item_of_actor(
     };
     let begun = Instant::now();
     let item = items.ask(Make(id.into_inner()), handles.left()).await?;
-    let took = begun.elapsed();
-    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if times.len() < TIMES_MAX {
-        times.push(took);
-    }
+    hops::record(begun.elapsed());
     Ok(web::Json(item))
-}
-
-/// Answers with the times since the last answer, and forgets them.
-async fn hop_times() -> web::Json<HopTimes> {
-    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
-    let times = Samples::of_times(times.drain(..));
-    web::Json(HopTimes {
-        p50_us: times.median() * 1e3,
-        p99_us: times.at(0.99) * 1e3,
-    })
 }

@@ -1,5 +1,6 @@
 //! What Headroom's edge costs: its connections and middleware, and a call of an actor, beside bare
-//! actix-web and other servers. All answer the same route with the same JSON.
+//! actix-web and other servers. All answer the same route with the same JSON. One server with bare actix-web
+//! asks a bare task of another thread: no call of an actor can cost less.
 //!
 //! Each server runs in a process of its own with one thread for requests, since Node has one; an actor
 //! has another. `wrk` sends the requests: with many connections for the rate, with one for the latency.
@@ -7,6 +8,7 @@
 //! figures are medians of the rounds.
 
 mod headroom;
+mod hops;
 mod servers;
 mod wrk;
 
@@ -23,6 +25,7 @@ use crate::client::{Connection, get};
 use crate::report::{figure, figure_at_most};
 use crate::sample::Samples;
 use crate::{Result, node};
+use hops::HopTimes;
 use servers::{Program, SERVERS, ServerKind};
 use wrk::{Measured, wrk};
 
@@ -62,18 +65,11 @@ impl Item {
     }
 }
 
-/// The time of calls of an actor, as the handler sees it.
-#[derive(Serialize, Deserialize)]
-struct HopTimes {
-    p50_us: f64,
-    p99_us: f64,
-}
-
 /// What was measured of a server in one round.
 struct Round {
     many: Measured,
     one: Measured,
-    /// With one connection and with many, for the server that calls an actor.
+    /// With one connection and with many, for servers whose handler asks another thread.
     hops: Option<[HopTimes; 2]>,
 }
 
@@ -123,10 +119,10 @@ fn measure(server: &ServerKind, time: Duration) -> Result<Round> {
     let url = format!("http://{}{PATH}", running.address);
     wrk(&url, CONNECTIONS, WARM_UP)?;
     let mut hop_times = || -> Result<Option<HopTimes>> {
-        if !server.calls_actor {
+        if !server.asks_thread {
             return Ok(None);
         }
-        let times = connection.ask(&get(headroom::HOP_TIMES))?;
+        let times = connection.ask(&get(hops::PATH))?;
         Ok(Some(serde_json::from_slice(times)?))
     };
     hop_times()?;
@@ -244,15 +240,17 @@ fn print_table(measured: &[(ServerKind, Vec<Round>)]) {
 }
 
 fn print_hops(measured: &[(ServerKind, Vec<Round>)]) {
-    let rounds = measured.iter().flat_map(|(_, rounds)| rounds);
-    let hops: Vec<_> = rounds.filter_map(|round| round.hops.as_ref()).collect();
-    let median = |figure: fn(&[HopTimes; 2]) -> f64| {
-        Samples::new(hops.iter().map(|hops| figure(hops)).collect()).median()
-    };
-    let name = "from a handler to an actor and back, 1 connection, p50";
-    figure_at_most(8.0, name, median(|[one, _]| one.p50_us), "µs");
-    let name = "from a handler to an actor and back, 1 connection, p99";
-    figure(name, median(|[one, _]| one.p99_us), "µs");
-    let name = "the same, 64 connections, p50";
-    figure(name, median(|[_, many]| many.p50_us), "µs");
+    println!("from the handler to the other thread and back:");
+    for (server, rounds) in measured.iter().filter(|(server, _)| server.asks_thread) {
+        let hops: Vec<_> = rounds.iter().filter_map(|it| it.hops.as_ref()).collect();
+        let median = |figure: fn(&[HopTimes; 2]) -> f64| {
+            Samples::new(hops.iter().map(|hops| figure(hops)).collect()).median()
+        };
+        println!("{}", server.label);
+        let name = "1 connection, p50";
+        figure_at_most(8.0, name, median(|[one, _]| one.p50_us), "µs");
+        figure("1 connection, p99", median(|[one, _]| one.p99_us), "µs");
+        let name = "64 connections, p50";
+        figure(name, median(|[_, many]| many.p50_us), "µs");
+    }
 }
