@@ -29,20 +29,21 @@ test: test-programs ## build everything and run all tests
 	@echo "test: running the examples in the documentation"
 	@$(ENV) $(CARGO) test --workspace --doc
 
-test-programs: setup
+test-programs: programs
 	@scripts/setup.sh nextest protocol_client prometheus browser page_checks shell_checks
-	@echo "test: building the binaries that the black-box tests start"
-	@$(ENV) $(CARGO) build --workspace --bins
-	@$(ENV) $(CARGO) build -p headroom-model-host --examples
+
+# All in one command, also the tests: parts of the workspace that are built alone need other features of the
+# dependencies, and then these are built again.
+programs: setup
+	@echo "programs: building the debug programs and the tests"
+	@$(ENV) $(CARGO) build --workspace --bins --examples --tests
 
 kill-runs: test-programs ## kill test runs at random moments and check that nothing is left
 	@$(ENV) </dev/null $(BOUND) scripts/tests/kill_runs.py $(ROUNDS) $(SEED)
 
 TIME = 600
-fuzz-api: setup ## send generated requests to a server for TIME=600 seconds, and compare the answers with docs/openapi.json
+fuzz-api: programs ## send generated requests to a server for TIME=600 seconds, and compare the answers with docs/openapi.json
 	@scripts/setup.sh schemathesis
-	@echo "fuzz-api: building the server and the model host"
-	@$(ENV) $(CARGO) build --workspace --bins
 	@echo "fuzz-api: sending requests for $(TIME) s"
 	@$(ENV) </dev/null $(BOUND) scripts/tests/fuzz_api.py "$${CARGO_TARGET_DIR:-target}/debug/headroom" $(TIME) $(OPTIONS)
 
