@@ -191,12 +191,19 @@ impl<T> Answer<T> {
     pub fn map<U>(self, value: impl FnOnce(&T) -> U) -> Answer<U> {
         match self {
             Self::Answered(it) => Answer::Answered(Arc::new(value(&it))),
-            Self::NoAnswer(silence) => Answer::NoAnswer(Silence {
-                waited_ms: silence.waited_ms,
-                reason: silence.reason,
-                age_seconds: silence.age_seconds,
-                last: silence.last.map(|it| Arc::new(value(&it))),
-            }),
+            Self::NoAnswer(silence) => Answer::NoAnswer(silence.map(value)),
+        }
+    }
+}
+
+impl<T> Silence<T> {
+    /// The same with another last answer.
+    pub fn map<U>(self, value: impl FnOnce(&T) -> U) -> Silence<U> {
+        Silence {
+            waited_ms: self.waited_ms,
+            reason: self.reason,
+            age_seconds: self.age_seconds,
+            last: self.last.map(|it| Arc::new(value(&it))),
         }
     }
 }

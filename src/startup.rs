@@ -39,7 +39,7 @@ use crate::prometheus::edge::{BODIES, READING_AGE};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
 use crate::routes::{self, LoadTestDeps};
-use crate::sections::Sections;
+use crate::sections::{Parts, Sections};
 use crate::settings::Reloader;
 use crate::settings::sections::ServerSettings;
 use crate::signals::Signal;
@@ -207,7 +207,11 @@ impl Application {
         let hosts = Hosts::new(server_settings.hosts.clone(), self.address.ip());
         let limits = Limits::new(&server_settings, Arc::new(unread));
         let last_answers = Arc::new(LastAnswers::new(&handles.pools));
-        let sections = Sections::new(&figures, memory.overview(), &handles, &last_answers);
+        let sections = Sections::new(&Parts {
+            figures: &figures,
+            handles: &handles,
+            last_answers: &last_answers,
+        });
         let load_test = load_test::deps(
             &server_settings,
             self.address,

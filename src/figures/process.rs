@@ -66,10 +66,9 @@ struct CpuUse {
 }
 
 impl CpuUse {
-    /// In percent of one processor; `None` if no time has passed.
-    fn percent(self) -> Option<f64> {
+    fn percent(self) -> CpuPercent {
         let elapsed = self.elapsed.as_secs_f64();
-        (elapsed > 0.0).then(|| 100.0 * self.used.as_secs_f64() / elapsed)
+        CpuPercent((elapsed > 0.0).then(|| 100.0 * self.used.as_secs_f64() / elapsed))
     }
 }
 
@@ -91,7 +90,7 @@ impl Collected {
         });
     }
 
-    fn percent(&self) -> Windows<Option<f64>> {
+    fn percent(&self) -> Windows<CpuPercent> {
         Windows::of(|window| self.recent.last(window).sum.percent())
     }
 }
@@ -110,7 +109,7 @@ pub struct ProcessStatus {
     /// CPU time since the start, without child processes.
     pub cpu_seconds_total: CpuSeconds,
     /// CPU time in the last minutes, in percent of one processor.
-    pub cpu_percent: Windows<Option<f64>>,
+    pub cpu_percent: Windows<CpuPercent>,
     /// Open descriptors. Null if they cannot be read.
     pub open_descriptors: Option<u64>,
     /// The most descriptors that it may open. Null if there is no limit.
@@ -118,6 +117,10 @@ pub struct ProcessStatus {
     /// Threads. Null if they cannot be read.
     pub threads: Option<u64>,
 }
+
+/// CPU time in percent of one processor; null if no time has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct CpuPercent(Option<f64>);
 
 /// CPU time since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
@@ -222,8 +225,8 @@ mod tests {
             last: (now, CpuTime::default()),
             recent: recent(),
         };
-        let is = |percent: Option<f64>, expected: f64| (percent.unwrap() - expected).abs() < 1e-9;
-        assert_eq!(collected.percent().last_1_minute, None);
+        let is = |percent: CpuPercent, expected: f64| (percent.0.unwrap() - expected).abs() < 1e-9;
+        assert_eq!(collected.percent().last_1_minute, CpuPercent(None));
         // Two processors for two minutes, then none for two minutes.
         for seconds in (0..240).step_by(5) {
             advance(5 * SECOND).await;

@@ -58,7 +58,7 @@ pub fn document() -> OpenApi {
         operation.servers = Some(vec![admin_server()]);
         paths.add_path_operation(route.path, vec![method(&route.method)], operation);
     }
-    variants::give_names(&mut components);
+    variants::simplify(&mut components.schemas);
     OpenApiBuilder::new()
         .info(info())
         .paths(paths)

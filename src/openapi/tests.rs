@@ -160,3 +160,50 @@ fn no_two_routes_have_the_same_operation_id() {
         assert!(ids.insert(operation_id(&route)), "{route:?}");
     }
 }
+
+/// Lists the composed schemas with parts that generators of clients lose: alternatives, and composed schemas
+/// without a name.
+fn lost(at: &str, schema: &Value, schemas: &Value, found: &mut Vec<String>) {
+    for part in schema["allOf"].as_array().into_iter().flatten() {
+        if has_alternatives(part, schemas) || part.get("allOf").is_some() {
+            found.push(at.to_owned());
+        }
+    }
+    let members = schema.as_object().into_iter().flatten();
+    let members = members.map(|(key, member)| (format!("{at}/{key}"), member));
+    let items = schema.as_array().into_iter().flatten().enumerate();
+    let items = items.map(|(index, item)| (format!("{at}/{index}"), item));
+    for (at, inner) in members.chain(items) {
+        lost(&at, inner, schemas, found);
+    }
+}
+
+fn has_alternatives(schema: &Value, schemas: &Value) -> bool {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let name = reference.trim_start_matches("#/components/schemas/");
+        return has_alternatives(&schemas[name], schemas);
+    }
+    let parts = schema["allOf"].as_array().into_iter().flatten();
+    schema.get("oneOf").is_some()
+        || schema.get("anyOf").is_some()
+        || parts
+            .into_iter()
+            .any(|part| has_alternatives(part, schemas))
+}
+
+#[test]
+fn generators_of_clients_lose_no_part_of_a_schema() {
+    let document = json();
+    let mut found = Vec::new();
+    lost(
+        "",
+        &document,
+        &document["components"]["schemas"],
+        &mut found,
+    );
+    assert!(
+        found.is_empty(),
+        "`allOf` with `oneOf`, `anyOf` or `allOf` inside: {}",
+        found.join(", ")
+    );
+}

@@ -4,29 +4,21 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
 use headroom_actors::kernel::{AskError, ChildState, NodeSnapshot, StatsSnapshot, Tree};
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{Section, json};
+use super::{Parts, Section};
 
 /// Actors that are listed.
 const BUSIEST: usize = 5;
 
 pub(super) struct Actors(Tree);
 
-impl Actors {
-    pub(super) fn new(tree: Tree) -> Self {
-        Self(tree)
-    }
-}
-
+/// The actors and supervisors together.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ActorsSection)]
-struct Snapshot {
+pub(super) struct Snapshot {
     /// How many actors and supervisors are in each state: `starting`, `running`, `restarting`,
     /// `stopping`, `stopped`.
     states: BTreeMap<&'static str, u64>,
@@ -38,6 +30,7 @@ struct Snapshot {
     busiest: Vec<Busy>,
 }
 
+/// One actor.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BusyActor)]
 struct Busy {
@@ -86,11 +79,14 @@ impl Busy {
 }
 
 impl Section for Actors {
-    fn name(&self) -> &'static str {
-        "actors"
+    const NAME: &'static str = "actors";
+    type Answer = Snapshot;
+
+    fn of(parts: &Parts<'_>) -> Self {
+        Self(parts.handles.tree.clone())
     }
 
-    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
-        ready(Ok(json(Snapshot::of(self.0.counted())))).boxed()
+    async fn snapshot(&self) -> Result<Snapshot, AskError> {
+        Ok(Snapshot::of(self.0.counted()))
     }
 }

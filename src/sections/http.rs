@@ -1,28 +1,24 @@
 //! The section on the requests of the main listener.
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
-use headroom_actors::kernel::AskError;
-use serde_json::Value;
 use std::sync::Arc;
 
-use super::{Section, json};
+use headroom_actors::kernel::AskError;
+
+use super::{Parts, Section};
 use crate::figures::HttpFigures;
+use crate::figures::http::HttpStatus;
 
 pub(super) struct Http(Arc<HttpFigures>);
 
-impl Http {
-    pub(super) fn new(figures: Arc<HttpFigures>) -> Self {
-        Self(figures)
-    }
-}
-
 impl Section for Http {
-    fn name(&self) -> &'static str {
-        "http"
+    const NAME: &'static str = "http";
+    type Answer = HttpStatus;
+
+    fn of(parts: &Parts<'_>) -> Self {
+        Self(Arc::clone(&parts.figures.http))
     }
 
-    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
-        ready(Ok(json(self.0.status()))).boxed()
+    async fn snapshot(&self) -> Result<HttpStatus, AskError> {
+        Ok(self.0.status())
     }
 }

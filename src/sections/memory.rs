@@ -2,31 +2,24 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
 use headroom_actors::kernel::AskError;
-use headroom_actors::memory::Overview;
-use serde_json::Value;
+use headroom_actors::memory::{MemoryOverview, Overview};
 
-use super::{Section, json};
+use super::{Parts, Section};
 
 pub(super) struct Memory(Overview);
 
-impl Memory {
-    pub(super) fn new(overview: Overview) -> Self {
-        Self(overview)
-    }
-}
-
 impl Section for Memory {
-    fn name(&self) -> &'static str {
-        "memory"
+    const NAME: &'static str = "memory";
+    type Answer = MemoryOverview;
+
+    fn of(parts: &Parts<'_>) -> Self {
+        Self(parts.handles.memory_overview.clone())
     }
 
-    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
+    async fn snapshot(&self) -> Result<MemoryOverview, AskError> {
         // Before the first reading, the memory supervisor starts.
         let retry_in = Duration::ZERO;
-        let latest = self.0.latest().ok_or(AskError::Restarting { retry_in });
-        ready(latest.map(json)).boxed()
+        self.0.latest().ok_or(AskError::Restarting { retry_in })
     }
 }

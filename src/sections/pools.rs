@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use headroom_actors::kernel::AskError;
 use headroom_actors::kernel::pool::{CircuitState, PoolStatus};
 use serde::Serialize;
-use serde_json::{Value, json as object};
 use utoipa::ToSchema;
 
-use super::{Section, json, shown_as_json};
+use super::shown::Shown;
+use super::{Parts, Section};
 use crate::last_answers::LastAnswers;
 use crate::last_known::ANSWER_WITHIN;
 use crate::pools::{Health, Kind, Pool};
@@ -25,17 +24,34 @@ pub(super) struct Pools {
     last: Arc<LastAnswers>,
 }
 
-impl Pools {
-    pub(super) fn new(pools: Arc<[Pool]>, last: Arc<LastAnswers>) -> Self {
-        Self { pools, last }
-    }
+/// The connection pools.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PoolsSection)]
+pub(super) struct Snapshot {
+    /// Every pool.
+    pools: Vec<Line>,
 }
 
-/// One pool. Counts start at zero with each incarnation of its actor.
+/// One pool.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PoolLine)]
 struct Line {
+    /// Its name.
+    name: &'static str,
+    #[serde(flatten)]
+    figures: ShownFigures,
+}
+
+/// Without parameters of its own: the derive would want to write the schema of `Figures` into it.
+type ShownFigures = Shown<Figures>;
+
+/// The figures of one pool. Counts start at zero with each incarnation of its actor.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PoolFigures)]
+struct Figures {
+    /// What it connects to.
     kind: Kind,
+    /// Whether it can be used.
     health: Health,
     /// Open connections.
     size: u32,
@@ -61,7 +77,7 @@ struct Line {
     wait_p99_ms: f64,
 }
 
-impl Line {
+impl Figures {
     fn new(kind: Kind, status: &PoolStatus) -> Self {
         Self {
             kind,
@@ -82,20 +98,29 @@ impl Line {
 }
 
 impl Section for Pools {
-    fn name(&self) -> &'static str {
-        "pools"
+    const NAME: &'static str = "pools";
+    type Answer = Snapshot;
+
+    fn of(parts: &Parts<'_>) -> Self {
+        Self {
+            pools: Arc::clone(&parts.handles.pools),
+            last: Arc::clone(parts.last_answers),
+        }
     }
 
-    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
+    async fn snapshot(&self) -> Result<Snapshot, AskError> {
         let within = ANSWER_WITHIN.saturating_sub(RESERVE);
         let pools = self.pools.iter().zip(&self.last.pools);
         let lines = pools.map(move |(pool, last)| async move {
             let status = last.status.or_answer(pool.status(within), within).await;
-            let mut line = shown_as_json(status.map(|status| json(Line::new(pool.kind(), status))));
-            line["name"] = object!(pool.name);
-            line
+            Line {
+                name: pool.name,
+                figures: status
+                    .map(|status| Figures::new(pool.kind(), status))
+                    .into(),
+            }
         });
-        let lines = join_all(lines);
-        async { Ok(object!({ "pools": lines.await })) }.boxed()
+        let pools = join_all(lines).await;
+        Ok(Snapshot { pools })
     }
 }

@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use headroom_actors::kernel::AskError;
 use headroom_actors::memory::{KindUsage, Overview};
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{Section, json};
+use super::{Parts, Section};
 use crate::figures::ProcessFigures;
 use crate::figures::process::ProcessStatus;
 
@@ -21,10 +18,6 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(figures: Arc<ProcessFigures>, memory: Overview) -> Self {
-        Self { figures, memory }
-    }
-
     /// `None` before the first reading.
     fn memory(&self) -> Option<Memory> {
         let latest = self.memory.latest()?;
@@ -42,9 +35,10 @@ impl Process {
     }
 }
 
+/// The server's process, and the memory of it and its child processes.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ProcessSection)]
-struct Snapshot {
+pub(super) struct Snapshot {
     #[serde(flatten)]
     process: ProcessStatus,
     /// Null before the first reading.
@@ -87,19 +81,22 @@ impl Resident {
 }
 
 impl Section for Process {
-    fn name(&self) -> &'static str {
-        "process"
+    const NAME: &'static str = "process";
+    type Answer = Snapshot;
+
+    fn of(parts: &Parts<'_>) -> Self {
+        Self {
+            figures: Arc::clone(&parts.figures.process),
+            memory: parts.handles.memory_overview.clone(),
+        }
     }
 
-    fn snapshot(&self) -> BoxFuture<'_, Result<Value, AskError>> {
-        async move {
-            let figures = Arc::clone(&self.figures);
-            let read = tokio::task::spawn_blocking(move || figures.status()).await;
-            Ok(json(Snapshot {
-                process: read.map_err(|_| AskError::Lost)?,
-                memory: self.memory(),
-            }))
-        }
-        .boxed()
+    async fn snapshot(&self) -> Result<Snapshot, AskError> {
+        let figures = Arc::clone(&self.figures);
+        let read = tokio::task::spawn_blocking(move || figures.status()).await;
+        Ok(Snapshot {
+            process: read.map_err(|_| AskError::Lost)?,
+            memory: self.memory(),
+        })
     }
 }

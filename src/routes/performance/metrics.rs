@@ -23,7 +23,7 @@ struct Document {
     /// The sections by name. One with `"state": "no_answer"` shows its last answer, if there was one,
     /// and the age of that in `age_seconds`.
     #[serde(flatten)]
-    #[schema(value_type = std::collections::BTreeMap<String, Value>)]
+    #[schema(value_type = Sections)]
     sections: Map<String, Value>,
 }
 
