@@ -1,20 +1,35 @@
 # shellcheck shell=bash
-# An independent client of the Open Inference Protocol, which the tests run against the server:
-# Triton's HTTP client (BSD licence) and its dependencies from PyPI, pinned in client.txt. Used by the tests only.
+# Independent clients from PyPI, which the tests run against the server, with their dependencies: a client of the Open
+# Inference Protocol, Triton's (BSD licence), pinned in client.txt; and a generator of clients from the OpenAPI document,
+# openapi-python-client (MIT licence), pinned in openapi_client.txt. Used by the tests only.
 
 need_protocol_client() {
-  local folder=$HEADROOM_CACHE/protocol-client made_of
+  python_packages protocol-client client.txt "a client of the Open Inference Protocol from PyPI (25 MiB, for the tests)"
+}
+
+need_openapi_client() {
   need_python
-  made_of="$(sha256sum <"$SETUP/client.txt") $(python3 --version)"
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    say "no generator of OpenAPI clients: it needs Python 3.11, and a test of the OpenAPI document is skipped"
+    return
+  fi
+  python_packages openapi-client openapi_client.txt "a generator of OpenAPI clients from PyPI (5 MiB, for the tests)"
+}
+
+# python_packages FOLDER REQUIREMENTS WHAT: installs packages into a folder of the cache, for PYTHONPATH.
+python_packages() {
+  local folder=$HEADROOM_CACHE/$1 requirements=$SETUP/$2 made_of
+  need_python
+  made_of="$(sha256sum <"$requirements") $(python3 --version)"
   is_current "$folder" "$made_of" && return
   open_work
   is_current "$folder" "$made_of" && return
-  need_space 200 "the protocol client"
-  say "fetching a client of the Open Inference Protocol from PyPI (25 MiB, for the tests)"
+  need_space 200 "$1"
+  say "fetching $3"
   mkdir -p "$WORK/tmp"
   TMPDIR=$WORK/tmp PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
     bounded 900 python3 -m pip install -q --no-input --timeout 30 --no-deps --require-hashes --only-binary=:all: \
-    --target "$WORK/protocol-client" -r "$SETUP/client.txt" 2>"$WORK/pip.log" ||
-    die "the protocol client cannot be installed for $(python3 --version): $(grep -E '^ERROR' "$WORK/pip.log" | tail -n 1 | cut -c1-300)"
-  replace_folder "$WORK/protocol-client" "$folder" "$made_of"
+    --target "$WORK/$1" -r "$requirements" 2>"$WORK/pip.log" ||
+    die "$1 cannot be installed for $(python3 --version): $(grep -E '^ERROR' "$WORK/pip.log" | tail -n 1 | cut -c1-300)"
+  replace_folder "$WORK/$1" "$folder" "$made_of"
 }

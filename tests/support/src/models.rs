@@ -127,7 +127,7 @@ pub fn cached(path: &str) -> PathBuf {
     let path = cache.join(path);
     assert!(
         path.exists(),
-        "{} is missing: run `make setup` and `scripts/setup.sh protocol_client` first",
+        "{} is missing: run `make setup` and `make test-programs` first",
         path.display()
     );
     path
