@@ -197,6 +197,15 @@ impl Slot {
         self.phase == Phase::Draining && !self.is_unloading && self.lease_count() > 0
     }
 
+    /// What its processes use: by the last reading of memory, or by its load until a reading shows them.
+    pub(super) fn measured_bytes(&self) -> u64 {
+        let entry = self.reservation.as_ref().map(Reservation::entry);
+        match entry.map_or(0, |entry| entry.measured()) {
+            0 if self.leases.is_some() => self.last_load_bytes,
+            bytes => bytes,
+        }
+    }
+
     /// The least to reserve for its next load: the bytes measured at the end of the last one.
     /// Growth after that load, and failed loads, raise only the estimate.
     pub(super) fn minimum_bytes(&self) -> u64 {

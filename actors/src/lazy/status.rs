@@ -126,7 +126,7 @@ impl ResourceStatus {
             never_fits,
             estimated_bytes: slot.estimated_bytes(),
             reserved_bytes: entry.map_or(0, |entry| entry.reserved()),
-            measured_bytes: entry.map_or(0, |entry| entry.measured()),
+            measured_bytes: slot.measured_bytes(),
             load_times: slot.load_times.quantiles(),
         }
     }

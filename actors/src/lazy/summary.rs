@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::loader::Loader;
 use super::phase::Phase;
 use super::slot::Slot;
-use crate::kernel::{Call, Message, Reservation};
+use crate::kernel::{Call, Message};
 
 /// Sums up the resources.
 #[derive(Debug, Clone, Copy)]
@@ -69,10 +69,9 @@ impl Figures {
 
     fn add(&mut self, slot: &Slot) {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let reservation = slot.reservation.as_ref().map(Reservation::entry);
         *self.phases.entry(slot.phase().label()).or_default() += 1;
         self.loaded_bytes += slot.loaded_bytes();
-        self.measured_bytes += reservation.map_or(0, |entry| entry.measured());
+        self.measured_bytes += slot.measured_bytes();
         self.leases += number(slot.lease_count());
         self.waiters += number(slot.waiting());
         self.hits_total += slot.counts.hits;

@@ -1,7 +1,7 @@
 //! A memory budget of a fixed size for tests, with faults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -34,6 +34,8 @@ pub(crate) struct FixedBudget {
     next_key: AtomicU64,
     /// The peak of every entry.
     peak: AtomicU64,
+    /// Whether memory was not read since the loads.
+    unread: AtomicBool,
     max_reservable: Mutex<Option<u64>>,
     fault: Mutex<Fault>,
 }
@@ -46,6 +48,7 @@ impl FixedBudget {
             loading: Mutex::default(),
             next_key: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            unread: AtomicBool::new(false),
             max_reservable: Mutex::default(),
             fault: Mutex::default(),
         })
@@ -53,6 +56,10 @@ impl FixedBudget {
 
     pub(crate) fn set_peak_of_all(&self, bytes: u64) {
         self.peak.store(bytes, SeqCst);
+    }
+
+    pub(crate) fn set_unread(&self, unread: bool) {
+        self.unread.store(unread, SeqCst);
     }
 
     pub(crate) fn set_max_reservable(&self, bytes: u64) {
@@ -92,7 +99,10 @@ impl ReservationEntry for FixedEntry {
         reserved.get(&self.key).copied().unwrap_or(0)
     }
     fn measured(&self) -> u64 {
-        self.measured.load(SeqCst)
+        match self.budget.unread.load(SeqCst) {
+            true => 0,
+            false => self.measured.load(SeqCst),
+        }
     }
     fn peak(&self) -> u64 {
         self.budget.peak.load(SeqCst)

@@ -45,6 +45,24 @@ fn a_resource_shows_what_it_needs_and_what_needs_it() {
 }
 
 #[test]
+fn until_memory_is_read_the_measured_bytes_are_those_of_the_load() {
+    paused(|system| async move {
+        let thing = Scripted::new().bytes(40).measured(30);
+        let loader = TestLoader::start(&system, 100, vec![thing.resource("thing", &[])]).await;
+        loader.budget.set_unread(true);
+        let measured = async || loader.status("thing").await.measured_bytes;
+        assert_eq!(measured().await, 0);
+        loader.use_once("thing").await;
+        assert_eq!(measured().await, 30);
+        loader.budget.set_unread(false);
+        assert_eq!(measured().await, 30);
+        loader.evict_idle(30).await;
+        assert_eq!(measured().await, 0);
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
 fn the_ttl_that_is_left_falls_while_a_resource_is_idle() {
     paused(|system| async move {
         let thing = Scripted::new().ttl(10 * SECOND).resource("thing", &[]);
