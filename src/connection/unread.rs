@@ -62,42 +62,19 @@ impl Unread {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use futures_util::future::{BoxFuture, FutureExt as _, ready};
-    use headroom_actors::kernel::BudgetError;
+    use headroom_actors::kernel::testing::buffers::FixedBuffers;
 
     use super::*;
 
-    /// A budget that grants everything or nothing.
-    struct Memory(AtomicBool);
-
-    impl Buffers for Memory {
-        fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
-            if self.0.load(Ordering::Relaxed) {
-                return Ok(BufferReservation::new(Arc::new(Self(true.into())), bytes));
-            }
-            Err(BudgetError::Unavailable)
-        }
-
-        fn read_memory(&self) -> BoxFuture<'static, ()> {
-            ready(()).boxed()
-        }
-
-        fn fill(&self, _bytes: u64) {}
-        fn release(&self, _held: u64, _filled: u64) {}
-    }
-
     #[test]
     fn the_time_without_memory_counts_from_the_first_refusal() {
-        let memory = Memory(AtomicBool::new(true));
+        let memory = FixedBuffers::new(u64::MAX);
         let second = Duration::from_secs(1);
         let begin = Instant::now();
         let mut unread = Unread::new(begin);
         assert_eq!(unread.reserve(100, &memory, begin), None);
 
-        memory.0.store(false, Ordering::Relaxed);
+        memory.set_max(0);
         let refused = begin + 60 * second;
         let deadline = Some(refused + UNRESERVED_MAX);
         assert_eq!(unread.reserve(200, &memory, refused), deadline);
@@ -110,7 +87,7 @@ mod tests {
             Some(again + UNRESERVED_MAX)
         );
 
-        memory.0.store(true, Ordering::Relaxed);
+        memory.set_max(u64::MAX);
         assert_eq!(unread.reserve(200, &memory, again + second), None);
         assert_eq!(unread.since(), begin);
     }

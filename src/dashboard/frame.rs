@@ -109,55 +109,15 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use futures_util::future::BoxFuture;
-    use headroom_actors::kernel::{BufferReservation, Timestamp};
+    use headroom_actors::kernel::Timestamp;
+    use headroom_actors::kernel::testing::buffers::FixedBuffers;
 
     use super::super::TimelineEvent;
     use super::super::tests::dashboard;
     use super::*;
 
-    /// A budget of a fixed size.
-    #[derive(Clone)]
-    struct Account {
-        bytes_max: u64,
-        held: Arc<AtomicU64>,
-    }
-
-    impl Account {
-        fn of(bytes_max: u64) -> Self {
-            let held = Arc::default();
-            Self { bytes_max, held }
-        }
-
-        fn held(&self) -> u64 {
-            self.held.load(Ordering::Relaxed)
-        }
-    }
-
-    impl Buffers for Account {
-        fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
-            if self.held() + bytes > self.bytes_max {
-                return Err(BudgetError::Unavailable);
-            }
-            self.held.fetch_add(bytes, Ordering::Relaxed);
-            Ok(BufferReservation::new(Arc::new(self.clone()), bytes))
-        }
-
-        fn read_memory(&self) -> BoxFuture<'static, ()> {
-            Box::pin(async {})
-        }
-
-        fn fill(&self, _: u64) {}
-
-        fn release(&self, held: u64, _: u64) {
-            self.held.fetch_sub(held, Ordering::Relaxed);
-        }
-    }
-
     /// A frame whose whole timeline is large, and whose recent part is not.
-    async fn large_frame(account: &Account) -> Frame {
+    async fn large_frame(account: &FixedBuffers) -> Frame {
         let event = |number| TimelineEvent {
             source: EventSource::Memory,
             number,
@@ -172,7 +132,7 @@ mod tests {
 
     #[actix_web::test]
     async fn the_memory_of_a_large_text_is_reserved_as_long_as_somebody_has_it() {
-        let account = Account::of(1 << 30);
+        let account = FixedBuffers::new(1 << 30);
         let frame = large_frame(&account).await;
         assert!(frame.recent.len() <= SMALL_BYTES);
         let events = [frame.event(&mut None), frame.event(&mut None)];
@@ -189,7 +149,9 @@ mod tests {
      {
         let mut seen = None;
         for (bytes_max, is_complete) in [(0, false), (1 << 30, true), (0, false)] {
-            let event = large_frame(&Account::of(bytes_max)).await.event(&mut seen);
+            let event = large_frame(&FixedBuffers::new(bytes_max))
+                .await
+                .event(&mut seen);
             let complete = format!("\"complete\":{is_complete}");
             let text = std::str::from_utf8(&event).unwrap();
             assert!(text.contains(&complete), "{bytes_max}");

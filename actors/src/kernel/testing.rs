@@ -1,6 +1,7 @@
 //! The test kit: an actix system per test, with a paused clock, that fails the test if an actor or a
 //! process outlives it.
 
+pub mod buffers;
 #[cfg(test)]
 pub(crate) mod certificate;
 #[cfg(test)]

@@ -320,57 +320,12 @@ fn sequence_id(parameters: &ParametersJson<'_>) -> Result<Option<String>, Proble
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use futures_util::future::BoxFuture;
-    use headroom_actors::kernel::BudgetError;
+    use headroom_actors::kernel::testing::buffers::FixedBuffers;
 
     use super::*;
 
-    /// A budget of a fixed size.
-    #[derive(Clone)]
-    struct Memory {
-        bytes_max: u64,
-        held: Arc<AtomicU64>,
-    }
-
-    impl Memory {
-        fn of(bytes_max: u64) -> Self {
-            Self {
-                bytes_max,
-                held: Arc::default(),
-            }
-        }
-
-        fn held(&self) -> u64 {
-            self.held.load(Ordering::Relaxed)
-        }
-    }
-
-    impl Buffers for Memory {
-        fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
-            let free = self.bytes_max - self.held();
-            if bytes > free {
-                let (need, budget) = (bytes, self.bytes_max);
-                return Err(BudgetError::Short { need, free, budget });
-            }
-            self.held.fetch_add(bytes, Ordering::Relaxed);
-            Ok(BufferReservation::new(Arc::new(self.clone()), bytes))
-        }
-
-        fn read_memory(&self) -> BoxFuture<'static, ()> {
-            Box::pin(async {})
-        }
-
-        fn fill(&self, _: u64) {}
-
-        fn release(&self, held: u64, _: u64) {
-            self.held.fetch_sub(held, Ordering::Relaxed);
-        }
-    }
-
     fn parse_text(text: &str) -> Result<InferRequest, Problem> {
-        parse(text.as_bytes(), &Memory::of(0)).map(|request| request.infer)
+        parse(text.as_bytes(), &FixedBuffers::new(0)).map(|request| request.infer)
     }
 
     fn zeros(datatype: &str, count: usize) -> String {
@@ -384,7 +339,7 @@ mod tests {
     fn memory_for_large_tensors_is_set_aside_as_long_as_they_are_there() {
         // Two characters of JSON become eight bytes.
         let text = zeros("FP64", 100_000);
-        let memory = Memory::of(10_000_000);
+        let memory = FixedBuffers::new(10_000_000);
         let request = parse(text.as_bytes(), &memory).unwrap().infer;
         assert_eq!(memory.held(), 2 * 800_000);
         let data = request.inputs[0].data.clone();
@@ -393,11 +348,11 @@ mod tests {
         drop(data);
         assert_eq!(memory.held(), 0);
 
-        let memory = Memory::of(1_600_000);
+        let memory = FixedBuffers::new(1_600_000);
         let _first = parse(text.as_bytes(), &memory).unwrap();
         let cases = [
             (memory.clone(), ProblemKind::InsufficientMemory),
-            (Memory::of(1_599_999), ProblemKind::MemoryExceeded),
+            (FixedBuffers::new(1_599_999), ProblemKind::MemoryExceeded),
         ];
         for (memory, kind) in cases {
             let problem = parse(text.as_bytes(), &memory).unwrap_err();
@@ -452,7 +407,7 @@ mod tests {
         let text = br#"{"parameters":{"sequence_id":7,"sequence_start":true,"other":1},
                 "outputs":[{"name":"y"}], "unknown": [1],
                 "inputs":[{"data":[[1,2]],"shape":[1,2],"name":"x","datatype":"INT32"}], "id":"42"}"#;
-        let Request { id, infer: request } = parse(text, &Memory::of(0)).unwrap();
+        let Request { id, infer: request } = parse(text, &FixedBuffers::new(0)).unwrap();
         assert_eq!(id.as_deref(), Some("42"));
         assert_eq!(request.wanted, ["y"]);
         let sequence = Sequence {

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::fake_host::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS, program};
 use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::buffers::FixedBuffers;
 use crate::kernel::{
-    self, AskError, BudgetError, Buffers, ChildSpec, Handle, Load, LoadContext, MemoryFeedback,
-    NoticeKind, NoticeReader, Notices, OomCounter, ReservationEntry, Root, SupervisorSpec,
+    AskError, ChildSpec, Handle, Load, LoadContext, MemoryFeedback, NoticeKind, NoticeReader,
+    Notices, OomCounter, ReservationEntry, Root, SupervisorSpec,
 };
 use crate::model::files::scan_model;
 use crate::model::resource::ModelResource;
@@ -42,22 +43,6 @@ impl ReservationEntry for FixedEntry {
         300 * MIB
     }
     fn release(&self) {}
-}
-
-/// Memory for outputs, without a limit.
-struct Unbounded;
-
-impl Buffers for Unbounded {
-    fn reserve(&self, bytes: u64) -> Result<kernel::BufferReservation, BudgetError> {
-        Ok(kernel::BufferReservation::new(Arc::new(Self), bytes))
-    }
-
-    fn read_memory(&self) -> BoxFuture<'static, ()> {
-        Box::pin(async {})
-    }
-
-    fn fill(&self, _: u64) {}
-    fn release(&self, _: u64, _: u64) {}
 }
 
 #[derive(Default)]
@@ -100,7 +85,7 @@ async fn load_within(
     let (pressure, reader) = pressure::channel();
     let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
     let deps = MemoryDeps {
-        answers: Arc::new(Unbounded),
+        answers: Arc::new(FixedBuffers::new(u64::MAX)),
         pressure: reader,
         notices: notices.clone(),
         oom: Some(Arc::clone(&kills) as _),

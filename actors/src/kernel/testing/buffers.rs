@@ -1,0 +1,61 @@
+//! An account for buffers without a budget behind it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use futures_util::future::{BoxFuture, FutureExt, ready};
+
+use crate::kernel::{BudgetError, BufferReservation, Buffers};
+
+/// An account of a fixed size. Clones share it.
+#[derive(Debug, Clone)]
+pub struct FixedBuffers(Arc<Account>);
+
+#[derive(Debug)]
+struct Account {
+    bytes_max: AtomicU64,
+    held: AtomicU64,
+}
+
+impl FixedBuffers {
+    /// An account for `bytes_max` bytes.
+    pub fn new(bytes_max: u64) -> Self {
+        Self(Arc::new(Account {
+            bytes_max: bytes_max.into(),
+            held: AtomicU64::default(),
+        }))
+    }
+
+    /// Changes what the account may hold.
+    pub fn set_max(&self, bytes_max: u64) {
+        self.0.bytes_max.store(bytes_max, SeqCst);
+    }
+
+    /// The bytes that it holds.
+    pub fn held(&self) -> u64 {
+        self.0.held.load(SeqCst)
+    }
+}
+
+impl Buffers for FixedBuffers {
+    fn reserve(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
+        let budget = self.0.bytes_max.load(SeqCst);
+        let free = budget.saturating_sub(self.held());
+        if bytes > free {
+            let need = bytes;
+            return Err(BudgetError::Short { need, free, budget });
+        }
+        self.0.held.fetch_add(bytes, SeqCst);
+        Ok(BufferReservation::new(Arc::new(self.clone()), bytes))
+    }
+
+    fn read_memory(&self) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+
+    fn fill(&self, _: u64) {}
+
+    fn release(&self, held: u64, _: u64) {
+        self.0.held.fetch_sub(held, SeqCst);
+    }
+}
