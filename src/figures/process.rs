@@ -178,7 +178,7 @@ impl ProcessFigures {
             cpu_percent,
             open_descriptors: open_descriptors().ok(),
             descriptors_max: limit.ok().filter(|limit| *limit != u64::MAX),
-            threads: threads(),
+            threads: own_status("Threads"),
         }
     }
 }
@@ -195,11 +195,12 @@ fn open_descriptors() -> io::Result<u64> {
     Ok(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
-fn threads() -> Option<u64> {
+/// A number that the kernel tells of this process: the one in the line that begins with `name`.
+pub(crate) fn own_status(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let mut lines = status.lines();
-    let threads = lines.find_map(|line| line.strip_prefix("Threads:"))?;
-    threads.trim().parse().ok()
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -2,12 +2,11 @@
 //! of the build. Hosts and private servers are processes of their own: their memory is in the memory
 //! metrics.
 
-use std::fs;
-
 use headroom_actors::kernel::{Label, Metric};
 
 use super::exposition::Exposition;
 use crate::figures::ProcessFigures;
+use crate::figures::process::own_status;
 use crate::version::{COMMIT, PROFILE, VERSION};
 
 const BUILD_INFO: Metric = Metric::gauge(
@@ -62,10 +61,9 @@ pub(super) fn write(exposition: &mut Exposition, process: &ProcessFigures) {
     exposition.family(&BUILD_INFO).sample(&build, 1.0);
     let status = process.status();
     let cpu = status.cpu_seconds_total;
-    let memory = memory();
     for (metric, value) in [
-        (RESIDENT, memory.map(|memory| memory.resident as f64)),
-        (VIRTUAL, memory.map(|memory| memory.size as f64)),
+        (RESIDENT, memory("VmRSS")),
+        (VIRTUAL, memory("VmSize")),
         (CPU, Some(cpu.user + cpu.system)),
         (START_TIME, Some(status.started_at.unix_seconds())),
         (OPEN_FDS, status.open_descriptors.map(|open| open as f64)),
@@ -78,23 +76,9 @@ pub(super) fn write(exposition: &mut Exposition, process: &ProcessFigures) {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Memory {
-    size: u64,
-    resident: u64,
-}
-
-fn memory() -> Option<Memory> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let bytes = |name: &str| {
-        let mut lines = status.lines();
-        let kib = lines.find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB"))?;
-        kib.trim().parse::<u64>().ok()?.checked_mul(1024)
-    };
-    Some(Memory {
-        size: bytes("VmSize:")?,
-        resident: bytes("VmRSS:")?,
-    })
+/// Bytes that the kernel tells in KiB.
+fn memory(name: &str) -> Option<f64> {
+    own_status(name).map(|kib| kib as f64 * 1024.0)
 }
 
 #[cfg(test)]
@@ -113,7 +97,7 @@ mod tests {
         let missing = METRICS.iter().filter(|metric| !has(metric));
         let missing: Vec<_> = missing.filter(|metric| **metric != MAX_FDS).collect();
         assert!(missing.is_empty(), "{missing:?}: {text}");
-        let memory = memory().unwrap();
-        assert!(memory.size >= memory.resident && memory.resident > 1 << 20);
+        let (size, resident) = (memory("VmSize").unwrap(), memory("VmRSS").unwrap());
+        assert!(size >= resident && resident > 1e6);
     }
 }
