@@ -69,16 +69,33 @@ impl<T: Merge> Rolling<T> {
         let touched = slots_in(window, self.slot).min(self.kept);
         let oldest = self.current().saturating_sub(touched);
         let mut sum = T::default();
-        for (_, value) in self.slots.iter().filter(|(slot, _)| *slot >= oldest) {
+        for (_, value) in self.slots_from(oldest) {
             sum.merge(value);
         }
-        let before = self
-            .slot
-            .saturating_mul(u32::try_from(oldest).unwrap_or(u32::MAX));
         Window {
             sum,
-            covers: self.began.elapsed().saturating_sub(before),
+            covers: self.beginning(oldest).elapsed(),
         }
+    }
+
+    /// The slots of the longest window in which something was added, oldest first: the number, the
+    /// beginning, the sum.
+    pub fn slots(&self) -> impl Iterator<Item = (u64, Instant, &T)> {
+        let slots = self.slots_from(self.current().saturating_sub(self.kept));
+        slots.map(|(number, sum)| (*number, self.beginning(*number), sum))
+    }
+
+    fn slots_from(&self, oldest: u64) -> impl Iterator<Item = &(u64, T)> {
+        self.slots
+            .iter()
+            .filter(move |(number, _)| *number >= oldest)
+    }
+
+    fn beginning(&self, number: u64) -> Instant {
+        self.began
+            + self
+                .slot
+                .saturating_mul(u32::try_from(number).unwrap_or(u32::MAX))
     }
 
     /// The number of the current slot, from 0.

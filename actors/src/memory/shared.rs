@@ -9,7 +9,7 @@ use super::history::History;
 use super::ledger::Ledger;
 use super::sampler::SourceReport;
 use super::status::{KindUsage, MemoryStatus};
-use super::timeline::Ring;
+use super::timeline::Usage;
 use crate::kernel::pressure::{Acknowledgement, PressureWriter, Stage};
 use crate::kernel::{Clock, Notices};
 
@@ -23,7 +23,7 @@ pub(super) struct Shared {
     ledger: Mutex<Ledger>,
     history: Mutex<History>,
     report: Mutex<Option<Arc<SourceReport>>>,
-    timeline: Mutex<Ring>,
+    timeline: Mutex<Usage>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,7 +60,7 @@ impl Shared {
         lock(&self.history)
     }
 
-    pub(super) fn timeline(&self) -> MutexGuard<'_, Ring> {
+    pub(super) fn timeline(&self) -> MutexGuard<'_, Usage> {
         lock(&self.timeline)
     }
 

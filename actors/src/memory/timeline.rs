@@ -1,24 +1,19 @@
-//! The usage of the last 15 minutes, for a chart: a ring of slots that holds what readings showed. It
-//! outlives the actor, and a slot without a reading is missing.
+//! The usage of the last 15 minutes, for a chart: slots that hold what readings showed. They
+//! outlive the actor, and a slot without a reading is missing.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::kernel::pressure::Level;
-use crate::kernel::{Clock, Timestamp};
+use crate::kernel::{Clock, Merge, Rolling, Timestamp};
 
 /// The time that one slot covers.
 const SLOT: Duration = Duration::from_secs(5);
 
 /// The time that all slots cover.
 const WINDOW: Duration = Duration::from_secs(15 * 60);
-
-/// The present slot is not full, so there is one more.
-const SLOTS_MAX: u64 = WINDOW.as_secs() / SLOT.as_secs() + 1;
 
 /// What the readings within one slot of the timeline showed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
@@ -52,7 +47,7 @@ pub struct Timeline {
 }
 
 /// What one reading showed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sample {
     pub(super) used: u64,
     pub(super) projected: u64,
@@ -60,65 +55,47 @@ pub(super) struct Sample {
     pub(super) level: Level,
 }
 
-/// The ring of slots.
+/// The slots that readings fill.
 #[derive(Debug)]
-pub(super) struct Ring {
-    began: Instant,
-    slots: VecDeque<Slot>,
-}
+pub(super) struct Usage(Rolling<Slot>);
 
-#[derive(Debug)]
+/// The last sample of a slot, with the highest projection and level.
+#[derive(Debug, Default)]
 struct Slot {
-    number: u64,
     used_max: u64,
-    /// The last sample, with the highest projection and level.
     sample: Sample,
 }
 
-impl Default for Ring {
-    fn default() -> Self {
-        Self {
-            began: Instant::now(),
-            slots: VecDeque::new(),
-        }
+impl Merge for Slot {
+    fn merge(&mut self, later: &Self) {
+        self.used_max = self.used_max.max(later.used_max);
+        self.sample = Sample {
+            projected: self.sample.projected.max(later.sample.projected),
+            level: self.sample.level.max(later.sample.level),
+            ..later.sample
+        };
     }
 }
 
-impl Ring {
+impl Default for Usage {
+    fn default() -> Self {
+        Self(Rolling::new(SLOT, WINDOW))
+    }
+}
+
+impl Usage {
     /// Adds what a reading has shown now.
     pub(super) fn add(&mut self, sample: Sample) {
-        let number = self.began.elapsed().as_secs() / SLOT.as_secs();
-        self.forget(number);
-        match self.slots.back_mut() {
-            Some(slot) if slot.number == number => {
-                slot.used_max = slot.used_max.max(sample.used);
-                slot.sample = Sample {
-                    projected: sample.projected.max(slot.sample.projected),
-                    level: sample.level.max(slot.sample.level),
-                    ..sample
-                };
-            }
-            _ => self.slots.push_back(Slot {
-                number,
-                used_max: sample.used,
-                sample,
-            }),
-        }
-    }
-
-    /// Drops the slots that are too old when slot `number` is the present one.
-    fn forget(&mut self, number: u64) {
-        let is_old = |slot: &mut Slot| slot.number + SLOTS_MAX <= number;
-        while self.slots.pop_front_if(is_old).is_some() {}
+        let used_max = sample.used;
+        self.0.add(&Slot { used_max, sample });
     }
 
     /// The slots of the last 15 minutes.
-    pub(super) fn timeline(&mut self) -> Timeline {
-        self.forget(self.began.elapsed().as_secs() / SLOT.as_secs());
+    pub(super) fn timeline(&self) -> Timeline {
         let clock = Clock::now();
-        let slots = self.slots.iter().map(|slot| TimelineSlot {
-            number: slot.number,
-            at: clock.time_of(self.began + Duration::from_secs(slot.number * SLOT.as_secs())),
+        let slots = self.0.slots().map(|(number, began, slot)| TimelineSlot {
+            number,
+            at: clock.time_of(began),
             used_bytes: slot.sample.used,
             used_max_bytes: slot.used_max,
             projected_max_bytes: slot.sample.projected,
@@ -150,13 +127,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slot_keeps_the_last_usage_and_the_highest_of_everything() {
-        let mut ring = Ring::default();
-        ring.add(sample(300, Level::Normal));
-        ring.add(sample(800, Level::High));
-        ring.add(sample(400, Level::Normal));
+        let mut usage = Usage::default();
+        usage.add(sample(300, Level::Normal));
+        usage.add(sample(800, Level::High));
+        usage.add(sample(400, Level::Normal));
         advance(SLOT * 3).await;
-        ring.add(sample(100, Level::Normal));
-        let timeline = ring.timeline();
+        usage.add(sample(100, Level::Normal));
+        let timeline = usage.timeline();
         let seen = timeline.slots.iter().map(|slot| {
             let level = slot.level;
             (slot.number, slot.used_bytes, slot.used_max_bytes, level)
@@ -169,18 +146,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_ring_is_bounded_and_forgets_what_is_old() {
-        let mut ring = Ring::default();
+    async fn the_slots_are_bounded_and_the_timeline_forgets_what_is_old() {
+        let mut usage = Usage::default();
         for used in 0..400 {
-            ring.add(sample(used, Level::Normal));
+            usage.add(sample(used, Level::Normal));
             advance(SLOT).await;
         }
         // Slot 400 has just begun, and has no reading.
-        let numbers = ring.timeline().slots.into_iter().map(|slot| slot.number);
+        let numbers = usage.timeline().slots.into_iter().map(|slot| slot.number);
         assert_eq!(numbers.collect::<Vec<_>>(), (220..400).collect::<Vec<_>>());
         advance(WINDOW - SLOT).await;
-        assert_eq!(ring.timeline().slots.len(), 1);
+        assert_eq!(usage.timeline().slots.len(), 1);
         advance(SLOT).await;
-        assert_eq!(ring.timeline().slots, []);
+        assert_eq!(usage.timeline().slots, []);
     }
 }
