@@ -22,7 +22,7 @@ use crate::{BINARY, Ended, command, json, run};
 const PASSWORD: &str = "hunter2-never-to-be-seen";
 
 /// A folder with the settings of a server that has everything it needs, and those of the test.
-fn settings(lines: &str) -> TempDir {
+pub(crate) fn settings(lines: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     // When the tests run as root, private servers run as another user, who must pass through the folder.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
@@ -39,7 +39,7 @@ fn settings(lines: &str) -> TempDir {
     folder
 }
 
-fn doctor(folder: &Path, more: &[&str]) -> Ended {
+pub(crate) fn doctor(folder: &Path, more: &[&str]) -> Ended {
     let mut doctor = command(&["doctor", "--config"]);
     doctor
         .arg(folder.join("base.toml"))
@@ -50,7 +50,7 @@ fn doctor(folder: &Path, more: &[&str]) -> Ended {
 }
 
 /// The checks by name. The command must have failed with this code, or succeeded with 0.
-fn checks(ended: Ended, code: i32) -> BTreeMap<String, Value> {
+pub(crate) fn checks(ended: Ended, code: i32) -> BTreeMap<String, Value> {
     assert_eq!(ended.code, Some(code), "{ended:?}");
     let report = json(&ended.stdout);
     let checks = report["checks"].as_array().unwrap().iter();
@@ -71,7 +71,7 @@ fn examine(lines: &str, code: i32) -> BTreeMap<String, Value> {
 
 /// A check that has failed must say what was found, what would fail and what to do.
 #[track_caller]
-fn assert_failed(checks: &BTreeMap<String, Value>, name: &str, found: &str) {
+pub(crate) fn assert_failed(checks: &BTreeMap<String, Value>, name: &str, found: &str) {
     let check = &checks[name];
     assert_eq!(check["outcome"], "failure", "{check}");
     let text = check["found"].as_str().unwrap();

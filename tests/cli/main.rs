@@ -7,6 +7,7 @@ mod clean_up;
 mod doctor;
 mod job;
 mod models;
+mod named_pipes;
 mod other_server;
 mod shell;
 mod status;

@@ -13,7 +13,7 @@
 //! A cluster is never upgraded: without programs of its major version it is left untouched.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -144,8 +144,12 @@ async fn find_programs(
     search: &SearchPath,
 ) -> Result<Programs, PrivateServerError> {
     let path = data_dir.folder.join(CLUSTER);
-    let wanted = regular_file::read_text(&path.join("PG_VERSION"), VERSION_BYTES_MAX).ok();
-    let wanted = wanted.map(|version| version.trim().to_owned());
+    let file = path.join("PG_VERSION");
+    let wanted = match regular_file::read_text(&file, VERSION_BYTES_MAX) {
+        Ok(version) => Some(version.trim().to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(PrivateServerError::folder(&file, &error)),
+    };
     let mut installed = Vec::new();
     let found = PRIVATE_SERVER.find_programs(search, data_dir, |folder, line| {
         let Some(version) = major_version(line) else {
