@@ -1,8 +1,8 @@
 //! Clients of event streams that stop reading: what the server holds for them is bounded, and they are cut off.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::Answer;
@@ -65,18 +65,25 @@ async fn wait_until_cut_off(server: &Server, clients: u64, change: impl AsyncFn(
     .await;
 }
 
+/// Starts a job, which is a change, and a change is an event.
+async fn change_status(server: &Server) {
+    server.post(PRELOAD, &json!({ "names": ["nothing"] })).await;
+}
+
+/// Starts a preload of these names. Returns the path of its job.
+async fn preload(server: &Server, names: &[String]) -> String {
+    let preload = server.post_json(PRELOAD, &json!({ "names": names })).await;
+    assert_eq!(preload.status, 202, "{preload:?}");
+    preload.headers["location"].to_str().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn followers_of_the_status_that_stop_reading_are_cut_off_and_free_their_places() {
     let server = Server::start(Options::new(BINARY).settings(SETTINGS));
     let events = "/api/status/events";
     let clients: Vec<_> = (0..64).map(|_| stop_reading(&server, events)).collect();
     assert_eq!(server.get(events).await.status(), 503);
-    wait_until_cut_off(&server, 64, async || {
-        // A job is a change, and a change is an event.
-        let preload = json!({ "names": ["nothing"] });
-        server.post(PRELOAD, &preload).await;
-    })
-    .await;
+    wait_until_cut_off(&server, 64, async || change_status(&server).await).await;
     wait_for_async(DEADLINE, || async {
         let status = server.get(events).await.status();
         (status == 200).then_some(()).ok_or(status)
@@ -95,9 +102,7 @@ async fn a_follower_of_a_job_that_stops_reading_is_cut_off() {
         models.add(name, 1, torchscript::echo);
     }
     let server = Server::start(models.options(BINARY).settings(SETTINGS));
-    let preload = server.post_json(PRELOAD, &json!({ "names": names })).await;
-    assert_eq!(preload.status, 202, "{preload:?}");
-    let job = preload.headers["location"].to_str().unwrap().to_owned();
+    let job = preload(&server, &names).await;
     let client = stop_reading(&server, &format!("{job}/events"));
     wait_until_cut_off(&server, 1, async || {}).await;
     wait_for_async(DEADLINE, || async {
@@ -108,4 +113,73 @@ async fn a_follower_of_a_job_that_stops_reading_is_cut_off() {
     // It has no effect on the job.
     Answer::to(server.client().delete(server.url(&job))).await;
     drop(client);
+}
+
+/// What a stream of events may outlive, since its client reads all of it again and again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A server with models that cannot be loaded, and whose states are long: each load is a change soon.
+fn server_with_broken_models(count: u32) -> (Server, Models, Vec<String>) {
+    let models = Models::new();
+    let name = |number: u32| format!("{}-{number}", "broken".repeat(20));
+    let names: Vec<_> = (0..count).map(name).collect();
+    for name in &names {
+        models.add(name, 1, |path| std::fs::write(path, "no model"));
+    }
+    let settings = format!("server.answer_timeout = '{ANSWER_TIMEOUT:?}'");
+    let server = Server::start(models.options(BINARY).settings(&settings));
+    (server, models, names)
+}
+
+/// Has the server wait for a client again and again, each time until it has read everything, for longer than one
+/// response may take to be read.
+async fn read_now_and_then(server: &Server, mut client: TcpStream, change: impl AsyncFn()) {
+    client
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
+    let mut text = vec![0; 64 << 10];
+    let mut first_wait = None;
+    let is_longer = |first: Option<Instant>| {
+        first.is_some_and(|first| first.elapsed() > ANSWER_TIMEOUT + Duration::from_millis(500))
+    };
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let was_longer = is_longer(first_wait);
+        while unread_bytes(server).await == 0 {
+            let cut = server.metric(CUT, &STALLED).await;
+            let waits = first_wait.map(|first| first.elapsed());
+            assert_eq!(cut, 0.0, "cut off after {waits:?}");
+            assert!(Instant::now() < end, "the server does not wait");
+            change().await;
+        }
+        first_wait.get_or_insert_with(Instant::now);
+        while unread_bytes(server).await > 0 {
+            let all = loop {
+                match client.read(&mut text) {
+                    Ok(0) => panic!("the stream has ended"),
+                    Ok(_) => {}
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(all.kind(), ErrorKind::WouldBlock);
+        }
+        if was_longer {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_follower_of_the_status_that_reads_outlives_the_timeout_of_an_answer() {
+    let (server, _models, _) = server_with_broken_models(60);
+    let client = stop_reading(&server, "/api/status/events");
+    read_now_and_then(&server, client, async || change_status(&server).await).await;
+}
+
+#[tokio::test]
+async fn a_follower_of_a_job_that_reads_outlives_the_timeout_of_an_answer() {
+    let (server, _models, names) = server_with_broken_models(500);
+    let job = preload(&server, &names).await;
+    let client = stop_reading(&server, &format!("{job}/events"));
+    read_now_and_then(&server, client, async || {}).await;
 }
