@@ -74,7 +74,8 @@ impl Jobs {
         }
         let record = self.store().begin(&start)?;
         let (id, watch) = (record.id.clone(), record.watch());
-        tracing::info!(job = %id, kind = start.kind.name, description = start.description, "job started");
+        let status = record.status();
+        tracing::info!(job = %id, kind = status.kind, description = status.description, "job started");
         let job = JobContext::new(record, start.deadline);
         // A set aborts its task when it is dropped, so no work outlives the incarnation.
         let mut task = JoinSet::new();
