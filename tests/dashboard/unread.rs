@@ -42,10 +42,7 @@ fn stop_reading(server: &Server, path: &str) -> TcpStream {
 
 /// The bytes of the budget that wait for clients to read.
 async fn unread_bytes(server: &Server) -> u64 {
-    let stats = server.memory_stats().await;
-    let buffers = stats["buffers"].as_array().unwrap();
-    let found = buffers.iter().find(|it| it["name"] == "unread_answers");
-    found.map_or(0, |account| account["held_bytes"].as_u64().unwrap())
+    server.buffer_bytes("unread_answers").await
 }
 
 /// Waits until this number of clients is cut off, and checks what the server holds for them meanwhile and afterwards.

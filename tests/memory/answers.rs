@@ -97,18 +97,10 @@ async fn run_regular_client(server: &Server, running: &AtomicBool) -> u64 {
     answered
 }
 
-/// The bytes of the budget in one account of buffers.
-async fn buffer_bytes(server: &Server, account: &str) -> u64 {
-    let stats = server.memory_stats().await;
-    let buffers = stats["buffers"].as_array().unwrap();
-    let found = buffers.iter().find(|buffer| buffer["name"] == account);
-    found.map_or(0, |buffer| buffer["held_bytes"].as_u64().unwrap())
-}
-
 /// Waits until an account of buffers holds nothing.
 async fn wait_until_released(server: &Server, account: &str) {
     wait_for_async(DEADLINE, || async {
-        let bytes = buffer_bytes(server, account).await;
+        let bytes = server.buffer_bytes(account).await;
         (bytes == 0).then_some(()).ok_or(bytes)
     })
     .await;
@@ -319,7 +311,7 @@ async fn a_client_that_reads_steadily_but_for_too_long_is_cut_off() {
         }
     })
     .await;
-    assert_eq!(buffer_bytes(&server, "answers").await, 0);
+    assert_eq!(server.buffer_bytes("answers").await, 0);
 }
 
 #[tokio::test]

@@ -62,13 +62,7 @@ fn assert_measured(operation: &Value, succeeded: u64) {
 
 /// Asserts that a load test holds no memory and no connections any more.
 pub(crate) async fn assert_released(server: &Server) {
-    let stats = server.memory_stats().await;
-    let buffers = stats["buffers"].as_array().unwrap();
-    let held = buffers
-        .iter()
-        .find(|account| account["name"] == "load_test");
-    let held = held.map_or(0, |account| account["held_bytes"].as_u64().unwrap());
-    assert_eq!(held, 0, "{stats}");
+    assert_eq!(server.buffer_bytes("load_test").await, 0);
     wait_for_async(DEADLINE, || async {
         let pool = server.get_json("/api/pools/postgres").await.ok();
         let is_idle = pool["in_use"] == 0 && pool["waiting"] == 0;

@@ -205,6 +205,14 @@ impl Server {
         stats.await.ok()
     }
 
+    /// The bytes of the budget in one account of buffers.
+    pub async fn buffer_bytes(&self, account: &str) -> u64 {
+        let stats = self.memory_stats().await;
+        let buffers = stats["buffers"].as_array().expect("accounts");
+        let found = buffers.iter().find(|buffer| buffer["name"] == account);
+        found.map_or(0, |buffer| buffer["held_bytes"].as_u64().expect("a number"))
+    }
+
     /// One actor in `/api/actors`, such as "headroom/repository"; null when it is not there.
     pub async fn actor(&self, path: &str) -> Value {
         let tree = self.get_json("/api/actors").await.ok();
