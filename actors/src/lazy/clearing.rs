@@ -267,8 +267,13 @@ fn choose(slot: &Slot, clear: &Clear) -> Choice {
             KeptReason::OtherKind
         }
         _ if !slot.is_active() => KeptReason::NotLoaded,
-        Clear { names, .. } if names.is_empty() && resource.pinned => KeptReason::Pinned,
+        Clear {
+            names, keep_pinned, ..
+        } if resource.pinned && (*keep_pinned || names.is_empty()) => KeptReason::Pinned,
         Clear { idle_for, .. } if idle_for.is_some_and(was_used) => KeptReason::UsedRecently,
+        Clear { uses, .. } if uses.is_some_and(|uses| uses != slot.counts.uses()) => {
+            KeptReason::UsedRecently
+        }
         _ => return Ok(()),
     };
     Err(kept.into())

@@ -160,6 +160,11 @@ pub struct Clear {
     pub kind: Option<String>,
     /// Only resources that are idle, and were not used for this long.
     pub idle_for: Option<Duration>,
+    /// Only resources that callers have asked for exactly this often (hits and misses), so not those that
+    /// others have used since the sender looked.
+    pub uses: Option<u64>,
+    /// Keeps pinned resources also if they are named.
+    pub keep_pinned: bool,
     /// Reports what would happen, and changes nothing.
     pub dry_run: bool,
     /// How long to wait for the unloads. They go on afterwards.

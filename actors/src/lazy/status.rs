@@ -44,6 +44,13 @@ pub struct Counts {
     pub evictions: BTreeMap<&'static str, u64>,
 }
 
+impl Counts {
+    /// How often callers have asked for it.
+    pub fn uses(&self) -> u64 {
+        self.hits + self.misses
+    }
+}
+
 /// The status of one resource.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ResourceStatus {

@@ -221,6 +221,7 @@ pub(in crate::routes) async fn clear(
         idle_for: query.idle_seconds,
         dry_run,
         wait,
+        ..Clear::default()
     };
     let report = loop {
         // The second reading comes within the request's deadline, too.

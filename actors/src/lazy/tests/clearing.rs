@@ -228,6 +228,29 @@ fn only_what_was_idle_for_long_enough_is_unloaded() {
 }
 
 #[test]
+fn what_was_used_or_pinned_since_the_sender_looked_stays() {
+    paused(|system| async move {
+        let loader = start(&system).await;
+        let seen = loader.status("other").await.counts.uses();
+        let unless_changed = |name: &str, uses: u64| Clear {
+            uses: Some(uses),
+            keep_pinned: true,
+            ..named(&[name])
+        };
+        loader.use_once("other").await;
+        let report = clear(&loader, unless_changed("other", seen)).await;
+        assert_outcomes(&report, &[("other", kept(KeptReason::UsedRecently))]);
+        let seen = loader.status("pinned").await.counts.uses();
+        let report = clear(&loader, unless_changed("pinned", seen)).await;
+        assert_outcomes(&report, &[("pinned", kept(KeptReason::Pinned))]);
+        let seen = loader.status("other").await.counts.uses();
+        let report = clear(&loader, unless_changed("other", seen)).await;
+        assert_outcomes(&report, &[("other", UNLOADED)]);
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
 fn a_kind_chooses_its_resources_only() {
     paused(|system| async move {
         let loader = start(&system).await;

@@ -211,7 +211,8 @@ impl Rounds {
         self.meters.cold_load.count(took, lease.map(drop));
         self.meters.cold_load.add_time(took);
         if let Some(before) = before.filter(|_| is_loaded) {
-            self.own_uses.insert(name.to_owned(), uses(&before) + 1);
+            self.own_uses
+                .insert(name.to_owned(), before.counts.uses() + 1);
         }
         is_loaded
     }
@@ -233,22 +234,17 @@ impl Rounds {
         if self.kept.contains(name) {
             return;
         }
-        let own_uses = self.own_uses.remove(name);
-        let Some(status) = self.status(name).await else {
+        let Some(own_uses) = self.own_uses.remove(name) else {
+            // Its load has failed.
             return;
         };
-        if status.phase != Phase::Ready {
-            // It was evicted meanwhile, or its load has failed.
-            return;
-        }
-        if status.pinned || own_uses != Some(uses(&status)) {
-            self.kept.insert(name.to_owned());
-            return;
-        }
+        // The loader decides, so nobody can pin or use it between a look at it and its unload.
         let clear = Clear {
             names: vec![name.to_owned()],
             // Only if it is idle.
             idle_for: Some(Duration::ZERO),
+            uses: Some(own_uses),
+            keep_pinned: true,
             wait: UNLOAD_WITHIN,
             ..Clear::default()
         };
@@ -257,6 +253,7 @@ impl Rounds {
         let took = began.elapsed();
         let unloaded = match cleared {
             Ok(Ok(report)) => match report.resources.iter().find(|it| it.name == name) {
+                // It was evicted meanwhile.
                 Some(it) if it.reason == Some(KeptReason::NotLoaded) => return,
                 Some(it) if it.outcome == ClearOutcome::Kept => {
                     self.kept.insert(name.to_owned());
@@ -280,11 +277,6 @@ impl Rounds {
         let known = self.run.handles.loader.ask(Status, OPERATION_WITHIN).await;
         known.ok()?.into_iter().find(|it| it.name == name)
     }
-}
-
-/// How often callers have asked for a resource.
-fn uses(status: &ResourceStatus) -> u64 {
-    status.counts.hits + status.counts.misses
 }
 
 /// A lease on the model `name`.
