@@ -7,7 +7,6 @@ use serde::de::DeserializeOwned;
 use super::Failure;
 use super::client::ClientError;
 use super::output;
-use super::part::Part;
 
 /// An answer of whatever listens at the URL.
 pub(super) struct Answer {
@@ -34,22 +33,8 @@ impl Answer {
                 content,
                 body: self.body.clone(),
             }),
-            Err(error) => Err(self.foreign(error.to_string())),
+            Err(error) => Err(ClientError::other_form(self.url.clone(), &error).into()),
         }
-    }
-
-    /// The answer of one part of the server, which may be that there is none.
-    pub(super) fn read_part<T: DeserializeOwned>(&self) -> Result<Document<Part<T>>, Failure> {
-        let document = self.read::<Part<T>>()?;
-        match document.content.is_known() {
-            true => Ok(document),
-            false => Err(self.foreign("it has another form".to_owned())),
-        }
-    }
-
-    fn foreign(&self, reason: String) -> Failure {
-        let url = self.url.clone();
-        Failure::NoServer(ClientError::Foreign { url, reason })
     }
 }
 

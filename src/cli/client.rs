@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use super::Failure;
 use super::answer::Answer;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, is_temporary};
 use super::server_url::{DEFAULT_URL, ServerUrl};
 
 /// The variable that names another one.
@@ -91,7 +91,28 @@ pub enum ClientError {
         url: String,
         /// What is wrong with it.
         reason: String,
+        /// Whether a gateway can have given it because the server behind it is away for a moment.
+        is_temporary: bool,
     },
+}
+
+impl ClientError {
+    /// The answer at `url` has another form than one of Headroom.
+    pub(super) fn other_form(url: String, error: &serde_json::Error) -> Self {
+        Self::Foreign {
+            url,
+            reason: error.to_string(),
+            is_temporary: false,
+        }
+    }
+
+    /// Whether the same request can succeed soon.
+    pub(super) fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } => true,
+            Self::Foreign { is_temporary, .. } => *is_temporary,
+        }
+    }
 }
 
 /// Root certificates are read only where they are needed: that takes longer than a request.
@@ -209,7 +230,11 @@ impl Client {
         let reason = format!("it has the status {}", head.status);
         Err(match Refusal::read(path, &head, body, self.json) {
             Some(refusal) => Failure::Refused(Box::new(refusal)),
-            None => Failure::NoServer(ClientError::Foreign { url, reason }),
+            None => Failure::NoServer(ClientError::Foreign {
+                url,
+                reason,
+                is_temporary: is_temporary(head.status),
+            }),
         })
     }
 

@@ -39,7 +39,7 @@ pub(super) fn man(args: &ManArgs) -> Result<(), Failure> {
     let Some(folder) = &args.dir else {
         return write(&page(command).map_err(Failure::Output)?).map(drop);
     };
-    create(folder).map_err(|source| failed(folder, source))?;
+    fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
     let mut pages = Vec::new();
     collect(command, &mut pages);
     let mut names = String::new();
@@ -55,10 +55,6 @@ pub(super) fn man(args: &ManArgs) -> Result<(), Failure> {
 fn failed(path: &Path, source: io::Error) -> Failure {
     let path = path.to_owned();
     Failure::File { path, source }
-}
-
-fn create(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)
 }
 
 /// `command` and all commands below it.

@@ -130,10 +130,10 @@ impl Failure {
     }
 
     /// Whether the same request can succeed soon: the server restarts, or is busy.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(super) fn is_temporary(&self) -> bool {
         match self {
-            Self::NoServer(_) => true,
-            Self::Refused(refusal) => refusal.may_pass(),
+            Self::NoServer(error) => error.is_temporary(),
+            Self::Refused(refusal) => refusal.is_temporary(),
             _ => false,
         }
     }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use super::Failure;
 use super::answer::{Answer, Document};
-use super::client::{Client, encoded};
+use super::client::{Client, ClientError, encoded};
 use super::output::{one_line, print, seconds};
 
 /// How often the server is asked for the state of the job.
@@ -30,11 +31,12 @@ const WIDTH: usize = 78;
 
 /// What is read of a job.
 #[derive(Debug, Deserialize)]
-pub(super) struct Job<R = serde_json::Value> {
+pub(super) struct Job {
     id: String,
     state: String,
     error: Option<String>,
-    result: Option<R>,
+    #[serde(default)]
+    result: Value,
     progress: Progress,
 }
 
@@ -47,17 +49,14 @@ struct Progress {
 
 /// A job that has ended.
 pub(super) struct Ended<R> {
-    pub(super) job: Document<Job<R>>,
+    pub(super) job: Document<Job>,
+    /// What the job was for.
+    pub(super) result: Option<R>,
     /// Whether this command has cancelled it.
     is_interrupted: bool,
 }
 
 impl<R> Ended<R> {
-    /// What the job was for.
-    pub(super) fn result(&self) -> Option<&R> {
-        self.job.content.result.as_ref()
-    }
-
     /// Success, or why the job has not succeeded.
     pub(super) fn outcome(&self) -> Result<(), Failure> {
         let Job {
@@ -92,22 +91,31 @@ pub(super) async fn follow<R: DeserializeOwned>(
     client: &Client,
     started: &Answer,
 ) -> Result<Ended<R>, Failure> {
-    let job: Document<Job<R>> = started.read()?;
+    let job: Document<Job> = started.read()?;
     let id = job.content.id.clone();
     let path = format!("/api/jobs/{}", encoded(&id));
+    let url = client.url_of(&path);
     let ended = follow_to_end(client, &path, job).await;
-    ended.map_err(|cause| Failure::JobLeft {
+    let (job, is_interrupted) = ended.map_err(|cause| Failure::JobLeft {
         id,
-        url: client.url_of(&path),
+        url: url.clone(),
         cause: Box::new(cause),
+    })?;
+    // It is read only here: the job has ended, whatever the form of its result.
+    let result = Option::deserialize(&job.content.result);
+    Ok(Ended {
+        result: result.map_err(|error| ClientError::other_form(url, &error))?,
+        job,
+        is_interrupted,
     })
 }
 
-async fn follow_to_end<R: DeserializeOwned>(
+/// The job at its end, and whether this command has cancelled it.
+async fn follow_to_end(
     client: &Client,
     path: &str,
-    mut job: Document<Job<R>>,
-) -> Result<Ended<R>, Failure> {
+    mut job: Document<Job>,
+) -> Result<(Document<Job>, bool), Failure> {
     let mut interrupts = signal(SignalKind::interrupt()).map_err(Failure::Signals)?;
     let line = ProgressLine::new();
     let mut is_interrupted = false;
@@ -131,25 +139,18 @@ async fn follow_to_end<R: DeserializeOwned>(
             }
         };
     }
-    Ok(Ended {
-        job,
-        is_interrupted,
-    })
+    Ok((job, is_interrupted))
 }
 
 /// Reads or cancels the job. The job runs on while the server is busy or cannot be reached, so that is tried
 /// again, for as long as an answer may take (`--timeout`).
-async fn ask<R: DeserializeOwned>(
-    client: &Client,
-    method: Method,
-    path: &str,
-) -> Result<Document<Job<R>>, Failure> {
+async fn ask(client: &Client, method: Method, path: &str) -> Result<Document<Job>, Failure> {
     let give_up_at = Instant::now() + client.within();
     loop {
         let within = ANSWER_WITHIN.min(client.within());
         let answer = client.send_within(method.clone(), path, None, within).await;
         match answer.and_then(|answer| answer.read()) {
-            Err(failure) if failure.may_pass() && Instant::now() < give_up_at => {
+            Err(failure) if failure.is_temporary() && Instant::now() < give_up_at => {
                 sleep(RETRY_INTERVAL).await;
             }
             ended => return ended,

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::Failure;
 use super::client::{Client, ServerArgs};
 use super::output::{Align, Style, Table, bytes, print, seconds};
+use super::part::Part;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GcArgs {
@@ -36,11 +37,11 @@ struct Action {
 
 pub(super) async fn gc(args: &GcArgs) -> Result<(), Failure> {
     let client = Client::new(&args.server.url, args.server.bounds, args.json)?;
-    let answer = client.post(PATH, None).await?.read_part()?;
+    let answer = client.post(PATH, None).await?.read::<Part<Report>>()?;
     if args.json {
         answer.print()?;
     }
-    let (report, note): (Report, _) = answer.content.last()?;
+    let (report, note) = answer.content.last()?;
     match note {
         None if args.json => Ok(()),
         None => print(&render(&report)),

@@ -11,6 +11,7 @@ use super::job;
 use super::output::{
     Align, Cell, Style, Table, Tone, between, bytes, count, one_line, print, seconds,
 };
+use super::part::Part;
 
 const PATH: &str = "/api/performance/optimize";
 
@@ -102,11 +103,11 @@ pub(super) async fn optimize(args: &OptimizeArgs) -> Result<(), Failure> {
     let ended = job::follow(&client, &started).await?;
     if args.json {
         ended.job.print()?;
-    } else if let Some(report) = ended.result() {
+    } else if let Some(report) = &ended.result {
         print(&render(report))?;
     }
     ended.outcome()?;
-    let steps = ended.result().into_iter();
+    let steps = ended.result.iter();
     let steps = steps.flat_map(|report: &Report| &report.steps);
     match steps.filter(|step| step.is_missing()).count() {
         0 => Ok(()),
@@ -154,11 +155,12 @@ fn render(report: &Report) -> String {
 }
 
 async fn history(client: &Client, json: bool) -> Result<(), Failure> {
-    let answer = client.get(&format!("{PATH}/history")).await?.read_part()?;
+    let answer = client.get(&format!("{PATH}/history")).await?;
+    let answer = answer.read::<Part<History>>()?;
     if json {
         answer.print()?;
     }
-    let (history, note): (History, _) = answer.content.last()?;
+    let (history, note) = answer.content.last()?;
     if json {
         return Ok(());
     }

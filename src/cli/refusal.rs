@@ -74,8 +74,8 @@ impl Refusal {
     }
 
     /// Whether the same request can succeed soon.
-    pub(super) fn may_pass(&self) -> bool {
-        matches!(self.status.as_u16(), 429 | 502..=504)
+    pub(super) fn is_temporary(&self) -> bool {
+        is_temporary(self.status)
     }
 
     /// Writes the problem to standard output, if the command writes JSON.
@@ -85,4 +85,9 @@ impl Refusal {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a request that is answered with `status` can succeed soon.
+pub(super) fn is_temporary(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 502..=504)
 }

@@ -148,6 +148,31 @@ fn a_job_that_is_lost_sight_of_is_named() {
     assert!(stderr.contains("the job 4f7c may still run"), "{stderr}");
 }
 
+#[test]
+fn a_job_or_a_result_in_another_form_is_not_asked_for_again() {
+    let progress = json!({ "done": 1, "total": 1, "current_step": null });
+    let succeeded = json!({ "id": "4f7c", "state": "succeeded", "error": null, "result": {},
+        "progress": progress });
+    for more in [&[][..], &["--json"]] {
+        let server = OtherServer::start(vec![
+            job("202 Accepted", "running"),
+            answer("200 OK", &succeeded.to_string()),
+        ]);
+        let ended = load_from(&server, more);
+        server.end();
+        let (stdout, stderr) = ended.failed(69);
+        assert_eq!((&*stdout, stderr.lines().count()), ("", 1), "{stderr}");
+        assert!(stderr.contains("missing field `refused`"), "{stderr}");
+    }
+
+    let server = OtherServer::start(vec![job("202 Accepted", "running"), answer("200 OK", "{}")]);
+    let ended = load_from(&server, &[]);
+    server.end();
+    let (_, stderr) = ended.failed(69);
+    assert!(stderr.contains("is not one of this version"), "{stderr}");
+    assert!(stderr.contains("the job 4f7c may still run"), "{stderr}");
+}
+
 #[tokio::test]
 async fn a_job_that_is_not_waited_for_is_named() {
     let (server, _models) = start();

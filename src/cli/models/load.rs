@@ -68,11 +68,11 @@ pub(super) async fn load(args: &LoadArgs) -> Result<(), Failure> {
     let ended = job::follow(&client, &started).await?;
     if args.asking.json {
         ended.job.print()?;
-    } else if let Some(report) = ended.result() {
+    } else if let Some(report) = &ended.result {
         print(&table(report).render(Style::of_stdout(), ""))?;
     }
     ended.outcome()?;
-    let missing = ended.result().map_or(0, Report::missing);
+    let missing = ended.result.as_ref().map_or(0, Report::missing);
     match missing {
         0 => Ok(()),
         missing => Err(Failure::Incomplete(format!(

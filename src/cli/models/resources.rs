@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::cli::Failure;
 use crate::cli::client::Client;
 use crate::cli::output::{Align, Cell, Style, Table, between, bytes, phase_tone, print, seconds};
+use crate::cli::part::Part;
 
 /// The path of the status of the lazy loader.
 const PATH: &str = "/api/performance/lazy-loader/status";
@@ -41,12 +42,8 @@ pub(super) async fn named(client: &Client, names: &[String]) -> Result<Vec<Strin
     if names.iter().all(|name| name.contains(':')) {
         return Ok(names.to_owned());
     }
-    let (status, _) = client
-        .get(PATH)
-        .await?
-        .read_part::<LoaderStatus>()?
-        .content
-        .last()?;
+    let answer = client.get(PATH).await?.read::<Part<LoaderStatus>>()?;
+    let (status, _) = answer.content.last()?;
     let resources = status.resources;
     let mut found = Vec::new();
     for name in names {
@@ -74,7 +71,7 @@ pub(super) async fn named(client: &Client, names: &[String]) -> Result<Vec<Strin
 }
 
 pub(super) async fn list(client: &Client, json: bool) -> Result<(), Failure> {
-    let answer = client.get(PATH).await?.read_part()?;
+    let answer = client.get(PATH).await?.read::<Part<LoaderStatus>>()?;
     if json {
         answer.print()?;
     }

@@ -45,7 +45,7 @@ pub(super) fn render(status: &Status, url: &str, style: Style) -> String {
         text.push('\n');
         text.push_str(&alerts(status, style));
     }
-    let known = status.resources.known.as_ref();
+    let known = status.resources.known();
     let active: Vec<_> = known
         .iter()
         .flat_map(|known| &known.resources)
