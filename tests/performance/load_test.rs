@@ -401,6 +401,65 @@ async fn tables_of_load_tests_that_were_killed_are_removed_and_no_others() {
     assert_eq!(tables(&server).await, kept);
 }
 
+/// Has the transaction of a new connection that makes a table for a load test wait in its commit, while somebody holds
+/// an advisory lock: the function that fills the table is replaced by one with a deferred trigger.
+const COMMITS_WAIT: &str = "\
+    CREATE SCHEMA slow;
+    CREATE TABLE slow.filled (id int);
+    CREATE FUNCTION slow.wait() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON slow.filled
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow.wait();
+    CREATE FUNCTION slow.generate_series(int, int) RETURNS SETOF int LANGUAGE plpgsql AS
+        $$ BEGIN
+            INSERT INTO slow.filled VALUES (1);
+            RETURN QUERY SELECT * FROM pg_catalog.generate_series($1, $2);
+        END $$;
+    ALTER DATABASE headroom SET search_path = slow, pg_catalog";
+
+#[tokio::test]
+async fn a_table_whose_commit_outlasts_the_load_test_is_removed_after_it() {
+    let server = Server::start(Options::new(BINARY).settings(DEVELOPMENT));
+    let probe = "/api/pools/postgres/probe";
+    server.post_json(probe, &json!({})).await.ok();
+    let client = connect(&server).await;
+    let count = async |select: &str| {
+        let row = client.query_one(select, &[]).await.unwrap();
+        row.get::<_, i64>(0)
+    };
+    client.batch_execute(COMMITS_WAIT).await.unwrap();
+    let lock = "SELECT pg_advisory_lock(1)";
+    client.batch_execute(lock).await.unwrap();
+    // The pool has to open new connections.
+    let end_others = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity \
+                      WHERE usename = 'headroom' AND pid <> pg_backend_pid()";
+    assert!(count(end_others).await > 0);
+    server.post_json(probe, &json!({})).await.ok();
+    let database = json!({ "operations": 100, "callers": 5, "rows": 10 });
+    let path = start(&server, &json!({ "scenarios": { "database": database } })).await;
+    wait_for_async(DEADLINE, || async {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        let waiting = count(waiting).await;
+        (waiting == 1).then_some(()).ok_or(waiting)
+    })
+    .await;
+    delete(&server, &path).await;
+    let job = wait_for_job(&server, &path, has_ended).await;
+    let report = scenario(&job, "database");
+    assert_eq!(report["ended_by"], "cancelled", "{job}");
+
+    let unlock = "SELECT pg_advisory_unlock(1)";
+    client.batch_execute(unlock).await.unwrap();
+    wait_for_async(DEADLINE, || async {
+        let committed = count("SELECT count(*) FROM slow.filled").await;
+        let left = tables(&server).await;
+        let is_over = committed == 1 && left.is_empty();
+        is_over.then_some(()).ok_or((committed, left))
+    })
+    .await;
+    assert_released(&server).await;
+}
+
 #[tokio::test]
 async fn a_refusal_of_memory_ends_the_scenario() {
     let settings = format!("{DEVELOPMENT}\nmemory.limit = '288MiB'");

@@ -1,15 +1,17 @@
 //! The scenario `database`: selects by primary key through the server's own pool, from a table that is
 //! made for this and removed afterwards.
 //!
-//! The table is made in one transaction, so a scenario that ends early leaves none. Its name has the time
-//! until which a load test may use it. If the server is killed before it has removed the table, the next
-//! load test removes it.
+//! The table is made in one transaction. A scenario that ends before the commit leaves none; if it ends during a
+//! commit that takes long, the table is removed after it. The name has the time until which a load test may use the
+//! table. If the server is killed before it has removed it, or PostgreSQL does not answer in time, the next load
+//! test removes it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use headroom_actors::postgres::{Database as Postgres, Error, TransactionOptions};
+use headroom_actors::postgres::{Database as Postgres, Error, Transaction, TransactionOptions};
 use headroom_measure::{Failure, Items};
+use tokio::time::sleep;
 
 use super::parameters::{Database, pace};
 use super::report::EndedBy;
@@ -25,17 +27,21 @@ const GRACE: Duration = Duration::from_secs(60);
 /// How long the table may take to be made. The first use of a private PostgreSQL starts it.
 const MAKE_WITHIN: Duration = Duration::from_secs(120);
 
-/// How long the removal of the table may take. It is shorter than the time in which a cancelled job must
-/// end.
+/// How long the commit may go on after the scenario had to end. With the removal it is shorter than the time in
+/// which a cancelled job must end.
+const COMMIT_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the removal of the table may take.
 const REMOVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The tables of load tests in the present schema that are no longer in use: the name has the second until
-/// which it may be. Those of another role cannot be removed.
+/// which it may be. Those of another role cannot be removed. Other names may have no number there, and the
+/// order of conditions that are joined by AND is not defined.
 const LEFT_BEHIND: &str = "SELECT c.relname::text FROM pg_class c \
      WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' \
      AND pg_has_role(c.relowner, 'USAGE') \
-     AND c.relname ~ '^headroom_load_test_[0-9]{1,12}_[0-9a-f]{16}$' \
-     AND split_part(c.relname, '_', 4)::bigint < $1";
+     AND CASE WHEN c.relname ~ '^headroom_load_test_[0-9]{1,12}_[0-9a-f]{16}$' \
+         THEN split_part(c.relname, '_', 4)::bigint < $1 ELSE false END";
 
 pub(super) async fn run(parameters: &Database, run: &Run) -> Result<Measured, CannotRun> {
     let database = database(run)?;
@@ -85,10 +91,7 @@ async fn make(database: &Postgres, items: &Items, run: &Run) -> Result<bool, Can
         let now = i64::try_from(seconds_since_1970().as_secs()).unwrap_or(i64::MAX);
         for row in transaction.query(LEFT_BEHIND, &[&now]).await?.rows {
             let name: String = row.get(0);
-            tracing::info!(
-                table = name,
-                "removing the table of a load test that was killed"
-            );
+            tracing::info!(table = name, "removing a table that a load test has left");
             transaction.batch(&Items::new(name, 0).remove()).await?;
         }
         for statement in [items.create(), items.fill(), items.analyze()] {
@@ -103,7 +106,10 @@ async fn make(database: &Postgres, items: &Items, run: &Run) -> Result<bool, Can
         filled = filled => filled,
     };
     let made = match filled {
-        Ok(transaction) => transaction.commit().await,
+        Ok(transaction) => match commit(transaction, database, items, run).await {
+            Some(committed) => committed,
+            None => return Ok(false),
+        },
         Err(error) => Err(error),
     };
     let Err(error) = made else { return Ok(true) };
@@ -112,6 +118,34 @@ async fn make(database: &Postgres, items: &Items, run: &Run) -> Result<bool, Can
         remove(database, items, run).await;
     }
     Err(CannotRun(format!("the table cannot be made: {error}")))
+}
+
+/// Commits the transaction that makes the table. `None` if the scenario had to end long before the commit
+/// has: then the table is removed after it.
+async fn commit(
+    transaction: Transaction,
+    database: &Postgres,
+    items: &Items,
+    run: &Run,
+) -> Option<Result<(), Error>> {
+    let mut committing = Box::pin(transaction.commit());
+    let too_late = async {
+        run.stop.cancelled().await;
+        sleep(COMMIT_WITHIN).await;
+    };
+    tokio::select! {
+        committed = &mut committing => return Some(committed),
+        () = too_late => {}
+    }
+    let (database, remove) = (database.clone(), items.remove());
+    // If the commit were dropped, there could be a table and nobody to remove it.
+    tokio::spawn(async move {
+        committing.await.ok();
+        if let Err(error) = database.query(&remove, &[], REMOVE_WITHIN).await {
+            tracing::warn!(%error, "the table of a load test was not removed");
+        }
+    });
+    None
 }
 
 async fn query(
