@@ -9,9 +9,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use headroom_actors::kernel::regular_file;
 use toml::{Table, Value};
 
+use super::file::{self, read_text};
 use super::section::{Key, empty_secret, join};
 
 /// The prefix of environment variables that are settings.
@@ -19,9 +19,6 @@ pub const VARIABLE_PREFIX: &str = "HEADROOM__";
 
 /// The base file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "config/default.toml";
-
-/// Bytes of a settings file, or of a file with one secret, at most.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The reference file. It is compiled in, so a server without any file has the same defaults.
 const BUILT_IN: &str = include_str!("../../config/default.toml");
@@ -119,7 +116,7 @@ impl<'a> Layers<'a> {
     }
 
     fn file(&mut self, path: &Path, required: bool) {
-        match regular_file::read_text(path, FILE_BYTES_MAX) {
+        match read_text(path, file::WITHIN) {
             Ok(text) => self.text(&text, &Origin::File(path.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
             Err(error) => {
@@ -240,7 +237,7 @@ fn read_secret(key: &Key, named: &Located) -> Result<Located, String> {
     if path.trim().is_empty() {
         return Err(empty_secret(&key, origin));
     }
-    match regular_file::read_text(Path::new(path), FILE_BYTES_MAX) {
+    match read_text(Path::new(path), file::WITHIN) {
         Ok(text) => Ok(Located {
             value: text.trim_end_matches(['\r', '\n']).into(),
             origin: Origin::File(path.into()),

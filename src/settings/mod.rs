@@ -5,6 +5,7 @@
 //! is compiled in. On SIGHUP, [`Reloader`] repeats this and publishes the keys that can change at run
 //! time.
 
+mod file;
 pub mod layers;
 pub mod log_filter;
 mod redis;

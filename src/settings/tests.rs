@@ -3,11 +3,10 @@
 mod redis;
 
 use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 
 use super::layers::DEFAULT_FILE;
 use super::section::{MASK, Node, inherited_from};
@@ -367,24 +366,39 @@ fn a_named_file_must_be_there() {
     );
 }
 
-/// The open of a named pipe waits for a writer, and so would the start of the server.
 #[test]
-fn a_named_pipe_is_no_settings_file_and_no_secret() {
-    let (folder, mut sources) = file("");
-    let pipe = folder.path().join("pipe.toml");
-    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
-    sources.profile = Some("pipe".into());
-    let error = load(&sources, &Environment::new()).unwrap_err().to_string();
-    let shown = pipe.display();
+fn settings_and_secrets_come_from_pipes() {
+    let pipe = |text: &str| {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(text.as_bytes()).unwrap();
+        let path = format!("/dev/fd/{}", reader.as_raw_fd());
+        (reader, path)
+    };
+    let url = "postgres://user:hunter2@db/headroom";
+    let (_open, secret) = pipe(&format!("{url}\n"));
+    let (_open, config) = pipe("server.listen = '127.0.0.1:1234'");
+    let sources = Sources {
+        config: Some(config.clone().into()),
+        profile: None,
+    };
+    let variables = environment(&[("HEADROOM__POSTGRES__URL_FILE", &secret)]);
+    let settings = load(&sources, &variables).unwrap().settings;
+    assert_eq!(settings.server.listen.to_string(), "127.0.0.1:1234");
+    assert_eq!(settings.postgres.url.as_ref().unwrap().expose(), url);
+
+    // A reload keeps what they had.
+    let reloader = Reloader::new(sources, variables, settings);
+    let faults = reloader.reload().unwrap_err().0;
+    let reason = "cannot be read: it is an empty pipe, which may have been read before";
     assert_eq!(
-        error,
-        format!("{shown}: cannot be read: it is a named pipe, and a regular file is needed")
-    );
-    let variable = ("HEADROOM__POSTGRES__URL_FILE", pipe.to_str().unwrap());
-    let fault = load_text("", &[variable]).unwrap_err();
-    assert!(
-        fault.contains("which cannot be read: it is a named pipe"),
-        "{fault}"
+        faults,
+        [
+            format!("{config}: {reason}"),
+            format!(
+                "environment variable HEADROOM__POSTGRES__URL_FILE: postgres.url_file names {secret}, \
+                 which {reason}"
+            ),
+        ]
     );
 }
 

@@ -1,4 +1,4 @@
-//! Reads files whose paths come from outside: settings, certificates, what lies in a folder of models.
+//! Reads files whose paths come from outside: certificates, what lies in a folder of models.
 //!
 //! Opening a named pipe waits until another process writes to it, which may be for ever. Here the open never
 //! waits, and only a regular file is read, up to a bound. The type is that of what was opened, so a path that

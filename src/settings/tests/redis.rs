@@ -2,6 +2,9 @@
 
 use std::num::NonZeroUsize;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use super::*;
 use crate::settings::sections::RedisRoleSettings;
 use crate::settings::values::DurationOrZero;
