@@ -81,6 +81,7 @@ impl Prometheus {
     }
 
     /// Waits until every rule was evaluated and these alerts are there and no others: the server, the name, the state.
+    /// That of stalls does not count: other programs can keep the machine short of memory.
     async fn wait_for_alerts(&self, expected: &[[String; 3]]) {
         wait_for_async(DEADLINE, || async {
             let groups = self.get("rules").await?;
@@ -93,6 +94,7 @@ impl Prometheus {
                 let state = alert["state"].as_str().unwrap().to_owned();
                 [label("instance"), label("alertname"), state]
             });
+            let alerts = alerts.filter(|[_, name, _]| name != "HeadroomMemoryStalls");
             let mut found: Vec<_> = alerts.collect();
             found.sort();
             let is_so = rules.len() > 5 && evaluated && found == expected;
