@@ -159,6 +159,21 @@ async fn an_offer_to_upgrade_is_ignored_and_the_connection_stays_open() {
     }
 }
 
+#[test]
+fn a_request_for_another_protocol_is_the_last_of_its_connection() {
+    let server = start("server.client_request_timeout = '60s'");
+    for head in [
+        "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n",
+        "CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    ] {
+        let mut client = Client::connect(&server);
+        client.send(head);
+        let answer = client.read_answer().expect("an answer");
+        assert!(answer.contains("connection: close"), "{answer}");
+        assert_eq!(client.read_answer(), None);
+    }
+}
+
 #[tokio::test]
 async fn an_offer_to_upgrade_in_a_second_packet_closes_the_connection_after_the_answer() {
     let server = start("");

@@ -6,6 +6,7 @@
 //! only after the response. This module does not validate requests: if actix-http finds a request
 //! malformed, it closes the connection.
 
+use actix_http::{Method, RequestHead, header};
 use memchr::memchr;
 
 /// The length of a request body, as its head announces it.
@@ -15,6 +16,30 @@ pub(super) enum BodyLength {
     Bytes(u64),
     /// Chunks, the last of which is empty.
     Chunked,
+    /// Everything up to the end of the connection: actix-http takes it for another protocol.
+    Endless,
+}
+
+impl BodyLength {
+    /// The length that actix-http finds in this head.
+    pub(super) fn of(head: &RequestHead) -> Self {
+        let headers = head.headers();
+        if headers.contains_key(header::TRANSFER_ENCODING) {
+            return Self::Chunked;
+        }
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
+        let mut protocols = headers.get_all(header::UPGRADE);
+        let is_websocket = protocols.any(|protocol| {
+            let protocol = protocol.to_str().map(str::trim);
+            protocol.is_ok_and(|it| it.eq_ignore_ascii_case("websocket"))
+        });
+        match length.unwrap_or(0) {
+            _ if is_websocket => Self::Endless,
+            0 if head.method == Method::CONNECT => Self::Endless,
+            length => Self::Bytes(length),
+        }
+    }
 }
 
 /// The position in the current request.
@@ -27,11 +52,10 @@ pub(super) struct Framing {
 
 #[derive(Debug)]
 enum Part {
-    /// A head, or the trailer after chunks: lines up to an empty one.
-    Lines {
-        are_head: bool,
+    /// Lines up to an empty one. They may end without a carriage return.
+    Head {
         /// Whether there was anything but line ends, which may precede a head.
-        have_begun: bool,
+        has_begun: bool,
         line_is_empty: bool,
     },
     /// The whole head was passed on; the service has not announced the body's length yet.
@@ -47,6 +71,11 @@ enum Part {
         left: u64,
     },
     ChunkEnd,
+    /// Lines after the last chunk, up to an empty one. A line feed without a carriage return ends none.
+    Trailer {
+        line_is_empty: bool,
+        after_return: bool,
+    },
     /// The whole request was passed on; its response is not complete yet.
     Complete,
 }
@@ -54,9 +83,8 @@ enum Part {
 impl Default for Part {
     /// The beginning of a head.
     fn default() -> Self {
-        Self::Lines {
-            are_head: true,
-            have_begun: false,
+        Self::Head {
+            has_begun: false,
             line_is_empty: true,
         }
     }
@@ -79,13 +107,15 @@ impl Framing {
             Part::Body { left } | Part::ChunkData { left } => {
                 usize::try_from(left).unwrap_or(usize::MAX)
             }
-            Part::Lines { .. } | Part::ChunkSize { .. } | Part::ChunkEnd => READ_MAX,
+            Part::Head { .. } | Part::ChunkSize { .. } | Part::ChunkEnd | Part::Trailer { .. } => {
+                READ_MAX
+            }
         }
     }
 
     /// Whether the next byte belongs to the head of a request.
     pub(super) fn is_in_head(&self) -> bool {
-        matches!(self.part, Part::Lines { are_head: true, .. })
+        matches!(self.part, Part::Head { .. })
     }
 
     /// Whether the next [`wanted`](Self::wanted) bytes belong to a body.
@@ -105,6 +135,7 @@ impl Framing {
             BodyLength::Bytes(0) => Part::Complete,
             BodyLength::Bytes(left) => Part::Body { left },
             BodyLength::Chunked => NEXT_CHUNK,
+            BodyLength::Endless => Part::Body { left: u64::MAX },
         };
     }
 
@@ -131,10 +162,9 @@ impl Framing {
                     length
                 }
                 // Only the end of the line changes anything.
-                Part::Lines {
-                    have_begun: true,
+                Part::Head {
+                    has_begun: true,
                     line_is_empty: false,
-                    ..
                 } => memchr(b'\n', rest).map_or(rest.len(), |length| length.max(1)),
                 _ => 1,
             };
@@ -150,28 +180,22 @@ impl Framing {
     fn part_after(&mut self, byte: u8) {
         let ends_line = byte == b'\n';
         match &mut self.part {
-            Part::Lines {
-                are_head,
-                have_begun,
+            Part::Head {
+                has_begun,
                 line_is_empty,
             } => {
-                if ends_line && *have_begun && *line_is_empty {
-                    if *are_head {
-                        self.part = Part::AfterHead;
-                    } else {
-                        self.complete();
-                    }
+                if ends_line && *has_begun && *line_is_empty {
+                    self.part = Part::AfterHead;
                 } else if byte != b'\r' {
-                    *have_begun |= !ends_line;
+                    *has_begun |= !ends_line;
                     *line_is_empty = ends_line;
                 }
             }
             Part::Body { left: 0 } => self.complete(),
             Part::ChunkSize { size: 0, .. } if ends_line => {
-                self.part = Part::Lines {
-                    are_head: false,
-                    have_begun: true,
+                self.part = Part::Trailer {
                     line_is_empty: true,
+                    after_return: false,
                 };
             }
             Part::ChunkSize { size, .. } if ends_line => {
@@ -185,6 +209,17 @@ impl Framing {
             },
             Part::ChunkData { left: 0 } => self.part = Part::ChunkEnd,
             Part::ChunkEnd if ends_line => self.part = NEXT_CHUNK,
+            Part::Trailer {
+                line_is_empty,
+                after_return,
+            } => {
+                let line_ends = ends_line && *after_return;
+                if line_ends && *line_is_empty {
+                    return self.complete();
+                }
+                *after_return = byte == b'\r';
+                *line_is_empty = line_ends || *line_is_empty && *after_return;
+            }
             _ => {}
         }
     }
@@ -200,6 +235,16 @@ impl Framing {
 
 #[cfg(test)]
 mod tests {
+    use actix_http::ServiceConfig;
+    use actix_http::h1::{Codec, Message, MessageType};
+    use actix_web::rt::System;
+    use actix_web::web::BytesMut;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use proptest::test_runner::TestRunner;
+    use tokio_util::codec::Decoder;
+
     use super::*;
 
     const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -273,5 +318,120 @@ mod tests {
         framing.begin(BodyLength::Chunked);
         framing.advance(b"FFFFFFFFFFFFFFFFFF\r\n");
         assert!(framing.wanted() > 1 << 40);
+    }
+    const REQUEST_LINES: &[&str] = &[
+        "GET / HTTP/1.1",
+        "\r\n\nPOST / HTTP/1.1",
+        "\rGET / HTTP/1.1",
+        "POST / HTTP/1.0",
+        "CONNECT x:1 HTTP/1.1",
+    ];
+
+    const HEADERS: &[&str] = &[
+        "content-length: 0",
+        "content-length: 3 ",
+        "Content-Length:+3",
+        "transfer-encoding: chunked",
+        "Transfer-Encoding:Chunked",
+        "transfer-encoding: identity",
+        "connection: upgrade",
+        "upgrade: WebSocket",
+        "upgrade: h2c",
+        "a:",
+        " a: b",
+        "a: b\r",
+    ];
+
+    const LINE_ENDS: &[&str] = &["\r\n", "\r\n", "\n", "\r"];
+
+    const BODY_PIECES: &[&str] = &[
+        "3\r\nabc\r\n",
+        "0\r\n",
+        "0\r\n\r\n",
+        "\r\n",
+        "a: b\r\n",
+        "3",
+        "0",
+        "A",
+        "\r",
+        "\n",
+        " ",
+        ";x=y",
+        "abc",
+        "FFFFFFFFFFFFFFFFF",
+        GET,
+    ];
+
+    fn line(lines: &'static [&str]) -> impl Strategy<Value = String> {
+        (select(lines), select(LINE_ENDS)).prop_map(|(line, end)| format!("{line}{end}"))
+    }
+
+    /// The text of one request, which may be malformed.
+    fn request() -> impl Strategy<Value = String> {
+        let headers = vec(line(HEADERS), 0..3);
+        let body = vec(select(BODY_PIECES), 0..6);
+        let parts = (line(REQUEST_LINES), headers, line(&["host: x"]), body);
+        parts.prop_map(|(first, headers, host, body)| {
+            format!("{first}{}{host}\r\n{}", headers.concat(), body.concat())
+        })
+    }
+
+    /// Whether a body ends in `rest`; `None` if it is malformed.
+    fn take_body(codec: &mut Codec, rest: &mut BytesMut) -> Option<bool> {
+        if codec.message_type() == MessageType::None {
+            return Some(true);
+        }
+        loop {
+            match codec.decode(rest).ok()? {
+                Some(Message::Chunk(Some(_))) => {}
+                Some(Message::Chunk(None)) => return Some(true),
+                Some(Message::Item(_)) => panic!("a request before the end of a body"),
+                None => return Some(false),
+            }
+        }
+    }
+
+    /// Passes `text` to both, as far as the library finds it well-formed.
+    fn compare(text: &str, step: usize, mut codec: Codec) -> Result<(), TestCaseError> {
+        let mut rest = BytesMut::from(text);
+        let (mut framing, mut passed) = (Framing::default(), 0);
+        while let Ok(decoded) = codec.decode(&mut rest) {
+            passed += pass(&mut framing, &text.as_bytes()[passed..], step);
+            let Some(Message::Item(request)) = decoded else {
+                prop_assert!(passed == text.len() && framing.is_in_head());
+                return Ok(());
+            };
+            prop_assert_eq!((passed, framing.wanted()), (text.len() - rest.len(), 0));
+            framing.begin(BodyLength::of(request.head()));
+            let Some(has_ended) = take_body(&mut codec, &mut rest) else {
+                return Ok(());
+            };
+            passed += pass(&mut framing, &text.as_bytes()[passed..], step);
+            prop_assert_eq!(passed, text.len() - rest.len());
+            prop_assert_eq!(framing.wanted() == 0, has_ended);
+            framing.end();
+            if !has_ended {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn requests_end_where_the_http_library_finds_their_ends() {
+        let config = ProptestConfig {
+            cases: 5000,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        };
+        let requests = (vec(request(), 1..4), 1..20_usize);
+        System::new().block_on(async {
+            let service = ServiceConfig::default();
+            let mut runner = TestRunner::new(config);
+            let compared = runner.run(&requests, |(requests, step)| {
+                compare(&requests.concat(), step, Codec::new(service.clone()))
+            });
+            compared.unwrap();
+        });
     }
 }

@@ -116,7 +116,7 @@ where
     B: MessageBody,
 {
     let exchange = request.conn_data::<Exchange>().cloned();
-    let body = body_length(&request);
+    let body = BodyLength::of(request.head());
     let in_progress = exchange.as_ref().map(|exchange| exchange.begin(body));
     let offers_upgrade = request.head().upgrade();
     let responding = app.call(request);
@@ -131,9 +131,13 @@ where
         }
         // The HTTP library would respond with `Connection: upgrade` and then close the connection.
         let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
-        // The HTTP library would read the rest of a refused body, and then parse it as a head.
-        let leaves_body =
-            body == BodyLength::Chunked && (status.is_client_error() || status.is_server_error());
+        let leaves_body = match body {
+            BodyLength::Bytes(_) => false,
+            // The HTTP library would read the rest of a refused body, and then parse it as a head.
+            BodyLength::Chunked => status.is_client_error() || status.is_server_error(),
+            // It takes all that follows for the body, so there can be no other request.
+            BodyLength::Endless => true,
+        };
         if ignores_offer || leaves_body {
             response
                 .head_mut()
@@ -144,15 +148,4 @@ where
         }
         Ok(response.map_body(|_, body| Tracked::new(body, in_progress)))
     }
-}
-
-/// The length that the head of `request` announces for its body.
-fn body_length(request: &Request) -> BodyLength {
-    let headers = request.head().headers();
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return BodyLength::Chunked;
-    }
-    let length = headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
-    BodyLength::Bytes(length.unwrap_or(0))
 }
