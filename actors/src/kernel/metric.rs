@@ -139,7 +139,8 @@ impl Metric {
     }
 
     /// Makes the series of a counter before its first event, so that an alert sees that event as an increase. There is one
-    /// for each word of each label; `known` has the values of labels that have no words, or of which one is wanted.
+    /// for each word of each label; `known` has the values of labels that have no words, or of which one is wanted. A label
+    /// without either is a mistake.
     pub fn start_at_zero(&self, known: &[(&str, &str)]) {
         let mut series = vec![Vec::new()];
         for label in self.labels {
@@ -149,6 +150,12 @@ impl Metric {
                 (None, LabelValues::OneOf(words)) => words.to_vec(),
                 (None, LabelValues::Described(_) | LabelValues::Cut(_)) => Vec::new(),
             };
+            debug_assert!(
+                !values.is_empty(),
+                "{}: no value of the label {}, so no series",
+                self.name,
+                label.name
+            );
             let with = |labels: &Vec<metrics::Label>, value: &str| {
                 let label = metrics::Label::new(label.name, value.to_owned());
                 [&labels[..], &[label]].concat()
