@@ -406,23 +406,75 @@ async fn the_admin_listener_serves_health_and_metrics() {
     }
 }
 
+/// What the server sends until it closes the connection, in which `bytes` are sent.
+fn sent_to(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Asserts that `answer` is one whole problem, after which the connection is closed.
+#[track_caller]
+fn assert_refused(answer: &str, status: u16, slug: &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let head = head.to_ascii_lowercase();
+    assert!(head.starts_with(&format!("http/1.1 {status} ")), "{answer}");
+    for line in [
+        "content-type: application/problem+json",
+        "connection: close",
+    ] {
+        assert!(head.contains(&format!("\r\n{line}\r\n")), "{answer}");
+    }
+    let problem: Value = serde_json::from_str(body).expect("a problem alone");
+    assert_eq!(problem["type"], format!("/problems/{slug}"), "{answer}");
+    assert_eq!(problem["status"], status);
+    let id = problem["instance"].as_str().expect("an id");
+    assert!(
+        head.contains(&format!("\r\nx-request-id: {id}\r\n")),
+        "{answer}"
+    );
+}
+
 #[tokio::test]
-async fn a_malformed_request_head_is_a_client_error() {
+async fn a_request_that_cannot_be_parsed_gets_a_problem() {
     let server = start();
-    for head in [
+    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(96));
+    for request in [
         "GET / HTTP/1.1\r\n\r\n",
+        "GET /\r\n\r\n",
         "\0\0\0\0\r\n\r\n",
         "GET / HTTP/9.9\r\nhost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: x\r\nno colon\r\n\r\n",
         "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n",
         "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        "POST / HTTP/1.0\r\nhost: x\r\n\r\n",
     ] {
-        let mut stream = TcpStream::connect(server.address()).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 4"), "{head:?}: {answer}");
+        assert_refused(
+            &sent_to(&server, request.as_bytes()),
+            400,
+            "malformed-request",
+        );
     }
+    assert_refused(&sent_to(&server, many.as_bytes()), 431, "head-too-large");
+    // A chunk whose length is no number: the route has begun to read the body.
+    let chunks = "POST /api/performance/optimize HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\nnone\r\n";
+    assert_refused(
+        &sent_to(&server, chunks.as_bytes()),
+        400,
+        "malformed-request",
+    );
+    let mut large = b"GET / HTTP/1.1\r\nhost: x\r\na: ".to_vec();
+    large.resize(128 * 1024, b'a');
+    assert_refused(&sent_to(&server, &large), 431, "head-too-large");
+    // After a response in the same connection.
+    let both = "GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\nGET / HTTP/9.9\r\n\r\n";
+    let answers = sent_to(&server, both.as_bytes());
+    assert!(answers.starts_with("HTTP/1.1 200 "), "{answers}");
+    let second = answers.rfind("HTTP/1.1 400 ").expect("a second response");
+    assert_refused(&answers[second..], 400, "malformed-request");
     assert_eq!(server.get("/").await.status(), 200);
 }
 

@@ -16,12 +16,15 @@
 //! - actix-http gets the bytes of one request at a time (`framing.rs`). Otherwise it would decode every
 //!   request that a client sends in advance, without a bound on their memory.
 //!
+//! What actix-http cannot parse, it answers with a head alone; `refusal.rs` makes a problem of it.
+//!
 //! `track` (`server.rs`) reports when a request begins and when its response is complete. `Exchange`
 //! (`exchange.rs`) is the state that it writes and [`Connection`] reads.
 
 mod exchange;
 mod framing;
 mod pace;
+mod refusal;
 mod server;
 mod unread;
 mod upgrade;
@@ -56,14 +59,6 @@ const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// Bytes that are read while the current request is in progress.
 const READ_AHEAD_MAX: usize = 1024;
-
-/// The response to a request head that is not complete in time.
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    content-type: application/problem+json\r\n\
-    connection: close\r\n\
-    content-length: 168\r\n\r\n\
-    {\"type\":\"/problems/request-timeout\",\"title\":\"The request did not arrive in time\",\
-    \"status\":408,\"detail\":\"the head was not complete within server.client_request_timeout\"}";
 
 /// The bounds that apply to each connection. Clones share the counters.
 #[derive(Clone)]
@@ -206,7 +201,7 @@ impl Connection {
         if matches!(cut, Cut::Head) && self.unread.is_none() && !self.exchange.state().is_last {
             // Best effort: a client that sends half a head may not read either. The 408 must not
             // follow a response that is not yet written, or one that announced the end of the connection.
-            self.socket.try_write(REQUEST_TIMEOUT).ok();
+            self.socket.try_write(&refusal::too_late()).ok();
         }
         Poll::Ready(())
     }
@@ -370,10 +365,14 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        match Pin::new(&mut this.socket).poll_write(cx, bytes) {
+        let refusal = refusal::in_place_of(bytes);
+        let written = refusal.as_deref().unwrap_or(bytes);
+        match Pin::new(&mut this.socket).poll_write(cx, written) {
             Poll::Ready(Ok(written)) => {
                 this.writing.progress(written as u64, Instant::now());
-                Poll::Ready(Ok(written))
+                // A refusal is short, and the last thing that is written. It is lost in part only if the client has
+                // left earlier responses unread.
+                Poll::Ready(Ok(refusal.map_or(written, |_| bytes.len())))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => this.on_write_blocked(bytes.len(), cx).map(Err),
@@ -430,19 +429,5 @@ impl Timer {
             }
             sleep.as_mut().reset(deadline);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_response_to_a_late_head_is_whole() {
-        let text = std::str::from_utf8(REQUEST_TIMEOUT).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.ends_with(&format!("content-length: {}", body.len())));
-        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(problem["status"], 408);
     }
 }

@@ -8,3 +8,4 @@ mod request_id;
 
 pub use hosts::{Hosts, answer_to_known_hosts};
 pub use observe::{Observer, observe};
+pub(crate) use request_id::new_request_id;

@@ -14,14 +14,19 @@ const LENGTH_MAX: usize = 128;
 /// The caller's id if it is valid, otherwise a new id: a random part per process, then a counter. It is
 /// visible ASCII.
 pub(super) fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
+    match given {
+        Some(given) if is_valid(given.as_bytes()) => given.clone(),
+        _ => new_request_id(),
+    }
+}
+
+/// A new id, for a request whose head cannot be read.
+pub(crate) fn new_request_id() -> HeaderValue {
     static PROCESS: LazyLock<String> = LazyLock::new(|| {
         let random = RandomState::new().build_hasher().finish();
         format!("{random:016x}-")
     });
     static COUNT: AtomicU64 = AtomicU64::new(1);
-    if let Some(given) = given.filter(|id| is_valid(id.as_bytes())) {
-        return given.clone();
-    }
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let id = [PROCESS.as_str(), hex(count, &mut [0; 16])].concat();
     HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown"))

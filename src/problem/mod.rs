@@ -5,6 +5,10 @@
 //! a 5xx. 500 is a bug of the server; after 503 and 504 the same request can succeed later; 507 means
 //! that the request needs more memory than there is for it.
 //!
+//! 400 is for what cannot be read, and for parameters: an unknown one, or a value that it cannot have. 422 is
+//! for the content of a body that is JSON: unknown members, and values that they cannot have. Names of
+//! resources, jobs and models that do not exist are a 404 wherever they stand.
+//!
 //! Under `/v2` a problem has the form of the Open Inference Protocol instead: `{"error": "…"}`.
 
 mod actor_errors;
@@ -22,8 +26,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 pub(crate) use actor_errors::{job_path, never_fits, no_memory};
-pub(crate) use convert::too_large;
 pub use convert::{extractors, problem_of};
+pub(crate) use convert::{malformed, too_large};
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -82,6 +86,8 @@ kinds! {
     RequestTimeout = "request-timeout", REQUEST_TIMEOUT, "The request did not arrive in time";
     /// The body is larger than the limit.
     PayloadTooLarge = "payload-too-large", PAYLOAD_TOO_LARGE, "The request body is too large";
+    /// The request line and the headers are larger than the limit.
+    HeadTooLarge = "head-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large";
     /// The body has a content type or encoding that is not accepted.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The request body has an unsupported form";
     /// The request is well formed, but its content is invalid.
