@@ -9,6 +9,8 @@
 //! After a refusal the rest of the body is not read. The connection stays open for
 //! `server.client_disconnect_timeout`, so that a client that is still sending can read the response.
 
+mod json;
+
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +20,10 @@ use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use headroom_actors::kernel::{BufferReservation, Buffers};
-use memchr::{memchr, memchr2};
-use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
+
+pub use json::read_json;
 
 use crate::connection::Pace;
 use crate::problem::{Problem, ProblemKind, no_memory, too_large};
@@ -36,9 +38,6 @@ const SMALL_BYTES: u64 = 64 * 1024;
 
 /// Small bodies have a budget of their own: the budget of all bodies divided by this, in addition to it.
 const SMALL_SHARE: u32 = 8;
-
-/// The longest string in a JSON body, in bytes. Strings are names and ids.
-const JSON_STRING_MAX: usize = 4096;
 
 /// The bytes that all request bodies together may use. Clones share them.
 #[derive(Clone)]
@@ -253,56 +252,6 @@ async fn next(payload: &mut web::Payload, pace: &mut Pace) -> Result<Option<Byte
     }
 }
 
-/// Parses a JSON body, which is an object. serde would take a list for a struct, too.
-///
-/// # Errors
-/// 400 if the body is not JSON of this form, or if a string in it is longer than 4 KiB. The parser's
-/// errors quote strings with escapes, so a long string would need many times its memory.
-pub fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    if has_string_beyond(body, JSON_STRING_MAX) {
-        return Err(Problem::new(
-            ProblemKind::InvalidInput,
-            format!("a string in the body is longer than {JSON_STRING_MAX} bytes"),
-        ));
-    }
-    let parsed = serde_json::from_slice(body)?;
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first != Some(&b'{') {
-        return Err(Problem::new(
-            ProblemKind::InvalidInput,
-            "the JSON does not have the expected form: it is no object",
-        ));
-    }
-    Ok(parsed)
-}
-
-/// Whether a string in `json` has more than `bytes_max` bytes between its quotes.
-fn has_string_beyond(mut json: &[u8], bytes_max: usize) -> bool {
-    while let Some(start) = memchr(b'"', json) {
-        json = &json[start + 1..];
-        let mut length = 0;
-        loop {
-            let end = memchr2(b'"', b'\\', json).unwrap_or(json.len());
-            length += end;
-            if length > bytes_max {
-                return true;
-            }
-            match json.get(end) {
-                // The byte after a backslash belongs to the string.
-                Some(b'\\') => {
-                    length += 2;
-                    json = json.get(end + 2..).unwrap_or_default();
-                }
-                _ => {
-                    json = json.get(end + 1..).unwrap_or_default();
-                    break;
-                }
-            }
-        }
-    }
-    false
-}
-
 /// The permits for `bytes`. Settings bound sizes to 1 TiB, which `u32` permits can count.
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
@@ -323,54 +272,5 @@ fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
             ))
         }
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_measured_between_their_quotes() {
-        let cases: [(&str, usize, bool); 10] = [
-            ("", 0, false),
-            (r#""""#, 0, false),
-            (r#""ab""#, 2, false),
-            (r#""abc""#, 2, true),
-            (r#"{"a":[1,2,3,"b"],"c":"d"}"#, 1, false),
-            (r#"{"a":[1,2,3,"b"],"cc":"d"}"#, 1, true),
-            (r#""\"""#, 2, false),
-            (r#""\\","abc""#, 2, true),
-            (r#""abc"#, 2, true),
-            (r#""a\"#, 3, false),
-        ];
-        for (json, bytes_max, is_beyond) in cases {
-            assert_eq!(
-                has_string_beyond(json.as_bytes(), bytes_max),
-                is_beyond,
-                "{json}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_json_body_is_an_object() {
-        #[derive(Debug, Default, Deserialize)]
-        #[serde(default)]
-        struct Options {
-            _ready: bool,
-        }
-        read_json::<Options>(b" {} ").unwrap();
-        for body in ["[]", "[true]", "null"] {
-            let problem = read_json::<Option<Options>>(body.as_bytes()).unwrap_err();
-            assert_eq!(problem.kind, ProblemKind::InvalidInput, "{body}");
-        }
-    }
-
-    #[test]
-    fn a_misplaced_text_costs_no_more_than_a_short_error() {
-        let body = format!(r#"{{"shape":"{}"}}"#, "\u{7f}".repeat(1 << 20));
-        let problem = read_json::<Vec<u8>>(body.as_bytes()).unwrap_err();
-        assert!(problem.detail.len() < 100, "{}", problem.detail);
     }
 }

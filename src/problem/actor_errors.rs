@@ -14,7 +14,7 @@ use super::ProblemKind::{
     Conflict, DeadlineExceeded, InsufficientMemory, InvalidInput, MemoryExceeded, NeverFits,
     NotFound, NotReady, Overloaded, Unavailable, Unprocessable, Unusable,
 };
-use super::{Problem, SOON};
+use super::{Problem, SOON, malformed};
 
 /// `Retry-After` when memory is short. Evictions and work in flight end within about this time.
 const MEMORY_SOON: Duration = Duration::from_secs(5);
@@ -169,7 +169,7 @@ impl From<ClearError> for Problem {
         match error {
             ClearError::UnknownResource(error) => error.into(),
             ClearError::UnknownKind(error) => {
-                let problem = Self::new(InvalidInput, error.to_string());
+                let problem = malformed(error.to_string());
                 problem.with("kinds", error.kinds)
             }
         }

@@ -44,7 +44,10 @@ impl From<serde_json::Error> for Problem {
         match error.classify() {
             Category::Data => Self::new(
                 ProblemKind::InvalidInput,
-                format!("the JSON does not have the expected form: {error}"),
+                format!(
+                    "the JSON does not have the expected form: {}",
+                    in_words_of_json(&error)
+                ),
             ),
             Category::Syntax | Category::Eof | Category::Io => {
                 malformed(format!("the body is not valid JSON: {error}"))
@@ -53,9 +56,30 @@ impl From<serde_json::Error> for Problem {
     }
 }
 
+/// The text of `error`, with JSON's words in the place of the names of Rust's types.
+fn in_words_of_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    // The last one is not the caller's.
+    let Some((before, after)) = text.rsplit_once("expected ") else {
+        return text;
+    };
+    let (expected, position) = after.split_at(after.rfind(" at line ").unwrap_or(after.len()));
+    let words = match expected {
+        "f32" | "f64" => "a number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        name if name.starts_with("struct ") => "an object",
+        name if name.starts_with("enum ") => "one of the values that it can have",
+        _ => return text,
+    };
+    format!("{before}expected {words}{position}")
+}
+
 impl From<PayloadError> for Problem {
     fn from(error: PayloadError) -> Self {
-        malformed("the body ended before it was complete").caused_by(&error)
+        malformed("the body ended before it was complete, or a chunk of it is malformed").caused_by(&error)
     }
 }
 
@@ -68,6 +92,7 @@ pub(crate) fn too_large(limit: u64) -> Problem {
     .with("limit_bytes", limit)
 }
 
-fn malformed(detail: impl Into<String>) -> Problem {
+/// The problem for a request that cannot be read, and for a parameter with a value that it cannot have.
+pub(crate) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(ProblemKind::MalformedRequest, detail)
 }

@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 use crate::body::{BodyBudget, read_body};
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
-use crate::problem::{Problem, ProblemKind, job_path};
+use crate::problem::{Problem, job_path, malformed};
 
 /// What is left of the request's deadline to write the response after a wait.
 const TO_RESPOND: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ impl WaitQuery {
         let wait = wait.filter(|wait| *wait <= most).ok_or_else(|| {
             let most = most.as_secs_f64();
             let detail = format!("wait is a number of seconds from 0 to {most}");
-            Problem::new(ProblemKind::InvalidInput, detail)
+            malformed(detail)
         })?;
         Ok(Some(wait))
     }

@@ -297,6 +297,17 @@ async fn a_model_in_use_is_drained_and_its_request_is_answered() {
 }
 
 #[tokio::test]
+async fn a_load_can_be_tried_by_the_name_of_a_model() {
+    let models = Models::new();
+    add_model(&models, "one", 1);
+    let server = start(&models, "").await;
+    let by_model = status(&server, "?if_loaded=one").await;
+    let by_resource = status(&server, "?if_loaded=one:1").await;
+    assert_eq!(by_model["if_loaded"]["name"], "one:1", "{by_model}");
+    assert_eq!(by_model["if_loaded"], by_resource["if_loaded"]);
+}
+
+#[tokio::test]
 async fn wrong_requests_are_refused_with_what_is_allowed() {
     let models = Models::new();
     add_model(&models, "one", 1);
@@ -307,7 +318,11 @@ async fn wrong_requests_are_refused_with_what_is_allowed() {
         .await;
     let unknown_query = server.get_json(&format!("{STATUS}?if_load=one")).await;
     for (answer, status, text) in [
-        (unknown_name, 404, "no resource named \"nothing\""),
+        (
+            unknown_name,
+            404,
+            "no resource and no model named \"nothing\"",
+        ),
         (unknown_query, 400, "expected `if_loaded`"),
         (
             clear(&server, "?name=one:1&name=nothing").await,
@@ -316,7 +331,7 @@ async fn wrong_requests_are_refused_with_what_is_allowed() {
         ),
         (
             clear(&server, "?kind=modell").await,
-            422,
+            400,
             "no resource is of the kind \"modell\"; there are: model, process",
         ),
         (

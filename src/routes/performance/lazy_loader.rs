@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{Responder, web};
+use headroom_actors::kernel::AskError;
 use headroom_actors::lazy::{
     Clear, ClearError, ClearReport, LoaderStatus, ReadLoader, UnknownResource,
 };
@@ -21,8 +22,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
-use super::resource_name::resolve;
-use crate::handles::RequestHandles;
+use super::resource_name::{find, resolve};
+use crate::handles::{Handles, RequestHandles};
 use crate::last_answers::LastAnswers;
 use crate::last_known::{ANSWER_WITHIN, Answer};
 use crate::openapi::Docs;
@@ -41,7 +42,7 @@ const WAIT: Duration = Duration::from_secs(10);
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct StatusQuery {
-    /// A resource. The status then says what its load would do.
+    /// A resource, or a model for its highest version. The status then says what its load would do.
     if_loaded: Option<String>,
 }
 
@@ -68,17 +69,31 @@ pub(in crate::routes) async fn status(
     let began = Instant::now();
     let if_loaded = query.into_inner().if_loaded;
     let is_plain = if_loaded.is_none();
-    let answer = match handles
-        .loader
-        .ask(ReadLoader { if_loaded }, ANSWER_WITHIN)
-        .await
-    {
+    let answer = match read_status(&handles, if_loaded, began + ANSWER_WITHIN).await {
         Ok(status) if is_plain => last.loader.answered(status?),
         // The answer to another question is not the last one of the next request.
         Ok(status) => Answer::of(Arc::new(status?)),
         Err(error) => last.loader.silent(began, &error),
     };
     Ok(web::Json(StatusBody(answer)))
+}
+
+/// Asks the loader for its status, and the repository for what the loader does not know.
+async fn read_status(
+    handles: &Handles,
+    if_loaded: Option<String>,
+    until: Instant,
+) -> Result<Result<LoaderStatus, Problem>, AskError> {
+    let left = || until.saturating_duration_since(Instant::now());
+    let read = |if_loaded| handles.loader.ask(ReadLoader { if_loaded }, left());
+    Ok(match read(if_loaded).await? {
+        // It may be a model's name, or a model that was added to the folder.
+        Err(UnknownResource(name)) => match find(&name, handles, left()).await? {
+            Ok(resource) => read(Some(resource)).await?.map_err(Problem::from),
+            Err(problem) => Err(problem),
+        },
+        Ok(status) => Ok(status),
+    })
 }
 
 /// The parameters of an unload. A resource must meet every condition that is given.
@@ -201,7 +216,7 @@ pub(in crate::routes) fn clear_docs() -> Docs {
             "used_before_bytes": 138_637_312, "used_after_bytes": 86_431_744, "gained_bytes": 52_205_568,
         }))
         .calls_actors()
-        .problems(&[ProblemKind::NotFound, ProblemKind::InvalidInput])
+        .problems(&[ProblemKind::NotFound])
 }
 
 pub(in crate::routes) async fn clear(

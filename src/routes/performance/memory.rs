@@ -21,7 +21,7 @@ use crate::handles::RequestHandles;
 use crate::last_answers::LastAnswers;
 use crate::last_known::{ANSWER_WITHIN, Answer};
 use crate::openapi::Docs;
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::{Problem, malformed};
 use crate::routes::wait::WaitQuery;
 
 /// The most events in a response. No more are kept.
@@ -51,7 +51,6 @@ pub(in crate::routes) fn stats_docs() -> Docs {
             200,
             "The status. Without an answer of the memory supervisor, that of its last reading.",
         )
-        .problems(&[ProblemKind::InvalidInput])
 }
 
 pub(in crate::routes) async fn stats(
@@ -62,7 +61,7 @@ pub(in crate::routes) async fn stats(
     let events = query.events.unwrap_or(EVENTS);
     if events > EVENTS_MAX {
         let detail = format!("events is {events}; it is a number from 0 to {EVENTS_MAX}");
-        return Err(Problem::new(ProblemKind::InvalidInput, detail));
+        return Err(malformed(detail));
     }
     let call = ReadMemory { events };
     let answer = match handles.memory.ask(call, ANSWER_WITHIN).await {
@@ -100,7 +99,6 @@ pub(in crate::routes) fn gc_docs() -> Docs {
         )
         .query::<WaitQuery>()
         .answer::<Collected>(200, "What each process gave back.")
-        .problems(&[ProblemKind::InvalidInput])
 }
 
 pub(in crate::routes) async fn gc(

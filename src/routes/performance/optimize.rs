@@ -176,11 +176,14 @@ mod tests {
             assert_eq!(idle_for(body).unwrap(), expected, "{body}");
         }
         for (body, text) in [
-            ("null", "expected struct"),
+            (
+                "null",
+                "expected a JSON object with the member `idle_seconds`",
+            ),
             (r#"{"idle_seconds": -1}"#, "from 0 to 86400"),
             (r#"{"idle_seconds": 86401}"#, "from 0 to 86400"),
             (r#"{"idle": 1}"#, "expected `idle_seconds`"),
-            (r#"{"idle_seconds": "soon"}"#, "expected f64"),
+            (r#"{"idle_seconds": "soon"}"#, "expected a number"),
         ] {
             let problem = idle_for(body).unwrap_err();
             assert_eq!(problem.kind, ProblemKind::InvalidInput, "{body}");

@@ -1,5 +1,8 @@
 //! Names of resources, as callers write them.
 
+use std::time::Duration;
+
+use headroom_actors::kernel::AskError;
 use headroom_actors::model::Resolve;
 
 use crate::handles::Handles;
@@ -7,17 +10,25 @@ use crate::problem::{Problem, ProblemKind};
 
 /// The resource of the highest version of the model `name`.
 pub(super) async fn resolve(name: &str, handles: &Handles) -> Result<String, Problem> {
+    find(name, handles, handles.request_deadline).await?
+}
+
+/// Likewise, if the repository answers `within` this time.
+pub(super) async fn find(
+    name: &str,
+    handles: &Handles,
+    within: Duration,
+) -> Result<Result<String, Problem>, AskError> {
     let resolve = Resolve {
         name: name.to_owned(),
         version: None,
     };
-    let model = handles
-        .repository
-        .ask(resolve, handles.request_deadline)
-        .await?;
-    let model = model.ok_or_else(|| {
-        let detail = format!("there is no resource and no model named {name:?}");
+    let model = handles.repository.ask(resolve, within).await?;
+    Ok(model.map(|model| model.file.resource()).ok_or_else(|| {
+        let detail = format!(
+            "there is no resource and no model named {name:?}; \
+             GET /api/performance/lazy-loader/status lists those that are known"
+        );
         Problem::new(ProblemKind::NotFound, detail)
-    })?;
-    Ok(model.file.resource())
+    }))
 }
