@@ -104,6 +104,25 @@ async fn names_are_loaded_with_their_dependencies_and_each_outcome_is_told() {
 }
 
 #[tokio::test]
+async fn a_preload_that_loads_nothing_of_what_was_named_has_failed() {
+    let (server, _models) = start();
+    let job = preload_and_wait(&server, &json!({ "names": ["nobody", "nothing:1"] })).await;
+    assert_eq!(job["state"], "failed", "{job}");
+    let error = job["error"].as_str().unwrap();
+    for name in ["nobody", "nothing:1"] {
+        assert!(
+            error.contains(&format!("{name}: there is no resource")),
+            "{error}"
+        );
+        let problem = &resource(&job, name)["problem"];
+        assert_eq!(problem["type"], "/problems/not-found", "{job}");
+    }
+    let job = preload_and_wait(&server, &json!({ "names": ["nobody", "quick"] })).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(resource(&job, "nobody")["outcome"], "refused");
+}
+
+#[tokio::test]
 async fn a_preload_of_a_cold_server_loads_the_zygote_too() {
     let (server, _models) = start();
     let job = preload_and_wait(&server, &json!({ "names": ["quick"] })).await;
@@ -153,7 +172,10 @@ async fn a_preload_that_cannot_be_understood_is_refused() {
         (json!({ "all_that_fit": false }), "exactly one of"),
         (json!({ "names": [] }), "1 to 500"),
         (json!({ "name": "a" }), "expected one of `names`"),
-        (json!(["a"]), ""),
+        (
+            json!(["a"]),
+            "a JSON object with the members `names`, `kinds`, `all_that_fit`",
+        ),
     ] {
         let answer = server.post_json(PRELOAD, &body).await;
         assert_eq!(answer.status, 422, "{body}: {answer:?}");
@@ -165,8 +187,8 @@ async fn a_preload_that_cannot_be_understood_is_refused() {
     assert_eq!(request.send().await.unwrap().status(), 400);
     let quick = json!({ "names": ["quick"] });
     for (query, status) in [
-        ("wait=31", 422),
-        ("wait=-1", 422),
+        ("wait=31", 400),
+        ("wait=-1", 400),
         ("wait=x", 400),
         ("waits=1", 400),
     ] {

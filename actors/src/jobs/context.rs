@@ -38,6 +38,16 @@ impl JobContext {
         self.record.cancelled.is_cancelled()
     }
 
+    /// Whether all units of the work are done. Then the end of the job is its own, whoever cancels it.
+    pub(super) fn is_done(&self) -> bool {
+        self.record.status().progress.is_complete()
+    }
+
+    /// Whether the work was asked to end before all of it was done.
+    pub fn is_cut_short(&self) -> bool {
+        self.is_cancelled() && !self.is_done()
+    }
+
     /// How long the job may run, from its start.
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
@@ -54,7 +64,7 @@ impl JobContext {
             .set_progress(|progress| progress.total = Some(total));
     }
 
-    /// Reports that `units` more of the work are done.
+    /// Reports that `units` more of the work are done. What a cancel has cut short is not done.
     pub fn advance(&self, units: u64) {
         self.record
             .set_progress(|progress| progress.done = progress.done.saturating_add(units));

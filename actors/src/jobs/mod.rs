@@ -7,7 +7,8 @@
 //! - **Bounds**: the number of running jobs, of followers, of finished jobs that are kept (by count,
 //!   age and bytes), of the steps of a job and of the bytes of its result.
 //! - **Every job ends.** It has a deadline. A job that was cancelled or has passed its deadline may
-//!   wind down for [`Config::wind_down`] and is then aborted.
+//!   wind down for [`Config::wind_down`] and is then aborted. If its progress says that all of its work
+//!   was done before, it ends as if nobody had cancelled it.
 //! - **A job harms nothing else.** Its panic makes it failed.
 //! - **Followers see the present state.** A slow one misses states and never the last one.
 //! - **Jobs survive the actor.** When the actor is restarted, the jobs that ran are failed, and those
@@ -39,9 +40,9 @@ pub use actor::Jobs;
 pub use config::Config;
 pub use context::{JobContext, StepInProgress};
 pub use error::{FollowError, NoSuchJob, StartError};
-pub use journal::{Journal, JournalEntry, JournalStatus, Keep, ReadJournal};
+pub use journal::{Journal, JournalEntry, JournalStatus, Keep, ReadJournal, ReadSaveError};
 pub use messages::{Cancel, Drain, Follow, Get, List, Start};
 pub use metrics::{METRICS, start_at_zero};
 pub use record::{Follower, JobWatch};
-pub use run::{Work, WorkResult};
+pub use run::{Work, WorkError, WorkResult};
 pub use status::{JobId, JobKind, JobState, JobStatus, JobSummary, Progress, Step, StepResult};

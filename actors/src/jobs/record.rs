@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::run::{WorkError, WorkResult};
 use super::status::{JobId, JobKind, JobState, JobStatus, Progress, Step};
 use crate::kernel::{Timestamp, shortened};
 
@@ -26,6 +27,21 @@ pub(super) struct Ending {
 }
 
 impl Ending {
+    /// The work has returned `result`.
+    pub(super) fn of(result: WorkResult) -> Self {
+        match result {
+            Ok(result) => Self {
+                state: JobState::Succeeded,
+                result: Some(result),
+                error: None,
+            },
+            Err(WorkError { reason, result }) => Self {
+                result,
+                ..Self::failed(reason)
+            },
+        }
+    }
+
     /// The job has failed because of `error`.
     pub(super) fn failed(error: impl Into<String>) -> Self {
         Self {

@@ -175,6 +175,13 @@ pub struct Progress {
     pub current_step: Option<String>,
 }
 
+impl Progress {
+    /// Whether all units of work are done.
+    pub(super) fn is_complete(&self) -> bool {
+        self.total.is_some_and(|total| self.done >= total)
+    }
+}
+
 /// One step of a job that has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = JobStep)]

@@ -2,7 +2,8 @@
 //!
 //! The body names what to load: `{"names": [...]}`, `{"kinds": [...]}` or `{"all_that_fit": true}`. The
 //! answer is a 202 with a job (`job.rs`). With `?wait=SECONDS` it is a 200 with the finished job, if
-//! the job ends in that time.
+//! the job ends in that time. The job has failed if all of the names are refused; if only some are, it has
+//! succeeded. Its result has the outcome of each.
 
 mod job;
 mod report;
@@ -97,6 +98,10 @@ impl ToSchema for PreloadRequest {}
 
 pub(in crate::routes) fn start_docs() -> Docs {
     let docs = Docs::new("Load resources before their first use")
+        .text(
+            "The result of the job has what became of each. The job has failed if all of the `names` are \
+             refused.",
+        )
         .body::<PreloadRequest>(json!({ "names": ["silero-vad"] }));
     wait::documented(docs).problems(&[ProblemKind::NotReady])
 }
@@ -194,7 +199,7 @@ mod tests {
             (json!({ "names": vec!["a"; 501] }), "1 to 500"),
             (json!({ "names": [""] }), "1 to 256 characters"),
             (json!({ "kinds": ["k".repeat(257)] }), "1 to 256 characters"),
-            (json!({ "names": "a" }), "expected a sequence"),
+            (json!({ "names": "a" }), "expected a list"),
             (json!({ "name": ["a"] }), "expected one of `names`, `kinds`"),
         ];
         for (body, word) in refused {

@@ -121,7 +121,7 @@ fn a_result_and_the_texts_of_a_job_are_bounded() {
                 let name = format!("{number} {}", "ü".repeat(100_000));
                 job.begin_step(name).succeed("ü".repeat(100_000));
             }
-            Err("ü".repeat(100_000))
+            Err("ü".repeat(100_000).into())
         };
         let start = Start::new(super::test_jobs::KIND, "ü".repeat(100_000), MINUTE, work);
         let status = jobs.start_job(start).await.unwrap().ended().await;

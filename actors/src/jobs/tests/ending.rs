@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::super::{Config, Drain, JobState, Start, StartError, StepResult};
+use super::super::{Config, Drain, JobState, Start, StartError, StepResult, WorkError};
 use super::test_jobs::{KIND, TestJobs, lasting};
 use super::{MINUTE, SECOND};
 use crate::kernel::testing::TestSystem;
@@ -90,7 +90,7 @@ fn a_panic_makes_its_job_failed_and_harms_nothing_else() {
 fn an_error_of_the_work_makes_its_job_failed() {
     TestSystem::paused(|system| async move {
         let jobs = TestJobs::start(&system, Config::default()).await;
-        let work = |_| async { Err("the disk is full".to_owned()) };
+        let work = |_| async { Err("the disk is full".to_owned().into()) };
         let status = jobs.run(work).await.unwrap().ended().await;
         assert_eq!(status.state, JobState::Failed);
         assert_eq!(status.error.as_deref(), Some("the disk is full"));
@@ -123,6 +123,46 @@ fn a_cancelled_job_runs_until_it_has_ended_and_keeps_its_result() {
         // It stays as it is.
         assert_eq!(jobs.cancel(id.as_str()).await.unwrap(), status);
         assert!(jobs.cancel("nothing").await.is_err());
+        jobs.stop().await;
+    });
+}
+
+#[test]
+fn a_job_whose_work_was_done_before_it_was_cancelled_ends_by_itself() {
+    TestSystem::paused(|system| async move {
+        let jobs = TestJobs::start(&system, Config::default()).await;
+        for (done, state, fails) in [
+            (2, JobState::Succeeded, false),
+            (2, JobState::Failed, true),
+            (1, JobState::Cancelled, false),
+            (1, JobState::Cancelled, true),
+        ] {
+            let mut watch = jobs
+                .run(move |job| async move {
+                    job.set_total(2);
+                    job.advance(done);
+                    job.cancelled().cancelled().await;
+                    assert_eq!(job.is_cut_short(), done < 2);
+                    let result = Some(json!("a report"));
+                    match fails {
+                        false => Ok(json!("a report")),
+                        true => Err(WorkError {
+                            reason: "nothing worked".to_owned(),
+                            result,
+                        }),
+                    }
+                })
+                .await
+                .unwrap();
+            let id = watch.current().id.clone();
+            sleep(SECOND).await;
+            jobs.cancel(id.as_str()).await.unwrap();
+            let status = watch.ended().await;
+            assert_eq!(status.state, state);
+            assert_eq!(status.result, Some(json!("a report")));
+            assert!(status.cancel_requested);
+            assert_eq!(status.error.is_none(), state == JobState::Succeeded);
+        }
         jobs.stop().await;
     });
 }

@@ -54,8 +54,8 @@ pub(super) async fn load_test(
     }
     let mut left_loaded = loaded(&handles).await;
     left_loaded.retain(|name, _| !before.contains_key(name));
-    let report = Report::new(reports, left_out, left_loaded, job.is_cancelled());
-    serde_json::to_value(report).map_err(|error| error.to_string())
+    let report = Report::new(reports, left_out, left_loaded, job.is_cut_short());
+    Ok(serde_json::to_value(report).map_err(|error| error.to_string())?)
 }
 
 /// Runs one scenario. If it cannot run, that is an error only where it was not asked for by name.

@@ -45,7 +45,7 @@ pub(super) async fn watch<T>(
 ) -> (T, MemoryFigures) {
     let before = used(&run.deps).await;
     let (mut peak, mut reported) = (before, 0);
-    let done = {
+    let found = {
         let watching = async {
             tokio::join!(
                 read_memory(run, &mut peak),
@@ -55,18 +55,23 @@ pub(super) async fn watch<T>(
         };
         tokio::select! {
             biased;
-            done = work => done,
+            found = work => found,
             never = watching => match never.0 {},
         }
     };
-    run.job.advance(UNITS - reported);
+    // A scenario that ended by itself is done, however many operations it had.
+    let done = match run.job.is_cancelled() {
+        true => units_ended(run),
+        false => UNITS,
+    };
+    run.job.advance(done.saturating_sub(reported));
     let after = used(&run.deps).await;
     let figures = MemoryFigures {
         before_bytes: before,
         peak_bytes: peak.max(after),
         after_bytes: after,
     };
-    (done, figures)
+    (found, figures)
 }
 
 /// Reads memory again and again, and keeps the highest usage.
@@ -84,13 +89,18 @@ async fn look(run: &Run, reported: &mut u64) -> Infallible {
     loop {
         every.tick().await;
         end_under_pressure(run);
-        let units = run.operations_ended().saturating_mul(UNITS) / run.operations().max(1);
-        let units = units.min(UNITS);
+        let units = units_ended(run);
         if units > *reported {
             run.job.advance(units - *reported);
             *reported = units;
         }
     }
+}
+
+/// The units of the operations that have ended.
+fn units_ended(run: &Run) -> u64 {
+    let units = run.operations_ended().saturating_mul(UNITS) / run.operations().max(1);
+    units.min(UNITS)
 }
 
 async fn end_at(run: &Run, deadline: Duration) -> Infallible {

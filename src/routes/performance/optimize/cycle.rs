@@ -42,21 +42,23 @@ pub(super) async fn optimize(handles: Handles, idle_for: Duration, job: JobConte
         let progress = job.begin_step(name.describe());
         let mut step = tokio::select! {
             biased;
+            step = cycle.run(name) => step,
             () = job.cancelled().cancelled() => {
                 Step::without_result(name, Outcome::Cancelled, "the job ended meanwhile")
             }
-            step = cycle.run(name) => step,
         };
         step.took_ms = milliseconds(step_began);
         match step.summary() {
             Ok(text) => progress.succeed(text),
             Err(text) => progress.fail(text),
         }
-        job.advance(1);
+        if step.outcome != Outcome::Cancelled {
+            job.advance(1);
+        }
         report.add(step);
     }
     report.took_ms = milliseconds(began);
-    serde_json::to_value(report).map_err(|error| error.to_string())
+    Ok(serde_json::to_value(report).map_err(|error| error.to_string())?)
 }
 
 fn milliseconds(since: Instant) -> f64 {

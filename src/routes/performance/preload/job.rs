@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use headroom_actors::jobs::{JobContext, WorkResult};
+use headroom_actors::jobs::{JobContext, WorkError, WorkResult};
 use headroom_actors::kernel::AskError;
 use headroom_actors::lazy::{AcquireError, Preload, PreloadWithoutEviction, Status};
 use headroom_actors::model::Rescan;
@@ -24,7 +24,7 @@ const WAIT_WHEN_CANCELLED: Duration = Duration::from_secs(2);
 /// How long the loader may take to give its status at the end.
 const STATUS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Loads what is selected. When the job is cancelled, no further load begins, and what is loaded stays.
+/// Loads what is selected. The job has failed if nothing of what was named was loaded. When the job is cancelled, no further load begins, and what is loaded stays.
 pub(super) async fn preload(handles: Handles, selection: Selection, job: JobContext) -> WorkResult {
     look_for_models(&handles, &job).await;
     let before = handles.loader.ask(Status, job.left()).await;
@@ -52,7 +52,19 @@ pub(super) async fn preload(handles: Handles, selection: Selection, job: JobCont
         &before,
         &after.unwrap_or_default(),
     );
-    serde_json::to_value(report).map_err(|error| error.to_string())
+    // Of what is selected otherwise, nothing may fit.
+    let failure = match selection {
+        Selection::Names(_) => report.failure(),
+        Selection::Kinds(_) | Selection::AllThatFit => None,
+    };
+    let result = serde_json::to_value(report).map_err(|error| error.to_string())?;
+    match failure {
+        None => Ok(result),
+        Some(reason) => Err(WorkError {
+            reason,
+            result: Some(result),
+        }),
+    }
 }
 
 /// Finds models that were added since the last look. Without them the job goes on with those that are
@@ -61,7 +73,10 @@ async fn look_for_models(handles: &Handles, job: &JobContext) {
     let step = job.begin_step("look for models");
     let rescan = handles.repository.ask(Rescan, handles.request_deadline);
     match rescan.await {
-        Ok(Ok(models)) => step.succeed(format!("{} versions are known", models.len())),
+        Ok(Ok(models)) => step.succeed(match models.len() {
+            1 => "1 version is known".to_owned(),
+            count => format!("{count} versions are known"),
+        }),
         Ok(Err(error)) => step.fail(error.to_string()),
         Err(error) => step.fail(error.to_string()),
     }
@@ -81,7 +96,7 @@ impl Loads {
             Ok(name) => self.load_one(name, was_ready).await,
             Err(problem) => Outcome::Refused(problem.clone()),
         };
-        if !matches!(outcome, Outcome::NotTried) {
+        if !matches!(outcome, Outcome::NotTried | Outcome::UnderWay) {
             self.job.advance(1);
         }
         (target, outcome)

@@ -125,6 +125,20 @@ impl Report {
         self.resources.push(preloaded);
     }
 
+    /// Why the job has failed: everything that was selected was refused.
+    pub(super) fn failure(&self) -> Option<String> {
+        let selected = self.resources.iter().filter(|it| !it.is_dependency);
+        let reasons = selected.map(|resource| {
+            let detail = resource.problem.as_ref()?["detail"].as_str()?;
+            Some(format!("{}: {detail}", resource.name))
+        });
+        let reasons: Vec<_> = reasons.collect::<Option<_>>()?;
+        match &*reasons {
+            [] => None,
+            reasons => Some(format!("nothing was loaded: {}", reasons.join("; "))),
+        }
+    }
+
     /// Adds a dependency, if it is loaded.
     fn add_dependency(&mut self, name: &str, before: &[ResourceStatus], after: &[ResourceStatus]) {
         let outcome = match (is_ready(before, name), is_ready(after, name)) {
