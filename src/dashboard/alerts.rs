@@ -13,11 +13,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::bytes;
 use super::pools::PoolState;
 use super::resources::Resource;
 use super::status::Status;
 use super::supervision::Child;
+use super::{bytes, short};
 use crate::last_known::Silence;
 use crate::pools::Health;
 
@@ -69,6 +69,8 @@ pub enum AlertCode {
     PoolDown,
     /// A private server does not run.
     PrivateServerFailed,
+    /// The journal of optimisations cannot be read or saved.
+    JournalUnsaved,
     /// A part of the server does not answer.
     NoAnswer,
 }
@@ -99,8 +101,8 @@ struct Alerts {
 
 impl Status {
     /// Derives the alerts and the verdict from the parts. `stale_for` is the age of the last reading of
-    /// memory if it is too old.
-    pub(super) fn judge(&mut self, stale_for: Option<Duration>) {
+    /// memory if it is too old, `journal_error` why the journal was not saved.
+    pub(super) fn judge(&mut self, stale_for: Option<Duration>, journal_error: Option<String>) {
         let mut alerts = Alerts {
             clock: Clock::now(),
             alerts: Vec::new(),
@@ -121,6 +123,7 @@ impl Status {
             alerts.on_pool(pool);
             alerts.on_no_answer(pool.name, pool.figures.silence());
         }
+        alerts.on_journal(journal_error);
         alerts.on_no_answer("memory", self.budget.silence());
         alerts.on_no_answer("lazy-loader", self.resources.silence());
         alerts.on_no_answer("jobs", self.jobs.silence());
@@ -294,6 +297,16 @@ impl Alerts {
         };
         let text = format!("{what}; the last connect failed: {error}; check the server");
         self.add(code, Severity::Warning, pool.name, since, text);
+    }
+
+    fn on_journal(&mut self, error: Option<String>) {
+        let Some(error) = error else { return };
+        let text = format!(
+            "what operators did is lost when the server ends: {error}; see to data.dir, then \
+             GET /api/performance/optimize/history tries again"
+        );
+        let code = AlertCode::JournalUnsaved;
+        self.add(code, Severity::Warning, "journal", None, short(text));
     }
 
     fn on_no_answer<T>(&mut self, part: &str, silence: Option<&Silence<T>>) {

@@ -24,11 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use headroom_actors::jobs::List;
+use headroom_actors::jobs::{List, ReadSaveError};
 use headroom_actors::kernel::{AskError, ChangeReader, Clock, Timestamp, shortened};
 use headroom_actors::lazy::{ReadLoader, ReadRecent, ResourceEvent};
 use headroom_actors::memory::{BudgetOverview, Freshness};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 pub use alerts::{Alert, AlertCode, Severity, Verdict};
 pub use events::{EventSource, TimelineEvent};
@@ -90,11 +90,12 @@ impl Dashboard {
     pub async fn status(&self) -> Status {
         let at = Timestamp::now();
         let began = Instant::now();
-        let (resources, recent, jobs, pools) = tokio::join!(
+        let (resources, recent, jobs, pools, journal_error) = tokio::join!(
             self.ask_resources(),
             self.ask_recent(),
             self.ask_jobs(),
             self.ask_pools(),
+            self.ask_journal(),
         );
         let mut status = Status {
             at,
@@ -110,7 +111,7 @@ impl Dashboard {
             pools,
             jobs,
         };
-        status.judge(self.freshness.stale());
+        status.judge(self.freshness.stale(), journal_error);
         status.took_ms = began.elapsed().as_secs_f64() * 1e3;
         status
     }
@@ -184,6 +185,12 @@ impl Dashboard {
             Ok::<_, AskError>(Jobs::new(self.handles.jobs.ask(List, ANSWER_WITHIN).await?))
         };
         self.jobs.or_answer(jobs, ANSWER_WITHIN).await
+    }
+
+    /// Why the journal was not saved. One that does not answer is shown in the supervision tree.
+    async fn ask_journal(&self) -> Option<String> {
+        let error = self.handles.journal.ask(ReadSaveError, ANSWER_WITHIN);
+        timeout(ANSWER_WITHIN, error).await.ok()?.ok()?
     }
 
     async fn ask_pools(&self) -> Vec<PoolState> {

@@ -327,6 +327,12 @@ async fn a_history_that_cannot_be_read_is_read_later_and_nothing_is_lost() {
     );
     let error = kept["save_error"].as_str().unwrap();
     assert!(error.contains("cannot be read"), "{error}");
+    let status = second.get_json("/api/status").await.ok();
+    let alerts = status["alerts"].as_array().unwrap();
+    let alert = alerts.iter().find(|it| it["code"] == "journal_unsaved");
+    let text = alert.unwrap()["text"].as_str().unwrap();
+    assert!(text.contains("cannot be read"), "{status}");
+    assert_eq!(second.metric("headroom_journal_unsaved", &[]).await, 1.0);
     let later = optimize(&second, &json!({})).await;
     let kept = history(&second, |it| it["entries"][0]["state"] == "succeeded").await;
     assert_eq!(kept["is_saved"], false, "{kept}");
@@ -374,7 +380,7 @@ async fn wrong_requests_are_refused_with_what_is_allowed() {
             422,
             "expected `idle_seconds`",
         ),
-        (&too_long, empty.clone(), 422, "wait is a number of seconds"),
+        (&too_long, empty.clone(), 400, "wait is a number of seconds"),
         (&unknown, empty.clone(), 400, "expected `wait`"),
         (HISTORY, empty, 405, "GET, HEAD"),
     ] {

@@ -20,19 +20,29 @@ const DURATION: Metric = Metric::histogram(
 )
 .labels(&[KIND]);
 
+const JOURNAL_UNSAVED: Metric = Metric::gauge(
+    "headroom_journal_unsaved",
+    "1 if the journal of optimisations could not be read or saved at the last try, otherwise 0.",
+)
+.alert("1 for 5 minutes: the journal ends with the server; its status has the error (`HeadroomJournalUnsaved`)");
+
 const KIND: Label = Label::described(
     "kind",
     "what the job does: `preload`, `optimize` or `load-test`",
 );
 
 /// The metrics of this module.
-pub const METRICS: &[Metric] = &[RUNNING, ENDED, DURATION];
+pub const METRICS: &[Metric] = &[RUNNING, ENDED, DURATION, JOURNAL_UNSAVED];
 
 /// The counter of ended jobs starts with the server, for these kinds of jobs.
 pub fn start_at_zero(kinds: &[JobKind]) {
     for kind in kinds {
         ENDED.start_at_zero(&[("kind", kind.name)]);
     }
+}
+
+pub(super) fn set_journal_unsaved(is_unsaved: bool) {
+    metrics::gauge!(JOURNAL_UNSAVED.name).set(f64::from(u8::from(is_unsaved)));
 }
 
 pub(super) fn record_start(kind: &'static str) {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
+use super::super::metrics;
 use super::super::record::JobWatch;
 use super::entries::{ENTRIES_MAX, Entries, JournalEntry};
 use super::file::JournalFile;
@@ -39,6 +40,15 @@ pub struct ReadJournal;
 
 impl Message for ReadJournal {
     type Reply = JournalStatus;
+    const CANCELLABLE: bool = true;
+}
+
+/// Asks why the journal was not read or saved at the last try. Unlike [`ReadJournal`], it causes no other.
+#[derive(Debug)]
+pub struct ReadSaveError;
+
+impl Message for ReadSaveError {
+    type Reply = Option<String>;
     const CANCELLABLE: bool = true;
 }
 
@@ -127,7 +137,7 @@ impl Journal {
         match loaded {
             Ok(from_file) => {
                 entries.load(from_file);
-                entries.save_error = None;
+                entries.set_save_error(None);
             }
             Err(error) => {
                 if entries.save_error.is_none() {
@@ -137,7 +147,7 @@ impl Journal {
                         "the journal of jobs cannot be read; new entries are not saved until it can"
                     );
                 }
-                entries.save_error = Some(format!("the file cannot be read: {error}"));
+                entries.set_save_error(Some(format!("the file cannot be read: {error}")));
             }
         }
     }
@@ -213,7 +223,7 @@ impl Journal {
             Ok(()) => {
                 let mut entries = self.entries();
                 entries.saved = changes;
-                entries.save_error = None;
+                entries.set_save_error(None);
             }
             Err(error) => {
                 if !was_failing {
@@ -224,7 +234,7 @@ impl Journal {
                     );
                 }
                 // The next change or call tries again.
-                self.entries().save_error = Some(error.to_string());
+                self.entries().set_save_error(Some(error.to_string()));
                 if self.entries().changes == changes {
                     return;
                 }
@@ -240,6 +250,7 @@ impl Actor for Journal {
 
 impl Child for Journal {
     fn start(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        metrics::set_journal_unsaved(self.entries().save_error.is_some());
         // The last incarnation may have ended before it took over the end of a job, or wrote it.
         let running = self.entries().running();
         for watch in running {
@@ -287,6 +298,16 @@ impl Handler<Call<ReadJournal>> for Journal {
     fn handle(&mut self, call: Call<ReadJournal>, context: &mut Context<Self>) {
         if let Some((ReadJournal, reply)) = call.accept() {
             self.when_loaded(Pending::Read(reply), context);
+        }
+    }
+}
+
+impl Handler<Call<ReadSaveError>> for Journal {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<ReadSaveError>, _context: &mut Context<Self>) {
+        if let Some((ReadSaveError, reply)) = call.accept() {
+            reply.send(self.entries().save_error.clone());
         }
     }
 }

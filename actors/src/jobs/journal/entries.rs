@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::super::metrics;
 use super::super::record::JobWatch;
 use super::super::status::{JobState, JobStatus};
 use super::super::store::json_bytes;
@@ -167,6 +168,12 @@ impl Entries {
     /// Whether there are changes that the file does not have.
     pub(super) fn has_changes(&self) -> bool {
         self.saved != self.changes
+    }
+
+    /// Takes note of why the file was not read or saved, or that it was.
+    pub(super) fn set_save_error(&mut self, error: Option<String>) {
+        metrics::set_journal_unsaved(error.is_some());
+        self.save_error = error;
     }
 
     /// Whether the file has the same entries.

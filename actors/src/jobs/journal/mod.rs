@@ -26,5 +26,5 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Journal, JournalStatus, Keep, ReadJournal};
+pub use actor::{Journal, JournalStatus, Keep, ReadJournal, ReadSaveError};
 pub use entries::JournalEntry;
