@@ -220,7 +220,16 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| Failure::Client(io::Error::other(error)))?;
         let response = self.request(request).await;
-        let response = response.map_err(|error| self.unreachable(&error))?;
+        let response = response.map_err(|error| match is_foreign(&error) {
+            true => {
+                let reason = root_cause(&error);
+                Failure::NoServer(ClientError::Foreign {
+                    url: url.clone(),
+                    reason,
+                })
+            }
+            false => self.unreachable(&error),
+        })?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| self.unreachable(&*error))?.to_bytes();
@@ -251,6 +260,12 @@ impl Client {
             reason: root_cause(error),
         })
     }
+}
+
+/// Whether something answered, and not in HTTP.
+fn is_foreign(error: &legacy::Error) -> bool {
+    let cause = error.source().and_then(<dyn Error>::downcast_ref);
+    cause.is_some_and(hyper::Error::is_parse)
 }
 
 /// The innermost error, which says the most.

@@ -17,6 +17,7 @@ use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::other_server::{OtherServer, answer};
 use crate::{BINARY, Ended, command, json, run};
 
 const PASSWORD: &str = "hunter2-never-to-be-seen";
@@ -356,13 +357,41 @@ fn a_running_server_is_found_at_its_own_address() {
 }
 
 #[test]
+fn a_server_that_hangs_is_told_from_another_program() {
+    let folder = settings("");
+    // The kernel accepts its connections, and nobody answers.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", hangs.local_addr().unwrap());
+    let found = checks(doctor(folder.path(), &["--json", "--url", &url]), 1);
+    assert_failed(&found, "server", "accepts connections at http://127.0.0.1");
+    let remedy = found["server"]["remedy"].as_str().unwrap();
+    assert!(remedy.contains("it hangs"), "{remedy}");
+    for answer in [
+        answer("200 OK", "{\"name\": \"another\", \"version\": \"1\"}"),
+        answer("404 Not Found", "nothing here"),
+        "SSH-2.0-OpenSSH_9.6\r\n".to_owned(),
+    ] {
+        let other = OtherServer::start(vec![answer]);
+        let found = doctor(folder.path(), &["--json", "--url", &other.url]);
+        other.end();
+        assert_failed(&checks(found, 1), "server", "is no Headroom");
+    }
+    // Its own address, without a URL.
+    let address = hangs.local_addr().unwrap();
+    let found = examine(&format!("server.listen = '{address}'"), 1);
+    let hung = found["server"]["found"].as_str().unwrap();
+    assert!(hung.contains("has not answered within 2s"), "{hung}");
+    assert_eq!(found["server.listen"]["outcome"], "failure");
+}
+
+#[test]
 fn a_server_that_is_named_must_answer() {
     let folder = settings("");
     let found = doctor(folder.path(), &["--json", "--url", "http://127.0.0.1:1"]);
     assert_failed(
         &checks(found, 1),
         "server",
-        "no Headroom answers at http://127.0.0.1:1",
+        "nothing can be reached at http://127.0.0.1:1: Connection refused",
     );
     let server = Server::start(Options::new(BINARY));
     let found = checks(

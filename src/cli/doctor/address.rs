@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use hyper::Method;
 use serde::Deserialize;
 use socket2::{Domain, Socket, Type};
 use tokio::task::spawn_blocking;
@@ -14,7 +15,7 @@ use tokio::task::spawn_blocking;
 use super::check::{Check, Group};
 use super::local_url;
 use crate::cli::Failure;
-use crate::cli::client::{Bounds, Client};
+use crate::cli::client::{Bounds, Client, ClientError};
 use crate::cli::server_url::ServerUrl;
 use crate::settings::Settings;
 
@@ -22,6 +23,21 @@ const GROUP: Group = Group::Address;
 
 /// How long a server may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long opening a connection to it may take. It is shorter, so that a server that accepts and does not
+/// answer can be told from an address that leads nowhere.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// What is found at a URL.
+enum Found {
+    Headroom(Metadata),
+    /// There is no connection, and why.
+    Nothing(String),
+    /// There is a connection and no answer.
+    Silence,
+    /// The answer is not one of a Headroom server.
+    AnotherProgram,
+}
 
 /// What a server says about itself at `/v2`.
 #[derive(Deserialize)]
@@ -45,38 +61,71 @@ struct Pool {
 pub(super) async fn addresses(settings: Settings, url: Option<ServerUrl>) -> Vec<Check> {
     let (listen, admin) = (settings.server.listen, settings.server.admin_listen);
     let own = ask(&local_url(listen)).await;
-    let own = own.filter(|_| listen.port() != 0);
+    let is_running = matches!(own, Found::Headroom(_)) && listen.port() != 0;
     let mut checks = vec![
-        address("server.listen", listen, own.is_some()).await,
-        address("server.admin_listen", admin, own.is_some()).await,
+        address("server.listen", listen, is_running).await,
+        address("server.admin_listen", admin, is_running).await,
     ];
     match (url, own) {
         (Some(url), _) => match ask(&url).await {
-            Some(metadata) => checks.extend(running(&url, &metadata).await),
-            None => {
-                let check =
-                    Check::failure(GROUP, "server", format!("no Headroom answers at {url}"))
-                        .would_fail("commands that ask this server fail")
-                        .remedy("start it there, or correct --url or HEADROOM_URL");
-                checks.push(check);
-            }
+            Found::Headroom(metadata) => checks.extend(running(&url, &metadata).await),
+            missing => checks.extend(no_server(&url, missing)),
         },
-        (None, Some(metadata)) => checks.extend(running(&local_url(listen), &metadata).await),
-        (None, None) => {}
+        (None, Found::Headroom(metadata)) if is_running => {
+            checks.extend(running(&local_url(listen), &metadata).await);
+        }
+        // The check of the address has the rest.
+        (None, Found::Silence) => checks.extend(no_server(&local_url(listen), Found::Silence)),
+        (None, _) => {}
     }
     checks
 }
 
-fn client(url: &ServerUrl) -> Result<Client, Failure> {
-    let timeout = ANSWER_WITHIN;
+/// The check of a server that should be at `url`.
+fn no_server(url: &ServerUrl, found: Found) -> Option<Check> {
+    let (found, remedy) = match found {
+        Found::Headroom(_) => return None,
+        Found::Nothing(reason) => (
+            format!("nothing can be reached at {url}: {reason}"),
+            "start it there, or correct --url or HEADROOM_URL",
+        ),
+        Found::Silence => (
+            format!(
+                "something accepts connections at {url} and has not answered within {ANSWER_WITHIN:?}"
+            ),
+            "if it is a Headroom, it hangs: its log has the cause; restart it",
+        ),
+        Found::AnotherProgram => (
+            format!("what answers at {url} is no Headroom"),
+            "correct --url or HEADROOM_URL, or stop that program",
+        ),
+    };
+    let check = Check::failure(GROUP, "server", found);
+    Some(
+        check
+            .would_fail("commands that ask this server fail")
+            .remedy(remedy),
+    )
+}
+
+fn client(url: &ServerUrl, timeout: Duration) -> Result<Client, Failure> {
     Client::new(url, Bounds { timeout }, false)
 }
 
-/// What the server at `url` says about itself, if it is a Headroom server.
-async fn ask(url: &ServerUrl) -> Option<Metadata> {
-    let answer = client(url).ok()?.get("/v2").await.ok()?;
-    let metadata: Metadata = answer.read().ok()?.content;
-    (metadata.name == "headroom").then_some(metadata)
+/// What is at `url`, by what it says about itself.
+async fn ask(url: &ServerUrl) -> Found {
+    let answer = async {
+        let client = client(url, CONNECT_WITHIN)?;
+        let answer = client.send_within(Method::GET, "/v2", None, ANSWER_WITHIN);
+        Ok(answer.await?.read::<Metadata>()?.content)
+    };
+    match answer.await {
+        Ok(metadata) if metadata.name == "headroom" => Found::Headroom(metadata),
+        Err(Failure::NoServer(ClientError::TimedOut { .. })) => Found::Silence,
+        Err(Failure::NoServer(ClientError::Unreachable { reason, .. })) => Found::Nothing(reason),
+        Err(Failure::Client(error)) => Found::Nothing(error.to_string()),
+        Ok(_) | Err(_) => Found::AnotherProgram,
+    }
 }
 
 /// Whether the server could listen on the address of the setting `name`. `is_running` if a Headroom
@@ -187,7 +236,7 @@ async fn running(url: &ServerUrl, metadata: &Metadata) -> Vec<Check> {
             ))
             .remedy("use the program of the server's version"),
     }];
-    let Ok(client) = client(url) else {
+    let Ok(client) = client(url, ANSWER_WITHIN) else {
         return checks;
     };
     checks.push(match client.get("/v2/health/ready").await {
