@@ -156,7 +156,10 @@ fn first_rows(text: &str, rows: usize) -> String {
     }
     let shown = rows.saturating_sub(2);
     let mut first: String = text.split_inclusive('\n').take(shown).collect();
-    first.push_str(&format!("… {} lines more\n", count - shown));
+    first.push_str(&format!(
+        "… {} more\n",
+        super::output::count(count - shown, "line", "lines")
+    ));
     first
 }
 

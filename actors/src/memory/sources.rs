@@ -169,7 +169,7 @@ impl SourceChecker {
             source: Source::Processes,
             in_use: true,
             health: Health::Healthy,
-            detail: format!("{all} processes, {estimated} of them estimated"),
+            detail: format!("{estimated} of {all} estimated"),
         };
         if self.lasts(Contradiction::OnlyEstimates, all == estimated) {
             status.mark_misleading("the kernel reports the PSS of no process".to_owned());

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::cli::output::{Style, Tone, one_line};
+use crate::cli::output::{self, Style, Tone, one_line};
 
 /// What checks are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -199,11 +199,11 @@ impl Report {
             number => style.paint(tone, &format!("{number} {what}")),
         };
         text.push_str(&format!(
-            "{}, {}, {} skipped, {} checks\n",
+            "{}, {}, {} skipped, {}\n",
             count(self.failures, Tone::Bad, "failed"),
             count(self.warnings, Tone::Warning, "warned"),
             self.skipped,
-            self.checks.len()
+            output::count(self.checks.len(), "check", "checks")
         ));
         text
     }

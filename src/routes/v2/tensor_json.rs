@@ -55,8 +55,9 @@ pub(super) fn read(data: &RawValue, datatype: Datatype, shape: &[i64]) -> Result
     read.map_err(|error| plain(&error))?;
     if sink.left > 0 {
         let have = count - sink.left;
+        let elements = if have == 1 { "element" } else { "elements" };
         return Err(format!(
-            "has {have} elements, its shape {shape:?} makes {count}"
+            "has {have} {elements}, its shape {shape:?} makes {count}"
         ));
     }
     Ok(sink.bytes)
