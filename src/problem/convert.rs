@@ -79,7 +79,8 @@ fn in_words_of_json(error: &serde_json::Error) -> String {
 
 impl From<PayloadError> for Problem {
     fn from(error: PayloadError) -> Self {
-        malformed("the body ended before it was complete, or a chunk of it is malformed").caused_by(&error)
+        malformed("the body ended before it was complete, or a chunk of it is malformed")
+            .caused_by(&error)
     }
 }
 

@@ -147,6 +147,8 @@ async fn a_running_job_is_listed_and_ends_when_it_is_cancelled() {
     assert_eq!(cancelled.json["cancel_requested"], true);
     let job = wait_for_job(&server, &path, has_ended).await;
     assert_eq!(job["state"], "cancelled", "{job}");
+    // The load under way is not done.
+    assert_eq!(job["progress"]["done"], 0, "{job}");
     assert_eq!(
         job["result"]["resources"][0]["outcome"], "under_way",
         "{job}"
