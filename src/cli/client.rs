@@ -226,6 +226,7 @@ impl Client {
                 Failure::NoServer(ClientError::Foreign {
                     url: url.clone(),
                     reason,
+                    is_temporary: false,
                 })
             }
             false => self.unreachable(&error),

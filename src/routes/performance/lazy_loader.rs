@@ -244,7 +244,7 @@ pub(in crate::routes) async fn clear(
         match handles.loader.ask(clear.clone(), handles.left()).await? {
             // It may be a model's name, or a model that was added to the folder.
             Err(ClearError::UnknownResource(UnknownResource(name))) => {
-                let resource = resolve(&name, &handles).await?;
+                let resource = resolve(&name, &handles, handles.left()).await?;
                 for unknown in clear.names.iter_mut().filter(|it| **it == name) {
                     unknown.clone_from(&resource);
                 }

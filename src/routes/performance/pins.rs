@@ -66,6 +66,6 @@ async fn set(
         return Ok(status);
     }
     // It may be a model's name, or a model that was added to the folder.
-    let resource = resolve(&name, handles).await?;
+    let resource = resolve(&name, handles, handles.left()).await?;
     Ok(set(resource).await??)
 }

@@ -8,12 +8,16 @@ use headroom_actors::model::Resolve;
 use crate::handles::Handles;
 use crate::problem::{Problem, ProblemKind};
 
-/// The resource of the highest version of the model `name`.
-pub(super) async fn resolve(name: &str, handles: &Handles) -> Result<String, Problem> {
-    find(name, handles, handles.request_deadline).await?
+/// The resource of the highest version of the model `name`. The repository has to answer `within` this time.
+pub(super) async fn resolve(
+    name: &str,
+    handles: &Handles,
+    within: Duration,
+) -> Result<String, Problem> {
+    find(name, handles, within).await?
 }
 
-/// Likewise, if the repository answers `within` this time.
+/// Likewise, for callers to whom a missing answer is no problem.
 pub(super) async fn find(
     name: &str,
     handles: &Handles,

@@ -312,7 +312,7 @@ async fn selected(
         let is_known = known.iter().any(|resource| resource.name == *model);
         let name = match is_known {
             true => model.clone(),
-            false => resolve(model, &run.handles)
+            false => resolve(model, &run.handles, run.handles.request_deadline)
                 .await
                 .map_err(|problem| CannotRun(problem.detail))?,
         };

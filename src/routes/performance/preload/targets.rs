@@ -82,7 +82,7 @@ async fn by_name(names: &[String], known: &[ResourceStatus], handles: &Handles) 
         let resource = if known.iter().any(|status| status.name == *name) {
             Ok(name.clone())
         } else {
-            resolve(name, handles).await
+            resolve(name, handles, handles.request_deadline).await
         };
         targets.push(Target {
             asked: name.clone(),
