@@ -194,8 +194,10 @@ async fn counters_to_alert_on_start_at_zero() {
         let mut samples = samples.into_iter().flatten();
         assert!(samples.any(|it| is_model(&it)), "{}", metric.name);
     }
-    let evictions = exported["headroom_lazy_evictions_total"].samples.iter();
-    let reasons = evictions.filter(is_model).map(|it| it["reason"].clone());
+    let evictions = exported.get("headroom_lazy_evictions_total");
+    let evictions = evictions.map(|family| family.samples.iter());
+    let evictions = evictions.into_iter().flatten().filter(is_model);
+    let reasons = evictions.map(|it| it["reason"].clone());
     let reasons: BTreeSet<_> = reasons.collect();
     assert_eq!(reasons, ["pressure", "room"].map(str::to_owned).into());
 }
