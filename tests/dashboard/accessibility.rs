@@ -116,10 +116,38 @@ async fn the_explorer_says_what_came_of_a_request_and_leaves_the_focus_where_it_
         browser.run(&format!("JSON.parse({content})")),
         json!({ "jobs": [] })
     );
+}
+
+#[tokio::test]
+async fn the_filter_of_the_explorer_leaves_the_form_and_the_response_as_they_are() {
+    let Some(mut browser) = browser() else { return };
+    let server = Server::start(Options::new(BINARY));
+    browser.open(&server.url("/docs#post_performance_lazy_loader_preload"));
+    browser.wait_until("document.querySelector('main form') !== null");
+    let body = "document.getElementById('field-body').value";
+    let edited = "{ \"names\": 1 }";
+    browser.run(&format!("{body} = {edited:?}"));
+    browser.run("document.querySelector('form button').click()");
+    let response = "document.querySelector('form ~ pre').textContent";
+    browser.wait_until(&format!("{response}.includes('invalid')"));
     let count = "document.getElementById('count').textContent";
-    browser.run("document.getElementById('filter').value = 'openapi'");
-    browser.run("document.getElementById('filter').dispatchEvent(new Event('input'))");
-    assert_eq!(browser.run(count), "1 route");
+    let current = "document.querySelector('nav a[aria-current=page]').textContent";
+    for (filter, routes) in [("openapi", "1 route"), ("lazy-loader/preload", "1 route")] {
+        browser.run(&format!(
+            "document.getElementById('filter').value = {filter:?}"
+        ));
+        browser.run("document.getElementById('filter').dispatchEvent(new Event('input'))");
+        assert_eq!(browser.run(count), routes);
+        assert_eq!(browser.run(body), edited);
+        assert_eq!(
+            browser.run(&format!("{response}.includes('invalid')")),
+            true
+        );
+    }
+    assert_eq!(
+        browser.run(current),
+        "POST/api/performance/lazy-loader/preload"
+    );
 }
 
 #[tokio::test]

@@ -262,8 +262,13 @@ function show() {
   const entry = operations.find(({ operation }) => operation.operationId === id);
   if (entry) showOperation(entry);
   else showOverview();
+  markCurrent();
+}
+
+/** Marks what the fragment names in the list of routes. */
+function markCurrent() {
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === location.hash && entry) link.setAttribute("aria-current", "page");
+    if (link.hash === location.hash) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }
@@ -301,7 +306,7 @@ async function start() {
       return { method, path, operation, parameters };
     }));
   byId("version").textContent = "Version " + api.info.version;
-  byId("filter").addEventListener("input", () => { list(); show(); });
+  byId("filter").addEventListener("input", () => { list(); markCurrent(); });
   addEventListener("hashchange", () => { show(); byId("main").focus(); scrollTo(0, 0); });
   list();
   show();
