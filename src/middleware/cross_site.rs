@@ -3,7 +3,8 @@
 //! Why it exists: a browser sends a simple POST of any page to any server that it can reach, also to one
 //! on the loopback address. Such a page must not free memory or unload models. The rules are those of
 //! Go's `net/http.CrossOriginProtection`: a request that changes something is refused if the browser says
-//! that it comes from another origin. Programs send neither header.
+//! that it comes from another origin. Programs send neither header. Event streams, of which there may be few at
+//! a time, are refused likewise (`routes/event_stream.rs`).
 
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap};
@@ -13,9 +14,17 @@ use crate::problem::{Problem, ProblemKind};
 /// The header that says how the origin of a request relates to the server.
 const FETCH_SITE: &str = "sec-fetch-site";
 
-/// The problem of a request that another site's page has sent.
-pub(super) fn refusal(method: &Method, headers: &HeaderMap) -> Option<Problem> {
-    if method.is_safe() || is_from_here(headers) {
+/// The problem of a request that changes something and that another site's page has sent.
+pub(super) fn refusal_of_change(method: &Method, headers: &HeaderMap) -> Option<Problem> {
+    if method.is_safe() {
+        return None;
+    }
+    refusal(headers)
+}
+
+/// The problem of any request that another site's page has sent.
+pub(crate) fn refusal(headers: &HeaderMap) -> Option<Problem> {
+    if is_from_here(headers) {
         return None;
     }
     let detail = "a page of another origin sent this request; use this server's own page, or a program \
@@ -58,7 +67,7 @@ mod tests {
             let name = HeaderName::from_static(name);
             (name, HeaderValue::from_static(value))
         };
-        refusal(method, &headers.iter().map(pair).collect()).is_some()
+        refusal_of_change(method, &headers.iter().map(pair).collect()).is_some()
     }
 
     #[test]

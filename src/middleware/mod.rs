@@ -1,7 +1,7 @@
 //! Gives every request an id, a span, a deadline, counters and one log event, and refuses
 //! what the pages of other sites send.
 
-mod cross_site;
+pub(crate) mod cross_site;
 mod hosts;
 mod observe;
 mod request_id;

@@ -73,7 +73,7 @@ pub async fn observe<B: MessageBody>(
     let span = tracing::debug_span!("request", request_id = id.to_str().unwrap_or_default());
     let cut_off_after = observer.cut_off_after;
     let of_another_host = observer.hosts.refusal(request.uri(), request.headers());
-    let of_another_site = || cross_site::refusal(request.method(), request.headers());
+    let of_another_site = || cross_site::refusal_of_change(request.method(), request.headers());
     let refusal = of_another_host.or_else(of_another_site);
     let watch = Watch::begin(observer, id, &request);
 

@@ -6,12 +6,16 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde_json::Error;
 
+use crate::middleware::cross_site;
 use crate::problem::Problem;
 
 /// A response with the events of `stream`, each as its bytes. HEAD gets the head alone, and makes no stream.
 ///
+/// A page of another origin gets none. It could not read the events, but it could have a browser hold open as
+/// many streams as there may be.
+///
 /// # Errors
-/// Those of `stream`.
+/// The request is of such a page; and those of `stream`.
 pub(super) fn respond<S>(
     request: &HttpRequest,
     stream: impl FnOnce() -> Result<S, Problem>,
@@ -19,6 +23,9 @@ pub(super) fn respond<S>(
 where
     S: Stream<Item = Result<Bytes, Error>> + 'static,
 {
+    if let Some(refusal) = cross_site::refusal(request.headers()) {
+        return Err(refusal);
+    }
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")

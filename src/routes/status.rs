@@ -31,7 +31,11 @@ pub(super) fn events_docs() -> Docs {
         )
         .query::<NoParameters>()
         .events(200, "The status, again and again.")
-        .problems(&[ProblemKind::Overloaded, ProblemKind::NotReady])
+        .problems(&[
+            ProblemKind::Overloaded,
+            ProblemKind::NotReady,
+            ProblemKind::Forbidden,
+        ])
 }
 
 pub(super) async fn status(feed: web::Data<Feed>, _: web::Query<NoParameters>) -> impl Responder {

@@ -1,4 +1,4 @@
-//! `GET /api/status/events`: one stream of overviews for each client.
+//! `GET /api/status/events`: one stream for each client.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,14 @@ use headroom_test_support::torchscript;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use nix::sys::signal::Signal;
 use reqwest::{Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::BINARY;
 
 const EVENTS: &str = "/api/status/events";
+
+const PRELOAD: &str = "/api/performance/lazy-loader/preload";
 
 /// The events of one client.
 struct Events {
@@ -94,7 +96,7 @@ async fn the_first_event_is_complete_and_further_ones_follow_each_second() {
         assert!(status["timeline"]["slots"].as_array().unwrap().len() <= 6);
     }
     assert!(began.elapsed() < Duration::from_secs(6));
-    // Another client gets the whole, from the overviews that are made anyway.
+    // Another client gets the whole, from what is made anyway.
     let (id, status) = Events::open(&server).await.event().await.unwrap();
     assert!(id >= last);
     assert_eq!(status["timeline"]["complete"], true);
@@ -118,7 +120,7 @@ async fn a_load_and_an_unload_are_sent_at_once() {
         delays.push(events.phase("echo:1", "ready").await);
     }
     delays.sort();
-    // An overview each second alone would take half a second at the median.
+    // An event each second alone would take half a second at the median.
     assert!(delays[5] < Duration::from_millis(400), "{delays:?}");
 }
 
@@ -149,6 +151,29 @@ async fn the_number_of_clients_is_bounded() {
         if status == 200 { Ok(()) } else { Err(status) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_gets_no_stream() {
+    let models = Models::new();
+    models.add("echo", 1, torchscript::echo);
+    let server = Server::start(models.options(BINARY));
+    let preload = json!({ "names": ["echo"] });
+    let preload = server.post_json(PRELOAD, &preload).await;
+    let job = preload.headers["location"].to_str().unwrap().to_owned();
+    for path in [EVENTS.to_owned(), format!("{job}/events")] {
+        for (name, value, status) in [
+            ("sec-fetch-site", "cross-site", 403),
+            ("sec-fetch-site", "same-site", 403),
+            ("origin", "https://example.org", 403),
+            ("sec-fetch-site", "same-origin", 200),
+            ("sec-fetch-site", "none", 200),
+        ] {
+            let request = server.client().get(server.url(&path)).header(name, value);
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status(), status, "{path} {value}");
+        }
+    }
 }
 
 #[tokio::test]

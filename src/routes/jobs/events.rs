@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::{NoParameters, one_job};
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemKind};
 use crate::routes::event_stream;
 
 /// Time without a change after which a comment shows that the connection is alive.
@@ -45,6 +45,7 @@ pub(in crate::routes) fn events_docs() -> Docs {
             "The id of the last event that the client has. It gets no state that it has.",
         )
         .events(200, "The states of the job.")
+        .problems(&[ProblemKind::Forbidden])
         .empty_answer(204, "The client has the final state already, and need not come again.")
 }
 
