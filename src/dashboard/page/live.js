@@ -63,8 +63,9 @@ async function findModels(run) {
     found.failed = false;
   } catch (error) {
     found.nextAt = performance.now() + FIND_AGAIN_MS;
+    // Again and again it would replace what came of an action, and what was dismissed.
+    if (!found.failed) say(`The models cannot be listed: ${error.message}`);
     found.failed = true;
-    say(`The models cannot be listed: ${error.message}`);
   }
 }
 
@@ -72,7 +73,10 @@ let version;
 let source;
 let openedAt;
 let shownAt;
-let wasLive = false;
+
+/** What is known of the connection; and since when the page waits for it: its start, or when it was shown again. */
+let connection = "connecting";
+let connectingSince = performance.now();
 
 function connect() {
   source?.close();
@@ -104,22 +108,32 @@ function showAge() {
   const isRefused = source.readyState === EventSource.CLOSED && now - openedAt > 2000;
   if (isRefused || quiet > DEAD_AFTER_MS) connect();
   const isLive = shownAt !== undefined && now - shownAt < OLD_AFTER_MS && source.readyState === EventSource.OPEN;
+  const isAwaited = connection === "connecting" && (shownAt === undefined || now - connectingSince < OLD_AFTER_MS);
+  const last = connection;
+  connection = isLive ? "live" : isAwaited ? "connecting" : "lost";
   // The age changes each second, which nobody wants to hear; that the connection is lost is said once.
-  if (wasLive && !isLive) say("The connection is lost; what is shown is old");
-  if (!wasLive && isLive && age.className === "old") say("The connection is there again");
-  wasLive = isLive;
+  if (connection === "lost" && last !== "lost") say("The connection is lost; what is shown is old");
+  if (connection === "live" && last === "lost") say("The connection is there again");
   // Nobody knows how a server is that does not answer.
-  if (!isLive && shownAt !== undefined) showVerdict("unknown");
-  setAttribute(age, "class", isLive ? "quiet" : shownAt === undefined ? undefined : "old");
+  if (connection === "lost") showVerdict("unknown");
+  setAttribute(age, "class", connection === "lost" ? "old" : connection === "live" ? "quiet" : undefined);
+  const old = () => `what is shown is ${formatAge((now - shownAt) / 1000)} old`;
   if (isLive) setText(age, "live");
-  else if (shownAt === undefined) setText(age, "connecting");
-  else setText(age, `connection lost; what is shown is ${formatAge((now - shownAt) / 1000)} old`);
+  else if (connection === "lost") setText(age, `connection lost; ${old()}`);
+  else setText(age, shownAt === undefined ? "connecting" : `connecting; ${old()}`);
 }
 
 // A browser has few connections for each server, and nobody sees a hidden page.
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) source?.close();
-  else connect();
+  if (document.hidden) {
+    source?.close();
+    return;
+  }
+  // The page has closed it itself, so it is not lost.
+  if (connection === "live") connection = "connecting";
+  connectingSince = performance.now();
+  connect();
+  showAge();
 });
 
 if (!document.hidden) connect();
