@@ -22,7 +22,7 @@
 //! - [`readiness`]: whether the server should get requests.
 //! - [`handles`]: the actors' handles that routes use.
 //! - [`figures`]: what the server measures of its requests and its process.
-//! - [`dashboard`]: the overview for people, and the page that shows it.
+//! - [`dashboard`]: the status for people, and the page that shows it.
 //! - [`last_known`], [`last_answers`], [`server_facts`]: what parts said last, for requests that do not
 //!   wait for them.
 //! - [`sections`]: the sections of `GET /api/performance/metrics`.

@@ -1,4 +1,4 @@
-//! What needs an operator's attention, derived from the parts of the overview. Nothing is remembered: an
+//! What needs an operator's attention, derived from the parts of the status. Nothing is remembered: an
 //! alert is there as long as its cause is.
 
 use std::time::Duration;
@@ -93,7 +93,7 @@ pub struct Alert {
 /// Alerts that are listed.
 const LISTED_MAX: usize = 50;
 
-/// Collects the alerts of one overview.
+/// Collects the alerts of one status.
 struct Alerts {
     clock: Clock,
     alerts: Vec<Alert>,

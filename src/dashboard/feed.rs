@@ -1,16 +1,18 @@
-//! Overviews for those who follow the server: one is made for all of them, at once when something has
+//! The status for those who follow the server: it is made once for all of them, at once when something has
 //! changed and about once a second otherwise. Without a follower nothing is made.
 //!
-//! Overviews are not queued. A client that reads slowly gets the latest one when it has read the one
-//! before. Only the first overview that it gets has the whole timeline, unless it misses a part of it.
+//! Nothing is queued. A client that reads slowly gets the latest status when it has read the one before.
+//! Only the first that it gets has the whole timeline, unless it misses a part of it.
 //!
-//! All clients share the text of an overview, whose memory is reserved. What the connection of a client
-//! that does not read holds beside it is bounded and reserved there (`connection/unread.rs`).
+//! All clients share the text, whose memory is reserved. Without memory for it they get a shortened one, since
+//! they need the status most when memory is short. What the connection of a client that does not read holds
+//! beside it is bounded and reserved there (`connection/unread.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use headroom_actors::kernel::Buffers;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,17 +23,17 @@ use super::{Dashboard, Status};
 /// Clients that may follow at the same time.
 const FOLLOWERS_MAX: usize = 64;
 
-/// The least time between two overviews. Changes within it are one.
+/// The least time between two events. Changes within it are one.
 const INTERVAL_MIN: Duration = Duration::from_millis(200);
 
-/// The longest time between two overviews.
+/// The longest time between two events.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// Time without an overview after which a comment shows that the connection is alive.
+/// Time without an event after which a comment shows that the connection is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The comment that is sent then.
-const COMMENT: &[u8] = b": no overview was made\n\n";
+const COMMENT: &[u8] = b": no status was made\n\n";
 
 /// Why a client cannot follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,25 +46,28 @@ pub enum FollowError {
     Stopping,
 }
 
-/// Makes overviews for followers.
+/// Makes the status for followers.
 pub struct Feed {
     dashboard: Arc<Dashboard>,
+    /// For the text.
+    memory: Arc<dyn Buffers>,
     places: Arc<Semaphore>,
     state: Mutex<State>,
     stopping: CancellationToken,
 }
 
 struct State {
-    /// The number of the latest overview.
+    /// The number of the latest status.
     made: u64,
     /// What followers get, while a producer runs.
     frames: Option<watch::Receiver<Option<Arc<Frame>>>>,
 }
 
 impl Feed {
-    /// A feed of the overviews of `dashboard`.
+    /// A feed of what `dashboard` shows.
     pub fn new(dashboard: Arc<Dashboard>) -> Self {
         Self {
+            memory: Arc::new(dashboard.handles.answer_text.clone()),
             dashboard,
             places: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             state: Mutex::new(State {
@@ -73,13 +78,13 @@ impl Feed {
         }
     }
 
-    /// The overview now, for one client.
+    /// The status now, for one client.
     pub async fn status(&self) -> Status {
         self.dashboard.status().await
     }
 
-    /// Follows the overviews. The first follower starts a task on its thread, which makes them until there
-    /// is no follower.
+    /// Follows the status. The first follower starts a task on its thread, which makes it until there is no
+    /// follower.
     ///
     /// # Errors
     /// See [`FollowError`].
@@ -114,10 +119,9 @@ impl Feed {
         let (mut tree, mut memory) = self.dashboard.changes();
         while !self.ends(&frames) {
             let status = self.dashboard.status().await;
-            match Frame::new(self.number(), status, &self.dashboard.handles.answer_text) {
+            match Frame::new(self.number(), status, Arc::clone(&self.memory)) {
                 Ok(frame) => drop(frames.send_replace(Some(Arc::new(frame)))),
-                // Clients keep the one before until there is memory again.
-                Err(error) => tracing::debug!(%error, "an overview was not sent"),
+                Err(error) => tracing::error!(%error, "the status cannot be written as JSON"),
             }
             sleep(INTERVAL_MIN).await;
             tokio::select! {
@@ -160,7 +164,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// The latest overview that the client has not got, as a server-sent event, or a comment if there is
+    /// The latest status that the client has not got, as a server-sent event, or a comment if there is
     /// none for a while. `None` when the server stops.
     pub async fn next(&mut self) -> Option<Bytes> {
         match timeout(KEEP_ALIVE, self.frames.changed()).await {
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn one_overview_is_made_for_all_clients_and_none_without_one() {
+    async fn one_status_is_made_for_all_clients_and_none_without_one() {
         pause();
         let feed = Arc::new(Feed::new(Arc::new(dashboard())));
         pass(5).await;
@@ -227,7 +231,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn the_text_of_an_overview_is_made_once_for_all_clients() {
+    async fn the_text_of_a_status_is_made_once_for_all_clients() {
         pause();
         let feed = Arc::new(Feed::new(Arc::new(dashboard())));
         let mut clients: Vec<_> = (0..3).map(|_| feed.follow().unwrap()).collect();
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_client_that_reads_slowly_gets_the_latest_overview() {
+    async fn a_client_that_reads_slowly_gets_the_latest_status() {
         pause();
         let feed = Arc::new(Feed::new(Arc::new(dashboard())));
         let mut client = feed.follow().unwrap();

@@ -1,54 +1,62 @@
-//! One overview as text, for all clients of the feed.
+//! One status as text, for all clients of the feed.
 
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use headroom_actors::kernel::{BudgetError, Buffers, reserved_bytes};
 
 use super::{EventSource, Status, Timeline};
 
-/// The text of an overview up to this size needs no reservation.
+/// The text of an event up to this size needs no reservation.
 const SMALL_BYTES: usize = 64 * 1024;
 
-/// The latest slots of the timeline, and events of each source, that every overview has.
+/// The latest slots of the timeline, and events of each source, that every event has.
 const RECENT: u64 = 6;
 
-/// One overview as server-sent events.
+/// The entries of each list that an event has when there is no memory for a large one. Its text is small then.
+const SHORTENED_TO: usize = 10;
+
+/// One status as server-sent events.
 pub(super) struct Frame {
+    number: u64,
     timeline: Seen,
-    /// With the whole timeline. `None` if there is no memory for it.
-    whole: Option<Bytes>,
     /// Without the older part of the timeline.
     recent: Bytes,
-}
-
-/// Why there are no events of an overview.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum FrameError {
-    /// It cannot be written.
-    #[error("it has no JSON: {0}")]
-    Json(#[from] serde_json::Error),
-    /// There is no memory for it.
-    #[error("{0}")]
-    Memory(#[from] BudgetError),
+    /// What the whole is made of. `None` if there was no memory even for less.
+    status: Option<Status>,
+    /// With the whole timeline. Only a client that has just come takes it, so it is made for the first of
+    /// them. `None` if there was no memory for it.
+    whole: OnceLock<Option<Bytes>>,
+    memory: Arc<dyn Buffers>,
 }
 
 impl Frame {
-    /// Writes the events of the overview with this number, which only few clients get whole.
+    /// Writes the events of the status with this number.
     pub(super) fn new(
         number: u64,
         mut status: Status,
-        memory: &dyn Buffers,
-    ) -> Result<Self, FrameError> {
+        memory: Arc<dyn Buffers>,
+    ) -> Result<Self, serde_json::Error> {
         let timeline = Seen::of(&status.timeline);
-        // It is for clients that have just come.
-        let whole = event(format!("retry: 1000\nid: {number}\n"), &status)?;
-        status.timeline = status.timeline.latest(RECENT);
-        let recent = event(format!("id: {number}\n"), &status)?;
+        let latest = status.timeline.latest(RECENT);
+        let complete = mem::replace(&mut status.timeline, latest);
+        let head = || format!("id: {number}\n");
+        let text = event(head(), &status)?;
+        let (recent, status) = if let Ok(text) = reserved(text, &*memory) {
+            status.timeline = complete;
+            (text, Some(status))
+        } else {
+            let text = event(head(), &status.shortened(SHORTENED_TO))?;
+            (text.into(), None)
+        };
         Ok(Self {
+            number,
             timeline,
-            recent: reserved(recent, memory)?,
-            whole: reserved(whole, memory).ok(),
+            recent,
+            status,
+            whole: OnceLock::new(),
+            memory,
         })
     }
 
@@ -56,13 +64,22 @@ impl Frame {
     /// memory for the whole timeline, a client that lacks more than the recent part still lacks it.
     pub(super) fn event(&self, seen: &mut Option<Seen>) -> Bytes {
         let lacks_more = seen.is_none_or(|seen| seen.lacks_more_than_recent(self.timeline));
-        let event = match (&self.whole, lacks_more) {
-            (None, true) => return self.recent.clone(),
-            (Some(whole), true) => whole,
-            (_, false) => &self.recent,
+        let event = match lacks_more.then(|| self.whole()) {
+            Some(None) => return self.recent.clone(),
+            Some(Some(whole)) => whole,
+            None => &self.recent,
         };
         *seen = Some(self.timeline);
         event.clone()
+    }
+
+    fn whole(&self) -> Option<&Bytes> {
+        let make = || {
+            let head = format!("retry: 1000\nid: {}\n", self.number);
+            let text = event(head, self.status.as_ref()?).ok()?;
+            reserved(text, &*self.memory).ok()
+        };
+        self.whole.get_or_init(make).as_ref()
     }
 }
 
@@ -109,25 +126,157 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use headroom_actors::kernel::Timestamp;
-    use headroom_actors::kernel::testing::buffers::FixedBuffers;
+    use std::collections::BTreeMap;
 
-    use super::super::TimelineEvent;
+    use headroom_actors::kernel::testing::buffers::FixedBuffers;
+    use headroom_actors::kernel::{ChildState, Kind, LoadErrorKind, Timestamp};
+    use headroom_actors::lazy::{HitRates, Phase, PolicyKind};
+    use serde_json::Value;
+
     use super::super::tests::dashboard;
+    use super::super::{
+        Alert, AlertCode, Child, Resource, Resources, Severity, Supervision, TEXT_MAX,
+        TimelineEvent,
+    };
     use super::*;
+    use crate::last_known::Answer;
 
     /// A frame whose whole timeline is large, and whose recent part is not.
     async fn large_frame(account: &FixedBuffers) -> Frame {
-        let event = |number| TimelineEvent {
+        let mut status = dashboard().status().await;
+        status.timeline.events = (1..=400).map(timeline_event).collect();
+        Frame::new(1, status, Arc::new(account.clone())).unwrap()
+    }
+
+    fn timeline_event(number: u64) -> TimelineEvent {
+        TimelineEvent {
             source: EventSource::Memory,
             number,
             at: Timestamp::now(),
             event: "level",
             text: "level high, was normal".repeat(10),
-        };
+        }
+    }
+
+    /// The longest text that a status has of somebody else.
+    fn long() -> String {
+        "a".repeat(TEXT_MAX)
+    }
+
+    /// A status of which every list is long.
+    async fn large_status() -> Status {
         let mut status = dashboard().status().await;
-        status.timeline.events = (1..=400).map(event).collect();
-        Frame::new(1, status, account).unwrap()
+        status.timeline.events = (1..=400).map(timeline_event).collect();
+        let alert = |_| Alert {
+            code: AlertCode::SupervisorFailed,
+            severity: Severity::Critical,
+            subject: long(),
+            text: long() + &long(),
+            since_at: Some(Timestamp::now()),
+        };
+        status.alerts = (0..50).map(alert).collect();
+        let child = |number| Child {
+            path: long(),
+            kind: Kind::Actor,
+            // The last of them are the most important.
+            state: match number {
+                0..495 => ChildState::Running,
+                _ => ChildState::Restarting,
+            },
+            in_state_for_seconds: 0.1 + 0.2,
+            restarts_total: u64::MAX,
+            last_exit: Some(long()),
+            mailbox_depth: Some(u64::MAX),
+        };
+        status.supervision = Answer::of(Arc::new(Supervision {
+            restarts_total: 0,
+            children: (0..500).map(child).collect(),
+            not_listed: 7,
+        }));
+        status.resources = Answer::of(Arc::new(Resources {
+            phases: BTreeMap::new(),
+            policy: PolicyKind::Gdsf,
+            hit_rate: HitRates::default(),
+            resources: (0..200).map(|_| resource()).collect(),
+            not_listed: 0,
+        }));
+        status
+    }
+
+    fn resource() -> Resource {
+        Resource {
+            name: long(),
+            kind: "model",
+            phase: Phase::Failed,
+            phase_since_at: Timestamp::now(),
+            measured_bytes: u64::MAX,
+            reserved_bytes: u64::MAX,
+            estimated_bytes: u64::MAX,
+            leases: usize::MAX,
+            waiters: usize::MAX,
+            hits_total: u64::MAX,
+            misses_total: u64::MAX,
+            loads_total: u64::MAX,
+            failures_total: u64::MAX,
+            evictions_total: u64::MAX,
+            load_p50_seconds: Some(0.1 + 0.2),
+            load_p99_seconds: Some(0.1 + 0.2),
+            last_use_at: Some(Timestamp::now()),
+            ttl_left_seconds: Some(0.1 + 0.2),
+            requests_total: u64::MAX,
+            request_p50_ms: Some(0.1 + 0.2),
+            request_p99_ms: Some(0.1 + 0.2),
+            eviction_rank: Some(usize::MAX),
+            pinned: false,
+            suspect: false,
+            never_fits: false,
+            last_fault: Some(LoadErrorKind::Invalid),
+            last_error: Some(long()),
+            next_try_in_seconds: Some(0.1 + 0.2),
+        }
+    }
+
+    #[actix_web::test]
+    async fn without_memory_for_a_large_status_every_client_gets_a_small_one() {
+        let account = FixedBuffers::new(0);
+        let frame = Frame::new(1, large_status().await, Arc::new(account)).unwrap();
+        let mut seen = None;
+        let event = frame.event(&mut seen);
+        // Jobs, pools and reservations have texts of the same lengths.
+        let others = 28 * 1024;
+        assert!(event.len() + others <= SMALL_BYTES, "{}", event.len());
+        assert!(seen.is_none(), "the client still lacks the whole timeline");
+        let json = event.strip_prefix(b"id: 1\ndata: ").unwrap();
+        let status: Value = serde_json::from_slice(json).unwrap();
+        assert_eq!(status["shortened"], true);
+        assert_eq!(status["verdict"], "failing");
+        assert_eq!(status["timeline"]["complete"], false);
+        for (list, count) in [
+            (&status["alerts"], 10),
+            (&status["resources"]["resources"], 10),
+            (&status["resources"]["not_listed"], 190),
+            (&status["supervision"]["children"], 10),
+            (&status["supervision"]["not_listed"], 497),
+        ] {
+            let len = list.as_array().map(Vec::len);
+            assert_eq!(len.map_or_else(|| list.clone(), Into::into), count);
+        }
+        assert_eq!(status["supervision"]["children"][0]["state"], "restarting");
+
+        let account = FixedBuffers::new(1 << 30);
+        let frame = Frame::new(2, large_status().await, Arc::new(account)).unwrap();
+        let event = frame.event(&mut seen);
+        assert!(event.len() > SMALL_BYTES && event.starts_with(b"retry: 1000\nid: 2\n"));
+    }
+
+    #[actix_web::test]
+    async fn the_whole_timeline_is_written_only_for_a_client_that_lacks_it() {
+        let account = FixedBuffers::new(1 << 30);
+        let frame = large_frame(&account).await;
+        frame.event(&mut Some(frame.timeline));
+        assert_eq!(account.held(), 0);
+        frame.event(&mut None);
+        assert!(account.held() > SMALL_BYTES as u64);
     }
 
     #[actix_web::test]

@@ -1,4 +1,4 @@
-//! The jobs in the overview.
+//! The jobs in the status.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use headroom_actors::jobs::{JobStatus, JobSummary};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::short;
+use super::{keep_first, short};
 
 /// The jobs that run, and those that ended of late.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = StatusJobs)]
 pub struct Jobs {
     /// How many run.
@@ -30,6 +30,12 @@ impl Jobs {
             not_listed: jobs.len().saturating_sub(LISTED_MAX),
             jobs: jobs.iter().take(LISTED_MAX).map(listed).collect(),
         }
+    }
+
+    /// With at most the first `count` jobs.
+    pub(super) fn first(mut self, count: usize) -> Self {
+        self.not_listed += keep_first(&mut self.jobs, count);
+        self
     }
 }
 

@@ -1,8 +1,8 @@
-//! The overview of the whole server for people: what `GET /api/status` answers, and what the page at `/`
+//! The status of the whole server for people: what `GET /api/status` answers, and what the page at `/`
 //! and `headroom status` show.
 //!
-//! Each part is asked at the same time and has [`ANSWER_WITHIN`] to answer, so the overview comes in time
-//! whatever hangs. [`Feed`] makes one overview for all clients that follow it, when something has changed
+//! Each part is asked at the same time and has [`ANSWER_WITHIN`] to answer, so the status comes in time
+//! whatever hangs. [`Feed`] makes one status for all clients that follow it, when something has changed
 //! and about once a second, and does nothing without a client. [`page`] is the page itself.
 //!
 //! A new part is a field of [`Status`], asked in [`Dashboard::status`], and an entry of `PARTS` in
@@ -50,7 +50,7 @@ const EVENTS_MAX: usize = 200;
 /// The longest text that somebody else has written, in bytes.
 const TEXT_MAX: usize = 300;
 
-/// Makes overviews.
+/// Makes the status.
 pub struct Dashboard {
     handles: Handles,
     freshness: Freshness,
@@ -65,7 +65,7 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    /// An overview of what `handles` lead to, and of the requests in `models`. The server counts as started
+    /// The status of what `handles` lead to, and of the requests in `models`. The server counts as started
     /// now.
     pub fn new(
         handles: Handles,
@@ -86,7 +86,7 @@ impl Dashboard {
         }
     }
 
-    /// The overview now.
+    /// The status now.
     pub async fn status(&self) -> Status {
         let at = Timestamp::now();
         let began = Instant::now();
@@ -100,6 +100,7 @@ impl Dashboard {
         let mut status = Status {
             at,
             took_ms: 0.0,
+            shortened: false,
             server: self.server(),
             verdict: Verdict::Ok,
             alerts: Vec::new(),
@@ -208,6 +209,13 @@ fn short(text: String) -> String {
     shortened(text, TEXT_MAX)
 }
 
+/// Takes all but the first `count` entries out of a list. Returns how many that are.
+fn keep_first<T>(list: &mut Vec<T>, count: usize) -> usize {
+    let more = list.len().saturating_sub(count);
+    list.truncate(count);
+    more
+}
+
 /// A size as people write it.
 fn bytes(bytes: u64) -> impl std::fmt::Display {
     bytesize::ByteSize::b(bytes).display().iec()
@@ -224,7 +232,7 @@ mod tests {
     use super::*;
     use crate::handles::ActorThread;
 
-    /// The overview of a server whose actors do not run.
+    /// Makes the status of a server whose actors do not run.
     pub(super) fn dashboard() -> Dashboard {
         let memory = Memory::new(MemoryConfig::default()).unwrap();
         let handles = Handles {

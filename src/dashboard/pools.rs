@@ -1,4 +1,4 @@
-//! The connection pools in the overview: one line each.
+//! The connection pools in the status: one line each.
 
 use headroom_actors::kernel::pool::{CircuitState, PoolStatus};
 use headroom_actors::kernel::private_server::ServerState;

@@ -1,4 +1,4 @@
-//! The resources of the loader in the overview.
+//! The resources of the loader in the status.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -8,11 +8,11 @@ use headroom_actors::lazy::{HitRates, LoaderStatus, Phase, PolicyKind, ResourceS
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::short;
+use super::{keep_first, short};
 use crate::figures::{ModelFigures, ModelRequests};
 
 /// What the loader has loaded and can load. Counts start at 0 in each incarnation of the loader.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = StatusResources)]
 pub struct Resources {
     /// How many are in each phase.
@@ -29,7 +29,7 @@ pub struct Resources {
 }
 
 /// One resource.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = StatusResource)]
 pub struct Resource {
     /// Its name.
@@ -72,10 +72,11 @@ pub struct Resource {
     /// What is left of its TTL. Missing while it is not loaded or in use, and without a TTL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_left_seconds: Option<f64>,
-    /// Requests that had outputs of it since the server started.
+    /// Requests that had outputs of it since the server started. Of 512 models; beyond that, the one that was
+    /// not used for the longest time begins anew.
     pub requests_total: u64,
-    /// Half of these requests took no longer, from the whole request to its outputs; the wait for a load is
-    /// part of that. Of the last 5 minutes, or of all if there was none in that time; up to a sixteenth too
+    /// Half of these requests took no longer, from when the body was read and parsed to the outputs; the wait
+    /// for a load is part of that. Of the last 5 minutes, or of all if there was none in that time; up to a sixteenth too
     /// large. Missing before the first one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_p50_ms: Option<f64>,
@@ -112,10 +113,9 @@ impl Resources {
             *phases.entry(resource.phase.label()).or_default() += 1;
         }
         let mut all: Vec<_> = status.resources.iter().collect();
-        let not_listed = all.len().saturating_sub(LISTED_MAX);
         // They are sorted by name already, and this keeps the order of equals.
         all.sort_by_key(|resource| Reverse(interest(resource)));
-        all.truncate(LISTED_MAX);
+        let not_listed = keep_first(&mut all, LISTED_MAX);
         let resources = all.into_iter().map(|resource| {
             let requests = figures.requests(&resource.name);
             Resource::new(resource, requests)
@@ -127,6 +127,12 @@ impl Resources {
             resources: resources.collect(),
             not_listed,
         }
+    }
+
+    /// With at most the first `count` resources.
+    pub(super) fn first(mut self, count: usize) -> Self {
+        self.not_listed += keep_first(&mut self.resources, count);
+        self
     }
 }
 

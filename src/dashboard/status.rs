@@ -1,4 +1,6 @@
-//! `GET /api/status`: the form of the overview, which the page at `/` and `headroom status` show.
+//! `GET /api/status`: the form of the status, which the page at `/` and `headroom status` show.
+
+use std::cmp::Reverse;
 
 use headroom_actors::kernel::Timestamp;
 use headroom_actors::memory::{BudgetOverview, Timeline as UsageTimeline};
@@ -13,7 +15,7 @@ use super::resources::Resources;
 use super::supervision::Supervision;
 use crate::last_known::Answer;
 
-/// The overview of the whole server at one moment.
+/// The status of the whole server at one moment.
 ///
 /// A part that is asked has `"state": "answered"`. If it does not answer within 40 ms, it has `"state":
 /// "no_answer"`, `waited_ms` and `reason`, and shows its last answer, if there was one, with its age in
@@ -24,6 +26,9 @@ pub struct Status {
     pub at: Timestamp,
     /// How long the parts took to answer.
     pub took_ms: f64,
+    /// Whether each list has only its first 10 entries, and the budget only its 10 largest reservations,
+    /// because there is no memory for the text of all. Only events of `GET /api/status/events` are.
+    pub shortened: bool,
     /// The server itself.
     pub server: ServerInfo,
     /// Whether it is well: the worst that the alerts say.
@@ -44,6 +49,30 @@ pub struct Status {
     pub pools: Vec<PoolState>,
     /// The jobs that run, and those that ended of late.
     pub jobs: Answer<Jobs>,
+}
+
+impl Status {
+    /// With at most the first `count` entries of each list.
+    pub(super) fn shortened(mut self, count: usize) -> Self {
+        self.alerts.truncate(count);
+        Self {
+            shortened: true,
+            budget: self.budget.map(|budget| largest(budget, count)),
+            supervision: self.supervision.map(|tree| tree.clone().first(count)),
+            resources: self.resources.map(|known| known.clone().first(count)),
+            jobs: self.jobs.map(|jobs| jobs.clone().first(count)),
+            ..self
+        }
+    }
+}
+
+/// The budget with its `count` largest reservations.
+fn largest(budget: &BudgetOverview, count: usize) -> BudgetOverview {
+    let mut budget = budget.clone();
+    let entries = &mut budget.entries;
+    entries.sort_by_key(|entry| Reverse(entry.measured_bytes.max(entry.reserved_bytes)));
+    entries.truncate(count);
+    budget
 }
 
 /// The server itself.

@@ -1,13 +1,13 @@
-//! The supervision tree in the overview. It asks no actor.
+//! The supervision tree in the status. It asks no actor.
 
 use headroom_actors::kernel::{ChildState, Kind, NodeSnapshot, Tree};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::short;
+use super::{keep_first, short};
 
 /// The supervision tree.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Supervision {
     /// Restarts of all children.
     pub restarts_total: u64,
@@ -18,7 +18,7 @@ pub struct Supervision {
 }
 
 /// One actor or supervisor.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = StatusChild)]
 pub struct Child {
     /// Its path from the root.
@@ -44,19 +44,24 @@ const LISTED_MAX: usize = 500;
 
 impl Supervision {
     pub(super) fn of(tree: &Tree) -> Self {
-        let mut nodes = tree.counted();
-        let restarts_total = nodes.iter().map(|node| node.restarts).sum();
-        let not_listed = nodes.len().saturating_sub(LISTED_MAX);
-        if not_listed > 0 {
+        let nodes = tree.counted();
+        let all = Self {
+            restarts_total: nodes.iter().map(|node| node.restarts).sum(),
+            children: nodes.into_iter().map(Child::from).collect(),
+            not_listed: 0,
+        };
+        all.first(LISTED_MAX)
+    }
+
+    /// With at most `count` children.
+    pub(super) fn first(mut self, count: usize) -> Self {
+        if self.children.len() > count {
             // What is not well must not be left out: it is an alert.
-            nodes.sort_by_key(|node| node.state == ChildState::Running);
+            let is_running = |child: &Child| child.state == ChildState::Running;
+            self.children.sort_by_key(is_running);
         }
-        let children = nodes.into_iter().take(LISTED_MAX);
-        Self {
-            restarts_total,
-            children: children.map(Child::from).collect(),
-            not_listed,
-        }
+        self.not_listed += keep_first(&mut self.children, count);
+        self
     }
 }
 

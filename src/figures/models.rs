@@ -1,6 +1,8 @@
 //! The requests of each model: how many had outputs, and how long they took.
 //!
-//! The status of the server shows them, so they are read without an actor.
+//! The status of the server shows them, so they are read without an actor. One lock for all is enough, unlike
+//! for HTTP requests (`latency.rs`): each of these requests passes through the one thread of the actors, which
+//! costs it far more.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,8 +17,8 @@ use super::{FIVE_MINUTES, MINUTE};
 /// Models that are remembered. The one that was not used for the longest time is forgotten first.
 const MODELS_MAX: usize = 512;
 
-/// The requests of one model that had outputs, since the server started. The latencies reach from the whole
-/// request to its outputs, so the wait for a load is part of them. They are those of the last 5 minutes, or of
+/// The requests of one model that had outputs, since the server started. The latencies reach from when the body
+/// was read and parsed to the outputs, so the wait for a load is part of them. They are those of the last 5 minutes, or of
 /// all requests if there was none in that time, and up to a sixteenth too large.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelRequests {

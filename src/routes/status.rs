@@ -1,6 +1,6 @@
-//! `GET /api/status`: the overview that the page at `/` and `headroom status` show.
+//! `GET /api/status`: what the page at `/` and `headroom status` show.
 //!
-//! `GET /api/status/events`: the overview as server-sent events, at once when something has changed and
+//! `GET /api/status/events`: the status as server-sent events, at once when something has changed and
 //! about once a second otherwise. The data of each event has the form of `GET /api/status`. A client that
 //! reconnects gets the whole state; the ids of events only tell one from another.
 
@@ -27,7 +27,8 @@ pub(super) fn events_docs() -> Docs {
         .text(
             "The data of each event has the form of `GET /api/status`. An event comes at once when something \
              has changed, and about once a second otherwise. The first one of a connection has the whole \
-             timeline, unless memory is short; later ones have what is new of it. A client that reads slowly gets the latest status.",
+             timeline, unless memory is short; later ones have what is new of it. Without memory for the text of \
+             all, an event is `shortened`. A client that reads slowly gets the latest status.",
         )
         .query::<NoParameters>()
         .events(200, "The status, again and again.")

@@ -104,6 +104,18 @@ async fn a_connection_that_is_quiet_or_broken_is_lost() {
 }
 
 #[tokio::test]
+async fn a_status_that_is_shortened_for_want_of_memory_is_marked() {
+    let Some((mut browser, _server)) = live_page().await else {
+        return;
+    };
+    browser.run("shown.shortened = true; receive()");
+    let shortened = "live; memory is short, so lists are not complete";
+    assert_eq!(says(&mut browser), [shortened, "● ok", "Headroom", ""]);
+    browser.run("shown.shortened = false; receive()");
+    assert_eq!(says(&mut browser)[0], "live");
+}
+
+#[tokio::test]
 async fn that_models_cannot_be_listed_is_said_once() {
     let Some((mut browser, _server)) = live_page().await else {
         return;

@@ -1,4 +1,4 @@
-//! The overview for people: `/api/status`, its events, and the page at `/` in a real browser.
+//! The status for people: `/api/status`, its events, and the page at `/` in a real browser.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

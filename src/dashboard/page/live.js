@@ -73,6 +73,7 @@ let version;
 let source;
 let openedAt;
 let shownAt;
+let isShortened;
 
 /** What is known of the connection; and since when the page waits for it: its start, or when it was shown again. */
 let connection = "connecting";
@@ -88,6 +89,7 @@ function connect() {
     if (version !== undefined && version !== status.server.version) location.reload();
     version = status.server.version;
     show(status);
+    isShortened = status.shortened;
     shownAt = performance.now();
     findModels(status.server.started_at);
     showAge();
@@ -118,7 +120,7 @@ function showAge() {
   if (connection === "lost") showVerdict("unknown");
   setAttribute(age, "class", connection === "lost" ? "old" : connection === "live" ? "quiet" : undefined);
   const old = () => `what is shown is ${formatAge((now - shownAt) / 1000)} old`;
-  if (isLive) setText(age, "live");
+  if (isLive) setText(age, isShortened ? "live; memory is short, so lists are not complete" : "live");
   else if (connection === "lost") setText(age, `connection lost; ${old()}`);
   else setText(age, shownAt === undefined ? "connecting" : `connecting; ${old()}`);
 }

@@ -1,5 +1,5 @@
 // The parts of the page, in their order. A further part is one more entry: `build(figures)` makes its content
-// once and returns it with `update(section, status)`, which gets what the overview has under `id`.
+// once and returns it with `update(section, status)`, which gets what the status has under `id`.
 
 const ALERT_TONES = { warning: "warn", critical: "bad" };
 const CHILD_TONES = { running: "good", starting: "warn", restarting: "bad", stopping: "warn", stopped: "quiet" };

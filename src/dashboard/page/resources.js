@@ -53,7 +53,7 @@ function buildResources(figures) {
     const hits = rate === null ? "no use in 5 min" : `${formatShare(rate, 1)} hits in 5 min`;
     setText(figures, `${phases.join(", ")}; ${hits}; evicted by ${resources.policy}`);
     setText(left, resources.not_listed === 0 ? "" :
-      `${formatCount(resources.not_listed)} more are cold and not listed; GET /api/performance/lazy-loader/status has all`);
+      `${formatCount(resources.not_listed)} more are not listed; GET /api/performance/lazy-loader/status has all`);
     rows = resources.resources;
     show();
   };

@@ -1,6 +1,6 @@
 // Usage, levels and events of the last 15 minutes as a chart, with the latest events in words.
 
-/** What the chart shows, merged from the overviews: the slots and the events by their numbers. */
+/** What the chart shows, merged from all events of the server: the slots and the events by their numbers. */
 const history = { slots: new Map(), events: new Map() };
 
 const CHART = { height: 150, left: 66, right: 8, top: 8, levels: 108, bottom: 126 };
