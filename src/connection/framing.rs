@@ -348,6 +348,8 @@ mod tests {
         "3\r\nabc\r\n",
         "0\r\n",
         "0\r\n\r\n",
+        "0\r\n\n",
+        "0\r\na: b\n\r\n",
         "\r\n",
         "a: b\r\n",
         "3",

@@ -159,11 +159,11 @@ fn a_closed_output_does_not_hide_a_failure() {
     for (arguments, error) in [
         (
             &["models", "load", "broken"][..],
-            "1 resource was not loaded",
+            "nothing was loaded: broken:1",
         ),
         (
             &["models", "load", "broken", "--json"],
-            "1 resource was not loaded",
+            "nothing was loaded: broken:1",
         ),
         (
             &["models", "unload", "nowhere:1", "--json"],

@@ -159,7 +159,7 @@ async fn requests_that_do_not_match_the_model_are_answered_with_400() {
         ("affine", json!({ "inputs": [] }), "missing"),
         ("affine", json!({ "inputs": {} }), "form"),
         ("affine", json!({ "inputs": [{ "name": "x" }] }), "form"),
-        ("affine", row("FP32", &[2], json!([1])), "1 elements"),
+        ("affine", row("FP32", &[2], json!([1])), "1 element,"),
         ("affine", row("FP32", &[1], json!([1, 2])), "more elements"),
         ("affine", row("FP32", &[1], json!(["1"])), "string"),
         ("affine", row("FP32", &[1], json!([null])), "null"),

@@ -24,7 +24,8 @@ const WAIT_WHEN_CANCELLED: Duration = Duration::from_secs(2);
 /// How long the loader may take to give its status at the end.
 const STATUS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Loads what is selected. The job has failed if nothing of what was named was loaded. When the job is cancelled, no further load begins, and what is loaded stays.
+/// Loads what is selected. The job has failed if nothing of what was named was loaded. When the job is
+/// cancelled, no further load begins, and what is loaded stays.
 pub(super) async fn preload(handles: Handles, selection: Selection, job: JobContext) -> WorkResult {
     look_for_models(&handles, &job).await;
     let before = handles.loader.ask(Status, job.left()).await;
