@@ -29,8 +29,8 @@ const DOUBLES: &str = "
         source.onmessage({ data: JSON.stringify(shown) });
     };";
 
-/// The page, live, with the status of a server that is well.
-async fn live_page() -> Option<(Browser, Server)> {
+/// The page before its first event, with the status of a server that is well.
+async fn page() -> Option<(Browser, Server)> {
     let mut browser = browser()?;
     let server = Server::start(Options::new(BINARY));
     let mut status = crate::status::status(&server).await;
@@ -39,6 +39,12 @@ async fn live_page() -> Option<(Browser, Server)> {
     browser.before_pages(&format!("var shown = {status}; {DOUBLES}"));
     browser.open(&server.url("/"));
     browser.wait_until("globalThis.sources?.length === 1 && globalThis.tick !== undefined");
+    Some((browser, server))
+}
+
+/// The page, live.
+async fn live_page() -> Option<(Browser, Server)> {
+    let (mut browser, server) = page().await?;
     browser.run("receive()");
     assert_eq!(says(&mut browser), ["live", "● ok", "Headroom", ""]);
     Some((browser, server))
@@ -54,7 +60,7 @@ fn says(browser: &mut Browser) -> [String; 4] {
 }
 
 const LOST: &str = "The connection is lost; what is shown is old";
-const AGAIN: &str = "The connection is there again";
+const BACK: &str = "The connection is there";
 
 #[tokio::test]
 async fn a_page_that_was_hidden_does_not_say_that_its_connection_is_lost() {
@@ -80,8 +86,28 @@ async fn a_page_that_was_hidden_does_not_say_that_its_connection_is_lost() {
     browser.run("hide(true); hide(false); pass(1500)");
     assert_eq!(says(&mut browser)[3], LOST);
     browser.run("receive()");
-    assert_eq!(says(&mut browser), ["live", "● ok", "Headroom", AGAIN]);
+    assert_eq!(says(&mut browser), ["live", "● ok", "Headroom", BACK]);
     assert_eq!(browser.take_errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_page_without_a_first_status_says_so() {
+    let Some((mut browser, _server)) = page().await else {
+        return;
+    };
+    browser.run("pass(1500)");
+    assert_eq!(says(&mut browser)[3], "");
+    browser.run("sources[0].close(); pass(2000)");
+    assert_eq!(browser.run("sources.length"), 2, "it goes on trying");
+    let expected = [
+        "connecting",
+        "○ unknown",
+        "unknown: Headroom",
+        "The server sends no status; the page goes on trying",
+    ];
+    assert_eq!(says(&mut browser), expected);
+    browser.run("receive()");
+    assert_eq!(says(&mut browser), ["live", "● ok", "Headroom", BACK]);
 }
 
 #[tokio::test]
@@ -98,7 +124,7 @@ async fn a_connection_that_is_quiet_or_broken_is_lost() {
     let lost = "connection lost; what is shown is 11 s old";
     assert_eq!(says(&mut browser)[0], lost);
     browser.run("receive()");
-    assert_eq!(says(&mut browser), ["live", "● ok", "Headroom", AGAIN]);
+    assert_eq!(says(&mut browser), ["live", "● ok", "Headroom", BACK]);
     browser.run("sources[1].readyState = 0; sources[1].onerror()");
     assert_eq!(says(&mut browser)[3], LOST);
 }

@@ -69,6 +69,8 @@ async function findModels(run) {
   }
 }
 
+const NOTHING_YET = "The server sends no status; the page goes on trying";
+
 let version;
 let source;
 let openedAt;
@@ -110,19 +112,21 @@ function showAge() {
   const isRefused = source.readyState === EventSource.CLOSED && now - openedAt > 2000;
   if (isRefused || quiet > DEAD_AFTER_MS) connect();
   const isLive = shownAt !== undefined && now - shownAt < OLD_AFTER_MS && source.readyState === EventSource.OPEN;
-  const isAwaited = connection === "connecting" && (shownAt === undefined || now - connectingSince < OLD_AFTER_MS);
+  const isAwaited = connection === "connecting" && now - connectingSince < OLD_AFTER_MS;
   const last = connection;
   connection = isLive ? "live" : isAwaited ? "connecting" : "lost";
   // The age changes each second, which nobody wants to hear; that the connection is lost is said once.
-  if (connection === "lost" && last !== "lost") say("The connection is lost; what is shown is old");
-  if (connection === "live" && last === "lost") say("The connection is there again");
+  if (connection === "lost" && last !== "lost") say(shownAt === undefined ? NOTHING_YET : "The connection is lost; what is shown is old");
+  if (connection === "live" && last === "lost") say("The connection is there");
   // Nobody knows how a server is that does not answer.
   if (connection === "lost") showVerdict("unknown");
   setAttribute(age, "class", connection === "lost" ? "old" : connection === "live" ? "quiet" : undefined);
   const old = () => `what is shown is ${formatAge((now - shownAt) / 1000)} old`;
   if (isLive) setText(age, isShortened ? "live; memory is short, so lists are not complete" : "live");
-  else if (connection === "lost") setText(age, `connection lost; ${old()}`);
-  else setText(age, shownAt === undefined ? "connecting" : `connecting; ${old()}`);
+  else {
+    const word = connection === "lost" ? "connection lost" : "connecting";
+    setText(age, shownAt === undefined ? "connecting" : `${word}; ${old()}`);
+  }
 }
 
 // A browser has few connections for each server, and nobody sees a hidden page.
