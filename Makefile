@@ -29,11 +29,14 @@ test: test-programs ## build everything and run all tests
 	@echo "test: running the examples in the documentation"
 	@$(ENV) $(CARGO) test --workspace --doc
 
-test-programs: setup
+test-programs: programs
 	@scripts/setup.sh nextest protocol_client openapi_client prometheus browser page_checks shell_checks
-	@echo "test: building the binaries that the black-box tests start"
-	@$(ENV) $(CARGO) build --workspace --bins
-	@$(ENV) $(CARGO) build -p headroom-model-host --examples
+
+# All in one command, also the tests: parts of the workspace that are built alone need other features of the
+# dependencies, and then these are built again.
+programs: setup
+	@echo "programs: building the debug programs and the tests"
+	@$(ENV) $(CARGO) build --workspace --bins --examples --tests
 
 kill-runs: test-programs ## kill test runs at random moments and check that nothing is left
 	@$(ENV) </dev/null $(BOUND) scripts/tests/kill_runs.py $(ROUNDS) $(SEED)
