@@ -8,6 +8,7 @@ pub mod child;
 pub mod models;
 pub mod process_tree;
 pub mod protocol;
+pub mod python;
 pub mod server;
 pub mod torchscript;
 pub mod unreserved_process;
