@@ -1,18 +1,15 @@
 //! How the pool opens, checks and resets connections.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::address::{self, Server};
 use super::call::Caller;
 use super::config::PostgresConfig;
 use super::connection::Connection;
 use super::error::Error;
-use super::tls;
+use super::parsed_url::{LastUrl, ParsedUrl};
 use crate::kernel::Handle;
 use crate::kernel::pool::{self, Connect, ConnectError, ConnectErrorKind, Lease, Mode, Pool};
 use crate::kernel::private_server::ServerUrl;
@@ -28,16 +25,7 @@ pub struct Connector {
     settings: PostgresConfig,
     /// What a server must be where the URL does not say it.
     session_attrs: TargetSessionAttrs,
-    /// The parsed form of the last URL, which rarely changes.
-    parsed: Mutex<Option<Arc<ParsedUrl>>>,
-}
-
-struct ParsedUrl {
-    url: String,
-    servers: Vec<Server>,
-    tls: MakeRustlsConnect,
-    /// The index of the server to try first: the one of the last connection, or the replica after it.
-    first: AtomicUsize,
+    last_url: LastUrl,
 }
 
 impl Connector {
@@ -47,7 +35,7 @@ impl Connector {
             url,
             settings,
             session_attrs: TargetSessionAttrs::ReadWrite,
-            parsed: Mutex::new(None),
+            last_url: LastUrl::default(),
         }
     }
 
@@ -57,29 +45,6 @@ impl Connector {
             session_attrs: TargetSessionAttrs::ReadOnly,
             ..Self::new(url, settings)
         }
-    }
-
-    async fn parsed(&self) -> Result<Arc<ParsedUrl>, ConnectError> {
-        let url = self.url.get().await?;
-        let lock = || self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = lock().clone();
-        if let Some(parsed) = last.filter(|parsed| parsed.url == url) {
-            return Ok(parsed);
-        }
-        let (servers, verification) = address::parse(&url, self.session_attrs, &self.settings)?;
-        let failed = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
-        let tls = tokio::task::spawn_blocking(move || tls::connector(&verification))
-            .await
-            .map_err(|_| failed("the runtime stopped while it read root certificates".to_owned()))?
-            .map_err(failed)?;
-        let parsed = Arc::new(ParsedUrl {
-            url,
-            servers,
-            tls,
-            first: AtomicUsize::new(0),
-        });
-        *lock() = Some(Arc::clone(&parsed));
-        Ok(parsed)
     }
 }
 
@@ -92,7 +57,10 @@ impl Connect for Connector {
             tls,
             first,
             ..
-        } = &*self.parsed().await?;
+        } = &*self
+            .last_url
+            .get(&self.url, self.session_attrs, &self.settings)
+            .await?;
         let count = servers.len();
         let parts = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         let within = self.settings.connect_timeout / parts;

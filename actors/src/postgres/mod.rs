@@ -34,12 +34,14 @@ mod fallback;
 mod freshness;
 mod metrics;
 mod migrate;
+mod parsed_url;
 mod pipelined;
 mod private_server;
 mod repeat;
 mod replicas;
 mod server_info;
 mod statement_cache;
+mod statements;
 #[cfg(test)]
 mod tests;
 mod tls;

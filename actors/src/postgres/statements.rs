@@ -1,0 +1,114 @@
+//! What is sent over one connection: prepared statements, batches, and the end of a transaction.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::TryStreamExt;
+use tokio_postgres::{RowStream, SimpleQueryMessage, Statement};
+
+use super::call::{Params, QueryOutput};
+use super::connection::Connection;
+use super::error::Error;
+
+/// Resets the session as `DISCARD ALL` does, except for the prepared statements, which
+/// [`StatementCache`] still holds. Sent together with the end of a transaction, it needs no round trip
+/// of its own.
+const RESET_SESSION: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+
+impl Connection {
+    /// Runs one statement. `sent` becomes true as soon as the server may have acted on it.
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        sql: &str,
+        params: Params<'_>,
+        sent: &AtomicBool,
+    ) -> Result<QueryOutput, Error> {
+        let statement = self.prepare(sql).await?;
+        if self.is_closed() {
+            return Err(Error::closed(false));
+        }
+        sent.store(true, Ordering::Relaxed);
+        let params = params.iter().copied();
+        let output = match self.client.query_raw(&statement, params).await {
+            Ok(rows) => collect(rows).await.map_err(|error| Error::of(&error, true)),
+            // The server runs nothing of a statement whose parameters it cannot bind.
+            Err(error) => Err(Error::before_it_ran(&error)),
+        };
+        output.inspect_err(|error| {
+            if error.is_stale_statement() {
+                self.statements.remove(sql);
+            }
+        })
+    }
+
+    /// Runs statements without parameters and without output, separated by semicolons.
+    pub(super) async fn batch(&self, sql: &str) -> Result<(), Error> {
+        let sent = !self.is_closed();
+        let done = self.client.batch_execute(sql).await;
+        done.map_err(|error| Error::of(&error, sent))
+    }
+
+    /// Rolls the open transaction back, and resets the session.
+    pub(super) async fn rollback(&self) -> Result<(), Error> {
+        self.batch(&format!("ROLLBACK; {RESET_SESSION}")).await
+    }
+
+    /// Commits the open transaction. Returns whether the session was reset as well: the reset can
+    /// fail after the commit, which stays valid.
+    pub(super) async fn commit(&self) -> Result<bool, Error> {
+        let sent = !self.is_closed();
+        let commit = format!("COMMIT; {RESET_SESSION}");
+        let messages = self.client.simple_query_raw(&commit).await;
+        let mut messages = pin!(messages.map_err(|error| Error::of(&error, sent))?);
+        let mut committed = false;
+        loop {
+            match messages.try_next().await {
+                Ok(Some(SimpleQueryMessage::CommandComplete(_))) => committed = true,
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(true),
+                Err(_) if committed => return Ok(false),
+                Err(error) => return Err(Error::of(&error, sent)),
+            }
+        }
+    }
+
+    /// The prepared statement for `sql`. A task of its own prepares it: if its caller leaves, other
+    /// callers still get the statement, and no statement leaks on the server.
+    async fn prepare(self: &Arc<Self>, sql: &str) -> Result<Statement, Error> {
+        let slot = self.statements.slot(sql);
+        let prepared = slot.get_or_try_init(|| async {
+            let connection = Arc::clone(self);
+            let text = sql.to_owned();
+            let task = tokio::spawn(async move { connection.client.prepare(&text).await });
+            match task.await {
+                Ok(prepared) => prepared.map_err(|error| Error::of(&error, false)),
+                Err(_) => Err(Error::Lost {
+                    sent: false,
+                    reason: "the runtime stops".to_owned(),
+                }),
+            }
+        });
+        match prepared.await {
+            Ok(statement) => Ok(statement.clone()),
+            Err(error) => {
+                self.statements.remove(sql);
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn collect(stream: RowStream) -> Result<QueryOutput, tokio_postgres::Error> {
+    let mut stream = pin!(stream);
+    let mut rows = Vec::new();
+    while let Some(row) = stream.try_next().await? {
+        rows.push(row);
+    }
+    let rows_affected = stream.rows_affected().unwrap_or_default();
+    Ok(QueryOutput {
+        rows,
+        rows_affected,
+    })
+}
