@@ -165,3 +165,21 @@ pub(crate) fn embedded(settings: &EmbeddedSettings, folder: PathBuf) -> PrivateS
         search,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use headroom_actors::redis::pool_config;
+
+    use super::*;
+    use crate::settings::{Environment, Sources, load};
+
+    #[test]
+    fn the_shipped_settings_are_the_defaults_of_the_pools() {
+        let shipped = load(&Sources::default(), &Environment::new());
+        let shipped = shipped.unwrap().settings;
+        let of = |settings| pool(settings, &Origin::Configured);
+        assert_eq!(of(&shipped.postgres.pool), PoolConfig::default());
+        assert_eq!(of(&shipped.redis.primary.pool), pool_config());
+        assert_eq!(of(&shipped.redis.cache.pool), pool_config());
+    }
+}

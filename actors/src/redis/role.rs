@@ -38,7 +38,8 @@ pub fn pool_config() -> PoolConfig {
     PoolConfig {
         connections_min: 1,
         connections_max: 8,
-        shared_depth: 256,
+        shared_max: 2,
+        shared_depth: 512,
         ..PoolConfig::default()
     }
 }
