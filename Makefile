@@ -88,6 +88,7 @@ bench: build ## run the criterion benches, then the load scenarios
 	@echo "bench: pools compared with other pools"
 	@scripts/setup.sh bench_peers
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- postgres
+	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- postgres-slow
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- redis
 	@echo "bench: the HTTP edge compared with other servers"
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- edge

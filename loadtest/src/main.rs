@@ -10,6 +10,7 @@
     reason = "it prints a report"
 )]
 
+mod chart;
 mod client;
 mod edge;
 mod node;
@@ -49,7 +50,10 @@ struct Arguments {
     /// For `policy` with a trace: the budget in bytes. The default is a third of all models together.
     #[arg(long, requires = "trace")]
     budget: Option<u64>,
-    /// For `postgres`, `redis` and `edge`: how long each peer is measured.
+    /// For `postgres`, `postgres-slow` and `redis`: write the results to this folder too, as JSON and SVG.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// For `postgres`, `postgres-slow`, `redis` and `edge`: how long each peer is measured.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// For `postgres`, `redis` and `edge`: run as the peer of this label, as the environment says.
@@ -77,7 +81,9 @@ enum Scenario {
     Policy,
     /// Pools of PostgreSQL connections beside other pools, on a private server. Starts no Headroom.
     Postgres,
-    /// The same for Redis.
+    /// The same, with 2 % statements that take 20 ms.
+    PostgresSlow,
+    /// The same as `postgres` for Redis.
     Redis,
     /// What the middleware and a call of an actor cost, beside bare actix-web and other servers.
     Edge,
@@ -101,10 +107,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         };
     }
     report::load_average();
+    let compare_pools = |kind| pools::compare(kind, arguments.seconds, arguments.out.as_deref());
     match arguments.scenario {
         Scenario::Policy => policy::compare(arguments.trace.as_deref(), arguments.budget)?,
-        Scenario::Postgres => pools::compare(pools::Kind::Postgres, arguments.seconds)?,
-        Scenario::Redis => pools::compare(pools::Kind::Redis, arguments.seconds)?,
+        Scenario::Postgres => compare_pools(pools::Kind::Postgres)?,
+        Scenario::PostgresSlow => compare_pools(pools::Kind::PostgresSlow)?,
+        Scenario::Redis => compare_pools(pools::Kind::Redis)?,
         Scenario::Edge => edge::compare(arguments.seconds)?,
         of_server => scenario::run(of_server, &arguments.server)?,
     }

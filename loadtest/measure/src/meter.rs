@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The longest latency that is told from a longer one, in microseconds: ten minutes.
 const MICROS_MAX: u64 = 600_000_000;
@@ -196,7 +196,7 @@ pub struct Figures {
 }
 
 /// Quantiles of latencies, at most a thousandth too large.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Latencies {
     /// Half of the operations took no longer.
     pub p50_ms: f64,

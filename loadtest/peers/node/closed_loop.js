@@ -49,8 +49,7 @@ function outcome(counts) {
     failures: counts.failures,
     first_failure: counts.firstFailure,
     seconds: plan.measured_ms / 1000,
-    p50_ms: at(0.5),
-    p99_ms: at(0.99),
+    latency: { p50_ms: at(0.5), p90_ms: at(0.9), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1) },
   };
 }
 

@@ -67,7 +67,7 @@ impl BenchServer {
         let supervisor = branch.handle();
         let private = |kind| PrivateServer::new(kind, config, supervisor, Arc::new(Unlimited));
         let (server, monitor, child) = match kind {
-            Kind::Postgres => {
+            Kind::Postgres | Kind::PostgresSlow => {
                 let server = private(&postgres::PRIVATE_SERVER);
                 let settings = PostgresConfig {
                     connect_timeout: TIMEOUT,

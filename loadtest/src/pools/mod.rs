@@ -9,18 +9,25 @@
 mod bench_server;
 mod peers;
 mod plan;
+mod results;
 
+use std::path::Path;
 use std::time::Duration;
 
 use headroom_test_support::child;
 
-use crate::sample::Samples;
 use crate::{Error, Result, node};
 use bench_server::BenchServer;
-use peers::{POSTGRES, Peer, Program, REDIS};
+use peers::{POSTGRES, POSTGRES_SLOW, Peer, Program, REDIS};
 use plan::{Outcome, Plan};
+use results::Results;
 
 const CALLERS: u32 = 500;
+
+/// The callers and the slow requests of [`Kind::PostgresSlow`]: 2 % of the requests are slow, and a few of
+/// these are under way at any time, fewer than the connections.
+const SLOW_CALLERS: u32 = 20;
+const SLOW_EVERY: u64 = 50;
 
 const KEYS: u32 = 100_000;
 
@@ -42,10 +49,12 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// password in the list of processes.
 const PLAN: &str = "HEADROOM_LOADTEST_PLAN";
 
-/// The kind of server.
+/// The kind of comparison.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Postgres,
+    /// With slow statements among the others.
+    PostgresSlow,
     Redis,
 }
 
@@ -56,11 +65,13 @@ struct Round {
     opened: u64,
 }
 
-/// Measures each peer for `seconds`, all rounds together, and prints the results.
-pub(crate) fn compare(kind: Kind, seconds: u64) -> Result<()> {
-    let (scenario, peers) = match kind {
-        Kind::Postgres => ("postgres", POSTGRES),
-        Kind::Redis => ("redis", REDIS),
+/// Measures each peer for `seconds`, all rounds together, and prints the results. With `out`, it writes them
+/// to files in that folder too, as JSON and as a chart.
+pub(crate) fn compare(kind: Kind, seconds: u64, out: Option<&Path>) -> Result<()> {
+    let (scenario, peers, callers, slow_every) = match kind {
+        Kind::Postgres => ("postgres", POSTGRES, CALLERS, 0),
+        Kind::PostgresSlow => ("postgres-slow", POSTGRES_SLOW, SLOW_CALLERS, SLOW_EVERY),
+        Kind::Redis => ("redis", REDIS, CALLERS, 0),
     };
     let mut measured: Vec<(Peer, Vec<Round>)> = peers
         .iter()
@@ -71,7 +82,7 @@ pub(crate) fn compare(kind: Kind, seconds: u64) -> Result<()> {
         println!("left out: pools in Rust, without --features peers");
     }
     println!(
-        "{CALLERS} callers, {KEYS} keys, at most {CONNECTIONS_MAX} connections, \
+        "{callers} callers, {KEYS} keys, at most {CONNECTIONS_MAX} connections, \
          {seconds} s for each in {ROUNDS} rounds"
     );
     let count = measured.len();
@@ -80,13 +91,14 @@ pub(crate) fn compare(kind: Kind, seconds: u64) -> Result<()> {
         for index in 0..ROUNDS {
             let plan = Plan {
                 url: server.url().to_owned(),
-                callers: CALLERS,
+                callers,
                 keys: KEYS,
                 connections_max: CONNECTIONS_MAX,
                 warm_up_ms: WARM_UP.as_millis() as u64,
                 measured_ms: seconds * 1000 / ROUNDS as u64,
                 deadline_ms: DEADLINE.as_millis() as u64,
-                seed: index as u64 * u64::from(CALLERS),
+                seed: index as u64 * u64::from(callers),
+                slow_every,
             };
             for place in 0..count {
                 // Each round begins with another peer.
@@ -100,7 +112,12 @@ pub(crate) fn compare(kind: Kind, seconds: u64) -> Result<()> {
         server.stop().await;
         Ok::<(), Error>(())
     })?;
-    print_table(&measured);
+    let results = Results::of(&measured);
+    results.print_table();
+    print_failures(&measured);
+    if let Some(folder) = out {
+        results.write(folder, scenario)?;
+    }
     Ok(())
 }
 
@@ -158,30 +175,8 @@ pub(crate) fn run_peer(label: &str) -> Result<()> {
     Ok(())
 }
 
-fn print_table(measured: &[(Peer, Vec<Round>)]) {
-    println!("\n| peer | answers/s | p50 ms | p99 ms | connections opened | reuse | failures |");
-    println!("|---|---|---|---|---|---|---|");
-    for (peer, rounds) in measured {
-        let median =
-            |figure: fn(&Round) -> f64| Samples::new(rounds.iter().map(figure).collect()).median();
-        println!(
-            "| {} | {:.0} | {:.2} | {:.2} | {} | {:.3} % | {} |",
-            peer.label,
-            median(|round| round.outcome.answers as f64 / round.outcome.seconds),
-            median(|round| round.outcome.p50_ms),
-            median(|round| round.outcome.p99_ms),
-            rounds
-                .iter()
-                .map(|round| round.opened)
-                .max()
-                .unwrap_or_default(),
-            median(|round| 100.0 - 100.0 * round.opened as f64 / round.outcome.requests as f64),
-            rounds
-                .iter()
-                .map(|round| round.outcome.failures)
-                .sum::<u64>(),
-        );
-    }
+/// Prints why requests failed, for each peer the first failure.
+fn print_failures(measured: &[(Peer, Vec<Round>)]) {
     for (peer, rounds) in measured {
         let mut failures = rounds
             .iter()

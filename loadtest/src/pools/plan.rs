@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom_measure::{Failure, Items, Meter, Pace, Workload};
+use headroom_measure::{Failure, Items, Latencies, Meter, Pace, Workload};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,8 @@ pub(super) struct Plan {
     /// How long each request may take.
     pub(super) deadline_ms: u64,
     pub(super) seed: u64,
+    /// Each request whose number this divides is a slow one. 0: none is.
+    pub(super) slow_every: u64,
 }
 
 impl Plan {
@@ -57,8 +59,8 @@ pub(super) struct Outcome {
     pub(super) first_failure: Option<String>,
     /// The measured time.
     pub(super) seconds: f64,
-    pub(super) p50_ms: f64,
-    pub(super) p99_ms: f64,
+    /// Of the correct answers after the warm-up.
+    pub(super) latency: Latencies,
 }
 
 /// The items of all peers.
@@ -88,8 +90,7 @@ pub(super) fn run<C: Client>(plan: &Plan) -> Result<Outcome> {
         failures: warm_up.failed + measured.failed,
         first_failure,
         seconds: measured.took_seconds,
-        p50_ms: latency.p50_ms,
-        p99_ms: latency.p99_ms,
+        latency,
     })
 }
 
@@ -97,12 +98,17 @@ pub(super) fn run<C: Client>(plan: &Plan) -> Result<Outcome> {
 async fn measure<C: Client>(client: &Arc<C>, plan: &Plan, for_ms: u64) -> Arc<Meter> {
     let meter = Arc::new(Meter::default());
     let (client, items, seed) = (Arc::clone(client), items(plan.keys), plan.seed);
+    let slow_every = plan.slow_every;
     let request = move |number: u64| {
         let key = items.key(seed.wrapping_add(number));
+        let is_slow = number.checked_rem(slow_every) == Some(0);
         let client = Arc::clone(&client);
         async move {
-            let found = client.request(key).await;
-            let found = found.map_err(|error| Failure::new("error", error.to_string()))?;
+            let failed = |error: Error| Failure::new("error", error.to_string());
+            if is_slow {
+                return client.slow_request().await.map_err(failed);
+            }
+            let found = client.request(key).await.map_err(failed)?;
             Items::check(key, &found)
         }
     };

@@ -11,7 +11,7 @@ use headroom_actors::postgres::{Connector, Database, PostgresConfig, Transaction
 use headroom_actors::redis::{self, Role, Topology, cmd};
 use tokio::sync::oneshot;
 
-use super::{Client, SELECT, name};
+use super::{Client, SELECT, SLOW, name};
 use crate::Result;
 use crate::pools::plan::Plan;
 
@@ -32,6 +32,11 @@ impl Client for Pipelined {
     async fn request(&self, key: i64) -> Result<String> {
         let output = self.database.query(SELECT, &[&key], self.deadline).await?;
         Ok(output.one()?.get(0))
+    }
+
+    async fn slow_request(&self) -> Result<()> {
+        self.database.query(SLOW, &[], self.deadline).await?;
+        Ok(())
     }
 }
 

@@ -31,10 +31,18 @@ pub(super) trait Client: Sized + Send + Sync + 'static {
 
     /// The value of `key`.
     fn request(&self, key: i64) -> impl Future<Output = Result<String>> + Send;
+
+    /// Lets the server work for the time that [`SLOW`] says.
+    fn slow_request(&self) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Err("this peer has no slow request".into()))
+    }
 }
 
 /// The statement that all peers of PostgreSQL run.
 const SELECT: &str = "SELECT payload FROM item WHERE id = $1";
+
+/// A statement that takes 20 ms.
+const SLOW: &str = "SELECT pg_sleep(0.02)";
 
 /// The name of a key in Redis.
 fn name(key: i64) -> String {
@@ -68,6 +76,17 @@ pub(super) const POSTGRES: &[Peer] = &[
     #[cfg(feature = "peers")]
     own::<rust_pools::SqlxTransaction>("sqlx, a transaction each"),
     node("node-postgres", "node_postgres.js", &[]),
+    #[cfg(feature = "peers")]
+    own::<rust_pools::BarePostgres>("tokio-postgres, one bare connection"),
+];
+
+/// The peers of PostgreSQL that can mix slow statements with the others.
+pub(super) const POSTGRES_SLOW: &[Peer] = &[
+    own::<headroom::Pipelined>("Headroom, pipelined"),
+    #[cfg(feature = "peers")]
+    own::<rust_pools::Deadpool>("deadpool-postgres"),
+    #[cfg(feature = "peers")]
+    own::<rust_pools::Sqlx>("sqlx"),
     #[cfg(feature = "peers")]
     own::<rust_pools::BarePostgres>("tokio-postgres, one bare connection"),
 ];

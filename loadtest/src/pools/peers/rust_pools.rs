@@ -7,7 +7,7 @@ use deadpool_redis::redis::{AsyncCommands, AsyncConnectionConfig, Client as Redi
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use tokio_postgres::NoTls;
 
-use super::{Client, SELECT, name};
+use super::{Client, SELECT, SLOW, name};
 use crate::Result;
 use crate::pools::plan::Plan;
 
@@ -22,6 +22,13 @@ impl Client for Deadpool {
         let client = self.0.get().await?;
         let select = client.prepare_cached(SELECT).await?;
         Ok(client.query_one(&select, &[&key]).await?.get(0))
+    }
+
+    async fn slow_request(&self) -> Result<()> {
+        let client = self.0.get().await?;
+        let slow = client.prepare_cached(SLOW).await?;
+        client.execute(&slow, &[]).await?;
+        Ok(())
     }
 }
 
@@ -63,6 +70,11 @@ impl Client for Sqlx {
     async fn request(&self, key: i64) -> Result<String> {
         let select = sqlx::query_scalar(SELECT).bind(key);
         Ok(select.fetch_one(&self.0).await?)
+    }
+
+    async fn slow_request(&self) -> Result<()> {
+        sqlx::query(SLOW).execute(&self.0).await?;
+        Ok(())
     }
 }
 
@@ -108,6 +120,11 @@ impl Client for BarePostgres {
     async fn request(&self, key: i64) -> Result<String> {
         let row = self.client.query_one(&self.select, &[&key]).await?;
         Ok(row.get(0))
+    }
+
+    async fn slow_request(&self) -> Result<()> {
+        self.client.execute(SLOW, &[]).await?;
+        Ok(())
     }
 }
 
