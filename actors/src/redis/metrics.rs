@@ -42,6 +42,10 @@ pub(super) const SUBSCRIBER_MESSAGES: Metric = Metric::counter(
     "headroom_redis_subscriber_messages_total",
     "Messages received on the subscribed connection.",
 );
+pub(super) const SUBSCRIBER_DROPPED: Metric = Metric::counter(
+    "headroom_redis_subscriber_dropped_total",
+    "Messages that a listener did not get because its queue was full; it is told that some are missing.",
+);
 
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[
@@ -51,4 +55,5 @@ pub const METRICS: &[Metric] = &[
     SUBSCRIBER_CONNECTED,
     SUBSCRIBER_CONNECTS,
     SUBSCRIBER_MESSAGES,
+    SUBSCRIBER_DROPPED,
 ];

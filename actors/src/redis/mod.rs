@@ -11,8 +11,9 @@
 //!   are not supported: `WATCH`, `SUBSCRIBE` and commands that block. Transactions are atomic pipelines.
 //! - The pool does not give out a connection that is known to be lost, or whose server has become a
 //!   replica.
-//! - **Subscriptions** ([`Subscriber`]) survive a lost connection: the subscriber reconnects, subscribes
-//!   again, and marks in each subscription that messages may be missing.
+//! - **Subscriptions** ([`Subscriber`]) receive everything published after they were made. They survive a
+//!   lost connection: the subscriber reconnects, subscribes again, and marks in each subscription that
+//!   messages may be missing. A topic that the server forbids ends alone.
 //! - No log line and no error holds a password.
 
 mod cache;
@@ -28,10 +29,12 @@ mod role;
 mod server;
 mod server_info;
 mod subscriber;
+mod subscriber_calls;
 mod subscriber_connection;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
+mod topic_states;
 mod trial;
 
 pub use deadpool_redis::redis::{
@@ -49,7 +52,8 @@ pub use pubsub::PubSub;
 pub use role::{Role, pool, pool_config};
 pub use server::{ConnectOptions, Credentials, Node, Server, Topology, check_ca_file, check_url};
 pub use server_info::ServerInfo;
-pub use subscriber::{Subscribe, Subscriber, SubscriberQuery, SubscriberStatus};
+pub use subscriber::Subscriber;
+pub use subscriber_calls::{Subscribe, SubscriberQuery, SubscriberStatus};
 pub use subscriber_connection::SubscriberConfig;
 pub use subscriptions::{Event, Subscription, Topic};
 pub use trial::Trial;

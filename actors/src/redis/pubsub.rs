@@ -7,16 +7,18 @@ use tokio::time::{Instant, timeout_at};
 
 use super::client::Redis;
 use super::error::Error;
-use super::subscriber::{Subscribe, Subscriber, SubscriberQuery, SubscriberStatus};
+use super::subscriber::Subscriber;
+use super::subscriber_calls::{Subscribe, SubscriberQuery, SubscriberStatus};
 use super::subscriptions::{Event, Subscription, Topic};
-use crate::kernel::pool::CheckoutError;
+use crate::kernel::pool::{CheckoutError, ConnectError, ConnectErrorKind};
 use crate::kernel::{AskError, Handle};
 
 /// Messages between replicas of the service. Clones are cheap and equal.
 ///
 /// A subscription receives everything published after it was made. [`Event::Gap`] marks where messages
-/// may be missing. The channels are those of `PUBLISH` and `SUBSCRIBE`; in a cluster, they span all
-/// nodes. Sharded channels (`SPUBLISH`) are not supported.
+/// may be missing; [`Event::Refused`] says that the server forbids the topic from now on. The channels are
+/// those of `PUBLISH` and `SUBSCRIBE`; in a cluster, they span all nodes. Sharded channels (`SPUBLISH`) are
+/// not supported.
 #[derive(Debug, Clone)]
 pub struct PubSub {
     redis: Redis,
@@ -76,6 +78,11 @@ impl PubSub {
                 Ok(Some(Event::Message { .. })) => return Ok(()),
                 // The message may be lost: publish another one.
                 Ok(Some(Event::Gap)) => {}
+                Ok(Some(Event::Refused)) => {
+                    let message = "redis denies this user the channel of the probe";
+                    let error = ConnectError::new(ConnectErrorKind::Denied, message);
+                    return Err(Error::Checkout(CheckoutError::Connect(error)));
+                }
                 Ok(None) => return Err(Error::Checkout(CheckoutError::Draining)),
                 Err(_) => return Err(Error::Deadline),
             }

@@ -2,88 +2,45 @@
 //!
 //! It connects at the first subscription and stays connected while there are any. After a lost
 //! connection, it reconnects with backoff and subscribes to all topics again before it counts as
-//! connected. A task of its own reads the messages and delivers them, so that many messages do not
-//! block the actor.
+//! connected. [`TopicStates`] decides what the server is told about each topic. The driver's task delivers
+//! the messages, so that many messages do not block the actor.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle};
-use deadpool_redis::redis::RedisError;
-use deadpool_redis::redis::aio::{PubSubSink, PubSubStream};
-use serde::Serialize;
 use serde_json::Value;
-use tokio::task::JoinSet;
-use utoipa::ToSchema;
 
 use super::connect_error::connect_error;
 use super::metrics::{SUBSCRIBER_CONNECTED, SUBSCRIBER_CONNECTS};
 use super::server::Server;
-use super::subscriber_connection::{SubscriberConfig, open, read, subscribe, unsubscribe};
-use super::subscriptions::{Subscription, SubscriptionRegistry, Topic};
+use super::subscriber_calls::{Subscribe, SubscriberQuery, SubscriberStatus};
+use super::subscriber_connection::{Answer, Opened, SubscribedConnection, SubscriberConfig};
+use super::subscriptions::{SubscriptionRegistry, Topic};
+use super::topic_states::{TopicCommand, TopicStates};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
-use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Message, Reply};
+use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
 
 /// The most calls in flight. Each waits for the confirmation of a subscription.
 const IN_FLIGHT_MAX: u32 = 256;
-
-/// Subscribes to a topic. The reply comes when the server has confirmed the subscription, so that it
-/// receives everything published afterwards. It is an error when no server can be reached and a retry
-/// would not help soon.
-#[derive(Debug, Clone)]
-pub struct Subscribe {
-    /// The topic.
-    pub topic: Topic,
-}
-
-impl Message for Subscribe {
-    type Reply = Result<Subscription, ConnectError>;
-    const CANCELLABLE: bool = true;
-
-    fn is_failure(reply: &Self::Reply) -> bool {
-        reply.is_err()
-    }
-}
-
-/// Asks for the state of the subscriber.
-#[derive(Debug, Clone, Copy)]
-pub struct SubscriberQuery;
-
-impl Message for SubscriberQuery {
-    type Reply = SubscriberStatus;
-}
-
-/// The state of the subscriber. Its counters start at 0 in each incarnation.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct SubscriberStatus {
-    /// Whether it is connected and the server has confirmed all subscriptions.
-    pub connected: bool,
-    /// The number of topics.
-    pub topics: usize,
-    /// The number of subscriptions.
-    pub listeners: usize,
-    /// The number of messages received.
-    pub messages: u64,
-    /// The number of successful connects.
-    pub connects: u64,
-    /// The number of failed connects in a row.
-    pub failures: u32,
-    /// The error of the last failed connect.
-    pub last_error: Option<String>,
-}
 
 enum State {
     /// There are no subscriptions.
     Idle,
     /// A connect is under way, or the backoff before one.
     Connecting,
-    Connected {
-        sink: PubSubSink,
-        /// Reads the messages. Ends with the connection.
-        reader: SpawnHandle,
-    },
+    Connected(Link),
+}
+
+/// One connection, and what the server was told on it.
+struct Link {
+    /// The number of the connect. An answer from another link means nothing.
+    number: u64,
+    connection: SubscribedConnection,
+    topics: TopicStates,
+    /// Checks the connection, and keeps it open. Ends when it is lost.
+    watch: SpawnHandle,
 }
 
 /// The owner of the subscribed connection. See the module's documentation.
@@ -92,11 +49,9 @@ pub struct Subscriber {
     config: SubscriberConfig,
     state: State,
     registry: Arc<SubscriptionRegistry>,
-    /// The topics that the server has confirmed on this connection.
-    confirmed: BTreeSet<Topic>,
     /// The callers that wait for the confirmation of a topic.
     waiting: BTreeMap<Topic, Vec<Reply<Subscribe>>>,
-    messages: Arc<AtomicU64>,
+    refused: u64,
     connects: u64,
     failures: u32,
     last_error: Option<ConnectError>,
@@ -115,9 +70,8 @@ impl Subscriber {
             config,
             state: State::Idle,
             registry: Arc::default(),
-            confirmed: BTreeSet::new(),
             waiting: BTreeMap::new(),
-            messages: Arc::default(),
+            refused: 0,
             connects: 0,
             failures: 0,
             last_error: None,
@@ -125,7 +79,7 @@ impl Subscriber {
     }
 
     fn is_connected(&self) -> bool {
-        matches!(self.state, State::Connected { .. })
+        matches!(self.state, State::Connected(_))
     }
 
     fn set_state(&mut self, state: State) {
@@ -135,55 +89,61 @@ impl Subscriber {
     }
 
     fn connect(&mut self, context: &mut Context<Self>) {
+        if self.is_unused() {
+            return self.set_state(State::Idle);
+        }
         self.set_state(State::Connecting);
-        let topics = self.registry.topics();
+        let mut topics = self.registry.topics();
+        topics.extend(self.waiting.keys().cloned());
+        topics.sort_unstable();
+        topics.dedup();
         let (server, timeout) = (self.server.clone(), self.config.connect_timeout);
+        let registry = Arc::clone(&self.registry);
         let attempt = usize::try_from(self.connects + u64::from(self.failures)).unwrap_or(0);
         let connected = async move {
-            let timed_out = |_| {
+            let opened = SubscribedConnection::open(&server, topics, attempt, registry);
+            let opened = tokio::time::timeout(timeout, opened).await;
+            opened.unwrap_or_else(|_| {
                 let message = format!("redis did not answer within {timeout:?}");
-                ConnectError::new(ConnectErrorKind::TimedOut, message)
-            };
-            let opened = tokio::time::timeout(timeout, open(&server, &topics, attempt)).await;
-            let (sink, stream) = opened.map_err(timed_out)??;
-            Ok((sink, stream, topics))
+                Err(ConnectError::new(ConnectErrorKind::TimedOut, message))
+            })
         };
         context.spawn(
             wrap_future::<_, Self>(connected).map(|result, subscriber, context| match result {
-                Ok((sink, stream, topics)) => {
-                    subscriber.on_connected(sink, stream, topics, context);
-                }
+                Ok(opened) => subscriber.on_connected(opened, context),
                 Err(error) => subscriber.on_connect_failed(error, context),
             }),
         );
     }
 
-    fn on_connected(
-        &mut self,
-        sink: PubSubSink,
-        stream: PubSubStream,
-        topics: Vec<Topic>,
-        context: &mut Context<Self>,
-    ) {
+    fn on_connected(&mut self, opened: Opened, context: &mut Context<Self>) {
+        let Opened {
+            connection,
+            open,
+            subscribed,
+            forbidden,
+        } = opened;
         self.failures = 0;
         self.connects += 1;
         metrics::counter!(SUBSCRIBER_CONNECTS.name).increment(1);
-        if self.connects > 1 {
-            self.registry.send_gap();
+        let number = self.connects;
+        let watch = connection.clone().watch(open, self.config);
+        let watch = wrap_future::<_, Self>(watch)
+            .map(move |(), subscriber, context| subscriber.on_lost(number, context));
+        self.set_state(State::Connected(Link {
+            number,
+            connection,
+            topics: TopicStates::subscribed_to(subscribed.iter().cloned()),
+            watch: context.spawn(watch),
+        }));
+        for (topic, error) in &forbidden {
+            tracing::warn!(%error, "redis forbids a topic: its subscriptions end");
+            self.on_refused(topic, error);
         }
-        // A set aborts its task when it is dropped.
-        let mut reader = JoinSet::new();
-        let (registry, messages) = (Arc::clone(&self.registry), Arc::clone(&self.messages));
-        reader.spawn(read(stream, sink.clone(), self.config, registry, messages));
-        let ended = wrap_future::<_, Self>(async move { reader.join_next().await });
-        let reader = context.spawn(ended.map(|_, subscriber, context| subscriber.on_lost(context)));
-        self.set_state(State::Connected { sink, reader });
-        for topic in topics {
-            self.on_confirmed(topic);
-        }
+        // Callers may have come meanwhile, and may have left.
         let waiting: Vec<Topic> = self.waiting.keys().cloned().collect();
-        for topic in waiting {
-            self.confirm(topic, context);
+        for topic in subscribed.into_iter().chain(waiting) {
+            self.settle(topic, context);
         }
         self.end_unused(context);
     }
@@ -201,9 +161,16 @@ impl Subscriber {
         self.reconnect_later(context);
     }
 
-    fn on_lost(&mut self, context: &mut Context<Self>) {
+    /// The link with this number is lost.
+    fn on_lost(&mut self, number: u64, context: &mut Context<Self>) {
+        let State::Connected(link) = &self.state else {
+            return;
+        };
+        if link.number != number {
+            return;
+        }
+        context.cancel_future(link.watch);
         tracing::warn!("the subscribed connection to redis was lost");
-        self.confirmed.clear();
         self.failures = self.failures.saturating_add(1);
         self.reconnect_later(context);
     }
@@ -226,62 +193,94 @@ impl Subscriber {
         self.waiting.is_empty() && self.registry.topics().is_empty()
     }
 
-    /// Subscribes to `topic` on the server, unless that is done.
-    fn confirm(&mut self, topic: Topic, context: &mut Context<Self>) {
-        let State::Connected { sink, .. } = &self.state else {
+    /// Answers the callers that wait for `topic` if the server is subscribed to it, and then sends the
+    /// command that is due.
+    fn settle(&mut self, topic: Topic, context: &mut Context<Self>) {
+        let State::Connected(link) = &mut self.state else {
             return;
         };
-        if self.confirmed.contains(&topic) {
-            return self.on_confirmed(topic);
+        if link.topics.is_subscribed(&topic) {
+            for reply in self.waiting.remove(&topic).into_iter().flatten() {
+                if !reply.is_cancelled() {
+                    reply.send(Ok(self.registry.add(topic.clone())));
+                }
+            }
         }
-        let mut sink = sink.clone();
-        let confirmed = async move {
-            let result = subscribe(&mut sink, &topic).await;
-            (topic, result)
+        let mut waiting = self.waiting.get(&topic).into_iter().flatten();
+        let is_wanted = waiting.any(|reply| !reply.is_cancelled()) || self.registry.has(&topic);
+        let Some(command) = link.topics.settle(&topic, is_wanted) else {
+            return;
         };
-        context.spawn(
-            wrap_future::<_, Self>(confirmed).map(|(topic, result), subscriber, _| match result {
-                Ok(()) if subscriber.is_connected() => subscriber.on_confirmed(topic),
-                Err(error) if error.code().is_some() => subscriber.on_denied(&topic, &error),
-                // The connection is lost. The next one subscribes to the topic again.
-                Ok(()) | Err(_) => {}
-            }),
-        );
+        let number = link.number;
+        let answered = link
+            .connection
+            .tell(command, topic, self.config.connect_timeout);
+        let answered = wrap_future::<_, Self>(answered);
+        context.spawn(answered.map(move |(topic, answer), subscriber, context| {
+            subscriber.on_answer(number, command, topic, answer, context);
+        }));
     }
 
-    fn on_denied(&mut self, topic: &Topic, error: &RedisError) {
+    fn on_answer(
+        &mut self,
+        number: u64,
+        command: TopicCommand,
+        topic: Topic,
+        answer: Answer,
+        context: &mut Context<Self>,
+    ) {
+        let link = match &mut self.state {
+            State::Connected(link) if link.number == number => link,
+            _ => return,
+        };
+        match answer {
+            Answer::Done => link.topics.done(&topic),
+            Answer::Refused(error) => {
+                link.topics.refused(&topic);
+                match command {
+                    TopicCommand::Subscribe => self.on_refused(&topic, &connect_error(&error)),
+                    // The next drop of a subscription tries again.
+                    TopicCommand::Unsubscribe if !self.waiting.contains_key(&topic) => return,
+                    TopicCommand::Unsubscribe => {}
+                }
+            }
+            Answer::Lost => return self.on_lost(number, context),
+        }
+        self.settle(topic, context);
+        // Who waited for the last topic may have left.
+        if matches!(&self.state, State::Connected(link) if link.topics.is_empty()) {
+            self.end_unused(context);
+        }
+    }
+
+    /// The server does not accept a subscription to `topic`. This ends no other one.
+    fn on_refused(&mut self, topic: &Topic, error: &ConnectError) {
+        self.refused += 1;
+        self.registry.refuse(topic);
         for reply in self.waiting.remove(topic).into_iter().flatten() {
-            reply.send(Err(connect_error(error)));
+            reply.send(Err(error.clone()));
         }
-    }
-
-    fn on_confirmed(&mut self, topic: Topic) {
-        for reply in self.waiting.remove(&topic).into_iter().flatten() {
-            reply.send(Ok(self.registry.add(topic.clone())));
-        }
-        self.confirmed.insert(topic);
     }
 
     /// Unsubscribes from the topics that have no subscriptions left, and closes the connection
     /// after the last topic.
     fn end_unused(&mut self, context: &mut Context<Self>) {
-        let topics = self.registry.topics();
-        let State::Connected { sink, reader } = &self.state else {
+        if !self.is_connected() {
+            return;
+        }
+        let is_unused = self.is_unused();
+        let State::Connected(link) = &self.state else {
             return;
         };
-        let reader = *reader;
-        for topic in self
-            .confirmed
-            .extract_if(.., |topic| !topics.contains(topic))
-        {
-            let mut sink = sink.clone();
-            let ended = async move { unsubscribe(&mut sink, &topic).await };
-            context.spawn(wrap_future::<_, Self>(ended));
+        if is_unused {
+            context.cancel_future(link.watch);
+            return self.set_state(State::Idle);
         }
-        if self.is_unused() {
-            context.cancel_future(reader);
-            self.confirmed.clear();
-            self.set_state(State::Idle);
+        let subscribed = link.topics.subscribed();
+        let unused = subscribed.filter(|topic| !self.registry.has(topic));
+        let unused: Vec<Topic> = unused.cloned().collect();
+        for topic in unused {
+            self.settle(topic, context);
         }
     }
 
@@ -300,7 +299,9 @@ impl Subscriber {
             connected: self.is_connected(),
             topics: self.registry.topics().len(),
             listeners: self.registry.len(),
-            messages: self.messages.load(Relaxed),
+            messages: self.registry.messages(),
+            dropped: self.registry.messages_dropped(),
+            refused: self.refused,
             connects: self.connects,
             failures: self.failures,
             last_error: self.last_error.as_ref().map(ToString::to_string),
@@ -334,7 +335,7 @@ impl Handler<Call<Subscribe>> for Subscriber {
         match self.state {
             State::Idle => self.connect(context),
             State::Connecting => {}
-            State::Connected { .. } => self.confirm(topic, context),
+            State::Connected(_) => self.settle(topic, context),
         }
     }
 }

@@ -8,3 +8,4 @@ mod network;
 mod reach;
 mod server;
 mod subscribing;
+mod topics;

@@ -17,19 +17,19 @@ use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Fault, Proxy};
 use crate::kernel::{Backoff, Handle, Root, SupervisorSpec};
 
-struct RunningSubscriber {
-    root: Root,
-    subscriber: Handle<Subscriber>,
-    redis: Redis,
+pub(super) struct RunningSubscriber {
+    pub(super) root: Root,
+    pub(super) subscriber: Handle<Subscriber>,
+    pub(super) redis: Redis,
 }
 
 impl RunningSubscriber {
-    async fn open(system: &TestSystem, server: &RealServer) -> Self {
+    pub(super) async fn open(system: &TestSystem, server: &RealServer) -> Self {
         Self::at(system, server.server(), server.server()).await
     }
 
     /// Publishes to `here` and subscribes at `there`.
-    async fn at(system: &TestSystem, here: Server, there: Server) -> Self {
+    pub(super) async fn at(system: &TestSystem, here: Server, there: Server) -> Self {
         let (handle, child) = pool(Role::Primary, here, pool_config(), None);
         let subscriber = Subscriber::handle();
         let backoff = Backoff::try_new(Duration::from_millis(10), SECOND / 5, SECOND).unwrap();
@@ -48,13 +48,13 @@ impl RunningSubscriber {
         }
     }
 
-    async fn listen(&self, topic: Topic) -> Subscription {
+    pub(super) async fn listen(&self, topic: Topic) -> Subscription {
         let asked = self.subscriber.ask(Subscribe { topic }, 20 * SECOND).await;
         asked.unwrap().unwrap()
     }
 
     /// Publishes until that succeeds. Returns the number of receivers.
-    async fn publish(&self, channel: &str, text: &str) -> u64 {
+    pub(super) async fn publish(&self, channel: &str, text: &str) -> u64 {
         let end = Instant::now() + 20 * SECOND;
         let mut publish = cmd("PUBLISH");
         publish.arg(channel).arg(text);
@@ -67,22 +67,22 @@ impl RunningSubscriber {
         }
     }
 
-    async fn status(&self) -> SubscriberStatus {
+    pub(super) async fn status(&self) -> SubscriberStatus {
         self.subscriber.ask(SubscriberQuery, SECOND).await.unwrap()
     }
 }
 
-fn channel(name: &str) -> Topic {
+pub(super) fn channel(name: &str) -> Topic {
     Topic::Channel(name.to_owned())
 }
 
-async fn next(subscription: &mut Subscription) -> Event {
+pub(super) async fn next(subscription: &mut Subscription) -> Event {
     let next = timeout(20 * SECOND, subscription.next()).await;
     next.expect("an event in time")
         .expect("a running subscriber")
 }
 
-fn message(channel: &str, text: &str) -> Event {
+pub(super) fn message(channel: &str, text: &str) -> Event {
     Event::Message {
         channel: channel.to_owned(),
         payload: Bytes::copy_from_slice(text.as_bytes()),
