@@ -24,9 +24,6 @@ use crate::settings::sections::{
 /// The folder of the private PostgreSQL in data.dir.
 pub(crate) const POSTGRES_FOLDER: &str = "postgres";
 
-/// The folder of the private Redis in data.dir.
-pub(crate) const REDIS_FOLDER: &str = "redis";
-
 /// The branches of the supervision tree that own the pools, and the pools.
 pub(super) fn compose(settings: &Settings, memory: &Memory) -> ([ChildSpec; 2], Arc<[Pool]>) {
     let (postgres, databases) = postgres(&settings.postgres, &settings.data.dir, memory);

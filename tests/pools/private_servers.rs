@@ -70,6 +70,37 @@ async fn private_servers_start_with_the_first_use_and_end_with_the_server() {
 }
 
 #[tokio::test]
+async fn each_role_of_redis_has_a_private_server_of_its_own() {
+    let server = start("");
+    let roles = ["redis-primary", "redis-cache", "redis-pubsub"];
+    for (running, pool) in roles.into_iter().enumerate() {
+        assert_eq!(processes(&server, "redis-server").len(), running);
+        probe_ok(&server, pool).await;
+    }
+    let running = processes(&server, "redis-server");
+    let mut pids: Vec<_> = running
+        .iter()
+        .map(|process| u64::from(process.pid))
+        .collect();
+    let mut shown = Vec::new();
+    for pool in roles {
+        let status = get(&server, &format!("/api/pools/{pool}")).await;
+        shown.push(status["private_server"]["pid"].as_u64().unwrap());
+    }
+    pids.sort_unstable();
+    shown.sort_unstable();
+    assert_eq!(pids, shown);
+    let stats = get(&server, "/api/performance/memory/stats").await;
+    let entries = stats["entries"].as_array().unwrap();
+    let mut names: Vec<_> = entries
+        .iter()
+        .map(|entry| entry["name"].as_str().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["redis", "redis-cache", "redis-pubsub"]);
+}
+
+#[tokio::test]
 async fn running_private_servers_are_measured_and_memory_is_read_once_a_second() {
     let server = start("");
     for pool in ["postgres", "redis-primary"] {

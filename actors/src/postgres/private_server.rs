@@ -31,6 +31,8 @@ use crate::kernel::regular_file;
 /// A private PostgreSQL. Its URL is one of libpq and contains the password.
 pub static PRIVATE_SERVER: ServerKind = ServerKind {
     name: "postgres",
+    child: "server",
+    user: "postgres",
     product: "PostgreSQL",
     programs: &["postgres", "initdb"],
     packages: ["postgresql", "postgresql"],

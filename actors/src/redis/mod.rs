@@ -47,7 +47,7 @@ pub use connection::RedisConnection;
 pub use connector::Connector;
 pub use error::Error;
 pub use metrics::METRICS;
-pub use private_server::PRIVATE_SERVER;
+pub use private_server::private_server;
 pub use pubsub::PubSub;
 pub use role::{Role, pool, pool_config};
 pub use server::{ConnectOptions, Credentials, Node, Server, Topology, check_ca_file, check_url};

@@ -1,10 +1,14 @@
-//! A private Redis, used when no URL is configured.
+//! The private servers of Redis, used when no URL is configured: one for each role.
 //!
-//! It is a store, not a cache. It writes each acknowledged command to the disk (`appendfsync always`),
-//! evicts nothing (`noeviction`), and ends when it cannot write. After a crash it drops an incomplete
-//! last command, which was never acknowledged.
+//! Each has a keyspace, memory and a data folder of its own, so that a full cache and slow subscribers
+//! never make a write of the primary fail.
+//! - The primary is a store. It writes each acknowledged command to the disk (`appendfsync always`),
+//!   evicts nothing (`noeviction`), and ends when it cannot write. After a crash it drops an incomplete
+//!   last command, which was never acknowledged.
+//! - The cache evicts what was not used for longest, and writes nothing to the disk.
+//! - The server of messages keeps nothing, and disconnects a subscriber that does not read.
 //!
-//! Its settings are written before each start. They contain the password, so only its user can read
+//! Their settings are written before each start. They contain the password, so only their user can read
 //! them. [`private_server`](crate::kernel::private_server) describes who can connect.
 
 use std::os::unix::ffi::OsStrExt;
@@ -14,14 +18,17 @@ use std::sync::Arc;
 use futures_util::future::FutureExt;
 use nix::sys::signal::Signal;
 
+use super::role::Role;
 use crate::kernel::private_server::{
     DataDir, PreparedServer, PrivateServerError, Programs, SearchPath, ServerKind, Socket,
     new_password, percent_encoded,
 };
 
-/// A private Redis. Its URL has the scheme `redis+unix:` and contains the password.
-pub static PRIVATE_SERVER: ServerKind = ServerKind {
+/// The server of the primary, and what the others have in common with it.
+static PRIMARY: ServerKind = ServerKind {
     name: "redis",
+    child: "server",
+    user: "redis",
     product: "Redis",
     programs: &["redis-server"],
     packages: ["redis-server", "redis"],
@@ -30,8 +37,31 @@ pub static PRIVATE_SERVER: ServerKind = ServerKind {
     working_folders: &[],
     end_signals: &[Signal::SIGTERM],
     find: |data_dir, search| find_programs(data_dir, search).boxed(),
-    prepare: |data_dir, search| prepare(data_dir, search).boxed(),
+    prepare: |data_dir, search| prepare(PRIMARY_SETTINGS, data_dir, search).boxed(),
 };
+
+static CACHE: ServerKind = ServerKind {
+    name: "redis-cache",
+    child: "server-cache",
+    prepare: |data_dir, search| prepare(CACHE_SETTINGS, data_dir, search).boxed(),
+    ..PRIMARY
+};
+
+static PUBSUB: ServerKind = ServerKind {
+    name: "redis-pubsub",
+    child: "server-pubsub",
+    prepare: |data_dir, search| prepare(PUBSUB_SETTINGS, data_dir, search).boxed(),
+    ..PRIMARY
+};
+
+/// The private server of a role. Its URL has the scheme `redis+unix:` and contains the password.
+pub fn private_server(role: Role) -> &'static ServerKind {
+    match role {
+        Role::Primary => &PRIMARY,
+        Role::Cache => &CACHE,
+        Role::PubSub => &PUBSUB,
+    }
+}
 
 /// The file of the socket.
 const SOCKET: &str = "redis.sock";
@@ -39,7 +69,7 @@ const SOCKET: &str = "redis.sock";
 /// The part of the ready line that is the same in all versions.
 const READY: &str = "eady to accept connections";
 
-/// The settings that do not depend on the data folder.
+/// The settings of all roles.
 const SETTINGS: &str = "\
 port 0
 unixsocketperm 700
@@ -50,18 +80,37 @@ loglevel notice
 always-show-logo no
 databases 16
 maxclients 200
+save \"\"
+stop-writes-on-bgsave-error no
+";
+
+const PRIMARY_SETTINGS: &str = "\
 maxmemory 64mb
 maxmemory-policy noeviction
-save \"\"
 appendonly yes
 appendfsync always
 aof-load-truncated yes
 no-appendfsync-on-rewrite no
 auto-aof-rewrite-min-size 16mb
-stop-writes-on-bgsave-error no
+";
+
+const CACHE_SETTINGS: &str = "\
+maxmemory 64mb
+maxmemory-policy allkeys-lru
+appendonly no
+";
+
+/// A subscriber is disconnected with 8 MB of unread messages, or with 4 MB for 10 s. It reconnects and
+/// knows that messages are missing.
+const PUBSUB_SETTINGS: &str = "\
+maxmemory 32mb
+maxmemory-policy noeviction
+appendonly no
+client-output-buffer-limit pubsub 8mb 4mb 10
 ";
 
 async fn prepare(
+    of_role: &str,
     data_dir: Arc<DataDir>,
     search: SearchPath,
 ) -> Result<PreparedServer, PrivateServerError> {
@@ -75,10 +124,10 @@ async fn prepare(
         }
     };
     let socket = data_dir.socket_folder(SOCKET)?.join(SOCKET);
-    let settings = settings(&data_dir.folder, &socket, &password);
+    let settings = settings(of_role, &data_dir.folder, &socket, &password);
     let settings = data_dir.write("redis.conf", settings.as_bytes())?;
     let process = data_dir
-        .program(&programs.join(PRIVATE_SERVER.programs[0]))
+        .program(&programs.join(PRIMARY.programs[0]))
         .argument(settings)
         .ready_line(READY)
         .ends_with_server(Signal::SIGTERM);
@@ -91,14 +140,12 @@ async fn find_programs(
     data_dir: &DataDir,
     search: &SearchPath,
 ) -> Result<Programs, PrivateServerError> {
-    PRIVATE_SERVER
-        .find_programs(search, data_dir, |_, _| true)
-        .await
+    PRIMARY.find_programs(search, data_dir, |_, _| true).await
 }
 
-fn settings(folder: &Path, socket: &Path, password: &str) -> String {
+fn settings(of_role: &str, folder: &Path, socket: &Path, password: &str) -> String {
     format!(
-        "{SETTINGS}dir {}\nunixsocket {}\nrequirepass {password}\n",
+        "{SETTINGS}{of_role}dir {}\nunixsocket {}\nrequirepass {password}\n",
         quoted(folder),
         quoted(socket)
     )

@@ -81,7 +81,7 @@ impl BenchServer {
                 (server, Monitor::Postgres(database), child)
             }
             Kind::Redis => {
-                let server = private(&redis::PRIVATE_SERVER);
+                let server = private(redis::private_server(Role::Primary));
                 let location = Topology::One(ServerUrl::Private(server.clone())).into();
                 let (pool, child) = redis::pool(Role::Primary, location, one_connection, None);
                 (server, Monitor::Redis(Redis::new(pool)), child)

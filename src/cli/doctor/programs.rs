@@ -1,12 +1,14 @@
 //! The programs that the server starts: the model host with its libtorch, and private servers.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 
-use futures_util::future::join;
+use futures_util::future::{join, try_join_all};
 use headroom_actors::kernel::ProcessExit;
 use headroom_actors::kernel::private_server::ServerKind;
 use headroom_actors::kernel::process::{Process, ProcessSpec, setpriv};
-use headroom_actors::{postgres, redis};
+use headroom_actors::postgres;
+use headroom_actors::redis::{self, Role};
 use tokio::time::timeout;
 
 use super::CHECK_WITHIN;
@@ -14,7 +16,7 @@ use super::check::{Check, Group};
 use crate::settings::Settings;
 use crate::settings::sections::EmbeddedSettings;
 use crate::startup::host_binary;
-use crate::startup::pools::{POSTGRES_FOLDER, REDIS_FOLDER, embedded};
+use crate::startup::pools::{self, POSTGRES_FOLDER, embedded};
 
 const GROUP: Group = Group::Programs;
 
@@ -82,21 +84,30 @@ pub(super) async fn host(settings: Settings) -> Vec<Check> {
 /// The programs of private servers, where private servers may be started.
 pub(super) async fn private_servers(settings: Settings) -> Vec<Check> {
     let data = &settings.data.dir;
-    let redis = &settings.redis;
-    let roles = [&redis.primary, &redis.cache, &redis.pubsub];
-    let mut needs_redis = roles.into_iter().map(super::limits::has_server);
+    let servers = &settings.redis;
+    let postgres_folder = settings.postgres.url.is_none().then_some(POSTGRES_FOLDER);
+    let roles = [
+        (Role::Primary, &servers.primary),
+        (Role::Cache, &servers.cache),
+        (Role::PubSub, &servers.pubsub),
+    ];
+    let roles = roles.into_iter();
+    let private_roles = roles.filter(|(_, configured)| !super::limits::has_server(configured));
+    let redis_folders = private_roles.map(|(role, _)| pools::redis::folder(role));
     let (postgres, redis) = join(
         private_server(
             &postgres::PRIVATE_SERVER,
             &settings.postgres.embedded,
-            data.join(POSTGRES_FOLDER),
-            settings.postgres.url.is_none(),
+            postgres_folder
+                .map(|name| data.join(name))
+                .into_iter()
+                .collect(),
         ),
         private_server(
-            &redis::PRIVATE_SERVER,
-            &redis.embedded,
-            data.join(REDIS_FOLDER),
-            needs_redis.any(|is_configured| !is_configured),
+            // Those of the other roles differ only in their settings.
+            redis::private_server(Role::Primary),
+            &servers.embedded,
+            redis_folders.map(|name| data.join(name)).collect(),
         ),
     )
     .await;
@@ -112,33 +123,43 @@ pub(super) async fn private_servers(settings: Settings) -> Vec<Check> {
     checks
 }
 
-/// One private server. `None` if none would be started.
+/// The private servers of one kind, which would be started in `folders`. `None` if none would be started.
 async fn private_server(
     kind: &'static ServerKind,
     settings: &EmbeddedSettings,
-    folder: std::path::PathBuf,
-    is_needed: bool,
+    folders: Vec<PathBuf>,
 ) -> Option<Check> {
-    if !is_needed || !settings.enabled {
+    if folders.is_empty() || !settings.enabled {
         return None;
     }
     let name = format!("private {}", kind.product());
-    let config = embedded(settings, folder);
     let would_fail = format!("requests that need {} get a 503", kind.product());
-    Some(match timeout(CHECK_WITHIN, kind.inspect(&config)).await {
-        Ok(Ok(found)) => {
-            let (version, folder) = (&found.version, found.programs.display());
-            let found = format!("{version} in {folder}, would run as {}", found.user);
-            Check::ok(GROUP, &name, found)
-        }
-        // Its text says what to do.
-        Ok(Err(error)) => Check::failure(GROUP, &name, error.to_string()).would_fail(would_fail),
-        Err(_) => Check::failure(
-            GROUP,
-            &name,
-            "its program does not end when asked for its version",
-        )
-        .would_fail(would_fail)
-        .remedy("look for a disk that hangs"),
-    })
+    let inspections = folders.into_iter().map(async |folder| {
+        let config = embedded(settings, folder);
+        kind.inspect(&config).await
+    });
+    Some(
+        match timeout(CHECK_WITHIN, try_join_all(inspections)).await {
+            Ok(Ok(found)) => {
+                let found = found.iter().map(|found| {
+                    let (version, folder) = (&found.version, found.programs.display());
+                    format!("{version} in {folder}, would run as {}", found.user)
+                });
+                let mut found: Vec<_> = found.collect();
+                found.dedup();
+                Check::ok(GROUP, &name, found.join("; "))
+            }
+            // Its text says what to do.
+            Ok(Err(error)) => {
+                Check::failure(GROUP, &name, error.to_string()).would_fail(would_fail)
+            }
+            Err(_) => Check::failure(
+                GROUP,
+                &name,
+                "its program does not end when asked for its version",
+            )
+            .would_fail(would_fail)
+            .remedy("look for a disk that hangs"),
+        },
+    )
 }

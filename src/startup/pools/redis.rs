@@ -15,9 +15,18 @@ use crate::pools::{Client, Origin, Pool};
 use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
 
-use super::{REDIS_FOLDER, embedded, pool, server_url};
+use super::{embedded, pool, server_url};
 
-/// Wires one pool for each role. The roles without a configured server share a private one.
+/// The folder of a role's private server in data.dir.
+pub(crate) fn folder(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "redis",
+        Role::Cache => "redis-cache",
+        Role::PubSub => "redis-pubsub",
+    }
+}
+
+/// Wires one pool for each role. Each role without a configured server has a private one.
 pub(super) fn compose(
     settings: &RedisSettings,
     data: &Path,
@@ -25,18 +34,19 @@ pub(super) fn compose(
 ) -> (ChildSpec, Vec<Pool>) {
     let mut branch = SupervisorSpec::new("redis");
     let private_settings = &settings.embedded;
-    let private = PrivateServer::new(
-        &redis::PRIVATE_SERVER,
-        embedded(&settings.embedded, data.join(REDIS_FOLDER)),
-        branch.handle(),
-        Arc::new(memory.budget()),
-    );
+    let supervisor = branch.handle();
     let mut pools = Vec::new();
     for (role, section, settings) in [
         (Role::Primary, "redis.primary", &settings.primary),
         (Role::Cache, "redis.cache", &settings.cache),
         (Role::PubSub, "redis.pubsub", &settings.pubsub),
     ] {
+        let private = PrivateServer::new(
+            redis::private_server(role),
+            embedded(private_settings, data.join(folder(role))),
+            supervisor.clone(),
+            Arc::new(memory.budget()),
+        );
         let (origin, server) = server(section, settings, private_settings, &private);
         let config = pool(&settings.pool, &origin);
         let bounds = (config.connections_min, config.connections_max);

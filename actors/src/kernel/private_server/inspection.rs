@@ -32,7 +32,7 @@ impl ServerKind {
         &self,
         config: &PrivateServerConfig,
     ) -> Result<Inspection, PrivateServerError> {
-        let run_as = RunAs::choose(self.name, config.user.as_deref(), &config.folder)?;
+        let run_as = RunAs::choose(self.user, config.user.as_deref(), &config.folder)?;
         let user = run_as.name.clone();
         let data_dir = DataDir::inspect(self.name, &config.folder, run_as)?;
         let Programs { folder, version } = (self.find)(&data_dir, &config.search).await?;

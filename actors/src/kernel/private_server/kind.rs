@@ -14,11 +14,14 @@ use super::programs::SearchPath;
 use crate::kernel::ProcessExit;
 use crate::kernel::process::ProcessSpec;
 
-/// One kind of private server: PostgreSQL or Redis.
+/// One kind of private server: PostgreSQL, or Redis for one purpose.
 pub struct ServerKind {
-    /// Its name in logs, errors and the memory ledger, and the name of the user that packages create
-    /// for it.
+    /// Its name in logs, errors and the memory ledger.
     pub(crate) name: &'static str,
+    /// The name of its supervisor below the supervisor of its module.
+    pub(crate) child: &'static str,
+    /// The user that packages create for it.
+    pub(crate) user: &'static str,
     /// The product's name, for messages to the operator.
     pub(crate) product: &'static str,
     /// The programs that it needs. The first one is the server.

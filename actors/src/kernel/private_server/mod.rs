@@ -6,7 +6,7 @@
 //! an earlier run left behind (`orphans`), the one start that all callers wait for
 //! ([`PrivateServer::ensure_running`]), and the actor that owns the server's process (`process_owner`). A
 //! [`ServerUrl`] tells a pool where its server is. A [`ServerKind`] holds what differs. The `postgres`
-//! and `redis` modules define one each.
+//! module defines one, the `redis` module one for each role.
 //!
 //! Access: only the server's user and root can connect. The server has no TCP listener, its socket
 //! lies in a folder of mode 0700, and it asks for a password of 128 random bits that is kept in a file
@@ -70,9 +70,6 @@ use process_owner::ProcessOwner;
 const RESTARTS_MAX: u32 = 6;
 
 const RESTARTS_PERIOD: Duration = Duration::from_secs(60);
-
-/// The name of the server's supervisor below the supervisor of its module.
-const CHILD: &str = "server";
 
 /// How long a server may take from the start of its process until it is ready, including the recovery
 /// after a crash.
@@ -252,6 +249,7 @@ struct ServerGeneration {
 
 /// The supervisor of the server's process. Keeps `generation` alive.
 fn child(generation: Arc<ServerGeneration>) -> ChildSpec {
+    let child = generation.shared.kind.child;
     let owner = ChildSpec::actor(&Handle::new("process", 1), move |incarnation| {
         ProcessOwner {
             incarnation,
@@ -262,7 +260,7 @@ fn child(generation: Arc<ServerGeneration>) -> ChildSpec {
     let owner = owner
         .start_deadline(START_TIMEOUT * 2)
         .shutdown_deadline(STOP_TIMEOUT + Duration::from_secs(2));
-    let tree = SupervisorSpec::new(CHILD)
+    let tree = SupervisorSpec::new(child)
         .intensity(RESTARTS_MAX, RESTARTS_PERIOD)
         .child(owner);
     ChildSpec::supervisor(tree).restart(Restart::Temporary)

@@ -123,6 +123,8 @@ mod tests {
 
     static SLEEP: ServerKind = ServerKind {
         name: "sleep",
+        child: "server",
+        user: "sleep",
         product: "Sleep",
         programs: &["sleep"],
         packages: ["coreutils", "coreutils"],

@@ -113,7 +113,7 @@ async fn start_process(shared: Arc<Shared>) -> Result<Ready, PrivateServerError>
     let server = kind.name;
     let locked = tokio::task::spawn_blocking(move || {
         let user = config.user.as_deref();
-        let run_as = RunAs::choose(server, user, &config.folder)?;
+        let run_as = RunAs::choose(kind.user, user, &config.folder)?;
         DataDir::lock(server, &config.folder, run_as)
     });
     let locked = locked.await;

@@ -21,10 +21,10 @@ pub(crate) struct RunAs {
 }
 
 impl RunAs {
-    /// Chooses the user for `server`. If Headroom does not run as root, it is Headroom's own user.
+    /// Chooses the user for a server. If Headroom does not run as root, it is Headroom's own user.
     /// Otherwise it is the user of the setting, which must exist. Without a setting, it is the
-    /// owner of `data` unless that is root, else the user that packages create (its name is the
-    /// server's), else `nobody`.
+    /// owner of `data` unless that is root, else the user `server` that packages create, else
+    /// `nobody`.
     pub(crate) fn choose(
         server: &'static str,
         setting: Option<&str>,

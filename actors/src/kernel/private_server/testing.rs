@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    CHILD, PrivateServer, PrivateServerConfig, PrivateServerError, SearchPath, ServerKind,
-    ServerState, Socket,
+    PrivateServer, PrivateServerConfig, PrivateServerError, SearchPath, ServerKind, ServerState,
+    Socket,
 };
 use crate::kernel::testing::TestSystem;
 use crate::kernel::{
@@ -176,9 +176,9 @@ impl PrivateServerTest {
         command
     }
 
-    /// Stops the server.
+    /// Stops the server of a kind whose supervisor is named `server`.
     pub(crate) async fn stop(&self) {
-        self.supervisor.terminate_child(CHILD).await;
+        self.supervisor.terminate_child("server").await;
     }
 }
 

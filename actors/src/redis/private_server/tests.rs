@@ -5,16 +5,20 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use headroom_test_support::child;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::*;
+use crate::kernel::pool::PoolConfig;
 use crate::kernel::private_server::testing::suite::{self, Product, start_with_value};
-use crate::kernel::private_server::testing::{LONG, PrivateServerTest, eventually_running};
-use crate::kernel::private_server::{PrivateServerConfig, ServerState, ServerUrl};
+use crate::kernel::private_server::testing::{
+    LONG, PrivateServerTest, eventually_running, kill_and_wait, pid,
+};
+use crate::kernel::private_server::{PrivateServer, PrivateServerConfig, ServerState, ServerUrl};
 use crate::kernel::testing::disk::MountNamespace;
-use crate::redis::{Redis as Client, Role, Topology, cmd, pool, pool_config};
+use crate::redis::{Cmd, Redis as Client, Role, Topology, cmd, pool, pool_config};
 
 /// Sends a command with `redis-cli`.
 async fn redis_cli(socket: &Socket, command: &[&str]) -> String {
@@ -33,7 +37,7 @@ async fn redis_cli(socket: &Socket, command: &[&str]) -> String {
 struct Redis;
 
 impl Product for Redis {
-    const KIND: &'static ServerKind = &PRIVATE_SERVER;
+    const KIND: &'static ServerKind = &PRIMARY;
     const SECRET_FILES: &'static [&'static str] = &["password", "redis.conf"];
 
     fn arguments(folder: &Path) -> Vec<OsString> {
@@ -103,6 +107,110 @@ fn each_command_is_written_to_the_disk() {
     });
 }
 
+/// A private server of a role, in a folder of its own.
+fn server_of(test: &PrivateServerTest, role: Role) -> PrivateServer {
+    let config = PrivateServerConfig {
+        folder: test.home.path().join(role.name()),
+        ..test.config()
+    };
+    test.server(private_server(role), config)
+}
+
+/// A client of a private server of a role.
+async fn client_of(test: &PrivateServerTest, role: Role) -> Client {
+    let location = Topology::One(ServerUrl::Private(server_of(test, role))).into();
+    let config = PoolConfig {
+        // The first connect starts the server.
+        connect_timeout: LONG,
+        ..pool_config()
+    };
+    let (handle, child) = pool(role, location, config, None);
+    test.supervisor.start_child(child).await.unwrap();
+    Client::new(handle)
+}
+
+#[test]
+fn a_full_cache_leaves_the_primary_writable() {
+    PrivateServerTest::run(async |test| {
+        let primary = client_of(test, Role::Primary).await;
+        let cache = client_of(test, Role::Cache).await;
+        let () = primary.command(&set("kept", "7"), LONG).await.unwrap();
+        let megabyte = "x".repeat(1 << 20);
+        for number in 0..200 {
+            // Room is made by eviction: no write fails.
+            let set = set(&number.to_string(), &megabyte);
+            let () = cache.command(&set, LONG).await.unwrap();
+        }
+        let kept: u64 = cache.command(&cmd("DBSIZE"), LONG).await.unwrap();
+        assert!((1..70).contains(&kept), "{kept} MiB in the cache");
+        for number in 0..20 {
+            let set = set(&number.to_string(), &megabyte);
+            let () = primary.command(&set, LONG).await.unwrap();
+        }
+        let mut get = cmd("GET");
+        get.arg("kept");
+        let of_primary: Option<u32> = primary.command(&get, LONG).await.unwrap();
+        let of_cache: Option<u32> = cache.command(&get, LONG).await.unwrap();
+        assert_eq!((of_primary, of_cache), (Some(7), None));
+    });
+}
+
+fn set(key: &str, value: &str) -> Cmd {
+    let mut set = cmd("SET");
+    set.arg(key).arg(value);
+    set
+}
+
+#[test]
+fn each_role_has_settings_for_its_purpose() {
+    PrivateServerTest::run(async |test| {
+        let limits = "client-output-buffer-limit";
+        let pubsub = "normal 0 0 0 slave 268435456 67108864 60 pubsub 8388608 4194304 10";
+        for (role, setting, value) in [
+            (Role::Primary, "maxmemory-policy", "noeviction"),
+            (Role::Primary, "appendonly", "yes"),
+            (Role::Cache, "maxmemory-policy", "allkeys-lru"),
+            (Role::Cache, "appendonly", "no"),
+            (Role::PubSub, "appendonly", "no"),
+            (Role::PubSub, "maxmemory", "33554432"),
+            (Role::PubSub, limits, pubsub),
+        ] {
+            let server = server_of(test, role);
+            let socket = server.ensure_running().await.unwrap();
+            let found = redis_cli(&socket, &["CONFIG", "GET", setting]).await;
+            assert_eq!(found, format!("{setting}\n{value}"), "{role:?}");
+            let child = private_server(role).child;
+            test.supervisor.terminate_child(child).await;
+        }
+    });
+}
+
+#[test]
+fn the_servers_of_all_roles_run_beside_each_other() {
+    PrivateServerTest::run(async |test| {
+        let roles = [Role::Primary, Role::Cache, Role::PubSub];
+        let servers = roles.map(|role| server_of(test, role));
+        let started = join_all(servers.iter().map(PrivateServer::ensure_running)).await;
+        let sockets: Vec<Socket> = started.into_iter().map(Result::unwrap).collect();
+        let processes = servers.each_ref().map(|server| pid(&server.state()));
+        assert_eq!(
+            test.budget.attached.lock().unwrap().len(),
+            3,
+            "{processes:?}"
+        );
+        for (role, socket) in roles.iter().zip(&sockets) {
+            assert_eq!(redis_cli(socket, &["SET", "role", role.name()]).await, "OK");
+        }
+        for (role, socket) in roles.iter().zip(&sockets) {
+            assert_eq!(redis_cli(socket, &["GET", "role"]).await, role.name());
+        }
+        // One that ends is restarted, and the others go on.
+        kill_and_wait(&servers[1]).await;
+        let after = servers.each_ref().map(|server| pid(&server.state()));
+        assert_eq!((after[0], after[2]), (processes[0], processes[2]));
+    });
+}
+
 #[test]
 fn an_incomplete_last_command_is_dropped() {
     PrivateServerTest::run(async |test| {
@@ -164,7 +272,7 @@ fn a_disk_that_gets_full_under_load_loses_no_acknowledged_command() {
             folder: disk.path().join("server"),
             ..test.config()
         };
-        let server = test.server(&PRIVATE_SERVER, config);
+        let server = test.server(&PRIMARY, config);
         let location = Topology::One(ServerUrl::Private(server.clone())).into();
         let (handle, child) = pool(Role::Primary, location, pool_config(), None);
         test.supervisor.start_child(child).await.unwrap();
@@ -199,8 +307,7 @@ fn a_disk_that_gets_full_under_load_loses_no_acknowledged_command() {
             drop(state.unwrap().unwrap());
             is_full.set(true);
         };
-        let (acknowledged, ()) =
-            tokio::join!(futures_util::future::join_all(writers), wait_until_full);
+        let (acknowledged, ()) = tokio::join!(join_all(writers), wait_until_full);
         let acknowledged = acknowledged.concat();
         disk.grow(100);
         let grown = Instant::now();
