@@ -4,13 +4,12 @@
 use std::sync::Arc;
 
 use headroom_actors::jobs::JournalStatus;
-use headroom_actors::kernel::pool::PoolStatus;
 use headroom_actors::lazy::LoaderStatus;
 use headroom_actors::memory::RoundReport;
 use tokio::sync::Semaphore;
 
 use crate::last_known::LastKnown;
-use crate::pools::Pool;
+use crate::pools::{Pool, PoolReport};
 use crate::server_facts::ServerFacts;
 
 /// Collections on request that may be under way at once.
@@ -35,8 +34,8 @@ pub struct LastAnswers {
 /// The last answers about one pool.
 #[derive(Debug, Default)]
 pub struct PoolAnswers {
-    /// The pool's own.
-    pub status: LastKnown<PoolStatus>,
+    /// Those of its actors.
+    pub report: LastKnown<PoolReport>,
     /// Its server's.
     pub facts: ServerFacts,
 }

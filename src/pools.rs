@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join;
 use headroom_actors::kernel::AskError;
 use headroom_actors::kernel::pool::{CircuitState, PoolStatus, Status};
 use headroom_actors::kernel::private_server::{PrivateServer, ServerState};
@@ -57,7 +58,26 @@ impl From<&Origin> for ServerOrigin {
     }
 }
 
-/// Whether a pool can be used. The order is from best to worst.
+/// Whether the callers of a pool need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Without it, they fail.
+    Required,
+    /// They do without it: a cache misses, and the primary serves the reads of replicas.
+    Optional,
+}
+
+impl Need {
+    /// The health of a pool that cannot be used.
+    pub fn unusable(self) -> Health {
+        match self {
+            Self::Required => Health::Down,
+            Self::Optional => Health::Degraded,
+        }
+    }
+}
+
+/// Whether the callers of a pool get what they need. The order is from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[schema(as = PoolHealth)]
 #[serde(rename_all = "snake_case")]
@@ -66,26 +86,57 @@ pub enum Health {
     Cold,
     /// It can be used.
     Healthy,
-    /// It can be used, but connects fail or connections leak.
+    /// It can be used, but connects fail or connections leak. Or it cannot be used, and its callers do
+    /// without it: they are those of a cache or of replicas.
     Degraded,
-    /// It cannot be used.
+    /// Its callers fail. Those of a subscriber hear nothing.
     Down,
 }
 
-impl Health {
-    /// Derives the health from the pool's own counters.
-    pub fn of(status: &PoolStatus) -> Self {
-        let fails = status.circuit.failures > 0;
-        if status.circuit.state == CircuitState::Open || (fails && status.size == 0) {
-            return Self::Down;
+/// What the actors of a pool say.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PoolReport {
+    /// The owner of the connections.
+    #[serde(flatten)]
+    pub connections: PoolStatus,
+    /// The subscriber, if the pool has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscriber: Option<SubscriberStatus>,
+}
+
+impl PoolReport {
+    /// Whether its callers get what they need.
+    pub fn health(&self, need: Need) -> Health {
+        let PoolStatus {
+            circuit,
+            opened,
+            failed,
+            leaked,
+            ..
+        } = &self.connections;
+        if self.is_unusable() {
+            return need.unusable();
         }
-        if status.opened == 0 && status.failed == 0 {
-            return Self::Cold;
+        if *opened == 0 && *failed == 0 {
+            return Health::Cold;
         }
-        if fails || !status.leaked.is_empty() {
-            return Self::Degraded;
+        if circuit.failures > 0 || !leaked.is_empty() {
+            return Health::Degraded;
         }
-        Self::Healthy
+        Health::Healthy
+    }
+
+    /// Whether it cannot be used now, whether or not callers need it.
+    pub fn is_unusable(&self) -> bool {
+        let PoolStatus { circuit, size, .. } = &self.connections;
+        let is_away = circuit.state == CircuitState::Open || (circuit.failures > 0 && *size == 0);
+        is_away || self.is_deaf()
+    }
+
+    /// Whether there are subscriptions that hear nothing now.
+    pub fn is_deaf(&self) -> bool {
+        let subscriber = self.subscriber.as_ref();
+        subscriber.is_some_and(|it| it.listeners > 0 && !it.connected)
     }
 }
 
@@ -98,6 +149,8 @@ pub struct Pool {
     pub origin: Origin,
     /// The minimum and the maximum number of connections.
     pub bounds: (u32, u32),
+    /// Whether its callers need it.
+    pub need: Need,
     /// What uses it.
     pub client: Client,
 }
@@ -130,27 +183,24 @@ impl Pool {
         }
     }
 
-    /// The pool's counters, from the actor that owns it.
+    /// The pool's counters and the state of its subscriber, from the actors that own them.
     ///
     /// # Errors
     /// See [`AskError`].
-    pub async fn status(&self, within: Duration) -> Result<PoolStatus, AskError> {
-        match &self.client {
-            Client::Postgres(database) => database.pool().ask(Status, within).await,
-            Client::Redis(redis) => redis.status(within).await,
-            Client::PubSub(pubsub) => pubsub.redis().status(within).await,
-        }
-    }
-
-    /// The state of its subscriber, if it has one.
-    ///
-    /// # Errors
-    /// See [`AskError`].
-    pub async fn subscriber(&self, within: Duration) -> Result<Option<SubscriberStatus>, AskError> {
-        match &self.client {
-            Client::PubSub(pubsub) => pubsub.status(within).await.map(Some),
-            Client::Postgres(_) | Client::Redis(_) => Ok(None),
-        }
+    pub async fn report(&self, within: Duration) -> Result<PoolReport, AskError> {
+        let (connections, subscriber) = match &self.client {
+            Client::Postgres(database) => (database.pool().ask(Status, within).await?, None),
+            Client::Redis(redis) => (redis.status(within).await?, None),
+            Client::PubSub(pubsub) => {
+                let (connections, subscriber) =
+                    try_join(pubsub.redis().status(within), pubsub.status(within)).await?;
+                (connections, Some(subscriber))
+            }
+        };
+        Ok(PoolReport {
+            connections,
+            subscriber,
+        })
     }
 
     /// Asks its server for version, role and load over an open connection. Null if no connection is
@@ -183,5 +233,100 @@ impl Pool {
             Client::PubSub(pubsub) => pubsub.round_trip(within).await?,
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_actors::kernel::pool::CircuitStatus;
+
+    use super::*;
+
+    /// A pool with one connection, and no trouble.
+    fn well() -> PoolReport {
+        let circuit = CircuitStatus {
+            state: CircuitState::Closed,
+            failures: 0,
+            failing_for_seconds: None,
+            next_try_seconds: None,
+        };
+        let connections = PoolStatus {
+            name: "pool".to_owned(),
+            size: 1,
+            idle: 1,
+            in_use: 0,
+            shared: 0,
+            shared_in_flight: 0,
+            waiting: 0,
+            opening: 0,
+            opened: 1,
+            closed: Default::default(),
+            checkouts: 1,
+            reused: 0,
+            reuse_rate: 0.0,
+            wait: Default::default(),
+            usage: Default::default(),
+            connect: Default::default(),
+            refused: 0,
+            timed_out: 0,
+            failed: 0,
+            retries: 0,
+            leaks: 0,
+            leaked: Vec::new(),
+            circuit,
+            last_error: None,
+        };
+        PoolReport {
+            connections,
+            subscriber: None,
+        }
+    }
+
+    fn subscriber(connected: bool, listeners: usize) -> SubscriberStatus {
+        SubscriberStatus {
+            connected,
+            topics: listeners,
+            listeners,
+            messages: 0,
+            dropped: 0,
+            refused: 0,
+            connects: 1,
+            failures: 0,
+            last_error: None,
+        }
+    }
+
+    #[test]
+    fn what_callers_do_without_is_never_down() {
+        let mut away = well();
+        away.connections.circuit.state = CircuitState::Open;
+        assert_eq!(away.health(Need::Required), Health::Down);
+        assert_eq!(away.health(Need::Optional), Health::Degraded);
+        let mut unreached = well();
+        unreached.connections.circuit.failures = 1;
+        assert_eq!(unreached.health(Need::Required), Health::Degraded);
+        unreached.connections.size = 0;
+        assert_eq!(unreached.health(Need::Required), Health::Down);
+        assert_eq!(unreached.health(Need::Optional), Health::Degraded);
+        let mut cold = well();
+        (cold.connections.size, cold.connections.opened) = (0, 0);
+        for need in [Need::Required, Need::Optional] {
+            assert_eq!(well().health(need), Health::Healthy);
+            assert_eq!(cold.health(need), Health::Cold);
+        }
+    }
+
+    #[test]
+    fn a_subscriber_without_a_connection_is_down_while_somebody_listens() {
+        for (connected, listeners, health) in [
+            (false, 0, Health::Healthy),
+            (true, 1, Health::Healthy),
+            (false, 1, Health::Down),
+        ] {
+            let mut report = well();
+            report.subscriber = Some(subscriber(connected, listeners));
+            let found = report.health(Need::Required);
+            assert_eq!(found, health, "{connected} {listeners}");
+        }
     }
 }

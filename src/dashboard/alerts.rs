@@ -19,7 +19,6 @@ use super::status::Status;
 use super::supervision::Child;
 use super::{bytes, short};
 use crate::last_known::Silence;
-use crate::pools::Health;
 
 /// Whether the server is well. The order is from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
@@ -279,7 +278,7 @@ impl Alerts {
         let Some(figures) = pool.figures.value() else {
             return;
         };
-        if figures.health != Health::Down {
+        if !figures.is_unusable {
             return;
         }
         let error = figures.last_error.as_deref().unwrap_or("unknown cause");
@@ -291,6 +290,9 @@ impl Alerts {
                 AlertCode::PoolCircuitOpen,
                 "its callers are refused until a connect succeeds",
             ),
+            CircuitState::Closed | CircuitState::HalfOpen if figures.size > 0 => {
+                (AlertCode::PoolDown, "its subscriptions hear nothing")
+            }
             CircuitState::Closed | CircuitState::HalfOpen => {
                 (AlertCode::PoolDown, "it has no connection")
             }

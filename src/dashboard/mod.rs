@@ -197,8 +197,8 @@ impl Dashboard {
     async fn ask_pools(&self) -> Vec<PoolState> {
         let pools = self.handles.pools.iter().zip(&self.last.pools);
         let states = pools.map(async |(pool, last)| {
-            let status = pool.status(ANSWER_WITHIN);
-            PoolState::new(pool, last.status.or_answer(status, ANSWER_WITHIN).await)
+            let report = pool.report(ANSWER_WITHIN);
+            PoolState::new(pool, last.report.or_answer(report, ANSWER_WITHIN).await)
         });
         join_all(states).await
     }

@@ -1,13 +1,13 @@
 //! The connection pools in the status: one line each.
 
-use headroom_actors::kernel::pool::{CircuitState, PoolStatus};
+use headroom_actors::kernel::pool::CircuitState;
 use headroom_actors::kernel::private_server::ServerState;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::short;
 use crate::last_known::Answer;
-use crate::pools::{Health, Kind, Pool, ServerOrigin};
+use crate::pools::{Health, Kind, Need, Pool, PoolReport, ServerOrigin};
 
 /// One pool.
 #[derive(Clone, Serialize, ToSchema)]
@@ -68,12 +68,19 @@ pub struct PoolFigures {
     /// Why the last failed connect failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Whether it cannot be used now, also if its callers do without it.
+    #[serde(skip)]
+    pub is_unusable: bool,
 }
 
 impl PoolFigures {
-    fn new(status: &PoolStatus) -> Self {
+    fn new(report: &PoolReport, need: Need) -> Self {
+        let status = &report.connections;
+        let of_subscriber = report.subscriber.as_ref().filter(|_| report.is_deaf());
+        let of_subscriber = of_subscriber.and_then(|it| it.last_error.as_ref());
+        let last_error = of_subscriber.or(status.last_error.as_ref());
         Self {
-            health: Health::of(status),
+            health: report.health(need),
             size: status.size,
             idle: status.idle,
             in_use: status.in_use,
@@ -87,13 +94,14 @@ impl PoolFigures {
             reuse_ratio: status.reuse_rate,
             wait_p50_ms: status.wait.p50_seconds * 1e3,
             wait_p99_ms: status.wait.p99_seconds * 1e3,
-            last_error: status.last_error.clone().map(short),
+            last_error: last_error.cloned().map(short),
+            is_unusable: report.is_unusable(),
         }
     }
 }
 
 impl PoolState {
-    pub(super) fn new(pool: &Pool, status: Answer<PoolStatus>) -> Self {
+    pub(super) fn new(pool: &Pool, report: Answer<PoolReport>) -> Self {
         let (connections_min, connections_max) = pool.bounds;
         Self {
             name: pool.name,
@@ -102,7 +110,7 @@ impl PoolState {
             private_server: pool.private_server(),
             connections_min,
             connections_max,
-            figures: status.map(PoolFigures::new),
+            figures: report.map(|report| PoolFigures::new(report, pool.need)),
         }
     }
 }

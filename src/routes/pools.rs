@@ -6,16 +6,14 @@
 use std::time::Instant;
 
 use actix_web::{Responder, web};
-use headroom_actors::kernel::pool::PoolStatus;
 use headroom_actors::kernel::private_server::ServerState;
-use headroom_actors::redis::SubscriberStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
-use crate::pools::{Health, Kind, Pool, ServerOrigin};
+use crate::pools::{Health, Kind, Pool, PoolReport, ServerOrigin};
 use crate::problem::{Problem, ProblemKind};
 
 /// A summary of one pool.
@@ -64,13 +62,14 @@ pub(super) fn list_docs() -> Docs {
 pub(super) async fn list(handles: RequestHandles) -> Result<impl Responder, Problem> {
     let mut pools = Vec::new();
     for pool in handles.pools.iter() {
-        let status = pool.status(handles.left()).await?;
+        let report = pool.report(handles.left()).await?;
+        let status = &report.connections;
         let (connections_min, connections_max) = pool.bounds;
         pools.push(Summary {
             name: pool.name,
             kind: pool.kind(),
             server: (&pool.origin).into(),
-            health: Health::of(&status),
+            health: report.health(pool.need),
             size: status.size,
             idle: status.idle,
             in_use: status.in_use,
@@ -97,10 +96,7 @@ struct Details {
     /// Its health.
     health: Health,
     #[serde(flatten)]
-    status: PoolStatus,
-    /// The state of the pool's subscriber, if it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subscriber: Option<SubscriberStatus>,
+    report: PoolReport,
 }
 
 pub(super) fn one_docs() -> Docs {
@@ -115,15 +111,14 @@ pub(super) async fn one(
     name: web::Path<String>,
 ) -> Result<impl Responder, Problem> {
     let pool = find(&handles, &name)?;
-    let status = pool.status(handles.left()).await?;
+    let report = pool.report(handles.left()).await?;
     Ok(web::Json(Details {
         name: pool.name,
         kind: pool.kind(),
         server: (&pool.origin).into(),
         private_server: pool.private_server(),
-        health: Health::of(&status),
-        status,
-        subscriber: pool.subscriber(handles.left()).await?,
+        health: report.health(pool.need),
+        report,
     }))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use headroom_actors::kernel::AskError;
-use headroom_actors::kernel::pool::{CircuitState, PoolStatus};
+use headroom_actors::kernel::pool::CircuitState;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,7 +14,7 @@ use super::shown::Shown;
 use super::{Parts, Section};
 use crate::last_answers::LastAnswers;
 use crate::last_known::ANSWER_WITHIN;
-use crate::pools::{Health, Kind, Pool};
+use crate::pools::{Health, Kind, Pool, PoolReport};
 
 /// What is left of the section's time after its pools were asked.
 const RESERVE: Duration = Duration::from_millis(5);
@@ -78,10 +78,11 @@ struct Figures {
 }
 
 impl Figures {
-    fn new(kind: Kind, status: &PoolStatus) -> Self {
+    fn new(pool: &Pool, report: &PoolReport) -> Self {
+        let status = &report.connections;
         Self {
-            kind,
-            health: Health::of(status),
+            kind: pool.kind(),
+            health: report.health(pool.need),
             size: status.size,
             idle: status.idle,
             in_use: status.in_use,
@@ -112,12 +113,10 @@ impl Section for Pools {
         let within = ANSWER_WITHIN.saturating_sub(RESERVE);
         let pools = self.pools.iter().zip(&self.last.pools);
         let lines = pools.map(move |(pool, last)| async move {
-            let status = last.status.or_answer(pool.status(within), within).await;
+            let report = last.report.or_answer(pool.report(within), within).await;
             Line {
                 name: pool.name,
-                figures: status
-                    .map(|status| Figures::new(pool.kind(), status))
-                    .into(),
+                figures: report.map(|report| Figures::new(pool, report)).into(),
             }
         });
         let pools = join_all(lines).await;

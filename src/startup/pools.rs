@@ -15,7 +15,7 @@ use headroom_actors::kernel::{ChildSpec, SupervisorSpec};
 use headroom_actors::memory::Memory;
 use headroom_actors::postgres::{self, Connector, Database, MIGRATIONS, PostgresConfig};
 
-use crate::pools::{Client, Origin, Pool};
+use crate::pools::{Client, Need, Origin, Pool};
 use crate::settings::Settings;
 use crate::settings::sections::{
     EmbeddedSettings, PoolSettings, PostgresSettings, ReplicaSettings,
@@ -61,12 +61,14 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
         name: "postgres",
         origin,
         bounds,
+        need: Need::Required,
         client: Client::Postgres(database),
     }];
     pools.extend(replicas.map(|(replicas, bounds)| Pool {
         name: "postgres-replicas",
         origin: Origin::Configured,
         bounds,
+        need: Need::Optional,
         client: Client::Postgres(replicas),
     }));
     (ChildSpec::supervisor(branch), pools)

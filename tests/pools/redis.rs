@@ -63,6 +63,26 @@ async fn a_probe_of_pubsub_publishes_a_message_and_receives_it() {
 }
 
 #[tokio::test]
+async fn a_cache_that_is_away_degrades_the_server_and_a_primary_is_down() {
+    for (role, pool, health) in [
+        ("redis.cache", "redis-cache", "degraded"),
+        ("redis.primary", "redis-primary", "down"),
+    ] {
+        let server = start(&format!("{role}.url = 'redis://127.0.0.1:1/0'"));
+        let (status, body) = probe(&server, pool).await;
+        assert_eq!(status, 503, "{body}");
+        let report = get(&server, "/api/performance/connections/health").await;
+        assert_eq!(report["status"], health, "{report}");
+        let of_pool = get(&server, &format!("/api/pools/{pool}")).await;
+        assert_eq!(of_pool["health"], health, "{of_pool}");
+        // Whether or not callers need it: somebody should look at it.
+        let status = get(&server, "/api/status").await;
+        let mut alerts = status["alerts"].as_array().unwrap().iter();
+        assert!(alerts.any(|alert| alert["subject"] == pool), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn each_role_uses_its_own_password_and_none_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let redis = ExternalRedis::start(folder.path(), &["--requirepass", SECRET]);

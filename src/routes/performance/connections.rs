@@ -8,7 +8,7 @@
 use actix_web::{Responder, web};
 use futures_util::future::join_all;
 use headroom_actors::kernel::Timestamp;
-use headroom_actors::kernel::pool::{CircuitStatus, PoolStatus};
+use headroom_actors::kernel::pool::CircuitStatus;
 use headroom_actors::kernel::private_server::ServerState;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -17,7 +17,7 @@ use crate::handles::RequestHandles;
 use crate::last_answers::{LastAnswers, PoolAnswers};
 use crate::last_known::{ANSWER_WITHIN, Answer};
 use crate::openapi::Docs;
-use crate::pools::{Health, Pool};
+use crate::pools::{Health, Pool, PoolReport};
 use crate::routes::NoParameters;
 use crate::server_facts::ServerReport;
 
@@ -39,7 +39,7 @@ struct PoolStats {
     name: &'static str,
     /// What its actor says.
     #[serde(flatten)]
-    counters: Answer<PoolStatus>,
+    counters: Answer<PoolReport>,
 }
 
 pub(in crate::routes) fn stats_docs() -> Docs {
@@ -133,31 +133,36 @@ pub(in crate::routes) async fn health(
 
 async fn look(pool: &Pool, last: &PoolAnswers) -> PoolHealth {
     let server = last.facts.read(pool, ANSWER_WITHIN);
-    let (status, server) = futures_util::future::join(ask(pool, last), server).await;
+    let (report, server) = futures_util::future::join(ask(pool, last), server).await;
     PoolHealth {
         name: pool.name,
-        status: judge(&status, &server, last),
-        pool: status.map(|status| Seen {
-            circuit: status.circuit,
-            last_error: status.last_error.clone(),
+        status: judge(pool, &report, &server, last),
+        pool: report.map(|report| Seen {
+            circuit: report.connections.circuit,
+            last_error: report.connections.last_error.clone(),
         }),
         private_server: pool.private_server(),
         server: Some(server).filter(has_facts),
     }
 }
 
-async fn ask(pool: &Pool, last: &PoolAnswers) -> Answer<PoolStatus> {
-    let status = pool.status(ANSWER_WITHIN);
-    last.status.or_answer(status, ANSWER_WITHIN).await
+async fn ask(pool: &Pool, last: &PoolAnswers) -> Answer<PoolReport> {
+    let report = pool.report(ANSWER_WITHIN);
+    last.report.or_answer(report, ANSWER_WITHIN).await
 }
 
 /// A pool whose actor does not answer cannot be used. One whose server does not report in time is at
 /// best degraded.
-fn judge(status: &Answer<PoolStatus>, server: &Answer<ServerReport>, last: &PoolAnswers) -> Health {
-    let Some(status) = status.value().filter(|_| status.is_answered()) else {
-        return Health::Down;
+fn judge(
+    pool: &Pool,
+    report: &Answer<PoolReport>,
+    server: &Answer<ServerReport>,
+    last: &PoolAnswers,
+) -> Health {
+    let Some(report) = report.value().filter(|_| report.is_answered()) else {
+        return pool.need.unusable();
     };
-    let health = Health::of(status);
+    let health = report.health(pool.need);
     match !server.is_answered() && last.facts.is_failing() {
         true => health.max(Health::Degraded),
         false => health,

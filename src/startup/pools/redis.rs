@@ -11,7 +11,7 @@ use headroom_actors::redis::{
     Topology,
 };
 
-use crate::pools::{Client, Origin, Pool};
+use crate::pools::{Client, Need, Origin, Pool};
 use crate::settings::secrets::Secret;
 use crate::settings::sections::{EmbeddedSettings, RedisRoleSettings, RedisSettings};
 
@@ -71,6 +71,10 @@ pub(super) fn compose(
             name: role.name(),
             origin,
             bounds,
+            need: match role {
+                Role::Primary | Role::PubSub => Need::Required,
+                Role::Cache => Need::Optional,
+            },
             client,
         });
     }
