@@ -50,7 +50,8 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
     let primary = pool(&settings.pool, &origin);
     let bounds = (primary.connections_min, primary.connections_max);
     let connector = Connector::new(url, config.clone());
-    let mut database = Database::new("postgres", connector, config.clone(), primary, MIGRATIONS);
+    let database = Database::new("postgres", connector, config.clone(), primary);
+    let mut database = database.with_migrations(MIGRATIONS);
     let mut branch = branch.child(database.child(Some(memory.pressure())));
     let replicas = replicas(&settings.replicas, config);
     if let Some((replicas, _)) = &replicas {
@@ -101,7 +102,7 @@ fn replicas(settings: &ReplicaSettings, config: PostgresConfig) -> Option<(Datab
     let bounds = (pool.connections_min, pool.connections_max);
     let url = ServerUrl::Configured(url.expose().to_owned());
     let connector = Connector::replicas(url, config.clone());
-    let database = Database::new("postgres-replicas", connector, config, pool, &[]);
+    let database = Database::new("postgres-replicas", connector, config, pool);
     Some((database, bounds))
 }
 

@@ -1,10 +1,8 @@
 //! The database as callers use it.
 
-use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Caller, Params, QueryOutput};
@@ -14,10 +12,11 @@ use super::error::Error;
 use super::fallback::count_read;
 use super::freshness::FreshnessBound;
 use super::metrics::RETRIES;
-use super::migrate::{Migration, migrate};
+use super::migrate::MigrationSet;
 use super::pipelined;
 use super::repeat::{Step, may_repeat};
 use super::replicas::Replicas;
+use super::schema::Schema;
 use super::server_info::{ServerInfo, server_info};
 use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::pool::{CheckoutError, Mode, Pool, PoolConfig, Status};
@@ -29,6 +28,8 @@ use crate::kernel::{ChildSpec, Handle};
 #[derive(Clone)]
 pub struct Database {
     shared: Arc<Shared>,
+    /// What calls wait for, if the database has a schema.
+    schema: Option<Arc<Schema>>,
     replicas: Option<Replicas>,
     /// How far replicas may be behind that serve calls of a view.
     lag_max: Duration,
@@ -41,20 +42,15 @@ struct Shared {
     connector: Arc<Connector>,
     pool_config: PoolConfig,
     settings: PostgresConfig,
-    migrations: &'static [Migration],
-    /// When the schema was brought up to date.
-    migrated_at: OnceCell<Instant>,
 }
 
 impl Database {
-    /// A database called `name`, with the schema of `migrations`. This opens nothing.
-    /// [`Database::child`] owns the connections.
+    /// A database called `name`. This opens nothing. [`Database::child`] owns the connections.
     pub fn new(
         name: impl Into<String>,
         connector: Connector,
         settings: PostgresConfig,
         pool_config: PoolConfig,
-        migrations: &'static [Migration],
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -62,9 +58,8 @@ impl Database {
                 connector: Arc::new(connector),
                 pool_config,
                 settings,
-                migrations,
-                migrated_at: OnceCell::new(),
             }),
+            schema: None,
             replicas: None,
             lag_max: Duration::ZERO,
             only_reads: false,
@@ -79,6 +74,17 @@ impl Database {
             Arc::clone(&self.shared.connector),
             pressure,
         )
+    }
+
+    /// A view of the same database, with the same connections, whose calls need the schema of `set`. The
+    /// first of them brings it up to date. Make one view for each set, and clone it.
+    #[must_use]
+    pub fn with_migrations(&self, set: MigrationSet) -> Self {
+        let within = self.shared.settings.migrate_timeout;
+        Self {
+            schema: Some(Schema::new(set, self.pool().clone(), within)),
+            ..self.clone()
+        }
     }
 
     /// Adds `replicas` for calls that only read, while they are at most `lag_max` behind. They are a
@@ -311,7 +317,7 @@ impl Database {
         }
     }
 
-    /// Brings the schema up to date. Otherwise the first call does that.
+    /// Brings the schema up to date. Otherwise the first call does that. Does nothing without migrations.
     ///
     /// # Errors
     /// See [`Error`].
@@ -321,41 +327,12 @@ impl Database {
         async move { self.ready(caller).await.map(drop) }
     }
 
-    /// Waits until the schema is up to date. Returns since when it is; `None` without migrations. One
-    /// task migrates for all callers, and goes on if they leave.
+    /// Waits until the schema is up to date. Returns since when it is; `None` without migrations.
     async fn ready(&self, caller: Caller) -> Result<Option<Instant>, Error> {
-        let shared = &self.shared;
-        if shared.migrations.is_empty() {
-            return Ok(None);
+        match &self.schema {
+            Some(schema) => schema.ready(caller).await.map(Some),
+            None => Ok(None),
         }
-        if let Some(migrated_at) = shared.migrated_at.get() {
-            return Ok(Some(*migrated_at));
-        }
-        let migrated = shared.migrated_at.get_or_try_init(|| async {
-            let database = self.clone();
-            let task =
-                tokio::spawn(async move { database.bring_up_to_date(caller.location).await });
-            let done = task.await.unwrap_or_else(|_| {
-                Err(Error::Lost {
-                    sent: true,
-                    reason: "the task that migrates the schema ended".to_owned(),
-                })
-            });
-            done.map(|()| Instant::now())
-        });
-        match timeout_at(caller.deadline, migrated).await {
-            Ok(migrated_at) => migrated_at.copied().map(Some),
-            Err(_) => Err(Error::Deadline { sent: false }),
-        }
-    }
-
-    async fn bring_up_to_date(&self, location: &'static Location<'static>) -> Result<(), Error> {
-        let caller = Caller::at(location, self.shared.settings.migrate_timeout);
-        let lease = check_out(self.pool(), Mode::Exclusive, caller).await?;
-        let options = TransactionOptions::default();
-        let transaction = Transaction::begin(lease, options, caller.deadline).await?;
-        migrate(&transaction, self.shared.migrations).await?;
-        transaction.commit().await
     }
 
     async fn may_retry(&self, tries: u32, caller: Caller) -> bool {

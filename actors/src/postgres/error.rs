@@ -60,10 +60,12 @@ pub enum Error {
 pub enum SchemaError {
     /// A newer version of this program has migrated the schema.
     #[error(
-        "the database's schema has version {found}, and this program supports versions up to \
+        "the database's schema {set} has version {found}, and this program supports versions up to \
          {supported}: run a newer version of the program"
     )]
     Newer {
+        /// The name of the set of migrations.
+        set: &'static str,
         /// The schema's version.
         found: i32,
         /// The version of this program's last migration.
@@ -71,10 +73,12 @@ pub enum SchemaError {
     },
     /// An applied migration differs from this program's.
     #[error(
-        "migration {version} ({name}) of the database's schema differs from this program's \
+        "migration {version} ({name}) of the database's schema {set} differs from this program's \
          migration {version}"
     )]
     Changed {
+        /// The name of the set of migrations.
+        set: &'static str,
         /// The migration's version.
         version: i32,
         /// Its name in the database.

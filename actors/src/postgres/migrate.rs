@@ -1,9 +1,13 @@
-//! The schema's migrations.
+//! Sets of migrations.
 //!
-//! All due migrations run in one transaction under an advisory lock: a concurrent program waits for the
-//! lock and then finds nothing to do. A failure rolls everything back. The table
-//! `headroom.schema_history` holds the applied ones, in the format of refinery, which also gives each
-//! migration its version, name and checksum. The migrations of this program must continue them.
+//! Each set has a schema of its own in the database, which bears its name and holds the table
+//! `schema_history` with the applied migrations. So several sets live in one database and know nothing of
+//! each other. The table has the format of refinery, which also gives each migration its version, name
+//! and checksum. The migrations of this program must continue the applied ones.
+//!
+//! A schema that is up to date is only read: that takes no lock, and the right to read the table is
+//! enough. Otherwise all due migrations run in one transaction under an advisory lock of the set: a
+//! concurrent program waits for the lock and then finds nothing to do. A failure rolls everything back.
 
 use refinery_core::Migration as RefineryMigration;
 
@@ -19,57 +23,59 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-/// The migrations of this program, in order.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    file: "V1__instance",
-    sql: include_str!("../../../config/migrations/V1__instance.sql"),
-}];
+/// The migrations of one module's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MigrationSet {
+    /// The schema of its table of applied migrations: at most 31 lower-case letters, digits and `_`, with
+    /// no digit and no `pg_` at the start. No other set in the database may have it, and it never
+    /// changes.
+    pub name: &'static str,
+    /// The migrations, with ascending versions.
+    pub migrations: &'static [Migration],
+}
 
-/// The advisory lock that a migration holds: "headroom" in ASCII.
-const LOCK: i64 = i64::from_be_bytes(*b"headroom");
+/// The migrations of this program.
+pub const MIGRATIONS: MigrationSet = MigrationSet {
+    name: "headroom",
+    migrations: &[Migration {
+        file: "V1__instance",
+        sql: include_str!("../../../config/migrations/V1__instance.sql"),
+    }],
+};
 
-const CREATE_HISTORY: &str = "
-create schema if not exists headroom;
-create table if not exists headroom.schema_history (
-    version int4 primary key,
-    name varchar(255),
-    applied_on varchar(255),
-    checksum varchar(255)
-)";
+/// The longest name of a set.
+const NAME_BYTES_MAX: usize = 31;
 
-const ADD_TO_HISTORY: &str = "
-insert into headroom.schema_history (version, name, checksum, applied_on)
-values ($1, $2, $3, to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))";
+/// What the transaction needs. A migration may take longer than a statement of a request; the
+/// transaction's deadline bounds it. After the wait for the lock, it must see what others have committed
+/// meanwhile, whatever isolation is the server's default.
+const SET_UP: &str = "set transaction isolation level read committed; \
+    set local statement_timeout = 0; set local lock_timeout = 0";
 
-/// Applies those of `migrations` that are due. The caller commits.
-pub(super) async fn migrate(
-    transaction: &Transaction,
-    migrations: &[Migration],
-) -> Result<(), Error> {
-    let migrations = for_refinery(migrations)?;
-    // A migration may take longer than a statement of a request. The transaction's deadline bounds it.
-    let unbounded = "set local statement_timeout = 0; set local lock_timeout = 0";
-    transaction.batch(unbounded).await?;
-    let lock = "select pg_advisory_xact_lock($1)";
-    transaction.query(lock, &[&LOCK]).await?;
-    transaction.batch(CREATE_HISTORY).await?;
-    let applied = "select version, name, checksum from headroom.schema_history order by version";
-    let applied = transaction.query(applied, &[]).await?.rows;
-    let mut due = migrations.iter();
-    for row in &applied {
-        let version: i32 = row.try_get(0)?;
-        let (name, checksum): (String, String) = (row.try_get(1)?, row.try_get(2)?);
-        let Some(migration) = due.next() else {
-            let supported = migrations.last().map_or(0, RefineryMigration::version);
-            let found = applied.last().map_or(Ok(version), |last| last.try_get(0))?;
-            return Err(Error::Schema(SchemaError::Newer { found, supported }));
-        };
-        if (version, &*name) != (migration.version(), migration.name())
-            || checksum != migration.checksum().to_string()
-        {
-            return Err(Error::Schema(SchemaError::Changed { version, name }));
-        }
+/// Takes the advisory lock of the set `$1`, until the transaction ends.
+pub(super) const LOCK: &str =
+    "select pg_advisory_xact_lock(hashtextextended('headroom migrates ' || $1::text, 0))";
+
+/// Applies those migrations of `set` that are due. The caller commits.
+pub(super) async fn migrate(transaction: &Transaction, set: MigrationSet) -> Result<(), Error> {
+    let migrations = set.for_refinery()?;
+    transaction.batch(SET_UP).await?;
+    let applied = set.applied(transaction).await?;
+    if set.due(&migrations, &applied)?.is_empty() {
+        return Ok(());
     }
+    transaction.query(LOCK, &[&set.name]).await?;
+    let applied = set.applied(transaction).await?;
+    let due = set.due(&migrations, &applied)?;
+    if due.is_empty() {
+        return Ok(());
+    }
+    set.create_history(transaction).await?;
+    let add = format!(
+        "insert into {} (version, name, checksum, applied_on)
+         values ($1, $2, $3, to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
+        set.history()
+    );
     for migration in due {
         let (version, name) = (migration.version(), migration.name());
         transaction
@@ -77,25 +83,148 @@ pub(super) async fn migrate(
             .await?;
         let checksum = migration.checksum().to_string();
         transaction
-            .query(ADD_TO_HISTORY, &[&version, &name, &checksum])
+            .query(&add, &[&version, &name, &checksum])
             .await?;
-        tracing::info!(version, name, "schema migrated");
+        tracing::info!(set = set.name, version, name, "schema migrated");
     }
     Ok(())
 }
 
-/// The migrations with their versions, which must ascend, names and checksums.
-fn for_refinery(migrations: &[Migration]) -> Result<Vec<RefineryMigration>, Error> {
-    let invalid = |reason: String| Error::Schema(SchemaError::Migrations(reason));
-    let unapplied = migrations
-        .iter()
-        .map(|migration| RefineryMigration::unapplied(migration.file, migration.sql));
-    let unapplied: Result<Vec<_>, _> = unapplied.collect();
-    let unapplied = unapplied.map_err(|error| invalid(error.to_string()))?;
-    if !unapplied.is_sorted_by(|first, second| first.version() < second.version()) {
-        return Err(invalid("their versions do not ascend".to_owned()));
+/// Whether there is the schema `$1`. This and the next query read the catalog itself: `to_regclass` and its
+/// like may still see it as it was before the wait for the lock.
+const SCHEMA_EXISTS: &str =
+    "select exists (select from pg_catalog.pg_namespace where nspname = $1)";
+
+/// Whether the schema `$1` has a history.
+const HISTORY_EXISTS: &str = "select exists (
+    select from pg_catalog.pg_class join pg_catalog.pg_namespace n on n.oid = relnamespace
+    where nspname = $1 and relname = 'schema_history')";
+
+/// A row of the history.
+struct Applied {
+    version: i32,
+    name: String,
+    checksum: String,
+}
+
+impl MigrationSet {
+    /// The quoted name of its schema. Quotes allow words that SQL reserves.
+    fn schema(&self) -> String {
+        format!("\"{}\"", self.name)
     }
-    Ok(unapplied)
+
+    /// The quoted name of its table of applied migrations.
+    fn history(&self) -> String {
+        format!("{}.schema_history", self.schema())
+    }
+
+    /// The applied migrations. Needs no right but to read them.
+    async fn applied(&self, transaction: &Transaction) -> Result<Vec<Applied>, Error> {
+        if !self.finds(transaction, HISTORY_EXISTS).await? {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "select version, name, checksum from {} order by version",
+            self.history()
+        );
+        let rows = transaction.query(&sql, &[]).await?.rows;
+        let applied = rows.iter().map(|row| {
+            Ok(Applied {
+                version: row.try_get(0)?,
+                name: row.try_get(1)?,
+                checksum: row.try_get(2)?,
+            })
+        });
+        applied.collect()
+    }
+
+    /// Creates what is missing of the history. PostgreSQL asks for the right to create a schema before it
+    /// looks whether there is one.
+    async fn create_history(&self, transaction: &Transaction) -> Result<(), Error> {
+        if !self.finds(transaction, SCHEMA_EXISTS).await? {
+            let create = format!("create schema {}", self.schema());
+            transaction.batch(&create).await?;
+        }
+        if !self.finds(transaction, HISTORY_EXISTS).await? {
+            let create = format!(
+                "create table {} (
+                    version int4 primary key,
+                    name varchar(255),
+                    applied_on varchar(255),
+                    checksum varchar(255)
+                )",
+                self.history()
+            );
+            transaction.batch(&create).await?;
+        }
+        Ok(())
+    }
+
+    async fn finds(&self, transaction: &Transaction, sql: &str) -> Result<bool, Error> {
+        let row = transaction.query(sql, &[&self.name]).await?.one()?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// Those of `migrations` that are not among the `applied` ones, which they must continue.
+    fn due<'a>(
+        &self,
+        migrations: &'a [RefineryMigration],
+        applied: &[Applied],
+    ) -> Result<&'a [RefineryMigration], Error> {
+        for (row, migration) in applied.iter().zip(migrations) {
+            let is_same = row.version == migration.version()
+                && row.name == migration.name()
+                && row.checksum == migration.checksum().to_string();
+            if !is_same {
+                return Err(Error::Schema(SchemaError::Changed {
+                    set: self.name,
+                    version: row.version,
+                    name: row.name.clone(),
+                }));
+            }
+        }
+        match (migrations.get(applied.len()..), applied.last()) {
+            (Some(due), _) => Ok(due),
+            (None, last) => Err(Error::Schema(SchemaError::Newer {
+                set: self.name,
+                found: last.map_or(0, |last| last.version),
+                supported: migrations.last().map_or(0, RefineryMigration::version),
+            })),
+        }
+    }
+
+    /// The migrations with their versions, which must ascend, names and checksums.
+    fn for_refinery(&self) -> Result<Vec<RefineryMigration>, Error> {
+        let invalid = |reason: String| Error::Schema(SchemaError::Migrations(reason));
+        if !is_set_name(self.name) {
+            return Err(invalid(format!(
+                "the name of their set must have 1 to {NAME_BYTES_MAX} lower-case letters, digits and \
+                 '_', with no digit and no 'pg_' at the start"
+            )));
+        }
+        let unapplied = self
+            .migrations
+            .iter()
+            .map(|migration| RefineryMigration::unapplied(migration.file, migration.sql));
+        let unapplied: Result<Vec<_>, _> = unapplied.collect();
+        let unapplied = unapplied.map_err(|error| invalid(error.to_string()))?;
+        if !unapplied.is_sorted_by(|first, second| first.version() < second.version()) {
+            return Err(invalid("their versions do not ascend".to_owned()));
+        }
+        Ok(unapplied)
+    }
+}
+
+fn is_set_name(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let begins_well = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| !byte.is_ascii_digit());
+    begins_well
+        && name.len() <= NAME_BYTES_MAX
+        && name.bytes().all(is_part)
+        && !name.starts_with("pg_")
 }
 
 #[cfg(test)]
@@ -110,12 +239,23 @@ mod tests {
             .map(|entry| entry.unwrap().path())
             .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
             .collect();
-        let mut names: Vec<_> = MIGRATIONS.iter().map(|migration| migration.file).collect();
+        let migrations = MIGRATIONS.migrations;
+        let mut names: Vec<_> = migrations.iter().map(|migration| migration.file).collect();
         files.sort();
         names.sort();
         assert_eq!(files, names);
-        for (migration, version) in for_refinery(MIGRATIONS).unwrap().iter().zip(1..) {
+        for (migration, version) in MIGRATIONS.for_refinery().unwrap().iter().zip(1..) {
             assert_eq!(migration.version(), version);
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_set_is_an_identifier_that_fits() {
+        for name in ["headroom", "a", "_1", "user", &"a".repeat(31)] {
+            assert!(is_set_name(name), "{name}");
+        }
+        for name in ["", "1a", "A", "a-b", "a\"", "pg_x", "ä", &"a".repeat(32)] {
+            assert!(!is_set_name(name), "{name}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! PostgreSQL: a pool of connections, and calls that are safe by default.
 //!
 //! The module owns the connections (through [`crate::kernel::pool`]), their statement caches, and the
-//! schema's migrations.
+//! schemas' migrations.
 //!
 //! There are two kinds of calls:
 //! - **Single statements** ([`Database::query`]) share connections, several at once on each. An error of
@@ -20,7 +20,7 @@
 //!   server undid it and the caller allows a repeat, by a call that only reads or by a retryable
 //!   transaction. A statement that can commit while it runs is never repeated after its start.
 //! - No error, log line or status holds a password or the value of a parameter.
-//! - Nothing connects before the first call. The first call brings the schema up to date.
+//! - Nothing connects before the first call. The first call brings the schema up to date, for all that wait.
 
 mod address;
 mod call;
@@ -39,6 +39,7 @@ mod pipelined;
 mod private_server;
 mod repeat;
 mod replicas;
+mod schema;
 mod server_info;
 mod statement_cache;
 mod statements;
@@ -56,7 +57,7 @@ pub use connector::Connector;
 pub use database::Database;
 pub use error::{Error, SchemaError, ServerError};
 pub use metrics::METRICS;
-pub use migrate::{MIGRATIONS, Migration};
+pub use migrate::{MIGRATIONS, Migration, MigrationSet};
 pub use private_server::PRIVATE_SERVER;
 pub use server_info::ServerInfo;
 pub use tokio_postgres::Row;

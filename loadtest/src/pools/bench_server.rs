@@ -76,7 +76,7 @@ impl BenchServer {
                 };
                 let connector =
                     Connector::new(ServerUrl::Private(server.clone()), settings.clone());
-                let database = Database::new("monitor", connector, settings, one_connection, &[]);
+                let database = Database::new("monitor", connector, settings, one_connection);
                 let child = database.child(None);
                 (server, Monitor::Postgres(database), child)
             }

@@ -17,7 +17,9 @@ use cluster::{Cluster, url};
 use headroom_test_support::wait::wait_for_async;
 use tokio::time::Instant;
 
-use super::{Connector, Database, Error, METRICS, Migration, PostgresConfig, QueryOutput};
+use super::{
+    Connector, Database, Error, METRICS, Migration, MigrationSet, PostgresConfig, QueryOutput,
+};
 use crate::kernel::pool::{PoolConfig, PoolStatus, Status};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
@@ -49,13 +51,15 @@ fn pool(connections_max: u32) -> PoolConfig {
 
 fn database(url: &str, connections_max: u32, migrations: &'static [Migration]) -> Database {
     let connector = Connector::new(ServerUrl::Configured(url.to_owned()), settings());
-    Database::new(
-        "postgres",
-        connector,
-        settings(),
-        pool(connections_max),
-        migrations,
-    )
+    let pool = pool(connections_max);
+    let database = Database::new("postgres", connector, settings(), pool);
+    match migrations {
+        [] => database,
+        migrations => database.with_migrations(MigrationSet {
+            name: "headroom",
+            migrations,
+        }),
+    }
 }
 
 async fn start(system: &TestSystem, database: &Database) -> Root {

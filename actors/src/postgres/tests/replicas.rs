@@ -23,7 +23,7 @@ fn with_replicas(primary: &str, replicas: &str, lag_max: Duration) -> (Database,
         circuit_failures: 1,
         ..pool(4)
     };
-    let replicas = Database::new("postgres-replicas", connector, settings(), pool, &[]);
+    let replicas = Database::new("postgres-replicas", connector, settings(), pool);
     let database = database(primary, 4, TABLE).with_replicas(&replicas, lag_max);
     (database, replicas)
 }

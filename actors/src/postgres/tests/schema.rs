@@ -1,5 +1,9 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::future::join_all;
+
 use super::*;
-use crate::postgres::{MIGRATIONS, SchemaError};
+use crate::postgres::{MIGRATIONS, SchemaError, TransactionOptions, migrate};
 
 const TWO: &[Migration] = &[
     Migration {
@@ -56,6 +60,7 @@ fn a_newer_or_changed_schema_is_refused() {
         let root = start(&system, &older).await;
         let refused = older.query("select 1", &[], LONG).await.unwrap_err();
         let Error::Schema(SchemaError::Newer {
+            set: "headroom",
             found: 2,
             supported: 1,
         }) = refused
@@ -63,11 +68,9 @@ fn a_newer_or_changed_schema_is_refused() {
             panic!("{refused}");
         };
         root.stop().await;
-        let other = database(&url, 2, MIGRATIONS);
+        let other = database(&url, 2, MIGRATIONS.migrations);
         let root = start(&system, &other).await;
-        let refused = other
-            .begin(crate::postgres::TransactionOptions::default())
-            .await;
+        let refused = other.begin(TransactionOptions::default()).await;
         let refused = refused
             .err()
             .map(|error| error.to_string())
@@ -117,7 +120,7 @@ fn a_migration_that_fails_undoes_all() {
 fn the_first_call_creates_the_schema() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
-        let database = database(&cluster.url("postgres", ""), 2, MIGRATIONS);
+        let database = database(&cluster.url("postgres", ""), 2, MIGRATIONS.migrations);
         let root = start(&system, &database).await;
         let put = "insert into headroom.instance (key, value) values ($1, $2)";
         let value = serde_json::json!({"a": 1});
@@ -137,6 +140,213 @@ fn the_first_call_creates_the_schema() {
             .await,
             1
         );
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_role_that_may_create_nothing_uses_a_schema_that_is_up_to_date() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let owner = database(&cluster.url("postgres", ""), 2, TWO);
+        let root = start(&system, &owner).await;
+        owner.migrate(LONG).await.unwrap();
+        owner
+            .query("create role reader login", &[], LONG)
+            .await
+            .unwrap();
+        // Another program migrates at this time, or died doing so.
+        let lock = owner
+            .begin(TransactionOptions::within(LONG * 10))
+            .await
+            .unwrap();
+        lock.query(migrate::LOCK, &[&MIGRATIONS.name])
+            .await
+            .unwrap();
+
+        let reader = database(&cluster.url("reader", ""), 2, TWO);
+        let readers = start(&system, &reader).await;
+        let refused = reader.migrate(LONG).await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("42501"), "{refused}");
+        for grant in [
+            "grant usage on schema headroom to reader",
+            "grant select on headroom.schema_history, one to reader",
+        ] {
+            owner.query(grant, &[], LONG).await.unwrap();
+        }
+        assert_eq!(count(&reader, "select count(*) from one").await, 1);
+        lock.rollback().await.unwrap();
+        readers.stop().await;
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_role_that_owns_a_schema_needs_no_right_to_create_one() {
+    const OWN: MigrationSet = MigrationSet {
+        name: "own",
+        migrations: &[Migration {
+            file: "V1__table",
+            sql: "create table own.t (n int8)",
+        }],
+    };
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let owner = database(&cluster.url("postgres", ""), 2, &[]);
+        let root = start(&system, &owner).await;
+        owner
+            .query("create role plain login", &[], LONG)
+            .await
+            .unwrap();
+        let schema = "create schema own authorization plain";
+        owner.query(schema, &[], LONG).await.unwrap();
+        let plain = database(&cluster.url("plain", ""), 2, &[]).with_migrations(OWN);
+        let plains = start(&system, &plain).await;
+        assert_eq!(count(&plain, "select count(*) from own.t").await, 0);
+        plains.stop().await;
+        root.stop().await;
+    });
+}
+
+#[test]
+fn two_sets_of_migrations_live_in_one_database_and_wait_for_nothing_of_each_other() {
+    const UPLOADS: MigrationSet = MigrationSet {
+        name: "uploads",
+        migrations: &[Migration {
+            file: "V1__waits",
+            sql: "select pg_advisory_xact_lock(7); create table uploads.t (n int8)",
+        }],
+    };
+    // A word that SQL reserves.
+    const USER: MigrationSet = MigrationSet {
+        name: "user",
+        migrations: TWO,
+    };
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let database = database(&cluster.url("postgres", ""), 4, &[]);
+        let root = start(&system, &database).await;
+        let held = database
+            .begin(TransactionOptions::within(LONG * 10))
+            .await
+            .unwrap();
+        held.query("select pg_advisory_xact_lock(7)", &[])
+            .await
+            .unwrap();
+        let (uploads, user) = (
+            database.with_migrations(UPLOADS),
+            database.with_migrations(USER),
+        );
+        let (uploaded, ()) = tokio::join!(uploads.migrate(LONG), async {
+            eventually(async || {
+                let sql =
+                    "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+                (count(&database, sql).await == 1).then_some(())
+            })
+            .await;
+            user.migrate(LONG).await.unwrap();
+            held.rollback().await.unwrap();
+        });
+        uploaded.unwrap();
+        let sql = "select (select count(*) from uploads.schema_history) * 10
+                   + (select count(*) from \"user\".schema_history)";
+        assert_eq!(count(&database, sql).await, 12);
+        let bad = database.with_migrations(MigrationSet {
+            name: "pg_x",
+            ..USER
+        });
+        let refused = bad.migrate(LONG).await.unwrap_err();
+        let is_name = matches!(refused, Error::Schema(SchemaError::Migrations(_)));
+        assert!(is_name, "{refused}");
+        root.stop().await;
+    });
+}
+
+/// Counts its runs in a sequence, which no rollback undoes, and waits for a lock.
+const COUNTED: &[Migration] = &[Migration {
+    file: "V1__counted",
+    sql: "select nextval('runs'); select pg_advisory_xact_lock(7)",
+}];
+
+#[test]
+fn all_who_wait_for_the_schema_wait_for_one_migration() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let database = database(&cluster.url("postgres", ""), 3, &[]);
+        let root = start(&system, &database).await;
+        database
+            .query("create sequence runs", &[], LONG)
+            .await
+            .unwrap();
+        let held = database
+            .begin(TransactionOptions::within(LONG * 10))
+            .await
+            .unwrap();
+        held.query("select pg_advisory_xact_lock(7)", &[])
+            .await
+            .unwrap();
+        let migrated = database.with_migrations(MigrationSet {
+            name: "headroom",
+            migrations: COUNTED,
+        });
+        // Each leaves while others wait.
+        let calls = (1..=20).map(|n| migrated.query("select 1", &[], ms(20 * n)));
+        for answer in join_all(calls).await {
+            let answer = answer.unwrap_err();
+            assert!(
+                matches!(answer, Error::Deadline { sent: false }),
+                "{answer}"
+            );
+        }
+        // One holds the lock, and one migration waits for it.
+        assert_eq!(status(&database).await.in_use, 2);
+        held.rollback().await.unwrap();
+        migrated.migrate(LONG).await.unwrap();
+        assert_eq!(count(&database, "select last_value from runs").await, 1);
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_failed_migration_answers_all_who_wait_and_the_next_call_tries_again() {
+    const FAILS: &[Migration] = &[Migration {
+        file: "V1__fails",
+        sql: "select nextval('runs'); select pg_advisory_xact_lock(7); create table taken (n int8)",
+    }];
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let database = database(&cluster.url("postgres", ""), 4, &[]);
+        let root = start(&system, &database).await;
+        for sql in ["create sequence runs", "create table taken (n int8)"] {
+            database.query(sql, &[], LONG).await.unwrap();
+        }
+        let held = database
+            .begin(TransactionOptions::within(LONG * 10))
+            .await
+            .unwrap();
+        held.query("select pg_advisory_xact_lock(7)", &[])
+            .await
+            .unwrap();
+        let migrated = database.with_migrations(MigrationSet {
+            name: "headroom",
+            migrations: FAILS,
+        });
+        let asking = AtomicU32::new(0);
+        let calls = (0..10).map(|_| async {
+            asking.fetch_add(1, Ordering::Relaxed);
+            migrated.query("select 1", &[], LONG).await
+        });
+        let (answers, ()) = tokio::join!(join_all(calls), async {
+            eventually(async || (asking.load(Ordering::Relaxed) == 10).then_some(())).await;
+            held.rollback().await.unwrap();
+        });
+        for answer in answers {
+            assert_eq!(answer.unwrap_err().sqlstate(), Some("42P07"));
+        }
+        assert_eq!(count(&database, "select last_value from runs").await, 1);
+        database.query("drop table taken", &[], LONG).await.unwrap();
+        migrated.migrate(LONG).await.unwrap();
+        assert_eq!(count(&database, "select last_value from runs").await, 2);
         root.stop().await;
     });
 }

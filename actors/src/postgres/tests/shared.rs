@@ -16,7 +16,7 @@ fn slow_statements_without_callers_block_nobody_while_connections_are_free() {
         };
         let url = cluster.url("postgres", "");
         let connector = Connector::new(ServerUrl::Configured(url.to_owned()), settings());
-        let database = Database::new("postgres", connector, settings(), pool, &[]);
+        let database = Database::new("postgres", connector, settings(), pool);
         let root = start(&system, &database).await;
 
         // Each of the four connections has a slow statement and one that waits behind it.

@@ -97,7 +97,7 @@ async fn database(plan: &Plan) -> Result<Database> {
         connections_max: plan.connections_max,
         ..PoolConfig::default()
     };
-    let database = Database::new("postgres", connector, settings, config, &[]);
+    let database = Database::new("postgres", connector, settings, config);
     start(database.child(None)).await?;
     Ok(database)
 }
