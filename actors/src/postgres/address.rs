@@ -1,7 +1,7 @@
 //! The URL of a database, as in libpq, parsed into the servers to try.
 //!
 //! tokio-postgres parses most options. This module parses those that tokio-postgres does not know or
-//! treats unlike libpq: `sslmode` (`verify-ca`, `verify-full`), `sslrootcert`, and
+//! treats unlike libpq: `sslmode` (`verify-ca`, `verify-full`), `sslrootcert`, `sslcert`, `sslkey`, and
 //! `target_session_attrs`, whose default depends on the caller.
 
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::config::PostgresConfig;
-use super::tls::Verification;
+use super::tls::{Identity, Tls, Verification};
 use crate::kernel::url::{UrlFault, UrlForm, is_host_name};
 
 /// The form of PostgreSQL's URLs. They have no fragment: `#` is an ordinary character.
@@ -34,7 +34,14 @@ pub(super) struct Server {
 }
 
 /// The options that this module parses itself.
-const OWN_OPTIONS: [&str; 3] = ["sslmode", "sslrootcert", "target_session_attrs"];
+const OWN_OPTIONS: [&str; 6] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "sslpassword",
+    "target_session_attrs",
+];
 
 type OwnOptions<'a> = HashMap<&'a str, Cow<'a, str>>;
 
@@ -55,14 +62,19 @@ pub(super) fn parse(
     url: &str,
     default_attrs: TargetSessionAttrs,
     settings: &PostgresConfig,
-) -> Result<(Vec<Server>, Verification), UrlFault> {
+) -> Result<(Vec<Server>, Tls), UrlFault> {
     FORM.check(url)?;
     let (rest, options) = split(url).ok_or(UNREADABLE)?;
     let mut config: Config = rest.parse().map_err(|_| UNREADABLE)?;
     let (mode, verification) = ssl(&options)?;
+    let identity = identity(&options)?;
     config.ssl_mode(mode);
     config.target_session_attrs(session_attrs(&options, default_attrs)?);
-    Ok((servers(&config, settings)?, verification))
+    let tls = Tls {
+        verification,
+        identity,
+    };
+    Ok((servers(&config, settings)?, tls))
 }
 
 const UNREADABLE: UrlFault =
@@ -70,9 +82,18 @@ const UNREADABLE: UrlFault =
 
 fn ssl(options: &OwnOptions<'_>) -> Result<(SslMode, Verification), UrlFault> {
     let root_cert = options.get("sslrootcert").map(|path| &**path);
-    let roots = root_cert.filter(|path| *path != "system");
-    let roots = roots.map(PathBuf::from);
-    Ok(match options.get("sslmode").map(|mode| &**mode) {
+    let mode = options.get("sslmode").map(|mode| &**mode);
+    // Anybody can get a certificate that these roots have signed: only the host's name tells servers apart.
+    if root_cert == Some("system") {
+        return match mode {
+            None | Some("verify-full") => Ok((SslMode::Require, Verification::Full(None))),
+            Some(_) => Err(UrlFault::Unusable(
+                "with sslrootcert=system, sslmode can only be verify-full",
+            )),
+        };
+    }
+    let roots = root_cert.map(PathBuf::from);
+    Ok(match mode {
         Some("disable") => (SslMode::Disable, Verification::None),
         None | Some("allow" | "prefer") => (SslMode::Prefer, Verification::None),
         // As in libpq, a root certificate makes `require` verify the chain.
@@ -85,6 +106,25 @@ fn ssl(options: &OwnOptions<'_>) -> Result<(SslMode, Verification), UrlFault> {
             ));
         }
     })
+}
+
+/// The files of the client's certificate and of its key.
+fn identity(options: &OwnOptions<'_>) -> Result<Option<Identity>, UrlFault> {
+    if options.contains_key("sslpassword") {
+        return Err(UrlFault::Unusable(
+            "leave out sslpassword, and name a key without a password in sslkey",
+        ));
+    }
+    match (options.get("sslcert"), options.get("sslkey")) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => Ok(Some(Identity {
+            certificate: PathBuf::from(&**certificate),
+            key: PathBuf::from(&**key),
+        })),
+        _ => Err(UrlFault::Unusable(
+            "name both sslcert and sslkey, or neither",
+        )),
+    }
 }
 
 fn session_attrs(
@@ -159,6 +199,10 @@ fn servers(config: &Config, settings: &PostgresConfig) -> Result<Vec<Server>, Ur
             }
             Some(Host::Unix(path)) => {
                 server.host_path(path);
+                // As in libpq: there is no TLS on Unix sockets.
+                if addresses.is_empty() {
+                    server.ssl_mode(SslMode::Disable);
+                }
                 name = path.display().to_string();
             }
             None => {}
@@ -226,15 +270,20 @@ mod tests {
     use super::*;
     use crate::kernel::pool::ConnectError;
 
-    fn parsed(url: &str) -> (Vec<Server>, Verification) {
+    fn parsed(url: &str) -> (Vec<Server>, Tls) {
         let attrs = TargetSessionAttrs::ReadWrite;
         parse(url, attrs, &PostgresConfig::default()).unwrap()
     }
 
+    /// The mode of the first server, and what is verified.
+    fn verified(url: &str) -> (SslMode, Verification) {
+        let (servers, tls) = parsed(url);
+        (servers[0].config.get_ssl_mode(), tls.verification)
+    }
+
     #[test]
     fn each_host_becomes_a_server_that_must_take_writes() {
-        let (servers, verification) =
-            parsed("postgresql://u:p@one:1,two,three:3/db?connect_timeout=3");
+        let (servers, tls) = parsed("postgresql://u:p@one:1,two,three:3/db?connect_timeout=3");
         let names: Vec<_> = servers.iter().map(|server| &*server.name).collect();
         assert_eq!(names, ["one:1", "two:5432", "three:3"]);
         let config = &servers[1].config;
@@ -243,20 +292,72 @@ mod tests {
             config.get_target_session_attrs(),
             TargetSessionAttrs::ReadWrite
         );
-        assert_eq!(verification, Verification::None);
+        assert_eq!((tls.verification, tls.identity), (Verification::None, None));
     }
 
     #[test]
     fn sslmode_and_sslrootcert_mean_the_same_as_in_libpq() {
         let url = "postgres://h/db?sslmode=verify-full&sslrootcert=%2Fa%20b.pem&user=x";
-        let (servers, verification) = parsed(url);
-        assert_eq!(verification, Verification::Full(Some("/a b.pem".into())));
-        assert_eq!(servers[0].config.get_user(), Some("x"));
-        let (servers, verification) = parsed("postgres://h?sslmode=require");
-        assert_eq!(verification, Verification::None);
-        assert_eq!(servers[0].config.get_ssl_mode(), SslMode::Require);
-        let (_, verification) = parsed("postgres://h?sslmode=require&sslrootcert=/it%27s");
-        assert_eq!(verification, Verification::Chain(Some("/it's".into())));
+        assert_eq!(parsed(url).0[0].config.get_user(), Some("x"));
+        let full = |path: Option<&str>| Verification::Full(path.map(PathBuf::from));
+        let chain = Verification::Chain(Some("/it's".into()));
+        for (options, mode, verification) in [
+            ("", SslMode::Prefer, Verification::None),
+            ("sslmode=require", SslMode::Require, Verification::None),
+            (
+                "sslmode=verify-full&sslrootcert=%2Fa%20b.pem",
+                SslMode::Require,
+                full(Some("/a b.pem")),
+            ),
+            (
+                "sslmode=require&sslrootcert=/it%27s",
+                SslMode::Require,
+                chain,
+            ),
+            ("sslrootcert=system", SslMode::Require, full(None)),
+            (
+                "sslrootcert=system&sslmode=verify-full",
+                SslMode::Require,
+                full(None),
+            ),
+        ] {
+            let found = verified(&format!("postgres://h?{options}"));
+            assert_eq!(found, (mode, verification), "{options}");
+        }
+        for mode in ["disable", "allow", "prefer", "require", "verify-ca"] {
+            let url = format!("postgres://h?sslrootcert=system&sslmode={mode}");
+            let fault = check_url(&url).unwrap_err().to_string();
+            assert!(fault.contains("only be verify-full"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn sslmode_is_ignored_on_a_socket_without_an_address() {
+        let (socket, options) = ("postgres://%2Frun%2Fpg/db", "sslmode=verify-full");
+        let (mode, _) = verified(&format!("{socket}?{options}"));
+        assert_eq!(mode, SslMode::Disable);
+        let (mode, _) = verified(&format!("{socket}?{options}&hostaddr=127.0.0.1"));
+        assert_eq!(mode, SslMode::Require);
+    }
+
+    #[test]
+    fn a_client_certificate_has_a_key_without_a_password() {
+        let (_, tls) = parsed("postgres://h?sslcert=/a%20b.crt&sslkey=/b.key");
+        let identity = tls.identity.unwrap();
+        assert_eq!(identity.certificate, PathBuf::from("/a b.crt"));
+        assert_eq!(identity.key, PathBuf::from("/b.key"));
+        for (options, advice) in [
+            ("sslcert=/a", "name both sslcert and sslkey"),
+            ("sslkey=/b", "name both sslcert and sslkey"),
+            (
+                "sslcert=/a&sslkey=/b&sslpassword=hunter2",
+                "leave out sslpassword",
+            ),
+        ] {
+            let fault = check_url(&format!("postgres://h?{options}")).unwrap_err();
+            assert!(fault.to_string().contains(advice), "{fault}");
+            assert!(!fault.to_string().contains("hunter2"), "{fault}");
+        }
     }
 
     #[test]

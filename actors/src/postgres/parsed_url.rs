@@ -1,24 +1,67 @@
 //! The parsed form of a database's URL, with what its TLS options name.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::{self, Server};
 use super::config::PostgresConfig;
-use super::tls;
+use super::tls::{FileState, Tls};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 use crate::kernel::private_server::ServerUrl;
+
+/// How long the root certificates of the operating system are used before they are read again. They are
+/// many, and may be in many files.
+const SYSTEM_ROOTS_FOR: Duration = Duration::from_secs(60);
 
 /// What a URL says.
 pub(super) struct ParsedUrl {
     url: String,
-    pub(super) servers: Vec<Server>,
+    pub(super) servers: Arc<[Server]>,
+    options: Tls,
+    /// The client with the certificates as they were ...
     pub(super) tls: MakeRustlsConnect,
+    /// ... in these files ...
+    files: Vec<FileState>,
+    /// ... at this time.
+    read_at: Instant,
     /// The index of the server to try first: the one of the last connection, or the replica after it.
     pub(super) first: AtomicUsize,
+}
+
+impl ParsedUrl {
+    /// Reads the certificates, which blocks.
+    fn new(url: String, servers: Arc<[Server]>, options: Tls) -> Result<Self, String> {
+        let read_at = Instant::now();
+        // Looked at before they are read: a later change is found at the next connect.
+        let files = options.files();
+        Ok(Self {
+            tls: options.client()?,
+            url,
+            servers,
+            options,
+            files,
+            read_at,
+            first: AtomicUsize::new(0),
+        })
+    }
+
+    /// The same with the certificates as they are now. Blocks.
+    fn renewed(self: Arc<Self>) -> Result<Arc<Self>, String> {
+        let is_old = self.options.uses_system_roots() && self.read_at.elapsed() > SYSTEM_ROOTS_FOR;
+        if !is_old && self.files == self.options.files() {
+            return Ok(self);
+        }
+        let servers = Arc::clone(&self.servers);
+        let renewed = Self::new(self.url.clone(), servers, self.options.clone())?;
+        let first = self.first.load(Ordering::Relaxed);
+        renewed.first.store(first, Ordering::Relaxed);
+        Ok(Arc::new(renewed))
+    }
 }
 
 /// The parsed form of the last URL, which rarely changes.
@@ -26,8 +69,8 @@ pub(super) struct ParsedUrl {
 pub(super) struct LastUrl(Mutex<Option<Arc<ParsedUrl>>>);
 
 impl LastUrl {
-    /// Asks `url` for its current text, and parses it if it changed. `session_attrs` is what a server
-    /// must be where the URL does not say it.
+    /// Asks `url` for its current text, and parses it if it changed. Reads the certificates again if they
+    /// changed. `session_attrs` is what a server must be where the URL does not say it.
     pub(super) async fn get(
         &self,
         url: &ServerUrl,
@@ -37,21 +80,20 @@ impl LastUrl {
         let url = url.get().await?;
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = lock().clone();
-        if let Some(parsed) = last.filter(|parsed| parsed.url == url) {
-            return Ok(parsed);
-        }
-        let (servers, verification) = address::parse(&url, session_attrs, settings)?;
         let failed = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
-        let tls = tokio::task::spawn_blocking(move || tls::connector(&verification))
+        let reading = match last.filter(|parsed| parsed.url == url) {
+            Some(last) => tokio::task::spawn_blocking(move || last.renewed()),
+            None => {
+                let (servers, options) = address::parse(&url, session_attrs, settings)?;
+                tokio::task::spawn_blocking(move || {
+                    ParsedUrl::new(url, servers.into(), options).map(Arc::new)
+                })
+            }
+        };
+        let parsed = reading
             .await
-            .map_err(|_| failed("the runtime stopped while it read root certificates".to_owned()))?
+            .map_err(|_| failed("the runtime stopped while it read certificates".to_owned()))?
             .map_err(failed)?;
-        let parsed = Arc::new(ParsedUrl {
-            url,
-            servers,
-            tls,
-            first: AtomicUsize::new(0),
-        });
         *lock() = Some(Arc::clone(&parsed));
         Ok(parsed)
     }

@@ -1,7 +1,10 @@
-//! TLS for connections: which certificates are accepted, and the client that checks them.
+//! TLS for connections: which certificates of servers are accepted, which certificate the client shows, and
+//! whether the files with these certificates have changed.
 
 use std::error::Error;
 use std::fmt::Display;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,16 +14,33 @@ use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
 use tokio_rustls::rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
     self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
 use crate::kernel::regular_file;
 
-/// Bytes of a file of root certificates at most. Those of an operating system have some hundred KiB.
-const ROOT_FILE_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of a file of certificates or of a key at most. The root certificates of an operating system have
+/// some hundred KiB.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// What a URL says about TLS, beside whether to use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tls {
+    pub(super) verification: Verification,
+    pub(super) identity: Option<Identity>,
+}
+
+/// How the client shows who it is, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The file of its certificate, and of those that connect this with a root certificate.
+    pub(super) certificate: PathBuf,
+    /// The file of the certificate's private key.
+    pub(super) key: PathBuf,
+}
 
 /// How much of a server's certificate is checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,22 +55,106 @@ pub(super) enum Verification {
     Full(Option<PathBuf>),
 }
 
-/// The TLS client that checks servers as `verification` says. Reads the root certificates, which
-/// blocks.
-///
-/// # Errors
-/// What is wrong with the root certificates.
-pub(super) fn connector(verification: &Verification) -> Result<MakeRustlsConnect, String> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Arc::new(Verifier::new(verification, &provider)?);
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(cannot_set_up)?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"postgresql".to_vec()];
-    Ok(MakeRustlsConnect::new(config))
+/// One file at one moment, so that a change shows; `None` if the file cannot be looked at. The time of the
+/// last change of the inode (`ctime`) also shows a content that was replaced within the same length.
+pub(super) type FileState = Option<[u64; 7]>;
+
+impl Tls {
+    /// The client that connects as this says. Reads all files, which blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the certificates or the key.
+    pub(super) fn client(&self) -> Result<MakeRustlsConnect, String> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Arc::new(Verifier::new(&self.verification, &provider)?);
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(cannot_set_up)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match &self.identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let (certificates, key) = identity.read()?;
+                let config = config.with_client_auth_cert(certificates, key);
+                config.map_err(|error| {
+                    cannot_use("client certificate", &identity.certificate, &error)
+                })?
+            }
+        };
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+        Ok(MakeRustlsConnect::new(config))
+    }
+
+    /// The state of all files that [`Tls::client`] reads, but those of the operating system. Blocks.
+    pub(super) fn files(&self) -> Vec<FileState> {
+        let identity = self.identity.iter();
+        let identity = identity.flat_map(|identity| [&identity.certificate, &identity.key]);
+        let files = self.verification.roots().into_iter().flatten();
+        files.chain(identity).map(|path| file_state(path)).collect()
+    }
+
+    /// Whether [`Tls::client`] reads the root certificates of the operating system.
+    pub(super) fn uses_system_roots(&self) -> bool {
+        self.verification.roots() == Some(None)
+    }
+}
+
+fn file_state(path: &Path) -> FileState {
+    let file = fs::metadata(path).ok()?;
+    Some([
+        file.dev(),
+        file.ino(),
+        file.len(),
+        file.mtime().cast_unsigned(),
+        file.mtime_nsec().cast_unsigned(),
+        file.ctime().cast_unsigned(),
+        file.ctime_nsec().cast_unsigned(),
+    ])
+}
+
+impl Verification {
+    /// The roots that servers' certificates must lead to, if any must: a file, or those of the operating
+    /// system.
+    fn roots(&self) -> Option<Option<&PathBuf>> {
+        match self {
+            Self::None => None,
+            Self::Chain(file) | Self::Full(file) => Some(file.as_ref()),
+        }
+    }
+}
+
+impl Identity {
+    fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+        let certificates = read_certificates(&self.certificate)
+            .map_err(|error| cannot_use("client certificate", &self.certificate, &*error))?;
+        let key = read_key(&self.key).map_err(|error| cannot_use("key", &self.key, &*error))?;
+        Ok((certificates, key))
+    }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Box<dyn Error>> {
+    let file = fs::metadata(path)?;
+    if file.is_file() && !is_private(file.uid(), file.mode()) {
+        let message =
+            "others may access it: give it the permissions 0600, or 0640 if it belongs to root";
+        return Err(message.into());
+    }
+    let pem = regular_file::read(path, FILE_BYTES_MAX)?;
+    match PrivateKeyDer::from_pem_slice(&pem) {
+        Err(pem::Error::NoItemsFound) => Err("it holds no private key without a password".into()),
+        read => Ok(read?),
+    }
+}
+
+/// Whether nobody but the owner of a file may use it. The group may read a file of root's, as in libpq.
+fn is_private(owner: u32, mode: u32) -> bool {
+    let denied = if owner == 0 { 0o037 } else { 0o077 };
+    mode & denied == 0
+}
+
+fn cannot_use(what: &str, path: &Path, error: &(impl Display + ?Sized)) -> String {
+    format!("cannot use the {what} in {}: {error}", path.display())
 }
 
 fn cannot_set_up(error: impl Display) -> String {
@@ -68,23 +172,27 @@ fn read_roots(file: Option<&Path>) -> Result<RootCertStore, String> {
                 return Err(message.to_owned());
             }
         }
-        Some(path) => add_file(&mut store, path).map_err(|error| {
-            let path = path.display();
-            format!("cannot use the root certificates in {path}: {error}")
-        })?,
+        Some(path) => add_file(&mut store, path)
+            .map_err(|error| cannot_use("root certificates", path, &*error))?,
     }
     Ok(store)
 }
 
 fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), Box<dyn Error>> {
-    let pem = regular_file::read(path, ROOT_FILE_BYTES_MAX)?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        store.add(certificate?)?;
-    }
-    if store.is_empty() {
-        return Err("it holds no certificate".into());
+    for certificate in read_certificates(path)? {
+        store.add(certificate)?;
     }
     Ok(())
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Box<dyn Error>> {
+    let pem = regular_file::read(path, FILE_BYTES_MAX)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates?;
+    if certificates.is_empty() {
+        return Err("it holds no certificate".into());
+    }
+    Ok(certificates)
 }
 
 /// Checks certificates as far as [`Verification`] says. Each of its variants also checks that the
@@ -158,5 +266,25 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_private_as_in_libpq() {
+        for (owner, mode, expected) in [
+            (1000, 0o100_600, true),
+            (1000, 0o100_400, true),
+            (1000, 0o100_640, false),
+            (1000, 0o100_604, false),
+            (0, 0o100_640, true),
+            (0, 0o100_660, false),
+            (0, 0o100_644, false),
+        ] {
+            assert_eq!(is_private(owner, mode), expected, "{owner} {mode:o}");
+        }
     }
 }

@@ -1,7 +1,10 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use tempfile::TempDir;
 
 use super::*;
-use crate::kernel::testing::certificate::certificate;
+use crate::kernel::testing::certificate::{CertificateFiles, authority, certificate, client};
 
 #[test]
 fn the_first_host_that_takes_writes_is_used() {
@@ -186,6 +189,7 @@ fn a_certificate_is_verified_as_sslmode_says() {
             ("127.0.0.1", format!("sslmode=verify-full&{own}"), false),
             ("127.0.0.1", format!("sslmode=verify-ca&{own}"), true),
             ("localhost", "sslmode=verify-full".to_owned(), false),
+            ("localhost", "sslrootcert=system".to_owned(), false),
             ("127.0.0.1", "sslmode=require".to_owned(), true),
             ("127.0.0.1", String::new(), true),
             ("127.0.0.1", "sslmode=disable".to_owned(), false),
@@ -229,4 +233,143 @@ fn a_password_is_bound_to_the_channel() {
             root.stop().await;
         }
     });
+}
+
+/// Makes the server read its files again, and ends all connections but the one that asks for that.
+async fn reload(admin: &Database) {
+    admin
+        .query("select pg_reload_conf()", &[], LONG)
+        .await
+        .unwrap();
+    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+               where backend_type = 'client backend' and pid <> pg_backend_pid()";
+    count(admin, end).await;
+}
+
+#[test]
+fn root_certificates_that_were_replaced_are_used() {
+    let (cluster, folder) = start_with_tls();
+    let root_file = folder.path().join("certificate.pem").display().to_string();
+    TestSystem::real_time(|system| async move {
+        let options = format!("hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={root_file}");
+        let url = url(
+            &[&format!("localhost:{}", cluster.port())],
+            "postgres",
+            &options,
+        );
+        let (database, admin) = (
+            database(&url, 1, &[]),
+            database(&cluster.url("postgres", ""), 1, &[]),
+        );
+        let (root, admins) = (
+            start(&system, &database).await,
+            start(&system, &admin).await,
+        );
+        database.query("select 1", &[], LONG).await.unwrap();
+        // Another key: nothing that the first certificate proves is true of the second.
+        let (certificate, key) = certificate(folder.path());
+        cluster.put("server.crt", &certificate);
+        cluster.put("server.key", &key);
+        eventually(async || {
+            reload(&admin).await;
+            let sql = "select 1 from pg_stat_ssl where pid = pg_backend_pid() and ssl";
+            let answer = database.query(sql, &[], ms(1000)).await;
+            answer.ok()?.one().ok()
+        })
+        .await;
+        // The server has one certificate at a time: one that nobody trusts any more is refused.
+        let other = tempfile::tempdir().unwrap();
+        let (certificate, key) = self::certificate(other.path());
+        cluster.put("server.crt", &certificate);
+        cluster.put("server.key", &key);
+        let refused = eventually(async || {
+            reload(&admin).await;
+            database.query("select 1", &[], ms(1000)).await.err()
+        })
+        .await;
+        println!("{refused}");
+        root.stop().await;
+        admins.stop().await;
+    });
+}
+
+/// A server that lets clients in by their certificates, and the folder of those.
+fn start_with_client_certificates() -> (Cluster, TempDir, CertificateFiles) {
+    let (mut cluster, folder) = start_with_tls();
+    let authority = authority(folder.path());
+    cluster.stop();
+    cluster.put("authority.crt", &authority.read().0);
+    let settings = b"ssl = on\nssl_ca_file = 'authority.crt'\n";
+    cluster.put("postgresql.auto.conf", settings);
+    let rules = b"local all all trust\nhostssl all all 127.0.0.1/32 cert\n";
+    cluster.put("pg_hba.conf", rules);
+    cluster.run();
+    (cluster, folder, authority)
+}
+
+#[test]
+fn a_client_shows_its_certificate_and_uses_one_that_was_replaced() {
+    let (cluster, folder, authority) = start_with_client_certificates();
+    TestSystem::real_time(|system| async move {
+        let files = client(folder.path(), "postgres", &authority);
+        let host = format!("127.0.0.1:{}", cluster.port());
+        let identity = format!(
+            "sslmode=require&sslcert={}&sslkey={}",
+            files.certificate.display(),
+            files.key.display()
+        );
+        let ask = async |options: &str| {
+            let database = database(&url(&[&host], "postgres", options), 1, &[]);
+            let root = start(&system, &database).await;
+            let sql = "select client_dn from pg_stat_ssl where pid = pg_backend_pid()";
+            let answer = database.query(sql, &[], ms(3000)).await;
+            root.stop().await;
+            let answer = answer.and_then(QueryOutput::one);
+            answer
+                .map(|row| row.get::<_, String>(0))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(ask(&identity).await.as_deref(), Ok("/CN=postgres"));
+        let refused = ask("sslmode=require").await.unwrap_err();
+        assert!(refused.contains("28000"), "{refused}");
+
+        // A key that others may read is not used.
+        let set_mode = |mode: u32| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&files.key, permissions).unwrap();
+        };
+        set_mode(0o644);
+        let refused = ask(&identity).await.unwrap_err();
+        assert!(refused.contains("others may access it"), "{refused}");
+        set_mode(0o600);
+
+        // A certificate of somebody else takes the place, then the right one returns.
+        let database = database(&url(&[&host], "postgres", &identity), 1, &[]);
+        let root = start(&system, &database).await;
+        database.query("select 1", &[], LONG).await.unwrap();
+        let own = files.read();
+        let put = |(certificate, key): &(Vec<u8>, Vec<u8>)| {
+            write(&files.certificate, certificate);
+            write(&files.key, key);
+        };
+        put(&client(folder.path(), "somebody", &authority).read());
+        let admin = super::database(&cluster.url("postgres", ""), 1, &[]);
+        let admins = start(&system, &admin).await;
+        reload(&admin).await;
+        let refused =
+            eventually(async || database.query("select 1", &[], ms(1000)).await.err()).await;
+        println!("{refused}");
+        // The files never match while one of two is written: that is a failed connect and no more.
+        write(&files.certificate, &own.0);
+        let refused = database.query("select 1", &[], ms(1000)).await.unwrap_err();
+        println!("{refused}");
+        write(&files.key, &own.1);
+        eventually(async || database.query("select 1", &[], ms(1000)).await.ok()).await;
+        admins.stop().await;
+        root.stop().await;
+    });
+}
+
+fn write(path: &Path, content: &[u8]) {
+    std::fs::write(path, content).unwrap();
 }
