@@ -301,28 +301,22 @@ mod tests {
         assert_eq!(parsed(url).0[0].config.get_user(), Some("x"));
         let full = |path: Option<&str>| Verification::Full(path.map(PathBuf::from));
         let chain = Verification::Chain(Some("/it's".into()));
-        for (options, mode, verification) in [
-            ("", SslMode::Prefer, Verification::None),
-            ("sslmode=require", SslMode::Require, Verification::None),
+        assert_eq!(
+            verified("postgres://h"),
+            (SslMode::Prefer, Verification::None)
+        );
+        for (options, verification) in [
+            ("sslmode=require", Verification::None),
             (
                 "sslmode=verify-full&sslrootcert=%2Fa%20b.pem",
-                SslMode::Require,
                 full(Some("/a b.pem")),
             ),
-            (
-                "sslmode=require&sslrootcert=/it%27s",
-                SslMode::Require,
-                chain,
-            ),
-            ("sslrootcert=system", SslMode::Require, full(None)),
-            (
-                "sslrootcert=system&sslmode=verify-full",
-                SslMode::Require,
-                full(None),
-            ),
+            ("sslmode=require&sslrootcert=/it%27s", chain),
+            ("sslrootcert=system", full(None)),
+            ("sslrootcert=system&sslmode=verify-full", full(None)),
         ] {
             let found = verified(&format!("postgres://h?{options}"));
-            assert_eq!(found, (mode, verification), "{options}");
+            assert_eq!(found, (SslMode::Require, verification), "{options}");
         }
         for mode in ["disable", "allow", "prefer", "require", "verify-ca"] {
             let url = format!("postgres://h?sslrootcert=system&sslmode={mode}");
@@ -333,11 +327,10 @@ mod tests {
 
     #[test]
     fn sslmode_is_ignored_on_a_socket_without_an_address() {
-        let (socket, options) = ("postgres://%2Frun%2Fpg/db", "sslmode=verify-full");
-        let (mode, _) = verified(&format!("{socket}?{options}"));
-        assert_eq!(mode, SslMode::Disable);
-        let (mode, _) = verified(&format!("{socket}?{options}&hostaddr=127.0.0.1"));
-        assert_eq!(mode, SslMode::Require);
+        let url = "postgres://%2Frun%2Fpg/db?sslmode=verify-full";
+        assert_eq!(verified(url).0, SslMode::Disable);
+        let url = format!("{url}&hostaddr=127.0.0.1");
+        assert_eq!(verified(&url).0, SslMode::Require);
     }
 
     #[test]

@@ -92,7 +92,8 @@ impl Database {
     /// their connections.
     #[must_use]
     pub fn with_replicas(mut self, replicas: &Database, lag_max: Duration) -> Self {
-        self.replicas = Some(Replicas(replicas.pool().clone()));
+        let (pool, primary) = (replicas.pool().clone(), self.pool().clone());
+        self.replicas = Some(Replicas::new(pool, primary));
         self.lag_max = lag_max;
         self
     }

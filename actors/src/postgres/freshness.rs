@@ -11,17 +11,18 @@ use tokio::time::Instant;
 
 use super::fallback::FallbackReason;
 
-/// The greatest age of a reading in use: one short query four times a second for each connection.
+/// The greatest age of a reading in use: one short query four times a second for each connection, and for
+/// the primary.
 const READING_AGE_MAX: Duration = Duration::from_millis(250);
 
-/// How far a server is behind its primary.
+/// What a server was found to show.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum ReplicaLag {
+pub(super) enum Reading {
     /// The server takes writes: it is not a replica any more.
     IsPrimary,
-    /// At most by this time.
-    Behind(Duration),
-    /// The server cannot say: it has replayed nothing since its start, or has no primary.
+    /// Every commit before this moment.
+    VisibleUntil(Instant),
+    /// Nothing can be said: it follows no primary, or another one, or the primary cannot be asked.
     Unknown,
 }
 
@@ -32,6 +33,19 @@ pub(super) struct FreshnessBound {
     pub(super) lag_max: Duration,
     /// Every commit before this moment must be visible, whatever the lag may be.
     pub(super) includes: Option<Instant>,
+}
+
+impl FreshnessBound {
+    /// The greatest age of a reading in use. A replica's reading and the primary's add up to half of the
+    /// bound at most.
+    pub(super) fn reading_age_max(self) -> Duration {
+        READING_AGE_MAX.min(self.lag_max / 4)
+    }
+
+    /// Whether data that shows all before `moment` is within the bound, and will be for a while.
+    pub(super) fn may_include(self, moment: Instant) -> bool {
+        moment.elapsed() <= self.lag_max / 2 && self.includes.is_none_or(|needed| needed <= moment)
+    }
 }
 
 /// The readings of one connection.
@@ -54,11 +68,10 @@ impl FreshnessTracker {
     /// Whether the data is within `bound` by a recent reading, or why not; `None` when there is no such
     /// reading.
     pub(super) fn recent(&self, bound: FreshnessBound) -> Option<Result<(), FallbackReason>> {
-        let age_max = READING_AGE_MAX.min(bound.lag_max / 2);
         let readings = self.readings();
         let is_recent = readings
             .last_reading_at
-            .is_some_and(|at| at.elapsed() < age_max);
+            .is_some_and(|at| at.elapsed() < bound.reading_age_max());
         is_recent.then(|| readings.compare(bound))
     }
 
@@ -66,11 +79,11 @@ impl FreshnessTracker {
     pub(super) fn record(
         &self,
         asked_at: Instant,
-        lag: ReplicaLag,
+        reading: Reading,
         bound: FreshnessBound,
     ) -> Result<(), FallbackReason> {
         let mut readings = self.readings();
-        readings.record(asked_at, lag);
+        readings.record(asked_at, reading);
         readings.compare(bound)
     }
 
@@ -80,11 +93,11 @@ impl FreshnessTracker {
 }
 
 impl Readings {
-    fn record(&mut self, asked_at: Instant, lag: ReplicaLag) {
+    fn record(&mut self, asked_at: Instant, reading: Reading) {
         self.last_reading_at = Some(asked_at);
-        self.is_primary = lag == ReplicaLag::IsPrimary;
-        if let ReplicaLag::Behind(lag) = lag {
-            self.visible_until = self.visible_until.max(asked_at.checked_sub(lag));
+        self.is_primary = reading == Reading::IsPrimary;
+        if let Reading::VisibleUntil(until) = reading {
+            self.visible_until = self.visible_until.max(Some(until));
         }
     }
 
@@ -116,24 +129,28 @@ mod tests {
         let mut readings = Readings::default();
         let within = |readings: &Readings, lag: Duration| readings.compare(bound(lag)).is_ok();
         assert!(!within(&readings, SECOND * 100), "there is no reading yet");
+        let start = Instant::now();
         tokio::time::advance(SECOND * 1000).await;
-        readings.record(Instant::now(), ReplicaLag::Behind(Duration::ZERO));
+        readings.record(Instant::now(), Reading::VisibleUntil(Instant::now()));
         tokio::time::advance(SECOND * 3).await;
-        // The last transaction is an hour old, but all was visible three seconds ago.
-        readings.record(Instant::now(), ReplicaLag::Behind(SECOND * 3600));
+        // An earlier moment says nothing new: all was visible three seconds ago.
+        readings.record(Instant::now(), Reading::VisibleUntil(start));
         assert!(within(&readings, SECOND * 3) && !within(&readings, SECOND * 2));
-        readings.record(Instant::now(), ReplicaLag::Unknown);
+        readings.record(Instant::now(), Reading::Unknown);
         assert!(within(&readings, SECOND * 3));
         tokio::time::advance(SECOND).await;
         assert!(!within(&readings, SECOND * 3));
-        readings.record(Instant::now(), ReplicaLag::Behind(SECOND));
+        readings.record(
+            Instant::now(),
+            Reading::VisibleUntil(Instant::now() - SECOND),
+        );
         assert!(within(&readings, SECOND));
         let after = FreshnessBound {
             includes: Some(Instant::now()),
             ..bound(SECOND)
         };
         assert_eq!(readings.compare(after), Err(FallbackReason::Lag));
-        readings.record(Instant::now(), ReplicaLag::IsPrimary);
+        readings.record(Instant::now(), Reading::IsPrimary);
         let promoted = Err(FallbackReason::Promoted);
         assert_eq!(readings.compare(bound(SECOND)), promoted);
     }
@@ -141,13 +158,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reading_is_used_for_a_while() {
         let tracker = FreshnessTracker::default();
-        let bound = bound(READING_AGE_MAX * 2);
+        let bound = bound(READING_AGE_MAX * 4);
         assert_eq!(tracker.recent(bound), None);
-        let recorded = tracker.record(Instant::now(), ReplicaLag::Unknown, bound);
+        let recorded = tracker.record(Instant::now(), Reading::Unknown, bound);
         let stale = Err(FallbackReason::Lag);
         assert_eq!(recorded, stale);
         assert_eq!(tracker.recent(bound), Some(stale));
         tokio::time::advance(READING_AGE_MAX).await;
         assert_eq!(tracker.recent(bound), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_is_recent_enough_for_half_of_the_bound() {
+        let bound = bound(Duration::from_secs(10));
+        let moment = Instant::now();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(bound.may_include(moment));
+        let after = FreshnessBound {
+            includes: Some(Instant::now()),
+            ..bound
+        };
+        assert!(!after.may_include(moment) && after.may_include(Instant::now()));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!bound.may_include(moment));
     }
 }

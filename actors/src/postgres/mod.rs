@@ -36,6 +36,7 @@ mod metrics;
 mod migrate;
 mod parsed_url;
 mod pipelined;
+mod primary_wal;
 mod private_server;
 mod repeat;
 mod replicas;

@@ -14,15 +14,16 @@ use super::connection::Connection;
 use super::connector::{Connector, check_out};
 use super::error::Error;
 use super::fallback::FallbackReason;
-use super::freshness::FreshnessBound;
+use super::freshness::{FreshnessBound, Reading};
 use super::pipelined;
+use super::primary_wal::PrimaryWal;
 use super::repeat::may_run_on_another_server;
-use super::server_info::replica_lag;
+use super::server_info::{Replayed, replayed};
 use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::Handle;
 use crate::kernel::pool::{Lease, Mode, Pool};
 
-/// The longest wait for a connection to a replica and for its lag. A connect that takes longer
+/// The longest wait for a connection to a replica and for what it has replayed. A connect that takes longer
 /// continues, and a later call can use its connection.
 const READY_WITHIN: Duration = Duration::from_millis(500);
 
@@ -31,9 +32,21 @@ const TIME_PARTS: u32 = 2;
 
 /// The replicas of a database, behind one pool.
 #[derive(Clone)]
-pub(super) struct Replicas(pub(super) Handle<Pool<Connector>>);
+pub(super) struct Replicas {
+    pool: Handle<Pool<Connector>>,
+    /// The log that they replay.
+    wal: Arc<PrimaryWal>,
+}
 
 impl Replicas {
+    /// The replicas behind `pool`, of the primary behind `primary`.
+    pub(super) fn new(pool: Handle<Pool<Connector>>, primary: Handle<Pool<Connector>>) -> Self {
+        Self {
+            pool,
+            wal: PrimaryWal::new(primary),
+        }
+    }
+
     /// Runs a statement on a replica whose data is within `bound`.
     pub(super) async fn statement(
         &self,
@@ -75,9 +88,9 @@ impl Replicas {
         caller: Caller,
     ) -> Result<Lease<Connection>, FallbackReason> {
         let caller = caller.at_most(READY_WITHIN);
-        let lease = check_out(&self.0, mode, caller).await;
+        let lease = check_out(&self.pool, mode, caller).await;
         let lease = lease.map_err(|error| FallbackReason::of_lease(&error))?;
-        let fresh = timeout_at(caller.deadline, check_freshness(&lease, bound)).await;
+        let fresh = timeout_at(caller.deadline, self.check_freshness(&lease, bound)).await;
         let Err(reason) = fresh.unwrap_or(Err(FallbackReason::Slow)) else {
             return Ok(lease);
         };
@@ -92,23 +105,31 @@ impl Replicas {
         }
         Err(reason)
     }
-}
-
-/// Compares a server's data with `bound`. Asks the server if there is no recent reading.
-async fn check_freshness(
-    connection: &Arc<Connection>,
-    bound: FreshnessBound,
-) -> Result<(), FallbackReason> {
-    let tracker = &connection.freshness;
-    if let Some(freshness) = tracker.recent(bound) {
-        return freshness;
+    /// Compares a server's data with `bound`. Asks the server, and the primary, if there is no recent
+    /// reading.
+    async fn check_freshness(
+        &self,
+        connection: &Arc<Connection>,
+        bound: FreshnessBound,
+    ) -> Result<(), FallbackReason> {
+        let tracker = &connection.freshness;
+        if let Some(freshness) = tracker.recent(bound) {
+            return freshness;
+        }
+        let _asking = tracker.asking.lock().await;
+        if let Some(freshness) = tracker.recent(bound) {
+            return freshness;
+        }
+        self.wal.refresh(bound).await;
+        let asked_at = Instant::now();
+        let replayed = replayed(connection).await;
+        let reading = match replayed.map_err(|_| FallbackReason::Lost)? {
+            Replayed::IsPrimary => Reading::IsPrimary,
+            Replayed::UpTo(position) => {
+                (self.wal.visible_until(position)).map_or(Reading::Unknown, Reading::VisibleUntil)
+            }
+            Replayed::Nothing => Reading::Unknown,
+        };
+        tracker.record(asked_at, reading, bound)
     }
-    let _asking = tracker.asking.lock().await;
-    if let Some(freshness) = tracker.recent(bound) {
-        return freshness;
-    }
-    let asked_at = Instant::now();
-    let lag = replica_lag(connection).await;
-    let lag = lag.map_err(|_| FallbackReason::Lost)?;
-    tracker.record(asked_at, lag, bound)
 }

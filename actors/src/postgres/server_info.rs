@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
+use tokio_postgres::types::PgLsn;
 use utoipa::ToSchema;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::freshness::ReplicaLag;
+use super::primary_wal::WalPosition;
 
 /// A server's report at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -24,7 +24,8 @@ pub struct ServerInfo {
     pub in_recovery: bool,
     /// Whether the server takes no writes.
     pub read_only: bool,
-    /// How far the server is behind its primary.
+    /// How far the server is behind its primary, as far as it knows. A replica that has lost its primary
+    /// knows after a while. Reads do not depend on this figure.
     pub replication_lag_seconds: Option<f64>,
     /// The number of servers that follow this one.
     pub replicas: i64,
@@ -40,7 +41,7 @@ pub struct ServerInfo {
     pub latency_seconds: f64,
 }
 
-/// An SQL expression: the seconds that the server is behind its primary. The age of the last replayed
+/// An SQL expression: the seconds that the server is behind its primary, as far as it knows. The age of the last replayed
 /// transaction alone is not the lag, because it grows while nobody writes. A server that receives from
 /// the primary and has replayed everything that it knows the primary to have is not behind. Only members
 /// of `pg_read_all_stats` see how much the primary has (`latest_end_lsn`). For other users, the expression
@@ -54,20 +55,41 @@ const LAG_SECONDS: &str = "\
          else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
     end::float8";
 
-/// Asks the server how far it is behind its primary.
-pub(super) async fn replica_lag(connection: &Arc<Connection>) -> Result<ReplicaLag, Error> {
-    let sql = format!("select current_setting('transaction_read_only') = 'off', {LAG_SECONDS}");
-    let output = connection.run(&sql, &[], &AtomicBool::new(false)).await?;
+/// What a server has replayed of its primary's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replayed {
+    /// The log up to here.
+    UpTo(WalPosition),
+    /// Nothing, or the server has no primary.
+    Nothing,
+    /// The server takes writes.
+    IsPrimary,
+}
+
+/// The replayed position and its timeline. Only members of `pg_read_all_stats` see the timeline that the
+/// server receives. For other users it is the one that the server has noted in its control file, which
+/// changes some time after a promotion of the primary; until then, the server counts as behind. While
+/// both differ, the replayed position is before the place where the newer timeline begins.
+const REPLAYED: &str = "\
+    select current_setting('transaction_read_only') = 'off',
+           case when pg_is_in_recovery() then pg_last_wal_replay_lsn() end,
+           greatest((select max(received_tli) from pg_stat_wal_receiver),
+                    (select timeline_id from pg_control_checkpoint()),
+                    (select min_recovery_end_timeline from pg_control_recovery()))";
+
+/// Asks the server what it has replayed.
+pub(super) async fn replayed(connection: &Arc<Connection>) -> Result<Replayed, Error> {
+    let output = connection
+        .run(REPLAYED, &[], &AtomicBool::new(false))
+        .await?;
     let row = output.one()?;
     if row.try_get(0)? {
-        return Ok(ReplicaLag::IsPrimary);
+        return Ok(Replayed::IsPrimary);
     }
-    let seconds: Option<f64> = row.try_get(1)?;
-    // The lag can be negative: the servers' clocks may differ.
-    let lag = seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
-    Ok(match lag {
-        Some(Ok(lag)) => ReplicaLag::Behind(lag),
-        Some(Err(_)) | None => ReplicaLag::Unknown,
+    let (lsn, timeline): (Option<PgLsn>, Option<i32>) = (row.try_get(1)?, row.try_get(2)?);
+    Ok(match lsn.zip(timeline) {
+        Some((lsn, timeline)) => Replayed::UpTo(WalPosition { timeline, lsn }),
+        None => Replayed::Nothing,
     })
 }
 

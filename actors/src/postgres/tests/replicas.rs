@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join_all;
 
 use super::*;
-use crate::kernel::private_server::ServerUrl;
+use crate::kernel::testing::proxy::{Fault, Proxy};
 use crate::postgres::TransactionOptions;
 
 const LAG_MAX: Duration = Duration::from_secs(10);
@@ -18,13 +18,17 @@ const ON_REPLICA: &str = "select pg_is_in_recovery()";
 
 /// The database of a primary with replicas, and the database of the replicas.
 fn with_replicas(primary: &str, replicas: &str, lag_max: Duration) -> (Database, Database) {
+    add_replicas(&database(primary, 4, TABLE), replicas, lag_max)
+}
+
+fn add_replicas(primary: &Database, replicas: &str, lag_max: Duration) -> (Database, Database) {
     let connector = Connector::replicas(ServerUrl::Configured(replicas.to_owned()), settings());
     let pool = PoolConfig {
         circuit_failures: 1,
         ..pool(4)
     };
     let replicas = Database::new("postgres-replicas", connector, settings(), pool);
-    let database = database(primary, 4, TABLE).with_replicas(&replicas, lag_max);
+    let database = primary.clone().with_replicas(&replicas, lag_max);
     (database, replicas)
 }
 
@@ -69,14 +73,14 @@ fn only_calls_that_are_marked_as_reading_go_to_a_replica() {
             .one()
             .unwrap();
         assert!(!row.get::<_, bool>(0), "not marked");
-        // An error of the statement itself: the primary is not asked.
-        let asked = status(&database).await.checkouts;
-        let failed = database.read_only().query("select 1/0", &[], LONG).await;
+        // An error of the statement itself: the primary, where both would succeed, does not run it.
+        let fails = "select 1 / (1 - pg_is_in_recovery()::int4)";
+        let failed = database.read_only().query(fails, &[], LONG).await;
         assert_eq!(failed.unwrap_err().sqlstate(), Some("22012"));
         let write = "insert into t values (1)";
         let refused = database.read_only().query(write, &[], LONG).await;
         assert!(refused.unwrap_err().is_read_only());
-        assert_eq!(status(&database).await.checkouts, asked);
+        assert_eq!(count(&database, "select count(*) from t").await, 0);
         // Transactions.
         let options = TransactionOptions::within(LONG);
         let transaction = database.read_only().begin(options).await.unwrap();
@@ -251,6 +255,144 @@ fn connections_are_spread_over_the_replicas() {
         .await;
         second.stop();
         wait_for_replica(&database).await;
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_replica_that_has_lost_its_primary_serves_no_read_beyond_the_bound() {
+    const BOUND: Duration = Duration::from_secs(1);
+    let primary = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let socket = primary.path().join(format!(".s.PGSQL.{}", primary.port()));
+        let proxy = Proxy::start(&*socket).await;
+        let port = proxy.address().port();
+        let through =
+            format!("primary_conninfo=host=127.0.0.1 port={port} user=postgres sslmode=disable");
+        let replica = primary.replica(&["hot_standby=on", &through]);
+        let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
+        let (database, replicas) = with_replicas(&one, &two, BOUND);
+        let root = start_both(&system, &database, &replicas).await;
+        wait_for_replica(&database).await;
+        // The connection stays open: the replica learns of nothing for a minute.
+        proxy.set_faults(Fault::Blackhole, Fault::Blackhole);
+        let parted = Instant::now();
+        let (mut written, mut by_replica) = (Vec::new(), 0);
+        while parted.elapsed() < BOUND * 3 {
+            insert(&database, 1).await;
+            written.push(Instant::now());
+            let asked = Instant::now();
+            let sql = "select count(*), pg_is_in_recovery() from t";
+            let row = database
+                .read_only()
+                .query(sql, &[], LONG)
+                .await
+                .unwrap()
+                .one()
+                .unwrap();
+            let old = written.iter().filter(|at| asked - **at > BOUND).count();
+            let seen = usize::try_from(row.get::<_, i64>(0)).unwrap();
+            assert!(
+                seen >= old,
+                "{seen} of {old} rows that are older than the bound"
+            );
+            by_replica += usize::from(row.get::<_, bool>(1));
+            tokio::time::sleep(ms(2)).await;
+        }
+        println!("{by_replica} of {} reads on the replica", written.len());
+        assert!(!is_on_replica(&database).await);
+        // Other callers accept older data.
+        let view = database.read_only().lag_max(LONG * 10);
+        let row = view
+            .query(ON_REPLICA, &[], LONG)
+            .await
+            .unwrap()
+            .one()
+            .unwrap();
+        assert!(row.get::<_, bool>(0));
+        proxy.set_faults(Fault::None, Fault::None);
+        wait_for_replica(&database).await;
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_replica_of_another_primary_serves_no_reads() {
+    let old = Cluster::start(&[]);
+    let promoted = old.replica(&["hot_standby=on"]);
+    let stays = old.replica(&["hot_standby=on"]);
+    TestSystem::real_time(|system| async move {
+        promoted.promote();
+        // The old primary goes on and writes more than the new one.
+        let writer = database(&old.url("postgres", ""), 1, TABLE);
+        let reader_of_stays =
+            Connector::replicas(ServerUrl::Configured(stays.url("postgres", "")), settings());
+        let reader = Database::new("reader", reader_of_stays, settings(), pool(1));
+        let spec = SupervisorSpec::new("others")
+            .child(writer.child(None))
+            .child(reader.child(None));
+        let others = system.start(spec).await;
+        let many = "insert into t select * from generate_series(1, 100000)";
+        writer.query(many, &[], LONG).await.unwrap();
+        eventually(async || {
+            let sql = "select count(*) from t";
+            let row = reader.query(sql, &[], LONG).await.ok()?.one().unwrap();
+            (row.get::<_, i64>(0) == 100_000).then_some(())
+        })
+        .await;
+        let (one, two) = (promoted.url("postgres", ""), stays.url("postgres", ""));
+        let (database, replicas) = with_replicas(&one, &two, LAG_MAX);
+        let root = start_both(&system, &database, &replicas).await;
+        insert(&database, 1).await;
+        for _ in 0..20 {
+            let row = database
+                .read_only()
+                .query("select count(*) from t", &[], LONG)
+                .await;
+            assert_eq!(row.unwrap().one().unwrap().get::<_, i64>(0), 1);
+        }
+        // The replica was asked each time that a reading was due.
+        assert!(status(&replicas).await.checkouts >= 20);
+        root.stop().await;
+        others.stop().await;
+    });
+}
+
+#[test]
+fn a_role_without_any_right_reads_from_a_replica() {
+    let primary = Cluster::start(&[]);
+    let replica = primary.replica(&["hot_standby=on"]);
+    TestSystem::real_time(|system| async move {
+        let admin = database(&primary.url("postgres", ""), 1, &[]);
+        let admins = start(&system, &admin).await;
+        admin
+            .query("create role plain login", &[], LONG)
+            .await
+            .unwrap();
+        let plain = database(&primary.url("plain", ""), 2, &[]);
+        let (database, replicas) = add_replicas(&plain, &replica.url("plain", ""), LAG_MAX);
+        let root = start_both(&system, &database, &replicas).await;
+        wait_for_replica(&database).await;
+        root.stop().await;
+        admins.stop().await;
+    });
+}
+
+#[test]
+fn reads_go_on_for_the_bound_while_the_primary_is_away() {
+    const BOUND: Duration = Duration::from_secs(60);
+    let mut primary = Cluster::start(&[]);
+    let replica = primary.replica(&["hot_standby=on"]);
+    TestSystem::real_time(|system| async move {
+        let (one, two) = (primary.url("postgres", ""), replica.url("postgres", ""));
+        let (database, replicas) = with_replicas(&one, &two, BOUND);
+        let root = start_both(&system, &database, &replicas).await;
+        wait_for_replica(&database).await;
+        primary.stop();
+        for _ in 0..20 {
+            assert!(is_on_replica(&database).await);
+            tokio::time::sleep(ms(50)).await;
+        }
         root.stop().await;
     });
 }
