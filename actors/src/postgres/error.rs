@@ -5,6 +5,7 @@ use std::io;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::WrongType;
 
+use super::data_exception::condition;
 use crate::kernel::pool::CheckoutError;
 
 /// Why a call failed. Never holds a password or a parameter's value.
@@ -47,7 +48,9 @@ pub enum Error {
     /// The statement, its parameters and the requested types do not match.
     #[error("the statement does not match its parameters or the requested types: {0}")]
     Invalid(String),
-    /// The server does not follow PostgreSQL's protocol.
+    /// The server does not follow PostgreSQL's protocol, or a statement made it leave the part of the
+    /// protocol that calls use, as `COPY` from this program does. The connection is closed. The server
+    /// may have acted on the call.
     #[error("the database sent an unexpected answer: {0}")]
     Protocol(String),
     /// This program cannot work with the database's schema.
@@ -103,11 +106,23 @@ pub struct ServerError {
     pub(super) begun: bool,
 }
 
+/// The driver's text for a message that has no place at this point of the protocol.
+const UNEXPECTED_MESSAGE: &str = "unexpected message from server";
+
+/// The driver's text for a statement or a parameter that has no form in the protocol. Nothing was sent.
+const NOT_ENCODED: &str = "error encoding message to server";
+
 impl Error {
     /// The error of a failed call. `sent` says whether the server may have acted on it.
     pub(super) fn of(error: &tokio_postgres::Error, sent: bool) -> Self {
         if let Some(server) = error.as_db_error() {
             return Self::of_server(server, sent);
+        }
+        // The driver has no test for these kinds.
+        match &*error.to_string() {
+            UNEXPECTED_MESSAGE => return Self::Protocol(UNEXPECTED_MESSAGE.to_owned()),
+            NOT_ENCODED => return Self::Invalid(NOT_ENCODED.to_owned()),
+            _ => {}
         }
         let source = std::error::Error::source(error);
         if let Some(io) = source.and_then(|source| source.downcast_ref::<io::Error>()) {
@@ -155,7 +170,8 @@ impl Error {
     fn of_server(error: &DbError, sent: bool) -> Self {
         let fatal = [Some(Severity::Fatal), Some(Severity::Panic)];
         if fatal.contains(&error.parsed_severity()) {
-            let reason = format!("{} (SQLSTATE {})", error.message(), error.code().code());
+            let message = without_values(error.code(), error.message());
+            let reason = format!("{message} (SQLSTATE {})", error.code().code());
             return Self::Lost { sent, reason };
         }
         Self::Server(Box::new(ServerError {
@@ -232,13 +248,10 @@ fn is_refused_whole(error: &DbError) -> bool {
     *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION && error.where_().is_none()
 }
 
-/// The message without the value at the end of errors of the class "data exception". Details and hints
-/// also hold values and are never used.
+/// The message, if it quotes no value. The details and hints of errors may also quote values and are
+/// never used.
 fn without_values<'a>(code: &SqlState, message: &'a str) -> &'a str {
-    match message.split_once(": ") {
-        Some((before, _)) if code.code().starts_with("22") => before,
-        _ => message,
-    }
+    condition(code.code()).unwrap_or(message)
 }
 
 #[cfg(test)]
@@ -247,9 +260,42 @@ mod tests {
 
     #[test]
     fn values_are_left_out_of_messages() {
-        let message = "invalid input syntax for type integer: \"hunter2\"";
-        let shown = without_values(&SqlState::INVALID_TEXT_REPRESENTATION, message);
-        assert_eq!(shown, "invalid input syntax for type integer");
+        // What servers say when `secret` is a value.
+        for (code, message, shown) in [
+            (
+                "22P02",
+                "invalid input syntax for type integer: \"secret\"",
+                "invalid text representation",
+            ),
+            (
+                "22003",
+                "value \"secret\" is out of range for type integer",
+                "numeric value out of range",
+            ),
+            (
+                "22007",
+                "invalid value \"secret\" for \"YYYY\"",
+                "invalid datetime format",
+            ),
+            (
+                "22008",
+                "date/time field value out of range: \"secret\"",
+                "datetime field overflow",
+            ),
+            (
+                "22023",
+                "time zone \"secret\" not recognized",
+                "invalid parameter value",
+            ),
+            (
+                "2201B",
+                "invalid regular expression: secret",
+                "invalid regular expression",
+            ),
+            ("22099", "secret is what RAISE said", "data exception"),
+        ] {
+            assert_eq!(without_values(&SqlState::from_code(code), message), shown);
+        }
         let other = "syntax error at or near \": \"";
         assert_eq!(without_values(&SqlState::SYNTAX_ERROR, other), other);
     }

@@ -28,6 +28,7 @@ mod config;
 mod connect_error;
 mod connection;
 mod connector;
+mod data_exception;
 mod database;
 mod error;
 mod fallback;

@@ -1,6 +1,7 @@
 use futures_util::future::join_all;
 
 use super::*;
+use crate::postgres::TransactionOptions;
 
 #[test]
 fn many_callers_share_few_connections_and_an_error_touches_only_its_own() {
@@ -123,7 +124,8 @@ fn a_statement_whose_table_changed_is_prepared_again() {
             .unwrap()
             .rows;
         assert_eq!(rows[0].len(), 2);
-        database.query("deallocate all", &[], LONG).await.unwrap();
+        let deallocate = "do $$begin execute 'deallocate all'; end$$";
+        database.query(deallocate, &[], LONG).await.unwrap();
         assert_eq!(
             database
                 .query("select * from t", &[], LONG)
@@ -133,6 +135,40 @@ fn a_statement_whose_table_changed_is_prepared_again() {
                 .len(),
             1
         );
+    });
+}
+
+#[test]
+fn a_connection_that_left_the_protocol_is_closed() {
+    with_database(1, |database| async move {
+        database
+            .query("create table t (n int8)", &[], LONG)
+            .await
+            .unwrap();
+        for sql in ["copy t from stdin", "copy t to stdout"] {
+            let transaction = database
+                .begin(TransactionOptions::within(LONG))
+                .await
+                .unwrap();
+            let answer = transaction.query(sql, &[]).await;
+            assert!(matches!(answer, Err(Error::Protocol(_))), "{answer:?}");
+            assert!(transaction.commit().await.is_err());
+            assert_eq!(count(&database, "select count(*) from t").await, 0);
+            let batch = database
+                .begin(TransactionOptions::within(LONG))
+                .await
+                .unwrap();
+            let answer = batch.batch(sql).await;
+            assert!(matches!(answer, Err(Error::Protocol(_))), "{answer:?}");
+            drop(batch);
+            assert_eq!(count(&database, "select count(*) from t").await, 0);
+        }
+        // What has no form in the protocol is not sent, and harms no connection.
+        let before = wait_until_unused(&database).await.opened;
+        let answer = database.query("select '\0'", &[], LONG).await;
+        assert!(matches!(answer, Err(Error::Invalid(_))), "{answer:?}");
+        assert_eq!(count(&database, "select count(*) from t").await, 0);
+        assert_eq!(status(&database).await.opened, before);
     });
 }
 
@@ -164,6 +200,18 @@ fn errors_hold_no_values() {
                 .query("select 1", &[&value], LONG)
                 .await
                 .unwrap_err(),
+            database
+                .query("select to_date($1::text, 'YYYY')", &[&value], LONG)
+                .await
+                .unwrap_err(),
+            database
+                .query(
+                    "select to_char(now(), 'x') where 'a' ~ ('(' || $1::text)",
+                    &[&value],
+                    LONG,
+                )
+                .await
+                .unwrap_err(),
         ];
         for error in &errors {
             let shown = format!("{error} {error:?}");
@@ -177,7 +225,12 @@ fn errors_hold_no_values() {
             ("23505", Some("t_pkey"))
         );
         let sorts: Vec<_> = errors.iter().map(Error::label).collect();
-        assert_eq!(sorts, ["server", "server", "invalid", "server", "invalid"]);
+        assert_eq!(
+            sorts,
+            [
+                "server", "server", "invalid", "server", "invalid", "server", "server"
+            ]
+        );
     });
 }
 
