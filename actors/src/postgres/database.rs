@@ -14,7 +14,7 @@ use super::freshness::FreshnessBound;
 use super::metrics::RETRIES;
 use super::migrate::MigrationSet;
 use super::pipelined;
-use super::repeat::{Step, may_repeat};
+use super::repeat::{Decision, Step, decide};
 use super::replicas::Replicas;
 use super::schema::Schema;
 use super::server_info::{ServerInfo, server_info};
@@ -186,8 +186,8 @@ impl Database {
                 Ok(value) => match transaction.commit().await {
                     Ok(()) => return Ok(value),
                     Err(error) => {
-                        let may_repeat = may_repeat(Step::Commit, &error, false);
-                        (error.into(), may_repeat)
+                        let decision = decide(Step::Commit, &error, false);
+                        (error.into(), decision == Decision::Repeat)
                     }
                 },
                 Err(error) => {
@@ -251,7 +251,7 @@ impl Database {
             let lease = check_out(self.pool(), Mode::Exclusive, caller).await?;
             match Transaction::begin(lease, options, caller.deadline).await {
                 Err(error)
-                    if may_repeat(Step::Begin, &error, false)
+                    if decide(Step::Begin, &error, false) == Decision::Repeat
                         && self.may_retry(tries, caller).await =>
                 {
                     tries += 1;
@@ -261,7 +261,7 @@ impl Database {
         }
     }
 
-    /// Runs one statement over a shared connection, and repeats it where [`may_repeat`] allows that.
+    /// Runs one statement over a shared connection, and repeats it where [`decide`] says so.
     async fn statement(
         &self,
         sql: &str,
@@ -287,9 +287,9 @@ impl Database {
             };
             let step = Step::Statement { sql, only_reads };
             // The connection to a demoted server is closed by now: a repeat uses another server.
-            let may_repeat = may_repeat(step, &error, connection.was_demoted(&error));
+            let decision = decide(step, &error, connection.was_demoted(&error));
             drop(connection);
-            if !may_repeat || !self.may_retry(tries, caller).await {
+            if decision != Decision::Repeat || !self.may_retry(tries, caller).await {
                 return Err(error);
             }
             tries += 1;

@@ -214,6 +214,14 @@ impl Error {
                 && error.message.contains("cached plan"))
     }
 
+    /// Whether the call was certainly not sent.
+    pub(super) fn is_unsent(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost { sent: false, .. } | Self::Deadline { sent: false }
+        )
+    }
+
     /// Whether the connection is unusable from now on.
     pub(super) fn ends_connection(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Protocol(_))

@@ -22,8 +22,8 @@ pub(super) enum FallbackReason {
 }
 
 impl FallbackReason {
-    /// Why the primary serves the call after `error`; `None` when the primary would return the same
-    /// error.
+    /// Why the primary could serve the call after `error`; `None` when it would return the same error.
+    /// [`decide`](super::repeat::decide) says whether it does.
     pub(super) fn of(error: &Error) -> Option<Self> {
         match error {
             Error::Checkout(error) => Some(Self::Checkout(error.label())),

@@ -32,6 +32,7 @@ mod data_exception;
 mod database;
 mod error;
 mod fallback;
+mod first_word;
 mod freshness;
 mod metrics;
 mod migrate;

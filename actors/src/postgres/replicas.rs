@@ -17,7 +17,7 @@ use super::fallback::FallbackReason;
 use super::freshness::{FreshnessBound, Reading};
 use super::pipelined;
 use super::primary_wal::PrimaryWal;
-use super::repeat::may_run_on_another_server;
+use super::repeat::{Decision, Step, decide};
 use super::server_info::{Replayed, replayed};
 use super::transaction::{Transaction, TransactionOptions};
 use crate::kernel::Handle;
@@ -58,8 +58,9 @@ impl Replicas {
         let caller = caller.at_most(caller.remaining() / TIME_PARTS);
         let lease = self.lease(Mode::Shared, bound, caller).await?;
         let output = pipelined::run(lease, sql, params, caller.deadline).await;
-        match output.as_ref().err().and_then(FallbackReason::of) {
-            Some(reason) if may_run_on_another_server(sql) => Err(reason),
+        let decision = |error| decide(Step::OnReplica { sql }, error, false);
+        match output.as_ref().err().map(decision) {
+            Some(Decision::OnPrimary(reason)) => Err(reason),
             _ => Ok(output),
         }
     }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::call::{Params, QueryOutput};
 use super::connection::Connection;
 use super::error::Error;
-use super::repeat::{Step, may_repeat};
+use super::repeat::{Decision, Step, decide};
 use crate::kernel::pool::Lease;
 
 /// What a transaction sees of concurrent ones.
@@ -185,7 +185,7 @@ impl Transaction {
     fn record(&self, error: &Error) {
         self.failed.store(true, Ordering::Release);
         let demoted = !self.read_only && self.lease.was_demoted(error);
-        if may_repeat(Step::Work, error, demoted) {
+        if decide(Step::Work, error, demoted) == Decision::Repeat {
             self.retryable.store(true, Ordering::Release);
         }
         if error.ends_connection() || demoted {
