@@ -271,7 +271,9 @@ impl From<postgres::Error> for Problem {
                 Self::new(Unavailable, server.message.clone())
             }
             E::Server(_) | E::Protocol(_) | E::Schema(_) => failed("the database"),
-            E::Rows { .. } | E::Invalid(_) => return Self::internal(&error),
+            E::Rows { .. } | E::Invalid(_) | E::NotShared { .. } => {
+                return Self::internal(&error);
+            }
         }
         .caused_by(&error)
     }

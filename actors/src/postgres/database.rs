@@ -10,6 +10,7 @@ use super::config::PostgresConfig;
 use super::connector::{Connector, check_out};
 use super::error::Error;
 use super::fallback::count_read;
+use super::first_word::check_shared;
 use super::freshness::FreshnessBound;
 use super::metrics::RETRIES;
 use super::migrate::MigrationSet;
@@ -125,7 +126,8 @@ impl Database {
     /// Runs one statement over a shared connection.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// [`Error::NotShared`] for a statement that would begin something on the connection, or change its
+    /// session. See [`Error`] for the others.
     #[track_caller]
     pub fn query<'a>(
         &'a self,
@@ -268,6 +270,7 @@ impl Database {
         params: Params<'_>,
         caller: Caller,
     ) -> Result<QueryOutput, Error> {
+        check_shared(sql)?;
         let migrated_at = self.ready(caller).await?;
         if let Some((replicas, bound)) = self.replicas(migrated_at) {
             let served = replicas.statement(sql, params, bound, caller).await;

@@ -53,6 +53,15 @@ pub enum Error {
     /// may have acted on the call.
     #[error("the database sent an unexpected answer: {0}")]
     Protocol(String),
+    /// The statement would begin something on a connection that other callers share, or change its
+    /// session. It was not sent.
+    #[error("`{word}` would affect other callers that share the connection; use {instead}")]
+    NotShared {
+        /// The statement's first word.
+        word: &'static str,
+        /// What to use instead.
+        instead: &'static str,
+    },
     /// This program cannot work with the database's schema.
     #[error(transparent)]
     Schema(SchemaError),
@@ -238,6 +247,7 @@ impl Error {
             Self::Rows { .. } => "rows",
             Self::Invalid(_) => "invalid",
             Self::Protocol(_) => "protocol",
+            Self::NotShared { .. } => "not_shared",
             Self::Schema(_) => "schema",
         }
     }

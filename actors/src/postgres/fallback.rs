@@ -36,6 +36,7 @@ impl FallbackReason {
             | Error::Aborted
             | Error::Rows { .. }
             | Error::Invalid(_)
+            | Error::NotShared { .. }
             | Error::Schema(_) => None,
         }
     }

@@ -3,6 +3,8 @@
 //! The server parses a statement; this module only reads its beginning, as the server's lexer does. So
 //! it knows what a statement begins with, and not what the functions do that the statement calls.
 
+use super::error::Error;
+
 /// The kind of a statement, by its first words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StatementKind {
@@ -50,6 +52,79 @@ impl StatementKind {
         } else {
             Self::Other
         }
+    }
+}
+
+const TRANSACTION: &str = "`Database::begin` or `Database::transaction`";
+const SESSION: &str = "a transaction: it has the session for itself, which is reset after it";
+
+/// The statements that would begin something on a connection or change its session, and what to use
+/// instead.
+const NOT_SHARED: &[(&[&str], &str)] = &[
+    (
+        &[
+            "begin",
+            "start",
+            "commit",
+            "end",
+            "rollback",
+            "abort",
+            "savepoint",
+            "release",
+            "lock",
+        ],
+        TRANSACTION,
+    ),
+    (
+        &[
+            "set",
+            "reset",
+            "discard",
+            "load",
+            "prepare",
+            "execute",
+            "deallocate",
+            "declare",
+            "fetch",
+            "move",
+            "close",
+        ],
+        SESSION,
+    ),
+    (
+        &["copy"],
+        "a transaction for files of the server, and `insert` for data of this program",
+    ),
+    (
+        &["listen", "unlisten"],
+        "a client with a connection of its own: those of the pool pass no notifications on",
+    ),
+];
+
+/// Checks that `sql` may run over a connection that other callers share.
+///
+/// # Errors
+/// [`Error::NotShared`], when it would begin something on the connection or change its session.
+pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
+    let mut words = Words(skip_empty_statements(sql));
+    let first = words.next().unwrap_or_default();
+    let refused = NOT_SHARED.iter().find_map(|(refused, instead)| {
+        let word = refused.iter().find(|word| is(first, &[word]))?;
+        Some((*word, *instead))
+    });
+    let makes_temporary = || {
+        let mut options = words.skip_while(|word| is(word, &["or", "replace", "global", "local"]));
+        options
+            .next()
+            .is_some_and(|word| is(word, &["temp", "temporary"]))
+    };
+    match refused {
+        Some((word, instead)) => Err(Error::NotShared { word, instead }),
+        None if is(first, &["create"]) && makes_temporary() => Err(Error::NotShared {
+            word: "create temporary",
+            instead: SESSION,
+        }),
+        None => Ok(()),
     }
 }
 
@@ -166,6 +241,66 @@ mod tests {
             "drop index i",
         ] {
             assert_eq!(StatementKind::of(sql), StatementKind::Other, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_begins_something_on_a_connection_or_changes_its_session_is_not_shared() {
+        for (sql, refused) in [
+            ("begin", "begin"),
+            ("; BEGIN", "begin"),
+            ("-- x\rbegin", "begin"),
+            ("start transaction", "start"),
+            ("commit", "commit"),
+            ("end", "end"),
+            ("rollback to s", "rollback"),
+            ("abort", "abort"),
+            ("savepoint s", "savepoint"),
+            ("release s", "release"),
+            ("lock table t", "lock"),
+            ("set search_path to x", "set"),
+            ("SET/**/ROLE x", "set"),
+            ("reset all", "reset"),
+            ("discard all", "discard"),
+            ("load 'x'", "load"),
+            ("prepare s as select 1", "prepare"),
+            ("execute s", "execute"),
+            ("deallocate all", "deallocate"),
+            ("declare c cursor with hold for select 1", "declare"),
+            ("fetch c", "fetch"),
+            ("move c", "move"),
+            ("close c", "close"),
+            ("copy t from stdin", "copy"),
+            ("listen news", "listen"),
+            ("unlisten *", "unlisten"),
+            ("create temp table t (n int8)", "create temporary"),
+            (
+                "create local temporary table t (n int8)",
+                "create temporary",
+            ),
+            (
+                "create or replace temp view v as select 1",
+                "create temporary",
+            ),
+        ] {
+            match check_shared(sql) {
+                Err(Error::NotShared { word, .. }) => assert_eq!(word, refused, "{sql}"),
+                other => panic!("{sql}: {other:?}"),
+            }
+        }
+        for sql in [
+            "",
+            "select set_config('work_mem', '7MB', true)",
+            "insert into t values (1)",
+            "settle",
+            "with begin as (select 1) table begin",
+            "notify news",
+            "vacuum",
+            "call pay()",
+            "create table temp (n int8)",
+            "create or replace view v as select 1",
+        ] {
+            assert!(check_shared(sql).is_ok(), "{sql}");
         }
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! There are two kinds of calls:
 //! - **Single statements** ([`Database::query`]) share connections, several at once on each. An error of
-//!   one caller, or its leaving, affects no other. Settings of the session stay on the connection, so a
-//!   statement that changes the session belongs in a transaction.
+//!   one caller, or its leaving, affects no other. A statement that would begin something on the connection
+//!   or change its session is refused by its first word ([`Error::NotShared`]). Functions are not seen: one
+//!   that changes the session, as `set_config` does, belongs in a transaction.
 //! - **Transactions** ([`Database::begin`], [`Database::transaction`]) have a connection of their own. A
 //!   transaction that is dropped is rolled back before the connection gets another user.
 //!

@@ -139,6 +139,27 @@ fn a_statement_whose_table_changed_is_prepared_again() {
 }
 
 #[test]
+fn what_would_affect_other_callers_is_refused_before_it_is_sent() {
+    with_database(1, |database| async move {
+        for view in [database.clone(), database.read_only()] {
+            for sql in [
+                "begin",
+                "; set work_mem = '7MB'",
+                "copy t from stdin",
+                "listen news",
+            ] {
+                let refused = view.query(sql, &[], LONG).await;
+                assert!(
+                    matches!(refused, Err(Error::NotShared { .. })),
+                    "{sql}: {refused:?}"
+                );
+            }
+        }
+        assert_eq!(status(&database).await.checkouts, 0);
+    });
+}
+
+#[test]
 fn a_connection_that_left_the_protocol_is_closed() {
     with_database(1, |database| async move {
         database
