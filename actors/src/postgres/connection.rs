@@ -1,6 +1,5 @@
 //! One connection: how it is opened, watched, reset and closed. [`super::statements`] sends statements over it.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -43,13 +42,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens a connection to `server` within `within`. It keeps at most `statements_max` prepared
-    /// statements.
+    /// Opens a connection to `server` within `within`. It keeps its prepared statements in `statements`.
     pub(super) async fn open(
         server: &Server,
         tls: &MakeRustlsConnect,
         within: Duration,
-        statements_max: NonZeroUsize,
+        statements: StatementCache,
     ) -> Result<Self, ConnectError> {
         let opening = tokio::time::timeout(within, server.config.connect(tls.clone()));
         let (client, driver) = match opening.await {
@@ -69,7 +67,7 @@ impl Connection {
             }
         });
         Ok(Self {
-            statements: StatementCache::new(statements_max),
+            statements,
             cancel: client.cancel_token(),
             tls: tls.clone(),
             server: server.name.clone(),

@@ -1,6 +1,7 @@
 //! How the pool opens, checks and resets connections.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio_postgres::config::TargetSessionAttrs;
@@ -10,6 +11,7 @@ use super::config::PostgresConfig;
 use super::connection::Connection;
 use super::error::Error;
 use super::parsed_url::{LastUrl, ParsedUrl};
+use super::statement_cache::StatementCache;
 use crate::kernel::Handle;
 use crate::kernel::pool::{self, Connect, ConnectError, ConnectErrorKind, Lease, Mode, Pool};
 use crate::kernel::private_server::ServerUrl;
@@ -26,6 +28,8 @@ pub struct Connector {
     /// What a server must be where the URL does not say it.
     session_attrs: TargetSessionAttrs,
     last_url: LastUrl,
+    /// How often a cached statement was out of date.
+    epoch: Arc<AtomicU64>,
 }
 
 impl Connector {
@@ -36,6 +40,7 @@ impl Connector {
             settings,
             session_attrs: TargetSessionAttrs::ReadWrite,
             last_url: LastUrl::default(),
+            epoch: Arc::default(),
         }
     }
 
@@ -67,8 +72,9 @@ impl Connect for Connector {
         let start = first.load(Ordering::Relaxed);
         let mut errors = Vec::new();
         for index in (0..count).map(|step| (start + step) % count) {
-            let statements_max = self.settings.statements_max;
-            match Connection::open(&servers[index], tls, within, statements_max).await {
+            let statements =
+                StatementCache::new(self.settings.statements_max, Arc::clone(&self.epoch));
+            match Connection::open(&servers[index], tls, within, statements).await {
                 Ok(connection) => {
                     let step = usize::from(self.session_attrs == TargetSessionAttrs::ReadOnly);
                     first.store((index + step) % count, Ordering::Relaxed);

@@ -111,9 +111,24 @@ pub struct ServerError {
     pub message: String,
     /// The violated constraint.
     pub constraint: Option<String>,
-    /// Whether the statement had started to run.
-    pub(super) begun: bool,
+    /// How far the statement had come.
+    pub(super) progress: Progress,
 }
+
+/// How far a statement had come when the server refused it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It had not run. If it was prepared, then by this call.
+    Unbegun,
+    /// It had not run. It was prepared by an earlier call, and may be out of date.
+    Cached,
+    /// It had started to run.
+    Begun,
+}
+
+/// The classes of errors whose cause is not the statement: values, constraints, the transaction, other
+/// transactions, limits, operators, the system, and functions.
+const OTHER_CAUSES: [&str; 10] = ["22", "23", "25", "40", "53", "54", "55", "57", "58", "P0"];
 
 /// The driver's text for a message that has no place at this point of the protocol.
 const UNEXPECTED_MESSAGE: &str = "unexpected message from server";
@@ -159,11 +174,16 @@ impl Error {
         }
     }
 
-    /// As [`Error::of`], for a statement that the server refused before it ran it.
-    pub(super) fn before_it_ran(error: &tokio_postgres::Error) -> Self {
+    /// As [`Error::of`], for a statement that the server refused before it ran it. `was_cached` says
+    /// whether an earlier call had prepared it.
+    pub(super) fn before_it_ran(error: &tokio_postgres::Error, was_cached: bool) -> Self {
         let mut error = Self::of(error, true);
         if let Self::Server(server) = &mut error {
-            server.begun = false;
+            server.progress = if was_cached {
+                Progress::Cached
+            } else {
+                Progress::Unbegun
+            };
         }
         error
     }
@@ -187,7 +207,11 @@ impl Error {
             sqlstate: error.code().code().to_owned(),
             message: without_values(error.code(), error.message()).to_owned(),
             constraint: error.constraint().map(ToOwned::to_owned),
-            begun: sent && !is_refused_whole(error),
+            progress: if sent && !is_refused_whole(error) {
+                Progress::Begun
+            } else {
+                Progress::Unbegun
+            },
         }))
     }
 
@@ -213,14 +237,15 @@ impl Error {
         self.sqlstate() == Some(SqlState::READ_ONLY_SQL_TRANSACTION.code())
     }
 
-    /// Whether the prepared statement is out of date: it was dropped, or its table changed.
+    /// Whether the cached statement may be out of date: it was dropped, or what it names has changed.
+    /// There are many codes for that, so any refusal before it ran counts that is about the statement
+    /// itself.
     pub(super) fn is_stale_statement(&self) -> bool {
         let Self::Server(error) = self else {
             return false;
         };
-        error.sqlstate == SqlState::INVALID_SQL_STATEMENT_NAME.code()
-            || (error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED.code()
-                && error.message.contains("cached plan"))
+        let class = error.sqlstate.get(..2).unwrap_or_default();
+        error.progress == Progress::Cached && !OTHER_CAUSES.contains(&class)
     }
 
     /// Whether the call was certainly not sent.
@@ -275,6 +300,31 @@ fn without_values<'a>(code: &SqlState, message: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cached_statement_is_out_of_date_if_it_is_refused_for_its_own_sake() {
+        let refused = |sqlstate: &str, progress| {
+            Error::Server(Box::new(ServerError {
+                sqlstate: sqlstate.to_owned(),
+                message: String::new(),
+                constraint: None,
+                progress,
+            }))
+        };
+        for sqlstate in [
+            "26000", "0A000", "XX000", "42704", "42883", "42P01", "3F000",
+        ] {
+            assert!(refused(sqlstate, Progress::Cached).is_stale_statement());
+            for progress in [Progress::Unbegun, Progress::Begun] {
+                assert!(!refused(sqlstate, progress).is_stale_statement());
+            }
+        }
+        for sqlstate in [
+            "22P02", "23514", "25P02", "40001", "53200", "55P03", "57014", "P0001",
+        ] {
+            assert!(!refused(sqlstate, Progress::Cached).is_stale_statement());
+        }
+    }
 
     #[test]
     fn values_are_left_out_of_messages() {

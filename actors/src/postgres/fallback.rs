@@ -29,9 +29,7 @@ impl FallbackReason {
             Error::Checkout(error) => Some(Self::Checkout(error.label())),
             Error::Deadline { .. } => Some(Self::Slow),
             Error::Lost { .. } | Error::Protocol(_) => Some(Self::Lost),
-            error if error.is_serialization_failure() || error.is_stale_statement() => {
-                Some(Self::Conflict)
-            }
+            error if error.is_serialization_failure() => Some(Self::Conflict),
             Error::Server(_)
             | Error::Aborted
             | Error::Rows { .. }

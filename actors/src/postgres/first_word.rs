@@ -128,6 +128,31 @@ pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
     }
 }
 
+/// Whether `sql` may change how the session finds the names in later statements. `changed` says that an
+/// earlier statement did, which this one may take back.
+pub(super) fn changes_names(sql: &str, changed: bool) -> bool {
+    let calls_set_config = contains(sql, "set_config");
+    calls_set_config || sql.split(';').any(|part| begins_with_change(part, changed))
+}
+
+fn begins_with_change(sql: &str, changed: bool) -> bool {
+    let mut words = Words(skip_empty_statements(sql));
+    match words.next() {
+        Some(first) if is(first, &["set"]) => {
+            let mut names = words.skip_while(|word| is(word, &["local", "session"]));
+            let changing = &["search_path", "schema", "role", "authorization"];
+            names.next().is_some_and(|name| is(name, changing))
+        }
+        Some(first) => changed && is(first, &["reset", "discard", "rollback"]),
+        None => false,
+    }
+}
+
+fn contains(text: &str, word: &str) -> bool {
+    let mut parts = text.as_bytes().windows(word.len());
+    parts.any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+}
+
 fn is(word: &str, known: &[&str]) -> bool {
     known.iter().any(|known| known.eq_ignore_ascii_case(word))
 }
@@ -301,6 +326,38 @@ mod tests {
             "create or replace view v as select 1",
         ] {
             assert!(check_shared(sql).is_ok(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_changes_the_names_of_a_session_is_told_from_what_does_not() {
+        for sql in [
+            "set search_path to x",
+            "SET LOCAL Search_Path = x",
+            "set schema 'x'",
+            "set role x",
+            "set session authorization x",
+            "set session role x",
+            "select 1; set role x",
+            "select pg_catalog.set_config('search_path', $1, true)",
+        ] {
+            assert!(changes_names(sql, false), "{sql}");
+        }
+        let taken_back = ["reset all", "discard all", "rollback to s"];
+        for sql in taken_back {
+            assert!(
+                changes_names(sql, true) && !changes_names(sql, false),
+                "{sql}"
+            );
+        }
+        for sql in [
+            "",
+            "set work_mem = '7MB'",
+            "select role from users",
+            "update users set role = $1",
+            "insert into t values (1)",
+        ] {
+            assert!(!changes_names(sql, true), "{sql}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What happens to a call after a failure. [`decide`] alone decides; `docs/runtime-semantics.md` has the
 //! table, which a test writes.
 
-use super::error::Error;
+use super::error::{Error, Progress};
 use super::fallback::FallbackReason;
 use super::first_word::StatementKind;
 
@@ -14,8 +14,8 @@ pub(super) enum Step<'a> {
     OnReplica { sql: &'a str },
     /// The begin of a transaction, which had no effect yet.
     Begin,
-    /// A statement of a transaction before the commit.
-    Work,
+    /// A statement of a transaction before the commit. `is_first` holds if nothing else was done in it.
+    Work { is_first: bool },
     /// The commit of a transaction.
     Commit,
 }
@@ -25,6 +25,8 @@ pub(super) enum Step<'a> {
 pub(super) enum Decision {
     /// The caller gets the error.
     Return,
+    /// The statement is prepared again and sent again over the same connection, once. Nothing was done.
+    PrepareAgain,
     /// The call is repeated: a repeat can succeed, and either the call has had no effect or its caller
     /// allows the repeat. A transaction is repeated as a whole, if it is marked as retryable.
     Repeat,
@@ -35,6 +37,17 @@ pub(super) enum Decision {
 /// What happens after `step` failed with `error`. `demoted` says that the server took writes when the
 /// connection was opened, and takes none now.
 pub(super) fn decide(step: Step<'_>, error: &Error, demoted: bool) -> Decision {
+    if error.is_stale_statement() {
+        return match step {
+            Step::Statement { .. } | Step::OnReplica { .. } | Step::Work { is_first: true } => {
+                Decision::PrepareAgain
+            }
+            // The refusal undid what the transaction had done.
+            Step::Work { is_first: false } => Decision::Repeat,
+            // Neither is cached.
+            Step::Begin | Step::Commit => Decision::Return,
+        };
+    }
     if let Step::OnReplica { sql } = step {
         let may_run_twice = error.is_unsent() || StatementKind::of(sql) == StatementKind::Query;
         let reason = FallbackReason::of(error).filter(|_| may_run_twice);
@@ -51,11 +64,12 @@ fn may_repeat(step: Step<'_>, error: &Error, demoted: bool) -> bool {
     match (step, error) {
         (Step::Begin, Error::Lost { .. }) => true,
         // The server undoes a transaction whose connection is lost before the commit.
-        (Step::Work, error) if error.ends_connection() || demoted => true,
+        (Step::Work { .. }, error) if error.ends_connection() || demoted => true,
         (_, Error::Lost { sent, .. }) => !sent,
-        (Step::Statement { sql, .. }, Error::Server(server)) if !server.begun => {
-            error.is_stale_statement()
-                || error.is_serialization_failure()
+        (Step::Statement { sql, .. }, Error::Server(server))
+            if server.progress != Progress::Begun =>
+        {
+            error.is_serialization_failure()
                 || (demoted && StatementKind::of(sql) != StatementKind::MayCommit)
         }
         (Step::Statement { sql, only_reads }, error) => {
@@ -63,7 +77,7 @@ fn may_repeat(step: Step<'_>, error: &Error, demoted: bool) -> bool {
                 && StatementKind::of(sql) == StatementKind::Query
                 && error.is_serialization_failure()
         }
-        (Step::Begin | Step::Work | Step::Commit, error) => error.is_serialization_failure(),
+        (Step::Begin | Step::Work { .. } | Step::Commit, error) => error.is_serialization_failure(),
         (Step::OnReplica { .. }, _) => false,
     }
 }

@@ -1,38 +1,114 @@
 //! The prepared statements of one connection. The least recently used one is removed first.
+//!
+//! A statement is prepared for the names that the session sees: under another `search_path` the same text
+//! means other tables. So the cache also keeps apart what the session did to its names since its last
+//! reset. Functions that change them stay unseen; the server then refuses the statement, and it is prepared
+//! again.
+//!
+//! A change of the schema outdates statements on every connection of a pool. The connections share an
+//! epoch: when one finds such a statement, the others forget all of theirs before the next use.
 
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use tokio::sync::OnceCell;
 use tokio_postgres::Statement;
 
+use super::call::Params;
+use super::first_word::changes_names;
+
 /// Holds one statement. The first caller prepares it; the others wait for that.
 pub(super) type StatementSlot = Arc<OnceCell<Statement>>;
 
-/// Prepared statements by their text.
-pub(super) struct StatementCache(Mutex<LruCache<String, StatementSlot>>);
+/// Prepared statements by their text and by the names that the session sees.
+pub(super) struct StatementCache {
+    slots: Mutex<LruCache<String, StatementSlot>>,
+    /// Stands for what the session did to its names since its last reset. Zero: nothing.
+    names: AtomicU64,
+    /// The pool's epoch.
+    epoch: Arc<AtomicU64>,
+    /// The epoch of the statements.
+    seen: AtomicU64,
+}
 
 impl StatementCache {
-    /// A cache of at most `capacity` statements.
-    pub(super) fn new(capacity: NonZeroUsize) -> Self {
-        Self(Mutex::new(LruCache::sparse(capacity)))
+    /// A cache of at most `capacity` statements, of a pool that has this epoch.
+    pub(super) fn new(capacity: NonZeroUsize, epoch: Arc<AtomicU64>) -> Self {
+        Self {
+            slots: Mutex::new(LruCache::sparse(capacity)),
+            names: AtomicU64::new(0),
+            seen: AtomicU64::new(epoch.load(Ordering::Acquire)),
+            epoch,
+        }
     }
 
     /// The slot of `sql`. A new one may remove another: the server drops the removed statement when
     /// its last user is done with it.
     pub(super) fn slot(&self, sql: &str) -> StatementSlot {
-        let mut slots = self.lock();
-        Arc::clone(slots.get_or_insert_ref(sql, StatementSlot::default))
+        let key = self.key(sql);
+        Arc::clone(self.lock().get_or_insert_ref(&*key, StatementSlot::default))
     }
 
-    /// Removes `sql`: its next use prepares it again.
-    pub(super) fn remove(&self, sql: &str) {
-        self.lock().pop(sql);
+    /// Removes `slot`, which is that of `sql`: its next use prepares the statement again.
+    pub(super) fn forget(&self, sql: &str, slot: &StatementSlot) {
+        let key = self.key(sql);
+        let mut slots = self.lock();
+        // Another caller may have prepared it again already.
+        if slots
+            .peek(&*key)
+            .is_some_and(|kept| Arc::ptr_eq(kept, slot))
+        {
+            slots.pop(&*key);
+        }
+    }
+
+    /// Forgets all statements if one of the pool was found to be out of date since the last call.
+    /// Returns whether it did.
+    pub(super) fn forget_outdated(&self) -> bool {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let is_outdated = self.seen.swap(epoch, Ordering::AcqRel) != epoch;
+        if is_outdated {
+            self.lock().clear();
+        }
+        is_outdated
+    }
+
+    /// Makes all connections of the pool forget their statements before the next use: one was out of
+    /// date.
+    pub(super) fn outdate_all(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Records that the session ran `sql`. Only for a session of one user.
+    pub(super) fn session_ran(&self, sql: &str, params: Params<'_>) {
+        let names = self.names.load(Ordering::Acquire);
+        if changes_names(sql, names != 0) {
+            let mut hasher = DefaultHasher::new();
+            (names, sql, format!("{params:?}")).hash(&mut hasher);
+            self.names.store(hasher.finish().max(1), Ordering::Release);
+        }
+    }
+
+    /// Records that the session is reset.
+    pub(super) fn session_was_reset(&self) {
+        self.names.store(0, Ordering::Release);
+    }
+
+    /// The key of `sql` in this session: the text itself, unless the session changed its names. No text
+    /// of a statement holds a zero byte.
+    fn key<'a>(&self, sql: &'a str) -> Cow<'a, str> {
+        match self.names.load(Ordering::Acquire) {
+            0 => Cow::Borrowed(sql),
+            names => Cow::Owned(format!("{names:x}\0{sql}")),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<String, StatementSlot>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -40,15 +116,54 @@ impl StatementCache {
 mod tests {
     use super::*;
 
+    fn cache(epoch: &Arc<AtomicU64>) -> StatementCache {
+        StatementCache::new(NonZeroUsize::new(2).unwrap(), Arc::clone(epoch))
+    }
+
     #[test]
     fn the_least_recently_used_statement_is_removed_first() {
-        let cache = StatementCache::new(NonZeroUsize::new(2).unwrap());
+        let cache = cache(&Arc::default());
         let (a, b) = (cache.slot("a"), cache.slot("b"));
         assert!(Arc::ptr_eq(&a, &cache.slot("a")));
         cache.slot("c");
         assert!(Arc::ptr_eq(&a, &cache.slot("a")), "a was used after b");
         assert!(!Arc::ptr_eq(&b, &cache.slot("b")));
-        cache.remove("b");
+        cache.forget("b", &b);
+        assert_eq!(cache.lock().len(), 2, "another slot has its place");
+        cache.forget("b", &cache.slot("b"));
         assert_eq!(cache.lock().len(), 1);
+    }
+
+    #[test]
+    fn one_statement_out_of_date_makes_all_connections_forget_theirs() {
+        let epoch = Arc::default();
+        let caches = [cache(&epoch), cache(&epoch)];
+        for cache in &caches {
+            cache.slot("a");
+            assert!(!cache.forget_outdated());
+        }
+        caches[0].outdate_all();
+        for cache in &caches {
+            assert!(cache.forget_outdated() && cache.lock().is_empty());
+            assert!(!cache.forget_outdated());
+        }
+    }
+
+    #[test]
+    fn sessions_that_see_other_names_have_other_statements() {
+        let cache = StatementCache::new(NonZeroUsize::new(9).unwrap(), Arc::default());
+        let ordinary = cache.slot("a");
+        let set = "select set_config('search_path', $1, true)";
+        let mut of_tenants = Vec::new();
+        for tenant in ["x", "y", "x"] {
+            cache.session_ran("select 1", &[]);
+            cache.session_ran(set, &[&tenant]);
+            of_tenants.push(cache.slot("a"));
+            cache.session_was_reset();
+            assert!(Arc::ptr_eq(&ordinary, &cache.slot("a")));
+        }
+        assert!(Arc::ptr_eq(&of_tenants[0], &of_tenants[2]));
+        assert!(!Arc::ptr_eq(&of_tenants[0], &of_tenants[1]));
+        assert!(!Arc::ptr_eq(&of_tenants[0], &ordinary));
     }
 }

@@ -5,42 +5,91 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::TryStreamExt;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{RowStream, SimpleQueryMessage, Statement};
 
 use super::call::{Params, QueryOutput};
 use super::connection::Connection;
-use super::error::Error;
+use super::error::{Error, Progress};
+use super::repeat::{Decision, Step, decide};
+use super::statement_cache::StatementSlot;
 
 /// Resets the session as `DISCARD ALL` does, except for the prepared statements, which
-/// [`StatementCache`] still holds. Sent together with the end of a transaction, it needs no round trip
-/// of its own.
+/// [`StatementCache`](super::statement_cache::StatementCache) still holds. Sent together with the end of
+/// a transaction, it needs no round trip of its own.
 const RESET_SESSION: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
 impl Connection {
-    /// Runs one statement. `sent` becomes true as soon as the server may have acted on it.
+    /// Runs one statement outside of a transaction. If it was cached and is out of date, it is prepared
+    /// again, once. `sent` becomes true as soon as the server may have acted on it.
     pub(super) async fn run(
         self: &Arc<Self>,
         sql: &str,
         params: Params<'_>,
         sent: &AtomicBool,
     ) -> Result<QueryOutput, Error> {
-        let statement = self.prepare(sql).await?;
+        let step = Step::Statement {
+            sql,
+            only_reads: false,
+        };
+        match self.run_once(sql, params, sent).await {
+            Err(error) if decide(step, &error, false) == Decision::PrepareAgain => {
+                sent.store(false, Ordering::Relaxed);
+                self.run_prepared_again(sql, params, sent).await
+            }
+            done => done,
+        }
+    }
+
+    /// Runs a statement whose cached form the server refused.
+    pub(super) async fn run_prepared_again(
+        self: &Arc<Self>,
+        sql: &str,
+        params: Params<'_>,
+        sent: &AtomicBool,
+    ) -> Result<QueryOutput, Error> {
+        let done = self.run_once(sql, params, sent).await;
+        // If the server refuses it again, it was not out of date.
+        let was_stale = match &done {
+            Ok(_) => true,
+            Err(Error::Server(error)) => error.progress == Progress::Begun,
+            Err(_) => false,
+        };
+        if was_stale {
+            self.statements.outdate_all();
+        }
+        done
+    }
+
+    /// Runs one statement, with its cached form if there is one.
+    pub(super) async fn run_once(
+        self: &Arc<Self>,
+        sql: &str,
+        params: Params<'_>,
+        sent: &AtomicBool,
+    ) -> Result<QueryOutput, Error> {
+        if self.statements.forget_outdated() {
+            self.client.clear_type_cache();
+        }
+        let slot = self.statements.slot(sql);
+        let was_cached = slot.initialized();
+        let statement = self.prepare(sql, &slot).await?;
         if self.is_closed() {
             return Err(Error::closed(false));
         }
         sent.store(true, Ordering::Relaxed);
         let params = params.iter().copied();
-        let output = match self.client.query_raw(&statement, params).await {
-            Ok(rows) => collect(rows).await.map_err(|error| Error::of(&error, true)),
+        let error = match self.client.query_raw(&statement, params).await {
+            Ok(rows) => return collect(rows).await.map_err(|error| Error::of(&error, true)),
             // The server runs nothing of a statement whose parameters it cannot bind.
-            Err(error) => Err(Error::before_it_ran(&error)),
+            Err(error) => Error::before_it_ran(&error, was_cached),
         };
-        output.inspect_err(|error| {
-            if error.is_stale_statement() {
-                self.statements.remove(sql);
-            }
-        })
+        if error.is_stale_statement() {
+            self.statements.forget(sql, &slot);
+            self.client.clear_type_cache();
+        }
+        Err(error)
     }
 
     /// Runs statements without parameters and without output, separated by semicolons.
@@ -52,6 +101,7 @@ impl Connection {
 
     /// Rolls the open transaction back, and resets the session.
     pub(super) async fn rollback(&self) -> Result<(), Error> {
+        self.statements.session_was_reset();
         self.batch(&format!("ROLLBACK; {RESET_SESSION}")).await
     }
 
@@ -59,6 +109,7 @@ impl Connection {
     /// fail after the commit, which stays valid.
     pub(super) async fn commit(&self) -> Result<bool, Error> {
         let sent = !self.is_closed();
+        self.statements.session_was_reset();
         let commit = format!("COMMIT; {RESET_SESSION}");
         let messages = self.client.simple_query_raw(&commit).await;
         let mut messages = pin!(messages.map_err(|error| Error::of(&error, sent))?);
@@ -74,16 +125,19 @@ impl Connection {
         }
     }
 
-    /// The prepared statement for `sql`. A task of its own prepares it: if its caller leaves, other
-    /// callers still get the statement, and no statement leaks on the server.
-    async fn prepare(self: &Arc<Self>, sql: &str) -> Result<Statement, Error> {
-        let slot = self.statements.slot(sql);
+    /// The prepared statement for `sql`, whose slot is `slot`. A task of its own prepares it: if its
+    /// caller leaves, other callers still get the statement, and no statement leaks on the server.
+    async fn prepare(
+        self: &Arc<Self>,
+        sql: &str,
+        slot: &StatementSlot,
+    ) -> Result<Statement, Error> {
         let prepared = slot.get_or_try_init(|| async {
             let connection = Arc::clone(self);
             let text = sql.to_owned();
             let task = tokio::spawn(async move { connection.client.prepare(&text).await });
             match task.await {
-                Ok(prepared) => prepared.map_err(|error| Error::of(&error, false)),
+                Ok(prepared) => prepared.map_err(|error| unprepared(&error)),
                 Err(_) => Err(Error::Lost {
                     sent: false,
                     reason: "the runtime stops".to_owned(),
@@ -93,11 +147,23 @@ impl Connection {
         match prepared.await {
             Ok(statement) => Ok(statement.clone()),
             Err(error) => {
-                self.statements.remove(sql);
+                self.statements.forget(sql, slot);
                 Err(error)
             }
         }
     }
+}
+
+/// The error of a statement that could not be prepared.
+fn unprepared(error: &tokio_postgres::Error) -> Error {
+    if error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME) {
+        // The driver asks for types with statements that it prepares once for each connection.
+        return Error::Lost {
+            sent: false,
+            reason: "the session's prepared statements were removed".to_owned(),
+        };
+    }
+    Error::of(error, false)
 }
 
 async fn collect(stream: RowStream) -> Result<QueryOutput, tokio_postgres::Error> {

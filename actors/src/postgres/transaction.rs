@@ -1,6 +1,6 @@
 //! A transaction on a connection of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -90,7 +90,9 @@ impl TransactionOptions {
 pub struct Transaction {
     lease: Lease<Connection>,
     deadline: Instant,
-    read_only: bool,
+    options: TransactionOptions,
+    /// How many statements and batches have begun.
+    calls: AtomicUsize,
     /// A statement failed or did not end: the transaction cannot be committed.
     failed: AtomicBool,
     /// The failure was one after which a repeat can succeed.
@@ -106,12 +108,14 @@ impl Transaction {
         let transaction = Self {
             lease,
             deadline,
-            read_only: options.read_only,
+            options,
+            calls: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             retryable: AtomicBool::new(false),
         };
         transaction.lease.mark_dirty();
-        let begun = transaction.batch(&options.begin()).await;
+        let begin = options.begin();
+        let begun = transaction.run(transaction.lease.batch(&begin)).await;
         begun.map_err(Error::without_effect)?;
         Ok(transaction)
     }
@@ -121,8 +125,10 @@ impl Transaction {
     /// # Errors
     /// See [`Error`]. After an error, the transaction can only be rolled back.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
-        let sent = AtomicBool::new(false);
-        self.run(self.lease.run(sql, params, &sent)).await
+        let is_first = self.calls.fetch_add(1, Ordering::AcqRel) == 0;
+        let output = self.run(self.statement(sql, params, is_first)).await?;
+        self.lease.statements.session_ran(sql, params);
+        Ok(output)
     }
 
     /// Runs statements without parameters and without output, separated by semicolons.
@@ -130,7 +136,10 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::query`].
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.run(self.lease.batch(sql)).await
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        self.run(self.lease.batch(sql)).await?;
+        self.lease.statements.session_ran(sql, &[]);
+        Ok(())
     }
 
     /// Commits the transaction.
@@ -168,6 +177,32 @@ impl Transaction {
         self.retryable.load(Ordering::Acquire)
     }
 
+    /// Runs a statement. If it is the first one and its cached form is out of date, the transaction
+    /// begins again: nothing was done in it.
+    async fn statement(
+        &self,
+        sql: &str,
+        params: Params<'_>,
+        is_first: bool,
+    ) -> Result<QueryOutput, Error> {
+        let sent = AtomicBool::new(false);
+        let error = match self.lease.run_once(sql, params, &sent).await {
+            Ok(output) => return Ok(output),
+            Err(error) => error,
+        };
+        let is_first = is_first && self.calls.load(Ordering::Acquire) == 1;
+        if decide(Step::Work { is_first }, &error, false) == Decision::PrepareAgain {
+            let begin_again = format!("ROLLBACK; {}", self.options.begin());
+            self.lease.batch(&begin_again).await?;
+            return self.lease.run_prepared_again(sql, params, &sent).await;
+        }
+        if error.is_stale_statement() {
+            // The repeat may get another connection.
+            self.lease.statements.outdate_all();
+        }
+        Err(error)
+    }
+
     /// Waits for `work` until the deadline, and records its failure.
     async fn run<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         if self.deadline <= Instant::now() {
@@ -184,8 +219,8 @@ impl Transaction {
 
     fn record(&self, error: &Error) {
         self.failed.store(true, Ordering::Release);
-        let demoted = !self.read_only && self.lease.was_demoted(error);
-        if decide(Step::Work, error, demoted) == Decision::Repeat {
+        let demoted = !self.options.read_only && self.lease.was_demoted(error);
+        if decide(Step::Work { is_first: false }, error, demoted) == Decision::Repeat {
             self.retryable.store(true, Ordering::Release);
         }
         if error.ends_connection() || demoted {

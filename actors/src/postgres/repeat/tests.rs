@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use super::super::error::ServerError;
+use super::super::error::{Progress, ServerError};
 use super::*;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/runtime-semantics.md");
@@ -12,12 +12,12 @@ const END: &str = "<!-- end of the table -->\n";
 const COMMAND: &str =
     "UPDATE=1 cargo nextest run -p headroom-actors the_page_has_the_table_of_all_decisions";
 
-fn refused(sqlstate: &str, begun: bool) -> Error {
+fn refused(sqlstate: &str, progress: Progress) -> Error {
     Error::Server(Box::new(ServerError {
         sqlstate: sqlstate.to_owned(),
         message: "no".to_owned(),
         constraint: None,
-        begun,
+        progress,
     }))
 }
 
@@ -38,7 +38,11 @@ fn steps() -> Vec<(&'static str, Step<'static>)> {
         ("`read_only().query`", statement(read, true)),
         ("the same on a replica", Step::OnReplica { sql: read }),
         ("begin", Step::Begin),
-        ("work", Step::Work),
+        (
+            "first statement of a transaction",
+            Step::Work { is_first: true },
+        ),
+        ("later statement", Step::Work { is_first: false }),
         ("commit", Step::Commit),
     ]
 }
@@ -59,32 +63,32 @@ fn failures() -> Vec<(&'static str, Error, bool)> {
         ),
         (
             "the cached statement is out of date",
-            refused("26000", false),
+            refused("XX000", Progress::Cached),
             false,
         ),
         (
             "serialization failure or deadlock, before it ran",
-            refused("40001", false),
+            refused("40001", Progress::Unbegun),
             false,
         ),
         (
             "serialization failure or deadlock",
-            refused("40001", true),
+            refused("40001", Progress::Begun),
             false,
         ),
         (
             "the server was demoted and refuses the whole statement",
-            refused("25006", false),
+            refused("25006", Progress::Unbegun),
             true,
         ),
         (
             "the server was demoted and refuses a part of it",
-            refused("25006", true),
+            refused("25006", Progress::Begun),
             true,
         ),
         (
             "any other error of the server",
-            refused("23505", true),
+            refused("23505", Progress::Begun),
             false,
         ),
         (
@@ -98,7 +102,8 @@ fn failures() -> Vec<(&'static str, Error, bool)> {
 fn cell(step: Step<'_>, decision: Decision) -> &'static str {
     match (decision, step) {
         (Decision::Return, _) => "–",
-        (Decision::Repeat, Step::Work | Step::Commit) => "all, if marked",
+        (Decision::PrepareAgain, _) => "prepared again",
+        (Decision::Repeat, Step::Work { .. } | Step::Commit) => "all, if marked",
         (Decision::Repeat, _) => "again",
         (Decision::OnPrimary(_), _) => "primary",
     }
@@ -140,7 +145,7 @@ fn the_page_has_the_table_of_all_decisions() {
 fn what_may_have_had_an_effect_is_repeated_only_if_its_caller_allows_that() {
     for (name, error, demoted) in failures() {
         let begun = match &error {
-            Error::Server(error) => error.begun,
+            Error::Server(error) => error.progress == Progress::Begun,
             error => !error.is_unsent(),
         };
         for sql in [

@@ -8,6 +8,7 @@ mod replicas;
 mod schema;
 mod sessions;
 mod shared;
+mod stale;
 mod statements;
 mod transactions;
 
