@@ -1,24 +1,32 @@
 //! What is sent over one connection: prepared statements, batches, and the end of a transaction.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
+use futures_util::{FutureExt, TryStreamExt, poll};
+use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{RowStream, SimpleQueryMessage, Statement};
+use tokio_postgres::{RowStream, Statement};
 
 use super::call::{Params, QueryOutput};
 use super::connection::Connection;
 use super::error::{Error, Progress};
 use super::repeat::{Decision, Step, decide};
 use super::statement_cache::StatementSlot;
+use crate::kernel::pool::Lease;
 
 /// Resets the session as `DISCARD ALL` does, except for the prepared statements, which
 /// [`StatementCache`](super::statement_cache::StatementCache) still holds. Sent together with the end of
 /// a transaction, it needs no round trip of its own.
 const RESET_SESSION: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+
+/// The longest time for the reset behind a commit. After that, another connection is opened instead.
+const RESET_MAX: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// Runs one statement outside of a transaction. If it was cached and is out of date, it is prepared
@@ -105,24 +113,24 @@ impl Connection {
         self.batch(&format!("ROLLBACK; {RESET_SESSION}")).await
     }
 
-    /// Commits the open transaction. Returns whether the session was reset as well: the reset can
-    /// fail after the commit, which stays valid.
-    pub(super) async fn commit(&self) -> Result<bool, Error> {
-        let sent = !self.is_closed();
-        self.statements.session_was_reset();
-        let commit = format!("COMMIT; {RESET_SESSION}");
-        let messages = self.client.simple_query_raw(&commit).await;
-        let mut messages = pin!(messages.map_err(|error| Error::of(&error, sent))?);
-        let mut committed = false;
-        loop {
-            match messages.try_next().await {
-                Ok(Some(SimpleQueryMessage::CommandComplete(_))) => committed = true,
-                Ok(Some(_)) => {}
-                Ok(None) => return Ok(true),
-                Err(_) if committed => return Ok(false),
-                Err(error) => return Err(Error::of(&error, sent)),
-            }
+    /// Commits the open transaction, and sends `reset` right behind. The server answers the commit before
+    /// it begins the reset.
+    pub(super) async fn commit(&self, reset: &mut SessionReset) -> Result<(), Error> {
+        // Each message is sent when its future is polled first.
+        let mut commit = pin!(self.batch("COMMIT"));
+        if let Poll::Ready(failed) = poll!(commit.as_mut()) {
+            return failed;
         }
+        poll!(&mut reset.0).is_ready();
+        self.statements.session_was_reset();
+        commit.await
+    }
+
+    /// The reset of the session, which is not sent yet.
+    pub(super) fn session_reset(self: &Arc<Self>) -> SessionReset {
+        let connection = Arc::clone(self);
+        let reset = async move { connection.batch(RESET_SESSION).await };
+        SessionReset(maybe_done(reset.boxed()))
     }
 
     /// The prepared statement for `sql`, whose slot is `slot`. A task of its own prepares it: if its
@@ -150,6 +158,25 @@ impl Connection {
                 self.statements.forget(sql, slot);
                 Err(error)
             }
+        }
+    }
+}
+
+/// The reset of a session after a commit: a message of its own, so that neither its failure nor the time
+/// that it takes hides the answer to the commit.
+pub(super) struct SessionReset(MaybeDone<BoxFuture<'static, Result<(), Error>>>);
+
+impl SessionReset {
+    /// Ends `lease` after the reset that was sent over it. Unless the reset succeeds soon, nobody else
+    /// gets the connection.
+    pub(super) async fn end(mut self, lease: Lease<Connection>) {
+        let answered = timeout(RESET_MAX, &mut self.0).await;
+        let reset = answered
+            .ok()
+            .and_then(|()| Pin::new(&mut self.0).take_output());
+        match reset {
+            Some(Ok(())) => lease.mark_clean(),
+            Some(Err(_)) | None => lease.mark_broken(),
         }
     }
 }

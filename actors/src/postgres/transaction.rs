@@ -146,20 +146,21 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::Aborted`] when a statement failed or did not end. After [`Error::Lost`] and
-    /// [`Error::Deadline`] with `sent`, the transaction may be committed or not. After any other error,
-    /// it is rolled back.
+    /// [`Error::Deadline`] with `sent`, and after [`Error::Protocol`], the transaction may be committed or
+    /// not. After any other error, it is rolled back.
     pub async fn commit(self) -> Result<(), Error> {
         // The server answers a COMMIT after a failure with a rollback and without an error.
         if self.failed.load(Ordering::Acquire) {
             self.rollback().await.ok();
             return Err(Error::Aborted);
         }
-        if self.run(self.lease.commit()).await? {
-            self.lease.mark_clean();
-        } else {
-            self.lease.mark_broken();
+        let mut reset = self.lease.session_reset();
+        let committed = self.run(self.lease.commit(&mut reset)).await;
+        // Whatever the server answered, the transaction has ended, and the reset is under way.
+        if matches!(committed, Ok(()) | Err(Error::Server(_))) {
+            tokio::spawn(reset.end(self.lease));
         }
-        Ok(())
+        committed
     }
 
     /// Rolls the transaction back.

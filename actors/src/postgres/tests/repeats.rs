@@ -159,3 +159,69 @@ fn a_commit_succeeds_although_the_session_cannot_be_reset_after_it() {
         root.stop().await;
     });
 }
+
+#[test]
+fn a_commit_is_told_before_the_session_is_reset() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        // Nothing but this test ends the wait for the lock.
+        let settings = PostgresConfig {
+            lock_timeout: Duration::ZERO,
+            statement_timeout: Duration::ZERO,
+            ..settings()
+        };
+        let url = ServerUrl::Configured(cluster.url("postgres", ""));
+        let connector = Connector::new(url, settings.clone());
+        let database = Database::new("postgres", connector, settings, pool(3), &[]);
+        let root = start(&system, &database).await;
+        set_up(&database).await;
+
+        // Another session holds a lock that the reset waits for: on a temporary table.
+        let options = TransactionOptions::within(LONG);
+        let transaction = database.begin(options).await.unwrap();
+        let scratch = "create temp table scratch (n int8); commit; begin";
+        transaction.batch(scratch).await.unwrap();
+        let name = "select relnamespace::regnamespace || '.scratch'
+                    from pg_class where relname = 'scratch'";
+        let name = transaction.query(name, &[]).await.unwrap().one().unwrap();
+        let name: String = name.get(0);
+        let holder = database.begin(options).await.unwrap();
+        let lock = format!("lock table {name} in access share mode");
+        holder.batch(&lock).await.unwrap();
+
+        let insert = "insert into paid default values";
+        transaction.query(insert, &[]).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(paid(&database).await, 1);
+        // Nobody else gets a session that is not reset.
+        let open = eventually(async || {
+            let status = status(&database).await;
+            (status.in_use == 1).then_some(status.size)
+        });
+        assert_eq!(open.await, 2);
+        holder.rollback().await.unwrap();
+        root.stop().await;
+    });
+}
+
+#[test]
+fn a_commit_that_the_server_refuses_leaves_a_connection_for_the_next_user() {
+    with_database(1, |database| async move {
+        let make = "create table t (n int8 unique deferrable initially deferred)";
+        database.query(make, &[], LONG).await.unwrap();
+        for _ in 0..3 {
+            let transaction = database
+                .begin(TransactionOptions::within(LONG))
+                .await
+                .unwrap();
+            let insert = "insert into t values (1), (1)";
+            transaction.query(insert, &[]).await.unwrap();
+            transaction.batch("set work_mem = '7MB'").await.unwrap();
+            let refused = transaction.commit().await.unwrap_err();
+            assert_eq!(refused.sqlstate(), Some("23505"), "{refused}");
+            let left = "select count(*) from pg_settings where setting = '7168'";
+            assert_eq!(count(&database, left).await, 0);
+        }
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}

@@ -145,6 +145,30 @@ fn one_repeat_of_a_transaction_is_enough_however_many_connections_are_out_of_dat
 }
 
 #[test]
+fn one_failure_is_enough_for_all_connections() {
+    with_database(4, |database| async move {
+        migrate(&database, MAKE).await;
+        for change in CHANGES {
+            insert_over_all(&database).await;
+            migrate(&database, change).await;
+            let mut open = Vec::new();
+            let mut failed = 0;
+            for _ in 0..4 {
+                let transaction = database.begin(options()).await.unwrap();
+                transaction.query("select 1", &[]).await.unwrap();
+                let inserted = transaction.query(INSERT, &[&Mood("good")]).await;
+                failed += u32::from(inserted.is_err());
+                open.push(transaction);
+            }
+            assert_eq!(failed, 1, "{change}");
+            for transaction in open {
+                transaction.rollback().await.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_transaction_that_is_not_marked_runs_once() {
     with_database(1, |database| async move {
         migrate(&database, MAKE).await;
