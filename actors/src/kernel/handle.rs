@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Call, InFlight, Message};
+use super::deadline::deadline;
 use super::stats::{Outcome, Stats};
 
 /// Why a call has no reply.
@@ -69,9 +70,6 @@ impl<A: Actor> IncarnationSender<A> {
         !self.calls.is_closed()
     }
 }
-
-/// The longest wait: a longer one could overflow the clock.
-const WAIT_MAX: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 /// How often [`Handle::ask_again`] asks.
 const TRIES_MAX: usize = 3;
@@ -133,7 +131,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         M: Message,
         A: Handler<Call<M>>,
     {
-        let deadline = Instant::now() + within.min(WAIT_MAX);
+        let deadline = deadline(within);
         let receiver = self.admit(message, deadline)?;
         match timeout_at(deadline, receiver).await {
             Ok(Ok(reply)) => Ok(reply),
@@ -156,7 +154,7 @@ impl<A: Actor<Context = Context<A>>> Handle<A> {
         M: Message + Clone,
         A: Handler<Call<M>>,
     {
-        let deadline = Instant::now() + within.min(WAIT_MAX);
+        let deadline = deadline(within);
         let left = || deadline.saturating_duration_since(Instant::now());
         for _ in 1..TRIES_MAX {
             match self.ask(message.clone(), left()).await {

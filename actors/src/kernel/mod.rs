@@ -20,6 +20,7 @@ mod budget;
 mod call;
 mod changes;
 mod child;
+mod deadline;
 mod exit;
 mod handle;
 mod incarnation;
@@ -53,6 +54,7 @@ pub use budget::{
 pub use call::{Call, Message, Reply};
 pub use changes::{ChangeReader, Changes};
 pub use child::{Child, ChildSpec, IncarnationRef, Restart};
+pub use deadline::deadline;
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
 pub use load::{

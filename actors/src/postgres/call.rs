@@ -8,12 +8,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::error::Error;
+use crate::kernel::deadline;
 
 /// The values of a statement's parameters, `$1` first.
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
-
-/// The longest time that a call may be given.
-const WITHIN_MAX: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 /// Where in the code a call was made, and when it must end.
 #[derive(Clone, Copy)]
@@ -31,14 +29,14 @@ impl Caller {
     pub(super) fn at(location: &'static Location<'static>, within: Duration) -> Self {
         Self {
             location,
-            deadline: Instant::now() + within.min(WITHIN_MAX),
+            deadline: deadline(within),
         }
     }
 
     /// The same caller with at most `within` left.
     pub(super) fn at_most(self, within: Duration) -> Self {
         Self {
-            deadline: self.deadline.min(Instant::now() + within),
+            deadline: self.deadline.min(deadline(within)),
             ..self
         }
     }

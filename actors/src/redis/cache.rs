@@ -8,6 +8,9 @@ use super::client::Redis;
 use super::error::Error;
 use super::metrics::{CACHE_FAILURES, CACHE_HITS, CACHE_MISSES};
 
+/// The longest time to live. Redis refuses one that its clock cannot add to the time of day.
+const TTL_MAX: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 100);
+
 /// A cache in Redis. Its calls do not fail: a read that fails is a miss.
 #[derive(Debug, Clone)]
 pub struct Cache {
@@ -36,7 +39,7 @@ impl Cache {
         value
     }
 
-    /// Stores `value` under `key` for `ttl`. Returns false if it may not be stored.
+    /// Stores `value` under `key` for `ttl`, a hundred years at most. Returns false if it may not be stored.
     pub async fn set(
         &self,
         key: impl ToRedisArgs,
@@ -44,7 +47,7 @@ impl Cache {
         ttl: Duration,
         within: Duration,
     ) -> bool {
-        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
+        let millis = ttl.min(TTL_MAX).as_millis().max(1);
         let mut command = cmd("SET");
         command.arg(key).arg(value).arg("PX").arg(millis);
         let result = self.redis.command::<()>(&command, within).await;

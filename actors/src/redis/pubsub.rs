@@ -11,7 +11,7 @@ use super::subscriber::Subscriber;
 use super::subscriber_calls::{Subscribe, SubscriberQuery, SubscriberStatus};
 use super::subscriptions::{Event, Subscription, Topic};
 use crate::kernel::pool::{CheckoutError, ConnectError, ConnectErrorKind};
-use crate::kernel::{AskError, Handle};
+use crate::kernel::{AskError, Handle, deadline};
 
 /// Messages between replicas of the service. Clones are cheap and equal.
 ///
@@ -67,7 +67,7 @@ impl PubSub {
     /// # Errors
     /// See [`Error`].
     pub async fn round_trip(&self, within: Duration) -> Result<(), Error> {
-        let deadline = Instant::now() + within;
+        let deadline = deadline(within);
         let remaining = || deadline.saturating_duration_since(Instant::now());
         let channel = probe_channel();
         let topic = Topic::Channel(channel.clone());

@@ -1,13 +1,15 @@
 //! What a server reports about itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_redis::redis::{FromRedisValue, ParsingError, Value, cmd, from_redis_value};
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::client::Redis;
 use super::error::Error;
+use crate::kernel::deadline;
 use crate::kernel::pool::CheckoutError;
 
 /// A server's report. In a cluster, `clients` and `used_memory_bytes` are sums over all nodes. The other
@@ -42,7 +44,7 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn server_info(&self, within: Duration) -> Result<Option<ServerInfo>, Error> {
-        let deadline = Instant::now() + within;
+        let deadline = deadline(within);
         let status = self.status(within).await.map_err(CheckoutError::from)?;
         if status.size == 0 {
             return Ok(None);
