@@ -284,6 +284,7 @@ impl From<redis::Error> for Problem {
         use redis::Error as E;
         match &error {
             E::Checkout(checkout) => return Self::from(checkout.clone()),
+            E::Unsent(_) | E::Type => return Self::internal(&error),
             E::Deadline => Self::new(
                 DeadlineExceeded,
                 "redis did not answer within the deadline; the work may or may not have been done",
@@ -292,14 +293,27 @@ impl From<redis::Error> for Problem {
                 Unavailable,
                 "the connection to redis was lost; the work may or may not have been done",
             ),
-            E::NoNode => Self::new(
-                Unavailable,
-                "the redis node that has the key is down; the work may or may not have been done",
-            ),
-            E::Server { .. } => failed("redis"),
-            E::Type => return Self::internal(&error),
+            E::NoNode { done } => {
+                let done = done_words(*done);
+                let detail = format!("the redis node that has the key is down; {done}");
+                Self::new(Unavailable, detail)
+            }
+            E::Server { done, .. } => {
+                let done = done_words(*done);
+                let detail = format!("redis failed, and {done}; see the log for the cause");
+                Self::new(Unavailable, detail).retry_after(OPERATOR_SOON)
+            }
         }
         .caused_by(&error)
+    }
+}
+
+fn done_words(done: redis::Done) -> &'static str {
+    match done {
+        redis::Done::Nothing => "nothing was done",
+        redis::Done::Part => "a part of the work may have been done",
+        redis::Done::All => "the work was done",
+        redis::Done::Unknown => "the work may or may not have been done",
     }
 }
 

@@ -10,8 +10,9 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::{RedisConnection, Transport};
 use super::connector::Connector;
 use super::error::Error;
+use super::request::Request;
 use crate::kernel::pool::{Mode, Pool, PoolStatus, Status, check_out};
-use crate::kernel::{AskError, Handle};
+use crate::kernel::{AskError, Handle, deadline};
 
 /// A client of Redis. Clones are cheap and share the connections.
 #[derive(Debug, Clone)]
@@ -29,32 +30,31 @@ impl Redis {
     /// connection's state.
     ///
     /// # Errors
-    /// See [`Error`]: each says whether Redis may have run the command.
+    /// See [`Error`]: [`Error::done`] says what Redis has done.
     #[track_caller]
     pub fn command<T: FromRedisValue + Send>(
         &self,
         command: &Cmd,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.run(within, move |mut transport| async move {
-            command.query_async(&mut transport).await
-        })
+        self.run(within, Asked::Command(command))
     }
 
-    /// Sends all commands of `pipeline` at once and waits at most `within` for all answers. Redis runs
-    /// all commands of an atomic pipeline, or none.
+    /// Sends all commands of `pipeline` at once and waits at most `within` for all answers.
+    ///
+    /// Redis runs the commands of an atomic pipeline one after the other, with no other client's
+    /// command between them, or runs none of them if it refuses one beforehand. A command that fails
+    /// while they run stops none of the others, and Redis undoes nothing.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]: the first command that failed, and [`Error::done`].
     #[track_caller]
     pub fn pipeline<T: FromRedisValue + Send>(
         &self,
         pipeline: &Pipeline,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.run(within, move |mut transport| async move {
-            pipeline.query_async(&mut transport).await
-        })
+        self.run(within, Asked::Pipeline(pipeline))
     }
 
     /// Calls a script by its hash. Sends its text first if the server does not have it.
@@ -67,9 +67,7 @@ impl Redis {
         script: &ScriptInvocation<'_>,
         within: Duration,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.run(within, move |mut transport| async move {
-            script.invoke_async(&mut transport).await
-        })
+        self.run(within, Asked::Script(script))
     }
 
     /// The state of the pool.
@@ -80,41 +78,64 @@ impl Redis {
         self.pool.ask(Status, within).await
     }
 
-    /// Runs `request` over a shared connection. `within` bounds the checkout and the answer together.
+    /// Sends `asked` over a shared connection. `within` bounds the checkout and the answer together.
     #[track_caller]
-    fn run<T, F>(
+    fn run<T: FromRedisValue + Send>(
         &self,
         within: Duration,
-        request: impl FnOnce(Transport) -> F + Send,
-    ) -> impl Future<Output = Result<T, Error>> + Send
-    where
-        T: FromRedisValue + Send,
-        F: Future<Output = RedisResult<Value>> + Send,
-    {
+        asked: Asked<'_>,
+    ) -> impl Future<Output = Result<T, Error>> + Send {
         let (pool, holder) = (self.pool.clone(), Location::caller());
         async move {
-            let deadline = Instant::now() + within;
+            let deadline = deadline(within);
             let lease = check_out(&pool, Mode::Shared, holder, within).await?;
-            let answer = timeout_at(deadline, request(lease.transport())).await;
-            record(&lease, answer)
+            send(&lease, asked, deadline).await
         }
     }
 }
 
-/// Records an answer or a failure on its connection, and converts it for the caller. An answer of an
-/// unexpected type does not count against the connection.
-fn record<T: FromRedisValue>(
+/// What a caller asks of Redis.
+#[derive(Clone, Copy)]
+pub(super) enum Asked<'a> {
+    Command(&'a Cmd),
+    Pipeline(&'a Pipeline),
+    Script(&'a ScriptInvocation<'a>),
+}
+
+impl<'a> Asked<'a> {
+    async fn send(self, transport: &mut Transport) -> RedisResult<Value> {
+        match self {
+            Self::Command(command) => command.query_async(transport).await,
+            Self::Pipeline(pipeline) => pipeline.query_async(transport).await,
+            Self::Script(script) => script.invoke_async(transport).await,
+        }
+    }
+
+    fn request(self, in_cluster: bool) -> Request<'a> {
+        match self {
+            Self::Command(command) => Request::command(command, in_cluster),
+            Self::Pipeline(pipeline) => Request::Pipeline(pipeline),
+            Self::Script(_) => Request::Script,
+        }
+    }
+}
+
+/// Sends `asked` over `connection`, records the answer or the failure on it, and converts it for the
+/// caller. An answer of an unexpected type does not count against the connection.
+async fn send<T: FromRedisValue>(
     connection: &RedisConnection,
-    answer: Result<RedisResult<Value>, tokio::time::error::Elapsed>,
+    asked: Asked<'_>,
+    deadline: Instant,
 ) -> Result<T, Error> {
-    match answer {
+    let mut transport = connection.transport();
+    match timeout_at(deadline, asked.send(&mut transport)).await {
         Ok(Ok(value)) => {
             connection.record_answer();
             T::from_redis_value(value).map_err(|_| Error::Type)
         }
         Ok(Err(error)) => {
             connection.record_error(&error);
-            Err(Error::of(&error))
+            Err(Error::of(&error, asked.request(transport.is_cluster())))
         }
         Err(_) => {
             connection.record_timeout();

@@ -20,6 +20,12 @@ pub(super) enum Transport {
     Cluster(ClusterConnection),
 }
 
+impl Transport {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
 impl ConnectionLike for Transport {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
@@ -34,10 +40,23 @@ impl ConnectionLike for Transport {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
-        }
+        Box::pin(async move {
+            let request = match self {
+                Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+                Self::Cluster(connection) => {
+                    connection.req_packed_commands(pipeline, offset, count)
+                }
+            };
+            let answers = request.await?;
+            match answers.last() {
+                // Of a transaction, the driver keeps the answer of `EXEC` only, and reports its error
+                // as an answer of an unexpected type.
+                Some(Value::ServerError(error)) if pipeline.is_transaction() => {
+                    Err(error.clone().into())
+                }
+                _ => Ok(answers),
+            }
+        })
     }
 
     fn get_db(&self) -> i64 {

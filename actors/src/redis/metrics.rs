@@ -23,6 +23,7 @@ pub(super) const CACHE_FAILURES: Metric = Metric::counter(
         "connect",
         "draining",
         "owner",
+        "unsent",
         "deadline",
         "lost",
         "no_node",

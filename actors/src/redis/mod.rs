@@ -5,8 +5,8 @@
 //! queue of one role does not affect the others. The roles may share one server.
 //!
 //! The module guarantees:
-//! - **The primary fails closed**: an error of [`Redis`] says whether a command was not sent, may have run,
-//!   or was refused. **The cache fails open**: [`Cache`] counts every failure as a miss.
+//! - **The primary fails closed**: an error of [`Redis`] says what Redis has done of the request
+//!   ([`Error::done`]), so that a caller knows whether a repeat is safe. **The cache fails open**: [`Cache`] counts every failure as a miss.
 //! - Single commands of many callers share few connections. Commands that need a connection of their own
 //!   are not supported: `WATCH`, `SUBSCRIBE` and commands that block. Transactions are atomic pipelines.
 //! - The pool does not give out a connection that is known to be lost, or whose server has become a
@@ -18,6 +18,7 @@
 
 mod cache;
 mod client;
+mod commands;
 mod connect_error;
 mod connection;
 mod connector;
@@ -25,6 +26,7 @@ mod error;
 mod metrics;
 mod private_server;
 mod pubsub;
+mod request;
 mod role;
 mod server;
 mod server_info;
@@ -45,7 +47,7 @@ pub use cache::Cache;
 pub use client::Redis;
 pub use connection::RedisConnection;
 pub use connector::Connector;
-pub use error::Error;
+pub use error::{Done, Error};
 pub use metrics::METRICS;
 pub use private_server::private_server;
 pub use pubsub::PubSub;

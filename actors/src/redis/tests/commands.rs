@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Cache, Error, Redis, Script, cmd, pipe};
+use super::super::{Cache, Cmd, Done, Error, Redis, Script, cmd, pipe};
 use super::server::{RealServer, RunningPool, SECOND};
 use crate::kernel::pool::{CheckoutError, ConnectErrorKind};
 use crate::kernel::testing::TestSystem;
@@ -81,9 +81,10 @@ fn pipelines_come_back_in_order_and_errors_say_what_happened() {
         wrong.arg("a").arg("secret-value");
         let error = redis.command::<u32>(&wrong, SECOND).await.unwrap_err();
         assert!(
-            matches!(&error, Error::Server { code } if code == "WRONGTYPE"),
+            matches!(&error, Error::Server { code, .. } if code == "WRONGTYPE"),
             "{error:?}"
         );
+        assert_eq!(error.done(), Done::Nothing, "{error:?}");
         let error = redis
             .command::<u32>(cmd("GET").arg("a"), SECOND)
             .await
@@ -100,6 +101,116 @@ fn pipelines_come_back_in_order_and_errors_say_what_happened() {
         // None of these errors closes the connection.
         let status = redis.status(SECOND).await.unwrap();
         assert!(status.closed.is_empty(), "{status:?}");
+        running.close().await;
+    });
+}
+
+/// `SET`, with a value of some kilobytes.
+fn set(key: &str) -> Cmd {
+    let mut set = cmd("SET");
+    set.arg(key).arg("x".repeat(4096));
+    set
+}
+
+#[test]
+fn a_pipeline_that_fails_says_where_and_what_was_done() {
+    TestSystem::real_time(|system| async move {
+        let server = RealServer::start(&[]);
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
+        let redis: &Redis = &running.redis;
+        let mut list = cmd("LPUSH");
+        list.arg("a").arg("secret-value");
+        for is_atomic in [true, false] {
+            redis.command::<()>(&cmd("FLUSHALL"), SECOND).await.unwrap();
+            let mut three = pipe();
+            if is_atomic {
+                three.atomic();
+            }
+            three.add_command(set("a")).add_command(list.clone());
+            three.add_command(set("c"));
+            let error = redis.pipeline::<()>(&three, SECOND).await.unwrap_err();
+            assert!(
+                matches!(
+                    &error,
+                    Error::Server { code, at: Some(1), done: Done::Part } if code == "WRONGTYPE"
+                ),
+                "{error:?}"
+            );
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+            let there: u32 = redis
+                .command(cmd("EXISTS").arg("a").arg("c"), SECOND)
+                .await
+                .unwrap();
+            assert_eq!(there, 2);
+        }
+        // Redis refuses a command that it does not know before it runs the transaction.
+        redis.command::<()>(&cmd("FLUSHALL"), SECOND).await.unwrap();
+        let mut unknown = pipe();
+        unknown.atomic().add_command(set("a")).cmd("NOSUCH");
+        let error = redis.pipeline::<()>(&unknown, SECOND).await.unwrap_err();
+        assert!(
+            matches!(
+                &error,
+                Error::Server { code, at: Some(1), done: Done::Nothing } if code == "ERR"
+            ),
+            "{error:?}"
+        );
+        let size: u32 = redis.command(&cmd("DBSIZE"), SECOND).await.unwrap();
+        assert_eq!(size, 0);
+        // Without memory: a pipeline does what needs none, a transaction does nothing.
+        redis.command::<()>(&set("a"), SECOND).await.unwrap();
+        let mut limit = cmd("CONFIG");
+        limit.arg("SET").arg("maxmemory").arg("1");
+        redis.command::<()>(&limit, SECOND).await.unwrap();
+        for (is_atomic, expected) in [(false, Done::Part), (true, Done::Nothing)] {
+            let mut full = pipe();
+            if is_atomic {
+                full.atomic();
+            }
+            full.cmd("EXISTS").arg("a").add_command(set("b"));
+            let error = redis.pipeline::<()>(&full, SECOND).await.unwrap_err();
+            assert!(
+                matches!(&error, Error::Server { code, at: Some(_), .. } if code == "OOM"),
+                "{error:?}"
+            );
+            assert_eq!(error.done(), expected, "{error:?}");
+        }
+        let error = redis.command::<()>(&set("b"), SECOND).await.unwrap_err();
+        assert!(error.is_undone(), "{error:?}");
+        // The driver refuses an empty command.
+        let error = redis.command::<()>(&Cmd::new(), SECOND).await.unwrap_err();
+        println!("an empty command: {error:?}");
+        assert!(!matches!(error, Error::Lost | Error::Deadline), "{error:?}");
+        let status = redis.status(SECOND).await.unwrap();
+        assert!(status.closed.is_empty(), "{status:?}");
+        running.close().await;
+    });
+}
+
+#[test]
+fn the_longest_deadline_is_accepted_everywhere() {
+    TestSystem::real_time(|system| async move {
+        let server = RealServer::start(&[]);
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
+        let (redis, max) = (&running.redis, Duration::MAX);
+        assert_eq!(
+            redis.command::<String>(&cmd("PING"), max).await.unwrap(),
+            "PONG"
+        );
+        let mut two = pipe();
+        two.cmd("PING").cmd("PING");
+        redis.pipeline::<(String, String)>(&two, max).await.unwrap();
+        let script = Script::new("return 1");
+        let one: i64 = redis.script(&script.prepare_invoke(), max).await.unwrap();
+        assert_eq!(one, 1);
+        redis.status(max).await.unwrap();
+        redis.server_info(max).await.unwrap().unwrap();
+        let cache = Cache::new(redis.clone());
+        assert!(cache.set("key", "value", max, max).await);
+        assert_eq!(cache.get("key", max).await, Some("value".to_owned()));
+        assert!(cache.remove("key", max).await);
         running.close().await;
     });
 }
@@ -154,7 +265,7 @@ fn without_a_server_primary_fails_and_the_cache_misses() {
             .command::<String>(&cmd("PING"), 30 * SECOND)
             .await;
         let error = error.unwrap_err();
-        assert!(error.is_unsent(), "{error:?}");
+        assert!(error.is_undone(), "{error:?}");
         assert!(
             began.elapsed() < 5 * SECOND,
             "the circuit answers before the deadline"
@@ -230,7 +341,7 @@ fn a_killed_server_is_found_again_and_no_acknowledged_write_is_lost() {
                 let began = Instant::now();
                 match running.redis.command::<u64>(&increment, within).await {
                     Ok(_) => acknowledged += 1,
-                    Err(error) if error.is_unsent() => sleep(Duration::from_millis(5)).await,
+                    Err(error) if error.is_undone() => sleep(Duration::from_millis(5)).await,
                     Err(_) => unknown += 1,
                 }
                 assert!(

@@ -200,7 +200,7 @@ fn a_user_may_do_what_its_acl_allows() {
         for denied in [cmd("GET").arg("other"), cmd("DEL").arg("app:a")] {
             let error = redis.command::<()>(denied, SECOND).await.unwrap_err();
             assert!(
-                matches!(&error, Error::Server { code } if code == "NOPERM"),
+                matches!(&error, Error::Server { code, .. } if code == "NOPERM"),
                 "{error:?}"
             );
         }
