@@ -156,36 +156,47 @@ impl Database {
     /// of a concurrent one, or if the connection was lost before the commit. A repeat runs on the
     /// primary.
     ///
+    /// `work` is a closure such as `async |transaction| …`. It may borrow what is around it, also in a task
+    /// that is spawned. It must not keep the transaction after its end: then it is rolled back, with
+    /// [`Error::Invalid`].
+    ///
     /// # Errors
     /// The error of `work`, or of the transaction.
     #[track_caller]
-    pub fn transaction<T, E, F>(
+    pub fn transaction<T, E, F, W>(
         &self,
         options: TransactionOptions,
         work: F,
     ) -> impl Future<Output = Result<T, E>>
     where
-        F: AsyncFnMut(&Transaction) -> Result<T, E>,
+        F: FnMut(Arc<Transaction>) -> W,
+        W: Future<Output = Result<T, E>>,
         E: From<Error>,
     {
         self.transact(self.restrict(options), Caller::new(options.within), work)
     }
 
-    async fn transact<T, E, F>(
+    async fn transact<T, E, F, W>(
         &self,
         options: TransactionOptions,
         caller: Caller,
         mut work: F,
     ) -> Result<T, E>
     where
-        F: AsyncFnMut(&Transaction) -> Result<T, E>,
+        F: FnMut(Arc<Transaction>) -> W,
+        W: Future<Output = Result<T, E>>,
         E: From<Error>,
     {
         let mut tries = 1;
-        let mut transaction = self.begin_anywhere(options, caller).await?;
+        let mut transaction = Arc::new(self.begin_anywhere(options, caller).await?);
         loop {
-            let (error, may_repeat) = match work(&transaction).await {
-                Ok(value) => match transaction.commit().await {
+            let done = work(Arc::clone(&transaction)).await;
+            let Some(open) = Arc::into_inner(transaction) else {
+                let reason = "the work of a transaction kept it after its end".to_owned();
+                return Err(Error::Invalid(reason).into());
+            };
+            let (error, may_repeat) = match done {
+                Ok(value) => match open.commit().await {
                     Ok(()) => return Ok(value),
                     Err(error) => {
                         let decision = decide(Step::Commit, &error, false);
@@ -193,9 +204,9 @@ impl Database {
                     }
                 },
                 Err(error) => {
-                    let may_repeat = transaction.is_retryable();
+                    let may_repeat = open.is_retryable();
                     // If this fails, the reset of the connection rolls back.
-                    transaction.rollback().await.ok();
+                    open.rollback().await.ok();
                     (error, may_repeat)
                 }
             };
@@ -203,7 +214,7 @@ impl Database {
                 return Err(error);
             }
             tries += 1;
-            transaction = self.begin_on_primary(options, caller).await?;
+            transaction = Arc::new(self.begin_on_primary(options, caller).await?);
         }
     }
 

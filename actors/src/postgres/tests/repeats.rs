@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::postgres::{Transaction, TransactionOptions};
+use std::sync::Arc;
 
 /// A procedure that pays, commits, and then fails with the given code.
 const PAY: &str = "create procedure pay(code text, said text) language plpgsql as $$
@@ -109,8 +110,8 @@ fn a_started_call_is_repeated_only_if_its_caller_allows_that() {
                 .await
                 .unwrap();
             let options = TransactionOptions::within(LONG).retryable(attempts);
-            let work = async |transaction: &Transaction| transaction.query(write, &[]).await;
-            let done = database.transaction::<_, Error, _>(options, work).await;
+            let work = async |transaction: Arc<Transaction>| transaction.query(write, &[]).await;
+            let done = database.transaction::<_, Error, _, _>(options, work).await;
             assert_eq!(done.is_ok(), succeeds, "{attempts}: {done:?}");
             let tries = count(&database, "select last_value from tries").await;
             assert_eq!(tries, i64::from(attempts));
@@ -139,11 +140,11 @@ fn a_commit_succeeds_although_the_session_cannot_be_reset_after_it() {
         let clerk = database(&url, 2, &[]);
         let root = start(&system, &clerk).await;
         let options = TransactionOptions::within(LONG).retryable(3);
-        let work = async |transaction: &Transaction| {
+        let work = async |transaction: Arc<Transaction>| {
             let insert = "insert into paid default values";
             transaction.query(insert, &[]).await
         };
-        let done = clerk.transaction::<_, Error, _>(options, work).await;
+        let done = clerk.transaction::<_, Error, _, _>(options, work).await;
         assert!(done.is_ok(), "{done:?}");
         let rest = wait_until_unused(&clerk).await;
         assert_eq!(

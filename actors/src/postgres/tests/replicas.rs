@@ -94,7 +94,7 @@ fn only_calls_that_are_marked_as_reading_go_to_a_replica() {
         let refused = transaction.query(write, &[]).await.unwrap_err();
         assert!(refused.is_read_only());
         drop(transaction);
-        let work = async |transaction: &crate::postgres::Transaction| {
+        let work = async |transaction: std::sync::Arc<crate::postgres::Transaction>| {
             Ok::<bool, Error>(transaction.query(ON_REPLICA, &[]).await?.one()?.get(0))
         };
         let by_replica = database.read_only().transaction(options, work).await;

@@ -1,5 +1,7 @@
 //! Cached statements that a change of the schema or of the session puts out of date.
 
+use std::sync::Arc;
+
 use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
 use super::*;
@@ -121,13 +123,13 @@ fn one_repeat_of_a_transaction_is_enough_however_many_connections_are_out_of_dat
                 count(&database, "select count(*) from t").await,
                 count(&database, "select count(*) from u").await,
             );
-            let twice = async |transaction: &Transaction| {
+            let twice = async |transaction: Arc<Transaction>| {
                 transaction.query("insert into u values (1)", &[]).await?;
                 transaction.query(INSERT, &[&Mood("good")]).await
             };
             let calls = (0..4).map(|_| {
                 let retryable = options().retryable(2);
-                database.transaction::<_, Error, _>(retryable, twice)
+                database.transaction::<_, Error, _, _>(retryable, twice)
             });
             for done in futures_util::future::join_all(calls).await {
                 assert!(done.is_ok(), "{change}: {done:?}");
