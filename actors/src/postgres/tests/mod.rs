@@ -2,6 +2,7 @@
 
 mod cluster;
 mod failures;
+mod own_tables;
 mod reach;
 mod repeats;
 mod replicas;
