@@ -1,6 +1,6 @@
 //! The actor of a pool: carries out the effects of the state.
 //!
-//! Connects, checks and resets run in tasks of their own. A panic in one fails that one alone. They
+//! Connects, checks, resets and ends of connections run in tasks of their own. A panic in one fails that one alone. They
 //! are aborted when the actor ends, but not when a caller gives up.
 
 use std::marker::PhantomData;
@@ -32,6 +32,10 @@ const MARGIN_MAX: Duration = Duration::from_millis(20);
 
 /// How long a stop may take after `drain_timeout`, before the supervisor kills the actor.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a connection that is being ended counts against the maximum at most. A driver ends its
+/// connections much sooner. A server that has a connection for longer cannot be made to let go of it.
+const RETIRE_MAX: Duration = Duration::from_secs(10);
 
 /// Asks for a lease on a connection of type `T`, and waits for one until the call's deadline.
 pub struct Checkout<T> {
@@ -198,10 +202,12 @@ impl<C: Connect> Pool<C> {
                             Maintenance::Clean => connect.clean(&connection).await,
                         }
                     };
-                    self.run(work, context, move |state, now, result| {
+                    let limit = self.state.config.connect_timeout;
+                    self.run(work, limit, context, move |state, now, result| {
                         state.maintained(now, id, task, result.is_ok());
                     });
                 }
+                Effect::Retire { id, connection } => self.retire(id, connection, context),
             }
         }
         let outstanding = self.state.outstanding();
@@ -220,18 +226,35 @@ impl<C: Connect> Pool<C> {
             }
             state.opened(now, id, result);
         };
-        self.run(async move { connect.connect().await }, context, opened);
+        let limit = self.state.config.connect_timeout;
+        let work = async move { connect.connect().await };
+        self.run(work, limit, context, opened);
     }
 
-    /// Runs `work` in a task of its own, for `connect_timeout` at most, and passes its result to
-    /// `record`.
+    fn retire(&mut self, id: u64, connection: Arc<C::Connection>, context: &mut Context<Self>) {
+        let connect = Arc::clone(&self.state.connect);
+        let name = self.state.figures.name.clone();
+        let retired = move |state: &mut State<C>, now, result: Result<(), ConnectError>| {
+            if let Err(error) = result {
+                tracing::warn!(pool = name, %error, "the server may still have a closed connection");
+            }
+            state.retired(now, id);
+        };
+        let work = async move {
+            connect.retire(connection).await;
+            Ok(())
+        };
+        self.run(work, RETIRE_MAX, context, retired);
+    }
+
+    /// Runs `work` in a task of its own, for `limit` at most, and passes its result to `record`.
     fn run<R: Send + 'static>(
         &mut self,
         work: impl Future<Output = Result<R, ConnectError>> + Send + 'static,
+        limit: Duration,
         context: &mut Context<Self>,
         record: impl FnOnce(&mut State<C>, Instant, Result<R, ConnectError>) + 'static,
     ) {
-        let limit = self.state.config.connect_timeout;
         // A set aborts its task when it is dropped.
         let mut task = JoinSet::new();
         task.spawn(async move {

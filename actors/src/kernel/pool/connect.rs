@@ -28,6 +28,15 @@ pub trait Connect: Send + Sync + 'static {
         connection: &Self::Connection,
     ) -> impl Future<Output = Result<(), ConnectError>> + Send;
 
+    /// Ends a connection that is leased no more, and waits until the server has let go of it. Until
+    /// then, but for a bounded time, it counts against the pool's maximum: so the maximum also holds
+    /// at the server. The last user may hold its reference for a moment longer. Dropping it is
+    /// enough where a server notices at once that a client has left.
+    fn retire(&self, connection: Arc<Self::Connection>) -> impl Future<Output = ()> + Send {
+        drop(connection);
+        std::future::ready(())
+    }
+
     /// Whether the connection is known to be closed. Must not wait.
     fn is_closed(&self, connection: &Self::Connection) -> bool;
 

@@ -4,7 +4,7 @@
 //! [`Effect`]s for the actor to carry out; their results come back as method calls. Each call serves
 //! all waiters that can be served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -33,6 +33,8 @@ pub(super) enum Effect<T> {
         connection: Arc<T>,
         task: Maintenance,
     },
+    /// End the connection, then call [`PoolState::retired`].
+    Retire { id: u64, connection: Arc<T> },
 }
 
 /// What is done to a connection between two leases.
@@ -94,6 +96,9 @@ pub(super) struct PoolState<C: Connect, R> {
     pub(super) idle: Vec<u64>,
     /// The connections that are being opened, by id, and since when.
     pub(super) opening: BTreeMap<u64, Instant>,
+    /// The connections that are being ended, by id. The server may still have them, and so they
+    /// count against the maximum.
+    pub(super) retiring: BTreeSet<u64>,
     pub(super) leases: BTreeMap<u64, LeaseRecord>,
     /// Where leases report their ends.
     pub(super) ended_leases: Arc<EndedLeases>,
@@ -114,6 +119,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             connections: BTreeMap::new(),
             idle: Vec::new(),
             opening: BTreeMap::new(),
+            retiring: BTreeSet::new(),
             leases: BTreeMap::new(),
             ended_leases: Arc::default(),
             queue: Queue::new(),
@@ -293,17 +299,19 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         }
     }
 
-    /// The number of leases and of connections under maintenance. A stop waits until it is 0.
+    /// The number of leases and of connections that are maintained or ended. A stop waits until it
+    /// is 0.
     pub(super) fn outstanding(&self) -> usize {
         let states = self.connections.values().map(|pooled| pooled.state);
         let maintenance =
             states.filter(|state| matches!(state, ConnectionState::UnderMaintenance { .. }));
-        self.leases.len() + maintenance.count()
+        self.leases.len() + maintenance.count() + self.retiring.len()
     }
 
-    /// The number of connections that are open or being opened.
+    /// The number of connections that the server may have: those that are open, being opened or
+    /// being ended.
     pub(super) fn total(&self) -> usize {
-        self.connections.len() + self.opening.len()
+        self.connections.len() + self.opening.len() + self.retiring.len()
     }
 
     /// Opens up to `wanted` connections, as far as the maximum and the circuit allow.
@@ -337,10 +345,21 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         }
     }
 
+    /// Leases a connection to nobody any more, and has it ended.
     pub(super) fn close(&mut self, id: u64, reason: CloseReason) {
-        if self.connections.remove(&id).is_some() {
-            self.figures.count_closed(reason);
-        }
+        let Some(pooled) = self.connections.remove(&id) else {
+            return;
+        };
+        self.figures.count_closed(reason);
+        self.retiring.insert(id);
+        let connection = pooled.connection;
+        self.effects.push(Effect::Retire { id, connection });
+    }
+
+    /// The server has let go of a connection, or has had its time for it.
+    pub(super) fn retired(&mut self, now: Instant, id: u64) {
+        self.retiring.remove(&id);
+        self.serve_waiters(now);
     }
 
     fn refuse(&mut self, reply: R, error: CheckoutError) {

@@ -40,6 +40,8 @@ pub(super) struct FakeServer {
     pub(super) connect_takes: Mutex<Duration>,
     /// The time that a check or a reset takes.
     pub(super) maintenance_takes: Mutex<Duration>,
+    /// The time that the server takes to let go of a connection.
+    pub(super) retire_takes: Mutex<Duration>,
     /// Set when connects fail.
     pub(super) failure: Mutex<Option<ConnectErrorKind>>,
     /// Whether checks and resets fail.
@@ -47,6 +49,9 @@ pub(super) struct FakeServer {
     pub(super) connects: AtomicU32,
     pub(super) checks: AtomicU32,
     pub(super) cleans: AtomicU32,
+    /// The connections that the server has or may have, and the most that there were at once.
+    pub(super) held: AtomicU32,
+    pub(super) held_max: AtomicU32,
 }
 
 impl FakeServer {
@@ -54,11 +59,14 @@ impl FakeServer {
         Arc::new(Self {
             connect_takes: Mutex::new(connect_takes),
             maintenance_takes: Mutex::new(ms(1)),
+            retire_takes: Mutex::new(ms(0)),
             failure: Mutex::new(None),
             fails_checks: AtomicBool::new(false),
             connects: AtomicU32::new(0),
             checks: AtomicU32::new(0),
             cleans: AtomicU32::new(0),
+            held: AtomicU32::new(0),
+            held_max: AtomicU32::new(0),
         })
     }
 
@@ -85,16 +93,27 @@ impl Connect for FakeServer {
         sleep(connect_takes).await;
         match failure {
             Some(kind) => Err(ConnectError::new(kind, "the server is away")),
-            None => Ok(FakeConnection {
-                number,
-                ..FakeConnection::default()
-            }),
+            None => {
+                let held = self.held.fetch_add(1, SeqCst) + 1;
+                self.held_max.fetch_max(held, SeqCst);
+                Ok(FakeConnection {
+                    number,
+                    ..FakeConnection::default()
+                })
+            }
         }
     }
 
     async fn check(&self, _: &FakeConnection) -> Result<(), ConnectError> {
         self.checks.fetch_add(1, SeqCst);
         self.maintain().await
+    }
+
+    async fn retire(&self, connection: Arc<FakeConnection>) {
+        drop(connection);
+        let takes = *self.retire_takes.lock().unwrap();
+        sleep(takes).await;
+        self.held.fetch_sub(1, SeqCst);
     }
 
     fn is_closed(&self, connection: &FakeConnection) -> bool {

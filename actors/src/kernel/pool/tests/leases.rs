@@ -136,6 +136,48 @@ fn broken_connections_are_not_leased_again() {
 }
 
 #[test]
+fn a_connection_counts_until_the_server_has_let_go_of_it() {
+    TestSystem::paused(|system| async move {
+        let config = PoolConfig {
+            connections_min: 1,
+            connections_max: 4,
+            ..config()
+        };
+        let pool = RunningPool::start(&system, config, ms(1)).await;
+        *pool.server.retire_takes.lock().unwrap() = secs(1);
+        // Each user leaves a connection behind that the server has for one more second.
+        let began = Instant::now();
+        let users = (0..12).map(|_| async {
+            let lease = pool.exclusive().await;
+            lease.mark_broken();
+            began.elapsed()
+        });
+        let served = futures_util::future::join_all(users).await;
+        assert_eq!(pool.server.held_max.load(SeqCst), 4);
+        // Each is replaced as soon as the server has let go of it.
+        assert!(served.iter().all(|at| *at < ms(2200)), "{served:?}");
+        // A stop waits for them too.
+        let server = std::sync::Arc::clone(&pool.server);
+        pool.stop().await;
+        assert_eq!(server.held.load(SeqCst), 0);
+    });
+}
+
+#[test]
+fn a_server_that_never_lets_go_keeps_no_place_for_ever() {
+    TestSystem::paused(|system| async move {
+        let pool = RunningPool::start(&system, single(), ms(1)).await;
+        *pool.server.retire_takes.lock().unwrap() = secs(3600);
+        pool.exclusive().await.mark_broken();
+        assert!(pool.check_out(Mode::Exclusive, secs(9)).await.is_err());
+        let next = pool.check_out(Mode::Exclusive, secs(2)).await.unwrap();
+        assert_eq!(next.number, 1);
+        drop(next);
+        pool.stop().await;
+    });
+}
+
+#[test]
 fn a_connection_that_closed_while_it_was_idle_is_not_leased() {
     TestSystem::paused(|system| async move {
         let pool = RunningPool::start(&system, single(), ms(1)).await;

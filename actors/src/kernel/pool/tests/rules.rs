@@ -45,6 +45,7 @@ enum Step {
     EndLease(usize, u8),
     EndConnect(usize, bool),
     EndMaintenance(usize, bool),
+    EndRetirement(usize),
     ShedIdle(u64),
     PassTime(u64),
 }
@@ -57,6 +58,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (any::<usize>(), 0..3u8).prop_map(|(which, how)| Step::EndLease(which, how)),
         3 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndConnect(which, ok)),
         2 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndMaintenance(which, ok)),
+        2 => any::<usize>().prop_map(Step::EndRetirement),
         1 => (0..5u64).prop_map(Step::ShedIdle),
         3 => prop_oneof![0..20u64, 0..2_000u64, Just(60_000), Just(2_000_000)].prop_map(Step::PassTime),
     ];
@@ -71,6 +73,7 @@ struct PoolModel {
     leases: Vec<u64>,
     opening: Vec<u64>,
     maintained: Vec<(u64, Maintenance)>,
+    retiring: Vec<u64>,
 }
 
 fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
@@ -87,6 +90,7 @@ impl PoolModel {
             leases: Vec::new(),
             opening: Vec::new(),
             maintained: Vec::new(),
+            retiring: Vec::new(),
         }
     }
 
@@ -96,6 +100,7 @@ impl PoolModel {
             match effect {
                 Effect::Open { id } => self.opening.push(id),
                 Effect::Maintain { id, task, .. } => self.maintained.push((id, task)),
+                Effect::Retire { id, .. } => self.retiring.push(id),
             }
         }
     }
@@ -148,6 +153,11 @@ impl PoolModel {
                     self.state.maintained(now, id, task, ok);
                 }
             }
+            Step::EndRetirement(which) => {
+                if let Some(id) = pick(&mut self.retiring, which) {
+                    self.state.retired(now, id);
+                }
+            }
             Step::ShedIdle(bytes) => {
                 self.state.shed_idle(bytes * MB);
             }
@@ -180,10 +190,10 @@ impl PoolModel {
     fn assert_rules(&self) {
         let state = &self.state;
         let max = state.config.connections_max as usize;
-        assert!(
-            state.connections.len() + state.opening.len() <= max,
-            "more than the maximum"
-        );
+        // The server has the open connections, perhaps those being opened, and those that it has
+        // not let go of.
+        let at_server = state.connections.len() + self.opening.len() + self.retiring.len();
+        assert!(at_server <= max, "more than the maximum");
         let states = || state.connections.values().map(|pooled| pooled.state);
         let idle = states().filter(|state| matches!(state, ConnectionState::Idle { .. }));
         assert_eq!(idle.count(), state.idle.len());
@@ -298,6 +308,7 @@ proptest! {
                 model.apply_effects();
             }
             model.step(&Step::EndMaintenance(0, true));
+            model.step(&Step::EndRetirement(0));
             model.step(&Step::EndLease(0, 0));
             model.step(&Step::PassTime(1));
             model.assert_rules();
