@@ -3,17 +3,25 @@
 //! After a failed connect the pool waits before the next one, longer after each failure and with
 //! jitter, and opens one connection at a time. After too many failures in a row the circuit is open:
 //! callers are refused at once until the next connect is due.
+//!
+//! A server that denies access is tried much less often: it would log each try, and may lock the user
+//! out. Nothing but a change of the settings or of the server helps.
 
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::time::Instant;
 
-use super::connect::ConnectError;
+use super::connect::{ConnectError, ConnectErrorKind};
 use super::status::{CircuitState, CircuitStatus};
 use crate::kernel::Backoff;
 
 /// The shortest wait after a failure, whatever the jitter.
 const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// The longest wait after a first denial, and after many. At least half of it passes.
+const DENIED_WAIT: Duration = Duration::from_secs(1);
+const DENIED_WAIT_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Circuit {
@@ -52,11 +60,20 @@ impl Circuit {
             self.failures += 1;
             self.failed_at = Some(now);
             self.failing_since.get_or_insert(now);
-            let wait = self.backoff.delay(self.failures).max(WAIT_MIN);
-            self.next_try = Some(now + wait);
+            self.next_try = Some(now + self.wait(error.kind));
         }
         self.open |= self.failures >= self.failures_max || !error.kind.is_transient();
         self.last_error = Some(error);
+    }
+
+    /// How long to wait after the last failure, of the kind `kind`.
+    fn wait(&self, kind: ConnectErrorKind) -> Duration {
+        if kind != ConnectErrorKind::Denied {
+            return self.backoff.delay(self.failures).max(WAIT_MIN);
+        }
+        let factor = 2_u32.saturating_pow(self.failures.saturating_sub(1));
+        let longest = DENIED_WAIT.saturating_mul(factor).min(DENIED_WAIT_MAX);
+        rand::rng().random_range(longest / 2..=longest)
     }
 
     pub(super) fn succeeded(&mut self) {

@@ -94,6 +94,30 @@ fn a_failure_that_does_not_pass_is_reported_at_once() {
 }
 
 #[test]
+fn a_server_that_denies_access_is_tried_seldom() {
+    TestSystem::paused(|system| async move {
+        let pool = RunningPool::start(&system, config(), ms(1)).await;
+        pool.server.set_failure(Some(ConnectErrorKind::Denied));
+        let began = Instant::now();
+        while began.elapsed() < secs(60) {
+            let refused = pool.check_out(Mode::Shared, secs(1)).await;
+            assert!(refused.is_err());
+            sleep(ms(10)).await;
+        }
+        let connects = pool.server.connects.load(SeqCst);
+        assert!((5..=10).contains(&connects), "{connects} in a minute");
+        // Access is found again within the longest wait.
+        pool.server.set_failure(None);
+        let granted = Instant::now();
+        while pool.check_out(Mode::Shared, secs(1)).await.is_err() {
+            sleep(ms(10)).await;
+        }
+        assert!(granted.elapsed() <= secs(31), "{:?}", granted.elapsed());
+        pool.stop().await;
+    });
+}
+
+#[test]
 fn open_connections_serve_while_no_other_can_be_opened() {
     TestSystem::paused(|system| async move {
         let pool = RunningPool::start(&system, config(), ms(1)).await;
