@@ -259,6 +259,7 @@ mod tests {
             shared_in_flight: 0,
             waiting: 0,
             opening: 0,
+            retiring: 0,
             opened: 1,
             closed: Default::default(),
             checkouts: 1,

@@ -45,6 +45,8 @@ pub struct PoolFigures {
     pub in_use: u32,
     /// Callers that wait.
     pub waiting: u32,
+    /// Closed connections that the server has not let go of. They count against the maximum.
+    pub retiring: u32,
     /// Whether connections are opened.
     pub circuit: CircuitState,
     /// Time since the first of the connects that failed in a row. Missing if the last one succeeded.
@@ -85,6 +87,7 @@ impl PoolFigures {
             idle: status.idle,
             in_use: status.in_use,
             waiting: status.waiting,
+            retiring: status.retiring,
             circuit: status.circuit.state,
             failing_for_seconds: status.circuit.failing_for_seconds,
             next_try_in_seconds: status.circuit.next_try_seconds,

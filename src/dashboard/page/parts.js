@@ -103,6 +103,7 @@ function buildPools(figures) {
 function poolNote(row) {
   const notes = [`${row.kind}, ${row.server}`];
   if (row.private_server) notes.push(`server ${row.private_server.state}`);
+  if (row.retiring > 0) notes.push(`${formatCount(row.retiring)} closing`);
   if (row.circuit && row.circuit !== "closed") notes.push(`circuit ${words(row.circuit)}`);
   if (row.next_try_in_seconds !== undefined) notes.push(`next try in ${formatAge(row.next_try_in_seconds)}`);
   const isUnwell = row.health === "degraded" || row.health === "down";

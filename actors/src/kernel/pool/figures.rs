@@ -21,6 +21,11 @@ const OPENING: Metric = Metric::gauge(
     "Connections that are being opened.",
 )
 .labels(POOL);
+const RETIRING: Metric = Metric::gauge(
+    "headroom_pool_retiring_connections",
+    "Closed connections that the server has not let go of. They count against the maximum.",
+)
+.labels(POOL);
 const WAITING: Metric = Metric::gauge(
     "headroom_pool_waiting_callers",
     "Callers that wait for a connection.",
@@ -108,6 +113,7 @@ pub const METRICS: &[Metric] = &[
     CONNECTIONS,
     IDLE,
     OPENING,
+    RETIRING,
     WAITING,
     CIRCUIT_OPEN,
     OPENED,
@@ -189,6 +195,7 @@ pub(super) struct Figures {
     pub(super) idle: Gauge,
     pub(super) waiting: Gauge,
     pub(super) opening: Gauge,
+    pub(super) retiring: Gauge,
     pub(super) circuit_open: Gauge,
 }
 
@@ -226,6 +233,7 @@ impl Figures {
             idle: gauge(IDLE),
             waiting: gauge(WAITING),
             opening: gauge(OPENING),
+            retiring: gauge(RETIRING),
             circuit_open: gauge(CIRCUIT_OPEN),
         }
     }

@@ -31,6 +31,8 @@ pub struct Quantiles {
     pub p95_seconds: f64,
     /// 99 % of the values are not greater.
     pub p99_seconds: f64,
+    /// 99.9 % of the values are not greater.
+    pub p999_seconds: f64,
     /// The greatest value.
     pub max_seconds: f64,
 }
@@ -60,6 +62,7 @@ impl Durations {
             p50_seconds: seconds(0.50),
             p95_seconds: seconds(0.95),
             p99_seconds: seconds(0.99),
+            p999_seconds: seconds(0.999),
             max_seconds: seconds(1.0),
         }
     }
@@ -99,6 +102,10 @@ mod tests {
         assert!((0.095..0.101).contains(&shown.p95_seconds), "{shown:?}");
         assert!((0.099..0.106).contains(&shown.p99_seconds), "{shown:?}");
         assert!((0.100..0.107).contains(&shown.max_seconds), "{shown:?}");
+        let few_slow = (0..10_000).map(|number| Duration::from_millis(1 + number / 9_980 * 99));
+        let shown = of(few_slow);
+        assert!((0.001..0.002).contains(&shown.p99_seconds), "{shown:?}");
+        assert!((0.100..0.107).contains(&shown.p999_seconds), "{shown:?}");
     }
 
     #[test]

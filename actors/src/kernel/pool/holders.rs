@@ -77,6 +77,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             shared_in_flight: count(shared_leases.count()),
             waiting: count(self.queue.active_len()),
             opening: count(self.opening.len()),
+            retiring: count(self.retiring.len()),
             opened: figures.opened.get(),
             closed: figures.closed(),
             checkouts,

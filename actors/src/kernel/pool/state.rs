@@ -137,6 +137,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         figures.idle.set(count(self.idle.len()));
         figures.waiting.set(count(self.queue.len()));
         figures.opening.set(count(self.opening.len()));
+        figures.retiring.set(count(self.retiring.len()));
         figures.circuit_open.set(u8::from(self.circuit.open));
         std::mem::take(&mut self.effects)
     }

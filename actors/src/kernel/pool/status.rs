@@ -105,6 +105,8 @@ pub struct PoolStatus {
     pub waiting: u32,
     /// Connections that are being opened.
     pub opening: u32,
+    /// Closed connections that the server has not let go of. They count against the maximum.
+    pub retiring: u32,
     /// Connections opened so far.
     #[serde(rename = "opened_total")]
     pub opened: u64,
