@@ -6,7 +6,9 @@
 //! is counted.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -123,9 +125,14 @@ impl<M: Message> Reply<M> {
 
     /// Waits until the caller has gone away; for ever when the message is not cancellable.
     pub async fn cancelled(&mut self) {
+        poll_fn(|context| self.poll_cancelled(context)).await;
+    }
+
+    /// As [`Reply::cancelled`]. Wakes the context of the last call, also when nobody awaits it.
+    pub fn poll_cancelled(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match &mut self.sender {
-            Some(sender) if M::CANCELLABLE => sender.closed().await,
-            _ => std::future::pending().await,
+            Some(sender) if M::CANCELLABLE => sender.poll_closed(context),
+            _ => Poll::Pending,
         }
     }
 

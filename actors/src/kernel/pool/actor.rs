@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::Arc;
+use std::task::{self, Waker};
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
@@ -70,6 +71,13 @@ impl<T: Send + Sync + 'static> CheckoutReply for Reply<Checkout<T>> {
 
     fn is_cancelled(&self) -> bool {
         Reply::is_cancelled(self)
+    }
+
+    fn wake_when_cancelled(&mut self, waker: &Waker) {
+        let mut context = task::Context::from_waker(waker);
+        if self.poll_cancelled(&mut context).is_ready() {
+            waker.wake_by_ref();
+        }
     }
 
     fn send(self, answer: Result<Lease<T>, CheckoutError>) {
@@ -137,6 +145,7 @@ impl<C: Connect> Pool<C> {
         let wait = wrap_future::<_, Self>(async move { ended.wake.notified().await });
         context.spawn(wait.map(|(), pool, context| {
             pool.take_ended_leases();
+            pool.state.serve_waiters(Instant::now());
             pool.apply_effects(context);
             pool.watch_ended_leases(context);
         }));
@@ -326,7 +335,10 @@ impl<C: Connect> Child for Pool<C> {
         Box::pin(wrap_future(async move {
             let drained = outstanding.wait_for(|outstanding| *outstanding == 0);
             if tokio::time::timeout(limit, drained).await.is_err() {
-                tracing::warn!(pool = name, "the pool stops although leases have not ended");
+                tracing::warn!(
+                    pool = name,
+                    "the pool stops although leases or connections have not ended"
+                );
             }
         }))
     }

@@ -9,7 +9,8 @@ use crate::kernel::Backoff;
 pub struct PoolConfig {
     /// Connections that stay open although they are idle. They too are opened on demand.
     pub connections_min: u32,
-    /// The most connections at once, including those that are being opened.
+    /// The most connections at once, including those that are being opened, and closed ones that the
+    /// server has not let go of.
     pub connections_max: u32,
     /// The most callers that may wait at once. One more is refused.
     pub waiting_max: u32,
@@ -24,13 +25,15 @@ pub struct PoolConfig {
     pub check_after_idle: Duration,
     /// A lease that lasts longer is logged with the place that holds it.
     pub leak_after: Duration,
-    /// The most connections in shared use at once.
+    /// The most connections at once that have several users and answer them quickly. Connections
+    /// with one user, and those that a slow request holds up, do not count.
     pub shared_max: u32,
     /// The most users of one shared connection.
     pub shared_depth: u32,
     /// The number of failed connects in a row that opens the circuit.
     pub circuit_failures: u32,
-    /// The wait after a failed connect, also while the circuit is open.
+    /// The wait after a failed connect, also while the circuit is open. It is longer, up to half a
+    /// minute, while the server denies access.
     pub circuit_backoff: Backoff,
     /// How long a stop waits for leases to end.
     pub drain_timeout: Duration,

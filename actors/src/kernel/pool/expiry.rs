@@ -63,6 +63,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             self.idle_expires_at(),
             self.idle.iter().filter_map(expires_at).min(),
             self.next_growth(now),
+            self.next_sharing(now),
         ];
         due.into_iter().flatten().min()
     }

@@ -148,6 +148,11 @@ impl Average {
     pub(super) fn get(self) -> Duration {
         self.0.unwrap_or_default()
     }
+
+    /// The average, if there has been a value.
+    pub(super) fn known(self) -> Option<Duration> {
+        self.0
+    }
 }
 
 /// A counter.

@@ -4,6 +4,9 @@
 //! figures decide: the longest wait so far, and the expected wait, which is the number of waiters
 //! times the time that a lease lasts, divided by the number of connections. So the existing
 //! connections serve a burst of short requests.
+//!
+//! Waiters for shared use need few connections if their requests are quick. So the pool first sees how
+//! a new connection answers, and opens none for those who wait for quick pipelines (`sharing`).
 
 use std::time::Duration;
 
@@ -12,10 +15,14 @@ use tokio::time::Instant;
 use super::connect::Connect;
 use super::lease::Mode;
 use super::queue::CheckoutReply;
+use super::sharing::Sharing;
 use super::state::{ConnectionState, PoolState};
 
 /// A waiter may wait for this part of the time of a connect: a half.
 const WAIT_PART: u32 = 2;
+/// The number of waiters for shared use that justify a connection: it serves one of them, or all of
+/// them if their requests turn out to be quick.
+const SHARED_EACH: usize = 4;
 /// Any waiter may wait for this long, however fast connects are.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 /// A check or a reset is expected to end within this many times the time of a connect.
@@ -26,14 +33,12 @@ const DECISION_INTERVAL_MIN: Duration = Duration::from_millis(2);
 impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Opens as many connections as the waiters justify.
     pub(super) fn grow(&mut self, now: Instant) {
-        if self.demand() > self.expected_soon(now) {
-            // Cancelled waiters need no connection.
-            self.queue.remove_cancelled();
-        }
-        let missing = self.demand().saturating_sub(self.expected_soon(now));
-        if missing == 0 {
+        if self.missing(now) == 0 {
             return;
         }
+        // Cancelled waiters need no connection.
+        self.queue.remove_cancelled();
+        let missing = self.missing(now);
         let wanted = if self.connections.is_empty() {
             let first = self.config.connections_min.max(1) as usize;
             first.saturating_sub(self.opening.len())
@@ -46,7 +51,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// How many more connections would bring the wait down to the acceptable one.
     fn connections_to_add(&self, now: Instant) -> usize {
         let acceptable = self.acceptable_wait();
-        let work = self.use_time(now).as_nanos() * self.demand() as u128;
+        let work = self.use_time(now).as_nanos() * self.demand(now) as u128;
         let enough = work.div_ceil(acceptable.as_nanos().max(1));
         let by_forecast = enough.saturating_sub(self.total() as u128);
         let by_forecast = usize::try_from(by_forecast).unwrap_or(usize::MAX);
@@ -60,12 +65,13 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         (self.figures.average_connect.get() / WAIT_PART).max(WAIT_MIN)
     }
 
-    /// How long exclusive leases last: the average of those that ended or of those that last, the
-    /// longer of the two.
+    /// How long connections stay in use: the average of the exclusive leases that ended, or that of
+    /// the exclusive leases and of the slow requests on shared connections now, the longer of the two.
     fn use_time(&self, now: Instant) -> Duration {
         let leases = self.leases.values();
         let current = leases.filter(|lease| lease.mode == Mode::Exclusive && !lease.leaked);
         let ages = current.map(|lease| now.saturating_duration_since(lease.since));
+        let ages = ages.chain(self.slow_heads(now));
         let (sum, count) = ages.fold((Duration::ZERO, 0), |(sum, count), age| {
             (sum + age, count + 1)
         });
@@ -74,14 +80,28 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     }
 
     /// The number of connections that would serve all waiters.
-    pub(super) fn demand(&self) -> usize {
-        let depth = self.config.shared_depth.max(1) as usize;
-        let shared = if self.may_share_more() {
-            self.queue.len_of(Mode::Shared).div_ceil(depth)
-        } else {
+    pub(super) fn demand(&self, now: Instant) -> usize {
+        self.queue.len_of(Mode::Exclusive) + self.shared_demand(now, &self.sharing(now))
+    }
+
+    fn shared_demand(&self, now: Instant, sharing: &Sharing) -> usize {
+        if !self.may_share_idle(now, sharing) {
+            return 0;
+        }
+        self.queue.len_of(Mode::Shared).div_ceil(SHARED_EACH)
+    }
+
+    /// The number of connections that would serve all waiters for whom none is expected.
+    fn missing(&self, now: Instant) -> usize {
+        let sharing = self.sharing(now);
+        // A new connection that turns out to be quick serves all waiters for shared use.
+        let shared = if sharing.has_untested {
             0
+        } else {
+            self.shared_demand(now, &sharing)
         };
-        self.queue.len_of(Mode::Exclusive) + shared
+        let demand = self.queue.len_of(Mode::Exclusive) + shared;
+        demand.saturating_sub(self.expected_soon(now))
     }
 
     /// The number of connections that are expected to be free soon.
@@ -106,8 +126,8 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         if self.total() >= self.config.connections_max as usize {
             return None;
         }
-        if self.demand() <= self.expected_soon(now) {
-            if self.demand() <= self.opening.len() {
+        if self.missing(now) == 0 {
+            if self.demand(now) <= self.opening.len() {
                 return None;
             }
             return self.maintenance_deadlines().filter(|at| *at > now).min();

@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Wake;
 
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -34,12 +35,19 @@ pub(super) enum Condition {
     Broken,
 }
 
-/// The leases that ended since the pool looked last. Never more than there are leases.
+/// The leases that ended since the pool looked last. Never more than there are leases. As a waker, it
+/// has the pool look at its waiters again.
 #[derive(Debug, Default)]
 pub(super) struct EndedLeases {
     ended: Mutex<Vec<(u64, Condition)>>,
-    /// Notified when a lease has ended.
+    /// Notified when a lease has ended, or when waiters may be served for another reason.
     pub(super) wake: Notify,
+}
+
+impl Wake for EndedLeases {
+    fn wake(self: Arc<Self>) {
+        self.wake.notify_one();
+    }
 }
 
 impl EndedLeases {

@@ -7,8 +7,9 @@
 //! effects that it asks for.
 //!
 //! Layout: `actor` is the actor, and `state` the state. The rules are in `serving` (which waiter gets
-//! which connection), `growth` (when to open another one), `expiry` (what is due by time), `circuit` and
-//! `holders` (who holds leases for too long). `connect` is the interface to a driver.
+//! which connection), `sharing` (which connections callers share), `growth` (when to open another one),
+//! `expiry` (what is due by time), `circuit` and `holders` (who holds leases for too long). `connect` is
+//! the interface to a driver.
 //!
 //! Guarantees:
 //! - No connection is opened before the first checkout ([`check_out`]). The pool grows when waiting for an
@@ -16,6 +17,9 @@
 //! - The queue is bounded and is served in order. A caller that gives up leaves nothing behind,
 //!   neither an entry in the queue nor a lease. A connect outlives its caller, and its connection
 //!   goes to the next one.
+//! - No caller waits while a connection could serve it. Nobody is put behind a request that has shown
+//!   to be slow.
+//! - A connection counts against the maximum until its server has let go of it ([`Connect::retire`]).
 //! - Connections have a bounded lifetime. The pool checks them after a long idle time, closes those
 //!   that are not needed, and goes below its minimum when memory is short.
 //! - A server that is away is not flooded: a circuit opens, and one connect at a time tests the
@@ -35,6 +39,7 @@ mod holders;
 mod lease;
 mod queue;
 mod serving;
+mod sharing;
 mod state;
 mod status;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::Location;
+use std::task::Waker;
 
 use tokio::time::Instant;
 
@@ -14,6 +15,9 @@ pub(super) trait CheckoutReply {
 
     /// Whether the caller does not wait any more.
     fn is_cancelled(&self) -> bool;
+
+    /// Has `waker`, and no earlier one, called when the caller gives up.
+    fn wake_when_cancelled(&mut self, waker: &Waker);
 
     /// Answers. If the caller has left, the lease is dropped, and so it ends.
     fn send(self, answer: Result<Lease<Self::Connection>, CheckoutError>);
@@ -107,8 +111,32 @@ impl<R: CheckoutReply> Queue<R> {
 
     /// When the oldest waiter arrived.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let first = self.by_mode.iter().filter_map(BTreeMap::first_key_value);
-        first.map(|(_, waiter)| waiter.since).min()
+        let modes = [Mode::Exclusive, Mode::Shared];
+        modes
+            .into_iter()
+            .filter_map(|mode| self.oldest_of(mode))
+            .min()
+    }
+
+    /// When the oldest waiter for `mode` arrived.
+    pub(super) fn oldest_of(&self, mode: Mode) -> Option<Instant> {
+        let (_, waiter) = self.by_mode[mode as usize].first_key_value()?;
+        Some(waiter.since)
+    }
+
+    /// The number of the first waiter for `mode` that has not given up, and when it arrived.
+    #[cfg(test)]
+    pub(super) fn first_waiting(&self, mode: Mode) -> Option<(u64, Instant)> {
+        let mut waiters = self.by_mode[mode as usize].iter();
+        let (number, waiter) = waiters.find(|(_, waiter)| !waiter.reply.is_cancelled())?;
+        Some((*number, waiter.since))
+    }
+
+    /// Has `waker` called when the first waiter for `mode` gives up.
+    pub(super) fn wake_when_cancelled(&mut self, mode: Mode, waker: &Waker) {
+        if let Some(mut first) = self.by_mode[mode as usize].first_entry() {
+            first.get_mut().reply.wake_when_cancelled(waker);
+        }
     }
 
     /// Drops cancelled waiters.

@@ -15,7 +15,7 @@ use super::circuit::Circuit;
 use super::config::PoolConfig;
 use super::connect::{Connect, ConnectError};
 use super::error::CheckoutError;
-use super::figures::Figures;
+use super::figures::{Average, Figures};
 use super::lease::{Condition, EndedLeases, Mode};
 use super::queue::{CheckoutReply, Queue, Waiter};
 use super::status::CloseReason;
@@ -50,6 +50,8 @@ pub(super) struct PooledConnection<T> {
     pub(super) expires_at: Instant,
     /// Whether it has been leased before.
     pub(super) was_used: bool,
+    /// The time between the ends of two shared leases on it, lately.
+    pub(super) pace: Average,
     pub(super) state: ConnectionState,
 }
 
@@ -68,8 +70,10 @@ pub(super) enum ConnectionState {
     /// Shared leases are on it.
     Shared {
         in_flight: u32,
-        /// Set when it takes no new users: it is closed after its last lease.
-        closing: Option<CloseReason>,
+        /// When the last lease on it ended, or the first one began.
+        progress_at: Instant,
+        /// Whether a user marked it broken: it is closed after its last lease.
+        broken: bool,
     },
 }
 
@@ -193,15 +197,20 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         };
         let broken = condition == Condition::Broken || self.connect.is_closed(&pooled.connection);
         match &mut pooled.state {
-            ConnectionState::Shared { in_flight, closing } => {
+            ConnectionState::Shared {
+                in_flight,
+                progress_at,
+                broken: was_broken,
+            } => {
                 *in_flight = in_flight.saturating_sub(1);
-                if broken {
-                    closing.get_or_insert(CloseReason::Broken);
-                }
-                match *closing {
+                *was_broken |= broken;
+                let interval = now.saturating_duration_since(*progress_at);
+                pooled.pace.record(interval);
+                *progress_at = now;
+                match *was_broken {
                     _ if *in_flight > 0 => {}
-                    Some(reason) => self.close(id, reason),
-                    None => self.make_idle(now, id),
+                    true => self.close(id, CloseReason::Broken),
+                    false => self.make_idle(now, id),
                 }
             }
             _ if broken => self.close(id, CloseReason::Broken),
@@ -231,6 +240,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
                     connection: Arc::new(connection),
                     expires_at: now + self.config.lifetime.mul_f64(1.0 - jitter),
                     was_used: false,
+                    pace: Average::default(),
                     state: ConnectionState::Idle { since: now },
                 };
                 self.connections.insert(id, pooled);

@@ -30,7 +30,7 @@ fn many_callers_share_few_connections() {
         seen.sort_unstable();
         assert_eq!(seen, (1..=1000).collect::<Vec<_>>());
         let status = running.redis.status(SECOND).await.unwrap();
-        assert!(status.size <= 5, "{status:?}");
+        assert!(status.size <= 8, "{status:?}");
         assert!(status.reuse_rate > 0.99, "{status:?}");
         let info = running.redis.server_info(SECOND).await.unwrap();
         let info = info.expect("a connection is open");

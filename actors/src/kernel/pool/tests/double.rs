@@ -32,6 +32,8 @@ pub(super) struct FakeConnection {
     pub(super) number: u32,
     pub(super) is_closed: AtomicBool,
     pub(super) is_blocked: AtomicBool,
+    /// Held by the user that the server works for.
+    pub(super) turn: tokio::sync::Mutex<()>,
 }
 
 /// A scripted server, as its driver sees it.

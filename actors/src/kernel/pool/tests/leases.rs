@@ -120,6 +120,7 @@ fn broken_connections_are_not_leased_again() {
         assert_eq!(lease.number, 1);
         lease.is_closed.store(true, SeqCst);
         drop(lease);
+        drop(pool.shared().await);
         let first = pool.shared().await;
         let second = pool.shared().await;
         assert_eq!((first.number, second.number), (2, 2));

@@ -3,6 +3,8 @@
 mod circuit;
 mod double;
 mod leases;
+mod model;
 mod rules;
+mod sharing;
 mod size;
 mod waiting;

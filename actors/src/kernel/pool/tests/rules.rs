@@ -1,240 +1,39 @@
-//! The invariants of the state, after each of many random steps.
-
-use std::cell::{Cell, RefCell};
-use std::panic::Location;
-use std::rc::Rc;
-use std::time::Duration;
+//! The rules of the state, after each of many random steps, and in single situations.
 
 use proptest::prelude::*;
-use tokio::time::Instant;
 
 use super::super::lease::Condition;
-use super::super::queue::{CheckoutReply, Waiter};
-use super::super::state::{ConnectionState, Effect, Maintenance, PoolState};
-use super::super::{CheckoutError, ConnectError, ConnectErrorKind, Lease, Mode, PoolConfig};
-use super::double::{FakeConnection, FakeServer, MB, config, ms};
+use super::super::state::ConnectionState;
+use super::super::{Mode, PoolConfig};
+use super::double::{config, ms};
+use super::model::{PoolModel, Step, steps};
 
-/// The reply of a caller: whether it has given up, and whether it got its answer.
-#[derive(Clone, Default)]
-struct Caller {
-    cancelled: Rc<Cell<bool>>,
-    answered: Rc<Cell<bool>>,
-    /// The leases that were granted to any caller.
-    granted: Rc<RefCell<Vec<u64>>>,
-}
-
-impl CheckoutReply for Caller {
-    type Connection = FakeConnection;
-
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.get()
+/// A model with `count` open and idle connections, the users of which were quick so far.
+fn warm(config: PoolConfig, count: u32) -> PoolModel {
+    let mut model = PoolModel::new(config);
+    for _ in 0..count {
+        model.step(&Step::CheckOut(Mode::Exclusive, 60_000));
+        model.step(&Step::PassTime(20));
+        model.step(&Step::EndConnect(0, true));
     }
-
-    fn send(self, answer: Result<Lease<FakeConnection>, CheckoutError>) {
-        assert!(!self.answered.replace(true), "answered twice");
-        if let Ok(lease) = answer {
-            self.granted.borrow_mut().push(lease.lease);
-        }
+    assert_eq!(model.leases.len(), count as usize);
+    for _ in 0..count {
+        model.step(&Step::EndLease(0, 0));
     }
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    CheckOut(Mode, u64),
-    GiveUp(usize),
-    EndLease(usize, u8),
-    EndConnect(usize, bool),
-    EndMaintenance(usize, bool),
-    EndRetirement(usize),
-    ShedIdle(u64),
-    PassTime(u64),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let mode = prop_oneof![Just(Mode::Exclusive), Just(Mode::Shared)];
-    let step = prop_oneof![
-        4 => (mode, 1..5_000u64).prop_map(|(mode, within)| Step::CheckOut(mode, within)),
-        1 => any::<usize>().prop_map(Step::GiveUp),
-        4 => (any::<usize>(), 0..3u8).prop_map(|(which, how)| Step::EndLease(which, how)),
-        3 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndConnect(which, ok)),
-        2 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndMaintenance(which, ok)),
-        2 => any::<usize>().prop_map(Step::EndRetirement),
-        1 => (0..5u64).prop_map(Step::ShedIdle),
-        3 => prop_oneof![0..20u64, 0..2_000u64, Just(60_000), Just(2_000_000)].prop_map(Step::PassTime),
-    ];
-    prop::collection::vec(step, 1..200)
-}
-
-struct PoolModel {
-    state: PoolState<FakeServer, Caller>,
-    now: Instant,
-    callers: Vec<Caller>,
-    granted: Rc<RefCell<Vec<u64>>>,
-    leases: Vec<u64>,
-    opening: Vec<u64>,
-    maintained: Vec<(u64, Maintenance)>,
-    retiring: Vec<u64>,
-}
-
-fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
-    (!from.is_empty()).then(|| from.swap_remove(which % from.len()))
-}
-
-impl PoolModel {
-    fn new(config: PoolConfig) -> Self {
-        Self {
-            state: PoolState::new("rules", config, FakeServer::new(ms(0))),
-            now: Instant::now(),
-            callers: Vec::new(),
-            granted: Rc::default(),
-            leases: Vec::new(),
-            opening: Vec::new(),
-            maintained: Vec::new(),
-            retiring: Vec::new(),
-        }
+    for pooled in model.state.connections.values_mut() {
+        pooled.pace.record(ms(0));
     }
-
-    fn apply_effects(&mut self) {
-        self.leases.append(&mut self.granted.borrow_mut());
-        for effect in self.state.take_effects() {
-            match effect {
-                Effect::Open { id } => self.opening.push(id),
-                Effect::Maintain { id, task, .. } => self.maintained.push((id, task)),
-                Effect::Retire { id, .. } => self.retiring.push(id),
-            }
-        }
-    }
-
-    fn connect_ended(&mut self, id: u64, ok: bool) {
-        let error = || ConnectError::new(ConnectErrorKind::Unreachable, "away");
-        let result = if ok {
-            Ok(FakeConnection::default())
-        } else {
-            Err(error())
-        };
-        self.state.opened(self.now, id, result);
-    }
-
-    fn step(&mut self, step: &Step) {
-        let now = self.now;
-        match *step {
-            Step::CheckOut(mode, within) => {
-                let caller = Caller {
-                    granted: Rc::clone(&self.granted),
-                    ..Caller::default()
-                };
-                self.callers.push(caller.clone());
-                let waiter = Waiter {
-                    reply: caller,
-                    holder: Location::caller(),
-                    since: now,
-                    deadline: now + ms(within),
-                };
-                self.state.check_out(mode, waiter);
-            }
-            Step::GiveUp(which) => {
-                if let Some(caller) = pick(&mut self.callers, which) {
-                    caller.cancelled.set(true);
-                }
-            }
-            Step::EndLease(which, how) => {
-                let how = [Condition::Clean, Condition::Dirty, Condition::Broken][usize::from(how)];
-                if let Some(lease) = pick(&mut self.leases, which) {
-                    self.state.lease_ended(now, lease, how);
-                }
-            }
-            Step::EndConnect(which, ok) => {
-                if let Some(id) = pick(&mut self.opening, which) {
-                    self.connect_ended(id, ok);
-                }
-            }
-            Step::EndMaintenance(which, ok) => {
-                if let Some((id, task)) = pick(&mut self.maintained, which) {
-                    self.state.maintained(now, id, task, ok);
-                }
-            }
-            Step::EndRetirement(which) => {
-                if let Some(id) = pick(&mut self.retiring, which) {
-                    self.state.retired(now, id);
-                }
-            }
-            Step::ShedIdle(bytes) => {
-                self.state.shed_idle(bytes * MB);
-            }
-            Step::PassTime(millis) => self.pass(ms(millis)),
-        }
-        self.apply_effects();
-    }
-
-    /// Passes time, with each tick that the state asks for.
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        let mut ticks = 0;
-        while let Some(at) = self.state.next_tick(self.now)
-            && at <= end
-            && ticks < 1_000
-        {
-            assert!(
-                at >= self.now || ticks < 10,
-                "tick after tick while no time passes"
-            );
-            self.now = self.now.max(at);
-            self.state.tick(self.now);
-            self.apply_effects();
-            ticks += 1;
-        }
-        self.now = end;
-        self.state.tick(end);
-    }
-
-    fn assert_rules(&self) {
-        let state = &self.state;
-        let max = state.config.connections_max as usize;
-        // The server has the open connections, perhaps those being opened, and those that it has
-        // not let go of.
-        let at_server = state.connections.len() + self.opening.len() + self.retiring.len();
-        assert!(at_server <= max, "more than the maximum");
-        let states = || state.connections.values().map(|pooled| pooled.state);
-        let idle = states().filter(|state| matches!(state, ConnectionState::Idle { .. }));
-        assert_eq!(idle.count(), state.idle.len());
-        // Each lease is on a connection, and an exclusive lease is alone on it.
-        assert_eq!(state.leases.len(), self.leases.len());
-        let mut shared = 0;
-        for connection in states() {
-            if let ConnectionState::Shared { in_flight, .. } = connection {
-                assert!((1..=state.config.shared_depth).contains(&in_flight));
-                shared += in_flight as usize;
-            }
-        }
-        let exclusive = states().filter(|state| *state == ConnectionState::Exclusive);
-        assert_eq!(shared + exclusive.count(), self.leases.len());
-        // No waiter for shared use stays beside an idle connection, if no shared connection takes
-        // new users.
-        let mut shared =
-            states().filter(|state| matches!(state, ConnectionState::Shared { closing: None, .. }));
-        if !state.idle.is_empty() && shared.next().is_none() && state.queue.len_of(Mode::Shared) > 0
-        {
-            assert!(
-                state.expected_soon(self.now) >= state.demand(),
-                "a waiter for shared use is forgotten"
-            );
-        }
-        // No waiter for exclusive use stays beside an idle connection, unless others are expected.
-        if !state.idle.is_empty() && state.queue.len_of(Mode::Exclusive) > 0 {
-            assert!(
-                state.expected_soon(self.now) >= state.demand(),
-                "a waiter for exclusive use is forgotten"
-            );
-        }
-    }
+    assert_eq!(model.state.idle.len(), count as usize);
+    model
 }
 
 /// Marks each shared connection broken with one of its leases. The other leases on it stay.
 fn break_all_shared(model: &mut PoolModel) {
     for lease in model.leases.clone() {
         let connection = model.state.leases[&lease].connection;
-        let state = model.state.connections[&connection].state;
-        if matches!(state, ConnectionState::Shared { closing: None, .. }) {
+        let pooled = model.state.connections.get(&connection);
+        let state = pooled.map(|pooled| pooled.state);
+        if matches!(state, Some(ConnectionState::Shared { broken: false, .. })) {
             model.leases.retain(|kept| *kept != lease);
             model.state.lease_ended(model.now, lease, Condition::Broken);
             model.apply_effects();
@@ -242,55 +41,156 @@ fn break_all_shared(model: &mut PoolModel) {
     }
 }
 
-/// Checks out one more shared lease, and opens the connections that the pool asks for. Returns whether
-/// the lease was granted.
+/// Checks out one more shared lease. Returns whether it was granted at once.
 fn share(model: &mut PoolModel) -> bool {
     let before = model.leases.len();
     model.step(&Step::CheckOut(Mode::Shared, 60_000));
-    // The pool decides about growth when a caller has waited.
-    model.step(&Step::PassTime(20));
-    while let Some(id) = model.opening.pop() {
-        model.connect_ended(id, true);
-        model.apply_effects();
-    }
+    model.assert_rules();
     model.leases.len() > before
 }
 
-#[test]
-fn closing_connections_do_not_keep_others_from_being_shared() {
-    let config = PoolConfig {
+fn pipelines(max: u32, shared_max: u32, shared_depth: u32) -> PoolConfig {
+    PoolConfig {
         connections_min: 1,
-        connections_max: 7,
-        shared_max: 2,
-        shared_depth: 2,
+        connections_max: max,
+        shared_max,
+        shared_depth,
         ..config()
-    };
-    let mut model = PoolModel::new(config);
-    for round in 0..3 {
-        for user in 0..4 {
-            assert!(share(&mut model), "user {user} of round {round} waits");
-            model.assert_rules();
-        }
-        break_all_shared(&mut model);
     }
-    // Six connections are closing, with a user each. The last one is shared too.
-    assert_eq!(model.state.connections.len(), 6);
+}
+
+#[test]
+fn callers_share_when_connections_run_short() {
+    let mut model = warm(pipelines(5, 2, 3), 5);
+    // Each gets a connection, and one stays for exclusive use. Then two connections are shared.
+    for user in 0..8 {
+        assert!(share(&mut model), "user {user} waits");
+        assert_eq!(model.state.idle.len(), 4_usize.saturating_sub(user).max(1));
+    }
+    assert!(!share(&mut model), "all are full");
+    model.step(&Step::EndLease(0, 0));
+    model.assert_rules();
+    assert_eq!(model.leases.len(), 8);
+}
+
+#[test]
+fn broken_connections_do_not_keep_others_from_being_shared() {
+    let mut model = warm(pipelines(5, 2, 2), 5);
+    for _ in 0..6 {
+        assert!(share(&mut model));
+    }
+    break_all_shared(&mut model);
+    // Two connections have a user each and get no other. The last one is shared.
+    assert_eq!(model.state.connections.len(), 3);
     assert!(share(&mut model));
     assert!(share(&mut model));
-    // No connection is left.
     assert!(!share(&mut model));
+}
+
+#[test]
+fn nobody_joins_a_slow_request() {
+    let mut model = warm(pipelines(3, 2, 8), 3);
+    // Two slow requests: each connection is left alone, and the last one is shared instead.
+    assert!(share(&mut model) && share(&mut model));
+    model.step(&Step::PassTime(400));
+    for _ in 0..8 {
+        assert!(share(&mut model));
+    }
+    let mut users: Vec<u32> = model.users().collect();
+    users.sort_unstable();
+    assert_eq!(users, [1, 1, 8]);
+    // When all three are slow, the first that ends serves again. It was slow, so nobody joins there.
+    model.step(&Step::PassTime(30));
+    model.step(&Step::EndLease(0, 0));
+    assert!(share(&mut model));
+    assert!(!share(&mut model));
+}
+
+#[test]
+fn the_connection_for_exclusive_use_is_shared_when_the_others_turn_slow() {
+    let mut model = warm(pipelines(2, 1, 1), 2);
+    assert!(share(&mut model));
+    assert!(!share(&mut model), "one is left for exclusive use");
+    model.step(&Step::PassTime(25));
+    assert_eq!(model.leases.len(), 2);
+}
+
+/// Few pipelines cost a server less than many connections with a request each.
+#[test]
+fn while_pipelines_are_quick_no_other_connection_is_used() {
+    let mut model = warm(pipelines(4, 2, 3), 4);
+    for _ in 0..7 {
+        assert!(share(&mut model));
+    }
+    let alone = model.leases.iter().position(|lease| {
+        let id = model.state.leases[lease].connection;
+        let state = model.state.connections[&id].state;
+        matches!(state, ConnectionState::Shared { in_flight: 1, .. })
+    });
+    model.step(&Step::EndLease(alone.unwrap(), 0));
+    assert_eq!(model.state.idle.len(), 2);
+    // All places in the pipelines are taken. The next caller gets the first that is free.
+    assert!(!share(&mut model));
+    model.step(&Step::EndLease(0, 0));
+    assert_eq!((model.leases.len(), model.state.idle.len()), (6, 2));
+    // When they stop, the next one gets another connection.
+    assert!(!share(&mut model));
+    model.step(&Step::PassTime(25));
+    assert_eq!((model.leases.len(), model.state.idle.len()), (7, 1));
+}
+
+#[test]
+fn a_new_connection_is_tried_before_the_next_one_is_opened() {
+    let mut model = PoolModel::new(pipelines(4, 2, 8));
+    for _ in 0..8 {
+        assert!(!share(&mut model));
+    }
+    model.step(&Step::EndConnect(0, true));
+    assert_eq!((model.leases.len(), model.opening.len()), (1, 0));
+    model.step(&Step::PassTime(1));
+    assert_eq!(model.opening.len(), 0);
+    // It answers in a millisecond, and so serves as many of them as wait less than five.
+    model.step(&Step::EndLease(0, 0));
+    assert_eq!((model.leases.len(), model.state.connections.len()), (5, 1));
+}
+
+#[test]
+fn a_half_full_connection_is_not_the_last() {
+    let mut model = warm(pipelines(4, 2, 8), 1);
+    for users in 1..=8 {
+        assert!(share(&mut model));
+        assert_eq!(model.opening.len(), usize::from(users > 4), "{users} users");
+    }
+}
+
+#[test]
+fn a_waiter_that_gives_up_lets_the_others_through() {
+    let mut model = warm(pipelines(1, 1, 8), 1);
+    assert!(share(&mut model));
+    model.step(&Step::CheckOut(Mode::Exclusive, 60_000));
+    assert!(!share(&mut model), "it waits for the exclusive one");
+    let waiting = model.callers.remove(2);
+    assert!(waiting.give_up(), "nobody tells the pool");
+    model.state.serve_waiters(model.now);
+    model.apply_effects();
+    assert_eq!(model.leases.len(), 2);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_rules_hold_and_no_caller_is_forgotten(steps in steps(), max in 1..6u32, depth in 1..4u32) {
+    fn the_rules_hold_and_no_caller_is_forgotten(
+        steps in steps(),
+        max in 1..6u32,
+        shared_max in 1..4u32,
+        depth in 1..5u32,
+    ) {
         let config = PoolConfig {
             connections_min: 1,
             connections_max: max,
             waiting_max: 20,
-            shared_max: 2,
+            shared_max,
             shared_depth: depth,
             ..config()
         };
@@ -302,6 +202,8 @@ proptest! {
         // All connects, leases and resets end. Each caller gets an answer, although no deadline
         // passes.
         let callers = model.callers.clone();
+        // The circuit waits no longer for its next try.
+        model.step(&Step::PassTime(1_000));
         for _ in 0..500 {
             while let Some(id) = model.opening.pop() {
                 model.connect_ended(id, true);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::super::{CloseReason, Mode, PoolConfig};
+use super::super::{CloseReason, PoolConfig};
 use super::double::{MB, RunningPool, closed, config, ms, secs};
 use crate::kernel::pressure::{Level, Stage, channel};
 use crate::kernel::testing::TestSystem;
@@ -157,46 +157,6 @@ fn memory_pressure_closes_idle_connections_below_the_minimum_and_reports_it() {
         assert_eq!((status.size, status.in_use), (1, 1));
         assert_eq!(status.closed, closed(&[(CloseReason::Pressure, 4)]));
         drop(used);
-        pool.stop().await;
-    });
-}
-
-#[test]
-fn shared_use_spreads_over_few_connections_up_to_their_depth() {
-    TestSystem::paused(|system| async move {
-        let config = PoolConfig {
-            shared_max: 2,
-            shared_depth: 4,
-            ..config()
-        };
-        let pool = RunningPool::start(&system, config, ms(5)).await;
-        let first = pool.shared().await;
-        let second = pool.shared().await;
-        assert_eq!(first.number, second.number);
-        assert_eq!(pool.status().await.size, 1);
-        let mut leases = vec![first, second];
-        for _ in 0..6 {
-            leases.push(pool.shared().await);
-            pool.wait_for(|status| status.opening == 0).await;
-        }
-        let on_first = leases.iter().filter(|lease| lease.number == 0).count();
-        assert_eq!(on_first, 4, "{leases:?}");
-        let status = pool.status().await;
-        assert_eq!((status.shared, status.shared_in_flight), (2, 8));
-        assert!(
-            pool.check_out(Mode::Shared, ms(50)).await.is_err(),
-            "all are full"
-        );
-        let alone = pool.exclusive().await;
-        assert!(
-            alone.number > 1,
-            "a shared connection was leased exclusively"
-        );
-        drop(alone);
-        drop(leases.pop());
-        drop(pool.shared().await);
-        drop(leases);
-        pool.wait_for(|status| status.idle == status.size).await;
         pool.stop().await;
     });
 }

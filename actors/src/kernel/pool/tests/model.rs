@@ -1,0 +1,343 @@
+//! A state that is driven step by step, and what must hold after each step.
+
+use std::cell::{Cell, RefCell};
+use std::panic::Location;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::Waker;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::super::lease::Condition;
+use super::super::queue::{CheckoutReply, Waiter};
+use super::super::state::{ConnectionState, Effect, Maintenance, PoolState, PooledConnection};
+use super::super::{CheckoutError, ConnectError, ConnectErrorKind, Lease, Mode, PoolConfig};
+use super::double::{FakeConnection, FakeServer, MB, ms};
+
+/// The reply of a caller: whether it has given up, and whether it got its answer.
+#[derive(Clone, Default)]
+pub(super) struct Caller {
+    pub(super) cancelled: Rc<Cell<bool>>,
+    pub(super) answered: Rc<Cell<bool>>,
+    /// What the pool wants to be woken by when the caller gives up.
+    waker: Rc<RefCell<Option<Waker>>>,
+    /// The leases that were granted to any caller.
+    granted: Rc<RefCell<Vec<u64>>>,
+}
+
+impl Caller {
+    /// Returns whether the pool is woken.
+    pub(super) fn give_up(&self) -> bool {
+        self.cancelled.set(true);
+        let waker = self.waker.take();
+        waker.inspect(Waker::wake_by_ref).is_some()
+    }
+}
+
+impl CheckoutReply for Caller {
+    type Connection = FakeConnection;
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    fn wake_when_cancelled(&mut self, waker: &Waker) {
+        self.waker.replace(Some(waker.clone()));
+    }
+
+    fn send(self, answer: Result<Lease<FakeConnection>, CheckoutError>) {
+        assert!(!self.answered.replace(true), "answered twice");
+        if let Ok(lease) = answer {
+            self.granted.borrow_mut().push(lease.lease);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    CheckOut(Mode, u64),
+    GiveUp(usize),
+    EndLease(usize, u8),
+    EndConnect(usize, bool),
+    EndMaintenance(usize, bool),
+    EndRetirement(usize),
+    ShedIdle(u64),
+    PassTime(u64),
+    /// The server works for a caller that has left a shared connection.
+    Block(usize),
+    /// The connection is lost. One of the leases on it ends, if there is any.
+    Lose(usize),
+}
+
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let mode = prop_oneof![1 => Just(Mode::Exclusive), 2 => Just(Mode::Shared)];
+    let step = prop_oneof![
+        4 => (mode, 1..5_000u64).prop_map(|(mode, within)| Step::CheckOut(mode, within)),
+        1 => any::<usize>().prop_map(Step::GiveUp),
+        4 => (any::<usize>(), 0..3u8).prop_map(|(which, how)| Step::EndLease(which, how)),
+        3 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndConnect(which, ok)),
+        2 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndMaintenance(which, ok)),
+        2 => any::<usize>().prop_map(Step::EndRetirement),
+        1 => (0..5u64).prop_map(Step::ShedIdle),
+        1 => any::<usize>().prop_map(Step::Block),
+        1 => any::<usize>().prop_map(Step::Lose),
+        3 => prop_oneof![4 => 0..4u64, 2 => 0..20u64, 1 => 0..2_000u64, 1 => Just(60_000), 1 => Just(2_000_000)].prop_map(Step::PassTime),
+    ];
+    prop::collection::vec(step, 1..200)
+}
+
+pub(super) struct PoolModel {
+    pub(super) state: PoolState<FakeServer, Caller>,
+    pub(super) now: Instant,
+    pub(super) callers: Vec<Caller>,
+    granted: Rc<RefCell<Vec<u64>>>,
+    pub(super) leases: Vec<u64>,
+    pub(super) opening: Vec<u64>,
+    maintained: Vec<(u64, Maintenance)>,
+    pub(super) retiring: Vec<u64>,
+}
+
+fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
+    (!from.is_empty()).then(|| from.swap_remove(which % from.len()))
+}
+
+impl PoolModel {
+    pub(super) fn new(config: PoolConfig) -> Self {
+        Self {
+            state: PoolState::new("rules", config, FakeServer::new(ms(0))),
+            now: Instant::now(),
+            callers: Vec::new(),
+            granted: Rc::default(),
+            leases: Vec::new(),
+            opening: Vec::new(),
+            maintained: Vec::new(),
+            retiring: Vec::new(),
+        }
+    }
+
+    pub(super) fn apply_effects(&mut self) {
+        self.leases.append(&mut self.granted.borrow_mut());
+        for effect in self.state.take_effects() {
+            match effect {
+                Effect::Open { id } => self.opening.push(id),
+                Effect::Maintain { id, task, .. } => self.maintained.push((id, task)),
+                Effect::Retire { id, .. } => self.retiring.push(id),
+            }
+        }
+    }
+
+    pub(super) fn connect_ended(&mut self, id: u64, ok: bool) {
+        let error = || ConnectError::new(ConnectErrorKind::Unreachable, "away");
+        let result = if ok {
+            Ok(FakeConnection::default())
+        } else {
+            Err(error())
+        };
+        self.state.opened(self.now, id, result);
+    }
+
+    pub(super) fn step(&mut self, step: &Step) {
+        let now = self.now;
+        match *step {
+            Step::CheckOut(mode, within) => {
+                let caller = Caller {
+                    granted: Rc::clone(&self.granted),
+                    ..Caller::default()
+                };
+                self.callers.push(caller.clone());
+                let waiter = Waiter {
+                    reply: caller,
+                    holder: Location::caller(),
+                    since: now,
+                    deadline: now + ms(within),
+                };
+                self.state.check_out(mode, waiter);
+            }
+            Step::GiveUp(which) => {
+                if let Some(caller) = pick(&mut self.callers, which)
+                    && caller.give_up()
+                {
+                    self.state.serve_waiters(now);
+                }
+            }
+            Step::EndLease(which, how) => {
+                let how = [Condition::Clean, Condition::Dirty, Condition::Broken][usize::from(how)];
+                if let Some(lease) = pick(&mut self.leases, which) {
+                    let connection = self.state.leases[&lease].connection;
+                    if let Some(pooled) = self.state.connections.get(&connection) {
+                        pooled.connection.is_blocked.store(false, SeqCst);
+                    }
+                    self.state.lease_ended(now, lease, how);
+                }
+            }
+            Step::EndConnect(which, ok) => {
+                if let Some(id) = pick(&mut self.opening, which) {
+                    self.connect_ended(id, ok);
+                }
+            }
+            Step::EndMaintenance(which, ok) => {
+                if let Some((id, task)) = pick(&mut self.maintained, which) {
+                    self.state.maintained(now, id, task, ok);
+                }
+            }
+            Step::EndRetirement(which) => {
+                if let Some(id) = pick(&mut self.retiring, which) {
+                    self.state.retired(now, id);
+                }
+            }
+            Step::ShedIdle(bytes) => {
+                self.state.shed_idle(bytes * MB);
+            }
+            Step::PassTime(millis) => self.pass(ms(millis)),
+            Step::Block(which) => {
+                let states = self.state.connections.values();
+                let shared: Vec<_> = states
+                    .filter(|pooled| matches!(pooled.state, ConnectionState::Shared { .. }))
+                    .collect();
+                if let Some(pooled) = shared.get(which % shared.len().max(1)) {
+                    pooled.connection.is_blocked.store(true, SeqCst);
+                }
+                // A driver says so long after the request has become slow.
+                self.pass(self.state.short_wait());
+            }
+            Step::Lose(which) => {
+                let open: Vec<u64> = self.state.connections.keys().copied().collect();
+                if let Some(id) = open.get(which % open.len().max(1)) {
+                    let lost = &self.state.connections[id].connection;
+                    lost.is_closed.store(true, SeqCst);
+                    let leases = &self.state.leases;
+                    let on_it = |lease: &u64| leases[lease].connection == *id;
+                    if let Some(at) = self.leases.iter().position(on_it) {
+                        let lease = self.leases.swap_remove(at);
+                        self.state.lease_ended(now, lease, Condition::Broken);
+                    }
+                }
+            }
+        }
+        self.apply_effects();
+    }
+
+    /// Passes time, with each tick that the state asks for.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut ticks = 0;
+        while let Some(at) = self.state.next_tick(self.now)
+            && at <= end
+            && ticks < 1_000
+        {
+            assert!(
+                at >= self.now || ticks < 10,
+                "tick after tick while no time passes"
+            );
+            self.now = self.now.max(at);
+            self.state.tick(self.now);
+            self.apply_effects();
+            ticks += 1;
+        }
+        self.now = end;
+    }
+
+    pub(super) fn assert_rules(&self) {
+        let state = &self.state;
+        let max = state.config.connections_max as usize;
+        // The server has the open connections, perhaps those being opened, and those that it has
+        // not let go of.
+        let at_server = state.connections.len() + self.opening.len() + self.retiring.len();
+        assert!(at_server <= max, "more than the maximum");
+        let states = || state.connections.values().map(|pooled| pooled.state);
+        let idle = states().filter(|state| matches!(state, ConnectionState::Idle { .. }));
+        assert_eq!(idle.count(), state.idle.len());
+        // Each lease is on a connection, and an exclusive lease is alone on it.
+        assert_eq!(state.leases.len(), self.leases.len());
+        let depth = 1..=state.config.shared_depth;
+        assert!(self.users().all(|users| depth.contains(&users)));
+        let shared = self.users().sum::<u32>() as usize;
+        let exclusive = states().filter(|state| *state == ConnectionState::Exclusive);
+        assert_eq!(shared + exclusive.count(), self.leases.len());
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            assert!(
+                !self.could_serve(mode),
+                "a waiter for {mode:?} use waits for nothing: {:?}",
+                states().collect::<Vec<_>>()
+            );
+        }
+        // While waiters need more connections than are expected, and more are allowed, the pool looks
+        // again soon.
+        let now = self.now;
+        if state.demand(now) > state.expected_soon(now) && state.total() < max {
+            assert!(state.next_tick(now).is_some(), "nobody opens a connection");
+        }
+    }
+
+    /// The number of users of each shared connection.
+    pub(super) fn users(&self) -> impl Iterator<Item = u32> {
+        let states = self.state.connections.values().map(|pooled| pooled.state);
+        states.filter_map(|state| match state {
+            ConnectionState::Shared { in_flight, .. } => Some(in_flight),
+            _ => None,
+        })
+    }
+
+    /// Whether a connection could serve the first waiter for `mode`, by what the module says of its
+    /// rules.
+    fn could_serve(&self, mode: Mode) -> bool {
+        let (state, now) = (&self.state, self.now);
+        let Some((number, since)) = state.queue.first_waiting(mode) else {
+            return false;
+        };
+        let exclusive = state.queue.first_waiting(Mode::Exclusive);
+        let is_first = exclusive.is_none_or(|(first, _)| number <= first);
+        let connections = || state.connections.values();
+        let is_usable = |pooled: &&PooledConnection<FakeConnection>| {
+            pooled.expires_at > now && !pooled.connection.is_closed.load(SeqCst)
+        };
+        let fresh = connections()
+            .filter(is_usable)
+            .any(|pooled| match pooled.state {
+                ConnectionState::Idle { since } => now - since <= state.config.check_after_idle,
+                _ => false,
+            });
+        if mode == Mode::Exclusive {
+            return fresh;
+        }
+        let short = state.short_wait();
+        let in_shared_use = connections().filter_map(|pooled| match pooled.state {
+            ConnectionState::Shared {
+                in_flight,
+                progress_at,
+                broken,
+            } => Some((pooled, in_flight, now - progress_at, broken)),
+            _ => None,
+        });
+        let in_shared_use: Vec<_> = in_shared_use.collect();
+        let moving: Vec<_> = in_shared_use
+            .iter()
+            .filter(|(pooled, _, age, broken)| {
+                let is_blocked = pooled.connection.is_blocked.load(SeqCst);
+                !broken && !is_blocked && is_usable(pooled) && *age < short
+            })
+            .collect();
+        let quick = |pooled: &PooledConnection<_>, users: u32, age: Duration| {
+            let pace = pooled.pace.known();
+            pace.is_some_and(|pace| pace * users + age < short)
+        };
+        let shared_max = state.config.shared_max as usize;
+        let pipelines = moving.iter().filter(|(_, users, ..)| *users > 1);
+        let may_join = moving.iter().any(|(pooled, users, age, _)| {
+            let has_room = *users < state.config.shared_depth;
+            let is_pipeline = *users > 1 || pipelines.clone().count() < shared_max;
+            has_room && is_pipeline && quick(pooled, *users, *age)
+        });
+        let all_shared = in_shared_use.len() == state.config.connections_max as usize;
+        if may_join && (is_first || !all_shared) {
+            return true;
+        }
+        let max = state.config.connections_max.saturating_sub(1).max(1) as usize;
+        let leaves_one = in_shared_use.len() < max || moving.is_empty();
+        let quick = pipelines.filter(|(pooled, users, age, _)| quick(pooled, *users, *age));
+        let is_patient = quick.count() >= shared_max && now - since < short;
+        fresh && is_first && leaves_one && !is_patient
+    }
+}
