@@ -128,18 +128,12 @@ async fn send<T: FromRedisValue>(
     deadline: Instant,
 ) -> Result<T, Error> {
     let mut transport = connection.transport();
-    match timeout_at(deadline, asked.send(&mut transport)).await {
-        Ok(Ok(value)) => {
-            connection.record_answer();
-            T::from_redis_value(value).map_err(|_| Error::Type)
-        }
-        Ok(Err(error)) => {
-            connection.record_error(&error);
-            Err(Error::of(&error, asked.request(transport.is_cluster())))
-        }
-        Err(_) => {
-            connection.record_timeout();
-            Err(Error::Deadline)
-        }
+    let waiting = connection.begin();
+    let answer = timeout_at(deadline, asked.send(&mut transport)).await;
+    let answer = answer.map_err(|_| Error::Deadline)?;
+    waiting.end(&answer);
+    match answer {
+        Ok(value) => T::from_redis_value(value).map_err(|_| Error::Type),
+        Err(error) => Err(Error::of(&error, asked.request(transport.is_cluster()))),
     }
 }

@@ -1,22 +1,26 @@
 //! One connection, and whether it is still usable.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
+use deadpool_redis::redis::aio::ConnectionLike;
 use deadpool_redis::redis::cluster_async::ClusterConnection;
-use deadpool_redis::redis::{
-    Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, ServerErrorKind, Value,
-};
+use deadpool_redis::redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use tokio::time::Instant;
 
-/// The number of calls in a row without an answer after which a connection counts as dead. The server
-/// may be gone without having closed it.
-const TIMEOUTS_MAX: u32 = 3;
+use super::departures::{Departures, is_of_wrong_server};
+use super::liveness::Watched;
+
+/// A client of a cluster from which no answer has come for so long, while calls failed, is replaced: all
+/// of its nodes may be gone. The driver replaces single nodes by itself.
+const CLUSTER_SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// The driver's connection to one server or to a cluster. Clones share the connection.
 #[derive(Clone)]
 pub(super) enum Transport {
-    One(MultiplexedConnection),
+    One(Watched),
     Cluster(ClusterConnection),
 }
 
@@ -70,17 +74,23 @@ impl ConnectionLike for Transport {
 /// A connection to Redis in a pool.
 pub struct RedisConnection {
     transport: Transport,
-    dead: Arc<AtomicBool>,
-    timeouts: AtomicU32,
+    departures: Arc<Departures>,
+    /// The number of departures when the connect began.
+    seen: u64,
+    /// Of a cluster: whether it is to be replaced, and when the last answer came.
+    cluster_dead: AtomicBool,
+    answered_at: Mutex<Instant>,
 }
 
 impl RedisConnection {
-    /// `dead` becomes true when the driver sees the connection end.
-    pub(super) fn new(transport: Transport, dead: Arc<AtomicBool>) -> Self {
+    /// `seen` is the number of `departures` when the connect began.
+    pub(super) fn new(transport: Transport, departures: Arc<Departures>, seen: u64) -> Self {
         Self {
             transport,
-            dead,
-            timeouts: AtomicU32::new(0),
+            departures,
+            seen,
+            cluster_dead: AtomicBool::new(false),
+            answered_at: Mutex::new(Instant::now()),
         }
     }
 
@@ -89,34 +99,71 @@ impl RedisConnection {
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Acquire)
-    }
-
-    /// Records an answer.
-    pub(super) fn record_answer(&self) {
-        self.timeouts.store(0, Ordering::Relaxed);
-    }
-
-    /// Records a call whose deadline passed without an answer.
-    pub(super) fn record_timeout(&self) {
-        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
-            self.dead.store(true, Ordering::Release);
+        match &self.transport {
+            Transport::One(watched) => {
+                watched.liveness().is_dead() || self.departures.count() != self.seen
+            }
+            Transport::Cluster(_) => self.cluster_dead.load(Ordering::Acquire),
         }
     }
 
-    /// Records an error. Some errors make the connection unusable.
-    pub(super) fn record_error(&self, error: &RedisError) {
-        let demoted = matches!(
-            error.kind(),
-            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
-        );
-        if !(error.is_unrecoverable_error() || error.is_connection_dropped() || demoted) {
-            return self.record_answer();
+    /// A request that begins. Drop it if its caller leaves before the answer.
+    pub(super) fn begin(&self) -> Waiting<'_> {
+        Waiting {
+            connection: self,
+            is_answered: false,
         }
-        match self.transport {
-            Transport::One(_) => self.dead.store(true, Ordering::Release),
-            // The driver reconnects to a single node by itself. All nodes may be gone, however.
-            Transport::Cluster(_) => self.record_timeout(),
+    }
+
+    fn record_error(&self, error: &RedisError) {
+        let Transport::One(watched) = &self.transport else {
+            return;
+        };
+        if error.is_unrecoverable_error() || error.is_connection_dropped() {
+            watched.liveness().die();
+        } else if is_of_wrong_server(error) {
+            self.departures.leave(self.seen);
         }
+    }
+
+    /// Records of a cluster whether a request was answered. A connection to one server is watched.
+    fn record_cluster(&self, is_answered: bool) {
+        if !matches!(self.transport, Transport::Cluster(_)) {
+            return;
+        }
+        let mut at = self
+            .answered_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if is_answered {
+            *at = Instant::now();
+        } else if at.elapsed() >= CLUSTER_SILENCE_MAX {
+            self.cluster_dead.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// A request that waits for its answer.
+pub(super) struct Waiting<'a> {
+    connection: &'a RedisConnection,
+    is_answered: bool,
+}
+
+impl Waiting<'_> {
+    /// Records the answer or the failure.
+    pub(super) fn end(mut self, answer: &RedisResult<Value>) {
+        if let Err(error) = answer {
+            self.connection.record_error(error);
+        }
+        self.is_answered = match answer {
+            Ok(_) => true,
+            Err(error) => error.code().is_some(),
+        };
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.connection.record_cluster(self.is_answered);
     }
 }

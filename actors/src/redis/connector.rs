@@ -1,54 +1,59 @@
 //! How the pool opens and checks connections.
 //!
-//! Each connect makes the driver's manager again, so that it finds the server and resolves names again.
+//! Each connect makes the driver's client again, so that it finds the server and resolves names again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use deadpool::managed::Manager as _;
-use deadpool_redis::Manager;
-use deadpool_redis::redis::aio::SendError;
-use deadpool_redis::redis::{AsyncConnectionConfig, PushInfo, PushKind, pipe};
+use deadpool_redis::redis::aio::{ConnectionLike, SendError};
+use deadpool_redis::redis::{
+    AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, RedisResult,
+    ServerErrorKind, Value, pipe,
+};
 
 use super::connect_error::connect_error;
 use super::connection::{RedisConnection, Transport};
-use super::server::Server;
+use super::departures::Departures;
+use super::liveness::{Liveness, RoleWatch, Watched};
+use super::server::{Server, Topology};
 use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind};
 
 /// Resident bytes of one connection: the client structure of a private server, and this process's
 /// buffers.
 const BYTES_PER_CONNECTION: u64 = 64 * 1024;
 
+/// How often a connection asks whether its server is still the master that the sentinels named.
+const ROLE_EVERY: Duration = Duration::from_secs(10);
+
 /// Opens connections to a [`Server`].
 pub struct Connector {
     pub(super) server: Server,
+    /// The name of the connections, as `CLIENT LIST` shows it.
+    name: String,
+    departures: Arc<Departures>,
+    pub(super) role_every: Duration,
 }
 
 impl Connector {
-    /// A connector to `server`.
-    pub fn new(server: Server) -> Self {
-        Self { server }
-    }
-}
-
-impl Connect for Connector {
-    type Connection = RedisConnection;
-
-    async fn connect(&self) -> Result<RedisConnection, ConnectError> {
-        if let Some(client) = self.server.cluster_client().await? {
-            let connection = client.get_async_connection().await;
-            let connection =
-                connection.map_err(|error| connect_error(&error).at(&self.server.description()))?;
-            let transport = Transport::Cluster(connection);
-            return Ok(RedisConnection::new(transport, Arc::default()));
+    /// A connector to `server`. Its connections get the name `headroom:` with `user`, which has no
+    /// spaces. The driver opens those to the nodes of a cluster, without a name.
+    pub fn new(server: Server, user: &str) -> Self {
+        Self {
+            server,
+            name: format!("headroom:{user}"),
+            departures: Arc::default(),
+            role_every: ROLE_EVERY,
         }
+    }
+
+    async fn connect_to_one(&self, seen: u64) -> Result<Watched, ConnectError> {
         let info = self.server.connection_info(0).await?;
         let address = info.addr().to_string();
-        let dead = Arc::new(AtomicBool::new(false));
-        let is_dead = Arc::clone(&dead);
+        let liveness = Arc::new(Liveness::default());
+        let lost = Arc::clone(&liveness);
         let on_push = move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
-                is_dead.store(true, Ordering::Release);
+                lost.die();
             }
             Ok::<(), SendError>(())
         };
@@ -58,27 +63,51 @@ impl Connect for Connector {
             .set_response_timeout(None)
             .set_push_sender(on_push);
         let failed = |error| connect_error(&error).at(&address);
-        let manager = Manager::new_with_config(info, config).map_err(failed)?;
-        let connection = manager.create().await.map_err(failed)?;
-        Ok(RedisConnection::new(Transport::One(connection), dead))
+        let client = Client::open(info).map_err(failed)?;
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let mut connection = connection.await.map_err(failed)?;
+        greet(&mut connection, &self.name).await.map_err(failed)?;
+        let is_found_by_sentinels = matches!(self.server.topology, Topology::Sentinels { .. });
+        let departures = Arc::clone(&self.departures);
+        let role = is_found_by_sentinels.then(|| RoleWatch {
+            every: self.role_every,
+            on_replica: Box::new(move || departures.leave(seen)),
+        });
+        Ok(Watched::new(connection, liveness, role))
+    }
+}
+
+impl Connect for Connector {
+    type Connection = RedisConnection;
+
+    async fn connect(&self) -> Result<RedisConnection, ConnectError> {
+        let seen = self.departures.count();
+        let transport = match self.server.cluster_client().await? {
+            Some(client) => {
+                let connection = client.get_async_connection().await;
+                let connection = connection
+                    .map_err(|error| connect_error(&error).at(&self.server.description()))?;
+                Transport::Cluster(connection)
+            }
+            None => Transport::One(self.connect_to_one(seen).await?),
+        };
+        Ok(RedisConnection::new(
+            transport,
+            Arc::clone(&self.departures),
+            seen,
+        ))
     }
 
     async fn check(&self, connection: &RedisConnection) -> Result<(), ConnectError> {
-        // If a `MULTI` is open, the answers differ, and the pool closes the connection.
-        let mut ping = pipe();
-        ping.cmd("UNWATCH").ignore().cmd("PING");
-        let mut transport = connection.transport();
-        let answer = ping.query_async::<(String,)>(&mut transport).await;
-        let (answer,) = answer.map_err(|error| connect_error(&error))?;
-        if answer == "PONG" {
-            return Ok(());
+        match ping(connection).await {
+            // The user may not use `PING`. The server has answered.
+            Err(error) if is_denied(&error) => Ok(()),
+            answer => judge(answer),
         }
-        let message = "redis sent an unexpected answer to PING";
-        Err(ConnectError::new(ConnectErrorKind::Protocol, message))
     }
 
     async fn clean(&self, connection: &RedisConnection) -> Result<(), ConnectError> {
-        self.check(connection).await
+        judge(ping(connection).await)
     }
 
     fn is_closed(&self, connection: &RedisConnection) -> bool {
@@ -88,4 +117,43 @@ impl Connect for Connector {
     fn bytes_per_connection(&self) -> u64 {
         BYTES_PER_CONNECTION
     }
+}
+
+/// Names a new connection, and checks that its server takes commands: one that still reads its data, or
+/// a replica without a master, does not. A user that may do neither is no reason to refuse.
+pub(super) async fn greet(
+    connection: &mut (impl ConnectionLike + Send),
+    name: &str,
+) -> RedisResult<()> {
+    let mut greeting = pipe();
+    greeting.ignore_errors();
+    greeting.cmd("CLIENT").arg("SETNAME").arg(name).ignore();
+    greeting.cmd("PING");
+    let answers: Vec<RedisResult<Value>> = greeting.query_async(connection).await?;
+    match answers.into_iter().next() {
+        Some(Err(error)) if !is_denied(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_denied(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+}
+
+/// The answer to `PING`. If a `MULTI` is open, it differs, and the pool closes the connection.
+async fn ping(connection: &RedisConnection) -> RedisResult<String> {
+    let mut ping = pipe();
+    ping.cmd("UNWATCH").ignore().cmd("PING");
+    let mut transport = connection.transport();
+    let (answer,) = ping.query_async::<(String,)>(&mut transport).await?;
+    Ok(answer)
+}
+
+fn judge(answer: RedisResult<String>) -> Result<(), ConnectError> {
+    let answer = answer.map_err(|error| connect_error(&error))?;
+    if answer == "PONG" {
+        return Ok(());
+    }
+    let message = "redis sent an unexpected answer to PING";
+    Err(ConnectError::new(ConnectErrorKind::Protocol, message))
 }

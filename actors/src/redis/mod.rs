@@ -9,8 +9,9 @@
 //!   ([`Error::done`]), so that a caller knows whether a repeat is safe. **The cache fails open**: [`Cache`] counts every failure as a miss.
 //! - Single commands of many callers share few connections. Commands that need a connection of their own
 //!   are not supported: `WATCH`, `SUBSCRIBE` and commands that block. Transactions are atomic pipelines.
-//! - The pool does not give out a connection that is known to be lost, or whose server has become a
-//!   replica.
+//! - The pool does not give out a connection that is known to be lost. A link that goes silent is noticed
+//!   within seconds, whatever the deadlines of the callers are. When a server becomes a replica, all
+//!   connections leave it.
 //! - **Subscriptions** ([`Subscriber`]) receive everything published after they were made. They survive a
 //!   lost connection: the subscriber reconnects, subscribes again, and marks in each subscription that
 //!   messages may be missing. A topic that the server forbids ends alone.
@@ -22,7 +23,9 @@ mod commands;
 mod connect_error;
 mod connection;
 mod connector;
+mod departures;
 mod error;
+mod liveness;
 mod metrics;
 mod private_server;
 mod pubsub;
@@ -34,6 +37,7 @@ mod subscriber;
 mod subscriber_calls;
 mod subscriber_connection;
 mod subscriptions;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod topic_states;

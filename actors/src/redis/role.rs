@@ -52,7 +52,7 @@ pub fn pool(
     pressure: Option<PressureReader>,
 ) -> (Handle<Pool<Connector>>, ChildSpec) {
     let handle = Pool::handle(role.name(), &config);
-    let connector = Arc::new(Connector::new(server));
+    let connector = Arc::new(Connector::new(server, role.name()));
     let child = Pool::child(&handle, config, connector, pressure);
     (handle, child)
 }

@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::connect_error::connect_error;
+use super::tcp;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::regular_file;
@@ -119,6 +120,7 @@ impl Server {
             let nodes: RedisResult<Vec<_>> = nodes.collect();
             let client = ClusterClient::builder(nodes?)
                 .use_protocol(ProtocolVersion::RESP3)
+                .tcp_settings(tcp::settings())
                 .retries(CLUSTER_RETRIES)
                 .max_retry_wait(CLUSTER_RETRY_WAIT_MAX_MS)
                 .min_retry_wait(1);
@@ -159,7 +161,12 @@ impl Server {
         let info = info.map_err(|error| connect_error(&error).at(&self.description()))?;
         // With RESP3 the driver reports a lost connection at once, not only at its next use.
         let settings = info.redis_settings().clone();
-        Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
+        let settings = settings
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_lib_name("headroom", env!("CARGO_PKG_VERSION"));
+        Ok(info
+            .set_redis_settings(settings)
+            .set_tcp_settings(tcp::settings()))
     }
 
     /// Hosts and ports, for messages.
@@ -295,7 +302,9 @@ async fn find_master(
 ) -> RedisResult<ConnectionInfo> {
     let sentinels = sentinels.iter().map(|node| address(node, options.tls));
     let mut client = SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)?
-        .set_client_to_redis_db(options.database.into());
+        .set_client_to_redis_db(options.database.into())
+        .set_client_to_redis_tcp_settings(tcp::settings())
+        .set_client_to_sentinel_tcp_settings(tcp::settings());
     if let Some(username) = &credentials.username {
         client = client.set_client_to_sentinel_username(username);
     }
@@ -323,6 +332,18 @@ async fn find_master(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_silent_peer_is_noticed_by_the_kernel_and_nothing_is_held_back() {
+        let url = ServerUrl::Configured("redis://127.0.0.1:1".to_owned());
+        let server = Server::from(Topology::One(url));
+        let info = server.connection_info(0).await.unwrap();
+        let settings = info.tcp_settings();
+        assert!(settings.nodelay());
+        assert!(settings.keepalive().is_some());
+        let most = std::time::Duration::from_secs(60);
+        assert!(settings.user_timeout().is_some_and(|time| time < most));
+    }
 
     #[test]
     fn unusable_urls_are_refused_by_their_form() {

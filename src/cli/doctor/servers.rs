@@ -44,7 +44,7 @@ pub(super) async fn servers(settings: Settings) -> Vec<Check> {
         ("redis.pubsub", &settings.redis.pubsub),
     ] {
         if let Some(server) = pools::redis::configured(role) {
-            let connector = redis::Connector::new(server);
+            let connector = redis::Connector::new(server, "doctor");
             trials.push((name, role.pool.connect_timeout, try_redis(connector)));
         }
     }

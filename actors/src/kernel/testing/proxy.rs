@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
@@ -53,6 +53,7 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     settings: watch::Sender<Settings>,
     accepted: Arc<AtomicU64>,
+    target: Arc<Mutex<Target>>,
     _acceptor: JoinSet<()>,
 }
 
@@ -69,7 +70,7 @@ struct Settings {
 impl Proxy {
     /// Starts a proxy to `target` without faults.
     pub(crate) async fn start(target: impl Into<Target>) -> Self {
-        let target = target.into();
+        let target = Arc::new(Mutex::new(target.into()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (settings, receiver) = watch::channel(Settings {
@@ -79,13 +80,16 @@ impl Proxy {
         });
         let accepted = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&accepted);
+        let current = Arc::clone(&target);
         let mut acceptor = JoinSet::new();
         acceptor.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Relaxed);
                 let fault = CurrentFault::new(receiver.clone());
+                let target = current.lock().unwrap_or_else(PoisonError::into_inner);
                 connections.spawn(forward(client, target.clone(), fault));
+                drop(target);
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -93,6 +97,7 @@ impl Proxy {
             address,
             settings,
             accepted,
+            target,
             _acceptor: acceptor,
         }
     }
@@ -100,6 +105,11 @@ impl Proxy {
     /// The address to connect to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Sends the connections to come to `target`.
+    pub(crate) fn set_target(&self, target: impl Into<Target>) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target.into();
     }
 
     /// How many connections the proxy has accepted.

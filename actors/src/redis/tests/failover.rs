@@ -1,15 +1,22 @@
 //! Failover by sentinels.
 
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use deadpool_redis::redis::Client;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Redis, cmd, pipe};
-use super::network::{SentinelSetup, at_sentinels, eventually};
-use super::server::{RunningPool, SECOND};
+use super::super::{Error, Redis, cmd, pipe, pool_config};
+use super::faults::server_behind;
+use super::network::{Instance, SentinelSetup, at_sentinels, eventually, free_port};
+use super::server::{RealServer, RunningPool, SECOND};
+use crate::kernel::pool::PoolConfig;
 use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::proxy::Proxy;
+use crate::redis::liveness::{Liveness, RoleWatch, Watched};
 
 /// Writes a number and waits until `replicas` have it. Returns how many have it. `WAIT` blocks the whole
 /// connection, so 0 is passed while the server has no replica.
@@ -143,5 +150,145 @@ fn a_primary_that_became_a_replica_is_left_and_dead_sentinels_are_skipped() {
         );
         assert_eq!(watched.replica.ask(&["GET", "key"]), "new");
         running.close().await;
+    });
+}
+
+/// Reads a key over several connections at once.
+async fn read_widely(redis: &Redis) -> Vec<Result<Option<String>, Error>> {
+    let reads = (0..16).map(async |_| {
+        let mut get = cmd("GET");
+        redis
+            .command::<Option<String>>(get.arg("key"), SECOND)
+            .await
+    });
+    join_all(reads).await
+}
+
+/// Nothing closes the connections to the demoted server, and it answers reads from its old data.
+#[test]
+fn atomic_pipelines_and_reads_leave_a_demoted_master() {
+    TestSystem::real_time(|system| async move {
+        let old = Instance::start(&[]).await;
+        let port = old.port().to_string();
+        let new = Instance::start(&["--replicaof", "127.0.0.1", &port]).await;
+        new.until(&["INFO", "replication"], "master_link_status:up")
+            .await;
+        let proxy = Proxy::start(old.address()).await;
+        let config = PoolConfig {
+            connections_min: 4,
+            connections_max: 5,
+            shared_max: 4,
+            shared_depth: 2,
+            ..pool_config()
+        };
+        let running = RunningPool::at_with(&system, server_behind(&proxy), config).await;
+        running.until_up().await;
+        eventually("several connections", async || {
+            read_widely(&running.redis).await;
+            running.redis.status(SECOND).await.unwrap().size > 2
+        })
+        .await;
+        assert_eq!(new.ask(&["REPLICAOF", "NO", "ONE"]), "OK");
+        proxy.set_target(new.address());
+        let nowhere = free_port().to_string();
+        assert_eq!(old.ask(&["REPLICAOF", "127.0.0.1", &nowhere]), "OK");
+        let demoted = Instant::now();
+        eventually("a transaction", async || {
+            let mut both = pipe();
+            both.atomic().cmd("SET").arg("key").arg("new").ignore();
+            both.cmd("GET").arg("key");
+            match running.redis.pipeline::<(String,)>(&both, SECOND).await {
+                Ok(_) => true,
+                Err(error) => {
+                    assert!(error.is_undone(), "{error:?}");
+                    false
+                }
+            }
+        })
+        .await;
+        println!("transactions run again after {:?}", demoted.elapsed());
+        for value in read_widely(&running.redis).await {
+            assert_eq!(value.unwrap().as_deref(), Some("new"));
+        }
+        running.close().await;
+    });
+}
+
+#[test]
+fn a_server_that_reads_its_data_gets_no_connections_until_it_is_ready() {
+    TestSystem::real_time(|system| async move {
+        let mut server = RealServer::start(&["--appendonly", "yes"]);
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
+        let mut keys = pipe();
+        for key in 0..3000 {
+            keys.cmd("SET").arg(key).arg("value").ignore();
+        }
+        let redis = &running.redis;
+        redis.pipeline::<()>(&keys, 20 * SECOND).await.unwrap();
+        server.kill();
+        eventually("that the end of the server is noticed", async || {
+            let answer = redis.command::<String>(&cmd("PING"), SECOND / 5).await;
+            matches!(answer, Err(Error::Checkout(_)))
+        })
+        .await;
+        // A millisecond for each key.
+        server.run_with(&[
+            "--key-load-delay",
+            "1000",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ]);
+        let mut refusals = Vec::new();
+        eventually("an answer", async || {
+            match redis.command::<String>(&cmd("PING"), SECOND / 5).await {
+                Ok(_) => return true,
+                Err(error) => {
+                    assert!(matches!(error, Error::Checkout(_)), "{error:?}");
+                    refusals.push(error.to_string());
+                }
+            }
+            false
+        })
+        .await;
+        let is_told = |text: &String| text.contains("redis is not ready yet");
+        assert!(refusals.iter().any(is_told), "{refusals:?}");
+        let status = redis.status(SECOND).await.unwrap();
+        println!(
+            "{} refused, {} failed connects",
+            refusals.len(),
+            status.failed
+        );
+        assert!(status.failed < 60, "{status:?}");
+        running.close().await;
+    });
+}
+
+/// A server that a sentinel named and that is only read from.
+#[test]
+fn a_demotion_is_noticed_without_a_write() {
+    TestSystem::real_time(|_| async move {
+        let server = Instance::start(&[]).await;
+        let client = Client::open(server.url()).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        let demoted = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&demoted);
+        let role = RoleWatch {
+            every: SECOND / 20,
+            on_replica: Box::new(move || told.store(true, Ordering::Release)),
+        };
+        let liveness = Arc::new(Liveness::default());
+        let _watched = Watched::new(connection, Arc::clone(&liveness), Some(role));
+        server
+            .until(&["INFO", "commandstats"], "cmdstat_role")
+            .await;
+        assert!(!demoted.load(Ordering::Acquire), "it is a master");
+        let nowhere = free_port().to_string();
+        assert_eq!(server.ask(&["REPLICAOF", "127.0.0.1", &nowhere]), "OK");
+        eventually("that it is a replica", async || {
+            demoted.load(Ordering::Acquire)
+        })
+        .await;
+        assert!(!liveness.is_dead());
     });
 }

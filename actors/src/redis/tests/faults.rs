@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{Error, Redis, Server, Topology, cmd, pool_config};
 use super::network::{Instance, eventually};
@@ -107,6 +107,70 @@ fn no_network_fault_gives_a_caller_the_answer_of_another() {
             "{answered} answered, {failed} not"
         );
         assert_eq!(running.pool.in_flight(), 0);
+        running.close().await;
+    });
+}
+
+/// The link goes silent: nothing closes it, and new connections work. The callers leave long before
+/// the deadlines of their commands.
+async fn is_answered_over_another_connection(system: &TestSystem, proxy: &Proxy, server: Server) {
+    let config = PoolConfig {
+        connect_timeout: SECOND,
+        ..pool_config()
+    };
+    let running = RunningPool::at_with(system, server, config).await;
+    running.until_up().await;
+    let get = || {
+        let mut get = cmd("GET");
+        get.arg("key");
+        get
+    };
+    proxy.set_faults(Fault::Blackhole, Fault::None);
+    let began = Instant::now();
+    eventually("an answer", async || {
+        let get = get();
+        let asked = running.redis.command::<Option<String>>(&get, 30 * SECOND);
+        let answer = timeout(Duration::from_millis(50), asked).await;
+        matches!(answer, Ok(Ok(_)))
+    })
+    .await;
+    println!("answered again after {:?}", began.elapsed());
+    running.close().await;
+}
+
+#[test]
+fn a_silent_link_is_replaced_although_callers_bring_their_own_time_outs() {
+    TestSystem::real_time(|system| async move {
+        let instance = Instance::start(&[]).await;
+        let proxy = Proxy::start(instance.address()).await;
+        let server = server_behind(&proxy);
+        is_answered_over_another_connection(&system, &proxy, server).await;
+    });
+}
+
+#[test]
+fn deadlines_shorter_than_the_way_open_no_connections() {
+    TestSystem::real_time(|system| async move {
+        let instance = Instance::start(&[]).await;
+        let proxy = Proxy::start(instance.address()).await;
+        let running = RunningPool::at(&system, server_behind(&proxy)).await;
+        running.until_up().await;
+        let slow = Fault::Delay(SECOND / 5);
+        proxy.set_faults(slow, slow);
+        let before = proxy.accepted();
+        let ping = cmd("PING");
+        let end = Instant::now() + 3 * SECOND;
+        let callers = (0..4).map(async |_| {
+            while Instant::now() < end {
+                let answer = running.redis.command::<String>(&ping, SECOND / 20);
+                assert!(answer.await.is_err());
+            }
+        });
+        join_all(callers).await;
+        let opened = proxy.accepted() - before;
+        assert!(opened <= 2, "{opened} opened");
+        let answer = running.redis.command::<String>(&ping, 20 * SECOND);
+        assert_eq!(answer.await.unwrap(), "PONG");
         running.close().await;
     });
 }

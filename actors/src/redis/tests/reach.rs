@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::super::{
     ConnectOptions, Credentials, Error, Node, Redis, Server, Topology, cmd, pool_config,
 };
-use super::network::{Instance, eventually};
+use super::network::{Instance, SentinelSetup, at_sentinels, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::{
     CheckoutError, ConnectError, ConnectErrorKind, PoolConfig, TimeoutCause,
@@ -271,6 +271,29 @@ fn too_many_connections_are_reported_and_waited_out() {
         drop(taken);
         let back = running.until_up().await;
         assert!(back < 2 * SECOND, "{back:?}");
+        running.close().await;
+    });
+}
+
+/// Waits until the server lists a client of this name.
+async fn is_listed(server: &Instance, name: &str) {
+    server
+        .until(&["CLIENT", "LIST"], &format!(" name={name} "))
+        .await;
+}
+
+#[test]
+fn connections_tell_the_server_whose_they_are() {
+    TestSystem::real_time(|system| async move {
+        let one = Instance::start(&[]).await;
+        let running = RunningPool::at(&system, at(one.url())).await;
+        running.until_up().await;
+        is_listed(&one, "headroom:redis-primary").await;
+        running.close().await;
+        let watched = SentinelSetup::start().await;
+        let running = RunningPool::at(&system, at_sentinels(watched.nodes())).await;
+        running.until_up().await;
+        is_listed(&watched.primary, "headroom:redis-primary").await;
         running.close().await;
     });
 }

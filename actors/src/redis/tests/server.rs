@@ -48,6 +48,12 @@ impl RealServer {
         self.process = Some(child::start(&mut command).expect("redis-server is installed"));
     }
 
+    /// Starts the server again with these arguments too.
+    pub(super) fn run_with(&mut self, arguments: &[&'static str]) {
+        self.arguments.extend(arguments);
+        self.run();
+    }
+
     pub(super) fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().unwrap();
         kill(Pid::from_raw(process.id().try_into().unwrap()), signal).unwrap();
