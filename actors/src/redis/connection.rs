@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::ConnectionLike;
-use deadpool_redis::redis::cluster_async::ClusterConnection;
 use deadpool_redis::redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::time::Instant;
 
+use super::cluster::Cluster;
 use super::departures::{Departures, is_of_wrong_server};
 use super::liveness::Watched;
 
@@ -21,7 +21,7 @@ const CLUSTER_SILENCE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) enum Transport {
     One(Watched),
-    Cluster(ClusterConnection),
+    Cluster(Cluster),
 }
 
 impl Transport {

@@ -11,6 +11,7 @@ use deadpool_redis::redis::{
     ServerErrorKind, Value, pipe,
 };
 
+use super::cluster::Cluster;
 use super::connect_error::connect_error;
 use super::connection::{RedisConnection, Transport};
 use super::departures::Departures;
@@ -36,7 +37,7 @@ pub struct Connector {
 
 impl Connector {
     /// A connector to `server`. Its connections get the name `headroom:` with `user`, which has no
-    /// spaces. The driver opens those to the nodes of a cluster, without a name.
+    /// spaces. Those to the nodes of a cluster are called `headroom:redis-cluster`.
     pub fn new(server: Server, user: &str) -> Self {
         Self {
             server,
@@ -84,10 +85,10 @@ impl Connect for Connector {
         let seen = self.departures.count();
         let transport = match self.server.cluster_client().await? {
             Some(client) => {
-                let connection = client.get_async_connection().await;
+                let connection = client.get_async_generic_connection().await;
                 let connection = connection
                     .map_err(|error| connect_error(&error).at(&self.server.description()))?;
-                Transport::Cluster(connection)
+                Transport::Cluster(Cluster::new(connection))
             }
             None => Transport::One(self.connect_to_one(seen).await?),
         };

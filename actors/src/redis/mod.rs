@@ -12,6 +12,7 @@
 //! - The pool does not give out a connection that is known to be lost. A link that goes silent is noticed
 //!   within seconds, whatever the deadlines of the callers are. When a server becomes a replica, all
 //!   connections leave it.
+//! - In a cluster, what may have been run is not sent again, except reads.
 //! - **Subscriptions** ([`Subscriber`]) receive everything published after they were made. They survive a
 //!   lost connection: the subscriber reconnects, subscribes again, and marks in each subscription that
 //!   messages may be missing. A topic that the server forbids ends alone.
@@ -19,6 +20,8 @@
 
 mod cache;
 mod client;
+mod cluster;
+mod cluster_node;
 mod commands;
 mod connect_error;
 mod connection;

@@ -26,11 +26,6 @@ const FORM: UrlForm = UrlForm {
     any_number_of_hosts: false,
 };
 
-/// How often the driver repeats a command whose node is unreachable or does not have the slot any more,
-/// and how long it waits before each repeat. The caller's deadline usually comes first.
-const CLUSTER_RETRIES: u32 = 6;
-const CLUSTER_RETRY_WAIT_MAX_MS: u64 = 200;
-
 /// Bytes of a file of authorities at most. Those of an operating system have some hundred KiB.
 const CA_FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -121,9 +116,8 @@ impl Server {
             let client = ClusterClient::builder(nodes?)
                 .use_protocol(ProtocolVersion::RESP3)
                 .tcp_settings(tcp::settings())
-                .retries(CLUSTER_RETRIES)
-                .max_retry_wait(CLUSTER_RETRY_WAIT_MAX_MS)
-                .min_retry_wait(1);
+                // What is sent again is decided in `cluster`.
+                .retries(0);
             match certificates {
                 Some(certificates) => client.certs(certificates).build(),
                 None => client.build(),

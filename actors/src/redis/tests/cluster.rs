@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::super::{Error, Redis, cmd};
-use super::network::{Instance, at_cluster, cluster, eventually};
+use super::super::{Cmd, Done, Error, Redis, cmd, pipe};
+use super::network::{Instance, at_cluster, cluster, cluster_behind_proxy, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::proxy::Fault;
 
 async fn set(redis: &Redis, key: &str) -> Result<(), Error> {
     redis.command(cmd("SET").arg(key).arg(key), SECOND).await
@@ -148,6 +149,114 @@ fn a_dead_node_costs_only_its_slots_and_is_found_again() {
         })
         .await;
         println!("its slots are back {:?} after it answered", began.elapsed());
+        running.close().await;
+    });
+}
+
+fn one(name: &str, key: &str) -> Cmd {
+    let mut command = cmd(name);
+    command.arg(key);
+    command
+}
+
+#[test]
+fn what_may_have_run_is_not_sent_again() {
+    TestSystem::real_time(|system| async move {
+        let (node, proxy, server) = cluster_behind_proxy().await;
+        let running = RunningPool::at(&system, server).await;
+        running.until_up().await;
+        let redis = &running.redis;
+        // The command reaches the server, its answer does not come back.
+        proxy.set_faults(Fault::Truncate(0), Fault::None);
+        let error = redis.command::<u64>(&one("INCR", "n"), 20 * SECOND).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::Lost), "{error:?}");
+        assert_eq!(error.done(), Done::Unknown);
+        assert_eq!(node.ask(&["GET", "n"]), "1");
+        running.until_up().await;
+        proxy.set_faults(Fault::Truncate(0), Fault::None);
+        let mut both = pipe();
+        both.atomic().add_command(one("INCR", "n"));
+        both.add_command(one("GET", "n"));
+        let error = redis.pipeline::<(u64, u64)>(&both, 20 * SECOND).await;
+        assert!(matches!(error, Err(Error::Lost)), "{error:?}");
+        assert_eq!(node.ask(&["GET", "n"]), "2");
+        // A read is sent again.
+        running.until_up().await;
+        proxy.set_faults(Fault::Truncate(0), Fault::None);
+        let value = redis.command::<u64>(&one("GET", "n"), 20 * SECOND).await;
+        assert_eq!(value.unwrap(), 2);
+        running.close().await;
+    });
+}
+
+/// A node that has the slot of `key`, and another one.
+fn owner_and_other<'a>(nodes: &'a [Instance], key: &str) -> (&'a Instance, &'a Instance) {
+    let owns = |node: &&Instance| node.ask(&["EXISTS", key]).parse::<u32>().is_ok();
+    let owner = nodes.iter().find(owns).unwrap();
+    let other = nodes.iter().find(|node| node.port() != owner.port());
+    (owner, other.unwrap())
+}
+
+#[test]
+fn pipelines_follow_a_slot_that_moves_and_nothing_is_done_twice() {
+    TestSystem::real_time(|system| async move {
+        let nodes = cluster().await;
+        let named = nodes.iter().map(Instance::node).collect();
+        let running = RunningPool::at(&system, at_cluster(named)).await;
+        running.until_up().await;
+        let redis = &running.redis;
+        let (stays, moves) = ("{slot}stays", "{slot}moves");
+        for key in [stays, moves] {
+            set(redis, key).await.unwrap();
+        }
+        let slot = slot(&nodes[0], stays);
+        let (from, to) = owner_and_other(&nodes, stays);
+        let (from_id, to_id) = (from.ask(&["CLUSTER", "MYID"]), to.ask(&["CLUSTER", "MYID"]));
+        assert_eq!(
+            to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]),
+            "OK"
+        );
+        assert_eq!(
+            from.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]),
+            "OK"
+        );
+        let port = to.port().to_string();
+        let migrate = |key| from.ask(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+        assert_eq!(migrate(moves), "OK");
+        // Keys that have gone are found where they are.
+        assert_eq!(get(redis, moves).await.unwrap(), moves);
+        let mut gone = pipe();
+        gone.add_command(one("GET", moves));
+        gone.cmd("APPEND").arg(moves).arg("!");
+        let (value, length): (String, usize) = redis.pipeline(&gone, 5 * SECOND).await.unwrap();
+        assert_eq!((value.as_str(), length), (moves, moves.len() + 1));
+        // One command is for a key that is here, the other for one that has gone.
+        let mut apart = pipe();
+        apart.cmd("APPEND").arg(stays).arg("!");
+        apart.add_command(one("GET", moves));
+        let error = redis.pipeline::<(usize, String)>(&apart, 5 * SECOND).await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(&error, Error::Server { code, at: Some(1), done: Done::Part } if code == "ASK"),
+            "{error:?}"
+        );
+        assert_eq!(from.ask(&["GET", stays]), format!("{stays}!"), "done once");
+        // The other key goes too, and then the slot.
+        assert_eq!(migrate(stays), "OK");
+        for node in [to, from] {
+            assert_eq!(
+                node.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]),
+                "OK"
+            );
+        }
+        let mut both = pipe();
+        both.atomic();
+        both.cmd("APPEND").arg(stays).arg("!");
+        both.add_command(one("GET", moves));
+        let (length, value): (usize, String) = redis.pipeline(&both, 5 * SECOND).await.unwrap();
+        assert_eq!(length, stays.len() + 2);
+        assert_eq!(value, format!("{moves}!"));
         running.close().await;
     });
 }

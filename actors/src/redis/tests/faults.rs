@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{Error, Redis, Server, Topology, cmd, pool_config};
-use super::network::{Instance, eventually};
+use super::network::{Instance, cluster_behind_proxy, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::PoolConfig;
 use crate::kernel::private_server::ServerUrl;
@@ -144,6 +144,14 @@ fn a_silent_link_is_replaced_although_callers_bring_their_own_time_outs() {
         let instance = Instance::start(&[]).await;
         let proxy = Proxy::start(instance.address()).await;
         let server = server_behind(&proxy);
+        is_answered_over_another_connection(&system, &proxy, server).await;
+    });
+}
+
+#[test]
+fn a_silent_link_to_a_node_of_a_cluster_is_replaced_too() {
+    TestSystem::real_time(|system| async move {
+        let (_node, proxy, server) = cluster_behind_proxy().await;
         is_answered_over_another_connection(&system, &proxy, server).await;
     });
 }

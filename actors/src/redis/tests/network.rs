@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::super::{ConnectOptions, Credentials, Node, Server, Topology};
+use crate::kernel::testing::proxy::Proxy;
 
 /// The longest start of a server.
 const START_WITHIN: Duration = Duration::from_secs(20);
@@ -248,6 +249,25 @@ pub(super) async fn cluster() -> Vec<Instance> {
         node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
     }
     nodes
+}
+
+/// A cluster of one node that is reached through a proxy, by its own word too.
+pub(super) async fn cluster_behind_proxy() -> (Instance, Proxy, Server) {
+    let nowhere: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+    let proxy = Proxy::start(nowhere).await;
+    let (bus, announced) = (free_port().to_string(), proxy.address().port().to_string());
+    let mut arguments = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
+    arguments.extend(["--cluster-announce-ip", "127.0.0.1"]);
+    arguments.extend(["--cluster-announce-port", &announced]);
+    let node = Instance::start(&arguments).await;
+    proxy.set_target(node.address());
+    assert_eq!(node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
+    node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+    let server = at_cluster(vec![Node {
+        host: "127.0.0.1".to_owned(),
+        port: proxy.address().port(),
+    }]);
+    (node, proxy, server)
 }
 
 /// Waits until `done` returns true.

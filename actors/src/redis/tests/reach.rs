@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::super::{
     ConnectOptions, Credentials, Error, Node, Redis, Server, Topology, cmd, pool_config,
 };
-use super::network::{Instance, SentinelSetup, at_sentinels, eventually};
+use super::network::{Instance, SentinelSetup, at_cluster, at_sentinels, cluster, eventually};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::{
     CheckoutError, ConnectError, ConnectErrorKind, PoolConfig, TimeoutCause,
@@ -294,6 +294,14 @@ fn connections_tell_the_server_whose_they_are() {
         let running = RunningPool::at(&system, at_sentinels(watched.nodes())).await;
         running.until_up().await;
         is_listed(&watched.primary, "headroom:redis-primary").await;
+        running.close().await;
+        let nodes = cluster().await;
+        let named = nodes.iter().map(Instance::node).collect();
+        let running = RunningPool::at(&system, at_cluster(named)).await;
+        running.until_up().await;
+        for node in &nodes {
+            is_listed(node, "headroom:redis-cluster").await;
+        }
         running.close().await;
     });
 }
