@@ -284,7 +284,7 @@ impl From<redis::Error> for Problem {
         use redis::Error as E;
         match &error {
             E::Checkout(checkout) => return Self::from(checkout.clone()),
-            E::Unsent(_) | E::Type => return Self::internal(&error),
+            E::Unsent(_) | E::Unsupported { .. } | E::Type => return Self::internal(&error),
             E::Deadline => Self::new(
                 DeadlineExceeded,
                 "redis did not answer within the deadline; the work may or may not have been done",

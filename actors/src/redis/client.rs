@@ -7,6 +7,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, Value};
 use tokio::time::{Instant, timeout_at};
 
+use super::commands::check_shared;
 use super::connection::{RedisConnection, Transport};
 use super::connector::Connector;
 use super::error::Error;
@@ -17,7 +18,7 @@ use crate::kernel::{AskError, Handle, deadline};
 /// A client of Redis. Clones are cheap and share the connections.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    pool: Handle<Pool<Connector>>,
+    pub(super) pool: Handle<Pool<Connector>>,
 }
 
 impl Redis {
@@ -26,8 +27,9 @@ impl Redis {
         Self { pool }
     }
 
-    /// Sends `command` and waits at most `within` for the answer. It must neither block nor change the
-    /// connection's state.
+    /// Sends `command` and waits at most `within` for the answer. Other callers use the connection at
+    /// the same time, so a command that blocks or changes the connection is refused: see
+    /// [`Redis::lease`].
     ///
     /// # Errors
     /// See [`Error`]: [`Error::done`] says what Redis has done.
@@ -87,6 +89,7 @@ impl Redis {
     ) -> impl Future<Output = Result<T, Error>> + Send {
         let (pool, holder) = (self.pool.clone(), Location::caller());
         async move {
+            asked.check(check_shared)?;
             let deadline = deadline(within);
             let lease = check_out(&pool, Mode::Shared, holder, within).await?;
             send(&lease, asked, deadline).await
@@ -111,6 +114,15 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// Applies `check` to each command.
+    pub(super) fn check(self, check: fn(&Cmd) -> Result<(), Error>) -> Result<(), Error> {
+        match self {
+            Self::Command(command) => check(command),
+            Self::Pipeline(pipeline) => pipeline.cmd_iter().try_for_each(check),
+            Self::Script(_) => Ok(()),
+        }
+    }
+
     fn request(self, in_cluster: bool) -> Request<'a> {
         match self {
             Self::Command(command) => Request::command(command, in_cluster),
@@ -122,7 +134,7 @@ impl<'a> Asked<'a> {
 
 /// Sends `asked` over `connection`, records the answer or the failure on it, and converts it for the
 /// caller. An answer of an unexpected type does not count against the connection.
-async fn send<T: FromRedisValue>(
+pub(super) async fn send<T: FromRedisValue>(
     connection: &RedisConnection,
     asked: Asked<'_>,
     deadline: Instant,

@@ -27,6 +27,14 @@ pub enum Error {
     /// The request cannot be sent, for example an empty command. Nothing was sent.
     #[error("the request was not sent: {0}")]
     Unsent(&'static str),
+    /// The command does not belong on a connection that other callers use. Nothing was sent.
+    #[error("{command} is not sent over a connection of the pool: {instead}")]
+    Unsupported {
+        /// The command.
+        command: &'static str,
+        /// What to use instead, or why there is nothing.
+        instead: &'static str,
+    },
     /// No answer within the deadline. Redis may have run the command, or may still run it.
     #[error("redis did not answer within the deadline")]
     Deadline,
@@ -61,7 +69,7 @@ impl Error {
     /// What Redis has done.
     pub fn done(&self) -> Done {
         match self {
-            Self::Checkout(_) | Self::Unsent(_) => Done::Nothing,
+            Self::Checkout(_) | Self::Unsent(_) | Self::Unsupported { .. } => Done::Nothing,
             Self::Deadline | Self::Lost => Done::Unknown,
             Self::NoNode { done } | Self::Server { done, .. } => *done,
             Self::Type => Done::All,
@@ -78,6 +86,7 @@ impl Error {
         match self {
             Self::Checkout(error) => error.label(),
             Self::Unsent(_) => "unsent",
+            Self::Unsupported { .. } => "unsupported",
             Self::Deadline => "deadline",
             Self::Lost => "lost",
             Self::NoNode { .. } => "no_node",

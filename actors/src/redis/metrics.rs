@@ -24,6 +24,7 @@ pub(super) const CACHE_FAILURES: Metric = Metric::counter(
         "draining",
         "owner",
         "unsent",
+        "unsupported",
         "deadline",
         "lost",
         "no_node",

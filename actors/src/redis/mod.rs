@@ -7,8 +7,9 @@
 //! The module guarantees:
 //! - **The primary fails closed**: an error of [`Redis`] says what Redis has done of the request
 //!   ([`Error::done`]), so that a caller knows whether a repeat is safe. **The cache fails open**: [`Cache`] counts every failure as a miss.
-//! - Single commands of many callers share few connections. Commands that need a connection of their own
-//!   are not supported: `WATCH`, `SUBSCRIBE` and commands that block. Transactions are atomic pipelines.
+//! - Single commands of many callers share few connections. What would affect other callers is refused by
+//!   its name. Transactions are atomic pipelines. `WATCH`, `MULTI` and commands that block have a
+//!   connection of their own ([`Redis::lease`]).
 //! - The pool does not give out a connection that is known to be lost. A link that goes silent is noticed
 //!   within seconds, whatever the deadlines of the callers are. When a server becomes a replica, all
 //!   connections leave it.
@@ -28,6 +29,7 @@ mod connection;
 mod connector;
 mod departures;
 mod error;
+mod lease;
 mod liveness;
 mod metrics;
 mod private_server;
@@ -55,6 +57,7 @@ pub use client::Redis;
 pub use connection::RedisConnection;
 pub use connector::Connector;
 pub use error::{Done, Error};
+pub use lease::RedisLease;
 pub use metrics::METRICS;
 pub use private_server::private_server;
 pub use pubsub::PubSub;

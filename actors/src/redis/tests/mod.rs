@@ -4,6 +4,7 @@ mod cluster;
 mod commands;
 mod failover;
 mod faults;
+mod leases;
 mod network;
 mod reach;
 mod server;
