@@ -2,17 +2,40 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::kernel::chain;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
-/// The error of a failed connect to the server at `name`.
-pub(super) fn connect_error(name: &str, error: &tokio_postgres::Error) -> ConnectError {
+/// The error of a session that could not be started.
+pub(super) fn connect_error(error: &tokio_postgres::Error) -> ConnectError {
     let kind = kind(error);
     let message = error.as_db_error().map_or_else(|| chain(error), refusal);
-    ConnectError::new(kind, message).at(name)
+    ConnectError::new(kind, message)
+}
+
+/// The error of a socket that could not be connected.
+pub(super) fn socket_error(error: &io::Error) -> ConnectError {
+    ConnectError::new(kind_of_io(error), format!("cannot connect: {error}"))
+}
+
+/// The error of a server that is silent for too long.
+pub(super) fn no_answer(within: Duration) -> ConnectError {
+    let message = format!("no answer within {within:?}");
+    ConnectError::new(ConnectErrorKind::TimedOut, message)
+}
+
+/// Several failures as one error. Its kind is transient if that of any failure is.
+pub(super) fn merge(errors: &[ConnectError]) -> ConnectError {
+    let transient = errors.iter().find(|error| error.kind.is_transient());
+    let kind = transient.or(errors.first()).map(|error| error.kind);
+    let messages: Vec<_> = errors.iter().map(|error| &*error.message).collect();
+    ConnectError::new(
+        kind.unwrap_or(ConnectErrorKind::Unreachable),
+        messages.join("; "),
+    )
 }
 
 /// Why the server refused the connection. Most of its own messages name the user, the database or an
@@ -59,12 +82,15 @@ fn kind(error: &tokio_postgres::Error) -> ConnectErrorKind {
         .source()
         .and_then(|source| source.downcast_ref::<io::Error>());
     match io {
-        // tokio-postgres reports so that target_session_attrs does not fit.
-        Some(io) if io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none() => {
-            ConnectErrorKind::Refused
-        }
-        Some(io) if io.kind() == io::ErrorKind::TimedOut => ConnectErrorKind::TimedOut,
-        Some(_) => ConnectErrorKind::Unreachable,
+        Some(io) => kind_of_io(io),
         None => ConnectErrorKind::Protocol,
+    }
+}
+
+fn kind_of_io(error: &io::Error) -> ConnectErrorKind {
+    if error.kind() == io::ErrorKind::TimedOut {
+        ConnectErrorKind::TimedOut
+    } else {
+        ConnectErrorKind::Unreachable
     }
 }

@@ -1,44 +1,50 @@
 //! One connection: how it is opened, watched, reset and closed. [`super::statements`] sends statements over it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::{CancelToken, Client};
+use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Server;
-use super::connect_error::connect_error;
+use super::connect_error::{connect_error, merge, no_answer, socket_error};
 use super::error::Error;
 use super::freshness::FreshnessTracker;
+use super::retire::{CANCEL_EVERY, Canceller, DriverTask, tls_for};
+use super::socket::{self, Address, Connecting, Socket};
 use super::statement_cache::StatementCache;
-use crate::kernel::chain;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
+
+/// The longest time to cancel what the server does for callers that left, and to get its answers.
+const CLEAR_WITHIN: Duration = Duration::from_secs(1);
 
 /// A connection to a PostgreSQL server. Several users may share it: the server answers in the order
 /// of sending.
 pub struct Connection {
     pub(super) client: Client,
     pub(super) statements: StatementCache,
-    cancel: CancelToken,
-    tls: MakeRustlsConnect,
+    canceller: Arc<Canceller>,
+    driver: DriverTask,
     /// Host and port.
     pub(super) server: String,
     /// The server's version.
     pub(super) version: String,
     /// What the server had to be when the connection was opened.
     session_attrs: TargetSessionAttrs,
-    /// The task that reads and writes the socket.
-    driver: AbortHandle,
     /// How recent the data is, on a connection to a replica.
     pub(super) freshness: FreshnessTracker,
-    /// A [`Connection::ping`] is not answered.
-    ping_pending: AtomicBool,
     /// An exclusive user left while the server worked for it.
     abandoned: AtomicBool,
     /// How many statements without a caller the server is busy with.
     blocked_by: AtomicUsize,
+    /// Read by each caller that shares the connection, while it waits for its answer. Written while
+    /// statements are cancelled: a request to cancel could end the statement of a caller that waits.
+    callers: RwLock<()>,
 }
 
 impl Connection {
@@ -47,44 +53,121 @@ impl Connection {
         server: &Server,
         tls: &MakeRustlsConnect,
         within: Duration,
-        statements: StatementCache,
+        statements_max: NonZeroUsize,
+        epoch: &Arc<AtomicU64>,
     ) -> Result<Self, ConnectError> {
-        let opening = tokio::time::timeout(within, server.config.connect(tls.clone()));
-        let (client, driver) = match opening.await {
-            Ok(opened) => opened.map_err(|error| connect_error(&server.name, &error))?,
-            Err(_) => {
-                let message = format!("{}: no answer within {within:?}", server.name);
-                return Err(ConnectError::new(ConnectErrorKind::TimedOut, message));
+        let deadline = Instant::now() + within;
+        let found = timeout_at(deadline, socket::resolve(&server.config)).await;
+        let found = found.map_err(|_| no_answer(within).at("look-up of the name"));
+        let opened = match found {
+            Ok(Ok(found)) => {
+                Self::open_at(found, server, tls, deadline, statements_max, epoch).await
             }
+            Ok(Err(error)) => Err(socket_error(&error)),
+            Err(error) => Err(error),
         };
+        opened.map_err(|error| error.at(&server.name))
+    }
+
+    /// Opens a connection at one of `addresses`. Each that answers gets an equal part of what is left of
+    /// the time.
+    pub(super) async fn open_at(
+        addresses: Vec<Address>,
+        server: &Server,
+        tls: &MakeRustlsConnect,
+        deadline: Instant,
+        statements_max: NonZeroUsize,
+        epoch: &Arc<AtomicU64>,
+    ) -> Result<Self, ConnectError> {
+        let began = Instant::now();
+        let are_several = addresses.len() > 1;
+        let mut connecting = Connecting::new(&server.config, addresses);
+        let mut errors = Vec::new();
+        loop {
+            let Ok(next) = timeout_at(deadline, connecting.next()).await else {
+                let within = deadline.saturating_duration_since(began);
+                let silent = connecting.pending.iter();
+                errors.extend(silent.map(|address| no_answer(within).at(&address.to_string())));
+                break;
+            };
+            let Some((address, socket)) = next else {
+                break;
+            };
+            let others = u32::try_from(connecting.pending.len()).unwrap_or(u32::MAX);
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let part = rest / others.saturating_add(1);
+            let opened = match socket {
+                Ok(socket) => {
+                    let start = Self::start(socket, &address, server, tls, statements_max, epoch);
+                    let started = timeout(part, start).await;
+                    started.unwrap_or_else(|_| Err(no_answer(part)))
+                }
+                Err(error) => Err(socket_error(&error)),
+            };
+            match opened {
+                Ok(connection) => return Ok(connection),
+                Err(error) if are_several => errors.push(error.at(&address.to_string())),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(merge(&errors))
+    }
+
+    /// Starts a session over `socket`.
+    async fn start(
+        mut socket: Socket,
+        address: &Address,
+        server: &Server,
+        tls: &MakeRustlsConnect,
+        statements_max: NonZeroUsize,
+        epoch: &Arc<AtomicU64>,
+    ) -> Result<Self, ConnectError> {
+        let config = &server.config;
+        let kept = socket.keep_open();
+        let no_tls = || ConnectError::new(ConnectErrorKind::Tls, "cannot set up TLS");
+        let with_tls = tls_for(tls, config).ok_or_else(no_tls)?;
+        let opened = config.connect_raw(socket, with_tls).await;
+        let (client, driver) = opened.map_err(|error| connect_error(&error))?;
         let version = driver.parameter("server_version").unwrap_or("unknown");
         let version = version.to_owned();
-        let name = server.name.clone();
-        let driver = tokio::spawn(async move {
-            // Ends when the last user drops the connection, or when the connection is lost.
-            if let Err(error) = driver.await {
-                tracing::debug!(server = name, error = %chain(&error), "database connection ended");
-            }
-        });
-        Ok(Self {
-            statements,
-            cancel: client.cancel_token(),
+        let canceller = Arc::new(Canceller {
+            token: client.cancel_token(),
             tls: tls.clone(),
+            config: config.clone(),
+            address: address.clone(),
+        });
+        let name = server.name.clone();
+        let driver = DriverTask::start(driver, kept, Arc::clone(&canceller), name);
+        let session_attrs = config.get_target_session_attrs();
+        if let Err(error) = check_session_attrs(&client, session_attrs).await {
+            drop(client);
+            driver.retire().await;
+            return Err(error);
+        }
+        Ok(Self {
+            statements: StatementCache::new(statements_max, Arc::clone(epoch)),
+            client,
+            canceller,
+            driver,
             server: server.name.clone(),
             version,
-            session_attrs: server.config.get_target_session_attrs(),
-            driver: driver.abort_handle(),
+            session_attrs,
             freshness: FreshnessTracker::default(),
-            ping_pending: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             blocked_by: AtomicUsize::new(0),
-            client,
+            callers: RwLock::new(()),
         })
     }
 
     /// Whether the connection is known to have ended.
     pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// Ends the connection, which nobody uses any more. Returns what to wait for until the server has
+    /// let go of it, or seems to be unreachable.
+    pub(super) fn retire(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.driver.retire()
     }
 
     /// Whether `error` shows that a server which took writes takes none any more.
@@ -97,13 +180,10 @@ impl Connection {
         self.session_attrs == TargetSessionAttrs::ReadOnly
     }
 
-    /// Waits for the answer to an empty message, and so for the answers to everything sent before.
+    /// Waits for the answers to everything sent before.
     pub(super) async fn ping(&self) -> Result<(), Error> {
-        self.ping_pending.store(true, Ordering::Release);
         let answered = self.client.check_connection().await;
-        answered.map_err(|error| Error::of(&error, false))?;
-        self.ping_pending.store(false, Ordering::Release);
-        Ok(())
+        answered.map_err(|error| Error::of(&error, false))
     }
 
     /// Whether the server has been busy for long with statements whose callers left.
@@ -122,30 +202,71 @@ impl Connection {
         self.abandoned.store(true, Ordering::Release);
     }
 
-    /// Prepares the connection for its next user: rolls back and resets the session. If the server
-    /// still works for the last user, this cancels that work and fails, because a late cancellation
-    /// could end a statement of the next user.
+    /// Counts the caller as one that waits for an answer, until the guard is dropped. Waits while
+    /// statements are cancelled.
+    pub(super) async fn join(&self) -> RwLockReadGuard<'_, ()> {
+        self.callers.read().await
+    }
+
+    /// Cancels what the server does for callers that left, unless others wait for answers: then it
+    /// returns `None` at once.
+    pub(super) async fn clear_if_unused(&self) -> Option<Result<(), Error>> {
+        let _no_callers = self.callers.try_write().ok()?;
+        let cleared = timeout(CLEAR_WITHIN, self.clear()).await;
+        Some(cleared.unwrap_or(Err(Error::Deadline { sent: false })))
+    }
+
+    /// Cancels what the server does, until it has answered everything. Nobody may wait for an answer.
+    /// The connection is fit afterwards: what is sent after the server has dealt with a request to cancel
+    /// is not hit by it.
+    async fn clear(&self) -> Result<(), Error> {
+        loop {
+            if !self.canceller.cancel().await {
+                return Err(Error::Lost {
+                    sent: true,
+                    reason: "its statement could not be cancelled".to_owned(),
+                });
+            }
+            if let Ok(answered) = timeout(CANCEL_EVERY, self.ping()).await {
+                return answered;
+            }
+        }
+    }
+
+    /// Prepares the connection for its next user: cancels what the last user left behind, rolls back and
+    /// resets the session.
     pub(super) async fn clean(&self) -> Result<(), Error> {
         if self.abandoned.load(Ordering::Acquire) {
-            self.ping_pending.store(true, Ordering::Release);
-            // If this fails, the statement runs until its timeout.
-            self.cancel.cancel_query(self.tls.clone()).await.ok();
-            return Err(Error::Lost {
-                sent: true,
-                reason: "its statement was cancelled".to_owned(),
-            });
+            self.clear().await?;
+            self.abandoned.store(false, Ordering::Release);
+        } else {
+            self.ping().await?;
         }
-        self.ping().await?;
         self.rollback().await
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // The driver would wait for an answer that may never come.
-        if self.ping_pending.load(Ordering::Acquire) {
-            self.driver.abort();
+/// Checks whether the server of a new session is what the URL asks for.
+async fn check_session_attrs(
+    client: &Client,
+    wanted: TargetSessionAttrs,
+) -> Result<(), ConnectError> {
+    if wanted == TargetSessionAttrs::Any {
+        return Ok(());
+    }
+    let answers = client.simple_query("SHOW transaction_read_only").await;
+    let answers = answers.map_err(|error| connect_error(&error))?;
+    let read_only = answers.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten(),
+        _ => None,
+    });
+    let refused = |message| Err(ConnectError::new(ConnectErrorKind::Refused, message));
+    match (wanted, read_only) {
+        (TargetSessionAttrs::ReadWrite, Some("on")) => {
+            refused("the database does not allow writes")
         }
+        (TargetSessionAttrs::ReadOnly, Some("off")) => refused("the database is not read only"),
+        _ => Ok(()),
     }
 }
 

@@ -8,10 +8,10 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use super::call::Caller;
 use super::config::PostgresConfig;
+use super::connect_error::merge;
 use super::connection::Connection;
 use super::error::Error;
 use super::parsed_url::{LastUrl, ParsedUrl};
-use super::statement_cache::StatementCache;
 use crate::kernel::Handle;
 use crate::kernel::pool::{self, Connect, ConnectError, ConnectErrorKind, Lease, Mode, Pool};
 use crate::kernel::private_server::ServerUrl;
@@ -68,13 +68,15 @@ impl Connect for Connector {
             .await?;
         let count = servers.len();
         let parts = u32::try_from(count).unwrap_or(u32::MAX).max(1);
-        let within = self.settings.connect_timeout / parts;
+        // A bit less than the pool waits, whose own error names no address.
+        let timeout = self.settings.connect_timeout;
+        let within = (timeout - timeout / 20) / parts;
         let start = first.load(Ordering::Relaxed);
         let mut errors = Vec::new();
         for index in (0..count).map(|step| (start + step) % count) {
-            let statements =
-                StatementCache::new(self.settings.statements_max, Arc::clone(&self.epoch));
-            match Connection::open(&servers[index], tls, within, statements).await {
+            let statements_max = self.settings.statements_max;
+            match Connection::open(&servers[index], tls, within, statements_max, &self.epoch).await
+            {
                 Ok(connection) => {
                     let step = usize::from(self.session_attrs == TargetSessionAttrs::ReadOnly);
                     first.store((index + step) % count, Ordering::Relaxed);
@@ -94,6 +96,13 @@ impl Connect for Connector {
         in_time(connection.clean()).await
     }
 
+    async fn retire(&self, connection: Arc<Connection>) {
+        let let_go = connection.retire();
+        // The driver says goodbye when its last user has dropped the connection.
+        drop(connection);
+        let_go.await;
+    }
+
     fn is_closed(&self, connection: &Connection) -> bool {
         connection.is_closed()
     }
@@ -105,17 +114,6 @@ impl Connect for Connector {
     fn bytes_per_connection(&self) -> u64 {
         self.settings.bytes_per_connection
     }
-}
-
-/// Several failures as one error. Its kind is transient if that of any failure is.
-fn merge(errors: &[ConnectError]) -> ConnectError {
-    let transient = errors.iter().find(|error| error.kind.is_transient());
-    let kind = transient.or(errors.first()).map(|error| error.kind);
-    let messages: Vec<_> = errors.iter().map(|error| &*error.message).collect();
-    ConnectError::new(
-        kind.unwrap_or(ConnectErrorKind::Unreachable),
-        messages.join("; "),
-    )
 }
 
 /// Bounds a check or a reset. If it fails, the pool opens another connection.

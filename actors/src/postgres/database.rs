@@ -1,6 +1,7 @@
 //! The database as callers use it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -326,8 +327,9 @@ impl Database {
                 return Ok(None);
             }
             let lease = check_out(self.pool(), Mode::Shared, caller).await?;
-            let asked = timeout_at(caller.deadline, server_info(&lease));
-            let info = asked.await.unwrap_or(Err(Error::Deadline { sent: true }))?;
+            let connection = Arc::clone(&lease);
+            let (sent, info) = (AtomicBool::new(true), server_info(&connection));
+            let info = pipelined::with_lease(lease, caller.deadline, &sent, info).await?;
             Ok(Some(info))
         }
     }

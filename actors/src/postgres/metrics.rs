@@ -33,5 +33,10 @@ pub(super) const READS: Metric = Metric::counter(
 ])
 .alert("a rising share of the primary: the replicas lag or are down");
 
+pub(super) const LOST_CONNECTIONS: Metric = Metric::counter(
+    "headroom_postgres_lost_connections_total",
+    "Connections that were ended without an answer from the server, which may still have them.",
+);
+
 /// The metrics of this module.
-pub const METRICS: &[Metric] = &[RETRIES, READS];
+pub const METRICS: &[Metric] = &[RETRIES, READS, LOST_CONNECTIONS];

@@ -43,8 +43,10 @@ mod primary_wal;
 mod private_server;
 mod repeat;
 mod replicas;
+mod retire;
 mod schema;
 mod server_info;
+mod socket;
 mod statement_cache;
 mod statements;
 #[cfg(test)]

@@ -1,4 +1,8 @@
-//! One statement over a connection that several callers share.
+//! Work over a connection that several callers share.
+//!
+//! A caller may leave while the server works for it. Its lease then lasts until the server is done: until
+//! then the connection is not idle. If that takes long, the pool gives new callers another connection,
+//! and what nobody waits for is cancelled.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,13 +20,11 @@ use crate::kernel::pool::Lease;
 /// blocked. Callers wait much longer than this, and most statements take less.
 const BLOCKED_AFTER: Duration = Duration::from_millis(100);
 
-/// How much longer the server may work on it before the connection is closed. A connection whose
-/// server is unreachable is closed after the same time.
+/// How much longer the server may work on it while other callers wait behind it, before the connection
+/// takes no new callers at all.
 const BLOCKED_MAX: Duration = Duration::from_secs(2);
 
-/// Runs a statement over a shared connection. If the caller leaves while the server still works,
-/// the lease lasts until the server is done: until then the connection is not idle. If that takes
-/// long, the pool gives new statements another connection.
+/// Runs a statement over a shared connection.
 pub(super) async fn run(
     lease: Lease<Connection>,
     sql: &str,
@@ -30,46 +32,101 @@ pub(super) async fn run(
     deadline: Instant,
 ) -> Result<QueryOutput, Error> {
     let connection = Arc::clone(&lease);
-    let mut kept = KeptLease(Some(lease));
     let sent = AtomicBool::new(false);
-    let Ok(output) = timeout_at(deadline, connection.run(sql, params, &sent)).await else {
+    with_lease(lease, deadline, &sent, connection.run(sql, params, &sent)).await
+}
+
+/// Waits for `work` over the shared connection of `lease`, until `deadline`. `sent` tells whether the
+/// server may have acted on it.
+pub(super) async fn with_lease<T>(
+    lease: Lease<Connection>,
+    deadline: Instant,
+    sent: &AtomicBool,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let connection = Arc::clone(&lease);
+    let mut used = LeftBehind(Some(SharedUse::new(lease)));
+    let work = async {
+        let _caller = connection.join().await;
+        work.await
+    };
+    let Ok(output) = timeout_at(deadline, work).await else {
         let sent = sent.load(Ordering::Relaxed);
         return Err(Error::Deadline { sent });
     };
-    if let Some(lease) = kept.0.take()
-        && let Err(error) = &output
-        && (error.ends_connection() || connection.was_demoted(error))
-    {
-        lease.mark_broken();
+    if let Some(used) = used.0.take() {
+        let is_fit = match &output {
+            Ok(_) => true,
+            Err(error) => !error.ends_connection() && !connection.was_demoted(error),
+        };
+        used.end(is_fit);
     }
     output
 }
 
-/// Keeps the lease of a statement that is dropped before its answer until the server is done.
-struct KeptLease(Option<Lease<Connection>>);
+/// One user of a shared connection. Unless it says otherwise at its end, the server still works for it,
+/// and the connection is unfit for others.
+struct SharedUse {
+    lease: Lease<Connection>,
+    is_fit: bool,
+}
 
-impl Drop for KeptLease {
+impl SharedUse {
+    fn new(lease: Lease<Connection>) -> Self {
+        Self {
+            lease,
+            is_fit: false,
+        }
+    }
+
+    fn end(mut self, is_fit: bool) {
+        self.is_fit = is_fit;
+    }
+}
+
+impl Drop for SharedUse {
     fn drop(&mut self) {
-        if let Some(lease) = self.0.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(keep_until_answered(lease));
+        if !self.is_fit {
+            self.lease.mark_broken();
         }
     }
 }
 
-async fn keep_until_answered(lease: Lease<Connection>) {
-    let connection = Arc::clone(&lease);
+/// A use that goes on after its caller has left, until the server is done.
+struct LeftBehind(Option<SharedUse>);
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        if let Some(used) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(keep_until_answered(used));
+        }
+    }
+}
+
+async fn keep_until_answered(used: SharedUse) {
+    let connection = Arc::clone(&used.lease);
     // This also ends when the connection is lost.
     let mut answered = pin!(connection.ping());
-    if timeout(BLOCKED_AFTER, answered.as_mut()).await.is_ok() {
-        return;
+    if let Ok(answer) = timeout(BLOCKED_AFTER, answered.as_mut()).await {
+        return used.end(answer.is_ok());
     }
     // The mark also ends when the runtime stops and drops this task.
     let blocked = connection.mark_blocked();
-    if timeout(BLOCKED_MAX, answered).await.is_err() {
-        lease.mark_broken();
-    }
+    let until = Instant::now() + BLOCKED_MAX;
+    let is_fit = loop {
+        if let Some(cleared) = connection.clear_if_unused().await {
+            break cleared.is_ok();
+        }
+        if let Ok(answer) = timeout(BLOCKED_AFTER, answered.as_mut()).await {
+            break answer.is_ok();
+        }
+        if Instant::now() >= until {
+            break false;
+        }
+    };
     // Remove the mark before the lease ends: its end may hand the connection to a waiting caller.
     drop(blocked);
+    used.end(is_fit);
 }

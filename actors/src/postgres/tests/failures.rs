@@ -2,9 +2,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::future::join_all;
 
+use tokio_postgres::config::TargetSessionAttrs;
+
 use super::*;
 use crate::kernel::pool::CheckoutError;
 use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::postgres::Connection;
+use crate::postgres::parsed_url::LastUrl;
+use crate::postgres::socket::{self, Address};
 
 #[test]
 fn connections_that_the_server_ends_cost_their_calls_at_most() {
@@ -188,5 +193,41 @@ fn connections_that_forward_nothing_are_replaced() {
     TestSystem::real_time(|system| async move {
         survives_black_hole(&system, &cluster, false).await;
         survives_black_hole(&system, &cluster, true).await;
+    });
+}
+
+#[test]
+fn an_address_that_does_not_answer_leaves_time_for_the_next_one() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|_system| async move {
+        // The kernel accepts for it, and nobody answers.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = listener.local_addr().unwrap();
+        let settings = settings();
+        let url = ServerUrl::Configured(cluster.url("postgres", ""));
+        let (parsed, attrs) = (LastUrl::default(), TargetSessionAttrs::ReadWrite);
+        let parsed = parsed.get(&url, attrs, &settings).await.unwrap();
+        let server = &parsed.servers[0];
+        let works = socket::resolve(&server.config).await.unwrap();
+        let open = async |addresses: Vec<Address>| {
+            let deadline = Instant::now() + ms(1000);
+            Connection::open_at(
+                addresses,
+                server,
+                &parsed.tls,
+                deadline,
+                settings.statements_max,
+                &Arc::default(),
+            )
+            .await
+        };
+        let both = [vec![Address::Tcp(silent)], works].concat();
+        let connection = open(both.clone()).await.unwrap();
+        connection.ping().await.unwrap();
+        connection.retire().await;
+        drop(cluster);
+        let error = open(both).await.err().unwrap().to_string();
+        assert!(error.contains(&format!("{silent}: no answer")), "{error}");
+        assert!(error.contains("cannot connect"), "{error}");
     });
 }

@@ -1,6 +1,15 @@
 //! Shared connections whose callers leave.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::join_all;
+
 use super::*;
+use crate::kernel::pool::Mode;
+use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::postgres::call::Caller;
+use crate::postgres::connector::check_out;
+use crate::postgres::pipelined;
 
 /// A statement that takes longer than its caller waits.
 const SLOW: &str = "select pg_sleep(8)";
@@ -58,17 +67,121 @@ fn a_runtime_that_stops_leaves_no_connection_blocked() {
         let stopped = tokio::task::spawn_blocking(move || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build().unwrap();
-            runtime.block_on(async {
-                caller.query(SLOW, &[], ms(100)).await.unwrap_err();
-                // The connection is blocked meanwhile. Then the runtime stops.
-                tokio::time::sleep(ms(300)).await;
-            });
+            // The runtime stops when the caller has left and the server still works.
+            let answer = runtime.block_on(caller.query(SLOW, &[], ms(100)));
+            answer.unwrap_err();
         });
         stopped.await.unwrap();
         in_flight(&database, 0).await;
-        let next = spawn(&database, "select 1", ms(1000));
-        in_flight(&database, 1).await;
-        next.abort();
+        let answer = database.query("select 1", &[], ms(4000)).await;
+        assert!(answer.is_ok(), "{answer:?}");
+        root.stop().await;
+    });
+}
+
+/// The number of connections that the server has for the role `limited`.
+const OF_THE_ROLE: &str = "select count(*) from pg_stat_activity where usename = 'limited'";
+
+#[test]
+fn the_maximum_holds_at_the_server_and_a_stop_leaves_nothing_there() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let admin = database(&cluster.url("postgres", ""), 1, &[]);
+        let create = "create role limited login connection limit 4";
+        let watching = start(&system, &admin).await;
+        admin.query(create, &[], LONG).await.unwrap();
+        let database = database(&cluster.url("limited", ""), 4, &[]);
+        let root = start(&system, &database).await;
+        let sleep = async |within| {
+            let sleeping = database.query("select pg_sleep(30)", &[], within).await;
+            let error = sleeping.unwrap_err().to_string();
+            assert!(!error.contains("53300"), "{error}");
+        };
+        let done = AtomicBool::new(false);
+        let callers = async {
+            for _ in 0..4 {
+                join_all((0..40).map(|n| sleep(ms(50 + 5 * n)))).await;
+            }
+            done.store(true, Ordering::Release);
+        };
+        let most = async {
+            let mut most = 0;
+            while !done.load(Ordering::Acquire) {
+                most = most.max(count(&admin, OF_THE_ROLE).await);
+            }
+            most
+        };
+        let ((), most) = tokio::join!(callers, most);
+        assert!((1..=4).contains(&most), "{most}");
+        // Some statements run on when the pool stops.
+        join_all((0..40).map(|_| sleep(ms(50)))).await;
+        root.stop().await;
+        assert_eq!(count(&admin, OF_THE_ROLE).await, 0);
+        watching.stop().await;
+    });
+}
+
+#[test]
+fn statements_without_callers_are_cancelled_and_cost_no_connection() {
+    with_database(2, |database| async move {
+        let backend = "select pg_backend_pid()::int8";
+        let before = count(&database, backend).await;
+        let late = database.query("select pg_sleep(30)", &[], ms(50)).await;
+        assert!(matches!(late, Err(Error::Deadline { sent: true })));
+        wait_until_unused(&database).await;
+        let options = crate::postgres::TransactionOptions::within(LONG);
+        let given_up = database.begin(options).await.unwrap();
+        let sleep = given_up.query("select pg_sleep(30)", &[]);
+        assert!(tokio::time::timeout(ms(50), sleep).await.is_err());
+        drop(given_up);
+        let unused = wait_until_unused(&database).await;
+        assert_eq!(unused.opened, 1, "{unused:?}");
+        assert_eq!(count(&database, backend).await, before);
+    });
+}
+
+#[test]
+fn nothing_is_cancelled_while_somebody_waits_on_the_connection() {
+    with_database(1, |database| async move {
+        count(&database, "select 1::int8").await;
+        // Two callers share the only connection, as they may while it is quick.
+        let caller = || Caller::new(LONG);
+        let share = || check_out(database.pool(), Mode::Shared, caller());
+        let (late, patient) = eventually(async || {
+            let first = share().await.unwrap();
+            let second = tokio::time::timeout(ms(20), share()).await.ok()?;
+            Some((first, second.unwrap()))
+        })
+        .await;
+        let now = Instant::now();
+        let late = pipelined::run(late, "select pg_sleep(1)", &[], now + ms(100));
+        // Its own statement would be cancelled if that of the other took less time than expected.
+        let patient = pipelined::run(patient, "select pg_sleep(0.5)", &[], now + LONG);
+        let (late, patient) = tokio::join!(late, patient);
+        late.unwrap_err();
+        patient.unwrap();
+    });
+}
+
+#[test]
+fn a_busy_connection_is_not_taken_for_fit_after_a_report_that_came_too_late() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
+        let proxy = Proxy::start(&*socket).await;
+        let address = proxy.address();
+        let url = format!("postgres://postgres@{address}/postgres?sslmode=disable");
+        let database = database(&url, 1, &[]);
+        let root = start(&system, &database).await;
+        database.server_info(LONG).await.unwrap();
+        database.query("select 1", &[], LONG).await.unwrap();
+        database.server_info(LONG).await.unwrap().unwrap();
+        proxy.set_faults(Fault::Blackhole, Fault::None);
+        let late = database.server_info(ms(50)).await;
+        assert!(matches!(late, Err(Error::Deadline { .. })), "{late:?}");
+        let status = status(&database).await;
+        assert_eq!((status.idle, status.shared_in_flight), (0, 1), "{status:?}");
+        eventually(async || database.query("select 1", &[], ms(300)).await.ok()).await;
         root.stop().await;
     });
 }
