@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -18,6 +18,7 @@ use super::freshness::FreshnessTracker;
 use super::retire::{CANCEL_EVERY, Canceller, DriverTask, tls_for};
 use super::socket::{self, Address, Connecting, Socket};
 use super::statement_cache::StatementCache;
+use super::watch::{Watched, WatchedTls, Wire};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
 /// The longest time to cancel what the server does for callers that left, and to get its answers.
@@ -30,6 +31,7 @@ pub struct Connection {
     pub(super) statements: StatementCache,
     canceller: Arc<Canceller>,
     driver: DriverTask,
+    pub(super) wire: Arc<Wire>,
     /// Host and port.
     pub(super) server: String,
     /// The server's version.
@@ -126,7 +128,10 @@ impl Connection {
         let kept = socket.keep_open();
         let no_tls = || ConnectError::new(ConnectErrorKind::Tls, "cannot set up TLS");
         let with_tls = tls_for(tls, config).ok_or_else(no_tls)?;
-        let opened = config.connect_raw(socket, with_tls).await;
+        let wire = Arc::new(Wire::default());
+        let asks_for_tls = config.get_ssl_mode() != SslMode::Disable;
+        let watched = Watched::new(socket, asks_for_tls, Arc::clone(&wire));
+        let opened = config.connect_raw(watched, WatchedTls(with_tls)).await;
         let (client, driver) = opened.map_err(|error| connect_error(&error))?;
         let version = driver.parameter("server_version").unwrap_or("unknown");
         let version = version.to_owned();
@@ -149,6 +154,7 @@ impl Connection {
             client,
             canceller,
             driver,
+            wire,
             server: server.name.clone(),
             version,
             session_attrs,

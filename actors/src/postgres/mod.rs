@@ -54,6 +54,7 @@ mod tests;
 mod tls;
 mod transaction;
 mod trial;
+mod watch;
 
 pub use address::check_url;
 pub use call::{Params, QueryOutput};

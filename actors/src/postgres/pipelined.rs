@@ -50,10 +50,15 @@ pub(super) async fn with_lease<T>(
         let _caller = connection.join().await;
         work.await
     };
-    let Ok(output) = timeout_at(deadline, work).await else {
+    let Ok(mut output) = timeout_at(deadline, work).await else {
         let sent = sent.load(Ordering::Relaxed);
         return Err(Error::Deadline { sent });
     };
+    if let Err(Error::Lost { reason, .. }) = &mut output
+        && let Some(misuse) = connection.wire.misuse()
+    {
+        *reason = misuse.to_string();
+    }
     if let Some(used) = used.0.take() {
         let is_fit = match &output {
             Ok(_) => true,
@@ -73,6 +78,7 @@ struct SharedUse {
 
 impl SharedUse {
     fn new(lease: Lease<Connection>) -> Self {
+        lease.wire.begin_sharing();
         Self {
             lease,
             is_fit: false,
@@ -89,6 +95,7 @@ impl Drop for SharedUse {
         if !self.is_fit {
             self.lease.mark_broken();
         }
+        self.lease.wire.end_sharing();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Shared connections whose callers leave.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
@@ -183,6 +184,60 @@ fn a_busy_connection_is_not_taken_for_fit_after_a_report_that_came_too_late() {
         assert_eq!((status.idle, status.shared_in_flight), (0, 1), "{status:?}");
         eventually(async || database.query("select 1", &[], ms(300)).await.ok()).await;
         root.stop().await;
+    });
+}
+
+/// Runs `misuse` and two statements behind it over one shared connection. Nothing that the server does
+/// within the caller's transaction or `COPY` may be acknowledged. Returns the number of rows that were
+/// written.
+async fn misuse(database: &Database, misuse: &str) -> i64 {
+    let (insert, mut leases) = ("insert into t values (1)", Vec::new());
+    let before = count(database, "select count(*) from t").await;
+    let caller = Caller::new(LONG);
+    for _ in 0..3 {
+        leases.push(
+            check_out(database.pool(), Mode::Shared, caller)
+                .await
+                .unwrap(),
+        );
+    }
+    let connection = Arc::clone(&leases[0]);
+    connection
+        .run("select 1", &[], &AtomicBool::new(false))
+        .await
+        .unwrap();
+    assert!(leases.iter().all(|lease| Arc::ptr_eq(lease, &connection)));
+    let sent = AtomicBool::new(true);
+    let run =
+        |lease| pipelined::with_lease(lease, caller.deadline, &sent, connection.batch(insert));
+    let [first, second, third] = <[_; 3]>::try_from(leases).unwrap();
+    let batch = connection.batch(misuse);
+    let misused = pipelined::with_lease(first, caller.deadline, &sent, batch);
+    let (misused, second, third) = tokio::join!(misused, run(second), run(third));
+    misused.unwrap_err();
+    for answer in [second, third] {
+        let Err(Error::Lost { sent: true, reason }) = answer else {
+            panic!("{misuse}: {answer:?}");
+        };
+        assert!(reason.contains("shared with others"), "{reason}");
+    }
+    drop(connection);
+    wait_until_unused(database).await;
+    count(database, "select count(*) from t").await - before
+}
+
+#[test]
+fn nothing_is_acknowledged_in_a_transaction_that_another_caller_began() {
+    with_database(1, |database| async move {
+        let create = "create table t (n int8)";
+        database.query(create, &[], LONG).await.unwrap();
+        assert_eq!(misuse(&database, "begin").await, 0, "the server undid them");
+        assert_eq!(misuse(&database, "begin; select 1/0").await, 0);
+        assert_eq!(misuse(&database, "copy t from stdin").await, 0);
+        // The server may write what follows this one.
+        misuse(&database, "copy t to stdout").await;
+        let begun = "select count(*) from pg_stat_activity where state like 'idle in transaction%'";
+        assert_eq!(count(&database, begun).await, 0);
     });
 }
 

@@ -1,0 +1,271 @@
+//! Reads along what a server sends, below the driver, which does not tell the state of the session.
+//!
+//! Callers that share a connection must not see each other. A transaction or a `COPY` that one of them
+//! begins would take in the statements of all others: what the server then acknowledges, it may undo
+//! later. So a shared connection fails at the first sign of either. The answer that shows it and all
+//! after it are withheld, so that none is taken for an acknowledgement.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+use super::socket::Socket;
+
+/// What one caller of a shared connection must not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Misuse {
+    #[error("a caller began a transaction on this connection, which it shared with others")]
+    Transaction,
+    #[error("a caller began a COPY on this connection, which it shared with others")]
+    Copy,
+}
+
+/// What a connection and its watched stream tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Wire {
+    /// How many users share the connection.
+    shared_by: AtomicUsize,
+    misuse: OnceLock<Misuse>,
+}
+
+impl Wire {
+    /// Counts one more user that shares the connection.
+    pub(super) fn begin_sharing(&self) {
+        self.shared_by.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn end_sharing(&self) {
+        self.shared_by.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Why the connection has failed, if a caller is the reason.
+    pub(super) fn misuse(&self) -> Option<Misuse> {
+        self.misuse.get().copied()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared_by.load(Ordering::Acquire) > 0
+    }
+}
+
+/// Walks through the messages of a server: a type, the length of the rest, and the rest.
+#[derive(Debug, Default)]
+struct Messages {
+    header: [u8; 5],
+    header_len: usize,
+    body_left: usize,
+    /// The bytes that come before the first message.
+    skip: usize,
+}
+
+impl Messages {
+    /// Walks through the next `bytes`. Returns the first sign of a transaction or a `COPY` on a shared
+    /// connection, and how many bytes come before it.
+    fn walk(&mut self, bytes: &[u8], wire: &Wire) -> Option<(usize, Misuse)> {
+        let mut at = self.skip.min(bytes.len());
+        self.skip -= at;
+        while at < bytes.len() {
+            if self.header_len < self.header.len() {
+                let part = (self.header.len() - self.header_len).min(bytes.len() - at);
+                let to = self.header_len..self.header_len + part;
+                self.header[to].copy_from_slice(&bytes[at..at + part]);
+                self.header_len += part;
+                // CopyInResponse, CopyOutResponse, CopyBothResponse.
+                if matches!(self.header[0], b'G' | b'H' | b'W') && wire.is_shared() {
+                    return Some((at, Misuse::Copy));
+                }
+                at += part;
+                let [_, length @ ..] = self.header;
+                // The length counts itself. The driver refuses a smaller one.
+                self.body_left = (u32::from_be_bytes(length) as usize).saturating_sub(4);
+            } else {
+                // ReadyForQuery within a transaction, or a failed one.
+                let in_transaction = self.header[0] == b'Z' && matches!(bytes[at], b'T' | b'E');
+                if in_transaction && wire.is_shared() {
+                    return Some((at, Misuse::Transaction));
+                }
+                let part = self.body_left.min(bytes.len() - at);
+                at += part;
+                self.body_left -= part;
+            }
+            if self.header_len == self.header.len() && self.body_left == 0 {
+                self.header_len = 0;
+            }
+        }
+        None
+    }
+}
+
+/// A stream from a server that is read along.
+pub(super) struct Watched<S> {
+    stream: S,
+    messages: Messages,
+    wire: Arc<Wire>,
+}
+
+impl Watched<Socket> {
+    /// Watches a socket. The server first answers with one byte whether it uses TLS if
+    /// `asks_for_tls`.
+    pub(super) fn new(socket: Socket, asks_for_tls: bool, wire: Arc<Wire>) -> Self {
+        let messages = Messages {
+            skip: usize::from(asks_for_tls),
+            ..Messages::default()
+        };
+        Self {
+            stream: socket,
+            messages,
+            wire,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(misuse) = this.wire.misuse() {
+            return Poll::Ready(Err(io::Error::other(misuse)));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let read = &buf.filled()[before..];
+        let Some((good, misuse)) = this.messages.walk(read, &this.wire) else {
+            return Poll::Ready(Ok(()));
+        };
+        let misuse = *this.wire.misuse.get_or_init(|| misuse);
+        buf.set_filled(before + good);
+        Poll::Ready(if good == 0 {
+            Err(io::Error::other(misuse))
+        } else {
+            Ok(())
+        })
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for Watched<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.stream.channel_binding()
+    }
+}
+
+/// Watches what TLS has decrypted, in place of what the socket brings.
+pub(super) struct WatchedTls<T>(pub(super) T);
+
+impl<T> TlsConnect<Watched<Socket>> for WatchedTls<T>
+where
+    T: TlsConnect<Socket, Future: Send + 'static> + 'static,
+{
+    type Stream = Watched<T::Stream>;
+    type Error = T::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, Self::Error>> + Send>>;
+
+    fn connect(self, watched: Watched<Socket>) -> Self::Future {
+        let Watched { stream, wire, .. } = watched;
+        let connecting = self.0.connect(stream);
+        Box::pin(async move {
+            Ok(Watched {
+                stream: connecting.await?,
+                messages: Messages::default(),
+                wire,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// One message of a server.
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[kind], &length[..], body].concat()
+    }
+
+    struct Pieces<'a> {
+        sent: &'a [u8],
+        size: usize,
+    }
+
+    impl AsyncRead for Pieces<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let piece = self.sent.len().min(self.size).min(buf.remaining());
+            let (piece, rest) = self.sent.split_at(piece);
+            buf.put_slice(piece);
+            self.sent = rest;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Everything that is read of `sent`, which comes in pieces of `piece` bytes, and the error.
+    async fn read(sent: &[u8], piece: usize, shared: bool) -> (Vec<u8>, Option<io::Error>) {
+        let wire = Arc::new(Wire::default());
+        if shared {
+            wire.begin_sharing();
+        }
+        let mut watched = Watched {
+            stream: Pieces { sent, size: piece },
+            messages: Messages::default(),
+            wire,
+        };
+        let mut read = Vec::new();
+        let error = watched.read_to_end(&mut read).await.err();
+        (read, error)
+    }
+
+    #[tokio::test]
+    async fn a_shared_connection_fails_before_an_answer_within_a_transaction() {
+        // Row data that looks like the state of a transaction.
+        let good = [
+            message(b'D', b"ZT\0\0\0\x05T"),
+            message(b'C', b"SELECT 1\0"),
+        ]
+        .concat();
+        let good = [good, message(b'Z', b"I")].concat();
+        let copy = message(b'G', b"\0\0\0");
+        for bad in [message(b'Z', b"T"), message(b'Z', b"E"), copy] {
+            let sent = [good.clone(), bad, good.clone()].concat();
+            for piece in 1..=sent.len() {
+                let (read, error) = self::read(&sent, piece, true).await;
+                assert!(error.is_some());
+                let withheld = &read[good.len()..];
+                assert!(withheld.len() <= 5, "{withheld:?} is a whole message");
+                assert_eq!(&read[..good.len()], good);
+                let (read, error) = self::read(&sent, piece, false).await;
+                assert!(error.is_none() && read == sent, "it is not shared");
+            }
+        }
+    }
+}
