@@ -1,7 +1,7 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::future::join_all;
-
 use tokio_postgres::config::TargetSessionAttrs;
 
 use super::*;

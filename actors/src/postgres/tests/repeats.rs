@@ -173,7 +173,7 @@ fn a_commit_is_told_before_the_session_is_reset() {
         };
         let url = ServerUrl::Configured(cluster.url("postgres", ""));
         let connector = Connector::new(url, settings.clone());
-        let database = Database::new("postgres", connector, settings, pool(3), &[]);
+        let database = Database::new("postgres", connector, settings, pool(3));
         let root = start(&system, &database).await;
         set_up(&database).await;
 
