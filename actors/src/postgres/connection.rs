@@ -16,6 +16,7 @@ use super::connect_error::{connect_error, merge, no_answer, socket_error};
 use super::error::Error;
 use super::freshness::FreshnessTracker;
 use super::retire::{CANCEL_EVERY, Canceller, DriverTask, tls_for};
+use super::server_timeout::ServerTimeout;
 use super::socket::{self, Address, Connecting, Socket};
 use super::statement_cache::StatementCache;
 use super::watch::{Watched, WatchedTls, Wire};
@@ -32,6 +33,7 @@ pub struct Connection {
     canceller: Arc<Canceller>,
     driver: DriverTask,
     pub(super) wire: Arc<Wire>,
+    pub(super) timeout: ServerTimeout,
     /// Host and port.
     pub(super) server: String,
     /// The server's version.
@@ -144,17 +146,21 @@ impl Connection {
         let name = server.name.clone();
         let driver = DriverTask::start(driver, kept, Arc::clone(&canceller), name);
         let session_attrs = config.get_target_session_attrs();
-        if let Err(error) = check_session_attrs(&client, session_attrs).await {
-            drop(client);
-            driver.retire().await;
-            return Err(error);
-        }
+        let timeout = match look(&client, session_attrs).await {
+            Ok(timeout) => timeout,
+            Err(error) => {
+                drop(client);
+                driver.retire().await;
+                return Err(error);
+            }
+        };
         Ok(Self {
             statements: StatementCache::new(statements_max, Arc::clone(epoch)),
             client,
             canceller,
             driver,
             wire,
+            timeout,
             server: server.name.clone(),
             version,
             session_attrs,
@@ -163,6 +169,19 @@ impl Connection {
             blocked_by: AtomicUsize::new(0),
             callers: RwLock::new(()),
         })
+    }
+
+    /// Sends `request`, on which the server may work for about `within`. `None` in a transaction, which has
+    /// a limit of its own.
+    pub(super) async fn send_within<T>(
+        &self,
+        within: Option<Duration>,
+        request: impl Future<Output = T>,
+    ) -> T {
+        match within {
+            Some(within) => self.timeout.send(&self.client, within, request).await,
+            None => request.await,
+        }
     }
 
     /// Whether the connection is known to have ended.
@@ -252,27 +271,22 @@ impl Connection {
     }
 }
 
-/// Checks whether the server of a new session is what the URL asks for.
-async fn check_session_attrs(
-    client: &Client,
-    wanted: TargetSessionAttrs,
-) -> Result<(), ConnectError> {
-    if wanted == TargetSessionAttrs::Any {
-        return Ok(());
-    }
-    let answers = client.simple_query("SHOW transaction_read_only").await;
+/// Checks whether the server of a new session is what the URL asks for, and reads the session's timeout.
+async fn look(client: &Client, wanted: TargetSessionAttrs) -> Result<ServerTimeout, ConnectError> {
+    let questions = "SHOW transaction_read_only; SHOW statement_timeout";
+    let answers = client.simple_query(questions).await;
     let answers = answers.map_err(|error| connect_error(&error))?;
-    let read_only = answers.iter().find_map(|message| match message {
+    let mut shown = answers.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten(),
         _ => None,
     });
     let refused = |message| Err(ConnectError::new(ConnectErrorKind::Refused, message));
-    match (wanted, read_only) {
+    match (wanted, shown.next()) {
         (TargetSessionAttrs::ReadWrite, Some("on")) => {
             refused("the database does not allow writes")
         }
         (TargetSessionAttrs::ReadOnly, Some("off")) => refused("the database is not read only"),
-        _ => Ok(()),
+        _ => Ok(ServerTimeout::new(shown.next().unwrap_or_default())),
     }
 }
 

@@ -46,6 +46,7 @@ mod replicas;
 mod retire;
 mod schema;
 mod server_info;
+mod server_timeout;
 mod socket;
 mod statement_cache;
 mod statements;

@@ -33,7 +33,9 @@ pub(super) async fn run(
 ) -> Result<QueryOutput, Error> {
     let connection = Arc::clone(&lease);
     let sent = AtomicBool::new(false);
-    with_lease(lease, deadline, &sent, connection.run(sql, params, &sent)).await
+    let within = deadline.saturating_duration_since(Instant::now());
+    let work = connection.run_within(sql, params, &sent, Some(within));
+    with_lease(lease, deadline, &sent, work).await
 }
 
 /// Waits for `work` over the shared connection of `lease`, until `deadline`. `sent` tells whether the

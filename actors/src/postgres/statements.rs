@@ -37,14 +37,26 @@ impl Connection {
         params: Params<'_>,
         sent: &AtomicBool,
     ) -> Result<QueryOutput, Error> {
+        self.run_within(sql, params, sent, Some(Duration::MAX))
+            .await
+    }
+
+    /// As [`Connection::run`], for a caller that waits for `within`: the server stops soon after.
+    pub(super) async fn run_within(
+        self: &Arc<Self>,
+        sql: &str,
+        params: Params<'_>,
+        sent: &AtomicBool,
+        within: Option<Duration>,
+    ) -> Result<QueryOutput, Error> {
         let step = Step::Statement {
             sql,
             only_reads: false,
         };
-        match self.run_once(sql, params, sent).await {
+        match self.run_once(sql, params, sent, within).await {
             Err(error) if decide(step, &error, false) == Decision::PrepareAgain => {
                 sent.store(false, Ordering::Relaxed);
-                self.run_prepared_again(sql, params, sent).await
+                self.run_prepared_again(sql, params, sent, within).await
             }
             done => done,
         }
@@ -56,8 +68,9 @@ impl Connection {
         sql: &str,
         params: Params<'_>,
         sent: &AtomicBool,
+        within: Option<Duration>,
     ) -> Result<QueryOutput, Error> {
-        let done = self.run_once(sql, params, sent).await;
+        let done = self.run_once(sql, params, sent, within).await;
         // If the server refuses it again, it was not out of date.
         let was_stale = match &done {
             Ok(_) => true,
@@ -70,25 +83,30 @@ impl Connection {
         done
     }
 
-    /// Runs one statement, with its cached form if there is one.
+    /// Runs one statement, with its cached form if there is one. The server may work on it for about
+    /// `within`; `None` in a transaction, which has a limit of its own.
     pub(super) async fn run_once(
         self: &Arc<Self>,
         sql: &str,
         params: Params<'_>,
         sent: &AtomicBool,
+        within: Option<Duration>,
     ) -> Result<QueryOutput, Error> {
         if self.statements.forget_outdated() {
             self.client.clear_type_cache();
         }
         let slot = self.statements.slot(sql);
         let was_cached = slot.initialized();
-        let statement = self.prepare(sql, &slot).await?;
+        // Others may wait for it too, and for longer.
+        let longest = within.map(|_| Duration::MAX);
+        let statement = self.prepare(sql, &slot, longest).await?;
         if self.is_closed() {
             return Err(Error::closed(false));
         }
         sent.store(true, Ordering::Relaxed);
         let params = params.iter().copied();
-        let error = match self.client.query_raw(&statement, params).await {
+        let query = self.client.query_raw(&statement, params);
+        let error = match self.send_within(within, query).await {
             Ok(rows) => return collect(rows).await.map_err(|error| Error::of(&error, true)),
             // The server runs nothing of a statement whose parameters it cannot bind.
             Err(error) => Error::before_it_ran(&error, was_cached),
@@ -139,11 +157,15 @@ impl Connection {
         self: &Arc<Self>,
         sql: &str,
         slot: &StatementSlot,
+        within: Option<Duration>,
     ) -> Result<Statement, Error> {
         let prepared = slot.get_or_try_init(|| async {
             let connection = Arc::clone(self);
             let text = sql.to_owned();
-            let task = tokio::spawn(async move { connection.client.prepare(&text).await });
+            let task = tokio::spawn(async move {
+                let preparing = connection.client.prepare(&text);
+                connection.send_within(within, preparing).await
+            });
             match task.await {
                 Ok(prepared) => prepared.map_err(|error| unprepared(&error)),
                 Err(_) => Err(Error::Lost {

@@ -114,7 +114,7 @@ impl Transaction {
             retryable: AtomicBool::new(false),
         };
         transaction.lease.mark_dirty();
-        let begin = options.begin();
+        let begin = transaction.beginning();
         let begun = transaction.run(transaction.lease.batch(&begin)).await;
         begun.map_err(Error::without_effect)?;
         Ok(transaction)
@@ -178,6 +178,13 @@ impl Transaction {
         self.retryable.load(Ordering::Acquire)
     }
 
+    /// What begins the transaction, with the time that is left for it.
+    fn beginning(&self) -> String {
+        let within = self.deadline.saturating_duration_since(Instant::now());
+        let timeout = self.lease.timeout.of_transaction(within);
+        format!("{}; {timeout}", self.options.begin())
+    }
+
     /// Runs a statement. If it is the first one and its cached form is out of date, the transaction
     /// begins again: nothing was done in it.
     async fn statement(
@@ -187,15 +194,18 @@ impl Transaction {
         is_first: bool,
     ) -> Result<QueryOutput, Error> {
         let sent = AtomicBool::new(false);
-        let error = match self.lease.run_once(sql, params, &sent).await {
+        let error = match self.lease.run_once(sql, params, &sent, None).await {
             Ok(output) => return Ok(output),
             Err(error) => error,
         };
         let is_first = is_first && self.calls.load(Ordering::Acquire) == 1;
         if decide(Step::Work { is_first }, &error, false) == Decision::PrepareAgain {
-            let begin_again = format!("ROLLBACK; {}", self.options.begin());
+            let begin_again = format!("ROLLBACK; {}", self.beginning());
             self.lease.batch(&begin_again).await?;
-            return self.lease.run_prepared_again(sql, params, &sent).await;
+            return self
+                .lease
+                .run_prepared_again(sql, params, &sent, None)
+                .await;
         }
         if error.is_stale_statement() {
             // The repeat may get another connection.

@@ -13,7 +13,7 @@ use crate::postgres::connector::check_out;
 use crate::postgres::pipelined;
 
 /// A statement that takes longer than its caller waits.
-const SLOW: &str = "select pg_sleep(8)";
+const SLOW: &str = "select pg_sleep(25)";
 
 #[test]
 fn nobody_waits_behind_a_slow_statement() {
@@ -184,6 +184,47 @@ fn a_busy_connection_is_not_taken_for_fit_after_a_report_that_came_too_late() {
         assert_eq!((status.idle, status.shared_in_flight), (0, 1), "{status:?}");
         eventually(async || database.query("select 1", &[], ms(300)).await.ok()).await;
         root.stop().await;
+    });
+}
+
+#[test]
+fn the_server_stops_by_itself_soon_after_the_callers_deadline() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let admin = database(&cluster.url("postgres", ""), 1, &[]);
+        let watching = start(&system, &admin).await;
+        let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
+        let proxy = Proxy::start(&*socket).await;
+        let address = proxy.address();
+        let url = format!("postgres://postgres@{address}/postgres?sslmode=disable");
+        let database = database(&url, 2, &[]);
+        let root = start(&system, &database).await;
+        let show = "select setting::int8 from pg_settings where name = 'statement_timeout'";
+        for (within, timeout) in [(900, 1024), (800, 1024), (5000, 8192), (3000, 8192)] {
+            let shown = database.query(show, &[], ms(within)).await.unwrap();
+            assert_eq!(shown.one().unwrap().get::<_, i64>(0), timeout);
+        }
+        let options = crate::postgres::TransactionOptions::within(ms(3000));
+        let transaction = database.begin(options).await.unwrap();
+        let shown = transaction.query(show, &[]).await.unwrap();
+        let shown = shown.one().unwrap().get::<_, i64>(0);
+        assert!(shown > 0 && shown <= 3000, "{shown}");
+        transaction.commit().await.unwrap();
+        assert_eq!(count(&database, show).await, 30_000);
+
+        // No request to cancel arrives.
+        let running = "select count(*) from pg_stat_activity
+                       where state = 'active' and query ~ 'sleep.77' and pid <> pg_backend_pid()";
+        let late = spawn(&database, "select pg_sleep(77)", ms(1000));
+        eventually(async || (count(&admin, running).await == 1).then_some(())).await;
+        proxy.set_faults(Fault::Blackhole, Fault::Blackhole);
+        late.await.unwrap().unwrap_err();
+        let left = Instant::now();
+        eventually(async || (count(&admin, running).await == 0).then_some(())).await;
+        assert!(left.elapsed() < LONG / 2, "{:?}", left.elapsed());
+        proxy.set_faults(Fault::None, Fault::None);
+        root.stop().await;
+        watching.stop().await;
     });
 }
 
