@@ -85,7 +85,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
                 _ => Duration::ZERO,
             };
             if self.connect.is_closed(&pooled.connection) {
-                self.close(id, CloseReason::Broken);
+                self.lost(now, id);
             } else if pooled.expires_at <= now {
                 self.close(id, CloseReason::Lifetime);
             } else if idle_for <= self.config.check_after_idle {

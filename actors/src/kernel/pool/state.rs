@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::Rng;
 use tokio::time::Instant;
@@ -22,6 +23,9 @@ use super::status::CloseReason;
 
 /// The part of a lifetime that jitter may take away.
 const LIFETIME_JITTER: f64 = 0.1;
+
+/// How long the last use of a connection proves that it works, when another one does not.
+const PROVEN_FOR: Duration = Duration::from_millis(500);
 
 /// What the actor has to do for the state.
 pub(super) enum Effect<T> {
@@ -209,11 +213,11 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
                 *progress_at = now;
                 match *was_broken {
                     _ if *in_flight > 0 => {}
-                    true => self.close(id, CloseReason::Broken),
+                    true => self.lost(now, id),
                     false => self.make_idle(now, id),
                 }
             }
-            _ if broken => self.close(id, CloseReason::Broken),
+            _ if broken => self.lost(now, id),
             _ if condition == Condition::Dirty => self.maintain(now, id, Maintenance::Clean),
             _ => self.make_idle(now, id),
         }
@@ -294,7 +298,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         match task {
             _ if succeeded => self.make_idle(now, id),
             Maintenance::Check => self.close(id, CloseReason::Check),
-            Maintenance::Clean => self.close(id, CloseReason::Broken),
+            Maintenance::Clean => self.lost(now, id),
         }
         self.serve_waiters(now);
     }
@@ -347,12 +351,30 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         if self.draining {
             self.close(id, CloseReason::Shutdown);
         } else if self.connect.is_closed(&pooled.connection) {
-            self.close(id, CloseReason::Broken);
+            self.lost(now, id);
         } else if pooled.expires_at <= now {
             self.close(id, CloseReason::Lifetime);
         } else {
             pooled.state = ConnectionState::Idle { since: now };
             self.idle.push(id);
+        }
+    }
+
+    /// Closes a connection that does not work. What happened to it may have happened to the others too,
+    /// so the idle ones are checked, all at once, unless they worked a moment ago: when a network path
+    /// goes silent, callers would find them dead one after the other.
+    pub(super) fn lost(&mut self, now: Instant, id: u64) {
+        self.close(id, CloseReason::Broken);
+        if self.draining {
+            return;
+        }
+        for id in std::mem::take(&mut self.idle) {
+            match self.connections.get(&id).map(|pooled| pooled.state) {
+                Some(ConnectionState::Idle { since }) if now - since < PROVEN_FOR => {
+                    self.idle.push(id);
+                }
+                _ => self.maintain(now, id, Maintenance::Check),
+            }
         }
     }
 

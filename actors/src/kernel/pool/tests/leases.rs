@@ -137,6 +137,29 @@ fn broken_connections_are_not_leased_again() {
 }
 
 #[test]
+fn when_a_connection_is_lost_the_idle_ones_are_checked_at_once() {
+    TestSystem::paused(|system| async move {
+        let pool = RunningPool::start(&system, config(), ms(1)).await;
+        pool.fill(4).await;
+        sleep(secs(2)).await;
+        // One of them has just been used, and proves nothing about those that were idle.
+        let (lost, used) = (pool.exclusive().await, pool.exclusive().await);
+        drop(used);
+        pool.wait_for(|status| status.idle == 3).await;
+        pool.server.fails_checks.store(true, SeqCst);
+        *pool.server.maintenance_takes.lock().unwrap() = secs(1);
+        lost.mark_broken();
+        drop(lost);
+        let began = Instant::now();
+        let status = pool.wait_for(|status| status.size == 1).await;
+        assert_eq!(began.elapsed().as_secs(), 1, "both at once");
+        let expected = [(CloseReason::Broken, 1), (CloseReason::Check, 2)];
+        assert_eq!(status.closed, closed(&expected));
+        pool.stop().await;
+    });
+}
+
+#[test]
 fn a_connection_counts_until_the_server_has_let_go_of_it() {
     TestSystem::paused(|system| async move {
         let config = PoolConfig {
