@@ -24,6 +24,9 @@ const BLOCKED_AFTER: Duration = Duration::from_millis(100);
 /// takes no new callers at all.
 const BLOCKED_MAX: Duration = Duration::from_secs(2);
 
+/// The SQLSTATE of statements within a transaction that has failed.
+const FAILED_TRANSACTION: &str = "25P02";
+
 /// Runs a statement over a shared connection.
 pub(super) async fn run(
     lease: Lease<Connection>,
@@ -64,7 +67,10 @@ pub(super) async fn with_lease<T>(
     if let Some(used) = used.0.take() {
         let is_fit = match &output {
             Ok(_) => true,
-            Err(error) => !error.ends_connection() && !connection.was_demoted(error),
+            Err(error) => {
+                let in_transaction = error.sqlstate() == Some(FAILED_TRANSACTION);
+                !in_transaction && !error.ends_connection() && !connection.was_demoted(error)
+            }
         };
         used.end(is_fit);
     }

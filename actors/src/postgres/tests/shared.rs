@@ -232,35 +232,23 @@ fn the_server_stops_by_itself_soon_after_the_callers_deadline() {
 /// within the caller's transaction or `COPY` may be acknowledged. Returns the number of rows that were
 /// written.
 async fn misuse(database: &Database, misuse: &str) -> i64 {
-    let (insert, mut leases) = ("insert into t values (1)", Vec::new());
     let before = count(database, "select count(*) from t").await;
     let caller = Caller::new(LONG);
-    for _ in 0..3 {
-        leases.push(
-            check_out(database.pool(), Mode::Shared, caller)
-                .await
-                .unwrap(),
-        );
-    }
-    let connection = Arc::clone(&leases[0]);
-    connection
-        .run("select 1", &[], &AtomicBool::new(false))
+    let lease = check_out(database.pool(), Mode::Shared, caller)
         .await
         .unwrap();
-    assert!(leases.iter().all(|lease| Arc::ptr_eq(lease, &connection)));
+    let connection = Arc::clone(&lease);
     let sent = AtomicBool::new(true);
-    let run =
-        |lease| pipelined::with_lease(lease, caller.deadline, &sent, connection.batch(insert));
-    let [first, second, third] = <[_; 3]>::try_from(leases).unwrap();
-    let batch = connection.batch(misuse);
-    let misused = pipelined::with_lease(first, caller.deadline, &sent, batch);
-    let (misused, second, third) = tokio::join!(misused, run(second), run(third));
-    misused.unwrap_err();
-    for answer in [second, third] {
-        let Err(Error::Lost { sent: true, reason }) = answer else {
-            panic!("{misuse}: {answer:?}");
-        };
+    let misused = pipelined::with_lease(lease, caller.deadline, &sent, connection.batch(misuse));
+    let insert = || connection.batch("insert into t values (1)");
+    let (misused, second, third) = tokio::join!(misused, insert(), insert());
+    let error = misused.unwrap_err();
+    if let Error::Lost { reason, .. } = &error {
         assert!(reason.contains("shared with others"), "{reason}");
+    }
+    for answer in [second, third] {
+        let lost = matches!(answer, Err(Error::Lost { sent: true, .. }));
+        assert!(lost, "{misuse}: {answer:?} behind {error:?}");
     }
     drop(connection);
     wait_until_unused(database).await;
