@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{Error, Redis, Server, Topology, cmd, pool_config};
-use super::network::{Instance, cluster_behind_proxy, eventually};
+use super::network::{Instance, cluster_behind_proxy, eventually, free_port};
 use super::server::{RunningPool, SECOND};
 use crate::kernel::pool::PoolConfig;
 use crate::kernel::private_server::ServerUrl;
@@ -153,6 +153,51 @@ fn a_silent_link_to_a_node_of_a_cluster_is_replaced_too() {
     TestSystem::real_time(|system| async move {
         let (_node, proxy, server) = cluster_behind_proxy().await;
         is_answered_over_another_connection(&system, &proxy, server).await;
+    });
+}
+
+/// The other nodes of the cluster answer all the time, so the client as a whole is not silent.
+#[test]
+fn one_node_of_a_cluster_that_goes_silent_is_found_again() {
+    TestSystem::real_time(|system| async move {
+        let (node, proxy, server) = cluster_behind_proxy().await;
+        let bus = free_port().to_string();
+        let other = Instance::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
+        let (first, last) = ("8192", "16383");
+        assert_eq!(node.ask(&["CLUSTER", "DELSLOTSRANGE", first, last]), "OK");
+        assert_eq!(other.ask(&["CLUSTER", "ADDSLOTSRANGE", first, last]), "OK");
+        let port = other.port().to_string();
+        assert_eq!(
+            node.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]),
+            "OK"
+        );
+        for node in [&node, &other] {
+            node.until(&["CLUSTER", "INFO"], "cluster_slots_assigned:16384")
+                .await;
+            node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+        }
+        let running = RunningPool::at(&system, server).await;
+        running.until_up().await;
+        let get = async |key: &str| {
+            let mut get = cmd("GET");
+            let asked = running
+                .redis
+                .command::<Option<String>>(get.arg(key), SECOND / 5);
+            asked.await.is_ok()
+        };
+        // The slots of `bar` (5061) and of `foo` (12182) are at different nodes.
+        eventually("both nodes", async || get("bar").await && get("foo").await).await;
+        proxy.set_faults(Fault::Blackhole, Fault::None);
+        let began = Instant::now();
+        eventually("the silent node", async || {
+            get("foo").await;
+            get("bar").await
+        })
+        .await;
+        println!("answered again after {:?}", began.elapsed());
+        let status = running.redis.status(SECOND).await.unwrap();
+        assert!(status.closed.is_empty(), "{status:?}");
+        running.close().await;
     });
 }
 
