@@ -141,10 +141,11 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Box<dyn Error>> {
         return Err(message.into());
     }
     let pem = regular_file::read(path, FILE_BYTES_MAX)?;
-    match PrivateKeyDer::from_pem_slice(&pem) {
-        Err(pem::Error::NoItemsFound) => Err("it holds no private key without a password".into()),
-        read => Ok(read?),
-    }
+    // Errors of the parser may quote the file.
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => "it holds no private key without a password".into(),
+        _ => "it is not valid PEM".into(),
+    })
 }
 
 /// Whether nobody but the owner of a file may use it. The group may read a file of root's, as in libpq.
@@ -271,6 +272,8 @@ impl ServerCertVerifier for Verifier {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -285,6 +288,24 @@ mod tests {
             (0, 0o100_644, false),
         ] {
             assert_eq!(is_private(owner, mode), expected, "{owner} {mode:o}");
+        }
+    }
+
+    #[test]
+    fn an_error_quotes_nothing_of_a_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.pem");
+        for (pem, fault) in [
+            // The line breaks were lost.
+            ("-----BEGIN PRIVATE KEY-----hunter2", "not valid PEM"),
+            ("-----BEGIN PRIVATE KEY-----\nhunter2\n", "not valid PEM"),
+            ("hunter2", "no private key"),
+        ] {
+            fs::write(&path, pem).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let error = read_key(&path).unwrap_err().to_string();
+            assert!(error.contains(fault), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 }
