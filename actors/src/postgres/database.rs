@@ -37,6 +37,8 @@ pub struct Database {
     lag_max: Duration,
     /// Whether this is a view for calls that only read.
     only_reads: bool,
+    /// Whether this is a view for single statements that may run twice.
+    repeatable: bool,
 }
 
 struct Shared {
@@ -65,6 +67,7 @@ impl Database {
             replicas: None,
             lag_max: Duration::ZERO,
             only_reads: false,
+            repeatable: false,
         }
     }
 
@@ -109,6 +112,18 @@ impl Database {
     pub fn read_only(&self) -> Self {
         Self {
             only_reads: true,
+            ..self.clone()
+        }
+    }
+
+    /// A view for single statements that may run twice: one that begins as a query does, and whose answer
+    /// was lost with the connection, is sent again, also to the primary. With that, the caller says that
+    /// it only reads, and that functions which it calls do no harm when they run twice. Nothing else
+    /// changes: other statements are not repeated, nor transactions for that reason.
+    #[must_use]
+    pub fn repeatable(&self) -> Self {
+        Self {
+            repeatable: true,
             ..self.clone()
         }
     }
@@ -291,7 +306,7 @@ impl Database {
                 return output;
             }
         }
-        let only_reads = self.only_reads;
+        let (repeatable, only_reads) = (self.repeatable, self.repeatable || self.only_reads);
         let mut tries = 1;
         loop {
             let lease = check_out(self.pool(), Mode::Shared, caller).await?;
@@ -300,7 +315,11 @@ impl Database {
                 Ok(output) => return Ok(output),
                 Err(error) => error,
             };
-            let step = Step::Statement { sql, only_reads };
+            let step = Step::Statement {
+                sql,
+                only_reads,
+                repeatable,
+            };
             // The connection to a demoted server is closed by now: a repeat uses another server.
             let decision = decide(step, &error, connection.was_demoted(&error));
             drop(connection);
@@ -345,14 +364,14 @@ impl Database {
     }
 
     /// Waits until the schema is up to date. Returns since when it is; `None` without migrations.
-    async fn ready(&self, caller: Caller) -> Result<Option<Instant>, Error> {
+    pub(super) async fn ready(&self, caller: Caller) -> Result<Option<Instant>, Error> {
         match &self.schema {
             Some(schema) => schema.ready(caller).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn may_retry(&self, tries: u32, caller: Caller) -> bool {
+    pub(super) async fn may_retry(&self, tries: u32, caller: Caller) -> bool {
         tries < self.shared.settings.attempts_max && self.pause(tries, caller).await
     }
 

@@ -8,8 +8,13 @@ use super::first_word::StatementKind;
 /// The step that failed.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step<'a> {
-    /// A single statement. `only_reads` holds if its caller says so.
-    Statement { sql: &'a str, only_reads: bool },
+    /// A single statement. `only_reads` holds if its caller says so, `repeatable` if its caller allows
+    /// that it runs twice.
+    Statement {
+        sql: &'a str,
+        only_reads: bool,
+        repeatable: bool,
+    },
     /// A single statement on a replica. It only reads, as its caller says.
     OnReplica { sql: &'a str },
     /// The begin of a transaction, which had no effect yet.
@@ -65,14 +70,28 @@ fn may_repeat(step: Step<'_>, error: &Error, demoted: bool) -> bool {
         (Step::Begin, Error::Lost { .. }) => true,
         // The server undoes a transaction whose connection is lost before the commit.
         (Step::Work { .. }, error) if error.ends_connection() || demoted => true,
-        (_, Error::Lost { sent, .. }) => !sent,
+        (_, Error::Lost { sent: false, .. }) => true,
+        (
+            Step::Statement {
+                sql,
+                repeatable: true,
+                ..
+            },
+            Error::Lost { .. },
+        ) => StatementKind::of(sql) == StatementKind::Query,
+        (_, Error::Lost { .. }) => false,
         (Step::Statement { sql, .. }, Error::Server(server))
             if server.progress != Progress::Begun =>
         {
             error.is_serialization_failure()
                 || (demoted && StatementKind::of(sql) != StatementKind::MayCommit)
         }
-        (Step::Statement { sql, only_reads }, error) => {
+        (
+            Step::Statement {
+                sql, only_reads, ..
+            },
+            error,
+        ) => {
             only_reads
                 && StatementKind::of(sql) == StatementKind::Query
                 && error.is_serialization_failure()

@@ -52,6 +52,7 @@ impl Connection {
         let step = Step::Statement {
             sql,
             only_reads: false,
+            repeatable: false,
         };
         match self.run_once(sql, params, sent, within).await {
             Err(error) if decide(step, &error, false) == Decision::PrepareAgain => {
@@ -204,7 +205,7 @@ impl SessionReset {
 }
 
 /// The error of a statement that could not be prepared.
-fn unprepared(error: &tokio_postgres::Error) -> Error {
+pub(super) fn unprepared(error: &tokio_postgres::Error) -> Error {
     if error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME) {
         // The driver asks for types with statements that it prepares once for each connection.
         return Error::Lost {

@@ -30,12 +30,17 @@ fn lost(sent: bool) -> Error {
 
 /// Every step, with its heading.
 fn steps() -> Vec<(&'static str, Step<'static>)> {
-    let statement = |sql, only_reads| Step::Statement { sql, only_reads };
+    let statement = |sql, only_reads, repeatable| Step::Statement {
+        sql,
+        only_reads,
+        repeatable,
+    };
     let (read, write, call) = ("select 1", "insert into t values (1)", "call pay()");
     vec![
-        ("`query`", statement(write, false)),
-        ("`query` that may commit", statement(call, false)),
-        ("`read_only().query`", statement(read, true)),
+        ("`query`", statement(write, false, false)),
+        ("`query` that may commit", statement(call, false, false)),
+        ("`read_only().query`", statement(read, true, false)),
+        ("`repeatable().query`", statement(read, true, true)),
         ("the same on a replica", Step::OnReplica { sql: read }),
         ("begin", Step::Begin),
         (
@@ -157,6 +162,7 @@ fn what_may_have_had_an_effect_is_repeated_only_if_its_caller_allows_that() {
             let step = Step::Statement {
                 sql,
                 only_reads: false,
+                repeatable: false,
             };
             let decision = decide(step, &error, demoted);
             assert!(!begun || decision == Decision::Return, "{sql} after {name}");
@@ -166,6 +172,7 @@ fn what_may_have_had_an_effect_is_repeated_only_if_its_caller_allows_that() {
             let step = Step::Statement {
                 sql,
                 only_reads: true,
+                repeatable: true,
             };
             for step in [step, Step::OnReplica { sql }] {
                 let decision = decide(step, &error, demoted);

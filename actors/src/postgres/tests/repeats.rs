@@ -121,6 +121,48 @@ fn a_started_call_is_repeated_only_if_its_caller_allows_that() {
 }
 
 #[test]
+fn a_query_whose_answer_is_lost_is_repeated_only_if_its_caller_allows_that() {
+    with_database(4, |database| async move {
+        set_up(&database).await;
+        let make = "create function is_cut_at_first() returns int8 language plpgsql as $$
+            begin
+                if nextval('tries') < 2 then
+                    perform pg_terminate_backend(pg_backend_pid());
+                    perform pg_sleep(60);
+                end if;
+                return currval('tries');
+            end $$";
+        database.query(make, &[], LONG).await.unwrap();
+        let (read, write) = (
+            "select is_cut_at_first()",
+            "insert into paid select from is_cut_at_first()",
+        );
+        let repeatable = database.repeatable();
+        for (view, sql, is_repeated) in [
+            (&database, read, false),
+            (&database.read_only(), read, false),
+            (&repeatable, write, false),
+            (&repeatable, read, true),
+        ] {
+            let restart = "alter sequence tries restart";
+            database.query(restart, &[], LONG).await.unwrap();
+            let done = view.query(sql, &[], LONG).await;
+            match done {
+                Ok(output) => {
+                    assert!(is_repeated, "{sql}");
+                    assert_eq!(output.one().unwrap().get::<_, i64>(0), 2);
+                }
+                Err(Error::Lost { sent: true, .. }) => assert!(!is_repeated, "{sql}"),
+                Err(error) => panic!("{sql}: {error}"),
+            }
+            let tries = count(&database, "select last_value from tries").await;
+            assert_eq!(tries, 1 + i64::from(is_repeated), "{sql}");
+        }
+        assert_eq!(paid(&database).await, 0);
+    });
+}
+
+#[test]
 fn a_commit_succeeds_although_the_session_cannot_be_reset_after_it() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
