@@ -69,6 +69,60 @@ pub use migrate::{MIGRATIONS, Migration, MigrationSet};
 pub use private_server::PRIVATE_SERVER;
 pub use server_info::ServerInfo;
 pub use tokio_postgres::Row;
+/// The types of parameters and columns, and what types of one's own need: [`FromSql`] and [`ToSql`]. Their
+/// derived forms are not available; written by hand, they are short. An enum of the database:
+///
+/// ```
+/// use headroom_actors::postgres::postgres_types::{
+///     FromSql, IsNull, Kind, ToSql, Type, to_sql_checked,
+/// };
+///
+/// # type Failure = Box<dyn std::error::Error + Sync + Send>;
+/// #[derive(Debug)]
+/// enum Mood {
+///     Sad,
+///     Happy,
+/// }
+///
+/// fn is_mood(ty: &Type) -> bool {
+///     ty.name() == "mood" && matches!(ty.kind(), Kind::Enum(_))
+/// }
+///
+/// impl ToSql for Mood {
+///     fn to_sql(&self, ty: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Failure> {
+///         let label = match self {
+///             Self::Sad => "sad",
+///             Self::Happy => "happy",
+///         };
+///         label.to_sql(ty, out)
+///     }
+///
+///     fn accepts(ty: &Type) -> bool {
+///         is_mood(ty)
+///     }
+///
+///     to_sql_checked!();
+/// }
+///
+/// impl<'a> FromSql<'a> for Mood {
+///     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Failure> {
+///         match raw {
+///             b"sad" => Ok(Self::Sad),
+///             b"happy" => Ok(Self::Happy),
+///             _ => Err("not a mood".into()),
+///         }
+///     }
+///
+///     fn accepts(ty: &Type) -> bool {
+///         is_mood(ty)
+///     }
+/// }
+/// ```
+///
+/// The form of a value in `raw` is the type's binary form. A domain has that of its base type, and a
+/// composite type the number of its fields, then the type, the length and the value of each. An array of
+/// such a type needs nothing more: `Vec<Mood>`.
+pub use tokio_postgres::types as postgres_types;
 pub use tokio_postgres::types::{FromSql, ToSql};
 pub use transaction::{Isolation, Transaction, TransactionOptions};
 pub use trial::Trial;

@@ -1,6 +1,7 @@
 //! Tests against real servers.
 
 mod cluster;
+mod custom_types;
 mod failures;
 mod own_tables;
 mod reach;
