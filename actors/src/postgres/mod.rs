@@ -47,6 +47,7 @@ mod retire;
 mod schema;
 mod server_info;
 mod server_timeout;
+mod session;
 mod socket;
 mod statement_cache;
 mod statements;
@@ -68,6 +69,7 @@ pub use metrics::METRICS;
 pub use migrate::{MIGRATIONS, Migration, MigrationSet};
 pub use private_server::PRIVATE_SERVER;
 pub use server_info::ServerInfo;
+pub use session::Session;
 pub use tokio_postgres::Row;
 /// The types of parameters and columns, and what types of one's own need: [`FromSql`] and [`ToSql`]. Their
 /// derived forms are not available; written by hand, they are short. An enum of the database:

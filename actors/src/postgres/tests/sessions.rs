@@ -111,3 +111,93 @@ fn the_next_user_sees_nothing_that_the_last_one_left_in_the_session() {
         assert_eq!(wait_until_unused(&database).await.opened, 1);
     });
 }
+
+#[test]
+fn a_session_of_ones_own_has_no_transaction_and_leaves_nothing() {
+    with_database(1, |database| async move {
+        let user = database.exclusive(LONG).await.unwrap();
+        user.batch(MAKE).await.unwrap();
+        // Refused within a transaction.
+        user.query("vacuum", &[]).await.unwrap();
+        drop(user);
+        for (leave, is_left) in LEFT {
+            let user = database.exclusive(LONG).await.unwrap();
+            user.batch(leave).await.unwrap();
+            let seen = user.query(is_left, &[]).await.unwrap().one().unwrap();
+            assert!(seen.get::<_, bool>(0), "without effect: {leave}");
+            drop(user);
+            let next = database
+                .query(is_left, &[], LONG)
+                .await
+                .unwrap()
+                .one()
+                .unwrap();
+            assert!(!next.get::<_, bool>(0), "{leave}");
+            let next = database.exclusive(LONG).await.unwrap();
+            let seen = next.query(is_left, &[]).await.unwrap().one().unwrap();
+            assert!(!seen.get::<_, bool>(0), "{leave}");
+        }
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}
+
+#[test]
+fn a_statement_or_transaction_that_a_session_leaves_is_ended() {
+    with_database(2, |database| async move {
+        let user = database.exclusive(LONG).await.unwrap();
+        user.batch("create table t (n int8)").await.unwrap();
+        user.batch("begin; insert into t values (1)").await.unwrap();
+        drop(user);
+        let user = database.exclusive(LONG).await.unwrap();
+        // What does not fail in a session is not undone with what fails.
+        user.query("insert into t values (2)", &[]).await.unwrap();
+        assert!(user.query("select 1/0", &[]).await.is_err());
+        user.query("insert into t values (4)", &[]).await.unwrap();
+        let sleep = user.query("select pg_sleep(60)", &[]);
+        assert!(tokio::time::timeout(ms(20), sleep).await.is_err());
+        drop(user);
+        let user = database.exclusive(ms(200)).await.unwrap();
+        let late = user.query("select pg_sleep(60)", &[]).await;
+        assert!(
+            matches!(late, Err(Error::Deadline { sent: true })),
+            "{late:?}"
+        );
+        let late = user.query("insert into t values (8)", &[]).await;
+        assert!(
+            matches!(late, Err(Error::Deadline { sent: false })),
+            "{late:?}"
+        );
+        drop(user);
+        let running = "select count(*) from pg_stat_activity
+            where state = 'active' and query ~ 'sleep.60' and pid <> pg_backend_pid()";
+        eventually(async || (count(&database, running).await == 0).then_some(())).await;
+        assert_eq!(count(&database, "select sum(n)::int8 from t").await, 6);
+        assert_eq!(wait_until_unused(&database).await.shared_in_flight, 0);
+    });
+}
+
+#[test]
+fn a_session_does_not_get_a_connection_that_was_lost_while_it_was_idle() {
+    with_database(2, |database| async move {
+        let user = database.exclusive(LONG).await.unwrap();
+        let pid = user.query("select pg_backend_pid()", &[]).await.unwrap();
+        let pid: i32 = pid.one().unwrap().get(0);
+        drop(user);
+        wait_until_unused(&database).await;
+        let admin = database.exclusive(LONG).await.unwrap();
+        let other = database.exclusive(LONG).await.unwrap();
+        for user in [&admin, &other] {
+            let own = user.query("select pg_backend_pid()", &[]).await.unwrap();
+            let own: i32 = own.one().unwrap().get(0);
+            if own != pid {
+                let kill = "select pg_terminate_backend($1)";
+                user.query(kill, &[&pid]).await.unwrap();
+            }
+        }
+        drop((admin, other));
+        for _ in 0..2 {
+            let user = database.exclusive(LONG).await.unwrap();
+            user.query("select 1", &[]).await.unwrap();
+        }
+    });
+}
