@@ -49,8 +49,9 @@ pub enum Error {
     #[error("the statement does not match its parameters or the requested types: {0}")]
     Invalid(String),
     /// The server does not follow PostgreSQL's protocol, or a statement made it leave the part of the
-    /// protocol that calls use, as `COPY` from this program does. The connection is closed. The server
-    /// may have acted on the call.
+    /// protocol that calls use, as a `COPY` does outside of
+    /// [`Transaction::copy_in`](super::Transaction::copy_in) and `copy_out`. The connection is closed. The
+    /// server may have acted on the call.
     #[error("the database sent an unexpected answer: {0}")]
     Protocol(String),
     /// The statement would begin something on a connection that other callers share, or change its

@@ -56,7 +56,8 @@ impl StatementKind {
 }
 
 const TRANSACTION: &str = "`Database::begin` or `Database::transaction`";
-const SESSION: &str = "a transaction: it has the session for itself, which is reset after it";
+const SESSION: &str = "`Database::exclusive`, or a transaction: they have the session for themselves, which \
+    is reset after them";
 
 /// The statements that would begin something on a connection or change its session, and what to use
 /// instead.
@@ -93,7 +94,7 @@ const NOT_SHARED: &[(&[&str], &str)] = &[
     ),
     (
         &["copy"],
-        "a transaction for files of the server, and `insert` for data of this program",
+        "`Transaction::copy_in` or `Transaction::copy_out`, and for files of the server a transaction",
     ),
     (
         &["listen", "unlisten"],
@@ -126,6 +127,12 @@ pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
         }),
         None => Ok(()),
     }
+}
+
+/// Whether `sql` is a `COPY`.
+pub(super) fn begins_with_copy(sql: &str) -> bool {
+    let first = Words(skip_empty_statements(sql)).next();
+    first.is_some_and(|word| is(word, &["copy"]))
 }
 
 /// Whether `sql` may change how the session finds the names in later statements. `changed` says that an
@@ -308,6 +315,7 @@ mod tests {
                 "create temporary",
             ),
         ] {
+            assert_eq!(begins_with_copy(sql), refused == "copy", "{sql}");
             match check_shared(sql) {
                 Err(Error::NotShared { word, .. }) => assert_eq!(word, refused, "{sql}"),
                 other => panic!("{sql}: {other:?}"),

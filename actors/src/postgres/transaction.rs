@@ -88,8 +88,8 @@ impl TransactionOptions {
 /// settings, temporary tables, advisory locks and `LISTEN`.
 #[must_use = "a dropped transaction is rolled back"]
 pub struct Transaction {
-    lease: Lease<Connection>,
-    deadline: Instant,
+    pub(super) lease: Lease<Connection>,
+    pub(super) deadline: Instant,
     options: TransactionOptions,
     /// How many statements and batches have begun.
     calls: AtomicUsize,
@@ -97,6 +97,10 @@ pub struct Transaction {
     failed: AtomicBool,
     /// The failure was one after which a repeat can succeed.
     retryable: AtomicBool,
+    /// Rows or a `COPY` take up the connection.
+    pub(super) is_taken_up: AtomicBool,
+    /// Nothing can be sent any more.
+    pub(super) is_cut_off: AtomicBool,
 }
 
 impl Transaction {
@@ -112,6 +116,8 @@ impl Transaction {
             calls: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             retryable: AtomicBool::new(false),
+            is_taken_up: AtomicBool::new(false),
+            is_cut_off: AtomicBool::new(false),
         };
         transaction.lease.mark_dirty();
         let begin = transaction.beginning();
@@ -125,7 +131,7 @@ impl Transaction {
     /// # Errors
     /// See [`Error`]. After an error, the transaction can only be rolled back.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
-        let is_first = self.calls.fetch_add(1, Ordering::AcqRel) == 0;
+        let is_first = self.count_call()?;
         let output = self.run(self.statement(sql, params, is_first)).await?;
         self.lease.statements.session_ran(sql, params);
         Ok(output)
@@ -136,7 +142,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::query`].
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.calls.fetch_add(1, Ordering::AcqRel);
+        self.count_call()?;
         self.run(self.lease.batch(sql)).await?;
         self.lease.statements.session_ran(sql, &[]);
         Ok(())
@@ -214,8 +220,24 @@ impl Transaction {
         Err(error)
     }
 
+    /// Counts a call. Returns whether it is the first.
+    pub(super) fn count_call(&self) -> Result<bool, Error> {
+        if self.is_taken_up.load(Ordering::Acquire) {
+            return Err(Error::Invalid(
+                "rows or a COPY of the transaction have not ended".to_owned(),
+            ));
+        }
+        Ok(self.calls.fetch_add(1, Ordering::AcqRel) == 0)
+    }
+
     /// Waits for `work` until the deadline, and records its failure.
-    async fn run<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub(super) async fn run<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        if self.is_cut_off.load(Ordering::Acquire) {
+            return Err(Error::closed(false));
+        }
         if self.deadline <= Instant::now() {
             self.failed.store(true, Ordering::Release);
             return Err(Error::Deadline { sent: false });
@@ -228,7 +250,7 @@ impl Transaction {
         done.inspect_err(|error| self.record(error))
     }
 
-    fn record(&self, error: &Error) {
+    pub(super) fn record(&self, error: &Error) {
         self.failed.store(true, Ordering::Release);
         let demoted = !self.options.read_only && self.lease.was_demoted(error);
         if decide(Step::Work { is_first: false }, error, demoted) == Decision::Repeat {
@@ -242,7 +264,7 @@ impl Transaction {
 
 /// A sent statement. If it is dropped before its end, the transaction cannot be committed, and the
 /// reset of the connection cancels the statement.
-struct RunningStatement<'a>(&'a Transaction);
+pub(super) struct RunningStatement<'a>(pub(super) &'a Transaction);
 
 impl Drop for RunningStatement<'_> {
     fn drop(&mut self) {

@@ -1,12 +1,14 @@
 //! Tests against real servers.
 
 mod cluster;
+mod copy;
 mod custom_types;
 mod failures;
 mod own_tables;
 mod reach;
 mod repeats;
 mod replicas;
+mod rows;
 mod schema;
 mod sessions;
 mod shared;
