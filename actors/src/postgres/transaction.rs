@@ -97,6 +97,8 @@ pub struct Transaction {
     failed: AtomicBool,
     /// The failure was one after which a repeat can succeed.
     retryable: AtomicBool,
+    /// How many savepoints were set.
+    pub(super) savepoints: AtomicUsize,
     /// Rows or a `COPY` take up the connection.
     pub(super) is_taken_up: AtomicBool,
     /// Nothing can be sent any more.
@@ -116,6 +118,7 @@ impl Transaction {
             calls: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             retryable: AtomicBool::new(false),
+            savepoints: AtomicUsize::new(0),
             is_taken_up: AtomicBool::new(false),
             is_cut_off: AtomicBool::new(false),
         };

@@ -134,3 +134,56 @@ fn retryable_transactions_run_again_after_serialization_failures() {
         assert_eq!(counters.get(RETRIES), before);
     });
 }
+
+#[test]
+fn a_savepoint_undoes_a_part_of_its_transaction() {
+    with_database(1, |database| async move {
+        let make = "create table t (n int8)";
+        database.query(make, &[], LONG).await.unwrap();
+        let insert = "insert into t values ($1)";
+        let transaction = database.begin(options()).await.unwrap();
+        transaction.query(insert, &[&1_i64]).await.unwrap();
+        let kept = transaction.savepoint().await.unwrap();
+        transaction.query(insert, &[&2_i64]).await.unwrap();
+        let undone = transaction.savepoint().await.unwrap();
+        transaction.query(insert, &[&4_i64]).await.unwrap();
+        undone.rollback().await.unwrap();
+        kept.release().await.unwrap();
+        let dropped = transaction.savepoint().await.unwrap();
+        transaction.query(insert, &[&8_i64]).await.unwrap();
+        drop(dropped);
+        // Nothing is left of it at the server.
+        transaction.query(insert, &[&16_i64]).await.unwrap();
+        let forgotten = transaction.savepoint().await.unwrap();
+        transaction.query(insert, &[&32_i64]).await.unwrap();
+        drop(forgotten);
+        transaction.commit().await.unwrap();
+        assert_eq!(count(&database, "select sum(n)::int8 from t").await, 19);
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}
+
+#[test]
+fn statements_run_again_after_the_rollback_of_a_savepoint_with_a_failure() {
+    with_database(1, |database| async move {
+        let transaction = database.begin(options()).await.unwrap();
+        for is_dropped in [false, true] {
+            let savepoint = transaction.savepoint().await.unwrap();
+            assert!(transaction.query("select 1/0", &[]).await.is_err());
+            let refused = transaction.query("select 1", &[]).await.unwrap_err();
+            assert_eq!(refused.sqlstate(), Some("25P02"));
+            if is_dropped {
+                drop(savepoint);
+            } else {
+                savepoint.rollback().await.unwrap();
+            }
+            transaction.query("select 1", &[]).await.unwrap();
+        }
+        let failed = transaction.savepoint().await.unwrap();
+        assert!(transaction.query("select 1/0", &[]).await.is_err());
+        assert!(failed.release().await.is_err());
+        transaction.query("select 1", &[]).await.unwrap();
+        transaction.rollback().await.unwrap();
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}
