@@ -31,10 +31,10 @@ pub enum Error {
     /// The server refused the statement. It has no effect.
     #[error("the database refused the statement: {0}")]
     Server(Box<ServerError>),
-    /// A statement of the transaction failed or did not end. The transaction was rolled back.
+    /// A statement of the transaction failed, did not end, or rolled it back. Nothing was committed.
     #[error(
-        "the transaction was rolled back instead of committed, because a statement in it failed or \
-         did not end"
+        "the transaction was rolled back instead of committed, because a statement in it failed, did \
+         not end, or rolled it back"
     )]
     Aborted,
     /// The number of rows is not the expected one.

@@ -135,6 +135,14 @@ pub(super) fn begins_with_copy(sql: &str) -> bool {
     first.is_some_and(|word| is(word, &["copy"]))
 }
 
+/// Whether `sql` begins with the commit of a transaction.
+pub(super) fn asks_to_commit(sql: &str) -> bool {
+    let mut words = Words(skip_empty_statements(sql));
+    let first = words.next().unwrap_or_default();
+    let second = words.next().unwrap_or_default();
+    is(first, &["commit", "end"]) || is(first, &["prepare"]) && is(second, &["transaction"])
+}
+
 /// Whether `sql` may change how the session finds the names in later statements. `changed` says that an
 /// earlier statement did, which this one may take back.
 pub(super) fn changes_names(sql: &str, changed: bool) -> bool {

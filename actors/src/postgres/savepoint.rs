@@ -72,6 +72,7 @@ impl Drop for Savepoint<'_> {
         // This sends it, before the next statement of the transaction. If it fails, so do the next one and
         // the commit, unless the savepoint is the part of an outer one that has ended before.
         lease.batch(&undo).now_or_never();
+        self.transaction.unsettled.store(true, Ordering::Release);
         lease.statements.session_ran(&undo, &[]);
     }
 }

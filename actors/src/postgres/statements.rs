@@ -141,14 +141,16 @@ impl Connection {
             return failed;
         }
         poll!(&mut reset.0).is_ready();
-        self.statements.session_was_reset();
         commit.await
     }
 
     /// The reset of the session, which is not sent yet.
     pub(super) fn session_reset(self: &Arc<Self>) -> SessionReset {
         let connection = Arc::clone(self);
-        let reset = async move { connection.batch(RESET_SESSION).await };
+        let reset = async move {
+            connection.statements.session_was_reset();
+            connection.batch(RESET_SESSION).await
+        };
         SessionReset(maybe_done(reset.boxed()))
     }
 
@@ -191,7 +193,7 @@ pub(super) struct SessionReset(MaybeDone<BoxFuture<'static, Result<(), Error>>>)
 
 impl SessionReset {
     /// Ends `lease` after the reset that was sent over it. Unless the reset succeeds soon, nobody else
-    /// gets the connection.
+    /// gets the connection. Sends the reset if it is not sent yet.
     pub(super) async fn end(mut self, lease: Lease<Connection>) {
         let answered = timeout(RESET_MAX, &mut self.0).await;
         let reset = answered

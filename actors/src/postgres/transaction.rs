@@ -8,7 +8,9 @@ use tokio::time::{Instant, timeout_at};
 use super::call::{Params, QueryOutput};
 use super::connection::Connection;
 use super::error::Error;
+use super::first_word::asks_to_commit;
 use super::repeat::{Decision, Step, decide};
+use super::watch::{TransactionEnd, TransactionState};
 use crate::kernel::pool::Lease;
 
 /// What a transaction sees of concurrent ones.
@@ -93,8 +95,10 @@ pub struct Transaction {
     options: TransactionOptions,
     /// How many statements and batches have begun.
     calls: AtomicUsize,
-    /// A statement failed or did not end: the transaction cannot be committed.
-    failed: AtomicBool,
+    /// A statement did not end, or its connection is of no more use: nothing can be committed.
+    unfinished: AtomicBool,
+    /// A statement failed, and the server has not yet said what that means for the transaction.
+    pub(super) unsettled: AtomicBool,
     /// The failure was one after which a repeat can succeed.
     retryable: AtomicBool,
     /// How many savepoints were set.
@@ -116,7 +120,8 @@ impl Transaction {
             deadline,
             options,
             calls: AtomicUsize::new(0),
-            failed: AtomicBool::new(false),
+            unfinished: AtomicBool::new(false),
+            unsettled: AtomicBool::new(false),
             retryable: AtomicBool::new(false),
             savepoints: AtomicUsize::new(0),
             is_taken_up: AtomicBool::new(false),
@@ -132,10 +137,16 @@ impl Transaction {
     /// Runs one statement.
     ///
     /// # Errors
-    /// See [`Error`]. After an error, the transaction can only be rolled back.
+    /// See [`Error`]. After an error of the server, the transaction can only be rolled back, to a savepoint
+    /// or whole. [`Error::Invalid`] also when an earlier statement ended the transaction, and
+    /// [`Error::Aborted`] for a `commit` after an error: neither is sent.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
         let is_first = self.count_call()?;
-        let output = self.run(self.statement(sql, params, is_first)).await?;
+        let work = async {
+            self.check(sql).await?;
+            self.statement(sql, params, is_first).await
+        };
+        let output = self.run(work).await?;
         self.lease.statements.session_ran(sql, params);
         Ok(output)
     }
@@ -146,30 +157,48 @@ impl Transaction {
     /// As [`Transaction::query`].
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
         self.count_call()?;
-        self.run(self.lease.batch(sql)).await?;
+        let work = async {
+            self.check(sql).await?;
+            self.lease.batch(sql).await
+        };
+        self.run(work).await?;
         self.lease.statements.session_ran(sql, &[]);
         Ok(())
     }
 
-    /// Commits the transaction.
+    /// Commits the transaction. If a statement in it has committed it, there is nothing left to do.
     ///
     /// # Errors
-    /// [`Error::Aborted`] when a statement failed or did not end. After [`Error::Lost`] and
-    /// [`Error::Deadline`] with `sent`, and after [`Error::Protocol`], the transaction may be committed or
-    /// not. After any other error, it is rolled back.
+    /// [`Error::Aborted`] when the server rolled it back, or when a statement did not end. After
+    /// [`Error::Lost`] and [`Error::Deadline`] with `sent`, and after [`Error::Protocol`], the transaction
+    /// may be committed or not. After any other error, it is rolled back.
     pub async fn commit(self) -> Result<(), Error> {
-        // The server answers a COMMIT after a failure with a rollback and without an error.
-        if self.failed.load(Ordering::Acquire) {
-            self.rollback().await.ok();
+        if self.unfinished.load(Ordering::Acquire) {
+            // The pool rolls back before the next user.
             return Err(Error::Aborted);
         }
+        let settled = self.run(self.settle()).await;
+        settled.map_err(Error::without_effect)?;
         let mut reset = self.lease.session_reset();
-        let committed = self.run(self.lease.commit(&mut reset)).await;
-        // Whatever the server answered, the transaction has ended, and the reset is under way.
-        if matches!(committed, Ok(()) | Err(Error::Server(_))) {
+        let ended = if self.lease.wire.transaction() == TransactionState::None {
+            Ok(())
+        } else {
+            self.run(self.lease.commit(&mut reset)).await
+        };
+        // The server answers a COMMIT after a failure with a rollback and without an error.
+        let is_aborted = self.lease.wire.transaction_end() == TransactionEnd::RolledBack;
+        let ended = ended.and_then(|()| {
+            if is_aborted {
+                Err(Error::Aborted)
+            } else {
+                Ok(())
+            }
+        });
+        // Whatever the server answered, the transaction has ended.
+        if matches!(ended, Ok(()) | Err(Error::Server(_) | Error::Aborted)) {
             tokio::spawn(reset.end(self.lease));
         }
-        committed
+        ended
     }
 
     /// Rolls the transaction back.
@@ -185,6 +214,28 @@ impl Transaction {
     /// Whether a repeat of the failed transaction can succeed.
     pub(super) fn is_retryable(&self) -> bool {
         self.retryable.load(Ordering::Acquire)
+    }
+
+    /// Waits until the server has told the state of the transaction after a failure.
+    async fn settle(&self) -> Result<(), Error> {
+        if self.unsettled.swap(false, Ordering::AcqRel) {
+            self.lease.ping().await?;
+        }
+        Ok(())
+    }
+
+    /// Checks that `sql` can run in the transaction.
+    async fn check(&self, sql: &str) -> Result<(), Error> {
+        self.settle().await?;
+        match self.lease.wire.transaction() {
+            TransactionState::None => {
+                let reason = "an earlier statement ended the transaction".to_owned();
+                Err(Error::Invalid(reason))
+            }
+            // The server would answer with a rollback and without an error.
+            TransactionState::Failed if asks_to_commit(sql) => Err(Error::Aborted),
+            TransactionState::Open | TransactionState::Failed => Ok(()),
+        }
     }
 
     /// What begins the transaction, with the time that is left for it.
@@ -242,7 +293,7 @@ impl Transaction {
             return Err(Error::closed(false));
         }
         if self.deadline <= Instant::now() {
-            self.failed.store(true, Ordering::Release);
+            self.unfinished.store(true, Ordering::Release);
             return Err(Error::Deadline { sent: false });
         }
         let running = RunningStatement(self);
@@ -254,12 +305,13 @@ impl Transaction {
     }
 
     pub(super) fn record(&self, error: &Error) {
-        self.failed.store(true, Ordering::Release);
+        self.unsettled.store(true, Ordering::Release);
         let demoted = !self.options.read_only && self.lease.was_demoted(error);
         if decide(Step::Work { is_first: false }, error, demoted) == Decision::Repeat {
             self.retryable.store(true, Ordering::Release);
         }
         if error.ends_connection() || demoted {
+            self.unfinished.store(true, Ordering::Release);
             self.lease.mark_broken();
         }
     }
@@ -271,7 +323,7 @@ pub(super) struct RunningStatement<'a>(pub(super) &'a Transaction);
 
 impl Drop for RunningStatement<'_> {
     fn drop(&mut self) {
-        self.0.failed.store(true, Ordering::Release);
+        self.0.unfinished.store(true, Ordering::Release);
         self.0.lease.abandon();
     }
 }

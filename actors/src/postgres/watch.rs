@@ -1,5 +1,8 @@
 //! Reads along what a server sends, below the driver, which does not tell the state of the session.
 //!
+//! The server says after each answer whether the session is in a transaction, and with a command's tag
+//! whether it has committed: `COMMIT` in a failed transaction rolls back and succeeds.
+//!
 //! Callers that share a connection must not see each other. A transaction or a `COPY` that one of them
 //! begins would take in the statements of all others: what the server then acknowledges, it may undo
 //! later. So a shared connection fails at the first sign of either. The answer that shows it and all
@@ -7,7 +10,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -25,15 +28,79 @@ pub(super) enum Misuse {
     Copy,
 }
 
+/// What the server says about the session's transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TransactionState {
+    /// There is none.
+    None,
+    Open,
+    /// It can only be rolled back, to a savepoint or whole.
+    Failed,
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TransactionEnd {
+    /// Neither committed nor rolled back: `PREPARE TRANSACTION`.
+    Other,
+    Committed,
+    RolledBack,
+}
+
 /// What a connection and its watched stream tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     /// How many users share the connection.
     shared_by: AtomicUsize,
     misuse: OnceLock<Misuse>,
+    /// The state in the last ReadyForQuery, as the server writes it; 0 before the first one.
+    state: AtomicU8,
+    /// How the last transaction ended, as a [`TransactionEnd`].
+    end: AtomicU8,
 }
 
 impl Wire {
+    /// The state of the session's transaction after the last answer. An answer that is an error may come
+    /// a moment before the state that follows it.
+    pub(super) fn transaction(&self) -> TransactionState {
+        match self.state.load(Ordering::Acquire) {
+            b'T' => TransactionState::Open,
+            b'E' => TransactionState::Failed,
+            _ => TransactionState::None,
+        }
+    }
+
+    /// How the last transaction ended. Only in a session without one.
+    pub(super) fn transaction_end(&self) -> TransactionEnd {
+        const COMMITTED: u8 = TransactionEnd::Committed as u8;
+        const ROLLED_BACK: u8 = TransactionEnd::RolledBack as u8;
+        match self.end.load(Ordering::Acquire) {
+            COMMITTED => TransactionEnd::Committed,
+            ROLLED_BACK => TransactionEnd::RolledBack,
+            _ => TransactionEnd::Other,
+        }
+    }
+
+    /// Records the state in a ReadyForQuery. In a transaction, the tags before it ended an earlier one, or
+    /// a part of this one.
+    fn is_ready(&self, state: u8) {
+        if state != b'I' {
+            self.set_end(TransactionEnd::Other);
+        }
+        self.state.store(state, Ordering::Release);
+    }
+
+    /// Records an ErrorResponse, which ends a transaction unless a commit came before it.
+    fn failed(&self) {
+        if self.transaction_end() == TransactionEnd::Other {
+            self.set_end(TransactionEnd::RolledBack);
+        }
+    }
+
+    fn set_end(&self, end: TransactionEnd) {
+        self.end.store(end as u8, Ordering::Release);
+    }
+
     /// Counts one more user that shares the connection.
     pub(super) fn begin_sharing(&self) {
         self.shared_by.fetch_add(1, Ordering::AcqRel);
@@ -53,12 +120,19 @@ impl Wire {
     }
 }
 
+/// The tags of commands that end a transaction. `ROLLBACK TO` has the second one too, and ends none.
+const COMMITTED: &[u8] = b"COMMIT\0";
+const ROLLED_BACK: &[u8] = b"ROLLBACK\0";
+
 /// Walks through the messages of a server: a type, the length of the rest, and the rest.
 #[derive(Debug, Default)]
 struct Messages {
     header: [u8; 5],
     header_len: usize,
     body_left: usize,
+    /// The start of a command's tag.
+    tag: [u8; ROLLED_BACK.len()],
+    tag_len: usize,
     /// The bytes that come before the first message.
     skip: usize,
 }
@@ -83,13 +157,23 @@ impl Messages {
                 let [_, length @ ..] = self.header;
                 // The length counts itself. The driver refuses a smaller one.
                 self.body_left = (u32::from_be_bytes(length) as usize).saturating_sub(4);
-            } else {
-                // ReadyForQuery within a transaction, or a failed one.
-                let in_transaction = self.header[0] == b'Z' && matches!(bytes[at], b'T' | b'E');
-                if in_transaction && wire.is_shared() {
-                    return Some((at, Misuse::Transaction));
+                self.tag_len = 0;
+                // ErrorResponse.
+                if self.header[0] == b'E' && self.header_len == self.header.len() {
+                    wire.failed();
                 }
+            } else {
                 let part = self.body_left.min(bytes.len() - at);
+                match self.header[0] {
+                    // ReadyForQuery within a transaction, or a failed one.
+                    b'Z' if matches!(bytes[at], b'T' | b'E') && wire.is_shared() => {
+                        return Some((at, Misuse::Transaction));
+                    }
+                    b'Z' => wire.is_ready(bytes[at]),
+                    // CommandComplete.
+                    b'C' => self.read_tag(&bytes[at..at + part], wire),
+                    _ => {}
+                }
                 at += part;
                 self.body_left -= part;
             }
@@ -98,6 +182,19 @@ impl Messages {
             }
         }
         None
+    }
+
+    /// Reads the next `part` of a command's tag.
+    fn read_tag(&mut self, part: &[u8], wire: &Wire) {
+        let room = &mut self.tag[self.tag_len..];
+        let len = room.len().min(part.len());
+        room[..len].copy_from_slice(&part[..len]);
+        self.tag_len += len;
+        match &self.tag[..self.tag_len] {
+            COMMITTED => wire.set_end(TransactionEnd::Committed),
+            ROLLED_BACK => wire.set_end(TransactionEnd::RolledBack),
+            _ => {}
+        }
     }
 }
 

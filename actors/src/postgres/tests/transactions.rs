@@ -83,6 +83,101 @@ fn nothing_is_committed_after_a_failed_or_unfinished_statement() {
 }
 
 #[test]
+fn a_transaction_commits_what_a_return_to_a_savepoint_left_of_it() {
+    with_database(1, |database| async move {
+        let make = "create table t (n int8 unique)";
+        database.query(make, &[], LONG).await.unwrap();
+        let insert = "insert into t values ($1)";
+        let transaction = database.begin(options()).await.unwrap();
+        transaction.query(insert, &[&1_i64]).await.unwrap();
+        transaction.batch("savepoint here").await.unwrap();
+        // Refused by the server before it runs, while it runs, in a batch, and by the client.
+        for sql in [
+            insert,
+            "select no_such_function($1)",
+            "select 1/($1::int8 - 1)",
+        ] {
+            assert!(transaction.query(sql, &[&1_i64]).await.is_err(), "{sql}");
+            transaction.batch("rollback to here").await.unwrap();
+        }
+        assert!(transaction.batch("select 1/0").await.is_err());
+        transaction.query("rollback to here", &[]).await.unwrap();
+        assert!(transaction.query(insert, &[&"two"]).await.is_err());
+        transaction.query(insert, &[&2_i64]).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(count(&database, "select sum(n)::int8 from t").await, 3);
+
+        // Without the return, nothing is committed.
+        let transaction = database.begin(options()).await.unwrap();
+        transaction.batch("savepoint here").await.unwrap();
+        transaction.query(insert, &[&4_i64]).await.unwrap();
+        assert!(transaction.query(insert, &[&1_i64]).await.is_err());
+        assert!(matches!(transaction.commit().await, Err(Error::Aborted)));
+        assert_eq!(count(&database, "select sum(n)::int8 from t").await, 3);
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}
+
+#[test]
+fn a_transaction_that_its_own_statements_ended_says_how_it_ended() {
+    with_database(1, |database| async move {
+        let make = "create table t (n int8 unique deferrable initially deferred)";
+        database.query(make, &[], LONG).await.unwrap();
+        let sum = "select coalesce(sum(n), 0)::int8 from t";
+        let insert = "insert into t values ($1)";
+        // Statements, whether the last one succeeds, whether the transaction was committed.
+        for (statements, succeeds, commits) in [
+            (&["commit"][..], true, true),
+            (&["savepoint a; release a; end"], true, true),
+            (&["commit; select 1/0"], false, true),
+            (&["rollback"], true, false),
+            (&["savepoint a; select 1; rollback"], true, false),
+            // The server answers without an error that it has rolled back.
+            (&["select 1/0", "commit"], false, false),
+            (&["select 1/0", "-- now\nend"], false, false),
+            (&["select 1/0", "rollback"], true, false),
+            // The check comes with the commit.
+            (&["insert into t values (1)", "commit"], false, false),
+            (&["commit and chain; rollback"], true, false),
+        ] {
+            let before = count(&database, sum).await;
+            let transaction = database.begin(options()).await.unwrap();
+            transaction.query(insert, &[&1_i64]).await.unwrap();
+            let mut last = Ok(());
+            for sql in statements {
+                last = match sql.contains(';') {
+                    true => transaction.batch(sql).await,
+                    false => transaction.query(sql, &[]).await.map(drop),
+                };
+            }
+            assert_eq!(last.is_ok(), succeeds, "{statements:?}: {last:?}");
+            // It would run outside of a transaction.
+            let late = transaction.query(insert, &[&100_i64]).await;
+            assert!(late.is_err(), "{statements:?}");
+            let committed = transaction.commit().await;
+            let expected = match commits {
+                true => matches!(committed, Ok(())),
+                false => matches!(committed, Err(Error::Aborted)),
+            };
+            assert!(expected, "{statements:?}: {committed:?}");
+            let chained = statements[0].contains("chain");
+            let lasts = before + i64::from(commits || chained);
+            assert_eq!(count(&database, sum).await, lasts, "{statements:?}");
+            database.query("delete from t", &[], LONG).await.unwrap();
+        }
+        // What begins another one goes on.
+        let transaction = database.begin(options()).await.unwrap();
+        transaction.batch("rollback; begin").await.unwrap();
+        transaction.query(insert, &[&1_i64]).await.unwrap();
+        transaction.batch("commit and chain").await.unwrap();
+        transaction.query(insert, &[&2_i64]).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(count(&database, sum).await, 3);
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}
+
+#[test]
 fn retryable_transactions_run_again_after_serialization_failures() {
     let counters = &Counters::of(METRICS);
     let _recording = metrics::set_default_local_recorder(counters);
