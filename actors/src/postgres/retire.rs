@@ -34,7 +34,7 @@ pub(super) const CANCEL_EVERY: Duration = Duration::from_millis(50);
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
 /// A server that neither sends nor closes for so long is unreachable.
-const SILENCE_MAX: Duration = Duration::from_secs(2);
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// How long it may take until the server has let go. A pool waits a bit longer.
 const LET_GO_WITHIN: Duration = Duration::from_secs(8);
