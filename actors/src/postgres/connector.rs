@@ -12,8 +12,7 @@ use super::connect_error::merge;
 use super::connection::Connection;
 use super::error::Error;
 use super::parsed_url::{LastUrl, ParsedUrl};
-use crate::kernel::Handle;
-use crate::kernel::pool::{self, Connect, ConnectError, ConnectErrorKind, Lease, Mode, Pool};
+use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind, Lease, Mode, PoolHandle};
 use crate::kernel::private_server::ServerUrl;
 
 /// The longest time for a check or a reset. The next user waits for it, and a new connection is
@@ -131,9 +130,11 @@ async fn in_time(work: impl Future<Output = Result<(), Error>>) -> Result<(), Co
 
 /// Takes a connection from `pool` for `caller`.
 pub(super) async fn check_out(
-    pool: &Handle<Pool<Connector>>,
+    pool: &PoolHandle<Connector>,
     mode: Mode,
     caller: Caller,
 ) -> Result<Lease<Connection>, Error> {
-    Ok(pool::check_out(pool, mode, caller.location, caller.remaining()).await?)
+    Ok(pool
+        .check_out(mode, caller.location, caller.remaining())
+        .await?)
 }

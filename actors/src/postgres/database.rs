@@ -21,9 +21,9 @@ use super::replicas::Replicas;
 use super::schema::Schema;
 use super::server_info::{ServerInfo, server_info};
 use super::transaction::{Transaction, TransactionOptions};
-use crate::kernel::pool::{CheckoutError, Mode, Pool, PoolConfig, Status};
+use crate::kernel::ChildSpec;
+use crate::kernel::pool::{CheckoutError, Mode, PoolConfig, PoolHandle, Status};
 use crate::kernel::pressure::PressureReader;
-use crate::kernel::{ChildSpec, Handle};
 
 /// A database, or a view of it for calls that only read. Clones are cheap and refer to the same
 /// database. It works on any thread with a tokio runtime.
@@ -42,9 +42,7 @@ pub struct Database {
 }
 
 struct Shared {
-    pool: Handle<Pool<Connector>>,
-    connector: Arc<Connector>,
-    pool_config: PoolConfig,
+    pool: PoolHandle<Connector>,
     settings: PostgresConfig,
 }
 
@@ -58,9 +56,7 @@ impl Database {
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                pool: Pool::handle(name, &pool_config),
-                connector: Arc::new(connector),
-                pool_config,
+                pool: PoolHandle::new(name, pool_config, connector),
                 settings,
             }),
             schema: None,
@@ -73,12 +69,7 @@ impl Database {
 
     /// The owner of the connections, as a child of a supervisor.
     pub fn child(&self, pressure: Option<PressureReader>) -> ChildSpec {
-        Pool::child(
-            &self.shared.pool,
-            self.shared.pool_config.clone(),
-            Arc::clone(&self.shared.connector),
-            pressure,
-        )
+        self.shared.pool.child(pressure)
     }
 
     /// A view of the same database, with the same connections, whose calls need the schema of `set`. The
@@ -134,8 +125,8 @@ impl Database {
         Self { lag_max, ..self }
     }
 
-    /// The handle of the connections' owner.
-    pub fn pool(&self) -> &Handle<Pool<Connector>> {
+    /// The pool of its connections.
+    pub fn pool(&self) -> &PoolHandle<Connector> {
         &self.shared.pool
     }
 

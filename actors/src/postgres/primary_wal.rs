@@ -22,8 +22,7 @@ use super::connector::{Connector, check_out};
 use super::error::Error;
 use super::freshness::FreshnessBound;
 use super::pipelined;
-use crate::kernel::Handle;
-use crate::kernel::pool::{Mode, Pool};
+use crate::kernel::pool::{Mode, PoolHandle};
 
 /// The longest time to ask the primary. Callers wait for less; the sample serves later ones.
 const SAMPLE_WITHIN: Duration = Duration::from_secs(2);
@@ -50,14 +49,14 @@ pub(super) struct WalPosition {
 
 /// What is known of the primary's log.
 pub(super) struct PrimaryWal {
-    primary: Handle<Pool<Connector>>,
+    primary: PoolHandle<Connector>,
     samples: Mutex<Samples>,
     /// Held while the primary is asked; when it was asked last.
     asking: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 impl PrimaryWal {
-    pub(super) fn new(primary: Handle<Pool<Connector>>) -> Arc<Self> {
+    pub(super) fn new(primary: PoolHandle<Connector>) -> Arc<Self> {
         Arc::new(Self {
             primary,
             samples: Mutex::default(),

@@ -20,8 +20,7 @@ use super::primary_wal::PrimaryWal;
 use super::repeat::{Decision, Step, decide};
 use super::server_info::{Replayed, replayed};
 use super::transaction::{Transaction, TransactionOptions};
-use crate::kernel::Handle;
-use crate::kernel::pool::{Lease, Mode, Pool};
+use crate::kernel::pool::{Lease, Mode, PoolHandle};
 
 /// The longest wait for a connection to a replica and for what it has replayed. A connect that takes longer
 /// continues, and a later call can use its connection.
@@ -33,14 +32,14 @@ const TIME_PARTS: u32 = 2;
 /// The replicas of a database, behind one pool.
 #[derive(Clone)]
 pub(super) struct Replicas {
-    pool: Handle<Pool<Connector>>,
+    pool: PoolHandle<Connector>,
     /// The log that they replay.
     wal: Arc<PrimaryWal>,
 }
 
 impl Replicas {
     /// The replicas behind `pool`, of the primary behind `primary`.
-    pub(super) fn new(pool: Handle<Pool<Connector>>, primary: Handle<Pool<Connector>>) -> Self {
+    pub(super) fn new(pool: PoolHandle<Connector>, primary: PoolHandle<Connector>) -> Self {
         Self {
             pool,
             wal: PrimaryWal::new(primary),

@@ -16,8 +16,7 @@ use super::connector::{Connector, check_out};
 use super::error::Error;
 use super::migrate::{MigrationSet, migrate};
 use super::transaction::{Transaction, TransactionOptions};
-use crate::kernel::Handle;
-use crate::kernel::pool::{Mode, Pool};
+use crate::kernel::pool::{Mode, PoolHandle};
 
 /// When the schema was up to date, or why it cannot be brought up to date; `None` while the task runs.
 type Outcome = Option<Result<Instant, Error>>;
@@ -25,7 +24,7 @@ type Outcome = Option<Result<Instant, Error>>;
 /// The schema of one set of migrations.
 pub(super) struct Schema {
     set: MigrationSet,
-    pool: Handle<Pool<Connector>>,
+    pool: PoolHandle<Connector>,
     /// The longest time to bring the schema up to date.
     within: Duration,
     ready_at: OnceLock<Instant>,
@@ -36,7 +35,7 @@ pub(super) struct Schema {
 impl Schema {
     pub(super) fn new(
         set: MigrationSet,
-        pool: Handle<Pool<Connector>>,
+        pool: PoolHandle<Connector>,
         within: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {

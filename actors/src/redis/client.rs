@@ -12,18 +12,18 @@ use super::connection::{RedisConnection, Transport};
 use super::connector::Connector;
 use super::error::Error;
 use super::request::Request;
-use crate::kernel::pool::{Mode, Pool, PoolStatus, Status, check_out};
-use crate::kernel::{AskError, Handle, deadline};
+use crate::kernel::pool::{Mode, PoolHandle, PoolStatus, Status};
+use crate::kernel::{AskError, deadline};
 
 /// A client of Redis. Clones are cheap and share the connections.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    pub(super) pool: Handle<Pool<Connector>>,
+    pub(super) pool: PoolHandle<Connector>,
 }
 
 impl Redis {
     /// A client over the connections of `pool`.
-    pub fn new(pool: Handle<Pool<Connector>>) -> Self {
+    pub fn new(pool: PoolHandle<Connector>) -> Self {
         Self { pool }
     }
 
@@ -91,7 +91,7 @@ impl Redis {
         async move {
             asked.check(check_shared)?;
             let deadline = deadline(within);
-            let lease = check_out(&pool, Mode::Shared, holder, within).await?;
+            let lease = pool.check_out(Mode::Shared, holder, within).await?;
             send(&lease, asked, deadline).await
         }
     }

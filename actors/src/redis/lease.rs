@@ -12,7 +12,7 @@ use super::commands::check_leased;
 use super::connection::{RedisConnection, Transport};
 use super::error::Error;
 use crate::kernel::deadline;
-use crate::kernel::pool::{Lease, Mode, check_out};
+use crate::kernel::pool::{Lease, Mode};
 
 /// A connection that no other caller uses until this is dropped. What is left open then, a transaction or
 /// watched keys, is ended.
@@ -40,7 +40,7 @@ impl Redis {
     ) -> impl Future<Output = Result<RedisLease, Error>> + Send + use<> {
         let (pool, holder) = (self.pool.clone(), Location::caller());
         async move {
-            let lease = check_out(&pool, Mode::Exclusive, holder, within).await?;
+            let lease = pool.check_out(Mode::Exclusive, holder, within).await?;
             let Transport::One(watched) = lease.transport() else {
                 return Err(Error::Unsupported {
                     command: "a lease",

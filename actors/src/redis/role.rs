@@ -1,14 +1,12 @@
 //! The roles of Redis, and the pool of a role.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use super::connector::Connector;
 use super::server::Server;
-use crate::kernel::pool::{Pool, PoolConfig};
+use crate::kernel::ChildSpec;
+use crate::kernel::pool::{PoolConfig, PoolHandle};
 use crate::kernel::pressure::PressureReader;
-use crate::kernel::{ChildSpec, Handle};
 
 /// What Redis is used for. Each role has its own settings and connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -44,15 +42,15 @@ pub fn pool_config() -> PoolConfig {
     }
 }
 
-/// The pool of a role: its handle, and its owner as a child of a supervisor.
+/// The pool of a role: the pool, and its owner as a child of a supervisor.
 pub fn pool(
     role: Role,
     server: Server,
     config: PoolConfig,
     pressure: Option<PressureReader>,
-) -> (Handle<Pool<Connector>>, ChildSpec) {
-    let handle = Pool::handle(role.name(), &config);
-    let connector = Arc::new(Connector::new(server, role.name()));
-    let child = Pool::child(&handle, config, connector, pressure);
-    (handle, child)
+) -> (PoolHandle<Connector>, ChildSpec) {
+    let connector = Connector::new(server, role.name());
+    let pool = PoolHandle::new(role.name(), config, connector);
+    let child = pool.child(pressure);
+    (pool, child)
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::board::Board;
 use super::config::PoolConfig;
 use super::connect::{Connect, ConnectError, ConnectErrorKind};
 use super::error::CheckoutError;
@@ -24,15 +25,12 @@ use super::queue::{CheckoutReply, Waiter};
 use super::state::{Effect, Maintenance, PoolState};
 use super::status::PoolStatus;
 use crate::kernel::pressure::{Action, Pressure, PressureReader, Stage, Subscription};
-use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Message, Reply};
+use crate::kernel::{Call, Child, Exit, Message, Reply};
 
 /// The pool refuses a waiter this much before the caller's deadline, so that the refusal with its
 /// cause arrives in time: a twentieth of the remaining time, and at most [`MARGIN_MAX`].
 const MARGIN_PART: u32 = 20;
 const MARGIN_MAX: Duration = Duration::from_millis(20);
-
-/// How long a stop may take after `drain_timeout`, before the supervisor kills the actor.
-const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a connection that is being ended counts against the maximum at most. A driver ends its
 /// connections much sooner. A server that has a connection for longer cannot be made to let go of it.
@@ -44,7 +42,7 @@ pub struct Checkout<T> {
     pub mode: Mode,
     /// The place in the code that holds the lease. The log names it when the lease lasts too long.
     pub holder: &'static Location<'static>,
-    connection: PhantomData<fn() -> T>,
+    pub(super) connection: PhantomData<fn() -> T>,
 }
 
 impl<T: Send + Sync + 'static> Message for Checkout<T> {
@@ -85,24 +83,6 @@ impl<T: Send + Sync + 'static> CheckoutReply for Reply<Checkout<T>> {
     }
 }
 
-/// Asks `pool` for a lease that `holder` will hold, and waits at most `within`.
-///
-/// # Errors
-/// See [`CheckoutError`].
-pub async fn check_out<C: Connect>(
-    pool: &Handle<Pool<C>>,
-    mode: Mode,
-    holder: &'static Location<'static>,
-    within: Duration,
-) -> Result<Lease<C::Connection>, CheckoutError> {
-    let checkout = Checkout {
-        mode,
-        holder,
-        connection: PhantomData,
-    };
-    pool.ask(checkout, within).await?
-}
-
 /// The actor that owns one pool. See the module's documentation for its guarantees.
 pub struct Pool<C: Connect> {
     state: State<C>,
@@ -114,30 +94,20 @@ pub struct Pool<C: Connect> {
 }
 
 impl<C: Connect> Pool<C> {
-    /// A handle for a pool called `name` with `config`.
-    pub fn handle(name: impl Into<String>, config: &PoolConfig) -> Handle<Self> {
-        // Each waiter holds a call permit. The rest is for calls that are about to be refused.
-        let capacity = config.waiting_max.saturating_mul(2).saturating_add(64);
-        Handle::new(name, capacity)
-    }
-
-    /// The pool as a child of a supervisor. With `pressure`, it closes idle connections when memory
-    /// is short.
-    pub fn child(
-        handle: &Handle<Self>,
+    /// An actor without connections, in front of which callers see `board`.
+    pub(super) fn new(
+        name: &str,
         config: PoolConfig,
         connect: Arc<C>,
+        board: Arc<Board<C::Connection>>,
         pressure: Option<PressureReader>,
-    ) -> ChildSpec {
-        let name = handle.name().to_owned();
-        let deadline = config.drain_timeout + STOP_GRACE;
-        ChildSpec::actor(handle, move |_| Self {
-            state: PoolState::new(&name, config.clone(), Arc::clone(&connect)),
-            pressure: pressure.clone(),
+    ) -> Self {
+        Self {
+            state: PoolState::new(name, config, connect, board),
+            pressure,
             timer: None,
             outstanding: watch::Sender::new(0),
-        })
-        .shutdown_deadline(deadline)
+        }
     }
 
     fn watch_ended_leases(&self, context: &mut Context<Self>) {
@@ -153,8 +123,8 @@ impl<C: Connect> Pool<C> {
 
     fn take_ended_leases(&mut self) {
         let now = Instant::now();
-        for (lease, condition) in self.state.ended_leases.take() {
-            self.state.lease_ended(now, lease, condition);
+        for event in self.state.ended_leases.take() {
+            self.state.ended(now, event);
         }
     }
 
@@ -376,6 +346,8 @@ impl<C: Connect> Handler<Call<Status>> for Pool<C> {
         let Some((Status, reply)) = call.accept() else {
             return;
         };
-        reply.send(self.state.status(Instant::now()));
+        let now = Instant::now();
+        self.state.count_uses(now);
+        reply.send(self.state.status(now));
     }
 }

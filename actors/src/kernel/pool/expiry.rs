@@ -1,6 +1,8 @@
 //! What a pool does by time: it answers waiters whose deadline has passed, closes connections that
 //! are too old or idle for too long, and closes idle ones when memory is short.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::connect::Connect;
@@ -8,6 +10,9 @@ use super::error::CheckoutError;
 use super::queue::CheckoutReply;
 use super::state::{ConnectionState, PoolState};
 use super::status::CloseReason;
+
+/// How often the uses of shared connections are added to the figures.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Does what is due at `now`. [`PoolState::next_tick`] says when to call it.
@@ -21,6 +26,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             waiter.reply.send(Err(CheckoutError::TimedOut { cause }));
         }
         self.find_leaks(now);
+        self.count_uses(now);
         self.close_expired(now);
         self.serve_waiters(now);
     }
@@ -63,6 +69,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             self.idle_expires_at(),
             self.idle.iter().filter_map(expires_at).min(),
             self.next_growth(now),
+            self.slots().next().map(|_| self.counted_at + COUNT_EVERY),
             self.next_sharing(now),
         ];
         due.into_iter().flatten().min()

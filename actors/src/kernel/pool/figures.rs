@@ -148,11 +148,6 @@ impl Average {
     pub(super) fn get(self) -> Duration {
         self.0.unwrap_or_default()
     }
-
-    /// The average, if there has been a value.
-    pub(super) fn known(self) -> Option<Duration> {
-        self.0
-    }
 }
 
 /// A counter.
@@ -167,8 +162,12 @@ impl Count {
     }
 
     pub(super) fn increment(&mut self) {
-        self.value += 1;
-        self.metric.increment(1);
+        self.add(1);
+    }
+
+    pub(super) fn add(&mut self, number: u64) {
+        self.value += number;
+        self.metric.increment(number);
     }
 
     pub(super) fn get(&self) -> u64 {

@@ -84,7 +84,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         self.queue.len_of(Mode::Exclusive) + self.shared_demand(now, &self.sharing(now))
     }
 
-    fn shared_demand(&self, now: Instant, sharing: &Sharing) -> usize {
+    fn shared_demand(&self, now: Instant, sharing: &Sharing<'_, C::Connection>) -> usize {
         if !self.may_share_idle(now, sharing) {
             return 0;
         }
@@ -114,9 +114,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     fn maintenance_deadlines(&self) -> impl Iterator<Item = Instant> {
         let limit = self.figures.average_connect.get() * MAINTENANCE_FACTOR;
         let limit = limit.max(WAIT_MIN);
-        let states = self.connections.values().map(|pooled| pooled.state);
+        let states = self.connections.values().map(|pooled| &pooled.state);
         states.filter_map(move |state| match state {
-            ConnectionState::UnderMaintenance { since } => Some(since + limit),
+            ConnectionState::UnderMaintenance { since } => Some(*since + limit),
             _ => None,
         })
     }

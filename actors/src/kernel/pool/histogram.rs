@@ -37,19 +37,68 @@ pub struct Quantiles {
     pub max_seconds: f64,
 }
 
+// The bounds are constants that the crate accepts.
+#[allow(clippy::expect_used)]
+fn empty() -> Histogram<u64> {
+    let histogram = Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS);
+    histogram.expect("constant bounds")
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Durations that callers record, on their way into [`Durations`].
+pub(super) struct Uses(Histogram<u64>);
+
+impl Default for Uses {
+    fn default() -> Self {
+        Self(empty())
+    }
+}
+
+impl Uses {
+    pub(super) fn record(&mut self, duration: Duration) {
+        self.0.saturating_record(micros(duration));
+    }
+
+    /// The number of durations.
+    pub(super) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// All durations; none are left.
+    pub(super) fn take(&mut self) -> Self {
+        match self.count() {
+            0 => Self::default(),
+            _ => std::mem::take(self),
+        }
+    }
+}
+
 impl Durations {
-    // The bounds are constants that the crate accepts.
-    #[allow(clippy::expect_used)]
     pub(super) fn new(metric: metrics::Histogram) -> Self {
-        let histogram = Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS);
-        let histogram = histogram.expect("constant bounds");
+        let histogram = empty();
         Self { histogram, metric }
     }
 
     pub(super) fn record(&mut self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.histogram.saturating_record(micros);
+        self.histogram.saturating_record(micros(duration));
         self.metric.record(duration.as_secs_f64());
+    }
+
+    /// Records `duration` as often as `times`.
+    pub(super) fn record_many(&mut self, duration: Duration, times: u64) {
+        self.histogram.saturating_record_n(micros(duration), times);
+        let times = usize::try_from(times).unwrap_or(usize::MAX);
+        self.metric.record_many(duration.as_secs_f64(), times);
+    }
+
+    pub(super) fn add(&mut self, uses: &Uses) {
+        for value in uses.0.iter_recorded() {
+            let duration = Duration::from_micros(value.value_iterated_to());
+            self.record_many(duration, value.count_since_last_iteration());
+        }
     }
 
     pub(super) fn quantiles(&self) -> Quantiles {

@@ -11,7 +11,7 @@ use super::connect::Connect;
 use super::error::TimeoutCause;
 use super::lease::Mode;
 use super::queue::CheckoutReply;
-use super::state::{ConnectionState, LeaseRecord, PoolState, count};
+use super::state::{LeaseRecord, PoolState, count};
 use super::status::{Holder, PoolStatus};
 
 /// The most holders that an error names.
@@ -56,25 +56,39 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             return TimeoutCause::SlowConnect { so_far };
         }
         let mut holders = holders(self.leases.values(), now);
+        holders.extend(self.joined(now));
         holders.sort_by_key(|holder| Reverse(holder.leases));
         holders.truncate(NAMED_MAX);
         TimeoutCause::Busy { holders }
     }
 
+    /// The users of shared connections that joined without asking. Each of them ends soon, by its
+    /// deadline, so the pool does not know their places.
+    fn joined(&self, now: Instant) -> Option<Holder> {
+        let users: u32 = self.slots().map(|slot| slot.users()).sum();
+        let leases = self.leases.values();
+        let granted = leases.filter(|lease| lease.mode == Mode::Shared).count();
+        let joined = users.saturating_sub(count(granted));
+        let oldest = self.slots().map(|slot| slot.progress_at()).min()?;
+        let oldest = now.saturating_duration_since(oldest);
+        (joined > 0).then(|| Holder {
+            place: "users of shared connections".to_owned(),
+            leases: joined,
+            since_seconds: oldest.as_secs_f64(),
+        })
+    }
+
+    /// The pool at this moment.
     pub(super) fn status(&self, now: Instant) -> PoolStatus {
         let figures = &self.figures;
         let (checkouts, reused) = (figures.checkouts.get(), figures.reused.get());
-        let leases = self.leases.values();
-        let shared_leases = leases.filter(|lease| lease.mode == Mode::Shared);
-        let states = self.connections.values().map(|pooled| pooled.state);
-        let shared = states.filter(|state| matches!(state, ConnectionState::Shared { .. }));
         PoolStatus {
             name: figures.name.clone(),
             size: count(self.connections.len()),
             idle: count(self.idle.len()),
             in_use: count(self.connections.len() - self.idle.len()),
-            shared: count(shared.count()),
-            shared_in_flight: count(shared_leases.count()),
+            shared: count(self.slots().count()),
+            shared_in_flight: self.slots().map(|slot| slot.users()).sum(),
             waiting: count(self.queue.active_len()),
             opening: count(self.opening.len()),
             retiring: count(self.retiring.len()),

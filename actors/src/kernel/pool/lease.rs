@@ -11,7 +11,10 @@ use std::task::Wake;
 
 use serde::Serialize;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use utoipa::ToSchema;
+
+use super::board::User;
 
 /// How a connection is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -35,11 +38,20 @@ pub(super) enum Condition {
     Broken,
 }
 
-/// The leases that ended since the pool looked last. Never more than there are leases. As a waker, it
+/// What ended on a pool's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// A lease that the pool granted.
+    Lease { lease: u64, condition: Condition },
+    /// The last use of a shared connection, by a caller that had joined it.
+    Slot { connection: u64 },
+}
+
+/// What ended since the pool looked last. Never more than there are leases and connections. As a waker, it
 /// has the pool look at its waiters again.
 #[derive(Debug, Default)]
 pub(super) struct EndedLeases {
-    ended: Mutex<Vec<(u64, Condition)>>,
+    ended: Mutex<Vec<Ended>>,
     /// Notified when a lease has ended, or when waiters may be served for another reason.
     pub(super) wake: Notify,
 }
@@ -51,13 +63,13 @@ impl Wake for EndedLeases {
 }
 
 impl EndedLeases {
-    pub(super) fn take(&self) -> Vec<(u64, Condition)> {
+    pub(super) fn take(&self) -> Vec<Ended> {
         std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn push(&self, lease: u64, condition: Condition) {
+    pub(super) fn push(&self, event: Ended) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push((lease, condition));
+        ended.push(event);
         drop(ended);
         self.wake.notify_one();
     }
@@ -66,21 +78,81 @@ impl EndedLeases {
 /// The right to use a connection, until it is dropped.
 #[must_use = "dropping the lease gives the connection back"]
 pub struct Lease<T> {
-    connection: Arc<T>,
-    pub(super) lease: u64,
+    right: Right<T>,
     is_dirty: AtomicBool,
     is_broken: AtomicBool,
-    ended: Arc<EndedLeases>,
+    has_ended: bool,
+}
+
+enum Right<T> {
+    Exclusive {
+        connection: Arc<T>,
+        /// The number by which the actor knows the lease.
+        number: u64,
+        ended: Arc<EndedLeases>,
+    },
+    Shared {
+        user: User<T>,
+        /// As above. `None` if the user joined others without asking.
+        number: Option<u64>,
+    },
 }
 
 impl<T> Lease<T> {
-    pub(super) fn new(connection: Arc<T>, lease: u64, ended: Arc<EndedLeases>) -> Self {
-        Self {
+    pub(super) fn exclusive(connection: Arc<T>, number: u64, ended: Arc<EndedLeases>) -> Self {
+        Self::of(Right::Exclusive {
             connection,
-            lease,
+            number,
+            ended,
+        })
+    }
+
+    /// A lease for `user`. Without a `number`, the actor does not know it.
+    pub(super) fn shared(user: User<T>, number: Option<u64>) -> Self {
+        Self::of(Right::Shared { user, number })
+    }
+
+    fn of(right: Right<T>) -> Self {
+        Self {
+            right,
             is_dirty: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
-            ended,
+            has_ended: false,
+        }
+    }
+
+    /// The number by which the actor knows it.
+    pub(super) fn number(&self) -> Option<u64> {
+        match self.right {
+            Right::Exclusive { number, .. } => Some(number),
+            Right::Shared { number, .. } => number,
+        }
+    }
+
+    /// Whether it is exclusive.
+    #[cfg(test)]
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(self.right, Right::Exclusive { .. })
+    }
+
+    /// Ends the lease at `now`. Its drop does that otherwise.
+    pub(super) fn end(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        match &self.right {
+            Right::Shared { user, number } => user.leave(now, *number),
+            Right::Exclusive { number, ended, .. } => {
+                let condition = if self.is_broken.load(Ordering::Acquire) {
+                    Condition::Broken
+                } else if self.is_dirty.load(Ordering::Acquire) {
+                    Condition::Dirty
+                } else {
+                    Condition::Clean
+                };
+                let lease = *number;
+                ended.push(Ended::Lease { lease, condition });
+            }
         }
     }
 
@@ -99,7 +171,10 @@ impl<T> Lease<T> {
     /// Marks the connection broken: the pool leases it to no other caller. In shared use the
     /// current leases on it stay valid.
     pub fn mark_broken(&self) {
-        self.is_broken.store(true, Ordering::Release);
+        match &self.right {
+            Right::Exclusive { .. } => self.is_broken.store(true, Ordering::Release),
+            Right::Shared { user, .. } => user.mark_broken(),
+        }
     }
 }
 
@@ -107,25 +182,24 @@ impl<T> Deref for Lease<T> {
     type Target = Arc<T>;
 
     fn deref(&self) -> &Arc<T> {
-        &self.connection
+        match &self.right {
+            Right::Exclusive { connection, .. } => connection,
+            Right::Shared { user, .. } => user.connection(),
+        }
     }
 }
 
 impl<T> fmt::Debug for Lease<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lease({})", self.lease)
+        match self.number() {
+            Some(number) => write!(f, "Lease({number})"),
+            None => f.write_str("Lease"),
+        }
     }
 }
 
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
-        let condition = if self.is_broken.load(Ordering::Acquire) {
-            Condition::Broken
-        } else if self.is_dirty.load(Ordering::Acquire) {
-            Condition::Dirty
-        } else {
-            Condition::Clean
-        };
-        self.ended.push(self.lease, condition);
+        self.end(Instant::now());
     }
 }

@@ -7,12 +7,13 @@
 //! effects that it asks for.
 //!
 //! Layout: `actor` is the actor, and `state` the state. The rules are in `serving` (which waiter gets
-//! which connection), `sharing` (which connections callers share), `growth` (when to open another one),
+//! which connection), `sharing` (which connections callers share; `board` lets callers join them without
+//! asking the actor), `growth` (when to open another one),
 //! `expiry` (what is due by time), `circuit` and `holders` (who holds leases for too long). `connect` is
-//! the interface to a driver.
+//! the interface to a driver, and `handle` that to callers.
 //!
 //! Guarantees:
-//! - No connection is opened before the first checkout ([`check_out`]). The pool grows when waiting for an
+//! - No connection is opened before the first checkout ([`PoolHandle::check_out`]). The pool grows when waiting for an
 //!   existing connection takes longer than opening another one.
 //! - The queue is bounded and is served in order. A caller that gives up leaves nothing behind,
 //!   neither an entry in the queue nor a lease. A connect outlives its caller, and its connection
@@ -27,6 +28,7 @@
 //! - The log names the file and line of a caller that keeps a connection for too long.
 
 mod actor;
+mod board;
 mod circuit;
 mod config;
 mod connect;
@@ -34,6 +36,7 @@ mod error;
 mod expiry;
 mod figures;
 mod growth;
+mod handle;
 mod histogram;
 mod holders;
 mod lease;
@@ -45,11 +48,12 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Pool, Status, check_out};
+pub use actor::{Pool, Status};
 pub use config::PoolConfig;
 pub use connect::{Connect, ConnectError, ConnectErrorKind};
 pub use error::{CheckoutError, TimeoutCause};
 pub use figures::METRICS;
+pub use handle::PoolHandle;
 pub use histogram::Quantiles;
 pub use lease::{Lease, Mode};
 pub use status::{CircuitState, CircuitStatus, CloseReason, Holder, PoolStatus};

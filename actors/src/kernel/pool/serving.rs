@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::board::{Slot, User};
 use super::connect::Connect;
 use super::lease::{Lease, Mode};
 use super::queue::CheckoutReply;
+use super::sharing::Sharing;
 use super::state::{ConnectionState, LeaseRecord, Maintenance, PoolState};
 use super::status::CloseReason;
 
@@ -32,23 +34,28 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     fn serve_one(&mut self, now: Instant) -> bool {
         let exclusive = self.queue.first(Mode::Exclusive);
         let shared = self.queue.first(Mode::Shared);
-        let sharing = shared.map(|_| self.sharing(now)).unwrap_or_default();
-        let for_idle = match shared.filter(|_| self.may_share_idle(now, &sharing)) {
+        let sharing = shared.map(|_| self.sharing(now));
+        let may_share_idle = sharing
+            .as_ref()
+            .is_some_and(|it| self.may_share_idle(now, it));
+        let needs_more = sharing.as_ref().is_some_and(Sharing::needs_more);
+        let joinable = sharing.and_then(|sharing| Some(sharing.joinable?.0.id));
+        let for_idle = match shared.filter(|_| may_share_idle) {
             Some(shared) if exclusive.is_none_or(|exclusive| shared < exclusive) => Mode::Shared,
             _ => Mode::Exclusive,
         };
         if self.queue.len_of(for_idle) > 0
             && let Some(id) = self.take_idle(now)
         {
-            if !self.grant(now, for_idle, id) {
-                self.make_idle(now, id);
-            }
-            return true;
+            return self.grant(now, for_idle, id);
         }
-        match sharing.joinable {
-            Some(joinable) if !self.must_let_exclusive_pass() => {
-                self.join(now, joinable, &sharing);
-                true
+        match joinable {
+            Some(id) if !self.must_let_exclusive_pass() => {
+                let is_served = self.grant(now, Mode::Shared, id);
+                if is_served && needs_more && self.idle.is_empty() && self.opening.is_empty() {
+                    self.open(now, 1);
+                }
+                is_served
             }
             _ => false,
         }
@@ -57,9 +64,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Whether waiters for shared use must wait, because an earlier waiter for exclusive use would get
     /// no connection while all of them stay shared.
     fn must_let_exclusive_pass(&mut self) -> bool {
-        let mut states = self.connections.values().map(|pooled| pooled.state);
+        let mut states = self.connections.values().map(|pooled| &pooled.state);
         let is_full = self.connections.len() >= self.config.connections_max as usize;
-        if !is_full || !states.all(|state| matches!(state, ConnectionState::Shared { .. })) {
+        if !is_full || !states.all(|state| matches!(state, ConnectionState::Shared(_))) {
             return false;
         }
         let exclusive = self.queue.first(Mode::Exclusive);
@@ -106,28 +113,45 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         let Some(pooled) = self.connections.get_mut(&id) else {
             return false;
         };
+        if let ConnectionState::Shared(slot) = &pooled.state
+            && !slot.join(self.config.shared_depth)
+        {
+            // Others were quicker, or the last user has left, which is about to be told.
+            return false;
+        }
         let Some(waiter) = self.queue.pop(mode) else {
+            // The last one has just given up.
+            self.put_back(now, id);
             return false;
         };
-        match (mode, &mut pooled.state) {
-            (Mode::Shared, ConnectionState::Shared { in_flight, .. }) => *in_flight += 1,
-            (Mode::Shared, state) => {
-                *state = ConnectionState::Shared {
-                    in_flight: 1,
-                    progress_at: now,
-                    broken: false,
-                }
+        let connection = Arc::clone(&pooled.connection);
+        let slot = match (mode, &pooled.state) {
+            (Mode::Exclusive, _) => {
+                pooled.state = ConnectionState::Exclusive;
+                None
             }
-            (Mode::Exclusive, state) => *state = ConnectionState::Exclusive,
-        }
+            (Mode::Shared, ConnectionState::Shared(slot)) => Some(Arc::clone(slot)),
+            (Mode::Shared, _) => {
+                let slot = Arc::new(Slot::new(
+                    id,
+                    Arc::clone(&connection),
+                    pooled.expires_at,
+                    now,
+                    pooled.pace,
+                    Arc::clone(&self.ended_leases),
+                ));
+                self.board.publish(&slot);
+                pooled.state = ConnectionState::Shared(Arc::clone(&slot));
+                Some(slot)
+            }
+        };
         self.figures.checkouts.increment();
         if std::mem::replace(&mut pooled.was_used, true) {
             self.figures.reused.increment();
         }
         let waited = now.saturating_duration_since(waiter.since);
         self.figures.wait.record(waited);
-        let connection = Arc::clone(&pooled.connection);
-        let lease = self.new_id();
+        let number = self.new_id();
         let record = LeaseRecord {
             connection: id,
             mode,
@@ -135,9 +159,27 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             since: now,
             leaked: false,
         };
-        self.leases.insert(lease, record);
-        let ended = Arc::clone(&self.ended_leases);
-        waiter.reply.send(Ok(Lease::new(connection, lease, ended)));
+        self.leases.insert(number, record);
+        let lease = match slot {
+            Some(slot) => {
+                let user = User::new(slot, Arc::clone(&self.board), now);
+                Lease::shared(user, Some(number))
+            }
+            None => Lease::exclusive(connection, number, Arc::clone(&self.ended_leases)),
+        };
+        waiter.reply.send(Ok(lease));
         true
+    }
+
+    /// Undoes what was done to the connection `id` for a waiter that has given up.
+    fn put_back(&mut self, now: Instant, id: u64) {
+        match self.connections.get(&id).map(|pooled| &pooled.state) {
+            Some(ConnectionState::Shared(slot)) => {
+                if slot.leave(now) {
+                    self.slot_ended(now, id);
+                }
+            }
+            _ => self.make_idle(now, id),
+        }
     }
 }

@@ -12,12 +12,13 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::board::{Board, Slot};
 use super::circuit::Circuit;
 use super::config::PoolConfig;
 use super::connect::{Connect, ConnectError};
 use super::error::CheckoutError;
-use super::figures::{Average, Figures};
-use super::lease::{Condition, EndedLeases, Mode};
+use super::figures::Figures;
+use super::lease::{Condition, Ended, EndedLeases, Mode};
 use super::queue::{CheckoutReply, Queue, Waiter};
 use super::status::CloseReason;
 
@@ -54,14 +55,13 @@ pub(super) struct PooledConnection<T> {
     pub(super) expires_at: Instant,
     /// Whether it has been leased before.
     pub(super) was_used: bool,
-    /// The time between the ends of two shared leases on it, lately.
-    pub(super) pace: Average,
-    pub(super) state: ConnectionState,
+    /// The pace of its last slot (`sharing`).
+    pub(super) pace: Option<Duration>,
+    pub(super) state: ConnectionState<T>,
 }
 
 /// The state of an open connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ConnectionState {
+pub(super) enum ConnectionState<T> {
     Idle {
         since: Instant,
     },
@@ -71,14 +71,8 @@ pub(super) enum ConnectionState {
     },
     /// One exclusive lease is on it.
     Exclusive,
-    /// Shared leases are on it.
-    Shared {
-        in_flight: u32,
-        /// When the last lease on it ended, or the first one began.
-        progress_at: Instant,
-        /// Whether a user marked it broken: it is closed after its last lease.
-        broken: bool,
-    },
+    /// The users of the slot share it.
+    Shared(Arc<Slot<T>>),
 }
 
 /// One lease.
@@ -112,6 +106,10 @@ pub(super) struct PoolState<C: Connect, R> {
     pub(super) ended_leases: Arc<EndedLeases>,
     pub(super) queue: Queue<R>,
     pub(super) circuit: Circuit,
+    /// Where callers join shared connections without asking.
+    pub(super) board: Arc<Board<C::Connection>>,
+    /// When the board's uses were added to the figures.
+    pub(super) counted_at: Instant,
     pub(super) figures: Figures,
     pub(super) draining: bool,
     next_id: u64,
@@ -119,7 +117,13 @@ pub(super) struct PoolState<C: Connect, R> {
 }
 
 impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
-    pub(super) fn new(name: &str, config: PoolConfig, connect: Arc<C>) -> Self {
+    /// The state of an incarnation that has no connection yet. Its callers look at `board`.
+    pub(super) fn new(
+        name: &str,
+        config: PoolConfig,
+        connect: Arc<C>,
+        board: Arc<Board<C::Connection>>,
+    ) -> Self {
         Self {
             circuit: Circuit::new(config.circuit_failures, config.circuit_backoff),
             config,
@@ -131,6 +135,8 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             leases: BTreeMap::new(),
             ended_leases: Arc::default(),
             queue: Queue::new(),
+            board,
+            counted_at: Instant::now(),
             figures: Figures::new(name),
             draining: false,
             next_id: 0,
@@ -138,8 +144,11 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         }
     }
 
-    /// Takes the effects since the last call, and updates the figures.
+    /// Takes the effects since the last call, and updates the figures and the board.
     pub(super) fn take_effects(&mut self) -> Vec<Effect<C::Connection>> {
+        let is_open = self.queue.len() == 0 && !self.draining;
+        let has_idle = !self.idle.is_empty();
+        self.board.update(is_open, has_idle, self.short_wait());
         let figures = &self.figures;
         figures.size.set(count(self.connections.len()));
         figures.idle.set(count(self.idle.len()));
@@ -157,7 +166,19 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             return self.refuse(waiter.reply, error);
         }
         self.queue.push(mode, waiter);
+        self.board.shut();
         self.serve_waiters(now);
+    }
+
+    /// Something has ended on a connection.
+    pub(super) fn ended(&mut self, now: Instant, event: Ended) {
+        match event {
+            Ended::Lease { lease, condition } => self.lease_ended(now, lease, condition),
+            Ended::Slot { connection } => {
+                self.slot_ended(now, connection);
+                self.serve_waiters(now);
+            }
+        }
     }
 
     /// Why no more caller may wait now.
@@ -195,33 +216,59 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
                 "a connection that was held for too long is back"
             );
         }
-        let id = ended.connection;
+        // What shared leases leave behind, their slot tells.
+        if ended.mode == Mode::Exclusive {
+            let id = ended.connection;
+            match condition {
+                Condition::Broken => self.lost(now, id),
+                Condition::Dirty if !self.is_closed(id) => {
+                    self.maintain(now, id, Maintenance::Clean);
+                }
+                Condition::Dirty | Condition::Clean => self.make_idle(now, id),
+            }
+        }
+        self.serve_waiters(now);
+    }
+
+    fn is_closed(&self, id: u64) -> bool {
+        let pooled = self.connections.get(&id);
+        pooled.is_some_and(|pooled| self.connect.is_closed(&pooled.connection))
+    }
+
+    /// The last user of a shared connection has left.
+    pub(super) fn slot_ended(&mut self, now: Instant, id: u64) {
         let Some(pooled) = self.connections.get_mut(&id) else {
             return;
         };
-        let broken = condition == Condition::Broken || self.connect.is_closed(&pooled.connection);
-        match &mut pooled.state {
-            ConnectionState::Shared {
-                in_flight,
-                progress_at,
-                broken: was_broken,
-            } => {
-                *in_flight = in_flight.saturating_sub(1);
-                *was_broken |= broken;
-                let interval = now.saturating_duration_since(*progress_at);
-                pooled.pace.record(interval);
-                *progress_at = now;
-                match *was_broken {
-                    _ if *in_flight > 0 => {}
-                    true => self.lost(now, id),
-                    false => self.make_idle(now, id),
-                }
-            }
-            _ if broken => self.lost(now, id),
-            _ if condition == Condition::Dirty => self.maintain(now, id, Maintenance::Clean),
-            _ => self.make_idle(now, id),
+        let ConnectionState::Shared(slot) = &pooled.state else {
+            return;
+        };
+        if slot.users() > 0 {
+            return;
         }
-        self.serve_waiters(now);
+        pooled.pace = slot.pace();
+        self.board.withdraw(slot);
+        let is_broken = slot.is_broken();
+        self.count_uses(now);
+        if is_broken {
+            self.lost(now, id);
+        } else {
+            self.make_idle(now, id);
+        }
+    }
+
+    /// Adds what the board has counted to the figures.
+    pub(super) fn count_uses(&mut self, now: Instant) {
+        self.counted_at = now;
+        let uses = self.board.take_uses();
+        let number = uses.count();
+        if number == 0 {
+            return;
+        }
+        self.figures.checkouts.add(number);
+        self.figures.reused.add(number);
+        self.figures.wait.record_many(Duration::ZERO, number);
+        self.figures.usage.add(&uses);
     }
 
     /// A connect has ended.
@@ -244,7 +291,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
                     connection: Arc::new(connection),
                     expires_at: now + self.config.lifetime.mul_f64(1.0 - jitter),
                     was_used: false,
-                    pace: Average::default(),
+                    pace: None,
                     state: ConnectionState::Idle { since: now },
                 };
                 self.connections.insert(id, pooled);
@@ -314,13 +361,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         }
     }
 
-    /// The number of leases and of connections that are maintained or ended. A stop waits until it
-    /// is 0.
+    /// The number of connections that are in use, maintained or ended. A stop waits until it is 0.
     pub(super) fn outstanding(&self) -> usize {
-        let states = self.connections.values().map(|pooled| pooled.state);
-        let maintenance =
-            states.filter(|state| matches!(state, ConnectionState::UnderMaintenance { .. }));
-        self.leases.len() + maintenance.count() + self.retiring.len()
+        self.connections.len() - self.idle.len() + self.retiring.len()
     }
 
     /// The number of connections that the server may have: those that are open, being opened or
@@ -369,8 +412,8 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             return;
         }
         for id in std::mem::take(&mut self.idle) {
-            match self.connections.get(&id).map(|pooled| pooled.state) {
-                Some(ConnectionState::Idle { since }) if now - since < PROVEN_FOR => {
+            match self.connections.get(&id).map(|pooled| &pooled.state) {
+                Some(ConnectionState::Idle { since }) if now - *since < PROVEN_FOR => {
                     self.idle.push(id);
                 }
                 _ => self.maintain(now, id, Maintenance::Check),
@@ -403,6 +446,18 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     pub(super) fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+}
+
+impl<C: Connect, R> Drop for PoolState<C, R> {
+    fn drop(&mut self) {
+        // Nobody joins a connection of an incarnation that has ended.
+        self.board.shut();
+        for pooled in self.connections.values() {
+            if let ConnectionState::Shared(slot) = &pooled.state {
+                self.board.withdraw(slot);
+            }
+        }
     }
 }
 

@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::super::{Connector, Redis, Role, Server, Topology, cmd, pool, pool_config};
-use crate::kernel::pool::{Pool, PoolConfig};
+use crate::kernel::pool::{PoolConfig, PoolHandle};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
-use crate::kernel::{Handle, Root, SupervisorSpec};
+use crate::kernel::{Root, SupervisorSpec};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
@@ -78,7 +78,7 @@ impl RealServer {
 /// A running pool.
 pub(super) struct RunningPool {
     root: Root,
-    pub(super) pool: Handle<Pool<Connector>>,
+    pub(super) pool: PoolHandle<Connector>,
     pub(super) redis: Redis,
 }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::super::{
-    CheckoutError, CloseReason, Connect, ConnectError, ConnectErrorKind, Lease, Mode, Pool,
-    PoolConfig, PoolStatus, Status, check_out,
+    CheckoutError, CloseReason, Connect, ConnectError, ConnectErrorKind, Lease, Mode, PoolConfig,
+    PoolHandle, PoolStatus, Status,
 };
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::testing::TestSystem;
-use crate::kernel::{Backoff, Handle, Root, SupervisorSpec};
+use crate::kernel::{Backoff, Root, SupervisorSpec};
 
 pub(super) const MB: u64 = 1 << 20;
 
@@ -32,6 +32,9 @@ pub(super) struct FakeConnection {
     pub(super) number: u32,
     pub(super) is_closed: AtomicBool,
     pub(super) is_blocked: AtomicBool,
+    /// Users that joined others, and whether it has an exclusive one, where a test counts them.
+    pub(super) users: AtomicU32,
+    pub(super) is_exclusive: AtomicBool,
     /// Held by the user that the server works for.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
@@ -156,7 +159,7 @@ pub(super) fn single() -> PoolConfig {
 /// A pool under a supervisor of its own.
 pub(super) struct RunningPool {
     root: Option<Root>,
-    pub(super) handle: Handle<Pool<FakeServer>>,
+    pub(super) handle: PoolHandle<FakeServer>,
     pub(super) server: Arc<FakeServer>,
 }
 
@@ -176,8 +179,8 @@ impl RunningPool {
         pressure: Option<PressureReader>,
     ) -> Self {
         let server = FakeServer::new(connect_takes);
-        let handle = Pool::handle("test", &config);
-        let child = Pool::child(&handle, config, Arc::clone(&server), pressure);
+        let handle = PoolHandle::new("test", config, Arc::clone(&server));
+        let child = handle.child(pressure);
         let root = system.start(SupervisorSpec::new("root").child(child)).await;
         Self {
             root: Some(root),
@@ -193,7 +196,7 @@ impl RunningPool {
         within: Duration,
     ) -> impl Future<Output = Result<Lease<FakeConnection>, CheckoutError>> + Send + use<> {
         let (handle, holder) = (self.handle.clone(), Location::caller());
-        async move { check_out(&handle, mode, holder, within).await }
+        async move { handle.check_out(mode, holder, within).await }
     }
 
     #[track_caller]

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::time::{Instant, sleep};
 
-use super::super::{CheckoutError, CloseReason, Mode, PoolConfig, check_out};
+use super::super::{CheckoutError, CloseReason, Mode, PoolConfig};
 use super::double::{RunningPool, closed, config, ms, secs, single};
 use crate::kernel::testing::TestSystem;
 
@@ -256,7 +256,9 @@ fn a_stop_waits_for_leases_within_a_limit() {
         };
         tokio::join!(pool.stop(), user);
         assert_eq!(began.elapsed().as_secs(), 2);
-        let refused = check_out(&handle, Mode::Exclusive, Location::caller(), secs(1)).await;
+        let refused = handle
+            .check_out(Mode::Exclusive, Location::caller(), secs(1))
+            .await;
         assert!(matches!(refused, Err(CheckoutError::Draining)));
 
         let pool = RunningPool::start(&system, config(), ms(1)).await;

@@ -1,5 +1,6 @@
 //! The guarantees of a pool, each as a test. The driver is scripted, since the unit is the pool.
 
+mod board;
 mod circuit;
 mod double;
 mod leases;

@@ -3,15 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::panic::Location;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::Waker;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+use super::super::board::{Board, Slot};
 use super::super::lease::Condition;
 use super::super::queue::{CheckoutReply, Waiter};
+use super::super::sharing::{SharingRules, takes_users};
 use super::super::state::{ConnectionState, Effect, Maintenance, PoolState, PooledConnection};
 use super::super::{CheckoutError, ConnectError, ConnectErrorKind, Lease, Mode, PoolConfig};
 use super::double::{FakeConnection, FakeServer, MB, ms};
@@ -24,7 +28,7 @@ pub(super) struct Caller {
     /// What the pool wants to be woken by when the caller gives up.
     waker: Rc<RefCell<Option<Waker>>>,
     /// The leases that were granted to any caller.
-    granted: Rc<RefCell<Vec<u64>>>,
+    granted: Rc<RefCell<Vec<Lease<FakeConnection>>>>,
 }
 
 impl Caller {
@@ -50,7 +54,7 @@ impl CheckoutReply for Caller {
     fn send(self, answer: Result<Lease<FakeConnection>, CheckoutError>) {
         assert!(!self.answered.replace(true), "answered twice");
         if let Ok(lease) = answer {
-            self.granted.borrow_mut().push(lease.lease);
+            self.granted.borrow_mut().push(lease);
         }
     }
 }
@@ -60,6 +64,10 @@ pub(super) enum Step {
     CheckOut(Mode, u64),
     GiveUp(usize),
     EndLease(usize, u8),
+    /// A caller joins a shared connection, if it may, without asking.
+    Join,
+    /// Such a caller leaves, and perhaps found the connection broken.
+    Leave(usize, bool),
     EndConnect(usize, bool),
     EndMaintenance(usize, bool),
     EndRetirement(usize),
@@ -77,6 +85,8 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (mode, 1..5_000u64).prop_map(|(mode, within)| Step::CheckOut(mode, within)),
         1 => any::<usize>().prop_map(Step::GiveUp),
         4 => (any::<usize>(), 0..3u8).prop_map(|(which, how)| Step::EndLease(which, how)),
+        4 => Just(Step::Join),
+        4 => (any::<usize>(), prop::bool::weighted(0.1)).prop_map(|(which, broken)| Step::Leave(which, broken)),
         3 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndConnect(which, ok)),
         2 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ok)| Step::EndMaintenance(which, ok)),
         2 => any::<usize>().prop_map(Step::EndRetirement),
@@ -92,8 +102,10 @@ pub(super) struct PoolModel {
     pub(super) state: PoolState<FakeServer, Caller>,
     pub(super) now: Instant,
     pub(super) callers: Vec<Caller>,
-    granted: Rc<RefCell<Vec<u64>>>,
-    pub(super) leases: Vec<u64>,
+    granted: Rc<RefCell<Vec<Lease<FakeConnection>>>>,
+    pub(super) leases: Vec<Lease<FakeConnection>>,
+    /// Leases that the state does not know.
+    pub(super) joined: Vec<Lease<FakeConnection>>,
     pub(super) opening: Vec<u64>,
     maintained: Vec<(u64, Maintenance)>,
     pub(super) retiring: Vec<u64>,
@@ -108,11 +120,17 @@ fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
 impl PoolModel {
     pub(super) fn new(config: PoolConfig) -> Self {
         Self {
-            state: PoolState::new("rules", config, FakeServer::new(ms(0))),
+            state: PoolState::new(
+                "rules",
+                config.clone(),
+                FakeServer::new(ms(0)),
+                Arc::new(Board::new(SharingRules::from(&config))),
+            ),
             now: Instant::now(),
             callers: Vec::new(),
             granted: Rc::default(),
             leases: Vec::new(),
+            joined: Vec::new(),
             opening: Vec::new(),
             maintained: Vec::new(),
             retiring: Vec::new(),
@@ -171,11 +189,26 @@ impl PoolModel {
             Step::EndLease(which, how) => {
                 let how = [Condition::Clean, Condition::Dirty, Condition::Broken][usize::from(how)];
                 if let Some(lease) = pick(&mut self.leases, which) {
-                    let connection = self.state.leases[&lease].connection;
-                    if let Some(pooled) = self.state.connections.get(&connection) {
-                        pooled.connection.is_blocked.store(false, SeqCst);
-                    }
-                    self.state.lease_ended(now, lease, how);
+                    self.end_lease(lease, how);
+                }
+            }
+            Step::Join => {
+                let connect = Arc::clone(&self.state.connect);
+                let board = Arc::clone(&self.state.board);
+                let joined = board.join(now, |connection| takes_users(&*connect, connection));
+                let waiting = self.state.queue.len();
+                assert!(joined.is_none() || waiting == 0, "it overtakes a waiter");
+                self.joined
+                    .extend(joined.map(|user| Lease::shared(user, None)));
+            }
+            Step::Leave(which, broken) => {
+                if let Some(lease) = pick(&mut self.joined, which) {
+                    let how = if broken {
+                        Condition::Broken
+                    } else {
+                        Condition::Clean
+                    };
+                    self.end_lease(lease, how);
                 }
             }
             Step::EndConnect(which, ok) => {
@@ -200,7 +233,7 @@ impl PoolModel {
             Step::Block(which) => {
                 let states = self.state.connections.values();
                 let shared: Vec<_> = states
-                    .filter(|pooled| matches!(pooled.state, ConnectionState::Shared { .. }))
+                    .filter(|pooled| matches!(pooled.state, ConnectionState::Shared(_)))
                     .collect();
                 if let Some(pooled) = shared.get(which % shared.len().max(1)) {
                     pooled.connection.is_blocked.store(true, SeqCst);
@@ -213,16 +246,39 @@ impl PoolModel {
                 if let Some(id) = open.get(which % open.len().max(1)) {
                     let lost = &self.state.connections[id].connection;
                     lost.is_closed.store(true, SeqCst);
-                    let leases = &self.state.leases;
-                    let on_it = |lease: &u64| leases[lease].connection == *id;
+                    let lost = Arc::clone(lost);
+                    let on_it = |lease: &Lease<_>| Arc::ptr_eq(lease, &lost);
                     if let Some(at) = self.leases.iter().position(on_it) {
                         let lease = self.leases.swap_remove(at);
-                        self.state.lease_ended(now, lease, Condition::Broken);
+                        self.end_lease(lease, Condition::Broken);
                     }
                 }
             }
         }
         self.apply_effects();
+    }
+
+    /// Ends a lease in this condition.
+    pub(super) fn end_lease(&mut self, mut lease: Lease<FakeConnection>, how: Condition) {
+        lease.is_blocked.store(false, SeqCst);
+        match how {
+            Condition::Clean => {}
+            Condition::Dirty => lease.mark_dirty(),
+            Condition::Broken => lease.mark_broken(),
+        }
+        lease.end(self.now);
+        self.wake();
+    }
+
+    /// Does what the actor does when it is woken.
+    pub(super) fn wake(&mut self) {
+        let ended = Arc::clone(&self.state.ended_leases);
+        if ended.wake.notified().now_or_never().is_some() {
+            for event in ended.take() {
+                self.state.ended(self.now, event);
+            }
+            self.state.serve_waiters(self.now);
+        }
     }
 
     /// Passes time, with each tick that the state asked for.
@@ -251,7 +307,7 @@ impl PoolModel {
         // not let go of.
         let at_server = state.connections.len() + self.opening.len() + self.retiring.len();
         assert!(at_server <= max, "more than the maximum");
-        let states = || state.connections.values().map(|pooled| pooled.state);
+        let states = || state.connections.values().map(|pooled| &pooled.state);
         let idle = states().filter(|state| matches!(state, ConnectionState::Idle { .. }));
         assert_eq!(idle.count(), state.idle.len());
         // Each lease is on a connection, and an exclusive lease is alone on it.
@@ -259,13 +315,14 @@ impl PoolModel {
         let depth = 1..=state.config.shared_depth;
         assert!(self.users().all(|users| depth.contains(&users)));
         let shared = self.users().sum::<u32>() as usize;
-        let exclusive = states().filter(|state| *state == ConnectionState::Exclusive);
-        assert_eq!(shared + exclusive.count(), self.leases.len());
+        let exclusive = states().filter(|state| matches!(state, ConnectionState::Exclusive));
+        let users = self.leases.len() + self.joined.len();
+        assert_eq!(shared + exclusive.count(), users);
         for mode in [Mode::Exclusive, Mode::Shared] {
             assert!(
                 !self.could_serve(mode),
                 "a waiter for {mode:?} use waits for nothing: {:?}",
-                states().collect::<Vec<_>>()
+                self.users().collect::<Vec<_>>()
             );
         }
         // While waiters need more connections than are expected, and more are allowed, the pool looks
@@ -278,11 +335,7 @@ impl PoolModel {
 
     /// The number of users of each shared connection.
     pub(super) fn users(&self) -> impl Iterator<Item = u32> {
-        let states = self.state.connections.values().map(|pooled| pooled.state);
-        states.filter_map(|state| match state {
-            ConnectionState::Shared { in_flight, .. } => Some(in_flight),
-            _ => None,
-        })
+        self.state.slots().map(|slot| slot.users())
     }
 
     /// Whether a connection could serve the first waiter for `mode`, by what the module says of its
@@ -308,32 +361,24 @@ impl PoolModel {
             return fresh;
         }
         let short = state.short_wait();
-        let in_shared_use = connections().filter_map(|pooled| match pooled.state {
-            ConnectionState::Shared {
-                in_flight,
-                progress_at,
-                broken,
-            } => Some((pooled, in_flight, now - progress_at, broken)),
-            _ => None,
-        });
-        let in_shared_use: Vec<_> = in_shared_use.collect();
-        let moving: Vec<_> = in_shared_use
-            .iter()
-            .filter(|(pooled, _, age, broken)| {
-                let is_blocked = pooled.connection.is_blocked.load(SeqCst);
-                !broken && !is_blocked && is_usable(pooled) && *age < short
-            })
-            .collect();
-        let quick = |pooled: &PooledConnection<_>, users: u32, age: Duration| {
-            let pace = pooled.pace.known();
-            pace.is_some_and(|pace| pace * users + age < short)
+        let in_shared_use: Vec<_> = state.slots().collect();
+        let age = |slot: &Slot<_>| now - slot.progress_at();
+        let is_moving = |slot: &&&Arc<Slot<FakeConnection>>| {
+            let lost = slot.connection.is_closed.load(SeqCst) || slot.expires_at <= now;
+            let blocked = slot.connection.is_blocked.load(SeqCst);
+            !slot.is_broken() && !blocked && !lost && age(slot) < short
+        };
+        let moving: Vec<_> = in_shared_use.iter().filter(is_moving).collect();
+        let quick = |slot: &Slot<_>| {
+            let pace = slot.pace();
+            pace.is_some_and(|pace| pace * slot.users() + age(slot) < short)
         };
         let shared_max = state.config.shared_max as usize;
-        let pipelines = moving.iter().filter(|(_, users, ..)| *users > 1);
-        let may_join = moving.iter().any(|(pooled, users, age, _)| {
-            let has_room = *users < state.config.shared_depth;
-            let is_pipeline = *users > 1 || pipelines.clone().count() < shared_max;
-            has_room && is_pipeline && quick(pooled, *users, *age)
+        let pipelines = moving.iter().filter(|slot| slot.users() > 1);
+        let may_join = moving.iter().any(|slot| {
+            let has_room = slot.users() < state.config.shared_depth;
+            let is_pipeline = slot.users() > 1 || pipelines.clone().count() < shared_max;
+            has_room && is_pipeline && quick(slot)
         });
         let all_shared = in_shared_use.len() == state.config.connections_max as usize;
         if may_join && (is_first || !all_shared) {
@@ -341,7 +386,7 @@ impl PoolModel {
         }
         let max = state.config.connections_max.saturating_sub(1).max(1) as usize;
         let leaves_one = in_shared_use.len() < max || moving.is_empty();
-        let quick = pipelines.filter(|(pooled, users, age, _)| quick(pooled, *users, *age));
+        let quick = pipelines.filter(|slot| quick(slot));
         let is_patient = quick.count() >= shared_max && now - since < short;
         fresh && is_first && leaves_one && !is_patient
     }

@@ -1,9 +1,11 @@
 //! The rules of the state, after each of many random steps, and in single situations.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
+use super::super::board::Slot;
 use super::super::lease::Condition;
-use super::super::state::ConnectionState;
 use super::super::{Mode, PoolConfig};
 use super::double::{config, ms};
 use super::model::{PoolModel, Step, steps};
@@ -21,7 +23,7 @@ fn warm(config: PoolConfig, count: u32) -> PoolModel {
         model.step(&Step::EndLease(0, 0));
     }
     for pooled in model.state.connections.values_mut() {
-        pooled.pace.record(ms(0));
+        pooled.pace = Some(ms(0));
     }
     assert_eq!(model.state.idle.len(), count as usize);
     model
@@ -29,14 +31,14 @@ fn warm(config: PoolConfig, count: u32) -> PoolModel {
 
 /// Marks each shared connection broken with one of its leases. The other leases on it stay.
 fn break_all_shared(model: &mut PoolModel) {
-    for lease in model.leases.clone() {
-        let connection = model.state.leases[&lease].connection;
-        let pooled = model.state.connections.get(&connection);
-        let state = pooled.map(|pooled| pooled.state);
-        if matches!(state, Some(ConnectionState::Shared { broken: false, .. })) {
-            model.leases.retain(|kept| *kept != lease);
-            model.state.lease_ended(model.now, lease, Condition::Broken);
+    for lease in std::mem::take(&mut model.leases) {
+        let is_whole =
+            |slot: &Arc<Slot<_>>| Arc::ptr_eq(&slot.connection, &lease) && !slot.is_broken();
+        if model.state.slots().any(is_whole) {
+            model.end_lease(lease, Condition::Broken);
             model.apply_effects();
+        } else {
+            model.leases.push(lease);
         }
     }
 }
@@ -123,9 +125,8 @@ fn while_pipelines_are_quick_no_other_connection_is_used() {
         assert!(share(&mut model));
     }
     let alone = model.leases.iter().position(|lease| {
-        let id = model.state.leases[lease].connection;
-        let state = model.state.connections[&id].state;
-        matches!(state, ConnectionState::Shared { in_flight: 1, .. })
+        let mut slots = model.state.slots();
+        slots.any(|slot| Arc::ptr_eq(&slot.connection, lease) && slot.users() == 1)
     });
     model.step(&Step::EndLease(alone.unwrap(), 0));
     assert_eq!(model.state.idle.len(), 2);
@@ -212,12 +213,13 @@ proptest! {
             model.step(&Step::EndMaintenance(0, true));
             model.step(&Step::EndRetirement(0));
             model.step(&Step::EndLease(0, 0));
+            model.step(&Step::Leave(0, false));
             model.step(&Step::PassTime(1));
             model.assert_rules();
         }
         for caller in callers {
             prop_assert!(caller.answered.get() || caller.cancelled.get(), "forgotten");
         }
-        prop_assert!(model.leases.is_empty());
+        prop_assert!(model.leases.is_empty() && model.joined.is_empty());
     }
 }
