@@ -19,7 +19,8 @@ use super::retire::{CANCEL_EVERY, Canceller, DriverTask, tls_for};
 use super::server_timeout::ServerTimeout;
 use super::socket::{self, Address, Connecting, Socket};
 use super::statement_cache::StatementCache;
-use super::watch::{Watched, WatchedTls, Wire};
+use super::watch::{Watched, WatchedTls};
+use super::wire::Wire;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
 /// The longest time to cancel what the server does for callers that left, and to get its answers.

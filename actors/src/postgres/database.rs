@@ -20,7 +20,8 @@ use super::repeat::{Decision, Step, decide};
 use super::replicas::Replicas;
 use super::schema::Schema;
 use super::server_info::{ServerInfo, server_info};
-use super::transaction::{Transaction, TransactionOptions};
+use super::transaction::Transaction;
+use super::transaction_options::TransactionOptions;
 use crate::kernel::ChildSpec;
 use crate::kernel::pool::{CheckoutError, Mode, PoolConfig, PoolHandle, Status};
 use crate::kernel::pressure::PressureReader;
@@ -146,7 +147,7 @@ impl Database {
     }
 
     /// Begins a transaction on a connection of its own. If it is dropped, it is rolled back. All of it
-    /// runs on the same server.
+    /// runs on the same server, which usually learns of it with the first statement.
     ///
     /// # Errors
     /// See [`Error`].
@@ -269,7 +270,7 @@ impl Database {
         let mut tries = 1;
         loop {
             let lease = check_out(self.pool(), Mode::Exclusive, caller).await?;
-            match Transaction::begin(lease, options, caller.deadline).await {
+            match Transaction::begin_lazily(lease, options, caller.deadline).await {
                 Err(error)
                     if decide(Step::Begin, &error, false) == Decision::Repeat
                         && self.may_retry(tries, caller).await =>

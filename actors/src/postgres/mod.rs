@@ -41,6 +41,7 @@ mod metrics;
 mod migrate;
 mod parsed_url;
 mod pipelined;
+mod prefix;
 mod primary_wal;
 mod private_server;
 mod repeat;
@@ -59,8 +60,10 @@ mod statements;
 mod tests;
 mod tls;
 mod transaction;
+mod transaction_options;
 mod trial;
 mod watch;
+mod wire;
 
 pub use address::check_url;
 pub use call::{Params, QueryOutput};
@@ -133,5 +136,6 @@ pub use tokio_postgres::Row;
 /// such a type needs nothing more: `Vec<Mood>`.
 pub use tokio_postgres::types as postgres_types;
 pub use tokio_postgres::types::{FromSql, ToSql};
-pub use transaction::{Isolation, Transaction, TransactionOptions};
+pub use transaction::Transaction;
+pub use transaction_options::{Isolation, TransactionOptions};
 pub use trial::Trial;

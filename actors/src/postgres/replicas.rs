@@ -19,7 +19,8 @@ use super::pipelined;
 use super::primary_wal::PrimaryWal;
 use super::repeat::{Decision, Step, decide};
 use super::server_info::{Replayed, replayed};
-use super::transaction::{Transaction, TransactionOptions};
+use super::transaction::Transaction;
+use super::transaction_options::TransactionOptions;
 use crate::kernel::pool::{Lease, Mode, PoolHandle};
 
 /// The longest wait for a connection to a replica and for what it has replayed. A connect that takes longer

@@ -15,7 +15,8 @@ use super::call::Caller;
 use super::connector::{Connector, check_out};
 use super::error::Error;
 use super::migrate::{MigrationSet, migrate};
-use super::transaction::{Transaction, TransactionOptions};
+use super::transaction::Transaction;
+use super::transaction_options::TransactionOptions;
 use crate::kernel::pool::{Mode, PoolHandle};
 
 /// When the schema was up to date, or why it cannot be brought up to date; `None` while the task runs.

@@ -15,6 +15,7 @@ use tokio_postgres::{RowStream, Statement};
 use super::call::{Params, QueryOutput};
 use super::connection::Connection;
 use super::error::{Error, Progress};
+use super::prefix::Prefix;
 use super::repeat::{Decision, Step, decide};
 use super::statement_cache::StatementSlot;
 use crate::kernel::pool::Lease;
@@ -54,7 +55,7 @@ impl Connection {
             only_reads: false,
             repeatable: false,
         };
-        match self.run_once(sql, params, sent, within).await {
+        match self.run_once(sql, params, sent, within, None).await {
             Err(error) if decide(step, &error, false) == Decision::PrepareAgain => {
                 sent.store(false, Ordering::Relaxed);
                 self.run_prepared_again(sql, params, sent, within).await
@@ -71,7 +72,7 @@ impl Connection {
         sent: &AtomicBool,
         within: Option<Duration>,
     ) -> Result<QueryOutput, Error> {
-        let done = self.run_once(sql, params, sent, within).await;
+        let done = self.run_once(sql, params, sent, within, None).await;
         // If the server refuses it again, it was not out of date.
         let was_stale = match &done {
             Ok(_) => true,
@@ -85,19 +86,25 @@ impl Connection {
     }
 
     /// Runs one statement, with its cached form if there is one. The server may work on it for about
-    /// `within`; `None` in a transaction, which has a limit of its own.
+    /// `within`; `None` in a transaction, which has a limit of its own. `begin` begins the transaction
+    /// before it: without a round trip of its own if the statement is cached.
     pub(super) async fn run_once(
         self: &Arc<Self>,
         sql: &str,
         params: Params<'_>,
         sent: &AtomicBool,
         within: Option<Duration>,
+        mut begin: Option<&Begin>,
     ) -> Result<QueryOutput, Error> {
         if self.statements.forget_outdated() {
             self.client.clear_type_cache();
         }
         let slot = self.statements.slot(sql);
         let was_cached = slot.initialized();
+        if !was_cached && let Some(begin) = begin.take() {
+            let begun = self.batch(&begin.text()).await;
+            begun.map_err(Error::without_effect)?;
+        }
         // Others may wait for it too, and for longer.
         let longest = within.map(|_| Duration::MAX);
         let statement = self.prepare(sql, &slot, longest).await?;
@@ -107,7 +114,11 @@ impl Connection {
         sent.store(true, Ordering::Relaxed);
         let params = params.iter().copied();
         let query = self.client.query_raw(&statement, params);
-        let error = match self.send_within(within, query).await {
+        let answered = match begin {
+            Some(begin) => self.wire.send_behind(begin.prefix(), query).await,
+            None => self.send_within(within, query).await,
+        };
+        let error = match answered {
             Ok(rows) => return collect(rows).await.map_err(|error| Error::of(&error, true)),
             // The server runs nothing of a statement whose parameters it cannot bind.
             Err(error) => Error::before_it_ran(&error, was_cached),
@@ -184,6 +195,25 @@ impl Connection {
                 Err(error)
             }
         }
+    }
+}
+
+/// What begins a transaction.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) begin: String,
+    /// Limits the time of each statement in it.
+    pub(super) timeout: String,
+}
+
+impl Begin {
+    /// All of it as one text.
+    pub(super) fn text(&self) -> String {
+        format!("{}; {}", self.begin, self.timeout)
+    }
+
+    fn prefix(&self) -> Prefix {
+        Prefix::new(&[&self.begin, &self.timeout])
     }
 }
 

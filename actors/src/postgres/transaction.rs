@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Params, QueryOutput};
@@ -10,80 +11,14 @@ use super::connection::Connection;
 use super::error::Error;
 use super::first_word::asks_to_commit;
 use super::repeat::{Decision, Step, decide};
-use super::watch::{TransactionEnd, TransactionState};
+use super::statements::Begin;
+use super::transaction_options::TransactionOptions;
+use super::wire::{TransactionEnd, TransactionState};
 use crate::kernel::pool::Lease;
 
-/// What a transaction sees of concurrent ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Isolation {
-    /// The server's default.
-    #[default]
-    ReadCommitted,
-    /// All statements see the same state.
-    RepeatableRead,
-    /// As if the transactions ran one after the other. These can fail at any time: make them
-    /// retryable.
-    Serializable,
-}
-
-/// The options of a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TransactionOptions {
-    /// What it sees of concurrent transactions.
-    pub isolation: Isolation,
-    /// Whether it only reads.
-    pub read_only: bool,
-    /// How often its work may run. 1: it is not retryable.
-    pub attempts: u32,
-    /// The longest time for all of it: the checkout, every statement, every try.
-    pub within: Duration,
-}
-
-impl Default for TransactionOptions {
-    fn default() -> Self {
-        Self {
-            isolation: Isolation::default(),
-            read_only: false,
-            attempts: 1,
-            within: Duration::from_secs(30),
-        }
-    }
-}
-
-impl TransactionOptions {
-    /// A transaction that may take `within`.
-    pub fn within(within: Duration) -> Self {
-        Self {
-            within,
-            ..Self::default()
-        }
-    }
-
-    /// Makes it a transaction that only reads.
-    #[must_use]
-    pub fn read_only(mut self) -> Self {
-        self.read_only = true;
-        self
-    }
-
-    /// Makes it retryable: its work may run up to `attempts` times, because it has no effect outside of
-    /// the database.
-    #[must_use]
-    pub fn retryable(mut self, attempts: u32) -> Self {
-        self.attempts = attempts.max(1);
-        self
-    }
-
-    fn begin(self) -> String {
-        let isolation = match self.isolation {
-            Isolation::ReadCommitted => "",
-            Isolation::RepeatableRead => " ISOLATION LEVEL REPEATABLE READ",
-            Isolation::Serializable => " ISOLATION LEVEL SERIALIZABLE",
-        };
-        let access = if self.read_only { " READ ONLY" } else { "" };
-        format!("BEGIN{isolation}{access}")
-    }
-}
+/// A connection over which the server has sent nothing for this long may be lost. Its loss is found out
+/// before anything is sent over it that cannot be repeated.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// An open transaction. If it is dropped, the server's work for it is cancelled and it is rolled back
 /// before the connection gets another user. Its end, however it comes, also resets the session:
@@ -93,6 +28,12 @@ pub struct Transaction {
     pub(super) lease: Lease<Connection>,
     pub(super) deadline: Instant,
     options: TransactionOptions,
+    /// The begin was sent.
+    is_sent: AtomicBool,
+    /// The begin was answered.
+    is_begun: AtomicBool,
+    /// Held by the call that sends the begin, until it is answered.
+    beginning: Mutex<()>,
     /// How many statements and batches have begun.
     calls: AtomicUsize,
     /// A statement did not end, or its connection is of no more use: nothing can be committed.
@@ -110,15 +51,42 @@ pub struct Transaction {
 }
 
 impl Transaction {
+    /// Begins a transaction.
     pub(super) async fn begin(
         lease: Lease<Connection>,
         options: TransactionOptions,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let transaction = Self {
+        let transaction = Self::unbegun(lease, options, deadline);
+        transaction.run(async { Ok(()) }).await?;
+        Ok(transaction)
+    }
+
+    /// Begins a transaction, and leaves it to the first statement to send the begin, which then needs no
+    /// round trip of its own. Not where the connection may be found to be lost: a begin alone can be
+    /// repeated.
+    pub(super) async fn begin_lazily(
+        lease: Lease<Connection>,
+        options: TransactionOptions,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        let is_alive = !lease.is_closed() && lease.wire.silent_for() < SILENT_MAX;
+        if is_alive && !lease.is_for_replicas() && Instant::now() < deadline {
+            Ok(Self::unbegun(lease, options, deadline))
+        } else {
+            Self::begin(lease, options, deadline).await
+        }
+    }
+
+    fn unbegun(lease: Lease<Connection>, options: TransactionOptions, deadline: Instant) -> Self {
+        lease.wire.forget_end();
+        Self {
             lease,
             deadline,
             options,
+            is_sent: AtomicBool::new(false),
+            is_begun: AtomicBool::new(false),
+            beginning: Mutex::new(()),
             calls: AtomicUsize::new(0),
             unfinished: AtomicBool::new(false),
             unsettled: AtomicBool::new(false),
@@ -126,12 +94,7 @@ impl Transaction {
             savepoints: AtomicUsize::new(0),
             is_taken_up: AtomicBool::new(false),
             is_cut_off: AtomicBool::new(false),
-        };
-        transaction.lease.mark_dirty();
-        let begin = transaction.beginning();
-        let begun = transaction.run(transaction.lease.batch(&begin)).await;
-        begun.map_err(Error::without_effect)?;
-        Ok(transaction)
+        }
     }
 
     /// Runs one statement.
@@ -143,10 +106,16 @@ impl Transaction {
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
         let is_first = self.count_call()?;
         let work = async {
-            self.check(sql).await?;
-            self.statement(sql, params, is_first).await
+            let Some(_beginning) = self.unless_begun().await else {
+                self.check(sql).await?;
+                return self.statement(sql, params, is_first, None).await;
+            };
+            let begin = self.beginning();
+            let done = self.statement(sql, params, is_first, Some(&begin)).await;
+            self.record_begin(&done);
+            done
         };
-        let output = self.run(work).await?;
+        let output = self.wait(work).await?;
         self.lease.statements.session_ran(sql, params);
         Ok(output)
     }
@@ -158,10 +127,17 @@ impl Transaction {
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
         self.count_call()?;
         let work = async {
-            self.check(sql).await?;
-            self.lease.batch(sql).await
+            let Some(_beginning) = self.unless_begun().await else {
+                self.check(sql).await?;
+                return self.lease.batch(sql).await;
+            };
+            // If the server refuses the begin, it runs nothing behind it.
+            let begin_first = format!("{}; {sql}", self.beginning().text());
+            let done = self.lease.batch(&begin_first).await;
+            self.record_begin(&done);
+            done
         };
-        self.run(work).await?;
+        self.wait(work).await?;
         self.lease.statements.session_ran(sql, &[]);
         Ok(())
     }
@@ -177,13 +153,16 @@ impl Transaction {
             // The pool rolls back before the next user.
             return Err(Error::Aborted);
         }
-        let settled = self.run(self.settle()).await;
+        if !self.is_sent.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let settled = self.wait(self.settle()).await;
         settled.map_err(Error::without_effect)?;
         let mut reset = self.lease.session_reset();
         let ended = if self.lease.wire.transaction() == TransactionState::None {
             Ok(())
         } else {
-            self.run(self.lease.commit(&mut reset)).await
+            self.wait(self.lease.commit(&mut reset)).await
         };
         // The server answers a COMMIT after a failure with a rollback and without an error.
         let is_aborted = self.lease.wire.transaction_end() == TransactionEnd::RolledBack;
@@ -206,7 +185,10 @@ impl Transaction {
     /// # Errors
     /// See [`Error`]. Even then, it is rolled back before the connection gets another user.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.run(self.lease.rollback()).await?;
+        if !self.is_sent.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.wait(self.lease.rollback()).await?;
         self.lease.mark_clean();
         Ok(())
     }
@@ -226,23 +208,51 @@ impl Transaction {
 
     /// Checks that `sql` can run in the transaction.
     async fn check(&self, sql: &str) -> Result<(), Error> {
+        self.check_open().await?;
+        // The server would answer with a rollback and without an error.
+        let is_failed = self.lease.wire.transaction() == TransactionState::Failed;
+        if is_failed && asks_to_commit(sql) {
+            return Err(Error::Aborted);
+        }
+        Ok(())
+    }
+
+    async fn check_open(&self) -> Result<(), Error> {
         self.settle().await?;
-        match self.lease.wire.transaction() {
-            TransactionState::None => {
-                let reason = "an earlier statement ended the transaction".to_owned();
-                Err(Error::Invalid(reason))
-            }
-            // The server would answer with a rollback and without an error.
-            TransactionState::Failed if asks_to_commit(sql) => Err(Error::Aborted),
-            TransactionState::Open | TransactionState::Failed => Ok(()),
+        if self.lease.wire.transaction() == TransactionState::None {
+            let reason = "an earlier statement ended the transaction".to_owned();
+            return Err(Error::Invalid(reason));
+        }
+        Ok(())
+    }
+
+    /// Waits for the call that sends the begin. `Some` if this call has to send it.
+    async fn unless_begun(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.is_begun.load(Ordering::Acquire) {
+            return None;
+        }
+        let beginning = self.beginning.lock().await;
+        (!self.is_begun.load(Ordering::Acquire)).then_some(beginning)
+    }
+
+    /// What begins the transaction, with the time that is left for it. It is sent next.
+    fn beginning(&self) -> Begin {
+        self.lease.mark_dirty();
+        self.is_sent.store(true, Ordering::Release);
+        let within = self.deadline.saturating_duration_since(Instant::now());
+        Begin {
+            begin: self.options.begin(),
+            timeout: self.lease.timeout.of_transaction(within),
         }
     }
 
-    /// What begins the transaction, with the time that is left for it.
-    fn beginning(&self) -> String {
-        let within = self.deadline.saturating_duration_since(Instant::now());
-        let timeout = self.lease.timeout.of_transaction(within);
-        format!("{}; {timeout}", self.options.begin())
+    /// Records that the begin was answered, unless it was not sent with its statement, which has no form
+    /// in the protocol.
+    fn record_begin<T>(&self, done: &Result<T, Error>) {
+        let may_be_unsent = matches!(done, Err(Error::Invalid(_)));
+        if !may_be_unsent || self.lease.wire.transaction() != TransactionState::None {
+            self.is_begun.store(true, Ordering::Release);
+        }
     }
 
     /// Runs a statement. If it is the first one and its cached form is out of date, the transaction
@@ -252,15 +262,17 @@ impl Transaction {
         sql: &str,
         params: Params<'_>,
         is_first: bool,
+        begin: Option<&Begin>,
     ) -> Result<QueryOutput, Error> {
         let sent = AtomicBool::new(false);
-        let error = match self.lease.run_once(sql, params, &sent, None).await {
+        let done = self.lease.run_once(sql, params, &sent, None, begin).await;
+        let error = match done {
             Ok(output) => return Ok(output),
             Err(error) => error,
         };
         let is_first = is_first && self.calls.load(Ordering::Acquire) == 1;
         if decide(Step::Work { is_first }, &error, false) == Decision::PrepareAgain {
-            let begin_again = format!("ROLLBACK; {}", self.beginning());
+            let begin_again = format!("ROLLBACK; {}", self.beginning().text());
             self.lease.batch(&begin_again).await?;
             return self
                 .lease
@@ -284,11 +296,27 @@ impl Transaction {
         Ok(self.calls.fetch_add(1, Ordering::AcqRel) == 0)
     }
 
-    /// Waits for `work` until the deadline, and records its failure.
+    /// Waits for `work`, which the open transaction is begun for, until the deadline, and records its
+    /// failure.
     pub(super) async fn run<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
+        let begin = async {
+            let Some(_beginning) = self.unless_begun().await else {
+                return self.check_open().await;
+            };
+            let begun = self.lease.batch(&self.beginning().text()).await;
+            self.record_begin(&begun);
+            begun
+        };
+        let begun = self.wait(begin).await;
+        begun.map_err(Error::without_effect)?;
+        self.wait(work).await
+    }
+
+    /// Waits for `work` until the deadline, and records its failure.
+    async fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         if self.is_cut_off.load(Ordering::Acquire) {
             return Err(Error::closed(false));
         }

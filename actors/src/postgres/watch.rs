@@ -10,115 +10,16 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
+use super::prefix::Prefixes;
 use super::socket::Socket;
-
-/// What one caller of a shared connection must not begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Misuse {
-    #[error("a caller began a transaction on this connection, which it shared with others")]
-    Transaction,
-    #[error("a caller began a COPY on this connection, which it shared with others")]
-    Copy,
-}
-
-/// What the server says about the session's transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TransactionState {
-    /// There is none.
-    None,
-    Open,
-    /// It can only be rolled back, to a savepoint or whole.
-    Failed,
-}
-
-/// How a transaction ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TransactionEnd {
-    /// Neither committed nor rolled back: `PREPARE TRANSACTION`.
-    Other,
-    Committed,
-    RolledBack,
-}
-
-/// What a connection and its watched stream tell each other.
-#[derive(Debug, Default)]
-pub(super) struct Wire {
-    /// How many users share the connection.
-    shared_by: AtomicUsize,
-    misuse: OnceLock<Misuse>,
-    /// The state in the last ReadyForQuery, as the server writes it; 0 before the first one.
-    state: AtomicU8,
-    /// How the last transaction ended, as a [`TransactionEnd`].
-    end: AtomicU8,
-}
-
-impl Wire {
-    /// The state of the session's transaction after the last answer. An answer that is an error may come
-    /// a moment before the state that follows it.
-    pub(super) fn transaction(&self) -> TransactionState {
-        match self.state.load(Ordering::Acquire) {
-            b'T' => TransactionState::Open,
-            b'E' => TransactionState::Failed,
-            _ => TransactionState::None,
-        }
-    }
-
-    /// How the last transaction ended. Only in a session without one.
-    pub(super) fn transaction_end(&self) -> TransactionEnd {
-        const COMMITTED: u8 = TransactionEnd::Committed as u8;
-        const ROLLED_BACK: u8 = TransactionEnd::RolledBack as u8;
-        match self.end.load(Ordering::Acquire) {
-            COMMITTED => TransactionEnd::Committed,
-            ROLLED_BACK => TransactionEnd::RolledBack,
-            _ => TransactionEnd::Other,
-        }
-    }
-
-    /// Records the state in a ReadyForQuery. In a transaction, the tags before it ended an earlier one, or
-    /// a part of this one.
-    fn is_ready(&self, state: u8) {
-        if state != b'I' {
-            self.set_end(TransactionEnd::Other);
-        }
-        self.state.store(state, Ordering::Release);
-    }
-
-    /// Records an ErrorResponse, which ends a transaction unless a commit came before it.
-    fn failed(&self) {
-        if self.transaction_end() == TransactionEnd::Other {
-            self.set_end(TransactionEnd::RolledBack);
-        }
-    }
-
-    fn set_end(&self, end: TransactionEnd) {
-        self.end.store(end as u8, Ordering::Release);
-    }
-
-    /// Counts one more user that shares the connection.
-    pub(super) fn begin_sharing(&self) {
-        self.shared_by.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub(super) fn end_sharing(&self) {
-        self.shared_by.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Why the connection has failed, if a caller is the reason.
-    pub(super) fn misuse(&self) -> Option<Misuse> {
-        self.misuse.get().copied()
-    }
-
-    fn is_shared(&self) -> bool {
-        self.shared_by.load(Ordering::Acquire) > 0
-    }
-}
+use super::wire::{Misuse, TransactionEnd, Wire};
 
 /// The tags of commands that end a transaction. `ROLLBACK TO` has the second one too, and ends none.
 const COMMITTED: &[u8] = b"COMMIT\0";
@@ -160,7 +61,7 @@ impl Messages {
                 self.tag_len = 0;
                 // ErrorResponse.
                 if self.header[0] == b'E' && self.header_len == self.header.len() {
-                    wire.failed();
+                    wire.record_error();
                 }
             } else {
                 let part = self.body_left.min(bytes.len() - at);
@@ -169,7 +70,7 @@ impl Messages {
                     b'Z' if matches!(bytes[at], b'T' | b'E') && wire.is_shared() => {
                         return Some((at, Misuse::Transaction));
                     }
-                    b'Z' => wire.is_ready(bytes[at]),
+                    b'Z' => wire.record_state(bytes[at]),
                     // CommandComplete.
                     b'C' => self.read_tag(&bytes[at..at + part], wire),
                     _ => {}
@@ -202,6 +103,7 @@ impl Messages {
 pub(super) struct Watched<S> {
     stream: S,
     messages: Messages,
+    prefixes: Prefixes,
     wire: Arc<Wire>,
 }
 
@@ -216,6 +118,7 @@ impl Watched<Socket> {
         Self {
             stream: socket,
             messages,
+            prefixes: Prefixes::new(asks_for_tls),
             wire,
         }
     }
@@ -232,7 +135,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Err(io::Error::other(misuse)));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        loop {
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            if buf.filled().len() == before {
+                break;
+            }
+            this.wire.record_answer();
+            this.prefixes.remove_answers(buf, before);
+            // Nothing would be the end of the stream.
+            if buf.filled().len() > before {
+                break;
+            }
+        }
         let read = &buf.filled()[before..];
         let Some((good, misuse)) = this.messages.walk(read, &this.wire) else {
             return Poll::Ready(Ok(()));
@@ -253,7 +167,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let Self {
+            stream,
+            prefixes,
+            wire,
+            ..
+        } = self.get_mut();
+        let has_prefix = wire.has_prefix.load(Ordering::Acquire);
+        let take = || wire.take_prefix();
+        prefixes.poll_write(Pin::new(stream), cx, buf, has_prefix, take)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -289,6 +211,7 @@ where
             Ok(Watched {
                 stream: connecting.await?,
                 messages: Messages::default(),
+                prefixes: Prefixes::new(false),
                 wire,
             })
         })
@@ -335,6 +258,7 @@ mod tests {
         let mut watched = Watched {
             stream: Pieces { sent, size: piece },
             messages: Messages::default(),
+            prefixes: Prefixes::new(false),
             wire,
         };
         let mut read = Vec::new();

@@ -1,4 +1,11 @@
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+use crate::kernel::pool::Mode;
+use crate::postgres::call::Caller;
+use crate::postgres::connector::check_out;
+use crate::postgres::statements::Begin;
+use crate::postgres::wire::TransactionState;
 use crate::postgres::{Isolation, TransactionOptions};
 
 fn options() -> TransactionOptions {
@@ -145,9 +152,10 @@ fn a_transaction_that_its_own_statements_ended_says_how_it_ended() {
             transaction.query(insert, &[&1_i64]).await.unwrap();
             let mut last = Ok(());
             for sql in statements {
-                last = match sql.contains(';') {
-                    true => transaction.batch(sql).await,
-                    false => transaction.query(sql, &[]).await.map(drop),
+                last = if sql.contains(';') {
+                    transaction.batch(sql).await
+                } else {
+                    transaction.query(sql, &[]).await.map(drop)
                 };
             }
             assert_eq!(last.is_ok(), succeeds, "{statements:?}: {last:?}");
@@ -155,11 +163,11 @@ fn a_transaction_that_its_own_statements_ended_says_how_it_ended() {
             let late = transaction.query(insert, &[&100_i64]).await;
             assert!(late.is_err(), "{statements:?}");
             let committed = transaction.commit().await;
-            let expected = match commits {
-                true => matches!(committed, Ok(())),
-                false => matches!(committed, Err(Error::Aborted)),
-            };
-            assert!(expected, "{statements:?}: {committed:?}");
+            match committed {
+                Ok(()) => assert!(commits, "{statements:?}"),
+                Err(Error::Aborted) => assert!(!commits, "{statements:?}"),
+                Err(other) => panic!("{statements:?}: {other:?}"),
+            }
             let chained = statements[0].contains("chain");
             let lasts = before + i64::from(commits || chained);
             assert_eq!(count(&database, sum).await, lasts, "{statements:?}");
@@ -174,6 +182,133 @@ fn a_transaction_that_its_own_statements_ended_says_how_it_ended() {
         transaction.commit().await.unwrap();
         assert_eq!(count(&database, sum).await, 3);
         assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}
+
+#[test]
+fn a_transaction_begins_with_its_first_statement() {
+    with_database(2, |database| async move {
+        let make = "create table t (n int8)";
+        database.query(make, &[], LONG).await.unwrap();
+        let open = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
+        // On a connection that was silent for long, it begins at once.
+        eventually(async || {
+            let transaction = database.begin(options()).await.unwrap();
+            let is_open = count(&database, open).await == 1;
+            transaction.commit().await.unwrap();
+            (!is_open).then_some(())
+        })
+        .await;
+        let insert = "insert into t values ($1)";
+        // At first, the statement is not prepared.
+        for round in 0..3 {
+            let transaction = database.begin(options()).await.unwrap();
+            transaction.query(insert, &[&1_i64]).await.unwrap();
+            assert_eq!(count(&database, open).await, 1, "{round}");
+            transaction.rollback().await.unwrap();
+            let transaction = database.begin(options()).await.unwrap();
+            transaction.batch("insert into t values (2)").await.unwrap();
+            assert_eq!(count(&database, open).await, 1, "{round}");
+            drop(transaction);
+            // What cannot be sent begins nothing.
+            let transaction = database.begin(options()).await.unwrap();
+            assert!(transaction.query(insert, &[&"one"]).await.is_err());
+            assert!(transaction.batch("\0").await.is_err());
+            transaction.query(insert, &[&4_i64]).await.unwrap();
+            transaction.rollback().await.unwrap();
+            // Whichever is the first of several.
+            let transaction = database.begin(options()).await.unwrap();
+            let (one, other, third) = tokio::join!(
+                transaction.query(insert, &[&8_i64]),
+                transaction.batch("insert into t values (16)"),
+                transaction.query(insert, &[&32_i64]),
+            );
+            assert!(one.is_ok() && other.is_ok() && third.is_ok());
+            transaction.rollback().await.unwrap();
+            // A failure at the first statement is one of the transaction.
+            for sql in ["select 1/0", "no sql"] {
+                let transaction = database.begin(options()).await.unwrap();
+                assert!(transaction.batch(sql).await.is_err());
+                assert!(transaction.query(insert, &[&64_i64]).await.is_err());
+                assert!(matches!(transaction.commit().await, Err(Error::Aborted)));
+                let transaction = database.begin(options()).await.unwrap();
+                assert!(transaction.query(sql, &[]).await.is_err());
+                assert!(transaction.query(insert, &[&64_i64]).await.is_err());
+                assert!(matches!(transaction.commit().await, Err(Error::Aborted)));
+            }
+            assert_eq!(count(&database, "select count(*) from t").await, 0);
+        }
+        let transaction = database.begin(options()).await.unwrap();
+        transaction.query(insert, &[&1_i64]).await.unwrap();
+        transaction.query(insert, &[&2_i64]).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(count(&database, "select sum(n)::int8 from t").await, 3);
+        // One that did nothing ends.
+        database
+            .begin(options())
+            .await
+            .unwrap()
+            .commit()
+            .await
+            .unwrap();
+        database
+            .begin(options())
+            .await
+            .unwrap()
+            .rollback()
+            .await
+            .unwrap();
+        assert!(wait_until_unused(&database).await.opened <= 2);
+    });
+}
+
+#[test]
+fn a_statement_never_runs_without_the_begin_that_is_sent_with_it() {
+    with_database(1, |database| async move {
+        let make = "create table t (n int8)";
+        database.query(make, &[], LONG).await.unwrap();
+        let insert = "insert into t values ($1)";
+        let lease = check_out(database.pool(), Mode::Exclusive, Caller::new(LONG))
+            .await
+            .unwrap();
+        let sent = AtomicBool::new(false);
+        lease
+            .run_once(insert, &[&1_i64], &sent, None, None)
+            .await
+            .unwrap();
+        for (begin, timeout) in [
+            ("select 1/0", "select 1"),
+            ("begin isolation level no", "select 1"),
+            ("begin", "set local statement_timeout = no"),
+        ] {
+            let begin = Begin {
+                begin: begin.to_owned(),
+                timeout: timeout.to_owned(),
+            };
+            let done = lease
+                .run_once(insert, &[&2_i64], &sent, None, Some(&begin))
+                .await;
+            assert!(matches!(done, Err(Error::Server(_))), "{begin:?}: {done:?}");
+            lease.batch("rollback").await.unwrap();
+        }
+        let begin = Begin {
+            begin: "begin".to_owned(),
+            timeout: "set local statement_timeout = 7777".to_owned(),
+        };
+        let done = lease
+            .run_once(insert, &[&4_i64], &sent, None, Some(&begin))
+            .await;
+        assert_eq!(done.unwrap().rows_affected, 1);
+        assert_eq!(lease.wire.transaction(), TransactionState::Open);
+        let timeout = "select current_setting('statement_timeout')";
+        let timeout = lease.run_once(timeout, &[], &sent, None, None).await;
+        assert_eq!(
+            timeout.unwrap().one().unwrap().get::<_, String>(0),
+            "7777ms"
+        );
+        lease.batch("rollback").await.unwrap();
+        drop(lease);
+        assert_eq!(count(&database, "select sum(n)::int8 from t").await, 1);
     });
 }
 

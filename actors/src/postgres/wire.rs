@@ -1,0 +1,168 @@
+//! What a connection and its watched stream tell each other.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::poll;
+use tokio::time::Instant;
+
+use super::prefix::Prefix;
+
+/// What one caller of a shared connection must not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Misuse {
+    #[error("a caller began a transaction on this connection, which it shared with others")]
+    Transaction,
+    #[error("a caller began a COPY on this connection, which it shared with others")]
+    Copy,
+}
+
+/// What the server says about the session's transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TransactionState {
+    /// There is none.
+    None,
+    Open,
+    /// It can only be rolled back, to a savepoint or whole.
+    Failed,
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TransactionEnd {
+    /// Neither committed nor rolled back: `PREPARE TRANSACTION`.
+    Other,
+    Committed,
+    RolledBack,
+}
+
+/// What is shared between a connection and its watched stream.
+#[derive(Debug, Default)]
+pub(super) struct Wire {
+    /// How many users share the connection.
+    shared_by: AtomicUsize,
+    pub(super) misuse: OnceLock<Misuse>,
+    /// The state in the last ReadyForQuery, as the server writes it; 0 before the first one.
+    state: AtomicU8,
+    /// How the last transaction ended, as a [`TransactionEnd`].
+    end: AtomicU8,
+    /// When the server last sent something.
+    heard: Mutex<Option<Instant>>,
+    /// What is sent right before the next statement.
+    prefix: Mutex<Option<Prefix>>,
+    pub(super) has_prefix: AtomicBool,
+}
+
+impl Wire {
+    /// The state of the session's transaction after the last answer. An answer that is an error may come
+    /// a moment before the state that follows it.
+    pub(super) fn transaction(&self) -> TransactionState {
+        match self.state.load(Ordering::Acquire) {
+            b'T' => TransactionState::Open,
+            b'E' => TransactionState::Failed,
+            _ => TransactionState::None,
+        }
+    }
+
+    /// How the last transaction ended. Only in a session without one.
+    pub(super) fn transaction_end(&self) -> TransactionEnd {
+        const COMMITTED: u8 = TransactionEnd::Committed as u8;
+        const ROLLED_BACK: u8 = TransactionEnd::RolledBack as u8;
+        match self.end.load(Ordering::Acquire) {
+            COMMITTED => TransactionEnd::Committed,
+            ROLLED_BACK => TransactionEnd::RolledBack,
+            _ => TransactionEnd::Other,
+        }
+    }
+
+    /// Records the state in a ReadyForQuery. In a transaction, the tags before it ended an earlier one, or
+    /// a part of this one.
+    pub(super) fn record_state(&self, state: u8) {
+        if state != b'I' {
+            self.set_end(TransactionEnd::Other);
+        }
+        self.state.store(state, Ordering::Release);
+    }
+
+    /// Records an ErrorResponse, which ends a transaction unless a commit came before it.
+    pub(super) fn record_error(&self) {
+        if self.transaction_end() == TransactionEnd::Other {
+            self.set_end(TransactionEnd::RolledBack);
+        }
+    }
+
+    /// Forgets how the last transaction ended, before another one.
+    pub(super) fn forget_end(&self) {
+        self.set_end(TransactionEnd::Other);
+    }
+
+    pub(super) fn record_answer(&self) {
+        *lock(&self.heard) = Some(Instant::now());
+    }
+
+    /// For how long the server has sent nothing.
+    pub(super) fn silent_for(&self) -> Duration {
+        let heard = *lock(&self.heard);
+        heard.map_or(Duration::MAX, |heard| heard.elapsed())
+    }
+
+    /// Sends `statement`, a prepared one, with its first poll: right behind `prefix`, and such that the
+    /// server runs it only if the prefix succeeds. Only for one user.
+    pub(super) async fn send_behind<T, E>(
+        &self,
+        prefix: Prefix,
+        statement: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let mut statement = pin!(statement);
+        self.set_prefix(Some(prefix));
+        match poll!(statement.as_mut()) {
+            Poll::Pending => statement.await,
+            Poll::Ready(done) => {
+                // It was not sent.
+                self.set_prefix(None);
+                done
+            }
+        }
+    }
+
+    fn set_prefix(&self, prefix: Option<Prefix>) {
+        let mut next = lock(&self.prefix);
+        self.has_prefix.store(prefix.is_some(), Ordering::Release);
+        *next = prefix;
+    }
+
+    pub(super) fn take_prefix(&self) -> Option<Prefix> {
+        let mut next = lock(&self.prefix);
+        self.has_prefix.store(false, Ordering::Release);
+        next.take()
+    }
+
+    pub(super) fn set_end(&self, end: TransactionEnd) {
+        self.end.store(end as u8, Ordering::Release);
+    }
+
+    /// Counts one more user that shares the connection.
+    pub(super) fn begin_sharing(&self) {
+        self.shared_by.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn end_sharing(&self) {
+        self.shared_by.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Why the connection has failed, if a caller is the reason.
+    pub(super) fn misuse(&self) -> Option<Misuse> {
+        self.misuse.get().copied()
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared_by.load(Ordering::Acquire) > 0
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
