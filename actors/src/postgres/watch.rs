@@ -222,6 +222,7 @@ where
 mod tests {
     use tokio::io::AsyncReadExt;
 
+    use super::super::wire::TransactionState;
     use super::*;
 
     /// One message of a server.
@@ -286,6 +287,73 @@ mod tests {
                 assert_eq!(&read[..good.len()], good);
                 let (read, error) = self::read(&sent, piece, false).await;
                 assert!(error.is_none() && read == sent, "it is not shared");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_state_of_a_transaction_and_its_end_are_read_along() {
+        use TransactionEnd::{Committed, Other, RolledBack};
+        let tag = |tag: &str| message(b'C', format!("{tag}\0").as_bytes());
+        let ready = |state: &[u8; 1]| message(b'Z', state);
+        let begin = [tag("BEGIN"), ready(b"T")].concat();
+        let failed = message(b'E', b"COMMIT\0");
+        for (then, state, end) in [
+            (vec![], TransactionState::Open, Other),
+            (
+                vec![failed.clone(), ready(b"E")],
+                TransactionState::Failed,
+                Other,
+            ),
+            (
+                vec![tag("ROLLBACK"), ready(b"T")],
+                TransactionState::Open,
+                Other,
+            ),
+            (
+                vec![tag("COMMIT"), ready(b"I")],
+                TransactionState::None,
+                Committed,
+            ),
+            (
+                vec![tag("ROLLBACK"), ready(b"I")],
+                TransactionState::None,
+                RolledBack,
+            ),
+            // The commit fails, and one that succeeded lasts.
+            (
+                vec![failed.clone(), ready(b"I")],
+                TransactionState::None,
+                RolledBack,
+            ),
+            (
+                vec![tag("COMMIT"), failed, ready(b"I")],
+                TransactionState::None,
+                Committed,
+            ),
+            (
+                vec![tag("PREPARE TRANSACTION"), ready(b"I")],
+                TransactionState::None,
+                Other,
+            ),
+            (
+                vec![tag("COMMIT"), tag("BEGIN"), ready(b"T")],
+                TransactionState::Open,
+                Other,
+            ),
+        ] {
+            let sent = [&begin[..], &then.concat()].concat();
+            for size in 1..=sent.len() {
+                let wire = Arc::new(Wire::default());
+                let mut watched = Watched {
+                    stream: Pieces { sent: &sent, size },
+                    messages: Messages::default(),
+                    prefixes: Prefixes::new(false),
+                    wire: Arc::clone(&wire),
+                };
+                watched.read_to_end(&mut Vec::new()).await.unwrap();
+                let read = (wire.transaction(), wire.transaction_end());
+                assert_eq!(read, (state, end), "{then:?}");
             }
         }
     }
