@@ -24,7 +24,8 @@ pub(crate) const ENDLESS: u64 = 10_000_000;
 /// Starts a load test. Returns the path of its job.
 pub(crate) async fn start(server: &Server, body: &Value) -> String {
     let answer = server.post_json(LOAD_TEST, body).await;
-    assert_eq!(answer.status, 202, "{answer:?}");
+    // A short one may have ended by now.
+    assert!(matches!(answer.status, 200 | 202), "{answer:?}");
     assert_eq!(answer.json["kind"], "load-test");
     location(&answer)
 }
