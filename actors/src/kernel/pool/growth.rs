@@ -16,7 +16,7 @@ use super::connect::Connect;
 use super::lease::Mode;
 use super::queue::CheckoutReply;
 use super::sharing::Sharing;
-use super::state::{ConnectionState, PoolState};
+use super::state::{ConnectionState, LeaseRecord, PoolState};
 
 /// A waiter may wait for this part of the time of a connect: a half.
 const WAIT_PART: u32 = 2;
@@ -69,7 +69,8 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// the exclusive leases and of the slow requests on shared connections now, the longer of the two.
     fn use_time(&self, now: Instant) -> Duration {
         let leases = self.leases.values();
-        let current = leases.filter(|lease| lease.mode == Mode::Exclusive && !lease.leaked);
+        let counts = |lease: &&LeaseRecord| !lease.leaked && !lease.kept;
+        let current = leases.filter(|lease| lease.mode == Mode::Exclusive && counts(lease));
         let ages = current.map(|lease| now.saturating_duration_since(lease.since));
         let ages = ages.chain(self.slow_heads(now));
         let (sum, count) = ages.fold((Duration::ZERO, 0), |(sum, count), age| {

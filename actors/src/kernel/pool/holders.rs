@@ -18,9 +18,17 @@ use super::status::{Holder, PoolStatus};
 const NAMED_MAX: usize = 3;
 
 impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
+    /// Records that a lease is meant to last.
+    pub(super) fn keep(&mut self, lease: u64) {
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.kept = true;
+        }
+    }
+
     /// Logs and counts the leases that have lasted too long since the last call.
     pub(super) fn find_leaks(&mut self, now: Instant) {
-        for lease in self.leases.values_mut().filter(|lease| !lease.leaked) {
+        let leases = self.leases.values_mut();
+        for lease in leases.filter(|lease| !lease.leaked && !lease.kept) {
             let held_for = now.saturating_duration_since(lease.since);
             if held_for < self.config.leak_after {
                 continue;
@@ -39,7 +47,8 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// When the next lease has lasted too long.
     pub(super) fn next_leak(&self) -> Option<Instant> {
         // Leases are in the order of their begin.
-        let next = self.leases.values().find(|lease| !lease.leaked)?;
+        let mut leases = self.leases.values();
+        let next = leases.find(|lease| !lease.leaked && !lease.kept)?;
         Some(next.since + self.config.leak_after)
     }
 

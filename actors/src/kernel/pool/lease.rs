@@ -38,17 +38,19 @@ pub(super) enum Condition {
     Broken,
 }
 
-/// What ended on a pool's connections.
+/// What happened on a pool's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     /// A lease that the pool granted.
     Lease { lease: u64, condition: Condition },
+    /// A lease that the pool granted is meant to last. It has not ended.
+    Kept { lease: u64 },
     /// The last use of a shared connection, by a caller that had joined it.
     Slot { connection: u64 },
 }
 
-/// What ended since the pool looked last. Never more than there are leases and connections. As a waker, it
-/// has the pool look at its waiters again.
+/// What happened since the pool looked last. Never more than two entries for each lease, and one for each
+/// connection. As a waker, it has the pool look at its waiters again.
 #[derive(Debug, Default)]
 pub(super) struct EndedLeases {
     ended: Mutex<Vec<Ended>>,
@@ -166,6 +168,14 @@ impl<T> Lease<T> {
     /// Takes [`Lease::mark_dirty`] back.
     pub fn mark_clean(&self) {
         self.is_dirty.store(false, Ordering::Release);
+    }
+
+    /// Says, once, that the lease is meant to last for as long as its holder exists. It then does not count
+    /// as one that is held for too long, nor for how long connections stay in use.
+    pub(crate) fn keep(&self) {
+        if let Right::Exclusive { number, ended, .. } = &self.right {
+            ended.push(Ended::Kept { lease: *number });
+        }
     }
 
     /// Marks the connection broken: the pool leases it to no other caller. In shared use the

@@ -158,6 +158,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             holder: waiter.holder,
             since: now,
             leaked: false,
+            kept: false,
         };
         self.leases.insert(number, record);
         let lease = match slot {

@@ -84,6 +84,8 @@ pub(super) struct LeaseRecord {
     pub(super) since: Instant,
     /// Whether it has lasted for too long and was logged.
     pub(super) leaked: bool,
+    /// Whether it is meant to last.
+    pub(super) kept: bool,
 }
 
 /// The state of a pool with the driver `C` and replies `R`.
@@ -174,6 +176,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     pub(super) fn ended(&mut self, now: Instant, event: Ended) {
         match event {
             Ended::Lease { lease, condition } => self.lease_ended(now, lease, condition),
+            Ended::Kept { lease } => self.keep(lease),
             Ended::Slot { connection } => {
                 self.slot_ended(now, connection);
                 self.serve_waiters(now);
@@ -204,8 +207,10 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             return;
         };
         let used_for = now.saturating_duration_since(ended.since);
-        self.figures.usage.record(used_for);
-        if ended.mode == Mode::Exclusive {
+        if !ended.kept {
+            self.figures.usage.record(used_for);
+        }
+        if ended.mode == Mode::Exclusive && !ended.kept {
             self.figures.average_use.record(used_for);
         }
         if ended.leaked {

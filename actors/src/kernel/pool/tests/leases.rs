@@ -244,6 +244,22 @@ fn a_lease_that_lasts_too_long_is_named_until_it_ends() {
 }
 
 #[test]
+fn a_lease_that_is_meant_to_last_is_neither_too_long_nor_an_example() {
+    TestSystem::paused(|system| async move {
+        let pool = RunningPool::start(&system, config(), ms(1)).await;
+        let lease = pool.exclusive().await;
+        lease.keep();
+        sleep(secs(61)).await;
+        let status = pool.status().await;
+        assert_eq!((status.leaks, status.leaked.len()), (0, 0));
+        drop(lease);
+        let status = pool.wait_for(|status| status.in_use == 0).await;
+        assert_eq!((status.leaks, status.usage.count), (0, 0));
+        pool.stop().await;
+    });
+}
+
+#[test]
 fn a_stop_waits_for_leases_within_a_limit() {
     TestSystem::paused(|system| async move {
         let pool = RunningPool::start(&system, config(), ms(1)).await;
