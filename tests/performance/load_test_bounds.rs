@@ -136,7 +136,6 @@ async fn the_sockets_of_a_load_test_leave_the_reserve_of_descriptors() {
     delete(&server, &path).await;
     let job = wait_for_job(&server, &path, has_ended).await;
     let request = operation(&job, "http", "request");
-    assert!(request["succeeded"].as_u64() > Some(0), "{job}");
     assert_eq!(request["failed"], 0, "{job}");
     // A cancelled one leaves none of them behind.
     wait_until(DEADLINE, "the connections are closed", || {

@@ -15,6 +15,7 @@ use super::address::Server;
 use super::connect_error::{connect_error, merge, no_answer, socket_error};
 use super::error::Error;
 use super::freshness::FreshnessTracker;
+use super::listen::{self, Notifications};
 use super::retire::{CANCEL_EVERY, Canceller, DriverTask, tls_for};
 use super::server_timeout::ServerTimeout;
 use super::socket::{self, Address, Connecting, Socket};
@@ -35,6 +36,7 @@ pub struct Connection {
     driver: DriverTask,
     pub(super) wire: Arc<Wire>,
     pub(super) timeout: ServerTimeout,
+    pub(super) notifications: Arc<Notifications>,
     /// Host and port.
     pub(super) server: String,
     /// The server's version.
@@ -145,6 +147,8 @@ impl Connection {
             address: address.clone(),
         });
         let name = server.name.clone();
+        let notifications = Arc::<Notifications>::default();
+        let driver = listen::drive(driver, Arc::clone(&notifications));
         let driver = DriverTask::start(driver, kept, Arc::clone(&canceller), name);
         let session_attrs = config.get_target_session_attrs();
         let timeout = match look(&client, session_attrs).await {
@@ -162,6 +166,7 @@ impl Connection {
             driver,
             wire,
             timeout,
+            notifications,
             server: server.name.clone(),
             version,
             session_attrs,

@@ -96,10 +96,7 @@ const NOT_SHARED: &[(&[&str], &str)] = &[
         &["copy"],
         "`Transaction::copy_in` or `Transaction::copy_out`, and for files of the server a transaction",
     ),
-    (
-        &["listen", "unlisten"],
-        "a client with a connection of its own: those of the pool pass no notifications on",
-    ),
+    (&["listen", "unlisten"], "`Database::listen`"),
 ];
 
 /// Checks that `sql` may run over a connection that other callers share.

@@ -38,5 +38,10 @@ pub(super) const LOST_CONNECTIONS: Metric = Metric::counter(
     "Connections that were ended without an answer from the server, which may still have them.",
 );
 
+pub(super) const NOTIFICATIONS_DROPPED: Metric = Metric::counter(
+    "headroom_postgres_notifications_dropped_total",
+    "Notifications of the server that found the queue of their listener full.",
+);
+
 /// The metrics of this module.
-pub const METRICS: &[Metric] = &[RETRIES, READS, LOST_CONNECTIONS];
+pub const METRICS: &[Metric] = &[RETRIES, READS, LOST_CONNECTIONS, NOTIFICATIONS_DROPPED];

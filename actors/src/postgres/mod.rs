@@ -9,7 +9,9 @@
 //!   or change its session is refused by its first word ([`Error::NotShared`]). Functions are not seen: one
 //!   that changes the session, as `set_config` does, belongs in a transaction.
 //! - **Transactions** ([`Database::begin`], [`Database::transaction`]) have a connection of their own. A
-//!   transaction that is dropped is rolled back before the connection gets another user.
+//!   transaction that is dropped is rolled back before the connection gets another user. Only there can rows
+//!   be read one by one and data be copied: both take up the connection. [`Database::exclusive`] gives such
+//!   a connection without a transaction.
 //!
 //! [`Database::read_only`] marks both as reading only. A replica serves them if one is recent enough,
 //! otherwise the primary.
@@ -37,6 +39,7 @@ mod exchange;
 mod fallback;
 mod first_word;
 mod freshness;
+mod listen;
 mod metrics;
 mod migrate;
 mod parsed_url;
@@ -73,6 +76,7 @@ pub use connector::Connector;
 pub use copy::{CopyIn, CopyOut};
 pub use database::Database;
 pub use error::{Error, SchemaError, ServerError};
+pub use listen::{Event, Listener};
 pub use metrics::METRICS;
 pub use migrate::{MIGRATIONS, Migration, MigrationSet};
 pub use private_server::PRIVATE_SERVER;

@@ -4,6 +4,7 @@ mod cluster;
 mod copy;
 mod custom_types;
 mod failures;
+mod listen;
 mod own_tables;
 mod reach;
 mod repeats;
