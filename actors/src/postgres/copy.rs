@@ -57,6 +57,7 @@ impl Transaction {
         let (exchange, stream) = Exchange::begin(self, begun).await?;
         Ok(CopyOut {
             stream: Box::pin(stream),
+            data_has_ended: false,
             exchange,
         })
     }
@@ -136,6 +137,8 @@ impl CopyIn<'_> {
 pub struct CopyOut<'a> {
     // Dropped first: nothing of the connection is waited for afterwards.
     stream: Pin<Box<CopyOutStream>>,
+    /// All pieces have come. The end of the statement follows.
+    data_has_ended: bool,
     exchange: Exchange<'a>,
 }
 
@@ -150,10 +153,13 @@ impl CopyOut<'_> {
         if self.exchange.has_ended() {
             return Ok(None);
         }
-        let stream = &mut self.stream;
+        let (stream, data_has_ended) = (&mut self.stream, &mut self.data_has_ended);
         let next = async {
-            if let Some(data) = stream.try_next().await? {
-                return Ok(Some(data));
+            if !*data_has_ended {
+                if let Some(data) = stream.try_next().await? {
+                    return Ok(Some(data));
+                }
+                *data_has_ended = true;
             }
             // The data has ended, and the statement ends now. The driver takes that for an unexpected
             // message, but not the error of a statement that fails at its end.

@@ -136,6 +136,10 @@ pub(super) struct Prefixes {
     unsent: Bytes,
     /// How many of its answers are still to come.
     unanswered: usize,
+    /// Groups of messages that the server has not answered to the end. Each ends with a Sync, or is a Query.
+    open_groups: usize,
+    /// Those of them that were sent before the prefix, and are answered before it.
+    earlier_groups: usize,
     is_removing: bool,
 }
 
@@ -147,6 +151,9 @@ impl Prefixes {
             answers: Frames::of_server(asks_for_tls),
             unsent: Bytes::new(),
             unanswered: 0,
+            // The start of the session.
+            open_groups: 1,
+            earlier_groups: 0,
             is_removing: false,
         }
     }
@@ -168,6 +175,7 @@ impl Prefixes {
                     if let Some(prefix) = take() {
                         self.unsent = prefix.messages;
                         self.unanswered = prefix.answers;
+                        self.earlier_groups = self.open_groups;
                     }
                 }
                 Some(at) => until = at,
@@ -184,6 +192,9 @@ impl Prefixes {
         let written = ready!(stream.poll_write(cx, &bytes[..until]))?;
         let mut at = 0;
         while at < written {
+            if self.requests.is_between() && matches!(bytes[at], b'S' | b'Q') {
+                self.open_groups += 1;
+            }
             at += self.requests.walk(&bytes[at..written]);
         }
         Poll::Ready(Ok(written))
@@ -212,6 +223,13 @@ impl Prefixes {
     /// Whether the message of this type, which comes next, is an answer to a prefix.
     fn is_answer(&mut self, kind: u8) -> bool {
         match kind {
+            // ReadyForQuery. CopyInResponse: the server ignores the Sync that was sent before the data.
+            b'Z' | b'G' => {
+                self.open_groups = self.open_groups.saturating_sub(1);
+                self.earlier_groups = self.earlier_groups.saturating_sub(1);
+                false
+            }
+            _ if self.earlier_groups > 0 => false,
             // ParseComplete, BindComplete, CommandComplete.
             b'1' | b'2' | b'C' if self.unanswered > 0 => {
                 self.unanswered -= 1;
@@ -339,6 +357,32 @@ mod tests {
                 let expected = [&before[..], &prefix, &rest, &rest].concat();
                 assert_eq!(write(&mut prefixes, &mut slot, &sent, at_once), expected);
             }
+        }
+    }
+
+    /// A change of a setting whose caller left is answered while a transaction begins.
+    #[test]
+    fn the_answers_to_earlier_messages_are_not_taken_for_those_to_the_prefix() {
+        let answer = |kind| message(kind, b"1C\0\0\0\x04");
+        for piece in 1..60 {
+            let mut prefixes = Prefixes::new(false);
+            write(&mut prefixes, &mut None, &starts()[1], 7);
+            assert_eq!(read(&mut prefixes, &answer(b'Z'), piece), answer(b'Z'));
+            let mut slot = Some(Prefix::new(&["BEGIN"]));
+            let sent = [
+                message(b'Q', b"SET a = 1\0"),
+                message(b'P', b""),
+                message(b'S', b""),
+                message(b'B', b""),
+                message(b'E', b""),
+                message(b'S', b""),
+            ];
+            write(&mut prefixes, &mut slot, &sent.concat(), 7);
+            let earlier = [answer(b'C'), answer(b'Z'), answer(b'1'), answer(b'Z')].concat();
+            let own = [answer(b'1'), answer(b'2'), answer(b'C')].concat();
+            let after = [answer(b'2'), answer(b'C'), answer(b'Z')].concat();
+            let came = [&earlier[..], &own, &after].concat();
+            assert_eq!(read(&mut prefixes, &came, piece), [earlier, after].concat());
         }
     }
 

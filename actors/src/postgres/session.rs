@@ -66,7 +66,10 @@ impl Session {
         let session = Self { lease, deadline };
         // A connection that was lost while it was idle is found out before the caller's first statement.
         let sent = AtomicBool::new(false);
-        session.run(&sent, session.lease.ping()).await?;
+        // What the last shared user left of the session's timeout goes with it.
+        let (lease, ping) = (&session.lease, session.lease.ping());
+        let ping = lease.timeout.send(&lease.client, Duration::MAX, ping);
+        session.run(&sent, ping).await?;
         Ok(session)
     }
 

@@ -97,11 +97,11 @@ impl NodeConnection {
                 _ => Ok(answers),
             };
         }
-        let is_refused = |answer: &Value| matches!(answer, Value::ServerError(_));
-        if answers.iter().all(is_refused) {
+        let is_elsewhere = |answer: &Value| matches!(answer, Value::ServerError(error) if is_about_the_node(error));
+        if answers.iter().all(is_elsewhere) {
             return Ok(answers);
         }
-        // Some commands were run. The driver would report the first redirection as if it were the
+        // Some commands may have been run, in part if they failed. The driver would report the first redirection as if it were the
         // answer to all of them. Under another kind it keeps the answers as they are.
         for answer in &mut answers {
             if let Value::ServerError(error) = answer

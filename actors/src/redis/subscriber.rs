@@ -13,7 +13,7 @@ use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandl
 use serde_json::Value;
 
 use super::connect_error::connect_error;
-use super::metrics::{SUBSCRIBER_CONNECTED, SUBSCRIBER_CONNECTS};
+use super::metrics::{SUBSCRIBER_CONNECTED, SUBSCRIBER_CONNECTS, SUBSCRIBER_DROPPED};
 use super::server::Server;
 use super::subscriber_calls::{Subscribe, SubscriberQuery, SubscriberStatus};
 use super::subscriber_connection::{Answer, Opened, SubscribedConnection, SubscriberConfig};
@@ -315,6 +315,8 @@ impl Actor for Subscriber {
 
 impl Child for Subscriber {
     fn start(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        // An increase from nothing would be missed.
+        metrics::counter!(SUBSCRIBER_DROPPED.name).increment(0);
         self.watch_dropped(context);
         Box::pin(actix::fut::ready(Ok(())))
     }

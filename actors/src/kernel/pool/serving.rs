@@ -120,9 +120,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             return false;
         }
         let Some(waiter) = self.queue.pop(mode) else {
-            // The last one has just given up.
+            // The last one has just given up. Others may wait for what it would have got.
             self.put_back(now, id);
-            return false;
+            return true;
         };
         let connection = Arc::clone(&pooled.connection);
         let slot = match (mode, &pooled.state) {
