@@ -1,4 +1,5 @@
-//! One connection: how it is opened, watched, reset and closed. [`super::statements`] sends statements over it.
+//! One connection: how it is opened, watched, reset and closed. [`super::statements`] sends statements
+//! over it.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -55,7 +56,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens a connection to `server` within `within`. It keeps its prepared statements in `statements`.
+    /// Opens a connection to `server` within `within`. It keeps at most `statements_max` prepared
+    /// statements. `epoch` is that of its pool.
     pub(super) async fn open(
         server: &Server,
         tls: &MakeRustlsConnect,

@@ -38,8 +38,7 @@ impl Connection {
         params: Params<'_>,
         sent: &AtomicBool,
     ) -> Result<QueryOutput, Error> {
-        self.run_within(sql, params, sent, Some(Duration::MAX))
-            .await
+        self.run_within(sql, params, sent, Duration::MAX).await
     }
 
     /// As [`Connection::run`], for a caller that waits for `within`: the server stops soon after.
@@ -48,8 +47,9 @@ impl Connection {
         sql: &str,
         params: Params<'_>,
         sent: &AtomicBool,
-        within: Option<Duration>,
+        within: Duration,
     ) -> Result<QueryOutput, Error> {
+        let within = Some(within);
         let step = Step::Statement {
             sql,
             only_reads: false,

@@ -89,20 +89,17 @@ impl NodeConnection {
     }
 
     /// Tells the driver what the answers of a pipeline mean.
-    fn judge(&self, pipeline: &Pipeline, mut answers: Vec<Value>) -> RedisResult<Vec<Value>> {
-        if pipeline.is_transaction() {
-            return match answers.last() {
-                // `EXEC` itself was refused: nothing was done.
-                Some(Value::ServerError(error)) => Err(error.clone().into()),
-                _ => Ok(answers),
-            };
+    fn judge(&self, pipeline: &Pipeline, mut answers: Vec<Value>) -> Vec<Value> {
+        let is_refused = |answer: &Value| match answer {
+            Value::ServerError(error) => is_about_the_node(error),
+            _ => false,
+        };
+        if pipeline.is_transaction() || answers.iter().all(is_refused) {
+            return answers;
         }
-        let is_elsewhere = |answer: &Value| matches!(answer, Value::ServerError(error) if is_about_the_node(error));
-        if answers.iter().all(is_elsewhere) {
-            return Ok(answers);
-        }
-        // Some commands may have been run, in part if they failed. The driver would report the first redirection as if it were the
-        // answer to all of them. Under another kind it keeps the answers as they are.
+        // Some commands may have been run, in part if they failed. The driver would report the first
+        // redirection as if it were the answer to all of them. Under another kind it keeps the answers as
+        // they are.
         for answer in &mut answers {
             if let Value::ServerError(error) = answer
                 && is_about_the_node(error)
@@ -114,7 +111,7 @@ impl NodeConnection {
                 }
             }
         }
-        Ok(answers)
+        answers
     }
 }
 
@@ -150,7 +147,7 @@ impl ConnectionLike for NodeConnection {
             };
             self.record(&answers);
             match answers {
-                Ok(answers) => self.judge(pipeline, answers),
+                Ok(answers) => Ok(self.judge(pipeline, answers)),
                 Err(error) => Err(cause_of_abort(error)),
             }
         })

@@ -44,23 +44,10 @@ impl ConnectionLike for Transport {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move {
-            let request = match self {
-                Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
-                Self::Cluster(connection) => {
-                    connection.req_packed_commands(pipeline, offset, count)
-                }
-            };
-            let answers = request.await?;
-            match answers.last() {
-                // Of a transaction, the driver keeps the answer of `EXEC` only, and reports its error
-                // as an answer of an unexpected type.
-                Some(Value::ServerError(error)) if pipeline.is_transaction() => {
-                    Err(error.clone().into())
-                }
-                _ => Ok(answers),
-            }
-        })
+        match self {
+            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
     }
 
     fn get_db(&self) -> i64 {

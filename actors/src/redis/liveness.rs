@@ -193,7 +193,15 @@ impl ConnectionLike for Watched {
                 .send_packed_commands(pipeline, offset, count);
             let answers = sent.await;
             pending.end(&answers);
-            answers
+            let answers = answers?;
+            match answers.last() {
+                // Of a transaction, the driver keeps the answer of `EXEC` only, and reports its error
+                // as an answer of an unexpected type.
+                Some(Value::ServerError(error)) if pipeline.is_transaction() => {
+                    Err(error.clone().into())
+                }
+                _ => Ok(answers),
+            }
         })
     }
 

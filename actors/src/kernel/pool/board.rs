@@ -143,7 +143,7 @@ impl<T> Slot<T> {
 
 /// The slots of one pool.
 pub(super) struct Board<T> {
-    rules: SharingRules,
+    pub(super) rules: SharingRules,
     slots: RwLock<Vec<Arc<Slot<T>>>>,
     /// Whether callers may join without asking the actor.
     open: AtomicBool,
@@ -212,8 +212,8 @@ impl<T> Board<T> {
         self.write().retain(|other| !Arc::ptr_eq(other, slot));
     }
 
-    /// The uses that ended since the last call.
-    pub(super) fn take_uses(&self) -> Uses {
+    /// The uses that ended since the last call, if there are any.
+    pub(super) fn take_uses(&self) -> Option<Uses> {
         let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         uses.take()
     }

@@ -82,25 +82,30 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
 
     /// The number of connections that would serve all waiters.
     pub(super) fn demand(&self, now: Instant) -> usize {
-        self.queue.len_of(Mode::Exclusive) + self.shared_demand(now, &self.sharing(now))
+        self.queue.len_of(Mode::Exclusive) + self.shared_demand(now, |_| true)
     }
 
-    fn shared_demand(&self, now: Instant, sharing: &Sharing<'_, C::Connection>) -> usize {
-        if !self.may_share_idle(now, sharing) {
+    /// The number of connections that would serve the waiters for shared use; 0 while `counts` is false.
+    fn shared_demand(
+        &self,
+        now: Instant,
+        counts: impl Fn(&Sharing<'_, C::Connection>) -> bool,
+    ) -> usize {
+        let waiting = self.queue.len_of(Mode::Shared);
+        if waiting == 0 {
             return 0;
         }
-        self.queue.len_of(Mode::Shared).div_ceil(SHARED_EACH)
+        let sharing = self.sharing(now);
+        if !counts(&sharing) || !self.may_share_idle(now, &sharing) {
+            return 0;
+        }
+        waiting.div_ceil(SHARED_EACH)
     }
 
     /// The number of connections that would serve all waiters for whom none is expected.
     fn missing(&self, now: Instant) -> usize {
-        let sharing = self.sharing(now);
         // A new connection that turns out to be quick serves all waiters for shared use.
-        let shared = if sharing.has_untested {
-            0
-        } else {
-            self.shared_demand(now, &sharing)
-        };
+        let shared = self.shared_demand(now, |sharing| !sharing.has_untested);
         let demand = self.queue.len_of(Mode::Exclusive) + shared;
         demand.saturating_sub(self.expected_soon(now))
     }

@@ -67,12 +67,9 @@ impl Uses {
         self.0.len()
     }
 
-    /// All durations; none are left.
-    pub(super) fn take(&mut self) -> Self {
-        match self.count() {
-            0 => Self::default(),
-            _ => std::mem::take(self),
-        }
+    /// All durations, if there are any; none are left.
+    pub(super) fn take(&mut self) -> Option<Self> {
+        (self.count() > 0).then(|| std::mem::take(self))
     }
 }
 

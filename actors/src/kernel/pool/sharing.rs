@@ -153,9 +153,9 @@ impl<'a, T> Sharing<'a, T> {
 
 impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     pub(super) fn sharing(&self, now: Instant) -> Sharing<'_, C::Connection> {
-        let rules = SharingRules::from(&self.config);
+        let (rules, short_wait) = (self.board.rules, self.short_wait());
         let takes_users = |connection: &_| takes_users(&*self.connect, connection);
-        Sharing::of(self.slots(), rules, now, self.short_wait(), takes_users)
+        Sharing::of(self.slots(), rules, now, short_wait, takes_users)
     }
 
     pub(super) fn slots(&self) -> impl Iterator<Item = &Arc<Slot<C::Connection>>> {

@@ -209,9 +209,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         let used_for = now.saturating_duration_since(ended.since);
         if !ended.kept {
             self.figures.usage.record(used_for);
-        }
-        if ended.mode == Mode::Exclusive && !ended.kept {
-            self.figures.average_use.record(used_for);
+            if ended.mode == Mode::Exclusive {
+                self.figures.average_use.record(used_for);
+            }
         }
         if ended.leaked {
             tracing::info!(
@@ -265,11 +265,10 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Adds what the board has counted to the figures.
     pub(super) fn count_uses(&mut self, now: Instant) {
         self.counted_at = now;
-        let uses = self.board.take_uses();
-        let number = uses.count();
-        if number == 0 {
+        let Some(uses) = self.board.take_uses() else {
             return;
-        }
+        };
+        let number = uses.count();
         self.figures.checkouts.add(number);
         self.figures.reused.add(number);
         self.figures.wait.record_many(Duration::ZERO, number);
