@@ -22,8 +22,12 @@ use crate::wait::{DEADLINE, wait_for};
 /// The program.
 pub const CHROMIUM: &str = "chromium";
 
-/// Becomes the browser, which reads commands from descriptor 3 and writes to descriptor 4.
-const WITH_PIPES: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
+/// Becomes the browser, which reads commands from descriptor 3, writes to descriptor 4, and logs to a file.
+const WITH_PIPES: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >browser.log 2>&1"#;
+
+/// How often it is started. Chromium sometimes crashes before it reads its first command, and nothing that a
+/// test is about has happened by then.
+const STARTS: u32 = 3;
 
 /// As root there is no sandbox; and nothing is to be fetched from the network in the background.
 const FLAGS: [&str; 12] = [
@@ -58,15 +62,30 @@ pub struct Browser {
     last_id: u64,
     session: Option<String>,
     errors: Vec<String>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Browser {
     /// Starts a browser with an empty page.
     ///
     /// # Panics
-    /// When it does not start.
+    /// When it does not start, with the end of its log.
     pub fn start() -> Self {
+        let mut log = String::new();
+        for _ in 0..STARTS {
+            let mut browser = Self::spawn();
+            match browser.try_call("Target.createTarget", &json!({ "url": "about:blank" })) {
+                Ok(page) => {
+                    browser.attach(&page);
+                    return browser;
+                }
+                Err(_) => log = browser.log(),
+            }
+        }
+        panic!("the browser has not started {STARTS} times; the last log: {log}");
+    }
+
+    fn spawn() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = child::command("sh");
         command
@@ -92,23 +111,31 @@ impl Browser {
                 }
             }
         });
-        let mut browser = Self {
+        Self {
             process,
             commands,
             messages,
             last_id: 0,
             session: None,
             errors: Vec::new(),
-            _folder: folder,
-        };
-        let page = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
-        let attach = json!({ "targetId": page["targetId"], "flatten": true });
-        let attached = browser.call("Target.attachToTarget", attach);
-        browser.session = attached["sessionId"].as_str().map(str::to_owned);
-        for domain in ["Page", "Runtime", "Log"] {
-            browser.call(&format!("{domain}.enable"), json!({}));
+            folder,
         }
-        browser
+    }
+
+    /// What the browser has logged.
+    fn log(&self) -> String {
+        let log = std::fs::read(self.folder.path().join("browser.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Sends the commands that follow to `page`, and has it report errors.
+    fn attach(&mut self, page: &Value) {
+        let attach = json!({ "targetId": page["targetId"], "flatten": true });
+        let attached = self.call("Target.attachToTarget", attach);
+        self.session = attached["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Page", "Runtime", "Log"] {
+            self.call(&format!("{domain}.enable"), json!({}));
+        }
     }
 
     /// Sends a command of the protocol, and returns its result.
@@ -116,6 +143,12 @@ impl Browser {
     /// # Panics
     /// When it fails, or does not end in time.
     pub fn call(&mut self, method: &str, parameters: Value) -> Value {
+        let answer = self.try_call(method, &parameters);
+        answer.unwrap_or_else(|error| panic!("{method}: {error}; its log: {}", self.log()))
+    }
+
+    /// Sends a command of the protocol. Returns its result, or why the browser has not answered.
+    fn try_call(&mut self, method: &str, parameters: &Value) -> Result<Value, &'static str> {
         self.last_id += 1;
         let id = self.last_id;
         let mut command = json!({ "id": id, "method": method, "params": parameters });
@@ -124,21 +157,23 @@ impl Browser {
         }
         let mut bytes = command.to_string().into_bytes();
         bytes.push(0);
-        self.commands.write_all(&bytes).expect("the browser runs");
+        if self.commands.write_all(&bytes).is_err() {
+            return Err("the browser has ended");
+        }
         let end = Instant::now() + ANSWER_WITHIN;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let message = match self.messages.recv_timeout(left) {
                 Ok(message) => message,
-                Err(RecvTimeoutError::Timeout) => panic!("{method}: no answer from the browser"),
-                Err(RecvTimeoutError::Disconnected) => panic!("{method}: the browser has ended"),
+                Err(RecvTimeoutError::Timeout) => return Err("no answer from the browser"),
+                Err(RecvTimeoutError::Disconnected) => return Err("the browser has ended"),
             };
             if message["id"] != id {
                 self.note(&message);
                 continue;
             }
             assert_eq!(message["error"], Value::Null, "{method}");
-            return message["result"].clone();
+            return Ok(message["result"].clone());
         }
     }
 
