@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::histogram::Uses;
 use super::lease::{Condition, Ended, EndedLeases};
-use super::sharing::{Sharing, SharingRules};
+use super::sharing::{Sharing, SharingLimits, SharingRules};
 
 /// The weight of the newest interval in a pace is one part of this many.
 const PACE_OVER: u64 = 8;
@@ -149,7 +149,8 @@ pub(super) struct Board<T> {
     open: AtomicBool,
     /// Whether a connection is idle.
     has_idle: AtomicBool,
-    /// The actor's `short_wait`, in nanoseconds.
+    /// The limits, as the actor sees them: of the connections, and of a short wait in nanoseconds.
+    connections: AtomicU32,
     short_wait: AtomicU64,
     uses: Mutex<Uses>,
 }
@@ -162,6 +163,7 @@ impl<T> Board<T> {
             slots: RwLock::default(),
             open: AtomicBool::new(false),
             has_idle: AtomicBool::new(false),
+            connections: AtomicU32::new(0),
             short_wait: AtomicU64::new(0),
             uses: Mutex::default(),
         }
@@ -177,9 +179,12 @@ impl<T> Board<T> {
         if !self.open.load(Ordering::Acquire) {
             return None;
         }
-        let short_wait = Duration::from_nanos(self.short_wait.load(Ordering::Relaxed));
+        let limits = SharingLimits {
+            connections: self.connections.load(Ordering::Relaxed),
+            short_wait: Duration::from_nanos(self.short_wait.load(Ordering::Relaxed)),
+        };
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let sharing = Sharing::of(slots.iter(), self.rules, now, short_wait, takes_users);
+        let sharing = Sharing::of(slots.iter(), self.rules, limits, now, takes_users);
         if self.has_idle.load(Ordering::Relaxed) && sharing.prefers_idle() {
             return None;
         }
@@ -192,8 +197,11 @@ impl<T> Board<T> {
     }
 
     /// Lets callers in again, if nobody waits. The actor calls it after each change of its state.
-    pub(super) fn update(&self, is_open: bool, has_idle: bool, short_wait: Duration) {
-        self.short_wait.store(nanos(short_wait), Ordering::Relaxed);
+    pub(super) fn update(&self, is_open: bool, has_idle: bool, limits: SharingLimits) {
+        self.connections
+            .store(limits.connections, Ordering::Relaxed);
+        self.short_wait
+            .store(nanos(limits.short_wait), Ordering::Relaxed);
         self.has_idle.store(has_idle, Ordering::Relaxed);
         self.open.store(is_open, Ordering::Release);
     }

@@ -51,7 +51,7 @@ impl Default for PoolConfig {
             check_after_idle: Duration::from_secs(30),
             leak_after: Duration::from_secs(30),
             shared_max: 4,
-            shared_depth: 64,
+            shared_depth: 256,
             circuit_failures: 5,
             // A server that is back is found within a second.
             circuit_backoff: Backoff::try_new(

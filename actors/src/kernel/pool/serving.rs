@@ -65,7 +65,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// no connection while all of them stay shared.
     fn must_let_exclusive_pass(&mut self) -> bool {
         let mut states = self.connections.values().map(|pooled| &pooled.state);
-        let is_full = self.connections.len() >= self.config.connections_max as usize;
+        let is_full = self.connections.len() >= self.connections_limit();
         if !is_full || !states.all(|state| matches!(state, ConnectionState::Shared(_))) {
             return false;
         }

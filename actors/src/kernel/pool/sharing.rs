@@ -5,8 +5,8 @@
 //! gets, in this order:
 //!
 //! 1. an idle connection. One is left for exclusive use, as long as any shared connection moves;
-//! 2. the connection with the fewest users, of those that show a short wait. When it is half full, the pool
-//!    opens another one, up to `shared_max`;
+//! 2. the connection with the fewest users, of those that show a short wait. When it is an eighth full, the
+//!    pool opens another one, up to `shared_max`;
 //! 3. a place in the queue. The pool opens another connection for it where that is quicker.
 //!
 //! What a connection shows: its *head* is the request that the server works on. The head's age is the
@@ -14,10 +14,12 @@
 //! average time between such ends lately. The wait of a new user is the age, and the pace for each
 //! user before it. It is short below the time of a connect ([`PoolState::short_wait`]); a connection
 //! *moves* while the age alone is. So a slow request is left alone, and for some time those that come
-//! after it on the same connection have it for themselves too.
+//! after it on the same connection have it for themselves too. At a pace of [`FAST_PACE`], the age alone
+//! decides: no other connection is faster.
 //!
-//! A connection with more than one user is a *pipeline*, and there are at most `shared_max` that move.
-//! While that many show a short wait, waiters are patient: for that short time they leave idle
+//! A connection with more than one user is a *pipeline*. There should be `shared_max` that move. If there
+//! are more, because some have been slow, callers join the fullest, until the others have no users any
+//! more. While `shared_max` show a short wait, waiters are patient: for that short time they leave idle
 //! connections alone, since few pipelines cost a server much less than many connections with a request
 //! each.
 
@@ -31,25 +33,38 @@ use super::config::PoolConfig;
 use super::connect::Connect;
 use super::lease::Mode;
 use super::queue::CheckoutReply;
-use super::state::{ConnectionState, PoolState};
+use super::state::{ConnectionState, PoolState, count};
 
 /// A wait that callers do not notice, however fast connects are.
 const SHORT_WAIT_MIN: Duration = Duration::from_millis(5);
 /// A head that is older is slow, however slow connects are.
 const SHORT_WAIT_MAX: Duration = Duration::from_millis(100);
 
+/// The pace at which requests take the server less time than the round trip and the change of processes that
+/// each has on a connection of its own.
+const FAST_PACE: Duration = Duration::from_micros(100);
+/// Another pipeline is due when this part of the places of one is taken: an eighth.
+const FULL_PART: u32 = 8;
+
 /// The settings that the rules depend on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SharingRules {
-    connections_max: u32,
     shared_max: u32,
     pub(super) shared_depth: u32,
+}
+
+/// What the rules depend on that changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SharingLimits {
+    /// The most connections that the pool can have now ([`PoolState::connections_limit`]).
+    pub(super) connections: u32,
+    /// See [`PoolState::short_wait`].
+    pub(super) short_wait: Duration,
 }
 
 impl From<&PoolConfig> for SharingRules {
     fn from(config: &PoolConfig) -> Self {
         Self {
-            connections_max: config.connections_max,
             shared_max: config.shared_max,
             shared_depth: config.shared_depth,
         }
@@ -59,6 +74,7 @@ impl From<&PoolConfig> for SharingRules {
 /// The connections in shared use at one moment.
 pub(super) struct Sharing<'a, T> {
     rules: SharingRules,
+    limits: SharingLimits,
     /// The number of all of them.
     shared: u32,
     /// Those that move.
@@ -78,12 +94,14 @@ impl<'a, T> Sharing<'a, T> {
     pub(super) fn of(
         slots: impl Iterator<Item = &'a Arc<Slot<T>>>,
         rules: SharingRules,
+        limits: SharingLimits,
         now: Instant,
-        short_wait: Duration,
         takes_users: impl Fn(&T) -> bool,
     ) -> Self {
+        let short_wait = limits.short_wait;
         let mut sharing = Self {
             rules,
+            limits,
             shared: 0,
             moving: 0,
             pipelines: 0,
@@ -91,8 +109,10 @@ impl<'a, T> Sharing<'a, T> {
             has_untested: false,
             joinable: None,
         };
-        // A connection with one user and the pipeline with the fewest, of those that another may join.
-        let (mut single, mut pipeline): (_, Option<(_, u32)>) = (None, None);
+        // A connection with one user, and the pipelines with the fewest and with the most, of those that
+        // another may join.
+        let mut single = None;
+        let (mut emptiest, mut fullest): (Option<(_, u32)>, Option<(_, u32)>) = (None, None);
         for slot in slots {
             sharing.shared += 1;
             let users = slot.users();
@@ -107,7 +127,8 @@ impl<'a, T> Sharing<'a, T> {
                 sharing.has_untested = true;
                 continue;
             };
-            if pace.saturating_mul(users).saturating_add(age) >= short_wait {
+            let is_fast = pace <= FAST_PACE;
+            if !is_fast && pace.saturating_mul(users).saturating_add(age) >= short_wait {
                 continue;
             }
             sharing.quick += u32::from(users > 1);
@@ -116,11 +137,18 @@ impl<'a, T> Sharing<'a, T> {
             }
             if users == 1 {
                 single = single.or(Some((slot, users)));
-            } else if pipeline.is_none_or(|(_, fewest)| users < fewest) {
-                pipeline = Some((slot, users));
+                continue;
+            }
+            if emptiest.is_none_or(|(_, fewest)| users < fewest) {
+                emptiest = Some((slot, users));
+            }
+            if fullest.is_none_or(|(_, most)| users > most) {
+                fullest = Some((slot, users));
             }
         }
         let single = single.filter(|_| sharing.pipelines < rules.shared_max);
+        let has_too_many = sharing.quick > rules.shared_max;
+        let pipeline = if has_too_many { fullest } else { emptiest };
         sharing.joinable = single.or(pipeline);
         sharing
     }
@@ -128,7 +156,7 @@ impl<'a, T> Sharing<'a, T> {
     /// Whether one more idle connection may be shared: one is left for exclusive use, as long as any
     /// shared connection moves.
     fn leaves_one(&self) -> bool {
-        let max = self.rules.connections_max.saturating_sub(1).max(1);
+        let max = self.limits.connections.saturating_sub(1).max(1);
         self.shared < max || self.moving == 0
     }
 
@@ -138,11 +166,11 @@ impl<'a, T> Sharing<'a, T> {
     }
 
     /// Whether another pipeline is due: one connection uses one core of the server, however quick it is.
-    /// So a half full one is not the last, as long as there may be more.
+    /// So one that fills up is not the last, as long as there may be more.
     pub(super) fn needs_more(&self) -> bool {
-        let half = self.rules.shared_depth.div_ceil(2);
-        let is_half_full = self.joinable.is_some_and(|(_, users)| users >= half);
-        is_half_full && self.pipelines < self.rules.shared_max
+        let part = self.rules.shared_depth.div_ceil(FULL_PART).max(2);
+        let fills_up = self.joinable.is_some_and(|(_, users)| users >= part);
+        fills_up && self.pipelines < self.rules.shared_max && self.leaves_one()
     }
 
     /// Whether a new caller gets an idle connection, if there is one, in place of joining others.
@@ -153,9 +181,27 @@ impl<'a, T> Sharing<'a, T> {
 
 impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     pub(super) fn sharing(&self, now: Instant) -> Sharing<'_, C::Connection> {
-        let (rules, short_wait) = (self.board.rules, self.short_wait());
+        let (rules, limits) = (self.board.rules, self.sharing_limits());
         let takes_users = |connection: &_| takes_users(&*self.connect, connection);
-        Sharing::of(self.slots(), rules, now, short_wait, takes_users)
+        Sharing::of(self.slots(), rules, limits, now, takes_users)
+    }
+
+    pub(super) fn sharing_limits(&self) -> SharingLimits {
+        SharingLimits {
+            connections: count(self.connections_limit()),
+            short_wait: self.short_wait(),
+        }
+    }
+
+    /// The most connections that the pool can have now: while connects fail, those that it has. The server
+    /// may allow fewer than the settings.
+    pub(super) fn connections_limit(&self) -> usize {
+        let max = self.config.connections_max as usize;
+        if self.circuit.is_failing() {
+            self.connections.len().min(max)
+        } else {
+            max
+        }
     }
 
     pub(super) fn slots(&self) -> impl Iterator<Item = &Arc<Slot<C::Connection>>> {

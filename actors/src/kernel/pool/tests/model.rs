@@ -371,7 +371,8 @@ impl PoolModel {
         let moving: Vec<_> = in_shared_use.iter().filter(is_moving).collect();
         let quick = |slot: &Slot<_>| {
             let pace = slot.pace();
-            pace.is_some_and(|pace| pace * slot.users() + age(slot) < short)
+            let fast = Duration::from_micros(100);
+            pace.is_some_and(|pace| pace <= fast || pace * slot.users() + age(slot) < short)
         };
         let shared_max = state.config.shared_max as usize;
         let pipelines = moving.iter().filter(|slot| slot.users() > 1);
@@ -380,11 +381,17 @@ impl PoolModel {
             let is_pipeline = slot.users() > 1 || pipelines.clone().count() < shared_max;
             has_room && is_pipeline && quick(slot)
         });
-        let all_shared = in_shared_use.len() == state.config.connections_max as usize;
+        // While connects fail, there are no others.
+        let limit = if state.circuit.is_failing() {
+            state.connections.len()
+        } else {
+            state.config.connections_max as usize
+        };
+        let all_shared = in_shared_use.len() == limit;
         if may_join && (is_first || !all_shared) {
             return true;
         }
-        let max = state.config.connections_max.saturating_sub(1).max(1) as usize;
+        let max = limit.saturating_sub(1).max(1);
         let leaves_one = in_shared_use.len() < max || moving.is_empty();
         let quick = pipelines.filter(|slot| quick(slot));
         let is_patient = quick.count() >= shared_max && now - since < short;

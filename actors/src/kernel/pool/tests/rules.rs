@@ -1,13 +1,16 @@
 //! The rules of the state, after each of many random steps, and in single situations.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::super::board::Slot;
 use super::super::lease::Condition;
+use super::super::sharing::{Sharing, SharingLimits, SharingRules};
 use super::super::{Mode, PoolConfig};
-use super::double::{config, ms};
+use super::double::{FakeConnection, config, ms, secs};
 use super::model::{PoolModel, Step, steps};
 
 /// A model with `count` open and idle connections, the users of which were quick so far.
@@ -140,6 +143,44 @@ fn while_pipelines_are_quick_no_other_connection_is_used() {
     assert_eq!((model.leases.len(), model.state.idle.len()), (7, 1));
 }
 
+/// The number of users of the pipeline that a caller joins, of pipelines with so many users each.
+fn joined_of(users: &[u32], shared_max: u32, pace: Duration) -> Option<u32> {
+    let now = Instant::now();
+    let slots: Vec<_> = users
+        .iter()
+        .map(|users| {
+            let connection = Arc::new(FakeConnection::default());
+            let (expires_at, ended) = (now + secs(60), Arc::default());
+            let slot = Slot::new(1, connection, expires_at, now, Some(pace), ended);
+            assert!((1..*users).all(|_| slot.join(100)));
+            Arc::new(slot)
+        })
+        .collect();
+    let rules = SharingRules::from(&pipelines(5, shared_max, 100));
+    let limits = SharingLimits {
+        connections: 5,
+        short_wait: ms(5),
+    };
+    let sharing = Sharing::of(slots.iter(), rules, limits, now, |_| true);
+    sharing.joinable.map(|(_, users)| users)
+}
+
+#[test]
+fn callers_keep_as_many_pipelines_as_there_should_be() {
+    assert_eq!(joined_of(&[2, 40, 3], 3, ms(0)), Some(2), "all fill up");
+    // Some have been slow, and so there are more: those with few users get no others.
+    assert_eq!(joined_of(&[2, 40, 3], 2, ms(0)), Some(40));
+    assert_eq!(joined_of(&[2, 100, 3], 2, ms(0)), Some(3), "one is full");
+}
+
+#[test]
+fn a_fast_pipeline_takes_many_callers() {
+    let micros = Duration::from_micros;
+    assert_eq!(joined_of(&[90], 2, micros(100)), Some(90));
+    assert_eq!(joined_of(&[49], 2, micros(101)), Some(49));
+    assert_eq!(joined_of(&[50], 2, micros(101)), None, "5 ms are not short");
+}
+
 #[test]
 fn a_new_connection_is_tried_before_the_next_one_is_opened() {
     let mut model = PoolModel::new(pipelines(4, 2, 8));
@@ -156,8 +197,8 @@ fn a_new_connection_is_tried_before_the_next_one_is_opened() {
 }
 
 #[test]
-fn a_half_full_connection_is_not_the_last() {
-    let mut model = warm(pipelines(4, 2, 8), 1);
+fn a_connection_that_fills_up_is_not_the_last() {
+    let mut model = warm(pipelines(4, 2, 32), 1);
     for users in 1..=8 {
         assert!(share(&mut model));
         assert_eq!(model.opening.len(), usize::from(users > 4), "{users} users");

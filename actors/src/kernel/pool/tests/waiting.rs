@@ -6,7 +6,7 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::super::{CheckoutError, Mode, PoolConfig, TimeoutCause};
+use super::super::{CheckoutError, ConnectErrorKind, Mode, PoolConfig, TimeoutCause};
 use super::double::{RunningPool, config, ms, secs, single};
 use crate::kernel::testing::TestSystem;
 
@@ -49,6 +49,37 @@ fn shared_use_does_not_starve_exclusive_use() {
             sleep(ms(50)).await;
             let lease = pool.check_out(Mode::Exclusive, ms(100)).await;
             assert!(lease.is_ok(), "{lease:?}");
+        };
+        tokio::join!(join_all(sharers), alone);
+        pool.stop().await;
+    });
+}
+
+/// A server may allow fewer connections than the settings, for example those of one role.
+#[test]
+fn shared_use_does_not_starve_exclusive_use_where_the_server_allows_few_connections() {
+    TestSystem::paused(|system| async move {
+        let pool = RunningPool::start(&system, config(), ms(1)).await;
+        pool.fill(4).await;
+        pool.server.set_failure(Some(ConnectErrorKind::Refused));
+        let sharers = (0..40).map(|number| {
+            let pool = &pool;
+            async move {
+                sleep(ms(number % 7)).await;
+                for _ in 0..1000 {
+                    let lease = pool.shared().await;
+                    sleep(ms(4)).await;
+                    drop(lease);
+                }
+            }
+        });
+        let alone = async {
+            for _ in 0..10 {
+                sleep(ms(200)).await;
+                let lease = pool.check_out(Mode::Exclusive, ms(100)).await;
+                assert!(lease.is_ok(), "{lease:?}");
+                sleep(ms(10)).await;
+            }
         };
         tokio::join!(join_all(sharers), alone);
         pool.stop().await;
