@@ -203,6 +203,11 @@ impl Connection {
         self.driver.retire()
     }
 
+    /// Runs `task` on the thread that reads the answers of the server.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.driver.spawn_beside(task);
+    }
+
     /// Whether `error` shows that a server which took writes takes none any more.
     pub(super) fn was_demoted(&self, error: &Error) -> bool {
         self.session_attrs == TargetSessionAttrs::ReadWrite && error.is_read_only()

@@ -292,7 +292,7 @@ impl Database {
         check_shared(sql)?;
         let migrated_at = self.ready(caller).await?;
         if let Some((replicas, bound)) = self.replicas(migrated_at) {
-            let served = replicas.statement(sql, params, bound, caller).await;
+            let served = Box::pin(replicas.statement(sql, params, bound, caller)).await;
             count_read(served.as_ref().err().copied());
             if let Ok(output) = served {
                 return output;

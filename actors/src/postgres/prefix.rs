@@ -5,7 +5,7 @@
 //! a failure only up to the Sync. So a prefix is put into the group of the next statement, below the driver,
 //! and its answers are taken out on the way back. Its failure is the answer to that statement.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -182,14 +182,23 @@ impl Prefixes {
                 None => {}
             }
         }
-        while self.unsent.has_remaining() {
-            let written = ready!(stream.as_mut().poll_write(cx, &self.unsent))?;
+        let mut written = 0;
+        while written == 0 {
+            // In one write, so that the server wakes up once.
+            let parts = [IoSlice::new(&self.unsent), IoSlice::new(&bytes[..until])];
+            written = match &parts {
+                [prefix, rest] if prefix.is_empty() => {
+                    ready!(stream.as_mut().poll_write(cx, rest))?
+                }
+                parts => ready!(stream.as_mut().poll_write_vectored(cx, parts))?,
+            };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.unsent.advance(written);
+            let of_prefix = written.min(self.unsent.len());
+            self.unsent.advance(of_prefix);
+            written -= of_prefix;
         }
-        let written = ready!(stream.poll_write(cx, &bytes[..until]))?;
         let mut at = 0;
         while at < written {
             if self.requests.is_between() && matches!(bytes[at], b'S' | b'Q') {

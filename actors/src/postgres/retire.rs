@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
@@ -89,6 +90,8 @@ pub(super) struct DriverTask {
     _retire_on_drop: DropGuard,
     /// Cancelled when the server has let go of the connection.
     gone: CancellationToken,
+    /// Where the task runs.
+    runtime: Handle,
 }
 
 impl DriverTask {
@@ -123,7 +126,14 @@ impl DriverTask {
             _retire_on_drop: retiring.clone().drop_guard(),
             retiring,
             gone,
+            runtime: Handle::current(),
         }
+    }
+
+    /// Runs `task` where the driver runs: what waits for nothing but answers of the server changes no
+    /// threads there.
+    pub(super) fn spawn_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     /// Ends the connection, although others may still refer to it. Returns what to wait for until the

@@ -58,7 +58,7 @@ impl Connection {
         match self.run_once(sql, params, sent, within, None).await {
             Err(error) if decide(step, &error, false) == Decision::PrepareAgain => {
                 sent.store(false, Ordering::Relaxed);
-                self.run_prepared_again(sql, params, sent, within).await
+                Box::pin(self.run_prepared_again(sql, params, sent, within)).await
             }
             done => done,
         }
@@ -105,15 +105,21 @@ impl Connection {
             let begun = self.batch(&begin.text()).await;
             begun.map_err(Error::without_effect)?;
         }
-        // Others may wait for it too, and for longer.
-        let longest = within.map(|_| Duration::MAX);
-        let statement = self.prepare(sql, &slot, longest).await?;
+        let statement = match slot.get() {
+            Some(cached) => cached.clone(),
+            None => {
+                // Others may wait for it too, and for longer.
+                let longest = within.map(|_| Duration::MAX);
+                Box::pin(self.prepare(sql, &slot, longest)).await?
+            }
+        };
         if self.is_closed() {
             return Err(Error::closed(false));
         }
         sent.store(true, Ordering::Relaxed);
         let params = params.iter().copied();
-        let query = self.client.query_raw(&statement, params);
+        // It is large, and moves several times before it is polled.
+        let query = Box::pin(self.client.query_raw(&statement, params));
         let answered = match begin {
             Some(begin) => self.wire.send_behind(begin.prefix(), query).await,
             None => self.send_within(within, query).await,

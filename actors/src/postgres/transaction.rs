@@ -1,5 +1,6 @@
 //! A transaction on a connection of its own.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -106,13 +107,18 @@ impl Transaction {
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
         let is_first = self.count_call()?;
         let work = async {
-            let Some(_beginning) = self.unless_begun().await else {
-                self.check(sql).await?;
-                return self.statement(sql, params, is_first, None).await;
+            let beginning = self.unless_begun().await;
+            let begin = match &beginning {
+                Some(_) => Some(self.beginning()),
+                None => {
+                    self.check(sql).await?;
+                    None
+                }
             };
-            let begin = self.beginning();
-            let done = self.statement(sql, params, is_first, Some(&begin)).await;
-            self.record_begin(&done);
+            let done = self.statement(sql, params, is_first, begin.as_ref()).await;
+            if begin.is_some() {
+                self.record_begin(&done);
+            }
             done
         };
         let output = self.wait(work).await?;
@@ -175,7 +181,8 @@ impl Transaction {
         });
         // Whatever the server answered, the transaction has ended.
         if matches!(ended, Ok(()) | Err(Error::Server(_) | Error::Aborted)) {
-            tokio::spawn(reset.end(self.lease));
+            let connection = Arc::clone(&self.lease);
+            connection.spawn(reset.end(self.lease));
         }
         ended
     }
@@ -274,10 +281,8 @@ impl Transaction {
         if decide(Step::Work { is_first }, &error, false) == Decision::PrepareAgain {
             let begin_again = format!("ROLLBACK; {}", self.beginning().text());
             self.lease.batch(&begin_again).await?;
-            return self
-                .lease
-                .run_prepared_again(sql, params, &sent, None)
-                .await;
+            let again = self.lease.run_prepared_again(sql, params, &sent, None);
+            return Box::pin(again).await;
         }
         if error.is_stale_statement() {
             // The repeat may get another connection.

@@ -144,11 +144,14 @@ impl<T> Slot<T> {
 /// The slots of one pool.
 pub(super) struct Board<T> {
     pub(super) rules: SharingRules,
+    /// In the order of their ids.
     slots: RwLock<Vec<Arc<Slot<T>>>>,
     /// Whether callers may join without asking the actor.
     open: AtomicBool,
     /// Whether a connection is idle.
     has_idle: AtomicBool,
+    /// Whether the actor would open another connection.
+    may_grow: AtomicBool,
     /// The limits, as the actor sees them: of the connections, and of a short wait in nanoseconds.
     connections: AtomicU32,
     short_wait: AtomicU64,
@@ -163,6 +166,7 @@ impl<T> Board<T> {
             slots: RwLock::default(),
             open: AtomicBool::new(false),
             has_idle: AtomicBool::new(false),
+            may_grow: AtomicBool::new(false),
             connections: AtomicU32::new(0),
             short_wait: AtomicU64::new(0),
             uses: Mutex::default(),
@@ -188,7 +192,7 @@ impl<T> Board<T> {
         if self.has_idle.load(Ordering::Relaxed) && sharing.prefers_idle() {
             return None;
         }
-        if sharing.needs_more() {
+        if self.may_grow.load(Ordering::Relaxed) && sharing.needs_more() {
             return None;
         }
         let (slot, _) = sharing.joinable?;
@@ -197,7 +201,14 @@ impl<T> Board<T> {
     }
 
     /// Lets callers in again, if nobody waits. The actor calls it after each change of its state.
-    pub(super) fn update(&self, is_open: bool, has_idle: bool, limits: SharingLimits) {
+    pub(super) fn update(
+        &self,
+        is_open: bool,
+        has_idle: bool,
+        may_grow: bool,
+        limits: SharingLimits,
+    ) {
+        self.may_grow.store(may_grow, Ordering::Relaxed);
         self.connections
             .store(limits.connections, Ordering::Relaxed);
         self.short_wait
@@ -213,7 +224,9 @@ impl<T> Board<T> {
     }
 
     pub(super) fn publish(&self, slot: &Arc<Slot<T>>) {
-        self.write().push(Arc::clone(slot));
+        let mut slots = self.write();
+        let at = slots.partition_point(|other| other.id < slot.id);
+        slots.insert(at, Arc::clone(slot));
     }
 
     pub(super) fn withdraw(&self, slot: &Arc<Slot<T>>) {

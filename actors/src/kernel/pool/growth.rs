@@ -33,10 +33,12 @@ const DECISION_INTERVAL_MIN: Duration = Duration::from_millis(2);
 impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Opens as many connections as the waiters justify.
     pub(super) fn grow(&mut self, now: Instant) {
-        if self.missing(now) == 0 {
+        let has_place = self.total() < self.config.connections_max as usize;
+        if !has_place || self.missing(now) == 0 {
             return;
         }
-        // Cancelled waiters need no connection.
+        // Cancelled waiters need no connection. To look at all waiters is slow, so not each time where
+        // nothing can be opened.
         self.queue.remove_cancelled();
         let missing = self.missing(now);
         let wanted = if self.connections.is_empty() {

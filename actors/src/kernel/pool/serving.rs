@@ -52,7 +52,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         match joinable {
             Some(id) if !self.must_let_exclusive_pass() => {
                 let is_served = self.grant(now, Mode::Shared, id);
-                if is_served && needs_more && self.idle.is_empty() && self.opening.is_empty() {
+                if is_served && needs_more && self.may_open_for_sharing() {
                     self.open(now, 1);
                 }
                 is_served

@@ -5,8 +5,8 @@
 //! gets, in this order:
 //!
 //! 1. an idle connection. One is left for exclusive use, as long as any shared connection moves;
-//! 2. the connection with the fewest users, of those that show a short wait. When it is an eighth full, the
-//!    pool opens another one, up to `shared_max`;
+//! 2. the connection with the fewest users, of those that show a short wait. The pool opens another one
+//!    when this one has many users, up to `shared_max`, and when requests on other connections are slow;
 //! 3. a place in the queue. The pool opens another connection for it where that is quicker.
 //!
 //! What a connection shows: its *head* is the request that the server works on. The head's age is the
@@ -18,10 +18,10 @@
 //! decides: no other connection is faster.
 //!
 //! A connection with more than one user is a *pipeline*. There should be `shared_max` that move. If there
-//! are more, because some have been slow, callers join the fullest, until the others have no users any
-//! more. While `shared_max` show a short wait, waiters are patient: for that short time they leave idle
-//! connections alone, since few pipelines cost a server much less than many connections with a request
-//! each.
+//! are more, because some have been slow, callers join the oldest `shared_max`, until the others have no
+//! users any more. While that many show a short wait, no request is slow, and there are more callers than
+//! connections, waiters are patient: for that short time they leave idle connections alone, since few
+//! pipelines cost a server much less than many connections with a request each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,8 +43,8 @@ const SHORT_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The pace at which requests take the server less time than the round trip and the change of processes that
 /// each has on a connection of its own.
 const FAST_PACE: Duration = Duration::from_micros(100);
-/// Another pipeline is due when this part of the places of one is taken: an eighth.
-const FULL_PART: u32 = 8;
+/// Another pipeline is due when one has so many users, or half of those that it may have.
+const MANY_USERS: u32 = 32;
 
 /// The settings that the rules depend on.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +79,10 @@ pub(super) struct Sharing<'a, T> {
     shared: u32,
     /// Those that move.
     moving: u32,
+    /// Those with a slow request.
+    slow: u32,
+    /// All of their users, and the waiters for shared use.
+    callers: u32,
     /// The pipelines that move.
     pipelines: u32,
     /// The pipelines that show a short wait.
@@ -90,7 +94,8 @@ pub(super) struct Sharing<'a, T> {
 }
 
 impl<'a, T> Sharing<'a, T> {
-    /// Looks at all slots of a pool. Nobody joins a connection for which `takes_users` is false.
+    /// Looks at all slots of a pool, in the order of their ids. Nobody joins a connection for which
+    /// `takes_users` is false.
     pub(super) fn of(
         slots: impl Iterator<Item = &'a Arc<Slot<T>>>,
         rules: SharingRules,
@@ -104,20 +109,24 @@ impl<'a, T> Sharing<'a, T> {
             limits,
             shared: 0,
             moving: 0,
+            slow: 0,
+            callers: 0,
             pipelines: 0,
             quick: 0,
             has_untested: false,
             joinable: None,
         };
-        // A connection with one user, and the pipelines with the fewest and with the most, of those that
-        // another may join.
+        // A connection with one user, and the pipelines with the fewest, among the oldest and among the
+        // others, of those that another may join.
         let mut single = None;
-        let (mut emptiest, mut fullest): (Option<(_, u32)>, Option<(_, u32)>) = (None, None);
+        let mut emptiest: [Option<(_, u32)>; 2] = [None, None];
         for slot in slots {
             sharing.shared += 1;
             let users = slot.users();
             let age = now.saturating_duration_since(slot.progress_at());
             let is_open = users > 0 && !slot.is_broken() && slot.expires_at > now;
+            sharing.callers += users;
+            sharing.slow += u32::from(users > 0 && age >= short_wait);
             if age >= short_wait || !is_open || !takes_users(&slot.connection) {
                 continue;
             }
@@ -139,17 +148,14 @@ impl<'a, T> Sharing<'a, T> {
                 single = single.or(Some((slot, users)));
                 continue;
             }
+            let emptiest = &mut emptiest[usize::from(sharing.quick > rules.shared_max)];
             if emptiest.is_none_or(|(_, fewest)| users < fewest) {
-                emptiest = Some((slot, users));
-            }
-            if fullest.is_none_or(|(_, most)| users > most) {
-                fullest = Some((slot, users));
+                *emptiest = Some((slot, users));
             }
         }
         let single = single.filter(|_| sharing.pipelines < rules.shared_max);
-        let has_too_many = sharing.quick > rules.shared_max;
-        let pipeline = if has_too_many { fullest } else { emptiest };
-        sharing.joinable = single.or(pipeline);
+        let [among_oldest, among_others] = emptiest;
+        sharing.joinable = single.or(among_oldest).or(among_others);
         sharing
     }
 
@@ -160,17 +166,21 @@ impl<'a, T> Sharing<'a, T> {
         self.shared < max || self.moving == 0
     }
 
-    /// Whether waiters are patient: as many pipelines as there may be show a short wait.
+    /// Whether callers do not need idle connections: there are more of them than connections, none of their
+    /// requests is slow, and as many pipelines as there may be show a short wait.
     fn is_quick(&self) -> bool {
-        self.quick >= self.rules.shared_max
+        let is_crowded = self.callers >= self.limits.connections;
+        is_crowded && self.slow == 0 && self.quick >= self.rules.shared_max
     }
 
-    /// Whether another pipeline is due: one connection uses one core of the server, however quick it is.
-    /// So one that fills up is not the last, as long as there may be more.
+    /// Whether another connection is due, if none is idle. One connection uses one core of the server,
+    /// however quick it is, so one that fills up is not the last. And where some requests are slow, others
+    /// may be slow that do not show it yet.
     pub(super) fn needs_more(&self) -> bool {
-        let part = self.rules.shared_depth.div_ceil(FULL_PART).max(2);
-        let fills_up = self.joinable.is_some_and(|(_, users)| users >= part);
-        fills_up && self.pipelines < self.rules.shared_max && self.leaves_one()
+        let many = self.rules.shared_depth.div_ceil(2).min(MANY_USERS);
+        let fills_up = self.joinable.is_some_and(|(_, users)| users >= many);
+        let is_due = fills_up && self.pipelines < self.rules.shared_max || self.slow > 0;
+        is_due && self.leaves_one()
     }
 
     /// Whether a new caller gets an idle connection, if there is one, in place of joining others.
@@ -183,7 +193,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     pub(super) fn sharing(&self, now: Instant) -> Sharing<'_, C::Connection> {
         let (rules, limits) = (self.board.rules, self.sharing_limits());
         let takes_users = |connection: &_| takes_users(&*self.connect, connection);
-        Sharing::of(self.slots(), rules, limits, now, takes_users)
+        let mut sharing = Sharing::of(self.slots(), rules, limits, now, takes_users);
+        sharing.callers += count(self.queue.len_of(Mode::Shared));
+        sharing
     }
 
     pub(super) fn sharing_limits(&self) -> SharingLimits {
@@ -210,6 +222,12 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             ConnectionState::Shared(slot) => Some(slot),
             _ => None,
         })
+    }
+
+    /// Whether a connection is opened when another shared one is due: one at a time.
+    pub(super) fn may_open_for_sharing(&self) -> bool {
+        let has_place = self.total() < self.connections_limit();
+        has_place && self.idle.is_empty() && self.opening.is_empty()
     }
 
     /// The longest wait behind other users that is better than another connection.

@@ -150,7 +150,8 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     pub(super) fn take_effects(&mut self) -> Vec<Effect<C::Connection>> {
         let is_open = self.queue.len() == 0 && !self.draining;
         let has_idle = !self.idle.is_empty();
-        self.board.update(is_open, has_idle, self.sharing_limits());
+        let (may_grow, limits) = (self.may_open_for_sharing(), self.sharing_limits());
+        self.board.update(is_open, has_idle, may_grow, limits);
         let figures = &self.figures;
         figures.size.set(count(self.connections.len()));
         figures.idle.set(count(self.idle.len()));

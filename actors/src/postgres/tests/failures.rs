@@ -21,8 +21,9 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
         let (acknowledged, lost) = (AtomicU64::new(0), AtomicU64::new(0));
         let done = AtomicBool::new(false);
         let write = async |worker: i64| {
-            for n in 0..200 {
-                let n = worker * 1000 + n;
+            let mut n = worker << 32;
+            while !done.load(Ordering::Relaxed) {
+                n += 1;
                 let insert = "insert into t values ($1)";
                 match database.query(insert, &[&n], LONG).await {
                     Ok(_) => acknowledged.fetch_add(1, Ordering::Relaxed),
@@ -31,13 +32,10 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
                 };
             }
         };
-        let writers = async {
-            join_all((0..50).map(write)).await;
-            done.store(true, Ordering::Relaxed);
-        };
+        let writers = join_all((0..50).map(write));
         let terminator = async {
             let mut ended = 0;
-            while !done.load(Ordering::Relaxed) {
+            while ended < 10 {
                 // Any other connection, at random.
                 let sql = "select pg_terminate_backend(pid) from pg_stat_activity
                            where backend_type = 'client backend' and pid <> pg_backend_pid()
@@ -48,18 +46,18 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
                     .map_or(0, |output| output.rows.len());
                 tokio::time::sleep(ms(3)).await;
             }
+            done.store(true, Ordering::Relaxed);
             ended
         };
         let began = Instant::now();
-        let ((), ended) = tokio::join!(writers, terminator);
+        let (_, ended) = tokio::join!(writers, terminator);
         let (acknowledged, lost) = (acknowledged.into_inner(), lost.into_inner());
-        assert_eq!(acknowledged + lost, 10_000);
         let there = u64::try_from(count(&database, "select count(*) from t").await).unwrap();
         println!(
             "{ended} ended, {lost} lost, {there} there, {:?}",
             began.elapsed()
         );
-        assert!(ended > 3 && there >= acknowledged && there <= acknowledged + lost);
+        assert!(there >= acknowledged && there <= acknowledged + lost);
         let rest = wait_until_unused(&database).await;
         assert!(rest.size <= 8, "{rest:?}");
     });

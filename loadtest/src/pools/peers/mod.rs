@@ -72,6 +72,8 @@ pub(super) const POSTGRES: &[Peer] = &[
     #[cfg(feature = "peers")]
     own::<rust_pools::DeadpoolTransaction>("deadpool-postgres, a transaction each"),
     #[cfg(feature = "peers")]
+    own::<rust_pools::DeadpoolReset>("deadpool-postgres, a transaction each, session reset"),
+    #[cfg(feature = "peers")]
     own::<rust_pools::Sqlx>("sqlx"),
     #[cfg(feature = "peers")]
     own::<rust_pools::SqlxTransaction>("sqlx, a transaction each"),

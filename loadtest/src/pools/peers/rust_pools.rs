@@ -15,7 +15,7 @@ pub(super) struct Deadpool(deadpool_postgres::Pool);
 
 impl Client for Deadpool {
     async fn start(plan: &Plan) -> Result<Self> {
-        deadpool(plan).map(Self)
+        deadpool(plan, RecyclingMethod::Fast).map(Self)
     }
 
     async fn request(&self, key: i64) -> Result<String> {
@@ -36,23 +36,38 @@ pub(super) struct DeadpoolTransaction(deadpool_postgres::Pool);
 
 impl Client for DeadpoolTransaction {
     async fn start(plan: &Plan) -> Result<Self> {
-        deadpool(plan).map(Self)
+        deadpool(plan, RecyclingMethod::Fast).map(Self)
     }
 
     async fn request(&self, key: i64) -> Result<String> {
-        let mut client = self.0.get().await?;
-        let transaction = client.build_transaction().read_only(true).start().await?;
-        let select = transaction.prepare_cached(SELECT).await?;
-        let row = transaction.query_one(&select, &[&key]).await?;
-        transaction.commit().await?;
-        Ok(row.get(0))
+        transaction(&self.0, key).await
     }
 }
 
-fn deadpool(plan: &Plan) -> Result<deadpool_postgres::Pool> {
-    let recycling = ManagerConfig {
-        recycling_method: RecyclingMethod::Fast,
-    };
+/// A transaction each, with a reset of the session between two callers, as Headroom does it.
+pub(super) struct DeadpoolReset(deadpool_postgres::Pool);
+
+impl Client for DeadpoolReset {
+    async fn start(plan: &Plan) -> Result<Self> {
+        deadpool(plan, RecyclingMethod::Clean).map(Self)
+    }
+
+    async fn request(&self, key: i64) -> Result<String> {
+        transaction(&self.0, key).await
+    }
+}
+
+async fn transaction(pool: &deadpool_postgres::Pool, key: i64) -> Result<String> {
+    let mut client = pool.get().await?;
+    let transaction = client.build_transaction().read_only(true).start().await?;
+    let select = transaction.prepare_cached(SELECT).await?;
+    let row = transaction.query_one(&select, &[&key]).await?;
+    transaction.commit().await?;
+    Ok(row.get(0))
+}
+
+fn deadpool(plan: &Plan, recycling_method: RecyclingMethod) -> Result<deadpool_postgres::Pool> {
+    let recycling = ManagerConfig { recycling_method };
     let manager = deadpool_postgres::Manager::from_config(plan.url.parse()?, NoTls, recycling);
     let pool = deadpool_postgres::Pool::builder(manager)
         .max_size(plan.connections_max as usize)

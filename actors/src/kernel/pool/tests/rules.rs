@@ -168,9 +168,14 @@ fn joined_of(users: &[u32], shared_max: u32, pace: Duration) -> Option<u32> {
 #[test]
 fn callers_keep_as_many_pipelines_as_there_should_be() {
     assert_eq!(joined_of(&[2, 40, 3], 3, ms(0)), Some(2), "all fill up");
-    // Some have been slow, and so there are more: those with few users get no others.
-    assert_eq!(joined_of(&[2, 40, 3], 2, ms(0)), Some(40));
-    assert_eq!(joined_of(&[2, 100, 3], 2, ms(0)), Some(3), "one is full");
+    // Some have been slow, and so there are more: the youngest get no others.
+    assert_eq!(joined_of(&[30, 40, 3], 2, ms(0)), Some(30));
+    assert_eq!(joined_of(&[100, 40, 3], 2, ms(0)), Some(40), "one is full");
+    assert_eq!(
+        joined_of(&[100, 100, 3], 2, ms(0)),
+        Some(3),
+        "both are full"
+    );
 }
 
 #[test]
@@ -198,7 +203,7 @@ fn a_new_connection_is_tried_before_the_next_one_is_opened() {
 
 #[test]
 fn a_connection_that_fills_up_is_not_the_last() {
-    let mut model = warm(pipelines(4, 2, 32), 1);
+    let mut model = warm(pipelines(4, 2, 8), 1);
     for users in 1..=8 {
         assert!(share(&mut model));
         assert_eq!(model.opening.len(), usize::from(users > 4), "{users} users");
