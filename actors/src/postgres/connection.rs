@@ -22,7 +22,7 @@ use super::server_timeout::ServerTimeout;
 use super::socket::{self, Address, Connecting, Socket};
 use super::statement_cache::StatementCache;
 use super::watch::{Watched, WatchedTls};
-use super::wire::Wire;
+use super::wire::{TransactionState, Wire};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 
 /// The longest time to cancel what the server does for callers that left, and to get its answers.
@@ -222,6 +222,11 @@ impl Connection {
     pub(super) async fn ping(&self) -> Result<(), Error> {
         let answered = self.client.check_connection().await;
         answered.map_err(|error| Error::of(&error, false))
+    }
+
+    /// Whether the session is in no transaction, as far as the server has told its state.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.wire.is_settled() && self.wire.transaction() == TransactionState::None
     }
 
     /// Whether the server has been busy for long with statements whose callers left.

@@ -106,6 +106,10 @@ impl Connect for Connector {
         connection.is_closed()
     }
 
+    fn is_at_rest(&self, connection: &Connection) -> bool {
+        connection.is_at_rest()
+    }
+
     fn is_blocked(&self, connection: &Connection) -> bool {
         connection.is_blocked()
     }

@@ -1,8 +1,8 @@
 //! Work over a connection that several callers share.
 //!
 //! A caller may leave while the server works for it. Its lease then lasts until the server is done: until
-//! then the connection is not idle. If that takes long, the pool gives new callers another connection,
-//! and what nobody waits for is cancelled.
+//! then the connection is not idle, and what the caller began counts as begun on a shared connection. If
+//! that takes long, the pool gives new callers another connection, and what nobody waits for is cancelled.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -64,14 +64,18 @@ pub(super) async fn with_lease<T>(
     {
         *reason = misuse.to_string();
     }
-    if let Some(used) = used.0.take() {
-        let is_fit = match &output {
-            Ok(_) => true,
-            Err(error) => {
-                let in_transaction = error.sqlstate() == Some(FAILED_TRANSACTION);
-                !in_transaction && !error.ends_connection() && !connection.was_demoted(error)
-            }
-        };
+    let is_fit = match &output {
+        Ok(_) => true,
+        Err(error) => {
+            let in_transaction = error.sqlstate() == Some(FAILED_TRANSACTION);
+            !in_transaction && !error.ends_connection() && !connection.was_demoted(error)
+        }
+    };
+    // The driver returns an error before the server has told what it left of the session. Until then the use
+    // goes on without its caller.
+    if (!is_fit || connection.wire.is_settled())
+        && let Some(used) = used.0.take()
+    {
         used.end(is_fit);
     }
     output

@@ -49,6 +49,8 @@ pub(super) struct Wire {
     state: AtomicU8,
     /// How the last transaction ended, as a [`TransactionEnd`].
     end: AtomicU8,
+    /// An ErrorResponse has come, and not yet the ReadyForQuery that follows it.
+    has_failed: AtomicBool,
     /// When the server last sent something.
     heard: Mutex<Option<Instant>>,
     /// What is sent right before the next statement.
@@ -65,6 +67,11 @@ impl Wire {
             b'E' => TransactionState::Failed,
             _ => TransactionState::None,
         }
+    }
+
+    /// Whether the server has told the state of the session after its last error.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.has_failed.load(Ordering::Acquire)
     }
 
     /// How the last transaction ended. Only in a session without one.
@@ -85,10 +92,12 @@ impl Wire {
             self.set_end(TransactionEnd::Other);
         }
         self.state.store(state, Ordering::Release);
+        self.has_failed.store(false, Ordering::Release);
     }
 
     /// Records an ErrorResponse, which ends a transaction unless a commit came before it.
     pub(super) fn record_error(&self) {
+        self.has_failed.store(true, Ordering::Release);
         if self.transaction_end() == TransactionEnd::Other {
             self.set_end(TransactionEnd::RolledBack);
         }

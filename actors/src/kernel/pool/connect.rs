@@ -40,6 +40,12 @@ pub trait Connect: Send + Sync + 'static {
     /// Whether the connection is known to be closed. Must not wait.
     fn is_closed(&self, connection: &Self::Connection) -> bool;
 
+    /// Whether nothing is left open on a connection that nobody uses any more, for example a transaction:
+    /// otherwise it gets no further user. Must not wait.
+    fn is_at_rest(&self, _connection: &Self::Connection) -> bool {
+        true
+    }
+
     /// Whether the server still works on a request whose caller has left, so that a new request
     /// would wait behind it. A shared connection gets no new users meanwhile. Must not wait.
     fn is_blocked(&self, _connection: &Self::Connection) -> bool {

@@ -398,7 +398,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         };
         if self.draining {
             self.close(id, CloseReason::Shutdown);
-        } else if self.connect.is_closed(&pooled.connection) {
+        } else if self.connect.is_closed(&pooled.connection)
+            || !self.connect.is_at_rest(&pooled.connection)
+        {
             self.lost(now, id);
         } else if pooled.expires_at <= now {
             self.close(id, CloseReason::Lifetime);

@@ -262,6 +262,10 @@ fn nothing_is_acknowledged_in_a_transaction_that_another_caller_began() {
         database.query(create, &[], LONG).await.unwrap();
         assert_eq!(misuse(&database, "begin").await, 0, "the server undid them");
         assert_eq!(misuse(&database, "begin; select 1/0").await, 0);
+        // The server tells the error, then removes the tables, and only then tells the session's state.
+        let tables = "do $$begin for n in 1..500 loop execute format('create table t%s ()', n); end loop; end$$";
+        let slow = format!("begin; {tables}; select 1/0");
+        assert_eq!(misuse(&database, &slow).await, 0);
         assert_eq!(misuse(&database, "copy t from stdin").await, 0);
         // The server may write what follows this one.
         misuse(&database, "copy t to stdout").await;

@@ -32,6 +32,8 @@ pub(super) struct FakeConnection {
     pub(super) number: u32,
     pub(super) is_closed: AtomicBool,
     pub(super) is_blocked: AtomicBool,
+    /// Something is left open on it.
+    pub(super) is_open: AtomicBool,
     /// Users that joined others, and whether it has an exclusive one, where a test counts them.
     pub(super) users: AtomicU32,
     pub(super) is_exclusive: AtomicBool,
@@ -123,6 +125,10 @@ impl Connect for FakeServer {
 
     fn is_closed(&self, connection: &FakeConnection) -> bool {
         connection.is_closed.load(SeqCst)
+    }
+
+    fn is_at_rest(&self, connection: &FakeConnection) -> bool {
+        !connection.is_open.load(SeqCst)
     }
 
     fn is_blocked(&self, connection: &FakeConnection) -> bool {

@@ -109,6 +109,29 @@ fn a_blocked_connection_gets_no_shared_users() {
 }
 
 #[test]
+fn a_connection_on_which_something_is_left_open_gets_no_further_user() {
+    TestSystem::paused(|system| async move {
+        let pool = RunningPool::start(&system, single(), ms(1)).await;
+        for (number, mode) in [Mode::Exclusive, Mode::Shared].into_iter().enumerate() {
+            let lease = pool.check_out(mode, secs(10)).await.unwrap();
+            assert_eq!(lease.number as usize, number, "{mode:?}");
+            lease.is_open.store(true, SeqCst);
+            drop(lease);
+        }
+        let lease = pool.exclusive().await;
+        assert_eq!(lease.number, 2);
+        // A reset closes it.
+        lease.is_open.store(true, SeqCst);
+        lease.mark_dirty();
+        let connection = std::sync::Arc::clone(&lease);
+        drop(lease);
+        connection.is_open.store(false, SeqCst);
+        assert_eq!(pool.exclusive().await.number, 2);
+        pool.stop().await;
+    });
+}
+
+#[test]
 fn broken_connections_are_not_leased_again() {
     TestSystem::paused(|system| async move {
         let pool = RunningPool::start(&system, single(), ms(1)).await;
