@@ -49,6 +49,17 @@ pub(super) async fn with_lease<T>(
     sent: &AtomicBool,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
+    borrow(lease, deadline, sent, work).await.0
+}
+
+/// As [`with_lease`], and also over a connection of one's own. Gives the lease back if nothing of the work
+/// is left on its connection, and if that is fit for more.
+pub(super) async fn borrow<T>(
+    lease: Lease<Connection>,
+    deadline: Instant,
+    sent: &AtomicBool,
+    work: impl Future<Output = Result<T, Error>>,
+) -> (Result<T, Error>, Option<Lease<Connection>>) {
     let connection = Arc::clone(&lease);
     let mut used = LeftBehind(Some(SharedUse::new(lease)));
     let work = async {
@@ -57,7 +68,7 @@ pub(super) async fn with_lease<T>(
     };
     let Ok(mut output) = timeout_at(deadline, work).await else {
         let sent = sent.load(Ordering::Relaxed);
-        return Err(Error::Deadline { sent });
+        return (Err(Error::Deadline { sent }), None);
     };
     if let Err(Error::Lost { reason, .. }) = &mut output
         && let Some(misuse) = connection.wire.misuse()
@@ -73,41 +84,35 @@ pub(super) async fn with_lease<T>(
     };
     // The driver returns an error before the server has told what it left of the session. Until then the use
     // goes on without its caller.
-    if (!is_fit || connection.wire.is_settled())
-        && let Some(used) = used.0.take()
-    {
-        used.end(is_fit);
-    }
-    output
+    let has_ended = !is_fit || connection.wire.is_settled();
+    let used = used.0.take_if(|_| has_ended);
+    (output, used.and_then(|used| used.end(is_fit)))
 }
 
 /// One user of a shared connection. Unless it says otherwise at its end, the server still works for it,
 /// and the connection is unfit for others.
-struct SharedUse {
-    lease: Lease<Connection>,
-    is_fit: bool,
-}
+struct SharedUse(Option<Lease<Connection>>);
 
 impl SharedUse {
     fn new(lease: Lease<Connection>) -> Self {
         lease.wire.begin_sharing();
-        Self {
-            lease,
-            is_fit: false,
-        }
+        Self(Some(lease))
     }
 
-    fn end(mut self, is_fit: bool) {
-        self.is_fit = is_fit;
+    /// Ends it. Gives the lease back if its connection is fit for others.
+    fn end(mut self, is_fit: bool) -> Option<Lease<Connection>> {
+        let lease = self.0.take_if(|_| is_fit)?;
+        lease.wire.end_sharing();
+        Some(lease)
     }
 }
 
 impl Drop for SharedUse {
     fn drop(&mut self) {
-        if !self.is_fit {
-            self.lease.mark_broken();
+        if let Some(lease) = self.0.take() {
+            lease.mark_broken();
+            lease.wire.end_sharing();
         }
-        self.lease.wire.end_sharing();
     }
 }
 
@@ -125,11 +130,14 @@ impl Drop for LeftBehind {
 }
 
 async fn keep_until_answered(used: SharedUse) {
-    let connection = Arc::clone(&used.lease);
+    let Some(connection) = used.0.as_deref().map(Arc::clone) else {
+        return;
+    };
     // This also ends when the connection is lost.
     let mut answered = pin!(connection.ping());
     if let Ok(answer) = timeout(BLOCKED_AFTER, answered.as_mut()).await {
-        return used.end(answer.is_ok());
+        used.end(answer.is_ok());
+        return;
     }
     // The mark also ends when the runtime stops and drops this task.
     let blocked = connection.mark_blocked();

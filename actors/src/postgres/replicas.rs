@@ -5,6 +5,7 @@
 //! its errors about the statement itself reach the caller.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -91,46 +92,60 @@ impl Replicas {
         let caller = caller.at_most(READY_WITHIN);
         let lease = check_out(&self.pool, mode, caller).await;
         let lease = lease.map_err(|error| FallbackReason::of_lease(&error))?;
-        let fresh = timeout_at(caller.deadline, self.check_freshness(&lease, bound)).await;
-        let Err(reason) = fresh.unwrap_or(Err(FallbackReason::Slow)) else {
-            return Ok(lease);
+        let (fresh, lease) = match lease.freshness.recent(bound) {
+            Some(fresh) => (fresh, Some(lease)),
+            None => self.check_freshness(lease, bound, caller.deadline).await,
         };
-        // The URL may name servers that take writes.
-        let is_usable = match reason {
-            FallbackReason::Lag => true,
-            FallbackReason::Promoted => !lease.is_for_replicas(),
-            _ => false,
-        };
-        if !is_usable {
-            lease.mark_broken();
+        match (fresh, lease) {
+            (Ok(()), Some(lease)) => Ok(lease),
+            (Err(reason), lease) => {
+                // The URL may name servers that take writes.
+                let is_promoted = reason == FallbackReason::Promoted;
+                if let Some(lease) = lease.filter(|it| is_promoted && it.is_for_replicas()) {
+                    lease.mark_broken();
+                }
+                Err(reason)
+            }
+            (Ok(()), None) => Err(FallbackReason::Lost),
         }
-        Err(reason)
     }
+
     /// Compares a server's data with `bound`. Asks the server, and the primary, if there is no recent
-    /// reading.
+    /// reading. The lease lasts until the server has answered, also when the caller leaves before; it is
+    /// given back unless its connection is unfit.
     async fn check_freshness(
         &self,
-        connection: &Arc<Connection>,
+        lease: Lease<Connection>,
         bound: FreshnessBound,
-    ) -> Result<(), FallbackReason> {
+        deadline: Instant,
+    ) -> (Result<(), FallbackReason>, Option<Lease<Connection>>) {
+        let connection = Arc::clone(&lease);
         let tracker = &connection.freshness;
-        if let Some(freshness) = tracker.recent(bound) {
-            return freshness;
-        }
-        let _asking = tracker.asking.lock().await;
-        if let Some(freshness) = tracker.recent(bound) {
-            return freshness;
-        }
-        self.wal.refresh(bound).await;
-        let asked_at = Instant::now();
-        let replayed = replayed(connection).await;
-        let reading = match replayed.map_err(|_| FallbackReason::Lost)? {
-            Replayed::IsPrimary => Reading::IsPrimary,
-            Replayed::UpTo(position) => {
-                (self.wal.visible_until(position)).map_or(Reading::Unknown, Reading::VisibleUntil)
-            }
-            Replayed::Nothing => Reading::Unknown,
+        let Ok(_asking) = timeout_at(deadline, tracker.asking.lock()).await else {
+            return (Err(FallbackReason::Slow), Some(lease));
         };
-        tracker.record(asked_at, reading, bound)
+        if let Some(freshness) = tracker.recent(bound) {
+            return (freshness, Some(lease));
+        }
+        if timeout_at(deadline, self.wal.refresh(bound)).await.is_err() {
+            return (Err(FallbackReason::Slow), Some(lease));
+        }
+        let asked_at = Instant::now();
+        let sent = AtomicBool::new(true);
+        let asking = replayed(&connection);
+        let (replayed, lease) = pipelined::borrow(lease, deadline, &sent, asking).await;
+        let fresh = replayed.map(|replayed| {
+            let reading = match replayed {
+                Replayed::IsPrimary => Reading::IsPrimary,
+                Replayed::UpTo(position) => (self.wal.visible_until(position))
+                    .map_or(Reading::Unknown, Reading::VisibleUntil),
+                Replayed::Nothing => Reading::Unknown,
+            };
+            tracker.record(asked_at, reading, bound)
+        });
+        (
+            fresh.unwrap_or_else(|error| Err(FallbackReason::of_lease(&error))),
+            lease,
+        )
     }
 }

@@ -154,6 +154,65 @@ fn reads_see_all_that_is_older_than_the_bound() {
 }
 
 #[test]
+fn a_connection_stays_in_use_while_its_replica_says_how_recent_it_is() {
+    let primary = Cluster::start(&[]);
+    let replica = primary.replica(&["hot_standby=on"]);
+    TestSystem::real_time(|system| async move {
+        let socket = replica.path().join(format!(".s.PGSQL.{}", replica.port()));
+        let proxy = Proxy::start(&*socket).await;
+        let through = format!(
+            "postgres://postgres@{}/postgres?sslmode=disable",
+            proxy.address()
+        );
+        let connector = Connector::replicas(ServerUrl::Configured(through), settings());
+        let replicas = Database::new("postgres-replicas", connector, settings(), pool(1));
+        let database = database(&primary.url("postgres", ""), 4, TABLE);
+        let database = database.with_replicas(&replicas, LAG_MAX);
+        let direct = Connector::replicas(
+            ServerUrl::Configured(replica.url("postgres", "")),
+            settings(),
+        );
+        let direct = Database::new("direct", direct, settings(), pool(1));
+        let root = start_both(&system, &database, &replicas).await;
+        let watching = start(&system, &direct).await;
+        let now = "select (extract(epoch from clock_timestamp()) * 1000000)::int8";
+        for is_shared in [true, false] {
+            wait_for_replica(&database).await;
+            wait_until_unused(&replicas).await;
+            let asked = format!(
+                "select count(*) from pg_stat_activity
+                 where query like '%pg_control_checkpoint%' and pid <> pg_backend_pid()
+                       and extract(epoch from query_start) * 1000000 > {}",
+                count(&direct, now).await
+            );
+            // The question arrives, its answer does not.
+            proxy.set_faults(Fault::Delay(LONG), Fault::None);
+            let view = database.read_only().lag_max(Duration::ZERO);
+            let reader = tokio::spawn(async move {
+                if is_shared {
+                    view.query("select 1", &[], LONG).await.map(drop)
+                } else {
+                    let options = TransactionOptions::within(LONG);
+                    view.begin(options).await.map(drop)
+                }
+            });
+            eventually(async || (count(&direct, &asked).await > 0).then_some(())).await;
+            reader.abort();
+            reader.await.ok();
+            // The only connection is not free.
+            let next = replicas.exclusive(ms(100)).await.map(drop);
+            assert!(
+                matches!(next, Err(Error::Checkout(_))),
+                "shared: {is_shared}, {next:?}"
+            );
+            proxy.set_faults(Fault::None, Fault::None);
+        }
+        watching.stop().await;
+        root.stop().await;
+    });
+}
+
+#[test]
 fn a_killed_replica_costs_no_read_and_is_used_again_when_it_is_back() {
     let primary = Cluster::start(&[]);
     let mut replica = primary.replica(&["hot_standby=on"]);
