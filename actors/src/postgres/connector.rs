@@ -87,6 +87,10 @@ impl Connect for Connector {
         Err(merge(&errors))
     }
 
+    async fn has_changed(&self) -> bool {
+        self.last_url.has_changed().await
+    }
+
     async fn check(&self, connection: &Connection) -> Result<(), ConnectError> {
         in_time(connection.ping()).await
     }

@@ -1,7 +1,7 @@
 //! The parsed form of a database's URL, with what its TLS options name.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -69,6 +69,15 @@ impl ParsedUrl {
 pub(super) struct LastUrl(Mutex<Option<Arc<ParsedUrl>>>);
 
 impl LastUrl {
+    /// Whether a file with a certificate or a key has changed since it was read.
+    pub(super) async fn has_changed(&self) -> bool {
+        let Some(last) = self.last() else {
+            return false;
+        };
+        let look = move || last.files != last.options.files();
+        tokio::task::spawn_blocking(look).await.unwrap_or(false)
+    }
+
     /// Asks `url` for its current text, and parses it if it changed. Reads the certificates again if they
     /// changed. `session_attrs` is what a server must be where the URL does not say it.
     pub(super) async fn get(
@@ -78,10 +87,8 @@ impl LastUrl {
         settings: &PostgresConfig,
     ) -> Result<Arc<ParsedUrl>, ConnectError> {
         let url = url.get().await?;
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = lock().clone();
         let failed = |message: String| ConnectError::new(ConnectErrorKind::Tls, message);
-        let reading = match last.filter(|parsed| parsed.url == url) {
+        let reading = match self.last().filter(|parsed| parsed.url == url) {
             Some(last) => tokio::task::spawn_blocking(move || last.renewed()),
             None => {
                 let (servers, options) = address::parse(&url, session_attrs, settings)?;
@@ -94,7 +101,15 @@ impl LastUrl {
             .await
             .map_err(|_| failed("the runtime stopped while it read certificates".to_owned()))?
             .map_err(failed)?;
-        *lock() = Some(Arc::clone(&parsed));
+        *self.lock() = Some(Arc::clone(&parsed));
         Ok(parsed)
+    }
+
+    fn last(&self) -> Option<Arc<ParsedUrl>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<ParsedUrl>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -186,6 +186,7 @@ impl<C: Connect> Pool<C> {
                         state.maintained(now, id, task, result.is_ok());
                     });
                 }
+                Effect::Look => self.look(context),
                 Effect::Retire { id, connection } => self.retire(id, connection, context),
             }
         }
@@ -208,6 +209,15 @@ impl<C: Connect> Pool<C> {
         let limit = self.state.config.connect_timeout;
         let work = async move { connect.connect().await };
         self.run(work, limit, context, opened);
+    }
+
+    fn look(&mut self, context: &mut Context<Self>) {
+        let connect = Arc::clone(&self.state.connect);
+        let work = async move { Ok(connect.has_changed().await) };
+        let limit = self.state.config.connect_timeout;
+        self.run(work, limit, context, |state, now, has_changed| {
+            state.looked(now, has_changed.unwrap_or(false));
+        });
     }
 
     fn retire(&mut self, id: u64, connection: Arc<C::Connection>, context: &mut Context<Self>) {

@@ -5,7 +5,8 @@
 //! callers are refused at once until the next connect is due.
 //!
 //! A server that denies access is tried much less often: it would log each try, and may lock the user
-//! out. Nothing but a change of the settings or of the server helps.
+//! out. Nothing but a change of the settings or of the server helps. A change of what the driver reads for
+//! each connect is looked for meanwhile, and ends the wait.
 
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ const WAIT_MIN: Duration = Duration::from_millis(1);
 const DENIED_WAIT: Duration = Duration::from_secs(1);
 const DENIED_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// How often such a change is looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Circuit {
     failures_max: u32,
@@ -35,6 +39,8 @@ pub(super) struct Circuit {
     failing_since: Option<Instant>,
     /// When the next connect may begin, if it has to wait.
     pub(super) next_try: Option<Instant>,
+    /// When to look for a change next. `None` also while somebody looks.
+    next_look: Option<Instant>,
     /// Why the last failed connect failed.
     pub(super) last_error: Option<ConnectError>,
 }
@@ -49,6 +55,7 @@ impl Circuit {
             failed_at: None,
             failing_since: None,
             next_try: None,
+            next_look: None,
             last_error: None,
         }
     }
@@ -61,6 +68,8 @@ impl Circuit {
             self.failed_at = Some(now);
             self.failing_since.get_or_insert(now);
             self.next_try = Some(now + self.wait(error.kind));
+            let is_denied = error.kind == ConnectErrorKind::Denied;
+            self.next_look = is_denied.then_some(now + LOOK_EVERY);
         }
         self.open |= self.failures >= self.failures_max || !error.kind.is_transient();
         self.last_error = Some(error);
@@ -82,6 +91,27 @@ impl Circuit {
         self.failed_at = None;
         self.failing_since = None;
         self.next_try = None;
+        self.next_look = None;
+    }
+
+    /// When to look whether the driver would use something else for the next connect.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.next_look.filter(|look| self.next_try > Some(*look))
+    }
+
+    /// Whether to look now. Not again before [`Circuit::looked`].
+    pub(super) fn must_look(&mut self, now: Instant) -> bool {
+        let is_due = self.next_look().is_some_and(|look| look <= now);
+        self.next_look.take_if(|_| is_due).is_some()
+    }
+
+    /// Records whether the driver would use something else: then the next connect may begin.
+    pub(super) fn looked(&mut self, now: Instant, has_changed: bool) {
+        match self.next_try {
+            Some(at) if has_changed => self.next_try = Some(at.min(now)),
+            Some(_) if self.next_look.is_none() => self.next_look = Some(now + LOOK_EVERY),
+            _ => {}
+        }
     }
 
     /// Whether the last connect failed.

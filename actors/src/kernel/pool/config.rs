@@ -33,7 +33,7 @@ pub struct PoolConfig {
     /// The number of failed connects in a row that opens the circuit.
     pub circuit_failures: u32,
     /// The wait after a failed connect, also while the circuit is open. It is longer, up to half a
-    /// minute, while the server denies access.
+    /// minute, while the server denies access and nothing changes that the driver reads.
     pub circuit_backoff: Backoff,
     /// How long a stop waits for leases to end.
     pub drain_timeout: Duration,

@@ -14,6 +14,12 @@ pub trait Connect: Send + Sync + 'static {
     /// pool limits its time to `connect_timeout`.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, ConnectError>> + Send;
 
+    /// Whether what the next connect uses has changed since the last one, for example a file with a
+    /// certificate. The pool asks while it waits because the server denied access.
+    fn has_changed(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+
     /// Asks the server whether the connection works. The pool calls it for a connection that was
     /// idle for longer than `check_after_idle`.
     fn check(

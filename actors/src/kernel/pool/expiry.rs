@@ -1,5 +1,6 @@
 //! What a pool does by time: it answers waiters whose deadline has passed, closes connections that
-//! are too old or idle for too long, and closes idle ones when memory is short.
+//! are too old or idle for too long, and looks for what may end a denial. It also closes idle connections
+//! when memory is short.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 use super::connect::Connect;
 use super::error::CheckoutError;
 use super::queue::CheckoutReply;
-use super::state::{ConnectionState, PoolState};
+use super::state::{ConnectionState, Effect, PoolState};
 use super::status::CloseReason;
 
 /// How often the uses of shared connections are added to the figures.
@@ -28,6 +29,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         self.find_leaks(now);
         self.count_uses(now);
         self.close_expired(now);
+        if self.circuit.must_look(now) {
+            self.effects.push(Effect::Look);
+        }
         self.serve_waiters(now);
     }
 
@@ -69,6 +73,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             self.idle_expires_at(),
             self.idle.iter().filter_map(expires_at).min(),
             self.next_growth(now),
+            self.circuit.next_look(),
             self.slots().next().map(|_| self.counted_at + COUNT_EVERY),
             self.next_sharing(now),
         ];

@@ -38,6 +38,8 @@ pub(super) enum Effect<T> {
         connection: Arc<T>,
         task: Maintenance,
     },
+    /// Look whether the next connect would use something else, then call [`PoolState::looked`].
+    Look,
     /// End the connection, then call [`PoolState::retired`].
     Retire { id: u64, connection: Arc<T> },
 }
@@ -308,6 +310,12 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
                 self.fail_waiters(now, &error);
             }
         }
+        self.serve_waiters(now);
+    }
+
+    /// Somebody has looked whether the next connect would use something else.
+    pub(super) fn looked(&mut self, now: Instant, has_changed: bool) {
+        self.circuit.looked(now, has_changed);
         self.serve_waiters(now);
     }
 

@@ -370,6 +370,38 @@ fn a_client_shows_its_certificate_and_uses_one_that_was_replaced() {
     });
 }
 
+#[test]
+fn a_client_that_was_denied_uses_a_replaced_certificate_soon() {
+    let (cluster, folder, authority) = start_with_client_certificates();
+    TestSystem::real_time(|system| async move {
+        let files = client(folder.path(), "somebody", &authority);
+        let options = format!(
+            "sslmode=require&sslcert={}&sslkey={}",
+            files.certificate.display(),
+            files.key.display()
+        );
+        let host = format!("127.0.0.1:{}", cluster.port());
+        let database = database(&url(&[&host], "postgres", &options), 1, &[]);
+        let root = start(&system, &database).await;
+        let ask = async || database.query("select 1", &[], ms(1000)).await;
+        eventually(async || {
+            let refused = ask().await.unwrap_err().to_string();
+            assert!(refused.contains("28000"), "{refused}");
+            let left = status(&database).await.circuit.next_try_seconds?;
+            (left > 5.0).then_some(())
+        })
+        .await;
+        let replaced = Instant::now();
+        let (certificate, key) = client(folder.path(), "postgres", &authority).read();
+        write(&files.certificate, &certificate);
+        write(&files.key, &key);
+        eventually(async || ask().await.ok()).await;
+        let took = replaced.elapsed();
+        assert!(took < ms(4000), "{took:?}");
+        root.stop().await;
+    });
+}
+
 fn write(path: &Path, content: &[u8]) {
     std::fs::write(path, content).unwrap();
 }

@@ -118,6 +118,44 @@ fn a_server_that_denies_access_is_tried_seldom() {
 }
 
 #[test]
+fn a_denied_connect_is_tried_again_soon_after_a_change_of_what_it_uses() {
+    TestSystem::paused(|system| async move {
+        let pool = RunningPool::start(&system, config(), ms(1)).await;
+        pool.server.set_failure(Some(ConnectErrorKind::Denied));
+        let denied = async || {
+            loop {
+                let refused = pool.check_out(Mode::Shared, secs(1)).await;
+                assert!(refused.is_err());
+                let left = pool.status().await.circuit.next_try_seconds;
+                if left.is_some_and(|left| left > 10.0) {
+                    break;
+                }
+                sleep(ms(10)).await;
+            }
+        };
+        denied().await;
+        // A change that does not help costs one connect. It comes when the pool has looked before.
+        sleep(secs(3)).await;
+        pool.server.has_changed.store(true, SeqCst);
+        let connects = pool.server.connects.load(SeqCst);
+        let tried = Instant::now();
+        while pool.server.connects.load(SeqCst) == connects {
+            assert!(pool.check_out(Mode::Shared, secs(1)).await.is_err());
+            sleep(ms(10)).await;
+        }
+        assert!(tried.elapsed() <= secs(2), "{:?}", tried.elapsed());
+        pool.server.has_changed.store(false, SeqCst);
+        denied().await;
+        // Nobody asks meanwhile: the first caller after that finds the circuit half open.
+        pool.server.has_changed.store(true, SeqCst);
+        pool.server.set_failure(None);
+        sleep(secs(2)).await;
+        assert!(pool.check_out(Mode::Shared, secs(1)).await.is_ok());
+        pool.stop().await;
+    });
+}
+
+#[test]
 fn open_connections_serve_while_no_other_can_be_opened() {
     TestSystem::paused(|system| async move {
         let pool = RunningPool::start(&system, config(), ms(1)).await;

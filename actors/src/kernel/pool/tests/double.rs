@@ -51,6 +51,8 @@ pub(super) struct FakeServer {
     pub(super) retire_takes: Mutex<Duration>,
     /// Set when connects fail.
     pub(super) failure: Mutex<Option<ConnectErrorKind>>,
+    /// Whether the next connect would use something else.
+    pub(super) has_changed: AtomicBool,
     /// Whether checks and resets fail.
     pub(super) fails_checks: AtomicBool,
     pub(super) connects: AtomicU32,
@@ -68,6 +70,7 @@ impl FakeServer {
             maintenance_takes: Mutex::new(ms(1)),
             retire_takes: Mutex::new(ms(0)),
             failure: Mutex::new(None),
+            has_changed: AtomicBool::new(false),
             fails_checks: AtomicBool::new(false),
             connects: AtomicU32::new(0),
             checks: AtomicU32::new(0),
@@ -109,6 +112,10 @@ impl Connect for FakeServer {
                 })
             }
         }
+    }
+
+    async fn has_changed(&self) -> bool {
+        self.has_changed.load(SeqCst)
     }
 
     async fn check(&self, _: &FakeConnection) -> Result<(), ConnectError> {

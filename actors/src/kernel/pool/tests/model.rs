@@ -145,6 +145,7 @@ impl PoolModel {
                 Effect::Open { id } => self.opening.push(id),
                 Effect::Maintain { id, task, .. } => self.maintained.push((id, task)),
                 Effect::Retire { id, .. } => self.retiring.push(id),
+                Effect::Look => unreachable!("no connect is denied"),
             }
         }
         // As the actor does, also when the tick is not due any more.
