@@ -50,21 +50,27 @@ impl Connector {
             ..Self::new(url, settings)
         }
     }
+
+    /// What the next connect uses.
+    pub(super) async fn parsed_url(&self) -> Result<Arc<ParsedUrl>, ConnectError> {
+        let url = self
+            .last_url
+            .get(&self.url, self.session_attrs, &self.settings);
+        url.await
+    }
 }
 
 impl Connect for Connector {
     type Connection = Connection;
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
+        let url = self.parsed_url().await?;
         let ParsedUrl {
             servers,
             tls,
             first,
             ..
-        } = &*self
-            .last_url
-            .get(&self.url, self.session_attrs, &self.settings)
-            .await?;
+        } = &*url;
         let count = servers.len();
         let parts = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         // A bit less than the pool waits, whose own error names no address.
@@ -81,7 +87,12 @@ impl Connect for Connector {
                     first.store((index + step) % count, Ordering::Relaxed);
                     return Ok(connection);
                 }
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    if error.kind == ConnectErrorKind::Tls {
+                        url.tls_failed();
+                    }
+                    errors.push(error);
+                }
             }
         }
         Err(merge(&errors))

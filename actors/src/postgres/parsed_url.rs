@@ -1,6 +1,6 @@
 //! The parsed form of a database's URL, with what its TLS options name.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use super::tls::{FileState, Tls};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
 use crate::kernel::private_server::ServerUrl;
 
-/// How long the root certificates of the operating system are used before they are read again. They are
-/// many, and may be in many files.
+/// How long the root certificates of the operating system are used before they are read again, while TLS
+/// works. They are many, and may be in many files.
 const SYSTEM_ROOTS_FOR: Duration = Duration::from_secs(60);
 
 /// What a URL says.
@@ -29,6 +29,8 @@ pub(super) struct ParsedUrl {
     files: Vec<FileState>,
     /// ... at this time.
     read_at: Instant,
+    /// TLS has failed with them since.
+    has_failed: AtomicBool,
     /// The index of the server to try first: the one of the last connection, or the replica after it.
     pub(super) first: AtomicUsize,
 }
@@ -46,14 +48,23 @@ impl ParsedUrl {
             options,
             files,
             read_at,
+            has_failed: AtomicBool::new(false),
             first: AtomicUsize::new(0),
         })
     }
 
+    /// Records that a TLS handshake has failed: perhaps the operating system has other root certificates by
+    /// now. There is no file whose change would tell.
+    pub(super) fn tls_failed(&self) {
+        self.has_failed.store(true, Ordering::Release);
+    }
+
     /// The same with the certificates as they are now. Blocks.
     fn renewed(self: Arc<Self>) -> Result<Arc<Self>, String> {
-        let is_old = self.options.uses_system_roots() && self.read_at.elapsed() > SYSTEM_ROOTS_FOR;
-        if !is_old && self.files == self.options.files() {
+        let is_due =
+            self.has_failed.load(Ordering::Acquire) || self.read_at.elapsed() > SYSTEM_ROOTS_FOR;
+        let reads_roots = is_due && self.options.uses_system_roots();
+        if !reads_roots && self.files == self.options.files() {
             return Ok(self);
         }
         let servers = Arc::clone(&self.servers);

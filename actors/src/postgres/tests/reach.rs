@@ -1,9 +1,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::kernel::pool::{Connect, ConnectErrorKind};
 use crate::kernel::testing::certificate::{CertificateFiles, authority, certificate, client};
 
 #[test]
@@ -290,6 +292,25 @@ fn root_certificates_that_were_replaced_are_used() {
         println!("{refused}");
         root.stop().await;
         admins.stop().await;
+    });
+}
+
+#[test]
+fn root_certificates_of_the_system_are_read_again_after_a_failed_handshake() {
+    let (cluster, _folder) = start_with_tls();
+    TestSystem::real_time(|_| async move {
+        let host = format!("localhost:{}", cluster.port());
+        let options = "hostaddr=127.0.0.1&sslrootcert=system";
+        let url = ServerUrl::Configured(url(&[&host], "postgres", options));
+        let connector = Connector::new(url, settings());
+        let used = async || connector.parsed_url().await.unwrap();
+        let first = used().await;
+        assert!(Arc::ptr_eq(&first, &used().await), "nothing has failed");
+        let refused = connector.connect().await.err().unwrap();
+        assert_eq!(refused.kind, ConnectErrorKind::Tls, "{refused}");
+        let second = used().await;
+        assert!(!Arc::ptr_eq(&first, &second), "{refused}");
+        assert!(Arc::ptr_eq(&second, &used().await), "nothing has failed");
     });
 }
 
