@@ -156,7 +156,8 @@ impl Database {
         &self,
         options: TransactionOptions,
     ) -> impl Future<Output = Result<Transaction, Error>> + Send + '_ {
-        self.begin_anywhere(self.restrict(options), Caller::new(options.within))
+        let caller = Caller::new(options.within);
+        self.begin_anywhere(self.restrict(options), caller)
     }
 
     /// Runs `work` in a transaction. Commits it when `work` returns `Ok`, otherwise rolls it back. With
@@ -181,7 +182,8 @@ impl Database {
         W: Future<Output = Result<T, E>>,
         E: From<Error>,
     {
-        self.transact(self.restrict(options), Caller::new(options.within), work)
+        let caller = Caller::new(options.within);
+        self.transact(self.restrict(options), caller, work)
     }
 
     async fn transact<T, E, F, W>(
@@ -196,7 +198,7 @@ impl Database {
         E: From<Error>,
     {
         let mut tries = 1;
-        let mut transaction = Arc::new(self.begin_anywhere(options, caller).await?);
+        let mut transaction = Arc::new(self.begin_anywhere(options.clone(), caller).await?);
         loop {
             let done = work(Arc::clone(&transaction)).await;
             let Some(open) = Arc::into_inner(transaction) else {
@@ -222,7 +224,7 @@ impl Database {
                 return Err(error);
             }
             tries += 1;
-            transaction = Arc::new(self.begin_on_primary(options, caller).await?);
+            transaction = Arc::new(self.begin_on_primary(options.clone(), caller).await?);
         }
     }
 
@@ -253,7 +255,7 @@ impl Database {
     ) -> Result<Transaction, Error> {
         let migrated_at = self.ready(caller).await?;
         if let Some((replicas, bound)) = self.replicas(migrated_at) {
-            let begun = replicas.begin(options, bound, caller).await;
+            let begun = replicas.begin(options.clone(), bound, caller).await;
             count_read(begun.as_ref().err().copied());
             if let Ok(transaction) = begun {
                 return Ok(transaction);
@@ -270,7 +272,7 @@ impl Database {
         let mut tries = 1;
         loop {
             let lease = check_out(self.pool(), Mode::Exclusive, caller).await?;
-            match Transaction::begin_lazily(lease, options, caller.deadline).await {
+            match Transaction::begin_lazily(lease, options.clone(), caller.deadline).await {
                 Err(error)
                     if decide(Step::Begin, &error, false) == Decision::Repeat
                         && self.may_retry(tries, caller).await =>

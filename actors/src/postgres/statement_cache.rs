@@ -93,6 +93,12 @@ impl StatementCache {
         }
     }
 
+    /// Records that the session, which is reset, runs `sql` first.
+    pub(super) fn session_begins_with(&self, sql: &str) {
+        self.session_was_reset();
+        self.session_ran(sql, &[]);
+    }
+
     /// Records that the session is reset.
     pub(super) fn session_was_reset(&self) {
         self.names.store(0, Ordering::Release);

@@ -204,22 +204,19 @@ impl Connection {
     }
 }
 
-/// What begins a transaction.
+/// The statements that begin a transaction.
 #[derive(Debug)]
-pub(super) struct Begin {
-    pub(super) begin: String,
-    /// Limits the time of each statement in it.
-    pub(super) timeout: String,
-}
+pub(super) struct Begin(pub(super) Vec<String>);
 
 impl Begin {
     /// All of it as one text.
     pub(super) fn text(&self) -> String {
-        format!("{}; {}", self.begin, self.timeout)
+        self.0.join("; ")
     }
 
     fn prefix(&self) -> Prefix {
-        Prefix::new(&[&self.begin, &self.timeout])
+        let statements: Vec<_> = self.0.iter().map(String::as_str).collect();
+        Prefix::new(&statements)
     }
 }
 

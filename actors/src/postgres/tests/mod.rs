@@ -15,6 +15,7 @@ mod sessions;
 mod shared;
 mod stale;
 mod statements;
+mod tenants;
 mod transactions;
 
 use std::time::Duration;

@@ -221,7 +221,7 @@ fn a_commit_is_told_before_the_session_is_reset() {
 
         // Another session holds a lock that the reset waits for: on a temporary table.
         let options = TransactionOptions::within(LONG);
-        let transaction = database.begin(options).await.unwrap();
+        let transaction = database.begin(options.clone()).await.unwrap();
         let scratch = "create temp table scratch (n int8); commit; begin";
         transaction.batch(scratch).await.unwrap();
         let name = "select relnamespace::regnamespace || '.scratch'

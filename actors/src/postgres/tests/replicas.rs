@@ -83,7 +83,7 @@ fn only_calls_that_are_marked_as_reading_go_to_a_replica() {
         assert_eq!(count(&database, "select count(*) from t").await, 0);
         // Transactions.
         let options = TransactionOptions::within(LONG);
-        let transaction = database.read_only().begin(options).await.unwrap();
+        let transaction = database.read_only().begin(options.clone()).await.unwrap();
         let row = transaction
             .query(ON_REPLICA, &[])
             .await
@@ -303,7 +303,7 @@ fn connections_are_spread_over_the_replicas() {
             let mut held = Vec::new();
             let mut ports = std::collections::BTreeSet::new();
             for _ in 0..4 {
-                let transaction = database.read_only().begin(options).await.unwrap();
+                let transaction = database.read_only().begin(options.clone()).await.unwrap();
                 let sql = "select current_setting('port')";
                 let row = transaction.query(sql, &[]).await.unwrap().one().unwrap();
                 ports.insert(row.get::<_, String>(0));

@@ -77,12 +77,12 @@ async fn end(transaction: Transaction, end: End) {
 fn the_next_user_sees_nothing_that_the_last_one_left_in_the_session() {
     with_database(1, |database| async move {
         let options = TransactionOptions::within(LONG);
-        let setup = database.begin(options).await.unwrap();
+        let setup = database.begin(options.clone()).await.unwrap();
         setup.batch(MAKE).await.unwrap();
         setup.commit().await.unwrap();
         for (leave, is_left) in LEFT {
             for way in [End::Commit, End::RollBack, End::Drop, End::Fail] {
-                let user = database.begin(options).await.unwrap();
+                let user = database.begin(options.clone()).await.unwrap();
                 // Committed, so that no rollback undoes it.
                 user.batch(&format!("{leave}; commit; begin"))
                     .await
@@ -98,7 +98,7 @@ fn the_next_user_sees_nothing_that_the_last_one_left_in_the_session() {
                     .one()
                     .unwrap();
                 assert!(!next.get::<_, bool>(0), "{leave} {way:?}");
-                let next = database.begin(options).await.unwrap();
+                let next = database.begin(options.clone()).await.unwrap();
                 let seen = next.query(is_left, &[]).await.unwrap().one().unwrap();
                 assert!(!seen.get::<_, bool>(0), "{leave} {way:?}");
                 next.rollback().await.unwrap();

@@ -281,20 +281,15 @@ fn a_statement_never_runs_without_the_begin_that_is_sent_with_it() {
             ("begin isolation level no", "select 1"),
             ("begin", "set local statement_timeout = no"),
         ] {
-            let begin = Begin {
-                begin: begin.to_owned(),
-                timeout: timeout.to_owned(),
-            };
+            let begin = Begin(vec![begin.to_owned(), timeout.to_owned()]);
             let done = lease
                 .run_once(insert, &[&2_i64], &sent, None, Some(&begin))
                 .await;
             assert!(matches!(done, Err(Error::Server(_))), "{begin:?}: {done:?}");
             lease.batch("rollback").await.unwrap();
         }
-        let begin = Begin {
-            begin: "begin".to_owned(),
-            timeout: "set local statement_timeout = 7777".to_owned(),
-        };
+        let timeout = "set local statement_timeout = 7777".to_owned();
+        let begin = Begin(vec!["begin".to_owned(), timeout]);
         let done = lease
             .run_once(insert, &[&4_i64], &sent, None, Some(&begin))
             .await;

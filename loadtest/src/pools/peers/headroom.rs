@@ -55,7 +55,7 @@ impl Client for Leased {
     }
 
     async fn request(&self, key: i64) -> Result<String> {
-        let transaction = self.database.begin(self.options).await?;
+        let transaction = self.database.begin(self.options.clone()).await?;
         let row = transaction.query(SELECT, &[&key]).await?.one()?;
         transaction.commit().await?;
         Ok(row.get(0))
