@@ -162,7 +162,7 @@ impl Connection {
             }
         };
         Ok(Self {
-            statements: StatementCache::new(statements_max, Arc::clone(epoch)),
+            statements: StatementCache::new(statements_max, Arc::clone(epoch), Arc::clone(&wire)),
             client,
             canceller,
             driver,

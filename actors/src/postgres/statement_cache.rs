@@ -2,7 +2,8 @@
 //!
 //! A statement is prepared for the names that the session sees: under another `search_path` the same text
 //! means other tables. So the cache also keeps apart what the session did to its names since its last
-//! reset. Functions that change them stay unseen; the server then refuses the statement, and it is prepared
+//! reset, and what the server reports of the search path. Before PostgreSQL 18 it reports nothing, and
+//! functions that change the names stay unseen; the server then refuses the statement, and it is prepared
 //! again.
 //!
 //! A change of the schema outdates statements on every connection of a pool. The connections share an
@@ -20,6 +21,7 @@ use tokio_postgres::Statement;
 
 use super::call::Params;
 use super::first_word::changes_names;
+use super::wire::Wire;
 
 /// Holds one statement. The first caller prepares it; the others wait for that.
 pub(super) type StatementSlot = Arc<OnceCell<Statement>>;
@@ -29,6 +31,8 @@ pub(super) struct StatementCache {
     slots: Mutex<LruCache<String, StatementSlot>>,
     /// Stands for what the session did to its names since its last reset. Zero: nothing.
     names: AtomicU64,
+    /// Knows the search path, if the server reports it.
+    wire: Arc<Wire>,
     /// The pool's epoch.
     epoch: Arc<AtomicU64>,
     /// The epoch of the statements.
@@ -37,10 +41,11 @@ pub(super) struct StatementCache {
 
 impl StatementCache {
     /// A cache of at most `capacity` statements, of a pool that has this epoch.
-    pub(super) fn new(capacity: NonZeroUsize, epoch: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(capacity: NonZeroUsize, epoch: Arc<AtomicU64>, wire: Arc<Wire>) -> Self {
         Self {
             slots: Mutex::new(LruCache::sparse(capacity)),
             names: AtomicU64::new(0),
+            wire,
             seen: AtomicU64::new(epoch.load(Ordering::Acquire)),
             epoch,
         }
@@ -104,12 +109,12 @@ impl StatementCache {
         self.names.store(0, Ordering::Release);
     }
 
-    /// The key of `sql` in this session: the text itself, unless the session changed its names. No text
+    /// The key of `sql` in this session: the text itself, unless its names have changed. No text
     /// of a statement holds a zero byte.
     fn key<'a>(&self, sql: &'a str) -> Cow<'a, str> {
-        match self.names.load(Ordering::Acquire) {
-            0 => Cow::Borrowed(sql),
-            names => Cow::Owned(format!("{names:x}\0{sql}")),
+        match (self.names.load(Ordering::Acquire), self.wire.search_path()) {
+            (0, 0) => Cow::Borrowed(sql),
+            (names, path) => Cow::Owned(format!("{names:x} {path:x}\0{sql}")),
         }
     }
 
@@ -123,7 +128,12 @@ mod tests {
     use super::*;
 
     fn cache(epoch: &Arc<AtomicU64>) -> StatementCache {
-        StatementCache::new(NonZeroUsize::new(2).unwrap(), Arc::clone(epoch))
+        of_capacity(2, epoch)
+    }
+
+    fn of_capacity(capacity: usize, epoch: &Arc<AtomicU64>) -> StatementCache {
+        let capacity = NonZeroUsize::new(capacity).unwrap();
+        StatementCache::new(capacity, Arc::clone(epoch), Arc::default())
     }
 
     #[test]
@@ -157,7 +167,7 @@ mod tests {
 
     #[test]
     fn sessions_that_see_other_names_have_other_statements() {
-        let cache = StatementCache::new(NonZeroUsize::new(9).unwrap(), Arc::default());
+        let cache = of_capacity(9, &Arc::default());
         let ordinary = cache.slot("a");
         let set = "select set_config('search_path', $1, true)";
         let mut of_tenants = Vec::new();
@@ -171,5 +181,21 @@ mod tests {
         assert!(Arc::ptr_eq(&of_tenants[0], &of_tenants[2]));
         assert!(!Arc::ptr_eq(&of_tenants[0], &of_tenants[1]));
         assert!(!Arc::ptr_eq(&of_tenants[0], &ordinary));
+    }
+
+    #[test]
+    fn search_paths_that_the_server_reports_have_other_statements() {
+        let cache = of_capacity(9, &Arc::default());
+        let under = |path: u64| {
+            cache.wire.record_search_path(path);
+            cache.slot("a")
+        };
+        let unreported = cache.slot("a");
+        let (start, tenant) = (under(1), under(2));
+        assert!(Arc::ptr_eq(&unreported, &start));
+        assert!(!Arc::ptr_eq(&start, &tenant));
+        assert!(!Arc::ptr_eq(&tenant, &under(3)));
+        assert!(Arc::ptr_eq(&tenant, &under(2)));
+        assert!(Arc::ptr_eq(&start, &under(1)));
     }
 }

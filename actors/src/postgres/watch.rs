@@ -1,13 +1,15 @@
 //! Reads along what a server sends, below the driver, which does not tell the state of the session.
 //!
 //! The server says after each answer whether the session is in a transaction, and with a command's tag
-//! whether it has committed: `COMMIT` in a failed transaction rolls back and succeeds.
+//! whether it has committed: `COMMIT` in a failed transaction rolls back and succeeds. Since PostgreSQL 18
+//! it also reports the search path, whatever has changed it.
 //!
 //! Callers that share a connection must not see each other. A transaction or a `COPY` that one of them
 //! begins would take in the statements of all others: what the server then acknowledges, it may undo
 //! later. So a shared connection fails at the first sign of either. The answer that shows it and all
 //! after it are withheld, so that none is taken for an acknowledgement.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +27,35 @@ use super::wire::{Misuse, TransactionEnd, Wire};
 const COMMITTED: &[u8] = b"COMMIT\0";
 const ROLLED_BACK: &[u8] = b"ROLLBACK\0";
 
+/// What a report of the search path begins with. The path follows.
+const SEARCH_PATH: &[u8] = b"search_path\0";
+
+/// A report of a setting, as far as it has come.
+#[derive(Debug, Default)]
+struct Report {
+    bytes: usize,
+    is_of_another: bool,
+    hasher: DefaultHasher,
+}
+
+impl Report {
+    /// Reads the next `part`. The pieces of a report may have any size.
+    fn read(&mut self, part: &[u8]) {
+        for byte in part {
+            let expected = SEARCH_PATH.get(self.bytes);
+            self.is_of_another |= expected.is_some_and(|expected| expected != byte);
+            self.bytes += 1;
+            self.hasher.write_u8(*byte);
+        }
+    }
+
+    /// What stands for the search path, if that is what the whole report is about.
+    fn search_path(&self) -> Option<u64> {
+        let is_whole = self.bytes > SEARCH_PATH.len();
+        (is_whole && !self.is_of_another).then(|| self.hasher.finish())
+    }
+}
+
 /// Walks through the messages of a server: a type, the length of the rest, and the rest.
 #[derive(Debug, Default)]
 struct Messages {
@@ -34,6 +65,7 @@ struct Messages {
     /// The start of a command's tag.
     tag: [u8; ROLLED_BACK.len()],
     tag_len: usize,
+    report: Report,
     /// The bytes that come before the first message.
     skip: usize,
 }
@@ -59,6 +91,7 @@ impl Messages {
                 // The length counts itself. The driver refuses a smaller one.
                 self.body_left = (u32::from_be_bytes(length) as usize).saturating_sub(4);
                 self.tag_len = 0;
+                self.report = Report::default();
                 // ErrorResponse.
                 if self.header[0] == b'E' && self.header_len == self.header.len() {
                     wire.record_error();
@@ -73,10 +106,17 @@ impl Messages {
                     b'Z' => wire.record_state(bytes[at]),
                     // CommandComplete.
                     b'C' => self.read_tag(&bytes[at..at + part], wire),
+                    // ParameterStatus.
+                    b'S' => self.report.read(&bytes[at..at + part]),
                     _ => {}
                 }
                 at += part;
                 self.body_left -= part;
+                if self.header[0] == b'S' && self.body_left == 0 {
+                    let path = self.report.search_path();
+                    path.into_iter()
+                        .for_each(|path| wire.record_search_path(path));
+                }
             }
             if self.header_len == self.header.len() && self.body_left == 0 {
                 self.header_len = 0;
@@ -354,6 +394,45 @@ mod tests {
                 watched.read_to_end(&mut Vec::new()).await.unwrap();
                 let read = (wire.transaction(), wire.transaction_end());
                 assert_eq!(read, (state, end), "{then:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reported_search_path_is_read_along() {
+        let report = |name: &str, value: &str| {
+            let body = format!("{name}\0{value}\0");
+            message(b'S', body.as_bytes())
+        };
+        let start = report("search_path", "\"$user\", public");
+        let path = async |reports: &[Vec<u8>], size: usize| {
+            let sent = reports.concat();
+            let wire = Arc::new(Wire::default());
+            let mut watched = Watched {
+                stream: Pieces { sent: &sent, size },
+                messages: Messages::default(),
+                prefixes: Prefixes::new(false),
+                wire: Arc::clone(&wire),
+            };
+            let mut read = Vec::new();
+            watched.read_to_end(&mut read).await.unwrap();
+            assert_eq!(read, sent, "nothing is withheld");
+            wire.search_path()
+        };
+        let tenant = |n: u8| report("search_path", &format!("tenant_{n}"));
+        for size in 1..100 {
+            assert_eq!(path(&[], size).await, 0, "an older server");
+            assert_eq!(path(std::slice::from_ref(&start), size).await, 0);
+            let one = path(&[start.clone(), tenant(1)], size).await;
+            let two = path(&[start.clone(), tenant(1), tenant(2)], size).await;
+            assert!(one != 0 && two != 0 && one != two);
+            let again = [start.clone(), tenant(2), tenant(1)];
+            assert_eq!(path(&again, size).await, one);
+            let back = [start.clone(), tenant(1), start.clone()];
+            assert_eq!(path(&back, size).await, 0);
+            for other in ["search_paths", "search_pat", "DateStyle", ""] {
+                let other = [start.clone(), report(other, "tenant_1")];
+                assert_eq!(path(&other, size).await, 0);
             }
         }
     }

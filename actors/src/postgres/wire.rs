@@ -1,7 +1,7 @@
 //! What a connection and its watched stream tell each other.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -51,6 +51,9 @@ pub(super) struct Wire {
     end: AtomicU8,
     /// An ErrorResponse has come, and not yet the ReadyForQuery that follows it.
     has_failed: AtomicBool,
+    /// What stands for the search path that the server reported first, and last. 0: it reported none.
+    first_path: AtomicU64,
+    last_path: AtomicU64,
     /// When the server last sent something.
     heard: Mutex<Option<Instant>>,
     /// What is sent right before the next statement.
@@ -106,6 +109,25 @@ impl Wire {
     /// Forgets how the last transaction ended, before another one.
     pub(super) fn forget_end(&self) {
         self.set_end(TransactionEnd::Other);
+    }
+
+    /// Records that the server has reported a search path, which `hash` stands for.
+    pub(super) fn record_search_path(&self, hash: u64) {
+        let hash = hash.max(1);
+        let (from, to) = (Ordering::AcqRel, Ordering::Relaxed);
+        self.first_path.compare_exchange(0, hash, from, to).ok();
+        self.last_path.store(hash, Ordering::Release);
+    }
+
+    /// What stands for the search path. Zero if it is that of the start of the session, or if the server
+    /// reports none.
+    pub(super) fn search_path(&self) -> u64 {
+        let last = self.last_path.load(Ordering::Acquire);
+        if last == self.first_path.load(Ordering::Acquire) {
+            0
+        } else {
+            last
+        }
     }
 
     pub(super) fn record_answer(&self) {
