@@ -6,7 +6,7 @@ use futures_util::future::try_join;
 use headroom_actors::kernel::AskError;
 use headroom_actors::kernel::pool::{CircuitState, PoolStatus, Status};
 use headroom_actors::kernel::private_server::{PrivateServer, ServerState};
-use headroom_actors::postgres::Database;
+use headroom_actors::postgres::{Database, Retries};
 use headroom_actors::redis::{PubSub, Redis, SubscriberStatus, cmd};
 use serde::Serialize;
 use serde_json::Value;
@@ -93,7 +93,7 @@ pub enum Health {
     Down,
 }
 
-/// What the actors of a pool say.
+/// What a pool and its client say.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PoolReport {
     /// The owner of the connections.
@@ -102,6 +102,9 @@ pub struct PoolReport {
     /// The subscriber, if the pool has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subscriber: Option<SubscriberStatus>,
+    /// What was tried again, if the server is PostgreSQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statements: Option<Retries>,
 }
 
 impl PoolReport {
@@ -183,7 +186,8 @@ impl Pool {
         }
     }
 
-    /// The pool's counters and the state of its subscriber, from the actors that own them.
+    /// The pool's counters and the state of its subscriber, from the actors that own them, and what its
+    /// client counts.
     ///
     /// # Errors
     /// See [`AskError`].
@@ -197,9 +201,14 @@ impl Pool {
                 (connections, Some(subscriber))
             }
         };
+        let statements = match &self.client {
+            Client::Postgres(database) => Some(database.retries()),
+            Client::Redis(_) | Client::PubSub(_) => None,
+        };
         Ok(PoolReport {
             connections,
             subscriber,
+            statements,
         })
     }
 
@@ -280,6 +289,7 @@ mod tests {
         PoolReport {
             connections,
             subscriber: None,
+            statements: None,
         }
     }
 

@@ -63,6 +63,9 @@ async fn private_servers_start_with_the_first_use_and_end_with_the_server() {
     }
     let warm = get(&server, "/api/performance/connections/stats").await;
     assert_eq!(warm["pools"][0]["opened_total"], 1, "{warm}");
+    let retries = serde_json::json!({ "repeated_total": 0, "prepared_again_total": 0 });
+    assert_eq!(warm["pools"][0]["statements"], retries, "{warm}");
+    assert!(warm["pools"][1]["statements"].is_null(), "{warm}");
 
     server.signal(Signal::SIGTERM);
     assert!(server.wait_for_exit().success());

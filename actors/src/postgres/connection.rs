@@ -3,7 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{RwLock, RwLockReadGuard};
@@ -20,7 +20,7 @@ use super::listen::{self, Notifications};
 use super::retire::{CANCEL_EVERY, Canceller, DriverTask, tls_for};
 use super::server_timeout::ServerTimeout;
 use super::socket::{self, Address, Connecting, Socket};
-use super::statement_cache::StatementCache;
+use super::statement_cache::{SharedCaches, StatementCache};
 use super::watch::{Watched, WatchedTls};
 use super::wire::{TransactionState, Wire};
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
@@ -57,20 +57,20 @@ pub struct Connection {
 
 impl Connection {
     /// Opens a connection to `server` within `within`. It keeps at most `statements_max` prepared
-    /// statements. `epoch` is that of its pool.
+    /// statements. `caches` is what those of its pool share.
     pub(super) async fn open(
         server: &Server,
         tls: &MakeRustlsConnect,
         within: Duration,
         statements_max: NonZeroUsize,
-        epoch: &Arc<AtomicU64>,
+        caches: &Arc<SharedCaches>,
     ) -> Result<Self, ConnectError> {
         let deadline = Instant::now() + within;
         let found = timeout_at(deadline, socket::resolve(&server.config)).await;
         let found = found.map_err(|_| no_answer(within).at("look-up of the name"));
         let opened = match found {
             Ok(Ok(found)) => {
-                Self::open_at(found, server, tls, deadline, statements_max, epoch).await
+                Self::open_at(found, server, tls, deadline, statements_max, caches).await
             }
             Ok(Err(error)) => Err(socket_error(&error)),
             Err(error) => Err(error),
@@ -86,7 +86,7 @@ impl Connection {
         tls: &MakeRustlsConnect,
         deadline: Instant,
         statements_max: NonZeroUsize,
-        epoch: &Arc<AtomicU64>,
+        caches: &Arc<SharedCaches>,
     ) -> Result<Self, ConnectError> {
         let began = Instant::now();
         let are_several = addresses.len() > 1;
@@ -107,7 +107,7 @@ impl Connection {
             let part = rest / others.saturating_add(1);
             let opened = match socket {
                 Ok(socket) => {
-                    let start = Self::start(socket, &address, server, tls, statements_max, epoch);
+                    let start = Self::start(socket, &address, server, tls, statements_max, caches);
                     let started = timeout(part, start).await;
                     started.unwrap_or_else(|_| Err(no_answer(part)))
                 }
@@ -129,7 +129,7 @@ impl Connection {
         server: &Server,
         tls: &MakeRustlsConnect,
         statements_max: NonZeroUsize,
-        epoch: &Arc<AtomicU64>,
+        caches: &Arc<SharedCaches>,
     ) -> Result<Self, ConnectError> {
         let config = &server.config;
         let kept = socket.keep_open();
@@ -162,7 +162,7 @@ impl Connection {
             }
         };
         Ok(Self {
-            statements: StatementCache::new(statements_max, Arc::clone(epoch), Arc::clone(&wire)),
+            statements: StatementCache::new(statements_max, Arc::clone(caches), Arc::clone(&wire)),
             client,
             canceller,
             driver,

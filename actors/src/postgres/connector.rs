@@ -1,7 +1,7 @@
 //! How the pool opens, checks and resets connections.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_postgres::config::TargetSessionAttrs;
@@ -12,6 +12,7 @@ use super::connect_error::merge;
 use super::connection::Connection;
 use super::error::Error;
 use super::parsed_url::{LastUrl, ParsedUrl};
+use super::statement_cache::SharedCaches;
 use crate::kernel::pool::{Connect, ConnectError, ConnectErrorKind, Lease, Mode, PoolHandle};
 use crate::kernel::private_server::ServerUrl;
 
@@ -27,8 +28,8 @@ pub struct Connector {
     /// What a server must be where the URL does not say it.
     session_attrs: TargetSessionAttrs,
     last_url: LastUrl,
-    /// How often a cached statement was out of date.
-    epoch: Arc<AtomicU64>,
+    /// What the statement caches of its connections share.
+    pub(super) caches: Arc<SharedCaches>,
 }
 
 impl Connector {
@@ -39,7 +40,7 @@ impl Connector {
             settings,
             session_attrs: TargetSessionAttrs::ReadWrite,
             last_url: LastUrl::default(),
-            epoch: Arc::default(),
+            caches: Arc::default(),
         }
     }
 
@@ -80,7 +81,7 @@ impl Connect for Connector {
         let mut errors = Vec::new();
         for index in (0..count).map(|step| (start + step) % count) {
             let statements_max = self.settings.statements_max;
-            match Connection::open(&servers[index], tls, within, statements_max, &self.epoch).await
+            match Connection::open(&servers[index], tls, within, statements_max, &self.caches).await
             {
                 Ok(connection) => {
                     let step = usize::from(self.session_attrs == TargetSessionAttrs::ReadOnly);

@@ -1,7 +1,7 @@
 //! The database as callers use it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,8 +18,10 @@ use super::migrate::MigrationSet;
 use super::pipelined;
 use super::repeat::{Decision, Step, decide};
 use super::replicas::Replicas;
+use super::retries::Retries;
 use super::schema::Schema;
 use super::server_info::{ServerInfo, server_info};
+use super::statement_cache::SharedCaches;
 use super::transaction::Transaction;
 use super::transaction_options::TransactionOptions;
 use crate::kernel::ChildSpec;
@@ -45,6 +47,9 @@ pub struct Database {
 struct Shared {
     pool: PoolHandle<Connector>,
     settings: PostgresConfig,
+    caches: Arc<SharedCaches>,
+    /// How often something was tried again.
+    repeated: AtomicU64,
 }
 
 impl Database {
@@ -57,6 +62,8 @@ impl Database {
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
+                caches: Arc::clone(&connector.caches),
+                repeated: AtomicU64::new(0),
                 pool: PoolHandle::new(name, pool_config, connector),
                 settings,
             }),
@@ -347,6 +354,14 @@ impl Database {
         }
     }
 
+    /// How often calls were tried again, of all views of the database.
+    pub fn retries(&self) -> Retries {
+        Retries {
+            repeated: self.shared.repeated.load(Ordering::Relaxed),
+            prepared_again: self.shared.caches.prepared_again(),
+        }
+    }
+
     /// Brings the schema up to date. Otherwise the first call does that. Does nothing without migrations.
     ///
     /// # Errors
@@ -376,6 +391,7 @@ impl Database {
             return false;
         }
         tokio::time::sleep(delay).await;
+        self.shared.repeated.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(
             RETRIES.name,
             "pool" => self.shared.pool.name().to_owned()

@@ -7,6 +7,12 @@ pub(super) const RETRIES: Metric = Metric::counter(
     "Statements and transactions that were tried again.",
 )
 .labels(&[Label::one_of("pool", &["postgres", "postgres-replicas"])]);
+
+pub(super) const PREPARED_AGAIN: Metric = Metric::counter(
+    "headroom_postgres_prepared_again_total",
+    "Cached statements that the server refused as out of date, and that were prepared and sent again.",
+);
+
 pub(super) const READS: Metric = Metric::counter(
     "headroom_postgres_reads_total",
     "Reads that may go to replicas, by the server that served them and why.",
@@ -44,4 +50,10 @@ pub(super) const NOTIFICATIONS_DROPPED: Metric = Metric::counter(
 );
 
 /// The metrics of this module.
-pub const METRICS: &[Metric] = &[RETRIES, READS, LOST_CONNECTIONS, NOTIFICATIONS_DROPPED];
+pub const METRICS: &[Metric] = &[
+    RETRIES,
+    PREPARED_AGAIN,
+    READS,
+    LOST_CONNECTIONS,
+    NOTIFICATIONS_DROPPED,
+];

@@ -21,10 +21,27 @@ use tokio_postgres::Statement;
 
 use super::call::Params;
 use super::first_word::changes_names;
+use super::metrics::PREPARED_AGAIN;
 use super::wire::Wire;
 
 /// Holds one statement. The first caller prepares it; the others wait for that.
 pub(super) type StatementSlot = Arc<OnceCell<Statement>>;
+
+/// What the caches of one pool share.
+#[derive(Debug, Default)]
+pub(super) struct SharedCaches {
+    /// How often a cached statement was found to be out of date.
+    epoch: AtomicU64,
+    /// How often one was prepared and sent again.
+    prepared_again: AtomicU64,
+}
+
+impl SharedCaches {
+    /// How often a statement was prepared and sent again.
+    pub(super) fn prepared_again(&self) -> u64 {
+        self.prepared_again.load(Ordering::Relaxed)
+    }
+}
 
 /// Prepared statements by their text and by the names that the session sees.
 pub(super) struct StatementCache {
@@ -34,20 +51,20 @@ pub(super) struct StatementCache {
     /// Knows the search path, if the server reports it.
     wire: Arc<Wire>,
     /// The pool's epoch.
-    epoch: Arc<AtomicU64>,
+    shared: Arc<SharedCaches>,
     /// The epoch of the statements.
     seen: AtomicU64,
 }
 
 impl StatementCache {
-    /// A cache of at most `capacity` statements, of a pool that has this epoch.
-    pub(super) fn new(capacity: NonZeroUsize, epoch: Arc<AtomicU64>, wire: Arc<Wire>) -> Self {
+    /// A cache of at most `capacity` statements.
+    pub(super) fn new(capacity: NonZeroUsize, shared: Arc<SharedCaches>, wire: Arc<Wire>) -> Self {
         Self {
             slots: Mutex::new(LruCache::sparse(capacity)),
             names: AtomicU64::new(0),
             wire,
-            seen: AtomicU64::new(epoch.load(Ordering::Acquire)),
-            epoch,
+            seen: AtomicU64::new(shared.epoch.load(Ordering::Acquire)),
+            shared,
         }
     }
 
@@ -74,7 +91,7 @@ impl StatementCache {
     /// Forgets all statements if one of the pool was found to be out of date since the last call.
     /// Returns whether it did.
     pub(super) fn forget_outdated(&self) -> bool {
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
         let is_outdated = self.seen.swap(epoch, Ordering::AcqRel) != epoch;
         if is_outdated {
             self.lock().clear();
@@ -85,7 +102,13 @@ impl StatementCache {
     /// Makes all connections of the pool forget their statements before the next use: one was out of
     /// date.
     pub(super) fn outdate_all(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts a statement that is prepared and sent again.
+    pub(super) fn count_prepared_again(&self) {
+        self.shared.prepared_again.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(PREPARED_AGAIN.name).increment(1);
     }
 
     /// Records that the session ran `sql`. Only for a session of one user.
@@ -127,13 +150,13 @@ impl StatementCache {
 mod tests {
     use super::*;
 
-    fn cache(epoch: &Arc<AtomicU64>) -> StatementCache {
-        of_capacity(2, epoch)
+    fn cache(shared: &Arc<SharedCaches>) -> StatementCache {
+        of_capacity(2, shared)
     }
 
-    fn of_capacity(capacity: usize, epoch: &Arc<AtomicU64>) -> StatementCache {
+    fn of_capacity(capacity: usize, shared: &Arc<SharedCaches>) -> StatementCache {
         let capacity = NonZeroUsize::new(capacity).unwrap();
-        StatementCache::new(capacity, Arc::clone(epoch), Arc::default())
+        StatementCache::new(capacity, Arc::clone(shared), Arc::default())
     }
 
     #[test]
@@ -152,8 +175,8 @@ mod tests {
 
     #[test]
     fn one_statement_out_of_date_makes_all_connections_forget_theirs() {
-        let epoch = Arc::default();
-        let caches = [cache(&epoch), cache(&epoch)];
+        let shared = Arc::default();
+        let caches = [cache(&shared), cache(&shared)];
         for cache in &caches {
             cache.slot("a");
             assert!(!cache.forget_outdated());

@@ -72,6 +72,7 @@ impl Connection {
         sent: &AtomicBool,
         within: Option<Duration>,
     ) -> Result<QueryOutput, Error> {
+        self.statements.count_prepared_again();
         let done = self.run_once(sql, params, sent, within, None).await;
         // If the server refuses it again, it was not out of date.
         let was_stale = match &done {

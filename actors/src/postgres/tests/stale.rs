@@ -72,16 +72,24 @@ const CHANGES: [&str; 3] = [
 
 #[test]
 fn single_statements_run_again_after_any_change_of_the_schema() {
+    let counters = &Counters::of(METRICS);
+    let _recording = metrics::set_default_local_recorder(counters);
     with_database(4, |database| async move {
         migrate(&database, MAKE).await;
-        for change in CHANGES {
+        for (before, change) in CHANGES.into_iter().enumerate() {
             insert_over_all(&database).await;
             migrate(&database, change).await;
             for _ in 0..25 {
                 let done = database.query(INSERT, &[&Mood("good")], LONG).await;
                 assert!(done.is_ok(), "{change}: {done:?}");
             }
+            // Once for all connections. No call was repeated.
+            let retries = database.retries();
+            assert_eq!(retries.prepared_again, before as u64 + 1, "{change}");
+            assert_eq!(retries.repeated, 0, "{change}");
         }
+        let counted = counters.get("headroom_postgres_prepared_again_total");
+        assert_eq!(counted, CHANGES.len() as u64);
     });
 }
 

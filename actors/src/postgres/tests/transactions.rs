@@ -357,6 +357,7 @@ fn retryable_transactions_run_again_after_serialization_failures() {
         }
         assert!(failed > 0);
         assert_eq!(counters.get(RETRIES), before);
+        assert_eq!(database.read_only().retries().repeated, before);
     });
 }
 
