@@ -246,6 +246,8 @@ mod tests {
             "-- call\rselect 1",
             "/* a /* b */ call */ values (1)",
             "select'x'",
+            "table t",
+            "show all",
         ] {
             assert_eq!(StatementKind::of(sql), StatementKind::Query, "{sql}");
         }
@@ -257,12 +259,19 @@ mod tests {
             "-- select\rcall pay()",
             "do $$begin end$$",
             "Do\n'x'",
+            "\x0b\x0ccall pay()",
             "vacuum",
+            "analyze t",
+            "checkpoint",
+            "cluster t",
             "reindex table t",
             "alter table t detach partition p concurrently",
             "create unique index concurrently on t (n)",
             "create /* a */ database d",
             "drop index concurrently i",
+            "drop subscription s",
+            "create tablespace s location '/s'",
+            "create type t as enum ('a')",
         ] {
             assert_eq!(StatementKind::of(sql), StatementKind::MayCommit, "{sql}");
         }
@@ -273,7 +282,10 @@ mod tests {
             ";",
             "insert into t values (1)",
             "selection",
+            "sélection",
+            "selecté",
             "call_me",
+            "callé()",
             "create table t (n int8)",
             "drop index i",
         ] {
@@ -315,6 +327,7 @@ mod tests {
                 "create local temporary table t (n int8)",
                 "create temporary",
             ),
+            ("create global temp table t (n int8)", "create temporary"),
             (
                 "create or replace temp view v as select 1",
                 "create temporary",
@@ -339,6 +352,27 @@ mod tests {
             "create or replace view v as select 1",
         ] {
             assert!(check_shared(sql).is_ok(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_asks_to_commit_is_told_from_what_does_not() {
+        for sql in [
+            "commit",
+            "; End work",
+            "/**/COMMIT prepared 'x'",
+            "prepare Transaction 'x'",
+        ] {
+            assert!(asks_to_commit(sql), "{sql}");
+        }
+        for sql in [
+            "",
+            "committed",
+            "prepare transactions as select 1",
+            "rollback",
+            "transaction",
+        ] {
+            assert!(!asks_to_commit(sql), "{sql}");
         }
     }
 

@@ -305,7 +305,9 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             let error = read_key(&path).unwrap_err().to_string();
             assert!(error.contains(fault), "{error}");
+            // Nor the bytes of it as numbers.
             assert!(!error.contains("hunter2"), "{error}");
+            assert!(!error.contains("104, 117, 110, 116"), "{error}");
         }
     }
 }

@@ -127,6 +127,21 @@ fn data_that_the_server_refuses_is_told_at_the_end_without_the_data() {
         assert_eq!(error.sqlstate(), Some("22012"));
         drop(copy);
         assert!(matches!(transaction.commit().await, Err(Error::Aborted)));
+
+        // The server fails after it has sent all of it.
+        let transaction = begin(&database).await;
+        let trigger =
+            "create function fail() returns trigger as 'begin raise exception ''no''; end'
+                       language plpgsql;
+                       create trigger fail after insert on t execute function fail()";
+        transaction.batch(trigger).await.unwrap();
+        let fails = "copy (insert into t values (1, 'x') returning n) to stdout";
+        let mut copy = transaction.copy_out(fails).await.unwrap();
+        assert_eq!(copy.next().await.unwrap().unwrap(), "1\n");
+        let error = copy.next().await.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("P0001"));
+        drop(copy);
+        assert!(matches!(transaction.commit().await, Err(Error::Aborted)));
         assert_eq!(count(&database, "select count(*) from t").await, 0);
         assert_eq!(wait_until_unused(&database).await.opened, 1);
     });

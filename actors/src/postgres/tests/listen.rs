@@ -91,8 +91,11 @@ fn a_full_queue_and_a_lost_connection_leave_a_gap() {
 
         let kill = "select pg_terminate_backend(pid) from pg_stat_activity where query ~ '^LISTEN'";
         for _ in 0..2 {
-            database.query(kill, &[], LONG).await.unwrap();
-            assert_eq!(next(&mut listener).await, Event::Gap);
+            // Each loss leaves a gap, also if nothing comes in between.
+            for _ in 0..2 {
+                database.query(kill, &[], LONG).await.unwrap();
+                assert_eq!(next(&mut listener).await, Event::Gap);
+            }
             // What is notified after the gap is received.
             notify(&database, "news", "again").await;
             assert_eq!(next(&mut listener).await, notification("news", "again"));
@@ -125,5 +128,35 @@ fn a_listener_waits_for_a_server_that_is_away() {
         wait_until_unused(&through).await;
         root.stop().await;
         direct_root.stop().await;
+    });
+}
+
+#[test]
+fn a_listener_does_not_count_as_one_that_keeps_a_connection_for_too_long() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let url = ServerUrl::Configured(cluster.url("postgres", ""));
+        let connector = Connector::new(url, settings());
+        let pool = PoolConfig {
+            leak_after: ms(50),
+            ..pool(3)
+        };
+        let database = Database::new("postgres", connector, settings(), pool);
+        let root = start(&system, &database).await;
+        let listener = database.listen(&["news"], LONG).await.unwrap();
+        // Held for less long than the listener.
+        let (session, line) = (database.exclusive(LONG).await.unwrap(), line!());
+        let place = format!("listen.rs:{line}");
+        let held = eventually(async || {
+            let status = status(&database).await;
+            let mut leaked = status.leaked.iter();
+            let is_found = leaked.any(|holder| holder.place.contains(&place));
+            is_found.then_some(status)
+        })
+        .await;
+        assert_eq!((held.leaks, held.leaked.len()), (1, 1), "{held:?}");
+        drop((listener, session));
+        wait_until_unused(&database).await;
+        root.stop().await;
     });
 }

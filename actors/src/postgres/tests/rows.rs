@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::postgres::TransactionOptions;
+use crate::postgres::exchange::Exchange;
 
 /// About a hundred megabytes.
 const MANY: &str = "select n, repeat('x', 100000) from generate_series(1::int8, 1000) as n";
@@ -119,6 +120,24 @@ fn rows_end_with_the_deadline_also_if_there_is_always_one() {
 }
 
 #[test]
+fn an_exchange_ends_with_the_deadline_also_if_it_never_waits() {
+    with_database(1, |database| async move {
+        let options = TransactionOptions::within(ms(300));
+        let transaction = database.begin(options).await.unwrap();
+        let begun = Exchange::begin(&transaction, async { Ok(()) }).await;
+        let mut exchange = begun.unwrap().0;
+        let error = loop {
+            assert!(Instant::now() < transaction.deadline + LONG);
+            if let Err(error) = exchange.step(async { Ok(()) }).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, Error::Deadline { sent: true }), "{error}");
+        assert!(exchange.has_ended());
+    });
+}
+
+#[test]
 fn rows_that_fail_midway_do_not_count_as_all() {
     with_database(1, |database| async move {
         let transaction = database.begin(options()).await.unwrap();
@@ -135,6 +154,13 @@ fn rows_that_fail_midway_do_not_count_as_all() {
         assert_eq!((read, error.sqlstate()), (999, Some("22012")));
         drop(rows);
         assert!(matches!(transaction.commit().await, Err(Error::Aborted)));
+        // The part that failed can be taken back.
+        let transaction = database.begin(options()).await.unwrap();
+        let savepoint = transaction.savepoint().await.unwrap();
+        let rows = transaction.rows(fails, &[]).await.unwrap();
+        assert!(rows.finish().await.is_err());
+        savepoint.rollback().await.unwrap();
+        transaction.commit().await.unwrap();
         // What cannot be begun fails at once.
         let transaction = database.begin(options()).await.unwrap();
         let error = transaction.rows("select nothing", &[]).await.map(drop);

@@ -105,6 +105,34 @@ fn a_transaction_that_begins_again_has_its_search_path() {
         change.commit().await.unwrap();
         // The cached form is out of date: the server refuses it, and the transaction begins again.
         assert_eq!(read_one().await, "new");
+        // The next one uses the form that was prepared then.
+        assert_eq!(read_one().await, "new");
+        let forms =
+            format!("select count(*) from pg_prepared_statements where statement = '{READ}'");
+        assert_eq!(count(&database, &forms).await, 1);
         assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}
+
+#[test]
+fn a_search_path_that_the_transaction_changes_keeps_statements_apart() {
+    with_database(1, |database| async move {
+        make_tenants(&database).await;
+        let other = TENANTS[1].replace('"', "\"\"");
+        let change = format!("set local search_path to \"{other}\"");
+        let transaction = begin(&database, &TENANTS[..1]).await;
+        assert!(read(&transaction, 0).await.unwrap());
+        // A dropped savepoint takes the change back.
+        let savepoint = transaction.savepoint().await.unwrap();
+        transaction.batch(&change).await.unwrap();
+        assert!(read(&transaction, 1).await.unwrap());
+        drop(savepoint);
+        assert!(read(&transaction, 0).await.unwrap());
+        // A function changes it, in a statement whose rows are read one by one.
+        let change = "select set_config('search_path', quote_ident($1), true)";
+        let rows = transaction.rows(change, &[&TENANTS[1]]).await.unwrap();
+        rows.finish().await.unwrap();
+        assert!(read(&transaction, 1).await.unwrap());
+        transaction.commit().await.unwrap();
     });
 }

@@ -413,3 +413,35 @@ fn statements_run_again_after_the_rollback_of_a_savepoint_with_a_failure() {
         assert_eq!(wait_until_unused(&database).await.opened, 1);
     });
 }
+
+#[test]
+fn nothing_is_left_of_a_savepoint_that_has_ended() {
+    with_database(1, |database| async move {
+        for way in ["release", "rollback", "drop"] {
+            let transaction = database.begin(options()).await.unwrap();
+            let savepoint = transaction.savepoint().await.unwrap();
+            match way {
+                "release" => savepoint.release().await.unwrap(),
+                "rollback" => savepoint.rollback().await.unwrap(),
+                _ => drop(savepoint),
+            }
+            let back = transaction.batch("rollback to headroom_0").await;
+            assert_eq!(back.unwrap_err().sqlstate(), Some("3B001"), "{way}");
+        }
+    });
+}
+
+#[test]
+fn a_dropped_savepoint_that_an_outer_one_has_ended_fails_the_transaction() {
+    with_database(1, |database| async move {
+        let transaction = database.begin(options()).await.unwrap();
+        let outer = transaction.savepoint().await.unwrap();
+        let inner = transaction.savepoint().await.unwrap();
+        outer.rollback().await.unwrap();
+        transaction.query("select 1", &[]).await.unwrap();
+        drop(inner);
+        // The server would answer with a rollback and without an error.
+        let committed = transaction.query("commit", &[]).await;
+        assert!(matches!(committed, Err(Error::Aborted)), "{committed:?}");
+    });
+}
