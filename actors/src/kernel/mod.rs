@@ -21,6 +21,7 @@ mod call;
 mod changes;
 mod child;
 mod deadline;
+mod event_queue;
 mod exit;
 mod handle;
 mod incarnation;
@@ -55,6 +56,7 @@ pub use call::{Call, Message, Reply};
 pub use changes::{ChangeReader, Changes};
 pub use child::{Child, ChildSpec, IncarnationRef, Restart};
 pub use deadline::deadline;
+pub use event_queue::{EventBounds, EventReader, EventSender, Queued, event_queue};
 pub use exit::{Exit, ProcessExit, SupervisionError, chain};
 pub use handle::{AskError, Handle};
 pub use load::{

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, timeout_at};
 use tokio_postgres::{AsyncMessage, Notification};
 use tokio_util::sync::CancellationToken;
@@ -22,10 +21,15 @@ use super::error::Error;
 use super::metrics::NOTIFICATIONS_DROPPED;
 use super::repeat::{Decision, Step, decide};
 use crate::kernel::pool::{CheckoutError, Lease, Mode};
-use crate::kernel::{AskError, Backoff};
+use crate::kernel::{
+    AskError, Backoff, EventBounds, EventReader, EventSender, Queued, event_queue,
+};
 
-/// Notifications that may wait for one listener. The server sends at most 8,000 bytes in each.
-const QUEUE_MAX: usize = 1024;
+/// What may wait for one listener. The server sends at most 8,000 bytes in each notification.
+const QUEUE_MAX: EventBounds = EventBounds {
+    events: 1024,
+    bytes: 4 << 20,
+};
 
 /// The most topics of one listener.
 const TOPICS_MAX: usize = 256;
@@ -63,17 +67,20 @@ pub enum Event {
 /// Receives notifications until it is dropped. It keeps a connection of the pool for itself, and a
 /// database that stops waits for that: drop it before.
 ///
-/// 1024 notifications may wait in it. Further ones are dropped and counted, and an [`Event::Gap`] stands in
-/// their place.
+/// 1024 notifications of 4 MiB together may wait in it. Further ones are dropped and counted, and an
+/// [`Event::Gap`] stands in their place.
 #[derive(Debug)]
 #[must_use = "a dropped listener receives nothing"]
-pub struct Listener(mpsc::Receiver<Event>);
+pub struct Listener(EventReader<Event>);
 
 impl Listener {
     /// Waits for the next event. `None` when the database has stopped. If the returned future is dropped,
     /// no event is lost.
     pub async fn next(&mut self) -> Option<Event> {
-        self.0.recv().await
+        Some(match self.0.next().await? {
+            Queued::Event(event) => event,
+            Queued::Gap => Event::Gap,
+        })
     }
 }
 
@@ -97,23 +104,19 @@ impl Database {
         async move {
             let listen = listen_statements(topics)?;
             self.ready(caller).await?;
-            let (events, receiver) = mpsc::channel(QUEUE_MAX + 1);
-            let queue = Queue {
-                events: events.clone(),
-                ends_with_gap: false,
-            };
-            let mut slot = Some(queue);
-            let lease = self.listening(&listen, &mut slot, caller).await?;
+            let (events, reader) = event_queue(QUEUE_MAX);
+            let events = Arc::new(events);
+            let lease = self.listening(&listen, &events, caller).await?;
             tokio::spawn(keep_listening(self.clone(), listen, lease, events, caller));
-            Ok(Listener(receiver))
+            Ok(Listener(reader))
         }
     }
 
-    /// A connection that listens and delivers into `queue`. If there is none, `queue` keeps its value.
+    /// A connection that listens and delivers into `events`.
     async fn listening(
         &self,
         listen: &str,
-        queue: &mut Option<Queue>,
+        events: &Arc<EventSender<Event>>,
         caller: Caller,
     ) -> Result<Lease<Connection>, Error> {
         let mut tries = 1;
@@ -121,14 +124,14 @@ impl Database {
             let lease = check_out(self.pool(), Mode::Exclusive, caller).await?;
             lease.mark_dirty();
             lease.keep();
-            lease.notifications.set(queue.take());
+            lease.notifications.set(Some(Arc::clone(events)));
             let listening = timeout_at(caller.deadline, lease.batch(listen)).await;
             let error = match listening {
                 Ok(Ok(())) => return Ok(lease),
                 Ok(Err(error)) => error,
                 Err(_) => Error::Deadline { sent: true },
             };
-            *queue = lease.notifications.take();
+            lease.notifications.set(None);
             if !matches!(error, Error::Server(_)) {
                 lease.mark_broken();
             }
@@ -164,26 +167,26 @@ fn listen_statements(topics: &[&str]) -> Result<String, Error> {
     Ok(listen.collect())
 }
 
-/// Keeps `lease` until the receiver of `events` is gone. Listens again when the connection is lost.
+/// Keeps `lease` until the reader of `events` is gone. Listens again when the connection is lost.
 async fn keep_listening(
     database: Database,
     listen: String,
     mut lease: Lease<Connection>,
-    events: mpsc::Sender<Event>,
+    events: Arc<EventSender<Event>>,
     caller: Caller,
 ) {
     loop {
         tokio::select! {
             () = events.closed() => {
-                lease.notifications.take();
+                lease.notifications.set(None);
                 return;
             }
             () = lost(&lease) => {}
         }
-        let mut queue = lease.notifications.take();
+        lease.notifications.set(None);
         lease.mark_broken();
         drop(lease);
-        let again = listen_again(&database, &listen, &mut queue, caller);
+        let again = listen_again(&database, &listen, &events, caller);
         lease = tokio::select! {
             () = events.closed() => return,
             again = again => match again {
@@ -192,7 +195,7 @@ async fn keep_listening(
             },
         };
         // Only now: what is read again after the gap is followed by all later notifications.
-        lease.notifications.mark_gap();
+        events.send_gap();
     }
 }
 
@@ -216,13 +219,13 @@ async fn lost(lease: &Lease<Connection>) {
 async fn listen_again(
     database: &Database,
     listen: &str,
-    queue: &mut Option<Queue>,
+    events: &Arc<EventSender<Event>>,
     caller: Caller,
 ) -> Option<Lease<Connection>> {
     let mut tries = 1;
     loop {
         let caller = Caller::at(caller.location, LISTEN_AGAIN_WITHIN);
-        match database.listening(listen, queue, caller).await {
+        match database.listening(listen, events, caller).await {
             Ok(lease) => return Some(lease),
             Err(Error::Checkout(
                 CheckoutError::Draining | CheckoutError::Owner(AskError::Stopped),
@@ -236,63 +239,34 @@ async fn listen_again(
     }
 }
 
-/// The sending end of a listener.
-#[derive(Debug)]
-struct Queue {
-    events: mpsc::Sender<Event>,
-    /// The event that was sent last is a gap.
-    ends_with_gap: bool,
-}
-
-impl Queue {
-    /// Sends an event, or a gap in its place. One place is kept for that.
-    fn send(&mut self, notification: &Notification) {
-        if self.events.capacity() > 1 {
-            let event = Event::Notification {
-                topic: notification.channel().to_owned(),
-                payload: notification.payload().to_owned(),
-            };
-            self.events.try_send(event).ok();
-            self.ends_with_gap = false;
-            return;
-        }
-        metrics::counter!(NOTIFICATIONS_DROPPED.name).increment(1);
-        self.mark_gap();
-    }
-
-    /// Sends a gap, unless one is the last event in the queue.
-    fn mark_gap(&mut self) {
-        let is_read = self.events.capacity() == self.events.max_capacity();
-        if !self.ends_with_gap || is_read {
-            self.events.try_send(Event::Gap).ok();
-            self.ends_with_gap = true;
-        }
-    }
-}
-
 /// Where the notifications of one connection go. Without a listener: nowhere.
 #[derive(Debug, Default)]
 pub(super) struct Notifications {
-    queue: Mutex<Option<Queue>>,
+    events: Mutex<Option<Arc<EventSender<Event>>>>,
     ended: CancellationToken,
 }
 
 impl Notifications {
-    fn lock(&self) -> MutexGuard<'_, Option<Queue>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<EventSender<Event>>>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, queue: Option<Queue>) {
-        *self.lock() = queue;
+    fn set(&self, events: Option<Arc<EventSender<Event>>>) {
+        *self.lock() = events;
     }
 
-    fn take(&self) -> Option<Queue> {
-        self.lock().take()
-    }
-
-    fn mark_gap(&self) {
-        if let Some(queue) = &mut *self.lock() {
-            queue.mark_gap();
+    fn send(&self, notification: &Notification) {
+        let events = self.lock();
+        let Some(events) = &*events else {
+            return;
+        };
+        let (topic, payload) = (notification.channel(), notification.payload());
+        let event = Event::Notification {
+            topic: topic.to_owned(),
+            payload: payload.to_owned(),
+        };
+        if !events.send(event, topic.len() + payload.len()) {
+            metrics::counter!(NOTIFICATIONS_DROPPED.name).increment(1);
         }
     }
 
@@ -314,10 +288,8 @@ where
     let _ended = notifications.ended.clone().drop_guard();
     while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
         // Notices of the server may hold values.
-        if let AsyncMessage::Notification(notification) = message?
-            && let Some(queue) = &mut *notifications.lock()
-        {
-            queue.send(&notification);
+        if let AsyncMessage::Notification(notification) = message? {
+            notifications.send(&notification);
         }
     }
     Ok(())
