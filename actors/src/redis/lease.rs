@@ -6,13 +6,17 @@ use std::panic::Location;
 use std::time::Duration;
 
 use deadpool_redis::redis::{Cmd, FromRedisValue, Pipeline, ScriptInvocation};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, timeout_at};
 
 use super::client::{Asked, Redis, send};
 use super::commands::check_leased;
 use super::connection::{RedisConnection, Transport};
 use super::error::Error;
 use crate::kernel::deadline;
-use crate::kernel::pool::{Lease, Mode};
+use crate::kernel::pool::{
+    CheckoutError, ConnectError, ConnectErrorKind, Lease, Mode, TimeoutCause,
+};
 
 /// A connection that no other caller uses until this is dropped. What is left open then, a transaction or
 /// watched keys, is ended.
@@ -23,6 +27,8 @@ use crate::kernel::pool::{Lease, Mode};
 /// that has left is lost.
 pub struct RedisLease {
     lease: Lease<RedisConnection>,
+    /// Keeps the watchdog of the connection silent.
+    _alone: OwnedMutexGuard<()>,
     /// Whether a command was sent and not answered.
     is_waiting: bool,
 }
@@ -40,20 +46,38 @@ impl Redis {
     ) -> impl Future<Output = Result<RedisLease, Error>> + Send + use<> {
         let (pool, holder) = (self.pool.clone(), Location::caller());
         async move {
-            let lease = pool.check_out(Mode::Exclusive, holder, within).await?;
-            let Transport::One(watched) = lease.transport() else {
-                return Err(Error::Unsupported {
-                    command: "a lease",
-                    instead: "a cluster has several connections; use an atomic pipeline",
-                });
-            };
-            lease.mark_dirty();
-            watched.liveness().set_exclusive(true);
-            Ok(RedisLease {
-                lease,
-                is_waiting: false,
-            })
+            let deadline = deadline(within);
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let lease = pool.check_out(Mode::Exclusive, holder, left).await?;
+                let Transport::One(watched) = lease.transport() else {
+                    return Err(Error::Unsupported {
+                        command: "a lease",
+                        instead: "a cluster has several connections; use an atomic pipeline",
+                    });
+                };
+                let alone = timeout_at(deadline, watched.liveness().alone()).await;
+                let alone = alone.map_err(|_| is_being_checked())?;
+                // A check of the connection may just have ended with its death.
+                if !lease.is_dead() {
+                    lease.mark_dirty();
+                    return Ok(RedisLease {
+                        lease,
+                        _alone: alone,
+                        is_waiting: false,
+                    });
+                }
+            }
         }
+    }
+}
+
+/// The error of a caller that would not wait for the end of a check of the connection.
+fn is_being_checked() -> CheckoutError {
+    let kind = ConnectErrorKind::TimedOut;
+    let error = ConnectError::new(kind, "redis has not answered the check of a connection yet");
+    CheckoutError::TimedOut {
+        cause: TimeoutCause::Unreachable(error),
     }
 }
 
@@ -125,9 +149,6 @@ impl Drop for RedisLease {
     fn drop(&mut self) {
         if self.is_waiting {
             self.lease.mark_broken();
-        }
-        if let Transport::One(watched) = self.lease.transport() {
-            watched.liveness().set_exclusive(false);
         }
     }
 }

@@ -4,6 +4,9 @@
 //! many minutes. A caller that gives up says little: its command may be slow, or its time shorter than
 //! the way. So whenever an answer stays out, a task of the connection sends `PING` on it. Only when
 //! nothing comes back, neither this answer nor another one, the connection counts as dead.
+//!
+//! What this task sends must not get between the commands of a lease, and must not wait behind one that
+//! blocks. So a lease and a question of this task exclude each other ([`Liveness::alone`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -11,7 +14,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use deadpool_redis::redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value, cmd};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,8 +35,8 @@ pub(super) struct Liveness {
     dead: AtomicBool,
     /// Cancelled when the connection is dead.
     death: CancellationToken,
-    /// Whether a lease uses the connection alone, whose commands may block.
-    exclusive: AtomicBool,
+    /// Held by the lease that uses the connection alone, or by a question of the watchdog.
+    alone: Arc<Mutex<()>>,
     in_flight: AtomicU32,
     /// The number of answers so far. An error of the server is an answer.
     answers: AtomicU64,
@@ -57,13 +60,16 @@ impl Liveness {
         self.death.cancelled().await;
     }
 
-    /// While a lease uses the connection alone, its commands may block for as long as they like.
-    pub(super) fn set_exclusive(&self, exclusive: bool) {
-        self.exclusive.store(exclusive, Ordering::Release);
+    /// While the guard lives, the watchdog asks nothing: the commands of a lease may be a transaction, and
+    /// may block for as long as they like. Waits for the end of a question that has begun, which ends
+    /// within [`PING_WITHIN`]. The connection may be dead then.
+    pub(super) async fn alone(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.alone).lock_owned().await
     }
 
-    fn is_exclusive(&self) -> bool {
-        self.exclusive.load(Ordering::Acquire)
+    #[cfg(test)]
+    pub(super) fn is_taken(&self) -> bool {
+        self.alone.try_lock().is_err()
     }
 
     fn answers(&self) -> u64 {
@@ -242,9 +248,9 @@ impl Watchdog {
     }
 
     async fn ping(&mut self) {
-        if self.liveness.is_exclusive() {
+        let Ok(_alone) = self.liveness.alone.try_lock() else {
             return;
-        }
+        };
         let before = self.liveness.answers();
         let ping = cmd("PING");
         let sent = self.connection.send_packed_command(&ping);
@@ -254,8 +260,7 @@ impl Watchdog {
             Err(_) => true,
         };
         let is_heard = self.liveness.answers() != before;
-        // A lease that began meanwhile may block the connection.
-        if is_silent && !is_heard && !self.liveness.is_exclusive() {
+        if is_silent && !is_heard {
             self.liveness.die();
         }
     }
@@ -270,9 +275,9 @@ impl Watchdog {
         let Some(role) = &self.role else {
             return;
         };
-        if self.liveness.is_exclusive() {
+        let Ok(_alone) = self.liveness.alone.try_lock() else {
             return;
-        }
+        };
         let ask = cmd("ROLE");
         let answer = timeout(PING_WITHIN, self.connection.send_packed_command(&ask)).await;
         let Ok(Ok(Value::Array(answer))) = answer else {

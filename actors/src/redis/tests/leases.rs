@@ -1,13 +1,23 @@
 //! Commands that need a connection of their own.
 
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::redis::Client;
 use futures_util::future::join_all;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::super::{Cmd, Error, Redis, cmd, pipe};
-use super::network::eventually;
+use super::super::{Cmd, Error, Redis, cmd, pipe, pool_config};
+use super::faults::server_behind;
+use super::network::{Instance, eventually};
 use super::server::{RealServer, RunningPool, SECOND};
-use crate::kernel::pool::PoolStatus;
+use crate::kernel::pool::{Mode, PoolConfig, PoolStatus};
 use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::redis::connection::Transport;
+use crate::redis::liveness::{Liveness, RoleWatch, Watched};
 
 fn words(text: &str) -> Cmd {
     let mut command = Cmd::new();
@@ -186,6 +196,72 @@ fn a_lease_that_ends_while_it_blocks_leaves_nothing_at_the_server() {
             .unwrap();
         let length: u32 = redis.command(&words("LLEN list"), SECOND).await.unwrap();
         assert_eq!(length, 1);
+        running.close().await;
+    });
+}
+
+/// The watch asks all the time, on a thread of its own.
+#[test]
+fn nothing_of_the_watch_comes_between_the_commands_of_a_lease() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = Instance::start(&[]).await;
+        let client = Client::open(server.url()).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        let role = RoleWatch {
+            every: Duration::ZERO,
+            on_replica: Box::new(|| ()),
+        };
+        let liveness = Arc::new(Liveness::default());
+        let mut watched = Watched::new(connection, Arc::clone(&liveness), Some(role));
+        let end = Instant::now() + 2 * SECOND;
+        let mut transactions = 0;
+        while Instant::now() < end {
+            let alone = liveness.alone().await;
+            words("MULTI").exec_async(&mut watched).await.unwrap();
+            words("INCR n").exec_async(&mut watched).await.unwrap();
+            let answers: Vec<String> = words("EXEC").query_async(&mut watched).await.unwrap();
+            transactions += 1;
+            assert_eq!(answers, [transactions.to_string()]);
+            drop(alone);
+            yield_now().await;
+        }
+        let stats = server.ask(&["INFO", "commandstats"]);
+        let asked = stats.lines().find(|line| line.contains("cmdstat_role"));
+        println!("{transactions} transactions, {asked:?}");
+        assert!(asked.is_some(), "{stats}");
+    });
+}
+
+#[test]
+fn a_lease_that_meets_the_check_of_a_lost_link_gets_another_connection() {
+    TestSystem::real_time(|system| async move {
+        let instance = Instance::start(&[]).await;
+        let proxy = Proxy::start(instance.address()).await;
+        let config = PoolConfig {
+            connections_max: 1,
+            shared_max: 1,
+            connect_timeout: SECOND,
+            ..pool_config()
+        };
+        let running = RunningPool::at_with(&system, server_behind(&proxy), config).await;
+        running.until_up().await;
+        let redis = &running.redis;
+        let shared = running
+            .pool
+            .check_out(Mode::Shared, Location::caller(), SECOND);
+        let Transport::One(watched) = shared.await.unwrap().transport() else {
+            panic!("one server");
+        };
+        proxy.set_faults(Fault::Blackhole, Fault::None);
+        let answer = redis.command::<String>(&cmd("PING"), SECOND / 20).await;
+        assert!(matches!(answer, Err(Error::Deadline)), "{answer:?}");
+        eventually("a check", async || watched.liveness().is_taken()).await;
+        let mut lease = redis.lease(5 * SECOND).await.unwrap();
+        let answer = lease.command::<String>(&cmd("PING"), SECOND).await;
+        assert_eq!(answer.unwrap(), "PONG");
+        drop((lease, watched));
         running.close().await;
     });
 }
