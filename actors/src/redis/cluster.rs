@@ -6,6 +6,7 @@
 //! the driver repeats nothing here (`retries(0)`), and [`next_try`] alone decides what is sent again:
 //! what the server, or nobody, has done; and reads.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::ConnectionLike;
@@ -14,10 +15,12 @@ use deadpool_redis::redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo}
 use deadpool_redis::redis::{
     Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value, cmd,
 };
-use tokio::time::sleep;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{Instant, sleep};
 
-use super::cluster_node::{NodeConnection, is_kind_about_the_node, is_unsent};
+use super::cluster_node::{NodeConnection, is_kind_about_the_node, is_unsent, lost, sent, unsent};
 use super::commands::{is_read, may_reach_several_nodes};
+use super::server::{Node, Server};
 use crate::kernel::Backoff;
 
 /// How often a request is sent again. The caller's deadline usually comes first.
@@ -27,33 +30,58 @@ const REPEATS_MAX: u32 = 6;
 const WAIT_MIN: Duration = Duration::from_millis(8);
 const WAIT_MAX: Duration = Duration::from_millis(400);
 
+/// How long a node is not looked for at its address after it was found absent. Each time, the driver connects
+/// to all configured nodes again.
+const ABSENT_FOR: Duration = Duration::from_secs(1);
+
 /// A client of a cluster. Clones share the connections.
 #[derive(Clone)]
 pub(super) struct Cluster {
     connection: ClusterConnection<NodeConnection>,
+    nodes: Arc<Nodes>,
+}
+
+/// What a client knows of the nodes besides what the driver knows.
+struct Nodes {
+    /// How to connect to a node.
+    server: Server,
+    /// The last node that was getting a slot. The driver does not know it if it has no slot yet.
+    asked: AsyncMutex<Option<(Node, NodeConnection)>>,
+    /// When a node that another one had named was last found absent.
+    absent_at: Mutex<Option<Instant>>,
 }
 
 impl Cluster {
-    pub(super) fn new(connection: ClusterConnection<NodeConnection>) -> Self {
-        Self { connection }
+    /// `server` says how to connect to a node.
+    pub(super) fn new(connection: ClusterConnection<NodeConnection>, server: Server) -> Self {
+        let nodes = Nodes {
+            server,
+            asked: AsyncMutex::default(),
+            absent_at: Mutex::default(),
+        };
+        Self {
+            connection,
+            nodes: Arc::new(nodes),
+        }
     }
 
     async fn command(&mut self, command: &Cmd) -> RedisResult<Value> {
-        let mut tries = Tries::new(is_read(command), may_reach_several_nodes(command), true);
+        let is_spread = may_reach_several_nodes(command);
+        let mut tries = Tries::new(&self.nodes, is_read(command), is_spread, true);
         loop {
-            let answer = match tries.node.clone() {
-                Node::OfKey => self.connection.req_packed_command(command).await,
-                Node::Moved(node) => {
-                    let routing = RoutingInfo::SingleNode(node);
+            let answer = match tries.target.clone() {
+                Target::OfKey => self.connection.req_packed_command(command).await,
+                Target::Moved(node) => {
+                    let routing = RoutingInfo::SingleNode(by_address(node));
                     self.connection
                         .route_command(command.clone(), routing)
                         .await
                 }
-                Node::Asked(node) => {
+                Target::Asked(node) => {
                     // `ASKING` holds for the next command of the connection: one message for both.
                     let mut both = Pipeline::new();
                     both.cmd("ASKING").add_command(command.clone());
-                    let answers = self.connection.route_pipeline(both, 1, 1, node).await;
+                    let answers = self.nodes.ask(&node, &both, 1, 1).await;
                     answers.map(|mut answers| answers.pop().unwrap_or(Value::Nil))
                 }
             };
@@ -71,20 +99,21 @@ impl Cluster {
         count: usize,
     ) -> RedisResult<Vec<Value>> {
         let is_read = pipeline.cmd_iter().all(is_read);
-        let mut tries = Tries::new(is_read, false, !pipeline.is_transaction());
+        let mut tries = Tries::new(&self.nodes, is_read, false, !pipeline.is_transaction());
         loop {
-            let answers = match tries.node.clone() {
-                Node::OfKey => {
+            let answers = match tries.target.clone() {
+                Target::OfKey => {
                     let sent = self.connection.req_packed_commands(pipeline, offset, count);
                     sent.await
                 }
-                Node::Moved(node) => {
-                    let sent =
-                        self.connection
-                            .route_pipeline(pipeline.clone(), offset, count, node);
+                Target::Moved(node) => {
+                    let (pipeline, node) = (pipeline.clone(), by_address(node));
+                    let sent = self
+                        .connection
+                        .route_pipeline(pipeline, offset, count, node);
                     sent.await
                 }
-                Node::Asked(node) => self.ask(pipeline, node).await,
+                Target::Asked(node) => self.nodes.ask_each(&node, pipeline).await,
             };
             let Err(error) = answers else {
                 return answers;
@@ -92,27 +121,56 @@ impl Cluster {
             tries.fail(error).await?;
         }
     }
+}
 
-    /// Sends a pipeline, which is no transaction, to the node that gets its slot.
-    async fn ask(
-        &mut self,
-        pipeline: &Pipeline,
-        node: SingleNodeRoutingInfo,
-    ) -> RedisResult<Vec<Value>> {
+impl Nodes {
+    fn absent_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.absent_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends the commands of a pipeline, which is no transaction, to the node that is getting its slot.
+    async fn ask_each(&self, node: &Node, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         let mut asking = Pipeline::new();
         for command in pipeline.cmd_iter() {
             asking
                 .add_command(cmd("ASKING"))
                 .add_command(command.clone());
         }
-        let count = asking.len();
-        let answers = self
-            .connection
-            .route_pipeline(asking, 0, count, node)
-            .await?;
+        let answers = self.ask(node, &asking, 0, asking.len()).await?;
         // Every other answer is that to `ASKING`.
         Ok(answers.into_iter().skip(1).step_by(2).collect())
     }
+
+    /// Sends a pipeline to the node that is getting a slot.
+    async fn ask(
+        &self,
+        node: &Node,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        // One of the callers connects for all.
+        let mut asked = self.asked.lock().await;
+        let usable =
+            |(known, connection): &&(Node, NodeConnection)| known == node && !connection.is_dead();
+        let mut connection = match asked.as_ref().filter(usable) {
+            Some((_, connection)) => connection.clone(),
+            None => {
+                let info = self.server.node_info(node).await.map_err(|_| unsent())?;
+                let connection = NodeConnection::connect(info).await.map_err(|_| unsent())?;
+                *asked = Some((node.clone(), connection.clone()));
+                connection
+            }
+        };
+        drop(asked);
+        connection.send(pipeline, offset, count).await
+    }
+}
+
+fn by_address(Node { host, port }: Node) -> SingleNodeRoutingInfo {
+    SingleNodeRoutingInfo::ByAddress { host, port }
 }
 
 impl ConnectionLike for Cluster {
@@ -136,62 +194,90 @@ impl ConnectionLike for Cluster {
 
 /// Where a request is sent.
 #[derive(Debug, Clone, PartialEq)]
-enum Node {
+enum Target {
     /// To the node that has the key's slot, as far as the driver knows.
     OfKey,
     /// To the node that has the slot now.
-    Moved(SingleNodeRoutingInfo),
+    Moved(Node),
     /// To the node that is getting the slot.
-    Asked(SingleNodeRoutingInfo),
+    Asked(Node),
 }
 
 /// The tries of one request.
-struct Tries {
+struct Tries<'a> {
+    nodes: &'a Nodes,
     is_read: bool,
     /// Whether the driver may have sent it to several nodes.
     is_spread: bool,
     /// Whether a node that is getting the slot can be asked. It runs no transaction meanwhile.
     can_ask: bool,
     failed: u32,
-    node: Node,
+    target: Target,
+    /// The number of requests that were sent to nodes before this try.
+    sent_before: u64,
     backoff: Backoff,
 }
 
-impl Tries {
-    fn new(is_read: bool, is_spread: bool, can_ask: bool) -> Self {
+impl<'a> Tries<'a> {
+    fn new(nodes: &'a Nodes, is_read: bool, is_spread: bool, can_ask: bool) -> Self {
         Self {
+            nodes,
             is_read,
             is_spread,
             can_ask,
             failed: 0,
-            node: Node::OfKey,
+            target: Target::OfKey,
+            sent_before: sent(),
             backoff: Backoff::try_new(WAIT_MIN, WAIT_MAX, WAIT_MAX).unwrap_or(Backoff::DEFAULT),
         }
     }
 
-    /// Returns when the request is to be sent again, to `self.node`, or with the error.
+    /// Returns when the request is to be sent again, to `self.target`, or with the error.
     async fn fail(&mut self, error: RedisError) -> RedisResult<()> {
+        let error = told(error, sent() != self.sent_before);
+        if matches!(self.target, Target::Moved(_)) && is_unsent(&error) {
+            *self.nodes.absent_at() = Some(Instant::now());
+        }
         let next = next_try(&error, self.is_read, self.is_spread);
-        let next = next.map(|node| match node {
-            Node::Asked(_) if !self.can_ask => Node::OfKey,
-            node => node,
+        let next = next.map(|target| match target {
+            Target::Asked(_) if !self.can_ask => Target::OfKey,
+            Target::Moved(_) if self.is_absent() => Target::OfKey,
+            target => target,
         });
-        let Some(node) = next.filter(|_| self.failed < REPEATS_MAX) else {
+        let Some(target) = next.filter(|_| self.failed < REPEATS_MAX) else {
             return Err(described(error));
         };
         self.failed += 1;
         // The first redirection is followed at once. The driver learns the slots meanwhile.
-        let is_first = self.failed == 1 && node != Node::OfKey;
-        self.node = if is_first || matches!(node, Node::Asked(_)) {
-            node
+        let is_first = self.failed == 1 && target != Target::OfKey;
+        self.target = if is_first || matches!(target, Target::Asked(_)) {
+            target
         } else {
-            Node::OfKey
+            Target::OfKey
         };
         if !is_first {
             sleep(self.backoff.delay(self.failed)).await;
         }
+        self.sent_before = sent();
         Ok(())
     }
+
+    fn is_absent(&self) -> bool {
+        let absent_at = *self.nodes.absent_at();
+        absent_at.is_some_and(|at| at.elapsed() < ABSENT_FOR)
+    }
+}
+
+/// What `error` says of a request. The driver has the same words for a request that it could not send, since
+/// no node is connected, and for all that are in flight when it cannot learn the slots. It is the first one
+/// only if nothing at all was sent meanwhile.
+fn told(error: RedisError, is_something_sent: bool) -> RedisError {
+    let is_of_no_node =
+        error.kind() == ErrorKind::ClusterConnectionNotFound && error.detail().is_none();
+    if is_of_no_node && is_something_sent {
+        return lost();
+    }
+    error
 }
 
 /// The error as the caller is told: one of a request that was not sent is that no node was found.
@@ -204,7 +290,7 @@ fn described(error: RedisError) -> RedisError {
 }
 
 /// Whether a request that failed is sent again, and where to.
-fn next_try(error: &RedisError, is_read: bool, is_spread: bool) -> Option<Node> {
+fn next_try(error: &RedisError, is_read: bool, is_spread: bool) -> Option<Target> {
     let is_undone = match error.kind() {
         ErrorKind::Server(kind) => is_kind_about_the_node(kind),
         _ => is_unsent(error),
@@ -212,21 +298,21 @@ fn next_try(error: &RedisError, is_read: bool, is_spread: bool) -> Option<Node> 
     // Of a request to several nodes, only one may have failed.
     if is_spread || !is_undone {
         let is_lost = error.is_io_error();
-        return (is_read && (is_undone || is_lost)).then_some(Node::OfKey);
+        return (is_read && (is_undone || is_lost)).then_some(Target::OfKey);
     }
-    let target = || {
+    let address = || {
         let (address, _slot) = error.redirect_node()?;
         let (host, port) = address.rsplit_once(':')?;
         let (host, port) = (host.to_owned(), port.parse().ok()?);
         // Without a host, it is the one of the node that answered.
-        (!host.is_empty()).then_some(SingleNodeRoutingInfo::ByAddress { host, port })
+        (!host.is_empty()).then_some(Node { host, port })
     };
-    let node = match error.kind() {
-        ErrorKind::Server(ServerErrorKind::Moved) => target().map(Node::Moved),
-        ErrorKind::Server(ServerErrorKind::Ask) => target().map(Node::Asked),
+    let target = match error.kind() {
+        ErrorKind::Server(ServerErrorKind::Moved) => address().map(Target::Moved),
+        ErrorKind::Server(ServerErrorKind::Ask) => address().map(Target::Asked),
         _ => None,
     };
-    Some(node.unwrap_or(Node::OfKey))
+    Some(target.unwrap_or(Target::OfKey))
 }
 
 #[cfg(test)]
@@ -247,7 +333,7 @@ mod tests {
     fn only_what_nobody_has_done_and_reads_are_sent_again() {
         let lost = RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset));
         let unsent = RedisError::from((ErrorKind::ClusterConnectionNotFound, "no node"));
-        let again = Some(Node::OfKey);
+        let again = Some(Target::OfKey);
         for (error, write, read, spread_write, spread_read) in [
             (lost, None, again.clone(), None, again.clone()),
             (unsent, again.clone(), again.clone(), None, again.clone()),
@@ -284,16 +370,38 @@ mod tests {
     }
 
     #[test]
+    fn what_may_have_been_sent_is_not_told_as_unsent() {
+        let kind = ErrorKind::ClusterConnectionNotFound;
+        let none = RedisError::from((kind, "none"));
+        let absent = RedisError::from((kind, "this one", "host:1".to_owned()));
+        for (error, is_something_sent, is_sent_again) in [
+            (none.clone(), false, true),
+            (none, true, false),
+            (absent, true, true),
+        ] {
+            let told = told(error.clone(), is_something_sent);
+            assert_eq!(
+                next_try(&told, false, false).is_some(),
+                is_sent_again,
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn redirections_name_the_node() {
-        let node = |host: &str, port| SingleNodeRoutingInfo::ByAddress {
+        let node = |host: &str, port| Node {
             host: host.to_owned(),
             port,
         };
         for (text, expected) in [
-            ("MOVED 7 10.0.0.1:6379", Node::Moved(node("10.0.0.1", 6379))),
-            ("ASK 7 ::1:6379", Node::Asked(node("::1", 6379))),
-            ("MOVED 7 :6379", Node::OfKey),
-            ("MOVED 7 nonsense", Node::OfKey),
+            (
+                "MOVED 7 10.0.0.1:6379",
+                Target::Moved(node("10.0.0.1", 6379)),
+            ),
+            ("ASK 7 ::1:6379", Target::Asked(node("::1", 6379))),
+            ("MOVED 7 :6379", Target::OfKey),
+            ("MOVED 7 nonsense", Target::OfKey),
         ] {
             assert_eq!(
                 next_try(&sent(text), false, false),

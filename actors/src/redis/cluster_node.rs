@@ -1,29 +1,59 @@
 //! A connection to one node of a cluster, as the driver's cluster client uses it.
 //!
 //! The driver is told to repeat nothing (see `cluster`). This module keeps apart what it would otherwise
-//! mix up, so that a repeat is possible where nothing was done, and only there.
+//! mix up, so that a repeat is possible where nothing was done, and only there. Above all: when the driver
+//! cannot learn the slots, it tells the failure of its own connects and commands to the callers of all
+//! commands in flight. So none of these failures may look like one of a command that was not sent.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::error::Error;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use deadpool_redis::redis::cluster_async::Connect;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, RedisFuture,
-    RedisResult, ServerError, ServerErrorKind, Value, make_extension_error,
+    AsyncConnectionConfig, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline,
+    RedisError, RedisFuture, RedisResult, ServerError, ServerErrorKind, Value,
+    make_extension_error,
 };
+use tokio::time::{Instant, sleep, timeout};
 
-use super::commands::is_topology_query;
+use super::commands::{is_ping, is_topology_query};
+use super::connect_error::io_cause;
 use super::connector::greet;
 use super::liveness::{Liveness, Watched};
 
 /// The name of the connections to the nodes. The driver opens them, and knows no pool.
 const NAME: &str = "headroom:redis-cluster";
 
-/// The longest wait for an answer to `PING`. The requests in flight end with the connection, so this is
-/// longer than a node that runs a script keeps silent: after 5 seconds it answers that it is busy.
+/// The longest wait for an answer to `PING`. New requests are refused after that, so this is longer than a
+/// node that runs a script keeps silent: after 5 seconds it answers that it is busy.
 const PING_WITHIN: Duration = Duration::from_secs(6);
+
+/// The longest connect. The driver asks no other node meanwhile.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often the driver looks whether the caller of a request on a lost connection has left.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The driver is told only after this pause that it cannot learn the slots, since it tries again at once, for
+/// ever. So it is told of a failed connect, unless it has learned the slots just now.
+const PAUSE: Duration = Duration::from_millis(100);
+const JUST_NOW: Duration = Duration::from_millis(200);
+
+/// When the driver last learned the slots. Of all clusters: it gives a connect nothing to tell them apart.
+static LEARNED_AT: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// The number of requests sent so far, to the nodes of all clusters.
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+/// The number of requests that were sent to nodes so far.
+pub(super) fn sent() -> u64 {
+    SENT.load(Ordering::Relaxed)
+}
 
 /// A connection to one node. Clones share it.
 #[derive(Clone)]
@@ -39,10 +69,22 @@ impl Connect for NodeConnection {
         T: IntoConnectionInfo + Send + 'a,
     {
         Box::pin(async move {
-            let connected = MultiplexedConnection::connect_with_config(info, config);
-            let mut connection = connected.await?;
-            // The driver must not take a refusal for one of a command in flight.
-            greet(&mut connection, NAME).await.map_err(|_| lost())?;
+            let connected = timeout(CONNECT_WITHIN, async {
+                let connected = MultiplexedConnection::connect_with_config(info, config);
+                let mut connection = connected.await?;
+                greet(&mut connection, NAME).await?;
+                Ok(connection)
+            });
+            let connected = connected.await.unwrap_or_else(|_| Err(lost()));
+            let connection = match connected {
+                Ok(connection) => connection,
+                Err(error) => {
+                    if !has_just_learned() {
+                        sleep(PAUSE).await;
+                    }
+                    return Err(as_lost(error));
+                }
+            };
             Ok(Self {
                 watched: Watched::with_ping(
                     connection,
@@ -57,13 +99,70 @@ impl Connect for NodeConnection {
 }
 
 impl NodeConnection {
-    /// Sends a command, and waits for the answer or the death of the connection. The driver has no
-    /// deadlines: its own commands would wait for ever.
-    async fn until_dead(&self, command: &Cmd) -> RedisResult<Value> {
+    /// Connects outside of the driver.
+    pub(super) async fn connect(info: ConnectionInfo) -> RedisResult<Self> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        Self::connect_with_config(info, config).await
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.watched.liveness().is_dead()
+    }
+
+    /// Sends a pipeline outside of the driver. Fails as the driver would, if the node refuses it.
+    pub(super) async fn send(
+        &mut self,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        let answers = self.req_packed_commands(pipeline, offset, count).await?;
+        let refusal = answers.iter().find_map(|answer| match answer {
+            Value::ServerError(error) if is_about_the_node(error) => Some(error.clone()),
+            _ => None,
+        });
+        refusal.map_or(Ok(answers), |error| Err(error.into()))
+    }
+
+    /// Sends one of the driver's own commands, and waits for the answer or the death of the connection. The
+    /// driver has no deadlines: it would wait for ever.
+    async fn ask(&self, command: &Cmd) -> RedisResult<Value> {
         let mut watched = self.watched.clone();
-        tokio::select! {
-            answer = watched.req_packed_command(command) => answer,
+        let answer = tokio::select! {
+            biased;
             () = self.watched.liveness().death() => Err(lost()),
+            answer = watched.req_packed_command(command) => answer,
+        };
+        self.record(&answer);
+        answer.map_err(as_lost)
+    }
+
+    /// Asks which node has which slots, for the driver.
+    async fn ask_for_slots(&self, command: &Cmd) -> RedisResult<Value> {
+        let answer = self.ask(command).await.and_then(Value::extract_error);
+        if answer.is_ok() {
+            *learned_at() = Some(Instant::now());
+        } else {
+            sleep(PAUSE).await;
+        }
+        answer.map_err(as_lost)
+    }
+
+    /// Waits for the answer to a request. Also after the death of the connection: the node may be busy with
+    /// this request. The driver finds out that a caller has left when a request makes progress, so each is
+    /// woken now and then.
+    async fn answer<T>(&self, answer: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+        let mut answer = pin!(answer);
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = self.watched.liveness().death() => {}
+        }
+        loop {
+            if let Ok(answer) = timeout(LOOK_EVERY, &mut answer).await {
+                return answer;
+            }
         }
     }
 
@@ -77,6 +176,7 @@ impl NodeConnection {
             let kind = ErrorKind::Server(ServerErrorKind::Moved);
             return Err(RedisError::from((kind, "a slot of this node has moved")));
         }
+        SENT.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -119,14 +219,14 @@ impl ConnectionLike for NodeConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             if is_topology_query(cmd) {
-                let answer = self.until_dead(cmd).await;
-                self.record(&answer);
-                // If no node answers this, the driver reports the failure to the callers of all
-                // commands in flight. Some of these have been sent.
-                return answer.and_then(Value::extract_error).map_err(|_| lost());
+                return self.ask_for_slots(cmd).await;
+            }
+            if is_ping(cmd) {
+                return self.ask(cmd).await;
             }
             self.admit()?;
-            let answer = self.until_dead(cmd).await;
+            let mut watched = self.watched.clone();
+            let answer = self.answer(watched.req_packed_command(cmd)).await;
             self.record(&answer);
             answer
         })
@@ -141,10 +241,8 @@ impl ConnectionLike for NodeConnection {
         Box::pin(async move {
             self.admit()?;
             let mut watched = self.watched.clone();
-            let answers = tokio::select! {
-                answers = watched.req_packed_commands(pipeline, offset, count) => answers,
-                () = self.watched.liveness().death() => Err(lost()),
-            };
+            let answers = watched.req_packed_commands(pipeline, offset, count);
+            let answers = self.answer(answers).await;
             self.record(&answers);
             match answers {
                 Ok(answers) => Ok(self.judge(pipeline, answers)),
@@ -191,21 +289,41 @@ pub(super) fn is_kind_about_the_node(kind: ServerErrorKind) -> bool {
     )
 }
 
+fn learned_at() -> MutexGuard<'static, Option<Instant>> {
+    LEARNED_AT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn has_just_learned() -> bool {
+    learned_at().is_some_and(|at| at.elapsed() < JUST_NOW)
+}
+
+/// What an error of a request that was not sent holds.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to the node is lost")]
+struct Unsent;
+
 /// The error of a request that was not sent, since its connection was lost before.
-fn unsent() -> RedisError {
-    RedisError::from((ErrorKind::Io, "the connection to the node is lost"))
+pub(super) fn unsent() -> RedisError {
+    io::Error::new(io::ErrorKind::BrokenPipe, Unsent).into()
 }
 
 /// The error of a request that was sent over a connection that was lost before the answer.
-fn lost() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()
+pub(super) fn lost() -> RedisError {
+    io::Error::from(io::ErrorKind::ConnectionAborted).into()
 }
 
-/// Whether the request was certainly not sent. Failures of a sent one have a cause.
+/// The same, because of `error`.
+fn as_lost(error: RedisError) -> RedisError {
+    io::Error::new(io::ErrorKind::ConnectionAborted, error).into()
+}
+
+/// Whether the request was certainly not sent, if no other one was sent meanwhile.
 pub(super) fn is_unsent(error: &RedisError) -> bool {
-    let is_without_cause = std::error::Error::source(error).is_none();
     match error.kind() {
-        ErrorKind::Io => is_without_cause,
+        ErrorKind::Io => {
+            let cause = io_cause(error).and_then(io::Error::get_ref);
+            cause.is_some_and(<dyn Error + Send + Sync>::is::<Unsent>)
+        }
         ErrorKind::ClusterConnectionNotFound => true,
         _ => false,
     }

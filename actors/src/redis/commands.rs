@@ -173,6 +173,11 @@ pub(super) fn is_topology_query(command: &Cmd) -> bool {
     Word::of(command, 0).as_str() == "CLUSTER" && Word::of(command, 1).as_str() == "SLOTS"
 }
 
+/// Whether the command is `PING`, with which the driver checks connections.
+pub(super) fn is_ping(command: &Cmd) -> bool {
+    Word::of(command, 0).as_str() == "PING"
+}
+
 /// Whether the command changes nothing, so that it may be sent again although it may have been run.
 pub(super) fn is_read(command: &Cmd) -> bool {
     matches!(

@@ -60,7 +60,7 @@ fn was_closed_by_server(error: &RedisError) -> bool {
     )
 }
 
-fn io_cause(error: &RedisError) -> Option<&io::Error> {
+pub(super) fn io_cause(error: &RedisError) -> Option<&io::Error> {
     let cause: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
     cause.downcast_ref()
 }

@@ -78,18 +78,27 @@ impl Connector {
     }
 }
 
+impl Connector {
+    /// Why there is no connection to a cluster. The driver says only that it could not connect to any node,
+    /// so the first one is asked.
+    async fn why(&self, error: &RedisError) -> ConnectError {
+        match self.connect_to_one(self.departures.count()).await {
+            Ok(_) => connect_error(error).at(&self.server.description()),
+            Err(error) => error,
+        }
+    }
+}
+
 impl Connect for Connector {
     type Connection = RedisConnection;
 
     async fn connect(&self) -> Result<RedisConnection, ConnectError> {
         let seen = self.departures.count();
         let transport = match self.server.cluster_client().await? {
-            Some(client) => {
-                let connection = client.get_async_generic_connection().await;
-                let connection = connection
-                    .map_err(|error| connect_error(&error).at(&self.server.description()))?;
-                Transport::Cluster(Cluster::new(connection))
-            }
+            Some(client) => match client.get_async_generic_connection().await {
+                Ok(connection) => Transport::Cluster(Cluster::new(connection, self.server.clone())),
+                Err(error) => return Err(self.why(&error).await),
+            },
             None => Transport::One(self.connect_to_one(seen).await?),
         };
         Ok(RedisConnection::new(

@@ -99,6 +99,8 @@ impl Error {
     pub(super) fn of(error: &RedisError, request: Request<'_>) -> Self {
         use ServerErrorKind as Kind;
         match error.kind() {
+            // One of the commands for several nodes was dropped. The others may have been sent.
+            ErrorKind::Client if request.is_spread() => Self::Lost,
             // The driver refuses these before it sends anything.
             ErrorKind::Client | ErrorKind::InvalidClientConfig => Self::Unsent("it is not valid"),
             ErrorKind::ClusterConnectionNotFound => Self::NoNode {
@@ -192,5 +194,7 @@ mod tests {
         let pipeline = pipe();
         let error = Error::of(&refused, Request::Pipeline(&pipeline));
         assert!(error.is_undone(), "{error:?}");
+        let error = Error::of(&refused, Request::Spread);
+        assert_eq!(error.done(), Done::Unknown, "{error:?}");
     }
 }

@@ -27,6 +27,10 @@ impl<'a> Request<'a> {
         }
     }
 
+    pub(super) fn is_spread(self) -> bool {
+        matches!(self, Self::Spread)
+    }
+
     /// Whether the request has a command at this index.
     pub(super) fn has(self, index: usize) -> bool {
         matches!(self, Self::Pipeline(pipeline) if index < pipeline.len())

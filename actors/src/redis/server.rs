@@ -153,14 +153,17 @@ impl Server {
             },
         };
         let info = info.map_err(|error| connect_error(&error).at(&self.description()))?;
-        // With RESP3 the driver reports a lost connection at once, not only at its next use.
-        let settings = info.redis_settings().clone();
-        let settings = settings
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_lib_name("headroom", env!("CARGO_PKG_VERSION"));
-        Ok(info
-            .set_redis_settings(settings)
-            .set_tcp_settings(tcp::settings()))
+        Ok(with_settings(info))
+    }
+
+    /// How to connect to a node of the cluster that another node has named.
+    pub(super) async fn node_info(&self, node: &Node) -> Result<ConnectionInfo, ConnectError> {
+        let Topology::Cluster { options, .. } = &self.topology else {
+            return self.connection_info(0).await;
+        };
+        let certificates = self.certificates().await?;
+        let info = options.connection_info(node, certificates);
+        Ok(with_settings(info.map_err(|error| connect_error(&error))?))
     }
 
     /// Hosts and ports, for messages.
@@ -271,6 +274,17 @@ fn address(node: &Node, tls: bool) -> ConnectionAddr {
     } else {
         ConnectionAddr::Tcp(host, node.port)
     }
+}
+
+/// The settings of every connection.
+fn with_settings(info: ConnectionInfo) -> ConnectionInfo {
+    // With RESP3 the driver reports a lost connection at once, not only at its next use.
+    let settings = info.redis_settings().clone();
+    let settings = settings
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_lib_name("headroom", env!("CARGO_PKG_VERSION"));
+    info.set_redis_settings(settings)
+        .set_tcp_settings(tcp::settings())
 }
 
 fn with_certificates(

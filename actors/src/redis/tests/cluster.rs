@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use tokio::time::Instant;
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
 
-use super::super::{Cmd, Done, Error, Redis, cmd, pipe};
-use super::network::{Instance, at_cluster, cluster, cluster_behind_proxy, eventually};
+use super::super::{Cmd, Done, Error, Redis, cmd, pipe, pool_config};
+use super::network::{
+    Instance, at_cluster, cluster, cluster_behind_proxy, cluster_of_two, eventually, free_port,
+};
 use super::server::{RunningPool, SECOND};
+use crate::kernel::pool::PoolConfig;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::Fault;
 
@@ -190,6 +194,72 @@ fn what_may_have_run_is_not_sent_again() {
     });
 }
 
+/// A node that works on one command for so long looks like one whose link has gone silent.
+#[test]
+fn a_long_command_of_a_cluster_runs_until_its_callers_deadline() {
+    TestSystem::real_time(|system| async move {
+        let (node, _proxy, server) = cluster_behind_proxy().await;
+        let running = RunningPool::at(&system, server).await;
+        running.until_up().await;
+        node.signal(Signal::SIGSTOP);
+        let work = async {
+            sleep(9 * SECOND).await;
+            node.signal(Signal::SIGCONT);
+        };
+        let incr = one("INCR", "n");
+        let (answer, ()) = tokio::join!(running.redis.command::<u64>(&incr, 20 * SECOND), work);
+        assert_eq!(answer.unwrap(), 1);
+        running.close().await;
+    });
+}
+
+/// Forbids what the driver needs to learn the slots: to ask for them, and to connect.
+fn forbid_a_refresh(node: &Instance) {
+    let forbid = ["ACL", "SETUSER", "default", "-ping", "-cluster|slots"];
+    assert_eq!(node.ask(&forbid), "OK");
+    assert_eq!(node.ask(&["CONFIG", "SET", "requirepass", "word"]), "OK");
+}
+
+#[test]
+fn a_command_that_was_sent_is_not_told_undone_when_the_slots_cannot_be_learned() {
+    TestSystem::real_time(|system| async move {
+        let (node, other, proxy, server) = cluster_of_two().await;
+        let config = PoolConfig {
+            connections_max: 1,
+            shared_max: 1,
+            ..pool_config()
+        };
+        let running = RunningPool::at_with(&system, server, config).await;
+        running.until_up().await;
+        let redis = &running.redis;
+        // The slots of `bar` and of `foo` are at different nodes.
+        eventually("both nodes", async || {
+            set(redis, "bar").await.is_ok() && set(redis, "foo").await.is_ok()
+        })
+        .await;
+        assert_eq!(other.ask(&["DEL", "foo"]), "1");
+        let id = node.ask(&["CLUSTER", "MYID"]);
+        let moved = slot(&other, "foo");
+        let gone = other.ask(&["CLUSTER", "SETSLOT", &moved, "NODE", &id]);
+        assert_eq!(gone, "OK");
+        forbid_a_refresh(&node);
+        forbid_a_refresh(&other);
+        // The command arrives, its answer does not. The other node says that the slot has moved.
+        proxy.set_faults(Fault::Delay(60 * SECOND), Fault::None);
+        let (incr, foo) = (one("INCR", "{bar}n"), one("GET", "foo"));
+        let sent = redis.command::<u64>(&incr, 20 * SECOND);
+        let other = redis.command::<Option<String>>(&foo, 2 * SECOND);
+        let (answer, other) = tokio::join!(sent, other);
+        println!("sent: {answer:?}; moved: {other:?}");
+        let error = answer.unwrap_err();
+        assert!(matches!(error, Error::Lost), "{error:?}");
+        assert_eq!(error.done(), Done::Unknown);
+        let value = node.ask(&["--no-auth-warning", "-a", "word", "GET", "{bar}n"]);
+        assert_eq!(value, "1", "it was done");
+        running.close().await;
+    });
+}
+
 /// A node that has the slot of `key`, and another one.
 fn owner_and_other<'a>(nodes: &'a [Instance], key: &str) -> (&'a Instance, &'a Instance) {
     let owns = |node: &&Instance| node.ask(&["EXISTS", key]).parse::<u32>().is_ok();
@@ -257,6 +327,56 @@ fn pipelines_follow_a_slot_that_moves_and_nothing_is_done_twice() {
         let (length, value): (usize, String) = redis.pipeline(&both, 5 * SECOND).await.unwrap();
         assert_eq!(length, stays.len() + 2);
         assert_eq!(value, format!("{moves}!"));
+        running.close().await;
+    });
+}
+
+/// A node that has joined the cluster just now has no slots, and the driver does not know it.
+#[test]
+fn keys_that_move_to_a_new_node_are_found() {
+    TestSystem::real_time(|system| async move {
+        let (from, _other, _proxy, server) = cluster_of_two().await;
+        let bus = free_port().to_string();
+        let new = Instance::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
+        let port = new.port().to_string();
+        assert_eq!(
+            from.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]),
+            "OK"
+        );
+        let (from_id, to_id) = (
+            from.ask(&["CLUSTER", "MYID"]),
+            new.ask(&["CLUSTER", "MYID"]),
+        );
+        from.until(&["CLUSTER", "NODES"], &to_id).await;
+        new.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+        let running = RunningPool::at(&system, server).await;
+        running.until_up().await;
+        let redis = &running.redis;
+        eventually("the node", async || set(redis, "bar").await.is_ok()).await;
+        let importing = ["CLUSTER", "SETSLOT", "5061", "IMPORTING", &from_id];
+        assert_eq!(new.ask(&importing), "OK");
+        let migrating = ["CLUSTER", "SETSLOT", "5061", "MIGRATING", &to_id];
+        assert_eq!(from.ask(&migrating), "OK");
+        let moved = from.ask(&["MIGRATE", "127.0.0.1", &port, "bar", "0", "5000"]);
+        assert_eq!(moved, "OK");
+        for _ in 0..20 {
+            assert_eq!(get(redis, "bar").await.unwrap(), "bar");
+        }
+        let mut both = pipe();
+        both.cmd("APPEND")
+            .arg("bar")
+            .arg("!")
+            .add_command(one("GET", "bar"));
+        let (length, value): (usize, String) = redis.pipeline(&both, SECOND).await.unwrap();
+        assert_eq!((length, value.as_str()), (4, "bar!"));
+        for node in [&new, &from] {
+            let done = node.ask(&["CLUSTER", "SETSLOT", "5061", "NODE", &to_id]);
+            assert_eq!(done, "OK");
+        }
+        eventually("the new owner", async || {
+            get(redis, "bar").await.is_ok_and(|value| value == "bar!")
+        })
+        .await;
         running.close().await;
     });
 }

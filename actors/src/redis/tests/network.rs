@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use headroom_test_support::child::{self, Child};
 use headroom_test_support::wait::wait_for_async;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -174,6 +176,11 @@ impl Instance {
     pub(super) fn kill(&mut self) {
         self.process = None;
     }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap();
+        kill(Pid::from_raw(process.id().try_into().unwrap()), signal).unwrap();
+    }
 }
 
 /// A primary, one replica of it, and three sentinels that agree on them.
@@ -268,6 +275,42 @@ pub(super) async fn cluster_behind_proxy() -> (Instance, Proxy, Server) {
         port: proxy.address().port(),
     }]);
     (node, proxy, server)
+}
+
+/// A cluster of two nodes. The first one is reached through a proxy, and has the slot of `bar` (5061). The
+/// other one has the slot of `foo` (12182).
+pub(super) async fn cluster_of_two() -> (Instance, Instance, Proxy, Server) {
+    let (node, proxy, server) = cluster_behind_proxy().await;
+    let bus = free_port().to_string();
+    let other = Instance::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
+    let (first, last) = ("8192", "16383");
+    assert_eq!(node.ask(&["CLUSTER", "DELSLOTSRANGE", first, last]), "OK");
+    assert_eq!(other.ask(&["CLUSTER", "ADDSLOTSRANGE", first, last]), "OK");
+    let port = other.port().to_string();
+    assert_eq!(
+        node.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]),
+        "OK"
+    );
+    for node in [&node, &other] {
+        node.until(&["CLUSTER", "INFO"], "cluster_slots_assigned:16384")
+            .await;
+        node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+    }
+    (node, other, proxy, server)
+}
+
+/// The number of open connections of this machine to a local port.
+pub(super) fn connections_to(port: u16) -> usize {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let rows = table.lines().skip(1).map(str::split_whitespace);
+    let port = format!(":{port:04X}");
+    rows.filter(|row| {
+        let mut fields = row.clone().skip(2);
+        let (to, state) = (fields.next().unwrap(), fields.next().unwrap());
+        to.ends_with(&port) && state == ESTABLISHED
+    })
+    .count()
 }
 
 /// Waits until `done` returns true.
