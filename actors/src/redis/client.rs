@@ -4,7 +4,9 @@ use std::future::Future;
 use std::panic::Location;
 use std::time::Duration;
 
-use deadpool_redis::redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, Value};
+use deadpool_redis::redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, Value,
+};
 use tokio::time::{Instant, timeout_at};
 
 use super::commands::check_shared;
@@ -110,7 +112,13 @@ impl<'a> Asked<'a> {
         match self {
             Self::Command(command) => command.query_async(transport).await,
             Self::Pipeline(pipeline) => pipeline.query_async(transport).await,
-            Self::Script(script) => script.invoke_async(transport).await,
+            Self::Script(script) => match script.invoke_async(transport).await {
+                // The text of a script goes to all nodes of a cluster. It has reached those that are there.
+                Err(error) if error.kind() == ErrorKind::ClusterConnectionNotFound => {
+                    script.invoke_async(transport).await
+                }
+                answer => answer,
+            },
         }
     }
 

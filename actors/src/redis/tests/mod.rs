@@ -7,6 +7,7 @@ mod faults;
 mod leases;
 mod network;
 mod reach;
+mod reports;
 mod server;
 mod subscribing;
 mod topics;
