@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # PostgreSQL and Redis: Headroom starts their binaries as private servers when no URL is
 # configured. The services of the packages are not started, and their default cluster is removed. Headroom also runs
-# without them; requests that need them get an answer that says how to install them.
+# without them; requests that need them get an answer that says how to install them. PgBouncer is for tests only.
 
 NEED_SERVER="Headroom runs, and requests that need it get 503"
 
@@ -18,6 +18,10 @@ need_postgres() {
 
 need_redis() {
   have redis-server || install_idle redis-server "$NEED_SERVER" || return 0
+}
+
+need_pgbouncer() {
+  have pgbouncer || [ -x /usr/sbin/pgbouncer ] || install_idle pgbouncer "the tests of it are skipped" || return 0
 }
 
 # Removes the default cluster that the package creates. It was never started.
