@@ -19,9 +19,9 @@
 //!
 //! A connection with more than one user is a *pipeline*. There should be `shared_max` that move. If there
 //! are more, because some have been slow, callers join the oldest `shared_max`, until the others have no
-//! users any more. While that many show a short wait, no request is slow, and there are more callers than
-//! connections, waiters are patient: for that short time they leave idle connections alone, since few
-//! pipelines cost a server much less than many connections with a request each.
+//! users any more. While that many show a short wait, no request is slow, and there are half as many callers
+//! as connections or more, waiters are patient: for that short time they leave idle connections alone, since
+//! few pipelines cost a server much less than many connections with a request each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,10 +166,11 @@ impl<'a, T> Sharing<'a, T> {
         self.shared < max || self.moving == 0
     }
 
-    /// Whether callers do not need idle connections: there are more of them than connections, none of their
-    /// requests is slow, and as many pipelines as there may be show a short wait.
+    /// Whether callers do not need idle connections: there are many callers, none of their requests is slow,
+    /// and as many pipelines as there may be show a short wait.
     fn is_quick(&self) -> bool {
-        let is_crowded = self.callers >= self.limits.connections;
+        // Those that are about to ask again do not count for a moment, so a half is many.
+        let is_crowded = self.callers >= self.limits.connections.div_ceil(2);
         is_crowded && self.slow == 0 && self.quick >= self.rules.shared_max
     }
 

@@ -396,7 +396,7 @@ impl PoolModel {
         let leaves_one = in_shared_use.len() < max || moving.is_empty();
         let quick = pipelines.filter(|slot| quick(slot));
         let callers = self.users().sum::<u32>() as usize + state.queue.len_of(Mode::Shared);
-        let is_crowded = callers >= limit;
+        let is_crowded = callers >= limit.div_ceil(2);
         let are_slow = in_shared_use
             .iter()
             .any(|slot| slot.users() > 0 && age(slot) >= short);
