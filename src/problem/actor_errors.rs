@@ -271,7 +271,7 @@ impl From<postgres::Error> for Problem {
                 Self::new(Unavailable, server.message.clone())
             }
             E::Server(_) | E::Protocol(_) | E::Schema(_) => failed("the database"),
-            E::Rows { .. } | E::Invalid(_) | E::NotShared { .. } => {
+            E::Rows { .. } | E::Invalid(_) | E::NotShared { .. } | E::NeedsSession { .. } => {
                 return Self::internal(&error);
             }
         }

@@ -210,6 +210,8 @@ sections! {
         pub lock_timeout: Duration,
         /// Longest pause between two statements of a transaction.
         pub idle_in_transaction_timeout: Duration,
+        /// Statements kept prepared on each connection; 0 for connections through a pooler.
+        pub statements_max: u32,
         /// Its connections.
         pub pool: PoolSettings,
         /// Its replicas, which serve reads.
@@ -365,6 +367,11 @@ impl PostgresSettings {
         rules.require(
             self.replicas.url.is_none() || self.url.is_some(),
             "postgres.replicas.url needs postgres.url: the private PostgreSQL has no replicas",
+        );
+        let statements_max = usize::try_from(self.statements_max);
+        rules.require(
+            statements_max.is_ok_and(|max| max <= POOL_SIZE_MAX),
+            &format!("postgres.statements_max must be at most {POOL_SIZE_MAX}"),
         );
     }
 }

@@ -82,6 +82,7 @@ pub(crate) fn postgres_config(settings: &PostgresSettings) -> PostgresConfig {
         statement_timeout: settings.statement_timeout,
         lock_timeout: settings.lock_timeout,
         idle_in_transaction_timeout: settings.idle_in_transaction_timeout,
+        statements_max: usize::try_from(settings.statements_max).unwrap_or(usize::MAX),
         ..PostgresConfig::default()
     }
 }

@@ -231,7 +231,6 @@ fn without_hosts(config: &Config, settings: &PostgresConfig) -> Config {
     let name = config.get_application_name();
     shared
         .application_name(name.unwrap_or(&settings.application_name))
-        .options(session_options(config.get_options(), settings))
         .ssl_mode(config.get_ssl_mode())
         .ssl_negotiation(config.get_ssl_negotiation())
         .target_session_attrs(config.get_target_session_attrs())
@@ -242,12 +241,19 @@ fn without_hosts(config: &Config, settings: &PostgresConfig) -> Config {
         .keepalives_interval((settings.keepalive / 3).max(Duration::from_secs(1)))
         .keepalives_retries(3)
         .tcp_user_timeout(*config.get_tcp_user_timeout().unwrap_or(&settings.keepalive));
+    let options = session_options(config.get_options(), settings);
+    if !options.is_empty() {
+        shared.options(options);
+    }
     shared
 }
 
 /// The settings that the session starts with. `RESET ALL` restores them. The URL's own options come
-/// last and take precedence.
+/// last and take precedence. A pooler takes no options: only those of the URL are sent to it, which it refuses.
 fn session_options(from_url: Option<&str>, settings: &PostgresConfig) -> String {
+    if settings.is_pooled() {
+        return from_url.unwrap_or_default().to_owned();
+    }
     let mut options = String::new();
     let timeouts = [
         ("statement_timeout", settings.statement_timeout),

@@ -1,6 +1,5 @@
 //! The settings of a database, beside those of its pool.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::kernel::Backoff;
@@ -13,6 +12,9 @@ const CLIENT_BYTES: u64 = 64 * 1024;
 /// `smaps_rollup`. The mapped program files and the shared buffers stay when it ends, so they do not
 /// count.
 pub const PRIVATE_SERVER_CONNECTION_BYTES: u64 = CLIENT_BYTES + 2 * 1024 * 1024;
+
+/// The default of [`PostgresConfig::statements_max`].
+pub(super) const STATEMENTS_MAX: usize = 256;
 
 /// The settings of one database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +32,9 @@ pub struct PostgresConfig {
     /// Silence after which the kernel checks whether the other side is still there, and the longest
     /// time that sent data may stay unacknowledged.
     pub keepalive: Duration,
-    /// Statements kept prepared per connection.
-    pub statements_max: NonZeroUsize,
+    /// Statements kept prepared per connection. Zero: the connections lead through a pooler in transaction
+    /// mode, such as `PgBouncer`. Then nothing outlives a transaction, and no options are sent at the start.
+    pub statements_max: usize,
     /// Resident bytes of one connection, with the process of a private server.
     pub bytes_per_connection: u64,
     /// How often a single statement is tried at most, where a repeat is safe.
@@ -40,6 +43,13 @@ pub struct PostgresConfig {
     pub retry_backoff: Backoff,
     /// The longest time to bring the schema up to date.
     pub migrate_timeout: Duration,
+}
+
+impl PostgresConfig {
+    /// Whether the connections lead through a pooler in transaction mode.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.statements_max == 0
+    }
 }
 
 impl Default for PostgresConfig {
@@ -51,7 +61,7 @@ impl Default for PostgresConfig {
             lock_timeout: Duration::from_secs(10),
             idle_in_transaction_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(30),
-            statements_max: NonZeroUsize::new(256).unwrap_or(NonZeroUsize::MIN),
+            statements_max: STATEMENTS_MAX,
             bytes_per_connection: CLIENT_BYTES,
             attempts_max: 5,
             retry_backoff: Backoff::try_new(

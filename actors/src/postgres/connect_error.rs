@@ -38,6 +38,9 @@ pub(super) fn merge(errors: &[ConnectError]) -> ConnectError {
     )
 }
 
+/// What `PgBouncer` says about options in a session's start.
+const UNSUPPORTED_PARAMETER: &str = "unsupported startup parameter";
+
 /// Why the server refused the connection. Most of its own messages name the user, the database or an
 /// option, which are parts of the URL. Only those about the server itself are quoted.
 fn refusal(error: &DbError) -> String {
@@ -49,6 +52,10 @@ fn refusal(error: &DbError) -> String {
         }
         SqlState::INVALID_CATALOG_NAME => "the database does not exist",
         SqlState::INSUFFICIENT_PRIVILEGE => "the user may not connect to the database",
+        _ if error.message().contains(UNSUPPORTED_PARAMETER) => {
+            "the server takes no options at the start of a session. PgBouncer in transaction mode needs \
+             statements_max = 0, and no options in the URL"
+        }
         _ if sqlstate.starts_with("53") || sqlstate.starts_with("57") => error.message(),
         _ => "the server refused the connection",
     };

@@ -1,7 +1,6 @@
 //! One connection: how it is opened, watched, reset and closed. [`super::statements`] sends statements
 //! over it.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,11 +12,14 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Server;
+use super::cancel::Canceller;
+use super::config::PostgresConfig;
 use super::connect_error::{connect_error, merge, no_answer, socket_error};
 use super::error::Error;
 use super::freshness::FreshnessTracker;
 use super::listen::{self, Notifications};
-use super::retire::{CANCEL_EVERY, Canceller, DriverTask, tls_for};
+use super::pooler::Pooled;
+use super::retire::{CANCEL_EVERY, DriverTask, tls_for};
 use super::server_timeout::ServerTimeout;
 use super::socket::{self, Address, Connecting, Socket};
 use super::statement_cache::{SharedCaches, StatementCache};
@@ -37,6 +39,8 @@ pub struct Connection {
     driver: DriverTask,
     pub(super) wire: Arc<Wire>,
     pub(super) timeout: ServerTimeout,
+    /// What each transaction brings along, on a connection through a pooler.
+    pub(super) pooled: Option<Pooled>,
     pub(super) notifications: Arc<Notifications>,
     /// Host and port.
     pub(super) server: String,
@@ -56,22 +60,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens a connection to `server` within `within`. It keeps at most `statements_max` prepared
-    /// statements. `caches` is what those of its pool share.
+    /// Opens a connection to `server` within `within`. `caches` is what those of its pool share.
     pub(super) async fn open(
         server: &Server,
         tls: &MakeRustlsConnect,
         within: Duration,
-        statements_max: NonZeroUsize,
+        settings: &PostgresConfig,
         caches: &Arc<SharedCaches>,
     ) -> Result<Self, ConnectError> {
         let deadline = Instant::now() + within;
         let found = timeout_at(deadline, socket::resolve(&server.config)).await;
         let found = found.map_err(|_| no_answer(within).at("look-up of the name"));
         let opened = match found {
-            Ok(Ok(found)) => {
-                Self::open_at(found, server, tls, deadline, statements_max, caches).await
-            }
+            Ok(Ok(found)) => Self::open_at(found, server, tls, deadline, settings, caches).await,
             Ok(Err(error)) => Err(socket_error(&error)),
             Err(error) => Err(error),
         };
@@ -85,7 +86,7 @@ impl Connection {
         server: &Server,
         tls: &MakeRustlsConnect,
         deadline: Instant,
-        statements_max: NonZeroUsize,
+        settings: &PostgresConfig,
         caches: &Arc<SharedCaches>,
     ) -> Result<Self, ConnectError> {
         let began = Instant::now();
@@ -107,7 +108,7 @@ impl Connection {
             let part = rest / others.saturating_add(1);
             let opened = match socket {
                 Ok(socket) => {
-                    let start = Self::start(socket, &address, server, tls, statements_max, caches);
+                    let start = Self::start(socket, &address, server, tls, settings, caches);
                     let started = timeout(part, start).await;
                     started.unwrap_or_else(|_| Err(no_answer(part)))
                 }
@@ -128,14 +129,20 @@ impl Connection {
         address: &Address,
         server: &Server,
         tls: &MakeRustlsConnect,
-        statements_max: NonZeroUsize,
+        settings: &PostgresConfig,
         caches: &Arc<SharedCaches>,
     ) -> Result<Self, ConnectError> {
         let config = &server.config;
         let kept = socket.keep_open();
         let no_tls = || ConnectError::new(ConnectErrorKind::Tls, "cannot set up TLS");
         let with_tls = tls_for(tls, config).ok_or_else(no_tls)?;
-        let wire = Arc::new(Wire::default());
+        let pooled = settings.is_pooled();
+        let wire = if pooled {
+            Wire::unnamed()
+        } else {
+            Wire::default()
+        };
+        let wire = Arc::new(wire);
         let asks_for_tls = config.get_ssl_mode() != SslMode::Disable;
         let watched = Watched::new(socket, asks_for_tls, Arc::clone(&wire));
         let opened = config.connect_raw(watched, WatchedTls(with_tls)).await;
@@ -162,12 +169,17 @@ impl Connection {
             }
         };
         Ok(Self {
-            statements: StatementCache::new(statements_max, Arc::clone(caches), Arc::clone(&wire)),
+            statements: StatementCache::new(
+                settings.statements_max,
+                Arc::clone(caches),
+                Arc::clone(&wire),
+            ),
             client,
             canceller,
             driver,
             wire,
             timeout,
+            pooled: pooled.then(|| Pooled::new(settings, config)),
             notifications,
             server: server.name.clone(),
             version,
@@ -180,15 +192,25 @@ impl Connection {
     }
 
     /// Sends `request`, on which the server may work for about `within`. `None` in a transaction, which has
-    /// a limit of its own.
+    /// a limit of its own. Through a pooler, the session is not this connection's to change.
     pub(super) async fn send_within<T>(
         &self,
         within: Option<Duration>,
         request: impl Future<Output = T>,
     ) -> T {
         match within {
-            Some(within) => self.timeout.send(&self.client, within, request).await,
-            None => request.await,
+            Some(within) if self.pooled.is_none() => {
+                self.timeout.send(&self.client, within, request).await
+            }
+            _ => request.await,
+        }
+    }
+
+    /// The statements that limit those of a transaction, which has `within`.
+    pub(super) fn limits_of_transaction(&self, within: Duration) -> Vec<String> {
+        match &self.pooled {
+            Some(pooled) => pooled.of_transaction(within),
+            None => vec![self.timeout.of_transaction(within)],
         }
     }
 

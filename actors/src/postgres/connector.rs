@@ -80,9 +80,8 @@ impl Connect for Connector {
         let start = first.load(Ordering::Relaxed);
         let mut errors = Vec::new();
         for index in (0..count).map(|step| (start + step) % count) {
-            let statements_max = self.settings.statements_max;
-            match Connection::open(&servers[index], tls, within, statements_max, &self.caches).await
-            {
+            let settings = &self.settings;
+            match Connection::open(&servers[index], tls, within, settings, &self.caches).await {
                 Ok(connection) => {
                     let step = usize::from(self.session_attrs == TargetSessionAttrs::ReadOnly);
                     first.store((index + step) % count, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use super::config::PostgresConfig;
 use super::connector::{Connector, check_out};
 use super::error::Error;
 use super::fallback::count_read;
-use super::first_word::check_shared;
+use super::first_word::{check_shared, works_on_rows};
 use super::freshness::FreshnessBound;
 use super::metrics::RETRIES;
 use super::migrate::MigrationSet;
@@ -136,6 +136,10 @@ impl Database {
     /// The pool of its connections.
     pub fn pool(&self) -> &PoolHandle<Connector> {
         &self.shared.pool
+    }
+
+    pub(super) fn settings(&self) -> &PostgresConfig {
+        &self.shared.settings
     }
 
     /// Runs one statement over a shared connection.
@@ -308,9 +312,16 @@ impl Database {
             }
         }
         let (repeatable, only_reads) = (self.repeatable, self.repeatable || self.only_reads);
+        // Nobody waits behind a statement that the server does not end soon after its caller's deadline.
+        let has_no_limit = self.settings().is_pooled() && !works_on_rows(sql);
+        let mode = if has_no_limit {
+            Mode::Exclusive
+        } else {
+            Mode::Shared
+        };
         let mut tries = 1;
         loop {
-            let lease = check_out(self.pool(), Mode::Shared, caller).await?;
+            let lease = check_out(self.pool(), mode, caller).await?;
             let connection = Arc::clone(&lease);
             let error = match pipelined::run(lease, sql, params, caller.deadline).await {
                 Ok(output) => return Ok(output),

@@ -63,6 +63,16 @@ pub enum Error {
         /// What to use instead.
         instead: &'static str,
     },
+    /// The call needs a session at the server, and the connections lead through a pooler that gives none
+    /// ([`PostgresConfig::statements_max`](super::PostgresConfig::statements_max) is 0). It was not sent.
+    #[error(
+        "{what} needs a session at the server, and a pooler in transaction mode (statements_max = 0) gives \
+         none: use a connection to the server itself"
+    )]
+    NeedsSession {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// This program cannot work with the database's schema.
     #[error(transparent)]
     Schema(SchemaError),
@@ -206,7 +216,7 @@ impl Error {
         }
         Self::Server(Box::new(ServerError {
             sqlstate: error.code().code().to_owned(),
-            message: without_values(error.code(), error.message()).to_owned(),
+            message: explained(error.code(), error.message()),
             constraint: error.constraint().map(ToOwned::to_owned),
             progress: if sent && !is_refused_whole(error) {
                 Progress::Begun
@@ -274,6 +284,7 @@ impl Error {
             Self::Invalid(_) => "invalid",
             Self::Protocol(_) => "protocol",
             Self::NotShared { .. } => "not_shared",
+            Self::NeedsSession { .. } => "needs_session",
             Self::Schema(_) => "schema",
         }
     }
@@ -296,6 +307,17 @@ fn is_refused_whole(error: &DbError) -> bool {
 /// never used.
 fn without_values<'a>(code: &SqlState, message: &'a str) -> &'a str {
     condition(code.code()).unwrap_or(message)
+}
+
+/// The message without values, and with what helps.
+fn explained(code: &SqlState, message: &str) -> String {
+    let message = without_values(code, message);
+    match *code {
+        SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::DUPLICATE_PSTATEMENT => format!(
+            "{message}; through a pooler in transaction mode, such as PgBouncer, statements_max must be 0"
+        ),
+        _ => message.to_owned(),
+    }
 }
 
 #[cfg(test)]

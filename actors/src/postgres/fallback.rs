@@ -35,6 +35,7 @@ impl FallbackReason {
             | Error::Rows { .. }
             | Error::Invalid(_)
             | Error::NotShared { .. }
+            | Error::NeedsSession { .. }
             | Error::Schema(_) => None,
         }
     }

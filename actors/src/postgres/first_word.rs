@@ -55,6 +55,13 @@ impl StatementKind {
     }
 }
 
+/// Whether `sql` only reads or writes rows. Then it can run in one transaction with what comes before it.
+pub(super) fn works_on_rows(sql: &str) -> bool {
+    let first = Words(skip_empty_statements(sql)).next();
+    first
+        .is_some_and(|word| is(word, QUERIES) || is(word, &["insert", "update", "delete", "merge"]))
+}
+
 const TRANSACTION: &str = "`Database::begin` or `Database::transaction`";
 const SESSION: &str = "`Database::exclusive`, or a transaction: they have the session for themselves, which \
     is reset after them";

@@ -19,6 +19,7 @@ use super::connector::check_out;
 use super::database::Database;
 use super::error::Error;
 use super::metrics::NOTIFICATIONS_DROPPED;
+use super::pooler::check_session;
 use super::repeat::{Decision, Step, decide};
 use crate::kernel::pool::{CheckoutError, Lease, Mode};
 use crate::kernel::{
@@ -93,7 +94,8 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Invalid`] for too many topics and for names that are no names for the server: those that
-    /// are empty, longer than 63 bytes, or hold a zero byte. See [`Error`] for the others.
+    /// are empty, longer than 63 bytes, or hold a zero byte. [`Error::NeedsSession`] through a pooler. See
+    /// [`Error`] for the others.
     #[track_caller]
     pub fn listen<'a>(
         &'a self,
@@ -103,6 +105,7 @@ impl Database {
         let caller = Caller::new(within);
         async move {
             let listen = listen_statements(topics)?;
+            check_session("LISTEN", self.settings())?;
             self.ready(caller).await?;
             let (events, reader) = event_queue(QUEUE_MAX);
             let events = Arc::new(events);

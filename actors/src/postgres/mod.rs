@@ -27,6 +27,7 @@
 
 mod address;
 mod call;
+mod cancel;
 mod config;
 mod connect_error;
 mod connection;
@@ -38,15 +39,18 @@ mod error;
 mod exchange;
 mod fallback;
 mod first_word;
+mod frames;
 mod freshness;
 mod listen;
 mod metrics;
 mod migrate;
 mod parsed_url;
 mod pipelined;
+mod pooler;
 mod prefix;
 mod primary_wal;
 mod private_server;
+mod removals;
 mod repeat;
 mod replicas;
 mod retire;
@@ -66,6 +70,7 @@ mod tls;
 mod transaction;
 mod transaction_options;
 mod trial;
+mod unnamed;
 mod watch;
 mod wire;
 

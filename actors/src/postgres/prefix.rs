@@ -10,14 +10,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
+
+use super::frames::{Frames, put};
+use super::removals::Removals;
 
 /// Statements without parameters and rows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Prefix {
-    messages: Bytes,
+    pub(super) messages: Bytes,
     /// How many answers the server gives if none fails.
-    answers: usize,
+    pub(super) answers: usize,
 }
 
 impl Prefix {
@@ -42,119 +45,20 @@ impl Prefix {
     }
 }
 
-fn put(messages: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
-    let body = parts.concat();
-    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
-    messages.push(kind);
-    messages.extend(length.to_be_bytes());
-    messages.extend(body);
-}
-
-/// Walks through messages: a type, the length of the rest, and the rest.
-#[derive(Debug, Clone, Default)]
-struct Frames {
-    kind: u8,
-    length: [u8; 4],
-    /// How many bytes of the type and the length have come.
-    header_len: usize,
-    body_left: usize,
-}
-
-impl Frames {
-    /// Before the first message of a client, which has no type.
-    fn of_client() -> Self {
-        Self {
-            header_len: 1,
-            ..Self::default()
-        }
-    }
-
-    /// Before the first message of a server, which first answers with one byte whether it uses TLS if
-    /// `asks_for_tls`.
-    fn of_server(asks_for_tls: bool) -> Self {
-        if !asks_for_tls {
-            return Self::default();
-        }
-        // As if that byte were the last one of a message.
-        Self {
-            header_len: 5,
-            body_left: 1,
-            ..Self::default()
-        }
-    }
-
-    /// Whether a message begins with the next byte.
-    fn is_between(&self) -> bool {
-        self.header_len == 0
-    }
-
-    /// Walks on, to the end of the current message at most. Returns how many of `bytes` that is.
-    fn walk(&mut self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        while self.header_len < 5 && at < bytes.len() {
-            match self.header_len {
-                0 => self.kind = bytes[at],
-                filled => self.length[filled - 1] = bytes[at],
-            }
-            self.header_len += 1;
-            at += 1;
-            if self.header_len == 5 {
-                // The length counts itself.
-                self.body_left = (u32::from_be_bytes(self.length) as usize).saturating_sub(4);
-            }
-        }
-        let part = self.body_left.min(bytes.len() - at);
-        self.body_left -= part;
-        if self.header_len == 5 && self.body_left == 0 {
-            // A client that asked for TLS and got none begins again with a message without a type.
-            let asked_for_tls = self.kind == 0 && self.length == [0, 0, 0, 8];
-            self.header_len = usize::from(asked_for_tls);
-        }
-        at + part
-    }
-
-    /// Where in `bytes`, which come next, the first message of this type begins.
-    fn find(&self, kind: u8, bytes: &[u8]) -> Option<usize> {
-        let mut frames = self.clone();
-        let mut at = 0;
-        while at < bytes.len() {
-            if frames.is_between() && bytes[at] == kind {
-                return Some(at);
-            }
-            at += frames.walk(&bytes[at..]);
-        }
-        None
-    }
-}
-
-/// Puts prefixes into what a client sends, and takes their answers out of what the server sends.
+/// Puts prefixes into what a client sends.
 #[derive(Debug)]
 pub(super) struct Prefixes {
     requests: Frames,
-    answers: Frames,
     /// What is left to send of the last prefix.
     unsent: Bytes,
-    /// How many of its answers are still to come.
-    unanswered: usize,
-    /// Groups of messages that the server has not answered to the end. Each ends with a Sync, or is a Query.
-    open_groups: usize,
-    /// Those of them that were sent before the prefix, and are answered before it.
-    earlier_groups: usize,
-    is_removing: bool,
 }
 
 impl Prefixes {
     /// For a connection over which nothing was sent.
-    pub(super) fn new(asks_for_tls: bool) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             requests: Frames::of_client(),
-            answers: Frames::of_server(asks_for_tls),
             unsent: Bytes::new(),
-            unanswered: 0,
-            // The start of the session.
-            open_groups: 1,
-            earlier_groups: 0,
-            is_removing: false,
         }
     }
 
@@ -167,6 +71,7 @@ impl Prefixes {
         bytes: &[u8],
         is_waiting: bool,
         take: impl FnOnce() -> Option<Prefix>,
+        removals: &mut Removals,
     ) -> Poll<io::Result<usize>> {
         let mut until = bytes.len();
         if is_waiting {
@@ -174,8 +79,7 @@ impl Prefixes {
                 Some(0) => {
                     if let Some(prefix) = take() {
                         self.unsent = prefix.messages;
-                        self.unanswered = prefix.answers;
-                        self.earlier_groups = self.open_groups;
+                        removals.add(prefix.answers);
                     }
                 }
                 Some(at) => until = at,
@@ -201,56 +105,12 @@ impl Prefixes {
         }
         let mut at = 0;
         while at < written {
-            if self.requests.is_between() && matches!(bytes[at], b'S' | b'Q') {
-                self.open_groups += 1;
+            if self.requests.is_between() {
+                removals.record_sent(bytes[at]);
             }
             at += self.requests.walk(&bytes[at..written]);
         }
         Poll::Ready(Ok(written))
-    }
-
-    /// Takes the answers to prefixes out of the bytes from `from`.
-    pub(super) fn remove_answers(&mut self, buf: &mut ReadBuf<'_>, from: usize) {
-        let bytes = &mut buf.filled_mut()[from..];
-        let (mut at, mut kept) = (0, 0);
-        while at < bytes.len() {
-            if self.answers.is_between() {
-                self.is_removing = self.is_answer(bytes[at]);
-            }
-            let part = self.answers.walk(&bytes[at..]);
-            if !self.is_removing {
-                if kept < at {
-                    bytes.copy_within(at..at + part, kept);
-                }
-                kept += part;
-            }
-            at += part;
-        }
-        buf.set_filled(from + kept);
-    }
-
-    /// Whether the message of this type, which comes next, is an answer to a prefix.
-    fn is_answer(&mut self, kind: u8) -> bool {
-        match kind {
-            // ReadyForQuery. CopyInResponse: the server ignores the Sync that was sent before the data.
-            b'Z' | b'G' => {
-                self.open_groups = self.open_groups.saturating_sub(1);
-                self.earlier_groups = self.earlier_groups.saturating_sub(1);
-                false
-            }
-            _ if self.earlier_groups > 0 => false,
-            // ParseComplete, BindComplete, CommandComplete.
-            b'1' | b'2' | b'C' if self.unanswered > 0 => {
-                self.unanswered -= 1;
-                true
-            }
-            // ErrorResponse: the server skips the rest of the group.
-            b'E' => {
-                self.unanswered = 0;
-                false
-            }
-            _ => false,
-        }
     }
 }
 
@@ -258,13 +118,8 @@ impl Prefixes {
 mod tests {
     use std::task::Waker;
 
+    use super::super::frames::message;
     use super::*;
-
-    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-        let mut message = Vec::new();
-        put(&mut message, kind, &[body]);
-        message
-    }
 
     /// Takes at most so many bytes at once, and every other time none.
     struct Narrow {
@@ -305,6 +160,7 @@ mod tests {
         at_once: usize,
     ) -> Vec<u8> {
         let mut cx = Context::from_waker(Waker::noop());
+        let mut removals = Removals::new(false);
         let mut narrow = Narrow {
             taken: Vec::new(),
             at_once,
@@ -315,26 +171,19 @@ mod tests {
             let is_waiting = slot.is_some();
             let stream = Pin::new(&mut narrow);
             let rest = &bytes[at..];
-            match prefixes.poll_write(stream, &mut cx, rest, is_waiting, || slot.take()) {
+            match prefixes.poll_write(
+                stream,
+                &mut cx,
+                rest,
+                is_waiting,
+                || slot.take(),
+                &mut removals,
+            ) {
                 Poll::Ready(written) => at += written.unwrap(),
                 Poll::Pending => {}
             }
         }
         narrow.taken
-    }
-
-    /// Passes `bytes` on in pieces of `piece` bytes. Returns what is left of them.
-    fn read(prefixes: &mut Prefixes, bytes: &[u8], piece: usize) -> Vec<u8> {
-        let mut read = Vec::new();
-        for piece in bytes.chunks(piece) {
-            let mut room = [0; 512];
-            let mut buf = ReadBuf::new(&mut room);
-            buf.put_slice(b"before");
-            buf.put_slice(piece);
-            prefixes.remove_answers(&mut buf, 6);
-            read.extend(&buf.filled()[6..]);
-        }
-        read
     }
 
     /// What a client sends before it is connected. The first one asks for TLS.
@@ -358,66 +207,13 @@ mod tests {
         let prefix = Prefix::new(&["BEGIN", "SET LOCAL a = 1"]).messages;
         for start in starts() {
             for at_once in 1..40 {
-                let mut prefixes = Prefixes::new(true);
+                let mut prefixes = Prefixes::new();
                 let first = [&start[..], &message(b'p', b"B\0"), &bind].concat();
                 assert_eq!(write(&mut prefixes, &mut None, &first, at_once), first);
                 let mut slot = Some(Prefix::new(&["BEGIN", "SET LOCAL a = 1"]));
                 let sent = [&before[..], &rest, &rest].concat();
                 let expected = [&before[..], &prefix, &rest, &rest].concat();
                 assert_eq!(write(&mut prefixes, &mut slot, &sent, at_once), expected);
-            }
-        }
-    }
-
-    /// A change of a setting whose caller left is answered while a transaction begins.
-    #[test]
-    fn the_answers_to_earlier_messages_are_not_taken_for_those_to_the_prefix() {
-        let answer = |kind| message(kind, b"1C\0\0\0\x04");
-        for piece in 1..60 {
-            let mut prefixes = Prefixes::new(false);
-            write(&mut prefixes, &mut None, &starts()[1], 7);
-            assert_eq!(read(&mut prefixes, &answer(b'Z'), piece), answer(b'Z'));
-            let mut slot = Some(Prefix::new(&["BEGIN"]));
-            let sent = [
-                message(b'Q', b"SET a = 1\0"),
-                message(b'P', b""),
-                message(b'S', b""),
-                message(b'B', b""),
-                message(b'E', b""),
-                message(b'S', b""),
-            ];
-            write(&mut prefixes, &mut slot, &sent.concat(), 7);
-            let earlier = [answer(b'C'), answer(b'Z'), answer(b'1'), answer(b'Z')].concat();
-            let own = [answer(b'1'), answer(b'2'), answer(b'C')].concat();
-            let after = [answer(b'2'), answer(b'C'), answer(b'Z')].concat();
-            let came = [&earlier[..], &own, &after].concat();
-            assert_eq!(read(&mut prefixes, &came, piece), [earlier, after].concat());
-        }
-    }
-
-    #[test]
-    fn only_the_answers_to_the_prefix_are_removed() {
-        let answer = |kind| message(kind, b"1C\0\0\0\x04");
-        let before = [answer(b'1'), answer(b'2'), answer(b'C'), answer(b'Z')].concat();
-        let own = [answer(b'1'), answer(b'2'), answer(b'C')].concat();
-        let after = [answer(b'2'), answer(b'D'), answer(b'C'), answer(b'Z')].concat();
-        let failed = [answer(b'E'), answer(b'Z')].concat();
-        let notice = answer(b'N');
-        for piece in 1..60 {
-            for tls in [None, Some(b"N")] {
-                let mut prefixes = Prefixes::new(tls.is_some());
-                let first = [tls.map_or(&b""[..], |byte| &byte[..]), &before].concat();
-                assert_eq!(read(&mut prefixes, &first, piece), first);
-                prefixes.unanswered = 6;
-                // What was dropped before is answered before.
-                let late = [message(b'3', b""), answer(b'Z')].concat();
-                let came = [&late[..], &own, &notice, &own, &after, &before].concat();
-                let left = [&late[..], &notice, &after, &before].concat();
-                assert_eq!(read(&mut prefixes, &came, piece), left);
-                prefixes.unanswered = 6;
-                let came = [&own[..], &failed, &before].concat();
-                let left = [&failed[..], &before].concat();
-                assert_eq!(read(&mut prefixes, &came, piece), left);
             }
         }
     }

@@ -15,14 +15,15 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
+use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{CancelToken, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::cancel::Canceller;
 use super::metrics::LOST_CONNECTIONS;
-use super::socket::{Address, Kept, Rest, Socket};
+use super::socket::{Kept, Rest, Socket};
 use crate::kernel::chain;
 
 /// How long the driver may take to say goodbye, and the server to close an idle connection.
@@ -31,42 +32,11 @@ const GOODBYE: Duration = Duration::from_millis(20);
 /// The pause between two requests to cancel.
 pub(super) const CANCEL_EVERY: Duration = Duration::from_millis(50);
 
-/// How long one request to cancel may take.
-const CANCEL_WITHIN: Duration = Duration::from_secs(1);
-
 /// A server that neither sends nor closes for so long is unreachable.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// How long it may take until the server has let go. A pool waits a bit longer.
 const LET_GO_WITHIN: Duration = Duration::from_secs(8);
-
-/// Asks a server to cancel what it does for one connection.
-pub(super) struct Canceller {
-    pub(super) token: CancelToken,
-    pub(super) tls: MakeRustlsConnect,
-    pub(super) config: Config,
-    /// Where the connection's server listens. Its name may have other addresses.
-    pub(super) address: Address,
-}
-
-impl Canceller {
-    /// Asks once. Returns true when the server has done what it does for such a request: it has
-    /// interrupted the connection's statement. Only then no later statement can be hit.
-    pub(super) async fn cancel(&self) -> bool {
-        timeout(CANCEL_WITHIN, self.ask()).await == Ok(Some(()))
-    }
-
-    async fn ask(&self) -> Option<()> {
-        let mut socket = Socket::connect(&self.address, &self.config).await.ok()?;
-        let kept = socket.keep_open();
-        let tls = tls_for(&self.tls, &self.config)?;
-        self.token.cancel_query_raw(socket, tls).await.ok()?;
-        // The server closes after it has sent the signal.
-        let mut rest = kept.rest()?;
-        while rest.skip().await {}
-        Some(())
-    }
-}
 
 /// The TLS client for the host of `config`. As in libpq, a certificate may name an address too.
 pub(super) fn tls_for(
@@ -162,7 +132,7 @@ async fn drive(
 }
 
 /// Waits until the server closes, and cancels what keeps it from that. Returns false when it does not.
-async fn wait_until_closed(rest: &mut Rest, canceller: &Canceller) -> bool {
+async fn wait_until_closed(rest: &mut Rest, canceller: &Arc<Canceller>) -> bool {
     let closed = async {
         loop {
             match timeout(SILENCE_MAX, rest.skip()).await {

@@ -12,6 +12,7 @@ use tokio_postgres::{Row, RowStream};
 use super::call::Params;
 use super::error::Error;
 use super::exchange::Exchange;
+use super::statements::check_number;
 use super::transaction::Transaction;
 
 impl Transaction {
@@ -26,8 +27,8 @@ impl Transaction {
     pub async fn rows(&self, sql: &str, params: Params<'_>) -> Result<Rows<'_>, Error> {
         let begun = async {
             let statement = self.lease.prepare_once(sql).await?;
-            let params = params.iter().copied();
-            let stream = self.lease.client.query_raw(&statement, params).await;
+            check_number(&statement, params)?;
+            let stream = self.lease.send(sql, &statement, params, None, None).await;
             stream.map_err(|error| Error::before_it_ran(&error, false))
         };
         let (exchange, stream) = Exchange::begin(self, begun).await?;

@@ -17,7 +17,7 @@ const TIMEOUT_MIN_MS: u64 = 64;
 
 /// How much longer than its caller the server may take at least: the caller gets its own error for its
 /// deadline, and not that of the server.
-const MARGIN: Duration = Duration::from_millis(50);
+pub(super) const MARGIN: Duration = Duration::from_millis(50);
 
 /// The longest timeout: a power of two, below the server's own limit of 31 bits.
 const TIMEOUT_MAX_MS: u64 = 1 << 30;
@@ -96,7 +96,7 @@ fn choose(current: u64, initial: u64, within: Duration) -> u64 {
 }
 
 /// The shorter one of two timeouts, of which 0 is none.
-fn shorter(one: u64, other: u64) -> u64 {
+pub(super) fn shorter(one: u64, other: u64) -> u64 {
     if one == 0 || other == 0 {
         one.max(other)
     } else {
@@ -105,7 +105,7 @@ fn shorter(one: u64, other: u64) -> u64 {
 }
 
 /// Milliseconds as the server takes them: at least one.
-fn whole_ms(duration: Duration) -> u64 {
+pub(super) fn whole_ms(duration: Duration) -> u64 {
     let ms = duration.as_micros().div_ceil(1000);
     u64::try_from(ms)
         .unwrap_or(u64::MAX)

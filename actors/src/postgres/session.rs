@@ -10,6 +10,7 @@ use super::connection::Connection;
 use super::connector::check_out;
 use super::database::Database;
 use super::error::Error;
+use super::pooler::check_session;
 use super::repeat::{Decision, Step, decide};
 use crate::kernel::pool::{Lease, Mode};
 
@@ -21,7 +22,7 @@ impl Database {
     /// A view for calls that only read gives one too, which refuses nothing.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// [`Error::NeedsSession`] through a pooler. See [`Error`] for the others.
     #[track_caller]
     pub fn exclusive(
         &self,
@@ -31,6 +32,7 @@ impl Database {
     }
 
     async fn session(&self, caller: Caller) -> Result<Session, Error> {
+        check_session("a session of one's own", self.settings())?;
         self.ready(caller).await?;
         let mut tries = 1;
         loop {

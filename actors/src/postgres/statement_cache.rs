@@ -20,9 +20,16 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Statement;
 
 use super::call::Params;
+use super::config::STATEMENTS_MAX;
 use super::first_word::changes_names;
 use super::metrics::PREPARED_AGAIN;
 use super::wire::Wire;
+
+/// The statements without a name whose types are kept.
+const TYPES_MAX: NonZeroUsize = match NonZeroUsize::new(STATEMENTS_MAX) {
+    Some(max) => max,
+    None => NonZeroUsize::MIN,
+};
 
 /// Holds one statement. The first caller prepares it; the others wait for that.
 pub(super) type StatementSlot = Arc<OnceCell<Statement>>;
@@ -57,8 +64,10 @@ pub(super) struct StatementCache {
 }
 
 impl StatementCache {
-    /// A cache of at most `capacity` statements.
-    pub(super) fn new(capacity: NonZeroUsize, shared: Arc<SharedCaches>, wire: Arc<Wire>) -> Self {
+    /// A cache of at most `statements_max` statements, of a pool whose caches share `shared`. Zero stands for
+    /// statements without a name, whose types are kept instead, of as many as by default.
+    pub(super) fn new(statements_max: usize, shared: Arc<SharedCaches>, wire: Arc<Wire>) -> Self {
+        let capacity = NonZeroUsize::new(statements_max).unwrap_or(TYPES_MAX);
         Self {
             slots: Mutex::new(LruCache::sparse(capacity)),
             names: AtomicU64::new(0),
@@ -155,7 +164,6 @@ mod tests {
     }
 
     fn of_capacity(capacity: usize, shared: &Arc<SharedCaches>) -> StatementCache {
-        let capacity = NonZeroUsize::new(capacity).unwrap();
         StatementCache::new(capacity, Arc::clone(shared), Arc::default())
     }
 

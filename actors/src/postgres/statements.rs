@@ -15,15 +15,17 @@ use tokio_postgres::{RowStream, Statement};
 use super::call::{Params, QueryOutput};
 use super::connection::Connection;
 use super::error::{Error, Progress};
+use super::first_word::works_on_rows;
 use super::prefix::Prefix;
 use super::repeat::{Decision, Step, decide};
 use super::statement_cache::StatementSlot;
+use super::wire::TransactionEnd;
 use crate::kernel::pool::Lease;
 
 /// Resets the session as `DISCARD ALL` does, except for the prepared statements, which
 /// [`StatementCache`](super::statement_cache::StatementCache) still holds. Sent together with the end of
 /// a transaction, it needs no round trip of its own.
-const RESET_SESSION: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+pub(super) const RESET_SESSION: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
 /// The longest time for the reset behind a commit. After that, another connection is opened instead.
@@ -117,14 +119,9 @@ impl Connection {
         if self.is_closed() {
             return Err(Error::closed(false));
         }
+        check_number(&statement, params)?;
         sent.store(true, Ordering::Relaxed);
-        let params = params.iter().copied();
-        // It is large, and moves several times before it is polled.
-        let query = Box::pin(self.client.query_raw(&statement, params));
-        let answered = match begin {
-            Some(begin) => self.wire.send_behind(begin.prefix(), query).await,
-            None => self.send_within(within, query).await,
-        };
+        let answered = self.send(sql, &statement, params, within, begin).await;
         let error = match answered {
             Ok(rows) => return collect(rows).await.map_err(|error| Error::of(&error, true)),
             // The server runs nothing of a statement whose parameters it cannot bind.
@@ -137,6 +134,37 @@ impl Connection {
         Err(error)
     }
 
+    /// Sends `sql`, which is `statement`, with as many parameters as it has. `within` and `begin` are as in
+    /// [`Connection::run_once`].
+    pub(super) async fn send(
+        &self,
+        sql: &str,
+        statement: &Statement,
+        params: Params<'_>,
+        within: Option<Duration>,
+        begin: Option<&Begin>,
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        let params = params.iter().copied();
+        if let Some(pooled) = &self.pooled {
+            let prefix = match (begin, within) {
+                (Some(begin), _) => begin.prefix(),
+                (None, Some(within)) if works_on_rows(sql) => pooled.of_statement(within),
+                (None, _) => Prefix::default(),
+            };
+            // With the types, the server reads the parameters as they were written, and what it describes
+            // is the answer that follows.
+            let typed = params.zip(statement.params().iter().cloned());
+            let query = Box::pin(self.client.query_typed_raw(sql, typed));
+            return self.wire.send_behind(prefix, query).await;
+        }
+        // It is large, and moves several times before it is polled.
+        let query = Box::pin(self.client.query_raw(statement, params));
+        match begin {
+            Some(begin) => self.wire.send_behind(begin.prefix(), query).await,
+            None => self.send_within(within, query).await,
+        }
+    }
+
     /// Runs statements without parameters and without output, separated by semicolons.
     pub(super) async fn batch(&self, sql: &str) -> Result<(), Error> {
         let sent = !self.is_closed();
@@ -147,12 +175,21 @@ impl Connection {
     /// Rolls the open transaction back, and resets the session.
     pub(super) async fn rollback(&self) -> Result<(), Error> {
         self.statements.session_was_reset();
-        self.batch(&format!("ROLLBACK; {RESET_SESSION}")).await
+        self.batch(&format!("ROLLBACK; {}", self.reset())).await
+    }
+
+    /// The statements that reset the session.
+    fn reset(&self) -> &str {
+        let pooled = self.pooled.as_ref();
+        pooled.map_or(RESET_SESSION, |pooled| &pooled.reset)
     }
 
     /// Commits the open transaction, and sends `reset` right behind. The server answers the commit before
     /// it begins the reset.
     pub(super) async fn commit(&self, reset: &mut SessionReset) -> Result<(), Error> {
+        if self.pooled.is_some() {
+            return self.commit_with(reset).await;
+        }
         // Each message is sent when its future is polled first.
         let mut commit = pin!(self.batch("COMMIT"));
         if let Poll::Ready(failed) = poll!(commit.as_mut()) {
@@ -162,12 +199,27 @@ impl Connection {
         commit.await
     }
 
+    /// Commits the open transaction and resets the session in one message. Through a pooler, a second
+    /// message may get to another session.
+    async fn commit_with(&self, reset: &mut SessionReset) -> Result<(), Error> {
+        self.statements.session_was_reset();
+        let done = self.batch(&format!("COMMIT; {}", self.reset())).await;
+        let is_committed = self.wire.transaction_end() == TransactionEnd::Committed;
+        match done {
+            // The reset failed.
+            Err(Error::Server(_)) if is_committed => reset.0 = MaybeDone::Done(done),
+            Ok(()) => reset.0 = MaybeDone::Done(done),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// The reset of the session, which is not sent yet.
     pub(super) fn session_reset(self: &Arc<Self>) -> SessionReset {
         let connection = Arc::clone(self);
         let reset = async move {
             connection.statements.session_was_reset();
-            connection.batch(RESET_SESSION).await
+            connection.batch(connection.reset()).await
         };
         SessionReset(maybe_done(reset.boxed()))
     }
@@ -240,13 +292,29 @@ impl SessionReset {
     }
 }
 
+/// Checks that there are as many parameters as `statement` has.
+///
+/// # Errors
+/// [`Error::Invalid`], which says how many it has.
+pub(super) fn check_number(statement: &Statement, params: Params<'_>) -> Result<(), Error> {
+    let (expected, found) = (statement.params().len(), params.len());
+    if expected == found {
+        return Ok(());
+    }
+    let reason = format!("expected {expected} parameters but got {found}");
+    Err(Error::Invalid(reason))
+}
+
 /// The error of a statement that could not be prepared.
 pub(super) fn unprepared(error: &tokio_postgres::Error) -> Error {
     if error.code() == Some(&SqlState::INVALID_SQL_STATEMENT_NAME) {
         // The driver asks for types with statements that it prepares once for each connection.
         return Error::Lost {
             sent: false,
-            reason: "the session's prepared statements were removed".to_owned(),
+            reason:
+                "the session's prepared statements were removed, or it leads through a pooler and \
+                     statements_max is not 0"
+                    .to_owned(),
         };
     }
     Error::of(error, false)

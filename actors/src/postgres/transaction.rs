@@ -247,14 +247,14 @@ impl Transaction {
         self.lease.mark_dirty();
         self.is_sent.store(true, Ordering::Release);
         let within = self.deadline.saturating_duration_since(Instant::now());
-        let timeout = self.lease.timeout.of_transaction(within);
-        let mut begin = Begin(vec![self.options.begin(), timeout]);
+        let mut begin = vec![self.options.begin()];
+        begin.extend(self.lease.limits_of_transaction(within));
         if let Some(set) = &self.options.search_path {
             // What is prepared next is prepared under this search path.
             self.lease.statements.session_begins_with(set);
-            begin.0.push(set.to_string());
+            begin.push(set.to_string());
         }
-        begin
+        Begin(begin)
     }
 
     /// Records that the begin was answered, unless it was not sent with its statement, which has no form

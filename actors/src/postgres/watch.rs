@@ -20,7 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::prefix::Prefixes;
+use super::removals::Removals;
 use super::socket::Socket;
+use super::unnamed::Unnamed;
 use super::wire::{Misuse, TransactionEnd, Wire};
 
 /// The tags of commands that end a transaction. `ROLLBACK TO` has the second one too, and ends none.
@@ -139,11 +141,42 @@ impl Messages {
     }
 }
 
+/// What is changed of what a driver sends.
+#[derive(Debug)]
+enum Requests {
+    Named(Prefixes),
+    Unnamed(Unnamed),
+}
+
+impl Requests {
+    fn new(wire: &Wire) -> Self {
+        if wire.is_unnamed {
+            Self::Unnamed(Unnamed::new())
+        } else {
+            Self::Named(Prefixes::new())
+        }
+    }
+
+    /// Writes what is left, so that the stream can be flushed.
+    fn poll_flush(
+        &mut self,
+        stream: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self {
+            // It keeps nothing that the driver takes for written.
+            Self::Named(_) => Poll::Ready(Ok(())),
+            Self::Unnamed(unnamed) => unnamed.poll_flush(stream, cx),
+        }
+    }
+}
+
 /// A stream from a server that is read along.
 pub(super) struct Watched<S> {
     stream: S,
     messages: Messages,
-    prefixes: Prefixes,
+    requests: Requests,
+    removals: Removals,
     wire: Arc<Wire>,
 }
 
@@ -158,7 +191,8 @@ impl Watched<Socket> {
         Self {
             stream: socket,
             messages,
-            prefixes: Prefixes::new(asks_for_tls),
+            requests: Requests::new(&wire),
+            removals: Removals::new(asks_for_tls),
             wire,
         }
     }
@@ -181,7 +215,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
                 break;
             }
             this.wire.record_answer();
-            this.prefixes.remove_answers(buf, before);
+            this.removals.remove(buf, before);
+            if let Requests::Unnamed(unnamed) = &mut this.requests {
+                unnamed.forget(&this.removals.take_refused());
+            }
             // Nothing would be the end of the stream.
             if buf.filled().len() > before {
                 break;
@@ -209,21 +246,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let Self {
             stream,
-            prefixes,
+            requests,
+            removals,
             wire,
             ..
         } = self.get_mut();
-        let has_prefix = wire.has_prefix.load(Ordering::Acquire);
-        let take = || wire.take_prefix();
-        prefixes.poll_write(Pin::new(stream), cx, buf, has_prefix, take)
+        let (stream, take) = (Pin::new(stream), || wire.take_prefix());
+        match requests {
+            Requests::Named(prefixes) => {
+                let has_prefix = wire.has_prefix.load(Ordering::Acquire);
+                prefixes.poll_write(stream, cx, buf, has_prefix, take, removals)
+            }
+            Requests::Unnamed(unnamed) => unnamed.poll_write(stream, cx, buf, take, removals),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.requests.poll_flush(Pin::new(&mut this.stream), cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.requests.poll_flush(Pin::new(&mut this.stream), cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }
 
@@ -251,7 +298,8 @@ where
             Ok(Watched {
                 stream: connecting.await?,
                 messages: Messages::default(),
-                prefixes: Prefixes::new(false),
+                requests: Requests::new(&wire),
+                removals: Removals::new(false),
                 wire,
             })
         })
@@ -262,14 +310,9 @@ where
 mod tests {
     use tokio::io::AsyncReadExt;
 
+    use super::super::frames::message;
     use super::super::wire::TransactionState;
     use super::*;
-
-    /// One message of a server.
-    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
-        [&[kind], &length[..], body].concat()
-    }
 
     struct Pieces<'a> {
         sent: &'a [u8],
@@ -299,7 +342,8 @@ mod tests {
         let mut watched = Watched {
             stream: Pieces { sent, size: piece },
             messages: Messages::default(),
-            prefixes: Prefixes::new(false),
+            requests: Requests::new(&wire),
+            removals: Removals::new(false),
             wire,
         };
         let mut read = Vec::new();
@@ -388,7 +432,8 @@ mod tests {
                 let mut watched = Watched {
                     stream: Pieces { sent: &sent, size },
                     messages: Messages::default(),
-                    prefixes: Prefixes::new(false),
+                    requests: Requests::new(&wire),
+                    removals: Removals::new(false),
                     wire: Arc::clone(&wire),
                 };
                 watched.read_to_end(&mut Vec::new()).await.unwrap();

@@ -1,12 +1,13 @@
 //! What a connection and its watched stream tell each other.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::poll;
 use tokio::time::Instant;
 
 use super::prefix::Prefix;
@@ -56,12 +57,22 @@ pub(super) struct Wire {
     last_path: AtomicU64,
     /// When the server last sent something.
     heard: Mutex<Option<Instant>>,
-    /// What is sent right before the next statement.
-    prefix: Mutex<Option<Prefix>>,
+    /// What is sent right before the next statements, in their order.
+    prefixes: Mutex<VecDeque<Prefix>>,
     pub(super) has_prefix: AtomicBool,
+    /// Whether statements have no names at the server.
+    pub(super) is_unnamed: bool,
 }
 
 impl Wire {
+    /// For a connection through a pooler, where statements have no names.
+    pub(super) fn unnamed() -> Self {
+        Self {
+            is_unnamed: true,
+            ..Self::default()
+        }
+    }
+
     /// The state of the session's transaction after the last answer. An answer that is an error may come
     /// a moment before the state that follows it.
     pub(super) fn transaction(&self) -> TransactionState {
@@ -140,35 +151,42 @@ impl Wire {
         heard.map_or(Duration::MAX, |heard| heard.elapsed())
     }
 
-    /// Sends `statement`, a prepared one, with its first poll: right behind `prefix`, and such that the
-    /// server runs it only if the prefix succeeds. Only for one user.
+    /// Sends `statement` with its first poll: right behind `prefix`, and such that the server runs it only
+    /// if the prefix succeeds. It is a prepared one, and the connection has only one user; or it has no
+    /// name, and all others without a name are sent by this too.
     pub(super) async fn send_behind<T, E>(
         &self,
         prefix: Prefix,
         statement: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let mut statement = pin!(statement);
-        self.set_prefix(Some(prefix));
-        match poll!(statement.as_mut()) {
-            Poll::Pending => statement.await,
-            Poll::Ready(done) => {
+        let mut prefix = Some(prefix);
+        let first = poll_fn(|cx| {
+            // Held meanwhile, so that prefixes and statements have the same order, and that nothing is
+            // written before both are there.
+            let mut prefixes = lock(&self.prefixes);
+            prefixes.extend(prefix.take());
+            let polled = statement.as_mut().poll(cx);
+            if polled.is_ready() {
                 // It was not sent.
-                self.set_prefix(None);
-                done
+                prefixes.pop_back();
             }
+            self.has_prefix
+                .store(!prefixes.is_empty(), Ordering::Release);
+            Poll::Ready(polled)
+        });
+        match first.await {
+            Poll::Ready(done) => done,
+            Poll::Pending => statement.await,
         }
     }
 
-    fn set_prefix(&self, prefix: Option<Prefix>) {
-        let mut next = lock(&self.prefix);
-        self.has_prefix.store(prefix.is_some(), Ordering::Release);
-        *next = prefix;
-    }
-
     pub(super) fn take_prefix(&self) -> Option<Prefix> {
-        let mut next = lock(&self.prefix);
-        self.has_prefix.store(false, Ordering::Release);
-        next.take()
+        let mut prefixes = lock(&self.prefixes);
+        let next = prefixes.pop_front();
+        self.has_prefix
+            .store(!prefixes.is_empty(), Ordering::Release);
+        next
     }
 
     pub(super) fn set_end(&self, end: TransactionEnd) {

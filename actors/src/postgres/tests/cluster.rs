@@ -151,7 +151,7 @@ impl Cluster {
         format!("{}:{}", folder.replace('/', "%2F"), self.port)
     }
 
-    fn own(&self, path: &Path) {
+    pub(super) fn own(&self, path: &Path) {
         if let Some(owner) = self.owner {
             chown(path, Some(owner.uid), Some(owner.gid)).unwrap();
         }
@@ -181,10 +181,15 @@ impl Cluster {
         let newest = versions.pop().expect("PostgreSQL's binaries");
         let mut command = child::command(newest.join("bin").join(program));
         command.current_dir(self.dir.path());
+        self.run_as_owner(&mut command);
+        command
+    }
+
+    /// Has `command` run as the user that the server runs as.
+    pub(super) fn run_as_owner(&self, command: &mut Command) {
         if let Some(owner) = self.owner {
             command.uid(owner.uid).gid(owner.gid);
         }
-        command
     }
 
     /// Starts the server and waits until it takes connections.

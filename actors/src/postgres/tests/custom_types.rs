@@ -11,7 +11,7 @@ type Failure = Box<dyn AnyError + Sync + Send>;
 
 /// `create type mood as enum ('sad', 'happy')`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mood {
+pub(super) enum Mood {
     Sad,
     Happy,
 }
@@ -52,9 +52,9 @@ impl<'a> FromSql<'a> for Mood {
 
 /// `create type place as (x int8, y int8)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    x: i64,
-    y: i64,
+pub(super) struct Place {
+    pub(super) x: i64,
+    pub(super) y: i64,
 }
 
 fn fields(ty: &Type) -> Option<&[Field]> {

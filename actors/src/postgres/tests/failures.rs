@@ -214,7 +214,7 @@ fn an_address_that_does_not_answer_leaves_time_for_the_next_one() {
                 server,
                 &parsed.tls,
                 deadline,
-                settings.statements_max,
+                &settings,
                 &Arc::default(),
             )
             .await

@@ -178,27 +178,35 @@ fn a_commit_succeeds_although_the_session_cannot_be_reset_after_it() {
         }
         root.stop().await;
 
-        let url = cluster.url("clerk", "");
-        let clerk = database(&url, 2, &[]);
-        let root = start(&system, &clerk).await;
-        let options = TransactionOptions::within(LONG).retryable(3);
-        let work = async |transaction: Arc<Transaction>| {
-            let insert = "insert into paid default values";
-            transaction.query(insert, &[]).await
-        };
-        let done = clerk.transaction::<_, Error, _, _>(options, work).await;
-        assert!(done.is_ok(), "{done:?}");
-        let rest = wait_until_unused(&clerk).await;
-        assert_eq!(
-            (rest.size, rest.opened),
-            (0, 1),
-            "nobody else gets the session"
-        );
-        root.stop().await;
+        let url = ServerUrl::Configured(cluster.url("clerk", ""));
+        // The reset is a message of its own, or one with the commit.
+        for statements_max in [256, 0] {
+            let settings = PostgresConfig {
+                statements_max,
+                ..settings()
+            };
+            let connector = Connector::new(url.clone(), settings.clone());
+            let clerk = Database::new("clerk", connector, settings, pool(2));
+            let root = start(&system, &clerk).await;
+            let options = TransactionOptions::within(LONG).retryable(3);
+            let work = async |transaction: Arc<Transaction>| {
+                let insert = "insert into paid default values";
+                transaction.query(insert, &[]).await
+            };
+            let done = clerk.transaction::<_, Error, _, _>(options, work).await;
+            assert!(done.is_ok(), "{done:?}");
+            let rest = wait_until_unused(&clerk).await;
+            assert_eq!(
+                (rest.size, rest.opened),
+                (0, 1),
+                "nobody else gets the session"
+            );
+            root.stop().await;
+        }
 
         let owner = database(&cluster.url("postgres", ""), 2, &[]);
         let root = start(&system, &owner).await;
-        assert_eq!(paid(&owner).await, 1);
+        assert_eq!(paid(&owner).await, 2);
         root.stop().await;
     });
 }

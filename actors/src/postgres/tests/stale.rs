@@ -9,7 +9,7 @@ use crate::postgres::{ToSql, Transaction, TransactionOptions};
 
 /// A value of the enumerated type `mood`.
 #[derive(Debug)]
-struct Mood(&'static str);
+pub(super) struct Mood(pub(super) &'static str);
 
 impl ToSql for Mood {
     fn to_sql(
@@ -28,9 +28,9 @@ impl ToSql for Mood {
     to_sql_checked!();
 }
 
-const INSERT: &str = "insert into t values ($1) returning *";
+pub(super) const INSERT: &str = "insert into t values ($1) returning *";
 
-const MAKE: &str = "create type mood as enum ('good'); create table t (m mood)";
+pub(super) const MAKE: &str = "create type mood as enum ('good'); create table t (m mood)";
 
 /// What a migration does to a type that it replaces.
 const REPLACE_TYPE: &str = "
@@ -64,7 +64,7 @@ async fn insert_over_all(database: &Database) {
 }
 
 /// Changes of the schema after which the cached statement cannot run.
-const CHANGES: [&str; 3] = [
+pub(super) const CHANGES: [&str; 3] = [
     REPLACE_TYPE,
     "alter table t add b int8",
     "drop table t; create table t (m mood, c text, d text)",

@@ -1,0 +1,85 @@
+//! Connections through a pooler in transaction mode, such as `PgBouncer`.
+//!
+//! The pooler gives each transaction any of its connections to the server, and so each statement outside of
+//! a transaction. What outlives a transaction reaches somebody else. So statements have no names
+//! (`unnamed.rs`), and the limits of time, which are options of the session otherwise, come with each
+//! transaction and end with it. What a transaction has changed in the session is reset in the message that
+//! ends it: until the server has answered that, the pooler gives the connection to nobody else.
+
+use std::time::Duration;
+
+use tokio_postgres::Config;
+
+use super::config::PostgresConfig;
+use super::error::Error;
+use super::prefix::Prefix;
+use super::server_timeout::{MARGIN, shorter, whole_ms};
+use super::statements::RESET_SESSION;
+
+/// What transactions through a pooler bring along. Times are in milliseconds; 0 is no limit.
+pub(super) struct Pooled {
+    statement_timeout: u64,
+    lock_timeout: u64,
+    idle_in_transaction_timeout: u64,
+    /// The statements that reset the session. The pooler sets what the client has asked for at its start;
+    /// that is not the session's own, and is set again.
+    pub(super) reset: String,
+}
+
+impl Pooled {
+    pub(super) fn new(settings: &PostgresConfig, config: &Config) -> Self {
+        let ms = |limit: Duration| if limit.is_zero() { 0 } else { whole_ms(limit) };
+        let name = config.get_application_name().unwrap_or_default();
+        let name = name.replace('\'', "''");
+        Self {
+            statement_timeout: ms(settings.statement_timeout),
+            lock_timeout: ms(settings.lock_timeout),
+            idle_in_transaction_timeout: ms(settings.idle_in_transaction_timeout),
+            reset: format!(
+                "{RESET_SESSION}; SET client_encoding = 'UTF8'; SET application_name = '{name}'"
+            ),
+        }
+    }
+
+    /// Limits a single statement, whose caller waits for `within`. It stands before it in the same group of
+    /// messages, which the server runs as one transaction.
+    pub(super) fn of_statement(&self, within: Duration) -> Prefix {
+        // SET LOCAL would do the same with a warning. The offset leaves out the row.
+        let limits = format!(
+            "SELECT pg_catalog.set_config('statement_timeout', '{}', true), \
+             pg_catalog.set_config('lock_timeout', '{}', true) OFFSET 1",
+            self.statement_timeout(within),
+            self.lock_timeout
+        );
+        Prefix::new(&[&limits])
+    }
+
+    /// The statements that limit those of a transaction, which has `within`. They follow `BEGIN`.
+    pub(super) fn of_transaction(&self, within: Duration) -> Vec<String> {
+        let (statement, lock) = (self.statement_timeout(within), self.lock_timeout);
+        let idle = self.idle_in_transaction_timeout;
+        vec![
+            format!("SET LOCAL statement_timeout = {statement}"),
+            format!("SET LOCAL lock_timeout = {lock}"),
+            format!("SET LOCAL idle_in_transaction_session_timeout = {idle}"),
+        ]
+    }
+
+    fn statement_timeout(&self, within: Duration) -> u64 {
+        shorter(
+            self.statement_timeout,
+            whole_ms(within.saturating_add(MARGIN)),
+        )
+    }
+}
+
+/// Checks that `what` can work with a database that has these settings.
+///
+/// # Errors
+/// [`Error::NeedsSession`], if its connections lead through a pooler.
+pub(super) fn check_session(what: &'static str, settings: &PostgresConfig) -> Result<(), Error> {
+    if settings.is_pooled() {
+        return Err(Error::NeedsSession { what });
+    }
+    Ok(())
+}
