@@ -456,7 +456,8 @@ mod tests {
             let mut watched = Watched {
                 stream: Pieces { sent: &sent, size },
                 messages: Messages::default(),
-                prefixes: Prefixes::new(false),
+                requests: Requests::new(&wire),
+                removals: Removals::new(false),
                 wire: Arc::clone(&wire),
             };
             let mut read = Vec::new();
