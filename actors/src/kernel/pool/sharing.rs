@@ -36,7 +36,7 @@ use super::queue::CheckoutReply;
 use super::state::{ConnectionState, PoolState, count};
 
 /// A wait that callers do not notice, however fast connects are.
-const SHORT_WAIT_MIN: Duration = Duration::from_millis(5);
+const SHORT_WAIT_MIN: Duration = Duration::from_millis(10);
 /// A head that is older is slow, however slow connects are.
 const SHORT_WAIT_MAX: Duration = Duration::from_millis(100);
 
