@@ -23,7 +23,7 @@ use super::commands::{is_read, may_reach_several_nodes};
 use super::server::{Node, Server};
 use crate::kernel::Backoff;
 
-/// How often a request is sent again. The caller's deadline usually comes first.
+/// How often a request is sent again, unless the caller's deadline comes first.
 const REPEATS_MAX: u32 = 6;
 
 /// The longest wait before the first repeat, and before any. The waits are random.
