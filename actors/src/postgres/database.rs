@@ -303,15 +303,6 @@ impl Database {
         caller: Caller,
     ) -> Result<QueryOutput, Error> {
         check_shared(sql)?;
-        let migrated_at = self.ready(caller).await?;
-        if let Some((replicas, bound)) = self.replicas(migrated_at) {
-            let served = Box::pin(replicas.statement(sql, params, bound, caller)).await;
-            count_read(served.as_ref().err().copied());
-            if let Ok(output) = served {
-                return output;
-            }
-        }
-        let (repeatable, only_reads) = (self.repeatable, self.repeatable || self.only_reads);
         // Nobody waits behind a statement that the server does not end soon after its caller's deadline.
         let has_no_limit = self.settings().is_pooled() && !works_on_rows(sql);
         let mode = if has_no_limit {
@@ -319,6 +310,15 @@ impl Database {
         } else {
             Mode::Shared
         };
+        let migrated_at = self.ready(caller).await?;
+        if let Some((replicas, bound)) = self.replicas(migrated_at) {
+            let served = Box::pin(replicas.statement(mode, sql, params, bound, caller)).await;
+            count_read(served.as_ref().err().copied());
+            if let Ok(output) = served {
+                return output;
+            }
+        }
+        let (repeatable, only_reads) = (self.repeatable, self.repeatable || self.only_reads);
         let mut tries = 1;
         loop {
             let lease = check_out(self.pool(), mode, caller).await?;

@@ -51,13 +51,14 @@ impl Replicas {
     /// Runs a statement on a replica whose data is within `bound`.
     pub(super) async fn statement(
         &self,
+        mode: Mode,
         sql: &str,
         params: Params<'_>,
         bound: FreshnessBound,
         caller: Caller,
     ) -> Result<Result<QueryOutput, Error>, FallbackReason> {
         let caller = caller.at_most(caller.remaining() / TIME_PARTS);
-        let lease = self.lease(Mode::Shared, bound, caller).await?;
+        let lease = self.lease(mode, bound, caller).await?;
         let output = pipelined::run(lease, sql, params, caller.deadline).await;
         let decision = |error| decide(Step::OnReplica { sql }, error, false);
         match output.as_ref().err().map(decision) {

@@ -146,7 +146,9 @@ impl StatementCache {
     fn key<'a>(&self, sql: &'a str) -> Cow<'a, str> {
         match (self.names.load(Ordering::Acquire), self.wire.search_path()) {
             (0, 0) => Cow::Borrowed(sql),
-            (names, path) => Cow::Owned(format!("{names:x} {path:x}\0{sql}")),
+            (0, path) => Cow::Owned(format!("path {path:x}\0{sql}")),
+            // What stands for the names tells the path too, already before the server has reported it.
+            (names, _) => Cow::Owned(format!("{names:x}\0{sql}")),
         }
     }
 

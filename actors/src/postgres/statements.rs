@@ -100,7 +100,7 @@ impl Connection {
         mut begin: Option<&Begin>,
     ) -> Result<QueryOutput, Error> {
         if self.statements.forget_outdated() {
-            self.client.clear_type_cache();
+            self.forget_types();
         }
         let slot = self.statements.slot(sql);
         let was_cached = slot.initialized();
@@ -125,13 +125,22 @@ impl Connection {
         let error = match answered {
             Ok(rows) => return collect(rows).await.map_err(|error| Error::of(&error, true)),
             // The server runs nothing of a statement whose parameters it cannot bind.
-            Err(error) => Error::before_it_ran(&error, was_cached),
+            // Through a pooler, it may be the driver's question about a type that was refused.
+            Err(error) => Error::before_it_ran(&error, was_cached && self.pooled.is_none()),
         };
         if error.is_stale_statement() {
             self.statements.forget(sql, &slot);
-            self.client.clear_type_cache();
+            self.forget_types();
         }
         Err(error)
+    }
+
+    /// Has the driver ask about types again. Not through a pooler: there, it asks while the server answers a
+    /// statement, which it cannot do if the answer is large.
+    fn forget_types(&self) {
+        if self.pooled.is_none() {
+            self.client.clear_type_cache();
+        }
     }
 
     /// Sends `sql`, which is `statement`, with as many parameters as it has. `within` and `begin` are as in

@@ -17,6 +17,9 @@ use super::frames::{Frames, put};
 use super::prefix::Prefix;
 use super::removals::Removals;
 
+/// An empty buffer that is larger is given back: a large parameter or a `COPY` is over.
+const KEPT_BYTES: usize = 64 << 10;
+
 /// Takes the names out of what a client sends, and puts prefixes into it.
 #[derive(Debug)]
 pub(super) struct Unnamed {
@@ -67,7 +70,13 @@ impl Unnamed {
         stream: Pin<&mut impl AsyncWrite>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        write_all(&mut self.unsent, stream, cx)
+        ready!(write_all(&mut self.unsent, stream, cx))?;
+        for buffer in [&mut self.unsent, &mut self.partial] {
+            if buffer.is_empty() && buffer.capacity() > KEPT_BYTES {
+                *buffer = BytesMut::new();
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Forgets statements that the server has refused: the driver does not close them.

@@ -162,10 +162,11 @@ impl Wire {
         let mut statement = pin!(statement);
         let mut prefix = Some(prefix);
         let first = poll_fn(|cx| {
-            // Held meanwhile, so that prefixes and statements have the same order, and that nothing is
-            // written before both are there.
+            // Held meanwhile, so that prefixes and statements have the same order. A driver on another thread
+            // that finds the statement sees that there is a prefix, and waits for the lock.
             let mut prefixes = lock(&self.prefixes);
             prefixes.extend(prefix.take());
+            self.has_prefix.store(true, Ordering::Release);
             let polled = statement.as_mut().poll(cx);
             if polled.is_ready() {
                 // It was not sent.
@@ -214,4 +215,37 @@ impl Wire {
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::*;
+
+    /// The driver is on another thread, and may write a statement as soon as it is there.
+    #[tokio::test]
+    async fn a_driver_finds_no_statement_without_its_prefix() {
+        let wire = Arc::new(Wire::default());
+        let driver = Mutex::new(None);
+        let statement = poll_fn(|_| {
+            let wire = Arc::clone(&wire);
+            let taken = thread::spawn(move || {
+                let has_prefix = wire.has_prefix.load(Ordering::Acquire);
+                has_prefix.then(|| wire.take_prefix()).flatten()
+            });
+            lock(&driver).get_or_insert(taken);
+            Poll::<Result<(), ()>>::Pending
+        });
+        let sent = wire.send_behind(Prefix::new(&["BEGIN"]), statement);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(1), sent)
+                .await
+                .is_err()
+        );
+        let taken = lock(&driver).take().unwrap().join().unwrap();
+        assert!(taken.is_some());
+        assert!(!wire.has_prefix.load(Ordering::Acquire));
+    }
 }

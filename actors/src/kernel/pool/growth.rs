@@ -97,7 +97,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         if waiting == 0 {
             return 0;
         }
-        let sharing = self.sharing(now);
+        let sharing = self.sharing_after_connect(now);
         if !counts(&sharing) || !self.may_share_idle(now, &sharing) {
             return 0;
         }

@@ -20,8 +20,10 @@ const NAMED_MAX: usize = 3;
 impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Records that a lease is meant to last.
     pub(super) fn keep(&mut self, lease: u64) {
-        if let Some(lease) = self.leases.get_mut(&lease) {
-            lease.kept = true;
+        if let Some(lease) = self.leases.get_mut(&lease)
+            && !std::mem::replace(&mut lease.kept, true)
+        {
+            self.kept += 1;
         }
     }
 

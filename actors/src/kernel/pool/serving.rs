@@ -64,9 +64,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
     /// Whether waiters for shared use must wait, because an earlier waiter for exclusive use would get
     /// no connection while all of them stay shared.
     fn must_let_exclusive_pass(&mut self) -> bool {
-        let mut states = self.connections.values().map(|pooled| &pooled.state);
         let is_full = self.connections.len() >= self.connections_limit();
-        if !is_full || !states.all(|state| matches!(state, ConnectionState::Shared(_))) {
+        let are_shared = self.slots().count() + self.kept as usize >= self.connections.len();
+        if !is_full || !are_shared {
             return false;
         }
         let exclusive = self.queue.first(Mode::Exclusive);

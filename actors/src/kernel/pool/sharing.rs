@@ -56,7 +56,8 @@ pub(super) struct SharingRules {
 /// What the rules depend on that changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SharingLimits {
-    /// The most connections that the pool can have now ([`PoolState::connections_limit`]).
+    /// The most connections that the pool can have now ([`PoolState::connections_limit`]), without those that
+    /// somebody keeps.
     pub(super) connections: u32,
     /// See [`PoolState::short_wait`].
     pub(super) short_wait: Duration,
@@ -201,9 +202,16 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
 
     pub(super) fn sharing_limits(&self) -> SharingLimits {
         SharingLimits {
-            connections: count(self.connections_limit()),
+            connections: count(self.connections_limit()).saturating_sub(self.kept),
             short_wait: self.short_wait(),
         }
+    }
+
+    /// As [`PoolState::sharing`], as if the next connect succeeded.
+    pub(super) fn sharing_after_connect(&self, now: Instant) -> Sharing<'_, C::Connection> {
+        let mut sharing = self.sharing(now);
+        sharing.limits.connections = self.config.connections_max.saturating_sub(self.kept);
+        sharing
     }
 
     /// The most connections that the pool can have now: while connects fail, those that it has. The server
@@ -227,8 +235,9 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
 
     /// Whether a connection is opened when another shared one is due: one at a time.
     pub(super) fn may_open_for_sharing(&self) -> bool {
-        let has_place = self.total() < self.connections_limit();
-        has_place && self.idle.is_empty() && self.opening.is_empty()
+        let has_place = self.total() < self.config.connections_max as usize;
+        let is_due = self.idle.is_empty() && self.opening.is_empty();
+        has_place && is_due && !self.circuit.is_failing()
     }
 
     /// The longest wait behind other users that is better than another connection.

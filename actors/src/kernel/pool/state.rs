@@ -106,6 +106,8 @@ pub(super) struct PoolState<C: Connect, R> {
     /// count against the maximum.
     pub(super) retiring: BTreeSet<u64>,
     pub(super) leases: BTreeMap<u64, LeaseRecord>,
+    /// The number of leases that are meant to last, each alone on its connection.
+    pub(super) kept: u32,
     /// Where leases report their ends.
     pub(super) ended_leases: Arc<EndedLeases>,
     pub(super) queue: Queue<R>,
@@ -137,6 +139,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             opening: BTreeMap::new(),
             retiring: BTreeSet::new(),
             leases: BTreeMap::new(),
+            kept: 0,
             ended_leases: Arc::default(),
             queue: Queue::new(),
             board,
@@ -209,6 +212,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
         let Some(ended) = self.leases.remove(&lease) else {
             return;
         };
+        self.kept -= u32::from(ended.kept);
         let used_for = now.saturating_duration_since(ended.since);
         if !ended.kept {
             self.figures.usage.record(used_for);

@@ -1,4 +1,5 @@
-//! What callers were told, compared with what is there, when the server fails while they write.
+//! What callers were told, compared with what is there, when the network, the server or the primary fails
+//! while they write.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -6,11 +7,12 @@ use std::collections::HashMap;
 use futures_util::future::join_all;
 
 use super::*;
+use crate::kernel::testing::proxy::{Fault, Proxy};
 use crate::postgres::TransactionOptions;
 
 const WRITERS: usize = 12;
 
-/// Longer than the pool needs for another connection.
+/// Longer than the pool needs for another connection, and shorter than the network is silent.
 const WITHIN: Duration = Duration::from_millis(400);
 
 /// What the answer to a write says.
@@ -144,6 +146,64 @@ impl<'a> Writers<'a> {
             [Told::Done, Told::Nothing, Told::Unknown].map(|told| self.count(told));
         println!("{done} done, {nothing} not done, {unknown} unknown");
     }
+}
+
+#[test]
+fn what_writers_were_told_holds_whatever_the_network_does() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
+        let proxy = Proxy::start(&*socket).await;
+        let address = proxy.address();
+        let url = format!("postgres://postgres@{address}/postgres?sslmode=disable");
+        let database = database(&url, 6, &[]);
+        let root = start(&system, &database).await;
+        let writers = Writers::new(&database).await;
+        let failures = async {
+            let mut faults = vec![
+                Fault::Close,
+                Fault::Blackhole,
+                Fault::Delay(WITHIN / 8),
+                Fault::Delay(WITHIN * 2),
+            ];
+            // An answer to an insert has about 40 bytes, in several messages.
+            faults.extend([0, 1, 3, 6, 9, 14, 22, 31, 57, 300].map(Fault::Truncate));
+            for fault in faults {
+                writers.go_on(20, is_done).await;
+                proxy.set_faults(fault, Fault::None);
+                writers.go_on(60, |_| true).await;
+                proxy.set_faults(Fault::None, Fault::None);
+            }
+            writers.go_on(20, is_done).await;
+        };
+        writers.run_beside(failures).await;
+        assert!(writers.count(Told::Unknown) > 0 && writers.count(Told::Nothing) > 0);
+        writers.compare(&database).await;
+        root.stop().await;
+    });
+}
+
+#[test]
+fn what_writers_were_told_holds_when_the_server_is_killed() {
+    let mut cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let database = database(&cluster.url("postgres", ""), 6, &[]);
+        let root = start(&system, &database).await;
+        let writers = Writers::new(&database).await;
+        let failures = async {
+            for _ in 0..3 {
+                writers.go_on(50, is_done).await;
+                cluster.kill();
+                writers.go_on(20, |told| !is_done(told)).await;
+                cluster.run();
+            }
+            writers.go_on(50, is_done).await;
+        };
+        writers.run_beside(failures).await;
+        assert!(writers.count(Told::Nothing) > 0);
+        writers.compare(&database).await;
+        root.stop().await;
+    });
 }
 
 #[test]

@@ -87,6 +87,70 @@ fn shared_use_does_not_starve_exclusive_use_where_the_server_allows_few_connecti
 }
 
 #[test]
+fn a_failed_connect_does_not_keep_a_pool_small() {
+    TestSystem::paused(|system| async move {
+        let pool = RunningPool::start(&system, config(), ms(1)).await;
+        pool.fill(2).await;
+        pool.server.set_failure(Some(ConnectErrorKind::Refused));
+        let leases = (pool.exclusive().await, pool.exclusive().await);
+        let third = pool.check_out(Mode::Exclusive, ms(20)).await;
+        assert!(third.is_err());
+        drop(leases);
+        pool.server.set_failure(None);
+        let sharers = (0..40).map(|_| {
+            let pool = &pool;
+            async move {
+                for _ in 0..500 {
+                    let lease = pool.shared().await;
+                    let turn = lease.turn.lock().await;
+                    sleep(ms(4)).await;
+                    drop(turn);
+                }
+            }
+        });
+        join_all(sharers).await;
+        let status = pool.status().await;
+        assert!(status.size > 10, "{status:?}");
+        pool.stop().await;
+    });
+}
+
+#[test]
+fn shared_use_does_not_starve_exclusive_use_beside_leases_that_are_kept() {
+    TestSystem::paused(|system| async move {
+        let config = PoolConfig {
+            connections_max: 4,
+            ..config()
+        };
+        let pool = RunningPool::start(&system, config, ms(1)).await;
+        let kept = pool.exclusive().await;
+        kept.keep();
+        let sharers = (0..40).map(|number| {
+            let pool = &pool;
+            async move {
+                sleep(ms(number % 7)).await;
+                for _ in 0..1000 {
+                    let lease = pool.shared().await;
+                    sleep(ms(4)).await;
+                    drop(lease);
+                }
+            }
+        });
+        let alone = async {
+            for _ in 0..10 {
+                sleep(ms(200)).await;
+                let lease = pool.check_out(Mode::Exclusive, ms(100)).await;
+                assert!(lease.is_ok(), "{lease:?}");
+                sleep(ms(10)).await;
+            }
+        };
+        tokio::join!(join_all(sharers), alone);
+        drop(kept);
+        pool.stop().await;
+    });
+}
+
+#[test]
 fn the_queue_is_bounded() {
     TestSystem::paused(|system| async move {
         let config = PoolConfig {
