@@ -125,8 +125,7 @@ impl Connection {
         let error = match answered {
             Ok(rows) => return collect(rows).await.map_err(|error| Error::of(&error, true)),
             // The server runs nothing of a statement whose parameters it cannot bind.
-            // Through a pooler, it may be the driver's question about a type that was refused.
-            Err(error) => Error::before_it_ran(&error, was_cached && self.pooled.is_none()),
+            Err(error) => Error::before_it_ran(&error, was_cached),
         };
         if error.is_stale_statement() {
             self.statements.forget(sql, &slot);
