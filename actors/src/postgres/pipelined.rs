@@ -37,7 +37,8 @@ pub(super) async fn run(
     let connection = Arc::clone(&lease);
     let sent = AtomicBool::new(false);
     let within = deadline.saturating_duration_since(Instant::now());
-    let work = connection.run_within(sql, params, &sent, within);
+    // It is large, and moves several times before it is polled.
+    let work = Box::pin(connection.run_within(sql, params, &sent, within));
     with_lease(lease, deadline, &sent, work).await
 }
 
