@@ -230,12 +230,13 @@ mod tests {
         let wire = Arc::new(Wire::default());
         let driver = Mutex::new(None);
         let statement = poll_fn(|_| {
-            let wire = Arc::clone(&wire);
-            let taken = thread::spawn(move || {
-                let has_prefix = wire.has_prefix.load(Ordering::Acquire);
-                has_prefix.then(|| wire.take_prefix()).flatten()
+            lock(&driver).get_or_insert_with(|| {
+                let wire = Arc::clone(&wire);
+                thread::spawn(move || {
+                    let has_prefix = wire.has_prefix.load(Ordering::Acquire);
+                    has_prefix.then(|| wire.take_prefix()).flatten()
+                })
             });
-            lock(&driver).get_or_insert(taken);
             Poll::<Result<(), ()>>::Pending
         });
         let sent = wire.send_behind(Prefix::new(&["BEGIN"]), statement);
