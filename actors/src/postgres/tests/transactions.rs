@@ -1,5 +1,7 @@
 use std::sync::atomic::AtomicBool;
 
+use futures_util::future::join_all;
+
 use super::*;
 use crate::kernel::pool::Mode;
 use crate::postgres::call::Caller;
@@ -443,5 +445,39 @@ fn a_dropped_savepoint_that_an_outer_one_has_ended_fails_the_transaction() {
         // The server would answer with a rollback and without an error.
         let committed = transaction.query("commit", &[]).await;
         assert!(matches!(committed, Err(Error::Aborted)), "{committed:?}");
+    });
+}
+
+/// Callers are on threads of their own, as those of a server: the driver may write a statement while its
+/// caller is still sending it.
+#[test]
+fn no_statement_of_callers_on_other_threads_runs_without_its_begin() {
+    with_database(4, |database| async move {
+        let create = "create table t (n int8)";
+        database.query(create, &[], LONG).await.unwrap();
+        let callers = database.clone();
+        let on_threads = tokio::task::spawn_blocking(move || {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = runtime.worker_threads(3).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let callers = (0..8).map(|caller: i64| {
+                    let database = callers.clone();
+                    tokio::spawn(async move {
+                        for _ in 0..100 {
+                            let options = TransactionOptions::within(LONG);
+                            let transaction = database.begin(options).await.unwrap();
+                            let insert = "insert into t values ($1)";
+                            transaction.query(insert, &[&caller]).await.unwrap();
+                            transaction.rollback().await.unwrap();
+                        }
+                    })
+                });
+                for ended in join_all(callers).await {
+                    ended.unwrap();
+                }
+            });
+        });
+        on_threads.await.unwrap();
+        assert_eq!(count(&database, "select count(*) from t").await, 0);
     });
 }
