@@ -19,9 +19,12 @@
 //!
 //! A connection with more than one user is a *pipeline*. There should be `shared_max` that move. If there
 //! are more, because some have been slow, callers join the oldest `shared_max`, until the others have no
-//! users any more. While that many show a short wait, no request is slow, and there are half as many callers
-//! as connections or more, waiters are patient: for that short time they leave idle connections alone, since
-//! few pipelines cost a server much less than many connections with a request each.
+//! users any more.
+//!
+//! Few pipelines cost a server much less than many connections with a request each. So where callers are
+//! many, they take idle connections only until `shared_max` show a short wait. They are many when there are
+//! more of them than connections, or half as many while no request is slow. Waiters are patient then: for
+//! the time of a short wait they leave idle connections alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +91,8 @@ pub(super) struct Sharing<'a, T> {
     pipelines: u32,
     /// The pipelines that show a short wait.
     quick: u32,
+    /// All that show a short wait, and those that show nothing yet.
+    promising: u32,
     /// Whether the first user of a new connection has no answer yet, and has not waited long for it.
     pub(super) has_untested: bool,
     /// The one that the next user joins, and the number of its users.
@@ -114,6 +119,7 @@ impl<'a, T> Sharing<'a, T> {
             callers: 0,
             pipelines: 0,
             quick: 0,
+            promising: 0,
             has_untested: false,
             joinable: None,
         };
@@ -135,12 +141,14 @@ impl<'a, T> Sharing<'a, T> {
             sharing.pipelines += u32::from(users > 1);
             let Some(pace) = slot.pace() else {
                 sharing.has_untested = true;
+                sharing.promising += 1;
                 continue;
             };
             let is_fast = pace <= FAST_PACE;
             if !is_fast && pace.saturating_mul(users).saturating_add(age) >= short_wait {
                 continue;
             }
+            sharing.promising += 1;
             sharing.quick += u32::from(users > 1);
             if users >= rules.shared_depth {
                 continue;
@@ -167,12 +175,17 @@ impl<'a, T> Sharing<'a, T> {
         self.shared < max || self.moving == 0
     }
 
-    /// Whether callers do not need idle connections: there are many callers, none of their requests is slow,
-    /// and as many pipelines as there may be show a short wait.
-    fn is_quick(&self) -> bool {
+    /// Whether there are more callers than connections; or half as many, and none of their requests is slow.
+    fn is_crowded(&self) -> bool {
+        let max = self.limits.connections;
         // Those that are about to ask again do not count for a moment, so a half is many.
-        let is_crowded = self.callers >= self.limits.connections.div_ceil(2);
-        is_crowded && self.slow == 0 && self.quick >= self.rules.shared_max
+        self.callers >= max || self.slow == 0 && self.callers >= max.div_ceil(2)
+    }
+
+    /// Whether callers do not need idle connections: there are many callers, and enough connections show a
+    /// short wait for them to share.
+    fn is_quick(&self) -> bool {
+        self.is_crowded() && self.promising >= self.rules.shared_max
     }
 
     /// Whether another connection is due, if none is idle. One connection uses one core of the server,
@@ -181,7 +194,8 @@ impl<'a, T> Sharing<'a, T> {
     pub(super) fn needs_more(&self) -> bool {
         let many = self.rules.shared_depth.div_ceil(2).min(MANY_USERS);
         let fills_up = self.joinable.is_some_and(|(_, users)| users >= many);
-        let is_due = fills_up && self.pipelines < self.rules.shared_max || self.slow > 0;
+        let is_due =
+            fills_up && self.pipelines < self.rules.shared_max || self.slow > 0 && !self.is_quick();
         is_due && self.leaves_one()
     }
 

@@ -394,14 +394,15 @@ impl PoolModel {
         }
         let max = limit.saturating_sub(1).max(1);
         let leaves_one = in_shared_use.len() < max || moving.is_empty();
-        let quick = pipelines.filter(|slot| quick(slot));
+        let promising = moving
+            .iter()
+            .filter(|slot| slot.pace().is_none() || quick(slot));
         let callers = self.users().sum::<u32>() as usize + state.queue.len_of(Mode::Shared);
-        let is_crowded = callers >= limit.div_ceil(2);
         let are_slow = in_shared_use
             .iter()
             .any(|slot| slot.users() > 0 && age(slot) >= short);
-        let is_patient =
-            is_crowded && !are_slow && quick.count() >= shared_max && now - since < short;
+        let is_crowded = callers >= limit || !are_slow && callers >= limit.div_ceil(2);
+        let is_patient = is_crowded && promising.count() >= shared_max && now - since < short;
         fresh && is_first && leaves_one && !is_patient
     }
 }
