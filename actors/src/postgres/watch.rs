@@ -333,19 +333,23 @@ mod tests {
         }
     }
 
+    fn watched<'a>(sent: &'a [u8], size: usize, wire: &Arc<Wire>) -> Watched<Pieces<'a>> {
+        Watched {
+            stream: Pieces { sent, size },
+            messages: Messages::default(),
+            requests: Requests::new(wire),
+            removals: Removals::new(false),
+            wire: Arc::clone(wire),
+        }
+    }
+
     /// Everything that is read of `sent`, which comes in pieces of `piece` bytes, and the error.
     async fn read(sent: &[u8], piece: usize, shared: bool) -> (Vec<u8>, Option<io::Error>) {
         let wire = Arc::new(Wire::default());
         if shared {
             wire.begin_sharing();
         }
-        let mut watched = Watched {
-            stream: Pieces { sent, size: piece },
-            messages: Messages::default(),
-            requests: Requests::new(&wire),
-            removals: Removals::new(false),
-            wire,
-        };
+        let mut watched = watched(sent, piece, &wire);
         let mut read = Vec::new();
         let error = watched.read_to_end(&mut read).await.err();
         (read, error)
@@ -429,13 +433,7 @@ mod tests {
             let sent = [&begin[..], &then.concat()].concat();
             for size in 1..=sent.len() {
                 let wire = Arc::new(Wire::default());
-                let mut watched = Watched {
-                    stream: Pieces { sent: &sent, size },
-                    messages: Messages::default(),
-                    requests: Requests::new(&wire),
-                    removals: Removals::new(false),
-                    wire: Arc::clone(&wire),
-                };
+                let mut watched = watched(&sent, size, &wire);
                 watched.read_to_end(&mut Vec::new()).await.unwrap();
                 let read = (wire.transaction(), wire.transaction_end());
                 assert_eq!(read, (state, end), "{then:?}");
@@ -453,13 +451,7 @@ mod tests {
         let path = async |reports: &[Vec<u8>], size: usize| {
             let sent = reports.concat();
             let wire = Arc::new(Wire::default());
-            let mut watched = Watched {
-                stream: Pieces { sent: &sent, size },
-                messages: Messages::default(),
-                requests: Requests::new(&wire),
-                removals: Removals::new(false),
-                wire: Arc::clone(&wire),
-            };
+            let mut watched = watched(&sent, size, &wire);
             let mut read = Vec::new();
             watched.read_to_end(&mut read).await.unwrap();
             assert_eq!(read, sent, "nothing is withheld");

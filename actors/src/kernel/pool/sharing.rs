@@ -89,8 +89,6 @@ pub(super) struct Sharing<'a, T> {
     callers: u32,
     /// The pipelines that move.
     pipelines: u32,
-    /// The pipelines that show a short wait.
-    quick: u32,
     /// All that show a short wait, and those that show nothing yet.
     promising: u32,
     /// Whether the first user of a new connection has no answer yet, and has not waited long for it.
@@ -118,7 +116,6 @@ impl<'a, T> Sharing<'a, T> {
             slow: 0,
             callers: 0,
             pipelines: 0,
-            quick: 0,
             promising: 0,
             has_untested: false,
             joinable: None,
@@ -126,6 +123,7 @@ impl<'a, T> Sharing<'a, T> {
         // A connection with one user, and the pipelines with the fewest, among the oldest and among the
         // others, of those that another may join.
         let mut single = None;
+        let mut quick_pipelines = 0;
         let mut emptiest: [Option<(_, u32)>; 2] = [None, None];
         for slot in slots {
             sharing.shared += 1;
@@ -149,7 +147,7 @@ impl<'a, T> Sharing<'a, T> {
                 continue;
             }
             sharing.promising += 1;
-            sharing.quick += u32::from(users > 1);
+            quick_pipelines += u32::from(users > 1);
             if users >= rules.shared_depth {
                 continue;
             }
@@ -157,7 +155,7 @@ impl<'a, T> Sharing<'a, T> {
                 single = single.or(Some((slot, users)));
                 continue;
             }
-            let emptiest = &mut emptiest[usize::from(sharing.quick > rules.shared_max)];
+            let emptiest = &mut emptiest[usize::from(quick_pipelines > rules.shared_max)];
             if emptiest.is_none_or(|(_, fewest)| users < fewest) {
                 *emptiest = Some((slot, users));
             }

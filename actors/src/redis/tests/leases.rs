@@ -19,7 +19,7 @@ use crate::kernel::testing::proxy::{Fault, Proxy};
 use crate::redis::connection::Transport;
 use crate::redis::liveness::{Liveness, RoleWatch, Watched};
 
-fn words(text: &str) -> Cmd {
+pub(super) fn words(text: &str) -> Cmd {
     let mut command = Cmd::new();
     for word in text.split(' ') {
         command.arg(word);

@@ -258,18 +258,29 @@ pub(super) async fn cluster() -> Vec<Instance> {
     nodes
 }
 
+/// A cluster of one node, with `more` arguments.
+pub(super) async fn cluster_of_one(more: &[&str]) -> Instance {
+    let bus = free_port().to_string();
+    let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+    let node = Instance::start(&[&arguments, more].concat()).await;
+    assert_eq!(node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
+    node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+    node
+}
+
 /// A cluster of one node that is reached through a proxy, by its own word too.
 pub(super) async fn cluster_behind_proxy() -> (Instance, Proxy, Server) {
     let nowhere: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     let proxy = Proxy::start(nowhere).await;
-    let (bus, announced) = (free_port().to_string(), proxy.address().port().to_string());
-    let mut arguments = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
-    arguments.extend(["--cluster-announce-ip", "127.0.0.1"]);
-    arguments.extend(["--cluster-announce-port", &announced]);
-    let node = Instance::start(&arguments).await;
+    let port = proxy.address().port().to_string();
+    let announced = [
+        "--cluster-announce-ip",
+        "127.0.0.1",
+        "--cluster-announce-port",
+        &port,
+    ];
+    let node = cluster_of_one(&announced).await;
     proxy.set_target(node.address());
-    assert_eq!(node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
-    node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
     let server = at_cluster(vec![Node {
         host: "127.0.0.1".to_owned(),
         port: proxy.address().port(),

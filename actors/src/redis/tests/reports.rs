@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Cmd, Error, Event, Redis, Script, Server, Topology, cmd, pipe, pool_config};
+use super::super::{Error, Event, Redis, Script, Server, Topology, cmd, pipe, pool_config};
+use super::leases::words;
 use super::network::{
-    Instance, at_cluster, cluster, cluster_behind_proxy, cluster_of_two, eventually, free_port,
+    Instance, at_cluster, cluster, cluster_behind_proxy, cluster_of_one, cluster_of_two, eventually,
 };
 use super::server::{RunningPool, SECOND};
 use super::subscribing::{RunningSubscriber, channel, message, next};
@@ -17,14 +18,6 @@ use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::Fault;
 use crate::redis::{ConnectOptions, Credentials};
-
-fn words(text: &str) -> Cmd {
-    let mut command = Cmd::new();
-    for word in text.split(' ') {
-        command.arg(word);
-    }
-    command
-}
 
 async fn get(redis: &Redis, key: &str, within: Duration) -> Result<Option<String>, Error> {
     redis.command(cmd("GET").arg(key), within).await
@@ -155,18 +148,7 @@ fn connections_to_the_nodes_do_not_become_more_when_slots_move() {
 fn a_server_that_closes_idle_connections_costs_no_call() {
     TestSystem::real_time(|system| async move {
         let one = Instance::start(&["--timeout", "1"]).await;
-        let bus = free_port().to_string();
-        let arguments = [
-            "--cluster-enabled",
-            "yes",
-            "--cluster-port",
-            &bus,
-            "--timeout",
-            "1",
-        ];
-        let node = Instance::start(&arguments).await;
-        assert_eq!(node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
-        node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+        let node = cluster_of_one(&["--timeout", "1"]).await;
         for (instance, server, name) in [
             (&one, one_at(&one), "headroom:redis-primary"),
             (
@@ -197,10 +179,7 @@ fn a_server_that_closes_idle_connections_costs_no_call() {
 fn a_password_that_is_replaced_is_reported_and_tried_rarely_until_it_is_back() {
     TestSystem::real_time(|system| async move {
         let one = Instance::start(&[]).await;
-        let bus = free_port().to_string();
-        let node = Instance::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
-        assert_eq!(node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
-        node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+        let node = cluster_of_one(&[]).await;
         let url = format!("redis://worker:old-secret@127.0.0.1:{}", one.port());
         let one_server = Topology::One(ServerUrl::Configured(url.to_owned())).into();
         let options = ConnectOptions {
@@ -213,32 +192,17 @@ fn a_password_that_is_replaced_is_reported_and_tried_rarely_until_it_is_back() {
         let nodes = vec![node.node()];
         let cluster_server = Topology::Cluster { nodes, options }.into();
         for (instance, server) in [(&one, one_server), (&node, cluster_server)] {
-            let add = [
-                "ACL",
-                "SETUSER",
-                "worker",
-                "on",
-                "~*",
-                "&*",
-                "+@all",
-                ">old-secret",
-            ];
-            assert_eq!(instance.ask(&add), "OK");
+            let add_worker = |password: &str| {
+                let rights = ["on", "~*", "&*", "+@all", password];
+                let add = [&["ACL", "SETUSER", "worker"], &rights[..]].concat();
+                assert_eq!(instance.ask(&add), "OK");
+            };
+            add_worker(">old-secret");
             let running = RunningPool::at(&system, server).await;
             running.until_up().await;
             // The server closes the connections of a user that is removed.
             assert_eq!(instance.ask(&["ACL", "DELUSER", "worker"]), "1");
-            let again = [
-                "ACL",
-                "SETUSER",
-                "worker",
-                "on",
-                "~*",
-                "&*",
-                "+@all",
-                ">new-secret",
-            ];
-            assert_eq!(instance.ask(&again), "OK");
+            add_worker(">new-secret");
             eventually("that it is refused", async || {
                 let error = get(&running.redis, "key", SECOND).await.unwrap_err();
                 let Error::Checkout(

@@ -55,6 +55,27 @@ fn shared_use_does_not_starve_exclusive_use() {
     });
 }
 
+/// Callers share connections all the time, while others want some of their own and get them soon.
+async fn use_both_ways(pool: &RunningPool) {
+    let sharers = (0..40).map(|number| async move {
+        sleep(ms(number % 7)).await;
+        for _ in 0..1000 {
+            let lease = pool.shared().await;
+            sleep(ms(4)).await;
+            drop(lease);
+        }
+    });
+    let alone = async {
+        for _ in 0..10 {
+            sleep(ms(200)).await;
+            let lease = pool.check_out(Mode::Exclusive, ms(100)).await;
+            assert!(lease.is_ok(), "{lease:?}");
+            sleep(ms(10)).await;
+        }
+    };
+    tokio::join!(join_all(sharers), alone);
+}
+
 /// A server may allow fewer connections than the settings, for example those of one role.
 #[test]
 fn shared_use_does_not_starve_exclusive_use_where_the_server_allows_few_connections() {
@@ -62,26 +83,7 @@ fn shared_use_does_not_starve_exclusive_use_where_the_server_allows_few_connecti
         let pool = RunningPool::start(&system, config(), ms(1)).await;
         pool.fill(4).await;
         pool.server.set_failure(Some(ConnectErrorKind::Refused));
-        let sharers = (0..40).map(|number| {
-            let pool = &pool;
-            async move {
-                sleep(ms(number % 7)).await;
-                for _ in 0..1000 {
-                    let lease = pool.shared().await;
-                    sleep(ms(4)).await;
-                    drop(lease);
-                }
-            }
-        });
-        let alone = async {
-            for _ in 0..10 {
-                sleep(ms(200)).await;
-                let lease = pool.check_out(Mode::Exclusive, ms(100)).await;
-                assert!(lease.is_ok(), "{lease:?}");
-                sleep(ms(10)).await;
-            }
-        };
-        tokio::join!(join_all(sharers), alone);
+        use_both_ways(&pool).await;
         pool.stop().await;
     });
 }
@@ -125,26 +127,7 @@ fn shared_use_does_not_starve_exclusive_use_beside_leases_that_are_kept() {
         let pool = RunningPool::start(&system, config, ms(1)).await;
         let kept = pool.exclusive().await;
         kept.keep();
-        let sharers = (0..40).map(|number| {
-            let pool = &pool;
-            async move {
-                sleep(ms(number % 7)).await;
-                for _ in 0..1000 {
-                    let lease = pool.shared().await;
-                    sleep(ms(4)).await;
-                    drop(lease);
-                }
-            }
-        });
-        let alone = async {
-            for _ in 0..10 {
-                sleep(ms(200)).await;
-                let lease = pool.check_out(Mode::Exclusive, ms(100)).await;
-                assert!(lease.is_ok(), "{lease:?}");
-                sleep(ms(10)).await;
-            }
-        };
-        tokio::join!(join_all(sharers), alone);
+        use_both_ways(&pool).await;
         drop(kept);
         pool.stop().await;
     });
