@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use headroom_actors::kernel::pressure::Level;
 use headroom_actors::lazy::PolicyKind;
+use headroom_actors::postgres::ResetAfter;
 
 use super::SettingsError;
 use super::log_filter::LogFilter;
@@ -212,6 +213,8 @@ sections! {
         pub idle_in_transaction_timeout: Duration,
         /// Statements kept prepared on each connection; 0 for connections through a pooler.
         pub statements_max: u32,
+        /// Which transactions the reset of the session follows.
+        pub reset_after: ResetAfter,
         /// Its connections.
         pub pool: PoolSettings,
         /// Its replicas, which serve reads.

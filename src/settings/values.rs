@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use headroom_actors::kernel::pressure::Level;
 use headroom_actors::lazy::PolicyKind;
+use headroom_actors::postgres::ResetAfter;
 use headroom_actors::redis::Node;
 
 use super::section::{Form, Leaf};
@@ -240,6 +241,18 @@ impl Leaf for Profile {
         match text {
             "development" => Some(Self::Development),
             "production" => Some(Self::Production),
+            _ => None,
+        }
+    }
+}
+
+impl Leaf for ResetAfter {
+    const RULE: &'static str = "\"every_transaction\" or \"session_statements\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "every_transaction" => Some(Self::EveryTransaction),
+            "session_statements" => Some(Self::SessionStatements),
             _ => None,
         }
     }

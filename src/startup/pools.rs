@@ -83,6 +83,7 @@ pub(crate) fn postgres_config(settings: &PostgresSettings) -> PostgresConfig {
         lock_timeout: settings.lock_timeout,
         idle_in_transaction_timeout: settings.idle_in_transaction_timeout,
         statements_max: usize::try_from(settings.statements_max).unwrap_or(usize::MAX),
+        reset_after: settings.reset_after,
         ..PostgresConfig::default()
     }
 }

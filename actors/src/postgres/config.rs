@@ -16,6 +16,19 @@ pub const PRIVATE_SERVER_CONNECTION_BYTES: u64 = CLIENT_BYTES + 2 * 1024 * 1024;
 /// The default of [`PostgresConfig::statements_max`].
 pub(super) const STATEMENTS_MAX: usize = 256;
 
+/// Which transactions the reset of the session follows. A transaction that fails or is dropped is always followed
+/// by it, and so is a [`Session`](super::Session).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ResetAfter {
+    /// Each.
+    #[default]
+    EveryTransaction,
+    /// Those with a statement that changes the session, as its words say: `set`, `set_config`, temporary
+    /// tables, advisory locks, `do`, `call` and others. What other functions change in the session, and triggers,
+    /// reaches the next user of the connection.
+    SessionStatements,
+}
+
 /// The settings of one database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresConfig {
@@ -35,6 +48,8 @@ pub struct PostgresConfig {
     /// Statements kept prepared per connection. Zero: the connections lead through a pooler in transaction
     /// mode, such as `PgBouncer`. Then nothing outlives a transaction, and no options are sent at the start.
     pub statements_max: usize,
+    /// Which transactions the reset of the session follows.
+    pub reset_after: ResetAfter,
     /// Resident bytes of one connection, with the process of a private server.
     pub bytes_per_connection: u64,
     /// How often a single statement is tried at most, where a repeat is safe.
@@ -62,6 +77,7 @@ impl Default for PostgresConfig {
             idle_in_transaction_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(30),
             statements_max: STATEMENTS_MAX,
+            reset_after: ResetAfter::default(),
             bytes_per_connection: CLIENT_BYTES,
             attempts_max: 5,
             retry_backoff: Backoff::try_new(

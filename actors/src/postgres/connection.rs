@@ -13,7 +13,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Server;
 use super::cancel::Canceller;
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, ResetAfter};
 use super::connect_error::{connect_error, merge, no_answer, socket_error};
 use super::error::Error;
 use super::freshness::FreshnessTracker;
@@ -41,6 +41,7 @@ pub struct Connection {
     pub(super) timeout: ServerTimeout,
     /// What each transaction brings along, on a connection through a pooler.
     pub(super) pooled: Option<Pooled>,
+    pub(super) reset_after: ResetAfter,
     pub(super) notifications: Arc<Notifications>,
     /// Host and port.
     pub(super) server: String,
@@ -180,6 +181,7 @@ impl Connection {
             wire,
             timeout,
             pooled: pooled.then(|| Pooled::new(settings, config)),
+            reset_after: settings.reset_after,
             notifications,
             server: server.name.clone(),
             version,
@@ -206,11 +208,19 @@ impl Connection {
         }
     }
 
-    /// The statements that limit those of a transaction, which has `within`.
-    pub(super) fn limits_of_transaction(&self, within: Duration) -> Vec<String> {
-        match &self.pooled {
-            Some(pooled) => pooled.of_transaction(within),
-            None => vec![self.timeout.of_transaction(within)],
+    /// What limits the statements of a transaction, which has `within`: statements behind its begin, or the
+    /// session's timeout, which then has to fit the returned time.
+    pub(super) fn limits_of_transaction(
+        &self,
+        within: Duration,
+    ) -> (Vec<String>, Option<Duration>) {
+        match (&self.pooled, self.reset_after) {
+            (Some(pooled), _) => (pooled.of_transaction(within), None),
+            // The reset would take the session's timeout back.
+            (None, ResetAfter::EveryTransaction) => {
+                (vec![self.timeout.of_transaction(within)], None)
+            }
+            (None, ResetAfter::SessionStatements) => (Vec::new(), Some(within)),
         }
     }
 
@@ -307,7 +317,7 @@ impl Connection {
         } else {
             self.ping().await?;
         }
-        self.rollback().await
+        self.rollback(true).await
     }
 }
 

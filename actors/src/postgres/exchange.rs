@@ -32,6 +32,8 @@ impl<'a> Exchange<'a> {
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<(Self, T), Error> {
         transaction.count_call()?;
+        // Beside an exchange of its own, a reset is little.
+        transaction.reset_at_end();
         let taken_up = TakenUp::new(transaction);
         let begun = transaction.run(work).await?;
         let exchange = Self {

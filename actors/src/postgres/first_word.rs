@@ -133,6 +133,21 @@ pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
     }
 }
 
+/// Whether `sql`, which may be several statements, says that it changes the session or locks something for it.
+pub(super) fn changes_session(sql: &str) -> bool {
+    let may_run_anything = |part| {
+        let first = Words(skip_empty_statements(part)).next();
+        first.is_some_and(|word| is(word, &["call", "do"]))
+    };
+    // A temporary table may also be made by `select into`.
+    let has_word = ["set_config", "advisory", "temp"]
+        .iter()
+        .any(|word| contains(sql, word));
+    // A part may begin within a text: then it is taken for a statement that it is not.
+    let mut parts = sql.split(';');
+    has_word || parts.any(|part| may_run_anything(part) || check_shared(part).is_err())
+}
+
 /// Whether `sql` is a `COPY`.
 pub(super) fn begins_with_copy(sql: &str) -> bool {
     let first = Words(skip_empty_statements(sql)).next();
@@ -359,6 +374,35 @@ mod tests {
             "create or replace view v as select 1",
         ] {
             assert!(check_shared(sql).is_ok(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_says_that_it_changes_the_session_is_told_from_what_does_not() {
+        for sql in [
+            "set work_mem = '7MB'",
+            "select 1; SET work_mem = '7MB'",
+            "select ';'; listen news",
+            "select pg_catalog.SET_CONFIG('work_mem', '7MB', false)",
+            "select pg_advisory_lock(1)",
+            "select 1 into temp t",
+            "create temporary table t (n int8)",
+            "prepare s as select 1",
+            "declare c cursor with hold for select 1",
+            "do $$begin end$$",
+            "select 1; call change()",
+            "commit",
+        ] {
+            assert!(changes_session(sql), "{sql}");
+        }
+        for sql in [
+            "",
+            "select 1",
+            "insert into t values (1); update t set n = 2",
+            "with t as (select 1) table t",
+            "create table t (n int8)",
+        ] {
+            assert!(!changes_session(sql), "{sql}");
         }
     }
 

@@ -76,7 +76,7 @@ mod wire;
 
 pub use address::check_url;
 pub use call::{Params, QueryOutput};
-pub use config::{PRIVATE_SERVER_CONNECTION_BYTES, PostgresConfig};
+pub use config::{PRIVATE_SERVER_CONNECTION_BYTES, PostgresConfig, ResetAfter};
 pub use connection::Connection;
 pub use connector::Connector;
 pub use copy::{CopyIn, CopyOut};

@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ impl ServerTimeout {
     ) -> T {
         let mut request = pin!(request);
         let first = poll_fn(|cx| {
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.lock();
             let wanted = choose(*current, self.initial, within);
             if *current != wanted {
                 let change = format!("SET statement_timeout = {wanted}");
@@ -73,13 +73,19 @@ impl ServerTimeout {
         }
     }
 
-    /// The statement that limits the statements of a transaction to `within`. It follows `BEGIN`. The
-    /// session is reset after the transaction.
+    /// The statement that limits the statements of a transaction to `within`. It follows `BEGIN`.
     pub(super) fn of_transaction(&self, within: Duration) -> String {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = self.initial;
         let timeout = shorter(self.initial, whole_ms(within.saturating_add(MARGIN)));
         format!("SET LOCAL statement_timeout = {timeout}")
+    }
+
+    /// Records that the session is reset.
+    pub(super) fn session_was_reset(&self) {
+        *self.lock() = self.initial;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -105,7 +105,7 @@ impl Connection {
         let slot = self.statements.slot(sql);
         let was_cached = slot.initialized();
         if !was_cached && let Some(begin) = begin.take() {
-            let begun = self.batch(&begin.text()).await;
+            let begun = self.begin(begin, &begin.text()).await;
             begun.map_err(Error::without_effect)?;
         }
         let statement = match slot.get() {
@@ -168,7 +168,10 @@ impl Connection {
         // It is large, and moves several times before it is polled.
         let query = Box::pin(self.client.query_raw(statement, params));
         match begin {
-            Some(begin) => self.wire.send_behind(begin.prefix(), query).await,
+            Some(begin) => {
+                let query = self.wire.send_behind(begin.prefix(), query);
+                self.send_within(begin.within, query).await
+            }
             None => self.send_within(within, query).await,
         }
     }
@@ -180,10 +183,25 @@ impl Connection {
         done.map_err(|error| Error::of(&error, sent))
     }
 
-    /// Rolls the open transaction back, and resets the session.
-    pub(super) async fn rollback(&self) -> Result<(), Error> {
+    /// Runs `sql`, which contains `begin`.
+    pub(super) async fn begin(&self, begin: &Begin, sql: &str) -> Result<(), Error> {
+        self.send_within(begin.within, self.batch(sql)).await
+    }
+
+    /// Rolls the open transaction back. `resets` says whether the session is reset with it.
+    pub(super) async fn rollback(&self, resets: bool) -> Result<(), Error> {
+        self.end_transaction("ROLLBACK", resets).await
+    }
+
+    /// Ends the open transaction with `end`. `resets` is as in [`Connection::rollback`].
+    async fn end_transaction(&self, end: &str, resets: bool) -> Result<(), Error> {
+        // Names that the transaction has set for itself end with it.
         self.statements.session_was_reset();
-        self.batch(&format!("ROLLBACK; {}", self.reset())).await
+        if !resets {
+            return self.batch(end).await;
+        }
+        self.timeout.session_was_reset();
+        self.batch(&format!("{end}; {}", self.reset())).await
     }
 
     /// The statements that reset the session.
@@ -192,9 +210,12 @@ impl Connection {
         pooled.map_or(RESET_SESSION, |pooled| &pooled.reset)
     }
 
-    /// Commits the open transaction, and sends `reset` right behind. The server answers the commit before
-    /// it begins the reset.
-    pub(super) async fn commit(&self, reset: &mut SessionReset) -> Result<(), Error> {
+    /// Commits the open transaction, and sends `reset` right behind, if there is one. The server answers the
+    /// commit before it begins the reset.
+    pub(super) async fn commit(&self, reset: Option<&mut SessionReset>) -> Result<(), Error> {
+        let Some(reset) = reset else {
+            return self.end_transaction("COMMIT", false).await;
+        };
         if self.pooled.is_some() {
             return self.commit_with(reset).await;
         }
@@ -210,8 +231,7 @@ impl Connection {
     /// Commits the open transaction and resets the session in one message. Through a pooler, a second
     /// message may get to another session.
     async fn commit_with(&self, reset: &mut SessionReset) -> Result<(), Error> {
-        self.statements.session_was_reset();
-        let done = self.batch(&format!("COMMIT; {}", self.reset())).await;
+        let done = self.end_transaction("COMMIT", true).await;
         let is_committed = self.wire.transaction_end() == TransactionEnd::Committed;
         match done {
             // The reset failed.
@@ -227,6 +247,7 @@ impl Connection {
         let connection = Arc::clone(self);
         let reset = async move {
             connection.statements.session_was_reset();
+            connection.timeout.session_was_reset();
             connection.batch(connection.reset()).await
         };
         SessionReset(maybe_done(reset.boxed()))
@@ -265,18 +286,22 @@ impl Connection {
     }
 }
 
-/// The statements that begin a transaction.
+/// What begins a transaction.
 #[derive(Debug)]
-pub(super) struct Begin(pub(super) Vec<String>);
+pub(super) struct Begin {
+    pub(super) statements: Vec<String>,
+    /// The time that the session's timeout has to fit, unless the statements limit the transaction.
+    pub(super) within: Option<Duration>,
+}
 
 impl Begin {
     /// All of it as one text.
     pub(super) fn text(&self) -> String {
-        self.0.join("; ")
+        self.statements.join("; ")
     }
 
     fn prefix(&self) -> Prefix {
-        let statements: Vec<_> = self.0.iter().map(String::as_str).collect();
+        let statements: Vec<_> = self.statements.iter().map(String::as_str).collect();
         Prefix::new(&statements)
     }
 }

@@ -8,9 +8,10 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Params, QueryOutput};
+use super::config::ResetAfter;
 use super::connection::Connection;
 use super::error::Error;
-use super::first_word::asks_to_commit;
+use super::first_word::{asks_to_commit, changes_session};
 use super::repeat::{Decision, Step, decide};
 use super::statements::Begin;
 use super::transaction_options::TransactionOptions;
@@ -23,12 +24,14 @@ const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// An open transaction. If it is dropped, the server's work for it is cancelled and it is rolled back
 /// before the connection gets another user. Its end, however it comes, also resets the session:
-/// settings, temporary tables, advisory locks and `LISTEN`.
+/// settings, temporary tables, advisory locks and `LISTEN`. [`ResetAfter`] makes exceptions.
 #[must_use = "a dropped transaction is rolled back"]
 pub struct Transaction {
     pub(super) lease: Lease<Connection>,
     pub(super) deadline: Instant,
     options: TransactionOptions,
+    /// Its end resets the session.
+    resets: AtomicBool,
     /// The begin was sent.
     is_sent: AtomicBool,
     /// The begin was answered.
@@ -82,6 +85,7 @@ impl Transaction {
     fn unbegun(lease: Lease<Connection>, options: TransactionOptions, deadline: Instant) -> Self {
         lease.wire.forget_end();
         Self {
+            resets: AtomicBool::new(lease.reset_after == ResetAfter::EveryTransaction),
             lease,
             deadline,
             options,
@@ -106,6 +110,7 @@ impl Transaction {
     /// [`Error::Aborted`] for a `commit` after an error: neither is sent.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
         let is_first = self.count_call()?;
+        self.note_session(sql);
         let work = async {
             let beginning = self.unless_begun().await;
             let begin = match &beginning {
@@ -132,14 +137,16 @@ impl Transaction {
     /// As [`Transaction::query`].
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
         self.count_call()?;
+        self.note_session(sql);
         let work = async {
             let Some(_beginning) = self.unless_begun().await else {
                 self.check(sql).await?;
                 return self.lease.batch(sql).await;
             };
             // If the server refuses the begin, it runs nothing behind it.
-            let begin_first = format!("{}; {sql}", self.beginning().text());
-            let done = self.lease.batch(&begin_first).await;
+            let begin = self.beginning();
+            let begin_first = format!("{}; {sql}", begin.text());
+            let done = self.lease.begin(&begin, &begin_first).await;
             self.record_begin(&done);
             done
         };
@@ -164,11 +171,12 @@ impl Transaction {
         }
         let settled = self.wait(self.settle()).await;
         settled.map_err(Error::without_effect)?;
-        let mut reset = self.lease.session_reset();
+        let resets = self.resets.load(Ordering::Acquire);
+        let mut reset = resets.then(|| self.lease.session_reset());
         let ended = if self.lease.wire.transaction() == TransactionState::None {
             Ok(())
         } else {
-            self.wait(self.lease.commit(&mut reset)).await
+            self.wait(self.lease.commit(reset.as_mut())).await
         };
         // The server answers a COMMIT after a failure with a rollback and without an error.
         let is_aborted = self.lease.wire.transaction_end() == TransactionEnd::RolledBack;
@@ -180,9 +188,14 @@ impl Transaction {
             }
         });
         // Whatever the server answered, the transaction has ended.
-        if matches!(ended, Ok(()) | Err(Error::Server(_) | Error::Aborted)) {
-            let connection = Arc::clone(&self.lease);
-            connection.spawn(reset.end(self.lease));
+        match &ended {
+            Ok(()) if reset.is_none() => self.lease.mark_clean(),
+            Ok(()) | Err(Error::Server(_) | Error::Aborted) => {
+                let connection = Arc::clone(&self.lease);
+                let reset = reset.unwrap_or_else(|| connection.session_reset());
+                connection.spawn(reset.end(self.lease));
+            }
+            Err(_) => {}
         }
         ended
     }
@@ -195,7 +208,8 @@ impl Transaction {
         if !self.is_sent.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.wait(self.lease.rollback()).await?;
+        let resets = self.resets.load(Ordering::Acquire);
+        self.wait(self.lease.rollback(resets)).await?;
         self.lease.mark_clean();
         Ok(())
     }
@@ -247,14 +261,18 @@ impl Transaction {
         self.lease.mark_dirty();
         self.is_sent.store(true, Ordering::Release);
         let within = self.deadline.saturating_duration_since(Instant::now());
+        let (limits, within) = self.lease.limits_of_transaction(within);
         let mut begin = vec![self.options.begin()];
-        begin.extend(self.lease.limits_of_transaction(within));
+        begin.extend(limits);
         if let Some(set) = &self.options.search_path {
             // What is prepared next is prepared under this search path.
             self.lease.statements.session_begins_with(set);
             begin.push(set.to_string());
         }
-        Begin(begin)
+        Begin {
+            statements: begin,
+            within,
+        }
     }
 
     /// Records that the begin was answered, unless it was not sent with its statement, which has no form
@@ -283,8 +301,9 @@ impl Transaction {
         };
         let is_first = is_first && self.calls.load(Ordering::Acquire) == 1;
         if decide(Step::Work { is_first }, &error, false) == Decision::PrepareAgain {
-            let begin_again = format!("ROLLBACK; {}", self.beginning().text());
-            self.lease.batch(&begin_again).await?;
+            let begin = self.beginning();
+            let begin_again = format!("ROLLBACK; {}", begin.text());
+            self.lease.begin(&begin, &begin_again).await?;
             let again = self.lease.run_prepared_again(sql, params, &sent, None);
             return Box::pin(again).await;
         }
@@ -293,6 +312,18 @@ impl Transaction {
             self.lease.statements.outdate_all();
         }
         Err(error)
+    }
+
+    /// Has the end of the transaction reset the session, if `sql` says that it changes it.
+    fn note_session(&self, sql: &str) {
+        if !self.resets.load(Ordering::Acquire) && changes_session(sql) {
+            self.reset_at_end();
+        }
+    }
+
+    /// Has the end of the transaction reset the session.
+    pub(super) fn reset_at_end(&self) {
+        self.resets.store(true, Ordering::Release);
     }
 
     /// Counts a call. Returns whether it is the first.
@@ -315,7 +346,8 @@ impl Transaction {
             let Some(_beginning) = self.unless_begun().await else {
                 return self.check_open().await;
             };
-            let begun = self.lease.batch(&self.beginning().text()).await;
+            let begin = self.beginning();
+            let begun = self.lease.begin(&begin, &begin.text()).await;
             self.record_begin(&begun);
             begun
         };

@@ -283,7 +283,10 @@ fn a_statement_never_runs_without_the_begin_that_is_sent_with_it() {
             ("begin isolation level no", "select 1"),
             ("begin", "set local statement_timeout = no"),
         ] {
-            let begin = Begin(vec![begin.to_owned(), timeout.to_owned()]);
+            let begin = Begin {
+                statements: vec![begin.to_owned(), timeout.to_owned()],
+                within: None,
+            };
             let done = lease
                 .run_once(insert, &[&2_i64], &sent, None, Some(&begin))
                 .await;
@@ -291,7 +294,10 @@ fn a_statement_never_runs_without_the_begin_that_is_sent_with_it() {
             lease.batch("rollback").await.unwrap();
         }
         let timeout = "set local statement_timeout = 7777".to_owned();
-        let begin = Begin(vec!["begin".to_owned(), timeout]);
+        let begin = Begin {
+            statements: vec!["begin".to_owned(), timeout],
+            within: None,
+        };
         let done = lease
             .run_once(insert, &[&4_i64], &sent, None, Some(&begin))
             .await;

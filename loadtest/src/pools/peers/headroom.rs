@@ -7,7 +7,9 @@ use std::time::Duration;
 use headroom_actors::kernel::pool::PoolConfig;
 use headroom_actors::kernel::private_server::ServerUrl;
 use headroom_actors::kernel::{ChildSpec, Root, SupervisorSpec, Tree};
-use headroom_actors::postgres::{Connector, Database, PostgresConfig, TransactionOptions};
+use headroom_actors::postgres::{
+    Connector, Database, PostgresConfig, ResetAfter, TransactionOptions,
+};
 use headroom_actors::redis::{self, Role, Topology, cmd};
 use tokio::sync::oneshot;
 
@@ -24,7 +26,7 @@ pub(super) struct Pipelined {
 impl Client for Pipelined {
     async fn start(plan: &Plan) -> Result<Self> {
         Ok(Self {
-            database: database(plan).await?,
+            database: database(plan, ResetAfter::EveryTransaction).await?,
             deadline: plan.deadline(),
         })
     }
@@ -46,12 +48,18 @@ pub(super) struct Leased {
     options: TransactionOptions,
 }
 
-impl Client for Leased {
-    async fn start(plan: &Plan) -> Result<Self> {
+impl Leased {
+    async fn of(plan: &Plan, reset_after: ResetAfter) -> Result<Self> {
         Ok(Self {
-            database: database(plan).await?,
+            database: database(plan, reset_after).await?,
             options: TransactionOptions::within(plan.deadline()).read_only(),
         })
+    }
+}
+
+impl Client for Leased {
+    async fn start(plan: &Plan) -> Result<Self> {
+        Self::of(plan, ResetAfter::EveryTransaction).await
     }
 
     async fn request(&self, key: i64) -> Result<String> {
@@ -59,6 +67,20 @@ impl Client for Leased {
         let row = transaction.query(SELECT, &[&key]).await?.one()?;
         transaction.commit().await?;
         Ok(row.get(0))
+    }
+}
+
+/// As [`Leased`], without a reset after transactions that do not say that they change the session.
+pub(super) struct LeasedWithoutReset(Leased);
+
+impl Client for LeasedWithoutReset {
+    async fn start(plan: &Plan) -> Result<Self> {
+        let leased = Leased::of(plan, ResetAfter::SessionStatements).await;
+        leased.map(Self)
+    }
+
+    async fn request(&self, key: i64) -> Result<String> {
+        self.0.request(key).await
     }
 }
 
@@ -90,8 +112,11 @@ fn url(plan: &Plan) -> ServerUrl {
     ServerUrl::Configured(plan.url.clone())
 }
 
-async fn database(plan: &Plan) -> Result<Database> {
-    let settings = PostgresConfig::default();
+async fn database(plan: &Plan, reset_after: ResetAfter) -> Result<Database> {
+    let settings = PostgresConfig {
+        reset_after,
+        ..PostgresConfig::default()
+    };
     let connector = Connector::new(url(plan), settings.clone());
     let config = PoolConfig {
         connections_max: plan.connections_max,
