@@ -277,6 +277,11 @@ impl Connection {
         self.abandoned.store(true, Ordering::Release);
     }
 
+    /// Whether the connection's only user, or the last one, left while the server works for it.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
     /// Counts the caller as one that waits for an answer, until the guard is dropped. Waits while
     /// statements are cancelled.
     pub(super) async fn join(&self) -> RwLockReadGuard<'_, ()> {
@@ -311,7 +316,7 @@ impl Connection {
     /// Prepares the connection for its next user: cancels what the last user left behind, rolls back and
     /// resets the session.
     pub(super) async fn clean(&self) -> Result<(), Error> {
-        if self.abandoned.load(Ordering::Acquire) {
+        if self.is_abandoned() {
             self.clear().await?;
             self.abandoned.store(false, Ordering::Release);
         } else {

@@ -13,14 +13,16 @@ use tokio_postgres::Statement;
 
 use super::connection::Connection;
 use super::error::Error;
+use super::session::Running;
 use super::statements::unprepared;
-use super::transaction::{RunningStatement, Transaction};
+use super::transaction::Transaction;
 
 /// An exchange with the server over the connection of a transaction. Dropped before its end, it leaves the
 /// transaction to be rolled back, and the rest of it to be cancelled.
 pub(super) struct Exchange<'a> {
+    transaction: &'a Transaction,
     /// `None` when it has ended, or failed.
-    running: Option<RunningStatement<'a>>,
+    running: Option<Running<'a>>,
     /// `None` when the server has answered it.
     taken_up: Option<TakenUp<'a>>,
 }
@@ -37,7 +39,8 @@ impl<'a> Exchange<'a> {
         let taken_up = TakenUp::new(transaction);
         let begun = transaction.run(work).await?;
         let exchange = Self {
-            running: Some(RunningStatement(transaction)),
+            transaction,
+            running: Some(Running(&transaction.lease)),
             taken_up: Some(taken_up),
         };
         Ok((exchange, begun))
@@ -53,9 +56,10 @@ impl<'a> Exchange<'a> {
         &mut self,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let Some(RunningStatement(transaction)) = self.running else {
+        if self.has_ended() {
             return Err(Error::Aborted);
-        };
+        }
+        let transaction = self.transaction;
         // Data that is always there would never let a timer expire.
         let is_late = transaction.deadline <= Instant::now();
         let done = match timeout_at(transaction.deadline, work).await {

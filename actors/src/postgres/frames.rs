@@ -20,12 +20,27 @@ pub(super) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Walks through messages.
+/// A part of a message: as much as has come, and at most the whole message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// The message's type. 0 if it has none.
+    pub(super) kind: u8,
+    /// Whether the message begins with this part.
+    pub(super) is_first: bool,
+    /// Whether the message ends with this part.
+    pub(super) is_last: bool,
+    /// Where it begins, where its share of the message's body begins, and where it ends.
+    pub(super) from: usize,
+    pub(super) body: usize,
+    pub(super) to: usize,
+}
+
+/// Walks through messages, which come in pieces of any size.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Frames {
-    kind: u8,
-    length: [u8; 4],
-    /// How many bytes of the type and the length have come.
+    /// The type and the length.
+    header: [u8; 5],
+    /// How many bytes of them have come.
     header_len: usize,
     body_left: usize,
 }
@@ -58,40 +73,49 @@ impl Frames {
         self.header_len == 0
     }
 
-    /// Walks on, to the end of the current message at most. Returns how many of `bytes` that is.
-    pub(super) fn walk(&mut self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        while self.header_len < 5 && at < bytes.len() {
-            match self.header_len {
-                0 => self.kind = bytes[at],
-                filled => self.length[filled - 1] = bytes[at],
-            }
-            self.header_len += 1;
-            at += 1;
-            if self.header_len == 5 {
-                // The length counts itself.
-                self.body_left = (u32::from_be_bytes(self.length) as usize).saturating_sub(4);
+    /// The part of `bytes` that begins at `from`, up to which everything was walked through. `None` at their
+    /// end.
+    pub(super) fn next(&mut self, bytes: &[u8], from: usize) -> Option<Part> {
+        let left = bytes.get(from..).filter(|left| !left.is_empty())?;
+        let is_first = self.is_between();
+        let missing = &mut self.header[self.header_len..];
+        let len = missing.len().min(left.len());
+        if len > 0 {
+            missing[..len].copy_from_slice(&left[..len]);
+            self.header_len += len;
+            if self.header_len == self.header.len() {
+                let [_, length @ ..] = self.header;
+                // The length counts itself. A driver refuses a smaller one.
+                self.body_left = (u32::from_be_bytes(length) as usize).saturating_sub(4);
             }
         }
-        let part = self.body_left.min(bytes.len() - at);
-        self.body_left -= part;
-        if self.header_len == 5 && self.body_left == 0 {
+        let of_body = self.body_left.min(left.len() - len);
+        self.body_left -= of_body;
+        let is_last = self.header_len == self.header.len() && self.body_left == 0;
+        if is_last {
             // A client that asked for TLS and got none begins again with a message without a type.
-            let asked_for_tls = self.kind == 0 && self.length == [0, 0, 0, 8];
+            let asked_for_tls = self.header == [0, 0, 0, 0, 8];
             self.header_len = usize::from(asked_for_tls);
         }
-        at + part
+        Some(Part {
+            kind: self.header[0],
+            is_first,
+            is_last,
+            from,
+            body: from + len,
+            to: from + len + of_body,
+        })
     }
 
     /// Where in `bytes`, which come next, the first message of this type begins.
     pub(super) fn find(&self, kind: u8, bytes: &[u8]) -> Option<usize> {
         let mut frames = self.clone();
         let mut at = 0;
-        while at < bytes.len() {
-            if frames.is_between() && bytes[at] == kind {
+        while let Some(part) = frames.next(bytes, at) {
+            if part.is_first && part.kind == kind {
                 return Some(at);
             }
-            at += frames.walk(&bytes[at..]);
+            at = part.to;
         }
         None
     }

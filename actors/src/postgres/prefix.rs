@@ -88,30 +88,42 @@ impl Prefixes {
         }
         let mut written = 0;
         while written == 0 {
-            // In one write, so that the server wakes up once.
-            let parts = [IoSlice::new(&self.unsent), IoSlice::new(&bytes[..until])];
-            written = match &parts {
-                [prefix, rest] if prefix.is_empty() => {
-                    ready!(stream.as_mut().poll_write(cx, rest))?
-                }
-                parts => ready!(stream.as_mut().poll_write_vectored(cx, parts))?,
-            };
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
+            let rest = &bytes[..until];
+            written = ready!(poll_write_some(stream.as_mut(), cx, &self.unsent, rest))?;
             let of_prefix = written.min(self.unsent.len());
             self.unsent.advance(of_prefix);
             written -= of_prefix;
         }
         let mut at = 0;
-        while at < written {
-            if self.requests.is_between() {
-                removals.record_sent(bytes[at]);
+        while let Some(part) = self.requests.next(&bytes[..written], at) {
+            if part.is_first {
+                removals.record_sent(part.kind);
             }
-            at += self.requests.walk(&bytes[at..written]);
+            at = part.to;
         }
         Poll::Ready(Ok(written))
     }
+}
+
+/// Writes of `first` and then of `second` what `stream` takes: in one write, so that the server wakes up
+/// once.
+pub(super) fn poll_write_some(
+    stream: Pin<&mut impl AsyncWrite>,
+    cx: &mut Context<'_>,
+    first: &[u8],
+    second: &[u8],
+) -> Poll<io::Result<usize>> {
+    let written = match (first, second) {
+        ([], one) | (one, []) => ready!(stream.poll_write(cx, one))?,
+        (first, second) => {
+            let parts = [IoSlice::new(first), IoSlice::new(second)];
+            ready!(stream.poll_write_vectored(cx, &parts))?
+        }
+    };
+    if written == 0 {
+        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+    }
+    Poll::Ready(Ok(written))
 }
 
 #[cfg(test)]

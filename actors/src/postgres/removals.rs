@@ -72,18 +72,17 @@ impl Removals {
     pub(super) fn remove(&mut self, buf: &mut ReadBuf<'_>, from: usize) {
         let bytes = &mut buf.filled_mut()[from..];
         let (mut at, mut kept) = (0, 0);
-        while at < bytes.len() {
-            if self.answers.is_between() {
-                self.is_removing = self.removes(bytes[at]);
+        while let Some(part) = self.answers.next(bytes, at) {
+            if part.is_first {
+                self.is_removing = self.removes(part.kind);
             }
-            let part = self.answers.walk(&bytes[at..]);
             if !self.is_removing {
                 if kept < at {
-                    bytes.copy_within(at..at + part, kept);
+                    bytes.copy_within(at..part.to, kept);
                 }
-                kept += part;
+                kept += part.to - at;
             }
-            at += part;
+            at = part.to;
         }
         buf.set_filled(from + kept);
     }

@@ -123,8 +123,9 @@ impl Session {
     }
 }
 
-/// A sent statement. If it is dropped before its end, the reset of the connection cancels the statement.
-struct Running<'a>(&'a Lease<Connection>);
+/// A sent statement of the connection's only user. If it is dropped before its end, the reset of the
+/// connection cancels the statement.
+pub(super) struct Running<'a>(pub(super) &'a Connection);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {

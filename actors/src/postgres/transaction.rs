@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::error::Error;
 use super::first_word::{asks_to_commit, changes_session};
 use super::repeat::{Decision, Step, decide};
+use super::session::Running;
 use super::statements::Begin;
 use super::transaction_options::TransactionOptions;
 use super::wire::{TransactionEnd, TransactionState};
@@ -40,8 +41,8 @@ pub struct Transaction {
     beginning: Mutex<()>,
     /// How many statements and batches have begun.
     calls: AtomicUsize,
-    /// A statement did not end, or its connection is of no more use: nothing can be committed.
-    unfinished: AtomicBool,
+    /// The deadline has passed, or the connection is of no more use: nothing can be committed.
+    is_over: AtomicBool,
     /// A statement failed, and the server has not yet said what that means for the transaction.
     pub(super) unsettled: AtomicBool,
     /// The failure was one after which a repeat can succeed.
@@ -93,7 +94,7 @@ impl Transaction {
             is_begun: AtomicBool::new(false),
             beginning: Mutex::new(()),
             calls: AtomicUsize::new(0),
-            unfinished: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             unsettled: AtomicBool::new(false),
             retryable: AtomicBool::new(false),
             savepoints: AtomicUsize::new(0),
@@ -162,7 +163,7 @@ impl Transaction {
     /// [`Error::Lost`] and [`Error::Deadline`] with `sent`, and after [`Error::Protocol`], the transaction
     /// may be committed or not. After any other error, it is rolled back.
     pub async fn commit(self) -> Result<(), Error> {
-        if self.unfinished.load(Ordering::Acquire) {
+        if self.is_over.load(Ordering::Acquire) || self.lease.is_abandoned() {
             // The pool rolls back before the next user.
             return Err(Error::Aborted);
         }
@@ -362,10 +363,10 @@ impl Transaction {
             return Err(Error::closed(false));
         }
         if self.deadline <= Instant::now() {
-            self.unfinished.store(true, Ordering::Release);
+            self.is_over.store(true, Ordering::Release);
             return Err(Error::Deadline { sent: false });
         }
-        let running = RunningStatement(self);
+        let running = Running(&self.lease);
         let Ok(done) = timeout_at(self.deadline, work).await else {
             return Err(Error::Deadline { sent: true });
         };
@@ -380,19 +381,8 @@ impl Transaction {
             self.retryable.store(true, Ordering::Release);
         }
         if error.ends_connection() || demoted {
-            self.unfinished.store(true, Ordering::Release);
+            self.is_over.store(true, Ordering::Release);
             self.lease.mark_broken();
         }
-    }
-}
-
-/// A sent statement. If it is dropped before its end, the transaction cannot be committed, and the
-/// reset of the connection cancels the statement.
-pub(super) struct RunningStatement<'a>(pub(super) &'a Transaction);
-
-impl Drop for RunningStatement<'_> {
-    fn drop(&mut self) {
-        self.0.unfinished.store(true, Ordering::Release);
-        self.0.lease.abandon();
     }
 }

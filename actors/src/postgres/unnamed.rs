@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::frames::{Frames, put};
-use super::prefix::Prefix;
+use super::prefix::{Prefix, poll_write_some};
 use super::removals::Removals;
 
 /// An empty buffer that is larger is given back: a large parameter or a `COPY` is over.
@@ -67,10 +67,13 @@ impl Unnamed {
     /// Writes all that was taken.
     pub(super) fn poll_flush(
         &mut self,
-        stream: Pin<&mut impl AsyncWrite>,
+        mut stream: Pin<&mut impl AsyncWrite>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(write_all(&mut self.unsent, stream, cx))?;
+        while !self.unsent.is_empty() {
+            let written = ready!(poll_write_some(stream.as_mut(), cx, &self.unsent, &[]))?;
+            self.unsent.advance(written);
+        }
         for buffer in [&mut self.unsent, &mut self.partial] {
             if buffer.is_empty() && buffer.capacity() > KEPT_BYTES {
                 *buffer = BytesMut::new();
@@ -93,8 +96,10 @@ impl Unnamed {
         removals: &mut Removals,
     ) {
         let mut at = 0;
-        while at < bytes.len() && !self.start.is_between() {
-            at += self.start.walk(&bytes[at..]);
+        while !self.start.is_between()
+            && let Some(part) = self.start.next(bytes, at)
+        {
+            at = part.to;
         }
         self.unsent.extend_from_slice(&bytes[..at]);
         self.partial.extend_from_slice(&bytes[at..]);
@@ -169,22 +174,6 @@ fn split_name(body: &[u8]) -> (&[u8], &[u8]) {
     let end = body.iter().position(|byte| *byte == 0);
     let end = end.unwrap_or(body.len());
     (&body[..end], body.get(end + 1..).unwrap_or_default())
-}
-
-/// Writes all of `unsent`.
-fn write_all(
-    unsent: &mut impl Buf,
-    mut stream: Pin<&mut impl AsyncWrite>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
-    while unsent.has_remaining() {
-        let written = ready!(stream.as_mut().poll_write(cx, unsent.chunk()))?;
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        unsent.advance(written);
-    }
-    Poll::Ready(Ok(()))
 }
 
 #[cfg(test)]

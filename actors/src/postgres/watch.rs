@@ -19,6 +19,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
+use super::frames::Frames;
 use super::prefix::Prefixes;
 use super::removals::Removals;
 use super::socket::Socket;
@@ -58,70 +59,49 @@ impl Report {
     }
 }
 
-/// Walks through the messages of a server: a type, the length of the rest, and the rest.
+/// Reads the messages of a server.
 #[derive(Debug, Default)]
 struct Messages {
-    header: [u8; 5],
-    header_len: usize,
-    body_left: usize,
+    frames: Frames,
     /// The start of a command's tag.
     tag: [u8; ROLLED_BACK.len()],
     tag_len: usize,
     report: Report,
-    /// The bytes that come before the first message.
-    skip: usize,
 }
 
 impl Messages {
     /// Walks through the next `bytes`. Returns the first sign of a transaction or a `COPY` on a shared
     /// connection, and how many bytes come before it.
     fn walk(&mut self, bytes: &[u8], wire: &Wire) -> Option<(usize, Misuse)> {
-        let mut at = self.skip.min(bytes.len());
-        self.skip -= at;
-        while at < bytes.len() {
-            if self.header_len < self.header.len() {
-                let part = (self.header.len() - self.header_len).min(bytes.len() - at);
-                let to = self.header_len..self.header_len + part;
-                self.header[to].copy_from_slice(&bytes[at..at + part]);
-                self.header_len += part;
-                // CopyInResponse, CopyOutResponse, CopyBothResponse.
-                if matches!(self.header[0], b'G' | b'H' | b'W') && wire.is_shared() {
-                    return Some((at, Misuse::Copy));
-                }
-                at += part;
-                let [_, length @ ..] = self.header;
-                // The length counts itself. The driver refuses a smaller one.
-                self.body_left = (u32::from_be_bytes(length) as usize).saturating_sub(4);
+        let mut at = 0;
+        while let Some(part) = self.frames.next(bytes, at) {
+            at = part.to;
+            if part.is_first {
                 self.tag_len = 0;
                 self.report = Report::default();
+            }
+            match (part.kind, &bytes[part.body..part.to]) {
+                // CopyInResponse, CopyOutResponse, CopyBothResponse.
+                (b'G' | b'H' | b'W', _) if wire.is_shared() => {
+                    return Some((part.from, Misuse::Copy));
+                }
+                // ReadyForQuery within a transaction, or a failed one.
+                (b'Z', [b'T' | b'E', ..]) if wire.is_shared() => {
+                    return Some((part.from, Misuse::Transaction));
+                }
+                (b'Z', [state, ..]) => wire.record_state(*state),
                 // ErrorResponse.
-                if self.header[0] == b'E' && self.header_len == self.header.len() {
-                    wire.record_error();
-                }
-            } else {
-                let part = self.body_left.min(bytes.len() - at);
-                match self.header[0] {
-                    // ReadyForQuery within a transaction, or a failed one.
-                    b'Z' if matches!(bytes[at], b'T' | b'E') && wire.is_shared() => {
-                        return Some((at, Misuse::Transaction));
-                    }
-                    b'Z' => wire.record_state(bytes[at]),
-                    // CommandComplete.
-                    b'C' => self.read_tag(&bytes[at..at + part], wire),
-                    // ParameterStatus.
-                    b'S' => self.report.read(&bytes[at..at + part]),
-                    _ => {}
-                }
-                at += part;
-                self.body_left -= part;
-                if self.header[0] == b'S' && self.body_left == 0 {
-                    let path = self.report.search_path();
+                (b'E', _) if part.is_first => wire.record_error(),
+                // CommandComplete.
+                (b'C', tag) => self.read_tag(tag, wire),
+                // ParameterStatus.
+                (b'S', report) => {
+                    self.report.read(report);
+                    let path = self.report.search_path().filter(|_| part.is_last);
                     path.into_iter()
                         .for_each(|path| wire.record_search_path(path));
                 }
-            }
-            if self.header_len == self.header.len() && self.body_left == 0 {
-                self.header_len = 0;
+                _ => {}
             }
         }
         None
@@ -185,7 +165,7 @@ impl Watched<Socket> {
     /// `asks_for_tls`.
     pub(super) fn new(socket: Socket, asks_for_tls: bool, wire: Arc<Wire>) -> Self {
         let messages = Messages {
-            skip: usize::from(asks_for_tls),
+            frames: Frames::of_server(asks_for_tls),
             ..Messages::default()
         };
         Self {

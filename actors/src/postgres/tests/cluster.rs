@@ -14,6 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 use tempfile::TempDir;
 
+use crate::kernel::testing::proxy::Proxy;
+
 /// The longest start of a server.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
@@ -149,6 +151,14 @@ impl Cluster {
     pub(super) fn socket(&self) -> String {
         let folder = self.dir.path().display().to_string();
         format!("{}:{}", folder.replace('/', "%2F"), self.port)
+    }
+
+    /// A proxy before the server, and the URL that leads through it.
+    pub(super) async fn behind_proxy(&self) -> (Proxy, String) {
+        let socket = self.dir.path().join(format!(".s.PGSQL.{}", self.port));
+        let proxy = Proxy::start(&*socket).await;
+        let address = proxy.address().to_string();
+        (proxy, url(&[&address], "postgres", "sslmode=disable"))
     }
 
     pub(super) fn own(&self, path: &Path) {

@@ -6,7 +6,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use super::*;
 use crate::kernel::pool::CheckoutError;
-use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::kernel::testing::proxy::Fault;
 use crate::postgres::Connection;
 use crate::postgres::parsed_url::LastUrl;
 use crate::postgres::socket::{self, Address};
@@ -154,10 +154,7 @@ fn too_many_connections_are_waited_out() {
 }
 
 async fn survives_black_hole(system: &TestSystem, cluster: &Cluster, exclusive: bool) {
-    let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
-    let proxy = Proxy::start(&*socket).await;
-    let address = proxy.address();
-    let url = format!("postgres://postgres@{address}/postgres?sslmode=disable");
+    let (proxy, url) = cluster.behind_proxy().await;
     let database = database(&url, 4, &[]);
     let root = start(system, &database).await;
     let calls = || join_all((0..20).map(|_| database.query("select 1", &[], ms(300))));

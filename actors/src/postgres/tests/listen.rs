@@ -1,7 +1,7 @@
 //! Notifications.
 
 use super::*;
-use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::kernel::testing::proxy::Fault;
 use crate::postgres::{Event, Listener};
 
 const DROPPED: &str = "headroom_postgres_notifications_dropped_total";
@@ -109,10 +109,8 @@ fn a_full_queue_and_a_lost_connection_leave_a_gap() {
 fn a_listener_waits_for_a_server_that_is_away() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
-        let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
-        let proxy = Proxy::start(&*socket).await;
-        let address = proxy.address().to_string();
-        let through = database(&url(&[&address], "postgres", "sslmode=disable"), 2, &[]);
+        let (proxy, url) = cluster.behind_proxy().await;
+        let through = database(&url, 2, &[]);
         let root = start(&system, &through).await;
         let direct = database(&cluster.url("postgres", ""), 2, &[]);
         let direct_root = start(&system, &direct).await;

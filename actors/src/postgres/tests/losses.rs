@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::kernel::testing::proxy::Fault;
 use crate::postgres::TransactionOptions;
 
 const WRITERS: usize = 12;
@@ -152,10 +152,7 @@ impl<'a> Writers<'a> {
 fn what_writers_were_told_holds_whatever_the_network_does() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
-        let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
-        let proxy = Proxy::start(&*socket).await;
-        let address = proxy.address();
-        let url = format!("postgres://postgres@{address}/postgres?sslmode=disable");
+        let (proxy, url) = cluster.behind_proxy().await;
         let database = database(&url, 6, &[]);
         let root = start(&system, &database).await;
         let writers = Writers::new(&database).await;

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join_all;
 
 use super::*;
-use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::kernel::testing::proxy::Fault;
 use crate::postgres::TransactionOptions;
 
 const LAG_MAX: Duration = Duration::from_secs(10);
@@ -158,12 +158,7 @@ fn a_connection_stays_in_use_while_its_replica_says_how_recent_it_is() {
     let primary = Cluster::start(&[]);
     let replica = primary.replica(&["hot_standby=on"]);
     TestSystem::real_time(|system| async move {
-        let socket = replica.path().join(format!(".s.PGSQL.{}", replica.port()));
-        let proxy = Proxy::start(&*socket).await;
-        let through = format!(
-            "postgres://postgres@{}/postgres?sslmode=disable",
-            proxy.address()
-        );
+        let (proxy, through) = replica.behind_proxy().await;
         let connector = Connector::replicas(ServerUrl::Configured(through), settings());
         let replicas = Database::new("postgres-replicas", connector, settings(), pool(1));
         let database = database(&primary.url("postgres", ""), 4, TABLE);
@@ -323,8 +318,7 @@ fn a_replica_that_has_lost_its_primary_serves_no_read_beyond_the_bound() {
     const BOUND: Duration = Duration::from_secs(1);
     let primary = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
-        let socket = primary.path().join(format!(".s.PGSQL.{}", primary.port()));
-        let proxy = Proxy::start(&*socket).await;
+        let (proxy, _) = primary.behind_proxy().await;
         let port = proxy.address().port();
         let through =
             format!("primary_conninfo=host=127.0.0.1 port={port} user=postgres sslmode=disable");

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::kernel::pool::Mode;
-use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::kernel::testing::proxy::Fault;
 use crate::postgres::call::Caller;
 use crate::postgres::connector::check_out;
 use crate::postgres::pipelined;
@@ -168,10 +168,7 @@ fn nothing_is_cancelled_while_somebody_waits_on_the_connection() {
 fn a_busy_connection_is_not_taken_for_fit_after_a_report_that_came_too_late() {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
-        let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
-        let proxy = Proxy::start(&*socket).await;
-        let address = proxy.address();
-        let url = format!("postgres://postgres@{address}/postgres?sslmode=disable");
+        let (proxy, url) = cluster.behind_proxy().await;
         let database = database(&url, 1, &[]);
         let root = start(&system, &database).await;
         database.server_info(LONG).await.unwrap();
@@ -193,10 +190,7 @@ fn the_server_stops_by_itself_soon_after_the_callers_deadline() {
     TestSystem::real_time(|system| async move {
         let admin = database(&cluster.url("postgres", ""), 1, &[]);
         let watching = start(&system, &admin).await;
-        let socket = cluster.path().join(format!(".s.PGSQL.{}", cluster.port()));
-        let proxy = Proxy::start(&*socket).await;
-        let address = proxy.address();
-        let url = format!("postgres://postgres@{address}/postgres?sslmode=disable");
+        let (proxy, url) = cluster.behind_proxy().await;
         let database = database(&url, 2, &[]);
         let root = start(&system, &database).await;
         let show = "select setting::int8 from pg_settings where name = 'statement_timeout'";
