@@ -8,13 +8,19 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Config;
+use bytes::BytesMut;
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Column, Config, Statement};
 
 use super::config::PostgresConfig;
 use super::error::Error;
 use super::prefix::Prefix;
 use super::server_timeout::{MARGIN, shorter, whole_ms};
 use super::statements::RESET_SESSION;
+use super::wire::Wire;
+
+/// The most parameters of a statement.
+const PARAMETERS_MAX: usize = u16::MAX as usize;
 
 /// What transactions through a pooler bring along. Times are in milliseconds; 0 is no limit.
 pub(super) struct Pooled {
@@ -71,6 +77,56 @@ impl Pooled {
             whole_ms(within.saturating_add(MARGIN)),
         )
     }
+}
+
+/// Those that are not PostgreSQL's own.
+fn own_types<'a>(types: impl Iterator<Item = &'a Type>) -> impl Iterator<Item = &'a Type> {
+    types.filter(|ty| Type::from_oid(ty.oid()).is_none())
+}
+
+/// What follows the parameters of `statement`, which is sent over `wire`, although its text names none of it.
+/// If the type of a column has been dropped, the server refuses the statement before it runs it, because it
+/// cannot read a value of that type.
+pub(super) fn checks_of_types(
+    statement: &Statement,
+    wire: &Wire,
+) -> Vec<(&'static (dyn ToSql + Sync), Type)> {
+    let columns = || statement.columns().iter().map(Column::type_);
+    let known = own_types(statement.params().iter().chain(columns()));
+    wire.know_types(known.map(Type::oid));
+    let mut types: Vec<_> = own_types(columns()).cloned().collect();
+    types.sort_unstable_by_key(Type::oid);
+    types.dedup();
+    types.truncate(PARAMETERS_MAX.saturating_sub(statement.params().len()));
+    let checks = types.into_iter();
+    checks
+        .map(|ty| (&NoValue as &(dyn ToSql + Sync), ty))
+        .collect()
+}
+
+/// A null of any type.
+#[derive(Debug)]
+struct NoValue;
+
+impl ToSql for NoValue {
+    fn to_sql(
+        &self,
+        _: &Type,
+        _: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(IsNull::Yes)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    /// Any type has this one.
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
 }
 
 /// Checks that `what` can work with a database that has these settings.

@@ -2,11 +2,16 @@
 //!
 //! What is put into a group of messages below a driver is answered before the rest of that group. So it is
 //! enough to count how many answers come too many, group by group.
+//!
+//! A driver that does not know the type of a column asks the server. Where the description of the columns
+//! comes with the rows, it asks in the middle of the answer, and never reads the rest if that is large. So
+//! there, types that it does not know are taken out of the description.
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::ReadBuf;
+use tokio_postgres::types::{Oid, Type};
 
 use super::frames::Frames;
 
@@ -17,6 +22,18 @@ struct Group {
     answers: usize,
     /// The name under which the driver prepares a statement with it.
     name: Option<Bytes>,
+    /// Whether it describes a statement and runs it too.
+    runs_described: bool,
+}
+
+/// What happens to a message.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Fate {
+    #[default]
+    Passed,
+    Removed,
+    /// It is held back to its end, and passed without the types that the driver does not know.
+    Described,
 }
 
 /// Takes answers out of what a server sends.
@@ -25,7 +42,12 @@ pub(super) struct Removals {
     answers: Frames,
     /// The groups that the server has not answered to the end. The last one is not sent to its end.
     groups: VecDeque<Group>,
-    is_removing: bool,
+    fate: Fate,
+    /// A description of columns, as far as it has come, and what came behind it.
+    held: BytesMut,
+    /// Where the last description begins in it.
+    description_at: usize,
+    has_new_types: bool,
     /// The names of statements that the server refused to prepare.
     refused: Vec<Bytes>,
 }
@@ -37,7 +59,10 @@ impl Removals {
             answers: Frames::of_server(asks_for_tls),
             // The start of the session, and what comes next.
             groups: VecDeque::from([Group::default(), Group::default()]),
-            is_removing: false,
+            fate: Fate::default(),
+            held: BytesMut::new(),
+            description_at: 0,
+            has_new_types: false,
             refused: Vec::new(),
         }
     }
@@ -56,6 +81,18 @@ impl Removals {
         }
     }
 
+    /// Records that the group that is being sent describes a statement and runs it.
+    pub(super) fn run_described(&mut self) {
+        if let Some(last) = self.groups.back_mut() {
+            last.runs_described = true;
+        }
+    }
+
+    /// Whether types were taken out since the last call.
+    pub(super) fn take_new_types(&mut self) -> bool {
+        std::mem::take(&mut self.has_new_types)
+    }
+
     /// Takes the names of statements that the server has refused to prepare.
     pub(super) fn take_refused(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.refused)
@@ -68,30 +105,54 @@ impl Removals {
         }
     }
 
-    /// Removes what is to be removed from the bytes from `from`.
-    pub(super) fn remove(&mut self, buf: &mut ReadBuf<'_>, from: usize) {
+    /// Removes what is to be removed from the bytes from `from`. The driver knows the types for which
+    /// `is_known` is true.
+    pub(super) fn remove(
+        &mut self,
+        buf: &mut ReadBuf<'_>,
+        from: usize,
+        is_known: impl Fn(Oid) -> bool,
+    ) {
         let bytes = &mut buf.filled_mut()[from..];
         let (mut at, mut kept) = (0, 0);
         while let Some(part) = self.answers.next(bytes, at) {
             if part.is_first {
-                self.is_removing = self.removes(part.kind);
+                self.fate = self.fate(part.kind);
+                self.description_at = self.held.len();
             }
-            if !self.is_removing {
+            let is_described = self.fate == Fate::Described;
+            if is_described || self.fate == Fate::Passed && !self.held.is_empty() {
+                self.held.extend_from_slice(&bytes[at..part.to]);
+            } else if self.fate == Fate::Passed {
                 if kept < at {
                     bytes.copy_within(at..part.to, kept);
                 }
                 kept += part.to - at;
             }
+            if is_described && part.is_last {
+                let description = &mut self.held[self.description_at..];
+                self.has_new_types |= remove_types(description, &is_known);
+                self.fate = Fate::Passed;
+            }
             at = part.to;
         }
         buf.set_filled(from + kept);
+        self.release(buf);
     }
 
-    /// Whether to remove the message of this type, which comes next.
-    fn removes(&mut self, kind: u8) -> bool {
+    /// Passes on what was held back, as much as there is room for.
+    pub(super) fn release(&mut self, buf: &mut ReadBuf<'_>) {
+        if self.fate != Fate::Described {
+            let len = self.held.len().min(buf.remaining());
+            buf.put_slice(&self.held.split_to(len));
+        }
+    }
+
+    /// What happens to the message of this type, which comes next.
+    fn fate(&mut self, kind: u8) -> Fate {
         let last = self.groups.len() == 1;
         let Some(group) = self.groups.front_mut() else {
-            return false;
+            return Fate::Passed;
         };
         match kind {
             // ReadyForQuery. CopyInResponse: the server ignores the Sync that was sent before the data.
@@ -99,22 +160,48 @@ impl Removals {
                 if !last {
                     self.groups.pop_front();
                 }
-                false
+                Fate::Passed
             }
             // ParseComplete, BindComplete, CommandComplete.
             b'1' | b'2' | b'C' if group.answers > 0 => {
                 group.answers -= 1;
-                true
+                Fate::Removed
             }
+            // RowDescription.
+            b'T' if group.runs_described => Fate::Described,
             // ErrorResponse: the server skips the rest of the group.
             b'E' => {
                 group.answers = 0;
                 self.refused.extend(group.name.take());
-                false
+                Fate::Passed
             }
-            _ => false,
+            _ => Fate::Passed,
         }
     }
+}
+
+/// Replaces the types that are not known in `description`, a RowDescription, by one that no value can be
+/// read as. Returns whether there were any.
+fn remove_types(description: &mut [u8], is_known: impl Fn(Oid) -> bool) -> bool {
+    let mut has_new = false;
+    // A type, a length and the number of columns come before the first column.
+    let mut at = 7;
+    while let Some(name) = description.get(at..)
+        && let Some(name_len) = name.iter().position(|byte| *byte == 0)
+    {
+        // The column's table and its number there.
+        at += name_len + 1 + 6;
+        let Some(oid) = description.get_mut(at..).and_then(<[_]>::first_chunk_mut) else {
+            break;
+        };
+        if !is_known(Oid::from_be_bytes(*oid)) {
+            *oid = Type::ANY.oid().to_be_bytes();
+            has_new = true;
+        }
+        // The type, its size and modifier, and a format.
+        at += 4 + 2 + 4 + 2;
+    }
+    has_new
 }
 
 #[cfg(test)]
@@ -126,11 +213,14 @@ mod tests {
     fn read(removals: &mut Removals, bytes: &[u8], piece: usize) -> Vec<u8> {
         let mut read = Vec::new();
         for piece in bytes.chunks(piece) {
-            let mut room = [0; 512];
+            let mut room = [0; 2048];
             let mut buf = ReadBuf::new(&mut room);
             buf.put_slice(b"before");
             buf.put_slice(piece);
-            removals.remove(&mut buf, 6);
+            removals.remove(&mut buf, 6, |oid| oid < 100);
+            while !removals.held.is_empty() && removals.fate != Fate::Described {
+                removals.release(&mut buf);
+            }
             read.extend(&buf.filled()[6..]);
         }
         read
@@ -183,6 +273,66 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn types_that_the_driver_does_not_know_are_taken_out_of_a_description_with_rows() {
+        let describe = |oids: &[Oid]| {
+            let number = u16::try_from(oids.len()).unwrap().to_be_bytes();
+            let column =
+                |oid: &Oid| [b"name\0tablec", &oid.to_be_bytes()[..], b"sizmodfo"].concat();
+            let columns: Vec<_> = oids.iter().flat_map(column).collect();
+            message(b'T', &[&number[..], &columns].concat())
+        };
+        let rows = [answer(b'2'), answer(b'D'), answer(b'D'), answer(b'C')].concat();
+        let group = |columns: Vec<u8>| [answer(b'1'), columns, rows.clone(), answer(b'Z')].concat();
+        let (old, new) = (describe(&[1, 20, 99]), describe(&[1, 2000, 99, 100]));
+        let known = describe(&[1, Type::ANY.oid(), 99, Type::ANY.oid()]);
+        for piece in 1..700 {
+            let mut removals = Removals::new(false);
+            read(&mut removals, &answer(b'Z'), 9);
+            let (mut came, mut left) = (Vec::new(), Vec::new());
+            for (runs, sent, passed) in [
+                (true, &old, &old),
+                (false, &new, &new),
+                (true, &describe(&[]), &describe(&[])),
+                (true, &new, &known),
+                (true, &new, &known),
+            ] {
+                if runs {
+                    removals.run_described();
+                }
+                removals.record_sent(b'S');
+                came.extend(group(sent.clone()));
+                left.extend(group(passed.clone()));
+            }
+            assert_eq!(read(&mut removals, &came, piece), left);
+            assert!(removals.take_new_types() && !removals.take_new_types());
+        }
+    }
+
+    #[test]
+    fn what_is_held_back_is_passed_on_as_there_is_room() {
+        let mut removals = Removals::new(false);
+        read(&mut removals, &answer(b'Z'), 9);
+        removals.run_described();
+        let came = [message(b'T', &[0; 30]), answer(b'D')].concat();
+        let mut left: Vec<u8> = Vec::new();
+        for piece in came.chunks(10) {
+            let mut room = [0; 10];
+            let mut buf = ReadBuf::new(&mut room);
+            buf.put_slice(piece);
+            removals.remove(&mut buf, 0, |_| true);
+            left.extend(buf.filled());
+        }
+        assert!(left.len() < came.len());
+        while left.len() < came.len() {
+            let mut room = [0; 10];
+            let mut buf = ReadBuf::new(&mut room);
+            removals.release(&mut buf);
+            left.extend(buf.filled());
+        }
+        assert_eq!(left, came);
     }
 
     /// The driver sends a Sync before the data, and another one after it.

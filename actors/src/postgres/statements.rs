@@ -16,6 +16,7 @@ use super::call::{Params, QueryOutput};
 use super::connection::Connection;
 use super::error::{Error, Progress};
 use super::first_word::works_on_rows;
+use super::pooler::checks_of_types;
 use super::prefix::Prefix;
 use super::repeat::{Decision, Step, decide};
 use super::statement_cache::StatementSlot;
@@ -123,7 +124,13 @@ impl Connection {
         sent.store(true, Ordering::Relaxed);
         let answered = self.send(sql, &statement, params, within, begin).await;
         let error = match answered {
-            Ok(rows) => return collect(rows).await.map_err(|error| Error::of(&error, true)),
+            Ok(rows) => {
+                let rows = collect(rows).await;
+                if self.wire.take_new_types() {
+                    self.statements.outdate_all();
+                }
+                return rows.map_err(|error| Error::of(&error, true));
+            }
             // The server runs nothing of a statement whose parameters it cannot bind.
             Err(error) => Error::before_it_ran(&error, was_cached),
         };
@@ -162,6 +169,7 @@ impl Connection {
             // With the types, the server reads the parameters as they were written, and what it describes
             // is the answer that follows.
             let typed = params.zip(statement.params().iter().cloned());
+            let typed = typed.chain(checks_of_types(statement, &self.wire));
             let query = Box::pin(self.client.query_typed_raw(sql, typed));
             return self.wire.send_behind(prefix, query).await;
         }

@@ -125,9 +125,12 @@ impl Unnamed {
                     let (name, rest) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(rest));
                     removals.name(name.clone());
                     self.prepared.insert(name, rest);
-                } else if let Some(prefix) = take() {
-                    unsent.extend_from_slice(&prefix.messages);
-                    removals.add(prefix.answers);
+                } else {
+                    if let Some(prefix) = take() {
+                        unsent.extend_from_slice(&prefix.messages);
+                        removals.add(prefix.answers);
+                    }
+                    removals.run_described();
                 }
                 put(unsent, kind, &[b"\0", rest]);
             }
@@ -289,7 +292,7 @@ mod tests {
             let mut room = [0; 512];
             let mut buf = ReadBuf::new(&mut room);
             buf.put_slice(&answers);
-            removals.remove(&mut buf, 0);
+            removals.remove(&mut buf, 0, |_| true);
             removals.take_refused()
         };
         unnamed.rewrite(START, || None, &mut removals);

@@ -189,19 +189,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Err(io::Error::other(misuse)));
         }
         let before = buf.filled().len();
-        loop {
+        this.removals.release(buf);
+        // Nothing would be the end of the stream.
+        while buf.filled().len() == before {
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
             if buf.filled().len() == before {
                 break;
             }
             this.wire.record_answer();
-            this.removals.remove(buf, before);
+            let is_known = |oid| this.wire.knows_type(oid);
+            this.removals.remove(buf, before, is_known);
             if let Requests::Unnamed(unnamed) = &mut this.requests {
                 unnamed.forget(&this.removals.take_refused());
-            }
-            // Nothing would be the end of the stream.
-            if buf.filled().len() > before {
-                break;
+                if this.removals.take_new_types() {
+                    this.wire.has_new_types.store(true, Ordering::Release);
+                }
             }
         }
         let read = &buf.filled()[before..];

@@ -54,7 +54,8 @@ impl Pgbouncer {
             cluster.port(),
         );
         std::fs::write(dir.path().join("config"), config).unwrap();
-        std::fs::write(dir.path().join("users"), "\"postgres\" \"\"\n").unwrap();
+        let users = "\"postgres\" \"\"\n\"plain\" \"\"\n";
+        std::fs::write(dir.path().join("users"), users).unwrap();
         cluster.own(dir.path());
         let mut command = child::command(program);
         cluster.run_as_owner(&mut command);
@@ -73,11 +74,16 @@ impl Pgbouncer {
         })
     }
 
-    /// The URL of the database `postgres`.
+    /// The URL of the database `postgres`, for its administrator.
     pub(super) fn url(&self) -> String {
+        self.url_of("postgres")
+    }
+
+    /// The same for `postgres` or `plain`, which is no role yet.
+    pub(super) fn url_of(&self, user: &str) -> String {
         let folder = self.dir.path().display().to_string();
         let host = format!("{}:{}", folder.replace('/', "%2F"), self.port);
-        url(&[&host], "postgres", "")
+        url(&[&host], user, "")
     }
 }
 

@@ -163,6 +163,77 @@ fn statements_behind_a_pooler_follow_changes_of_the_schema() {
     });
 }
 
+/// Gives `t` a column of a type that no statement was described with.
+const NEW_TYPE: &str = "create type mood as enum ('sad', 'happy');
+    alter table t add mood mood default 'happy'";
+
+#[test]
+fn a_column_of_a_new_type_holds_up_no_answer_behind_a_pooler() {
+    const ROWS: usize = 5000;
+    through_pgbouncer(|database, _| async move {
+        // Much more than the driver reads ahead.
+        let make = format!(
+            "create table t as select n, repeat('x', 500) as said from generate_series(1, {ROWS}) n"
+        );
+        batch(&database, &make).await;
+        let all = async || {
+            let done = database.query("select * from t", &[], LONG).await;
+            done.unwrap().rows
+        };
+        let mood = |rows: &[Row]| rows[ROWS - 1].get::<_, Mood>("mood");
+        join_all((0..6).map(|_| all())).await;
+        batch(&database, NEW_TYPE).await;
+        let rows = all().await;
+        assert_eq!(rows.len(), ROWS);
+        let whole = |row: &Row| row.get::<_, String>("said").len() == 500;
+        assert!(rows.iter().all(whole));
+        // It has a type that the statement was not described with, but the next one was.
+        rows[0].try_get::<_, Mood>("mood").unwrap_err();
+        assert_eq!(mood(&all().await), Mood::Happy);
+        for rows in join_all((0..6).map(|_| all())).await {
+            assert_eq!(mood(&rows), Mood::Happy);
+        }
+        // The statement was described with a type that has gone: the server does not run it.
+        let replace = "alter table t drop mood; drop type mood";
+        batch(&database, &format!("{replace}; {NEW_TYPE}")).await;
+        assert_eq!(mood(&all().await), Mood::Happy);
+    });
+}
+
+#[test]
+fn a_statement_is_told_as_done_although_nobody_may_ask_about_a_new_type_behind_a_pooler() {
+    let cluster = Cluster::start(&[]);
+    let Some(pgbouncer) = Pgbouncer::start(&cluster, "") else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let admin = database(&cluster.url("postgres", ""), 1, &[]);
+        let database = pooled(&pgbouncer.url_of("plain"), 1);
+        let roots = (
+            start(&system, &admin).await,
+            start(&system, &database).await,
+        );
+        let make = "create role plain login; create table t (n int8); grant all on t to plain";
+        batch(&admin, make).await;
+        let insert = async |n: i64| {
+            let sql = "insert into t values ($1) returning *";
+            let done = database.query(sql, &[&n], LONG).await;
+            done.map(|output| output.one().unwrap().get::<_, i64>(0))
+        };
+        let rows = async || count(&admin, "select count(*) from t").await;
+        assert_eq!(insert(1).await.unwrap(), 1);
+        let revoke = "revoke select on pg_type from public";
+        batch(&admin, &format!("{NEW_TYPE}; {revoke}")).await;
+        assert_eq!(insert(2).await.unwrap(), 2);
+        assert_eq!(rows().await, 2);
+        // From here on, the question comes before the statement.
+        assert_eq!(insert(3).await.unwrap_err().sqlstate(), Some("42501"));
+        assert_eq!(rows().await, 2);
+        roots.0.stop().await;
+        roots.1.stop().await;
+    });
+}
+
 #[test]
 fn transactions_of_many_callers_work_behind_a_pooler() {
     through_pgbouncer(|database, server| async move {
