@@ -20,7 +20,7 @@ use super::pooler::checks_of_types;
 use super::prefix::Prefix;
 use super::repeat::{Decision, Step, decide};
 use super::statement_cache::StatementSlot;
-use super::wire::TransactionEnd;
+use super::wire::{TransactionEnd, TransactionState};
 use crate::kernel::pool::Lease;
 
 /// Resets the session as `DISCARD ALL` does, except for the prepared statements, which
@@ -239,7 +239,15 @@ impl Connection {
     /// Commits the open transaction and resets the session in one message. Through a pooler, a second
     /// message may get to another session.
     async fn commit_with(&self, reset: &mut SessionReset) -> Result<(), Error> {
-        let done = self.end_transaction("COMMIT", true).await;
+        // What is deferred is checked before the commit: if the commit were refused, the session would go to
+        // somebody else without its reset. A failed transaction is only rolled back.
+        let commit = match self.wire.transaction() {
+            TransactionState::Failed => "COMMIT",
+            TransactionState::Open | TransactionState::None => {
+                "SET CONSTRAINTS ALL IMMEDIATE; COMMIT"
+            }
+        };
+        let done = self.end_transaction(commit, true).await;
         let is_committed = self.wire.transaction_end() == TransactionEnd::Committed;
         match done {
             // The reset failed.
@@ -254,6 +262,13 @@ impl Connection {
     pub(super) fn session_reset(self: &Arc<Self>) -> SessionReset {
         let connection = Arc::clone(self);
         let reset = async move {
+            if connection.pooled.is_some() {
+                // Sent after a refusal, which may have left the transaction open. Its state comes behind it.
+                connection.ping().await?;
+                if connection.wire.transaction() != TransactionState::None {
+                    return connection.rollback(true).await;
+                }
+            }
             connection.statements.session_was_reset();
             connection.timeout.session_was_reset();
             connection.batch(connection.reset()).await

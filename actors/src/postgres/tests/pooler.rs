@@ -312,6 +312,31 @@ fn nothing_that_a_transaction_sets_reaches_another_behind_a_pooler() {
 }
 
 #[test]
+fn a_refused_commit_leaves_no_lock_behind_a_pooler() {
+    through_pgbouncer(|database, _| async move {
+        let make = "create table t (n int8 unique deferrable initially deferred)";
+        batch(&database, make).await;
+        let locks = "select count(*) from pg_locks where locktype = 'advisory'";
+        for _ in 0..SERVERS {
+            let transaction = database.begin(options()).await.unwrap();
+            transaction
+                .query("select pg_advisory_lock(7)", &[])
+                .await
+                .unwrap();
+            let insert = "insert into t values (1), (1)";
+            transaction.query(insert, &[]).await.unwrap();
+            let refused = transaction.commit().await.unwrap_err();
+            assert_eq!(refused.sqlstate(), Some("23505"));
+            // The reset follows the answer to the commit.
+            eventually(async || (count(&database, locks).await == 0).then_some(())).await;
+        }
+        assert_eq!(count(&database, "select count(*) from t").await, 0);
+        let kept = wait_until_unused(&database).await;
+        assert_eq!(u64::from(kept.size), kept.opened, "{kept:?}");
+    });
+}
+
+#[test]
 fn limits_of_time_come_with_each_transaction_behind_a_pooler() {
     const SETTINGS: &str =
         "current_setting('statement_timeout') || ' ' || current_setting('lock_timeout')
