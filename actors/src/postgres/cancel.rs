@@ -36,7 +36,8 @@ pub(super) struct Canceller {
 
 impl Canceller {
     /// Asks once. Returns true when the server has done what it does for such a request: it has
-    /// interrupted the connection's statement. Only then no later statement can be hit.
+    /// interrupted the connection's statement. Only then no later statement can be hit: after false, nothing
+    /// more may be sent over the connection.
     pub(super) async fn cancel(self: &Arc<Self>) -> bool {
         let canceller = Arc::clone(self);
         let asking = tokio::spawn(async move { timeout(OPEN_MAX, canceller.ask()).await });

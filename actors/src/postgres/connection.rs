@@ -58,6 +58,8 @@ pub struct Connection {
     /// Read by each caller that shares the connection, while it waits for its answer. Written while
     /// statements are cancelled: a request to cancel could end the statement of a caller that waits.
     callers: RwLock<()>,
+    /// A request to cancel is on its way, or was given up and may still arrive.
+    is_cancelled_late: AtomicBool,
 }
 
 impl Connection {
@@ -190,6 +192,7 @@ impl Connection {
             abandoned: AtomicBool::new(false),
             blocked_by: AtomicUsize::new(0),
             callers: RwLock::new(()),
+            is_cancelled_late: AtomicBool::new(false),
         })
     }
 
@@ -284,16 +287,30 @@ impl Connection {
 
     /// Counts the caller as one that waits for an answer, until the guard is dropped. Waits while
     /// statements are cancelled.
-    pub(super) async fn join(&self) -> RwLockReadGuard<'_, ()> {
-        self.callers.read().await
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if a request to cancel may still arrive, which could end the caller's statement.
+    pub(super) async fn join(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        let joined = self.callers.read().await;
+        if self.is_cancelled_late.load(Ordering::Acquire) {
+            return Err(Error::Lost {
+                sent: false,
+                reason: "an earlier statement could not be cancelled in time".to_owned(),
+            });
+        }
+        Ok(joined)
     }
 
     /// Cancels what the server does for callers that left, unless others wait for answers: then it
     /// returns `None` at once.
     pub(super) async fn clear_if_unused(&self) -> Option<Result<(), Error>> {
         let _no_callers = self.callers.try_write().ok()?;
+        self.is_cancelled_late.store(true, Ordering::Release);
         let cleared = timeout(CLEAR_WITHIN, self.clear()).await;
-        Some(cleared.unwrap_or(Err(Error::Deadline { sent: false })))
+        let cleared = cleared.unwrap_or(Err(Error::Deadline { sent: false }));
+        self.is_cancelled_late
+            .store(cleared.is_err(), Ordering::Release);
+        Some(cleared)
     }
 
     /// Cancels what the server does, until it has answered everything. Nobody may wait for an answer.

@@ -64,7 +64,7 @@ pub(super) async fn borrow<T>(
     let connection = Arc::clone(&lease);
     let mut used = LeftBehind(Some(SharedUse::new(lease)));
     let work = async {
-        let _caller = connection.join().await;
+        let _caller = connection.join().await?;
         work.await
     };
     let Ok(mut output) = timeout_at(deadline, work).await else {

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join_all;
 
 use super::*;
-use crate::kernel::pool::Mode;
+use crate::kernel::pool::{Lease, Mode};
 use crate::kernel::testing::proxy::Fault;
 use crate::postgres::call::Caller;
+use crate::postgres::connection::Connection;
 use crate::postgres::connector::check_out;
 use crate::postgres::pipelined;
 
@@ -141,19 +142,22 @@ fn statements_without_callers_are_cancelled_and_cost_no_connection() {
     });
 }
 
+/// Two leases on the only connection, as callers may have them while it is quick.
+async fn two_leases(database: &Database) -> (Lease<Connection>, Lease<Connection>) {
+    count(database, "select 1::int8").await;
+    let share = || check_out(database.pool(), Mode::Shared, Caller::new(LONG));
+    eventually(async || {
+        let first = share().await.unwrap();
+        let second = tokio::time::timeout(ms(20), share()).await.ok()?;
+        Some((first, second.unwrap()))
+    })
+    .await
+}
+
 #[test]
 fn nothing_is_cancelled_while_somebody_waits_on_the_connection() {
     with_database(1, |database| async move {
-        count(&database, "select 1::int8").await;
-        // Two callers share the only connection, as they may while it is quick.
-        let caller = || Caller::new(LONG);
-        let share = || check_out(database.pool(), Mode::Shared, caller());
-        let (late, patient) = eventually(async || {
-            let first = share().await.unwrap();
-            let second = tokio::time::timeout(ms(20), share()).await.ok()?;
-            Some((first, second.unwrap()))
-        })
-        .await;
+        let (late, patient) = two_leases(&database).await;
         let now = Instant::now();
         let late = pipelined::run(late, "select pg_sleep(1)", &[], now + ms(100));
         // Its own statement would be cancelled if that of the other took less time than expected.
@@ -161,6 +165,56 @@ fn nothing_is_cancelled_while_somebody_waits_on_the_connection() {
         let (late, patient) = tokio::join!(late, patient);
         late.unwrap_err();
         patient.unwrap();
+    });
+}
+
+#[test]
+fn a_late_request_to_cancel_ends_no_statement_of_another_caller() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let admin = database(&cluster.url("postgres", ""), 1, &[]);
+        let (proxy, url) = cluster.behind_proxy().await;
+        let database = database(&url, 1, &[]);
+        let roots = (
+            start(&system, &admin).await,
+            start(&system, &database).await,
+        );
+        let (late, next) = two_leases(&database).await;
+        // Requests to cancel have connections of their own.
+        proxy.set_faults(Fault::None, Fault::Blackhole);
+        let (connection, sent) = (Arc::clone(&late), AtomicBool::new(true));
+        let work = connection.run("select pg_sleep(2)", &[], &sent);
+        let late = pipelined::with_lease(late, Instant::now() + ms(50), &sent, work).await;
+        late.unwrap_err();
+        eventually(async || (proxy.accepted() > 1).then_some(())).await;
+        let is_over = AtomicBool::new(false);
+        let next = async {
+            let until = Instant::now() + LONG;
+            let done = pipelined::run(next, "select pg_sleep(3)", &[], until).await;
+            is_over.store(true, Ordering::Release);
+            done
+        };
+        // The request arrives as soon as the other caller's statement runs.
+        let arrival = async {
+            let running =
+                "select count(*) from pg_stat_activity where state = 'active' and query ~ 'sleep.3'
+                           and pid <> pg_backend_pid()";
+            eventually(async || {
+                let runs = count(&admin, running).await == 1;
+                (runs || is_over.load(Ordering::Acquire)).then_some(())
+            })
+            .await;
+            proxy.set_faults(Fault::None, Fault::None);
+        };
+        let (next, ()) = tokio::join!(next, arrival);
+        assert!(
+            matches!(next, Err(Error::Lost { sent: false, .. })),
+            "{next:?}"
+        );
+        let done = database.query("select 1", &[], LONG).await;
+        assert!(done.is_ok(), "{done:?}");
+        roots.0.stop().await;
+        roots.1.stop().await;
     });
 }
 
