@@ -97,6 +97,22 @@ fn with_database<F: Future<Output = ()>>(connections_max: u32, test: impl FnOnce
     });
 }
 
+/// As [`with_database`], but callers are on other threads than the connections, as those of a server: the
+/// driver may write a statement while its caller is still sending it.
+fn with_callers_elsewhere<F: Future<Output = ()>>(
+    connections_max: u32,
+    test: impl FnOnce(Database) -> F + Send + 'static,
+) {
+    with_database(connections_max, |database| async move {
+        let elsewhere = tokio::task::spawn_blocking(move || {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = runtime.worker_threads(3).enable_all().build().unwrap();
+            runtime.block_on(test(database));
+        });
+        elsewhere.await.unwrap();
+    });
+}
+
 async fn status(database: &Database) -> PoolStatus {
     database.pool().ask(Status, LONG).await.unwrap()
 }

@@ -16,28 +16,33 @@ fn options() -> TransactionOptions {
 
 #[test]
 fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
-    with_database(4, |database| async move {
+    with_callers_elsewhere(4, |database| async move {
         database
             .query("create table t (n int8)", &[], LONG)
             .await
             .unwrap();
-        let abandon = async |from: i64| {
-            for n in from..from + 250 {
-                let transaction = database.begin(options()).await.unwrap();
-                let insert = "insert into t values ($1)";
-                transaction.query(insert, &[&n]).await.unwrap();
-                transaction
-                    .batch("set statement_timeout = 7")
-                    .await
-                    .unwrap();
-                // Some are dropped while the server works for them.
-                if n % 50 == 0 {
-                    let sleep = transaction.query("select pg_sleep(60)", &[]);
-                    assert!(tokio::time::timeout(ms(2), sleep).await.is_err());
+        let callers = [0, 1000, 2000, 3000].map(|from: i64| {
+            let database = database.clone();
+            tokio::spawn(async move {
+                for n in from..from + 250 {
+                    let transaction = database.begin(options()).await.unwrap();
+                    let insert = "insert into t values ($1)";
+                    transaction.query(insert, &[&n]).await.unwrap();
+                    transaction
+                        .batch("set statement_timeout = 7")
+                        .await
+                        .unwrap();
+                    // Some are dropped while the server works for them.
+                    if n % 50 == 0 {
+                        let sleep = transaction.query("select pg_sleep(60)", &[]);
+                        assert!(tokio::time::timeout(ms(2), sleep).await.is_err());
+                    }
                 }
-            }
-        };
-        tokio::join!(abandon(0), abandon(1000), abandon(2000), abandon(3000));
+            })
+        });
+        for ended in join_all(callers).await {
+            ended.unwrap();
+        }
         let rest = wait_until_unused(&database).await;
         assert!(rest.size <= 4 && rest.opened <= 4 + 20, "{rest:?}");
         assert_eq!(count(&database, "select count(*) from t").await, 0);
@@ -54,7 +59,7 @@ fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
 
 #[test]
 fn nothing_is_committed_after_a_failed_or_unfinished_statement() {
-    with_database(2, |database| async move {
+    with_callers_elsewhere(2, |database| async move {
         database
             .query("create table t (n int8)", &[], LONG)
             .await
@@ -93,7 +98,7 @@ fn nothing_is_committed_after_a_failed_or_unfinished_statement() {
 
 #[test]
 fn a_transaction_commits_what_a_return_to_a_savepoint_left_of_it() {
-    with_database(1, |database| async move {
+    with_callers_elsewhere(1, |database| async move {
         let make = "create table t (n int8 unique)";
         database.query(make, &[], LONG).await.unwrap();
         let insert = "insert into t values ($1)";
@@ -129,7 +134,7 @@ fn a_transaction_commits_what_a_return_to_a_savepoint_left_of_it() {
 
 #[test]
 fn a_transaction_that_its_own_statements_ended_says_how_it_ended() {
-    with_database(1, |database| async move {
+    with_callers_elsewhere(1, |database| async move {
         let make = "create table t (n int8 unique deferrable initially deferred)";
         database.query(make, &[], LONG).await.unwrap();
         let sum = "select coalesce(sum(n), 0)::int8 from t";
@@ -189,7 +194,7 @@ fn a_transaction_that_its_own_statements_ended_says_how_it_ended() {
 
 #[test]
 fn a_transaction_begins_with_its_first_statement() {
-    with_database(2, |database| async move {
+    with_callers_elsewhere(2, |database| async move {
         let make = "create table t (n int8)";
         database.query(make, &[], LONG).await.unwrap();
         let open = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
@@ -266,7 +271,7 @@ fn a_transaction_begins_with_its_first_statement() {
 
 #[test]
 fn a_statement_never_runs_without_the_begin_that_is_sent_with_it() {
-    with_database(1, |database| async move {
+    with_callers_elsewhere(1, |database| async move {
         let make = "create table t (n int8)";
         database.query(make, &[], LONG).await.unwrap();
         let insert = "insert into t values ($1)";
@@ -371,7 +376,7 @@ fn retryable_transactions_run_again_after_serialization_failures() {
 
 #[test]
 fn a_savepoint_undoes_a_part_of_its_transaction() {
-    with_database(1, |database| async move {
+    with_callers_elsewhere(1, |database| async move {
         let make = "create table t (n int8)";
         database.query(make, &[], LONG).await.unwrap();
         let insert = "insert into t values ($1)";
@@ -399,7 +404,7 @@ fn a_savepoint_undoes_a_part_of_its_transaction() {
 
 #[test]
 fn statements_run_again_after_the_rollback_of_a_savepoint_with_a_failure() {
-    with_database(1, |database| async move {
+    with_callers_elsewhere(1, |database| async move {
         let transaction = database.begin(options()).await.unwrap();
         for is_dropped in [false, true] {
             let savepoint = transaction.savepoint().await.unwrap();
@@ -454,36 +459,25 @@ fn a_dropped_savepoint_that_an_outer_one_has_ended_fails_the_transaction() {
     });
 }
 
-/// Callers are on threads of their own, as those of a server: the driver may write a statement while its
-/// caller is still sending it.
 #[test]
 fn no_statement_of_callers_on_other_threads_runs_without_its_begin() {
-    with_database(4, |database| async move {
+    with_callers_elsewhere(4, |database| async move {
         let create = "create table t (n int8)";
         database.query(create, &[], LONG).await.unwrap();
-        let callers = database.clone();
-        let on_threads = tokio::task::spawn_blocking(move || {
-            let mut runtime = tokio::runtime::Builder::new_multi_thread();
-            let runtime = runtime.worker_threads(3).enable_all().build().unwrap();
-            runtime.block_on(async {
-                let callers = (0..8).map(|caller: i64| {
-                    let database = callers.clone();
-                    tokio::spawn(async move {
-                        for _ in 0..100 {
-                            let options = TransactionOptions::within(LONG);
-                            let transaction = database.begin(options).await.unwrap();
-                            let insert = "insert into t values ($1)";
-                            transaction.query(insert, &[&caller]).await.unwrap();
-                            transaction.rollback().await.unwrap();
-                        }
-                    })
-                });
-                for ended in join_all(callers).await {
-                    ended.unwrap();
+        let callers = (0..8).map(|caller: i64| {
+            let database = database.clone();
+            tokio::spawn(async move {
+                for _ in 0..100 {
+                    let transaction = database.begin(options()).await.unwrap();
+                    let insert = "insert into t values ($1)";
+                    transaction.query(insert, &[&caller]).await.unwrap();
+                    transaction.rollback().await.unwrap();
                 }
-            });
+            })
         });
-        on_threads.await.unwrap();
+        for ended in join_all(callers).await {
+            ended.unwrap();
+        }
         assert_eq!(count(&database, "select count(*) from t").await, 0);
     });
 }
