@@ -111,6 +111,8 @@ pub(super) struct PoolModel {
     pub(super) retiring: Vec<u64>,
     /// When the next tick is due.
     timer: Option<Instant>,
+    /// Since when a connection should have been opened soon ([`PoolModel::is_lacking`]).
+    lacking_since: Option<Instant>,
 }
 
 fn pick<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
@@ -135,6 +137,7 @@ impl PoolModel {
             maintained: Vec::new(),
             retiring: Vec::new(),
             timer: None,
+            lacking_since: None,
         }
     }
 
@@ -151,6 +154,8 @@ impl PoolModel {
         // As the actor does, also when the tick is not due any more.
         let due = self.state.next_tick(self.now);
         self.timer = self.timer.into_iter().chain(due).min();
+        let since = self.lacking_since.unwrap_or(self.now);
+        self.lacking_since = self.is_lacking().then_some(since);
     }
 
     pub(super) fn connect_ended(&mut self, id: u64, ok: bool) {
@@ -326,12 +331,23 @@ impl PoolModel {
                 self.users().collect::<Vec<_>>()
             );
         }
-        // While waiters need more connections than are expected, and more are allowed, the pool looks
-        // again soon.
-        let now = self.now;
-        if state.demand(now) > state.expected_soon(now) && state.total() < max {
-            assert!(state.next_tick(now).is_some(), "nobody opens a connection");
+        let lacking = self.lacking_since.zip(state.queue.oldest());
+        if let Some((since, oldest)) = lacking {
+            let acceptable = state.figures.average_connect.get() + ms(10);
+            let waited = self.now - since.max(oldest);
+            assert!(waited <= acceptable, "nobody opens a connection");
         }
+    }
+
+    /// Whether waiters need more connections than are expected, one more is allowed, and none is being
+    /// opened.
+    fn is_lacking(&self) -> bool {
+        let (state, now) = (&self.state, self.now);
+        let is_allowed = state.total() < state.config.connections_max as usize
+            && state.circuit.next_try.is_none_or(|at| at <= now);
+        // While the first answer of a new connection is awaited, those who may share it wait too.
+        let is_needed = state.demand(now) > state.expected_soon(now);
+        is_allowed && self.opening.is_empty() && is_needed && !state.sharing(now).has_untested
     }
 
     /// The number of users of each shared connection.
