@@ -211,7 +211,7 @@ sections! {
         pub lock_timeout: Duration,
         /// Longest pause between two statements of a transaction.
         pub idle_in_transaction_timeout: Duration,
-        /// Statements kept prepared on each connection; 0 for connections through a pooler.
+        /// Statements kept prepared on each connection. 0: connections lead through a pooler in transaction mode.
         pub statements_max: u32,
         /// Which transactions the reset of the session follows.
         pub reset_after: ResetAfter,

@@ -43,6 +43,12 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
     );
     let url = settings.url.as_ref().map(|url| url.expose());
     let (origin, url) = server_url("postgres", url, &settings.embedded, &private);
+    if settings.statements_max == 0 {
+        tracing::info!(
+            "postgres.statements_max is 0: connections to PostgreSQL are taken to lead through a pooler in \
+             transaction mode"
+        );
+    }
     let mut config = postgres_config(settings);
     if matches!(origin, Origin::Embedded(_)) {
         config.bytes_per_connection = postgres::PRIVATE_SERVER_CONNECTION_BYTES;

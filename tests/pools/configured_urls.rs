@@ -2,7 +2,7 @@
 
 use headroom_test_support::child;
 use headroom_test_support::protocol::Answer;
-use headroom_test_support::wait::DEADLINE;
+use headroom_test_support::wait::{DEADLINE, wait_for};
 use serde_json::json;
 
 use super::{BINARY, get, probe, processes, start};
@@ -42,6 +42,24 @@ async fn a_pool_that_does_not_exist_is_not_found() {
     let server = start("");
     assert_eq!(probe(&server, "mysql").await.0, 404);
     assert_eq!(server.get("/api/pools/mysql").await.status(), 404);
+}
+
+#[test]
+fn the_log_says_that_postgresql_is_taken_to_be_behind_a_pooler() {
+    let said = "connections to PostgreSQL are taken to lead through a pooler in transaction mode";
+    for (max, times) in [(0, 1), (256, 0)] {
+        let settings = format!("log.filter = 'info'\npostgres.statements_max = {max}");
+        let server = start(&settings);
+        let log = wait_for(DEADLINE, || {
+            let log = server.log();
+            if log.contains("serving") {
+                Ok(log)
+            } else {
+                Err(log)
+            }
+        });
+        assert_eq!(log.matches(said).count(), times, "{log}");
+    }
 }
 
 /// Two parts of a password that is not percent-encoded. No message may contain them.
