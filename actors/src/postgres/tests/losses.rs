@@ -197,7 +197,7 @@ fn what_writers_were_told_holds_when_the_server_is_killed() {
             for _ in 0..3 {
                 writers.go_on(50, is_done).await;
                 cluster.kill();
-                writers.go_on(20, |told| !is_done(told)).await;
+                writers.go_on(60, |told| !is_done(told)).await;
                 cluster.run();
             }
             writers.go_on(50, is_done).await;
