@@ -160,7 +160,7 @@ impl Connection {
         });
         let name = server.name.clone();
         let notifications = Arc::<Notifications>::default();
-        let driver = listen::drive(driver, Arc::clone(&notifications));
+        let driver = listen::drive(driver, Arc::clone(&notifications), Arc::clone(&wire));
         let driver = DriverTask::start(driver, kept, Arc::clone(&canceller), name);
         let session_attrs = config.get_target_session_attrs();
         let timeout = match look(&client, session_attrs).await {
@@ -241,6 +241,16 @@ impl Connection {
     /// Runs `task` on the thread that reads the answers of the server.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.driver.spawn_beside(task);
+    }
+
+    /// `error` with what is known of why the connection was lost.
+    pub(super) fn explain(&self, mut error: Error) -> Error {
+        if let Error::Lost { reason, .. } = &mut error
+            && let Some(known) = self.wire.why_lost()
+        {
+            *reason = known;
+        }
+        error
     }
 
     /// Whether `error` shows that a server which took writes takes none any more.

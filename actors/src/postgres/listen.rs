@@ -21,6 +21,7 @@ use super::error::Error;
 use super::metrics::NOTIFICATIONS_DROPPED;
 use super::pooler::check_session;
 use super::repeat::{Decision, Step, decide};
+use super::wire::Wire;
 use crate::kernel::pool::{CheckoutError, Lease, Mode};
 use crate::kernel::{
     AskError, Backoff, EventBounds, EventReader, EventSender, Queued, event_queue,
@@ -279,10 +280,12 @@ impl Notifications {
     }
 }
 
-/// Runs `driver`, and delivers the notifications.
+/// Runs `driver`, and delivers the notifications. Records in `wire` what the server says when it ends the
+/// session while nobody waits for an answer.
 pub(super) async fn drive<S, T>(
     mut driver: tokio_postgres::Connection<S, T>,
     notifications: Arc<Notifications>,
+    wire: Arc<Wire>,
 ) -> Result<(), tokio_postgres::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -290,6 +293,13 @@ where
 {
     let _ended = notifications.ended.clone().drop_guard();
     while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
+        let message = message.inspect_err(|error| {
+            if error.as_db_error().is_some()
+                && let Error::Lost { reason, .. } = Error::of(error, false)
+            {
+                wire.record_farewell(reason);
+            }
+        });
         // Notices of the server may hold values.
         if let AsyncMessage::Notification(notification) = message? {
             notifications.send(&notification);

@@ -67,15 +67,11 @@ pub(super) async fn borrow<T>(
         let _caller = connection.join().await?;
         work.await
     };
-    let Ok(mut output) = timeout_at(deadline, work).await else {
+    let Ok(output) = timeout_at(deadline, work).await else {
         let sent = sent.load(Ordering::Relaxed);
         return (Err(Error::Deadline { sent }), None);
     };
-    if let Err(Error::Lost { reason, .. }) = &mut output
-        && let Some(misuse) = connection.wire.misuse()
-    {
-        *reason = misuse.to_string();
-    }
+    let output = output.map_err(|error| connection.explain(error));
     let is_fit = match &output {
         Ok(_) => true,
         Err(error) => {

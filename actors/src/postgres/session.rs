@@ -114,6 +114,7 @@ impl Session {
             return Err(Error::Deadline { sent });
         };
         std::mem::forget(running);
+        let done = done.map_err(|error| self.lease.explain(error));
         if let Err(error) = &done
             && (error.ends_connection() || self.lease.was_demoted(error))
         {

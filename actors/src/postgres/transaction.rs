@@ -371,7 +371,8 @@ impl Transaction {
             return Err(Error::Deadline { sent: true });
         };
         std::mem::forget(running);
-        done.inspect_err(|error| self.record(error))
+        done.map_err(|error| self.lease.explain(error))
+            .inspect_err(|error| self.record(error))
     }
 
     pub(super) fn record(&self, error: &Error) {

@@ -50,6 +50,8 @@ pub(super) struct Wire {
     /// How many users share the connection.
     shared_by: AtomicUsize,
     pub(super) misuse: OnceLock<Misuse>,
+    /// What the server said when it ended the session between two statements.
+    farewell: OnceLock<String>,
     /// The state in the last ReadyForQuery, as the server writes it; 0 before the first one.
     state: AtomicU8,
     /// How the last transaction ended, as a [`TransactionEnd`].
@@ -238,6 +240,17 @@ impl Wire {
     /// Why the connection has failed, if a caller is the reason.
     pub(super) fn misuse(&self) -> Option<Misuse> {
         self.misuse.get().copied()
+    }
+
+    /// Records what the server said when it ended the session between two statements.
+    pub(super) fn record_farewell(&self, reason: String) {
+        self.farewell.get_or_init(|| reason);
+    }
+
+    /// Why the connection was lost, if a caller is the reason, or if the server has told it to none.
+    pub(super) fn why_lost(&self) -> Option<String> {
+        let misuse = self.misuse().map(|misuse| misuse.to_string());
+        misuse.or_else(|| self.farewell.get().cloned())
     }
 
     pub(super) fn is_shared(&self) -> bool {

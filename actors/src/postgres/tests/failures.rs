@@ -64,6 +64,40 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
 }
 
 #[test]
+fn why_the_server_ended_an_idle_session_is_told() {
+    with_database(3, |database| async move {
+        let pid = "select pg_backend_pid()";
+        let is_gone = async |pid: i32| {
+            let sql = "select count(*) from pg_stat_activity where pid = $1";
+            let found = database.query(sql, &[&pid], LONG).await.unwrap();
+            (found.one().unwrap().get::<_, i64>(0) == 0).then_some(())
+        };
+        for commits in [true, false] {
+            let options = crate::postgres::TransactionOptions::within(LONG);
+            let idle = database.begin(options).await.unwrap();
+            let limit = "set idle_in_transaction_session_timeout = 50";
+            idle.batch(limit).await.unwrap();
+            let own = idle.query(pid, &[]).await.unwrap().one().unwrap().get(0);
+            eventually(async || is_gone(own).await).await;
+            let told = if commits {
+                idle.commit().await.unwrap_err()
+            } else {
+                idle.query("select 1", &[]).await.unwrap_err()
+            };
+            assert!(matches!(told, Error::Lost { .. }), "{told:?}");
+            assert!(told.to_string().contains("25P03"), "{told}");
+        }
+        let user = database.exclusive(LONG).await.unwrap();
+        let own: i32 = user.query(pid, &[]).await.unwrap().one().unwrap().get(0);
+        let end = "select pg_terminate_backend($1)";
+        database.query(end, &[&own], LONG).await.unwrap();
+        eventually(async || is_gone(own).await).await;
+        let told = user.query("select 1", &[]).await.unwrap_err();
+        assert!(told.to_string().contains("57P01"), "{told}");
+    });
+}
+
+#[test]
 fn a_killed_server_is_found_again_when_it_is_back_and_nobody_hangs() {
     let mut cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
