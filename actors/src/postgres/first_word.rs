@@ -154,6 +154,12 @@ pub(super) fn begins_with_copy(sql: &str) -> bool {
     first.is_some_and(|word| is(word, &["copy"]))
 }
 
+/// Whether `sql` begins with the begin of a transaction.
+pub(super) fn begins_transaction(sql: &str) -> bool {
+    let first = Words(skip_empty_statements(sql)).next();
+    first.is_some_and(|word| is(word, &["begin", "start"]))
+}
+
 /// Whether `sql` begins with the commit of a transaction.
 pub(super) fn asks_to_commit(sql: &str) -> bool {
     let mut words = Words(skip_empty_statements(sql));
@@ -414,8 +420,9 @@ mod tests {
             "/**/COMMIT prepared 'x'",
             "prepare Transaction 'x'",
         ] {
-            assert!(asks_to_commit(sql), "{sql}");
+            assert!(asks_to_commit(sql) && !begins_transaction(sql), "{sql}");
         }
+        assert!(begins_transaction("-- all of it\n; BEGIN; commit"));
         for sql in [
             "",
             "committed",

@@ -6,12 +6,16 @@
 //! and checksum. The migrations of this program must continue the applied ones.
 //!
 //! A schema that is up to date is only read: that takes no lock, and the right to read the table is
-//! enough. Otherwise all due migrations run in one transaction under an advisory lock of the set: a
-//! concurrent program waits for the lock and then finds nothing to do. A failure rolls everything back.
+//! enough. Otherwise the due migrations run one after the other, each in a transaction of its own under an
+//! advisory lock of the set: a concurrent program waits for the lock and then finds the migration applied.
+//! A failure rolls its migration back; those before it stay. Were they to share one transaction, migrations
+//! that follow each other in time would fail together: PostgreSQL lets nobody use a new value of an
+//! enumerated type, nor alter a table whose deferred triggers wait, before the commit.
 
 use refinery_core::Migration as RefineryMigration;
 
 use super::error::{Error, SchemaError};
+use super::first_word::begins_transaction;
 use super::transaction::Transaction;
 
 /// One migration of the schema. A released one never changes.
@@ -19,7 +23,7 @@ use super::transaction::Transaction;
 pub struct Migration {
     /// The name of its file without `.sql`: `V`, the version, `__`, and a name.
     pub file: &'static str,
-    /// Statements that can run in a transaction, separated by semicolons.
+    /// Statements that can run in a transaction, separated by semicolons. None of them begins or ends one.
     pub sql: &'static str,
 }
 
@@ -56,38 +60,23 @@ const SET_UP: &str = "set transaction isolation level read committed; \
 pub(super) const LOCK: &str =
     "select pg_advisory_xact_lock(hashtextextended('headroom migrates ' || $1::text, 0))";
 
-/// Applies those migrations of `set` that are due. The caller commits.
-pub(super) async fn migrate(transaction: &Transaction, set: MigrationSet) -> Result<(), Error> {
+/// Applies the first of those migrations of `set` that are due. Returns whether there are more. The caller
+/// commits.
+pub(super) async fn migrate(transaction: &Transaction, set: MigrationSet) -> Result<bool, Error> {
     let migrations = set.for_refinery()?;
     transaction.batch(SET_UP).await?;
     let applied = set.applied(transaction).await?;
     if set.due(&migrations, &applied)?.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     transaction.query(LOCK, &[&set.name]).await?;
     let applied = set.applied(transaction).await?;
-    let due = set.due(&migrations, &applied)?;
-    if due.is_empty() {
-        return Ok(());
-    }
+    let [migration, others @ ..] = set.due(&migrations, &applied)? else {
+        return Ok(false);
+    };
     set.create_history(transaction).await?;
-    let add = format!(
-        "insert into {} (version, name, checksum, applied_on)
-         values ($1, $2, $3, to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
-        set.history()
-    );
-    for migration in due {
-        let (version, name) = (migration.version(), migration.name());
-        transaction
-            .batch(migration.sql().unwrap_or_default())
-            .await?;
-        let checksum = migration.checksum().to_string();
-        transaction
-            .query(&add, &[&version, &name, &checksum])
-            .await?;
-        tracing::info!(set = set.name, version, name, "schema migrated");
-    }
-    Ok(())
+    set.apply(transaction, migration).await?;
+    Ok(!others.is_empty())
 }
 
 /// Whether there is the schema `$1`. This and the next query read the catalog itself: `to_regclass` and its
@@ -136,6 +125,46 @@ impl MigrationSet {
             })
         });
         applied.collect()
+    }
+
+    /// Applies one migration and records it.
+    async fn apply(
+        &self,
+        transaction: &Transaction,
+        migration: &RefineryMigration,
+    ) -> Result<(), Error> {
+        let (version, name) = (migration.version(), migration.name());
+        let refused = |what: &str| {
+            let reason = format!(
+                "migration {version} ({name}) of the set {} {what}",
+                self.name
+            );
+            Error::Schema(SchemaError::Migrations(reason))
+        };
+        let sql = migration.sql().unwrap_or_default();
+        if begins_transaction(sql) {
+            return Err(refused(
+                "begins a transaction: take that and its end out, it runs in one",
+            ));
+        }
+        transaction.batch(sql).await?;
+        if transaction.has_ended() {
+            return Err(refused(
+                "has ended the transaction that it ran in: undo by hand what it has done, and take `commit` \
+                 and `rollback` out of it",
+            ));
+        }
+        let add = format!(
+            "insert into {} (version, name, checksum, applied_on)
+             values ($1, $2, $3, to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
+            self.history()
+        );
+        let checksum = migration.checksum().to_string();
+        transaction
+            .query(&add, &[&version, &name, &checksum])
+            .await?;
+        tracing::info!(set = self.name, version, name, "schema migrated");
+        Ok(())
     }
 
     /// Creates what is missing of the history. PostgreSQL asks for the right to create a schema before it

@@ -89,11 +89,16 @@ impl Schema {
 
     async fn bring_up_to_date(&self, location: &'static Location<'static>) -> Result<(), Error> {
         let caller = Caller::at(location, self.within);
-        let lease = check_out(&self.pool, Mode::Exclusive, caller).await?;
-        let options = TransactionOptions::default();
-        let transaction = Transaction::begin(lease, options, caller.deadline).await?;
-        migrate(&transaction, self.set).await?;
-        transaction.commit().await
+        loop {
+            let lease = check_out(&self.pool, Mode::Exclusive, caller).await?;
+            let options = TransactionOptions::default();
+            let transaction = Transaction::begin(lease, options, caller.deadline).await?;
+            let are_more_due = migrate(&transaction, self.set).await?;
+            transaction.commit().await?;
+            if !are_more_due {
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -220,6 +220,11 @@ impl Transaction {
         self.retryable.load(Ordering::Acquire)
     }
 
+    /// Whether a statement has ended it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lease.wire.transaction() == TransactionState::None
+    }
+
     /// Waits until the server has told the state of the transaction after a failure.
     async fn settle(&self) -> Result<(), Error> {
         if self.unsettled.swap(false, Ordering::AcqRel) {
@@ -241,7 +246,7 @@ impl Transaction {
 
     async fn check_open(&self) -> Result<(), Error> {
         self.settle().await?;
-        if self.lease.wire.transaction() == TransactionState::None {
+        if self.has_ended() {
             let reason = "an earlier statement ended the transaction".to_owned();
             return Err(Error::Invalid(reason));
         }

@@ -81,12 +81,9 @@ fn a_newer_or_changed_schema_is_refused() {
 }
 
 #[test]
-fn a_migration_that_fails_undoes_all() {
+fn a_migration_that_fails_undoes_what_it_did_and_none_before_it() {
     const BAD: &[Migration] = &[
-        Migration {
-            file: "V1__one",
-            sql: "create table one (n int8)",
-        },
+        TWO[0],
         Migration {
             file: "V2__two",
             sql: "create table two (n int8); select 1/0",
@@ -102,6 +99,16 @@ fn a_migration_that_fails_undoes_all() {
             let refused = bad.migrate(LONG).await.unwrap_err();
             assert_eq!(refused.sqlstate(), Some("22012"), "{refused}");
         }
+        let plain = database(&url, 1, &[]);
+        let there = start(&system, &plain).await;
+        let tables =
+            "select count(*) + count(to_regclass('two')) from headroom.schema_history, one";
+        plain
+            .query("insert into one values (7)", &[], LONG)
+            .await
+            .unwrap();
+        assert_eq!(count(&plain, tables).await, 1);
+        there.stop().await;
         root.stop().await;
         let twice = database(&url, 2, GAP);
         let root = start(&system, &twice).await;
@@ -111,8 +118,76 @@ fn a_migration_that_fails_undoes_all() {
         root.stop().await;
         let good = database(&url, 2, TWO);
         let root = start(&system, &good).await;
-        assert_eq!(count(&good, "select count(*) from one").await, 1);
+        assert_eq!(count(&good, "select count(*) from one").await, 2);
         root.stop().await;
+    });
+}
+
+#[test]
+fn migrations_that_work_one_after_the_other_work_together() {
+    // Those that PostgreSQL refuses before the commit of the one before them, and one that sets the search
+    // path as a dump does.
+    const ALL: &[Migration] = &[
+        Migration {
+            file: "V1__tables",
+            sql: "select set_config('search_path', '', false);
+                create type public.mood as enum ('good');
+                create table public.a (m public.mood, id int8 primary key);
+                create table public.b (a int8 references public.a deferrable initially deferred)",
+        },
+        Migration {
+            file: "V2__value",
+            sql: "alter type mood add value 'bad'",
+        },
+        Migration {
+            file: "V3__rows",
+            sql: "insert into a values ('bad', 1); insert into b values (1)",
+        },
+        Migration {
+            file: "V4__column",
+            sql: "alter table b add c int8",
+        },
+    ];
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        for applied in [1, ALL.len()] {
+            let database = database(&cluster.url("postgres", ""), 2, &ALL[..applied]);
+            let root = start(&system, &database).await;
+            database.migrate(LONG).await.unwrap();
+            let history = "select count(*) from headroom.schema_history";
+            assert_eq!(count(&database, history).await, applied as i64);
+            root.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_migration_that_begins_or_ends_a_transaction_is_named() {
+    const BEGINS: &[Migration] = &[Migration {
+        file: "V1__whole",
+        sql: "-- As a tool wrote it.\nbegin; create table one (n int8); commit",
+    }];
+    const ENDS: &[Migration] = &[Migration {
+        file: "V1__end",
+        sql: "create table one (n int8); commit",
+    }];
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        for (migrations, told) in [
+            (BEGINS, "1 (whole) of the set headroom begins a transaction"),
+            (
+                ENDS,
+                "1 (end) of the set headroom has ended the transaction",
+            ),
+        ] {
+            let database = database(&cluster.url("postgres", ""), 2, migrations);
+            let root = start(&system, &database).await;
+            let refused = database.migrate(LONG).await.unwrap_err();
+            let refused = (refused.to_string(), refused);
+            assert!(matches!(refused.1, Error::Schema(_)), "{}", refused.0);
+            assert!(refused.0.contains(told), "{}", refused.0);
+            root.stop().await;
+        }
     });
 }
 
