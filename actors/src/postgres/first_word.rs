@@ -117,15 +117,9 @@ pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
         let word = refused.iter().find(|word| is(first, &[word]))?;
         Some((*word, *instead))
     });
-    let makes_temporary = || {
-        let mut options = words.skip_while(|word| is(word, &["or", "replace", "global", "local"]));
-        options
-            .next()
-            .is_some_and(|word| is(word, &["temp", "temporary"]))
-    };
     match refused {
         Some((word, instead)) => Err(Error::NotShared { word, instead }),
-        None if is(first, &["create"]) && makes_temporary() => Err(Error::NotShared {
+        None if is(first, &["create"]) && names_temporary(words) => Err(Error::NotShared {
             word: "create temporary",
             instead: SESSION,
         }),
@@ -148,6 +142,14 @@ pub(super) fn changes_session(sql: &str) -> bool {
     has_word || parts.any(|part| may_run_anything(part) || check_shared(part).is_err())
 }
 
+/// Whether the `words` behind `create` name something temporary.
+fn names_temporary(words: Words<'_>) -> bool {
+    let mut options = words.skip_while(|word| is(word, &["or", "replace", "global", "local"]));
+    options
+        .next()
+        .is_some_and(|word| is(word, &["temp", "temporary"]))
+}
+
 /// Whether `sql` is a `COPY`.
 pub(super) fn begins_with_copy(sql: &str) -> bool {
     let first = Words(skip_empty_statements(sql)).next();
@@ -168,8 +170,18 @@ pub(super) fn asks_to_commit(sql: &str) -> bool {
     is(first, &["commit", "end"]) || is(first, &["prepare"]) && is(second, &["transaction"])
 }
 
-/// Whether `sql` may change how the session finds the names in later statements. `changed` says that an
-/// earlier statement did, which this one may take back.
+/// Whether `sql` prepares a statement that outlives its transaction, and that this module does not know.
+pub(super) fn prepares(sql: &str) -> bool {
+    sql.split(';').any(|part| {
+        let mut words = Words(skip_empty_statements(part));
+        let is_prepare = words.next().is_some_and(|word| is(word, &["prepare"]));
+        is_prepare && !words.next().is_some_and(|word| is(word, &["transaction"]))
+    })
+}
+
+/// Whether `sql` may change how the session finds the names in later statements: by its settings, or by
+/// temporary tables, which hide others of the same name. `changed` says that an earlier statement did, which
+/// this one may take back.
 pub(super) fn changes_names(sql: &str, changed: bool) -> bool {
     let calls_set_config = contains(sql, "set_config");
     calls_set_config || sql.split(';').any(|part| begins_with_change(part, changed))
@@ -183,9 +195,29 @@ fn begins_with_change(sql: &str, changed: bool) -> bool {
             let changing = &["search_path", "schema", "role", "authorization"];
             names.next().is_some_and(|name| is(name, changing))
         }
-        Some(first) => changed && is(first, &["reset", "discard", "rollback"]),
+        Some(first) if is(first, &["create"]) => names_temporary(words) || contains(sql, "pg_temp"),
+        Some(first) if is(first, &["select", "with"]) => selects_into_temporary(sql),
+        Some(first) => changed && is(first, TAKING_BACK),
         None => false,
     }
+}
+
+/// What can take back a change of the names. `commit` drops tables that were made with `on commit drop`.
+const TAKING_BACK: &[&str] = &[
+    "reset", "discard", "rollback", "abort", "commit", "end", "drop", "alter",
+];
+
+/// Whether a query has `into temporary` or its short form.
+fn selects_into_temporary(sql: &str) -> bool {
+    let mut words = sql.split_ascii_whitespace();
+    while let Some(word) = words.next() {
+        if is(word, &["into"]) {
+            return words
+                .next()
+                .is_some_and(|word| is(word, &["temp", "temporary"]));
+        }
+    }
+    false
 }
 
 fn contains(text: &str, word: &str) -> bool {
@@ -435,6 +467,19 @@ mod tests {
     }
 
     #[test]
+    fn what_prepares_a_statement_is_told_from_what_does_not() {
+        for sql in [
+            "prepare s as select 1",
+            "select 1; /**/ PREPARE s (int8) as select $1",
+        ] {
+            assert!(prepares(sql), "{sql}");
+        }
+        for sql in ["", "prepared", "Prepare transaction 'x'", "execute s"] {
+            assert!(!prepares(sql), "{sql}");
+        }
+    }
+
+    #[test]
     fn what_changes_the_names_of_a_session_is_told_from_what_does_not() {
         for sql in [
             "set search_path to x",
@@ -445,10 +490,23 @@ mod tests {
             "set session role x",
             "select 1; set role x",
             "select pg_catalog.set_config('search_path', $1, true)",
+            "create temp table t (n int8)",
+            "Create or replace temporary view v as select 1",
+            "create table pg_temp.t (n int8)",
+            "select 1; create local temp table t as select 1",
+            "select n INTO Temporary t from u",
+            "with x as (select 1) select * into temp t from x",
         ] {
             assert!(changes_names(sql, false), "{sql}");
         }
-        let taken_back = ["reset all", "discard all", "rollback to s"];
+        let taken_back = [
+            "reset all",
+            "discard all",
+            "rollback to s",
+            "commit",
+            "drop table t",
+            "alter table t rename to u",
+        ];
         for sql in taken_back {
             assert!(
                 changes_names(sql, true) && !changes_names(sql, false),
@@ -461,6 +519,10 @@ mod tests {
             "select role from users",
             "update users set role = $1",
             "insert into t values (1)",
+            "insert into temp values (1)",
+            "create table temp (n int8)",
+            "select temp from t",
+            "select n into temperatures from t",
         ] {
             assert!(!changes_names(sql, true), "{sql}");
         }

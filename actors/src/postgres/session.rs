@@ -10,6 +10,7 @@ use super::connection::Connection;
 use super::connector::check_out;
 use super::database::Database;
 use super::error::Error;
+use super::first_word::prepares;
 use super::pooler::check_session;
 use super::repeat::{Decision, Step, decide};
 use crate::kernel::pool::{Lease, Mode};
@@ -53,7 +54,8 @@ impl Database {
 /// A connection of one's own, without a transaction. Each statement commits by itself, unless one begins a
 /// transaction. When the session is dropped, the server's work for it is cancelled, an open transaction
 /// is rolled back, and what the session has set is reset before the connection gets another user:
-/// settings, temporary tables, advisory locks and `LISTEN`.
+/// settings, temporary tables, advisory locks and `LISTEN`. If it has sent a `PREPARE`, the connection is
+/// closed instead.
 ///
 /// No statement is repeated.
 #[must_use = "a dropped session ends"]
@@ -80,6 +82,7 @@ impl Session {
     /// # Errors
     /// See [`Error`].
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
+        keep_if_prepared(&self.lease, sql);
         let sent = AtomicBool::new(false);
         let output = self.run(&sent, self.lease.run(sql, params, &sent)).await?;
         self.lease.statements.session_ran(sql, params);
@@ -92,6 +95,7 @@ impl Session {
     /// # Errors
     /// See [`Error`].
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
+        keep_if_prepared(&self.lease, sql);
         let sent = AtomicBool::new(true);
         let done = self.run(&sent, self.lease.batch(sql)).await;
         // What was committed before a failure lasts.
@@ -121,6 +125,14 @@ impl Session {
             self.lease.mark_broken();
         }
         done
+    }
+}
+
+/// Keeps the connection from the next user if `sql` prepares a statement. The reset of the session does not
+/// remove it: it knows neither the name, nor a way to remove all but the statements of the cache.
+pub(super) fn keep_if_prepared(lease: &Lease<Connection>, sql: &str) {
+    if prepares(sql) {
+        lease.mark_broken();
     }
 }
 

@@ -1,10 +1,10 @@
 //! The prepared statements of one connection. The least recently used one is removed first.
 //!
-//! A statement is prepared for the names that the session sees: under another `search_path` the same text
-//! means other tables. So the cache also keeps apart what the session did to its names since its last
-//! reset, and what the server reports of the search path. Before PostgreSQL 18 it reports nothing, and
-//! functions that change the names stay unseen; the server then refuses the statement, and it is prepared
-//! again.
+//! A statement is prepared for the names that the session sees: under another `search_path`, or behind a
+//! temporary table, the same text means other tables. So the cache also keeps apart what the session did to
+//! its names since its last reset, and what the server reports of the search path. Before PostgreSQL 18 it
+//! reports nothing, and functions that change the names stay unseen; the server then refuses the statement,
+//! and it is prepared again. Only a temporary table that a function makes may go unnoticed at the server too.
 //!
 //! A change of the schema outdates statements on every connection of a pool. The connections share an
 //! epoch: when one finds such a statement, the others forget all of theirs before the next use.

@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::error::Error;
 use super::first_word::{asks_to_commit, changes_session};
 use super::repeat::{Decision, Step, decide};
-use super::session::Running;
+use super::session::{Running, keep_if_prepared};
 use super::statements::Begin;
 use super::transaction_options::TransactionOptions;
 use super::wire::{TransactionEnd, TransactionState};
@@ -25,7 +25,8 @@ const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// An open transaction. If it is dropped, the server's work for it is cancelled and it is rolled back
 /// before the connection gets another user. Its end, however it comes, also resets the session:
-/// settings, temporary tables, advisory locks and `LISTEN`. [`ResetAfter`] makes exceptions.
+/// settings, temporary tables, advisory locks and `LISTEN`. [`ResetAfter`] makes exceptions. If it has sent a
+/// `PREPARE`, the connection is closed instead.
 #[must_use = "a dropped transaction is rolled back"]
 pub struct Transaction {
     pub(super) lease: Lease<Connection>,
@@ -112,6 +113,7 @@ impl Transaction {
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
         let is_first = self.count_call()?;
         self.note_session(sql);
+        keep_if_prepared(&self.lease, sql);
         let work = async {
             let beginning = self.unless_begun().await;
             let begin = match &beginning {
@@ -139,6 +141,7 @@ impl Transaction {
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
         self.count_call()?;
         self.note_session(sql);
+        keep_if_prepared(&self.lease, sql);
         let work = async {
             let Some(_beginning) = self.unless_begun().await else {
                 self.check(sql).await?;

@@ -113,6 +113,26 @@ fn the_next_user_sees_nothing_that_the_last_one_left_in_the_session() {
 }
 
 #[test]
+fn a_statement_that_a_user_prepares_is_not_there_for_the_next_one() {
+    with_database(1, |database| async move {
+        let prepare = "prepare mine as select 1";
+        for way in [End::Commit, End::RollBack, End::Drop, End::Fail] {
+            let options = TransactionOptions::within(LONG);
+            let user = database.begin(options).await.unwrap();
+            user.query(prepare, &[]).await.unwrap();
+            user.query("execute mine", &[]).await.unwrap();
+            end(user, way).await;
+            // Also if the rest of the batch fails: a rollback does not undo it.
+            let user = database.exclusive(LONG).await.unwrap();
+            let failed = user.batch(&format!("{prepare}; select 1/0")).await;
+            assert_eq!(failed.unwrap_err().sqlstate(), Some("22012"), "{way:?}");
+        }
+        let sql = "select count(*) from pg_prepared_statements where from_sql";
+        assert_eq!(count(&database, sql).await, 0);
+    });
+}
+
+#[test]
 fn a_session_of_ones_own_has_no_transaction_and_leaves_nothing() {
     with_database(1, |database| async move {
         let user = database.exclusive(LONG).await.unwrap();

@@ -115,6 +115,40 @@ fn a_transaction_that_begins_again_has_its_search_path() {
 }
 
 #[test]
+fn a_temporary_table_hides_another_one_also_from_cached_statements() {
+    with_database(1, |database| async move {
+        let sql = "select n from t";
+        let make = "create table t as select 1::int8 as n";
+        database.query(make, &[], LONG).await.unwrap();
+        // From its first temporary table on, a session looks for the tables of statements there.
+        let other = database.exclusive(LONG).await.unwrap();
+        other.batch("create temp table u ()").await.unwrap();
+        drop(other);
+        assert_eq!(count(&database, sql).await, 1);
+        for make in [
+            "create temp table t as select 2::int8 as n",
+            "select 2::int8 as n into temp t",
+        ] {
+            for drops in [true, false] {
+                let options = TransactionOptions::within(LONG);
+                let user = database.begin(options).await.unwrap();
+                user.query(make, &[]).await.unwrap();
+                let seen = user.query(sql, &[]).await.unwrap().one().unwrap();
+                assert_eq!(seen.get::<_, i64>(0), 2, "{make}");
+                if drops {
+                    user.query("drop table t", &[]).await.unwrap();
+                    let seen = user.query(sql, &[]).await.unwrap().one().unwrap();
+                    assert_eq!(seen.get::<_, i64>(0), 1, "{make}");
+                }
+                user.commit().await.unwrap();
+                assert_eq!(count(&database, sql).await, 1, "{make}");
+            }
+        }
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
+    });
+}
+
+#[test]
 fn a_search_path_that_the_transaction_changes_keeps_statements_apart() {
     with_database(1, |database| async move {
         make_tenants(&database).await;
