@@ -53,18 +53,29 @@ impl Connection {
         within: Duration,
     ) -> Result<QueryOutput, Error> {
         let within = Some(within);
-        let step = Step::Statement {
-            sql,
-            only_reads: false,
-            repeatable: false,
+        let done = self.run_once(sql, params, sent, within, None).await;
+        let Err(error) = &done else {
+            return done;
         };
-        match self.run_once(sql, params, sent, within, None).await {
-            Err(error) if decide(step, &error, false) == Decision::PrepareAgain => {
-                sent.store(false, Ordering::Relaxed);
-                Box::pin(self.run_prepared_again(sql, params, sent, within)).await
+        // A session may have begun one, which the failure has ended.
+        let in_transaction = self.wire.transaction() != TransactionState::None;
+        let step = if in_transaction {
+            Step::Work { is_first: false }
+        } else {
+            Step::Statement {
+                sql,
+                only_reads: false,
+                repeatable: false,
             }
-            done => done,
+        };
+        if decide(step, error, false) == Decision::PrepareAgain {
+            sent.store(false, Ordering::Relaxed);
+            return Box::pin(self.run_prepared_again(sql, params, sent, within)).await;
         }
+        if error.is_stale_statement() {
+            self.statements.outdate_all();
+        }
+        done
     }
 
     /// Runs a statement whose cached form the server refused.

@@ -202,6 +202,31 @@ fn a_transaction_that_is_not_marked_runs_once() {
 }
 
 #[test]
+fn a_session_that_began_a_transaction_gets_the_error_itself() {
+    with_database(4, |database| async move {
+        migrate(&database, MAKE).await;
+        for change in &CHANGES[..2] {
+            insert_over_all(&database).await;
+            let user = database.exclusive(LONG).await.unwrap();
+            user.query("begin", &[]).await.unwrap();
+            user.query("select 1", &[]).await.unwrap();
+            migrate(&database, change).await;
+            let refused = user.query(INSERT, &[&Mood("good")]).await.unwrap_err();
+            assert_ne!(refused.sqlstate(), Some("25P02"), "{refused}");
+            user.query("rollback", &[]).await.unwrap();
+            user.query("begin", &[]).await.unwrap();
+            user.query(INSERT, &[&Mood("good")]).await.unwrap();
+            user.query("commit", &[]).await.unwrap();
+            drop(user);
+            // One failure is enough for the others.
+            let before = database.retries().prepared_again;
+            insert_over_all(&database).await;
+            assert_eq!(database.retries().prepared_again, before);
+        }
+    });
+}
+
+#[test]
 fn a_session_whose_statements_were_all_removed_serves_on_or_is_replaced() {
     with_database(1, |database| async move {
         migrate(&database, MAKE).await;
