@@ -217,13 +217,18 @@ impl Database {
                 return Err(Error::Invalid(reason).into());
             };
             let (error, may_repeat) = match done {
-                Ok(value) => match open.commit().await {
-                    Ok(()) => return Ok(value),
-                    Err(error) => {
-                        let decision = decide(Step::Commit, &error, false);
-                        (error.into(), decision == Decision::Repeat)
+                Ok(value) => {
+                    // A failure that the work did not pass on.
+                    let has_failed = open.is_retryable();
+                    match open.commit().await {
+                        Ok(()) => return Ok(value),
+                        Err(error @ Error::Aborted) => (error.into(), has_failed),
+                        Err(error) => {
+                            let decision = decide(Step::Commit, &error, false);
+                            (error.into(), decision == Decision::Repeat)
+                        }
                     }
-                },
+                }
                 Err(error) => {
                     let may_repeat = open.is_retryable();
                     // If this fails, the reset of the connection rolls back.

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use futures_util::future::join_all;
@@ -8,7 +9,7 @@ use crate::postgres::call::Caller;
 use crate::postgres::connector::check_out;
 use crate::postgres::statements::Begin;
 use crate::postgres::wire::TransactionState;
-use crate::postgres::{Isolation, TransactionOptions};
+use crate::postgres::{Isolation, Transaction, TransactionOptions};
 
 fn options() -> TransactionOptions {
     TransactionOptions::within(LONG)
@@ -371,6 +372,46 @@ fn retryable_transactions_run_again_after_serialization_failures() {
         assert!(failed > 0);
         assert_eq!(counters.get(RETRIES), before);
         assert_eq!(database.read_only().retries().repeated, before);
+    });
+}
+
+#[test]
+fn a_retryable_transaction_runs_again_also_if_its_work_passes_no_failure_on() {
+    with_database(4, |database| async move {
+        let make = "create table t as select 0::int8 as n";
+        database.query(make, &[], LONG).await.unwrap();
+        let add = "update t set n = n + 1";
+        let twice = async |attempts, first: &'static str, second: &'static str| {
+            let tries = std::cell::Cell::new(0);
+            let options = TransactionOptions {
+                isolation: Isolation::RepeatableRead,
+                ..options().retryable(attempts)
+            };
+            let work = async |transaction: Arc<Transaction>| {
+                transaction.query("select n from t", &[]).await?;
+                if tries.replace(tries.get() + 1) == 0 {
+                    database.query(first, &[], LONG).await?;
+                }
+                transaction.query(second, &[]).await.ok();
+                Ok(())
+            };
+            let done: Result<(), Error> = database.transaction(options, work).await;
+            (done, tries.get())
+        };
+        let (done, tries) = twice(3, add, add).await;
+        assert!(done.is_ok() && tries == 2, "{done:?} {tries}");
+        assert_eq!(count(&database, "select n from t").await, 2);
+        let (done, tries) = twice(1, add, add).await;
+        assert!(
+            matches!(done, Err(Error::Aborted)) && tries == 1,
+            "{done:?}"
+        );
+        // Nor is it repeated after a failure that a repeat cannot mend.
+        let (done, tries) = twice(3, add, "select 1/0").await;
+        assert!(
+            matches!(done, Err(Error::Aborted)) && tries == 1,
+            "{done:?} {tries}"
+        );
     });
 }
 
