@@ -12,7 +12,7 @@ use tokio_postgres::{Row, RowStream};
 use super::call::Params;
 use super::error::Error;
 use super::exchange::Exchange;
-use super::statements::check_number;
+use super::statements::{check_most, check_number};
 use super::transaction::Transaction;
 
 impl Transaction {
@@ -25,6 +25,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::query`].
     pub async fn rows(&self, sql: &str, params: Params<'_>) -> Result<Rows<'_>, Error> {
+        check_most(params)?;
         let begun = async {
             let statement = self.lease.prepare_once(sql).await?;
             check_number(&statement, params)?;

@@ -111,6 +111,7 @@ impl Connection {
         within: Option<Duration>,
         mut begin: Option<&Begin>,
     ) -> Result<QueryOutput, Error> {
+        check_most(params)?;
         if self.statements.forget_outdated() {
             self.forget_types();
         }
@@ -357,6 +358,20 @@ impl SessionReset {
             Some(Err(_)) | None => lease.mark_broken(),
         }
     }
+}
+
+/// Checks that a statement can have so many parameters. The server counts them with 16 bits, and describes
+/// a statement with more in a way that makes no sense.
+///
+/// # Errors
+/// [`Error::Invalid`], which says how many it can have.
+pub(super) fn check_most(params: Params<'_>) -> Result<(), Error> {
+    let (most, found) = (u16::MAX, params.len());
+    if found <= usize::from(most) {
+        return Ok(());
+    }
+    let reason = format!("expected at most {most} parameters but got {found}; an array is one");
+    Err(Error::Invalid(reason))
 }
 
 /// Checks that there are as many parameters as `statement` has.

@@ -1,7 +1,7 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::postgres::TransactionOptions;
+use crate::postgres::{ToSql, TransactionOptions};
 
 #[test]
 fn many_callers_share_few_connections_and_an_error_touches_only_its_own() {
@@ -135,6 +135,24 @@ fn a_statement_whose_table_changed_is_prepared_again() {
                 .len(),
             1
         );
+    });
+}
+
+#[test]
+fn too_many_parameters_are_refused_before_others_lose_their_connection() {
+    with_database(1, |database| async move {
+        let most = usize::from(u16::MAX);
+        let list: Vec<_> = (1..=most + 1).map(|n| format!("${n}::int8")).collect();
+        let list = list.join(",");
+        let values = vec![7_i64; most + 1];
+        let params: Vec<_> = values.iter().map(|n| n as &(dyn ToSql + Sync)).collect();
+        let sql = format!("select 7 in ({list})");
+        let refused = database.query(&sql, &params, LONG).await.unwrap_err();
+        assert!(matches!(refused, Error::Invalid(_)), "{refused}");
+        assert!(refused.to_string().contains("65535"), "{refused}");
+        let fits = sql.replace(&format!(",${}::int8", most + 1), "");
+        database.query(&fits, &params[..most], LONG).await.unwrap();
+        assert_eq!(wait_until_unused(&database).await.opened, 1);
     });
 }
 
