@@ -119,7 +119,7 @@ pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
     });
     match refused {
         Some((word, instead)) => Err(Error::NotShared { word, instead }),
-        None if is(first, &["create"]) && names_temporary(words) => Err(Error::NotShared {
+        None if makes_temporary(sql, first, words) => Err(Error::NotShared {
             word: "create temporary",
             instead: SESSION,
         }),
@@ -142,12 +142,16 @@ pub(super) fn changes_session(sql: &str) -> bool {
     has_word || parts.any(|part| may_run_anything(part) || check_shared(part).is_err())
 }
 
-/// Whether the `words` behind `create` name something temporary.
-fn names_temporary(words: Words<'_>) -> bool {
+/// Whether `sql`, with `first` and then `words` at its beginning, makes a temporary table or view.
+fn makes_temporary(sql: &str, first: &str, words: Words<'_>) -> bool {
+    if !is(first, &["create"]) {
+        return is(first, &["select", "with"]) && selects_into_temporary(sql);
+    }
     let mut options = words.skip_while(|word| is(word, &["or", "replace", "global", "local"]));
     options
         .next()
         .is_some_and(|word| is(word, &["temp", "temporary"]))
+        || contains(sql, "pg_temp")
 }
 
 /// Whether `sql` is a `COPY`.
@@ -195,9 +199,7 @@ fn begins_with_change(sql: &str, changed: bool) -> bool {
             let changing = &["search_path", "schema", "role", "authorization"];
             names.next().is_some_and(|name| is(name, changing))
         }
-        Some(first) if is(first, &["create"]) => names_temporary(words) || contains(sql, "pg_temp"),
-        Some(first) if is(first, &["select", "with"]) => selects_into_temporary(sql),
-        Some(first) => changed && is(first, TAKING_BACK),
+        Some(first) => changed && is(first, TAKING_BACK) || makes_temporary(sql, first, words),
         None => false,
     }
 }
@@ -207,15 +209,22 @@ const TAKING_BACK: &[&str] = &[
     "reset", "discard", "rollback", "abort", "commit", "end", "drop", "alter",
 ];
 
-/// Whether a query has `into temporary` or its short form.
+/// Whether a query has `into temporary` or its short form, not in a text, nor to name a table to insert into.
 fn selects_into_temporary(sql: &str) -> bool {
-    let mut words = sql.split_ascii_whitespace();
+    let (mut last, mut in_text) = ("", false);
+    let mut words = sql.split_ascii_whitespace().peekable();
     while let Some(word) = words.next() {
-        if is(word, &["into"]) {
-            return words
-                .next()
-                .is_some_and(|word| is(word, &["temp", "temporary"]));
+        let quotes = word.bytes().filter(|byte| *byte == b'\'').count();
+        in_text ^= quotes % 2 == 1;
+        let is_temporary = |next: &&str| is(next, &["temp", "temporary"]);
+        if is(word, &["into"])
+            && !in_text
+            && !is(last, &["insert", "merge"])
+            && words.peek().is_some_and(is_temporary)
+        {
+            return true;
         }
+        last = word;
     }
     false
 }
@@ -392,6 +401,11 @@ mod tests {
                 "create or replace temp view v as select 1",
                 "create temporary",
             ),
+            ("create table pg_temp.t (n int8)", "create temporary"),
+            (
+                "with x as (select 1) select * INTO temp t from x",
+                "create temporary",
+            ),
         ] {
             assert_eq!(begins_with_copy(sql), refused == "copy", "{sql}");
             match check_shared(sql) {
@@ -410,6 +424,8 @@ mod tests {
             "call pay()",
             "create table temp (n int8)",
             "create or replace view v as select 1",
+            "select * from t where s = 'copied into temp folder'",
+            "with x as (select 1) insert into temp select * from x",
         ] {
             assert!(check_shared(sql).is_ok(), "{sql}");
         }
