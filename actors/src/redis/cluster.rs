@@ -6,19 +6,20 @@
 //! the driver repeats nothing here (`retries(0)`), and [`next_try`] alone decides what is sent again:
 //! what the server, or nobody, has done; and reads.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::ConnectionLike;
 use deadpool_redis::redis::cluster_async::ClusterConnection;
 use deadpool_redis::redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value, cmd,
+    Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value,
 };
-use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::cluster_node::{NodeConnection, is_kind_about_the_node, is_unsent, lost, sent, unsent};
+use super::client_record::ClientRecord;
+use super::cluster_node::{NodeConnection, is_kind_about_the_node, is_unsent, lost};
+use super::cluster_nodes::NamedNodes;
 use super::commands::{is_read, may_reach_several_nodes};
 use super::server::{Node, Server};
 use crate::kernel::Backoff;
@@ -30,38 +31,24 @@ const REPEATS_MAX: u32 = 6;
 const WAIT_MIN: Duration = Duration::from_millis(8);
 const WAIT_MAX: Duration = Duration::from_millis(400);
 
-/// How long a node is not looked for at its address after it was found absent. Each time, the driver connects
-/// to all configured nodes again.
-const ABSENT_FOR: Duration = Duration::from_secs(1);
-
 /// A client of a cluster. Clones share the connections.
 #[derive(Clone)]
 pub(super) struct Cluster {
     connection: ClusterConnection<NodeConnection>,
-    nodes: Arc<Nodes>,
-}
-
-/// What a client knows of the nodes besides what the driver knows.
-struct Nodes {
-    /// How to connect to a node.
-    server: Server,
-    /// The last node that was getting a slot. The driver does not know it if it has no slot yet.
-    asked: AsyncMutex<Option<(Node, NodeConnection)>>,
-    /// When a node that another one had named was last found absent.
-    absent_at: Mutex<Option<Instant>>,
+    nodes: Arc<NamedNodes>,
 }
 
 impl Cluster {
-    /// `server` says how to connect to a node.
-    pub(super) fn new(connection: ClusterConnection<NodeConnection>, server: Server) -> Self {
-        let nodes = Nodes {
-            server,
-            asked: AsyncMutex::default(),
-            absent_at: Mutex::default(),
-        };
+    /// `record` is the one that the connections of `connection` have, and `server` says how to connect to a
+    /// node.
+    pub(super) fn new(
+        connection: ClusterConnection<NodeConnection>,
+        record: ClientRecord,
+        server: Server,
+    ) -> Self {
         Self {
             connection,
-            nodes: Arc::new(nodes),
+            nodes: Arc::new(NamedNodes::new(record, server)),
         }
     }
 
@@ -77,13 +64,7 @@ impl Cluster {
                         .route_command(command.clone(), routing)
                         .await
                 }
-                Target::Asked(node) => {
-                    // `ASKING` holds for the next command of the connection: one message for both.
-                    let mut both = Pipeline::new();
-                    both.cmd("ASKING").add_command(command.clone());
-                    let answers = self.nodes.ask(&node, &both, 1, 1).await;
-                    answers.map(|mut answers| answers.pop().unwrap_or(Value::Nil))
-                }
+                Target::Asked(node) => self.nodes.ask(&node, command).await,
             };
             let Err(error) = answer else {
                 return answer;
@@ -123,52 +104,6 @@ impl Cluster {
     }
 }
 
-impl Nodes {
-    fn absent_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.absent_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends the commands of a pipeline, which is no transaction, to the node that is getting its slot.
-    async fn ask_each(&self, node: &Node, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-        let mut asking = Pipeline::new();
-        for command in pipeline.cmd_iter() {
-            asking
-                .add_command(cmd("ASKING"))
-                .add_command(command.clone());
-        }
-        let answers = self.ask(node, &asking, 0, asking.len()).await?;
-        // Every other answer is that to `ASKING`.
-        Ok(answers.into_iter().skip(1).step_by(2).collect())
-    }
-
-    /// Sends a pipeline to the node that is getting a slot.
-    async fn ask(
-        &self,
-        node: &Node,
-        pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisResult<Vec<Value>> {
-        // One of the callers connects for all.
-        let mut asked = self.asked.lock().await;
-        let usable =
-            |(known, connection): &&(Node, NodeConnection)| known == node && !connection.is_dead();
-        let mut connection = match asked.as_ref().filter(usable) {
-            Some((_, connection)) => connection.clone(),
-            None => {
-                let info = self.server.node_info(node).await.map_err(|_| unsent())?;
-                let connection = NodeConnection::connect(info).await.map_err(|_| unsent())?;
-                *asked = Some((node.clone(), connection.clone()));
-                connection
-            }
-        };
-        drop(asked);
-        connection.send(pipeline, offset, count).await
-    }
-}
-
 fn by_address(Node { host, port }: Node) -> SingleNodeRoutingInfo {
     SingleNodeRoutingInfo::ByAddress { host, port }
 }
@@ -205,7 +140,7 @@ enum Target {
 
 /// The tries of one request.
 struct Tries<'a> {
-    nodes: &'a Nodes,
+    nodes: &'a NamedNodes,
     is_read: bool,
     /// Whether the driver may have sent it to several nodes.
     is_spread: bool,
@@ -219,7 +154,7 @@ struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
-    fn new(nodes: &'a Nodes, is_read: bool, is_spread: bool, can_ask: bool) -> Self {
+    fn new(nodes: &'a NamedNodes, is_read: bool, is_spread: bool, can_ask: bool) -> Self {
         Self {
             nodes,
             is_read,
@@ -227,21 +162,23 @@ impl<'a> Tries<'a> {
             can_ask,
             failed: 0,
             target: Target::OfKey,
-            sent_before: sent(),
+            sent_before: nodes.record().sent(),
             backoff: Backoff::try_new(WAIT_MIN, WAIT_MAX, WAIT_MAX).unwrap_or(Backoff::DEFAULT),
         }
     }
 
     /// Returns when the request is to be sent again, to `self.target`, or with the error.
     async fn fail(&mut self, error: RedisError) -> RedisResult<()> {
-        let error = told(error, sent() != self.sent_before);
-        if matches!(self.target, Target::Moved(_)) && is_unsent(&error) {
-            *self.nodes.absent_at() = Some(Instant::now());
+        let error = told(error, self.nodes.record().sent() != self.sent_before);
+        if let Target::Moved(node) = &self.target
+            && is_unsent(&error)
+        {
+            self.nodes.set_absent(node);
         }
         let next = next_try(&error, self.is_read, self.is_spread);
         let next = next.map(|target| match target {
             Target::Asked(_) if !self.can_ask => Target::OfKey,
-            Target::Moved(_) if self.is_absent() => Target::OfKey,
+            Target::Moved(node) if self.nodes.is_absent(&node) => Target::OfKey,
             target => target,
         });
         let Some(target) = next.filter(|_| self.failed < REPEATS_MAX) else {
@@ -258,13 +195,8 @@ impl<'a> Tries<'a> {
         if !is_first {
             sleep(self.backoff.delay(self.failed)).await;
         }
-        self.sent_before = sent();
+        self.sent_before = self.nodes.record().sent();
         Ok(())
-    }
-
-    fn is_absent(&self) -> bool {
-        let absent_at = *self.nodes.absent_at();
-        absent_at.is_some_and(|at| at.elapsed() < ABSENT_FOR)
     }
 }
 
@@ -304,7 +236,6 @@ fn next_try(error: &RedisError, is_read: bool, is_spread: bool) -> Option<Target
         let (address, _slot) = error.redirect_node()?;
         let (host, port) = address.rsplit_once(':')?;
         let (host, port) = (host.to_owned(), port.parse().ok()?);
-        // Without a host, it is the one of the node that answered.
         (!host.is_empty()).then_some(Node { host, port })
     };
     let target = match error.kind() {
@@ -322,6 +253,7 @@ mod tests {
     use deadpool_redis::redis::parse_redis_value;
 
     use super::*;
+    use crate::redis::{ConnectOptions, Topology};
 
     /// The error that a node sends as `text`.
     fn sent(text: &str) -> RedisError {
@@ -367,6 +299,39 @@ mod tests {
             assert_eq!(next_try(&error, false, true), spread_write, "{error}");
             assert_eq!(next_try(&error, true, true), spread_read, "{error}");
         }
+    }
+
+    /// Where a command goes after a node has said that its slot is at `port`, and after that node was found or
+    /// not.
+    async fn next_targets(nodes: &NamedNodes, port: u16, is_found: bool) -> [Target; 2] {
+        let mut tries = Tries::new(nodes, false, false, true);
+        let moved = sent(&format!("MOVED 7 10.0.0.1:{port}"));
+        tries.fail(moved).await.unwrap();
+        let first = tries.target.clone();
+        if !is_found {
+            let kind = ErrorKind::ClusterConnectionNotFound;
+            let absent = RedisError::from((kind, "this one", "10.0.0.1:1".to_owned()));
+            tries.fail(absent).await.unwrap();
+        }
+        [first, tries.target.clone()]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_is_absent_is_not_looked_for_and_the_others_are() {
+        let topology = Topology::Cluster {
+            nodes: Vec::new(),
+            options: ConnectOptions::default(),
+        };
+        let nodes = NamedNodes::new(ClientRecord::default(), topology.into());
+        let at = |port| {
+            let host = "10.0.0.1".to_owned();
+            Target::Moved(Node { host, port })
+        };
+        assert_eq!(next_targets(&nodes, 1, false).await, [at(1), Target::OfKey]);
+        assert_eq!(next_targets(&nodes, 1, true).await[0], Target::OfKey);
+        assert_eq!(next_targets(&nodes, 2, true).await[0], at(2));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(next_targets(&nodes, 1, true).await[0], at(1));
     }
 
     #[test]

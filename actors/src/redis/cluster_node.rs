@@ -8,21 +8,23 @@
 use std::error::Error;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use deadpool_redis::redis::cluster_async::Connect;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline,
-    RedisError, RedisFuture, RedisResult, ServerError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    Pipeline, RedisError, RedisFuture, RedisResult, ServerError, ServerErrorKind, Value,
     make_extension_error,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
+use super::client_record::ClientRecord;
+use super::cluster_replies::{complete_redirection, completed, with_addresses};
 use super::commands::{is_ping, is_topology_query};
-use super::connect_error::io_cause;
+use super::connect_error::{io_cause, is_denied};
 use super::connector::greet;
 use super::liveness::{Liveness, Watched};
 
@@ -42,18 +44,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The driver is told only after this pause that it cannot learn the slots, since it tries again at once, for
 /// ever. So it is told of a failed connect, unless it has learned the slots just now.
 const PAUSE: Duration = Duration::from_millis(100);
-const JUST_NOW: Duration = Duration::from_millis(200);
-
-/// When the driver last learned the slots. Of all clusters: it gives a connect nothing to tell them apart.
-static LEARNED_AT: Mutex<Option<Instant>> = Mutex::new(None);
-
-/// The number of requests sent so far, to the nodes of all clusters.
-static SENT: AtomicU64 = AtomicU64::new(0);
-
-/// The number of requests that were sent to nodes so far.
-pub(super) fn sent() -> u64 {
-    SENT.load(Ordering::Relaxed)
-}
 
 /// A connection to one node. Clones share it.
 #[derive(Clone)]
@@ -61,6 +51,9 @@ pub(super) struct NodeConnection {
     watched: Watched,
     /// The node has redirected a command, and the driver has not seen that.
     redirected: Arc<AtomicBool>,
+    /// The host at which the node was reached.
+    host: Arc<str>,
+    record: ClientRecord,
 }
 
 impl Connect for NodeConnection {
@@ -69,17 +62,24 @@ impl Connect for NodeConnection {
         T: IntoConnectionInfo + Send + 'a,
     {
         Box::pin(async move {
+            let info = info.into_connection_info()?;
+            let host = match info.addr() {
+                ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
+                _ => "",
+            };
+            let host = Arc::from(host);
             let connected = timeout(CONNECT_WITHIN, async {
                 let connected = MultiplexedConnection::connect_with_config(info, config);
                 let mut connection = connected.await?;
                 greet(&mut connection, NAME).await?;
                 Ok(connection)
             });
-            let connected = connected.await.unwrap_or_else(|_| Err(lost()));
+            let (connected, record) = ClientRecord::of_connect(connected).await;
+            let connected = connected.unwrap_or_else(|_| Err(lost()));
             let connection = match connected {
                 Ok(connection) => connection,
                 Err(error) => {
-                    if !has_just_learned() {
+                    if !record.has_just_learned() {
                         sleep(PAUSE).await;
                     }
                     return Err(as_lost(error));
@@ -93,6 +93,8 @@ impl Connect for NodeConnection {
                     None,
                 ),
                 redirected: Arc::default(),
+                host,
+                record,
             })
         })
     }
@@ -100,10 +102,11 @@ impl Connect for NodeConnection {
 
 impl NodeConnection {
     /// Connects outside of the driver.
-    pub(super) async fn connect(info: ConnectionInfo) -> RedisResult<Self> {
+    pub(super) async fn connect(info: ConnectionInfo, record: &ClientRecord) -> RedisResult<Self> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
-            .set_response_timeout(None);
+            .set_response_timeout(None)
+            .set_dns_resolver(record.clone());
         Self::connect_with_config(info, config).await
     }
 
@@ -135,19 +138,23 @@ impl NodeConnection {
             () = self.watched.liveness().death() => Err(lost()),
             answer = watched.req_packed_command(command) => answer,
         };
-        self.record(&answer);
+        self.notice(&answer);
         answer.map_err(as_lost)
     }
 
     /// Asks which node has which slots, for the driver.
     async fn ask_for_slots(&self, command: &Cmd) -> RedisResult<Value> {
         let answer = self.ask(command).await.and_then(Value::extract_error);
-        if answer.is_ok() {
-            *learned_at() = Some(Instant::now());
-        } else {
-            sleep(PAUSE).await;
+        match answer {
+            Ok(slots) => {
+                self.record.learn();
+                Ok(with_addresses(slots))
+            }
+            Err(error) => {
+                sleep(PAUSE).await;
+                Err(as_lost(error))
+            }
         }
-        answer.map_err(as_lost)
     }
 
     /// Waits for the answer to a request. Also after the death of the connection: the node may be busy with
@@ -176,11 +183,12 @@ impl NodeConnection {
             let kind = ErrorKind::Server(ServerErrorKind::Moved);
             return Err(RedisError::from((kind, "a slot of this node has moved")));
         }
-        SENT.fetch_add(1, Ordering::Relaxed);
+        self.record.send();
         Ok(())
     }
 
-    fn record<T>(&self, answer: &RedisResult<T>) {
+    /// Notices that the connection is lost.
+    fn notice<T>(&self, answer: &RedisResult<T>) {
         if let Err(error) = answer
             && (error.is_connection_dropped() || error.is_unrecoverable_error())
         {
@@ -215,6 +223,24 @@ impl NodeConnection {
     }
 }
 
+impl NodeConnection {
+    /// Of a transaction that was not run since another node has its keys, or this node cannot run it now,
+    /// the error that says so. With it the driver asks for the slots. Other errors stay as they are.
+    fn cause_of_abort(&self, error: RedisError) -> RedisError {
+        if error.kind() != ErrorKind::Server(ServerErrorKind::ExecAbort) {
+            return error;
+        }
+        let errors = error.clone().into_server_errors();
+        let mut errors = errors.iter().flat_map(|errors| errors.iter());
+        let cause = errors.find(|(_, error)| is_about_the_node(error));
+        cause.map_or(error, |(_, cause)| {
+            completed(cause, &self.host)
+                .unwrap_or_else(|| cause.clone())
+                .into()
+        })
+    }
+}
+
 impl ConnectionLike for NodeConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
@@ -222,13 +248,21 @@ impl ConnectionLike for NodeConnection {
                 return self.ask_for_slots(cmd).await;
             }
             if is_ping(cmd) {
-                return self.ask(cmd).await;
+                let answer = self.ask(cmd).await.and_then(Value::extract_error);
+                return match answer {
+                    // The user may not use `PING`. The node has answered.
+                    Err(error) if is_denied(&error) => Ok(Value::Okay),
+                    answer => answer.map_err(as_lost),
+                };
             }
             self.admit()?;
             let mut watched = self.watched.clone();
             let answer = self.answer(watched.req_packed_command(cmd)).await;
-            self.record(&answer);
-            answer
+            self.notice(&answer);
+            answer.map(|mut answer| {
+                complete_redirection(&mut answer, &self.host);
+                answer
+            })
         })
     }
 
@@ -243,10 +277,15 @@ impl ConnectionLike for NodeConnection {
             let mut watched = self.watched.clone();
             let answers = watched.req_packed_commands(pipeline, offset, count);
             let answers = self.answer(answers).await;
-            self.record(&answers);
+            self.notice(&answers);
             match answers {
-                Ok(answers) => Ok(self.judge(pipeline, answers)),
-                Err(error) => Err(cause_of_abort(error)),
+                Ok(mut answers) => {
+                    for answer in &mut answers {
+                        complete_redirection(answer, &self.host);
+                    }
+                    Ok(self.judge(pipeline, answers))
+                }
+                Err(error) => Err(self.cause_of_abort(error)),
             }
         })
     }
@@ -254,18 +293,6 @@ impl ConnectionLike for NodeConnection {
     fn get_db(&self) -> i64 {
         self.watched.get_db()
     }
-}
-
-/// Of a transaction that was not run since another node has its keys, or this node cannot run it now,
-/// the error that says so. With it the driver asks for the slots. Other errors stay as they are.
-fn cause_of_abort(error: RedisError) -> RedisError {
-    if error.kind() != ErrorKind::Server(ServerErrorKind::ExecAbort) {
-        return error;
-    }
-    let errors = error.clone().into_server_errors();
-    let mut errors = errors.iter().flat_map(|errors| errors.iter());
-    let cause = errors.find(|(_, error)| is_about_the_node(error));
-    cause.map_or(error, |(_, cause)| cause.clone().into())
 }
 
 /// Whether the error is about the node and not about the command.
@@ -287,14 +314,6 @@ pub(super) fn is_kind_about_the_node(kind: ServerErrorKind) -> bool {
             | Kind::BusyLoading
             | Kind::ReadOnly
     )
-}
-
-fn learned_at() -> MutexGuard<'static, Option<Instant>> {
-    LEARNED_AT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn has_just_learned() -> bool {
-    learned_at().is_some_and(|at| at.elapsed() < JUST_NOW)
 }
 
 /// What an error of a request that was not sent holds.

@@ -49,6 +49,11 @@ pub(super) fn connect_error(error: &RedisError) -> ConnectError {
     ConnectError::new(kind, words).caused_by(error.clone())
 }
 
+/// Whether the user may not use the command. The server has answered, and lives.
+pub(super) fn is_denied(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+}
+
 /// Whether a server was there and closed the connection. A server with too many connections sends an
 /// error first, which is lost if the client was still sending.
 fn was_closed_by_server(error: &RedisError) -> bool {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::{ConnectionLike, SendError};
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, RedisResult,
-    ServerErrorKind, Value, pipe,
+    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult, Value, pipe,
 };
 
+use super::client_record::ClientRecord;
 use super::cluster::Cluster;
-use super::connect_error::connect_error;
+use super::connect_error::{connect_error, is_denied};
 use super::connection::{RedisConnection, Transport};
 use super::departures::Departures;
 use super::liveness::{Liveness, RoleWatch, Watched};
@@ -94,9 +94,13 @@ impl Connect for Connector {
 
     async fn connect(&self) -> Result<RedisConnection, ConnectError> {
         let seen = self.departures.count();
-        let transport = match self.server.cluster_client().await? {
+        let record = ClientRecord::default();
+        let transport = match self.server.cluster_client(&record).await? {
             Some(client) => match client.get_async_generic_connection().await {
-                Ok(connection) => Transport::Cluster(Cluster::new(connection, self.server.clone())),
+                Ok(connection) => {
+                    let server = self.server.clone();
+                    Transport::Cluster(Cluster::new(connection, record, server))
+                }
                 Err(error) => return Err(self.why(&error).await),
             },
             None => Transport::One(self.connect_to_one(seen).await?),
@@ -109,15 +113,18 @@ impl Connect for Connector {
     }
 
     async fn check(&self, connection: &RedisConnection) -> Result<(), ConnectError> {
-        match ping(connection).await {
-            // The user may not use `PING`. The server has answered.
-            Err(error) if is_denied(&error) => Ok(()),
-            answer => judge(answer),
-        }
+        let [_, ping] = ask(connection).await?;
+        judge(ping)
     }
 
     async fn clean(&self, connection: &RedisConnection) -> Result<(), ConnectError> {
-        judge(ping(connection).await)
+        let [unwatch, ping] = ask(connection).await?;
+        judge(ping)?;
+        // If a `MULTI` is open, the answer is that the command waits.
+        match unwatch.map_err(|error| connect_error(&error))? {
+            Value::Okay => Ok(()),
+            _ => Err(unexpected("UNWATCH")),
+        }
     }
 
     fn is_closed(&self, connection: &RedisConnection) -> bool {
@@ -146,24 +153,27 @@ pub(super) async fn greet(
     }
 }
 
-fn is_denied(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
-}
-
-/// The answer to `PING`. If a `MULTI` is open, it differs, and the pool closes the connection.
-async fn ping(connection: &RedisConnection) -> RedisResult<String> {
-    let mut ping = pipe();
-    ping.cmd("UNWATCH").ignore().cmd("PING");
+/// The answers to `UNWATCH` and to `PING`.
+async fn ask(connection: &RedisConnection) -> Result<[RedisResult<Value>; 2], ConnectError> {
+    let mut both = pipe();
+    both.ignore_errors().cmd("UNWATCH").cmd("PING");
     let mut transport = connection.transport();
-    let (answer,) = ping.query_async::<(String,)>(&mut transport).await?;
-    Ok(answer)
+    let answers = both.query_async(&mut transport).await;
+    answers.map_err(|error| connect_error(&error))
 }
 
-fn judge(answer: RedisResult<String>) -> Result<(), ConnectError> {
-    let answer = answer.map_err(|error| connect_error(&error))?;
-    if answer == "PONG" {
-        return Ok(());
+/// Whether the answer to `PING` says that the server takes commands.
+fn judge(ping: RedisResult<Value>) -> Result<(), ConnectError> {
+    match ping {
+        Ok(Value::SimpleString(pong)) if pong == "PONG" => Ok(()),
+        Ok(_) => Err(unexpected("PING")),
+        // The user may not use `PING`. The server has answered.
+        Err(error) if is_denied(&error) => Ok(()),
+        Err(error) => Err(connect_error(&error)),
     }
-    let message = "redis sent an unexpected answer to PING";
-    Err(ConnectError::new(ConnectErrorKind::Protocol, message))
+}
+
+fn unexpected(command: &str) -> ConnectError {
+    let message = format!("redis sent an unexpected answer to {command}");
+    ConnectError::new(ConnectErrorKind::Protocol, message)
 }

@@ -21,8 +21,11 @@
 
 mod cache;
 mod client;
+mod client_record;
 mod cluster;
 mod cluster_node;
+mod cluster_nodes;
+mod cluster_replies;
 mod commands;
 mod connect_error;
 mod connection;

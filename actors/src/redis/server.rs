@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
+use super::client_record::ClientRecord;
 use super::connect_error::connect_error;
 use super::tcp;
 use crate::kernel::pool::{ConnectError, ConnectErrorKind};
@@ -30,7 +31,7 @@ const FORM: UrlForm = UrlForm {
 const CA_FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// A host and a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Node {
     /// A name or an IP address.
     pub host: String,
@@ -104,8 +105,11 @@ impl From<Topology> for Server {
 }
 
 impl Server {
-    /// The driver's client of the cluster; `None` for another topology.
-    pub(super) async fn cluster_client(&self) -> Result<Option<ClusterClient>, ConnectError> {
+    /// The driver's client of the cluster, whose connections have this record; `None` for another topology.
+    pub(super) async fn cluster_client(
+        &self,
+        record: &ClientRecord,
+    ) -> Result<Option<ClusterClient>, ConnectError> {
         let Topology::Cluster { nodes, options } = &self.topology else {
             return Ok(None);
         };
@@ -116,6 +120,7 @@ impl Server {
             let client = ClusterClient::builder(nodes?)
                 .use_protocol(ProtocolVersion::RESP3)
                 .tcp_settings(tcp::settings())
+                .async_dns_resolver(record.clone())
                 // What is sent again is decided in `cluster`.
                 .retries(0);
             match certificates {

@@ -1,0 +1,95 @@
+//! What the connections of one client of a cluster record together.
+//!
+//! The driver opens the connections, and tells a connect nothing of the client that it is for. But it passes
+//! on what resolves the names of hosts. So the record is that too, and a connect knows whose it is once the
+//! record was asked to resolve the node's name.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use deadpool_redis::redis::io::AsyncDNSResolver;
+use deadpool_redis::redis::{ErrorKind, RedisError, RedisFuture};
+use tokio::net::lookup_host;
+use tokio::time::Instant;
+
+/// How long ago the slots were learned if that was just now.
+const JUST_NOW: Duration = Duration::from_millis(200);
+
+/// The record of one client. Clones are the same record.
+#[derive(Clone, Default)]
+pub(super) struct ClientRecord(Arc<Recorded>);
+
+#[derive(Default)]
+struct Recorded {
+    /// The number of requests sent so far, to all nodes.
+    sent: AtomicU64,
+    /// When the driver last learned the slots.
+    learned_at: Mutex<Option<Instant>>,
+}
+
+tokio::task_local! {
+    /// The record that was asked during the connect that runs in this scope.
+    static ASKED: RefCell<Option<ClientRecord>>;
+}
+
+impl ClientRecord {
+    /// Runs a connect, and returns the record of its client too.
+    pub(super) async fn of_connect<T>(connect: impl Future<Output = T>) -> (T, Self) {
+        let connected = ASKED.scope(RefCell::default(), async {
+            let connected = connect.await;
+            (connected, ASKED.with(RefCell::take))
+        });
+        let (connected, asked) = connected.await;
+        (connected, asked.unwrap_or_default())
+    }
+
+    /// A request is sent.
+    pub(super) fn send(&self) {
+        self.0.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of requests that were sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// The driver has learned the slots.
+    pub(super) fn learn(&self) {
+        *self.learned_at() = Some(Instant::now());
+    }
+
+    pub(super) fn has_just_learned(&self) -> bool {
+        self.learned_at().is_some_and(|at| at.elapsed() < JUST_NOW)
+    }
+
+    fn learned_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        let learned_at = self.0.learned_at.lock();
+        learned_at.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncDNSResolver for ClientRecord {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        host: &'b str,
+        port: u16,
+    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            // Outside of a scope, nobody wants to know.
+            ASKED
+                .try_with(|asked| asked.replace(Some(self.clone())))
+                .ok();
+            let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
+            if addresses.is_empty() {
+                let kind = ErrorKind::InvalidClientConfig;
+                return Err(RedisError::from((kind, "the host has no address")));
+            }
+            let addresses: Box<dyn Iterator<Item = SocketAddr> + Send> =
+                Box::new(addresses.into_iter());
+            Ok(addresses)
+        })
+    }
+}
