@@ -270,15 +270,7 @@ pub(super) fn is_read(command: &Cmd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A command from its words.
-    fn words(text: &str) -> Cmd {
-        let mut command = Cmd::new();
-        for word in text.split(' ') {
-            command.arg(word);
-        }
-        command
-    }
+    use crate::redis::tests::words;
 
     #[test]
     fn the_table_is_in_order() {

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Cmd, Done, Error, Redis, cmd, pipe, pool_config};
+use super::super::{Cmd, Done, Error, Redis, cmd, pipe};
 use super::network::{
-    Instance, at_cluster, cluster, cluster_behind_proxy, cluster_of_two, eventually, free_port,
+    Instance, at_cluster, cluster, cluster_behind_proxy, cluster_of_two, eventually,
 };
 use super::server::{RunningPool, SECOND};
-use crate::kernel::pool::PoolConfig;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::Fault;
 
@@ -224,20 +223,8 @@ fn forbid_a_refresh(node: &Instance) {
 fn a_command_that_was_sent_is_not_told_undone_when_the_slots_cannot_be_learned() {
     TestSystem::real_time(|system| async move {
         let (node, other, proxy, server) = cluster_of_two().await;
-        let config = PoolConfig {
-            connections_max: 1,
-            shared_max: 1,
-            ..pool_config()
-        };
-        let running = RunningPool::at_with(&system, server, config).await;
-        running.until_up().await;
+        let running = RunningPool::at_both_nodes(&system, server).await;
         let redis = &running.redis;
-        // The slots of `bar` and of `foo` are at different nodes.
-        eventually("both nodes", async || {
-            set(redis, "bar").await.is_ok() && set(redis, "foo").await.is_ok()
-        })
-        .await;
-        assert_eq!(other.ask(&["DEL", "foo"]), "1");
         let id = node.ask(&["CLUSTER", "MYID"]);
         let moved = slot(&other, "foo");
         let gone = other.ask(&["CLUSTER", "SETSLOT", &moved, "NODE", &id]);
@@ -327,56 +314,6 @@ fn pipelines_follow_a_slot_that_moves_and_nothing_is_done_twice() {
         let (length, value): (usize, String) = redis.pipeline(&both, 5 * SECOND).await.unwrap();
         assert_eq!(length, stays.len() + 2);
         assert_eq!(value, format!("{moves}!"));
-        running.close().await;
-    });
-}
-
-/// A node that has joined the cluster just now has no slots, and the driver does not know it.
-#[test]
-fn keys_that_move_to_a_new_node_are_found() {
-    TestSystem::real_time(|system| async move {
-        let (from, _other, _proxy, server) = cluster_of_two().await;
-        let bus = free_port().to_string();
-        let new = Instance::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
-        let port = new.port().to_string();
-        assert_eq!(
-            from.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]),
-            "OK"
-        );
-        let (from_id, to_id) = (
-            from.ask(&["CLUSTER", "MYID"]),
-            new.ask(&["CLUSTER", "MYID"]),
-        );
-        from.until(&["CLUSTER", "NODES"], &to_id).await;
-        new.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
-        let running = RunningPool::at(&system, server).await;
-        running.until_up().await;
-        let redis = &running.redis;
-        eventually("the node", async || set(redis, "bar").await.is_ok()).await;
-        let importing = ["CLUSTER", "SETSLOT", "5061", "IMPORTING", &from_id];
-        assert_eq!(new.ask(&importing), "OK");
-        let migrating = ["CLUSTER", "SETSLOT", "5061", "MIGRATING", &to_id];
-        assert_eq!(from.ask(&migrating), "OK");
-        let moved = from.ask(&["MIGRATE", "127.0.0.1", &port, "bar", "0", "5000"]);
-        assert_eq!(moved, "OK");
-        for _ in 0..20 {
-            assert_eq!(get(redis, "bar").await.unwrap(), "bar");
-        }
-        let mut both = pipe();
-        both.cmd("APPEND")
-            .arg("bar")
-            .arg("!")
-            .add_command(one("GET", "bar"));
-        let (length, value): (usize, String) = redis.pipeline(&both, SECOND).await.unwrap();
-        assert_eq!((length, value.as_str()), (4, "bar!"));
-        for node in [&new, &from] {
-            let done = node.ask(&["CLUSTER", "SETSLOT", "5061", "NODE", &to_id]);
-            assert_eq!(done, "OK");
-        }
-        eventually("the new owner", async || {
-            get(redis, "bar").await.is_ok_and(|value| value == "bar!")
-        })
-        .await;
         running.close().await;
     });
 }

@@ -9,23 +9,16 @@ use futures_util::future::join_all;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::super::{Cmd, Error, Redis, cmd, pipe, pool_config};
+use super::super::{Error, Redis, cmd, pipe, pool_config};
 use super::faults::server_behind;
 use super::network::{Instance, eventually};
 use super::server::{RealServer, RunningPool, SECOND};
+use super::words;
 use crate::kernel::pool::{Mode, PoolConfig, PoolStatus};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Fault, Proxy};
 use crate::redis::connection::Transport;
 use crate::redis::liveness::{Liveness, RoleWatch, Watched};
-
-pub(super) fn words(text: &str) -> Cmd {
-    let mut command = Cmd::new();
-    for word in text.split(' ') {
-        command.arg(word);
-    }
-    command
-}
 
 /// What the server says in a section of `INFO`.
 async fn info(redis: &Redis, section: &str) -> String {

@@ -1,6 +1,9 @@
 //! Tests against real servers.
 
+use super::Cmd;
+
 mod cluster;
+mod cluster_nodes;
 mod commands;
 mod failover;
 mod faults;
@@ -11,3 +14,12 @@ mod reports;
 mod server;
 mod subscribing;
 mod topics;
+
+/// A command from its words.
+pub(super) fn words(text: &str) -> Cmd {
+    let mut command = Cmd::new();
+    for word in text.split(' ') {
+        command.arg(word);
+    }
+    command
+}

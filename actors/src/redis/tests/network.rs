@@ -1,6 +1,7 @@
 //! Real servers on loopback: one, a replica, sentinels, or a cluster. Each has its own folder and stops
 //! when it is dropped.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -308,6 +309,31 @@ pub(super) async fn cluster_of_two() -> (Instance, Instance, Proxy, Server) {
         node.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
     }
     (node, other, proxy, server)
+}
+
+/// The names of the clients that a server lists, and how many each.
+pub(super) fn clients(server: &Instance) -> BTreeMap<String, usize> {
+    let mut clients = BTreeMap::new();
+    for line in server.ask(&["CLIENT", "LIST"]).lines() {
+        let name = line.split(" name=").nth(1).unwrap_or_default();
+        let name = name.split(' ').next().unwrap_or_default();
+        *clients.entry(name.to_owned()).or_insert(0) += 1;
+    }
+    clients
+}
+
+/// Moves the slot of `bar`, which has no keys, as `redis-cli` does. The first of three nodes has it at first.
+pub(super) fn move_slot(nodes: &[Instance], from: usize, to: usize) {
+    let id = |index: usize| nodes[index].ask(&["CLUSTER", "MYID"]);
+    let set = |node: &Instance, what: &str, id: &str| {
+        assert_eq!(node.ask(&["CLUSTER", "SETSLOT", "5061", what, id]), "OK");
+    };
+    set(&nodes[to], "IMPORTING", &id(from));
+    set(&nodes[from], "MIGRATING", &id(to));
+    set(&nodes[to], "NODE", &id(to));
+    for node in nodes {
+        set(node, "NODE", &id(to));
+    }
 }
 
 /// The number of open connections of this machine to a local port.

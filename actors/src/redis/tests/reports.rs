@@ -1,51 +1,31 @@
 //! What users of other clients have reported, tried here against real servers.
 
-use std::collections::BTreeMap;
+use std::panic::Location;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::super::{Error, Event, Redis, Script, Server, Topology, cmd, pipe, pool_config};
-use super::leases::words;
+use super::super::{Error, Event, Redis, Script, Server, Topology, cmd, pipe};
 use super::network::{
-    Instance, at_cluster, cluster, cluster_behind_proxy, cluster_of_one, cluster_of_two, eventually,
+    Instance, at_cluster, clients, cluster, cluster_behind_proxy, cluster_of_one, cluster_of_two,
+    eventually, move_slot,
 };
 use super::server::{RunningPool, SECOND};
 use super::subscribing::{RunningSubscriber, channel, message, next};
-use crate::kernel::pool::{CheckoutError, ConnectErrorKind, PoolConfig, TimeoutCause};
+use super::words;
+use crate::kernel::pool::{CheckoutError, ConnectErrorKind, Mode, TimeoutCause};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::Fault;
+use crate::redis::connection::Transport;
 use crate::redis::{ConnectOptions, Credentials};
+
+/// The name of the connections to the nodes of a cluster.
+const CLUSTER: &str = "headroom:redis-cluster";
 
 async fn get(redis: &Redis, key: &str, within: Duration) -> Result<Option<String>, Error> {
     redis.command(cmd("GET").arg(key), within).await
-}
-
-/// The names of the clients that a server lists, and how many each.
-fn clients(server: &Instance) -> BTreeMap<String, usize> {
-    let mut clients = BTreeMap::new();
-    for line in server.ask(&["CLIENT", "LIST"]).lines() {
-        let name = line.split(" name=").nth(1).unwrap_or_default();
-        let name = name.split(' ').next().unwrap_or_default();
-        *clients.entry(name.to_owned()).or_insert(0) += 1;
-    }
-    clients
-}
-
-/// Moves the slot of `bar`, which has no keys, as `redis-cli` does. The first of three nodes has it at first.
-fn move_slot(nodes: &[Instance], from: usize, to: usize) {
-    let id = |index: usize| nodes[index].ask(&["CLUSTER", "MYID"]);
-    let set = |node: &Instance, what: &str, id: &str| {
-        assert_eq!(node.ask(&["CLUSTER", "SETSLOT", "5061", what, id]), "OK");
-    };
-    set(&nodes[to], "IMPORTING", &id(from));
-    set(&nodes[from], "MIGRATING", &id(to));
-    set(&nodes[to], "NODE", &id(to));
-    for node in nodes {
-        set(node, "NODE", &id(to));
-    }
 }
 
 /// The number of connections that a server has accepted.
@@ -66,18 +46,8 @@ fn one_at(instance: &Instance) -> Server {
 fn a_cluster_that_is_away_is_not_stormed_and_is_found_again() {
     TestSystem::real_time(|system| async move {
         let (node, other, proxy, server) = cluster_of_two().await;
-        let config = PoolConfig {
-            connections_max: 1,
-            shared_max: 1,
-            ..pool_config()
-        };
-        let running = RunningPool::at_with(&system, server, config).await;
-        running.until_up().await;
+        let running = RunningPool::at_both_nodes(&system, server).await;
         let redis = &running.redis;
-        eventually("both nodes", async || {
-            get(redis, "bar", SECOND).await.is_ok() && get(redis, "foo", SECOND).await.is_ok()
-        })
-        .await;
         // The driver asks for the slots, and no node answers.
         let id = node.ask(&["CLUSTER", "MYID"]);
         let moved = ["CLUSTER", "SETSLOT", "12182", "NODE", &id];
@@ -92,14 +62,11 @@ fn a_cluster_that_is_away_is_not_stormed_and_is_found_again() {
         for calls in [true, false] {
             let before = proxy.accepted();
             let end = Instant::now() + 3 * SECOND;
-            while Instant::now() < end {
-                if calls {
-                    let callers = (0..10).map(|_| get(redis, "bar", SECOND / 5));
-                    join_all(callers).await;
-                } else {
-                    sleep(SECOND / 20).await;
-                }
+            while calls && Instant::now() < end {
+                let callers = (0..10).map(|_| get(redis, "bar", SECOND / 5));
+                join_all(callers).await;
             }
+            sleep_until(end).await;
             let opened = proxy.accepted() - before;
             println!("{opened} connections opened in three seconds, calls: {calls}");
             assert!(opened < 200, "{opened}");
@@ -133,11 +100,7 @@ fn connections_to_the_nodes_do_not_become_more_when_slots_move() {
         }
         for node in &nodes {
             let clients = clients(node);
-            assert_eq!(
-                clients.get("headroom:redis-cluster"),
-                Some(&1),
-                "{clients:?}"
-            );
+            assert_eq!(clients.get(CLUSTER), Some(&1), "{clients:?}");
         }
         running.close().await;
     });
@@ -149,23 +112,20 @@ fn a_server_that_closes_idle_connections_costs_no_call() {
     TestSystem::real_time(|system| async move {
         let one = Instance::start(&["--timeout", "1"]).await;
         let node = cluster_of_one(&["--timeout", "1"]).await;
-        for (instance, server, name) in [
-            (&one, one_at(&one), "headroom:redis-primary"),
-            (
-                &node,
-                at_cluster(vec![node.node()]),
-                "headroom:redis-cluster",
-            ),
-        ] {
+        for (instance, server) in [(&one, one_at(&one)), (&node, at_cluster(vec![node.node()]))] {
             let running = RunningPool::at(&system, server).await;
             running.until_up().await;
             for _ in 0..2 {
-                eventually("that it is closed", async || {
-                    !clients(instance).contains_key(name)
+                let pool = &running.pool;
+                let lease = pool.check_out(Mode::Shared, Location::caller(), SECOND);
+                let transport = lease.await.unwrap().transport();
+                eventually("that it is closed", async || match &transport {
+                    Transport::One(watched) => watched.liveness().is_dead(),
+                    // A read is sent again if the driver has not noticed it yet.
+                    Transport::Cluster(_) => !clients(instance).contains_key(CLUSTER),
                 })
                 .await;
-                // The news arrive here too.
-                sleep(SECOND / 20).await;
+                drop(transport);
                 let answer = get(&running.redis, "key", 5 * SECOND).await;
                 assert_eq!(answer.unwrap(), None);
             }
@@ -238,43 +198,12 @@ fn a_password_that_is_replaced_is_reported_and_tried_rarely_until_it_is_back() {
     });
 }
 
-/// As in the issues 2290 of lettuce and 2646 of phpredis: `MOVED 5061 :6379`.
-#[test]
-fn nodes_that_do_not_know_their_addresses_are_found() {
-    TestSystem::real_time(|system| async move {
-        let nodes = cluster().await;
-        for node in &nodes {
-            let set = [
-                "CONFIG",
-                "SET",
-                "cluster-preferred-endpoint-type",
-                "unknown-endpoint",
-            ];
-            assert_eq!(node.ask(&set), "OK");
-        }
-        let named = vec![nodes[0].node()];
-        let running = RunningPool::at(&system, at_cluster(named)).await;
-        running.until_up().await;
-        for round in 0..6 {
-            move_slot(&nodes, round % 3, (round + 1) % 3);
-            let answer = get(&running.redis, "bar", 5 * SECOND).await;
-            assert_eq!(answer.unwrap(), None);
-        }
-        running.close().await;
-    });
-}
-
 /// As in the issue 1955 of redis-rs.
 #[test]
 fn large_commands_and_large_answers_at_once_do_not_block_each_other() {
     TestSystem::real_time(|system| async move {
         let one = Instance::start(&[]).await;
-        let config = PoolConfig {
-            connections_max: 1,
-            shared_max: 1,
-            ..pool_config()
-        };
-        let running = RunningPool::at_with(&system, one_at(&one), config).await;
+        let running = RunningPool::with_one_connection(&system, one_at(&one)).await;
         running.until_up().await;
         let large = "x".repeat(8 << 20);
         let mut set = cmd("SET");

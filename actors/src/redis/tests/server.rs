@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::super::{Connector, Redis, Role, Server, Topology, cmd, pool, pool_config};
+use super::network::eventually;
 use crate::kernel::pool::{PoolConfig, PoolHandle};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
@@ -97,6 +98,29 @@ impl RunningPool {
 
     pub(super) async fn at(system: &TestSystem, server: Server) -> Self {
         Self::at_with(system, server, pool_config()).await
+    }
+
+    /// A pool of one connection.
+    pub(super) async fn with_one_connection(system: &TestSystem, server: Server) -> Self {
+        let config = PoolConfig {
+            connections_max: 1,
+            shared_max: 1,
+            ..pool_config()
+        };
+        Self::at_with(system, server, config).await
+    }
+
+    /// A pool of one connection to both nodes of `cluster_of_two`, which both answer.
+    pub(super) async fn at_both_nodes(system: &TestSystem, server: Server) -> Self {
+        let running = Self::with_one_connection(system, server).await;
+        for key in ["bar", "foo"] {
+            eventually("both nodes", async || {
+                let exists = cmd("EXISTS").arg(key).to_owned();
+                running.redis.command::<u32>(&exists, SECOND).await.is_ok()
+            })
+            .await;
+        }
+        running
     }
 
     pub(super) async fn at_with(system: &TestSystem, server: Server, config: PoolConfig) -> Self {
