@@ -25,6 +25,9 @@ use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
 /// The most calls in flight. Each waits for the confirmation of a subscription.
 const IN_FLIGHT_MAX: u32 = 256;
 
+/// The most subscriptions, with those that wait for their confirmation.
+const SUBSCRIPTIONS_MAX: usize = 4096;
+
 enum State {
     /// There are no subscriptions.
     Idle,
@@ -193,6 +196,11 @@ impl Subscriber {
         self.waiting.is_empty() && self.registry.topics().is_empty()
     }
 
+    fn is_full(&self) -> bool {
+        let waiting: usize = self.waiting.values().map(Vec::len).sum();
+        self.registry.len() + waiting >= SUBSCRIPTIONS_MAX
+    }
+
     /// Answers the callers that wait for `topic` if the server is subscribed to it, and then sends the
     /// command that is due.
     fn settle(&mut self, topic: Topic, context: &mut Context<Self>) {
@@ -333,6 +341,11 @@ impl Handler<Call<Subscribe>> for Subscriber {
         let Some((Subscribe { topic }, reply)) = call.accept() else {
             return;
         };
+        if self.is_full() {
+            let message = format!("there are {SUBSCRIPTIONS_MAX} subscriptions, the most possible");
+            let error = ConnectError::new(ConnectErrorKind::Refused, message);
+            return reply.send(Err(error));
+        }
         self.waiting.entry(topic.clone()).or_default().push(reply);
         match self.state {
             State::Idle => self.connect(context),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{
@@ -10,8 +11,9 @@ use super::super::{
     SubscriberStatus, Subscription, Topic, Topology, cmd, pool, pool_config,
 };
 use super::faults::server_behind;
-use super::network::{Instance, SentinelSetup, at_cluster, at_sentinels, cluster};
+use super::network::{Instance, SentinelSetup, at_cluster, at_sentinels, cluster, eventually};
 use super::server::{RealServer, SECOND};
+use crate::kernel::pool::ConnectErrorKind;
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Fault, Proxy};
@@ -230,5 +232,44 @@ fn messages_arrive_with_one_server_with_sentinels_and_in_a_cluster() {
             assert!(status.messages >= 3, "{status:?}");
             running.root.stop().await;
         }
+    });
+}
+
+#[test]
+fn the_longest_deadline_is_accepted_for_messages() {
+    TestSystem::real_time(|system| async move {
+        let server = RealServer::start(&[]);
+        let running = RunningSubscriber::open(&system, &server).await;
+        let pubsub = PubSub::new(running.redis.clone(), running.subscriber.clone());
+        let max = Duration::MAX;
+        let mut news = pubsub.subscribe(channel("news"), max).await.unwrap();
+        pubsub.publish("news", "on", max).await.unwrap();
+        assert_eq!(next(&mut news).await, message("news", "on"));
+        pubsub.round_trip(max).await.unwrap();
+        pubsub.status(max).await.unwrap();
+        running.root.stop().await;
+    });
+}
+
+#[test]
+fn the_subscriptions_are_bounded() {
+    TestSystem::real_time(|system| async move {
+        let server = RealServer::start(&[]);
+        let running = RunningSubscriber::open(&system, &server).await;
+        let mut all = Vec::new();
+        for number in 0..32u32 {
+            let topic = number.to_string();
+            let some = (0..128).map(|_| running.listen(channel(&topic)));
+            all.extend(join_all(some).await);
+        }
+        let listen = || {
+            let topic = channel("news");
+            running.subscriber.ask(Subscribe { topic }, 20 * SECOND)
+        };
+        let error = listen().await.unwrap().unwrap_err();
+        assert_eq!(error.kind, ConnectErrorKind::Refused, "{error}");
+        drop(all);
+        eventually("room", async || listen().await.unwrap().is_ok()).await;
+        running.root.stop().await;
     });
 }
