@@ -28,6 +28,8 @@ struct Recorded {
     sent: AtomicU64,
     /// When the driver last learned the slots.
     learned_at: Mutex<Option<Instant>>,
+    /// When the first request began since the last answer of any node.
+    unanswered_since: Mutex<Option<Instant>>,
 }
 
 tokio::task_local! {
@@ -58,17 +60,32 @@ impl ClientRecord {
 
     /// The driver has learned the slots.
     pub(super) fn learn(&self) {
-        *self.learned_at() = Some(Instant::now());
+        *lock(&self.0.learned_at) = Some(Instant::now());
     }
 
     pub(super) fn has_just_learned(&self) -> bool {
-        self.learned_at().is_some_and(|at| at.elapsed() < JUST_NOW)
+        lock(&self.0.learned_at).is_some_and(|at| at.elapsed() < JUST_NOW)
     }
 
-    fn learned_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        let learned_at = self.0.learned_at.lock();
-        learned_at.unwrap_or_else(PoisonError::into_inner)
+    /// A request of a caller begins.
+    pub(super) fn begin(&self) {
+        lock(&self.0.unanswered_since).get_or_insert_with(Instant::now);
     }
+
+    /// A node has answered.
+    pub(super) fn hear(&self) {
+        *lock(&self.0.unanswered_since) = None;
+    }
+
+    /// How long no node has answered although callers asked.
+    pub(super) fn silence(&self) -> Duration {
+        let since = *lock(&self.0.unanswered_since);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+fn lock(at: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    at.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AsyncDNSResolver for ClientRecord {

@@ -52,6 +52,11 @@ impl Cluster {
         }
     }
 
+    /// What the connections to all nodes record.
+    pub(super) fn record(&self) -> &ClientRecord {
+        self.nodes.record()
+    }
+
     async fn command(&mut self, command: &Cmd) -> RedisResult<Value> {
         let is_spread = may_reach_several_nodes(command);
         let mut tries = Tries::new(&self.nodes, is_read(command), is_spread, true);

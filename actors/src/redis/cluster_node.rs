@@ -85,13 +85,10 @@ impl Connect for NodeConnection {
                     return Err(as_lost(error));
                 }
             };
+            let heard = record.clone();
+            let liveness = Arc::new(Liveness::heard_by(move || heard.hear()));
             Ok(Self {
-                watched: Watched::with_ping(
-                    connection,
-                    Arc::new(Liveness::default()),
-                    PING_WITHIN,
-                    None,
-                ),
+                watched: Watched::with_ping(connection, liveness, PING_WITHIN, None),
                 redirected: Arc::default(),
                 host,
                 record,

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::ConnectionLike;
 use deadpool_redis::redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
-use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::departures::{Departures, is_of_wrong_server};
 use super::liveness::Watched;
 
-/// A client of a cluster from which no answer has come for so long, while calls failed, is replaced: all
-/// of its nodes may be gone. The driver replaces single nodes by itself.
+/// A client of a cluster none of whose nodes has answered anything for so long, while calls failed, is
+/// replaced: all of them may be gone. The driver replaces single nodes by itself.
 const CLUSTER_SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// The driver's connection to one server or to a cluster. Clones share the connection.
@@ -64,9 +62,8 @@ pub struct RedisConnection {
     departures: Arc<Departures>,
     /// The number of departures when the connect began.
     seen: u64,
-    /// Of a cluster: whether it is to be replaced, and when the last answer came.
+    /// Of a cluster: whether it is to be replaced.
     cluster_dead: AtomicBool,
-    answered_at: Mutex<Instant>,
 }
 
 impl RedisConnection {
@@ -77,7 +74,6 @@ impl RedisConnection {
             departures,
             seen,
             cluster_dead: AtomicBool::new(false),
-            answered_at: Mutex::new(Instant::now()),
         }
     }
 
@@ -96,6 +92,9 @@ impl RedisConnection {
 
     /// A request that begins. Drop it if its caller leaves before the answer.
     pub(super) fn begin(&self) -> Waiting<'_> {
+        if let Transport::Cluster(cluster) = &self.transport {
+            cluster.record().begin();
+        }
         Waiting {
             connection: self,
             is_answered: false,
@@ -113,18 +112,11 @@ impl RedisConnection {
         }
     }
 
-    /// Records of a cluster whether a request was answered. A connection to one server is watched.
-    fn record_cluster(&self, is_answered: bool) {
-        if !matches!(self.transport, Transport::Cluster(_)) {
-            return;
-        }
-        let mut at = self
-            .answered_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if is_answered {
-            *at = Instant::now();
-        } else if at.elapsed() >= CLUSTER_SILENCE_MAX {
+    /// A request was not answered. A connection to one server is watched.
+    fn record_silence(&self) {
+        if let Transport::Cluster(cluster) = &self.transport
+            && cluster.record().silence() >= CLUSTER_SILENCE_MAX
+        {
             self.cluster_dead.store(true, Ordering::Release);
         }
     }
@@ -151,6 +143,8 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.connection.record_cluster(self.is_answered);
+        if !self.is_answered {
+            self.connection.record_silence();
+        }
     }
 }

@@ -40,11 +40,21 @@ pub(super) struct Liveness {
     in_flight: AtomicU32,
     /// The number of answers so far. An error of the server is an answer.
     answers: AtomicU64,
+    /// Called at each answer, also to a question of the watchdog.
+    on_answer: Option<Box<dyn Fn() + Send + Sync>>,
     /// Notified when a caller has given up and no answer has come since it asked.
     doubt: Notify,
 }
 
 impl Liveness {
+    /// Calls `on_answer` at each answer.
+    pub(super) fn heard_by(on_answer: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            on_answer: Some(Box::new(on_answer)),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
     }
@@ -76,6 +86,12 @@ impl Liveness {
         self.answers.load(Ordering::Relaxed)
     }
 
+    fn hear(&self) {
+        if let Some(on_answer) = &self.on_answer {
+            on_answer();
+        }
+    }
+
     fn is_waiting(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 0
     }
@@ -104,6 +120,7 @@ impl<'a> Pending<'a> {
         };
         if is_answer {
             self.liveness.answers.fetch_add(1, Ordering::Relaxed);
+            self.liveness.hear();
         }
     }
 }
@@ -260,7 +277,9 @@ impl Watchdog {
             Err(_) => true,
         };
         let is_heard = self.liveness.answers() != before;
-        if is_silent && !is_heard {
+        if !is_silent {
+            self.liveness.hear();
+        } else if !is_heard {
             self.liveness.die();
         }
     }

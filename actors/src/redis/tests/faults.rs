@@ -1,5 +1,6 @@
 //! Network faults: no call hangs, no caller gets the answer of another, and the pool recovers.
 
+use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -7,12 +8,17 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{Error, Redis, Server, Topology, cmd, pool_config};
-use super::network::{Instance, cluster_behind_proxy, cluster_of_two, connections_to, eventually};
+use super::network::{
+    Instance, SentinelSetup, at_sentinels, cluster_behind_proxy, cluster_of_two, connections_to,
+    eventually, probed_within,
+};
 use super::server::{RunningPool, SECOND};
-use crate::kernel::pool::PoolConfig;
+use super::subscribing::{RunningSubscriber, channel};
+use crate::kernel::pool::{Mode, PoolConfig};
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::{Fault, Proxy};
+use crate::redis::connection::Transport;
 
 /// The deadline of a call.
 const WITHIN: Duration = Duration::from_millis(300);
@@ -196,29 +202,98 @@ fn one_node_of_a_cluster_that_goes_silent_is_found_again() {
     });
 }
 
+/// Every caller leaves before its answer comes.
+async fn short_deadlines_open_nothing(running: &RunningPool, proxy: &Proxy, time: Duration) {
+    running.until_up().await;
+    let slow = Fault::Delay(SECOND / 5);
+    proxy.set_faults(slow, slow);
+    let before = proxy.accepted();
+    let mut get = cmd("GET");
+    get.arg("key");
+    let end = Instant::now() + time;
+    let callers = (0..4).map(async |_| {
+        while Instant::now() < end {
+            let answer = running.redis.command::<Option<String>>(&get, SECOND / 20);
+            assert!(answer.await.is_err());
+        }
+    });
+    join_all(callers).await;
+    let opened = proxy.accepted() - before;
+    assert!(opened <= 2, "{opened} opened");
+    let answer = running.redis.command::<Option<String>>(&get, 20 * SECOND);
+    assert_eq!(answer.await.unwrap(), None);
+    let status = running.redis.status(SECOND).await.unwrap();
+    assert!(status.closed.is_empty(), "{status:?}");
+}
+
 #[test]
 fn deadlines_shorter_than_the_way_open_no_connections() {
     TestSystem::real_time(|system| async move {
         let instance = Instance::start(&[]).await;
         let proxy = Proxy::start(instance.address()).await;
+        let one = RunningPool::at(&system, server_behind(&proxy)).await;
+        short_deadlines_open_nothing(&one, &proxy, 3 * SECOND).await;
+        one.close().await;
+        let (_node, proxy, server) = cluster_behind_proxy().await;
+        let cluster = RunningPool::at(&system, server).await;
+        // Longer than a cluster may be silent.
+        short_deadlines_open_nothing(&cluster, &proxy, 7 * SECOND).await;
+        cluster.close().await;
+    });
+}
+
+/// Its caller has much time, and nobody else asks.
+#[test]
+fn a_silent_link_is_noticed_while_its_caller_waits() {
+    TestSystem::real_time(|system| async move {
+        let instance = Instance::start(&[]).await;
+        let proxy = Proxy::start(instance.address()).await;
         let running = RunningPool::at(&system, server_behind(&proxy)).await;
         running.until_up().await;
-        let slow = Fault::Delay(SECOND / 5);
-        proxy.set_faults(slow, slow);
-        let before = proxy.accepted();
+        let pool = &running.pool;
+        let lease = pool.check_out(Mode::Shared, Location::caller(), SECOND);
+        let Transport::One(watched) = lease.await.unwrap().transport() else {
+            panic!("one server");
+        };
+        proxy.set_faults(Fault::Blackhole, Fault::None);
         let ping = cmd("PING");
-        let end = Instant::now() + 3 * SECOND;
-        let callers = (0..4).map(async |_| {
-            while Instant::now() < end {
-                let answer = running.redis.command::<String>(&ping, SECOND / 20);
-                assert!(answer.await.is_err());
-            }
+        let waits = running.redis.command::<String>(&ping, 60 * SECOND);
+        let noticed = eventually("that the link is dead", async || {
+            watched.liveness().is_dead()
         });
-        join_all(callers).await;
-        let opened = proxy.accepted() - before;
-        assert!(opened <= 2, "{opened} opened");
-        let answer = running.redis.command::<String>(&ping, 20 * SECOND);
-        assert_eq!(answer.await.unwrap(), "PONG");
+        tokio::select! {
+            answer = waits => panic!("{answer:?}"),
+            () = noticed => {}
+        }
+        drop(watched);
         running.close().await;
+    });
+}
+
+#[test]
+fn the_kernel_looks_after_every_connection_that_is_silent() {
+    TestSystem::real_time(|system| async move {
+        let one = Instance::start(&[]).await;
+        let watched = SentinelSetup::start().await;
+        let (node, proxy, cluster) = cluster_behind_proxy().await;
+        let location = Topology::One(ServerUrl::Configured(one.url()));
+        for (server, port) in [
+            (location.into(), one.port()),
+            (at_sentinels(watched.nodes()), watched.primary.port()),
+            (cluster, proxy.address().port()),
+        ] {
+            let running = RunningSubscriber::at(&system, server.clone(), server).await;
+            let subscription = running.listen(channel("news")).await;
+            running.publish("news", "on").await;
+            // One publishes, one listens.
+            eventually("that both are probed", async || {
+                let probed = probed_within(port);
+                probed.len() == 2 && probed.iter().all(|within| *within <= 15 * SECOND)
+            })
+            .await;
+            drop(subscription);
+            running.root.stop().await;
+        }
+        drop(node);
     });
 }

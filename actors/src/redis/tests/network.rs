@@ -350,6 +350,25 @@ pub(super) fn connections_to(port: u16) -> usize {
     .count()
 }
 
+/// How soon the kernel probes each connection of this process to a local port, of those that it will probe.
+pub(super) fn probed_within(port: u16) -> Vec<Duration> {
+    const KEEP_ALIVE: &str = "02";
+    const TICK: Duration = Duration::from_millis(10);
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    let open: Vec<_> = open.map(|file| file.display().to_string()).collect();
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let port = format!(":{port:04X}");
+    let rows = table.lines().skip(1).filter_map(|row| {
+        let fields: Vec<_> = row.split_whitespace().collect();
+        let socket = format!("socket:[{}]", fields[9]);
+        let (timer, ticks) = fields[5].split_once(':').unwrap();
+        let is_ours = fields[2].ends_with(&port) && open.contains(&socket);
+        (is_ours && timer == KEEP_ALIVE).then(|| TICK * u32::from_str_radix(ticks, 16).unwrap())
+    });
+    rows.collect()
+}
+
 /// Waits until `done` returns true.
 pub(super) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
     wait_for_async(START_WITHIN, async || {
