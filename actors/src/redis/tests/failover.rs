@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use deadpool_redis::redis::Client;
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::super::{Error, Redis, cmd, pipe, pool_config};
+use super::super::{Error, Redis, Script, cmd, pipe, pool_config};
 use super::faults::server_behind;
 use super::network::{Instance, SentinelSetup, at_sentinels, eventually, free_port};
 use super::server::{RealServer, RunningPool, SECOND};
+use super::words;
 use crate::kernel::pool::PoolConfig;
 use crate::kernel::testing::TestSystem;
-use crate::kernel::testing::proxy::Proxy;
+use crate::kernel::testing::proxy::{Fault, Proxy};
 use crate::redis::liveness::{Liveness, RoleWatch, Watched};
 
 /// Writes a number and waits until `replicas` have it. Returns how many have it. `WAIT` blocks the
@@ -211,6 +214,120 @@ fn atomic_pipelines_and_reads_leave_a_demoted_master() {
         for value in read_widely(&running.redis).await {
             assert_eq!(value.unwrap().as_deref(), Some("new"));
         }
+        running.close().await;
+    });
+}
+
+/// Why a server is not the one that commands are for.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    Demoted,
+    WithoutMaster,
+    Loading,
+}
+
+impl Loss {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Demoted => &[],
+            Self::WithoutMaster => &["--replica-serve-stale-data", "no"],
+            Self::Loading => &[
+                "--enable-debug-command",
+                "yes",
+                "--key-load-delay",
+                "1000",
+                "--loading-process-events-interval-bytes",
+                "1024",
+            ],
+        }
+    }
+
+    /// Brings it about. Drop the result after the test.
+    async fn befall(self, server: &Instance) -> Option<TcpStream> {
+        if let Self::Demoted | Self::WithoutMaster = self {
+            let nowhere = free_port().to_string();
+            let demoted = server.ask(&["REPLICAOF", "127.0.0.1", &nowhere]);
+            assert_eq!(demoted, "OK");
+            return None;
+        }
+        // A millisecond for each key.
+        assert_eq!(server.ask(&["DEBUG", "POPULATE", "3000"]), "OK");
+        let mut client = TcpStream::connect(server.address()).await.unwrap();
+        client.write_all(b"DEBUG RELOAD\r\n").await.unwrap();
+        Some(client)
+    }
+}
+
+async fn ask_once(redis: &Redis, request: &str) -> Result<(), Error> {
+    match request {
+        "script" => {
+            let script = Script::new("return redis.call('SET', KEYS[1], 'mine')");
+            redis.script(&script.key("key"), SECOND).await
+        }
+        "pipeline" => {
+            let mut two = pipe();
+            two.add_command(words("SET key mine")).ignore();
+            two.add_command(words("DEL key")).ignore();
+            redis.pipeline(&two, SECOND).await
+        }
+        command => redis.command(&words(command), SECOND).await,
+    }
+}
+
+/// The connections stay open, so an error is all that tells.
+#[test]
+fn every_kind_of_request_leaves_a_server_that_commands_are_not_for() {
+    TestSystem::real_time(|system| async move {
+        for (loss, request, expected) in [
+            (Loss::Demoted, "SET key mine", "READONLY"),
+            (Loss::Demoted, "pipeline", "READONLY"),
+            (Loss::Demoted, "script", "READONLY"),
+            (Loss::WithoutMaster, "EXISTS key", "MASTERDOWN"),
+            (Loss::Loading, "EXISTS key", "LOADING"),
+        ] {
+            let old = Instance::start(loss.arguments()).await;
+            let new = Instance::start(&[]).await;
+            assert_eq!(new.ask(&["SET", "key", "new"]), "OK");
+            let proxy = Proxy::start(old.address()).await;
+            let running = RunningPool::at(&system, server_behind(&proxy)).await;
+            running.until_up().await;
+            proxy.set_target(new.address());
+            let client = loss.befall(&old).await;
+            let redis = &running.redis;
+            let refused = async {
+                loop {
+                    if let Err(error) = ask_once(redis, request).await {
+                        break error;
+                    }
+                }
+            };
+            let error = timeout(20 * SECOND, refused).await.unwrap();
+            assert!(
+                matches!(&error, Error::Server { code, .. } if code == expected),
+                "{loss:?}, {request}: {error:?}"
+            );
+            assert!(error.is_undone(), "{loss:?}, {request}: {error:?}");
+            let value: Option<String> = redis.command(&words("GET key"), SECOND).await.unwrap();
+            assert_eq!(value.as_deref(), Some("new"), "{loss:?}, {request}");
+            drop(client);
+            running.close().await;
+        }
+    });
+}
+
+/// Its machine is away: nothing answers, and nothing is refused.
+#[test]
+fn a_silent_sentinel_is_skipped() {
+    TestSystem::real_time(|system| async move {
+        let watched = SentinelSetup::start().await;
+        let mut sentinels = watched.nodes();
+        let silent = Proxy::start(watched.sentinels[0].address()).await;
+        silent.set_faults(Fault::Blackhole, Fault::Blackhole);
+        sentinels[0].port = silent.address().port();
+        let running = RunningPool::at(&system, at_sentinels(sentinels)).await;
+        let up = running.until_up().await;
+        println!("connected after {up:?}");
+        assert!(up < 5 * SECOND, "{up:?}");
         running.close().await;
     });
 }

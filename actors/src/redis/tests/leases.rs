@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::super::{Error, Redis, cmd, pipe, pool_config};
+use super::super::{Error, Redis, Script, cmd, pipe, pool_config};
 use super::faults::server_behind;
 use super::network::{Instance, eventually};
 use super::server::{RealServer, RunningPool, SECOND};
@@ -160,6 +160,26 @@ fn a_watched_key_that_changes_stops_the_transaction() {
         let mut next = redis.lease(SECOND).await.unwrap();
         let value: String = next.command(&words("GET key"), SECOND).await.unwrap();
         assert_eq!(value, "mine");
+        running.close().await;
+    });
+}
+
+#[test]
+fn the_longest_deadline_is_accepted_by_leases() {
+    TestSystem::real_time(|system| async move {
+        let server = RealServer::start(&[]);
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
+        let max = Duration::MAX;
+        let mut lease = running.redis.lease(max).await.unwrap();
+        lease.command::<String>(&cmd("PING"), max).await.unwrap();
+        let mut two = pipe();
+        two.cmd("PING").cmd("PING");
+        lease.pipeline::<(String, String)>(&two, max).await.unwrap();
+        let script = Script::new("return 1");
+        let one: i64 = lease.script(&script.prepare_invoke(), max).await.unwrap();
+        assert_eq!(one, 1);
+        drop(lease);
         running.close().await;
     });
 }
