@@ -234,6 +234,7 @@ fn a_user_who_may_not_ping_keeps_its_connections() {
         }
         assert_eq!(one.ask(&["ACL", "LOG", "RESET"]), "OK");
         wait_through_a_pause(redis, &one).await;
+        get(redis, "n", SECOND).await.unwrap();
         let status = redis.status(SECOND).await.unwrap();
         assert_eq!((status.opened, status.closed.len()), (1, 0), "{status:?}");
         running.close().await;

@@ -1,5 +1,6 @@
 //! Network faults: no call hangs, no caller gets the answer of another, and the pool recovers.
 
+use std::future::pending;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -242,31 +243,37 @@ fn deadlines_shorter_than_the_way_open_no_connections() {
     });
 }
 
-/// Its caller has much time, and nobody else asks.
+/// One caller has much time, another one has left long before the link counts as silent. Nobody else asks.
 #[test]
-fn a_silent_link_is_noticed_while_its_caller_waits() {
+fn a_silent_link_is_noticed_by_one_caller_that_waits_or_has_left() {
     TestSystem::real_time(|system| async move {
         let instance = Instance::start(&[]).await;
-        let proxy = Proxy::start(instance.address()).await;
-        let running = RunningPool::at(&system, server_behind(&proxy)).await;
-        running.until_up().await;
-        let pool = &running.pool;
-        let lease = pool.check_out(Mode::Shared, Location::caller(), SECOND);
-        let Transport::One(watched) = lease.await.unwrap().transport() else {
-            panic!("one server");
-        };
-        proxy.set_faults(Fault::Blackhole, Fault::None);
-        let ping = cmd("PING");
-        let waits = running.redis.command::<String>(&ping, 60 * SECOND);
-        let noticed = eventually("that the link is dead", async || {
-            watched.liveness().is_dead()
-        });
-        tokio::select! {
-            answer = waits => panic!("{answer:?}"),
-            () = noticed => {}
+        for within in [60 * SECOND, SECOND / 20] {
+            let proxy = Proxy::start(instance.address()).await;
+            let running = RunningPool::at(&system, server_behind(&proxy)).await;
+            running.until_up().await;
+            let pool = &running.pool;
+            let lease = pool.check_out(Mode::Shared, Location::caller(), SECOND);
+            let Transport::One(watched) = lease.await.unwrap().transport() else {
+                panic!("one server");
+            };
+            proxy.set_faults(Fault::Blackhole, Fault::None);
+            let asks = async {
+                let ping = cmd("PING");
+                let answer = running.redis.command::<String>(&ping, within).await;
+                assert!(matches!(answer, Err(Error::Deadline)), "{answer:?}");
+                pending::<()>().await;
+            };
+            let noticed = eventually("that the link is dead", async || {
+                watched.liveness().is_dead()
+            });
+            tokio::select! {
+                () = asks => {}
+                () = noticed => {}
+            }
+            drop(watched);
+            running.close().await;
         }
-        drop(watched);
-        running.close().await;
     });
 }
 
