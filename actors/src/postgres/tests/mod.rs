@@ -12,6 +12,7 @@ mod pooler;
 mod reach;
 mod repeats;
 mod replicas;
+mod resets;
 mod rows;
 mod schema;
 mod sessions;
