@@ -56,6 +56,9 @@ struct Arguments {
     /// For `postgres`, `postgres-slow`, `redis` and `edge`: how long each peer is measured.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// For `postgres`, `postgres-slow` and `redis`: the number of callers.
+    #[arg(long)]
+    callers: Option<u32>,
     /// For `postgres`, `redis` and `edge`: run as the peer of this label, as the environment says.
     #[arg(long, hide = true)]
     peer: Option<String>,
@@ -107,7 +110,10 @@ fn run(arguments: &Arguments) -> Result<()> {
         };
     }
     report::load_average();
-    let compare_pools = |kind| pools::compare(kind, arguments.seconds, arguments.out.as_deref());
+    let compare_pools = |kind| {
+        let out = arguments.out.as_deref();
+        pools::compare(kind, arguments.callers, arguments.seconds, out)
+    };
     match arguments.scenario {
         Scenario::Policy => policy::compare(arguments.trace.as_deref(), arguments.budget)?,
         Scenario::Postgres => compare_pools(pools::Kind::Postgres)?,

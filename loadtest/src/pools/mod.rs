@@ -67,12 +67,18 @@ struct Round {
 
 /// Measures each peer for `seconds`, all rounds together, and prints the results. With `out`, it writes them
 /// to files in that folder too, as JSON and as a chart.
-pub(crate) fn compare(kind: Kind, seconds: u64, out: Option<&Path>) -> Result<()> {
-    let (scenario, peers, callers, slow_every) = match kind {
+pub(crate) fn compare(
+    kind: Kind,
+    callers: Option<u32>,
+    seconds: u64,
+    out: Option<&Path>,
+) -> Result<()> {
+    let (scenario, peers, default, slow_every) = match kind {
         Kind::Postgres => ("postgres", POSTGRES, CALLERS, 0),
         Kind::PostgresSlow => ("postgres-slow", POSTGRES_SLOW, SLOW_CALLERS, SLOW_EVERY),
         Kind::Redis => ("redis", REDIS, CALLERS, 0),
     };
+    let callers = callers.unwrap_or(default);
     let mut measured: Vec<(Peer, Vec<Round>)> = peers
         .iter()
         .filter(|peer| can_run(peer))
