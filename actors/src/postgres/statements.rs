@@ -118,7 +118,7 @@ impl Connection {
         let slot = self.statements.slot(sql);
         let was_cached = slot.initialized();
         if !was_cached && let Some(begin) = begin.take() {
-            let begun = self.begin(begin, &begin.text()).await;
+            let begun = Box::pin(self.begin(begin, &begin.text())).await;
             begun.map_err(Error::without_effect)?;
         }
         let statement = match slot.get() {
@@ -189,7 +189,7 @@ impl Connection {
         let query = Box::pin(self.client.query_raw(statement, params));
         match begin {
             Some(begin) => {
-                let query = self.wire.send_behind(begin.prefix(), query);
+                let query = Box::pin(self.wire.send_behind(begin.prefix(), query));
                 self.send_within(begin.within, query).await
             }
             None => self.send_within(within, query).await,

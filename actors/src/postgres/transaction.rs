@@ -312,7 +312,7 @@ impl Transaction {
         if decide(Step::Work { is_first }, &error, false) == Decision::PrepareAgain {
             let begin = self.beginning();
             let begin_again = format!("ROLLBACK; {}", begin.text());
-            self.lease.begin(&begin, &begin_again).await?;
+            Box::pin(self.lease.begin(&begin, &begin_again)).await?;
             let again = self.lease.run_prepared_again(sql, params, &sent, None);
             return Box::pin(again).await;
         }
