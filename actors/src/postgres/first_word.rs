@@ -1,9 +1,10 @@
 //! What a statement is, as its first words say.
 //!
-//! The server parses a statement; this module only reads its beginning, as the server's lexer does. So
-//! it knows what a statement begins with, and not what the functions do that the statement calls.
+//! The server parses a statement; this module only reads its tokens (`lexer`). So it knows what a statement
+//! begins with, and not what the functions do that the statement calls.
 
 use super::error::Error;
+use super::lexer::{Token, Tokens};
 
 /// The kind of a statement, by its first words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(super) enum StatementKind {
 }
 
 const QUERIES: &[&str] = &["select", "with", "values", "table", "show"];
+
+const CHANGES_OF_ROWS: &[&str] = &["insert", "update", "delete", "merge"];
 
 /// `alter` is among them whole: its forms that commit by themselves name a table first.
 const MAY_COMMIT: &[&str] = &[
@@ -41,8 +44,8 @@ const MADE_AT_ONCE: &[&str] = &[
 
 impl StatementKind {
     pub(super) fn of(sql: &str) -> Self {
-        let mut words = Words(skip_empty_statements(sql));
-        let first = words.next().unwrap_or_default();
+        let (first, tokens) = first_statement(sql);
+        let mut words = tokens.map_while(Token::word);
         if is(first, QUERIES) {
             Self::Query
         } else if is(first, MAY_COMMIT)
@@ -57,9 +60,18 @@ impl StatementKind {
 
 /// Whether `sql` only reads or writes rows. Then it can run in one transaction with what comes before it.
 pub(super) fn works_on_rows(sql: &str) -> bool {
-    let first = Words(skip_empty_statements(sql)).next();
-    first
-        .is_some_and(|word| is(word, QUERIES) || is(word, &["insert", "update", "delete", "merge"]))
+    let (first, _) = first_statement(sql);
+    is(first, QUERIES) || is(first, CHANGES_OF_ROWS)
+}
+
+/// Whether `sql` is a `COPY`.
+pub(super) fn begins_with_copy(sql: &str) -> bool {
+    is(first_statement(sql).0, &["copy"])
+}
+
+/// Whether `sql` begins with the begin of a transaction.
+pub(super) fn begins_transaction(sql: &str) -> bool {
+    is(first_statement(sql).0, &["begin", "start"])
 }
 
 const TRANSACTION: &str = "`Database::begin` or `Database::transaction`";
@@ -111,15 +123,14 @@ const NOT_SHARED: &[(&[&str], &str)] = &[
 /// # Errors
 /// [`Error::NotShared`], when it would begin something on the connection or change its session.
 pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
-    let mut words = Words(skip_empty_statements(sql));
-    let first = words.next().unwrap_or_default();
+    let (first, tokens) = first_statement(sql);
     let refused = NOT_SHARED.iter().find_map(|(refused, instead)| {
         let word = refused.iter().find(|word| is(first, &[word]))?;
         Some((*word, *instead))
     });
     match refused {
         Some((word, instead)) => Err(Error::NotShared { word, instead }),
-        None if makes_temporary(sql, first, words) => Err(Error::NotShared {
+        None if makes_temporary(first, tokens) => Err(Error::NotShared {
             word: "create temporary",
             instead: SESSION,
         }),
@@ -127,59 +138,82 @@ pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
     }
 }
 
-/// Whether `sql`, which may be several statements, says that it changes the session or locks something for it.
-pub(super) fn changes_session(sql: &str) -> bool {
-    let may_run_anything = |part| {
-        let first = Words(skip_empty_statements(part)).next();
-        first.is_some_and(|word| is(word, &["call", "do"]))
+/// Whether `sql`, which may be several statements, may change the session or lock something for it, as its
+/// words say: unless each of them works on rows and names nothing of that kind.
+pub(super) fn may_change_session(sql: &str) -> bool {
+    let is_change = |token| match token {
+        Token::Word(name) | Token::Name(name) => {
+            contains(name, "set_config") || contains(name, "advisory")
+        }
+        Token::Text | Token::Symbol(_) => false,
     };
-    // A temporary table may also be made by `select into`.
-    let has_word = ["set_config", "advisory", "temp"]
-        .iter()
-        .any(|word| contains(sql, word));
-    // A part may begin within a text: then it is taken for a statement that it is not.
-    let mut parts = sql.split(';');
-    has_word || parts.any(|part| may_run_anything(part) || check_shared(part).is_err())
+    Tokens::statements(sql).any(|statement| {
+        let (first, mut tokens) = begin(statement);
+        let works_on_rows = first.is_empty() || is(first, QUERIES) || is(first, CHANGES_OF_ROWS);
+        !works_on_rows || makes_temporary(first, tokens.clone()) || tokens.any(is_change)
+    })
 }
 
-/// Whether `sql`, with `first` and then `words` at its beginning, makes a temporary table or view.
-fn makes_temporary(sql: &str, first: &str, words: Words<'_>) -> bool {
-    if !is(first, &["create"]) {
-        return is(first, &["select", "with"]) && selects_into_temporary(sql);
+/// Whether a statement that begins with `first`, behind which `tokens` follow, makes something temporary.
+fn makes_temporary(first: &str, mut tokens: Tokens<'_>) -> bool {
+    let is_option = |word: &str| is(word, &["or", "replace", "global", "local"]);
+    let is_temporary = |word: &str| is(word, &["temp", "temporary"]);
+    if is(first, &["create"]) {
+        let words = tokens.clone().map_while(Token::word);
+        let mut options = words.skip_while(|word| is_option(word));
+        options.next().is_some_and(is_temporary)
+            || names_temporary(tokens.take_while(|token| *token != Token::Symbol('(')))
+    } else if is(first, &["explain"]) {
+        // It may run what it explains.
+        tokens.any(|token| token.word().is_some_and(is_temporary))
+    } else if is(first, &["select", "with"]) {
+        let mut last = first;
+        while let Some(token) = tokens.next() {
+            let word = token.word().unwrap_or_default();
+            if is(word, &["into"]) && !is(last, &["insert", "merge"]) {
+                let words = tokens.clone().map_while(Token::word);
+                let mut options = words.skip_while(|word| is_option(word));
+                if options.next().is_some_and(is_temporary)
+                    || names_temporary(tokens.clone().take(2))
+                {
+                    return true;
+                }
+            }
+            last = word;
+        }
+        false
+    } else {
+        false
     }
-    let mut options = words.skip_while(|word| is(word, &["or", "replace", "global", "local"]));
-    options
-        .next()
-        .is_some_and(|word| is(word, &["temp", "temporary"]))
-        || contains(sql, "pg_temp")
 }
 
-/// Whether `sql` is a `COPY`.
-pub(super) fn begins_with_copy(sql: &str) -> bool {
-    let first = Words(skip_empty_statements(sql)).next();
-    first.is_some_and(|word| is(word, &["copy"]))
-}
-
-/// Whether `sql` begins with the begin of a transaction.
-pub(super) fn begins_transaction(sql: &str) -> bool {
-    let first = Words(skip_empty_statements(sql)).next();
-    first.is_some_and(|word| is(word, &["begin", "start"]))
+/// Whether `tokens` name something in the schema of temporary tables.
+fn names_temporary<'a>(tokens: impl Iterator<Item = Token<'a>>) -> bool {
+    let mut tokens = tokens.peekable();
+    while let Some(token) = tokens.next() {
+        if let Token::Word(name) | Token::Name(name) = token
+            && name.get(..7).is_some_and(|name| is(name, &["pg_temp"]))
+            && tokens.peek() == Some(&Token::Symbol('.'))
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether `sql` begins with the commit of a transaction.
 pub(super) fn asks_to_commit(sql: &str) -> bool {
-    let mut words = Words(skip_empty_statements(sql));
-    let first = words.next().unwrap_or_default();
-    let second = words.next().unwrap_or_default();
+    let (first, mut tokens) = first_statement(sql);
+    let second = tokens.next().and_then(Token::word).unwrap_or_default();
     is(first, &["commit", "end"]) || is(first, &["prepare"]) && is(second, &["transaction"])
 }
 
 /// Whether `sql` prepares a statement that outlives its transaction, and that this module does not know.
 pub(super) fn prepares(sql: &str) -> bool {
-    sql.split(';').any(|part| {
-        let mut words = Words(skip_empty_statements(part));
-        let is_prepare = words.next().is_some_and(|word| is(word, &["prepare"]));
-        is_prepare && !words.next().is_some_and(|word| is(word, &["transaction"]))
+    Tokens::statements(sql).any(|statement| {
+        let (first, mut tokens) = begin(statement);
+        let second = tokens.next().and_then(Token::word).unwrap_or_default();
+        is(first, &["prepare"]) && !is(second, &["transaction"])
     })
 }
 
@@ -188,20 +222,20 @@ pub(super) fn prepares(sql: &str) -> bool {
 /// this one may take back.
 pub(super) fn changes_names(sql: &str, changed: bool) -> bool {
     let calls_set_config = contains(sql, "set_config");
-    calls_set_config || sql.split(';').any(|part| begins_with_change(part, changed))
+    calls_set_config
+        || Tokens::statements(sql).any(|statement| begins_with_change(statement, changed))
 }
 
-fn begins_with_change(sql: &str, changed: bool) -> bool {
-    let mut words = Words(skip_empty_statements(sql));
-    match words.next() {
-        Some(first) if is(first, &["set"]) => {
-            let mut names = words.skip_while(|word| is(word, &["local", "session"]));
-            let changing = &["search_path", "schema", "role", "authorization"];
-            names.next().is_some_and(|name| is(name, changing))
-        }
-        Some(first) => changed && is(first, TAKING_BACK) || makes_temporary(sql, first, words),
-        None => false,
+fn begins_with_change(statement: Tokens<'_>, changed: bool) -> bool {
+    let (first, tokens) = begin(statement);
+    if is(first, &["set"]) {
+        let mut names = tokens
+            .map_while(Token::word)
+            .skip_while(|word| is(word, &["local", "session"]));
+        let changing = &["search_path", "schema", "role", "authorization"];
+        return names.next().is_some_and(|name| is(name, changing));
     }
+    changed && is(first, TAKING_BACK) || makes_temporary(first, tokens)
 }
 
 /// What can take back a change of the names. `commit` drops tables that were made with `on commit drop`.
@@ -209,24 +243,25 @@ const TAKING_BACK: &[&str] = &[
     "reset", "discard", "rollback", "abort", "commit", "end", "drop", "alter",
 ];
 
-/// Whether a query has `into temporary` or its short form, not in a text, nor to name a table to insert into.
-fn selects_into_temporary(sql: &str) -> bool {
-    let (mut last, mut in_text) = ("", false);
-    let mut words = sql.split_ascii_whitespace().peekable();
-    while let Some(word) = words.next() {
-        let quotes = word.bytes().filter(|byte| *byte == b'\'').count();
-        in_text ^= quotes % 2 == 1;
-        let is_temporary = |next: &&str| is(next, &["temp", "temporary"]);
-        if is(word, &["into"])
-            && !in_text
-            && !is(last, &["insert", "merge"])
-            && words.peek().is_some_and(is_temporary)
-        {
-            return true;
+/// The first word of the first statement of `sql` that is not empty, and what follows it.
+fn first_statement(sql: &str) -> (&str, Tokens<'_>) {
+    let mut tokens = Tokens::new(sql);
+    loop {
+        match tokens.next() {
+            Some(Token::Symbol(';' | '(')) => {}
+            first => return (first.and_then(Token::word).unwrap_or_default(), tokens),
         }
-        last = word;
     }
-    false
+}
+
+/// The first word of a statement, and what follows it.
+fn begin(mut statement: Tokens<'_>) -> (&str, Tokens<'_>) {
+    loop {
+        match statement.next() {
+            Some(Token::Symbol('(')) => {}
+            first => return (first.and_then(Token::word).unwrap_or_default(), statement),
+        }
+    }
 }
 
 fn contains(text: &str, word: &str) -> bool {
@@ -236,70 +271,6 @@ fn contains(text: &str, word: &str) -> bool {
 
 fn is(word: &str, known: &[&str]) -> bool {
     known.iter().any(|known| known.eq_ignore_ascii_case(word))
-}
-
-/// The words of a text, up to the first thing that is neither a word nor white space nor a comment.
-struct Words<'a>(&'a str);
-
-impl<'a> Iterator for Words<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        let rest = skip_space(self.0);
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii()));
-        let (word, rest) = rest.split_at(end.unwrap_or(rest.len()));
-        self.0 = rest;
-        (!word.is_empty()).then_some(word)
-    }
-}
-
-/// `sql` from its first statement that is not empty, without leading parentheses.
-fn skip_empty_statements(sql: &str) -> &str {
-    let mut rest = sql;
-    loop {
-        rest = skip_space(rest);
-        match rest.strip_prefix([';', '(']) {
-            Some(after) => rest = after,
-            None => return rest,
-        }
-    }
-}
-
-/// `text` without leading white space and comments.
-fn skip_space(text: &str) -> &str {
-    let mut rest = text;
-    loop {
-        rest = rest.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
-        if let Some(comment) = rest.strip_prefix("--") {
-            let end = comment.find(['\n', '\r']);
-            rest = &comment[end.unwrap_or(comment.len())..];
-        } else if rest.starts_with("/*") {
-            rest = skip_block_comment(rest);
-        } else {
-            return rest;
-        }
-    }
-}
-
-/// `text` without the block comment at its start. Block comments nest.
-fn skip_block_comment(text: &str) -> &str {
-    let (mut depth, mut rest) = (0_usize, text);
-    loop {
-        if let Some(inner) = rest.strip_prefix("/*") {
-            (depth, rest) = (depth + 1, inner);
-        } else if let Some(after) = rest.strip_prefix("*/") {
-            (depth, rest) = (depth - 1, after);
-        } else {
-            let mut characters = rest.chars();
-            if characters.next().is_none() {
-                return "";
-            }
-            rest = characters.as_str();
-        }
-        if depth == 0 {
-            return rest;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -406,6 +377,14 @@ mod tests {
                 "with x as (select 1) select * INTO temp t from x",
                 "create temporary",
             ),
+            ("select 1 into pg_temp.t", "create temporary"),
+            ("select 1 into/**/local temporary t", "create temporary"),
+            ("select /* don't */ 1 into temp t", "create temporary"),
+            ("create table \"pg_temp\".t (n int8)", "create temporary"),
+            (
+                "explain analyze create temp table t as select 1",
+                "create temporary",
+            ),
         ] {
             assert_eq!(begins_with_copy(sql), refused == "copy", "{sql}");
             match check_shared(sql) {
@@ -426,6 +405,8 @@ mod tests {
             "create or replace view v as select 1",
             "select * from t where s = 'copied into temp folder'",
             "with x as (select 1) insert into temp select * from x",
+            "create function f() returns int8 language sql set search_path = app, pg_temp as 'select 1'",
+            "/* pg_temp.t */ create table t (n int8)",
         ] {
             assert!(check_shared(sql).is_ok(), "{sql}");
         }
@@ -446,17 +427,26 @@ mod tests {
             "do $$begin end$$",
             "select 1; call change()",
             "commit",
+            "/* a; b */ set role admin",
+            "select 1 -- x; y\n; set role admin",
+            "create function f() returns int language sql as 'select 1'",
+            "select \"set_config\"('work_mem', '7MB', false)",
+            "select 1 into pg_temp.t",
+            "explain analyze create temp table t as select 1",
+            "(select 1); listen news",
         ] {
-            assert!(changes_session(sql), "{sql}");
+            assert!(may_change_session(sql), "{sql}");
         }
         for sql in [
             "",
             "select 1",
             "insert into t values (1); update t set n = 2",
             "with t as (select 1) table t",
-            "create table t (n int8)",
+            "select 'set_config; set role admin' -- ; listen news",
+            "select temp from t; (values (1));",
+            "insert into temp values ('temp')",
         ] {
-            assert!(!changes_session(sql), "{sql}");
+            assert!(!may_change_session(sql), "{sql}");
         }
     }
 
@@ -487,6 +477,7 @@ mod tests {
         for sql in [
             "prepare s as select 1",
             "select 1; /**/ PREPARE s (int8) as select $1",
+            "/* a; b */ prepare s as select 1",
         ] {
             assert!(prepares(sql), "{sql}");
         }
@@ -505,6 +496,7 @@ mod tests {
             "set session authorization x",
             "set session role x",
             "select 1; set role x",
+            "/* a; b */ set role x",
             "select pg_catalog.set_config('search_path', $1, true)",
             "create temp table t (n int8)",
             "Create or replace temporary view v as select 1",

@@ -41,6 +41,7 @@ mod fallback;
 mod first_word;
 mod frames;
 mod freshness;
+mod lexer;
 mod listen;
 mod metrics;
 mod migrate;

@@ -11,7 +11,7 @@ use super::call::{Params, QueryOutput};
 use super::config::ResetAfter;
 use super::connection::Connection;
 use super::error::Error;
-use super::first_word::{asks_to_commit, changes_session};
+use super::first_word::{asks_to_commit, may_change_session};
 use super::repeat::{Decision, Step, decide};
 use super::session::{Running, keep_if_prepared};
 use super::statements::Begin;
@@ -209,7 +209,8 @@ impl Transaction {
     /// # Errors
     /// See [`Error`]. Even then, it is rolled back before the connection gets another user.
     pub async fn rollback(self) -> Result<(), Error> {
-        if !self.is_sent.load(Ordering::Acquire) {
+        // The pool cancels a statement that did not end, and rolls back before the next user.
+        if !self.is_sent.load(Ordering::Acquire) || self.lease.is_abandoned() {
             return Ok(());
         }
         let resets = self.resets.load(Ordering::Acquire);
@@ -310,9 +311,10 @@ impl Transaction {
         };
         let is_first = is_first && self.calls.load(Ordering::Acquire) == 1;
         if decide(Step::Work { is_first }, &error, false) == Decision::PrepareAgain {
+            // By itself: a failed transaction takes no change of the session's timeout.
+            self.lease.batch("ROLLBACK").await?;
             let begin = self.beginning();
-            let begin_again = format!("ROLLBACK; {}", begin.text());
-            Box::pin(self.lease.begin(&begin, &begin_again)).await?;
+            Box::pin(self.lease.begin(&begin, &begin.text())).await?;
             let again = self.lease.run_prepared_again(sql, params, &sent, None);
             return Box::pin(again).await;
         }
@@ -325,7 +327,7 @@ impl Transaction {
 
     /// Has the end of the transaction reset the session, if `sql` says that it changes it.
     fn note_session(&self, sql: &str) {
-        if !self.resets.load(Ordering::Acquire) && changes_session(sql) {
+        if !self.resets.load(Ordering::Acquire) && may_change_session(sql) {
             self.reset_at_end();
         }
     }
@@ -385,6 +387,7 @@ impl Transaction {
 
     pub(super) fn record(&self, error: &Error) {
         self.unsettled.store(true, Ordering::Release);
+        self.reset_at_end();
         let demoted = !self.options.read_only && self.lease.was_demoted(error);
         if decide(Step::Work { is_first: false }, error, demoted) == Decision::Repeat {
             self.retryable.store(true, Ordering::Release);

@@ -115,6 +115,15 @@ fn transactions_without_a_reset_end_as_others_do() {
         failed.query(insert, &[&undone]).await.unwrap();
         assert!(failed.query("select 1/0", &[]).await.is_err());
         assert!(matches!(failed.commit().await, Err(Error::Aborted)));
+        // The reset follows a failure, whatever the statements say.
+        let function = "create function take() returns void language sql \
+                        as 'select pg_advisory_lock(1)'";
+        database.query(function, &[], LONG).await.unwrap();
+        let locked = begin(&database).await;
+        locked.query("select take()", &[]).await.unwrap();
+        assert!(locked.query("select 1/0", &[]).await.is_err());
+        locked.rollback().await.unwrap();
+        assert_eq!(count(&database, LOCKS).await, 0);
         assert_eq!(count(&database, "select sum(n)::int8 from t").await, 1);
         assert_eq!(status(&database).await.opened, 1);
     });

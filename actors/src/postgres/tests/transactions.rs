@@ -522,3 +522,29 @@ fn no_statement_of_callers_on_other_threads_runs_without_its_begin() {
         assert_eq!(count(&database, "select count(*) from t").await, 0);
     });
 }
+
+#[test]
+fn a_rollback_after_a_dropped_statement_costs_the_next_transaction_nothing() {
+    with_database(1, |database| async move {
+        for way in 0..3 {
+            let dropped = database.begin(options()).await.unwrap();
+            dropped.query("select 1", &[]).await.unwrap();
+            match way {
+                0 => drop(dropped.rows("select generate_series(1, 9)", &[]).await),
+                1 => {
+                    let sleep = dropped.query("select pg_sleep(60)", &[]);
+                    assert!(tokio::time::timeout(ms(20), sleep).await.is_err());
+                }
+                _ => {
+                    let rows = dropped.rows("select generate_series(1, 99999)", &[]);
+                    let mut rows = rows.await.unwrap();
+                    rows.next().await.unwrap();
+                }
+            }
+            dropped.rollback().await.unwrap();
+            let next = database.begin(options()).await.unwrap();
+            next.query("select 1", &[]).await.unwrap();
+            next.commit().await.unwrap();
+        }
+    });
+}

@@ -66,8 +66,8 @@ const fn node(label: &'static str, file: &'static str, arguments: &'static [&'st
 /// The peers of PostgreSQL.
 pub(super) const POSTGRES: &[Peer] = &[
     own::<headroom::Pipelined>("Headroom, pipelined"),
-    own::<headroom::Leased>("Headroom, a transaction each, session reset"),
-    own::<headroom::LeasedWithoutReset>("Headroom, a transaction each"),
+    own::<headroom::Leased>("Headroom, a transaction each"),
+    own::<headroom::LeasedWithoutReset>("Headroom, a transaction each, no session reset"),
     #[cfg(feature = "peers")]
     own::<rust_pools::Deadpool>("deadpool-postgres"),
     #[cfg(feature = "peers")]
