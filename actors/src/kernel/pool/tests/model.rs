@@ -303,6 +303,10 @@ impl PoolModel {
             self.apply_effects();
             ticks += 1;
         }
+        if ticks == 1_000 {
+            // Ticks were left out, and so was what they would have done.
+            self.lacking_since = None;
+        }
         self.now = end;
     }
 
