@@ -141,7 +141,7 @@ impl<C: Connect, R: CheckoutReply<Connection = C::Connection>> PoolState<C, R> {
             return self.maintenance_deadlines().filter(|at| *at > now).min();
         }
         let soon = now + (self.acceptable_wait() / 2).max(DECISION_INTERVAL_MIN);
-        let next_try = self.circuit.next_try;
+        let next_try = self.circuit.next_try.filter(|at| *at > now);
         Some(next_try.map_or(soon, |at| at.max(now + DECISION_INTERVAL_MIN)))
     }
 }
