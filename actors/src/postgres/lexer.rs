@@ -41,21 +41,10 @@ impl<'a> Tokens<'a> {
         std::iter::from_fn(move || {
             let statement = rest?;
             let mut tokens = Tokens(statement);
-            loop {
-                let before = tokens.0.len();
-                match tokens.next() {
-                    Some(Token::Symbol(';')) => {
-                        rest = Some(tokens.0);
-                        // Comments may stand before it.
-                        return Some(Tokens(&statement[..statement.len() - tokens.0.len() - 1]));
-                    }
-                    Some(_) => debug_assert!(tokens.0.len() < before),
-                    None => {
-                        rest = None;
-                        return Some(Tokens(statement));
-                    }
-                }
-            }
+            let has_end = tokens.any(|token| token == Token::Symbol(';'));
+            rest = has_end.then_some(tokens.0);
+            let len = statement.len() - tokens.0.len() - usize::from(has_end);
+            Some(Tokens(&statement[..len]))
         })
     }
 
@@ -220,5 +209,17 @@ mod tests {
         assert_eq!(statements("a b; /* ; */ c ';' -- ;\n; d $$;$$"), [2, 2, 2]);
         assert_eq!(statements(""), [0]);
         assert_eq!(statements(";é;"), [0, 1, 0]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_to_its_end(sql in "[a;'\"$/*\\\\é\n -]{0,24}") {
+            let statements: Vec<&str> = Tokens::statements(&sql).map(|tokens| tokens.0).collect();
+            proptest::prop_assert_eq!(statements.join(";"), sql.as_str());
+            for statement in statements {
+                let has_end = Tokens::new(statement).any(|token| token == Token::Symbol(';'));
+                proptest::prop_assert!(!has_end);
+            }
+        }
     }
 }
