@@ -312,7 +312,7 @@ fn nothing_that_a_transaction_sets_reaches_another_behind_a_pooler() {
 }
 
 #[test]
-fn a_refused_commit_leaves_no_lock_behind_a_pooler() {
+fn a_commit_that_a_constraint_refuses_leaves_no_lock_behind_a_pooler() {
     through_pgbouncer(|database, _| async move {
         let make = "create table t (n int8 unique deferrable initially deferred)";
         batch(&database, make).await;
@@ -331,6 +331,52 @@ fn a_refused_commit_leaves_no_lock_behind_a_pooler() {
             eventually(async || (count(&database, locks).await == 0).then_some(())).await;
         }
         assert_eq!(count(&database, "select count(*) from t").await, 0);
+        let kept = wait_until_unused(&database).await;
+        assert_eq!(u64::from(kept.size), kept.opened, "{kept:?}");
+    });
+}
+
+/// What is deferred succeeds before the commit, and the server refuses the commit itself.
+#[test]
+fn a_commit_that_the_server_itself_refuses_is_undone_and_can_be_repeated_behind_a_pooler() {
+    through_pgbouncer(|database, server| async move {
+        let make = "create table t (n int8); create sequence fired;
+            create function fire() returns trigger language plpgsql
+                as $$ begin perform nextval('fired'); return null; end $$;
+            create constraint trigger fire after insert on t deferrable initially deferred
+                for each row execute function fire()";
+        batch(&database, make).await;
+        // Each reads what the other writes.
+        let write = async || {
+            let options = TransactionOptions {
+                isolation: Isolation::Serializable,
+                ..options()
+            };
+            let transaction = database.begin(options).await.unwrap();
+            let insert = "insert into t select count(*) from t";
+            transaction.query(insert, &[]).await.unwrap();
+            let change = "set my.secret = 'x'; select pg_advisory_xact_lock_shared(7);
+                select pg_advisory_lock_shared(8)";
+            transaction.batch(change).await.unwrap();
+            transaction
+        };
+        for round in 1..=i64::try_from(SERVERS).unwrap() {
+            let (one, two) = (write().await, write().await);
+            one.commit().await.unwrap();
+            let refused = two.commit().await.unwrap_err();
+            assert_eq!(refused.sqlstate(), Some("40001"), "{refused}");
+            let fired = count(&server, "select last_value from fired").await;
+            assert_eq!(fired, 3 * round - 1, "the trigger of both");
+            write().await.commit().await.unwrap();
+            assert_eq!(count(&server, "select count(*) from t").await, 2 * round);
+            let seen = "select coalesce(current_setting('my.secret', true), '')";
+            for row in on_all_servers(&database, seen).await {
+                assert_eq!(row.get::<_, String>(0), "");
+            }
+            // A lock of the session stays until another transaction ends in the session: that has happened.
+            let locks = "select count(*) from pg_locks where locktype = 'advisory'";
+            assert_eq!(count(&server, locks).await, 0);
+        }
         let kept = wait_until_unused(&database).await;
         assert_eq!(u64::from(kept.size), kept.opened, "{kept:?}");
     });
