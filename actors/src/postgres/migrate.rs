@@ -79,6 +79,12 @@ pub(super) async fn migrate(transaction: &Transaction, set: MigrationSet) -> Res
     Ok(!others.is_empty())
 }
 
+/// A number that the server gives to the transaction, and to no other one.
+const NUMBER: &str = "select pg_catalog.txid_current()";
+
+/// How far the transaction with the number `$1` has come.
+const PROGRESS: &str = "select pg_catalog.txid_status($1)";
+
 /// Whether there is the schema `$1`. This and the next query read the catalog itself: `to_regclass` and its
 /// like may still see it as it was before the wait for the lock.
 const SCHEMA_EXISTS: &str =
@@ -147,13 +153,16 @@ impl MigrationSet {
                 "begins a transaction: take that and its end out, it runs in one",
             ));
         }
-        transaction.batch(sql).await?;
-        if transaction.has_ended() {
+        let number = transaction.query(NUMBER, &[]).await?.one()?;
+        let number: i64 = number.try_get(0)?;
+        let done = transaction.batch(sql).await;
+        if has_left(transaction, number, &done).await? {
             return Err(refused(
-                "has ended the transaction that it ran in: undo by hand what it has done, and take `commit` \
-                 and `rollback` out of it",
+                "has ended the transaction that it ran in: undo by hand what it has done, take `commit` and \
+                 `rollback` out of it, and start the program again",
             ));
         }
+        done?;
         let add = format!(
             "insert into {} (version, name, checksum, applied_on)
              values ($1, $2, $3, to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
@@ -242,6 +251,28 @@ impl MigrationSet {
         }
         Ok(unapplied)
     }
+}
+
+/// Whether a migration has ended the transaction `number`, which it ran in. `done` is how the migration ended.
+/// It may have begun another transaction, and may have failed there.
+async fn has_left(
+    transaction: &Transaction,
+    number: i64,
+    done: &Result<(), Error>,
+) -> Result<bool, Error> {
+    let (expected, asked) = match done {
+        Ok(()) => ("in progress", Ok(())),
+        // In a failed transaction, the server answers no question.
+        Err(Error::Server(_)) => ("aborted", transaction.batch("rollback; begin").await),
+        Err(_) => return Ok(false),
+    };
+    if transaction.has_ended() {
+        return Ok(true);
+    }
+    asked?;
+    let progress = transaction.query(PROGRESS, &[&number]).await?.one()?;
+    let progress: Option<&str> = progress.try_get(0)?;
+    Ok(progress != Some(expected))
 }
 
 fn is_set_name(name: &str) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! The first call that needs the schema starts a task that brings it up to date. All calls wait for this
 //! one task and get its result. The task goes on when they leave. After a failure, the next call starts
-//! another one.
+//! another one, unless the migrations themselves are the reason: one that has ended its transaction would do
+//! its work once more each time.
 
 use std::panic::Location;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::call::Caller;
 use super::connector::{Connector, check_out};
-use super::error::Error;
+use super::error::{Error, SchemaError};
 use super::migrate::{MigrationSet, migrate};
 use super::transaction::Transaction;
 use super::transaction_options::TransactionOptions;
@@ -102,11 +103,12 @@ impl Schema {
     }
 }
 
-/// Whether callers may wait for this outcome: its task runs or has succeeded. A task ends without an
-/// outcome when its runtime stops.
+/// Whether callers may wait for this outcome: its task runs or has succeeded, or another one would fail too. A
+/// task ends without an outcome when its runtime stops.
 fn is_of_use(outcome: &watch::Receiver<Outcome>) -> bool {
     match &*outcome.borrow() {
-        Some(done) => done.is_ok(),
+        Some(Ok(_) | Err(Error::Schema(SchemaError::Migrations(_)))) => true,
+        Some(Err(_)) => false,
         None => outcome.has_changed().is_ok(),
     }
 }

@@ -141,7 +141,8 @@ fn migrations_that_work_one_after_the_other_work_together() {
         },
         Migration {
             file: "V3__rows",
-            sql: "insert into a values ('bad', 1); insert into b values (1)",
+            sql: "insert into a values ('bad', 1); savepoint s; insert into b values (1);
+                rollback to s; insert into b values (1)",
         },
         Migration {
             file: "V4__column",
@@ -188,6 +189,64 @@ fn a_migration_that_begins_or_ends_a_transaction_is_named() {
             assert!(refused.0.contains(told), "{}", refused.0);
             root.stop().await;
         }
+    });
+}
+
+/// A set named `name`, whose second migration is `sql`.
+fn set_of_two(name: &'static str, sql: &'static str) -> MigrationSet {
+    let table = Migration {
+        file: "V1__table",
+        sql: "create table if not exists t (n text)",
+    };
+    let second = Migration {
+        file: "V2__second",
+        sql,
+    };
+    MigrationSet {
+        name,
+        migrations: vec![table, second].leak(),
+    }
+}
+
+#[test]
+fn a_migration_that_has_ended_its_transaction_is_named_ever_after_and_not_run_again() {
+    let cluster = Cluster::start(&[]);
+    TestSystem::real_time(|system| async move {
+        let database = database(&cluster.url("postgres", ""), 3, &[]);
+        let root = start(&system, &database).await;
+        for (name, sql) in [
+            ("ends", "insert into t values ('ends'); commit"),
+            (
+                "begins_again",
+                "insert into t values ('begins_again'); commit; begin",
+            ),
+            (
+                "chains",
+                "insert into t values ('chains'); commit and chain",
+            ),
+            (
+                "fails_outside",
+                "insert into t values ('fails_outside'); commit; select 1/0",
+            ),
+            (
+                "fails_in_another",
+                "insert into t values ('fails_in_another'); commit; begin; select 1/0",
+            ),
+        ] {
+            let migrated = database.with_migrations(set_of_two(name, sql));
+            for _ in 0..3 {
+                let refused = migrated.query("select 1", &[], LONG).await.unwrap_err();
+                let told = format!("2 (second) of the set {name} has ended the transaction");
+                assert!(refused.to_string().contains(&told), "{name}: {refused}");
+                assert!(matches!(refused, Error::Schema(_)), "{name}: {refused:?}");
+            }
+            let done = format!("select count(*) from t where n = '{name}'");
+            assert_eq!(count(&database, &done).await, 1, "{name}");
+            // The first one stays, and the second one is not recorded.
+            let applied = format!("select sum(version)::int8 from {name}.schema_history");
+            assert_eq!(count(&database, &applied).await, 1, "{name}");
+        }
+        root.stop().await;
     });
 }
 
