@@ -60,25 +60,6 @@ const SET_UP: &str = "set transaction isolation level read committed; \
 pub(super) const LOCK: &str =
     "select pg_advisory_xact_lock(hashtextextended('headroom migrates ' || $1::text, 0))";
 
-/// Applies the first of those migrations of `set` that are due. Returns whether there are more. The caller
-/// commits.
-pub(super) async fn migrate(transaction: &Transaction, set: MigrationSet) -> Result<bool, Error> {
-    let migrations = set.for_refinery()?;
-    transaction.batch(SET_UP).await?;
-    let applied = set.applied(transaction).await?;
-    if set.due(&migrations, &applied)?.is_empty() {
-        return Ok(false);
-    }
-    transaction.query(LOCK, &[&set.name]).await?;
-    let applied = set.applied(transaction).await?;
-    let [migration, others @ ..] = set.due(&migrations, &applied)? else {
-        return Ok(false);
-    };
-    set.create_history(transaction).await?;
-    set.apply(transaction, migration).await?;
-    Ok(!others.is_empty())
-}
-
 /// A number that the server gives to the transaction, and to no other one.
 const NUMBER: &str = "select pg_catalog.txid_current()";
 
@@ -111,6 +92,35 @@ impl MigrationSet {
     /// The quoted name of its table of applied migrations.
     fn history(&self) -> String {
         format!("{}.schema_history", self.schema())
+    }
+
+    /// Whether some of its `migrations` are due.
+    pub(super) async fn has_due(
+        &self,
+        transaction: &Transaction,
+        migrations: &[RefineryMigration],
+    ) -> Result<bool, Error> {
+        transaction.batch(SET_UP).await?;
+        let applied = self.applied(transaction).await?;
+        Ok(!self.due(migrations, &applied)?.is_empty())
+    }
+
+    /// Applies the first of those `migrations` that are due. Returns whether there are more. The caller
+    /// commits.
+    pub(super) async fn apply_next(
+        &self,
+        transaction: &Transaction,
+        migrations: &[RefineryMigration],
+    ) -> Result<bool, Error> {
+        transaction.batch(SET_UP).await?;
+        transaction.query(LOCK, &[&self.name]).await?;
+        let applied = self.applied(transaction).await?;
+        let [migration, others @ ..] = self.due(migrations, &applied)? else {
+            return Ok(false);
+        };
+        self.create_history(transaction).await?;
+        self.apply(transaction, migration).await?;
+        Ok(!others.is_empty())
     }
 
     /// The applied migrations. Needs no right but to read them.
@@ -232,7 +242,7 @@ impl MigrationSet {
     }
 
     /// The migrations with their versions, which must ascend, names and checksums.
-    fn for_refinery(&self) -> Result<Vec<RefineryMigration>, Error> {
+    pub(super) fn for_refinery(&self) -> Result<Vec<RefineryMigration>, Error> {
         let invalid = |reason: String| Error::Schema(SchemaError::Migrations(reason));
         if !is_set_name(self.name) {
             return Err(invalid(format!(

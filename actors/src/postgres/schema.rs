@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::call::Caller;
 use super::connector::{Connector, check_out};
 use super::error::{Error, SchemaError};
-use super::migrate::{MigrationSet, migrate};
+use super::migrate::MigrationSet;
 use super::transaction::Transaction;
 use super::transaction_options::TransactionOptions;
 use crate::kernel::pool::{Mode, PoolHandle};
@@ -90,16 +90,21 @@ impl Schema {
 
     async fn bring_up_to_date(&self, location: &'static Location<'static>) -> Result<(), Error> {
         let caller = Caller::at(location, self.within);
-        loop {
-            let lease = check_out(&self.pool, Mode::Exclusive, caller).await?;
-            let options = TransactionOptions::default();
-            let transaction = Transaction::begin(lease, options, caller.deadline).await?;
-            let are_more_due = migrate(&transaction, self.set).await?;
+        let migrations = self.set.for_refinery()?;
+        let transaction = self.begin(caller).await?;
+        let mut are_due = self.set.has_due(&transaction, &migrations).await?;
+        transaction.commit().await?;
+        while are_due {
+            let transaction = self.begin(caller).await?;
+            are_due = self.set.apply_next(&transaction, &migrations).await?;
             transaction.commit().await?;
-            if !are_more_due {
-                return Ok(());
-            }
         }
+        Ok(())
+    }
+
+    async fn begin(&self, caller: Caller) -> Result<Transaction, Error> {
+        let lease = check_out(&self.pool, Mode::Exclusive, caller).await?;
+        Transaction::begin(lease, TransactionOptions::default(), caller.deadline).await
     }
 }
 
