@@ -17,7 +17,6 @@ use super::error::Error;
 use super::prefix::Prefix;
 use super::server_timeout::{MARGIN, shorter, whole_ms};
 use super::statements::RESET_SESSION;
-use super::wire::Wire;
 
 /// The most parameters of a statement.
 const PARAMETERS_MAX: usize = u16::MAX as usize;
@@ -79,27 +78,28 @@ impl Pooled {
     }
 }
 
-/// Those that are not PostgreSQL's own.
-fn own_types<'a>(types: impl Iterator<Item = &'a Type>) -> impl Iterator<Item = &'a Type> {
-    types.filter(|ty| Type::from_oid(ty.oid()).is_none())
-}
-
-/// What follows the parameters of `statement`, which is sent over `wire`, although its text names none of it.
-/// If the type of a column has been dropped, the server refuses the statement before it runs it, because it
-/// cannot read a value of that type.
-pub(super) fn checks_of_types(
-    statement: &Statement,
-    wire: &Wire,
-) -> Vec<(&'static (dyn ToSql + Sync), Type)> {
-    let columns = || statement.columns().iter().map(Column::type_);
-    let known = own_types(statement.params().iter().chain(columns()));
-    wire.know_types(known.map(Type::oid));
-    let mut types: Vec<_> = own_types(columns()).cloned().collect();
+/// The types of the columns of `statement` that are not PostgreSQL's own.
+pub(super) fn column_types(statement: &Statement) -> Vec<Type> {
+    let columns = statement.columns().iter().map(Column::type_);
+    let mut types: Vec<_> = columns
+        .filter(|ty| Type::from_oid(ty.oid()).is_none())
+        .cloned()
+        .collect();
     types.sort_unstable_by_key(Type::oid);
     types.dedup();
-    types.truncate(PARAMETERS_MAX.saturating_sub(statement.params().len()));
-    let checks = types.into_iter();
-    checks
+    types
+}
+
+/// What follows the parameters of `statement`, whose columns have these `types`, although its text names none
+/// of it: a null of each type. If a type has been dropped, the server refuses the statement before it runs it,
+/// because it cannot read a value of that type.
+pub(super) fn null_parameters(
+    statement: &Statement,
+    types: Vec<Type>,
+) -> Vec<(&'static (dyn ToSql + Sync), Type)> {
+    let most = PARAMETERS_MAX.saturating_sub(statement.params().len());
+    let types = types.into_iter().take(most);
+    types
         .map(|ty| (&NoValue as &(dyn ToSql + Sync), ty))
         .collect()
 }

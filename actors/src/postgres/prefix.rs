@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
+use tokio_postgres::types::Oid;
 
 use super::frames::{Frames, put};
 use super::removals::Removals;
@@ -21,6 +22,8 @@ pub(super) struct Prefix {
     pub(super) messages: Bytes,
     /// How many answers the server gives if none fails.
     pub(super) answers: usize,
+    /// The types of the columns of the statement behind it, if that has no name.
+    pub(super) column_types: Vec<Oid>,
 }
 
 impl Prefix {
@@ -41,6 +44,7 @@ impl Prefix {
         Self {
             messages: messages.into(),
             answers: 3 * statements.len(),
+            column_types: Vec::new(),
         }
     }
 }

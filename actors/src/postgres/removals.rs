@@ -5,7 +5,8 @@
 //!
 //! A driver that does not know the type of a column asks the server. Where the description of the columns
 //! comes with the rows, it asks in the middle of the answer, and never reads the rest if that is large. So
-//! there, types that it does not know are taken out of the description.
+//! there, types are taken out of the description if the statement was not described with them before: the
+//! driver knows those.
 
 use std::collections::VecDeque;
 
@@ -22,8 +23,9 @@ struct Group {
     answers: usize,
     /// The name under which the driver prepares a statement with it.
     name: Option<Bytes>,
-    /// Whether it describes a statement and runs it too.
-    runs_described: bool,
+    /// The types of the columns with which the driver knows the statement, if the group describes it and runs
+    /// it too.
+    types: Option<Vec<Oid>>,
 }
 
 /// What happens to a message.
@@ -81,10 +83,11 @@ impl Removals {
         }
     }
 
-    /// Records that the group that is being sent describes a statement and runs it.
-    pub(super) fn run_described(&mut self) {
+    /// Records that the group that is being sent describes a statement and runs it, and that the driver knows
+    /// it with columns of these `types`.
+    pub(super) fn expect_types(&mut self, types: Vec<Oid>) {
         if let Some(last) = self.groups.back_mut() {
-            last.runs_described = true;
+            last.types = Some(types);
         }
     }
 
@@ -105,14 +108,8 @@ impl Removals {
         }
     }
 
-    /// Removes what is to be removed from the bytes from `from`. The driver knows the types for which
-    /// `is_known` is true.
-    pub(super) fn remove(
-        &mut self,
-        buf: &mut ReadBuf<'_>,
-        from: usize,
-        is_known: impl Fn(Oid) -> bool,
-    ) {
+    /// Removes what is to be removed from the bytes from `from`.
+    pub(super) fn remove(&mut self, buf: &mut ReadBuf<'_>, from: usize) {
         let bytes = &mut buf.filled_mut()[from..];
         let (mut at, mut kept) = (0, 0);
         while let Some(part) = self.answers.next(bytes, at) {
@@ -130,8 +127,9 @@ impl Removals {
                 kept += part.to - at;
             }
             if is_described && part.is_last {
+                let types = self.groups.front().and_then(|group| group.types.as_deref());
                 let description = &mut self.held[self.description_at..];
-                self.has_new_types |= remove_types(description, &is_known);
+                self.has_new_types |= remove_types(description, types.unwrap_or_default());
                 self.fate = Fate::Passed;
             }
             at = part.to;
@@ -168,7 +166,7 @@ impl Removals {
                 Fate::Removed
             }
             // RowDescription.
-            b'T' if group.runs_described => Fate::Described,
+            b'T' if group.types.is_some() => Fate::Described,
             // ErrorResponse: the server skips the rest of the group.
             b'E' => {
                 group.answers = 0;
@@ -180,9 +178,9 @@ impl Removals {
     }
 }
 
-/// Replaces the types that are not known in `description`, a RowDescription, by one that no value can be
-/// read as. Returns whether there were any.
-fn remove_types(description: &mut [u8], is_known: impl Fn(Oid) -> bool) -> bool {
+/// Replaces the types in `description`, a RowDescription, that are neither PostgreSQL's own nor among `types`,
+/// by one that no value can be read as. Returns whether there were any.
+fn remove_types(description: &mut [u8], types: &[Oid]) -> bool {
     let mut has_new = false;
     // A type, a length and the number of columns come before the first column.
     let mut at = 7;
@@ -194,7 +192,8 @@ fn remove_types(description: &mut [u8], is_known: impl Fn(Oid) -> bool) -> bool 
         let Some(oid) = description.get_mut(at..).and_then(<[_]>::first_chunk_mut) else {
             break;
         };
-        if !is_known(Oid::from_be_bytes(*oid)) {
+        let found = Oid::from_be_bytes(*oid);
+        if Type::from_oid(found).is_none() && !types.contains(&found) {
             *oid = Type::ANY.oid().to_be_bytes();
             has_new = true;
         }
@@ -217,7 +216,7 @@ mod tests {
             let mut buf = ReadBuf::new(&mut room);
             buf.put_slice(b"before");
             buf.put_slice(piece);
-            removals.remove(&mut buf, 6, |oid| oid < 100);
+            removals.remove(&mut buf, 6);
             while !removals.held.is_empty() && removals.fate != Fate::Described {
                 removals.release(&mut buf);
             }
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn types_that_the_driver_does_not_know_are_taken_out_of_a_description_with_rows() {
+    fn types_that_a_statement_was_not_described_with_are_taken_out_of_its_answer() {
         let describe = |oids: &[Oid]| {
             let number = u16::try_from(oids.len()).unwrap().to_be_bytes();
             let column =
@@ -286,21 +285,30 @@ mod tests {
         };
         let rows = [answer(b'2'), answer(b'D'), answer(b'D'), answer(b'C')].concat();
         let group = |columns: Vec<u8>| [answer(b'1'), columns, rows.clone(), answer(b'Z')].concat();
-        let (old, new) = (describe(&[1, 20, 99]), describe(&[1, 2000, 99, 100]));
-        let known = describe(&[1, Type::ANY.oid(), 99, Type::ANY.oid()]);
+        let (any, own) = (Type::ANY.oid(), Type::INT8.oid());
+        let (old, new) = (describe(&[1, own, 99]), describe(&[1, 2000, own, 100, 99]));
+        let known = describe(&[1, any, own, any, 99]);
+        // What other statements on their way were described with is nothing to an answer.
+        let many: Vec<Oid> = (10_000..20_000).collect();
         for piece in 1..700 {
             let mut removals = Removals::new(false);
             read(&mut removals, &answer(b'Z'), 9);
             let (mut came, mut left) = (Vec::new(), Vec::new());
-            for (runs, sent, passed) in [
-                (true, &old, &old),
-                (false, &new, &new),
-                (true, &describe(&[]), &describe(&[])),
-                (true, &new, &known),
-                (true, &new, &known),
+            for (types, sent, passed) in [
+                (Some(vec![99, 1]), &old, &old),
+                (None, &new, &new),
+                (Some(many.clone()), &describe(&[]), &describe(&[])),
+                (Some(vec![1, 99]), &new, &known),
+                (Some(vec![1, 99, 100, 2000]), &new, &new),
+                (
+                    Some(many.clone()),
+                    &describe(&[15_000]),
+                    &describe(&[15_000]),
+                ),
+                (Some(vec![]), &old, &describe(&[any, own, any])),
             ] {
-                if runs {
-                    removals.run_described();
+                if let Some(types) = types {
+                    removals.expect_types(types);
                 }
                 removals.record_sent(b'S');
                 came.extend(group(sent.clone()));
@@ -315,14 +323,14 @@ mod tests {
     fn what_is_held_back_is_passed_on_as_there_is_room() {
         let mut removals = Removals::new(false);
         read(&mut removals, &answer(b'Z'), 9);
-        removals.run_described();
+        removals.expect_types(vec![0]);
         let came = [message(b'T', &[0; 30]), answer(b'D')].concat();
         let mut left: Vec<u8> = Vec::new();
         for piece in came.chunks(10) {
             let mut room = [0; 10];
             let mut buf = ReadBuf::new(&mut room);
             buf.put_slice(piece);
-            removals.remove(&mut buf, 0, |_| true);
+            removals.remove(&mut buf, 0);
             left.extend(buf.filled());
         }
         assert!(left.len() < came.len());

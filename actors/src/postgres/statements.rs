@@ -10,13 +10,14 @@ use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use futures_util::{FutureExt, TryStreamExt, poll};
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 use tokio_postgres::{RowStream, Statement};
 
 use super::call::{Params, QueryOutput};
 use super::connection::Connection;
 use super::error::{Error, Progress};
 use super::first_word::works_on_rows;
-use super::pooler::checks_of_types;
+use super::pooler::{column_types, null_parameters};
 use super::prefix::Prefix;
 use super::repeat::{Decision, Step, decide};
 use super::statement_cache::StatementSlot;
@@ -173,15 +174,17 @@ impl Connection {
     ) -> Result<RowStream, tokio_postgres::Error> {
         let params = params.iter().copied();
         if let Some(pooled) = &self.pooled {
-            let prefix = match (begin, within) {
+            let mut prefix = match (begin, within) {
                 (Some(begin), _) => begin.prefix(),
                 (None, Some(within)) if works_on_rows(sql) => pooled.of_statement(within),
                 (None, _) => Prefix::default(),
             };
             // With the types, the server reads the parameters as they were written, and what it describes
             // is the answer that follows.
+            let types = column_types(statement);
+            prefix.column_types = types.iter().map(Type::oid).collect();
             let typed = params.zip(statement.params().iter().cloned());
-            let typed = typed.chain(checks_of_types(statement, &self.wire));
+            let typed = typed.chain(null_parameters(statement, types));
             let query = Box::pin(self.client.query_typed_raw(sql, typed));
             return self.wire.send_behind(prefix, query).await;
         }

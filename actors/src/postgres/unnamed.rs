@@ -126,11 +126,10 @@ impl Unnamed {
                     removals.name(name.clone());
                     self.prepared.insert(name, rest);
                 } else {
-                    if let Some(prefix) = take() {
-                        unsent.extend_from_slice(&prefix.messages);
-                        removals.add(prefix.answers);
-                    }
-                    removals.run_described();
+                    let prefix = take().unwrap_or_default();
+                    unsent.extend_from_slice(&prefix.messages);
+                    removals.add(prefix.answers);
+                    removals.expect_types(prefix.column_types);
                 }
                 put(unsent, kind, &[b"\0", rest]);
             }
@@ -292,7 +291,7 @@ mod tests {
             let mut room = [0; 512];
             let mut buf = ReadBuf::new(&mut room);
             buf.put_slice(&answers);
-            removals.remove(&mut buf, 0, |_| true);
+            removals.remove(&mut buf, 0);
             removals.take_refused()
         };
         unnamed.rewrite(START, || None, &mut removals);

@@ -197,8 +197,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
                 break;
             }
             this.wire.record_answer();
-            let is_known = |oid| this.wire.knows_type(oid);
-            this.removals.remove(buf, before, is_known);
+            this.removals.remove(buf, before);
             if let Requests::Unnamed(unnamed) = &mut this.requests {
                 unnamed.forget(&this.removals.take_refused());
                 if this.removals.take_new_types() {

@@ -1,6 +1,6 @@
 //! What a connection and its watched stream tell each other.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -9,12 +9,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::types::{Oid, Type};
 
 use super::prefix::Prefix;
-
-/// The most types of which is kept that the driver knows them.
-const TYPES_MAX: usize = 4096;
 
 /// What one caller of a shared connection must not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -68,8 +64,6 @@ pub(super) struct Wire {
     pub(super) has_prefix: AtomicBool,
     /// Whether statements have no names at the server.
     pub(super) is_unnamed: bool,
-    /// The types that the driver has asked about, of statements without a name.
-    types: Mutex<HashSet<Oid>>,
     /// An answer had columns of other types.
     pub(super) has_new_types: AtomicBool,
 }
@@ -149,23 +143,6 @@ impl Wire {
         } else {
             last
         }
-    }
-
-    /// Records that the driver knows these types.
-    pub(super) fn know_types(&self, types: impl Iterator<Item = Oid>) {
-        let mut known = lock(&self.types);
-        for oid in types {
-            // Each use of a statement tells its types again.
-            if known.len() >= TYPES_MAX {
-                known.clear();
-            }
-            known.insert(oid);
-        }
-    }
-
-    /// Whether the driver asks the server nothing about this type.
-    pub(super) fn knows_type(&self, oid: Oid) -> bool {
-        Type::from_oid(oid).is_some() || lock(&self.types).contains(&oid)
     }
 
     /// Whether an answer had columns of types that its statement was not described with, since the last
