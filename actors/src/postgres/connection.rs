@@ -59,7 +59,7 @@ pub struct Connection {
     /// statements are cancelled: a request to cancel could end the statement of a caller that waits.
     callers: RwLock<()>,
     /// A request to cancel is on its way, or was given up and may still arrive.
-    is_cancelled_late: AtomicBool,
+    cancel_may_arrive: AtomicBool,
 }
 
 impl Connection {
@@ -192,7 +192,7 @@ impl Connection {
             abandoned: AtomicBool::new(false),
             blocked_by: AtomicUsize::new(0),
             callers: RwLock::new(()),
-            is_cancelled_late: AtomicBool::new(false),
+            cancel_may_arrive: AtomicBool::new(false),
         })
     }
 
@@ -302,7 +302,7 @@ impl Connection {
     /// [`Error::Lost`] if a request to cancel may still arrive, which could end the caller's statement.
     pub(super) async fn join(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
         let joined = self.callers.read().await;
-        if self.is_cancelled_late.load(Ordering::Acquire) {
+        if self.cancel_may_arrive.load(Ordering::Acquire) {
             return Err(Error::Lost {
                 sent: false,
                 reason: "an earlier statement could not be cancelled in time".to_owned(),
@@ -315,10 +315,10 @@ impl Connection {
     /// returns `None` at once.
     pub(super) async fn clear_if_unused(&self) -> Option<Result<(), Error>> {
         let _no_callers = self.callers.try_write().ok()?;
-        self.is_cancelled_late.store(true, Ordering::Release);
+        self.cancel_may_arrive.store(true, Ordering::Release);
         let cleared = timeout(CLEAR_WITHIN, self.clear()).await;
         let cleared = cleared.unwrap_or(Err(Error::Deadline { sent: false }));
-        self.is_cancelled_late
+        self.cancel_may_arrive
             .store(cleared.is_err(), Ordering::Release);
         Some(cleared)
     }
