@@ -16,7 +16,7 @@ use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use deadpool_redis::redis::cluster_async::Connect;
 use deadpool_redis::redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    Pipeline, RedisError, RedisFuture, RedisResult, ServerError, ServerErrorKind, Value,
+    Pipeline, RedisError, RedisFuture, RedisResult, ServerError, ServerErrorKind, Value, cmd,
     make_extension_error,
 };
 use tokio::time::{sleep, timeout};
@@ -111,19 +111,26 @@ impl NodeConnection {
         self.watched.liveness().is_dead()
     }
 
-    /// Sends a pipeline outside of the driver. Fails as the driver would, if the node refuses it.
-    pub(super) async fn send(
-        &mut self,
-        pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisResult<Vec<Value>> {
-        let answers = self.req_packed_commands(pipeline, offset, count).await?;
-        let refusal = answers.iter().find_map(|answer| match answer {
-            Value::ServerError(error) if is_about_the_node(error) => Some(error.clone()),
-            _ => None,
-        });
-        refusal.map_or(Ok(answers), |error| Err(error.into()))
+    /// Sends commands for a slot that this node is getting, outside of the driver. Fails as the driver would if
+    /// the node refuses all of them.
+    pub(super) async fn ask_each(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        let mut asking = Pipeline::with_capacity(2 * commands.len());
+        for command in commands.cmd_iter() {
+            // `ASKING` holds for the next command of the connection only.
+            asking
+                .add_command(cmd("ASKING"))
+                .add_command(command.clone());
+        }
+        let answers = self.send(&asking, 0, asking.len()).await?;
+        // Every other answer is that to `ASKING`.
+        let mut answers: Vec<_> = answers.into_iter().skip(1).step_by(2).collect();
+        if answers.iter().all(is_refusal)
+            && let Some(Value::ServerError(first)) = answers.first()
+        {
+            return Err(first.clone().into());
+        }
+        make_refusals_plain(&mut answers);
+        Ok(answers)
     }
 
     /// Sends one of the driver's own commands, and waits for the answer or the death of the connection. The
@@ -195,32 +202,32 @@ impl NodeConnection {
 
     /// Tells the driver what the answers of a pipeline mean.
     fn judge(&self, pipeline: &Pipeline, mut answers: Vec<Value>) -> Vec<Value> {
-        let is_refused = |answer: &Value| match answer {
-            Value::ServerError(error) => is_about_the_node(error),
-            _ => false,
-        };
-        if pipeline.is_transaction() || answers.iter().all(is_refused) {
-            return answers;
-        }
-        // Some commands may have been run, in part if they failed. The driver would report the first
-        // redirection as if it were the answer to all of them. Under another kind it keeps the answers as
-        // they are.
-        for answer in &mut answers {
-            if let Value::ServerError(error) = answer
-                && is_about_the_node(error)
-            {
-                self.redirected.store(true, Ordering::Relaxed);
-                let plain = make_extension_error(error.code().to_owned(), None);
-                if let Ok(plain) = ServerError::try_from(plain) {
-                    *error = plain;
-                }
-            }
+        let is_refused = answers.iter().all(is_refusal);
+        if !pipeline.is_transaction() && !is_refused && make_refusals_plain(&mut answers) {
+            self.redirected.store(true, Ordering::Relaxed);
         }
         answers
     }
-}
 
-impl NodeConnection {
+    /// Sends a pipeline. Returns the answers as the node gave them.
+    async fn send(
+        &self,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        self.admit()?;
+        let mut watched = self.watched.clone();
+        let answers = watched.req_packed_commands(pipeline, offset, count);
+        let answers = self.answer(answers).await;
+        self.notice(&answers);
+        let mut answers = answers.map_err(|error| self.cause_of_abort(error))?;
+        for answer in &mut answers {
+            complete_redirection(answer, &self.host);
+        }
+        Ok(answers)
+    }
+
     /// Of a transaction that was not run since another node has its keys, or this node cannot run it now,
     /// the error that says so. With it the driver asks for the slots. Other errors stay as they are.
     fn cause_of_abort(&self, error: RedisError) -> RedisError {
@@ -270,26 +277,38 @@ impl ConnectionLike for NodeConnection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            self.admit()?;
-            let mut watched = self.watched.clone();
-            let answers = watched.req_packed_commands(pipeline, offset, count);
-            let answers = self.answer(answers).await;
-            self.notice(&answers);
-            match answers {
-                Ok(mut answers) => {
-                    for answer in &mut answers {
-                        complete_redirection(answer, &self.host);
-                    }
-                    Ok(self.judge(pipeline, answers))
-                }
-                Err(error) => Err(self.cause_of_abort(error)),
-            }
+            let answers = self.send(pipeline, offset, count).await?;
+            Ok(self.judge(pipeline, answers))
         })
     }
 
     fn get_db(&self) -> i64 {
         self.watched.get_db()
     }
+}
+
+/// Whether the answer says that the node has not run the command, for a reason that is not the command.
+fn is_refusal(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if is_about_the_node(error))
+}
+
+/// Of a pipeline that was run in part, makes the refusals errors of another kind. Returns whether there are
+/// any. The first redirection would be reported as if it were the answer to all commands, also to those that
+/// were run, in part if they failed.
+fn make_refusals_plain(answers: &mut [Value]) -> bool {
+    let mut has_any = false;
+    for answer in answers {
+        if let Value::ServerError(error) = answer
+            && is_about_the_node(error)
+        {
+            has_any = true;
+            let plain = make_extension_error(error.code().to_owned(), None);
+            if let Ok(plain) = ServerError::try_from(plain) {
+                *error = plain;
+            }
+        }
+    }
+    has_any
 }
 
 /// Whether the error is about the node and not about the command.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use deadpool_redis::redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+use deadpool_redis::redis::{Cmd, Pipeline, RedisResult, Value};
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use tokio::time::Instant;
 
@@ -77,39 +77,20 @@ impl NamedNodes {
 
     /// Sends a command to the node that is getting its slot.
     pub(super) async fn ask(&self, node: &Node, command: &Cmd) -> RedisResult<Value> {
-        // `ASKING` holds for the next command of the connection: one message for both.
-        let mut both = Pipeline::new();
-        both.cmd("ASKING").add_command(command.clone());
-        let mut answers = self.send(node, &both, 1, 1).await?;
+        let mut one = Pipeline::with_capacity(1);
+        one.add_command(command.clone());
+        let mut answers = self.ask_each(node, &one).await?;
         Ok(answers.pop().unwrap_or(Value::Nil))
     }
 
-    /// Sends the commands of a pipeline, which is no transaction, to the node that is getting its slot.
+    /// Sends the commands of a pipeline, which is no transaction, to the node that is getting their slot.
     pub(super) async fn ask_each(
         &self,
         node: &Node,
-        pipeline: &Pipeline,
+        commands: &Pipeline,
     ) -> RedisResult<Vec<Value>> {
-        let mut asking = Pipeline::new();
-        for command in pipeline.cmd_iter() {
-            asking
-                .add_command(cmd("ASKING"))
-                .add_command(command.clone());
-        }
-        let answers = self.send(node, &asking, 0, asking.len()).await?;
-        // Every other answer is that to `ASKING`.
-        Ok(answers.into_iter().skip(1).step_by(2).collect())
-    }
-
-    async fn send(
-        &self,
-        node: &Node,
-        pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisResult<Vec<Value>> {
-        let mut connection = self.connecting(node).await.ok_or_else(unsent)?;
-        connection.send(pipeline, offset, count).await
+        let connection = self.connecting(node).await.ok_or_else(unsent)?;
+        connection.ask_each(commands).await
     }
 
     /// The connection to `node`, or a connect that is under way, or a new one.

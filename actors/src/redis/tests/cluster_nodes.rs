@@ -96,6 +96,63 @@ fn keys_that_move_to_a_new_node_are_found_however_it_is_named() {
     });
 }
 
+/// How often a node was sent a command, and how often it refused it before it ran.
+fn calls(node: &Instance, command: &str) -> (u32, u32) {
+    let stats = node.ask(&["INFO", "commandstats"]);
+    let name = format!("cmdstat_{command}:");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&name));
+    let number = |field: &str| {
+        let mut fields = line.unwrap_or_default().trim().split(',');
+        let number = fields.find_map(|it| it.strip_prefix(field));
+        number.map_or(0, |number| number.parse().unwrap())
+    };
+    (number("calls="), number("rejected_calls="))
+}
+
+/// The node that gets the slot has one of two keys: it can run some commands, and others only later.
+#[test]
+fn a_pipeline_that_the_new_owner_refuses_is_sent_again_and_one_that_it_ran_is_not() {
+    TestSystem::real_time(|system| async move {
+        let (from, to, _proxy, server) = cluster_of_two().await;
+        let running = RunningPool::at_both_nodes(&system, server).await;
+        let redis = &running.redis;
+        begin_to_move(BAR, &from, &to);
+        redis
+            .command::<()>(&words("SET {bar}1 one"), SECOND)
+            .await
+            .unwrap();
+        assert_eq!(to.ask(&["CONFIG", "RESETSTAT"]), "OK");
+        let both = words("MGET {bar}1 {bar}2");
+        let mut refused = pipe();
+        refused.add_command(both.clone());
+        let answer = redis
+            .pipeline::<(Vec<Option<String>>,)>(&refused, 5 * SECOND)
+            .await;
+        let error = answer.unwrap_err();
+        assert_eq!(error.done(), Done::Nothing, "{error:?}");
+        assert_eq!(calls(&to, "mget"), (0, 3), "it was sent again: {error:?}");
+        // Its first command was run.
+        let mut apart = pipe();
+        apart.add_command(words("APPEND {bar}1 !"));
+        apart.add_command(both);
+        let answer = redis
+            .pipeline::<(u32, Vec<Option<String>>)>(&apart, 5 * SECOND)
+            .await;
+        let error = answer.unwrap_err();
+        assert!(
+            matches!(&error, Error::Server { code, at: Some(1), done: Done::Part } if code == "TRYAGAIN"),
+            "{error:?}"
+        );
+        assert_eq!(calls(&to, "append"), (1, 0), "it was sent once");
+        // The next command is not delayed by that.
+        assert_eq!(from.ask(&["CONFIG", "RESETSTAT"]), "OK");
+        let value = get(redis, "{bar}1", SECOND).await.unwrap();
+        assert_eq!(value.as_deref(), Some("one!"));
+        assert_eq!(calls(&from, "get"), (0, 1), "it was sent on once");
+        running.close().await;
+    });
+}
+
 /// As in the issues 2290 of lettuce and 2646 of phpredis: `MOVED 5061 :6379`.
 #[test]
 fn nodes_that_do_not_know_their_addresses_are_found() {
