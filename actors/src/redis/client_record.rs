@@ -38,14 +38,14 @@ tokio::task_local! {
 }
 
 impl ClientRecord {
-    /// Runs a connect, and returns the record of its client too.
-    pub(super) async fn of_connect<T>(connect: impl Future<Output = T>) -> (T, Self) {
-        let connected = ASKED.scope(RefCell::default(), async {
-            let connected = connect.await;
-            (connected, ASKED.with(RefCell::take))
-        });
-        let (connected, asked) = connected.await;
-        (connected, asked.unwrap_or_default())
+    /// Runs a connect, and returns the record of its client too, if it was asked.
+    pub(super) async fn of_connect<T>(connect: impl Future<Output = T>) -> (T, Option<Self>) {
+        ASKED
+            .scope(RefCell::default(), async {
+                let connected = connect.await;
+                (connected, ASKED.with(RefCell::take))
+            })
+            .await
     }
 
     /// A request is sent.

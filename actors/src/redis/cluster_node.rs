@@ -76,13 +76,13 @@ impl Connect for NodeConnection {
             });
             let (connected, record) = ClientRecord::of_connect(connected).await;
             let connected = connected.unwrap_or_else(|_| Err(lost()));
-            let connection = match connected {
-                Ok(connection) => connection,
-                Err(error) => {
-                    if !record.has_just_learned() {
+            let (connection, record) = match (connected, record) {
+                (Ok(connection), Some(record)) => (connection, record),
+                (connected, record) => {
+                    if !record.is_some_and(|record| record.has_just_learned()) {
                         sleep(PAUSE).await;
                     }
-                    return Err(as_lost(error));
+                    return Err(as_lost(connected.err().unwrap_or_else(unrecorded)));
                 }
             };
             let heard = record.clone();
@@ -347,7 +347,14 @@ pub(super) fn lost() -> RedisError {
     io::Error::from(io::ErrorKind::ConnectionAborted).into()
 }
 
-/// The same, because of `error`.
+/// The error of a connect for an unknown client. Nobody would know what was sent over the connection, so a
+/// command that was sent would be told as unsent, and repeated.
+fn unrecorded() -> RedisError {
+    let kind = ErrorKind::InvalidClientConfig;
+    RedisError::from((kind, "the record of the client was not asked for the host"))
+}
+
+/// The error of a request on a connection that was lost, because of `error`.
 fn as_lost(error: RedisError) -> RedisError {
     io::Error::new(io::ErrorKind::ConnectionAborted, error).into()
 }

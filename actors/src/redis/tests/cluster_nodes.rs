@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use deadpool_redis::redis::AsyncConnectionConfig;
+use deadpool_redis::redis::cluster_async::Connect;
 use futures_util::future::{join_all, select};
 
+use super::super::client_record::ClientRecord;
+use super::super::cluster_node::NodeConnection;
 use super::super::{Done, Error, Redis, Topology, cmd, pipe};
 use super::network::{
     Instance, at_cluster, clients, cluster, cluster_behind_proxy, cluster_of_one, cluster_of_two,
@@ -201,6 +205,19 @@ fn a_silent_node_delays_nobody_who_asks_another() {
         assert_eq!(proxy.accepted() - before, 1, "one connects for all");
         running.close().await;
     });
+}
+
+/// What is sent over a connection is counted for its client. Without that, a write in flight would be repeated.
+#[tokio::test]
+async fn a_connection_whose_client_is_unknown_is_refused() {
+    let node = cluster_of_one(&[]).await;
+    let config = AsyncConnectionConfig::new;
+    let recorded = config().set_dns_resolver(ClientRecord::default());
+    let connected = NodeConnection::connect_with_config(node.url(), recorded).await;
+    assert!(connected.is_ok(), "{:?}", connected.err());
+    let refused = NodeConnection::connect_with_config(node.url(), config()).await;
+    let error = refused.err().expect("it is refused").to_string();
+    assert!(error.contains("was not asked"), "{error}");
 }
 
 /// Only a request that this client has sent can be the one that was lost.
