@@ -18,6 +18,10 @@ use tokio::time::Instant;
 /// How long ago the slots were learned if that was just now.
 const JUST_NOW: Duration = Duration::from_millis(200);
 
+/// A longer time in which nobody asked is no silence. As long as the default of `check_after_idle`: the pool
+/// checks a client that was idle for longer.
+const IDLE: Duration = Duration::from_secs(30);
+
 /// The record of one client. Clones are the same record.
 #[derive(Clone, Default)]
 pub(super) struct ClientRecord(Arc<Recorded>);
@@ -28,8 +32,13 @@ struct Recorded {
     sent: AtomicU64,
     /// When the driver last learned the slots.
     learned_at: Mutex<Option<Instant>>,
-    /// When the first request began since the last answer of any node.
-    unanswered_since: Mutex<Option<Instant>>,
+    /// What was asked since the last answer of any node.
+    unanswered: Mutex<Option<Unanswered>>,
+}
+
+struct Unanswered {
+    first_at: Instant,
+    last_at: Instant,
 }
 
 tokio::task_local! {
@@ -51,6 +60,24 @@ impl ClientRecord {
     /// A request is sent.
     pub(super) fn send(&self) {
         self.0.sent.fetch_add(1, Ordering::Relaxed);
+        self.ask();
+    }
+
+    /// There is no connection to send a request over. A client may miss its nodes since something that it was
+    /// made with has changed, as the file of authorities. So this counts as asked and unanswered.
+    pub(super) fn miss(&self) {
+        self.ask();
+    }
+
+    fn ask(&self) {
+        let now = Instant::now();
+        let mut unanswered = lock(&self.0.unanswered);
+        let current = unanswered.as_ref();
+        let current = current.filter(|it| now.duration_since(it.last_at) < IDLE);
+        *unanswered = Some(Unanswered {
+            first_at: current.map_or(now, |it| it.first_at),
+            last_at: now,
+        });
     }
 
     /// The number of requests that were sent so far.
@@ -67,25 +94,22 @@ impl ClientRecord {
         lock(&self.0.learned_at).is_some_and(|at| at.elapsed() < JUST_NOW)
     }
 
-    /// A request of a caller begins.
-    pub(super) fn begin(&self) {
-        lock(&self.0.unanswered_since).get_or_insert_with(Instant::now);
-    }
-
     /// A node has answered.
     pub(super) fn hear(&self) {
-        *lock(&self.0.unanswered_since) = None;
+        *lock(&self.0.unanswered) = None;
     }
 
     /// How long no node has answered although callers asked.
     pub(super) fn silence(&self) -> Duration {
-        let since = *lock(&self.0.unanswered_since);
-        since.map_or(Duration::ZERO, |since| since.elapsed())
+        let unanswered = lock(&self.0.unanswered);
+        unanswered
+            .as_ref()
+            .map_or(Duration::ZERO, |it| it.first_at.elapsed())
     }
 }
 
-fn lock(at: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
-    at.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(recorded: &Mutex<T>) -> MutexGuard<'_, T> {
+    recorded.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AsyncDNSResolver for ClientRecord {
@@ -108,5 +132,31 @@ impl AsyncDNSResolver for ClientRecord {
                 Box::new(addresses.into_iter());
             Ok(addresses)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nobody_asks_is_no_silence() {
+        let record = ClientRecord::default();
+        record.send();
+        advance(3600 * SECOND).await;
+        record.send();
+        advance(SECOND).await;
+        assert_eq!(record.silence(), SECOND);
+        for _ in 0..9 {
+            record.miss();
+            advance(10 * SECOND).await;
+        }
+        assert_eq!(record.silence(), 91 * SECOND);
+        record.hear();
+        assert_eq!(record.silence(), Duration::ZERO);
     }
 }

@@ -175,6 +175,9 @@ impl<'a> Tries<'a> {
     /// Returns when the request is to be sent again, to `self.target`, or with the error.
     async fn fail(&mut self, error: RedisError) -> RedisResult<()> {
         let error = told(error, self.nodes.record().sent() != self.sent_before);
+        if is_unsent(&error) {
+            self.nodes.record().miss();
+        }
         if let Target::Moved(node) = &self.target
             && is_unsent(&error)
         {

@@ -92,9 +92,6 @@ impl RedisConnection {
 
     /// A request that begins. Drop it if its caller leaves before the answer.
     pub(super) fn begin(&self) -> Waiting<'_> {
-        if let Transport::Cluster(cluster) = &self.transport {
-            cluster.record().begin();
-        }
         Waiting {
             connection: self,
             is_answered: false,

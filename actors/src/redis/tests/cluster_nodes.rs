@@ -1,5 +1,6 @@
 //! Nodes of a cluster that others name, and what one client knows of them.
 
+use std::panic::Location;
 use std::time::Duration;
 
 use deadpool_redis::redis::AsyncConnectionConfig;
@@ -8,6 +9,7 @@ use futures_util::future::{join_all, select};
 
 use super::super::client_record::ClientRecord;
 use super::super::cluster_node::NodeConnection;
+use super::super::connection::Transport;
 use super::super::{Done, Error, Redis, Topology, cmd, pipe};
 use super::network::{
     Instance, at_cluster, clients, cluster, cluster_behind_proxy, cluster_of_one, cluster_of_two,
@@ -15,6 +17,7 @@ use super::network::{
 };
 use super::server::{RunningPool, SECOND};
 use super::words;
+use crate::kernel::pool::Mode;
 use crate::kernel::private_server::ServerUrl;
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::Fault;
@@ -218,6 +221,32 @@ async fn a_connection_whose_client_is_unknown_is_refused() {
     let refused = NodeConnection::connect_with_config(node.url(), config()).await;
     let error = refused.err().expect("it is refused").to_string();
     assert!(error.contains("was not asked"), "{error}");
+}
+
+/// A client none of whose nodes answers for a while is replaced. Nobody has asked any here.
+#[test]
+fn a_request_that_was_not_sent_begins_no_silence() {
+    TestSystem::real_time(|system| async move {
+        let (_from, _to, _proxy, server) = cluster_of_two().await;
+        let running = RunningPool::at_both_nodes(&system, server).await;
+        let lease = running
+            .pool
+            .check_out(Mode::Shared, Location::caller(), SECOND);
+        let Transport::Cluster(cluster) = lease.await.unwrap().transport() else {
+            panic!("a cluster");
+        };
+        get(&running.redis, "foo", SECOND).await.unwrap();
+        let mut apart = pipe();
+        apart.cmd("GET").arg("foo").cmd("GET").arg("bar");
+        let error = running.redis.pipeline::<()>(&apart, SECOND).await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(&error, Error::Server { code, .. } if code == "CROSSSLOT"),
+            "{error:?}"
+        );
+        assert_eq!(cluster.record().silence(), Duration::ZERO);
+        running.close().await;
+    });
 }
 
 /// Only a request that this client has sent can be the one that was lost.
