@@ -36,7 +36,7 @@ const NAME: &str = "headroom:redis-cluster";
 const PING_WITHIN: Duration = Duration::from_secs(6);
 
 /// The longest connect. The driver asks no other node meanwhile.
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often the driver looks whether the caller of a request on a lost connection has left.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -13,7 +13,7 @@ use super::super::connection::Transport;
 use super::super::{Done, Error, Redis, Topology, cmd, pipe};
 use super::network::{
     Instance, at_cluster, clients, cluster, cluster_behind_proxy, cluster_of_one, cluster_of_two,
-    eventually, free_port, move_slot,
+    connections_to, eventually, free_port, move_slot,
 };
 use super::server::{RunningPool, SECOND};
 use super::words;
@@ -194,7 +194,7 @@ fn a_silent_node_delays_nobody_who_asks_another() {
         begin_to_move(FOO, &from, &silent);
         begin_to_move(A, &from, &new);
         proxy.set_faults(Fault::None, Fault::Blackhole);
-        let before = proxy.accepted();
+        let (before, open) = (proxy.accepted(), connections_to(proxy.address().port()));
         // All at once: the pool lets nobody join a client that has kept callers waiting for a while.
         let delayed = join_all((0..5).map(|_| get(redis, "foo", SECOND * 3 / 2)));
         let others = join_all((0..5).map(|_| get(redis, "a", SECOND)));
@@ -206,6 +206,10 @@ fn a_silent_node_delays_nobody_who_asks_another() {
             assert!(matches!(answer, Err(Error::Deadline)), "{answer:?}");
         }
         assert_eq!(proxy.accepted() - before, 1, "one connects for all");
+        eventually("the end of a connect that nobody waits for", async || {
+            connections_to(proxy.address().port()) == open
+        })
+        .await;
         running.close().await;
     });
 }
