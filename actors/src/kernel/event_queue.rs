@@ -146,6 +146,11 @@ impl<T> EventSender<T> {
         self.0.lock().push(event, 0);
     }
 
+    /// The bytes of all events that wait.
+    pub fn bytes(&self) -> usize {
+        self.0.lock().bytes
+    }
+
     /// Whether the reader has gone.
     pub fn is_closed(&self) -> bool {
         self.0.closed.is_cancelled()

@@ -46,7 +46,7 @@ pub(super) const SUBSCRIBER_MESSAGES: Metric = Metric::counter(
 );
 pub(super) const SUBSCRIBER_DROPPED: Metric = Metric::counter(
     "headroom_redis_subscriber_dropped_total",
-    "Messages that a listener did not get because its queue was full; it is told that some are missing.",
+    "Messages that a listener did not get because there was no room for more; it is told that some are missing.",
 );
 
 /// The metrics of this module.

@@ -26,7 +26,7 @@ use crate::kernel::{Call, Child, ChildSpec, Exit, Handle, Reply};
 const IN_FLIGHT_MAX: u32 = 256;
 
 /// The most subscriptions, with those that wait for their confirmation.
-const SUBSCRIPTIONS_MAX: usize = 4096;
+pub(super) const SUBSCRIPTIONS_MAX: usize = 4096;
 
 enum State {
     /// There are no subscriptions.

@@ -44,7 +44,7 @@ pub struct SubscriberStatus {
     pub listeners: usize,
     /// The number of messages received.
     pub messages: u64,
-    /// Messages that a subscription did not get because its queue was full. It was told that some are
+    /// Messages that a subscription did not get because there was no room. It was told that some are
     /// missing.
     pub dropped: u64,
     /// Topics that the server has refused, because its `ACL` forbids them to this user.

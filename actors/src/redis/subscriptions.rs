@@ -1,7 +1,8 @@
 //! The subscriptions by topic, and how messages reach them.
 //!
-//! Each subscription has a bounded queue. [`Event::Gap`] marks where messages may be missing, because the
-//! queue was full or the connection was lost. The subscriber can then read again what it follows.
+//! Each subscription has a bounded queue, and [`BYTES_MAX`] bounds all of them together. [`Event::Gap`] marks
+//! where messages may be missing, because there was no room or the connection was lost. The subscriber can then
+//! read again what it follows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::metrics::SUBSCRIBER_DROPPED;
+use super::subscriber::SUBSCRIPTIONS_MAX;
 use crate::kernel::{EventBounds, EventReader, EventSender, Queued, event_queue};
 
 /// What may wait for one subscription.
@@ -19,6 +21,17 @@ const QUEUE_MAX: EventBounds = EventBounds {
     events: 1024,
     bytes: 16 << 20,
 };
+
+/// What may wait for all subscriptions together, besides [`OWN_BYTES`] of each. Thousands of slow ones could
+/// otherwise fill the memory, each within its own bound. Four that have stopped to read may fill this.
+const BYTES_MAX: usize = 64 << 20;
+
+/// What may wait for each subscription in any case. So one that reads hears small messages also while slow ones
+/// have taken all of [`BYTES_MAX`]. For all that there can be, this is as much again.
+const OWN_BYTES: usize = BYTES_MAX / SUBSCRIPTIONS_MAX;
+
+/// What a queue needs for one message besides its content, about.
+const ENTRY_BYTES: usize = 128;
 
 /// The topic of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -40,7 +53,7 @@ pub enum Event {
         /// Its content.
         payload: Bytes,
     },
-    /// Messages may be missing here: the connection was lost, or the subscription's queue was full.
+    /// Messages may be missing here: the connection was lost, or there was no room for more.
     Gap,
     /// The server does not allow this user to receive the topic any more (`NOPERM`). This is the last
     /// event.
@@ -49,12 +62,12 @@ pub enum Event {
 
 /// The receiving end of a subscription. Dropping it ends the subscription.
 ///
-/// 1024 messages of 16 MiB together may wait in it, or one larger message. Further ones are dropped, and an
-/// [`Event::Gap`] stands in their place.
+/// 1024 messages of 16 MiB together may wait in it, or one larger message; for all subscriptions together, 64 MiB
+/// besides 16 KiB of each. Further ones are dropped, and an [`Event::Gap`] stands in their place.
 #[derive(Debug)]
 #[must_use = "dropping it ends the subscription"]
 pub struct Subscription {
-    events: Option<EventReader<Event>>,
+    events: Option<EventReader<Entry>>,
     dropped: Arc<Notify>,
 }
 
@@ -63,7 +76,7 @@ impl Subscription {
     /// If the returned future is dropped, no event is lost.
     pub async fn next(&mut self) -> Option<Event> {
         Some(match self.events.as_mut()?.next().await? {
-            Queued::Event(event) => event,
+            Queued::Event(entry) => entry.event,
             Queued::Gap => Event::Gap,
         })
     }
@@ -77,18 +90,45 @@ impl Drop for Subscription {
     }
 }
 
+/// What waits in a queue.
+struct Entry {
+    event: Event,
+    /// The entry's part of [`BYTES_MAX`]; `None` in the subscription's own part.
+    _bytes: Option<SharedBytes>,
+}
+
+/// A part of [`BYTES_MAX`], taken until it is dropped.
+struct SharedBytes {
+    /// The content of a message, which all subscriptions share.
+    _content: Arc<OwnedSemaphorePermit>,
+    _entry: OwnedSemaphorePermit,
+}
+
 /// The sending ends of the subscriptions, by topic.
-type Topics = BTreeMap<Topic, Vec<EventSender<Event>>>;
+type Topics = BTreeMap<Topic, Vec<EventSender<Entry>>>;
 
 /// All subscriptions, by topic.
-#[derive(Default)]
 pub(super) struct SubscriptionRegistry {
     topics: Mutex<Topics>,
+    /// What is left of [`BYTES_MAX`]: a permit for each byte.
+    bytes: Arc<Semaphore>,
     /// Wakes the owner when a subscription was dropped.
     pub(super) dropped: Arc<Notify>,
     messages: AtomicU64,
     /// Messages for which a subscription had no place.
     messages_dropped: AtomicU64,
+}
+
+impl Default for SubscriptionRegistry {
+    fn default() -> Self {
+        Self {
+            topics: Mutex::default(),
+            bytes: Arc::new(Semaphore::new(BYTES_MAX)),
+            dropped: Arc::default(),
+            messages: AtomicU64::new(0),
+            messages_dropped: AtomicU64::new(0),
+        }
+    }
 }
 
 impl SubscriptionRegistry {
@@ -110,19 +150,44 @@ impl SubscriptionRegistry {
     pub(super) fn send(&self, topic: &Topic, channel: &str, payload: &Bytes) {
         self.messages.fetch_add(1, Relaxed);
         let topics = self.lock();
+        let content = self.take(payload.len()).map(Arc::new);
+        let entry = ENTRY_BYTES + channel.len();
         let mut dropped = 0;
         for events in topics.get(topic).into_iter().flatten() {
-            let message = Event::Message {
+            let size = entry + payload.len();
+            let bytes = if events.bytes() + size <= OWN_BYTES {
+                None
+            } else if let (Some(content), Some(entry)) = (&content, self.take(entry)) {
+                Some(SharedBytes {
+                    _content: Arc::clone(content),
+                    _entry: entry,
+                })
+            } else {
+                events.send_gap();
+                dropped += 1;
+                continue;
+            };
+            let event = Event::Message {
                 channel: channel.to_owned(),
                 payload: payload.clone(),
             };
-            let has_room = events.send(message, channel.len() + payload.len());
+            let message = Entry {
+                event,
+                _bytes: bytes,
+            };
+            let has_room = events.send(message, size);
             dropped += u64::from(!has_room);
         }
         if dropped > 0 {
             self.messages_dropped.fetch_add(dropped, Relaxed);
             metrics::counter!(SUBSCRIBER_DROPPED.name).increment(dropped);
         }
+    }
+
+    /// Takes a part of [`BYTES_MAX`], if so much is left.
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()
     }
 
     /// Sends a gap to all subscriptions of `topic`.
@@ -135,7 +200,10 @@ impl SubscriptionRegistry {
     /// Ends all subscriptions of a topic that the server refuses.
     pub(super) fn refuse(&self, topic: &Topic) {
         for events in self.lock().remove(topic).into_iter().flatten() {
-            events.end_with(Event::Refused);
+            events.end_with(Entry {
+                event: Event::Refused,
+                _bytes: None,
+            });
         }
     }
 
@@ -218,6 +286,77 @@ mod tests {
         registry.send(&topic, "news", &Bytes::from_static(b"later"));
         assert_eq!(next(&mut slow), Some(message("later")));
         assert_eq!((registry.messages(), registry.messages_dropped()), (21, 5));
+    }
+
+    /// What a subscription has received until now: the number of messages, and of gaps.
+    fn received(subscription: &mut Subscription) -> (usize, usize) {
+        let mut counts = (0, 0);
+        while let Some(Some(event)) = subscription.next().now_or_never() {
+            match event {
+                Event::Message { .. } => counts.0 += 1,
+                _ => counts.1 += 1,
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn the_bytes_of_all_subscriptions_together_are_bounded() {
+        let (registry, topic, mut quick) = one();
+        let slow_topic = |number: u32| Topic::Channel(number.to_string());
+        let slow: Vec<_> = (0..10).map(|it| registry.add(slow_topic(it))).collect();
+        let large = Bytes::from(vec![0; 1 << 20]);
+        for _ in 0..15 {
+            for number in 0..10 {
+                registry.send(&slow_topic(number), "slow", &large);
+            }
+        }
+        // What is small is heard by whom reads.
+        for _ in 0..10 {
+            registry.send(&topic, "news", &Bytes::from_static(b"small"));
+            assert_eq!(next(&mut quick), Some(message("small")));
+        }
+        registry.send(&topic, "news", &large);
+        assert_eq!(next(&mut quick), Some(Event::Gap));
+        let mut slow = slow;
+        let counts: Vec<_> = slow.iter_mut().map(received).collect();
+        let messages: usize = counts.iter().map(|(messages, _)| messages).sum();
+        assert_eq!(messages, 63, "{counts:?}");
+        assert!(counts.iter().all(|(_, gaps)| *gaps == 1), "{counts:?}");
+        assert_eq!(
+            registry.bytes.available_permits(),
+            BYTES_MAX,
+            "all was read"
+        );
+        registry.send(&slow_topic(0), "slow", &large);
+        assert!(registry.bytes.available_permits() < BYTES_MAX);
+        drop(slow);
+        assert_eq!(registry.bytes.available_permits(), BYTES_MAX, "dropped");
+    }
+
+    #[test]
+    fn a_message_for_many_subscriptions_counts_once() {
+        let (registry, topic, _first) = one();
+        let mut all: Vec<_> = (0..200).map(|_| registry.add(topic.clone())).collect();
+        let large = Bytes::from(vec![0; 1 << 20]);
+        for _ in 0..10 {
+            registry.send(&topic, "news", &large);
+        }
+        for subscription in &mut all {
+            assert_eq!(received(subscription), (10, 0));
+        }
+    }
+
+    #[test]
+    fn many_small_messages_are_bounded_too() {
+        let (registry, topic, _first) = one();
+        let mut all: Vec<_> = (0..1000).map(|_| registry.add(topic.clone())).collect();
+        for _ in 0..1000 {
+            registry.send(&topic, "news", &Bytes::from_static(b"small"));
+        }
+        let received: usize = all.iter_mut().map(|it| received(it).0).sum();
+        let bytes = received * ENTRY_BYTES;
+        assert!(bytes <= BYTES_MAX + all.len() * OWN_BYTES, "{bytes}");
     }
 
     #[test]
