@@ -1,6 +1,7 @@
 //! Nodes of a cluster that others name, and what one client knows of them.
 
 use std::panic::Location;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use deadpool_redis::redis::AsyncConnectionConfig;
@@ -264,17 +265,41 @@ fn what_another_cluster_is_sent_makes_nobody_doubt_what_was_done() {
         let running = RunningPool::with_one_connection(&system, server).await;
         running.until_up().await;
         proxy.set_faults(Fault::Close, Fault::Close);
+        let sent = AtomicU64::new(0);
         let traffic = join_all((0..4).map(async |_| {
             loop {
-                get(&busy.redis, "key", SECOND).await.ok();
+                get(&busy.redis, "key", SECOND).await.unwrap();
+                sent.fetch_add(1, Relaxed);
             }
         }));
-        let told = eventually("that nothing was done", async || {
-            let incr = words("INCR n");
-            let error = running.redis.command::<u64>(&incr, 5 * SECOND).await;
-            let done = Done::Nothing;
-            matches!(error.unwrap_err(), Error::NoNode { done: it } if it == done)
-        });
+        let incr = words("INCR n");
+        let fails = async || {
+            let answer = running.redis.command::<u64>(&incr, 5 * SECOND).await;
+            answer.unwrap_err()
+        };
+        let told = async {
+            eventually("that no node is there", async || {
+                matches!(fails().await, Error::NoNode { .. })
+            })
+            .await;
+            let mut in_a_row = 0;
+            while in_a_row < 5 {
+                let before = sent.load(Relaxed);
+                let error = fails().await;
+                let meanwhile = sent.load(Relaxed) - before;
+                match error {
+                    Error::NoNode { done } => {
+                        assert_eq!(done, Done::Nothing);
+                        assert!(meanwhile > 0, "nothing was sent to the other cluster");
+                        in_a_row += 1;
+                    }
+                    // The client was replaced.
+                    Error::Checkout(_) => break,
+                    error => panic!("after {in_a_row}: {error:?}"),
+                }
+            }
+            assert!(in_a_row >= 3, "{in_a_row} in a row");
+        };
         select(std::pin::pin!(traffic), std::pin::pin!(told)).await;
         running.close().await;
         busy.close().await;
