@@ -58,14 +58,14 @@ impl ClientRecord {
     }
 
     /// A request is sent.
-    pub(super) fn send(&self) {
+    pub(super) fn count_sent(&self) {
         self.0.sent.fetch_add(1, Ordering::Relaxed);
         self.ask();
     }
 
     /// There is no connection to send a request over. A client may miss its nodes since something that it was
     /// made with has changed, as the file of authorities. So this counts as asked and unanswered.
-    pub(super) fn miss(&self) {
+    pub(super) fn count_unsent(&self) {
         self.ask();
     }
 
@@ -86,16 +86,16 @@ impl ClientRecord {
     }
 
     /// The driver has learned the slots.
-    pub(super) fn learn(&self) {
+    pub(super) fn set_slots_learned(&self) {
         *lock(&self.0.learned_at) = Some(Instant::now());
     }
 
-    pub(super) fn has_just_learned(&self) -> bool {
+    pub(super) fn has_just_learned_slots(&self) -> bool {
         lock(&self.0.learned_at).is_some_and(|at| at.elapsed() < JUST_NOW)
     }
 
     /// A node has answered.
-    pub(super) fn hear(&self) {
+    pub(super) fn set_answered(&self) {
         *lock(&self.0.unanswered) = None;
     }
 
@@ -146,17 +146,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn time_in_which_nobody_asks_is_no_silence() {
         let record = ClientRecord::default();
-        record.send();
+        record.count_sent();
         advance(3600 * SECOND).await;
-        record.send();
+        record.count_sent();
         advance(SECOND).await;
         assert_eq!(record.silence(), SECOND);
         for _ in 0..9 {
-            record.miss();
+            record.count_unsent();
             advance(10 * SECOND).await;
         }
         assert_eq!(record.silence(), 91 * SECOND);
-        record.hear();
+        record.set_answered();
         assert_eq!(record.silence(), Duration::ZERO);
     }
 }

@@ -174,9 +174,9 @@ impl<'a> Tries<'a> {
 
     /// Returns when the request is to be sent again, to `self.target`, or with the error.
     async fn fail(&mut self, error: RedisError) -> RedisResult<()> {
-        let error = told(error, self.nodes.record().sent() != self.sent_before);
+        let error = lost_if_sent(error, self.nodes.record().sent() != self.sent_before);
         if is_unsent(&error) {
-            self.nodes.record().miss();
+            self.nodes.record().count_unsent();
         }
         if let Target::Moved(node) = &self.target
             && is_unsent(&error)
@@ -190,7 +190,7 @@ impl<'a> Tries<'a> {
             target => target,
         });
         let Some(target) = next.filter(|_| self.failed < REPEATS_MAX) else {
-            return Err(described(error));
+            return Err(for_caller(error));
         };
         self.failed += 1;
         // The first redirection is followed at once. The driver learns the slots meanwhile.
@@ -211,7 +211,7 @@ impl<'a> Tries<'a> {
 /// What `error` says of a request. The driver has the same words for a request that it could not send, since
 /// no node is connected, and for all that are in flight when it cannot learn the slots. It is the first one
 /// only if nothing at all was sent meanwhile.
-fn told(error: RedisError, is_something_sent: bool) -> RedisError {
+fn lost_if_sent(error: RedisError, is_something_sent: bool) -> RedisError {
     let is_of_no_node =
         error.kind() == ErrorKind::ClusterConnectionNotFound && error.detail().is_none();
     if is_of_no_node && is_something_sent {
@@ -221,7 +221,7 @@ fn told(error: RedisError, is_something_sent: bool) -> RedisError {
 }
 
 /// The error as the caller is told: one of a request that was not sent is that no node was found.
-fn described(error: RedisError) -> RedisError {
+fn for_caller(error: RedisError) -> RedisError {
     if is_unsent(&error) {
         let kind = ErrorKind::ClusterConnectionNotFound;
         return RedisError::from((kind, "the node is not connected"));
@@ -352,7 +352,7 @@ mod tests {
             (none, true, false),
             (absent, true, true),
         ] {
-            let told = told(error.clone(), is_something_sent);
+            let told = lost_if_sent(error.clone(), is_something_sent);
             assert_eq!(
                 next_try(&told, false, false).is_some(),
                 is_sent_again,

@@ -79,14 +79,15 @@ impl Connect for NodeConnection {
             let (connection, record) = match (connected, record) {
                 (Ok(connection), Some(record)) => (connection, record),
                 (connected, record) => {
-                    if !record.is_some_and(|record| record.has_just_learned()) {
+                    if !record.is_some_and(|record| record.has_just_learned_slots()) {
                         sleep(PAUSE).await;
                     }
                     return Err(as_lost(connected.err().unwrap_or_else(unrecorded)));
                 }
             };
-            let heard = record.clone();
-            let liveness = Arc::new(Liveness::heard_by(move || heard.hear()));
+            let answered = record.clone();
+            let liveness = Liveness::with_on_answer(move || answered.set_answered());
+            let liveness = Arc::new(liveness);
             Ok(Self {
                 watched: Watched::with_ping(connection, liveness, PING_WITHIN, None),
                 redirected: Arc::default(),
@@ -151,7 +152,7 @@ impl NodeConnection {
         let answer = self.ask(command).await.and_then(Value::extract_error);
         match answer {
             Ok(slots) => {
-                self.record.learn();
+                self.record.set_slots_learned();
                 Ok(with_addresses(slots))
             }
             Err(error) => {
@@ -187,7 +188,7 @@ impl NodeConnection {
             let kind = ErrorKind::Server(ServerErrorKind::Moved);
             return Err(RedisError::from((kind, "a slot of this node has moved")));
         }
-        self.record.send();
+        self.record.count_sent();
         Ok(())
     }
 

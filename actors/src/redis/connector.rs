@@ -76,9 +76,7 @@ impl Connector {
         });
         Ok(Watched::new(connection, liveness, role))
     }
-}
 
-impl Connector {
     /// Why there is no connection to a cluster. The driver says only that it could not connect to any node,
     /// so the first one is asked.
     async fn why(&self, error: &RedisError) -> ConnectError {

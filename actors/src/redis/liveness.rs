@@ -2,7 +2,7 @@
 //!
 //! A server can be gone without having closed its connections, and the kernel notices that only after
 //! many minutes. A caller that gives up says little: its command may be slow, or its time shorter than
-//! the way. So whenever an answer stays out, a task of the connection sends `PING` on it. Only when
+//! the round trip. So whenever an answer stays out, a task of the connection sends `PING` on it. Only when
 //! nothing comes back, neither this answer nor another one, the connection counts as dead.
 //!
 //! What this task sends must not get between the commands of a lease, and must not wait behind one that
@@ -48,7 +48,7 @@ pub(super) struct Liveness {
 
 impl Liveness {
     /// Calls `on_answer` at each answer.
-    pub(super) fn heard_by(on_answer: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(super) fn with_on_answer(on_answer: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             on_answer: Some(Box::new(on_answer)),
             ..Self::default()
@@ -86,7 +86,7 @@ impl Liveness {
         self.answers.load(Ordering::Relaxed)
     }
 
-    fn hear(&self) {
+    fn tell_answer(&self) {
         if let Some(on_answer) = &self.on_answer {
             on_answer();
         }
@@ -120,7 +120,7 @@ impl<'a> Pending<'a> {
         };
         if is_answer {
             self.liveness.answers.fetch_add(1, Ordering::Relaxed);
-            self.liveness.hear();
+            self.liveness.tell_answer();
         }
     }
 }
@@ -278,7 +278,7 @@ impl Watchdog {
         };
         let is_heard = self.liveness.answers() != before;
         if !is_silent {
-            self.liveness.hear();
+            self.liveness.tell_answer();
         } else if !is_heard {
             self.liveness.die();
         }

@@ -178,9 +178,9 @@ impl SubscribedConnection {
                 answer = answer => answer,
             };
             match answer {
-                Ok(Ok(_)) => self.delivery.hear(),
+                Ok(Ok(_)) => self.delivery.set_heard(),
                 // Every answer shows that the connection works.
-                Ok(Err(error)) if error.code().is_some() => self.delivery.hear(),
+                Ok(Err(error)) if error.code().is_some() => self.delivery.set_heard(),
                 // The answer waits behind messages, which arrive.
                 Err(_) if self.delivery.silence() < config.check_timeout => {}
                 Ok(Err(_)) | Err(_) => return,
@@ -248,7 +248,7 @@ impl Delivery {
         }
     }
 
-    fn hear(&self) {
+    fn set_heard(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard_at.store(now, Relaxed);
     }
@@ -260,7 +260,7 @@ impl Delivery {
     }
 
     fn receive(&self, push: PushInfo) {
-        self.hear();
+        self.set_heard();
         let mut data = push.data.into_iter();
         let mut text = || data.next().and_then(text);
         match push.kind {

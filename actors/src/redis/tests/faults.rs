@@ -228,7 +228,7 @@ async fn short_deadlines_open_nothing(running: &RunningPool, proxy: &Proxy, time
 }
 
 #[test]
-fn deadlines_shorter_than_the_way_open_no_connections() {
+fn deadlines_shorter_than_the_round_trip_open_no_connections() {
     TestSystem::real_time(|system| async move {
         let instance = Instance::start(&[]).await;
         let proxy = Proxy::start(instance.address()).await;
