@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::call::{Caller, Params, QueryOutput};
 use super::config::PostgresConfig;
@@ -176,9 +176,10 @@ impl Database {
     /// of a concurrent one, or if the connection was lost before the commit. A repeat runs on the
     /// primary.
     ///
-    /// `work` is a closure such as `async |transaction| …`. It may borrow what is around it, also in a task
-    /// that is spawned. It must not keep the transaction after its end: then it is rolled back, with
-    /// [`Error::Invalid`].
+    /// `work` is a closure such as `async |transaction| …`. It may borrow what is around it, but not to change
+    /// it, also in a task that is spawned. It is dropped when the time of the options is over, and the
+    /// transaction is rolled back. It must not keep the transaction after its end: then it is rolled back,
+    /// with [`Error::Invalid`].
     ///
     /// # Errors
     /// The error of `work`, or of the transaction.
@@ -211,7 +212,12 @@ impl Database {
         let mut tries = 1;
         let mut transaction = Arc::new(self.begin_anywhere(options.clone(), caller).await?);
         loop {
-            let done = work(Arc::clone(&transaction)).await;
+            let working = work(Arc::clone(&transaction));
+            let Ok(done) = timeout_at(caller.deadline, working).await else {
+                // The pool rolls back before the next user.
+                let sent = transaction.may_be_committed();
+                return Err(Error::Deadline { sent }.into());
+            };
             let Some(open) = Arc::into_inner(transaction) else {
                 let reason = "the work of a transaction kept it after its end".to_owned();
                 return Err(Error::Invalid(reason).into());

@@ -130,8 +130,12 @@ pub(super) fn check_shared(sql: &str) -> Result<(), Error> {
     });
     match refused {
         Some((word, instead)) => Err(Error::NotShared { word, instead }),
-        None if makes_temporary(first, tokens) => Err(Error::NotShared {
+        None if makes_temporary(first, tokens.clone()) => Err(Error::NotShared {
             word: "create temporary",
+            instead: SESSION,
+        }),
+        None if updates_settings(first, tokens) => Err(Error::NotShared {
+            word: "update pg_settings",
             instead: SESSION,
         }),
         None => Ok(()),
@@ -150,7 +154,10 @@ pub(super) fn may_change_session(sql: &str) -> bool {
     Tokens::statements(sql).any(|statement| {
         let (first, mut tokens) = begin(statement);
         let works_on_rows = first.is_empty() || is(first, QUERIES) || is(first, CHANGES_OF_ROWS);
-        !works_on_rows || makes_temporary(first, tokens.clone()) || tokens.any(is_change)
+        !works_on_rows
+            || makes_temporary(first, tokens.clone())
+            || updates_settings(first, tokens.clone())
+            || tokens.any(is_change)
     })
 }
 
@@ -185,6 +192,21 @@ fn makes_temporary(first: &str, mut tokens: Tokens<'_>) -> bool {
     } else {
         false
     }
+}
+
+/// Whether a statement that begins with `first`, behind which `tokens` follow, updates the view of the settings,
+/// which sets them for the session.
+fn updates_settings(first: &str, mut tokens: Tokens<'_>) -> bool {
+    let mut updates = is(first, &["update"]);
+    let may_update = updates || is(first, &["with", "explain"]);
+    may_update
+        && tokens.any(|token| match token {
+            Token::Word(name) | Token::Name(name) => {
+                updates |= is(name, &["update"]);
+                updates && is(name, &["pg_settings"])
+            }
+            Token::Text | Token::Symbol(_) => false,
+        })
 }
 
 /// Whether `tokens` name something in the schema of temporary tables.
@@ -235,7 +257,9 @@ fn begins_with_change(statement: Tokens<'_>, changed: bool) -> bool {
         let changing = &["search_path", "schema", "role", "authorization"];
         return names.next().is_some_and(|name| is(name, changing));
     }
-    changed && is(first, TAKING_BACK) || makes_temporary(first, tokens)
+    changed && is(first, TAKING_BACK)
+        || makes_temporary(first, tokens.clone())
+        || updates_settings(first, tokens)
 }
 
 /// What can take back a change of the names. `commit` drops tables that were made with `on commit drop`.
@@ -377,6 +401,11 @@ mod tests {
                 "with x as (select 1) select * INTO temp t from x",
                 "create temporary",
             ),
+            ("update pg_settings set setting = 1", "update pg_settings"),
+            (
+                "with x as (UPDATE only pg_catalog.\"pg_settings\" set setting = 1) table x",
+                "update pg_settings",
+            ),
             ("select 1 into pg_temp.t", "create temporary"),
             ("select 1 into/**/local temporary t", "create temporary"),
             ("select /* don't */ 1 into temp t", "create temporary"),
@@ -407,6 +436,8 @@ mod tests {
             "with x as (select 1) insert into temp select * from x",
             "create function f() returns int8 language sql set search_path = app, pg_temp as 'select 1'",
             "/* pg_temp.t */ create table t (n int8)",
+            "update t set s = 'pg_settings'",
+            "with x as (table pg_settings) select * from x for update",
         ] {
             assert!(check_shared(sql).is_ok(), "{sql}");
         }
@@ -434,6 +465,7 @@ mod tests {
             "select 1 into pg_temp.t",
             "explain analyze create temp table t as select 1",
             "(select 1); listen news",
+            "update pg_settings set setting = 1",
         ] {
             assert!(may_change_session(sql), "{sql}");
         }
@@ -497,6 +529,7 @@ mod tests {
             "set session role x",
             "select 1; set role x",
             "/* a; b */ set role x",
+            "update pg_settings set setting = 'x' where name = 'search_path'",
             "select pg_catalog.set_config('search_path', $1, true)",
             "create temp table t (n int8)",
             "Create or replace temporary view v as select 1",

@@ -224,6 +224,14 @@ impl Transaction {
         self.retryable.load(Ordering::Acquire)
     }
 
+    /// Whether a statement has ended it, unless by a rollback.
+    pub(super) fn may_be_committed(&self) -> bool {
+        let is_begun = self.is_begun.load(Ordering::Acquire);
+        is_begun
+            && self.has_ended()
+            && self.lease.wire.transaction_end() != TransactionEnd::RolledBack
+    }
+
     /// Whether a statement has ended it.
     pub(super) fn has_ended(&self) -> bool {
         self.lease.wire.transaction() == TransactionState::None

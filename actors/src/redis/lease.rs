@@ -94,8 +94,8 @@ impl RedisLease {
         self.run(Asked::Command(command), within).await
     }
 
-    /// As [`Redis::pipeline`]. An atomic one after a `WATCH` gives nil, for example as `None`, and does
-    /// nothing if a watched key has changed.
+    /// As [`Redis::pipeline`]. An atomic one after a `WATCH` gives nil and does nothing if a watched key has
+    /// changed. Ask for an `Option`: `None` says so, and `()` hides it.
     ///
     /// # Errors
     /// See [`Error`].

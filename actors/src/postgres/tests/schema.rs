@@ -98,6 +98,10 @@ fn a_migration_that_fails_undoes_what_it_did_and_none_before_it() {
         for _ in 0..2 {
             let refused = bad.migrate(LONG).await.unwrap_err();
             assert_eq!(refused.sqlstate(), Some("22012"), "{refused}");
+            let names = refused
+                .to_string()
+                .contains("migration 2 (two) of the set headroom");
+            assert!(names, "{refused}");
         }
         let plain = database(&url, 1, &[]);
         let there = start(&system, &plain).await;

@@ -548,3 +548,42 @@ fn a_rollback_after_a_dropped_statement_costs_the_next_transaction_nothing() {
         }
     });
 }
+
+#[test]
+fn the_work_of_a_transaction_ends_at_its_deadline() {
+    with_database(1, |database| async move {
+        let table = "create table t (n int8)";
+        database.query(table, &[], LONG).await.unwrap();
+        for begins in [false, true] {
+            let options = TransactionOptions::within(ms(300));
+            let done: Result<(), Error> = database
+                .transaction(options, async |transaction| {
+                    if begins {
+                        let insert = "insert into t values (1)";
+                        transaction.query(insert, &[]).await?;
+                    }
+                    std::future::pending().await
+                })
+                .await;
+            assert!(
+                matches!(done, Err(Error::Deadline { sent: false })),
+                "{done:?}"
+            );
+            assert_eq!(count(&database, "select count(*) from t").await, 0);
+        }
+        let options = TransactionOptions::within(ms(300));
+        let done: Result<(), Error> = database
+            .transaction(options, async |transaction| {
+                transaction
+                    .batch("insert into t values (1); commit")
+                    .await?;
+                std::future::pending().await
+            })
+            .await;
+        assert!(
+            matches!(done, Err(Error::Deadline { sent: true })),
+            "{done:?}"
+        );
+        assert_eq!(count(&database, "select count(*) from t").await, 1);
+    });
+}
