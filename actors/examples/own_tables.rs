@@ -42,7 +42,7 @@ async fn transfer(accounts: &Database, from: i64, to: i64, amount: i64) -> Resul
     accounts.transaction(options, work).await
 }
 
-/// Opens two accounts and moves money between them. Returns what is left on the first one.
+/// Opens two accounts, or sets them back, and moves money between them. Returns what is left on the first one.
 pub(crate) async fn run(url: &str) -> Result<i64, Box<dyn std::error::Error + Send + Sync>> {
     let settings = PostgresConfig::default();
     let connector = Connector::new(ServerUrl::Configured(url.to_owned()), settings.clone());
@@ -52,7 +52,8 @@ pub(crate) async fn run(url: &str) -> Result<i64, Box<dyn std::error::Error + Se
     let root = Root::start(spec, &Tree::default()).await;
     let root = root.map_err(|exit| exit.to_string())?;
     let accounts = database.with_migrations(ACCOUNTS);
-    let open = "insert into accounts.account values ($1, $2)";
+    let open = "insert into accounts.account values ($1, $2)
+                on conflict (id) do update set balance = excluded.balance";
     for id in 1..=2_i64 {
         accounts.query(open, &[&id, &100_i64], WITHIN).await?;
     }
