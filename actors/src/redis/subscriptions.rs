@@ -23,7 +23,7 @@ const QUEUE_MAX: EventBounds = EventBounds {
 };
 
 /// What may wait for all subscriptions together, besides [`OWN_BYTES`] of each. Thousands of slow ones could
-/// otherwise fill the memory, each within its own bound. Four that have stopped to read may fill this.
+/// otherwise fill the memory, each within its own bound. Four that read nothing may fill this.
 const BYTES_MAX: usize = 64 << 20;
 
 /// What may wait for each subscription in any case. So one that reads hears small messages also while slow ones
