@@ -140,23 +140,26 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::kernel::testing::TestSystem;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    #[tokio::test(start_paused = true)]
-    async fn time_in_which_nobody_asks_is_no_silence() {
-        let record = ClientRecord::default();
-        record.count_sent();
-        advance(3600 * SECOND).await;
-        record.count_sent();
-        advance(SECOND).await;
-        assert_eq!(record.silence(), SECOND);
-        for _ in 0..9 {
-            record.count_unsent();
-            advance(10 * SECOND).await;
-        }
-        assert_eq!(record.silence(), 91 * SECOND);
-        record.set_answered();
-        assert_eq!(record.silence(), Duration::ZERO);
+    #[test]
+    fn time_in_which_nobody_asks_is_no_silence() {
+        TestSystem::paused(|_| async {
+            let record = ClientRecord::default();
+            record.count_sent();
+            advance(3600 * SECOND).await;
+            record.count_sent();
+            advance(SECOND).await;
+            assert_eq!(record.silence(), SECOND);
+            for _ in 0..9 {
+                record.count_unsent();
+                advance(10 * SECOND).await;
+            }
+            assert_eq!(record.silence(), 91 * SECOND);
+            record.set_answered();
+            assert_eq!(record.silence(), Duration::ZERO);
+        });
     }
 }
