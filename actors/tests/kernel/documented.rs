@@ -20,7 +20,14 @@ fn every_test_named_by_the_guarantees_exists() {
     for name in named {
         // Those of proptest are indented and have parameters.
         let before = sources.split_once(&format!("fn {name}(")).map(|it| it.0);
-        let is_test = before.is_some_and(|before| before.trim_end().ends_with("#[test]"));
+        let attribute = before.and_then(|before| {
+            let before = before.trim_end();
+            let before = before.strip_suffix("async").unwrap_or(before);
+            before.trim_end().lines().last()
+        });
+        let is_test = attribute.map(str::trim_start).is_some_and(|attribute| {
+            attribute == "#[test]" || attribute.starts_with("#[tokio::test")
+        });
         assert!(is_test, "no test is called {name}");
     }
 }

@@ -30,7 +30,7 @@ fn a_thousand_abandoned_transactions_roll_back_and_lose_no_connection() {
                     let insert = "insert into t values ($1)";
                     transaction.query(insert, &[&n]).await.unwrap();
                     transaction
-                        .batch("set statement_timeout = 7")
+                        .batch("set statement_timeout = 7777")
                         .await
                         .unwrap();
                     // Some are dropped while the server works for them.
