@@ -150,13 +150,9 @@ impl MigrationSet {
         migration: &RefineryMigration,
     ) -> Result<(), Error> {
         let (version, name) = (migration.version(), migration.name());
-        let refused = |what: &str| {
-            let reason = format!(
-                "migration {version} ({name}) of the set {} {what}",
-                self.name
-            );
-            Error::Schema(SchemaError::Migrations(reason))
-        };
+        let title = format!("migration {version} ({name}) of the set {}", self.name);
+        let refused =
+            |what: &str| Error::Schema(SchemaError::Migrations(format!("{title} {what}")));
         let sql = migration.sql().unwrap_or_default();
         if begins_transaction(sql) {
             return Err(refused(
@@ -172,7 +168,12 @@ impl MigrationSet {
                  `rollback` out of it, and start the program again",
             ));
         }
-        done.map_err(|error| self.name_migration(error, migration))?;
+        done.map_err(|mut error| {
+            if let Error::Server(error) = &mut error {
+                error.message = format!("{title}: {}", error.message);
+            }
+            error
+        })?;
         let add = format!(
             "insert into {} (version, name, checksum, applied_on)
              values ($1, $2, $3, to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
@@ -184,19 +185,6 @@ impl MigrationSet {
             .await?;
         tracing::info!(set = self.name, version, name, "schema migrated");
         Ok(())
-    }
-
-    /// `error`, which the server gave to `migration`, with its name.
-    fn name_migration(&self, error: Error, migration: &RefineryMigration) -> Error {
-        let Error::Server(mut error) = error else {
-            return error;
-        };
-        let (version, name) = (migration.version(), migration.name());
-        error.message = format!(
-            "migration {version} ({name}) of the set {}: {}",
-            self.name, error.message
-        );
-        Error::Server(error)
     }
 
     /// Creates what is missing of the history. PostgreSQL asks for the right to create a schema before it

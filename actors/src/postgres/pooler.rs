@@ -16,10 +16,7 @@ use super::config::PostgresConfig;
 use super::error::Error;
 use super::prefix::Prefix;
 use super::server_timeout::{MARGIN, shorter, whole_ms};
-use super::statements::RESET_SESSION;
-
-/// The most parameters of a statement.
-const PARAMETERS_MAX: usize = u16::MAX as usize;
+use super::statements::{PARAMETERS_MAX, RESET_SESSION};
 
 /// What transactions through a pooler bring along. Times are in milliseconds; 0 is no limit.
 pub(super) struct Pooled {

@@ -30,6 +30,9 @@ use crate::kernel::pool::Lease;
 pub(super) const RESET_SESSION: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
+/// The most parameters of a statement: the server counts them with 16 bits.
+pub(super) const PARAMETERS_MAX: usize = u16::MAX as usize;
+
 /// The longest time for the reset behind a commit. After that, another connection is opened instead.
 const RESET_MAX: Duration = Duration::from_secs(1);
 
@@ -363,14 +366,14 @@ impl SessionReset {
     }
 }
 
-/// Checks that a statement can have so many parameters. The server counts them with 16 bits, and describes
-/// a statement with more in a way that makes no sense.
+/// Checks that a statement can have so many parameters. The server describes a statement with more in a way
+/// that makes no sense.
 ///
 /// # Errors
 /// [`Error::Invalid`], which says how many it can have.
 pub(super) fn check_most(params: Params<'_>) -> Result<(), Error> {
-    let (most, found) = (u16::MAX, params.len());
-    if found <= usize::from(most) {
+    let (most, found) = (PARAMETERS_MAX, params.len());
+    if found <= most {
         return Ok(());
     }
     let reason = format!("expected at most {most} parameters but got {found}; an array is one");

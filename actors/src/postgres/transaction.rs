@@ -113,7 +113,6 @@ impl Transaction {
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
         let is_first = self.count_call()?;
         self.note_session(sql);
-        keep_if_prepared(&self.lease, sql);
         let work = async {
             let beginning = self.unless_begun().await;
             let begin = match &beginning {
@@ -141,7 +140,6 @@ impl Transaction {
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
         self.count_call()?;
         self.note_session(sql);
-        keep_if_prepared(&self.lease, sql);
         let work = async {
             let Some(_beginning) = self.unless_begun().await else {
                 self.check(sql).await?;
@@ -177,7 +175,7 @@ impl Transaction {
         settled.map_err(Error::without_effect)?;
         let resets = self.resets.load(Ordering::Acquire);
         let mut reset = resets.then(|| self.lease.session_reset());
-        let ended = if self.lease.wire.transaction() == TransactionState::None {
+        let ended = if self.has_ended() {
             Ok(())
         } else {
             self.wait(self.lease.commit(reset.as_mut())).await
@@ -297,7 +295,7 @@ impl Transaction {
     /// in the protocol.
     fn record_begin<T>(&self, done: &Result<T, Error>) {
         let may_be_unsent = matches!(done, Err(Error::Invalid(_)));
-        if !may_be_unsent || self.lease.wire.transaction() != TransactionState::None {
+        if !may_be_unsent || !self.has_ended() {
             self.is_begun.store(true, Ordering::Release);
         }
     }
@@ -333,8 +331,10 @@ impl Transaction {
         Err(error)
     }
 
-    /// Has the end of the transaction reset the session, if `sql` says that it changes it.
+    /// Has the end of the transaction reset the session, if `sql` says that it changes it, or close the
+    /// connection, if `sql` leaves what no reset removes.
     fn note_session(&self, sql: &str) {
+        keep_if_prepared(&self.lease, sql);
         if !self.resets.load(Ordering::Acquire) && may_change_session(sql) {
             self.reset_at_end();
         }

@@ -273,6 +273,14 @@ fn transactions_of_many_callers_work_behind_a_pooler() {
     });
 }
 
+/// A transaction that has taken a lock for the session.
+async fn begin_with_lock(database: &Database) -> Transaction {
+    let transaction = database.begin(options()).await.unwrap();
+    let lock = "select pg_advisory_lock(7)";
+    transaction.query(lock, &[]).await.unwrap();
+    transaction
+}
+
 #[test]
 fn nothing_that_a_transaction_sets_reaches_another_behind_a_pooler() {
     through_pgbouncer(|database, _| async move {
@@ -282,11 +290,7 @@ fn nothing_that_a_transaction_sets_reaches_another_behind_a_pooler() {
             create temporary table known (n int8); declare c cursor with hold for select 1";
         for ends_well in [true, false] {
             for _ in 0..SERVERS {
-                let transaction = database.begin(options()).await.unwrap();
-                transaction
-                    .query("select pg_advisory_lock(7)", &[])
-                    .await
-                    .unwrap();
+                let transaction = begin_with_lock(&database).await;
                 let secret = "select set_config('my.other', 'x', false)";
                 transaction.query(secret, &[]).await.unwrap();
                 transaction.batch(set).await.unwrap();
@@ -318,11 +322,7 @@ fn a_commit_that_a_constraint_refuses_leaves_no_lock_behind_a_pooler() {
         batch(&database, make).await;
         let locks = "select count(*) from pg_locks where locktype = 'advisory'";
         for _ in 0..SERVERS {
-            let transaction = database.begin(options()).await.unwrap();
-            transaction
-                .query("select pg_advisory_lock(7)", &[])
-                .await
-                .unwrap();
+            let transaction = begin_with_lock(&database).await;
             let insert = "insert into t values (1), (1)";
             transaction.query(insert, &[]).await.unwrap();
             let refused = transaction.commit().await.unwrap_err();
