@@ -24,8 +24,9 @@ use super::histogram::Uses;
 use super::lease::{Condition, Ended, EndedLeases};
 use super::sharing::{Sharing, SharingLimits, SharingRules};
 
-/// The weight of the newest interval in a pace is one part of this many.
-const PACE_OVER: u64 = 8;
+/// The weight of the newest interval in a pace is one part of this many. A slow request in fifty must show in
+/// the pace at any time; a request that waited for a processor must not show for long.
+const PACE_OVER: u64 = 64;
 
 /// A connection in shared use. When an idle connection is shared again, it gets another slot.
 pub(super) struct Slot<T> {

@@ -50,8 +50,8 @@ impl Default for PoolConfig {
             lifetime: Duration::from_secs(30 * 60),
             check_after_idle: Duration::from_secs(30),
             leak_after: Duration::from_secs(30),
-            shared_max: 4,
-            shared_depth: 256,
+            shared_max: 1,
+            shared_depth: 512,
             circuit_failures: 5,
             // A server that is back is found within a second.
             circuit_backoff: Backoff::try_new(

@@ -14,17 +14,18 @@
 //! average time between such ends lately. The wait of a new user is the age, and the pace for each
 //! user before it. It is short below the time of a connect ([`PoolState::short_wait`]); a connection
 //! *moves* while the age alone is. So a slow request is left alone, and for some time those that come
-//! after it on the same connection have it for themselves too. At a pace of [`FAST_PACE`], the age alone
-//! decides: no other connection is faster.
+//! after it on the same connection have it for themselves too. A connection is *fast* at a pace of
+//! [`FAST_PACE`]. Then the age alone decides: no other connection is faster.
 //!
 //! A connection with more than one user is a *pipeline*. There should be `shared_max` that move. If there
 //! are more, because some have been slow, callers join the oldest `shared_max`, until the others have no
 //! users any more.
 //!
-//! Few pipelines cost a server much less than many connections with a request each. So where callers are
-//! many, they take idle connections only until `shared_max` show a short wait. They are many when there are
-//! more of them than connections, or half as many while no request is slow. Waiters are patient then: for
-//! the time of a short wait they leave idle connections alone.
+//! Few pipelines cost a server much less than many connections with a request each, and its processes wait
+//! less for a processor. So where callers are many, they take idle connections only until `shared_max` are
+//! fast and not all of them full. They are many when there are more of them than connections, or half as
+//! many while no request is slow. Waiters are patient then: for the time of a short wait they leave idle
+//! connections alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,7 @@ const SHORT_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// The pace at which requests take the server less time than the round trip and the change of processes that
 /// each has on a connection of its own.
-const FAST_PACE: Duration = Duration::from_micros(100);
+const FAST_PACE: Duration = Duration::from_micros(50);
 /// Another pipeline is due when one has so many users, or half of those that it may have.
 const MANY_USERS: u32 = 32;
 
@@ -89,7 +90,7 @@ pub(super) struct Sharing<'a, T> {
     callers: u32,
     /// The pipelines that move.
     pipelines: u32,
-    /// All that show a short wait, and those that show nothing yet.
+    /// The fast ones, and those that show nothing yet.
     promising: u32,
     /// Whether the first user of a new connection has no answer yet, and has not waited long for it.
     pub(super) has_untested: bool,
@@ -146,7 +147,7 @@ impl<'a, T> Sharing<'a, T> {
             if !is_fast && pace.saturating_mul(users).saturating_add(age) >= short_wait {
                 continue;
             }
-            sharing.promising += 1;
+            sharing.promising += u32::from(is_fast);
             quick_pipelines += u32::from(users > 1);
             if users >= rules.shared_depth {
                 continue;
@@ -180,10 +181,11 @@ impl<'a, T> Sharing<'a, T> {
         self.callers >= max || self.slow == 0 && self.callers >= max.div_ceil(2)
     }
 
-    /// Whether callers do not need idle connections: there are many callers, and enough connections show a
-    /// short wait for them to share.
+    /// Whether callers do not need idle connections: there are many callers, and enough fast connections for
+    /// them to share, not all of them full.
     fn is_quick(&self) -> bool {
-        self.is_crowded() && self.promising >= self.rules.shared_max
+        let has_room = self.joinable.is_some() || self.has_untested;
+        self.is_crowded() && has_room && self.promising >= self.rules.shared_max
     }
 
     /// Whether another connection is due, if none is idle. One connection uses one core of the server,

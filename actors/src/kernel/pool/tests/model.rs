@@ -390,10 +390,13 @@ impl PoolModel {
             !slot.is_broken() && !blocked && !lost && age(slot) < short
         };
         let moving: Vec<_> = in_shared_use.iter().filter(is_moving).collect();
+        let fast = |slot: &Slot<_>| {
+            let pace = slot.pace();
+            pace.is_some_and(|pace| pace <= Duration::from_micros(50))
+        };
         let quick = |slot: &Slot<_>| {
             let pace = slot.pace();
-            let fast = Duration::from_micros(100);
-            pace.is_some_and(|pace| pace <= fast || pace * slot.users() + age(slot) < short)
+            fast(slot) || pace.is_some_and(|pace| pace * slot.users() + age(slot) < short)
         };
         let shared_max = state.config.shared_max as usize;
         let pipelines = moving.iter().filter(|slot| slot.users() > 1);
@@ -416,13 +419,15 @@ impl PoolModel {
         let leaves_one = in_shared_use.len() < max || moving.is_empty();
         let promising = moving
             .iter()
-            .filter(|slot| slot.pace().is_none() || quick(slot));
+            .filter(|slot| slot.pace().is_none() || fast(slot));
         let callers = self.users().sum::<u32>() as usize + state.queue.len_of(Mode::Shared);
         let are_slow = in_shared_use
             .iter()
             .any(|slot| slot.users() > 0 && age(slot) >= short);
         let is_crowded = callers >= limit || !are_slow && callers >= limit.div_ceil(2);
-        let is_patient = is_crowded && promising.count() >= shared_max && now - since < short;
+        let has_untested = moving.iter().any(|slot| slot.pace().is_none());
+        let is_quick = is_crowded && has_untested && promising.count() >= shared_max;
+        let is_patient = is_quick && now - since < short;
         fresh && is_first && leaves_one && !is_patient
     }
 }

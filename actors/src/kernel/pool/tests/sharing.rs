@@ -86,7 +86,7 @@ fn quick_requests_share_few_connections() {
         let config = PoolConfig {
             connections_min: 1,
             shared_max: 2,
-            shared_depth: 16,
+            shared_depth: 64,
             ..config()
         };
         let pool = RunningPool::start(&system, config, ms(5)).await;
