@@ -257,13 +257,13 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-fn announced_length(request: &HttpRequest) -> Option<u64> {
+pub(crate) fn announced_length(request: &HttpRequest) -> Option<u64> {
     let length = request.headers().get(header::CONTENT_LENGTH)?;
     length.to_str().ok()?.trim().parse().ok()
 }
 
 /// Refuses a compressed body: its size is known only after it is unpacked.
-fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
+pub(crate) fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
     match request.headers().get(header::CONTENT_ENCODING) {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
             Err(Problem::new(

@@ -13,6 +13,7 @@ use headroom_actors::kernel::{AskError, Handle, Tree};
 use headroom_actors::lazy::Loader;
 use headroom_actors::memory::{BufferAccount, MemorySupervisor, Overview};
 use headroom_actors::model::Repository;
+use headroom_actors::upload::Uploads;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -37,6 +38,8 @@ pub struct Handles {
     pub journal: Handle<Journal>,
     /// The models on disk.
     pub repository: Handle<Repository>,
+    /// The uploaded files.
+    pub uploads: Handle<Uploads>,
     /// The account for the tensors of requests.
     pub tensors: BufferAccount,
     /// The account for the text of responses: of outputs, which have reservations of their own, and of the

@@ -21,11 +21,13 @@ pub enum RouteClass {
     Work,
     /// Changes what is loaded, or starts something long.
     Control,
+    /// Moves large data, at the client's speed. Its handler has a deadline of its own for that.
+    Transfer,
 }
 
 impl RouteClass {
     /// Every class, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Status, Self::Work, Self::Control];
+    pub const ALL: [Self; 4] = [Self::Status, Self::Work, Self::Control, Self::Transfer];
 
     /// The name of the class in answers.
     pub fn label(self) -> &'static str {
@@ -33,6 +35,7 @@ impl RouteClass {
             Self::Status => "status",
             Self::Work => "work",
             Self::Control => "control",
+            Self::Transfer => "transfer",
         }
     }
 }

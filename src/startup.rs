@@ -10,6 +10,7 @@ mod http;
 mod load_test;
 pub(crate) mod pools;
 mod ready_file;
+mod uploads;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -38,7 +39,7 @@ use crate::middleware::Hosts;
 use crate::prometheus::edge::{BODIES, READING_AGE};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
-use crate::routes::{self, LoadTestDeps};
+use crate::routes::{self, FormLimits, LoadTestDeps};
 use crate::sections::{Parts, Sections};
 use crate::settings::Reloader;
 use crate::settings::sections::ServerSettings;
@@ -186,6 +187,7 @@ impl Application {
         let figures = Figures::new(server_settings.workers.count());
         let tree = Tree::default();
         let actors = actors::compose(&settings.borrow(), tree.clone())?;
+        let form = Arc::new(uploads::form_limits(&settings.borrow()));
         let (memory, handles) = (&actors.memory, actors.handles.clone());
         readiness.watch("memory", check_reading_age(memory.freshness()));
         // `BodyBudget` bounds the sum of all bodies, so this account has no bound of its own.
@@ -238,6 +240,7 @@ impl Application {
             sections: Arc::new(sections),
             last_answers,
             load_test: Arc::new(load_test),
+            form,
             feed: Arc::clone(&feed),
         };
         let server = http::server(
@@ -327,6 +330,7 @@ struct Shared {
     sections: Arc<Sections>,
     last_answers: Arc<LastAnswers>,
     load_test: Arc<LoadTestDeps>,
+    form: Arc<FormLimits>,
     feed: Arc<Feed>,
 }
 

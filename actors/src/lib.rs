@@ -14,3 +14,4 @@ pub mod memory;
 pub mod model;
 pub mod postgres;
 pub mod redis;
+pub mod upload;

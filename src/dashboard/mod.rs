@@ -244,6 +244,7 @@ mod tests {
             jobs: jobs::Jobs::handle(&jobs::Config::default()),
             journal: jobs::Journal::handle(),
             repository: Handle::new("repository", 1),
+            uploads: Handle::new("uploads", 1),
             tensors: memory.buffers("tensors", 1),
             answer_text: memory.buffers("answer_text", 1),
             pools: Arc::from([]),

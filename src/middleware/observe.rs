@@ -3,6 +3,7 @@
 //! Errors of requests are logged here and nowhere else, with the cause that the response does not show.
 //! A successful request is logged at debug level: `log.filter = "info,headroom::access=debug"` shows it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::hosts::Hosts;
 use super::request_id::request_id;
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
-use crate::route_class::{MatchedClass, PROTOCOL};
+use crate::route_class::{MatchedClass, PROTOCOL, RouteClass};
 
 /// The target of request events in log filters.
 const ACCESS: &str = "headroom::access";
@@ -84,7 +85,12 @@ pub async fn observe<B: MessageBody>(
         };
         return Err(watch.fail(None, refusal).into());
     }
-    match timeout(cut_off_after, next.call(request).instrument(span)).await {
+    let mut call = pin!(next.call(request).instrument(span));
+    let mut outcome = timeout(cut_off_after, &mut call).await;
+    if outcome.is_err() && watch.class.get() == Some(RouteClass::Transfer) {
+        outcome = Ok(call.await);
+    }
+    match outcome {
         Ok(Ok(response)) => Ok(watch.respond(response)),
         Ok(Err(error)) => Err(watch.fail(None, problem_of(&error)).into()),
         Err(_) => {

@@ -102,6 +102,21 @@ impl Docs {
         self.any_body::<T>(example, Required::False)
     }
 
+    /// The body of the request is a form with files.
+    #[must_use]
+    pub fn form<T: ToSchema>(mut self) -> Self {
+        let content = ContentBuilder::new().schema(Some(self.schema::<T>()));
+        let body = RequestBodyBuilder::new().content("multipart/form-data", content.build());
+        self.body = Some(body.required(Some(Required::True)).build());
+        self.problems(&[
+            ProblemKind::MalformedRequest,
+            ProblemKind::RequestTimeout,
+            ProblemKind::PayloadTooLarge,
+            ProblemKind::UnsupportedMediaType,
+            ProblemKind::InvalidInput,
+        ])
+    }
+
     fn any_body<T: ToSchema>(mut self, example: Value, required: Required) -> Self {
         let content = ContentBuilder::new()
             .schema(Some(self.schema::<T>()))

@@ -8,11 +8,13 @@ use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
 use headroom_actors::lazy::{AcquireError, ClearError, Excess, Shortage, UnknownResource};
 use headroom_actors::model::InferError;
+use headroom_actors::upload::{UploadError, UploadId};
 use headroom_actors::{postgres, redis};
 
 use super::ProblemKind::{
-    Conflict, DeadlineExceeded, InsufficientMemory, InvalidInput, MemoryExceeded, NeverFits,
-    NotFound, NotReady, Overloaded, Unavailable, Unprocessable, Unusable,
+    Conflict, DeadlineExceeded, InsufficientMemory, InsufficientStorage, InvalidInput,
+    MemoryExceeded, NeverFits, NotFound, NotReady, Overloaded, PayloadTooLarge, TooManyRequests,
+    Unavailable, Unprocessable, UnsupportedMediaType, Unusable,
 };
 use super::{Problem, SOON, malformed};
 
@@ -315,6 +317,51 @@ fn done_words(done: redis::Done) -> &'static str {
         redis::Done::All => "the work was done",
         redis::Done::Unknown => "the work may or may not have been done",
     }
+}
+
+impl From<UploadError> for Problem {
+    fn from(error: UploadError) -> Self {
+        use UploadError as E;
+        let detail = error.to_string();
+        match error {
+            _ if error.is_disk_full() => {
+                let detail =
+                    "the disk of the server is nearly full; remove uploads, or tell its operator";
+                Self::new(InsufficientStorage, detail).caused_by(&error)
+            }
+            E::Full { .. } => Self::new(Overloaded, format!("{detail}; send it again later")),
+            E::CallerFull { .. } => {
+                Self::new(TooManyRequests, format!("{detail}; wait for one to end"))
+                    .retry_after(SOON)
+            }
+            E::Memory(error) => no_memory("an upload", error).retry_after(MEMORY_SOON),
+            E::TooLarge { max, .. } => Self::new(PayloadTooLarge, detail).with("limit_bytes", max),
+            E::Name(_) => Self::new(InvalidInput, format!("the file's name: {detail}")),
+            E::Kind(_) | E::KindRefused(_) => Self::new(UnsupportedMediaType, detail),
+            E::Content(ref fault) if fault.is_servers() => Self::internal(&error),
+            E::Content(ref fault) => Self::new(Unprocessable, detail).with("fault", fault.slug()),
+            E::Quota { quota, used, max } => Self::new(
+                InsufficientStorage,
+                format!("{detail}; remove uploads first"),
+            )
+            .with("quota", quota)
+            .with("used", used)
+            .with("max", max),
+            E::NotFound(ref id) => Self::new(NotFound, no_upload(id)),
+            E::Database(error) => Self::from(error),
+            E::Storage(_) | E::DiskFull { .. } | E::Damaged => Self::new(
+                Unavailable,
+                "the upload folder cannot be used; see the log for the cause",
+            )
+            .retry_after(OPERATOR_SOON)
+            .caused_by(&error),
+            E::Panicked => Self::internal(&error),
+        }
+    }
+}
+
+fn no_upload(id: &UploadId) -> String {
+    format!("there is no upload {id}; GET /api/uploads lists those that are stored")
 }
 
 /// The server `what` has failed.

@@ -88,6 +88,12 @@ kinds! {
     PayloadTooLarge = "payload-too-large", PAYLOAD_TOO_LARGE, "The request body is too large";
     /// The request line and the headers are larger than the limit.
     HeadTooLarge = "head-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large";
+    /// The caller does too much at once.
+    TooManyRequests = "too-many-requests", TOO_MANY_REQUESTS, "There are too many requests of this caller";
+    /// A condition of the request does not hold.
+    PreconditionFailed = "precondition-failed", PRECONDITION_FAILED, "A condition of the request does not hold";
+    /// The range of bytes is not in the file.
+    RangeNotSatisfiable = "range-not-satisfiable", RANGE_NOT_SATISFIABLE, "The file does not have this range";
     /// The body has a content type or encoding that is not accepted.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The request body has an unsupported form";
     /// The request is well formed, but its content is invalid.
@@ -108,6 +114,8 @@ kinds! {
     MemoryExceeded = "memory-exceeded", INSUFFICIENT_STORAGE, "It needs more memory than there is";
     /// The resource does not fit into the memory budget, even if everything else is unloaded.
     NeverFits = "never-fits", INSUFFICIENT_STORAGE, "It does not fit into the memory budget";
+    /// A quota is used up, or the disk is full.
+    InsufficientStorage = "insufficient-storage", INSUFFICIENT_STORAGE, "There is no room to store it";
     /// The server is starting or stopping.
     NotReady = "not-ready", SERVICE_UNAVAILABLE, "The server is not ready";
     /// The request was not completed within its deadline.
@@ -133,7 +141,8 @@ pub struct Problem {
     /// For the log.
     pub(crate) cause: Option<Box<str>>,
     retry_after: Option<Duration>,
-    allow: Option<Box<str>>,
+    /// A header that answers with this status have.
+    header: Option<Box<(HeaderName, String)>>,
     request_id: Option<Box<HeaderValue>>,
     /// Whether it has the form of the Open Inference Protocol.
     in_protocol_form: bool,
@@ -149,7 +158,7 @@ impl Problem {
             detail: shortened(detail.into(), DETAIL_MAX),
             cause: None,
             retry_after: (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(SOON),
-            allow: None,
+            header: None,
             request_id: None,
             in_protocol_form: false,
             extensions: Map::new(),
@@ -201,7 +210,18 @@ impl Problem {
             ProblemKind::MethodNotAllowed,
             format!("this resource has: {allow}"),
         );
-        problem.allow = Some(allow.into());
+        problem.header = Some(Box::new((header::ALLOW, allow.to_owned())));
+        problem
+    }
+
+    /// The range of bytes is not in a file of `bytes` bytes.
+    pub fn range_not_satisfiable(bytes: u64) -> Self {
+        let detail = format!("the file has {bytes} bytes");
+        let mut problem = Self::new(ProblemKind::RangeNotSatisfiable, detail).with("bytes", bytes);
+        problem.header = Some(Box::new((
+            header::CONTENT_RANGE,
+            format!("bytes */{bytes}"),
+        )));
         problem
     }
 
@@ -301,8 +321,8 @@ impl ResponseError for Problem {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.insert_header((header::RETRY_AFTER, seconds.max(1)));
         }
-        if let Some(allow) = self.allow.as_deref() {
-            response.insert_header((header::ALLOW, allow));
+        if let Some((name, value)) = self.header.as_deref() {
+            response.insert_header((name.clone(), value.as_str()));
         }
         if let Some(id) = self.request_id.as_deref() {
             response.insert_header((REQUEST_ID, id.clone()));

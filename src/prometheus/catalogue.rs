@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use headroom_actors::kernel::{Label, LabelValues, Metric, MetricKind, pool};
-use headroom_actors::{jobs, lazy, memory, model, postgres, redis};
+use headroom_actors::{jobs, lazy, memory, model, postgres, redis, upload};
 
 use super::{actors, edge, process};
 
@@ -53,6 +53,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Jobs",
         metrics: jobs::METRICS,
+    },
+    Group {
+        title: "Uploads",
+        metrics: upload::METRICS,
     },
     Group {
         title: "The server itself",

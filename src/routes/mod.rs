@@ -11,6 +11,7 @@ mod pools;
 mod root;
 mod status;
 mod table;
+mod uploads;
 mod v2;
 mod wait;
 
@@ -24,6 +25,8 @@ pub use performance::JOB_KINDS;
 pub use performance::load_test::{
     BYTES_MAX as LOAD_TEST_BYTES_MAX, LoadTestDeps, SOCKETS_MAX as LOAD_TEST_SOCKETS_MAX,
 };
+pub use uploads::FormLimits;
+
 pub use table::{Role, Route, delete, get, not_found, post, put, resources};
 
 /// The query of a request that has no parameters.
@@ -34,7 +37,7 @@ struct NoParameters {}
 /// All routes of the main listener.
 #[rustfmt::skip] // A table has one line for each route.
 pub fn table() -> Vec<Route> {
-    use RouteClass::{Control, Status, Work};
+    use RouteClass::{Control, Status, Transfer, Work};
     use Role::{Operator, Public, Reader, User};
     use performance::{connections, lazy_loader, load_test, memory, metrics, optimize, pins, preload};
     use v2::{infer, models, repository};
@@ -74,6 +77,13 @@ pub fn table() -> Vec<Route> {
 
         get("/api/pools/{pool}", Reader, Status, pools::one, pools::one_docs),
         post("/api/pools/{pool}/probe", Operator, Work, pools::probe, pools::probe_docs),
+
+        get("/api/uploads", Reader, Status, uploads::list, uploads::list_docs),
+        post("/api/uploads", User, Transfer, uploads::create, uploads::create_docs),
+        get("/api/uploads/active", Reader, Status, uploads::active, uploads::active_docs),
+        get("/api/uploads/{id}", Reader, Status, uploads::one, uploads::one_docs),
+        delete("/api/uploads/{id}", User, Work, uploads::remove, uploads::remove_docs),
+        get("/api/uploads/{id}/content", Reader, Transfer, uploads::content::content, uploads::content::content_docs),
 
         get("/v2", Public, Status, v2::server, v2::server_docs),
 

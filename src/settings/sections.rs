@@ -16,6 +16,7 @@ use super::log_filter::LogFilter;
 pub use super::redis::{RedisRoleSettings, RedisSettings};
 use super::secrets::{PostgresUrl, WebhookUrl};
 use super::section::{Rules, sections};
+pub use super::uploads::UploadSettings;
 use super::values::{DurationOrZero, HostNames, LogFormat, Profile, UserName, Workers};
 
 /// The largest size in a pool's settings. A larger number is most likely a typing error.
@@ -40,6 +41,8 @@ sections! {
         pub postgres: PostgresSettings,
         /// Redis.
         pub redis: RedisSettings,
+        /// Uploaded files.
+        pub uploads: UploadSettings,
     }
 
     /// The HTTP edge.
@@ -301,6 +304,7 @@ impl Settings {
         self.models.check(&mut rules);
         self.postgres.check(&mut rules);
         self.redis.check(&mut rules);
+        self.uploads.check(&mut rules);
         rules.require(
             !self.auth.enabled,
             "auth.enabled must be false: this version cannot authenticate callers",

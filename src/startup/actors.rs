@@ -2,7 +2,7 @@
 //!
 //! Only this file and `pools` connect the modules with each other. Start order: the sender of
 //! alerts if one is configured, the memory supervisor, the pools, the supervisor of loaded models,
-//! the loader, the repository of models, the journal, the jobs. The stop order is the reverse: the jobs
+//! the loader, the repository of models, the uploads, the journal, the jobs. The stop order is the reverse: the jobs
 //! end, the journal takes over their ends, the repository finds no new models, the loader unloads
 //! everything, the pools close their connections, and the memory supervisor stops. The sender of alerts
 //! stops last.
@@ -16,9 +16,10 @@ use headroom_actors::kernel::{Backoff, ChildSpec, Handle, Root, SupervisorSpec, 
 use headroom_actors::lazy::{self, Catalogue, Loader, SetLoadDeadline};
 use headroom_actors::memory::{AlertConfig, Levels, Memory, MemoryConfig, Protection, Reconfigure};
 use headroom_actors::model::{LeakConfig, MemoryDeps, ModelsConfig, Repository, Runtime};
+use headroom_actors::upload::Uploads;
 use tokio::sync::watch;
 
-use super::{HOST_BINARY, StartupError, pools};
+use super::{HOST_BINARY, StartupError, pools, uploads};
 use crate::handles::{ActorThread, Handles};
 use crate::readiness::Gate;
 use crate::routes::JOB_KINDS;
@@ -88,7 +89,11 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         oom: Some(memory.oom_counter()),
     };
     let runtime = Runtime::new(models.handle(), models_config, deps);
-    let catalogue = Catalogue::build(runtime.resource().into_iter().collect())?;
+    let (branches, pools, database) = pools::compose(settings, &memory);
+    let uploads_plan = uploads::plan(settings, &memory, database);
+    let resources = runtime.resource().into_iter();
+    let resources = resources.chain([uploads_plan.resource()]);
+    let catalogue = Catalogue::build(resources.collect())?;
 
     let loader = Loader::handle(&lazy_config);
     let loader_child = Loader::child(
@@ -105,13 +110,15 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         Repository::new(incarnation, runtime.clone(), registrar.clone())
     });
 
+    let uploads = Uploads::handle();
+    let uploads_child = uploads_plan.child(&uploads);
+
     let journal = Journal::handle();
     let journal_child = Journal::child(&journal, settings.data.dir.join(JOURNAL));
     let jobs_config = jobs::Config::default();
     let jobs = Jobs::handle(&jobs_config);
     jobs::start_at_zero(&JOB_KINDS);
 
-    let (branches, pools) = pools::compose(settings, &memory);
     let mut spec = SupervisorSpec::new("headroom");
     let alerts = &settings.memory.alerts;
     if let Some(url) = &alerts.webhook_url {
@@ -128,6 +135,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         .child(ChildSpec::supervisor(models))
         .child(loader_child)
         .child(repository_child)
+        .child(uploads_child)
         .child(journal_child)
         .child(Jobs::child(&jobs, jobs_config, tree.changes().clone()));
     let handles = Handles {
@@ -139,6 +147,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         jobs,
         journal,
         repository,
+        uploads,
         tensors: memory
             .buffers("tensors", settings.server.tensors_in_flight_max.as_u64())
             .for_new_work(),

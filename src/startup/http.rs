@@ -32,6 +32,7 @@ pub(super) fn server(
     let sections = web::Data::from(shared.sections);
     let last_answers = web::Data::from(shared.last_answers);
     let load_test = web::Data::from(shared.load_test);
+    let form = web::Data::from(shared.form);
     let feed = web::Data::from(shared.feed);
     let spec = ServerSpec {
         name: "http",
@@ -53,6 +54,7 @@ pub(super) fn server(
             .app_data(sections.clone())
             .app_data(last_answers.clone())
             .app_data(load_test.clone())
+            .app_data(form.clone())
             .app_data(feed.clone())
             .configure(extractors)
             .configure(routes)

@@ -24,16 +24,23 @@ use crate::settings::sections::{
 /// The folder of the private PostgreSQL in data.dir.
 pub(crate) const POSTGRES_FOLDER: &str = "postgres";
 
-/// The branches of the supervision tree that own the pools, and the pools.
-pub(super) fn compose(settings: &Settings, memory: &Memory) -> ([ChildSpec; 2], Arc<[Pool]>) {
-    let (postgres, databases) = postgres(&settings.postgres, &settings.data.dir, memory);
+/// The branches of the supervision tree that own the pools, the pools, and the database.
+pub(super) fn compose(
+    settings: &Settings,
+    memory: &Memory,
+) -> ([ChildSpec; 2], Arc<[Pool]>, Database) {
+    let (postgres, databases, database) = postgres(&settings.postgres, &settings.data.dir, memory);
     let (redis, roles) = redis::compose(&settings.redis, &settings.data.dir, memory);
     let pools = databases.into_iter().chain(roles).collect();
-    ([postgres, redis], pools)
+    ([postgres, redis], pools, database)
 }
 
 /// Wires the database, and its replicas if there are any.
-fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (ChildSpec, Vec<Pool>) {
+fn postgres(
+    settings: &PostgresSettings,
+    data: &Path,
+    memory: &Memory,
+) -> (ChildSpec, Vec<Pool>, Database) {
     let branch = SupervisorSpec::new("postgres");
     let private = PrivateServer::new(
         &postgres::PRIVATE_SERVER,
@@ -69,7 +76,7 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
         origin,
         bounds,
         need: Need::Required,
-        client: Client::Postgres(database),
+        client: Client::Postgres(database.clone()),
     }];
     pools.extend(replicas.map(|(replicas, bounds)| Pool {
         name: "postgres-replicas",
@@ -78,7 +85,7 @@ fn postgres(settings: &PostgresSettings, data: &Path, memory: &Memory) -> (Child
         need: Need::Optional,
         client: Client::Postgres(replicas),
     }));
-    (ChildSpec::supervisor(branch), pools)
+    (ChildSpec::supervisor(branch), pools, database)
 }
 
 /// How connections to the database are opened.

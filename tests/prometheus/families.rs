@@ -77,6 +77,11 @@ async fn used_server(models: &Models) -> Server {
     server
         .wait_for_metric("headroom_memory_reclaim_actions_total", &[], |n| n > 0.0)
         .await;
+    let form = "--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.txt\"\r\n\r\nx\r\n--b--\r\n";
+    let upload = server.client().post(server.url("/api/uploads"));
+    let upload = upload.header("Content-Type", "multipart/form-data; boundary=b");
+    let upload = upload.body(form).send().await.unwrap();
+    assert_eq!(upload.status(), 201);
     server.unload("affine").await.ok();
     server.get("/nothing").await;
     let mut client = TcpStream::connect(server.address()).unwrap();

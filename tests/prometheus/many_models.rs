@@ -25,10 +25,11 @@ async fn a_scrape_with_500_known_models_is_as_small_as_with_none() {
     }
     let server = Server::start(models.options(BINARY));
     let metrics = wait_for_async(DEADLINE, || async {
+        // Beside the models, the zygote and the upload folder are resources.
         // Asking for the index lets the server look at the folder.
         let known = server.index().await.len();
         let metrics = server.metrics().await;
-        let cold = format!("headroom_lazy_resources{{phase=\"cold\"}} {}", MODELS + 1);
+        let cold = format!("headroom_lazy_resources{{phase=\"cold\"}} {}", MODELS + 2);
         let all = known == MODELS && metrics.lines().any(|line| line == cold);
         all.then_some(metrics.clone()).ok_or((known, metrics))
     })

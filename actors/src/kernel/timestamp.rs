@@ -1,7 +1,7 @@
 //! Points in time for operators. Actors measure with the monotonic clock, which a person cannot read.
 
 use std::borrow::Cow;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -18,6 +18,11 @@ impl Timestamp {
     /// The present.
     pub fn now() -> Self {
         Clock::now().timestamp()
+    }
+
+    /// The time `since` the begin of 1970.
+    pub fn from_unix(since: Duration) -> Self {
+        Self(UNIX_EPOCH + since)
     }
 
     /// Seconds since 1970.

@@ -41,10 +41,16 @@ pub struct MigrationSet {
 /// The migrations of this program.
 pub const MIGRATIONS: MigrationSet = MigrationSet {
     name: "headroom",
-    migrations: &[Migration {
-        file: "V1__instance",
-        sql: include_str!("../../../config/migrations/V1__instance.sql"),
-    }],
+    migrations: &[
+        Migration {
+            file: "V1__instance",
+            sql: include_str!("../../../config/migrations/V1__instance.sql"),
+        },
+        Migration {
+            file: "V2__upload",
+            sql: include_str!("../../../config/migrations/V2__upload.sql"),
+        },
+    ],
 };
 
 /// The longest name of a set.

@@ -1,0 +1,319 @@
+//! Who may upload now: places, memory, quotas and the disk.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout_at};
+use utoipa::ToSchema;
+
+use super::caller::Caller;
+use super::config::Config;
+use super::content::{FileName, kind_of};
+use super::error::UploadError;
+use super::metrics;
+use super::receive::{Incoming, Shared};
+use super::records::Totals;
+use super::store::Store;
+use crate::kernel::pressure::{Level, PressureReader};
+use crate::kernel::{Buffers, Clock, Timestamp};
+
+/// Time between two looks at the memory while an upload waits for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The uploads in progress.
+pub(super) struct Admission {
+    pub(super) config: Arc<Config>,
+    places: Arc<Semaphore>,
+    buffers: Arc<dyn Buffers>,
+    pressure: PressureReader,
+    active: Mutex<ActiveUploads>,
+    /// What is stored, as of the last look, with what this server has changed since.
+    stored: Mutex<Totals>,
+}
+
+#[derive(Default)]
+struct ActiveUploads {
+    last: u64,
+    uploads: BTreeMap<u64, Arc<Active>>,
+}
+
+/// One upload in progress.
+struct Active {
+    caller: Caller,
+    since: Instant,
+    announced: Option<u64>,
+    received: Arc<AtomicU64>,
+    file: Mutex<Option<String>>,
+}
+
+/// An upload in progress, for operators.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ActiveUpload {
+    /// The network address that it comes from.
+    pub uploaded_by: String,
+    /// When it began.
+    pub began_at: Timestamp,
+    /// The size of the request, if the client announced it.
+    pub announced_bytes: Option<u64>,
+    /// Bytes of files that have arrived.
+    pub received_bytes: u64,
+    /// The average rate.
+    pub bytes_per_second: f64,
+    /// The name of the file that arrives now.
+    pub file: Option<String>,
+}
+
+/// The right to upload, and the place that it takes. Its drop ends the upload.
+pub struct Ticket {
+    number: u64,
+    admission: Arc<Admission>,
+    active: Arc<Active>,
+    store: Arc<Store>,
+    _place: OwnedSemaphorePermit,
+    /// Keeps the upload folder open.
+    _lease: Box<dyn Send>,
+}
+
+impl Admission {
+    pub(super) fn new(
+        config: Arc<Config>,
+        buffers: Arc<dyn Buffers>,
+        pressure: PressureReader,
+    ) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(config.active_max as usize)),
+            config,
+            buffers,
+            pressure,
+            active: Mutex::default(),
+            stored: Mutex::default(),
+        }
+    }
+
+    /// Waits for a place and for memory. `used` is what the caller has stored, if that is bounded.
+    pub(super) async fn admit(
+        self: Arc<Self>,
+        store: Arc<Store>,
+        caller: Caller,
+        announced: Option<u64>,
+        used: Option<Totals>,
+        lease: Box<dyn Send>,
+    ) -> Result<Ticket, UploadError> {
+        self.check_quotas(caller, announced.unwrap_or_default(), used)?;
+        self.check_disk(&store, announced.unwrap_or_default())
+            .await?;
+        self.check_caller(caller)?;
+        let deadline = Instant::now() + self.config.admission_wait;
+        let place = Arc::clone(&self.places).acquire_owned();
+        let Ok(Ok(place)) = timeout_at(deadline, place).await else {
+            let active = self.config.active_max;
+            return Err(UploadError::Full { active });
+        };
+        self.wait_for_memory(deadline).await?;
+        let active = Arc::new(Active {
+            caller,
+            since: Instant::now(),
+            announced,
+            received: Arc::default(),
+            file: Mutex::default(),
+        });
+        let number = {
+            let mut all = self.active();
+            // Others of this caller may have come meanwhile.
+            self.check_caller_in(&all, caller)?;
+            all.last += 1;
+            let number = all.last;
+            all.uploads.insert(number, Arc::clone(&active));
+            metrics::set_active(all.uploads.len());
+            number
+        };
+        Ok(Ticket {
+            number,
+            admission: self,
+            active,
+            store,
+            _place: place,
+            _lease: lease,
+        })
+    }
+
+    /// New uploads wait while memory is short; those in progress go on.
+    async fn wait_for_memory(&self, deadline: Instant) -> Result<(), UploadError> {
+        loop {
+            let refused = match self.buffers.reserve(super::receive::UPLOAD_BYTES) {
+                Ok(_) if self.pressure.reached() < Level::Critical => return Ok(()),
+                Ok(_) => None,
+                Err(error) => Some(error),
+            };
+            if Instant::now() + LOOK_AGAIN >= deadline {
+                let unavailable = crate::kernel::BudgetError::Unavailable;
+                return Err(refused.unwrap_or(unavailable).into());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn check_caller(&self, caller: Caller) -> Result<(), UploadError> {
+        self.check_caller_in(&self.active(), caller)
+    }
+
+    fn check_caller_in(&self, all: &ActiveUploads, caller: Caller) -> Result<(), UploadError> {
+        let of_caller = all
+            .uploads
+            .values()
+            .filter(|active| active.caller == caller);
+        let active = self.config.caller_active_max;
+        match of_caller.count() < active as usize {
+            true => Ok(()),
+            false => Err(UploadError::CallerFull { active }),
+        }
+    }
+
+    /// Whether `bytes` more are within the quotas.
+    fn check_quotas(
+        &self,
+        caller: Caller,
+        bytes: u64,
+        of_caller: Option<Totals>,
+    ) -> Result<(), UploadError> {
+        let (config, stored) = (&self.config, self.stored());
+        let arriving = |is_counted: &dyn Fn(&Active) -> bool| {
+            let all = self.active();
+            let counted = all.uploads.values().filter(|active| is_counted(active));
+            counted.fold((0, 0), |(files, bytes), active| {
+                let received = active.received.load(Ordering::Relaxed);
+                (
+                    files + 1,
+                    bytes + received.max(active.announced.unwrap_or_default()),
+                )
+            })
+        };
+        let (files, arriving_bytes) = arriving(&|_| true);
+        within("files", stored.files + files + 1, config.files_max)?;
+        within(
+            "bytes",
+            stored.bytes + arriving_bytes + bytes,
+            config.bytes_max,
+        )?;
+        let Some(of_caller) = of_caller else {
+            return Ok(());
+        };
+        let (files, arriving_bytes) = arriving(&|active| active.caller == caller);
+        let used = of_caller.bytes + arriving_bytes + bytes;
+        within(
+            "files of this client",
+            of_caller.files + files + 1,
+            config.caller_files_max,
+        )?;
+        within("bytes of this client", used, config.caller_bytes_max)
+    }
+
+    async fn check_disk(&self, store: &Arc<Store>, bytes: u64) -> Result<(), UploadError> {
+        let reading = Arc::clone(store);
+        let free = super::records::blocking(move || Ok(reading.free_bytes()?)).await?;
+        let floor = self.config.disk_free_min;
+        match free < floor.saturating_add(bytes) {
+            true => Err(UploadError::DiskFull { free, floor }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether quotas of callers need a look at what each has stored.
+    pub(super) fn bounds_callers(&self) -> bool {
+        self.config.caller_bytes_max.is_some() || self.config.caller_files_max.is_some()
+    }
+
+    pub(super) fn stored(&self) -> MutexGuard<'_, Totals> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn active(&self) -> MutexGuard<'_, ActiveUploads> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The uploads in progress, the oldest first.
+    pub(super) fn list(&self) -> Vec<ActiveUpload> {
+        let clock = Clock::now();
+        let active = self.active();
+        let list = active.uploads.values().map(|active| {
+            let received_bytes = active.received.load(Ordering::Relaxed);
+            let seconds = active.since.elapsed().as_secs_f64().max(1e-3);
+            ActiveUpload {
+                uploaded_by: active.caller.to_string(),
+                began_at: clock.time_of(active.since),
+                announced_bytes: active.announced,
+                received_bytes,
+                bytes_per_second: received_bytes as f64 / seconds,
+                file: active.file().clone(),
+            }
+        });
+        list.collect()
+    }
+}
+
+impl Active {
+    fn file(&self) -> MutexGuard<'_, Option<String>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn within(quota: &'static str, used: u64, max: Option<u64>) -> Result<(), UploadError> {
+    match max {
+        Some(max) if used > max => Err(UploadError::Quota { quota, used, max }),
+        _ => Ok(()),
+    }
+}
+
+impl Ticket {
+    /// Begins a file: what its name and its declared media type say decides its kind.
+    ///
+    /// # Errors
+    /// The name or the kind is refused, or no file can be made.
+    pub async fn begin(
+        &self,
+        name: &str,
+        media_type: Option<&str>,
+    ) -> Result<Incoming, UploadError> {
+        let name = FileName::parse(name)?;
+        let kind = kind_of(&name, media_type)?;
+        let config = &self.admission.config;
+        let bytes_max = config.kinds.get(&kind).copied();
+        let bytes_max = bytes_max.ok_or(UploadError::KindRefused(kind))?;
+        *self.active.file() = Some(name.as_str().to_owned());
+        let shared = Shared {
+            store: Arc::clone(&self.store),
+            buffers: Arc::clone(&self.admission.buffers),
+            pressure: self.admission.pressure.clone(),
+            limits: config.limits.clone(),
+            disk_free_min: config.disk_free_min,
+            received: Arc::clone(&self.active.received),
+        };
+        Incoming::begin(shared, name, kind, bytes_max).await
+    }
+
+    pub(super) fn caller(&self) -> Caller {
+        self.active.caller
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The bytes of files that have arrived.
+    fn received_bytes(&self) -> u64 {
+        self.active.received.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut active = self.admission.active();
+        active.uploads.remove(&self.number);
+        metrics::set_active(active.uploads.len());
+        metrics::record_received(self.received_bytes());
+    }
+}

@@ -1,0 +1,38 @@
+//! The settings of uploads.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::content::{Kind, Limits};
+
+/// The settings of uploads.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The folder of the files. It is made by the first upload, and belongs to one server.
+    pub dir: PathBuf,
+    /// The kinds that are accepted, each with the most bytes of a file.
+    pub kinds: BTreeMap<Kind, u64>,
+    /// What the content of files may have.
+    pub limits: Limits,
+    /// Uploads at the same time; further ones wait.
+    pub active_max: u32,
+    /// Uploads of one caller at the same time; further ones are refused.
+    pub caller_active_max: u32,
+    /// How long an upload waits for its turn, and for memory.
+    pub admission_wait: Duration,
+    /// The most bytes of all uploads together, those in progress included. `None`: no bound.
+    pub bytes_max: Option<u64>,
+    /// The most uploads. `None`: no bound.
+    pub files_max: Option<u64>,
+    /// As `bytes_max`, for each caller.
+    pub caller_bytes_max: Option<u64>,
+    /// As `files_max`, for each caller.
+    pub caller_files_max: Option<u64>,
+    /// Free bytes of the disk that uploads leave.
+    pub disk_free_min: u64,
+    /// How long uploads are kept. `None`: until they are deleted.
+    pub ttl: Option<Duration>,
+    /// Time between two removals of what has expired and of what nothing uses.
+    pub sweep_interval: Duration,
+}

@@ -1,0 +1,116 @@
+//! The metrics of uploads.
+
+use std::time::Duration;
+
+use super::error::UploadError;
+use crate::kernel::{LONG_TIMES, Label, Metric};
+
+const ACTIVE: Metric = Metric::gauge("headroom_uploads_active", "Uploads in progress.");
+const STORED: Metric = Metric::counter("headroom_uploads_stored_total", "Files that were stored.");
+const STORED_BYTES: Metric = Metric::counter(
+    "headroom_uploads_stored_bytes_total",
+    "Bytes of the files that were stored.",
+);
+const RECEIVED_BYTES: Metric = Metric::counter(
+    "headroom_uploads_received_bytes_total",
+    "Bytes of files that arrived, also of those that were not stored.",
+);
+const REFUSED: Metric = Metric::counter(
+    "headroom_uploads_refused_total",
+    "Uploads that were refused or failed.",
+)
+.labels(&[Label::one_of("reason", &REASONS)])
+.alert("an increase of `storage` or `database`: the log has the cause");
+const SAVE_SECONDS: Metric = Metric::histogram(
+    "headroom_uploads_save_duration_seconds",
+    "Time to store the files of an upload after the last of them has arrived.",
+    LONG_TIMES,
+);
+const FILES: Metric = Metric::gauge(
+    "headroom_uploads_files",
+    "Uploads that are stored, as of the last sweep.",
+);
+const BYTES: Metric = Metric::gauge(
+    "headroom_uploads_bytes",
+    "Bytes of the uploads that are stored, as of the last sweep.",
+);
+const SWEPT: Metric = Metric::counter(
+    "headroom_uploads_swept_total",
+    "What sweeps have removed: uploads whose time was over, and files that no upload used.",
+)
+.labels(&[Label::one_of("what", &SWEPT_WHAT)]);
+
+const SWEPT_WHAT: [&str; 2] = ["expired", "unused"];
+
+const REASONS: [&str; 9] = [
+    "busy", "memory", "size", "type", "content", "quota", "disk", "storage", "database",
+];
+
+/// The metrics of this module.
+pub const METRICS: &[Metric] = &[
+    ACTIVE,
+    STORED,
+    STORED_BYTES,
+    RECEIVED_BYTES,
+    REFUSED,
+    SAVE_SECONDS,
+    FILES,
+    BYTES,
+    SWEPT,
+];
+
+/// The counters start with the server.
+pub(super) fn start_at_zero() {
+    for reason in REASONS {
+        REFUSED.start_at_zero(&[("reason", reason)]);
+    }
+    for what in SWEPT_WHAT {
+        SWEPT.start_at_zero(&[("what", what)]);
+    }
+    set_active(0);
+    set_totals(0, 0);
+}
+
+pub(super) fn set_active(number: usize) {
+    metrics::gauge!(ACTIVE.name).set(number as f64);
+}
+
+pub(super) fn record_received(bytes: u64) {
+    metrics::counter!(RECEIVED_BYTES.name).increment(bytes);
+}
+
+pub(super) fn record_stored(files: u64, bytes: u64, took: Duration) {
+    metrics::counter!(STORED.name).increment(files);
+    metrics::counter!(STORED_BYTES.name).increment(bytes);
+    metrics::histogram!(SAVE_SECONDS.name).record(took.as_secs_f64());
+}
+
+pub(super) fn set_totals(files: u64, bytes: u64) {
+    metrics::gauge!(FILES.name).set(files as f64);
+    metrics::gauge!(BYTES.name).set(bytes as f64);
+}
+
+pub(super) fn record_swept(expired: u64, unused: u64) {
+    metrics::counter!(SWEPT.name, "what" => "expired").increment(expired);
+    metrics::counter!(SWEPT.name, "what" => "unused").increment(unused);
+}
+
+/// Counts an upload that was refused or failed.
+pub fn record_refused(error: &UploadError) {
+    metrics::counter!(REFUSED.name, "reason" => reason(error)).increment(1);
+}
+
+fn reason(error: &UploadError) -> &'static str {
+    use UploadError as E;
+    match error {
+        _ if error.is_disk_full() => "disk",
+        E::Full { .. } | E::CallerFull { .. } => "busy",
+        E::Memory(_) => "memory",
+        E::TooLarge { .. } => "size",
+        E::Name(_) | E::Kind(_) | E::KindRefused(_) => "type",
+        E::Content(_) => "content",
+        E::Quota { .. } => "quota",
+        E::Database(_) | E::NotFound(_) => "database",
+        E::DiskFull { .. } | E::Storage(_) | E::Damaged | E::Panicked => "storage",
+    }
+}

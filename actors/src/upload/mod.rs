@@ -1,0 +1,47 @@
+//! Uploaded files: they arrive, are checked, stored, found again, and removed.
+//!
+//! Why it exists: files come from strangers, at any speed, and stop in the middle. The module takes them within bounded
+//! memory, keeps only what is whole and is what it says, and never loses what it has confirmed.
+//!
+//! Guarantees:
+//! - **Bounded memory**: an upload holds at most two pieces of 512 KiB, reserved in the memory budget, whatever the
+//!   size of its files. While memory is short, pieces are small, and new uploads wait.
+//! - **Durable**: when [`Save`] is answered, the bytes, their folder and their rows are on disks. All files of an upload
+//!   are stored, or none.
+//! - **Nothing half**: a file that did not arrive whole has no name, and the kernel frees its bytes, also when the process
+//!   is killed.
+//! - **Stored once**: files with the same bytes share them. Bytes are removed with the last upload that needs them, and
+//!   never before.
+//! - **Checked**: the content agrees with the name and the declared type (`content`). Names are data and never
+//!   paths.
+//! - **A failure stays alone**: a panic of the work on one upload fails that upload.
+//!
+//! Layout: [`Uploads`] is the actor. `admission` decides who may upload; `receive` takes the bytes of one file;
+//! `store` is the folder and `storage` makes it a resource of the lazy loader; `records` are the rows in PostgreSQL.
+
+mod admission;
+mod caller;
+mod config;
+pub mod content;
+mod error;
+mod id;
+mod metrics;
+mod receive;
+mod records;
+mod storage;
+mod store;
+mod uploads;
+
+pub use admission::{ActiveUpload, Ticket};
+pub use caller::Caller;
+pub use config::Config;
+pub use content::{Facts, Kind, Limits};
+pub use error::UploadError;
+pub use id::{NoUploadId, UploadId};
+pub use metrics::{METRICS, record_refused};
+pub use receive::{Incoming, Received};
+pub use records::{Cursor, Filter, Page, Totals, Upload};
+pub use storage::STORAGE;
+pub use uploads::{
+    Admit, Find, List, Open, ReadUploads, Remove, Save, Uploads, UploadsPlan, UploadsStatus,
+};

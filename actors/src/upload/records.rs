@@ -1,0 +1,441 @@
+//! The rows of uploads in PostgreSQL.
+//!
+//! The row of a content is the lock of its file: whoever adds or removes the file has locked the row in a transaction,
+//! and commits after the file was changed. So a file is there for as long as an upload needs it, and a crash leaves at
+//! worst a file without a row, which [`Records::sweep`] removes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+use utoipa::ToSchema;
+
+use super::caller::Caller;
+use super::content::Kind;
+use super::error::UploadError;
+use super::id::UploadId;
+use super::receive::Received;
+use super::store::{ContentHash, Store, hex};
+use crate::kernel::Timestamp;
+use crate::postgres::{Database, Row, Transaction, TransactionOptions};
+
+/// How long one call of the database may take.
+const WITHIN: Duration = Duration::from_secs(10);
+/// How often a transaction is tried that others made fail.
+const TRIES: u32 = 5;
+/// Rows that one step of a sweep takes.
+const SWEEP_ROWS: i64 = 100;
+
+/// What is known of an upload. The order of `from_row`.
+const COLUMNS: &str = "id, name, kind, media_type, bytes, blake3, sha256, scanned, caller,
+    (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8";
+/// Uploads with their content.
+const UPLOADS: &str = "(select u.*, c.sha256 from headroom.upload u
+    join headroom.upload_content c using (blake3)) uploads";
+
+const LOCK_CONTENT: &str =
+    "insert into headroom.upload_content (blake3, sha256, bytes, uploads) values ($1, $2, $3, 1)
+    on conflict (blake3) do update set uploads = upload_content.uploads + 1";
+const ADD: &str = "insert into headroom.upload
+    (id, blake3, bytes, name, kind, media_type, caller, scanned, expires_at)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9))
+    returning (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8";
+const REMOVE: &str = "delete from headroom.upload where id = $1 returning blake3";
+const RELEASE_CONTENT: &str =
+    "update headroom.upload_content set uploads = uploads - 1 where blake3 = $1";
+const LOCK_UNUSED: &str =
+    "select 1 from headroom.upload_content where blake3 = $1 and uploads = 0 for update";
+const REMOVE_CONTENT: &str =
+    "delete from headroom.upload_content where blake3 = $1 and uploads = 0";
+/// Locks the row of a file that has none.
+const LOCK_ORPHAN: &str = "insert into headroom.upload_content (blake3, sha256, bytes, uploads)
+    values ($1, decode(repeat('00', 32), 'hex'), 0, 0) on conflict do nothing returning 1";
+const EXPIRED: &str = "select id from headroom.upload where expires_at <= clock_timestamp() order by expires_at limit $1";
+const UNUSED: &str = "select blake3 from headroom.upload_content where uploads = 0 limit $1";
+const KNOWN: &str = "select blake3 from headroom.upload_content where blake3 = any($1)";
+const TOTALS: &str = "select count(*), coalesce(sum(bytes), 0)::int8 from headroom.upload";
+const TOTALS_OF: &str =
+    "select count(*), coalesce(sum(bytes), 0)::int8 from headroom.upload where caller = $1";
+
+/// An uploaded file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Upload {
+    /// Its id.
+    pub id: UploadId,
+    /// Its name, as its uploader called it.
+    pub name: String,
+    /// What kind of file it is.
+    pub kind: String,
+    /// Its media type, by its content.
+    pub media_type: String,
+    /// Its size.
+    pub bytes: u64,
+    /// The BLAKE3 hash of its bytes, as hexadecimal digits.
+    pub blake3: String,
+    /// The SHA-256 hash of its bytes, as hexadecimal digits.
+    pub sha256: String,
+    /// Whether a virus scanner has looked at it and found nothing.
+    pub scanned: bool,
+    /// The network address that it came from.
+    pub uploaded_by: String,
+    /// When it was complete.
+    pub created_at: Timestamp,
+    /// When it will be removed. `null`: never.
+    pub expires_at: Option<Timestamp>,
+    #[serde(skip)]
+    pub(super) created_micros: i64,
+}
+
+/// Which uploads to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only this kind.
+    pub kind: Option<Kind>,
+    /// Only files with this SHA-256 hash.
+    pub sha256: Option<[u8; 32]>,
+    /// Only those after this place in the list.
+    pub after: Option<Cursor>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A place in the list of uploads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    created_micros: i64,
+    id: UploadId,
+}
+
+impl Cursor {
+    /// Reads what `Display` has written.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (micros, id) = text.split_once('-')?;
+        Some(Self {
+            created_micros: micros.parse().ok()?,
+            id: id.parse().ok()?,
+        })
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.created_micros, self.id)
+    }
+}
+
+/// Some uploads, the newest first.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The uploads.
+    pub uploads: Vec<Upload>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<Cursor>,
+}
+
+/// How many uploads there are, and how many bytes they have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = UploadTotals)]
+pub struct Totals {
+    /// Uploads.
+    pub files: u64,
+    /// The bytes of all of them. Files with the same bytes count each.
+    pub bytes: u64,
+}
+
+/// What a sweep has removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Swept {
+    /// Uploads whose time was over.
+    pub expired: u64,
+    /// Files that no upload uses.
+    pub unused: u64,
+}
+
+/// The rows of uploads.
+#[derive(Clone)]
+pub(super) struct Records {
+    database: Database,
+}
+
+impl Records {
+    pub(super) fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Stores the files, and their rows: all of them, or none.
+    pub(super) async fn add(
+        &self,
+        store: Arc<Store>,
+        files: Vec<Received>,
+        caller: Caller,
+        ttl: Option<Duration>,
+    ) -> Result<Vec<Upload>, UploadError> {
+        let mut uploads: Vec<_> = files.iter().map(|file| unsaved(file, caller)).collect();
+        let files: Vec<_> = files.into_iter().map(Arc::new).collect();
+        // All transactions lock in the same order.
+        let mut order: Vec<usize> = (0..files.len()).collect();
+        order.sort_by_key(|&at| files[at].blake3);
+        let ttl = ttl.map(|ttl| ttl.as_secs_f64());
+        let work = |transaction: Arc<Transaction>| {
+            let (order, files, mut saved) = (order.clone(), files.clone(), uploads.clone());
+            let store = Arc::clone(&store);
+            async move {
+                for at in order {
+                    let (file, upload) = (&files[at], &mut saved[at]);
+                    let (hash, bytes) = (&file.blake3.0[..], signed(file.bytes));
+                    transaction
+                        .query(LOCK_CONTENT, &[&hash, &&file.sha256[..], &bytes])
+                        .await?;
+                    add_to(&store, file).await?;
+                    let row = transaction
+                        .query(
+                            ADD,
+                            &[
+                                &upload.id.as_str(),
+                                &hash,
+                                &bytes,
+                                &upload.name,
+                                &upload.kind,
+                                &upload.media_type,
+                                &upload.uploaded_by,
+                                &upload.scanned,
+                                &ttl,
+                            ],
+                        )
+                        .await?
+                        .one()?;
+                    upload.set_times(row.get(0), row.get(1));
+                }
+                Ok::<_, UploadError>(saved)
+            }
+        };
+        uploads = self.database.transaction(changes(), work).await?;
+        Ok(uploads)
+    }
+
+    /// One upload.
+    pub(super) async fn find(&self, id: &UploadId) -> Result<Upload, UploadError> {
+        let sql = format!("select {COLUMNS} from {UPLOADS} where id = $1");
+        let rows = self.database.query(&sql, &[&id.as_str()], WITHIN).await?;
+        let row = rows.at_most_one()?;
+        let row = row.ok_or_else(|| UploadError::NotFound(id.clone()))?;
+        Ok(from_row(&row))
+    }
+
+    /// Some uploads, the newest first.
+    pub(super) async fn list(&self, filter: Filter) -> Result<Page, UploadError> {
+        let sql = format!(
+            "select {COLUMNS} from {UPLOADS}
+            where ($1::text is null or kind = $1) and ($2::bytea is null or sha256 = $2)
+            and ($3::int8 is null or (created_at, id) <
+                (timestamptz 'epoch' + $3 * interval '1 microsecond', $4::text))
+            order by created_at desc, id desc limit $5"
+        );
+        let kind = filter.kind.map(Kind::slug);
+        let sha256 = filter.sha256.as_ref().map(|hash| &hash[..]);
+        let micros = filter.after.as_ref().map(|after| after.created_micros);
+        let id = filter.after.as_ref().map(|after| after.id.as_str());
+        let limit = i64::from(filter.limit) + 1;
+        let rows = self
+            .database
+            .query(&sql, &[&kind, &sha256, &micros, &id, &limit], WITHIN)
+            .await?;
+        let mut uploads: Vec<_> = rows.rows.iter().map(from_row).collect();
+        let has_more = uploads.len() > filter.limit as usize;
+        uploads.truncate(filter.limit as usize);
+        let last = uploads.last().filter(|_| has_more);
+        let next = last.map(|last| Cursor {
+            created_micros: last.created_micros,
+            id: last.id.clone(),
+        });
+        Ok(Page { uploads, next })
+    }
+
+    /// Removes an upload, and its file if no other needs it.
+    pub(super) async fn remove(
+        &self,
+        store: &Arc<Store>,
+        id: &UploadId,
+    ) -> Result<(), UploadError> {
+        let work = |transaction: Arc<Transaction>| async move {
+            let removed = transaction.query(REMOVE, &[&id.as_str()]).await?;
+            let row = removed.at_most_one()?;
+            let row = row.ok_or_else(|| UploadError::NotFound(id.clone()))?;
+            let hash: Vec<u8> = row.get(0);
+            transaction.query(RELEASE_CONTENT, &[&hash]).await?;
+            Ok::<_, UploadError>(hash)
+        };
+        let hash = self.database.transaction(changes(), work).await?;
+        // The upload is gone. What is left of its file, the next sweep removes too.
+        if let Err(error) = self.remove_content(store, &hash, LOCK_UNUSED).await {
+            tracing::warn!(%id, %error, "the file of a removed upload is not removed yet");
+        }
+        Ok(())
+    }
+
+    /// How many uploads there are; those of `caller`, or all.
+    pub(super) async fn totals(&self, caller: Option<Caller>) -> Result<Totals, UploadError> {
+        let rows = match caller {
+            None => self.database.query(TOTALS, &[], WITHIN).await?,
+            Some(caller) => {
+                let caller = caller.to_string();
+                self.database.query(TOTALS_OF, &[&caller], WITHIN).await?
+            }
+        };
+        let row = rows.one()?;
+        Ok(Totals {
+            files: unsigned(row.get(0)),
+            bytes: unsigned(row.get(1)),
+        })
+    }
+
+    /// Removes what has expired and what nothing uses, as a crash leaves it.
+    pub(super) async fn sweep(&self, store: &Arc<Store>) -> Result<Swept, UploadError> {
+        let mut swept = Swept::default();
+        loop {
+            let expired = self.database.query(EXPIRED, &[&SWEEP_ROWS], WITHIN).await?;
+            for row in &expired.rows {
+                let id: String = row.get(0);
+                let Ok(id) = id.parse() else { continue };
+                match self.remove(store, &id).await {
+                    Ok(()) => swept.expired += 1,
+                    // Somebody else has removed it.
+                    Err(UploadError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if (expired.rows.len() as i64) < SWEEP_ROWS {
+                break;
+            }
+        }
+        let unused = self.database.query(UNUSED, &[&SWEEP_ROWS], WITHIN).await?;
+        for row in &unused.rows {
+            let hash: Vec<u8> = row.get(0);
+            swept.unused += u64::from(self.remove_content(store, &hash, LOCK_UNUSED).await?);
+        }
+        for prefix in 0..=u8::MAX {
+            swept.unused += self.sweep_folder(store, prefix).await?;
+        }
+        Ok(swept)
+    }
+
+    /// Removes the files without a row whose hash begins with `prefix`.
+    async fn sweep_folder(&self, store: &Arc<Store>, prefix: u8) -> Result<u64, UploadError> {
+        let reading = Arc::clone(store);
+        let stored = blocking(move || Ok(reading.stored(prefix)?)).await?;
+        let mut removed = 0;
+        for some in stored.chunks(SWEEP_ROWS as usize) {
+            let hashes: Vec<&[u8]> = some.iter().map(|hash| &hash.0[..]).collect();
+            let known = self.database.query(KNOWN, &[&hashes], WITHIN).await?;
+            let known: HashSet<Vec<u8>> = known.rows.iter().map(|row| row.get(0)).collect();
+            for hash in some.iter().filter(|hash| !known.contains(&hash.0[..])) {
+                removed += u64::from(self.remove_content(store, &hash.0, LOCK_ORPHAN).await?);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes the file with `hash`, if the statement `lock` finds that no upload uses it.
+    async fn remove_content(
+        &self,
+        store: &Arc<Store>,
+        hash: &[u8],
+        lock: &'static str,
+    ) -> Result<bool, UploadError> {
+        let Ok(file) = <[u8; 32]>::try_from(hash).map(ContentHash) else {
+            return Ok(false);
+        };
+        let work = |transaction: Arc<Transaction>| {
+            let store = Arc::clone(store);
+            async move {
+                let locked = transaction.query(lock, &[&hash]).await?;
+                if locked.at_most_one()?.is_none() {
+                    return Ok::<_, UploadError>(false);
+                }
+                blocking(move || Ok(store.remove(file)?)).await?;
+                transaction.query(REMOVE_CONTENT, &[&hash]).await?;
+                Ok(true)
+            }
+        };
+        self.database.transaction(changes(), work).await
+    }
+}
+
+/// Runs file operations on a thread that may wait.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, UploadError> + Send + 'static,
+) -> Result<T, UploadError> {
+    let done = spawn_blocking(work).await;
+    done.map_err(|_| UploadError::Panicked)?
+}
+
+async fn add_to(store: &Arc<Store>, file: &Arc<Received>) -> Result<(), UploadError> {
+    let (store, file) = (Arc::clone(store), Arc::clone(file));
+    blocking(move || Ok(store.add(&file.temp, file.blake3, file.bytes)?)).await
+}
+
+fn changes() -> TransactionOptions {
+    TransactionOptions::within(WITHIN).retryable(TRIES)
+}
+
+fn unsaved(file: &Received, caller: Caller) -> Upload {
+    Upload {
+        id: UploadId::random(),
+        name: file.name.as_str().to_owned(),
+        kind: file.kind.slug().to_owned(),
+        media_type: file.facts.media_type.to_string(),
+        bytes: file.bytes,
+        blake3: file.blake3.hex(),
+        sha256: hex(&file.sha256),
+        scanned: file.scanned,
+        uploaded_by: caller.to_string(),
+        created_at: Timestamp::now(),
+        expires_at: None,
+        created_micros: 0,
+    }
+}
+
+fn from_row(row: &Row) -> Upload {
+    let id: String = row.get(0);
+    let (blake3, sha256): (Vec<u8>, Vec<u8>) = (row.get(5), row.get(6));
+    let mut upload = Upload {
+        id: UploadId::from_database(id),
+        name: row.get(1),
+        kind: row.get(2),
+        media_type: row.get(3),
+        bytes: unsigned(row.get(4)),
+        blake3: hex(&blake3),
+        sha256: hex(&sha256),
+        scanned: row.get(7),
+        uploaded_by: row.get(8),
+        created_at: Timestamp::now(),
+        expires_at: None,
+        created_micros: 0,
+    };
+    upload.set_times(row.get(9), row.get(10));
+    upload
+}
+
+impl Upload {
+    fn set_times(&mut self, created_micros: i64, expires_millis: Option<i64>) {
+        self.created_micros = created_micros;
+        self.created_at = Timestamp::from_unix(Duration::from_micros(unsigned(created_micros)));
+        let expires = expires_millis.map(|millis| Duration::from_millis(unsigned(millis)));
+        self.expires_at = expires.map(Timestamp::from_unix);
+    }
+
+    /// The file of its bytes.
+    pub(super) fn content(&self) -> Option<ContentHash> {
+        ContentHash::of_name(&self.blake3)
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}

@@ -1,0 +1,362 @@
+//! The actor that owns uploads.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::admission::{ActiveUpload, Admission, Ticket};
+use super::caller::Caller;
+use super::config::Config;
+use super::error::UploadError;
+use super::id::UploadId;
+use super::metrics;
+use super::receive::Received;
+use super::records::{Filter, Page, Records, Swept, Totals, Upload, blocking};
+use super::storage::Storage;
+use super::store::Store;
+use crate::kernel::pressure::PressureReader;
+use crate::kernel::{Buffers, Call, Child, ChildSpec, Exit, Handle, Message, Reply, Resource};
+use crate::postgres::Database;
+
+/// Calls in flight.
+const CALLS_MAX: u32 = 4096;
+
+/// Asks for the right to upload. Waits for a place and for memory.
+pub struct Admit {
+    /// Who uploads.
+    pub caller: Caller,
+    /// The size of the request, if it is known.
+    pub announced: Option<u64>,
+    /// A lease on the resource [`super::STORAGE`]: it keeps the upload folder open.
+    pub lease: Box<dyn Send>,
+}
+
+impl Message for Admit {
+    type Reply = Result<Ticket, UploadError>;
+    const CANCELLABLE: bool = true;
+}
+
+/// Stores the files of an upload, all or none, and ends it. When the reply says so, they are durable.
+pub struct Save {
+    /// The upload.
+    pub ticket: Ticket,
+    /// Its files.
+    pub files: Vec<Received>,
+}
+
+impl Message for Save {
+    type Reply = Result<Vec<Upload>, UploadError>;
+}
+
+/// Asks for one upload.
+pub struct Find(pub UploadId);
+
+impl Message for Find {
+    type Reply = Result<Upload, UploadError>;
+    const CANCELLABLE: bool = true;
+}
+
+/// Asks for one upload and its bytes.
+pub struct Open {
+    /// The id.
+    pub id: UploadId,
+    /// As in [`Admit`].
+    pub lease: Box<dyn Send>,
+}
+
+impl Message for Open {
+    type Reply = Result<(Upload, Arc<File>), UploadError>;
+    const CANCELLABLE: bool = true;
+}
+
+/// Asks for some uploads.
+pub struct List(pub Filter);
+
+impl Message for List {
+    type Reply = Result<Page, UploadError>;
+    const CANCELLABLE: bool = true;
+}
+
+/// Removes an upload.
+pub struct Remove {
+    /// The id.
+    pub id: UploadId,
+    /// As in [`Admit`].
+    pub lease: Box<dyn Send>,
+}
+
+impl Message for Remove {
+    type Reply = Result<(), UploadError>;
+}
+
+/// Asks what is in progress.
+#[derive(Debug)]
+pub struct ReadUploads;
+
+impl Message for ReadUploads {
+    type Reply = UploadsStatus;
+    const CANCELLABLE: bool = true;
+}
+
+/// What is in progress.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct UploadsStatus {
+    /// The uploads in progress, the oldest first.
+    pub active: Vec<ActiveUpload>,
+    /// The most uploads in progress.
+    pub active_max: u32,
+    /// What is stored, as of the last sweep; zero before the first upload.
+    pub stored: Totals,
+}
+
+/// Owns the upload folder and the rows of uploads. See the module.
+pub struct Uploads {
+    owned: Arc<Owned>,
+    is_sweeping: bool,
+}
+
+struct Owned {
+    admission: Arc<Admission>,
+    records: Records,
+    storage: Storage,
+    /// Whether the stored uploads were counted since the start.
+    counted: tokio::sync::OnceCell<()>,
+}
+
+/// Uploads before their start.
+pub struct UploadsPlan {
+    owned: Arc<Owned>,
+}
+
+impl UploadsPlan {
+    /// Uploads with these settings. Their rows are in `database`, their buffers in `buffers`.
+    pub fn new(
+        config: Config,
+        database: Database,
+        buffers: Arc<dyn Buffers>,
+        pressure: PressureReader,
+    ) -> Self {
+        metrics::start_at_zero();
+        let storage = Storage::new(config.dir.clone());
+        let admission = Admission::new(Arc::new(config), buffers, pressure);
+        Self {
+            owned: Arc::new(Owned {
+                admission: Arc::new(admission),
+                records: Records::new(database),
+                storage,
+                counted: tokio::sync::OnceCell::new(),
+            }),
+        }
+    }
+
+    /// The upload folder, for the lazy loader.
+    pub fn resource(&self) -> Resource {
+        self.owned.storage.resource(None)
+    }
+
+    /// The child spec of the actor.
+    pub fn child(&self, handle: &Handle<Uploads>) -> ChildSpec {
+        let owned = Arc::clone(&self.owned);
+        ChildSpec::actor(handle, move |_| Uploads {
+            owned: Arc::clone(&owned),
+            is_sweeping: false,
+        })
+    }
+}
+
+impl Owned {
+    fn store(&self) -> Result<Arc<Store>, UploadError> {
+        // Callers hold a lease on it, so this is rare: it was unloaded by force.
+        let closed = || std::io::Error::other("the upload folder is closed");
+        self.storage.store().ok_or_else(|| closed().into())
+    }
+
+    /// Counts what is stored, once after the start.
+    async fn count(&self) -> Result<(), UploadError> {
+        let count = || async {
+            let totals = self.records.totals(None).await?;
+            self.set_totals(totals);
+            Ok(())
+        };
+        self.counted.get_or_try_init(count).await.copied()
+    }
+
+    fn set_totals(&self, totals: Totals) {
+        *self.admission.stored() = totals;
+        metrics::set_totals(totals.files, totals.bytes);
+    }
+
+    async fn admit(&self, admit: Admit) -> Result<Ticket, UploadError> {
+        let Admit {
+            caller,
+            announced,
+            lease,
+        } = admit;
+        let store = self.store()?;
+        self.count().await?;
+        let used = match self.admission.bounds_callers() {
+            true => Some(self.records.totals(Some(caller)).await?),
+            false => None,
+        };
+        let admission = Arc::clone(&self.admission);
+        admission.admit(store, caller, announced, used, lease).await
+    }
+
+    async fn save(&self, ticket: Ticket, files: Vec<Received>) -> Result<Vec<Upload>, UploadError> {
+        let began = Instant::now();
+        let (store, caller) = (Arc::clone(ticket.store()), ticket.caller());
+        let ttl = self.admission.config.ttl;
+        let uploads = self.records.add(store, files, caller, ttl).await?;
+        let (files, bytes) = (
+            uploads.len() as u64,
+            uploads.iter().map(|upload| upload.bytes).sum(),
+        );
+        {
+            let mut stored = self.admission.stored();
+            stored.files += files;
+            stored.bytes += bytes;
+        }
+        metrics::record_stored(files, bytes, began.elapsed());
+        Ok(uploads)
+    }
+
+    async fn open(&self, open: Open) -> Result<(Upload, Arc<File>), UploadError> {
+        let store = self.store()?;
+        let upload = self.records.find(&open.id).await?;
+        let content = upload.content().ok_or(UploadError::Damaged)?;
+        let bytes = upload.bytes;
+        let file = blocking(move || {
+            let file = store.read(content)?;
+            let is_whole = file.metadata()?.len() == bytes;
+            is_whole.then_some(file).ok_or(UploadError::Damaged)
+        });
+        Ok((upload, Arc::new(file.await?)))
+    }
+
+    async fn remove(&self, remove: Remove) -> Result<(), UploadError> {
+        let store = self.store()?;
+        let upload = self.records.find(&remove.id).await?;
+        self.records.remove(&store, &remove.id).await?;
+        let mut stored = self.admission.stored();
+        stored.files = stored.files.saturating_sub(1);
+        stored.bytes = stored.bytes.saturating_sub(upload.bytes);
+        Ok(())
+    }
+
+    async fn sweep(&self) -> Result<Swept, UploadError> {
+        // Nothing was uploaded since the start, and so nothing else is to be done.
+        let Some(store) = self.storage.store() else {
+            return Ok(Swept::default());
+        };
+        let swept = self.records.sweep(&store).await?;
+        self.set_totals(self.records.totals(None).await?);
+        Ok(swept)
+    }
+}
+
+impl Uploads {
+    /// Makes a handle for an actor.
+    pub fn handle() -> Handle<Self> {
+        Handle::new("uploads", CALLS_MAX)
+    }
+
+    /// Answers a call with the output of `work`, which does not hold up other calls.
+    fn answer<M, T, W>(context: &mut Context<Self>, reply: Reply<M>, work: W)
+    where
+        M: Message<Reply = Result<T, UploadError>>,
+        W: Future<Output = Result<T, UploadError>> + 'static,
+    {
+        let done = wrap_future::<_, Self>(async move { reply.send(work.await) });
+        context.spawn(done);
+    }
+
+    fn sweep(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.is_sweeping, true) {
+            return;
+        }
+        let owned = Arc::clone(&self.owned);
+        let swept = wrap_future::<_, Self>(async move { owned.sweep().await });
+        context.spawn(swept.map(|swept, uploads, _| {
+            uploads.is_sweeping = false;
+            match swept {
+                Ok(Swept { expired, unused }) => {
+                    metrics::record_swept(expired, unused);
+                    if expired + unused > 0 {
+                        tracing::info!(expired, unused, "uploads were swept");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "uploads were not swept; the next try follows")
+                }
+            }
+        }));
+    }
+}
+
+impl Actor for Uploads {
+    type Context = Context<Self>;
+}
+
+impl Child for Uploads {
+    fn start(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        let interval = self.owned.admission.config.sweep_interval;
+        context.run_interval(interval, |uploads, context| uploads.sweep(context));
+        Box::pin(actix::fut::ready(Ok(())))
+    }
+
+    fn observe(&self) -> Value {
+        let stored = *self.owned.admission.stored();
+        json!({
+            "active": self.owned.admission.list().len(),
+            "files": stored.files,
+            "bytes": stored.bytes,
+            "is_sweeping": self.is_sweeping,
+        })
+    }
+}
+
+/// Declares handlers that answer with what a method of [`Owned`] returns.
+macro_rules! handlers {
+    ($( $message:ident($call:ident, $owned:ident) => $work:expr; )*) => { $(
+        impl Handler<Call<$message>> for Uploads {
+            type Result = ();
+
+            fn handle(&mut self, call: Call<$message>, context: &mut Context<Self>) {
+                if let Some(($call, reply)) = call.accept() {
+                    let $owned = Arc::clone(&self.owned);
+                    Self::answer(context, reply, async move { $work });
+                }
+            }
+        }
+    )* };
+}
+
+handlers! {
+    Admit(admit, owned) => owned.admit(admit).await;
+    Save(save, owned) => owned.save(save.ticket, save.files).await;
+    Find(find, owned) => owned.records.find(&find.0).await;
+    Open(open, owned) => owned.open(open).await;
+    List(list, owned) => owned.records.list(list.0).await;
+    Remove(remove, owned) => owned.remove(remove).await;
+}
+
+impl Handler<Call<ReadUploads>> for Uploads {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<ReadUploads>, _context: &mut Context<Self>) {
+        if let Some((ReadUploads, reply)) = call.accept() {
+            let admission = &self.owned.admission;
+            reply.send(UploadsStatus {
+                active: admission.list(),
+                active_max: admission.config.active_max,
+                stored: *admission.stored(),
+            });
+        }
+    }
+}

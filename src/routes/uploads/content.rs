@@ -1,0 +1,178 @@
+//! `GET /api/uploads/{id}/content`: the bytes of a stored file, whole or a range of them.
+//!
+//! Browsers must not run what strangers have uploaded: the bytes come as a download of the checked type, which
+//! browsers must not guess anew, and in a sandbox.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use actix_web::body::SizedStream;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, EntityTag, Header, IfMatch, IfNoneMatch, IfRange, Range};
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use headroom_actors::kernel::{BufferReservation, Buffers};
+use headroom_actors::upload::{Open, Upload};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::super::NoParameters;
+use super::{lease, one_upload, parse_id};
+use crate::handles::RequestHandles;
+use crate::openapi::Docs;
+use crate::problem::{Problem, ProblemKind, no_memory};
+
+/// Bytes that are read at once.
+const PIECE_BYTES: u64 = 256 * 1024;
+/// Pieces in memory: one is sent, one is read.
+const PIECES: u64 = 2;
+
+/// What RFC 8187 leaves as it is.
+const ATTRIBUTE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+pub(in crate::routes) fn content_docs() -> Docs {
+    one_upload("The bytes of a stored file")
+        .header(
+            "Range",
+            "One range of bytes. Several are answered with the whole file.",
+        )
+        .header("If-Range", "The `ETag` of the file that the range is of.")
+        .header("If-None-Match", "The `ETag` of what the caller has.")
+        .answer_of(200, "application/octet-stream", "The bytes.")
+        .answer_of(206, "application/octet-stream", "The range of bytes.")
+        .empty_answer(304, "The caller has it.")
+        .problems(&[
+            ProblemKind::RangeNotSatisfiable,
+            ProblemKind::PreconditionFailed,
+            ProblemKind::InsufficientMemory,
+            ProblemKind::NeverFits,
+        ])
+}
+
+pub(in crate::routes) async fn content(
+    request: HttpRequest,
+    handles: RequestHandles,
+    id: web::Path<String>,
+    _: web::Query<NoParameters>,
+) -> Result<impl Responder, Problem> {
+    let id = parse_id(&id)?;
+    let lease = Box::new(lease(&handles).await?);
+    let open = Open { id, lease };
+    let (upload, file) = handles.uploads.ask(open, handles.left()).await??;
+    let tag = EntityTag::new_strong(upload.blake3.clone());
+    if let Ok(IfMatch::Items(tags)) = IfMatch::parse(&request)
+        && !tags.is_empty()
+        && !tags.iter().any(|other| other.strong_eq(&tag))
+    {
+        let detail = "the file is not the one that If-Match names";
+        return Err(Problem::new(ProblemKind::PreconditionFailed, detail));
+    }
+    let is_known = match IfNoneMatch::parse(&request) {
+        Ok(IfNoneMatch::Any) => true,
+        Ok(IfNoneMatch::Items(tags)) => tags.iter().any(|other| other.weak_eq(&tag)),
+        Err(_) => false,
+    };
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header(header::ETag(tag.clone()))
+        .insert_header((header::ACCEPT_RANGES, "bytes"))
+        .insert_header((header::CACHE_CONTROL, "private, no-cache"));
+    if is_known {
+        return Ok(response.status(StatusCode::NOT_MODIFIED).finish());
+    }
+    response
+        .content_type(upload.media_type.as_str())
+        .insert_header((header::CONTENT_DISPOSITION, disposition(&upload)))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((
+            header::CONTENT_SECURITY_POLICY,
+            "sandbox; default-src 'none'",
+        ));
+    let (from, to) = match range(&request, &tag, upload.bytes)? {
+        None => (0, upload.bytes),
+        Some((from, to)) => {
+            let content_range = format!("bytes {from}-{}/{}", to - 1, upload.bytes);
+            response
+                .status(StatusCode::PARTIAL_CONTENT)
+                .insert_header((header::CONTENT_RANGE, content_range));
+            (from, to)
+        }
+    };
+    let memory = (&handles.answer_text as &dyn Buffers)
+        .reserve_after_reading(PIECES * PIECE_BYTES.min(to - from))
+        .await;
+    let memory = memory.map_err(|error| no_memory("the pieces of the file", error))?;
+    Ok(response.body(SizedStream::new(to - from, pieces(file, memory, from, to))))
+}
+
+/// The range that the request asks for, as the first byte and the one after the last. `None`: the whole file.
+fn range(
+    request: &HttpRequest,
+    tag: &EntityTag,
+    bytes: u64,
+) -> Result<Option<(u64, u64)>, Problem> {
+    // RFC 9110: what is malformed or of another unit is ignored, and so may several ranges be.
+    let Ok(Range::Bytes(ranges)) = Range::parse(request) else {
+        return Ok(None);
+    };
+    let [range] = &ranges[..] else {
+        return Ok(None);
+    };
+    let is_of_this = match IfRange::parse(request) {
+        Ok(IfRange::EntityTag(other)) => other.strong_eq(tag),
+        // A file has no time by which clients can know it.
+        Ok(IfRange::Date(_)) => !request.headers().contains_key(header::IF_RANGE),
+        Err(_) => !request.headers().contains_key(header::IF_RANGE),
+    };
+    if !is_of_this {
+        return Ok(None);
+    }
+    match range.to_satisfiable_range(bytes) {
+        Some((from, last)) => Ok(Some((from, last + 1))),
+        None => Err(Problem::range_not_satisfiable(bytes)),
+    }
+}
+
+/// A name for the download: a plain one for old clients, and the whole one.
+fn disposition(upload: &Upload) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._ ()".contains(c);
+    let plain: String = upload
+        .name
+        .chars()
+        .map(|c| if is_plain(c) { c } else { '_' })
+        .collect();
+    let whole = utf8_percent_encode(&upload.name, ATTRIBUTE);
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{whole}")
+}
+
+/// Reads a file piece by piece, each when the one before is sent.
+fn pieces(
+    file: Arc<File>,
+    memory: BufferReservation,
+    from: u64,
+    to: u64,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::try_unfold(from, move |at| {
+        let _ = &memory;
+        let file = Arc::clone(&file);
+        async move {
+            if at >= to {
+                return Ok(None);
+            }
+            let length = PIECE_BYTES.min(to - at);
+            let read = web::block(move || {
+                let mut piece = vec![0; usize::try_from(length).unwrap_or_default()];
+                file.read_exact_at(&mut piece, at)?;
+                Ok::<_, io::Error>(Bytes::from(piece))
+            });
+            let piece = read.await.map_err(io::Error::other)??;
+            Ok(Some((piece, at + length)))
+        }
+    })
+}

@@ -1,0 +1,200 @@
+//! `POST /api/uploads`: stores the files of a form.
+
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
+use headroom_actors::upload::{Admit, Received, Save, Ticket, Upload, UploadError, record_refused};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::super::NoParameters;
+use super::multipart::{BodyLimits, Part, Parts, boundary, read_parts};
+use super::{caller, example, lease};
+use crate::body::{announced_length, refuse_compressed};
+use crate::connection::Pace;
+use crate::handles::RequestHandles;
+use crate::openapi::Docs;
+use crate::problem::{Problem, ProblemKind, malformed, too_large};
+
+/// What bounds the form of one request.
+#[derive(Debug, Clone)]
+pub struct FormLimits {
+    /// The most bytes of the request.
+    pub bytes_max: u64,
+    /// The most files.
+    pub files_max: usize,
+    /// The most parts that are no files.
+    pub fields_max: usize,
+    /// The most bytes of a part that is no file.
+    pub field_bytes_max: usize,
+    /// How slowly the client may send.
+    pub pace: Pace,
+    /// How long the whole request may take.
+    pub timeout: Duration,
+}
+
+/// What was stored.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Uploaded)]
+struct Uploaded {
+    /// The files, in the order of the form.
+    uploads: Vec<Upload>,
+    /// The other parts of the form. A name that came several times has its last value.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    fields: Map<String, Value>,
+}
+
+/// A part of a form that is no text: what the OpenAPI document shows of the body.
+#[derive(ToSchema)]
+#[schema(as = UploadForm)]
+#[allow(dead_code, reason = "it is only a schema")]
+pub(super) struct Form {
+    /// The files. Each may have any name as a part of the form.
+    #[schema(value_type = Vec<String>, format = Binary)]
+    file: Vec<u8>,
+}
+
+pub(in crate::routes) fn create_docs() -> Docs {
+    Docs::new("Store files")
+        .text(
+            "Takes a form (`multipart/form-data`) with one or more files, and stores all of them or none. The name of \
+             each file decides its kind; its content and its declared type must agree with that. When the answer \
+             comes, the files are on the disk.",
+        )
+        .form::<Form>()
+        .query::<NoParameters>()
+        .answer::<Uploaded>(201, "The files are stored. `Location` leads to the file, if it is one.")
+        .example(json!({ "uploads": [example()], "fields": { "project": "demo" } }))
+        .calls_actors()
+        .problems(&[
+            ProblemKind::TooManyRequests,
+            ProblemKind::InsufficientStorage,
+            ProblemKind::InsufficientMemory,
+            ProblemKind::NeverFits,
+        ])
+}
+
+pub(in crate::routes) async fn create(
+    request: HttpRequest,
+    payload: web::Payload,
+    handles: RequestHandles,
+    limits: web::Data<FormLimits>,
+    _: web::Query<NoParameters>,
+) -> Result<impl Responder, Problem> {
+    refuse_compressed(&request)?;
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let boundary = boundary(content_type.and_then(|value| value.to_str().ok()))?;
+    let announced = announced_length(&request);
+    if announced.is_some_and(|length| length > limits.bytes_max) {
+        return Err(too_large(limits.bytes_max));
+    }
+    let lease = Box::new(lease(&handles).await?);
+    let admit = Admit {
+        caller: caller(&request),
+        announced,
+        lease,
+    };
+    let ticket = handles.uploads.ask(admit, handles.left()).await?;
+    let ticket = ticket.map_err(refused)?;
+    let body = BodyLimits {
+        bytes_max: limits.bytes_max,
+        pace: limits.pace.clone(),
+        deadline: Instant::now() + limits.timeout,
+    };
+    let read = async |parts| read_form(parts, &ticket, &limits).await;
+    let (files, fields) = read_parts(payload, boundary, body, read).await?;
+    // The deadline of the request began before its body came.
+    let save = handles
+        .uploads
+        .ask(Save { ticket, files }, handles.request_deadline);
+    let uploads = save.await?.map_err(refused)?;
+    let mut response = HttpResponse::Created();
+    if let [upload] = &uploads[..] {
+        response.insert_header((header::LOCATION, format!("/api/uploads/{}", upload.id)));
+    }
+    Ok(response.json(Uploaded { uploads, fields }))
+}
+
+/// Reads all parts of a form.
+async fn read_form(
+    mut parts: Parts,
+    ticket: &Ticket,
+    limits: &FormLimits,
+) -> Result<(Vec<Received>, Map<String, Value>), Problem> {
+    let (mut files, mut fields) = (Vec::new(), Map::new());
+    let mut fields_read = 0;
+    while let Some(mut part) = parts.next().await? {
+        let Some(name) = part.name().map(str::to_owned) else {
+            return Err(malformed("a part of the form has no name"));
+        };
+        match part.file_name().map(str::to_owned) {
+            // What browsers send for a choice of files without a choice.
+            Some(file_name) if file_name.is_empty() => {
+                if part.chunk().await?.is_some_and(|bytes| !bytes.is_empty()) {
+                    return Err(invalid("a file of the form has no name"));
+                }
+            }
+            Some(file_name) => {
+                if files.len() == limits.files_max {
+                    let most = limits.files_max;
+                    return Err(invalid(format!("a form may have at most {most} files")));
+                }
+                let received = receive(&mut part, &file_name, ticket).await;
+                files.push(received.map_err(|problem| problem.with("file", file_name))?);
+            }
+            None => {
+                fields_read += 1;
+                if fields_read > limits.fields_max {
+                    let most = limits.fields_max;
+                    return Err(invalid(format!("a form may have at most {most} fields")));
+                }
+                let value = read_field(&mut part, limits.field_bytes_max).await;
+                fields.insert(
+                    name.clone(),
+                    value.map_err(|problem| problem.with("field", name))?.into(),
+                );
+            }
+        }
+    }
+    if files.is_empty() {
+        return Err(invalid("the form has no file"));
+    }
+    Ok((files, fields))
+}
+
+async fn receive(part: &mut Part, name: &str, ticket: &Ticket) -> Result<Received, Problem> {
+    let media_type = part.media_type();
+    let mut incoming = ticket
+        .begin(name, media_type.as_deref())
+        .await
+        .map_err(refused)?;
+    while let Some(bytes) = part.chunk().await? {
+        incoming.write(&bytes).await.map_err(refused)?;
+    }
+    incoming.finish().await.map_err(refused)
+}
+
+async fn read_field(part: &mut Part, bytes_max: usize) -> Result<String, Problem> {
+    let mut value = Vec::new();
+    while let Some(bytes) = part.chunk().await? {
+        if value.len() + bytes.len() > bytes_max {
+            return Err(invalid(format!(
+                "a field may have at most {bytes_max} bytes"
+            )));
+        }
+        value.extend_from_slice(&bytes);
+    }
+    String::from_utf8(value).map_err(|_| invalid("a field is not UTF-8"))
+}
+
+fn refused(error: UploadError) -> Problem {
+    record_refused(&error);
+    error.into()
+}
+
+fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(ProblemKind::InvalidInput, detail)
+}

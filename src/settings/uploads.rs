@@ -1,0 +1,108 @@
+//! The settings of uploads.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use headroom_actors::upload::Kind;
+
+use super::section::{Form, Leaf, Rules, sections};
+use super::values::DurationOrZero;
+
+sections! {
+    /// Uploaded files.
+    pub struct UploadSettings {
+        /// The folder of the files; `uploads` in `data.dir` if not set.
+        pub dir: Option<PathBuf>,
+        /// The kinds of files that are accepted.
+        pub kinds: Kinds,
+        /// Largest file, of kinds without a size of their own.
+        pub file_max: ByteSize,
+        /// Largest request.
+        pub request_max: ByteSize,
+        /// Files per request.
+        pub files_max: NonZeroUsize,
+        /// Parts per request that are no files.
+        pub fields_max: u32,
+        /// Largest part that is no file.
+        pub field_max: ByteSize,
+        /// Longest time for a request.
+        pub timeout: Duration,
+        /// Uploads at the same time.
+        pub active_max: NonZeroUsize,
+        /// Uploads of one client at the same time.
+        pub client_active_max: NonZeroUsize,
+        /// How long an upload waits for its turn, and for memory.
+        pub admission_wait: DurationOrZero,
+        /// Most bytes of all files together.
+        pub stored_max: Option<ByteSize>,
+        /// Most files.
+        pub stored_files_max: Option<NonZeroUsize>,
+        /// Most bytes of the files of one client.
+        pub client_stored_max: Option<ByteSize>,
+        /// Most files of one client.
+        pub client_stored_files_max: Option<NonZeroUsize>,
+        /// Free bytes that uploads leave on the disk.
+        pub disk_free_min: ByteSize,
+        /// How long files are kept; until they are deleted if not set.
+        pub ttl: Option<Duration>,
+        /// Time between two removals of what has expired.
+        pub sweep_interval: Duration,
+    }
+}
+
+/// Kinds of files, each with its largest size if it has one of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kinds(Arc<BTreeMap<Kind, Option<ByteSize>>>);
+
+impl Kinds {
+    /// The kinds, each with its largest size: its own, or `file_max`.
+    pub fn sizes(&self, file_max: ByteSize) -> BTreeMap<Kind, u64> {
+        let sizes = self.0.iter();
+        sizes
+            .map(|(kind, own)| (*kind, own.unwrap_or(file_max).as_u64()))
+            .collect()
+    }
+}
+
+impl Leaf for Kinds {
+    const RULE: &'static str = "a list of kinds, such as [\"pdf\", \"png = 20MiB\"]; the kinds are text, \
+        markdown, json, csv, pdf, png, jpeg, gif, webp, torchscript, exported_program, zip, parquet and wav";
+    const FORM: Form = Form::List;
+
+    fn from_text(text: &str) -> Option<Self> {
+        let mut kinds = BTreeMap::new();
+        for item in text.split(',') {
+            let (kind, size) = match item.split_once('=') {
+                Some((kind, size)) => (kind, Some(ByteSize::from_text(size.trim())?)),
+                None => (item, None),
+            };
+            kinds.insert(kind.trim().parse().ok()?, size);
+        }
+        Some(Self(Arc::new(kinds)))
+    }
+}
+
+impl UploadSettings {
+    pub(super) fn check(&self, rules: &mut Rules) {
+        rules.require(
+            self.file_max.as_u64() > 0,
+            "uploads.file_max must be above 0",
+        );
+        rules.require(
+            self.file_max <= self.request_max,
+            "uploads.file_max must not be above uploads.request_max",
+        );
+        rules.require(
+            self.field_max <= ByteSize::mib(1),
+            "uploads.field_max must be at most 1MiB: fields are kept in memory",
+        );
+        rules.require(
+            self.active_max.get() <= 10_000,
+            "uploads.active_max must be at most 10000",
+        );
+    }
+}

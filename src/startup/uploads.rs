@@ -1,0 +1,51 @@
+//! Connects uploads with their settings, the memory budget and the database.
+
+use std::sync::Arc;
+
+use headroom_actors::memory::Memory;
+use headroom_actors::postgres::Database;
+use headroom_actors::upload::{Config, Limits, UploadsPlan};
+
+use crate::connection::Pace;
+use crate::routes::FormLimits;
+use crate::settings::Settings;
+
+/// The folder of uploaded files in data.dir.
+const FOLDER: &str = "uploads";
+
+pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> UploadsPlan {
+    let uploads = &settings.uploads;
+    let dir = uploads.dir.clone();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let config = Config {
+        dir: dir.unwrap_or_else(|| settings.data.dir.join(FOLDER)),
+        kinds: uploads.kinds.sizes(uploads.file_max),
+        limits: Limits::default(),
+        active_max: count(uploads.active_max.get()),
+        caller_active_max: count(uploads.client_active_max.get()),
+        admission_wait: uploads.admission_wait.0,
+        bytes_max: uploads.stored_max.map(|max| max.as_u64()),
+        files_max: uploads.stored_files_max.map(|max| max.get() as u64),
+        caller_bytes_max: uploads.client_stored_max.map(|max| max.as_u64()),
+        caller_files_max: uploads.client_stored_files_max.map(|max| max.get() as u64),
+        disk_free_min: uploads.disk_free_min.as_u64(),
+        ttl: uploads.ttl,
+        sweep_interval: uploads.sweep_interval,
+    };
+    // Each upload is bounded, and so is their number.
+    let buffers = memory.buffers("uploads", u64::MAX).for_new_work();
+    UploadsPlan::new(config, database, Arc::new(buffers), memory.pressure())
+}
+
+/// What bounds the form of one request.
+pub(super) fn form_limits(settings: &Settings) -> FormLimits {
+    let (server, uploads) = (&settings.server, &settings.uploads);
+    FormLimits {
+        bytes_max: uploads.request_max.as_u64(),
+        files_max: uploads.files_max.get(),
+        fields_max: uploads.fields_max as usize,
+        field_bytes_max: usize::try_from(uploads.field_max.as_u64()).unwrap_or(usize::MAX),
+        pace: Pace::new(server.body_idle_timeout, server.client_rate_min.as_u64()),
+        timeout: uploads.timeout,
+    }
+}

@@ -1,0 +1,108 @@
+//! The bytes of a stored file: ranges, conditions, and headers that keep browsers from running them.
+
+use headroom_test_support::server::Server;
+use reqwest::Response;
+
+use super::{start, store, text};
+
+async fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> Response {
+    let mut request = server.client().get(server.url(path));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_range_is_answered_with_these_bytes() {
+    let server = start("");
+    let content = text(700_000);
+    let upload = store(&server, "a.txt", &content).await;
+    let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
+    let cases = [
+        ("bytes=0-0", 0..1),
+        ("bytes=10-19", 10..20),
+        ("bytes=262143-524289", 262_143..524_290),
+        ("bytes=699999-", 699_999..700_000),
+        ("bytes=699990-900000", 699_990..700_000),
+        ("bytes=-7", 699_993..700_000),
+        ("bytes=-900000", 0..700_000),
+    ];
+    for (range, expected) in cases {
+        let answer = get(&server, &path, &[("Range", range)]).await;
+        assert_eq!(answer.status(), 206, "{range}");
+        let content_range = format!("bytes {}-{}/700000", expected.start, expected.end - 1);
+        assert_eq!(answer.headers()["content-range"], content_range.as_str());
+        assert!(
+            answer.bytes().await.unwrap() == content[expected],
+            "{range}"
+        );
+    }
+    for ignored in ["bytes=0-1,5-6", "lines=1-2", "bytes=9-1", "bytes=x"] {
+        let answer = get(&server, &path, &[("Range", ignored)]).await;
+        assert_eq!(answer.status(), 200, "{ignored}");
+    }
+    let beyond = get(&server, &path, &[("Range", "bytes=700000-")]).await;
+    assert_eq!(beyond.status(), 416);
+    assert_eq!(beyond.headers()["content-range"], "bytes */700000");
+}
+
+#[tokio::test]
+async fn conditions_are_those_of_the_content() {
+    let server = start("");
+    let upload = store(&server, "a.txt", b"the content").await;
+    let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
+    let tag = format!("\"{}\"", upload["blake3"].as_str().unwrap());
+    let whole = get(&server, &path, &[]).await;
+    assert_eq!(whole.headers()["etag"], tag.as_str());
+    let cases: [(&[(&str, &str)], u16); 7] = [
+        (&[("If-None-Match", &tag)], 304),
+        (&[("If-None-Match", "*")], 304),
+        (&[("If-None-Match", "\"other\"")], 200),
+        (&[("If-Match", &tag)], 200),
+        (&[("If-Match", "\"other\"")], 412),
+        (&[("If-Range", &tag), ("Range", "bytes=0-1")], 206),
+        (&[("If-Range", "\"other\""), ("Range", "bytes=0-1")], 200),
+    ];
+    for (headers, status) in cases {
+        assert_eq!(
+            get(&server, &path, headers).await.status(),
+            status,
+            "{headers:?}"
+        );
+    }
+    let head = server
+        .client()
+        .head(server.url(&path))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(head.headers()["content-length"], "11");
+}
+
+#[tokio::test]
+async fn browsers_do_not_run_what_was_uploaded() {
+    let server = start("");
+    let name = "<script>-ü-&quot;.txt";
+    let upload = store(&server, name, b"<script>alert(1)</script>").await;
+    assert_eq!(upload["name"], name);
+    let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
+    let answer = get(&server, &path, &[]).await;
+    let headers = answer.headers();
+    assert_eq!(headers["x-content-type-options"], "nosniff");
+    assert_eq!(
+        headers["content-security-policy"],
+        "sandbox; default-src 'none'"
+    );
+    assert!(
+        headers["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("text/plain")
+    );
+    let disposition = headers["content-disposition"].to_str().unwrap();
+    assert_eq!(
+        disposition,
+        "attachment; filename=\"_script_-_-_quot_.txt\"; filename*=UTF-8''%3Cscript%3E-%C3%BC-%26quot%3B.txt"
+    );
+}
