@@ -33,7 +33,7 @@ impl Transaction {
             running.has_begun();
             Ok(sink)
         };
-        let (exchange, sink) = Exchange::begin(self, begun).await?;
+        let (exchange, sink) = Exchange::begin(self, sql, begun).await?;
         Ok(CopyIn {
             sink: Box::pin(sink),
             exchange,
@@ -54,7 +54,7 @@ impl Transaction {
             let stream = self.lease.client.copy_out(&statement).await;
             stream.map_err(|error| Error::of(&error, true))
         };
-        let (exchange, stream) = Exchange::begin(self, begun).await?;
+        let (exchange, stream) = Exchange::begin(self, sql, begun).await?;
         Ok(CopyOut {
             stream: Box::pin(stream),
             data_has_ended: false,

@@ -28,12 +28,13 @@ pub(super) struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Begins an exchange with `work`, which is sent only if the transaction has none.
+    /// Begins an exchange with `work`, which runs `sql` and is sent only if the transaction has none.
     pub(super) async fn begin<T>(
         transaction: &'a Transaction,
+        sql: &str,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<(Self, T), Error> {
-        transaction.count_call()?;
+        transaction.count_call(sql)?;
         // Beside an exchange of its own, a reset is little.
         transaction.reset_at_end();
         let taken_up = TakenUp::new(transaction);

@@ -32,7 +32,7 @@ impl Transaction {
             let stream = self.lease.send(sql, &statement, params, None, None).await;
             stream.map_err(|error| Error::before_it_ran(&error, false))
         };
-        let (exchange, stream) = Exchange::begin(self, begun).await?;
+        let (exchange, stream) = Exchange::begin(self, sql, begun).await?;
         self.lease.statements.session_ran(sql, params);
         Ok(Rows {
             exchange,

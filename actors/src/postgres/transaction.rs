@@ -111,8 +111,7 @@ impl Transaction {
     /// or whole. [`Error::Invalid`] also when an earlier statement ended the transaction, and
     /// [`Error::Aborted`] for a `commit` after an error: neither is sent.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<QueryOutput, Error> {
-        let is_first = self.count_call()?;
-        self.note_session(sql);
+        let is_first = self.count_call(sql)?;
         let work = async {
             let beginning = self.unless_begun().await;
             let begin = match &beginning {
@@ -138,8 +137,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::query`].
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.count_call()?;
-        self.note_session(sql);
+        self.count_call(sql)?;
         let work = async {
             let Some(_beginning) = self.unless_begun().await else {
                 self.check(sql).await?;
@@ -345,13 +343,14 @@ impl Transaction {
         self.resets.store(true, Ordering::Release);
     }
 
-    /// Counts a call. Returns whether it is the first.
-    pub(super) fn count_call(&self) -> Result<bool, Error> {
+    /// Counts a call with `sql`, and notes what it may leave of the session. Returns whether it is the first.
+    pub(super) fn count_call(&self, sql: &str) -> Result<bool, Error> {
         if self.is_taken_up.load(Ordering::Acquire) {
             return Err(Error::Invalid(
                 "rows or a COPY of the transaction have not ended".to_owned(),
             ));
         }
+        self.note_session(sql);
         Ok(self.calls.fetch_add(1, Ordering::AcqRel) == 0)
     }
 

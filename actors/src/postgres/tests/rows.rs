@@ -124,7 +124,7 @@ fn an_exchange_ends_with_the_deadline_also_if_it_never_waits() {
     with_database(1, |database| async move {
         let options = TransactionOptions::within(ms(300));
         let transaction = database.begin(options).await.unwrap();
-        let begun = Exchange::begin(&transaction, async { Ok(()) }).await;
+        let begun = Exchange::begin(&transaction, "", async { Ok(()) }).await;
         let mut exchange = begun.unwrap().0;
         let error = loop {
             assert!(Instant::now() < transaction.deadline + LONG);

@@ -122,6 +122,11 @@ fn a_statement_that_a_user_prepares_is_not_there_for_the_next_one() {
             user.query(prepare, &[]).await.unwrap();
             user.query("execute mine", &[]).await.unwrap();
             end(user, way).await;
+            let options = TransactionOptions::within(LONG);
+            let user = database.begin(options).await.unwrap();
+            let rows = user.rows(prepare, &[]).await.unwrap();
+            rows.finish().await.unwrap();
+            end(user, way).await;
             // Also if the rest of the batch fails: a rollback does not undo it.
             let user = database.exclusive(LONG).await.unwrap();
             let failed = user.batch(&format!("{prepare}; select 1/0")).await;
