@@ -160,7 +160,7 @@ impl Connection {
         });
         let name = server.name.clone();
         let notifications = Arc::<Notifications>::default();
-        let driver = listen::drive(driver, Arc::clone(&notifications), Arc::clone(&wire));
+        let driver = listen::drive(driver, Arc::clone(&notifications));
         let driver = DriverTask::start(driver, kept, Arc::clone(&canceller), name);
         let session_attrs = config.get_target_session_attrs();
         let timeout = match look(&client, session_attrs).await {

@@ -210,8 +210,7 @@ impl Error {
     fn of_server(error: &DbError, sent: bool) -> Self {
         let fatal = [Some(Severity::Fatal), Some(Severity::Panic)];
         if fatal.contains(&error.parsed_severity()) {
-            let message = without_values(error.code(), error.message());
-            let reason = format!("{message} (SQLSTATE {})", error.code().code());
+            let reason = farewell(error.code(), error.message());
             return Self::Lost { sent, reason };
         }
         Self::Server(Box::new(ServerError {
@@ -301,6 +300,12 @@ impl From<tokio_postgres::Error> for Error {
 /// was refused, the server names the place.
 fn is_refused_whole(error: &DbError) -> bool {
     *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION && error.where_().is_none()
+}
+
+/// Why the server ended the session, as it says.
+pub(super) fn farewell(code: &SqlState, message: &str) -> String {
+    let message = without_values(code, message);
+    format!("{message} (SQLSTATE {})", code.code())
 }
 
 /// The message, if it quotes no value. The details and hints of errors may also quote values and are

@@ -70,6 +70,7 @@ impl<'a> Exchange<'a> {
                 return Err(Error::Deadline { sent: true });
             }
         };
+        let done = done.map_err(|error| transaction.lease.explain(error));
         done.inspect_err(|error| {
             transaction.record(error);
             match error {

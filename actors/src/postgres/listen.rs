@@ -21,7 +21,6 @@ use super::error::Error;
 use super::metrics::NOTIFICATIONS_DROPPED;
 use super::pooler::check_session;
 use super::repeat::{Decision, Step, decide};
-use super::wire::Wire;
 use crate::kernel::pool::{CheckoutError, Lease, Mode};
 use crate::kernel::{
     AskError, Backoff, EventBounds, EventReader, EventSender, Queued, event_queue,
@@ -280,12 +279,10 @@ impl Notifications {
     }
 }
 
-/// Runs `driver`, and delivers the notifications. Records in `wire` what the server says when it ends the
-/// session while nobody waits for an answer.
+/// Runs `driver`, and delivers the notifications.
 pub(super) async fn drive<S, T>(
     mut driver: tokio_postgres::Connection<S, T>,
     notifications: Arc<Notifications>,
-    wire: Arc<Wire>,
 ) -> Result<(), tokio_postgres::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -293,13 +290,6 @@ where
 {
     let _ended = notifications.ended.clone().drop_guard();
     while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
-        let message = message.inspect_err(|error| {
-            if error.as_db_error().is_some()
-                && let Error::Lost { reason, .. } = Error::of(error, false)
-            {
-                wire.record_farewell(reason);
-            }
-        });
         // Notices of the server may hold values.
         if let AsyncMessage::Notification(notification) = message? {
             notifications.send(&notification);

@@ -38,6 +38,7 @@ mod database;
 mod error;
 mod exchange;
 mod fallback;
+mod farewell;
 mod first_word;
 mod frames;
 mod freshness;

@@ -19,6 +19,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
+use super::farewell::ErrorResponse;
 use super::frames::Frames;
 use super::prefix::Prefixes;
 use super::removals::Removals;
@@ -67,6 +68,7 @@ struct Messages {
     tag: [u8; ROLLED_BACK.len()],
     tag_len: usize,
     report: Report,
+    error: ErrorResponse,
 }
 
 impl Messages {
@@ -79,6 +81,7 @@ impl Messages {
             if part.is_first {
                 self.tag_len = 0;
                 self.report = Report::default();
+                self.error = ErrorResponse::default();
             }
             match (part.kind, &bytes[part.body..part.to]) {
                 // CopyInResponse, CopyOutResponse, CopyBothResponse.
@@ -91,7 +94,17 @@ impl Messages {
                 }
                 (b'Z', [state, ..]) => wire.record_state(*state),
                 // ErrorResponse.
-                (b'E', _) if part.is_first => wire.record_error(),
+                (b'E', text) => {
+                    if part.is_first {
+                        wire.record_error();
+                    }
+                    self.error.read(text);
+                    if part.is_last
+                        && let Some(reason) = self.error.farewell()
+                    {
+                        wire.record_farewell(reason);
+                    }
+                }
                 // CommandComplete.
                 (b'C', tag) => self.read_tag(tag, wire),
                 // ParameterStatus.
@@ -420,6 +433,31 @@ mod tests {
                 assert_eq!(read, (state, end), "{then:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_server_says_at_the_end_of_a_session_is_read_along() {
+        let error = |severity: &str, said: &str| {
+            let fields = format!("SX\0V{severity}\0C57P01\0M{said}\0Rno\0\0");
+            message(b'E', fields.as_bytes())
+        };
+        let refused = error("ERROR", "no table");
+        for (said, length) in [("the end", 7), (&"x".repeat(600), 494)] {
+            for end in ["FATAL", "PANIC"] {
+                let sent = [&refused[..], &error(end, said)].concat();
+                for size in 1..=sent.len() {
+                    let wire = Arc::new(Wire::default());
+                    let mut watched = watched(&sent, size, &wire);
+                    watched.read_to_end(&mut Vec::new()).await.unwrap();
+                    let expected = format!("{} (SQLSTATE 57P01)", &said[..length]);
+                    assert_eq!(wire.why_lost(), Some(expected));
+                }
+            }
+        }
+        let wire = Arc::new(Wire::default());
+        let mut watched = watched(&refused, 7, &wire);
+        watched.read_to_end(&mut Vec::new()).await.unwrap();
+        assert_eq!(wire.why_lost(), None);
     }
 
     #[tokio::test]

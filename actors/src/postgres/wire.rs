@@ -46,7 +46,7 @@ pub(super) struct Wire {
     /// How many users share the connection.
     shared_by: AtomicUsize,
     pub(super) misuse: OnceLock<Misuse>,
-    /// What the server said when it ended the session between two statements.
+    /// What the server said when it ended the session.
     farewell: OnceLock<String>,
     /// The state in the last ReadyForQuery, as the server writes it; 0 before the first one.
     state: AtomicU8,
@@ -219,12 +219,12 @@ impl Wire {
         self.misuse.get().copied()
     }
 
-    /// Records what the server said when it ended the session between two statements.
+    /// Records what the server said when it ended the session.
     pub(super) fn record_farewell(&self, reason: String) {
         self.farewell.get_or_init(|| reason);
     }
 
-    /// Why the connection was lost, if a caller is the reason, or if the server has told it to none.
+    /// Why the connection was lost, if a caller is the reason, or if the server has said it.
     pub(super) fn why_lost(&self) -> Option<String> {
         let misuse = self.misuse().map(|misuse| misuse.to_string());
         misuse.or_else(|| self.farewell.get().cloned())

@@ -1,15 +1,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio_postgres::config::TargetSessionAttrs;
 
 use super::*;
 use crate::kernel::pool::CheckoutError;
 use crate::kernel::testing::proxy::Fault;
-use crate::postgres::Connection;
 use crate::postgres::parsed_url::LastUrl;
 use crate::postgres::socket::{self, Address};
+use crate::postgres::{Connection, TransactionOptions};
+
+const PID: &str = "select pg_backend_pid()";
 
 #[test]
 fn connections_that_the_server_ends_cost_their_calls_at_most() {
@@ -66,18 +69,17 @@ fn connections_that_the_server_ends_cost_their_calls_at_most() {
 #[test]
 fn why_the_server_ended_an_idle_session_is_told() {
     with_database(3, |database| async move {
-        let pid = "select pg_backend_pid()";
         let is_gone = async |pid: i32| {
             let sql = "select count(*) from pg_stat_activity where pid = $1";
             let found = database.query(sql, &[&pid], LONG).await.unwrap();
             (found.one().unwrap().get::<_, i64>(0) == 0).then_some(())
         };
         for commits in [true, false] {
-            let options = crate::postgres::TransactionOptions::within(LONG);
+            let options = TransactionOptions::within(LONG);
             let idle = database.begin(options).await.unwrap();
             let limit = "set idle_in_transaction_session_timeout = 50";
             idle.batch(limit).await.unwrap();
-            let own = idle.query(pid, &[]).await.unwrap().one().unwrap().get(0);
+            let own = idle.query(PID, &[]).await.unwrap().one().unwrap().get(0);
             eventually(async || is_gone(own).await).await;
             let told = if commits {
                 idle.commit().await.unwrap_err()
@@ -88,12 +90,85 @@ fn why_the_server_ended_an_idle_session_is_told() {
             assert!(told.to_string().contains("25P03"), "{told}");
         }
         let user = database.exclusive(LONG).await.unwrap();
-        let own: i32 = user.query(pid, &[]).await.unwrap().one().unwrap().get(0);
+        let own: i32 = user.query(PID, &[]).await.unwrap().one().unwrap().get(0);
         let end = "select pg_terminate_backend($1)";
         database.query(end, &[&own], LONG).await.unwrap();
         eventually(async || is_gone(own).await).await;
         let told = user.query("select 1", &[]).await.unwrap_err();
         assert!(told.to_string().contains("57P01"), "{told}");
+    });
+}
+
+#[test]
+fn all_who_wait_are_told_why_the_server_ended_the_session() {
+    with_database(2, |database| async move {
+        let begin = async || {
+            let transaction = database
+                .begin(TransactionOptions::within(LONG))
+                .await
+                .unwrap();
+            let pid = transaction.query(PID, &[]).await.unwrap();
+            (transaction, pid.one().unwrap().get::<_, i32>(0))
+        };
+        let end = async |pid: i32| {
+            let end = "select pg_terminate_backend(pid) from pg_stat_activity
+                where pid = $1 and (wait_event = 'PgSleep' or query like 'copy t %')";
+            eventually(async || {
+                let ended = database.query(end, &[&pid], LONG).await.unwrap();
+                (ended.rows_affected > 0).then_some(())
+            })
+            .await;
+        };
+        let assert_told = |told: Error| {
+            assert!(matches!(told, Error::Lost { .. }), "{told:?}");
+            let reason = "terminating connection due to administrator command (SQLSTATE 57P01)";
+            assert!(told.to_string().contains(reason), "{told}");
+        };
+        // The server sends the first row no later than the second one, which is large.
+        let waits = "select repeat('x', 100000), pg_sleep(30 * n) from unnest(array[0, 0, 1]) as n";
+        let (transaction, pid) = begin().await;
+        let mut rows = transaction.rows(waits, &[]).await.unwrap();
+        assert!(rows.next().await.unwrap().is_some());
+        end(pid).await;
+        assert_told(rows.next().await.unwrap_err());
+        drop(rows);
+        drop(transaction);
+
+        let (transaction, pid) = begin().await;
+        let out = format!("copy ({waits}) to stdout");
+        let mut copy = transaction.copy_out(&out).await.unwrap();
+        assert!(copy.next().await.unwrap().is_some());
+        end(pid).await;
+        assert_told(copy.next().await.unwrap_err());
+        drop(copy);
+        drop(transaction);
+
+        for sends in [true, false] {
+            let (transaction, pid) = begin().await;
+            let table = "create temp table t (n int8)";
+            transaction.batch(table).await.unwrap();
+            let mut copy = transaction.copy_in("copy t from stdin").await.unwrap();
+            end(pid).await;
+            let told = if sends {
+                loop {
+                    let line = Bytes::from_static(b"1\n");
+                    if let Err(error) = copy.send(line).await {
+                        break error;
+                    }
+                }
+            } else {
+                copy.finish().await.unwrap_err()
+            };
+            assert_told(told);
+        }
+
+        // Those behind the one that the server works for.
+        let user = database.exclusive(LONG).await.unwrap();
+        let pid = user.query(PID, &[]).await.unwrap().one().unwrap().get(0);
+        let first = user.query("select pg_sleep(60)", &[]);
+        let (first, second, ()) = tokio::join!(first, user.query("select 1", &[]), end(pid));
+        assert_told(first.unwrap_err());
+        assert_told(second.unwrap_err());
     });
 }
 
