@@ -12,7 +12,7 @@ use tokio_postgres::{CopyInSink, CopyOutStream};
 
 use super::error::Error;
 use super::exchange::Exchange;
-use super::first_word::begins_with_copy;
+use super::first_word::{CopyFrom, copy_from};
 use super::transaction::Transaction;
 
 impl Transaction {
@@ -24,7 +24,7 @@ impl Transaction {
     /// # Errors
     /// [`Error::Invalid`] for another statement; otherwise as [`Transaction::query`].
     pub async fn copy_in(&self, sql: &str) -> Result<CopyIn<'_>, Error> {
-        check_copy(sql)?;
+        check_copy(sql, CopyFrom::Program)?;
         let begun = async {
             let statement = self.lease.prepare_once(sql).await?;
             let running = NotBegun(Some(self));
@@ -48,7 +48,7 @@ impl Transaction {
     /// # Errors
     /// [`Error::Invalid`] for another statement; otherwise as [`Transaction::query`].
     pub async fn copy_out(&self, sql: &str) -> Result<CopyOut<'_>, Error> {
-        check_copy(sql)?;
+        check_copy(sql, CopyFrom::Server)?;
         let begun = async {
             let statement = self.lease.prepare_once(sql).await?;
             let stream = self.lease.client.copy_out(&statement).await;
@@ -63,12 +63,16 @@ impl Transaction {
     }
 }
 
-fn check_copy(sql: &str) -> Result<(), Error> {
-    if begins_with_copy(sql) {
-        Ok(())
-    } else {
-        Err(Error::Invalid("this is no COPY".to_owned()))
+/// Checks that `sql` is a `COPY` this way. The server begins another one, which the driver cannot end.
+fn check_copy(sql: &str, from: CopyFrom) -> Result<(), Error> {
+    if copy_from(sql) == Some(from) {
+        return Ok(());
     }
+    let expected = match from {
+        CopyFrom::Program => "COPY … FROM STDIN",
+        CopyFrom::Server => "COPY … TO STDOUT",
+    };
+    Err(Error::Invalid(format!("this is no `{expected}`")))
 }
 
 /// A `COPY` from this program that the server has not begun. The driver ends one that the server refuses

@@ -64,9 +64,41 @@ pub(super) fn works_on_rows(sql: &str) -> bool {
     is(first, QUERIES) || is(first, CHANGES_OF_ROWS)
 }
 
-/// Whether `sql` is a `COPY`.
-pub(super) fn begins_with_copy(sql: &str) -> bool {
-    is(first_statement(sql).0, &["copy"])
+/// Where the data of a `COPY` comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CopyFrom {
+    Program,
+    Server,
+}
+
+/// Where the data of `sql` comes from, if it is a `COPY` between this program and the server.
+pub(super) fn copy_from(sql: &str) -> Option<CopyFrom> {
+    let (first, mut tokens) = first_statement(sql);
+    if !is(first, &["copy"]) {
+        return None;
+    }
+    let (mut depth, mut is_behind_dot) = (0_usize, false);
+    let from = tokens.by_ref().find_map(|token| {
+        match token {
+            Token::Symbol('(') => depth += 1,
+            Token::Symbol(')') => depth = depth.saturating_sub(1),
+            // Behind a dot, any word is a name.
+            Token::Word(word) if depth == 0 && !is_behind_dot => {
+                if is(word, &["from"]) {
+                    return Some(CopyFrom::Program);
+                }
+                if is(word, &["to"]) {
+                    return Some(CopyFrom::Server);
+                }
+            }
+            _ => {}
+        }
+        is_behind_dot = token == Token::Symbol('.');
+        None
+    });
+    // Otherwise it is a file or a program of the server. The server takes either word both ways.
+    let other_side = tokens.next().and_then(Token::word).unwrap_or_default();
+    from.filter(|_| is(other_side, &["stdin", "stdout"]))
 }
 
 /// Whether `sql` begins with the begin of a transaction.
@@ -302,6 +334,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_words_of_a_copy_say_where_its_data_comes_from() {
+        for sql in [
+            "copy t from stdin",
+            "; COPY t (a, \"to\") FROM STDIN with (format csv)",
+            "copy s.to from /* to */ stdin where a = 1",
+            "copy \"a to stdout\".\"to\" from stdin",
+            "copy binary t from stdout",
+        ] {
+            assert_eq!(copy_from(sql), Some(CopyFrom::Program), "{sql}");
+        }
+        for sql in [
+            "copy t to stdout",
+            "copy (select n from t) to stdout",
+            "copy (insert into t (n) select ' from stdin' from u returning n) To StdOut",
+            "copy s . from (a) to stdout (delimiter 'x')",
+        ] {
+            assert_eq!(copy_from(sql), Some(CopyFrom::Server), "{sql}");
+        }
+        for sql in [
+            "",
+            "copy",
+            "copy t",
+            "copy t from",
+            "copy t from 'stdin'",
+            "copy t to program 'cat'",
+            "copy (select 1 from stdin)",
+            "select 'copy t to stdout' from stdin",
+        ] {
+            assert_eq!(copy_from(sql), None, "{sql}");
+        }
+    }
+
+    #[test]
     fn the_first_words_of_a_statement_give_its_kind() {
         for sql in [
             "select 1",
@@ -415,7 +480,6 @@ mod tests {
                 "create temporary",
             ),
         ] {
-            assert_eq!(begins_with_copy(sql), refused == "copy", "{sql}");
             match check_shared(sql) {
                 Err(Error::NotShared { word, .. }) => assert_eq!(word, refused, "{sql}"),
                 other => panic!("{sql}: {other:?}"),

@@ -154,31 +154,44 @@ fn data_that_the_server_refuses_is_told_at_the_end_without_the_data() {
 fn no_answer_is_taken_for_another_after_a_copy_that_the_server_does_not_begin() {
     with_database(1, |database| async move {
         create(&database).await;
-        for sql in ["copy missing from stdin", "copy t to stdout"] {
-            let transaction = begin(&database).await;
-            transaction.batch("insert into t values (1)").await.unwrap();
-            transaction.batch("savepoint s").await.unwrap();
-            let refused = transaction.copy_in(sql).await.map(drop);
-            assert!(refused.is_err(), "{sql}");
-            let back = transaction.batch("rollback to s").await;
-            assert!(
-                matches!(back, Err(Error::Lost { sent: false, .. })),
-                "{back:?}"
-            );
-            assert!(transaction.commit().await.is_err());
-            assert_eq!(count(&database, "select 7::int8").await, 7);
-        }
-        for sql in ["copy missing to stdout", "copy t from stdin"] {
-            let transaction = begin(&database).await;
-            transaction.batch("insert into t values (1)").await.unwrap();
-            assert!(transaction.copy_out(sql).await.is_err(), "{sql}");
-            assert!(transaction.commit().await.is_err());
-            assert_eq!(count(&database, "select 7::int8").await, 7);
-        }
         let transaction = begin(&database).await;
-        let other = transaction.copy_in("select 1").await.map(drop);
-        assert!(matches!(other, Err(Error::Invalid(_))), "{other:?}");
-        // It was not sent.
+        transaction.batch("insert into t values (1)").await.unwrap();
+        transaction.batch("savepoint s").await.unwrap();
+        let refused = transaction.copy_in("copy missing from stdin").await;
+        let refused = refused.map(drop).unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("42P01"), "{refused}");
+        let back = transaction.batch("rollback to s").await;
+        assert!(
+            matches!(back, Err(Error::Lost { sent: false, .. })),
+            "{back:?}"
+        );
+        assert!(transaction.commit().await.is_err());
+        assert_eq!(count(&database, "select 7::int8").await, 7);
+
+        let transaction = begin(&database).await;
+        transaction.batch("insert into t values (1)").await.unwrap();
+        let refused = transaction.copy_out("copy missing to stdout").await;
+        assert!(refused.is_err());
+        assert!(transaction.commit().await.is_err());
+        assert_eq!(count(&database, "select 7::int8").await, 7);
+
+        let transaction = begin(&database).await;
+        let (file, program) = ("copy t from '/f'", "copy t to program 'cat'");
+        for other in ["select 1", "copy t to stdout", file, program] {
+            let refused = transaction.copy_in(other).await.map(drop).unwrap_err();
+            assert!(
+                refused.to_string().ends_with("no `COPY … FROM STDIN`"),
+                "{other}: {refused:?}"
+            );
+        }
+        for other in ["select 1", IN, file, program] {
+            let refused = transaction.copy_out(other).await.map(drop).unwrap_err();
+            assert!(
+                refused.to_string().ends_with("no `COPY … TO STDOUT`"),
+                "{other}: {refused:?}"
+            );
+        }
+        // None of them was sent.
         transaction.batch("insert into t values (2)").await.unwrap();
         transaction.commit().await.unwrap();
         assert_eq!(count(&database, "select sum(n)::int8 from t").await, 2);
