@@ -211,19 +211,15 @@ impl Connection {
         }
     }
 
-    /// What limits the statements of a transaction, which has `within`: statements behind its begin, or the
-    /// session's timeout, which then has to fit the returned time.
-    pub(super) fn limits_of_transaction(
-        &self,
-        within: Duration,
-    ) -> (Vec<String>, Option<Duration>) {
+    /// What limits the statements of a transaction, which has `within`.
+    pub(super) fn limit_of_transaction(&self, within: Duration) -> Limit {
         match (&self.pooled, self.reset_after) {
-            (Some(pooled), _) => (pooled.of_transaction(within), None),
+            (Some(pooled), _) => Limit::Statements(pooled.of_transaction(within)),
             // The reset would take the session's timeout back.
             (None, ResetAfter::EveryTransaction) => {
-                (vec![self.timeout.of_transaction(within)], None)
+                Limit::Statements(vec![self.timeout.of_transaction(within)])
             }
-            (None, ResetAfter::SessionStatements) => (Vec::new(), Some(within)),
+            (None, ResetAfter::SessionStatements) => Limit::Session(within),
         }
     }
 
@@ -370,6 +366,14 @@ async fn look(client: &Client, wanted: TargetSessionAttrs) -> Result<ServerTimeo
         (TargetSessionAttrs::ReadOnly, Some("off")) => refused("the database is not read only"),
         _ => Ok(ServerTimeout::new(shown.next().unwrap_or_default())),
     }
+}
+
+/// What limits the statements of a transaction.
+pub(super) enum Limit {
+    /// Statements behind its begin.
+    Statements(Vec<String>),
+    /// The session's timeout, which has to fit this time.
+    Session(Duration),
 }
 
 /// See [`Connection::mark_blocked`].

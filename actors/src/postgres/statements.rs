@@ -221,19 +221,21 @@ impl Connection {
 
     /// Ends the open transaction with `end`. `resets` is as in [`Connection::rollback`].
     async fn end_transaction(&self, end: &str, resets: bool) -> Result<(), Error> {
+        if resets {
+            return self.reset_behind(&format!("{end}; ")).await;
+        }
         // Names that the transaction has set for itself end with it.
         self.statements.session_was_reset();
-        if !resets {
-            return self.batch(end).await;
-        }
-        self.timeout.session_was_reset();
-        self.batch(&format!("{end}; {}", self.reset())).await
+        self.batch(end).await
     }
 
-    /// The statements that reset the session.
-    fn reset(&self) -> &str {
+    /// Resets the session, behind `end` in the same message.
+    async fn reset_behind(&self, end: &str) -> Result<(), Error> {
+        self.statements.session_was_reset();
+        self.timeout.session_was_reset();
         let pooled = self.pooled.as_ref();
-        pooled.map_or(RESET_SESSION, |pooled| &pooled.reset)
+        let reset = pooled.map_or(RESET_SESSION, |pooled| &pooled.reset);
+        self.batch(&[end, reset].concat()).await
     }
 
     /// Commits the open transaction, and sends `reset` right behind, if there is one. The server answers the
@@ -287,9 +289,7 @@ impl Connection {
                     return connection.rollback(true).await;
                 }
             }
-            connection.statements.session_was_reset();
-            connection.timeout.session_was_reset();
-            connection.batch(connection.reset()).await
+            connection.reset_behind("").await
         };
         SessionReset(maybe_done(reset.boxed()))
     }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::call::{Params, QueryOutput};
 use super::config::ResetAfter;
-use super::connection::Connection;
+use super::connection::{Connection, Limit};
 use super::error::Error;
 use super::first_word::{asks_to_commit, may_change_session};
 use super::repeat::{Decision, Step, decide};
@@ -275,9 +275,14 @@ impl Transaction {
         self.lease.mark_dirty();
         self.is_sent.store(true, Ordering::Release);
         let within = self.deadline.saturating_duration_since(Instant::now());
-        let (limits, within) = self.lease.limits_of_transaction(within);
         let mut begin = vec![self.options.begin()];
-        begin.extend(limits);
+        let within = match self.lease.limit_of_transaction(within) {
+            Limit::Statements(limits) => {
+                begin.extend(limits);
+                None
+            }
+            Limit::Session(within) => Some(within),
+        };
         if let Some(set) = &self.options.search_path {
             // What is prepared next is prepared under this search path.
             self.lease.statements.session_begins_with(set);
