@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::file::{self, read_text};
-use super::section::{Key, empty_secret, join};
+use super::section::{Key, empty_secret, inherited_from, join};
 
 /// The prefix of environment variables that are settings.
 pub const VARIABLE_PREFIX: &str = "HEADROOM__";
@@ -70,6 +70,8 @@ impl fmt::Display for Origin {
 pub(crate) struct Located {
     pub(crate) value: Value,
     pub(crate) origin: Origin,
+    /// The number of its layer. Later layers have greater ones.
+    layer: usize,
 }
 
 /// Merged values by key.
@@ -81,6 +83,8 @@ const NEAR: f64 = 0.8;
 /// The layers read so far.
 pub(crate) struct Layers<'a> {
     keys: &'a [Key],
+    /// The number of the current layer.
+    layer: usize,
     pub(crate) values: Values,
     pub(crate) faults: Vec<String>,
 }
@@ -90,6 +94,7 @@ impl<'a> Layers<'a> {
     pub(crate) fn read(keys: &'a [Key], sources: &Sources, environment: &Environment) -> Self {
         let mut layers = Self {
             keys,
+            layer: 0,
             values: Values::new(),
             faults: Vec::new(),
         };
@@ -100,6 +105,7 @@ impl<'a> Layers<'a> {
             layers.profile(profile, base);
         }
         layers.environment(environment);
+        layers.bound_by_maxima();
         layers.secret_files();
         layers
     }
@@ -127,6 +133,7 @@ impl<'a> Layers<'a> {
     }
 
     fn text(&mut self, text: &str, origin: &Origin) {
+        self.layer += 1;
         match toml::from_str(text) {
             Ok(table) => self.table("", table, origin),
             Err(error) => {
@@ -151,6 +158,7 @@ impl<'a> Layers<'a> {
     }
 
     fn environment(&mut self, environment: &Environment) {
+        self.layer += 1;
         for (name, text) in environment {
             if let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) {
                 let path = rest.to_ascii_lowercase().replace("__", ".");
@@ -184,7 +192,43 @@ impl<'a> Layers<'a> {
                 ));
             }
         }
-        self.values.insert(path, Located { value, origin });
+        let layer = self.layer;
+        let located = Located {
+            value,
+            origin,
+            layer,
+        };
+        self.values.insert(path, located);
+    }
+
+    /// The most connections of a pool also bound what lower layers say of it: who sets only these need not
+    /// know the rest. Pools come before the one whose values they inherit.
+    fn bound_by_maxima(&mut self) {
+        for key in self.keys.iter().rev() {
+            let (Some(section), Some(max)) = (
+                key.path.strip_suffix(".connections_max"),
+                self.values.get(&key.path),
+            ) else {
+                continue;
+            };
+            let (value, origin, layer) = (max.value.clone(), max.origin.clone(), max.layer);
+            for name in ["connections_min", "shared_max"] {
+                let path = join(section, name);
+                let base = inherited_from(&path);
+                let own = self.values.get(&path);
+                let lower = own.or_else(|| self.values.get(&base?));
+                if lower.is_some_and(|lower| lower.layer < layer && is_above(&lower.value, &value))
+                {
+                    let (value, origin) = (value.clone(), origin.clone());
+                    let bounded = Located {
+                        value,
+                        origin,
+                        layer,
+                    };
+                    self.values.insert(path, bounded);
+                }
+            }
+        }
     }
 
     /// Replaces each `KEY_file` with `KEY` and the content of the file that it names.
@@ -219,6 +263,16 @@ impl<'a> Layers<'a> {
     }
 }
 
+/// Whether both are numbers above zero, and the first one is the greater one.
+fn is_above(value: &Value, max: &Value) -> bool {
+    let number = |value: &Value| match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_integer(),
+    };
+    let numbers = number(value).zip(number(max));
+    numbers.is_some_and(|(number, max)| max > 0 && number > max)
+}
+
 fn file_form(key: &Key) -> String {
     format!("{}_file", key.path)
 }
@@ -241,6 +295,7 @@ fn read_secret(key: &Key, named: &Located) -> Result<Located, String> {
         Ok(text) => Ok(Located {
             value: text.trim_end_matches(['\r', '\n']).into(),
             origin: Origin::File(path.into()),
+            layer: named.layer,
         }),
         Err(error) => Err(format!(
             "{origin}: {key} names {path}, which cannot be read: {error}"

@@ -154,7 +154,7 @@ impl Source {
     }
 }
 
-fn convert<T: Leaf>(path: &str, Located { value, origin }: &Located) -> Result<T, String> {
+fn convert<T: Leaf>(path: &str, Located { value, origin, .. }: &Located) -> Result<T, String> {
     let text = T::FORM.text(value);
     if T::SECRET && text.as_ref().is_some_and(|text| text.trim().is_empty()) {
         return Err(empty_secret(path, origin));

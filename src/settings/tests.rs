@@ -4,6 +4,7 @@ mod redis;
 
 use std::fs;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -271,6 +272,45 @@ fn values_that_cannot_be_right_are_refused() {
         let faults = load_text(text, &[]).unwrap_err();
         assert_eq!(faults.lines().count(), 1, "{text}: {faults}");
     }
+}
+
+#[test]
+fn the_most_connections_bound_what_lower_layers_say_of_a_pool() {
+    let sizes = |text: &str, pairs: &[(&str, &str)]| {
+        let settings = load_text(text, pairs).unwrap().settings;
+        let (postgres, redis) = (settings.postgres, settings.redis);
+        [
+            postgres.pool,
+            postgres.replicas.pool,
+            redis.pool,
+            redis.cache.pool,
+        ]
+        .map(|pool| [pool.connections_min, pool.connections_max, pool.shared_max])
+        .map(|sizes| sizes.map(NonZeroUsize::get))
+    };
+    let [postgres, _, redis, _] = sizes("", &[]);
+    assert_eq!((postgres, redis), ([5, 30, 1], [1, 8, 2]));
+    let only = "postgres.pool.connections_max = 4";
+    assert_eq!(sizes(only, &[])[..2], [[4, 4, 1]; 2]);
+    let all = [("HEADROOM__POSTGRES__POOL__CONNECTIONS_MAX", "3")];
+    assert_eq!(sizes(only, &all)[..2], [[3, 3, 1]; 2]);
+    let chosen = "postgres.pool = { connections_min = 6, connections_max = 7 }";
+    assert_eq!(sizes(chosen, &all)[0], [3, 3, 1]);
+    let replicas = "postgres.replicas.pool.connections_max = 2";
+    assert_eq!(sizes(replicas, &[])[..2], [postgres, [2, 2, 1]]);
+    let both = format!("{only}\n{replicas}");
+    assert_eq!(sizes(&both, &[])[..2], [[4, 4, 1], [2, 2, 1]]);
+    let one = "redis.pool.connections_max = 1";
+    assert_eq!(sizes(one, &[])[2..], [[1, 1, 1]; 2]);
+    // What a higher layer says, or the same one, holds as it is.
+    let min = [("HEADROOM__POSTGRES__POOL__CONNECTIONS_MIN", "5")];
+    let refused = "postgres.pool.connections_min must not be above postgres.pool.connections_max";
+    refuses(only, &min, refused);
+    refuses(
+        &format!("{only}\npostgres.pool.connections_min = 5"),
+        &[],
+        refused,
+    );
 }
 
 #[test]
