@@ -267,10 +267,12 @@ fn a_commit_that_the_server_refuses_leaves_a_connection_for_the_next_user() {
                 .unwrap();
             let insert = "insert into t values (1), (1)";
             transaction.query(insert, &[]).await.unwrap();
-            transaction.batch("set work_mem = '7MB'").await.unwrap();
+            // A rollback alone would keep it.
+            let lock = "select pg_advisory_lock(1)";
+            transaction.query(lock, &[]).await.unwrap();
             let refused = transaction.commit().await.unwrap_err();
             assert_eq!(refused.sqlstate(), Some("23505"), "{refused}");
-            let left = "select count(*) from pg_settings where setting = '7168'";
+            let left = "select count(*) from pg_locks where locktype = 'advisory'";
             assert_eq!(count(&database, left).await, 0);
         }
         assert_eq!(wait_until_unused(&database).await.opened, 1);
