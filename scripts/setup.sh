@@ -31,10 +31,12 @@ SETUP=scripts/setup
 . "$SETUP/servers.sh"
 # shellcheck source=scripts/setup/prometheus.sh
 . "$SETUP/prometheus.sh"
+# shellcheck source=scripts/setup/clamav.sh
+. "$SETUP/clamav.sh"
 # shellcheck source=scripts/setup/peers.sh
 . "$SETUP/peers.sh"
 
-[ $# -gt 0 ] || set -- rust make compiler libtorch sample_model speech_samples postgres redis
+[ $# -gt 0 ] || set -- rust make compiler libtorch sample_model speech_samples postgres redis clamav
 for need in "$@"; do
   declare -F "need_$need" >/dev/null || die "unknown argument '$need'"
   "need_$need"

@@ -8,6 +8,7 @@ use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
 use headroom_actors::lazy::{AcquireError, ClearError, Excess, Shortage, UnknownResource};
 use headroom_actors::model::InferError;
+use headroom_actors::upload::scanner::ScanError;
 use headroom_actors::upload::{UploadError, UploadId};
 use headroom_actors::{postgres, redis};
 
@@ -340,6 +341,16 @@ impl From<UploadError> for Problem {
             E::Kind(_) | E::KindRefused(_) => Self::new(UnsupportedMediaType, detail),
             E::Content(ref fault) if fault.is_servers() => Self::internal(&error),
             E::Content(ref fault) => Self::new(Unprocessable, detail).with("fault", fault.slug()),
+            E::Infected { ref signature } => {
+                Self::new(Unprocessable, detail).with("signature", signature.as_str())
+            }
+            E::Scan(ScanError::SizeLimit) => Self::new(PayloadTooLarge, detail),
+            E::Scan(_) => {
+                let detail = format!("files must be scanned, and this one was not: {detail}");
+                Self::new(Unavailable, detail)
+                    .retry_after(OPERATOR_SOON)
+                    .caused_by(&error)
+            }
             E::Quota { quota, used, max } => Self::new(
                 InsufficientStorage,
                 format!("{detail}; remove uploads first"),

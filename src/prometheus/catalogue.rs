@@ -59,6 +59,10 @@ pub const GROUPS: &[Group] = &[
         metrics: upload::METRICS,
     },
     Group {
+        title: "The virus scanner",
+        metrics: upload::scanner::METRICS,
+    },
+    Group {
         title: "The server itself",
         metrics: edge::SELF,
     },

@@ -16,7 +16,7 @@ pub mod sections;
 mod show;
 #[cfg(test)]
 mod tests;
-mod uploads;
+pub mod uploads;
 pub mod values;
 
 use thiserror::Error;

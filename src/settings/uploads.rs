@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use headroom_actors::upload::Kind;
+use headroom_actors::upload::scanner::Address;
 
 use super::section::{Form, Leaf, Rules, sections};
 use super::values::DurationOrZero;
@@ -45,12 +46,69 @@ sections! {
         pub client_stored_max: Option<ByteSize>,
         /// Most files of one client.
         pub client_stored_files_max: Option<NonZeroUsize>,
+        /// The virus scanner.
+        pub scan: ScanSettings,
         /// Free bytes that uploads leave on the disk.
         pub disk_free_min: ByteSize,
         /// How long files are kept; until they are deleted if not set.
         pub ttl: Option<Duration>,
         /// Time between two removals of what has expired.
         pub sweep_interval: Duration,
+    }
+
+    /// The virus scanner.
+    pub struct ScanSettings {
+        /// Whether files are scanned.
+        pub policy: ScanPolicy,
+        /// Where clamd listens.
+        pub address: ScannerAddress,
+        /// Files that are scanned at the same time.
+        pub connections_max: NonZeroUsize,
+        /// How long clamd may take for one file, after its last byte.
+        pub verdict_timeout: Duration,
+    }
+}
+
+/// Whether files are scanned for viruses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanPolicy {
+    /// They are not.
+    Off,
+    /// They are, and stored as not scanned if that is not possible.
+    BestEffort,
+    /// They are, and refused if that is not possible.
+    Require,
+}
+
+impl Leaf for ScanPolicy {
+    const RULE: &'static str = "\"off\", \"best_effort\" or \"require\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "off" => Some(Self::Off),
+            "best_effort" => Some(Self::BestEffort),
+            "require" => Some(Self::Require),
+            _ => None,
+        }
+    }
+}
+
+/// Where clamd listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScannerAddress(pub Address);
+
+impl Leaf for ScannerAddress {
+    const RULE: &'static str =
+        "the path of a socket, such as \"/run/clamav/clamd.ctl\", or a host and a port";
+
+    fn from_text(text: &str) -> Option<Self> {
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+        if text.starts_with('/') && !text.contains('\0') {
+            return Some(Self(Address::Unix(text.into())));
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        let is_address = !host.is_empty() && is_port(port);
+        is_address.then(|| Self(Address::Tcp(text.to_owned())))
     }
 }
 

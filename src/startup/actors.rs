@@ -92,7 +92,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     let (branches, pools, database) = pools::compose(settings, &memory);
     let uploads_plan = uploads::plan(settings, &memory, database);
     let resources = runtime.resource().into_iter();
-    let resources = resources.chain([uploads_plan.resource()]);
+    let resources = resources.chain(uploads_plan.resources());
     let catalogue = Catalogue::build(resources.collect())?;
 
     let loader = Loader::handle(&lazy_config);
@@ -111,7 +111,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     });
 
     let uploads = Uploads::handle();
-    let uploads_child = uploads_plan.child(&uploads);
+    let uploads_children = uploads_plan.children(&uploads);
 
     let journal = Journal::handle();
     let journal_child = Journal::child(&journal, settings.data.dir.join(JOURNAL));
@@ -134,10 +134,13 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     let spec = spec
         .child(ChildSpec::supervisor(models))
         .child(loader_child)
-        .child(repository_child)
-        .child(uploads_child)
-        .child(journal_child)
-        .child(Jobs::child(&jobs, jobs_config, tree.changes().clone()));
+        .child(repository_child);
+    let spec = uploads_children
+        .into_iter()
+        .fold(spec, SupervisorSpec::child);
+    let spec =
+        spec.child(journal_child)
+            .child(Jobs::child(&jobs, jobs_config, tree.changes().clone()));
     let handles = Handles {
         thread: ActorThread::current(),
         tree,

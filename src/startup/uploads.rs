@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use headroom_actors::memory::Memory;
 use headroom_actors::postgres::Database;
-use headroom_actors::upload::{Config, Limits, UploadsPlan};
+use headroom_actors::upload::scanner::ScannerConfig;
+use headroom_actors::upload::{Config, Limits, ScanConfig, UploadsPlan};
 
 use crate::connection::Pace;
 use crate::routes::FormLimits;
 use crate::settings::Settings;
+use crate::settings::uploads::{ScanPolicy, ScanSettings};
 
 /// The folder of uploaded files in data.dir.
 const FOLDER: &str = "uploads";
@@ -28,6 +30,7 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
         files_max: uploads.stored_files_max.map(|max| max.get() as u64),
         caller_bytes_max: uploads.client_stored_max.map(|max| max.as_u64()),
         caller_files_max: uploads.client_stored_files_max.map(|max| max.get() as u64),
+        scan: scan(&uploads.scan),
         disk_free_min: uploads.disk_free_min.as_u64(),
         ttl: uploads.ttl,
         sweep_interval: uploads.sweep_interval,
@@ -35,6 +38,22 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
     // Each upload is bounded, and so is their number.
     let buffers = memory.buffers("uploads", u64::MAX).for_new_work();
     UploadsPlan::new(config, database, Arc::new(buffers), memory.pressure())
+}
+
+/// The scanner, unless files are not scanned.
+fn scan(settings: &ScanSettings) -> Option<ScanConfig> {
+    let is_required = match settings.policy {
+        ScanPolicy::Off => return None,
+        ScanPolicy::BestEffort => false,
+        ScanPolicy::Require => true,
+    };
+    let mut scanner = ScannerConfig::new(settings.address.0.clone());
+    scanner.connections_max = u32::try_from(settings.connections_max.get()).unwrap_or(u32::MAX);
+    scanner.verdict_timeout = settings.verdict_timeout;
+    Some(ScanConfig {
+        scanner,
+        is_required,
+    })
 }
 
 /// What bounds the form of one request.

@@ -6,6 +6,7 @@ mod content;
 mod forms;
 mod kills;
 mod limits;
+mod scans;
 
 use std::collections::BTreeSet;
 use std::fs;

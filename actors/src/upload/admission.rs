@@ -17,6 +17,7 @@ use super::error::UploadError;
 use super::metrics;
 use super::receive::{Incoming, Shared};
 use super::records::Totals;
+use super::scan::Scan;
 use super::store::Store;
 use crate::kernel::pressure::{Level, PressureReader};
 use crate::kernel::{Buffers, Clock, Timestamp};
@@ -30,6 +31,7 @@ pub(super) struct Admission {
     places: Arc<Semaphore>,
     buffers: Arc<dyn Buffers>,
     pressure: PressureReader,
+    scan: Option<Scan>,
     active: Mutex<ActiveUploads>,
     /// What is stored, as of the last look, with what this server has changed since.
     stored: Mutex<Totals>,
@@ -83,12 +85,14 @@ impl Admission {
         config: Arc<Config>,
         buffers: Arc<dyn Buffers>,
         pressure: PressureReader,
+        scan: Option<Scan>,
     ) -> Self {
         Self {
             places: Arc::new(Semaphore::new(config.active_max as usize)),
             config,
             buffers,
             pressure,
+            scan,
             active: Mutex::default(),
             stored: Mutex::default(),
         }
@@ -290,6 +294,7 @@ impl Ticket {
             pressure: self.admission.pressure.clone(),
             limits: config.limits.clone(),
             disk_free_min: config.disk_free_min,
+            scan: self.admission.scan.clone(),
             received: Arc::clone(&self.active.received),
         };
         Incoming::begin(shared, name, kind, bytes_max).await

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::content::{Kind, Limits};
+use super::scanner::ScannerConfig;
 
 /// The settings of uploads.
 #[derive(Debug, Clone)]
@@ -29,10 +30,21 @@ pub struct Config {
     pub caller_bytes_max: Option<u64>,
     /// As `files_max`, for each caller.
     pub caller_files_max: Option<u64>,
+    /// The virus scanner, if there is one.
+    pub scan: Option<ScanConfig>,
     /// Free bytes of the disk that uploads leave.
     pub disk_free_min: u64,
     /// How long uploads are kept. `None`: until they are deleted.
     pub ttl: Option<Duration>,
     /// Time between two removals of what has expired and of what nothing uses.
     pub sweep_interval: Duration,
+}
+
+/// How files are scanned for viruses.
+#[derive(Debug, Clone)]
+pub struct ScanConfig {
+    /// The scanner.
+    pub scanner: ScannerConfig,
+    /// Whether a file that cannot be scanned is refused. Otherwise it is stored as not scanned.
+    pub is_required: bool,
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use super::content::{ContentFault, Kind, KindFault, NameFault};
 use super::id::UploadId;
+use super::scanner::ScanError;
 use crate::kernel::BudgetError;
 use crate::postgres;
 
@@ -45,6 +46,15 @@ pub enum UploadError {
     /// The content is not what the name says, or is damaged.
     #[error(transparent)]
     Content(#[from] ContentFault),
+    /// The scanner has found a virus.
+    #[error("the virus scanner has found {signature}")]
+    Infected {
+        /// What it calls the virus.
+        signature: String,
+    },
+    /// The file must be scanned, and was not.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
     /// A quota is used up.
     #[error("the quota of {quota} is used up: {used} of {max}")]
     Quota {

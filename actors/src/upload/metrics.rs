@@ -42,8 +42,15 @@ const SWEPT: Metric = Metric::counter(
 
 const SWEPT_WHAT: [&str; 2] = ["expired", "unused"];
 
-const REASONS: [&str; 9] = [
-    "busy", "memory", "size", "type", "content", "quota", "disk", "storage", "database",
+const UNSCANNED: Metric = Metric::counter(
+    "headroom_uploads_unscanned_total",
+    "Files that were stored although the virus scanner could not scan them.",
+)
+.alert("an increase: `GET /api/actors` has the state of the scanner");
+
+const REASONS: [&str; 11] = [
+    "busy", "memory", "size", "type", "content", "infected", "scanner", "quota", "disk", "storage",
+    "database",
 ];
 
 /// The metrics of this module.
@@ -57,6 +64,7 @@ pub const METRICS: &[Metric] = &[
     FILES,
     BYTES,
     SWEPT,
+    UNSCANNED,
 ];
 
 /// The counters start with the server.
@@ -67,6 +75,7 @@ pub(super) fn start_at_zero() {
     for what in SWEPT_WHAT {
         SWEPT.start_at_zero(&[("what", what)]);
     }
+    UNSCANNED.start_at_zero(&[]);
     set_active(0);
     set_totals(0, 0);
 }
@@ -95,6 +104,10 @@ pub(super) fn record_swept(expired: u64, unused: u64) {
     metrics::counter!(SWEPT.name, "what" => "unused").increment(unused);
 }
 
+pub(super) fn record_unscanned() {
+    metrics::counter!(UNSCANNED.name).increment(1);
+}
+
 /// Counts an upload that was refused or failed.
 pub fn record_refused(error: &UploadError) {
     metrics::counter!(REFUSED.name, "reason" => reason(error)).increment(1);
@@ -109,6 +122,8 @@ fn reason(error: &UploadError) -> &'static str {
         E::TooLarge { .. } => "size",
         E::Name(_) | E::Kind(_) | E::KindRefused(_) => "type",
         E::Content(_) => "content",
+        E::Infected { .. } => "infected",
+        E::Scan(_) => "scanner",
         E::Quota { .. } => "quota",
         E::Database(_) | E::NotFound(_) => "database",
         E::DiskFull { .. } | E::Storage(_) | E::Damaged | E::Panicked => "storage",

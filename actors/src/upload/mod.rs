@@ -12,6 +12,8 @@
 //!   is killed.
 //! - **Stored once**: files with the same bytes share them. Bytes are removed with the last upload that needs them, and
 //!   never before.
+//! - **Scanned before it is stored**, if a scanner is set: what is infected, or was not scanned although it must be, is never
+//!   stored (`scan`, [`scanner`]).
 //! - **Checked**: the content agrees with the name and the declared type (`content`). Names are data and never
 //!   paths.
 //! - **A failure stays alone**: a panic of the work on one upload fails that upload.
@@ -28,13 +30,15 @@ mod id;
 mod metrics;
 mod receive;
 mod records;
+mod scan;
+pub mod scanner;
 mod storage;
 mod store;
 mod uploads;
 
 pub use admission::{ActiveUpload, Ticket};
 pub use caller::Caller;
-pub use config::Config;
+pub use config::{Config, ScanConfig};
 pub use content::{Facts, Kind, Limits};
 pub use error::UploadError;
 pub use id::{NoUploadId, UploadId};

@@ -14,6 +14,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::content::{Check, Facts, FileName, Kind, Limits};
 use super::error::UploadError;
+use super::scan::Scan;
 use super::store::{ContentHash, Store, TempFile};
 use crate::kernel::pressure::{Level, PressureReader};
 use crate::kernel::{BufferReservation, Buffers};
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) pressure: PressureReader,
     pub(super) limits: Limits,
     pub(super) disk_free_min: u64,
+    pub(super) scan: Option<Scan>,
     /// The bytes that have arrived.
     pub(super) received: Arc<AtomicU64>,
 }
@@ -195,12 +197,16 @@ impl Incoming {
     pub async fn finish(mut self) -> Result<Received, UploadError> {
         let mut progress = self.progress().await?;
         let piece = std::mem::take(&mut self.collected).freeze();
-        let (name, kind) = (self.name, self.kind);
+        let (name, kind, scan) = (self.name, self.kind, self.shared.scan);
         let ended = spawn_blocking(move || {
             progress.add(&piece)?;
             progress.finish(name, kind)
         });
-        ended.await.map_err(|_| UploadError::Panicked)?
+        let received = ended.await.map_err(|_| UploadError::Panicked)??;
+        match scan {
+            Some(scan) => scan.scan(received).await,
+            None => Ok(received),
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use super::id::UploadId;
 use super::metrics;
 use super::receive::Received;
 use super::records::{Filter, Page, Records, Swept, Totals, Upload, blocking};
+use super::scan::Scan;
+use super::scanner::{self, Scanner, ScannerConfig};
 use super::storage::Storage;
 use super::store::Store;
 use crate::kernel::pressure::PressureReader;
@@ -132,6 +134,7 @@ struct Owned {
 /// Uploads before their start.
 pub struct UploadsPlan {
     owned: Arc<Owned>,
+    scanner: Option<(Handle<Scanner>, ScannerConfig)>,
 }
 
 impl UploadsPlan {
@@ -143,9 +146,19 @@ impl UploadsPlan {
         pressure: PressureReader,
     ) -> Self {
         metrics::start_at_zero();
+        scanner::start_at_zero();
         let storage = Storage::new(config.dir.clone());
-        let admission = Admission::new(Arc::new(config), buffers, pressure);
+        let scanner = config.scan.as_ref().map(|scan| {
+            let handle = Scanner::handle(&scan.scanner);
+            (handle, scan.scanner.clone(), scan.is_required)
+        });
+        let scan = scanner.as_ref().map(|(scanner, _, is_required)| Scan {
+            scanner: scanner.clone(),
+            is_required: *is_required,
+        });
+        let admission = Admission::new(Arc::new(config), buffers, pressure, scan);
         Self {
+            scanner: scanner.map(|(handle, config, _)| (handle, config)),
             owned: Arc::new(Owned {
                 admission: Arc::new(admission),
                 records: Records::new(database),
@@ -155,18 +168,24 @@ impl UploadsPlan {
         }
     }
 
-    /// The upload folder, for the lazy loader.
-    pub fn resource(&self) -> Resource {
-        self.owned.storage.resource(None)
+    /// The upload folder, and the scanner if there is one, for the lazy loader.
+    pub fn resources(&self) -> Vec<Resource> {
+        let scanner = self.scanner.as_ref();
+        let scanner = scanner.map(|(handle, config)| scanner::resource(handle, config, None));
+        let storage = self.owned.storage.resource(None);
+        [storage].into_iter().chain(scanner).collect()
     }
 
-    /// The child spec of the actor.
-    pub fn child(&self, handle: &Handle<Uploads>) -> ChildSpec {
+    /// The child specs of the actors, in their order.
+    pub fn children(&self, handle: &Handle<Uploads>) -> Vec<ChildSpec> {
         let owned = Arc::clone(&self.owned);
-        ChildSpec::actor(handle, move |_| Uploads {
+        let uploads = ChildSpec::actor(handle, move |_| Uploads {
             owned: Arc::clone(&owned),
             is_sweeping: false,
-        })
+        });
+        let scanner = self.scanner.as_ref();
+        let scanner = scanner.map(|(handle, config)| Scanner::child(handle, config.clone()));
+        scanner.into_iter().chain([uploads]).collect()
     }
 }
 

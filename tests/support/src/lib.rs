@@ -1,10 +1,11 @@
-//! What the tests share: starting processes that end with the test (among them the real binary), control groups,
+//! What the tests share: starting processes that end with the test (among them the real binary), clamd, control groups,
 //! generated TorchScript files, WAV samples, waiting.
 
 pub mod browser;
 pub mod capability;
 pub mod cgroup;
 pub mod child;
+pub mod clamd;
 pub mod models;
 pub mod process_tree;
 pub mod protocol;

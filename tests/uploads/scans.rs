@@ -1,0 +1,70 @@
+//! Files are scanned by a real clamd before they are stored.
+
+use headroom_test_support::clamd::{Clamd, EICAR_SIGNATURE, eicar};
+use headroom_test_support::server::Server;
+use serde_json::Value;
+
+use super::{Form, files, folder, refused, send, start, store, text};
+
+fn start_with(clamd: &Clamd, policy: &str) -> Server {
+    let socket = clamd.socket();
+    let address = format!("uploads.scan.address = '{}'", socket.display());
+    start(&format!("{address}\nuploads.scan.policy = '{policy}'"))
+}
+
+fn infected() -> Form {
+    Form::default().file("a.txt", "text/plain", &eicar())
+}
+
+#[tokio::test]
+async fn infected_files_are_never_stored() {
+    let Some(clamd) = Clamd::start("") else {
+        return;
+    };
+    for policy in ["require", "best_effort"] {
+        let server = start_with(&clamd, policy);
+        let problem = refused(&server, infected(), 422).await;
+        assert_eq!(problem["signature"], EICAR_SIGNATURE, "{problem}");
+        // Nor what came with it.
+        let both = Form::default().file("b.txt", "text/plain", b"clean");
+        let both = both.file("a.txt", "text/plain", &eicar());
+        refused(&server, both, 422).await;
+        assert_eq!(files(&folder(&server)).len(), 0);
+        let clean = store(&server, "a.txt", &text(1_000_000)).await;
+        assert_eq!(clean["scanned"], true, "{clean}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_scanner_files_are_refused_or_stored_as_not_scanned() {
+    let Some(mut clamd) = Clamd::start("") else {
+        return;
+    };
+    let (strict, lax) = (
+        start_with(&clamd, "require"),
+        start_with(&clamd, "best_effort"),
+    );
+    clamd.kill();
+    let form = Form::default().file("a.txt", "text/plain", b"clean");
+    let problem = refused(&strict, form.clone(), 503).await;
+    assert!(
+        problem["detail"].as_str().unwrap().contains("scan"),
+        "{problem}"
+    );
+    assert_eq!(files(&folder(&strict)).len(), 0);
+    let body: Value = send(&lax, form.clone()).await.json().await.unwrap();
+    assert_eq!(body["uploads"][0]["scanned"], false, "{body}");
+    clamd.start_again();
+    headroom_test_support::wait::wait_for_async(
+        headroom_test_support::wait::DEADLINE,
+        async || {
+            let answer = send(&strict, form.clone()).await;
+            match answer.status().as_u16() {
+                201 => Ok(()),
+                status => Err(status),
+            }
+        },
+    )
+    .await;
+    refused(&strict, infected(), 422).await;
+}
