@@ -171,8 +171,7 @@ fn no_answer_is_taken_for_another_after_a_copy_that_the_server_does_not_begin() 
         let transaction = begin(&database).await;
         transaction.batch("insert into t values (1)").await.unwrap();
         let refused = transaction.copy_out("copy missing to stdout").await;
-        assert!(refused.is_err());
-        drop(refused);
+        assert!(refused.map(drop).is_err());
         assert!(transaction.commit().await.is_err());
         assert_eq!(count(&database, "select 7::int8").await, 7);
 

@@ -2,10 +2,9 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::TcpStream as StdTcpStream;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
-
-use std::net::TcpStream as StdTcpStream;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
