@@ -46,14 +46,14 @@ sections! {
         pub client_stored_max: Option<ByteSize>,
         /// Most files of one client.
         pub client_stored_files_max: Option<NonZeroUsize>,
-        /// The virus scanner.
-        pub scan: ScanSettings,
         /// Free bytes that uploads leave on the disk.
         pub disk_free_min: ByteSize,
         /// How long files are kept; until they are deleted if not set.
         pub ttl: Option<Duration>,
         /// Time between two removals of what has expired.
         pub sweep_interval: Duration,
+        /// The virus scanner.
+        pub scan: ScanSettings,
     }
 
     /// The virus scanner.

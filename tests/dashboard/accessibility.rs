@@ -159,9 +159,11 @@ async fn a_message_stays_until_it_is_dismissed_and_the_focus_goes_back() {
     open(&mut browser, &server);
     let said = "document.getElementById('said').textContent";
     let dismiss = "document.getElementById('dismiss')";
-    browser.wait_until("document.querySelectorAll('#resources td.actions button').length === 2");
+    browser.wait_until("document.querySelectorAll('#resources td.actions button').length === 4");
+    let pin = "[...document.querySelectorAll('#resources tbody tr')]\
+               .find((row) => /zygote/.test(row.textContent)).querySelectorAll('td.actions button')[1]";
     for way in ["button", "Escape"] {
-        browser.run("document.querySelectorAll('#resources td.actions button')[1].focus()");
+        browser.run(&format!("{pin}.focus()"));
         browser.press("Enter", 13);
         browser.wait_until(&format!("/^zygote is/.test({said}) && !{dismiss}.hidden"));
         if way == "button" {

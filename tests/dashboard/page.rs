@@ -222,7 +222,7 @@ async fn tables_are_sorted_by_their_heads() {
     }
     let server = Server::start(models.options(BINARY));
     open(&mut browser, &server);
-    browser.wait_until("document.querySelectorAll('#resources tbody tr').length === 4");
+    browser.wait_until("document.querySelectorAll('#resources tbody tr').length === 5");
     let names = "[...document.querySelectorAll('#resources tbody th > span:first-child')]\
                  .map((name) => name.textContent).filter((name) => name !== 'zygote')";
     let head = "[...document.querySelectorAll('#resources thead th')]\
@@ -346,7 +346,7 @@ async fn a_name_that_contains_markup_is_shown_as_text() {
     models.add("echo", 1, torchscript::echo);
     let server = Server::start(models.options(BINARY));
     open(&mut browser, &server);
-    browser.wait_until("document.querySelectorAll('#resources tbody tr').length === 2");
+    browser.wait_until("document.querySelectorAll('#resources tbody tr').length === 3");
     let hostile = hostile(&server, name).await;
     open_with(&mut browser, &server, &hostile);
     browser.wait_until(&format!("document.body.textContent.includes({name:?})"));
