@@ -6,6 +6,7 @@ create table headroom.upload_content (
     -- How many uploads have these bytes. Without any, the file is removed, and then this row.
     uploads         integer     not null check (uploads >= 0)
 );
+create index upload_content_sha256 on headroom.upload_content (sha256);
 create index upload_content_unused on headroom.upload_content (blake3) where uploads = 0;
 
 -- Uploaded files.

@@ -360,7 +360,8 @@ impl From<UploadError> for Problem {
             .with("max", max),
             E::NotFound(ref id) => Self::new(NotFound, no_upload(id)),
             E::Database(error) => Self::from(error),
-            E::Storage(_) | E::DiskFull { .. } | E::Damaged => Self::new(
+            E::Damaged => Self::internal(&error),
+            E::Storage(_) | E::DiskFull { .. } => Self::new(
                 Unavailable,
                 "the upload folder cannot be used; see the log for the cause",
             )

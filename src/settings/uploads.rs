@@ -28,8 +28,8 @@ sections! {
         pub files_max: NonZeroUsize,
         /// Parts per request that are no files.
         pub fields_max: u32,
-        /// Largest part that is no file.
-        pub field_max: ByteSize,
+        /// Most bytes of all parts that are no files, with their names.
+        pub fields_size_max: ByteSize,
         /// Longest time for a request.
         pub timeout: Duration,
         /// Uploads at the same time.
@@ -155,8 +155,8 @@ impl UploadSettings {
             "uploads.file_max must not be above uploads.request_max",
         );
         rules.require(
-            self.field_max <= ByteSize::mib(1),
-            "uploads.field_max must be at most 1MiB: fields are kept in memory",
+            self.fields_size_max <= ByteSize::mib(1),
+            "uploads.fields_size_max must be at most 1MiB: fields are kept in memory",
         );
         rules.require(
             self.active_max.get() <= 10_000,

@@ -36,7 +36,7 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
         sweep_interval: uploads.sweep_interval,
     };
     // Each upload is bounded, and so is their number.
-    let buffers = memory.buffers("uploads", u64::MAX).for_new_work();
+    let buffers = memory.buffers("uploads", u64::MAX);
     UploadsPlan::new(config, database, Arc::new(buffers), memory.pressure())
 }
 
@@ -63,7 +63,7 @@ pub(super) fn form_limits(settings: &Settings) -> FormLimits {
         bytes_max: uploads.request_max.as_u64(),
         files_max: uploads.files_max.get(),
         fields_max: uploads.fields_max as usize,
-        field_bytes_max: usize::try_from(uploads.field_max.as_u64()).unwrap_or(usize::MAX),
+        fields_bytes_max: usize::try_from(uploads.fields_size_max.as_u64()).unwrap_or(usize::MAX),
         pace: Pace::new(server.body_idle_timeout, server.client_rate_min.as_u64()),
         timeout: uploads.timeout,
     }

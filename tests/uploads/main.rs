@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod content;
+mod folders;
 mod forms;
 mod kills;
 mod limits;
@@ -148,7 +149,7 @@ pub(crate) fn folder(server: &Server) -> PathBuf {
     server.folder().join("data/uploads")
 }
 
-/// The names of all files below a folder.
+/// The names of the stored files below a folder.
 pub(crate) fn files(folder: &Path) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let Ok(entries) = fs::read_dir(folder) else {
@@ -156,8 +157,11 @@ pub(crate) fn files(folder: &Path) -> BTreeSet<String> {
     };
     for entry in entries {
         let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
         match path.is_dir() {
             true => names.extend(files(&path)),
+            // What the folder itself needs.
+            false if ["id", "lock"].contains(&name) => {}
             false => drop(names.insert(path.file_name().unwrap().to_str().unwrap().to_owned())),
         }
     }
@@ -177,5 +181,7 @@ fn open_files(server: &Server) -> usize {
     let folder = folder(server).canonicalize().unwrap_or_default();
     let entries = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
     let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    targets.filter(|target| target.starts_with(&folder)).count()
+    // The folder's lock is open as long as the folder is.
+    let is_file = |target: &PathBuf| target.starts_with(&folder) && !target.ends_with("lock");
+    targets.filter(is_file).count()
 }

@@ -25,10 +25,15 @@ use crate::kernel::{Buffers, Clock, Timestamp};
 /// Time between two looks at the memory while an upload waits for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Uploads that wait for a place. It is below the calls that the actor takes.
+const WAITING_MAX: usize = 1024;
+
 /// The uploads in progress.
 pub(super) struct Admission {
     pub(super) config: Arc<Config>,
     places: Arc<Semaphore>,
+    /// Places for those that wait for one.
+    waiting: Arc<Semaphore>,
     buffers: Arc<dyn Buffers>,
     pressure: PressureReader,
     scan: Option<Scan>,
@@ -89,6 +94,7 @@ impl Admission {
     ) -> Self {
         Self {
             places: Arc::new(Semaphore::new(config.active_max as usize)),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             config,
             buffers,
             pressure,
@@ -112,6 +118,11 @@ impl Admission {
             .await?;
         self.check_caller(caller)?;
         let deadline = Instant::now() + self.config.admission_wait;
+        // Otherwise those that wait would keep those that are done from being stored.
+        let Ok(_waiting) = Arc::clone(&self.waiting).try_acquire_owned() else {
+            let active = self.config.active_max;
+            return Err(UploadError::Full { active });
+        };
         let place = Arc::clone(&self.places).acquire_owned();
         let Ok(Ok(place)) = timeout_at(deadline, place).await else {
             let active = self.config.active_max;
@@ -214,6 +225,31 @@ impl Admission {
             config.caller_files_max,
         )?;
         within("bytes of this client", used, config.caller_bytes_max)
+    }
+
+    /// Whether what a caller wants to store is within its quotas, beside what it has stored.
+    pub(super) fn check_caller_quotas(&self, used: Totals, new: Totals) -> Result<(), UploadError> {
+        let config = &self.config;
+        let (files, bytes) = (used.files + new.files, used.bytes + new.bytes);
+        within("files of this client", files, config.caller_files_max)?;
+        within("bytes of this client", bytes, config.caller_bytes_max)
+    }
+
+    /// Counts what is about to be stored, if it is within the quotas.
+    pub(super) fn count(&self, new: Totals) -> Result<(), UploadError> {
+        let mut stored = self.stored();
+        let (files, bytes) = (stored.files + new.files, stored.bytes + new.bytes);
+        within("files", files, self.config.files_max)?;
+        within("bytes", bytes, self.config.bytes_max)?;
+        *stored = Totals { files, bytes };
+        Ok(())
+    }
+
+    /// Counts no longer what was not stored, or removed.
+    pub(super) fn uncount(&self, gone: Totals) {
+        let mut stored = self.stored();
+        stored.files = stored.files.saturating_sub(gone.files);
+        stored.bytes = stored.bytes.saturating_sub(gone.bytes);
     }
 
     async fn check_disk(&self, store: &Arc<Store>, bytes: u64) -> Result<(), UploadError> {

@@ -34,6 +34,9 @@ const BYTES: Metric = Metric::gauge(
     "headroom_uploads_bytes",
     "Bytes of the uploads that are stored, as of the last sweep.",
 );
+const SWEEPS: Metric = Metric::counter("headroom_uploads_sweeps_total", "Sweeps that have ended.")
+    .labels(&[Label::one_of("result", &["done", "failed"])])
+    .alert("an increase of failed: uploads whose time is over stay; the log has the cause");
 const SWEPT: Metric = Metric::counter(
     "headroom_uploads_swept_total",
     "What sweeps have removed: uploads whose time was over, and files that no upload used.",
@@ -63,6 +66,7 @@ pub const METRICS: &[Metric] = &[
     SAVE_SECONDS,
     FILES,
     BYTES,
+    SWEEPS,
     SWEPT,
     UNSCANNED,
 ];
@@ -71,6 +75,9 @@ pub const METRICS: &[Metric] = &[
 pub(super) fn start_at_zero() {
     for reason in REASONS {
         REFUSED.start_at_zero(&[("reason", reason)]);
+    }
+    for result in ["done", "failed"] {
+        SWEEPS.start_at_zero(&[("result", result)]);
     }
     for what in SWEPT_WHAT {
         SWEPT.start_at_zero(&[("what", what)]);
@@ -99,7 +106,12 @@ pub(super) fn set_totals(files: u64, bytes: u64) {
     metrics::gauge!(BYTES.name).set(bytes as f64);
 }
 
+pub(super) fn record_failed_sweep() {
+    metrics::counter!(SWEEPS.name, "result" => "failed").increment(1);
+}
+
 pub(super) fn record_swept(expired: u64, unused: u64) {
+    metrics::counter!(SWEEPS.name, "result" => "done").increment(1);
     metrics::counter!(SWEPT.name, "what" => "expired").increment(expired);
     metrics::counter!(SWEPT.name, "what" => "unused").increment(unused);
 }

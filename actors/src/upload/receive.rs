@@ -51,7 +51,8 @@ pub struct Incoming {
     shared: Shared,
     collected: BytesMut,
     received: u64,
-    memory: Option<BufferReservation>,
+    /// Shared with the piece that is being written, which may outlive the upload.
+    memory: Option<Arc<BufferReservation>>,
     writer: Writer,
 }
 
@@ -154,14 +155,22 @@ impl Incoming {
 
     /// Reserves memory for pieces, when the first of them has more than a few bytes.
     async fn reserve(&mut self, collected: usize, piece: usize) -> Result<(), UploadError> {
-        if self.memory.is_some() || collected <= UNRESERVED_BYTES {
+        if collected <= UNRESERVED_BYTES {
             return Ok(());
         }
         let bytes = PIECES * piece as u64;
-        let mut memory = self.shared.buffers.reserve_after_reading(bytes).await?;
-        memory.fill(bytes);
-        self.memory = Some(memory);
-        self.collected.reserve(piece - self.collected.len());
+        let reserved = self.memory.as_ref().map_or(0, |memory| memory.bytes());
+        if reserved < bytes {
+            let mut memory = self.shared.buffers.reserve_after_reading(bytes).await?;
+            memory.fill(bytes);
+            self.memory = Some(Arc::new(memory));
+        }
+        if self.collected.capacity() < piece {
+            // `BytesMut` would double its capacity.
+            let mut whole = BytesMut::with_capacity(piece);
+            whole.extend_from_slice(&self.collected);
+            self.collected = whole;
+        }
         Ok(())
     }
 
@@ -170,12 +179,14 @@ impl Incoming {
         let mut progress = self.progress().await?;
         let piece = std::mem::take(&mut self.collected).freeze();
         let (store, floor) = (Arc::clone(&self.shared.store), self.shared.disk_free_min);
+        let memory = self.memory.clone();
         self.writer = Writer::Busy(spawn_blocking(move || {
             let free = store.free_bytes()?;
             if free < floor.saturating_add(piece.len() as u64) {
                 return Err(UploadError::DiskFull { free, floor });
             }
             progress.add(&piece)?;
+            drop((piece, memory));
             Ok(progress)
         }));
         Ok(())

@@ -1,7 +1,7 @@
 //! The rows of uploads in PostgreSQL.
 //!
-//! The row of a content is the lock of its file: whoever adds or removes the file has locked the row in a transaction,
-//! and commits after the file was changed. So a file is there for as long as an upload needs it, and a crash leaves at
+//! Whoever adds or removes a file holds the lock of its content in this process (`store`), then that of its row, and commits
+//! after the file was changed. So a file is there for as long as an upload needs it, and a crash leaves at
 //! worst a file without a row, which [`Records::sweep`] removes.
 
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ use super::content::Kind;
 use super::error::UploadError;
 use super::id::UploadId;
 use super::receive::Received;
-use super::store::{ContentHash, Store, hex};
+use super::store::{ContentHash, ContentLocks, Store, hex};
 use crate::kernel::Timestamp;
 use crate::postgres::{Database, Row, Transaction, TransactionOptions};
 
@@ -28,12 +28,20 @@ const TRIES: u32 = 5;
 /// Rows that one step of a sweep takes.
 const SWEEP_ROWS: i64 = 100;
 
+/// The last microsecond of the year 9999.
+const MICROS_MAX: i64 = 253_402_300_799_999_999;
+/// Folders of files that one sweep looks at.
+pub(super) const SWEEP_FOLDERS: u8 = 8;
+/// So many files of a folder without a row are a sign that the database is not the right one, if they are most of its files.
+const MANY_ORPHANS: usize = 16;
+
 /// What is known of an upload. The order of `from_row`.
 const COLUMNS: &str = "id, name, kind, media_type, bytes, blake3, sha256, scanned, caller,
     (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8";
 /// Uploads with their content.
 const UPLOADS: &str = "(select u.*, c.sha256 from headroom.upload u
-    join headroom.upload_content c using (blake3)) uploads";
+    join headroom.upload_content c using (blake3)
+    where expires_at is null or expires_at > clock_timestamp()) uploads";
 
 const LOCK_CONTENT: &str =
     "insert into headroom.upload_content (blake3, sha256, bytes, uploads) values ($1, $2, $3, 1)
@@ -53,8 +61,13 @@ const REMOVE_CONTENT: &str =
 const LOCK_ORPHAN: &str = "insert into headroom.upload_content (blake3, sha256, bytes, uploads)
     values ($1, decode(repeat('00', 32), 'hex'), 0, 0) on conflict do nothing returning 1";
 const EXPIRED: &str = "select id from headroom.upload where expires_at <= clock_timestamp() order by expires_at limit $1";
-const UNUSED: &str = "select blake3 from headroom.upload_content where uploads = 0 limit $1";
+const UNUSED: &str =
+    "select blake3 from headroom.upload_content where uploads = 0 order by random() limit $1";
 const KNOWN: &str = "select blake3 from headroom.upload_content where blake3 = any($1)";
+/// Tells the database the identity of a folder.
+const REGISTER_FOLDER: &str = "insert into headroom.instance (key, value)
+    values ('upload_folder', to_jsonb($1::text)) on conflict (key) do nothing";
+const FOLDER: &str = "select value #>> '{}' from headroom.instance where key = 'upload_folder'";
 const TOTALS: &str = "select count(*), coalesce(sum(bytes), 0)::int8 from headroom.upload";
 const TOTALS_OF: &str =
     "select count(*), coalesce(sum(bytes), 0)::int8 from headroom.upload where caller = $1";
@@ -112,8 +125,11 @@ impl Cursor {
     /// Reads what `Display` has written.
     pub fn parse(text: &str) -> Option<Self> {
         let (micros, id) = text.split_once('-')?;
+        let created_micros = micros.parse().ok()?;
+        // What the database can add to a time.
+        (0..=MICROS_MAX).contains(&created_micros).then_some(())?;
         Some(Self {
-            created_micros: micros.parse().ok()?,
+            created_micros,
             id: id.parse().ok()?,
         })
     }
@@ -178,9 +194,10 @@ impl Records {
         let mut order: Vec<usize> = (0..files.len()).collect();
         order.sort_by_key(|&at| files[at].blake3);
         let ttl = ttl.map(|ttl| ttl.as_secs_f64());
+        let locks = store.lock(files.iter().map(|file| file.blake3)).await;
         let work = |transaction: Arc<Transaction>| {
             let (order, files, mut saved) = (order.clone(), files.clone(), uploads.clone());
-            let store = Arc::clone(&store);
+            let (store, locks) = (Arc::clone(&store), Arc::clone(&locks));
             async move {
                 for at in order {
                     let (file, upload) = (&files[at], &mut saved[at]);
@@ -188,7 +205,7 @@ impl Records {
                     transaction
                         .query(LOCK_CONTENT, &[&hash, &&file.sha256[..], &bytes])
                         .await?;
-                    add_to(&store, file).await?;
+                    add_to(&store, file, &locks).await?;
                     let row = transaction
                         .query(
                             ADD,
@@ -292,7 +309,9 @@ impl Records {
     }
 
     /// Removes what has expired and what nothing uses, as a crash leaves it.
-    pub(super) async fn sweep(&self, store: &Arc<Store>) -> Result<Swept, UploadError> {
+    /// Of the files without a row, it looks at some folders from `first` on, and at none if the database is another one than
+    /// that of the folder.
+    pub(super) async fn sweep(&self, store: &Arc<Store>, first: u8) -> Result<Swept, UploadError> {
         let mut swept = Swept::default();
         loop {
             let expired = self.database.query(EXPIRED, &[&SWEEP_ROWS], WITHIN).await?;
@@ -313,26 +332,66 @@ impl Records {
         let unused = self.database.query(UNUSED, &[&SWEEP_ROWS], WITHIN).await?;
         for row in &unused.rows {
             let hash: Vec<u8> = row.get(0);
-            swept.unused += u64::from(self.remove_content(store, &hash, LOCK_UNUSED).await?);
+            swept.unused += self.remove_unused(store, &hash, LOCK_UNUSED).await;
         }
-        for prefix in 0..=u8::MAX {
-            swept.unused += self.sweep_folder(store, prefix).await?;
+        if !self.knows(store).await? {
+            tracing::warn!(
+                "the database does not know the upload folder: files without a row stay; see uploads.dir and postgres.url"
+            );
+            return Ok(swept);
+        }
+        for next in 0..SWEEP_FOLDERS {
+            swept.unused += self.sweep_folder(store, first.wrapping_add(next)).await?;
         }
         Ok(swept)
+    }
+
+    /// Whether the database is that of the folder. A folder and a database that are both new belong to each other from then
+    /// on.
+    pub(super) async fn knows(&self, store: &Store) -> Result<bool, UploadError> {
+        let identity = store.identity.as_str();
+        if store.was_empty {
+            self.database
+                .query(REGISTER_FOLDER, &[&identity], WITHIN)
+                .await?;
+        }
+        let known = self.database.query(FOLDER, &[], WITHIN).await?;
+        let known: Option<String> = known.at_most_one()?.map(|row| row.get(0));
+        Ok(known.as_deref() == Some(identity))
+    }
+
+    /// Removes the file with `hash`, and counts it. What cannot be removed stays until the next sweep.
+    async fn remove_unused(&self, store: &Arc<Store>, hash: &[u8], lock: &'static str) -> u64 {
+        match self.remove_content(store, hash, lock).await {
+            Ok(is_removed) => u64::from(is_removed),
+            Err(error) => {
+                tracing::warn!(blake3 = hex(hash), %error, "a file that no upload uses is not removed");
+                0
+            }
+        }
     }
 
     /// Removes the files without a row whose hash begins with `prefix`.
     async fn sweep_folder(&self, store: &Arc<Store>, prefix: u8) -> Result<u64, UploadError> {
         let reading = Arc::clone(store);
         let stored = blocking(move || Ok(reading.stored(prefix)?)).await?;
-        let mut removed = 0;
+        let (mut removed, mut orphans) = (0, Vec::<ContentHash>::new());
         for some in stored.chunks(SWEEP_ROWS as usize) {
             let hashes: Vec<&[u8]> = some.iter().map(|hash| &hash.0[..]).collect();
             let known = self.database.query(KNOWN, &[&hashes], WITHIN).await?;
             let known: HashSet<Vec<u8>> = known.rows.iter().map(|row| row.get(0)).collect();
-            for hash in some.iter().filter(|hash| !known.contains(&hash.0[..])) {
-                removed += u64::from(self.remove_content(store, &hash.0, LOCK_ORPHAN).await?);
-            }
+            let is_known = |hash: &&ContentHash| known.contains(&hash.0[..]);
+            orphans.extend(some.iter().filter(|hash| !is_known(hash)));
+        }
+        if orphans.len() >= MANY_ORPHANS && orphans.len() > stored.len() / 2 {
+            tracing::warn!(
+                files = orphans.len(),
+                "most files of a folder have no row: they stay; the database may be an older one"
+            );
+            return Ok(0);
+        }
+        for hash in orphans {
+            removed += self.remove_unused(store, &hash.0, LOCK_ORPHAN).await;
         }
         Ok(removed)
     }
@@ -347,14 +406,20 @@ impl Records {
         let Ok(file) = <[u8; 32]>::try_from(hash).map(ContentHash) else {
             return Ok(false);
         };
+        let locks = store.lock([file].into_iter()).await;
         let work = |transaction: Arc<Transaction>| {
-            let store = Arc::clone(store);
+            let (store, locks) = (Arc::clone(store), Arc::clone(&locks));
             async move {
                 let locked = transaction.query(lock, &[&hash]).await?;
                 if locked.at_most_one()?.is_none() {
                     return Ok::<_, UploadError>(false);
                 }
-                blocking(move || Ok(store.remove(file)?)).await?;
+                let removed = blocking(move || {
+                    store.remove(file)?;
+                    drop(locks);
+                    Ok(())
+                });
+                removed.await?;
                 transaction.query(REMOVE_CONTENT, &[&hash]).await?;
                 Ok(true)
             }
@@ -371,9 +436,18 @@ pub(super) async fn blocking<T: Send + 'static>(
     done.map_err(|_| UploadError::Panicked)?
 }
 
-async fn add_to(store: &Arc<Store>, file: &Arc<Received>) -> Result<(), UploadError> {
-    let (store, file) = (Arc::clone(store), Arc::clone(file));
-    blocking(move || Ok(store.add(&file.temp, file.blake3, file.bytes)?)).await
+async fn add_to(
+    store: &Arc<Store>,
+    file: &Arc<Received>,
+    locks: &ContentLocks,
+) -> Result<(), UploadError> {
+    let (store, file, locks) = (Arc::clone(store), Arc::clone(file), Arc::clone(locks));
+    blocking(move || {
+        store.add(&file.temp, file.blake3)?;
+        drop(locks);
+        Ok(())
+    })
+    .await
 }
 
 fn changes() -> TransactionOptions {

@@ -4,19 +4,26 @@
 //! (`O_TMPFILE`). File systems that lack this get a named file in `incoming`, which the next start removes. A
 //! complete file is stored under the BLAKE3 hash of its bytes, `content/ab/ab…`, so the same bytes are stored once.
 //!
-//! What is stored is never changed. Rows in the database say which files are used (`records`): who adds or
-//! removes a file holds the lock of its row.
+//! What is stored is never changed, only replaced by the same bytes. Rows in the database say which files are used
+//! (`records`). Who adds or removes a file holds two locks: first that of the content in this process ([`Store::lock`]), then that
+//! of its row. The first moves into the file operation: an operation that outlives its transaction still holds it.
+//!
+//! The folder belongs to one server at a time (`lock`), and has an identity (`id`), which the database knows too: a server
+//! with another database must not take its files for superfluous.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc::O_TMPFILE;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::linkat;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::id::UploadId;
 
@@ -28,12 +35,29 @@ const FOLDER_MODE: u32 = 0o700;
 const INCOMING: &str = "incoming";
 /// Complete files, under the hash of their bytes.
 const CONTENT: &str = "content";
+/// Locked while a server uses the folder.
+const LOCK: &str = "lock";
+/// Holds the identity of the folder.
+const IDENTITY: &str = "id";
+
+/// Contents share this many locks.
+const LOCKS: usize = 256;
 
 /// The folder of uploaded files.
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
+    /// Names the folder to the database.
+    pub(super) identity: UploadId,
+    /// Whether nothing was stored in it when it was opened.
+    pub(super) was_empty: bool,
+    locks: Vec<Arc<Mutex<()>>>,
+    /// Its drop unlocks the folder.
+    _lock: File,
 }
+
+/// The right to add or remove the files of some contents.
+pub(super) type ContentLocks = Arc<Vec<OwnedMutexGuard<()>>>;
 
 /// A file that arrives. Its bytes are freed when it is dropped, unless it was stored.
 #[derive(Debug)]
@@ -82,14 +106,50 @@ impl Store {
             fs::create_dir_all(parent)?;
         }
         make_folder(dir)?;
+        let lock = options()
+            .create(true)
+            .truncate(false)
+            .open(dir.join(LOCK))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::other("another server uses the folder"),
+            TryLockError::Error(error) => error,
+        })?;
         for folder in [INCOMING, CONTENT] {
             make_folder(&dir.join(folder))?;
         }
         for entry in fs::read_dir(dir.join(INCOMING))? {
-            fs::remove_file(entry?.path())?;
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                fs::remove_file(entry.path())?;
+            }
         }
-        let dir = dir.to_owned();
-        Ok(Self { dir })
+        let was_empty = fs::read_dir(dir.join(CONTENT))?.next().is_none();
+        let identity = identity(dir)?;
+        // What is stored later is not lost with one of the folders that it is in.
+        for folder in dir.ancestors() {
+            sync_folder(folder).ok();
+        }
+        sync_folder(dir)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            identity,
+            was_empty,
+            locks: (0..LOCKS).map(|_| Arc::default()).collect(),
+            _lock: lock,
+        })
+    }
+
+    /// Waits for the right to add or remove the files with these hashes.
+    pub(super) async fn lock(&self, hashes: impl Iterator<Item = ContentHash>) -> ContentLocks {
+        // Everybody locks in the same order, and each lock once.
+        let shares: BTreeSet<usize> = hashes.map(|hash| usize::from(hash.0[0]) % LOCKS).collect();
+        let mut guards = Vec::with_capacity(shares.len());
+        for share in shares {
+            if let Some(lock) = self.locks.get(share) {
+                guards.push(Arc::clone(lock).lock_owned().await);
+            }
+        }
+        Arc::new(guards)
     }
 
     /// Makes a file for bytes that arrive.
@@ -114,22 +174,17 @@ impl Store {
         })
     }
 
-    /// Stores a complete file of `bytes` bytes under its hash, unless it is there. When this returns, it is on the disk.
-    /// The caller holds the lock of the file's row.
-    pub(super) fn add(&self, temp: &TempFile, hash: ContentHash, bytes: u64) -> io::Result<()> {
+    /// Stores a complete file under its hash. When this returns, it is on the disk. One that is there is replaced: nobody has
+    /// looked whether its bytes are still the right ones. The caller holds both locks.
+    pub(super) fn add(&self, temp: &TempFile, hash: ContentHash) -> io::Result<()> {
         let path = self.path(hash);
         let folder = path.parent().unwrap_or(&self.dir);
-        if make_folder(folder)? {
-            sync_folder(&self.dir.join(CONTENT))?;
-        }
-        match fs::metadata(&path) {
-            Ok(found) if found.len() == bytes => return sync_folder(folder),
-            // A damaged file is replaced.
-            Ok(_) => fs::remove_file(&path)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        temp.link(&path)?;
+        make_folder(folder)?;
+        // A crash of the one that made the folder may have come before this.
+        sync_folder(&self.dir.join(CONTENT))?;
+        let new = self.dir.join(INCOMING).join(UploadId::random().as_str());
+        temp.link(&new)?;
+        fs::rename(&new, &path)?;
         sync_folder(folder)
     }
 
@@ -138,7 +193,7 @@ impl Store {
         File::open(self.path(hash))
     }
 
-    /// Removes a stored file, if it is there. The caller holds the lock of the file's row.
+    /// Removes a stored file, if it is there. The caller holds both locks.
     pub(super) fn remove(&self, hash: ContentHash) -> io::Result<()> {
         match fs::remove_file(self.path(hash)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -205,15 +260,32 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Makes a folder. Returns whether it was not there.
-fn make_folder(path: &Path) -> io::Result<bool> {
-    if path.is_dir() {
-        return Ok(false);
+/// The identity of a folder, which it gets when it is opened for the first time.
+fn identity(dir: &Path) -> io::Result<UploadId> {
+    let path = dir.join(IDENTITY);
+    match fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|error| io::Error::new(ErrorKind::InvalidData, error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let identity = UploadId::random();
+            let new = dir.join(INCOMING).join(identity.as_str());
+            let mut file = options().create_new(true).open(&new)?;
+            file.write_all(identity.as_str().as_bytes())?;
+            file.sync_all()?;
+            fs::rename(new, path)?;
+            Ok(identity)
+        }
+        Err(error) => Err(error),
     }
+}
+
+/// Makes a folder, unless it is there.
+fn make_folder(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
-        // Another upload was quicker.
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        made => Ok(made.is_ok()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
     }
 }
 

@@ -17,7 +17,7 @@ use super::error::UploadError;
 use super::id::UploadId;
 use super::metrics;
 use super::receive::Received;
-use super::records::{Filter, Page, Records, Swept, Totals, Upload, blocking};
+use super::records::{Filter, Page, Records, SWEEP_FOLDERS, Swept, Totals, Upload, blocking};
 use super::scan::Scan;
 use super::scanner::{self, Scanner, ScannerConfig};
 use super::storage::Storage;
@@ -121,6 +121,8 @@ pub struct UploadsStatus {
 pub struct Uploads {
     owned: Arc<Owned>,
     is_sweeping: bool,
+    /// The folder of files at which the next sweep begins.
+    next_folder: u8,
 }
 
 struct Owned {
@@ -129,6 +131,8 @@ struct Owned {
     storage: Storage,
     /// Whether the stored uploads were counted since the start.
     counted: tokio::sync::OnceCell<()>,
+    /// Held while files are stored, if callers have quotas.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// Uploads before their start.
@@ -164,6 +168,7 @@ impl UploadsPlan {
                 records: Records::new(database),
                 storage,
                 counted: tokio::sync::OnceCell::new(),
+                turn: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -182,6 +187,7 @@ impl UploadsPlan {
         let uploads = ChildSpec::actor(handle, move |_| Uploads {
             owned: Arc::clone(&owned),
             is_sweeping: false,
+            next_folder: 0,
         });
         let scanner = self.scanner.as_ref();
         let scanner = scanner.map(|(handle, config)| Scanner::child(handle, config.clone()));
@@ -197,8 +203,10 @@ impl Owned {
     }
 
     /// Counts what is stored, once after the start.
-    async fn count(&self) -> Result<(), UploadError> {
+    async fn count(&self, store: &Store) -> Result<(), UploadError> {
         let count = || async {
+            // A new folder and a new database belong together from now on.
+            self.records.knows(store).await?;
             let totals = self.records.totals(None).await?;
             self.set_totals(totals);
             Ok(())
@@ -218,7 +226,7 @@ impl Owned {
             lease,
         } = admit;
         let store = self.store()?;
-        self.count().await?;
+        self.count(&store).await?;
         let used = match self.admission.bounds_callers() {
             true => Some(self.records.totals(Some(caller)).await?),
             false => None,
@@ -231,18 +239,27 @@ impl Owned {
         let began = Instant::now();
         let (store, caller) = (Arc::clone(ticket.store()), ticket.caller());
         let ttl = self.admission.config.ttl;
-        let uploads = self.records.add(store, files, caller, ttl).await?;
-        let (files, bytes) = (
-            uploads.len() as u64,
-            uploads.iter().map(|upload| upload.bytes).sum(),
-        );
-        {
-            let mut stored = self.admission.stored();
-            stored.files += files;
-            stored.bytes += bytes;
+        let new = Totals {
+            files: files.len() as u64,
+            bytes: files.iter().map(|file| file.bytes).sum(),
+        };
+        // One after the other, where each depends on what those before have stored.
+        let _turn = match self.admission.bounds_callers() {
+            true => Some(self.turn.lock().await),
+            false => None,
+        };
+        if self.admission.bounds_callers() {
+            let used = self.records.totals(Some(caller)).await?;
+            self.admission.check_caller_quotas(used, new)?;
         }
-        metrics::record_stored(files, bytes, began.elapsed());
-        Ok(uploads)
+        self.admission.count(new)?;
+        let added = self.records.add(store, files, caller, ttl).await;
+        match &added {
+            Ok(_) => metrics::record_stored(new.files, new.bytes, began.elapsed()),
+            // They may be stored, where the answer was lost. The next sweep counts.
+            Err(_) => self.admission.uncount(new),
+        }
+        added
     }
 
     async fn open(&self, open: Open) -> Result<(Upload, Arc<File>), UploadError> {
@@ -251,29 +268,40 @@ impl Owned {
         let content = upload.content().ok_or(UploadError::Damaged)?;
         let bytes = upload.bytes;
         let file = blocking(move || {
-            let file = store.read(content)?;
+            let file = store.read(content).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => UploadError::Damaged,
+                _ => error.into(),
+            })?;
             let is_whole = file.metadata()?.len() == bytes;
             is_whole.then_some(file).ok_or(UploadError::Damaged)
         });
-        Ok((upload, Arc::new(file.await?)))
+        match file.await {
+            Ok(file) => Ok((upload, Arc::new(file))),
+            Err(error) => {
+                // It may have just been removed.
+                self.records.find(&open.id).await?;
+                Err(error)
+            }
+        }
     }
 
     async fn remove(&self, remove: Remove) -> Result<(), UploadError> {
         let store = self.store()?;
         let upload = self.records.find(&remove.id).await?;
         self.records.remove(&store, &remove.id).await?;
-        let mut stored = self.admission.stored();
-        stored.files = stored.files.saturating_sub(1);
-        stored.bytes = stored.bytes.saturating_sub(upload.bytes);
+        self.admission.uncount(Totals {
+            files: 1,
+            bytes: upload.bytes,
+        });
         Ok(())
     }
 
-    async fn sweep(&self) -> Result<Swept, UploadError> {
+    async fn sweep(&self, first: u8) -> Result<Swept, UploadError> {
         // Nothing was uploaded since the start, and so nothing else is to be done.
         let Some(store) = self.storage.store() else {
             return Ok(Swept::default());
         };
-        let swept = self.records.sweep(&store).await?;
+        let swept = self.records.sweep(&store, first).await?;
         self.set_totals(self.records.totals(None).await?);
         Ok(swept)
     }
@@ -299,8 +327,9 @@ impl Uploads {
         if std::mem::replace(&mut self.is_sweeping, true) {
             return;
         }
-        let owned = Arc::clone(&self.owned);
-        let swept = wrap_future::<_, Self>(async move { owned.sweep().await });
+        let (owned, first) = (Arc::clone(&self.owned), self.next_folder);
+        self.next_folder = first.wrapping_add(SWEEP_FOLDERS);
+        let swept = wrap_future::<_, Self>(async move { owned.sweep(first).await });
         context.spawn(swept.map(|swept, uploads, _| {
             uploads.is_sweeping = false;
             match swept {
@@ -311,7 +340,8 @@ impl Uploads {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "uploads were not swept; the next try follows")
+                    metrics::record_failed_sweep();
+                    tracing::warn!(%error, "uploads were not swept; the next try follows");
                 }
             }
         }));

@@ -28,8 +28,8 @@ pub struct FormLimits {
     pub files_max: usize,
     /// The most parts that are no files.
     pub fields_max: usize,
-    /// The most bytes of a part that is no file.
-    pub field_bytes_max: usize,
+    /// The most bytes of all parts that are no files, with their names.
+    pub fields_bytes_max: usize,
     /// How slowly the client may send.
     pub pace: Pace,
     /// How long the whole request may take.
@@ -125,7 +125,7 @@ async fn read_form(
     limits: &FormLimits,
 ) -> Result<(Vec<Received>, Map<String, Value>), Problem> {
     let (mut files, mut fields) = (Vec::new(), Map::new());
-    let mut fields_read = 0;
+    let (mut fields_read, mut fields_bytes) = (0, 0);
     while let Some(mut part) = parts.next().await? {
         let Some(name) = part.name().map(str::to_owned) else {
             return Err(malformed("a part of the form has no name"));
@@ -151,11 +151,14 @@ async fn read_form(
                     let most = limits.fields_max;
                     return Err(invalid(format!("a form may have at most {most} fields")));
                 }
-                let value = read_field(&mut part, limits.field_bytes_max).await;
-                fields.insert(
-                    name.clone(),
-                    value.map_err(|problem| problem.with("field", name))?.into(),
-                );
+                // All names and values together are bounded: they are kept in memory.
+                let left = limits
+                    .fields_bytes_max
+                    .saturating_sub(fields_bytes + name.len());
+                let value = read_field(&mut part, left).await;
+                let value = value.map_err(|problem| problem.with("field", name.clone()))?;
+                fields_bytes += name.len() + value.len();
+                fields.insert(name, value.into());
             }
         }
     }
@@ -181,9 +184,9 @@ async fn read_field(part: &mut Part, bytes_max: usize) -> Result<String, Problem
     let mut value = Vec::new();
     while let Some(bytes) = part.chunk().await? {
         if value.len() + bytes.len() > bytes_max {
-            return Err(invalid(format!(
-                "a field may have at most {bytes_max} bytes"
-            )));
+            return Err(invalid(
+                "the fields of the form are larger than uploads.fields_size_max",
+            ));
         }
         value.extend_from_slice(&bytes);
     }

@@ -18,7 +18,7 @@ use crate::connection::Pace;
 use crate::problem::{Problem, ProblemKind, malformed, too_large};
 
 /// Bytes that the parser may hold: a part's head, or what may be a boundary, and a piece of the body.
-const UNPARSED_BYTES_MAX: u64 = 256 * 1024;
+const UNPARSED_BYTES_MAX: u64 = 64 * 1024;
 
 /// What bounds the body of a form.
 pub(super) struct BodyLimits {
@@ -123,9 +123,7 @@ async fn next(
         Err(_) if slow_at <= limits.deadline => Some(Err(late(
             "the upload arrived too slowly; see server.body_idle_timeout and server.client_rate_min",
         ))),
-        Err(_) => Some(Err(late(
-            "the upload took longer than uploads.timeout; send it in parts",
-        ))),
+        Err(_) => Some(Err(late("the upload took longer than uploads.timeout"))),
     }
 }
 
@@ -190,7 +188,7 @@ impl Part {
 /// 415 if the body is no form, 400 without a usable boundary.
 pub(super) fn boundary(content_type: Option<&str>) -> Result<String, Problem> {
     let no_form = || {
-        let detail = "send the files as multipart/form-data, or in pieces with tus";
+        let detail = "send the files as multipart/form-data";
         Problem::new(ProblemKind::UnsupportedMediaType, detail)
     };
     match multer::parse_boundary(content_type.ok_or_else(no_form)?) {

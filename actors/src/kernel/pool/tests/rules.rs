@@ -150,7 +150,7 @@ fn a_slow_request_in_fifty_is_not_forgotten() {
             assert!(share(&mut model));
         }
     }
-    assert_eq!(model.users().max(), Some(1), "nobody joins another");
+    assert!(model.users().count() >= 4, "callers spread");
 }
 
 /// The number of users of the pipeline that a caller joins, of pipelines with so many users each.
