@@ -78,10 +78,10 @@ pub fn table() -> Vec<Route> {
         get("/api/pools/{pool}", Reader, Status, pools::one, pools::one_docs),
         post("/api/pools/{pool}/probe", Operator, Work, pools::probe, pools::probe_docs),
 
-        get("/api/uploads", Reader, Status, uploads::list, uploads::list_docs),
+        get("/api/uploads", Reader, Work, uploads::list, uploads::list_docs),
         post("/api/uploads", User, Transfer, uploads::create, uploads::create_docs),
         get("/api/uploads/active", Reader, Status, uploads::active, uploads::active_docs),
-        get("/api/uploads/{id}", Reader, Status, uploads::one, uploads::one_docs),
+        get("/api/uploads/{id}", Reader, Work, uploads::one, uploads::one_docs),
         delete("/api/uploads/{id}", User, Work, uploads::remove, uploads::remove_docs),
         get("/api/uploads/{id}/content", Reader, Transfer, uploads::content::content, uploads::content::content_docs),
 

@@ -89,7 +89,7 @@ async fn the_status_shows_every_resource_before_and_after_its_first_use() {
     models.settings("one", 1, "ttl = '50s'");
     let server = start(&models, "").await;
     let cold = status(&server, "").await;
-    assert_eq!(names(&cold["resources"]), ["one:1", "zygote"]);
+    assert_eq!(names(&cold["resources"]), ["one:1", "uploads", "zygote"]);
     assert_eq!(cold["hit_rate"]["since_start"], json!(null));
     assert_eq!(cold["next_evictions"], json!([]));
     let one = named(&cold["resources"], "one:1");
