@@ -44,6 +44,7 @@ pub(super) struct ListQuery {
     /// The `next` of the page before.
     after: Option<String>,
     /// Uploads per page: 1 to 1000, 100 if left out.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
 }
 

@@ -44,8 +44,8 @@ pub(in crate::routes) fn content_docs() -> Docs {
         )
         .header("If-Range", "The `ETag` of the file that the range is of.")
         .header("If-None-Match", "The `ETag` of what the caller has.")
-        .answer_of(200, "application/octet-stream", "The bytes.")
-        .answer_of(206, "application/octet-stream", "The range of bytes.")
+        .answer_of(200, "*/*", "The bytes.")
+        .answer_of(206, "*/*", "The range of bytes.")
         .empty_answer(304, "The caller has it.")
         .problems(&[
             ProblemKind::RangeNotSatisfiable,
