@@ -106,22 +106,18 @@ impl Docs {
     #[must_use]
     pub fn form<T: ToSchema>(mut self) -> Self {
         let content = ContentBuilder::new().schema(Some(self.schema::<T>()));
-        let body = RequestBodyBuilder::new().content("multipart/form-data", content.build());
-        self.body = Some(body.required(Some(Required::True)).build());
-        self.problems(&[
-            ProblemKind::MalformedRequest,
-            ProblemKind::RequestTimeout,
-            ProblemKind::PayloadTooLarge,
-            ProblemKind::UnsupportedMediaType,
-            ProblemKind::InvalidInput,
-        ])
+        self.body_of("multipart/form-data", content, Required::True)
     }
 
     fn any_body<T: ToSchema>(mut self, example: Value, required: Required) -> Self {
-        let content = ContentBuilder::new()
-            .schema(Some(self.schema::<T>()))
-            .example(Some(example));
-        let body = RequestBodyBuilder::new().content(JSON, content.build());
+        let content = ContentBuilder::new().schema(Some(self.schema::<T>()));
+        self.body_of(JSON, content.example(Some(example)), required)
+            .problems(&[ProblemKind::Overloaded, ProblemKind::InsufficientMemory])
+    }
+
+    /// A body, which can be malformed, late, too large, of another type, or wrong.
+    fn body_of(mut self, media_type: &str, content: ContentBuilder, required: Required) -> Self {
+        let body = RequestBodyBuilder::new().content(media_type, content.build());
         self.body = Some(body.required(Some(required)).build());
         self.problems(&[
             ProblemKind::MalformedRequest,
@@ -129,8 +125,6 @@ impl Docs {
             ProblemKind::PayloadTooLarge,
             ProblemKind::UnsupportedMediaType,
             ProblemKind::InvalidInput,
-            ProblemKind::Overloaded,
-            ProblemKind::InsufficientMemory,
         ])
     }
 

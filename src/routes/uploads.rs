@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use headroom_actors::lazy::{Acquire, Lease};
 use headroom_actors::upload::{
     Caller, Cursor, Filter, Find, Kind, List, ReadUploads, Remove, STORAGE, Upload, UploadId,
-    UploadsStatus,
+    UploadsStatus, hash_of_digits,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -99,31 +99,21 @@ impl ListQuery {
             let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
             malformed("there is no such kind of files").with("kinds", kinds)
         })?;
-        let sha256 = self.sha256.as_deref().map(sha256).transpose()?;
+        let sha256 = self.sha256.as_deref().map(|digits| {
+            let hash = hash_of_digits(digits);
+            hash.ok_or_else(|| malformed("sha256 must have 64 hexadecimal digits"))
+        });
         let after = self.after.as_deref().map(|after| {
             let cursor = Cursor::parse(after);
             cursor.ok_or_else(|| malformed("after must be the next of another page"))
         });
         Ok(Filter {
             kind,
-            sha256,
+            sha256: sha256.transpose()?,
             after: after.transpose()?,
             limit,
         })
     }
-}
-
-fn sha256(digits: &str) -> Result<[u8; 32], Problem> {
-    let wrong = || malformed("sha256 must have 64 hexadecimal digits");
-    let mut hash = [0; 32];
-    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    for (byte, pair) in hash.iter_mut().zip(digits.as_bytes().chunks(2)) {
-        let pair = str::from_utf8(pair).map_err(|_| wrong())?;
-        *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
-    }
-    Ok(hash)
 }
 
 fn one_upload(summary: &'static str) -> Docs {

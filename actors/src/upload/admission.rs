@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 use utoipa::ToSchema;
 
+use super::blocking::blocking;
 use super::caller::Caller;
 use super::config::Config;
 use super::content::{FileName, kind_of};
@@ -116,7 +117,7 @@ impl Admission {
         self.check_quotas(caller, announced.unwrap_or_default(), used)?;
         self.check_disk(&store, announced.unwrap_or_default())
             .await?;
-        self.check_caller(caller)?;
+        self.check_caller(&self.active(), caller)?;
         let deadline = Instant::now() + self.config.admission_wait;
         // Otherwise those that wait would keep those that are done from being stored.
         let Ok(_waiting) = Arc::clone(&self.waiting).try_acquire_owned() else {
@@ -139,7 +140,7 @@ impl Admission {
         let number = {
             let mut all = self.active();
             // Others of this caller may have come meanwhile.
-            self.check_caller_in(&all, caller)?;
+            self.check_caller(&all, caller)?;
             all.last += 1;
             let number = all.last;
             all.uploads.insert(number, Arc::clone(&active));
@@ -172,11 +173,7 @@ impl Admission {
         }
     }
 
-    fn check_caller(&self, caller: Caller) -> Result<(), UploadError> {
-        self.check_caller_in(&self.active(), caller)
-    }
-
-    fn check_caller_in(&self, all: &ActiveUploads, caller: Caller) -> Result<(), UploadError> {
+    fn check_caller(&self, all: &ActiveUploads, caller: Caller) -> Result<(), UploadError> {
         let of_caller = all
             .uploads
             .values()
@@ -195,53 +192,49 @@ impl Admission {
         bytes: u64,
         of_caller: Option<Totals>,
     ) -> Result<(), UploadError> {
-        let (config, stored) = (&self.config, self.stored());
-        let arriving = |is_counted: &dyn Fn(&Active) -> bool| {
+        let stored = *self.stored();
+        // This upload counts as one file, since nobody knows yet how many it has.
+        let with_arriving = |stored: Totals, is_counted: &dyn Fn(&Active) -> bool| {
             let all = self.active();
             let counted = all.uploads.values().filter(|active| is_counted(active));
-            counted.fold((0, 0), |(files, bytes), active| {
+            let new = Totals {
+                files: stored.files + 1,
+                bytes: stored.bytes + bytes,
+            };
+            counted.fold(new, |sum, active| {
                 let received = active.received.load(Ordering::Relaxed);
-                (
-                    files + 1,
-                    bytes + received.max(active.announced.unwrap_or_default()),
-                )
+                Totals {
+                    files: sum.files + 1,
+                    bytes: sum.bytes + received.max(active.announced.unwrap_or_default()),
+                }
             })
         };
-        let (files, arriving_bytes) = arriving(&|_| true);
-        within("files", stored.files + files + 1, config.files_max)?;
-        within(
-            "bytes",
-            stored.bytes + arriving_bytes + bytes,
-            config.bytes_max,
-        )?;
+        self.check_total(with_arriving(stored, &|_| true))?;
         let Some(of_caller) = of_caller else {
             return Ok(());
         };
-        let (files, arriving_bytes) = arriving(&|active| active.caller == caller);
-        let used = of_caller.bytes + arriving_bytes + bytes;
-        within(
-            "files of this client",
-            of_caller.files + files + 1,
-            config.caller_files_max,
-        )?;
-        within("bytes of this client", used, config.caller_bytes_max)
+        self.check_caller_total(with_arriving(of_caller, &|active| active.caller == caller))
     }
 
-    /// Whether what a caller wants to store is within its quotas, beside what it has stored.
-    pub(super) fn check_caller_quotas(&self, used: Totals, new: Totals) -> Result<(), UploadError> {
+    /// Whether all may have so much.
+    fn check_total(&self, total: Totals) -> Result<(), UploadError> {
+        within("files", total.files, self.config.files_max)?;
+        within("bytes", total.bytes, self.config.bytes_max)
+    }
+
+    /// Whether one caller may have so much.
+    pub(super) fn check_caller_total(&self, total: Totals) -> Result<(), UploadError> {
         let config = &self.config;
-        let (files, bytes) = (used.files + new.files, used.bytes + new.bytes);
-        within("files of this client", files, config.caller_files_max)?;
-        within("bytes of this client", bytes, config.caller_bytes_max)
+        within("files of this client", total.files, config.caller_files_max)?;
+        within("bytes of this client", total.bytes, config.caller_bytes_max)
     }
 
     /// Counts what is about to be stored, if it is within the quotas.
     pub(super) fn count(&self, new: Totals) -> Result<(), UploadError> {
         let mut stored = self.stored();
-        let (files, bytes) = (stored.files + new.files, stored.bytes + new.bytes);
-        within("files", files, self.config.files_max)?;
-        within("bytes", bytes, self.config.bytes_max)?;
-        *stored = Totals { files, bytes };
+        let total = stored.plus(new);
+        self.check_total(total)?;
+        *stored = total;
         Ok(())
     }
 
@@ -254,7 +247,7 @@ impl Admission {
 
     async fn check_disk(&self, store: &Arc<Store>, bytes: u64) -> Result<(), UploadError> {
         let reading = Arc::clone(store);
-        let free = super::records::blocking(move || Ok(reading.free_bytes()?)).await?;
+        let free = blocking(move || Ok(reading.free_bytes()?)).await?;
         let floor = self.config.disk_free_min;
         match free < floor.saturating_add(bytes) {
             true => Err(UploadError::DiskFull { free, floor }),

@@ -22,6 +22,7 @@
 //! `store` is the folder and `storage` makes it a resource of the lazy loader; `records` are the rows in PostgreSQL.
 
 mod admission;
+mod blocking;
 mod caller;
 mod config;
 pub mod content;
@@ -46,6 +47,7 @@ pub use metrics::{METRICS, record_refused};
 pub use receive::{Incoming, Received};
 pub use records::{Cursor, Filter, Page, Totals, Upload};
 pub use storage::STORAGE;
+pub use store::hash_of_digits;
 pub use uploads::{
     Admit, Find, List, Open, ReadUploads, Remove, Save, Uploads, UploadsPlan, UploadsStatus,
 };

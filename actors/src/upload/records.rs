@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
+use super::blocking::blocking;
 use super::caller::Caller;
 use super::content::Kind;
 use super::error::UploadError;
@@ -158,6 +158,16 @@ pub struct Totals {
     pub files: u64,
     /// The bytes of all of them. Files with the same bytes count each.
     pub bytes: u64,
+}
+
+impl Totals {
+    /// The sum of both.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            files: self.files + other.files,
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 /// What a sweep has removed.
@@ -426,14 +436,6 @@ impl Records {
         };
         self.database.transaction(changes(), work).await
     }
-}
-
-/// Runs file operations on a thread that may wait.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, UploadError> + Send + 'static,
-) -> Result<T, UploadError> {
-    let done = spawn_blocking(work).await;
-    done.map_err(|_| UploadError::Panicked)?
 }
 
 async fn add_to(

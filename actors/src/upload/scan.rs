@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::blocking::blocking;
 use super::error::UploadError;
 use super::metrics;
 use super::receive::Received;
-use super::records::blocking;
 use super::scanner::{ScanError, Scanner, Verdict, begin};
 use crate::kernel::Handle;
 

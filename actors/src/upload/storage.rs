@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt, pending};
 
-use super::records::blocking;
+use super::blocking::blocking;
 use super::store::Store;
 use crate::kernel::{Load, LoadContext, LoadError, LoadErrorKind, Loaded, Resource};
 

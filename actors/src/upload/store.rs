@@ -79,17 +79,19 @@ impl ContentHash {
 
     /// The hash of the file with this name.
     pub(super) fn of_name(name: &str) -> Option<Self> {
-        let digits = name.as_bytes();
-        let mut hash = [0; 32];
-        if digits.len() != 64 {
-            return None;
-        }
-        for (byte, pair) in hash.iter_mut().zip(digits.chunks(2)) {
-            let pair = str::from_utf8(pair).ok()?;
-            *byte = u8::from_str_radix(pair, 16).ok()?;
-        }
+        let hash = hash_of_digits(name)?;
         (hex(&hash) == name).then_some(Self(hash))
     }
+}
+
+/// The hash with these 64 hexadecimal digits.
+pub fn hash_of_digits(digits: &str) -> Option<[u8; 32]> {
+    let is_hash = digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    is_hash.then_some(hash)
 }
 
 /// The bytes as hexadecimal digits.

@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::admission::{ActiveUpload, Admission, Ticket};
+use super::blocking::blocking;
 use super::caller::Caller;
 use super::config::Config;
 use super::error::UploadError;
 use super::id::UploadId;
 use super::metrics;
 use super::receive::Received;
-use super::records::{Filter, Page, Records, SWEEP_FOLDERS, Swept, Totals, Upload, blocking};
+use super::records::{Filter, Page, Records, SWEEP_FOLDERS, Swept, Totals, Upload};
 use super::scan::Scan;
 use super::scanner::{self, Scanner, ScannerConfig};
 use super::storage::Storage;
@@ -250,7 +251,7 @@ impl Owned {
         };
         if self.admission.bounds_callers() {
             let used = self.records.totals(Some(caller)).await?;
-            self.admission.check_caller_quotas(used, new)?;
+            self.admission.check_caller_total(used.plus(new))?;
         }
         self.admission.count(new)?;
         let added = self.records.add(store, files, caller, ttl).await;

@@ -1,0 +1,13 @@
+//! File operations, off the actors' thread.
+
+use tokio::task::spawn_blocking;
+
+use super::error::UploadError;
+
+/// Runs file operations on a thread that may wait. A panic fails this work alone.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, UploadError> + Send + 'static,
+) -> Result<T, UploadError> {
+    let done = spawn_blocking(work).await;
+    done.map_err(|_| UploadError::Panicked)?
+}
