@@ -23,6 +23,8 @@ SETUP=scripts/setup
 . "$SETUP/client.sh"
 # shellcheck source=scripts/setup/browser.sh
 . "$SETUP/browser.sh"
+# shellcheck source=scripts/setup/upload_clients.sh
+. "$SETUP/upload_clients.sh"
 # shellcheck source=scripts/setup/shell_checks.sh
 . "$SETUP/shell_checks.sh"
 # shellcheck source=scripts/setup/schemathesis.sh

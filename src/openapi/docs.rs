@@ -109,6 +109,21 @@ impl Docs {
         self.body_of("multipart/form-data", content, Required::True)
     }
 
+    /// The body of the request is bytes of a media type, and may be left out.
+    #[must_use]
+    pub fn bytes_body(mut self, media_type: &str) -> Self {
+        let content = ContentBuilder::new().schema(Some(text_schema()));
+        let body = RequestBodyBuilder::new().content(media_type, content.build());
+        self.body = Some(body.required(Some(Required::False)).build());
+        self.problems(&[
+            ProblemKind::MalformedRequest,
+            ProblemKind::RequestTimeout,
+            ProblemKind::PayloadTooLarge,
+            ProblemKind::UnsupportedMediaType,
+            ProblemKind::InvalidInput,
+        ])
+    }
+
     fn any_body<T: ToSchema>(mut self, example: Value, required: Required) -> Self {
         let content = ContentBuilder::new().schema(Some(self.schema::<T>()));
         self.body_of(JSON, content.example(Some(example)), required)

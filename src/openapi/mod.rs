@@ -163,6 +163,8 @@ fn method(method: &Method) -> HttpMethod {
         Method::PUT => HttpMethod::Put,
         Method::DELETE => HttpMethod::Delete,
         Method::PATCH => HttpMethod::Patch,
+        Method::HEAD => HttpMethod::Head,
+        Method::OPTIONS => HttpMethod::Options,
         _ => HttpMethod::Get,
     }
 }

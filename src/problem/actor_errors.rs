@@ -9,13 +9,14 @@ use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
 use headroom_actors::lazy::{AcquireError, ClearError, Excess, Shortage, UnknownResource};
 use headroom_actors::model::InferError;
 use headroom_actors::upload::scanner::ScanError;
-use headroom_actors::upload::{UploadError, UploadId};
+use headroom_actors::upload::{PartialFault, UploadError, UploadId};
 use headroom_actors::{postgres, redis};
 
 use super::ProblemKind::{
-    Conflict, DeadlineExceeded, InsufficientMemory, InsufficientStorage, InvalidInput,
-    MemoryExceeded, NeverFits, NotFound, NotReady, Overloaded, PayloadTooLarge, TooManyRequests,
-    Unavailable, Unprocessable, UnsupportedMediaType, Unusable,
+    ChecksumMismatch, Conflict, DeadlineExceeded, Forbidden, Gone, InsufficientMemory,
+    InsufficientStorage, InvalidInput, Locked, MalformedRequest, MemoryExceeded, NeverFits,
+    NotFound, NotReady, Overloaded, PayloadTooLarge, TooManyRequests, Unavailable, Unprocessable,
+    UnsupportedMediaType, Unusable,
 };
 use super::{Problem, SOON, malformed};
 
@@ -359,6 +360,7 @@ impl From<UploadError> for Problem {
             .with("used", used)
             .with("max", max),
             E::NotFound(ref id) => Self::new(NotFound, no_upload(id)),
+            E::Partial(fault) => Self::from(fault),
             E::Database(error) => Self::from(error),
             E::Damaged => Self::internal(&error),
             E::Storage(_) | E::DiskFull { .. } => Self::new(
@@ -368,6 +370,25 @@ impl From<UploadError> for Problem {
             .retry_after(OPERATOR_SOON)
             .caused_by(&error),
             E::Panicked => Self::internal(&error),
+        }
+    }
+}
+
+impl From<PartialFault> for Problem {
+    fn from(fault: PartialFault) -> Self {
+        use PartialFault as F;
+        let detail = fault.to_string();
+        match fault {
+            F::NotFound(_) => Self::new(NotFound, detail),
+            F::Gone(_) => Self::new(Gone, format!("{detail}; begin anew")),
+            F::Locked => Self::new(Locked, format!("{detail}; wait for its end")).retry_after(SOON),
+            F::Offset { offset } => Self::new(Conflict, detail).with("offset", offset),
+            F::TooLong { max } => Self::new(PayloadTooLarge, detail).with("limit_bytes", max),
+            F::Length(_) => Self::new(MalformedRequest, detail),
+            F::Checksum => Self::new(ChecksumMismatch, detail),
+            F::Final => Self::new(Forbidden, detail),
+            F::NoName => Self::new(InvalidInput, detail),
+            F::NoPart(_) => Self::new(Conflict, format!("{detail}; complete it first")),
         }
     }
 }

@@ -57,7 +57,16 @@ macro_rules! kinds {
             }
 
             /// The HTTP status.
-            pub const fn status(self) -> StatusCode {
+            pub fn status(self) -> StatusCode {
+                match self {
+                    // HTTP has no name for this status of tus.
+                    Self::ChecksumMismatch => StatusCode::from_u16(460),
+                    _ => Ok(self.named_status()),
+                }
+                .unwrap_or(self.named_status())
+            }
+
+            const fn named_status(self) -> StatusCode {
                 match self { $( Self::$kind => StatusCode::$status, )* }
             }
 
@@ -80,6 +89,12 @@ kinds! {
     UnknownHost = "unknown-host", MISDIRECTED_REQUEST, "The server does not answer to this host name";
     /// The resource exists, the method does not.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The resource has no such method";
+    /// The resource was there, and will not come back.
+    Gone = "gone", GONE, "The resource is gone";
+    /// Another request uses the resource.
+    Locked = "locked", LOCKED, "Another request uses the resource";
+    /// The body does not have the checksum that the request has.
+    ChecksumMismatch = "checksum-mismatch", BAD_REQUEST, "The body does not have this checksum";
     /// The request conflicts with what the server does now.
     Conflict = "conflict", CONFLICT, "It conflicts with what the server does now";
     /// The request did not arrive in time.
@@ -141,8 +156,8 @@ pub struct Problem {
     /// For the log.
     pub(crate) cause: Option<Box<str>>,
     retry_after: Option<Duration>,
-    /// A header that answers with this status have.
-    header: Option<Box<(HeaderName, String)>>,
+    /// Headers that answers with this status have.
+    headers: Vec<(HeaderName, String)>,
     request_id: Option<Box<HeaderValue>>,
     /// Whether it has the form of the Open Inference Protocol.
     in_protocol_form: bool,
@@ -158,7 +173,7 @@ impl Problem {
             detail: shortened(detail.into(), DETAIL_MAX),
             cause: None,
             retry_after: (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(SOON),
-            header: None,
+            headers: Vec::new(),
             request_id: None,
             in_protocol_form: false,
             extensions: Map::new(),
@@ -199,6 +214,13 @@ impl Problem {
         self
     }
 
+    /// Adds a header to the answer.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
     /// There is no such resource.
     pub fn not_found() -> Self {
         Self::new(ProblemKind::NotFound, "no resource has this path")
@@ -206,23 +228,16 @@ impl Problem {
 
     /// The resource has only the methods in `allow`, such as "GET, HEAD".
     pub fn method_not_allowed(allow: &str) -> Self {
-        let mut problem = Self::new(
-            ProblemKind::MethodNotAllowed,
-            format!("this resource has: {allow}"),
-        );
-        problem.header = Some(Box::new((header::ALLOW, allow.to_owned())));
-        problem
+        let detail = format!("this resource has: {allow}");
+        Self::new(ProblemKind::MethodNotAllowed, detail).with_header(header::ALLOW, allow)
     }
 
     /// The range of bytes is not in a file of `bytes` bytes.
     pub fn range_not_satisfiable(bytes: u64) -> Self {
         let detail = format!("the file has {bytes} bytes");
-        let mut problem = Self::new(ProblemKind::RangeNotSatisfiable, detail).with("bytes", bytes);
-        problem.header = Some(Box::new((
-            header::CONTENT_RANGE,
-            format!("bytes */{bytes}"),
-        )));
-        problem
+        Self::new(ProblemKind::RangeNotSatisfiable, detail)
+            .with("bytes", bytes)
+            .with_header(header::CONTENT_RANGE, format!("bytes */{bytes}"))
     }
 
     /// Adds the id of the request.
@@ -321,7 +336,7 @@ impl ResponseError for Problem {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.insert_header((header::RETRY_AFTER, seconds.max(1)));
         }
-        if let Some((name, value)) = self.header.as_deref() {
+        for (name, value) in &self.headers {
             response.insert_header((name.clone(), value.as_str()));
         }
         if let Some(id) = self.request_id.as_deref() {

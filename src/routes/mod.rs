@@ -27,7 +27,7 @@ pub use performance::load_test::{
 };
 pub use uploads::FormLimits;
 
-pub use table::{Role, Route, delete, get, not_found, post, put, resources};
+pub use table::{Role, Route, delete, get, head, not_found, options, patch, post, put, resources};
 
 /// The query of a request that has no parameters.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -40,6 +40,7 @@ pub fn table() -> Vec<Route> {
     use RouteClass::{Control, Status, Transfer, Work};
     use Role::{Operator, Public, Reader, User};
     use performance::{connections, lazy_loader, load_test, memory, metrics, optimize, pins, preload};
+    use uploads::tus;
     use v2::{infer, models, repository};
 
     vec![
@@ -81,6 +82,13 @@ pub fn table() -> Vec<Route> {
         get("/api/uploads", Reader, Work, uploads::list, uploads::list_docs),
         post("/api/uploads", User, Transfer, uploads::create, uploads::create_docs),
         get("/api/uploads/active", Reader, Status, uploads::active, uploads::active_docs),
+        options("/api/uploads/tus", Public, Status, tus::options, tus::options_docs),
+        post("/api/uploads/tus", User, Transfer, tus::create, tus::create_docs),
+        options("/api/uploads/tus/{id}", Public, Status, tus::options, tus::options_docs),
+        head("/api/uploads/tus/{id}", Reader, Work, tus::find, tus::find_docs),
+        patch("/api/uploads/tus/{id}", User, Transfer, tus::append, tus::append_docs),
+        post("/api/uploads/tus/{id}", User, Transfer, tus::overridden, tus::overridden_docs),
+        delete("/api/uploads/tus/{id}", User, Work, tus::terminate, tus::terminate_docs),
         get("/api/uploads/{id}", Reader, Work, uploads::one, uploads::one_docs),
         delete("/api/uploads/{id}", User, Work, uploads::remove, uploads::remove_docs),
         get("/api/uploads/{id}/content", Reader, Transfer, uploads::content::content, uploads::content::content_docs),
@@ -136,7 +144,7 @@ mod tests {
     #[test]
     fn readers_change_nothing() {
         for route in table() {
-            let changes = route.method != "GET" && route.path != "/v2/repository/index";
+            let changes = !route.method.is_safe() && route.path != "/v2/repository/index";
             assert_eq!(changes, route.role > Role::Reader, "{route:?}");
             assert!(!changes || route.class != RouteClass::Status, "{route:?}");
         }

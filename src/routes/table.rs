@@ -87,6 +87,12 @@ constructors! {
     post = POST, web::post();
     /// A route for PUT.
     put = PUT, web::put();
+    /// A route for PATCH.
+    patch = PATCH, web::patch();
+    /// A route for HEAD, on a path without GET.
+    head = HEAD, web::head();
+    /// A route for OPTIONS.
+    options = OPTIONS, web::route().method(Method::OPTIONS);
     /// A route for DELETE.
     delete = DELETE, web::delete();
 }

@@ -1,11 +1,12 @@
 //! `POST /api/uploads`: stores the files of a form (`form.rs`).
 //!
 //! `GET /api/uploads`: the stored files, the newest first. `GET /api/uploads/{id}`: one of them; `DELETE` removes it.
-//! `GET /api/uploads/{id}/content`: its bytes (`content.rs`). `GET /api/uploads/active`: the uploads in progress.
+//! `GET /api/uploads/{id}/content`: its bytes (`content.rs`). `/api/uploads/tus`: files in parts (`tus.rs`). `GET /api/uploads/active`: the uploads in progress.
 
 pub(super) mod content;
 mod form;
 mod multipart;
+pub(super) mod tus;
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use headroom_actors::lazy::{Acquire, Lease};

@@ -33,6 +33,7 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
         scan: scan(&uploads.scan),
         disk_free_min: uploads.disk_free_min.as_u64(),
         ttl: uploads.ttl,
+        partial_ttl: uploads.partial_ttl,
         sweep_interval: uploads.sweep_interval,
     };
     // Each upload is bounded, and so is their number.
@@ -59,8 +60,10 @@ fn scan(settings: &ScanSettings) -> Option<ScanConfig> {
 /// What bounds the form of one request.
 pub(super) fn form_limits(settings: &Settings) -> FormLimits {
     let (server, uploads) = (&settings.server, &settings.uploads);
+    let kinds = uploads.kinds.sizes(uploads.file_max);
     FormLimits {
         bytes_max: uploads.request_max.as_u64(),
+        file_bytes_max: kinds.into_values().max().unwrap_or_default(),
         files_max: uploads.files_max.get(),
         fields_max: uploads.fields_max as usize,
         fields_bytes_max: usize::try_from(uploads.fields_size_max.as_u64()).unwrap_or(usize::MAX),

@@ -8,6 +8,8 @@ mod forms;
 mod kills;
 mod limits;
 mod scans;
+mod tus;
+mod tus_client;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -50,6 +50,10 @@ pub const MIGRATIONS: MigrationSet = MigrationSet {
             file: "V2__upload",
             sql: include_str!("../../../config/migrations/V2__upload.sql"),
         },
+        Migration {
+            file: "V3__partial_upload",
+            sql: include_str!("../../../config/migrations/V3__partial_upload.sql"),
+        },
     ],
 };
 

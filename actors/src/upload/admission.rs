@@ -13,11 +13,12 @@ use utoipa::ToSchema;
 use super::blocking::blocking;
 use super::caller::Caller;
 use super::config::Config;
-use super::content::{FileName, kind_of};
+use super::content::FileName;
 use super::error::UploadError;
 use super::metrics;
-use super::receive::{Incoming, Shared};
-use super::records::Totals;
+use super::pieces::{Shared, UPLOAD_BYTES};
+use super::receive::Incoming;
+use super::records::{Records, Totals};
 use super::scan::Scan;
 use super::store::Store;
 use crate::kernel::pressure::{Level, PressureReader};
@@ -41,6 +42,8 @@ pub(super) struct Admission {
     active: Mutex<ActiveUploads>,
     /// What is stored, as of the last look, with what this server has changed since.
     stored: Mutex<Totals>,
+    /// Held while files are stored, if callers have quotas.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -54,6 +57,8 @@ struct Active {
     caller: Caller,
     since: Instant,
     announced: Option<u64>,
+    /// Whether what is stored includes its file already.
+    is_counted: bool,
     received: Arc<AtomicU64>,
     file: Mutex<Option<String>>,
 }
@@ -102,6 +107,7 @@ impl Admission {
             scan,
             active: Mutex::default(),
             stored: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -114,9 +120,36 @@ impl Admission {
         used: Option<Totals>,
         lease: Box<dyn Send>,
     ) -> Result<Ticket, UploadError> {
-        self.check_quotas(caller, announced.unwrap_or_default(), used)?;
+        self.check_quotas(caller, 1, announced.unwrap_or_default(), used)?;
         self.check_disk(&store, announced.unwrap_or_default())
             .await?;
+        self.enter(store, caller, announced, false, lease).await
+    }
+
+    /// Waits likewise, to go on with a file that what is stored includes. `more` bytes were not announced before.
+    pub(super) async fn readmit(
+        self: Arc<Self>,
+        store: Arc<Store>,
+        caller: Caller,
+        more: u64,
+        used: Option<Totals>,
+        lease: Box<dyn Send>,
+    ) -> Result<Ticket, UploadError> {
+        if more > 0 {
+            self.check_quotas(caller, 0, more, used)?;
+        }
+        self.check_disk(&store, more).await?;
+        self.enter(store, caller, None, true, lease).await
+    }
+
+    async fn enter(
+        self: Arc<Self>,
+        store: Arc<Store>,
+        caller: Caller,
+        announced: Option<u64>,
+        is_counted: bool,
+        lease: Box<dyn Send>,
+    ) -> Result<Ticket, UploadError> {
         self.check_caller(&self.active(), caller)?;
         let deadline = Instant::now() + self.config.admission_wait;
         // Otherwise those that wait would keep those that are done from being stored.
@@ -134,6 +167,7 @@ impl Admission {
             caller,
             since: Instant::now(),
             announced,
+            is_counted,
             received: Arc::default(),
             file: Mutex::default(),
         });
@@ -160,7 +194,7 @@ impl Admission {
     /// New uploads wait while memory is short; those in progress go on.
     async fn wait_for_memory(&self, deadline: Instant) -> Result<(), UploadError> {
         loop {
-            let refused = match self.buffers.reserve(super::receive::UPLOAD_BYTES) {
+            let refused = match self.buffers.reserve(UPLOAD_BYTES) {
                 Ok(_) if self.pressure.reached() < Level::Critical => return Ok(()),
                 Ok(_) => None,
                 Err(error) => Some(error),
@@ -189,19 +223,19 @@ impl Admission {
     fn check_quotas(
         &self,
         caller: Caller,
+        files: u64,
         bytes: u64,
         of_caller: Option<Totals>,
     ) -> Result<(), UploadError> {
         let stored = *self.stored();
-        // This upload counts as one file, since nobody knows yet how many it has.
-        let with_arriving = |stored: Totals, is_counted: &dyn Fn(&Active) -> bool| {
+        let with_arriving = |stored: Totals, is_meant: &dyn Fn(&Active) -> bool| {
             let all = self.active();
-            let counted = all.uploads.values().filter(|active| is_counted(active));
-            let new = Totals {
-                files: stored.files + 1,
-                bytes: stored.bytes + bytes,
-            };
-            counted.fold(new, |sum, active| {
+            let arriving = all
+                .uploads
+                .values()
+                .filter(|active| !active.is_counted && is_meant(active));
+            let new = stored.plus(Totals { files, bytes });
+            arriving.fold(new, |sum, active| {
                 let received = active.received.load(Ordering::Relaxed);
                 Totals {
                     files: sum.files + 1,
@@ -223,10 +257,27 @@ impl Admission {
     }
 
     /// Whether one caller may have so much.
-    pub(super) fn check_caller_total(&self, total: Totals) -> Result<(), UploadError> {
+    fn check_caller_total(&self, total: Totals) -> Result<(), UploadError> {
         let config = &self.config;
         within("files of this client", total.files, config.caller_files_max)?;
         within("bytes of this client", total.bytes, config.caller_bytes_max)
+    }
+
+    /// Waits until others have stored their files, where what each may store depends on that. Until the guard is
+    /// dropped, `caller` may store `new`.
+    pub(super) async fn turn(
+        &self,
+        records: &Records,
+        caller: Caller,
+        new: Totals,
+    ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, UploadError> {
+        if !self.bounds_callers() {
+            return Ok(None);
+        }
+        let turn = self.turn.lock().await;
+        let used = records.totals(Some(caller)).await?;
+        self.check_caller_total(used.plus(new))?;
+        Ok(Some(turn))
     }
 
     /// Counts what is about to be stored, if it is within the quotas.
@@ -236,6 +287,12 @@ impl Admission {
         self.check_total(total)?;
         *stored = total;
         Ok(())
+    }
+
+    /// Counts what is there.
+    pub(super) fn keep(&self, new: Totals) {
+        let mut stored = self.stored();
+        *stored = stored.plus(new);
     }
 
     /// Counts no longer what was not stored, or removed.
@@ -312,12 +369,15 @@ impl Ticket {
         media_type: Option<&str>,
     ) -> Result<Incoming, UploadError> {
         let name = FileName::parse(name)?;
-        let kind = kind_of(&name, media_type)?;
+        let (kind, bytes_max) = self.admission.config.kind(&name, media_type)?;
+        self.set_file(name.as_str());
+        Incoming::begin(self.shared(), name, kind, bytes_max).await
+    }
+
+    /// What the work on files of this upload uses.
+    pub(super) fn shared(&self) -> Shared {
         let config = &self.admission.config;
-        let bytes_max = config.kinds.get(&kind).copied();
-        let bytes_max = bytes_max.ok_or(UploadError::KindRefused(kind))?;
-        *self.active.file() = Some(name.as_str().to_owned());
-        let shared = Shared {
+        Shared {
             store: Arc::clone(&self.store),
             buffers: Arc::clone(&self.admission.buffers),
             pressure: self.admission.pressure.clone(),
@@ -325,8 +385,12 @@ impl Ticket {
             disk_free_min: config.disk_free_min,
             scan: self.admission.scan.clone(),
             received: Arc::clone(&self.active.received),
-        };
-        Incoming::begin(shared, name, kind, bytes_max).await
+        }
+    }
+
+    /// Says which file arrives now.
+    pub(super) fn set_file(&self, name: &str) {
+        *self.active.file() = Some(name.to_owned());
     }
 
     pub(super) fn caller(&self) -> Caller {

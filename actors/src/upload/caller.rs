@@ -12,6 +12,11 @@ impl Caller {
     pub fn new(address: IpAddr) -> Self {
         Self(address.to_canonical())
     }
+
+    /// Reads what `Display` has written.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
 }
 
 impl fmt::Display for Caller {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::content::{Kind, Limits};
+use super::content::{FileName, Kind, Limits, kind_of};
+use super::error::UploadError;
 use super::scanner::ScannerConfig;
 
 /// The settings of uploads.
@@ -36,6 +37,8 @@ pub struct Config {
     pub disk_free_min: u64,
     /// How long uploads are kept. `None`: until they are deleted.
     pub ttl: Option<Duration>,
+    /// How long an upload in parts is kept after its last part.
+    pub partial_ttl: Duration,
     /// Time between two removals of what has expired and of what nothing uses.
     pub sweep_interval: Duration,
 }
@@ -47,4 +50,22 @@ pub struct ScanConfig {
     pub scanner: ScannerConfig,
     /// Whether a file that cannot be scanned is refused. Otherwise it is stored as not scanned.
     pub is_required: bool,
+}
+
+impl Config {
+    /// The kind of a file and the most bytes of it, by what its client says.
+    pub(super) fn kind(
+        &self,
+        name: &FileName,
+        media_type: Option<&str>,
+    ) -> Result<(Kind, u64), UploadError> {
+        let kind = kind_of(name, media_type)?;
+        let bytes_max = self.kinds.get(&kind).copied();
+        Ok((kind, bytes_max.ok_or(UploadError::KindRefused(kind))?))
+    }
+
+    /// The most bytes of a file of any kind.
+    pub(super) fn bytes_max_of_any(&self) -> u64 {
+        self.kinds.values().copied().max().unwrap_or_default()
+    }
 }

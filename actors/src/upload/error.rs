@@ -4,6 +4,7 @@ use std::io;
 
 use super::content::{ContentFault, Kind, KindFault, NameFault};
 use super::id::UploadId;
+use super::partial::PartialFault;
 use super::scanner::ScanError;
 use crate::kernel::BudgetError;
 use crate::postgres;
@@ -76,6 +77,9 @@ pub enum UploadError {
     /// There is no such upload.
     #[error("there is no upload {0}")]
     NotFound(UploadId),
+    /// An upload in parts does not go on like this.
+    #[error(transparent)]
+    Partial(#[from] PartialFault),
     /// The folder cannot be used.
     #[error("the upload folder: {0}")]
     Storage(#[from] io::Error),
@@ -91,6 +95,16 @@ pub enum UploadError {
 }
 
 impl UploadError {
+    /// Whether the file is refused for what it is: the same bytes would be refused again.
+    pub(super) fn is_of_the_file(&self) -> bool {
+        match self {
+            Self::Content(fault) => !fault.is_servers(),
+            Self::TooLarge { .. } | Self::Name(_) | Self::Kind(_) | Self::KindRefused(_) => true,
+            Self::Infected { .. } | Self::Scan(ScanError::SizeLimit) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the disk, or what is allowed of it, is full.
     pub fn is_disk_full(&self) -> bool {
         match self {

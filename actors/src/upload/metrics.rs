@@ -51,9 +51,9 @@ const UNSCANNED: Metric = Metric::counter(
 )
 .alert("an increase: `GET /api/actors` has the state of the scanner");
 
-const REASONS: [&str; 11] = [
+const REASONS: [&str; 12] = [
     "busy", "memory", "size", "type", "content", "infected", "scanner", "quota", "disk", "storage",
-    "database",
+    "database", "partial",
 ];
 
 /// The metrics of this module.
@@ -138,6 +138,7 @@ fn reason(error: &UploadError) -> &'static str {
         E::Scan(_) => "scanner",
         E::Quota { .. } => "quota",
         E::Database(_) | E::NotFound(_) => "database",
+        E::Partial(_) => "partial",
         E::DiskFull { .. } | E::Storage(_) | E::Damaged | E::Panicked => "storage",
     }
 }

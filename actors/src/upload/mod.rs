@@ -18,8 +18,10 @@
 //!   paths.
 //! - **A failure stays alone**: a panic of the work on one upload fails that upload.
 //!
-//! Layout: [`Uploads`] is the actor. `admission` decides who may upload; `receive` takes the bytes of one file;
-//! `store` is the folder and `storage` makes it a resource of the lazy loader; `records` are the rows in PostgreSQL.
+//! - **Resumable**: an upload in parts goes on after a death of the client or of the server (`partial`).
+//!
+//! Layout: [`Uploads`] is the actor. `admission` decides who may upload; `receive` takes the bytes of one file, and
+//! `pieces` bounds them; `store` is the folder and `storage` makes it a resource of the lazy loader; `records` are the rows in PostgreSQL.
 
 mod admission;
 mod blocking;
@@ -29,6 +31,8 @@ pub mod content;
 mod error;
 mod id;
 mod metrics;
+mod partial;
+mod pieces;
 mod receive;
 mod records;
 mod scan;
@@ -44,6 +48,10 @@ pub use content::{Facts, Kind, Limits};
 pub use error::UploadError;
 pub use id::{NoUploadId, UploadId};
 pub use metrics::{METRICS, record_refused};
+pub use partial::{
+    Append, Appending, Begun, Checksum, ChecksumAlgorithm, CreatePartial, FindPartial, Partial,
+    PartialFault, PartialRole, Settle, Terminate,
+};
 pub use receive::{Incoming, Received};
 pub use records::{Cursor, Filter, Page, Totals, Upload};
 pub use storage::STORAGE;

@@ -19,14 +19,14 @@ use super::id::UploadId;
 use super::receive::Received;
 use super::store::{ContentHash, ContentLocks, Store, hex};
 use crate::kernel::Timestamp;
-use crate::postgres::{Database, Row, Transaction, TransactionOptions};
+use crate::postgres::{Database, Params, Row, Transaction, TransactionOptions};
 
 /// How long one call of the database may take.
-const WITHIN: Duration = Duration::from_secs(10);
+pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// How often a transaction is tried that others made fail.
 const TRIES: u32 = 5;
 /// Rows that one step of a sweep takes.
-const SWEEP_ROWS: i64 = 100;
+pub(super) const SWEEP_ROWS: i64 = 100;
 
 /// The last microsecond of the year 9999.
 const MICROS_MAX: i64 = 253_402_300_799_999_999;
@@ -68,9 +68,17 @@ const KNOWN: &str = "select blake3 from headroom.upload_content where blake3 = a
 const REGISTER_FOLDER: &str = "insert into headroom.instance (key, value)
     values ('upload_folder', to_jsonb($1::text)) on conflict (key) do nothing";
 const FOLDER: &str = "select value #>> '{}' from headroom.instance where key = 'upload_folder'";
-const TOTALS: &str = "select count(*), coalesce(sum(bytes), 0)::int8 from headroom.upload";
-const TOTALS_OF: &str =
-    "select count(*), coalesce(sum(bytes), 0)::int8 from headroom.upload where caller = $1";
+/// What is stored, with the files that arrive in parts.
+const TOTALS: &str = "select count(*), coalesce(sum(bytes), 0)::int8 from (
+    select bytes from headroom.upload
+    union all select coalesce(length, kept) from headroom.partial_upload
+    where upload_id is null and ended is null) stored (bytes)";
+const TOTALS_OF: &str = "select count(*), coalesce(sum(bytes), 0)::int8 from (
+    select bytes from headroom.upload where caller = $1
+    union all select coalesce(length, kept) from headroom.partial_upload
+    where caller = $1 and upload_id is null and ended is null) stored (bytes)";
+/// An upload in parts has become the upload `$2`.
+const REPLACE: &str = "update headroom.partial_upload set upload_id = $2 where id = $1";
 
 /// An uploaded file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -190,13 +198,15 @@ impl Records {
         Self { database }
     }
 
-    /// Stores the files, and their rows: all of them, or none.
+    /// Stores the files, and their rows: all of them, or none. The first takes the place of the upload in parts
+    /// `replaced`.
     pub(super) async fn add(
         &self,
         store: Arc<Store>,
         files: Vec<Received>,
         caller: Caller,
         ttl: Option<Duration>,
+        replaced: Option<&UploadId>,
     ) -> Result<Vec<Upload>, UploadError> {
         let mut uploads: Vec<_> = files.iter().map(|file| unsaved(file, caller)).collect();
         let files: Vec<_> = files.into_iter().map(Arc::new).collect();
@@ -234,6 +244,10 @@ impl Records {
                         .await?
                         .one()?;
                     upload.set_times(row.get(0), row.get(1));
+                }
+                if let (Some(replaced), Some(upload)) = (replaced, saved.first()) {
+                    let ids: Params<'_> = &[&replaced.as_str(), &upload.id.as_str()];
+                    transaction.query(REPLACE, ids).await?;
                 }
                 Ok::<_, UploadError>(saved)
             }
@@ -319,9 +333,13 @@ impl Records {
     }
 
     /// Removes what has expired and what nothing uses, as a crash leaves it.
-    /// Of the files without a row, it looks at some folders from `first` on, and at none if the database is another one than
-    /// that of the folder.
-    pub(super) async fn sweep(&self, store: &Arc<Store>, first: u8) -> Result<Swept, UploadError> {
+    /// If the database is that of the folder (`is_known`), it looks for files without a row in some folders from `first` on.
+    pub(super) async fn sweep(
+        &self,
+        store: &Arc<Store>,
+        first: u8,
+        is_known: bool,
+    ) -> Result<Swept, UploadError> {
         let mut swept = Swept::default();
         loop {
             let expired = self.database.query(EXPIRED, &[&SWEEP_ROWS], WITHIN).await?;
@@ -344,13 +362,8 @@ impl Records {
             let hash: Vec<u8> = row.get(0);
             swept.unused += self.remove_unused(store, &hash, LOCK_UNUSED).await;
         }
-        if !self.knows(store).await? {
-            tracing::warn!(
-                "the database does not know the upload folder: files without a row stay; see uploads.dir and postgres.url"
-            );
-            return Ok(swept);
-        }
-        for next in 0..SWEEP_FOLDERS {
+        let folders = if is_known { SWEEP_FOLDERS } else { 0 };
+        for next in 0..folders {
             swept.unused += self.sweep_folder(store, first.wrapping_add(next)).await?;
         }
         Ok(swept)
@@ -508,10 +521,10 @@ impl Upload {
     }
 }
 
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn unsigned(number: i64) -> u64 {
+pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }

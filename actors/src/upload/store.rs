@@ -33,6 +33,8 @@ const FOLDER_MODE: u32 = 0o700;
 
 /// Files that arrive, on file systems without nameless files.
 const INCOMING: &str = "incoming";
+/// Files that arrive in parts (`partial`). They outlive the server.
+pub(super) const PARTIAL: &str = "partial";
 /// Complete files, under the hash of their bytes.
 const CONTENT: &str = "content";
 /// Locked while a server uses the folder.
@@ -46,7 +48,7 @@ const LOCKS: usize = 256;
 /// The folder of uploaded files.
 #[derive(Debug)]
 pub(super) struct Store {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Names the folder to the database.
     pub(super) identity: UploadId,
     /// Whether nothing was stored in it when it was opened.
@@ -64,7 +66,7 @@ pub(super) type ContentLocks = Arc<Vec<OwnedMutexGuard<()>>>;
 pub(super) struct TempFile {
     pub(super) file: File,
     /// `None` for a file without a name.
-    path: Option<PathBuf>,
+    pub(super) path: Option<PathBuf>,
 }
 
 /// The BLAKE3 hash of a file.
@@ -116,7 +118,7 @@ impl Store {
             TryLockError::WouldBlock => io::Error::other("another server uses the folder"),
             TryLockError::Error(error) => error,
         })?;
-        for folder in [INCOMING, CONTENT] {
+        for folder in [INCOMING, PARTIAL, CONTENT] {
             make_folder(&dir.join(folder))?;
         }
         for entry in fs::read_dir(dir.join(INCOMING))? {
@@ -256,7 +258,7 @@ impl Drop for TempFile {
     }
 }
 
-fn options() -> OpenOptions {
+pub(super) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(FILE_MODE);
     options
@@ -291,6 +293,6 @@ fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

@@ -17,6 +17,9 @@ use super::config::Config;
 use super::error::UploadError;
 use super::id::UploadId;
 use super::metrics;
+use super::partial::{
+    Append, Begun, CreatePartial, FindPartial, Partial, Partials, Settle, Terminate,
+};
 use super::receive::Received;
 use super::records::{Filter, Page, Records, SWEEP_FOLDERS, Swept, Totals, Upload};
 use super::scan::Scan;
@@ -129,11 +132,10 @@ pub struct Uploads {
 struct Owned {
     admission: Arc<Admission>,
     records: Records,
+    partials: Arc<Partials>,
     storage: Storage,
     /// Whether the stored uploads were counted since the start.
     counted: tokio::sync::OnceCell<()>,
-    /// Held while files are stored, if callers have quotas.
-    turn: tokio::sync::Mutex<()>,
 }
 
 /// Uploads before their start.
@@ -162,14 +164,17 @@ impl UploadsPlan {
             is_required: *is_required,
         });
         let admission = Admission::new(Arc::new(config), buffers, pressure, scan);
+        let admission = Arc::new(admission);
+        let records = Records::new(database.clone());
+        let partials = Partials::new(Arc::clone(&admission), records.clone(), database);
         Self {
             scanner: scanner.map(|(handle, config, _)| (handle, config)),
             owned: Arc::new(Owned {
-                admission: Arc::new(admission),
-                records: Records::new(database),
+                admission,
+                records,
+                partials: Arc::new(partials),
                 storage,
                 counted: tokio::sync::OnceCell::new(),
-                turn: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -244,17 +249,9 @@ impl Owned {
             files: files.len() as u64,
             bytes: files.iter().map(|file| file.bytes).sum(),
         };
-        // One after the other, where each depends on what those before have stored.
-        let _turn = match self.admission.bounds_callers() {
-            true => Some(self.turn.lock().await),
-            false => None,
-        };
-        if self.admission.bounds_callers() {
-            let used = self.records.totals(Some(caller)).await?;
-            self.admission.check_caller_total(used.plus(new))?;
-        }
+        let _turn = self.admission.turn(&self.records, caller, new).await?;
         self.admission.count(new)?;
-        let added = self.records.add(store, files, caller, ttl).await;
+        let added = self.records.add(store, files, caller, ttl, None).await;
         match &added {
             Ok(_) => metrics::record_stored(new.files, new.bytes, began.elapsed()),
             // They may be stored, where the answer was lost. The next sweep counts.
@@ -297,12 +294,48 @@ impl Owned {
         Ok(())
     }
 
+    async fn create_partial(&self, create: CreatePartial) -> Result<Partial, UploadError> {
+        let store = self.store()?;
+        self.count(&store).await?;
+        self.partials.create(store, create).await
+    }
+
+    async fn find_partial(&self, find: FindPartial) -> Result<Partial, UploadError> {
+        let store = self.store()?;
+        self.count(&store).await?;
+        self.partials.find(store, &find.id, find.lease).await
+    }
+
+    async fn append(&self, append: Append) -> Result<Begun, UploadError> {
+        let store = self.store()?;
+        self.count(&store).await?;
+        self.partials.append(store, append).await
+    }
+
+    async fn terminate(&self, terminate: Terminate) -> Result<(), UploadError> {
+        let store = self.store()?;
+        let Terminate { id, lease } = terminate;
+        match self.partials.terminate(&store, &id).await? {
+            Some(id) => self.remove(Remove { id, lease }).await,
+            None => Ok(()),
+        }
+    }
+
     async fn sweep(&self, first: u8) -> Result<Swept, UploadError> {
         // Nothing was uploaded since the start, and so nothing else is to be done.
         let Some(store) = self.storage.store() else {
             return Ok(Swept::default());
         };
-        let swept = self.records.sweep(&store, first).await?;
+        let is_known = self.records.knows(&store).await?;
+        if !is_known {
+            tracing::warn!(
+                "the database does not know the upload folder: files without a row stay; see uploads.dir and postgres.url"
+            );
+        }
+        let mut swept = self.partials.sweep(&store, is_known).await?;
+        let stored = self.records.sweep(&store, first, is_known).await?;
+        swept.expired += stored.expired;
+        swept.unused += stored.unused;
         self.set_totals(self.records.totals(None).await?);
         Ok(swept)
     }
@@ -394,6 +427,11 @@ handlers! {
     Open(open, owned) => owned.open(open).await;
     List(list, owned) => owned.records.list(list.0).await;
     Remove(remove, owned) => owned.remove(remove).await;
+    CreatePartial(create, owned) => owned.create_partial(create).await;
+    FindPartial(find, owned) => owned.find_partial(find).await;
+    Append(append, owned) => owned.append(append).await;
+    Settle(settle, _owned) => settle.0.settle().await;
+    Terminate(terminate, owned) => owned.terminate(terminate).await;
 }
 
 impl Handler<Call<ReadUploads>> for Uploads {

@@ -24,6 +24,8 @@ use crate::problem::{Problem, ProblemKind, malformed, too_large};
 pub struct FormLimits {
     /// The most bytes of the request.
     pub bytes_max: u64,
+    /// The most bytes of a file of any kind.
+    pub file_bytes_max: u64,
     /// The most files.
     pub files_max: usize,
     /// The most parts that are no files.
@@ -193,7 +195,7 @@ async fn read_field(part: &mut Part, bytes_max: usize) -> Result<String, Problem
     String::from_utf8(value).map_err(|_| invalid("a field is not UTF-8"))
 }
 
-fn refused(error: UploadError) -> Problem {
+pub(super) fn refused(error: UploadError) -> Problem {
     record_refused(&error);
     error.into()
 }

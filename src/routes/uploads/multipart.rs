@@ -107,7 +107,8 @@ async fn pump(
     std::future::pending().await
 }
 
-async fn next(
+/// The next bytes of a body; `None` at its end.
+pub(super) async fn next(
     payload: &mut web::Payload,
     limits: &mut BodyLimits,
 ) -> Option<Result<Bytes, Problem>> {

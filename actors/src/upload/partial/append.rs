@@ -1,0 +1,148 @@
+//! One part of an upload on its way into the file.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::admission::Ticket;
+use super::super::blocking::blocking;
+use super::super::error::UploadError;
+use super::super::pieces::{Pieces, Sink};
+use super::Partial;
+use super::checksum::{Checksum, Summing};
+use super::fault::PartialFault;
+use super::lock::Lock;
+use super::rows::PartialRow;
+use super::work::Partials;
+
+/// One part of an upload that arrives. If it is dropped, what has arrived is kept, unless it was to be checked by a
+/// sum.
+pub struct Appending {
+    work: Option<Box<Work>>,
+    partials: Arc<Partials>,
+}
+
+/// All that a part needs until it is in the file.
+pub(super) struct Work {
+    pub(super) row: PartialRow,
+    pub(super) file: Arc<File>,
+    /// Where the part begins.
+    pub(super) from: u64,
+    /// The most bytes that the file may have.
+    pub(super) length_max: u64,
+    pub(super) received: u64,
+    pub(super) checksum: Option<Checksum>,
+    pub(super) pieces: Pieces<Tail>,
+    pub(super) ticket: Ticket,
+    pub(super) lock: Lock,
+}
+
+/// The end of the file.
+pub(super) struct Tail {
+    file: Arc<File>,
+    sum: Summing,
+}
+
+impl Tail {
+    pub(super) fn new(file: Arc<File>, checksum: Option<&Checksum>) -> Self {
+        Self {
+            file,
+            sum: Summing::new(checksum),
+        }
+    }
+}
+
+impl Sink for Tail {
+    fn add(&mut self, piece: &Bytes) -> Result<(), UploadError> {
+        self.sum.add(piece);
+        (&*self.file).write_all(piece)?;
+        Ok(())
+    }
+}
+
+impl Appending {
+    pub(super) fn new(work: Work, partials: Arc<Partials>) -> Self {
+        Self {
+            work: Some(Box::new(work)),
+            partials,
+        }
+    }
+
+    /// Takes bytes of the part. Waits while those before are being written.
+    ///
+    /// # Errors
+    /// The file would be too long, or cannot be written. It takes no more bytes then.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+        let Some(work) = &mut self.work else {
+            return Err(UploadError::Panicked);
+        };
+        let received = work.received + bytes.len() as u64;
+        if work.from + received > work.length_max {
+            let max = work.length_max;
+            return Err(PartialFault::TooLong { max }.into());
+        }
+        work.received = received;
+        work.pieces.write(bytes).await
+    }
+
+    /// Ends the part, which has arrived whole. When this returns, it is on the disk; and if it was the last one, the
+    /// file is stored.
+    pub(in super::super) async fn settle(mut self) -> Result<Partial, UploadError> {
+        let work = self.work.take().ok_or(UploadError::Panicked)?;
+        Arc::clone(&self.partials).settle(*work, true).await
+    }
+}
+
+impl Drop for Appending {
+    fn drop(&mut self) {
+        let (Some(work), Ok(runtime)) = (self.work.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        let partials = Arc::clone(&self.partials);
+        runtime.spawn(async move {
+            let id = work.row.id.clone();
+            if let Err(error) = partials.settle(*work, false).await {
+                tracing::debug!(%id, %error, "a part of an upload ended early");
+            }
+        });
+    }
+}
+
+/// What is in the file after a part has ended.
+pub(super) struct Settled {
+    pub(super) bytes: u64,
+    /// Why the part did not get there.
+    pub(super) fault: Option<UploadError>,
+}
+
+impl Work {
+    /// Has all bytes written and on the disk. Those that were to be checked and do not have their sum are cut off.
+    pub(super) async fn write_all(
+        pieces: Pieces<Tail>,
+        checksum: Option<Checksum>,
+        file: Arc<File>,
+        from: u64,
+        is_whole: bool,
+    ) -> Result<Settled, UploadError> {
+        let sum = pieces.finish(|tail| Ok(tail.sum.finish())).await;
+        blocking(move || {
+            let fault = match (&checksum, sum) {
+                (_, Err(error)) => Some(error),
+                (Some(expected), Ok(sum)) if !is_whole || sum != expected.sum => {
+                    Some(PartialFault::Checksum.into())
+                }
+                _ => None,
+            };
+            if fault.is_some() && checksum.is_some() {
+                file.set_len(from)?;
+            }
+            file.sync_all()?;
+            let bytes = file.metadata()?.len();
+            Ok(Settled { bytes, fault })
+        })
+        .await
+    }
+}

@@ -1,0 +1,91 @@
+//! The end of an upload in parts: its file is checked and stored like that of a form.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::super::blocking::blocking;
+use super::super::content::FileName;
+use super::super::error::UploadError;
+use super::super::metrics;
+use super::super::pieces::Shared;
+use super::super::receive::{Incoming, Received};
+use super::super::records::Totals;
+use super::fault::PartialFault;
+use super::lock::Lock;
+use super::rows::PartialRow;
+use super::work::Partials;
+
+impl Partials {
+    /// Stores a file that has arrived. If it is refused, it is removed.
+    pub(super) async fn complete(
+        &self,
+        shared: Shared,
+        row: &mut PartialRow,
+        _: &Lock,
+    ) -> Result<(), UploadError> {
+        let began = Instant::now();
+        let store = &Arc::clone(&shared.store);
+        let added = async {
+            let received = self.read_back(shared, row).await?;
+            let caller = row.caller.ok_or(UploadError::Damaged)?;
+            let ttl = self.admission.config.ttl;
+            let store = Arc::clone(store);
+            let added = self
+                .records
+                .add(store, vec![received], caller, ttl, Some(&row.id));
+            added.await
+        };
+        match added.await {
+            Ok(uploads) => {
+                let upload = uploads.first().ok_or(UploadError::Panicked)?;
+                metrics::record_stored(1, upload.bytes, began.elapsed());
+                row.upload_id = Some(upload.id.clone());
+                self.remove_file(store, &row.id).await;
+                Ok(())
+            }
+            Err(error) => {
+                if error.is_of_the_file() {
+                    let reason = format!("it was refused: {error}");
+                    self.rows.end(&row.id, &reason).await?;
+                    self.remove_file(store, &row.id).await;
+                    let bytes = row.length.unwrap_or_default();
+                    self.admission.uncount(Totals { files: 1, bytes });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the bytes of a file checked and hashed, as those of a form are while they arrive.
+    async fn read_back(&self, shared: Shared, row: &PartialRow) -> Result<Received, UploadError> {
+        let name = row.name.as_deref().ok_or(PartialFault::NoName)?;
+        let name = FileName::parse(name)?;
+        let media_type = row.media_type.as_deref();
+        let (kind, bytes_max) = self.admission.config.kind(&name, media_type)?;
+        let (opening, id) = (Arc::clone(&shared.store), row.id.clone());
+        let (temp, mut file) = blocking(move || {
+            let temp = opening.whole_partial(&id)?;
+            let file = temp.file.try_clone()?;
+            Ok((temp, file))
+        })
+        .await?;
+        let mut incoming = Incoming::read_back(shared, name, kind, bytes_max, temp);
+        loop {
+            let most = incoming.piece_bytes() as u64;
+            let (again, piece) = blocking(move || {
+                let mut piece = Vec::with_capacity(most as usize);
+                (&file).take(most).read_to_end(&mut piece)?;
+                Ok((file, Bytes::from(piece)))
+            })
+            .await?;
+            file = again;
+            if piece.is_empty() {
+                return incoming.finish().await;
+            }
+            incoming.write_piece(piece).await?;
+        }
+    }
+}

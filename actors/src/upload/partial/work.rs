@@ -1,0 +1,408 @@
+//! What is done with uploads in parts.
+
+use std::io;
+use std::sync::Arc;
+
+use super::super::admission::Admission;
+use super::super::blocking::blocking;
+use super::super::caller::Caller;
+use super::super::content::FileName;
+use super::super::error::UploadError;
+use super::super::id::UploadId;
+use super::super::pieces::Pieces;
+use super::super::records::{Records, Totals};
+use super::super::store::Store;
+use super::append::{Appending, Settled, Tail, Work};
+use super::fault::PartialFault;
+use super::lock::{Lock, Locks};
+use super::rows::{PartialRow, PartialRows};
+use super::{Append, Begun, CreatePartial, Partial, PartialRole};
+use crate::postgres::Database;
+
+/// The uploads in parts.
+pub(in super::super) struct Partials {
+    pub(super) admission: Arc<Admission>,
+    pub(super) records: Records,
+    pub(super) rows: PartialRows,
+    pub(super) locks: Locks,
+}
+
+impl Partials {
+    pub(in super::super) fn new(
+        admission: Arc<Admission>,
+        records: Records,
+        database: Database,
+    ) -> Self {
+        let ttl = admission.config.partial_ttl;
+        Self {
+            admission,
+            records,
+            rows: PartialRows { database, ttl },
+            locks: Locks::default(),
+        }
+    }
+
+    fn lock(&self, id: &UploadId) -> Result<Lock, UploadError> {
+        let lock = self.locks.lock(id);
+        lock.ok_or_else(|| PartialFault::Locked.into())
+    }
+
+    pub(in super::super) async fn create(
+        &self,
+        store: Arc<Store>,
+        create: CreatePartial,
+    ) -> Result<Partial, UploadError> {
+        let max = self.length_max(&create)?;
+        let (parts, length) = match &create.role {
+            PartialRole::Final(ids) => {
+                let (parts, length) = self.parts(&store, ids).await?;
+                (parts, Some(length))
+            }
+            _ => (Vec::new(), create.length),
+        };
+        if length.is_some_and(|length| length > max) {
+            return Err(PartialFault::TooLong { max }.into());
+        }
+        let mut row = PartialRow::new(&create, length);
+        let used = self.used(create.caller).await?;
+        let admission = Arc::clone(&self.admission);
+        let ticket = admission
+            .admit(
+                Arc::clone(&store),
+                create.caller,
+                length,
+                used,
+                create.lease,
+            )
+            .await?;
+        let lock = self.lock(&row.id)?;
+        let new = Totals {
+            files: 1,
+            bytes: length.unwrap_or_default(),
+        };
+        self.add_row(&mut row, create.caller, new).await?;
+        if let Err(error) = self.make_file(&store, &row, parts).await {
+            // The sweep finds what is left.
+            self.rows.remove(&row.id).await.ok();
+            self.remove_file(&store, &row.id).await;
+            self.admission.uncount(new);
+            return Err(error);
+        }
+        let offset = match row.role {
+            PartialRole::Final(_) => length.unwrap_or_default(),
+            _ => 0,
+        };
+        if row.is_to_be_stored(offset) {
+            self.complete(ticket.shared(), &mut row, &lock).await?;
+        }
+        Ok(row.partial(offset))
+    }
+
+    /// Adds the row of a new upload, if it is within the quotas.
+    async fn add_row(
+        &self,
+        row: &mut PartialRow,
+        caller: Caller,
+        new: Totals,
+    ) -> Result<(), UploadError> {
+        let _turn = self.admission.turn(&self.records, caller, new).await?;
+        self.admission.count(new)?;
+        let added = self.rows.add(row).await;
+        if added.is_err() {
+            self.admission.uncount(new);
+        }
+        added
+    }
+
+    /// The most bytes of a file, by what its client says.
+    fn length_max(&self, create: &CreatePartial) -> Result<u64, UploadError> {
+        let config = &self.admission.config;
+        match (&create.name, &create.role) {
+            (Some(name), _) => {
+                let name = FileName::parse(name)?;
+                Ok(config.kind(&name, create.media_type.as_deref())?.1)
+            }
+            (None, PartialRole::Part) => Ok(config.bytes_max_of_any()),
+            (None, _) => Err(PartialFault::NoName.into()),
+        }
+    }
+
+    /// What the caller has stored, if that is bounded.
+    async fn used(&self, caller: Caller) -> Result<Option<Totals>, UploadError> {
+        match self.admission.bounds_callers() {
+            true => Ok(Some(self.records.totals(Some(caller)).await?)),
+            false => Ok(None),
+        }
+    }
+
+    /// The parts of a file, all of them complete, and their bytes.
+    async fn parts(
+        &self,
+        store: &Arc<Store>,
+        ids: &[UploadId],
+    ) -> Result<(Vec<(UploadId, u64)>, u64), UploadError> {
+        let (mut parts, mut sum) = (Vec::new(), 0_u64);
+        for id in ids {
+            let row = self.rows.find(id).await?;
+            row.check()?;
+            let bytes = self.offset(store, &row).await?;
+            if row.role != PartialRole::Part || row.length != Some(bytes) {
+                return Err(PartialFault::NoPart(id.clone()).into());
+            }
+            sum = sum.saturating_add(bytes);
+            parts.push((id.clone(), bytes));
+        }
+        Ok((parts, sum))
+    }
+
+    /// Makes the file of a new upload, out of its parts if it has some.
+    async fn make_file(
+        &self,
+        store: &Arc<Store>,
+        row: &PartialRow,
+        parts: Vec<(UploadId, u64)>,
+    ) -> Result<(), UploadError> {
+        let (making, id) = (Arc::clone(store), row.id.clone());
+        let mut file = blocking(move || Ok(making.create_partial(&id)?)).await?;
+        for (id, bytes) in parts {
+            let reading = Arc::clone(store);
+            file = blocking(move || {
+                let gone = || PartialFault::NoPart(id.clone());
+                let mut part = reading.open_partial(&id)?.ok_or_else(gone)?;
+                // In the kernel, without memory of this process.
+                if io::copy(&mut part, &mut file)? != bytes {
+                    return Err(gone().into());
+                }
+                Ok(file)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// How far an upload has come.
+    async fn offset(&self, store: &Arc<Store>, row: &PartialRow) -> Result<u64, UploadError> {
+        if row.upload_id.is_some() {
+            return Ok(row.length.unwrap_or_default());
+        }
+        let (reading, id) = (Arc::clone(store), row.id.clone());
+        let bytes = blocking(move || Ok(reading.partial_bytes(&id)?)).await?;
+        let bytes = bytes.ok_or_else(|| PartialFault::Gone("its file is lost".to_owned()))?;
+        Ok(row.checked.unwrap_or(bytes))
+    }
+
+    pub(in super::super) async fn find(
+        &self,
+        store: Arc<Store>,
+        id: &UploadId,
+        lease: Box<dyn Send>,
+    ) -> Result<Partial, UploadError> {
+        let row = self.rows.find(id).await?;
+        row.check()?;
+        let offset = self.offset(&store, &row).await;
+        if !matches!(offset, Ok(offset) if row.is_to_be_stored(offset)) {
+            // If another has just stored it, its file is gone.
+            return match offset {
+                Ok(offset) => Ok(row.partial(offset)),
+                Err(error) => {
+                    let row = self.rows.find(id).await?;
+                    row.upload_id.as_ref().ok_or(error)?;
+                    Ok(row.partial(row.length.unwrap_or_default()))
+                }
+            };
+        }
+        // The server died before it was stored; or another request is about to store it, and has the lock.
+        let lock = self.lock(id)?;
+        let mut row = self.rows.find(id).await?;
+        row.check()?;
+        let offset = self.offset(&store, &row).await?;
+        if row.is_to_be_stored(offset) {
+            let caller = row.caller.ok_or(UploadError::Damaged)?;
+            let admission = Arc::clone(&self.admission);
+            let ticket = admission
+                .readmit(Arc::clone(&store), caller, 0, None, lease)
+                .await?;
+            self.complete(ticket.shared(), &mut row, &lock).await?;
+        }
+        Ok(row.partial(offset))
+    }
+
+    pub(in super::super) async fn append(
+        self: &Arc<Self>,
+        store: Arc<Store>,
+        append: Append,
+    ) -> Result<Begun, UploadError> {
+        let id = &append.id;
+        let lock = self.lock(id)?;
+        let mut row = self.rows.find(id).await?;
+        row.check()?;
+        if matches!(row.role, PartialRole::Final(_)) {
+            return Err(PartialFault::Final.into());
+        }
+        let offset = self.offset(&store, &row).await?;
+        if append.offset != offset {
+            return Err(PartialFault::Offset { offset }.into());
+        }
+        let max = self.declare(&mut row, append.length, offset).await?;
+        if offset.saturating_add(append.announced.unwrap_or_default()) > max {
+            return Err(PartialFault::TooLong { max }.into());
+        }
+        if row.upload_id.is_some() {
+            return Ok(Begun::Complete(row.partial(offset)));
+        }
+        let caller = row.caller.ok_or(UploadError::Damaged)?;
+        // A length that is known is counted.
+        let (more, used) = match row.length {
+            Some(_) => (0, None),
+            None => (
+                append.announced.unwrap_or_default(),
+                self.used(caller).await?,
+            ),
+        };
+        let admission = Arc::clone(&self.admission);
+        let ticket = admission
+            .readmit(Arc::clone(&store), caller, more, used, append.lease)
+            .await?;
+        ticket.set_file(row.name.as_deref().unwrap_or_default());
+        let (opening, opened, checked) = (Arc::clone(&store), id.clone(), row.checked);
+        let file = blocking(move || {
+            let file = opening.open_partial(&opened)?;
+            let file = file.ok_or_else(|| PartialFault::Gone("its file is lost".to_owned()))?;
+            if let Some(checked) = checked {
+                file.set_len(checked)?;
+                file.sync_all()?;
+            }
+            Ok(Arc::new(file))
+        })
+        .await?;
+        let checked = append.checksum.is_some().then_some(offset);
+        if row.checked != checked {
+            self.rows.set_checked(id, checked).await?;
+            row.checked = checked;
+        }
+        let tail = Box::new(Tail::new(Arc::clone(&file), append.checksum.as_ref()));
+        let work = Work {
+            from: offset,
+            length_max: max,
+            received: 0,
+            checksum: append.checksum,
+            pieces: Pieces::new(ticket.shared(), tail),
+            row,
+            file,
+            ticket,
+            lock,
+        };
+        Ok(Begun::Part(Appending::new(work, Arc::clone(self))))
+    }
+
+    /// Sets the length if the client says it now. Returns the most bytes that the file may have.
+    async fn declare(
+        &self,
+        row: &mut PartialRow,
+        length: Option<u64>,
+        offset: u64,
+    ) -> Result<u64, UploadError> {
+        let known = row.length;
+        match (known, length) {
+            (Some(known), Some(length)) if known != length => {
+                return Err(PartialFault::Length(length).into());
+            }
+            (Some(known), _) => return Ok(known),
+            (None, Some(length)) if length < offset => {
+                return Err(PartialFault::Length(length).into());
+            }
+            _ => {}
+        }
+        let max = match &row.name {
+            Some(name) => {
+                let name = FileName::parse(name)?;
+                let media_type = row.media_type.as_deref();
+                self.admission.config.kind(&name, media_type)?.1
+            }
+            None => self.admission.config.bytes_max_of_any(),
+        };
+        let Some(length) = length else {
+            return Ok(max);
+        };
+        if length > max {
+            return Err(PartialFault::TooLong { max }.into());
+        }
+        let more = Totals {
+            files: 0,
+            bytes: length.saturating_sub(row.kept),
+        };
+        let caller = row.caller.ok_or(UploadError::Damaged)?;
+        let _turn = self.admission.turn(&self.records, caller, more).await?;
+        self.admission.count(more)?;
+        if let Err(error) = self.rows.declare(&row.id, length).await {
+            self.admission.uncount(more);
+            return Err(error);
+        }
+        row.length = Some(length);
+        Ok(length)
+    }
+
+    /// Ends a part. What has arrived is kept, unless it was to be checked by a sum and is not whole, or has another.
+    pub(super) async fn settle(
+        self: Arc<Self>,
+        work: Work,
+        is_whole: bool,
+    ) -> Result<Partial, UploadError> {
+        let Work {
+            mut row,
+            file,
+            from,
+            checksum,
+            pieces,
+            ticket,
+            lock,
+            ..
+        } = work;
+        let settled = Work::write_all(pieces, checksum, file, from, is_whole).await?;
+        let Settled { bytes, fault } = settled;
+        let kept = row.kept;
+        self.rows.keep(&mut row, bytes).await?;
+        if row.length.is_none() {
+            let bytes = bytes.saturating_sub(kept);
+            self.admission.keep(Totals { files: 0, bytes });
+        }
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        if is_whole && row.is_to_be_stored(bytes) {
+            self.complete(ticket.shared(), &mut row, &lock).await?;
+        }
+        Ok(row.partial(bytes))
+    }
+
+    /// Ends an upload. Returns what it has become, to be removed too.
+    pub(in super::super) async fn terminate(
+        &self,
+        store: &Arc<Store>,
+        id: &UploadId,
+    ) -> Result<Option<UploadId>, UploadError> {
+        let _lock = self.lock(id)?;
+        let row = self.rows.find(id).await?;
+        row.check()?;
+        if row.upload_id.is_some() {
+            return Ok(row.upload_id);
+        }
+        self.rows.end(id, "its client has ended it").await?;
+        self.remove_file(store, id).await;
+        let bytes = row.length.unwrap_or(row.kept);
+        self.admission.uncount(Totals { files: 1, bytes });
+        Ok(None)
+    }
+
+    /// Removes a file. If that fails, the next sweep tries again.
+    pub(super) async fn remove_file(&self, store: &Arc<Store>, id: &UploadId) -> bool {
+        let (removing, removed) = (Arc::clone(store), id.clone());
+        match blocking(move || Ok(removing.remove_partial(&removed)?)).await {
+            Ok(was_there) => was_there,
+            Err(error) => {
+                tracing::warn!(%id, %error, "the file of an upload in parts is not removed yet");
+                false
+            }
+        }
+    }
+}
