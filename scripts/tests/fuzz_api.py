@@ -24,6 +24,7 @@ CACHE = os.environ["HEADROOM_CACHE"]
 # Schemathesis writes its cache into its working folder, so it runs in the temporary one.
 DOCUMENT = os.path.abspath("docs/openapi.json")
 CONFIG = os.path.abspath("scripts/tests/schemathesis.toml")
+HOOKS = os.path.abspath("scripts/tests/schemathesis_hooks.py")
 
 # Longest time from the start of the server to its first answer, in seconds.
 START_DEADLINE = 20.0
@@ -77,6 +78,7 @@ def temporary_folder():
     # Private servers run as other users, who must pass through the folder.
     os.chmod(folder, 0o755)
     os.environ["TMPDIR"] = folder
+    os.environ["SCHEMATHESIS_HOOKS"] = HOOKS
     script = os.pidfd_open(os.getpid())
     if os.fork() == 0:
         begin_run.detach()

@@ -44,8 +44,9 @@ def generate(url, folder):
     with urllib.request.urlopen(url + "/openapi.json", timeout=REQUEST_WITHIN) as answer, open(document, "wb") as file:
         file.write(answer.read())
     with open(settings, "w", encoding="utf-8") as file:
-        # The hooks only format the code. tus has a media type of its own for plain bytes, which the generator does not know.
-        overrides = {"application/offset+octet-stream": "application/octet-stream"}
+        # The hooks only format the code. The generator does not know the media type
+        # that tus has for plain bytes, nor that of a file with a media type of its own.
+        overrides = dict.fromkeys(["application/offset+octet-stream", "*/*"], "application/octet-stream")
         json.dump({"post_hooks": [], "package_name_override": PACKAGE, "content_type_overrides": overrides}, file)
     command = [sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning"]
     command += ["--path", document, "--config", settings, "--output-path", folder + "/out"]

@@ -44,14 +44,10 @@ pub(in crate::routes) fn content_docs() -> Docs {
         )
         .header("If-Range", "The `ETag` of the file that the range is of.")
         .header("If-None-Match", "The `ETag` of what the caller has.")
-        .answer_of(
-            200,
-            "application/octet-stream",
-            "The bytes, with the file's own `Content-Type`.",
-        )
+        .answer_of(200, "*/*", "The bytes, with the file's own `Content-Type`.")
         .answer_of(
             206,
-            "application/octet-stream",
+            "*/*",
             "The range of bytes, with the file's own `Content-Type`.",
         )
         .empty_answer(304, "The caller has it.")

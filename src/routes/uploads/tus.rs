@@ -41,7 +41,10 @@ const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,ex
 fn docs(summary: &'static str) -> Docs {
     Docs::new(summary)
         .variable("id", "The id of an upload in parts.", EXAMPLE_ID)
-        .header("Tus-Resumable", "The version of tus: `1.0.0`.")
+        .header(
+            "Tus-Resumable",
+            "The version of tus, which must be `1.0.0`.",
+        )
         .query::<NoParameters>()
         .calls_actors()
         .problems(&[
