@@ -360,6 +360,14 @@ impl From<UploadError> for Problem {
             .with("used", used)
             .with("max", max),
             E::NotFound(ref id) => Self::new(NotFound, no_upload(id)),
+            E::KeyOfOthers => Self::new(
+                InvalidInput,
+                format!("{detail}; each new request needs a new Idempotency-Key"),
+            ),
+            E::KeyOfRemoved => {
+                let detail = format!("{detail}; send a new Idempotency-Key to store them anew");
+                Self::new(Gone, detail)
+            }
             E::Partial(fault) => Self::from(fault),
             E::Database(error) => Self::from(error),
             E::Damaged => Self::internal(&error),

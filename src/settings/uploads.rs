@@ -50,6 +50,8 @@ sections! {
         pub disk_free_min: ByteSize,
         /// How long files are kept; until they are deleted if not set.
         pub ttl: Option<Duration>,
+        /// How long an `Idempotency-Key` is remembered.
+        pub idempotency_ttl: Duration,
         /// How long an upload in parts is kept after its last part.
         pub partial_ttl: Duration,
         /// Time between two removals of what has expired.

@@ -33,6 +33,7 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
         scan: scan(&uploads.scan),
         disk_free_min: uploads.disk_free_min.as_u64(),
         ttl: uploads.ttl,
+        request_key_ttl: uploads.idempotency_ttl,
         partial_ttl: uploads.partial_ttl,
         sweep_interval: uploads.sweep_interval,
     };

@@ -7,6 +7,7 @@ mod folders;
 mod forms;
 mod kills;
 mod limits;
+mod repeats;
 mod scans;
 mod tus;
 mod tus_client;

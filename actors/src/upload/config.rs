@@ -37,6 +37,8 @@ pub struct Config {
     pub disk_free_min: u64,
     /// How long uploads are kept. `None`: until they are deleted.
     pub ttl: Option<Duration>,
+    /// How long a request with a key is remembered.
+    pub request_key_ttl: Duration,
     /// How long an upload in parts is kept after its last part.
     pub partial_ttl: Duration,
     /// Time between two removals of what has expired and of what nothing uses.

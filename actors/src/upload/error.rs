@@ -77,6 +77,12 @@ pub enum UploadError {
     /// There is no such upload.
     #[error("there is no upload {0}")]
     NotFound(UploadId),
+    /// The key of the request was that of one with other files.
+    #[error("a request with this key came before, and had other files")]
+    KeyOfOthers,
+    /// The key of the request was that of one whose files were removed.
+    #[error("a request with this key came before, and files that it has stored were removed since")]
+    KeyOfRemoved,
     /// An upload in parts does not go on like this.
     #[error(transparent)]
     Partial(#[from] PartialFault),

@@ -16,8 +16,8 @@
 //!   stored (`scan`, [`scanner`]).
 //! - **Checked**: the content agrees with the name and the declared type (`content`). Names are data and never
 //!   paths.
+//! - **Repeatable**: a request with a key that is sent again stores its files once (`request_key`).
 //! - **A failure stays alone**: a panic of the work on one upload fails that upload.
-//!
 //! - **Resumable**: an upload in parts goes on after a death of the client or of the server (`partial`).
 //!
 //! Layout: [`Uploads`] is the actor. `admission` decides who may upload; `receive` takes the bytes of one file, and
@@ -35,6 +35,7 @@ mod partial;
 mod pieces;
 mod receive;
 mod records;
+mod request_key;
 mod scan;
 pub mod scanner;
 mod storage;
@@ -54,8 +55,9 @@ pub use partial::{
 };
 pub use receive::{Incoming, Received};
 pub use records::{Cursor, Filter, Page, Totals, Upload};
+pub use request_key::{NoRequestKey, RequestKey};
 pub use storage::STORAGE;
 pub use store::hash_of_digits;
 pub use uploads::{
-    Admit, Find, List, Open, ReadUploads, Remove, Save, Uploads, UploadsPlan, UploadsStatus,
+    Admit, Find, List, Open, ReadUploads, Remove, Save, Saved, Uploads, UploadsPlan, UploadsStatus,
 };

@@ -17,6 +17,7 @@ use super::content::Kind;
 use super::error::UploadError;
 use super::id::UploadId;
 use super::receive::Received;
+use super::request_key::KeyedRequest;
 use super::store::{ContentHash, ContentLocks, Store, hex};
 use crate::kernel::Timestamp;
 use crate::postgres::{Database, Params, Row, Transaction, TransactionOptions};
@@ -36,10 +37,10 @@ pub(super) const SWEEP_FOLDERS: u8 = 8;
 const MANY_ORPHANS: usize = 16;
 
 /// What is known of an upload. The order of `from_row`.
-const COLUMNS: &str = "id, name, kind, media_type, bytes, blake3, sha256, scanned, caller,
+pub(super) const COLUMNS: &str = "id, name, kind, media_type, bytes, blake3, sha256, scanned, caller,
     (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8";
 /// Uploads with their content.
-const UPLOADS: &str = "(select u.*, c.sha256 from headroom.upload u
+pub(super) const UPLOADS: &str = "(select u.*, c.sha256 from headroom.upload u
     join headroom.upload_content c using (blake3)
     where expires_at is null or expires_at > clock_timestamp()) uploads";
 
@@ -187,10 +188,21 @@ pub(super) struct Swept {
     pub unused: u64,
 }
 
+/// Where files come from that are to be stored.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    /// A form.
+    Form,
+    /// A form that came with a key, which is remembered for this time.
+    Keyed(&'a KeyedRequest, Duration),
+    /// An upload in parts, whose place the file takes.
+    Partial(&'a UploadId),
+}
+
 /// The rows of uploads.
 #[derive(Clone)]
 pub(super) struct Records {
-    database: Database,
+    pub(super) database: Database,
 }
 
 impl Records {
@@ -198,17 +210,16 @@ impl Records {
         Self { database }
     }
 
-    /// Stores the files, and their rows: all of them, or none. The first takes the place of the upload in parts
-    /// `replaced`.
+    /// Stores the files, and their rows: all of them, or none. Returns `None` if another request has their key.
     pub(super) async fn add(
         &self,
         store: Arc<Store>,
         files: Vec<Received>,
         caller: Caller,
         ttl: Option<Duration>,
-        replaced: Option<&UploadId>,
-    ) -> Result<Vec<Upload>, UploadError> {
-        let mut uploads: Vec<_> = files.iter().map(|file| unsaved(file, caller)).collect();
+        origin: Origin<'_>,
+    ) -> Result<Option<Vec<Upload>>, UploadError> {
+        let uploads: Vec<_> = files.iter().map(|file| unsaved(file, caller)).collect();
         let files: Vec<_> = files.into_iter().map(Arc::new).collect();
         // All transactions lock in the same order.
         let mut order: Vec<usize> = (0..files.len()).collect();
@@ -219,6 +230,11 @@ impl Records {
             let (order, files, mut saved) = (order.clone(), files.clone(), uploads.clone());
             let (store, locks) = (Arc::clone(&store), Arc::clone(&locks));
             async move {
+                if let Origin::Keyed(request, ttl) = origin
+                    && !request.remember(&transaction, &saved, ttl).await?
+                {
+                    return Ok(None);
+                }
                 for at in order {
                     let (file, upload) = (&files[at], &mut saved[at]);
                     let (hash, bytes) = (&file.blake3.0[..], signed(file.bytes));
@@ -245,15 +261,14 @@ impl Records {
                         .one()?;
                     upload.set_times(row.get(0), row.get(1));
                 }
-                if let (Some(replaced), Some(upload)) = (replaced, saved.first()) {
+                if let (Origin::Partial(replaced), Some(upload)) = (origin, saved.first()) {
                     let ids: Params<'_> = &[&replaced.as_str(), &upload.id.as_str()];
                     transaction.query(REPLACE, ids).await?;
                 }
-                Ok::<_, UploadError>(saved)
+                Ok::<_, UploadError>(Some(saved))
             }
         };
-        uploads = self.database.transaction(changes(), work).await?;
-        Ok(uploads)
+        self.database.transaction(changes(), work).await
     }
 
     /// One upload.
@@ -340,6 +355,7 @@ impl Records {
         first: u8,
         is_known: bool,
     ) -> Result<Swept, UploadError> {
+        self.forget_requests().await?;
         let mut swept = Swept::default();
         loop {
             let expired = self.database.query(EXPIRED, &[&SWEEP_ROWS], WITHIN).await?;
@@ -486,7 +502,7 @@ fn unsaved(file: &Received, caller: Caller) -> Upload {
     }
 }
 
-fn from_row(row: &Row) -> Upload {
+pub(super) fn from_row(row: &Row) -> Upload {
     let id: String = row.get(0);
     let (blake3, sha256): (Vec<u8>, Vec<u8>) = (row.get(5), row.get(6));
     let mut upload = Upload {

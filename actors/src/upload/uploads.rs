@@ -21,7 +21,8 @@ use super::partial::{
     Append, Begun, CreatePartial, FindPartial, Partial, Partials, Settle, Terminate,
 };
 use super::receive::Received;
-use super::records::{Filter, Page, Records, SWEEP_FOLDERS, Swept, Totals, Upload};
+use super::records::{Filter, Origin, Page, Records, SWEEP_FOLDERS, Swept, Totals, Upload};
+use super::request_key::{KeyedRequest, RequestKey};
 use super::scan::Scan;
 use super::scanner::{self, Scanner, ScannerConfig};
 use super::storage::Storage;
@@ -39,6 +40,8 @@ pub struct Admit {
     pub caller: Caller,
     /// The size of the request, if it is known.
     pub announced: Option<u64>,
+    /// The key of the request, if it has one: what a repeat stores is within the quotas already.
+    pub key: Option<RequestKey>,
     /// A lease on the resource [`super::STORAGE`]: it keeps the upload folder open.
     pub lease: Box<dyn Send>,
 }
@@ -54,10 +57,21 @@ pub struct Save {
     pub ticket: Ticket,
     /// Its files.
     pub files: Vec<Received>,
+    /// The key of the request, if it has one.
+    pub key: Option<RequestKey>,
+}
+
+/// What an upload has stored.
+#[derive(Debug)]
+pub struct Saved {
+    /// The files, in their order.
+    pub uploads: Vec<Upload>,
+    /// Whether an earlier request with the same key has stored them.
+    pub is_repeat: bool,
 }
 
 impl Message for Save {
-    type Reply = Result<Vec<Upload>, UploadError>;
+    type Reply = Result<Saved, UploadError>;
 }
 
 /// Asks for one upload.
@@ -229,10 +243,17 @@ impl Owned {
         let Admit {
             caller,
             announced,
+            key,
             lease,
         } = admit;
         let store = self.store()?;
         self.count(&store).await?;
+        if let Some(key) = key
+            && self.records.has_request(caller, &key).await?
+        {
+            let admission = Arc::clone(&self.admission);
+            return admission.readmit(store, caller, 0, None, lease).await;
+        }
         let used = match self.admission.bounds_callers() {
             true => Some(self.records.totals(Some(caller)).await?),
             false => None,
@@ -241,7 +262,37 @@ impl Owned {
         admission.admit(store, caller, announced, used, lease).await
     }
 
-    async fn save(&self, ticket: Ticket, files: Vec<Received>) -> Result<Vec<Upload>, UploadError> {
+    async fn save(&self, save: Save) -> Result<Saved, UploadError> {
+        let Save { ticket, files, key } = save;
+        let Some(key) = key else {
+            let uploads = self.store_files(&ticket, files, Origin::Form).await?;
+            let uploads = uploads.ok_or(UploadError::Panicked)?;
+            let is_repeat = false;
+            return Ok(Saved { uploads, is_repeat });
+        };
+        let request = KeyedRequest::new(key, &files);
+        let before = self.records.stored_by(ticket.caller(), &request).await?;
+        let (mut uploads, mut is_repeat) = (before, true);
+        if uploads.is_none() {
+            let origin = Origin::Keyed(&request, self.admission.config.request_key_ttl);
+            uploads = self.store_files(&ticket, files, origin).await?;
+            is_repeat = uploads.is_none();
+        }
+        if uploads.is_none() {
+            // Another request with this key came first.
+            uploads = self.records.stored_by(ticket.caller(), &request).await?;
+        }
+        let uploads = uploads.ok_or(UploadError::KeyOfRemoved)?;
+        Ok(Saved { uploads, is_repeat })
+    }
+
+    /// Stores files. Returns `None` if another request has their key.
+    async fn store_files(
+        &self,
+        ticket: &Ticket,
+        files: Vec<Received>,
+        origin: Origin<'_>,
+    ) -> Result<Option<Vec<Upload>>, UploadError> {
         let began = Instant::now();
         let (store, caller) = (Arc::clone(ticket.store()), ticket.caller());
         let ttl = self.admission.config.ttl;
@@ -251,9 +302,10 @@ impl Owned {
         };
         let _turn = self.admission.turn(&self.records, caller, new).await?;
         self.admission.count(new)?;
-        let added = self.records.add(store, files, caller, ttl, None).await;
+        let added = self.records.add(store, files, caller, ttl, origin).await;
         match &added {
-            Ok(_) => metrics::record_stored(new.files, new.bytes, began.elapsed()),
+            Ok(None) => self.admission.uncount(new),
+            Ok(Some(_)) => metrics::record_stored(new.files, new.bytes, began.elapsed()),
             // They may be stored, where the answer was lost. The next sweep counts.
             Err(_) => self.admission.uncount(new),
         }
@@ -422,7 +474,7 @@ macro_rules! handlers {
 
 handlers! {
     Admit(admit, owned) => owned.admit(admit).await;
-    Save(save, owned) => owned.save(save.ticket, save.files).await;
+    Save(save, owned) => owned.save(save).await;
     Find(find, owned) => owned.records.find(&find.0).await;
     Open(open, owned) => owned.open(open).await;
     List(list, owned) => owned.records.list(list.0).await;

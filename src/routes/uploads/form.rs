@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
-use headroom_actors::upload::{Admit, Received, Save, Ticket, Upload, UploadError, record_refused};
+use headroom_actors::upload::{
+    Admit, NoRequestKey, Received, RequestKey, Save, Saved, Ticket, Upload, UploadError,
+    record_refused,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -18,6 +21,9 @@ use crate::connection::Pace;
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, malformed, too_large};
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// What bounds the form of one request.
 #[derive(Debug, Clone)]
@@ -67,6 +73,11 @@ pub(in crate::routes) fn create_docs() -> Docs {
              comes, the files are on the disk.",
         )
         .form::<Form>()
+        .header(
+            "Idempotency-Key",
+            "A text that the client has chosen for this request. The request may be sent again with it, and stores \
+             nothing twice; a repeat is answered as the first one, with `Idempotent-Replayed: true`.",
+        )
         .query::<NoParameters>()
         .answer::<Uploaded>(201, "The files are stored. `Location` leads to the file, if it is one.")
         .example(json!({ "uploads": [example()], "fields": { "project": "demo" } }))
@@ -76,6 +87,7 @@ pub(in crate::routes) fn create_docs() -> Docs {
             ProblemKind::InsufficientStorage,
             ProblemKind::InsufficientMemory,
             ProblemKind::NeverFits,
+            ProblemKind::Gone,
         ])
 }
 
@@ -93,10 +105,12 @@ pub(in crate::routes) async fn create(
     if announced.is_some_and(|length| length > limits.bytes_max) {
         return Err(too_large(limits.bytes_max));
     }
+    let key = request_key(&request)?;
     let lease = Box::new(lease(&handles).await?);
     let admit = Admit {
         caller: caller(&request),
         announced,
+        key: key.clone(),
         lease,
     };
     let ticket = handles.uploads.ask(admit, handles.left()).await?;
@@ -109,15 +123,31 @@ pub(in crate::routes) async fn create(
     let read = async |parts| read_form(parts, &ticket, &limits).await;
     let (files, fields) = read_parts(payload, boundary, body, read).await?;
     // The deadline of the request began before its body came.
-    let save = handles
-        .uploads
-        .ask(Save { ticket, files }, handles.request_deadline);
-    let uploads = save.await?.map_err(refused)?;
+    let save = Save { ticket, files, key };
+    let saved = handles.uploads.ask(save, handles.request_deadline);
+    let Saved { uploads, is_repeat } = saved.await?.map_err(refused)?;
     let mut response = HttpResponse::Created();
+    if is_repeat {
+        response.insert_header((REPLAYED, "true"));
+    }
     if let [upload] = &uploads[..] {
         response.insert_header((header::LOCATION, format!("/api/uploads/{}", upload.id)));
     }
     Ok(response.json(Uploaded { uploads, fields }))
+}
+
+/// The key of a request that may be sent again.
+fn request_key(request: &HttpRequest) -> Result<Option<RequestKey>, Problem> {
+    let mut keys = request.headers().get_all(&KEY);
+    let Some(key) = keys.next() else {
+        return Ok(None);
+    };
+    if keys.next().is_some() {
+        return Err(malformed("Idempotency-Key may come once"));
+    }
+    let key = key.to_str().unwrap_or_default().parse();
+    let key = key.map_err(|fault: NoRequestKey| malformed(format!("Idempotency-Key: {fault}")))?;
+    Ok(Some(key))
 }
 
 /// Reads all parts of a form.

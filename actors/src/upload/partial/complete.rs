@@ -12,7 +12,7 @@ use super::super::error::UploadError;
 use super::super::metrics;
 use super::super::pieces::Shared;
 use super::super::receive::{Incoming, Received};
-use super::super::records::Totals;
+use super::super::records::{Origin, Totals};
 use super::fault::PartialFault;
 use super::lock::Lock;
 use super::rows::PartialRow;
@@ -33,10 +33,10 @@ impl Partials {
             let caller = row.caller.ok_or(UploadError::Damaged)?;
             let ttl = self.admission.config.ttl;
             let store = Arc::clone(store);
-            let added = self
-                .records
-                .add(store, vec![received], caller, ttl, Some(&row.id));
-            added.await
+            let added =
+                self.records
+                    .add(store, vec![received], caller, ttl, Origin::Partial(&row.id));
+            added.await?.ok_or(UploadError::Panicked)
         };
         match added.await {
             Ok(uploads) => {
