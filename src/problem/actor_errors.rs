@@ -368,6 +368,11 @@ impl From<UploadError> for Problem {
                 let detail = format!("{detail}; send a new Idempotency-Key to store them anew");
                 Self::new(Gone, detail)
             }
+            E::NoLink => Self::new(NotFound, detail),
+            E::LinkOver => Self::new(
+                Gone,
+                format!("{detail}; ask who gave it to you for another"),
+            ),
             E::Partial(fault) => Self::from(fault),
             E::Database(error) => Self::from(error),
             E::Damaged => Self::internal(&error),

@@ -92,6 +92,8 @@ pub fn table() -> Vec<Route> {
         get("/api/uploads/{id}", Reader, Work, uploads::one, uploads::one_docs),
         delete("/api/uploads/{id}", User, Work, uploads::remove, uploads::remove_docs),
         get("/api/uploads/{id}/content", Reader, Transfer, uploads::content::content, uploads::content::content_docs),
+        post("/api/uploads/{id}/links", User, Work, uploads::link::make, uploads::link::make_docs),
+        get("/api/links/{token}", Public, Transfer, uploads::link::open, uploads::link::open_docs),
 
         get("/v2", Public, Status, v2::server, v2::server_docs),
 

@@ -7,6 +7,7 @@ mod folders;
 mod forms;
 mod kills;
 mod limits;
+mod links;
 mod repeats;
 mod scans;
 mod tus;

@@ -83,6 +83,12 @@ pub enum UploadError {
     /// The key of the request was that of one whose files were removed.
     #[error("a request with this key came before, and files that it has stored were removed since")]
     KeyOfRemoved,
+    /// It is no link to a file here.
+    #[error("this is no link to a file")]
+    NoLink,
+    /// The time of the link is over.
+    #[error("the time of this link is over")]
+    LinkOver,
     /// An upload in parts does not go on like this.
     #[error(transparent)]
     Partial(#[from] PartialFault),

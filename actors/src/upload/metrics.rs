@@ -137,7 +137,7 @@ fn reason(error: &UploadError) -> &'static str {
         E::Infected { .. } => "infected",
         E::Scan(_) => "scanner",
         E::Quota { .. } => "quota",
-        E::Database(_) | E::NotFound(_) => "database",
+        E::Database(_) | E::NotFound(_) | E::NoLink | E::LinkOver => "database",
         E::Partial(_) => "partial",
         E::DiskFull { .. } | E::Storage(_) | E::Damaged | E::Panicked => "storage",
     }

@@ -30,6 +30,7 @@ mod config;
 pub mod content;
 mod error;
 mod id;
+mod link;
 mod metrics;
 mod partial;
 mod pieces;
@@ -48,6 +49,7 @@ pub use config::{Config, ScanConfig};
 pub use content::{Facts, Kind, Limits};
 pub use error::UploadError;
 pub use id::{NoUploadId, UploadId};
+pub use link::Link;
 pub use metrics::{METRICS, record_refused};
 pub use partial::{
     Append, Appending, Begun, Checksum, ChecksumAlgorithm, CreatePartial, FindPartial, Partial,
@@ -59,5 +61,6 @@ pub use request_key::{NoRequestKey, RequestKey};
 pub use storage::STORAGE;
 pub use store::hash_of_digits;
 pub use uploads::{
-    Admit, Find, List, Open, ReadUploads, Remove, Save, Saved, Uploads, UploadsPlan, UploadsStatus,
+    Admit, Find, List, MakeLink, Open, OpenLink, ReadUploads, Remove, Save, Saved, Uploads,
+    UploadsPlan, UploadsStatus,
 };

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
@@ -16,6 +17,7 @@ use super::caller::Caller;
 use super::config::Config;
 use super::error::UploadError;
 use super::id::UploadId;
+use super::link::{Link, LinkKey};
 use super::metrics;
 use super::partial::{
     Append, Begun, CreatePartial, FindPartial, Partial, Partials, Settle, Terminate,
@@ -95,6 +97,32 @@ impl Message for Open {
     const CANCELLABLE: bool = true;
 }
 
+/// Asks for a link to an upload.
+pub struct MakeLink {
+    /// The id.
+    pub id: UploadId,
+    /// How long the link can be used.
+    pub lifetime: Duration,
+}
+
+impl Message for MakeLink {
+    type Reply = Result<Link, UploadError>;
+    const CANCELLABLE: bool = true;
+}
+
+/// As [`Open`], of the file that a link leads to.
+pub struct OpenLink {
+    /// The [`Link::token`].
+    pub token: String,
+    /// As in [`Admit`].
+    pub lease: Box<dyn Send>,
+}
+
+impl Message for OpenLink {
+    type Reply = Result<(Upload, Arc<File>), UploadError>;
+    const CANCELLABLE: bool = true;
+}
+
 /// Asks for some uploads.
 pub struct List(pub Filter);
 
@@ -150,6 +178,7 @@ struct Owned {
     storage: Storage,
     /// Whether the stored uploads were counted since the start.
     counted: tokio::sync::OnceCell<()>,
+    link_key: tokio::sync::OnceCell<LinkKey>,
 }
 
 /// Uploads before their start.
@@ -189,6 +218,7 @@ impl UploadsPlan {
                 partials: Arc::new(partials),
                 storage,
                 counted: tokio::sync::OnceCell::new(),
+                link_key: tokio::sync::OnceCell::new(),
             }),
         }
     }
@@ -335,6 +365,23 @@ impl Owned {
         }
     }
 
+    async fn link_key(&self) -> Result<&LinkKey, UploadError> {
+        let key = || self.records.link_key();
+        self.link_key.get_or_try_init(key).await
+    }
+
+    async fn make_link(&self, make: MakeLink) -> Result<Link, UploadError> {
+        let upload = self.records.find(&make.id).await?;
+        let key = self.link_key().await?;
+        Ok(key.link(&upload.id, SystemTime::now(), make.lifetime))
+    }
+
+    async fn open_link(&self, open: OpenLink) -> Result<(Upload, Arc<File>), UploadError> {
+        let OpenLink { token, lease } = open;
+        let id = self.link_key().await?.read(&token, SystemTime::now())?;
+        self.open(Open { id, lease }).await
+    }
+
     async fn remove(&self, remove: Remove) -> Result<(), UploadError> {
         let store = self.store()?;
         let upload = self.records.find(&remove.id).await?;
@@ -477,6 +524,8 @@ handlers! {
     Save(save, owned) => owned.save(save).await;
     Find(find, owned) => owned.records.find(&find.0).await;
     Open(open, owned) => owned.open(open).await;
+    MakeLink(make, owned) => owned.make_link(make).await;
+    OpenLink(open, owned) => owned.open_link(open).await;
     List(list, owned) => owned.records.list(list.0).await;
     Remove(remove, owned) => owned.remove(remove).await;
     CreatePartial(create, owned) => owned.create_partial(create).await;

@@ -37,26 +37,30 @@ const ATTRIBUTE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 pub(in crate::routes) fn content_docs() -> Docs {
-    one_upload("The bytes of a stored file")
-        .header(
-            "Range",
-            "One range of bytes. Several are answered with the whole file.",
-        )
-        .header("If-Range", "The `ETag` of the file that the range is of.")
-        .header("If-None-Match", "The `ETag` of what the caller has.")
-        .answer_of(200, "*/*", "The bytes, with the file's own `Content-Type`.")
-        .answer_of(
-            206,
-            "*/*",
-            "The range of bytes, with the file's own `Content-Type`.",
-        )
-        .empty_answer(304, "The caller has it.")
-        .problems(&[
-            ProblemKind::RangeNotSatisfiable,
-            ProblemKind::PreconditionFailed,
-            ProblemKind::InsufficientMemory,
-            ProblemKind::NeverFits,
-        ])
+    documented(one_upload("The bytes of a stored file"))
+}
+
+/// The documentation of a route that answers with the bytes of a file.
+pub(super) fn documented(docs: Docs) -> Docs {
+    docs.header(
+        "Range",
+        "One range of bytes. Several are answered with the whole file.",
+    )
+    .header("If-Range", "The `ETag` of the file that the range is of.")
+    .header("If-None-Match", "The `ETag` of what the caller has.")
+    .answer_of(200, "*/*", "The bytes, with the file's own `Content-Type`.")
+    .answer_of(
+        206,
+        "*/*",
+        "The range of bytes, with the file's own `Content-Type`.",
+    )
+    .empty_answer(304, "The caller has it.")
+    .problems(&[
+        ProblemKind::RangeNotSatisfiable,
+        ProblemKind::PreconditionFailed,
+        ProblemKind::InsufficientMemory,
+        ProblemKind::NeverFits,
+    ])
 }
 
 pub(in crate::routes) async fn content(
@@ -69,15 +73,25 @@ pub(in crate::routes) async fn content(
     let lease = Box::new(lease(&handles).await?);
     let open = Open { id, lease };
     let (upload, file) = handles.uploads.ask(open, handles.left()).await??;
+    answer(&request, &handles, &upload, file).await
+}
+
+/// The bytes of a file, or a range of them.
+pub(super) async fn answer(
+    request: &HttpRequest,
+    handles: &RequestHandles,
+    upload: &Upload,
+    file: Arc<File>,
+) -> Result<HttpResponse, Problem> {
     let tag = EntityTag::new_strong(upload.blake3.clone());
-    if let Ok(IfMatch::Items(tags)) = IfMatch::parse(&request)
+    if let Ok(IfMatch::Items(tags)) = IfMatch::parse(request)
         && !tags.is_empty()
         && !tags.iter().any(|other| other.strong_eq(&tag))
     {
         let detail = "the file is not the one that If-Match names";
         return Err(Problem::new(ProblemKind::PreconditionFailed, detail));
     }
-    let is_known = match IfNoneMatch::parse(&request) {
+    let is_known = match IfNoneMatch::parse(request) {
         Ok(IfNoneMatch::Any) => true,
         Ok(IfNoneMatch::Items(tags)) => tags.iter().any(|other| other.weak_eq(&tag)),
         Err(_) => false,
@@ -92,13 +106,13 @@ pub(in crate::routes) async fn content(
     }
     response
         .content_type(upload.media_type.as_str())
-        .insert_header((header::CONTENT_DISPOSITION, disposition(&upload)))
+        .insert_header((header::CONTENT_DISPOSITION, disposition(upload)))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((
             header::CONTENT_SECURITY_POLICY,
             "sandbox; default-src 'none'",
         ));
-    let (from, to) = match range(&request, &tag, upload.bytes)? {
+    let (from, to) = match range(request, &tag, upload.bytes)? {
         None => (0, upload.bytes),
         Some((from, to)) => {
             let content_range = format!("bytes {from}-{}/{}", to - 1, upload.bytes);
