@@ -43,6 +43,9 @@ impl Client {
             }
         }
         let head = head.to_lowercase();
+        if head.starts_with("http/1.1 100 ") {
+            return Some(head);
+        }
         let length = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length: "))
@@ -202,6 +205,74 @@ async fn the_rest_of_a_refused_body_is_not_parsed_as_a_request() {
     client.send("5\r\nhello\r\n");
     // The connection is closed without a second answer.
     assert_eq!(client.read_answer(), None);
+}
+
+/// A request with a body for a route that reads it, and another header.
+fn index(body: &str, header: &str) -> (String, String) {
+    let head = format!(
+        "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n{header}\r\n\r\n",
+        body.len()
+    );
+    (head, body.to_owned())
+}
+
+#[tokio::test]
+async fn a_client_that_waits_is_told_when_its_body_is_wanted() {
+    let server = start("");
+    let (head, body) = index(r#"{"ready":true}"#, "expect: , 100-Continue");
+    let mut client = Client::connect(&server);
+    for _ in 0..3 {
+        client.send(&head);
+        client.assert_answer(100);
+        client.send(&body);
+        let answer = client.assert_answer(200);
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+    // Clients need not wait, and the connection serves what follows.
+    client.send(&format!("{head}{body}{GET}"));
+    let answer = client.read_answer().unwrap();
+    if answer.starts_with("http/1.1 100 ") {
+        client.assert_answer(200);
+    }
+    client.assert_answer(200);
+    // Nobody knows what such a client sends after an answer without being asked.
+    let chunked = "POST /api/performance/memory/gc HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\
+                   expect: 100-continue\r\n\r\n";
+    let mut unasked = Client::connect(&server);
+    unasked.send(chunked);
+    let answer = unasked.assert_answer(200);
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert_eq!(unasked.read_answer(), None);
+    // A request without a body wants none, and neither does a route that reads none.
+    client.send(&GET.replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n"));
+    client.assert_answer(200);
+    client.send(&head.replace("/v2/repository/index", "/none"));
+    let answer = client.assert_answer(404);
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert_eq!(client.read_answer(), None);
+}
+
+#[tokio::test]
+async fn an_unknown_expectation_fails_and_http_1_0_has_none() {
+    let server = start("");
+    for header in [
+        "expect: 200-ok",
+        "expect: 100-continue, other",
+        "expect: 100-continue\r\nexpect: \"a,100-continue\"",
+    ] {
+        let (head, _) = index(r#"{"ready":true}"#, header);
+        let mut client = Client::connect(&server);
+        client.send(&head);
+        client.assert_answer(417);
+        assert_eq!(client.read_answer(), None);
+    }
+    let (head, body) = index(r#"{"ready":true}"#, "expect: 100-continue");
+    let mut client = Client::connect(&server);
+    client.send(&head.replace("HTTP/1.1", "HTTP/1.0"));
+    client.send(&body);
+    let answer = client.read_answer().unwrap();
+    assert!(answer.contains(" 200 "), "{answer}");
 }
 
 #[tokio::test]

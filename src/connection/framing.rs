@@ -123,6 +123,11 @@ impl Framing {
         matches!(self.part, Part::Body { .. } | Part::ChunkData { .. })
     }
 
+    /// Whether all of the request was passed on, while the service works on it.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self.part, Part::Complete)
+    }
+
     /// Whether the service works on the request.
     pub(super) fn is_in_progress(&self) -> bool {
         self.in_progress

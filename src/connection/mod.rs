@@ -18,10 +18,13 @@
 //!
 //! What actix-http cannot parse, it answers with a head alone; `refusal.rs` makes a problem of it.
 //!
+//! `expectation.rs` answers `Expect: 100-continue` when the handler waits for the body.
+//!
 //! `track` (`server.rs`) reports when a request begins and when its response is complete. `Exchange`
 //! (`exchange.rs`) is the state that it writes and [`Connection`] reads.
 
 mod exchange;
+mod expectation;
 mod framing;
 mod pace;
 mod refusal;

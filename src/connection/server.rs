@@ -8,20 +8,19 @@ use std::io;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use actix_http::body::MessageBody;
+use actix_http::body::{BoxBody, MessageBody};
 use actix_http::header;
 use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response, StatusCode};
 use actix_server::Server;
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory,
-    fn_service, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
 };
 use actix_web::Error;
 use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
 use super::framing::BodyLength;
-use super::{Connection, Exchange, Limits, Tracked};
+use super::{Connection, Exchange, Limits, Tracked, expectation};
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
@@ -66,8 +65,12 @@ where
     let builder = Server::build();
     let stopping = builder.graceful_shutdown_signal();
     let service = move || {
-        let app = app().into_factory().map_err(Into::into);
+        let app = app().into_factory().map_err(|error| {
+            let error: Error = error.into();
+            Response::from(error.error_response())
+        });
         let app = map_config(app, |()| AppConfig::default());
+        let (expecting, serving) = expectation::services(app);
         let (limits, stopping) = (spec.limits.clone(), stopping.clone());
         let http = HttpService::build()
             // `Connection` enforces these two. The library's timeout applies to the first request
@@ -86,7 +89,8 @@ where
             .on_connect_ext(|connection: &Connection, data| {
                 data.insert(connection.exchange().clone());
             })
-            .h1(apply_fn_factory(app, track).map_err(|error: Error| error.error_response()));
+            .expect(expecting)
+            .h1(serving);
         fn_service(move |socket: TcpStream| {
             let peer = socket.peer_addr().ok();
             let connection = Connection::new(socket, &limits);
@@ -106,12 +110,12 @@ where
 }
 
 /// Passes a request to the application, and reports to the connection when it begins and ends.
-fn track<S, B>(
+pub(super) fn track<S, B>(
     request: Request,
     app: &S,
-) -> impl Future<Output = Result<Response<Tracked<B>>, Error>> + use<S, B>
+) -> impl Future<Output = Result<Response<Tracked<B>>, Response<BoxBody>>> + use<S, B>
 where
-    S: Service<Request, Error = Error>,
+    S: Service<Request, Error = Response<BoxBody>>,
     S::Response: Into<Response<B>>,
     B: MessageBody,
 {
@@ -119,11 +123,16 @@ where
     let body = BodyLength::of(request.head());
     let in_progress = exchange.as_ref().map(|exchange| exchange.begin(body));
     let offers_upgrade = request.head().upgrade();
+    let expects = request.head().expect();
     let responding = app.call(request);
     async move {
-        let mut response: Response<B> = responding.await?.into();
-        let status = response.status();
-        let media_type = response.headers().get(header::CONTENT_TYPE);
+        let mut response: Result<Response<B>, _> = responding.await.map(Into::into);
+        let head = match &mut response {
+            Ok(response) => response.head_mut(),
+            Err(refusal) => refusal.head_mut(),
+        };
+        let status = head.status;
+        let media_type = head.headers.get(header::CONTENT_TYPE);
         if media_type.is_some_and(|it| it.as_bytes().starts_with(EVENT_STREAM))
             && let Some(exchange) = &exchange
         {
@@ -131,7 +140,10 @@ where
         }
         // The HTTP library would respond with `Connection: upgrade` and then close the connection.
         let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
+        // Nobody knows whether a client that was not told to send its body sends it now.
+        let is_unknown = |exchange: &Exchange| !exchange.state().framing.is_complete();
         let leaves_body = match body {
+            _ if expects && exchange.as_ref().is_some_and(is_unknown) => true,
             BodyLength::Bytes(_) => false,
             // The HTTP library would read the rest of a refused body, and then parse it as a head.
             BodyLength::Chunked => status.is_client_error() || status.is_server_error(),
@@ -139,13 +151,17 @@ where
             BodyLength::Endless => true,
         };
         if ignores_offer || leaves_body {
-            response
-                .head_mut()
-                .set_connection_type(ConnectionType::Close);
+            head.set_connection_type(ConnectionType::Close);
             if let Some(exchange) = exchange {
                 exchange.mark_last();
             }
         }
-        Ok(response.map_body(|_, body| Tracked::new(body, in_progress)))
+        match response {
+            Ok(response) => Ok(response.map_body(|_, body| Tracked::new(body, in_progress))),
+            Err(refusal) => Err(refusal.map_body(|_, body| {
+                let body = Tracked::new(body, in_progress);
+                BoxBody::new(body)
+            })),
+        }
     }
 }

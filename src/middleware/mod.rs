@@ -2,6 +2,7 @@
 //! what the pages of other sites send.
 
 pub(crate) mod cross_site;
+mod expectation;
 mod hosts;
 mod observe;
 mod request_id;

@@ -16,9 +16,9 @@ use actix_web::{Error, HttpRequest, ResponseError, web};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::cross_site;
 use super::hosts::Hosts;
 use super::request_id::request_id;
+use super::{cross_site, expectation};
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
 use crate::route_class::{MatchedClass, PROTOCOL, RouteClass};
@@ -75,7 +75,8 @@ pub async fn observe<B: MessageBody>(
     let cut_off_after = observer.cut_off_after;
     let of_another_host = observer.hosts.refusal(request.uri(), request.headers());
     let of_another_site = || cross_site::refusal_of_change(request.method(), request.headers());
-    let refusal = of_another_host.or_else(of_another_site);
+    let unknown = || expectation::refusal(request.head());
+    let refusal = of_another_host.or_else(of_another_site).or_else(unknown);
     let watch = Watch::begin(observer, id, &request);
 
     if let Some(refusal) = refusal {

@@ -111,6 +111,8 @@ kinds! {
     RangeNotSatisfiable = "range-not-satisfiable", RANGE_NOT_SATISFIABLE, "The file does not have this range";
     /// The body has a content type or encoding that is not accepted.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The request body has an unsupported form";
+    /// The request expects what the server cannot do.
+    ExpectationFailed = "expectation-failed", EXPECTATION_FAILED, "The server cannot do what the request expects";
     /// The request is well formed, but its content is invalid.
     InvalidInput = "invalid-input", UNPROCESSABLE_ENTITY, "The request's content is not valid";
     /// The resource exists but cannot be used, for example an invalid model file.

@@ -13,21 +13,21 @@ use super::{
 };
 
 /// A connection that has sent these bytes.
-fn connect(server: &Server, bytes: &[u8]) -> TcpStream {
+pub(super) fn connect(server: &Server, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(bytes).unwrap();
     stream
 }
 
-fn head(length: u64) -> String {
+pub(super) fn head(length: u64) -> String {
     format!(
         "POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\
          Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
     )
 }
 
-fn answer(mut stream: TcpStream) -> String {
+pub(super) fn answer(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
     while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
