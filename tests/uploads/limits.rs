@@ -243,3 +243,34 @@ async fn quotas_and_the_disk_bound_what_is_stored() {
     assert_eq!(problem["type"], "/problems/too-many-requests", "{problem}");
     drop(first);
 }
+
+#[tokio::test]
+async fn every_refusal_is_counted_once_by_its_reason() {
+    let server = start(
+        "uploads.file_max = '64KiB'\nuploads.request_max = '1MiB'\nserver.body_idle_timeout = '300ms'",
+    );
+    let form = |name: &str, content: &[u8]| Form::default().file(name, "text/plain", content);
+    let no_form = head(10).replace("multipart/form-data", "text/plain");
+    assert!(answer(connect(&server, no_form.as_bytes())).contains(" 415 "));
+    refused(&server, form("a.exe", b"x"), 415).await;
+    assert!(answer(connect(&server, head(1 << 21).as_bytes())).contains(" 413 "));
+    refused(&server, form("a.txt", &text(65_537)), 413).await;
+    refused(&server, Form::default(), 422).await;
+    assert_eq!(send_body(&server, b"text".to_vec()).await.status(), 400);
+    refused(&server, form("a.txt", b"\0"), 422).await;
+    assert!(answer(connect(&server, head(10).as_bytes())).contains(" 408 "));
+    store(&server, "a.txt", b"is not refused").await;
+    for (reason, times) in [
+        ("type", 2.0),
+        ("size", 2.0),
+        ("form", 2.0),
+        ("content", 1.0),
+        ("slow", 1.0),
+    ] {
+        let label = format!("reason=\"{reason}\"");
+        let found = server
+            .metric("headroom_uploads_refused_total", &[&label])
+            .await;
+        assert_eq!(found, times, "{reason}");
+    }
+}

@@ -52,8 +52,14 @@ async fn without_a_scanner_files_are_refused_or_stored_as_not_scanned() {
         "{problem}"
     );
     assert_eq!(files(&folder(&strict)).len(), 0);
+    // What is not stored is not counted as such.
+    let with_another = form.clone().file("b.exe", "text/plain", b"another");
+    refused(&lax, with_another, 415).await;
+    let unscanned = "headroom_uploads_unscanned_total";
+    assert_eq!(lax.metric(unscanned, &[]).await, 0.0);
     let body: Value = send(&lax, form.clone()).await.json().await.unwrap();
     assert_eq!(body["uploads"][0]["scanned"], false, "{body}");
+    assert_eq!(lax.metric(unscanned, &[]).await, 1.0);
     clamd.start_again();
     headroom_test_support::wait::wait_for_async(
         headroom_test_support::wait::DEADLINE,

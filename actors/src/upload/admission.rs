@@ -18,7 +18,7 @@ use super::error::UploadError;
 use super::metrics;
 use super::pieces::{Shared, UPLOAD_BYTES};
 use super::receive::Incoming;
-use super::records::{Records, Totals};
+use super::records::{Records, Totals, Upload};
 use super::scan::Scan;
 use super::store::Store;
 use crate::kernel::pressure::{Level, PressureReader};
@@ -300,6 +300,16 @@ impl Admission {
         let mut stored = self.stored();
         stored.files = stored.files.saturating_sub(gone.files);
         stored.bytes = stored.bytes.saturating_sub(gone.bytes);
+    }
+
+    /// Counts files that are stored, after all of them had arrived at `arrived`.
+    pub(super) fn record_stored(&self, uploads: &[Upload], arrived: Instant) {
+        let bytes = uploads.iter().map(|upload| upload.bytes).sum();
+        metrics::record_stored(uploads.len() as u64, bytes, arrived.elapsed());
+        if self.scan.is_some() {
+            let unscanned = uploads.iter().filter(|upload| !upload.scanned);
+            metrics::record_unscanned(unscanned.count() as u64);
+        }
     }
 
     async fn check_disk(&self, store: &Arc<Store>, bytes: u64) -> Result<(), UploadError> {

@@ -51,9 +51,9 @@ const UNSCANNED: Metric = Metric::counter(
 )
 .alert("an increase: `GET /api/actors` has the state of the scanner");
 
-const REASONS: [&str; 12] = [
-    "busy", "memory", "size", "type", "content", "infected", "scanner", "quota", "disk", "storage",
-    "database", "partial",
+const REASONS: [&str; 15] = [
+    "form", "slow", "busy", "memory", "size", "type", "content", "infected", "scanner", "quota",
+    "disk", "storage", "database", "key", "partial",
 ];
 
 /// The metrics of this module.
@@ -116,8 +116,42 @@ pub(super) fn record_swept(expired: u64, unused: u64) {
     metrics::counter!(SWEPT.name, "what" => "unused").increment(unused);
 }
 
-pub(super) fn record_unscanned() {
-    metrics::counter!(UNSCANNED.name).increment(1);
+/// Counts files that were stored and not scanned, although there is a scanner.
+pub(super) fn record_unscanned(files: u64) {
+    metrics::counter!(UNSCANNED.name).increment(files);
+}
+
+/// What was wrong with the request of an upload, or with the way to its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestFault {
+    /// The form is malformed.
+    Form,
+    /// The client sends too slowly.
+    Slow,
+    /// It is too large.
+    Size,
+    /// It is no form.
+    Type,
+    /// The server has no time for it.
+    Busy,
+    /// There is no memory for it.
+    Memory,
+    /// The folder cannot be used.
+    Storage,
+}
+
+/// Counts an upload that was refused by its request, not by its files.
+pub fn record_refused_request(fault: RequestFault) {
+    let reason = match fault {
+        RequestFault::Form => "form",
+        RequestFault::Slow => "slow",
+        RequestFault::Size => "size",
+        RequestFault::Type => "type",
+        RequestFault::Busy => "busy",
+        RequestFault::Memory => "memory",
+        RequestFault::Storage => "storage",
+    };
+    metrics::counter!(REFUSED.name, "reason" => reason).increment(1);
 }
 
 /// Counts an upload that was refused or failed.
@@ -138,6 +172,7 @@ fn reason(error: &UploadError) -> &'static str {
         E::Scan(_) => "scanner",
         E::Quota { .. } => "quota",
         E::Database(_) | E::NotFound(_) | E::NoLink | E::LinkOver => "database",
+        E::KeyOfOthers | E::KeyOfRemoved => "key",
         E::Partial(_) => "partial",
         E::DiskFull { .. } | E::Storage(_) | E::Damaged | E::Panicked => "storage",
     }

@@ -50,7 +50,7 @@ pub use content::{Facts, Kind, Limits};
 pub use error::UploadError;
 pub use id::{NoUploadId, UploadId};
 pub use link::Link;
-pub use metrics::{METRICS, record_refused};
+pub use metrics::{METRICS, RequestFault, record_refused, record_refused_request};
 pub use partial::{
     Append, Appending, Begun, Checksum, ChecksumAlgorithm, CreatePartial, FindPartial, Partial,
     PartialFault, PartialRole, Settle, Terminate,

@@ -11,7 +11,6 @@ use bytes::Bytes;
 
 use super::blocking::blocking;
 use super::error::UploadError;
-use super::metrics;
 use super::receive::Received;
 use super::scanner::{ScanError, Scanner, Verdict, begin};
 use crate::kernel::Handle;
@@ -50,10 +49,7 @@ impl Scan {
                 return Err(UploadError::Infected { signature });
             }
             Err(error) if self.is_required => return Err(error.into()),
-            Err(error) => {
-                metrics::record_unscanned();
-                tracing::warn!(%error, "an upload was not scanned");
-            }
+            Err(error) => tracing::warn!(%error, "an upload was not scanned"),
         }
         Ok(received)
     }

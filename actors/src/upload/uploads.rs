@@ -335,7 +335,7 @@ impl Owned {
         let added = self.records.add(store, files, caller, ttl, origin).await;
         match &added {
             Ok(None) => self.admission.uncount(new),
-            Ok(Some(_)) => metrics::record_stored(new.files, new.bytes, began.elapsed()),
+            Ok(Some(uploads)) => self.admission.record_stored(uploads, began),
             // They may be stored, where the answer was lost. The next sweep counts.
             Err(_) => self.admission.uncount(new),
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use headroom_actors::upload::{
-    Admit, NoRequestKey, Received, RequestKey, Save, Saved, Ticket, Upload, UploadError,
-    record_refused,
+    Admit, NoRequestKey, Received, RequestFault, RequestKey, Save, Saved, Ticket, Upload,
+    UploadError, record_refused, record_refused_request,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -98,42 +98,54 @@ pub(in crate::routes) async fn create(
     limits: web::Data<FormLimits>,
     _: web::Query<NoParameters>,
 ) -> Result<impl Responder, Problem> {
-    refuse_compressed(&request)?;
+    let uploaded = store(&request, payload, &handles, &limits).await;
+    let (uploaded, is_repeat) = uploaded.map_err(Refusal::counted)?;
+    let mut response = HttpResponse::Created();
+    if is_repeat {
+        response.insert_header((REPLAYED, "true"));
+    }
+    if let [upload] = &uploaded.uploads[..] {
+        response.insert_header((header::LOCATION, format!("/api/uploads/{}", upload.id)));
+    }
+    Ok(response.json(uploaded))
+}
+
+/// Stores the files. Also says whether an earlier request with the same key did.
+async fn store(
+    request: &HttpRequest,
+    payload: web::Payload,
+    handles: &RequestHandles,
+    limits: &FormLimits,
+) -> Result<(Uploaded, bool), Refusal> {
+    refuse_compressed(request)?;
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let boundary = boundary(content_type.and_then(|value| value.to_str().ok()))?;
-    let announced = announced_length(&request);
+    let announced = announced_length(request);
     if announced.is_some_and(|length| length > limits.bytes_max) {
-        return Err(too_large(limits.bytes_max));
+        return Err(too_large(limits.bytes_max).into());
     }
-    let key = request_key(&request)?;
-    let lease = Box::new(lease(&handles).await?);
+    let key = request_key(request)?;
+    let lease = Box::new(lease(handles).await?);
     let admit = Admit {
-        caller: caller(&request),
+        caller: caller(request),
         announced,
         key: key.clone(),
         lease,
     };
-    let ticket = handles.uploads.ask(admit, handles.left()).await?;
-    let ticket = ticket.map_err(refused)?;
+    let admitted = handles.uploads.ask(admit, handles.left());
+    let ticket = admitted.await.map_err(Problem::from)??;
     let body = BodyLimits {
         bytes_max: limits.bytes_max,
         pace: limits.pace.clone(),
         deadline: Instant::now() + limits.timeout,
     };
-    let read = async |parts| read_form(parts, &ticket, &limits).await;
+    let read = async |parts| read_form(parts, &ticket, limits).await;
     let (files, fields) = read_parts(payload, boundary, body, read).await?;
     // The deadline of the request began before its body came.
     let save = Save { ticket, files, key };
     let saved = handles.uploads.ask(save, handles.request_deadline);
-    let Saved { uploads, is_repeat } = saved.await?.map_err(refused)?;
-    let mut response = HttpResponse::Created();
-    if is_repeat {
-        response.insert_header((REPLAYED, "true"));
-    }
-    if let [upload] = &uploads[..] {
-        response.insert_header((header::LOCATION, format!("/api/uploads/{}", upload.id)));
-    }
-    Ok(response.json(Uploaded { uploads, fields }))
+    let Saved { uploads, is_repeat } = saved.await.map_err(Problem::from)??;
+    Ok((Uploaded { uploads, fields }, is_repeat))
 }
 
 /// The key of a request that may be sent again.
@@ -155,33 +167,33 @@ async fn read_form(
     mut parts: Parts,
     ticket: &Ticket,
     limits: &FormLimits,
-) -> Result<(Vec<Received>, Map<String, Value>), Problem> {
+) -> Result<(Vec<Received>, Map<String, Value>), Refusal> {
     let (mut files, mut fields) = (Vec::new(), Map::new());
     let (mut fields_read, mut fields_bytes) = (0, 0);
     while let Some(mut part) = parts.next().await? {
         let Some(name) = part.name().map(str::to_owned) else {
-            return Err(malformed("a part of the form has no name"));
+            return Err(malformed("a part of the form has no name").into());
         };
         match part.file_name().map(str::to_owned) {
             // What browsers send for a choice of files without a choice.
             Some(file_name) if file_name.is_empty() => {
                 if part.chunk().await?.is_some_and(|bytes| !bytes.is_empty()) {
-                    return Err(invalid("a file of the form has no name"));
+                    return Err(invalid("a file of the form has no name").into());
                 }
             }
             Some(file_name) => {
                 if files.len() == limits.files_max {
                     let most = limits.files_max;
-                    return Err(invalid(format!("a form may have at most {most} files")));
+                    return Err(invalid(format!("a form may have at most {most} files")).into());
                 }
                 let received = receive(&mut part, &file_name, ticket).await;
-                files.push(received.map_err(|problem| problem.with("file", file_name))?);
+                files.push(received.map_err(|refusal| refusal.with("file", file_name))?);
             }
             None => {
                 fields_read += 1;
                 if fields_read > limits.fields_max {
                     let most = limits.fields_max;
-                    return Err(invalid(format!("a form may have at most {most} fields")));
+                    return Err(invalid(format!("a form may have at most {most} fields")).into());
                 }
                 // All names and values together are bounded: they are kept in memory.
                 let left = limits
@@ -195,21 +207,18 @@ async fn read_form(
         }
     }
     if files.is_empty() {
-        return Err(invalid("the form has no file"));
+        return Err(invalid("the form has no file").into());
     }
     Ok((files, fields))
 }
 
-async fn receive(part: &mut Part, name: &str, ticket: &Ticket) -> Result<Received, Problem> {
+async fn receive(part: &mut Part, name: &str, ticket: &Ticket) -> Result<Received, Refusal> {
     let media_type = part.media_type();
-    let mut incoming = ticket
-        .begin(name, media_type.as_deref())
-        .await
-        .map_err(refused)?;
+    let mut incoming = ticket.begin(name, media_type.as_deref()).await?;
     while let Some(bytes) = part.chunk().await? {
-        incoming.write(&bytes).await.map_err(refused)?;
+        incoming.write(&bytes).await?;
     }
-    incoming.finish().await.map_err(refused)
+    Ok(incoming.finish().await?)
 }
 
 async fn read_field(part: &mut Part, bytes_max: usize) -> Result<String, Problem> {
@@ -223,6 +232,59 @@ async fn read_field(part: &mut Part, bytes_max: usize) -> Result<String, Problem
         value.extend_from_slice(&bytes);
     }
     String::from_utf8(value).map_err(|_| invalid("a field is not UTF-8"))
+}
+
+/// Why a form is refused.
+struct Refusal {
+    problem: Problem,
+    is_counted: bool,
+}
+
+impl From<UploadError> for Refusal {
+    fn from(error: UploadError) -> Self {
+        Self {
+            problem: refused(error),
+            is_counted: true,
+        }
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self {
+            problem,
+            is_counted: false,
+        }
+    }
+}
+
+impl Refusal {
+    fn with(mut self, name: &'static str, value: String) -> Self {
+        self.problem = self.problem.with(name, value);
+        self
+    }
+
+    /// The problem. It is counted, if it was not yet.
+    fn counted(self) -> Problem {
+        if !self.is_counted {
+            record_refused_request(fault(self.problem.kind));
+        }
+        self.problem
+    }
+}
+
+/// What a problem of the request, or on the way to the files, is counted as.
+fn fault(kind: ProblemKind) -> RequestFault {
+    use ProblemKind as K;
+    match kind {
+        K::MalformedRequest | K::InvalidInput => RequestFault::Form,
+        K::RequestTimeout => RequestFault::Slow,
+        K::PayloadTooLarge => RequestFault::Size,
+        K::UnsupportedMediaType => RequestFault::Type,
+        K::InsufficientMemory | K::NeverFits => RequestFault::Memory,
+        K::Overloaded | K::DeadlineExceeded | K::NotReady => RequestFault::Busy,
+        _ => RequestFault::Storage,
+    }
 }
 
 pub(super) fn refused(error: UploadError) -> Problem {

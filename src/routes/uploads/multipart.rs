@@ -46,16 +46,14 @@ pub(super) struct Part {
     unparsed: Unparsed,
 }
 
-/// Reads the body of a request and has `read` take its parts. The output is that of `read`.
-///
-/// # Errors
-/// The error of `read`; 400, 408 or 413 if the body is wrong.
+/// Reads the body of a request and has `read` take its parts. The output is that of `read`, which gets 400, 408 or 413
+/// from the parts if the body is wrong.
 pub(super) async fn read_parts<T>(
     payload: web::Payload,
     boundary: String,
     limits: BodyLimits,
-    read: impl AsyncFnOnce(Parts) -> Result<T, Problem>,
-) -> Result<T, Problem> {
+    read: impl AsyncFnOnce(Parts) -> T,
+) -> T {
     let (sender, receiver) = mpsc::channel::<Result<Bytes, Problem>>(1);
     let unparsed = Unparsed::default();
     let counted = unparsed.clone();

@@ -2,14 +2,13 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use bytes::Bytes;
 
 use super::super::blocking::blocking;
 use super::super::content::FileName;
 use super::super::error::UploadError;
-use super::super::metrics;
 use super::super::pieces::Shared;
 use super::super::receive::{Incoming, Received};
 use super::super::records::{Origin, Totals};
@@ -41,7 +40,7 @@ impl Partials {
         match added.await {
             Ok(uploads) => {
                 let upload = uploads.first().ok_or(UploadError::Panicked)?;
-                metrics::record_stored(1, upload.bytes, began.elapsed());
+                self.admission.record_stored(&uploads, began);
                 row.upload_id = Some(upload.id.clone());
                 self.remove_file(store, &row.id).await;
                 Ok(())
